@@ -215,7 +215,7 @@ def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Ta
     if isinstance(model.head, SupervisedHead):
         told = model.head.tell(model.embed(dataset, part=part, progress=progress).features)
     else:
-        told = model.head.on(dataset, indices, progress=progress)
+        told = model.head.outputs(dataset, indices, progress=progress)
     gone = np.ones(len(indices), dtype=bool)
     gone[told.rows.numpy()] = False
     columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}

@@ -1,2 +1,1 @@
-"""What has been learnt, without labels: how many dimensions are in use, how the fields lie to each
-other."""
+"""Diagnostics of embeddings without labels: dimensions in use, and how fields relate."""

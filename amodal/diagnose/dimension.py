@@ -1,5 +1,5 @@
-"""How many dimensions vectors fill, counted from their neighbours, and how far one direction rules
-them (the quality of embeddings in MLEM, arXiv:2401.15935)."""
+"""Intrinsic dimension of vectors, estimated from their neighbours, and anisotropy (the quality of
+embeddings in MLEM, arXiv:2401.15935)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,43 @@ import torch
 from torch import Tensor
 
 from amodal.core import Embeddings
+from amodal.core.embeddings import vectors as vectors_of
 from amodal.diagnose.spectrum import singular_values
 
 
-def dimension(embeddings: Embeddings) -> list[dict]:
+def dimension(embeddings: Embeddings) -> list[dict[str, str | float]]:
     """One row for each source with three or more vectors: n, width, intrinsic dimension,
     anisotropy."""
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for source, column in embeddings.columns.items():
-        z = column.values.float()
+        z = vectors_of(column).float()
         if len(z) >= 3:
-            found = {"intrinsic": intrinsic_dimension(z), "anisotropy": anisotropy(z)}
-            rows.append({"source": source, "n": len(z), "width": z.shape[1]} | found)
+            rows.append(
+                {
+                    "source": source,
+                    "n": len(z),
+                    "width": z.shape[1],
+                    "intrinsic": intrinsic_dimension(z),
+                    "anisotropy": anisotropy(z),
+                }
+            )
     return rows
 
 
 def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024) -> float:
-    """TwoNN: of each vector the ratio mu of the distances to its second and its first neighbour;
-    the slope, through the origin, of -log(1 - F(mu)) over log mu, F the share of smaller ratios
-    (Facco et al. 2017, Scientific Reports 7:12140).
+    """The TwoNN estimate (Facco et al. 2017, Scientific Reports 7:12140).
 
-    trimmed: share of the largest ratios that are left out (theirs: .1). Vectors equal to another
-    are left out too. NaN for fewer than two ratios.
+    mu is the ratio of the distances of a vector to its second and its first neighbour. The estimate
+    is the slope, through the origin, of -log(1 - F(mu)) over log mu, F the share of smaller ratios.
+    Vectors equal to another are left out.
+
+    Args:
+        z_ND: Vectors.
+        trimmed: Share of the largest ratios that are left out (theirs: .1).
+        tile: Vectors compared at once.
+
+    Returns:
+        The dimension, NaN for fewer than two ratios.
     """
     ratios = []
     for start in range(0, len(z_ND), tile):
@@ -40,22 +55,22 @@ def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024)
     mu = torch.cat(ratios) if ratios else z_ND.new_zeros(0).double()
     mu = mu[mu.isfinite()].sort().values
     share = torch.arange(1, len(mu) + 1).double() / len(mu)
-    kept = max(round(len(mu) * (1 - trimmed)), 0) - (
-        trimmed == 0
-    )  # the largest has F = 1, whose log is infinite
-    if kept < 2:
+    count = max(round(len(mu) * (1 - trimmed)), 0)
+    count -= trimmed == 0  # the largest has F = 1, whose log is infinite
+    if count < 2:
         return float("nan")
-    x, y = mu[:kept].log(), -torch.log1p(-share[:kept])
+    x, y = mu[:count].log(), -torch.log1p(-share[:count])
     return float((x @ y) / (x @ x))
 
 
 def anisotropy(z_ND: Tensor) -> float:
-    """The largest eigenvalue of the vectors' covariance over the sum of all: 1 where they lie on
-    one line, 1 / D where they fill a ball (Razzhigaev et al. 2024, arXiv:2311.05928). NaN where all
-    vectors are equal."""
+    """The largest eigenvalue of the vectors' covariance over the sum of all (Razzhigaev et al.
+    2024, arXiv:2311.05928).
+
+    Returns:
+        1 where vectors lie on one line, 1 / D where they fill a ball, NaN where all are equal.
+    """
     squares = singular_values(z_ND - z_ND.mean(0)).square()
-    return (
-        float(squares[0] / squares.sum())
-        if len(squares) and float(squares.sum()) > 0
-        else float("nan")
-    )
+    if not len(squares) or not float(squares.sum()) > 0:
+        return float("nan")
+    return float(squares[0] / squares.sum())

@@ -1,9 +1,10 @@
-"""How the fields lie to each other on the sphere."""
+"""How fields lie relative to each other on the sphere."""
 
 from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -12,15 +13,29 @@ from amodal.objectives.alignment_uniformity import alignment, uniformity
 
 
 def modality_gap(a_ND: Tensor, b_MD: Tensor) -> Tensor:
-    """The distance between the mean unit vectors of two fields: 0 where they share one region, at
-    most 2 (Liang et al. 2022, arXiv:2203.02053, section 2.1)."""
-    return (normalize(a_ND.float(), dim=1).mean(0) - normalize(b_MD.float(), dim=1).mean(0)).norm()
+    """The distance between the mean unit vectors of two fields (Liang et al. 2022,
+    arXiv:2203.02053, section 2.1).
+
+    Args:
+        a_ND: Vectors of one field.
+        b_MD: Vectors of the other.
+
+    Returns:
+        (): 0 where they share one region, at most 2.
+    """
+    a_D, b_D = (normalize(z.float(), dim=1).mean(0) for z in (a_ND, b_MD))
+    gap: Tensor = torch.linalg.vector_norm(a_D - b_D)
+    return gap
 
 
-def geometry(embeddings: Embeddings) -> list[dict]:
-    """One row for each pair of sources that some record has both of: n, alignment and the
-    uniformity of each (Wang & Isola 2020, lower is better), and the modality gap."""
-    rows = []
+def geometry(embeddings: Embeddings) -> list[dict[str, str | float]]:
+    """One row for each pair of sources that some records have both of.
+
+    Returns:
+        n, alignment and the uniformity of each (Wang & Isola 2020, lower is better), and the
+        modality gap.
+    """
+    rows: list[dict[str, str | float]] = []
     for a, b in itertools.combinations(embeddings.sources, 2):
         x, y = embeddings.pair(a, b)
         if len(x) < 2:

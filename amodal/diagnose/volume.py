@@ -1,5 +1,7 @@
-"""How closely the fields of a record agree, all of them at once: the volume that their vectors span
-(Cicchetti et al., ICLR 2025, arXiv:2412.11959, who find that it follows accuracy downstream)."""
+"""Agreement of all fields of a record at once: the volume that their vectors span.
+
+Cicchetti et al., ICLR 2025, arXiv:2412.11959, who find that it follows accuracy downstream.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +14,35 @@ from amodal.core import Embeddings
 from amodal.objectives.gram_volume import gram_volume
 
 
-def volume(embeddings: Embeddings) -> list[dict]:
-    """One row for each set of two or more sources that two or more records have: n, the mean volume
-    of their tuples (0 aligned, 1 orthogonal), that of tuples whose members come from different
-    records, and the share of pairs of one of each in which the true tuple is the smaller (.5 by
-    chance). Volumes of sets of different sizes do not compare."""
-    rows = []
+def volume(embeddings: Embeddings) -> list[dict[str, str | float]]:
+    """One row for each set of two or more sources that two or more records have.
+
+    Volumes of sets of different sizes do not compare.
+
+    Returns:
+        n; `matched`, the mean volume of the records' tuples (0 aligned, 1 orthogonal); `mixed`,
+        that of tuples whose members come from different records; `auroc`, the share of pairs of one
+        of each in which the matched tuple is the smaller (.5 by chance).
+    """
+    rows: list[dict[str, str | float]] = []
     for size in range(2, len(embeddings.sources) + 1):
         for names in itertools.combinations(embeddings.sources, size):
-            at, vectors = embeddings.complete(names)
-            if len(at) < size:
+            index, vectors = embeddings.complete(names)
+            if len(index) < size:
                 continue
             unit = [normalize(v.float(), dim=1) for v in vectors]
-            true = gram_volume(unit)
             mixed = gram_volume([v.roll(shift, 0) for shift, v in enumerate(unit)])
-            true = true.sort().values
-            ahead = (
-                torch.searchsorted(true, mixed) + torch.searchsorted(true, mixed, right=True)
-            ) / (2 * len(true))
+            matched = gram_volume(unit).sort().values
+            # ties count half: the mean of both sides of `searchsorted`
+            below = torch.searchsorted(matched, mixed)
+            below = below + torch.searchsorted(matched, mixed, right=True)
             rows.append(
                 {
                     "sources": " + ".join(names),
-                    "n": len(at),
-                    "matched": float(true.mean()),
+                    "n": len(index),
+                    "matched": float(matched.mean()),
                     "mixed": float(mixed.mean()),
-                    "told apart": float(ahead.mean()),
+                    "auroc": float((below / (2 * len(matched))).mean()),
                 }
             )
     return rows

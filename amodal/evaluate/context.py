@@ -1,4 +1,4 @@
-"""What a protocol is run on: embedded records, one label, and the run that they are of."""
+"""What a protocol is run on: embedded records, one label, and the run that they belong to."""
 
 from __future__ import annotations
 
@@ -6,30 +6,57 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.inference.embed import Embedded, embed_values
+from amodal.inference.forward_passes import AnyEncoder
+from amodal.inference.predict import MethodPredictor
+from amodal.nn.heads.supervised import SupervisedHead
+
+AnyHead = SupervisedHead | MethodPredictor
+"""What predicts labels in a run."""
+
+
+@runtime_checkable
+class Run(Protocol):
+    """A trained run, such as an `amodal.Model`, which evaluation may not import.
+
+    Attributes:
+        encoder: What embeds.
+        config: What the run was made with.
+        trained: Hashes of the keys that it was trained on, None if they are unknown.
+        head: What predicts labels, if anything does.
+    """
+
+    encoder: AnyEncoder
+    config: dict[str, Any]
+    trained: np.ndarray | None
+    head: AnyHead | None
+
 
 Pair = tuple[Embedded, Embedded]
 
 
 class EmbeddedParts:
-    """The embedded training and test records of one encoder, made when they are first read."""
+    """The embedded training and test records of one encoder, computed when first needed."""
 
     def __init__(self, make: Callable[[], Pair]):
         self._make = make
 
     @cached_property
     def pair(self) -> Pair:
+        """Training and test records."""
         return self._make()
 
     @property
     def made(self) -> bool:
+        """Whether they have been computed."""
         return "pair" in self.__dict__
 
 
@@ -38,30 +65,37 @@ class Context:
     """One run of a protocol.
 
     Args:
-        parts: the embedded training and test records, read by `train` and `test`.
-        label: the label to predict, None without one; of a survival time "TIME,EVENT".
-        options: the protocol's options as attributes, all filled in.
-        seed: of everything that is drawn.
-        model: what is evaluated: a Model, or an encoder.
-        encoder: its encoder, or the untrained one that is measured beside it.
-        dataset: the records that `train` and `test` are of.
-        labels: all labels of this evaluation.
-        first: whether this is the first label, so that what depends on no label is measured once.
+        parts: The embedded training and test records, see `train` and `test`.
+        label: The label to predict, None without one; "TIME,EVENT" for a survival time.
+        options: The protocol's options as attributes, complete.
+        seed: Of all that is random.
+        model: What is evaluated: a Model, or an encoder.
+        encoder: Its encoder, or the untrained one that is measured beside it.
+        dataset: Where the records are.
+        labels: All labels of this evaluation.
+        first: Whether this is the first label. What depends on no label is measured for that one
+            only.
     """
 
     parts: EmbeddedParts
     label: str | None = None
     options: SimpleNamespace = field(default_factory=SimpleNamespace)
     seed: int = 0
-    model: Any = None
-    encoder: Any = None
+    model: Run | AnyEncoder | None = None
+    encoder: AnyEncoder | None = None
     dataset: Dataset | None = None
     labels: LabelChoice = field(default_factory=lambda: LabelChoice(()))
     first: bool = True
 
     @staticmethod
     def on(train: Embedded, test: Embedded, **more: Any) -> Context:
-        """The context of records that are embedded already; `more` are fields of the context."""
+        """The context of records that are embedded already.
+
+        Args:
+            train: Training records.
+            test: Test records.
+            more: Other fields of the context.
+        """
         return Context(EmbeddedParts(lambda: (train, test)), **more)
 
     @property
@@ -75,24 +109,28 @@ class Context:
         return self.parts.pair[1]
 
     @property
-    def head(self) -> Any:
-        """What predicts labels in the run itself, None in a run that learnt none."""
-        return getattr(self.model, "head", None)
+    def head(self) -> AnyHead | None:
+        """What predicts labels in the run itself, None in a run without such a head."""
+        return self.model.head if isinstance(self.model, Run) else None
 
     @property
     def labels_seen(self) -> bool:
-        """Whether the run learnt from labels, so that nothing may be judged on its training
-        records."""
-        config = getattr(self.model, "config", {})
+        """Whether the run learnt from labels. Then nothing is tested on its training records."""
+        config = self.model.config if isinstance(self.model, Run) else {}
+        # configs of format 1 describe the head under `answers`; `nn.saved.saved_head` reads it
         return bool(config.get("answers") or config.get("options", {}).get("label"))
 
     def text_fields(self) -> list[str]:
-        """The fields of text that the encoder has."""
-        return [name for name, m in getattr(self.encoder, "fields", {}).items() if m.takes_prompts]
+        """The text fields of the encoder."""
+        fields = self.encoder.fields if self.encoder is not None else {}
+        return [name for name, modality in fields.items() if modality.takes_prompts]
 
     def text_field(self, name: str = "") -> str:
-        """The field of text called `name`, the first one for "". Raises AmodalError for a name that
-        is none."""
+        """The text field called `name`, the first one for "".
+
+        Raises:
+            AmodalError: For a name that is no text field, and for an encoder without one.
+        """
         have = self.text_fields()
         if not have:
             raise AmodalError("this encoder has no field of text")
@@ -101,6 +139,15 @@ class Context:
         return name or have[0]
 
     def embed_text(self, sentences: Sequence[str], field: str = "") -> Tensor:
-        """(n, D) vectors of sentences in the aligned space, as values of the text field `field`
-        (the first for "")."""
-        return embed_values(self.encoder, self.text_field(field), list(sentences))
+        """Embed sentences as values of a text field.
+
+        Args:
+            sentences: n sentences.
+            field: The text field, the first one for "".
+
+        Returns:
+            (n, D) vectors of the aligned space.
+        """
+        name = self.text_field(field)
+        assert self.encoder is not None, "it has the text field"
+        return embed_values(self.encoder, name, list(sentences))

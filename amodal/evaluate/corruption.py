@@ -1,8 +1,10 @@
-"""Corruption of decoded values, by one measure of severity for every modality.
+"""Corruption of decoded values, with one measure of severity for every modality.
 
-exchange: so large a share of the parts of a value come from another record; drop: so large a share
-of them are gone; noise: normal noise of so many standard deviations of the field on what is
-continuous. See `Modality.corrupt`.
+- exchange: this share of the parts of a value come from another record;
+- drop: this share of the parts are removed;
+- noise: normal noise of this many standard deviations of the field, on what is continuous.
+
+See `Modality.corrupt`.
 """
 
 from __future__ import annotations
@@ -15,34 +17,50 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.embeddings import FUSED
+from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.missing_modalities import FieldVectors
-from amodal.inference.forward_passes import Change
+from amodal.inference.forward_passes import Perturbation
 from amodal.modalities import Modality
-from amodal.modalities.shared.corruption import CORRUPTIONS as KINDS
+from amodal.modalities.shared.corruption import CORRUPTIONS as CORRUPTIONS
 
 
-def change(kind: str, severity: float) -> Change:
+def corruption(kind: str, severity: float) -> Perturbation:
+    """The perturbation that corrupts values in one way.
+
+    Args:
+        kind: One of `CORRUPTIONS`.
+        severity: See above.
+    """
     return lambda modality, value, other, rng: modality.corrupt(value, kind, severity, rng, other)
 
 
-def damaged(
-    seen: FieldVectors, severities: Sequence[float]
+def corrupted(
+    records: FieldVectors, severities: Sequence[float]
 ) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
-    """((kind, source, severity), (N, D) the fused vectors of all that a record has), where the
-    encoder can be run again."""
-    again = seen.embedded.changed
-    for number, source in enumerate(seen.names if again is not None else ()):
-        for kind in (k for k in KINDS if applies(k, again.fields[source])):
+    """Fuse records with one field corrupted, in every way, at every severity.
+
+    Args:
+        records: N records. Without an encoder to embed them anew nothing is yielded.
+        severities: See above.
+
+    Yields:
+        ((kind, source, severity), (N, D) fused vectors of all fields that a record has).
+    """
+    forward = records.embedded.perturbed_forward
+    if forward is None:
+        return
+    for number, source in enumerate(records.names):
+        for kind in (k for k in CORRUPTIONS if applies(k, forward.fields[source])):
             for severity in severities:
-                found = again(source, change(kind, severity), seen.rows.tolist())
-                if FUSED in found:
-                    yield (kind, source, severity), found[FUSED].values
+                z = forward(source, corruption(kind, severity), records.rows.tolist())
+                if FUSED in z:
+                    yield (kind, source, severity), vectors_of(z[FUSED])
                     continue
-                x = seen.x.clone()
-                x[found[source].rows, number] = normalize(found[source].values, dim=1)
-                yield (kind, source, severity), replace(seen, x=x).fused(seen.there)
+                x = records.x.clone()
+                x[z[source].rows, number] = normalize(vectors_of(z[source]), dim=1)
+                yield (kind, source, severity), replace(records, x=x).fused(records.present)
 
 
 def applies(kind: str, modality: Modality) -> bool:
-    """Symbols and categories take no noise."""
+    """Whether a corruption changes values of a modality: symbols and categories take no noise."""
     return kind != "noise" or bool(np.any(modality.deviation(np.ones(1, dtype=np.float32))))

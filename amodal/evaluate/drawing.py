@@ -1,17 +1,25 @@
-"""How our pictures look. Drawn without pyplot, so that nothing of a caller's figures is touched."""
+"""The style of pictures. Drawn without pyplot, so that a caller's own figures are not touched."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from amodal.core import AmodalError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#444444")
-"""Okabe & Ito's, which people with any kind of colour vision can tell apart."""
+"""Okabe and Ito's, which people with any kind of colour vision can distinguish."""
 
 REST = "#BBBBBB"
-STYLE = {
+"""The colour of what has no colour of its own."""
+
+# the keys of rcParams are literals in matplotlib's types
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -32,8 +40,17 @@ STYLE = {
 
 
 @contextmanager
-def drawing(path: str | Path, width: float, height: float):
-    """Yields a Figure of that many inches and writes it to `path` afterwards."""
+def drawing(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure that is written to a file afterwards.
+
+    Args:
+        path: A PNG file; its folder is made.
+        width: In inches.
+        height: In inches.
+
+    Raises:
+        AmodalError: If the file cannot be written.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

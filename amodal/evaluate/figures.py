@@ -1,8 +1,9 @@
-"""Pictures of a run and of an evaluation."""
+"""Figures of a run and of an evaluation."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from amodal.evaluate.small_objects_picture import small_objects
 from amodal.evaluate.survival_picture import survival
 from amodal.evaluate.transfer_picture import cross_modal_transfer
 from amodal.train.log import read
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from amodal.evaluate.result import Report, Result
 
 __all__ = [
     "cross_modal_transfer",
@@ -35,19 +41,26 @@ __all__ = [
 ]
 
 
-def report(report, stem: Path) -> list[Path]:
-    """The figures that a Report calls for, beside `stem`: what its protocols draw, and a map of the
-    test records."""
-    from amodal.evaluate.protocol_registry import described
+def report(report: Report, stem: Path) -> list[Path]:
+    """Draw the figures of a report: those of its protocols, and a map of the test records.
 
-    made = []
+    Args:
+        report: The report.
+        stem: Where figures go: `STEM.PROTOCOL.png`.
+
+    Returns:
+        The files that were written.
+    """
+    from amodal.evaluate.protocol_registry import protocol_of_report
+
+    made: list[Path | None] = []
     for result in report.results:
         name = (
             f"{stem}.{result.protocol}"
             + (f".{result.spec['label']}" if _ambiguous(report, result) else "")
             + ".png"
         )
-        made.append(described(result.protocol).draw(result, Path(name)))
+        made.append(protocol_of_report(result.protocol).draw(result, Path(name)))
     if report.test is not None and len(report.test) > 2:
         label = next(
             (r.spec["label"] for r in report.results if r.spec.get("label") in report.test.labels),
@@ -63,17 +76,25 @@ def report(report, stem: Path) -> list[Path]:
     return [path for path in made if path is not None]
 
 
-def _ambiguous(report, result) -> bool:
+def _ambiguous(report: Report, result: Result) -> bool:
     return sum(r.protocol == result.protocol for r in report.results) > 1 and bool(
         result.spec.get("label")
     )
 
 
-# From a run
-
-
 def curves(run: str | Path, path: str | Path) -> Path:
-    """Loss and effective rank of each source over the steps of a run folder."""
+    """Draw loss and effective rank of each source over the steps of a run.
+
+    Args:
+        run: A run folder.
+        path: A PNG file.
+
+    Returns:
+        The path.
+
+    Raises:
+        AmodalError: If the run has no log.
+    """
     entries = read(Path(run) / "metrics.jsonl")
     if not entries:
         raise AmodalError(f"there is no metrics.jsonl with anything in it in {run}")
@@ -106,7 +127,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([values[max(0, i - width) : i + width + 1].mean() for i in range(len(values))])
 
 
-def _labelled_ends(axes, x: float, ends: list[tuple[float, str, str]]) -> None:
+def _labelled_ends(axes: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     """Names at the ends of lines, pushed apart where they would overlap."""
     low, high = axes.get_ylim()
     last = -np.inf

@@ -1,9 +1,8 @@
-"""Phrase grounding: whether the map that a phrase lays over an image is high where the phrase's box
-is.
+"""Phrase grounding: whether the score map of a phrase is high inside the phrase's box.
 
-Maps are (n, rows, columns) scores of the patches of an image, one map for each phrase; boxes (n, 4)
-left, top, right, bottom in pixels of a square image. A patch that is half in the box counts half,
-which is what every pixel of a map blown up to the image would give.
+Maps are (n, rows, columns) scores of the patches of an image, one map for each phrase. Boxes are
+(n, 4), left, top, right and bottom in pixels of a square image. A patch that is half inside the box
+counts half, which equals counting the pixels of the map enlarged to the image.
 """
 
 from __future__ import annotations
@@ -13,8 +12,16 @@ from torch import Tensor
 
 
 def coverage(boxes_N4: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
-    """(n, rows, columns) float64: the share of each patch that lies in the box. side: of the image
-    in pixels."""
+    """How much of each patch is inside the box.
+
+    Args:
+        boxes_N4: Boxes in pixels.
+        side: Of the image, in pixels.
+        grid: Rows and columns of patches.
+
+    Returns:
+        (n, rows, columns) float64 shares.
+    """
     left, top, right, bottom = boxes_N4.double().T[:, :, None]
 
     def along(low: Tensor, high: Tensor, count: int) -> Tensor:
@@ -26,27 +33,47 @@ def coverage(boxes_N4: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
 
 
 def pointing(maps: Tensor, cover: Tensor) -> Tensor:
-    """(n,) whether the highest patch touches the box (Zhang et al. 2016, arXiv:1608.00507, the
-    pointing game, on patches). Chance is the share of patches that touch it, `(cover > 0).mean((1,
-    2))`."""
+    """The pointing game on patches: whether the highest patch touches the box.
+
+    Zhang et al. 2016, arXiv:1608.00507. Chance is `(cover > 0).mean((1, 2))`.
+
+    Args:
+        maps: (n, rows, columns) scores.
+        cover: See `coverage`.
+
+    Returns:
+        (n,) 0 or 1, float64.
+    """
     best = maps.flatten(1).argmax(1, keepdim=True)
     return (cover.flatten(1).gather(1, best).squeeze(1) > 0).double()
 
 
 def mass_inside(weights: Tensor, cover: Tensor) -> Tensor:
-    """(n,) share of the weights (not negative, not all zero) that lies in the box. Chance is
-    `cover.mean((1, 2))`."""
+    """The share of the weights that lies inside the box. Chance is `cover.mean((1, 2))`.
+
+    Args:
+        weights: (n, rows, columns), not negative and not all zero.
+        cover: See `coverage`.
+
+    Returns:
+        (n,) float64.
+    """
     weights = weights.double()
     return (weights * cover).sum((1, 2)) / weights.sum((1, 2))
 
 
 def contrast_to_noise(maps: Tensor, cover: Tensor) -> Tensor:
-    """(n,) (mean inside - mean outside) / sqrt(variance inside + variance outside) of the map's
-    pixels.
+    """(mean inside - mean outside) / sqrt(variance inside + variance outside) of the map's pixels.
 
     Boecking et al. 2022, arXiv:2204.09817, 4.2, take its absolute value, which also rewards a map
-    that points away from the box; the sign is kept here. NaN where the box covers everything or
-    nothing.
+    that points away from the box. Here it is signed.
+
+    Args:
+        maps: (n, rows, columns) scores.
+        cover: See `coverage`.
+
+    Returns:
+        (n,) float64, NaN where the box covers everything or nothing.
     """
     maps = maps.double()
 
@@ -60,8 +87,19 @@ def contrast_to_noise(maps: Tensor, cover: Tensor) -> Tensor:
 
 
 def overlap(maps: Tensor, cover: Tensor, threshold: float) -> Tensor:
-    """(n,) intersection over union of the box and of where the map is above `threshold`, in pixels.
-    Mean IoU averages thresholds."""
+    """Intersection over union of the box and the area where the map is above a threshold, in
+    pixels.
+
+    Mean IoU averages thresholds.
+
+    Args:
+        maps: (n, rows, columns) scores.
+        cover: See `coverage`.
+        threshold: Of the scores.
+
+    Returns:
+        (n,) float64.
+    """
     chosen = (maps > threshold).double()
     common = (chosen * cover).sum((1, 2))
     return common / (chosen.sum((1, 2)) + cover.sum((1, 2)) - common)

@@ -1,35 +1,49 @@
-"""Which records a model may be tested on: none that it was trained on, whatever has become of the
-data and its split since."""
+"""Which records a model may be tested on: none that it was trained on, even where the data or its
+split has changed since."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from amodal.core import AmodalError
 from amodal.data import Dataset
+from amodal.evaluate.context import Run
+from amodal.inference.forward_passes import AnyEncoder
 from amodal.train.run_dir import hashes
 
-FEWEST = (
-    100  # test records below which the validation part is taken along: it was not trained on either
-)
+MIN_TEST_RECORDS = 100
+"""Below which the validation part is tested on too, as it was not trained on either."""
 
 
-def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
-    """The records to learn from and to test on, and what to say about them.
+def parts(
+    model: Run | AnyEncoder, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Choose training and test records.
 
-    model: a Model leaves out of the test what it was trained on, and says so if it cannot tell; an
-    encoder knows nothing of that.
+    Args:
+        model: A Model, whose training records are left out of the test part; or an encoder, of
+            which these are unknown.
+        dataset: The records.
+
+    Returns:
+        Indices to learn from, indices to test on, and what a report says about them.
+
+    Raises:
+        AmodalError: If there is nothing to learn from or to test on.
     """
     seen, warning = _seen(model, dataset)
     train, test, names = dataset.split("train"), dataset.split("test"), "test"
-    if (~seen[test]).sum() < FEWEST:
+    if (~seen[test]).sum() < MIN_TEST_RECORDS:
         test, names = np.sort(np.concatenate([test, dataset.split("valid")])), "test and validation"
     left_out, test = int(seen[test].sum()), test[~seen[test]]
     if left_out and not len(test):
         raise AmodalError(
-            f"all {left_out:,} records of {dataset.name!r} that could be tested on have the keys of records that this run was trained "
-            "on. Give data that it was not trained on, or train a new run with the split that the data has now."
+            f"all {left_out:,} records of {dataset.name!r} that could be tested on have the keys "
+            "of records that this run was trained on. Give data that it was not trained on, or "
+            "train a new run with the split that the data has now."
         )
     if not len(train) or not len(test):
         left = f"{len(train)} to learn from and {len(test)} to test on"
@@ -46,13 +60,13 @@ def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
     )
 
 
-def _seen(model, dataset: Dataset) -> tuple[np.ndarray, str]:
-    """(N,) bool, which records the model was trained on, and a warning if that cannot be told by
-    their keys."""
-    trained = getattr(model, "trained", None)
-    own = getattr(model, "config", {}).get("data", {})
+def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
+    """(N,) bool, which records the model was trained on, and a warning if their keys do not say."""
+    run = model if isinstance(model, Run) else None
+    trained = run.trained if run is not None else None
+    data = run.config.get("data", {}) if run is not None else {}
     seen = np.isin(hashes(dataset.keys), [] if trained is None else trained)
-    if own.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
+    if data.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
         return seen, ""
     if trained is None:
         why = "the run does not say which records it was trained on"
@@ -63,8 +77,10 @@ def _seen(model, dataset: Dataset) -> tuple[np.ndarray, str]:
     else:
         return seen, ""
     warning = (
-        f"{dataset.name!r} is not the data that the run was trained on ({own.get('path') or own.get('name')}), and {why}. If some of its "
-        "records were trained on under other keys (from another folder, say), they are tested on too and the results flatter."
+        f"{dataset.name!r} is not the data that the run was trained on "
+        f"({data.get('path') or data.get('name')}), and {why}. If some of its records were trained "
+        "on under other keys (from another folder, say), they are tested on too and the results "
+        "flatter."
     )
     Console(stderr=True).print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     return seen, warning

@@ -1,10 +1,11 @@
-"""What may stand for the vector of an absent field, for an encoder that has no way of its own of
-doing without it.
+"""Imputation of the vectors of absent fields, for encoders that cannot do without them.
 
-drop: nothing, the record is what its other fields make; mean: the mean of the field's training
-vectors; retrieve: that of the training record that is nearest by the fields which are there;
-predict: ridge regression from the vectors of the fields which are there. All in the aligned space,
-on unit vectors.
+- drop: nothing is imputed, a record is what its other fields make;
+- mean: the mean of the field's training vectors;
+- retrieve: the vector of the training record that is nearest by the fields that are present;
+- predict: ridge regression from the vectors of the fields that are present.
+
+All in the aligned space, on unit vectors.
 """
 
 from __future__ import annotations
@@ -16,95 +17,129 @@ import torch
 from torch import Tensor
 
 from amodal.core import row_seeds
-from amodal.evaluate.missing_modalities import FieldVectors, Judge, or_mean
+from amodal.evaluate.missing_modalities import FieldVectors, ProbeEvaluator, fill_nan
 from amodal.masking.hashing import uniform
 from amodal.stats.logistic import Scaled
 
-WAYS = ("drop", "mean", "retrieve", "predict")
+STRATEGIES = ("drop", "mean", "retrieve", "predict")
 PENALTIES = torch.logspace(-2, 4, 7)
-CELLS = 2**23
-LEAST = 10  # donors below which a field is not guessed from others
+MAX_SIMILARITIES = 2**23
+MIN_DONORS = 10
+"""Training records with both fields, below which the mean is imputed."""
 
 
-def vectors(way: str, learn: FieldVectors, seen: FieldVectors, left_NS: Tensor) -> Tensor:
-    """(N, D) one vector for each record of `seen` of which the fields `left_NS` are left; NaN where
-    there is nothing to go by.
+def vectors(strategy: str, train: FieldVectors, x: FieldVectors, visible_NS: Tensor) -> Tensor:
+    """One vector for each record, with its absent fields imputed.
 
-    drop: the encoder's own fusion; otherwise the mean over all fields, absent ones filled in from
-    `learn`.
+    Args:
+        strategy: One of `STRATEGIES`.
+        train: Records that values are imputed from.
+        x: N records.
+        visible_NS: bool, which of their fields are visible.
+
+    Returns:
+        (N, D): for "drop" the encoder's own fusion, NaN without a visible field; else the mean over
+        all fields.
     """
-    return seen.fused(left_NS) if way == "drop" else filled(way, learn, seen.x, left_NS).mean(1)
+    if strategy == "drop":
+        return x.fused(visible_NS)
+    return imputed(strategy, train, x.x, visible_NS).mean(1)
 
 
-def filled(way: str, learn: FieldVectors, x_NSD: Tensor, left_NS: Tensor) -> Tensor:
-    """(N, S, D): the vectors that are left, and for the others what `way` makes of them from the
-    records of `learn`. A field that no record of `learn` has stays zero."""
-    means = learn.x.sum(0) / learn.there.sum(0).clamp_min(1).unsqueeze(1)
-    out = torch.where(left_NS.unsqueeze(2), x_NSD, means)
-    if way == "mean":
+def imputed(strategy: str, train: FieldVectors, x_NSD: Tensor, visible_NS: Tensor) -> Tensor:
+    """Impute the hidden fields.
+
+    Args:
+        strategy: "mean", "retrieve" or "predict".
+        train: Records that values are imputed from.
+        x_NSD: Vectors of all fields.
+        visible_NS: bool, which of them are visible.
+
+    Returns:
+        (N, S, D). A field that no training record has stays zero.
+    """
+    means = train.x.sum(0) / train.present.sum(0).clamp_min(1).unsqueeze(1)
+    out = torch.where(visible_NS.unsqueeze(2), x_NSD, means)
+    if strategy == "mean":
         return out
-    for pattern in left_NS.unique(dim=0):
+    for pattern in torch.unique(visible_NS, dim=0):
         if pattern.all() or not pattern.any():
             continue
-        asked = (left_NS == pattern).all(1).nonzero().squeeze(1)
-        query = x_NSD[asked][:, pattern].flatten(1)
-        able = learn.there[:, pattern].all(1)
+        records = (visible_NS == pattern).all(1).nonzero().squeeze(1)
+        query = x_NSD[records][:, pattern].flatten(1)
+        complete = train.present[:, pattern].all(1)
         for field in (~pattern).nonzero().squeeze(1).tolist():
-            donors = (able & learn.there[:, field]).nonzero().squeeze(1)
-            if len(donors) < LEAST:
+            donors = (complete & train.present[:, field]).nonzero().squeeze(1)
+            if len(donors) < MIN_DONORS:
                 continue
-            known, wanted = learn.x[donors][:, pattern].flatten(1), learn.x[donors, field]
-            out[asked, field] = GUESS[way](query, known, wanted)
+            inputs, targets = train.x[donors][:, pattern].flatten(1), train.x[donors, field]
+            out[records, field] = IMPUTERS[strategy](query, inputs, targets)
     return out
 
 
-def nearest(query_MP: Tensor, known_NP: Tensor, wanted_ND: Tensor) -> Tensor:
-    """(M, D): of the record with the largest sum of cosines over the fields in common."""
-    parts = query_MP.split(max(1, CELLS // len(known_NP)))
-    return wanted_ND[torch.cat([(part @ known_NP.T).argmax(1) for part in parts])]
+def nearest(query_MP: Tensor, input_NP: Tensor, target_ND: Tensor) -> Tensor:
+    """(M, D): the target of the input with the largest sum of cosines over the common fields."""
+    parts = torch.split(query_MP, max(1, MAX_SIMILARITIES // len(input_NP)))
+    return target_ND[torch.cat([(part @ input_NP.T).argmax(1) for part in parts])]
 
 
-def ridge(query_MP: Tensor, known_NP: Tensor, wanted_ND: Tensor) -> Tensor:
-    """(M, D): the linear regression whose penalty, one for all D, has the least leave-one-out error
-    (see `linear.ridge`)."""
-    scaled = Scaled.of(known_NP)
-    middle = wanted_ND.mean(0)
-    turned = scaled.z @ scaled.v  # (N, R), orthogonal columns of length sqrt(s)
-    inner = turned.T @ (wanted_ND - middle)
+def ridge(query_MP: Tensor, input_NP: Tensor, target_ND: Tensor) -> Tensor:
+    """(M, D): linear regression. One penalty for all D has the least leave-one-out error.
+
+    See `amodal.evaluate.protocols.linear.ridge`.
+    """
+    scaled = Scaled.of(input_NP)
+    mean = target_ND.mean(0)
+    rotated = scaled.z @ scaled.v  # (N, R), orthogonal columns of length sqrt(s)
+    inner = rotated.T @ (target_ND - mean)
     errors = []
     for penalty in PENALTIES:
         shrink = 1 / (scaled.s + penalty)
-        leverage = turned.square() @ shrink + 1 / len(known_NP)
-        residual = wanted_ND - middle - turned @ (shrink[:, None] * inner)
+        leverage = rotated.square() @ shrink + 1 / len(input_NP)
+        residual = target_ND - mean - rotated @ (shrink[:, None] * inner)
         errors.append((residual / (1 - leverage).clamp_min(1e-6)[:, None]).square().mean())
     shrink = 1 / (scaled.s + PENALTIES[int(torch.stack(errors).argmin())])
-    w, b = scaled.unscaled(scaled.v @ (shrink[:, None] * inner), middle)
+    w, b = scaled.unscaled(scaled.v @ (shrink[:, None] * inner), mean)
     return query_MP @ w + b
 
 
-GUESS = {"retrieve": nearest, "predict": ridge}
+IMPUTERS = {"retrieve": nearest, "predict": ridge}
 
 
-def chosen(
-    learn: FieldVectors, chance_NS: Tensor, rates: Sequence[float], judge: Judge, seed: int
+def choose_strategy(
+    train: FieldVectors,
+    uniform_NS: Tensor,
+    rates: Sequence[float],
+    evaluator: ProbeEvaluator,
+    seed: int,
 ) -> tuple[str, dict[str, list[float]]]:
-    """The way with the best mean score over rates (the earlier of two that are as good), and all
-    their scores, on a quarter of the training records, from which neither ways nor probes learnt.
-    Of the test records nothing is known here."""
-    asked = (
-        uniform(row_seeds([learn.embedded.keys[i] for i in learn.rows.tolist()], salt=seed)) < 0.25
-    )
-    if not asked.any() or asked.all():
-        return WAYS[0], {way: [] for way in WAYS}
-    fitted, valid, y = learn.at(~asked), learn.at(asked), judge.y_train
-    trial = replace(judge, y_train=y[~asked.numpy()], y_test=y[asked.numpy()])
+    """Choose an imputation on a quarter of the training records.
+
+    Neither imputation nor probes learn from that quarter, and no test record is looked at.
+
+    Args:
+        train: The training records.
+        uniform_NS: A field is hidden where this is below a rate.
+        rates: Shares that are hidden.
+        evaluator: Fits and tests the probe; its training labels are those of `train`.
+        seed: Of the quarter.
+
+    Returns:
+        The strategy with the best mean score over rates (the earlier of equals), and all scores.
+    """
+    keys = [train.embedded.keys[i] for i in train.rows.tolist()]
+    held_out = uniform(row_seeds(keys, salt=seed)) < 0.25
+    if not held_out.any() or held_out.all():
+        return STRATEGIES[0], {strategy: [] for strategy in STRATEGIES}
+    fitted, valid, y = train.select(~held_out), train.select(held_out), evaluator.y_train
+    trial = replace(evaluator, y_train=y[~held_out.numpy()], y_test=y[held_out.numpy()])
     scores = {}
-    for way in WAYS:
-        base = vectors(way, fitted, fitted, fitted.there)
-        left = {
-            rate: vectors(way, fitted, valid, valid.there & (chance_NS[asked] >= rate))
-            for rate in rates
+    for strategy in STRATEGIES:
+        base = vectors(strategy, fitted, fitted, fitted.present)
+        visible = {rate: valid.present & (uniform_NS[held_out] >= rate) for rate in rates}
+        tests = {
+            rate: fill_nan(vectors(strategy, fitted, valid, mask), base.mean(0))
+            for rate, mask in visible.items()
         }
-        found = trial(base, {rate: or_mean(x, base.mean(0)) for rate, x in left.items()})
-        scores[way] = [rows[0]["value"] for rows in found.values()]
-    return max(WAYS, key=lambda way: sum(scores[way])), scores
+        scores[strategy] = [rows[0]["value"] for rows in trial(base, tests).values()]
+    return max(STRATEGIES, key=lambda strategy: sum(scores[strategy])), scores

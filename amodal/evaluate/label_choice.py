@@ -30,9 +30,11 @@ USUAL = (
 class LabelChoice:
     """The labels of one evaluation.
 
-    names: all of them, in order. times: those of them that are a survival time, TIME,EVENT.
-    declared: the survival time that the data declares, "" if there is none. named: whether somebody
-    chose them.
+    Args:
+        names: All of them, in order.
+        times: Those that are a survival time, TIME,EVENT.
+        declared: The survival time that the data declares, "" if there is none.
+        named: Whether the caller chose them.
     """
 
     names: tuple[str, ...]
@@ -42,10 +44,14 @@ class LabelChoice:
 
     @staticmethod
     def of(dataset: Dataset, label: str | Sequence[str] | None) -> LabelChoice:
-        """label: one or more names, of a survival time TIME,EVENT; None for the usual ones of
-        `dataset`.
+        """The labels for a dataset.
 
-        Raises AmodalError for a label that is unknown or that no record has.
+        Args:
+            dataset: The records.
+            label: One or more names, "TIME,EVENT" for a survival time; None for the usual ones.
+
+        Raises:
+            AmodalError: For a label that is unknown or that no record has.
         """
         declared = survival_label(dataset)
         if label is None:
@@ -64,7 +70,7 @@ class LabelChoice:
         return [n for n in self.names if n not in self.times]
 
     def columns(self) -> list[str]:
-        """The columns of labels that are read, those of a survival time one by one."""
+        """The columns that are read, those of a survival time one by one."""
         return [
             n.strip()
             for name in self.names
@@ -77,13 +83,20 @@ def _check_known(dataset: Dataset, name: str) -> None:
         have = [n for n in dataset.labels if n != name and known(dataset.label(n)).any()]
         others = ", ".join(have) or "none"
         raise AmodalError(
-            f"none of the {len(dataset):,} records has the label {name!r}. Labels that some have: {others}."
+            f"none of the {len(dataset):,} records has the label {name!r}. "
+            f"Labels that some have: {others}."
         )
 
 
 def survival_label(dataset: Dataset) -> str:
-    """TIME,EVENT: the first time whose event dataset.toml names, else `time` beside `event`; ""
-    without either."""
+    """The survival time of a dataset as "TIME,EVENT".
+
+    It is the first time whose event dataset.toml names, else `time` with `event`; "" without
+    either.
+
+    Raises:
+        AmodalError: If dataset.toml names an unknown event.
+    """
     for name, label in dataset.labels.items():
         event = label.event or ("event" if name == "time" and "event" in dataset.labels else "")
         if label.kind == "number" and event:
@@ -96,21 +109,20 @@ def survival_label(dataset: Dataset) -> str:
 
 
 def usual_label(dataset: Dataset) -> list[str]:
-    """The label to predict where none is named, [] without one.
+    """The label that is predicted where none is named, [] without one.
 
     A category with a usual name, else the one with the fewest classes (2 to 100 if possible), else
-    a number. Of equals the first in the data.
+    a number. Ties go to the first in the data.
     """
 
-    def rank(name: str) -> tuple:
+    def rank(name: str) -> tuple[int, bool, bool, int]:
         if dataset.labels[name].kind != "category":
-            return 1, 0, 0, 0
+            return 1, False, False, 0
         values = dataset.label(name)
         classes = len(set(values[known(values)]))
         return 0 if classes > 1 else 2, name.lower() not in USUAL, classes > 100, classes
 
-    aside = survival_label(dataset).split(
-        ","
-    )  # whether the event came is no class: of many it is still to come
-    chosen = [n for n in dataset.labels if n not in aside and known(dataset.label(n)).any()]
+    # whether the event came is no class: for many records it is still to come
+    survival = survival_label(dataset).split(",")
+    chosen = [n for n in dataset.labels if n not in survival and known(dataset.label(n)).any()]
     return sorted(chosen, key=rank)[:1]

@@ -1,15 +1,17 @@
-"""What the protocols that need labels share: which records count, draws of few labels, metrics,
-chance."""
+"""Labels, draws of few of them, metrics and chance, for the protocols that need labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Column
+from amodal.core.embeddings import vectors as vectors_of
+from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import known
 from amodal.stats.calibration import brier, calibration_error
 from amodal.stats.interval import half_width, mean
@@ -21,24 +23,49 @@ Predict = Callable[[Tensor], Tensor]
 Fit = Callable[[Tensor, Tensor, int], Predict]
 """(x_ND, y_N, classes) -> Predict. classes: how many, 0 where y is a number."""
 
+Key = TypeVar("Key", bound=Hashable)
+
 BINS = 10
+"""Quantiles of a number that few labels are drawn from."""
+
+
+class Classifier(Protocol):
+    """A predictor of classes that also gives probabilities."""
+
+    def __call__(self, x_MD: Tensor) -> Tensor:
+        """(M,) codes of classes."""
+        ...
+
+    def probabilities(self, x_MD: Tensor) -> Tensor:
+        """(M, K), rows sum to one."""
+        ...
 
 
 class NotApplicable(AmodalError):
-    """A protocol that says nothing about these records, with the reason."""
+    """A protocol cannot measure anything on these records; the message says why."""
 
 
 def is_number(labels: np.ndarray) -> bool:
+    """Whether labels are numbers and not names of classes."""
     return labels.dtype.kind == "f"
 
 
 def codes(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """(N,) int64 index into `classes`, -1 for missing and for labels that are none of them."""
+    """Classes by number.
+
+    Args:
+        labels: (N,) names, None where missing.
+        classes: Their order.
+
+    Returns:
+        (N,) int64 index into `classes`, -1 for missing and for other labels.
+    """
     index = {c: i for i, c in enumerate(classes)}
     return np.array([index.get(v, -1) for v in labels], dtype=np.int64)
 
 
-def classes_of(labels: np.ndarray) -> list[str]:
+def classes_of(labels: Iterable[str | None]) -> list[str]:
+    """The classes that occur, sorted."""
     return sorted({v for v in labels if v is not None})
 
 
@@ -46,22 +73,37 @@ def measure(
     fit: Fit,
     train: Column,
     train_labels: np.ndarray,
-    tests: Mapping[str, Column],
+    tests: Mapping[Key, Column],
     test_labels: np.ndarray,
     *,
     few: int | None = None,
     draws: int = 5,
     seed: int = 0,
     calibrated: bool = False,
-) -> dict[str, list[dict]]:
-    """name of a test column -> rows {metric, value, chance, n}, with {interval} where labels were
-    drawn.
+) -> dict[Key, list[Row]]:
+    """Fit a predictor on labelled vectors and score it on others.
 
-    few: labels of each class to learn from (of each tenth of the range where the label is a
-    number), in `draws` draws whose mean and 95 % interval are given; a draw is of records, so it is
-    the same for every encoder. None: all labels, once. calibrated: also how far the predictor's
-    `probabilities` (M, classes) can be taken at their word. A class that occurs in test alone
-    cannot be got right and counts as wrong. Columns with nothing to test give no rows.
+    A class that occurs in test alone cannot be predicted and counts as wrong.
+
+    Args:
+        fit: The predictor.
+        train: (N, D) vectors to learn from.
+        train_labels: Labels of all training records, by row.
+        tests: name -> (M, D) vectors to test on.
+        test_labels: Labels of all test records, by row.
+        few: Labels of each class to learn from; of each tenth of the range where the label is a
+            number. None for all labels.
+        draws: How often the few are drawn. A draw is of records, so it is the same for every
+            encoder.
+        seed: Of the draws.
+        calibrated: Whether to score the predictor's `probabilities` (M, classes) too.
+
+    Returns:
+        name -> rows {metric, value, chance, n}. Where labels were drawn, `value` is the mean and
+        `interval` its 95 % interval. Names with fewer than two labelled vectors are left out.
+
+    Raises:
+        AmodalError: If `few` is below 1.
     """
     if few is not None and few < 1:
         raise AmodalError(f"few = {few}: at least one label of each class is needed")
@@ -70,35 +112,34 @@ def measure(
     y_train = train_labels if number else codes(train_labels, classes)
     y_test = test_labels if number else codes(test_labels, classes)
     rows = train.rows.numpy()
-    there = known(train_labels)[rows]
-    if there.sum() < 2:
+    labelled = known(train_labels)[rows]
+    if labelled.sum() < 2:
         return {}
-    x, y, rows = train.values[torch.from_numpy(there)].float(), y_train[rows[there]], rows[there]
-    scored = {name: known(test_labels)[c.rows.numpy()] for name, c in tests.items()}
-    results: dict[str, list[list[dict]]] = {}
+    x = vectors_of(train)[torch.from_numpy(labelled)].float()
+    y, rows = y_train[rows[labelled]], rows[labelled]
+    usable = {}
+    for name, column in tests.items():
+        scored = known(test_labels)[column.rows.numpy()]
+        if scored.sum() >= 2:
+            usable[name] = column.at(torch.from_numpy(scored))
+    results: dict[Key, list[list[Row]]] = {}
     for picked in _draws(rows, y, len(train_labels), number, few, draws, seed):
         predict = fit(x[picked], torch.from_numpy(y[picked]), len(classes))
-        for name, column in tests.items():
-            if scored[name].sum() < 2:
-                continue
-            truth = y_test[column.rows.numpy()[scored[name]]]
-            guess = predict(column.values[torch.from_numpy(scored[name])].float()).numpy()
-            metrics = (
-                of_numbers(truth, guess)
-                if number
-                else of_categories(truth, guess, np.bincount(y).argmax())
-            )
+        for name, column in usable.items():
+            truth = y_test[column.rows.numpy()]
+            vectors = vectors_of(column).float()
+            guess = predict(vectors).numpy()
+            if number:
+                metrics = regression_rows(truth, guess)
+            else:
+                metrics = classification_rows(truth, guess, int(np.bincount(y).argmax()))
             if calibrated and not number:
-                p = (
-                    predict.probabilities(column.values[torch.from_numpy(scored[name])].float())
-                    .double()
-                    .numpy()
-                )
-                metrics += of_probabilities(
-                    truth, p, np.bincount(y[picked], minlength=len(classes))
-                )
+                # `calibrated` is for predictors that have probabilities
+                p = cast(Classifier, predict).probabilities(vectors).double().numpy()
+                counts = np.bincount(y[picked], minlength=len(classes))
+                metrics += calibration_rows(truth, p, counts)
             results.setdefault(name, []).append(metrics)
-    return {name: _summary(many, few is not None) for name, many in results.items()}
+    return {name: _summary(per_draw, few is not None) for name, per_draw in results.items()}
 
 
 def _draws(
@@ -129,7 +170,14 @@ def _draws(
     return picked
 
 
-def of_categories(truth: np.ndarray, guess: np.ndarray, commonest: int) -> list[dict]:
+def classification_rows(truth: np.ndarray, guess: np.ndarray, most_frequent: int) -> list[Row]:
+    """Accuracy and balanced accuracy.
+
+    Args:
+        truth: (N,) codes of classes.
+        guess: (N,) predicted codes.
+        most_frequent: The class that a blind guess takes, for the chance level of accuracy.
+    """
     right = truth == guess
     present = np.unique(truth)
     balanced = np.mean([right[truth == c].mean() for c in present])
@@ -137,7 +185,7 @@ def of_categories(truth: np.ndarray, guess: np.ndarray, commonest: int) -> list[
         {
             "metric": "accuracy",
             "value": float(right.mean()),
-            "chance": float((truth == commonest).mean()),
+            "chance": float((truth == most_frequent).mean()),
             "n": len(truth),
         },
         {
@@ -149,17 +197,29 @@ def of_categories(truth: np.ndarray, guess: np.ndarray, commonest: int) -> list[
     ]
 
 
-def of_probabilities(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> list[dict]:
-    """By chance: everybody gets the shares of the classes among those that were learnt from."""
-    alike = np.broadcast_to(counts / counts.sum(), p.shape)
-    each = {"Brier": brier, "calibration error": calibration_error}
+def calibration_rows(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> list[Row]:
+    """Brier score and expected calibration error.
+
+    Args:
+        truth: (N,) codes of classes.
+        p: (N, K) predicted probabilities.
+        counts: (K,) training records of each class. Chance predicts their shares for everybody.
+    """
+    prior = np.broadcast_to(counts / counts.sum(), p.shape)
+    scores = {"Brier": brier, "calibration error": calibration_error}
     return [
-        {"metric": metric, "value": score(p, truth), "chance": score(alike, truth), "n": len(truth)}
-        for metric, score in each.items()
+        {"metric": metric, "value": score(p, truth), "chance": score(prior, truth), "n": len(truth)}
+        for metric, score in scores.items()
     ]
 
 
-def of_numbers(truth: np.ndarray, guess: np.ndarray) -> list[dict]:
+def regression_rows(truth: np.ndarray, guess: np.ndarray) -> list[Row]:
+    """R2 and Spearman's correlation.
+
+    Args:
+        truth: (N,) numbers.
+        guess: (N,) predicted numbers.
+    """
     guess = guess.astype(np.float64)
     spread = np.square(truth - truth.mean()).sum()
     r2 = 1 - np.square(truth - guess).sum() / spread if spread > 0 else float("nan")
@@ -169,7 +229,7 @@ def of_numbers(truth: np.ndarray, guess: np.ndarray) -> list[dict]:
     ]
 
 
-def _summary(draws: list[list[dict]], drawn: bool) -> list[dict]:
+def _summary(draws: list[list[Row]], drawn: bool) -> list[Row]:
     if not drawn:
         return draws[0]
     rows = []
@@ -180,7 +240,7 @@ def _summary(draws: list[list[dict]], drawn: bool) -> list[dict]:
     return rows
 
 
-def label_spec(label: str, labels: np.ndarray, few: int | None, draws: int, seed: int) -> dict:
-    """What of a result's spec says which labels were used."""
+def label_spec(label: str, labels: np.ndarray, few: int | None, draws: int, seed: int) -> Spec:
+    """The part of a result's spec that says which labels were used."""
     spec = {"label": label, "kind": "number" if is_number(labels) else "category", "few": few}
     return spec | ({"draws": draws, "seed": seed} if few is not None else {})

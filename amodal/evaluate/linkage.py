@@ -1,5 +1,4 @@
-"""Records linked by their vectors: to the nearest of known exemplars or to none, or to each other
-where nothing is known.
+"""Record linkage by vectors: to the nearest known exemplar or none, or by clustering.
 
 As Arora et al. 2023, arXiv:2304.03464: an index of exemplars with a threshold, else single-linkage
 clusters; thresholds are chosen on validation records. The adjusted Rand index: Hubert and Arabie
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -19,23 +19,42 @@ from torch.nn.functional import normalize
 def nearest_exemplar(
     query_ND: Tensor, exemplar_MD: Tensor, *, threshold: float = -1.0, tile: int = 1024
 ) -> Tensor:
-    """(N,) int64: the exemplar with the largest cosine to each query, -1 where that is below the
-    threshold."""
-    key, found = normalize(exemplar_MD, dim=1), []
-    for part in normalize(query_ND, dim=1).split(tile):
-        cosine, at = (part @ key.T).max(1)
-        found.append(torch.where(cosine >= threshold, at, -1))
-    return torch.cat(found)
+    """Link each query to its nearest exemplar by cosine.
+
+    Args:
+        query_ND: Vectors of the queries.
+        exemplar_MD: Vectors of the exemplars.
+        threshold: Cosine below which a query has no match.
+        tile: Queries compared at once.
+
+    Returns:
+        (N,) int64 exemplars, -1 for no match.
+    """
+    key, chosen = normalize(exemplar_MD, dim=1), []
+    for part in torch.split(normalize(query_ND, dim=1), tile):
+        cosine, index = (part @ key.T).max(1)
+        chosen.append(torch.where(cosine >= threshold, index, -1))
+    return torch.cat(chosen)
 
 
 def single_linkage(z_ND: Tensor, threshold: float, *, tile: int = 1024) -> np.ndarray:
-    """(N,) int64, the cluster of each row: rows are together if a chain of cosines of at least
-    `threshold` leads from one to the other."""
+    """Single-linkage clusters.
+
+    Two rows are in one cluster if a chain of cosines of at least `threshold` connects them.
+
+    Args:
+        z_ND: Vectors.
+        threshold: Of the cosine.
+        tile: Rows compared at once.
+
+    Returns:
+        (N,) int64 cluster of each row.
+    """
     unit, label = normalize(z_ND, dim=1), torch.arange(len(z_ND))
-    while True:  # everybody takes the least label of its neighbours, and of whom that label is
+    while True:  # each row takes the least label of its neighbours, then that label's own label
         near = [
             torch.where(part @ unit.T >= threshold, label, len(unit)).amin(1)
-            for part in unit.split(tile)
+            for part in torch.split(unit, tile)
             if len(part)
         ]
         new = torch.minimum(label, torch.cat(near)) if near else label
@@ -45,9 +64,8 @@ def single_linkage(z_ND: Tensor, threshold: float, *, tile: int = 1024) -> np.nd
         label = new
 
 
-def adjusted_rand(one_N: Sequence, other_N: Sequence) -> float:
-    """1 for equal divisions, 0 on average for independent ones: pairs on which both agree, beyond
-    those by chance."""
+def adjusted_rand(one_N: ArrayLike, other_N: ArrayLike) -> float:
+    """Adjusted Rand index of two clusterings of the same rows: 1 for equal ones, 0 by chance."""
     (i, a), (j, b) = (
         np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:]
         for x in (one_N, other_N)
@@ -62,8 +80,10 @@ def adjusted_rand(one_N: Sequence, other_N: Sequence) -> float:
 
 
 def best_threshold(score: Callable[[float], float], candidates: Sequence[float]) -> float:
-    """The candidate with the highest score, of equals the middle one: a threshold far from where it
-    changes anything."""
+    """The candidate with the highest score.
+
+    Of equals it is the middle one: a threshold far from where it changes anything.
+    """
     scores = np.array([score(c) for c in candidates])
-    at = np.flatnonzero(scores == scores.max())
-    return float(candidates[at[len(at) // 2]])
+    best = np.flatnonzero(scores == scores.max())
+    return float(candidates[best[len(best) // 2]])

@@ -1,5 +1,8 @@
-"""What protocols cannot do without. A need says which labels a protocol is run for, when it is
-skipped, and what it reads."""
+"""What protocols need.
+
+A need decides which labels a protocol is run for, when the protocol is skipped, and which arguments
+it reads.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ if TYPE_CHECKING:
 class Need:
     """One thing that a protocol needs; subclass it for another.
 
-    name: how it is called in lists. provides: parameters of a measuring function that `arguments`
-    fills in. options: what a user may choose about it.
+    Attributes:
+        name: What lists call it.
+        provides: Parameters of a measuring function that `arguments` fills in.
+        options: What a user may choose about it.
     """
 
     name = ""
@@ -31,12 +36,11 @@ class Need:
         return True
 
     def labels(self, labels: LabelChoice) -> Sequence[str | None] | None:
-        """The labels that the protocol is run for, one by one; None if this need says nothing about
-        labels."""
+        """The labels to run the protocol for, one by one; None if this need has no say in it."""
         return None
 
     def check(self, context: Context) -> None:
-        """Raises NotApplicable, with the reason, where the need is not met."""
+        """Raise NotApplicable, with the reason, where the need is not met."""
 
     def arguments(self, context: Context) -> dict[str, Any]:
         """Values of the parameters in `provides`."""
@@ -44,7 +48,11 @@ class Need:
 
 
 class Label(Need):
-    """A label that is one column. optional: without one the protocol measures less."""
+    """A label that is one column.
+
+    Args:
+        optional: Whether the protocol also runs without one and measures less.
+    """
 
     name = "label"
     provides = frozenset({"label"})
@@ -64,7 +72,8 @@ class Label(Need):
             raise NotApplicable(
                 f"it needs a label, and {times[0]!r} is a time until an event"
                 if times
-                else "it needs a label and the data has none (declare one in dataset.toml: [labels.NAME])"
+                else "it needs a label and the data has none "
+                "(declare one in dataset.toml: [labels.NAME])"
             )
 
     def arguments(self, context: Context) -> dict[str, Any]:
@@ -72,7 +81,7 @@ class Label(Need):
 
 
 class SurvivalLabel(Need):
-    """A time and whether the event came by then: TIME,EVENT."""
+    """A time, and whether the event came by then: TIME,EVENT."""
 
     name = "survival label"
     provides = frozenset({"label"})
@@ -95,7 +104,7 @@ NO_TIME = "it needs a time and an event: label TIME,EVENT, or event = … of a t
 
 
 class TextPrompts(Need):
-    """A field of text, so that sentences can be embedded. The option `text` names it, "" for the
+    """A text field, so that sentences can be embedded. The option `text` names it, "" for the
     first."""
 
     name = "text prompts"
@@ -104,7 +113,7 @@ class TextPrompts(Need):
 
     def check(self, context: Context) -> None:
         if not context.text_fields():
-            have = ", ".join(getattr(context.encoder, "fields", {}))
+            have = ", ".join(context.encoder.fields if context.encoder is not None else ())
             raise NotApplicable(f"it needs a text field; this encoder has {have}")
         context.text_field(context.options.text)
 
@@ -114,7 +123,7 @@ class TextPrompts(Need):
 
 
 class Head(Need):
-    """A run that learnt to predict labels."""
+    """A run with a head that predicts labels."""
 
     name = "head"
     provides = frozenset({"head"})
@@ -131,13 +140,12 @@ NO_HEAD = "it measures the head of a run that learnt to predict labels (amodal a
 
 
 class ChangedRecords(Need):
-    """Values that are read again after they were damaged, so features that were computed before do
-    not do."""
+    """Records whose values can be corrupted and embedded anew. Cached features do not do."""
 
     name = "changed records"
 
     def check(self, context: Context) -> None:
-        if context.test.changed is None:
+        if context.test.perturbed_forward is None:
             raise NotApplicable(
                 "it damages values and embeds them anew, and these records are vectors only"
             )
@@ -149,11 +157,11 @@ class TwoFields(Need):
     name = "two fields"
 
     def check(self, context: Context) -> None:
-        two_fields(context.test)
+        require_two_fields(context.test)
 
 
-def two_fields(test: Embedded) -> None:
-    """Raises NotApplicable unless the records have two fields or more."""
+def require_two_fields(test: Embedded) -> None:
+    """Raise NotApplicable unless the records have two fields or more."""
     if len(test.sources) < 2:
         raise NotApplicable(
             f"it needs two fields, and there is only {', '.join(test.sources) or 'none'}"

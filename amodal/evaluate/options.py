@@ -1,4 +1,4 @@
-"""Options of a protocol: names, types and defaults, and how a wrong one is refused."""
+"""Options of a protocol: names, types and defaults, and how wrong values are rejected."""
 
 from __future__ import annotations
 
@@ -19,15 +19,28 @@ REQUIRED = MISSING
 
 @dataclass(frozen=True)
 class Option:
-    """One option: `type` is an annotation such as `int | None`, `default` its value where none is
-    set."""
+    """One option.
+
+    Args:
+        name: Its name.
+        type: An annotation, such as `int | None`.
+        default: Its value where none is set; REQUIRED if there is none.
+    """
 
     name: str
     type: Any
     default: Any = REQUIRED
 
     def check(self, value: Any, owner: str) -> Any:
-        """The value. Raises AmodalError if it is not of the option's type."""
+        """Return the value.
+
+        Args:
+            value: What the user set.
+            owner: The protocol, for the error.
+
+        Raises:
+            AmodalError: If the value is not of the option's type.
+        """
         if fits(value, self.type):
             return value
         wanted = getattr(self.type, "__name__", None) if isinstance(self.type, type) else None
@@ -35,8 +48,16 @@ class Option:
         raise AmodalError(f"{self.name} = {value!r}: the protocol {owner} needs {shown} here")
 
 
-def of_function(function: Callable, without: Collection[str] = ()) -> dict[str, Option]:
-    """Name -> option, for each keyword-only parameter of `function` that is not in `without`."""
+def of_function(function: Callable[..., Any], without: Collection[str] = ()) -> dict[str, Option]:
+    """The options of a measuring function.
+
+    Args:
+        function: Its keyword-only parameters are the options.
+        without: Parameters that are none.
+
+    Returns:
+        Name -> option.
+    """
     hints = _hints(function)
     parameters = inspect.signature(function).parameters.values()
     chosen = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in without]
@@ -49,7 +70,7 @@ def of_function(function: Callable, without: Collection[str] = ()) -> dict[str, 
     }
 
 
-def _hints(owner: Callable | type) -> dict[str, Any]:
+def _hints(owner: Callable[..., Any] | type) -> dict[str, Any]:
     try:
         return get_type_hints(owner)
     except NameError as error:
@@ -61,32 +82,42 @@ def _hints(owner: Callable | type) -> dict[str, Any]:
 def of_dataclass(options: type) -> dict[str, Option]:
     """Name -> option, for each field of a dataclass."""
     hints = _hints(options)
-    found = {}
+    by_name = {}
     for f in fields(options):
         default = f.default if f.default_factory is MISSING else f.default_factory()
-        found[f.name] = Option(f.name, hints[f.name], default)
-    return found
+        by_name[f.name] = Option(f.name, hints[f.name], default)
+    return by_name
 
 
 def filled(
     options: Iterable[Option], values: Mapping[str, Any], owner: str
 ) -> types.SimpleNamespace:
-    """All options with their values, as attributes. Raises AmodalError for a wrong type or a value
-    that is missing."""
-    found = {}
+    """All options with their values, as attributes.
+
+    Args:
+        options: The options.
+        values: What the user set.
+        owner: The protocol, for errors.
+
+    Raises:
+        AmodalError: For a value of a wrong type or a missing one.
+    """
+    complete = {}
     for option in options:
         if option.name in values:
-            found[option.name] = option.check(values[option.name], owner)
+            complete[option.name] = option.check(values[option.name], owner)
         elif option.default is REQUIRED:
             raise AmodalError(f"the protocol {owner} needs the option {option.name}")
         else:
-            found[option.name] = option.default
-    return types.SimpleNamespace(**found)
+            complete[option.name] = option.default
+    return types.SimpleNamespace(**complete)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that an annotation names. A hint that is not understood fits
-    everything."""
+    """Whether a value is of the type that an annotation names.
+
+    An annotation that is not understood fits everything.
+    """
     origin, inner = get_origin(hint), get_args(hint)
     if hint is None or hint is type(None):
         return value is None
@@ -110,7 +141,7 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _fits_sequence(value: Any, kind: type, inner: tuple) -> bool:
+def _fits_sequence(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
     if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
         return False
     if kind is tuple and inner and inner[-1] is not Ellipsis:

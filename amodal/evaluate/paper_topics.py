@@ -1,4 +1,4 @@
-"""Topics of a collection of papers: which has which, over the years and by venue."""
+"""Topics of a collection of papers, over the years and by venue."""
 
 from __future__ import annotations
 
@@ -14,46 +14,78 @@ from amodal.diagnose.trends import Trend, trends
 
 
 def topics_of(
-    texts: Sequence[str], said: Sequence[frozenset[str]], topics: Mapping[str, Sequence[str]] | int
+    texts: Sequence[str],
+    keyword_sets: Sequence[frozenset[str]],
+    topics: Mapping[str, Sequence[str]] | int,
 ) -> dict[str, list[bool]]:
-    """topic -> which texts have it: as whole words in any case, also in the plural."""
+    """Find the topics of texts: whole words in any case, singular or plural.
+
+    Args:
+        texts: N texts.
+        keyword_sets: Keywords of each text.
+        topics: Name -> words of which a text has one; or how many of the most frequent keywords are
+            topics.
+
+    Returns:
+        topic -> whether each text has it.
+
+    Raises:
+        AmodalError: For a topic without a list of words.
+    """
     if isinstance(topics, int):
-        counted = Counter(w for words in said for w in words - COMMON)
+        counted = Counter(w for words in keyword_sets for w in words - COMMON)
         topics = {w: (w,) for w in sorted(counted, key=lambda w: (-counted[w], w))[:topics]}
-    found = {}
+    has = {}
     for name, words in topics.items():
         if isinstance(words, str) or not words:
             raise AmodalError(f"the topic {name!r} needs a list of words, got {words!r}")
         pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})(?:s|es)?\b", re.IGNORECASE)
-        found[name] = [bool(pattern.search(text)) for text in texts]
-    return found
+        has[name] = [bool(pattern.search(text)) for text in texts]
+    return has
 
 
 def courses_of(
-    has: Mapping[str, list[bool]], values: Sequence, seed: int
+    has: Mapping[str, list[bool]], values: Sequence[str | float | None], seed: int
 ) -> tuple[dict[int, int], dict[str, Trend]]:
-    """(year -> papers, in order, topic -> its trend); no trends of fewer than two years."""
-    dated = np.array([i for i, v in enumerate(values) if v is not None], dtype=np.int64)
+    """Trends of topics over the years.
+
+    Args:
+        has: topic -> whether each paper has it.
+        values: The year of each paper, None where unknown.
+        seed: Of the permutation test.
+
+    Returns:
+        Year -> papers, in order; topic -> its trend, empty for fewer than two years.
+
+    Raises:
+        AmodalError: If a year is no number.
+    """
+    dated = [(i, v) for i, v in enumerate(values) if v is not None]
     try:
-        years = [int(float(values[i])) for i in dated]
+        years = [int(float(v)) for _, v in dated]
     except ValueError as error:
         raise AmodalError(f"a year is a number: {error}") from None
     counted = dict(sorted(Counter(years).items()))
     if len(counted) < 2 or not has:
         return counted, {}
-    return counted, trends(years, {t: np.array(h)[dated] for t, h in has.items()}, seed=seed)
+    by_paper = {topic: [hits[i] for i, _ in dated] for topic, hits in has.items()}
+    return counted, trends(years, by_paper, seed=seed)
 
 
-def by_venue(has: Mapping[str, list[bool]], places: Sequence) -> dict[str, dict[str, float]]:
+def by_venue(
+    has: Mapping[str, list[bool]], venues: Sequence[str | float | None]
+) -> dict[str, dict[str, float]]:
     """topic -> venue -> share of the venue's papers that have the topic."""
-    names = sorted(set(places) - {None}, key=str)
+    names = sorted({v for v in venues if v is not None}, key=str)
     return {
         topic: {
-            plain(v): float(np.mean([h for h, p in zip(hits, places) if p == v])) for v in names
+            plain(name): float(np.mean([h for h, v in zip(hits, venues) if v == name]))
+            for name in names
         }
         for topic, hits in has.items()
     }
 
 
 def plain(value: object) -> str:
+    """A value as text, whole numbers without a decimal point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

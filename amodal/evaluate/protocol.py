@@ -32,17 +32,22 @@ from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.needs import Need
 from amodal.evaluate.options import Option, filled, of_dataclass, of_function
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Row
 
 
 class Protocol:
     """One question about a run; subclass it.
 
-    name: how it is called, in reports too. needs: what it cannot do without; without it the
-    protocol is skipped and the reason is reported. default: whether it is run where no protocol is
-    named. rank: protocols are run and shown by ascending rank, then by name. headlines: the metrics
-    that a table shows, None for the usual ones. measure: a plain function (train, test, *, options)
-    -> Result. A protocol without one has its own `run`. Options: a dataclass of the options, for a
-    protocol without `measure`.
+    Attributes:
+        name: What it is called, in reports too.
+        needs: What it cannot do without. Where a need is not met it is skipped, and the reason is
+            reported.
+        default: Whether it is run where no protocol is named.
+        rank: Protocols are run and shown by ascending rank, then by name.
+        headlines: The metrics that a table shows, None for the usual ones.
+        measure: A plain function (train, test, *, options) -> Result. A protocol without one has
+            its own `run`.
+        Options: A dataclass of the options, for a protocol without `measure`.
     """
 
     name: ClassVar[str] = ""
@@ -63,8 +68,11 @@ class Protocol:
         return needed | (of_dataclass(self.Options) if self.Options is not None else {})
 
     def filled(self, values: Mapping[str, Any]) -> SimpleNamespace:
-        """The options of this protocol among `values`, others at their defaults. Raises AmodalError
-        for a wrong type."""
+        """The options of this protocol among `values`, others at their defaults.
+
+        Raises:
+            AmodalError: For a wrong type.
+        """
         return filled(self.options.values(), values, self.name)
 
     def labels(self, labels: LabelChoice) -> list[str | None]:
@@ -80,12 +88,16 @@ class Protocol:
         return self.default and all(need.usual(labels) for need in self.needs)
 
     def check(self, context: Context) -> None:
-        """Raises NotApplicable for the first need that is not met."""
+        """Raise NotApplicable for the first need that is not met."""
         for need in self.needs:
             need.check(context)
 
     def run(self, context: Context) -> Result:
-        """Measure. Raises NotApplicable where the data does not have what is asked about."""
+        """Measure.
+
+        Raises:
+            NotApplicable: Where the data does not have what is measured.
+        """
         measure = type(self).measure
         if measure is None:
             raise AmodalError(
@@ -102,13 +114,20 @@ class Protocol:
             values |= need.arguments(context)
         return values
 
-    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+    def shortened(self, rows: Sequence[Row]) -> list[Row]:
         """What a table shows of many rows: means over targets, or over subsets of one size."""
         return report_table.means(rows)
 
     def draw(self, result: Result, path: Path) -> Path | None:
-        """Draw the result to a PNG file and return its path; None for a protocol that has no
-        picture."""
+        """Draw the result.
+
+        Args:
+            result: What `run` returned.
+            path: A PNG file.
+
+        Returns:
+            The path; None for a protocol without a picture.
+        """
         return None
 
     def _provided(self) -> set[str]:

@@ -1,11 +1,14 @@
-"""A report for a terminal: trained next to untrained and chance, long protocols in short."""
+"""The table of a report for a terminal: trained beside untrained and chance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from rich.table import Table
+
+from amodal.evaluate.row import Row
 
 HEADLINES = (
     "accuracy",
@@ -29,14 +32,22 @@ LONG = 12
 
 
 def table(
-    about: dict,
-    rows: Sequence[dict],
+    about: dict[str, Any],
+    rows: Sequence[Row],
     skipped: dict[str, str],
     few: int | None,
     *,
     every: bool = False,
 ) -> Table:
-    """every: all metrics and all rows, not the headlines in short."""
+    """Make the table.
+
+    Args:
+        about: What the report says about the data.
+        rows: The rows of all protocols.
+        skipped: Protocol -> why it was skipped.
+        few: Labels of each class, for the title.
+        every: All metrics and all rows. Otherwise headlines, and means where there are many rows.
+    """
     parts = [f"{about[p]:,} {p}" for p in ("train", "test") if p in about]
     parts += [f"{about['left_out']:,} left out that were trained on"] if "left_out" in about else []
     title = " · ".join(
@@ -58,11 +69,12 @@ def table(
         ("n", "trained", "untrained", "chance") if compared else ("n", "value", "chance")
     ):
         shown.add_column(heading, justify="right")
-    groups: dict[tuple[str, str], list[dict]] = {}
-    from amodal.evaluate.protocol_registry import described
+    groups: dict[tuple[str, str], list[Row]] = {}
+    from amodal.evaluate.protocol_registry import protocol_of_report
 
     headlines = {
-        name: described(name).headlines or HEADLINES for name in {row["protocol"] for row in rows}
+        name: protocol_of_report(name).headlines or HEADLINES
+        for name in {row["protocol"] for row in rows}
     }
     for row in rows:
         if every or row["metric"] in headlines[row["protocol"]]:
@@ -74,40 +86,44 @@ def table(
     return shown
 
 
-def in_short(rows: Sequence[dict]) -> list[dict]:
-    """The rows of one protocol that a table shows where there are too many to read one by one."""
-    from amodal.evaluate.protocol_registry import described
+def in_short(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one protocol that a table shows if there are too many."""
+    from amodal.evaluate.protocol_registry import protocol_of_report
 
-    return described(rows[0]["protocol"]).shortened(rows)
+    return protocol_of_report(rows[0]["protocol"]).shortened(rows)
 
 
-def by_target(row: dict) -> tuple[str, str]:
-    """What a row is averaged with: others of its source, whose target is the source itself or is
-    another."""
+def by_target(row: Row) -> tuple[str, str]:
+    """The groups of `means`: rows of one source, by whether the target is the source itself."""
     target = row.get("target", "")
     return row["source"], ("itself" if target == row["source"] else "others") if target else ""
 
 
-def means(rows: Sequence[dict], group: Callable[[dict], tuple[str, str]] = by_target) -> list[dict]:
-    """Means of the first probe's rows over those of one group and metric. group: row -> its new
-    source and target."""
+def means(rows: Sequence[Row], group: Callable[[Row], tuple[str, str]] = by_target) -> list[Row]:
+    """Means of the first probe's rows over one group and metric.
+
+    Args:
+        rows: Of one protocol.
+        group: row -> its new source and target.
+    """
     probe = next((row["probe"] for row in rows if "probe" in row), None)
-    groups: dict[tuple, list[dict]] = {}
+    groups: dict[tuple[str, str, str, str | None], list[Row]] = {}
     for row in rows:
         if row.get("probe", probe) == probe:
             groups.setdefault((*group(row), row["metric"], row.get("probe")), []).append(row)
     short = []
-    for (source, target, metric, _), many in groups.items():
-        averages = {k: _mean(row.get(k) for row in many) for k in ("value", "untrained", "chance")}
-        counts = {row["n"] for row in many}
+    for (source, target, metric, _), rows_ in groups.items():
+        averages = {k: _mean(row.get(k) for row in rows_) for k in ("value", "untrained", "chance")}
+        counts = {row["n"] for row in rows_}
         n = counts.pop() if len(counts) == 1 else None
-        row = many[0] | averages | {"source": source, "target": target, "metric": metric, "n": n}
+        row = rows_[0] | averages | {"source": source, "target": target, "metric": metric, "n": n}
         row.pop("interval", None)
-        short.append(row | ({"of": len(many)} if len(many) > 1 else {}))
+        short.append(row | ({"of": len(rows_)} if len(rows_) > 1 else {}))
     return short
 
 
-def _cells(row: dict, compared: bool) -> list[str]:
+def _cells(row: Row, compared: bool) -> list[str]:
+    """The cells of one row. A value better than untrained and chance is bold."""
     others = [
         v for v in (row.get("untrained"), row.get("chance")) if v is not None and math.isfinite(v)
     ]
@@ -132,6 +148,7 @@ def _cells(row: dict, compared: bool) -> list[str]:
 
 
 def number(value: float | None, interval: Iterable[float] | None = None) -> str:
+    """A number for a table, with half its interval."""
     if value is None or not math.isfinite(value):
         return "" if value is None else "–"
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
@@ -142,5 +159,5 @@ def number(value: float | None, interval: Iterable[float] | None = None) -> str:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    there = [v for v in values if v is not None and math.isfinite(v)]
-    return sum(there) / len(there) if there else None
+    finite = [v for v in values if v is not None and math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else None

@@ -1,4 +1,4 @@
-"""What an evaluation found, together with everything that decided it."""
+"""Results of an evaluation, with everything that decided them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,44 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from amodal.core import AmodalError
 from amodal.evaluate import report_table as _table
-from amodal.evaluate.old_names import current_name
+from amodal.evaluate.old_names import OLD_SOURCES, current_name
+from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded
 
 
 @dataclass(frozen=True)
 class Result:
-    """protocol: its name; spec: everything that decides the numbers; rows: {source, [target,]
-    metric, value, chance, n, …}.
+    """What one protocol measured.
 
-    Texts in a row say what was measured; numbers are what was found. `interval`: 95 % interval of
-    the mean over draws.
+    Args:
+        protocol: Its name.
+        spec: Everything that decides the numbers.
+        rows: See `amodal.evaluate.row`. `interval` is a 95 % interval of the mean over draws.
     """
 
     protocol: str
-    spec: dict
-    rows: list[dict]
+    spec: Spec
+    rows: list[Row]
 
     def value(self, source: str, metric: str, **more: str) -> float:
-        """One number: `result.value("colour", "accuracy")`, `result.value("colour", "recall@10",
-        target="relief")`."""
+        """One number of a row.
+
+            result.value("colour", "accuracy")
+            result.value("colour", "recall@10", target="relief")
+
+        Raises:
+            AmodalError: If there is no such row, with the rows there are.
+        """
         wanted = {"source": source, "metric": metric, **more}
         for row in self.rows:
             if all(row.get(k) == v for k, v in wanted.items()):
-                return row["value"]
+                return float(row["value"])
         have = sorted({", ".join(_identity(row)) for row in self.rows})
         raise AmodalError(
             f"{self.protocol} has no row {wanted}. There are: {'; '.join(have[:40]) or 'none'}."
@@ -43,17 +52,21 @@ class Result:
 
 @dataclass
 class Report:
-    """results: of the trained encoder, one for each protocol (and label); untrained: the same of
-    the encoder before training; skipped: protocol -> why it says nothing here; about: data, parts,
-    encoder.
+    """All results of an evaluation.
 
-    train, test: the embedded records, for figures; not written to files.
+    Args:
+        results: Of the trained encoder, one for each protocol and label.
+        untrained: The same of the encoder before training, None if that was not measured.
+        skipped: Protocol -> why it says nothing here.
+        about: Data, parts, encoder.
+        train: The embedded training records, for figures; not saved.
+        test: The embedded test records, for figures; not saved.
     """
 
     results: list[Result]
     untrained: list[Result] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
-    about: dict = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
     train: Embedded | None = None
     test: Embedded | None = None
 
@@ -69,9 +82,9 @@ class Report:
         )
         raise AmodalError(f"no result of {protocol!r} in this report: {reason}")
 
-    def rows(self) -> list[dict]:
-        """Every row of every result with its protocol and label, and, where it was measured, with
-        what the untrained encoder got."""
+    def rows(self) -> list[Row]:
+        """Every row with its protocol and label and, where it was measured, the untrained encoder's
+        value."""
         rows = []
         for number, result in enumerate(self.results):
             before = (
@@ -88,12 +101,16 @@ class Report:
         return rows
 
     def table(self, *, every: bool = False) -> Table:
-        """For a terminal: trained next to untrained and chance. every: all metrics and rows, not
-        the headlines in short."""
+        """A table for a terminal: trained beside untrained and chance.
+
+        Args:
+            every: All metrics and rows, not only the headlines.
+        """
         few = next((r.spec["few"] for r in self.results if r.spec.get("few")), None)
         return _table.table(self.about, self.rows(), self.skipped, few, every=every)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
         results = [asdict(r) for r in self.results]
         for number, result in enumerate(results):
             before = (
@@ -107,8 +124,18 @@ class Report:
         return {"about": self.about, "results": results, "skipped": self.skipped}
 
     def save(self, path: str | Path, *, figures: bool = True) -> Path:
-        """Write spec and results as JSON, and beside it the figures that the results call for.
-        Returns the path."""
+        """Write the report as JSON, and its figures beside it.
+
+        Args:
+            path: A JSON file.
+            figures: Whether to draw figures.
+
+        Returns:
+            The path.
+
+        Raises:
+            AmodalError: If it cannot be written.
+        """
         from amodal.evaluate import figures as _figures
 
         path = Path(path)
@@ -130,12 +157,14 @@ class Report:
 
     @staticmethod
     def load(path: str | Path) -> Report:
-        """The report that `save` wrote."""
+        """Read what `save` wrote, also with names of earlier releases.
+
+        Raises:
+            AmodalError: If the file is no report.
+        """
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
-            results = [
-                Result(**r | {"protocol": current_name(r["protocol"])}) for r in read["results"]
-            ]
+            results = [_read(result) for result in read["results"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AmodalError(f"{path} is not a report of `amodal evaluate`: {error}") from error
         for row in (row for result in results for row in result.rows):
@@ -145,21 +174,25 @@ class Report:
         measured = any("untrained" in row for result in results for row in result.rows)
         untrained = None
         if measured:
-            untrained = [
-                Result(
-                    r.protocol,
-                    r.spec,
-                    [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row],
-                )
-                for r in results
-            ]
+            untrained = []
+            for r in results:
+                rows = [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row]
+                untrained.append(Result(r.protocol, r.spec, rows))
         for row in (row for result in results for row in result.rows):
             row.pop("untrained", None)
         skipped = {_renamed(name): reason for name, reason in read.get("skipped", {}).items()}
         return Report(results, untrained, skipped, read.get("about", {}))
 
 
-def _identity(row: dict) -> tuple[str, ...]:
+def _read(result: dict[str, Any]) -> Result:
+    """A result of a JSON report, whose names may be old ones."""
+    protocol, rows = current_name(result["protocol"]), result["rows"]
+    if protocol == "small_objects":
+        rows = [row | {"source": OLD_SOURCES.get(row["source"], row["source"])} for row in rows]
+    return Result(protocol, result["spec"], rows)
+
+
+def _identity(row: Row) -> tuple[str, ...]:
     """What a row measures: its texts."""
     return tuple(v for v in row.values() if isinstance(v, str))
 
@@ -170,8 +203,8 @@ def _renamed(skipped: str) -> str:
     return current_name(name) + space + label
 
 
-def _plain(value):
-    """JSON knows no NaN: null."""
+def _plain(value: Any) -> Any:
+    """The same for JSON, which has no NaN: null."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

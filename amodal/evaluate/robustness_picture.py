@@ -1,25 +1,43 @@
-"""The picture of robustness to missing and damaged fields."""
+"""The picture of `missing_modality_robustness`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from amodal.core import AmodalError
 from amodal.evaluate.drawing import COLOURS, REST, drawing
+from amodal.evaluate.row import Row
 
-DAMAGE = ("exchange", "drop", "noise")
-MOST = len(COLOURS)  # fields that have a colour of their own
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CORRUPTIONS = ("exchange", "drop", "noise")
 
 
 def missing_modality_robustness(
-    rows: Sequence[dict], path: str | Path, *, label: str | None = None
+    rows: Sequence[Row], path: str | Path, *, label: str | None = None
 ) -> Path:
-    """Curves over the share that is hidden, for each substitute; a heat map of hidden in training
-    by hidden in test; the worth of each field; hidden depending on the label; and what damage to
-    each field costs."""
+    """Draw all parts of the protocol.
+
+    Panels: score over the share that is hidden, for each imputation; the matrix of hidden in
+    training by hidden at test; the importance of each field; hiding that depends on the label; and
+    the cost of each corruption.
+
+    Args:
+        rows: Of the protocol `missing_modality_robustness`.
+        path: A PNG file.
+        label: What is predicted, for the title.
+
+    Returns:
+        The path.
+
+    Raises:
+        AmodalError: If there is nothing to draw.
+    """
     if not rows:
         raise AmodalError("these rows hold nothing about missing fields to draw")
     metric = next(r["metric"] for r in rows if r["metric"] != "worth")
@@ -28,48 +46,48 @@ def missing_modality_robustness(
         for part in dict.fromkeys(r["part"] for r in rows)
     }
     of = {part: [r for r in many if r["metric"] in (metric, "worth")] for part, many in of.items()}
-    damage = [kind for kind in DAMAGE if kind in of]
-    with drawing(path, 14.5, 6.6 if damage else 3.4) as figure:
-        tall = figure.subplots(2 if damage else 1, 4, squeeze=False)
-        ways, matrix, worth, trap = tall[0]
-        _ways(ways, of["ways"], metric)
+    corruptions = [kind for kind in CORRUPTIONS if kind in of]
+    with drawing(path, 14.5, 6.6 if corruptions else 3.4) as figure:
+        grid = figure.subplots(2 if corruptions else 1, 4, squeeze=False)
+        imputations, matrix, importance, by_label = grid[0]
+        _imputations(imputations, of["ways"], metric)
         _matrix(matrix, of["random"], metric)
-        _worth(worth, of.get("worth", []), metric)
-        _trap(trap, of.get("label", []) + of.get("leak", []), metric)
+        _importance(importance, of.get("worth", []), metric)
+        _by_label(by_label, of.get("label", []) + of.get("leak", []), metric)
         seen = [
             r[k]
-            for kind in damage
+            for kind in corruptions
             for r in of[kind]
             for k in ("value", "full", "without")
             if np.isfinite(r[k])
         ]
         low, high = min([0.0, *seen]), max([0.1, *seen])
-        names = list(dict.fromkeys(r["source"] for kind in damage for r in of[kind]))
-        for axes, kind in zip(tall[1] if damage else (), damage):
-            _damage(axes, kind, of[kind], metric, names)
+        names = list(dict.fromkeys(r["source"] for kind in corruptions for r in of[kind]))
+        for axes, kind in zip(grid[1] if corruptions else (), corruptions):
+            _corruption(axes, kind, of[kind], metric, names)
             axes.set_ylim(low - 0.03 * (high - low) * (low < 0), high + 0.05 * (high - low))
-        for axes in tall[1][len(damage) :] if damage else ():
+        for axes in grid[1][len(corruptions) :] if corruptions else ():
             axes.axis("off")
-        if damage:
-            axes = tall[1][-1]
+        if corruptions:
+            axes = grid[1][-1]
             handles = [
-                axes.plot([], [], color=COLOURS[i % MOST], marker="o", label=name)[0]
+                axes.plot([], [], color=COLOURS[i % len(COLOURS)], marker="o", label=name)[0]
                 for i, name in enumerate(names)
             ]
             handles += axes.plot([], [], color="#666666", linestyle=":", label="that field hidden")
-            axes.legend(handles=handles, loc="center left", title="damage to")
+            axes.legend(handles=handles, loc="center left", title="corruption of")
         if label:
             figure.suptitle(f"predicting {label}", x=0.01, ha="left", fontsize=11)
     return Path(path)
 
 
-def _ways(axes, rows: Sequence[dict], metric: str) -> None:
+def _imputations(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     for number, way in enumerate(dict.fromkeys(r["source"] for r in rows)):
-        mine = [r for r in rows if r["source"] == way]
-        chosen = mine[0]["chosen"]
+        own_rows = [r for r in rows if r["source"] == way]
+        chosen = own_rows[0]["chosen"]
         axes.plot(
-            [_percent(r["target"]) for r in mine],
-            [r["value"] for r in mine],
+            [_percent(r["target"]) for r in own_rows],
+            [r["value"] for r in own_rows],
             color=COLOURS[number],
             marker="o",
             markersize=4,
@@ -82,7 +100,7 @@ def _ways(axes, rows: Sequence[dict], metric: str) -> None:
     axes.legend(fontsize=7)
 
 
-def _matrix(axes, rows: Sequence[dict], metric: str) -> None:
+def _matrix(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     sources, targets = (list(dict.fromkeys(r[k] for r in rows)) for k in ("source", "target"))
     matrix = np.full((len(sources), len(targets)), np.nan)
     for r in rows:
@@ -102,7 +120,7 @@ def _matrix(axes, rows: Sequence[dict], metric: str) -> None:
     )
 
 
-def _worth(axes, rows: Sequence[dict], metric: str) -> None:
+def _importance(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     if not rows:
         axes.axis("off")
         return
@@ -110,7 +128,7 @@ def _worth(axes, rows: Sequence[dict], metric: str) -> None:
     axes.barh(
         y,
         [r["value"] for r in rows],
-        color=[COLOURS[i % MOST] for i in range(len(rows))],
+        color=[COLOURS[i % len(COLOURS)] for i in range(len(rows))],
         height=0.6,
     )
     axes.scatter(
@@ -121,12 +139,12 @@ def _worth(axes, rows: Sequence[dict], metric: str) -> None:
     )
     axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_yticks(y, [r["source"] for r in rows])
-    axes.set(title=f"worth of each field (Shapley), {metric}")
+    axes.set(title=f"importance of each field (Shapley), {metric}")
     axes.grid(axis="y", visible=False)
     axes.legend(fontsize=7)
 
 
-def _trap(axes, rows: Sequence[dict], metric: str) -> None:
+def _by_label(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     arms, asked = (
         list(dict.fromkeys(r[k] for r in rows if r["part"] == "label"))
         for k in ("source", "target")
@@ -159,19 +177,21 @@ def _trap(axes, rows: Sequence[dict], metric: str) -> None:
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.08), ncols=2)
 
 
-def _damage(axes, kind: str, rows: Sequence[dict], metric: str, names: Sequence[str]) -> None:
+def _corruption(
+    axes: Axes, kind: str, rows: Sequence[Row], metric: str, names: Sequence[str]
+) -> None:
     for number, field in enumerate(names):
-        mine, colour = [r for r in rows if r["source"] == field], COLOURS[number % MOST]
-        if not mine:
+        own_rows, colour = [r for r in rows if r["source"] == field], COLOURS[number % len(COLOURS)]
+        if not own_rows:
             continue
         axes.plot(
-            [0, *(r["severity"] for r in mine)],
-            [mine[0]["full"], *(r["value"] for r in mine)],
+            [0, *(r["severity"] for r in own_rows)],
+            [own_rows[0]["full"], *(r["value"] for r in own_rows)],
             color=colour,
             marker="o",
             markersize=3,
         )
-        axes.axhline(mine[0]["without"], color=colour, linewidth=1, linestyle=":")
+        axes.axhline(own_rows[0]["without"], color=colour, linewidth=1, linestyle=":")
     what = (
         "deviations of noise"
         if kind == "noise"

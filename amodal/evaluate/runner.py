@@ -1,4 +1,4 @@
-"""Runs protocols on a model. It knows none of them by name: what each needs, it says itself."""
+"""Runs protocols on a model. It names none of them: each says itself what it needs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from amodal.core import AmodalError, unknown
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.data import open as open_data
-from amodal.evaluate.context import Context, EmbeddedParts
+from amodal.evaluate.context import Context, EmbeddedParts, Run
 from amodal.evaluate.held_out import parts
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.old_names import OLD_OPTIONS
 from amodal.evaluate.protocol import Protocol
-from amodal.evaluate.protocol_registry import Named, all_protocols, protocol
+from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
-from amodal.inference.embed import embed_records, known
+from amodal.inference.embed import Embedded, embed_records, known
+from amodal.inference.forward_passes import AnyEncoder, Device
 from amodal.progress import Bar
 
 
 @fast_products()
 def evaluate(
-    model: Any,
+    model: Run | AnyEncoder,
     dataset: Any,
     *,
     label: str | Sequence[str] | None = None,
-    protocols: Sequence[Named] | None = None,
-    baseline: Any = None,
-    device: Any = None,
+    protocols: Sequence[ProtocolLike] | None = None,
+    baseline: AnyEncoder | None = None,
+    device: Device | None = None,
     batch: int = 256,
     seed: int = 0,
     progress: bool = True,
@@ -40,29 +42,29 @@ def evaluate(
     """Run protocols on records that were not trained on.
 
     Args:
-        model: an encoder, or a Model, which is not tested on records with the keys of those it was
-        trained on. dataset: a Dataset or what `amodal.open` takes. label: one or more labels to
-        predict, of a survival time TIME,EVENT; see `usual_label` and `survival_label`
-            for those that are taken where none is named.
-        protocols: names, objects or classes of protocols, `package.module:NAME` or `file.py:NAME`.
-        Where none is
-            named all that apply, but for those that run on request only.
-        baseline: an untrained encoder to measure beside it.
-        device: where the encoders are, read off them unless set.
-        batch: records that are embedded at once.
-        seed: of everything that protocols draw.
-        progress: show a bar.
-        options: of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
+        model: An encoder; or a Model, which is not tested on records with the keys of those that it
+            was trained on.
+        dataset: A Dataset or what `amodal.open` takes.
+        label: One or more labels to predict, "TIME,EVENT" for a survival time. Where none is named
+            see `usual_label` and `survival_label`.
+        protocols: Names, objects or classes of protocols, `package.module:NAME` or `file.py:NAME`.
+            None for all that apply, except those that run on request only.
+        baseline: An untrained encoder to measure beside it.
+        device: Where the encoders are, read off their parameters unless set.
+        batch: Records embedded at once.
+        seed: Of everything that protocols draw.
+        progress: Show a bar.
+        options: Of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     Returns:
-        The report. A protocol that says nothing about this data is in `Report.skipped`, with its
-        reason.
+        The report. A protocol that cannot measure anything on this data is in `Report.skipped`,
+        with the reason.
 
     Raises:
-        AmodalError: for unknown protocols, labels and options, for a label that no record has, and
-        if there is nothing
-            to train or test on.
+        AmodalError: For unknown protocols, labels and options, for a label that no record has, and
+            if there is nothing to train or test on.
     """
+    options = {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
     encoder, dataset = _opened(model, dataset)
     labels = LabelChoice.of(dataset, label)
     chosen = (
@@ -99,8 +101,8 @@ def evaluate(
     return report
 
 
-def _run(one: Protocol, contexts: list[Context], options: dict, report: Report) -> None:
-    """Add to the report what a protocol measures of each encoder, for each label that it reads."""
+def _run(one: Protocol, contexts: list[Context], options: dict[str, Any], report: Report) -> None:
+    """Add the results of one protocol to the report, for each label that it reads."""
     labels, filled = contexts[0].labels, one.filled(options)
     for number, label in enumerate(one.labels(labels)):
         try:
@@ -127,23 +129,21 @@ def _result(one: Protocol, context: Context) -> Result:
     return result
 
 
-def _opened(model: Any, dataset: Any) -> tuple[Any, Dataset]:
-    encoder = getattr(model, "encoder", model)
-    dataset = (
-        open_data(dataset) if not hasattr(dataset, "split") or isinstance(dataset, str) else dataset
-    )
-    missing = (
-        hasattr(encoder, "fields")
-        and hasattr(dataset, "with_fields")
-        and dataset.fields != encoder.fields
-    )
-    return encoder, dataset.with_fields(encoder.fields) if missing else dataset
+def _opened(model: Run | AnyEncoder, dataset: Any) -> tuple[AnyEncoder, Dataset]:
+    """The encoder, and the dataset with the encoder's fields."""
+    encoder = model.encoder if isinstance(model, Run) else model
+    # a str has `split` too
+    if isinstance(dataset, str) or not hasattr(dataset, "split"):
+        dataset = open_data(dataset)
+    if dataset.fields != encoder.fields:
+        dataset = dataset.with_fields(encoder.fields)
+    return encoder, dataset
 
 
 def _check_parts(
     dataset: Dataset, labels: LabelChoice, train: np.ndarray, test: np.ndarray
 ) -> None:
-    """Raises AmodalError for a label that was named and that no record of one part has."""
+    """Raise an AmodalError for a named label that no record of one part has."""
     for name in labels.columns() if labels.named else []:
         for part, rows in (("training", train), ("test", test)):
             if not known(dataset.label(name)[rows]).any():
@@ -153,7 +153,7 @@ def _check_parts(
                 )
 
 
-def _check_options(chosen: Iterable[Protocol], options: dict) -> None:
+def _check_options(chosen: Iterable[Protocol], options: dict[str, Any]) -> None:
     accepted = {name for one in chosen for name in one.options}
     for option in options:
         if option not in accepted:
@@ -163,22 +163,26 @@ def _check_options(chosen: Iterable[Protocol], options: dict) -> None:
 
 
 def _embedded(
-    encoder: Any,
+    encoder: AnyEncoder,
     dataset: Dataset,
     rows: tuple[np.ndarray, np.ndarray],
     *,
     title: str,
     progress: bool,
-    **settings: Any,
+    batch: int,
+    device: Device | None,
 ) -> EmbeddedParts:
-    def make():
+    """The embedded parts, computed when a protocol needs them."""
+
+    def make() -> tuple[Embedded, Embedded]:
         with Bar(title, sum(map(len, rows)), shown=progress) as bar:
 
             def step(by: int) -> None:
                 bar.step("records", by=by)
 
             train, test = (
-                embed_records(encoder, dataset, part, progress=step, **settings) for part in rows
+                embed_records(encoder, dataset, part, progress=step, batch=batch, device=device)
+                for part in rows
             )
         return train, test
 

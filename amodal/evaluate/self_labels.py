@@ -1,8 +1,8 @@
-"""Labels that nobody gave: clusters of vectors, how many there are, and what to call them.
+"""Labels without annotation: clusters of vectors, their number, and names for them.
 
-Chu et al., ICLR 2024, arXiv:2306.05272, sections 3.2-3.3: spectral clustering on a doubly
-stochastic membership, the number of clusters that takes the fewest bits to tell the vectors by, and
-names by votes of the members.
+Chu et al., ICLR 2024, arXiv:2306.05272, sections 3.2-3.3: spectral clustering of a doubly
+stochastic membership, the number of clusters with the shortest code for the vectors, and names by
+votes of the members.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from amodal.stats.clustering import spectral
 
 @dataclass(frozen=True)
 class SelfLabels:
-    """bits: number of clusters -> what it takes to tell all vectors by so many; clusters: number ->
-    (N,) int64."""
+    """Clusterings with different numbers of clusters.
+
+    Args:
+        bits: Number of clusters -> coding length of all vectors.
+        clusters: Number of clusters -> (N,) int64.
+    """
 
     bits: dict[int, float]
     clusters: dict[int, np.ndarray]
@@ -31,7 +35,7 @@ class SelfLabels:
     @property
     def number(self) -> int:
         """The number of clusters with the fewest bits."""
-        return min(self.bits, key=self.bits.get)
+        return min(self.bits, key=lambda number: self.bits[number])
 
 
 def self_labels(
@@ -44,12 +48,20 @@ def self_labels(
     distortion: float = 0.1,
     seed: int = 0,
 ) -> SelfLabels:
-    """Divisions of N vectors into each of `numbers` clusters.
+    """Cluster N vectors into each of `numbers` clusters.
 
-    member_NE: vectors that say who belongs with whom, z itself unless given (of an encoder that
-    learnt by `cpp`, the first and second half of its aligned vectors). epsilon, iterations: as in
-    `doubly_stochastic`; distortion: as in `coding_length`. Lengths are not looked at, only
-    directions. N x N is held whole, and its eigenvectors are found: a few thousand rows.
+    Only directions count, not lengths. An (N, N) matrix is held whole and its eigenvectors are
+    found, so N is at most a few thousand.
+
+    Args:
+        z_ND: Vectors.
+        numbers: Numbers of clusters.
+        member_NE: Vectors that define membership, z itself unless given. For an encoder that learnt
+            by `cpp`: the first and second half of its aligned vectors.
+        epsilon: See `doubly_stochastic`.
+        iterations: See `doubly_stochastic`.
+        distortion: See `coding_length`.
+        seed: Of k-means.
     """
     z = normalize(z_ND.float(), dim=1)
     c = z if member_NE is None else normalize(member_NE.float(), dim=1)
@@ -57,8 +69,8 @@ def self_labels(
         member_NN = doubly_stochastic((c @ c.T).abs(), epsilon=epsilon, iterations=iterations)
     clusters = spectral(member_NN, numbers, seed=seed)
     bits = {
-        k: float(coding_length(z, torch.from_numpy(found), distortion=distortion))
-        for k, found in clusters.items()
+        k: float(coding_length(z, torch.from_numpy(cluster_N), distortion=distortion))
+        for k, cluster_N in clusters.items()
     }
     return SelfLabels(bits, clusters)
 
@@ -66,10 +78,16 @@ def self_labels(
 def names_by_vote(
     cluster_N: np.ndarray, vectors_ND: Tensor, words_MD: Tensor, names: Sequence[str]
 ) -> dict[int, str]:
-    """cluster -> the name that most of its members lie nearest to (cosine), the first of equals.
+    """Name each cluster by a vote of its members.
 
-    vectors_ND, words_MD: of the members and of the M candidates, in a space where they can be
-    compared.
+    Args:
+        cluster_N: Cluster of each member.
+        vectors_ND: Of the members, in a space that they share with the words.
+        words_MD: Of the candidate names.
+        names: M candidates.
+
+    Returns:
+        cluster -> the name nearest (by cosine) to most of its members, the first of equals.
     """
     nearest_N = (normalize(vectors_ND, dim=1) @ normalize(words_MD, dim=1).T).argmax(1).numpy()
     votes = {

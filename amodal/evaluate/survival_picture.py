@@ -1,19 +1,33 @@
-"""Survival of those predicted to be at low and at high risk: Kaplan and Meier's curves, a panel for
-each field."""
+"""The picture of `survival`: Kaplan-Meier curves of those at low and at high predicted risk."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from amodal.core import AmodalError
 from amodal.evaluate.drawing import COLOURS, drawing
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def survival(result: Result, path: str | Path) -> Path:
-    """result: of the protocol `survival`."""
+    """Draw a panel for each field.
+
+    Args:
+        result: Of the protocol `survival`.
+        path: A PNG file.
+
+    Returns:
+        The path.
+
+    Raises:
+        AmodalError: If there are no curves to draw.
+    """
     groups = result.spec.get("groups") or {}
     if not groups:
         raise AmodalError(
@@ -21,32 +35,32 @@ def survival(result: Result, path: str | Path) -> Path:
         )
     columns = min(len(groups), 3)
     lines = -(-len(groups) // columns)
+    concordance = {r["source"]: r for r in result.rows if r["metric"] == "concordance"}
     with drawing(path, 3.3 * columns, 2.7 * lines) as figure:
-        panels = np.atleast_1d(figure.subplots(lines, columns, sharey=True, squeeze=False)).ravel()
+        panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes in panels[len(groups) :]:
             axes.remove()
-        for axes, (source, found) in zip(panels, groups.items()):
-            for half, colour in (("low", COLOURS[0]), ("high", COLOURS[5])):
-                name = f"{half} risk (n = {found['n'][half]})"
-                seen = [
-                    (t, left)
-                    for t, left in zip(found["times"], found[half])
-                    if t <= found["last"][half]
-                ]
-                if seen:
-                    axes.step(*zip(*seen), where="post", color=colour, linewidth=1.6, label=name)
-            row = next(
-                r for r in result.rows if r["source"] == source and r["metric"] == "concordance"
-            )
-            axes.set(
-                title=f"{source}: C {row['value']:.2f} ({row['interval'][0]:.2f}–{row['interval'][1]:.2f})"
-            )
-            axes.set(ylim=(0, 1.03), xlim=(0, None), xlabel=result.spec["label"].split(",")[0])
-            axes.legend(
-                loc="best", fontsize=7, title=f"log-rank p {_small(found['p'])}", title_fontsize=7
-            )
+        for axes, (source, curves) in zip(panels, groups.items()):
+            _panel(axes, source, curves, concordance[source])
+            axes.set_xlabel(result.spec["label"].split(",")[0])
         panels[0].set_ylabel("without the event")
     return Path(path)
+
+
+def _panel(axes: Axes, source: str, curves: Mapping[str, Any], row: Row) -> None:
+    for half, colour in (("low", COLOURS[0]), ("high", COLOURS[5])):
+        name = f"{half} risk (n = {curves['n'][half]})"
+        points = [
+            (t, share)
+            for t, share in zip(curves["times"], curves[half])
+            if t <= curves["last"][half]
+        ]
+        if points:
+            axes.step(*zip(*points), where="post", color=colour, linewidth=1.6, label=name)
+    low, high = row["interval"]
+    axes.set(title=f"{source}: C {row['value']:.2f} ({low:.2f}–{high:.2f})")
+    axes.set(ylim=(0, 1.03), xlim=(0, None))
+    axes.legend(loc="best", fontsize=7, title=f"log-rank p {_small(curves['p'])}", title_fontsize=7)
 
 
 def _small(p: float) -> str:

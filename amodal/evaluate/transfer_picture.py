@@ -1,4 +1,4 @@
-"""The matrix of transfer between fields, as a heat map."""
+"""The picture of `cross_modal_transfer`: a matrix of fields, one for each probe."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ import numpy as np
 
 from amodal.core import AmodalError
 from amodal.evaluate.drawing import drawing
+from amodal.evaluate.row import Row
 
 
 def cross_modal_transfer(
-    rows: Sequence[dict], path: str | Path, *, label: str | None = None
+    rows: Sequence[Row], path: str | Path, *, label: str | None = None
 ) -> Path:
-    """The matrix of fields that labels were learnt in by fields that they are used in, a panel for
-    each probe."""
+    """Draw the fields that labels were learnt in by the fields that they are used in.
+
+    Args:
+        rows: Of the protocol `cross_modal_transfer`.
+        path: A PNG file.
+        label: Not used; all pictures of protocols take it.
+
+    Returns:
+        The path.
+
+    Raises:
+        AmodalError: If there is nothing to draw.
+    """
     rows = [r for r in rows if r["metric"] in ("accuracy", "R2")]
     probes = list(dict.fromkeys(r["probe"] for r in rows))
     names = list(dict.fromkeys([r["source"] for r in rows] + [r["target"] for r in rows]))
@@ -23,7 +35,7 @@ def cross_modal_transfer(
         raise AmodalError("these rows hold nothing about transfer to draw")
     side = 1.5 + 0.55 * len(names)
     with drawing(path, (side + 0.6) * len(probes), side + 0.4) as figure:
-        for axes, probe in zip(np.atleast_1d(figure.subplots(1, len(probes))), probes):
+        for axes, probe in zip(figure.subplots(1, len(probes), squeeze=False)[0], probes):
             matrix = np.full((len(names), len(names)), np.nan)
             for r in rows:
                 if r["probe"] == probe:

@@ -1,2 +1,1 @@
-"""What a trained model makes of data: vectors, predictions, names of records. Below `evaluate`,
-`search`, `serve` and `export`."""
+"""What a trained model gives for data: embeddings, predictions and generated keys of records."""

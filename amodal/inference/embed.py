@@ -1,4 +1,4 @@
-"""Records as an encoder sees them: vectors in both of its spaces, and the labels to judge them by."""
+"""Embeddings of records and of single values, as evaluation, search and export read them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,41 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.core.embeddings import FUSED
+from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.data import Bad, Dataset
-from amodal.inference.forward_passes import PerturbedForward, evaluating, in_order, kept, re_fuser
+from amodal.inference.forward_passes import (
+    AnyEncoder,
+    Device,
+    PerturbedForward,
+    eval_mode,
+    re_fuser,
+    sequential_loader,
+    to_cpu,
+)
 from amodal.modalities import BadValue, Raw, name_of
+from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """keys: of the N records; aligned: vectors in the space where sources can be compared;
-    features: what the trunk gives, before the heads, which probes read; labels: name -> (N,) str
-    objects with None, or float64 with NaN where missing.
+    """N embedded records.
 
-    refuse: names -> the vectors that the network makes of those sources together, if it has to be
-    run again for it (joint trunks). content: source -> (n,) int64, equal for records whose values
-    are equal, in the order of the column's rows. bad: values that could not be read. unsigned: near
-    is a large |cosine| in the aligned space, which does not tell a vector from its opposite
-    (`Encoder.unsigned`). changed: runs the network again with the values of one source changed, see
-    `Changer`.
+    Args:
+        keys: Of the records.
+        aligned: Vectors in the space where sources can be compared.
+        features: What the trunk gives, before the heads; probes read these.
+        labels: Name -> (N,) str objects with None where missing, or float64 with NaN.
+        re_fuse: Names of sources -> the vectors that the network makes of those together, where
+            that takes another forward pass (joint trunks).
+        content: Source -> (n,) int64, equal for records whose values are equal, in the order of the
+            column's rows.
+        bad: Values that could not be decoded.
+        perturbed_forward: Embeds the records with values of one field perturbed; None for vectors
+            without an encoder.
+        abs_cosine: Whether the aligned space is compared by |cosine|, as a vector and its opposite
+            mean the same there (`Encoder.similarity`).
     """
 
     keys: list[str]
@@ -40,8 +56,8 @@ class Embedded:
     re_fuse: Callable[[Sequence[str]], Column] | None = None
     content: dict[str, Tensor] = field(default_factory=dict)
     bad: list[Bad] = field(default_factory=list)
-    changed: PerturbedForward | None = None
-    unsigned: bool = False
+    perturbed_forward: PerturbedForward | None = None
+    abs_cosine: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -52,8 +68,14 @@ class Embedded:
         return self.aligned.sources
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
-        """One vector (aligned space) for each record that has any of `names`, of those sources
-        alone; all sources unless given."""
+        """One vector of the aligned space for each record that has any of these sources.
+
+        Args:
+            names: The sources that are fused, None for all.
+
+        Raises:
+            AmodalError: For an unknown source.
+        """
         if names is None or set(names) == set(self.sources):
             return self.aligned.fused()
         for name in names:
@@ -61,21 +83,28 @@ class Embedded:
         return self.re_fuse(names) if self.re_fuse is not None else self.aligned.fused(names)
 
     def label(self, name: str) -> np.ndarray:
-        """(N,) labels. Raises AmodalError with the nearest names, or if no record here has the
-        label."""
+        """(N,) labels.
+
+        Raises:
+            AmodalError: For an unknown name, or if no record here has the label.
+        """
         if name not in self.labels:
             raise unknown("label", name, self.labels)
         values = self.labels[name]
         if not known(values).any():
             others = ", ".join(n for n, v in self.labels.items() if known(v).any()) or "none"
             raise AmodalError(
-                f"none of these {len(self)} records has the label {name!r}; labels that some have: {others}."
+                f"none of these {len(self)} records has the label {name!r}; "
+                f"labels that some have: {others}."
             )
         return values
 
     def probed(self) -> dict[str, Column]:
-        """source -> the vectors that a probe reads: features of each source and, where records may
-        have several sources, `fused`."""
+        """The vectors that probes read.
+
+        Returns:
+            Source -> its features and, where there is more than one source, `fused`.
+        """
         columns = {s: self.features[s] for s in self.features.sources}
         if FUSED in self.features:
             return columns | {FUSED: self.features[FUSED]}
@@ -83,102 +112,120 @@ class Embedded:
 
 
 def known(labels: np.ndarray) -> np.ndarray:
-    """(N,) bool: which labels are there."""
-    return (
-        np.isfinite(labels)
-        if labels.dtype.kind == "f"
-        else np.array([v is not None for v in labels], dtype=bool)
-    )
+    """(N,) bool: which labels are not missing."""
+    if labels.dtype.kind == "f":
+        return np.asarray(np.isfinite(labels))
+    return np.array([v is not None for v in labels], dtype=bool)
 
 
 def unreadable(bad: Sequence[Bad], shown: int = 3) -> str:
-    """How many values could not be read, and why the first could not."""
+    """A message with how many values could not be decoded, and why the first `shown` could not."""
     lines = [f"{b.key} ({b.field}): {b.reason}" for b in bad[:shown]] + ["…"] * (len(bad) > shown)
     return "\n  ".join([f"{len(bad):,} value{'s' * (len(bad) != 1)} could not be read:", *lines])
 
 
-def device_of(encoder) -> torch.device:
-    first = next(iter(encoder.parameters()), None) if hasattr(encoder, "parameters") else None
+def device_of(encoder: AnyEncoder) -> torch.device:
+    """Where the encoder's parameters are; the CPU for one without any."""
+    first = next(iter(encoder.parameters()), None)
     return first.device if first is not None else torch.device("cpu")
 
 
 @fast_products()
 @torch.no_grad()
 def embed_records(
-    encoder,
+    encoder: AnyEncoder,
     dataset: Dataset,
     indices: Iterable[int],
     *,
     batch: int = 256,
-    device: torch.device | str | None = None,
+    device: Device | None = None,
     progress: Callable[[int], object] | None = None,
     labels: bool = True,
 ) -> Embedded:
-    """The records at `indices`, in that order, through an encoder in evaluation mode; vectors come
-    back as float32 on the CPU.
+    """Embed records in evaluation mode. The encoder's mode is restored afterwards.
 
-    device: where the encoder is, found out unless given. progress: called with the number of
-    records just done. labels: take the labels along. The encoder is left in the mode (training or
-    evaluation) it was in.
+    Args:
+        encoder: What embeds.
+        dataset: Where the records are.
+        indices: Which records, in the order of the result.
+        batch: Records embedded at once.
+        device: Where the encoder is, read off its parameters unless set.
+        progress: Called with the number of records just done.
+        labels: Whether to take the labels along.
+
+    Returns:
+        The records, with vectors as float32 on the CPU.
     """
     indices = np.asarray(list(indices), dtype=np.int64)
-    loader = in_order(dataset, indices, batch)
+    loader = sequential_loader(dataset, indices, batch)
     device = device_of(encoder) if device is None else device
-    features, aligned, content = [], [], {}
-    with evaluating(encoder):
+    features, aligned, content = [], [], dict[str, list[Tensor]]()
+    with eval_mode(encoder):
         for part in loader:
             for source, column in part.columns.items():
-                content.setdefault(source, []).append(_content(column))
-            seen = encoder.features(part.to(device))
-            aligned.append(kept(encoder.project(seen)))
-            features.append(kept(seen))
+                content.setdefault(source, []).append(_content_hashes(column))
+            features_ = encoder.features(part.to(device))
+            aligned.append(to_cpu(encoder.project(features_)))
+            features.append(to_cpu(features_))
             if progress is not None:
                 progress(part.size)
     spaces = Embeddings.stack(aligned), Embeddings.stack(features)
-    re_fuse = re_fuser(encoder, dataset, indices, batch, device) if FUSED in spaces[0] else None
+    joint = any(FUSED in space for space in spaces)
     return Embedded(
-        [dataset.keys[i] for i in indices.tolist()],
-        *spaces,
-        {name: dataset.label(name)[indices] for name in dataset.labels} if labels else {},
-        re_fuse,
-        {source: torch.cat(parts) for source, parts in content.items()},
-        loader.bad,
-        PerturbedForward(
-            encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]
+        keys=[dataset.keys[i] for i in indices.tolist()],
+        aligned=spaces[0],
+        features=spaces[1],
+        labels={name: dataset.label(name)[indices] for name in dataset.labels} if labels else {},
+        re_fuse=(
+            re_fuser(encoder, dataset, indices, batch, device) if FUSED in spaces[0] else None
         ),
-        getattr(encoder, "similarity", "cosine") == "abs_cosine",
+        content={source: torch.cat(parts) for source, parts in content.items()},
+        bad=loader.bad,
+        perturbed_forward=PerturbedForward(encoder, dataset, indices, batch, device, joint),
+        abs_cosine=encoder.similarity == "abs_cosine",
     )
 
 
 @fast_products()
 @torch.no_grad()
 def embed_multi_vector(
-    encoder,
+    encoder: AnyEncoder,
     dataset: Dataset,
     indices: Iterable[int],
     *,
     batch: int = 256,
-    device: torch.device | str | None = None,
+    device: Device | None = None,
     progress: Callable[[int], object] | None = None,
-    several: MultiVector | None = None,
+    multi_vector: MultiVector | None = None,
 ) -> tuple[list[str], Embeddings, dict[str, Tensor], list[Bad]]:
-    """The records at `indices` as an encoder with `several` vectors gives them for search: their
-    keys, float16 unit vectors on the CPU, of some sources as Ragged, the number of the part that
-    each of these is of, and the values that could not be read. several: how, the encoder's own way
-    unless given. See `embed_records`."""
-    several = encoder.multi_vector if several is None else several
+    """Embed records with more than one vector a value, for late interaction.
+
+    Args:
+        encoder: What embeds.
+        dataset: Where the records are.
+        indices: Which records, in the order of the result.
+        batch: Records embedded at once.
+        device: Where the encoder is, read off its parameters unless set.
+        progress: Called with the number of records just done.
+        multi_vector: How the vectors are made, the encoder's own way unless set.
+
+    Returns:
+        Keys of the records; float16 unit vectors on the CPU, Ragged where a value has many; source
+        -> the number of the part that each vector is of; values that could not be decoded.
+    """
+    multi_vector = multi_vector_of(encoder) if multi_vector is None else multi_vector
     indices = np.asarray(list(indices), dtype=np.int64)
-    loader = in_order(dataset, indices, batch)
+    loader = sequential_loader(dataset, indices, batch)
     device = device_of(encoder) if device is None else device
-    vectors, numbers, sizes = {}, {}, []
-    with evaluating(encoder):
+    vectors, numbers = dict[str, list[Column]](), dict[str, list[Tensor]]()
+    sizes = []
+    with eval_mode(encoder):
         for part in loader:
-            z, own = several.of_records(encoder, part.to(device))
+            z, part_numbers = multi_vector.of_records(as_encoder(encoder), part.to(device))
             for source, column in z.columns.items():
-                vectors.setdefault(source, []).append(
-                    column.with_flat(column.flat.half()).to("cpu")
-                )
-            for source, number in own.items():
+                half = column.with_flat(column.flat.half())
+                vectors.setdefault(source, []).append(half.to("cpu"))
+            for source, number in part_numbers.items():
                 numbers.setdefault(source, []).append(number.cpu())
             sizes.append(part.size)
             if progress is not None:
@@ -192,39 +239,98 @@ def embed_multi_vector(
     )
 
 
+def multi_vector_of(encoder: AnyEncoder) -> MultiVector:
+    """How an encoder makes more than one vector of a value.
+
+    Raises:
+        AmodalError: If it makes one vector only.
+    """
+    if not isinstance(encoder.multi_vector, MultiVector):
+        raise AmodalError("this encoder makes one vector of each value")
+    return encoder.multi_vector
+
+
+def as_encoder(encoder: AnyEncoder) -> Encoder:
+    """The encoder whose trunk multi-vector embeddings read.
+
+    Raises:
+        AmodalError: For an ensemble, which has one trunk for each member.
+    """
+    if not isinstance(encoder, Encoder):
+        raise AmodalError("an ensemble makes one vector of each value")
+    return encoder
+
+
 @torch.no_grad()
-def embed_queries(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -> Ragged:
-    """Float32 unit vectors of raw values of one field as queries of an encoder with `several`
-    vectors, a list of each."""
-    lists = []
-    with evaluating(encoder):
+def embed_queries(
+    encoder: AnyEncoder, name: str, raws: Sequence[Raw], *, batch: int = 256
+) -> Ragged:
+    """Embed raw values of one field as queries of an encoder with multi-vector embeddings.
+
+    Args:
+        encoder: What embeds; its `multi_vector` is set.
+        name: The field.
+        raws: n values, not decoded.
+        batch: Values embedded at once.
+
+    Returns:
+        n lists of float32 unit vectors on the CPU.
+    """
+    multi_vector, lists = multi_vector_of(encoder), []
+    with eval_mode(encoder):
         for part in value_batches(encoder, name, raws, batch):
-            lists.append(encoder.multi_vector.of_query(encoder, part, name).to("cpu"))
+            lists.append(multi_vector.of_query(as_encoder(encoder), part, name).to("cpu"))
     return Ragged(
         torch.cat([one.flat.float() for one in lists]), torch.cat([one.lengths for one in lists])
     )
 
 
 @torch.no_grad()
-def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -> Tensor:
-    """(n, D) float32: raw values of one field in the aligned space. Raises AmodalError for a value
-    that cannot be decoded."""
+def embed_values(
+    encoder: AnyEncoder, name: str, raws: Sequence[Raw], *, batch: int = 256
+) -> Tensor:
+    """Embed raw values of one field.
+
+    Args:
+        encoder: What embeds.
+        name: The field.
+        raws: n values, not decoded.
+        batch: Values embedded at once.
+
+    Returns:
+        (n, D) float32 vectors of the aligned space, on the CPU.
+
+    Raises:
+        AmodalError: For a value that cannot be decoded.
+    """
     vectors = []
-    with evaluating(encoder):
+    with eval_mode(encoder):
         for part in value_batches(encoder, name, raws, batch):
-            vectors.append(encoder(part)[name].values.float().cpu())
+            vectors.append(vectors_of(encoder(part)[name]).float().cpu())
     return torch.cat(vectors)
 
 
-def value_batches(encoder, name: str, raws: Sequence[Raw], batch: int) -> Iterator[Batch]:
-    """Raw values of one field as an encoder takes them. Raises AmodalError for a value that cannot
-    be decoded."""
-    modality, still = encoder.fields[name], np.random.default_rng(0)
+def value_batches(
+    encoder: AnyEncoder, name: str, raws: Sequence[Raw], batch: int
+) -> Iterator[Batch]:
+    """Raw values of one field as batches of the encoder, on its device.
+
+    Args:
+        encoder: What the batches are for.
+        name: The field.
+        raws: Values, not decoded.
+        batch: Values in a batch.
+
+    Raises:
+        AmodalError: For a value that cannot be decoded.
+    """
+    # the plain view draws nothing, so one generator serves all values
+    modality, rng = encoder.fields[name], np.random.default_rng(0)
     for start in range(0, len(raws), batch):
         values = []
         for raw in raws[start : start + batch]:
             try:
-                values.append(modality.augment(modality.decode(raw), "plain", still))
+                values.append(modality.augment(modality.decode(raw), "plain", rng))
             except BadValue as error:
                 raise AmodalError(
                     f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}"
@@ -233,7 +339,8 @@ def value_batches(encoder, name: str, raws: Sequence[Raw], batch: int) -> Iterat
         yield Batch.of(len(values), {name: column}).to(device_of(encoder))
 
 
-def _content(column: Column) -> Tensor:
+def _content_hashes(column: Column) -> Tensor:
+    """(n,) int64, equal for equal values."""
     values = column.values.split() if isinstance(column.values, Ragged) else column.values
     digests = (
         hashlib.blake2b(v.contiguous().numpy().tobytes(), digest_size=8).digest() for v in values

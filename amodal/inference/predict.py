@@ -5,42 +5,64 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.core import Column
+from amodal.core import AmodalError, Column
+from amodal.core.protocols import Predicts
 from amodal.data import Dataset
-from amodal.inference.forward_passes import in_order
+from amodal.inference.forward_passes import sequential_loader
 from amodal.methods.contract import Method
 from amodal.nn.heads.supervised import Target, predictions
 
 
 @dataclass(frozen=True)
 class MethodPredictor:
-    """Args: method: has `predict` (see `amodal.core.protocols.Predicts`); targets: what its outputs
-    mean."""
+    """Predicts labels by a whole method.
+
+    Args:
+        method: One that has `predict`, see `amodal.core.protocols.Predicts`.
+        targets: What its outputs mean.
+    """
 
     method: Method
     targets: tuple[Target, ...]
 
     @torch.no_grad()
-    def on(
+    def outputs(
         self,
         dataset: Dataset,
-        indices: Sequence[int],
+        indices: Sequence[int] | np.ndarray,
         *,
         batch: int = 256,
         progress: Callable[[int], object] | None = None,
     ) -> Column:
-        """(N, outputs) on the CPU, of those of the records at `indices` that it can predict,
-        numbered from zero."""
-        device, parts, sizes = next(self.method.parameters()).device, [], []
-        for part in in_order(dataset, indices, batch):
-            parts.append(self.method.predict(part.to(device)).to("cpu"))
+        """Compute the method's outputs for records.
+
+        Args:
+            dataset: Where the records are.
+            indices: Which records.
+            batch: Records computed at once.
+            progress: Called with the number of records just done.
+
+        Returns:
+            (N, outputs) on the CPU, for the records that the method can predict; rows count from
+            zero.
+
+        Raises:
+            AmodalError: If the method has no `predict`.
+        """
+        if not isinstance(self.method, Predicts):
+            raise AmodalError(f"{type(self.method).__name__} does not predict labels")
+        device = next(self.method.parameters()).device
+        columns, sizes = [], []
+        for part in sequential_loader(dataset, indices, batch):
+            columns.append(self.method.predict(part.to(device)).to("cpu"))
             sizes.append(part.size)
             if progress is not None:
                 progress(part.size)
-        return Column.stack(parts, sizes)
+        return Column.stack(columns, sizes)
 
     def predictions(self, outputs: Column) -> dict[str, Tensor]:
         """See `amodal.nn.heads.supervised.predictions`."""

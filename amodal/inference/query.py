@@ -1,38 +1,51 @@
-"""What is asked of a trained model, and what was found."""
+"""Queries by field, and the records that they find."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from amodal.core import AmodalError, unknown
+from amodal.inference.forward_passes import AnyEncoder
 from amodal.modalities import name_of
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the source
-    of it that is nearest to the query; part: which part of that value, where an index holds several
-    vectors of it and the query is one."""
+    """A record that was found.
+
+    Args:
+        key: Of the record.
+        score: Cosine, or |cosine| for an encoder whose `similarity` is "abs_cosine".
+        source: The record's source that is nearest to the query.
+        labels: Name -> the record's label.
+        part: Which vector of that value is nearest, where an index holds many vectors a value and
+            the query is one vector.
+    """
 
     key: str
     score: float
     source: str
-    labels: dict = field(default_factory=dict)
+    labels: dict[str, str | float] = field(default_factory=dict)
     part: str = ""
 
 
-def field_for(encoder, name: str) -> str:
-    """The field that a name means: itself, or the one field of that kind."""
+def field_for(encoder: AnyEncoder, name: str) -> str:
+    """The field that a name means: itself, or the one field of the modality with that name.
+
+    Raises:
+        AmodalError: If there is no such field, or more than one.
+    """
     if name in encoder.fields:
         return name
-    kinds: dict[str, list[str]] = {}
+    by_modality: dict[str, list[str]] = {}
     for field_, modality in encoder.fields.items():
-        kinds.setdefault(name_of(modality), []).append(field_)
-    if name not in kinds:
-        raise unknown("field of this encoder", name, {*encoder.fields, *kinds})
-    if len(kinds[name]) > 1:
-        sources = ", ".join(kinds[name])
+        by_modality.setdefault(name_of(modality), []).append(field_)
+    if name not in by_modality:
+        raise unknown("field of this encoder", name, {*encoder.fields, *by_modality})
+    fields = by_modality[name]
+    if len(fields) > 1:
         raise AmodalError(
-            f"this encoder has several {name} sources: {sources}. Say which one is meant, e.g. --query {kinds[name][0]}=…"
+            f"this encoder has {len(fields)} {name} fields: {', '.join(fields)}. "
+            f"Say which one is meant, e.g. --query {fields[0]}=…"
         )
-    return kinds[name][0]
+    return fields[0]

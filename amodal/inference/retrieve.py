@@ -1,4 +1,7 @@
-"""Generative retrieval: a method names the records it was trained on itself, without an index."""
+"""Generative retrieval: a method writes the identifiers of the records it was trained on.
+
+No index is needed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 import torch
 
 from amodal.core import AmodalError
+from amodal.core.embeddings import vectors as vectors_of
+from amodal.core.protocols import Retrieves
 from amodal.inference.embed import value_batches
 from amodal.inference.query import Hit, field_for
 from amodal.methods.contract import Method
@@ -20,36 +25,54 @@ KEYS = "keys.json"
 
 @dataclass(frozen=True)
 class GenerativeRetriever:
-    """Args: method: has `retrieve` (see `amodal.core.protocols.Retrieves`); keys: of the records it
-    was trained on, in order."""
+    """Finds records by a method that generates their identifiers.
+
+    Args:
+        method: One that has `retrieve`, see `amodal.core.protocols.Retrieves`.
+        keys: Keys of the records it was trained on, in order.
+    """
 
     method: Method
     keys: list[str]
 
     @torch.no_grad()
     def __call__(self, query: Mapping[str, Raw], *, k: int = 10) -> list[Hit]:
-        """The k records whose identifiers the decoder writes with the highest log probability
-        (`score`) for a query of one part; `part` is the identifier. Raises AmodalError for any
-        other query, and for values that cannot be read."""
-        asks, encoder = self.method.query_field, self.method.encoder
+        """Find the k records with the most probable identifiers.
+
+        Args:
+            query: One field, or modality, and a raw value of it.
+            k: How many records.
+
+        Returns:
+            Best first. `score` is the log probability of the identifier, `part` the identifier.
+
+        Raises:
+            AmodalError: For another query, for a value that cannot be decoded, and if the keys are
+                those of another run.
+        """
+        if not isinstance(self.method, Retrieves):
+            raise AmodalError(f"{type(self.method).__name__} generates no identifiers of records")
+        query_field, encoder = self.method.query_field, self.method.encoder
         if k < 1:
             raise AmodalError(f"k = {k}: at least one record must be asked for")
         if not query:
             raise AmodalError(
-                f"a query needs something to look for; this run writes identifiers for its field {asks!r}"
+                "a query needs something to look for; this run writes identifiers for its field "
+                f"{query_field!r}"
             )
         fields = {field_for(encoder, name): value for name, value in query.items()}
-        if set(fields) != {asks} or len(query) > 1:
+        if set(fields) != {query_field} or len(query) > 1:
             raise AmodalError(
-                f"this run learnt to write identifiers for its field {asks!r} alone, not for {', '.join(query)}; "
-                "without --generate an index takes any part"
+                f"this run learnt to write identifiers for its field {query_field!r} alone, not "
+                f"for {', '.join(query)}; without --generate an index takes any part"
             )
-        batch = next(value_batches(encoder, asks, [fields[asks]], 1))
+        batch = next(value_batches(encoder, query_field, [fields[query_field]], 1))
         found, scores, codes = self.method.retrieve(batch, beams=max(k, 10))
-        numbers = found.values[0][:k].tolist()
+        numbers = vectors_of(found)[0][:k].tolist()
         if max(numbers) >= len(self.keys):
             raise AmodalError(
-                f"{KEYS} has {len(self.keys)} records and the decoder names more; it is of another run"
+                f"{KEYS} has {len(self.keys)} records and the decoder names more; "
+                "it is of another run"
             )
         names = [".".join(str(t) for t in codes[n].tolist() if t >= 0) for n in numbers]
         return [
@@ -60,10 +83,15 @@ class GenerativeRetriever:
 
 
 def keys_of(folder: str | Path) -> list[str]:
+    """The keys of the records that a run was trained on, in order.
+
+    Raises:
+        AmodalError: If the file is missing or damaged.
+    """
     file = Path(folder) / KEYS
     try:
         return [str(key) for key in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as e:
         raise AmodalError(
-            f"{file}, the records that the run can name, cannot be read ({e}); train again"
+            f"{file}, the records that the run can name, cannot be read ({e}); train it anew"
         ) from e

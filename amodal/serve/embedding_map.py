@@ -41,7 +41,7 @@ SUBSETS = 5
 class EmbeddingMap:
     """index: its records in their order are numbered from 0; cache: a folder for what takes long to
     compute; tested: keys of the records that probes are tested on, they learn from the others;
-    most: points on a map. `unsigned` encoders: near is a large |cosine|, see `Embedded.unsigned`.
+    most: points on a map. `unsigned` encoders: near is a large |cosine|, see `Embedded.abs_cosine`.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amodal.core import Batch, Column
 from amodal.core.embeddings import FUSED
-from amodal.inference.forward_passes import kept
+from amodal.inference.forward_passes import to_cpu
 from amodal.inference.predict import MethodPredictor
 from amodal.modalities.shared.base import shortened
 from amodal.search import Hit
@@ -146,7 +146,7 @@ class Service:
         # came with
         batch = Batch.of(len(records), columns, [""] * len(records)).to(self.model.device)
         features = self.encoder.features(batch)
-        aligned, features = kept(self.encoder.project(features)), kept(features)
+        aligned, features = to_cpu(self.encoder.project(features)), to_cpu(features)
         found = [Seen({}, {}) for _ in records]
         for space, embeddings in (("aligned", aligned), ("features", features)):
             columns = {s: embeddings[s] for s in embeddings.sources}

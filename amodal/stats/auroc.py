@@ -1,4 +1,4 @@
-"""How well a score puts what is wanted before what is not: the area under the ROC curve.
+"""The area under the ROC curve.
 
 Ours: ranks are exact, so the value is rounded once. scikit-learn's `roc_auc_score` adds up
 trapezoids: its last digit differs for one set of scores in three, and it takes 50 times as long (12
@@ -15,13 +15,22 @@ from amodal.stats.rank_correlation import average_ranks
 
 
 def auroc(score_N: ArrayLike, wanted_N: ArrayLike) -> float:
-    """Chance that one of the wanted scores higher than one of the others, ties counted half (Mann
-    and Whitney). Raises AmodalError unless there are both."""
+    """The area under the ROC curve (Mann and Whitney): the probability that a positive scores
+    higher than a negative, ties counted half.
+
+    Args:
+        score_N: Scores.
+        wanted_N: bool, which are positives.
+
+    Raises:
+        AmodalError: Unless there are both.
+    """
     score, wanted = np.asarray(score_N, dtype=np.float64), np.asarray(wanted_N, dtype=bool)
     yes, no = wanted.sum(), (~wanted).sum()
     if not yes or not no or len(score) != len(wanted):
         raise AmodalError(
-            f"AUROC needs a score for each of some wanted and some other records, got {yes} and {no} for {len(score)}"
+            "AUROC needs a score for each of some wanted and some other records, "
+            f"got {yes} and {no} for {len(score)}"
         )
     return float((average_ranks(score)[wanted].sum() - yes * (yes + 1) / 2) / (yes * no))
 
@@ -29,14 +38,23 @@ def auroc(score_N: ArrayLike, wanted_N: ArrayLike) -> float:
 def bootstrap(
     score_N: ArrayLike, wanted_N: ArrayLike, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of `auroc` over records drawn anew with replacement (percentiles; Efron 1979).
-    Draws without both kinds do not count. Raises AmodalError as `auroc` does."""
+    """95 % bootstrap interval of `auroc` (percentiles; Efron 1979).
+
+    Args:
+        score_N: Scores.
+        wanted_N: bool, which are positives.
+        draws: Of records with replacement. Draws without both kinds do not count.
+        seed: Of the draws.
+
+    Raises:
+        AmodalError: See `auroc`.
+    """
     score, wanted = np.asarray(score_N, dtype=np.float64), np.asarray(wanted_N, dtype=bool)
     auroc(score, wanted)
-    rng, found = np.random.default_rng(seed), []
+    rng, values = np.random.default_rng(seed), []
     for _ in range(draws):
         drawn = rng.integers(len(score), size=len(score))
         if 0 < wanted[drawn].sum() < len(drawn):
-            found.append(auroc(score[drawn], wanted[drawn]))
-    low, high = np.percentile(found, [2.5, 97.5])
+            values.append(auroc(score[drawn], wanted[drawn]))
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

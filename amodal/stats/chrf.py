@@ -1,9 +1,9 @@
-"""chrF: how alike a text and its reference are, in runs of characters. Popović, WMT 2015 (chrF1),
-and WMT 2016 for beta = 2.
+"""chrF: similarity of a text and its reference in character n-grams. Popović, WMT 2015 (chrF1), and
+WMT 2016 for beta = 2.
 
 Ours: sacrebleu's `CHRF` agrees to 1e-9 (a test compares them), but rounds once more, and leaves out
-the runs of a text whose reference is shorter than they are. The numbers of a recorded claim would
-change with it.
+the n-grams of a text whose reference is shorter. The numbers of a recorded claim would change with
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 
 def runs(text: str, n: int) -> Counter[str]:
-    """How often each run of n characters occurs, white space left out."""
+    """Counts of character n-grams, white space left out."""
     letters = "".join(text.split())
     return Counter(letters[i : i + n] for i in range(len(letters) - n + 1))
 
@@ -21,9 +21,20 @@ def runs(text: str, n: int) -> Counter[str]:
 def chrf(
     texts: Sequence[str], references: Sequence[str], *, longest: int = 6, beta: float = 2.0
 ) -> float:
-    """0 to 1: (1 + beta^2) P R / (beta^2 P + R), P and R the shares of runs of 1 to `longest`
-    characters that are in the other too, counted over all pairs of texts and averaged over the
-    lengths of which both sides have any. Raises ValueError for unequal numbers."""
+    """(1 + beta^2) P R / (beta^2 P + R), from 0 to 1.
+
+    P and R are the shares of n-grams that are in the other text too, counted over all pairs and
+    averaged over the lengths of which both sides have any.
+
+    Args:
+        texts: N texts.
+        references: N references.
+        longest: The largest n.
+        beta: Weight of the recall.
+
+    Raises:
+        ValueError: For unequal numbers.
+    """
     if len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts and {len(references)} references")
     precisions, recalls = [], []

@@ -1,5 +1,5 @@
-"""Clusters without training: Ward's agglomeration and spectral clustering, and how far a division
-agrees with another.
+"""Clustering without training: Ward's agglomeration and spectral clustering, and scores of
+clusterings.
 
 Ward 1963 by chains of nearest neighbours (Murtagh 1983): O(N^2) time and memory. Spectral
 clustering: Ng, Jordan & Weiss 2001. Adjusted mutual information: Vinh, Epps & Bailey, JMLR 2010,
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -25,10 +26,17 @@ from amodal.stats.kmeans import kmeans
 
 
 def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
-    """(N,) int64: the cluster of each row, when the two whose union adds least variance are joined
-    until so many are left.
+    """Ward's agglomeration: merge the two clusters whose union adds the least variance.
 
-    Raises ValueError unless 1 <= clusters <= N.
+    Args:
+        x_ND: Vectors.
+        clusters: How many are left.
+
+    Returns:
+        (N,) int64 cluster of each row.
+
+    Raises:
+        ValueError: Unless 1 <= clusters <= N.
     """
     n = len(x_ND)
     if not 1 <= clusters <= n:
@@ -62,8 +70,8 @@ def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
 
 
 def _cut(merges: Sequence[tuple[float, int, int]], n: int, clusters: int) -> np.ndarray:
-    """The clusters after the n - clusters cheapest merges, which for Ward never come after a dearer
-    one that they are part of."""
+    """The clusters after the n - clusters cheapest merges. For Ward these never contain a dearer
+    one."""
     parent = np.arange(n)
 
     def root(i: int) -> int:
@@ -80,11 +88,21 @@ def _cut(merges: Sequence[tuple[float, int, int]], n: int, clusters: int) -> np.
 def spectral(
     affinity_NN: Tensor, numbers: Sequence[int], *, seed: int = 0
 ) -> dict[int, np.ndarray]:
-    """number of clusters -> (N,) int64: k-means of rows of so many top eigenvectors of D^-1/2 W
-    D^-1/2, as unit vectors.
+    """Spectral clustering: k-means of rows of the top eigenvectors of D^-1/2 W D^-1/2, as unit
+    vectors.
 
-    affinity_NN: symmetric up to rounding, not negative. One eigendecomposition, O(N^3), serves all
-    numbers. Raises ValueError unless each is from 1 to N.
+    One eigendecomposition, O(N^3), serves all numbers.
+
+    Args:
+        affinity_NN: Symmetric up to rounding, not negative.
+        numbers: Of clusters.
+        seed: Of k-means.
+
+    Returns:
+        number of clusters -> (N,) int64.
+
+    Raises:
+        ValueError: Unless each number is from 1 to N.
     """
     w, n = affinity_NN.double(), len(affinity_NN)
     if wrong := [k for k in numbers if not 1 <= k <= n]:
@@ -98,9 +116,11 @@ def spectral(
     }
 
 
-def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
-    """The share of rows that are right when each cluster is called after a class of its own so that
-    most are (Hungarian algorithm); clusters beyond the number of classes are called nothing."""
+def matched_accuracy(truth_N: ArrayLike, cluster_N: ArrayLike) -> float:
+    """Accuracy of clusters under the best one-to-one matching with classes (Hungarian algorithm).
+
+    Clusters beyond the number of classes match none.
+    """
     from scipy.optimize import linear_sum_assignment
 
     (a, i), (b, j) = (np.unique(np.asarray(x), return_inverse=True) for x in (truth_N, cluster_N))
@@ -109,9 +129,11 @@ def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
     return float(table[linear_sum_assignment(-table)].sum() / len(i))
 
 
-def adjusted_mutual_information(one_N: Sequence, other_N: Sequence) -> float:
-    """1 for equal divisions, 0 on average for independent ones. Of two divisions into one part each
-    it is 1."""
+def adjusted_mutual_information(one_N: ArrayLike, other_N: ArrayLike) -> float:
+    """Adjusted mutual information: 1 for equal clusterings, 0 on average for independent ones.
+
+    For two clusterings with one cluster each it is 1.
+    """
     (i, a), (j, b) = (
         np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:]
         for x in (one_N, other_N)
@@ -121,8 +143,8 @@ def adjusted_mutual_information(one_N: Sequence, other_N: Sequence) -> float:
         return 1.0
     table = np.zeros((len(a), len(b)))
     np.add.at(table, (i, j), 1)
-    p, there = table / n, table > 0
-    mutual = (p[there] * np.log((p / np.outer(a / n, b / n))[there])).sum()
+    p, joint = table / n, table > 0
+    mutual = (p[joint] * np.log((p / np.outer(a / n, b / n))[joint])).sum()
     expected = _expected(a, b, n)
     most = (_entropy(a / n) + _entropy(b / n)) / 2 - expected
     return float((mutual - expected) / (max(most, np.finfo(float).eps) if most >= 0 else most))
@@ -133,8 +155,8 @@ def _entropy(p: np.ndarray) -> float:
 
 
 def _expected(a: np.ndarray, b: np.ndarray, n: int) -> float:
-    """Mutual information of random divisions into parts of these sizes, expected under the
-    hypergeometric model."""
+    """Mutual information of random clusterings with these sizes, expected under the hypergeometric
+    model."""
     log = np.concatenate([[0.0], np.log(np.arange(1, n + 1)).cumsum()])  # of factorials
     total = 0.0
     for u, times_u in zip(*np.unique(a, return_counts=True)):

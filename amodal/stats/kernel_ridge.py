@@ -1,6 +1,8 @@
-"""Kernel ridge regression with a Gaussian kernel, its penalty chosen by exact leave-one-out errors
-from one eigendecomposition (Hastie et al., The Elements of Statistical Learning, 5.8 and eq. 7.64).
-Cubic in the number of records: for a few thousand.
+"""Kernel ridge regression with a Gaussian kernel.
+
+Its penalty is chosen by exact leave-one-out errors from one eigendecomposition (Hastie et al., The
+Elements of Statistical Learning, 5.8 and eq. 7.64). Cubic in the number of records: for a few
+thousand.
 
 Ours: scikit-learn's `KernelRidge` gives the same predictions to 1e-8 (a test compares them), but no
 leave-one-out errors, so that each penalty would take a fit for each record.
@@ -8,6 +10,7 @@ leave-one-out errors, so that each penalty would take a fit for each record.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,18 +22,23 @@ PENALTIES = tuple(10.0**k for k in range(-4, 4))
 
 @dataclass(frozen=True)
 class Gaussian:
-    """exp(-the sum over parts of weight * |a - b|^2 / width^2); a part is a range of columns, such
+    """exp(-the sum over parts of weight * |a - b|^2 / width^2). A part is a range of columns, such
     as one source.
 
-    parts: (first column, last + 1, width, weight) each.
+    Args:
+        parts: (first column, last + 1, width, weight) each.
     """
 
     parts: tuple[tuple[int, int, float, float], ...]
 
     @staticmethod
     def of(*values_ND: Tensor, weights: Sequence[float] = ()) -> Gaussian:
-        """Widths are median distances between different rows, of at most 500 rows. weights: of the
-        parts, 1 each unless given."""
+        """A kernel whose widths are median distances between different rows, of at most 500 rows.
+
+        Args:
+            values_ND: The vectors of each part.
+            weights: Of the parts, 1 each unless set.
+        """
         parts, start = [], 0
         for x, weight in zip(values_ND, weights or [1.0] * len(values_ND)):
             some = x[:: -(-len(x) // 500)].double()
@@ -45,14 +53,8 @@ class Gaussian:
         total = a_ND.new_zeros(len(a_ND), len(b_MD), dtype=torch.float64)
         for start, stop, width, weight in self.parts:
             if weight:
-                total += (
-                    weight
-                    * (
-                        torch.cdist(a_ND[:, start:stop].double(), b_MD[:, start:stop].double())
-                        / width
-                    )
-                    ** 2
-                )
+                a, b = a_ND[:, start:stop].double(), b_MD[:, start:stop].double()
+                total += weight * (torch.cdist(a, b) / width) ** 2
         return (-total).exp()
 
 
@@ -63,11 +65,19 @@ def kernel_ridge(
     *,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[Callable[[Tensor], Tensor], float]:
-    """(the predictor (M, D) -> (M, K) float64, its mean squared leave-one-out error summed over K).
+    """Fit kernel ridge regression.
 
-    x_ND: what to predict from; y_NK: targets, of which a constant is free; penalties: in units of
-    the kernel at distance 0, of which the best is kept. Raises ValueError unless there are two rows
-    or more, as many of x as of y.
+    Args:
+        x_ND: Inputs.
+        y_NK: Targets. A constant is free of the penalty.
+        kernel: (N, D), (M, D) -> (N, M).
+        penalties: To choose from, in units of the kernel at distance 0.
+
+    Returns:
+        The predictor (M, D) -> (M, K) float64; its mean squared leave-one-out error, summed over K.
+
+    Raises:
+        ValueError: Unless there are two rows or more, as many of x as of y.
     """
     if len(x_ND) != len(y_NK) or len(x_ND) < 2:
         raise ValueError(
@@ -75,19 +85,17 @@ def kernel_ridge(
         )
     middle, k = y_NK.double().mean(0), kernel(x_ND, x_ND)
     residual = y_NK.double() - middle
-    centred = (
-        k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
-    )  # so that the constant is free and has no penalty
-    values, vectors = torch.linalg.eigh(centred)
-    values, inner, best = values.clamp_min(0), vectors.T @ residual, None
-    for penalty in penalties:
+    # centred, so that the constant is free and has no penalty
+    values, vectors = torch.linalg.eigh(k - k.mean(0) - k.mean(1, keepdim=True) + k.mean())
+    values, inner = values.clamp_min(0), vectors.T @ residual
+    least, weights = math.nan, residual
+    for number, penalty in enumerate(penalties):
         shrink = values / (values + penalty)
         leverage = vectors.square() @ shrink + 1 / len(x_ND)
-        errors = (residual - vectors @ (shrink[:, None] * inner)) / (1 - leverage).clamp_min(1e-9)[
-            :, None
-        ]
+        fitted = vectors @ (shrink[:, None] * inner)
+        errors = (residual - fitted) / (1 - leverage).clamp_min(1e-9)[:, None]
         error = float(errors.square().sum(1).mean())
-        if best is None or error < best[0]:
-            best = error, vectors @ (inner / (values + penalty)[:, None])
-    offset = middle - (k @ best[1]).mean(0)
-    return (lambda new: kernel(new, x_ND) @ best[1] + offset), best[0]
+        if not number or error < least:
+            least, weights = error, vectors @ (inner / (values + penalty)[:, None])
+    offset = middle - (k @ weights).mean(0)
+    return (lambda new: kernel(new, x_ND) @ weights + offset), least

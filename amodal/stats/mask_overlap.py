@@ -1,4 +1,4 @@
-"""How well a mask fits another, over the pixels of all pictures together.
+"""Overlap of masks, over the pixels of all pictures together.
 
 Ours: sums over torch masks, where scikit-learn's scores take flat arrays of numpy, label by label.
 """
@@ -12,9 +12,15 @@ from amodal.core import AmodalError
 
 
 def f1_and_iou(guess: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Harmonic mean of precision and recall, and intersection over union, of the pixels that are
-    true. guess, truth: bool of one shape. Both are 1 where neither has a pixel. Raises ValueError
-    for unequal shapes."""
+    """F1 and intersection over union of the true pixels. Both are 1 where neither mask has a pixel.
+
+    Args:
+        guess: bool.
+        truth: bool of the same shape.
+
+    Raises:
+        ValueError: For unequal shapes.
+    """
     if guess.shape != truth.shape:
         raise ValueError(
             f"masks of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}"
@@ -24,9 +30,17 @@ def f1_and_iou(guess: Tensor, truth: Tensor) -> tuple[float, float]:
 
 
 def mean_iou(guess: Tensor, truth: Tensor, classes: int) -> float:
-    """Mean over the classes that occur, in guess or truth, of intersection over union of their
-    pixels. guess, truth: class numbers 0 to classes - 1 of one shape; pixels whose truth is below 0
-    do not count. Raises ValueError for unequal shapes, AmodalError where nothing is known."""
+    """Mean intersection over union of the classes that occur in guess or truth.
+
+    Args:
+        guess: Classes 0 to classes - 1.
+        truth: The same, of one shape. Pixels below 0 do not count.
+        classes: How many.
+
+    Raises:
+        ValueError: For unequal shapes.
+        AmodalError: If no pixel has a known class.
+    """
     if guess.shape != truth.shape:
         raise ValueError(
             f"maps of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}"
@@ -34,8 +48,7 @@ def mean_iou(guess: Tensor, truth: Tensor, classes: int) -> float:
     known = truth >= 0
     if not known.any():
         raise AmodalError("no pixel has a known class, so there is nothing to compare")
-    table = torch.bincount(truth[known] * classes + guess[known], minlength=classes**2).view(
-        classes, classes
-    )
+    pairs = truth[known] * classes + guess[known]
+    table = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
     hit, either = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
     return float((hit[either > 0] / either[either > 0]).mean())

@@ -1,5 +1,4 @@
-"""Does a text encoder find alike what people find alike? Correlation with human judgements of
-pairs, as in the STS tasks.
+"""Rank correlation, as with human judgements of pairs in the STS tasks.
 
 Ours: scipy's `spearmanr` agrees to 1e-15, and the last digit of a recorded claim would change.
 Ranks take two lines and less time than `scipy.stats.rankdata`; `auroc.bootstrap` ranks a thousand
@@ -23,11 +22,18 @@ def agreement(first_ND: torch.Tensor, second_ND: torch.Tensor, human: Sequence[f
 
 
 def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
-    """Pearson's correlation of ranks, ties sharing their mean rank; NaN where one side is all ties.
-    Raises AmodalError for unequal lengths and fewer than two pairs."""
+    """Spearman's correlation; ties share their mean rank.
+
+    Returns:
+        -1 to 1, NaN where one side is all ties.
+
+    Raises:
+        AmodalError: For unequal lengths and fewer than two pairs.
+    """
     if len(a) != len(b) or len(a) < 2:
         raise AmodalError(
-            f"a rank correlation needs two lists of one length, at least 2, not of {len(a)} and {len(b)}"
+            "a rank correlation needs two lists of one length, at least 2, "
+            f"not of {len(a)} and {len(b)}"
         )
     x, y = (average_ranks(np.asarray(v, dtype=np.float64)) for v in (a, b))
     x, y = x - x.mean(), y - y.mean()
@@ -36,5 +42,6 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
+    """(N,) ranks from 1 on; ties share their mean rank."""
     _, which, count = np.unique(values, return_inverse=True, return_counts=True)
     return (count.cumsum() - (count - 1) / 2)[which]

@@ -1,7 +1,6 @@
-"""What each field is worth: Shapley's value (1953), the mean gain of adding it over all orders of
-adding fields.
+"""Shapley values (1953): the mean gain of adding a player over all orders of adding players.
 
-Exact, from a score for every subset. The worths sum to what all fields together score above none.
+Exact, from a score for every subset. The values sum to the score of all players minus that of none.
 
 Ours: exact over subsets that are scored already. Libraries such as shap estimate it, and score by
 themselves.
@@ -15,7 +14,15 @@ from math import factorial
 
 
 def shapley(score: Mapping[frozenset[str], float], players: Sequence[str]) -> dict[str, float]:
-    """score: of each of the 2^n subsets, the empty one included."""
+    """Compute Shapley values.
+
+    Args:
+        score: Of each of the 2^n subsets, the empty one included.
+        players: n names.
+
+    Returns:
+        player -> its value.
+    """
     n = len(players)
     worth = dict.fromkeys(players, 0.0)
     for subset in powerset(players):

@@ -1,5 +1,5 @@
-"""How long until an event, when for some only a lower bound is known: Cox regression with a ridge
-penalty, Kaplan and Meier's curve, the log-rank test, and concordance.
+"""Survival analysis: Cox regression with a ridge penalty, Kaplan-Meier curves, the log-rank test,
+and concordance.
 
 Cox 1972, with Breslow's 1974 treatment of ties and his baseline; Kaplan and Meier 1958; Mantel 1966
 for the test; Harrell et al. 1982 for the index.
@@ -24,11 +24,22 @@ features of unit variance."""
 
 
 def concordance(risk_N: np.ndarray, time_N: np.ndarray, event_N: np.ndarray) -> float:
-    """Harrell's C: of the pairs whose order in time is known (the earlier of the two had the event,
-    or one had it when the other was last seen without it), the share in which the earlier has the
-    higher risk; ties of risk count half. .5 by chance. NaN if no pair can be compared. Agrees with
-    `concordance_index_censored` of scikit-survival."""
+    """Harrell's C, .5 by chance. Agrees with `concordance_index_censored` of scikit-survival.
+
+    It is the share of pairs in which the earlier one has the higher risk, ties of risk counted
+    half. Pairs count whose order in time is known: the earlier had the event, or one had it when
+    the other was last seen without it.
+
+    Args:
+        risk_N: Predicted risks.
+        time_N: Times.
+        event_N: Whether the event came at that time.
+
+    Returns:
+        0 to 1, NaN if no pair can be compared.
+    """
     event_N = event_N.astype(bool)
+    # last seen at the same time without the event is later, as the event is still to come
     later = (time_N[:, None] < time_N) | (time_N[:, None] == time_N) & ~event_N
     known = event_N[:, None] & later
     higher = (risk_N[:, None] > risk_N) + 0.5 * (risk_N[:, None] == risk_N)
@@ -38,13 +49,22 @@ def concordance(risk_N: np.ndarray, time_N: np.ndarray, event_N: np.ndarray) -> 
 def cox(
     x_ND: Tensor, time_N: Tensor, event_N: Tensor, penalty: float, *, steps: int = 30
 ) -> Tensor:
-    """Weights (D,) float64 that maximise Breslow's partial log likelihood minus penalty / 2 |w|^2,
-    by Newton's method with halved steps."""
+    """Weights (D,) float64 that maximise Breslow's partial log likelihood minus penalty / 2 |w|^2.
+
+    Newton's method with halved steps.
+
+    Args:
+        x_ND: Features.
+        time_N: Times.
+        event_N: Whether the event came at that time.
+        penalty: See above.
+        steps: Iterations at most.
+    """
     x, w = x_ND.double(), torch.zeros(x_ND.shape[1], dtype=torch.float64)
     value = partial_likelihood(x @ w, time_N, event_N) - penalty / 2 * w.square().sum()
     for _ in range(steps):
         gradient, curvature = _derivatives(x, x @ w, time_N, event_N)
-        step = torch.linalg.solve(
+        step: Tensor = torch.linalg.solve(
             curvature + penalty * torch.eye(len(w), dtype=w.dtype), gradient - penalty * w
         )
         for _ in range(20):
@@ -57,24 +77,30 @@ def cox(
             step = step / 2
         else:
             return w
-        w, gain, value = w + step, float(new - value), new
+        gain = float(new - value)
+        w, value = w + step, new
         if gain < 1e-9:
-            return w
+            break
     return w
 
 
 def partial_likelihood(risk_N: Tensor, time_N: Tensor, event_N: Tensor) -> Tensor:
-    """Breslow's partial log likelihood: over events, risk_i - log sum of exp(risk_j) over those
-    still there at time_i."""
+    """Breslow's partial log likelihood.
+
+    The sum over events of risk_i - log sum of exp(risk_j) over those at risk at time_i.
+    """
     order, last = _falling(time_N)
     risk = risk_N.double()[order]
     log_sum = risk.logcumsumexp(0)[last]
-    return ((risk - log_sum) * event_N.double()[order]).sum()
+    likelihood: Tensor = ((risk - log_sum) * event_N.double()[order]).sum()
+    return likelihood
 
 
 def _falling(time: Tensor) -> tuple[Tensor, Tensor]:
-    """Records by falling times, and where among them each one's risk set, which is all before, and
-    those of its own time, ends."""
+    """Records by falling times, and the end of each one's risk set among them.
+
+    The set is all records before it, and those of its own time.
+    """
     order = time.argsort(descending=True, stable=True)
     falling = time[order]
     return order, torch.searchsorted(-falling, -falling, right=True) - 1
@@ -99,35 +125,52 @@ def _derivatives(x: Tensor, risk: Tensor, time: Tensor, event: Tensor) -> tuple[
 def kaplan_meier(
     time_N: np.ndarray,
     event_N: np.ndarray,
-    at_T: np.ndarray,
+    query_T: np.ndarray,
     weight_N: np.ndarray | None = None,
     *,
-    lost: bool = False,
+    censoring: bool = False,
 ) -> np.ndarray:
-    """(T,) the share that is still without the event after each time of `at`. weight: of records, 1
-    unless given. lost: instead the share that is still seen, with those who have the event at a
-    time out of sight from then on."""
+    """The Kaplan-Meier estimate of the share without the event.
+
+    Args:
+        time_N: Times.
+        event_N: Whether the event came at that time.
+        query_T: Times that the curve is read after.
+        weight_N: Weights of the records, 1 unless given.
+        censoring: The curve of censoring instead: the share still observed. Those who have the
+            event at a time are no longer at risk of censoring then.
+
+    Returns:
+        (T,)
+    """
     event, weight = event_N.astype(bool), np.ones(len(time_N)) if weight_N is None else weight_N
     times, place = np.unique(time_N, return_inverse=True)
-    came, went = (np.bincount(place, weight * which, len(times)) for which in (event, ~event))
-    there = (came + went)[::-1].cumsum()[::-1].astype(np.float64)
-    if lost:
-        there, came = there - came, went
-    left = np.cumprod(1 - np.divide(came, there, out=np.zeros_like(there), where=there > 0))
-    return np.concatenate([[1.0], left])[np.searchsorted(times, at_T, side="right")]
+    came, censored = (np.bincount(place, weight * which, len(times)) for which in (event, ~event))
+    at_risk = (came + censored)[::-1].cumsum()[::-1].astype(np.float64)
+    if censoring:
+        at_risk, came = at_risk - came, censored
+    hazard = np.divide(came, at_risk, out=np.zeros_like(at_risk), where=at_risk > 0)
+    curve = np.concatenate([[1.0], np.cumprod(1 - hazard)])
+    return curve[np.searchsorted(times, query_T, side="right")]
 
 
 def log_rank(time_N: np.ndarray, event_N: np.ndarray, second_N: np.ndarray) -> tuple[float, float]:
-    """Chi-squared, of one degree of freedom, and p: whether a second group has the event as the
-    others do (Mantel 1966).
+    """The log-rank test: whether a second group has the event as the others do (Mantel 1966).
 
-    Where nothing can be compared, without events or without one of the groups, it is (0, 1).
+    Args:
+        time_N: Times.
+        event_N: Whether the event came at that time.
+        second_N: bool, who is in the second group.
+
+    Returns:
+        Chi-squared with one degree of freedom, and p; (0, 1) without events or without one group.
     """
     from scipy.stats import CensoredData, logrank  # takes half a second to import
 
     event, second = event_N.astype(bool), second_N.astype(bool)
     groups = (
-        CensoredData(time_N[who & event], right=time_N[who & ~event]) for who in (second, ~second)
+        CensoredData(time_N[members & event], right=time_N[members & ~event])
+        for members in (second, ~second)
     )
     with np.errstate(invalid="ignore"):
         result = logrank(*groups)
@@ -141,42 +184,61 @@ Patients = tuple[Tensor, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A Cox regression: log hazards, and with Breslow's baseline how likely it is to be without the
-    event yet."""
+class CoxModel:
+    """A fitted Cox regression with Breslow's baseline.
+
+    Args:
+        mean: (D,) of the features.
+        spread: (D,) their standard deviations.
+        varying: (D,) bool, the features that vary.
+        w: Weights of these.
+        times: Times of events, ascending.
+        hazard: Cumulative hazard of a record of risk 0, after each of `times`.
+    """
 
     mean: Tensor
     spread: Tensor
-    kept: Tensor
+    varying: Tensor
     w: Tensor
     times: np.ndarray
-    hazard: np.ndarray  # cumulative, of a record of risk 0, after each of `times`
+    hazard: np.ndarray
 
     def risk(self, x_ND: Tensor) -> np.ndarray:
-        """(N,)"""
-        return (((x_ND.double() - self.mean) / self.spread)[:, self.kept] @ self.w).numpy()
+        """(N,) log hazards of (N, D) features."""
+        x = ((x_ND.double() - self.mean) / self.spread)[:, self.varying]
+        return (x @ self.w).numpy()
 
-    def curves(self, risk_N: np.ndarray, at_T: np.ndarray) -> np.ndarray:
-        """(N, T) probability to be without the event after each time of `at`."""
-        hazard = np.concatenate([[0.0], self.hazard])[
-            np.searchsorted(self.times, at_T, side="right")
-        ]
-        return np.exp(-np.exp(np.clip(risk_N, -50, 50))[:, None] * hazard)
+    def curves(self, risk_N: np.ndarray, query_T: np.ndarray) -> np.ndarray:
+        """(N, T) probability to be without the event after each time.
+
+        Args:
+            risk_N: Log hazards.
+            query_T: Times.
+        """
+        place = np.searchsorted(self.times, query_T, side="right")
+        hazard = np.concatenate([[0.0], self.hazard])[place]
+        curves: np.ndarray = np.exp(-np.exp(np.clip(risk_N, -50, 50))[:, None] * hazard)
+        return curves
 
 
-def fitted(
+def fit_cox(
     train: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0
-) -> Fitted:
-    """A Cox regression whose penalty has the best held-out partial likelihood (that of everybody
-    minus that of the training folds: Verweij and van Houwelingen 1993)."""
-    x, time, event = (
-        train[0].double(),
-        torch.from_numpy(train[1]).double(),
-        torch.from_numpy(train[2]).double(),
-    )
+) -> CoxModel:
+    """Fit a Cox regression whose penalty has the best cross-validated partial likelihood.
+
+    The held-out likelihood is that of everybody minus that of the training folds (Verweij and van
+    Houwelingen 1993).
+
+    Args:
+        train: Features, times, events.
+        penalties: To choose from.
+        folds: Of the cross-validation.
+        seed: Of the folds.
+    """
+    x, time, event = train[0].double(), *(torch.from_numpy(y).double() for y in train[1:])
     mean, spread = x.mean(0), x.std(0, correction=0)
-    kept = spread > 1e-6 * spread.max()
-    x = ((x - mean) / spread)[:, kept]
+    varying = spread > 1e-6 * spread.max()
+    x = ((x - mean) / spread)[:, varying]
     fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) % folds
 
     def held_out(penalty: float) -> float:
@@ -189,16 +251,16 @@ def fitted(
         return total
 
     w = cox(x, time, event, max(penalties, key=held_out))
-    return Fitted(mean, spread, kept, w, *_baseline(x @ w, time, event))
+    return CoxModel(mean, spread, varying, w, *_baseline(x @ w, time, event))
 
 
 def _baseline(risk: Tensor, time: Tensor, event: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Times of events, ascending, and Breslow's cumulative hazard after each."""
     order, last = _falling(time)
-    there = risk[order].logcumsumexp(0)[last]
+    log_at_risk = risk[order].logcumsumexp(0)[last]
     came = event[order].bool()
     times, place = np.unique(time[order][came].numpy(), return_inverse=True)
-    return times, np.bincount(place, (-there[came]).exp().numpy(), len(times)).cumsum()
+    return times, np.bincount(place, (-log_at_risk[came]).exp().numpy(), len(times)).cumsum()
 
 
 def survival(
@@ -209,7 +271,14 @@ def survival(
     folds: int = 5,
     seed: int = 0,
 ) -> float:
-    """C of the test records, from the Cox regression that is `fitted` to the training ones."""
-    return concordance(
-        fitted(train, penalties=penalties, folds=folds, seed=seed).risk(test[0]), test[1], test[2]
-    )
+    """Harrell's C of the test records, from the Cox regression fitted to the training records.
+
+    Args:
+        train: Features, times, events.
+        test: The same.
+        penalties: See `fit_cox`.
+        folds: See `fit_cox`.
+        seed: See `fit_cox`.
+    """
+    model = fit_cox(train, penalties=penalties, folds=folds, seed=seed)
+    return concordance(model.risk(test[0]), test[1], test[2])

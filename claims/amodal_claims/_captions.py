@@ -57,5 +57,5 @@ def zero_shot(
 
 def recall(method: Method, dataset: Dataset, rows: Sequence[int], at: int = 10) -> float:
     """Recall@`at` between picture and caption, mean of both directions."""
-    found = retrieval(None, embed_records(method.encoder, dataset, rows), at=(at,)).rows
+    found = retrieval(None, embed_records(method.encoder, dataset, rows), recall_at=(at,)).rows
     return float(np.mean([row["value"] for row in found if row["metric"] == f"recall@{at}"]))

@@ -87,7 +87,7 @@ def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
 def recall(method: Method, dataset: Dataset, rows: Sequence[int], at: int = 10) -> float:
     """Recall@at, mean of both directions between pictures and captions."""
     found = retrieval(
-        None, embed_records(method.encoder, dataset, rows, labels=False), at=(at,)
+        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(at,)
     ).rows
     return mean(row["value"] for row in found if row["metric"] == f"recall@{at}")
 

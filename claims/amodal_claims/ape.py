@@ -72,7 +72,7 @@ def kept(dataset, encoder):
 
 def recall(method, dataset, rows):
     found = retrieval(
-        None, embed_records(method.encoder, dataset, rows, labels=False), at=(10,)
+        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(10,)
     ).rows
     return float(np.mean([row["value"] for row in found if row["metric"] == "recall@10"]))
 

@@ -71,7 +71,7 @@ def mispaired(dataset: Dataset, rows, rng) -> Dataset:
 
 def recall(method, dataset, rows):
     found = retrieval(
-        None, embed_records(method.encoder, dataset, rows, labels=False), at=(10,)
+        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(10,)
     ).rows
     return mean(row["value"] for row in found if row["metric"] == "recall@10")
 

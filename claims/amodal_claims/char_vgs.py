@@ -60,7 +60,7 @@ def measure(seed, dataset):
     def found(method, data, rows):
         """Pictures found from tags."""
         table = retrieval(
-            None, embed_records(method.encoder, data, rows, labels=False), at=(10,)
+            None, embed_records(method.encoder, data, rows, labels=False), recall_at=(10,)
         ).rows
         return next(
             r["value"] for r in table if r["metric"] == "recall@10" and r["source"] == "tags"

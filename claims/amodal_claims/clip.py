@@ -41,7 +41,7 @@ def measure(seed, dataset):
     def recalls(method, part):
         """Six rows, one a direction: value and chance."""
         found = retrieval(
-            None, embed_records(method.encoder, globe, globe.split(part)), at=(10,)
+            None, embed_records(method.encoder, globe, globe.split(part)), recall_at=(10,)
         ).rows
         return [row for row in found if row["metric"] == "recall@10"]
 

@@ -121,7 +121,7 @@ def auc(cosine, keys, wrong):
 
 def recall(method, dataset, rows):
     found = retrieval(
-        None, embed_records(method.encoder, dataset, rows, labels=False), at=(5,)
+        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(5,)
     ).rows
     return mean(
         r["value"]

@@ -24,7 +24,7 @@ from amodal import data, methods
 from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.inference.embed import embed_values
-from amodal.inference.forward_passes import evaluating
+from amodal.inference.forward_passes import eval_mode
 from amodal.modalities import make
 from amodal.modalities.table import Table
 from amodal.objectives.entailment import agreement
@@ -137,7 +137,7 @@ def measure(seed, dataset):
     other = [exchanged(line, said[i], rng) for i, line in enumerate(own)]
 
     def matches(method, like):
-        with evaluating(method.encoder):
+        with eval_mode(method.encoder):
             seen = (
                 embed_records(method.encoder, shapes.select(["image"]), test, labels=False)
                 .aligned["image"]

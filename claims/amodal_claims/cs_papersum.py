@@ -13,7 +13,7 @@ import numpy as np
 
 from amodal.curate.shared.sentences import best, chance, lead, sentences, textrank
 from amodal.diagnose.trends import trends
-from amodal.evaluate.summaries import TfIdf, jaccard, judged, keywords, others
+from amodal.evaluate.summaries import TfIdf, compare_likeness, derangement, jaccard, keywords
 from amodal.stats.auroc import auroc
 from amodal.train.packaged import sentence_encoder
 from amodal_claims import Comparison
@@ -99,7 +99,7 @@ def within(categories, seed):
     for name in set(categories):
         rows = np.flatnonzero(categories == name)
         if len(rows) > 1:
-            other[rows] = rows[others(len(rows), seed)]
+            other[rows] = rows[derangement(len(rows), seed)]
     return other
 
 
@@ -108,7 +108,7 @@ def measure(seed, dataset):
     embed = sentence_encoder()
     chosen = [best(s, textrank, COUNT) for s in said]
     known, words = embed(texts), keywords(texts, WORDS)
-    other, near = others(len(texts), seed), within(categories, seed)
+    other, near = derangement(len(texts), seed), within(categories, seed)
     found, level = {}, {"cosine": [], "keywords": []}
     for share in SHARES:
         short = corrupted(chosen, share, seed)
@@ -124,11 +124,15 @@ def measure(seed, dataset):
             clean, shuffled = likeness, {"cosine": (known * vectors[other]).sum(1)}
             shuffled["keywords"] = np.array([jaccard(a, kept[j]) for a, j in zip(words, other)])
             alone = near >= 0
-            same = judged(clean["cosine"][alone], (known * vectors[near]).sum(1)[alone], seed=seed)
+            same = compare_likeness(
+                clean["cosine"][alone], (known * vectors[near]).sum(1)[alone], seed=seed
+            )
             found["cosine: auroc, category"] = same.auroc
             bags = TfIdf([*texts, *short])
             a, b = bags(texts), bags(short)
-            found["tf-idf: auroc"] = judged((a * b).sum(1), (a * b[other]).sum(1), seed=seed).auroc
+            found["tf-idf: auroc"] = compare_likeness(
+                (a * b).sum(1), (a * b[other]).sum(1), seed=seed
+            ).auroc
         elif share < 100:  # not claimed: how well one score tells a spoilt summary from a sound one
             for name, values in likeness.items():
                 both = np.concatenate([clean[name], values])
@@ -136,7 +140,7 @@ def measure(seed, dataset):
                     both, np.repeat([True, False], len(values))
                 )
     for name, steps in level.items():
-        found[f"{name}: auroc"] = judged(clean[name], shuffled[name], seed=seed).auroc
+        found[f"{name}: auroc"] = compare_likeness(clean[name], shuffled[name], seed=seed).auroc
         found[f"{name}: least step"] = float(-np.diff(steps).max())
     found["cosine: textrank"] = found["cosine: 0 %"]
     for name, rank in (("lead", lead), ("random", chance(seed))):

@@ -22,7 +22,7 @@ from PIL import ImageFilter
 
 from amodal import data, methods
 from amodal.data import Loader
-from amodal.inference.forward_passes import in_order
+from amodal.inference.forward_passes import sequential_loader
 from amodal.modalities.image import Image
 from amodal.nn.heads.supervised import targets_of
 from amodal.train.test_time import AtTestTime, norms, tent
@@ -100,7 +100,7 @@ def arm(name, digits, rows, seed, budget=BUDGET):
 def right(method, digits, seed, rate=None):
     """Accuracy; rate: of the steps at test time, None for none."""
     rows, hits = np.arange(len(digits)), []
-    plain = in_order(digits, rows, AT_ONCE)
+    plain = sequential_loader(digits, rows, AT_ONCE)
     views = Loader(digits, rows, batch=AT_ONCE, shuffle=False, views=("weak", "weak"), seed=seed)
     with_views = hasattr(method, "at_test")
     loss = method.at_test if with_views else tent(method.encoder, method.head)

@@ -41,7 +41,9 @@ def measure(seed, dataset):
 
     def recall(method, part):
         found = retrieval(
-            None, embed_records(method.encoder, words, words.split(part), labels=False), at=(1,)
+            None,
+            embed_records(method.encoder, words, words.split(part), labels=False),
+            recall_at=(1,),
         )
         return found.value("image", "recall@1", target="text")
 

@@ -63,7 +63,7 @@ class Recall(Watch):
 
     def measure(self, encoder):
         rows = retrieval(
-            None, embed_records(encoder, self.dataset, self.dataset.split("test")), at=(1,)
+            None, embed_records(encoder, self.dataset, self.dataset.split("test")), recall_at=(1,)
         ).rows
         self.curve.append(mean(row["value"] for row in rows if row["metric"] == "recall@1"))
         encoder.train()

@@ -55,7 +55,9 @@ def prepared(dataset):
 
 
 def recall(method, emoji, part):
-    rows = retrieval(None, embed_records(method.encoder, emoji, emoji.split(part)), at=(10,)).rows
+    rows = retrieval(
+        None, embed_records(method.encoder, emoji, emoji.split(part)), recall_at=(10,)
+    ).rows
     return mean(row["value"] for row in rows if row["metric"] == "recall@10")
 
 

@@ -70,6 +70,8 @@ def measure(seed, dataset):
     globe = data.open("globe").select(FIELDS)
     for loss in ("mv_dhel", "pairwise"):
         encoder = train(globe, loss, 1, seed).encoder
-        rows = retrieval(None, embed_records(encoder, globe, globe.split("test")), at=(5,)).rows
+        rows = retrieval(
+            None, embed_records(encoder, globe, globe.split("test")), recall_at=(5,)
+        ).rows
         found[f"recall, {loss}"] = mean(row["value"] for row in rows if row["metric"] == "recall@5")
     return found

@@ -147,7 +147,7 @@ def recalls(method, dataset):
     both = []
     segments, whole = vectors(method, dataset)
     for z in (whole, {s: v.flatten(0, 1) for s, v in segments.items()}):
-        ways = (ranked(z[a], z[b], at=(10,))[0]["value"] for a, b in (FIELDS, FIELDS[::-1]))
+        ways = (ranked(z[a], z[b], recall_at=(10,))[0]["value"] for a, b in (FIELDS, FIELDS[::-1]))
         both.append(sum(ways) / 2)
     return both
 

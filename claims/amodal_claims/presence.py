@@ -69,7 +69,9 @@ def measure(seed, dataset):
     held = {part: (rows := globe.split(part))[whole[rows]] for part in ("train", "valid", "test")}
 
     def recall(method, part):
-        found = retrieval(None, embed_records(method.encoder, globe, held[part]), at=(10,)).rows
+        found = retrieval(
+            None, embed_records(method.encoder, globe, held[part]), recall_at=(10,)
+        ).rows
         return mean(row["value"] for row in found if row["metric"] == "recall@10")
 
     def make(encoder):

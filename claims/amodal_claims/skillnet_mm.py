@@ -28,7 +28,7 @@ import torch
 
 from amodal import data, methods
 from amodal.data import sets as public
-from amodal.inference.forward_passes import in_order
+from amodal.inference.forward_passes import sequential_loader
 from amodal.modalities import make, name_of
 from amodal.nn.adapters.skills import Skills
 from amodal.nn.heads.supervised import targets_of
@@ -189,7 +189,7 @@ def right(method, five, rows):
     found = {}
     for field in FIELDS:
         some = rows[field]
-        batch = next(iter(in_order(five, some, len(some))))
+        batch = next(iter(sequential_loader(five, some, len(some))))
         told = method.head.predictions(method.predict(batch))[f"{field} class"].argmax(1).numpy()
         classes = next(t.classes for t in method.head.targets if t.name == f"{field} class")
         truth = five.label(f"{field} class")[some]

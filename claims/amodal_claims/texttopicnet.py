@@ -136,7 +136,7 @@ def found_by_topics(method, dataset, test):
     )
     said = said / said.sum(1, keepdim=True)
     # the cosine of square roots of two distributions falls as their Hellinger distance grows
-    row = ranked(mixture.values.sqrt(), said[mixture.rows].sqrt(), at=(10,))[0]
+    row = ranked(mixture.values.sqrt(), said[mixture.rows].sqrt(), recall_at=(10,))[0]
     return {
         "recall": row["value"],
         "recall by chance": row["chance"],

@@ -14,9 +14,9 @@ import torch
 
 from amodal import data, methods
 from amodal.data.sets import poses
-from amodal.stats.pose_error import turn_between, within
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, trained
+from amodal.stats.pose_error import pose_accuracy, rotation_angle
 
 CLAIM = (
     "Without labels of the target, a teacher whose pseudo labels pass the bidirectional filter gives more right poses of sensed objects "
@@ -77,9 +77,9 @@ def measured(method, dataset, rows):
     centre = found(torch.full((len(rows), 1, 3), 0.5, dtype=torch.float64))[
         :, 0
     ]  # where the object's middle was put
-    degrees = turn_between(found.rotation, rotation)
+    degrees = rotation_angle(found.rotation, rotation)
     distance = (centre - torch.stack([truth[x] for x in "xyz"], 1)).norm(dim=1)
-    return within(degrees, distance, DEGREES, DECIMETRES), float(degrees.mean())
+    return pose_accuracy(degrees, distance, DEGREES, DECIMETRES), float(degrees.mean())
 
 
 def sensed(dataset, part):

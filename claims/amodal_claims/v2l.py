@@ -60,7 +60,7 @@ def recall(*models):
     """Recall@10 of models end to end, mean of both directions. models: (vectors of one vendor, of
     the other)."""
     a, b = (ensemble(vectors) for vectors in zip(*models))
-    return sum(ranked(x, y, at=(10,))[0]["value"] for x, y in ((a, b), (b, a))) / 2
+    return sum(ranked(x, y, recall_at=(10,))[0]["value"] for x, y in ((a, b), (b, a))) / 2
 
 
 def measure(seed, dataset):

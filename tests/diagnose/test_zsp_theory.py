@@ -71,7 +71,7 @@ def test_the_spectrum_is_that_of_the_angles_between_two_spaces():
     qx, qz = (np.linalg.qr((t - t.mean(0)).double().numpy())[0] for t in (x, z))
     expected = np.linalg.svd(qx.T @ qz, compute_uv=False)
     np.testing.assert_allclose(cca_spectrum(x, z, ridge=1e-9), expected, atol=1e-6)
-    held = cca_spectrum(x[:60], z[:60], held=(x[60:], z[60:]))
+    held = cca_spectrum(x[:60], z[:60], held_out=(x[60:], z[60:]))
     assert held[:2].min() > 0.3 and held[2:].abs().max() < 0.3 < float(
         cca_spectrum(x[:60], z[:60])[2:].max()
     )

@@ -9,7 +9,7 @@ from amodal.core import AmodalError, Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
 from amodal.evaluate.protocols.cross_modal_transfer import cross_modal_transfer
 from amodal.evaluate.protocols.missing_modality import missing_modality, subsets
-from amodal.evaluate.protocols.retrieval import _chance, ranked, retrieval
+from amodal.evaluate.protocols.retrieval import chance_of, ranked, retrieval
 from amodal.evaluate.protocols.zero_shot import zero_shot
 from tests.evaluate.made import CLASSES, made
 
@@ -49,7 +49,7 @@ def test_chance_of_retrieval_is_what_random_ranks_give():
     for _ in range(4000):
         m = sizes[rng.integers(25)]
         ranks.append(rng.permutation(25)[:m].min() + 1)
-    ranks, chance = np.array(ranks), _chance(sizes, 25, (1, 5))
+    ranks, chance = np.array(ranks), chance_of(sizes, 25, (1, 5))
     assert chance["recall@1"] == pytest.approx(np.mean(ranks <= 1), abs=0.03)
     assert chance["recall@5"] == pytest.approx(np.mean(ranks <= 5), abs=0.03)
     assert chance["MRR"] == pytest.approx(np.mean(1 / ranks), abs=0.03)

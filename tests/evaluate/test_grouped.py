@@ -53,7 +53,7 @@ def test_principal_components_and_a_hidden_layer():
     z = ((x - x.mean(0)) / x.std(0)).numpy()
     reduced = torch.from_numpy(PCA(2).fit_transform(z)).float()
     torch.testing.assert_close(
-        probe(keep=2)(x, wanted)(x), probe()(reduced, wanted)(reduced), rtol=1e-2, atol=1e-2
+        probe(components=2)(x, wanted)(x), probe()(reduced, wanted)(reduced), rtol=1e-2, atol=1e-2
     )
     either = torch.from_numpy((x[:, 0] * x[:, 1] > 0).numpy())
     assert (

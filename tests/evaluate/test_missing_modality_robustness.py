@@ -16,14 +16,19 @@ from amodal.evaluate import (
     Embedded,
     NotApplicable,
     Report,
+    corruption,
     embed_records,
     evaluate,
     figures,
     protocol_names,
 )
-from amodal.evaluate import corruption as _corrupt
-from amodal.evaluate.imputation import filled, ridge
-from amodal.evaluate.missing_modalities import FieldVectors, depending, halves, side_by_side
+from amodal.evaluate.imputation import imputed, ridge
+from amodal.evaluate.missing_modalities import (
+    FieldVectors,
+    concatenate_fields,
+    label_dependent_mask,
+    label_groups,
+)
 from amodal.evaluate.protocols.missing_modality_robustness import missing_modality_robustness
 from amodal.stats.shapley import powerset, shapley
 from tests.evaluate.made import made
@@ -113,9 +118,9 @@ def test_fused_is_what_the_embeddings_fuse():
     seen = FieldVectors.of(test)
     whole = test.fused()
     assert torch.equal(seen.rows, whole.rows) and torch.allclose(
-        seen.fused(seen.there), whole.values, atol=1e-6
+        seen.fused(seen.present), whole.values, atol=1e-6
     )
-    alone = seen.there & torch.tensor([True, False, True])
+    alone = seen.present & torch.tensor([True, False, True])
     some = test.fused(("image", "text"))
     there = alone.any(1)
     assert torch.equal(seen.rows[there], some.rows) and torch.allclose(
@@ -140,7 +145,7 @@ def test_a_joint_network_fuses_what_is_left_itself():
         re_fuse,
     )
     seen = FieldVectors.of(joint)
-    found = seen.fused(seen.there & torch.tensor([False, True]))
+    found = seen.fused(seen.present & torch.tensor([False, True]))
     assert set(asked) == {("sound",)} and seen.names == ("image", "sound")
     sound = test.aligned["sound"]
     there = torch.isin(seen.rows, sound.rows)
@@ -152,16 +157,20 @@ def test_a_joint_network_fuses_what_is_left_itself():
 
 def test_dependence_on_the_label_and_its_reverse():
     y = np.array(["a", "b", "c", None] * 500, dtype=object)
-    groups, again = halves(y, y)
+    groups, again = label_groups(y, y)
     assert torch.equal(groups, again) and groups[:4].tolist() == [0, 1, 0, -1]
     luck = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0))
     for turned in (False, True):
-        hidden = depending(luck, groups, turned=turned)
+        hidden = label_dependent_mask(luck, groups, reverse=turned)
         for group, source in itertools.product((0, 1), range(3)):
             rate = 0.8 if (group + source + turned) % 2 == 0 else 0.2
             assert abs(float(hidden[groups == group, source].float().mean()) - rate) < 0.06
         assert abs(float(hidden[groups == -1].float().mean()) - 0.5) < 0.05
-    assert halves(np.array([1.0, 2.0, 9.0]), np.array([0.0, 5.0, np.nan]))[1].tolist() == [0, 1, -1]
+    assert label_groups(np.array([1.0, 2.0, 9.0]), np.array([0.0, 5.0, np.nan]))[1].tolist() == [
+        0,
+        1,
+        -1,
+    ]
 
 
 # What the protocol says
@@ -202,10 +211,12 @@ def test_a_probe_that_reads_presence_is_exposed(result):
 
 
 def test_what_is_hidden_at_random_in_training_leaks_nothing(monkeypatch):
-    def blindly(uniform_NS, group_N, *, turned=False):
+    def blindly(uniform_NS, group_N, *, reverse=False):
         return uniform_NS < 0.5
 
-    monkeypatch.setattr("amodal.evaluate.protocols.missing_modality_robustness.depending", blindly)
+    monkeypatch.setattr(
+        "amodal.evaluate.protocols.missing_modality_robustness.label_dependent_mask", blindly
+    )
     found = missing_modality_robustness(made(seed=1), made(seed=2), label="kind", rates=(0.5,))
     (row,) = rows(found, "label", source="fused", target="turned round")
     assert row["leaked"] == 0
@@ -257,19 +268,19 @@ def test_stand_ins_where_the_answer_is_known():
     learn, x = known_sources(200, 0)
     seen, truth = known_sources(20, 1)
     left = torch.tensor([[True, False, True]]).expand(20, 3)
-    predicted = filled("predict", learn, seen.x, left)
+    predicted = imputed("predict", learn, seen.x, left)
     assert torch.allclose(predicted[:, 1], truth["b"], atol=0.02) and torch.allclose(
         predicted[:, 0], truth["a"]
     )
     assert torch.allclose(
-        filled("mean", learn, seen.x, left)[:, 1], x["b"].mean(0).expand(20, 6), atol=1e-5
+        imputed("mean", learn, seen.x, left)[:, 1], x["b"].mean(0).expand(20, 6), atol=1e-5
     )
     nearest = [
         max(range(200), key=lambda j: float(x["a"][j] @ truth["a"][i] + x["c"][j] @ truth["c"][i]))
         for i in range(20)
     ]
-    assert torch.allclose(filled("retrieve", learn, seen.x, left)[:, 1], x["b"][nearest])
-    nothing = filled("predict", learn, seen.x, torch.zeros(20, 3, dtype=torch.bool))
+    assert torch.allclose(imputed("retrieve", learn, seen.x, left)[:, 1], x["b"][nearest])
+    nothing = imputed("predict", learn, seen.x, torch.zeros(20, 3, dtype=torch.bool))
     assert torch.allclose(
         nothing, torch.stack([x[s].mean(0) for s in "abc"]).expand(20, 3, 6), atol=1e-5
     )
@@ -277,11 +288,11 @@ def test_stand_ins_where_the_answer_is_known():
 
 def test_donors_are_records_that_have_both():
     learn, x = known_sources(100, 0)
-    there = learn.there.clone()
+    there = learn.present.clone()
     there[:50, 1] = False
     some = FieldVectors(learn.embedded, learn.rows, learn.x * there[:, :, None], there)
     left = torch.tensor([[True, False, False]])
-    found = filled("retrieve", some, learn.x[:1], left)
+    found = imputed("retrieve", some, learn.x[:1], left)
     assert torch.allclose(found[0, 1], x["b"][50 + int((x["a"][50:] @ x["a"][0]).argmax())])
 
 
@@ -326,7 +337,7 @@ def test_prediction_is_chosen_where_it_is_best_and_test_labels_have_no_say():
 
 def test_side_by_side_says_what_is_hidden():
     x = torch.arange(12.0).view(2, 2, 3) + 1
-    ends = side_by_side(x, torch.tensor([[True, False], [True, True]]))
+    ends = concatenate_fields(x, torch.tensor([[True, False], [True, True]]))
     assert ends.tolist() == [[1, 2, 3, 0, 0, 0], [7, 8, 9, 10, 11, 12]]
 
 
@@ -365,14 +376,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("kind", _corrupt.KINDS)
+@pytest.mark.parametrize("kind", corruption.CORRUPTIONS)
 def test_damage_is_a_function_of_the_record_and_grows(name, kind):
     modality, (value, other) = KINDS[name]
-    assert _corrupt.applies(kind, modality) == (kind != "noise" or name not in ("text", "sequence"))
+    assert corruption.applies(kind, modality) == (
+        kind != "noise" or name not in ("text", "sequence")
+    )
     before, changed = value.copy(), []
     for severity in (0.0, 0.25, 0.75):
         made_, again = (
-            _corrupt.change(kind, severity)(modality, value, other, np.random.default_rng(1))
+            corruption.corruption(kind, severity)(modality, value, other, np.random.default_rng(1))
             for _ in (0, 1)
         )
         np.testing.assert_array_equal(made_, again)
@@ -381,7 +394,7 @@ def test_damage_is_a_function_of_the_record_and_grows(name, kind):
         same = made_.shape == value.shape
         changed.append(np.mean(made_ != value) if same else 1 - len(made_) / len(value))
     np.testing.assert_array_equal(value, before)
-    if not _corrupt.applies(kind, modality):
+    if not corruption.applies(kind, modality):
         assert changed == [0, 0, 0]
     elif kind == "noise":
         assert changed[0] == 0 < changed[1]
@@ -395,7 +408,7 @@ def test_damage_is_a_function_of_the_record_and_grows(name, kind):
 
 def test_something_is_always_left():
     for modality, (value, other) in KINDS.values():
-        left = _corrupt.change("drop", 1.0)(modality, value, other, np.random.default_rng(0))
+        left = corruption.corruption("drop", 1.0)(modality, value, other, np.random.default_rng(0))
         assert len(left) and np.isfinite(left).any()
 
 
@@ -412,13 +425,14 @@ def test_damage_changes_its_own_source_alone(folder, trunk):
         for k in ("Text", "Image")
     )
     rows_ = list(range(3, 40, 2))
-    none = test.changed(image, _corrupt.change("drop", 0.0), rows_)
+    none = test.perturbed_forward(image, corruption.corruption("drop", 0.0), rows_)
     at = torch.isin(test.aligned[image].rows, torch.tensor(rows_))
     assert torch.allclose(none[image].values, test.aligned[image].values[at], atol=1e-5)
-    much = test.changed(image, _corrupt.change("drop", 0.75), rows_)
+    much = test.perturbed_forward(image, corruption.corruption("drop", 0.75), rows_)
     assert not torch.allclose(much[image].values, none[image].values, atol=1e-3)
     assert torch.equal(
-        much[image].values, test.changed(image, _corrupt.change("drop", 0.75), rows_)[image].values
+        much[image].values,
+        test.perturbed_forward(image, corruption.corruption("drop", 0.75), rows_)[image].values,
     )
     if trunk == "joint":
         assert torch.allclose(much[text].values, none[text].values, atol=1e-5)
@@ -450,7 +464,11 @@ def test_it_is_measured_when_asked_for_and_reported(folder, tmp_path):
         report["missing_modality_robustness"].rows
     )
     figures.missing_modality_robustness(
-        [r for r in again["missing_modality_robustness"].rows if r["part"] not in _corrupt.KINDS],
+        [
+            r
+            for r in again["missing_modality_robustness"].rows
+            if r["part"] not in corruption.CORRUPTIONS
+        ],
         tmp_path / "short.png",
     )
     usual = evaluate(encoder, records, protocols=None, few=2, draws=1, progress=False)

@@ -10,7 +10,7 @@ import amodal
 from amodal.core import AmodalError
 from amodal.curate.cs_papersum import cs_papersum
 from amodal.evaluate import papers
-from amodal.evaluate.summaries import WORD, TfIdf, judged, mean_interval, others
+from amodal.evaluate.summaries import WORD, TfIdf, compare_likeness, derangement, mean_interval
 
 FIELDS = ("graphs", "vision", "speech", "robots")
 
@@ -156,15 +156,15 @@ def test_tf_idf_is_that_of_scikit_learn():
     texts = ["The cat sat, the cat ran.", "A dog ran", "cats and dogs", ""]
     peer = learn.TfidfVectorizer(token_pattern=WORD.pattern)
     want, own = peer.fit_transform(texts).toarray(), TfIdf(texts)
-    order = [peer.vocabulary_[w] for w in own.place]
+    order = [peer.vocabulary_[w] for w in own.vocabulary]
     assert own(texts) == pytest.approx(want[:, order], abs=1e-6)
-    assert list(TfIdf(texts, most=1).place) == ["ran"]
+    assert list(TfIdf(texts, most=1).vocabulary) == ["ran"]
 
 
 def test_the_calibrated_likeness_and_its_mean():
     rng = np.random.default_rng(2)
     own, null = rng.normal(1, 1, 50).round(1), rng.normal(0, 1, 50).round(1)
-    found = judged(own, null)
+    found = compare_likeness(own, null)
     assert found.p == pytest.approx([(1 + sum(n >= x for n in null)) / 51 for x in own])
     half = 1.96 * own.std() / 50**0.5
     assert mean_interval(own, draws=4000) == pytest.approx(
@@ -174,6 +174,6 @@ def test_the_calibrated_likeness_and_its_mean():
     assert part.auroc == pytest.approx(
         np.mean([(a > b) + (a == b) / 2 for a in own[:20] for b in null[:20]])
     )
-    assert sorted(others(7, 1)) == list(range(7)) and all(others(7, 1) != np.arange(7))
+    assert sorted(derangement(7, 1)) == list(range(7)) and all(derangement(7, 1) != np.arange(7))
     with pytest.raises(AmodalError, match="no other"):
-        others(1)
+        derangement(1)

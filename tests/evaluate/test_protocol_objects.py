@@ -12,6 +12,7 @@ import torch
 
 import amodal
 from amodal.core import AmodalError
+from amodal.core.registry import plugins
 from amodal.evaluate import (
     LABEL,
     TWO_FIELDS,
@@ -29,7 +30,6 @@ from amodal.evaluate import (
 from amodal.evaluate import runner as runner_module
 from amodal.evaluate.old_names import OLD_NAMES
 from amodal.evaluate.options import fits
-from amodal.evaluate.plugins import load_plugins
 from amodal.evaluate.protocols.knn import knn
 from tests.evaluate.made import made
 
@@ -208,7 +208,7 @@ def test_mistakes_with_protocols_from_outside(records, encoder, tmp_path):
     assert "ModuleNotFoundError" in refused(f"{tmp_path / 'bad.py'}:Mine")
     assert "Did you mean Mine" in refused(f"{tmp_path / 'good.py'}:Nine")
     assert "is no protocol: an object of a subclass" in refused(f"{tmp_path / 'good.py'}:Mine")
-    assert "cannot import no_such_package.x" in refused("no_such_package.x:Mine")
+    assert "'no_such_package.x' cannot be imported" in refused("no_such_package.x:Mine")
     assert "is no protocol" in refused(print)
     assert "Did you mean pairs" in refused(Cosine(), pair=3)
     assert "pairs = 'ten': the protocol cosine needs int here" in refused(Cosine(), pairs="ten")
@@ -233,9 +233,9 @@ def test_mistakes_with_protocols_from_outside(records, encoder, tmp_path):
 
 @pytest.fixture(autouse=True)
 def forget_plugins():
-    load_plugins.cache_clear()
+    plugins.cache_clear()
     yield
-    load_plugins.cache_clear()
+    plugins.cache_clear()
 
 
 def entry(name, value):
@@ -243,16 +243,16 @@ def entry(name, value):
 
 
 def plug(monkeypatch, *points):
-    load_plugins.cache_clear()
+    plugins.cache_clear()
     monkeypatch.setattr(
-        "amodal.evaluate.plugins.entry_points",
+        "importlib.metadata.entry_points",
         lambda group: points if group == "amodal.protocols" else [],
     )
 
 
 def test_plugins_are_found_and_run(records, encoder, monkeypatch):
     plug(monkeypatch, entry("cosine", f"{__name__}:Cosine"))
-    assert list(load_plugins("protocols")) == ["cosine"] and load_plugins("methods") == {}
+    assert list(plugins("protocols")) == ["cosine"] and plugins("methods") == {}
     assert protocol_names()[-1] == "small_objects" and "cosine" in protocol_names()
     assert "cosine" in {r.protocol for r in evaluate(encoder, records, progress=False).results}
     with pytest.raises(AmodalError, match="Did you mean cosine"):
@@ -263,16 +263,18 @@ def test_broken_plugins_say_whose_they_are(records, encoder, monkeypatch):
     plug(monkeypatch, entry("broken", "there_is_no_such_module:X"))
     with pytest.raises(
         AmodalError,
-        match="'broken' of the plug-in .*there_is_no_such_module:X.*ModuleNotFoundError",
+        match="the plug-in broken of .*there_is_no_such_module:X.*ModuleNotFoundError",
     ):
         evaluate(encoder, records, protocols=["broken"], progress=False)
-    with pytest.warns(UserWarning, match="'broken' of the plug-in .* left out"):
+    with pytest.warns(UserWarning, match="the plug-in broken of .* left out"):
         assert evaluate(encoder, records, progress=False).results
     plug(monkeypatch, entry("one", "a:X"), entry("one", "b:X"))
-    with pytest.raises(AmodalError, match=r"two plug-ins have protocols called 'one'.*a:X.*b:X"):
+    with pytest.raises(AmodalError, match=r"two of amodal.protocols are called 'one'"):
         protocol_names()
     plug(monkeypatch, entry("knn", "a:X"))
-    with pytest.raises(AmodalError, match="has a protocol 'knn', and so has amodal itself"):
+    with pytest.raises(
+        AmodalError, match="two of amodal.protocols are called 'knn': one of amodal .* itself"
+    ):
         protocol("knn")
 
 

@@ -11,8 +11,7 @@ import pytest
 import amodal
 from amodal import methods
 from amodal.data import Label
-from amodal.evaluate import corruption as _corrupt
-from amodal.evaluate import embed_records
+from amodal.evaluate import corruption, embed_records
 from amodal.evaluate.protocols.missing_modality_robustness import missing_modality_robustness
 from amodal.inference.embed import known
 from tests.methods.bench import fields, method, raw
@@ -34,10 +33,10 @@ def records():
 
 @pytest.mark.parametrize("name", methods.names())
 def test_any_method(name, monkeypatch):
-    kind = _corrupt.KINDS[
+    kind = corruption.CORRUPTIONS[
         methods.names().index(name) % 3
     ]  # each method meets one kind of damage, which saves time
-    monkeypatch.setattr(_corrupt, "KINDS", (kind,))
+    monkeypatch.setattr(corruption, "CORRUPTIONS", (kind,))
     encoder = method(name).encoder
     train, test = (
         embed_records(encoder, records(), rows, batch=64) for rows in (range(40), range(40, 64))

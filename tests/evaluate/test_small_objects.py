@@ -13,7 +13,7 @@ import amodal
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.data.sets import scenes
 from amodal.evaluate import Embedded, NotApplicable, Report, figures
-from amodal.evaluate.protocols.small_objects import ahead, area_of, resampled, small_objects
+from amodal.evaluate.protocols.small_objects import area_of, ranks_of, resampled, small_objects
 
 
 def embedded(words, pictures, **more):
@@ -53,7 +53,7 @@ def test_recall_is_that_of_a_loop_over_queries():
     assert row["interval"][0] < row["value"] < row["interval"][1] and row[
         "chance"
     ] == pytest.approx(1 / 40)
-    assert found.spec["gallery"] == found.spec["queries"] == 40 and "several" not in found.spec
+    assert found.spec["gallery"] == found.spec["queries"] == 40 and "multi_vector" not in found.spec
 
 
 def test_equal_pictures_are_one_and_equal_words_have_several_right():
@@ -64,7 +64,7 @@ def test_equal_pictures_are_one_and_equal_words_have_several_right():
     said = torch.arange(12)
     said[7] = said[0]
     test = embedded(words, pictures, content={"image": same, "text": said})
-    found = small_objects(None, test, at=(1,))
+    found = small_objects(None, test, recall_at=(1,))
     assert found.spec["gallery"] == 6
     cosine = torch.nn.functional.cosine_similarity(
         words[:, None], pictures[None, :6], dim=2
@@ -79,7 +79,7 @@ def test_equal_pictures_are_one_and_equal_words_have_several_right():
 
 
 def test_ties_count_against_none_and_intervals_hold_the_mean():
-    a, t = ahead(torch.zeros(3, 5), np.eye(3, 5, dtype=bool))
+    a, t = ranks_of(torch.zeros(3, 5), np.eye(3, 5, dtype=bool))
     assert a.tolist() == [0, 0, 0] and t.tolist() == [4, 4, 4]
     hits = (np.arange(200) % 4 == 0).astype(float)[:, None]
     apart, together = (
@@ -151,7 +151,7 @@ def one_thing_each(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("method", "kind"), [("sorce", "several"), ("clip", "regions"), ("clamr", "several")]
+    ("method", "kind"), [("sorce", "multi_vector"), ("clip", "regions"), ("clamr", "multi_vector")]
 )
 def test_any_method_is_measured_and_drawn(method, kind, one_thing_each, tmp_path):
     model = amodal.pretrain(
@@ -159,7 +159,7 @@ def test_any_method_is_measured_and_drawn(method, kind, one_thing_each, tmp_path
     )
     report = model.evaluate(one_thing_each, protocols=["small_objects"], progress=False, draws=50)
     result = report["small_objects"]
-    assert result.spec["several"] == kind and result.spec["queries"] == result.spec["gallery"]
+    assert result.spec["multi_vector"] == kind and result.spec["queries"] == result.spec["gallery"]
     sizes = {r["target"] for r in result.rows if r["target"].startswith("covering")}
     assert sizes <= {"covering 1 % to 3 % of the picture", "covering 3 % to 10 % of the picture"} | {
         "covering below 1 % of the picture", "covering from 10 % of the picture"
@@ -173,6 +173,9 @@ def test_any_method_is_measured_and_drawn(method, kind, one_thing_each, tmp_path
         "one", "recall@1", target="all"
     ) == result.value("one", "recall@1", target="all")
     assert Image.open(tmp_path / "report.small_objects.png").size[0] > 800
+    old = tmp_path / "old.json"
+    old.write_text(saved.read_text().replace('"source": "multi_vector"', '"source": "several"'))
+    assert Report.load(old)["small_objects"].rows == Report.load(saved)["small_objects"].rows
     from rich.console import Console
 
     console = Console(width=160, record=True)

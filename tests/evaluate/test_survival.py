@@ -16,13 +16,13 @@ from amodal.evaluate.report_table import in_short
 from amodal.stats.survival import (
     concordance,
     cox,
-    fitted,
+    fit_cox,
     kaplan_meier,
     log_rank,
     partial_likelihood,
     survival,
 )
-from amodal.stats.survival_scores import METRICS, Predictions, grid, scores
+from amodal.stats.survival_scores import METRICS, Predictions, evaluation_times, scores
 
 
 def made(n, seed, weights):
@@ -103,7 +103,7 @@ def test_scores_are_those_of_scikit_survival():
         pytest.importorskip("sksurv.util"),
     )
     train, test = outcomes(120, 4), outcomes(60, 5)
-    model = fitted(train, penalties=(1.0,))
+    model = fit_cox(train, penalties=(1.0,))
     scaled = [
         ((x - train[0].mean(0)) / train[0].std(0, correction=0)).numpy()
         for x in (train[0], test[0])
@@ -113,7 +113,7 @@ def test_scores_are_those_of_scikit_survival():
         scaled[0], known
     )
     np.testing.assert_allclose(model.w.numpy(), peer.coef_, atol=1e-6)
-    times = grid(*train[1:], [train[1:]])
+    times = evaluation_times(*train[1:], [train[1:]])
     times = times[(times >= test[1].min()) & (times < test[1].max())]
     risk = model.risk(test[0])
     curves = model.curves(risk, times)
@@ -134,8 +134,8 @@ def test_scores_are_those_of_scikit_survival():
 
 def test_a_draw_of_people_is_a_set_in_which_some_are_twice():
     train, test = outcomes(80, 6), outcomes(40, 7)
-    model = fitted(train, penalties=(1.0,))
-    times = grid(*train[1:], [train[1:]])
+    model = fit_cox(train, penalties=(1.0,))
+    times = evaluation_times(*train[1:], [train[1:]])
     risk = model.risk(test[0])
     found = scores(
         [Predictions(np.arange(40), *test[1:], risk, model.curves(risk, times), train[1:])],
@@ -167,7 +167,7 @@ def test_kaplan_meiers_curve_is_its_product():
         np.arange(0.0, 10.5, 0.5),
     )
     for lost in (False, True):
-        left = kaplan_meier(time, event, at, lost=lost)
+        left = kaplan_meier(time, event, at, censoring=lost)
         for t, value in zip(at, left):
             expected = 1.0
             for u in sorted(set(time[time <= t])):

@@ -67,4 +67,4 @@ def test_ranks_by_size_do_not_change_when_vectors_turn_round():
     torch.manual_seed(0)
     a, b = torch.randn(2, 30, 4)
     turned = b * torch.randn(30, 1).sign()
-    assert ranked(a, b, unsigned=True) == ranked(a, turned, unsigned=True) != ranked(a, b)
+    assert ranked(a, b, abs_cosine=True) == ranked(a, turned, abs_cosine=True) != ranked(a, b)

@@ -9,7 +9,7 @@ from amodal import methods, modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
-from amodal.stats.pose_error import turn_between
+from amodal.stats.pose_error import rotation_angle
 from tests.methods.bench import fields
 from tests.nn.test_similarity import poses
 
@@ -120,7 +120,7 @@ def test_poses_of_coordinates_that_are_right(monkeypatch):
     monkeypatch.setattr(
         type(m.told), "guessed", lambda *_: (truth.flatten(2).mT, seen, (seen != 0).any(2))
     )
-    assert turn_between(m.poses(b).rotation, poses(6).rotation).max() < 0.1
+    assert rotation_angle(m.poses(b).rotation, poses(6).rotation).max() < 0.1
 
 
 def test_bad_options_say_what_to_do():

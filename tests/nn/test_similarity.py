@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from amodal.stats.pose_error import turn_between, within
+from amodal.stats.pose_error import pose_accuracy, rotation_angle
 from amodal.stats.similarity_transform import Similarity, bidirectional_filter, ransac, umeyama
 
 torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def test_the_closed_form_is_horns():
 
 def test_there_and_back():
     pose, x = poses(3), torch.randn(3, 7, 3, dtype=torch.float64)
-    torch.testing.assert_close(pose.back(pose(x)), x)
+    torch.testing.assert_close(pose.inverse(pose(x)), x)
     by_hand = pose.scale[1] * pose.rotation[1] @ x[1, 4] + pose.shift[1]
     torch.testing.assert_close(pose(x)[1, 4], by_hand)
     assert torch.equal(
@@ -74,11 +74,11 @@ def test_wrong_pairs_do_not_turn_the_pose():
     wrong[2, 30:] = torch.nan  # what is not there is not looked at
     wrong = torch.where(there[..., None], wrong, 0.0)
     fit, inside = ransac(wrong, y, there, torch.arange(4), near=0.02, tries=60)
-    assert turn_between(fit.rotation, pose.rotation)[:3].max() < 1e-4
+    assert rotation_angle(fit.rotation, pose.rotation)[:3].max() < 1e-4
     torch.testing.assert_close(fit.scale[:3], pose.scale[:3], rtol=1e-6, atol=1e-6)
     right = (wrong - x).norm(dim=2) < 0.02
     assert torch.equal(inside, right & there) and not inside[3].any()
-    assert turn_between(umeyama(wrong, y, there).rotation, pose.rotation)[:3].max() > 1
+    assert rotation_angle(umeyama(wrong, y, there).rotation, pose.rotation)[:3].max() > 1
     again, _ = ransac(wrong[1:2], y[1:2], there[1:2], torch.tensor([1]), near=0.02, tries=60)
     assert torch.equal(again.rotation[0], fit.rotation[1])  # whatever else is in the batch
 
@@ -93,9 +93,9 @@ def test_both_sides_lose_what_is_far_from_all_of_the_other():
     told[0, 4:8] += 2.0  # wrong predictions
     told[0, 8:12] = x[0, 20:24]  # wrong too, but on the object: both checks let them pass
     fit, kept = bidirectional_filter(told, seen, there, torch.zeros(1).long(), near=0.1, far=0.1)
-    assert turn_between(fit.rotation, pose.rotation) < 1
+    assert rotation_angle(fit.rotation, pose.rotation) < 1
     first, _ = ransac(told, seen, there, torch.zeros(1).long(), near=0.1)
-    back, expected = first.back(seen)[0], []
+    back, expected = first.inverse(seen)[0], []
     for i in range(50):
         points = min((back[i] - told[0, j]).norm() for j in range(50) if there[0, j])
         coordinates = min((back[j] - told[0, i]).norm() for j in range(50) if there[0, j])
@@ -109,8 +109,9 @@ def test_both_sides_lose_what_is_far_from_all_of_the_other():
 
 def test_turns_are_scipys():
     a, b = Rotation.random(6, random_state=2), Rotation.random(6, random_state=3)
-    found = turn_between(torch.from_numpy(a.as_matrix()), torch.from_numpy(b.as_matrix()))
+    found = rotation_angle(torch.from_numpy(a.as_matrix()), torch.from_numpy(b.as_matrix()))
     np.testing.assert_allclose(found, np.rad2deg((a.inv() * b).magnitude()), atol=1e-9)
     assert (
-        within(torch.tensor([4.0, 4.0, 9.0, 9.0]), torch.tensor([1.0, 6.0, 1.0, 6.0]), 5, 5) == 0.25
+        pose_accuracy(torch.tensor([4.0, 4.0, 9.0, 9.0]), torch.tensor([1.0, 6.0, 1.0, 6.0]), 5, 5)
+        == 0.25
     )

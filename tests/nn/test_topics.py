@@ -19,7 +19,7 @@ def texts(n=60, seed=0):
 
 def table(model, documents):
     counts = model.count(documents)
-    dense = np.zeros((counts.texts, len(model.kept)))
+    dense = np.zeros((counts.texts, len(model.vocabulary)))
     dense[counts.text.numpy(), counts.word.numpy()] = counts.count.numpy()
     return dense
 
@@ -49,8 +49,10 @@ def test_a_step_of_the_fit_is_the_published_one():
     model = Topics(2, least=1, most=1.0, buckets=32, steps=1, inner=5).double()
     start, documents = model.weight.numpy().copy(), texts(6)
     model.fit(documents)
-    assert 5 < model.kept.sum() < 32
-    beta = np.exp(digamma(start) - digamma(start[:, model.kept.numpy()].sum(1, keepdims=True)))
+    assert 5 < model.vocabulary.sum() < 32
+    beta = np.exp(
+        digamma(start) - digamma(start[:, model.vocabulary.numpy()].sum(1, keepdims=True))
+    )
     expected = np.full_like(start, 0.5)
     for row in table(model, documents):
         gamma = np.ones(2)
@@ -84,9 +86,11 @@ def test_rare_and_common_words_are_left_out():
         [f"common thing{'x' * (i % 2)} only{'z' * i}" for i in range(8)]
     )
     words = [
-        w for w in ("common", "thing", "thingx", "only", "onlyz") if model.kept[name_code(w) % 8191]
+        w
+        for w in ("common", "thing", "thingx", "only", "onlyz")
+        if model.vocabulary[name_code(w) % 8191]
     ]
-    assert words == ["thing", "thingx"] and int(model.kept.sum()) == 2
+    assert words == ["thing", "thingx"] and int(model.vocabulary.sum()) == 2
     with pytest.raises(ValueError, match="no word is in at least 20"):
         Topics(2).fit(texts(5))
     with pytest.raises(ValueError, match="at least 2"):

@@ -1,6 +1,8 @@
-"""From base to new classes: how well a run tells, by their names, the half of the classes that it
-was adapted to (`amodal adapt --base-to-new`), and the half that it was not; and the harmonic mean
-of the two. Zhou et al., CVPR 2022, arXiv:2203.05557, 4.1."""
+"""Generalisation from base to new classes: zero-shot accuracy on the half of the classes that a run
+was adapted to (`amodal adapt --base-to-new`), on the other half, and the harmonic mean.
+
+Zhou et al., CVPR 2022, arXiv:2203.05557, 4.1.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,21 @@ def base_to_new(
     templates: Sequence[str] = TEMPLATES,
     names: Mapping[str, str] | None = None,
 ) -> Result:
-    """Every record is told among the classes of its own half. Arguments as for `zero_shot`."""
-    spec, found = likeness(train, test, label, embed_text, text, templates, names)
+    """Classify every record among the classes of its own half.
+
+    Args:
+        train: Training records; they only add classes.
+        test: Test records.
+        label: What is predicted.
+        embed_text: See `zero_shot`.
+        text: See `zero_shot`.
+        templates: See `zero_shot`.
+        names: See `zero_shot`.
+
+    Raises:
+        NotApplicable: For fewer than two classes in a half, and if no field has records of both.
+    """
+    spec, likenesses = likeness(train, test, label, embed_text, text, templates, names)
     classes = list(spec["prompts"])
     if len(classes) < 4:
         raise NotApplicable(
@@ -38,26 +53,23 @@ def base_to_new(
         )
     base, new = base_and_new(classes)
     is_base, rows = np.isin(classes, base), []
-    for source, (truth, like) in found.items():
-        own = is_base[truth]
-        if not own.any() or own.all():
+    for source, (truth, like) in likenesses.items():
+        of_base = is_base[truth]
+        if not of_base.any() or of_base.all():
             continue
         score = halves(like, truth, is_base)
-        chance = {"base": 1 / len(base), "new": 1 / len(new)}
-        chance["harmonic mean"] = 2 / (len(base) + len(new))
-        for name, value in (
-            ("base", score.base),
-            ("new", score.new),
-            ("harmonic mean", score.harmonic),
+        for name, value, chance, n in (
+            ("base", score.base, 1 / len(base), of_base.sum()),
+            ("new", score.new, 1 / len(new), (~of_base).sum()),
+            ("harmonic mean", score.harmonic, 2 / (len(base) + len(new)), len(of_base)),
         ):
-            n = {"base": own.sum(), "new": (~own).sum()}.get(name, len(own))
             rows.append(
                 {
                     "source": source,
                     "target": name,
                     "metric": "accuracy",
                     "value": value,
-                    "chance": chance[name],
+                    "chance": chance,
                     "n": int(n),
                 }
             )
@@ -67,7 +79,7 @@ def base_to_new(
 
 
 class BaseToNew(Protocol):
-    """Classes that a run was adapted to against classes that it was not."""
+    """Accuracy on classes that a run was adapted to, and on others."""
 
     name, needs = "base_to_new", (LABEL, TEXT_PROMPTS)
     default = False

@@ -1,10 +1,9 @@
-"""Labels of one field, used in another: a probe trained on the vectors of field a is tested on
-those of field b.
+"""Cross-modal probe transfer: a probe fitted on one field is tested on another.
 
-In the aligned space, for every pair of fields; on the diagonal the probe stays in its field. Each
-field's unit vectors are centred at the mean of that field's training vectors, which takes no labels
-and takes away the constant gap between fields (Liang et al. 2022, arXiv:2203.02053), which says
-nothing about what has been learnt.
+In the aligned space, for every pair of fields; on the diagonal the probe stays in its field. The
+unit vectors of each field are centred at the mean of its training vectors. That takes no labels and
+removes the constant gap between fields (Liang et al. 2022, arXiv:2203.02053), which says nothing
+about what was learnt.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Column
-from amodal.evaluate.labels import label_spec, measure
-from amodal.evaluate.needs import LABEL, TWO_FIELDS, two_fields
+from amodal.core.embeddings import vectors as vectors_of
+from amodal.evaluate.labels import Fit, label_spec, measure
+from amodal.evaluate.needs import LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.linear import fit as fit_linear
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 
-PROBES = {"knn": neighbours, "linear": fit_linear}
+PROBES: dict[str, Fit] = {"knn": neighbours, "linear": fit_linear}
 
 
 def cross_modal_transfer(
@@ -36,12 +36,26 @@ def cross_modal_transfer(
     seed: int = 0,
     centre: bool = True,
 ) -> Result:
-    """source: the field the labels were learnt in; target: the field they are used in. few, draws,
-    seed: see `measure`."""
-    two_fields(test)
+    """Fit probes on each field and test them on all fields.
+
+    `source` of a row is the field that the probe was fitted on, `target` the one it is tested on.
+
+    Args:
+        train: Training records.
+        test: Test records.
+        label: What is predicted.
+        few: See `measure`.
+        draws: See `measure`.
+        seed: See `measure`.
+        centre: Whether to centre each field.
+
+    Raises:
+        NotApplicable: For records with one field.
+    """
+    require_two_fields(test)
     y_train, y_test = train.label(label), test.label(label)
     means = {
-        s: normalize(train.aligned[s].values.float(), dim=1).mean(0)
+        s: normalize(vectors_of(train.aligned[s]).float(), dim=1).mean(0)
         for s in train.sources
         if len(train.aligned[s])
     }
@@ -50,12 +64,10 @@ def cross_modal_transfer(
     rows = []
     for probe, fit in PROBES.items():
         for source, column in learnt.items():
-            found = measure(fit, column, y_train, tested, y_test, few=few, draws=draws, seed=seed)
-            rows += [
-                {"source": source, "target": target, "probe": probe, **row}
-                for target, many in found.items()
-                for row in many
-            ]
+            scores = measure(fit, column, y_train, tested, y_test, few=few, draws=draws, seed=seed)
+            for target, metrics in scores.items():
+                shared = {"source": source, "target": target, "probe": probe}
+                rows += [{**shared, **row} for row in metrics]
     spec = label_spec(label, y_train, few, draws, seed) | {
         "centre": centre,
         "space": "aligned",
@@ -65,7 +77,8 @@ def cross_modal_transfer(
 
 
 def _centred(column: Column, mean_D: Tensor, centre: bool) -> Column:
-    unit = normalize(column.values.float(), dim=1)
+    """Unit vectors, minus the mean of their field."""
+    unit = normalize(vectors_of(column).float(), dim=1)
     return Column(unit - mean_D if centre else unit, column.rows)
 
 
@@ -77,6 +90,7 @@ class CrossModalTransfer(Protocol):
     measure = staticmethod(cross_modal_transfer)
 
     def draw(self, result: Result, path: Path) -> Path:
+        """See `Protocol.draw`."""
         from amodal.evaluate.transfer_picture import cross_modal_transfer as picture
 
         return picture(result.rows, path, label=result.spec.get("label"))

@@ -1,8 +1,9 @@
-"""What the head of a run (`amodal adapt`) predicts of records that it did not learn from: from all
-fields, and from each.
+"""How well the head of a run (`amodal adapt`) predicts labels of records that it did not learn
+from.
 
-Classes: accuracy, balanced accuracy, expected calibration error and Brier score of its
-probabilities. Amounts: R2 and Spearman. Times until an event: concordance."""
+Classes: accuracy, balanced accuracy, expected calibration error and Brier score. Amounts: R2 and
+Spearman's correlation. Times until an event: concordance.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +13,17 @@ import torch
 from amodal.core import Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data.loader import class_numbers
-from amodal.evaluate.labels import NotApplicable, codes, of_categories, of_numbers, of_probabilities
+from amodal.evaluate.labels import (
+    NotApplicable,
+    calibration_rows,
+    classification_rows,
+    codes,
+    regression_rows,
+)
 from amodal.evaluate.needs import HEAD, NO_HEAD
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded, known
 from amodal.inference.predict import MethodPredictor
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -25,18 +33,27 @@ from amodal.stats.survival import concordance
 def head(
     train: Embedded, test: Embedded, *, head: SupervisedHead | MethodPredictor | None = None
 ) -> Result:
-    """Scores of each target, from all fields of a record and from each alone.
+    """Score each target, from all fields of a record and from each field alone.
 
-    head: the run's own, which reads the encoder's features. Records without a value that it reads
-    are left out, and so are those of a class that it never learnt; `n` counts the rest.
+    Records without a value that the head reads are left out, and so are those of a class that it
+    did not learn; `n` counts the rest.
+
+    Args:
+        train: Training records, for the chance level.
+        test: Test records.
+        head: The run's own, on the encoder's features or a whole method.
+
+    Raises:
+        NotApplicable: Without a head, or without a label that it predicts.
     """
     if head is None:
         raise NotApplicable(NO_HEAD)
-    rows, hidden = [], getattr(head, "hidden", 0)
+    rows: list[Row] = []
+    hidden = head.hidden if isinstance(head, SupervisedHead) else 0
     for source, column in outputs(test, head).items():
         predicted = {name: value.numpy() for name, value in head.predictions(column).items()}
         for target in head.targets:
-            scores = measured(target, predicted[target.name], column.rows.numpy(), train, test)
+            scores = scores_of(target, predicted[target.name], column.rows.numpy(), train, test)
             rows += [{"source": source, "target": target.name, **row} for row in scores]
     if not rows:
         raise NotApplicable("no test record has a label that the head predicts")
@@ -44,46 +61,58 @@ def head(
 
 
 def outputs(test: Embedded, head: SupervisedHead | MethodPredictor) -> dict[str, Column]:
-    """From all that the records have, and from each field alone where a head on features takes them
-    apart."""
+    """What the head gives for all fields and, for a head on features that are not fused, for each
+    alone."""
     if not isinstance(head, SupervisedHead):  # a whole method reads the records themselves
-        return {FUSED: head.on(test.changed.dataset, test.changed.indices)}
+        forward = test.perturbed_forward
+        if forward is None:
+            raise NotApplicable("the method reads records, and these are vectors only")
+        return {FUSED: head.outputs(forward.dataset, forward.indices)}
     everything = test.features.columns
     seen = {FUSED: test.features}
     if not head.joint and len(test.sources) > 1:
         for field in test.sources:
-            columns = {s: c if s == field else nothing(c) for s, c in everything.items()}
+            columns = {s: c if s == field else empty(c) for s, c in everything.items()}
             seen[field] = Embeddings(columns, len(test))
     return {source: head.tell(z) for source, z in seen.items()}
 
 
-def nothing(column: Column) -> Column:
+def empty(column: Column) -> Column:
+    """The column without any row."""
     return column.at(torch.zeros(len(column), dtype=torch.bool))
 
 
-def measured(
+def scores_of(
     target: Target, predicted: np.ndarray, rows: np.ndarray, train: Embedded, test: Embedded
-) -> list[dict]:
-    labels = [test.labels.get(name) for name in target.labels]
-    if any(values is None for values in labels):
+) -> list[Row]:
+    """Rows of one target.
+
+    Args:
+        target: What was predicted.
+        predicted: Of the records at `rows`: (n, K) probabilities, or (n,) amounts or log hazards.
+        rows: (n,) test records.
+        train: Training records.
+        test: Test records.
+    """
+    if not all(name in test.labels for name in target.labels):
         return []
-    there = np.all([known(values)[rows] for values in labels], 0)
-    if there.sum() < 2:
+    labels = [test.labels[name] for name in target.labels]
+    labelled = np.all([known(values)[rows] for values in labels], 0)
+    if labelled.sum() < 2:
         return []
-    predicted, rows = predicted[there], rows[there]
+    predicted, rows = predicted[labelled], rows[labelled]
     if target.kind == "classes":
         truth = codes(labels[0], target.classes)[rows]
-        own = truth >= 0  # of classes that the head has learnt; of others it cannot tell
-        if own.sum() < 2:
+        learnt = truth >= 0  # the head cannot predict other classes
+        if learnt.sum() < 2:
             return []
-        truth, predicted = truth[own], predicted[own]
-        learnt = codes(train.labels[target.name], target.classes)
-        counts = np.bincount(learnt[learnt >= 0], minlength=len(target.classes))
-        return of_categories(truth, predicted.argmax(1), counts.argmax()) + of_probabilities(
-            truth, predicted, counts
-        )
+        truth, predicted = truth[learnt], predicted[learnt]
+        y_train = codes(train.labels[target.name], target.classes)
+        counts = np.bincount(y_train[y_train >= 0], minlength=len(target.classes))
+        accuracies = classification_rows(truth, predicted.argmax(1), int(counts.argmax()))
+        return accuracies + calibration_rows(truth, predicted, counts)
     if target.kind == "amount":
-        return of_numbers(labels[0][rows], predicted)
+        return regression_rows(labels[0][rows], predicted)
     time, event = (class_numbers(values)[0][rows] for values in labels)
     value = concordance(predicted, time, event == target.event)
     return [{"metric": "concordance", "value": value, "chance": 0.5, "n": len(rows)}]

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours: the class that the k most similar training records vote for.
+"""Weighted nearest neighbours: the k most similar training records vote for a class.
 
 Wu et al. 2018 (arXiv:1805.01978, section 3.4), as used by DINO: cosine similarity s, votes exp(s /
 T), k = 20, T = 0.07.
@@ -19,8 +19,8 @@ from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 
-CELLS = 2**23
-"""Similarities held at once."""
+MAX_SIMILARITIES = 2**23
+"""Computed at once."""
 
 
 def knn(
@@ -36,12 +36,22 @@ def knn(
     sources: Sequence[str] | None = None,
     prefilter: bool = False,
 ) -> Result:
-    """Vote of the k nearest training records, for each field alone and for the fused vectors (a
-    weighted mean where the label is a number). Reads the features.
+    """Classify by nearest neighbours, on the features of each field and on the fused vectors.
 
-    few, draws, seed: see `measure`. sources: all unless given. prefilter: look for neighbours in
-    bfloat16 first, which is faster where the processor has it and may miss a neighbour on the
-    margin.
+    Where the label is a number, the prediction is the weighted mean.
+
+    Args:
+        train: Training records.
+        test: Test records.
+        label: What is predicted.
+        k: Neighbours.
+        temperature: Of the votes.
+        few: See `measure`.
+        draws: See `measure`.
+        seed: See `measure`.
+        sources: All unless set.
+        prefilter: Look for neighbours in bfloat16 first. It is faster where the processor has
+            bfloat16, and may miss a neighbour on the margin.
     """
 
     def fit(x: Tensor, y: Tensor, classes: int) -> Predict:
@@ -51,7 +61,7 @@ def knn(
     columns, others = train.probed(), test.probed()
     rows = []
     for source in sources or columns:
-        found = measure(
+        scores = measure(
             fit,
             columns[source],
             y_train,
@@ -61,7 +71,7 @@ def knn(
             draws=draws,
             seed=seed,
         )
-        rows += [{"source": source, **row} for row in found.get(source, [])]
+        rows += [{"source": source, **row} for row in scores.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed) | {
         "k": k,
         "temperature": temperature,
@@ -80,8 +90,19 @@ def neighbours(
     temperature: float = 0.07,
     prefilter: bool = False,
 ) -> Predict:
-    """The predictor that votes among N labelled vectors; classes 0: `y_N` is a number, of which the
-    weighted mean is taken."""
+    """Make a predictor that votes among labelled vectors.
+
+    Args:
+        x_ND: Vectors.
+        y_N: Classes by number, or numbers.
+        classes: How many, 0 where `y_N` are numbers.
+        k: Neighbours.
+        temperature: Of the votes.
+        prefilter: See `knn`.
+
+    Returns:
+        (M, D) -> (M,) classes or numbers.
+    """
     bank = normalize(x_ND, dim=1)
     k = min(k, len(bank))
     rough = bank.bfloat16() if prefilter and len(bank) > 4 * k else None
@@ -92,19 +113,18 @@ def neighbours(
     @fast_products()
     def predict(x_MD: Tensor) -> Tensor:
         results = []
-        for q in normalize(x_MD, dim=1).split(max(1, CELLS // len(bank))):
+        for q in torch.split(normalize(x_MD, dim=1), max(1, MAX_SIMILARITIES // len(bank))):
             if rough is None:
-                near, at = (q @ bank.T).topk(k, dim=1, sorted=False)
+                similarity, index = (q @ bank.T).topk(k, dim=1, sorted=False)
             else:
                 wide = (q.bfloat16() @ rough.T).topk(4 * k, dim=1, sorted=False).indices
-                near, within = torch.einsum("qd,qkd->qk", q, bank[wide]).topk(
+                similarity, within = torch.einsum("qd,qkd->qk", q, bank[wide]).topk(
                     k, dim=1, sorted=False
                 )
-                at = wide.gather(1, within)
-            weight = (
-                (near - 1) / temperature
-            ).exp()  # minus 1: the largest is then at most 1, whatever the temperature
-            votes = torch.einsum("qk,qkc->qc", weight, targets[at])
+                index = wide.gather(1, within)
+            # minus 1: the largest weight is then at most 1, whatever the temperature
+            weight = ((similarity - 1) / temperature).exp()
+            votes = torch.einsum("qk,qkc->qc", weight, targets[index])
             results.append(
                 votes.argmax(1) if classes else votes[:, 0] / weight.sum(1).clamp_min(1e-30)
             )

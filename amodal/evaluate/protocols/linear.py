@@ -1,10 +1,9 @@
-"""The linear probe: how much of a label can be read off frozen features by a linear map.
+"""The linear probe: how much of a label a linear map reads off frozen features.
 
-Categories: logistic regression (see `_logistic.py`), because ridge regression on one-hot targets,
-though faster, loses two to four points of accuracy to it on real features (scikit-learn's digits:
-.93 against .96). Numbers: ridge regression whose penalty is chosen among many by exact
-leave-one-out errors, from one eigendecomposition (Hastie et al., The Elements of Statistical
-Learning, eq. 7.64).
+Categories: logistic regression (`amodal.stats.logistic`). Ridge regression on one-hot targets is
+faster, but loses two to four points of accuracy on real features (scikit-learn's digits: .93
+against .96). Numbers: ridge regression. Its penalty is chosen among many by exact leave-one-out
+errors from one eigendecomposition (Hastie et al., The Elements of Statistical Learning, eq. 7.64).
 """
 
 from __future__ import annotations
@@ -35,18 +34,35 @@ def linear(
     seed: int = 0,
     sources: Sequence[str] | None = None,
 ) -> Result:
-    """A linear classifier (or regression, for a number) on frozen features, for each field alone
-    and for the fused vectors; of classes also whether its probabilities can be taken at their word.
+    """Fit a linear classifier, or regression for a number, on each field and on the fused vectors.
 
-    few, draws, seed: see `measure`. sources: all unless given.
+    For classes it also measures calibration of the probabilities.
+
+    Args:
+        train: Training records.
+        test: Test records.
+        label: What is predicted.
+        few: See `measure`.
+        draws: See `measure`.
+        seed: See `measure`.
+        sources: All unless set.
     """
     y_train, y_test = train.label(label), test.label(label)
     columns, others = train.probed(), test.probed()
     rows = []
     for source in sources or columns:
-        some = dict(few=few, draws=draws, seed=seed, calibrated=True)
-        found = measure(fit, columns[source], y_train, {source: others[source]}, y_test, **some)
-        rows += [{"source": source, **row} for row in found.get(source, [])]
+        scores = measure(
+            fit,
+            columns[source],
+            y_train,
+            {source: others[source]},
+            y_test,
+            few=few,
+            draws=draws,
+            seed=seed,
+            calibrated=True,
+        )
+        rows += [{"source": source, **row} for row in scores.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed)
     if spec["kind"] == "number":
         solver = {"solver": "ridge", "penalties": [float(f"{p:.4g}") for p in RIDGE]}
@@ -60,7 +76,13 @@ def linear(
 
 
 def fit(x_ND: Tensor, y_N: Tensor, classes: int) -> Predict:
-    """The linear predictor for classes, or for a number where classes is 0."""
+    """Fit the linear probe.
+
+    Args:
+        x_ND: Features.
+        y_N: Classes by number, or numbers.
+        classes: How many, 0 where `y_N` are numbers.
+    """
     if not classes:
         w, b = ridge(x_ND, y_N.to(x_ND.dtype))
         return lambda x: x @ w + b
@@ -70,7 +92,12 @@ def fit(x_ND: Tensor, y_N: Tensor, classes: int) -> Predict:
 
 @dataclass(frozen=True)
 class Logistic:
-    """Weights (D, K), biases (K,)."""
+    """A linear classifier.
+
+    Args:
+        w: (D, K) weights.
+        b: (K,) biases.
+    """
 
     w: Tensor
     b: Tensor
@@ -79,23 +106,31 @@ class Logistic:
         return (x_MD @ self.w + self.b).argmax(1)
 
     def probabilities(self, x_MD: Tensor) -> Tensor:
-        """(M, K)"""
+        """(M, K), rows sum to one."""
         return (x_MD @ self.w + self.b).softmax(1)
 
 
 def ridge(x_ND: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (D,) and bias () of the ridge regression with the smallest leave-one-out error."""
+    """Ridge regression with the smallest leave-one-out error.
+
+    Args:
+        x_ND: Features.
+        y_N: Numbers.
+
+    Returns:
+        Weights (D,) and bias ().
+    """
     scaled = Scaled.of(x_ND)
-    middle = y_N.mean()
-    residual = y_N - middle
-    turned = scaled.z @ scaled.v  # (N, R), orthogonal columns of length sqrt(s)
-    inner = turned.T @ residual
+    mean = y_N.mean()
+    residual = y_N - mean
+    rotated = scaled.z @ scaled.v  # (N, R), orthogonal columns of length sqrt(s)
+    inner = rotated.T @ residual
     shrink = 1 / (scaled.s[:, None] + RIDGE.to(x_ND.dtype))  # (R, L)
-    fitted = turned @ (inner[:, None] * shrink)
-    leverage = turned.square() @ shrink + 1 / len(y_N)
+    fitted = rotated @ (inner[:, None] * shrink)
+    leverage = rotated.square() @ shrink + 1 / len(y_N)
     errors = ((residual[:, None] - fitted) / (1 - leverage).clamp_min(1e-6)).square().mean(0)
     w = scaled.v @ (inner * shrink[:, errors.argmin()])
-    w, b = scaled.unscaled(w[:, None], middle[None])
+    w, b = scaled.unscaled(w[:, None], mean[None])
     return w[:, 0], b[0]
 
 

@@ -1,39 +1,37 @@
-"""How robust a representation is to missing and damaged fields: hidden at random or depending on
-the label, in training, at test or both; what each field is worth; what to put in the place of an
-absent one; what noise in one costs.
+"""How robust a representation is to missing and corrupted fields.
 
-On vectors that are made once, so that it works for every encoder and label; only damage reads the
-values again. `missing_modality` asks the quick question (every subset of fields, on the records
-that have it) and is part of a usual evaluation; this is the long one and is measured when it is
-asked for. A probe reads the fused vectors, as in `missing_modality`. `part` of a row says which
-question it answers:
+Fields are hidden at random or depending on the label, in training, at test or both. Measured are
+the importance of each field, imputations of absent fields, and the cost of corruption.
 
-random  hidden at random: `source` says how much in training, `target` how much in test. No trace of
-        it is lost on the probe's records:
-        one that is left with nothing is taken for the average training record.
-label   hidden depending on the label (the trap of MultiModN, Swamy et al., NeurIPS 2023,
-        arXiv:2309.14118): in training half of the
-        classes mostly lose fields 0, 2, … and the other half fields 1, 3, …. In test as in
-        training, at random, or the other way round. A probe that reads which fields are there is
-        right as in training and wrong the other way round. `source`: fused; fused, trained at
-        random; side by side (with zeros for absent fields); presence (nothing but which fields
-        there are). `leaked`: how far a probe falls from the first to the last, less what the one
-        trained at random falls, as the fields that are left to a class are then others and may say
-        more or less.
-leak    presence alone, as the data has it: above chance, which fields a record has says something
-        of its label.
-ways    what stands in for an absent field (`imputation`), and which of them a part of the training
+Vectors are computed once, so this works for every encoder and label; only corruption embeds values
+anew. `missing_modality` is the quick protocol (every subset of fields, on the records that have it)
+and is run by default; this is the long one, run on request. Probes read the fused vectors in both.
+`part` of a row says what it measures:
+
+random  Hidden at random: `source` says how much in training, `target` how much at test. All rates
+        are measured on the same records: one without a visible field counts as the average training
+        record.
+label   Hidden depending on the label (MultiModN, Swamy et al., NeurIPS 2023, arXiv:2309.14118): in
+        training half of the classes mostly lose the fields 0, 2, … and the other half the fields 1,
+        3, …. At test fields are hidden as in training, at random, or the other way round. A probe
+        that reads which fields are present is right as in training, and wrong the other way round.
+        `source` is the input of the probe: fused; fused, trained at random; side by side (zeros for
+        absent fields); presence (only which fields are present). `leaked`: how far a probe falls
+        from "as in training" to "turned round", less the fall of the probe trained at random, as
+        the fields that are left to a class differ and may say more or less.
+leak    Presence alone, in the data as it is. Above chance, presence says something about the label.
+ways    Imputations of absent fields (`imputation`), and which of them a part of the training
         records chose.
-subset  the fields of `source` alone, of all records; worth: Shapley's, and of the field alone and
-        added as the last.
-exchange, drop, noise  one field damaged, see `corruption`; `full` undamaged, `lost` the difference,
-                       `without` the field hidden.
+subset  The fields of `source` alone, for all records.
+worth   Shapley value of a field, beside its score alone and its gain when added last.
+exchange, drop, noise  One field corrupted, see `corruption`. `full`: not corrupted; `lost`: the
+        difference; `without`: the field hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,27 +39,32 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, unknown
-from amodal.evaluate import corruption as _corrupt
-from amodal.evaluate import imputation as _impute
+from amodal.evaluate import imputation
+from amodal.evaluate.corruption import corrupted
 from amodal.evaluate.labels import NotApplicable, label_spec
 from amodal.evaluate.missing_modalities import (
     STRENGTH,
     FieldVectors,
-    Judge,
-    depending,
-    halves,
-    or_mean,
-    side_by_side,
+    ProbeEvaluator,
+    concatenate_fields,
+    fill_nan,
+    label_dependent_mask,
+    label_groups,
 )
-from amodal.evaluate.needs import CHANGED_RECORDS, LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.needs import CHANGED_RECORDS, LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.missing_modality import PROBES
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded
 from amodal.stats.shapley import powerset, shapley
 
-MOST_FIELDS = 6
-"""Above which subsets are too many for an exact worth."""
+MAX_FIELDS = 6
+"""Above which there are too many subsets for exact Shapley values."""
+
+Subset = frozenset[str]
+Corruption = tuple[str, str, float]
+"""(kind, field, severity)."""
 
 
 def missing_modality_robustness(
@@ -77,115 +80,167 @@ def missing_modality_robustness(
     severities: Sequence[float] = (0.25, 0.5, 0.75),
     records: int = 4000,
 ) -> Result:
-    """few, draws, seed: see `measure`; seed also decides what is hidden. probe: "linear" or "knn".
-    rates: shares of the values that are hidden. severities: of damage to one field, see
-    `corruption`; (): none, which spares running the encoder again. records: of training and of test
-    at most, chosen by a hash of their keys."""
-    two_fields(test)
+    """Measure robustness to missing and corrupted fields.
+
+    Args:
+        train: Training records.
+        test: Test records.
+        label: What the probe predicts.
+        few: See `measure`.
+        draws: See `measure`.
+        seed: See `measure`; it also decides what is hidden.
+        probe: "linear" or "knn".
+        rates: Shares of the values that are hidden.
+        severities: Of the corruption of one field, see `corruption`. Empty for none, which saves
+            embedding the records anew.
+        records: Training and test records at most, chosen by a hash of their keys.
+
+    Raises:
+        NotApplicable: If there are fewer than two fields or labelled records.
+        AmodalError: For an unknown probe and for shares outside (0, 1].
+    """
+    require_two_fields(test)
     if probe not in PROBES:
         raise unknown("probe", probe, PROBES)
     for name, shares in (("rates", rates), ("severities", severities)):
         if not all(0 < share <= 1 for share in shares):
             raise AmodalError(f"{name} = {tuple(shares)}: shares above 0 and at most 1 are needed")
-    learn, seen = FieldVectors.of(train, records, seed), FieldVectors.of(test, records, seed)
-    judge = Judge(PROBES[probe], learn.label(label), seen.label(label), few, draws, seed)
-    study = Study(learn, seen, judge, tuple(rates), seed)
-    rows = [*study.natural(tuple(severities)), *study.random(), *study.ways(), *study.by_label()]
-    spec = label_spec(label, learn.label(label), few, draws, seed) | {"seed": seed, "probe": probe}
-    spec |= {
+    training, tested = FieldVectors.of(train, records, seed), FieldVectors.of(test, records, seed)
+    evaluator = ProbeEvaluator(
+        PROBES[probe], training.label(label), tested.label(label), few, draws, seed
+    )
+    study = Study(training, tested, evaluator, tuple(rates), tuple(severities), seed)
+    rows = [
+        *study.subset_rows(),
+        *study.corruption_rows(),
+        *study.random_rows(),
+        *study.imputation_rows(),
+        *study.label_dependent_rows(),
+    ]
+    spec = label_spec(label, training.label(label), few, draws, seed) | {
+        "seed": seed,
+        "probe": probe,
         "rates": list(rates),
         "severities": list(severities),
         "strength": STRENGTH,
         "space": "aligned, fused",
+        "records": records,
+        "train": len(training),
+        "test": len(tested),
     }
-    spec |= {"records": records, "train": len(learn), "test": len(seen)}
     return Result("missing_modality_robustness", spec, rows)
 
 
-@dataclass
 class Study:
-    learn: FieldVectors
-    seen: FieldVectors
-    judge: Judge
-    rates: tuple[float, ...]
-    seed: int
+    """The measurements on one pair of training and test records.
 
-    def __post_init__(self):
-        self.base = self.learn.fused(self.learn.there)
+    Args:
+        train: Training records.
+        test: Test records.
+        evaluator: Fits and tests the probes.
+        rates: Shares of the values that are hidden.
+        severities: Of corruption.
+        seed: Of what is hidden.
+    """
+
+    def __init__(
+        self,
+        train: FieldVectors,
+        test: FieldVectors,
+        evaluator: ProbeEvaluator,
+        rates: tuple[float, ...],
+        severities: tuple[float, ...],
+        seed: int,
+    ):
+        self.train, self.test, self.evaluator = train, test, evaluator
+        self.rates, self.severities, self.seed = rates, severities, seed
+        self.base = train.fused(train.present)
         self.mean = self.base.mean(0)
-        self.chances = self.learn.uniform(self.seed), self.seen.uniform(self.seed + 1)
-        self.left = {
-            rate: self.seen.there & (self.chances[1] >= rate) for rate in (0.0, *self.rates)
-        }
-        self.tests = {
-            ("random", hidden(rate)): self.fused(left) for rate, left in self.left.items()
-        }
+        self.uniform = train.uniform(seed), test.uniform(seed + 1)
+        self.visible = {rate: test.present & (self.uniform[1] >= rate) for rate in (0.0, *rates)}
+        self.random_tests = {hidden(rate): self.fused(mask) for rate, mask in self.visible.items()}
 
-    def fused(self, left_NS: Tensor) -> Tensor:
-        return or_mean(self.seen.fused(left_NS), self.mean)
+    @property
+    def exact(self) -> bool:
+        """Whether there are few enough fields for all subsets."""
+        return len(self.test.names) <= MAX_FIELDS
 
-    def natural(self, severities: tuple[float, ...]) -> list[dict]:
-        """All that is asked of the one probe that learnt from the records as they are."""
-        names, tests = self.seen.names, dict(self.tests)
-        subsets = (
-            powerset(names)
-            if len(names) <= MOST_FIELDS
-            else [frozenset(names) - {s} for s in names]
-        )
+    def fused(self, visible_NS: Tensor) -> Tensor:
+        """(N, D) test vectors of the visible fields."""
+        return fill_nan(self.test.fused(visible_NS), self.mean)
+
+    @cached_property
+    def plain_probe(self) -> dict[str | Subset | Corruption, list[Row]]:
+        """What the probe that was fitted to the training records as they are scores on all tests.
+
+        Tests are `hidden(rate)`, subsets of fields, and corruptions.
+        """
+        names = self.test.names
+        tests: dict[str | Subset | Corruption, Tensor] = {}
+        tests.update(self.random_tests)
+        subsets = powerset(names) if self.exact else [frozenset(names) - {s} for s in names]
         for subset in subsets:
-            tests["subset", subset] = self.fused(
-                self.seen.there & torch.tensor([s in subset for s in names])
-            )
-        tests |= dict(_corrupt.damaged(self.seen, severities))
-        self.found = self.judge(self.base, tests)
-        if not self.found:
+            members = torch.tensor([s in subset for s in names])
+            tests[subset] = self.fused(self.test.present & members)
+        tests.update(corrupted(self.test, self.severities))
+        scores = self.evaluator(self.base, tests)
+        if not scores:
             raise NotApplicable("fewer than two training or test records have the label")
+        return scores
+
+    def subset_rows(self) -> list[Row]:
+        """The parts `subset` and `worth`."""
+        scores, names = self.plain_probe, self.test.names
+        if not self.exact:
+            return []
         rows = []
-        for subset in subsets if len(names) <= MOST_FIELDS else []:
-            of = "+".join(s for s in names if s in subset) or "none"
-            rows += [
-                {"part": "subset", "source": of, **row} for row in self.found["subset", subset]
-            ]
-        if len(names) <= MOST_FIELDS:
-            rows += _worth({s: self.found["subset", s][0] for s in subsets}, names)
-        full = self.found["random", hidden(0.0)]
-        for (kind, *what), found in self.found.items():
-            if kind in _corrupt.KINDS:
-                field, severity = what
-                without = self.found["subset", frozenset(names) - {field}]
-                for row, f, w in zip(found, full, without):
-                    row = row | {
+        for subset in powerset(names):
+            source = "+".join(s for s in names if s in subset) or "none"
+            rows += [{"part": "subset", "source": source, **row} for row in scores[subset]]
+        return rows + _shapley_rows({s: scores[s][0] for s in powerset(names)}, names)
+
+    def corruption_rows(self) -> list[Row]:
+        """The parts `exchange`, `drop` and `noise`."""
+        scores, names, rows = self.plain_probe, self.test.names, []
+        for test, found in scores.items():
+            if not isinstance(test, tuple):
+                continue
+            kind, field, severity = test
+            full, without = scores[hidden(0.0)], scores[frozenset(names) - {field}]
+            for row, f, w in zip(found, full, without):
+                rows.append(
+                    {
+                        "part": kind,
+                        "source": field,
+                        "target": f"{kind} {severity:g}",
+                        "severity": severity,
+                        **row,
                         "full": f["value"],
                         "lost": f["value"] - row["value"],
                         "without": w["value"],
                     }
-                    target = f"{kind} {severity:g}"
-                    rows.append(
-                        {
-                            "part": kind,
-                            "source": field,
-                            "target": target,
-                            "severity": severity,
-                            **row,
-                        }
-                    )
+                )
         return rows
 
-    def random(self) -> list[dict]:
-        rows, empty = (
-            [],
-            {hidden(r): float((~left.any(1)).float().mean()) for r, left in self.left.items()},
-        )
+    def random_rows(self) -> list[Row]:
+        """The part `random`."""
+        rows = []
+        empty = {
+            hidden(rate): float((~mask.any(1)).float().mean())
+            for rate, mask in self.visible.items()
+        }
         for rate in (0.0, *self.rates):
-            left = self.learn.there & (self.chances[0] >= rate)
-            found = self.found if not rate else self.judge(self.learn.fused(left), self.tests)
-            source = f"trained with {hidden(rate)}"
-            for _, target in self.tests:
-                for row in found.get(("random", target), []):
+            if rate:
+                mask = self.train.present & (self.uniform[0] >= rate)
+                scores = self.evaluator(self.train.fused(mask), self.random_tests)
+            else:
+                scores = self._plain_random()
+            for target in self.random_tests:
+                for row in scores.get(target, []):
                     rows.append(
                         {
                             "part": "random",
-                            "source": source,
+                            "source": f"trained with {hidden(rate)}",
                             "target": target,
                             **row,
                             "empty": empty[target],
@@ -193,79 +248,94 @@ class Study:
                     )
         return rows
 
-    def ways(self) -> list[dict]:
-        best, scores = _impute.chosen(
-            self.learn, self.chances[0], self.rates, self.judge, self.seed + 2
+    def _plain_random(self) -> dict[str, list[Row]]:
+        scores = self.plain_probe
+        return {target: scores[target] for target in self.random_tests if target in scores}
+
+    def imputation_rows(self) -> list[Row]:
+        """The part `ways`."""
+        best, scores = imputation.choose_strategy(
+            self.train, self.uniform[0], self.rates, self.evaluator, self.seed + 2
         )
         rows = []
-        for way in _impute.WAYS:
-            if way == "drop":  # which is what the probe on the records as they are does
-                found = {target: self.found["random", target] for _, target in self.tests}
-            else:
-                base = _impute.vectors(way, self.learn, self.learn, self.learn.there)
-                left = {
-                    r: _impute.vectors(way, self.learn, self.seen, k) for r, k in self.left.items()
-                }
-                found = self.judge(
-                    base, {hidden(r): or_mean(x, base.mean(0)) for r, x in left.items()}
-                )
+        for strategy in imputation.STRATEGIES:
             more = {
-                "chosen": way == best,
-                "valid": float(np.mean(scores[way])) if scores[way] else None,
+                "chosen": strategy == best,
+                "valid": float(np.mean(scores[strategy])) if scores[strategy] else None,
             }
-            for target, many in found.items():
-                rows += [
-                    {"part": "ways", "source": way, "target": target, **row, **more} for row in many
-                ]
+            for target, found in self._imputed(strategy).items():
+                shared = {"part": "ways", "source": strategy, "target": target}
+                rows += [{**shared, **row, **more} for row in found]
         return rows
 
-    def by_label(self) -> list[dict]:
-        groups = halves(self.judge.y_train, self.judge.y_test)
-        trained = self.learn.there & ~depending(self.chances[0], groups[0])
-        even = self.learn.there & (self.chances[0] >= 0.5)
-        tested = {
-            "as in training": self.seen.there & ~depending(self.chances[1], groups[1]),
-            "at random": self.seen.there & (self.chances[1] >= 0.5),
-            "turned round": self.seen.there & ~depending(self.chances[1], groups[1], turned=True),
-        }
-        own = {target: self.fused(left) for target, left in tested.items()}
-        ends = {target: side_by_side(self.seen.x, left) for target, left in tested.items()}
-        bits = {target: left.float() for target, left in tested.items()}
-        arms = {
-            "fused": (self.learn.fused(trained), own),
-            "fused, trained at random": (self.learn.fused(even), own),
-            "side by side": (side_by_side(self.learn.x, trained), ends),
-            "presence": (trained.float(), bits),
-        }
-        rows, fall = [], {}
-        for source, (base, tests) in arms.items():
-            for target, found in self.judge(base, tests).items():
-                rows += [
-                    {"part": "label", "source": source, "target": target, **row} for row in found
-                ]
-        for row in rows:
-            value = row["value"] * {"as in training": 1, "turned round": -1}.get(row["target"], 0)
-            fall[row["source"], row["metric"]] = (
-                fall.get((row["source"], row["metric"]), 0.0) + value
+    def _imputed(self, strategy: str) -> dict[str, list[Row]]:
+        if strategy == "drop":  # the probe on the records as they are
+            return self._plain_random()
+        base = imputation.vectors(strategy, self.train, self.train, self.train.present)
+        tests = {
+            hidden(rate): fill_nan(
+                imputation.vectors(strategy, self.train, self.test, mask), base.mean(0)
             )
-        for row in rows:
-            fair = fall.get(("fused, trained at random", row["metric"]), 0.0)
-            if row["target"] == "turned round" and row["source"] in ("fused", "side by side"):
-                row["leaked"] = fall[row["source"], row["metric"]] - fair
-        if not self.learn.there.all() or not self.seen.there.all():
-            found = self.judge(self.learn.there.float(), {"as it is": self.seen.there.float()})
-            rows += [
-                {"part": "leak", "source": "presence", "target": "as it is", **r}
-                for r in found.get("as it is", [])
-            ]
+            for rate, mask in self.visible.items()
+        }
+        return self.evaluator(base, tests)
+
+    def label_dependent_rows(self) -> list[Row]:
+        """The parts `label` and `leak`."""
+        rows = []
+        for source, (base, tests) in self._arms().items():
+            for target, found in self.evaluator(base, tests).items():
+                shared = {"part": "label", "source": source, "target": target}
+                rows += [{**shared, **row} for row in found]
+        _add_leaked(rows)
+        train, test = self.train.present, self.test.present
+        if not train.all() or not test.all():
+            found = self.evaluator(train.float(), {"as it is": test.float()}).get("as it is", [])
+            shared = {"part": "leak", "source": "presence", "target": "as it is"}
+            rows += [{**shared, **row} for row in found]
         return rows
+
+    def _arms(self) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+        """Input of the probe -> its training vectors and its tests."""
+        train, test = self.train, self.test
+        train_group, test_group = label_groups(self.evaluator.y_train, self.evaluator.y_test)
+        by_label = train.present & ~label_dependent_mask(self.uniform[0], train_group)
+        at_random = train.present & (self.uniform[0] >= 0.5)
+        masks = {
+            "as in training": ~label_dependent_mask(self.uniform[1], test_group),
+            "at random": self.uniform[1] >= 0.5,
+            "turned round": ~label_dependent_mask(self.uniform[1], test_group, reverse=True),
+        }
+        visible = {target: test.present & mask for target, mask in masks.items()}
+        fused = {target: self.fused(mask) for target, mask in visible.items()}
+        ends = {target: concatenate_fields(test.x, mask) for target, mask in visible.items()}
+        presence = {target: mask.float() for target, mask in visible.items()}
+        return {
+            "fused": (train.fused(by_label), fused),
+            "fused, trained at random": (train.fused(at_random), fused),
+            "side by side": (concatenate_fields(train.x, by_label), ends),
+            "presence": (by_label.float(), presence),
+        }
+
+
+def _add_leaked(rows: list[Row]) -> None:
+    fall: dict[tuple[str, str], float] = {}
+    for row in rows:
+        sign = {"as in training": 1, "turned round": -1}.get(row["target"], 0)
+        key = row["source"], row["metric"]
+        fall[key] = fall.get(key, 0.0) + row["value"] * sign
+    for row in rows:
+        fair = fall.get(("fused, trained at random", row["metric"]), 0.0)
+        if row["target"] == "turned round" and row["source"] in ("fused", "side by side"):
+            row["leaked"] = fall[row["source"], row["metric"]] - fair
 
 
 def hidden(rate: float) -> str:
+    """The name of a test or training with this share hidden."""
     return f"{100 * rate:g}% hidden"
 
 
-def _worth(rows: dict[frozenset[str], dict], names: Sequence[str]) -> list[dict]:
+def _shapley_rows(rows: Mapping[Subset, Row], names: Sequence[str]) -> list[Row]:
     score = {subset: row["value"] for subset, row in rows.items()}
     everything, first = frozenset(names), next(iter(rows.values()))
     return [
@@ -276,23 +346,23 @@ def _worth(rows: dict[frozenset[str], dict], names: Sequence[str]) -> list[dict]
             "of_metric": first["metric"],
             "value": value,
             "chance": 0.0,
+            "n": first["n"],
+            "alone": score[frozenset({s})] - score[frozenset()],
+            "last": score[everything] - score[everything - {s}],
         }
-        | {"n": first["n"], "alone": score[frozenset({s})] - score[frozenset()]}
-        | {"last": score[everything] - score[everything - {s}]}
         for s, value in shapley(score, names).items()
     ]
 
 
 class MissingModalityRobustness(Protocol):
-    """Missing fields in training and at test, and damaged values."""
+    """Missing fields in training and at test, and corrupted values."""
 
     name, needs = "missing_modality_robustness", (LABEL, TWO_FIELDS, CHANGED_RECORDS)
     default = False
     measure = staticmethod(missing_modality_robustness)
 
-    def shortened(self, rows: Sequence[dict]) -> list[dict]:
-        """What the probe that learnt from the records as they are bears, and the substitute that
-        was chosen."""
+    def shortened(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows of the probe that learnt from the records as they are, and the chosen imputation."""
         short, worst = [], max(row.get("severity", 0) for row in rows)
         for row in rows:
             part, plain = row["part"], row["source"] == "trained with 0% hidden"
@@ -311,6 +381,7 @@ class MissingModalityRobustness(Protocol):
         return short
 
     def draw(self, result: Result, path: Path) -> Path:
+        """See `Protocol.draw`."""
         from amodal.evaluate.robustness_picture import missing_modality_robustness as picture
 
         return picture(result.rows, path, label=result.spec.get("label"))

@@ -1,14 +1,15 @@
-"""Fields in training against fields at test: a probe for every set of fields to learn from, tested
-with every set to predict from.
+"""Fields in training against fields at test: a probe for every set of fields, tested with every
+set.
 
-The matrix of McKinzie et al., ICML 2023, arXiv:2304.04385. `source` of a row is what was learnt
-from, `target` what is predicted from; `case` how they differ: "same", "missing" (less at test),
-"added" (more at test), "transfer" (nothing in common), or "other". `own`: the probe that learnt
-from the target itself, tested alike; `robustness`: value / own. Then, with `source` ALL, the mean
-and the worst of each case and of the whole matrix, for `target`. All probes are tested on the same
-records, those that have every field; each learns from the training records that have any of its
-fields. Vectors are made once, so this asks what the encoder makes of other fields, while the heads
-that methods train are asked by their own tests.
+The matrix of McKinzie et al., ICML 2023, arXiv:2304.04385. `source` of a row is the set that was
+learnt from, `target` the set at test. `case` is how they differ: "same", "missing" (fewer at test),
+"added" (more at test), "transfer" (nothing in common), or "other". `own` is the score of the probe
+that learnt from the target itself; `robustness` = value / own. Rows with `source` ALL have the mean
+and the worst of each case and of the whole matrix.
+
+All probes are tested on the same records, those that have every field. Each learns from the
+training records that have any of its fields. Vectors are computed once, so this measures what the
+encoder makes of other fields. Heads that methods train are measured by their own tests.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import torch
 
 from amodal.core import AmodalError, unknown
 from amodal.evaluate.labels import NotApplicable, label_spec
-from amodal.evaluate.missing_modalities import FieldVectors, Judge
-from amodal.evaluate.needs import LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.missing_modalities import FieldVectors, ProbeEvaluator
+from amodal.evaluate.needs import LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
-from amodal.evaluate.protocols.missing_modality import PROBES, subsets
+from amodal.evaluate.protocols.missing_modality import PROBES, Subset, subsets
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded
 
 ALL = "all sets"
@@ -43,23 +45,40 @@ def modality_subsets(
     sets: int = 15,
     records: int = 4000,
 ) -> Result:
-    """few, draws, seed: see `measure`. probe: "linear" or "knn". sets: of fields to try; if there
-    are more, all single fields, all but one, and all of them. records: of training and of test at
-    most, chosen by a hash of their keys."""
-    two_fields(test)
+    """Measure the matrix.
+
+    Args:
+        train: Training records.
+        test: Test records.
+        label: What is predicted.
+        few: See `measure`.
+        draws: See `measure`.
+        seed: See `measure`.
+        probe: "linear" or "knn".
+        sets: Sets of fields to try. If there are more: all single fields, all but one, and all
+            fields.
+        records: Training and test records at most, chosen by a hash of their keys.
+
+    Raises:
+        NotApplicable: If there are too few fields or records.
+        AmodalError: For an unknown probe, and if `sets` is below 1.
+    """
+    require_two_fields(test)
     if probe not in PROBES:
         raise unknown("probe", probe, PROBES)
     if sets < 1:
         raise AmodalError(f"sets = {sets}: at least one is needed")
     learn, seen = (FieldVectors.of(part, records, seed) for part in (train, test))
-    seen = seen.at(seen.there.all(1))
+    seen = seen.select(seen.present.all(1))
     if len(seen) < 2:
         raise NotApplicable(f"fewer than two test records have all of {', '.join(test.sources)}")
-    judge = Judge(PROBES[probe], learn.label(label), seen.label(label), few, draws, seed)
+    evaluator = ProbeEvaluator(
+        PROBES[probe], learn.label(label), seen.label(label), few, draws, seed
+    )
     chosen = subsets(seen.names, sets)
     mask = {s: torch.tensor([name in s for name in seen.names]) for s in chosen}
-    tests = {s: seen.fused(seen.there & mask[s]) for s in chosen}
-    rows = matrix({s: judge(learn.fused(learn.there & mask[s]), tests) for s in chosen})
+    tests = {s: seen.fused(seen.present & mask[s]) for s in chosen}
+    rows = matrix({s: evaluator(learn.fused(learn.present & mask[s]), tests) for s in chosen})
     if not rows:
         raise NotApplicable("fewer than two training or test records have the label")
     spec = label_spec(label, learn.label(label), few, draws, seed) | {
@@ -74,15 +93,16 @@ def modality_subsets(
     )
 
 
-Names = tuple[str, ...]
+def matrix(results: dict[Subset, dict[Subset, list[Row]]]) -> list[Row]:
+    """The rows of the protocol.
 
-
-def matrix(results: dict[Names, dict[Names, list[dict]]]) -> list[dict]:
-    """results: learnt from -> predicted from -> a row for each metric. The rows of the protocol."""
+    Args:
+        results: Set in training -> set at test -> a row for each metric.
+    """
     rows = []
     for source, tested in results.items():
-        for target, many in tested.items():
-            for row, own in zip(many, results[target].get(target, [])):
+        for target, metrics in tested.items():
+            for row, own in zip(metrics, results[target].get(target, [])):
                 compared = {
                     "own": own["value"],
                     "robustness": row["value"] / own["value"] if own["value"] else np.nan,
@@ -100,6 +120,7 @@ def matrix(results: dict[Names, dict[Names, list[dict]]]) -> list[dict]:
 
 
 def case(source: Sequence[str], target: Sequence[str]) -> str:
+    """How a set at test differs from the one in training."""
     a, b = set(source), set(target)
     if a == b:
         return "same"
@@ -108,30 +129,27 @@ def case(source: Sequence[str], target: Sequence[str]) -> str:
     return "missing" if b < a else "added" if a < b else "other"
 
 
-def summaries(rows: list[dict]) -> list[dict]:
-    found = []
+def summaries(rows: Sequence[Row]) -> list[Row]:
+    """The mean and the worst of each case and of all, for each metric."""
+    summary = []
     for metric in dict.fromkeys(r["metric"] for r in rows):
-        mine = [r for r in rows if r["metric"] == metric]
-        for kind in (*dict.fromkeys(r["case"] for r in mine), "every case"):
-            some = [r for r in mine if kind in (r["case"], "every case")]
-            shared = {
-                "metric": metric,
-                "chance": mine[0]["chance"],
-                "n": mine[0]["n"],
-                "case": kind,
-            }
-            for what, of in (("mean", np.mean), ("worst", np.min)):
-                value, robust = (float(of([r[k] for r in some])) for k in ("value", "robustness"))
-                found.append(
+        cells = [r for r in rows if r["metric"] == metric]
+        for kind in (*dict.fromkeys(r["case"] for r in cells), "every case"):
+            of_case = [r for r in cells if kind in (r["case"], "every case")]
+            for name, reduce in (("mean", np.mean), ("worst", np.min)):
+                summary.append(
                     {
                         "source": ALL,
-                        "target": f"{what}, {kind}",
-                        **shared,
-                        "value": value,
-                        "robustness": robust,
+                        "target": f"{name}, {kind}",
+                        "metric": metric,
+                        "chance": cells[0]["chance"],
+                        "n": cells[0]["n"],
+                        "case": kind,
+                        "value": float(reduce([r["value"] for r in of_case])),
+                        "robustness": float(reduce([r["robustness"] for r in of_case])),
                     }
                 )
-    return found
+    return summary
 
 
 class ModalitySubsets(Protocol):
@@ -141,11 +159,12 @@ class ModalitySubsets(Protocol):
     default = False
     measure = staticmethod(modality_subsets)
 
-    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+    def shortened(self, rows: Sequence[Row]) -> list[Row]:
         """Means and worst cases."""
         return [row for row in rows if "own" not in row]
 
     def draw(self, result: Result, path: Path) -> Path:
+        """See `Protocol.draw`."""
         from amodal.evaluate.modality_subsets_picture import modality_subsets as picture
 
         return picture(result.rows, path, label=result.spec.get("label"))

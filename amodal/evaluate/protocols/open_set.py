@@ -1,12 +1,12 @@
-"""Open-set retrieval: name a record after the nearest key, where some classes were never trained on
-and are known from keys alone.
+"""Open-set retrieval: classify a record by its nearest key, where some classes were not trained on
+and have keys only.
 
 The protocol of BIOSCAN-5M (Gharaee et al., NeurIPS 2024, arXiv:2406.12723) and BIOSCAN-CLIP
-(arXiv:2405.17537): keys are the training records whose class is known and some held-out records of
-every unseen class; queries are the other held-out records; the name is that of the nearest of all
-keys, by cosine in the aligned space, for every field of the query and of the key. Reported are the
-shares of right names of queries of seen and of unseen classes, counted by record (micro) and by
-class (macro), and their harmonic mean.
+(arXiv:2405.17537). Keys are the training records whose class is known and some held-out records of
+every unseen class. Queries are the other held-out records. The prediction is the class of the
+nearest key by cosine in the aligned space, for every field of the query and of the key. Measured is
+accuracy on queries of seen and of unseen classes, averaged by record (micro) and by class (macro),
+and their harmonic mean.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Column
+from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.base_and_new import harmonic_mean
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded, known
 
-CELLS = 2**23
-"""Similarities held at once."""
+MAX_SIMILARITIES = 2**23
+"""Computed at once."""
+
+Means = tuple[float, float]
+"""Over records, and over classes."""
 
 
 def open_set(
@@ -40,46 +45,57 @@ def open_set(
     role: str = "",
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Result:
-    """label: what to name; by: the label that says which records are of a class that was seen in
-    training (the same unless given: for ranks of a taxonomy, the lowest); role: a label that is
-    "key" for the held-out records that are keys; unless given, every second record of an unseen
-    class is, in the order of a hash of its key. pairs: (query, key) fields, all unless given.
+    """Measure open-set retrieval.
 
-    Records whose `by` or `label` is missing are neither keys nor queries.
+    Records without `by` or `label` are neither keys nor queries.
+
+    Args:
+        train: Training records.
+        test: Held-out records.
+        label: What is predicted.
+        by: The label that says which classes were seen in training, `label` unless set. For ranks
+            of a taxonomy it is the lowest rank.
+        role: A label that is "key" for the held-out records that are keys. Unless set, every second
+            record of an unseen class is, in the order of a hash of its key.
+        pairs: (query, key) fields, all unless set.
+
+    Raises:
+        NotApplicable: If a label is a number, or there are no unseen classes, keys or queries.
     """
     by = by or label
     if is_number(test.label(label)) or is_number(test.label(by)):
         raise NotApplicable("open_set names records, and a number is no name")
     seen = set(classes_of(train.labels[by]))
-    there = [known(e.labels[label]) & known(e.labels[by]) for e in (train, test)]
+    train_labelled, labelled = (known(e.labels[label]) & known(e.labels[by]) for e in (train, test))
     unseen = np.array([v is not None and v not in seen for v in test.labels[by]])
-    if not (unseen & there[1]).any():
+    if not (unseen & labelled).any():
         raise NotApplicable(
-            f"every class of {by!r} among the test records was in training; this is about those that were not"
+            f"every class of {by!r} among the test records was in training; "
+            "this is about those that were not"
         )
     marked = (
         test.label(role) == "key"
         if role
-        else _every_second(test.keys, test.labels[by], unseen & there[1])
+        else _every_second(test.keys, test.labels[by], unseen & labelled)
     )
-    is_key = [there[0], there[1] & unseen & marked]
-    queries = {"seen": there[1] & ~unseen & ~marked, "unseen": there[1] & unseen & ~marked}
+    is_key = [train_labelled, labelled & unseen & marked]
+    queries = {"seen": labelled & ~unseen & ~marked, "unseen": labelled & unseen & ~marked}
     names = classes_of(np.concatenate([train.labels[label], test.labels[label]]))
     truth = [codes(e.labels[label], names) for e in (train, test)]
-    rows = []
+    rows: list[Row] = []
     for a, b in pairs or [(a, b) for a in test.sources for b in test.sources]:
-        parts = [_of(e.aligned[b], chosen) for e, chosen in zip((train, test), is_key)]
-        keys = torch.cat([p.values for p in parts])
+        parts = [_where(e.aligned[b], chosen) for e, chosen in zip((train, test), is_key)]
+        keys = torch.cat([vectors_of(p) for p in parts])
         key_names = np.concatenate([t[p.rows.numpy()] for t, p in zip(truth, parts)])
-        asked = {group: _of(test.aligned[a], chosen) for group, chosen in queries.items()}
-        if not len(keys) or not all(len(c) for c in asked.values()):
+        groups = {group: _where(test.aligned[a], chosen) for group, chosen in queries.items()}
+        if not len(keys) or not all(len(c) for c in groups.values()):
             continue
         share = np.bincount(key_names, minlength=len(names)) / len(key_names)
         scores = {}
-        for group, column in asked.items():
-            own = truth[1][column.rows.numpy()]
-            right = key_names[nearest(column.values, keys, test.unsigned).numpy()] == own
-            scores[group] = (_both(right, own), _both(share[own], own), len(own))
+        for group, column in groups.items():
+            wanted = truth[1][column.rows.numpy()]
+            right = key_names[nearest(vectors_of(column), keys, test.abs_cosine).numpy()] == wanted
+            scores[group] = (_means(right, wanted), _means(share[wanted], wanted), len(wanted))
         rows += [{"source": a, "target": b, **row} for row in _rows(scores)]
     if not rows:
         raise NotApplicable("no field has keys, and queries of seen and of unseen classes")
@@ -87,41 +103,53 @@ def open_set(
     return Result("open_set", spec | {"train": len(train), "test": len(test)}, rows)
 
 
-def nearest(query_MD: Tensor, key_ND: Tensor, unsigned: bool = False) -> Tensor:
-    """(M,) int64: the key with the largest cosine, or |cosine|."""
+def nearest(query_MD: Tensor, key_ND: Tensor, abs_cosine: bool = False) -> Tensor:
+    """The nearest key of each query.
+
+    Args:
+        query_MD: Queries.
+        key_ND: Keys.
+        abs_cosine: Whether to compare by |cosine|.
+
+    Returns:
+        (M,) int64.
+    """
     unit = normalize(key_ND.float(), dim=1)
-    parts = normalize(query_MD.float(), dim=1).split(max(1, CELLS // max(len(unit), 1)))
-    return torch.cat([((q @ unit.T).abs() if unsigned else q @ unit.T).argmax(1) for q in parts])
+    step = max(1, MAX_SIMILARITIES // max(len(unit), 1))
+    parts = torch.split(normalize(query_MD.float(), dim=1), step)
+    return torch.cat([((q @ unit.T).abs() if abs_cosine else q @ unit.T).argmax(1) for q in parts])
 
 
-def _of(column: Column, chosen: np.ndarray) -> Column:
+def _where(column: Column, chosen: np.ndarray) -> Column:
+    """The rows of a column that are chosen."""
     return column.at(torch.from_numpy(chosen[column.rows.numpy()]))
 
 
 def _every_second(keys: Sequence[str], classes: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """(N,) bool: of each class, the first, third, … record, but never the last: somebody has to
-    ask."""
-    hashed = sorted(
-        np.flatnonzero(among),
-        key=lambda i: hashlib.blake2b(keys[i].encode(), digest_size=8).digest(),
-    )
+    """(N,) bool: the first, third, … record of each class, but never the last, as one has to be a
+    query."""
+
+    def digest(i: int) -> bytes:
+        return hashlib.blake2b(keys[i].encode(), digest_size=8).digest()
+
     marked = np.zeros(len(keys), dtype=bool)
-    of: dict[str, list[int]] = {}
-    for i in hashed:
-        of.setdefault(classes[i], []).append(i)
-    for members in of.values():
+    by_class: dict[str, list[int]] = {}
+    for i in sorted(np.flatnonzero(among).tolist(), key=digest):
+        by_class.setdefault(classes[i], []).append(i)
+    for members in by_class.values():
         marked[members[: len(members) // 2 * 2 : 2]] = True
     return marked
 
 
-def _both(score_N: np.ndarray, class_N: np.ndarray) -> tuple[float, float]:
+def _means(score_N: np.ndarray, class_N: np.ndarray) -> Means:
     """The mean over records, and over classes."""
-    each = np.bincount(class_N, score_N.astype(float)), np.bincount(class_N)
-    return float(score_N.mean()), float((each[0][each[1] > 0] / each[1][each[1] > 0]).mean())
+    total, count = np.bincount(class_N, score_N.astype(float)), np.bincount(class_N)
+    return float(score_N.mean()), float((total[count > 0] / count[count > 0]).mean())
 
 
-def _rows(scores: dict[str, tuple[tuple[float, float], tuple[float, float], int]]) -> list[dict]:
-    rows = []
+def _rows(scores: dict[str, tuple[Means, Means, int]]) -> list[Row]:
+    """Rows of one pair of fields. scores: group -> values, chance, number of queries."""
+    rows: list[Row] = []
     for number, kind in enumerate(("top-1", "macro top-1")):
         for group, (value, chance, n) in scores.items():
             rows.append(
@@ -132,10 +160,14 @@ def _rows(scores: dict[str, tuple[tuple[float, float], tuple[float, float], int]
                     "n": n,
                 }
             )
-        both = [harmonic_mean(*(scores[g][k][number] for g in ("seen", "unseen"))) for k in (0, 1)]
-        n = sum(score[2] for score in scores.values())
+        seen, unseen = scores["seen"], scores["unseen"]
         rows.append(
-            {"metric": f"{kind}, harmonic mean", "value": both[0], "chance": both[1], "n": n}
+            {
+                "metric": f"{kind}, harmonic mean",
+                "value": harmonic_mean(seen[0][number], unseen[0][number]),
+                "chance": harmonic_mean(seen[1][number], unseen[1][number]),
+                "n": seen[2] + unseen[2],
+            }
         )
     return rows
 

@@ -1,10 +1,9 @@
-"""Find a record by one field among records described by another: Recall@k, mean reciprocal rank,
-median rank.
+"""Cross-modal retrieval: Recall@k, mean reciprocal rank and median rank.
 
-For every pair of fields, both ways, in the aligned space, by cosine (|cosine| where the encoder is
-`unsigned`), among the test records that have both. Gallery values that are equal (the same caption
-twice) are equally right. Ties count as they would on average if they were broken at random, so an
-encoder that maps everything to one point scores chance.
+For every pair of fields, both ways, in the aligned space, by cosine (|cosine| where the encoder's
+`similarity` is "abs_cosine"), among the test records that have both. Equal gallery values (the same
+caption twice) are equally right. Ties count as they would on average if they were broken at random.
+So an encoder that maps everything to one point scores chance.
 """
 
 from __future__ import annotations
@@ -18,34 +17,47 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.column import shared_rows
+from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import NotApplicable
-from amodal.evaluate.needs import TWO_FIELDS, two_fields
+from amodal.evaluate.needs import TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded
 
-CELLS = 2**21
-"""Similarities held at once: a tile of them stays in the cache while it is compared."""
-LEAST = 10
-"""Records below which a rank says nothing."""
+MAX_SIMILARITIES = 2**21
+"""Computed at once: a tile of them stays in the cache while it is compared."""
+MIN_RECORDS = 10
+"""Below which a rank says nothing."""
 
 
 def retrieval(
     train: Embedded | None,
     test: Embedded,
     *,
-    at: Sequence[int] = (10, 1, 5),
+    recall_at: Sequence[int] = (10, 1, 5),
     pairs: Sequence[tuple[str, str]] | None = None,
     duplicates: bool = True,
     gallery: int = 20_000,
     seed: int = 0,
 ) -> Result:
-    """at: the k of Recall@k. pairs: (query, gallery) fields, all unless given. duplicates: gallery
-    records whose values are equal are all right. gallery: at most so many records, chosen by
-    `seed`. `train` is not used."""
-    two_fields(test)
-    rows = []
+    """Measure retrieval for pairs of fields.
+
+    Args:
+        train: Not used.
+        test: Test records.
+        recall_at: The k of Recall@k.
+        pairs: (query, gallery) fields, all unless set.
+        duplicates: Whether all gallery records with an equal value are right.
+        gallery: Records at most, chosen by `seed`.
+        seed: Of that choice.
+
+    Raises:
+        NotApplicable: If no two fields occur together in enough records.
+    """
+    require_two_fields(test)
+    rows: list[Row] = []
     for a, b in pairs or itertools.permutations(test.sources, 2):
         at_a, at_b = shared_rows(test.aligned[a], test.aligned[b])
         if len(at_a) > gallery:
@@ -53,21 +65,18 @@ def retrieval(
                 np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery])
             )
             at_a, at_b = at_a[drawn], at_b[drawn]
-        if len(at_a) < LEAST:
+        if len(at_a) < MIN_RECORDS:
             continue
         same = test.content[b][at_b] if duplicates and b in test.content else None
-        rows += [
-            {"source": a, "target": b, **row}
-            for row in ranked(
-                test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at, test.unsigned
-            )
-        ]
+        query, target = vectors_of(test.aligned[a])[at_a], vectors_of(test.aligned[b])[at_b]
+        metrics = ranked(query, target, same, recall_at, test.abs_cosine)
+        rows += [{"source": a, "target": b, **row} for row in metrics]
     if not rows:
         raise NotApplicable(
-            f"no two fields occur together in {LEAST} or more of the {len(test)} test records"
+            f"no two fields occur together in {MIN_RECORDS} or more of the {len(test)} test records"
         )
     spec = {
-        "at": list(at),
+        "recall_at": list(recall_at),
         "space": "aligned",
         "duplicates": duplicates,
         "gallery": gallery,
@@ -82,18 +91,26 @@ def ranked(
     query_ND: Tensor,
     gallery_ND: Tensor,
     same_N: Tensor | None = None,
-    at: Sequence[int] = (10, 1, 5),
-    unsigned: bool = False,
-) -> list[dict]:
-    """Rows of metrics for queries whose right answer is the gallery vector of the same number.
+    recall_at: Sequence[int] = (10, 1, 5),
+    abs_cosine: bool = False,
+) -> list[Row]:
+    """Metrics for queries whose right answer is the gallery vector of the same row.
 
-    same_N: int64, equal where gallery values are equal. unsigned: near is a large |cosine|.
+    Args:
+        query_ND: Queries.
+        gallery_ND: Gallery.
+        same_N: int64, equal where gallery values are equal; None if all differ.
+        recall_at: The k of Recall@k.
+        abs_cosine: Whether to compare by |cosine|.
+
+    Returns:
+        A row for each metric.
     """
     n = len(query_ND)
-    ahead, tied = ranks(query_ND, gallery_ND, same_N, unsigned)
+    ahead, tied = ranks(query_ND, gallery_ND, same_N, abs_cosine)
     sizes = np.ones(n, dtype=np.int64) if same_N is None else _group_sizes(same_N)
-    chance = _chance(sizes, n, at)
-    values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in at}
+    chance = chance_of(sizes, n, recall_at)
+    values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in recall_at}
     # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead +
     # tied + 1
     values["MRR"] = (
@@ -106,16 +123,26 @@ def ranked(
 
 
 def ranks(
-    query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, unsigned: bool = False
+    query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, abs_cosine: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Two (N,) float64: how many wrong gallery vectors are nearer (cosine, |cosine| if `unsigned`)
-    than the nearest right one, and how many are as near."""
+    """Ranks of the right answers.
+
+    Args:
+        query_ND: Queries.
+        gallery_ND: Gallery.
+        same_N: See `ranked`.
+        abs_cosine: See `ranked`.
+
+    Returns:
+        Two (N,) float64: how many wrong gallery vectors are nearer than the nearest right one, and
+        how many are as near.
+    """
     query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_ND.float(), dim=1)
     n, ahead, tied = len(query), [], []
-    step = max(1, CELLS // max(n, 1))
+    step = max(1, MAX_SIMILARITIES // max(n, 1))
     for start in range(0, n, step):
         similarity = query[start : start + step] @ gallery.T
-        similarity = similarity.abs() if unsigned else similarity
+        similarity = similarity.abs() if abs_cosine else similarity
         number = torch.arange(start, start + len(similarity))
         if same_N is None:
             right = similarity.gather(1, number[:, None])
@@ -130,20 +157,30 @@ def ranks(
 
 
 def _group_sizes(same: Tensor) -> np.ndarray:
-    _, inverse, counts = torch.unique(same, return_inverse=True, return_counts=True)
-    return counts[inverse].numpy()
+    """How many equal values there are of each."""
+    _, inverse, counts = np.unique(same.numpy(), return_inverse=True, return_counts=True)
+    return counts[inverse]
 
 
-def _chance(sizes: np.ndarray, n: int, at: Sequence[int]) -> dict[str, float]:
-    """What random ranks give when query i has sizes[i] right answers among n."""
-    total = {f"recall@{k}": 0.0 for k in at} | {"MRR": 0.0, "median rank": 0.0}
+def chance_of(sizes: np.ndarray, n: int, recall_at: Sequence[int]) -> dict[str, float]:
+    """What random ranks give.
+
+    Args:
+        sizes: (N,) right answers of each query.
+        n: Size of the gallery.
+        recall_at: The k of Recall@k.
+
+    Returns:
+        Metric -> its value.
+    """
+    total = {f"recall@{k}": 0.0 for k in recall_at} | {"MRR": 0.0, "median rank": 0.0}
     rank = np.arange(1, n + 1)
     cumulative = np.zeros(n)
     for m, count in zip(*np.unique(sizes, return_counts=True)):
         # P(no right one among the first r) = product over i < r of (n - m - i) / (n - i)
         miss = np.cumprod(np.clip(n - m - (rank - 1), 0, None) / (n - (rank - 1)))
         first = np.diff(np.concatenate([[1.0], miss])) * -1
-        for k in at:
+        for k in recall_at:
             total[f"recall@{k}"] += count * (1 - miss[min(k, n) - 1])
         total["MRR"] += count * (first / rank).sum()
         cumulative += count * (1 - miss)
@@ -153,7 +190,7 @@ def _chance(sizes: np.ndarray, n: int, at: Sequence[int]) -> dict[str, float]:
 
 
 class Retrieval(Protocol):
-    """A record found by one field among records described by another."""
+    """Records of one field retrieved by another."""
 
     name, needs = "retrieval", (TWO_FIELDS,)
     rank = 60

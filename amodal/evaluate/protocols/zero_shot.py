@@ -1,8 +1,8 @@
-"""Zero-shot classification: the class whose name, put into a sentence, lies nearest. Radford et al.
-2021, arXiv:2103.00020, 3.1.
+"""Zero-shot classification: the class whose name, in a sentence, is nearest. Radford et al. 2021,
+arXiv:2103.00020, 3.1.
 
-A class's vector is the mean of the unit vectors of its prompts (one for each template), as in
-section 3.1.4.
+The vector of a class is the mean of the unit vectors of its prompts, one for each template (section
+3.1.4).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
+from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.knowledge_prompts import Knowledge, knowledge_prompts
-from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number, of_categories
+from amodal.evaluate.labels import NotApplicable, classes_of, classification_rows, codes, is_number
 from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
+from amodal.evaluate.row import Spec
 from amodal.inference.embed import Embedded, known
 
 TEMPLATES = ("{}",)
@@ -36,22 +38,28 @@ def zero_shot(
     names: Mapping[str, str] | None = None,
     knowledge: Knowledge | None = None,
 ) -> Result:
-    """embed_text: sentences -> (n, D) vectors in the aligned space; text: the field it speaks for,
-    which is not classified itself.
+    """Classify records of each field by prompts.
 
-    templates: sentences with {} for the class; names: class -> the words to put there ("_" becomes
-    a space unless given); knowledge: class -> phrases that are put after its name (see
-    `_knowledge.py`). `train` only adds classes that the test records lack.
+    Args:
+        train: Only adds classes that the test records lack.
+        test: Test records.
+        label: The classes.
+        embed_text: Sentences -> (n, D) vectors of the aligned space.
+        text: The field of the prompts, which is not classified itself.
+        templates: Sentences with {} for the class.
+        names: class -> the words to put there; "_" becomes a space for others.
+        knowledge: class -> phrases that follow its name, see `amodal.evaluate.knowledge_prompts`.
+
+    Raises:
+        NotApplicable: See `likeness`.
+        AmodalError: For a template without {}.
     """
-    spec, found = likeness(train, test, label, embed_text, text, templates, names, knowledge)
+    spec, likenesses = likeness(train, test, label, embed_text, text, templates, names, knowledge)
     rows, classes = [], len(spec["prompts"])
-    for source, (truth, like) in found.items():
-        guess = like.argmax(1)
-        # nobody has seen a label, so chance is a blind guess and not the commonest class
-        rows += [
-            {"source": source, **row, "chance": 1 / classes}
-            for row in of_categories(truth, guess, 0)
-        ]
+    for source, (truth, like) in likenesses.items():
+        # no label was seen, so chance is a blind guess and not the most frequent class
+        for row in classification_rows(truth, like.argmax(1), 0):
+            rows.append({"source": source, **row, "chance": 1 / classes})
     return Result("zero_shot", spec, rows)
 
 
@@ -64,10 +72,27 @@ def likeness(
     templates: Sequence[str] = TEMPLATES,
     names: Mapping[str, str] | None = None,
     knowledge: Knowledge | None = None,
-) -> tuple[dict, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """What was asked, and field -> true classes (n,) and likeness (n, C) of the test records that
-    have it and the label, classes as `prompts` has them. Arguments as for `zero_shot`. Raises
-    NotApplicable where no field has such records."""
+) -> tuple[Spec, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Similarity of records and the prompts of all classes.
+
+    Args:
+        train: See `zero_shot`.
+        test: See `zero_shot`.
+        label: See `zero_shot`.
+        embed_text: See `zero_shot`.
+        text: See `zero_shot`.
+        templates: See `zero_shot`.
+        names: See `zero_shot`.
+        knowledge: See `zero_shot`.
+
+    Returns:
+        The spec, with `prompts` of each class; field -> true classes (n,) and similarities (n, C)
+        of the test records that have it and the label, in the order of `prompts`.
+
+    Raises:
+        NotApplicable: If the label is a number, or no field has labelled records.
+        AmodalError: For a template without {}.
+    """
     labels = test.label(label)
     if is_number(labels):
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")
@@ -85,19 +110,20 @@ def likeness(
     }
     vectors = normalize(embed_text([p for c in classes for p in prompts[c]]).float().cpu(), dim=1)
     prototypes = normalize(vectors.view(len(classes), len(templates), -1).mean(1), dim=1)
-    truth, there = codes(labels, classes), known(labels)
-    found = {}
+    truth = codes(labels, classes)
+    likenesses = {}
     for source in test.sources:
         column = test.aligned[source]
-        labelled = there[column.rows.numpy()]
+        labelled = known(labels)[column.rows.numpy()]
         if source == text or labelled.sum() < 2:
             continue
-        like = normalize(column.values[torch.from_numpy(labelled)].float(), dim=1) @ prototypes.T
-        found[source] = (
+        vectors = normalize(vectors_of(column)[torch.from_numpy(labelled)].float(), dim=1)
+        cosine = vectors @ prototypes.T
+        likenesses[source] = (
             truth[column.rows.numpy()[labelled]],
-            (like.abs() if test.unsigned else like).numpy(),
+            (cosine.abs() if test.abs_cosine else cosine).numpy(),
         )
-    if not found:
+    if not likenesses:
         raise NotApplicable(f"no field other than {text!r} has records with the label {label!r}")
     spec = {
         "label": label,
@@ -106,7 +132,7 @@ def likeness(
         "templates": list(templates),
         "prompts": prompts,
     }
-    return spec | {"space": "aligned", "test": len(test)}, found
+    return spec | {"space": "aligned", "test": len(test)}, likenesses
 
 
 class ZeroShot(Protocol):

@@ -119,7 +119,7 @@ class UdaCope(StagedMethod):
             fit, kept = bidirectional_filter(guess, seen, there, others.seeds, far=self.far, **how)
         else:
             fit, kept = ransac(guess, seen, there, others.seeds, **how)[0], there
-        place = fit.back(seen.double()).clamp(0, 1)
+        place = fit.inverse(seen.double()).clamp(0, 1)
         pseudo = bin_cross_entropy(logits, place if self.filtered else guess)
         each = {"pseudo": pseudo, "geometry": expected_distance(logits, place)}
         return {name: Column(summed(loss, kept), rows) for name, loss in each.items()}
