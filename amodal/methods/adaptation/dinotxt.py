@@ -39,13 +39,13 @@ def dinotxt(
     *,
     lock: str = "",
     blocks: int = 2,
-    reads: str = "both",
+    pooling: str = "both",
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
     """lock: the fields that stay as they were trained before, with commas between (unless given,
     those with a pretrained backbone, or the first that is no text); blocks: trained ones behind a
-    locked tower, 0 for none; reads: what its vector is, "both" (class token and mean patch), "cls"
+    locked tower, 0 for none; pooling: what its vector is, "both" (class token and mean patch), "cls"
     or "mean"; temperature: where the learned softmax temperature starts; max_scale: bound of its
     inverse."""
     seen = [
@@ -56,7 +56,7 @@ def dinotxt(
     given = [f for f in seen if encoder.contextual(f)] or seen[:1]
     for field in to_lock(encoder, lock or ",".join(given)):
         encoder.lock(field)
-        with_projection_tower(encoder, field, blocks=blocks, reads=reads)
+        with_projection_tower(encoder, field, blocks=blocks, reads=pooling)
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):

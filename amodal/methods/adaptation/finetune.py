@@ -1,6 +1,6 @@
 """Fine-tuning: an encoder, fresh or pretrained, and a head on all its fields learn labels together.
-What every adaptation is compared with, and from a fresh encoder the supervised baseline. `how` says
-what of the encoder learns: all of it; nothing, so that the head alone does; the biases (BitFit, Ben
+What every adaptation is compared with, and from a fresh encoder the supervised baseline. `tuning`
+says what of the encoder learns: all of it; nothing, so that the head alone does; the biases (BitFit, Ben
 Zaken et al., ACL 2022, arXiv:2106.10199); a difference of low rank in each linear map (LoRA, Hu et
 al., ICLR 2022, arXiv:2106.09685), which is added to the weights when training ends; narrow adapters
 behind each block (Houlsby et al., ICML 2019, arXiv:1902.00751); or learned tokens beside a record's
@@ -29,7 +29,7 @@ def finetune(
     label: str = "",
     targets: tuple = (),
     task: str = "auto",
-    how: str = "full",
+    tuning: str = "full",
     hidden: int = 0,
     rank: int = 8,
     smoothing: float = 0.0,
@@ -37,18 +37,18 @@ def finetune(
 ) -> Finetune:
     """label: what is to be told, a label of the data, or several with commas between; targets: what
     the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
-    "survival", label being TIME,EVENT; how: what of the encoder learns, "full", "head" (nothing of
+    "survival", label being TIME,EVENT; tuning: what of the encoder learns, "full", "head" (nothing of
     it), "bias", "lora", "adapters" or "prompts"; hidden: width of a hidden layer of the head (0: a
     linear map); rank: of LoRA's differences, width of adapters, or number of prompts; smoothing: of
     the labels that are classes; view: how values are augmented, such as "plain" or "weak"."""
-    if how not in TUNINGS:
-        raise unknown("way to fine-tune", how, TUNINGS)
+    if tuning not in TUNINGS:
+        raise unknown("way to fine-tune", tuning, TUNINGS)
     if rank < 1 or hidden < 0 or not 0 <= smoothing < 1:
         raise AmodalError(
             f"rank = {rank} must be at least 1, hidden = {hidden} 0 or more, smoothing = {smoothing} in [0, 1)"
         )
     return Finetune(
-        TUNINGS[how](encoder, rank), supervised_head(encoder, targets, hidden), smoothing, view
+        TUNINGS[tuning](encoder, rank), supervised_head(encoder, targets, hidden), smoothing, view
     )
 
 

@@ -18,10 +18,10 @@ def zorro(
     fusion: int = 8,
     width: int = 128,
     temperature: float = 0.08,
-    reads: str = "pure",
+    mask_rule: str = "pure",
 ) -> Towers:
     """fusion: number of fusion tokens; width: of the common space; temperature: of the softmax;
-    reads: the attention rule ("full" takes the mask away, which is the paper's own ablation)."""
+    mask_rule: the attention rule ("full" takes the mask away, which is the paper's own ablation)."""
 
     def objective(z):
         pairs = field_pairs(z) + [(FUSED, s) for s in z.sources]
@@ -33,7 +33,9 @@ def zorro(
         )
 
     return Together(
-        two_fields(encoder).fuse(fusion, reads).align(width, hidden=2 * encoder.width, fused=True),
+        two_fields(encoder)
+        .fuse(fusion, mask_rule)
+        .align(width, hidden=2 * encoder.width, fused=True),
         objective,
     )
 
