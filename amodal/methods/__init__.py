@@ -117,6 +117,9 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "dinotxt": {"reads": "pooling"},
     "finetune": {"how": "tuning"},
     "missing_aware_prompts": {"at": "prompt_type"},
+    "mmrl": {"words": "text_field"},
+    "mmrl_pp": {"words": "text_field"},
+    "uda_cope": {"near": "inlier_distance", "far": "filter_distance", "tries": "iterations"},
     "zorro": {"reads": "mask_rule"},
 }
 """Method -> old name of an option -> today's. Old names are read for one more release."""

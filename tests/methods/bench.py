@@ -59,9 +59,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
         "source": 0.0,
         "bins": 8,
         "hidden": 32,
-        "near": 9.0,
-        "far": 9.0,
-        "tries": 8,
+        "inlier_distance": 9.0,
+        "filter_distance": 9.0,
+        "iterations": 8,
     },  # fmt: skip
     "cuni_mmt": {"images": "both", "depth": 2},
     "cta_ttt": {"alone": 0.0, "width": 16},  # the stage that learns labels

@@ -13,7 +13,7 @@ from amodal.masking.by_layout import hide
 from amodal.methods.contract import Clock, Features
 from amodal.methods.shared.shapes import (
     StudentTeacher,
-    follow,
+    ema_update,
     refuse_backbones,
     refuse_pool,
     row_losses,
@@ -116,7 +116,7 @@ class Data2vec(StudentTeacher):
         # the teacher reads what the student's front end makes of the input: that part is shared,
         # not averaged
         for name in ("tokenizers", "field_token"):
-            follow(getattr(self.teacher, name), getattr(self.encoder, name), 0.0)
+            ema_update(getattr(self.teacher, name), getattr(self.encoder, name), 0.0)
 
 
 def over_row(x_TD: Tensor, tokens: Tokens, eps: float = 1e-5) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from amodal.core import Batch, views_of
 from amodal.methods.contract import Clock, Features
-from amodal.methods.shared.shapes import StudentTeacher, follow, frozen_copy, share
+from amodal.methods.shared.shapes import StudentTeacher, ema_update, frozen_copy, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import PrototypeHead
 from amodal.objectives.dino import dino_loss, update_center
@@ -68,7 +68,7 @@ class Dino(StudentTeacher):
 
     def on_step_end(self, clock: Clock) -> None:
         super().on_step_end(clock)
-        follow(self.teacher_heads, self.heads, self.momentum_at(clock))
+        ema_update(self.teacher_heads, self.heads, self.momentum_at(clock))
         for f, center in self._next.items():
             self.centers[f].data.copy_(center)
         self._next = {}

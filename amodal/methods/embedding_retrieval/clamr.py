@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Ragged, unknown
 from amodal.methods.contract import Features
-from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import Towers, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector, token_vectors
@@ -42,7 +42,7 @@ def clamr(
     all others unless given; weight: of the loss between fields (0 leaves it out); width: of the
     vectors; temperature: where the learned softmax temperature starts; max_scale: bound of its
     inverse."""
-    text, others = words_of(two_fields(encoder), words)
+    text, others = pick_text_field(two_fields(encoder), words)
     classes = [s.strip() for s in fields.split(",")] if fields else others
     for s in classes:
         if s not in others:

@@ -22,8 +22,8 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.hard_batches import look_alikes
-from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.hard_batches import similarity_groups
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -55,7 +55,7 @@ def clippings(
         raise AmodalError(
             f"image_weight is from 0 to 1 and unlabelled from 0 to below 1, not {image_weight} and {unlabelled}"
         )
-    text, others = words_of(two_fields(encoder), words)
+    text, others = pick_text_field(two_fields(encoder), words)
     method = Clippings(encoder.align(width), Scale(1 / temperature, most=max_scale))
     method.weights = {text: 1 - image_weight} | dict.fromkeys(others, image_weight / len(others))
     method.labels, method.heat, method.group = (label,) if label else (), label_temperature, group
@@ -109,7 +109,7 @@ class Clippings(StagedMethod):
             0, one.rows, one.values
         )
         known = known.to(device)
-        groups = look_alikes(vectors[known.rows], known.values.long(), self.group)
+        groups = similarity_groups(vectors[known.rows], known.values.long(), self.group)
         return every.values.index_copy(0, known.rows.cpu(), groups.cpu())
 
     def features(self, batch: Batch) -> Features:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.matching import token_features, words_of
+from amodal.methods.shared.matching import token_features, pick_text_field
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
@@ -64,7 +64,7 @@ def grace(
     if not 0 <= warmup < 1:
         raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
     method = Grace(encoder.align(width), Scale(1 / temperature, most=100.0), most, levels)
-    method.query_field, method.records = words_of(two_fields(encoder), words)
+    method.query_field, method.records = pick_text_field(two_fields(encoder), words)
     method.shape, method.memorise, method.contrast = (
         {"branch": branch, "leaf": leaf, "levels": levels},
         memorise,

@@ -19,7 +19,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -58,7 +58,9 @@ def scot(
         raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
     own = {f: m for f, m in encoder.fields.items() if f not in (change, changed)}
     texts = [f for f, m in own.items() if m.takes_prompts]
-    words = words_of(encoder, words)[0] if words else (texts or list(own))[0 if texts else -1]
+    words = (
+        pick_text_field(encoder, words)[0] if words else (texts or list(own))[0 if texts else -1]
+    )
     read_by = {name: tower_of(encoder, name, [words, *own]) for name in (change, changed)}
     for name in {n for n, tower in read_by.items() if tower != n}:
         encoder.drop(name)

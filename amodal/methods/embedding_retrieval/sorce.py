@@ -17,7 +17,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Features
-from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.regions import vectors
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
@@ -44,7 +44,7 @@ def sorce(
     learned softmax temperature starts; max_scale: bound of its inverse."""
     if grid < 1:
         raise AmodalError(f"a grid has at least one cell along each axis, not {grid}")
-    text, others = words_of(two_fields(encoder), words)
+    text, others = pick_text_field(two_fields(encoder), words)
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Ragged, unknown
 from amodal.methods.contract import Features, Method
-from amodal.methods.shared.matching import token_features, words_of
+from amodal.methods.shared.matching import token_features, pick_text_field
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_column, token_mean, two_fields
 from amodal.nn.encoder import Encoder
@@ -49,7 +49,7 @@ def cuni_mmt(
     "hierarchical"; depth: blocks of the decoder; weight: lambda of the imagination; margin: of its
     loss."""
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
-    target, others = words_of(encoder, target or (texts[-1] if texts else ""))
+    target, others = pick_text_field(encoder, target or (texts[-1] if texts else ""))
     source = source or next((f for f in others if f in texts), others[0])
     if source not in others:
         raise unknown("field to translate", source, others)

@@ -56,7 +56,7 @@ def less_bimodal(
         raise AmodalError(
             f"pairs = {pairs} is the share of the steps before the label, from 0 to 1"
         )
-    name, rest = m.words_of(two_fields(encoder), words)
+    name, rest = m.pick_text_field(two_fields(encoder), words)
     masked = m.MaskedWords(encoder, name, ratio) if pairs else None
     whole, told = 2 * encoder.width, pairs < 1 or targets
     head = (

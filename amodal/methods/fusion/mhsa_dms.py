@@ -22,7 +22,7 @@ from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Clock, Features, StagedMethod
 from amodal.methods.shared.fused import fused_vectors
-from amodal.methods.shared.shapes import follow, frozen_copy, refuse_pool
+from amodal.methods.shared.shapes import ema_update, frozen_copy, refuse_pool
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.fusions import fusion_of
 from amodal.nn.queue import GroupedQueue
@@ -133,7 +133,7 @@ class FusedContrast(StagedMethod):
         if not self.telling and self._seen:
             self.queue.push(*self._seen)
             for name, module in self.learning().items():
-                follow(self.slow[name], module, self.momentum)
+                ema_update(self.slow[name], module, self.momentum)
 
     @torch.no_grad()
     def fused(self, batch: Batch) -> Column:
