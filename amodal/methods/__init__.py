@@ -114,11 +114,16 @@ def recipe(method: MethodLike) -> Recipe:
 
 
 OLD_OPTIONS: dict[str, dict[str, str]] = {
+    "clamr": {"senses": "fields", "words": "text_field"},
+    "clippings": {"words": "text_field"},
     "dinotxt": {"reads": "pooling"},
     "finetune": {"how": "tuning"},
+    "grace": {"words": "text_field", "most": "capacity"},
     "missing_aware_prompts": {"at": "prompt_type"},
     "mmrl": {"words": "text_field"},
     "mmrl_pp": {"words": "text_field"},
+    "scot": {"words": "text_field"},
+    "sorce": {"words": "text_field"},
     "uda_cope": {"near": "inlier_distance", "far": "filter_distance", "tries": "iterations"},
     "zorro": {"reads": "mask_rule"},
 }

@@ -75,7 +75,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "v2l": {"width": 32},
     "mvpt": {"width": 32, "timed": "words, signal", "length": 2.0},
     "scot": {"change": "facts", "changed": "signal", "width": 16, "project": 1, "hidden": 1},
-    "grace": {"branch": 4, "leaf": 4, "depth": 1, "most": 64, "width": 16},
+    "grace": {"branch": 4, "leaf": 4, "depth": 1, "capacity": 64, "width": 16},
 }
 
 

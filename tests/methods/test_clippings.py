@@ -143,7 +143,7 @@ def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch, unlabe
 
     def watched(self, features):
         if self.supervised:
-            seen.append(features["label"].values.tolist())
+            seen.append(features.label.values.tolist())
         return losses(self, features)
 
     monkeypatch.setattr(Clippings, "losses", watched)

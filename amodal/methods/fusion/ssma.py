@@ -20,7 +20,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.dense import grid_side, is_dense, maps_of, truth
+from amodal.methods.shared.dense import dense_labels, grid_side, is_dense, maps_of
 from amodal.methods.shared.shapes import refuse_pool, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.maps import as_large
@@ -102,7 +102,7 @@ class Ssma(StagedMethod):
             part.requires_grad_(self.now != 2)
 
     def features(self, batch: Batch) -> Features:
-        known = {"truth": truth(batch, self.label, self.classes)}
+        known = {"truth": dense_labels(batch, self.label, self.classes)}
         return Features(maps_of(self.encoder, batch, self.sides) | known, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
