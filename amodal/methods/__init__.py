@@ -119,6 +119,8 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "dinotxt": {"reads": "pooling"},
     "finetune": {"how": "tuning"},
     "grace": {"words": "text_field", "most": "capacity"},
+    "less_bimodal": {"words": "text_field"},
+    "mhsa_dms": {"tell": "classifier_share"},
     "missing_aware_prompts": {"at": "prompt_type"},
     "mmrl": {"words": "text_field"},
     "mmrl_pp": {"words": "text_field"},
