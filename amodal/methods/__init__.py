@@ -121,11 +121,12 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "grace": {"words": "text_field", "most": "capacity"},
     "less_bimodal": {"words": "text_field"},
     "mhsa_dms": {"tell": "classifier_share"},
-    "missing_aware_prompts": {"at": "prompt_type"},
+    "missing_aware_prompts": {"at": "prompt_type", "grow": "accumulate"},
     "mmrl": {"words": "text_field"},
     "mmrl_pp": {"words": "text_field"},
     "scot": {"words": "text_field"},
     "sorce": {"words": "text_field"},
+    "texttopicnet": {"least": "min_df", "most": "max_df"},
     "uda_cope": {"near": "inlier_distance", "far": "filter_distance", "tries": "iterations"},
     "zorro": {"reads": "mask_rule"},
 }
