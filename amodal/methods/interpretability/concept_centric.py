@@ -109,7 +109,7 @@ class Concepts(Method):
             readings={
                 s: Column(heads[field_of(s)].log_reading(z[s].values), z[s].rows) for s in z.sources
             },
-            annotations=Column(self.concepts.annotations(table.values), table.rows),
+            annotations=Column(self.concepts.annotations(table.flat), table.rows),
         )
 
     def losses(self, features: ConceptFeatures) -> dict[str, Tensor]:

@@ -182,12 +182,10 @@ class JointEmbedding(Method):
                 covariance=self.covariance,
             )
         present = {s: z[s].present(size) for s in fields}
-        used = sampled_sources(present, features.seed.values, self.drop)
+        used = sampled_sources(present, features.seed.flat, self.drop)
         logits, label = both(self.fusion(z, predicted, used), features.label)
         task = (
-            cross_entropy(logits.values, label.values)
-            if len(logits)
-            else connected_zero(logits.values)
+            cross_entropy(logits.flat, label.flat) if len(logits) else connected_zero(logits.flat)
         )
         weighted = {name: self.weight * term for name, term in share(terms).items()}
         return weighted | {"supervised": task}

@@ -161,7 +161,7 @@ class Guidance(Method):
         guides = Embeddings({g: self.encoder.pools[g](context[g]) for g in self.guides}, batch.size)
         guide = guides.fused(self.guides)
         teacher, guide = both(self.pool(pool.strip(context[self.deploy]), guide), guide)
-        joined = Column(torch.cat([teacher.values, guide.values], 1), teacher.rows)
+        joined = Column(torch.cat([teacher.flat, guide.flat], 1), teacher.rows)
         return GuidanceFeatures(
             size=batch.size,
             outputs=self.head(vector),
@@ -176,7 +176,7 @@ class Guidance(Method):
         guided = share(head_losses(self.guided_head, features.guided, features))
         terms |= {f"guided/{name}": term for name, term in guided.items()}
         if self.feature:
-            loss = self.match(features.student.values, features.teacher.values)
+            loss = self.match(features.student.flat, features.teacher.flat)
             terms["feature"] = self.feature * loss
         if self.logit:
             loss = self.head.follow(features.outputs, features.guided, self.temperature)

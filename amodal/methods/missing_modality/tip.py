@@ -22,7 +22,14 @@ from amodal.core import Batch, Column, Embeddings, Ragged
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import field_pairs, share, token_column, token_mean, two_fields
+from amodal.methods.shared.shapes import (
+    field_pairs,
+    ragged,
+    share,
+    token_column,
+    token_mean,
+    two_fields,
+)
 from amodal.nn.attention.cross import side_by_side
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -214,7 +221,7 @@ class Tip(Method):
         columns = m.token_features(self.encoder, context, list(context))
         zero = torch.zeros_like(batch.seeds)  # lists are empty for rows without the field
         lists = {
-            s: Ragged(c.values.flat, zero.index_copy(0, c.rows, c.values.lengths))
+            s: Ragged(c.flat, zero.index_copy(0, c.rows, ragged(c).lengths))
             for s, c in columns.items()
         }
         cells, others = lists[f"tokens/{self.table}"], [lists[f"tokens/{s}"] for s in self.others]

@@ -22,7 +22,7 @@ from amodal.core import Batch, Column, unknown
 from amodal.core.column import both
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import texts_and_others
-from amodal.methods.shared.shapes import share
+from amodal.methods.shared.shapes import ragged, share
 from amodal.nn.encoder import Encoder
 from amodal.objectives.soft_targets import soft_sigmoid, soft_softmax
 from amodal.stats.topics import Topics
@@ -102,7 +102,7 @@ class TextTopicNet(Method):
         texts: dict[int, list[str]] = {}
         for field in (f for f in self.texts if f in batch.columns):
             column = batch.columns[field]
-            for row, ids in zip(column.rows.tolist(), column.values.split()):
+            for row, ids in zip(column.rows.tolist(), ragged(column).split()):
                 text = self.encoder.fields[field].text(ids.cpu().numpy())
                 texts.setdefault(row, []).append(text)
         rows = sorted(texts)
@@ -117,7 +117,7 @@ class TextTopicNet(Method):
         for batch in records:
             documents += self.documents(batch)[1]
             for field in (f for f in self.texts if f in batch.columns):
-                lengths, modality = batch[field].values.lengths, self.encoder.fields[field]
+                lengths, modality = ragged(batch[field]).lengths, self.encoder.fields[field]
                 # cutting leaves whole characters, so up to three bytes of the room may be empty
                 full += int((lengths > modality.max_length * modality.patch - 4).sum())
                 total += len(lengths)
@@ -142,5 +142,5 @@ class TextTopicNet(Method):
         terms = {}
         for s, column in features.logits.items():
             logits, topics = both(column, features.topics)
-            terms[f"topics/{s}"] = self.loss(logits.values, topics.values)
+            terms[f"topics/{s}"] = self.loss(logits.flat, topics.flat)
         return share(terms)

@@ -30,7 +30,7 @@ def decur(
             f"within/{a}~{b}": barlow_twins(*z.pair(a, b), off_diagonal=off_diagonal)
             for a, b in view_pairs(z)
         }
-        across = {}
+        across: dict[str, Tensor] = {}
         for a, b in field_pairs(z):
             shared, unique = cross(*z.pair(a, b), common=common, off_diagonal=off_diagonal)
             across |= {f"common/{a}~{b}": shared, f"unique/{a}~{b}": unique}

@@ -152,7 +152,7 @@ class Guided(StagedMethod):
             batch = batch.only(*(s for s in batch.sources if view_of(s) <= 1))
         z = self.encoder.features(batch)
         teacher: Columns = {}
-        if not self.teaches and self.rule != "none":
+        if self.teacher is not None and self.rule != "none" and not self.teaches:
             with torch.no_grad():
                 t = self.teacher.features(batch)
                 t = through(self.towers, t) if len(self.towers) else self.teacher.project(t)
@@ -162,7 +162,7 @@ class Guided(StagedMethod):
 
     def losses(self, features: GuidedFeatures) -> dict[str, Tensor]:
         student = Embeddings(dict(features.student), features.size)
-        if self.teaches:
+        if self.scale is not None and self.teaches:
             z = through(self.towers, student)
             return share(
                 {
