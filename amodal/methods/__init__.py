@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from amodal.core.recipe import Recipe
@@ -28,11 +29,12 @@ if typing.TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """The methods of the package."""
+    """The names of the methods of the package, sorted."""
     return sorted(pages("methods"))
 
 
 def family(name: str) -> str:
+    """The folder of a method, such as "contrastive"."""
     return page(name).__name__.split(".")[-2]
 
 
@@ -75,14 +77,20 @@ def function(method: MethodLike) -> Callable[..., Method]:
     return getattr(module, module.__name__.rpartition(".")[2])
 
 
-def is_own_code(method: MethodLike) -> bool:
+def is_user_code(method: MethodLike) -> bool:
     """Whether a method is code of the user's, which no run folder can bring along."""
     return not isinstance(method, str) or is_reference(method)
 
 
 def checked(method: typing.Any) -> Callable[..., Method]:
-    """A function of the user's own, if it can be called as `method(encoder, **options)`. Raises
-    AmodalError that names the argument."""
+    """The same function, if it can be called as `method(encoder, **options)`.
+
+    Args:
+        method: A function of the user's.
+
+    Raises:
+        AmodalError: If it cannot; the message names the argument.
+    """
     if not callable(method):
         raise AmodalError(
             f"a method is a name or a function (encoder, *, options) -> Method, not {method!r}"
@@ -91,13 +99,14 @@ def checked(method: typing.Any) -> Callable[..., Method]:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in positional:
         raise AmodalError(
-            f"{title(method)}() takes no encoder: its first argument must be the encoder that it trains"
+            f"{title(method)}() takes no encoder: its first argument must be the encoder that it "
+            "trains"
         )
     for p in parameters[1:]:
         if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD):
             raise AmodalError(
-                f"{title(method)}() takes {p.name!r} by position; options of a method stand behind a *: "
-                f"def {title(method)}(encoder, *, {p.name}=…)"
+                f"{title(method)}() takes {p.name!r} by position; options of a method stand behind "
+                f"a *: def {title(method)}(encoder, *, {p.name}=…)"
             )
     return method
 
@@ -112,22 +121,78 @@ def options(method: MethodLike) -> dict[str, inspect.Parameter]:
 
 
 def encoder_options(method: MethodLike) -> dict[str, str]:
-    """How the paper's encoder differs from the default one: `trunk`, `pool`, …; `ENCODER` beside
-    the function."""
+    """Arguments of the paper's encoder that are not the default ones (`trunk`, `pool`, …).
+
+    Read from `ENCODER` beside the function.
+    """
     build_it = function(method)
     return dict(getattr(sys.modules.get(build_it.__module__), "ENCODER", {}))
 
 
 def recipe(method: MethodLike) -> Recipe:
-    """How a method is trained: `RECIPE` beside its function, or the default one."""
+    """The recipe of a method: `RECIPE` beside its function, or the default one."""
     return getattr(sys.modules.get(function(method).__module__), "RECIPE", None) or Recipe()
 
 
-def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
-    """Options as typed values; texts, as a command line gives them, are read by the type in the
-    function's signature."""
+OLD_OPTIONS: dict[str, dict[str, str]] = {
+    "clamr": {"senses": "fields", "words": "text_field"},
+    "clippings": {"words": "text_field"},
+    "dinotxt": {"reads": "pooling"},
+    "finetune": {"how": "tuning"},
+    "grace": {"words": "text_field", "most": "capacity"},
+    "less_bimodal": {"words": "text_field"},
+    "mhsa_dms": {"tell": "classifier_share"},
+    "missing_aware_prompts": {"at": "prompt_type", "grow": "accumulate"},
+    "mmrl": {"words": "text_field"},
+    "mmrl_pp": {"words": "text_field"},
+    "scot": {"words": "text_field"},
+    "sorce": {"words": "text_field"},
+    "texttopicnet": {"least": "min_df", "most": "max_df"},
+    "uda_cope": {"near": "inlier_distance", "far": "filter_distance", "tries": "iterations"},
+    "zorro": {"reads": "mask_rule"},
+}
+"""Method -> old name of an option -> today's. Old names are read for one more release."""
+
+
+def current_options(method: MethodLike, chosen: Mapping[str, object]) -> dict[str, object]:
+    """Options under the names that they have today.
+
+    Args:
+        method: A name or a function; methods from outside the package have no old names.
+        chosen: Name, old or of today -> value.
+
+    Raises:
+        AmodalError: If an option is set by both of its names.
+    """
+    renamed = OLD_OPTIONS.get(title(method), {}) if not is_user_code(method) else {}
+    current: dict[str, object] = {}
+    for name, value in chosen.items():
+        today = renamed.get(name, name)
+        if today in current:
+            raise AmodalError(
+                f"{title(method)}.{today} is set twice, also by its old name; leave one out"
+            )
+        current[today] = value
+    return current
+
+
+def parse(method: MethodLike, chosen: Mapping[str, object]) -> dict[str, object]:
+    """Check options, and convert texts to the types of the function's signature.
+
+    Args:
+        method: A name or a function.
+        chosen: Name -> value, or the text of a command line. Old names (`OLD_OPTIONS`) are read
+            with a DeprecationWarning.
+
+    Returns:
+        Today's name -> typed value.
+
+    Raises:
+        AmodalError: For an unknown option, one that is set twice, or a value of the wrong type.
+    """
     known = options(method)
-    for option in given:
+    current = current_options(method, chosen)
+    for option in current:
         if option not in known:
             raise unknown(
                 f"option of {title(method)}",
@@ -135,18 +200,32 @@ def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
                 known,
                 f"See `amodal methods {title(method)}`.",
             )
+    for old in chosen:
+        if old not in current:
+            today = OLD_OPTIONS[title(method)][old]
+            warnings.warn(
+                f"{title(method)}.{old} is called {today} now", DeprecationWarning, stacklevel=2
+            )
     hints = typing.get_type_hints(function(method))
     return {
         option: read_option(f"{title(method)}.{option}", value, hints[option])
         if option in hints
         else value
-        for option, value in given.items()
+        for option, value in current.items()
     }
 
 
 def read_option(what: str, value: object, kind: type) -> object:
-    """A value of an option, given as one or as the text of a command line. Raises AmodalError for a
-    wrong type."""
+    """Convert the value of an option.
+
+    Args:
+        what: Its name, for the error.
+        value: A typed value, or the text of a command line.
+        kind: The type in the function's signature.
+
+    Raises:
+        AmodalError: For a value of another type.
+    """
     if not isinstance(kind, type):  # a union, say: whoever wrote it checks it
         return value
     if not isinstance(value, str) or kind is str:
@@ -161,27 +240,38 @@ def read_option(what: str, value: object, kind: type) -> object:
         raise AmodalError(f"{what} must be a {kind.__name__}, not {value!r}") from None
 
 
-def build(method: MethodLike, encoder: Encoder, **given) -> Method:
-    """The method on this encoder; unknown options and wrong types are errors that say what there
-    is."""
+def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
+    """Build a method.
+
+    Args:
+        method: A name or a function.
+        encoder: What it trains.
+        **options: Of the method's function.
+
+    Raises:
+        AmodalError: For unknown options and wrong types, and for a function that returns no Method.
+    """
     from amodal.methods.contract import Method
 
-    made = function(method)(encoder, **parse(method, given))
+    made = function(method)(encoder, **parse(method, options))
     if not isinstance(made, Method):
         raise AmodalError(
-            f"{title(method)}() gave {type(made).__name__}; a method's function gives an amodal.Method, with features and losses"
+            f"{title(method)}() returned {type(made).__name__}; a method's function returns an "
+            "amodal.Method, with features and losses"
         )
     return made
 
 
 __all__ = [
+    "OLD_OPTIONS",
     "build",
     "checked",
     "distribution",
+    "current_options",
     "encoder_options",
     "family",
     "function",
-    "is_own_code",
+    "is_user_code",
     "names",
     "options",
     "page",

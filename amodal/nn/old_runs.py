@@ -103,7 +103,11 @@ def head(config: dict[str, Any], width: int) -> Spec:
 
 RENAMED = {
     "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
+    "CrossTask": {"view_heads": "alone", "student_heads": "own", "frozen_heads": "other"},
     "Data2vec": {"predictors": "predict"},
+    "FusedContrast": {"key_branch": "slow"},
+    "Guidance": {"guided_head": "both"},
+    "UdaCope": {"coordinate_head": "told"},
 }
 """Class -> part of it -> what runs of format 1 call it."""
 

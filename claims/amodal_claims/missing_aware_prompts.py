@@ -42,8 +42,8 @@ TRAIN, TEST = (0.0, 0.35, 0.7), (0.0, 0.35, 0.7, 1.0)
 ARMS = {
     "aware": ("missing_aware_prompts", {}),
     "shared": ("missing_aware_prompts", {"aware": False}),
-    "head": ("finetune", {"how": "head", "hidden": 128}),
-    "full": ("finetune", {"how": "full", "hidden": 128}),
+    "head": ("finetune", {"tuning": "head", "hidden": 128}),
+    "full": ("finetune", {"tuning": "full", "hidden": 128}),
 }
 METRIC = "macro-F1, 70 % of the training records lack a sense"
 COMPARISONS = tuple(
@@ -77,7 +77,7 @@ def told(method, dataset, rows, rate, seed):
     """(n,) numbers of the classes that are told from records of which a share `rate` lacks a sense."""
     batches = Loader(dataset, rows, batch=256, shuffle=False)
     return torch.cat(
-        [method.head(method.seen(lacking(b, rate, seed))).values.argmax(1) for b in batches]
+        [method.head(method.head_inputs(lacking(b, rate, seed))).values.argmax(1) for b in batches]
     ).numpy()
 
 

@@ -22,7 +22,7 @@ def stepped(m, rows):
 
 @pytest.mark.parametrize("at", ["input", "attention"])
 def test_prompts_and_head_learn_and_nothing_else(at):
-    m = method(NAME, at=at, length=4)
+    m = method(NAME, prompt_type=at, length=4)
     _, changed = stepped(m, batch(m.views))
     assert changed == {
         "encoder.block_hook.tokens",
@@ -49,7 +49,7 @@ def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
     rows = batch(("plain",))
     with torch.no_grad():
         torch.testing.assert_close(
-            m.seen(rows)[FUSED].values, m.encoder.features(rows)[FUSED].values
+            m.head_inputs(rows)[FUSED].values, m.encoder.features(rows)[FUSED].values
         )
     assert m.label_head is m.head and m.head.hidden == 128
 
@@ -62,7 +62,7 @@ def test_any_number_of_fields_and_one_set_for_all(fields):
 
 def test_wrong_options_are_refused():
     with pytest.raises(AmodalError, match="Did you mean input"):
-        method(NAME, at="inputs")
+        method(NAME, prompt_type="inputs")
     with pytest.raises(AmodalError, match="already \\(PatternPrompts\\)"):
         methods.build(NAME, method(NAME).encoder, targets=(Target("kind", "classes", ("a", "b")),))
     with pytest.raises(AmodalError, match="nothing is to be told"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods.contract import Clock, Features
-from amodal.methods.shared.shapes import Towers, follow, frozen_copy, two_fields
+from amodal.methods.shared.shapes import Towers, ema_update, frozen_copy, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
@@ -144,7 +144,7 @@ class Rocket(Towers):
 
     def on_step_end(self, clock: Clock) -> None:
         if self.slow is not None:
-            follow(self.slow, nn.ModuleList([self.encoder, self.added]), self.momentum)
+            ema_update(self.slow, nn.ModuleList([self.encoder, self.added]), self.momentum)
 
 
 def through(

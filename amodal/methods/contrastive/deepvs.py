@@ -19,7 +19,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.matching import token_features, words_of
+from amodal.methods.shared.matching import token_features, pick_text_field
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
@@ -49,7 +49,7 @@ def deepvs(
     the whole as the only region, which is a dot product of whole pictures and words; captions:
     share of the steps, at the end, that train the generator (0: none); beta: how long its snippets
     get; hidden: width of its state."""
-    name, others = words_of(two_fields(encoder), words)
+    name, others = pick_text_field(two_fields(encoder), words)
     if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
         raise AmodalError(
             f"captions are written id by id: {name} must be a text field with patch = 1"

@@ -106,7 +106,7 @@ class Duet(Method):
                 self.look(one, words).flat,
                 self.read(words, one).flat[prompt.masked(there)],
             )
-            told = self.prompts.told(self.encoder, prompt, batch, marked, there)
+            told = self.prompts.masked_losses(self.encoder, prompt, batch, marked, there)
             columns |= {
                 f"hat/{s}": Column(self.regress(state), there),
                 f"state/{s}": Column(state, there),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.methods.contract import Clock, Features
-from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.experts import thresholds
@@ -44,7 +44,7 @@ def limoe(
     and z among them; entropy: local and global among them; words_share, other_share: of the experts
     that the words, and each other field, are asked to use at least. capacity: tokens that an expert
     takes, in shares of an equal one (0: any number)."""
-    scale, words = Scale(1 / temperature), words_of(two_fields(encoder), words)[0]
+    scale, words = Scale(1 / temperature), pick_text_field(two_fields(encoder), words)[0]
     if not encoder.experts or encoder.trunk == "joint":
         raise AmodalError(
             f'limoe routes fields one by one to experts: take trunk="shared" and experts=8, not trunk="{encoder.trunk}" and '

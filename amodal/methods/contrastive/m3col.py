@@ -21,7 +21,7 @@ from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import beta, partners
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
-from amodal.methods.shared.mixing import carried, mixed_up
+from amodal.methods.shared.mixing import token_columns, mixup_inputs
 from amodal.methods.shared.shapes import two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.late_fusion import LateFusion, shares
@@ -90,7 +90,7 @@ class M3CoL(Method):
             "label": batch.labels[self.labels[0]],
         }
         if self.mixup:
-            columns |= carried(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
+            columns |= token_columns(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
         return Features(columns, batch.size)
 
     def sources(self, batch: Batch) -> Embeddings:
@@ -108,7 +108,9 @@ class M3CoL(Method):
         other, kept = label.values, torch.ones_like(label.values, dtype=torch.float32)
         if self.mixup:
             at, at_label = shared_rows(features[f"{self.mixup}/tokens"], label)
-            column, mixed = mixed_up(self.encoder, features, self.mixup, at, alpha=self.mixup_alpha)
+            column, mixed = mixup_inputs(
+                self.encoder, features, self.mixup, at, alpha=self.mixup_alpha
+            )
             z = Embeddings(z.columns | {self.mixup: column}, z.size)
             other = other.index_copy(0, at_label, other[at_label][mixed.partner])
             kept = kept.index_copy(0, at_label, mixed.kept.float())

@@ -20,7 +20,7 @@ import torch
 
 from amodal.core import AmodalError, Batch, field_of, unknown, view_of
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.generation import Telling
+from amodal.methods.shared.generation import FieldDecoders
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import frozen_copy, share, token_mean
 from amodal.nn.encoder import Encoder
@@ -65,7 +65,7 @@ def mlem(
         raise AmodalError(
             f"mlem needs 2 slices at least and a share `first` between 0 and 1, not {slices} and {first}"
         )
-    tell = Telling(encoder, width=decoder, depth=depth, heads=heads)
+    tell = FieldDecoders(encoder, width=decoder, depth=depth, heads=heads)
     encoder = (
         encoder if learns == "generative" else encoder.align(width)
     )  # its loss would leave such heads as they are

@@ -20,7 +20,7 @@ from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import (
     field_pairs,
-    follow,
+    ema_update,
     frozen_copy,
     share,
     token_mean,
@@ -59,7 +59,7 @@ def softmask_vl(
     temperature: where the learned one starts. momentum: of the slow copy that keys come from (0:
     the encoder as it was a step ago); queue: keys of earlier rows of each field, well below the
     number of records, or old keys of a row stand among its strangers."""
-    name, _ = m.words_of(two_fields(encoder), words)
+    name, _ = m.pick_text_field(two_fields(encoder), words)
     options = {
         "soft": soft,
         "hard": hard,
@@ -119,7 +119,7 @@ class SoftMasks(Method):
         columns |= m.token_features(encoder, context, list(encoder.fields))
         read = m.token_features(encoder, gaps, [w])[f"tokens/{w}"], hidden_T, target_T
         for s in others:
-            columns[f"mlm/{s}"] = self.masked.guess(
+            columns[f"mlm/{s}"] = self.masked.predict_hidden(
                 encoder, *read, columns[f"tokens/{s}"], self.matcher.cross
             )
         with torch.no_grad():
@@ -153,10 +153,10 @@ class SoftMasks(Method):
         both = shared_rows(features[f"tokens/{self.words}"], features[f"tokens/{s}"])
         words, seen = (features[f"tokens/{f}"].values[i] for f, i in zip((self.words, s), both))
         drawn = m.draw_negatives(features, self.words, s, temperature=1 / self.scale())
-        wrong = self.matcher.mismatched(words, seen, *drawn)
+        wrong = self.matcher.negative_logits(words, seen, *drawn)
         if not self.weight():
             return self.matcher(words, seen), wrong, None
-        same, maps = self.matcher.explained(words, seen)
+        same, maps = self.matcher.logits_and_relevance(words, seen)
         of_word = one_map(
             maps, words.lengths, features[m.SEED].values[features[f"tokens/{s}"].rows[both[1]]]
         )
@@ -172,4 +172,4 @@ class SoftMasks(Method):
     def on_step_end(self, clock: Clock) -> None:
         self.progress.fill_(clock.progress)
         self.queues.push(self._seen)
-        follow(self.slow, self.encoder, self.o["momentum"])
+        ema_update(self.slow, self.encoder, self.o["momentum"])

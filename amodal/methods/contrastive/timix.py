@@ -23,8 +23,8 @@ from amodal.core.column import shared_rows
 from amodal.masking import mixing
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Features
-from amodal.methods.shared.matching import SEED, seed_column, words_of
-from amodal.methods.shared.mixing import carried, encoded, fit
+from amodal.methods.shared.matching import SEED, seed_column, pick_text_field
+from amodal.methods.shared.mixing import token_columns, encode_mixed, token_relevance
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
@@ -58,7 +58,7 @@ def timix(
     temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
     if place not in PLACES:
         raise unknown("timix.place", place, PLACES)
-    words, others = words_of(two_fields(encoder), words)
+    words, others = pick_text_field(two_fields(encoder), words)
     mixed = [f for f in others if not encoder.contextual(f)]
     if not mixed:
         raise AmodalError(
@@ -93,8 +93,8 @@ class TiMix(Towers):
         z = vectors(self.encoder, context, batch.size)
         columns: dict[str, Column] = z.columns | {SEED: seed_column(batch)}
         for s in self.mixed:
-            columns |= carried(content[s]) | {
-                f"{s}/fit": fit(self.encoder, context[s], z[self.words], batch.size)
+            columns |= token_columns(content[s]) | {
+                f"{s}/fit": token_relevance(self.encoder, context[s], z[self.words], batch.size)
             }
         return Features(columns, batch.size)
 
@@ -122,7 +122,9 @@ class TiMix(Towers):
         how = {"fit": features[f"{s}/fit"].values[at]} if self.guided else {}
         mixed = self.mix(own.values, features[f"{s}/grid"].values[at], seeds, **how)
         z = vectors(
-            self.encoder, {s: encoded(self.encoder, features, s, at, mixed.tokens)}, features.size
+            self.encoder,
+            {s: encode_mixed(self.encoder, features, s, at, mixed.tokens)},
+            features.size,
         )[s].values
         targets = Sparse.mixed(mixed.partner, mixed.kept)
         hard = soft_info_nce(z, words, targets, temperature=heat, smoothing=self.smoothing)
