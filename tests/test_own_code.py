@@ -80,7 +80,7 @@ def test_a_method_in_a_file_is_trained_resumed_and_loaded(file, folder, tmp_path
     assert model.evaluate(folder, label="folder", protocols=["knn"]).results
     copy = amodal.load(model.save(tmp_path / "copy"), method=method)
     same(model, copy, folder)
-    with pytest.raises(AmodalError, match=r"pass it again: amodal\.load\(RUN, method=pulled\)"):
+    with pytest.raises(AmodalError, match=r"pass it: amodal\.load\(RUN, method=pulled\)"):
         amodal.load(run)
     with pytest.raises(AmodalError, match="was trained with .*:pulled, not with"):
         amodal.load(run, method=f"{file}:nothing")
@@ -109,7 +109,7 @@ def test_a_callable_is_a_method(folder, tmp_path):
     [
         ("by_position", "takes 'width' by position"),
         ("puled", "Did you mean pulled"),
-        ("nothing", r"nothing\(\) gave Encoder"),
+        ("nothing", r"nothing\(\) returned Encoder"),
     ],
 )
 def test_what_cannot_be_a_method_says_why(file, folder, tmp_path, name, words):
@@ -136,7 +136,7 @@ def test_a_module_is_a_backbone(backbone, folder, tmp_path):
     net = model.encoder.tokenizers["image"].module
     assert isinstance(net, Net) and model.encoder.contextual("image")
     same(model, amodal.load(run, backbones={"image": Net()}), folder)
-    with pytest.raises(AmodalError, match=r"pass it again: amodal\.load\(RUN, backbones="):
+    with pytest.raises(AmodalError, match=r"pass it: amodal\.load\(RUN, backbones="):
         amodal.load(run)
     with pytest.raises(AmodalError, match="hiding some of them hides nothing"):
         amodal.pretrain("mae", folder, tmp_path / "no", backbones={"image": Net()}, **QUICK)

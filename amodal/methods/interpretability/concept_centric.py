@@ -92,7 +92,7 @@ class Concepts(Method):
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
         """Learn the boxes from how often concepts occur together."""
-        cells = (batch[self.field].values for batch in records)
+        cells = (batch[self.field].flat for batch in records)
         boxes = learn_boxes(
             self.concepts.conditional_probabilities(cells),
             dims=self.dims,

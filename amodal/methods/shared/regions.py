@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
-from amodal.methods.contract import Features
-from amodal.methods.shared.shapes import Towers
+from amodal.methods.shared.shapes import Objective, Towers
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import alone, regions
 from amodal.nn.trunks import Bags
@@ -60,15 +62,30 @@ def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
 
 
 class WithRegions(Towers):
-    """Towers whose features are the vectors of all sources and, as `SOURCE/regions`, the regions of
-    those fields that have parts."""
+    """Towers whose features also hold the regions of some sources, as `SOURCE/regions`.
 
-    def __init__(self, *args, parts: list[str], **kwargs):
-        super().__init__(*args, **kwargs)
+    Args:
+        encoder: As of `Towers`.
+        objective: As of `Towers`.
+        parts: The sources whose regions are compared.
+        views: As of `Towers`.
+        learned: As of `Towers`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        *,
+        parts: list[str],
+        views: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("weak",),
+        learned: nn.Module | None = None,
+    ):
+        super().__init__(encoder, objective, views=views, learned=learned)
         self.parts = parts
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> Embeddings:
         context = alone(self.encoder, batch)
         columns = dict(vectors(self.encoder, context, batch.size).columns)
         columns |= {f"{s}/regions": regions(self.encoder, context[s]) for s in self.parts}
-        return Features(columns, batch.size)
+        return Embeddings(columns, batch.size)

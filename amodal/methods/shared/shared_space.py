@@ -136,9 +136,7 @@ class NamedClasses(Method):
         )
         context = encoder.encode(tokens, block_hook=partial(encoder.block_hook, kept=collected))
         final = {s: collected[field_of(s)] for s in tokens}
-        columns = {
-            s: Column(self.read_out(field_of(s), c.values), c.rows) for s, c in final.items()
-        }
+        columns = {s: Column(self.read_out(field_of(s), c.flat), c.rows) for s, c in final.items()}
         z = encoder.project(Embeddings(encoder.pool(context), batch.size))
         return z, Embeddings(columns, batch.size)
 
