@@ -111,7 +111,7 @@ def test_events_weigh_more_than_those_last_seen_alive():
             )
             total += 3.0 * (math.log(still) - risk[i])
             events += 3.0
-    assert m.losses(features)["told/days,dead"].item() == pytest.approx(total / events, rel=1e-5)
+    assert m.losses(features)["predict/days,dead"].item() == pytest.approx(total / events, rel=1e-5)
 
 
 def test_what_joins_late_is_not_read_by_the_others():

@@ -108,8 +108,8 @@ def test_without_distillation_it_is_fine_tuning():
     other.head.load_state_dict(plain.head.state_dict())
     whole = batch(plain.views)
     a, b = (m.losses(m.features(whole)) for m in (plain, other))
-    assert a.keys() == b.keys() == {"told/kind"}
-    torch.testing.assert_close(a["told/kind"], b["told/kind"])
+    assert a.keys() == b.keys() == {"predict/kind"}
+    torch.testing.assert_close(a["predict/kind"], b["predict/kind"])
 
 
 def test_fields_that_there_are_not():

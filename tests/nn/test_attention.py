@@ -13,6 +13,7 @@ from amodal.core.embeddings import FUSED
 from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.masks import RULES, rule
 from amodal.nn.attention.varlen import Attention, attend, layout_of, with_prefix
+from amodal.nn.drop_path import drop_of, drop_paths
 from amodal.nn.positions import Rotary
 from amodal.nn.transformer import Transformer
 
@@ -211,12 +212,13 @@ def test_norms_and_activations_are_arguments():
 
 def test_rows_go_around_a_block_by_their_seeds():
     torch.manual_seed(0)
-    trunk, plain = Transformer(24, 4, 4, drop_path=0.5).double(), Transformer(24, 4, 4).double()
-    assert trunk.state_dict().keys() == plain.state_dict().keys()
-    plain.load_state_dict(trunk.state_dict())
-    assert [b.drop_path.rate for b in trunk.blocks] == pytest.approx([0, 0.5 / 3, 1 / 3, 0.5])
+    trunk = Transformer(24, 4, 4).double()
     tokens, seeds = bag_of([3] * 400, width=24), torch.arange(400) * 7919
-    out = trunk(tokens, seeds=seeds).x
+    plain = trunk(tokens).x
+    with drop_paths(0.5, seeds):
+        out = trunk(tokens).x
+        drops = [drop_of(b, i, 4, tokens, None) for i, b in enumerate(trunk.blocks)]
+        backwards = drop_of(trunk.blocks[3], 3, 4, tokens, torch.arange(1199, -1, -1))
     some = (tokens.row >= 100) & (tokens.row < 150)
     part = Tokens(
         tokens.x[some],
@@ -226,19 +228,24 @@ def test_rows_go_around_a_block_by_their_seeds():
         tokens.names,
         50,
     )
-    torch.testing.assert_close(
-        trunk(part, seeds=seeds[100:150]).x, out[some]
-    )  # micro-batches agree
-    assert not torch.allclose(out, plain(tokens).x)
-    torch.testing.assert_close(trunk.eval()(tokens).x, plain(tokens).x)
-    layout, last = layout_of(tokens), trunk.blocks[3].drop_path.train()
-    scale = last(torch.ones(1200, 1).double(), layout, seeds, 0).view(400, 3)
-    assert set(scale.unique().tolist()) == {0.0, 2.0} and (scale == scale[:, :1]).all()
-    assert 0.4 < (scale[:, 0] > 0).double().mean() < 0.6
-    with pytest.raises(AmodalError, match="seeds"):
-        trunk.train()(tokens)
-    with pytest.raises(AmodalError, match="below 1"):
-        Transformer(24, 2, 4, drop_path=1.0)
+    with drop_paths(0.5, seeds[100:150]):  # micro-batches agree
+        torch.testing.assert_close(trunk(part).x, out[some])
+    assert not torch.allclose(out, plain)
+    with drop_paths(0.0, seeds):
+        torch.testing.assert_close(trunk(tokens).x, plain)
+    ones = torch.ones(1200, 1).double()
+    for number, drop in enumerate(drops):  # the rate grows from 0 at the first block
+        rate = 0.5 * number / 3
+        for half in (0, 1):
+            scale = drop(ones, half).view(400, 3)
+            assert (scale == scale[:, :1]).all()
+            assert scale.unique().tolist() == pytest.approx([0, 1 / (1 - rate)] if rate else [1])
+            assert abs((scale[:, 0] == 0).double().mean() - rate) < 0.1
+    assert not torch.equal(drops[3](ones, 0), drops[3](ones, 1))  # each half draws its own
+    torch.testing.assert_close(backwards(ones, 0), drops[3](ones, 0).flip(0))
+    for rate in (1.0, -0.1):
+        with pytest.raises(AmodalError, match="below 1"), drop_paths(rate, seeds):
+            pass
 
 
 def test_rows_of_one_length_need_no_reordering():

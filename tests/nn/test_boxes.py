@@ -70,11 +70,11 @@ def test_a_head_reads_its_concepts():
     head = ConceptHead(5, 3, dims=4, softness=0.1)
     before = head(torch.ones(2, 5))
     low, side = boxes(3, 4)
-    head.holds(low, side)
+    head.set_concepts(low, side)
     x = torch.randn(6, 5)
     own_low, own_side = head.box(x)
     for k in range(3):
         one = log_entailment(low[k].float(), side[k].float(), own_low, own_side, softness=0.1)
-        torch.testing.assert_close(head.log_reading(x)[:, k], one)
+        torch.testing.assert_close(head.log_membership(x)[:, k], one)
     assert head(x).shape == (6, 3) and not torch.equal(before, head(torch.ones(2, 5)))
     assert {n for n, _ in head.named_buffers()} == {"low", "side"}

@@ -43,7 +43,7 @@ def test_rows_are_decoded_as_in_a_loop_with_cross_attention_to_one_vector():
         x = torch.stack([decoder.start(h), *(decoder.enter(m) for m in mine[:-1])])
         steps = torch.arange(len(mine)).double()
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
-        for block, told in zip(decoder.blocks, decoder.told):
+        for block, told in zip(decoder.blocks, decoder.context):
             memory = told(h).unsqueeze(0)
             x = (
                 x + torch.softmax(x @ memory.T, 1) @ memory

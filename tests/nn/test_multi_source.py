@@ -50,16 +50,16 @@ def read(block, x, given):
     """given: the sources of one row, with their numbers."""
     if block.strategy == "serial":
         for i, y in given:
-            x = x + attend(block.others[i], block.norms[i](x), y)
+            x = x + attend(block.source_attention[i], block.norms[i](x), y)
         return x
     query = block.norms[0](x)
     if block.strategy == "flat":
-        return x + attend(block.others[0], query, torch.cat([y for _, y in given]))
-    each = [attend(block.others[i], query, y) for i, y in given]
+        return x + attend(block.source_attention[0], query, torch.cat([y for _, y in given]))
+    each = [attend(block.source_attention[i], query, y) for i, y in given]
     if block.strategy == "parallel":
         return x + sum(each)
     both = torch.stack(each, 1)
-    return x + torch.cat([attend(block.choose, q[None], c) for q, c in zip(query, both)])
+    return x + torch.cat([attend(block.choice_attention, q[None], c) for q, c in zip(query, both)])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -68,14 +68,16 @@ def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
     found = decoder(sources, told).split()
     for row, mine in enumerate(told.split()):
         given = [
-            (i, decoder.given[i](s.split()[row])) for i, s in enumerate(sources) if s.lengths[row]
+            (i, decoder.source_projections[i](s.split()[row]))
+            for i, s in enumerate(sources)
+            if s.lengths[row]
         ]
         x = torch.cat([decoder.start[None], decoder.enter(mine)])
         steps = torch.arange(len(x)).double()
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
         for block in decoder.blocks:
             own = block.norm1(x)
-            x = read(block, x + attend(block.own, own, own, causal=True), given)
+            x = read(block, x + attend(block.self_attention, own, own, causal=True), given)
             x = x + block.down(F.gelu(block.up(block.norm3(x))))
         torch.testing.assert_close(found[row], decoder.norm(x))
 

@@ -210,7 +210,8 @@ def test_what_does_not_fit_is_said(vit, bert, tmp_path, monkeypatch):
         with pytest.raises(AmodalError, match=re.escape(message)):
             wrong()
     assert (
-        backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8, least=0).report.share == 0
+        backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8, min_share=0).report.share
+        == 0
     )
     for package, extra in (("timm", "vision"), ("transformers", "language")):
         monkeypatch.setitem(sys.modules, package, None)
@@ -272,7 +273,7 @@ def test_damaged_text_weights_are_reported(bert, tmp_path):
         tmp_path / "m" / "model.safetensors",
         metadata={"format": "pt"},
     )
-    report = backbone(f"transformers:{tmp_path / 'm'}", bert[2], 8, least=0).report
+    report = backbone(f"transformers:{tmp_path / 'm'}", bert[2], 8, min_share=0).report
     assert (
         report.missing == ("encoder.layer.0.output.dense.weight",) and "more" in report.unexpected
     )

@@ -236,7 +236,7 @@ def _by_parts(
         )
         if grid < 2 or not plain:
             return "", None
-        several = MultiVector("places", asks, grid)
+        several = MultiVector("regions", asks, grid)
     options = {"batch": rerun.batch, "device": rerun.device, "several": several}
     z = embed_multi_vector(
         encoder, rerun.dataset.select([shown]), rerun.indices[pictures], **options

@@ -56,7 +56,7 @@ def dinotxt(
     given = [f for f in seen if encoder.contextual(f)] or seen[:1]
     for field in to_lock(encoder, lock or ",".join(given)):
         encoder.lock(field)
-        with_projection_tower(encoder, field, blocks=blocks, reads=reads)
+        with_projection_tower(encoder, field, blocks=blocks, output=reads)
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):
@@ -86,7 +86,7 @@ def patch_maps(
             f"maps are of fields that dinotxt locked, {', '.join(projection_towers(encoder)) or 'none'}, not {field!r}"
         )
     tail = projection_towers(encoder)[field]
-    spoken, maps = normalize(normalize(classes_KD, dim=1)[:, tail.of_patches], dim=1), []
+    spoken, maps = normalize(normalize(classes_KD, dim=1)[:, tail.patch_slice], dim=1), []
     for batch in batches:
         patches = tail.patches(alone(encoder, batch.only(field))[field])
         side = round((len(patches) / max(len(batch[field]), 1)) ** 0.5)

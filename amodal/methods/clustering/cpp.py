@@ -74,7 +74,7 @@ class Clusters(StagedMethod):
 
     def refresh(self, stage: int, see: Callable[[], Embeddings]) -> None:
         for head in self.encoder.heads.values():
-            head.begin_alike()
+            head.tie_branches()
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Features:

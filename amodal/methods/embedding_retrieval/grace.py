@@ -31,7 +31,7 @@ from amodal.nn.generation.identifiers import (
     tokens_of,
 )
 from amodal.nn.scale import Scale
-from amodal.nn.trunks import Bags
+from amodal.nn.trunks import SourceTokens
 from amodal.objectives.info_nce import info_nce
 
 
@@ -103,7 +103,7 @@ class Grace(StagedMethod):
         one = self.encoder.project(Embeddings(fields, seen.size)).fused(list(fields))
         self.register.name(one.rows, identifiers(self.kind, one.values, **self.shape))
 
-    def read(self, context: Bags, source: str) -> Column:
+    def read(self, context: SourceTokens, source: str) -> Column:
         return token_features(self.encoder, context, [source])[f"tokens/{source}"]
 
     def features(self, batch: Batch) -> Features:

@@ -21,7 +21,7 @@ from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.regions import vectors
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.multi_vector import MultiVector, alone, regional
+from amodal.nn.multi_vector import MultiVector, per_source, region_vectors
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.late_interaction import late_interaction
@@ -60,7 +60,7 @@ def sorce(
         }
         return share(whole) | {name: weight * term for name, term in share(found).items()}
 
-    several = MultiVector("places", text, grid) if grid > 1 else None
+    several = MultiVector("regions", text, grid) if grid > 1 else None
     views = {f: ("weak", "local") if f == text else ("weak",) for f in encoder.fields}
     aligned = encoder.align(width, multi_vector=several)
     return WithPlaces(aligned, objective, views=views, learned=scale, grid=grid, others=others)
@@ -88,9 +88,9 @@ class WithPlaces(Towers):
         self.grid, self.others = grid, others
 
     def features(self, batch: Batch) -> Features:
-        context = alone(self.encoder, batch)
+        context = per_source(self.encoder, batch)
         columns = dict(vectors(self.encoder, context, batch.size).columns)
-        several = {f: regional(self.encoder, context, f, self.grid) for f in self.others}
+        several = {f: region_vectors(self.encoder, context, f, self.grid) for f in self.others}
         return Features(
             columns | {f"{f}/places": column for f, column in several.items()}, batch.size
         )

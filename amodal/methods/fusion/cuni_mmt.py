@@ -24,7 +24,7 @@ from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_column, token_mean, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.generation.field_decoder import Writer, decoded_from, every_row
+from amodal.nn.generation.field_decoder import FieldDecoder, decoded_from, every_row
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"trunk": "shared"}
@@ -71,7 +71,7 @@ def cuni_mmt(
         "sources": len(read),
         "strategy": strategy,
     }
-    writer = Writer(encoder.fields[target], encoder.width, width=encoder.width, **shape)
+    writer = FieldDecoder(encoder.fields[target], encoder.width, width=encoder.width, **shape)
     return Translator(
         encoder, writer, target, source, read, seen if images != "read" else [], weight, margin
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods.contract import Features, Method
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusion.sequential import Modules, turns
+from amodal.nn.fusion.sequential import SequentialFusion, random_orders
 from amodal.nn.heads.supervised import SupervisedHead, Target
 
 
@@ -50,7 +50,7 @@ def multimodn(
     head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
     return MultiModN(
         encoder,
-        Modules(fields, encoder.feature_width(fields[0]), state),
+        SequentialFusion(fields, encoder.feature_width(fields[0]), state),
         head,
         shuffle,
         change,
@@ -65,7 +65,7 @@ class MultiModN(Method):
     def __init__(
         self,
         encoder: Encoder,
-        modules: Modules,
+        modules: SequentialFusion,
         head: SupervisedHead,
         shuffle: bool,
         change: float,
@@ -84,7 +84,9 @@ class MultiModN(Method):
     def features(self, batch: Batch) -> Features:
         z = self.encoder.features(batch)
         turn_BK = (
-            turns(batch.seeds, len(self.steps.steps)) if self.shuffle and self.training else None
+            random_orders(batch.seeds, len(self.steps.steps))
+            if self.shuffle and self.training
+            else None
         )
         _, found = self.steps(z, turn_BK)
         columns = {"told/": self.head(self.begin_with(batch))}

@@ -69,12 +69,12 @@ class Concepts(Method):
             self.concepts.chances(batch[self.field].values for batch in records), **self.space
         )
         for head in self.encoder.heads.values():
-            head.holds(*boxes)
+            head.set_concepts(*boxes)
 
     def features(self, batch: Batch) -> Features:
         seen, heads = self.encoder.features(batch), self.encoder.heads
         columns = {
-            s: Column(heads[field_of(s)].log_reading(seen[s].values), seen[s].rows)
+            s: Column(heads[field_of(s)].log_membership(seen[s].values), seen[s].rows)
             for s in seen.sources
         }
         columns[SAID] = Column(self.concepts.said(batch[self.field].values), batch[self.field].rows)

@@ -44,7 +44,7 @@ def missing_aware_prompts(
     paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a
     linear head); view: how values are augmented, such as "plain" or "weak"."""
     prompts = pattern_prompts(
-        bare(encoder), length=length, layers=layers, at=at, grow=grow, aware=aware
+        bare(encoder), length=length, layers=layers, level=at, accumulate=grow, missing_aware=aware
     )
     entered(encoder.requires_grad_(False)).set_block_hook(prompts)
     encoder.pools[FUSED].requires_grad_(True)

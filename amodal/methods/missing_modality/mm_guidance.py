@@ -124,7 +124,9 @@ class Guidance(Method):
                 features["own"].values, features["aim"].values
             )
         if self.logit:
-            follow = self.head.follow(features["told"], features["guided"], self.temperature)
+            follow = self.head.distillation_loss(
+                features["told"], features["guided"], self.temperature
+            )
             terms["logit"] = self.logit * follow
         return terms
 

@@ -20,7 +20,7 @@ from amodal.methods.contract import Features, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, token_column, token_mean, two_fields
-from amodal.nn.attention.cross import side_by_side
+from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 
@@ -71,7 +71,7 @@ class Interaction(m.Matcher):
         first = Ragged(
             self.cls.to(cells.flat.dtype).expand(len(cells), -1), torch.ones_like(cells.lengths)
         )
-        read = self.cross(side_by_side([first, cells]), seen)
+        read = self.cross(join_lists([first, cells]), seen)
         return read.flat[read.starts()]
 
     def forward(self, words: Ragged, seen: Ragged, strength: Tensor | None = None) -> Tensor:

@@ -91,7 +91,9 @@ class SelfDistilled(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         terms = share(self.head.losses(features["told"], features))
         if self.weight:
-            follow = self.head.follow(features["student"], features["teacher"], self.temperature)
+            follow = self.head.distillation_loss(
+                features["student"], features["teacher"], self.temperature
+            )
             terms["distill"] = self.weight * follow
         return terms
 

@@ -45,12 +45,12 @@ class Matcher(nn.Module):
     def forward(self, words: Ragged, seen: Ragged, strength: Tensor | None = None) -> Tensor:
         """(N,) logits of pairs: words i with what is seen in i. strength: of each token that is
         seen (sum of lengths,)."""
-        return self.head(mean_token(self.cross(words, seen, strength=strength))).squeeze(1)
+        return self.head(mean_token(self.cross(words, seen, key_scale=strength))).squeeze(1)
 
     def watched(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
         """(N,) logits, and the weights (N, H, Q, K) with which the words read in this block, for
         Grad-CAM."""
-        out, weights = self.cross(words, seen, weigh=layer)
+        out, weights = self.cross.with_weights(words, seen, layer)
         return self.head(mean_token(out)).squeeze(1), weights
 
     def explained(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class Matcher(nn.Module):
         speaks for them (`grad_cam`)."""
         with torch.enable_grad():
             same, weights = self.watched(words, seen, layer)
-            return same, grad_cam(same, weights, keep=True)
+            return same, grad_cam(same, weights, keep_graph=True)
 
     def mismatched(
         self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor

@@ -8,13 +8,14 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
-from amodal.nn.multi_vector import alone, regions
-from amodal.nn.trunks import Bags
+from amodal.nn.multi_vector import per_source as alone
+from amodal.nn.multi_vector import unit_tokens as regions
+from amodal.nn.trunks import SourceTokens
 
 __all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "vectors"]
 
 
-def vectors(encoder: Encoder, context: Bags, size: int) -> Embeddings:
+def vectors(encoder: Encoder, context: SourceTokens, size: int) -> Embeddings:
     """source -> (N, D): the aligned vectors of what `alone` gave."""
     pooled = {
         s: encoder.pools[field_of(s)](bag)

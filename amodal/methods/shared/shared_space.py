@@ -95,7 +95,7 @@ class NamedClasses(Method):
         bags = encoder.tokenize(
             batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
         )
-        context = encoder.encode(bags, block_hook=partial(encoder.block_hook, kept=kept))
+        context = encoder.encode(bags, block_hook=partial(encoder.block_hook, collected=kept))
         rep = {s: kept[field_of(s)] for s in bags}
         rep = {s: Column(self.read_out(field_of(s), c.values), c.rows) for s, c in rep.items()}
         return encoder.project(Embeddings(encoder.pool(context), batch.size)), Embeddings(

@@ -1,5 +1,4 @@
-"""What of a trained encoder goes on learning: all of it, nothing, its biases, differences of low
-rank, adapters, or prompts."""
+"""Which parameters of a trained encoder learn: all, none, biases, low rank, adapters or prompts."""
 
 from __future__ import annotations
 
@@ -14,6 +13,7 @@ from amodal.nn.encoder import Encoder
 
 
 def low_rank(encoder: Encoder, rank: int) -> Encoder:
+    """Freeze all but low-rank differences in trunks and backbones."""
     encoder.requires_grad_(False)
     for trunk in encoder.trunks.values():
         lora(trunk, rank)
@@ -24,22 +24,24 @@ def low_rank(encoder: Encoder, rank: int) -> Encoder:
 
 
 def thawed(encoder: Encoder) -> Encoder:
-    """Pretrained backbones, which a run keeps as they are, learn too."""
+    """Let pretrained backbones, which are frozen by default, learn too."""
     for backbone in backbones(encoder):
         backbone.thaw()
     return encoder
 
 
 def adapters(encoder: Encoder, rank: int) -> Encoder:
+    """Freeze all but parallel adapters of width `rank`."""
     bare(encoder).requires_grad_(False)
     encoder.set_block_hook(parallel_adapters(encoder, prompts=0, bottleneck=rank))
     return entered(encoder)
 
 
 def prompts(encoder: Encoder, rank: int) -> Encoder:
+    """Freeze all but `rank` learned tokens."""
     bare(encoder).requires_grad_(False)
     if encoder.trunk == "joint":
-        encoder.set_block_hook(pattern_prompts(encoder, length=rank, layers=1, aware=False))
+        encoder.set_block_hook(pattern_prompts(encoder, length=rank, layers=1, missing_aware=False))
     else:
         encoder.set_block_hook(
             parallel_adapters(encoder, prompts=rank, every=depth_of(encoder), bottleneck=0)
@@ -48,14 +50,14 @@ def prompts(encoder: Encoder, rank: int) -> Encoder:
 
 
 def entered(encoder: Encoder) -> Encoder:
-    """The map from a backbone to this encoder's width, which begins random, learns whatever else is
-    frozen."""
+    """Let the map from a backbone to this encoder's width learn: it begins random."""
     for backbone in backbones(encoder):
         backbone.project.requires_grad_(True)
     return encoder
 
 
 def backbones(encoder: Encoder) -> list[nn.Module]:
+    """The pretrained backbones of an encoder."""
     return [t for f, t in encoder.tokenizers.items() if encoder.contextual(f)]
 
 
