@@ -14,7 +14,7 @@ from torch import Tensor
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.packed import check_tokens, number_segments, rank_in_segment
 
-# blocks per bag; what they leave uncovered is filled at random, which at usual ratios does not
+# blocks per segment; what they leave uncovered is filled at random, which at usual ratios does not
 # happen
 _DRAWS = 16
 

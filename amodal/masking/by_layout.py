@@ -16,7 +16,7 @@ from amodal.masking.random import random_keep
 from amodal.masking.span import span_mask
 
 
-def hide(
+def layout_mask(
     layout: str,
     tokens: Tokens,
     seeds_B: Tensor,

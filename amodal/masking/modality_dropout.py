@@ -9,7 +9,7 @@ from amodal.core import AmodalError, name_code
 from amodal.masking.hashing import hash_bits, uniform
 
 
-def sampled_sources(present: dict[str, Tensor], seeds_B: Tensor, rate: float) -> dict[str, Tensor]:
+def drop_modalities(present: dict[str, Tensor], seeds_B: Tensor, rate: float) -> dict[str, Tensor]:
     """Hide each field of a row with a probability.
 
     If that would hide all fields of a row, the one with the highest draw stays.
@@ -35,7 +35,7 @@ def sampled_sources(present: dict[str, Tensor], seeds_B: Tensor, rate: float) ->
     return dict(zip(present, visible.unbind(1)))
 
 
-def any_sources(present: dict[str, Tensor], seeds_B: Tensor) -> dict[str, Tensor]:
+def random_subsets(present: dict[str, Tensor], seeds_B: Tensor) -> dict[str, Tensor]:
     """Draw one of the non-empty subsets of the fields of each row, all equally likely.
 
     Args:

@@ -23,8 +23,7 @@ def _lowest(segment_T: Tensor, size_G: Tensor, key_T: Tensor) -> Tensor:
 def span_mask(
     group_T: Tensor, seed_T: Tensor, order_T: Tensor, *, start: float | Tensor, length: int | Tensor
 ) -> Tensor:
-    """Which tokens are hidden: each token begins, with probability `start`, a span of `length`
-    positions.
+    """Which tokens are hidden: each begins a span of `length` positions with probability `start`.
 
     Of two tokens or more at least one is hidden and one visible; a single token is visible.
 
@@ -57,8 +56,8 @@ def span_mask(
         ~started_G[segment_T] & _lowest(segment_T, size_G, hash_bits(seed_T, _FORCED, order_T))
     )
 
-    # All bags on one line, further apart than a span is long; then hidden = the last start is less
-    # than a span away.
+    # All segments on one line, further apart than a span is long: a token is hidden if the last
+    # start is less than a span away.
     first = order_T.min()
     longest = length_T.max()
     line_T = segment_T * (order_T.max() - first + longest + 1) + order_T - first

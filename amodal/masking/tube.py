@@ -38,7 +38,7 @@ def tube_keep(
     number_U = (
         torch.arange(len(segment_U), device=segment_U.device)
         - (places.cumsum(0) - places)[segment_U]
-    )  # within its own bag
+    )  # within its own segment
     seed_U = torch.zeros_like(segment_U).index_copy(0, tube_T, seed_T)
     return torch.where(
         places[segment_T] > 1, random_keep(segment_U, seed_U, number_U, ratio)[tube_T], one_by_one

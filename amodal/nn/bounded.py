@@ -1,6 +1,4 @@
-"""A limit on what may be built from a stranger's description: a config.json must not fill the
-memory.
-"""
+"""A limit on what a stranger's config.json may build: it must not fill the memory."""
 
 from __future__ import annotations
 

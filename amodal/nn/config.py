@@ -44,7 +44,8 @@ def arguments(config: Description) -> dict[str, Any]:
     while "members" in spec["args"]:
         spec = spec["args"]["members"][0]
     defaults = {"size": "tiny", "trunk": "separate", "positions": "sincos", "pool": "mean"}
-    return defaults | spec["args"]
+    out: dict[str, Any] = defaults | spec["args"]
+    return out
 
 
 def backbones(

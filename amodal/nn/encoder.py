@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import nn
@@ -69,7 +70,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         check_fields(fields, backbones := backbones or {})
         self.fields, self.size, self.trunk = dict(fields), size, trunk
         self.positions, self.pool_name, self.experts, self.mixer = positions, pool, experts, mixer
-        self.width, self.heads_each = size_of(size).width, size_of(size).heads
+        self.width, self.num_heads = size_of(size).width, size_of(size).heads
         tokenizers = {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
         self.tokenizers = nn.ModuleDict(tokenizers)
         offsets = {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
@@ -125,11 +126,13 @@ class Encoder(Extensions, TokenEmbedding, Part):
         block_hook: BlockHook | None = None,
     ) -> SourceTokens:
         """Send tokens through trunks and extra blocks; see `TrunkRouting.forward`."""
-        prepared = {s: self.pools[field_of(s)].prepare(part) for s, part in tokens.items()}
+        pools = {s: cast(Pool, self.pools[field_of(s)]) for s in tokens}
+        prepared = {s: pools[s].prepare(part) for s, part in tokens.items()}
         hook = self.block_hook if block_hook is None else block_hook
         result = self.routing(self.trunks, prepared, collect, router_logits, hook)
         extra = {s: self.extra_blocks[f] for s in tokens if (f := field_of(s)) in self.extra_blocks}
-        return result | {s: blocks(result[s]) for s, blocks in extra.items()}
+        out: SourceTokens = result | {s: blocks(result[s]) for s, blocks in extra.items()}
+        return out
 
     def pool(self, context: SourceTokens) -> dict[str, Column]:
         """Source -> (N, D); of a joint trunk also `fused`, of its fusion tokens or of all."""

@@ -55,20 +55,20 @@ class Ensemble(Part):
 
     def features(self, batch: Batch) -> Embeddings:
         """See `Encoder.features`."""
-        return _concatenated([member.features(batch) for member in self.members])
+        return _concatenated([cast(Encoder, member).features(batch) for member in self.members])
 
     def project(self, features: Embeddings) -> Embeddings:
         """See `Encoder.project`."""
         if self.heads is None:
             return features
         return _concatenated(
-            [m.project(self.part(features, i)) for i, m in enumerate(self.members)]
+            [cast(Encoder, m).project(self.part(features, i)) for i, m in enumerate(self.members)]
         )
 
     def part(self, features: Embeddings, number: int) -> Embeddings:
         """The features of one member."""
         columns = {
-            s: Column(c.flat.split(self.width, 1)[number], c.rows)
+            s: Column(torch.split(c.flat, self.width, 1)[number], c.rows)
             for s, c in features.columns.items()
         }
         return Embeddings(columns, features.size)

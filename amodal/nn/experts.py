@@ -27,6 +27,8 @@ class Experts(nn.Module):
         least: (E,) the thresholds of p; all 0 at the start.
     """
 
+    least: Tensor
+
     def __init__(self, width: int, hidden: int, experts: int):
         super().__init__()
         self.experts = experts
@@ -52,7 +54,7 @@ class Experts(nn.Module):
         goes_T = torch.where(surest_T >= self.least[expert_T], expert_T, self.experts)
         order = torch.argsort(goes_T, stable=True)
         counts = torch.bincount(goes_T, minlength=self.experts + 1).tolist()
-        *parts, left_out = x_TD[order].split(counts)
+        *parts, left_out = torch.split(x_TD[order], counts)
         done = [
             torch.addmm(b, gelu(torch.addmm(a, x, up)), down)
             for x, up, a, down, b in zip(parts, self.up, self.up_bias, self.down, self.down_bias)

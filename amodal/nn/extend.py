@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from torch import nn
@@ -125,7 +126,7 @@ class Extensions:
         encoder = cast("Encoder", self)
         self._needs_towers("extended")
         encoder.extra_blocks[field] = ExtraBlocks(
-            encoder.width, depth, encoder.heads_each, rotary=encoder.positions == "rotary"
+            encoder.width, depth, encoder.num_heads, rotary=encoder.positions == "rotary"
         )
         encoder.describe_as(extra_blocks=dict(encoder.extra_blocks))
         return encoder
@@ -145,6 +146,16 @@ class Extensions:
         encoder.block_hook = hook
         encoder.describe_as(block_hook=hook)
         return encoder
+
+    @contextmanager
+    def use_block_hook(self, hook: Part | None) -> Iterator[None]:
+        """Call another block hook, or none, inside the `with`; the description stays."""
+        encoder = cast("Encoder", self)
+        before, encoder.block_hook = encoder.block_hook, hook
+        try:
+            yield
+        finally:
+            encoder.block_hook = before
 
     def drop(self, field: str) -> None:
         """Remove a field's tower, before `align`: a method reads the field by another one's."""

@@ -81,4 +81,5 @@ def part_numbers(tokens: Tokens, rows: Tensor, grid: int = 2) -> Tensor:
     used = torch.unique(tokens.row * per_row + cells(tokens, grid))
     # per_row + 1 numbers for each row, so that the whole sorts before the regions of its row
     keys = torch.cat([rows * (per_row + 1), used // per_row * (per_row + 1) + used % per_row + 1])
-    return keys.sort().values % (per_row + 1)
+    out: Tensor = keys.sort().values % (per_row + 1)
+    return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from amodal.core.column import spans
 from amodal.core.host import on_host, take
 from amodal.core.part import Part
 from amodal.nn.grid_pool import grid_pool, part_numbers
+from amodal.nn.pooling import Pool
 from amodal.nn.trunks import SourceTokens
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class MultiVector(Part):
             regions = region_vectors(encoder, context, source, self.grid)
             columns[source] = regions.with_flat(normalize(regions.flat, dim=1))
             numbers[source] = part_numbers(
-                encoder.pools[source].strip(tokens), regions.rows, self.grid
+                _pool(encoder, source).strip(tokens), regions.rows, self.grid
             )
         return Embeddings(columns, batch.size), numbers
 
@@ -141,7 +142,7 @@ def unit_tokens(encoder: Encoder, tokens: Tokens) -> Column:
     """
     assert encoder.heads is not None
     field = field_of(tokens.names[0])
-    column = token_column(encoder.pools[field].strip(tokens))
+    column = token_column(_pool(encoder, field).strip(tokens))
     return column.with_flat(normalize(encoder.heads[field](column.flat), dim=1))
 
 
@@ -173,8 +174,12 @@ def region_vectors(encoder: Encoder, context: SourceTokens, source: str, grid: i
     """
     assert encoder.heads is not None
     field, tokens = field_of(source), context[source]
-    regions = grid_pool(encoder.pools[field].strip(tokens), encoder.pools[field](tokens), grid)
+    regions = grid_pool(_pool(encoder, field).strip(tokens), encoder.pools[field](tokens), grid)
     return regions.with_flat(encoder.heads[field](regions.flat))
+
+
+def _pool(encoder: Encoder, field: str) -> Pool:
+    return cast(Pool, encoder.pools[field])
 
 
 def _lists(column: Column) -> Ragged:

@@ -40,6 +40,7 @@ class MeanPool(Pool):
     """The mean token of each row."""
 
     def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
         return tokens.pool()
 
 
@@ -51,6 +52,7 @@ class ClsPool(Pool):
         self.token = nn.Parameter(torch.randn(width) * 0.02)
 
     def prepare(self, tokens: Tokens) -> Tokens:
+        """Put the class token before those of each row."""
         rows = tokens.rows()
         # the class token counts as one of the first source of its row
         source = take(tokens.source, tokens.skeleton().within() == 0)
@@ -60,9 +62,11 @@ class ClsPool(Pool):
         return Tokens.join([cls, tokens])
 
     def strip(self, tokens: Tokens) -> Tokens:
+        """Remove the class tokens."""
         return tokens.keep(tokens.skeleton().within() > 0)
 
     def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
         return tokens.first()
 
 
@@ -87,6 +91,7 @@ class AttentionPool(Pool):
         )
 
     def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
         x_TD = self.norm(tokens.x)
         weight_TH = segment_softmax(self.score(x_TD), tokens.row, tokens.size)
         value_THd = self.value(x_TD).unflatten(1, (self.heads, -1))
@@ -106,6 +111,7 @@ class VectorPool(Pool):
         self.score = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
 
     def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
         weight_TD = segment_softmax(self.score(tokens.x), tokens.row, tokens.size)
         rows = tokens.rows()
         return Column(segment_sum(tokens.x * weight_TD, tokens)[rows], rows)
@@ -128,6 +134,7 @@ class GemPool(Pool):
         self.power, self.min_value = nn.Parameter(torch.tensor(power)), min_value
 
     def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
         raised = tokens.with_x(tokens.x.clamp(min=self.min_value) ** self.power).pool()
         return Column(raised.flat ** (1 / self.power), raised.rows)
 

@@ -51,7 +51,7 @@ class Recurrent(nn.Module):
         if not len(tokens):
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
         lengths = _sequences(tokens)
-        padded = pad_sequence(list(tokens.x.split(lengths.tolist())), batch_first=True)
+        padded = pad_sequence(list(torch.split(tokens.x, lengths.tolist())), batch_first=True)
         packed = pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states_NLD, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
         real = torch.arange(states_NLD.shape[1], device=lengths.device) < lengths.unsqueeze(1)
@@ -112,4 +112,5 @@ def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:
 def _sequences(tokens: Tokens) -> Tensor:
     """(N,) the lengths of the runs of one row and one source, which stand one after another."""
     key = tokens.row * len(tokens.names) + tokens.source
-    return torch.unique_consecutive(key, return_counts=True)[1]
+    out: Tensor = torch.unique_consecutive(key, return_counts=True)[1]
+    return out

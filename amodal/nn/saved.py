@@ -45,13 +45,13 @@ def saved_encoder(folder: str | Path) -> tuple[Encoder, Config]:
             "`amodal pretrain --out` named."
         )
     config = read_config(folder / "config.json")
-    weights = whole_weights(folder, config)
+    weights = checked_weights(folder, config)
     encoder = built(config, "encoder", folder, weights)
     fill(encoder, new_names(encoder, read_tensors(weights)), str(weights))
     return encoder.eval(), config
 
 
-def whole_weights(folder: Path, config: Config) -> Path:
+def checked_weights(folder: Path, config: Config) -> Path:
     """The file of a run's weights, after a check that it is there and as it was written.
 
     Raises:
@@ -99,14 +99,14 @@ def built(config: Config, part: str, folder: Path, weights: Path) -> Encoder:
     except AmodalError as e:
         raise AmodalError(f"{file} describes no encoder that can be built: {e}") from e
     except KeyError as e:
-        raise other_format(file, config, str(e.args[0])) from e
-    except (OverflowError, RecursionError, MemoryError, *MADE_UP) as e:
+        raise format_error(file, config, str(e.args[0])) from e
+    except (OverflowError, RecursionError, MemoryError, *BUILD_ERRORS) as e:
         raise AmodalError(
             f"{file} describes no encoder that can be built: {type(e).__name__}: {e}"
         ) from e
 
 
-MADE_UP = (
+BUILD_ERRORS = (
     TypeError,
     ValueError,
     AttributeError,
@@ -126,7 +126,7 @@ def size_of_file(weights: Path) -> tuple[int, int]:
         AmodalError: For a damaged file.
     """
     try:
-        with safe_open(weights, "pt") as file:  # type: ignore[no-untyped-call]  # of the library
+        with safe_open(weights, "pt") as file:
             # it is no dict, and cannot be iterated over
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     except Exception as e:  # the library raises its own kinds, and Rust's
@@ -163,7 +163,7 @@ def saved_head(folder: str | Path, encoder: Encoder, config: Config) -> Supervis
     try:
         with Bounded(*size_of_file(weights), str(file)):
             head = supervised_head(encoder, **config["answers"])
-    except (KeyError, OverflowError, *MADE_UP) as e:
+    except (KeyError, OverflowError, *BUILD_ERRORS) as e:
         if isinstance(e, AmodalError):
             raise
         raise AmodalError(
@@ -245,11 +245,11 @@ def read_config(file: Path) -> Config:
     """
     config = read_json(file, "restore it from a copy, or remove its folder and train anew")
     if config.get("format", FORMAT) not in READABLE_FORMATS:
-        raise other_format(file, config)
+        raise format_error(file, config)
     return config
 
 
-def other_format(file: Path, config: Config, missing: str = "") -> AmodalError:
+def format_error(file: Path, config: Config, missing: str = "") -> AmodalError:
     """The error for a config.json of another format, or one that lacks the entry `missing`."""
     lacks = f" and lacks {missing!r}" if missing else ""
     return AmodalError(

@@ -21,8 +21,11 @@ from amodal.nn.positions import Rotary
 
 @dataclass(frozen=True)
 class Size:
-    """A size of encoders: width D, blocks and heads, and the batch and learning rate that suit
-    AdamW.
+    """A size of encoders.
+
+    Attributes:
+        width, depth, heads: D, blocks and H.
+        batch, lr: That suit it, with AdamW.
     """
 
     width: int
@@ -69,7 +72,9 @@ class Block(nn.Module):
         act_layer: As in timm, () -> an activation.
     """
 
-    is_block = True  # what is sharded, compiled and computed anew in the backward pass as one
+    is_block = True  # what is sharded, compiled and checkpointed as one
+    up: nn.Module
+    down: nn.Module
 
     def __init__(
         self,
@@ -200,9 +205,7 @@ that entered the trunk must be all that leave it, in their order."""
 
 
 class CachedLayout:
-    """`layout_of` for blocks in a row with one mask rule: computed anew only when tokens came or
-    went.
-    """
+    """`layout_of` for blocks in a row: computed anew only when tokens came or went."""
 
     def __init__(self) -> None:
         self.last: tuple[Tokens, Layout] | None = None
@@ -248,7 +251,7 @@ class Transformer(nn.Module):
         act_layer: Callable[[], nn.Module] = nn.GELU,
     ):
         super().__init__()
-        self.rotary, self.mask_rule = rotary, mask_rule
+        self.heads, self.rotary, self.mask_rule = heads, rotary, mask_rule
         if experts and act_layer is not nn.GELU:
             raise AmodalError("sparse blocks have GELU perceptrons; leave act_layer or experts out")
 
@@ -339,9 +342,7 @@ class Transformer(nn.Module):
     def _rotate(self, tokens: Tokens, layout: Layout) -> Rotate | None:
         if not self.rotary:
             return None
-        return Rotary(
-            layout.enter(tokens.position), tokens.x.shape[1] // self.blocks[0].attention.heads
-        )
+        return Rotary(layout.enter(tokens.position), tokens.x.shape[1] // self.heads)
 
     def block(
         self,

@@ -138,7 +138,9 @@ class TrunkRouting(nn.Module):
                 outputs = _unstack(trunks[key](_stack(whole), collect, logits, **hooked), whole)
                 for number, logits_TE in enumerate(logits or ()):
                     assert router_logits is not None
-                    parts = zip(sequences, zip(whole, logits_TE.split([len(b) for b in whole])))
+                    parts = zip(
+                        sequences, zip(whole, torch.split(logits_TE, [len(b) for b in whole]))
+                    )
                     router_logits[key, number] = {
                         s: _only(b.with_x(x), s) for names, (b, x) in parts for s in names
                     }
@@ -199,4 +201,6 @@ def _stack(parts: Sequence[Tokens]) -> Tokens:
 
 
 def _unstack(whole: Tokens, parts: Sequence[Tokens]) -> list[Tokens]:
-    return [tokens.with_x(x) for tokens, x in zip(parts, whole.x.split([len(b) for b in parts]))]
+    return [
+        tokens.with_x(x) for tokens, x in zip(parts, torch.split(whole.x, [len(b) for b in parts]))
+    ]

@@ -12,7 +12,7 @@ from toys import WIDTH, bag_of, joined, quick, random, vectors
 from amodal.core import AmodalError, Tokens
 from amodal.core.part import build, to_spec
 from amodal.export._alone import reason_against
-from amodal.nn.adapters.block_tokens import PROMPT, bare, plain
+from amodal.nn.adapters.block_tokens import PROMPT, hook_disabled, require_no_hook
 from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.attention.masks import RULES, rule
 from amodal.nn.attention.varlen import attend, layout_of, with_prefix
@@ -161,7 +161,7 @@ def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
     encoder.set_block_hook(pattern_prompts(encoder, length=2, level="attention").double())
     after = vectors(encoder(whole))
     assert all((after[key] - before[key]).abs().max() > 1e-4 for key in before)
-    with plain(encoder):
+    with hook_disabled(encoder):
         close(vectors(encoder(whole)), before)
     again = build(encoder.block_hook.spec).double()
     again.load_state_dict(encoder.block_hook.state_dict())
@@ -170,7 +170,7 @@ def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
     )  # what the encoder's own description holds
     assert "no dense form" in reason_against(encoder, "image")
     with pytest.raises(AmodalError, match="begin with the run"):
-        bare(encoder)
+        require_no_hook(encoder)
     encoder.set_block_hook(again)
     close(vectors(encoder(whole)), after)
     for row in range(whole.size):

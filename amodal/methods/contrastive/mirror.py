@@ -131,7 +131,7 @@ class Retention(nn.Module):
     def __init__(self, encoder: Encoder, ratio: float, stop_target: bool):
         super().__init__()
         self.ratio, self.stop_target, d = ratio, stop_target, encoder.width
-        one = dict(width=d, depth=1, heads=encoder.heads_each)
+        one = dict(width=d, depth=1, heads=encoder.num_heads)
         self.decoders = nn.ModuleDict({f: MaskDecoder([f], d, **one) for f in encoder.fields})
         self.predictors = nn.ModuleDict({f: nn.Linear(d, d) for f in encoder.fields})
 

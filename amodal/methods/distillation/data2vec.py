@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from amodal.core import Batch, Column, Tokens, field_of
-from amodal.masking.by_layout import hide
+from amodal.masking.by_layout import layout_mask
 from amodal.methods.contract import Clock, Features
 from amodal.methods.shared.shapes import (
     StudentTeacher,
@@ -67,7 +67,7 @@ class Data2vec(StudentTeacher):
     def features(self, batch: Batch) -> Features:
         content = self.encoder.patchify(batch)
         hidden = {
-            s: hide(self.layouts[field_of(s)], bag, batch.seeds, **self.hide)
+            s: layout_mask(self.layouts[field_of(s)], bag, batch.seeds, **self.hide)
             for s, bag in content.items()
         }
         with torch.no_grad():

@@ -71,7 +71,7 @@ def grace(
         contrast,
     )
     tokens = tokens_of(kind, most=most, **method.shape)
-    method.writer = IdentifierWriter(encoder.width, tokens, depth=depth, heads=encoder.heads_each)
+    method.writer = IdentifierWriter(encoder.width, tokens, depth=depth, heads=encoder.num_heads)
     method.kind, method.stages, method.refresh_first = (
         kind,
         (warmup, 1.0) if warmup else (1.0,),

@@ -57,7 +57,7 @@ def biofusionnet(
     pictures = [f for f in fused if encoder.fields[f].layout == "grid"]
     compressed = (patches or next(iter(pictures), "")) if elbo else ""
     vae = Autoencoder(encoder.width, 2 * latent, latent) if compressed else None
-    shape = {"heads": encoder.heads_each, "depth": depth, "hidden": hidden, "dropout": dropout}
+    shape = {"heads": encoder.num_heads, "depth": depth, "hidden": hidden, "dropout": dropout}
     fusion = CoDualFusion(
         fused, [f for f in encoder.fields if f not in fused], encoder.width, **shape
     )

@@ -67,7 +67,7 @@ def cuni_mmt(
     read = [source, *seen] if images != "imagine" else [source]
     shape = {
         "depth": depth,
-        "heads": encoder.heads_each,
+        "heads": encoder.num_heads,
         "sources": len(read),
         "strategy": strategy,
     }

@@ -64,7 +64,7 @@ def less_bimodal(
         if told
         else None
     )
-    co = CoEncoder(list(encoder.fields), encoder.width, depth, encoder.heads_each)
+    co = CoEncoder(list(encoder.fields), encoder.width, depth, encoder.num_heads)
     method = LessBimodal(encoder, co, masked, head, name, swap)
     method.views = {f: ("plain" if f == name else view,) for f in encoder.fields}
     method.lr_multipliers = {

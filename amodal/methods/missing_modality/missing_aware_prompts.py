@@ -12,9 +12,9 @@ nothing to learn; an attention pooling learns along, as the paper's pooler does.
 
 from amodal.core.embeddings import FUSED
 from amodal.methods.adaptation.finetune import Finetune
-from amodal.nn.adapters.block_tokens import bare
+from amodal.nn.adapters.block_tokens import require_no_hook
 from amodal.nn.adapters.deep_prompts import pattern_prompts
-from amodal.nn.adapters.tuning import entered
+from amodal.nn.adapters.tuning import train_projections
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import supervised_head
 
@@ -44,9 +44,14 @@ def missing_aware_prompts(
     paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a
     linear head); view: how values are augmented, such as "plain" or "weak"."""
     prompts = pattern_prompts(
-        bare(encoder), length=length, layers=layers, level=at, accumulate=grow, missing_aware=aware
+        require_no_hook(encoder),
+        length=length,
+        layers=layers,
+        level=at,
+        accumulate=grow,
+        missing_aware=aware,
     )
-    entered(encoder.requires_grad_(False)).set_block_hook(prompts)
+    train_projections(encoder.requires_grad_(False)).set_block_hook(prompts)
     encoder.pools[FUSED].requires_grad_(True)
     return Finetune(
         encoder, supervised_head(encoder, targets, round(hidden * encoder.width)), 0.0, view

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import shared_rows
-from amodal.masking.modality_dropout import sampled_sources
+from amodal.masking.modality_dropout import drop_modalities
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.shapes import share, two_fields
@@ -109,7 +109,7 @@ class JointEmbedding(Method):
             f"vicreg/{a}>{b}": vicreg(*p.pair("guess", "true"), **self.scales)
             for (a, b), p in pairs.items()
         }
-        kept = sampled_sources(
+        kept = drop_modalities(
             {s: z[s].present(size) for s in fields}, features[SEED].values, self.drop
         )
         told, label = self.fusion(z, predicted, kept), features["label"]

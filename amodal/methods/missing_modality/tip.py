@@ -44,7 +44,7 @@ def tip(
     view: of all other fields."""
     tables = [f for f, modality in two_fields(encoder).fields.items() if modality.is_row]
     name, others = m.words_of(encoder, table or next(iter(tables), ""))
-    module = Interaction(encoder.width, depth=depth, heads=encoder.heads_each)
+    module = Interaction(encoder.width, depth=depth, heads=encoder.num_heads)
     masked = m.MaskedWords(encoder, name, ratio) if fill else None
     method = Tip(
         encoder.align(width, hidden=encoder.width),

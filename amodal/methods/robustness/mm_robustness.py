@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Embeddings, unknown
-from amodal.masking.modality_dropout import any_sources
+from amodal.masking.modality_dropout import random_subsets
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.shapes import share
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusion.modality_subsets import reader
+from amodal.nn.fusion.modality_subsets import subset_features
 from amodal.nn.heads.supervised import SupervisedHead, supervised_head
 
 ENCODER = {"trunk": "joint"}
@@ -78,14 +78,14 @@ class SelfDistilled(Method):
 
     def features(self, batch: Batch) -> Features:
         read, present = (
-            reader(self.encoder, batch),
+            subset_features(self.encoder, batch),
             {s: c.present(batch.size) for s, c in batch.columns.items()},
         )
         columns = {"told": self.head(read({s: present[s] for s in self.learn}))}
         if self.weight:
             with torch.no_grad():
                 columns["teacher"] = self.head(read({s: present[s] for s in self.teacher}))
-            columns["student"] = self.head(read(any_sources(present, batch.seeds)))
+            columns["student"] = self.head(read(random_subsets(present, batch.seeds)))
         return Features(columns | self.head.known(batch), batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class SelfDistilled(Method):
 
     def seen(self, batch: Batch) -> Embeddings:
         """What the head reads of a batch: all that its rows have."""
-        return reader(self.encoder, batch)(
+        return subset_features(self.encoder, batch)(
             {s: c.present(batch.size) for s, c in batch.columns.items()}
         )
 

@@ -17,7 +17,7 @@ from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.shapes import share
-from amodal.nn.adapters.block_tokens import bare, plain
+from amodal.nn.adapters.block_tokens import hook_disabled, require_no_hook
 from amodal.nn.adapters.shared_space_tokens import SpaceTokens
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
@@ -73,12 +73,12 @@ class NamedClasses(Method):
         encoder.requires_grad_(False)
         if encoder.heads is None:
             encoder.align(width)
-        encoder.set_block_hook(tokens(bare(encoder)))
+        encoder.set_block_hook(tokens(require_no_hook(encoder)))
         self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.sources})
 
     def features(self, batch: Batch) -> Features:
         seen, rep = self.seen(batch)
-        with torch.no_grad(), plain(self.encoder):
+        with torch.no_grad(), hook_disabled(self.encoder):
             before = self.encoder(batch.only(*seen))
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
@@ -120,7 +120,7 @@ class NamedClasses(Method):
         column = Column(values, torch.arange(len(texts))).to(
             self.encoder.field_token[self.words].device
         )
-        with nullcontext() if tokens else plain(self.encoder):
+        with nullcontext() if tokens else hook_disabled(self.encoder):
             return normalize(
                 self.encoder(Batch.of(len(texts), {self.words: column}))[self.words].values, dim=1
             )

@@ -1,5 +1,6 @@
-"""BitFit: only the biases of a trained network learn (Ben Zaken et al., ACL 2022,
-arXiv:2106.10199).
+"""BitFit: only the biases of a trained network learn.
+
+Ben Zaken et al., ACL 2022, arXiv:2106.10199.
 """
 
 from torch import nn

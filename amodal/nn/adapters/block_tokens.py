@@ -48,7 +48,7 @@ def without_prompts(tokens: Tokens) -> Tokens:
     return tokens.keep(~are_prompts(tokens)) if PROMPT in tokens.names else tokens
 
 
-def bare(encoder: Encoder) -> Encoder:
+def require_no_hook(encoder: Encoder) -> Encoder:
     """The encoder, which must not have a block hook yet, else AmodalError."""
     if encoder.block_hook is not None:
         raise AmodalError(
@@ -82,10 +82,7 @@ def depth_of(encoder: Encoder) -> int:
 
 
 @contextmanager
-def plain(encoder: Encoder) -> Iterator[Encoder]:
+def hook_disabled(encoder: Encoder) -> Iterator[Encoder]:
     """The encoder without its block hook, inside the `with`."""
-    hook, encoder.block_hook = encoder.block_hook, None
-    try:
+    with encoder.use_block_hook(None):
         yield encoder
-    finally:
-        encoder.block_hook = hook

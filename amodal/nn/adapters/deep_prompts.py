@@ -1,5 +1,6 @@
-"""Learned tokens in some blocks of a trunk (deep prompts: Jia et al., ECCV 2022, arXiv:2203.12119,
-3.2).
+"""Deep prompts: learned tokens in some blocks of a trunk.
+
+Jia et al., ECCV 2022, arXiv:2203.12119, 3.2.
 """
 
 from __future__ import annotations
@@ -73,9 +74,7 @@ class PatternPrompts(Part):
         self.tokens = nn.Parameter(torch.randn(sets, self.layers, length, width) * 0.02)
 
     def pattern(self, tokens: Tokens) -> Tensor:
-        """(B,) int64, the number of the set of fields that each row has; 0 for a row without
-        tokens.
-        """
+        """(B,) int64, the number of the set of fields that each row has; 0 for an empty row."""
         if not self.missing_aware:
             return tokens.row.new_zeros(tokens.size)
         code = [

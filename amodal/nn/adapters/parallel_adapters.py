@@ -18,6 +18,7 @@ from amodal.core.part import Part
 from amodal.nn.adapters.block_tokens import PROMPT, are_prompts, depth_of, insert, without_prompts
 from amodal.nn.adapters.read_only_prompts import trunk_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.pooling import Pool
 from amodal.nn.transformer import Transformer
 from amodal.nn.trunks import SourceTokens
 
@@ -93,7 +94,9 @@ class ParallelAdapters(Part):
             tokens: Of `Encoder.tokenize`, one view of each field.
             meet: False leaves each field alone.
         """
-        tokens = {s: encoder.pools[field_of(s)].prepare(part) for s, part in tokens.items()}
+        tokens = {
+            s: cast(Pool, encoder.pools[field_of(s)]).prepare(part) for s, part in tokens.items()
+        }
         trunks = {s: cast(Transformer, trunk_of(encoder, field_of(s))) for s in tokens}
         for layer in range(self.depth):
             blocks = {s: partial(trunk.block, layer) for s, trunk in trunks.items()}

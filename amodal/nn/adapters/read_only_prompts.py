@@ -6,6 +6,7 @@ So the encoder's outputs for the field stay as they were (Lee et al., ICCV 2023,
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from amodal.core import AmodalError, Column, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.nn.attention.masks import pure
 from amodal.nn.encoder import Encoder
+from amodal.nn.pooling import Pool
 from amodal.nn.transformer import Transformer
 from amodal.nn.trunks import ALL, SourceTokens
 
@@ -46,7 +48,7 @@ class ReadOnlyPrompts(nn.Module):
         )
         outside = [f for f in encoder.fields if not isinstance(trunk_of(encoder, f), Transformer)]
         self.readers = nn.ModuleDict(
-            {f: Transformer(encoder.width, 1, encoder.heads_each) for f in outside}
+            {f: Transformer(encoder.width, 1, encoder.num_heads) for f in outside}
         )
 
     def forward(
@@ -69,7 +71,7 @@ class ReadOnlyPrompts(nn.Module):
                 context[source] = encoder.encode({source: part})[source]
                 states[source] = read(self.readers[field], context[source], self.tokens[field])[1]
             else:
-                prepared = encoder.pools[field].prepare(part)
+                prepared = cast(Pool, encoder.pools[field]).prepare(part)
                 context[source], states[source] = read(
                     trunk_of(encoder, field), prepared, self.tokens[field]
                 )
@@ -82,7 +84,7 @@ def trunk_of(encoder: Encoder, field: str) -> nn.Module | None:
     return encoder.trunks[key] if key in encoder.trunks else None
 
 
-def read(trunk: Transformer, tokens: Tokens, prompts_PD: Tensor) -> tuple[Tokens, Column]:
+def read(trunk: nn.Module | None, tokens: Tokens, prompts_PD: Tensor) -> tuple[Tokens, Column]:
     """Run a trunk with prompts.
 
     To the tokens, prompts are what fusion tokens are to fields: they read all and are not read. So
@@ -107,6 +109,7 @@ def read(trunk: Transformer, tokens: Tokens, prompts_PD: Tensor) -> tuple[Tokens
         FUSED,
         tokens.size,
     )
+    assert isinstance(trunk, Transformer)
     out = trunk(Tokens.join([tokens, prompts]), mask_rule=pure)
     result = replace(out.keep(out.source == 0), names=tokens.names)
     return result, Column(

@@ -47,13 +47,18 @@ class SpaceMaps(nn.Module):
     def forward(self, tokens_KS: Tensor, i: int) -> Tensor:
         """(K, space) -> (K, D), the tokens for block `i` of those that get some."""
         if len(self.linears):
-            return self.linears[i](tokens_KS)
+            out: Tensor = self.linears[i](tokens_KS)
+            return out
         return nn.functional.linear(tokens_KS, self.residual[i](self.weight), self.bias[i])
 
 
 class IndependentTokens(nn.Module):
-    """Tokens without a common space, learned for one trunk and each block (independent deep
-    prompts).
+    """Independent deep prompts: tokens of one trunk, others for each block.
+
+    Args:
+        count: K.
+        width: D of the trunk.
+        blocks: How many blocks get tokens.
     """
 
     def __init__(self, count: int, width: int, blocks: int):
@@ -154,7 +159,7 @@ class SpaceTokens(Part):
             return tokens
         if collected is not None:
             out = tokens.keep(are_prompts(tokens))
-            collected[field] = Column(out.x.unflatten(0, (-1, self.count)), out.rows())
+            collected[field] = Column(torch.unflatten(out.x, 0, (-1, self.count)), out.rows())
         return without_prompts(tokens)
 
     def renewed(self, tokens: Tokens, token_KD: Tensor) -> Tokens:

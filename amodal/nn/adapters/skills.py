@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from amodal.core import AmodalError, Tokens, field_of, unknown
 from amodal.core.part import Part
 from amodal.nn.encoder import Encoder
 from amodal.nn.gradient_checkpointing import recomputed
-from amodal.nn.transformer import Transformer
+from amodal.nn.transformer import Block, Transformer
 
 LAYERS = ("attention", "mlp")
 Rules = Mapping[str, Sequence[str]]
@@ -36,10 +37,13 @@ class Copies(nn.ModuleDict):
             each active copy gets its part of the input, and outputs are averaged.
     """
 
-    def __init__(self, layer: nn.Linear, names: Sequence[str], combine: str = "mean"):
+    def __init__(self, layer: nn.Module, names: Sequence[str], combine: str = "mean"):
         super().__init__({name: copy.deepcopy(layer) for name in names})
         self.combine = combine
         self.active: tuple[str, ...] = ()
+
+    def _chosen(self, names: Sequence[str]) -> list[nn.Linear]:
+        return [cast(nn.Linear, self[name]) for name in names]
 
     def activate(self, names: Sequence[str]) -> None:
         """Choose the copies of the next calls."""
@@ -47,9 +51,12 @@ class Copies(nn.ModuleDict):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, width in) -> (T, width out), by the active copies."""
-        chosen = [self[name] for name in self.active]
+        chosen = self._chosen(self.active)
         if self.combine == "split":
-            return sum(part(x) for part, x in zip(chosen, x_TD.chunk(len(chosen), 1))) / len(chosen)
+            out: Tensor = sum(part(x) for part, x in zip(chosen, x_TD.chunk(len(chosen), 1))) / len(
+                chosen
+            )
+            return out
         if self.combine == "join":
             return torch.cat([part(x_TD) for part in chosen], 1)
         weight, bias = (
@@ -60,7 +67,7 @@ class Copies(nn.ModuleDict):
     @torch.no_grad()
     def fixed(self, active: Sequence[str]) -> nn.Linear:
         """One linear map that does what these skills do together."""
-        chosen = [self[name] for name in active]
+        chosen = self._chosen(active)
         weights, biases = (
             [part.weight for part in chosen],
             torch.stack([part.bias for part in chosen]),
@@ -155,7 +162,9 @@ class Skills(Part):
         check(encoder, self.rules)
         names = list(dict.fromkeys(s for some in self.rules.values() for s in some))
         for trunk in encoder.trunks.values():
+            assert isinstance(trunk, Transformer)
             for block in trunk.blocks:
+                assert isinstance(block, Block)
                 if self.where == "attention":
                     block.attention.qkv = Copies(block.attention.qkv, names)
                 else:

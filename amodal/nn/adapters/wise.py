@@ -18,7 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @torch.no_grad()
-def between(start: M, end: M, alpha: float) -> M:
+def interpolate(start: M, end: M, alpha: float) -> M:
     """A copy of `end` with a share of the weights of `start`.
 
     Args:

@@ -59,14 +59,21 @@ class CpuAttention(torch.autograd.Function):
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts)))
 
 
+def attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, see `CpuAttention`."""
+    out: Tensor = CpuAttention.apply(q, k, v)  # type: ignore[no-untyped-call]  # of torch
+    return out
+
+
 def _row_pieces(q: Tensor, k: Tensor, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of as many rows as have `SCORES_PER_PIECE` scores."""
     rows = max(1, SCORES_PER_PIECE // (q.shape[1] * q.shape[2] * k.shape[2]))
-    return zip(*(t.split(rows) for t in (q, k, *more)))
+    return zip(*(torch.split(t, rows) for t in (q, k, *more)))
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
-    return ((q.float() * q.shape[-1] ** -0.5) @ k.float().mT).softmax(-1).to(q.dtype)
+    out: Tensor = ((q.float() * q.shape[-1] ** -0.5) @ k.float().mT).softmax(-1).to(q.dtype)
+    return out
 
 
 def _backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

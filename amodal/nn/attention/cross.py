@@ -210,9 +210,11 @@ class PaddedAttention(nn.Module):
         """
         q = self.query(x_MD).unflatten(1, (self.heads, -1))
         if not k.numel():
-            return self.out(0 * q.flatten(1))
+            nothing: Tensor = self.out(0 * q.flatten(1))
+            return nothing
         mixed = scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=mask)
-        return self.out(mixed.flatten(1))
+        out: Tensor = self.out(mixed.flatten(1))
+        return out
 
 
 class PaddedLayout:
@@ -243,7 +245,7 @@ class PaddedLayout:
     def pad(self, x_THd: Tensor) -> Tensor:
         """(T, H, d) -> (N, H, L, d), zero behind the end of a list."""
         if self.row is None or self.within is None:
-            return x_THd.unflatten(0, (self.size, self.max_length)).transpose(1, 2)
+            return torch.unflatten(x_THd, 0, (self.size, self.max_length)).transpose(1, 2)
         table = x_THd.new_zeros(self.size, self.max_length, *x_THd.shape[1:])
         return table.index_put((self.row, self.within), x_THd).transpose(1, 2)
 

@@ -21,7 +21,7 @@ from amodal.core import Tokens
 from amodal.core.column import spans
 from amodal.core.host import host_copy, take, to_device
 from amodal.nn.attention.cache import KeyValueCache
-from amodal.nn.attention.cpu import CpuAttention, suits
+from amodal.nn.attention.cpu import attention_on_cpu, suits
 
 MaskRule = Callable[[Sequence[str]], Tensor]
 """Names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?
@@ -180,8 +180,8 @@ def _masked(
     """The groups, with a mask where a query must not read all of its keys because some come after
     it."""
     made = []
-    queries = query_place.split([g.rows * g.queries for g in groups])
-    keys = key_place.split([g.rows * g.keys for g in groups])
+    queries = torch.split(query_place, [g.rows * g.queries for g in groups])
+    keys = torch.split(key_place, [g.rows * g.keys for g in groups])
     for group, q, k in zip(groups, queries, keys):
         mask = k.view(group.rows, 1, 1, -1) <= q.view(group.rows, 1, -1, 1)
         if not bool(mask.any(3).all()):
@@ -275,11 +275,11 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tenso
         return _varlen(q_THd, k_THd, v_THd, layout)
     # One split, not a slice for each group: the gradient of a slice is as large as the whole list.
     sizes = [g.rows * g.queries for g in layout.groups]
-    chunks = zip(*(t.split([*sizes, len(t) - len(q_THd)]) for t in (q_THd, k_THd, v_THd)))
+    chunks = zip(*(torch.split(t, [*sizes, len(t) - len(q_THd)]) for t in (q_THd, k_THd, v_THd)))
     read: Iterator[tuple[Tensor, ...]] = iter(())
     if layout.keys is not None:
         counts = [g.rows * g.keys for g in layout.groups if g.keys]
-        read = zip(*(t.index_select(0, layout.keys).split(counts) for t in (k_THd, v_THd)))
+        read = zip(*(torch.split(t.index_select(0, layout.keys), counts) for t in (k_THd, v_THd)))
     parts = []
     for group, (q, k, v) in zip(layout.groups, chunks):
         if group.keys:
@@ -304,7 +304,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
     if k.shape[1] != q.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     if not causal and group.mask is None and suits(q, k):
-        return CpuAttention.apply(q, k, v)
+        return attention_on_cpu(q, k, v)
     return scaled_dot_product_attention(q, k, v, attn_mask=group.mask, is_causal=causal)
 
 
@@ -368,7 +368,7 @@ class Attention(nn.Module):
                 f"{heads} heads are not divisible by {kv_heads} heads of keys and values"
             )
         self.heads, self.kv_heads = heads, kv_heads
-        self.qkv = nn.Linear(width, width + 2 * kv_heads * (width // heads))
+        self.qkv: nn.Module = nn.Linear(width, width + 2 * kv_heads * (width // heads))
         self.q_norm, self.k_norm = (
             norm_layer(width // heads) if qk_norm else nn.Identity() for _ in range(2)
         )
@@ -386,7 +386,7 @@ class Attention(nn.Module):
         if rotate is not None:
             q, k = rotate(q), rotate(k)
         if layout.prefix is not None:
-            more = (t.to(k.dtype).unflatten(1, (self.kv_heads, -1)) for t in layout.prefix)
+            more = (torch.unflatten(t.to(k.dtype), 1, (self.kv_heads, -1)) for t in layout.prefix)
             k, v = (torch.cat([t, added]) for t, added in zip((k, v), more))
         if layout.cache is not None:
             k, v = layout.cache.extend(self, k, v)

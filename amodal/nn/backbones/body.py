@@ -1,6 +1,4 @@
-"""What pretrained backbones of all libraries share: image scaling, feature maps, matching of
-weights.
-"""
+"""What backbones of all libraries share: image scaling, feature maps, matching of weights."""
 
 from __future__ import annotations
 
@@ -65,6 +63,9 @@ class ImageBody(Body):
         AmodalError: For a number of channels other than 1 and 3.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         modality: ImageField,
@@ -96,8 +97,13 @@ class ImageBody(Body):
         return torch.zeros(1, self.channels, self.side, self.side)
 
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, C, height, width) -> features (N rows columns, width), lengths (N,), positions (…,
-        3).
+        """Images -> features of patches.
+
+        Args:
+            images_NCHW: Values of N rows.
+
+        Returns:
+            Features (T, width), lengths (N,), positions (T, 3), where T = N rows columns.
         """
         x = (images_NCHW.expand(-1, 3, -1, -1) - self.mean) / self.std
         if x.shape[2:] != (self.side, self.side):
@@ -143,7 +149,8 @@ def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str =
     if features.dim() == 3:
         rows = rows or int(features.shape[1] ** 0.5)
         if rows**2 <= features.shape[1] <= rows**2 + 16:
-            return features[:, -(rows**2) :].unflatten(1, (rows, rows))
+            out: Tensor = torch.unflatten(features[:, -(rows**2) :], 1, (rows, rows))
+            return out
     raise AmodalError(
         f"the features of {spec} are {tuple(features.shape)}, which is no map of {width} channels "
         "and "

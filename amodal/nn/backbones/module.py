@@ -59,14 +59,14 @@ class ModuleBackbone(Part):
         return {"part": part_name(type(self)), "args": to_spec(args)}
 
     @classmethod
-    def from_args(
+    def from_args(  # type: ignore[override]  # takes what `spec` writes
         cls, name: str, source: str, modality: Modality, width: int, frozen: bool
     ) -> ModuleBackbone:
         """The same, around the module that the caller of `load` supplied."""
         module = take(
             f"backbone:{name}",
             f"the module {name} as a backbone",
-            "pass it again: amodal.load(RUN, backbones={FIELD: MODULE})",
+            "pass it when you load the run: amodal.load(RUN, backbones={FIELD: MODULE})",
         )
         return cls(module, modality, width, frozen=frozen)
 
@@ -105,7 +105,7 @@ class ModuleBackbone(Part):
         """(T, D) tokens of all rows and their numbers (N,)."""
         if isinstance(values, Ragged):
             padded = nn.utils.rnn.pad_sequence(
-                list(values.flat.split(values.lengths.tolist())), batch_first=True
+                list(torch.split(values.flat, values.lengths.tolist())), batch_first=True
             )
             out = self.module(padded, values.lengths)
         else:

@@ -143,7 +143,9 @@ class Backbone(Part):
         object.__setattr__(self, "_args", args)
 
     @classmethod
-    def from_args(cls, spec: str, modality: Modality, width: int) -> Backbone:  # type: ignore[override]  # by its own names
+    def from_args(  # type: ignore[override]  # takes what `describe_as` writes
+        cls, spec: str, modality: Modality, width: int
+    ) -> Backbone:
         """The same module, without its weights."""
         return cast(Backbone, backbone(spec, modality, width, load=False))
 
@@ -164,8 +166,12 @@ class Backbone(Part):
         return self
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Values or cached features of N rows -> tokens, x (T, width). name: of the source; size:
-        B.
+        """Values or cached features of N rows -> tokens, x (T, width).
+
+        Args:
+            column: The values.
+            name: Of the source.
+            size: B.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if (
@@ -182,6 +188,7 @@ class Backbone(Part):
         return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
 
     def extra_repr(self) -> str:
+        """See `torch.nn.Module`."""
         return f"{self.name!r}, frozen={self.frozen}"
 
 

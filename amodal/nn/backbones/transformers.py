@@ -19,9 +19,7 @@ Known = dict[str, Any]
 
 
 class TextField(Protocol):
-    """What a body asks of a field of text: its tokenizer, ids of the vocabulary, a token and a
-    text.
-    """
+    """What a body asks of a field of text: tokenizer, number of ids, sizes of texts and tokens."""
 
     @property
     def vocabulary(self) -> str: ...
@@ -61,9 +59,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     if load:
         model, report = _load(transformers, directory)
     else:
-        model = transformers.AutoModel.from_config(
-            transformers.AutoConfig.for_model(**known["config"])
-        )
+        auto: Any = transformers.AutoModel
+        model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
     model = _part(model, modality)
     body: Body = (
         HfText(model, known, modality, directory)
@@ -118,7 +115,8 @@ def _part(model: Any, modality: Modality) -> nn.Module:
     part = getattr(model, "text_model" if modality.takes_prompts else "vision_model", model)
     if getattr(part.config, "is_encoder_decoder", False):
         part = part.get_encoder()
-    return part
+    out: nn.Module = part
+    return out
 
 
 class HfImages(ImageBody):
@@ -153,7 +151,8 @@ class HfImages(ImageBody):
 def _width(model: Any, images: Tensor) -> int:
     """Channels of the last features, which configs call by many names."""
     features = model(pixel_values=images).last_hidden_state
-    return features.shape[1] if features.dim() == 4 else features.shape[2]
+    out: int = features.shape[1] if features.dim() == 4 else features.shape[2]
+    return out
 
 
 class HfText(Body):

@@ -67,13 +67,14 @@ def build(rest: str, modality: SoundField, load: bool) -> tuple[VoiceBody, str, 
 
 
 class VoiceBody(Body):
-    """Waves at 16 kHz, full scale 1 -> a unit vector for each window of 1.6 s; positions in
-    seconds.
+    """Waves at 16 kHz, full scale 1 -> a unit vector for each window of 1.6 s.
+
+    Positions are in seconds.
     """
 
     width = WIDTH
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.lstm, self.linear = nn.LSTM(MELS, WIDTH, 3, batch_first=True), nn.Linear(WIDTH, WIDTH)
 
@@ -110,8 +111,9 @@ def louder(wave: Tensor) -> Tensor:
 
 
 def window_starts(samples: int) -> list[int]:
-    """Frames at which windows begin. They cover the clip, without a last one that is mostly
-    silence.
+    """Frames at which windows begin.
+
+    They cover the clip; a last one that is mostly silence is left out.
     """
     frames = -(-(samples + 1) // HOP)
     starts = list(range(0, max(1, frames - FRAMES + STEP + 1), STEP))

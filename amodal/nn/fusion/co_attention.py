@@ -124,7 +124,7 @@ class CoDualFusion(nn.Module):
         absent = {s: self.absent[s] for s in (*self.fields, *self.late)}
         columns = {s: z.get(s, nothing) for s in absent}
         wide = late_fusion.side_by_side(absent, Embeddings(columns, len(seeds)))
-        x, late = wide.flat.split(self.sizes, 1)
+        x, late = torch.split(wide.flat, list(self.sizes), 1)
         for number, layer in enumerate(self.layers):
             x = layer(torch.cat([x, late], 1) if number == 3 else x)
             if self.training and number < 2:

@@ -1,5 +1,6 @@
-"""The Combiner of Baldrati et al., CVPR 2022 (CLIP4Cir): a reference and a change to it, as one
-vector.
+"""The Combiner of CLIP4Cir: a reference and a change to it, as one vector.
+
+Baldrati et al., CVPR 2022.
 """
 
 from __future__ import annotations

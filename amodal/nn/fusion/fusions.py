@@ -1,16 +1,17 @@
-"""From the tokens of several sources to one vector a row: attention over all, and four plainer
-ways.
+"""From the tokens of several fields to one vector a row.
 
-Ma et al., CVPR 2023 workshops, arXiv:2304.06370, section 3; squeeze and excitation: Hu et al. 2018,
-arXiv:1709.01507; attentional feature fusion: Dai et al. 2021, arXiv:2009.14082. A fusion takes
-tokens of width D (field -> tokens, any of them missing) and gives (N, D), of the rows that have any
-token. In training it also takes the seeds (B,) of the rows, for what is random.
+Self-attention over all of them: Ma et al., CVPR 2023 workshops, arXiv:2304.06370, section 3;
+squeeze and excitation: Hu et al. 2018, arXiv:1709.01507; attentional feature fusion: Dai et al.
+2021, arXiv:2009.14082. A fusion takes tokens of width D (field -> tokens, any of them missing) and
+gives (N, D), of the rows that have any token. In training it also takes the seeds (B,) of the rows,
+for what is random.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,9 @@ class SumFusion(nn.Module):
     def forward(self, tokens: SourceTokens, seeds: Tensor | None = None) -> Column:
         """Field -> tokens -> (N, D)."""
         means = {s: part.pool() for s, part in all_of(tokens, self.fields).items()}
-        absent = {s: next(iter(means.values())).values.new_zeros(self.width) for s in self.fields}
+        absent = {s: next(iter(means.values())).flat.new_zeros(self.width) for s in self.fields}
         together = side_by_side(absent, Embeddings(means, next(iter(tokens.values())).size))
-        return Column(self.mix(together.values, tokens, together.rows), together.rows)
+        return Column(self.mix(together.flat, tokens, together.rows), together.rows)
 
     def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
         """Mean tokens of all fields, side by side -> one vector.
@@ -79,7 +80,8 @@ class SumFusion(nn.Module):
         Returns:
             (N, D).
         """
-        return means_NX.unflatten(1, (len(self.fields), self.width)).sum(1)
+        out: Tensor = torch.unflatten(means_NX, 1, (len(self.fields), self.width)).sum(1)
+        return out
 
 
 class ConvFusion(SumFusion):
@@ -94,7 +96,8 @@ class ConvFusion(SumFusion):
 
     def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
         """See `SumFusion.mix`."""
-        return self.linear(means_NX)
+        out: Tensor = self.linear(means_NX)
+        return out
 
 
 class SeFusion(SumFusion):
@@ -228,9 +231,7 @@ class AttentionFusion(nn.Module):
         own = hash_bits(seeds, name_code("fused tokens"), number)
         return tokens.keep(random_keep(tokens.row, own[tokens.row], tokens.within(), self.ratio))
 
-    def read(
-        self, chain: nn.ModuleList, tokens: Tokens, seeds: Tensor | None, number: int
-    ) -> Tokens:
+    def read(self, chain: nn.Module, tokens: Tokens, seeds: Tensor | None, number: int) -> Tokens:
         """The tokens after a chain of blocks."""
         layout, x = layout_of(tokens), tokens.x
         own = None if seeds is None else hash_bits(seeds, name_code("fusion"), number)[tokens.row]
@@ -240,14 +241,15 @@ class AttentionFusion(nn.Module):
         rate = 0.0 if own is None else self.dropout
 
         def drop(depth: int, x: Tensor, half: int) -> Tensor:
-            return seeded_dropout(x, own, rate, 2 * depth + half)
+            return x if own is None else seeded_dropout(x, own, rate, 2 * depth + half)
 
+        assert isinstance(chain, nn.ModuleList)
         for depth, block in enumerate(chain):
             x, _ = block(x, layout, drop=partial(drop, depth))
         return tokens.with_x(layout.leave(x))
 
 
-FUSIONS = {
+FUSIONS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionFusion,
     "sum": SumFusion,
     "conv": ConvFusion,
@@ -257,7 +259,7 @@ FUSIONS = {
 
 
 def fusion_of(
-    name: str, fields: Sequence[str], width: int, groups: str = "", **attention
+    name: str, fields: Sequence[str], width: int, groups: str = "", **attention: Any
 ) -> nn.Module:
     """The fusion of a name.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from amodal.core import Column, Embeddings
 
 
-def side_by_side(absent: Mapping[str, Tensor], z: Embeddings) -> Column:
+def side_by_side(absent: Mapping[str, Tensor] | nn.ParameterDict, z: Embeddings) -> Column:
     """Concatenate the vectors of fields.
 
     Args:

@@ -14,7 +14,7 @@ Visible = Mapping[str, Tensor]
 """Field -> (B,) bool, the rows in which it is visible; in none for fields that are not named."""
 
 
-def reader(encoder: Encoder, batch: Batch) -> Callable[[Visible], Embeddings]:
+def subset_features(encoder: Encoder, batch: Batch) -> Callable[[Visible], Embeddings]:
     """A function that gives the features for subsets of fields.
 
     With a joint trunk each call is a pass of the encoder; otherwise towers run once for all calls.

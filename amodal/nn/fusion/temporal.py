@@ -118,8 +118,10 @@ class TemporalHead(nn.Module):
 
 
 def class_weights(label_N: Tensor, classes: int) -> Tensor:
-    """(classes,) N / (K n_c), so that each of the K classes that occur weighs the same; 1 for
-    others.
+    """Weights with which each class that occurs counts the same.
+
+    Returns:
+        (classes,) N / (K n_c) for K classes that occur, 1 for the others.
     """
     count = torch.bincount(label_N, minlength=classes).double()
     occurs = count > 0

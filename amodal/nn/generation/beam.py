@@ -52,7 +52,8 @@ def beam_search(
     best: list[tuple[list[int], float]] = [([], -float("inf"))] * rows
 
     def penalty(length: int) -> float:
-        return ((5 + length) / 6) ** alpha
+        out: float = ((5 + length) / 6) ** alpha
+        return out
 
     def finish(value_N: Tensor, beam_N: Tensor) -> None:
         for row, (value, beam) in enumerate(zip(value_N.tolist(), beam_N.tolist())):

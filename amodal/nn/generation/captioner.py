@@ -56,7 +56,8 @@ class Captioner(nn.Module):
     def first_state(self, vector_ND: Tensor) -> Tensor:
         """(N, width) the hidden state after the vector and START, before relu."""
         start = self.word.weight[self.alphabet]
-        return start + self.step.bias + self.see(vector_ND)
+        out: Tensor = start + self.step.bias + self.see(vector_ND)
+        return out
 
     @torch.no_grad()
     def write(

@@ -8,8 +8,10 @@ tokens are no ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
@@ -19,6 +21,23 @@ from amodal.modalities import Modality
 from amodal.nn.generation.beam import beam_search
 from amodal.nn.generation.multi_source_decoder import MultiSourceDecoder
 from amodal.objectives.bags import owners
+
+
+class TextField(Protocol):
+    """What writing asks of a modality of text."""
+
+    @property
+    def patch(self) -> int:
+        """Ids of a token."""
+        ...
+
+    def text(self, ids: npt.NDArray[np.integer[Any]]) -> str:
+        """The text of some ids."""
+        ...
+
+
+def _text(modality: Modality) -> TextField:
+    return cast(TextField, modality)
 
 
 class FieldDecoder(nn.Module):
@@ -82,7 +101,7 @@ class FieldDecoder(nn.Module):
         Raises:
             AmodalError: Unless the field is text with one id a token.
         """
-        if not self.modality.takes_prompts or self.modality.patch > 1:
+        if not self.modality.takes_prompts or _text(self.modality).patch > 1:
             raise AmodalError("only text with one id a token (patch = 1) can be written")
 
         decoding = self.decoder.begin(sources)
@@ -109,7 +128,8 @@ class FieldDecoder(nn.Module):
             step, len(sources[0]), beams=beams, longest=longest, alpha=alpha, device=device
         )
         return [
-            self.modality.text(torch.tensor(ids, dtype=torch.int64).numpy()) for ids, _ in texts
+            _text(self.modality).text(torch.tensor(ids, dtype=torch.int64).numpy())
+            for ids, _ in texts
         ]
 
 
@@ -121,6 +141,7 @@ def every_row(column: Column, size: int) -> Ragged:
         size: B.
     """
     none = torch.zeros(size, dtype=torch.int64, device=column.rows.device)
+    assert isinstance(column.values, Ragged)
     return Ragged(column.values.flat, none.index_copy(0, column.rows, column.values.lengths))
 
 

@@ -79,7 +79,7 @@ def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
             label = torch.empty_like(label).index_copy(
                 0, order, torch.arange(len(rows)) * branch // len(rows)
             )
-        for number, cluster in enumerate(label.unique()):
+        for number, cluster in enumerate(torch.unique(label)):
             members = rows[label == cluster]
             codes[members, level] = level * of_level + number
             name(members, level + 1)
@@ -234,6 +234,7 @@ class IdentifierWriter(nn.Module):
 
         def step(before: Tensor, owner: Tensor, parent: Tensor) -> Tensor:
             last = self.token(before[:, -1]) if before.shape[1] else None
-            return self.out(decoding.step(last, owner, parent)).log_softmax(1)
+            out: Tensor = self.out(decoding.step(last, owner, parent)).log_softmax(1)
+            return out
 
         return trie_search(step, trie, len(read), beams=beams)

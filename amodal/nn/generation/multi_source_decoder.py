@@ -15,6 +15,7 @@ A source that a row lacks takes no part: it adds nothing, and the second attenti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ class Decoding:
         self.blocks = [block for block in decoder.blocks if isinstance(block, MultiSourceBlock)]
         self.sources: list[list[KeyValue]] = [
             [
-                attention.keys(s.flat, layout)
+                cast(PaddedAttention, attention).keys(s.flat, layout)
                 for attention, s, layout in zip(block.source_attention, lists, layouts)
             ]
             for block in self.blocks
@@ -262,9 +263,7 @@ class MultiSourceBlock(nn.Module):
         x_MD = x_MD + attention.step(normed, k, v)
 
         def read(i: int, query: Tensor) -> Tensor:
-            attention = self.source_attention[i]
-            assert isinstance(attention, PaddedAttention)
-            return attention.step(query, *sources[i])
+            return cast(PaddedAttention, self.source_attention[i]).step(query, *sources[i])
 
         return self._rest(x_MD, read, present_MS), (k, v)
 
@@ -291,4 +290,5 @@ class MultiSourceBlock(nn.Module):
                 counts = on_host(lambda present: present.sum(1), present_TS)
                 chosen = self.choice_attention(query, key, query_layout, PaddedLayout(counts))[0]
                 x_TD = x_TD + any_T * chosen
-        return x_TD + self.down(self.act(self.up(self.norm3(x_TD))))
+        out: Tensor = x_TD + self.down(self.act(self.up(self.norm3(x_TD))))
+        return out

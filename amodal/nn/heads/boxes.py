@@ -97,6 +97,9 @@ class ConceptHead(Part):
         softness: See above.
     """
 
+    low: Tensor
+    side: Tensor
+
     def __init__(self, width_in: int, width: int, *, dims: int, softness: float):
         super().__init__()
         self.softness = softness

@@ -1,10 +1,9 @@
-"""Capsules: a vector as many small parts, each with a pose and an activation, and ways to route
-them.
+"""Capsules: a vector as many small parts, each with a pose and an activation.
 
-Duarte et al., arXiv:2112.00775 (attention); Sabour, Frosst and Hinton 2017, arXiv:1710.09829,
-procedure 1 (dynamic); Hinton, Sabour and Frosst, ICLR 2018, procedure 1 (EM). A routing takes poses
-(N, C, P) and activations (N, C) from 0 to 1, and gives those of the capsules one layer up. N is
-rows, C capsules below, K above, P the width of a pose.
+Three ways to route them: Duarte et al., arXiv:2112.00775 (attention); Sabour, Frosst and Hinton
+2017, arXiv:1710.09829, procedure 1 (dynamic); Hinton, Sabour and Frosst, ICLR 2018, procedure 1
+(EM). A routing takes poses (N, C, P) and activations (N, C) from 0 to 1, and gives those of the
+capsules one layer up. N is rows, C capsules below, K above, P the width of a pose.
 """
 
 from __future__ import annotations
@@ -142,7 +141,8 @@ class GatedLinear(nn.Module):
     def forward(self, x_ND: Tensor) -> Tensor:
         """(N, width_in) -> (N, width)."""
         y = self.linear(x_ND)
-        return y * self.gate(y).sigmoid()
+        out: Tensor = y * self.gate(y).sigmoid()
+        return out
 
 
 class CapsuleHead(Part):
@@ -180,9 +180,11 @@ class CapsuleHead(Part):
         """(N, D) -> (N, width)."""
         pose_NKP, active_NK = self.route(x_ND)
         flat = (pose_NKP * active_NK[..., None]).flatten(1)
-        return self.out(layer_norm(flat, flat.shape[1:]))
+        out: Tensor = self.out(layer_norm(flat, flat.shape[1:]))
+        return out
 
     def route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Poses (N, K, P) and activations (N, K) after routing."""
         pose_NCP = self.poses(x_ND).view(len(x_ND), self.capsules, self.pose)
-        return self.routing(pose_NCP, self.active(x_ND).sigmoid())
+        out: tuple[Tensor, Tensor] = self.routing(pose_NCP, self.active(x_ND).sigmoid())
+        return out

@@ -50,7 +50,8 @@ class DenseHead(nn.Module):
     def forward(self, x_TD: Tensor, side: int) -> Tensor:
         """T = N side^2 tokens, in reading order -> (N, classes, side * tile, side * tile)."""
         x = self.net(x_TD).view(-1, side, side, self.classes, self.tile, self.tile)
-        return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        out: Tensor = x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        return out
 
 
 class SiameseHead(nn.Module):
@@ -77,4 +78,5 @@ class SiameseHead(nn.Module):
 
     def forward(self, before_TD: Tensor, after_TD: Tensor, side: int) -> Tensor:
         """As `DenseHead.forward`."""
-        return self.head(self.combine(before_TD, after_TD), side)
+        out: Tensor = self.head(self.combine(before_TD, after_TD), side)
+        return out

@@ -15,8 +15,12 @@ class LinearHead(Part, nn.Linear):
 
 
 class MlpHead(Part, nn.Sequential):
-    """(N, width_in) -> (N, width), a perceptron with one hidden layer and GELU; bias: of the last
-    layer.
+    """(N, width_in) -> (N, width), a perceptron with one hidden layer and GELU.
+
+    Args:
+        width_in, width: Of input and output.
+        hidden: Of the hidden layer.
+        bias: Of the last layer.
     """
 
     def __init__(self, width_in: int, width: int, hidden: int, bias: bool = False):
@@ -27,3 +31,6 @@ class MlpHead(Part, nn.Sequential):
 
 class IdentityHead(Part, nn.Identity):
     """Vectors as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()

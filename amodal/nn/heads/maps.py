@@ -19,6 +19,7 @@ class MapNorm(nn.BatchNorm2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         if self.training and x_NCHW.numel() < 2 * x_NCHW.shape[1]:
+            assert self.running_mean is not None and self.running_var is not None
             scale = torch.rsqrt(self.running_var + self.eps) * self.weight
             return (x_NCHW - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[
                 :, None, None
@@ -74,7 +75,8 @@ class AtrousPyramid(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, width_in, H, W) -> (N, width, H, W)."""
         whole = self.whole(x_NCHW.mean((2, 3), keepdim=True)).expand(-1, -1, *x_NCHW.shape[2:])
-        return self.mix(torch.cat([*(branch(x_NCHW) for branch in self.branches), whole], 1))
+        out: Tensor = self.mix(torch.cat([*(branch(x_NCHW) for branch in self.branches), whole], 1))
+        return out
 
 
 class GatedFusion(nn.Module):
@@ -122,13 +124,15 @@ class GatedFusion(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, H, W) -> (N, out, H, W)."""
         x = torch.cat(list(maps), 1)
-        return self.mix(x if self.gate is None else self.gate(x) * x)
+        out: Tensor = self.mix(x if self.gate is None else self.gate(x) * x)
+        return out
 
     def gates(self, maps: Sequence[Tensor]) -> Tensor:
         """(N, maps, H, W): the mean gate of each map over its channels; ones without gates."""
         x = torch.cat(list(maps), 1)
         open_ = torch.ones_like(x) if self.gate is None else self.gate(x)
-        return open_.unflatten(1, (len(maps), -1)).mean(2)
+        out: Tensor = open_.unflatten(1, (len(maps), -1)).mean(2)
+        return out
 
 
 class Up(nn.Module):
@@ -193,7 +197,8 @@ class Unfold(nn.Module):
 
     def forward(self, x_NDHW: Tensor) -> Tensor:
         """(N, D, s, s) -> (N, width, s * times, s * times)."""
-        return self.net(x_NDHW)
+        out: Tensor = self.net(x_NDHW)
+        return out
 
 
 def as_large(x_NCHW: Tensor, side: int | tuple[int, int]) -> Tensor:

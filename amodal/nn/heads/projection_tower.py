@@ -55,7 +55,8 @@ class LayerScaleBlock(nn.Module):
         """`forward`, without gradient checkpointing."""
         x_TD = x_TD + self.scale1 * self.attention(self.norm1(x_TD), layout)
         gate, value = self.up(self.norm2(x_TD)).chunk(2, 1)
-        return x_TD + self.scale2 * self.down(silu(gate) * value)
+        out: Tensor = x_TD + self.scale2 * self.down(silu(gate) * value)
+        return out
 
 
 class ProjectionTower(Part, ClsPool):
@@ -135,7 +136,7 @@ def with_projection_tower(
             "a projection tower stands behind the tower of one field; this encoder has "
             'trunk="joint"'
         )
-    tower = ProjectionTower(encoder.width, encoder.heads_each, blocks=blocks, output=output)
+    tower = ProjectionTower(encoder.width, encoder.num_heads, blocks=blocks, output=output)
     before = encoder.pools[field]
     trained = isinstance(before, ClsPool) and not encoder.contextual(field)
     if not trained and not blocks and output != "mean":

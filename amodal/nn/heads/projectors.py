@@ -48,9 +48,10 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, x_ND: Tensor) -> Tensor:
         """(N, D) -> (N, D)."""
         if self.training and len(x_ND) < 2:
+            assert self.running_mean is not None and self.running_var is not None
             scale = torch.rsqrt(self.running_var + self.eps)
             x_ND = (x_ND - self.running_mean) * scale
-            return x_ND if self.weight is None else x_ND * self.weight + self.bias
+            return x_ND * self.weight + self.bias if self.affine else x_ND
         return super().forward(x_ND)
 
 
@@ -72,7 +73,8 @@ class BypassHead(nn.Module):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """(N, width_in) -> (N, width)."""
-        return self.norm(self.bypass(x_ND) + self.mlp(x_ND))
+        out: Tensor = self.norm(self.bypass(x_ND) + self.mlp(x_ND))
+        return out
 
 
 class PrototypeHead(nn.Module):
@@ -118,7 +120,8 @@ class PairHead(nn.Module):
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """(N, D) and (N, D) -> (N, width)."""
-        return self.both(torch.cat([self.branch(before), self.branch(after)], 1))
+        out: Tensor = self.both(torch.cat([self.branch(before), self.branch(after)], 1))
+        return out
 
 
 class BranchHead(Part):

@@ -6,6 +6,7 @@ Valada, Mohan and Burgard 2020, arXiv:1808.03833, figure 5, for any number of st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -50,10 +51,11 @@ class Segmenter(nn.Module):
             {s: nn.ModuleList(Unfold(width_in, skip, k) for k in (2, 4)) for s in fields}
         )
         self.heads = nn.ModuleDict({s: nn.Conv2d(width, classes, 1) for s in fields})
-        many = {"maps": len(self.fields), "gated": gated}
-        self.fuse = GatedFusion(width, squeeze=squeeze, **many)
+        count = len(self.fields)
+        self.fuse = GatedFusion(width, count, squeeze=squeeze, gated=gated)
         self.fuse_skips = nn.ModuleList(
-            GatedFusion(skip, squeeze=skip_squeeze, side=3, norm=False, **many) for _ in range(2)
+            GatedFusion(skip, count, squeeze=skip_squeeze, side=3, norm=False, gated=gated)
+            for _ in range(2)
         )
         self.decoder = MapDecoder(width, skip, classes)
 
@@ -63,15 +65,19 @@ class Segmenter(nn.Module):
         return Column(self.heads[field](self.pyramids[field](deep.values)), deep.rows)
 
     def late(self, z: Embeddings, rows: Tensor) -> Tensor:
-        """(N, classes, side, side): log of the mean probabilities of the fields of each row in
-        `rows` (N,).
+        """Late fusion: the log of the mean probabilities of the fields of each row.
+
+        Returns:
+            (N, classes, side, side), of `rows` (N,).
         """
-        total, count = 0.0, 0.0
+        total: Tensor | float = 0.0
+        count: Tensor | float = 0.0
         for field in self.fields:
             logits = self.expert(z, field)
             column = Column(logits.flat.softmax(1), logits.rows)
             total = total + whole(column, rows, nn.Identity())
             count = count + logits.present(z.size)[rows].to(total.dtype)
+        assert isinstance(total, Tensor) and isinstance(count, Tensor)  # there is a field
         return (total / count[:, None, None, None]).log()
 
     def forward(self, z: Embeddings, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -82,10 +88,16 @@ class Segmenter(nn.Module):
         """
         early = {s: self._of(z, EARLY, s) for s in self.fields}
         skips = [
-            fuse([whole(early[s], rows, self.unfolds[s][k]) for s in self.fields])
+            fuse(
+                [
+                    whole(early[s], rows, cast(nn.ModuleList, self.unfolds[s])[k])
+                    for s in self.fields
+                ]
+            )
             for k, fuse in enumerate(self.fuse_skips)
         ]
-        return self.decoder(self.fuse(self._deep(z, rows)), skips)
+        out: tuple[Tensor, list[Tensor]] = self.decoder(self.fuse(self._deep(z, rows)), skips)
+        return out
 
     def gates(self, z: Embeddings, rows: Tensor) -> Tensor:
         """(N, fields, side, side): the mean gate of each field at each place, of `rows` (N,)."""
@@ -100,7 +112,7 @@ class Segmenter(nn.Module):
 
     def _of(self, z: Embeddings, level: str, field: str) -> Column:
         column = z[f"{level}/{field}"]
-        return Column(as_large(column.values, self.side), column.rows)
+        return Column(as_large(column.flat, self.side), column.rows)
 
 
 def whole(column: Column, rows: Tensor, module: nn.Module) -> Tensor:
@@ -113,4 +125,5 @@ def whole(column: Column, rows: Tensor, module: nn.Module) -> Tensor:
     """
     out = module(column.values)
     at_column, at = shared_rows(column, Column(rows, rows))
-    return out.new_zeros(len(rows), *out.shape[1:]).index_copy(0, at, out[at_column])
+    result: Tensor = out.new_zeros(len(rows), *out.shape[1:]).index_copy(0, at, out[at_column])
+    return result

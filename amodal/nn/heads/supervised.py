@@ -126,7 +126,8 @@ def targets_of(
                 "survival is predicted from two labels, TIME,EVENT, and "
                 f"{label!r} names {len(names)}"
             )
-        return (survival_of(*names, values[names[1]]),)
+        time, event = names
+        return (survival_of(time, event, values[event]),)
     return tuple(_target(name, v, rows) for name, v in values.items())
 
 
@@ -324,7 +325,7 @@ class SupervisedHead(nn.Module):
 
 def split(targets: Sequence[Target], outputs: Column) -> dict[str, Column]:
     """Target -> its part of the outputs (N, …) of a head."""
-    parts = outputs.flat.split([target.width for target in targets], 1)
+    parts = torch.split(outputs.flat, [target.width for target in targets], 1)
     return {target.name: Column(part, outputs.rows) for target, part in zip(targets, parts)}
 
 
@@ -358,7 +359,8 @@ def _loss(
 
 def _distillation(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tensor:
     if target.kind == "classes":
-        return distill(x, aim, temperature=temperature)
+        out: Tensor = distill(x, aim, temperature=temperature)
+        return out
     return mse_loss(x.float(), aim.detach().float()) if len(x) else connected_zero(x.float())
 
 
