@@ -24,10 +24,10 @@ class Experts(nn.Module):
         experts: E.
 
     Attributes:
-        least: (E,) the thresholds of p; all 0 at the start.
+        threshold: (E,) those of p; all 0 at the start.
     """
 
-    least: Tensor
+    threshold: Tensor
 
     def __init__(self, width: int, hidden: int, experts: int):
         super().__init__()
@@ -41,7 +41,7 @@ class Experts(nn.Module):
         )
         for weight in (*self.up, *self.down):
             nn.init.xavier_uniform_(weight)
-        self.register_buffer("least", torch.zeros(experts))
+        self.register_buffer("threshold", torch.zeros(experts))
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """(T, D) -> (T, D), and the router's logits (T, E).
@@ -51,7 +51,7 @@ class Experts(nn.Module):
         with torch.autocast(x_TD.device.type, enabled=False):
             logits_TE = linear(x_TD.to(self.router.dtype), self.router)
         surest_T, expert_T = logits_TE.softmax(1).max(1)
-        goes_T = torch.where(surest_T >= self.least[expert_T], expert_T, self.experts)
+        goes_T = torch.where(surest_T >= self.threshold[expert_T], expert_T, self.experts)
         order = torch.argsort(goes_T, stable=True)
         counts = torch.bincount(goes_T, minlength=self.experts + 1).tolist()
         *parts, left_out = torch.split(x_TD[order], counts)

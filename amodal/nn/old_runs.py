@@ -117,19 +117,37 @@ def head(config: dict[str, Any], width: int) -> Spec:
 
 
 RENAMED = {
-    "CausalDecoder": {"context": "told"},
+    "Autoencoder": {"in_proj": "enter", "out_proj": "leave", "latent_proj": "back"},
+    "Brnn": {
+        "in_proj": "enter",
+        "out_proj": "leave",
+        "forward_step": "forth",
+        "backward_step": "back",
+    },
+    "Captioner": {
+        "vector_proj": "see",
+        "embedding": "word",
+        "recurrence": "step",
+        "classifier": "out",
+    },
+    "CausalDecoder": {"in_proj": "enter", "context": "told"},
     "CrossBlock": {"self_attention": "own", "cross_attention": "other"},
     "Data2vec": {"predictors": "predict"},
     "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
+    "Experts": {"threshold": "least"},
+    "GaussianBottleneck": {"in_proj": "enter", "out_proj": "leave"},
+    "MaskDecoder": {"in_proj": "enter"},
     "MultiSourceBlock": {
         "self_attention": "own",
         "source_attention": "others",
         "choice_attention": "choose",
     },
-    "MultiSourceDecoder": {"source_projections": "given"},
+    "MultiSourceDecoder": {"in_proj": "enter", "source_projections": "given"},
     "PairHead": {"branch": "each"},
     "Queues": {"queue_all": "kept_kept"},
+    "SeFusion": {"gate": "weigh"},
     "SpaceMaps": {"linears": "own"},
+    "Up": {"skip_gate": "weigh"},
 }
 """Class -> part of it, or tensor -> what runs of format 1 call it."""
 

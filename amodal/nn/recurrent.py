@@ -70,8 +70,8 @@ class Brnn(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.enter, self.leave = nn.Linear(width, width), nn.Linear(width, width)
-        self.forth, self.back = nn.Linear(width, width), nn.Linear(width, width)
+        self.in_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.forward_step, self.backward_step = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(
         self,
@@ -85,9 +85,11 @@ class Brnn(nn.Module):
                 "this method reads the blocks of a transformer, which a recurrent trunk does not "
                 "have"
             )
-        e_TD = self.enter(tokens.x).relu()
+        e_TD = self.in_proj(tokens.x).relu()
         if not len(tokens):
-            return tokens.with_x(self.leave(self.forth(e_TD) + self.back(e_TD)).relu())
+            return tokens.with_x(
+                self.out_proj(self.forward_step(e_TD) + self.backward_step(e_TD)).relu()
+            )
         lengths = _sequences(tokens)
         e_NLD = pad_sequence(list(e_TD.split(lengths.tolist())), batch_first=True)
         last = lengths[:, None] - 1
@@ -95,10 +97,10 @@ class Brnn(nn.Module):
         # each sequence from its end; what pads it stays behind it
         turn = torch.where(place <= last, last - place, place)[:, :, None].expand_as(e_NLD)
         forth, back = (
-            _recur(self.forth, e_NLD),
-            _recur(self.back, e_NLD.gather(1, turn)).gather(1, turn),
+            _recur(self.forward_step, e_NLD),
+            _recur(self.backward_step, e_NLD.gather(1, turn)).gather(1, turn),
         )
-        return tokens.with_x(self.leave(forth + back).relu()[place <= last])
+        return tokens.with_x(self.out_proj(forth + back).relu()[place <= last])
 
 
 def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:

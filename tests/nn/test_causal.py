@@ -40,7 +40,7 @@ def test_rows_are_decoded_as_in_a_loop_with_cross_attention_to_one_vector():
     found = decoder(whole, content).x
     for i, row in enumerate(ROWS.tolist()):
         h, mine = whole.values[i], content.x[content.row == row]
-        x = torch.stack([decoder.start(h), *(decoder.enter(m) for m in mine[:-1])])
+        x = torch.stack([decoder.start(h), *(decoder.in_proj(m) for m in mine[:-1])])
         steps = torch.arange(len(mine)).double()
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
         for block, told in zip(decoder.blocks, decoder.context):
@@ -71,7 +71,7 @@ def test_no_token_at_all():
     none = decoder(whole.at(torch.tensor([], dtype=torch.int64)), content.keep(content.row < 0))
     assert none.x.shape == (0, 8)
     none.x.sum().backward()
-    assert decoder.enter.weight.grad is not None
+    assert decoder.in_proj.weight.grad is not None
 
 
 def test_token_by_token_with_a_cache_is_the_whole_pass():

@@ -20,7 +20,7 @@ def low_rank(encoder: Encoder, rank: int) -> Encoder:
         lora(trunk, rank)
     for backbone in backbones(encoder):
         lora(backbone.body, rank)
-        backbone.frozen = False  # its gradients are wanted, though its own weights stay
+        backbone.pass_gradients()
     return train_projections(encoder)
 
 
@@ -83,5 +83,7 @@ TUNINGS: dict[str, Callable[[Encoder, int], Encoder]] = {
     "adapters": adapters,
     "prompts": prompts,
 }
-"""Name -> (encoder, rank) -> the encoder. rank: of differences, width of adapters, number of
-prompts."""
+"""Name -> (encoder, rank) -> the encoder.
+
+rank: of low-rank differences; width of adapters; number of prompts.
+"""

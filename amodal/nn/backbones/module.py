@@ -74,6 +74,10 @@ class ModuleBackbone(Part):
         """Take the module's weights of another backbone."""
         self.module.load_state_dict(other.module.state_dict())
 
+    def pass_gradients(self) -> None:
+        """Compute gradients in the model, for adapters in it; its own parameters stay frozen."""
+        self.frozen = False
+
     def thaw(self) -> None:
         """The module's own parameters learn from now on."""
         self.frozen = False

@@ -153,6 +153,10 @@ class Backbone(Part):
         """Take the pretrained weights of another backbone of this name."""
         self.body.load_state_dict(other.body.state_dict())
 
+    def pass_gradients(self) -> None:
+        """Compute gradients in the model, for adapters in it; its own parameters stay frozen."""
+        self.frozen = False
+
     def thaw(self) -> None:
         """The model's own parameters learn from now on."""
         self.frozen = False

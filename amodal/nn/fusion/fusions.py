@@ -22,12 +22,13 @@ from amodal.masking.random import random_keep
 from amodal.nn.attention.varlen import layout_of
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.fusion.late_fusion import side_by_side
+from amodal.nn.pooling import segment_sum
 from amodal.nn.positions import Learned
 from amodal.nn.transformer import Block
 from amodal.nn.trunks import SourceTokens
 
 
-def all_of(tokens: SourceTokens, fields: Sequence[str]) -> SourceTokens:
+def with_missing(tokens: SourceTokens, fields: Sequence[str]) -> SourceTokens:
     """The tokens in the order of `fields`, empty ones for a missing field.
 
     Raises:
@@ -41,12 +42,7 @@ def all_of(tokens: SourceTokens, fields: Sequence[str]) -> SourceTokens:
     return {s: tokens.get(s, empty) for s in fields}
 
 
-def summed(x_TD: Tensor, tokens: Tokens) -> Tensor:
-    """(B, D): the sum of x over the tokens of each row."""
-    return x_TD.new_zeros(tokens.size, x_TD.shape[1]).index_add(0, tokens.row, x_TD)
-
-
-def squeeze(width: int, ratio: float) -> nn.Sequential:
+def bottleneck(width: int, ratio: float) -> nn.Sequential:
     """The bottleneck that weighs channels, without batch norm, which would couple rows."""
     inner = max(1, int(width / ratio))
     return nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
@@ -64,10 +60,10 @@ class SumFusion(nn.Module):
 
     def forward(self, tokens: SourceTokens, seeds: Tensor | None = None) -> Column:
         """Field -> tokens -> (N, D)."""
-        means = {s: part.pool() for s, part in all_of(tokens, self.fields).items()}
+        means = {s: part.pool() for s, part in with_missing(tokens, self.fields).items()}
         absent = {s: next(iter(means.values())).flat.new_zeros(self.width) for s in self.fields}
-        together = side_by_side(absent, Embeddings(means, next(iter(tokens.values())).size))
-        return Column(self.mix(together.flat, tokens, together.rows), together.rows)
+        vectors = side_by_side(absent, Embeddings(means, next(iter(tokens.values())).size))
+        return Column(self.mix(vectors.flat, tokens, vectors.rows), vectors.rows)
 
     def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
         """Mean tokens of all fields, side by side -> one vector.
@@ -108,11 +104,11 @@ class SeFusion(SumFusion):
 
     def __init__(self, fields: Sequence[str], width: int, ratio: float = 4.0):
         super().__init__(fields, width)
-        self.weigh = squeeze(width * len(fields), ratio)
+        self.gate = bottleneck(width * len(fields), ratio)
 
     def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
         """See `SumFusion.mix`."""
-        return super().mix(means_NX * self.weigh(means_NX).sigmoid(), tokens, rows)
+        return super().mix(means_NX * self.gate(means_NX).sigmoid(), tokens, rows)
 
 
 class AffFusion(SumFusion):
@@ -124,24 +120,24 @@ class AffFusion(SumFusion):
 
     def __init__(self, fields: Sequence[str], width: int, ratio: float = 4.0):
         super().__init__(fields, width)
-        self.whole, self.local = (squeeze(width * len(fields), ratio) for _ in range(2))
+        self.whole, self.local = (bottleneck(width * len(fields), ratio) for _ in range(2))
 
     def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
         """See `SumFusion.mix`."""
-        tokens = all_of(tokens, self.fields)
+        tokens = with_missing(tokens, self.fields)
         size, total = next(iter(tokens.values())).size, means_NX.new_zeros(len(rows), self.width)
         whole = means_NX.new_zeros(size, means_NX.shape[1]).index_copy(
             0, rows, self.whole(means_NX)
         )
         for number, part in enumerate(tokens.values()):
-            here = torch.cat([self.opposite(part, other) for other in tokens.values()], 1)
+            local_TX = torch.cat([self.opposite(part, other) for other in tokens.values()], 1)
             weight = (
-                (self.local(here) + whole[part.row])
+                (self.local(local_TX) + whole[part.row])
                 .unflatten(1, (len(tokens), -1))[:, number]
                 .sigmoid()
             )
             count = part.lengths()[rows].clamp(min=1).unsqueeze(1)
-            total = total + summed(weight * part.x, part)[rows] / count
+            total = total + segment_sum(weight * part.x, part)[rows] / count
         return total
 
     @staticmethod
@@ -203,22 +199,22 @@ class AttentionFusion(nn.Module):
 
     def forward(self, tokens: SourceTokens, seeds: Tensor | None = None) -> Column:
         """Field -> tokens -> (N, D). seeds: (B,) int64 in training, else None."""
-        tokens = all_of(tokens, self.fields)
-        placed = {s: self.place(part, s) for s, part in tokens.items()}
+        tokens = with_missing(tokens, self.fields)
+        placed = {s: self.add_positions(part, s) for s, part in tokens.items()}
         sets = [Tokens.join([placed[s] for s in group]) for group in self.groups]
         if seeds is not None:
-            sets = [self.some(part, seeds, number) for number, part in enumerate(sets)]
-        read = [
-            self.read(chain, part, seeds, n)
+            sets = [self.sample(part, seeds, number) for number, part in enumerate(sets)]
+        groups = [
+            self.run_chain(chain, part, seeds, n)
             for n, (chain, part) in enumerate(zip(self.chains, sets))
         ]
-        whole = read[0]
-        if len(read) > 1:
-            whole = self.read(self.chains[-1], Tokens.join(read), seeds, len(read))
+        whole = groups[0]
+        if len(groups) > 1:
+            whole = self.run_chain(self.chains[-1], Tokens.join(groups), seeds, len(groups))
         rows = whole.rows()
-        return Column(summed(whole.x, whole)[rows], rows)
+        return Column(segment_sum(whole.x, whole)[rows], rows)
 
-    def place(self, tokens: Tokens, field: str) -> Tokens:
+    def add_positions(self, tokens: Tokens, field: str) -> Tokens:
         """The tokens of a field with its embeddings of field and position."""
         source = self.source[field]
         return tokens.with_x(
@@ -226,22 +222,26 @@ class AttentionFusion(nn.Module):
             + (source + self.positions[field](tokens.position.to(source.dtype))).to(tokens.x.dtype)
         )
 
-    def some(self, tokens: Tokens, seeds: Tensor, number: int) -> Tokens:
+    def sample(self, tokens: Tokens, seeds: Tensor, number: int) -> Tokens:
         """A random part of the tokens of each row."""
-        own = hash_bits(seeds, name_code("fused tokens"), number)
-        return tokens.keep(random_keep(tokens.row, own[tokens.row], tokens.within(), self.ratio))
+        seed_T = hash_bits(seeds, name_code("fused tokens"), number)[tokens.row]
+        return tokens.keep(random_keep(tokens.row, seed_T, tokens.within(), self.ratio))
 
-    def read(self, chain: nn.Module, tokens: Tokens, seeds: Tensor | None, number: int) -> Tokens:
+    def run_chain(
+        self, chain: nn.Module, tokens: Tokens, seeds: Tensor | None, number: int
+    ) -> Tokens:
         """The tokens after a chain of blocks."""
         layout, x = layout_of(tokens), tokens.x
-        own = None if seeds is None else hash_bits(seeds, name_code("fusion"), number)[tokens.row]
-        own = None if own is None else hash_bits(own, tokens.within())
+        seeds_T = (
+            None if seeds is None else hash_bits(seeds, name_code("fusion"), number)[tokens.row]
+        )
+        seeds_T = None if seeds_T is None else hash_bits(seeds_T, tokens.within())
         if layout.order is not None:
-            x, own = x[layout.order], None if own is None else own[layout.order]
-        rate = 0.0 if own is None else self.dropout
+            x, seeds_T = x[layout.order], None if seeds_T is None else seeds_T[layout.order]
+        rate = 0.0 if seeds_T is None else self.dropout
 
         def drop(depth: int, x: Tensor, half: int) -> Tensor:
-            return x if own is None else seeded_dropout(x, own, rate, 2 * depth + half)
+            return x if seeds_T is None else seeded_dropout(x, seeds_T, rate, 2 * depth + half)
 
         assert isinstance(chain, nn.ModuleList)
         for depth, block in enumerate(chain):

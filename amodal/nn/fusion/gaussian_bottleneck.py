@@ -25,11 +25,11 @@ class GaussianBottleneck(nn.Module):
 
     def __init__(self, width: int, hidden: int, latent: int, prototypes: int):
         super().__init__()
-        self.enter = nn.Sequential(
+        self.in_proj = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden // 2)
         )
         self.mean, self.log_variance = (nn.Linear(hidden // 2, latent) for _ in range(2))
-        self.leave, self.prototypes = (
+        self.out_proj, self.prototypes = (
             nn.Linear(latent, width),
             nn.Linear(width, prototypes, bias=False),
         )
@@ -46,7 +46,7 @@ class GaussianBottleneck(nn.Module):
         Returns:
             Mean (N, latent), log variance (N, latent), scores (N, K).
         """
-        x = self.enter(column.flat)
+        x = self.in_proj(column.flat)
         mean, log_variance = self.mean(x), self.log_variance(x)
         noise = normal(
             seeds[column.rows, None], code, torch.arange(mean.shape[1], device=x.device)
@@ -54,5 +54,5 @@ class GaussianBottleneck(nn.Module):
         return (
             mean,
             log_variance,
-            self.prototypes(self.leave(mean + (log_variance / 2).exp() * noise)),
+            self.prototypes(self.out_proj(mean + (log_variance / 2).exp() * noise)),
         )

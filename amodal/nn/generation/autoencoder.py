@@ -25,10 +25,12 @@ class Autoencoder(nn.Module):
 
     def __init__(self, width: int, hidden: int, latent: int):
         super().__init__()
-        self.enter = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        self.in_proj = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
         self.mean, self.log_variance = (nn.Linear(hidden, latent) for _ in range(2))
-        self.leave = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, width))
-        self.back = nn.Linear(latent, width)
+        self.out_proj = nn.Sequential(
+            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, width)
+        )
+        self.latent_proj = nn.Linear(latent, width)
 
     def forward(self, x_TD: Tensor, noise_TL: Tensor) -> tuple[Tensor, Tensor]:
         """Encode and decode.
@@ -41,9 +43,9 @@ class Autoencoder(nn.Module):
         Returns:
             Means (T, L), and the negative ELBO of each token over D, (T,).
         """
-        hidden = self.enter(x_TD)
+        hidden = self.in_proj(x_TD)
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
-        decoded = self.leave(mean + (log_variance / 2).exp() * noise_TL)
+        decoded = self.out_proj(mean + (log_variance / 2).exp() * noise_TL)
         return mean, negative_elbo(x_TD.detach(), decoded, mean, log_variance) / x_TD.shape[1]
 
     def compress(self, tokens: Tokens, seeds: Tensor) -> tuple[Tokens, Tensor]:
@@ -60,4 +62,4 @@ class Autoencoder(nn.Module):
         number = torch.arange(self.mean.out_features, device=seeds.device)
         noise = normal(seeds[tokens.row, None], name_code("compressed"), place, number)
         means, loss_T = self(tokens.x, noise.to(tokens.x.dtype))
-        return tokens.with_x(self.back(means)), loss_T
+        return tokens.with_x(self.latent_proj(means)), loss_T

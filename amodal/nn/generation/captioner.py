@@ -26,11 +26,11 @@ class Captioner(nn.Module):
     def __init__(self, width_in: int, alphabet: int, width: int = 512):
         super().__init__()
         self.alphabet = alphabet  # as an input START, as an output END
-        self.see, self.word = (
+        self.vector_proj, self.embedding = (
             nn.Linear(width_in, width, bias=False),
             nn.Embedding(alphabet + 1, width),
         )
-        self.step, self.out = nn.Linear(width, width), nn.Linear(width, alphabet + 1)
+        self.recurrence, self.classifier = nn.Linear(width, width), nn.Linear(width, alphabet + 1)
 
     def forward(self, vector_ND: Tensor, texts: Ragged) -> Tensor:
         """The loss of each text.
@@ -48,15 +48,15 @@ class Captioner(nn.Module):
         for t in range(ids_NL.shape[1]):
             state = state.relu()
             wanted = torch.where(is_id_NL[:, t], ids_NL[:, t].long(), self.alphabet)
-            surprise = cross_entropy(self.out(state).float(), wanted, reduction="none")
+            surprise = cross_entropy(self.classifier(state).float(), wanted, reduction="none")
             total = total + torch.where(t <= texts.lengths, surprise, 0.0)
-            state = self.word(wanted) + self.step(state)
+            state = self.embedding(wanted) + self.recurrence(state)
         return torch.stack([total, texts.lengths.to(total.dtype) + 1], 1)
 
     def first_state(self, vector_ND: Tensor) -> Tensor:
         """(N, width) the hidden state after the vector and START, before relu."""
-        start = self.word.weight[self.alphabet]
-        out: Tensor = start + self.step.bias + self.see(vector_ND)
+        start = self.embedding.weight[self.alphabet]
+        out: Tensor = start + self.recurrence.bias + self.vector_proj(vector_ND)
         return out
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class Captioner(nn.Module):
         done: list[tuple[float, list[int]]] = []
         scores = torch.zeros(1, device=vector_D.device)
         for _ in range(longest):
-            table = scores[:, None] + self.out(state).float().log_softmax(1)
+            table = scores[:, None] + self.classifier(state).float().log_softmax(1)
             done += [(score, text) for text, score in zip(texts, table[:, self.alphabet].tolist())]
             scores, best = (
                 table[:, : self.alphabet].flatten().topk(min(beams, len(texts) * self.alphabet))
@@ -87,7 +87,7 @@ class Captioner(nn.Module):
             texts = [[*texts[b], w] for b, w in zip(beam.tolist(), word.tolist())]
             if max(score for score, _ in done) >= scores[0]:  # no text gets likelier by growing
                 break
-            state = (self.word(word) + self.step(state[beam])).relu()
+            state = (self.embedding(word) + self.recurrence(state[beam])).relu()
         else:
             done += [(score, text) for text, score in zip(texts, scores.tolist())]
         score, text = max(done)

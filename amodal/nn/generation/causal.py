@@ -29,7 +29,7 @@ class CausalDecoder(nn.Module):
 
     def __init__(self, width_in: int, *, width: int, depth: int, heads: int):
         super().__init__()
-        self.start, self.enter = nn.Linear(width_in, width), nn.Linear(width_in, width)
+        self.start, self.in_proj = nn.Linear(width_in, width), nn.Linear(width_in, width)
         self.context = nn.ModuleList(nn.Linear(width_in, width) for _ in range(depth))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -53,7 +53,7 @@ class CausalDecoder(nn.Module):
         """
         vectors_ND = whole.flat
         number, owner = content.within(), torch.searchsorted(whole.rows, content.row)
-        before = self.enter(torch.cat([content.x[:1], content.x[:-1]]))
+        before = self.in_proj(torch.cat([content.x[:1], content.x[:-1]]))
         x_TD = torch.where((number == 0).unsqueeze(1), self.start(vectors_ND)[owner], before)
         place = nn.functional.pad(
             number.to(x_TD.dtype).unsqueeze(1), (0, content.position.shape[1] - 1)
@@ -79,7 +79,7 @@ class CausalDecoder(nn.Module):
             (N, width).
         """
         vectors_ND = whole.flat
-        x_ND = self.start(vectors_ND) if last is None else self.enter(last)
+        x_ND = self.start(vectors_ND) if last is None else self.in_proj(last)
         number = cache.lengths(len(whole)).to(x_ND)
         place = nn.functional.pad(number.unsqueeze(1), (0, POSITION_DIMS - 1))
         x_ND = x_ND + sincos(place, x_ND.shape[1]).to(x_ND.dtype)

@@ -25,7 +25,7 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, fields: Sequence[str], width_in: int, *, width: int, depth: int, heads: int):
         super().__init__()
-        self.enter = nn.Linear(width_in, width)
+        self.in_proj = nn.Linear(width_in, width)
         self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(width) * 0.02) for f in fields})
         self.field = nn.ParameterDict({f: nn.Parameter(torch.randn(width) * 0.02) for f in fields})
         self.trunk = Transformer(width, depth, heads)
@@ -42,7 +42,7 @@ class MaskDecoder(nn.Module):
         """
         marked = []
         for tokens in seen:
-            marked.append(self._place(tokens, self.enter(tokens.x)))
+            marked.append(self._place(tokens, self.in_proj(tokens.x)))
         for tokens in hidden:
             token = self.mask[field_of(tokens.names[0])]
             marked.append(self._place(tokens, token.expand(len(tokens), -1)))

@@ -63,7 +63,10 @@ class MultiSourceDecoder(nn.Module):
         if strategy not in STRATEGIES:
             raise unknown("strategy to read many sources", strategy, STRATEGIES)
         self.strategy = strategy
-        self.start, self.enter = nn.Parameter(torch.randn(width) * 0.02), nn.Linear(width_in, width)
+        self.start, self.in_proj = (
+            nn.Parameter(torch.randn(width) * 0.02),
+            nn.Linear(width_in, width),
+        )
         self.source_projections = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width_in), nn.Linear(width_in, width))
             for _ in range(sources)
@@ -91,7 +94,7 @@ class MultiSourceDecoder(nn.Module):
             self.start.to(content.flat.dtype).expand(len(content), -1),
             torch.ones_like(content.lengths),
         )
-        text = join_lists([start, Ragged(self.enter(content.flat), content.lengths)])
+        text = join_lists([start, Ragged(self.in_proj(content.flat), content.lengths)])
         number = spans(torch.zeros_like(text.lengths), text.lengths)
         x_TD = text.flat + position_of(number, text.flat)
         lists, present_NS = self.project(sources)
@@ -162,7 +165,7 @@ class Decoding:
             (M, width).
         """
         decoder = self.decoder
-        x_MD = decoder.start.expand(len(owner), -1) if last_MD is None else decoder.enter(last_MD)
+        x_MD = decoder.start.expand(len(owner), -1) if last_MD is None else decoder.in_proj(last_MD)
         x_MD = x_MD + position_of(torch.full_like(owner, self.written), x_MD)
         present_MS = self.present_NS[owner]
         masks = [None if m is None else m[owner] for m in self.masks]

@@ -146,13 +146,13 @@ class Up(nn.Module):
         self.up = nn.Sequential(
             nn.ConvTranspose2d(width, width, 4, 2, padding=1, bias=False), MapNorm(width)
         )
-        self.weigh = conv(width, skip)
+        self.skip_gate = conv(width, skip)
         self.mix = nn.Sequential(conv(width + skip, width, 3), conv(width, width, 3))
 
     def forward(self, x_NCHW: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """The result, and the map before the skip came in, for deep supervision."""
         x = self.up(x_NCHW)
-        weight = self.weigh(x.mean((2, 3), keepdim=True))
+        weight = self.skip_gate(x.mean((2, 3), keepdim=True))
         return self.mix(torch.cat([x, weight * skip], 1)), x
 
 

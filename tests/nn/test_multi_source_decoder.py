@@ -72,7 +72,7 @@ def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
             for i, s in enumerate(sources)
             if s.lengths[row]
         ]
-        x = torch.cat([decoder.start[None], decoder.enter(mine)])
+        x = torch.cat([decoder.start[None], decoder.in_proj(mine)])
         steps = torch.arange(len(x)).double()
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
         for block in decoder.blocks:
