@@ -40,8 +40,8 @@ def test_the_draw_is_of_the_row_and_not_of_its_place():
         torch.randperm(4000, generator=torch.Generator().manual_seed(1)),
     )
     kept = drop_modalities(there, SEEDS, 0.5)
-    again = drop_modalities({s: t[order] for s, t in there.items()}, SEEDS[order], 0.5)
-    assert all(torch.equal(kept[s][order], again[s]) for s in there)
+    rebuilt = drop_modalities({s: t[order] for s, t in there.items()}, SEEDS[order], 0.5)
+    assert all(torch.equal(kept[s][order], rebuilt[s]) for s in there)
 
 
 def test_a_rate_is_a_chance():

@@ -17,18 +17,18 @@ from amodal.nn.drop_path import drop_of, drop_paths
 from amodal.nn.positions import Rotary
 from amodal.nn.transformer import Transformer
 
-RULE = pytest.mark.parametrize("reads", list(RULES))
+RULE = pytest.mark.parametrize("mask_rule", list(RULES))
 
 
-def allowed(tokens, reads):
+def allowed(tokens, mask_rule):
     """(T, T) bool, [query, key]: in the same row, and the one source may read the other. In words,
     not with tables."""
     names = [tokens.names[s] for s in tokens.source.tolist()]
 
     def may(a, b):
-        if reads == "pure":
+        if mask_rule == "pure":
             return a == b or a == FUSED
-        if reads == "bottleneck":
+        if mask_rule == "bottleneck":
             return a == b or FUSED in (a, b)
         return True
 
@@ -47,14 +47,14 @@ def dense(q, k, v, mask):
     return torch.stack(heads, 1)
 
 
-def ours(tokens, reads, q, k, v):
-    layout = layout_of(tokens, rule(reads))
+def ours(tokens, mask_rule, q, k, v):
+    layout = layout_of(tokens, rule(mask_rule))
     return layout.leave(attend(*map(layout.enter, (q, k, v)), layout))
 
 
-def assert_dense(tokens, reads, heads=2, width=6):
+def assert_dense(tokens, mask_rule, heads=2, width=6):
     q, k, v = (random(len(tokens), heads, width, seed=s).requires_grad_() for s in range(3))
-    got, want = ours(tokens, reads, q, k, v), dense(q, k, v, allowed(tokens, reads))
+    got, want = ours(tokens, mask_rule, q, k, v), dense(q, k, v, allowed(tokens, mask_rule))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     weight = random(*got.shape, seed=9)
     gradients = [
@@ -68,8 +68,8 @@ def assert_dense(tokens, reads, heads=2, width=6):
 @RULE
 @quick
 @given(tokens=joined())
-def test_flat_is_dense(reads, tokens):
-    assert_dense(tokens, reads)
+def test_flat_is_dense(mask_rule, tokens):
+    assert_dense(tokens, mask_rule)
 
 
 @quick
@@ -78,23 +78,23 @@ def test_flat_is_dense_for_one_source_of_any_lengths(first, second):
     assert_dense(bag_of(first + second), "full")
 
 
-@pytest.mark.parametrize("reads", ["full", "pure"])
-def test_flat_is_dense_for_many_distinct_lengths(reads):
+@pytest.mark.parametrize("mask_rule", ["full", "pure"])
+def test_flat_is_dense_for_many_distinct_lengths(mask_rule):
     """As many lengths as a batch of texts has, where short rows share calls with longer ones."""
     numbers = torch.randint(0, 60, (40,), generator=torch.Generator().manual_seed(3)).tolist()
-    assert_dense(bag_of(numbers), reads)
+    assert_dense(bag_of(numbers), mask_rule)
     others = torch.randint(0, 9, (40,), generator=torch.Generator().manual_seed(4)).tolist()
     fused = [1] * 40
     assert_dense(
-        Tokens.join([bag_of(numbers), bag_of(others, "text"), bag_of(fused, FUSED)]), reads
+        Tokens.join([bag_of(numbers), bag_of(others, "text"), bag_of(fused, FUSED)]), mask_rule
     )
 
 
 @RULE
 @quick
 @given(tokens=joined())
-def test_groups_cover_every_token_once(reads, tokens):
-    layout = layout_of(tokens, rule(reads))
+def test_groups_cover_every_token_once(mask_rule, tokens):
+    layout = layout_of(tokens, rule(mask_rule))
     order = torch.arange(len(tokens)) if layout.order is None else layout.order
     assert sorted(order.tolist()) == list(range(len(tokens)))
     assert sum(g.rows * g.queries for g in layout.groups) == len(tokens)
@@ -112,11 +112,11 @@ def in_order(tokens):
 @RULE
 @quick
 @given(tokens=joined(), prefix=st.booleans())
-def test_rule_order_and_prefix_together(reads, tokens, prefix):
+def test_rule_order_and_prefix_together(mask_rule, tokens, prefix):
     heads, width, count = 2, 6, 3
     q, k, v = (random(len(tokens), heads, width, seed=s).requires_grad_() for s in range(3))
-    layout = layout_of(tokens, rule(reads), causal=True)
-    mask = allowed(tokens, reads) & in_order(tokens)
+    layout = layout_of(tokens, rule(mask_rule), causal=True)
+    mask = allowed(tokens, mask_rule) & in_order(tokens)
     own, every = [layout.enter(k), layout.enter(v)], [k, v]
     if prefix:
         made = [random(tokens.size, count, heads * width, seed=s) for s in (4, 5)]
@@ -146,9 +146,9 @@ def test_rule_order_and_prefix_together(reads, tokens, prefix):
 )
 @quick
 @given(tokens=joined(), cuts=st.lists(st.integers(0, 6), max_size=3))
-def test_with_a_cache_a_trunk_gives_what_it_gives_in_one_pass(reads, options, tokens, cuts):
+def test_with_a_cache_a_trunk_gives_what_it_gives_in_one_pass(mask_rule, options, tokens, cuts):
     """Tokens come in pieces, by their number in the row."""
-    trunk = Transformer(24, 2, 4, mask_rule=rule(reads), **options).double().eval()
+    trunk = Transformer(24, 2, 4, mask_rule=rule(mask_rule), **options).double().eval()
     tokens = tokens.with_x(random(len(tokens), 24, seed=7))
     whole, cache = trunk(tokens, causal=True).x, KeyValueCache()
     bounds = [0, *sorted(cuts), 10**6]
@@ -262,8 +262,8 @@ def test_a_rule_that_leaves_a_token_nothing_to_read_is_refused():
 
 
 @RULE
-def test_no_token_at_all_keeps_every_parameter_in_the_graph(reads):
-    trunk = Transformer(WIDTH, 2, 2, mask_rule=rule(reads)).double()
+def test_no_token_at_all_keeps_every_parameter_in_the_graph(mask_rule):
+    trunk = Transformer(WIDTH, 2, 2, mask_rule=rule(mask_rule)).double()
     out = trunk(bag_of([0, 0]))
     assert out.x.shape == (0, WIDTH)
     out.x.sum().backward()
@@ -328,8 +328,8 @@ def test_how_equal_readouts_are_in_single_precision():
 @pytest.mark.parametrize("rotary", [False, True])
 @quick
 @given(tokens=joined(), data=st.data())
-def test_a_row_does_not_depend_on_the_other_rows(reads, rotary, tokens, data):
-    trunk = Transformer(WIDTH, 2, 2, rotary=rotary, mask_rule=rule(reads)).double()
+def test_a_row_does_not_depend_on_the_other_rows(mask_rule, rotary, tokens, data):
+    trunk = Transformer(WIDTH, 2, 2, rotary=rotary, mask_rule=rule(mask_rule)).double()
     out = trunk(tokens).x
     row = data.draw(st.integers(0, tokens.size - 1))
     mine = tokens.row == row

@@ -62,8 +62,8 @@ def test_a_taxonomy_is_learnt_from_its_chances():
     p = log_entailment(low[:, None], side[:, None], low, side, softness=0.1).exp()
     off = ~torch.eye(3, dtype=torch.bool)
     assert (p - given)[off].abs().max() < 0.15
-    again = learn_boxes(given, dims=8, softness=0.1, steps=600)
-    assert torch.equal(low, again[0]) and torch.equal(side, again[1])
+    rebuilt = learn_boxes(given, dims=8, softness=0.1, steps=600)
+    assert torch.equal(low, rebuilt[0]) and torch.equal(side, rebuilt[1])
 
 
 def test_a_head_reads_its_concepts():

@@ -22,8 +22,8 @@ def slow(net, seen, text, end=True):
     h, total = None, 0.0
     for t, word in enumerate([net.alphabet, *text]):
         x = net.embedding.weight[word]
-        told = net.vector_proj.weight @ seen if t == 0 else net.recurrence.weight @ h
-        h = torch.relu(x + told + net.recurrence.bias)
+        predicted = net.vector_proj.weight @ seen if t == 0 else net.recurrence.weight @ h
+        h = torch.relu(x + predicted + net.recurrence.bias)
         wanted = text[t] if t < len(text) else net.alphabet
         if t < len(text) or end:
             total = (

@@ -51,10 +51,10 @@ def lists(*lengths, seed=0):
 
 
 @pytest.mark.parametrize(
-    "asks, answers", [((3, 1, 4), (2, 5, 0)), ((2, 2, 2), (3, 3, 3)), ((1, 0, 2), (4, 4, 4))]
+    "queries, keys", [((3, 1, 4), (2, 5, 0)), ((2, 2, 2), (3, 3, 3)), ((1, 0, 2), (4, 4, 4))]
 )
-def test_each_row_reads_its_own_keys(asks, answers):
-    encoder, x, y = encoder_of(), lists(*asks), lists(*answers, seed=1)
+def test_each_row_reads_its_own_keys(queries, keys):
+    encoder, x, y = encoder_of(), lists(*queries), lists(*keys, seed=1)
     ours = encoder(x, y).flat
     theirs = torch.cat([by_row(encoder, a, b) for a, b in zip(x.split(), y.split())])
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)

@@ -71,14 +71,14 @@ def slow(trunk, tokens, prompts, fields):
     return done
 
 
-@pytest.mark.parametrize("reads", list(RULES))
+@pytest.mark.parametrize("mask_rule", list(RULES))
 @quick
 @given(tokens=joined())
-def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
+def test_given_keys_are_read_by_all_tokens_of_their_row(mask_rule, tokens):
     heads, width, count = 2, 6, 3
     q, k, v = (random(len(tokens), heads, width, seed=s) for s in range(3))
     key, value = (random(tokens.size, count, heads * width, seed=s) for s in (4, 5))
-    layout = with_prefix(layout_of(tokens, rule(reads)), key, value)
+    layout = with_prefix(layout_of(tokens, rule(mask_rule)), key, value)
     order = torch.arange(len(tokens)) if layout.order is None else layout.order
     more = [
         torch.cat([own[order], g.unflatten(1, (heads, -1))])
@@ -91,7 +91,7 @@ def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
         for own, g in zip((k, v), (key, value))
     ]
     torch.testing.assert_close(
-        got, dense(q, *every, torch.cat([theirs, allowed(tokens, reads)], 1))
+        got, dense(q, *every, torch.cat([theirs, allowed(tokens, mask_rule)], 1))
     )
 
 
@@ -163,15 +163,15 @@ def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
     assert all((after[key] - before[key]).abs().max() > 1e-4 for key in before)
     with hook_disabled(encoder):
         close(vectors(encoder(whole)), before)
-    again = build(encoder.block_hook.spec).double()
-    again.load_state_dict(encoder.block_hook.state_dict())
+    rebuilt = build(encoder.block_hook.spec).double()
+    rebuilt.load_state_dict(encoder.block_hook.state_dict())
     assert (
-        to_spec(encoder._args["block_hook"]) == again.spec
+        to_spec(encoder._args["block_hook"]) == rebuilt.spec
     )  # what the encoder's own description holds
     assert "no dense form" in reason_against(encoder, "image")
     with pytest.raises(AmodalError, match="begin with the run"):
         require_no_hook(encoder)
-    encoder.set_block_hook(again)
+    encoder.set_block_hook(rebuilt)
     close(vectors(encoder(whole)), after)
     for row in range(whole.size):
         one = {(row, s): v for (_, s), v in vectors(encoder(whole.between(row, row + 1))).items()}

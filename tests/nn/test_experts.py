@@ -97,12 +97,14 @@ def test_a_row_is_routed_alone_and_its_logits_are_told(trunk, positions):
         )
     routing, bags = {}, encoder.tokenize(whole)
     encoder.encode(bags, router_logits=routing)
-    told = {s: bag for bags in routing.values() for s, bag in bags.items()}
+    predicted = {s: bag for bags in routing.values() for s, bag in bags.items()}
     for s, bag in bags.items():
-        assert told[s].x.shape == (len(bag), 3) and torch.equal(told[s].row, bag.row)
+        assert predicted[s].x.shape == (len(bag), 3) and torch.equal(predicted[s].row, bag.row)
         if trunk == "shared":  # what the layer said of this field alone, in the order of its tokens
-            again = {}
-            encoder.encode({s: bag}, router_logits=again)
-            torch.testing.assert_close(again["all", 0][s].x, told[s].x, rtol=1e-9, atol=1e-11)
+            rebuilt = {}
+            encoder.encode({s: bag}, router_logits=rebuilt)
+            torch.testing.assert_close(
+                rebuilt["all", 0][s].x, predicted[s].x, rtol=1e-9, atol=1e-11
+            )
     with pytest.raises(AmodalError, match="at least 2"):
         Encoder(FIELDS, size="nano", experts=1)

@@ -64,9 +64,9 @@ def read(block, x, given):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
-    decoder, sources, told = made(strategy)
-    found = decoder(sources, told).split()
-    for row, mine in enumerate(told.split()):
+    decoder, sources, predicted = made(strategy)
+    found = decoder(sources, predicted).split()
+    for row, mine in enumerate(predicted.split()):
         given = [
             (i, decoder.source_projections[i](s.split()[row]))
             for i, s in enumerate(sources)
@@ -84,22 +84,22 @@ def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_without_any_source_a_row_is_told_from_itself_and_all_is_part_of_the_graph(strategy):
-    decoder, sources, told = made(strategy)
+    decoder, sources, predicted = made(strategy)
     none = [Ragged(s.flat[:0], torch.zeros_like(s.lengths)) for s in sources]
-    assert decoder(none, told).flat.isfinite().all()
-    decoder(none, told).flat.sum().backward()
+    assert decoder(none, predicted).flat.isfinite().all()
+    decoder(none, predicted).flat.sum().backward()
     assert all(p.grad is not None for p in decoder.parameters())
     nobody = [Ragged(s.flat[:0], s.lengths[:0]) for s in sources]
-    assert decoder(nobody, Ragged(told.flat[:0], told.lengths[:0])).flat.shape == (0, 8)
+    assert decoder(nobody, Ragged(predicted.flat[:0], predicted.lengths[:0])).flat.shape == (0, 8)
 
 
 def test_a_token_knows_those_before_it_only():
-    decoder, sources, told = made("serial")
-    flat = told.flat.clone()
+    decoder, sources, predicted = made("serial")
+    flat = predicted.flat.clone()
     flat[4 + 2] = 7.0  # the third token of the last row
     a, b = (
-        decoder(sources, told).split()[3],
-        decoder(sources, Ragged(flat, told.lengths)).split()[3],
+        decoder(sources, predicted).split()[3],
+        decoder(sources, Ragged(flat, predicted.lengths)).split()[3],
     )
     assert torch.equal(a[:3], b[:3]) and not torch.allclose(a[3:], b[3:])
 

@@ -338,15 +338,18 @@ def test_our_transformer_is_timms_blocks():
     torch.manual_seed(0)
     lengths = [5, 0, 3, 9, 5, 1]
     text = bag_of(lengths, width=24)
-    for tokens, reads in (
+    for tokens, mask_rule in (
         (text, None),
         (Tokens.join([text, bag_of([2, 2, 0, 1, 4, 0], "image")]), pure),
     ):
-        ours, peer = Transformer(24, 3, 2, mask_rule=reads).double(), TimmBlocks(24, 3, 2).double()
+        ours, peer = (
+            Transformer(24, 3, 2, mask_rule=mask_rule).double(),
+            TimmBlocks(24, 3, 2).double(),
+        )
         peer.take(ours)
         padded, mask = pad(tokens)
         see = mask[:, None, :].expand(-1, mask.shape[1], -1)
-        if reads is not None:
+        if mask_rule is not None:
             source = torch.full(mask.shape, -1).masked_scatter(mask, tokens.source)
             see = see & (source[:, :, None] == source[:, None, :])
         see = see | torch.eye(

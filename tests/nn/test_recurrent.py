@@ -41,9 +41,9 @@ def test_an_encoder_reads_sequences_by_a_gru_and_pictures_by_a_transformer():
         "signal": Recurrent,
         "facts": Transformer,
     }
-    again = config.build(encoder.spec)
-    again.load_state_dict(encoder.state_dict())
-    one, other = (e.eval()(batch(("plain",)))["words"].values for e in (encoder, again))
+    rebuilt = config.build(encoder.spec)
+    rebuilt.load_state_dict(encoder.state_dict())
+    one, other = (e.eval()(batch(("plain",)))["words"].values for e in (encoder, rebuilt))
     assert torch.equal(one, other)
     with pytest.raises(AmodalError, match="separate"):
         Encoder(fields(), size="nano", mixer="gru", trunk="joint")

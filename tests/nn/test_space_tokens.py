@@ -93,9 +93,9 @@ def test_an_encoder_keeps_them():
     )
     after = vectors(encoder(whole))
     assert all(torch.equal(after[k], before[k]) == (k[1] == "image") for k in before)
-    again = build(encoder.block_hook.spec).double()
-    again.load_state_dict(encoder.block_hook.state_dict())
-    encoder.set_block_hook(again)
+    rebuilt = build(encoder.block_hook.spec).double()
+    rebuilt.load_state_dict(encoder.block_hook.state_dict())
+    encoder.set_block_hook(rebuilt)
     close(vectors(encoder(whole)), after)
 
 

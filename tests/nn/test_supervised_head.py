@@ -44,9 +44,9 @@ def labelled(size=6):
 
 def test_losses_are_those_of_each_kind_over_the_rows_that_have_the_label():
     head = SupervisedHead(TARGETS, ["x", "y"], 4)
-    told, batch = head(seen()), labelled()
-    found = head.losses(told, Embeddings(head.known(batch), 6))
-    out = told.values[1:]
+    predicted, batch = head(seen()), labelled()
+    found = head.losses(predicted, Embeddings(head.known(batch), 6))
+    out = predicted.values[1:]
     assert torch.allclose(
         found["predict/kind"], cross_entropy(out[:, :3], batch.labels["kind"].values)
     )
@@ -86,11 +86,11 @@ def test_a_field_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_n
 
 def test_predictions_are_probabilities_amounts_in_their_unit_and_hazards():
     head = SupervisedHead(TARGETS, ["x", "y"], 4, hidden=8)
-    told = head(seen())
-    found = head.predictions(told)
+    predicted = head(seen())
+    found = head.predictions(predicted)
     assert torch.allclose(found["kind"].sum(1), torch.ones(6))
-    assert torch.allclose(found["height"], told.values[:, 3] * 2 + 10)
-    assert torch.allclose(found["days,dead"], told.values[:, 4])
+    assert torch.allclose(found["height"], predicted.values[:, 3] * 2 + 10)
+    assert torch.allclose(found["days,dead"], predicted.values[:, 4])
 
 
 @pytest.fixture(scope="module")
