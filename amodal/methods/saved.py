@@ -211,7 +211,7 @@ def _method_of_format_1(folder: Path, encoder: Any, config: dict) -> Any:
     file, said = folder / "method.safetensors", folder / "config.json"
     mine = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
     tensors, numbers = size_of_file(file)
-    before = files.built(config, "before", folder, folder / "model.safetensors")
+    before = files.build_encoder(config, "before", folder, folder / "model.safetensors")
     with describing(said, config):
         options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
         with Bounded(

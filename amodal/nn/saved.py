@@ -46,7 +46,7 @@ def saved_encoder(folder: str | Path) -> tuple[Encoder, Config]:
         )
     config = read_config(folder / "config.json")
     weights = checked_weights(folder, config)
-    encoder = built(config, "encoder", folder, weights)
+    encoder = build_encoder(config, "encoder", folder, weights)
     fill(encoder, new_names(encoder, read_tensors(weights)), str(weights))
     return encoder.eval(), config
 
@@ -73,7 +73,7 @@ def checked_weights(folder: Path, config: Config) -> Path:
     return weights
 
 
-def built(config: Config, part: str, folder: Path, weights: Path) -> Encoder:
+def build_encoder(config: Config, part: str, folder: Path, weights: Path) -> Encoder:
     """The encoder that config.json describes, with fresh weights.
 
     Args:

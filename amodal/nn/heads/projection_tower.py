@@ -88,6 +88,10 @@ class ProjectionTower(Part, ClsPool):
         """Which dimensions of a vector in this space are about patches."""
         return slice(self.width, None) if self.output == "both" else slice(None)
 
+    def share_token(self, pool: ClsPool) -> None:
+        """Use the class token of another pooling, which may be frozen."""
+        self.token = pool.token
+
     def run_blocks(self, tokens: Tokens) -> Tokens:
         """The class token and the patches of each row after the blocks.
 
@@ -145,7 +149,7 @@ def with_projection_tower(
             "the mean patch alone"
         )
     if isinstance(before, ClsPool) and trained:
-        tower.token = before.token
+        tower.share_token(before)
     return encoder.set_pool(field, tower)
 
 
