@@ -213,7 +213,7 @@ def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Ta
     dataset = model.read_what_is_there(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
     if isinstance(model.head, SupervisedHead):
-        told = model.head.tell(model.embed(dataset, part=part, progress=progress).features)
+        told = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
     else:
         told = model.head.outputs(dataset, indices, progress=progress)
     gone = np.ones(len(indices), dtype=bool)

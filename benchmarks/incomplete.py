@@ -143,7 +143,7 @@ class ZeroFilled(nn.Module):
         super().__init__()
         trunk = encoder.trunks["all"]
         self.tokenizers, self.place = encoder.tokenizers, encoder.add_positions
-        self.blocks = TimmBlocks(encoder.width, len(trunk.blocks), encoder.heads_each)
+        self.blocks = TimmBlocks(encoder.width, len(trunk.blocks), encoder.num_heads)
         self.blocks.take(trunk)
 
     def forward(self, batch: Batch) -> Tensor:

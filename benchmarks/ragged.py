@@ -94,7 +94,7 @@ class Padded(nn.Module):
         self.tokenizers, self.place = encoder.tokenizers, encoder.add_positions
         self.blocks = nn.ModuleDict()
         for f, trunk in encoder.trunks.items():
-            self.blocks[f] = TimmBlocks(encoder.width, len(trunk.blocks), encoder.heads_each)
+            self.blocks[f] = TimmBlocks(encoder.width, len(trunk.blocks), encoder.num_heads)
             self.blocks[f].take(trunk)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -143,7 +144,7 @@ def mapped(after: Path, name: str) -> dict[str, str]:
 
 
 KINDS = ("fixed", "initial", "term", "gradient", "after", "embed")
-TERMS = {"senses": "fields", "told": "supervised", "tell": "translate"}
+TERMS = {"senses": ("fields",), "told": ("supervised", "predict"), "tell": ("translate",)}
 """Parts of the names of terms that were renamed."""
 
 
@@ -170,7 +171,8 @@ def difference(before: Path, after: Path, names: dict[str, str], tolerance: floa
                 key if kind in ("term", "embed") else key.removesuffix(name) + names.get(name, name)
             )
             if kind == "term" and there not in own:
-                there = "/".join(TERMS.get(word, word) for word in there.split("/"))
+                choices = itertools.product(*(TERMS.get(w, (w,)) for w in there.split("/")))
+                there = next((k for k in map("/".join, choices) if k in own), there)
             if there not in own:
                 return f"{key} is gone"
             found.add(there)

@@ -352,7 +352,7 @@ def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(
     for broken in ('{"method": ', "[]"):
         config.write_text(broken)
         assert "config.json" in refused(capsys, "evaluate", run, "--data", data)
-        assert "train again" in refused(capsys, *again, "--out", run, "--resume")
+        assert "train anew" in refused(capsys, *again, "--out", run, "--resume")
     file = run / "README.md"
     assert "is a file" in refused(capsys, *again, "--out", file)
     assert "cannot be written" in refused(capsys, *again, "--out", file / "deeper")

@@ -98,7 +98,7 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
         hidden_size=encoder.width, num_hidden_layers=len(blocks), num_channels=image.channels
     )
     shape |= dict(
-        num_attention_heads=encoder.heads_each, intermediate_size=blocks[0].up.out_features
+        num_attention_heads=encoder.num_heads, intermediate_size=blocks[0].up.out_features
     )
     pieces = dict(
         image_size=image.size, patch_size=image.tile, hidden_act="gelu", vision_use_head=False

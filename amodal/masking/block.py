@@ -1,8 +1,8 @@
-"""Rectangular blocks of a grid, as in BEiT. Bao et al. 2021, arXiv:2106.08254, algorithm 1.
+"""Rectangular blocks of a grid, as in BEiT (Bao et al. 2021, arXiv:2106.08254, algorithm 1).
 
-The hidden part is made of blocks (not the inverse). Departures from the paper's loop: all bags are
-done at once, so blocks are drawn without looking at what is covered already; a bag hides an exact
-number of tokens, the last block being cut from its rim inwards; and a block may hang over the
+The hidden part is made of blocks, not its inverse. Departures from the paper's loop: all segments
+are done at once, so blocks are drawn without regard to what is covered already; a segment hides an
+exact number of tokens, the last block being cut from its rim inwards; and a block may hang over the
 border, without which corners would hardly ever be hidden.
 """
 
@@ -12,25 +12,28 @@ import torch
 from torch import Tensor
 
 from amodal.masking.hashing import hash_bits, uniform
-from amodal.masking.packed import check_tokens, number_bags, rank_in_bag
+from amodal.masking.packed import check_tokens, number_segments, rank_in_segment
 
-# blocks per bag; what they leave uncovered is filled at random, which at usual ratios does not
+# blocks per segment; what they leave uncovered is filled at random, which at usual ratios does not
 # happen
 _DRAWS = 16
 
 
-def _unit(values_T: Tensor, bag_T: Tensor, bags: int) -> Tensor:
-    """Middles of the grid's cells when the grid of each bag is stretched to [0, 1]: 1/2n, 3/2n, ...
-    for n lines."""
-    low_G = values_T.new_full((bags,), math.inf).scatter_reduce_(0, bag_T, values_T, "amin")
-    high_G = values_T.new_full((bags,), -math.inf).scatter_reduce_(0, bag_T, values_T, "amax")
+def _unit(values_T: Tensor, segment_T: Tensor, segments: int) -> Tensor:
+    """Centres of the grid's cells when the grid of each segment is stretched to [0, 1]: 1/2n, 3/2n,
+    …
+    """
+    low_G = values_T.new_full((segments,), math.inf).scatter_reduce_(0, segment_T, values_T, "amin")
+    high_G = values_T.new_full((segments,), -math.inf).scatter_reduce_(
+        0, segment_T, values_T, "amax"
+    )
     order_T = values_T.argsort(stable=True)
-    order_T = order_T[bag_T[order_T].argsort(stable=True)]
-    value_T, owner_T = values_T[order_T], bag_T[order_T]
+    order_T = order_T[segment_T[order_T].argsort(stable=True)]
+    value_T, owner_T = values_T[order_T], segment_T[order_T]
     new_T = torch.ones_like(owner_T)
     new_T[1:] = ((value_T[1:] != value_T[:-1]) | (owner_T[1:] != owner_T[:-1])).long()
-    lines_T = torch.zeros_like(low_G).index_add_(0, owner_T, new_T.to(low_G.dtype))[bag_T]
-    share_T = (values_T - low_G[bag_T]) / (high_G - low_G)[bag_T].clamp(min=1e-12)
+    lines_T = torch.zeros_like(low_G).index_add_(0, owner_T, new_T.to(low_G.dtype))[segment_T]
+    share_T = (values_T - low_G[segment_T]) / (high_G - low_G)[segment_T].clamp(min=1e-12)
     return (share_T * (lines_T - 1) + 0.5) / lines_T
 
 
@@ -43,37 +46,41 @@ def block_mask(
     smallest: float = 0.08,
     aspect: float = 0.3,
 ) -> Tensor:
-    """Which tokens are hidden, bool (T,): blocks covering exactly round(n ratio) of a bag of n
-    tokens.
+    """Which tokens are hidden: blocks that cover exactly round(n ratio) of n tokens.
 
-    group_T, seed_T:  as in `random_keep`.
-    position_TP:      coordinates whose last two are y and x; tokens that share them (the frames of
-                      a video) are hidden
-                      together up to the last block's cut: tubes. The grid is what the bag's tokens
-                      span.
-    ratio:            share to hide, in [0, 1]; in a bag of two or more one token is hidden and one
-                      visible at least.
-    smallest:         area of the smallest block as a share of the grid (16 of 196 patches in the
-                      paper).
-    aspect:           height : width lies between `aspect` and 1 / `aspect`, on a log scale,
-                      relative to the grid's own.
+    Args:
+        group_T, seed_T: As in `random_keep`.
+        position_TP: Coordinates whose last two are y and x. Tokens that share them (the frames of a
+            video) are hidden together, up to the last block's cut: tubes. The grid is what the
+            tokens of a group span.
+        ratio: Share to hide, in [0, 1]; of two tokens or more at least one is hidden and one
+            visible.
+        smallest: Area of the smallest block as a share of the grid (16 of 196 patches in the
+            paper).
+        aspect: Height : width lies between `aspect` and 1 / `aspect`, on a log scale, relative to
+            the grid's own.
 
-    Raises ValueError for unequal lengths, fewer than two coordinates and a ratio outside [0, 1].
+    Returns:
+        (T,) bool.
+
+    Raises:
+        ValueError: For unequal lengths, fewer than two coordinates and a ratio outside [0, 1].
     """
     check_tokens(group_T=group_T, seed_T=seed_T, position_TP=position_TP)
     if position_TP.dim() != 2 or position_TP.shape[1] < 2:
         raise ValueError(
-            f"block_mask needs (T, P >= 2) positions ending in y, x, got {tuple(position_TP.shape)}."
+            "block_mask needs (T, P >= 2) positions ending in y, x, got "
+            f"{tuple(position_TP.shape)}."
         )
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio is the share of tokens to hide, between 0 and 1, got {ratio}.")
     if len(group_T) == 0:
         return torch.zeros_like(group_T, dtype=torch.bool)
-    bag_T, size_G = number_bags(group_T)
+    segment_T, size_G = number_segments(group_T)
     position_TP = position_TP.float() + 0.0  # one zero, not two: the bits are hashed below
-    y_T, x_T = (_unit(position_TP[:, axis], bag_T, len(size_G)) for axis in (-2, -1))
+    y_T, x_T = (_unit(position_TP[:, axis], segment_T, len(size_G)) for axis in (-2, -1))
 
-    seed_G = seed_T.new_zeros(size_G.shape).scatter_(0, bag_T, seed_T)
+    seed_G = seed_T.new_zeros(size_G.shape).scatter_(0, segment_T, seed_T)
     largest = max(smallest, ratio)
     # key = (number of the first block that covers the token) + (how far from that block's middle,
     # at most 1/2)
@@ -86,13 +93,13 @@ def block_mask(
             (area_G.sqrt() * root_G).clamp(max=1),
             (area_G.sqrt() / root_G).clamp(max=1),
         )
-        dy_T = ((y_T - middle_y_G[bag_T]) / height_G[bag_T]).abs()
-        dx_T = ((x_T - middle_x_G[bag_T]) / width_G[bag_T]).abs()
+        dy_T = ((y_T - middle_y_G[segment_T]) / height_G[segment_T]).abs()
+        dx_T = ((x_T - middle_x_G[segment_T]) / width_G[segment_T]).abs()
         away_T = torch.maximum(dy_T, dx_T)
         key_T = torch.where(away_T <= 0.5, draw + away_T, key_T)
 
     # Equal keys (mirror images about a middle, tubes, the uncovered rest) are ordered by a hash of
     # where the token is.
     tie_T = hash_bits(seed_T, _DRAWS, *position_TP.contiguous().view(torch.int32).unbind(1))
-    hidden_T = (size_G * ratio + 1e-9).round().clamp(min=1).minimum(size_G - 1)[bag_T]
-    return rank_in_bag(bag_T, size_G, tie_T, key_T) < hidden_T
+    hidden_T = (size_G * ratio + 1e-9).round().clamp(min=1).minimum(size_G - 1)[segment_T]
+    return rank_in_segment(segment_T, size_G, tie_T, key_T) < hidden_T

@@ -1,5 +1,7 @@
-"""How tokens are hidden from a masked student by how they lie, as in data2vec. Baevski et al. 2022,
-arXiv:2202.03555, section 4."""
+"""How tokens are hidden from a masked student, by the layout of their modality.
+
+As in data2vec, Baevski et al. 2022, arXiv:2202.03555, section 4.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from amodal.masking.random import random_keep
 from amodal.masking.span import span_mask
 
 
-def hide(
+def layout_mask(
     layout: str,
     tokens: Tokens,
     seeds_B: Tensor,
@@ -24,14 +26,19 @@ def hide(
     span: int,
     other: float,
 ) -> Tensor:
-    """(T,) bool, which tokens of one source are hidden.
+    """Which tokens of one source are hidden.
 
     Args:
-        layout: of the modality, see `Modality.layout`.
-        image: share of a grid that blocks cover.
-        sequence: share of a signal that spans cover.
-        span: tokens in a span, or a quarter of the signal where that is shorter.
-        other: share of all other tokens, at random.
+        layout: Of the modality, see `Modality.layout`.
+        tokens: Of one source; x is not read.
+        seeds_B: (B,) int64, of the rows.
+        image: Share of a grid that blocks cover.
+        sequence: Share of a signal that spans cover.
+        span: Tokens in a span, or a quarter of the signal where that is shorter.
+        other: Share of all other tokens, at random.
+
+    Returns:
+        (T,) bool.
     """
     position, device, tokens, seeds_B = (
         tokens.position,

@@ -1,5 +1,4 @@
-"""Random numbers that are a function of their counters: no generator, no state, the same on every
-device.
+"""Counter-based random numbers: no generator, no state, the same on every device.
 
 The finaliser is splitmix64 (Steele, Lea, Flood, OOPSLA 2014; constants of Stafford's variant 13),
 on int64 with wraparound.
@@ -29,11 +28,19 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def hash_bits(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
-    """64 well mixed bits (int64, any sign) for each seed and counters, which broadcast against each
-    other.
+    """64 well mixed bits for each seed and counters, which broadcast against each other.
 
-    For fixed seed and other counters the map from the last counter is one to one: no ties. Raises
-    TypeError unless the seed and tensor counters are integers.
+    For a fixed seed and other counters the map from the last counter is one to one: no ties.
+
+    Args:
+        seed_T: Integers.
+        counters: Integers.
+
+    Returns:
+        int64, of any sign.
+
+    Raises:
+        TypeError: For other types.
     """
     for value in (seed_T, *counters):
         if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
@@ -46,17 +53,27 @@ def hash_bits(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
 
 
 def uniform(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
-    """Uniform float32 numbers in [0, 1), multiples of 2^-24, one for each seed and counters (which
-    broadcast).
+    """Uniform numbers in [0, 1), multiples of 2^-24, one for each seed and counters.
 
-    seed_T:    int64; say a row's seed repeated for each of its tokens.
-    counters:  int64 tensors or ints: a token's index, the number of the draw, an epoch.
+    Args:
+        seed_T: int64, such as a row's seed repeated for each of its tokens.
+        counters: int64 tensors or ints, such as a token's index, the number of the draw, an epoch;
+            they broadcast.
+
+    Returns:
+        float32.
     """
     return ((hash_bits(seed_T, *counters) >> 40) & 0xFFFFFF).float() * 2.0**-24
 
 
 def normal(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
-    """Standard normal float32 numbers (Box and Muller, 1958), one for each seed and counters, of at
-    most 5.8 in size; arguments as in `uniform`."""
+    """Standard normal numbers (Box and Muller, 1958), of at most 5.8 in size.
+
+    Args:
+        seed_T, counters: As in `uniform`.
+
+    Returns:
+        float32.
+    """
     radius, angle = uniform(seed_T, *counters, 0), uniform(seed_T, *counters, 1)
     return (-2 * torch.log1p(-radius)).sqrt() * (2 * math.pi * angle).cos()

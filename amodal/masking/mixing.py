@@ -1,12 +1,11 @@
-"""Which row each row of a batch is mixed with, how much, and where: mixup and CutMix as draws, and
-the mixing of lists of tokens.
+"""Mixup and CutMix of lists of tokens: with which row each row is mixed, how much, and where.
 
 mixup: Zhang et al. 2018, arXiv:1710.09412. CutMix: Yun et al. 2019, arXiv:1905.04899. Windows
 chosen by scores: TiMix (Jiang et al. 2024, arXiv:2312.08846). A linear map of patches commutes with
-both, so mixing the tokens that such a map makes is mixing the pictures.
+both, so mixing the tokens that such a map makes is mixing the images.
 
-All that is drawn is a function of the rows' seeds, so it does not matter in which order or on which
-process rows stand. Mixing couples rows, and therefore belongs in the `losses` of a method.
+All draws are functions of the rows' seeds, so the order of rows and the number of processes do not
+matter. Mixing couples rows, and therefore belongs in the `losses` of a method.
 """
 
 from __future__ import annotations
@@ -23,9 +22,18 @@ _DRAWS = 32  # of Johnk's method, of which at least half are accepted
 
 
 def partners(seed_N: Tensor, draw: int = 0) -> Tensor:
-    """(N,) int64: the row that each row is mixed with. All rows form one random ring, so nobody is
-    its own partner, unless it is alone, and everybody is a partner once. draw: the number of the
-    draw, for several from the same seeds."""
+    """The row that each row is mixed with.
+
+    All rows form one random ring. So a row is its own partner only if it is alone, and each is a
+    partner once.
+
+    Args:
+        seed_N: (N,) int64.
+        draw: Number of the draw, for more than one with the same seeds.
+
+    Returns:
+        (N,) int64.
+    """
     ring = hash_bits(seed_N, draw).argsort()
     return torch.empty_like(ring).scatter_(0, ring, ring.roll(-1))
 
@@ -36,8 +44,19 @@ def batch_seed(seed_N: Tensor) -> Tensor:
 
 
 def beta(seed_N: Tensor, alpha: float, draw: int = 0) -> Tensor:
-    """float32 in [0, 1], one for each seed (of any shape): Beta(alpha, alpha) for 0 < alpha <= 1,
-    by Johnk's rejection, in logarithms. Raises ValueError for another alpha."""
+    """Draws of Beta(alpha, alpha), by Johnk's rejection, in logarithms.
+
+    Args:
+        seed_N: int64, of any shape.
+        alpha: Above 0, at most 1.
+        draw: Number of the draw.
+
+    Returns:
+        float32 in [0, 1], one for each seed.
+
+    Raises:
+        ValueError: For another alpha.
+    """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha of mixing must be above 0 and at most 1, got {alpha}")
     tries = torch.arange(_DRAWS, device=seed_N.device)
@@ -51,17 +70,24 @@ def beta(seed_N: Tensor, alpha: float, draw: int = 0) -> Tensor:
     return (x - total).gather(-1, first).squeeze(-1).exp().float()
 
 
-def grids(bag: Tokens) -> Tensor:
-    """(N, 2) int64: rows and columns of the grid that the tokens of one source make in reading
-    order, for each row that has any. Columns run along the last coordinate that varies; a sequence
-    is a grid of one row."""
-    lengths = bag.lengths()
+def grids(tokens: Tokens) -> Tensor:
+    """The grid that the tokens of each row make in reading order.
+
+    Columns run along the last coordinate that varies; a sequence is a grid of one row.
+
+    Args:
+        tokens: Of one source.
+
+    Returns:
+        (N, 2) int64, rows and columns, for each row that has any token.
+    """
+    lengths = tokens.lengths()
     lengths = lengths[lengths > 0]
     starts = lengths.cumsum(0) - lengths
-    varies = (bag.position != bag.position[:1]).any(0).nonzero().squeeze(1)
+    varies = (tokens.position != tokens.position[:1]).any(0).nonzero().squeeze(1)
     if len(varies) < 2:
         return torch.stack([torch.ones_like(lengths), lengths], 1)
-    outer = bag.position[:, : int(varies[-1])]
+    outer = tokens.position[:, : int(varies[-1])]
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     same = (outer == outer[starts[owner]]).all(1)
     columns = torch.zeros_like(lengths).index_add(0, owner, same.long())
@@ -74,9 +100,18 @@ def grids(bag: Tokens) -> Tensor:
 
 
 def windows(grid_N2: Tensor, other_N2: Tensor, u: Tensor, low: float, high: float) -> Tensor:
-    """(N, 2) int64: height and width of windows that fit into both grids, uniform from floor(low
-    side) to floor(high side) by `u` in [0, 1). The only line of a sequence is 1 high. A window that
-    is the whole of a grid is none: 0 by 0."""
+    """Sizes of windows that fit into two grids.
+
+    Args:
+        grid_N2, other_N2: (N, 2) int64, the grids.
+        u: In [0, 1), from which sides follow: uniform from floor(low side) to floor(high side).
+        low, high: Shares of the sides.
+
+    Returns:
+        (N, 2) int64, height and width. The only line of a sequence is 1 high. A window that is the
+        whole
+        of a grid is none: 0 by 0.
+    """
     side = torch.minimum(grid_N2, other_N2)
     least, most = (side.double() * low).floor(), (side.double() * high).floor()
     drawn = (least + (u * (most - least + 1)).floor()).long()
@@ -86,15 +121,20 @@ def windows(grid_N2: Tensor, other_N2: Tensor, u: Tensor, low: float, high: floa
 
 
 def corners(grid_N2: Tensor, window_N2: Tensor, u_N2: Tensor) -> Tensor:
-    """(N, 2) int64: top and left of a window placed anywhere by `u` in [0, 1)."""
+    """(N, 2) int64: top and left of a window placed anywhere, by `u` in [0, 1)."""
     return (u_N2 * (grid_N2 - window_N2 + 1)).floor().long()
 
 
 def best_corners(score: Ragged, grid_N2: Tensor, window_N2: Tensor) -> Tensor:
-    """(N, 2) int64: top and left of the window with the highest sum of scores; the first of equals
-    in reading order.
+    """The window with the highest sum of scores; the first of equals in reading order.
 
-    score: N lists of the scores (float) of a grid's tokens, in reading order.
+    Args:
+        score: N lists of the scores (float) of a grid's tokens, in reading order.
+        grid_N2: (N, 2) int64, the grids.
+        window_N2: (N, 2) int64, sizes of the windows.
+
+    Returns:
+        (N, 2) int64, top and left.
     """
     n, (rows, columns) = len(score), (grid_N2.amax(0).tolist() if len(grid_N2) else (0, 0))
     y, x, owner = _cells(score.lengths, grid_N2)
@@ -120,43 +160,62 @@ def cutmix(
     to_N2: Tensor,
     from_N2: Tensor,
 ) -> Ragged:
-    """Each list with a window of its grid, its corner at `to`, filled from its partner's window of
-    that size at `from`."""
+    """Fill a window of each list's grid from its partner's grid.
+
+    Args:
+        tokens: N lists.
+        grid_N2: (N, 2) int64, their grids.
+        partner_N: (N,) int64.
+        window_N2: (N, 2) int64, height and width.
+        to_N2: (N, 2) int64, the window's corner in the list.
+        from_N2: (N, 2) int64, its corner in the partner.
+    """
     y, x, owner = _cells(tokens.lengths, grid_N2)
     cell = torch.stack([y, x], 1) - to_N2[owner]
     inside = ((cell >= 0) & (cell < window_N2[owner])).all(1)
     other = partner_N[owner]
-    there = (cell + from_N2[owner]) * inside[:, None]
-    index = tokens.starts()[other] + there[:, 0] * grid_N2[other, 1] + there[:, 1]
+    source_cell = (cell + from_N2[owner]) * inside[:, None]
+    index = tokens.starts()[other] + source_cell[:, 0] * grid_N2[other, 1] + source_cell[:, 1]
     return Ragged(torch.where(inside[:, None], tokens.flat[index], tokens.flat), tokens.lengths)
 
 
-def mixup(tokens: Ragged, grid_N2: Tensor, partner_N: Tensor, kept_N: Tensor) -> Ragged:
-    """Each token times `kept` plus the token in the same relative place of its partner times the
-    rest."""
+def mixup(tokens: Ragged, grid_N2: Tensor, partner_N: Tensor, lam_N: Tensor) -> Ragged:
+    """lam times each token plus 1 - lam times the one in the same relative place of the partner.
+
+    Args:
+        tokens: N lists.
+        grid_N2: (N, 2) int64, their grids.
+        partner_N: (N,) int64.
+        lam_N: (N,) in [0, 1].
+    """
     y, x, owner = _cells(tokens.lengths, grid_N2)
     other = partner_N[owner]
-    there = torch.stack([y, x], 1) * grid_N2[other] // grid_N2[owner]
-    index = tokens.starts()[other] + there[:, 0] * grid_N2[other, 1] + there[:, 1]
-    kept = kept_N.to(tokens.flat.dtype)[owner][:, None]
-    return Ragged(kept * tokens.flat + (1 - kept) * tokens.flat[index], tokens.lengths)
+    source_cell = torch.stack([y, x], 1) * grid_N2[other] // grid_N2[owner]
+    index = tokens.starts()[other] + source_cell[:, 0] * grid_N2[other, 1] + source_cell[:, 1]
+    lam = lam_N.to(tokens.flat.dtype)[owner][:, None]
+    return Ragged(lam * tokens.flat + (1 - lam) * tokens.flat[index], tokens.lengths)
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """tokens: N lists; partner: (N,) the row that each is mixed with; kept: (N,) the share that is
-    its own."""
+    """Lists of mixed tokens.
+
+    Attributes:
+        tokens: N lists.
+        partner: (N,) int64, the row that each is mixed with.
+        lam: (N,) the share of a mixture that is its row's own.
+    """
 
     tokens: Ragged
     partner: Tensor
-    kept: Tensor
+    lam: Tensor
 
 
 def everywhere(tokens: Ragged, grid_N2: Tensor, seed_N: Tensor, *, alpha: float) -> Mixed:
-    """mixup with one Beta(alpha, alpha) for the batch."""
+    """mixup with one draw of Beta(alpha, alpha) for the batch."""
     partner = partners(seed_N)
-    kept = beta(batch_seed(seed_N), alpha).to(tokens.flat.dtype).expand(len(tokens))
-    return Mixed(mixup(tokens, grid_N2, partner, kept), partner, kept)
+    lam = beta(batch_seed(seed_N), alpha).to(tokens.flat.dtype).expand(len(tokens))
+    return Mixed(mixup(tokens, grid_N2, partner, lam), partner, lam)
 
 
 def in_windows(
@@ -168,9 +227,16 @@ def in_windows(
     high: float,
     fit: Ragged | None = None,
 ) -> Mixed:
-    """CutMix with one size of windows for the batch, sides from `low` to `high` of the grid's. fit:
-    a score of each token, and the partner's window of the highest sum goes where the own sum is
-    lowest; without it windows lie anywhere, in the same relative place."""
+    """CutMix with one size of windows for the batch.
+
+    Args:
+        tokens: N lists.
+        grid_N2: (N, 2) int64, their grids.
+        seed_N: (N,) int64.
+        low, high: Shares of the grid's sides, between which those of windows lie.
+        fit: A score of each token: the partner's window of the highest sum goes where a list's own
+            sum is lowest. Without it windows lie anywhere, in the same relative place.
+    """
     partner, drawn = partners(seed_N), batch_seed(seed_N)
     window = windows(grid_N2, grid_N2[partner], uniform(drawn, 0), low, high)
     if fit is None:
@@ -179,8 +245,8 @@ def in_windows(
     else:
         to = best_corners(Ragged(-fit.flat, fit.lengths), grid_N2, window)
         source = best_corners(fit[partner], grid_N2[partner], window)
-    kept = 1 - window.prod(1).to(tokens.flat.dtype) / grid_N2.prod(1)
-    return Mixed(cutmix(tokens, grid_N2, partner, window, to, source), partner, kept)
+    lam = 1 - window.prod(1).to(tokens.flat.dtype) / grid_N2.prod(1)
+    return Mixed(cutmix(tokens, grid_N2, partner, window, to, source), partner, lam)
 
 
 def _cells(lengths: Tensor, grid_N2: Tensor) -> tuple[Tensor, Tensor, Tensor]:

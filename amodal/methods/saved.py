@@ -31,7 +31,7 @@ from amodal.nn.bounded import Bounded
 from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.old_runs import new_names
-from amodal.nn.saved import MADE_UP, fill, read_config, read_json, read_tensors, size_of_file
+from amodal.nn.saved import BUILD_ERRORS, fill, read_config, read_json, read_tensors, size_of_file
 
 SPEC = "spec.json"
 
@@ -140,7 +140,7 @@ def load_run(
     if not (folder / SPEC).exists():
         return _format_1(folder)
     config, spec = read_config(folder / "config.json"), read_spec(folder)
-    weights = files.whole_weights(folder, config)
+    weights = files.checked_weights(folder, config)
     code = user_code(spec, method, backbones)
     with describing(folder / SPEC, spec), supplied(code):
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
@@ -161,7 +161,7 @@ def read_spec(folder: Path) -> Spec:
     """The content of spec.json. Raises AmodalError where it is damaged or of another format."""
     spec = read_json(folder / SPEC, "restore it from a copy, or train again")
     if spec.get("format") != files.FORMAT:
-        raise files.other_format(folder / SPEC, spec)
+        raise files.format_error(folder / SPEC, spec)
     return spec
 
 
@@ -200,8 +200,8 @@ def describing(file: Path, spec: Spec) -> Iterator[None]:
     except AmodalError:
         raise
     except KeyError as e:
-        raise files.other_format(file, spec, str(e.args[0])) from e
-    except (OverflowError, RecursionError, MemoryError, *MADE_UP) as e:
+        raise files.format_error(file, spec, str(e.args[0])) from e
+    except (OverflowError, RecursionError, MemoryError, *BUILD_ERRORS) as e:
         raise AmodalError(
             f"{file} describes no model that can be built: {type(e).__name__}: {e}"
         ) from e
@@ -227,7 +227,7 @@ def _method_of_format_1(folder: Path, encoder: Any, config: dict[str, Any]) -> A
     file, described = folder / "method.safetensors", folder / "config.json"
     tensors_of_encoder = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
     tensors, numbers = size_of_file(file)
-    before = files.built(config, "before", folder, folder / "model.safetensors")
+    before = files.build_encoder(config, "before", folder, folder / "model.safetensors")
     with describing(described, config):
         options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
         with Bounded(

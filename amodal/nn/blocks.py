@@ -1,4 +1,4 @@
-"""Which parts of a network are its blocks: what is sharded, compiled and planned as one."""
+"""Which modules of a network are its blocks: they are sharded, compiled and planned one by one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from amodal.nn.backbones.pretrained import Backbone
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks in a module, none inside another: parts whose class says `is_block = True`, and
-    the layers of pretrained backbones.
+    """The blocks in a module, none inside another.
 
-    The layers of a network that somebody else wrote are found by their shape: modules of one class
-    that follow each other in a list.
+    They are parts whose class says `is_block = True`, and the layers of pretrained backbones.
+    Layers of a foreign network are recognised by their structure: modules of one class in a list.
     """
     return list(_blocks(module))
 

@@ -1,64 +1,76 @@
-"""The encoder of a run's config.json, whichever format wrote it."""
+"""The encoder that a run's config.json describes, in whichever format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from amodal.core import AmodalError, unknown
+from torch import nn
+
 from amodal.core import part as parts
+from amodal.core import unknown
 from amodal.core.part import Part, Spec
+from amodal.modalities import Modality
 from amodal.nn import old_runs
-from amodal.nn.backbones.pretrained import backbone
+from amodal.nn.backbones.pretrained import MakeModule, backbone
+from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 
-
-def is_old(config: Mapping[str, Any]) -> bool:
-    """Whether a description is of format 1, from before parts knew how they were made."""
-    return "part" not in config
+Description = dict[str, Any]
+"""What a config.json says of an encoder: a spec, or the flat description of format 1."""
 
 
-def as_spec(config: dict[str, Any]) -> Spec:
-    """The spec of an encoder, of what a config.json says of it. Raises KeyError where something is
-    missing."""
-    return old_runs.encoder_spec(config) if is_old(config) else config
+def as_spec(config: Description) -> Spec:
+    """The spec of an encoder.
+
+    Raises:
+        KeyError: Where a description of format 1 lacks an entry.
+    """
+    is_spec = "part" in config  # parts know how they were made since format 2
+    return config if is_spec else old_runs.encoder_spec(config)
 
 
-def build(config: dict[str, Any]) -> Any:
-    """The encoder that `config` describes, with fresh weights; pretrained backbones are built, not
-    downloaded."""
-    return parts.build(as_spec(config))
+def build(config: Description) -> Encoder:
+    """The encoder with fresh weights; nothing is downloaded for pretrained backbones.
+
+    It may be an `amodal.nn.ensemble.Ensemble`, which is called in the same way.
+    """
+    return cast(Encoder, parts.build(as_spec(config)))
 
 
-def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the encoder, or of the first of several: `fields`, `size`, …"""
+def arguments(config: Description) -> dict[str, Any]:
+    """The arguments of the encoder, or of the first member of an ensemble: `fields`, `size`, …"""
     spec = as_spec(config)
     while "members" in spec["args"]:
         spec = spec["args"]["members"][0]
-    return {"size": "tiny", "trunk": "separate", "positions": "sincos", "pool": "mean"} | spec[
-        "args"
-    ]
+    defaults = {"size": "tiny", "trunk": "separate", "positions": "sincos", "pool": "mean"}
+    out: dict[str, Any] = defaults | spec["args"]
+    return out
 
 
 def backbones(
-    specs: Mapping[str, Any], fields: Mapping[str, Any], size: str, *, frozen: bool = True
+    specs: Mapping[str, str | nn.Module | MakeModule],
+    fields: Mapping[str, Modality],
+    size: str,
+    *,
+    frozen: bool = True,
 ) -> dict[str, Part]:
     """Load pretrained backbones.
 
     Args:
-        specs: field -> "timm:vit_small_patch16_224", … (see `amodal.nn.backbones.pretrained`), a
-        module, or what makes one. fields: name -> modality.
+        specs: Field -> "timm:vit_small_patch16_224", … (see `amodal.nn.backbones.pretrained`), a
+            module, or a function without arguments that makes one.
+        fields: Name -> modality.
+        size: Of the encoder, whose width the tokens get.
+        frozen: Their own parameters do not learn.
 
     Raises:
-        AmodalError: For fields that there are not, and backbones that cannot be had.
+        AmodalError: For unknown fields, and for backbones that cannot be loaded.
     """
     for field in specs:
         if field not in fields:
-            raise unknown("field", field, fields, "A backbone was given for it.")
+            raise unknown("field", field, fields, "It has a backbone in the options.")
     return {
         f: backbone(spec, fields[f], size_of(size).width, frozen=frozen)
         for f, spec in specs.items()
     }
-
-
-__all__ = ["AmodalError", "arguments", "as_spec", "backbones", "build", "is_old"]

@@ -1,10 +1,9 @@
-"""Stochastic depth: a block's update of a row is left out by chance, as a function of the row's
-seed.
+"""Drop path: the update of a row by a block is left out at random, as a function of the row's seed.
 
-Huang et al., ECCV 2016, arXiv:1603.09382: block l of L is left out with chance l / (L - 1) times
-the rate, and what is left is divided by the chance to stay. Masks follow from the seeds of rows:
-the same in a micro-batch, on other processes and after a resume. Blocks that do not learn, such as
-a teacher's, leave nothing out.
+Stochastic depth, Huang et al., ECCV 2016, arXiv:1603.09382: block l of L (from 0) is left out with
+probability l / (L - 1) times the rate; an update that stays is divided by its probability to stay.
+Masks follow from the seeds of rows, so they are the same in a micro-batch, on other processes and
+after a resume. Frozen blocks, such as a teacher's, leave nothing out.
 """
 
 from __future__ import annotations
@@ -21,38 +20,56 @@ from amodal.core import AmodalError, Tokens, name_code
 from amodal.masking.hashing import uniform
 
 Drop = Callable[[Tensor, int], Tensor]
-"""(T, D) what half 0 (attention) or 1 (MLP) of a block adds -> what is left of it."""
+"""((T, D) update of a block, 0 for its attention or 1 for its MLP) -> what is left of it."""
 
-_asked: ContextVar[tuple[float, Tensor] | None] = ContextVar("drop_path", default=None)
+# A context variable, so that the many modules between the loop and a block need no argument for it.
+_setting: ContextVar[tuple[float, Tensor] | None] = ContextVar("drop_path", default=None)
 
 
 @contextmanager
 def drop_paths(rate: float, seeds_B: Tensor) -> Iterator[None]:
-    """Within it, blocks drop updates of rows whose seeds are (B,) int64; a rate of 0 drops none."""
-    before = _asked.set((rate, seeds_B) if rate else None)
+    """Drop updates of rows in the blocks that are called within this context.
+
+    Args:
+        rate: Of the last block, from 0 (none) to below 1.
+        seeds_B: (B,) int64, the seeds of the rows.
+
+    Raises:
+        AmodalError: For a rate out of range.
+    """
+    if not 0 <= rate < 1:
+        raise AmodalError(f"drop_path is a probability from 0 to below 1, not {rate}")
+    before = _setting.set((rate, seeds_B) if rate else None)
     try:
         yield
     finally:
-        _asked.reset(before)
+        _setting.reset(before)
 
 
-def whole(x_TD: Tensor, half: int) -> Tensor:
-    """Nothing is dropped."""
+def identity(x_TD: Tensor, half: int) -> Tensor:
+    """The `Drop` that leaves nothing out."""
     return x_TD
 
 
 def drop_of(
     block: nn.Module, number: int, depth: int, tokens: Tokens, order_T: Tensor | None
 ) -> Drop:
-    """What block `number` of `depth` drops of these tokens, which go through it in `order_T`.
+    """The drop of one block under the current `drop_paths`.
 
-    Raises AmodalError if the tokens are not of the rows of the batch, so that seeds cannot be
-    assigned.
+    Args:
+        block: The block; frozen ones drop nothing.
+        number: Its number in the trunk, from 0.
+        depth: Blocks of the trunk.
+        tokens: What enters it.
+        order_T: (T,) the order in which the block sees them; None for theirs.
+
+    Raises:
+        AmodalError: If the rows of the tokens are not those of the batch, and so have no seeds.
     """
-    asked = _asked.get()
-    if asked is None or not number or not any(p.requires_grad for p in block.parameters()):
-        return whole
-    rate, seeds_B = asked
+    setting = _setting.get()
+    if setting is None or not number or not any(p.requires_grad for p in block.parameters()):
+        return identity
+    rate, seeds_B = setting
     if tokens.size != len(seeds_B):
         raise AmodalError(
             f"drop_path needs one sequence a record, and this method makes {tokens.size} of "

@@ -1,5 +1,7 @@
-"""Dropout whose mask is a function of a seed per row: the same in a micro-batch, on another number
-of processes, and after a resume."""
+"""Dropout whose mask is a function of a seed per row.
+
+So it is the same in a micro-batch, on another number of processes, and after a resume.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,21 @@ from amodal.masking.hashing import uniform
 
 
 def seeded_dropout(x_ND: Tensor, seeds_N: Tensor, rate: float, stream: int = 0) -> Tensor:
-    """x with each entry 0 by chance `rate`, the others over 1 - rate, so that the mean stays
-    (Srivastava et al. 2014).
+    """Zero entries at random, and divide the others by 1 - rate (Srivastava et al. 2014).
 
-    seeds_N: (N,) int64, one for each row; stream: another number gives an independent mask. Raises
-    ValueError for a rate outside [0, 1).
+    Args:
+        x_ND: (N, D).
+        seeds_N: (N,) int64, one for each row.
+        rate: Probability to drop an entry.
+        stream: Another number gives an independent mask.
+
+    Raises:
+        ValueError: For a rate outside [0, 1).
     """
     if not 0 <= rate < 1:
         raise ValueError(f"rate is the chance to drop an entry, from 0 to below 1, got {rate}")
     if not rate:
         return x_ND
     place = torch.arange(x_ND.shape[1], device=x_ND.device)
-    kept = uniform(seeds_N.unsqueeze(1), stream, place) >= rate
-    return x_ND * kept.to(x_ND.dtype) / (1 - rate)
+    stays = uniform(seeds_N.unsqueeze(1), stream, place) >= rate
+    return x_ND * stays.to(x_ND.dtype) / (1 - rate)

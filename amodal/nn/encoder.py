@@ -1,54 +1,52 @@
-"""What embeds records: batch -> tokens -> embeddings, for any set of fields and any pattern of
-absence."""
+"""The encoder: batch -> tokens -> embeddings, whichever fields a row has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
 
-from amodal.core import Batch, Column, Embeddings, Tokens, field_of, unknown
+from amodal.core import Batch, Column, Embeddings, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
-from amodal.nn.attention.masks import rule
+from amodal.modalities import Modality
 from amodal.nn.extend import Extensions, check_fields
-from amodal.nn.pooling import pool_of
+from amodal.nn.pooling import Pool, pool_of
 from amodal.nn.positions import additive
+from amodal.nn.token_embedding import TokenEmbedding
 from amodal.nn.transformer import BlockHook, Collector, size_of
-from amodal.nn.trunks import ALL, Bags, TrunkRouting, make_trunks
+from amodal.nn.trunks import RouterLogitsOf, SourceTokens, TrunkRouting, make_trunks
 
 
-class Encoder(Extensions, Part):
+class Encoder(Extensions, TokenEmbedding, Part):
     """Tokenizers, trunks, pools, and heads into a space where sources are compared.
 
     Args:
-        fields: name -> modality (see `amodal.modalities`), what the records may hold. size: The one
-        dial: nano, tiny, small, base, large, huge. trunk: "separate", a transformer for each field;
-        "shared", one that sees one source at a time; "joint", one that sees all
-            sources of a row together.
-        positions: "sincos", "learned", "rotary" or "none". pool: "mean", "cls", "attention",
-        "vector" or "gem". backbones: field -> a pretrained backbone (see
-        `amodal.nn.backbones.pretrained`) in place of that field's tokenizer. experts: How many
-        perceptrons each token has to choose from in every second block (see `amodal.nn.experts`);
-        0: all share one. mixer: "attention", or "gru" or "brnn": sequences (text, sound, …) are
-        read by a recurrent trunk, with trunk="separate". fusion_tokens, mask_rule: See `fuse`.
-        pools, heads, extra_blocks: field -> Part in place of, or beside, what follows from the
-        above. similarity: What "near" means for two vectors: "cosine", or "abs_cosine" where signs
-        mean nothing. multi_vector: How to make several vectors of a value, for late interaction
-        (see `amodal.nn.multi_vector`). combiner: Makes one vector of a reference and a change to it
-        (see `amodal.nn.fusion.combiner`). block_hook: A Part that is called around each block of
-        the trunks (see `amodal.nn.transformer.BlockHook`).
+        fields: Name -> modality of each field that records may have.
+        size: Width, depth and attention heads: nano, tiny, small, base, large, huge.
+        trunk: "separate", a transformer for each field; "shared", one for all fields, which sees
+            one source at a time; "joint", one that sees all sources of a row together.
+        positions, pool: Names, see `amodal.nn.positions.KINDS` and `amodal.nn.pooling.POOLS`.
+        backbones: Field -> pretrained backbone (`amodal.nn.backbones`), in place of a tokenizer.
+        experts: Experts of every second block, one a token (`amodal.nn.experts`); 0 for none.
+        mixer: "attention"; with trunk="separate" also "gru" or "brnn" for text, sound, ….
+        fusion_tokens, mask_rule: See `Extensions.fuse`.
+        pools, heads, extra_blocks: Field -> part, in place of or beside the default one.
+        heads_width: Dimensions of the space of the heads.
+        similarity: "cosine", or "abs_cosine" where the sign of a vector has no meaning.
+        multi_vector: Makes a list of vectors of each value, for late interaction.
+        combiner: Makes one vector of a reference and a change to it, for composed queries.
+        block_hook: Is called around each block of the trunks (`transformer.BlockHook`).
 
     Raises:
-        AmodalError: For unknown names, fields that cannot be called so, and combinations that make
-        no sense.
+        AmodalError: For unknown names, and for combinations that do not exist.
     """
 
     def __init__(
         self,
-        fields: Mapping[str, Any],
+        fields: Mapping[str, Modality],
         *,
         size: str = "tiny",
         trunk: str = "separate",
@@ -69,42 +67,29 @@ class Encoder(Extensions, Part):
         extra_blocks: Mapping[str, Part] | None = None,
     ):
         super().__init__()
-        backbones = backbones or {}
-        check_fields(fields, backbones)
-        self.fields, self.size, self.trunk, self.positions, self.pool_name = (
-            dict(fields),
-            size,
-            trunk,
-            positions,
-            pool,
-        )
-        self.experts, self.mixer = experts, mixer
-        self.width, self.heads_each = size_of(size).width, size_of(size).heads
-        self.tokenizers = nn.ModuleDict(
-            {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
-        )
-        self.field_token = nn.ParameterDict(
-            {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
-        )
+        check_fields(fields, backbones := backbones or {})
+        self.fields, self.size, self.trunk = dict(fields), size, trunk
+        self.positions, self.pool_name, self.experts, self.mixer = positions, pool, experts, mixer
+        self.width, self.num_heads = size_of(size).width, size_of(size).heads
+        tokenizers = {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
+        self.tokenizers = nn.ModuleDict(tokenizers)
+        offsets = {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
+        self.field_token = nn.ParameterDict(offsets)
         self.position = additive(positions, self.width)
-        sequences = {
-            f: mixer != "attention" and m.is_sequence
-            for f, m in fields.items()
-            if f not in backbones
-        }
-        rotary = positions == "rotary"
+        # tokens of a backbone have seen each other already: such fields need no trunk of their own
+        own = {f: m for f, m in fields.items() if f not in backbones}
         self.trunks = make_trunks(
-            sequences, kind=trunk, size=size, rotary=rotary, experts=experts, mixer=mixer
+            own, kind=trunk, size=size, rotary=positions == "rotary", experts=experts, mixer=mixer
         )
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
         if trunk == "joint":
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
-        self.routing = TrunkRouting(trunk, self.width, fusion_tokens, mask_rule)
+        self.routing = TrunkRouting(trunk, self.width, mask_rule=mask_rule)
         if fusion_tokens:
-            self.trunks[ALL].mask_rule = rule(mask_rule)
+            self.fuse(fusion_tokens, mask_rule)
         self.heads: nn.ModuleDict | None = None
-        self.similarity, self.multi_vector, self.combiner = similarity, multi_vector, combiner
         self.block_hook: nn.Module | None = None
+        self.similarity, self.multi_vector, self.combiner = similarity, multi_vector, combiner
         self.extra_blocks = nn.ModuleDict(extra_blocks or {})
         self.pools.update(pools or {})
         if heads:
@@ -113,90 +98,56 @@ class Encoder(Extensions, Part):
             self.set_block_hook(block_hook)
 
     def forward(self, batch: Batch) -> Embeddings:
-        """One vector for each source of each row, in the space of the heads (its features, if there
-        are no heads)."""
+        """One vector for each source of each row: of the heads, or the features without heads."""
         return self.project(self.features(batch))
 
     def features(self, batch: Batch) -> Embeddings:
-        """One vector (D) for each source of each row, seen alone; with a joint trunk also `fused`,
-        of all sources together."""
+        """Source -> (N, D), of each source alone; of a joint trunk also `fused`, of all of them."""
         tokens = self.tokenize(batch)
-        if self.routing.reads_alone:
+        if self.routing.is_per_source:
             return Embeddings(self.pool(self.encode(tokens)), batch.size)
         alone = {s: self.pool(self.encode({s: part}))[s] for s, part in tokens.items()}
         alone[FUSED] = self.pool(self.encode(tokens))[FUSED]
         return Embeddings(alone, batch.size)
 
     def project(self, features: Embeddings) -> Embeddings:
-        """Features in the space of the heads, of those sources that have one."""
+        """Features (N, D) -> vectors in the space of the heads, of the sources that have a head."""
         if self.heads is None:
             return features
         heads = {s: self.heads[field_of(s)] for s in features if field_of(s) in self.heads}
-        columns = {
-            s: Column(head(features[s].values), features[s].rows) for s, head in heads.items()
-        }
+        columns = {s: Column(h(features[s].values), features[s].rows) for s, h in heads.items()}
         return Embeddings(columns, features.size)
-
-    def tokenize(self, batch: Batch) -> Bags:
-        """source -> tokens that carry content, position and field."""
-        return {
-            source: self.add_positions(tokens) for source, tokens in self.patchify(batch).items()
-        }
-
-    def patchify(self, batch: Batch) -> Bags:
-        """source -> tokens that carry content alone."""
-        for source in batch.sources:
-            if field_of(source) not in self.tokenizers:
-                raise unknown("field of this encoder", field_of(source), self.tokenizers)
-        return {
-            s: self.tokenizers[field_of(s)](column, s, batch.size)
-            for s, column in batch.columns.items()
-        }
-
-    def add_positions(self, tokens: Tokens) -> Tokens:
-        """Add to the tokens of one source the embeddings of their field and of their position."""
-        field = field_of(tokens.names[0])
-        x_TD = tokens.x + self.field_token[field]
-        if self.position is not None and not self.contextual(field):
-            x_TD = x_TD + self.position(tokens.position).to(x_TD.dtype)
-        return tokens.with_x(x_TD)
 
     def encode(
         self,
-        tokens: Bags,
+        tokens: SourceTokens,
         collect: Collector | None = None,
-        router_logits: dict[tuple[str, int], Bags] | None = None,
+        router_logits: RouterLogitsOf | None = None,
         block_hook: BlockHook | None = None,
-    ) -> Bags:
-        """Send tokens through the trunks; see `amodal.nn.trunks.TrunkRouting.forward`. block_hook:
-        the encoder's own unless given."""
-        prepared = {s: self.pools[field_of(s)].prepare(part) for s, part in tokens.items()}
+    ) -> SourceTokens:
+        """Send tokens through trunks and extra blocks; see `TrunkRouting.forward`."""
+        pools = {s: cast(Pool, self.pools[field_of(s)]) for s in tokens}
+        prepared = {s: pools[s].prepare(part) for s, part in tokens.items()}
         hook = self.block_hook if block_hook is None else block_hook
         result = self.routing(self.trunks, prepared, collect, router_logits, hook)
-        blocks = {
-            s: self.extra_blocks[field_of(s)] for s in tokens if field_of(s) in self.extra_blocks
-        }
-        return result | {s: block(result[s]) for s, block in blocks.items()}
+        extra = {s: self.extra_blocks[f] for s in tokens if (f := field_of(s)) in self.extra_blocks}
+        out: SourceTokens = result | {s: blocks(result[s]) for s, blocks in extra.items()}
+        return out
 
-    def pool(self, context: Bags) -> dict[str, Column]:
-        """source -> (N, D). With a joint trunk also `fused`: of the fusion tokens if there are any,
-        else of all tokens."""
-        pooled = {s: self.pools[field_of(s)](tokens) for s, tokens in context.items() if s != FUSED}
+    def pool(self, context: SourceTokens) -> dict[str, Column]:
+        """Source -> (N, D); of a joint trunk also `fused`, of its fusion tokens or of all."""
+        pooled = {s: self.pools[field_of(s)](part) for s, part in context.items() if s != FUSED}
         if self.trunk == "joint":
             whole = context[FUSED] if FUSED in context else Tokens.join(list(context.values()))
             pooled[FUSED] = self.pools[FUSED](whole)
         return pooled
 
-    def contextual(self, field: str) -> bool:
-        """Whether this field's tokens have already seen each other, as those of a pretrained
-        backbone have."""
-        return getattr(self.tokenizers[field], "contextual", False)
-
     @property
     def space_width(self) -> int:
-        """Dimensions of the space of the heads, or of the features if there are none."""
+        """Dimensions of what `forward` gives."""
         return self.heads_width or self.width
 
     def feature_width(self, field: str) -> int:
-        """Dimensions of the features of a field."""
-        return getattr(self.pools[field], "out_width", self.width)
+        """Dimensions of what `features` gives of a field."""
+        pool = self.pools[field]
+        return pool.out_width if isinstance(pool, Pool) else self.width

@@ -1,10 +1,10 @@
-"""Encoders side by side, as one."""
+"""An ensemble of encoders, which is used like one encoder."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,17 +12,22 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
 from amodal.core.part import Part
+from amodal.modalities import Modality
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.linear import LinearHead
 
 
 class Ensemble(Part):
-    """Several encoders of one make: features are the unit vectors of all of them end to end, and so
-    are vectors in the space of the heads, whose cosine is then the mean of theirs.
+    """Encoders of one architecture, whose unit vectors are concatenated.
+
+    The cosine of two concatenated vectors is the mean of the members' cosines.
 
     Args:
         members: At least one. Heads must be linear, so that a unit vector of features gives the
-        direction that the features give.
+            direction that the features give.
+
+    Raises:
+        AmodalError: For other heads.
     """
 
     def __init__(self, members: Sequence[Encoder]):
@@ -41,7 +46,8 @@ class Ensemble(Part):
 
     @property
     def first(self) -> Encoder:
-        return self.members[0]
+        """The first member."""
+        return cast(Encoder, self.members[0])
 
     def forward(self, batch: Batch) -> Embeddings:
         """See `Encoder.forward`."""
@@ -49,18 +55,20 @@ class Ensemble(Part):
 
     def features(self, batch: Batch) -> Embeddings:
         """See `Encoder.features`."""
-        return _end_to_end([member.features(batch) for member in self.members])
+        return _concatenated([cast(Encoder, member).features(batch) for member in self.members])
 
     def project(self, features: Embeddings) -> Embeddings:
         """See `Encoder.project`."""
         if self.heads is None:
             return features
-        return _end_to_end([m.project(self.part(features, i)) for i, m in enumerate(self.members)])
+        return _concatenated(
+            [cast(Encoder, m).project(self.part(features, i)) for i, m in enumerate(self.members)]
+        )
 
     def part(self, features: Embeddings, number: int) -> Embeddings:
-        """What one member gave of the features of all."""
+        """The features of one member."""
         columns = {
-            s: Column(c.values.split(self.width, 1)[number], c.rows)
+            s: Column(torch.split(c.flat, self.width, 1)[number], c.rows)
             for s, c in features.columns.items()
         }
         return Embeddings(columns, features.size)
@@ -68,15 +76,18 @@ class Ensemble(Part):
     # What all members have in common
 
     @property
-    def fields(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, Modality]:
+        """See `Encoder`."""
         return self.first.fields
 
     @property
     def size(self) -> str:
+        """See `Encoder`."""
         return self.first.size
 
     @property
     def trunk(self) -> str:
+        """See `Encoder`."""
         return self.first.trunk
 
     @property
@@ -86,9 +97,11 @@ class Ensemble(Part):
 
     @property
     def space_width(self) -> int:
+        """See `Encoder.space_width`."""
         return self.first.space_width * len(self.members)
 
     def feature_width(self, field: str) -> int:
+        """See `Encoder.feature_width`."""
         return self.first.feature_width(field) * len(self.members)
 
     @property
@@ -103,14 +116,17 @@ class Ensemble(Part):
 
     @property
     def similarity(self) -> str:
+        """See `Encoder`."""
         return self.first.similarity
 
     @property
     def multi_vector(self) -> Part | None:
+        """Of the first member."""
         return self.first.multi_vector
 
     @property
     def combiner(self) -> nn.Module | None:
+        """Of the first member."""
         return self.first.combiner
 
     def contextual(self, field: str) -> bool:
@@ -118,13 +134,13 @@ class Ensemble(Part):
         return self.first.contextual(field)
 
 
-def _end_to_end(each: Sequence[Embeddings]) -> Embeddings:
+def _concatenated(parts: Sequence[Embeddings]) -> Embeddings:
     """The unit vectors of several encoders for the same rows, one after another; those of one as
     they are."""
-    if len(each) == 1:
-        return each[0]
+    if len(parts) == 1:
+        return parts[0]
     columns = {
-        s: Column(torch.cat([normalize(e[s].values, dim=1) for e in each], 1), each[0][s].rows)
-        for s in each[0]
+        s: Column(torch.cat([normalize(z[s].flat, dim=1) for z in parts], 1), parts[0][s].rows)
+        for s in parts[0]
     }
-    return Embeddings(columns, each[0].size)
+    return Embeddings(columns, parts[0].size)

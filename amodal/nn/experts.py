@@ -1,14 +1,11 @@
-"""A sparse layer: of several perceptrons, each token goes through the one that its router is surest
-of.
+"""A sparse layer: each token goes through the expert that its router prefers.
 
 Riquelme et al. 2021, arXiv:2106.05974 (V-MoE); Mustafa et al. 2022, arXiv:2206.02770 (LIMoE), with
-one expert a token.
-
-An expert has room for so many tokens, and those that the router is less sure of are left out when
-it is full ("batch priority routing"). Counted within a batch that would make what a token becomes
-depend on the tokens beside it, on the size of micro-batches and on the number of processes. Here
-being left out is a matter of a threshold for each expert, which is state: found in the last batch
-(`thresholds`), used for the next, and the same for every row. No threshold, no token left out.
+one expert a token. There an expert has a capacity, and leaves out the tokens of lowest router
+probability when it is full ("batch priority routing"). Counted within a batch, that would make a
+token depend on the tokens beside it, on the size of micro-batches and on the number of processes.
+Here a token is left out below a threshold of its expert. Thresholds are state: they are found in
+the last batch (`thresholds`), used for the next, and the same for every row.
 """
 
 from __future__ import annotations
@@ -19,11 +16,18 @@ from torch.nn.functional import gelu, linear
 
 
 class Experts(nn.Module):
-    """y = p_e(x) MLP_e(x), e = argmax p, p = softmax(W x): (T, D) -> (T, D), and 0 for a token that
-    is left out.
+    """y = p_e(x) MLP_e(x), e = argmax p, p = softmax(W x), and 0 for a token that is left out.
 
-    least: (E,) how sure of an expert the router must be; all 0 at the start.
+    Args:
+        width: D.
+        hidden: Width of an expert's hidden layer.
+        experts: E.
+
+    Attributes:
+        threshold: (E,) those of p; all 0 at the start.
     """
+
+    threshold: Tensor
 
     def __init__(self, width: int, hidden: int, experts: int):
         super().__init__()
@@ -35,20 +39,22 @@ class Experts(nn.Module):
         self.up_bias, self.down_bias = (
             nn.Parameter(torch.zeros(experts, n)) for n in (hidden, width)
         )
-        for each in (*self.up, *self.down):
-            nn.init.xavier_uniform_(each)
-        self.register_buffer("least", torch.zeros(experts))
+        for weight in (*self.up, *self.down):
+            nn.init.xavier_uniform_(weight)
+        self.register_buffer("threshold", torch.zeros(experts))
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Also returns the router's logits (T, E), in float32 or better: rounded, they would send
-        tokens elsewhere."""
+        """(T, D) -> (T, D), and the router's logits (T, E).
+
+        Logits are in float32 or better: rounded ones would send tokens elsewhere.
+        """
         with torch.autocast(x_TD.device.type, enabled=False):
             logits_TE = linear(x_TD.to(self.router.dtype), self.router)
         surest_T, expert_T = logits_TE.softmax(1).max(1)
-        goes_T = torch.where(surest_T >= self.least[expert_T], expert_T, self.experts)
+        goes_T = torch.where(surest_T >= self.threshold[expert_T], expert_T, self.experts)
         order = torch.argsort(goes_T, stable=True)
         counts = torch.bincount(goes_T, minlength=self.experts + 1).tolist()
-        *parts, left_out = x_TD[order].split(counts)
+        *parts, left_out = torch.split(x_TD[order], counts)
         done = [
             torch.addmm(b, gelu(torch.addmm(a, x, up)), down)
             for x, up, a, down, b in zip(parts, self.up, self.up_bias, self.down, self.down_bias)
@@ -58,8 +64,17 @@ class Experts(nn.Module):
 
 
 def thresholds(surest_T: Tensor, expert_T: Tensor, experts: int, capacity: float) -> Tensor:
-    """(E,) how sure the router must be for an expert to take no more than capacity * T / experts of
-    these tokens: 0 where it would take fewer anyway."""
+    """Router probabilities below which tokens are left out, by the tokens of a batch.
+
+    Args:
+        surest_T: (T,) the highest router probability of each token.
+        expert_T: (T,) int64, its expert.
+        experts: E.
+        capacity: An expert takes capacity * T / E of the tokens at most.
+
+    Returns:
+        (E,), 0 for an expert that would take fewer.
+    """
     room = max(1, round(capacity * len(surest_T) / experts))
     least = surest_T.new_zeros(experts)
     for e in range(experts):

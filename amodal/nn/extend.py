@@ -1,9 +1,10 @@
-"""What a method may add to an encoder before training, and take away; a saved encoder has it."""
+"""What a method may add to an encoder before training; a saved encoder has it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from amodal.core.part import Part
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead
-from amodal.nn.transformer import ExtraBlocks
+from amodal.nn.transformer import ExtraBlocks, Transformer
 from amodal.nn.trunks import ALL, TrunkRouting
 
 if TYPE_CHECKING:
@@ -24,8 +25,17 @@ MakeHead = Callable[[int, int], Part]
 SIMILARITIES = ("cosine", "abs_cosine")
 
 
+@runtime_checkable
+class Attaches(Protocol):
+    """A block hook that also changes the trunks, such as skills."""
+
+    def attach(self, encoder: Encoder) -> None:
+        """Change the trunks of the encoder."""
+        ...
+
+
 class Extensions:
-    """Methods of an encoder that change what it is made of. Each returns the encoder."""
+    """Methods of an encoder that change its parts. Most return the encoder."""
 
     heads_width = 0
     """Dimensions of the space of the heads, 0 without heads."""
@@ -44,11 +54,14 @@ class Extensions:
 
         Args:
             width: Dimensions of the space.
-            hidden: Width of a hidden layer of the heads (0: linear maps).
-            fused: Also a head for the fused vectors, if the method trains them.
+            hidden: Width of a hidden layer of the heads; 0 for linear maps.
+            fused: Also add a head for the fused vectors, if the method trains them.
             bias: Of the last layer, for spaces whose zero has a meaning.
             head: Makes another kind of head.
             similarity, multi_vector: See `Encoder`.
+
+        Raises:
+            AmodalError: For an unknown similarity, and for options that `head` does not have.
         """
         encoder = cast("Encoder", self)
         if head and (hidden or bias):
@@ -72,35 +85,48 @@ class Extensions:
         )
 
     def set_heads(self, heads: Mapping[str, Part], width: int) -> Encoder:
-        """Put these heads in the place of those there are. width: of the space that they map into."""
+        """Replace the heads.
+
+        Args:
+            heads: Field -> head.
+            width: Dimensions of the space that they map into.
+        """
         encoder = cast("Encoder", self)
         encoder.heads, encoder.heads_width = nn.ModuleDict(heads), width
         encoder.describe_as(heads=dict(heads), heads_width=width)
         return encoder
 
     def fuse(self, tokens: int = 8, mask_rule: str = "pure") -> Encoder:
-        """Add learned fusion tokens to every row of a joint trunk. mask_rule: "full", "pure"
-        (Zorro) or "bottleneck" (MBT)."""
+        """Add fusion tokens to every row of a joint trunk.
+
+        Args:
+            tokens: How many.
+            mask_rule: "full", "pure" (Zorro) or "bottleneck" (MBT).
+        """
         encoder = cast("Encoder", self)
         encoder.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
-        cast(Any, encoder.trunks[ALL]).mask_rule = rule(mask_rule)
+        cast(Transformer, encoder.trunks[ALL]).set_mask_rule(rule(mask_rule))
         encoder.describe_as(fusion_tokens=tokens, mask_rule=mask_rule)
         return encoder
 
     def compose(self, change: str, project: int, hidden: int) -> Encoder:
-        """Add what makes one vector of a reference and a change to it, for queries of the field
-        `change` and of others. After `align`."""
+        """Add a combiner of a reference and a change to it, for composed queries. After `align`.
+
+        Args:
+            change: The field that changes are of.
+            project, hidden: See `amodal.nn.fusion.combiner.Combiner`.
+        """
         encoder = cast("Encoder", self)
         encoder.combiner = Combiner(encoder.heads_width, project, hidden, change=change)
         encoder.describe_as(combiner=encoder.combiner)
         return encoder
 
     def extend(self, field: str, depth: int) -> Encoder:
-        """Put so many more blocks on top of a field's tower, locked or not, or of its backbone."""
+        """Put `depth` more blocks on top of a field's tower, locked or not, or of its backbone."""
         encoder = cast("Encoder", self)
         self._needs_towers("extended")
         encoder.extra_blocks[field] = ExtraBlocks(
-            encoder.width, depth, encoder.heads_each, rotary=encoder.positions == "rotary"
+            encoder.width, depth, encoder.num_heads, rotary=encoder.positions == "rotary"
         )
         encoder.describe_as(extra_blocks=dict(encoder.extra_blocks))
         return encoder
@@ -113,17 +139,26 @@ class Extensions:
         return encoder
 
     def set_block_hook(self, hook: Part | None) -> Encoder:
-        """Call a Part around each block of the trunks, which may have an `attach(encoder)` of its
-        own."""
+        """Call a part around each block of the trunks; None removes it."""
         encoder = cast("Encoder", self)
-        if hook is not None and hasattr(hook, "attach"):
-            cast(Any, hook).attach(encoder)
+        if isinstance(hook, Attaches):
+            hook.attach(encoder)
         encoder.block_hook = hook
         encoder.describe_as(block_hook=hook)
         return encoder
 
+    @contextmanager
+    def use_block_hook(self, hook: Part | None) -> Iterator[None]:
+        """Call another block hook, or none, inside the `with`; the description stays."""
+        encoder = cast("Encoder", self)
+        before, encoder.block_hook = encoder.block_hook, hook
+        try:
+            yield
+        finally:
+            encoder.block_hook = before
+
     def drop(self, field: str) -> None:
-        """Take a field's tower out, before `align`: a method reads the field with another one's."""
+        """Remove a field's tower, before `align`: a method reads the field by another one's."""
         encoder = cast("Encoder", self)
         for parts in (
             encoder.fields,
@@ -138,9 +173,14 @@ class Extensions:
         encoder.describe_as(fields=dict(encoder.fields), backbones=backbones)
 
     def lock(self, field: str) -> None:
-        """A field's tower stays as it is. Of a pretrained backbone the map from its width to this
-        encoder's, which begins random, goes on learning. Raises AmodalError for a trunk that other
-        fields use too."""
+        """Freeze a field's tower.
+
+        Of a pretrained backbone the map from its width to the encoder's still learns: it begins
+        random.
+
+        Raises:
+            AmodalError: For a trunk that other fields use too.
+        """
         encoder = cast("Encoder", self)
         self._needs_towers("locked")
         for parts in (encoder.tokenizers, encoder.trunks, encoder.pools):
@@ -154,7 +194,8 @@ class Extensions:
         trunk = cast("Encoder", self).trunk
         if trunk != "separate":
             raise AmodalError(
-                f'one tower can be {verb} with trunk="separate", where it shares nothing; this encoder has {trunk!r}'
+                f'one tower can be {verb} with trunk="separate", where it shares nothing; this '
+                f"encoder has {trunk!r}"
             )
 
 
@@ -165,12 +206,14 @@ def check_fields(fields: Mapping[str, Any], backbones: Collection[str]) -> None:
     for name in fields:
         if FUSED == name or any(c in name for c in ".:"):
             raise AmodalError(
-                f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a meaning of their own"
+                f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a "
+                "meaning of their own"
             )
         if hasattr(nn.ModuleDict(), name):  # torch keeps parts as attributes, and this one is taken
             raise AmodalError(
-                f"a field cannot be called {name!r}, a name that torch keeps for itself; call it {name + '_'!r}, say"
+                f"a field cannot be called {name!r}, a name that torch keeps for itself; call it "
+                f"{name + '_'!r}, say"
             )
     for name in backbones:
         if name not in fields:
-            raise unknown("field", name, fields, "A backbone was given for it.")
+            raise unknown("field", name, fields, "It has a backbone in the options.")

@@ -1,5 +1,4 @@
-"""Several vectors of one value: of the whole, and of each cell of a grid that is laid over where
-its tokens are."""
+"""Pooling into the cells of a grid that is laid over the tokens of a row: regions of a value."""
 
 from __future__ import annotations
 
@@ -9,55 +8,78 @@ from torch import Tensor
 from amodal.core import AmodalError, Column, Ragged, Tokens
 
 
-def cells(bag: Tokens, grid: int) -> Tensor:
-    """(T,) int64: the cell that each token lies in, of `grid` cells along every axis between the
-    outermost tokens of its row."""
-    index = bag.row[:, None].expand_as(bag.position)
+def cells(tokens: Tokens, grid: int) -> Tensor:
+    """The cell that each token lies in.
+
+    Args:
+        tokens: x is not read.
+        grid: Cells along each axis, between the outermost tokens of a row.
+
+    Returns:
+        (T,) int64, the sum over axes i of (place along axis i) grid^i.
+    """
+    index = tokens.row[:, None].expand_as(tokens.position)
     low, high = (
-        bag.position.new_zeros(bag.size, bag.position.shape[1]).scatter_reduce(
-            0, index, bag.position, way, include_self=False
-        )[bag.row]
-        for way in ("amin", "amax")
+        tokens.position.new_zeros(tokens.size, tokens.position.shape[1]).scatter_reduce(
+            0, index, tokens.position, reduction, include_self=False
+        )[tokens.row]
+        for reduction in ("amin", "amax")
     )
-    share = (bag.position - low) / (high - low).clamp(min=1e-12)
+    share = (tokens.position - low) / (high - low).clamp(min=1e-12)
+    # the token at the upper end lies on the border of the last cell, and belongs to it
     cell_TP = (share * grid).long().clamp(max=grid - 1)
     return (cell_TP * grid ** torch.arange(cell_TP.shape[1], device=cell_TP.device)).sum(1)
 
 
-def places(bag: Tokens, whole: Column, grid: int = 2) -> Column:
-    """Ragged of vectors (D): the whole's, then the mean token of every cell that has one, in order
-    of cells.
+def grid_pool(tokens: Tokens, whole: Column, grid: int = 2) -> Column:
+    """The vector of each value, then the mean token of each cell that has one, in order of cells.
 
-    bag: the tokens of one source after the trunk, without what pooling added to them. whole: (N,
-    D), the vectors of the rows that have it. grid: cells along each axis; 1 for the whole alone. A
-    picture has up to grid^2 cells, what runs in time has grid.
+    Args:
+        tokens: Of one source after the trunk, without what pooling added; x (T, D).
+        whole: (N, D), the vectors of the whole values.
+        grid: Cells along each axis, so up to grid^2 in an image and grid in time; 1 for the whole
+            alone.
+
+    Returns:
+        Ragged of N lists of vectors (D).
+
+    Raises:
+        AmodalError: For a grid below 1.
     """
     if grid < 1:
         raise AmodalError(f"a grid has at least one cell along each axis, not {grid}")
     if grid == 1:
-        return Column(Ragged(whole.values, torch.ones_like(whole.rows)), whole.rows)
-    each = grid ** bag.position.shape[1]
-    used, at, count = torch.unique(
-        bag.row * each + cells(bag, grid), return_inverse=True, return_counts=True
+        return Column(Ragged(whole.flat, torch.ones_like(whole.rows)), whole.rows)
+    per_row = grid ** tokens.position.shape[1]
+    used, index, count = torch.unique(
+        tokens.row * per_row + cells(tokens, grid), return_inverse=True, return_counts=True
     )
-    mean = bag.x.new_zeros(len(used), bag.x.shape[1]).index_add(0, at, bag.x) / count[:, None]
-    lengths = torch.bincount(used // each, minlength=bag.size)[whole.rows] + 1
-    flat = whole.values.new_zeros(len(whole.rows) + len(used), bag.x.shape[1])
+    total = tokens.x.new_zeros(len(used), tokens.x.shape[1]).index_add(0, index, tokens.x)
+    mean = total / count[:, None]
+    lengths = torch.bincount(used // per_row, minlength=tokens.size)[whole.rows] + 1
+    flat = whole.flat.new_zeros(len(whole.rows) + len(used), tokens.x.shape[1])
     first = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     first[lengths.cumsum(0) - lengths] = True
-    flat = flat.index_copy(0, first.nonzero().squeeze(1), whole.values)
-    return Column(
-        Ragged(flat.index_copy(0, (~first).nonzero().squeeze(1), mean.to(flat.dtype)), lengths),
-        whole.rows,
-    )
+    flat = flat.index_copy(0, first.nonzero().squeeze(1), whole.flat)
+    flat = flat.index_copy(0, (~first).nonzero().squeeze(1), mean.to(flat.dtype))
+    return Column(Ragged(flat, lengths), whole.rows)
 
 
-def numbers(bag: Tokens, rows: Tensor, grid: int = 2) -> Tensor:
-    """(sum of lengths,) int64, of each vector that `places` gives, end to end: 0 of the whole, 1 +
-    its cell of a region (cell = sum of place along axis i x grid^i). rows: those of the whole."""
+def part_numbers(tokens: Tokens, rows: Tensor, grid: int = 2) -> Tensor:
+    """Which part of its value each vector of `grid_pool` is of.
+
+    Args:
+        tokens, grid: As for `grid_pool`.
+        rows: (N,) int64, those of `whole`.
+
+    Returns:
+        (sum of lengths,) int64, list after list: 0 for the whole, 1 + its cell for a region.
+    """
     if grid == 1:
         return torch.zeros_like(rows)
-    each = grid ** bag.position.shape[1]
-    used = torch.unique(bag.row * each + cells(bag, grid))
-    every = torch.cat([rows * (each + 1), used // each * (each + 1) + used % each + 1])
-    return every.sort().values % (each + 1)
+    per_row = grid ** tokens.position.shape[1]
+    used = torch.unique(tokens.row * per_row + cells(tokens, grid))
+    # per_row + 1 numbers for each row, so that the whole sorts before the regions of its row
+    keys = torch.cat([rows * (per_row + 1), used // per_row * (per_row + 1) + used % per_row + 1])
+    out: Tensor = keys.sort().values % (per_row + 1)
+    return out

@@ -1,5 +1,4 @@
-"""Neighbourhoods of tokens as rows of their own, so that what a network says of one has seen
-nothing else."""
+"""Windows of tokens as rows of their own, so that a network sees nothing outside of a window."""
 
 from __future__ import annotations
 
@@ -11,25 +10,30 @@ from torch import Tensor
 from amodal.core import Tokens
 
 
-def neighbourhoods(bag: Tokens, parts: int) -> tuple[Tokens, Tensor]:
-    """(the tokens with each neighbourhood a row, (R,) int64 ascending: the row that each belongs
-    to).
+def local_windows(tokens: Tokens, parts: int) -> tuple[Tokens, Tensor]:
+    """Cut the tokens of each row into windows.
 
-    The box around the positions of a row's tokens is cut into `parts` equal pieces along each axis
-    that it extends along: time for series, height and width for pictures. Pieces without a token
-    are no neighbourhoods; the tokens stay as they are, positions too.
+    The box around a row's positions is cut into `parts` equal pieces along each axis that it
+    extends along: time for series, height and width for images.
+
+    Args:
+        tokens: Of any rows.
+        parts: Pieces along an axis.
+
+    Returns:
+        The tokens as they are, positions too, but with a row for each window that has tokens; and
+        (R,) int64, ascending, the row that each of the R windows is of.
     """
-    index = bag.row[:, None].expand_as(bag.position)
-    box = bag.position.new_zeros(bag.size, bag.position.shape[1])
-    low = box.scatter_reduce(0, index, bag.position, "amin", include_self=False)
-    span = box.scatter_reduce(0, index, bag.position, "amax", include_self=False) - low
-    share = (bag.position - low[bag.row]) / span[bag.row].clamp_min(1e-12)
+    index = tokens.row[:, None].expand_as(tokens.position)
+    box = tokens.position.new_zeros(tokens.size, tokens.position.shape[1])
+    low = box.scatter_reduce(0, index, tokens.position, "amin", include_self=False)
+    span = box.scatter_reduce(0, index, tokens.position, "amax", include_self=False) - low
+    share = (tokens.position - low[tokens.row]) / span[tokens.row].clamp_min(1e-12)
     place = (share * parts).long().clamp(0, parts - 1)
-    code = bag.row
+    code = tokens.row
     for axis in place.unbind(1):
         code = code * parts + axis
-    found, number = torch.unique(code, return_inverse=True)
+    codes, number = torch.unique(code, return_inverse=True)
     order = torch.argsort(number, stable=True)
-    return replace(
-        bag.at(order), row=number[order], size=len(found)
-    ), found // parts ** place.shape[1]
+    windows = replace(tokens.at(order), row=number[order], size=len(codes))
+    return windows, codes // parts ** place.shape[1]

@@ -1,7 +1,8 @@
-"""Runs of format 1: their encoders as specs, and what their tensors are called now."""
+"""Runs of format 1: specs of their encoders, and the names of their tensors now."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from amodal.core.embeddings import FUSED
 from amodal.core.part import Spec
 from amodal.nn.encoder import Encoder
 from amodal.nn.ensemble import Ensemble
+from amodal.nn.queue import Queues
 from amodal.nn.transformer import size_of
 
 HEADS = {
@@ -25,13 +27,25 @@ HOOKS = {
 }
 
 
+HOOK_OPTIONS = {"at": "level", "grow": "accumulate", "aware": "missing_aware"}
+"""What options of block hooks are called in format 1 -> now."""
+
+
 def part(name: str, **args: Any) -> Spec:
+    """The spec of a part."""
     return {"part": name, "args": args}
 
 
+def _renamed(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in options.items()}
+
+
 def encoder_spec(config: dict[str, Any]) -> Spec:
-    """The spec of the encoder that a config.json of format 1 describes. Raises KeyError where
-    something is missing."""
+    """The spec of the encoder that a config.json of format 1 describes.
+
+    Raises:
+        KeyError: Where an entry is missing.
+    """
     shape, fields = size_of(config["size"]), config["fields"]
     width, depth = shape.width, shape.depth
     args: dict[str, Any] = {n: config[n] for n in ("fields", "size", "trunk", "positions", "pool")}
@@ -48,7 +62,7 @@ def encoder_spec(config: dict[str, Any]) -> Spec:
                 "nn.heads.projection_tower:ProjectionTower",
                 width=width,
                 heads=shape.heads,
-                **options,
+                **_renamed(options, {"reads": "output"}),
             )
             for f, options in towers.items()
         }
@@ -76,22 +90,23 @@ def encoder_spec(config: dict[str, Any]) -> Spec:
         kind = hook.pop("kind")
         if kind != "skills":
             those = hook.pop("senses", list(fields))
-            hook = {"fields": those, "width": width, "depth": depth} | hook
+            hook = {"fields": those, "width": width, "depth": depth} | _renamed(hook, HOOK_OPTIONS)
         args["block_hook"] = part(HOOKS[kind], **hook)
     if composing := config.get("composing"):
         args["combiner"] = part(
             "nn.fusion.combiner:Combiner", width=config["aligned_width"], **composing
         )
-    if several := dict(config.get("several") or {}):
-        args["multi_vector"] = part(
-            "nn.multi_vector:MultiVector", query_field=several.pop("asks"), **several
-        )
+    if lists := config.get("several"):
+        options = _renamed(lists, {"asks": "query_field"})
+        kind = {"places": "regions"}.get(options["kind"], options["kind"])
+        args["multi_vector"] = part("nn.multi_vector:MultiVector", **options | {"kind": kind})
     spec = part("nn.encoder:Encoder", **args)
     others = config.get("others", 0)
     return part("nn.ensemble:Ensemble", members=[spec] * (others + 1)) if others else spec
 
 
 def head(config: dict[str, Any], width: int) -> Spec:
+    """The spec of each head of the encoder, all of which are alike."""
     args = {"width_in": width, "width": config["aligned_width"]}
     if kind := dict(config.get("aligned_head") or {}):
         return part(HEADS[kind.pop("kind")], **args, **kind)
@@ -108,12 +123,46 @@ RENAMED = {
     "FusedContrast": {"key_branch": "slow"},
     "Guidance": {"guided_head": "both"},
     "UdaCope": {"coordinate_head": "told"},
+    "Autoencoder": {"in_proj": "enter", "out_proj": "leave", "latent_proj": "back"},
+    "Brnn": {
+        "in_proj": "enter",
+        "out_proj": "leave",
+        "forward_step": "forth",
+        "backward_step": "back",
+    },
+    "Captioner": {
+        "vector_proj": "see",
+        "embedding": "word",
+        "recurrence": "step",
+        "classifier": "out",
+    },
+    "CausalDecoder": {"in_proj": "enter", "context": "told"},
+    "CrossBlock": {"self_attention": "own", "cross_attention": "other"},
+    "Experts": {"threshold": "least"},
+    "GaussianBottleneck": {"in_proj": "enter", "out_proj": "leave"},
+    "MaskDecoder": {"in_proj": "enter"},
+    "MultiSourceBlock": {
+        "self_attention": "own",
+        "source_attention": "others",
+        "choice_attention": "choose",
+    },
+    "MultiSourceDecoder": {"in_proj": "enter", "source_projections": "given"},
+    "PairHead": {"branch": "each"},
+    "Queues": {"queue_all": "kept_kept"},
+    "SeFusion": {"gate": "weigh"},
+    "SpaceMaps": {"linears": "own"},
+    "Up": {"skip_gate": "weigh"},
 }
-"""Class -> part of it -> what runs of format 1 call it."""
+"""Class -> part of it, or tensor -> what runs of format 1 call it."""
 
 
 def old_name(module: nn.Module, name: str) -> str:
-    """What runs of format 1 call a tensor of a module. name: in its `state_dict`."""
+    """What runs of format 1 call a tensor.
+
+    Args:
+        module: Holds it.
+        name: Its name in the module's `state_dict`.
+    """
     first, _, rest = name.partition(".")
     if isinstance(module, Encoder) and name == "routing.fusion_tokens":
         return "fusion_tokens"
@@ -121,14 +170,16 @@ def old_name(module: nn.Module, name: str) -> str:
         number, _, inner = rest.partition(".")
         member = old_name(module.members[int(number)], inner)
         return f"others.{int(number) - 1}.{member}" if int(number) else member
-    there = RENAMED.get(type(module).__name__, {}).get(first, first)
+    before = RENAMED.get(type(module).__name__, {}).get(first, first)
+    if isinstance(module, Queues) and before.startswith("queue_"):  # one buffer for each name
+        before = "kept_" + before.removeprefix("queue_")
     child = getattr(module, first, None)
     if not rest or not isinstance(child, nn.Module):
-        return ".".join([there, rest]) if rest else there
-    return f"{there}.{old_name(child, rest)}"
+        return ".".join([before, rest]) if rest else before
+    return f"{before}.{old_name(child, rest)}"
 
 
 def new_names(module: nn.Module, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Tensors of a run of format 1 under the names that they have in this module."""
+    """Tensors of a run of format 1, under the names that they have in a module now."""
     names = {old_name(module, name): name for name in module.state_dict()}
     return {names.get(name, name): value for name, value in tensors.items()}

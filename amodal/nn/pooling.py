@@ -1,5 +1,4 @@
-"""From tokens to one vector a row. `prepare` runs before the trunk, `forward` after it; `strip`
-takes off what `prepare` added."""
+"""Pooling: the tokens of a row -> one vector."""
 
 from __future__ import annotations
 
@@ -10,56 +9,79 @@ from amodal.core import Column, Tokens, unknown
 from amodal.core.host import take
 
 
-class MeanPool(nn.Module):
+class Pool(nn.Module):
+    """What all poolings share: `prepare` runs before the trunk and `forward` after it.
+
+    Args:
+        width: D of the tokens.
+    """
+
+    out_width: int
+    """Dimensions of the pooled vector."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out_width = width
+
+    def prepare(self, tokens: Tokens) -> Tokens:
+        """Add what this pooling needs in the trunk, such as a class token."""
+        return tokens
+
+    def strip(self, tokens: Tokens) -> Tokens:
+        """Take off what `prepare` added."""
+        return tokens
+
+    def forward(self, tokens: Tokens) -> Column:
+        """Tokens x (T, D) -> (N, out_width), of the rows that have any."""
+        raise NotImplementedError
+
+
+class MeanPool(Pool):
     """The mean token of each row."""
 
-    def __init__(self, width: int):
-        super().__init__()
-
-    def prepare(self, bag: Tokens) -> Tokens:
-        return bag
-
-    def strip(self, bag: Tokens) -> Tokens:
-        return bag
-
-    def forward(self, bag: Tokens) -> Column:
-        return bag.pool()
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        return tokens.pool()
 
 
-class ClsPool(nn.Module):
-    """A learned token put before each row's own, and read out at the end."""
+class ClsPool(Pool):
+    """A learned class token, which is put before those of each row and read at the end."""
 
     def __init__(self, width: int):
-        super().__init__()
+        super().__init__(width)
         self.token = nn.Parameter(torch.randn(width) * 0.02)
 
-    def prepare(self, bag: Tokens) -> Tokens:
-        rows = bag.rows()
-        source = take(bag.source, bag.skeleton().within() == 0)
-        position = bag.position.new_zeros(len(rows), bag.position.shape[1])
-        cls = Tokens(
-            self.token.to(bag.x.dtype).expand(len(rows), -1),
-            rows,
-            source,
-            position,
-            bag.names,
-            bag.size,
-        )
-        return Tokens.join([cls, bag])
+    def prepare(self, tokens: Tokens) -> Tokens:
+        """Put the class token before those of each row."""
+        rows = tokens.rows()
+        # the class token counts as one of the first source of its row
+        source = take(tokens.source, tokens.skeleton().within() == 0)
+        position = tokens.position.new_zeros(len(rows), tokens.position.shape[1])
+        x_ND = self.token.to(tokens.x.dtype).expand(len(rows), -1)
+        cls = Tokens(x_ND, rows, source, position, tokens.names, tokens.size)
+        return Tokens.join([cls, tokens])
 
-    def strip(self, bag: Tokens) -> Tokens:
-        return bag.keep(bag.skeleton().within() > 0)
+    def strip(self, tokens: Tokens) -> Tokens:
+        """Remove the class tokens."""
+        return tokens.keep(tokens.skeleton().within() > 0)
 
-    def forward(self, bag: Tokens) -> Column:
-        return bag.first()
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        return tokens.first()
 
 
-class AttentionPool(nn.Module):
-    """One learned query for each head reads the row's tokens (Set Transformer's PMA,
-    arXiv:1810.00825, with one seed)."""
+class AttentionPool(Pool):
+    """One learned query per head attends to the tokens of a row.
+
+    Set Transformer's PMA with one seed (Lee et al. 2019, arXiv:1810.00825).
+
+    Args:
+        width: D.
+        heads: They divide D.
+    """
 
     def __init__(self, width: int, heads: int = 4):
-        super().__init__()
+        super().__init__(width)
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.score, self.value, self.out = (
@@ -68,67 +90,70 @@ class AttentionPool(nn.Module):
             nn.Linear(width, width),
         )
 
-    def prepare(self, bag: Tokens) -> Tokens:
-        return bag
-
-    def strip(self, bag: Tokens) -> Tokens:
-        return bag
-
-    def forward(self, bag: Tokens) -> Column:
-        x_TD = self.norm(bag.x)
-        weight_TH = segment_softmax(self.score(x_TD), bag.row, bag.size)
-        mixed_TD = (
-            self.value(x_TD).unflatten(1, (self.heads, -1)) * weight_TH.unsqueeze(2)
-        ).flatten(1)
-        pooled = mixed_TD.new_zeros(bag.size, mixed_TD.shape[1]).index_add(0, bag.row, mixed_TD)
-        rows = bag.rows()
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        x_TD = self.norm(tokens.x)
+        weight_TH = segment_softmax(self.score(x_TD), tokens.row, tokens.size)
+        value_THd = self.value(x_TD).unflatten(1, (self.heads, -1))
+        pooled = segment_sum((value_THd * weight_TH.unsqueeze(2)).flatten(1), tokens)
+        rows = tokens.rows()
         return Column(self.out(pooled[rows]), rows)
 
 
-class VectorPool(nn.Module):
-    """Attention that weighs the tokens of a row anew for every one of the D dimensions: softmax
-    over the tokens of V tanh(W x + b) + c (Merkx and Frank 2019, arXiv:1903.11393, eq. 3)."""
+class VectorPool(Pool):
+    """Attention with weights for each of the D dimensions.
+
+    Softmax over the tokens of V tanh(W x + b) + c (Merkx and Frank 2019, arXiv:1903.11393, eq. 3).
+    """
 
     def __init__(self, width: int, hidden: int = 128):
-        super().__init__()
+        super().__init__(width)
         self.score = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
 
-    def prepare(self, bag: Tokens) -> Tokens:
-        return bag
-
-    def strip(self, bag: Tokens) -> Tokens:
-        return bag
-
-    def forward(self, bag: Tokens) -> Column:
-        mixed_TD = bag.x * segment_softmax(self.score(bag.x), bag.row, bag.size)
-        pooled = mixed_TD.new_zeros(bag.size, mixed_TD.shape[1]).index_add(0, bag.row, mixed_TD)
-        rows = bag.rows()
-        return Column(pooled[rows], rows)
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        weight_TD = segment_softmax(self.score(tokens.x), tokens.row, tokens.size)
+        rows = tokens.rows()
+        return Column(segment_sum(tokens.x * weight_TD, tokens)[rows], rows)
 
 
-class GemPool(nn.Module):
-    """The generalised mean of what is positive, (mean of x^p)^(1/p) in each dimension, p learned
-    from 3: 1 is the mean, large p the maximum (Radenovic, Tolias and Chum 2018, arXiv:1711.02512,
-    eq. 3)."""
+class GemPool(Pool):
+    """The generalised mean, (mean of x^p)^(1/p) in each dimension.
 
-    def __init__(self, width: int, power: float = 3.0, least: float = 1e-6):
-        super().__init__()
-        self.power, self.least = nn.Parameter(torch.tensor(power)), least
+    p is learned: 1 is the mean, large p the maximum (Radenovic, Tolias and Chum 2018,
+    arXiv:1711.02512, eq. 3).
 
-    def prepare(self, bag: Tokens) -> Tokens:
-        return bag
+    Args:
+        width: D.
+        power: p at the start.
+        min_value: Smaller values are raised to it, since roots are of positive numbers.
+    """
 
-    def strip(self, bag: Tokens) -> Tokens:
-        return bag
+    def __init__(self, width: int, power: float = 3.0, min_value: float = 1e-6):
+        super().__init__(width)
+        self.power, self.min_value = nn.Parameter(torch.tensor(power)), min_value
 
-    def forward(self, bag: Tokens) -> Column:
-        raised = bag.with_x(bag.x.clamp(min=self.least) ** self.power).pool()
-        return Column(raised.values ** (1 / self.power), raised.rows)
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        raised = tokens.with_x(tokens.x.clamp(min=self.min_value) ** self.power).pool()
+        return Column(raised.flat ** (1 / self.power), raised.rows)
+
+
+def segment_sum(x_TD: Tensor, tokens: Tokens) -> Tensor:
+    """(B, D): the sum of x over the tokens of each row."""
+    return x_TD.new_zeros(tokens.size, x_TD.shape[1]).index_add(0, tokens.row, x_TD)
 
 
 def segment_softmax(score_TH: Tensor, row: Tensor, size: int) -> Tensor:
-    """Softmax over the tokens of each row."""
+    """Softmax over the tokens of each row.
+
+    Args:
+        score_TH: (T, H), each column for itself.
+        row: (T,) int64, the row of each token.
+        size: B, the number of rows.
+    """
     index = row.unsqueeze(1).expand_as(score_TH)
+    # the maximum only keeps exp in range: the softmax does not depend on it, nor does its gradient
     peak = score_TH.new_full((size, score_TH.shape[1]), -torch.inf).scatter_reduce(
         0, index, score_TH.detach(), "amax"
     )
@@ -136,7 +161,7 @@ def segment_softmax(score_TH: Tensor, row: Tensor, size: int) -> Tensor:
     return weight / weight.new_zeros(size, weight.shape[1]).index_add(0, row, weight)[row]
 
 
-POOLS = {
+POOLS: dict[str, type[Pool]] = {
     "mean": MeanPool,
     "cls": ClsPool,
     "attention": AttentionPool,
@@ -145,7 +170,12 @@ POOLS = {
 }
 
 
-def pool_of(name: str, width: int) -> nn.Module:
+def pool_of(name: str, width: int) -> Pool:
+    """A pooling with fresh weights.
+
+    Raises:
+        AmodalError: For a name that is not in `POOLS`.
+    """
     if name not in POOLS:
         raise unknown("pooling", name, POOLS)
     return POOLS[name](width)

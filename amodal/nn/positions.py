@@ -1,9 +1,6 @@
-"""Where a token is. Every function takes real coordinates (..., 3), so any size, rate or length has
-positions."""
+"""Embeddings of positions: functions of real coordinates (..., 3), for any size, rate or length."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +9,16 @@ from amodal.core import POSITION_DIMS, AmodalError, unknown
 
 
 def sincos(position_TP: Tensor, width: int, base: float = 1e4) -> Tensor:
-    """(T, D): sines and cosines of every coordinate at D // 6 wavelengths from 2 pi to 2 pi base
-    (Vaswani et al. 2017, 3.5)."""
+    """Sines and cosines of every coordinate (Vaswani et al. 2017, 3.5).
+
+    Args:
+        position_TP: (T, P).
+        width: D; there are D // 6 wavelengths, from 2 pi to 2 pi base.
+        base: Of the longest wavelength.
+
+    Returns:
+        (T, D).
+    """
     bands = width // (2 * POSITION_DIMS)
     rate = base ** -(torch.arange(bands, device=position_TP.device) / max(bands, 1))
     angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
@@ -22,36 +27,50 @@ def sincos(position_TP: Tensor, width: int, base: float = 1e4) -> Tensor:
 
 
 class SinCos(nn.Module):
-    """Fixed: nothing to learn, any range of coordinates."""
+    """`sincos` as a module, without parameters."""
 
     def __init__(self, width: int):
         super().__init__()
         self.width = width
 
     def forward(self, position_TP: Tensor) -> Tensor:
+        """(T, P) -> (T, D)."""
         return sincos(position_TP, self.width)
 
 
 class Learned(nn.Module):
-    """A table of `range` vectors for each axis, read between its entries; coordinates beyond it get
-    the last entry."""
+    """A learned table for each axis, with linear interpolation between its entries.
+
+    Args:
+        width: D.
+        range: Entries of a table; coordinates beyond it get the last one.
+    """
 
     def __init__(self, width: int, range: int = 256):
         super().__init__()
         self.table = nn.Parameter(torch.randn(POSITION_DIMS, range, width) * 0.02)
 
     def forward(self, position_TP: Tensor) -> Tensor:
+        """(T, P) -> (T, D)."""
         last = self.table.shape[1] - 1
-        at = position_TP.clamp(0, last)
-        low = at.floor().long().clamp(max=last - 1)
-        part = (at - low).unsqueeze(-1)
-        axis = torch.arange(POSITION_DIMS, device=at.device)
+        place = position_TP.clamp(0, last)
+        low = place.floor().long().clamp(max=last - 1)
+        part = (place - low).unsqueeze(-1)
+        axis = torch.arange(POSITION_DIMS, device=place.device)
         return torch.lerp(self.table[axis, low], self.table[axis, low + 1], part).sum(-2)
 
 
 class Rotary:
-    """Turns queries and keys by their coordinates, so that attention sees differences of position
-    (Su et al. 2021)."""
+    """Rotates queries and keys by their coordinates (Su et al. 2021): attention sees differences.
+
+    Args:
+        position_TP: (T, P).
+        head_width: d of a head.
+        base: Of the longest wavelength.
+
+    Raises:
+        AmodalError: For heads that are too narrow.
+    """
 
     def __init__(self, position_TP: Tensor, head_width: int, base: float = 100.0):
         bands = head_width // (2 * POSITION_DIMS)
@@ -75,12 +94,14 @@ class Rotary:
 KINDS = ("sincos", "learned", "rotary", "none")
 
 
-def additive(kind: str, width: int) -> Callable[[Tensor], Tensor] | None:
-    """What is added to the tokens for this kind of position; None for kinds that add nothing."""
+def additive(kind: str, width: int) -> nn.Module | None:
+    """The module that makes embeddings of a kind, which are added to tokens; None for other kinds.
+
+    Raises:
+        AmodalError: For a kind that is not in `KINDS`.
+    """
     if kind not in KINDS:
         raise unknown("kind of position", kind, KINDS)
-    return (
-        {"sincos": SinCos, "learned": Learned}[kind](width)
-        if kind in ("sincos", "learned")
-        else None
-    )
+    if kind == "sincos":
+        return SinCos(width)
+    return Learned(width) if kind == "learned" else None

@@ -1,5 +1,7 @@
-"""Vectors of earlier rows, for losses that want more strangers than a batch holds. He et al. 2020,
-MoCo, arXiv:1911.05722, 3.2."""
+"""Queues of vectors of earlier rows, for losses that want more negatives than a batch holds.
+
+He et al. 2020, MoCo, arXiv:1911.05722, 3.2.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +12,62 @@ from torch import Tensor, nn
 
 
 class Queues(nn.Module):
-    """For each name the last `length` vectors of `width` that were pushed. Push in
-    `Method.on_step_end` and nowhere else."""
+    """First-in-first-out queues of vectors, one for each name.
+
+    Push in `Method.on_step_end` and nowhere else: it must happen once a step, whatever the number
+    of micro-batches.
+
+    Args:
+        names: Of the queues.
+        length: Vectors that a queue holds at most.
+        width: D.
+    """
+
+    count: Tensor
+    """(queues,) int64: vectors that were pushed into each so far."""
 
     def __init__(self, names: Sequence[str], length: int, width: int):
         super().__init__()
         self.names = list(names)
         for name in self.names:
-            self.register_buffer(f"kept_{name}", torch.zeros(length, width))
+            self.register_buffer(f"queue_{name}", torch.zeros(length, width))
         self.register_buffer("count", torch.zeros(len(self.names), dtype=torch.int64))
 
     def earlier(self, name: str) -> Tensor:
-        """(M, width), the oldest first; M grows from 0 to the length."""
-        kept = self.get_buffer(f"kept_{name}")
-        return kept[max(0, len(kept) - int(self.count[self.names.index(name)])) :]
+        """(M, D), the oldest first; M grows from 0 to the length."""
+        queue = self.get_buffer(f"queue_{name}")
+        return queue[max(0, len(queue) - int(self.count[self.names.index(name)])) :]
 
     @torch.no_grad()
     def push(self, new: Mapping[str, Tensor]) -> None:
-        """new: name -> (n, width), of which the last stay if there are more than fit."""
+        """Add vectors.
+
+        Args:
+            new: Name -> (n, D). If there are more than the length, the last ones stay.
+        """
         for name, rows in new.items():
-            kept = self.get_buffer(f"kept_{name}")
-            kept.copy_(torch.cat([kept, rows.to(kept.dtype)])[len(rows) :])
+            queue = self.get_buffer(f"queue_{name}")
+            queue.copy_(torch.cat([queue, rows.to(queue.dtype)])[len(rows) :])
             self.count[self.names.index(name)] += len(rows)
 
 
 class GroupedQueue(nn.Module):
-    """The last `length` vectors of `width` that were pushed, and the group of each (int64 below
-    2^24, -1 for none)."""
+    """A queue of vectors, each with the number of its group.
+
+    Args:
+        length: Vectors that it holds at most.
+        width: D.
+    """
 
     def __init__(self, length: int, width: int):
         super().__init__()
-        self.vectors, self.groups = Queues(["kept"], length, width), Queues(["kept"], length, 1)
+        self.vectors, self.groups = Queues(["all"], length, width), Queues(["all"], length, 1)
 
     def earlier(self) -> tuple[Tensor, Tensor]:
-        """(M, width) and (M,) int64, the oldest first."""
-        return self.vectors.earlier("kept"), self.groups.earlier("kept").squeeze(1).round().long()
+        """(M, D) vectors and (M,) int64 groups, the oldest first."""
+        return self.vectors.earlier("all"), self.groups.earlier("all").squeeze(1).round().long()
 
     def push(self, vectors_ND: Tensor, group_N: Tensor) -> None:
-        self.vectors.push({"kept": vectors_ND})
-        self.groups.push({"kept": group_N[:, None]})
+        """Add vectors (N, D) and their groups (N,), below 2^24 as they are float32; -1 for none."""
+        self.vectors.push({"all": vectors_ND})
+        self.groups.push({"all": group_N[:, None]})

@@ -1,4 +1,4 @@
-"""Recurrent trunks: what reads a sequence from both ends, a token at a time."""
+"""Recurrent trunks, which read a sequence from both ends."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from amodal.core import AmodalError, Tokens
+from amodal.nn.transformer import Collector, RouterLogits
 
 
 class Recurrent(nn.Module):
-    """Tokens -> Tokens of the same width by bidirectional GRUs (Cho et al. 2014, arXiv:1406.1078),
-    half of the width for each direction. Every row, and within a row every source, is a sequence of
-    its own.
+    """Bidirectional GRUs (Cho et al. 2014, arXiv:1406.1078), half of the width for each direction.
 
-    Takes the place of `amodal.nn.transformer.Transformer`; raises AmodalError for an odd width.
+    Every row, and within a row every source, is a sequence of its own. It takes the place of a
+    `Transformer`.
+
+    Args:
+        width: D.
+        depth: Layers.
+
+    Raises:
+        AmodalError: For an odd width.
     """
 
     def __init__(self, width: int, depth: int = 1):
@@ -25,15 +32,26 @@ class Recurrent(nn.Module):
             )
         self.gru = nn.GRU(width, width // 2, depth, batch_first=True, bidirectional=True)
 
-    def forward(self, tokens: Tokens, collector=None, router_logits=None) -> Tokens:
+    def forward(
+        self,
+        tokens: Tokens,
+        collector: Collector | None = None,
+        router_logits: RouterLogits | None = None,
+    ) -> Tokens:
+        """Tokens -> tokens of the same width. The other arguments are for transformers.
+
+        Raises:
+            AmodalError: For a collector.
+        """
         if collector is not None:
             raise AmodalError(
-                "this method reads the blocks of a transformer, which a recurrent trunk has not"
+                "this method reads the blocks of a transformer, which a recurrent trunk does not "
+                "have"
             )
         if not len(tokens):
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
         lengths = _sequences(tokens)
-        padded = pad_sequence(list(tokens.x.split(lengths.tolist())), batch_first=True)
+        padded = pad_sequence(list(torch.split(tokens.x, lengths.tolist())), batch_first=True)
         packed = pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states_NLD, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
         real = torch.arange(states_NLD.shape[1], device=lengths.device) < lengths.unsqueeze(1)
@@ -41,26 +59,37 @@ class Recurrent(nn.Module):
 
 
 class Brnn(nn.Module):
-    """Tokens -> Tokens by two plain recurrences with relu, one from each end (Karpathy and Fei-Fei
-    2015, arXiv:1412.2306, eq. 2-6):
+    """Two plain recurrences with relu, one from each end.
 
-    e_t = relu(W_e x_t + b_e), h_t = relu(e_t + W_f h_{t-1} + b_f) and the same from the end, s_t =
-    relu(W_d (h_t + h'_t) + b_d).
+    Karpathy and Fei-Fei 2015, arXiv:1412.2306, eq. 2-6: e_t = relu(W_e x_t + b_e), h_t = relu(e_t +
+    W_f h_{t-1} + b_f) and the same from the end, s_t = relu(W_d (h_t + h'_t) + b_d).
+
+    Args:
+        width: D.
     """
 
     def __init__(self, width: int):
         super().__init__()
-        self.enter, self.leave = nn.Linear(width, width), nn.Linear(width, width)
-        self.forth, self.back = nn.Linear(width, width), nn.Linear(width, width)
+        self.in_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.forward_step, self.backward_step = nn.Linear(width, width), nn.Linear(width, width)
 
-    def forward(self, tokens: Tokens, collector=None, router_logits=None) -> Tokens:
+    def forward(
+        self,
+        tokens: Tokens,
+        collector: Collector | None = None,
+        router_logits: RouterLogits | None = None,
+    ) -> Tokens:
+        """See `Recurrent.forward`."""
         if collector is not None:
             raise AmodalError(
-                "this method reads the blocks of a transformer, which a recurrent trunk has not"
+                "this method reads the blocks of a transformer, which a recurrent trunk does not "
+                "have"
             )
-        e_TD = self.enter(tokens.x).relu()
+        e_TD = self.in_proj(tokens.x).relu()
         if not len(tokens):
-            return tokens.with_x(self.leave(self.forth(e_TD) + self.back(e_TD)).relu())
+            return tokens.with_x(
+                self.out_proj(self.forward_step(e_TD) + self.backward_step(e_TD)).relu()
+            )
         lengths = _sequences(tokens)
         e_NLD = pad_sequence(list(e_TD.split(lengths.tolist())), batch_first=True)
         last = lengths[:, None] - 1
@@ -68,10 +97,10 @@ class Brnn(nn.Module):
         # each sequence from its end; what pads it stays behind it
         turn = torch.where(place <= last, last - place, place)[:, :, None].expand_as(e_NLD)
         forth, back = (
-            _recur(self.forth, e_NLD),
-            _recur(self.back, e_NLD.gather(1, turn)).gather(1, turn),
+            _recur(self.forward_step, e_NLD),
+            _recur(self.backward_step, e_NLD.gather(1, turn)).gather(1, turn),
         )
-        return tokens.with_x(self.leave(forth + back).relu()[place <= last])
+        return tokens.with_x(self.out_proj(forth + back).relu()[place <= last])
 
 
 def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:
@@ -85,4 +114,5 @@ def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:
 def _sequences(tokens: Tokens) -> Tensor:
     """(N,) the lengths of the runs of one row and one source, which stand one after another."""
     key = tokens.row * len(tokens.names) + tokens.source
-    return torch.unique_consecutive(key, return_counts=True)[1]
+    out: Tensor = torch.unique_consecutive(key, return_counts=True)[1]
+    return out

@@ -1,4 +1,4 @@
-"""One transformer for every kind of data: flat tokens in, flat tokens out."""
+"""One transformer for every modality: flat tokens in, flat tokens out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Tokens, name_code, unknown
+from amodal.core import AmodalError, Tokens, unknown
 from amodal.core.part import Part
-from amodal.masking.hashing import uniform
 from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.varlen import Attention, Layout, MaskRule, Rotate, layout_of, with_prefix
-from amodal.nn.drop_path import Drop, drop_of, whole
+from amodal.nn.drop_path import Drop, drop_of, identity
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.positions import Rotary
@@ -22,7 +21,12 @@ from amodal.nn.positions import Rotary
 
 @dataclass(frozen=True)
 class Size:
-    """width D, blocks, heads; and the batch and learning rate that suit them (AdamW)."""
+    """A size of encoders.
+
+    Attributes:
+        width, depth, heads: D, blocks and H.
+        batch, lr: That suit it, with AdamW.
+    """
 
     width: int
     depth: int
@@ -42,6 +46,11 @@ SIZES = {
 
 
 def size_of(name: str) -> Size:
+    """The size of a name.
+
+    Raises:
+        AmodalError: For a name that is not in `SIZES`.
+    """
     if name not in SIZES:
         raise unknown("size", name, SIZES)
     return SIZES[name]
@@ -52,20 +61,20 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP (Dosovitskiy et al. 2021). Returns its output and the MLP's own
-    part of it.
+    """Pre-norm attention and MLP (Dosovitskiy et al. 2021).
 
     Args:
-        width, heads: D and H. mlp_ratio: width of the MLP's hidden layer over D. kv_heads, qk_norm:
-        see `Attention`. norm_layer, act_layer: as in timm: width -> a norm; () -> an activation.
-        drop_path: chance that a row goes around the attention, and that it goes around the MLP, in
-        training (stochastic depth,
-            Huang et al. 2016, arXiv:1603.09382). What a row that does not adds is divided by 1 -
-            drop_path.
-        number: of the block in its trunk, so that each draws its own.
+        width: D.
+        heads: H.
+        mlp_ratio: Width of the MLP's hidden layer over D.
+        kv_heads, qk_norm: See `Attention`.
+        norm_layer: As in timm, width -> a norm.
+        act_layer: As in timm, () -> an activation.
     """
 
-    is_block = True  # what is sharded, compiled and computed anew in the backward pass as one
+    is_block = True  # what is sharded, compiled and checkpointed as one
+    up: nn.Module
+    down: nn.Module
 
     def __init__(
         self,
@@ -77,8 +86,6 @@ class Block(nn.Module):
         qk_norm: bool = False,
         norm_layer: NormLayer = nn.LayerNorm,
         act_layer: Callable[[], nn.Module] = nn.GELU,
-        drop_path: float = 0.0,
-        number: int = 0,
     ):
         super().__init__()
         hidden = int(width * mlp_ratio)
@@ -92,7 +99,6 @@ class Block(nn.Module):
             nn.Linear(hidden, width),
         )
         self.act = act_layer()
-        self.drop_path = DropPath(drop_path, number)
 
     def forward(
         self,
@@ -100,26 +106,42 @@ class Block(nn.Module):
         layout: Layout,
         rotate: Rotate | None = None,
         router_logits: RouterLogits | None = None,
-        drop: Drop = whole,
-        seeds: Tensor | None = None,
+        drop: Drop = identity,
     ) -> tuple[Tensor, Tensor]:
-        """x_TD: in the order of the layout; seeds: (B,) of the rows, which drop_path needs in
-        training."""
-        return recomputed(self.compute, x_TD, layout, rotate, drop, seeds)
+        """Run the block.
+
+        Args:
+            x_TD: In the order of the layout.
+            layout: How tokens attend.
+            rotate: Rotary positions.
+            router_logits: For sparse blocks alone.
+            drop: Drop path.
+
+        Returns:
+            The output (T, D), and the MLP's part of it.
+        """
+        return recomputed(self.compute, x_TD, layout, rotate, drop)
 
     def compute(
-        self, x_TD: Tensor, layout: Layout, rotate: Rotate | None, drop: Drop, seeds: Tensor | None
+        self, x_TD: Tensor, layout: Layout, rotate: Rotate | None, drop: Drop
     ) -> tuple[Tensor, Tensor]:
-        mixed_TD = drop(self.attention(self.norm1(x_TD), layout, rotate), 0)
-        x_TD = x_TD + self.drop_path(mixed_TD, layout, seeds, 0)
+        """`forward`, without gradient checkpointing."""
+        x_TD = x_TD + drop(self.attention(self.norm1(x_TD), layout, rotate), 0)
         mlp_TD = drop(self.down(self.act(self.up(self.norm2(x_TD)))), 1)
-        mlp_TD = self.drop_path(mlp_TD, layout, seeds, 1)
         return x_TD + mlp_TD, mlp_TD
 
 
 class SparseBlock(nn.Module):
-    """The same, but each token's MLP is one of `experts`; the router's logits go into
-    `router_logits`, if that is asked for."""
+    """As `Block`, but the MLP of each token is one of several experts.
+
+    Args:
+        width: D.
+        heads: H.
+        experts: How many.
+        mlp_ratio: Width of an expert's hidden layer over D.
+        kv_heads, qk_norm: See `Attention`.
+        norm_layer: As in timm, width -> a norm.
+    """
 
     is_block = True
 
@@ -133,8 +155,6 @@ class SparseBlock(nn.Module):
         kv_heads: int | None = None,
         qk_norm: bool = False,
         norm_layer: NormLayer = nn.LayerNorm,
-        drop_path: float = 0.0,
-        number: int = 0,
     ):
         super().__init__()
         self.norm1 = norm_layer(width)
@@ -142,7 +162,6 @@ class SparseBlock(nn.Module):
             width, heads, kv_heads=kv_heads, qk_norm=qk_norm, norm_layer=norm_layer
         )
         self.norm2, self.mlp = norm_layer(width), Experts(width, int(width * mlp_ratio), experts)
-        self.drop_path = DropPath(drop_path, number)
 
     def forward(
         self,
@@ -150,51 +169,22 @@ class SparseBlock(nn.Module):
         layout: Layout,
         rotate: Rotate | None = None,
         router_logits: RouterLogits | None = None,
-        drop: Drop = whole,
-        seeds: Tensor | None = None,
+        drop: Drop = identity,
     ) -> tuple[Tensor, Tensor]:
-        x_TD, mlp_TD, logits_TE = recomputed(self.compute, x_TD, layout, rotate, drop, seeds)
+        """As `Block.forward`; the router's logits (T, E) are appended to `router_logits`."""
+        x_TD, mlp_TD, logits_TE = recomputed(self.compute, x_TD, layout, rotate, drop)
         if router_logits is not None:
             router_logits.append(logits_TE)
         return x_TD, mlp_TD
 
     def compute(
-        self, x_TD: Tensor, layout: Layout, rotate: Rotate | None, drop: Drop, seeds: Tensor | None
+        self, x_TD: Tensor, layout: Layout, rotate: Rotate | None, drop: Drop
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mixed_TD = drop(self.attention(self.norm1(x_TD), layout, rotate), 0)
-        x_TD = x_TD + self.drop_path(mixed_TD, layout, seeds, 0)
+        """`forward`, without gradient checkpointing; also returns the router's logits."""
+        x_TD = x_TD + drop(self.attention(self.norm1(x_TD), layout, rotate), 0)
         mlp_TD, logits_TE = self.mlp(self.norm2(x_TD))
-        mlp_TD = self.drop_path(drop(mlp_TD, 1), layout, seeds, 1)
+        mlp_TD = drop(mlp_TD, 1)
         return x_TD + mlp_TD, mlp_TD, logits_TE
-
-
-class DropPath(nn.Module):
-    """A part of a block that some rows go around in training. Which rows follows from their seeds,
-    so that micro-batches, processes and a resumed run agree.
-
-    Args:
-        rate: chance to go around, from 0 to below 1, else AmodalError.
-        number: another number draws independently.
-    """
-
-    def __init__(self, rate: float = 0.0, number: int = 0):
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise AmodalError(
-                f"drop_path is the chance to leave a part of a block out, from 0 to below 1, not {rate}"
-            )
-        self.rate, self.number = rate, number
-
-    def forward(self, x_TD: Tensor, layout: Layout, seeds: Tensor | None, half: int) -> Tensor:
-        if not (self.rate and self.training):
-            return x_TD
-        if seeds is None:
-            raise AmodalError(
-                "drop_path draws from the seeds of rows; call the trunk with `seeds` (Batch.seeds)"
-            )
-        stays_B = uniform(seeds, name_code("drop_path"), self.number, half) >= self.rate
-        scale_B = stays_B.to(x_TD.dtype) / (1 - self.rate)
-        return x_TD * scale_B[layout.row].unsqueeze(1)
 
 
 RouterLogits = list[Tensor]
@@ -215,31 +205,35 @@ that entered the trunk must be all that leave it, in their order."""
 
 
 class CachedLayout:
-    """`layout_of` for blocks that follow each other under one rule: made anew only when tokens came
-    or went."""
+    """`layout_of` for blocks in a row: computed anew only when tokens came or went."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.last: tuple[Tokens, Layout] | None = None
 
     def __call__(self, tokens: Tokens, mask_rule: MaskRule | None = None) -> Layout:
-        if self.last is None or not _same_places(self.last[0], tokens):
+        if self.last is None or not _same_layout(self.last[0], tokens):
             self.last = tokens, layout_of(tokens, mask_rule)
         return self.last[1]
 
 
-def _same_places(a: Tokens, b: Tokens) -> bool:
+def _same_layout(a: Tokens, b: Tokens) -> bool:
     return a.row is b.row and a.source is b.source and a.names == b.names
 
 
 class Transformer(nn.Module):
-    """Tokens -> Tokens.
+    """Blocks of attention and a norm: tokens -> tokens.
 
     Args:
-        width, depth, heads: D, blocks, H. rotary: rotary positions. mask_rule: which sources may
-        read which; None for full attention. experts: every second block, and so the last of an even
-        number, is sparse and has so many; 0 for none. kv_heads, qk_norm, norm_layer, act_layer: see
-        `Block`. drop_path: of the last block; it grows in equal steps from 0 at the first, as in
-        timm.
+        width: D.
+        depth: Blocks.
+        heads: H.
+        rotary: Rotary positions.
+        mask_rule: Which sources attend to which; None for full attention.
+        experts: Of every second block, so also of the last one of an even depth; 0 for none.
+        kv_heads, qk_norm, norm_layer, act_layer: See `Block`.
+
+    Raises:
+        AmodalError: For experts with another activation than GELU.
     """
 
     def __init__(
@@ -255,29 +249,38 @@ class Transformer(nn.Module):
         qk_norm: bool = False,
         norm_layer: NormLayer = nn.LayerNorm,
         act_layer: Callable[[], nn.Module] = nn.GELU,
-        drop_path: float = 0.0,
     ):
         super().__init__()
-        self.rotary, self.mask_rule = rotary, mask_rule
+        self.heads, self.rotary, self.mask_rule = heads, rotary, mask_rule
         if experts and act_layer is not nn.GELU:
             raise AmodalError("sparse blocks have GELU perceptrons; leave act_layer or experts out")
 
         def make(i: int) -> nn.Module:
-            rate = drop_path * i / max(depth - 1, 1)
-            options: dict = {
-                "kv_heads": kv_heads,
-                "qk_norm": qk_norm,
-                "norm_layer": norm_layer,
-                "drop_path": rate,
-                "number": i,
-            }
             if experts and i % 2:
-                return SparseBlock(width, heads, experts, **options)
-            return Block(width, heads, act_layer=act_layer, **options)
+                return SparseBlock(
+                    width,
+                    heads,
+                    experts,
+                    kv_heads=kv_heads,
+                    qk_norm=qk_norm,
+                    norm_layer=norm_layer,
+                )
+            return Block(
+                width,
+                heads,
+                kv_heads=kv_heads,
+                qk_norm=qk_norm,
+                norm_layer=norm_layer,
+                act_layer=act_layer,
+            )
 
         self.blocks = nn.ModuleList(make(i) for i in range(depth))
         self.norm = norm_layer(width)
         self.apply(_initialise)
+
+    def set_mask_rule(self, mask_rule: MaskRule | None) -> None:
+        """Use another mask rule from now on."""
+        self.mask_rule = mask_rule
 
     def forward(
         self,
@@ -289,40 +292,35 @@ class Transformer(nn.Module):
         *,
         causal: bool = False,
         cache: KeyValueCache | None = None,
-        seeds: Tensor | None = None,
     ) -> Tokens:
         """Tokens of every row after the last block and a norm.
 
         Args:
             tokens: x (T, D).
-            collector: makes what is returned of the MLP outputs of all blocks instead.
-            router_logits: a list that is filled with those of the sparse blocks.
-            mask_rule: another rule than the transformer's own, for this call.
-            block_hook: what is done with the tokens at each block.
-            causal: tokens read what stands before them in their row, and themselves.
-            cache: what was read before in these rows; these tokens are added to it.
-            seeds: (B,) of the rows, which drop_path needs in training.
+            collector: Makes x from the MLP outputs of all blocks instead.
+            router_logits: A list that is filled with those of the sparse blocks.
+            mask_rule: Replaces the transformer's own in this call.
+            block_hook: Is called around each block.
+            causal: Tokens attend to those before them in their row, and to themselves.
+            cache: Tokens of earlier calls in these rows; these tokens are added to it.
 
-        Raises: AmodalError for a hook together with what a hook cannot serve.
+        Raises:
+            AmodalError: For a hook together with what a hook cannot serve.
         """
         if block_hook is not None:
-            if (
-                collector is not None
-                or router_logits is not None
-                or causal
-                or cache is not None
-                or seeds is not None
-            ):
+            if collector is not None or router_logits is not None or causal or cache is not None:
                 raise AmodalError(
-                    "hidden states, router logits, a causal order, a cache and seeds go with trunks that have no block hook"
+                    "hidden states, router logits, a causal order and a cache need a trunk "
+                    "without a "
+                    "block hook"
                 )
             return self._hooked(tokens, block_hook, mask_rule)
         layout = layout_of(tokens, mask_rule or self.mask_rule, causal, cache)
         x_TD, rotate = layout.enter(tokens.x), self._rotate(tokens, layout)
-        outputs = []
+        outputs: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             drop = drop_of(block, i, len(self.blocks), tokens, layout.order)
-            x_TD, mlp_TD = block(x_TD, layout, rotate, router_logits, drop, seeds)
+            x_TD, mlp_TD = block(x_TD, layout, rotate, router_logits, drop)
             if collector is not None:
                 outputs.append(mlp_TD)
         x_TD = self.norm(x_TD)
@@ -344,9 +342,7 @@ class Transformer(nn.Module):
     def _rotate(self, tokens: Tokens, layout: Layout) -> Rotate | None:
         if not self.rotary:
             return None
-        return Rotary(
-            layout.enter(tokens.position), tokens.x.shape[1] // self.blocks[0].attention.heads
-        )
+        return Rotary(layout.enter(tokens.position), tokens.x.shape[1] // self.heads)
 
     def block(
         self,
@@ -357,12 +353,14 @@ class Transformer(nn.Module):
         mask_rule: MaskRule | None = None,
         layout: Callable[[Tokens, MaskRule | None], Layout] | None = None,
     ) -> Tokens:
-        """Block `i` alone, without the norm that ends a trunk: for streams that go block by block,
-        side by side perhaps.
+        """One block, without the norm that ends a trunk, for streams that go block by block.
 
         Args:
-            prefix: keys and values that this block reads besides.
-            layout: a `CachedLayout` for each stream spares finding it anew for every block.
+            i: Its number.
+            tokens: x (T, D).
+            prefix: Keys and values that it attends to besides.
+            mask_rule: Replaces the transformer's own.
+            layout: A `CachedLayout` for each stream saves computing the layout for every block.
         """
         placed = (layout or layout_of)(tokens, mask_rule or self.mask_rule)
         if prefix is not None:
@@ -381,7 +379,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 class ExtraBlocks(Part, Transformer):
-    """More blocks on top of a tower."""
+    """More blocks on top of a tower; see `Transformer`."""
 
     def __init__(self, width: int, depth: int, heads: int, rotary: bool = False):
         super().__init__(width, depth, heads, rotary=rotary)

@@ -1,9 +1,8 @@
-"""The trunks of an encoder: which tokens go through which network together, and what comes out for
-each source."""
+"""The trunks of an encoder: which tokens go through which network together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from amodal.core import AmodalError, Tokens, field_of, unknown, view_of
 from amodal.core.column import joined
 from amodal.core.embeddings import FUSED
 from amodal.core.host import host_copy, on_host, to_device
+from amodal.modalities import Modality
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
 
@@ -20,12 +20,15 @@ MIXERS: dict[str, type[nn.Module]] = {"attention": Transformer, "gru": Recurrent
 ALL = "all"
 """The key of the one trunk that all fields use."""
 
-Bags = dict[str, Tokens]
-"""source -> its tokens."""
+SourceTokens = dict[str, Tokens]
+"""Source -> its tokens."""
+
+RouterLogitsOf = dict[tuple[str, int], SourceTokens]
+"""(trunk, number of the sparse block) -> source -> tokens whose x are router logits (T, E)."""
 
 
 def make_trunks(
-    fields: dict[str, bool],
+    fields: Mapping[str, Modality],
     *,
     kind: str,
     size: str,
@@ -36,15 +39,19 @@ def make_trunks(
     """The trunks of an encoder, with fresh weights.
 
     Args:
-        fields: field -> whether its values are sequences, of those that need a trunk. kind:
-        "separate", a trunk for each field; "shared", one that reads one source at a time; "joint",
-        one that reads all sources
-            of a row together.
+        fields: Name -> modality, of the fields that need a trunk.
+        kind: "separate", a trunk for each field; "shared", one that sees one source at a time;
+            "joint", one that sees all sources of a row together.
         size: See `amodal.nn.transformer.size_of`.
-        mixer: "attention", or "gru" or "brnn" for sequences (text, sound, …) with separate trunks.
+        rotary: Rotary positions.
+        experts: Of every second block; 0 for none.
+        mixer: "attention", or "gru" or "brnn" for sequences with separate trunks.
 
     Returns:
-        field, or "all" for the one that all fields use -> trunk.
+        Field, or "all" for the one that all fields use -> trunk.
+
+    Raises:
+        AmodalError: For unknown names, and for combinations that do not exist.
     """
     if kind not in KINDS:
         raise unknown("trunk", kind, KINDS)
@@ -57,11 +64,12 @@ def make_trunks(
     shape = size_of(size)
     if experts and (experts < 2 or shape.depth < 2):
         raise AmodalError(
-            f"experts are 0, or at least 2 in a trunk of at least 2 blocks, not {experts} in {shape.depth}"
+            f"experts are 0, or at least 2 in a trunk of at least 2 blocks, not {experts} in "
+            f"{shape.depth}"
         )
 
     def trunk(key: str) -> nn.Module:
-        if mixer != "attention" and fields[key]:
+        if mixer != "attention" and fields[key].is_sequence:
             return MIXERS[mixer](shape.width)
         return Transformer(shape.width, shape.depth, shape.heads, rotary=rotary, experts=experts)
 
@@ -69,20 +77,24 @@ def make_trunks(
 
 
 class TrunkRouting(nn.Module):
-    """Which tokens go through which trunk together.
+    """Sends tokens through trunks.
 
     Args:
         kind: As for `make_trunks`.
         width: Of tokens.
         fusion_tokens: Learned tokens that are added to every row of a joint trunk.
-        mask_rule: Which sources may read which: "full", "pure" (Zorro) or "bottleneck" (MBT).
+        mask_rule: Which sources attend to which: "full", "pure" (Zorro) or "bottleneck" (MBT).
+
+    Raises:
+        AmodalError: For fusion tokens without a joint trunk.
     """
 
     def __init__(self, kind: str, width: int, fusion_tokens: int = 0, mask_rule: str = "full"):
         super().__init__()
         if fusion_tokens and kind != "joint":
             raise AmodalError(
-                f'fusion tokens need trunk="joint", where sources meet; this encoder has trunk="{kind}"'
+                'fusion tokens need trunk="joint", where sources meet; this encoder has '
+                f'trunk="{kind}"'
             )
         self.kind, self.mask_rule = kind, mask_rule
         self.fusion_tokens = (
@@ -90,52 +102,59 @@ class TrunkRouting(nn.Module):
         )
 
     @property
-    def reads_alone(self) -> bool:
-        """Whether one pass of all sources gives of each what it gives by itself."""
+    def is_per_source(self) -> bool:
+        """Whether sources do not see each other: one pass gives what a pass for each would."""
         return self.kind != "joint" or self.mask_rule == "pure"
 
     def forward(
         self,
         trunks: nn.ModuleDict,
-        tokens: Bags,
+        tokens: SourceTokens,
         collect: Collector | None = None,
-        router_logits: dict[tuple[str, int], Bags] | None = None,
+        router_logits: RouterLogitsOf | None = None,
         block_hook: BlockHook | None = None,
-    ) -> Bags:
+    ) -> SourceTokens:
         """Send tokens through the trunks. Sources that one trunk serves go through it in one call.
 
         Args:
+            trunks: Of `make_trunks`.
+            tokens: Source -> tokens.
+            collect: See `Transformer.forward`.
             router_logits: Is filled with (trunk, number of the sparse block) -> source -> tokens
-            whose x are router logits (T, E). block_hook: What is done at each block of a trunk of
-            attention.
+                whose x are router logits (T, E).
+            block_hook: Is called around each block of the transformers.
 
         Returns:
-            source -> tokens, and `fused` -> the fusion tokens if there are any.
+            Source -> tokens, and `fused` -> the fusion tokens if there are any.
         """
-        result: Bags = {}
+        result: SourceTokens = {}
         hooked = {} if block_hook is None else {"block_hook": block_hook}
         for key, sequences in self._sequences(trunks, tokens).items():
             whole = [self._sequence([tokens[s] for s in names]) for names in sequences]
             if key is None:
                 outputs = whole
             else:
-                routes: list[Tensor] | None = None if router_logits is None else []
-                outputs = _unstack(trunks[key](_stack(whole), collect, routes, **hooked), whole)
-                for number, logits_TE in enumerate(routes or ()):
-                    parts = zip(sequences, zip(whole, logits_TE.split([len(b) for b in whole])))
+                logits: list[Tensor] | None = None if router_logits is None else []
+                outputs = _unstack(trunks[key](_stack(whole), collect, logits, **hooked), whole)
+                for number, logits_TE in enumerate(logits or ()):
+                    assert router_logits is not None
+                    parts = zip(
+                        sequences, zip(whole, torch.split(logits_TE, [len(b) for b in whole]))
+                    )
                     router_logits[key, number] = {
                         s: _only(b.with_x(x), s) for names, (b, x) in parts for s in names
                     }
-            for names, bag in zip(sequences, outputs):
+            for names, part in zip(sequences, outputs):
                 single = len(names) == 1 and self.fusion_tokens is None
-                result.update({s: bag if single else _only(bag, s) for s in names})
+                result.update({s: part if single else _only(part, s) for s in names})
                 if self.fusion_tokens is not None and FUSED not in result:
-                    result[FUSED] = _only(bag, FUSED)
+                    result[FUSED] = _only(part, FUSED)
         return {s: result[s] for s in [*tokens, *([FUSED] if FUSED in result else [])]}
 
-    def _sequences(self, trunks: nn.ModuleDict, tokens: Bags) -> dict[str | None, list[list[str]]]:
-        """trunk -> the lists of sources that form a sequence together; None for fields whose
-        backbone is all they need."""
+    def _sequences(
+        self, trunks: nn.ModuleDict, tokens: SourceTokens
+    ) -> dict[str | None, list[list[str]]]:
+        """Trunk -> lists of sources that form a sequence; None for fields that need no trunk."""
         if self.kind == "joint":
             views: dict[int, list[str]] = {}
             for source in tokens:
@@ -155,8 +174,8 @@ class TrunkRouting(nn.Module):
         x_TD = self.fusion_tokens.repeat(len(rows), 1).to(parts[0].x.dtype)
         position = parts[0].position.new_zeros(len(x_TD), parts[0].position.shape[1])
         count = len(self.fusion_tokens)
-        each = on_host(lambda r: torch.full_like(r, count), rows)
-        return Tokens.join([*parts, Tokens.of(x_TD, rows, each, position, FUSED, size)])
+        lengths = on_host(lambda r: torch.full_like(r, count), rows)
+        return Tokens.join([*parts, Tokens.of(x_TD, rows, lengths, position, FUSED, size)])
 
 
 def _only(tokens: Tokens, source: str) -> Tokens:
@@ -168,7 +187,7 @@ def _stack(parts: Sequence[Tokens]) -> Tokens:
     """Sequences of one batch side by side, as rows of a larger one."""
     if len(parts) == 1:
         return parts[0]
-    names = tuple(dict.fromkeys(field_of(n) for bag in parts for n in bag.names))
+    names = tuple(dict.fromkeys(field_of(n) for tokens in parts for n in tokens.names))
     return Tokens(
         torch.cat([b.x for b in parts]),
         joined(
@@ -182,4 +201,6 @@ def _stack(parts: Sequence[Tokens]) -> Tokens:
 
 
 def _unstack(whole: Tokens, parts: Sequence[Tokens]) -> list[Tokens]:
-    return [bag.with_x(x) for bag, x in zip(parts, whole.x.split([len(b) for b in parts]))]
+    return [
+        tokens.with_x(x) for tokens, x in zip(parts, torch.split(whole.x, [len(b) for b in parts]))
+    ]

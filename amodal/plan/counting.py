@@ -202,7 +202,7 @@ def count(
 def countable() -> Iterator[None]:
     """Attention as accelerators have it, and an error for a person where shapes depend on numbers
     that are not there."""
-    before, _cpu_attention.LONGEST = _cpu_attention.LONGEST, 0  # a way round CPUs alone
+    before, _cpu_attention.MAX_KEYS = _cpu_attention.MAX_KEYS, 0  # a way round CPUs alone
     try:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as problem:
@@ -211,7 +211,7 @@ def countable() -> Iterator[None]:
             f"({problem.func}). Plan the method that is nearest to it, such as clip, mae or dino"
         ) from None
     finally:
-        _cpu_attention.LONGEST = before
+        _cpu_attention.MAX_KEYS = before
 
 
 def count_losses(method: Method, batch: Batch, *, times: int) -> Count:

@@ -166,7 +166,7 @@ class Service:
             told = (
                 head.method.predict(batch).to("cpu")
                 if isinstance(head, MethodPredictor)
-                else head.tell(features)
+                else head.predict(features)
             )
             for target, values in head.predictions(told).items():
                 for row, value in zip(told.rows.tolist(), values.numpy()):

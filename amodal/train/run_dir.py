@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.nn.config import arguments
-from amodal.nn.saved import FORMAT, other_format, read_config
+from amodal.nn.saved import FORMAT, format_error, read_config
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
 
@@ -56,7 +56,7 @@ def prepare(out: Path, config: dict, resume: bool) -> None:
             )
         for key in SAME_ON_RESUME:
             if key not in before:
-                raise other_format(file, before, key)
+                raise format_error(file, before, key)
             mine, its = (comparable(c, key) for c in (json.loads(json.dumps(config)), before))
             if mine != its:
                 raise AmodalError(

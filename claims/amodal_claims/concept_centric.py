@@ -101,11 +101,11 @@ def concepts(encoder):
 class Classifier(nn.Linear):
     """In the place of a concept head: one linear classifier a concept."""
 
-    def log_reading(self, x_ND):
+    def log_membership(self, x_ND):
         return logsigmoid(super().forward(x_ND))
 
     def forward(self, x_ND):
-        return self.log_reading(x_ND).exp()
+        return self.log_membership(x_ND).exp()
 
     def holds(self, low, side):
         """It has no boxes to take."""

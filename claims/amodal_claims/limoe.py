@@ -85,7 +85,7 @@ def routed(method, emoji, part="test"):
         encoder.encode(encoder.tokenize(batch), router_logits=routing)
         for s in FIELDS:
             logits[s].append(routing["all", 0][s].x)
-    least, found = encoder.trunks["all"].blocks[1].mlp.least, {}
+    least, found = encoder.trunks["all"].blocks[1].mlp.threshold, {}
     for s in FIELDS:
         surest, expert = torch.cat(logits[s]).softmax(1).max(1)
         passed = surest >= least[expert]

@@ -10,7 +10,7 @@ sees both whatever the labels are learnt from, as in the paper's framework, wher
 there without labels that were made for them. Arms, all from the same probe with the same steps and
 rate: `plain`, fine-tuning; `dropout`, the same, each record showing a random non-empty subset of
 the senses that are learnt from; `masd`, with self-distillation of weight 1; and `wise` and `both`,
-plain and masd with the weights between probe and fine-tuned network, by a share of .25, .5, .75 or
+plain and masd with the weights interpolate probe and fine-tuned network, by a share of .25, .5, .75 or
 1 that is best on validation records with the senses that labels were learnt from (of equal ones the
 largest). A cell is an accuracy; the mean and the worst are over the nine cells. Before the claim
 ran, plain fine-tuning with both senses had been looked at on validation records of another seed.
@@ -25,9 +25,9 @@ import torch
 from amodal import methods
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
-from amodal.masking.modality_dropout import any_sources
-from amodal.nn.adapters.wise import between
-from amodal.nn.fusion.modality_subsets import reader
+from amodal.masking.modality_dropout import random_subsets
+from amodal.nn.adapters.wise import interpolate
+from amodal.nn.fusion.modality_subsets import subset_features
 from amodal.nn.heads.supervised import targets_of
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, fit, untrained
@@ -66,7 +66,7 @@ def only(fields):
 
 def some(fields):
     def choose(method, batch, step):
-        kept = any_sources({s: batch[s].present(batch.size) for s in fields}, batch.seeds)
+        kept = random_subsets({s: batch[s].present(batch.size) for s in fields}, batch.seeds)
         return hidden(
             batch,
             {s: kept[s][c.rows] if s in kept else c.rows < 0 for s, c in batch.columns.items()},
@@ -83,7 +83,7 @@ def hidden(batch, kept):
 def accuracy(method, dataset, rows, fields, numbers):
     guesses = []
     for batch in Loader(dataset, rows, batch=256, shuffle=False):
-        z = reader(method.encoder, batch)({s: batch[s].present(batch.size) for s in fields})
+        z = subset_features(method.encoder, batch)({s: batch[s].present(batch.size) for s in fields})
         guesses.append(method.head(z).values.argmax(1))
     return float((torch.cat(guesses).numpy() == numbers[rows]).mean())
 
@@ -126,7 +126,7 @@ def measure(seed, dataset):
             start = copy.deepcopy(ended)
             start.encoder.load_state_dict(probe.encoder.state_dict())
             start.head.load_state_dict(probe.head.state_dict())
-            line = {a: between(start, ended, a) for a in SHARES}
+            line = {a: interpolate(start, ended, a) for a in SHARES}
             share = max(
                 SHARES, key=lambda a: (accuracy(line[a], emoji, parts["valid"], fields, numbers), a)
             )  # noqa: B023

@@ -17,8 +17,8 @@ from amodal.core import Column, Ragged
 from amodal.data import Loader
 from amodal.data.sets import scenes
 from amodal.inference.embed import embed_values
-from amodal.methods.embedding_retrieval.sorce import regional
 from amodal.methods.shared.regions import alone
+from amodal.nn.multi_vector import region_vectors
 from amodal.objectives.late_interaction import late_interaction
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, best
@@ -114,7 +114,7 @@ def found(method, dataset, rows, grid):
     asked = embed_values(method.encoder, "text", [f"there is a {' '.join(kind)}" for kind in kinds])
     parts = Loader(dataset.select(["image"]), rows, batch=256, shuffle=False)
     several = [
-        regional(method.encoder, alone(method.encoder, part), "image", grid) for part in parts
+        region_vectors(method.encoder, alone(method.encoder, part), "image", grid) for part in parts
     ]
     gallery = Column.stack(several, [len(column) for column in several]).values
     best_first = late_interaction(

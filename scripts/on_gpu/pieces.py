@@ -220,17 +220,17 @@ def compiled(device: str, dry: bool) -> dict:
     quick = torch.compile(block.compute, fullgraph=True)
     half = torch.autocast(device.partition(":")[0], torch.bfloat16)
     milliseconds = {}
-    from amodal.nn.transformer import identity
+    from amodal.nn.drop_path import identity
 
     with half:
         for name, call in (("eager", block.compute), ("compiled", quick)):
-            out = call(x, layout, None, identity, None)[0]
+            out = call(x, layout, None, identity)[0]
             if name == "eager":
                 want = out
             torch.testing.assert_close(out, want, rtol=5e-2, atol=5e-2)
 
             def step(call=call) -> None:
-                call(x, layout, None, identity, None)[0].float().sum().backward()
+                call(x, layout, None, identity)[0].float().sum().backward()
 
             step()
             milliseconds[name] = 1000 * median_seconds(step, device)

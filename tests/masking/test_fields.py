@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.masking.modality_dropout import sampled_sources
+from amodal.masking.modality_dropout import drop_modalities
 
 SEEDS = torch.arange(4000) * 7919
 
@@ -16,20 +16,20 @@ def test_nothing_appears_that_was_not_there_and_no_row_loses_all():
     there = present(0.9, 0.5, 0.2)
     any_there = torch.stack(list(there.values())).any(0)
     for rate in (0.0, 0.4, 1.0):
-        kept = sampled_sources(there, SEEDS, rate)
+        kept = drop_modalities(there, SEEDS, rate)
         assert all(bool((there[s] | ~kept[s]).all()) for s in there)
         assert torch.equal(torch.stack(list(kept.values())).any(0), any_there)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(sampled_sources(there, SEEDS, 0.0).values(), there.values())
+        for a, b in zip(drop_modalities(there, SEEDS, 0.0).values(), there.values())
     )
-    assert int(torch.stack(list(sampled_sources(there, SEEDS, 1.0).values())).sum(0).max()) == 1
+    assert int(torch.stack(list(drop_modalities(there, SEEDS, 1.0).values())).sum(0).max()) == 1
 
 
 def test_each_field_goes_as_often_as_asked():
     """Of two fields that are there, one goes by the rate less half of the chance that both would
     (then one of them stays)."""
-    kept = sampled_sources(present(1.1, 1.1), SEEDS, 0.4)
+    kept = drop_modalities(present(1.1, 1.1), SEEDS, 0.4)
     for k in kept.values():
         assert abs((~k).float().mean().item() - (0.4 - 0.16 / 2)) < 0.03
 
@@ -39,11 +39,11 @@ def test_the_draw_is_of_the_row_and_not_of_its_place():
         present(0.8, 0.8),
         torch.randperm(4000, generator=torch.Generator().manual_seed(1)),
     )
-    kept = sampled_sources(there, SEEDS, 0.5)
-    again = sampled_sources({s: t[order] for s, t in there.items()}, SEEDS[order], 0.5)
-    assert all(torch.equal(kept[s][order], again[s]) for s in there)
+    kept = drop_modalities(there, SEEDS, 0.5)
+    rebuilt = drop_modalities({s: t[order] for s, t in there.items()}, SEEDS[order], 0.5)
+    assert all(torch.equal(kept[s][order], rebuilt[s]) for s in there)
 
 
 def test_a_rate_is_a_chance():
     with pytest.raises(AmodalError, match="from 0 to 1"):
-        sampled_sources(present(1.0), SEEDS, 1.5)
+        drop_modalities(present(1.0), SEEDS, 1.5)

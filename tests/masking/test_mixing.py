@@ -154,12 +154,12 @@ def test_a_batch_has_one_size_of_windows_and_one_share():
     values, grid = grid_lists([(4, 4)] * 6)
     for seed in range(4):
         cut = mixing.in_windows(values, grid, seeds(6, seed), low=0.25, high=0.75)
-        assert len(set(cut.kept.tolist())) == 1 and cut.kept[0] in (
+        assert len(set(cut.lam.tolist())) == 1 and cut.lam[0] in (
             1 - 1 / 16,
             1 - 4 / 16,
             1 - 9 / 16,
         )
         changed = (cut.tokens.flat != values.flat).any(1).view(6, 16).sum(1)
-        assert torch.equal(1 - changed / 16, cut.kept.float())
+        assert torch.equal(1 - changed / 16, cut.lam.float())
         mixed = mixing.everywhere(values, grid, seeds(6, seed), alpha=1.0)
-        assert len(set(mixed.kept.tolist())) == 1
+        assert len(set(mixed.lam.tolist())) == 1

@@ -72,10 +72,10 @@ def test_the_autoencoder_loses_its_error_and_its_distance_from_the_prior():
     module, x = Autoencoder(6, 8, 3), torch.randn(5, 6)
     noise = torch.randn(5, 3)
     means, loss = module(x, noise)
-    inside = module.enter(x)
+    inside = module.in_proj(x)
     own = Normal(module.mean(inside), (module.log_variance(inside) / 2).exp())
     prior = kl_divergence(own, Normal(0.0, 1.0)).sum(1)
-    decoded = module.leave(own.mean + own.stddev * noise)
+    decoded = module.out_proj(own.mean + own.stddev * noise)
     # of a Gaussian of variance 1 around what is decoded, but for the constant
     error = -Normal(decoded, 1.0).log_prob(x).sum(1) - 6 * math.log(2 * math.pi) / 2
     torch.testing.assert_close(loss, (error + prior) / 6)
@@ -111,7 +111,7 @@ def test_events_weigh_more_than_those_last_seen_alive():
             )
             total += 3.0 * (math.log(still) - risk[i])
             events += 3.0
-    assert m.losses(features)["told/days,dead"].item() == pytest.approx(total / events, rel=1e-5)
+    assert m.losses(features)["predict/days,dead"].item() == pytest.approx(total / events, rel=1e-5)
 
 
 def test_what_joins_late_is_not_read_by_the_others():

@@ -31,11 +31,11 @@ def test_alignment_is_the_mean_of_both_cross_entropies_and_leaves_the_frozen_enc
     torch.testing.assert_close(losses["align/words"], 2.0 * expected / len(FIELDS))
     sum(losses.values()).backward()
     assert all(p.grad is None and not p.requires_grad for p in m.frozen.parameters())
-    assert set(losses) == {"told/kind", *(f"align/{s}" for s in FIELDS)}
+    assert set(losses) == {"predict/kind", *(f"align/{s}" for s in FIELDS)}
     logits = m.head(m.encoder.features(batch_of_first(b))).values
     known = b.labels["kind"]
     torch.testing.assert_close(
-        losses["told/kind"], cross_entropy(logits[known.rows].float(), known.values)
+        losses["predict/kind"], cross_entropy(logits[known.rows].float(), known.values)
     )
 
 
@@ -55,7 +55,7 @@ def test_a_joint_network_learns_labels_and_views_in_one_trunk():
     torch.testing.assert_close(
         losses["nt_xent/facts"], nt_xent(*pair, temperature=0.5) / len(FIELDS)
     )
-    assert "told/kind" in losses and not any(n.startswith("align") for n in losses)
+    assert "predict/kind" in losses and not any(n.startswith("align") for n in losses)
 
 
 def test_at_test_time_views_go_through_the_aligned_path_and_nothing_but_norms_learns():
@@ -132,7 +132,7 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
     survey_of = data.Loader(records, range(16), batch=16, shuffle=False, labels=m.labels)
     train(m, batches, Recipe(steps=4, lr=1e-3), tmp_path, records=survey_of, **quiet)
     assert seen == {"frozen": True, "fresh": True, "learnt": True} and m.last
-    assert set(m.losses(m.features(batch(m.views)))) > {"told/kind"}
+    assert set(m.losses(m.features(batch(m.views)))) > {"predict/kind"}
 
 
 def test_errors():

@@ -12,8 +12,8 @@ from amodal.methods.adaptation.dinotxt import patch_maps
 from amodal.methods.shared.regions import alone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import (
+    LayerScaleBlock,
     ProjectionTower,
-    TailBlock,
     align_to_towers,
     with_projection_tower,
 )
@@ -21,7 +21,7 @@ from tests.methods.bench import batch, fields, method
 from tests.methods.test_lit import stepped
 
 
-def by_hand(block: TailBlock, x_LD):
+def by_hand(block: LayerScaleBlock, x_LD):
     """One row through a block, head by head and token by token."""
     width, heads = x_LD.shape[1], block.attention.heads
     normed = layer_norm(x_LD, (width,), block.norm1.weight, block.norm1.bias)
@@ -58,7 +58,7 @@ def test_the_vector_is_the_class_token_and_the_mean_patch_behind_the_blocks():
             vector, torch.cat([x_LD[0], x_LD[1:].mean(0)]), atol=1e-4, rtol=1e-4
         )
     for reads, own in (("cls", z.values[:, :64]), ("mean", z.values[:, 64:])):
-        tail.reads = reads
+        tail.output = reads
         torch.testing.assert_close(tail(bag).values, own)
 
 
@@ -67,7 +67,9 @@ def test_new_blocks_change_little():
         ProjectionTower(64, 2),
         alone(method("dinotxt").encoder, batch(("plain",)).only("picture"))["picture"],
     )
-    torch.testing.assert_close(tail.read(bag).x, layer_norm(bag.x, (64,)), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        tail.run_blocks(bag).x, layer_norm(bag.x, (64,)), atol=1e-3, rtol=1e-3
+    )
 
 
 def test_the_tower_stays_and_what_is_behind_it_learns():
@@ -120,7 +122,7 @@ def test_towers_without_a_class_token_and_other_mistakes():
     plain = Encoder(fields(), size="nano")
     learning = with_projection_tower(plain, "picture").pools["picture"].token
     assert learning.requires_grad
-    with pytest.raises(AmodalError, match="give its tail a block"):
+    with pytest.raises(AmodalError, match="give its projection tower a block"):
         with_projection_tower(Encoder(fields(), size="nano"), "picture", blocks=0)
     assert (
         methods.build(
@@ -132,7 +134,7 @@ def test_towers_without_a_class_token_and_other_mistakes():
         method("dinotxt", pooling="bot")
     with pytest.raises(AmodalError, match="joint"):
         with_projection_tower(Encoder(fields(), size="nano", trunk="joint"), "picture")
-    with pytest.raises(AmodalError, match="one tail"):
+    with pytest.raises(AmodalError, match="one projection tower"):
         align_to_towers(Encoder(fields(), size="nano"))
     assert "no dense form" in reason_against(method("dinotxt").encoder, "picture")
     several = method("dinotxt", lock="picture, signal").encoder

@@ -63,7 +63,7 @@ def test_pairs_come_first_and_then_the_label():
     }
     assert not any(p.requires_grad for p in two.head.parameters())
     two.on_stage_start(1)
-    assert list(two.losses(two.features(batch(two.views)))) == ["told/kind"]
+    assert list(two.losses(two.features(batch(two.views)))) == ["predict/kind"]
     assert (
         all(p.requires_grad for p in two.head.parameters()) and not two.match.weight.requires_grad
     )
@@ -71,7 +71,7 @@ def test_pairs_come_first_and_then_the_label():
     torch.testing.assert_close(told.sum(1), torch.ones(len(told)))
     none = method("less_bimodal", label="kind", targets=KIND, pairs=0.0)
     assert none.stages == (1.0,) and none.masked is None
-    assert list(none.losses(none.features(batch(none.views)))) == ["told/kind"]
+    assert list(none.losses(none.features(batch(none.views)))) == ["predict/kind"]
     alone = method("less_bimodal", pairs=1.0, targets=())
     assert alone.stages == (1.0,) and alone.on_pairs and alone.labels == ()
     with pytest.raises(AmodalError, match="pairs = 1"):

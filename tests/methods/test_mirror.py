@@ -67,8 +67,8 @@ def test_the_style_is_drawn_from_seeds():
     torch.testing.assert_close(m.style(still, seeds, 1)[2], scores[1:])
     rows = torch.arange(4000)
     many = m.style(Column(own.values[:1].expand(4000, -1), rows), rows, 1)[2]
-    expected = m.style.prototypes(m.style.leave(mean[0]))
+    expected = m.style.prototypes(m.style.out_proj(mean[0]))
     assert (many.mean(0) - expected).abs().max() < 5 * many.std(0).max() / 4000**0.5
-    weight = m.style.prototypes.weight @ m.style.leave.weight
+    weight = m.style.prototypes.weight @ m.style.out_proj.weight
     spread = (weight.square() @ log_variance[0].exp()).sqrt()
     torch.testing.assert_close(many.std(0), spread, rtol=0.08, atol=0)

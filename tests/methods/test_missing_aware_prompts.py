@@ -65,5 +65,5 @@ def test_wrong_options_are_refused():
         method(NAME, prompt_type="inputs")
     with pytest.raises(AmodalError, match="already \\(PatternPrompts\\)"):
         methods.build(NAME, method(NAME).encoder, targets=(Target("kind", "classes", ("a", "b")),))
-    with pytest.raises(AmodalError, match="nothing is to be told"):
+    with pytest.raises(AmodalError, match="nothing to predict"):
         method(NAME, targets=())

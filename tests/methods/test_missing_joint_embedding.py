@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.masking.modality_dropout import sampled_sources
+from amodal.masking.modality_dropout import drop_modalities
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, exact, fields
 
@@ -46,7 +46,7 @@ def test_the_total_is_the_published_one():
         guess[b] = m.fusion.predictors[f"{a}>{b}"](states[a].values)
         want = 0.7 / 2 * slow_vicreg(guess[b], z[b].values)
         torch.testing.assert_close(terms[f"vicreg/{a}>{b}"], want)
-    kept = sampled_sources({s: torch.ones(7, dtype=torch.bool) for s in TWO}, one.seeds, 0.3)
+    kept = drop_modalities({s: torch.ones(7, dtype=torch.bool) for s in TWO}, one.seeds, 0.3)
     assert not all(k.all() for k in kept.values())
     filled = [torch.where(kept[s][:, None], z[s].values, guess[s]) for s in TWO]
     known, y = one.labels["kind"].rows, one.labels["kind"].values

@@ -44,14 +44,14 @@ def gradients_of(m, term, whole):
 def test_who_follows_whom():
     m = method("mm_guidance", deploy="picture")
     whole = batch(m.views)
-    assert set(m.losses(m.features(whole))) == {"told/kind", "guided/told/kind", "feature", "logit"}
-    for term in ("told/kind", "feature", "logit"):  # none of them reaches what the guides know
+    assert set(m.losses(m.features(whole))) == {"predict/kind", "guided/predict/kind", "feature", "logit"}
+    for term in ("predict/kind", "feature", "logit"):  # none of them reaches what the guides know
         reached = gradients_of(m, term, whole)
         assert any("trunks.picture" in n for n in reached), term
         assert not any(g in n for g in GUIDES for n in reached) and not any(
             n.startswith(("pool.", "both.")) for n in reached
         )
-    reached = gradients_of(m, "guided/told/kind", whole)
+    reached = gradients_of(m, "guided/predict/kind", whole)
     assert {n.split(".")[0] for n in reached} == {"encoder", "pool", "guided_head"}
     assert all(any(f"trunks.{s}" in n for n in reached) for s in ("picture", *GUIDES))
 

@@ -8,16 +8,16 @@ import torch
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.masking.modality_dropout import any_sources
+from amodal.masking.modality_dropout import random_subsets
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusion.modality_subsets import reader
+from amodal.nn.fusion.modality_subsets import subset_features
 from tests.methods.bench import FIELDS, batch, fields, method
 
 
 def test_every_subset_of_what_a_row_has_is_as_likely():
     n = 7000
     present = {s: torch.arange(n) % 7 < k for s, k in zip("abc", (6, 4, 2))}
-    kept = torch.stack(list(any_sources(present, torch.arange(n) * 31).values()), 1)
+    kept = torch.stack(list(random_subsets(present, torch.arange(n) * 31).values()), 1)
     there = torch.stack(list(present.values()), 1)
     assert not (kept & ~there).any() and torch.equal(kept.any(1), there.any(1))
     for pattern in there.unique(dim=0):
@@ -41,7 +41,7 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
     present = {s: c.present(8) for s, c in whole.columns.items()}
     kept = {s: p & (torch.arange(8) % 2 == k % 2) for k, (s, p) in enumerate(present.items())}
     with torch.no_grad():
-        found = m.head(reader(encoder, whole)({s: kept[s] for s in FIELDS}))
+        found = m.head(subset_features(encoder, whole)({s: kept[s] for s in FIELDS}))
         for row in found.rows.tolist():
             some = whole.at(torch.tensor([row])).only(*(s for s in FIELDS if kept[s][row]))
             torch.testing.assert_close(
@@ -49,7 +49,7 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
             )
         assert set(found.rows.tolist()) == {i for i in range(8) if any(k[i] for k in kept.values())}
         some = whole.only("words", "facts")
-        named = m.head(reader(encoder, whole)({s: present[s] for s in ("words", "facts")}))
+        named = m.head(subset_features(encoder, whole)({s: present[s] for s in ("words", "facts")}))
         torch.testing.assert_close(
             named.values, m.head(m.head_inputs(whole_of(some, whole))).values, rtol=1e-4, atol=1e-5
         )
@@ -108,8 +108,8 @@ def test_without_distillation_it_is_fine_tuning():
     other.head.load_state_dict(plain.head.state_dict())
     whole = batch(plain.views)
     a, b = (m.losses(m.features(whole)) for m in (plain, other))
-    assert a.keys() == b.keys() == {"told/kind"}
-    torch.testing.assert_close(a["told/kind"], b["told/kind"])
+    assert a.keys() == b.keys() == {"predict/kind"}
+    torch.testing.assert_close(a["predict/kind"], b["predict/kind"])
 
 
 def test_fields_that_there_are_not():

@@ -6,7 +6,7 @@ import torch
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.nn.adapters.block_tokens import plain
+from amodal.nn.adapters.block_tokens import hook_disabled
 from amodal.nn.heads.supervised import Target
 from tests.methods.bench import batch, exact, method
 
@@ -97,7 +97,7 @@ def test_class_features_are_the_encoders_own_and_others_read_the_tokens():
             assert rep[s].values.shape == seen[s].values.shape and not torch.allclose(
                 rep[s].values, seen[s].values
             )
-        with plain(m.encoder):
+        with hook_disabled(m.encoder):
             assert not torch.allclose(m.encoder(rows)["picture"].values, whole["picture"].values)
 
 

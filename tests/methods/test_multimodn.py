@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Column, Embeddings
-from amodal.nn.fusion.sequential import Modules, turns
+from amodal.nn.fusion.sequential import SequentialFusion, random_orders
 from amodal.nn.heads.supervised import Target
 from tests.methods.bench import FIELDS, batch, method
 
@@ -26,8 +26,8 @@ def vectors(size=7, width=5, patchy=True):
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_each_row_goes_through_the_modules_of_what_it_has(shuffled):
-    z, modules = vectors(), Modules("abc", 5, 4)
-    order = turns(torch.arange(7), 3) if shuffled else None
+    z, modules = vectors(), SequentialFusion("abc", 5, 4)
+    order = random_orders(torch.arange(7), 3) if shuffled else None
     last, found = modules(z, order)
     seen = {s: 0 for s in "abc"}
     for row in range(7):
@@ -47,12 +47,12 @@ def test_each_row_goes_through_the_modules_of_what_it_has(shuffled):
 
 
 def test_orders_are_all_there_are_and_follow_from_seeds():
-    order = turns(torch.arange(600), 3)
+    order = random_orders(torch.arange(600), 3)
     found, count = order.unique(dim=0, return_counts=True)
     assert (
         len(found) == 6
         and (count > 70).all()
-        and torch.equal(turns(torch.arange(300, 600), 3), order[300:])
+        and torch.equal(random_orders(torch.arange(300, 600), 3), order[300:])
     )
 
 
@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_every_state_and_task():
             changes = changes + ((state - old) ** 2).mean() / 4
         for name, logits in zip(y, m.head.net(state).split(3, 1)):
             tasks[name] = tasks[name] + cross_entropy(logits, y[name]) / (2 * 5)
-    expected = {f"told/{name}": v for name, v in tasks.items()} | {"change": 0.25 * changes}
+    expected = {f"predict/{name}": v for name, v in tasks.items()} | {"change": 0.25 * changes}
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)

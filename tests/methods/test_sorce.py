@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Column, Ragged
-from amodal.methods.embedding_retrieval.sorce import region_loss, regional
+from amodal.methods.embedding_retrieval.sorce import region_loss, region_vectors
 from amodal.methods.shared.regions import alone
 from tests.methods.bench import batch, method
 
@@ -28,7 +28,7 @@ def test_the_first_vector_is_that_of_the_whole_and_a_grid_of_one_has_no_other():
     whole = batch(("plain",))
     context, vectors = alone(sorce.encoder, whole), sorce.encoder(whole)
     for grid, most in ((1, 1), (2, 5)):
-        several = regional(sorce.encoder, context, "picture", grid)
+        several = region_vectors(sorce.encoder, context, "picture", grid)
         assert several.rows.equal(vectors["picture"].rows) and several.values.lengths.max() == most
         first = several.values.flat[several.values.starts()]
         torch.testing.assert_close(first, vectors["picture"].values)

@@ -13,21 +13,22 @@ from amodal.core.embeddings import FUSED
 from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.masks import RULES, rule
 from amodal.nn.attention.varlen import Attention, attend, layout_of, with_prefix
+from amodal.nn.drop_path import drop_of, drop_paths
 from amodal.nn.positions import Rotary
 from amodal.nn.transformer import Transformer
 
-RULE = pytest.mark.parametrize("reads", list(RULES))
+RULE = pytest.mark.parametrize("mask_rule", list(RULES))
 
 
-def allowed(tokens, reads):
+def allowed(tokens, mask_rule):
     """(T, T) bool, [query, key]: in the same row, and the one source may read the other. In words,
     not with tables."""
     names = [tokens.names[s] for s in tokens.source.tolist()]
 
     def may(a, b):
-        if reads == "pure":
+        if mask_rule == "pure":
             return a == b or a == FUSED
-        if reads == "bottleneck":
+        if mask_rule == "bottleneck":
             return a == b or FUSED in (a, b)
         return True
 
@@ -46,14 +47,14 @@ def dense(q, k, v, mask):
     return torch.stack(heads, 1)
 
 
-def ours(tokens, reads, q, k, v):
-    layout = layout_of(tokens, rule(reads))
+def ours(tokens, mask_rule, q, k, v):
+    layout = layout_of(tokens, rule(mask_rule))
     return layout.leave(attend(*map(layout.enter, (q, k, v)), layout))
 
 
-def assert_dense(tokens, reads, heads=2, width=6):
+def assert_dense(tokens, mask_rule, heads=2, width=6):
     q, k, v = (random(len(tokens), heads, width, seed=s).requires_grad_() for s in range(3))
-    got, want = ours(tokens, reads, q, k, v), dense(q, k, v, allowed(tokens, reads))
+    got, want = ours(tokens, mask_rule, q, k, v), dense(q, k, v, allowed(tokens, mask_rule))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     weight = random(*got.shape, seed=9)
     gradients = [
@@ -67,8 +68,8 @@ def assert_dense(tokens, reads, heads=2, width=6):
 @RULE
 @quick
 @given(tokens=joined())
-def test_flat_is_dense(reads, tokens):
-    assert_dense(tokens, reads)
+def test_flat_is_dense(mask_rule, tokens):
+    assert_dense(tokens, mask_rule)
 
 
 @quick
@@ -77,23 +78,23 @@ def test_flat_is_dense_for_one_source_of_any_lengths(first, second):
     assert_dense(bag_of(first + second), "full")
 
 
-@pytest.mark.parametrize("reads", ["full", "pure"])
-def test_flat_is_dense_for_many_distinct_lengths(reads):
+@pytest.mark.parametrize("mask_rule", ["full", "pure"])
+def test_flat_is_dense_for_many_distinct_lengths(mask_rule):
     """As many lengths as a batch of texts has, where short rows share calls with longer ones."""
     numbers = torch.randint(0, 60, (40,), generator=torch.Generator().manual_seed(3)).tolist()
-    assert_dense(bag_of(numbers), reads)
+    assert_dense(bag_of(numbers), mask_rule)
     others = torch.randint(0, 9, (40,), generator=torch.Generator().manual_seed(4)).tolist()
     fused = [1] * 40
     assert_dense(
-        Tokens.join([bag_of(numbers), bag_of(others, "text"), bag_of(fused, FUSED)]), reads
+        Tokens.join([bag_of(numbers), bag_of(others, "text"), bag_of(fused, FUSED)]), mask_rule
     )
 
 
 @RULE
 @quick
 @given(tokens=joined())
-def test_groups_cover_every_token_once(reads, tokens):
-    layout = layout_of(tokens, rule(reads))
+def test_groups_cover_every_token_once(mask_rule, tokens):
+    layout = layout_of(tokens, rule(mask_rule))
     order = torch.arange(len(tokens)) if layout.order is None else layout.order
     assert sorted(order.tolist()) == list(range(len(tokens)))
     assert sum(g.rows * g.queries for g in layout.groups) == len(tokens)
@@ -111,11 +112,11 @@ def in_order(tokens):
 @RULE
 @quick
 @given(tokens=joined(), prefix=st.booleans())
-def test_rule_order_and_prefix_together(reads, tokens, prefix):
+def test_rule_order_and_prefix_together(mask_rule, tokens, prefix):
     heads, width, count = 2, 6, 3
     q, k, v = (random(len(tokens), heads, width, seed=s).requires_grad_() for s in range(3))
-    layout = layout_of(tokens, rule(reads), causal=True)
-    mask = allowed(tokens, reads) & in_order(tokens)
+    layout = layout_of(tokens, rule(mask_rule), causal=True)
+    mask = allowed(tokens, mask_rule) & in_order(tokens)
     own, every = [layout.enter(k), layout.enter(v)], [k, v]
     if prefix:
         made = [random(tokens.size, count, heads * width, seed=s) for s in (4, 5)]
@@ -145,9 +146,9 @@ def test_rule_order_and_prefix_together(reads, tokens, prefix):
 )
 @quick
 @given(tokens=joined(), cuts=st.lists(st.integers(0, 6), max_size=3))
-def test_with_a_cache_a_trunk_gives_what_it_gives_in_one_pass(reads, options, tokens, cuts):
+def test_with_a_cache_a_trunk_gives_what_it_gives_in_one_pass(mask_rule, options, tokens, cuts):
     """Tokens come in pieces, by their number in the row."""
-    trunk = Transformer(24, 2, 4, mask_rule=rule(reads), **options).double().eval()
+    trunk = Transformer(24, 2, 4, mask_rule=rule(mask_rule), **options).double().eval()
     tokens = tokens.with_x(random(len(tokens), 24, seed=7))
     whole, cache = trunk(tokens, causal=True).x, KeyValueCache()
     bounds = [0, *sorted(cuts), 10**6]
@@ -211,12 +212,13 @@ def test_norms_and_activations_are_arguments():
 
 def test_rows_go_around_a_block_by_their_seeds():
     torch.manual_seed(0)
-    trunk, plain = Transformer(24, 4, 4, drop_path=0.5).double(), Transformer(24, 4, 4).double()
-    assert trunk.state_dict().keys() == plain.state_dict().keys()
-    plain.load_state_dict(trunk.state_dict())
-    assert [b.drop_path.rate for b in trunk.blocks] == pytest.approx([0, 0.5 / 3, 1 / 3, 0.5])
+    trunk = Transformer(24, 4, 4).double()
     tokens, seeds = bag_of([3] * 400, width=24), torch.arange(400) * 7919
-    out = trunk(tokens, seeds=seeds).x
+    plain = trunk(tokens).x
+    with drop_paths(0.5, seeds):
+        out = trunk(tokens).x
+        drops = [drop_of(b, i, 4, tokens, None) for i, b in enumerate(trunk.blocks)]
+        backwards = drop_of(trunk.blocks[3], 3, 4, tokens, torch.arange(1199, -1, -1))
     some = (tokens.row >= 100) & (tokens.row < 150)
     part = Tokens(
         tokens.x[some],
@@ -226,19 +228,24 @@ def test_rows_go_around_a_block_by_their_seeds():
         tokens.names,
         50,
     )
-    torch.testing.assert_close(
-        trunk(part, seeds=seeds[100:150]).x, out[some]
-    )  # micro-batches agree
-    assert not torch.allclose(out, plain(tokens).x)
-    torch.testing.assert_close(trunk.eval()(tokens).x, plain(tokens).x)
-    layout, last = layout_of(tokens), trunk.blocks[3].drop_path.train()
-    scale = last(torch.ones(1200, 1).double(), layout, seeds, 0).view(400, 3)
-    assert set(scale.unique().tolist()) == {0.0, 2.0} and (scale == scale[:, :1]).all()
-    assert 0.4 < (scale[:, 0] > 0).double().mean() < 0.6
-    with pytest.raises(AmodalError, match="seeds"):
-        trunk.train()(tokens)
-    with pytest.raises(AmodalError, match="below 1"):
-        Transformer(24, 2, 4, drop_path=1.0)
+    with drop_paths(0.5, seeds[100:150]):  # micro-batches agree
+        torch.testing.assert_close(trunk(part).x, out[some])
+    assert not torch.allclose(out, plain)
+    with drop_paths(0.0, seeds):
+        torch.testing.assert_close(trunk(tokens).x, plain)
+    ones = torch.ones(1200, 1).double()
+    for number, drop in enumerate(drops):  # the rate grows from 0 at the first block
+        rate = 0.5 * number / 3
+        for half in (0, 1):
+            scale = drop(ones, half).view(400, 3)
+            assert (scale == scale[:, :1]).all()
+            assert scale.unique().tolist() == pytest.approx([0, 1 / (1 - rate)] if rate else [1])
+            assert abs((scale[:, 0] == 0).double().mean() - rate) < 0.1
+    assert not torch.equal(drops[3](ones, 0), drops[3](ones, 1))  # each half draws its own
+    torch.testing.assert_close(backwards(ones, 0), drops[3](ones, 0).flip(0))
+    for rate in (1.0, -0.1):
+        with pytest.raises(AmodalError, match="below 1"), drop_paths(rate, seeds):
+            pass
 
 
 def test_rows_of_one_length_need_no_reordering():
@@ -255,8 +262,8 @@ def test_a_rule_that_leaves_a_token_nothing_to_read_is_refused():
 
 
 @RULE
-def test_no_token_at_all_keeps_every_parameter_in_the_graph(reads):
-    trunk = Transformer(WIDTH, 2, 2, mask_rule=rule(reads)).double()
+def test_no_token_at_all_keeps_every_parameter_in_the_graph(mask_rule):
+    trunk = Transformer(WIDTH, 2, 2, mask_rule=rule(mask_rule)).double()
     out = trunk(bag_of([0, 0]))
     assert out.x.shape == (0, WIDTH)
     out.x.sum().backward()
@@ -321,8 +328,8 @@ def test_how_equal_readouts_are_in_single_precision():
 @pytest.mark.parametrize("rotary", [False, True])
 @quick
 @given(tokens=joined(), data=st.data())
-def test_a_row_does_not_depend_on_the_other_rows(reads, rotary, tokens, data):
-    trunk = Transformer(WIDTH, 2, 2, rotary=rotary, mask_rule=rule(reads)).double()
+def test_a_row_does_not_depend_on_the_other_rows(mask_rule, rotary, tokens, data):
+    trunk = Transformer(WIDTH, 2, 2, rotary=rotary, mask_rule=rule(mask_rule)).double()
     out = trunk(tokens).x
     row = data.draw(st.integers(0, tokens.size - 1))
     mine = tokens.row == row

@@ -15,7 +15,7 @@ from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.blocks import blocks_of
 from amodal.nn.generation.multi_source_decoder import MultiSourceDecoder
 from amodal.nn.gradient_checkpointing import recomputation
-from amodal.nn.heads.projection_tower import TailBlock
+from amodal.nn.heads.projection_tower import LayerScaleBlock
 from amodal.nn.positions import Rotary
 from amodal.nn.transformer import Block, Transformer
 from amodal.train import distributed
@@ -27,10 +27,10 @@ def test_blocks_of_every_kind_are_found_once():
     trunk = Transformer(24, 4, 2, experts=2)
     assert blocks_of(trunk) == list(trunk.blocks)
     decoder = MultiSourceDecoder(8, width=8, depth=3, heads=2, sources=1)
-    assert blocks_of(torch.nn.ModuleList([trunk, decoder, CrossEncoder(8, 2, 2), TailBlock(8, 2)]))[
-        4:7
-    ] == list(decoder.blocks)
-    both = torch.nn.ModuleList([CrossEncoder(8, 2, 2), TailBlock(8, 2)])
+    assert blocks_of(
+        torch.nn.ModuleList([trunk, decoder, CrossEncoder(8, 2, 2), LayerScaleBlock(8, 2)])
+    )[4:7] == list(decoder.blocks)
+    both = torch.nn.ModuleList([CrossEncoder(8, 2, 2), LayerScaleBlock(8, 2)])
     assert len(blocks_of(both)) == 3
 
 

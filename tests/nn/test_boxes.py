@@ -62,19 +62,19 @@ def test_a_taxonomy_is_learnt_from_its_chances():
     p = log_entailment(low[:, None], side[:, None], low, side, softness=0.1).exp()
     off = ~torch.eye(3, dtype=torch.bool)
     assert (p - given)[off].abs().max() < 0.15
-    again = learn_boxes(given, dims=8, softness=0.1, steps=600)
-    assert torch.equal(low, again[0]) and torch.equal(side, again[1])
+    rebuilt = learn_boxes(given, dims=8, softness=0.1, steps=600)
+    assert torch.equal(low, rebuilt[0]) and torch.equal(side, rebuilt[1])
 
 
 def test_a_head_reads_its_concepts():
     head = ConceptHead(5, 3, dims=4, softness=0.1)
     before = head(torch.ones(2, 5))
     low, side = boxes(3, 4)
-    head.holds(low, side)
+    head.set_concepts(low, side)
     x = torch.randn(6, 5)
     own_low, own_side = head.box(x)
     for k in range(3):
         one = log_entailment(low[k].float(), side[k].float(), own_low, own_side, softness=0.1)
-        torch.testing.assert_close(head.log_reading(x)[:, k], one)
+        torch.testing.assert_close(head.log_membership(x)[:, k], one)
     assert head(x).shape == (6, 3) and not torch.equal(before, head(torch.ones(2, 5)))
     assert {n for n, _ in head.named_buffers()} == {"low", "side"}

@@ -21,12 +21,15 @@ def writer(alphabet=3, scale=1.0):
 def slow(net, seen, text, end=True):
     h, total = None, 0.0
     for t, word in enumerate([net.alphabet, *text]):
-        x = net.word.weight[word]
-        told = net.see.weight @ seen if t == 0 else net.step.weight @ h
-        h = torch.relu(x + told + net.step.bias)
+        x = net.embedding.weight[word]
+        predicted = net.vector_proj.weight @ seen if t == 0 else net.recurrence.weight @ h
+        h = torch.relu(x + predicted + net.recurrence.bias)
         wanted = text[t] if t < len(text) else net.alphabet
         if t < len(text) or end:
-            total = total - torch.log_softmax(net.out.weight @ h + net.out.bias, 0)[wanted]
+            total = (
+                total
+                - torch.log_softmax(net.classifier.weight @ h + net.classifier.bias, 0)[wanted]
+            )
     return total
 
 

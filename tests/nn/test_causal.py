@@ -40,11 +40,11 @@ def test_rows_are_decoded_as_in_a_loop_with_cross_attention_to_one_vector():
     found = decoder(whole, content).x
     for i, row in enumerate(ROWS.tolist()):
         h, mine = whole.values[i], content.x[content.row == row]
-        x = torch.stack([decoder.start(h), *(decoder.enter(m) for m in mine[:-1])])
+        x = torch.stack([decoder.start(h), *(decoder.in_proj(m) for m in mine[:-1])])
         steps = torch.arange(len(mine)).double()
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
-        for block, told in zip(decoder.blocks, decoder.told):
-            memory = told(h).unsqueeze(0)
+        for block, predicted in zip(decoder.blocks, decoder.context):
+            memory = predicted(h).unsqueeze(0)
             x = (
                 x + torch.softmax(x @ memory.T, 1) @ memory
             )  # one key: its weight is 1 whatever the query
@@ -61,9 +61,11 @@ def test_a_token_and_its_position_do_not_reach_its_own_prediction(token):
     other = Tokens(
         changed, content.row, content.source, content.position + 5, content.names, content.size
     )
-    again = decoder(whole, other).x
-    assert torch.equal(again[: token + 1], found[: token + 1]) and torch.equal(again[3:], found[3:])
-    assert token == 2 or not torch.allclose(again[token + 1 : 3], found[token + 1 : 3])
+    rebuilt = decoder(whole, other).x
+    assert torch.equal(rebuilt[: token + 1], found[: token + 1]) and torch.equal(
+        rebuilt[3:], found[3:]
+    )
+    assert token == 2 or not torch.allclose(rebuilt[token + 1 : 3], found[token + 1 : 3])
 
 
 def test_no_token_at_all():
@@ -71,7 +73,7 @@ def test_no_token_at_all():
     none = decoder(whole.at(torch.tensor([], dtype=torch.int64)), content.keep(content.row < 0))
     assert none.x.shape == (0, 8)
     none.x.sum().backward()
-    assert decoder.enter.weight.grad is not None
+    assert decoder.in_proj.weight.grad is not None
 
 
 def test_token_by_token_with_a_cache_is_the_whole_pass():

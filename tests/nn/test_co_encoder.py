@@ -40,11 +40,13 @@ def test_streams_read_each_other_layer_by_layer():
                 for s in names:
                     block, rest = net.blocks[s][layer], torch.cat([x[o] for o in names if o != s])
                     own = block.norm1(x[s])
-                    y = x[s] + attend(block.own, own, own) if len(own) else x[s]
+                    y = x[s] + attend(block.self_attention, own, own) if len(own) else x[s]
                     if len(rest) and len(y):
-                        y = y + attend(block.other, block.norm2(y), net.keys[s][layer](rest))
+                        y = y + attend(
+                            block.cross_attention, block.norm2(y), net.keys[s][layer](rest)
+                        )
                     elif len(y):
-                        y = y + block.other.out.bias
+                        y = y + block.cross_attention.out.bias
                     after[s] = y + block.down(gelu(block.up(block.norm3(y))))
                 x = after
             for s in names:

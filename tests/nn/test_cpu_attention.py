@@ -24,7 +24,7 @@ def gradients(attend, inputs, grad):
 @pytest.mark.parametrize("at_once", [2**19, 1], ids=["together", "row by row"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "float32"])
 def test_as_exact_as_torch(queries, keys, sharp, at_once, dtype, monkeypatch):
-    monkeypatch.setattr(_cpu_attention, "AT_ONCE", at_once)
+    monkeypatch.setattr(_cpu_attention, "SCORES_PER_PIECE", at_once)
     g = torch.Generator().manual_seed(0)
     inputs = [torch.randn(3, 2, n, 32, generator=g).to(dtype) for n in (queries, keys, keys)]
     inputs[0], inputs[1] = inputs[0] * sharp, inputs[1] * sharp
@@ -63,8 +63,8 @@ def test_it_is_used_where_it_suits(monkeypatch):
 def test_long_sequences_and_other_kinds_are_left_to_torch():
     q = torch.zeros(1, 1, 4, 8)
     assert suits(q.bfloat16(), q.bfloat16())
-    assert not suits(q.bfloat16(), torch.zeros(1, 1, _cpu_attention.LONGEST + 1, 8))
+    assert not suits(q.bfloat16(), torch.zeros(1, 1, _cpu_attention.MAX_KEYS + 1, 8))
     assert not suits(q.double(), q.double())
     assert not suits(q.bfloat16(), q[:, :, :0].bfloat16())
     with fast_products():
-        assert not suits(q, torch.zeros(1, 1, _cpu_attention.LONGEST_FLOAT32 + 1, 8))
+        assert not suits(q, torch.zeros(1, 1, _cpu_attention.MAX_KEYS_FLOAT32 + 1, 8))

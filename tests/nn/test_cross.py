@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import Ragged
-from amodal.nn.attention.cross import CrossEncoder, grad_cam, mean_token, side_by_side
+from amodal.nn.attention.cross import CrossEncoder, grad_cam, join_lists, mean_token
 
 
 def read(layer, x, y):
@@ -24,11 +24,11 @@ def read(layer, x, y):
 def by_row(encoder, x, y):
     y = encoder.norm_keys(y)
     for block in encoder.blocks:
-        x = x + read(block.own, block.norm1(x), block.norm1(x))[0]
+        x = x + read(block.self_attention, block.norm1(x), block.norm1(x))[0]
         other = (
-            read(block.other, block.norm2(x), y)[0]
+            read(block.cross_attention, block.norm2(x), y)[0]
             if len(y)
-            else block.other.out(torch.zeros_like(x))
+            else block.cross_attention.out(torch.zeros_like(x))
         )
         x = x + other
         x = x + block.down(F.gelu(block.up(block.norm3(x))))
@@ -51,10 +51,10 @@ def lists(*lengths, seed=0):
 
 
 @pytest.mark.parametrize(
-    "asks, answers", [((3, 1, 4), (2, 5, 0)), ((2, 2, 2), (3, 3, 3)), ((1, 0, 2), (4, 4, 4))]
+    "queries, keys", [((3, 1, 4), (2, 5, 0)), ((2, 2, 2), (3, 3, 3)), ((1, 0, 2), (4, 4, 4))]
 )
-def test_each_row_reads_its_own_keys(asks, answers):
-    encoder, x, y = encoder_of(), lists(*asks), lists(*answers, seed=1)
+def test_each_row_reads_its_own_keys(queries, keys):
+    encoder, x, y = encoder_of(), lists(*queries), lists(*keys, seed=1)
     ours = encoder(x, y).flat
     theirs = torch.cat([by_row(encoder, a, b) for a, b in zip(x.split(), y.split())])
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
@@ -69,22 +69,22 @@ def test_each_row_reads_its_own_keys(asks, answers):
 
 def test_watched_reading_is_the_same_reading_and_grad_cam_is_its_formula():
     encoder, x, y = encoder_of(), lists(3, 1), lists(2, 4, seed=1)
-    out, weights = encoder(x, y, weigh=-1)
+    out, weights = encoder.with_weights(x, y)
     torch.testing.assert_close(out.flat, encoder(x, y).flat, rtol=1e-9, atol=1e-11)
     score = mean_token(out).square().sum(1)
     maps = grad_cam(score, weights)
     block = encoder.blocks[-1]
     for i, (a, b) in enumerate(zip(x.split(), y.split())):
         b, first = encoder.norm_keys(b), encoder.blocks[0]
-        a = a + read(first.own, first.norm1(a), first.norm1(a))[0]
-        a = a + read(first.other, first.norm2(a), b)[0]
+        a = a + read(first.self_attention, first.norm1(a), first.norm1(a))[0]
+        a = a + read(first.cross_attention, first.norm2(a), b)[0]
         a = a + first.down(F.gelu(first.up(first.norm3(a))))
-        a = a + read(block.own, block.norm1(a), block.norm1(a))[0]
-        own = read(block.other, block.norm2(a), b)[1].detach().requires_grad_()
+        a = a + read(block.self_attention, block.norm1(a), block.norm1(a))[0]
+        own = read(block.cross_attention, block.norm2(a), b)[1].detach().requires_grad_()
 
         def rest(own, a=a, b=b):
-            v = block.other.key_value(b)[:, 8:].unflatten(1, (2, 4)).transpose(0, 1)
-            z = a + block.other.out((own @ v).transpose(0, 1).flatten(1))
+            v = block.cross_attention.key_value(b)[:, 8:].unflatten(1, (2, 4)).transpose(0, 1)
+            z = a + block.cross_attention.out((own @ v).transpose(0, 1).flatten(1))
             z = z + block.down(F.gelu(block.up(block.norm3(z))))
             return encoder.norm(z).mean(0).square().sum()
 
@@ -101,7 +101,7 @@ def test_watched_reading_is_the_same_reading_and_grad_cam_is_its_formula():
 
 def test_no_row_leaves_every_parameter_in_the_graph():
     encoder, x, y = encoder_of(), lists(), lists()
-    out, weights = encoder(x, y, weigh=0)
+    out, weights = encoder.with_weights(x, y, 0)
     out.flat.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in encoder.parameters())
     assert not grad_cam(mean_token(out).sum(1), weights).numel()
@@ -109,7 +109,7 @@ def test_no_row_leaves_every_parameter_in_the_graph():
 
 def test_lists_are_joined_row_by_row():
     a, b = lists(2, 0, 1), lists(1, 3, 0, seed=1)
-    joined = side_by_side([a, b])
+    joined = join_lists([a, b])
     for whole, *parts in zip(joined.split(), a.split(), b.split()):
         assert torch.equal(whole, torch.cat(parts))
     with pytest.raises(ValueError, match="row i reads row i"):

@@ -12,7 +12,7 @@ from toys import WIDTH, bag_of, joined, quick, random, vectors
 from amodal.core import AmodalError, Tokens
 from amodal.core.part import build, to_spec
 from amodal.export._alone import reason_against
-from amodal.nn.adapters.block_tokens import PROMPT, bare, plain
+from amodal.nn.adapters.block_tokens import PROMPT, hook_disabled, require_no_hook
 from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.attention.masks import RULES, rule
 from amodal.nn.attention.varlen import attend, layout_of, with_prefix
@@ -56,26 +56,29 @@ def slow(trunk, tokens, prompts, fields):
     done = torch.empty_like(tokens.x)
     for row in set(tokens.row.tolist()):
         x = tokens.x[tokens.row == row]
-        n, own = len(x), prompts.tokens[number_of(tokens, row, fields) if prompts.aware else 0]
+        n, own = (
+            len(x),
+            prompts.tokens[number_of(tokens, row, fields) if prompts.missing_aware else 0],
+        )
         for i, block in enumerate(trunk.blocks):
             key = value = None
-            if i < prompts.layers and prompts.at == "attention":
+            if i < prompts.layers and prompts.level == "attention":
                 key, value = own[i][: prompts.length // 2], own[i][prompts.length // 2 :]
             elif i < prompts.layers:
-                x = torch.cat([own[i], x if prompts.grow else x[-n:]])
+                x = torch.cat([own[i], x if prompts.accumulate else x[-n:]])
             x = dense_block(block, x, key, value)
         done[tokens.row == row] = trunk.norm(x[-n:])
     return done
 
 
-@pytest.mark.parametrize("reads", list(RULES))
+@pytest.mark.parametrize("mask_rule", list(RULES))
 @quick
 @given(tokens=joined())
-def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
+def test_given_keys_are_read_by_all_tokens_of_their_row(mask_rule, tokens):
     heads, width, count = 2, 6, 3
     q, k, v = (random(len(tokens), heads, width, seed=s) for s in range(3))
     key, value = (random(tokens.size, count, heads * width, seed=s) for s in (4, 5))
-    layout = with_prefix(layout_of(tokens, rule(reads)), key, value)
+    layout = with_prefix(layout_of(tokens, rule(mask_rule)), key, value)
     order = torch.arange(len(tokens)) if layout.order is None else layout.order
     more = [
         torch.cat([own[order], g.unflatten(1, (heads, -1))])
@@ -88,7 +91,7 @@ def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
         for own, g in zip((k, v), (key, value))
     ]
     torch.testing.assert_close(
-        got, dense(q, *every, torch.cat([theirs, allowed(tokens, reads)], 1))
+        got, dense(q, *every, torch.cat([theirs, allowed(tokens, mask_rule)], 1))
     )
 
 
@@ -126,7 +129,13 @@ def test_blocks_plan_anew_when_tokens_came_or_went(monkeypatch):
 @pytest.mark.parametrize("at, grow", [("input", True), ("input", False), ("attention", True)])
 def test_prompts_of_the_fields_that_a_row_has(at, grow, layers, aware):
     trunk, tokens, fields = trunk_of(), two_fields(), ["image", "text"]
-    options = {"length": 4, "layers": layers, "at": at, "grow": grow, "aware": aware}
+    options = {
+        "length": 4,
+        "layers": layers,
+        "level": at,
+        "accumulate": grow,
+        "missing_aware": aware,
+    }
     prompts = PatternPrompts(fields, WIDTH, 3, **options).double()
     got = trunk(tokens, block_hook=prompts)
     torch.testing.assert_close(got.x, slow(trunk, tokens, prompts, fields))
@@ -149,20 +158,20 @@ def test_rows_differ_by_what_they_lack_alone():
 def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
     encoder, whole = encoder_of("joint"), batch()
     before = vectors(encoder(whole))
-    encoder.set_block_hook(pattern_prompts(encoder, length=2, at="attention").double())
+    encoder.set_block_hook(pattern_prompts(encoder, length=2, level="attention").double())
     after = vectors(encoder(whole))
     assert all((after[key] - before[key]).abs().max() > 1e-4 for key in before)
-    with plain(encoder):
+    with hook_disabled(encoder):
         close(vectors(encoder(whole)), before)
-    again = build(encoder.block_hook.spec).double()
-    again.load_state_dict(encoder.block_hook.state_dict())
+    rebuilt = build(encoder.block_hook.spec).double()
+    rebuilt.load_state_dict(encoder.block_hook.state_dict())
     assert (
-        to_spec(encoder._args["block_hook"]) == again.spec
+        to_spec(encoder._args["block_hook"]) == rebuilt.spec
     )  # what the encoder's own description holds
     assert "no dense form" in reason_against(encoder, "image")
     with pytest.raises(AmodalError, match="begin with the run"):
-        bare(encoder)
-    encoder.set_block_hook(again)
+        require_no_hook(encoder)
+    encoder.set_block_hook(rebuilt)
     close(vectors(encoder(whole)), after)
     for row in range(whole.size):
         one = {(row, s): v for (_, s), v in vectors(encoder(whole.between(row, row + 1))).items()}
@@ -175,9 +184,9 @@ def test_what_does_not_go_together_is_said():
     with pytest.raises(AmodalError, match='the rule "pure"'):
         pattern_prompts(encoder_of("joint", fusion="pure"))
     with pytest.raises(AmodalError, match="Did you mean attention"):
-        PatternPrompts(["a"], WIDTH, 2, at="atention")
+        PatternPrompts(["a"], WIDTH, 2, level="atention")
     with pytest.raises(AmodalError, match="even number"):
-        PatternPrompts(["a"], WIDTH, 2, at="attention", length=3)
+        PatternPrompts(["a"], WIDTH, 2, level="attention", length=3)
     with pytest.raises(AmodalError, match="2047 ways"):
         PatternPrompts([str(i) for i in range(11)], WIDTH, 2)
     with pytest.raises(AmodalError, match="cannot be found here"):
@@ -189,5 +198,5 @@ def test_what_does_not_go_together_is_said():
                 Tokens.join([t, bag_of([1], "more", seed=i)]) if i < 2 else t
             ),
         )
-    with pytest.raises(AmodalError, match="no block hook"):
+    with pytest.raises(AmodalError, match="without a block hook"):
         trunk_of()(bag_of([3]), collector=lambda *a: a, block_hook=lambda i, t, block: t)

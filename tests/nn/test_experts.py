@@ -26,7 +26,7 @@ def token_by_token(layer, x_TD):
     for x in x_TD:
         p = torch.softmax(layer.router @ x, 0)
         e = int(p.argmax())
-        if p[e] < layer.least[e]:
+        if p[e] < layer.threshold[e]:
             rows.append(torch.zeros_like(x))
             continue
         hidden = F.gelu(x @ layer.up[e] + layer.up_bias[e])
@@ -37,7 +37,7 @@ def token_by_token(layer, x_TD):
 @pytest.mark.parametrize("least", [0.0, 0.8])
 def test_each_token_goes_through_the_expert_its_router_is_surest_of(least):
     layer = layer_of()
-    layer.least.fill_(least)
+    layer.threshold.fill_(least)
     x = torch.randn(20, 4, dtype=torch.float64).requires_grad_()
     ours, logits = layer(x)
     theirs = token_by_token(layer, x)
@@ -86,7 +86,7 @@ def test_a_row_is_routed_alone_and_its_logits_are_told(trunk, positions):
     )
     for trunk_of in encoder.trunks.values():
         trunk_of.blocks[1].mlp.router.data.mul_(100)
-        trunk_of.blocks[1].mlp.least.fill_(0.5)
+        trunk_of.blocks[1].mlp.threshold.fill_(0.5)
     whole = batch()
     z = vectors(encoder(whole))
     for row in range(whole.size):
@@ -97,12 +97,14 @@ def test_a_row_is_routed_alone_and_its_logits_are_told(trunk, positions):
         )
     routing, bags = {}, encoder.tokenize(whole)
     encoder.encode(bags, router_logits=routing)
-    told = {s: bag for bags in routing.values() for s, bag in bags.items()}
+    predicted = {s: bag for bags in routing.values() for s, bag in bags.items()}
     for s, bag in bags.items():
-        assert told[s].x.shape == (len(bag), 3) and torch.equal(told[s].row, bag.row)
+        assert predicted[s].x.shape == (len(bag), 3) and torch.equal(predicted[s].row, bag.row)
         if trunk == "shared":  # what the layer said of this field alone, in the order of its tokens
-            again = {}
-            encoder.encode({s: bag}, router_logits=again)
-            torch.testing.assert_close(again["all", 0][s].x, told[s].x, rtol=1e-9, atol=1e-11)
+            rebuilt = {}
+            encoder.encode({s: bag}, router_logits=rebuilt)
+            torch.testing.assert_close(
+                rebuilt["all", 0][s].x, predicted[s].x, rtol=1e-9, atol=1e-11
+            )
     with pytest.raises(AmodalError, match="at least 2"):
         Encoder(FIELDS, size="nano", experts=1)

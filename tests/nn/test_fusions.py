@@ -46,7 +46,7 @@ def by_maps(name, fusion, x):
     if name == "conv":
         return convolution(fusion.linear)(whole).mean(2)
     if name == "se":
-        weight = attended(fusion.weigh)(whole.mean(2, keepdim=True)).sigmoid()
+        weight = attended(fusion.gate)(whole.mean(2, keepdim=True)).sigmoid()
     else:
         weight = (
             attended(fusion.local)(whole) + attended(fusion.whole)(whole.mean(2, keepdim=True))
@@ -117,9 +117,9 @@ def test_while_training_a_share_of_the_tokens_is_left_out_by_the_rows_seeds():
     fusion = AttentionFusion(FIELDS, WIDTH, heads=4, ratio=0.5, dropout=0.0).double()
     whole = Tokens.join(list(as_bags(maps()).values()))
     seeds = torch.tensor([5, 6, 7])
-    kept = fusion.some(whole, seeds, 0)
+    kept = fusion.sample(whole, seeds, 0)
     assert kept.lengths().tolist() == [9, 9, 9]
-    assert not torch.equal(kept.x, fusion.some(whole, seeds + 1, 0).x)
+    assert not torch.equal(kept.x, fusion.sample(whole, seeds + 1, 0).x)
     bags = as_bags(maps())
     torch.testing.assert_close(fusion(bags, seeds).values, fusion(bags, seeds).values)
     assert not torch.allclose(fusion(bags, seeds).values, fusion(bags).values)

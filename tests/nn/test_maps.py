@@ -129,7 +129,7 @@ def test_a_skip_weighs_what_the_decoder_says_of_the_whole_map():
             )
             deep.append(normal(head[1], by_hand(y, head[0])))
             weight = normal(
-                stage.weigh[1], by_hand(y.mean((2, 3), keepdim=True), stage.weigh[0])
+                stage.skip_gate[1], by_hand(y.mean((2, 3), keepdim=True), stage.skip_gate[0])
             ).clamp(min=0)
             assert weight.shape == (2, 2, 1, 1)
             y = torch.cat([y, weight * skip], 1)

@@ -210,7 +210,8 @@ def test_what_does_not_fit_is_said(vit, bert, tmp_path, monkeypatch):
         with pytest.raises(AmodalError, match=re.escape(message)):
             wrong()
     assert (
-        backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8, least=0).report.share == 0
+        backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8, min_share=0).report.share
+        == 0
     )
     for package, extra in (("timm", "vision"), ("transformers", "language")):
         monkeypatch.setitem(sys.modules, package, None)
@@ -272,7 +273,7 @@ def test_damaged_text_weights_are_reported(bert, tmp_path):
         tmp_path / "m" / "model.safetensors",
         metadata={"format": "pt"},
     )
-    report = backbone(f"transformers:{tmp_path / 'm'}", bert[2], 8, least=0).report
+    report = backbone(f"transformers:{tmp_path / 'm'}", bert[2], 8, min_share=0).report
     assert (
         report.missing == ("encoder.layer.0.output.dense.weight",) and "more" in report.unexpected
     )
@@ -337,15 +338,18 @@ def test_our_transformer_is_timms_blocks():
     torch.manual_seed(0)
     lengths = [5, 0, 3, 9, 5, 1]
     text = bag_of(lengths, width=24)
-    for tokens, reads in (
+    for tokens, mask_rule in (
         (text, None),
         (Tokens.join([text, bag_of([2, 2, 0, 1, 4, 0], "image")]), pure),
     ):
-        ours, peer = Transformer(24, 3, 2, mask_rule=reads).double(), TimmBlocks(24, 3, 2).double()
+        ours, peer = (
+            Transformer(24, 3, 2, mask_rule=mask_rule).double(),
+            TimmBlocks(24, 3, 2).double(),
+        )
         peer.take(ours)
         padded, mask = pad(tokens)
         see = mask[:, None, :].expand(-1, mask.shape[1], -1)
-        if reads is not None:
+        if mask_rule is not None:
             source = torch.full(mask.shape, -1).masked_scatter(mask, tokens.source)
             see = see & (source[:, :, None] == source[:, None, :])
         see = see | torch.eye(

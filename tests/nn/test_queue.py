@@ -13,9 +13,9 @@ def test_the_last_rows_stay_oldest_first():
         kept = (kept + new.tolist())[-5:]
         assert queues.earlier("a").tolist() == kept
     assert len(queues.earlier("b")) == 0
-    again = Queues(["a", "b"], 5, 2)
-    again.load_state_dict(queues.state_dict())
-    assert torch.equal(again.earlier("a"), queues.earlier("a"))
+    rebuilt = Queues(["a", "b"], 5, 2)
+    rebuilt.load_state_dict(queues.state_dict())
+    assert torch.equal(rebuilt.earlier("a"), queues.earlier("a"))
     none = Queues(["a"], 0, 2)
     none.push({"a": torch.ones(3, 2)})
     assert len(none.earlier("a")) == 0

@@ -41,9 +41,9 @@ def test_an_encoder_reads_sequences_by_a_gru_and_pictures_by_a_transformer():
         "signal": Recurrent,
         "facts": Transformer,
     }
-    again = config.build(encoder.spec)
-    again.load_state_dict(encoder.state_dict())
-    one, other = (e.eval()(batch(("plain",)))["words"].values for e in (encoder, again))
+    rebuilt = config.build(encoder.spec)
+    rebuilt.load_state_dict(encoder.state_dict())
+    one, other = (e.eval()(batch(("plain",)))["words"].values for e in (encoder, rebuilt))
     assert torch.equal(one, other)
     with pytest.raises(AmodalError, match="separate"):
         Encoder(fields(), size="nano", mixer="gru", trunk="joint")
@@ -61,17 +61,17 @@ def test_brnn_is_the_published_recurrence():
     bag = Tokens(x, row, torch.zeros_like(row), torch.zeros(6, 3), ("words",), 4)
     expected = []
     for r in (0, 1, 3):
-        e = torch.relu(x[row == r] @ net.enter.weight.T + net.enter.bias)
+        e = torch.relu(x[row == r] @ net.in_proj.weight.T + net.in_proj.bias)
         forth, h = [], torch.zeros(4, dtype=torch.float64)
         for t in range(len(e)):
-            h = torch.relu(e[t] + net.forth.weight @ h + net.forth.bias)
+            h = torch.relu(e[t] + net.forward_step.weight @ h + net.forward_step.bias)
             forth.append(h)
         back, h = [], torch.zeros(4, dtype=torch.float64)
         for t in reversed(range(len(e))):
-            h = torch.relu(e[t] + net.back.weight @ h + net.back.bias)
+            h = torch.relu(e[t] + net.backward_step.weight @ h + net.backward_step.bias)
             back.append(h)
         both = torch.stack(forth) + torch.stack(back[::-1])
-        expected.append(torch.relu(both @ net.leave.weight.T + net.leave.bias))
+        expected.append(torch.relu(both @ net.out_proj.weight.T + net.out_proj.bias))
     out, expected = net(bag).x, torch.cat(expected)
     torch.testing.assert_close(out, expected)
     weight = torch.randn_like(out)

@@ -79,8 +79,8 @@ def test_wrong_pairs_do_not_turn_the_pose():
     right = (wrong - x).norm(dim=2) < 0.02
     assert torch.equal(inside, right & there) and not inside[3].any()
     assert rotation_angle(umeyama(wrong, y, there).rotation, pose.rotation)[:3].max() > 1
-    again, _ = ransac(wrong[1:2], y[1:2], there[1:2], torch.tensor([1]), near=0.02, tries=60)
-    assert torch.equal(again.rotation[0], fit.rotation[1])  # whatever else is in the batch
+    rebuilt, _ = ransac(wrong[1:2], y[1:2], there[1:2], torch.tensor([1]), near=0.02, tries=60)
+    assert torch.equal(rebuilt.rotation[0], fit.rotation[1])  # whatever else is in the batch
 
 
 def test_both_sides_lose_what_is_far_from_all_of_the_other():

@@ -103,10 +103,10 @@ def test_other_skills_for_a_while():
 @pytest.mark.parametrize("where", ["attention", "mlp"])
 def test_a_saved_encoder_keeps_its_skills_and_so_does_a_copy(where):
     made, _ = encoder(where, pool="cls")
-    again = exact(config.build(made.spec)).eval()
-    again.load_state_dict(made.state_dict())
+    rebuilt = exact(config.build(made.spec)).eval()
+    rebuilt.load_state_dict(made.state_dict())
     b = exact(batch(("plain",)))
-    for other in (again, copy.deepcopy(made)):
+    for other in (rebuilt, copy.deepcopy(made)):
         assert all(torch.equal(made(b)[s].values, other(b)[s].values) for s in made(b))
     with torch.no_grad():
         for p in (other := copy.deepcopy(made)).trunks.parameters():

@@ -8,7 +8,7 @@ from toys import WIDTH, bag_of, vectors
 
 from amodal.core import AmodalError
 from amodal.core.part import build
-from amodal.nn.adapters.shared_space_tokens import Maps, SpaceTokens, space_tokens
+from amodal.nn.adapters.shared_space_tokens import SpaceMaps, SpaceTokens, space_tokens
 
 
 def tokens_of(count=2, space=8, first=1, beta=1.0, rank=0, fields=("image", "text")):
@@ -40,7 +40,7 @@ def slow(trunk, bag, deep, field):
 def test_tokens_enter_go_on_and_are_kept(first, beta, rank, space):
     trunk, bag, kept = trunk_of(4), bag_of([2, 0, 3, 1], "text:1"), {}
     deep = tokens_of(first=first, beta=beta, rank=rank, space=space)
-    got = trunk(bag, block_hook=lambda i, t, block: deep(i, t, block, kept=kept))
+    got = trunk(bag, block_hook=lambda i, t, block: deep(i, t, block, collected=kept))
     want, became = slow(trunk, bag, deep, "text")
     torch.testing.assert_close(got.x, want)
     torch.testing.assert_close(kept["text"].values, became)
@@ -55,7 +55,7 @@ def test_tokens_enter_go_on_and_are_kept(first, beta, rank, space):
 
 def test_a_shared_map_is_the_same_for_all_blocks_until_its_residuals_learn():
     torch.manual_seed(0)
-    maps, x = Maps(8, 6, 3, rank=2), torch.randn(5, 8)
+    maps, x = SpaceMaps(8, 6, 3, rank=2), torch.randn(5, 8)
     plain = [torch.nn.functional.linear(x, maps.weight, b) for b in maps.bias]
     for i in range(3):
         torch.testing.assert_close(maps(x, i), plain[i])
@@ -74,8 +74,8 @@ def test_with_beta_1_and_residuals_of_full_rank_it_is_mmrl():
         for field, maps in leaner.maps.items():
             for i, residual in enumerate(maps.residual):
                 residual.b.normal_()
-                whole.maps[field].own[i].weight.copy_(residual(maps.weight))
-                whole.maps[field].own[i].bias.copy_(maps.bias[i])
+                whole.maps[field].linears[i].weight.copy_(residual(maps.weight))
+                whole.maps[field].linears[i].bias.copy_(maps.bias[i])
     trunk, bag = trunk_of(4), bag_of([2, 3], "image")
     torch.testing.assert_close(trunk(bag, block_hook=leaner).x, trunk(bag, block_hook=whole).x)
     count = {
@@ -93,9 +93,9 @@ def test_an_encoder_keeps_them():
     )
     after = vectors(encoder(whole))
     assert all(torch.equal(after[k], before[k]) == (k[1] == "image") for k in before)
-    again = build(encoder.block_hook.spec).double()
-    again.load_state_dict(encoder.block_hook.state_dict())
-    encoder.set_block_hook(again)
+    rebuilt = build(encoder.block_hook.spec).double()
+    rebuilt.load_state_dict(encoder.block_hook.state_dict())
+    encoder.set_block_hook(rebuilt)
     close(vectors(encoder(whole)), after)
 
 

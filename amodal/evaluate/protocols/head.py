@@ -74,7 +74,7 @@ def outputs(test: Embedded, head: SupervisedHead | MethodPredictor) -> dict[str,
         for field in test.sources:
             columns = {s: c if s == field else empty(c) for s, c in everything.items()}
             seen[field] = Embeddings(columns, len(test))
-    return {source: head.tell(z) for source, z in seen.items()}
+    return {source: head.predict(z) for source, z in seen.items()}
 
 
 def empty(column: Column) -> Column:

@@ -296,7 +296,7 @@ def _by_parts(
         )
         if grid < 2 or not plain:
             return None
-        kind, multi_vector = "regions", MultiVector("places", query_field, grid)
+        kind, multi_vector = "regions", MultiVector("regions", query_field, grid)
     _, z, _, _ = embed_multi_vector(
         encoder,
         forward.dataset.select([gallery_field]),

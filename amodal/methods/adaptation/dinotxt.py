@@ -60,7 +60,7 @@ def dinotxt(
     default = [f for f in candidates if encoder.contextual(f)] or candidates[:1]
     for field in to_lock(encoder, lock or ",".join(default)):
         encoder.lock(field)
-        with_projection_tower(encoder, field, blocks=blocks, reads=pooling)
+        with_projection_tower(encoder, field, blocks=blocks, output=pooling)
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z: Embeddings) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def patch_maps(
             f"maps are of fields that dinotxt locked, {', '.join(towers) or 'none'}, not {field!r}"
         )
     tower = towers[field]
-    class_KD = normalize(normalize(classes_KD, dim=1)[:, tower.of_patches], dim=1)
+    class_KD = normalize(normalize(classes_KD, dim=1)[:, tower.patch_slice], dim=1)
     for batch in batches:
         patches = tower.patches(alone(encoder, batch.only(field))[field])
         side = round((len(patches) / max(len(batch[field]), 1)) ** 0.5)

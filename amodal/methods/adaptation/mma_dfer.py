@@ -23,7 +23,7 @@ from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import both
 from amodal.methods.contract import FeatureRecord, Method
 from amodal.methods.shared.supervised import label_columns
-from amodal.nn.adapters.block_tokens import bare
+from amodal.nn.adapters.block_tokens import require_no_hook
 from amodal.nn.adapters.parallel_adapters import parallel_adapters
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import TemporalHead, class_weights
@@ -70,7 +70,7 @@ def mma_dfer(
     encoder.requires_grad_(not frozen)
     if prompts or bottleneck:
         encoder.set_block_hook(
-            parallel_adapters(bare(encoder), prompts=prompts, every=every, bottleneck=bottleneck)
+            parallel_adapters(require_no_hook(encoder), prompts=prompts, every=every, bottleneck=bottleneck)
         )
     heads = next(n for n in (8, 4, 2, 1) if hidden % n == 0)
     head = TemporalHead(list(encoder.fields), lead, encoder.width, hidden, depth, heads, classes)

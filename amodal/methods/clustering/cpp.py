@@ -102,7 +102,7 @@ class Clusters(StagedMethod):
     def refresh(self, stage: int, embed_all: Callable[[], Embeddings] | None) -> None:
         """Memberships begin as the subspaces' branch."""
         for head in self.encoder.heads.values():
-            head.begin_alike()
+            head.tie_branches()
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Embeddings:

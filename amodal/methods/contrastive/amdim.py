@@ -22,7 +22,7 @@ from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, field_pairs, token_column, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import BypassHead
-from amodal.nn.local_windows import neighbourhoods
+from amodal.nn.local_windows import local_windows
 from amodal.objectives.local_nce import local_nce
 
 
@@ -115,7 +115,7 @@ class Local(Towers):
         for s, seen in alone(encoder, batch, bags).items():
             if (pool := field_of(s)) not in encoder.fields:
                 continue
-            pieces, owner = neighbourhoods(bags[s], self.parts)
+            pieces, owner = local_windows(bags[s], self.parts)
             regions = encoder.pools[pool](encoder.encode({s: pieces})[s]).values
             lengths = torch.bincount(owner, minlength=batch.size)
             rows = lengths.nonzero().squeeze(1)

@@ -23,7 +23,7 @@ from amodal.methods.shared.matching import token_features, pick_text_field
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
-from amodal.nn.attention.cross import side_by_side
+from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.captioner import Captioner
 from amodal.objectives.margin import ranking_hinge_of_scores
@@ -101,7 +101,7 @@ class Parts(StagedMethod, Towers):
             s, lists = name.removeprefix("tokens/"), bag.values
             if s != self.words:
                 first = Ragged(whole[s].values, torch.ones_like(bag.rows))
-                lists = side_by_side([first, lists]) if self.regions else first
+                lists = join_lists([first, lists]) if self.regions else first
             seen[s] = Column(lists, bag.rows)
             common[f"parts/{s}"] = Column(
                 Ragged(encoder.heads[s](lists.flat), lists.lengths), bag.rows

@@ -84,7 +84,7 @@ class Duet(Method):
         )
         self.negatives, self.temperature, width = negatives, temperature, encoder.width
         self.views = {f: ("plain" if f == self.field else "weak",) for f in encoder.fields}
-        self.read, self.look = (CrossEncoder(width, 1, encoder.heads_each) for _ in range(2))
+        self.read, self.look = (CrossEncoder(width, 1, encoder.num_heads) for _ in range(2))
         self.regress = nn.Linear(width, len(prompts.count))
         self.project = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self._new: Tensor | int = 0

@@ -141,5 +141,5 @@ class Limoe(Towers):
     def on_step_end(self, clock: Clock) -> None:
         for (trunk, block), least in self._next.items():
             layers = [b.mlp for b in self.encoder.trunks[trunk].blocks if hasattr(b, "mlp")]
-            layers[block].least.copy_(least)
+            layers[block].threshold.copy_(least)
         self._next = {}

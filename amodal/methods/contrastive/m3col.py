@@ -113,7 +113,7 @@ class M3CoL(Method):
             )
             z = Embeddings(z.columns | {self.mixup: column}, z.size)
             other = other.index_copy(0, at_label, other[at_label][mixed.partner])
-            kept = kept.index_copy(0, at_label, mixed.kept.float())
+            kept = kept.index_copy(0, at_label, mixed.lam.float())
         kept, terms = shares(kept, self.mixup, list(z)), {}
         for name, logits in self.heads.logits(z).items():
             at, at_label = shared_rows(logits, label)

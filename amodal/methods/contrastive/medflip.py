@@ -76,7 +76,7 @@ def medflip(
     method.stages = (1 - tuning, 1.0) if tuning else (1.0,)
     if reconstruct:
         method.decoder = MaskDecoder(
-            dropped, encoder.width, width=encoder.width, depth=1, heads=encoder.heads_each
+            dropped, encoder.width, width=encoder.width, depth=1, heads=encoder.num_heads
         )
         method.predictors = nn.ModuleDict(
             {f: encoder.fields[f].predictor(encoder.width) for f in dropped}

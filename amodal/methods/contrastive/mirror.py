@@ -22,7 +22,7 @@ from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, row_losses, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusion.gaussian_bottleneck import Style
+from amodal.nn.fusion.gaussian_bottleneck import GaussianBottleneck
 from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.scale import Scale
 from amodal.objectives.gaussian_kl import gaussian_kl
@@ -53,7 +53,7 @@ def mirror(
     style's perceptron, which has half of it as output; latent: of the bottleneck; align, retain,
     style, cluster: weights of the losses, retain and style for each of two fields."""
     weights = {"align": align, "retain": retain, "style": style, "cluster": cluster}
-    heads = Style(encoder.width, hidden, latent, prototypes)
+    heads = GaussianBottleneck(encoder.width, hidden, latent, prototypes)
     scale = Scale(1 / temperature, most=max_scale)
     return Mirror(
         two_fields(encoder).align(width),
@@ -71,7 +71,7 @@ class Mirror(Method):
         self,
         encoder: Encoder,
         retention: Retention,
-        style: Style,
+        style: GaussianBottleneck,
         scale: Scale,
         weights: dict[str, float],
     ):
@@ -131,7 +131,7 @@ class Retention(nn.Module):
     def __init__(self, encoder: Encoder, ratio: float, stop_target: bool):
         super().__init__()
         self.ratio, self.stop_target, d = ratio, stop_target, encoder.width
-        one = dict(width=d, depth=1, heads=encoder.heads_each)
+        one = dict(width=d, depth=1, heads=encoder.num_heads)
         self.decoders = nn.ModuleDict({f: MaskDecoder([f], d, **one) for f in encoder.fields})
         self.predictors = nn.ModuleDict({f: nn.Linear(d, d) for f in encoder.fields})
 

@@ -69,7 +69,7 @@ def softmask_vl(
         "momentum": momentum,
     }
     views = {f: ("plain" if f == name else view,) for f in encoder.fields}
-    matcher = m.Matcher(encoder.width, depth=depth, heads=encoder.heads_each)
+    matcher = m.Matcher(encoder.width, depth=depth, heads=encoder.num_heads)
     scale, queues = Scale(1 / temperature, most=1000.0), Queues(list(encoder.fields), queue, width)
     return SoftMasks(
         encoder.align(width),

@@ -126,7 +126,7 @@ class TiMix(Towers):
             {s: encode_mixed(self.encoder, features, s, at, mixed.tokens)},
             features.size,
         )[s].values
-        targets = Sparse.mixed(mixed.partner, mixed.kept)
+        targets = Sparse.mixed(mixed.partner, mixed.lam)
         hard = soft_info_nce(z, words, targets, temperature=heat, smoothing=self.smoothing)
         if not self.soft:
             return hard

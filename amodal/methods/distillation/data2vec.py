@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from amodal.core import Batch, Column, Embeddings, Tokens, field_of
-from amodal.masking.by_layout import hide
+from amodal.masking.by_layout import layout_mask
 from amodal.methods.contract import Clock
 from amodal.methods.shared.shapes import (
     StudentTeacher,
@@ -56,7 +56,7 @@ def data2vec(
         encoder,
         top=top,
         beta=beta,
-        hide=partial(hide, image=image, sequence=sequence, span=span, other=other),
+        hide=partial(layout_mask, image=image, sequence=sequence, span=span, other=other),
         momentum=momentum,
         final_momentum=final_momentum,
     )

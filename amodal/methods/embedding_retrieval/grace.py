@@ -32,7 +32,7 @@ from amodal.nn.generation.identifiers import (
     tokens_of,
 )
 from amodal.nn.scale import Scale
-from amodal.nn.trunks import Bags
+from amodal.nn.trunks import SourceTokens
 from amodal.objectives.info_nce import info_nce
 
 
@@ -151,7 +151,7 @@ class Grace(StagedMethod):
         self.shape = {"branch": branch, "leaf": leaf, "levels": levels}
         vocabulary = tokens_of(kind, most=capacity, **self.shape)
         self.writer = IdentifierWriter(
-            encoder.width, vocabulary, depth=depth, heads=encoder.heads_each
+            encoder.width, vocabulary, depth=depth, heads=encoder.num_heads
         )
         self.stages, self.refresh_first = (warmup, 1.0) if warmup else (1.0,), not warmup
         self.on_stage_start(0)
@@ -171,7 +171,7 @@ class Grace(StagedMethod):
         fused = self.encoder.project(Embeddings(fields, z.size)).fused(list(fields))
         self.register.name(fused.rows, identifiers(self.kind, fused.flat, **self.shape))
 
-    def read(self, context: Bags, source: str) -> Column:
+    def read(self, context: SourceTokens, source: str) -> Column:
         """The tokens of one source that the decoder reads."""
         return token_features(self.encoder, context, [source])[f"tokens/{source}"]
 

@@ -25,7 +25,7 @@ from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.multi_vector import MultiVector, regional
+from amodal.nn.multi_vector import MultiVector, region_vectors
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.late_interaction import late_interaction
@@ -57,7 +57,7 @@ def sorce(
     if grid < 1:
         raise AmodalError(f"a grid has at least one cell along each axis, not {grid}")
     query_field, record_fields = pick_text_field(two_fields(encoder), text_field)
-    multi_vector = MultiVector("places", query_field, grid) if grid > 1 else None
+    multi_vector = MultiVector("regions", query_field, grid) if grid > 1 else None
     return Sorce(
         encoder.align(width, multi_vector=multi_vector),
         Scale(1 / temperature, most=max_scale),
@@ -133,7 +133,7 @@ class Sorce(Method):
     def features(self, batch: Batch) -> RegionFeatures:
         context = alone(self.encoder, batch)
         z = vectors(self.encoder, context, batch.size)
-        regions = {f: regional(self.encoder, context, f, self.grid) for f in self.record_fields}
+        regions = {f: region_vectors(self.encoder, context, f, self.grid) for f in self.record_fields}
         return RegionFeatures(size=batch.size, vectors=z.columns, regions=regions)
 
     def losses(self, features: RegionFeatures) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def biofusionnet(
         fused,
         [f for f in encoder.fields if f not in fused],
         encoder.width,
-        heads=encoder.heads_each,
+        heads=encoder.num_heads,
         depth=depth,
         hidden=hidden,
         dropout=dropout,

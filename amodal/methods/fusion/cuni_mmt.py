@@ -26,7 +26,7 @@ from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import ragged, share, token_column, token_mean, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.generation.field_decoder import Writer, decoded_from, every_row
+from amodal.nn.generation.field_decoder import FieldDecoder, decoded_from, every_row
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"trunk": "shared"}
@@ -76,12 +76,12 @@ def cuni_mmt(
             "out to generate them"
         )
     read = [source, *pictures] if images != "imagine" else [source]
-    writer = Writer(
+    writer = FieldDecoder(
         encoder.fields[target],
         encoder.width,
         width=encoder.width,
         depth=depth,
-        heads=encoder.heads_each,
+        heads=encoder.num_heads,
         sources=len(read),
         strategy=strategy,
     )
@@ -130,7 +130,7 @@ class Translator(Method):
     def __init__(
         self,
         encoder: Encoder,
-        writer: Writer,
+        writer: FieldDecoder,
         *,
         target: str,
         source: str,

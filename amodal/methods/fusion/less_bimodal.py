@@ -74,7 +74,7 @@ def less_bimodal(
     width, head = 2 * encoder.width, None
     if pairs < 1 or targets:
         head = SupervisedHead([Target.read(t) for t in targets], rest, width, hidden=width)
-    co = CoEncoder(list(encoder.fields), encoder.width, depth, encoder.heads_each)
+    co = CoEncoder(list(encoder.fields), encoder.width, depth, encoder.num_heads)
     return LessBimodal(
         encoder,
         co,

@@ -21,7 +21,7 @@ from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods.contract import Columns, Method
 from amodal.methods.shared.supervised import LabelledFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusion.sequential import Modules, turns
+from amodal.nn.fusion.sequential import SequentialFusion, random_orders
 from amodal.nn.heads.supervised import SupervisedHead, Target
 
 
@@ -60,7 +60,7 @@ def multimodn(
     if sorted(fields) != sorted(encoder.fields):
         raise AmodalError(f"order = {order!r} should name each of {', '.join(encoder.fields)} once")
     head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
-    modules = Modules(fields, encoder.feature_width(fields[0]), state)
+    modules = SequentialFusion(fields, encoder.feature_width(fields[0]), state)
     return MultiModN(encoder, modules, head, shuffle=shuffle, change=change, view=view)
 
 
@@ -94,7 +94,7 @@ class MultiModN(Method):
     def __init__(
         self,
         encoder: Encoder,
-        modules: Modules,
+        modules: SequentialFusion,
         head: SupervisedHead,
         *,
         shuffle: bool,
@@ -109,7 +109,7 @@ class MultiModN(Method):
     def features(self, batch: Batch) -> SequentialFeatures:
         z, turn_BK = self.encoder.features(batch), None
         if self.shuffle and self.training:
-            turn_BK = turns(batch.seeds, len(self.steps.steps))
+            turn_BK = random_orders(batch.seeds, len(self.steps.steps))
         initial = self.head(self.initial_state(batch))
         outputs, change = {}, {}
         for s, pair in self.steps(z, turn_BK)[1].items():

@@ -100,14 +100,14 @@ class Concepts(Method):
             steps=self.steps,
         )
         for head in self.encoder.heads.values():
-            head.holds(*boxes)
+            head.set_concepts(*boxes)
 
     def features(self, batch: Batch) -> ConceptFeatures:
         z, heads, table = self.encoder.features(batch), self.encoder.heads, batch[self.field]
         return ConceptFeatures(
             size=batch.size,
             readings={
-                s: Column(heads[field_of(s)].log_reading(z[s].values), z[s].rows) for s in z.sources
+                s: Column(heads[field_of(s)].log_membership(z[s].values), z[s].rows) for s in z.sources
             },
             annotations=Column(self.concepts.annotations(table.flat), table.rows),
         )

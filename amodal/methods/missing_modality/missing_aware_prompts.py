@@ -12,9 +12,9 @@ nothing to learn; an attention pooling learns along, as the paper's pooler does.
 
 from amodal.core.embeddings import FUSED
 from amodal.methods.adaptation.finetune import Finetune
-from amodal.nn.adapters.block_tokens import bare
+from amodal.nn.adapters.block_tokens import require_no_hook
 from amodal.nn.adapters.deep_prompts import pattern_prompts
-from amodal.nn.adapters.tuning import entered
+from amodal.nn.adapters.tuning import train_projections
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target, supervised_head
 
@@ -31,7 +31,7 @@ def missing_aware_prompts(
     length: int = 16,
     layers: int = 6,
     accumulate: bool = True,
-    aware: bool = True,
+    missing_aware: bool = True,
     hidden: float = 2.0,
     view: str = "weak",
 ) -> Finetune:
@@ -52,9 +52,9 @@ def missing_aware_prompts(
         view: How values are augmented, such as "plain" or "weak".
     """
     prompts = pattern_prompts(
-        bare(encoder), length=length, layers=layers, at=prompt_type, grow=accumulate, aware=aware
+        require_no_hook(encoder), length=length, layers=layers, level=prompt_type, accumulate=accumulate, missing_aware=missing_aware
     )
-    entered(encoder.requires_grad_(False)).set_block_hook(prompts)
+    train_projections(encoder.requires_grad_(False)).set_block_hook(prompts)
     encoder.pools[FUSED].requires_grad_(True)
     return Finetune(
         encoder, supervised_head(encoder, targets, round(hidden * encoder.width)), 0.0, view

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
-from amodal.masking.modality_dropout import sampled_sources
+from amodal.masking.modality_dropout import drop_modalities
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.shapes import share, two_fields
@@ -182,7 +182,7 @@ class JointEmbedding(Method):
                 covariance=self.covariance,
             )
         present = {s: z[s].present(size) for s in fields}
-        used = sampled_sources(present, features.seed.flat, self.drop)
+        used = drop_modalities(present, features.seed.flat, self.drop)
         logits, label = both(self.fusion(z, predicted, used), features.label)
         task = (
             cross_entropy(logits.flat, label.flat) if len(logits) else connected_zero(logits.flat)

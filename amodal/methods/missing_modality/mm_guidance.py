@@ -179,7 +179,7 @@ class Guidance(Method):
             loss = self.match(features.student.flat, features.teacher.flat)
             terms["feature"] = self.feature * loss
         if self.logit:
-            loss = self.head.follow(features.outputs, features.guided, self.temperature)
+            loss = self.head.distillation_loss(features.outputs, features.guided, self.temperature)
             terms["logit"] = self.logit * loss
         return terms
 

@@ -30,7 +30,7 @@ from amodal.methods.shared.shapes import (
     token_mean,
     two_fields,
 )
-from amodal.nn.attention.cross import side_by_side
+from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 
@@ -63,7 +63,7 @@ def tip(
     """
     tables = [f for f, modality in two_fields(encoder).fields.items() if modality.is_row]
     name, others = m.pick_text_field(encoder, table or next(iter(tables), ""))
-    module = Interaction(encoder.width, depth=depth, heads=encoder.heads_each)
+    module = Interaction(encoder.width, depth=depth, heads=encoder.num_heads)
     masked = m.MaskedWords(encoder, name, ratio) if fill else None
     return Tip(
         encoder.align(width, hidden=encoder.width),
@@ -96,7 +96,7 @@ class Interaction(m.Matcher):
         first = Ragged(
             self.cls.to(cells.flat.dtype).expand(len(cells), -1), torch.ones_like(cells.lengths)
         )
-        read = self.cross(side_by_side([first, cells]), seen)
+        read = self.cross(join_lists([first, cells]), seen)
         return read.flat[read.starts()]
 
     def forward(self, words: Ragged, seen: Ragged, strength: Tensor | None = None) -> Tensor:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
-from amodal.masking.modality_dropout import any_sources
+from amodal.masking.modality_dropout import random_subsets
 from amodal.methods.contract import Method
 from amodal.methods.shared.shapes import share
 from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusion.modality_subsets import reader
+from amodal.nn.fusion.modality_subsets import subset_features
 from amodal.nn.heads.supervised import SupervisedHead, Target, supervised_head
 
 ENCODER = {"trunk": "joint"}
@@ -129,14 +129,14 @@ class SelfDistilled(Method):
             encoder.heads.requires_grad_(False)
 
     def features(self, batch: Batch) -> DistilledFeatures:
-        read = reader(self.encoder, batch)
+        read = subset_features(self.encoder, batch)
         present = {s: c.present(batch.size) for s, c in batch.columns.items()}
         outputs = self.head(read({s: present[s] for s in self.learn_fields}))
         teacher = student = None
         if self.weight:
             with torch.no_grad():
                 teacher = self.head(read({s: present[s] for s in self.teacher_fields}))
-            student = self.head(read(any_sources(present, batch.seeds)))
+            student = self.head(read(random_subsets(present, batch.seeds)))
         return DistilledFeatures(
             size=batch.size,
             outputs=outputs,
@@ -148,14 +148,14 @@ class SelfDistilled(Method):
     def losses(self, features: DistilledFeatures) -> dict[str, Tensor]:
         terms = share(head_losses(self.head, features.outputs, features))
         if features.student is not None and features.teacher is not None:
-            loss = self.head.follow(features.student, features.teacher, self.temperature)
+            loss = self.head.distillation_loss(features.student, features.teacher, self.temperature)
             terms["distill"] = self.weight * loss
         return terms
 
     def head_inputs(self, batch: Batch) -> Embeddings:
         """What the head reads of a batch: all that its rows have."""
         present = {s: c.present(batch.size) for s, c in batch.columns.items()}
-        return reader(self.encoder, batch)(present)
+        return subset_features(self.encoder, batch)(present)
 
     @property
     def label_head(self) -> SupervisedHead:

@@ -60,13 +60,13 @@ class Matcher(nn.Module):
         Returns:
             (N,) logits.
         """
-        return self.head(mean_token(self.cross(words, seen, strength=strength))).squeeze(1)
+        return self.head(mean_token(self.cross(words, seen, key_scale=strength))).squeeze(1)
 
     def logits_and_attention(
         self, words: Ragged, seen: Ragged, layer: int = -1
     ) -> tuple[Tensor, Tensor]:
         """Logits (N,), and the attention weights (N, H, Q, K) of one block, for Grad-CAM."""
-        out, weights = self.cross(words, seen, weigh=layer)
+        out, weights = self.cross.with_weights(words, seen, layer)
         return self.head(mean_token(out)).squeeze(1), weights
 
     def logits_and_relevance(
@@ -76,7 +76,7 @@ class Matcher(nn.Module):
         by Grad-CAM."""
         with torch.enable_grad():
             same, weights = self.logits_and_attention(words, seen, layer)
-            return same, grad_cam(same, weights, keep=True)
+            return same, grad_cam(same, weights, keep_graph=True)
 
     def negative_logits(
         self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor

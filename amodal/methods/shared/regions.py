@@ -10,13 +10,14 @@ from torch import nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
 from amodal.methods.shared.shapes import Objective, Towers
 from amodal.nn.encoder import Encoder
-from amodal.nn.multi_vector import alone, regions
-from amodal.nn.trunks import Bags
+from amodal.nn.multi_vector import per_source as alone
+from amodal.nn.multi_vector import unit_tokens as regions
+from amodal.nn.trunks import SourceTokens
 
 __all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "vectors"]
 
 
-def vectors(encoder: Encoder, context: Bags, size: int) -> Embeddings:
+def vectors(encoder: Encoder, context: SourceTokens, size: int) -> Embeddings:
     """The aligned vectors of tokens.
 
     Args:

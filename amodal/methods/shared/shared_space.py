@@ -20,7 +20,7 @@ from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import share
 from amodal.methods.shared.supervised import label_columns
-from amodal.nn.adapters.block_tokens import bare, plain
+from amodal.nn.adapters.block_tokens import hook_disabled, require_no_hook
 from amodal.nn.adapters.shared_space_tokens import SpaceTokens
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
@@ -113,12 +113,12 @@ class NamedClasses(Method):
         encoder.requires_grad_(False)
         if encoder.heads is None:
             encoder.align(width)
-        encoder.set_block_hook(tokens(bare(encoder)))
+        encoder.set_block_hook(tokens(require_no_hook(encoder)))
         self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.sources})
 
     def features(self, batch: Batch) -> NamedClassFeatures:
         z, representation = self.encode(batch)
-        with torch.no_grad(), plain(self.encoder):
+        with torch.no_grad(), hook_disabled(self.encoder):
             frozen = self.encoder(batch.only(*z))
         return NamedClassFeatures(
             size=batch.size,
@@ -134,7 +134,7 @@ class NamedClasses(Method):
         tokens = encoder.tokenize(
             batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
         )
-        context = encoder.encode(tokens, block_hook=partial(encoder.block_hook, kept=collected))
+        context = encoder.encode(tokens, block_hook=partial(encoder.block_hook, collected=collected))
         final = {s: collected[field_of(s)] for s in tokens}
         columns = {s: Column(self.read_out(field_of(s), c.flat), c.rows) for s, c in final.items()}
         z = encoder.project(Embeddings(encoder.pool(context), batch.size))
@@ -164,7 +164,7 @@ class NamedClasses(Method):
             self.encoder.field_token[self.text_field].device
         )
         batch = Batch.of(len(texts), {self.text_field: column})
-        with nullcontext() if tokens else plain(self.encoder):
+        with nullcontext() if tokens else hook_disabled(self.encoder):
             return normalize(self.encoder(batch)[self.text_field].values, dim=1)
 
     def losses(self, features: NamedClassFeatures) -> dict[str, Tensor]:

@@ -1,2 +1,1 @@
-"""What is added to a trained encoder so that little of it has to learn: low rank, prompts,
-adapters."""
+"""Parameter-efficient tuning of trained encoders: low rank, prompts, adapters, biases."""

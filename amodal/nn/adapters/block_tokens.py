@@ -1,5 +1,4 @@
-"""Tokens that are put between the blocks of a trunk, and taken out again: what all that stands in
-`Encoder.block_hook` builds on."""
+"""Tokens that are inserted between the blocks of a trunk, and removed before its end."""
 
 from __future__ import annotations
 
@@ -17,15 +16,21 @@ PROMPT = ".prompt"
 """The source of tokens that are put in."""
 
 
-def put_in(tokens: Tokens, rows: Tensor, x_NPD: Tensor) -> Tokens:
-    """The tokens with P more before those of each of the rows (N,)."""
+def insert(tokens: Tokens, rows: Tensor, x_NPD: Tensor) -> Tokens:
+    """Put P tokens before those of each of some rows.
+
+    Args:
+        tokens: Of any rows.
+        rows: (N,) int64, the rows that get tokens.
+        x_NPD: What those hold.
+    """
     n, count = x_NPD.shape[:2]
     position = tokens.position.new_zeros(n * count, tokens.position.shape[1])
-    each = torch.full_like(rows, count)
+    lengths = torch.full_like(rows, count)
     return Tokens.join(
         [
             Tokens.of(
-                x_NPD.to(tokens.x.dtype).flatten(0, 1), rows, each, position, PROMPT, tokens.size
+                x_NPD.to(tokens.x.dtype).flatten(0, 1), rows, lengths, position, PROMPT, tokens.size
             ),
             tokens,
         ]
@@ -33,27 +38,33 @@ def put_in(tokens: Tokens, rows: Tensor, x_NPD: Tensor) -> Tokens:
 
 
 def are_prompts(tokens: Tokens) -> Tensor:
-    """(T,) bool: which of the tokens were put in."""
+    """(T,) bool: which of the tokens were inserted."""
     number = tokens.names.index(PROMPT) if PROMPT in tokens.names else -1
     return tokens.source == number
 
 
-def taken_out(tokens: Tokens) -> Tokens:
+def without_prompts(tokens: Tokens) -> Tokens:
+    """The tokens without those that were inserted."""
     return tokens.keep(~are_prompts(tokens)) if PROMPT in tokens.names else tokens
 
 
-def bare(encoder: Encoder) -> Encoder:
-    """The encoder, if nothing stands between its blocks yet. Raises AmodalError."""
+def require_no_hook(encoder: Encoder) -> Encoder:
+    """The encoder, which must not have a block hook yet, else AmodalError."""
     if encoder.block_hook is not None:
         raise AmodalError(
-            f"learned tokens or skills stand between the blocks of this encoder already ({type(encoder.block_hook).__name__}), and new "
+            "learned tokens or skills stand between the blocks of this encoder already "
+            f"({type(encoder.block_hook).__name__}), and new "
             "ones would take their place; begin with the run that it was adapted from"
         )
     return encoder
 
 
 def depth_of(encoder: Encoder) -> int:
-    """Blocks of its trunks, all of which must be transformers that read tokens. Raises AmodalError."""
+    """How many blocks the trunks of an encoder have.
+
+    Raises:
+        AmodalError: If a field is not read by a transformer of this library.
+    """
     fields = (
         []
         if encoder.trunk != "separate"
@@ -62,16 +73,16 @@ def depth_of(encoder: Encoder) -> int:
     fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, Transformer)]
     if fields:
         raise AmodalError(
-            f"tokens are put between the blocks of this library's own transformers, and {', '.join(fields)} is read by another network"
+            "tokens are put between the blocks of this library's own transformers, and "
+            f"{', '.join(fields)} is read by another network"
         )
-    return len(next(iter(encoder.trunks.values())).blocks)
+    trunk = next(iter(encoder.trunks.values()))
+    assert isinstance(trunk, Transformer)
+    return len(trunk.blocks)
 
 
 @contextmanager
-def plain(encoder: Encoder) -> Iterator[Encoder]:
-    """The encoder as it is without them, inside the `with`."""
-    hook, encoder.block_hook = encoder.block_hook, None
-    try:
+def hook_disabled(encoder: Encoder) -> Iterator[Encoder]:
+    """The encoder without its block hook, inside the `with`."""
+    with encoder.use_block_hook(None):
         yield encoder
-    finally:
-        encoder.block_hook = hook

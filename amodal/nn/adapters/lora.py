@@ -1,5 +1,7 @@
-"""LoRA: a trained linear map learns a difference of low rank, W + (alpha / r) B A. Hu et al., ICLR
-2022, arXiv:2106.09685, section 4.1."""
+"""LoRA: a trained linear map learns a difference of low rank, W + (alpha / r) B A.
+
+Hu et al., ICLR 2022, arXiv:2106.09685, section 4.1.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from torch.nn.utils import parametrize
 
 
 class LowRank(nn.Module):
-    """Added to a weight (out, in). Zero at first: A (rank, in) is drawn, B (out, rank) is zero."""
+    """A difference that is added to a weight, zero at first: A is drawn at random, B is zero.
+
+    Args:
+        weight: (out, in), the weight.
+        rank: r; A is (r, in), B is (out, r).
+        alpha: Scales the difference by alpha / r.
+    """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float):
         super().__init__()
@@ -23,10 +31,12 @@ class LowRank(nn.Module):
         self.scale = alpha / rank
 
     def forward(self, weight: Tensor) -> Tensor:
+        """(out, in) -> (out, in), with the difference."""
         return weight + self.scale * (self.b @ self.a)
 
 
 def every(name: str) -> bool:
+    """The `where` of `lora` for all linear maps."""
     return True
 
 
@@ -36,9 +46,17 @@ def lora(
     alpha: float | None = None,
     where: Callable[[str], bool] = every,
 ) -> nn.Module:
-    """The module, frozen but for a low-rank difference in each of its linear maps whose name
-    `where` takes. rank: r, no more than the map has; alpha: 2 r unless given. `merged` makes it a
-    plain module again."""
+    """Freeze a module, and add a low-rank difference to each of its linear maps.
+
+    Args:
+        module: It is changed; `merged` makes it a plain module again.
+        rank: r, or less where a map has less.
+        alpha: 2 r unless set.
+        where: Name of a linear map -> whether it gets one.
+
+    Returns:
+        The module.
+    """
     module.requires_grad_(False)
     for name, part in list(module.named_modules()):
         if isinstance(part, nn.Linear) and where(name):
@@ -50,8 +68,7 @@ def lora(
 
 @torch.no_grad()
 def merged(module: nn.Module) -> nn.Module:
-    """The module with its differences added to the weights, and nothing left of them: it computes
-    the same, in the time it took before."""
+    """The module with its differences added to the weights: same outputs, at the former speed."""
     for part in module.modules():
         if isinstance(part, nn.Linear) and parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)

@@ -1,29 +1,38 @@
-"""Tokens of one common space that are led into the upper blocks of several trunks (MMRL: Guo and
-Gu, CVPR 2025, arXiv:2503.08497, 3.2; MMRL++: arXiv:2505.10088, which shares the maps and lets
-tokens go on from block to block)."""
+"""Tokens of a common space that are projected into the upper blocks of several trunks.
+
+MMRL: Guo and Gu, CVPR 2025, arXiv:2503.08497, 3.2; MMRL++: arXiv:2505.10088, which shares the
+projections and lets tokens go on from block to block.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, field_of
 from amodal.core.part import Part
-from amodal.nn.adapters.block_tokens import PROMPT, are_prompts, depth_of, put_in, taken_out
+from amodal.nn.adapters.block_tokens import PROMPT, are_prompts, depth_of, insert, without_prompts
 from amodal.nn.adapters.lora import LowRank
 from amodal.nn.encoder import Encoder
 
 
-class Maps(nn.Module):
-    """From the common space to one trunk, another map for each block. rank: 0 for linear maps of
-    their own, else one weight for all blocks and a difference of that rank for each (MMRL++, their
-    shared-residual representation aligner); biases are their own either way."""
+class SpaceMaps(nn.Module):
+    """From the common space to one trunk, another linear map for each block.
+
+    Args:
+        space: Dimensions of the common space.
+        width: D of the trunk.
+        blocks: How many blocks get tokens.
+        rank: 0 for independent maps; else all blocks share a weight and have a difference of this
+            rank each (the shared-residual representation aligner of MMRL++). Biases are not shared.
+    """
 
     def __init__(self, space: int, width: int, blocks: int, rank: int = 0):
         super().__init__()
-        self.own = nn.ModuleList(nn.Linear(space, width) for _ in range(0 if rank else blocks))
+        self.linears = nn.ModuleList(nn.Linear(space, width) for _ in range(0 if rank else blocks))
         if rank:
             shared = nn.Linear(space, width)
             self.weight = shared.weight
@@ -36,30 +45,49 @@ class Maps(nn.Module):
             )
 
     def forward(self, tokens_KS: Tensor, i: int) -> Tensor:
-        """(K, width): the tokens for block `i` of those that have some."""
-        if len(self.own):
-            return self.own[i](tokens_KS)
+        """(K, space) -> (K, D), the tokens for block `i` of those that get some."""
+        if len(self.linears):
+            out: Tensor = self.linears[i](tokens_KS)
+            return out
         return nn.functional.linear(tokens_KS, self.residual[i](self.weight), self.bias[i])
 
 
-class Apart(nn.Module):
-    """Tokens that no space connects: learned for one trunk and each block (independent deep
-    prompts)."""
+class IndependentTokens(nn.Module):
+    """Independent deep prompts: tokens of one trunk, others for each block.
+
+    Args:
+        count: K.
+        width: D of the trunk.
+        blocks: How many blocks get tokens.
+    """
 
     def __init__(self, count: int, width: int, blocks: int):
         super().__init__()
         self.tokens = nn.Parameter(torch.randn(blocks, count, width) * 0.02)
 
     def forward(self, tokens_KS: Tensor, i: int) -> Tensor:
+        """(K, D), the tokens for block `i`; the argument is not used."""
         return self.tokens[i]
 
 
 class SpaceTokens(Part):
-    """A `BlockHook` for the trunks of all `fields`: K tokens enter at block `first` (counted from
-    0), and at each later block they become beta of the block's own and 1 - beta of what they have
-    become (1: they are replaced).
+    """A `BlockHook` for the trunks of several fields, which inserts K tokens of a common space.
 
-    count: K; space: width of the common space (0: there is none, see `Apart`); rank: see `Maps`.
+    They enter at block `first`. At each later block they become beta times the block's own tokens
+    plus 1 - beta times what they have become.
+
+    Args:
+        fields: The fields.
+        width: D of their trunks.
+        depth: Blocks of their trunks.
+        count: K.
+        space: Dimensions of the common space; 0 for independent tokens.
+        first: Counted from 0.
+        beta: From 0 to 1, at which tokens are replaced.
+        rank: See `SpaceMaps`.
+
+    Raises:
+        AmodalError: For numbers out of range.
     """
 
     def __init__(
@@ -77,8 +105,10 @@ class SpaceTokens(Part):
         super().__init__()
         if count < 1 or space < 0 or rank < 0 or not 0 <= first < depth or not 0 <= beta <= 1:
             raise AmodalError(
-                f"tokens are at least one ({count}), of a space of width 0 or more ({space}), at block {first} of {depth} (counted "
-                f"from 0), mixed by a share from 0 to 1 ({beta}), and ranks are not negative ({rank})"
+                f"tokens are at least one ({count}), of a space of width 0 or more ({space}), at "
+                f"block {first} of {depth} (counted "
+                f"from 0), mixed by a share from 0 to 1 ({beta}), and ranks are not negative "
+                f"({rank})"
             )
         self.count, self.space, self.first, self.beta, self.rank, self.depth = (
             count,
@@ -92,7 +122,9 @@ class SpaceTokens(Part):
         blocks = depth - first
         self.maps = nn.ModuleDict(
             {
-                s: Maps(space, width, blocks, rank) if space else Apart(count, width, blocks)
+                s: SpaceMaps(space, width, blocks, rank)
+                if space
+                else IndependentTokens(count, width, blocks)
                 for s in fields
             }
         )
@@ -102,43 +134,61 @@ class SpaceTokens(Part):
         layer: int,
         tokens: Tokens,
         block: Callable[..., Tokens],
-        kept: dict[str, Column] | None = None,
+        collected: dict[str, Column] | None = None,
     ) -> Tokens:
-        """kept: field -> (N, K, D), what the tokens have become after the last block, before the
-        trunk's norm."""
+        """As a `BlockHook`.
+
+        Args:
+            layer: Number of the block.
+            tokens: Of one field.
+            block: The block.
+            collected: Is filled with field -> (N, K, D), the tokens after the last block, before
+                the norm of the trunk.
+        """
         field = field_of(next(n for n in tokens.names if n != PROMPT))
         if layer < self.first or field not in self.maps:
             return block(tokens)
-        own_KD = self.maps[field](self.bank, layer - self.first)
+        token_KD = self.maps[field](self.bank, layer - self.first)
         if layer == self.first:
             rows = tokens.rows()
-            tokens = put_in(tokens, rows, own_KD.expand(len(rows), -1, -1))
+            tokens = insert(tokens, rows, token_KD.expand(len(rows), -1, -1))
         else:
-            tokens = self.renewed(tokens, own_KD)
+            tokens = self.renewed(tokens, token_KD)
         tokens = block(tokens)
         if layer < self.depth - 1:
             return tokens
-        if kept is not None:
+        if collected is not None:
             out = tokens.keep(are_prompts(tokens))
-            kept[field] = Column(out.x.unflatten(0, (-1, self.count)), out.rows())
-        return taken_out(tokens)
+            collected[field] = Column(torch.unflatten(out.x, 0, (-1, self.count)), out.rows())
+        return without_prompts(tokens)
 
-    def renewed(self, tokens: Tokens, own_KD: Tensor) -> Tokens:
-        there = are_prompts(tokens)
-        new = own_KD.to(tokens.x.dtype).repeat(int(there.sum()) // self.count, 1)
+    def renewed(self, tokens: Tokens, token_KD: Tensor) -> Tokens:
+        """The tokens, with those of the common space mixed with `token_KD` (K, D)."""
+        is_prompt = are_prompts(tokens)
+        new = token_KD.to(tokens.x.dtype).repeat(int(is_prompt.sum()) // self.count, 1)
         if self.beta < 1:
-            new = self.beta * new + (1 - self.beta) * tokens.x[there]
-        return tokens.with_x(tokens.x.masked_scatter(there.unsqueeze(1), new))
+            new = self.beta * new + (1 - self.beta) * tokens.x[is_prompt]
+        return tokens.with_x(tokens.x.masked_scatter(is_prompt.unsqueeze(1), new))
 
 
 def space_tokens(
-    encoder: Encoder, *, fields: Sequence[str] = (), first: int | None = None, **options
+    encoder: Encoder, *, fields: Sequence[str] = (), first: int | None = None, **options: Any
 ) -> SpaceTokens:
-    """For this encoder, whose fields must have trunks of their own. first: unless given the
-    paper's, block 6 of 12. Raises AmodalError."""
+    """Tokens of a common space for an encoder.
+
+    Args:
+        encoder: With separate trunks.
+        fields: All fields unless given.
+        first: Unless given the paper's, block 6 of 12, in proportion.
+        options: Of `SpaceTokens`.
+
+    Raises:
+        AmodalError: For other encoders.
+    """
     if encoder.trunk != "separate":
         raise AmodalError(
-            f'tokens of a common space connect trunks that share nothing else; this encoder has trunk="{encoder.trunk}"'
+            "tokens of a common space connect trunks that share nothing else; this encoder has "
+            f'trunk="{encoder.trunk}"'
         )
     depth = depth_of(encoder)
     first = max(depth // 2 - 1, 0) if first is None else first

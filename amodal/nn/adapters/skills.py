@@ -1,11 +1,9 @@
-"""Skills: copies of a part of every block, of which a rule, and no router, switches on those that a
-field needs.
+"""Skills: copies of a part of every block, of which a rule switches on those that a field needs.
 
 Dai et al. 2022, arXiv:2205.06126 (SkillNet for text, sound, image, video and code), copies of the
 projections of attention; Zhang et al. 2022, arXiv:2203.03312 (SkillNet-NLU), copies of the
-perceptron. What a block gives is the mean over its active skills; copies that are not active are
-not computed. A trunk's own weights become those of every copy, so that skills begin alike, as from
-a trained dense trunk.
+perceptron. A block gives the mean over its active skills; others are not computed. Every copy
+begins with the trunk's own weights, as from a trained dense trunk.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,29 +20,44 @@ from amodal.core import AmodalError, Tokens, field_of, unknown
 from amodal.core.part import Part
 from amodal.nn.encoder import Encoder
 from amodal.nn.gradient_checkpointing import recomputed
-from amodal.nn.transformer import Transformer
+from amodal.nn.transformer import Block, Transformer
 
-PLACES = ("attention", "mlp")
+LAYERS = ("attention", "mlp")
 Rules = Mapping[str, Sequence[str]]
 """field -> the skills that are active for it."""
 
 
 class Copies(nn.ModuleDict):
-    """A linear map for each skill; what they give is their mean (`mean`); or side by side (`join`);
-    or what is side by side goes through one each and is averaged (`split`). active: set for each
-    call by `Skills`."""
+    """A linear map for each skill.
 
-    active: tuple[str, ...] = ()
+    Args:
+        layer: Is copied.
+        names: Of the skills.
+        combine: "mean" of the outputs of active copies; "join", outputs side by side; or "split",
+            each active copy gets its part of the input, and outputs are averaged.
+    """
 
-    def __init__(self, layer: nn.Linear, names: Sequence[str], how: str = "mean"):
+    def __init__(self, layer: nn.Module, names: Sequence[str], combine: str = "mean"):
         super().__init__({name: copy.deepcopy(layer) for name in names})
-        self.how = how
+        self.combine = combine
+        self.active: tuple[str, ...] = ()
+
+    def _chosen(self, names: Sequence[str]) -> list[nn.Linear]:
+        return [cast(nn.Linear, self[name]) for name in names]
+
+    def activate(self, names: Sequence[str]) -> None:
+        """Choose the copies of the next calls."""
+        self.active = tuple(names)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        chosen = [self[name] for name in self.active]
-        if self.how == "split":
-            return sum(part(x) for part, x in zip(chosen, x_TD.chunk(len(chosen), 1))) / len(chosen)
-        if self.how == "join":
+        """(T, width in) -> (T, width out), by the active copies."""
+        chosen = self._chosen(self.active)
+        if self.combine == "split":
+            out: Tensor = sum(part(x) for part, x in zip(chosen, x_TD.chunk(len(chosen), 1))) / len(
+                chosen
+            )
+            return out
+        if self.combine == "join":
             return torch.cat([part(x_TD) for part in chosen], 1)
         weight, bias = (
             torch.stack([getattr(p, n) for p in chosen]).mean(0) for n in ("weight", "bias")
@@ -52,17 +66,17 @@ class Copies(nn.ModuleDict):
 
     @torch.no_grad()
     def fixed(self, active: Sequence[str]) -> nn.Linear:
-        """One map that gives what these skills give together."""
-        chosen = [self[name] for name in active]
+        """One linear map that does what these skills do together."""
+        chosen = self._chosen(active)
         weights, biases = (
             [part.weight for part in chosen],
             torch.stack([part.bias for part in chosen]),
         )
-        if self.how == "join":
+        if self.combine == "join":
             weight, bias = torch.cat(weights), biases.flatten()
         else:
             weight, bias = torch.cat(weights, 1) / len(chosen), biases.mean(0)
-            weight = weight if self.how == "split" else torch.stack(weights).mean(0)
+            weight = weight if self.combine == "split" else torch.stack(weights).mean(0)
         made = nn.Linear(weight.shape[1], weight.shape[0])
         made.weight.copy_(weight)
         made.bias.copy_(bias)
@@ -70,34 +84,43 @@ class Copies(nn.ModuleDict):
 
 
 class Skills(Part):
-    """A block hook of an encoder (see `amodal.nn.transformer.BlockHook`): tokens of each field go
-    through the blocks with its skills. rules: may be changed at any time, for a test with other
-    skills say."""
+    """A `BlockHook` that sends the tokens of each field through the copies of its skills.
+
+    Args:
+        rules: Field -> its skills. They may be changed at any time, to test a field with others.
+        where: "attention" or "mlp", the part of blocks that is copied.
+
+    Raises:
+        AmodalError: For another part.
+    """
 
     def __init__(self, rules: Rules, where: str = "attention"):
         super().__init__()
-        if where not in PLACES:
-            raise unknown("place of skills", where, PLACES)
+        if where not in LAYERS:
+            raise unknown("layer with skills", where, LAYERS)
         self.rules = {field: tuple(skills) for field, skills in rules.items()}
         self.where = where
         self.trunks: list[Transformer] = []  # in a list, so that they are not parts of this one too
 
     def forward(self, layer: int, tokens: Tokens, block: Callable[..., Tokens]) -> Tokens:
+        """As a `BlockHook`."""
         sets: dict[tuple[str, ...], list[str]] = {}
         for name in tokens.names:
             sets.setdefault(self.rules[field_of(name)], []).append(name)
         x_TD = tokens.x
         for active, names in sets.items():
             if len(sets) == 1:
-                return tokens.with_x(recomputed(self.read, tokens.x, tokens, layer, active, block))
+                return tokens.with_x(
+                    recomputed(self.run_block, tokens.x, tokens, layer, active, block)
+                )
             number = torch.tensor([tokens.index(n) for n in names], device=tokens.source.device)
-            at = torch.isin(tokens.source, number).nonzero().squeeze(1)
-            some = tokens.at(at)
-            read = recomputed(self.read, some.x, some, layer, active, block)
-            x_TD = x_TD.index_copy(0, at, read.to(x_TD.dtype))
+            index = torch.isin(tokens.source, number).nonzero().squeeze(1)
+            part = tokens.at(index)
+            result = recomputed(self.run_block, part.x, part, layer, active, block)
+            x_TD = x_TD.index_copy(0, index, result.to(x_TD.dtype))
         return tokens.with_x(x_TD)
 
-    def read(
+    def run_block(
         self,
         x_TD: Tensor,
         tokens: Tokens,
@@ -105,24 +128,24 @@ class Skills(Part):
         active: tuple[str, ...],
         block: Callable[..., Tokens],
     ) -> Tensor:
-        """What the block makes of x with these skills; the tokens say where x is from."""
+        """What a block makes of x with these skills; the tokens say where x is from."""
         for trunk in self.trunks:
             for part in trunk.blocks[layer].modules():
                 if isinstance(part, Copies):
-                    part.active = active
+                    part.activate(active)
         return block(tokens.with_x(x_TD)).x
 
     @contextmanager
     def instead(self, rules: Rules) -> Iterator[None]:
         """Inside the `with`, other skills are active for these fields."""
-        kept, self.rules = self.rules, self.rules | {f: tuple(s) for f, s in rules.items()}
+        before, self.rules = self.rules, self.rules | {f: tuple(s) for f, s in rules.items()}
         try:
             yield
         finally:
-            self.rules = kept
+            self.rules = before
 
     def alone(self, trunk: Transformer, field: str) -> Transformer:
-        """The trunk as one field goes through it, a plain transformer: a copy."""
+        """A copy of a trunk as one field goes through it, a plain transformer."""
         made = copy.deepcopy(trunk)
         for part in list(made.modules()):
             for name, inner in list(part.named_children()):
@@ -131,16 +154,17 @@ class Skills(Part):
         return made
 
     def attach(self, encoder: Encoder) -> None:
-        """Give every block of the encoder's shared trunk a copy of its projections, or of its
-        perceptron, for each skill.
+        """Give every block of the encoder's shared trunk a copy of the layer for each skill.
 
-        Raises AmodalError for other trunks, for fields that there are not or that have no skill,
-        and for experts.
+        Raises:
+            AmodalError: For other trunks, experts, unknown fields, and fields without a skill.
         """
         check(encoder, self.rules)
         names = list(dict.fromkeys(s for some in self.rules.values() for s in some))
         for trunk in encoder.trunks.values():
+            assert isinstance(trunk, Transformer)
             for block in trunk.blocks:
+                assert isinstance(block, Block)
                 if self.where == "attention":
                     block.attention.qkv = Copies(block.attention.qkv, names)
                 else:
@@ -155,12 +179,13 @@ def check(encoder: Encoder, rules: Rules) -> None:
     """Raise AmodalError where skills cannot be switched in this encoder by these rules."""
     if encoder.trunk != "shared" or encoder.experts:
         raise AmodalError(
-            f'skills are switched field by field in one trunk: take trunk="shared" and no experts, not trunk="{encoder.trunk}"'
+            'skills are switched field by field in one trunk: take trunk="shared" and no experts, '
+            f'not trunk="{encoder.trunk}"'
             + (f" with {encoder.experts} experts" if encoder.experts else "")
         )
     for field in rules:
         if field not in encoder.fields:
-            raise unknown("field", field, encoder.fields, "Skills were given for it.")
+            raise unknown("field", field, encoder.fields, "It has skills in the options.")
     without = [f for f in encoder.fields if not rules.get(f)]
     if without:
         raise AmodalError(f"every field needs a skill, and {', '.join(without)} has none")

@@ -1,6 +1,8 @@
-"""WiSE-FT: weights on the line between two trainings of one network, which is often better where
-the data has shifted than either end. Wortsman et al., CVPR 2022, arXiv:2109.01903, section 3: theta
-= (1 - alpha) theta_0 + alpha theta_1."""
+"""WiSE-FT: weights between two trainings of one network, often better than either under a shift.
+
+Wortsman et al., CVPR 2022, arXiv:2109.01903, section 3: theta = (1 - alpha) theta_0 + alpha
+theta_1.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,17 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @torch.no_grad()
-def between(start: M, end: M, alpha: float) -> M:
-    """A copy of `end` with (1 - alpha) of the weights of `start`: it is `start` at 0 and `end` at
-    1. Buffers that are no real numbers are the end's. Raises AmodalError for an alpha outside [0,
-    1] and for networks that are not built alike."""
+def interpolate(start: M, end: M, alpha: float) -> M:
+    """A copy of `end` with a share of the weights of `start`.
+
+    Args:
+        start: Theta_0.
+        end: Theta_1, whose integer buffers are taken.
+        alpha: From 0 (`start`) to 1 (`end`).
+
+    Raises:
+        AmodalError: For an alpha out of range, and for networks of different architecture.
+    """
     if not 0 <= alpha <= 1:
         raise AmodalError(
             f"alpha is the share of the second network's weights, from 0 to 1, not {alpha}"
@@ -32,11 +41,12 @@ def between(start: M, end: M, alpha: float) -> M:
     ]
     if unlike:
         raise AmodalError(
-            f"weights can be averaged of networks that are built alike; these differ in {', '.join(sorted(unlike)[:5])}"
+            "weights can be averaged of networks that are built alike; these differ in "
+            f"{', '.join(sorted(unlike)[:5])}"
         )
-    found = copy.deepcopy(end)
+    result = copy.deepcopy(end)
     mixed = {
         n: torch.lerp(before[n], w, alpha) if w.is_floating_point() else w for n, w in after.items()
     }
-    found.load_state_dict(mixed)
-    return found
+    result.load_state_dict(mixed)
+    return result

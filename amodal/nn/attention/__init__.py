@@ -1,2 +1,1 @@
-"""Attention over flat lists of tokens: the layout, who may read whom, and one list that reads
-another."""
+"""Attention over flat lists of tokens: layouts without padding, mask rules, cross-attention."""

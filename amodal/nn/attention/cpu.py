@@ -1,59 +1,79 @@
-"""Attention on a CPU as a few large matrix products (torch 2.13, AVX-512, `python -m benchmarks
-steps`).
+"""Attention on a CPU as a few large matrix products.
 
 torch's own makes many small products of each row. In bf16 its forward pass takes 1.5 to 2 times as
-long as this and its backward pass two to seven times, up to some hundred tokens; in float32 the
-same is true where large products are fast (`amodal.core.matmul`). Scores are multiplied in float32
-and again in the backward pass, because rounded ones would cost accuracy where attention is sharp.
+long as this and its backward pass two to seven times, up to some hundred tokens. In float32 the
+same is true where large products are fast (`amodal.core.matmul`). Measured with torch 2.13 and
+AVX-512, `python -m benchmarks steps`. Scores are multiplied in float32, in both passes, because
+rounded ones would cost accuracy where attention is sharp.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from amodal.core.matmul import are_fast
 
-LONGEST, LONGEST_FLOAT32 = 768, 512
+MAX_KEYS, MAX_KEYS_FLOAT32 = 768, 512
 """Keys above which torch's is as fast."""
-AT_ONCE = 2**17
+SCORES_PER_PIECE = 2**17
 """Scores at a time, so that they stay in the cache and memory does not grow with the square of the
 tokens."""
 
 
 def suits(q: Tensor, k: Tensor) -> bool:
+    """Whether this attention is the faster one.
+
+    Args:
+        q: (n, H, queries, d).
+        k: (n, H, keys, d).
+    """
     keys = k.shape[-2]
-    half = q.dtype is torch.bfloat16 and q.device.type == "cpu" and 0 < keys <= LONGEST
-    return half or (are_fast(q) and 0 < keys <= min(LONGEST, LONGEST_FLOAT32))
+    half = q.dtype is torch.bfloat16 and q.device.type == "cpu" and 0 < keys <= MAX_KEYS
+    return half or (are_fast(q) and 0 < keys <= min(MAX_KEYS, MAX_KEYS_FLOAT32))
 
 
 class CpuAttention(torch.autograd.Function):
-    """q (n, H, queries, d), k and v (n, H, keys, d), bf16 or float32 on a CPU -> (n, H, queries,
-    d)."""
+    """softmax(q k^T / sqrt(d)) v of bf16 or float32 on a CPU.
+
+    q is (n, H, queries, d), k and v are (n, H, keys, d); the result is like q.
+    """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `torch.autograd.Function`."""
         ctx.save_for_backward(q, k, v)
         with torch.autocast("cpu", enabled=False):
-            parts = [_weights(q, k) @ v for q, k, v in _pieces(q, k, v)]
+            parts = [_weights(q, k) @ v for q, k, v in _row_pieces(q, k, v)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        """See `torch.autograd.Function`."""
         with torch.autocast("cpu", enabled=False):
-            parts = [_backward(*some) for some in _pieces(*ctx.saved_tensors, grad)]
+            parts = [_backward(*piece) for piece in _row_pieces(*ctx.saved_tensors, grad)]
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts)))
 
 
-def _pieces(q: Tensor, k: Tensor, *more: Tensor) -> zip:
-    """As many rows at a time as have `AT_ONCE` scores."""
-    rows = max(1, AT_ONCE // (q.shape[1] * q.shape[2] * k.shape[2]))
-    return zip(*(t.split(rows) for t in (q, k, *more)))
+def attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, see `CpuAttention`."""
+    out: Tensor = CpuAttention.apply(q, k, v)  # type: ignore[no-untyped-call]  # of torch
+    return out
+
+
+def _row_pieces(q: Tensor, k: Tensor, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of as many rows as have `SCORES_PER_PIECE` scores."""
+    rows = max(1, SCORES_PER_PIECE // (q.shape[1] * q.shape[2] * k.shape[2]))
+    return zip(*(torch.split(t, rows) for t in (q, k, *more)))
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
-    return ((q.float() * q.shape[-1] ** -0.5) @ k.float().mT).softmax(-1).to(q.dtype)
+    out: Tensor = ((q.float() * q.shape[-1] ** -0.5) @ k.float().mT).softmax(-1).to(q.dtype)
+    return out
 
 
 def _backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,8 @@
-"""One field reads another: queries from one list of tokens, keys from a second, row by row.
+"""Cross-attention: queries from one list of tokens, keys from another, row by row.
 
 Each block is self-attention among the queries, attention from the queries to the keys, and an MLP,
-all with the norm before: the multimodal encoder of ALBEF (Li et al. 2021, arXiv:2107.07651, 3.1)
-and the decoder of Vaswani et al. 2017 without its causal mask. Linear maps see flat tokens; only
-the products of queries and keys are padded, and only where lengths differ.
+all pre-norm: the multimodal encoder of ALBEF (Li et al. 2021, arXiv:2107.07651, 3.1), and the
+decoder of Vaswani et al. 2017 without its causal mask.
 """
 
 from __future__ import annotations
@@ -22,7 +21,13 @@ from amodal.objectives.bags import owners
 
 
 class CrossEncoder(nn.Module):
-    """Tokens of N rows that have read other tokens of the same rows."""
+    """Blocks in which tokens of one list read those of another list of the same row.
+
+    Args:
+        width: D.
+        depth: Blocks.
+        heads: H.
+    """
 
     def __init__(self, width: int, depth: int, heads: int):
         super().__init__()
@@ -30,49 +35,67 @@ class CrossEncoder(nn.Module):
         self.norm_keys, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.apply(_initialise)
 
-    def forward(
-        self,
-        queries: Ragged,
-        keys: Ragged,
-        weigh: int | None = None,
-        strength: Tensor | None = None,
-    ) -> Ragged | tuple[Ragged, Tensor]:
-        """queries, keys: N lists of tokens (length, D); row i reads row i. A row without keys reads
-        nothing.
+    def forward(self, queries: Ragged, keys: Ragged, key_scale: Tensor | None = None) -> Ragged:
+        """The queries after all blocks and a norm.
 
-        weigh: also return the weights (N, H, Q, K) with which the queries of this block (from 0, or
-        -1 for the last) read the keys, as part of the graph; Q and K are the longest lists, entries
-        beyond a row's own are zero or without meaning. strength: a factor for each key (sum of
-        lengths,), behind the norm that would undo it. Raises ValueError for unequal numbers of
-        rows.
+        Args:
+            queries, keys: N lists of tokens (length, D); list i reads list i. A list without keys
+                reads nothing.
+            key_scale: (sum of lengths,) a factor for each key, after the norm, which would undo it.
+
+        Raises:
+            ValueError: For different numbers of lists.
         """
+        return self._run(queries, keys, key_scale, None)[0]
+
+    def with_weights(self, queries: Ragged, keys: Ragged, block: int = -1) -> tuple[Ragged, Tensor]:
+        """As `forward`, and the weights with which the queries of one block read the keys.
+
+        Args:
+            queries, keys: As for `forward`.
+            block: Its number; negative ones count from the last.
+
+        Returns:
+            The queries, and (N, H, Q, K), part of the graph. Q and K are the longest lists; entries
+            behind the end of a row's own lists are zero or have no meaning.
+        """
+        out, weights = self._run(queries, keys, None, block % len(self.blocks))
+        assert weights is not None
+        return out, weights
+
+    def _run(
+        self, queries: Ragged, keys: Ragged, key_scale: Tensor | None, watched: int | None
+    ) -> tuple[Ragged, Tensor | None]:
         if len(queries) != len(keys):
             raise ValueError(
                 f"{len(queries)} lists of queries and {len(keys)} of keys; row i reads row i"
             )
-        asks, answers = Places(queries.lengths), Places(keys.lengths)
+        query_layout, key_layout = PaddedLayout(queries.lengths), PaddedLayout(keys.lengths)
         x_TD, y_TD, weights = queries.flat, self.norm_keys(keys.flat), None
-        if strength is not None:
-            y_TD = y_TD * strength.to(y_TD.dtype)[:, None]
-        watched = None if weigh is None else weigh % len(self.blocks)
+        if key_scale is not None:
+            y_TD = y_TD * key_scale.to(y_TD.dtype)[:, None]
         for number, block in enumerate(self.blocks):
-            x_TD, seen = block(x_TD, y_TD, asks, answers, number == watched)
-            weights = seen if number == watched else weights
-        out = Ragged(self.norm(x_TD), queries.lengths)
-        return out if weigh is None else (out, weights)
+            x_TD, block_weights = block(x_TD, y_TD, query_layout, key_layout, number == watched)
+            weights = block_weights if number == watched else weights
+        return Ragged(self.norm(x_TD), queries.lengths), weights
 
 
 class CrossBlock(nn.Module):
-    """Self-attention among the queries, attention to the keys, and an MLP, each with the norm
-    before."""
+    """Self-attention among the queries, attention to the keys, and an MLP, all pre-norm.
+
+    Args:
+        width: D.
+        heads: H.
+        mlp_ratio: Width of the MLP's hidden layer over D.
+    """
 
     is_block = True
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
         hidden = int(width * mlp_ratio)
-        self.norm1, self.own = nn.LayerNorm(width), Read(width, heads)
-        self.norm2, self.other = nn.LayerNorm(width), Read(width, heads)
+        self.norm1, self.self_attention = nn.LayerNorm(width), PaddedAttention(width, heads)
+        self.norm2, self.cross_attention = nn.LayerNorm(width), PaddedAttention(width, heads)
         self.norm3, self.up, self.down = (
             nn.LayerNorm(width),
             nn.Linear(width, hidden),
@@ -80,22 +103,46 @@ class CrossBlock(nn.Module):
         )
 
     def forward(
-        self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool
+        self,
+        x_TD: Tensor,
+        y_TD: Tensor,
+        query_layout: PaddedLayout,
+        key_layout: PaddedLayout,
+        need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        return recomputed(self.compute, x_TD, y_TD, asks, answers, weigh)
+        """Queries (T, D) after the block, and the weights (N, H, Q, K) if they are needed."""
+        return recomputed(self.compute, x_TD, y_TD, query_layout, key_layout, need_weights)
 
     def compute(
-        self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool
+        self,
+        x_TD: Tensor,
+        y_TD: Tensor,
+        query_layout: PaddedLayout,
+        key_layout: PaddedLayout,
+        need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        own = self.norm1(x_TD)
-        x_TD = x_TD + self.own(own, own, asks, asks)[0]
-        read, weights = self.other(self.norm2(x_TD), y_TD, asks, answers, weigh)
-        x_TD = x_TD + read
+        """`forward`, without gradient checkpointing."""
+        normed_TD = self.norm1(x_TD)
+        x_TD = x_TD + self.self_attention(normed_TD, normed_TD, query_layout, query_layout)[0]
+        mixed_TD, weights = self.cross_attention(
+            self.norm2(x_TD), y_TD, query_layout, key_layout, need_weights
+        )
+        x_TD = x_TD + mixed_TD
         return x_TD + self.down(gelu(self.up(self.norm3(x_TD)))), weights
 
 
-class Read(nn.Module):
-    """Multi-head attention from one flat list of tokens to another."""
+class PaddedAttention(nn.Module):
+    """Multi-head attention from one flat list of tokens to another.
+
+    Linear maps see flat tokens; only products of queries and keys are padded.
+
+    Args:
+        width: D.
+        heads: H, which divide D.
+
+    Raises:
+        ValueError: If they do not.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -107,100 +154,140 @@ class Read(nn.Module):
         )
 
     def forward(
-        self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool = False, causal: bool = False
+        self,
+        x_TD: Tensor,
+        y_TD: Tensor,
+        query_layout: PaddedLayout,
+        key_layout: PaddedLayout,
+        need_weights: bool = False,
+        causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """causal: where a list reads itself, each token reads those before it and itself."""
-        q = asks.pad(self.query(x_TD).unflatten(1, (self.heads, -1)))
-        k, v = self.keys(y_TD, answers)
-        if (
-            not q.numel() or not k.numel()
-        ):  # nobody asks, or there is nothing to read; all stays part of the graph
-            read = self.out(0 * asks.flat(q)) + 0 * (k.sum() + v.sum())
-            return read, q.new_zeros(*q.shape[:3], k.shape[2]) if weigh else None
-        if not weigh:
-            mask = (
-                None if causal else answers.mask
-            )  # what is not there comes last, and no token of the list reads it
-            return self.out(
-                asks.flat(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))
-            ), None
-        logits = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
-        if answers.mask is not None:
-            logits = logits.masked_fill(~answers.mask, -torch.inf)
-        weights = logits.softmax(3)
-        return self.out(asks.flat(weights @ v)), weights
+        """What each query reads.
 
-    def keys(self, y_TD: Tensor, answers: Places) -> tuple[Tensor, Tensor]:
-        """Keys and values (N, H, longest, d) of N lists."""
-        k, v = (
-            answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1)
-        )
+        Args:
+            x_TD: Queries of N lists, end to end.
+            y_TD: Keys of N lists; list i of the queries reads list i of the keys.
+            query_layout, key_layout: Of the lists.
+            need_weights: Also return the attention weights.
+            causal: For self-attention: a token reads those before it and itself.
+
+        Returns:
+            (T, D), and the weights (N, H, Q, K) or None.
+        """
+        q = query_layout.pad(self.query(x_TD).unflatten(1, (self.heads, -1)))
+        k, v = self.keys(y_TD, key_layout)
+        if not q.numel() or not k.numel():
+            # no queries, or nothing to read: all parameters stay part of the graph
+            mixed = self.out(0 * query_layout.flat(q)) + 0 * (k.sum() + v.sum())
+            return mixed, q.new_zeros(*q.shape[:3], k.shape[2]) if need_weights else None
+        if not need_weights:
+            # causal needs no mask: padding comes last, so no token of a list reads it
+            mask = None if causal else key_layout.mask
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+            return self.out(query_layout.flat(mixed)), None
+        logits = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
+        if key_layout.mask is not None:
+            logits = logits.masked_fill(~key_layout.mask, -torch.inf)
+        weights = logits.softmax(3)
+        return self.out(query_layout.flat(weights @ v)), weights
+
+    def keys(self, y_TD: Tensor, layout: PaddedLayout) -> tuple[Tensor, Tensor]:
+        """Keys and values (N, H, L, d) of N lists, L the longest."""
+        key_value = self.key_value(y_TD).unflatten(1, (2, self.heads, -1))
+        k, v = (layout.pad(t) for t in key_value.unbind(1))
         return k, v
 
-    def read(self, x_MD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(M, D), where each of M lists has one token, and reads keys and values (M, H, L, d) that
-        are there already."""
+    def step(self, x_MD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One query for each of M lists, whose keys and values are there already.
+
+        Args:
+            x_MD: The queries.
+            k, v: (M, H, L, d), as `keys` gives them.
+            mask: (M, 1, 1, L) bool, which keys there are; None for all.
+
+        Returns:
+            (M, D).
+        """
         q = self.query(x_MD).unflatten(1, (self.heads, -1))
         if not k.numel():
-            return self.out(0 * q.flatten(1))
-        return self.out(
-            scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=mask).flatten(1)
-        )
+            nothing: Tensor = self.out(0 * q.flatten(1))
+            return nothing
+        mixed = scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=mask)
+        out: Tensor = self.out(mixed.flatten(1))
+        return out
 
 
-class Places:
-    """Where the tokens of N lists of these lengths stand in a table with a line for each list."""
+class PaddedLayout:
+    """How N lists of tokens, end to end, become a padded table and flat tokens again.
+
+    Args:
+        lengths: (N,) int64. They are read on the CPU, once for all blocks.
+
+    Attributes:
+        size: N.
+        max_length: L, the longest list.
+        mask: (N, 1, 1, L) bool, where a token is; None if all lists are as long.
+    """
 
     def __init__(self, lengths: Tensor):
         device, lengths = lengths.device, host_copy(lengths)
-        self.size, self.longest = len(lengths), int(lengths.max()) if len(lengths) else 0
-        self.row = self.within = self.mask = None
-        if self.size and int(lengths.min()) < self.longest:
+        self.size, self.max_length = len(lengths), int(lengths.max()) if len(lengths) else 0
+        self.row: Tensor | None = None
+        self.within: Tensor | None = None
+        self.mask: Tensor | None = None
+        if self.size and int(lengths.min()) < self.max_length:
             self.row = to_device(torch.repeat_interleave(torch.arange(self.size), lengths), device)
             self.within = to_device(spans(torch.zeros_like(lengths), lengths), device)
-            # a list without a token has one place, whose value is zero
-            there = torch.arange(self.longest) < lengths.clamp(min=1)[:, None]
-            self.mask = to_device(there[:, None, None], device)
+            # an empty list has one entry, whose value is zero: softmax over nothing would be NaN
+            is_token = torch.arange(self.max_length) < lengths.clamp(min=1)[:, None]
+            self.mask = to_device(is_token[:, None, None], device)
 
     def pad(self, x_THd: Tensor) -> Tensor:
-        """(N, H, longest, d)"""
-        if self.row is None:
-            return x_THd.unflatten(0, (self.size, self.longest)).transpose(1, 2)
-        table = x_THd.new_zeros(self.size, self.longest, *x_THd.shape[1:])
+        """(T, H, d) -> (N, H, L, d), zero behind the end of a list."""
+        if self.row is None or self.within is None:
+            return torch.unflatten(x_THd, 0, (self.size, self.max_length)).transpose(1, 2)
+        table = x_THd.new_zeros(self.size, self.max_length, *x_THd.shape[1:])
         return table.index_put((self.row, self.within), x_THd).transpose(1, 2)
 
     def flat(self, x_NHLd: Tensor) -> Tensor:
-        """(T, H d)"""
+        """(N, H, L, d) -> (T, H d)."""
         table = x_NHLd.transpose(1, 2).flatten(2)
         return table.flatten(0, 1) if self.row is None else table[self.row, self.within]
 
 
-def grad_cam(score_N: Tensor, weights_NHQK: Tensor, keep: bool = False) -> Tensor:
-    """(N, Q, K), no gradient: how much each query's reading of each key speaks for the score of its
-    row, the mean over heads of relu(d score / d weight * weight). Selvaraju et al. 2017,
-    arXiv:1610.02391, as ALBEF (arXiv:2107.07651, 6.4) applies it. keep: the graph, for a loss of
-    the same scores."""
+def grad_cam(score_N: Tensor, weights_NHQK: Tensor, keep_graph: bool = False) -> Tensor:
+    """How much the attention of each query to each key speaks for the score of its row.
+
+    The mean over heads of relu(d score / d weight * weight). Selvaraju et al. 2017,
+    arXiv:1610.02391, as ALBEF applies it (arXiv:2107.07651, 6.4).
+
+    Args:
+        score_N: (N,) computed from the weights.
+        weights_NHQK: Of `CrossEncoder.with_weights`.
+        keep_graph: For a loss of the same scores.
+
+    Returns:
+        (N, Q, K), without a gradient.
+    """
     if not weights_NHQK.numel():
         return weights_NHQK.detach().sum(1)
-    (slope,) = torch.autograd.grad(score_N.sum(), weights_NHQK, retain_graph=keep)
+    (slope,) = torch.autograd.grad(score_N.sum(), weights_NHQK, retain_graph=keep_graph)
     return (slope * weights_NHQK.detach()).relu().mean(1)
 
 
-def side_by_side(parts: Sequence[Ragged]) -> Ragged:
-    """Lists of the same N rows, joined row by row: the tokens of the first part, then of the
-    second, …"""
+def join_lists(parts: Sequence[Ragged]) -> Ragged:
+    """Lists of the same N rows, joined row by row: tokens of the first part, then of the second."""
     if len(parts) == 1:
         return parts[0]
     device, lengths = parts[0].lengths.device, [host_copy(p.lengths) for p in parts]
     row = [torch.repeat_interleave(torch.arange(len(n)), n) for n in lengths]
     order = to_device(torch.argsort(torch.cat(row), stable=True), device)
-    return Ragged(
-        torch.cat([p.flat for p in parts])[order], to_device(torch.stack(lengths).sum(0), device)
-    )
+    flat = torch.cat([p.flat for p in parts])[order]
+    return Ragged(flat, to_device(torch.stack(lengths).sum(0), device))
 
 
 def mean_token(tokens: Ragged) -> Tensor:
-    """(N, D) the mean token of each list, zero where there is none."""
+    """(N, D) the mean token of each list, zero for an empty one."""
     row = owners(tokens.lengths)
     total = tokens.flat.new_zeros(len(tokens), tokens.flat.shape[1]).index_add(0, row, tokens.flat)
     return total / tokens.lengths.clamp(min=1).unsqueeze(1)

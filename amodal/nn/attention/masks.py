@@ -1,5 +1,7 @@
-"""Attention rules: which sources may read which. A rule turns S names into an (S, S) bool table
-[query, key]."""
+"""Mask rules: which sources may attend to which.
+
+A rule turns S names into an (S, S) bool table, [query, key].
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ from amodal.nn.attention.varlen import MaskRule
 
 
 def pure(names: Sequence[str]) -> Tensor:
-    """Each field reads itself; fusion tokens read everything and nobody else reads them (Zorro,
-    arXiv:2301.09595, 3.2)."""
+    """Each field attends to itself, fusion tokens to everything, and nobody else to them.
+
+    Zorro, arXiv:2301.09595, 3.2.
+    """
     table = torch.eye(len(names), dtype=torch.bool)
     if FUSED in names:
         table[names.index(FUSED)] = True
@@ -23,8 +27,10 @@ def pure(names: Sequence[str]) -> Tensor:
 
 
 def bottleneck(names: Sequence[str]) -> Tensor:
-    """Fields exchange only through the fusion tokens, which read and are read by all (MBT,
-    arXiv:2107.00135, 3.2)."""
+    """Fields exchange only through fusion tokens, which attend to all and are attended to by all.
+
+    MBT, arXiv:2107.00135, 3.2.
+    """
     table = pure(names)
     if FUSED in names:
         table[:, names.index(FUSED)] = True
@@ -35,6 +41,11 @@ RULES: dict[str, MaskRule | None] = {"full": None, "pure": pure, "bottleneck": b
 
 
 def rule(name: str) -> MaskRule | None:
+    """The mask rule of a name; None for full attention.
+
+    Raises:
+        AmodalError: For a name that is not in `RULES`.
+    """
     if name not in RULES:
         raise unknown("attention rule", name, RULES)
     return RULES[name]

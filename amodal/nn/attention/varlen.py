@@ -1,16 +1,17 @@
-"""Attention over a flat list of tokens, with no padding in it.
+"""Attention over a flat list of tokens, without padding.
 
-Tokens that read the same things are put side by side, rows of equal length together, so that every
-group is one call of `scaled_dot_product_attention` on a view of the list. The layout is found once
-for a forward pass, not once a layer, and on the CPU: no step asks a GPU how long things are. A rule
-on sources ("who may read whom") only changes which keys a group of queries gets: keys that may not
-be read are never multiplied.
+Tokens that attend to the same tokens are put side by side, rows of equal length together, so that
+every group is one call of `scaled_dot_product_attention` on a view of the list. The layout is
+computed once a forward pass, not once a layer, and on the CPU: no step waits for lengths on a GPU.
+A mask rule on sources only changes which keys a group of queries gets: keys that are masked are
+never multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from amodal.core import Tokens
 from amodal.core.column import spans
 from amodal.core.host import host_copy, take, to_device
 from amodal.nn.attention.cache import KeyValueCache
-from amodal.nn.attention.cpu import CpuAttention, suits
+from amodal.nn.attention.cpu import attention_on_cpu, suits
 
 MaskRule = Callable[[Sequence[str]], Tensor]
 """Names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?
@@ -32,11 +33,14 @@ Rotate = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Group:
-    """`rows` runs of `queries` tokens each; every run reads `keys` tokens, or itself if `keys` is
-    0.
+    """Runs of tokens of one length, which are one call of attention.
 
-    mask: which key each query may read, (rows or 1, 1, queries, keys) bool; None for all of them,
-    but see `Layout.causal`.
+    Attributes:
+        rows: Runs.
+        queries: Tokens of a run.
+        keys: Tokens that a run attends to; 0 if they are the run itself.
+        mask: Which key each query attends to, (rows or 1, 1, queries, keys) bool; None for all of
+            them, but see `Layout.causal`.
     """
 
     rows: int
@@ -47,14 +51,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tokens stand together and what they read: the cumulative lengths of this library.
+    """Which tokens stand together and what they attend to, as cu_seqlens are elsewhere.
 
-    order: (T,) the tokens in the order of the groups, None where they already are. groups: they
-    cover every token once. keys: (K,) what the groups that do not read themselves read, end to end,
-    as places in that order. causal: groups that read themselves do so in order: each token reads
-    those before it and itself. prefix: keys and values (M, D) that no token made; their places come
-    after those of the tokens. cache: keys and values of tokens of earlier passes; their places come
-    after those of the tokens. row: (T,) the row of each token in that order.
+    Attributes:
+        order: (T,) the tokens in the order of the groups; None where they are in it.
+        groups: They cover every token once.
+        keys: (K,) the keys of groups with keys of their own, end to end, as places in that order.
+        causal: Groups that attend to themselves do so in order: a token to those before it and
+            itself.
+        prefix: Keys and values (M, D) that no token made; their places come after those of the
+            tokens.
+        cache: Keys and values of tokens of earlier passes; their places come after those of the
+            tokens.
+        row: (T,) the row of each token in that order.
     """
 
     order: Tensor | None
@@ -66,7 +75,7 @@ class Layout:
     row: Tensor | None = None
 
     def enter(self, x_TD: Tensor) -> Tensor:
-        """What is true of each token, in the order of the groups."""
+        """A tensor with an entry for each token, in the order of the groups."""
         return x_TD if self.order is None else x_TD[self.order]
 
     def leave(self, x_TD: Tensor) -> Tensor:
@@ -80,16 +89,17 @@ def layout_of(
     causal: bool = False,
     cache: KeyValueCache | None = None,
 ) -> Layout:
-    """How these tokens attend.
+    """The layout of some tokens.
 
     Args:
-        tokens: by row; what they hold does not matter. mask_rule: which sources may read which;
-        None for all. causal: a token reads only those of its row that stand before it, and itself.
-        cache: tokens of earlier passes, which stand before these in their rows. These tokens are
-        added to it, so a layout with a
-            cache is for one pass.
+        tokens: Ordered by row; x is not read.
+        mask_rule: Which sources attend to which; None for all.
+        causal: A token attends only to those of its row that stand before it, and itself.
+        cache: Tokens of earlier passes, which stand before these in their rows. These tokens are
+            added to it, so a layout with a cache is for one pass.
 
-    Raises: ValueError where a token has nothing to read.
+    Raises:
+        ValueError: Where a token has nothing to attend to.
     """
     if mask_rule is None and cache is None:
         return _whole_rows(tokens, causal)
@@ -124,22 +134,25 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
         in_order = by_place[torch.argsort(key_row[by_place], stable=True)]
         key_row, key_source, key_place = (t[in_order] for t in (key_row, key_source, key_place))
 
-    order, keys, groups = [row[:0]], [], []
+    order = [row[:0]]
+    keys: list[Tensor] = []
+    groups: list[Group] = []
     for readable in torch.unique(allowed, dim=0):
-        asks, answers = (allowed == readable).all(1)[source], readable[key_source]
-        query, key = asks.nonzero().squeeze(1), answers.nonzero().squeeze(1)
+        is_query, is_key = (allowed == readable).all(1)[source], readable[key_source]
+        query, key = is_query.nonzero().squeeze(1), is_key.nonzero().squeeze(1)
         n_query, n_key = (
             torch.bincount(row[query], minlength=tokens.size),
             torch.bincount(key_row[key], minlength=tokens.size),
         )
         if bool(((n_query > 0) & (n_key == 0)).any()):
             raise ValueError(
-                "the attention rule leaves some tokens nothing to read; let every source read itself"
+                "the attention rule leaves some tokens nothing to read; let every source read "
+                "itself"
             )
         rows, mine = _group(n_query, n_key)
         run, read = query[_runs(rows, n_query)], key[_runs(rows, n_key)]
         order.append(run)
-        if len(in_order) == len(row) and torch.equal(asks, answers):
+        if len(in_order) == len(row) and torch.equal(is_query, is_key):
             mine = [Group(g.rows, g.queries) for g in mine]
         else:
             keys.append(in_order[read])
@@ -167,39 +180,50 @@ def _masked(
     """The groups, with a mask where a query must not read all of its keys because some come after
     it."""
     made = []
-    queries = query_place.split([g.rows * g.queries for g in groups])
-    keys = key_place.split([g.rows * g.keys for g in groups])
+    queries = torch.split(query_place, [g.rows * g.queries for g in groups])
+    keys = torch.split(key_place, [g.rows * g.keys for g in groups])
     for group, q, k in zip(groups, queries, keys):
         mask = k.view(group.rows, 1, 1, -1) <= q.view(group.rows, 1, -1, 1)
         if not bool(mask.any(3).all()):
             raise ValueError(
-                "the attention rule and the order leave some tokens nothing to read; let every source read itself"
+                "the attention rule and the order leave some tokens nothing to read; let every "
+                "source read itself"
             )
         made.append(group if bool(mask.all()) else replace(group, mask=to_device(mask, device)))
     return made
 
 
 def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
-    """The layout in which all tokens of a row also read P keys and values that are given for it,
-    whatever their order is (prefix-tuning, Li and Liang 2021, arXiv:2101.00190): they go neither
-    through the projections of keys and values nor through rotary positions. key_BPD, value_BPD: (B,
-    P, D), or as wide as the keys where heads share them."""
+    """The layout in which all tokens of a row also attend to P keys and values.
+
+    Prefix-tuning, Li and Liang 2021, arXiv:2101.00190. They go neither through the projections of
+    keys and values nor through rotary positions, and a causal order does not hide them.
+
+    Args:
+        layout: Without a cache.
+        key_BPD, value_BPD: (B, P, D), or as wide as the keys where heads share them.
+
+    Raises:
+        ValueError: For a layout with a cache.
+    """
     if layout.cache is not None:
         raise ValueError(
-            "a prefix goes into the cache with the first tokens; it cannot be put before what is cached"
+            "a prefix goes into the cache with the first tokens; it cannot be put before what is "
+            "cached"
         )
+    assert layout.row is not None  # every layout of `layout_of` has it
     device, row = layout.row.device, host_copy(layout.row)
     count, start, read = key_BPD.shape[1], 0, 0
-    places = None if layout.keys is None else host_copy(layout.keys)
+    key_places = row[:0] if layout.keys is None else host_copy(layout.keys)
     number, keys, groups = torch.arange(count), [row[:0]], []
     for group in layout.groups:
         stop = start + group.rows * group.queries
         mask = group.mask
         if group.keys:
-            own = places[read : read + group.rows * group.keys].view(group.rows, -1)
+            places = key_places[read : read + group.rows * group.keys].view(group.rows, -1)
             read += group.rows * group.keys
         else:
-            own = torch.arange(start, stop).view(group.rows, -1)
+            places = torch.arange(start, stop).view(group.rows, -1)
             if layout.causal and group.queries > 1:
                 mask = torch.ones(
                     group.queries, group.queries, dtype=torch.bool, device=device
@@ -207,8 +231,8 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
         if mask is not None:
             mask = torch.cat([mask.new_ones(*mask.shape[:3], count), mask], 3)
         first = row[start : stop : group.queries, None]
-        keys.append(torch.cat([len(row) + first * count + number, own], 1).flatten())
-        groups.append(Group(group.rows, group.queries, own.shape[1] + count, mask))
+        keys.append(torch.cat([len(row) + first * count + number, places], 1).flatten())
+        groups.append(Group(group.rows, group.queries, places.shape[1] + count, mask))
         start = stop
     prefix = key_BPD.flatten(0, 1), value_BPD.flatten(0, 1)
     return replace(
@@ -217,7 +241,7 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
 
 
 def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
-    """The rows that ask anything, those of the same numbers side by side, and the groups they form."""
+    """The rows with queries, sorted by their numbers of queries and keys, and their groups."""
     shape = n_query * (n_key.max() + 1 if len(n_key) else 1) + n_key
     rows = torch.argsort(shape, stable=True)
     rows = rows[n_query[rows] > 0]
@@ -234,21 +258,30 @@ def _runs(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
-    """(T, H, d) for tokens in the order of the layout. Keys and values may have fewer heads, each
-    for as many of the queries'."""
+    """Attention in a layout.
+
+    Args:
+        q_THd: (T, H, d), in the order of the layout.
+        k_THd, v_THd: (T + M, kv_heads, d), those of a prefix or cache behind; a head of them serves
+            H / kv_heads heads of the queries.
+        layout: The layout.
+
+    Returns:
+        (T, H, d).
+    """
     if not layout.groups:
         return _nothing(q_THd, v_THd)
     if _can_use_varlen(q_THd, k_THd, layout):
         return _varlen(q_THd, k_THd, v_THd, layout)
     # One split, not a slice for each group: the gradient of a slice is as large as the whole list.
     sizes = [g.rows * g.queries for g in layout.groups]
-    own = zip(*(t.split([*sizes, len(t) - len(q_THd)]) for t in (q_THd, k_THd, v_THd)))
-    read = iter(())
+    chunks = zip(*(torch.split(t, [*sizes, len(t) - len(q_THd)]) for t in (q_THd, k_THd, v_THd)))
+    read: Iterator[tuple[Tensor, ...]] = iter(())
     if layout.keys is not None:
         counts = [g.rows * g.keys for g in layout.groups if g.keys]
-        read = zip(*(t.index_select(0, layout.keys).split(counts) for t in (k_THd, v_THd)))
+        read = zip(*(torch.split(t.index_select(0, layout.keys), counts) for t in (k_THd, v_THd)))
     parts = []
-    for group, (q, k, v) in zip(layout.groups, own):
+    for group, (q, k, v) in zip(layout.groups, chunks):
         if group.keys:
             k, v = next(read)
         q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
@@ -271,7 +304,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
     if k.shape[1] != q.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     if not causal and group.mask is None and suits(q, k):
-        return CpuAttention.apply(q, k, v)
+        return attention_on_cpu(q, k, v)
     return scaled_dot_product_attention(q, k, v, attn_mask=group.mask, is_causal=causal)
 
 
@@ -285,31 +318,36 @@ def _can_use_varlen(q_THd: Tensor, k_THd: Tensor, layout: Layout) -> bool:
     )
 
 
-def _varlen_kernel():
+def _varlen_kernel() -> Callable[..., Tensor] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # torch before 2.10
         return None
-    return varlen_attn
+    return cast(Callable[..., Tensor], varlen_attn)
 
 
 def _varlen(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
     lengths = [g.queries for g in layout.groups for _ in range(g.rows)]
     ends = to_device(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), q_THd.device)
-    return _varlen_kernel()(q_THd, k_THd, v_THd, ends, ends, max(lengths), max(lengths))
+    kernel = _varlen_kernel()
+    assert kernel is not None
+    return kernel(q_THd, k_THd, v_THd, ends, ends, max(lengths), max(lengths))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on tokens in the order of a layout: (T, D) -> (T, D).
+    """Multi-head self-attention of tokens in the order of a layout.
 
     Args:
-        width: D; heads: H of the queries, which divide it. kv_heads: heads of keys and values, each
-        for H / kv_heads of the queries' (Ainslie et al. 2023, arXiv:2305.13245); None
-            for H.
-        qk_norm: a norm of each query and key over its head (Henry et al. 2020, arXiv:2010.04245;
-        Dehghani et al. 2023). norm_layer: width -> that norm.
+        width: D.
+        heads: H of the queries, which divide D.
+        kv_heads: Heads of keys and values, each for H / kv_heads of the queries' (Ainslie et al.
+            2023, arXiv:2305.13245); None for H.
+        qk_norm: A norm of each query and key over its head (Henry et al. 2020, arXiv:2010.04245;
+            Dehghani et al. 2023).
+        norm_layer: Width -> that norm.
 
-    Raises: ValueError where heads do not divide the width, or each other.
+    Raises:
+        ValueError: Where heads do not divide the width, or each other.
     """
 
     def __init__(
@@ -330,13 +368,14 @@ class Attention(nn.Module):
                 f"{heads} heads are not divisible by {kv_heads} heads of keys and values"
             )
         self.heads, self.kv_heads = heads, kv_heads
-        self.qkv = nn.Linear(width, width + 2 * kv_heads * (width // heads))
+        self.qkv: nn.Module = nn.Linear(width, width + 2 * kv_heads * (width // heads))
         self.q_norm, self.k_norm = (
             norm_layer(width // heads) if qk_norm else nn.Identity() for _ in range(2)
         )
         self.out = nn.Linear(width, width)
 
     def forward(self, x_TD: Tensor, layout: Layout, rotate: Rotate | None = None) -> Tensor:
+        """(T, D) -> (T, D). rotate: turns queries and keys by positions."""
         qkv = self.qkv(x_TD)
         if self.kv_heads == self.heads:
             q, k, v = qkv.unflatten(1, (3, self.heads, -1)).unbind(1)
@@ -347,8 +386,9 @@ class Attention(nn.Module):
         if rotate is not None:
             q, k = rotate(q), rotate(k)
         if layout.prefix is not None:
-            more = (t.to(k.dtype).unflatten(1, (self.kv_heads, -1)) for t in layout.prefix)
-            k, v = (torch.cat([own, added]) for own, added in zip((k, v), more))
+            more = (torch.unflatten(t.to(k.dtype), 1, (self.kv_heads, -1)) for t in layout.prefix)
+            k, v = (torch.cat([t, added]) for t, added in zip((k, v), more))
         if layout.cache is not None:
             k, v = layout.cache.extend(self, k, v)
-        return self.out(attend(q, k, v, layout).flatten(1))
+        mixed: Tensor = self.out(attend(q, k, v, layout).flatten(1))
+        return mixed

@@ -1,1 +1,1 @@
-"""Pretrained networks behind the face of a tokeniser."""
+"""Pretrained networks that take the place of a tokenizer."""

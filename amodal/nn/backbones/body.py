@@ -1,34 +1,85 @@
-"""What pretrained backbones of every library share: how images come in, what their maps look like,
-which weights matched."""
+"""What backbones of all libraries share: image scaling, feature maps, matching of weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Ragged
 
-LEAST = 0.9
-"""Share of a model's parameters that a weights file must have, or loading it was a mistake."""
+MIN_SHARE = 0.9
+"""A weights file with a smaller share of a model's parameters is of another model."""
 
 
-class ImageBody(nn.Module):
-    """What all image models share: size, scale and places. A subclass gives `maps`: (N, 3, side,
-    side) -> (N, rows, columns, C).
+class Body(nn.Module):
+    """A model of any library, as a backbone needs it.
 
-    modality: an Image, whose reference grid the positions are in; mean, std: what the model was
-    trained with, for 0 … 1.
+    Attributes:
+        width: Dimensions of its features.
     """
 
-    def __init__(self, modality, *, width: int, side: int, mean, std):
+    width: int
+
+    def example(self) -> Tensor | Ragged:
+        """One row of values."""
+        raise NotImplementedError
+
+    def forward(self, values: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Values of N rows -> features (T, width), lengths (N,), positions (T, 3)."""
+        raise NotImplementedError
+
+
+class ImageField(Protocol):
+    """What a body asks of a field of images: side and patch in pixels, moments of each channel."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def tile(self) -> int: ...
+    @property
+    def mean(self) -> Sequence[float]: ...
+    @property
+    def std(self) -> Sequence[float]: ...
+
+
+class ImageBody(Body):
+    """What all image models share. A subclass defines `maps`.
+
+    Args:
+        modality: Of the field. Positions are in its reference grid of patches.
+        width: C of the maps.
+        side: Of the model's input, in pixels.
+        mean, std: Of each channel in 0 … 1, as the model was trained.
+
+    Raises:
+        AmodalError: For a number of channels other than 1 and 3.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        modality: ImageField,
+        *,
+        width: int,
+        side: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
         super().__init__()
         if modality.channels not in (1, 3):
             raise AmodalError(
-                f"pretrained image models see 1 or 3 channels, and this field has {modality.channels}"
+                "pretrained image models see 1 or 3 channels, and this field has "
+                f"{modality.channels}"
             )
         self.width, self.side, self.channels = width, side, modality.channels
         self.grid = modality.size / modality.tile
@@ -42,9 +93,18 @@ class ImageBody(nn.Module):
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
 
     def example(self) -> Tensor:
+        """(1, C, side, side), zeros."""
         return torch.zeros(1, self.channels, self.side, self.side)
 
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images -> features of patches.
+
+        Args:
+            images_NCHW: Values of N rows.
+
+        Returns:
+            Features (T, width), lengths (N,), positions (T, 3), where T = N rows columns.
+        """
         x = (images_NCHW.expand(-1, 3, -1, -1) - self.mean) / self.std
         if x.shape[2:] != (self.side, self.side):
             x = interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
@@ -54,21 +114,34 @@ class ImageBody(nn.Module):
             (torch.arange(k, device=maps.device) + 0.5) / k * self.grid - 0.5
             for k in (rows, columns)
         )
-        place = torch.cartesian_prod(torch.zeros(1, device=maps.device), y, x)
+        position = torch.cartesian_prod(torch.zeros(1, device=maps.device), y, x)
         return (
             maps.flatten(0, 2),
             torch.full((n,), rows * columns, device=maps.device),
-            place.repeat(n, 1),
+            position.repeat(n, 1),
         )
 
     def maps(self, images: Tensor) -> Tensor:
+        """(N, 3, side, side) -> (N, rows, columns, C)."""
         raise NotImplementedError
 
 
 def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str = "") -> Tensor:
-    """What an image model returns as (N, rows, columns, C): (N, C, h, w), (N, h, w, C), or (N, L,
-    C), whose last rows * rows tokens are the patches and whose first are class and register tokens,
-    which are left out."""
+    """What an image model returns, as a map.
+
+    Args:
+        features: (N, C, h, w), (N, h, w, C), or (N, L, C), whose last rows * rows tokens are
+            patches. Class and register tokens before them are left out.
+        width: C.
+        rows: Of the patches; found from L unless given.
+        spec: Of the model, for messages.
+
+    Returns:
+        (N, rows, columns, C).
+
+    Raises:
+        AmodalError: For any other shape.
+    """
     if features.dim() == 4 and features.shape[1] == width:
         return features.permute(0, 2, 3, 1)
     if features.dim() == 4 and features.shape[3] == width:
@@ -76,17 +149,26 @@ def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str =
     if features.dim() == 3:
         rows = rows or int(features.shape[1] ** 0.5)
         if rows**2 <= features.shape[1] <= rows**2 + 16:
-            return features[:, -(rows**2) :].unflatten(1, (rows, rows))
+            out: Tensor = torch.unflatten(features[:, -(rows**2) :], 1, (rows, rows))
+            return out
     raise AmodalError(
-        f"the features of {spec} are {tuple(features.shape)}, which is no map of {width} channels and no row of patches"
+        f"the features of {spec} are {tuple(features.shape)}, which is no map of {width} channels "
+        "and "
+        "no row of patches"
     )
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors of a model came from a file. matched, missing: of the model; unexpected: of the
-    file; mismatched: (name, shape in the model, shape in the file); share: of the model's numbers
-    that matched, 0 … 1."""
+    """Which tensors of a model came from a file.
+
+    Attributes:
+        source: The file.
+        matched, missing: Tensors of the model.
+        unexpected: Tensors of the file.
+        mismatched: (name, shape in the model, shape in the file).
+        share: Of the model's numbers that matched, 0 … 1.
+    """
 
     source: str
     matched: tuple[str, ...]
@@ -97,9 +179,17 @@ class LoadReport:
 
     @staticmethod
     def of(
-        source: str, model: dict[str, Tensor], file: dict[str, Tensor] | dict[str, torch.Size]
+        source: str,
+        model: Mapping[str, Tensor],
+        file: Mapping[str, Tensor] | Mapping[str, Sequence[int]],
     ) -> LoadReport:
-        """model: its state; file: name -> tensor or shape."""
+        """Compare a model with a file.
+
+        Args:
+            source: What to call the file.
+            model: The model's state.
+            file: Name -> tensor or shape.
+        """
         shapes = {n: tuple(getattr(t, "shape", t)) for n, t in file.items()}
         wrong = {
             n: (tuple(t.shape), shapes[n])
@@ -117,11 +207,14 @@ class LoadReport:
             sum(model[n].numel() for n in matched) / max(total, 1),
         )
 
-    def check(self, least: float = LEAST) -> None:
-        if self.share < least:
+    def check(self, min_share: float = MIN_SHARE) -> None:
+        """Raise AmodalError unless at least this share of the numbers matched."""
+        if self.share < min_share:
             raise AmodalError(
-                f"these weights are not of this model: {self}. Expected at least {least:.0%} of its numbers; choose the model that "
-                f"the weights are of, or pass least={self.share:.2f} if this is what you want"
+                f"these weights are not of this model: {self}. Expected at least {min_share:.0%} "
+                "of "
+                "its numbers; choose the model that the weights are of, or pass "
+                f"min_share={self.share:.2f} if this is what you want"
             )
 
     def __str__(self) -> str:
@@ -133,8 +226,8 @@ class LoadReport:
             for word, names in (("missing", self.missing), ("unexpected", self.unexpected))
         ]
         wrong = tuple(
-            f"{name} {list(here)}, in the file {list(there)}"
-            for name, here, there in self.mismatched
+            f"{name} {list(shape)}, in the file {list(shape_in_file)}"
+            for name, shape, shape_in_file in self.mismatched
         )
         return "; ".join([*parts, f"{len(wrong)} of another shape{_some(wrong)}"])
 
@@ -144,8 +237,8 @@ def _some(names: tuple[str, ...], most: int = 4) -> str:
 
 
 def existing(path: str, what: str) -> Path:
-    """The path, which must exist. Raises AmodalError."""
-    found = Path(path).expanduser()
-    if not found.exists():
-        raise AmodalError(f"there is no {what} {found}")
-    return found
+    """The path, which must exist, else AmodalError."""
+    full = Path(path).expanduser()
+    if not full.exists():
+        raise AmodalError(f"there is no {what} {full}")
+    return full

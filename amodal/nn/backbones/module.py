@@ -10,33 +10,37 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.core.part import Part, part_name, take, to_spec
 from amodal.core.source import dotted_name, source_hash
+from amodal.modalities import Modality
 
 
 class ModuleBackbone(Part):
-    """A module whose outputs are a field's tokens, mapped to the encoder's width.
+    """A module whose outputs are the tokens of a field, mapped to the encoder's width.
 
     Args:
         module: Takes the values of N rows, as the field's modality collates them: a tensor (N, …),
-        or for values of different
-            lengths a padded tensor (N, L, …) and their lengths (N,). Returns (N, D), (N, T, D), or
-            maps (N, D, H, W). It runs in the mode of the encoder, so batch statistics couple rows:
-            prefer norms of rows.
-        modality: The field's.
+            or a padded tensor (N, L, …) and lengths (N,). Returns (N, D), (N, T, D), or maps (N, D,
+            H, W). It runs in the mode of the encoder, so batch statistics couple rows: prefer norms
+            of rows.
+        modality: Of the field.
         width: Of the tokens.
         frozen: The module's own parameters do not learn.
+
+    Raises:
+        AmodalError: For batch statistics in a module that learns.
     """
 
     contextual = True
     report = None
 
-    def __init__(self, module: nn.Module, modality: Any, width: int, *, frozen: bool = True):
+    def __init__(self, module: nn.Module, modality: Modality, width: int, *, frozen: bool = True):
         super().__init__()
         if (
             any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
             and not frozen
         ):
             raise AmodalError(
-                f"{type(module).__name__} has batch statistics, which make a row depend on the rows beside it. Freeze it "
+                f"{type(module).__name__} has batch statistics, which make a row depend on the "
+                "rows beside it. Freeze it "
                 "(train_backbones=False), or use group or layer norms."
             )
         self.module, self.frozen, self.name = module, frozen, dotted_name(type(module))
@@ -55,20 +59,24 @@ class ModuleBackbone(Part):
         return {"part": part_name(type(self)), "args": to_spec(args)}
 
     @classmethod
-    def from_args(
-        cls, name: str, source: str, modality: Any, width: int, frozen: bool
+    def from_args(  # type: ignore[override]  # takes what `spec` writes
+        cls, name: str, source: str, modality: Modality, width: int, frozen: bool
     ) -> ModuleBackbone:
         """The same, around the module that the caller of `load` supplied."""
         module = take(
             f"backbone:{name}",
             f"the module {name} as a backbone",
-            "pass it again: amodal.load(RUN, backbones={FIELD: MODULE})",
+            "pass it when you load the run: amodal.load(RUN, backbones={FIELD: MODULE})",
         )
         return cls(module, modality, width, frozen=frozen)
 
     def load_body(self, other: ModuleBackbone) -> None:
-        """Take the module's weights of another one."""
+        """Take the module's weights of another backbone."""
         self.module.load_state_dict(other.module.state_dict())
+
+    def pass_gradients(self) -> None:
+        """Compute gradients in the model, for adapters in it; its own parameters stay frozen."""
+        self.frozen = False
 
     def thaw(self) -> None:
         """The module's own parameters learn from now on."""
@@ -76,12 +84,14 @@ class ModuleBackbone(Part):
         self.module.requires_grad_(True)
 
     def train(self, mode: bool = True) -> ModuleBackbone:
+        """Training or evaluation mode; a frozen module stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.module.eval()
         return self
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
+        """Values of N rows -> tokens, x (T, width). name: of the source; size: B."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if len(column):
                 x_TD, lengths = self._tokens(column.values)
@@ -99,7 +109,7 @@ class ModuleBackbone(Part):
         """(T, D) tokens of all rows and their numbers (N,)."""
         if isinstance(values, Ragged):
             padded = nn.utils.rnn.pad_sequence(
-                list(values.flat.split(values.lengths.tolist())), batch_first=True
+                list(torch.split(values.flat, values.lengths.tolist())), batch_first=True
             )
             out = self.module(padded, values.lengths)
         else:
@@ -107,7 +117,8 @@ class ModuleBackbone(Part):
         if not isinstance(out, Tensor) or out.dim() not in (2, 3, 4):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise AmodalError(
-                f"the backbone {self.name} gave {shape}; expected a tensor (N, D), (N, T, D) or maps (N, D, H, W)"
+                f"the backbone {self.name} gave {shape}; expected a tensor (N, D), (N, T, D) or "
+                "maps (N, D, H, W)"
             )
         if out.dim() == 4:
             out = out.flatten(2).transpose(1, 2)
@@ -117,8 +128,8 @@ class ModuleBackbone(Part):
         return out.flatten(0, 1), torch.full((rows,), count, dtype=torch.int64, device=out.device)
 
 
-def example(modality: Any, device: torch.device | str = "cpu") -> Tensor | Ragged:
-    """One row of zeros in the shape in which the modality collates values."""
+def example(modality: Modality, device: torch.device | str = "cpu") -> Tensor | Ragged:
+    """One row of zeros in the shape in which a modality collates values."""
     none = modality.collate([])
     if isinstance(none, Ragged):
         flat = none.flat.new_zeros(EXAMPLE_LENGTH, *none.flat.shape[1:], device=device)

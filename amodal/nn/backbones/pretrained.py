@@ -1,15 +1,16 @@
-"""Pretrained backbones behind the face of a tokeniser: (column, name, size) -> Tokens that have
-already seen each other.
+"""Pretrained backbones in the place of a tokenizer: their tokens have already seen each other.
 
 `timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth
 without code in it) or the word `pretrained` for timm's own download. SIZE is the side that images
-are resized to, the model's own by default. `transformers:DIR`: a text or image model saved in a
-local directory. `voice:resemblyzer@WEIGHTS`: speakers' voices in sound at 16 kHz.
+are resized to, the model's own by default. `transformers:DIR`: a text or image model in a local
+directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,30 +19,37 @@ from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
 from amodal.core.registry import canonical, plugins
-from amodal.nn.backbones.body import LEAST, LoadReport
+from amodal.modalities import Modality
+from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone
 from amodal.nn.backbones.plugin import PluginBackbone
 
-Body = nn.Module
-"""values of N rows -> (features (T, width), lengths (N,), positions (T, 3)); has `width`, and
-`example`, one row of values."""
+MakeModule = Callable[[], nn.Module]
+"""Makes a module of the user's own."""
 
 
 def backbone(
-    spec: str | nn.Module | Callable[[], nn.Module],
-    modality,
+    spec: str | nn.Module | MakeModule,
+    modality: Modality,
     width: int,
     *,
     frozen: bool = True,
     load: bool = True,
-    least: float = LEAST,
+    min_share: float = MIN_SHARE,
 ) -> Part:
-    """spec: see above, or a module of the user's own, or a function that makes one; modality: the
-    field's; width: of the tokens, made by a learned linear map.
+    """A pretrained backbone.
 
-    frozen: the model's own parameters do not learn. load: False builds the model alone, for weights
-    that a checkpoint holds. least: share of the parameters that the weights must match. Raises
-    AmodalError.
+    Args:
+        spec: See above; or a module of the user's own, or a function that makes one.
+        modality: Of the field.
+        width: Of the tokens, which a learned linear map makes of the features.
+        frozen: The model's own parameters do not learn.
+        load: False builds the model alone, for weights that a checkpoint holds.
+        min_share: Of the parameters that the weights must match.
+
+    Raises:
+        AmodalError: For an unknown spec, a modality that the library does not read, weights of
+            another model, and a frozen model without weights.
     """
     if not isinstance(spec, str):
         return user_module(spec, modality, width, frozen)
@@ -58,34 +66,38 @@ def backbone(
     if library not in modality.backbones:
         kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]
         raise AmodalError(
-            f"{library} backbones are for {' and '.join(kinds)} fields, but this field is {modality.kind}: {spec}"
+            f"{library} backbones are for {' and '.join(kinds)} fields, but this field is "
+            f"{modality.kind}: {spec}"
         )
-    if library == "timm":
-        from amodal.nn.backbones.timm import build
-    elif library == "voice":
-        from amodal.nn.backbones.voice import build
-    else:
-        from amodal.nn.backbones.transformers import build
-    body, spec, report = build(rest, modality, load)
+    # imported when asked for: the libraries behind them are slow to import, and some are optional
+    module = importlib.import_module(f"amodal.nn.backbones.{library}")
+    body, name, report = module.build(rest, modality, load)
     if load and report is None and frozen:
         raise AmodalError(
-            f"{spec} names no weights, so it would stay random: add @/path/to/weights.safetensors or @pretrained, or let it learn "
+            f"{name} names no weights, so it would stay random: add @/path/to/weights.safetensors "
+            "or @pretrained, or let it learn "
             "(frozen=False)"
         )
     if report is not None:
-        report.check(least)
-    return Backbone(body, spec, width, modality=modality, frozen=frozen, report=report)
+        report.check(min_share)
+    return Backbone(body, name, width, modality=modality, frozen=frozen, report=report)
 
 
-def user_module(module: object, modality, width: int, frozen: bool) -> Part:
-    """A module of the user's own, or what a factory without arguments makes. Raises AmodalError for
-    anything else."""
+def user_module(
+    module: nn.Module | MakeModule, modality: Modality, width: int, frozen: bool
+) -> Part:
+    """A module of the user's own, or what a factory without arguments makes, as a backbone.
+
+    Raises:
+        AmodalError: For anything else.
+    """
     made = module if isinstance(module, nn.Module) or not callable(module) else module()
     if isinstance(made, Backbone):
         return made
     if not isinstance(made, nn.Module):
         raise AmodalError(
-            f"a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function that makes one, not {module!r}"
+            "a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function "
+            f"that makes one, not {module!r}"
         )
     return ModuleBackbone(made, modality, width, frozen=frozen)
 
@@ -94,14 +106,19 @@ LIBRARIES = ("timm", "transformers", "voice")
 
 
 class Backbone(Part):
-    """name: builds the same module again, without its weights; report: what the weights matched,
-    None if none were loaded.
+    """A model of a library, with a linear map to the encoder's width.
 
-    In place of values it takes what its model made of them before, rows of (tokens, width + 3):
-    features and positions.
+    In place of values it also takes cached features: rows of (tokens, width + 3), features and
+    positions. The model is always in evaluation mode: dropout does not draw from the seeds of rows,
+    and batch statistics would make a row depend on the rows beside it.
 
-    The model is always in evaluation mode: dropout draws from no row's seed, and batch statistics
-    would make a row depend on the rows beside it.
+    Args:
+        body: The model.
+        name: A spec from which `from_args` makes the same module.
+        width: Of the tokens.
+        modality: Of the field.
+        frozen: The model's own parameters do not learn.
+        report: What the weights matched; None if none were loaded.
     """
 
     contextual = True
@@ -112,7 +129,7 @@ class Backbone(Part):
         name: str,
         width: int,
         *,
-        modality,
+        modality: Modality,
         frozen: bool,
         report: LoadReport | None = None,
     ):
@@ -125,18 +142,24 @@ class Backbone(Part):
         if not frozen:
             self.thaw()
 
-    def describe_as(self, **args) -> None:
-        """By its name: weights are the run's own."""
+    def describe_as(self, **args: Any) -> None:
+        """Described by its name alone: the weights are in the run."""
         object.__setattr__(self, "_args", args)
 
     @classmethod
-    def from_args(cls, spec: str, modality, width: int) -> Backbone:
+    def from_args(  # type: ignore[override]  # takes what `describe_as` writes
+        cls, spec: str, modality: Modality, width: int
+    ) -> Backbone:
         """The same module, without its weights."""
-        return backbone(spec, modality, width, load=False)
+        return cast(Backbone, backbone(spec, modality, width, load=False))
 
     def load_body(self, other: Backbone) -> None:
-        """Take the pretrained weights of another one of this name."""
+        """Take the pretrained weights of another backbone of this name."""
         self.body.load_state_dict(other.body.state_dict())
+
+    def pass_gradients(self) -> None:
+        """Compute gradients in the model, for adapters in it; its own parameters stay frozen."""
+        self.frozen = False
 
     def thaw(self) -> None:
         """The model's own parameters learn from now on."""
@@ -145,11 +168,19 @@ class Backbone(Part):
         _stop_unused(self.body)
 
     def train(self, mode: bool = True) -> Backbone:
+        """Training or evaluation mode of the linear map; the model stays in evaluation mode."""
         super().train(mode)
         self.body.eval()
         return self
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
+        """Values or cached features of N rows -> tokens, x (T, width).
+
+        Args:
+            column: The values.
+            name: Of the source.
+            size: B.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if (
                 isinstance(column.values, Ragged) and column.values.flat.dim() == 2
@@ -165,6 +196,7 @@ class Backbone(Part):
         return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
 
     def extra_repr(self) -> str:
+        """See `torch.nn.Module`."""
         return f"{self.name!r}, frozen={self.frozen}"
 
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, unknown
-from amodal.nn.backbones.body import ImageBody, LoadReport, as_map, existing
+from amodal.nn.backbones.body import ImageBody, ImageField, LoadReport, as_map, existing
 
 PRETRAINED = "pretrained"
 
 
-def build(rest: str, modality, load: bool) -> tuple[ImageBody, str, LoadReport | None]:
-    """rest: NAME[:SIZE][@WEIGHTS]."""
+def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, LoadReport | None]:
+    """A model of timm.
+
+    Args:
+        rest: NAME[:SIZE][@WEIGHTS].
+        modality: Of the field.
+        load: Load the weights.
+
+    Returns:
+        The body, its name in specs, and the report of the weights, if any were loaded.
+
+    Raises:
+        AmodalError: If timm is missing, does not know the name, or cannot load the weights.
+    """
     try:
         import timm
     except ImportError:
@@ -35,18 +48,22 @@ def build(rest: str, modality, load: bool) -> tuple[ImageBody, str, LoadReport |
         report = LoadReport.of(f"timm:{name}, downloaded", model.state_dict(), model.state_dict())
     elif load and weights:
         report = _load(model, weights)
-    return TimmBody(model, f"timm:{architecture}", int(size or 0), modality), f"timm:{rest}", report
+    body = TimmBody(model, f"timm:{architecture}", int(size or 0), modality)
+    return body, f"timm:{rest}", report
 
 
-def _create(timm, name: str, size: int, pretrained: bool) -> nn.Module:
-    options = {"pretrained": pretrained, "num_classes": 0}
+def _create(timm: Any, name: str, size: int, pretrained: bool) -> nn.Module:
+    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    sized = options | ({"img_size": size} if size else {})
+    model: nn.Module
     try:
         try:
-            # Models with a table of positions must be told the size; the others take any and do not
-            # know the word.
-            return timm.create_model(name, **options, **({"img_size": size} if size else {}))
+            # models with a table of positions need the size; the others take any, and refuse the
+            # argument
+            model = timm.create_model(name, **sized)
         except TypeError:
-            return timm.create_model(name, **options)
+            model = timm.create_model(name, **options)
+        return model
     # no network, no such weights, a size that patches do not tile: many libraries, many errors
     except Exception as error:
         raise AmodalError(f"timm could not make {name}: {type(error).__name__}: {error}") from error
@@ -73,7 +90,9 @@ def _load(model: nn.Module, weights: str) -> LoadReport:
 
 
 class TimmBody(ImageBody):
-    def __init__(self, model: nn.Module, spec: str, size: int, modality):
+    """An image model of timm. size: side of its input; 0 for the model's own."""
+
+    def __init__(self, model: Any, spec: str, size: int, modality: ImageField):
         has = model.pretrained_cfg
         size = size or has.get("input_size", (3, 224, 224))[-1]
         super().__init__(
@@ -86,5 +105,6 @@ class TimmBody(ImageBody):
             self.eval()(self.example())  # a model whose features are no map is found out now
 
     def maps(self, images: Tensor) -> Tensor:
-        features = self.model.forward_features(images)
+        """See `ImageBody.maps`."""
+        features: Tensor = self.model.forward_features(images)
         return as_map(features, self.width, rows=self.rows, spec=self.spec)

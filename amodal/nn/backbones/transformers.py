@@ -1,9 +1,10 @@
-"""Text and image models of a local Hugging Face directory."""
+"""Text and image models in a local Hugging Face directory."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,46 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged
 from amodal.core.column import spans
 from amodal.modalities import Modality
-from amodal.nn.backbones.body import ImageBody, LoadReport, as_map, existing
+from amodal.nn.backbones.body import Body, ImageBody, ImageField, LoadReport, as_map, existing
+
+Known = dict[str, Any]
+"""What is saved of a model beside its weights: config, special tokens or scale of images."""
 
 
-def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport | None]:
-    """rest: DIR, or DIR#{…} where the braces hold the architecture as JSON, so that a saved encoder
-    can be built without DIR."""
+class TextField(Protocol):
+    """What a body asks of a field of text: tokenizer, number of ids, sizes of texts and tokens."""
+
+    @property
+    def vocabulary(self) -> str: ...
+    @property
+    def alphabet(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def patch(self) -> int: ...
+
+
+def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport | None]:
+    """A model of transformers.
+
+    Args:
+        rest: DIR, or DIR#{…}, where the braces hold the architecture as JSON, so that a saved
+            encoder can be built without DIR.
+        modality: Of the field, text or images.
+        load: Load the weights.
+
+    Returns:
+        The body, its name in specs, and the report of the weights, if any were loaded.
+
+    Raises:
+        AmodalError: If transformers is missing, or the directory holds no model for such fields.
+    """
     try:
         import transformers
     except ImportError:
         raise AmodalError(
-            "a transformers backbone needs the package `transformers`: pip install 'amodal[language]'"
+            "a transformers backbone needs the package `transformers`: "
+            "pip install 'amodal[language]'"
         ) from None
     directory, _, saved = rest.partition("#{")
     known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
@@ -29,11 +59,10 @@ def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport |
     if load:
         model, report = _load(transformers, directory)
     else:
-        model = transformers.AutoModel.from_config(
-            transformers.AutoConfig.for_model(**known["config"])
-        )
+        auto: Any = transformers.AutoModel
+        model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
     model = _part(model, modality)
-    body = (
+    body: Body = (
         HfText(model, known, modality, directory)
         if modality.takes_prompts
         else HfImages(model, known, modality)
@@ -41,7 +70,7 @@ def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport |
     return body, f"transformers:{directory}#{json.dumps(known)}", report
 
 
-def _architecture(transformers, directory: str, modality: Modality) -> dict:
+def _architecture(transformers: Any, directory: str, modality: Modality) -> Known:
     """What a directory says, without its weights: the model's config, and special tokens or the
     scale of images."""
     path = existing(directory, "directory")
@@ -64,7 +93,7 @@ def _architecture(transformers, directory: str, modality: Modality) -> dict:
     }
 
 
-def _load(transformers, directory: str) -> tuple[nn.Module, LoadReport]:
+def _load(transformers: Any, directory: str) -> tuple[nn.Module, LoadReport]:
     path = existing(directory, "directory")
     try:
         model, info = transformers.AutoModel.from_pretrained(
@@ -74,24 +103,26 @@ def _load(transformers, directory: str) -> tuple[nn.Module, LoadReport]:
         raise AmodalError(f"cannot read the weights in {path}: {error}") from error
     model = model.float()
     state = model.state_dict()
-    file = {n: t.shape for n, t in state.items() if n not in info["missing_keys"]}
-    file |= {name: there for name, there, _ in info["mismatched_keys"]} | {
-        n: () for n in info["unexpected_keys"]
-    }
+    file = {n: tuple(t.shape) for n, t in state.items() if n not in info["missing_keys"]}
+    file |= {name: tuple(shape) for name, shape, _ in info["mismatched_keys"]}
+    file |= {n: () for n in info["unexpected_keys"]}
     return model, LoadReport.of(str(path), state, file)
 
 
-def _part(model: nn.Module, modality: Modality) -> nn.Module:
+def _part(model: Any, modality: Modality) -> nn.Module:
     """Of a model of two kinds (CLIP, SigLIP) the one that is asked for; of an encoder-decoder the
     encoder."""
     part = getattr(model, "text_model" if modality.takes_prompts else "vision_model", model)
     if getattr(part.config, "is_encoder_decoder", False):
         part = part.get_encoder()
-    return part
+    out: nn.Module = part
+    return out
 
 
 class HfImages(ImageBody):
-    def __init__(self, model: nn.Module, known: dict, modality):
+    """An image model, or the image tower of a model with two."""
+
+    def __init__(self, model: Any, known: Known, modality: ImageField):
         side = getattr(model.config, "image_size", None) or 224
         side = side if isinstance(side, int) else side[0]
         with torch.no_grad():
@@ -108,6 +139,7 @@ class HfImages(ImageBody):
         )
 
     def maps(self, images: Tensor) -> Tensor:
+        """See `ImageBody.maps`."""
         return as_map(
             self.model(pixel_values=images).last_hidden_state,
             self.width,
@@ -116,27 +148,42 @@ class HfImages(ImageBody):
         )
 
 
-def _width(model: nn.Module, images: Tensor) -> int:
+def _width(model: Any, images: Tensor) -> int:
     """Channels of the last features, which configs call by many names."""
     features = model(pixel_values=images).last_hidden_state
-    return features.shape[1] if features.dim() == 4 else features.shape[2]
+    out: int = features.shape[1] if features.dim() == 4 else features.shape[2]
+    return out
 
 
-class HfText(nn.Module):
-    """Ragged ids -> the last hidden state of each id. Special tokens are put around a text and not
-    returned."""
+class HfText(Body):
+    """A text model: ids -> the last hidden state of each id.
 
-    def __init__(self, model: nn.Module, known: dict, modality, directory: str):
+    Special tokens are put around a text, and their states are left out.
+
+    Args:
+        model: The model.
+        known: Its `before` and `after` are the ids around a text.
+        modality: Of the field.
+        directory: For messages.
+
+    Raises:
+        AmodalError: If the ids of the field are not the model's, or texts may be too long for it.
+    """
+
+    def __init__(self, model: Any, known: Known, modality: TextField, directory: str):
         super().__init__()
         config = model.config
         if not modality.vocabulary:
             raise AmodalError(
-                f"a text backbone reads the ids of its own tokenizer, and this field reads bytes: set vocabulary = {directory!r} for it"
+                "a text backbone reads the ids of its own tokenizer, and this field reads bytes: "
+                "set "
+                f"vocabulary = {directory!r} for it"
             )
         vocabulary = config.vocab_size
         if modality.alphabet > vocabulary:
             raise AmodalError(
-                f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the tokenizer in {directory}"
+                f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the "
+                f"tokenizer in {directory}"
             )
         _same_tokenizer(modality.vocabulary, directory)
         self.before, self.after = known["before"], known["after"]
@@ -150,14 +197,18 @@ class HfText(nn.Module):
         if room and longest > room:
             most = (room - len(self.before) - len(self.after)) // modality.patch
             raise AmodalError(
-                f"the backbone reads {room} ids at most, this field's texts may have {longest}: set max_length = {most}"
+                f"the backbone reads {room} ids at most, this field's texts may have {longest}: "
+                "set "
+                f"max_length = {most}"
             )
         self.model, self.width = model, config.hidden_size
 
     def example(self) -> Ragged:
+        """A text of one id."""
         return Ragged(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
 
     def forward(self, texts: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+        """N lists of ids -> (T, width), lengths (N,), positions (T, 3)."""
         n, lengths = len(texts), texts.lengths
         before, after = (texts.flat.new_tensor(t) for t in (self.before, self.after))
         around = len(before) + len(after)
@@ -175,7 +226,7 @@ class HfText(nn.Module):
         return hidden[row, len(before) + within], lengths, position
 
 
-def _room(config, pad: int) -> int:
+def _room(config: Any, pad: int) -> int:
     """How many ids a model has positions for; 0 for no limit."""
     room = getattr(config, "max_position_embeddings", 0) or 0
     # RoBERTa and its kin begin to count after the id of padding
@@ -191,7 +242,8 @@ def _special_tokens(path: Path) -> tuple[list[int], list[int]]:
     tokenizer = _tokenizer(path)
     if tokenizer is None:
         raise AmodalError(
-            f"there is no tokenizer.json in {path}: a text backbone needs the tokenizer it was trained with"
+            f"there is no tokenizer.json in {path}: a text backbone needs the tokenizer it was "
+            "trained with"
         )
     bare, whole = (
         tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True)
@@ -203,14 +255,15 @@ def _special_tokens(path: Path) -> tuple[list[int], list[int]]:
 
 
 def _same_tokenizer(vocabulary: str, directory: str) -> None:
-    own, theirs = _tokenizer(Path(vocabulary)), _tokenizer(Path(directory))
-    if own is not None and theirs is not None and own.get_vocab() != theirs.get_vocab():
+    ours, theirs = _tokenizer(Path(vocabulary)), _tokenizer(Path(directory))
+    if ours is not None and theirs is not None and ours.get_vocab() != theirs.get_vocab():
         raise AmodalError(
-            f"the field's ids are of {vocabulary}, the backbone's of {directory}: set vocabulary = {directory!r}"
+            f"the field's ids are of {vocabulary}, the backbone's of {directory}: set "
+            f"vocabulary = {directory!r}"
         )
 
 
-def _tokenizer(path: Path):
+def _tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     file = path / "tokenizer.json" if path.is_dir() else path

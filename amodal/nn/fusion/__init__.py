@@ -1,1 +1,1 @@
-"""Several sources of a row become one vector."""
+"""Fusion: several sources of a row become one vector."""

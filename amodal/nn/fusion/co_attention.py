@@ -1,58 +1,77 @@
-"""Co-dual cross-attention: fields that read each other, read each other again, and then look back
-at themselves. Mondal et al. 2024 (BioFusionNet), arXiv:2402.10717, for any number of fields, any of
-them missing."""
+"""Co-dual cross-attention between fields, any of which may be missing.
+
+Mondal et al. 2024 (BioFusionNet), arXiv:2402.10717, for any number of fields.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import Column, Embeddings, Ragged, Tokens, name_code
-from amodal.nn.attention.cross import Places, Read, side_by_side
+from amodal.nn.attention.cross import PaddedAttention, PaddedLayout, join_lists
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.fusion import late_fusion
 from amodal.nn.transformer import Transformer
+from amodal.nn.trunks import SourceTokens
 
 
 class CoDualAttention(nn.Module):
-    """Each step is attention with one head and nothing added to it. Where there is nobody else to
-    read, the last step still gives a field what it has itself."""
+    """Each field reads the others, reads them a second time, and then reads its own tokens.
+
+    Each step is attention with one head, without a residual. A field without any other beside it
+    still has its own tokens in the last step.
+
+    Args:
+        fields: The fields.
+        width: D.
+    """
 
     def __init__(self, fields: Sequence[str], width: int):
         super().__init__()
         self.first, self.second, self.back = (
-            nn.ModuleDict({s: Read(width, 1) for s in fields}) for _ in range(3)
+            nn.ModuleDict({s: PaddedAttention(width, 1) for s in fields}) for _ in range(3)
         )
 
-    def forward(self, bags: dict[str, Tokens]) -> dict[str, Tokens]:
-        """bags: field -> its tokens (T, D), which may be none; the same tokens again, as they are
-        after the three steps."""
-        own = {s: Ragged(bag.x, bag.lengths()) for s, bag in bags.items()}
-        co = {s: read(self.first[s], own[s], others(own, s)) for s in own}
-        dual = {s: read(self.second[s], co[s], others(co, s)) for s in own}
-        return {s: bag.with_x(read(self.back[s], dual[s], own[s]).flat) for s, bag in bags.items()}
+    def forward(self, tokens: SourceTokens) -> SourceTokens:
+        """Field -> its tokens (T, D), maybe none -> the same tokens after the three steps."""
+        start = {s: Ragged(part.x, part.lengths()) for s, part in tokens.items()}
+        co = {s: read(self.first[s], start[s], others(start, s)) for s in start}
+        dual = {s: read(self.second[s], co[s], others(co, s)) for s in start}
+        return {
+            s: part.with_x(read(self.back[s], dual[s], start[s]).flat) for s, part in tokens.items()
+        }
 
 
-def others(lists: dict[str, Ragged], field: str) -> Ragged:
-    """Row by row, the tokens of all other fields."""
-    mine, rest = lists[field], [each for s, each in lists.items() if s != field]
-    return side_by_side(rest) if rest else Ragged(mine.flat[:0], torch.zeros_like(mine.lengths))
+def others(lists: Mapping[str, Ragged], field: str) -> Ragged:
+    """Row by row, the tokens of all fields but one."""
+    mine, rest = lists[field], [tokens for s, tokens in lists.items() if s != field]
+    return join_lists(rest) if rest else Ragged(mine.flat[:0], torch.zeros_like(mine.lengths))
 
 
-def read(attention: Read, queries: Ragged, keys: Ragged) -> Ragged:
-    seen, _ = attention(queries.flat, keys.flat, Places(queries.lengths), Places(keys.lengths))
-    return Ragged(seen, queries.lengths)
+def read(attention: nn.Module, queries: Ragged, keys: Ragged) -> Ragged:
+    """What N lists of queries read from N lists of keys, by a `PaddedAttention`."""
+    layouts = PaddedLayout(queries.lengths), PaddedLayout(keys.lengths)
+    mixed, _ = attention(queries.flat, keys.flat, *layouts)
+    return Ragged(mixed, queries.lengths)
 
 
 class CoDualFusion(nn.Module):
-    """Tokens of all fields -> one vector a row, of `out_width`: co-dual attention, a transformer
-    over what it gives, the means of the fields side by side with a learned vector for one that a
-    row lacks, and a perceptron before whose last layer the fields `late` join.
+    """Tokens of all fields -> one vector a row.
 
-    hidden: width of the perceptron's first layer, followed by a half, a quarter and a sixteenth;
-    dropout: in its first two.
+    Co-dual attention, a transformer over its output, the mean tokens of the fields side by side
+    (with a learned vector for a missing field), and a perceptron. The fields `late` join before the
+    perceptron's last layer.
+
+    Args:
+        fields: Those of the attention.
+        late: Those that join later.
+        width: D.
+        heads, depth: Of the transformer.
+        hidden: Width of the perceptron's first layer; a half, a quarter and a sixteenth follow.
+        dropout: In its first two layers.
     """
 
     def __init__(
@@ -83,29 +102,32 @@ class CoDualFusion(nn.Module):
         )
         self.layers, self.out_width = nn.ModuleList(steps), outs[-1]
 
-    def forward(self, bags: dict[str, Tokens], seeds: Tensor) -> Column:
-        """(N, out_width) of the rows that have any token. bags: of some of the fields; seeds: of
-        the rows (B,), for the dropout."""
-        z, read = (
-            {s: bags[s].pool() for s in self.late if s in bags},
-            {s: bags[s] for s in self.fields if s in bags},
-        )
-        if read:
-            whole = self.transformer(Tokens.join(list(self.attention(read).values())))
-            z |= {s: whole.only(s).pool() for s in read}
+    def forward(self, tokens: SourceTokens, seeds: Tensor) -> Column:
+        """Fuse the tokens of a batch.
+
+        Args:
+            tokens: Field -> tokens (T, D), of some of the fields.
+            seeds: (B,) int64, of the rows, for the dropout.
+
+        Returns:
+            (N, out_width), of the rows that have any token.
+        """
+        z = {s: tokens[s].pool() for s in self.late if s in tokens}
+        attending = {s: tokens[s] for s in self.fields if s in tokens}
+        if attending:
+            parts: SourceTokens = self.attention(attending)
+            whole: Tokens = self.transformer(Tokens.join(list(parts.values())))
+            z |= {s: whole.only(s).pool() for s in attending}
         first = next(iter(z.values()))
-        nothing = Column(first.values[:0], first.rows[:0])
-        absent = {
-            s: self.absent[s] for s in (*self.fields, *self.late)
-        }  # torch keeps them in another order
-        wide = late_fusion.side_by_side(
-            absent, Embeddings({s: z.get(s, nothing) for s in absent}, len(seeds))
-        )
-        x, late = wide.values.split(self.sizes, 1)
+        nothing = Column(first.flat[:0], first.rows[:0])
+        # a ParameterDict is in alphabetical order, and the perceptron in that of the fields
+        absent = {s: self.absent[s] for s in (*self.fields, *self.late)}
+        columns = {s: z.get(s, nothing) for s in absent}
+        wide = late_fusion.side_by_side(absent, Embeddings(columns, len(seeds)))
+        x, late = torch.split(wide.flat, list(self.sizes), 1)
         for number, layer in enumerate(self.layers):
             x = layer(torch.cat([x, late], 1) if number == 3 else x)
             if self.training and number < 2:
-                x = seeded_dropout(
-                    x, seeds[wide.rows], self.dropout, name_code(f"dropout {number}")
-                )
+                stream = name_code(f"dropout {number}")
+                x = seeded_dropout(x, seeds[wide.rows], self.dropout, stream)
         return Column(x, wide.rows)

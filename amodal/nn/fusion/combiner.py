@@ -1,5 +1,7 @@
-"""A reference and a change to it, as one vector: the Combiner of Baldrati et al., CVPR 2022
-(CLIP4Cir)."""
+"""The Combiner of CLIP4Cir: a reference and a change to it, as one vector.
+
+Baldrati et al., CVPR 2022.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,16 @@ from amodal.core.part import Part
 
 
 class Combiner(Part):
-    """c = normalize(g v + (1 - g) m + W h), g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])),
-    where v' and m' are perceptrons of the unit vectors v, of the reference, and m, of the change.
+    """c = normalize(g v + (1 - g) m + W h), for composed queries.
 
-    width: D; project, hidden: of v' and m', and of what mixes them; change: the field that changes
-    are of. Row by row: the published dropout is left out.
+    v and m are the unit vectors of the reference and of the change, v' and m' perceptrons of them,
+    g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])). The published dropout is left out.
+
+    Args:
+        width: D.
+        project: Width of v' and m'.
+        hidden: Width of h.
+        change: The field that changes are of.
     """
 
     def __init__(self, width: int, project: int, hidden: int, change: str = ""):
@@ -30,7 +37,7 @@ class Combiner(Part):
         self.gate = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, v_ND: Tensor, m_ND: Tensor) -> Tensor:
-        """(N, D) of length 1."""
+        """(N, D) references and (N, D) changes -> (N, D) of length 1."""
         v, m = normalize(v_ND, dim=1), normalize(m_ND, dim=1)
         both = torch.cat([self.reference(v), self.change(m)], 1)
         g = self.gate(both).sigmoid()

@@ -1,5 +1,7 @@
-"""Late fusion in which a field that a row lacks is predicted from those that it has: Kim and Kim
-2024, arXiv:2407.12616, for any number of fields."""
+"""Late fusion in which the vector of a missing field is predicted from the others.
+
+Kim and Kim 2024, arXiv:2407.12616, for any number of fields.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,14 @@ Predicted = dict[tuple[str, str], Column]
 
 
 class FilledFusion(nn.Module):
-    """A perceptron from each field to each other, and a linear classifier of the vectors of all
-    fields side by side.
+    """A perceptron from each field to each other, and a linear classifier of all fields' vectors.
 
-    width: D, of the vectors; states: of what predictors read; hidden: their hidden layer.
+    Args:
+        fields: The fields.
+        width: D of the vectors.
+        states: Width of the inputs of the perceptrons.
+        hidden: Of the perceptrons.
+        classes: Of the classifier.
     """
 
     def __init__(self, fields: Sequence[str], width: int, states: int, hidden: int, classes: int):
@@ -36,37 +42,48 @@ class FilledFusion(nn.Module):
         self.head = nn.Linear(width * len(fields), classes)
 
     def predict(self, states: Embeddings) -> Predicted:
-        """states: what predictors read, of the fields that there are."""
-        ways = (tuple(way.split(">")) for way in self.predictors)
-        read = {(a, b): states[a] for a, b in ways if a in states}
+        """Predict the vectors of each field from each other.
+
+        Args:
+            states: Inputs of the perceptrons, of the fields that there are.
+        """
+        pairs = (name.split(">") for name in self.predictors)
+        inputs = {(a, b): states[a] for a, b in pairs if a in states}
         return {
-            (a, b): Column(self.predictors[f"{a}>{b}"](c.values), c.rows)
-            for (a, b), c in read.items()
+            (a, b): Column(self.predictors[f"{a}>{b}"](c.flat), c.rows)
+            for (a, b), c in inputs.items()
         }
 
-    def forward(self, z: Embeddings, predicted: Predicted, kept: dict[str, Tensor]) -> Column:
-        """(N, classes) logits of the rows that keep any field. kept: field -> (B,) bool, a part of
-        the rows that have it in `z`."""
-        rows = torch.stack(list(kept.values())).any(0).nonzero().squeeze(1)
+    def forward(self, z: Embeddings, predicted: Predicted, visible: dict[str, Tensor]) -> Column:
+        """Logits of the rows with any visible field.
+
+        Args:
+            z: Vectors (N, D) of the fields.
+            predicted: Of `predict`.
+            visible: Field -> (B,) bool, some of the rows that have it in `z`.
+
+        Returns:
+            (N, classes).
+        """
+        rows = torch.stack(list(visible.values())).any(0).nonzero().squeeze(1)
         tables = []
         for field in self.fields:
-            table = self.lacking(field, z, predicted, kept)
-            if field in kept:
-                own = z[field].at(kept[field][z[field].rows])
-                table = table.index_copy(0, own.rows, own.values.to(table.dtype))
+            table = self.lacking(field, z, predicted, visible)
+            if field in visible:
+                column = z[field].at(visible[field][z[field].rows])
+                table = table.index_copy(0, column.rows, column.flat.to(table.dtype))
             tables.append(table)
         return Column(self.head(torch.cat(tables, 1)[rows]), rows)
 
     def lacking(
-        self, field: str, z: Embeddings, predicted: Predicted, kept: dict[str, Tensor]
+        self, field: str, z: Embeddings, predicted: Predicted, visible: dict[str, Tensor]
     ) -> Tensor:
-        """(B, D) what stands for `field` in rows that lack it: the mean of what those that they
-        keep predict."""
+        """(B, D) what replaces a missing field: the mean of what the visible ones predict."""
         total = self.head.weight.new_zeros(z.size, self.width)
         count = total.new_zeros(z.size, 1)
         for (a, b), guess in predicted.items():
             if b == field:
-                weight = kept[a][guess.rows].to(total.dtype)[:, None]
-                total = total.index_add(0, guess.rows, guess.values.to(total.dtype) * weight)
+                weight = visible[a][guess.rows].to(total.dtype)[:, None]
+                total = total.index_add(0, guess.rows, guess.flat.to(total.dtype) * weight)
                 count = count.index_add(0, guess.rows, weight)
         return total / count.clamp(min=1)

@@ -1,16 +1,17 @@
-"""From the tokens of several sources to one vector a row: self-attention over all of them, and four
-plainer ways under the same interface.
+"""From the tokens of several fields to one vector a row.
 
-Ma et al., CVPR 2023 workshops, arXiv:2304.06370, section 3; squeeze and excitation: Hu et al. 2018,
-arXiv:1709.01507; attentional feature fusion: Dai et al. 2021, arXiv:2009.14082. A fusion takes
-`bags` (field -> tokens of width D, any of them absent) and gives (N, D) of the rows that have any
-token. `seeds` (B,) are given while training, for what is random about a row; None otherwise.
+Self-attention over all of them: Ma et al., CVPR 2023 workshops, arXiv:2304.06370, section 3;
+squeeze and excitation: Hu et al. 2018, arXiv:1709.01507; attentional feature fusion: Dai et al.
+2021, arXiv:2009.14082. A fusion takes tokens of width D (field -> tokens, any of them missing) and
+gives (N, D), of the rows that have any token. In training it also takes the seeds (B,) of the rows,
+for what is random.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,120 +22,149 @@ from amodal.masking.random import random_keep
 from amodal.nn.attention.varlen import layout_of
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.fusion.late_fusion import side_by_side
+from amodal.nn.pooling import segment_sum
 from amodal.nn.positions import Learned
 from amodal.nn.transformer import Block
+from amodal.nn.trunks import SourceTokens
 
-Bags = dict[str, Tokens]
 
+def with_missing(tokens: SourceTokens, fields: Sequence[str]) -> SourceTokens:
+    """The tokens in the order of `fields`, empty ones for a missing field.
 
-def all_of(bags: Bags, fields: Sequence[str]) -> Bags:
-    """The bags in the order of `fields`, with an empty one for a field that there is none of."""
-    if strange := [s for s in bags if s not in fields]:
+    Raises:
+        AmodalError: For a field that is not in `fields`.
+    """
+    if strange := [s for s in tokens if s not in fields]:
         raise unknown("field of this fusion", strange[0], fields)
-    empty = next(iter(bags.values())).at(
-        torch.zeros(0, dtype=torch.int64, device=next(iter(bags.values())).row.device)
+    empty = next(iter(tokens.values())).at(
+        torch.zeros(0, dtype=torch.int64, device=next(iter(tokens.values())).row.device)
     )
-    return {s: bags.get(s, empty) for s in fields}
+    return {s: tokens.get(s, empty) for s in fields}
 
 
-def summed(x_TD: Tensor, bag: Tokens) -> Tensor:
-    """(B, D): the sum of each row's tokens."""
-    return x_TD.new_zeros(bag.size, x_TD.shape[1]).index_add(0, bag.row, x_TD)
-
-
-def squeeze(width: int, ratio: float) -> nn.Sequential:
-    """The way down and up again that channels are weighed by, without batch norm, which would
-    couple rows."""
+def bottleneck(width: int, ratio: float) -> nn.Sequential:
+    """The bottleneck that weighs channels, without batch norm, which would couple rows."""
     inner = max(1, int(width / ratio))
     return nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
 
 
 class SumFusion(nn.Module):
-    """The sum over sources of their mean tokens. (A sum of feature maps, averaged over places, is
-    just that.)"""
+    """The sum over fields of their mean tokens.
+
+    That is also a sum of feature maps, averaged over places.
+    """
 
     def __init__(self, fields: Sequence[str], width: int):
         super().__init__()
         self.fields, self.width = tuple(fields), width
 
-    def forward(self, bags: Bags, seeds: Tensor | None = None) -> Column:
-        means = {s: bag.pool() for s, bag in all_of(bags, self.fields).items()}
-        absent = {s: next(iter(means.values())).values.new_zeros(self.width) for s in self.fields}
-        together = side_by_side(absent, Embeddings(means, next(iter(bags.values())).size))
-        return Column(self.mix(together.values, bags, together.rows), together.rows)
+    def forward(self, tokens: SourceTokens, seeds: Tensor | None = None) -> Column:
+        """Field -> tokens -> (N, D)."""
+        means = {s: part.pool() for s, part in with_missing(tokens, self.fields).items()}
+        absent = {s: next(iter(means.values())).flat.new_zeros(self.width) for s in self.fields}
+        vectors = side_by_side(absent, Embeddings(means, next(iter(tokens.values())).size))
+        return Column(self.mix(vectors.flat, tokens, vectors.rows), vectors.rows)
 
-    def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
-        """(N, fields x D), the mean tokens side by side with zero for a field that a row lacks ->
-        (N, D)."""
-        return means_NX.unflatten(1, (len(self.fields), self.width)).sum(1)
+    def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
+        """Mean tokens of all fields, side by side -> one vector.
+
+        Args:
+            means_NX: (N, fields x D), zero for a field that a row lacks.
+            tokens: Of the fields.
+            rows: (N,) int64, of the vectors.
+
+        Returns:
+            (N, D).
+        """
+        out: Tensor = torch.unflatten(means_NX, 1, (len(self.fields), self.width)).sum(1)
+        return out
 
 
 class ConvFusion(SumFusion):
-    """Feature maps side by side through a convolution of size 1, averaged over places: a linear map
-    of mean tokens side by side."""
+    """A linear map of the mean tokens of all fields, side by side.
+
+    That is also a convolution of size 1 of feature maps side by side, averaged over places.
+    """
 
     def __init__(self, fields: Sequence[str], width: int):
         super().__init__(fields, width)
         self.linear = nn.Linear(width * len(fields), width)
 
-    def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
-        return self.linear(means_NX)
+    def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
+        """See `SumFusion.mix`."""
+        out: Tensor = self.linear(means_NX)
+        return out
 
 
 class SeFusion(SumFusion):
-    """Every channel of every source is weighed from the mean tokens of all, then they are added."""
+    """As `SumFusion`, with a weight for every channel of every field.
+
+    Weights come from the mean tokens of all fields.
+    """
 
     def __init__(self, fields: Sequence[str], width: int, ratio: float = 4.0):
         super().__init__(fields, width)
-        self.weigh = squeeze(width * len(fields), ratio)
+        self.gate = bottleneck(width * len(fields), ratio)
 
-    def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
-        return super().mix(means_NX * self.weigh(means_NX).sigmoid(), bags, rows)
+    def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
+        """See `SumFusion.mix`."""
+        return super().mix(means_NX * self.gate(means_NX).sigmoid(), tokens, rows)
 
 
 class AffFusion(SumFusion):
-    """As `SeFusion`, but a token's weights also come from what all sources have at its place. The
-    place of a token among those of another source is told by its order: token i of n meets token
-    floor((i + 1/2) m / n) of m, the same one if there are as many."""
+    """As `SeFusion`, but a token's weights also come from what all fields have at its place.
+
+    The place of a token in another field is found by order: token i of n meets token
+    floor((i + 1/2) m / n) of m, which is the same one if there are as many.
+    """
 
     def __init__(self, fields: Sequence[str], width: int, ratio: float = 4.0):
         super().__init__(fields, width)
-        self.whole, self.local = (squeeze(width * len(fields), ratio) for _ in range(2))
+        self.whole, self.local = (bottleneck(width * len(fields), ratio) for _ in range(2))
 
-    def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
-        bags = all_of(bags, self.fields)
-        size, total = next(iter(bags.values())).size, means_NX.new_zeros(len(rows), self.width)
+    def mix(self, means_NX: Tensor, tokens: SourceTokens, rows: Tensor) -> Tensor:
+        """See `SumFusion.mix`."""
+        tokens = with_missing(tokens, self.fields)
+        size, total = next(iter(tokens.values())).size, means_NX.new_zeros(len(rows), self.width)
         whole = means_NX.new_zeros(size, means_NX.shape[1]).index_copy(
             0, rows, self.whole(means_NX)
         )
-        for number, bag in enumerate(bags.values()):
-            here = torch.cat([self.opposite(bag, other) for other in bags.values()], 1)
+        for number, part in enumerate(tokens.values()):
+            local_TX = torch.cat([self.opposite(part, other) for other in tokens.values()], 1)
             weight = (
-                (self.local(here) + whole[bag.row])
-                .unflatten(1, (len(bags), -1))[:, number]
+                (self.local(local_TX) + whole[part.row])
+                .unflatten(1, (len(tokens), -1))[:, number]
                 .sigmoid()
             )
-            count = bag.lengths()[rows].clamp(min=1).unsqueeze(1)
-            total = total + summed(weight * bag.x, bag)[rows] / count
+            count = part.lengths()[rows].clamp(min=1).unsqueeze(1)
+            total = total + segment_sum(weight * part.x, part)[rows] / count
         return total
 
     @staticmethod
-    def opposite(bag: Tokens, other: Tokens) -> Tensor:
-        """(T, D): for each token the other source's at its place, zero in rows that lack it."""
-        mine, theirs = bag.lengths()[bag.row], other.lengths()
-        place = ((2 * bag.within() + 1) * theirs[bag.row]) // (2 * mine)
-        at, there = (theirs.cumsum(0) - theirs)[bag.row] + place, theirs[bag.row] > 0
+    def opposite(tokens: Tokens, other: Tokens) -> Tensor:
+        """(T, D): for each token the other field's at its place, zero in rows that lack it."""
+        mine, theirs = tokens.lengths()[tokens.row], other.lengths()
+        place = ((2 * tokens.within() + 1) * theirs[tokens.row]) // (2 * mine)
+        index, exists = (theirs.cumsum(0) - theirs)[tokens.row] + place, theirs[tokens.row] > 0
         padded = torch.cat([other.x, other.x.new_zeros(1, other.x.shape[1])])
-        return padded[torch.where(there, at, len(other))]
+        return padded[torch.where(exists, index, len(other))]
 
 
 class AttentionFusion(nn.Module):
-    """Tokens of all sources, with learned positions of each source, through blocks of
-    self-attention, and added up. Those that are absent are no tokens, so any subset may be given.
+    """Blocks of self-attention over the tokens of all fields, with learned positions, and a sum.
 
-    ratio: share of a row's tokens that is left out while training; dropout: of what each half of a
-    block adds, then too; groups: lists of fields that are read apart first, by blocks of their own,
-    and then together.
+    Args:
+        fields: The fields.
+        width: D.
+        heads: H, which divide D.
+        depth: Blocks.
+        ratio: Share of a row's tokens that is left out in training.
+        dropout: Of what each half of a block adds, in training.
+        groups: Lists of fields that are read apart first, by blocks of their own, and then
+            together.
+
+    Raises:
+        AmodalError: For groups that do not divide the fields, and numbers out of range.
     """
 
     def __init__(
@@ -151,7 +181,8 @@ class AttentionFusion(nn.Module):
         super().__init__()
         if groups and sorted(s for group in groups for s in group) != sorted(fields):
             raise AmodalError(
-                f"groups must divide the fields {', '.join(fields)}, each in one group, not {groups}"
+                f"groups must divide the fields {', '.join(fields)}, each in one group, not "
+                f"{groups}"
             )
         if width % heads or not 0 <= ratio < 1:
             raise AmodalError(
@@ -166,48 +197,59 @@ class AttentionFusion(nn.Module):
             nn.ModuleList(Block(width, heads, 2.0) for _ in range(depth)) for _ in range(chains)
         )
 
-    def forward(self, bags: Bags, seeds: Tensor | None = None) -> Column:
-        bags = all_of(bags, self.fields)
-        placed = {s: self.place(bag, s) for s, bag in bags.items()}
+    def forward(self, tokens: SourceTokens, seeds: Tensor | None = None) -> Column:
+        """Field -> tokens -> (N, D). seeds: (B,) int64 in training, else None."""
+        tokens = with_missing(tokens, self.fields)
+        placed = {s: self.add_positions(part, s) for s, part in tokens.items()}
         sets = [Tokens.join([placed[s] for s in group]) for group in self.groups]
         if seeds is not None:
-            sets = [self.some(bag, seeds, number) for number, bag in enumerate(sets)]
-        read = [
-            self.read(chain, bag, seeds, n) for n, (chain, bag) in enumerate(zip(self.chains, sets))
+            sets = [self.sample(part, seeds, number) for number, part in enumerate(sets)]
+        groups = [
+            self.run_chain(chain, part, seeds, n)
+            for n, (chain, part) in enumerate(zip(self.chains, sets))
         ]
-        whole = read[0]
-        if len(read) > 1:
-            whole = self.read(self.chains[-1], Tokens.join(read), seeds, len(read))
+        whole = groups[0]
+        if len(groups) > 1:
+            whole = self.run_chain(self.chains[-1], Tokens.join(groups), seeds, len(groups))
         rows = whole.rows()
-        return Column(summed(whole.x, whole)[rows], rows)
+        return Column(segment_sum(whole.x, whole)[rows], rows)
 
-    def place(self, bag: Tokens, field: str) -> Tokens:
+    def add_positions(self, tokens: Tokens, field: str) -> Tokens:
+        """The tokens of a field with its embeddings of field and position."""
         source = self.source[field]
-        return bag.with_x(
-            bag.x + (source + self.positions[field](bag.position.to(source.dtype))).to(bag.x.dtype)
+        return tokens.with_x(
+            tokens.x
+            + (source + self.positions[field](tokens.position.to(source.dtype))).to(tokens.x.dtype)
         )
 
-    def some(self, bag: Tokens, seeds: Tensor, number: int) -> Tokens:
-        own = hash_bits(seeds, name_code("fused tokens"), number)
-        return bag.keep(random_keep(bag.row, own[bag.row], bag.within(), self.ratio))
+    def sample(self, tokens: Tokens, seeds: Tensor, number: int) -> Tokens:
+        """A random part of the tokens of each row."""
+        seed_T = hash_bits(seeds, name_code("fused tokens"), number)[tokens.row]
+        return tokens.keep(random_keep(tokens.row, seed_T, tokens.within(), self.ratio))
 
-    def read(self, chain: nn.ModuleList, bag: Tokens, seeds: Tensor | None, number: int) -> Tokens:
-        layout, x = layout_of(bag), bag.x
-        own = None if seeds is None else hash_bits(seeds, name_code("fusion"), number)[bag.row]
-        own = None if own is None else hash_bits(own, bag.within())
+    def run_chain(
+        self, chain: nn.Module, tokens: Tokens, seeds: Tensor | None, number: int
+    ) -> Tokens:
+        """The tokens after a chain of blocks."""
+        layout, x = layout_of(tokens), tokens.x
+        seeds_T = (
+            None if seeds is None else hash_bits(seeds, name_code("fusion"), number)[tokens.row]
+        )
+        seeds_T = None if seeds_T is None else hash_bits(seeds_T, tokens.within())
         if layout.order is not None:
-            x, own = x[layout.order], None if own is None else own[layout.order]
-        rate = 0.0 if own is None else self.dropout
+            x, seeds_T = x[layout.order], None if seeds_T is None else seeds_T[layout.order]
+        rate = 0.0 if seeds_T is None else self.dropout
 
         def drop(depth: int, x: Tensor, half: int) -> Tensor:
-            return seeded_dropout(x, own, rate, 2 * depth + half)
+            return x if seeds_T is None else seeded_dropout(x, seeds_T, rate, 2 * depth + half)
 
+        assert isinstance(chain, nn.ModuleList)
         for depth, block in enumerate(chain):
             x, _ = block(x, layout, drop=partial(drop, depth))
-        return bag.with_x(layout.leave(x))
+        return tokens.with_x(layout.leave(x))
 
 
-FUSIONS = {
+FUSIONS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionFusion,
     "sum": SumFusion,
     "conv": ConvFusion,
@@ -217,11 +259,20 @@ FUSIONS = {
 
 
 def fusion_of(
-    name: str, fields: Sequence[str], width: int, groups: str = "", **attention
+    name: str, fields: Sequence[str], width: int, groups: str = "", **attention: Any
 ) -> nn.Module:
-    """The fusion of this name. groups: as text, "a+b,c+d"; attention: other options of
-    `AttentionFusion`, which the others do not have. Raises AmodalError for a name that there is
-    not, and for groups where there is no attention."""
+    """The fusion of a name.
+
+    Args:
+        name: One of `FUSIONS`.
+        fields: The fields.
+        width: D.
+        groups: As text, "a+b,c+d".
+        attention: Other options of `AttentionFusion`.
+
+    Raises:
+        AmodalError: For an unknown name, and for groups without attention.
+    """
     if name not in FUSIONS:
         raise unknown("fusion", name, FUSIONS)
     if name != "attention":

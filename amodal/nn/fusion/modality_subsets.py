@@ -1,4 +1,4 @@
-"""One batch read several times, each time with some of the fields of its rows."""
+"""Features of one batch for many subsets of the fields of its rows."""
 
 from __future__ import annotations
 
@@ -10,30 +10,39 @@ from amodal.core import Batch, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.nn.encoder import Encoder
 
-Kept = Mapping[str, Tensor]
-"""field -> (B,) bool: the rows that keep it; a field that is not named is kept by none."""
+Visible = Mapping[str, Tensor]
+"""Field -> (B,) bool, the rows in which it is visible; in none for fields that are not named."""
 
 
-def reader(encoder: Encoder, batch: Batch) -> Callable[[Kept], Embeddings]:
-    """What a head of `amodal.nn.heads.supervised` reads of the fields that each row keeps. Of a
-    joint trunk that is one pass of what is kept; towers run once, whatever is asked for."""
+def subset_features(encoder: Encoder, batch: Batch) -> Callable[[Visible], Embeddings]:
+    """A function that gives the features for subsets of fields.
+
+    With a joint trunk each call is a pass of the encoder; otherwise towers run once for all calls.
+
+    Args:
+        encoder: The encoder.
+        batch: The batch.
+
+    Returns:
+        Visible fields -> features, as `amodal.nn.heads.supervised` reads them.
+    """
     if encoder.trunk != "joint" or not isinstance(encoder, Encoder):
         z = encoder.features(batch)
 
-        def pick(kept: Kept) -> Embeddings:
+        def pick(visible: Visible) -> Embeddings:
             some = {
-                s: z[s].at(kept[s][z[s].rows]) if s in kept else z[s].at(z[s].rows[:0])
+                s: z[s].at(visible[s][z[s].rows]) if s in visible else z[s].at(z[s].rows[:0])
                 for s in z.sources
             }
             return Embeddings(some, z.size)
 
         return pick
-    bags = encoder.tokenize(batch)
+    tokens = encoder.tokenize(batch)
 
-    def read(kept: Kept) -> Embeddings:
+    def read(visible: Visible) -> Embeddings:
         some = {
-            s: bag.keep(kept[s][bag.row]) if s in kept else bag.at(bag.row[:0])
-            for s, bag in bags.items()
+            s: part.keep(visible[s][part.row]) if s in visible else part.at(part.row[:0])
+            for s, part in tokens.items()
         }
         return Embeddings({FUSED: encoder.pool(encoder.encode(some))[FUSED]}, batch.size)
 

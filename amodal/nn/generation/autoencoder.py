@@ -1,6 +1,8 @@
-"""A variational autoencoder of tokens: one short vector for each, of several descriptors of the
-same place, say. Kingma and Welling, ICLR 2014, arXiv:1312.6114; with one hidden layer as in
-BioFusionNet (Mondal et al. 2024, arXiv:2402.10717)."""
+"""A variational autoencoder of tokens, which makes one short vector of each.
+
+Kingma and Welling, ICLR 2014, arXiv:1312.6114; with one hidden layer as in BioFusionNet (Mondal et
+al. 2024, arXiv:2402.10717), where tokens hold several descriptors of the same place.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +15,51 @@ from amodal.objectives.gaussian_kl import negative_elbo
 
 
 class Autoencoder(nn.Module):
+    """Encoder, Gaussian latent and decoder of single tokens.
+
+    Args:
+        width: D of the tokens.
+        hidden: Width of the hidden layers.
+        latent: L, dimensions of the latent.
+    """
+
     def __init__(self, width: int, hidden: int, latent: int):
         super().__init__()
-        self.enter = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        self.in_proj = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
         self.mean, self.log_variance = (nn.Linear(hidden, latent) for _ in range(2))
-        self.leave = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, width))
-        self.back = nn.Linear(latent, width)
+        self.out_proj = nn.Sequential(
+            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, width)
+        )
+        self.latent_proj = nn.Linear(latent, width)
 
     def forward(self, x_TD: Tensor, noise_TL: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (T, latent), and of each token the loss (T,) over the width. What is to be told is
-        taken as given: it does not move to be told better."""
-        inside = self.enter(x_TD)
-        mean, log_variance = self.mean(inside), self.log_variance(inside)
-        decoded = self.leave(mean + (log_variance / 2).exp() * noise_TL)
+        """Encode and decode.
+
+        Args:
+            x_TD: Tokens. As targets of the decoder they get no gradient, or they would move to be
+                easy to decode.
+            noise_TL: Standard normal.
+
+        Returns:
+            Means (T, L), and the negative ELBO of each token over D, (T,).
+        """
+        hidden = self.in_proj(x_TD)
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        decoded = self.out_proj(mean + (log_variance / 2).exp() * noise_TL)
         return mean, negative_elbo(x_TD.detach(), decoded, mean, log_variance) / x_TD.shape[1]
 
-    def compress(self, bag: Tokens, seeds: Tensor) -> tuple[Tokens, Tensor]:
-        """The tokens as their means tell them, in the width that they had, and their losses (T,).
-        seeds: of the rows (B,), from which what is drawn follows."""
-        place = bag.within()[:, None]
+    def compress(self, tokens: Tokens, seeds: Tensor) -> tuple[Tokens, Tensor]:
+        """Tokens through the latent's mean, in the width that they had.
+
+        Args:
+            tokens: x (T, D).
+            seeds: (B,) int64 of the rows, from which the noise follows.
+
+        Returns:
+            The tokens, and their losses (T,).
+        """
+        place = tokens.within()[:, None]
         number = torch.arange(self.mean.out_features, device=seeds.device)
-        noise = normal(seeds[bag.row, None], name_code("compressed"), place, number).to(bag.x.dtype)
-        means, loss_T = self(bag.x, noise)
-        return bag.with_x(self.back(means)), loss_T
+        noise = normal(seeds[tokens.row, None], name_code("compressed"), place, number)
+        means, loss_T = self(tokens.x, noise.to(tokens.x.dtype))
+        return tokens.with_x(self.latent_proj(means)), loss_T

@@ -1,5 +1,7 @@
-"""Beam search with the length penalty of Wu et al. 2016, arXiv:1609.08144, eq. 14: lp(Y) = ((5 +
-|Y|) / 6)^alpha."""
+"""Beam search with the length penalty of Wu et al. 2016, arXiv:1609.08144, eq. 14.
+
+lp(Y) = ((5 + |Y|) / 6)^alpha.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,27 @@ meaning.
 
 @torch.no_grad()
 def beam_search(
-    step: Step, rows: int, *, beams: int = 4, longest: int = 64, alpha: float = 0.0, device=None
+    step: Step,
+    rows: int,
+    *,
+    beams: int = 4,
+    longest: int = 64,
+    alpha: float = 0.0,
+    device: torch.device | None = None,
 ) -> list[tuple[list[int], float]]:
-    """For each row the ids (without the end) with the best log p / lp, and that score.
+    """The best text of each row that a beam search finds.
 
-    beams: texts kept of each row, 1 is greedy; an end counts if it is among so many best
-    continuations; longest: ids at most, and a text that gets there is counted without its end;
-    alpha: of the length penalty, 0 for none. The end counts towards |Y|.
+    Args:
+        step: Gives the log probabilities of the next id.
+        rows: N.
+        beams: Texts that a row goes on with; 1 is greedy. An end counts if it is among so many best
+            continuations.
+        longest: Ids at most; a text that gets there is scored without its end.
+        alpha: Of the length penalty, 0 for none. The end counts towards |Y|.
+        device: Of the texts.
+
+    Returns:
+        For each row the ids, without the end, with the highest log p / lp, and that score.
     """
     ids = torch.zeros(rows * beams, 0, dtype=torch.int64, device=device)
     owner = torch.arange(rows, device=device).repeat_interleave(beams)
@@ -36,7 +52,8 @@ def beam_search(
     best: list[tuple[list[int], float]] = [([], -float("inf"))] * rows
 
     def penalty(length: int) -> float:
-        return ((5 + length) / 6) ** alpha
+        out: float = ((5 + length) / 6) ** alpha
+        return out
 
     def finish(value_N: Tensor, beam_N: Tensor) -> None:
         for row, (value, beam) in enumerate(zip(value_N.tolist(), beam_N.tolist())):

@@ -1,4 +1,4 @@
-"""A recurrent writer: one vector, given once, then a word at a time.
+"""A recurrent captioner: it reads one vector at the start, then writes a word at a time.
 
 Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306, section 3.2, eq. 13-15: h_t = relu(W_hx x_t + W_hh
 h_{t-1} + b_h + [t = 1] W_hi v), y_t = softmax(W_oh h_t + b_o), from START to END.
@@ -15,44 +15,70 @@ from amodal.objectives.bags import padded
 
 
 class Captioner(nn.Module):
-    """width_in: of the vectors; alphabet: ids are 0 … alphabet - 1; width: of the hidden state."""
+    """Vectors -> texts.
+
+    Args:
+        width_in: Of the vectors.
+        alphabet: Ids are 0 … alphabet - 1.
+        width: Of the hidden state.
+    """
 
     def __init__(self, width_in: int, alphabet: int, width: int = 512):
         super().__init__()
         self.alphabet = alphabet  # as an input START, as an output END
-        self.see, self.word = (
+        self.vector_proj, self.embedding = (
             nn.Linear(width_in, width, bias=False),
             nn.Embedding(alphabet + 1, width),
         )
-        self.step, self.out = nn.Linear(width, width), nn.Linear(width, alphabet + 1)
+        self.recurrence, self.classifier = nn.Linear(width, width), nn.Linear(width, alphabet + 1)
 
-    def forward(self, seen_ND: Tensor, texts: Ragged) -> Tensor:
-        """(N, 2): the sum of -log p of the ids of each text and of its END, and their number."""
-        ids_NL, there_NL = (nn.functional.pad(x, (0, 1)) for x in padded(texts))
-        state = self.first(seen_ND)
+    def forward(self, vector_ND: Tensor, texts: Ragged) -> Tensor:
+        """The loss of each text.
+
+        Args:
+            vector_ND: (N, width_in).
+            texts: N lists of ids.
+
+        Returns:
+            (N, 2): the sum of -log p of the ids of a text and of its END, and their number.
+        """
+        ids_NL, is_id_NL = (nn.functional.pad(x, (0, 1)) for x in padded(texts))
+        state = self.first_state(vector_ND)
         total = state.sum(1).float() * 0
         for t in range(ids_NL.shape[1]):
             state = state.relu()
-            wanted = torch.where(there_NL[:, t], ids_NL[:, t].long(), self.alphabet)
-            surprise = cross_entropy(self.out(state).float(), wanted, reduction="none")
+            wanted = torch.where(is_id_NL[:, t], ids_NL[:, t].long(), self.alphabet)
+            surprise = cross_entropy(self.classifier(state).float(), wanted, reduction="none")
             total = total + torch.where(t <= texts.lengths, surprise, 0.0)
-            state = self.word(wanted) + self.step(state)
+            state = self.embedding(wanted) + self.recurrence(state)
         return torch.stack([total, texts.lengths.to(total.dtype) + 1], 1)
 
-    def first(self, seen_ND: Tensor) -> Tensor:
-        start = self.word.weight[self.alphabet]
-        return start + self.step.bias + self.see(seen_ND)
+    def first_state(self, vector_ND: Tensor) -> Tensor:
+        """(N, width) the hidden state after the vector and START, before relu."""
+        start = self.embedding.weight[self.alphabet]
+        out: Tensor = start + self.recurrence.bias + self.vector_proj(vector_ND)
+        return out
 
     @torch.no_grad()
     def write(
-        self, seen_D: Tensor, *, beams: int = 5, longest: int = 40
+        self, vector_D: Tensor, *, beams: int = 5, longest: int = 40
     ) -> tuple[list[int], float]:
-        """The likeliest text that a beam search finds, as ids, and its log probability (END
-        included unless it got too long)."""
-        state = self.first(seen_D[None]).relu()
-        texts, scores, done = [[]], torch.zeros(1, device=seen_D.device), []
+        """The likeliest text that a beam search finds.
+
+        Args:
+            vector_D: (width_in,).
+            beams: Texts that go on.
+            longest: Ids at most.
+
+        Returns:
+            Its ids, and its log probability, with that of END unless the text got too long.
+        """
+        state = self.first_state(vector_D[None]).relu()
+        texts: list[list[int]] = [[]]
+        done: list[tuple[float, list[int]]] = []
+        scores = torch.zeros(1, device=vector_D.device)
         for _ in range(longest):
-            table = scores[:, None] + self.out(state).float().log_softmax(1)
+            table = scores[:, None] + self.classifier(state).float().log_softmax(1)
             done += [(score, text) for text, score in zip(texts, table[:, self.alphabet].tolist())]
             scores, best = (
                 table[:, : self.alphabet].flatten().topk(min(beams, len(texts) * self.alphabet))
@@ -61,7 +87,7 @@ class Captioner(nn.Module):
             texts = [[*texts[b], w] for b, w in zip(beam.tolist(), word.tolist())]
             if max(score for score, _ in done) >= scores[0]:  # no text gets likelier by growing
                 break
-            state = (self.word(word) + self.step(state[beam])).relu()
+            state = (self.embedding(word) + self.recurrence(state[beam])).relu()
         else:
             done += [(score, text) for text, score in zip(texts, scores.tolist())]
         score, text = max(done)

@@ -1,4 +1,4 @@
-"""One token after another: each is told from those before it and from one vector of the whole."""
+"""A causal decoder: each token is predicted from those before it and from one vector of the row."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from amodal.nn.transformer import Block
 
 
 class CausalDecoder(nn.Module):
-    """An autoregressive transformer (Vaswani et al. 2017) that reads one vector per row beside the
-    tokens before.
+    """An autoregressive transformer (Vaswani et al. 2017) that reads one vector a row.
 
-    Cross-attention to a single vector has one weight, which is 1: all that is left of it is a
-    linear map of that vector, added to every token in every block. The same vector, by another map,
+    Cross-attention to a single vector has one weight, which is 1, so what is left of it is a linear
+    map of the vector. It is added to every token in every block. The same vector, by another map,
     stands before the first token.
+
+    Args:
+        width_in: Of the vectors and of what tokens hold.
+        width: Of the states.
+        depth: Blocks.
+        heads: Of attention.
     """
 
     def __init__(self, width_in: int, *, width: int, depth: int, heads: int):
         super().__init__()
-        self.start, self.enter = nn.Linear(width_in, width), nn.Linear(width_in, width)
-        self.told = nn.ModuleList(nn.Linear(width_in, width) for _ in range(depth))
+        self.start, self.in_proj = nn.Linear(width_in, width), nn.Linear(width_in, width)
+        self.context = nn.ModuleList(nn.Linear(width_in, width) for _ in range(depth))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         for module in self.modules():
@@ -34,49 +39,57 @@ class CausalDecoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, whole: Column, content: Tokens) -> Tokens:
-        """whole: (N, width_in), a vector for each row that has tokens; content: what the tokens
-        hold, x (T, width_in), one source. Returns what is known of each token before it is seen, x
-        (T, width).
+        """The state before each token, from which it is predicted.
 
-        A token's place is its number and not its position, since the time of an event, say, is part
-        of what is to be told.
+        A token's position is its number, and not its coordinates: those may be part of what is to
+        be predicted, such as the time of an event.
+
+        Args:
+            whole: (N, width_in), a vector for each row that has tokens.
+            content: What the tokens hold, x (T, width_in), of one source.
+
+        Returns:
+            The tokens with x (T, width).
         """
+        vectors_ND = whole.flat
         number, owner = content.within(), torch.searchsorted(whole.rows, content.row)
-        before = self.enter(torch.cat([content.x[:1], content.x[:-1]]))
-        x_TD = torch.where((number == 0).unsqueeze(1), self.start(whole.values)[owner], before)
+        before = self.in_proj(torch.cat([content.x[:1], content.x[:-1]]))
+        x_TD = torch.where((number == 0).unsqueeze(1), self.start(vectors_ND)[owner], before)
         place = nn.functional.pad(
             number.to(x_TD.dtype).unsqueeze(1), (0, content.position.shape[1] - 1)
         )
         x_TD = x_TD + sincos(place, x_TD.shape[1]).to(x_TD.dtype)
         layout = layout_of(content, causal=True)
         x_TD, owner = layout.enter(x_TD), layout.enter(owner)
-        for block, told in zip(self.blocks, self.told):
-            x_TD, _ = block(x_TD + told(whole.values)[owner], layout)
+        for block, context in zip(self.blocks, self.context):
+            x_TD, _ = block(x_TD + context(vectors_ND)[owner], layout)
         return content.with_x(layout.leave(self.norm(x_TD)))
 
     @torch.no_grad()
     def step(self, whole: Column, last: Tensor | None, cache: KeyValueCache) -> Tensor:
-        """What is known of the next token of every row of `whole`; each call costs one token a row.
+        """The state before the next token of every row; each call costs one token a row.
 
         Args:
-            whole: (N, width_in), as in `forward`. last: (N, width_in) what the token before holds;
-            None at the start. cache: empty at the start; the same in every call.
-            `KeyValueCache.select` chooses rows anew, by their number 0 … N - 1.
+            whole: (N, width_in), as in `forward`.
+            last: (N, width_in) what the token before holds; None at the start.
+            cache: Empty at the start; the same in every call. `KeyValueCache.select` chooses rows
+                anew, by their number 0 … N - 1.
 
-        Returns: (N, width).
+        Returns:
+            (N, width).
         """
-        x_ND = self.start(whole.values) if last is None else self.enter(last)
+        vectors_ND = whole.flat
+        x_ND = self.start(vectors_ND) if last is None else self.in_proj(last)
         number = cache.lengths(len(whole)).to(x_ND)
-        x_ND = x_ND + sincos(
-            nn.functional.pad(number.unsqueeze(1), (0, POSITION_DIMS - 1)), x_ND.shape[1]
-        ).to(x_ND.dtype)
+        place = nn.functional.pad(number.unsqueeze(1), (0, POSITION_DIMS - 1))
+        x_ND = x_ND + sincos(place, x_ND.shape[1]).to(x_ND.dtype)
         rows, device = torch.arange(len(whole)), x_ND.device
-        each, position = torch.ones_like(rows), x_ND.new_zeros(len(rows), POSITION_DIMS)
+        counts, position = torch.ones_like(rows), x_ND.new_zeros(len(rows), POSITION_DIMS)
         tokens = Tokens.of(
-            x_ND, to_device(rows, device), to_device(each, device), position, "token", len(rows)
+            x_ND, to_device(rows, device), to_device(counts, device), position, "token", len(rows)
         )
         layout = layout_of(tokens, causal=True, cache=cache)
-        x_ND, memory = layout.enter(x_ND), layout.enter(whole.values)
-        for block, told in zip(self.blocks, self.told):
-            x_ND, _ = block(x_ND + told(memory), layout)
+        x_ND, vectors_ND = layout.enter(x_ND), layout.enter(vectors_ND)
+        for block, context in zip(self.blocks, self.context):
+            x_ND, _ = block(x_ND + context(vectors_ND), layout)
         return layout.leave(self.norm(x_ND))

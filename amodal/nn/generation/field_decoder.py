@@ -1,14 +1,17 @@
-"""A field told token by token, and its end, from any number of lists of tokens.
+"""A field predicted token by token, and its end, from any number of lists of tokens.
 
-The end is a chance of its own before each token, so p(token) = (1 - p(end)) p(token | it goes on):
-together one softmax over ids and an end, for fields whose tokens are ids, and as good for those
-whose tokens are not.
+The end has a probability of its own before each token, so p(token) = (1 - p(end)) p(token | it goes
+on). For fields whose tokens are ids that is one softmax over ids and an end; it also works where
+tokens are no ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
@@ -20,26 +23,61 @@ from amodal.nn.generation.multi_source_decoder import MultiSourceDecoder
 from amodal.objectives.bags import owners
 
 
-class Writer(nn.Module):
-    """modality: of what is told; decoder: options of `MultiSourceDecoder`."""
+class TextField(Protocol):
+    """What writing asks of a modality of text."""
 
-    def __init__(self, modality: Modality, width_in: int, *, width: int, sources: int, **decoder):
+    @property
+    def patch(self) -> int:
+        """Ids of a token."""
+        ...
+
+    def text(self, ids: npt.NDArray[np.integer[Any]]) -> str:
+        """The text of some ids."""
+        ...
+
+
+def _text(modality: Modality) -> TextField:
+    return cast(TextField, modality)
+
+
+class FieldDecoder(nn.Module):
+    """A decoder with the output layers of a modality.
+
+    Args:
+        modality: Of the field that is predicted.
+        width_in: Of all tokens that enter.
+        width: Of the states.
+        sources: How many lists are read.
+        decoder: Other options of `MultiSourceDecoder`.
+    """
+
+    def __init__(
+        self, modality: Modality, width_in: int, *, width: int, sources: int, **decoder: Any
+    ):
         super().__init__()
         self.modality = modality
         self.decoder = MultiSourceDecoder(width_in, width=width, sources=sources, **decoder)
         self.predictor, self.ends = modality.predictor(width), nn.Linear(width, 1)
 
     def forward(self, sources: Sequence[Ragged], content: Ragged, targets_T: Tensor) -> Tensor:
-        """(N, 2): of each value the sum of the losses of its tokens and of its end, and their
-        number. sources: of each, N lists of tokens (length, D); content: N lists of what the tokens
-        to be told hold, and `targets_T`, end to end, what they are."""
+        """The loss of each value.
+
+        Args:
+            sources: Of each, N lists of tokens (length, width_in).
+            content: N lists of what the tokens to be predicted hold.
+            targets_T: What they are, end to end.
+
+        Returns:
+            (N, 2): of each value the sum of the losses of its tokens and of its end, and their
+            number.
+        """
         states = self.decoder(sources, content)
         last = torch.zeros(len(states.flat), dtype=torch.bool, device=targets_T.device)
         last[states.lengths.cumsum(0) - 1] = True
         end_T = self.ends(states.flat).squeeze(1)
         loss_T = binary_cross_entropy_with_logits(end_T, last.to(end_T.dtype), reduction="none")
-        told_T = self.modality.token_loss(self.predictor(states.flat[~last]), targets_T)
-        loss_T = loss_T.index_add(0, (~last).nonzero().squeeze(1), told_T.to(loss_T.dtype))
+        token_loss_T = self.modality.token_loss(self.predictor(states.flat[~last]), targets_T)
+        loss_T = loss_T.index_add(0, (~last).nonzero().squeeze(1), token_loss_T.to(loss_T.dtype))
         both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
         return both.new_zeros(len(content), 2).index_add(0, owners(states.lengths), both)
 
@@ -52,11 +90,19 @@ class Writer(nn.Module):
         beams: int,
         longest: int,
         alpha: float,
-    ):
-        """N texts; the other arguments as in `beam_search`. Raises AmodalError unless the field is
-        text with one id a token."""
-        if not self.modality.takes_prompts or self.modality.patch > 1:
-            raise AmodalError("what is written is text with one id a token (patch = 1)")
+    ) -> list[str]:
+        """A text for each row.
+
+        Args:
+            sources: Of each, N lists of tokens (length, width_in).
+            tokenizer: Of the field.
+            beams, longest, alpha: See `beam_search`.
+
+        Raises:
+            AmodalError: Unless the field is text with one id a token.
+        """
+        if not self.modality.takes_prompts or _text(self.modality).patch > 1:
+            raise AmodalError("only text with one id a token (patch = 1) can be written")
 
         decoding = self.decoder.begin(sources)
 
@@ -78,22 +124,31 @@ class Writer(nn.Module):
             )
 
         device = sources[0].lengths.device
-        found = beam_search(
+        texts = beam_search(
             step, len(sources[0]), beams=beams, longest=longest, alpha=alpha, device=device
         )
         return [
-            self.modality.text(torch.tensor(ids, dtype=torch.int64).numpy()) for ids, _ in found
+            _text(self.modality).text(torch.tensor(ids, dtype=torch.int64).numpy())
+            for ids, _ in texts
         ]
 
 
 def every_row(column: Column, size: int) -> Ragged:
-    """A list for each of `size` rows, empty for those that the column lacks. column: lists of
-    tokens."""
+    """A list for each of `size` rows, empty for rows that the column lacks.
+
+    Args:
+        column: N lists of tokens.
+        size: B.
+    """
     none = torch.zeros(size, dtype=torch.int64, device=column.rows.device)
+    assert isinstance(column.values, Ragged)
     return Ragged(column.values.flat, none.index_copy(0, column.rows, column.values.lengths))
 
 
 def decoded_from(lists: Sequence[Ragged]) -> Tensor:
-    """(B,) bool: which rows have anything to be told from. lists: of each source, one for every
-    row."""
+    """(B,) bool: which rows have any token to be predicted from.
+
+    Args:
+        lists: Of each source, a list for each of B rows.
+    """
     return torch.stack([s.lengths for s in lists]).sum(0) > 0

@@ -1,5 +1,8 @@
-"""Names of records that a network can write, token by token: Tay et al. 2022, arXiv:2202.06991, 3.2
-(atomic, numeric, paths of a cluster tree); Li et al. 2024, arXiv:2402.10805, for pictures."""
+"""Identifiers of records that a network can write token by token.
+
+Tay et al. 2022, arXiv:2202.06991, 3.2 (atomic, numeric, paths of a cluster tree); Li et al. 2024,
+arXiv:2402.10805, for images.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from amodal.stats.kmeans import kmeans
 
 
 def atomic(count: int) -> Tensor:
-    """(count, 1): a token for each."""
+    """(count, 1): one token for each record."""
     return torch.arange(count).unsqueeze(1)
 
 
 def numeric(count: int, base: int) -> Tensor:
-    """(count, L): the digits of the number of each, the highest first."""
+    """(count, L): the digits of the number of each record, the highest first."""
     digits = 1
     while base**digits < count:
         digits += 1
@@ -29,8 +32,7 @@ def numeric(count: int, base: int) -> Tensor:
 
 
 def scattered(count: int, base: int, seed: int = 0) -> Tensor:
-    """(count, L): digits of numbers that are drawn at random, so that what is alike shares nothing
-    but by chance."""
+    """(count, L): digits of random numbers, so that similar records share digits only by chance."""
     codes = numeric(count, base)
     room = base ** codes.shape[1]
     drawn = torch.randperm(room, generator=torch.Generator().manual_seed(seed))[:count]
@@ -38,17 +40,27 @@ def scattered(count: int, base: int, seed: int = 0) -> Tensor:
 
 
 def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
-    """(N, levels): the path of each row through recursive k-means, then its place in its last
-    cluster; -1 behind the end.
+    """The path of each row through recursive k-means, then its place in its last cluster.
 
-    Clusters of more than `leaf` rows are split into at most `branch`. Every level has tokens of its
-    own: max(branch, leaf) of them. A cluster that k-means cannot split, or that would take too many
-    levels, is cut evenly along the direction in which it spreads most. Raises AmodalError where
-    leaf * branch^(levels - 1) < N, and for branch < 2 or leaf < 1.
+    Every level has tokens of its own: max(branch, leaf) of them. A cluster that k-means cannot
+    split, or that would take too many levels, is cut evenly along its first principal component.
+
+    Args:
+        x_ND: Vectors of the records.
+        branch: Clusters that a larger one is split into at most.
+        leaf: Rows of a cluster that is not split.
+        levels: Tokens of an identifier at most.
+
+    Returns:
+        (N, levels) int64, -1 behind the end.
+
+    Raises:
+        AmodalError: Where leaf * branch^(levels - 1) < N, branch < 2 or leaf < 1.
     """
     if branch < 2 or leaf < 1 or leaf * branch ** (levels - 1) < len(x_ND):
         raise AmodalError(
-            f"{levels} levels of {branch} branches and leaves of {leaf} cannot name {len(x_ND)} rows"
+            f"{levels} levels of {branch} branches and leaves of {leaf} cannot name {len(x_ND)} "
+            "rows"
         )
     x, codes = x_ND.double().cpu(), torch.full((len(x_ND), levels), -1)
     of_level = max(branch, leaf)
@@ -67,9 +79,10 @@ def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
             label = torch.empty_like(label).index_copy(
                 0, order, torch.arange(len(rows)) * branch // len(rows)
             )
-        for number, own in enumerate(label.unique()):
-            codes[rows[label == own], level] = level * of_level + number
-            name(rows[label == own], level + 1)
+        for number, cluster in enumerate(torch.unique(label)):
+            members = rows[label == cluster]
+            codes[members, level] = level * of_level + number
+            name(members, level + 1)
 
     if len(x):
         name(torch.arange(len(x)), 0)
@@ -85,8 +98,20 @@ def tokens_of(kind: str, *, branch: int, leaf: int, levels: int, most: int) -> i
 
 
 def identifiers(kind: str, x_ND: Tensor, *, branch: int, leaf: int, levels: int) -> Tensor:
-    """(N, L) of a kind among KINDS, L at most `levels`. Raises AmodalError where so many tokens are
-    too few."""
+    """Identifiers of a kind.
+
+    Args:
+        kind: One of `KINDS`.
+        x_ND: Vectors of the records.
+        branch, leaf: See `clustered`; `branch` is also the base of digits.
+        levels: Tokens of an identifier at most.
+
+    Returns:
+        (N, L) int64, L at most `levels`.
+
+    Raises:
+        AmodalError: Where so many tokens are too few.
+    """
     count = len(x_ND)
     if kind == "structured":
         return clustered(x_ND, branch, leaf, levels)
@@ -97,14 +122,26 @@ def identifiers(kind: str, x_ND: Tensor, *, branch: int, leaf: int, levels: int)
     )
     if codes.shape[1] > levels:
         raise AmodalError(
-            f"{count:,} records need identifiers of {codes.shape[1]} tokens, and there is room for {levels}"
+            f"{count:,} records need identifiers of {codes.shape[1]} tokens, and there is room for "
+            f"{levels}"
         )
     return codes
 
 
 class Register(nn.Module):
-    """Which record has which identifier: (most, levels) int64 `codes`, -1 for none, and hashes of
-    keys, `known`."""
+    """Which record has which identifier.
+
+    Args:
+        most: Records at most.
+        levels: Tokens of an identifier at most.
+
+    Attributes:
+        codes: (most, levels) int64, -1 for none.
+        known: (most,) int64, hashes of the keys of records.
+    """
+
+    known: Tensor
+    codes: Tensor
 
     def __init__(self, most: int, levels: int):
         super().__init__()
@@ -112,8 +149,11 @@ class Register(nn.Module):
         self.register_buffer("codes", torch.full((most, levels), -1))
 
     def enter(self, keys: Sequence[str]) -> None:
-        """The records that there are, in their order. Raises AmodalError where there is no room for
-        them."""
+        """Set the records, in their order.
+
+        Raises:
+            AmodalError: If there are more than `most`.
+        """
         if len(keys) > len(self.known):
             raise AmodalError(
                 f"{len(keys):,} records, and room for {len(self.known):,}: give a larger `most`"
@@ -121,25 +161,42 @@ class Register(nn.Module):
         self.known[: len(keys)] = row_seeds(keys).to(self.known)
 
     def name(self, rows: Tensor, codes: Tensor) -> None:
-        """Records `rows` get these identifiers (n, L), and no others have any."""
+        """Give the records `rows` these identifiers (n, L), and take those of all others."""
         self.codes.fill_(-1)[rows, : codes.shape[1]] = codes.to(self.codes)
 
     def of(self, keys: Sequence[str]) -> Tensor:
-        """(B, levels), -1 for records that are not known or have none."""
+        """(B, levels) identifiers, -1 for records that are not known or have none."""
         match = row_seeds(keys).to(self.known)[:, None] == self.known
         return self.codes[match.int().argmax(1)].masked_fill(~match.any(1, keepdim=True), -1)
 
     def find(self, writer: IdentifierWriter, read: Column, *, beams: int) -> tuple[Column, Tensor]:
-        """(N, beams) numbers of records, best first, -1 where there are no more, and (N, beams) log
-        probabilities of their identifiers. read: lists of tokens of queries."""
-        there = (self.codes[:, 0] >= 0).nonzero().squeeze(1)
-        found, score = writer.find(read.values, Trie(self.codes[there]), beams=beams)
-        return Column(torch.cat([there, there.new_full((1,), -1)])[found], read.rows), score
+        """The records whose identifiers a query is likeliest to be followed by.
+
+        Args:
+            writer: Writes identifiers.
+            read: Lists of tokens of N queries.
+            beams: Records a query.
+
+        Returns:
+            (N, beams) numbers of records, best first, -1 where there are no more, and (N, beams)
+            log probabilities of their identifiers.
+        """
+        named = (self.codes[:, 0] >= 0).nonzero().squeeze(1)
+        assert isinstance(read.values, Ragged)
+        number, score = writer.find(read.values, Trie(self.codes[named]), beams=beams)
+        # a number of -1 takes the last entry, which is -1
+        return Column(torch.cat([named, named.new_full((1,), -1)])[number], read.rows), score
 
 
 class IdentifierWriter(nn.Module):
-    """A causal decoder of identifiers that reads the tokens of a query. width_in: of those; tokens:
-    V, of all identifiers."""
+    """A causal decoder of identifiers that reads the tokens of a query.
+
+    Args:
+        width_in: Of the query's tokens.
+        tokens: V, of all identifiers.
+        depth: Blocks.
+        heads: Of attention.
+    """
 
     def __init__(self, width_in: int, tokens: int, *, depth: int, heads: int):
         super().__init__()
@@ -149,28 +206,35 @@ class IdentifierWriter(nn.Module):
         self.token, self.out = nn.Embedding(tokens, width_in), nn.Linear(width_in, tokens)
 
     def forward(self, read: Ragged, codes_NL: Tensor) -> Tensor:
-        """(N, 2): the sum of -log p of the tokens of each identifier, and their number. read: N
-        lists of tokens (length, width_in)."""
-        there = codes_NL >= 0
-        lengths, flat = there.sum(1), codes_NL[there]
+        """The loss of each identifier.
+
+        Args:
+            read: N lists of tokens (length, width_in) of queries.
+            codes_NL: (N, L) int64, -1 behind the end.
+
+        Returns:
+            (N, 2): the sum of -log p of the tokens of an identifier, and their number.
+        """
+        is_token = codes_NL >= 0
+        lengths, flat = is_token.sum(1), codes_NL[is_token]
         states = self.decoder([read], Ragged(self.token(flat), lengths))
         last = states.lengths.cumsum(0) - 1
-        kept = torch.ones(len(states.flat), dtype=torch.bool, device=flat.device).index_fill(
-            0, last, False
-        )
-        loss_T = cross_entropy(self.out(states.flat[kept]), flat, reduction="none")
+        before_token = torch.ones(len(states.flat), dtype=torch.bool, device=flat.device)
+        before_token = before_token.index_fill(0, last, False)  # nothing follows the last state
+        loss_T = cross_entropy(self.out(states.flat[before_token]), flat, reduction="none")
         owner = torch.repeat_interleave(torch.arange(len(lengths), device=flat.device), lengths)
         both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
         return both.new_zeros(len(lengths), 2).index_add(0, owner, both)
 
     @torch.no_grad()
     def find(self, read: Ragged, trie: Trie, *, beams: int) -> tuple[Tensor, Tensor]:
-        """Numbers and log probabilities (N, beams) as `trie_search` gives them."""
+        """Numbers and log probabilities (N, beams), see `trie_search`."""
 
         decoding = self.decoder.begin([read])
 
         def step(before: Tensor, owner: Tensor, parent: Tensor) -> Tensor:
             last = self.token(before[:, -1]) if before.shape[1] else None
-            return self.out(decoding.step(last, owner, parent)).log_softmax(1)
+            out: Tensor = self.out(decoding.step(last, owner, parent)).log_softmax(1)
+            return out
 
         return trie_search(step, trie, len(read), beams=beams)

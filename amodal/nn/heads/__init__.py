@@ -1,1 +1,1 @@
-"""What stands between vectors or tokens and a loss or a label."""
+"""Heads on top of encoders."""

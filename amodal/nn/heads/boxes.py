@@ -1,10 +1,9 @@
-"""Concepts as boxes: one contains another as far as it follows from it. Vilnis et al. 2018,
-arXiv:1805.06627; smoothed as in Li et al., ICLR 2019 (sides), and Dasgupta et al., NeurIPS 2020,
-arXiv:2010.04831 (corners), so that boxes apart still have a gradient.
+"""Concepts as boxes: one contains another as far as it follows from it.
 
-A box is its lower corner and its sides, (..., D) each, sides above 0. P(a | b) is the share of b's
-volume that lies in a. `softness` is a temperature in the units of the space; towards 0 boxes are
-hard.
+Vilnis et al. 2018, arXiv:1805.06627; smoothed as in Li et al., ICLR 2019 (sides), and Dasgupta et
+al., NeurIPS 2020, arXiv:2010.04831 (corners), so that boxes apart still have a gradient. A box is
+its lower corner and its sides, (..., D) each, sides above 0. P(a | b) is the share of b's volume
+that lies in a. `softness` is a temperature in the units of the space; towards 0 boxes are hard.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch.nn.functional import softplus
 from amodal.core.part import Part
 from amodal.objectives.entailment import bce_of_log
 
-START = 0.5
+START_SIDE = 0.5
 """Sides of boxes before they have learnt anything, of a space that begins about as large as 1."""
 
 
@@ -28,9 +27,19 @@ def log_volume(side: Tensor, softness: float) -> Tensor:
 def log_entailment(
     low_a: Tensor, side_a: Tensor, low_b: Tensor, side_b: Tensor, *, softness: float
 ) -> Tensor:
-    """log P(a | b) <= 0, (...): shapes are broadcast. Corners of what a and b share are
-    log-sum-exps in place of maxima and minima, at a tenth of the softness, because each takes a
-    little of what is shared in every dimension."""
+    """log P(a | b) <= 0 of boxes whose shapes broadcast.
+
+    Corners of the intersection are log-sum-exps in place of maxima and minima. Their temperature is
+    a tenth of the softness, because each takes a little of the intersection in every dimension.
+
+    Args:
+        low_a, side_a: (..., D), box a.
+        low_b, side_b: (..., D), box b.
+        softness: Of the volumes.
+
+    Returns:
+        (...).
+    """
     sharp = softness / 10
     low = sharp * torch.logaddexp(low_a / sharp, low_b / sharp)
     high = -sharp * torch.logaddexp(-(low_a + side_a) / sharp, -(low_b + side_b) / sharp)
@@ -39,29 +48,38 @@ def log_entailment(
 
 @torch.enable_grad()
 def learn_boxes(
-    given_KK: Tensor,
+    target_KK: Tensor,
     *,
     dims: int,
     softness: float,
     steps: int = 1000,
-    rate: float = 0.05,
+    lr: float = 0.05,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """((K, dims), (K, dims)) corners and sides whose P(i | j) come near given_KK[i, j]; NaN where
-    nothing is known.
+    """Boxes whose P(i | j) come near given ones.
 
     Adam on the mean binary cross-entropy, from the same random boxes for a seed.
+
+    Args:
+        target_KK: (K, K), P(i | j) at [i, j]; NaN where nothing is known.
+        dims: D of the space.
+        softness: Of the boxes.
+        steps, lr: Of Adam.
+        seed: Of the start.
+
+    Returns:
+        (K, dims) corners and (K, dims) sides.
     """
     generator = torch.Generator().manual_seed(seed)
-    k = len(given_KK)
+    k = len(target_KK)
     low = torch.rand(k, dims, dtype=torch.float64, generator=generator).requires_grad_()
-    raw = torch.full((k, dims), START, dtype=torch.float64).expm1().log().requires_grad_()
-    descent = torch.optim.Adam([low, raw], lr=rate)
-    given_KK = given_KK.double().cpu()
+    raw = torch.full((k, dims), START_SIDE, dtype=torch.float64).expm1().log().requires_grad_()
+    descent = torch.optim.Adam([low, raw], lr=lr)
+    target_KK = target_KK.double().cpu()
     for _ in range(steps):
         side = softplus(raw)
         loss = bce_of_log(
-            log_entailment(low[:, None], side[:, None], low, side, softness=softness), given_KK
+            log_entailment(low[:, None], side[:, None], low, side, softness=softness), target_KK
         )
         descent.zero_grad()
         loss.backward()
@@ -70,8 +88,17 @@ def learn_boxes(
 
 
 class ConceptHead(Part):
-    """(N, D) -> (N, width) from 0 to 1: how far each of `width` concepts, boxes that stay as they
-    are, follows from the box that a perceptron makes of the row."""
+    """How far each of some concepts, which are fixed boxes, follows from the box of a row.
+
+    Args:
+        width_in: D.
+        width: Concepts.
+        dims: Of the space of boxes.
+        softness: See above.
+    """
+
+    low: Tensor
+    side: Tensor
 
     def __init__(self, width_in: int, width: int, *, dims: int, softness: float):
         super().__init__()
@@ -81,24 +108,25 @@ class ConceptHead(Part):
         )
         corners = torch.rand(width, dims, generator=torch.Generator().manual_seed(0))
         self.register_buffer("low", corners)
-        self.register_buffer("side", torch.full((width, dims), START))
+        self.register_buffer("side", torch.full((width, dims), START_SIDE))
 
     def box(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners and sides (N, dims) of the rows' own boxes."""
+        """Corners and sides (N, dims) of the rows' boxes."""
         low, raw = self.to_box(x_ND).chunk(2, 1)
-        return low + START, softplus(raw - 2)
+        return low + START_SIDE, softplus(raw - 2)
 
-    def log_reading(self, x_ND: Tensor) -> Tensor:
-        """The logarithm of `forward`, which a loss needs where nothing follows yet."""
+    def log_membership(self, x_ND: Tensor) -> Tensor:
+        """The logarithm of `forward`, which a loss needs where memberships are near 0."""
         low, side = self.box(x_ND)
         return log_entailment(
             self.low, self.side, low[:, None], side[:, None], softness=self.softness
         )
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.log_reading(x_ND).exp()
+        """(N, D) -> (N, width) from 0 to 1."""
+        return self.log_membership(x_ND).exp()
 
-    def holds(self, low: Tensor, side: Tensor) -> None:
+    def set_concepts(self, low: Tensor, side: Tensor) -> None:
         """Take these concepts, (width, dims) each."""
         self.low.copy_(low)
         self.side.copy_(side)

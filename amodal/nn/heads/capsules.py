@@ -1,10 +1,9 @@
-"""Capsules: a vector told by many small parts, each with a pose and an activation, and three ways
-to route them, under one interface.
+"""Capsules: a vector as many small parts, each with a pose and an activation.
 
-Duarte et al., arXiv:2112.00775 (attention); Sabour, Frosst and Hinton 2017, arXiv:1710.09829,
-procedure 1 (dynamic); Hinton, Sabour and Frosst, ICLR 2018, procedure 1 (EM). A routing takes poses
-(N, C, P) and activations (N, C) from 0 to 1, and gives those of the capsules one layer up. N is
-rows, C capsules below, K above, P the width of a pose.
+Three ways to route them: Duarte et al., arXiv:2112.00775 (attention); Sabour, Frosst and Hinton
+2017, arXiv:1710.09829, procedure 1 (dynamic); Hinton, Sabour and Frosst, ICLR 2018, procedure 1
+(EM). A routing takes poses (N, C, P) and activations (N, C) from 0 to 1, and gives those of the
+capsules one layer up. N is rows, C capsules below, K above, P the width of a pose.
 """
 
 from __future__ import annotations
@@ -18,14 +17,16 @@ from torch.nn.functional import layer_norm, normalize
 from amodal.core import unknown
 from amodal.core.part import Part
 
-LEAST = 1e-4
+MIN_VARIANCE = 1e-4
 """Smallest variance of votes for a capsule, whose logarithm is taken."""
 
 
 class AttentionRouting(nn.Module):
-    """Each capsule's new pose is what self-attention over all poses, weighted by their activations,
-    gives it; then a softmax over the capsules says which of them are active. One pass, O(C^2 P),
-    and as many capsules above as below."""
+    """Self-attention over all poses, weighted by their activations, gives the new poses.
+
+    A softmax over the capsules then says which of them are active. One pass, O(C^2 P), and as many
+    capsules above as below.
+    """
 
     def __init__(self, capsules: int, pose: int):
         super().__init__()
@@ -33,35 +34,45 @@ class AttentionRouting(nn.Module):
         self.activate = nn.Linear(pose, 1)
 
     def forward(self, pose_NCP: Tensor, active_NC: Tensor) -> tuple[Tensor, Tensor]:
-        given = pose_NCP * active_NC[..., None]
-        score_NCC = self.query(given) @ self.key(given).transpose(1, 2) / math.sqrt(given.shape[2])
-        routed = score_NCC.softmax(2) @ self.value(given)
+        """(N, C, P) and (N, C) -> (N, C, P) and (N, C)."""
+        weighted_NCP = pose_NCP * active_NC[..., None]
+        score_NCC = (
+            self.query(weighted_NCP)
+            @ self.key(weighted_NCP).transpose(1, 2)
+            / math.sqrt(weighted_NCP.shape[2])
+        )
+        routed = score_NCC.softmax(2) @ self.value(weighted_NCP)
         return routed, self.activate(routed).squeeze(2).softmax(1)
 
 
 class Votes(nn.Module):
-    """Where each of C capsules expects each of K: a linear map of its pose for every pair, so C K
-    P^2 weights and N C K P votes."""
+    """The pose that each of C capsules predicts for each of K: a linear map for every pair.
+
+    C K P^2 weights, and N C K P votes.
+    """
 
     def __init__(self, capsules: int, pose: int):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(capsules, capsules, pose, pose) * pose**-0.5)
 
     def forward(self, pose_NCP: Tensor) -> Tensor:
-        """(N, C, K, P)."""
+        """(N, C, P) -> (N, C, K, P)."""
         return torch.einsum("ncp,ckpq->nckq", pose_NCP, self.weight)
 
 
 class DynamicRouting(nn.Module):
-    """Capsules below send their votes, weighted by their activations, to those above whose pose
-    agrees with them. A capsule's activation is the length that `squash` leaves its pose; its pose
-    is returned as a unit vector."""
+    """Votes, weighted by activations, go to the capsules above whose pose agrees with them.
+
+    A capsule's activation is the length that `squash` leaves its pose; its pose is returned as a
+    unit vector.
+    """
 
     def __init__(self, capsules: int, pose: int, iterations: int = 3):
         super().__init__()
         self.votes, self.iterations = Votes(capsules, pose), iterations
 
     def forward(self, pose_NCP: Tensor, active_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, P) and (N, C) -> (N, K, P) and (N, K)."""
         votes = self.votes(pose_NCP * active_NC[..., None])
         logit_NCK = votes.new_zeros(votes.shape[:3])
         for i in range(self.iterations):
@@ -72,9 +83,11 @@ class DynamicRouting(nn.Module):
 
 
 class EMRouting(nn.Module):
-    """Capsules above are Gaussians fitted to the votes below by expectation and maximisation; the
-    better one is told by its votes, the more active it is. The inverse temperature rises by equal
-    steps to 1."""
+    """Capsules above are Gaussians, fitted to the votes from below by expectation maximisation.
+
+    A capsule is the more active, the better its votes agree. The inverse temperature rises by equal
+    steps to 1.
+    """
 
     def __init__(self, capsules: int, pose: int, iterations: int = 3):
         super().__init__()
@@ -85,15 +98,16 @@ class EMRouting(nn.Module):
         )
 
     def forward(self, pose_NCP: Tensor, active_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, P) and (N, C) -> (N, K, P) and (N, K)."""
         votes = self.votes(pose_NCP)
         share_NCK = torch.full_like(votes[..., 0], 1 / votes.shape[2])
         for i in range(self.iterations):
             weight = share_NCK * active_NC[..., None]
-            mass_NK = weight.sum(1).clamp(min=LEAST)
+            mass_NK = weight.sum(1).clamp(min=MIN_VARIANCE)
             mean_NKP = torch.einsum("nck,nckp->nkp", weight, votes) / mass_NK[..., None]
             far_NCKP = (votes - mean_NKP[:, None]).square()
             variance_NKP = (
-                torch.einsum("nck,nckp->nkp", weight, far_NCKP) / mass_NK[..., None] + LEAST
+                torch.einsum("nck,nckp->nkp", weight, far_NCKP) / mass_NK[..., None] + MIN_VARIANCE
             )
             cost_NK = ((self.use[:, None] + variance_NKP.log() / 2) * mass_NK[..., None]).sum(2)
             above_NK = torch.sigmoid((i + 1) / self.iterations * (self.active - cost_NK))
@@ -115,24 +129,37 @@ def squash(x: Tensor) -> Tensor:
 
 
 class GatedLinear(nn.Module):
-    """A linear map whose outputs are weighed by a sigmoid of a linear map of them (Miech et al.
-    2018, arXiv:1804.02516, eq. 3-4)."""
+    """A linear map whose outputs are weighed by a sigmoid of a linear map of them.
+
+    Miech et al. 2018, arXiv:1804.02516, eq. 3-4.
+    """
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
         self.linear, self.gate = nn.Linear(width_in, width), nn.Linear(width, width)
 
     def forward(self, x_ND: Tensor) -> Tensor:
+        """(N, width_in) -> (N, width)."""
         y = self.linear(x_ND)
-        return y * self.gate(y).sigmoid()
+        out: Tensor = y * self.gate(y).sigmoid()
+        return out
 
 
 class CapsuleHead(Part):
-    """(N, D) -> (N, width): primary capsules, a routing, and a gated linear map of all poses times
-    their activations.
+    """Primary capsules, a routing, and a gated linear map of all poses times their activations.
 
-    routing: "attention", "dynamic" or "em". The poses pass a layer norm without weights first: how
-    large activations are differs from one routing to the next, and with their number.
+    The poses pass a layer norm without weights first: activations differ in scale from one routing
+    to the next, and with the number of capsules.
+
+    Args:
+        width_in: D.
+        width: Outputs.
+        capsules: C.
+        pose: P.
+        routing: "attention", "dynamic" or "em".
+
+    Raises:
+        AmodalError: For another routing.
     """
 
     def __init__(
@@ -150,11 +177,14 @@ class CapsuleHead(Part):
         self.out = GatedLinear(capsules * pose, width)
 
     def forward(self, x_ND: Tensor) -> Tensor:
+        """(N, D) -> (N, width)."""
         pose_NKP, active_NK = self.route(x_ND)
         flat = (pose_NKP * active_NK[..., None]).flatten(1)
-        return self.out(layer_norm(flat, flat.shape[1:]))
+        out: Tensor = self.out(layer_norm(flat, flat.shape[1:]))
+        return out
 
     def route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Poses (N, K, P) and activations (N, K) after routing: which capsules a row is told by."""
+        """Poses (N, K, P) and activations (N, K) after routing."""
         pose_NCP = self.poses(x_ND).view(len(x_ND), self.capsules, self.pose)
-        return self.routing(pose_NCP, self.active(x_ND).sigmoid())
+        out: tuple[Tensor, Tensor] = self.routing(pose_NCP, self.active(x_ND).sigmoid())
+        return out

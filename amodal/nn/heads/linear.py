@@ -1,4 +1,4 @@
-"""The plain heads of an encoder: a linear map, a perceptron, and nothing."""
+"""The plain heads of an encoder: a linear map, a perceptron, and the identity."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ class LinearHead(Part, nn.Linear):
 
 
 class MlpHead(Part, nn.Sequential):
-    """(N, width_in) -> (N, width), a perceptron with one hidden layer and GELU. bias: of the last
-    layer."""
+    """(N, width_in) -> (N, width), a perceptron with one hidden layer and GELU.
+
+    Args:
+        width_in, width: Of input and output.
+        hidden: Of the hidden layer.
+        bias: Of the last layer.
+    """
 
     def __init__(self, width_in: int, width: int, hidden: int, bias: bool = False):
         super().__init__(
@@ -26,3 +31,6 @@ class MlpHead(Part, nn.Sequential):
 
 class IdentityHead(Part, nn.Identity):
     """Vectors as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()

@@ -1,8 +1,7 @@
-"""Parts of networks for dense prediction that work on maps (N, C, H, W): Valada, Mohan and Burgard
-2020, arXiv:1808.03833.
+"""Layers for dense prediction on maps (N, C, H, W).
 
-Their BatchNorm couples rows, so a method calls these parts in `losses`, where it sees the whole
-batch.
+Valada, Mohan and Burgard 2020, arXiv:1808.03833. Their BatchNorm couples rows, so a method calls
+these layers in `losses`, where it sees the whole batch.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from torch.nn.functional import interpolate
 
 
 class MapNorm(nn.BatchNorm2d):
-    """BatchNorm that lets a batch with one value a channel, or none, pass on its running statistics
-    instead of failing."""
+    """BatchNorm that uses its running statistics for a batch with one value a channel, or none."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
         if self.training and x_NCHW.numel() < 2 * x_NCHW.shape[1]:
+            assert self.running_mean is not None and self.running_var is not None
             scale = torch.rsqrt(self.running_var + self.eps) * self.weight
             return (x_NCHW - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[
                 :, None, None
@@ -30,8 +30,14 @@ class MapNorm(nn.BatchNorm2d):
 def conv(
     width_in: int, width: int, side: int = 1, *, rate: int = 1, act: bool = True
 ) -> nn.Sequential:
-    """A convolution that keeps the size, BatchNorm and, unless act is False, ReLU. rate: of an
-    atrous (dilated) kernel."""
+    """A convolution that keeps the size, BatchNorm and ReLU.
+
+    Args:
+        width_in, width: Channels.
+        side: Of the kernel.
+        rate: Dilation of the kernel.
+        act: False leaves ReLU out.
+    """
     steps = [
         nn.Conv2d(width_in, width, side, padding=side // 2 * rate, dilation=rate, bias=False),
         MapNorm(width),
@@ -40,9 +46,15 @@ def conv(
 
 
 class AtrousPyramid(nn.Module):
-    """Their efficient atrous spatial pyramid pooling, eASPP (section 3.3): what is here, what is
-    around at several `rates`, and the mean of the whole map, side by side and mixed. An atrous
-    branch narrows to a quarter, looks around twice, and widens again."""
+    """Efficient atrous spatial pyramid pooling, eASPP (section 3.3).
+
+    A 1x1 convolution, one atrous branch for each rate, and the mean of the map, side by side and
+    mixed. An atrous branch narrows to a quarter, has two dilated convolutions, and widens again.
+
+    Args:
+        width_in, width: Channels.
+        rates: Dilations.
+    """
 
     def __init__(self, width_in: int, width: int, rates: Sequence[int] = (3, 6, 12)):
         super().__init__()
@@ -61,18 +73,25 @@ class AtrousPyramid(nn.Module):
         self.mix = conv((2 + len(rates)) * width, width, act=False)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, width_in, H, W) -> (N, width, H, W)."""
         whole = self.whole(x_NCHW.mean((2, 3), keepdim=True)).expand(-1, -1, *x_NCHW.shape[2:])
-        return self.mix(torch.cat([*(branch(x_NCHW) for branch in self.branches), whole], 1))
+        out: Tensor = self.mix(torch.cat([*(branch(x_NCHW) for branch in self.branches), whole], 1))
+        return out
 
 
 class GatedFusion(nn.Module):
-    """The SSMA block (section 4.1, eq. 8 to 11), for any number of maps of one size: a bottleneck
-    on all of them says for each channel and place of each map how much of it passes, and a
-    convolution mixes what does.
+    """The SSMA block (section 4.1, eq. 8 to 11), for any number of maps of one size.
 
-    width: C of each map; maps: how many; squeeze: eta, how many times narrower the bottleneck is
-    than all maps; out: width of the result; side: of the last convolution's kernel; norm: BatchNorm
-    after it; gated: False is plain concatenation.
+    A bottleneck on all maps gates each channel and place of each map, and a convolution mixes them.
+
+    Args:
+        width: C of each map.
+        maps: How many.
+        squeeze: eta, how many times narrower the bottleneck is than all maps.
+        out: Channels of the result; C unless given.
+        side: Of the last convolution's kernel.
+        norm: BatchNorm after it.
+        gated: False is plain concatenation.
     """
 
     def __init__(
@@ -103,40 +122,49 @@ class GatedFusion(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(N, out, H, W) of maps (N, C, H, W)."""
+        """Maps (N, C, H, W) -> (N, out, H, W)."""
         x = torch.cat(list(maps), 1)
-        return self.mix(x if self.gate is None else self.gate(x) * x)
+        out: Tensor = self.mix(x if self.gate is None else self.gate(x) * x)
+        return out
 
     def gates(self, maps: Sequence[Tensor]) -> Tensor:
-        """(N, maps, H, W): the mean over channels of what each map's gate lets through; ones
-        without a gate."""
+        """(N, maps, H, W): the mean gate of each map over its channels; ones without gates."""
         x = torch.cat(list(maps), 1)
         open_ = torch.ones_like(x) if self.gate is None else self.gate(x)
-        return open_.unflatten(1, (len(maps), -1)).mean(2)
+        out: Tensor = open_.unflatten(1, (len(maps), -1)).mean(2)
+        return out
 
 
 class Up(nn.Module):
-    """Twice the size, then a skip of finer detail, each channel of which weighs what the map as a
-    whole says (section 4.2, eq. 12 and 13), then two convolutions."""
+    """Twice the size, a skip of finer detail, then two convolutions (section 4.2, eq. 12 and 13).
+
+    Each channel of the skip is weighed by the mean of the whole map.
+    """
 
     def __init__(self, width: int, skip: int):
         super().__init__()
         self.up = nn.Sequential(
             nn.ConvTranspose2d(width, width, 4, 2, padding=1, bias=False), MapNorm(width)
         )
-        self.weigh = conv(width, skip)
+        self.skip_gate = conv(width, skip)
         self.mix = nn.Sequential(conv(width + skip, width, 3), conv(width, width, 3))
 
     def forward(self, x_NCHW: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """(the result, the map before the skip came in, which deep supervision looks at)."""
+        """The result, and the map before the skip came in, for deep supervision."""
         x = self.up(x_NCHW)
-        weight = self.weigh(x.mean((2, 3), keepdim=True))
+        weight = self.skip_gate(x.mean((2, 3), keepdim=True))
         return self.mix(torch.cat([x, weight * skip], 1)), x
 
 
 class MapDecoder(nn.Module):
-    """A map and skips of 2, 4, … times its size -> scores of classes at the size of the last skip,
-    and those of deep supervision at each stage."""
+    """A map and skips of 2, 4, … times its size -> scores of classes at the size of the last skip.
+
+    Args:
+        width: C of the map.
+        skip: C of the skips.
+        classes: Outputs.
+        stages: How many skips.
+    """
 
     def __init__(self, width: int, skip: int, classes: int, stages: int = 2):
         super().__init__()
@@ -145,6 +173,7 @@ class MapDecoder(nn.Module):
         self.last = nn.Conv2d(width, classes, 1)
 
     def forward(self, x_NCHW: Tensor, skips: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Scores, and those of deep supervision at each stage."""
         deep = []
         for stage, head, skip in zip(self.stages, self.deep, skips):
             x_NCHW, before = stage(x_NCHW, skip)
@@ -153,8 +182,12 @@ class MapDecoder(nn.Module):
 
 
 class Unfold(nn.Module):
-    """A token of a patch as a little map of its own: (N, D, s, s) -> (N, width, s * times, s *
-    times), with BatchNorm."""
+    """A token of a patch as a small map of its own, with BatchNorm.
+
+    Args:
+        width_in, width: Channels.
+        times: Side of the small map.
+    """
 
     def __init__(self, width_in: int, width: int, times: int):
         super().__init__()
@@ -163,7 +196,9 @@ class Unfold(nn.Module):
         )
 
     def forward(self, x_NDHW: Tensor) -> Tensor:
-        return self.net(x_NDHW)
+        """(N, D, s, s) -> (N, width, s * times, s * times)."""
+        out: Tensor = self.net(x_NDHW)
+        return out
 
 
 def as_large(x_NCHW: Tensor, side: int | tuple[int, int]) -> Tensor:

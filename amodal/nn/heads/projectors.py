@@ -11,10 +11,15 @@ from amodal.core.part import Part
 
 
 class Projector(nn.Sequential):
-    """Linear-BatchNorm-ReLU layers and a last Linear: (N, D) -> (N, width). Batch statistics couple
-    rows, so a method calls it in `losses`, where it sees the whole batch.
+    """Linear-BatchNorm-ReLU layers and a last linear one.
 
-    last_norm: a BatchNorm without scale after the last layer (SimCLR v2 and SimSiam projectors).
+    Batch statistics couple rows, so a method calls it in `losses`, where it sees the whole batch.
+
+    Args:
+        width_in, width: Of input and output.
+        hidden: Of the layers between; `width` unless given.
+        layers: Linear layers.
+        last_norm: A BatchNorm without scale at the end (SimCLR v2 and SimSiam projectors).
     """
 
     def __init__(
@@ -38,21 +43,24 @@ class Projector(nn.Sequential):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm that lets a batch of one row or none pass on its running statistics instead of
-    failing."""
+    """BatchNorm that uses its running statistics for a batch of one row or none."""
 
     def forward(self, x_ND: Tensor) -> Tensor:
+        """(N, D) -> (N, D)."""
         if self.training and len(x_ND) < 2:
+            assert self.running_mean is not None and self.running_var is not None
             scale = torch.rsqrt(self.running_var + self.eps)
             x_ND = (x_ND - self.running_mean) * scale
-            return x_ND if self.weight is None else x_ND * self.weight + self.bias
+            return x_ND * self.weight + self.bias if self.affine else x_ND
         return super().forward(x_ND)
 
 
 class BypassHead(nn.Module):
-    """A linear map beside a perceptron with one hidden layer, then BatchNorm: AMDIM's way into a
-    space for scores (arXiv:1906.00910). The bypass begins as the identity. Like `Projector` it
-    couples rows, so a method calls it in `losses`."""
+    """A linear map beside a perceptron, then BatchNorm, as in AMDIM (arXiv:1906.00910).
+
+    The bypass begins as the identity. Like `Projector` it couples rows, so a method calls it in
+    `losses`.
+    """
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
@@ -64,12 +72,22 @@ class BypassHead(nn.Module):
         self.norm = BatchNorm(width)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.norm(self.bypass(x_ND) + self.mlp(x_ND))
+        """(N, width_in) -> (N, width)."""
+        out: Tensor = self.norm(self.bypass(x_ND) + self.mlp(x_ND))
+        return out
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: an MLP to a narrow unit vector, then its cosine with K prototypes
-    (arXiv:2104.14294, appendix C)."""
+    """DINO's head: an MLP to a narrow unit vector, then its cosine with K prototypes.
+
+    arXiv:2104.14294, appendix C.
+
+    Args:
+        width_in: D.
+        prototypes: K.
+        hidden: Of the MLP.
+        bottleneck: Width of the unit vector.
+    """
 
     def __init__(self, width_in: int, prototypes: int, *, hidden: int = 256, bottleneck: int = 64):
         super().__init__()
@@ -83,31 +101,43 @@ class PrototypeHead(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) * bottleneck**-0.5)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        """(N, K) cosines."""
+        """(N, D) -> (N, K) cosines."""
         return normalize(self.mlp(x_ND), dim=1) @ normalize(self.prototypes, dim=1).T
 
 
 class PairHead(nn.Module):
-    """What two views (N, D) tell together (N, width), through a layer of their own each: what
-    differs between them need not be invariant in what they share."""
+    """A perceptron of two views, which first pass a layer each.
+
+    So the difference of two views can be predicted without being invariant in what they share.
+    """
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
-        self.each = nn.Sequential(nn.Linear(width_in, width_in), nn.GELU())
+        self.branch = nn.Sequential(nn.Linear(width_in, width_in), nn.GELU())
         self.both = nn.Sequential(
             nn.Linear(2 * width_in, width_in), nn.GELU(), nn.Linear(width_in, width)
         )
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        return self.both(torch.cat([self.each(before), self.each(after)], 1))
+        """(N, D) and (N, D) -> (N, width)."""
+        out: Tensor = self.both(torch.cat([self.branch(before), self.branch(after)], 1))
+        return out
 
 
 class BranchHead(Part):
-    """(N, D) -> (N, width): a perceptron with two linear maps at its end, what a row is (the first
-    half) and where it belongs (the second), each a unit vector over the root of 2, so that a
-    product of two rows is the mean of two cosines (Chu et al. 2024, arXiv:2306.05272).
+    """A perceptron with two linear outputs, features (the first half) and memberships (the second).
 
-    Its BatchNorm couples rows while training, so a method calls it in `losses`.
+    Each half is a unit vector over the root of 2, so that a product of two rows is the mean of two
+    cosines (Chu et al. 2024, arXiv:2306.05272). Its BatchNorm couples rows in training, so a method
+    calls it in `losses`.
+
+    Args:
+        width_in: D.
+        width: Even.
+        hidden: Of the perceptron.
+
+    Raises:
+        AmodalError: For an odd width.
     """
 
     def __init__(self, width_in: int, width: int, *, hidden: int):
@@ -122,13 +152,14 @@ class BranchHead(Part):
             nn.ReLU(),
         )
         self.subspace, self.member = nn.Linear(hidden, width // 2), nn.Linear(hidden, width // 2)
-        self.begin_alike()
+        self.tie_branches()
 
-    def begin_alike(self) -> None:
-        """Rows belong where they are: the second branch gets the weights of the first."""
+    def tie_branches(self) -> None:
+        """Give the second branch the weights of the first."""
         self.member.load_state_dict(self.subspace.state_dict())
 
     def forward(self, x_ND: Tensor) -> Tensor:
+        """(N, D) -> (N, width)."""
         h = self.trunk(x_ND)
         return (
             torch.cat([normalize(self.subspace(h), dim=1), normalize(self.member(h), dim=1)], 1)

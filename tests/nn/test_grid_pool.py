@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Tokens
-from amodal.nn.grid_pool import places
+from amodal.nn.grid_pool import grid_pool
 
 
 def bag():
@@ -18,7 +18,7 @@ def bag():
 def test_the_whole_and_then_the_mean_of_each_cell(grid):
     tokens = bag()
     whole = tokens.pool()
-    found = places(tokens, whole, grid)
+    found = grid_pool(tokens, whole, grid)
     assert found.rows.tolist() == [0, 2]
     for n, (row, vectors) in enumerate(zip((0, 2), found.values.split())):
         members = {}
@@ -40,10 +40,10 @@ def test_the_whole_and_then_the_mean_of_each_cell(grid):
 
 
 def test_a_row_has_as_many_as_cells_have_tokens_in_them():
-    found = places(bag(), bag().pool(), 2)
+    found = grid_pool(bag(), bag().pool(), 2)
     assert found.values.lengths.tolist() == [5, 3]
 
 
 def test_a_grid_without_cells_is_refused():
     with pytest.raises(AmodalError, match="at least one cell"):
-        places(bag(), bag().pool(), 0)
+        grid_pool(bag(), bag().pool(), 0)

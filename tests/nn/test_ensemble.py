@@ -47,11 +47,11 @@ def test_vectors_are_those_of_all_parts_end_to_end(kind):
 def test_it_can_be_written_down_and_built_again():
     for aligned in (0, 8):
         encoder, b = stacked(aligned), batch(("plain",))
-        again = config.build(encoder.spec)
-        again.load_state_dict(encoder.state_dict())
+        rebuilt = config.build(encoder.spec)
+        rebuilt.load_state_dict(encoder.state_dict())
         for s, column in encoder(b).columns.items():
             assert (
-                torch.equal(column.values, again.eval()(b)[s].values)
+                torch.equal(column.values, rebuilt.eval()(b)[s].values)
                 and column.values.shape[1] == encoder.space_width
             )
 

@@ -52,11 +52,11 @@ def test_what_is_lacking_is_the_mean_of_the_predictions_of_what_is_kept():
     }  # hidden from some rows that have it
     for kept in (there, fewer, {"a": there["a"], "c": there["c"]}):
         seen = Embeddings({s: states[s] for s in kept}, B)
-        told = fusion(Embeddings({s: z[s] for s in kept}, B), fusion.predict(seen), kept)
+        predicted = fusion(Embeddings({s: z[s] for s in kept}, B), fusion.predict(seen), kept)
         want = slowly(fusion, kept, z, states)
-        assert told.rows.tolist() == sorted(want)
+        assert predicted.rows.tolist() == sorted(want)
         torch.testing.assert_close(
-            told.values, torch.stack([want[i] for i in sorted(want)]), rtol=1e-9, atol=1e-12
+            predicted.values, torch.stack([want[i] for i in sorted(want)]), rtol=1e-9, atol=1e-12
         )
 
 
@@ -65,7 +65,7 @@ def test_complete_rows_need_no_prediction():
     fusion, (_, z, states) = FilledFusion(FIELDS, D, P, 5, 3).double(), case()
     rows, vectors = z.complete(FIELDS)
     kept = {s: torch.isin(torch.arange(B), rows) for s in FIELDS}
-    told = fusion(z, fusion.predict(states), kept)
+    predicted = fusion(z, fusion.predict(states), kept)
     torch.testing.assert_close(
-        told.values, fusion.head(torch.cat(vectors, 1)), rtol=1e-9, atol=1e-12
+        predicted.values, fusion.head(torch.cat(vectors, 1)), rtol=1e-9, atol=1e-12
     )

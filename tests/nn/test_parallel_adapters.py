@@ -97,11 +97,11 @@ def test_gates_begin_closed_so_that_frozen_encoders_are_as_they_were():
 
 def test_a_saved_encoder_keeps_them():
     encoder, deep = made(prompts=1, every=2, bottleneck=3)
-    again = config.build(encoder.spec).double()
-    again.load_state_dict(encoder.state_dict())
+    rebuilt = config.build(encoder.spec).double()
+    rebuilt.load_state_dict(encoder.state_dict())
     own = bags()
-    torch.testing.assert_close(again.encode(own)["face"].x, encoder.encode(own)["face"].x)
-    assert again.block_hook.spec == deep.spec
+    torch.testing.assert_close(rebuilt.encode(own)["face"].x, encoder.encode(own)["face"].x)
+    assert rebuilt.block_hook.spec == deep.spec
 
 
 def test_bad_options():

@@ -70,8 +70,8 @@ def with_dropout(name):
 
 
 def test_what_is_random_in_a_block_is_the_same_the_second_time():
-    plain, again = (steps(with_dropout("clip"), recompute, None) for recompute in (False, True))
-    assert_same(plain, again)
+    plain, rebuilt = (steps(with_dropout("clip"), recompute, None) for recompute in (False, True))
+    assert_same(plain, rebuilt)
     other = with_dropout("clip")
     torch.manual_seed(0)
     gradients(other, batch(other.views, seed=1))

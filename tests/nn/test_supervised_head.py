@@ -44,16 +44,16 @@ def labelled(size=6):
 
 def test_losses_are_those_of_each_kind_over_the_rows_that_have_the_label():
     head = SupervisedHead(TARGETS, ["x", "y"], 4)
-    told, batch = head(seen()), labelled()
-    found = head.losses(told, Embeddings(head.known(batch), 6))
-    out = told.values[1:]
+    predicted, batch = head(seen()), labelled()
+    found = head.losses(predicted, Embeddings(head.known(batch), 6))
+    out = predicted.values[1:]
     assert torch.allclose(
-        found["told/kind"], cross_entropy(out[:, :3], batch.labels["kind"].values)
+        found["predict/kind"], cross_entropy(out[:, :3], batch.labels["kind"].values)
     )
     height = (batch.labels["height"].values - 10) / 2
-    assert torch.allclose(found["told/height"], (out[:, 3] - height).square().mean())
+    assert torch.allclose(found["predict/height"], (out[:, 3] - height).square().mean())
     assert torch.allclose(
-        found["told/days,dead"],
+        found["predict/days,dead"],
         cox(out[:, 4], batch.labels["days"].values, batch.labels["dead"].values),
     )
 
@@ -86,11 +86,11 @@ def test_a_field_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_n
 
 def test_predictions_are_probabilities_amounts_in_their_unit_and_hazards():
     head = SupervisedHead(TARGETS, ["x", "y"], 4, hidden=8)
-    told = head(seen())
-    found = head.predictions(told)
+    predicted = head(seen())
+    found = head.predictions(predicted)
     assert torch.allclose(found["kind"].sum(1), torch.ones(6))
-    assert torch.allclose(found["height"], told.values[:, 3] * 2 + 10)
-    assert torch.allclose(found["days,dead"], told.values[:, 4])
+    assert torch.allclose(found["height"], predicted.values[:, 3] * 2 + 10)
+    assert torch.allclose(found["days,dead"], predicted.values[:, 4])
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +158,14 @@ def test_outputs_follow_anothers_on_the_rows_that_both_have():
     for x, y in zip(own.values[1:], aim.values[1:]):
         p, q = ((v[:3] / 2).softmax(0) for v in (y, x))
         total = total + 4 * sum(a * (a / b).log() for a, b in zip(p, q)) + (x[3] - y[3]) ** 2
-    found = head.follow(own, aim, 2.0)
+    found = head.distillation_loss(own, aim, 2.0)
     torch.testing.assert_close(found, total / 2 / 2)
     found.backward()
     assert (
         aim.values.grad is None
         and own.values.grad[0].abs().sum() == 0 < own.values.grad[1:].abs().min()
     )
-    assert head.follow(own, Column(aim.values[:0], aim.rows[:0])).item() == 0
+    assert head.distillation_loss(own, Column(aim.values[:0], aim.rows[:0])).item() == 0
 
 
 def test_a_source_that_no_batch_brings_is_one_that_all_rows_lack():

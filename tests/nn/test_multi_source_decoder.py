@@ -50,54 +50,56 @@ def read(block, x, given):
     """given: the sources of one row, with their numbers."""
     if block.strategy == "serial":
         for i, y in given:
-            x = x + attend(block.others[i], block.norms[i](x), y)
+            x = x + attend(block.source_attention[i], block.norms[i](x), y)
         return x
     query = block.norms[0](x)
     if block.strategy == "flat":
-        return x + attend(block.others[0], query, torch.cat([y for _, y in given]))
-    each = [attend(block.others[i], query, y) for i, y in given]
+        return x + attend(block.source_attention[0], query, torch.cat([y for _, y in given]))
+    each = [attend(block.source_attention[i], query, y) for i, y in given]
     if block.strategy == "parallel":
         return x + sum(each)
     both = torch.stack(each, 1)
-    return x + torch.cat([attend(block.choose, q[None], c) for q, c in zip(query, both)])
+    return x + torch.cat([attend(block.choice_attention, q[None], c) for q, c in zip(query, both)])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
-    decoder, sources, told = made(strategy)
-    found = decoder(sources, told).split()
-    for row, mine in enumerate(told.split()):
+    decoder, sources, predicted = made(strategy)
+    found = decoder(sources, predicted).split()
+    for row, mine in enumerate(predicted.split()):
         given = [
-            (i, decoder.given[i](s.split()[row])) for i, s in enumerate(sources) if s.lengths[row]
+            (i, decoder.source_projections[i](s.split()[row]))
+            for i, s in enumerate(sources)
+            if s.lengths[row]
         ]
-        x = torch.cat([decoder.start[None], decoder.enter(mine)])
+        x = torch.cat([decoder.start[None], decoder.in_proj(mine)])
         steps = torch.arange(len(x)).double()
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
         for block in decoder.blocks:
             own = block.norm1(x)
-            x = read(block, x + attend(block.own, own, own, causal=True), given)
+            x = read(block, x + attend(block.self_attention, own, own, causal=True), given)
             x = x + block.down(F.gelu(block.up(block.norm3(x))))
         torch.testing.assert_close(found[row], decoder.norm(x))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_without_any_source_a_row_is_told_from_itself_and_all_is_part_of_the_graph(strategy):
-    decoder, sources, told = made(strategy)
+    decoder, sources, predicted = made(strategy)
     none = [Ragged(s.flat[:0], torch.zeros_like(s.lengths)) for s in sources]
-    assert decoder(none, told).flat.isfinite().all()
-    decoder(none, told).flat.sum().backward()
+    assert decoder(none, predicted).flat.isfinite().all()
+    decoder(none, predicted).flat.sum().backward()
     assert all(p.grad is not None for p in decoder.parameters())
     nobody = [Ragged(s.flat[:0], s.lengths[:0]) for s in sources]
-    assert decoder(nobody, Ragged(told.flat[:0], told.lengths[:0])).flat.shape == (0, 8)
+    assert decoder(nobody, Ragged(predicted.flat[:0], predicted.lengths[:0])).flat.shape == (0, 8)
 
 
 def test_a_token_knows_those_before_it_only():
-    decoder, sources, told = made("serial")
-    flat = told.flat.clone()
+    decoder, sources, predicted = made("serial")
+    flat = predicted.flat.clone()
     flat[4 + 2] = 7.0  # the third token of the last row
     a, b = (
-        decoder(sources, told).split()[3],
-        decoder(sources, Ragged(flat, told.lengths)).split()[3],
+        decoder(sources, predicted).split()[3],
+        decoder(sources, Ragged(flat, predicted.lengths)).split()[3],
     )
     assert torch.equal(a[:3], b[:3]) and not torch.allclose(a[3:], b[3:])
 

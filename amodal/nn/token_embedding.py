@@ -1,0 +1,59 @@
+"""The first step of an encoder: values of a batch -> tokens with content, position and field."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from amodal.core import Batch, Tokens, field_of, unknown
+from amodal.nn.trunks import SourceTokens
+
+
+class TokenEmbedding:
+    """Methods of an encoder that make tokens, before any of them sees another."""
+
+    tokenizers: nn.ModuleDict
+    field_token: nn.ParameterDict
+    position: nn.Module | None
+
+    def tokenize(self, batch: Batch) -> SourceTokens:
+        """Tokens of each source, with content, position and field.
+
+        Args:
+            batch: Values of B rows.
+
+        Returns:
+            Source -> tokens, x (T, D).
+
+        Raises:
+            AmodalError: For a field that the encoder does not have.
+        """
+        content = self.patchify(batch)
+        return {source: self.add_positions(tokens) for source, tokens in content.items()}
+
+    def patchify(self, batch: Batch) -> SourceTokens:
+        """As `tokenize`, with content alone: masked models predict it, mixing mixes it."""
+        for source in batch.sources:
+            if field_of(source) not in self.tokenizers:
+                raise unknown("field of this encoder", field_of(source), self.tokenizers)
+        return {
+            s: self.tokenizers[field_of(s)](column, s, batch.size)
+            for s, column in batch.columns.items()
+        }
+
+    def add_positions(self, tokens: Tokens) -> Tokens:
+        """Add the embeddings of field and position.
+
+        Args:
+            tokens: Of one source, x (T, D), as `patchify` makes them.
+        """
+        field = field_of(tokens.names[0])
+        x_TD: Tensor = tokens.x + self.field_token[field]
+        # a pretrained backbone has given its tokens positions of its own
+        if self.position is not None and not self.contextual(field):
+            x_TD = x_TD + self.position(tokens.position).to(x_TD.dtype)
+        return tokens.with_x(x_TD)
+
+    def contextual(self, field: str) -> bool:
+        """Whether the tokenizer of a field is a backbone, whose tokens have seen each other."""
+        # asked by name: a tokenizer may be any module, of a modality or of a plug-in
+        return bool(getattr(self.tokenizers[field], "contextual", False))
