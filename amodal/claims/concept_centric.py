@@ -29,7 +29,7 @@ from amodal.inference.embed import embed_values
 from amodal.inference.forward_passes import evaluating
 from amodal.modalities import make
 from amodal.modalities.table import Table
-from amodal.objectives.entailment import agreement
+from amodal.objectives.entailment import log_agreement
 
 CLAIM = (
     "Projectors of pictures and sentences into a concept space that was learnt beforehand reach 90 % right matches against sentences "
@@ -123,9 +123,9 @@ def cosine(a_ND, b_ND):
 
 
 ARMS = {
-    "concepts": (concepts, agreement),
+    "concepts": (concepts, log_agreement),
     "joint": (plain_clip, cosine),
-    "classifiers": (classifiers, agreement),
+    "classifiers": (classifiers, log_agreement),
 }
 
 

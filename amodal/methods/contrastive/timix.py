@@ -30,7 +30,7 @@ from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.soft_info_nce import Sparse, soft_info_nce
+from amodal.objectives.soft_info_nce import SparseTargets, soft_info_nce
 
 PLACES = ("text", "random", "everywhere")
 
@@ -124,7 +124,7 @@ class TiMix(Towers):
         z = vectors(
             self.encoder, {s: encoded(self.encoder, features, s, at, mixed.tokens)}, features.size
         )[s].values
-        targets = Sparse.mixed(mixed.partner, mixed.kept)
+        targets = SparseTargets.mixup(mixed.partner, mixed.kept)
         hard = soft_info_nce(z, words, targets, temperature=heat, smoothing=self.smoothing)
         if not self.soft:
             return hard
@@ -134,5 +134,5 @@ class TiMix(Towers):
             likely = targets.apply(likely, len(likely))
         # the same targets in both directions, as in the authors' code
         return (1 - self.soft) * hard + self.soft * soft_info_nce(
-            z, words, likely, temperature=heat, back=likely
+            z, words, likely, temperature=heat, reverse_targets=likely
         )

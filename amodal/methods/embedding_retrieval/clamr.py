@@ -59,7 +59,7 @@ def clamr(
                 known = meant(order.to(rows.device), z["about"].values.long(), label, classes)
                 about = about.index_copy(0, z["about"].rows, known)
             losses["fields"] = weight * modality_choice(
-                each, temperature=1 / scale(), about_N=about[rows]
+                each, temperature=1 / scale(), modality_N=about[rows]
             )
         return losses
 
@@ -70,16 +70,16 @@ def clamr(
     return method
 
 
-def meant(order: Tensor, about_N: Tensor, label: str, classes: list[str]) -> Tensor:
+def meant(order: Tensor, modality_N: Tensor, label: str, classes: list[str]) -> Tensor:
     """(N,) the field that each query is about, of the numbers of its label's classes. Raises
     AmodalError for more classes than fields."""
-    most = int(about_N.max()) + 1 if len(about_N) else 0
-    if most > len(classes) or len(about_N) and about_N.min() < 0:
+    most = int(modality_N.max()) + 1 if len(modality_N) else 0
+    if most > len(classes) or len(modality_N) and modality_N.min() < 0:
         raise AmodalError(
             f"the label {label!r} has {most} classes or more, and they stand for {len(classes)} fields: {', '.join(classes)}. Give "
             "--method.fields a field for each class, in the order of their names, or another --method.label, or none"
         )
-    return order[about_N]
+    return order[modality_N]
 
 
 def compared(z: Features, text: str, others: list[str]) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,7 +27,7 @@ from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_encoder import CoEncoder
 from amodal.nn.heads.supervised import SupervisedHead, Target
-from amodal.objectives.matching import exchange, matching
+from amodal.objectives.matching import matching, swap_partners
 
 
 def less_bimodal(
@@ -140,7 +140,7 @@ class LessBimodal(StagedMethod):
         words, seen = features[f"tokens/{self.words}"], features[f"tokens/{field}"]
         at, at_seen = shared_rows(words, seen)
         seeds = hash_bits(features[m.SEED].values[words.rows[at]], name_code(f"swap {field}"))
-        shown = exchange(seeds, self.swap)
+        shown = swap_partners(seeds, self.swap)
         own = shown == torch.arange(len(at), device=at.device)
         logits = self.match(
             self.co.means({self.words: words.values[at], field: seen.values[at_seen[shown]]})

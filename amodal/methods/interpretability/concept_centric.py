@@ -26,7 +26,7 @@ from amodal.methods.shared.concepts import TableConcepts
 from amodal.methods.shared.shapes import share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.boxes import ConceptHead, learn_boxes
-from amodal.objectives.entailment import bce_of_log
+from amodal.objectives.entailment import bce_from_log_prob
 
 SAID = "said/concepts"
 
@@ -84,7 +84,9 @@ class Concepts(Method):
         terms = {}
         for s in (s for s in features if s != SAID):
             at, of = shared_rows(features[s], features[SAID])
-            terms[f"entail/{s}"] = bce_of_log(features[s].values[at], features[SAID].values[of])
+            terms[f"entail/{s}"] = bce_from_log_prob(
+                features[s].values[at], features[SAID].values[of]
+            )
         return share(terms)
 
     @torch.no_grad()

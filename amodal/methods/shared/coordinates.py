@@ -11,7 +11,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.dense import DenseHead
 from amodal.nn.heads.maps import as_large
 from amodal.nn.heads.segmenter import DEEP, whole
-from amodal.objectives.coordinate_bins import middle_of
+from amodal.objectives.coordinate_bins import bin_centers
 
 
 class Coordinates(nn.Module):
@@ -43,7 +43,7 @@ class Coordinates(nn.Module):
     def guessed(self, encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of the rows that have points: coordinates told (N, P, 3), points (N, P, 3), and which
         there are (N, P)."""
-        guess = middle_of(self(encoder, batch).values.argmax(2), self.bins).mT
+        guess = bin_centers(self(encoder, batch).values.argmax(2), self.bins).mT
         return guess, *listed(batch[self.points].values)
 
 

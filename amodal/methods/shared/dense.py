@@ -12,7 +12,7 @@ from amodal.core import AmodalError, Batch, Column, Tokens, unknown
 from amodal.methods.shared.regions import alone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.segmenter import DEEP, EARLY
-from amodal.objectives.deep_supervision import UNKNOWN
+from amodal.objectives.deep_supervision import IGNORE_INDEX
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def truth(batch: Batch, label: str, classes: int) -> Column:
     if label not in batch.columns:
         raise unknown("label of this batch", label, [*batch.labels, *batch.columns])
     number = class_map(batch[label].values)
-    return Column(torch.where(number < classes, number, UNKNOWN), batch[label].rows)
+    return Column(torch.where(number < classes, number, IGNORE_INDEX), batch[label].rows)
 
 
 def class_map(values_N1HW: Tensor) -> Tensor:

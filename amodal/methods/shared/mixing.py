@@ -18,7 +18,7 @@ from amodal.methods.shared.matching import SEED
 from amodal.methods.shared.regions import regions
 from amodal.methods.shared.shapes import token_column
 from amodal.nn.encoder import Encoder
-from amodal.objectives.bags import owners
+from amodal.objectives.packed import row_index
 
 
 def carried(content: Tokens) -> dict[str, Column]:
@@ -69,5 +69,6 @@ def fit(encoder: Encoder, context: Tokens, words: Column, size: int) -> Column:
     told[words.rows] = normalize(words.values, dim=1).to(told.dtype)
     lengths = parts.values.lengths
     return Column(
-        Ragged((parts.values.flat * told[parts.rows][owners(lengths)]).sum(1), lengths), parts.rows
+        Ragged((parts.values.flat * told[parts.rows][row_index(lengths)]).sum(1), lengths),
+        parts.rows,
     )

@@ -9,15 +9,15 @@ from torch.nn.functional import pad
 
 from amodal.core import Ragged
 from amodal.core.column import spans
-from amodal.objectives.bags import padded
 from amodal.objectives.mil import bag_scores, bag_tile, max_pool
+from amodal.objectives.packed import pad_packed
 from amodal.objectives.tiles import by_rows
 from amodal.stats.chain_crf import snippets, viterbi
 
 
 def scores(seen: Ragged, words: Ragged) -> Tensor:
     """(K, L): each of K pictures, as regions, with each of L sentences, as words."""
-    blocks, there = padded(seen)
+    blocks, there = pad_packed(seen)
 
     def some(block, mask):
         return bag_scores(block, mask, words.flat, words.lengths, pool=max_pool, total=True)

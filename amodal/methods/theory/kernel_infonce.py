@@ -10,7 +10,7 @@ from amodal.core import unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
-from amodal.objectives.kernel_nce import concatenated, kernel_info_nce
+from amodal.objectives.kernel_nce import concatenated_kernel_nce, kernel_info_nce
 
 MIXTURES = ("none", "sum", "concatenation")
 
@@ -38,7 +38,7 @@ def kernel_infonce(
 
     def loss(a, b):
         if mixture == "concatenation":
-            return concatenated(a, b, gammas=(gamma, other_gamma), share=weight, **how)
+            return concatenated_kernel_nce(a, b, gammas=(gamma, other_gamma), share=weight, **how)
         first = kernel_info_nce(a, b, gamma=gamma, **how)
         return (
             first

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from amodal.core import Ragged
-from amodal.objectives.bags import padded
+from amodal.objectives.packed import pad_packed
 
 
 class Captioner(nn.Module):
@@ -28,7 +28,7 @@ class Captioner(nn.Module):
 
     def forward(self, seen_ND: Tensor, texts: Ragged) -> Tensor:
         """(N, 2): the sum of -log p of the ids of each text and of its END, and their number."""
-        ids_NL, there_NL = (nn.functional.pad(x, (0, 1)) for x in padded(texts))
+        ids_NL, there_NL = (nn.functional.pad(x, (0, 1)) for x in pad_packed(texts))
         state = self.first(seen_ND)
         total = state.sum(1).float() * 0
         for t in range(ids_NL.shape[1]):

@@ -27,7 +27,7 @@ from amodal.core.host import on_host, take
 from amodal.nn.attention.cross import Places, Read, side_by_side
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.positions import sincos
-from amodal.objectives.bags import owners
+from amodal.objectives.packed import row_index
 
 STRATEGIES = ("serial", "parallel", "flat", "hierarchical")
 
@@ -81,7 +81,7 @@ class MultiSourceDecoder(nn.Module):
             spans(torch.zeros_like(seen.lengths), seen.lengths), seen.flat
         )
         lists, there_NS = self._enter(sources)
-        there_TS = take(there_NS, owners(seen.lengths))
+        there_TS = take(there_NS, row_index(seen.lengths))
         asks = Places(seen.lengths)
         answers = [Places(s.lengths) for s in lists]
         for block in self.blocks:
