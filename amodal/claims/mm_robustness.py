@@ -25,7 +25,7 @@ import torch
 from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, untrained
-from amodal.claims.missing_aware_prompts import LABEL, FIELDS, prepared, split
+from amodal.claims.missing_aware_prompts import FIELDS, LABEL, prepared, split
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
 from amodal.masking.modality_dropout import any_sources

@@ -66,7 +66,8 @@ def check_plugin(plugin: Plugin, loaded: Any) -> None:
         )
     if registry.canonical(loaded.kind) != plugin.name:
         raise AmodalError(
-            f"the class says kind = {loaded.kind!r}, its entry point {plugin.name!r}; they must be one name"
+            f"the class says kind = {loaded.kind!r}, its entry point {plugin.name!r}; they must "
+            "be one name"
         )
     loaded()  # a class with an abstract method that is not there, or a field without a default
 

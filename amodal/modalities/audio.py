@@ -93,7 +93,8 @@ class Audio(Modality):
             or self.max_seconds < 0
         ):
             raise AmodalError(
-                "audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or more"
+                "audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or "
+                "more"
             )
         at_most(
             "audio",
@@ -139,9 +140,8 @@ class Audio(Modality):
         probe, rates, seconds = build(cls, overrides), [], []
         for raw in samples:
             try:
-                wave, rate = _sound.read(
-                    raw, probe.rate, USUAL
-                )  # all that is asked below is whether it is longer
+                # all that is asked below is whether it is longer
+                wave, rate = _sound.read(raw, probe.rate, USUAL)
             except BadValue:
                 continue
             rates.append(rate)
@@ -170,7 +170,8 @@ class Audio(Modality):
         if rate != self.rate:
             if len(wave) / rate * self.rate > LONGEST:
                 raise BadValue(
-                    f"{len(wave):,} samples at {rate} Hz are too many at {self.rate} Hz; set max_seconds"
+                    f"{len(wave):,} samples at {rate} Hz are too many at {self.rate} Hz; set "
+                    "max_seconds"
                 )
             wave = soxr.resample(wave, rate, self.rate, quality="HQ").astype(np.float32)
             if not len(wave):

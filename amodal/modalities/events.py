@@ -92,16 +92,19 @@ class Events(Modality):
     def __post_init__(self):
         if len({*self.columns, self.time, GAP}) < len(self.columns) + 2:
             raise AmodalError(
-                f"events.columns must be different names, without the time {self.time!r}, got {list(self.columns)}"
+                f"events.columns must be different names, without the time {self.time!r}, got "
+                f"{list(self.columns)}"
             )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.columns) + 1):
                 raise AmodalError(
-                    f"events.{name} has {len(getattr(self, name))} numbers for {len(self.columns)} fields and the gaps"
+                    f"events.{name} has {len(getattr(self, name))} numbers for "
+                    f"{len(self.columns)} fields and the gaps"
                 )
         if self.max_events < 1 or not self.step > 0:
             raise AmodalError(
-                f"events need max_events of at least 1 and a step above 0, got {self.max_events} and {self.step}"
+                f"events need max_events of at least 1 and a step above 0, got {self.max_events} "
+                f"and {self.step}"
             )
         at_most("events", {"max_events": (self.max_events, 2**24)})
         self.cells()  # categories of fields that there are
@@ -347,7 +350,8 @@ class EventsGraph(nn.Module):
 
     inputs = {
         "events": "(N, events, 1 + fields) float32, in order of time: the time since the first event, then of each field the "
-        "number, or the place of the category in its list (the list's length for one that is not in it); NaN where a cell is "
+        "number, or the place of the category in its list (the list's length for one that is not "
+        "in it); NaN where a cell is "
         "missing; anything past the end",
         "lengths": "(N,) int64: events of each record, at least 1",
     }

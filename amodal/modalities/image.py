@@ -80,19 +80,22 @@ class Image(Modality):
     def __post_init__(self):
         if self.size < 1 or self.channels < 1:
             raise AmodalError(
-                f"an image needs size and channels of at least 1, got {self.size} and {self.channels}"
+                f"an image needs size and channels of at least 1, got {self.size} and "
+                f"{self.channels}"
             )
         at_most("image", {"size": (self.size, 16384), "channels": (self.channels, 4096)})
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
         if self.patch and self.size % self.patch:
             raise AmodalError(
-                f"patches of {self.patch} pixels do not tile an image of {self.size}: choose one of {self._divisors()}"
+                f"patches of {self.patch} pixels do not tile an image of {self.size}: choose one "
+                f"of {self._divisors()}"
             )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, self.channels):
                 raise AmodalError(
-                    f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} channels"
+                    f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} "
+                    "channels"
                 )
 
     def _divisors(self) -> list[int]:

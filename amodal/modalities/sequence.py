@@ -77,7 +77,8 @@ class Sequence(Modality):
             or self.alphabet.split() != [self.alphabet]
         ):
             raise AmodalError(
-                f"sequence.alphabet must be different symbols without a space, got {self.alphabet!r}"
+                "sequence.alphabet must be different symbols without a space, got "
+                f"{self.alphabet!r}"
             )
         if self.fold and self.alphabet != self.alphabet.upper():
             raise AmodalError(
@@ -86,7 +87,8 @@ class Sequence(Modality):
         at_most("sequence", {"k": (self.k, 64), "max_length": (self.max_length, 2**24)})
         if self.k < 1 or self.max_length < 1 or self.words > MOST_WORDS:
             raise AmodalError(
-                f"a sequence needs max_length and k of at least 1 and at most {MOST_WORDS:,} words, "
+                f"a sequence needs max_length and k of at least 1 and at most {MOST_WORDS:,} "
+                "words, "
                 f"got max_length {self.max_length} and {len(self.alphabet)} symbols ** k = {self.k}"
             )
 

@@ -78,11 +78,13 @@ class Series(Modality):
         for name in ("units", "mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.channels)):
                 raise AmodalError(
-                    f"series.{name} has {len(getattr(self, name))} entries for {len(self.channels)} channels"
+                    f"series.{name} has {len(getattr(self, name))} entries for "
+                    f"{len(self.channels)} channels"
                 )
         if self.patch < 1 or self.max_steps < 1:
             raise AmodalError(
-                f"a series needs patch and max_steps of at least 1, got {self.patch} and {self.max_steps}"
+                f"a series needs patch and max_steps of at least 1, got {self.patch} and "
+                f"{self.max_steps}"
             )
         at_most("series", {"patch": (self.patch, 2**16)})
 
@@ -125,7 +127,8 @@ class Series(Modality):
             close = [c for name in self.channels for c in nearest(name, table)]
             hint = f"; did you mean {close[0]}?" if close else ""
             raise BadValue(
-                f"none of the channels {listed(self.channels)}; it has {listed(table) or 'nothing'}{hint}"
+                f"none of the channels {listed(self.channels)}; it has "
+                f"{listed(table) or 'nothing'}{hint}"
             )
         values = np.full((_columns.length(table), len(self.channels)), np.nan, dtype=np.float32)
         for i, name in enumerate(self.channels):

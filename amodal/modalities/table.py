@@ -96,7 +96,8 @@ class Table(Modality):
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.columns)):
                 raise AmodalError(
-                    f"table.{name} has {len(getattr(self, name))} numbers for {len(self.columns)} columns"
+                    f"table.{name} has {len(getattr(self, name))} numbers for {len(self.columns)} "
+                    "columns"
                 )
 
     @classmethod
@@ -147,7 +148,8 @@ class Table(Modality):
             close = next((near[0] for name in row if (near := nearest(name, self.columns))), "")
             hint = f"; did you mean {close}?" if close else ""
             raise BadValue(
-                f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}"
+                f"none of the columns {listed(self.columns)}; it has "
+                f"{listed(row) or 'nothing'}{hint}"
             )
         value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
         if np.isnan(value).all():
@@ -178,9 +180,8 @@ class Table(Modality):
             * std
             * np.float32(0.02 if view == "weak" else 0.1)
         )
-        luck = np.where(
-            np.isnan(value), 1, rng.random(len(value))
-        )  # a cell that is missing has no luck
+        # a cell that is missing has no luck
+        luck = np.where(np.isnan(value), 1, rng.random(len(value)))
         kept = luck < max(1 - DROPPED[view], np.nextafter(luck.min(), 2))
         return np.where(kept, value + np.where(numeric, noise, 0), np.nan).astype(np.float32)
 
@@ -207,9 +208,8 @@ class Table(Modality):
     def targets(self, values_NC: Tensor) -> Tensor:
         """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN
         where one is missing."""
-        return on_host(
-            self._targets, values_NC
-        )  # few numbers, and the CPU goes on knowing which are missing
+        # few numbers, and the CPU goes on knowing which are missing
+        return on_host(self._targets, values_NC)
 
     def _targets(self, values_NC: Tensor) -> Tensor:
         present = self.tokens_of(values_NC)
@@ -346,9 +346,8 @@ class TableTokenizer(nn.Module):
             code_NC = values_NC.nan_to_num().long().clamp(min=0).minimum(
                 (sizes - 1).clamp(min=0)
             ) + (sizes.cumsum(0) - sizes)
-            code_NC = code_NC.clamp(
-                max=self.embed.num_embeddings - 1
-            )  # of numeric columns, whose codes mean nothing
+            # of numeric columns, whose codes mean nothing
+            code_NC = code_NC.clamp(max=self.embed.num_embeddings - 1)
             x_NCD = torch.where((sizes > 0)[:, None], self.embed(code_NC), x_NCD)
         x_NCD, _ = gather_groups(x_NCD + self.bias, present, self.table.patch)
         there = self.table.tokens_of(host_copy(values_NC))
@@ -389,9 +388,8 @@ class TableGraph(nn.Module):
                 torch.minimum(cells.nan_to_num().long().clamp(min=0), (self.sizes - 1).clamp(min=0))
                 + self.first
             )
-            code = code.clamp(
-                max=part.embed.num_embeddings - 1
-            )  # of numeric columns, whose codes mean nothing
+            # of numeric columns, whose codes mean nothing
+            code = code.clamp(max=part.embed.num_embeddings - 1)
             x_NCD = torch.where((self.sizes > 0)[:, None], part.embed(code), x_NCD)
         x_NGD, there = gather_groups(x_NCD + part.bias, there, part.table.patch)
         return x_NGD, _dense.line(x_NGD), there

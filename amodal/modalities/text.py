@@ -76,7 +76,8 @@ class Text(Modality):
     def __post_init__(self):
         if self.max_length < 1 or self.patch < 1:
             raise AmodalError(
-                f"text needs max_length and patch of at least 1, got {self.max_length} and {self.patch}"
+                f"text needs max_length and patch of at least 1, got {self.max_length} and "
+                f"{self.patch}"
             )
         at_most("text", {"max_length": (self.max_length, 2**24), "patch": (self.patch, 4096)})
         if self.strong not in DAMAGES:
@@ -352,7 +353,8 @@ def _read(raw: Raw) -> str:
             ) from None
         if "\0" in text:  # what a disk leaves of blocks that were never written
             raise BadValue(
-                f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of another kind"
+                f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of "
+                "another kind"
             )
         return text
     if isinstance(raw, (list, tuple)) and all(isinstance(line, str) for line in raw):
@@ -415,7 +417,8 @@ def _load(vocabulary: str):
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():
         raise AmodalError(
-            f"text.vocabulary: there is no file {file}. Expected a tokenizer.json, or a directory with one"
+            f"text.vocabulary: there is no file {file}. Expected a tokenizer.json, or a directory "
+            "with one"
         )
     try:
         tokenizer = Tokenizer.from_file(str(file))

@@ -210,6 +210,25 @@ class Modality(Corruptible, ABC):
         return file_of(raw)
 
 
+class Grid(Protocol):
+    """What a modality of layout "grid" has beside the members of `Modality`.
+
+    Attributes:
+        size: side of a value in pixels.
+        channels: of a value.
+        tile: side of a token in pixels.
+    """
+
+    size: int
+    channels: int
+
+    @property
+    def tile(self) -> int: ...
+
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel."""
+
+
 @runtime_checkable
 class Readable(Protocol):
     """A modality whose values are text to a person."""

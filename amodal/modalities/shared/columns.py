@@ -77,7 +77,8 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
     }
     if len(columns) < len(table.column_names):
         raise BadValue(
-            f"several columns have one name: {listed(name.strip() or '(empty)' for name in table.column_names)}"
+            "several columns have one name: "
+            f"{listed(name.strip() or '(empty)' for name in table.column_names)}"
         )
     return np.stack([numbers(c, n) for n, c in columns.items()], 1) if bare else columns
 

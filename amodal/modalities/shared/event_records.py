@@ -43,7 +43,8 @@ def read(raw: Raw) -> dict[str, list]:
         }
     else:
         raise BadValue(
-            f"a {type(raw).__name__} is no events: expected a list of objects, or an object of lists"
+            f"a {type(raw).__name__} is no events: expected a list of objects, or an object of "
+            "lists"
         )
     if len({len(cells) for cells in record.values()}) > 1:
         raise BadValue(

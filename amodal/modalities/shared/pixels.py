@@ -147,7 +147,8 @@ def _from_array(raw: np.ndarray | list | tuple) -> Picture:
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
         wanted = "(H, W), (H, W, C) or (C, H, W) numbers"
         raise BadValue(
-            f"an array of shape {array.shape} and type {array.dtype} is not a picture: expected {wanted}"
+            f"an array of shape {array.shape} and type {array.dtype} is not a picture: expected "
+            f"{wanted}"
         )
     if array.ndim == 2:
         array = array[None]
@@ -278,17 +279,15 @@ def sampling(
     distance = np.abs(np.arange(0.5, n_in, dtype=np.float32) - centre[:, None])
     weight = np.maximum(0, 1 - distance / max(step, 1))
     weight /= weight.sum(1, keepdims=True)
-    return (
-        banded(gaussian(n_out, sigma), weight) if sigma > 0.25 else weight
-    )  # a narrower blur changes nothing
+    # a narrower blur changes nothing
+    return banded(gaussian(n_out, sigma), weight) if sigma > 0.25 else weight
 
 
 def gaussian(n: int, sigma: float) -> np.ndarray:
     """(n, n) float32: blur along a side of n pixels."""
     weight = np.exp(np.arange(n, dtype=np.float32) ** 2 / (-2 * sigma**2))
-    weight *= (
-        weight > 1e-6
-    )  # far from the middle it is too small for normal floats, which are many times faster
+    # far from the middle it is too small for normal floats, which are many times faster
+    weight *= weight > 1e-6
     weight = weight[_apart(n)]
     return weight / weight.sum(1, keepdims=True)
 

@@ -62,7 +62,8 @@ def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]
         samples = _from_array(raw)
     else:
         raise BadValue(
-            f"a {type(raw).__name__} is not sound: expected a path, bytes, an array, or array and sampling_rate"
+            f"a {type(raw).__name__} is not sound: expected a path, bytes, an array, or array and "
+            "sampling_rate"
         )
     if not isinstance(rate, (int, float, np.number)) or not 1 <= rate <= 1e7:
         raise BadValue(f"a sampling rate of {rate} Hz")
@@ -81,7 +82,8 @@ def _from_array(raw) -> np.ndarray:
         raise BadValue(f"not an array of samples: {error}") from None
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
         raise BadValue(
-            f"an array of shape {array.shape} and type {array.dtype} is not sound: expected (t,) or (t, channels)"
+            f"an array of shape {array.shape} and type {array.dtype} is not sound: expected (t,) "
+            "or (t, channels)"
         )
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 128 - 1
@@ -253,6 +255,7 @@ def bounded(raw: Any, limits: Limits, rate: int, seconds: float) -> bytes | np.n
     most = seconds or limits.sound
     if frames > limits.sound * rate or min(frames, most * rate) * channels > SAMPLES:
         raise TooLarge(
-            f"{frames / rate:,.0f} seconds of {channels} channels; at most {limits.sound:g} are read"
+            f"{frames / rate:,.0f} seconds of {channels} channels; at most {limits.sound:g} are "
+            "read"
         )
     return data
