@@ -66,7 +66,7 @@ def deepvs(
 
     method = Parts(encoder.align(width), objective, name, regions)
     if captions:
-        alphabet, method.beta = encoder.fields[name].alphabet, beta
+        alphabet, method.beta = encoder.fields[name].vocab_size, beta
         method.writer, method.stages = (
             Captioner(encoder.width, alphabet, hidden),
             (1 - captions, 1.0),

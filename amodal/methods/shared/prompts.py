@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Tokens, name_code
 from amodal.masking.hashing import uniform
 from amodal.methods.shared.shapes import token_column
-from amodal.modalities.table import Table, grouped
+from amodal.modalities.shared.tokenizers.table import group_columns
+from amodal.modalities.table import Table
 from amodal.nn.encoder import Encoder
 
 
@@ -20,7 +21,7 @@ def attribute_vectors(table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
     zero where a cell is missing; and (N, A) bool, which entries are known. A category that the
     table does not list has an entry of its own."""
     standard, parts, known = table.standardised(values_NC), [], []
-    for c, size in enumerate(table.sizes()):
+    for c, size in enumerate(table.num_codes()):
         there = ~values_NC[:, c].isnan()
         code = values_NC[:, c].nan_to_num().long().clamp(0, max(size - 1, 0))
         one = (
@@ -62,7 +63,7 @@ class AttributePrompts(nn.Module):
         self.slots = -(-len(table.columns) // table.patch)
         self.mask, self.blank = (nn.Parameter(torch.randn(encoder.width) * 0.02) for _ in range(2))
         self.predictor = table.predictor(encoder.width)
-        self.register_buffer("count", torch.ones(sum(max(size, 1) for size in table.sizes())))
+        self.register_buffer("count", torch.ones(sum(max(size, 1) for size in table.num_codes())))
 
     def forward(self, encoder: Encoder, batch: Batch) -> Prompt:
         content = encoder.patchify(batch.only(self.field))[self.field]
@@ -93,8 +94,8 @@ class AttributePrompts(nn.Module):
         seen."""
         values = batch[self.field].values
         _, share = self.presence(table, values)
-        weight_NG = grouped(share, table.patch, 0.0).amax(2)
-        weight_T = weight_NG[grouped(~values.isnan(), table.patch, False).any(2)]
+        weight_NG = group_columns(share, table.patch, 0.0).amax(2)
+        weight_T = weight_NG[group_columns(~values.isnan(), table.patch, False).any(2)]
         luck = (
             uniform(batch.seeds[content.row], content.within(), name_code("which")).double()
             + 2.0**-25
@@ -112,7 +113,7 @@ class AttributePrompts(nn.Module):
         that of each column was seen. Numbers are hardly ever shared, so they count as common: one
         is masked only where a row has no category."""
         x_NA, known_NA = attribute_vectors(table, values_NC)
-        sizes = torch.tensor(table.sizes(), device=x_NA.device)
+        sizes = torch.tensor(table.num_codes(), device=x_NA.device)
         owner = torch.repeat_interleave(
             torch.arange(len(sizes), device=x_NA.device), sizes.clamp(min=1)
         )
@@ -126,7 +127,7 @@ class AttributePrompts(nn.Module):
         table, values = encoder.fields[self.field], batch[self.field].values
         x_NA, known_NA = attribute_vectors(table, values)
         cells, hidden = (
-            grouped(values, table.patch, torch.nan),
+            group_columns(values, table.patch, torch.nan),
             prompt.hidden[batch[self.field].rows],
         )
         value = cells[

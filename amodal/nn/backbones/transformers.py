@@ -134,9 +134,9 @@ class HfText(nn.Module):
                 f"a text backbone reads the ids of its own tokenizer, and this field reads bytes: set vocabulary = {directory!r} for it"
             )
         vocabulary = config.vocab_size
-        if modality.alphabet > vocabulary:
+        if modality.vocab_size > vocabulary:
             raise AmodalError(
-                f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the tokenizer in {directory}"
+                f"{modality.vocab_size} ids in the field, {vocabulary} in the backbone: take the tokenizer in {directory}"
             )
         _same_tokenizer(modality.vocabulary, directory)
         self.before, self.after = known["before"], known["after"]
