@@ -78,17 +78,17 @@ class ExtractiveSummariser:
         return f"extractive {self.rank.__qualname__} {self.count} {self.keywords}"
 
     def __call__(self, title: str, text: str) -> Summary:
-        sentence_list = sentences(text)
-        if not sentence_list:
+        sentences_n = sentences(text)
+        if not sentences_n:
             raise AmodalError("there is no text to take sentences from")
         fields: dict[str, object] = {}
         for part in self.parts:
             if part.many:
                 fields[part.name] = tuple(keyterms(text, self.keywords))
                 continue
-            candidates = [s for s in sentence_list if not part.cues or _has_cue(s, part.cues)]
-            some = len(candidates) < len(sentence_list)
-            rank = _rank_within(sentence_list, self.rank) if some else self.rank
+            candidates = [s for s in sentences_n if not part.cues or _has_cue(s, part.cues)]
+            partial = len(candidates) < len(sentences_n)
+            rank = _rank_within(sentences_n, self.rank) if partial else self.rank
             chosen = top_sentences(candidates, rank, 1 if part.cues else self.count)
             fields[part.name] = " ".join(" ".join(chosen).split()[: part.most])
         return validate_summary(fields, self.parts)
@@ -236,10 +236,10 @@ def _has_cue(sentence: str, cues: Sequence[str]) -> bool:
     )
 
 
-def _rank_within(sentence_list: Sequence[str], rank: Rank) -> Rank:
+def _rank_within(sentences_n: Sequence[str], rank: Rank) -> Rank:
     """The rank of some sentences, as scored among all."""
-    score = dict(zip(sentence_list, rank(sentence_list).tolist()))
-    return lambda some: np.array([score[s] for s in some])
+    score = dict(zip(sentences_n, rank(sentences_n).tolist()))
+    return lambda subset: np.array([score[s] for s in subset])
 
 
 def _read_finished(out: str | Path | None) -> dict[str, dict[str, Any]]:

@@ -23,20 +23,20 @@ def exchangeable(captions: Iterable[str], least: int = 2) -> list[set[str]]:
         captions: to search.
         least: number of contexts that two words must share.
     """
-    places: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    contexts: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for caption in set(captions):
         words = caption.split()
         for i, word in enumerate(words):
-            places[*words[:i], "", *words[i + 1 :]].add(word)
-    seen: dict[tuple[str, str], int] = defaultdict(int)
-    for alternatives in places.values():
+            contexts[*words[:i], "", *words[i + 1 :]].add(word)
+    shared_contexts: dict[tuple[str, str], int] = defaultdict(int)
+    for alternatives in contexts.values():
         for a in sorted(alternatives):
             for b in sorted(alternatives):
                 if a < b:
-                    seen[a, b] += 1
+                    shared_contexts[a, b] += 1
     group: dict[str, set[str]] = {}
-    for (a, b), times in seen.items():
-        if times >= least:
+    for (a, b), count in shared_contexts.items():
+        if count >= least:
             merged = group.get(a, {a}) | group.get(b, {b})
             group.update(dict.fromkeys(merged, merged))
     return sorted({id(g): g for g in group.values()}.values(), key=lambda g: sorted(g))

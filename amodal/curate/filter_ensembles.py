@@ -134,19 +134,19 @@ def triplets(moments_MM: np.ndarray, informative_MM: np.ndarray | None = None) -
         AmodalError: no rule has two informative others.
     """
     count = len(moments_MM)
-    apart = ~np.eye(count, dtype=bool)
-    informative = (apart if informative_MM is None else informative_MM & apart) & (
+    off_diagonal = ~np.eye(count, dtype=bool)
+    informative = (off_diagonal if informative_MM is None else informative_MM & off_diagonal) & (
         np.abs(moments_MM) > 1e-12
     )
     size, any_informative = np.zeros(count), False
     for i in range(count):
-        found = [
+        squares = [
             abs(moments_MM[i, j] * moments_MM[i, k] / moments_MM[j, k])
             for j, k in itertools.combinations(np.flatnonzero(informative[i]), 2)
             if informative[j, k]
         ]
-        any_informative |= bool(found)
-        size[i] = np.median(found) ** 0.5 if found else 0.0
+        any_informative |= bool(squares)
+        size[i] = np.median(squares) ** 0.5 if squares else 0.0
     if not any_informative:
         raise AmodalError(
             "the accuracy of no rule can be estimated: it takes three that vary and agree, or "
@@ -257,16 +257,16 @@ def detection_scores(
 
 
 def _checked(votes: Mapping[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
-    each = {name: np.asarray(v) for name, v in votes.items()}
-    lengths = {name: len(v) for name, v in each.items()}
-    if len(each) < 3 or len(set(lengths.values())) > 1:
+    arrays = {name: np.asarray(v) for name, v in votes.items()}
+    lengths = {name: len(v) for name, v in arrays.items()}
+    if len(arrays) < 3 or len(set(lengths.values())) > 1:
         raise AmodalError(
             f"an ensemble needs three rules or more, with a vote on every record; got {lengths}"
         )
-    for name, v in each.items():
+    for name, v in arrays.items():
         if not np.isin(v, (-1, 0, 1)).all():
             raise AmodalError(
                 f"votes are 1 (keep), -1 (drop) or 0 (abstains), not {np.unique(v)[:6]} as in "
                 f"{name!r}; `vote` makes some"
             )
-    return tuple(each), np.stack(list(each.values()), 1).astype(np.float64)
+    return tuple(arrays), np.stack(list(arrays.values()), 1).astype(np.float64)

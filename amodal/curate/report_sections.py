@@ -52,5 +52,5 @@ def sentences_about(text: str, words: Iterable[str]) -> list[str]:
         text: of the report.
         words: words or phrases ("ground-glass opacity"), as wholes, in any case.
     """
-    wanted = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})(?:s|es)?\b", re.IGNORECASE)
-    return [s.strip() for s in SENTENCE.split(text) if wanted.search(s)]
+    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})(?:s|es)?\b", re.IGNORECASE)
+    return [s.strip() for s in SENTENCE.split(text) if pattern.search(s)]

@@ -44,8 +44,8 @@ def names() -> list[str]:
 
 def every() -> dict[str, type[Modality]]:
     """Name -> class, without the plug-ins that cannot be imported."""
-    own = {name: kind(name) for name in registry.pages("modalities")}
-    return own | registry.working("modalities", check_plugin)
+    packaged = {name: kind(name) for name in registry.pages("modalities")}
+    return packaged | registry.working("modalities", check_plugin)
 
 
 def kind(name: str) -> type[Modality]:

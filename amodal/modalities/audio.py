@@ -109,8 +109,10 @@ class Audio(Modality):
         )
         at_most("audio", {name: (getattr(self, name), 60_000) for name in ("window_ms", "hop_ms")})
         if self.patch and (len(self.patch) != (2 if self.spectral else 1) or min(self.patch) < 1):
-            wanted = "(frames, bands)" if self.spectral else "(samples,)"
-            raise AmodalError(f"audio.patch must be {wanted} for {self.features}, got {self.patch}")
+            expected = "(frames, bands)" if self.spectral else "(samples,)"
+            raise AmodalError(
+                f"audio.patch must be {expected} for {self.features}, got {self.patch}"
+            )
         if self.spectral and self.mels % self.tile[1]:
             raise AmodalError(
                 f"{self.mels} mel bands are no whole number of patches of {self.tile[1]} bands"
@@ -267,8 +269,8 @@ class Audio(Modality):
         return f"{len(value) / self.rate:.3g} s at {self.rate} Hz, peak {np.abs(value).max():.2g}"
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        found = _sound.summary(raws)
-        return f"{found}, read at {self.rate:,} Hz" if found else ""
+        summary = _sound.summary(raws)
+        return f"{summary}, read at {self.rate:,} Hz" if summary else ""
 
     def sound(self, value: np.ndarray) -> tuple[np.ndarray, int]:
         return value, self.rate
@@ -280,8 +282,8 @@ class Audio(Modality):
         }
 
     def json_schema(self, limits: Limits) -> Schema:
-        taken = ", ".join(_sound.FORMATS)
-        return FILE | {"description": f"the bytes of a recording ({taken}, or .npy)"}
+        accepted = ", ".join(_sound.FORMATS)
+        return FILE | {"description": f"the bytes of a recording ({accepted}, or .npy)"}
 
     def bounds(self, raw: Any, limits: Limits) -> Raw:
         return _sound.check_untrusted(raw, limits, self.rate, self.max_seconds)

@@ -277,8 +277,8 @@ class Image(Modality):
         return f"{size}, {channels} channel{plural}, {span}"
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        seen = _pixels.summary(raws)
-        return f"{seen}, read at {self.size} x {self.size}" if seen else ""
+        summary = _pixels.summary(raws)
+        return f"{summary}, read at {self.size} x {self.size}" if summary else ""
 
     def attributes(self) -> dict[str, Attribute]:
         return {

@@ -117,16 +117,18 @@ class Sequence(Modality):
         if not texts:
             raise first or BadValue("no samples to look at")
         fold, gaps = overrides.get("fold", True), overrides.get("gaps", False)
-        seen = Counter("".join(texts).upper() if fold else "".join(texts))
-        known = next((a for a in (DNA, RNA, PROTEIN) if _made_of(seen, a)), "") if fold else ""
-        if not known and "alphabet" not in overrides:
-            seen = Counter("".join(texts))
+        counts = Counter("".join(texts).upper() if fold else "".join(texts))
+        alphabet_found = (
+            next((a for a in (DNA, RNA, PROTEIN) if _made_of(counts, a)), "") if fold else ""
+        )
+        if not alphabet_found and "alphabet" not in overrides:
+            counts = Counter("".join(texts))
             fold = overrides.get("fold", False)
-        alphabet = known or "".join(sorted(s for s, _ in seen.most_common(MAX_SYMBOLS)))
+        alphabet = alphabet_found or "".join(sorted(s for s, _ in counts.most_common(MAX_SYMBOLS)))
         typical = float(np.median([len(t) for t in texts]))
         measured = {
             "alphabet": alphabet,
-            "k": 4 if known in (DNA, RNA) and typical > 64 else 1,
+            "k": 4 if alphabet_found in (DNA, RNA) and typical > 64 else 1,
             "fold": fold,
             "gaps": gaps,
         }
@@ -263,19 +265,21 @@ def is_sequence(text: str) -> bool:
     """
     if len(text) < 20 or text.split() != [text]:
         return False
-    seen = Counter(text.upper())
-    if text in (text.upper(), text.lower()) and (_made_of(seen, DNA) or _made_of(seen, RNA)):
+    counts = Counter(text.upper())
+    if text in (text.upper(), text.lower()) and (_made_of(counts, DNA) or _made_of(counts, RNA)):
         return True
-    return text == text.upper() and len(text) >= 40 and len(seen) >= 10 and _made_of(seen, PROTEIN)
+    return (
+        text == text.upper() and len(text) >= 40 and len(counts) >= 10 and _made_of(counts, PROTEIN)
+    )
 
 
-def _made_of(seen: Counter[str], alphabet: str) -> bool:
+def _made_of(counts: Counter[str], alphabet: str) -> bool:
     """Whether 99 % of the symbols are of this alphabet or ambiguous, and most are not ambiguous."""
     clear, ambiguous = (
-        sum(seen[s] for s in alphabet),
-        sum(seen[s] for s in AMBIGUOUS[alphabet] + GAPS),
+        sum(counts[s] for s in alphabet),
+        sum(counts[s] for s in AMBIGUOUS[alphabet] + GAPS),
     )
-    return 2 * clear > seen.total() and clear + ambiguous >= 0.99 * seen.total()
+    return 2 * clear > counts.total() and clear + ambiguous >= 0.99 * counts.total()
 
 
 def _read(raw: Raw) -> str:

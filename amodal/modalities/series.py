@@ -253,11 +253,12 @@ class Series(Modality):
         mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
         rows = []
         for value in ((self.decode(raw) - mean) / std for raw in raws):
-            seen = np.ma.masked_invalid(value)
-            steps = 0 * seen[0]
-            if len(seen) > 1:
-                steps = np.abs(np.ma.diff(seen, axis=0)).mean(0)  # type: ignore[no-untyped-call] # numpy.ma
-            statistics = [seen.mean(0), seen.std(0), seen.min(0), seen.max(0), steps]
+            masked = np.ma.masked_invalid(value)
+            steps = 0 * masked[0]
+            if len(masked) > 1:
+                change = np.ma.diff(masked, axis=0)  # type: ignore[no-untyped-call] # numpy.ma
+                steps = np.abs(change).mean(0)
+            statistics = [masked.mean(0), masked.std(0), masked.min(0), masked.max(0), steps]
             rows.append(np.append(np.ma.stack(statistics).filled(0).ravel(), len(value)))
         shape = (len(rows), 5 * len(self.channels) + 1)
         return np.array(rows, dtype=np.float32).reshape(shape)

@@ -122,7 +122,9 @@ class Table(Modality):
             overrides.get("columns") or dict.fromkeys(name for row in rows for name in row)
         )
         cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
-        categories = {c: _categories(seen) for c, seen in cells.items() if not is_numeric(seen)}
+        categories = {
+            c: _categories(present) for c, present in cells.items() if not is_numeric(present)
+        }
         patch = 1 if len(columns) <= WIDE_TABLE else -(-len(columns) // (WIDE_TABLE // 2))
         table = build(
             cls, {"columns": columns, "categories": categories, "patch": patch} | overrides

@@ -31,9 +31,9 @@ def _widen(value: Any) -> Any:
 
 def _first_tensor(values: Any) -> Tensor | None:
     for value in values:
-        found = _first_tensor(value) if isinstance(value, (list, tuple)) else value
-        if isinstance(found, Tensor):
-            return found
+        tensor = _first_tensor(value) if isinstance(value, (list, tuple)) else value
+        if isinstance(tensor, Tensor):
+            return tensor
     return None
 
 

@@ -136,11 +136,11 @@ def gram_info_nce(
         # smoothed cross-entropy of a row, without the term of its target
         return logits.logsumexp(1) - smoothing * logits.mean(1)
 
-    def tuples_among_anchors(volume: Tensor, *some: Tensor) -> Tensor:
-        return smoothed_log_sum_exp(-_volumes(candidates, volume, some).T / temperature)
+    def tuples_among_anchors(volume_t: Tensor, *basis_tD: Tensor) -> Tensor:
+        return smoothed_log_sum_exp(-_volumes(candidates, volume_t, basis_tD).T / temperature)
 
-    def anchors_among_tuples(some: Tensor) -> Tensor:
-        return smoothed_log_sum_exp(-_volumes(some, volume_N, basis) / temperature)
+    def anchors_among_tuples(anchor_tD: Tensor) -> Tensor:
+        return smoothed_log_sum_exp(-_volumes(anchor_tD, volume_N, basis) / temperature)
 
     inside = sum(((anchor * q).sum(1).square() for q in basis), anchor.new_zeros(()))
     positive_volume = (1 - inside).clamp(min=EPS).sqrt() * volume_N

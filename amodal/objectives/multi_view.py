@@ -185,9 +185,9 @@ def _scaled(z_NVD: Tensor, temperature: float | Tensor) -> Tensor:
     return F.normalize(z_NVD, dim=2) / temperature**0.5
 
 
-def _scatter(present_NV: Tensor, values_T: Tensor, mean_ND: float) -> Tensor:
-    """(N, V): the values where a view exists, in the order of rows; `mean_ND` elsewhere."""
-    return values_T.new_full(present_NV.shape, mean_ND).masked_scatter(present_NV, values_T)
+def _scatter(present_NV: Tensor, values_T: Tensor, fill: float) -> Tensor:
+    """(N, V): the values where a view exists, in the order of rows; `fill` elsewhere."""
+    return values_T.new_full(present_NV.shape, fill).masked_scatter(present_NV, values_T)
 
 
 def _pair_log_sum_exp(z_NVD: Tensor, present_NV: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def routing_sums(logits_TE: Tensor, row_T: Tensor, size: int) -> Tensor:
     log_p = logits_TE.log_softmax(1)
     p = log_p.exp()
     short = (logits_TE.max(1, keepdim=True).values - logits_TE) * logits_TE.shape[1]
-    each = [
+    terms = [
         torch.ones_like(p[:, :1]),
         -(p * log_p).sum(1, keepdim=True),
         logits_TE.logsumexp(1, keepdim=True).square(),
@@ -43,7 +43,7 @@ def routing_sums(logits_TE: Tensor, row_T: Tensor, size: int) -> Tensor:
         torch.special.ndtr(-short),
     ]
     return logits_TE.new_zeros(size, 3 + 2 * logits_TE.shape[1]).index_add(
-        0, row_T, torch.cat(each, 1)
+        0, row_T, torch.cat(terms, 1)
     )
 
 

@@ -1,4 +1,7 @@
-"""VICReg: invariance, variance and covariance. Bardes et al. 2022, arXiv:2105.04906, eq. 1-6."""
+"""VICReg: variance, invariance and covariance regularisation.
+
+Bardes et al., ICLR 2022, arXiv:2105.04906, eq. 1-6.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +12,13 @@ from amodal.objectives.square_sum import self_square_sum
 
 @full_precision
 def variance_term(z_ND: Tensor) -> Tensor:
-    """mean_j max(0, 1 - sqrt(Var(z_j) + 1e-4)), eq. 1-2: no dimension may shrink. N >= 2."""
+    """Variance term: no dimension may shrink, eq. 1-2.
+
+        v = mean_j max(0, 1 - sqrt(Var(z_j) + 1e-4))
+
+    Args:
+        z_ND: embeddings of N >= 2 rows.
+    """
     return F.relu(1 - (z_ND.var(0) + 1e-4).sqrt()).mean()
 
 

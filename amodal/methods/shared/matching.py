@@ -123,7 +123,7 @@ def item_matching(
 ) -> Tensor:
     """Image-text matching between two sources with hard negatives. features: vectors of both in the
     common space under their own names, their tokens under `tokens/…`, and the seeds. floor: as in
-    `draw_others`."""
+    `sample_negatives`."""
     both = shared_rows(features[f"tokens/{words}"], features[f"tokens/{seen}"])
     word_lists, seen_lists = (
         features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both)

@@ -50,10 +50,10 @@ def moments(columns: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Rounded to six digits, as they are written into files that people read. A constant column has
     deviation 1; one without any value also mean 0.
     """
-    seen = np.isfinite(columns)
-    count = np.maximum(seen.sum(0), 1)
-    mean = np.where(seen, columns, 0).sum(0, dtype=np.float64) / count
-    std = np.sqrt((np.where(seen, columns - mean, 0).astype(np.float64) ** 2).sum(0) / count)
+    finite = np.isfinite(columns)
+    count = np.maximum(finite.sum(0), 1)
+    mean = np.where(finite, columns, 0).sum(0, dtype=np.float64) / count
+    std = np.sqrt((np.where(finite, columns - mean, 0).astype(np.float64) ** 2).sum(0) / count)
     return tuple(map(tidy, mean)), tuple(tidy(s) if s > 1e-12 else 1.0 for s in std)
 
 

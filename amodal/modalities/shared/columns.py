@@ -139,10 +139,10 @@ def numeric_names(tables: Sequence[Columns]) -> tuple[str, ...]:
     numeric = []
     for name in dict.fromkeys(name for table in named for name in table):
         try:
-            seen = np.concatenate([numbers(t[name], name) for t in named if name in t])
+            cells = np.concatenate([numbers(t[name], name) for t in named if name in t])
         except BadValue:
             continue
-        if name.lower() not in TIME_COLUMNS and np.isfinite(seen).any():
+        if name.lower() not in TIME_COLUMNS and np.isfinite(cells).any():
             numeric.append(name)
     if not numeric:
         raise BadValue(f"no column of numbers among {listed(named[0])}")

@@ -39,9 +39,8 @@ def read(raw: Raw) -> dict[str, list[Any]]:
                 f"event {bad} is no object with named fields, but a {type(raw[bad]).__name__}"
             )
         names = dict.fromkeys(str(name) for event in raw for name in event)
-        if (
-            len(names) * len(raw) > MAX_CELLS
-        ):  # each event with names of its own: a small file that fills the memory
+        # each event with names of its own: a small file that would fill the memory
+        if len(names) * len(raw) > MAX_CELLS:
             raise BadValue(f"{len(raw):,} events of {len(names):,} different fields")
         record = {name: [event.get(name) for event in raw] for name in names}
     elif isinstance(raw, Mapping):

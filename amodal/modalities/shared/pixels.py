@@ -159,10 +159,10 @@ def _from_array(raw: np.ndarray | list[Any] | tuple[Any, ...]) -> Picture:
     except ValueError as error:
         raise BadValue(f"not an array of pixels: {error}") from None
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
-        wanted = "(H, W), (H, W, C) or (C, H, W) numbers"
+        expected = "(H, W), (H, W, C) or (C, H, W) numbers"
         raise BadValue(
             f"an array of shape {array.shape} and type {array.dtype} is not a picture: expected "
-            f"{wanted}"
+            f"{expected}"
         )
     if array.ndim == 2:
         array = array[None]
@@ -350,8 +350,8 @@ def decode_untrusted(raw: Any, limits: Limits, target_size: int) -> np.ndarray |
     except Pillow.DecompressionBombError as error:
         raise TooLarge(f"too many pixels: {error}") from None
     except UnidentifiedImageError:
-        taken = ", ".join(FORMATS)
-        raise BadValue(f"no picture in a format that is taken: {taken}, or .npy") from None
+        accepted = ", ".join(FORMATS)
+        raise BadValue(f"no picture in an accepted format: {accepted}, or .npy") from None
     except Exception as error:  # as in the image modality
         raise BadValue(f"damaged picture: {error}") from None
 

@@ -285,8 +285,8 @@ def check_untrusted(raw: Any, limits: Limits, rate: int, seconds: float) -> byte
     except Exception as error:
         raise BadValue(f"damaged sound, or none that libsndfile reads: {error}") from None
     if form not in FORMATS:
-        taken = ", ".join(FORMATS)
-        raise BadValue(f"a sound file of the format {form}; taken are {taken}, or .npy")
+        accepted = ", ".join(FORMATS)
+        raise BadValue(f"a sound file of the format {form}; accepted are {accepted}, or .npy")
     if not RATES[0] <= rate <= RATES[1]:
         raise BadValue(f"a sampling rate of {rate} Hz; {RATES[0]} to {RATES[1]:,} are read")
     most = seconds or limits.sound
