@@ -256,8 +256,7 @@ class Series(Modality):
             masked = np.ma.masked_invalid(value)
             steps = 0 * masked[0]
             if len(masked) > 1:
-                change = np.ma.diff(masked, axis=0)  # type: ignore[no-untyped-call] # numpy.ma
-                steps = np.abs(change).mean(0)
+                steps = np.abs(masked[1:] - masked[:-1]).mean(0)
             statistics = [masked.mean(0), masked.std(0), masked.min(0), masked.max(0), steps]
             rows.append(np.append(np.ma.stack(statistics).filled(0).ravel(), len(value)))
         shape = (len(rows), 5 * len(self.channels) + 1)
