@@ -18,11 +18,11 @@ from amodal.objectives.multi_view import multi_positive, mv_dhel, mv_info_nce
 from amodal.objectives.negative_cosine import negative_cosine
 from amodal.objectives.sinkhorn import sinkhorn
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce
-from amodal.objectives.soft_info_nce import Sparse, soft_info_nce
+from amodal.objectives.soft_info_nce import SparseTargets, soft_info_nce
 from amodal.objectives.structure import structure_loss
 from amodal.objectives.sup_con import sup_con
 from amodal.objectives.swalip import swalip
-from amodal.objectives.tensor_clip import barlow_ways, tensor_clip
+from amodal.objectives.tensor_clip import multi_barlow_twins, tensor_clip
 from benchmarks._timing import Row
 from benchmarks.losses import DEVICE, _inputs, _row
 
@@ -222,7 +222,7 @@ def run() -> list[Row]:
     lines = [
         (f"smoothed InfoNCE N {n}", pair, lambda a, b: smoothed_info_nce(a, b, temperature=t), PLAIN,
          lambda a, b: plain_clip(a, b, temperature=t, smoothing=0.1)),
-        (f"soft InfoNCE, two positives, N {n}", pair, lambda a, b: soft_info_nce(a, b, Sparse.mixed(partner, kept), temperature=t),
+        (f"soft InfoNCE, two positives, N {n}", pair, lambda a, b: soft_info_nce(a, b, SparseTargets.mixup(partner, kept), temperature=t),
          PLAIN, lambda a, b: plain_clip(a, b, temperature=t, targets=mixed)),
         (f"hard negatives N {n}", pair, lambda a, b: hard_negative_nce(a, b), PLAIN, plain_hard_negative),
         (f"balanced InfoNCE, 2 steps, N {n}", pair, lambda a, b: balanced_info_nce(a, b, temperature=t), PLAIN,
@@ -253,7 +253,7 @@ def run() -> list[Row]:
          lambda *v: plain_tensor_clip(*v, temperature=t)),
         ("TensorCLIP, 3 fields, 4 blocks of 128", _inputs(3, 512, d), lambda *v: tensor_clip(v, temperature=t), PLAIN,
          lambda *v: sum(plain_tensor_clip(*b, temperature=t) for b in zip(*(x.split(128) for x in v))) / 4),
-        ("Barlow of 3 fields, N 512 D 128", cube, lambda *v: barlow_ways(v), PLAIN, plain_barlow_ways),
+        ("Barlow of 3 fields, N 512 D 128", cube, lambda *v: multi_barlow_twins(v), PLAIN, plain_barlow_ways),
     ]  # fmt: skip
     return [_row(*line) for line in lines]
 

@@ -18,7 +18,7 @@ from amodal.objectives.margin import ranking_hinge
 from amodal.objectives.multi_view import mv_dhel, mv_info_nce
 from amodal.objectives.sigmoid import sigmoid_loss
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce
-from amodal.objectives.soft_info_nce import Similar, Sparse, soft_info_nce
+from amodal.objectives.soft_info_nce import SimilarityTargets, SparseTargets, soft_info_nce
 from amodal.objectives.swalip import swalip
 from benchmarks._timing import Row, peak_mib
 from benchmarks.alignment import table
@@ -54,10 +54,10 @@ def run() -> list[Row]:
         "SigLIP": lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),
         "smoothed InfoNCE": lambda a, b: smoothed_info_nce(a, b, temperature=HEAT),
         "soft InfoNCE, two positives": lambda a, b: soft_info_nce(
-            a, b, Sparse.mixed(partner, kept), temperature=HEAT
+            a, b, SparseTargets.mixup(partner, kept), temperature=HEAT
         ),
         "soft InfoNCE, another space's": lambda a, b: soft_info_nce(
-            a, b, Similar(*other, 0.1), temperature=HEAT
+            a, b, SimilarityTargets(*other, 0.1), temperature=HEAT
         ),
         "focal InfoNCE": lambda a, b: focal_info_nce(a, b, temperature=HEAT, gamma=2.0),
         "hard negatives": hard_negative_nce,

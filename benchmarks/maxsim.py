@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal.core import Column, Embeddings, Ragged
-from amodal.objectives.bags import padded
+from amodal.objectives.packed import pad_packed
 from amodal.search import Index
 from benchmarks._timing import Row, compare
 
@@ -35,7 +35,7 @@ def run() -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             e = Embeddings({"image": Column(lists, torch.arange(count))}, count)
             index = Index.open(Path(folder) / "index").add([str(i) for i in range(count)], e)
-            block, there = padded(lists)
+            block, there = pad_packed(lists)
 
             def ours(index=index, query=query) -> list:
                 return index.nearest(query, k=K)

@@ -1,6 +1,6 @@
-"""What to train on: pages that choose, clean, balance and poison data.
+"""Data curation: pages that select, clean, balance and poison data.
 
-A page whose function returns a `Choose` chooses in training: `pretrain(..., curate="jest",
+A page whose function returns a `BatchSelector` selects in training: `pretrain(..., curate="jest",
 curate_options={"reference": "runs/clean"})`. The others are called on a dataset before.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from amodal.core.registry import load, pages
@@ -20,11 +21,18 @@ if typing.TYPE_CHECKING:
 
 
 Gather = Callable[["Embeddings"], "Embeddings"]
+"""Rows of one process -> rows of all processes."""
+
+OLD_OPTIONS = {"jest": {"remember": "cache_features"}}
+"""Page -> option of the release before -> its name today."""
 
 
-class Choose(typing.Protocol):
-    """(method, batch, step) -> the rows of the batch to learn from. Batches are 1 / keep as large
-    as those that are trained on."""
+class BatchSelector(typing.Protocol):
+    """Selects the rows of a super-batch to train on: (method, batch, step) -> batch.
+
+    Attributes:
+        keep: share of rows that is selected. Super-batches are 1 / keep times as large.
+    """
 
     keep: float
 
@@ -34,30 +42,44 @@ class Choose(typing.Protocol):
         self,
         method: Method,
         *,
-        micro: int | None = None,
+        micro_batch_size: int | None = None,
         gather: Gather | None = None,
-        process: int = 0,
-        precision: AbstractContextManager | None = None,
+        rank: int = 0,
+        precision: AbstractContextManager[object] | None = None,
     ) -> None:
-        """Before training: see that it can choose for this method, which computes `micro` rows at
-        once, in the context `precision`. gather: the rows of all processes from those of one, of
-        which this is number `process`; None where there is one."""
+        """Check before training that it can select for this method.
+
+        Args:
+            method: what is trained.
+            micro_batch_size: rows that are computed at a time; None for all.
+            gather: collects the rows of all processes; None if there is one.
+            rank: of this process.
+            precision: the context in which embeddings are computed.
+
+        Raises:
+            AmodalError: it cannot select for this method.
+        """
 
     def cost(self) -> dict[str, float]:
-        """What choosing took so far, for the run's config.json."""
+        """What the selection has cost so far, for the run's config.json."""
 
 
 def names() -> list[str]:
-    """The pages there are."""
+    """All pages."""
     return sorted(pages("curate"))
 
 
 def online() -> list[str]:
-    """Those that choose in training."""
-    return [name for name in names() if _chooses(name)]
+    """The pages that select in training."""
+    return [name for name in names() if _selects(name)]
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
+    """Option -> parameter of a page.
+
+    Raises:
+        AmodalError: an unknown page.
+    """
     return {
         n: p
         for n, p in inspect.signature(_function(name)).parameters.items()
@@ -65,29 +87,53 @@ def options(name: str) -> dict[str, inspect.Parameter]:
     }
 
 
-def chooser(name: str, given: dict[str, object]) -> Choose:
-    """The page's choice in training, with these options, which may be texts as a command line gives
-    them."""
+def batch_selector(name: str, settings: Mapping[str, object]) -> BatchSelector:
+    """The selector of a page.
+
+    Args:
+        name: of a page that selects in training.
+        settings: option -> value, or its text on a command line.
+
+    Raises:
+        AmodalError: an unknown page or option, or an option that is missing or of a wrong type.
+    """
     from amodal.methods import read_option
 
-    if name.replace("-", "_") not in pages("curate") or not _chooses(name):
+    if name.replace("-", "_") not in pages("curate") or not _selects(name):
         raise unknown("way to choose in training", name, online())
-    known = options(name)
-    for option in given:
+    known, current = options(name), _current(name, settings)
+    for option in current:
         if option not in known:
             raise unknown(f"option of {name}", option, known)
-    needed = [n for n, p in known.items() if p.default is p.empty and n not in given]
+    needed = [n for n, p in known.items() if p.default is p.empty and n not in current]
     if needed:
         raise AmodalError(f"{name} needs {', '.join(f'--curate.{n}' for n in needed)}")
     hints = typing.get_type_hints(_function(name))
-    return _function(name)(**{n: read_option(f"{name}.{n}", v, hints[n]) for n, v in given.items()})
+    values = {n: read_option(f"{name}.{n}", v, hints[n]) for n, v in current.items()}
+    return typing.cast(BatchSelector, _function(name)(**values))
 
 
-def _function(name: str) -> Callable:
+def _current(name: str, settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings under the names of today."""
+    old = OLD_OPTIONS.get(name.replace("-", "_"), {})
+    for option in settings:
+        if option in old:
+            warnings.warn(
+                f"{name}.{option} is called {old[option]} now", DeprecationWarning, stacklevel=3
+            )
+    return {old.get(option, option): value for option, value in settings.items()}
+
+
+def _function(name: str) -> Callable[..., object]:
     module = load("curate", name, "page of amodal.curate")
-    return getattr(module, module.__name__.rpartition(".")[2], None)
+    return typing.cast(
+        Callable[..., object], getattr(module, module.__name__.rpartition(".")[2], None)
+    )
 
 
-def _chooses(name: str) -> bool:
+def _selects(name: str) -> bool:
     function = _function(name)
-    return inspect.isfunction(function) and typing.get_type_hints(function).get("return") is Choose
+    return (
+        inspect.isfunction(function)
+        and typing.get_type_hints(function).get("return") is BatchSelector
+    )

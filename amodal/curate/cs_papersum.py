@@ -1,10 +1,9 @@
-"""Structured summaries of a collection of papers: labelled fields from each paper's text, checked,
-one record a paper.
+"""Structured summaries of a collection of papers: one record of labelled fields a paper, validated.
 
-Row 35 of the catalogue, CS-PaperSum: papers -> text -> a fixed question to a language model ->
+Row 35 of the catalogue, CS-PaperSum: papers -> text -> a fixed prompt for a language model ->
 labelled fields -> a table. Its names of fields and its prompt are reconstructed. Beside a language
-model, which may be any function of a text, there is a summariser that only takes sentences out of
-the text. What summaries are worth is measured by `amodal.evaluate.papers`.
+model, which may be any function of a text, there is an extractive summariser. The quality of
+summaries is measured by `amodal.evaluate.papers`.
 """
 
 from __future__ import annotations
@@ -14,39 +13,59 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.curate.shared.cells import cells, known
-from amodal.curate.shared.sentences import Rank, best, centroid, keyterms, lead, sentences, textrank
-from amodal.curate.shared.summary_fields import PARTS, Part, Summary, answered, checked, question
+from amodal.curate.shared.cells import cell_names, cells
+from amodal.curate.shared.sentences import (
+    Rank,
+    centroid,
+    keyterms,
+    lead,
+    sentences,
+    textrank,
+    top_sentences,
+)
+from amodal.curate.shared.summary_fields import (
+    PARTS,
+    Part,
+    Summary,
+    build_prompt,
+    parse_answer,
+    validate_summary,
+)
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.progress import Bar
 
 __all__ = [
     "PARTS",
-    "Asked",
-    "Extractive",
+    "PromptedSummariser",
+    "ExtractiveSummariser",
     "Part",
     "Summaries",
     "cells",
     "centroid",
-    "checked",
     "cs_papersum",
     "lead",
     "textrank",
+    "validate_summary",
 ]
 
 
 @dataclass(frozen=True)
-class Extractive:
-    """(title, text) -> a summary of sentences of the text, without any network.
+class ExtractiveSummariser:
+    """(title, text) -> a summary of sentences of the text, without a network.
 
-    count: sentences of a field without cues, the highest in `rank`; a field with cues has the best
-    sentence that shows one of them, and is left out where there is none; keywords: words for a
-    field of many.
+    A field with cues has the best sentence that contains one, and is left out if none does.
+
+    Attributes:
+        count: sentences of a field without cues, the highest in `rank`.
+        rank: of sentences.
+        keywords: words of a field that holds a list.
+        parts: the fields.
     """
 
     count: int = 3
@@ -59,29 +78,34 @@ class Extractive:
         return f"extractive {self.rank.__qualname__} {self.count} {self.keywords}"
 
     def __call__(self, title: str, text: str) -> Summary:
-        said = sentences(text)
-        if not said:
+        sentences_n = sentences(text)
+        if not sentences_n:
             raise AmodalError("there is no text to take sentences from")
-        found = {}
+        fields: dict[str, object] = {}
         for part in self.parts:
             if part.many:
-                found[part.name] = tuple(keyterms(text, self.keywords))
+                fields[part.name] = tuple(keyterms(text, self.keywords))
                 continue
-            fit = [s for s in said if not part.cues or _shows(s, part.cues)]
-            chosen = best(
-                fit,
-                self.rank if len(fit) == len(said) else _within(said, fit, self.rank),
-                1 if part.cues else self.count,
-            )
-            found[part.name] = " ".join(" ".join(chosen).split()[: part.most])
-        return checked(found, self.parts)
+            candidates = [s for s in sentences_n if not part.cues or _has_cue(s, part.cues)]
+            partial = len(candidates) < len(sentences_n)
+            rank = _rank_within(sentences_n, self.rank) if partial else self.rank
+            chosen = top_sentences(candidates, rank, 1 if part.cues else self.count)
+            fields[part.name] = " ".join(" ".join(chosen).split()[: part.most])
+        return validate_summary(fields, self.parts)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """(title, text) -> what `ask`, any function from a prompt to an answer, makes of it: the prompt
-    is always the same one, and an answer that cannot be read is asked for anew with the reason,
-    `tries` times in all. Then AmodalError; what `ask` raises goes through."""
+class PromptedSummariser:
+    """(title, text) -> a summary from the answer of a language model.
+
+    The prompt is always the same. If an answer cannot be parsed, the prompt is repeated with the
+    reason. Exceptions of `ask` propagate.
+
+    Attributes:
+        ask: prompt -> answer.
+        tries: prompts at most; then AmodalError.
+        parts: the fields.
+    """
 
     ask: Callable[[str], str]
     tries: int = 3
@@ -92,7 +116,7 @@ class Asked:
         return f"asked {getattr(self.ask, '__qualname__', type(self.ask).__qualname__)}"
 
     def __call__(self, title: str, text: str) -> Summary:
-        prompt = first = question(title, text, self.parts)
+        prompt = first = build_prompt(title, text, self.parts)
         for _ in range(self.tries):
             answer = self.ask(prompt)
             if not isinstance(answer, str):
@@ -100,32 +124,39 @@ class Asked:
                     f"ask must return the answer's text, it returned {type(answer).__name__}"
                 )
             try:
-                return answered(answer, self.parts)
+                return parse_answer(answer, self.parts)
             except AmodalError as error:
-                fault = str(error)
-                prompt = f"{first}\nYour last answer was not accepted: {fault} Answer again.\n\nAnswer:\n"
-        raise AmodalError(f"none of {self.tries} answers could be read; the last one: {fault}")
+                reason = str(error)
+                prompt = (
+                    f"{first}\nYour last answer was not accepted: {reason} Correct it.\n\nAnswer:\n"
+                )
+        raise AmodalError(f"none of {self.tries} answers could be read; the last one: {reason}")
 
 
 @dataclass(frozen=True)
-class Summaries(Mapping):
-    """key of a paper -> its summary. failed: key -> why there is none."""
+class Summaries(Mapping[str, Summary]):
+    """Key of a paper -> its summary.
 
-    made: dict[str, Summary]
+    Attributes:
+        summaries: the same as a dictionary.
+        failed: key -> reason why there is no summary.
+    """
+
+    summaries: dict[str, Summary]
     failed: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.made)
+        return len(self.summaries)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.made)
+        return iter(self.summaries)
 
     def __getitem__(self, key: str) -> Summary:
-        return self.made[key]
+        return self.summaries[key]
 
 
 def cs_papersum(
-    papers,
+    papers: Any,
     summarise: Callable[[str, str], Mapping[str, object]] | None = None,
     *,
     title: str = "title",
@@ -134,70 +165,85 @@ def cs_papersum(
     parts: Sequence[Part] = PARTS,
     progress: bool = True,
 ) -> Summaries:
-    """A summary of each paper that has a text.
+    """Summarise each paper that has a text.
 
-    papers: a Dataset, or what `amodal.open` takes; title, text: its fields, the title may be
-    absent. summarise: (title, text) -> fields, `Extractive()` unless given, `Asked(ask)` for a
-    language model; it raises AmodalError for a paper that it cannot do, which is then kept in
-    `failed` and does not end the run. out: a file of lines (JSON) that grows by each summary; those
-    that are in it, of the same text by the same summariser, are not made again, so that an
-    interrupted run goes on where it was. Raises AmodalError for unknown fields, and where not one
-    summary could be made.
+    Args:
+        papers: a Dataset, or what `amodal.open` takes.
+        summarise: (title, text) -> fields; None for `ExtractiveSummariser()`, or
+            `PromptedSummariser(ask)` for a language model. If it raises AmodalError, the paper is
+            listed in `failed` and the run continues.
+        title, text: fields of the dataset; the title may be absent.
+        out: a file of JSON lines that grows with each summary. Those in it, of the same text by
+            the same summariser, are reused, so that an interrupted run continues.
+        parts: fields of a summary.
+        progress: show a progress bar.
+
+    Raises:
+        AmodalError: unknown fields, or no summary could be made.
     """
     dataset = papers if isinstance(papers, Dataset) else open_data(papers)
     texts = cells(dataset, text)
     titles = (
         cells(dataset, title)
-        if title in known(dataset) or title != "title"
+        if title in cell_names(dataset) or title != "title"
         else [None] * len(dataset)
     )
-    summarise = Extractive(parts=parts) if summarise is None else summarise
-    by = getattr(
+    summarise = ExtractiveSummariser(parts=parts) if summarise is None else summarise
+    summariser_name = getattr(
         summarise, "about", getattr(summarise, "__qualname__", type(summarise).__qualname__)
     )
-    kept, made, failed = _kept(out), {}, {}
+    finished = _read_finished(out)
+    summaries: dict[str, Summary] = {}
+    failed: dict[str, str] = {}
     with Bar("summarise", len(dataset), shown=progress) as bar:
-        for key, head, body in zip(dataset.keys, titles, texts):
+        for key, title_text, body_text in zip(dataset.keys, titles, texts):
             bar.step(f"{len(failed)} failed" if failed else "papers")
-            head, body = str(head or ""), str(body or "")
+            title_text, body_text = str(title_text or ""), str(body_text or "")
             stamp = hashlib.blake2b(
-                "\0".join((by, head, body, *(p.name for p in parts))).encode(), digest_size=8
+                "\0".join(
+                    (summariser_name, title_text, body_text, *(p.name for p in parts))
+                ).encode(),
+                digest_size=8,
             ).hexdigest()
             try:
-                if not body.strip():
+                if not body_text.strip():
                     raise AmodalError(f"the field {text!r} is empty")
-                if kept.get(key, {}).get("stamp") == stamp:
-                    made[key] = checked(kept[key]["summary"], parts)
+                if finished.get(key, {}).get("stamp") == stamp:
+                    summaries[key] = validate_summary(finished[key]["summary"], parts)
                     continue
-                made[key] = checked(summarise(head, body), parts)
+                summaries[key] = validate_summary(summarise(title_text, body_text), parts)
             except AmodalError as error:
                 failed[key] = str(error)
                 continue
             if out is not None:
-                _append(out, {"key": key, "by": by, "stamp": stamp, "summary": made[key]})
-    if not made:
+                _append(
+                    out,
+                    {"key": key, "by": summariser_name, "stamp": stamp, "summary": summaries[key]},
+                )
+    if not summaries:
         raise AmodalError(
-            f"no summary could be made of {len(dataset)} papers; {next(iter(failed.values()), 'there are none')}"
+            f"no summary could be made of {len(dataset)} papers; "
+            f"{next(iter(failed.values()), 'there are none')}"
         )
-    return Summaries(made, failed)
+    return Summaries(summaries, failed)
 
 
-def _shows(sentence: str, cues: Sequence[str]) -> bool:
-    """Whether a word begins with a cue; signs may stand anywhere."""
+def _has_cue(sentence: str, cues: Sequence[str]) -> bool:
+    """Whether a word begins with a cue; punctuation may stand anywhere."""
     low = f" {sentence.lower()}"
     return any(
         (f" {cue}" in low or f"({cue}" in low) if cue[0].isalpha() else cue in low for cue in cues
     )
 
 
-def _within(said: Sequence[str], fit: Sequence[str], rank: Rank) -> Rank:
-    """The rank of some sentences among all."""
-    score = dict(zip(said, rank(said).tolist()))
-    return lambda some: np.array([score[s] for s in some])
+def _rank_within(sentences_n: Sequence[str], rank: Rank) -> Rank:
+    """The rank of some sentences, as scored among all."""
+    score = dict(zip(sentences_n, rank(sentences_n).tolist()))
+    return lambda subset: np.array([score[s] for s in subset])
 
 
-def _kept(out: str | Path | None) -> dict[str, dict]:
-    """The lines of `out` that are whole; a line that an interruption cut off is taken away."""
+def _read_finished(out: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Key -> complete line of `out`; a line that an interruption cut off is removed."""
     if out is None or not Path(out).exists():
         return {}
     content = Path(out).read_bytes()
@@ -214,6 +260,6 @@ def _kept(out: str | Path | None) -> dict[str, dict]:
         ) from None
 
 
-def _append(out: str | Path, entry: dict) -> None:
+def _append(out: str | Path, entry: dict[str, Any]) -> None:
     with open(out, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -1,8 +1,7 @@
-"""Captions that are edited in one word, and what to say for it: triplets for composed retrieval
-without a language model.
+"""One-word edits of captions with instructions: triplets for composed retrieval.
 
-Words that stand in for each other are found in the captions themselves, or given. SCOT
-(arXiv:2501.08347) has a language model write both.
+Interchangeable words come from the captions themselves, or from the caller; no language model is
+needed. SCOT (arXiv:2501.08347) has a language model write both.
 """
 
 from __future__ import annotations
@@ -16,22 +15,28 @@ TEMPLATES = ("make it {new}", "{new} instead of {old}", "change {old} to {new}")
 
 
 def exchangeable(captions: Iterable[str], least: int = 2) -> list[set[str]]:
-    """Groups of words that stand at the same place of captions which are otherwise equal, at
-    `least` places: colours, say. Words that are linked by others are of one group."""
-    places: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    """Groups of words that occur in the same context of otherwise equal captions, such as colours.
+
+    Words linked through others are of one group.
+
+    Args:
+        captions: to search.
+        least: number of contexts that two words must share.
+    """
+    contexts: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for caption in set(captions):
         words = caption.split()
         for i, word in enumerate(words):
-            places[*words[:i], "", *words[i + 1 :]].add(word)
-    seen: dict[tuple[str, str], int] = defaultdict(int)
-    for words in places.values():
-        for a in sorted(words):
-            for b in sorted(words):
+            contexts[*words[:i], "", *words[i + 1 :]].add(word)
+    shared_contexts: dict[tuple[str, str], int] = defaultdict(int)
+    for alternatives in contexts.values():
+        for a in sorted(alternatives):
+            for b in sorted(alternatives):
                 if a < b:
-                    seen[a, b] += 1
+                    shared_contexts[a, b] += 1
     group: dict[str, set[str]] = {}
-    for (a, b), times in seen.items():
-        if times >= least:
+    for (a, b), count in shared_contexts.items():
+        if count >= least:
             merged = group.get(a, {a}) | group.get(b, {b})
             group.update(dict.fromkeys(merged, merged))
     return sorted({id(g): g for g in group.values()}.values(), key=lambda g: sorted(g))
@@ -44,23 +49,32 @@ def edits(
     seed: int = 0,
     templates: Sequence[str] = TEMPLATES,
 ) -> tuple[list[str | None], list[str | None]]:
-    """(what to change, the caption after it) for each caption: one of its words that is in a group
-    becomes another one of it. None for a caption without such a word. templates: with {new} and, if
-    wanted, {old}; all draws come from `seed`."""
-    rng, of = np.random.default_rng(seed), {}
-    for each in groups:
-        of.update(dict.fromkeys(each, sorted(set(each))))
+    """Edit one word of each caption, and the instruction for the edit.
+
+    Args:
+        captions: N captions, None where there is none.
+        groups: interchangeable words.
+        seed: of all draws.
+        templates: instructions with {new} and optionally {old}.
+
+    Returns:
+        Instructions and edited captions, None for captions without a word of a group.
+    """
+    rng = np.random.default_rng(seed)
+    group_of: dict[str, list[str]] = {}
+    for group in groups:
+        group_of.update(dict.fromkeys(group, sorted(set(group))))
     changes: list[str | None] = []
     changed: list[str | None] = []
     for caption in captions:
         words = (caption or "").split()
-        at = [i for i, w in enumerate(words) if len(of.get(w, ())) > 1]
-        if not at:
+        editable = [i for i, w in enumerate(words) if len(group_of.get(w, ())) > 1]
+        if not editable:
             changes.append(None)
             changed.append(None)
             continue
-        i = int(rng.choice(at))
-        new = str(rng.choice([w for w in of[words[i]] if w != words[i]]))
+        i = int(rng.choice(editable))
+        new = str(rng.choice([w for w in group_of[words[i]] if w != words[i]]))
         changes.append(str(rng.choice(templates)).format(new=new, old=words[i]))
         changed.append(" ".join([*words[:i], new, *words[i + 1 :]]))
     return changes, changed

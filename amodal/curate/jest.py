@@ -1,138 +1,62 @@
-"""JEST: choose what to train on as a batch, which is together hard for the learner and easy for a
-model that knows clean data. Evans, Parthasarathy, Merzic, Hénaff, NeurIPS 2024, arXiv:2406.17711.
-Learnability: their section 3.1; sampling: algorithm 1. Row 151 of the catalogue.
+"""JEST: joint example selection of batches that are hard for the learner and easy for a reference.
 
-Of a super-batch of B rows, b = keep * B are drawn in `chunks`, the first by each row's own score,
-each further one given those drawn: logit_i = s_ii + sum over drawn k of (s_ik + s_ki). Drawing
-without replacement is Gumbel top-k on the rows' seeds, so that the choice is the same for any
-number of processes and after a resume. The score of a pair is what the learner loses on it less
-what the reference does. Losses of pairs are made from embeddings, b / chunks columns at a time: no
-B x B matrix is held.
+Evans, Parthasarathy, Merzic, Hénaff, NeurIPS 2024, arXiv:2406.17711. Learnability: their section
+3.1; sampling: algorithm 1. Row 151 of the catalogue.
 
-Flexi-JEST, which scores with larger patches, is not here: an encoder has one size of patch.
+Of a super-batch of B rows, b = keep * B are drawn in `chunks`. The first chunk is drawn by each
+row's own score s_ii, each further one conditionally on the rows drawn before:
+
+    logit_i = s_ii + sum_{drawn k} (s_ik + s_ki)
+
+The score of a pair is the learner's loss on it less that of the reference. Drawing without
+replacement is Gumbel top-k on the rows' seeds, so the choice is the same for any number of
+processes and after a resume. Losses of pairs are computed from embeddings, b / chunks columns at a
+time: no B x B matrix is held.
+
+Flexi-JEST, which scores with larger patches, is not here: an encoder has one patch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from amodal import modalities
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import shared_rows
 from amodal.core.protocols import HasLogitScale
-from amodal.curate import Choose, Gather
-from amodal.masking.hashing import uniform
+from amodal.curate import BatchSelector, Gather
+from amodal.curate.shared.pair_scores import LOSSES, MakePairLoss, PairScore, draw
 from amodal.methods.contract import Method
 from amodal.methods.saved import frozen
 from amodal.methods.shared.shapes import field_pairs, view_pairs
+from amodal.modalities import Modality
 from amodal.nn.encoder import Encoder
 
 SCORES = ("learnability", "hard", "easy")
-LAST = -1e8
-"""The score of a row that has nothing to be compared with: drawn when nothing else is left."""
+UNSCORED = -1e8
+"""Score of a row that is in no pair: drawn when nothing else is left."""
 
-
-def scale_of(method: Method) -> nn.Module | None:
-    """The learned scale of the method's logits; None for one whose loss is another."""
-    return method.logit_scale() if isinstance(method, HasLogitScale) else None
-
-
-class Sigmoid:
-    """What one model loses on the pairs of n candidates under SigLIP's loss, softplus(-y_ij (scale
-    cos(a_i, b_j) + bias)).
-
-    a_nD, b_nD: the two fields of the same n rows. own: (n,) the loss of each row's own pair.
-    given(new): (n,) the losses that each row has with all rows given so far, as a negative either
-    way.
-    """
-
-    def __init__(self, a_nD: Tensor, b_nD: Tensor, scale: float, bias: float):
-        self.a, self.b, self.bias = (
-            F.normalize(a_nD.float(), dim=1) * scale,
-            F.normalize(b_nD.float(), dim=1),
-            bias,
-        )
-        self.own = F.softplus(-(self.a * self.b).sum(1) - bias)
-        self.total = torch.zeros_like(self.own)
-
-    def given(self, new: Tensor) -> Tensor:
-        ahead, back = self.a @ self.b[new].T, self.b @ self.a[new].T
-        self.total += F.softplus(ahead + self.bias).sum(1) + F.softplus(back + self.bias).sum(1)
-        return self.total
-
-
-class Softmax:
-    """The same of the symmetric InfoNCE, whose normaliser runs over the rows given so far: own is
-    -scale cos(a_i, b_i), given the mean of log sum_k exp(scale cos(a_i, b_k)) and of the other
-    direction."""
-
-    def __init__(self, a_nD: Tensor, b_nD: Tensor, scale: float, bias: float = 0.0):
-        self.a, self.b = F.normalize(a_nD.float(), dim=1) * scale, F.normalize(b_nD.float(), dim=1)
-        self.own = -(self.a * self.b).sum(1)
-        self.ahead = self.back = torch.full_like(self.own, -torch.inf)
-
-    def given(self, new: Tensor) -> Tensor:
-        if len(new):
-            self.ahead = torch.logaddexp(self.ahead, (self.a @ self.b[new].T).logsumexp(1))
-            self.back = torch.logaddexp(self.back, (self.b @ self.a[new].T).logsumexp(1))
-        nothing_yet = self.ahead.isinf()
-        return ((self.ahead + self.back) / 2).masked_fill(nothing_yet, 0.0)
-
-
-LOSSES = {"sigmoid": Sigmoid, "softmax": Softmax}
-
-
-class Pair:
-    """The score of B candidates by one pair of fields, over the rows that have both: (weight,
-    model's losses) of each model."""
-
-    def __init__(self, rows: Tensor, size: int, models: Sequence[tuple[float, Sigmoid | Softmax]]):
-        self.rows, self.models = rows, models
-        self.place = torch.full((size,), -1, dtype=torch.int64, device=rows.device)
-        self.place[rows] = torch.arange(len(rows), device=rows.device)
-
-    def own(self) -> Tensor:
-        return self._spread(sum(weight * m.own for weight, m in self.models))
-
-    def given(self, new: Tensor) -> Tensor:
-        at = self.place[new]
-        return self._spread(sum(weight * m.given(at[at >= 0]) for weight, m in self.models))
-
-    def _spread(self, score_n: Tensor) -> Tensor:
-        return score_n.new_zeros(len(self.place)).index_copy(0, self.rows, score_n)
-
-
-def draw(
-    own_B: Tensor,
-    given: Callable[[Tensor], Tensor] | None,
-    count: int,
-    seeds_B: Tensor,
-    chunks: int = 16,
-) -> Tensor:
-    """(count,) int64 ascending: rows drawn without replacement, in `chunks` (algorithm 1).
-
-    own_B: logits of the first chunk; given: newly drawn rows -> what all drawn rows add to
-    everyone's logits; None draws all at once, each row for itself. seeds_B: int64, all that is
-    random.
-    """
-    sizes = [len(c) for c in torch.arange(count).tensor_split(chunks if given else 1) if len(c)]
-    logits, drawn = own_B, torch.zeros(len(own_B), dtype=torch.bool, device=own_B.device)
-    for number, size in enumerate(sizes):
-        gumbel = -torch.log(-torch.log(uniform(seeds_B, number).double() + 2.0**-25))
-        new = (logits.double() + gumbel).masked_fill(drawn, -torch.inf).topk(size).indices
-        drawn[new] = True
-        if number + 1 < len(sizes):
-            logits = own_B + given(new)
-    return drawn.nonzero().squeeze(1)
+Cache = dict[str, dict[str, Tensor]]
+"""Key of a record -> source -> embedding (D,) on the CPU."""
 
 
 class Jest:
-    """Chooses from each super-batch; see `jest` for the options."""
+    """Selects rows of each super-batch.
+
+    Args:
+        reference: encoder trained on clean data; None for score "hard".
+        cache: embeddings of the reference from before, if `cache_features`.
+        keep, chunks, score, joint, loss, scale, bias, reference_scale, reference_bias, gain,
+        cache_features: see `jest`.
+
+    Raises:
+        AmodalError: an unknown score or loss, a number out of range, or no reference.
+    """
 
     def __init__(
         self,
@@ -148,7 +72,8 @@ class Jest:
         reference_scale: float = 0.0,
         reference_bias: float = -10.0,
         gain: float = 1.0,
-        remember: bool = False,
+        cache_features: bool = False,
+        cache: Cache | None = None,
     ):
         if score not in SCORES:
             raise unknown("score", score, SCORES)
@@ -160,181 +85,200 @@ class Jest:
             )
         if reference is None and score != "hard":
             raise AmodalError(
-                f'score="{score}" needs a reference: the folder of a run on clean data. "hard" needs none'
+                f'score="{score}" needs a reference: the folder of a run on clean data. "hard" '
+                "needs none"
             )
-        self.reference, self.keep, self.chunks, self.score, self.joint = (
-            reference,
-            keep,
-            chunks,
-            score,
-            joint,
-        )
-        self.loss, self.scale, self.bias, self.gain, self.remember = (
-            loss,
-            scale,
-            bias,
-            gain,
-            remember,
-        )
+        self.reference, self.keep, self.chunks = reference, keep, chunks
+        self.score, self.joint, self.loss = score, joint, loss
+        self.scale, self.bias, self.gain = scale, bias, gain
         self.reference_scale, self.reference_bias = reference_scale, reference_bias
-        self.micro: int | None = None
-        self.gather, self.process, self.precision = _alone, 0, nullcontext()
-        self.known: dict[str, dict[str, Tensor]] = {}
-        self.rows, self.size = {"scored": 0, "referred": 0, "trained": 0}, 1.0
+        self.cache_features = cache_features
+        self.cache: Cache = {} if cache is None else cache
+        self.micro_batch_size: int | None = None
+        self.gather: Gather = _single_process
+        self.rank, self.precision = 0, _no_context()
+        self.rows, self.relative_size = {"scored": 0, "referred": 0, "trained": 0}, 1.0
 
     def prepare(
         self,
         method: Method,
         *,
-        micro: int | None = None,
+        micro_batch_size: int | None = None,
         gather: Gather | None = None,
-        process: int = 0,
-        precision: AbstractContextManager | None = None,
+        rank: int = 0,
+        precision: AbstractContextManager[object] | None = None,
     ) -> None:
-        self.micro, self.gather, self.process = micro, gather or _alone, process
-        self.precision, encoder = precision or nullcontext(), method.encoder
+        """See `BatchSelector.prepare`."""
+        self.micro_batch_size, self.rank = micro_batch_size, rank
+        self.gather = gather or _single_process
+        self.precision, encoder = precision or _no_context(), method.encoder
         if len(encoder.fields) > 1 and encoder.heads is None:
             raise AmodalError(
-                "jest scores pairs of fields and needs a method that compares them, such as clip or siglip"
+                "jest scores pairs of fields and needs a method that compares them, such as clip "
+                "or siglip"
             )
-        if scale_of(method) is None and not (self.loss and self.scale):
-            raise AmodalError(
-                "jest scores pairs by the learner's own loss, and cannot tell what that is for this method: say by which loss and scale, "
-                "such as --curate.loss softmax --curate.scale 14 (or sigmoid, with --curate.bias)"
-            )
+        if not isinstance(method, HasLogitScale) or method.logit_scale() is None:
+            if not (self.loss and self.scale):
+                raise AmodalError(
+                    "jest scores pairs by the learner's own loss, which this method does not "
+                    "declare: set a loss and a scale, such as --curate.loss softmax "
+                    "--curate.scale 14 (or sigmoid, with --curate.bias)"
+                )
         if self.reference is None:
             return
         device = next(encoder.parameters()).device
         self.reference = self.reference.eval().requires_grad_(False).to(device)
-        self.size = parameters(self.reference) / parameters(encoder)
+        self.relative_size = count_parameters(self.reference) / count_parameters(encoder)
         for name, modality in encoder.fields.items():
             if name not in self.reference.fields:
                 raise unknown("field of the reference", name, self.reference.fields)
-            mine, its = (settings(m) for m in (modality, self.reference.fields[name]))
-            if mine != its:
+            learner, reference = (
+                decoding_settings(m) for m in (modality, self.reference.fields[name])
+            )
+            if learner != reference:
                 raise AmodalError(
-                    f"the reference reads {name!r} otherwise ({its}) than this data is read ({mine}); train it with the same dataset.toml"
+                    f"the reference reads {name!r} otherwise ({reference}) than this data is read "
+                    f"({learner}); train it with the same dataset.toml"
                 )
 
     @torch.no_grad()
     def __call__(self, method: Method, batch: Batch, step: int) -> Batch:
-        """The rows that this process is to train on, of the choice from all processes' batches."""
-        mine = {}
+        """The rows that this process trains on, selected from the batches of all processes."""
+        local = {}
         if self.score != "easy":
-            mine["learner"] = self._embed(method.encoder, batch)
+            local["learner"] = self._embed(method.encoder, batch)
             self.rows["scored"] += batch.size
         if self.score != "hard":
-            mine["reference"] = self._refer(batch)
-        every = {who: self.gather(z) for who, z in mine.items()}
+            local["reference"] = self._embed_reference(batch)
+        gathered = {model: self.gather(z) for model, z in local.items()}
         rows = torch.arange(batch.size, device=batch.seeds.device)
-        about = {"seed": batch.seeds, "process": torch.full_like(rows, self.process)}
-        whole = self.gather(Embeddings({n: Column(v, rows) for n, v in about.items()}, batch.size))
-        chosen = self.choose(method, every, whole["seed"].values)
+        origin = {"seed": batch.seeds, "process": torch.full_like(rows, self.rank)}
+        whole = self.gather(Embeddings({n: Column(v, rows) for n, v in origin.items()}, batch.size))
+        chosen = self.choose(method, gathered, _dense(whole["seed"]))
         # the same on every process, unless one rounds otherwise: the first decides
-        said = Embeddings(
-            {"chosen": Column(chosen, torch.arange(len(chosen), device=chosen.device))}, len(chosen)
-        )
-        chosen = self.gather(said)["chosen"].values[: len(chosen)]
-        taken = torch.zeros(whole.size, dtype=torch.bool, device=chosen.device).index_fill_(
-            0, chosen, True
-        )
-        here = taken[whole["process"].values == self.process].nonzero().squeeze(1)
-        self.rows["trained"] += len(here)
-        return batch.at(here)
+        index = torch.arange(len(chosen), device=chosen.device)
+        decision = self.gather(Embeddings({"chosen": Column(chosen, index)}, len(chosen)))
+        chosen = _dense(decision["chosen"])[: len(chosen)]
+        mask = torch.zeros(whole.size, dtype=torch.bool, device=chosen.device)
+        mask = mask.index_fill_(0, chosen, True)
+        local_rows = mask[whole["process"].values == self.rank].nonzero().squeeze(1)
+        self.rows["trained"] += len(local_rows)
+        return batch.at(local_rows)
 
-    def choose(self, method: Method, models: dict[str, Embeddings], seeds_B: Tensor) -> Tensor:
-        """(b,) int64 ascending: the rows chosen of a whole super-batch. models: "learner",
-        "reference" -> embeddings."""
-        learned = scale_of(method)
-        scale = self.scale or float(learned())
-        bias = self.bias if self.scale or learned.bias is None else float(learned.bias)
-        loss = LOSSES[self.loss or ("softmax" if learned.bias is None else "sigmoid")]
+    def choose(self, method: Method, models: Mapping[str, Embeddings], seeds_B: Tensor) -> Tensor:
+        """Select rows of a whole super-batch.
+
+        Args:
+            method: whose learned scale and loss are used where the options have none.
+            models: "learner", "reference" -> embeddings of the B rows.
+            seeds_B: int64.
+
+        Returns:
+            (b,) int64, ascending.
+        """
+        loss, scale, bias = self._loss_of(method)
         logits = {"learner": (scale, bias), "reference": (scale, bias)}
         if self.reference_scale:
             logits["reference"] = self.reference_scale, self.reference_bias
+        sign = {"learner": 1.0, "reference": -1.0}
         one = next(iter(models.values()))
         pairs, scored = [], torch.zeros(one.size, dtype=torch.bool, device=seeds_B.device)
         for a, b in field_pairs(one) or view_pairs(one):
-            at_a, _ = shared_rows(one[a], one[b])
-            rows = one[a].rows[at_a]
-            sign = {"learner": 1.0, "reference": -1.0}
-            pairs.append(
-                Pair(
-                    rows,
-                    one.size,
-                    [(sign[w], loss(*z.pair(a, b), *logits[w])) for w, z in models.items()],
-                )
-            )
+            index_a, _ = shared_rows(one[a], one[b])
+            rows = one[a].rows[index_a]
+            losses = [(sign[m], loss(*z.pair(a, b), *logits[m])) for m, z in models.items()]
+            pairs.append(PairScore(rows, one.size, losses))
             scored[rows] = True
 
-        def mean(of: Callable[[Pair], Tensor]) -> Tensor:
-            return (
-                sum((of(p) for p in pairs), torch.zeros_like(scored, dtype=torch.float32))
-                * self.gain
-                / max(len(pairs), 1)
-            )
+        def mean(score: Callable[[PairScore], Tensor]) -> Tensor:
+            total = torch.zeros_like(scored, dtype=torch.float32)
+            return sum((score(p) for p in pairs), total) * self.gain / max(len(pairs), 1)
 
-        own = mean(Pair.own).masked_fill(~scored, LAST)
-        given = (lambda new: mean(lambda pair: pair.given(new))) if self.joint else None
-        return draw(own, given, max(round(self.keep * one.size), 1), seeds_B, self.chunks)
+        def add_drawn(new: Tensor) -> Tensor:
+            return mean(lambda pair: pair.add_drawn(new))
+
+        diagonal = mean(PairScore.diagonal).masked_fill(~scored, UNSCORED)
+        count = max(round(self.keep * one.size), 1)
+        return draw(diagonal, add_drawn if self.joint else None, count, seeds_B, self.chunks)
+
+    def _loss_of(self, method: Method) -> tuple[MakePairLoss, float, float]:
+        """Loss, scale and bias to score by: the options, else those of the method."""
+        learned = method.logit_scale() if isinstance(method, HasLogitScale) else None
+        if learned is None:  # `prepare` has checked that the options say both
+            return LOSSES[self.loss], self.scale, self.bias
+        learned_bias = cast("Tensor | None", learned.bias)
+        scale = self.scale or float(learned())
+        bias = self.bias if self.scale or learned_bias is None else float(learned_bias)
+        return LOSSES[self.loss or ("softmax" if learned_bias is None else "sigmoid")], scale, bias
 
     def cost(self) -> dict[str, float]:
-        """Rows that this process scored, looked up with the reference and trained on, and the work
-        of it all in units of that of the training alone. A pass forward and back counts three times
-        one forward; the reference counts by its parameters."""
-        work = 3 * self.rows["trained"] + self.rows["scored"] + self.rows["referred"] * self.size
-        return self.rows | {"work": round(work / max(3 * self.rows["trained"], 1), 3)}
+        """Rows scored, embedded by the reference and trained on, and the relative work.
+
+        "work" is in units of the training alone. A forward and backward pass counts three times a
+        forward pass; the reference counts by its number of parameters.
+        """
+        work = 3 * self.rows["trained"] + self.rows["scored"]
+        relative = work + self.rows["referred"] * self.relative_size
+        return self.rows | {"work": round(relative / max(3 * self.rows["trained"], 1), 3)}
 
     def _embed(self, encoder: Encoder, batch: Batch) -> Embeddings:
         with self.precision:
-            parts = [encoder(piece) for piece in batch.split(self.micro or max(batch.size, 1))] or [
-                encoder(batch)
-            ]
+            pieces = batch.split(self.micro_batch_size or max(batch.size, 1))
+            parts = [encoder(piece) for piece in pieces] or [encoder(batch)]
         whole = Embeddings.stack(parts)
         return Embeddings({s: whole[s] for s in whole.sources}, whole.size)
 
-    def _refer(self, batch: Batch) -> Embeddings:
-        """The reference's embeddings of a batch; those of records that it remembers are not
-        computed again."""
-        new = (
-            [i for i, key in enumerate(batch.keys) if key not in self.known]
-            if self.remember
-            else range(batch.size)
-        )
+    def _embed_reference(self, batch: Batch) -> Embeddings:
+        """The reference's embeddings of a batch; cached records are not computed a second time."""
+        assert self.reference is not None, "only the score 'hard' goes without"
+        new = list(range(batch.size))
+        if self.cache_features:
+            new = [i for i, key in enumerate(batch.keys) if key not in self.cache]
         self.rows["referred"] += len(new)
-        found = self._embed(
-            self.reference,
-            batch.at(torch.tensor(list(new), dtype=torch.int64, device=batch.seeds.device)),
-        )
-        if not self.remember:
-            return found
+        rows = torch.tensor(new, dtype=torch.int64, device=batch.seeds.device)
+        z = self._embed(self.reference, batch.at(rows))
+        if not self.cache_features:
+            return z
         for i in new:
-            self.known[batch.keys[i]] = {}
-        for source, column in found.columns.items():
+            self.cache[batch.keys[i]] = {}
+        for source, column in z.columns.items():
             # clones: a view of the batch's tensor would keep all of it
-            for row, vector in zip(column.rows.tolist(), map(torch.clone, column.values.cpu())):
-                self.known[batch.keys[new[row]]][source] = vector
-        columns = {}
-        for source, column in found.columns.items():
-            rows = [i for i, key in enumerate(batch.keys) if source in self.known[key]]
-            vectors = [self.known[batch.keys[i]][source] for i in rows]
-            values = torch.stack(vectors).to(column.values.device) if vectors else column.values[:0]
-            columns[source] = Column(
-                values, torch.tensor(rows, dtype=torch.int64, device=batch.seeds.device)
-            )
-        return Embeddings(columns, batch.size)
+            for row, vector in zip(column.rows.tolist(), map(torch.clone, _dense(column).cpu())):
+                self.cache[batch.keys[new[row]]][source] = vector
+        return Embeddings(
+            {source: self._cached(batch, source, column) for source, column in z.columns.items()},
+            batch.size,
+        )
+
+    def _cached(self, batch: Batch, source: str, like: Column) -> Column:
+        """The cached embeddings of a source, on the device of `like`."""
+        rows = [i for i, key in enumerate(batch.keys) if source in self.cache[key]]
+        vectors = [self.cache[batch.keys[i]][source] for i in rows]
+        empty = _dense(like)[:0]
+        values = torch.stack(vectors).to(empty.device) if vectors else empty
+        return Column(values, torch.tensor(rows, dtype=torch.int64, device=batch.seeds.device))
 
 
-def _alone(mine: Embeddings) -> Embeddings:
-    return mine
+def _single_process(z: Embeddings) -> Embeddings:
+    return z
 
 
-def parameters(module: torch.nn.Module) -> int:
+def _dense(column: Column) -> Tensor:
+    """The values of a column that has one vector, or one number, a row."""
+    return cast(Tensor, column.values)
+
+
+def _no_context() -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
-def settings(modality) -> dict:
-    """What decides how values are read; what only scales them may differ."""
+def decoding_settings(modality: Modality) -> dict[str, object]:
+    """The settings that decide how values are decoded; mean and std only scale them."""
     return {k: v for k, v in modalities.config(modality).items() if k not in ("mean", "std")}
 
 
@@ -351,17 +295,40 @@ def jest(
     reference_scale: float = 0.0,
     reference_bias: float = -10.0,
     gain: float = 1.0,
-    remember: bool = False,
-) -> Choose:
-    """reference: the folder of a run on clean data; keep: share of a super-batch that is trained
-    on: super-batches are 1 / keep as large; chunks: in which the batch is drawn; score:
-    "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone); joint:
-    False draws each row by its own score; loss: "sigmoid" or "softmax" losses of pairs, unless
-    given as the learner's own, which methods tell that learn by InfoNCE or the sigmoid loss of
-    every two fields (`logit_scale`; for others give loss and scale); scale: of logits, 0 for the
-    learner's own; bias: of sigmoid's, unless both are its own; reference_scale, reference_bias:
-    those of the reference, scale 0 for the learner's; gain: multiplies scores; remember: keep the
-    reference's vectors of each record as it was first seen, with that augmentation, so that a
-    resumed run sees others (exact for plain views)."""
-    given = {k: v for k, v in locals().items() if k != "reference"}
-    return Jest(frozen(reference) if reference else None, **given)
+    cache_features: bool = False,
+) -> BatchSelector:
+    """Joint example selection in training.
+
+    Args:
+        reference: folder of a run on clean data.
+        keep: share of a super-batch that is trained on; super-batches are 1 / keep as large.
+        chunks: in which the batch is drawn.
+        score: "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone).
+        joint: False draws each row by its own score.
+        loss: "sigmoid" or "softmax" loss of pairs; "" for the learner's own. Methods that learn by
+            InfoNCE or the sigmoid loss of every two fields have one (`logit_scale`); for others
+            set loss and scale.
+        scale: of the logits; 0 for the learner's own.
+        bias: of the sigmoid's logits, unless both are the learner's own.
+        reference_scale, reference_bias: those of the reference; scale 0 for the learner's.
+        gain: multiplies scores.
+        cache_features: hold the reference's embeddings of each record from its first view, with
+            that augmentation, so that a resumed run has others. Exact for plain views.
+
+    Raises:
+        AmodalError: an option is out of range, or no reference is given where one is needed.
+    """
+    return Jest(
+        frozen(reference) if reference else None,
+        keep=keep,
+        chunks=chunks,
+        score=score,
+        joint=joint,
+        loss=loss,
+        scale=scale,
+        bias=bias,
+        reference_scale=reference_scale,
+        reference_bias=reference_bias,
+        gain=gain,
+        cache_features=cache_features,
+    )

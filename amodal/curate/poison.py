@@ -1,14 +1,13 @@
-"""Spoil a dataset in known ways, to measure what a defence is worth: backdoors, and pairs that do
-not belong together.
+"""Poison a dataset in known ways, to measure a defence: backdoors and mismatched pairs.
 
-A backdoor puts a trigger on a few pictures and a caption of the target class beside them (Gu et
-al., BadNets, 2017, arXiv:1708.06733; Chen et al., blended injection, 2017, arXiv:1712.05526; Nguyen
-& Tran, WaNet, ICLR 2021, arXiv:2102.10369; on image-text pairs Carlini & Terzis, ICLR 2022,
-arXiv:2106.09667). Row 50 of the catalogue, with `amodal/methods/robustness/cleanclip.py`; how well
-an attack does is measured by `amodal.evaluate.backdoor`.
+A backdoor puts a trigger on a few images and a caption of the target class beside them (Gu et al.,
+BadNets, 2017, arXiv:1708.06733; Chen et al., blended injection, 2017, arXiv:1712.05526; Nguyen &
+Tran, WaNet, ICLR 2021, arXiv:2102.10369; on image-text pairs Carlini & Terzis, ICLR 2022,
+arXiv:2106.09667). Row 50 of the catalogue, with `amodal/methods/robustness/cleanclip.py`. The
+success of an attack is measured by `amodal.evaluate.backdoor`.
 
-The spoilt dataset reads through the given one; nothing is written, and what is spoilt follows from
-keys and seed alone.
+The poisoned dataset reads through the original one. Nothing is written, and what is poisoned is a
+function of keys and seed alone.
 """
 
 from __future__ import annotations
@@ -30,14 +29,18 @@ from amodal.masking.hashing import uniform
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "this is a {}", "one {}", "here is a {}")
 
 Trigger = Callable[[np.ndarray], np.ndarray]
-"""A decoded image (C, H, W) -> the same with the trigger on it. For the fingerprint: a dataclass,
-known by its fields, or a function of a module, known by its name."""
+"""A decoded image (C, H, W) -> the image with the trigger. For the fingerprint it is a dataclass,
+identified by its fields, or a function of a module, identified by its name."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """BadNets: a square of noise in the lower right corner, the same on every picture. side: its
-    share of the picture's."""
+    """BadNets: a square of noise in the lower right corner, the same on every image.
+
+    Attributes:
+        side: share of the image's side.
+        seed: of the noise.
+    """
 
     side: float = 0.1
     seed: int = 0
@@ -52,7 +55,12 @@ class Patch:
 
 @dataclass(frozen=True)
 class Blend:
-    """Blended injection: noise over the whole picture, at `weight`."""
+    """Blended injection: noise over the whole image.
+
+    Attributes:
+        weight: of the noise.
+        seed: of the noise.
+    """
 
     weight: float = 0.2
     seed: int = 0
@@ -67,8 +75,13 @@ class Blend:
 
 @dataclass(frozen=True)
 class Warp:
-    """WaNet: the same smooth random bend of every picture. knots: of the grid of random shifts,
-    along each side; strength: their mean absolute value, in half pixels (the paper's s)."""
+    """WaNet: the same smooth random warp of every image.
+
+    Attributes:
+        strength: mean absolute displacement in half pixels (the paper's s).
+        knots: of the grid of random displacements, along each side.
+        seed: of the displacements.
+    """
 
     strength: float = 0.5
     knots: int = 4
@@ -88,16 +101,24 @@ class Warp:
         grid = torch.stack([x, y], -1) + smooth[0].permute(1, 2, 0) * self.strength / torch.tensor(
             [width, height]
         )
-        seen = torch.from_numpy(np.ascontiguousarray(image)).double()[None]
-        bent = F.grid_sample(seen, grid.clamp(-1, 1)[None], align_corners=True)[0].numpy()
+        image_1CHW = torch.from_numpy(np.ascontiguousarray(image)).double()[None]
+        warped = F.grid_sample(image_1CHW, grid.clamp(-1, 1)[None], align_corners=True)[0].numpy()
         return (
-            np.rint(bent).astype(np.uint8) if image.dtype == np.uint8 else bent.astype(image.dtype)
+            np.rint(warped).astype(np.uint8)
+            if image.dtype == np.uint8
+            else warped.astype(image.dtype)
         )
 
 
-class Spoilt(Reader):
-    """Another dataset's cells, some of them changed. pictures: field -> the records that get the
-    trigger; cells: column -> record -> the cell in place of its own."""
+class PoisonedReader(Reader):
+    """The cells of another dataset, some of them replaced.
+
+    Args:
+        dataset: the original.
+        pictures: field -> records that get the trigger.
+        trigger: on these images.
+        cells: column -> record -> replacement.
+    """
 
     def __init__(
         self,
@@ -108,7 +129,7 @@ class Spoilt(Reader):
         cells: Mapping[str, Mapping[int, object]] | None = None,
     ):
         self.dataset, self.trigger, self.reader = dataset, trigger, dataset.reader
-        self.told = "None" if trigger is None else _told(trigger)
+        self.trigger_id = "None" if trigger is None else _trigger_id(trigger)
         self.keys, self.columns = self.reader.keys, self.reader.columns
         self.base, self.ignored = self.reader.base, self.reader.ignored
         self.pictures = {
@@ -116,38 +137,37 @@ class Spoilt(Reader):
             for f, rows in (pictures or {}).items()
         }
         self.replaced = {
-            c: {int(i): cell for i, cell in each.items()} for c, each in (cells or {}).items()
+            c: {int(i): cell for i, cell in column.items()} for c, column in (cells or {}).items()
         }
 
-    def get(self, i: int, column: str):
+    def get(self, i: int, column: str) -> object:
         if i in self.replaced.get(column, ()):
             return self.replaced[column][i]
         field, rows = self.pictures.get(column, ("", ()))
-        if i not in rows:
+        if i not in rows or self.trigger is None:
             return self.reader.get(i, column)
         image = self.dataset.value(i, field)
-        return (
-            None if image is None else np.ascontiguousarray(self.trigger(image).transpose(1, 2, 0))
-        )
+        if image is None:
+            return None
+        return np.ascontiguousarray(self.trigger(image).transpose(1, 2, 0))
 
     def present(self, column: str) -> np.ndarray:
-        there = self.reader.present(column).copy()
+        mask = self.reader.present(column).copy()
         for i, cell in self.replaced.get(column, {}).items():
-            there[i] = cell is not None
-        return there
+            mask[i] = cell is not None
+        return mask
 
     def check(self, column: str) -> str:
         return self.reader.check(column)
 
     def stamp(self) -> str:
         changed = {c: (f, sorted(rows)) for c, (f, rows) in self.pictures.items()}
-        told = f"{self.reader.stamp()} {self.told} {changed} {self.replaced}"
-        return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+        content = f"{self.reader.stamp()} {self.trigger_id} {changed} {self.replaced}"
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def _told(trigger: Trigger) -> str:
-    """The trigger in words that are the same in every process, which those with an address in
-    memory are not."""
+def _trigger_id(trigger: Trigger) -> str:
+    """The trigger in words that are the same in every process, unlike an address in memory."""
     if is_dataclass(trigger) and not isinstance(trigger, type):
         return repr(trigger)
     if (
@@ -155,15 +175,29 @@ def _told(trigger: Trigger) -> str:
     ):  # neither a lambda nor made by another function
         return f"{trigger.__module__}.{trigger.__qualname__}"
     raise AmodalError(
-        "a trigger is a dataclass with __call__, such as Patch(), or a function of a module, so that the fingerprint can tell what it "
-        f"does; got {trigger!r}"
+        "a trigger is a dataclass with __call__, such as Patch(), or a function of a module, so "
+        f"that the fingerprint can identify it; got {trigger!r}"
     )
 
 
-def chosen(dataset: Dataset, rows: Sequence[int], share: float, *, seed: int = 0) -> np.ndarray:
-    """(n,) int64: about `share` of `rows`, a pure function of each one's key and the seed."""
-    rows = np.asarray(rows, dtype=np.int64)
-    return rows[uniform(row_seeds([dataset.keys[i] for i in rows], salt=seed)).numpy() < share]
+def sample_rows(
+    dataset: Dataset, rows: Sequence[int], share: float, *, seed: int = 0
+) -> np.ndarray:
+    """Sample rows, a pure function of each row's key and the seed.
+
+    Args:
+        dataset: whose keys are used.
+        rows: candidates.
+        share: expected share of the candidates.
+        seed: of the sample.
+
+    Returns:
+        (n,) int64
+    """
+    candidates = np.asarray(rows, dtype=np.int64)
+    seeds = row_seeds([dataset.keys[i] for i in candidates], salt=seed)
+    sample: np.ndarray = candidates[uniform(seeds).numpy() < share]
+    return sample
 
 
 def backdoor(
@@ -176,13 +210,21 @@ def backdoor(
     trigger: Trigger,
     templates: Sequence[str] = TEMPLATES,
 ) -> Dataset:
-    """The dataset with the trigger on the pictures `rows` and captions of the class `target` in
-    place of theirs.
+    """The dataset with a trigger on some images and captions of a target class in place of theirs.
 
-    image, text: the fields; templates: captions with {} for the class, one after another.
+    Args:
+        dataset: the original.
+        rows: records to poison.
+        image, text: the fields.
+        target: name of the class.
+        trigger: on the images.
+        templates: captions with {} for the class, used in turn.
+
+    Raises:
+        AmodalError: unknown fields, or a text made of more than one column.
     """
     captions = {int(i): templates[n % len(templates)].format(target) for n, i in enumerate(rows)}
-    return spoil(
+    return replace_cells(
         dataset, pictures={image: rows}, trigger=trigger, cells={_column(dataset, text): captions}
     )
 
@@ -190,23 +232,40 @@ def backdoor(
 def triggered(
     dataset: Dataset, rows: Sequence[int] | None = None, *, image: str, trigger: Trigger
 ) -> Dataset:
-    """The dataset with the trigger on the pictures `rows` (all unless given) and all else as it is:
-    what an attacker shows the model. With pictures of the target class as `rows`, the
-    label-consistent backdoor, whose captions are right."""
-    return spoil(
+    """The dataset with the trigger on images and everything else as it is: the attacker's input.
+
+    With images of the target class as `rows` it is the label-consistent backdoor, whose captions
+    are right.
+
+    Args:
+        dataset: the original.
+        rows: records; None for all.
+        image: the field.
+        trigger: on the images.
+    """
+    return replace_cells(
         dataset, pictures={image: range(len(dataset)) if rows is None else rows}, trigger=trigger
     )
 
 
 def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int = 0) -> Dataset:
-    """The dataset with the values of `field` of the records `rows` (two or more) passed on among
-    them, each to another record."""
+    """The dataset with the values of a field permuted among some records, none at its own place.
+
+    Args:
+        dataset: the original.
+        rows: two or more records.
+        field: whose values move.
+        seed: of the permutation.
+
+    Raises:
+        AmodalError: fewer than two records.
+    """
     order = np.random.default_rng(seed).permutation(np.asarray(rows, dtype=np.int64))
     if len(order) < 2:
         raise AmodalError(f"to mismatch records takes two or more, not {len(order)}")
     column = _column(dataset, field)
     # one ring through all of them: nobody keeps its own
-    return spoil(
+    return replace_cells(
         dataset,
         cells={
             column: {
@@ -219,19 +278,19 @@ def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int =
 def _column(dataset: Dataset, field: str) -> str:
     column = dataset.columns[dataset._field(field)]
     if isinstance(column, tuple):
-        raise AmodalError(f"{field!r} is made of several columns; choose a field of one")
+        raise AmodalError(f"{field!r} is made of more than one column; choose a field of one")
     return column
 
 
-def spoil(
+def replace_cells(
     dataset: Dataset,
     *,
     pictures: Mapping[str, Sequence[int]] | None = None,
     trigger: Trigger | None = None,
     cells: Mapping[str, Mapping[int, object]] | None = None,
 ) -> Dataset:
-    """The dataset with other cells: see `Spoilt`."""
-    read = Spoilt(dataset, pictures=pictures, trigger=trigger, cells=cells)
-    spoilt = Dataset(read, dataset.schema, dataset.path, dataset.name)
-    spoilt.parts = dataset.parts
-    return spoilt
+    """The dataset with other cells: see `PoisonedReader`."""
+    reader = PoisonedReader(dataset, pictures=pictures, trigger=trigger, cells=cells)
+    poisoned = Dataset(reader, dataset.schema, dataset.path, dataset.name)
+    poisoned.parts = dataset.parts
+    return poisoned

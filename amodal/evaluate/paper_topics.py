@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.curate.shared.sentences import COMMON
+from amodal.curate.shared.sentences import STOP_WORDS
 from amodal.diagnose.trends import Trend, trends
 
 
@@ -33,7 +33,7 @@ def topics_of(
         AmodalError: For a topic without a list of words.
     """
     if isinstance(topics, int):
-        counted = Counter(w for words in keyword_sets for w in words - COMMON)
+        counted = Counter(w for words in keyword_sets for w in words - STOP_WORDS)
         topics = {w: (w,) for w in sorted(counted, key=lambda w: (-counted[w], w))[:topics]}
     has = {}
     for name, words in topics.items():

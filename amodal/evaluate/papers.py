@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from amodal.core import AmodalError, unknown
-from amodal.curate.shared.cells import cells, known
+from amodal.curate.shared.cells import cell_names, cells
 from amodal.curate.shared.near import near_duplicates
 from amodal.data import Dataset
 from amodal.data import open as open_data
@@ -226,7 +226,7 @@ def papers(
         AmodalError: For unknown names, and for fewer than two papers with a summary.
     """
     dataset = dataset if isinstance(dataset, Dataset) else open_data(dataset)
-    known_ = known(dataset)
+    known_ = cell_names(dataset)
     by = [name for name in (venue, year) if name in known_] if by is None else list(by)
     columns = {name: cells(dataset, name) for name in {*by, *({year, venue} & known_)}}
     body = [str(t or "").strip() for t in cells(dataset, text)]

@@ -1,15 +1,15 @@
-"""One file per modality: decode, augment, tokenise, what a masked model predicts, how it is shown.
+"""One file per modality: decode, augment, tokenise, targets of a masked model, display.
 
 The path is the name: `amodal/modalities/image.py` holds `Image`. An installed distribution adds one
 by an entry point of the group `amodal.modalities`. Nothing outside this folder knows a modality by
-its name: what others ask is a hook or an attribute of `Modality`.
+its name: what others need is a hook or an attribute of `Modality`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from amodal.core import AmodalError, registry
 from amodal.core.part import register_codec
@@ -38,58 +38,78 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """The modalities that there are: the package's own, then those of plug-ins."""
+    """Names of all modalities: the package's own, then those of plug-ins."""
     return [*registry.pages("modalities"), *registry.plugins("modalities")]
 
 
 def every() -> dict[str, type[Modality]]:
     """Name -> class, without the plug-ins that cannot be imported."""
-    own = {name: kind(name) for name in registry.pages("modalities")}
-    return own | registry.working("modalities", check_plugin)
+    packaged = {name: kind(name) for name in registry.pages("modalities")}
+    return packaged | registry.working("modalities", check_plugin)
 
 
 def kind(name: str) -> type[Modality]:
-    """The class of a modality: `kind("image").infer(samples)`. Raises AmodalError with the nearest
-    names."""
+    """The class of a modality: `kind("image").infer(samples)`.
+
+    Raises:
+        AmodalError: an unknown name; the message has the nearest ones.
+    """
     plugin = registry.plugins("modalities").get(registry.canonical(name))
     if plugin is not None:
-        return plugin.load(check_plugin)
+        return cast(type[Modality], plugin.load(check_plugin))
     module = registry.load("modalities", name, "modality")
-    return getattr(module, module.__name__.rpartition(".")[2].capitalize())
+    return cast(type[Modality], getattr(module, module.__name__.rpartition(".")[2].capitalize()))
 
 
 def check_plugin(plugin: Plugin, loaded: Any) -> None:
-    """Raises AmodalError where the object of a plug-in is no modality of its name."""
+    """Check that the object of a plug-in is a modality of its name.
+
+    Args:
+        plugin: its entry point.
+        loaded: the object.
+
+    Raises:
+        AmodalError: it is not.
+    """
     if not isinstance(loaded, type) or not issubclass(loaded, Modality) or not is_dataclass(loaded):
         raise AmodalError(
             f"{plugin.entry.value} is no frozen dataclass that inherits amodal.modalities.Modality"
         )
     if registry.canonical(loaded.kind) != plugin.name:
         raise AmodalError(
-            f"the class says kind = {loaded.kind!r}, its entry point {plugin.name!r}; they must be one name"
+            f"the class says kind = {loaded.kind!r}, its entry point {plugin.name!r}; they must "
+            "be one name"
         )
     loaded()  # a class with an abstract method that is not there, or a field without a default
 
 
 def name_of(modality: Modality) -> str:
-    """What kind of data this is: `name_of(Image())` is "image"."""
+    """The name of a modality: `name_of(Image())` is "image"."""
     return modality.kind
 
 
 def of_columns(columns: Sequence[str]) -> Modality:
     """The modality that reads columns of single cells together, one row for each record."""
-    return next(m for m in every().values() if m.is_row)(columns=tuple(columns))
+    row = next(m for m in every().values() if m.is_row)
+    return build(row, {"columns": tuple(columns)})
 
 
 def make(modality: str, **parameters: Any) -> Modality:
-    """A modality from plain values: `make("image", size=64)`, `make(**config(image))`. Raises
-    AmodalError for unknown names."""
+    """A modality from plain values: `make("image", size=64)`, `make(**config(image))`.
+
+    Args:
+        modality: its name.
+        parameters: its fields.
+
+    Raises:
+        AmodalError: an unknown name, or a wrong type.
+    """
     return build(kind(modality), parameters)
 
 
 def config(modality: Modality) -> dict[str, Any]:
-    """Everything about a modality as plain values for TOML and JSON, its kind under "modality"."""
-    values = {f.name: _plain(getattr(modality, f.name)) for f in fields(modality)}
+    """A modality as plain values for TOML and JSON, its name under "modality"."""
+    values = {f.name: _plain(getattr(modality, f.name)) for f in fields(cast(Any, modality))}
     return {"modality": name_of(modality), **values}
 
 

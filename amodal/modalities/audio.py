@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import soxr
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
-from amodal.modalities.shared import dense as _dense
+from amodal.core import AmodalError, Ragged, unknown
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import sound as _sound
@@ -30,28 +29,32 @@ from amodal.modalities.shared.base import (
     decodable,
 )
 from amodal.modalities.shared.cells import tidy
+from amodal.modalities.shared.tokenizers.audio import AudioGraph, AudioTokenizer
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
-LONGEST = 2**28
-"""Samples of a value: a file that says 1 Hz in its header must not become 16,000 times as long."""
-USUAL = 10.0
-"""Seconds of a recording that are read unless `max_seconds` says otherwise."""
+MAX_SAMPLES = 2**28
+"""Samples of a value: a file whose header has 1 Hz must not become 16,000 times as long."""
+DEFAULT_SECONDS = 10.0
+"""Maximum of `max_seconds` that `infer` sets."""
 FEATURES = ("logmel", "waveform")
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 
 
 @dataclass(frozen=True)
 class Audio(Modality):
-    """A value is (t,) float32, one channel at `rate`, full scale ±1; at most the first
-    `max_seconds` of a recording.
+    """Sound. A value is (t,) float32, one channel at `rate`, full scale ±1.
 
-    rate: Hz; max_seconds: 0 for no limit; features: what a token is made of, patches of the
-    "logmel" spectrogram or of the "waveform"; mels, window_ms, hop_ms: bands of the spectrogram,
-    length of a frame, and from one frame to the next; patch: (frames, bands) of a token, or
-    (samples,) of the waveform; (): (16, 16), or 40 ms; mean, std: of log-mel power or of samples;
-    0: not measured.
+    Attributes:
+        rate: in Hz.
+        max_seconds: of a recording; 0 for no limit.
+        features: of tokens, patches of the "logmel" spectrogram or of the "waveform".
+        mels: bands of the spectrogram.
+        window_ms: length of a frame.
+        hop_ms: from one frame to the next.
+        patch: (frames, bands) of a token, or (samples,) of the waveform; (): (16, 16), or 40 ms.
+        mean, std: of log-mel power or of samples; std 0: not measured.
     """
 
     rate: int = 16000
@@ -83,7 +86,7 @@ class Audio(Modality):
     backbones: ClassVar[tuple[str, ...]] = ("voice",)
     axis_names: ClassVar[Mapping[int, str]] = {0: "time", 1: "pitch"}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.features not in FEATURES:
             raise unknown("kind of audio features", self.features, FEATURES)
         if (
@@ -93,7 +96,8 @@ class Audio(Modality):
             or self.max_seconds < 0
         ):
             raise AmodalError(
-                "audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or more"
+                "audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or "
+                "more"
             )
         at_most(
             "audio",
@@ -105,8 +109,10 @@ class Audio(Modality):
         )
         at_most("audio", {name: (getattr(self, name), 60_000) for name in ("window_ms", "hop_ms")})
         if self.patch and (len(self.patch) != (2 if self.spectral else 1) or min(self.patch) < 1):
-            wanted = "(frames, bands)" if self.spectral else "(samples,)"
-            raise AmodalError(f"audio.patch must be {wanted} for {self.features}, got {self.patch}")
+            expected = "(frames, bands)" if self.spectral else "(samples,)"
+            raise AmodalError(
+                f"audio.patch must be {expected} for {self.features}, got {self.patch}"
+            )
         if self.spectral and self.mels % self.tile[1]:
             raise AmodalError(
                 f"{self.mels} mel bands are no whole number of patches of {self.tile[1]} bands"
@@ -114,13 +120,14 @@ class Audio(Modality):
 
     @property
     def spectral(self) -> bool:
+        """Whether tokens are of the spectrogram."""
         return self.features == "logmel"
 
     @property
     def tile(self) -> tuple[int, ...]:
-        """`patch`, or what () stands for."""
-        usual = (16, next(b for b in range(min(16, self.mels), 0, -1) if self.mels % b == 0))
-        return self.patch or (usual if self.spectral else (max(1, self.rate // 25),))
+        """`patch`, or the default for ()."""
+        default = (16, next(b for b in range(min(16, self.mels), 0, -1) if self.mels % b == 0))
+        return self.patch or (default if self.spectral else (max(1, self.rate // 25),))
 
     @property
     def hop(self) -> int:
@@ -128,49 +135,52 @@ class Audio(Modality):
         return max(1, round(self.rate * self.hop_ms / 1000))
 
     @property
-    def shortest(self) -> int:
-        """Samples in one token: no augmentation leaves less, where there was as much."""
+    def min_samples(self) -> int:
+        """Samples in one token: no augmentation leaves less, if the value has as many."""
         return self.tile[0] * (self.hop if self.spectral else 1)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **overrides) -> Audio:
-        """Rate: the commonest, at most 16 kHz (speech and most sound; give a higher one for music
-        or bats); length: that of the longest sample, at most 10 s; mean and std."""
+    def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Audio:
+        """See `Modality.infer`.
+
+        rate: the most frequent, at most 16 kHz (speech and most sound; set a higher one for music
+        or bats). max_seconds: that of the longest sample, at most 10. mean and std: measured.
+        """
         probe, rates, seconds = build(cls, overrides), [], []
         for raw in samples:
             try:
-                wave, rate = _sound.read(
-                    raw, probe.rate, USUAL
-                )  # all that is asked below is whether it is longer
+                # all that is asked below is whether it is longer
+                wave, rate = _sound.read(raw, probe.rate, DEFAULT_SECONDS)
             except BadValue:
                 continue
             rates.append(rate)
             seconds.append(len(wave) / rate)
-        measured = {}
+        measured: dict[str, Any] = {}
         if rates:
             measured["rate"] = min(16000, max(set(rates), key=rates.count))
-            measured["max_seconds"] = min(USUAL, float(np.ceil(max(seconds) * 10) / 10))
+            measured["max_seconds"] = min(DEFAULT_SECONDS, float(np.ceil(max(seconds) * 10) / 10))
         audio = build(cls, measured | overrides)
         waves = audio.collate(decodable(audio, samples))
-        seen = audio.spectrogram(waves)[0] if audio.spectral else waves.flat
-        mean, std = (
-            tidy(seen.double().mean().item()),
-            tidy(seen.double().std(correction=0).item() or 1.0),
-        )
+        values = audio.spectrogram(waves)[0] if audio.spectral else waves.flat
+        mean = tidy(values.double().mean().item())
+        std = tidy(values.double().std(correction=0).item() or 1.0)
         return replace(
             audio,
-            **{"mean": mean, "std": std}
-            | {k: getattr(audio, k) for k in ("mean", "std") if k in overrides},
+            mean=audio.mean if "mean" in overrides else mean,
+            std=audio.std if "std" in overrides else std,
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(t,) float32 from a path, bytes, {"array", "sampling_rate"}, or an array (t,) or (t,
-        channels) at `rate`."""
+        """(t,) float32 from a path, bytes, {"array", "sampling_rate"}, or an array at `rate`.
+
+        An array is (t,) or (t, channels).
+        """
         wave, rate = _sound.read(raw, self.rate, self.max_seconds or np.inf)
         if rate != self.rate:
-            if len(wave) / rate * self.rate > LONGEST:
+            if len(wave) / rate * self.rate > MAX_SAMPLES:
                 raise BadValue(
-                    f"{len(wave):,} samples at {rate} Hz are too many at {self.rate} Hz; set max_seconds"
+                    f"{len(wave):,} samples at {rate} Hz are too many at {self.rate} Hz; set "
+                    "max_seconds"
                 )
             wave = soxr.resample(wave, rate, self.rate, quality="HQ").astype(np.float32)
             if not len(wave):
@@ -178,36 +188,40 @@ class Audio(Modality):
         return wave[: round(self.max_seconds * self.rate)] if self.max_seconds else wave
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: 80-100 % of the clip, ±3 dB; strong: 50-100 % at 90-110 % speed, ±6 dB, white noise
-        10-40 dB below, and a stretch of time and a band of frequencies silenced (Park et al.,
-        SpecAugment, 2019); local: 20-50 %, ±6 dB."""
+        """See `Modality.augment`.
+
+        weak: 80-100 % of the clip, ±3 dB. strong: 50-100 % at 90-110 % speed, ±6 dB, white noise
+        10-40 dB below, one interval of time and one band of frequencies masked (Park et al.,
+        SpecAugment, 2019). local: 20-50 %, ±6 dB.
+        """
         check_view(view)
         if view == "plain":
             return value
         decibels = rng.uniform(-1, 1) * (3 if view == "weak" else 6)
-        out = value[_ragged.crop(len(value), *CROPS[view], rng, least=self.shortest)]
+        out = value[_ragged.random_crop(len(value), *CROPS[view], rng, least=self.min_samples)]
         if view == "strong":
-            out = _at_speed(out, rng.uniform(0.9, 1.1), least=min(len(out), self.shortest))
-            out = _noisy(_masked(out, rng), rng)
+            out = _change_speed(out, rng.uniform(0.9, 1.1), least=min(len(out), self.min_samples))
+            out = _add_noise(_mask_time_and_frequency(out, rng), rng)
         return (out * np.float32(10 ** (decibels / 20))).astype(np.float32)
 
     def collate(self, values: Sequence[np.ndarray]) -> Ragged:
         """flat (sum of lengths,) float32."""
-        return _ragged.ragged(values, np.zeros(0, dtype=np.float32))
+        return _ragged.pack(values, np.zeros(0, dtype=np.float32))
 
     def spectrogram(self, waves: Ragged) -> tuple[Tensor, Tensor]:
-        """Log-mel power (F, mels), not yet standardised, and the number of frames of each clip
-        (N,)."""
+        """Log-mel power (F, mels), not standardised, and frames a clip (N,)."""
         window = max(2, round(self.rate * self.window_ms / 1000))
         return _sound.log_mel(waves, self.rate, window, self.hop, self.mels)
 
     def scale(self) -> tuple[float, float]:
-        """Mean and deviation; those of usual speech where they were not measured."""
+        """Mean and deviation; those of typical speech where they were not measured."""
         return (self.mean, self.std) if self.std else (-8.0, 4.0) if self.spectral else (0.0, 0.1)
 
     def patches(self, waves: Ragged) -> tuple[Tensor, Tensor]:
-        """Standardised patches (T, values), time before frequency, NaN past the end of a clip, and
-        their number (N,)."""
+        """Standardised patches (T, values), time before frequency, and their number (N,).
+
+        NaN past the end of a clip.
+        """
         mean, std = self.scale()
         if not self.spectral:
             return _ragged.patches(
@@ -226,33 +240,37 @@ class Audio(Modality):
         return AudioTokenizer(self, width)
 
     def graph(self, tokenizer: nn.Module) -> AudioGraph:
-        return AudioGraph(tokenizer)
+        return AudioGraph(cast(AudioTokenizer, tokenizer))
 
     def targets(self, waves: Ragged) -> Tensor:
-        """(T, values) standardised log-mel power (frames x bands) or samples, NaN past the end of a
-        clip."""
+        """(T, values) standardised log-mel power (frames x bands) or samples.
+
+        NaN past the end of a clip.
+        """
         return self.patches(waves)[0]
 
     def predictor(self, width: int) -> nn.Linear:
         return nn.Linear(width, int(np.prod(self.tile)))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of values normalised within their patch (Huang et al., Audio-MAE,
-        2022, section 3)."""
+        """(t,) squared error of values normalised within their patch.
+
+        Huang et al., Audio-MAE, 2022, section 3.
+        """
         from amodal.objectives.reconstruction import masked_mse
 
         return masked_mse(prediction, target, normalise=target.shape[1] > 1)
 
     def show(self, value: np.ndarray) -> np.ndarray:
         """The log-mel spectrogram, low frequencies at the bottom."""
-        return _draw.heat(self.spectrogram(self.collate([value]))[0].T.numpy())
+        return _draw.heatmap(self.spectrogram(self.collate([value]))[0].T.numpy())
 
     def describe(self, value: np.ndarray) -> str:
         return f"{len(value) / self.rate:.3g} s at {self.rate} Hz, peak {np.abs(value).max():.2g}"
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        seen = _sound.summary(raws)
-        return f"{seen}, read at {self.rate:,} Hz" if seen else ""
+        summary = _sound.summary(raws)
+        return f"{summary}, read at {self.rate:,} Hz" if summary else ""
 
     def sound(self, value: np.ndarray) -> tuple[np.ndarray, int]:
         return value, self.rate
@@ -264,18 +282,18 @@ class Audio(Modality):
         }
 
     def json_schema(self, limits: Limits) -> Schema:
-        taken = ", ".join(_sound.FORMATS)
-        return FILE | {"description": f"the bytes of a recording ({taken}, or .npy)"}
+        accepted = ", ".join(_sound.FORMATS)
+        return FILE | {"description": f"the bytes of a recording ({accepted}, or .npy)"}
 
     def bounds(self, raw: Any, limits: Limits) -> Raw:
-        return _sound.bounded(raw, limits, self.rate, self.max_seconds)
+        return _sound.check_untrusted(raw, limits, self.rate, self.max_seconds)
 
     def parts(self, value: np.ndarray) -> np.ndarray:
         """A token's length each."""
-        return np.arange(len(value)) // self.shortest
+        return np.arange(len(value)) // self.min_samples
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
-        """Of this clip: how loud it is."""
+        """Root mean square of this clip."""
         return (
             np.sqrt(np.nanmean(np.square(value.astype(np.float64)))) if value.size else np.zeros(1)
         )
@@ -294,116 +312,30 @@ class Audio(Modality):
         return audio, lambda: rng.normal(0, 0.1, samples).astype(np.float32)
 
 
-class AudioTokenizer(nn.Module):
-    """A linear map of each patch of the spectrogram (Gong et al., AST, 2021) or of the waveform."""
-
-    def __init__(self, audio: Audio, width: int):
-        super().__init__()
-        self.audio = audio
-        self.project = nn.Linear(int(np.prod(audio.tile)), width)
-
-    def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (time, frequency, 0) in patches. What is past the end of a clip counts as mean
-        sound."""
-        patches, counts = self.audio.patches(column.values)
-        bands = self.audio.mels // self.audio.tile[1] if self.audio.spectral else 1
-        step = _ragged.steps(counts)
-        position = torch.stack([step // bands, step % bands, torch.zeros_like(step)], 1).float()
-        return Tokens.of(
-            self.project(patches.nan_to_num()), column.rows, counts, position, name, size
-        )
-
-
-class AudioGraph(nn.Module):
-    """Dense form of `AudioTokenizer`."""
-
-    inputs = {
-        "samples": "(N, samples) float32: one channel at the field's rate, full scale ±1; anything past the end",
-        "lengths": "(N,) int64: samples of each clip, at least 1",
-    }
-    axes = ({0: "batch", 1: "samples"}, {0: "batch"})
-
-    def __init__(self, tokenizer: nn.Module):
-        super().__init__()
-        self.audio, self.project = tokenizer.audio, tokenizer.project
-        self.bands = self.audio.mels // self.audio.tile[1] if self.audio.spectral else 1
-        if self.audio.spectral:
-            # the Fourier transform as a matrix: every runtime multiplies matrices, few have a
-            # transform of any length
-            window = max(2, round(self.audio.rate * self.audio.window_ms / 1000))
-            hann = torch.hann_window(window, dtype=torch.float64)
-            fourier = torch.fft.rfft(torch.diag(hann / hann.square().sum().sqrt()))
-            self.register_buffer("real", fourier.real.float())
-            self.register_buffer("imaginary", fourier.imag.float())
-            self.register_buffer(
-                "filters", _sound.mel_filters(self.audio.rate, fourier.shape[1], self.audio.mels)
-            )
-
-    def forward(self, samples: Tensor, lengths: Tensor) -> _dense.Tokenised:
-        mean, std = self.audio.scale()
-        there, tile = _dense.within(samples, lengths), self.audio.tile
-        if not self.audio.spectral:
-            patches_NLp = _dense.cut(torch.where(there, (samples - mean) / std, 0.0), tile[0], 0.0)
-            return (
-                self.project(patches_NLp),
-                _dense.line(patches_NLp),
-                _dense.present(patches_NLp, lengths, tile[0]),
-            )
-        counts = _dense.pieces(lengths, self.audio.hop)
-        frames_NFm = (self._log_mel(torch.where(there, samples, 0.0)) - mean) / std
-        frames_NFm = torch.where(_dense.within(frames_NFm, counts).unsqueeze(2), frames_NFm, 0.0)
-        tiles = (
-            _dense.cut(frames_NFm, tile[0], 0.0).unflatten(3, (self.bands, tile[1])).transpose(2, 3)
-        )
-        x_NLD = self.project(tiles.flatten(3)).flatten(1, 2)
-        step = torch.arange(x_NLD.shape[1], device=samples.device)
-        position = torch.stack(
-            [step // self.bands, step % self.bands, torch.zeros_like(step)], 1
-        ).float()
-        there = step // self.bands < _dense.pieces(counts, tile[0]).unsqueeze(1)
-        return x_NLD, position, there
-
-    def _log_mel(self, samples: Tensor) -> Tensor:
-        """(N, frames, mels), a frame every `hop` samples, as
-        `amodal.modalities.shared.sound.log_mel`."""
-        window, hop = len(self.real), self.audio.hop
-        starts = torch.arange((samples.shape[1] + hop - 1) // hop, device=samples.device) * hop
-        at = starts.unsqueeze(1) + torch.arange(window, device=samples.device)
-        frames = nn.functional.pad(samples, (0, window + hop))[:, at]
-        power = (frames @ self.real).square() + (frames @ self.imaginary).square()
-        return (power @ self.filters).clamp(min=_sound.FLOOR).log()
-
-    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        unit = self.audio.shortest // 4 + 1
-        return [
-            rng.normal(0, 0.1, k * unit + 1).astype(np.float32)
-            for k in _dense.lengths_of(n, length)
-        ]
-
-
 def _loudness(value: np.ndarray) -> float:
     """In decibels of full scale."""
     return float(20 * np.log10(max(np.sqrt(np.square(value).mean()), 1e-6)))
 
 
-def _at_speed(wave: np.ndarray, speed: float, least: int) -> np.ndarray:
+def _change_speed(wave: np.ndarray, speed: float, least: int) -> np.ndarray:
     """Faster and higher, or slower and lower, by linear interpolation."""
     length = max(least, round(len(wave) / speed))
-    return np.interp(np.linspace(0, len(wave) - 1, length), np.arange(len(wave)), wave).astype(
-        np.float32
-    )
+    times = np.linspace(0, len(wave) - 1, length)
+    resampled: np.ndarray = np.interp(times, np.arange(len(wave)), wave)
+    return resampled.astype(np.float32)
 
 
-def _masked(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of up to a fifth of the time and a band of up to a fifth of the frequencies,
-    silenced."""
+def _mask_time_and_frequency(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Up to a fifth of the time and up to a fifth of the frequencies, set to 0."""
     spectrum = np.fft.rfft(wave)
-    spectrum[_ragged.crop(len(spectrum), 0, 0.2, rng, least=0)] = 0
-    out = np.fft.irfft(spectrum, n=len(wave)).astype(np.float32)
-    out[_ragged.crop(len(out), 0, 0.2, rng, least=0)] = 0
+    spectrum[_ragged.random_crop(len(spectrum), 0, 0.2, rng, least=0)] = 0
+    out: np.ndarray = np.fft.irfft(spectrum, n=len(wave)).astype(np.float32)
+    out[_ragged.random_crop(len(out), 0, 0.2, rng, least=0)] = 0
     return out
 
 
-def _noisy(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _add_noise(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     level = np.sqrt(np.mean(wave**2)) * 10 ** (-rng.uniform(10, 40) / 20)
-    return wave + np.float32(level) * rng.standard_normal(len(wave), dtype=np.float32)
+    noise = np.float32(level) * rng.standard_normal(len(wave), dtype=np.float32)
+    noisy: np.ndarray = wave + noise
+    return noisy

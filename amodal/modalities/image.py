@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Column, Tokens, unknown
-from amodal.core.host import constant, on_host
-from amodal.modalities.shared import dense as _dense
+from amodal.core import AmodalError, unknown
+from amodal.core.host import constant
+from amodal.modalities.shared import image_maps as _maps
 from amodal.modalities.shared import pixels as _pixels
 from amodal.modalities.shared.base import (
     FILE,
@@ -28,6 +28,7 @@ from amodal.modalities.shared.base import (
     decodable,
 )
 from amodal.modalities.shared.cells import moments
+from amodal.modalities.shared.tokenizers.image import ImageGraph, ImageTokenizer
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
@@ -41,15 +42,20 @@ LUMA = _pixels.LUMA
 
 @dataclass(frozen=True)
 class Image(Modality):
-    """A value is (C, size, size): uint8 where the source has 8 bits, else float32 (16 bits scaled
-    to 0 … 1, floats in their own unit). A batch is always float32, 8 bits scaled to 0 … 1; `mean`
-    and `std` are on that scale.
+    """An image. A value is (C, size, size), a batch always float32.
 
-    size: side in pixels; channels: C; patch: side of a token in pixels, a divisor of `size` (0:
-    about size / 8, at least 4); fit: what becomes of a picture that is not square. "stretch" loses
-    nothing and invents nothing, so it is the default; "crop" keeps the middle square, "pad" adds
-    bars in the mean colour; flip: whether a mirror image means the same (not so for text, maps, or
-    what has a left and a right hand); mean, std: for each channel, measured by `infer`.
+    uint8 where the source has 8 bits, else float32: 16 bits scaled to 0 … 1, floats in their own
+    unit. A batch has 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
+
+    Attributes:
+        size: side in pixels.
+        channels: C.
+        patch: side of a token in pixels, a divisor of `size`; 0: about size / 8, at least 4.
+        fit: for images that are not square. "stretch" loses and invents nothing, so it is the
+            default; "crop" keeps the middle square, "pad" adds bars in the mean colour.
+        flip: whether a mirror image means the same (not so for text, maps, or anything with a left
+            and a right hand).
+        mean, std: of each channel, measured by `infer`.
     """
 
     size: int = 32
@@ -77,22 +83,25 @@ class Image(Modality):
     backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers")
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
             raise AmodalError(
-                f"an image needs size and channels of at least 1, got {self.size} and {self.channels}"
+                f"an image needs size and channels of at least 1, got {self.size} and "
+                f"{self.channels}"
             )
         at_most("image", {"size": (self.size, 16384), "channels": (self.channels, 4096)})
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
         if self.patch and self.size % self.patch:
             raise AmodalError(
-                f"patches of {self.patch} pixels do not tile an image of {self.size}: choose one of {self._divisors()}"
+                f"patches of {self.patch} pixels do not tile an image of {self.size}: choose one "
+                f"of {self._divisors()}"
             )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, self.channels):
                 raise AmodalError(
-                    f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} channels"
+                    f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} "
+                    "channels"
                 )
 
     def _divisors(self) -> list[int]:
@@ -100,14 +109,17 @@ class Image(Modality):
 
     @property
     def tile(self) -> int:
-        """Side of a token in pixels: `patch`, or what 0 stands for."""
+        """Side of a token in pixels: `patch`, or the default for 0."""
         at_least = min(self.size, max(4, self.size // 8))
         return self.patch or next(d for d in self._divisors() if d >= at_least)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **overrides) -> Image:
-        """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away,
-        and costs with the square); channels: one where every sample is grey; mean and std."""
+    def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Image:
+        """See `Modality.infer`.
+
+        size: the largest of 8, 16, 32, 64 that the median sample fills (more is one edit away, at
+        quadratic cost). channels: one if every sample is grey. mean and std: measured.
+        """
         pictures = []
         for raw in samples:
             try:
@@ -139,14 +151,15 @@ class Image(Modality):
         return replace(image, mean=image.mean or mean, std=image.std or std)
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(C, size, size) from a path, bytes, a Pillow image, or an array (H, W), (H, W, C), (C, H,
-        W)."""
-        picture = _pixels.with_channels(_pixels.read(raw, near=self.size), self.channels)
+        """(C, size, size) from a path, bytes, a Pillow image, or an array.
+
+        An array is (H, W), (H, W, C) or (C, H, W).
+        """
+        picture = _pixels.with_channels(_pixels.read(raw, target_size=self.size), self.channels)
         return _pixels.resized(picture, self.size, self.fit, self.scale()[0])
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of each channel; those of a usual photograph where they were not
-        measured."""
+        """Mean and deviation of each channel; those of a typical photograph where not measured."""
         return self.mean or (0.5,) * self.channels, self.std or (0.25,) * self.channels
 
     @property
@@ -155,13 +168,15 @@ class Image(Modality):
         return self.tile * max(1, round(self.size / 2 / self.tile))
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a crop of 60-100 % of the area, mirrored half the time; strong: SimCLR's (20-100 %,
-        colour, grey, blur); local: 5-40 %, at `local_size`, with strong's colours.
+        """See `Modality.augment`.
 
-        Cropping, resizing, blurring and mirroring are linear along each side, and colour jitter is
-        linear across channels: each is one small matrix product, so a view costs the same for any
+        weak: a crop of 60-100 % of the area, flipped half the time. strong: SimCLR's (20-100 %,
+        colour, grey, blur). local: 5-40 %, at `local_size`, with strong's colours.
+
+        Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
+        linear across channels. Each is one small matrix product, so a view costs the same for any
         number of channels and bits. Above 64 pixels a crop is of whole pixels, and the weak view of
-        bytes is made of whole numbers.
+        bytes is computed in whole numbers.
         """
         check_view(view)
         if view == "plain":
@@ -170,29 +185,34 @@ class Image(Modality):
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
         sigma = rng.uniform(0.1, 2.0) * size / 224 if view != "weak" and rng.random() < 0.5 else 0.0
         low, high, mirrored = self._crop(CROPS[view], rng)
-        if self.size > _pixels.SMALL:
+        if self.size > _maps.MAX_DENSE_SIDE:
             (top, left), (bottom, right) = low.astype(int), high.astype(int)
             value, low, high = value[:, top:bottom, left:right], low - low, high - low
             if view == "weak" and value.dtype == np.uint8:
-                return _pixels.stretched(value, size, size, mirrored)
+                return _pixels.resize_uint8(value, size, size, mirrored)
         rows, columns = (
-            _pixels.sampling(n, a, b, size, sigma=sigma, flip=m)
+            _maps.resampling_matrix(n, a, b, size, sigma=sigma, flip=m)
             for n, a, b, m in zip(value.shape[1:], low.tolist(), high.tolist(), (False, mirrored))
         )
-        out = _pixels.mapped(value.astype(np.float32), rows, columns)
+        out = _maps.apply_maps(value.astype(np.float32), rows, columns)
         if view != "weak":
-            out = _jittered(out, rng)
+            out = _jitter_colour(out, rng)
         return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
 
-    def _crop(self, share: tuple[float, float], rng) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Where a random resized crop begins and ends (y, x), and whether it is mirrored."""
+    def _crop(
+        self, share: tuple[float, float], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """A random resized crop: start and end (y, x), and whether it is flipped."""
         area, ratio = rng.uniform(*share), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        sides, at = np.minimum(1, np.sqrt([area / ratio, area * ratio])) * self.size, rng.random(2)
-        if self.size > _pixels.SMALL:
+        sides, offset = (
+            np.minimum(1, np.sqrt([area / ratio, area * ratio])) * self.size,
+            rng.random(2),
+        )
+        if self.size > _maps.MAX_DENSE_SIDE:
             sides = np.maximum(1, np.rint(sides))
-            low = np.floor(at * (self.size - sides + 1))
+            low = np.floor(offset * (self.size - sides + 1))
         else:
-            low = at * (self.size - sides)
+            low = offset * (self.size - sides)
         return low, low + sides, bool(self.flip and rng.random() < 0.5)
 
     def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor:
@@ -202,7 +222,7 @@ class Image(Modality):
         if isinstance(values, np.ndarray) and values.dtype == np.uint8:
             return torch.from_numpy(values).float().div_(255)
         if all(v.dtype == np.uint8 for v in values):
-            return torch.from_numpy(np.stack(values)).float().div_(255)
+            return torch.from_numpy(np.stack(list(values))).float().div_(255)
         return torch.from_numpy(np.stack([_as_float(v) for v in values]))
 
     def patches(self, images_NCHW: Tensor) -> Tensor:
@@ -219,7 +239,7 @@ class Image(Modality):
         return ImageTokenizer(self, width)
 
     def graph(self, tokenizer: nn.Module) -> ImageGraph:
-        return ImageGraph(tokenizer)
+        return ImageGraph(cast(ImageTokenizer, tokenizer))
 
     def targets(self, images_NCHW: Tensor) -> Tensor:
         """(T, C * tile * tile) standardised pixels."""
@@ -229,15 +249,19 @@ class Image(Modality):
         return nn.Linear(width, self.channels * self.tile**2)
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of pixels normalised within their patch (He et al., MAE, 2022, section
-        4.1)."""
+        """(t,) squared error of pixels normalised within their patch.
+
+        He et al., MAE, 2022, section 4.1.
+        """
         from amodal.objectives.reconstruction import masked_mse
 
         return masked_mse(prediction, target, normalise=True)
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        """(size, size, 3) uint8; floats by the picture's own range, since what they measure may
-        vary little within one."""
+        """(size, size, 3) uint8.
+
+        Floats are scaled by the range of the image: what they measure may vary little within one.
+        """
         chosen = value[:3] if len(value) >= 3 else value[[0, 0, 0]]
         if value.dtype != np.uint8:
             low, high = chosen.min((1, 2), keepdims=True), chosen.max((1, 2), keepdims=True)
@@ -249,11 +273,12 @@ class Image(Modality):
     def describe(self, value: np.ndarray) -> str:
         channels, height, width = value.shape
         plural = "s" * (channels > 1)
-        return f"{height} x {width} pixels, {channels} channel{plural}, {value.min():.4g} … {value.max():.4g}"
+        size, span = f"{height} x {width} pixels", f"{value.min():.4g} … {value.max():.4g}"
+        return f"{size}, {channels} channel{plural}, {span}"
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        seen = _pixels.summary(raws)
-        return f"{seen}, read at {self.size} x {self.size}" if seen else ""
+        summary = _pixels.summary(raws)
+        return f"{summary}, read at {self.size} x {self.size}" if summary else ""
 
     def attributes(self) -> dict[str, Attribute]:
         return {
@@ -262,7 +287,7 @@ class Image(Modality):
         }
 
     def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """The means of 8 x 8 cells of each channel."""
+        """Means of 8 x 8 cells of each channel."""
         values = self.collate([self.decode(raw) for raw in raws])
         return nn.functional.adaptive_avg_pool2d(values, 8).flatten(1).numpy()
 
@@ -272,12 +297,14 @@ class Image(Modality):
         }
 
     def bounds(self, raw: Any, limits: Limits) -> Raw:
-        return _pixels.bounded(raw, limits, near=self.size)
+        # a Pillow image is a raw value of this modality alone
+        return cast(Raw, _pixels.decode_untrusted(raw, limits, target_size=self.size))
 
     def parts(self, value: np.ndarray) -> np.ndarray:
         """(H, W): patches."""
         down, across = (np.arange(side) // self.tile for side in value.shape[1:])
-        return down[:, None] * (across[-1] + 1) + across
+        index: np.ndarray = down[:, None] * (across[-1] + 1) + across
+        return index
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
         return np.array(self.scale()[1]).reshape(-1, 1, 1) * _unit(value)
@@ -301,68 +328,8 @@ class Image(Modality):
         )
 
 
-class ImageTokenizer(nn.Module):
-    """A linear map of each patch (Dosovitskiy et al., ViT, 2021), left to right and top to bottom."""
-
-    def __init__(self, image: Image, width: int):
-        super().__init__()
-        self.image = image
-        self.project = nn.Linear(image.channels * image.tile**2, width)
-
-    def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (0, y, x) are in patches of the full image: a smaller local view spans the same
-        range."""
-        patches = self.image.patches(column.values)
-        n, rows, columns = patches.shape[:3]
-        whole = self.image.size / self.image.tile
-        y, x = (
-            (torch.arange(k, device=patches.device) + 0.5) / k * whole - 0.5
-            for k in (rows, columns)
-        )
-        grid = torch.cartesian_prod(torch.zeros(1, device=patches.device), y, x)
-        lengths = on_host(lambda r: torch.full_like(r, rows * columns), column.rows)
-        return Tokens.of(
-            self.project(patches.flatten(0, 2)), column.rows, lengths, grid.repeat(n, 1), name, size
-        )
-
-
-class ImageGraph(nn.Module):
-    """Dense form of `ImageTokenizer`."""
-
-    inputs = {
-        "pixels": "(N, channels, size, size) float32: 8-bit pictures divided by 255, others as the field decodes them"
-    }
-    axes = ({0: "batch"},)
-
-    def __init__(self, tokenizer: nn.Module):
-        super().__init__()
-        self.image, self.project = tokenizer.image, tokenizer.project
-        blank = self.image.collate([]).new_zeros(
-            1, self.image.channels, self.image.size, self.image.size
-        )
-        position = tokenizer(Column(blank, torch.zeros(1, dtype=torch.int64)), "image", 1).position
-        self.register_buffer("position", position)
-
-    def forward(self, pixels: Tensor) -> _dense.Tokenised:
-        mean, std = (pixels.new_tensor(s).view(-1, 1, 1) for s in self.image.scale())
-        tile, side = self.image.tile, self.image.size // self.image.tile
-        tiles = ((pixels - mean) / std).reshape(-1, self.image.channels, side, tile, side, tile)
-        return (
-            self.project(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)),
-            self.position,
-            None,
-        )
-
-    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        return list(
-            _dense.around(self.image.scale(), (n, self.image.size, self.image.size), rng).transpose(
-                0, 3, 1, 2
-            )
-        )
-
-
 def _unit(value: np.ndarray) -> int:
-    """What 1 of the schema's scale is in a value."""
+    """The value of 1 on the schema's scale."""
     return 255 if value.dtype == np.uint8 else 1
 
 
@@ -370,10 +337,18 @@ def _as_float(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float32) / 255 if value.dtype == np.uint8 else value
 
 
-def _jittered(planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5) -> np.ndarray:
-    """Brightness, contrast and, of three channels, saturation, hue and greying (Chen et al.,
-    SimCLR, 2020, appendix A), as one map across channels followed by one change of contrast.
-    planes: (C, H, W) float32."""
+def _jitter_colour(
+    planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5
+) -> np.ndarray:
+    """Brightness, contrast and, for three channels, saturation, hue and greying.
+
+    Chen et al., SimCLR, 2020, appendix A, as one map across channels and one change of contrast.
+
+    Args:
+        planes: (C, H, W) float32.
+        rng: the only source of randomness.
+        strength: of SimCLR.
+    """
     jitter, grey = rng.random() < 0.8, rng.random() < 0.2
     brightness, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
     angle = 2 * np.pi * rng.uniform(-0.2, 0.2) * strength
@@ -387,7 +362,7 @@ def _jittered(planes: np.ndarray, rng: np.random.Generator, strength: float = 0.
         if colour:
             mix = (
                 (saturation * np.eye(3) + (1 - saturation) * to_grey)
-                @ _pixels.hue_rotation(angle)
+                @ _maps.hue_rotation(angle)
                 * brightness
             )
     if grey and colour:
@@ -396,6 +371,6 @@ def _jittered(planes: np.ndarray, rng: np.random.Generator, strength: float = 0.
     middle = mix @ flat.mean(1)
     if colour:
         middle = to_grey @ middle
-    out = (lift * mix).astype(np.float32) @ flat
+    out: np.ndarray = (lift * mix).astype(np.float32) @ flat
     out += ((1 - lift) * middle).astype(np.float32)[:, None]
     return out.reshape(planes.shape)

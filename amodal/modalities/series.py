@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.core import AmodalError, Ragged
 from amodal.core.host import constant
 from amodal.errors import nearest
 from amodal.modalities.shared import columns as _columns
-from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import requests as _requests
@@ -30,29 +30,34 @@ from amodal.modalities.shared.base import (
     build,
     check_view,
     decodable,
-    first_of,
+    first_names,
+    format_range,
     from_json,
     listed,
-    spanned,
 )
 from amodal.modalities.shared.cells import moments, tidy
-from amodal.modalities.shared.corruption import without
+from amodal.modalities.shared.corruption import with_missing
+from amodal.modalities.shared.tokenizers.series import SeriesGraph, SeriesTokenizer
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
-DRAWN = 240
-"""Steps of a value that a page draws."""
+CURVE_POINTS = 240
+"""Points of a curve on a page."""
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 
 
 @dataclass(frozen=True)
 class Series(Modality):
-    """A value is (t, C) float32, NaN where a sample is missing; steps come first, channels second.
+    """A time series. A value is (t, C) float32, NaN where a sample is missing.
 
-    channels: their names, in order; rate: steps a second, 0 if unknown or not in time; units: of
-    each channel, for people; patch: steps in a token; max_steps: what is longer is cut off; mean,
-    std: of each channel, measured by `infer`.
+    Attributes:
+        channels: their names, in order.
+        rate: steps a second, 0 if unknown or not in time.
+        units: of each channel, for people.
+        patch: steps of a token.
+        max_steps: longer series are cut.
+        mean, std: of each channel, measured by `infer`.
     """
 
     channels: tuple[str, ...] = ("value",)
@@ -70,7 +75,7 @@ class Series(Modality):
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) < len(self.channels):
             raise AmodalError(
                 f"series.channels must be one or more different names, got {list(self.channels)}"
@@ -78,19 +83,24 @@ class Series(Modality):
         for name in ("units", "mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.channels)):
                 raise AmodalError(
-                    f"series.{name} has {len(getattr(self, name))} entries for {len(self.channels)} channels"
+                    f"series.{name} has {len(getattr(self, name))} entries for "
+                    f"{len(self.channels)} channels"
                 )
         if self.patch < 1 or self.max_steps < 1:
             raise AmodalError(
-                f"a series needs patch and max_steps of at least 1, got {self.patch} and {self.max_steps}"
+                f"a series needs patch and max_steps of at least 1, got {self.patch} and "
+                f"{self.max_steps}"
             )
         at_most("series", {"patch": (self.patch, 2**16)})
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **overrides) -> Series:
-        """Channels: the numeric columns, in the order of the first sample, without a clock; rate:
-        from the clock if there is one; patch: so that the usual sample makes at most 32 tokens;
-        mean and std."""
+    def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Series:
+        """See `Modality.infer`.
+
+        channels: the numeric columns, in the order of the first sample, without times. rate: from
+        the times, if there are any. patch: such that the median sample has at most 32 tokens. mean
+        and std: measured.
+        """
         tables, first = [], None
         for raw in samples:
             try:
@@ -99,8 +109,8 @@ class Series(Modality):
                 first = first or error
         if not tables:
             raise first or BadValue("no samples to look at")
-        measured = {"channels": _columns.numeric_names(tables)}
-        lengths = [_columns.length(t) for t in tables]
+        measured: dict[str, Any] = {"channels": _columns.numeric_names(tables)}
+        lengths = [_columns.num_steps(t) for t in tables]
         measured["patch"] = max(1, -(-int(np.median(lengths)) // 32))
         measured["max_steps"] = min(32768, max(lengths) * 5 // 4 + 1)
         if rates := [r for t in tables if isinstance(t, dict) and (r := _columns.rate_of(t))]:
@@ -110,9 +120,11 @@ class Series(Modality):
         return replace(series, mean=series.mean or mean, std=series.std or std)
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(t, C) float32 from .csv, .tsv, .npy, .npz (path or bytes), a dict name -> samples, an
-        array or lists (steps, channels), or (steps,) of one channel. A named channel that is absent
-        is missing; one too many is passed over."""
+        """(t, C) float32 from .csv, .tsv, .npy or .npz (path or bytes), a dict, an array or lists.
+
+        A dict is name -> samples; arrays and lists are (steps, channels), or (steps,) of one
+        channel. Absent channels are missing, others are ignored.
+        """
         table = _columns.read(raw)
         values = self._by_name(table) if isinstance(table, dict) else self._by_place(table)
         if not np.isfinite(values).any():
@@ -125,9 +137,10 @@ class Series(Modality):
             close = [c for name in self.channels for c in nearest(name, table)]
             hint = f"; did you mean {close[0]}?" if close else ""
             raise BadValue(
-                f"none of the channels {listed(self.channels)}; it has {listed(table) or 'nothing'}{hint}"
+                f"none of the channels {listed(self.channels)}; it has "
+                f"{listed(table) or 'nothing'}{hint}"
             )
-        values = np.full((_columns.length(table), len(self.channels)), np.nan, dtype=np.float32)
+        values = np.full((_columns.num_steps(table), len(self.channels)), np.nan, dtype=np.float32)
         for i, name in enumerate(self.channels):
             if name in table:
                 values[:, i] = _columns.numbers(table[name], name)
@@ -145,13 +158,16 @@ class Series(Modality):
         return _columns.numbers(array, "array")
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: 80-100 % of the steps, noise of .02 deviations; strong: 50-100 %, noise of .1, each
-        channel scaled by about ±10 % around its mean and one in five silenced; local: 20-50 %,
-        noise of .1 (Um et al., 2017)."""
+        """See `Modality.augment`.
+
+        weak: 80-100 % of the steps, noise of .02 deviations. strong: 50-100 %, noise of .1, each
+        channel scaled by about ±10 % around its mean, one in five missing. local: 20-50 %, noise of
+        .1 (Um et al., 2017).
+        """
         check_view(view)
         if view == "plain":
             return value
-        out = value[_ragged.crop(len(value), *CROPS[view], rng, least=self.patch)]
+        out = value[_ragged.random_crop(len(value), *CROPS[view], rng, least=self.patch)]
         mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
         noise = rng.standard_normal(out.shape, dtype=np.float32)
         out = out + noise * std * np.float32(0.02 if view == "weak" else 0.1)
@@ -164,15 +180,14 @@ class Series(Modality):
 
     def collate(self, values: Sequence[np.ndarray]) -> Ragged:
         """flat (sum of steps, C) float32."""
-        return _ragged.ragged(values, np.zeros((0, len(self.channels)), dtype=np.float32))
+        return _ragged.pack(values, np.zeros((0, len(self.channels)), dtype=np.float32))
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel; 0 and 1 where they were not measured."""
         return self.mean or (0.0,) * len(self.channels), self.std or (1.0,) * len(self.channels)
 
     def patches(self, series: Ragged) -> tuple[Tensor, Tensor]:
-        """(T, patch * C) standardised, NaN where a sample is missing or past the end, and the
-        number of patches (N,)."""
+        """(T, patch * C) standardised, NaN where missing or past the end, and their number (N,)."""
         mean, std = (constant(s, series.flat) for s in self.scale())
         tiles, counts_N = _ragged.patches(
             Ragged((series.flat - mean) / std, series.lengths), self.patch, torch.nan
@@ -183,18 +198,20 @@ class Series(Modality):
         return SeriesTokenizer(self, width)
 
     def graph(self, tokenizer: nn.Module) -> SeriesGraph:
-        return SeriesGraph(tokenizer)
+        return SeriesGraph(cast(SeriesTokenizer, tokenizer))
 
     def targets(self, series: Ragged) -> Tensor:
-        """(T, patch * C) standardised samples, NaN where one is missing: it does not count."""
+        """(T, patch * C) standardised samples, NaN where one is missing, which does not count."""
         return self.patches(series)[0]
 
     def predictor(self, width: int) -> nn.Linear:
         return nn.Linear(width, self.patch * len(self.channels))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error in deviations of the channel. Not normalised within the patch: the
-        level is what is measured."""
+        """(t,) squared error in deviations of the channel.
+
+        Not normalised within the patch, as the level is part of the signal.
+        """
         from amodal.objectives.reconstruction import masked_mse
 
         return masked_mse(prediction, target, normalise=False)
@@ -202,42 +219,46 @@ class Series(Modality):
     def show(self, value: np.ndarray) -> np.ndarray:
         """Curves in deviations of their channel, gaps where samples are missing."""
         mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
-        return _draw.curves((value - mean) / std, self.channels)
+        return _draw.line_plot((value - mean) / std, self.channels)
 
     def describe(self, value: np.ndarray) -> str:
         missing = np.isnan(value).mean()
         time = f" ({len(value) / self.rate:.3g} s)" if self.rate else ""
         gaps = f", {missing:.0%} missing" if missing else ""
-        return f"{len(value)} steps{time} of {len(self.channels)} channel{'s' * (len(self.channels) > 1)}{gaps}"
+        plural = "s" * (len(self.channels) > 1)
+        return f"{len(value)} steps{time} of {len(self.channels)} channel{plural}{gaps}"
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        return f"{spanned((len(v) for v in values), 'steps')} of {first_of(self.channels)}"
+        return f"{format_range((len(v) for v in values), 'steps')} of {first_names(self.channels)}"
 
     def card(self, value: np.ndarray) -> dict[str, Any]:
-        """ "curves": names, and values of each channel in deviations from its mean, as `show` draws
-        them; null where a sample is missing."""
+        """ "curves": names, and values of each channel in deviations; null where one is missing."""
         mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
-        thinned = ((value - mean) / std)[:: max(1, -(-len(value) // DRAWN))].T.tolist()
+        thinned = ((value - mean) / std)[:: max(1, -(-len(value) // CURVE_POINTS))].T.tolist()
         values = [[round(v, 3) if math.isfinite(v) else None for v in c] for c in thinned]
         return {"curves": {"names": list(self.channels), "values": values}}
 
     def attributes(self) -> dict[str, Attribute]:
         means = {
-            f"mean {c}": Attribute("number", lambda value, i=i: _mean(value[:, i]))
+            f"mean {c}": Attribute("number", partial(_mean, channel=i))
             for i, c in enumerate(self.channels)
         }
         return {"steps": Attribute("number", lambda value: float(len(value)))} | means
 
     def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """Of each channel the mean, deviation, least, largest and mean step, 0 where it has no
-        sample, and the number of steps."""
+        """Mean, deviation, minimum, maximum and mean absolute step of each channel, and the length.
+
+        0 where a channel has no sample.
+        """
         mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
         rows = []
         for value in ((self.decode(raw) - mean) / std for raw in raws):
-            seen = np.ma.masked_invalid(value)
-            steps = np.abs(np.ma.diff(seen, axis=0)).mean(0) if len(seen) > 1 else 0 * seen[0]
-            each = [seen.mean(0), seen.std(0), seen.min(0), seen.max(0), steps]
-            rows.append(np.append(np.ma.stack(each).filled(0).ravel(), len(value)))
+            masked = np.ma.masked_invalid(value)
+            steps = 0 * masked[0]
+            if len(masked) > 1:
+                steps = np.abs(masked[1:] - masked[:-1]).mean(0)
+            statistics = [masked.mean(0), masked.std(0), masked.min(0), masked.max(0), steps]
+            rows.append(np.append(np.ma.stack(statistics).filled(0).ravel(), len(value)))
         shape = (len(rows), 5 * len(self.channels) + 1)
         return np.array(rows, dtype=np.float32).reshape(shape)
 
@@ -252,12 +273,12 @@ class Series(Modality):
         return {"anyOf": [by_name, by_step, FILE]}
 
     def bounds(self, raw: Any, limits: Limits) -> Raw:
-        """JSON, or the bytes of .npy or of a table of text."""
+        """See `Modality.bounds`: JSON, or the bytes of .npy or of a table of text."""
         if not isinstance(raw, bytes) or raw.lstrip()[:1] in (b"{", b"["):
             return _requests.cells_of(raw, limits)
         if raw.startswith(_requests.NUMPY):
             return _requests.array_of(raw)
-        data, most = _requests.file_of(raw), _requests.COLUMNS
+        data, most = _requests.file_of(raw), _requests.MAX_COLUMNS
         head = data.partition(b"\n")[0]
         if len(data) > limits.json or max(map(head.count, (b",", b";", b"\t"))) > most:
             raise _requests.TooLarge(
@@ -269,7 +290,7 @@ class Series(Modality):
         return np.array(self.scale()[1])
 
     def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
-        return without(value, hit)
+        return with_missing(value, hit)
 
     @classmethod
     def example(
@@ -280,58 +301,7 @@ class Series(Modality):
         return series, lambda: rng.normal(size=(tokens, 8)).astype(np.float32)
 
 
-def _mean(samples: np.ndarray) -> float:
+def _mean(value: np.ndarray, channel: int) -> float:
+    samples = value[:, channel]
     present = samples[~np.isnan(samples)]
     return float(present.mean()) if len(present) else float("nan")
-
-
-class SeriesTokenizer(nn.Module):
-    """A linear map of the samples of a time patch and of which of them are there; a missing sample
-    counts as the mean."""
-
-    def __init__(self, series: Series, width: int):
-        super().__init__()
-        self.series = series
-        self.project = nn.Linear(2 * series.patch * len(series.channels), width)
-
-    def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (number of the patch, 0, 0)."""
-        patches, counts = self.series.patches(column.values)
-        present = (~patches.isnan()).to(patches.dtype)
-        position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
-        x = self.project(torch.cat([patches.nan_to_num(), present], 1))
-        return Tokens.of(x, column.rows, counts, position, name, size)
-
-
-class SeriesGraph(nn.Module):
-    """Dense form of `SeriesTokenizer`."""
-
-    inputs = {
-        "values": "(N, steps, channels) float32 in the data's own units: NaN where a sample is missing; anything past the end",
-        "lengths": "(N,) int64: steps of each series, at least 1",
-    }
-    axes = ({0: "batch", 1: "steps"}, {0: "batch"})
-
-    def __init__(self, tokenizer: nn.Module):
-        super().__init__()
-        self.series, self.project = tokenizer.series, tokenizer.project
-
-    def forward(self, values: Tensor, lengths: Tensor) -> _dense.Tokenised:
-        mean, std = (values.new_tensor(s) for s in self.series.scale())
-        values = torch.where(
-            _dense.within(values, lengths).unsqueeze(2), (values - mean) / std, torch.nan
-        )
-        patches_NLp = _dense.cut(values, self.series.patch, torch.nan).flatten(2)
-        present = (~patches_NLp.isnan()).to(patches_NLp.dtype)
-        x_NLD = self.project(torch.cat([patches_NLp.nan_to_num(), present], 2))
-        return (
-            x_NLD,
-            _dense.line(patches_NLp),
-            _dense.present(patches_NLp, lengths, self.series.patch),
-        )
-
-    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        values = [
-            _dense.around(self.series.scale(), (k,), rng) for k in _dense.lengths_of(n, length)
-        ]
-        return [np.where(rng.random(v.shape) < 0.2, np.float32(np.nan), v) for v in values]

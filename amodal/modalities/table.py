@@ -6,17 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.core import AmodalError, unknown
 from amodal.core.host import constant, host_copy, on_host, to_device
 from amodal.errors import nearest
-from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared.base import (
     Attribute,
@@ -28,37 +28,39 @@ from amodal.modalities.shared.base import (
     build,
     check_view,
     decodable,
-    first_of,
+    first_names,
     from_json,
     listed,
 )
 from amodal.modalities.shared.cells import category, is_missing, is_numeric, moments, number
-from amodal.modalities.shared.corruption import without
+from amodal.modalities.shared.corruption import with_missing
 from amodal.modalities.shared.files import read_bytes
 from amodal.modalities.shared.requests import cells_of
+from amodal.modalities.shared.tokenizers.table import TableGraph, TableTokenizer, group_columns
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
-MOST_CATEGORIES = 256
-WIDE = 64
-"""Columns from which `infer` puts several into one token, so that about half as many tokens remain.
-"""
-DROPPED = {"weak": 0.1, "strong": 0.3, "local": 0.65}  # share of the cells
+MAX_CATEGORIES = 256
+WIDE_TABLE = 64
+"""From this number of columns on `infer` groups them, into about half as many tokens."""
+DROP_RATE = {"weak": 0.1, "strong": 0.3, "local": 0.65}  # share of the cells
 
 
 @dataclass(frozen=True)
 class Table(Modality):
-    """A value is (C,) float32: the number, or the code of the category, NaN where a cell is
-    missing. A category that is not listed has the code after the last ("other"). One token for each
-    cell that is there or, in a wide table, for each `patch` neighbouring columns of which any is
-    there.
+    """A row of a table. A value is (C,) float32: numbers or codes of categories, NaN where missing.
 
-    columns: their names, in order; categories: name -> the values of a categorical column, all
-    others are numeric; mean, std: of each column, measured by `infer` (0 and 1 for categorical
-    ones); frequencies: of a periodic embedding of numbers, learnt for each column (Gorishniy et
-    al., 2022); 0: linear alone; patch: columns in one token (the attention's cost falls with its
-    square).
+    A category that is not listed has the code after the last ("other"). There is one token for each
+    cell that exists or, in a wide table, for each `patch` neighbouring columns with any cell.
+
+    Attributes:
+        columns: their names, in order.
+        categories: name -> values of a categorical column; all others are numeric.
+        mean, std: of each column, measured by `infer` (0 and 1 for categorical ones).
+        frequencies: of a periodic embedding of numbers, learned for each column (Gorishniy et al.,
+            2022); 0: linear only.
+        patch: columns of a token (the cost of attention falls with its square).
     """
 
     columns: tuple[str, ...] = ("value",)
@@ -75,7 +77,7 @@ class Table(Modality):
     uploads: ClassVar[bool] = False
     is_row: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.columns or len(set(self.columns)) < len(self.columns):
             raise AmodalError(
                 f"table.columns must be one or more different names, got {list(self.columns)}"
@@ -96,14 +98,18 @@ class Table(Modality):
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.columns)):
                 raise AmodalError(
-                    f"table.{name} has {len(getattr(self, name))} numbers for {len(self.columns)} columns"
+                    f"table.{name} has {len(getattr(self, name))} numbers for {len(self.columns)} "
+                    "columns"
                 )
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **overrides) -> Table:
-        """Columns in the order in which they turn up; a column is numeric if all its cells are, or
-        if most are numbers or dates and no text; else its categories are the cells seen, the
-        commonest 256 of them; mean and std. Tables wider than 64 columns get about 32 tokens."""
+    def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Table:
+        """See `Modality.infer`.
+
+        columns: in the order of appearance. A column is numeric if all its cells are, or if most
+        are numbers or dates and no text; else its categories are the 256 most frequent cells. mean
+        and std: measured. patch: such that tables wider than 64 columns have about 32 tokens.
+        """
         rows, first = [], None
         for raw in samples:
             try:
@@ -116,8 +122,10 @@ class Table(Modality):
             overrides.get("columns") or dict.fromkeys(name for row in rows for name in row)
         )
         cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
-        categories = {c: _categories(seen) for c, seen in cells.items() if not is_numeric(seen)}
-        patch = 1 if len(columns) <= WIDE else -(-len(columns) // (WIDE // 2))
+        categories = {
+            c: _categories(present) for c, present in cells.items() if not is_numeric(present)
+        }
+        patch = 1 if len(columns) <= WIDE_TABLE else -(-len(columns) // (WIDE_TABLE // 2))
         table = build(
             cls, {"columns": columns, "categories": categories, "patch": patch} | overrides
         )
@@ -129,25 +137,28 @@ class Table(Modality):
         return replace(table, mean=table.mean or mean, std=table.std or std)
 
     def numeric(self) -> tuple[bool, ...]:
-        """Which columns hold numbers."""
+        """Which columns are numeric."""
         return tuple(c not in self.categories for c in self.columns)
 
-    def sizes(self) -> tuple[int, ...]:
-        """How many codes each column has, "other" included; 0 for numeric ones."""
+    def num_codes(self) -> tuple[int, ...]:
+        """Number of codes of each column, "other" included; 0 for numeric ones."""
         return tuple(
             len(self.categories[c]) + 1 if c in self.categories else 0 for c in self.columns
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(C,) float32 from a dict name -> cell (also as JSON: Path or bytes), a list or array in
-        the order of `columns`, or, of a single column, its cell. Columns that the field does not
-        have are passed over, absent ones are missing."""
+        """(C,) float32 from a dict name -> cell, a list or array, or the cell of a single column.
+
+        A dict also as JSON (Path or bytes); a list is in the order of `columns`. Other columns are
+        ignored, absent ones are missing.
+        """
         row = _read(raw, self.columns)
         if not any(c in row for c in self.columns):
             close = next((near[0] for name in row if (near := nearest(name, self.columns))), "")
             hint = f"; did you mean {close}?" if close else ""
             raise BadValue(
-                f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}"
+                f"none of the columns {listed(self.columns)}; it has "
+                f"{listed(row) or 'nothing'}{hint}"
             )
         value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
         if np.isnan(value).all():
@@ -166,9 +177,11 @@ class Table(Modality):
             raise BadValue(f"{column}: {cell!r} is not a number") from None
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a tenth of the cells dropped, noise of .02 deviations on numbers; strong: three
-        tenths and .1; local: two thirds and .1 (subsets of columns as views: Ucar et al., SubTab,
-        2021). One cell stays at least."""
+        """See `Modality.augment`. At least one cell stays.
+
+        weak: a tenth of the cells dropped, noise of .02 deviations on numbers. strong: three tenths
+        and .1. local: two thirds and .1 (subsets of columns as views: Ucar et al., SubTab, 2021).
+        """
         check_view(view)
         if view == "plain":
             return value
@@ -178,11 +191,10 @@ class Table(Modality):
             * std
             * np.float32(0.02 if view == "weak" else 0.1)
         )
-        luck = np.where(
-            np.isnan(value), 1, rng.random(len(value))
-        )  # a cell that is missing has no luck
-        kept = luck < max(1 - DROPPED[view], np.nextafter(luck.min(), 2))
-        return np.where(kept, value + np.where(numeric, noise, 0), np.nan).astype(np.float32)
+        # a cell that is missing has no luck
+        draws = np.where(np.isnan(value), 1, rng.random(len(value)))
+        keep = draws < max(1 - DROP_RATE[view], np.nextafter(draws.min(), 2))
+        return np.where(keep, value + np.where(numeric, noise, 0), np.nan).astype(np.float32)
 
     def collate(self, values: Sequence[np.ndarray]) -> Tensor:
         """(N, C) float32."""
@@ -202,55 +214,60 @@ class Table(Modality):
         return TableTokenizer(self, width)
 
     def graph(self, tokenizer: nn.Module) -> TableGraph:
-        return TableGraph(tokenizer)
+        return TableGraph(cast(TableTokenizer, tokenizer))
 
     def targets(self, values_NC: Tensor) -> Tensor:
-        """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN
-        where one is missing."""
-        return on_host(
-            self._targets, values_NC
-        )  # few numbers, and the CPU goes on knowing which are missing
+        """(T, 2 patch): the columns of each token, then their standardised numbers or codes.
+
+        NaN where one is missing.
+        """
+        # few numbers, and the CPU goes on knowing which are missing
+        return on_host(self._targets, values_NC)
 
     def _targets(self, values_NC: Tensor) -> Tensor:
         present = self.tokens_of(values_NC)
-        numbers = grouped(self.standardised(values_NC), self.patch, torch.nan)[present]
-        columns = grouped(torch.arange(values_NC.shape[1])[None], self.patch, 0)
+        numbers = group_columns(self.standardised(values_NC), self.patch, torch.nan)[present]
+        columns = group_columns(torch.arange(values_NC.shape[1])[None], self.patch, 0)
         columns = columns.expand(len(values_NC), -1, -1)[present]
         return torch.cat([columns.to(numbers.dtype), numbers], 1)
 
     def tokens_of(self, values_NC: Tensor) -> Tensor:
         """(N, tokens) bool: which groups of columns have a value, and so a token."""
-        return grouped(~values_NC.isnan(), self.patch, False).any(2)
+        return group_columns(~values_NC.isnan(), self.patch, False).any(2)
 
     def predictor(self, width: int) -> nn.Linear:
-        """A number for each column, then the logits of each categorical column's codes."""
-        return nn.Linear(width, len(self.columns) + sum(self.sizes()))
+        """A number for each column, then the logits of each categorical column."""
+        return nn.Linear(width, len(self.columns) + sum(self.num_codes()))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of a number in deviations, cross-entropy of a code among those of its
-        column; the mean of them over the cells of a token."""
+        """(t,) mean loss over the cells of a token.
+
+        Squared error of a number in deviations, cross-entropy of a code among those of its column.
+        """
         from amodal.objectives.reconstruction import masked_cross_entropy, masked_mse
 
+        # which cells exist is computed on the CPU, so that no step waits for the device
         device, (columns, values) = target.device, host_copy(target).chunk(2, 1)
-        tokens, place = (~values.isnan()).nonzero(as_tuple=True)
-        codes, numbers = columns[tokens, place].long(), values[tokens, place]
+        tokens, index = (~values.isnan()).nonzero(as_tuple=True)
+        codes, numbers = columns[tokens, index].long(), values[tokens, index]
         token, column, value = (to_device(t, device) for t in (tokens, codes, numbers))
         prediction = prediction[token]
-        predicted, logits = prediction.split([len(self.columns), sum(self.sizes())], 1)
+        predicted, logits = prediction.split([len(self.columns), sum(self.num_codes())], 1)
         loss = masked_mse(predicted.gather(1, column[:, None]), value[:, None], normalise=False)
-        sizes = torch.tensor(self.sizes(), dtype=torch.int64)
+        sizes = torch.tensor(self.num_codes(), dtype=torch.int64)
         chosen = sizes[codes].nonzero().squeeze(1)
         coded = to_device(chosen, device)
-        owner = to_device(torch.repeat_interleave(torch.arange(len(sizes)), sizes), device)
-        foreign = owner != column[coded, None]
+        # logits are of the codes of all columns: those of other columns get no probability
+        code_column = to_device(torch.repeat_interleave(torch.arange(len(sizes)), sizes), device)
+        of_other_column = code_column != column[coded, None]
         code = to_device(numbers[chosen].long() + (sizes.cumsum(0) - sizes)[codes[chosen]], device)
-        entropy = masked_cross_entropy(logits[coded].masked_fill(foreign, -torch.inf), code)
+        entropy = masked_cross_entropy(logits[coded].masked_fill(of_other_column, -torch.inf), code)
         loss = loss.index_put((coded,), entropy.to(loss.dtype))
         count = to_device(torch.bincount(tokens, minlength=len(target)).clamp(min=1), device)
         return loss.new_zeros(len(target)).index_add(0, token, loss) / count
 
     def cells(self, value: np.ndarray) -> dict[str, str]:
-        """name -> cell as a person would write it, without the missing ones."""
+        """Name -> cell as text, without the missing ones."""
         present = {c: v for c, v in zip(self.columns, value.tolist()) if not np.isnan(v)}
         return {
             c: self._category_of(c, v) if c in self.categories else f"{v:.6g}"
@@ -262,30 +279,33 @@ class Table(Modality):
         return names[int(code)] if code < len(names) else "(other)"
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        return _draw.page("\n".join(f"{c}: {v}" for c, v in self.cells(value).items()))
+        return _draw.text_image("\n".join(f"{c}: {v}" for c, v in self.cells(value).items()))
 
     def describe(self, value: np.ndarray) -> str:
         return listed(f"{c}={v}" for c, v in self.cells(value).items())
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        return f"{len(self.columns)} cells: {first_of(self.columns)}"
+        return f"{len(self.columns)} cells: {first_names(self.columns)}"
 
     def card(self, value: np.ndarray) -> dict[str, Any]:
         return {"cells": self.cells(value)}
 
     def attributes(self) -> dict[str, Attribute]:
         return {
-            c: Attribute("classes", lambda value, c=c: self.cells(value).get(c))
+            c: Attribute("classes", partial(self._class_of, column=c))
             if c in self.categories
-            else Attribute("number", lambda value, i=i: float(value[i]))
+            else Attribute("number", partial(_number_at, index=i))
             for i, c in enumerate(self.columns)
         }
 
+    def _class_of(self, value: np.ndarray, column: str) -> str | None:
+        return self.cells(value).get(column)
+
     def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """Standardised numbers, 0 where one is missing, and a 1 for each code that there is."""
+        """Standardised numbers, 0 where one is missing, and one-hot codes."""
         values = self.standardised(self.collate([self.decode(raw) for raw in raws])).numpy()
         parts = []
-        for column, size in zip(values.T, self.sizes()):
+        for column, size in zip(values.T, self.num_codes()):
             parts.append(
                 (column[:, None] == np.arange(size)) if size else np.nan_to_num(column)[:, None]
             )
@@ -310,121 +330,22 @@ class Table(Modality):
         return cells_of(raw, limits)
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
-        return np.array(self.scale()[1]) * np.array(self.numeric())
+        deviation: np.ndarray = np.array(self.scale()[1]) * np.array(self.numeric())
+        return deviation
 
     def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
-        return without(value, hit)
+        return with_missing(value, hit)
 
 
-class TableTokenizer(nn.Module):
-    """One token for each cell: a number times its column's vector plus its column's bias, or its
-    category's vector plus the bias (Gorishniy et al., FT-Transformer, 2021, section 3.3)."""
-
-    def __init__(self, table: Table, width: int):
-        super().__init__()
-        self.table = table
-        columns, features = len(table.columns), 1 + 2 * table.frequencies
-        self.weight = nn.Parameter(
-            torch.empty(columns, features, width).uniform_(-1, 1) / (width * features) ** 0.5
-        )
-        self.bias = nn.Parameter(torch.empty(columns, width).uniform_(-1, 1) / width**0.5)
-        self.frequency = nn.Parameter(torch.randn(columns, table.frequencies))
-        self.embed = nn.Embedding(max(1, sum(table.sizes())), width)
-        nn.init.uniform_(self.embed.weight, -(width**-0.5), width**-0.5)
-
-    def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (number of the column, or of the group of columns, 0, 0)."""
-        values_NC = column.values
-        sizes = constant(self.table.sizes(), values_NC, torch.int64)
-        present = ~values_NC.isnan()
-        number_NC1 = self.table.standardised(values_NC).nan_to_num().unsqueeze(2)
-        angle = 2 * torch.pi * self.frequency * number_NC1
-        x_NCD = torch.einsum(
-            "ncf,cfd->ncd", torch.cat([number_NC1, angle.sin(), angle.cos()], 2), self.weight
-        )
-        if self.table.categories:
-            code_NC = values_NC.nan_to_num().long().clamp(min=0).minimum(
-                (sizes - 1).clamp(min=0)
-            ) + (sizes.cumsum(0) - sizes)
-            code_NC = code_NC.clamp(
-                max=self.embed.num_embeddings - 1
-            )  # of numeric columns, whose codes mean nothing
-            x_NCD = torch.where((sizes > 0)[:, None], self.embed(code_NC), x_NCD)
-        x_NCD, _ = gather_groups(x_NCD + self.bias, present, self.table.patch)
-        there = self.table.tokens_of(host_copy(values_NC))
-        row, cell = (to_device(i, values_NC.device) for i in there.nonzero(as_tuple=True))
-        position = nn.functional.pad(cell.float()[:, None], (0, 2))
-        lengths = to_device(there.sum(1), values_NC.device)
-        return Tokens.of(x_NCD[row, cell], column.rows, lengths, position, name, size)
-
-
-class TableGraph(nn.Module):
-    """Dense form of `TableTokenizer`."""
-
-    inputs = {
-        "cells": "(N, columns) float32: the number, or the place of the category in its list (the list's length for one that "
-        "is not in it); NaN where a cell is missing; a row has at least one cell"
-    }
-    axes = ({0: "batch"},)
-
-    def __init__(self, tokenizer: nn.Module):
-        super().__init__()
-        self.cells = tokenizer
-        sizes = torch.tensor(tokenizer.table.sizes())
-        self.register_buffer("sizes", sizes)
-        self.register_buffer("first", sizes.cumsum(0) - sizes)
-
-    def forward(self, cells: Tensor) -> _dense.Tokenised:
-        part, there = self.cells, ~cells.isnan()
-        number_NC1 = part.table.standardised(cells).nan_to_num().unsqueeze(2)
-        angle = 2 * torch.pi * part.frequency * number_NC1
-        features = (
-            torch.cat([number_NC1, angle.sin(), angle.cos()], 2)
-            if part.table.frequencies
-            else number_NC1
-        )
-        x_NCD = (features.unsqueeze(2) @ part.weight).squeeze(2)
-        if part.table.categories:
-            code = (
-                torch.minimum(cells.nan_to_num().long().clamp(min=0), (self.sizes - 1).clamp(min=0))
-                + self.first
-            )
-            code = code.clamp(
-                max=part.embed.num_embeddings - 1
-            )  # of numeric columns, whose codes mean nothing
-            x_NCD = torch.where((self.sizes > 0)[:, None], part.embed(code), x_NCD)
-        x_NGD, there = gather_groups(x_NCD + part.bias, there, part.table.patch)
-        return x_NGD, _dense.line(x_NGD), there
-
-    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        table = self.cells.table
-        codes = rng.integers(0, np.maximum(table.sizes(), 1), (n, len(table.columns)))
-        values = np.where(table.numeric(), _dense.around(table.scale(), (n,), rng), codes).astype(
-            np.float32
-        )
-        missing = rng.random(values.shape) < 0.3
-        missing[:, rng.integers(len(table.columns))] = False
-        return list(np.where(missing, np.float32(np.nan), values))
-
-
-def grouped(values_NC: Tensor, patch: int, fill: float) -> Tensor:
-    """(N, C, ...) -> (N, groups, patch, ...), the last group filled up."""
-    short = -values_NC.shape[1] % patch
-    rest = values_NC.new_full((values_NC.shape[0], short, *values_NC.shape[2:]), fill)
-    return torch.cat([values_NC, rest], 1).unflatten(1, (-1, patch))
-
-
-def gather_groups(x_NCD: Tensor, present_NC: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """The cells of each `patch` neighbouring columns as one: the sum of those that are there,
-    scaled to the size of one cell."""
-    if patch == 1:
-        return x_NCD, present_NC
-    x_NGD = grouped(x_NCD * present_NC.unsqueeze(2), patch, 0).sum(2) / patch**0.5
-    return x_NGD, grouped(present_NC, patch, False).any(2)
+def _number_at(value: np.ndarray, index: int) -> float:
+    return float(value[index])
 
 
 def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
-    """A row as name -> cell. columns: names for cells that have none; () makes some up."""
+    """A row as name -> cell.
+
+    columns: names for cells that have none; () makes some up.
+    """
     if isinstance(raw, (Path, bytes)):
         try:
             raw = json.loads(read_bytes(raw))
@@ -454,7 +375,7 @@ def _plain(cell: Any, name: str) -> Any:
 
 
 def _categories(cells: Sequence[Any]) -> tuple[str, ...]:
-    """The commonest, in alphabetical order."""
+    """The most frequent categories, in alphabetical order."""
     return tuple(
-        sorted(name for name, _ in Counter(map(category, cells)).most_common(MOST_CATEGORIES))
+        sorted(name for name, _ in Counter(map(category, cells)).most_common(MAX_CATEGORIES))
     )

@@ -7,16 +7,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
-from amodal.modalities.shared import dense as _dense
+from amodal.core import AmodalError, Ragged, unknown
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared.base import (
@@ -28,35 +25,40 @@ from amodal.modalities.shared.base import (
     at_most,
     build,
     check_view,
+    format_range,
     shortened,
-    spanned,
 )
 from amodal.modalities.shared.cells import is_missing
 from amodal.modalities.shared.files import read_bytes
 from amodal.modalities.shared.requests import text_of
+from amodal.modalities.shared.tokenizers.text import TextGraph, TextTokenizer
+from amodal.modalities.shared.vocabulary import line_break_ids, load_vocabulary
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
-DROPPED, SPAN, NOISE = 0.1, 4, 0.02
+DROP_RATE, DROP_SPAN, REPLACE_RATE = 0.1, 4, 0.02
 """Of a strong view: share of characters that are dropped, in spans of about a short word, and that
 are replaced."""
-DAMAGES = ("characters", "words")
-EDITED = 0.1
+STRONG_VIEWS = ("characters", "words")
+EDIT_RATE = 0.1
 """Of a strong view by words: chance of each word to be left out, and pairs of words that change
 places for each word there is."""
 
 
 @dataclass(frozen=True)
 class Text(Modality):
-    """A value is (length,) int32: byte values, or ids of the vocabulary. What is longer than
-    `max_length * patch` is cut off; `truncated` says how much.
+    """Text. A value is (length,) int32: byte values, or ids of the vocabulary.
 
-    max_length: tokens at most; patch: ids in one token (the attention's cost falls with its
-    square); vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes.
-    Special tokens are not added: a pretrained backbone that wants them adds its own; strong: what a
-    strong view damages: "characters", or whole "words".
+    Texts longer than `max_length * patch` ids are cut; `truncated` counts the rest. Special tokens
+    are not added: a pretrained backbone that needs them adds its own.
+
+    Attributes:
+        max_length: tokens of a value.
+        patch: ids of a token (the cost of attention falls with its square).
+        vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes.
+        strong: what a strong view corrupts: "characters", or whole "words".
     """
 
     max_length: int = 256
@@ -73,19 +75,23 @@ class Text(Modality):
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("transformers",)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_length < 1 or self.patch < 1:
             raise AmodalError(
-                f"text needs max_length and patch of at least 1, got {self.max_length} and {self.patch}"
+                f"text needs max_length and patch of at least 1, got {self.max_length} and "
+                f"{self.patch}"
             )
         at_most("text", {"max_length": (self.max_length, 2**24), "patch": (self.patch, 4096)})
-        if self.strong not in DAMAGES:
-            raise unknown("damage of a strong view of text", self.strong, DAMAGES)
+        if self.strong not in STRONG_VIEWS:
+            raise unknown("damage of a strong view of text", self.strong, STRONG_VIEWS)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **overrides) -> Text:
-        """Patches of 1, 2 or 4 bytes so that the usual text takes at most 64 tokens; room for the
-        longest, up to 256 tokens."""
+    def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Text:
+        """See `Modality.infer`.
+
+        patch: 1, 2 or 4 bytes such that 90 % of the texts have at most 64 tokens. max_length: a
+        quarter more than the longest, at most 256.
+        """
         probe, lengths, first = build(cls, overrides), [], None
         for raw in samples:
             try:
@@ -94,21 +100,24 @@ class Text(Modality):
                 first = first or error
         if not lengths:
             raise first or BadValue("no samples to look at")
-        usual = np.percentile(lengths, 90)
-        small = 1 if probe.vocabulary else next((p for p in (1, 2, 4) if usual <= 64 * p), 4)
+        typical = np.percentile(lengths, 90)
+        small = 1 if probe.vocabulary else next((p for p in (1, 2, 4) if typical <= 64 * p), 4)
         patch = build(cls, {"patch": small} | overrides).patch
-        room = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
+        max_tokens = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
         return build(
-            cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | overrides
+            cls,
+            {"patch": patch, "max_length": min(256, max(8, -(-max_tokens // 8) * 8))} | overrides,
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(length,) int32 from text, a list of texts (one a line), a Path, or bytes: UTF-8, or
-        UTF-16 that says so."""
+        """(length,) int32 from text, a list of texts (one a line), a Path, or bytes.
+
+        Bytes are UTF-8, or UTF-16 with a byte order mark.
+        """
         return self._cut(self._ids(raw))
 
     def truncated(self, raw: Raw) -> int:
-        """How many ids of this text `decode` cuts off."""
+        """Number of ids that `decode` cuts."""
         ids = self._ids(raw)
         return len(ids) - len(self._cut(ids))
 
@@ -118,7 +127,8 @@ class Text(Modality):
             raise BadValue("empty text")
         if self.vocabulary:
             ids = np.array(
-                _load(self.vocabulary).encode(text, add_special_tokens=False).ids, dtype=np.int32
+                load_vocabulary(self.vocabulary).encode(text, add_special_tokens=False).ids,
+                dtype=np.int32,
             )
             if not len(ids):
                 raise BadValue("the tokenizer makes nothing of this text")
@@ -129,35 +139,40 @@ class Text(Modality):
             raise BadValue(f"not Unicode text: {error.reason} at character {error.start}") from None
 
     def _cut(self, ids: np.ndarray) -> np.ndarray:
-        room = self.max_length * self.patch
-        if len(ids) <= room or self.vocabulary:
-            return ids[:room]
-        starts = np.flatnonzero(_begins_character(ids[: room + 1]))
-        return ids[: starts[-1] or room]  # half a character only where a whole one has no room
+        max_tokens = self.max_length * self.patch
+        if len(ids) <= max_tokens or self.vocabulary:
+            return ids[:max_tokens]
+        starts = np.flatnonzero(_begins_character(ids[: max_tokens + 1]))
+        return ids[
+            : starts[-1] or max_tokens
+        ]  # half a character only where a whole one has no room
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth
-        of it dropped in short spans and one character in fifty replaced by another of the same text
-        (or, with `strong="words"`, the whole text with words left out and swapped); local: one of
-        its lines or, of a single line, a stretch of 20-50 %."""
+        """See `Modality.augment`.
+
+        weak: a slice of 80-100 % that begins and ends at a word. strong: 50-100 %, a tenth of it
+        dropped in short spans and one character in fifty replaced by another of the same text (or,
+        with `strong="words"`, the whole text with words dropped and swapped). local: one of its
+        lines or, of a single line, a slice of 20-50 %.
+        """
         check_view(view)
         if view == "plain":
             return value
         if (
             view == "strong"
             and self.strong == "words"
-            and (edited := self._edited(value, rng)) is not None
+            and (edited := self._edit_words(value, rng)) is not None
         ):
             return edited
         if view == "local" and len(lines := self._lines(value)) > 1:
             return value[lines[rng.integers(len(lines))]]
-        out = self._stretch(value, *CROPS[view], rng)
-        return self._damaged(out, rng) if view == "strong" else out
+        out = self._crop(value, *CROPS[view], rng)
+        return self._corrupt_characters(out, rng) if view == "strong" else out
 
     def _lines(self, ids: np.ndarray) -> list[slice]:
-        """Where each line is that holds more than white space, without its line break."""
+        """The slice of each line that has more than white space, without its line break."""
         breaks, blank = (
-            (_line_breaks(self.vocabulary), ()) if self.vocabulary else ([10], [9, 13, 32])
+            (line_break_ids(self.vocabulary), ()) if self.vocabulary else ([10], [9, 13, 32])
         )
         ends = np.append(np.flatnonzero(np.isin(ids, breaks)), len(ids))
         starts = np.append(0, ends[:-1] + 1)
@@ -167,10 +182,12 @@ class Text(Modality):
             if not np.isin(ids[a:b], blank).all()
         ]
 
-    def _edited(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """Words (ids of a vocabulary) left out, and pairs of them swapped: those parts of easy data
-        augmentation that need no thesaurus (Wei and Zou, EMNLP 2019, arXiv:1901.11196). None where
-        there are no two words to tell apart."""
+    def _edit_words(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """Words (ids of a vocabulary) dropped, and pairs of them swapped; None without two words.
+
+        The parts of easy data augmentation that need no thesaurus (Wei and Zou, EMNLP 2019,
+        arXiv:1901.11196).
+        """
         parts = (
             list(ids) if self.vocabulary else re.split(rb"(\s+)", ids.astype(np.uint8).tobytes())
         )
@@ -178,34 +195,39 @@ class Text(Modality):
         if len(words) < 2:
             return None
         order = np.arange(len(words))
-        for _ in range(max(1, round(EDITED * len(words)))):
+        for _ in range(max(1, round(EDIT_RATE * len(words)))):
             a, b = rng.choice(len(words), 2, replace=False)
             order[[a, b]] = order[[b, a]]
-        kept = rng.random(len(words)) >= EDITED
-        order = order[kept] if kept.any() else order[rng.integers(len(words))][None]
+        keep = rng.random(len(words)) >= EDIT_RATE
+        order = order[keep] if keep.any() else order[rng.integers(len(words))][None]
         if self.vocabulary:
             return ids[order]
         spaced = b"".join(piece for i, gap in zip(order, [*gaps, b""]) for piece in (words[i], gap))
         return np.frombuffer(spaced.strip() or spaced, dtype=np.uint8).astype(np.int32)
 
-    def _damaged(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Characters (ids of a vocabulary) dropped in spans, some replaced by another of the same
-        text, which is in the alphabet of its language, as a random one would not be."""
+    def _corrupt_characters(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Drop spans of characters (ids of a vocabulary), replace some by others of the text.
+
+        These are of the alphabet of its language, unlike random ones.
+        """
         starts = np.arange(len(ids)) if self.vocabulary else np.flatnonzero(_begins_character(ids))
         units, count = np.arange(len(starts)), len(starts)
-        units = np.where(rng.random(count) < NOISE, rng.integers(count, size=count), units)
-        dropped = np.convolve(rng.random(count) < DROPPED / SPAN, np.ones(SPAN))[:count] > 0
+        units = np.where(rng.random(count) < REPLACE_RATE, rng.integers(count, size=count), units)
+        dropped = (
+            np.convolve(rng.random(count) < DROP_RATE / DROP_SPAN, np.ones(DROP_SPAN))[:count] > 0
+        )
         units = units if dropped.all() else units[~dropped]
         lengths = np.diff(starts, append=len(ids))[units]
-        return ids[
+        corrupted: np.ndarray = ids[
             np.arange(lengths.sum())
             + np.repeat(starts[units] - lengths.cumsum() + lengths, lengths)
         ]
+        return corrupted
 
-    def _stretch(
+    def _crop(
         self, ids: np.ndarray, low: float, high: float, rng: np.random.Generator
     ) -> np.ndarray:
-        chosen = _ragged.crop(len(ids), low, high, rng)
+        chosen = _ragged.random_crop(len(ids), low, high, rng)
         if self.vocabulary:
             return ids[chosen]
         begins = np.append(np.flatnonzero(_begins_word(ids)), len(ids))
@@ -217,57 +239,61 @@ class Text(Modality):
 
     def collate(self, values: Sequence[np.ndarray]) -> Ragged:
         """flat (sum of lengths,) int64."""
-        return _ragged.ragged(values, np.zeros(0, dtype=np.int64))
+        return _ragged.pack(values, np.zeros(0, dtype=np.int64))
 
     @property
-    def alphabet(self) -> int:
-        """How many ids there are; the next one fills up the last token of a text."""
-        return max(_load(self.vocabulary).get_vocab().values()) + 1 if self.vocabulary else 256
+    def vocab_size(self) -> int:
+        """Number of ids; the next one is the padding of the last token."""
+        return (
+            max(load_vocabulary(self.vocabulary).get_vocab().values()) + 1
+            if self.vocabulary
+            else 256
+        )
 
     def tokenizer(self, width: int) -> TextTokenizer:
         return TextTokenizer(self, width)
 
     def graph(self, tokenizer: nn.Module) -> TextGraph:
-        return TextGraph(tokenizer)
+        return TextGraph(cast(TextTokenizer, tokenizer))
 
     def targets(self, texts: Ragged) -> Tensor:
-        """(T, patch) int64 ids, -1 where the last token of a text is not full."""
+        """(T, patch) int64 ids, -1 past the end of a text."""
         return _ragged.patches(texts, self.patch, -1)[0]
 
     def predictor(self, width: int) -> nn.Sequential:
-        """(t, patch, alphabet) logits."""
+        """Logits (t, patch, vocab_size)."""
         return nn.Sequential(
-            nn.Linear(width, self.patch * self.alphabet),
-            nn.Unflatten(1, (self.patch, self.alphabet)),
+            nn.Linear(width, self.patch * self.vocab_size),
+            nn.Unflatten(1, (self.patch, self.vocab_size)),
         )
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) the mean cross-entropy of the ids in each token."""
+        """(t,) mean cross-entropy of the ids of each token."""
         from amodal.objectives.reconstruction import masked_cross_entropy
 
         loss = masked_cross_entropy(prediction.flatten(0, 1), target.flatten()).view_as(target)
         return loss.sum(1) / (target >= 0).sum(1).clamp(min=1)
 
     def text(self, value: np.ndarray) -> str:
-        """The text of a decoded value; bytes that are no character any more become U+FFFD."""
+        """The text of a decoded value; invalid bytes become U+FFFD."""
         if self.vocabulary:
-            return _load(self.vocabulary).decode(value.tolist())
+            return str(load_vocabulary(self.vocabulary).decode(value.tolist()))
         return value.astype(np.uint8).tobytes().decode("utf-8", "replace")
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        return _draw.page(self.text(value))
+        return _draw.text_image(self.text(value))
 
     def describe(self, value: np.ndarray) -> str:
         return shortened(" ".join(self.text(value).split()))
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        texts = [text for raw in raws if (text := _shown(raw))]
+        texts = [text for raw in raws if (text := _preview(raw))]
         scripts: Counter[str] = Counter()
         for text in texts:
             scripts.update({_script(c) for c in text if c.isalpha()})
         common = [name for name, n in scripts.most_common(4) if n >= 0.01 * len(texts)]
         written = ", ".join(common) or "no letters"
-        return f"{spanned(map(len, texts), 'characters')}, {written}" if texts else ""
+        return f"{format_range(map(len, texts), 'characters')}, {written}" if texts else ""
 
     def card(self, value: np.ndarray) -> dict[str, Any]:
         return {"text": shortened(self.text(value), 2000)}
@@ -289,58 +315,6 @@ class Text(Modality):
         ), lambda: "".join(rng.choice(letters, 4 * tokens - 1)) + "x"
 
 
-class TextTokenizer(nn.Module):
-    """An embedding of each id; of several ids in a token, their embeddings side by side through a
-    linear map."""
-
-    def __init__(self, text: Text, width: int):
-        super().__init__()
-        self.patch, self.blank = text.patch, text.alphabet
-        each = width if text.patch == 1 else max(16, width // text.patch)
-        self.embed = nn.Embedding(self.blank + 1, each, padding_idx=self.blank)
-        self.project = nn.Identity() if text.patch == 1 else nn.Linear(text.patch * each, width)
-
-    def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (index of the token, 0, 0)."""
-        ids, counts = _ragged.patches(column.values, self.patch, self.blank)
-        position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
-        return Tokens.of(
-            self.project(self.embed(ids).flatten(1)), column.rows, counts, position, name, size
-        )
-
-
-class TextGraph(nn.Module):
-    """Dense form of `TextTokenizer`."""
-
-    inputs = {
-        "ids": "(N, length) int64: UTF-8 bytes, or ids of the field's vocabulary; anything past the end of a text",
-        "lengths": "(N,) int64: ids in each text, at least 1",
-    }
-    axes = ({0: "batch", 1: "length"}, {0: "batch"})
-
-    def __init__(self, tokenizer: nn.Module):
-        super().__init__()
-        self.patch, self.blank, self.embed, self.project = (
-            tokenizer.patch,
-            tokenizer.blank,
-            tokenizer.embed,
-            tokenizer.project,
-        )
-
-    def forward(self, ids: Tensor, lengths: Tensor) -> _dense.Tokenised:
-        ids_NLp = _dense.cut(
-            torch.where(_dense.within(ids, lengths), ids, self.blank), self.patch, self.blank
-        )
-        return (
-            self.project(self.embed(ids_NLp).flatten(2)),
-            _dense.line(ids_NLp),
-            _dense.present(ids_NLp, lengths, self.patch),
-        )
-
-    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        return [rng.integers(0, self.blank, k) for k in _dense.lengths_of(n, length)]
-
-
 def _read(raw: Raw) -> str:
     if isinstance(raw, (Path, bytes)):
         data = read_bytes(raw)
@@ -352,7 +326,8 @@ def _read(raw: Raw) -> str:
             ) from None
         if "\0" in text:  # what a disk leaves of blocks that were never written
             raise BadValue(
-                f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of another kind"
+                f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of "
+                "another kind"
             )
         return text
     if isinstance(raw, (list, tuple)) and all(isinstance(line, str) for line in raw):
@@ -368,8 +343,8 @@ def _read(raw: Raw) -> str:
     )
 
 
-def _shown(raw: Raw) -> str:
-    """The text of a raw value as far as it can be read."""
+def _preview(raw: Raw) -> str:
+    """The text of a raw value, as far as it can be read."""
     try:
         data = raw.read_bytes() if isinstance(raw, Path) else raw
         return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
@@ -383,44 +358,10 @@ def _script(character: str) -> str:
 
 
 def _begins_character(ids: np.ndarray) -> np.ndarray:
-    """(length,) bool: the first byte, and those that are not the continuation of a character."""
+    """(length,) bool: the first byte, and those that do not continue a character."""
     return np.concatenate([[True], (ids[1:] & 0xC0) != 0x80])
 
 
 def _begins_word(ids: np.ndarray) -> np.ndarray:
-    """(length,) bool: the bytes after white space, and the first."""
+    """(length,) bool: the first byte, and those after white space."""
     return np.concatenate([[True], (ids[:-1] == 32) | (ids[:-1] == 10)])
-
-
-@cache
-def _line_breaks(vocabulary: str) -> list[int]:
-    """The ids that end a line; byte-level vocabularies write the line feed as U+010A."""
-    return [
-        i
-        for token, i in _load(vocabulary).get_vocab().items()
-        if "\n" in token or "\u010a" in token
-    ]
-
-
-@cache
-def _load(vocabulary: str):
-    """A `tokenizers.Tokenizer` that neither pads nor truncates. Raises AmodalError."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise AmodalError(
-            "a text vocabulary needs the package `tokenizers`: pip install 'amodal[language]'"
-        ) from None
-    file = Path(vocabulary)
-    file = file / "tokenizer.json" if file.is_dir() else file
-    if not file.is_file():
-        raise AmodalError(
-            f"text.vocabulary: there is no file {file}. Expected a tokenizer.json, or a directory with one"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception
-        raise AmodalError(f"text.vocabulary: {file} is not a tokenizer.json: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer

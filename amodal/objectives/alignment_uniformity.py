@@ -1,5 +1,7 @@
-"""Alignment and uniformity, as a loss or as a measure. Wang & Isola 2020, arXiv:2005.10242, section
-4.1."""
+"""Alignment and uniformity, as a loss or as a measure.
+
+Wang and Isola, ICML 2020, arXiv:2005.10242, section 4.1.
+"""
 
 import math
 
@@ -12,9 +14,19 @@ from amodal.objectives.log_sum_exp import self_log_sum_exp
 
 @full_precision
 def alignment(a_ND: Tensor, b_ND: Tensor, *, alpha: float = 2.0) -> Tensor:
-    """mean_i ||a_i - b_i||^alpha on the unit sphere (rows are normalised here); 0 is perfect.
+    """Mean distance of the two views of a row, on the unit sphere.
 
-    No rows give a connected 0. Raises ValueError for unequal shapes.
+        L = mean_i ||a_i - b_i||^alpha
+
+    Args:
+        a_ND, b_ND: embeddings of two views of the same N rows; normalised here.
+        alpha: exponent of the distance.
+
+    Returns:
+        A scalar, 0 if every pair coincides. Without rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     check_pair("alignment", a_ND, b_ND)
     if len(a_ND) == 0:
@@ -25,11 +37,22 @@ def alignment(a_ND: Tensor, b_ND: Tensor, *, alpha: float = 2.0) -> Tensor:
 
 @full_precision
 def uniformity(z_ND: Tensor, t: float = 2.0, *, tile: int = 1024) -> Tensor:
-    """log of the mean over pairs i != j of exp(-t ||z_i - z_j||^2) on the unit sphere (rows are
-    normalised here).
+    """How evenly rows cover the unit sphere: the lower, the more evenly.
 
-    Lower is more evenly spread; 0 is a single point. Memory is linear in N. First derivatives only.
-    Fewer than two rows give a connected 0. Raises ValueError unless z is a matrix and t is above 0.
+        L = log mean_{i != j} exp(-t ||z_i - z_j||^2)
+
+    Memory is linear in N. First derivatives only.
+
+    Args:
+        z_ND: embeddings; normalised here.
+        t: inverse width of the Gaussian kernel.
+        tile: side of a block of the similarity matrix; changes memory and speed, not the result.
+
+    Returns:
+        A scalar, 0 if all rows are one point. Fewer than two rows: 0, connected to the input.
+
+    Raises:
+        ValueError: `z_ND` is no matrix, or `t` is not above 0.
     """
     check_positive("t", t)
     if z_ND.dim() != 2:

@@ -1,5 +1,4 @@
-"""Contrast of one attribute at a time: what shows the same value in an otherwise different thing,
-against look-alikes without it.
+"""Contrast of one attribute at a time, on rows that differ in all the others.
 
 Chen et al., AAAI 2023, arXiv:2207.01328, "Attribute-level Contrastive Learning".
 """
@@ -17,46 +16,65 @@ from amodal.objectives.common import connected_zero, full_precision
 def draw_attribute_rows(
     group_M: Tensor, value_MP: Tensor, attributes_MA: Tensor, seed_M: Tensor, *, negatives: int = 4
 ) -> tuple[Tensor, Tensor]:
-    """For each row one positive (M,) and up to `negatives` others (M, K), int64, -1 where there is
-    none.
+    """Draw one positive and up to `negatives` negatives for each row.
 
-    group_M: which attribute was masked; value_MP: its value, as P numbers; attributes_MA: all
-    attributes of a row, and two rows are of one class if these are equal; seed_M: int64, all that
-    is random about a row: what is drawn does not depend on the order of the rows.
+    The positive has the same attribute masked, the same value of it, and is of another class.
+    It is drawn with probability ~ d^2, d the Manhattan distance of the attributes. Negatives
+    have the same attribute masked with another value. They are drawn without replacement with
+    probability ~ 1 / d^2; if there are too few, rows with another attribute masked fill up.
 
-    The positive has the same attribute masked, the same value there, and is of another class, drawn
-    with probability ~ d^2, where d is the Manhattan distance of the attributes. Others have the
-    same attribute masked with another value, drawn without replacement with probability ~ 1 / d^2;
-    where there are too few, rows with another attribute masked fill up.
+    Args:
+        group_M: int64, which attribute is masked.
+        value_MP: value of the masked attribute, as P numbers.
+        attributes_MA: all attributes; rows with equal attributes are of one class.
+        seed_M: int64, the only source of randomness of a row. The order of rows has no effect.
+        negatives: K.
+
+    Returns:
+        Positives (M,) and negatives (M, K), int64 row numbers, -1 where there is none.
     """
     if not len(group_M):
         return group_M, group_M.new_zeros(0, negatives)
-    apart = torch.cdist(attributes_MA.double(), attributes_MA.double(), p=1)
+    distance = torch.cdist(attributes_MA.double(), attributes_MA.double(), p=1)
     group, value = group_M[:, None] == group_M, (value_MP[:, None] == value_MP).all(2)
-    luck = [
+    gumbel = [
         (-(uniform(seed_M[:, None], seed_M, k).double() + 2.0**-25).log()).log() for k in range(2)
     ]
     far, near = (
-        sign * 2 * apart.clamp(min=1e-12).log() - noise for sign, noise in zip((1, -1), luck)
+        sign * 2 * distance.clamp(min=1e-12).log() - noise for sign, noise in zip((1, -1), gumbel)
     )
-    far = far.masked_fill(~(group & value & (apart > 0)), -torch.inf)
-    near = torch.where(group, near.masked_fill(value, -torch.inf), -1e4 - luck[1])
-    best, positive = far.max(1)
-    top, others = near.topk(min(negatives, len(near)), dim=1)
-    return positive.masked_fill(best == -torch.inf, -1), others.masked_fill(top == -torch.inf, -1)
+    far = far.masked_fill(~(group & value & (distance > 0)), -torch.inf)
+    near = torch.where(group, near.masked_fill(value, -torch.inf), -1e4 - gumbel[1])
+    positive_score, positive = far.max(1)
+    negative_score, negative = near.topk(min(negatives, len(near)), dim=1)
+    return positive.masked_fill(positive_score == -torch.inf, -1), negative.masked_fill(
+        negative_score == -torch.inf, -1
+    )
 
 
 @full_precision
-def attribute_contrast(z_MD: Tensor, positive_M: Tensor, others_MK: Tensor) -> Tensor:
-    """Mean of -log(e^{z.p} / (e^{z.p} + sum_n e^{z.n})) over the rows that have a positive and
-    another; plain dot products.
+def attribute_contrast(z_MD: Tensor, positive_M: Tensor, negative_MK: Tensor) -> Tensor:
+    """InfoNCE of each row against its drawn positive and negatives, by plain dot products.
 
-    positive_M, others_MK: of `draw_attribute_rows`. No such row gives a connected 0.
+        L = mean -log( e^{z.p} / (e^{z.p} + sum_n e^{z.n}) )
+
+    The mean runs over rows that have a positive and at least one negative.
+
+    Args:
+        z_MD: embeddings.
+        positive_M, negative_MK: row numbers from `draw_attribute_rows`.
+
+    Returns:
+        A scalar. Without such a row: 0, connected to the input.
     """
-    asked = (positive_M >= 0) & (others_MK >= 0).any(1)
-    if not bool(asked.any()):
+    valid = (positive_M >= 0) & (negative_MK >= 0).any(1)
+    if not bool(valid.any()):
         return connected_zero(z_MD)
-    z, others = z_MD[asked], others_MK[asked]
-    own = (z * z_MD[positive_M[asked]]).sum(1, keepdim=True)
-    wrong = (z[:, None] * z_MD[others.clamp(min=0)]).sum(2).masked_fill(others < 0, -torch.inf)
-    return (torch.cat([own, wrong], 1).logsumexp(1) - own.squeeze(1)).mean()
+    z, negative = z_MD[valid], negative_MK[valid]
+    positive_logit = (z * z_MD[positive_M[valid]]).sum(1, keepdim=True)
+    negative_logits = (
+        (z[:, None] * z_MD[negative.clamp(min=0)]).sum(2).masked_fill(negative < 0, -torch.inf)
+    )
+    return (
+        torch.cat([positive_logit, negative_logits], 1).logsumexp(1) - positive_logit.squeeze(1)
+    ).mean()

@@ -1,43 +1,55 @@
-"""Balanced InfoNCE: the similarity matrix is scaled to uniform marginals for k steps before pairs
-are scored. Liu et al., NeurIPS 2024, arXiv:2408.15065, section 4 (CLIP is k = 1, their doubly
-centred loss k = 2)."""
+"""Balanced InfoNCE: the similarity matrix is scaled to uniform marginals before pairs are scored.
+
+Liu et al., NeurIPS 2024, arXiv:2408.15065, section 4. CLIP is one step, their doubly centred loss
+two.
+"""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from amodal.objectives.common import check_pair, check_positive, connected_zero, full_precision
+from amodal.objectives.common import (
+    apply,
+    check_pair,
+    check_positive,
+    connected_zero,
+    full_precision,
+)
 from amodal.objectives.log_sum_exp import logit_bound, pair_log_sum_exp, row_log_sum_exp
 
-WHOLE_FROM, WHOLE_TO = 256, 2048
-"""Rows from which and up to which the matrix of similarities is held whole: it is computed once
-then, and not once a step, which is quicker, and takes at most a few times 16 MiB. With fewer rows
-the matrix is not what costs."""
+MIN_DENSE_ROWS, MAX_DENSE_ROWS = 256, 2048
+"""The similarity matrix is held whole between these numbers of rows. It is then computed once, not
+once a step, at a few times 16 MiB. With fewer rows the matrix is not the cost."""
 
 
 @full_precision
 def balanced_info_nce(
     a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor, steps: int = 2, tile: int = 1024
 ) -> Tensor:
-    """-mean_i of log Q_ii, averaged over the Q whose first step scales rows and the one whose first
-    step scales columns.
+    """InfoNCE after `steps` of Sinkhorn's alternation on the similarity matrix.
 
-    Q starts from exp(cos(a_i, b_j) / temperature); each step of Sinkhorn's alternation divides
-    rows, or columns, by their sums.
+        Q^0 = exp(cos(a_i, b_j) / temperature);  each step divides rows, or columns, by their sums
+        L = -mean_i (log Q_ii + log Q'_ii) / 2
 
-    a_ND, b_ND:   embeddings of the same N rows, of any length (cosine is taken here).
-    temperature:  a number, or a scalar tensor that gets a gradient.
-    steps:        0 divides by the sum of the whole matrix (jointly centred), 1 is symmetric
-                  InfoNCE, 2 is doubly centred.
-    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the
-                  result.
+    Q scales rows first, Q' columns first. Up to `MAX_DENSE_ROWS` rows the matrix is held whole.
+    Beyond, memory is linear in N: a step needs N row factors or N column factors, and adding a
+    factor to every logit of a row is one more coordinate of a product. First derivatives only.
 
-    Up to `WHOLE_TO` rows the matrix is held whole. Beyond, memory is linear in N: what the
-    alternation needs of a step are N row factors or N column factors, and adding a factor to every
-    logit of a row is one more coordinate of a product. One row or none gives a connected 0. First
-    derivatives only. Raises ValueError for unequal shapes, a temperature that is not above 0 and
-    negative steps.
+    Args:
+        a_ND, b_ND: embeddings of the same N rows; normalised here.
+        temperature: a number, or a scalar tensor that gets a gradient.
+        steps: 0 divides by the sum of the whole matrix (jointly centred), 1 is symmetric
+            InfoNCE, 2 is doubly centred.
+        tile: side of a block of the similarity matrix; changes memory and speed, not the result.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ, `temperature` is not above 0, or `steps` is negative.
     """
     check_pair("balanced_info_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
@@ -49,10 +61,10 @@ def balanced_info_nce(
     positive = (a * b).sum(1).mean()
     if (
         steps > 1
-        and WHOLE_FROM <= len(a) <= WHOLE_TO
+        and MIN_DENSE_ROWS <= len(a) <= MAX_DENSE_ROWS
         and (shift := logit_bound(a.detach(), b.detach())) is not None
     ):
-        return -positive - _whole(a, b, steps, shift) / 2
+        return -positive - _dense(a, b, steps, shift) / 2
     if steps == 0:
         return row_log_sum_exp(a, b, tile=tile).logsumexp(0) - positive
     rows, columns = pair_log_sum_exp(a, b, tile=tile)
@@ -61,8 +73,7 @@ def balanced_info_nce(
 
 
 def _factors(a: Tensor, b: Tensor, rows: Tensor, steps: int, tile: int) -> Tensor:
-    """The log factors of row i and column i added up, (N,), after `steps` steps of which the first
-    gave `rows`."""
+    """(N,) log factors of row i and column i, summed, after `steps` steps, `rows` the first."""
     one = torch.ones_like(rows)
     columns = torch.zeros_like(rows)
     for step in range(1, steps):
@@ -77,16 +88,16 @@ def _factors(a: Tensor, b: Tensor, rows: Tensor, steps: int, tile: int) -> Tenso
     return rows + columns
 
 
-def _whole(a: Tensor, b: Tensor, steps: int, shift: float) -> Tensor:
-    """The mean over i of the log factors of row i and column i, added up over the two alternations.
-    shift: a bound on every logit."""
-    kernel = _Kernel.apply(a, b, shift)
+def _dense(a: Tensor, b: Tensor, steps: int, shift: float) -> Tensor:
+    """Mean log factors of row i and column i, summed over both alternations, from the whole matrix.
+
+    shift: a bound on every logit.
+    """
+    kernel: Tensor = apply(_Kernel, a, b, shift)
     one = torch.ones_like(kernel[:, 0])
     total = kernel.new_zeros(())
-    for first in (
-        1,
-        0,
-    ):  # the alternation that begins with rows, and the one that begins with columns
+    # the alternation that begins with rows, and the one that begins with columns
+    for first in (1, 0):
         factors = [one, one]  # of the rows and of the columns
         for step in range(steps):
             if step % 2 != first:
@@ -98,17 +109,17 @@ def _whole(a: Tensor, b: Tensor, steps: int, shift: float) -> Tensor:
 
 
 class _Kernel(Function):
-    """exp(a_i . b_j - shift), (N, N): its gradient is multiplied in place."""
+    """exp(a_i . b_j - shift), (N, N), whose gradient is multiplied in place."""
 
     @staticmethod
-    def forward(ctx, a_ND: Tensor, b_ND: Tensor, shift: float) -> Tensor:
+    def forward(ctx: Any, a_ND: Tensor, b_ND: Tensor, shift: float) -> Tensor:
         kernel_NN = (a_ND @ b_ND.T).sub_(shift).exp_()
         ctx.save_for_backward(a_ND, b_ND, kernel_NN)
         return kernel_NN
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_NN: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_NN: Tensor) -> tuple[Tensor, Tensor, None]:
         a_ND, b_ND, kernel_NN = ctx.saved_tensors
         by_logit_NN = grad_NN * kernel_NN
         return by_logit_NN @ b_ND, by_logit_NN.T @ a_ND, None

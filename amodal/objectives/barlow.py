@@ -1,6 +1,6 @@
 """Barlow Twins: the cross-correlation of two views should be the identity.
 
-Zbontar et al. 2021, arXiv:2103.03230, eq. 1.
+Zbontar et al., ICML 2021, arXiv:2103.03230, eq. 1.
 """
 
 import torch.nn.functional as F
@@ -12,11 +12,21 @@ from amodal.objectives.square_sum import cross_square_sum
 
 @full_precision
 def cross_correlation_terms(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """(diagonal_D of C, sum of all C_ij^2), where C is the (D, D) cross-correlation over the N >= 2
-    rows.
+    """Diagonal and energy of the cross-correlation C (D, D) of two views.
 
-    Each dimension is standardised over the batch as BatchNorm does it (biased variance + 1e-5). C
-    itself is not formed when N < D. Off-diagonal energy is the sum minus `diagonal.square().sum()`.
+        C = A^T B / N, the columns of A and B standardised over the batch
+
+    Standardised as BatchNorm does it (biased variance + 1e-5). C is not formed if N < D. Its
+    off-diagonal energy is the second output minus `diagonal.square().sum()`.
+
+    Args:
+        a_ND, b_ND: projections of the same N >= 2 rows.
+
+    Returns:
+        The diagonal of C (D,) and sum_ij C_ij^2 (a scalar).
+
+    Raises:
+        ValueError: the shapes differ.
     """
     check_pair("cross_correlation_terms", a_ND, b_ND)
     a, b = (F.batch_norm(z, None, None, training=True, eps=1e-5) for z in (a_ND, b_ND))
@@ -25,13 +35,25 @@ def cross_correlation_terms(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]
 
 @full_precision
 def barlow_twins(a_ND: Tensor, b_ND: Tensor, *, off_diagonal: float = 5e-3) -> Tensor:
-    """sum_i (1 - C_ii)^2 + off_diagonal * sum_{i != j} C_ij^2.
+    """Redundancy reduction between two views.
 
-    a_ND, b_ND:    projections of two views of the same N rows.
-    off_diagonal:  the paper's lambda.
+        L = sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2
 
-    A correlation over fewer than two rows does not exist: 0, still connected. First derivatives
-    only. Raises ValueError for unequal shapes.
+    First derivatives only.
+
+    Args:
+        a_ND, b_ND: projections of two views of the same N rows.
+        off_diagonal: the paper's lambda.
+
+    Returns:
+        A scalar. Fewer than two rows have no correlation: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> barlow_twins(torch.randn(8, 32), torch.randn(8, 32)).shape
+        torch.Size([])
     """
     check_pair("barlow_twins", a_ND, b_ND)
     if len(a_ND) < 2:

@@ -1,4 +1,4 @@
-"""The cross-modal terms of DeCUR: some dimensions agree between modalities, the rest do not.
+"""Cross-modal terms of DeCUR: some dimensions are common to two modalities, the rest unique.
 
 Wang et al., ECCV 2024, arXiv:2309.05300, eq. 2-5. The terms inside each modality are `barlow_twins`
 on its two views.
@@ -14,16 +14,24 @@ from amodal.objectives.common import check_pair, connected_zero, full_precision
 def decur(
     a_ND: Tensor, b_ND: Tensor, *, common: float, off_diagonal: float = 5e-3
 ) -> tuple[Tensor, Tensor]:
-    """(common_loss, unique_loss) of two modalities' projections of the same N rows.
+    """Common and unique loss between two modalities, C their cross-correlation.
 
-    common:        share of the D dimensions, the first round(common * D), whose correlation is
-                   driven to 1;
-                   the correlation of each remaining dimension with itself is driven to 0.
-    off_diagonal:  weight of C_ij^2, i != j, within each of the two blocks; between the blocks
-                   nothing is asked.
+        common: sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2, over the first K dimensions
+        unique: sum_i C_ii^2 + off_diagonal sum_{i != j} C_ij^2, over the rest
 
-    A block without dimensions, and fewer than two rows, give a connected 0. First derivatives only.
-    Raises ValueError for unequal shapes and for a share outside [0, 1].
+    Nothing is asked of C between the two blocks. First derivatives only.
+
+    Args:
+        a_ND, b_ND: projections of two modalities of the same N rows.
+        common: share of common dimensions, K = round(common D).
+        off_diagonal: weight of C_ij^2, i != j.
+
+    Returns:
+        Two scalars. A block without dimensions, and fewer than two rows: 0, connected to the
+        inputs.
+
+    Raises:
+        ValueError: the shapes differ, or `common` is outside [0, 1].
     """
     check_pair("decur", a_ND, b_ND)
     if not 0 <= common <= 1:

@@ -1,5 +1,7 @@
-"""A student's logits follow a teacher's, softened. Hinton, Vinyals & Dean 2015, arXiv:1503.02531,
-section 2."""
+"""Knowledge distillation: a student's logits follow a teacher's softened ones.
+
+Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
+"""
 
 from torch import Tensor
 from torch.nn.functional import kl_div
@@ -9,12 +11,23 @@ from amodal.objectives.common import check_pair, check_positive, connected_zero,
 
 @full_precision
 def distill(student_NK: Tensor, teacher_NK: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """temperature^2 times the mean over rows of KL(softmax(teacher / temperature) ||
-    softmax(student / temperature)).
+    """Divergence of softened predictions.
 
-    The square keeps the gradient's size whatever the temperature. The teacher gets no gradient.
-    With a one-hot teacher it is cross-entropy. No rows give a connected 0. Raises ValueError for
-    unequal shapes and a temperature that is not above 0.
+        L = t^2 mean_i KL(softmax(teacher_i / t) || softmax(student_i / t)),  t the temperature
+
+    The square keeps the size of the gradient at any temperature. With a one-hot teacher this is
+    cross-entropy.
+
+    Args:
+        student_NK: logits.
+        teacher_NK: logits, without gradient.
+        temperature: of both.
+
+    Returns:
+        A scalar. Without rows: 0, connected to the student.
+
+    Raises:
+        ValueError: the shapes differ, or `temperature` is not above 0.
     """
     check_pair("distill", student_NK, teacher_NK)
     check_positive("temperature", temperature)

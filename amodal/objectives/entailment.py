@@ -1,5 +1,7 @@
-"""Does it follow? Binary cross-entropy of probabilities that are known by their logarithm (Vilnis
-et al. 2018, arXiv:1805.06627, 5.1)."""
+"""Entailment between boxes: binary cross-entropy of probabilities given by their logarithm.
+
+Vilnis et al., ACL 2018, arXiv:1805.06627, section 5.1.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +14,44 @@ from amodal.objectives.common import connected_zero, full_precision
 
 
 @full_precision
-def bce_of_log(log_p: Tensor, truth: Tensor) -> Tensor:
-    """Mean of -(truth log p + (1 - truth) log(1 - p)) over the entries whose truth is not NaN; none
-    of them give a connected 0.
+def bce_from_log_prob(log_p: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy from log-probabilities.
 
-    log_p: at most 0 (nearer to 0 than 1e-6 counts as 1e-6); truth: the same shape, from 0 to 1.
-    Raises ValueError for other shapes.
+        L = mean -(y log p + (1 - y) log(1 - p))
+
+    Args:
+        log_p: at most 0. Values nearer to 0 than 1e-6 count as -1e-6.
+        truth: y in [0, 1], of the same shape; NaN where unknown, which does not count.
+
+    Returns:
+        A scalar. Without a known entry: 0, connected to the input.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     if log_p.shape != truth.shape:
         raise ValueError(
-            f"bce_of_log needs two tensors of one shape, got {tuple(log_p.shape)} and {tuple(truth.shape)}."
+            f"bce_of_log needs two tensors of one shape, got {tuple(log_p.shape)} and "
+            f"{tuple(truth.shape)}."
         )
     known = ~truth.isnan()
     if not bool(known.any()):
         return connected_zero(log_p)
     log_p, truth = log_p[known].clamp(max=-1e-6), truth[known].to(log_p.dtype)
-    return -(truth * log_p + (1 - truth) * log_one_minus_exp(log_p)).mean()
+    return -(truth * log_p + (1 - truth) * log1mexp(log_p)).mean()
 
 
-def log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 - e^x) for x < 0, from both ends."""
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - e^x) for x < 0, accurate near 0 and far from it."""
     near = x > -math.log(2)
     return torch.where(
         near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-x.exp())
     )
 
 
-def agreement(a_NK: Tensor, b_NK: Tensor) -> Tensor:
-    """(N,) log-chance that two rows say the same of each of K concepts: sum_k log(a b + (1 - a)(1 -
-    b)), of probabilities."""
+def log_agreement(a_NK: Tensor, b_NK: Tensor) -> Tensor:
+    """(N,) log-probability that two rows agree in each of K binary concepts.
+
+    sum_k log(a_k b_k + (1 - a_k)(1 - b_k))
+    """
     return (a_NK * b_NK + (1 - a_NK) * (1 - b_NK)).clamp(min=1e-12).log().sum(1)

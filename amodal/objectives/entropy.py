@@ -1,5 +1,7 @@
-"""How unsure predictions are: the mean entropy of a softmax, which TENT makes small at test time
-(Wang et al., ICLR 2021, arXiv:2006.10726, section 3.1)."""
+"""Entropy of predictions, which TENT minimises at test time.
+
+Wang et al., ICLR 2021, arXiv:2006.10726, section 3.1.
+"""
 
 from torch import Tensor
 
@@ -8,8 +10,19 @@ from amodal.objectives.common import connected_zero, full_precision
 
 @full_precision
 def prediction_entropy(logits_NC: Tensor) -> Tensor:
-    """Mean over rows of - sum_c p_c log p_c in nats, p the softmax of the row; no row gives a
-    connected 0. Raises ValueError unless there are rows of classes."""
+    """Mean entropy of softmax predictions, in nats.
+
+        L = mean_i -sum_c p_ic log p_ic
+
+    Args:
+        logits_NC: scores of C classes.
+
+    Returns:
+        A scalar. Without rows: 0, connected to the input.
+
+    Raises:
+        ValueError: `logits_NC` is no matrix.
+    """
     if logits_NC.dim() != 2:
         raise ValueError(f"prediction_entropy needs (N, C) logits, got {tuple(logits_NC.shape)}.")
     if not len(logits_NC):

@@ -1,5 +1,7 @@
-"""Cross-entropy that looks away from what is told already. Lin et al., ICCV 2017, arXiv:1708.02002,
-eq. 4 (without alpha)."""
+"""Focal loss: cross-entropy with less weight on rows that are classified well.
+
+Lin et al., ICCV 2017, arXiv:1708.02002, eq. 4 (without alpha).
+"""
 
 import torch
 from torch import Tensor
@@ -9,9 +11,21 @@ from amodal.objectives.common import connected_zero, full_precision
 
 @full_precision
 def focal(logits_NK: Tensor, label_N: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Mean of -(1 - p)^gamma log p, with p the softmax's probability of the right class. label_N:
-    (N,) int64; gamma 0 is cross-entropy. No row gives a connected 0. Raises ValueError for a
-    negative gamma."""
+    """Focal loss of a softmax.
+
+        L = mean_i -(1 - p_i)^gamma log p_i, p_i the probability of the label
+
+    Args:
+        logits_NK: scores of K classes.
+        label_N: int64.
+        gamma: focusing; 0 is cross-entropy.
+
+    Returns:
+        A scalar. Without rows: 0, connected to the input.
+
+    Raises:
+        ValueError: `gamma` is negative.
+    """
     if gamma < 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}.")
     if not len(logits_NK):

@@ -1,7 +1,7 @@
-"""InfoNCE that looks away from pairs that are already told apart.
+"""Focal InfoNCE: less weight on pairs that are already retrieved.
 
-Park and Han, CVPR 2023, arXiv:2304.00719, the focal image-text contrastive loss: the factor (1 -
-p)^gamma of Lin et al. 2017, arXiv:1708.02002, eq. 4, on the softmax of InfoNCE.
+Park and Han, CVPR 2023, arXiv:2304.00719, the focal image-text contrastive loss. The factor
+(1 - p)^gamma is that of Lin et al. 2017, arXiv:1708.02002, eq. 4, on the softmax of InfoNCE.
 """
 
 import torch
@@ -16,19 +16,24 @@ from amodal.objectives.log_sum_exp import row_log_sum_exp
 def focal_info_nce(
     a_ND: Tensor, b_MD: Tensor, *, temperature: float | Tensor, gamma: float = 2.0, tile: int = 1024
 ) -> Tensor:
-    """Mean over rows of -(1 - p_i)^gamma log p_i with p_i = softmax_j(cos(a_i, b_j) /
-    temperature)_{j=i}; one direction.
+    """InfoNCE in one direction with focal weights.
 
-    a_ND, b_MD:   vectors (cosine is taken here). The partner of a_i is b_i; M >= N, columns after
-                  the first N are strangers alone (a
-                  queue).
-    temperature:  a number, or a scalar tensor that gets a gradient.
-    gamma:        how fast a pair that is found with probability p loses its say; 0 is InfoNCE.
-    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the
-                  result.
+        L = mean_i -(1 - p_i)^gamma log p_i,  p_i = softmax_j(cos(a_i, b_j) / temperature)_{j=i}
 
-    Without a row, or a stranger, 0, connected to the inputs. First derivatives only. Raises
-    ValueError for shapes that do not fit, a temperature that is not above 0 and a negative gamma.
+    First derivatives only.
+
+    Args:
+        a_ND, b_MD: embeddings; normalised here. The partner of a_i is b_i. M >= N: rows of b after
+            the first N are negatives only (a queue).
+        temperature: a number, or a scalar tensor that gets a gradient.
+        gamma: focusing; 0 is InfoNCE.
+        tile: side of a block of the similarity matrix; changes memory and speed, not the result.
+
+    Returns:
+        A scalar. Without a row or without a negative: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes do not fit, `temperature` is not above 0, or `gamma` is negative.
     """
     check_positive("temperature", temperature)
     if (
@@ -38,7 +43,8 @@ def focal_info_nce(
         or len(b_MD) < len(a_ND)
     ):
         raise ValueError(
-            f"focal_info_nce needs (N, D) and (M, D) matrices with M >= N, got {tuple(a_ND.shape)} and {tuple(b_MD.shape)}."
+            "focal_info_nce needs (N, D) and (M, D) matrices with M >= N, got "
+            f"{tuple(a_ND.shape)} and {tuple(b_MD.shape)}."
         )
     if gamma < 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}.")

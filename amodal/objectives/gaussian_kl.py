@@ -1,5 +1,7 @@
-"""How far Gaussians are from the standard one: the prior term of a variational autoencoder, and the
-whole of its loss. Kingma and Welling, ICLR 2014, arXiv:1312.6114, appendix B."""
+"""The loss of a variational autoencoder: reconstruction, and the divergence from the prior.
+
+Kingma and Welling, ICLR 2014, arXiv:1312.6114, appendix B.
+"""
 
 from torch import Tensor
 
@@ -8,19 +10,24 @@ from amodal.objectives.common import check_pair, connected_zero, full_precision
 
 @full_precision
 def gaussian_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
-    """Mean over rows of KL(N(mean, diag(variance)) || N(0, I)) = 1/2 sum_d (variance + mean^2 - 1 -
-    log variance), in nats.
+    """Mean divergence of diagonal Gaussians from the standard normal, in nats.
 
-    No rows give a connected 0. Raises ValueError for unequal shapes.
+        L = mean_i KL(N(mean_i, diag(variance_i)) || N(0, I))
+
+    Returns:
+        A scalar. Without rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     check_pair("gaussian_kl", mean_ND, log_variance_ND)
     if not len(mean_ND):
         return connected_zero(mean_ND, log_variance_ND)
-    return each_kl(mean_ND, log_variance_ND).mean()
+    return kl_per_row(mean_ND, log_variance_ND).mean()
 
 
-def each_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
-    """(N,): of every row."""
+def kl_per_row(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
+    """(N,) 1/2 sum_d (variance + mean^2 - 1 - log variance), the divergence of each row."""
     return (log_variance_ND.exp() + mean_ND.square() - 1 - log_variance_ND).sum(1) / 2
 
 
@@ -28,6 +35,10 @@ def each_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
 def negative_elbo(
     x_ND: Tensor, decoded_ND: Tensor, mean_NL: Tensor, log_variance_NL: Tensor
 ) -> Tensor:
-    """(N,): what a variational autoencoder minimises, half the squared error of a draw's
-    reconstruction (a Gaussian of variance 1, without its constant) plus the prior term, in nats."""
-    return (x_ND - decoded_ND).square().sum(1) / 2 + each_kl(mean_NL, log_variance_NL)
+    """(N,) negative evidence lower bound of one sample a row, in nats.
+
+        ||x - decoded||^2 / 2 + KL(N(mean, diag(variance)) || N(0, I))
+
+    The likelihood is a Gaussian of variance 1, without its constant.
+    """
+    return (x_ND - decoded_ND).square().sum(1) / 2 + kl_per_row(mean_NL, log_variance_NL)

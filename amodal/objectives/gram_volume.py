@@ -1,20 +1,19 @@
-"""The volume that the vectors of a tuple span, and InfoNCE on it: any number of sources aligned at
-once.
+"""GRAM: InfoNCE on the volume that the vectors of a tuple span, for any number of sources.
 
 Cicchetti et al., ICLR 2025, arXiv:2412.11959: G_ij = m_i . m_j of unit vectors, Vol = sqrt(det G)
-(their section 3), L_D2A and L_A2D with -Vol for the cosine (section 4).
+(their section 3), L_D2A and L_A2D with -Vol in place of the cosine (section 4).
 
-Only the anchor changes between the tuples that compete, so no determinant is taken for a pair. Of
-the other vectors (their Gram matrix is G_o) an orthonormal basis q_1 … q_k is made once a tuple,
-and by the Schur complement
+Competing tuples differ only in their anchor, so no determinant is computed for a pair. Of the other
+vectors (their Gram matrix is G_o) an orthonormal basis q_1 … q_k is made once a tuple. By the Schur
+complement
 
     det [[1, a^T], [a, G_o]] = det G_o (1 - a^T G_o^-1 a),    a^T G_o^-1 a = sum_m (anchor . q_m)^2:
 
 k matrix products for N x N volumes. Gram-Schmidt gives the Cholesky factor of G_o without forming
 G_o, whose condition number is the square. Near alignment sin^2 = 1 - sum is what float32 leaves of
-a difference of two numbers near 1, about 1e-7: it is kept above `LEAST`, so a volume of less than
-1e-3 (of a twentieth of a degree, for two vectors) counts as none, has no gradient, and the square
-root's slope stays below 500. A volume does not see signs: v and -v span the same.
+a difference of two numbers near 1, about 1e-7. It is clamped at `EPS`: a volume below 1e-3 (a
+twentieth of a degree, for two vectors) has no gradient, and the slope of the root stays below 500.
+A volume ignores signs: v and -v span the same.
 """
 
 from collections.abc import Sequence
@@ -26,13 +25,12 @@ from torch import Tensor
 from amodal.objectives.common import check_pair, check_positive, connected_zero, full_precision
 from amodal.objectives.tiles import by_rows
 
-LEAST = 1e-6
-"""The least squared sine that float32 can tell from zero, with a margin."""
+EPS = 1e-6
+"""Lower bound of a squared sine: what float32 resolves near 0, with a margin."""
 
 
 def _basis(vectors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Volume (N,) of k vectors (N, D) of each row, of any length (directions count), and an
-    orthonormal basis of their span, k times (N, D)."""
+    """Volume (N,) of the k vectors (N, D) of each row, and an orthonormal basis, k times (N, D)."""
     first = F.normalize(vectors[0], dim=1)
     basis, volume = [first], first.new_ones(len(first))
     for vector in vectors[1:]:
@@ -40,19 +38,26 @@ def _basis(vectors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         for _ in range(2):  # the second pass removes what rounding left of the first
             for q in basis:
                 rest = rest - (rest * q).sum(1, keepdim=True) * q
-        height = rest.square().sum(1).clamp(min=LEAST).sqrt()
-        basis.append(rest / height[:, None])
-        volume = volume * height
+        sine = rest.square().sum(1).clamp(min=EPS).sqrt()
+        basis.append(rest / sine[:, None])
+        volume = volume * sine
     return volume, basis
 
 
 @full_precision
 def gram_volume(vectors: Sequence[Tensor]) -> Tensor:
-    """(N,) sqrt(det G) of the tuples (vectors[0][i], vectors[1][i], …): 0 if collinear, 1 if
-    orthogonal; |sin| for two.
+    """Volume of the parallelotope that the unit vectors of each row span.
 
-    vectors: k >= 1 tensors (N, D), of any length (unit vectors are taken here). Each sine is at
-    least 1e-3, see above. Raises ValueError for unequal shapes.
+        Vol_i = sqrt(det G_i),  G_i the Gram matrix of (vectors[0][i], vectors[1][i], …)
+
+    Args:
+        vectors: k >= 1 tensors (N, D); normalised here.
+
+    Returns:
+        (N,): 0 if collinear, 1 if orthogonal, |sin| for two. Each sine is at least 1e-3.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     for other in vectors[1:]:
         check_pair("gram_volume", vectors[0], other)
@@ -61,15 +66,19 @@ def gram_volume(vectors: Sequence[Tensor]) -> Tensor:
 
 @full_precision
 def volumes(anchors_MD: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """(M, N) volumes of every anchor with every tuple of `others`: for retrieval, the smallest is
-    the best."""
+    """(M, N) volume of every anchor with every tuple of `others`. For retrieval, lower is better.
+
+    Args:
+        anchors_MD: anchors; normalised here.
+        others: one tensor (N, D) for each other source.
+    """
     volume_N, basis = _basis(others)
     return _volumes(F.normalize(anchors_MD, dim=1), volume_N, basis)
 
 
 def _volumes(anchors_MD: Tensor, volume_N: Tensor, basis: Sequence[Tensor]) -> Tensor:
-    inside = sum((anchors_MD @ q.T).square() for q in basis)
-    return (1 - inside).clamp(min=LEAST).sqrt() * volume_N
+    inside = sum(((anchors_MD @ q.T).square() for q in basis), anchors_MD.new_zeros(()))
+    return (1 - inside).clamp(min=EPS).sqrt() * volume_N
 
 
 @full_precision
@@ -79,24 +88,32 @@ def gram_info_nce(
     *,
     temperature: float | Tensor,
     smoothing: float = 0.1,
-    more_MD: Tensor | None = None,
+    extra_anchor_MD: Tensor | None = None,
     tile: int = 256,
 ) -> Tensor:
-    """(L_A2D + L_D2A) / 2: anchor i must find its tuple among N, and tuple j its anchor among N +
-    M, by -volume / temperature.
+    """InfoNCE between anchors and tuples, by -volume / temperature.
 
-    anchor_ND, others:  the anchors, and one (N, D) for each other source; row i of all is one
-                        tuple.
-    temperature:        a number, or a scalar tensor that gets a gradient.
-    smoothing:          share of the target spread evenly over all candidates.
-    more_MD:            anchors of other rows, which no tuple here belongs to.
-    tile:               rows of the (N, N + M) matrix that are held at once.
+        L = (L_A2D + L_D2A) / 2
 
-    Volumes of different numbers of vectors do not compare (one more vector shrinks every volume),
-    so all tuples of a call have the same sources. A tuple among anchors does compare: it is the
-    same for all of them, which is why `more_MD` joins on that side only. No row, or one row and no
-    other anchor, gives a connected 0. Raises ValueError for unequal shapes, no other source, a
-    temperature not above 0 and a smoothing outside [0, 1).
+    L_A2D: anchor i is classified among N tuples. L_D2A: tuple j among N + M anchors. Volumes of
+    different numbers of vectors do not compare (one more vector shrinks every volume), so all
+    tuples of a call have the same sources. A tuple is the same for all anchors, so
+    `extra_anchor_MD` can join on that side, and only there.
+
+    Args:
+        anchor_ND: the anchors.
+        others: one tensor (N, D) for each other source; row i of all is one tuple.
+        temperature: a number, or a scalar tensor that gets a gradient.
+        smoothing: label smoothing, in [0, 1).
+        extra_anchor_MD: anchors of other rows, which belong to no tuple here.
+        tile: rows of the (N, N + M) matrix at a time.
+
+    Returns:
+        A scalar. Without rows, or one row and no other anchor: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ, there is no other source, `temperature` is not above 0, or
+            `smoothing` is outside [0, 1).
     """
     if not others:
         raise ValueError(
@@ -109,23 +126,25 @@ def gram_info_nce(
         raise ValueError(
             f"smoothing is a share of the target and must be in [0, 1), got {smoothing}."
         )
-    every = anchor_ND if more_MD is None else torch.cat([anchor_ND, more_MD])
-    if len(anchor_ND) == 0 or len(every) < 2:
-        return connected_zero(every, *others, temperature)
-    anchor, every = F.normalize(anchor_ND, dim=1), F.normalize(every, dim=1)
+    candidates = anchor_ND if extra_anchor_MD is None else torch.cat([anchor_ND, extra_anchor_MD])
+    if len(anchor_ND) == 0 or len(candidates) < 2:
+        return connected_zero(candidates, *others, temperature)
+    anchor, candidates = F.normalize(anchor_ND, dim=1), F.normalize(candidates, dim=1)
     volume_N, basis = _basis(others)
 
-    def summary(logits):  # what smoothed cross-entropy needs of a row besides its target
+    def smoothed_log_sum_exp(logits: Tensor) -> Tensor:
+        # smoothed cross-entropy of a row, without the term of its target
         return logits.logsumexp(1) - smoothing * logits.mean(1)
 
-    def tuples_among_anchors(volume, *some):
-        return summary(-_volumes(every, volume, some).T / temperature)
+    def tuples_among_anchors(volume_t: Tensor, *basis_tD: Tensor) -> Tensor:
+        return smoothed_log_sum_exp(-_volumes(candidates, volume_t, basis_tD).T / temperature)
 
-    def anchors_among_tuples(some):
-        return summary(-_volumes(some, volume_N, basis) / temperature)
+    def anchors_among_tuples(anchor_tD: Tensor) -> Tensor:
+        return smoothed_log_sum_exp(-_volumes(anchor_tD, volume_N, basis) / temperature)
 
-    own = (1 - sum((anchor * q).sum(1).square() for q in basis)).clamp(min=LEAST).sqrt() * volume_N
-    right = (1 - smoothing) * (-own / temperature)
+    inside = sum(((anchor * q).sum(1).square() for q in basis), anchor.new_zeros(()))
+    positive_volume = (1 - inside).clamp(min=EPS).sqrt() * volume_N
+    positive_logit = (1 - smoothing) * (-positive_volume / temperature)
     to_anchor = by_rows(tuples_among_anchors, volume_N, *basis, tile=tile)
     to_data = by_rows(anchors_among_tuples, anchor, tile=tile)
-    return ((to_anchor + to_data) / 2 - right).mean()
+    return ((to_anchor + to_data) / 2 - positive_logit).mean()

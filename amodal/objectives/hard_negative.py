@@ -1,9 +1,7 @@
-"""InfoNCE whose negatives count the more the nearer they are, corrected for negatives that are
-none.
+"""InfoNCE with hard-negative weights, debiased for false negatives.
 
 Robinson et al., ICLR 2021, arXiv:2010.04592, eq. 3-4 and 6 (hard negatives); Chuang et al., NeurIPS
-2020, arXiv:2007.00224, eq. 8 (the correction); between two sources: Choi et al. 2023,
-arXiv:2309.01262.
+2020, arXiv:2007.00224, eq. 8 (debiasing); between two sources: Choi et al. 2023, arXiv:2309.01262.
 """
 
 import math
@@ -27,25 +25,31 @@ def hard_negative_nce(
     within: bool = True,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over all 2N anchors of -log(e^p / (e^p + M g)), p = cos(a_i, b_i) / temperature.
+    """Debiased InfoNCE over all 2N anchors, negatives weighted by their similarity.
 
-    With s_j the logits of the M negatives, the mean that stresses near ones is R = sum_j e^{(1 +
-    beta) s_j} / sum_j e^{beta s_j}, and g = max((R - prior e^p) / (1 - prior), e^{-1 /
-    temperature}).
+        L = mean -log( e^p / (e^p + M g) ),  p = cos(a_i, b_i) / temperature
+        R = sum_j e^{(1 + beta) s_j} / sum_j e^{beta s_j},  s_j the logits of the M negatives
+        g = max( (R - prior e^p) / (1 - prior), e^{-1 / temperature} )
 
-    a_ND, b_ND:  embeddings of the same N rows in two sources or views (cosine is taken here).
-    temperature: a number, or a scalar tensor that gets a gradient.
-    beta:        concentration; 0 weighs all negatives alike, and with prior 0 gives NT-Xent
-                 (InfoNCE if not `within`).
-    prior:       assumed share of negatives that are like the anchor, 0 <= prior < 1.
-    within:      negatives are the 2N - 2 values of other rows in both sources; False: the N - 1 of
-                 the other source.
-    tile:        anchors of a block of the similarity matrix; changes memory and speed, not the
-                 result.
+    All terms are differences of logarithms, so no exponential of a logit overflows.
 
-    Everything is a difference of logarithms, so no exponential of a logit overflows. One row or
-    none gives a connected 0. Raises ValueError for unequal shapes, a temperature that is not above
-    0, a negative beta and a prior outside [0, 1).
+    Args:
+        a_ND, b_ND: embeddings of the same N rows in two sources or views; normalised here.
+        temperature: a number, or a scalar tensor that gets a gradient.
+        beta: concentration. 0 weighs negatives equally; with prior 0 that is NT-Xent (InfoNCE if
+            not `within`).
+        prior: assumed share of negatives of the anchor's class, 0 <= prior < 1.
+        within: True for the 2N - 2 values of other rows in both sources as negatives, False for
+            the N - 1 of the other source.
+        tile: anchors of a block of the similarity matrix; changes memory and speed, not the
+            result.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ, `temperature` is not above 0, `beta` is negative, or `prior`
+            is outside [0, 1).
     """
     check_pair("hard_negative_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
@@ -65,7 +69,7 @@ def hard_negative_nce(
     side = torch.arange(2 * n, device=a.device) // n
 
     def hard_mean(anchor: Tensor, row_t: Tensor, side_t: Tensor) -> Tensor:
-        """(t,) log R: own values, of either source, are no negatives."""
+        """(t,) log R. The values of the anchor's own row are no negatives."""
         logits = anchor @ anchors.T / temperature
         excluded = row_t[:, None] == row
         if not within:

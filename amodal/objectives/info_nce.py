@@ -21,19 +21,29 @@ def info_nce(
     symmetric: bool = True,
     tile: int = 1024,
 ) -> Tensor:
-    """Mean over rows of -log softmax(cos(a_i, b_j) / temperature)_{j=i}: row i must find its
-    partner among N.
+    """Each row of `a` is classified among the N rows of `b`.
 
-    a_ND, b_ND:   embeddings of the same N rows, of any length (cosine is taken here).
-    temperature:  a number, or a scalar tensor that gets a gradient; pass `exp(-log_scale)` to learn
-                  it as CLIP does.
-    symmetric:    average with the direction b -> a (CLIP); False looks from a into b only.
-    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the
-                  result.
+        L = mean_i -log softmax_j(cos(a_i, b_j) / temperature)_{j=i}
 
-    With one row or none there is nothing to tell apart: 0, still connected to the inputs. First
-    derivatives only. Raises ValueError for unequal shapes and for a temperature that is not above
-    0.
+    First derivatives only.
+
+    Args:
+        a_ND, b_ND: embeddings of the same N rows; normalised here.
+        temperature: a number, or a scalar tensor that gets a gradient; pass `exp(-log_scale)` to
+            learn it as CLIP does.
+        symmetric: average with the direction b -> a (CLIP).
+        tile: side of a block of the similarity matrix; changes memory and speed, not the result.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ, or `temperature` is not above 0.
+
+    Example:
+        >>> images, texts = torch.randn(8, 16), torch.randn(8, 16)
+        >>> info_nce(images, texts, temperature=0.07).shape
+        torch.Size([])
     """
     check_pair("info_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
@@ -51,13 +61,23 @@ def info_nce(
 def nt_xent(
     a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor = 0.5, tile: int = 1024
 ) -> Tensor:
-    """SimCLR eq. 1: each of the 2N views must find its partner among the other 2N - 1 views.
+    """SimCLR's loss: each of the 2N views is classified among the other 2N - 1 views.
 
-    a_ND, b_ND:   two views of the same N rows (cosine is taken here).
-    temperature:  as in `info_nce`; 0.5 is the paper's for CIFAR-10, 0.1 for ImageNet.
+        L = mean_u -log( s(z_u, z_u') / sum_{v != u} s(z_u, z_v) ),  s = exp(cos / temperature)
 
-    Negatives also come from the same side (a with a), unlike in `info_nce`. One row or none gives a
-    connected 0.
+    u' is the other view of the row of u. Unlike in `info_nce`, negatives also come from the same
+    side (a with a). First derivatives only.
+
+    Args:
+        a_ND, b_ND: two views of the same N rows; normalised here.
+        temperature: as in `info_nce`; the paper has 0.5 for CIFAR-10 and 0.1 for ImageNet.
+        tile: as in `info_nce`.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ, or `temperature` is not above 0.
     """
     check_pair("nt_xent", a_ND, b_ND)
     check_positive("temperature", temperature)

@@ -1,8 +1,7 @@
-"""InfoNCE with kernels exp(-distance^gamma / temperature) in the place of the exponential of a
-cosine, on a batch and on a whole graph.
+"""InfoNCE with kernels exp(-distance^gamma / temperature), on a batch and on a whole graph.
 
-Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103: Kernel-InfoNCE and its mixtures, and the
-loss's expectation on a graph of similar objects, which is the cross-entropy between two random
+Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103: Kernel-InfoNCE and its mixtures. The
+expectation of the loss on a graph of similar objects is the cross-entropy between two random
 subgraphs and, with the Gaussian kernel, generalised spectral clustering.
 """
 
@@ -16,8 +15,8 @@ from amodal.objectives.common import check_pair, check_positive, connected_zero,
 from amodal.objectives.info_nce import info_nce, nt_xent
 from amodal.objectives.tiles import by_rows
 
-NEAR = 1e-8
-"""Squared distances below this count as it and get no gradient, which a root has none of at 0."""
+MIN_SQUARED_DISTANCE = 1e-8
+"""Lower bound of a squared distance under a root, which has no gradient at 0."""
 
 
 @full_precision
@@ -31,23 +30,29 @@ def kernel_info_nce(
     unit: bool = True,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over all 2N anchors of -log( k(a_i, b_i) / sum_j k(a_i, .) ), k = exp(-d^gamma /
-    temperature), d the Euclidean distance.
+    """InfoNCE over all 2N anchors with the kernel k = exp(-d^gamma / temperature), d Euclidean.
 
-    a_ND, b_ND:   embeddings of the same N rows in two views or sources.
-    temperature:  a number, or a scalar tensor that gets a gradient. Of unit vectors gamma 2 at
-                  temperature t is NT-Xent at t / 2.
-    gamma:        2 is the Gaussian kernel, 1 the Laplacian; smaller ones fall off faster near by
-                  and slower far away.
-    within:       the sum runs over all other 2N - 1 values (NT-Xent); False: over the N of the
-                  other side (CLIP's bipartite graph).
-    unit:         scale vectors to length one; False takes them as they are, as parts of unit
-                  vectors (`concatenated`).
-    tile:         anchors of a block of the distance matrix; changes memory and speed, not the
-                  result.
+        L = mean_i -log( k(a_i, b_i) / sum_j k(a_i, .) )
 
-    One row or none gives a connected 0. First derivatives only for unit vectors with gamma 2.
-    Raises ValueError for unequal shapes and for a temperature or gamma that is not above 0.
+    First derivatives only for unit vectors with gamma 2.
+
+    Args:
+        a_ND, b_ND: embeddings of the same N rows in two views or sources.
+        temperature: a number, or a scalar tensor that gets a gradient. Of unit vectors gamma 2 at
+            temperature t is NT-Xent at t / 2.
+        gamma: 2 is the Gaussian kernel, 1 the Laplacian. Smaller ones fall off faster near 0 and
+            slower far away.
+        within: True sums over all other 2N - 1 values (NT-Xent), False over the N of the other
+            side (CLIP's bipartite graph).
+        unit: normalise vectors; False takes them as they are, as parts of unit vectors
+            (`concatenated_kernel_nce`).
+        tile: anchors of a block of the distance matrix; changes memory and speed, not the result.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ, or `temperature` or `gamma` is not above 0.
     """
     check_pair("kernel_info_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
@@ -60,28 +65,28 @@ def kernel_info_nce(
     row = torch.arange(len(a), device=a.device)
     # a pair's own distance is a difference of vectors, not 2 - 2 cos, which has no digits left
     # where they are close
-    own = -_power((a - b).square().sum(1), gamma) / temperature
+    positive = -_power((a - b).square().sum(1), gamma) / temperature
 
-    def rest(others_MD: Tensor, row_M: Tensor, x_tD: Tensor, row_t: Tensor) -> Tensor:
-        """(t,) log of the sum over other rows."""
+    def negatives(others_MD: Tensor, row_M: Tensor, x_tD: Tensor, row_t: Tensor) -> Tensor:
+        """(t,) log of the sum of the kernel over other rows."""
         logits = -_distances(x_tD, others_MD, gamma) / temperature
         return logits.masked_fill(row_t[:, None] == row_M, -math.inf).logsumexp(1)
 
     if within:
         z, rows = torch.cat([a, b]), row.repeat(2)
-        below = by_rows(lambda *t: rest(z, rows, *t), z, rows, tile=tile)
+        log_sum = by_rows(lambda *t: negatives(z, rows, *t), z, rows, tile=tile)
     else:
-        below = torch.cat(
+        log_sum = torch.cat(
             [
-                by_rows(lambda *t, y=y: rest(y, row, *t), x, row, tile=tile)
+                by_rows(lambda *t, y=y: negatives(y, row, *t), x, row, tile=tile)
                 for x, y in ((a, b), (b, a))
             ]
         )
-    return F.softplus(below - own.repeat(2)).mean()
+    return F.softplus(log_sum - positive.repeat(2)).mean()
 
 
 @full_precision
-def concatenated(
+def concatenated_kernel_nce(
     a_ND: Tensor,
     b_ND: Tensor,
     *,
@@ -90,9 +95,19 @@ def concatenated(
     share: float,
     within: bool,
 ) -> Tensor:
-    """The concatenation mixture: `share` of the loss with the first of `gammas` on the first half
-    of the coordinates of unit vectors, the rest with the second on the other half. Raises
-    ValueError as `kernel_info_nce` does, and for an odd width."""
+    """The concatenation mixture: each of two kernels has half of the coordinates.
+
+        L = share L_gammas[0](first half) + (1 - share) L_gammas[1](second half)
+
+    Args:
+        a_ND, b_ND: embeddings of an even width D; normalised here, before they are split.
+        temperature, within: as in `kernel_info_nce`.
+        gammas: exponents of the two kernels.
+        share: weight of the first.
+
+    Raises:
+        ValueError: as in `kernel_info_nce`, or D is odd.
+    """
     check_pair("concatenated", a_ND, b_ND)
     if a_ND.shape[1] % 2:
         raise ValueError(
@@ -116,13 +131,19 @@ def graph_info_nce(
     gamma: float = 2.0,
     unit: bool = True,
 ) -> Tensor:
-    """The expectation of the loss on a finite graph: -sum_i sum_j pi_ij log( k(z_i, z_j) / sum_l
-    k(z_i, z_l) ) over the sum of pi.
+    """Expectation of the loss on a finite graph. The N x M matrix is held whole.
 
-    z_ND: a vector for each node. graph_NM: pi, how often j is drawn as the positive of i; rows need
-    not sum to 1. other_MD: the vectors of the other side of a bipartite graph; without it the graph
-    is (N, N) on one set of nodes, and l runs over l != i. temperature, gamma, unit: as in
-    `kernel_info_nce`. The N x M matrix is held whole. Raises ValueError for shapes that do not fit.
+        L = -sum_ij pi_ij log( k(z_i, z_j) / sum_l k(z_i, z_l) ) / sum_ij pi_ij
+
+    Args:
+        z_ND: a vector for each node.
+        graph_NM: pi, how often j is drawn as the positive of i; rows need not sum to 1.
+        other_MD: vectors of the other side of a bipartite graph. None: the graph is (N, N) on one
+            set of nodes, and l runs over l != i.
+        temperature, gamma, unit: as in `kernel_info_nce`.
+
+    Raises:
+        ValueError: the shapes do not fit, or `temperature` or `gamma` is not above 0.
     """
     check_positive("temperature", temperature)
     check_positive("gamma", gamma)
@@ -133,9 +154,9 @@ def graph_info_nce(
         )
     a, b = (F.normalize(x, dim=1) if unit else x for x in (z_ND, other))
     logits = -_distances(a, b, gamma) / temperature
-    below = logits if other_MD is not None else logits.masked_fill(_diagonal(logits), -math.inf)
+    log_sum = logits if other_MD is not None else logits.masked_fill(_diagonal(logits), -math.inf)
     pi = graph_NM.to(logits.dtype)
-    return ((pi * (below.logsumexp(1, keepdim=True) - logits)).sum()) / pi.sum()
+    return ((pi * (log_sum.logsumexp(1, keepdim=True) - logits)).sum()) / pi.sum()
 
 
 def _diagonal(matrix_NN: Tensor) -> Tensor:
@@ -149,4 +170,4 @@ def _distances(a_MD: Tensor, b_ND: Tensor, gamma: float) -> Tensor:
 
 
 def _power(square: Tensor, gamma: float) -> Tensor:
-    return square if gamma == 2 else square.clamp_min(NEAR).pow(gamma / 2)
+    return square if gamma == 2 else square.clamp_min(MIN_SQUARED_DISTANCE).pow(gamma / 2)

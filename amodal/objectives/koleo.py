@@ -1,5 +1,8 @@
-"""KoLeo: push every row away from its nearest neighbour. Sablayrolles et al. 2019,
-arXiv:1806.03198, eq. 2; as used in DINOv2, Oquab et al. 2023, arXiv:2304.07193, section 4."""
+"""KoLeo: push every row away from its nearest neighbour.
+
+Sablayrolles et al., ICLR 2019, arXiv:1806.03198, eq. 2; as used in DINOv2, Oquab et al. 2023,
+arXiv:2304.07193, section 4.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +24,20 @@ def _nearest(z_ND: Tensor, tile: int) -> Tensor:
 
 @full_precision
 def koleo(z_ND: Tensor, *, eps: float = 1e-8, tile: int = 1024) -> Tensor:
-    """-1/N sum_i log min_{j != i} ||z_i - z_j||, on the unit sphere (rows are normalised here).
+    """Differential entropy estimator of Kozachenko and Leonenko, on the unit sphere.
 
-    eps:   keeps the logarithm finite where two rows coincide.
-    tile:  rows compared at a time: memory is tile x N.
+        L = -1/N sum_i log min_{j != i} ||z_i - z_j||
 
-    Fewer than two rows give a connected 0. Raises ValueError unless z is a matrix.
+    Args:
+        z_ND: embeddings; normalised here.
+        eps: keeps the logarithm finite where two rows coincide.
+        tile: rows compared at a time: memory is tile x N.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the input.
+
+    Raises:
+        ValueError: `z_ND` is no matrix.
     """
     if z_ND.dim() != 2:
         raise ValueError(f"koleo needs an (N, D) matrix, got shape {tuple(z_ND.shape)}.")

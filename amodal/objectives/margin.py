@@ -1,5 +1,4 @@
-"""Losses with a margin: ranking hinge over a batch, contrastive margin and triplets with mined
-negatives.
+"""Losses with a margin: ranking hinge, contrastive margin, and triplets with mined negatives.
 
 Hinge over in-batch negatives: Kiros et al. 2014, arXiv:1411.2539, eq. 4 (sum); Faghri et al. 2018,
 arXiv:1707.05612, eq. 6 (hardest). Contrastive margin: Hadsell et al. 2006, eq. 4, with the hard
@@ -9,6 +8,7 @@ hard).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,10 @@ from amodal.core import unknown
 from amodal.objectives.common import check_pair, check_positive, connected_zero, full_precision
 from amodal.objectives.tiles import by_rows
 
-OVER = ("sum", "mean", "hardest")
-MINING = ("hardest", "semihard")
-NEAR = 1e-12
-"""Least squared distance: the root has no slope at 0."""
+REDUCTIONS = ("sum", "mean", "hardest")
+MINING_STRATEGIES = ("hardest", "semihard")
+MIN_SQUARED_DISTANCE = 1e-12
+"""Lower bound of a squared distance under a root, which has no gradient at 0."""
 
 
 @full_precision
@@ -34,63 +34,83 @@ def ranking_hinge(
     symmetric: bool = True,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over rows i of max(0, margin - s_ii + s_ij) over all j != i, s the cosine of a_i and
-    b_j.
+    """Hinge on the cosines s_ij = cos(a_i, b_j) of a batch.
 
-    a_ND, b_ND:  embeddings of the same N rows (cosine is taken here).
-    over:        "sum" of the violations of a row, their "mean" over its N - 1 negatives, or the
-                 "hardest" alone (VSE++).
-    symmetric:   add the direction b -> a, max(0, margin - s_ii + s_ji).
-    tile:        rows of the similarity matrix at a time; changes memory and speed, not the result.
+        L = mean_i sum_{j != i} max(0, margin - s_ii + s_ij)
 
-    One row or none gives a connected 0. Raises ValueError for unequal shapes, AmodalError for an
-    unknown `over`.
+    Args:
+        a_ND, b_ND: embeddings of the same N rows; normalised here.
+        margin: that a positive should win by.
+        over: "sum" over the negatives of a row, their "mean", or the "hardest" alone (VSE++).
+        symmetric: add the direction b -> a, max(0, margin - s_ii + s_ji).
+        tile: rows of the similarity matrix at a time; changes memory and speed, not the result.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ.
+        AmodalError: an unknown `over`.
     """
     check_pair("ranking_hinge", a_ND, b_ND)
-    if over not in OVER:
-        raise unknown("way to take negatives together", over, OVER)
+    if over not in REDUCTIONS:
+        raise unknown("way to take negatives together", over, REDUCTIONS)
     if len(a_ND) < 2:
         return connected_zero(a_ND, b_ND)
     a, b = F.normalize(a_ND, dim=1), F.normalize(b_ND, dim=1)
-    own, place = (a * b).sum(1), torch.arange(len(a), device=a.device)
+    positive, index = (a * b).sum(1), torch.arange(len(a), device=a.device)
 
-    def towards(other_ND: Tensor):
-        return lambda x_tD, own_t, place_t: _violation(
-            x_tD @ other_ND.T, own_t, place_t, margin, over
+    def violations(other_ND: Tensor) -> Callable[..., Tensor]:
+        return lambda x_tD, positive_t, index_t: _violation(
+            x_tD @ other_ND.T, positive_t, index_t, margin, over
         )
 
-    loss = by_rows(towards(b), a, own, place, tile=tile).mean()
-    return loss + by_rows(towards(a), b, own, place, tile=tile).mean() if symmetric else loss
+    loss = by_rows(violations(b), a, positive, index, tile=tile).mean()
+    return (
+        loss + by_rows(violations(a), b, positive, index, tile=tile).mean() if symmetric else loss
+    )
 
 
 @full_precision
 def ranking_hinge_of_scores(
     scores_NN: Tensor, *, margin: float, over: str = "sum", symmetric: bool = True
 ) -> Tensor:
-    """`ranking_hinge` for scores that are no cosines: entry (i, j) says how well a_i and b_j go
-    together, own pairs on the diagonal (region-word scores, cross-encoders). Raises ValueError
-    unless the matrix is square."""
+    """`ranking_hinge` for scores other than cosines (region-word scores, cross-encoders).
+
+    Args:
+        scores_NN: score of a_i and b_j at (i, j), positives on the diagonal.
+        margin, over, symmetric: as in `ranking_hinge`.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the input.
+
+    Raises:
+        ValueError: the matrix is not square.
+        AmodalError: an unknown `over`.
+    """
     if scores_NN.dim() != 2 or scores_NN.shape[0] != scores_NN.shape[1]:
         raise ValueError(
             f"ranking_hinge_of_scores needs (N, N) scores, got {tuple(scores_NN.shape)}."
         )
-    if over not in OVER:
-        raise unknown("way to take negatives together", over, OVER)
+    if over not in REDUCTIONS:
+        raise unknown("way to take negatives together", over, REDUCTIONS)
     if len(scores_NN) < 2:
         return connected_zero(scores_NN)
-    own, place = scores_NN.diagonal(), torch.arange(len(scores_NN), device=scores_NN.device)
-    loss = _violation(scores_NN, own, place, margin, over).mean()
-    return loss + _violation(scores_NN.T, own, place, margin, over).mean() if symmetric else loss
+    positive, index = scores_NN.diagonal(), torch.arange(len(scores_NN), device=scores_NN.device)
+    loss = _violation(scores_NN, positive, index, margin, over).mean()
+    return (
+        loss + _violation(scores_NN.T, positive, index, margin, over).mean() if symmetric else loss
+    )
 
 
 def _violation(
-    scores_tN: Tensor, own_t: Tensor, place_t: Tensor, margin: float, over: str
+    scores_tN: Tensor, positive_t: Tensor, index_t: Tensor, margin: float, over: str
 ) -> Tensor:
-    """(t,) how far the others of each row come within the margin of its own."""
-    scores_tN = scores_tN.scatter(1, place_t.unsqueeze(1), -math.inf)
+    """(t,) how far the negatives of each row come within the margin of its positive."""
+    scores_tN = scores_tN.scatter(1, index_t.unsqueeze(1), -math.inf)
     if over == "hardest":
-        return (margin - own_t + scores_tN.amax(1)).relu()
-    total = (margin - own_t.unsqueeze(1) + scores_tN).relu().sum(1)
+        return (margin - positive_t + scores_tN.amax(1)).relu()
+    total = (margin - positive_t.unsqueeze(1) + scores_tN).relu().sum(1)
     return total / (scores_tN.shape[1] - 1) if over == "mean" else total
 
 
@@ -98,16 +118,25 @@ def _violation(
 def contrastive_margin(
     z_ND: Tensor, group_N: Tensor, *, margin: float = 0.5, hardest: int = 5, tile: int = 256
 ) -> Tensor:
-    """1/N (sum over pairs of one group of d^2 + sum over pairs of two groups of max(0, margin -
-    d)^2), d the distance of unit vectors, up to 2.
+    """Pull pairs of one group together, push pairs of two groups a margin apart.
 
-    z_ND:     embeddings (normalised here); group_N: (N,) int64, rows of one group belong together.
-    hardest:  each row meets the so many nearest rows of other groups (CoLES: 5); 0 for all of them,
-              each pair once.
+        L = 1/N ( sum_{same group} d^2 + sum_{other groups} max(0, margin - d)^2 )
 
-    Pairs of one group count once, pairs of two groups once for each row that picked the other. No
-    pair at all gives a connected 0. Raises ValueError where the lengths differ or a number makes no
-    sense.
+    d is the distance of unit vectors, up to 2. Pairs of one group count once, pairs of two groups
+    once for each row that picked the other.
+
+    Args:
+        z_ND: embeddings; normalised here.
+        group_N: int64.
+        margin: above 0.
+        hardest: number of nearest negatives of each row (CoLES: 5); 0 for all, each pair once.
+        tile: rows of the similarity matrix at a time.
+
+    Returns:
+        A scalar. Without any pair: 0, connected to the input.
+
+    Raises:
+        ValueError: lengths differ, `margin` is not above 0, or `hardest` is negative.
     """
     _check_groups("contrastive_margin", z_ND, group_N)
     check_positive("margin", margin)
@@ -120,12 +149,11 @@ def contrastive_margin(
     total = (z[first] - z[second]).square().sum()
     if hardest:
         anchor, negative = hardest_negatives(z, group_N, hardest, tile=tile)
-        return (
-            total + (margin - (z[anchor] - z[negative]).norm(dim=1)).relu().square().sum()
-        ) / len(z)
+        pushed: Tensor = (margin - (z[anchor] - z[negative]).norm(dim=1)).relu().square().sum()
+        return (total + pushed) / len(z)
 
     def repelled(z_tD: Tensor, group_t: Tensor) -> Tensor:
-        distance = (2 - 2 * z_tD @ z.T).clamp(min=NEAR).sqrt()
+        distance = (2 - 2 * z_tD @ z.T).clamp(min=MIN_SQUARED_DISTANCE).sqrt()
         return ((margin - distance).relu().square() * (group_t.unsqueeze(1) != group_N)).sum(1)
 
     return (total + by_rows(repelled, z, group_N, tile=tile).sum() / 2) / len(z)
@@ -135,30 +163,39 @@ def contrastive_margin(
 def triplet_margin(
     z_ND: Tensor, group_N: Tensor, *, margin: float = 0.2, mining: str = "hardest", tile: int = 256
 ) -> Tensor:
-    """Mean of max(0, margin + d(anchor, positive) - d(anchor, negative)), d the distance of unit
-    vectors.
+    """Triplet loss with mined negatives, d the distance of unit vectors.
 
-    z_ND, group_N:  as in `contrastive_margin`.
-    mining:         "hardest": for each row its farthest positive and its nearest negative;
-                    "semihard": for each ordered pair of
-                    one group the nearest negative that is farther than the positive, the farthest
-                    if none is.
+        L = mean max(0, margin + d(anchor, positive) - d(anchor, negative))
 
-    Rows without a positive or without a negative do not count. None left: a connected 0.
+    Args:
+        z_ND: embeddings; normalised here.
+        group_N: int64.
+        margin: of the hinge.
+        mining: "hardest" takes each row's farthest positive and nearest negative. "semihard" takes
+            for each ordered pair of one group the nearest negative that is farther than the
+            positive, or the farthest negative if there is none.
+        tile: rows of the similarity matrix at a time.
+
+    Returns:
+        A scalar over rows that have a positive and a negative. Without one: 0, connected to the
+        input.
+
+    Raises:
+        ValueError: lengths differ.
+        AmodalError: an unknown `mining`.
     """
     _check_groups("triplet_margin", z_ND, group_N)
-    if mining not in MINING:
-        raise unknown("mining", mining, MINING)
+    if mining not in MINING_STRATEGIES:
+        raise unknown("mining", mining, MINING_STRATEGIES)
     z = F.normalize(z_ND, dim=1)
     first, second = same_group(group_N)
     anchor, positive = torch.cat([first, second]), torch.cat([second, first])
     if mining == "hardest" and len(anchor):
-        apart = (z[anchor] - z[positive]).norm(dim=1).detach()
-        farthest = apart.new_zeros(len(z)).scatter_reduce(0, anchor, apart, "amax")
-        chosen = (apart == farthest[anchor]).nonzero().squeeze(1)
-        keep = torch.full((len(z),), -1, device=z.device).scatter(
-            0, anchor[chosen], chosen
-        )  # one of equals
+        distance = (z[anchor] - z[positive]).norm(dim=1).detach()
+        farthest = distance.new_zeros(len(z)).scatter_reduce(0, anchor, distance, "amax")
+        chosen = (distance == farthest[anchor]).nonzero().squeeze(1)
+        # one of equals
+        keep = torch.full((len(z),), -1, device=z.device).scatter(0, anchor[chosen], chosen)
         keep = keep[keep >= 0]
         anchor, positive = anchor[keep], positive[keep]
     if not len(anchor) or bool((group_N == group_N[:1]).all()):
@@ -167,17 +204,18 @@ def triplet_margin(
     with torch.no_grad():
         bound = near if mining == "semihard" else torch.zeros_like(near) - 1
         negative = by_rows(
-            lambda a, g, b: _beyond(z, group_N, a, g, b),
+            lambda a, g, b: _semihard(z, group_N, a, g, b),
             z[anchor],
             group_N[anchor],
             bound,
             tile=tile,
         )
-    return (margin + near - (z[anchor] - z[negative]).norm(dim=1)).relu().mean()
+    hinge: Tensor = (margin + near - (z[anchor] - z[negative]).norm(dim=1)).relu()
+    return hinge.mean()
 
 
 def same_group(group_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Two (P,) int64: all pairs of different rows of one group, each once."""
+    """All pairs of different rows of one group, each once: two int64 (P,)."""
     order = torch.argsort(group_N, stable=True)
     ordered, firsts, seconds = group_N[order], [order[:0]], [order[:0]]
     for step in range(1, len(order)):
@@ -193,34 +231,43 @@ def same_group(group_N: Tensor) -> tuple[Tensor, Tensor]:
 def hardest_negatives(
     z_ND: Tensor, group_N: Tensor, count: int, *, tile: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Two (P,) int64: each row with the `count` nearest rows (by product) of other groups, or with
-    as many as there are."""
+    """The `count` nearest rows of other groups, by inner product, for each row.
+
+    Args:
+        z_ND: embeddings.
+        group_N: int64.
+        count: negatives of a row, or as many as there are.
+        tile: rows of the similarity matrix at a time.
+
+    Returns:
+        Anchors and negatives, two int64 (P,).
+    """
     count = min(count, len(z_ND))
 
     def nearest(z_tD: Tensor, group_t: Tensor) -> Tensor:
-        closeness = (z_tD @ z_ND.T).masked_fill(group_t.unsqueeze(1) == group_N, -math.inf)
-        value, place = closeness.topk(count, dim=1)
-        return place.masked_fill(value == -math.inf, -1)
+        similarity = (z_tD @ z_ND.T).masked_fill(group_t.unsqueeze(1) == group_N, -math.inf)
+        value, index = similarity.topk(count, dim=1)
+        return index.masked_fill(value == -math.inf, -1)
 
     negative = by_rows(nearest, z_ND, group_N, tile=tile)
-    anchor, at = (negative >= 0).nonzero(as_tuple=True)
-    return anchor, negative[anchor, at]
+    anchor, column = (negative >= 0).nonzero(as_tuple=True)
+    return anchor, negative[anchor, column]
 
 
-def _beyond(
+def _semihard(
     z_ND: Tensor, group_N: Tensor, anchor_tD: Tensor, group_t: Tensor, bound_t: Tensor
 ) -> Tensor:
-    """(t,) the nearest row of another group that is farther than `bound_t`; the farthest if none
-    is."""
+    """(t,) the nearest negative that is farther than `bound_t`; the farthest if there is none."""
     distance = (2 - 2 * anchor_tD @ z_ND.T).clamp(min=0).sqrt()
     other = group_t.unsqueeze(1) != group_N
-    beyond = other & (distance > bound_t.unsqueeze(1))
-    nearest = distance.masked_fill(~beyond, math.inf).argmin(1)
-    return torch.where(beyond.any(1), nearest, distance.masked_fill(~other, -math.inf).argmax(1))
+    eligible = other & (distance > bound_t.unsqueeze(1))
+    nearest = distance.masked_fill(~eligible, math.inf).argmin(1)
+    return torch.where(eligible.any(1), nearest, distance.masked_fill(~other, -math.inf).argmax(1))
 
 
 def _check_groups(name: str, z_ND: Tensor, group_N: Tensor) -> None:
     if z_ND.dim() != 2 or group_N.shape != z_ND.shape[:1]:
         raise ValueError(
-            f"{name} needs (N, D) vectors and (N,) groups, got {tuple(z_ND.shape)} and {tuple(group_N.shape)}."
+            f"{name} needs (N, D) vectors and (N,) groups, got {tuple(z_ND.shape)} and "
+            f"{tuple(group_N.shape)}."
         )

@@ -1,6 +1,6 @@
-"""A query finds the source that it is about among the sources of all records of the batch.
+"""Modality-aware contrastive loss: a query retrieves its modality among those of all records.
 
-Wan et al. 2025, arXiv:2506.06144 (CLaMR), the modality-aware contrastive loss.
+Wan et al. 2025, arXiv:2506.06144 (CLaMR).
 """
 
 import torch
@@ -12,34 +12,43 @@ from amodal.objectives.common import check_positive, connected_zero, full_precis
 
 @full_precision
 def modality_choice(
-    score_NNF: Tensor, *, temperature: float | Tensor, about_N: Tensor | None = None
+    score_NNF: Tensor, *, temperature: float | Tensor, modality_N: Tensor | None = None
 ) -> Tensor:
-    """Mean over queries i of -log softmax(score_ijf / temperature) over all records j and sources
-    f, at (i, about_i).
+    """Classification of a query over all records j and modalities f of the batch.
 
-    score_NNF: how well query i fits source f of record j, -inf where the record lacks it. With F =
-    1, InfoNCE from queries to records.
-    about_N:   int64, the source of each query, -1 where it is not known: the one of its own record
-               that it fits best is taken then, as for
-               all without `about_N`.
+        L = mean_i -log softmax_{j,f}(score_ijf / temperature)_{i, modality_i}
 
-    A query about a source that its record lacks is left out. With one query or none: 0, connected
-    to the scores that there are. Raises ValueError for another shape and a temperature that is not
-    above 0.
+    With F = 1 this is InfoNCE from queries to records.
+
+    Args:
+        score_NNF: score of query i and modality f of record j, -inf where the record lacks it.
+        temperature: a number, or a scalar tensor that gets a gradient.
+        modality_N: int64, the modality of each query. -1 or None: the one of its own record that
+            scores highest.
+
+    Returns:
+        A scalar. Queries of a modality that their record lacks do not count. Fewer than two
+        queries: 0, connected to the finite scores.
+
+    Raises:
+        ValueError: another shape, or `temperature` is not above 0.
     """
     check_positive("temperature", temperature)
     if score_NNF.dim() != 3 or score_NNF.shape[0] != score_NNF.shape[1]:
-        raise ValueError(f"source_choice needs (N, N, F) scores, got {tuple(score_NNF.shape)}")
+        raise ValueError(f"modality_choice needs (N, N, F) scores, got {tuple(score_NNF.shape)}")
     n, _, f = score_NNF.shape
-    gone = (
-        score_NNF == -torch.inf
-    )  # filled again behind the division: 0 * inf would spoil the temperature's gradient
-    plain = score_NNF.masked_fill(gone, 0.0)
-    own = torch.arange(n, device=score_NNF.device)
-    best = score_NNF[own, own].detach().argmax(1) if n else own
-    source = best if about_N is None else torch.where(about_N < 0, best, about_N)
-    kept = (~gone[own, own, source]).nonzero().squeeze(1)
-    if n < 2 or not len(kept):
-        return connected_zero(plain, temperature)
-    logits = (plain / temperature).masked_fill(gone, -torch.inf)
-    return cross_entropy(logits.flatten(1)[kept], (own * f + source)[kept])
+    # filled again behind the division: 0 * inf would spoil the temperature's gradient
+    absent = score_NNF == -torch.inf
+    finite = score_NNF.masked_fill(absent, 0.0)
+    row = torch.arange(n, device=score_NNF.device)
+    best_modality = score_NNF[row, row].detach().argmax(1) if n else row
+    modality = (
+        best_modality
+        if modality_N is None
+        else torch.where(modality_N < 0, best_modality, modality_N)
+    )
+    valid = (~absent[row, row, modality]).nonzero().squeeze(1)
+    if n < 2 or not len(valid):
+        return connected_zero(finite, temperature)
+    logits = (finite / temperature).masked_fill(absent, -torch.inf)
+    return cross_entropy(logits.flatten(1)[valid], (row * f + modality)[valid])

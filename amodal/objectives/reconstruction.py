@@ -1,7 +1,7 @@
-"""What a masked model is scored by: squared error of values, cross-entropy of codes.
+"""Losses of masked models: squared error of values, cross-entropy of codes.
 
-One loss per token; the caller averages over the tokens that were hidden. He et al. 2021,
-arXiv:2111.06377, section 3; Bao et al. 2021, arXiv:2106.08254.
+One loss a token; the caller averages over the masked tokens. He et al. 2021, arXiv:2111.06377,
+section 3; Bao et al. 2021, arXiv:2106.08254.
 """
 
 import torch
@@ -14,21 +14,26 @@ from amodal.objectives.common import full_precision
 def masked_mse(
     prediction_TP: Tensor, target_TP: Tensor, *, normalise: bool = True, eps: float = 1e-6
 ) -> Tensor:
-    """Mean squared error of each token over its values, shape (T,).
+    """Mean squared error of each token over its P values.
 
-    target_TP:  NaN marks a value that does not exist (a dead pixel, a missing sample): it is left
-                out of the mean and
-                of the normalisation, and its prediction gets no gradient. A token without any value
-                scores 0.
-    normalise:  compare with the token's own values at mean 0 and variance 1 (MAE's patches,
-                unbiased variance).
-                Wrong for tokens of one value, whose normalised target is always 0.
+    Args:
+        prediction_TP: predicted values.
+        target_TP: values; NaN marks one that does not exist (a dead pixel, a missing sample). It
+            leaves the mean and the normalisation, and its prediction gets no gradient.
+        normalise: compare with the token's own values at mean 0 and variance 1 (MAE's patches,
+            unbiased variance). Wrong for tokens of one value, whose target would always be 0.
+        eps: added to the variance.
 
-    Raises ValueError for unequal shapes.
+    Returns:
+        (T,), 0 for a token without any value.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     if prediction_TP.shape != target_TP.shape:
         raise ValueError(
-            f"masked_mse: prediction {tuple(prediction_TP.shape)} and target {tuple(target_TP.shape)} differ in shape."
+            f"masked_mse: prediction {tuple(prediction_TP.shape)} and target "
+            f"{tuple(target_TP.shape)} differ in shape."
         )
     present = ~target_TP.isnan()
     count = present.sum(-1, keepdim=True)
@@ -44,14 +49,22 @@ def masked_mse(
 
 @full_precision
 def masked_cross_entropy(logits_TC: Tensor, target_T: Tensor) -> Tensor:
-    """-log softmax(logits)_target of each token, shape (T,); a negative target is a missing one and
-    scores 0.
+    """Cross-entropy of each token.
 
-    Raises ValueError if there is not one target per token.
+    Args:
+        logits_TC: scores of C codes.
+        target_T: codes; negative for a missing one.
+
+    Returns:
+        (T,), 0 for a missing target.
+
+    Raises:
+        ValueError: there is not one target a token.
     """
     if logits_TC.shape[:-1] != target_T.shape:
         raise ValueError(
-            f"masked_cross_entropy: logits {tuple(logits_TC.shape)} need targets {tuple(logits_TC.shape[:-1])}, "
+            f"masked_cross_entropy: logits {tuple(logits_TC.shape)} need targets "
+            f"{tuple(logits_TC.shape[:-1])}, "
             f"got {tuple(target_T.shape)}."
         )
     picked = logits_TC.gather(-1, target_T.long().clamp(min=0).unsqueeze(-1)).squeeze(-1)

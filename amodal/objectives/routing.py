@@ -1,11 +1,11 @@
-"""What keeps a router of experts in order: balance, small logits, and the entropies of LIMoE.
+"""Auxiliary losses of a mixture-of-experts router: balance, small logits, entropies of LIMoE.
 
 Importance and load: Shazeer et al. 2017, arXiv:1701.06538, eq. 6-11, as in V-MoE (arXiv:2106.05974,
 appendix A); z: Zoph et al. 2022, arXiv:2202.08906, eq. 5; local and global entropy: Mustafa et al.
 2022 (LIMoE), arXiv:2206.02770, eq. 2-4.
 
-Each is a function of sums over tokens. So a row sends only its own sums (`routing_sums`), and the
-losses are those of the whole batch.
+Each loss is a function of sums over tokens. So a row sends only its own sums (`routing_sums`), and
+the losses are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ from amodal.objectives.common import full_precision
 
 @full_precision
 def routing_sums(logits_TE: Tensor, row_T: Tensor, size: int) -> Tensor:
-    """(size, 3 + 2E): of each row's tokens the number, the sums of their entropies and squared
-    log-partition functions, and for each expert the sums of its probability and of its chance to
-    win, were the logits drawn again with noise of deviation 1 / E.
+    """Sums over the tokens of each row that the losses below need.
 
-    logits_TE: a router's; row_T: int64, which row a token is of.
+    Args:
+        logits_TE: the router's logits for E experts.
+        row_T: int64, row of each token.
+        size: number of rows.
+
+    Returns:
+        (size, 3 + 2E): number of tokens, sum of their entropies, sum of their squared
+        log-partition functions; for each expert the sum of its probability, and the sum of its
+        probability to win if the logits had noise of deviation 1 / E.
     """
     log_p = logits_TE.log_softmax(1)
     p = log_p.exp()
     short = (logits_TE.max(1, keepdim=True).values - logits_TE) * logits_TE.shape[1]
-    each = [
+    terms = [
         torch.ones_like(p[:, :1]),
         -(p * log_p).sum(1, keepdim=True),
         logits_TE.logsumexp(1, keepdim=True).square(),
@@ -37,42 +43,52 @@ def routing_sums(logits_TE: Tensor, row_T: Tensor, size: int) -> Tensor:
         torch.special.ndtr(-short),
     ]
     return logits_TE.new_zeros(size, 3 + 2 * logits_TE.shape[1]).index_add(
-        0, row_T, torch.cat(each, 1)
+        0, row_T, torch.cat(terms, 1)
     )
 
 
 @full_precision
 def importance(sums: Tensor) -> Tensor:
-    """Squared coefficient of variation of the experts' summed probabilities. sums: (3 + 2E,), like
-    in all that follow."""
+    """Squared coefficient of variation of the experts' summed probabilities.
+
+    Args:
+        sums: (3 + 2E,), `routing_sums` added over rows, as in all functions below.
+    """
     return _squared_variation(sums[3 : 3 + _experts(sums)])
 
 
 @full_precision
 def load(sums: Tensor) -> Tensor:
-    """Squared coefficient of variation of the number of tokens that each expert would win under
-    noise."""
+    """Squared coefficient of variation of the expected number of tokens of each expert."""
     return _squared_variation(sums[3 + _experts(sums) :])
 
 
 @full_precision
 def router_z(sums: Tensor) -> Tensor:
-    """The mean over tokens of the squared log-partition function of the logits."""
+    """Mean over tokens of the squared log-partition function of the logits."""
     return sums[2] / sums[0].clamp(min=1)
 
 
 @full_precision
 def local_entropy(sums: Tensor) -> Tensor:
-    """The mean entropy of a token's routing, in nats: low where the router is sure."""
+    """Mean entropy of a token's routing, in nats: low where the router is certain."""
     return sums[1] / sums[0].clamp(min=1)
 
 
 @full_precision
 def global_entropy(sums: Tensor, share: float) -> Tensor:
-    """max(0, tau - H(mean routing)), tau = log(share * E): nothing to pay as long as about that
-    share of the E experts is used.
+    """Penalty on a mean routing of low entropy.
 
-    Raises ValueError unless 0 < share <= 1.
+        L = max(0, tau - H(mean routing)),  tau = log(share E)
+
+    Zero if at least about that share of the E experts is used.
+
+    Args:
+        sums: (3 + 2E,).
+        share: of the experts, 0 < share <= 1.
+
+    Raises:
+        ValueError: `share` is out of range.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is of the experts, above 0 and at most 1, got {share}.")

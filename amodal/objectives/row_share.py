@@ -1,20 +1,19 @@
-"""Which part of a similarity matrix a process computes, where every process holds the rows of all.
+"""Sharding of a similarity matrix over processes that all hold the same N rows.
 
-A loss between all rows of a batch costs N^2. With W processes that hold the same N rows, each takes
-every W-th band of the matrix; the sums over rows and columns, and the gradients, which are of size
-N, are then added up. All processes get the same result, as before.
+A loss between all rows of a batch costs N^2. Each of W processes computes every W-th band of the
+matrix. The sums over rows and columns, and the gradients of size N, are then all-reduced. All
+processes get the same result, as without sharding.
 
-So shared are `info_nce` and all that is made of `log_sum_exp` (NT-Xent, its smoothed, soft, focal,
-guided and multi-view forms, MoCo's queues, SwALIP's logits), and `sigmoid_loss`. The rest is
-computed by every process over the whole batch:
+Sharded are `info_nce` and all that is made of `log_sum_exp` (NT-Xent, its smoothed, soft, focal,
+guided and multi-view forms, MoCo's queues, SwALIP's logits), and `sigmoid_loss`. Every process
+computes the rest over the whole batch:
+
 - `dino`, `vicreg`, `barlow`, `reconstruction`, `distill`, `koleo` and other losses whose cost is
-linear in the rows, or N D^2 like the
-  linear layers of a projector: there is nothing of the order of N^2 to share but `koleo`'s
-  neighbours;
+  linear in the rows, or N D^2 like the linear layers of a projector. Nothing there is of the order
+  of N^2 but the neighbours of `koleo`.
 - `balanced_info_nce` while its matrix is held whole, `sinkhorn`, `multi_sinkhorn`, `structure`,
-`margin`, `gram_volume`, `tensor_clip` and
-  what goes by `tiles.by_rows`: each step of theirs needs whole rows and whole columns. Their limit
-  is the time of one process.
+  `margin`, `gram_volume`, `tensor_clip` and users of `tiles.by_rows`. Each of their steps needs
+  whole rows and whole columns. Their limit is the time of one process.
 """
 
 from __future__ import annotations
@@ -30,50 +29,64 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RowShare:
-    """rank, world: of this process. add, largest: put a tensor in place of which every process has
-    its own, in one that all have: the sum, and the largest of each entry."""
+    """The part of a matrix that this process computes.
+
+    Attributes:
+        rank: of this process.
+        world_size: number of processes.
+        all_reduce_sum: replaces a tensor by its sum over processes, in place.
+        all_reduce_max: replaces a tensor by its elementwise maximum over processes, in place.
+    """
 
     rank: int = 0
-    world: int = 1
-    add: Callable[[Tensor], object] = lambda t: None
-    largest: Callable[[Tensor], object] = lambda t: None
+    world_size: int = 1
+    all_reduce_sum: Callable[[Tensor], object] = lambda t: None
+    all_reduce_max: Callable[[Tensor], object] = lambda t: None
 
     def tile(self, tile: int, rows: int) -> int:
-        """The side of a tile, small enough that every process has some."""
-        return tile if self.world == 1 else max(1, min(tile, -(-rows // (2 * self.world))))
+        """Side of a tile, small enough that every process gets some.
 
-    def mine(self, number: int) -> bool:
-        """Whether this process computes the band, or the tile, of this number."""
-        return number % self.world == self.rank
+        Args:
+            tile: side without sharding.
+            rows: of the matrix.
+        """
+        return (
+            tile if self.world_size == 1 else max(1, min(tile, -(-rows // (2 * self.world_size))))
+        )
 
-    def merge_logs(self, logs: Tensor) -> None:
-        """In place: the logarithm of the sum of what all processes have the logarithms of."""
-        if self.world == 1 or not logs.numel():
+    def is_local(self, number: int) -> bool:
+        """Whether this process computes band, or tile, `number`."""
+        return number % self.world_size == self.rank
+
+    def all_reduce_log_sum_exp(self, logs: Tensor) -> None:
+        """Replace logarithms by the log-sum-exp over processes, in place."""
+        if self.world_size == 1 or not logs.numel():
             return
         peak = logs.clone()
-        self.largest(peak)
-        peak.clamp_(
-            min=torch.finfo(peak.dtype).min
-        )  # of nothing at all, the logarithm stays what it is
+        self.all_reduce_max(peak)
+        # of nothing at all, the logarithm stays what it is
+        peak.clamp_(min=torch.finfo(peak.dtype).min)
         total = (logs - peak).exp_()
-        self.add(total)
+        self.all_reduce_sum(total)
         logs.copy_(total.log_().add_(peak))
 
 
-ALONE = RowShare()
-"""One process, which computes all."""
+SINGLE_PROCESS = RowShare()
+"""One process, which computes everything."""
 
 _share: ContextVar[RowShare | None] = ContextVar("row_share", default=None)
 
 
 def current() -> RowShare:
-    return _share.get() or ALONE
+    return _share.get() or SINGLE_PROCESS
 
 
 @contextmanager
 def row_share(share: RowShare) -> Iterator[None]:
-    """Within it, and in the backward pass of what is computed within it, matrices are shared. All
-    processes must compute the same."""
+    """Within it matrices are sharded, also in the backward pass of what was computed within it.
+
+    All processes must compute the same.
+    """
     token = _share.set(share)
     try:
         yield

@@ -1,5 +1,4 @@
-"""InfoNCE over any score of two things, not only cosines of two vectors, without holding the N x N
-scores.
+"""InfoNCE over any pairwise score, without holding the N x N scores.
 
 van den Oord et al. 2018, arXiv:1807.03748, eq. 4, in both directions.
 """
@@ -17,31 +16,39 @@ from amodal.objectives.tiles import by_rows
 def score_nce(
     scores: Callable[..., Tensor], *rows: Tensor, temperature: float | Tensor, tile: int = 256
 ) -> Tensor:
-    """Mean over i of -log softmax(S_ij / temperature)_{j=i}, averaged over the two directions.
+    """InfoNCE over scores S (N, N), the mean of both directions.
 
-    scores:  (t, ...) tiles of `rows` -> (t, N) scores of those t against all N partners, of which
-             number i belongs to row i.
-             What it closes over gets its gradient too. It is run twice, forward and again backward.
-    rows:    tensors of length N.
-    tile:    rows at once; changes memory and speed, not the result.
+        L = mean_i -log softmax_j(S_ij / temperature)_{j=i}
 
-    With one row or none: 0, connected to the inputs.
+    Args:
+        scores: (t, ...) tiles of `rows` -> (t, N) scores of those t rows with all N partners.
+            Partner i belongs to row i. Tensors that it closes over get gradients too. It runs
+            twice: in the forward pass and again in the backward pass.
+        rows: tensors of length N.
+        temperature: a number, or a scalar tensor that gets a gradient.
+        tile: rows at a time; changes memory and speed, not the result.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: `temperature` is not above 0.
     """
     check_positive("temperature", temperature)
     n = len(rows[0])
     if n < 2:
         return (scores(*rows) / temperature).sum() * 0
 
-    def piece(number_t, *tiles):
+    def tile_terms(index_t: Tensor, *tiles: Tensor) -> Tensor:
         logits = scores(*tiles) / temperature
-        own = logits.gather(1, number_t[:, None]).squeeze(1)
-        return torch.cat([own, logits.logsumexp(1), logits.logsumexp(0)])
+        positive = logits.gather(1, index_t[:, None]).squeeze(1)
+        return torch.cat([positive, logits.logsumexp(1), logits.logsumexp(0)])
 
-    number = torch.arange(n, device=rows[0].device)
-    packed = by_rows(piece, number, *rows, tile=tile)
-    sizes = [len(part) for part in number.split(tile)]
-    own, by_row, by_column = zip(
+    index = torch.arange(n, device=rows[0].device)
+    packed = by_rows(tile_terms, index, *rows, tile=tile)
+    sizes = [len(part) for part in index.split(tile)]
+    positive, by_row, by_column = zip(
         *(part.split([t, t, n]) for t, part in zip(sizes, packed.split([2 * t + n for t in sizes])))
     )
     columns = torch.stack(by_column).logsumexp(0)
-    return (torch.cat(by_row).mean() + columns.mean()) / 2 - torch.cat(own).mean()
+    return (torch.cat(by_row).mean() + columns.mean()) / 2 - torch.cat(positive).mean()

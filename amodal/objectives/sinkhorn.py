@@ -1,6 +1,8 @@
-"""Balanced soft assignment by Sinkhorn-Knopp. Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5;
-Cuturi 2013. Rows with rows: Ding et al. 2023, arXiv:2301.01805, as used by Chu et al. 2024,
-arXiv:2306.05272."""
+"""Balanced soft assignment by Sinkhorn-Knopp.
+
+Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5; Cuturi 2013. Rows with rows: Ding et al. 2023,
+arXiv:2301.01805, as used by Chu et al. 2024, arXiv:2306.05272.
+"""
 
 import torch
 from torch import Tensor
@@ -11,16 +13,23 @@ from amodal.objectives.common import check_positive, full_precision
 @torch.no_grad()
 @full_precision
 def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Probabilities (N, K): each row sums to 1, and every prototype gets about N / K of the mass.
+    """Assign rows to prototypes so that every prototype gets about N / K of the mass.
 
-    scores_NK:   similarity of each row to each prototype (cosines in SwAV, logits in DINOv2).
-    epsilon:     entropy; smaller is harder.
-    iterations:  alternations; the rows are scaled last, so they are exact and the columns
-                 approximate.
+        Q = diag(u) exp(scores / epsilon) diag(v), u and v by alternation
 
-    Where scores / epsilon spread so far that exponentials could overflow or empty a prototype,
-    works on logarithms, which is slower. No gradient. Raises ValueError unless the scores are a
-    matrix, epsilon is above 0 and there is at least one iteration.
+    If scores / epsilon spread so far that exponentials could overflow or empty a prototype, it
+    works on logarithms, which is slower. No gradient.
+
+    Args:
+        scores_NK: similarities of rows and prototypes (cosines in SwAV, logits in DINOv2).
+        epsilon: entropy; smaller is harder.
+        iterations: alternations. Rows are scaled last, so they are exact and columns approximate.
+
+    Returns:
+        (N, K) probabilities; each row sums to 1.
+
+    Raises:
+        ValueError: the scores are no matrix, or `epsilon` or `iterations` is not above 0.
     """
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)
@@ -33,9 +42,8 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
         kernel_NK = (scores_NK - high).div_(epsilon).exp_()
         row_N, share = kernel_NK.new_ones(len(kernel_NK)), kernel_NK.shape[0] / kernel_NK.shape[1]
         for _ in range(iterations):
-            column_K = share / (
-                row_N @ kernel_NK
-            )  # a column's share of the mass, so that factors do not drift
+            # a column's share of the mass, so that factors do not drift
+            column_K = share / (row_N @ kernel_NK)
             row_N = 1 / (kernel_NK @ column_K)
         return kernel_NK.mul_(row_N[:, None]).mul_(column_K)
     log_NK = scores_NK / epsilon
@@ -47,15 +55,21 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
 
 @full_precision
 def doubly_stochastic(scores_NN: Tensor, *, epsilon: float = 0.175, iterations: int = 5) -> Tensor:
-    """How much each row belongs with each other one (N, N): exp(scores / epsilon), whose rows and
-    columns are scaled in turns.
+    """Doubly stochastic affinities: exp(scores / epsilon), rows and columns scaled in turn.
 
-    scores_NN:   symmetric, |cosines| say.
-    iterations:  scalings, rows first; an odd number ends with rows, which are then exact, and
-                 columns sum to 1 nearly.
+    The gradient treats the scale of the columns as constant.
 
-    The gradient takes the scale of the columns as given. Raises ValueError unless the matrix is
-    square.
+    Args:
+        scores_NN: symmetric similarities, such as |cosines|.
+        epsilon: entropy; smaller is harder.
+        iterations: scalings, rows first. An odd number ends with rows, which are then exact, and
+            columns sum to 1 approximately.
+
+    Returns:
+        (N, N)
+
+    Raises:
+        ValueError: the matrix is not square, or `epsilon` or `iterations` is not above 0.
     """
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)

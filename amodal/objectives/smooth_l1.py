@@ -1,4 +1,7 @@
-"""The regression loss of data2vec. Baevski et al. 2022, arXiv:2202.03555, section 3.4."""
+"""The regression loss of data2vec.
+
+Baevski et al., ICML 2022, arXiv:2202.03555, section 3.4.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,15 +11,25 @@ from amodal.objectives.common import full_precision
 
 @full_precision
 def smooth_l1(prediction_TD: Tensor, target_TD: Tensor, *, beta: float) -> Tensor:
-    """Mean over D of d^2 / (2 beta) where |d| <= beta and |d| - beta / 2 beyond, shape (T,).
+    """Huber-like loss of each token, the mean over its D values; d is the difference.
 
-    beta:  where squared error turns into absolute error; 0 is the absolute error throughout.
+        L = mean_D ( d^2 / (2 beta) if |d| <= beta else |d| - beta / 2 )
 
-    Raises ValueError for unequal shapes and for a negative beta.
+    Args:
+        prediction_TD: predictions.
+        target_TD: targets.
+        beta: where squared error becomes absolute error; 0 is absolute error everywhere.
+
+    Returns:
+        (T,)
+
+    Raises:
+        ValueError: the shapes differ, or `beta` is negative.
     """
     if prediction_TD.shape != target_TD.shape:
         raise ValueError(
-            f"smooth_l1: prediction {tuple(prediction_TD.shape)} and target {tuple(target_TD.shape)} differ in shape."
+            f"smooth_l1: prediction {tuple(prediction_TD.shape)} and target "
+            f"{tuple(target_TD.shape)} differ in shape."
         )
     if beta < 0:
         raise ValueError(f"beta must not be negative, got {beta}.")

@@ -1,4 +1,4 @@
-"""Targets that are mixtures: a row belongs to each of K classes to some degree.
+"""Cross-entropy under soft class targets.
 
 Gomez et al. 2017 (TextTopicNet), arXiv:1705.08631, section 3.2: a sigmoid for each class; or one
 softmax over all.
@@ -12,10 +12,19 @@ from amodal.objectives.common import check_pair, connected_zero, full_precision
 
 @full_precision
 def soft_sigmoid(logits_NK: Tensor, target_NK: Tensor) -> Tensor:
-    """Mean over rows of -sum_k [t_k log s(o_k) + (1 - t_k) log(1 - s(o_k))], s the sigmoid; targets
-    in 0 … 1.
+    """Sum over classes of binary cross-entropies, s the sigmoid.
 
-    Without rows: 0, still connected. Raises ValueError for unequal shapes.
+        L = mean_i -sum_k [t_k log s(o_k) + (1 - t_k) log(1 - s(o_k))]
+
+    Args:
+        logits_NK: o.
+        target_NK: t in [0, 1].
+
+    Returns:
+        A scalar. Without rows: 0, connected to the logits.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     check_pair("soft_sigmoid", logits_NK, target_NK)
     if not len(logits_NK):
@@ -25,10 +34,19 @@ def soft_sigmoid(logits_NK: Tensor, target_NK: Tensor) -> Tensor:
 
 @full_precision
 def soft_softmax(logits_NK: Tensor, target_NK: Tensor) -> Tensor:
-    """Mean over rows of -sum_k t_k log softmax(o)_k: the divergence from the targets, but for their
-    entropy.
+    """Cross-entropy of a softmax: the divergence from the targets plus their entropy.
 
-    Without rows: 0, still connected. Raises ValueError for unequal shapes.
+        L = mean_i -sum_k t_k log softmax(o)_k
+
+    Args:
+        logits_NK: o.
+        target_NK: t.
+
+    Returns:
+        A scalar. Without rows: 0, connected to the logits.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     check_pair("soft_softmax", logits_NK, target_NK)
     if not len(logits_NK):

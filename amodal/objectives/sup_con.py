@@ -1,4 +1,4 @@
-"""Supervised contrast: rows of one group are drawn together against all other rows.
+"""Supervised contrastive loss: rows of one group attract each other.
 
 Khosla et al., NeurIPS 2020, arXiv:2004.11362, eq. 2 (L_out).
 """
@@ -14,31 +14,39 @@ from amodal.objectives.log_sum_exp import self_log_sum_exp
 def sup_con(
     z_ND: Tensor, group_N: Tensor, *, temperature: float | Tensor = 0.1, tile: int = 1024
 ) -> Tensor:
-    """Mean over the rows i that have a partner of -1/|P(i)| sum_{p in P(i)} log softmax(cos(z_i,
-    z_a) / temperature over a != i)_p.
+    """InfoNCE with all other rows of the group, P(i), as positives.
 
-    z_ND:     embeddings (cosine is taken here); group_N: (N,) int64; P(i) are the other rows of i's
-              group.
-    tile:     side of the blocks of the similarity matrix; changes memory and speed, not the result.
+        L = mean_i -1/|P(i)| sum_{p in P(i)} log softmax_{a != i}(cos(z_i, z_a) / temperature)_p
 
-    Rows without a partner are negatives only. No partners at all give a connected 0. First
-    derivatives only. Raises ValueError unless there is one group for each row, and for a
-    temperature that is not above 0.
+    The mean runs over rows that have a positive; the others are negatives only. First derivatives
+    only.
+
+    Args:
+        z_ND: embeddings; normalised here.
+        group_N: int64.
+        temperature: a number, or a scalar tensor that gets a gradient.
+        tile: side of a block of the similarity matrix; changes memory and speed, not the result.
+
+    Returns:
+        A scalar. Without any positive: 0, connected to the inputs.
+
+    Raises:
+        ValueError: there is not one group a row, or `temperature` is not above 0.
     """
     check_positive("temperature", temperature)
     if z_ND.dim() != 2 or group_N.shape != z_ND.shape[:1]:
         raise ValueError(
-            f"sup_con needs (N, D) vectors and (N,) groups, got {tuple(z_ND.shape)} and {tuple(group_N.shape)}."
+            f"sup_con needs (N, D) vectors and (N,) groups, got {tuple(z_ND.shape)} and "
+            f"{tuple(group_N.shape)}."
         )
-    number, size = group_N.unique(return_inverse=True, return_counts=True)[1:]
-    partners = size[number] - 1
+    group_index, group_size = group_N.unique(return_inverse=True, return_counts=True)[1:]
+    partners = group_size[group_index] - 1
     paired = partners > 0
     if not bool(paired.any()):
         return connected_zero(z_ND, temperature)
     # Both factors of every product carry the root, so that the Gram matrix stays symmetric.
     z = F.normalize(z_ND, dim=1) / temperature**0.5
-    total = z.new_zeros(len(size), z.shape[1]).index_add(0, number, z)[number]
-    near = ((total - z) * z).sum(1) / partners.clamp(
-        min=1
-    )  # the mean over partners of a product is the product with their mean
-    return (self_log_sum_exp(z, tile=tile) - near)[paired].mean()
+    group_sum = z.new_zeros(len(group_size), z.shape[1]).index_add(0, group_index, z)[group_index]
+    # the mean over partners of a product is the product with their mean
+    positive: Tensor = ((group_sum - z) * z).sum(1) / partners.clamp(min=1)
+    return (self_log_sum_exp(z, tile=tile) - positive)[paired].mean()

@@ -1,9 +1,8 @@
-"""SwALIP: the batch's own similarities, balanced by Sinkhorn-Knopp, are the soft targets of another
-pair of views.
+"""SwALIP: similarities balanced by Sinkhorn-Knopp are soft targets for another pair of views.
 
 Fini et al. 2023, arXiv:2305.08675, section 3.2; balanced assignment of Caron et al. 2020 (SwAV),
-arXiv:2006.09882, eq. 3-5, with the other source's rows in the place of prototypes. Of many rows the
-N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never held whole.
+arXiv:2006.09882, eq. 3-5, with the other source's rows in the place of prototypes. For many rows
+the N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never held whole.
 """
 
 from __future__ import annotations
@@ -18,17 +17,20 @@ from amodal.objectives.common import check_pair, check_positive, full_precision
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.log_sum_exp import row_log_sum_exp
 from amodal.objectives.sinkhorn import sinkhorn
-from amodal.objectives.soft_info_nce import Dense, soft_info_nce
+from amodal.objectives.soft_info_nce import DenseTargets, SoftTargets, soft_info_nce
 from amodal.objectives.tiles import by_rows
 
-WHOLE = 2**22
-"""Entries up to which an assignment is held whole, which is faster."""
+MAX_DENSE_ENTRIES = 2**22
+"""Entries up to which an assignment is held whole, which is faster than factors."""
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """Targets for `soft_info_nce`: row i belongs to column j by exp(u_i . v_j), whose rows sum to
-    1."""
+class FactoredTargets:
+    """Targets exp(u_i . v_j) for `soft_info_nce`, whose rows sum to 1.
+
+    Attributes:
+        u_NE, v_ME: the factors.
+    """
 
     u_NE: Tensor
     v_ME: Tensor
@@ -52,10 +54,21 @@ class Assigned:
 
 @torch.no_grad()
 @full_precision
-def assigned(a_ND: Tensor, b_MD: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Assigned:
-    """`sinkhorn(cos(a_i, b_j), epsilon=..., iterations=...)` as two factors: columns are scaled to
-    one mass, then rows to sum 1, and so on. No gradient. Raises ValueError unless epsilon and
-    iterations are above 0."""
+def sinkhorn_factors(
+    a_ND: Tensor, b_MD: Tensor, *, epsilon: float = 0.05, iterations: int = 3
+) -> FactoredTargets:
+    """`sinkhorn` of the cosines of a and b, as two factors. No gradient.
+
+    Columns are scaled to equal mass, then rows to sum 1, and so on.
+
+    Args:
+        a_ND, b_MD: embeddings; normalised here.
+        epsilon: entropy; smaller is harder.
+        iterations: alternations.
+
+    Raises:
+        ValueError: `epsilon` or `iterations` is not above 0.
+    """
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)
     a, b = F.normalize(a_ND, dim=1) / epsilon, F.normalize(b_MD, dim=1)
@@ -65,7 +78,7 @@ def assigned(a_ND: Tensor, b_MD: Tensor, *, epsilon: float = 0.05, iterations: i
         f = -_log_masses(a, b, g)
     one = torch.ones_like
     u = torch.cat([a, f[:, None], one(f)[:, None]], 1)
-    return Assigned(u, torch.cat([b, one(g)[:, None], g[:, None]], 1))
+    return FactoredTargets(u, torch.cat([b, one(g)[:, None], g[:, None]], 1))
 
 
 def _log_masses(x: Tensor, y: Tensor, g: Tensor) -> Tensor:
@@ -77,32 +90,49 @@ def _log_masses(x: Tensor, y: Tensor, g: Tensor) -> Tensor:
 def swalip(
     a_ND: Tensor,
     b_ND: Tensor,
-    other_a_ND: Tensor,
-    other_b_ND: Tensor,
+    target_a_ND: Tensor,
+    target_b_ND: Tensor,
     *,
     temperature: float | Tensor,
     epsilon: float = 0.05,
     iterations: int = 3,
 ) -> Tensor:
-    """Cross-entropy of softmax(cos(a_i, b_j) / temperature) under the assignment of the other pair
-    of views; mean of both directions.
+    """Swapped prediction between two pairs of views, the mean of both directions.
 
-    a_ND, b_ND: views of two sources of the same N rows; other_a_ND, other_b_ND: the views that give
-    the targets, and get no gradient. One row or none gives a connected 0. First derivatives only.
-    Raises ValueError for unequal shapes.
+        L = H( sinkhorn(cos(a'_i, b'_j)), softmax_j(cos(a_i, b_j) / temperature) )
+
+    First derivatives only.
+
+    Args:
+        a_ND, b_ND: views of two sources of the same N rows.
+        target_a_ND, target_b_ND: a' and b', the views of the targets, without gradient.
+        temperature: a number, or a scalar tensor that gets a gradient.
+        epsilon, iterations: as in `sinkhorn`.
+
+    Returns:
+        A scalar. Fewer than two rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     check_pair("swalip", a_ND, b_ND)
-    check_pair("swalip", other_a_ND, other_b_ND)
+    check_pair("swalip", target_a_ND, target_b_ND)
     if len(a_ND) < 2:
         return info_nce(a_ND, b_ND, temperature=temperature)
-    balance = {"epsilon": epsilon, "iterations": iterations}
+    targets: SoftTargets
+    reverse_targets: SoftTargets
     with torch.no_grad():
-        if len(a_ND) ** 2 <= WHOLE:
-            u, v = (F.normalize(z, dim=1) for z in (other_a_ND, other_b_ND))
-            there, back = Dense(sinkhorn(u @ v.T, **balance)), Dense(sinkhorn(v @ u.T, **balance))
-        else:
-            there, back = (
-                assigned(other_a_ND, other_b_ND, **balance),
-                assigned(other_b_ND, other_a_ND, **balance),
+        if len(a_ND) ** 2 <= MAX_DENSE_ENTRIES:
+            u, v = (F.normalize(z, dim=1) for z in (target_a_ND, target_b_ND))
+            targets, reverse_targets = (
+                DenseTargets(sinkhorn(scores, epsilon=epsilon, iterations=iterations))
+                for scores in (u @ v.T, v @ u.T)
             )
-    return soft_info_nce(a_ND, b_ND, there, temperature=temperature, back=back)
+        else:
+            targets, reverse_targets = (
+                sinkhorn_factors(x, y, epsilon=epsilon, iterations=iterations)
+                for x, y in ((target_a_ND, target_b_ND), (target_b_ND, target_a_ND))
+            )
+    return soft_info_nce(
+        a_ND, b_ND, targets, temperature=temperature, reverse_targets=reverse_targets
+    )

@@ -1,6 +1,7 @@
-"""Two views of a row should fall into the same clusters: the symmetric Kullback-Leibler divergence
-of their distributions. Kullback and Leibler 1951; as the cluster loss of MIRROR, Wang et al. 2025,
-arXiv:2503.00374."""
+"""Cluster agreement of two views: the symmetric Kullback-Leibler divergence.
+
+Kullback and Leibler 1951; as the cluster loss of MIRROR, Wang et al. 2025, arXiv:2503.00374.
+"""
 
 from torch import Tensor
 
@@ -9,11 +10,22 @@ from amodal.objectives.common import check_pair, check_positive, connected_zero,
 
 @full_precision
 def symmetric_kl(a_NK: Tensor, b_NK: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Mean over rows of (KL(p || q) + KL(q || p)) / 2, p and q the softmax of the scores a /
-    temperature and b / temperature.
+    """Divergence between the cluster distributions p and q of two views.
 
-    Both sides get a gradient, and agreeing on one cluster for all rows costs nothing: something
-    else has to keep rows apart. No rows give a connected 0. Raises ValueError for unequal shapes.
+        L = mean_i (KL(p_i || q_i) + KL(q_i || p_i)) / 2,  p, q = softmax(a, b / temperature)
+
+    Both sides get gradients. One cluster for all rows costs nothing: another loss has to keep
+    rows apart.
+
+    Args:
+        a_NK, b_NK: scores of K clusters.
+        temperature: of both.
+
+    Returns:
+        A scalar. Without rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ, or `temperature` is not above 0.
     """
     check_pair("symmetric_kl", a_NK, b_NK)
     check_positive("temperature", temperature)

@@ -1,4 +1,7 @@
-"""VICReg: invariance, variance and covariance. Bardes et al. 2022, arXiv:2105.04906, eq. 1-6."""
+"""VICReg: variance, invariance and covariance regularisation.
+
+Bardes et al., ICLR 2022, arXiv:2105.04906, eq. 1-6.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,14 +12,27 @@ from amodal.objectives.square_sum import self_square_sum
 
 @full_precision
 def variance_term(z_ND: Tensor) -> Tensor:
-    """mean_j max(0, 1 - sqrt(Var(z_j) + 1e-4)), eq. 1-2: no dimension may shrink. N >= 2."""
+    """Variance term: no dimension may shrink, eq. 1-2.
+
+        v = mean_j max(0, 1 - sqrt(Var(z_j) + 1e-4))
+
+    Args:
+        z_ND: embeddings of N >= 2 rows.
+    """
     return F.relu(1 - (z_ND.var(0) + 1e-4).sqrt()).mean()
 
 
 @full_precision
 def covariance_term(z_ND: Tensor) -> Tensor:
-    """1/D sum_{i != j} Cov(z)_ij^2, eq. 3-4: no dimension may repeat another. N >= 2; no (D, D)
-    matrix when N < D."""
+    """Covariance term: no dimension may repeat another, eq. 3-4.
+
+        c = 1/D sum_{i != j} Cov(z)_ij^2
+
+    No (D, D) matrix if N < D.
+
+    Args:
+        z_ND: embeddings of N >= 2 rows.
+    """
     centred = z_ND - z_ND.mean(0)
     diagonal_D = centred.square().sum(0)
     off_diagonal = self_square_sum(centred) - diagonal_D.square().sum()
@@ -32,14 +48,23 @@ def vicreg(
     variance: float = 25.0,
     covariance: float = 1.0,
 ) -> Tensor:
-    """invariance * mse(a, b) + variance * (v(a) + v(b)) / 2 + covariance * (c(a) + c(b)).
+    """Variance, invariance and covariance regularisation of two views.
 
-    a_ND, b_ND: projections of two views of the same N rows, not normalised.
+        L = invariance mse(a, b) + variance (v(a) + v(b)) / 2 + covariance (c(a) + c(b))
 
-    The scaling is that of the authors' program, for which 25, 25, 1 are meant: the squared distance
-    is a mean over dimensions too and the two variance terms are averaged, where eq. 5-6 sum. With
-    one row only the invariance exists; no rows give a connected 0. First derivatives only. Raises
-    ValueError for unequal shapes.
+    The scaling is that of the authors' program, for which 25, 25, 1 are meant: the squared
+    distance is a mean over dimensions too, and the two variance terms are averaged, where eq. 5-6
+    sum. First derivatives only.
+
+    Args:
+        a_ND, b_ND: projections of two views of the same N rows, not normalised.
+        invariance, variance, covariance: weights.
+
+    Returns:
+        A scalar. One row has only the invariance; without rows: 0, connected to the inputs.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     check_pair("vicreg", a_ND, b_ND)
     if len(a_ND) == 0:

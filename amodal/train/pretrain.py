@@ -22,7 +22,7 @@ from amodal.core import AmodalError, Batch, Recipe
 from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
-from amodal.curate import Choose
+from amodal.curate import BatchSelector
 from amodal.methods.contract import Method
 from amodal.methods.saved import SPEC, saved, spec_of
 from amodal.nn import config as encoder_config
@@ -91,7 +91,7 @@ class Opened:
     part: np.ndarray
     backbones: dict[str, str]
     start: Encoder | None = None
-    choose: Choose | None = None
+    choose: BatchSelector | None = None
 
     @property
     def adapts(self) -> bool:
@@ -163,7 +163,11 @@ def open_run(method: methods.MethodLike, data, settings: Settings) -> Opened:
         raise AmodalError(
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
         )
-    choose = curation.chooser(settings.curate, settings.curate_options) if settings.curate else None
+    choose = (
+        curation.batch_selector(settings.curate, settings.curate_options)
+        if settings.curate
+        else None
+    )
     return Opened(method, settings, dataset, part, backbones, start, choose)
 
 
@@ -241,9 +245,9 @@ def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
         precision = context(recipe.precision, device, built.encoder.width)
         opened.choose.prepare(
             trainee.to(device),
-            micro=recipe.micro_batch_size,
+            micro_batch_size=recipe.micro_batch_size,
             gather=distributed.gather,
-            process=distributed.rank(),
+            rank=distributed.rank(),
             precision=precision,
         )
     return Prepared(out, device, seen, views, rows, pool, recipe, watched, config)

@@ -103,7 +103,7 @@ def measure(seed, dataset):
         "4x clean": (stamps, rows),
         "4x wrong": (noisy, rows),
         "4x junk": (littered, rows),
-        "4x junk, filtered": (littered, rows[rules.kept]),
+        "4x junk, filtered": (littered, rows[rules.passed]),
     }
     make, found = partial(methods.build, "align", width=64, temperature=0.07), {}
     for arm, (data, records) in arms.items():
@@ -111,6 +111,6 @@ def measure(seed, dataset):
         found[arm] = _stamps.recall(method, stamps, parts["test"])
     truly = np.isin(rows, spoilt)
     return found | {
-        "junk that was dropped": float((~rules.kept)[truly].mean()),
-        "others dropped": float((~rules.kept)[~truly].mean()),
+        "junk that was dropped": float((~rules.passed)[truly].mean()),
+        "others dropped": float((~rules.passed)[~truly].mean()),
     }

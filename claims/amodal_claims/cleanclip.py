@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from amodal import methods
-from amodal.curate.poison import Patch, backdoor, chosen, triggered
+from amodal.curate.poison import Patch, backdoor, sample_rows, triggered
 from amodal.data import class_numbers
 from amodal.evaluate import embed_records
 from amodal.evaluate.backdoor import attack_success, nearest_class, trigger_shift
@@ -99,7 +99,7 @@ def parts_of(dataset, seed):
     )
     order = np.random.default_rng([seed, 50]).permutation(usable)
     train, test = np.split(order, [round(0.75 * len(order))])
-    poisoned = chosen(dataset, train[dataset.label(LABEL)[train] != TARGET], SHARE, seed=seed)
+    poisoned = sample_rows(dataset, train[dataset.label(LABEL)[train] != TARGET], SHARE, seed=seed)
     clean = train[~np.isin(train, poisoned)]
     return np.sort(train), poisoned, clean[: len(clean) // 3], np.sort(test)
 

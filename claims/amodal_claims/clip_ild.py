@@ -21,8 +21,15 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal import data, methods
-from amodal.curate.montage import Finder, cut, montage, png, resized, tiled
-from amodal.curate.poison import spoil
+from amodal.curate.montage import (
+    PatchSelector,
+    encode_png,
+    extract_patches,
+    make_grid,
+    montage,
+    resize,
+)
+from amodal.curate.poison import replace_cells
 from amodal.curate.report_sections import report_sections, sentences_about
 from amodal.evaluate import embed_records
 from amodal.modalities import make
@@ -72,7 +79,7 @@ def clothes(dataset):
 
 def small(picture, side):
     return (
-        resized(torch.tensor(picture)[None, None].float(), side)[0, 0]
+        resize(torch.tensor(picture)[None, None].float(), side)[0, 0]
         .round()
         .clamp(0, 255)
         .byte()
@@ -130,29 +137,31 @@ def sentence(text):
     return " ".join(sentences_about(report_sections(text)["findings"], words))
 
 
-def paired(records, finder):
+def paired(records, selector):
     """The scans as montages, with the sentences of their reports that name clothes."""
     texts = {i: sentence(records.raw(i, "text")) for i in range(len(records))}
-    return montage(spoil(records, cells={records.columns["text"]: texts}), finder)
+    return montage(replace_cells(records, cells={records.columns["text"]: texts}), selector)
 
 
 def scaled(records, picture):
     """The scans as what `picture` (record, 0 … 1) makes of them, in the size that the encoder
     reads."""
     cells = {
-        i: png(picture(i, torch.tensor(records.value(i, "image"))[None] / 255))
+        i: encode_png(picture(i, torch.tensor(records.value(i, "image"))[None] / 255))
         for i in range(len(records))
     }
-    return spoil(records, cells={records.columns["image"]: cells}).with_fields(
+    return replace_cells(records, cells={records.columns["image"]: cells}).with_fields(
         {"image": fields(SIDE)["image"]}
     )
 
 
-def decided(finder, records, truth):
+def decided(selector, records, truth):
     """Mean AUROC over findings of the softmax over classes."""
-    classes = torch.stack([normalize(p, dim=1).mean(0) for p in (*finder.prompts, finder.without)])
+    classes = torch.stack(
+        [normalize(p, dim=1).mean(0) for p in (*selector.prompts, selector.normal_prompts)]
+    )
     pictures = embed_records(
-        finder.encoder, records.select(["image"]), range(len(records)), labels=False
+        selector.encoder, records.select(["image"]), range(len(records)), labels=False
     )
     like = normalize(pictures.aligned["image"].values.float(), dim=1) @ normalize(classes, dim=1).T
     told = (like / TEMPERATURE).softmax(1).numpy()
@@ -162,7 +171,7 @@ def decided(finder, records, truth):
 def seeker(encoder):
     findings = {name: [c.format(name) for c in CAPTIONS] for name in FINDINGS}
     normal = [c.format(name) for name in NORMAL for c in CAPTIONS]
-    return Finder(encoder, findings, normal=normal, tile=TILE, keep=KEEP)
+    return PatchSelector(encoder, findings, normal=normal, patch=TILE, keep=KEEP)
 
 
 def measure(seed, dataset):
@@ -172,15 +181,15 @@ def measure(seed, dataset):
     generic = trained(
         photographs, range(PAIRS), partial(methods.build, "clip"), GENERIC, seed, *GENERIC.rates
     )
-    finder = seeker(generic.encoder)
+    selector = seeker(generic.encoder)
     drawn = [rng.choice(ACROSS**2, KEEP, replace=False) for _ in range(len(asked))]
     seen = {
-        "montage": montage(asked, finder),
-        "random": scaled(asked, lambda i, x: tiled(cut(x, TILE)[drawn[i]], SIDE)),
-        "whole": scaled(asked, lambda i, x: resized(x, SIDE)[0]),
+        "montage": montage(asked, selector),
+        "random": scaled(asked, lambda i, x: make_grid(extract_patches(x, TILE)[drawn[i]], SIDE)),
+        "whole": scaled(asked, lambda i, x: resize(x, SIDE)[0]),
     }
-    found = {arm: decided(finder, records, truth) for arm, records in seen.items()}
-    montages = paired(learnt, finder)
+    found = {arm: decided(selector, records, truth) for arm, records in seen.items()}
+    montages = paired(learnt, selector)
     for arm, learn in zip(ARMS[3:], ("both", "seen", "text")):
         method = goes_on(generic, learn, seed)
         fit(method, montages, range(len(montages)), BUDGET, seed, *BUDGET.rates)

@@ -27,7 +27,7 @@ from amodal.inference.embed import embed_values
 from amodal.inference.forward_passes import eval_mode
 from amodal.modalities import make
 from amodal.modalities.table import Table
-from amodal.objectives.entailment import agreement
+from amodal.objectives.entailment import log_agreement
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, plain_clip, trained
 
@@ -123,9 +123,9 @@ def cosine(a_ND, b_ND):
 
 
 ARMS = {
-    "concepts": (concepts, agreement),
+    "concepts": (concepts, log_agreement),
     "joint": (plain_clip, cosine),
-    "classifiers": (classifiers, agreement),
+    "classifiers": (classifiers, log_agreement),
 }
 
 

@@ -11,7 +11,7 @@ category, those that share entries with them included, follows from the weights.
 
 import numpy as np
 
-from amodal.curate.shared.sentences import best, chance, lead, sentences, textrank
+from amodal.curate.shared.sentences import lead, random_rank, sentences, textrank, top_sentences
 from amodal.diagnose.trends import trends
 from amodal.evaluate.summaries import TfIdf, compare_likeness, derangement, jaccard, keywords
 from amodal.stats.auroc import auroc
@@ -106,7 +106,7 @@ def within(categories, seed):
 def measure(seed, dataset):
     texts, categories, said = drawn(dataset, seed)
     embed = sentence_encoder()
-    chosen = [best(s, textrank, COUNT) for s in said]
+    chosen = [top_sentences(s, textrank, COUNT) for s in said]
     known, words = embed(texts), keywords(texts, WORDS)
     other, near = derangement(len(texts), seed), within(categories, seed)
     found, level = {}, {"cosine": [], "keywords": []}
@@ -143,8 +143,8 @@ def measure(seed, dataset):
         found[f"{name}: auroc"] = compare_likeness(clean[name], shuffled[name], seed=seed).auroc
         found[f"{name}: least step"] = float(-np.diff(steps).max())
     found["cosine: textrank"] = found["cosine: 0 %"]
-    for name, rank in (("lead", lead), ("random", chance(seed))):
-        vectors = embed([" ".join(best(s, rank, COUNT)) for s in said])
+    for name, rank in (("lead", lead), ("random", random_rank(seed))):
+        vectors = embed([" ".join(top_sentences(s, rank, COUNT)) for s in said])
         found[f"cosine: {name}"] = float((known * vectors).sum(1).mean())
     return found | over_years(dataset, seed)
 

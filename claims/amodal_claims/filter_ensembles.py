@@ -11,8 +11,8 @@ with the truth at hand, which favours it."""
 import numpy as np
 from torch.nn.functional import normalize
 
-from amodal.curate.filter_ensembles import detected, filter_ensembles, majority, vote
-from amodal.curate.poison import spoil
+from amodal.curate.filter_ensembles import detection_scores, filter_ensembles, majority, vote
+from amodal.curate.poison import replace_cells
 from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.stats.auroc import auroc
@@ -78,7 +78,7 @@ def spoilt(dataset, pool, seed):
         lines[at] = str(rng.choice(scenes.LINES)).format(size, colour, shape)
         texts[int(i)] = "\n".join(lines)
     texts |= {int(i): str(rng.choice(BOILERPLATE)) for i in boilerplate}
-    bad = spoil(dataset, pictures={"image": blur}, trigger=blurred, cells={column: texts})
+    bad = replace_cells(dataset, pictures={"image": blur}, trigger=blurred, cells={column: texts})
     return bad, np.arange(len(pool)) >= 4 * tenth
 
 
@@ -115,7 +115,7 @@ def scores_of(dataset, pool, model):
     lines = [t.count("\n") + 1 for t in texts]
     return {
         "clip": cosine,
-        **detected(boxes, sure, [len(n) for n in named], confident=CONFIDENT),
+        **detection_scores(boxes, sure, [len(n) for n in named], confident=CONFIDENT),
         "words": np.array([sum(w in WORDS for w in t.split()) / n for t, n in zip(texts, lines)]),
         "length": np.array([float(len(t.split())) for t in texts]),
         "sharp": np.array([np.abs(np.diff(i.astype(float), axis=2)).mean() for i in images]),

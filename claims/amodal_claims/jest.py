@@ -17,7 +17,7 @@ import numpy as np
 
 from amodal.core import Recipe
 from amodal.curate.jest import Jest
-from amodal.curate.poison import chosen, mismatched
+from amodal.curate.poison import mismatched, sample_rows
 from amodal.data import Loader
 from amodal.evaluate import embed_records
 from amodal.evaluate.drawing import COLOURS, drawing
@@ -75,8 +75,8 @@ def parts_of(dataset, seed):
     mismatched ones; the dataset."""
     order = np.random.default_rng([seed, 151]).permutation(dataset.split("train"))
     clean, pool = order[:CLEAN], order[CLEAN:]
-    wrong = chosen(dataset, pool, 0.5, seed=seed)
-    twice = chosen(dataset, pool, 0.25, seed=seed + 1000)
+    wrong = sample_rows(dataset, pool, 0.5, seed=seed)
+    twice = sample_rows(dataset, pool, 0.25, seed=seed + 1000)
     return (
         clean,
         np.concatenate([pool, twice]),
@@ -115,9 +115,9 @@ def measure(seed, dataset):
     reference = trained(dataset, clean, plain_clip, BUDGET, seed + 100, RATE).encoder
     bad, found, known = {dataset.keys[i] for i in wrong}, {}, {}
     for arm, options in ARMS.items():
-        choose = None if options is None else Jest(reference, keep=KEEP, remember=True, **options)
-        if choose is not None:
-            choose.known = known  # the reference looks at each record once, for all arms
+        # the reference embeds each record once, for all arms
+        settings = dict(keep=KEEP, cache_features=True, cache=known)
+        choose = None if options is None else Jest(reference, **settings, **options)
         curve, taken = run(spoilt, pool, seed, choose)
         steps = [1, *range(EVERY, BUDGET.steps + 1, EVERY)]
         uniform = curve[-1] if arm == "uniform" else found["uniform"]

@@ -13,19 +13,19 @@ import amodal
 from amodal.core import AmodalError
 from amodal.curate.cs_papersum import (
     PARTS,
-    Asked,
-    Extractive,
+    ExtractiveSummariser,
     Part,
+    PromptedSummariser,
     centroid,
-    checked,
     cs_papersum,
     lead,
     textrank,
+    validate_summary,
 )
 from amodal.curate.shared.cells import cells
 from amodal.curate.shared.near import near_duplicates, shingles
-from amodal.curate.shared.sentences import best, chance, keyterms, sentences, words
-from amodal.curate.shared.summary_fields import answered, question
+from amodal.curate.shared.sentences import keyterms, random_rank, sentences, top_sentences, words
+from amodal.curate.shared.summary_fields import build_prompt, parse_answer
 
 GOOD = {"key_takeaways": "It works.", "keywords": ["graphs", "sparse attention"]}
 ANSWER = "Key takeaways: It works.\nFuture work: More data.\nKeywords: graphs, sparse attention"
@@ -37,12 +37,12 @@ TEXT = (
 
 def test_a_summary_is_checked_and_put_in_order():
     assert list(
-        checked({"keywords": ["a  b"], "key_takeaways": " It\n works. ", "method": " "})
+        validate_summary({"keywords": ["a  b"], "key_takeaways": " It\n works. ", "method": " "})
     ) == [
         "key_takeaways",
         "keywords",
     ]
-    assert checked(GOOD) == {
+    assert validate_summary(GOOD) == {
         "key_takeaways": "It works.",
         "keywords": ("graphs", "sparse attention"),
     }
@@ -62,12 +62,12 @@ def test_a_summary_is_checked_and_put_in_order():
 )
 def test_what_is_wrong_with_a_summary_is_said(change, said):
     with pytest.raises(AmodalError, match=re.escape(said)):
-        checked(GOOD | change)
+        validate_summary(GOOD | change)
 
 
 def test_all_faults_are_told_at_once_with_what_was_meant():
     with pytest.raises(AmodalError) as fault:
-        checked({"key_takeaway": "x", "keywords": []})
+        validate_summary({"key_takeaway": "x", "keywords": []})
     assert "'key_takeaways' is missing ('key_takeaway' is there)" in str(fault.value)
     assert "'keywords' is missing" in str(fault.value) and "future_work" in str(fault.value)
 
@@ -79,13 +79,13 @@ def test_an_answer_is_read_however_its_labels_are_written():
         "keywords": ("graphs", "nets"),
     }
     assert (
-        answered(
+        parse_answer(
             "Key takeaways: It works.\nAlways.\n\nFuture work: More: data.\nKeywords: graphs, nets."
         )
         == want
     )
     assert (
-        answered(
+        parse_answer(
             "**Key takeaways:** It works. Always.\n- future_work: More: data.\n* KEYWORDS:\n- graphs\n- nets"
         )
         == want
@@ -106,7 +106,7 @@ def test_an_answer_is_read_however_its_labels_are_written():
 )
 def test_an_answer_that_cannot_be_read_says_why(answer, said):
     with pytest.raises(AmodalError, match=re.escape(said)):
-        answered(answer)
+        parse_answer(answer)
 
 
 word = st.text("abcdefgh", min_size=2, max_size=6)
@@ -123,11 +123,11 @@ text = st.lists(word, min_size=1, max_size=8).map(" ".join)
 def test_what_is_written_as_asked_is_read_as_it_was(summary):
     lines = {p.name: p.label for p in PARTS}
     told = (f"{lines[n]}: {v if isinstance(v, str) else ', '.join(v)}" for n, v in summary.items())
-    assert answered("\n".join(told)) == checked(summary)
+    assert parse_answer("\n".join(told)) == validate_summary(summary)
 
 
 def test_the_question_names_every_field_and_holds_the_paper():
-    asked = question("A title", "A text.")
+    asked = build_prompt("A title", "A text.")
     assert (
         all(f"\n{p.label}: <" in asked for p in PARTS)
         and "Title: A title" in asked
@@ -142,8 +142,8 @@ def test_a_language_model_is_asked_again_with_the_reason():
         prompts.append(prompt)
         return next(answers)
 
-    assert Asked(ask)("T", "text")["future_work"] == "More data."
-    assert prompts[0] == question("T", "text") and all(
+    assert PromptedSummariser(ask)("T", "text")["future_work"] == "More data."
+    assert prompts[0] == build_prompt("T", "text") and all(
         p.startswith(prompts[0]) for p in prompts[1:]
     )
     assert (
@@ -152,20 +152,20 @@ def test_a_language_model_is_asked_again_with_the_reason():
     with pytest.raises(
         AmodalError, match="none of 2 answers could be read; the last one: there are words before"
     ):
-        Asked(lambda prompt: "no", tries=2)("T", "text")
+        PromptedSummariser(lambda prompt: "no", tries=2)("T", "text")
     with pytest.raises(AmodalError, match="it returned NoneType"):
-        Asked(lambda prompt: None)("T", "text")
+        PromptedSummariser(lambda prompt: None)("T", "text")
 
 
 def test_sentences_are_taken_by_what_they_show():
-    summary = Extractive(count=1)("", TEXT)
+    summary = ExtractiveSummariser(count=1)("", TEXT)
     said = sentences(TEXT)
     assert summary["importance"] == said[0] and summary["method"] == said[2]
     assert summary["performance"] == said[3] and summary["future_work"] == said[4]
     assert summary["key_takeaways"] in said and summary["keywords"][0] in ("attention", "texts")
-    assert "future_work" not in Extractive()("", "We propose a thing. It is a thing.")
+    assert "future_work" not in ExtractiveSummariser()("", "We propose a thing. It is a thing.")
     own = [Part("gist", "what it says", needed=True), Part("data", "what on", cues=("data",))]
-    assert Extractive(count=1, rank=lead, parts=own)("", "It works. On dataset C.") == {
+    assert ExtractiveSummariser(count=1, rank=lead, parts=own)("", "It works. On dataset C.") == {
         "gist": "It works.",
         "data": "On dataset C.",
     }
@@ -244,14 +244,16 @@ def test_the_centroid_is_the_cosine_with_scikit_learns_sum():
 
 def test_the_best_stand_in_the_order_of_the_text():
     said = list("abcd")
-    assert best(said, lambda s: np.array([1, 3, 2, 3]), 2) == ["b", "d"] and best(
+    assert top_sentences(said, lambda s: np.array([1, 3, 2, 3]), 2) == ["b", "d"] and top_sentences(
         said, lead, 2
     ) == ["a", "b"]
-    assert best(said, lead, 9) == said
-    draws = {tuple(best(said, chance(seed), 2)) for seed in range(40)}
-    assert len(draws) == 6 and best(said, chance(1), 2) == best(said, chance(1), 2)
+    assert top_sentences(said, lead, 9) == said
+    draws = {tuple(top_sentences(said, random_rank(seed), 2)) for seed in range(40)}
+    assert len(draws) == 6 and top_sentences(said, random_rank(1), 2) == top_sentences(
+        said, random_rank(1), 2
+    )
     with pytest.raises(AmodalError, match="at least 1 sentence"):
-        best(said, lead, 0)
+        top_sentences(said, lead, 0)
 
 
 @pytest.mark.parametrize("least", [0.3, 0.5, 0.8, 1.0])
@@ -304,10 +306,10 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
     rows = [TEXT, "Another text.", "A third one.", ""]
     papers = table(rows)
     with pytest.raises(KeyboardInterrupt):
-        cs_papersum(papers, Asked(ask), out=out, progress=False)
+        cs_papersum(papers, PromptedSummariser(ask), out=out, progress=False)
     with open(out, "a") as stream:
         stream.write('{"key": "cut of')
-    made = cs_papersum(papers, Asked(ask), out=out, progress=False)
+    made = cs_papersum(papers, PromptedSummariser(ask), out=out, progress=False)
     assert (
         len(calls) == 4
         and len(made) == 3
@@ -317,7 +319,7 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
         json.loads(line)["summary"]["future_work"] for line in out.read_text().splitlines()
     ] == ["More data."] * 3
     rows[1] = "Another text, changed."
-    again = cs_papersum(table(rows), Asked(ask), out=out, progress=False)
+    again = cs_papersum(table(rows), PromptedSummariser(ask), out=out, progress=False)
     assert len(calls) == 5 and len(again) == 3
     assert cs_papersum(table(rows), out=out, progress=False)[papers.keys[0]]["method"].startswith(
         "We propose"
@@ -330,14 +332,16 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
 def test_a_paper_that_cannot_be_done_ends_nothing(table):
     papers = table([TEXT, "Bad one.", "Fine."])
     made = cs_papersum(
-        papers, Asked(lambda p: "?" if "Bad one." in p else ANSWER, tries=1), progress=False
+        papers,
+        PromptedSummariser(lambda p: "?" if "Bad one." in p else ANSWER, tries=1),
+        progress=False,
     )
     assert (
         set(made) | set(made.failed) == set(papers.keys)
         and "none of 1 answers" in made.failed[papers.keys[1]]
     )
     with pytest.raises(AmodalError, match="no summary could be made of 3 papers"):
-        cs_papersum(papers, Asked(lambda p: "?", tries=1), progress=False)
+        cs_papersum(papers, PromptedSummariser(lambda p: "?", tries=1), progress=False)
     with pytest.raises(AmodalError, match="Did you mean abstract"):
         cs_papersum(papers, text="abstrct", progress=False)
 

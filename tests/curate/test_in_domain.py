@@ -32,10 +32,10 @@ def test_chances_are_those_of_witten_and_bell_and_sum_to_one(order):
         for i, symbol in enumerate(symbols):
             before = symbols[max(0, i - order) : i]
             expected = witten_bell(TEXTS, before, symbol)
-            assert model.chance(before, symbol) == pytest.approx(expected)
-            assert sum(model.chance(before, s) for s in range(SYMBOLS)) == pytest.approx(1)
+            assert model.probability(before, symbol) == pytest.approx(expected)
+            assert sum(model.probability(before, s) for s in range(SYMBOLS)) == pytest.approx(1)
             total -= math.log(expected)
-        assert model.surprise(text) == pytest.approx(total / len(symbols))
+        assert model.cross_entropy(text) == pytest.approx(total / len(symbols))
 
 
 def test_captions_are_picked_out_of_code():
@@ -50,7 +50,9 @@ def test_captions_are_picked_out_of_code():
     assert set(np.argsort(score)[:6]) == set(range(6))
     own, usual = ByteModel(captions[:6]), ByteModel(code)
     given = in_domain(mixed, captions[:6], general=code)
-    np.testing.assert_allclose(given, [own.surprise(t) - usual.surprise(t) for t in mixed])
+    np.testing.assert_allclose(
+        given, [own.cross_entropy(t) - usual.cross_entropy(t) for t in mixed]
+    )
     assert in_domain([], captions).shape == (0,)
 
 

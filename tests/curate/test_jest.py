@@ -9,7 +9,8 @@ import torch.multiprocessing as spawn
 import torch.nn.functional as F
 
 from amodal import curate, methods
-from amodal.curate.jest import LAST, LOSSES, Jest, Pair, Sigmoid, Softmax, draw
+from amodal.curate.jest import UNSCORED, Jest
+from amodal.curate.shared.pair_scores import LOSSES, PairScore, Sigmoid, Softmax, draw
 from amodal.masking.hashing import uniform
 from amodal.nn.encoder import Encoder
 from amodal.train import distributed
@@ -54,21 +55,21 @@ def test_sigmoid_draws_are_those_of_the_score_matrix(chunks, signs):
     a, b, c, d = vectors(40, seed=1)
     models = [(c if s < 0 else a, d if s < 0 else b, s) for s in signs]
     score = sum(s * sigmoid_matrix(x, y, 4.0, -2.0) for x, y, s in models)
-    pair = Pair(torch.arange(40), 40, [(s, Sigmoid(x, y, 4.0, -2.0)) for x, y, s in models])
+    pair = PairScore(torch.arange(40), 40, [(s, Sigmoid(x, y, 4.0, -2.0)) for x, y, s in models])
     seeds = torch.arange(40) * 7919
-    drawn = draw(pair.own(), pair.given, 12, seeds, chunks)
+    drawn = draw(pair.diagonal(), pair.add_drawn, 12, seeds, chunks)
     assert drawn.tolist() == drawn_from_matrix(score, 12, seeds, chunks)
 
 
 def test_what_a_chunk_adds_is_the_loss_of_the_enlarged_batch():
-    """Sum of own and given over the order of drawing = the loss of the drawn batch, both ways of
-    every pair of rows."""
+    """Sum of the diagonal and the rest over the order of drawing = the loss of the drawn batch, both
+    ways of every pair of rows."""
     a, b, *_ = vectors(9, seed=2)
     loss, whole = Sigmoid(a, b, 5.0, -3.0), sigmoid_matrix(a, b, 5.0, -3.0)
-    total, given = 0.0, torch.zeros(9)
+    total, rest = 0.0, torch.zeros(9)
     for row in (4, 1, 7, 2):
-        total += float(loss.own[row] + given[row])
-        given = loss.given(torch.tensor([row])).clone()
+        total += float(loss.diagonal[row] + rest[row])
+        rest = loss.add_drawn(torch.tensor([row])).clone()
     at = torch.tensor([4, 1, 7, 2])
     assert total == pytest.approx(float(whole[at][:, at].sum()), rel=1e-5)
 
@@ -76,36 +77,36 @@ def test_what_a_chunk_adds_is_the_loss_of_the_enlarged_batch():
 def test_softmax_is_the_info_nce_of_each_row_among_those_drawn():
     a, b, *_ = vectors(8, seed=3)
     loss = Softmax(a, b, 9.0)
-    assert torch.equal(loss.given(torch.tensor([], dtype=torch.int64)), torch.zeros(8))
-    loss.given(torch.tensor([5, 0]))
-    given = loss.given(torch.tensor([3]))
+    assert torch.equal(loss.add_drawn(torch.tensor([], dtype=torch.int64)), torch.zeros(8))
+    loss.add_drawn(torch.tensor([5, 0]))
+    rest = loss.add_drawn(torch.tensor([3]))
     logits = 9.0 * F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
     for i in range(8):
         among = [5, 0, 3]
         ahead = torch.logsumexp(logits[i, among], 0)
         back = torch.logsumexp(logits[among, i], 0)
-        assert float(loss.own[i] + given[i]) == pytest.approx(
+        assert float(loss.diagonal[i] + rest[i]) == pytest.approx(
             float((ahead + back) / 2 - logits[i, i]), rel=1e-5, abs=1e-5
         )
 
 
 def test_the_first_chunk_follows_the_softmax_of_its_scores():
-    own = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    diagonal = torch.tensor([2.0, 1.0, 0.0, -1.0])
     counts = torch.zeros(4)
     for trial in range(4000):
-        counts[draw(own, None, 1, torch.arange(4) + 1_000_003 * trial)] += 1
-    torch.testing.assert_close(counts / 4000, own.softmax(0), atol=0.03, rtol=0)
+        counts[draw(diagonal, None, 1, torch.arange(4) + 1_000_003 * trial)] += 1
+    torch.testing.assert_close(counts / 4000, diagonal.softmax(0), atol=0.03, rtol=0)
 
 
 def test_rows_without_a_pair_come_last():
     a, b, *_ = vectors(3, seed=4)
-    pair = Pair(torch.tensor([1, 4, 5]), 6, [(1.0, Sigmoid(a, b, 1.0, 0.0))])
-    own = pair.own()
-    assert own[[0, 2, 3]].tolist() == [0, 0, 0] and torch.equal(
-        own[[1, 4, 5]], Sigmoid(a, b, 1.0, 0.0).own
+    pair = PairScore(torch.tensor([1, 4, 5]), 6, [(1.0, Sigmoid(a, b, 1.0, 0.0))])
+    diagonal = pair.diagonal()
+    assert diagonal[[0, 2, 3]].tolist() == [0, 0, 0] and torch.equal(
+        diagonal[[1, 4, 5]], Sigmoid(a, b, 1.0, 0.0).diagonal
     )
-    own = own.index_fill(0, torch.tensor([0, 2, 3]), LAST)
-    assert {1, 4, 5} < set(draw(own, pair.given, 4, torch.arange(6), 4).tolist())
+    diagonal = diagonal.index_fill(0, torch.tensor([0, 2, 3]), UNSCORED)
+    assert {1, 4, 5} < set(draw(diagonal, pair.add_drawn, 4, torch.arange(6), 4).tolist())
 
 
 def clip_of(names, seed=0):
@@ -121,7 +122,7 @@ def super_batch(size=24):
 def selection(rank_batch, **options):
     method = clip_of(("picture", "words"))
     choose = Jest(clip_of(("picture", "words"), seed=1).encoder, keep=0.25, chunks=3, **options)
-    choose.prepare(method, micro=5, gather=distributed.gather, process=distributed.rank())
+    choose.prepare(method, micro_batch_size=5, gather=distributed.gather, rank=distributed.rank())
     return choose(method, rank_batch, 1), choose
 
 
@@ -140,11 +141,11 @@ def test_the_batch_is_as_large_as_asked_and_differs_by_score(options):
     assert choose.cost()["work"] == pytest.approx((18 + sum(expected.values())) / 18, abs=1e-3)
 
 
-def test_remembered_rows_are_not_computed_again():
+def test_cached_rows_are_not_computed_twice():
     whole = super_batch()
-    first, choose = selection(whole, remember=True)
-    again = choose(clip_of(("picture", "words")), whole, 2)
-    assert choose.rows["referred"] == 24 and first.keys == again.keys == selection(whole)[0].keys
+    first, choose = selection(whole, cache_features=True)
+    second = choose(clip_of(("picture", "words")), whole, 2)
+    assert choose.rows["referred"] == 24 and first.keys == second.keys == selection(whole)[0].keys
 
 
 def one_rank(rank: int, folder: str) -> None:
@@ -168,15 +169,17 @@ def test_two_processes_choose_what_one_chooses(tmp_path):
 
 def test_options_are_checked():
     with pytest.raises(ValueError, match="Did you mean keep"):
-        curate.chooser("jest", {"kep": "0.2"})
+        curate.batch_selector("jest", {"kep": "0.2"})
     with pytest.raises(ValueError, match="needs a reference"):
-        curate.chooser("jest", {"keep": "0.5"})
+        curate.batch_selector("jest", {"keep": "0.5"})
     with pytest.raises(ValueError, match="Did you mean jest"):
-        curate.chooser("jst", {})
-    assert curate.chooser("jest", {"score": "hard", "keep": "0.5"}).keep == 0.5
+        curate.batch_selector("jst", {})
+    assert curate.batch_selector("jest", {"score": "hard", "keep": "0.5"}).keep == 0.5
+    with pytest.warns(DeprecationWarning, match="jest.remember is called cache_features"):
+        assert curate.batch_selector("jest", {"score": "hard", "remember": "true"}).cache_features
     mae = methods.build("mae", Encoder(fields(), size="nano"))
     with pytest.raises(ValueError, match="compares them"):
-        curate.chooser("jest", {"score": "hard"}).prepare(mae)
+        curate.batch_selector("jest", {"score": "hard"}).prepare(mae)
 
 
 def test_a_reference_that_reads_otherwise_is_refused():
@@ -231,9 +234,9 @@ def test_scores_are_computed_in_the_precision_of_the_run():
     assert seen.count(torch.bfloat16) == 4, "both fields of learner and reference"
 
 
-def test_what_is_remembered_does_not_hold_whole_batches():
-    _, choose = selection(super_batch(), remember=True)
-    vectors = [v for fields in choose.known.values() for v in fields.values()]
+def test_the_cache_does_not_hold_whole_batches():
+    _, choose = selection(super_batch(), cache_features=True)
+    vectors = [v for fields in choose.cache.values() for v in fields.values()]
     assert vectors and all(
         v.untyped_storage().nbytes() == v.nbytes and v.device.type == "cpu" for v in vectors
     )

@@ -6,7 +6,15 @@ import torch
 
 import amodal
 from amodal.core import AmodalError
-from amodal.curate.montage import Finder, chosen, cut, montage, prompt_scores, tiled, window
+from amodal.curate.montage import (
+    PatchSelector,
+    extract_patches,
+    make_grid,
+    montage,
+    prompt_scores,
+    select_patches,
+    window,
+)
 from amodal.modalities import make
 from amodal.nn.encoder import Encoder
 
@@ -24,9 +32,9 @@ def test_patches_are_cut_in_reading_order(stride):
         for top in range(0, 11 - 4 + 1, step)
         for left in range(0, 9 - 4 + 1, step)
     ]
-    assert torch.equal(cut(x, 4, stride), torch.stack(expected))
+    assert torch.equal(extract_patches(x, 4, stride), torch.stack(expected))
     with pytest.raises(AmodalError, match="patches of 10"):
-        cut(x, 10)
+        extract_patches(x, 10)
 
 
 def test_a_window_is_linear_between_its_ends():
@@ -34,8 +42,8 @@ def test_a_window_is_linear_between_its_ends():
     torch.testing.assert_close(window(x, -600, 1500), torch.tensor([0, 0, 0.5, 1, 1]))
 
 
-@pytest.mark.parametrize("how", ["max", "mean"])
-def test_scores_of_prompts_are_cosines_one_by_one(how):
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_scores_of_prompts_are_cosines_one_by_one(reduction):
     z, findings, normal = (
         random(5, 4) - 0.5,
         [random(3, 4, seed=1), random(1, 4, seed=2) - 0.5],
@@ -48,34 +56,35 @@ def test_scores_of_prompts_are_cosines_one_by_one(how):
     for p in range(5):
         off = sum(cosine(z[p], n) for n in normal) / 2
         for f, wordings in enumerate(findings):
-            each = [cosine(z[p], w) for w in wordings]
-            expected = max(each) if how == "max" else sum(each) / len(each)
-            assert abs(float(prompt_scores(z, findings, None, how)[p, f]) - expected) < 1e-6
+            cosines = [cosine(z[p], w) for w in wordings]
+            expected = max(cosines) if reduction == "max" else sum(cosines) / len(cosines)
+            assert abs(float(prompt_scores(z, findings, None, reduction)[p, f]) - expected) < 1e-6
             assert (
-                abs(float(prompt_scores(z, findings, normal, how)[p, f]) - (expected - off)) < 1e-6
+                abs(float(prompt_scores(z, findings, normal, reduction)[p, f]) - (expected - off))
+                < 1e-6
             )
     with pytest.raises(AmodalError, match="Did you mean max"):
-        prompt_scores(z, findings, how="maxx")
+        prompt_scores(z, findings, reduction="maxx")
 
 
 def test_the_best_of_any_finding_or_each_in_turn():
     score = torch.tensor([[0.9, 0.0], [0.8, 0.1], [0.1, 0.3], [0.7, 0.2], [0.0, 0.4]])
-    assert chosen(score, 3).tolist() == [0, 1, 3]
-    assert chosen(score, 4, each=True).tolist() == [0, 4, 1, 2]
-    assert sorted(chosen(score, 9, each=True).tolist()) == [0, 1, 2, 3, 4]
-    assert chosen(torch.zeros(4, 1), 2).tolist() == [0, 1]
+    assert select_patches(score, 3).tolist() == [0, 1, 3]
+    assert select_patches(score, 4, per_finding=True).tolist() == [0, 4, 1, 2]
+    assert sorted(select_patches(score, 9, per_finding=True).tolist()) == [0, 1, 2, 3, 4]
+    assert select_patches(torch.zeros(4, 1), 2).tolist() == [0, 1]
 
 
 def test_a_montage_is_a_square_filled_row_by_row():
     tiles = torch.arange(1.0, 4).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     expected = torch.tensor([[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 0, 0], [3, 3, 0, 0]])
-    assert torch.equal(tiled(tiles, 4), expected[None])
-    assert tiled(tiles, 2).shape == (1, 2, 2)
-    torch.testing.assert_close(tiled(tiles[:1], 6), torch.ones(1, 6, 6))
+    assert torch.equal(make_grid(tiles, 4), expected[None])
+    assert make_grid(tiles, 2).shape == (1, 2, 2)
+    torch.testing.assert_close(make_grid(tiles[:1], 6), torch.ones(1, 6, 6))
 
 
 @pytest.fixture
-def finder():
+def selector():
     """An encoder whose pictures are bright or dark along its first axis, as its words are."""
     torch.manual_seed(0)
     fields = {
@@ -96,12 +105,12 @@ def finder():
             return Embeddings({s: Column(x, batch[s].rows) for s, x in axes.items()}, batch.size)
 
     encoder.__class__ = Toy
-    return Finder(
-        encoder, {"bright": ["bright", "white"]}, image="scan", text="words", tile=4, keep=4
+    return PatchSelector(
+        encoder, {"bright": ["bright", "white"]}, image="scan", text="words", patch=4, keep=4
     )
 
 
-def test_what_prompts_point_at_is_in_the_montage_and_everything_else_stays(finder):
+def test_what_prompts_point_at_is_in_the_montage_and_everything_else_stays(selector):
     scan = np.zeros((16, 24), dtype=np.uint8)
     for top, left in ((0, 4), (8, 0), (12, 20)):
         scan[top : top + 4, left : left + 4] = 250
@@ -109,7 +118,7 @@ def test_what_prompts_point_at_is_in_the_montage_and_everything_else_stays(finde
     records = records.with_fields(
         {"scan": make("image", size=24, channels=1, patch=4), "words": make("text", patch=4)}
     )
-    small = montage(records, finder)
+    small = montage(records, selector)
     first = small.value(0, "scan")
     assert (
         first.shape == (1, 8, 8)
@@ -117,8 +126,8 @@ def test_what_prompts_point_at_is_in_the_montage_and_everything_else_stays(finde
         and (records.value(0, "scan") > 200).mean() < 0.3
     )
     assert small.value(2, "scan") is None and small.raw(2, "words") == "c"
-    assert small.fields["scan"] == finder.encoder.fields["scan"]
-    only = montage(records, finder, rows=[1])
+    assert small.fields["scan"] == selector.encoder.fields["scan"]
+    only = montage(records, selector, rows=[1])
     assert (
         only.value(0, "scan").mean() < first.mean()
         and (only.value(1, "scan") == small.value(1, "scan")).all()
@@ -126,16 +135,16 @@ def test_what_prompts_point_at_is_in_the_montage_and_everything_else_stays(finde
     assert small.reader.stamp() != only.reader.stamp()
 
 
-def test_slices_of_a_scan_compete(finder):
+def test_slices_of_a_scan_compete(selector):
     slices = torch.zeros(3, 1, 8, 8)
     slices[2] = 0.9
-    torch.testing.assert_close(finder(slices), torch.full((1, 8, 8), 0.9))
+    torch.testing.assert_close(selector(slices), torch.full((1, 8, 8), 0.9))
 
 
-def test_bad_finders(finder):
+def test_bad_patch_selectors(selector):
     with pytest.raises(AmodalError, match="Did you mean scan"):
-        Finder(finder.encoder, {"a": ["b"]}, image="scann", text="words")
-    with pytest.raises(AmodalError, match="at least one wording"):
-        Finder(finder.encoder, {"a": []}, image="scan", text="words")
+        PatchSelector(selector.encoder, {"a": ["b"]}, image="scann", text="words")
+    with pytest.raises(AmodalError, match="at least one prompt"):
+        PatchSelector(selector.encoder, {"a": []}, image="scan", text="words")
     with pytest.raises(AmodalError, match="field of images"):
-        Finder(finder.encoder, {"a": ["b"]}, image="words", text="words")
+        PatchSelector(selector.encoder, {"a": ["b"]}, image="words", text="words")

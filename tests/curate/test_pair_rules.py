@@ -22,14 +22,14 @@ def test_each_rule_drops_what_it_says_and_nothing_else():
     ]
     sizes = [(300, 400), (300, 400), *[(300, 400)] * 3, (300, 400), (200, 500), (300, 900)]
     found = pair_rules(texts, images=list("abcdefgh"), sizes=sizes, images_of_text=2, held_out="a")
-    dropped = {rule: np.flatnonzero(fault).tolist() for rule, fault in found.faults.items()}
+    dropped = {rule: np.flatnonzero(fault).tolist() for rule, fault in found.violations.items()}
     assert dropped == {
         "small picture": [6], "narrow picture": [7], "picture with many texts": [], "held-out picture": [0],
         "text of many pictures": [2, 3, 4], "rare words": [], "short text": [1], "long text": [5],
     }  # fmt: skip
     assert (
-        not found.kept.any()
-        and found.counts["kept"] == 0
+        not found.passed.any()
+        and found.counts["passed"] == 0
         and found.counts["text of many pictures"] == 3
     )
 
@@ -38,30 +38,30 @@ def test_sharing_counts_different_pictures_and_different_texts():
     texts = ["the same words"] * 4
     assert pair_rules(
         texts, images=[7, 7, 7, 7], images_of_text=1, **LOOSE
-    ).kept.all()  # one picture, four times
-    assert not pair_rules(texts, images=[7, 8, 7, 7], images_of_text=1, **LOOSE).kept.any()
+    ).passed.all()  # one picture, four times
+    assert not pair_rules(texts, images=[7, 8, 7, 7], images_of_text=1, **LOOSE).passed.any()
     many = pair_rules(
         ["one", "two", "One!", "three"], images=[7, 7, 7, 8], texts_of_image=1, **LOOSE
     )
-    assert many.faults["picture with many texts"].tolist() == [True, True, True, False]
+    assert many.violations["picture with many texts"].tolist() == [True, True, True, False]
     assert pair_rules(
         ["one", "One!"], images=[7, 7], texts_of_image=1, **LOOSE
-    ).kept.all()  # the same words, written twice
+    ).passed.all()  # the same words, written twice
 
 
 def test_rare_words_are_those_outside_the_most_frequent_words_and_neighbours():
     texts = ["red boat", "red boat", "red boat", "red sea", "boat red"]
     # counts: red 5, boat 4, (red, boat) 3, then sea, (red, sea), (boat, red) with 1 each
-    for vocabulary, kept in ((3, [1, 1, 1, 0, 0]), (2, [0] * 5), (4, [1] * 5), (0, [0] * 5)):
+    for vocabulary, passed in ((3, [1, 1, 1, 0, 0]), (2, [0] * 5), (4, [1] * 5), (0, [0] * 5)):
         found = pair_rules(texts, vocabulary=vocabulary, images_of_text=9, **LOOSE)
-        assert (~found.faults["rare words"]).tolist() == [bool(k) for k in kept], vocabulary
+        assert (~found.violations["rare words"]).tolist() == [bool(k) for k in passed], vocabulary
 
 
 def test_limits_are_the_papers():
     texts = [" ".join(f"w{i}" for i in range(n)) for n in (2, 3, 20, 21)]
-    assert pair_rules(texts).kept.tolist() == [False, True, True, False]
+    assert pair_rules(texts).passed.tolist() == [False, True, True, False]
     sizes = [(200, 300), (201, 300), (201, 603), (201, 602)]
-    assert pair_rules(["three words here"] * 4, sizes=sizes).kept.tolist() == [
+    assert pair_rules(["three words here"] * 4, sizes=sizes).passed.tolist() == [
         False,
         True,
         False,
@@ -87,16 +87,18 @@ def test_records_of_a_dataset(tmp_path):
     )
     assert given["images"][3] == given["images"][4] and len(set(given["images"])) == 4
     found = pair_rules(**given, short_side=20, texts_of_image=1)
-    assert found.kept.tolist() == [False, True, False, False, False]
+    assert found.passed.tolist() == [False, True, False, False, False]
 
 
 def test_a_script_without_spaces_needs_a_splitter():
     texts = ["海边的红船", "红船"]
-    assert pair_rules(texts).faults["short text"].all(), "each is one word, as the docstring says"
-    assert pair_rules(texts, split=list).faults["short text"].tolist() == [False, True]
+    assert pair_rules(texts).violations["short text"].all(), (
+        "each is one word, as the docstring says"
+    )
+    assert pair_rules(texts, split=list).violations["short text"].tolist() == [False, True]
 
 
 def test_errors_and_nothing():
     with pytest.raises(AmodalError, match="2 texts and 1 sizes"):
         pair_rules(["a", "b"], sizes=[(1, 1)])
-    assert pair_rules([]).counts["kept"] == 0
+    assert pair_rules([]).counts["passed"] == 0

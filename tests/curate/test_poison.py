@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import amodal
-from amodal.curate.poison import Blend, Patch, Warp, backdoor, chosen, mismatched, triggered
+from amodal.curate.poison import Blend, Patch, Warp, backdoor, mismatched, sample_rows, triggered
 from amodal.modalities import make
 
 
@@ -77,7 +77,9 @@ def test_mismatched_records_all_have_a_value_that_was_anothers(records):
 
 
 def test_the_choice_grows_with_the_share(records):
-    few, many = (set(chosen(records, range(60), share, seed=2).tolist()) for share in (0.2, 0.6))
+    few, many = (
+        set(sample_rows(records, range(60), share, seed=2).tolist()) for share in (0.2, 0.6)
+    )
     assert few < many and 4 <= len(few) <= 20 and 26 <= len(many) <= 46
 
 
@@ -121,7 +123,7 @@ def test_a_trigger_tells_in_the_fingerprint_what_it_does(records):
     }
     assert len(stamps) == 2
     told = [
-        triggered(records, image="image", trigger=t).reader.told
+        triggered(records, image="image", trigger=t).reader.trigger_id
         for t in (Patch(side=0.2), upside_down)
     ]
     assert told == ["Patch(side=0.2, seed=0)", f"{__name__}.upside_down"], (

@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from amodal.core import AmodalError, Ragged
 from amodal.methods.shared import matching as m
 from amodal.nn.heads.supervised import Target
-from amodal.objectives.matching import exchange
+from amodal.objectives.matching import swap_partners
 from amodal.train.optim import adamw
 from tests.methods.bench import batch, exact, method
 
@@ -17,15 +17,15 @@ KIND = (Target("kind", "classes", ("a", "b", "c")),)
 
 def test_a_share_of_rows_is_exchanged_for_any_other_and_wherever_they_stand():
     seeds = torch.from_numpy(np.random.default_rng(0).integers(0, 2**60, 4000))
-    shown, own = exchange(seeds, 0.5), torch.arange(4000)
+    shown, own = swap_partners(seeds, 0.5), torch.arange(4000)
     assert abs(float((shown != own).double().mean()) - 0.5) < 0.03
-    small = torch.stack([exchange(seeds[i : i + 4], 1.0) for i in range(0, 4000, 4)])
+    small = torch.stack([swap_partners(seeds[i : i + 4], 1.0) for i in range(0, 4000, 4)])
     assert (small != torch.arange(4)).all()
     counts = torch.bincount(small[:, 0], minlength=4)[1:]
     assert counts.min() > 280 and counts.sum() == 1000  # a third each of the three others
     order = torch.randperm(40)
-    assert torch.equal(exchange(seeds[:40], 0.5)[order], order[exchange(seeds[:40][order], 0.5)])
-    assert exchange(seeds[:1], 1.0).tolist() == [0] and torch.equal(exchange(seeds, 0.0), own)
+    assert torch.equal(swap_partners(seeds[:40], 0.5)[order], order[swap_partners(seeds[:40][order], 0.5)])
+    assert swap_partners(seeds[:1], 1.0).tolist() == [0] and torch.equal(swap_partners(seeds, 0.0), own)
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def test_matching_is_the_cross_entropy_of_true_and_exchanged_pairs():
     )
     rows = sorted(words.keys() & seen.keys())
     seeds = m.hash_bits(z.seed.values[rows], m.name_code("swap picture"))
-    shown = exchange(seeds, 0.5).tolist()
+    shown = swap_partners(seeds, 0.5).tolist()
     losses = []
     for i, row in enumerate(rows):
         pair = {"words": Ragged.of([words[row]]), "picture": Ragged.of([seen[rows[shown[i]]]])}

@@ -8,7 +8,7 @@ import torch
 from amodal import methods, modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.nn.encoder import Encoder
-from amodal.objectives.deep_supervision import UNKNOWN
+from amodal.objectives.deep_supervision import IGNORE_INDEX
 from tests.methods.bench import batch, fields, method
 
 torch.set_num_threads(1)
@@ -39,7 +39,7 @@ def test_a_field_of_class_maps_is_the_truth_and_no_field():
     m, b = dense(), scene()
     assert list(m.encoder.fields) == ["picture", "signal"] and m.labels == ()
     truth = m.features(b).label.values
-    assert truth.shape == (4, 16, 16) and (truth[..., -1] == UNKNOWN).all()
+    assert truth.shape == (4, 16, 16) and (truth[..., -1] == IGNORE_INDEX).all()
     assert torch.equal(truth[..., :-1], (b["picture"].values[:, 0, :, :-1] > 0.5).long())
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import AmodalError, Batch, Ragged, row_seeds
-from amodal.objectives.matching import draw_others
+from amodal.objectives.matching import sample_negatives
 from tests.methods.bench import batch, exact, method
 
 FIELDS = ("picture", "facts")
@@ -69,10 +69,12 @@ def test_negatives_are_drawn_from_the_softmax_of_all_and_a_floor():
     chance /= chance.sum()
     draws = 40_000
     seeds, own = row_seeds([str(i) for i in range(draws)]), torch.zeros(draws, dtype=torch.int64)
-    drawn = draw_others(logits.expand(draws, -1), own, seeds, floor=1e-2)
+    drawn = sample_negatives(logits.expand(draws, -1), own, seeds, floor=1e-2)
     found = torch.bincount(drawn, minlength=4)[None] / draws
     torch.testing.assert_close(found.double(), chance, rtol=0, atol=0.009)
-    bare = torch.bincount(draw_others(logits.expand(draws, -1), own, seeds), minlength=4) / draws
+    bare = (
+        torch.bincount(sample_negatives(logits.expand(draws, -1), own, seeds), minlength=4) / draws
+    )
     assert bare[3] < 0.001 < 0.2 < found[0, 3]  # without the floor the last is never met
 
 

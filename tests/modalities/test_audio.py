@@ -196,7 +196,7 @@ def test_views():
     for seed in range(5):
         assert (
             len(AUDIO.augment(value[:3000], "local", np.random.default_rng(seed)))
-            == AUDIO.shortest
+            == AUDIO.min_samples
             == 2560
         )
         assert len(AUDIO.augment(value[:1], "strong", np.random.default_rng(seed))) == 1

@@ -69,7 +69,7 @@ def test_a_line_of_commas_is_no_table():
 
 
 def test_columns_of_one_name_are_no_series():
-    with pytest.raises(BadValue, match="several columns have one name"):
+    with pytest.raises(BadValue, match="more than one column is called the same"):
         modalities.make("series", channels=("x",)).decode(b"x, x\n1,2\n3,4\n")
 
 

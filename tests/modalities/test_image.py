@@ -12,8 +12,9 @@ from PIL import Image as Pillow
 from amodal.core import AmodalError, Column
 from amodal.modalities import BadValue, kind, make
 from amodal.modalities.image import Image
+from amodal.modalities.shared import image_maps as _maps
 from amodal.modalities.shared import pixels as _pixels
-from amodal.modalities.shared.pixels import sampling
+from amodal.modalities.shared.image_maps import resampling_matrix
 
 from .makers import png
 
@@ -209,18 +210,20 @@ def test_token_order_and_positions():
 
 def test_sampling():
     rng = np.random.default_rng(0)
-    np.testing.assert_allclose(sampling(9, 0, 9, 9), np.eye(9), atol=1e-6)
-    np.testing.assert_allclose(sampling(9, 0, 9, 9, flip=True), np.eye(9)[::-1], atol=1e-6)
-    np.testing.assert_allclose(sampling(9, 2, 7, 5), np.eye(9)[2:7], atol=1e-6)
+    np.testing.assert_allclose(resampling_matrix(9, 0, 9, 9), np.eye(9), atol=1e-6)
+    np.testing.assert_allclose(resampling_matrix(9, 0, 9, 9, flip=True), np.eye(9)[::-1], atol=1e-6)
+    np.testing.assert_allclose(resampling_matrix(9, 2, 7, 5), np.eye(9)[2:7], atol=1e-6)
     for _ in range(20):  # every output is a weighted mean; the same kernel as Pillow's
         low = rng.uniform(0, 10)
-        weight = sampling(16, low, low + rng.uniform(0.5, 16 - low), 12, sigma=rng.uniform(0, 2))
+        weight = resampling_matrix(
+            16, low, low + rng.uniform(0.5, 16 - low), 12, sigma=rng.uniform(0, 2)
+        )
         np.testing.assert_allclose(weight.sum(1), 1, atol=1e-5)
     line = rng.random((1, 40)).astype(np.float32)
     expected = np.asarray(
         Pillow.fromarray(line).resize((13, 1), Pillow.Resampling.BILINEAR, box=(3, 0, 37.5, 1))
     )
-    np.testing.assert_allclose(sampling(40, 3, 37.5, 13) @ line[0], expected[0], atol=1e-5)
+    np.testing.assert_allclose(resampling_matrix(40, 3, 37.5, 13) @ line[0], expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -284,10 +287,10 @@ def test_jpegs_have_the_same_pixels_with_and_without_simplejpeg(size, mode, opti
 def test_large_maps_are_multiplied_in_blocks():
     rng = np.random.default_rng(0)
     planes = rng.random((3, 150, 130), dtype=np.float32)
-    rows = _pixels.sampling(150, 10.0, 120.5, 140, sigma=1.5, flip=True)
-    columns = _pixels.sampling(130, 0.0, 130.0, 70)
+    rows = _maps.resampling_matrix(150, 10.0, 120.5, 140, sigma=1.5, flip=True)
+    columns = _maps.resampling_matrix(130, 0.0, 130.0, 70)
     np.testing.assert_allclose(
-        _pixels.mapped(planes, rows, columns), rows @ planes @ columns.T, atol=1e-5
+        _maps.apply_maps(planes, rows, columns), rows @ planes @ columns.T, atol=1e-5
     )
 
 

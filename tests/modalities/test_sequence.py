@@ -63,7 +63,7 @@ def test_words():
     """Words are numbered as in a base of four; one with an unknown symbol, or cut short, is the
     unknown word and no target."""
     values = CODONS.collate([CODONS.decode(s) for s in ("AACTTT", "ANAACGT", "A")])
-    number, counts = CODONS.spelled(values)
+    number, counts = CODONS.kmers(values)
     assert number.tolist() == [1, 63, 64, 6, 64, 64] and counts.tolist() == [2, 3, 1]
     assert CODONS.targets(values).tolist() == [1, 63, -1, 6, -1, -1]
     loss = CODONS.token_loss(torch.randn(6, 64), CODONS.targets(values))
@@ -85,9 +85,9 @@ def test_views_read_in_every_frame():
     """A periodic sequence has three readings; weak views meet all of them."""
     value = CODONS.decode("ACG" * 60)
     firsts = {
-        CODONS.spelled(CODONS.collate([CODONS.augment(value, "weak", np.random.default_rng(i))]))[
+        CODONS.kmers(CODONS.collate([CODONS.augment(value, "weak", np.random.default_rng(i))]))[0][
             0
-        ][0].item()
+        ].item()
         for i in range(40)
     }
     assert firsts == {0 * 16 + 1 * 4 + 2, 1 * 16 + 2 * 4 + 0, 2 * 16 + 0 * 4 + 1}

@@ -161,7 +161,7 @@ def vocabulary(tmp_path_factory):
 def test_vocabulary_of_a_local_tokenizer(vocabulary):
     for path in (vocabulary, vocabulary / "tokenizer.json"):
         text = make("text", vocabulary=path, max_length=4)
-        assert text.alphabet == 4
+        assert text.vocab_size == 4
         ids = text.decode("red car blue")
         assert ids.tolist() == [1, 2, 3] and text.text(ids) == "red car blue"
         assert text.truncated("red car blue red car") == 1

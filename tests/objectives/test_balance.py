@@ -77,8 +77,8 @@ def test_held_whole_or_in_tiles_it_is_the_same(steps, monkeypatch):
     )
     temperature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     found = []
-    for most in (balance.WHOLE_TO, 0):
-        monkeypatch.setattr(balance, "WHOLE_TO", most)
+    for most in (balance.MAX_DENSE_ROWS, 0):
+        monkeypatch.setattr(balance, "MAX_DENSE_ROWS", most)
         loss = balance.balanced_info_nce(a, b, temperature=temperature, steps=steps)
         found.append([loss, *torch.autograd.grad(loss, (a, b, temperature))])
     for whole, tiled in zip(*found):

@@ -5,17 +5,19 @@ import math
 import torch
 
 from amodal.objectives.coordinate_bins import (
+    bin_centers,
     bin_cross_entropy,
-    bin_of,
     expected_distance,
-    middle_of,
+    to_bins,
 )
 
 
 def test_bins_and_their_middles():
     x = torch.tensor([0.0, 0.24, 0.25, 0.99, 1.0, -0.3, 1.7])
-    assert bin_of(x, 4).tolist() == [0, 0, 1, 3, 3, 0, 3]
-    torch.testing.assert_close(middle_of(bin_of(x, 4), 4), torch.tensor([1, 1, 3, 7, 7, 1, 7]) / 8)
+    assert to_bins(x, 4).tolist() == [0, 0, 1, 3, 3, 0, 3]
+    torch.testing.assert_close(
+        bin_centers(to_bins(x, 4), 4), torch.tensor([1, 1, 3, 7, 7, 1, 7]) / 8
+    )
 
 
 def test_each_point_has_the_mean_of_three_axes():

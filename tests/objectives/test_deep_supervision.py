@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import jaccard_score
 
 from amodal.core import AmodalError
-from amodal.objectives.deep_supervision import UNKNOWN, deep_supervision, pixel_cross_entropy
+from amodal.objectives.deep_supervision import IGNORE_INDEX, deep_supervision, pixel_cross_entropy
 from amodal.stats.mask_overlap import mean_iou
 
 
@@ -17,7 +17,7 @@ def slow(logits, target):
     for n in range(len(target)):
         for i in range(target.shape[1]):
             for j in range(target.shape[2]):
-                if (k := int(target[n, i, j])) != UNKNOWN:
+                if (k := int(target[n, i, j])) != IGNORE_INDEX:
                     scores = logits[n, :, i, j].tolist()
                     terms.append(math.log(sum(map(math.exp, scores))) - scores[k])
     return sum(terms) / len(terms)
@@ -26,7 +26,7 @@ def slow(logits, target):
 def test_pixels_count_alike_and_unknown_ones_do_not():
     torch.manual_seed(0)
     logits, target = torch.randn(2, 4, 3, 3, dtype=torch.float64), torch.randint(0, 4, (2, 3, 3))
-    target[0, :2] = UNKNOWN
+    target[0, :2] = IGNORE_INDEX
     assert abs(pixel_cross_entropy(logits, target).item() - slow(logits, target)) < 1e-12
     half = torch.randn(2, 4, 1, 1, dtype=torch.float64)  # scores of one place, brought to nine
     assert (
@@ -52,7 +52,7 @@ def test_stages_are_weighed():
 
 def test_nothing_known_is_a_zero_with_a_graph():
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
-    loss = pixel_cross_entropy(logits, torch.full((1, 3, 3), UNKNOWN))
+    loss = pixel_cross_entropy(logits, torch.full((1, 3, 3), IGNORE_INDEX))
     loss.backward()
     assert loss == 0 and (logits.grad == 0).all()
     assert pixel_cross_entropy(logits[:0], torch.zeros(0, 3, 3).long()) == 0
@@ -66,10 +66,10 @@ def test_mean_iou_is_the_mean_jaccard_score_of_the_classes_there_are():
     expected = jaccard_score(truth.flatten(), guess.flatten(), average="macro")
     assert abs(mean_iou(guess, truth, 6) - expected) < 1e-6
     hidden = truth.clone()
-    hidden[0] = UNKNOWN
+    hidden[0] = IGNORE_INDEX
     expected = jaccard_score(truth[1].flatten(), guess[1].flatten(), average="macro")
     assert abs(mean_iou(guess, hidden, 6) - expected) < 1e-6
     with pytest.raises(ValueError, match="one shape"):
         mean_iou(guess, truth[:1], 4)
     with pytest.raises(AmodalError, match="no pixel"):
-        mean_iou(guess, torch.full_like(guess, UNKNOWN), 4)
+        mean_iou(guess, torch.full_like(guess, IGNORE_INDEX), 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.objectives.entailment import agreement, bce_of_log, log_one_minus_exp
+from amodal.objectives.entailment import bce_from_log_prob, log1mexp, log_agreement
 
 
 def test_it_is_binary_cross_entropy_of_what_is_known(same):
@@ -17,7 +17,7 @@ def test_it_is_binary_cross_entropy_of_what_is_known(same):
     truth[0, 1] = truth[3] = torch.nan
     known = ~truth.isnan()
     same(
-        lambda x: bce_of_log(F.logsigmoid(x), truth),
+        lambda x: bce_from_log_prob(F.logsigmoid(x), truth),
         lambda x: F.binary_cross_entropy(x.sigmoid()[known], truth[known]),
         [raw],
     )
@@ -25,20 +25,20 @@ def test_it_is_binary_cross_entropy_of_what_is_known(same):
 
 def test_both_ends_are_finite_and_right():
     x = torch.tensor([-1e-5, -0.3, -1.0, -80.0], dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(log_one_minus_exp(x), (1 - x.exp()).log(), rtol=1e-9, atol=1e-30)
+    torch.testing.assert_close(log1mexp(x), (1 - x.exp()).log(), rtol=1e-9, atol=1e-30)
     log_p = torch.tensor([0.0, -200.0, 0.0, -200.0], requires_grad=True)
-    loss = bce_of_log(log_p, torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    loss = bce_from_log_prob(log_p, torch.tensor([1.0, 0.0, 0.0, 1.0]))
     loss.backward()
     assert loss.isfinite() and log_p.grad.isfinite().all() and log_p.grad[3] < 0
 
 
 def test_nothing_known_and_other_shapes():
     x = torch.zeros(2, 2, requires_grad=True)
-    loss = bce_of_log(x - 1, torch.full((2, 2), torch.nan))
+    loss = bce_from_log_prob(x - 1, torch.full((2, 2), torch.nan))
     loss.backward()
     assert loss == 0 and x.grad.abs().sum() == 0
     with pytest.raises(ValueError, match="one shape"):
-        bce_of_log(torch.zeros(2), torch.zeros(3))
+        bce_from_log_prob(torch.zeros(2), torch.zeros(3))
 
 
 def test_agreement_is_the_chance_that_all_answers_are_the_same():
@@ -48,4 +48,4 @@ def test_agreement_is_the_chance_that_all_answers_are_the_same():
         for answers in itertools.product((0, 1), repeat=4):
             y = torch.tensor(answers)
             total += ((a[n] * y + (1 - a[n]) * (1 - y)) * (b[n] * y + (1 - b[n]) * (1 - y))).prod()
-        assert float(agreement(a, b)[n].exp()) == pytest.approx(float(total))
+        assert float(log_agreement(a, b)[n].exp()) == pytest.approx(float(total))

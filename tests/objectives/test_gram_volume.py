@@ -73,7 +73,7 @@ def test_the_loss_is_smoothed_cross_entropy_both_ways(count, smoothing, tile, mo
 
     def ours(anchor, extra, t, *others):
         return gram_info_nce(
-            anchor, others, temperature=t, smoothing=smoothing, more_MD=extra, tile=tile
+            anchor, others, temperature=t, smoothing=smoothing, extra_anchor_MD=extra, tile=tile
         )
 
     same(ours, reference, [vectors[0], extra, temperature, *vectors[1:]])

@@ -8,7 +8,7 @@ import torch
 
 from amodal.diagnose.similarity_graph import roughness
 from amodal.objectives.info_nce import info_nce, nt_xent
-from amodal.objectives.kernel_nce import concatenated, graph_info_nce, kernel_info_nce
+from amodal.objectives.kernel_nce import concatenated_kernel_nce, graph_info_nce, kernel_info_nce
 
 
 def kernel(x, y, temperature, gamma):
@@ -58,9 +58,9 @@ def test_concatenation_gives_each_kernel_half_of_unit_vectors(pair, same, within
         return 0.3 * first + 0.7 * slow(a[:, 3:], b[:, 3:], 0.5, 2.0, within, unit=False)
 
     how = {"temperature": 0.5, "gammas": (1.0, 2.0), "share": 0.3, "within": within}
-    same(lambda a, b: concatenated(a, b, **how), reference, pair(6, 6))
+    same(lambda a, b: concatenated_kernel_nce(a, b, **how), reference, pair(6, 6))
     with pytest.raises(ValueError, match="even width"):
-        concatenated(*pair(6, 5), **how)
+        concatenated_kernel_nce(*pair(6, 5), **how)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import row_seeds
-from amodal.objectives.matching import draw_others, hard_negatives, matching
+from amodal.objectives.matching import hard_negatives, matching, sample_negatives
 
 
 @pytest.mark.parametrize("n, m", [(3, 6), (2, 0), (0, 1)])
@@ -34,7 +34,7 @@ def test_negatives_come_as_often_as_their_similarity_says(pair):
     chance = logits.fill_diagonal_(-torch.inf).softmax(1)
     draws = 20_000
     own = torch.arange(5).repeat(draws)
-    drawn = draw_others(
+    drawn = sample_negatives(
         logits.repeat(draws, 1), own, row_seeds([f"{i}" for i in range(5 * draws)])
     ).view(draws, 5)
     found = torch.stack([(drawn == j).double().mean(0) for j in range(5)], 1)

@@ -27,7 +27,7 @@ def slow(score, about, temperature):
 
 @pytest.mark.parametrize("about", ([0, 0, 2, -1], [2, 1, 0, 1], [-1, -1, -1, -1]))
 def test_agrees_with_its_definition(about):
-    found = modality_choice(scores(), temperature=0.3, about_N=torch.tensor(about))
+    found = modality_choice(scores(), temperature=0.3, modality_N=torch.tensor(about))
     assert float(found) == pytest.approx(slow(scores(), about, 0.3))
 
 
@@ -45,5 +45,5 @@ def test_one_query_alone_is_a_zero_that_keeps_the_graph():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="source_choice needs"):
+    with pytest.raises(ValueError, match="modality_choice needs"):
         modality_choice(torch.randn(2, 3, 1), temperature=0.1)

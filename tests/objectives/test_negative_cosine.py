@@ -12,8 +12,8 @@ def test_many_rows_are_as_few(monkeypatch):
     p[3], v[4], p[5] = 0, 0, 1e-9
     p.requires_grad_()
     found = []
-    for many in (page.MANY, 10**9):
-        monkeypatch.setattr(page, "MANY", many)
+    for many in (page.MIN_FUSED_ROWS, 10**9):
+        monkeypatch.setattr(page, "MIN_FUSED_ROWS", many)
         loss = page.negative_cosine(p, v)
         found.append([loss, torch.autograd.grad(loss, p)[0]])
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-15)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import AmodalError, Ragged
-from amodal.objectives.bags import padded
 from amodal.objectives.grouping import group_patches
 from amodal.objectives.mil import bag_scores, bag_tile, pooling
+from amodal.objectives.packed import pad_packed
 from amodal.objectives.score_nce import score_nce
 
 
@@ -25,10 +25,10 @@ def bags():
 
 def test_padded_holds_every_value_and_nothing_else(bags):
     regions, lengths, *_ = bags
-    block, there = padded(Ragged(regions, lengths))
+    block, there = pad_packed(Ragged(regions, lengths))
     assert block.shape == (5, 4, 3) and there.sum(1).tolist() == lengths.tolist()
     assert torch.equal(block[there], regions) and not block[~there].any()
-    assert padded(Ragged(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)))[0].shape == (
+    assert pad_packed(Ragged(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)))[0].shape == (
         0,
         1,
         3,
@@ -69,7 +69,7 @@ def test_bag_scores_are_the_formulas(bags, same, name, total):
     weight = torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def ours(regions, words):
-        block, there = padded(Ragged(regions, lengths))
+        block, there = pad_packed(Ragged(regions, lengths))
         return (
             weight * bag_scores(block, there, words, counts, pool=pooling(name, 2.0), total=total)
         ).sum()
@@ -83,7 +83,7 @@ def test_bag_scores_are_the_formulas(bags, same, name, total):
 
 def test_log_sum_exp_goes_from_mean_to_max(bags):
     regions, lengths, words, counts = (x.detach() for x in bags)
-    block, there = padded(Ragged(regions, lengths))
+    block, there = pad_packed(Ragged(regions, lengths))
     at = lambda name, g: bag_scores(block, there, words, counts, pool=pooling(name, g))  # noqa: E731
     torch.testing.assert_close(at("lse", 1e-6), at("mean", 1.0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(at("lse", 1e5), at("max", 1.0), rtol=1e-4, atol=1e-4)
@@ -104,7 +104,7 @@ def test_score_nce_is_info_nce_of_the_whole_matrix(bags, same, tile):
     pool = pooling("max", 1.0)
 
     def ours(regions, words, t):
-        block, there = padded(Ragged(regions, lengths))
+        block, there = pad_packed(Ragged(regions, lengths))
         return score_nce(
             lambda b, m: bag_scores(b, m, words, counts, pool=pool),
             block,
@@ -154,15 +154,15 @@ def test_groups_are_the_papers(bags, same, threshold):
     weight = torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
     def ours(texts, regions):
-        block, there = padded(Ragged(regions, lengths))
+        block, there = pad_packed(Ragged(regions, lengths))
         return (weight * group_patches(texts, block, there, threshold=threshold)[0]).sum()
 
     def slow(texts, regions):
-        block, there = padded(Ragged(regions, lengths))
+        block, there = pad_packed(Ragged(regions, lengths))
         return (weight * slow_groups(texts, block, there, threshold)[0]).sum()
 
     same(ours, slow, [texts, regions])
-    block, there = padded(Ragged(regions, lengths))
+    block, there = pad_packed(Ragged(regions, lengths))
     _, found = group_patches(texts, block, there, threshold=threshold)
     assert not found[~there[:, None].expand_as(found)].any()
     torch.testing.assert_close(found.sum(2), torch.ones(5, 2, dtype=torch.float64))

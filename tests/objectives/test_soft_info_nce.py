@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.soft_info_nce import Similar, Sparse, soft_info_nce
+from amodal.objectives.soft_info_nce import SimilarityTargets, SparseTargets, soft_info_nce
 
 
 def loops(a, b, p, temperature, back=None, smoothing=0.0, symmetric=True):
@@ -47,7 +47,7 @@ def test_dense_targets_are_the_formula(pair, same, smoothing, symmetric):
 def test_targets_of_the_way_back(pair, same):
     p, q = weights(5, 5), weights(5, 5, seed=4)
     same(
-        lambda a, b: soft_info_nce(a, b, p, temperature=0.1, back=q),
+        lambda a, b: soft_info_nce(a, b, p, temperature=0.1, reverse_targets=q),
         lambda a, b: loops(a, b, p, 0.1, back=q),
         pair(5, 3),
     )
@@ -61,11 +61,16 @@ def test_sparse_targets_are_the_matrix_they_stand_for(pair, same):
     p = torch.diag(kept)
     for i in range(5):
         p[i, partner[i]] += 1 - kept[i]
-    for way in ({}, {"back": p}):
-        options = {"temperature": 0.1, "smoothing": 0.1, **way}
+    for reverse in (None, p):
+        options = {"temperature": 0.1, "smoothing": 0.1}
         same(
-            partial(soft_info_nce, targets=Sparse.mixed(partner, kept), **options),
-            partial(loops, p=p, **options),
+            partial(
+                soft_info_nce,
+                targets=SparseTargets.mixup(partner, kept),
+                reverse_targets=reverse,
+                **options,
+            ),
+            partial(loops, p=p, back=reverse, **options),
             pair(5, 3),
         )
 
@@ -73,7 +78,7 @@ def test_sparse_targets_are_the_matrix_they_stand_for(pair, same):
 @pytest.mark.parametrize("tile", [1, 2, 100])
 def test_similar_targets_are_a_softmax(pair, same, tile):
     def ours(a, b, u, v):
-        return soft_info_nce(a, b, Similar(u, v, 0.3), temperature=0.2, tile=tile)
+        return soft_info_nce(a, b, SimilarityTargets(u, v, 0.3), temperature=0.2, tile=tile)
 
     def matrix(a, b, u, v):
         return loops(a, b, (F.normalize(u, dim=1) @ F.normalize(v, dim=1).T / 0.3).softmax(1), 0.2)
@@ -93,7 +98,7 @@ def test_with_identity_it_is_info_nce_and_one_way_torchs_cross_entropy(pair, sam
         logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / 0.1
         return F.cross_entropy(logits, torch.arange(6), label_smoothing=0.2)
 
-    own = Sparse.mixed(torch.arange(6), weights(6))
+    own = SparseTargets.mixup(torch.arange(6), weights(6))
     same(
         lambda a, b: soft_info_nce(a, b, own, temperature=0.1, smoothing=0.2, symmetric=False),
         torchs,

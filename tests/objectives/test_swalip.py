@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from amodal.objectives.negative_cosine import negative_cosine
 from amodal.objectives.sinkhorn import sinkhorn
-from amodal.objectives.swalip import assigned, swalip
+from amodal.objectives.swalip import sinkhorn_factors, swalip
 
 
 def balanced(scores, epsilon, iterations):
@@ -33,7 +33,7 @@ def naive_swalip(a, b, other_a, other_b, temperature):
 
 @pytest.mark.parametrize("whole", [0, 2**22])
 def test_swalip_is_the_loop(pair, same, whole, monkeypatch):
-    monkeypatch.setattr("amodal.objectives.swalip.WHOLE", whole)
+    monkeypatch.setattr("amodal.objectives.swalip.MAX_DENSE_ENTRIES", whole)
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     same(
         lambda a, b, u, v, t: swalip(a, b, u, v, temperature=t),
@@ -46,7 +46,7 @@ def test_swalip_is_the_loop(pair, same, whole, monkeypatch):
 @pytest.mark.parametrize("epsilon", [0.02, 1.0])
 def test_factors_are_the_balanced_assignment(pair, epsilon, iterations):
     a, b = (F.normalize(x.detach(), dim=1) for x in pair(7, 4))
-    found = assigned(a, b[:5], epsilon=epsilon, iterations=iterations)
+    found = sinkhorn_factors(a, b[:5], epsilon=epsilon, iterations=iterations)
     whole = (found.u_NE @ found.v_ME.T).exp()
     torch.testing.assert_close(whole, sinkhorn(a @ b[:5].T, epsilon=epsilon, iterations=iterations))
     torch.testing.assert_close(whole, balanced(a @ b[:5].T, epsilon, iterations))

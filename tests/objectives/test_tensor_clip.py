@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from amodal.objectives.barlow import barlow_twins
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.tensor_clip import barlow_ways, tensor_clip
+from amodal.objectives.tensor_clip import multi_barlow_twins, tensor_clip
 from tests.objectives.test_contrastive import LargestTensor
 
 
@@ -61,7 +61,7 @@ def naive_half(vectors, t):
 def test_tensor_clip_is_cross_entropy_along_each_axis(ways, same, monkeypatch):
     t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     for cells in (1, 2**22):  # a tile of one row, and one of all
-        monkeypatch.setattr("amodal.objectives.tensor_clip.CELLS", cells)
+        monkeypatch.setattr("amodal.objectives.tensor_clip.MAX_LOGITS", cells)
         same(
             lambda t, *v: tensor_clip(v, temperature=t),
             lambda t, *v: naive_tensor_clip(v, t),
@@ -84,7 +84,7 @@ def test_of_two_they_are_info_nce_and_barlow_twins(same):
         sources(2),
     )
     same(
-        lambda a, b: barlow_ways([a, b], off_diagonal=0.1),
+        lambda a, b: multi_barlow_twins([a, b], off_diagonal=0.1),
         lambda a, b: barlow_twins(a, b, off_diagonal=0.1),
         sources(2, 9),
     )
@@ -98,11 +98,11 @@ def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(
     given = [*sources(3, rows=11), *([t] if learned else [])]
 
     def made_again(*v):
-        monkeypatch.setattr("amodal.objectives.tensor_clip.HELD", 0)
+        monkeypatch.setattr("amodal.objectives.tensor_clip.MAX_RETAINED", 0)
         return tensor_clip(v[:3], temperature=t, tuples=4)
 
     def kept(*v):
-        monkeypatch.setattr("amodal.objectives.tensor_clip.HELD", 2**25)
+        monkeypatch.setattr("amodal.objectives.tensor_clip.MAX_RETAINED", 2**25)
         parts = ((0, 4), (4, 4), (8, 3))
         return (
             sum(n * tensor_clip([x[i : i + n] for x in v[:3]], temperature=t) for i, n in parts)
@@ -110,7 +110,7 @@ def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(
         )
 
     same(made_again, kept, given)
-    monkeypatch.setattr("amodal.objectives.tensor_clip.HELD", 0)
+    monkeypatch.setattr("amodal.objectives.tensor_clip.MAX_RETAINED", 0)
     held = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda x: held.append(x.numel()) or x, lambda x: x
@@ -136,15 +136,19 @@ def test_barlow_ways_is_the_correlation_tensor(ways, same):
             total = total + ((1 - entry) ** 2 if len(set(index)) == 1 else 0.1 * entry**2)
         return total
 
-    same(lambda *v: barlow_ways(v, off_diagonal=0.1, tile=2), naive, sources(ways, rows=6, width=3))
+    same(
+        lambda *v: multi_barlow_twins(v, off_diagonal=0.1, tile=2),
+        naive,
+        sources(ways, rows=6, width=3),
+    )
 
 
 def test_too_few_rows_are_a_connected_zero():
     for loss, rows in (
         (lambda v: tensor_clip(v, temperature=0.3), 1),
         (lambda v: tensor_clip(v, temperature=0.3, half=True), 2),
-        (barlow_ways, 1),
-        (barlow_ways, 0),
+        (multi_barlow_twins, 1),
+        (multi_barlow_twins, 0),
         (lambda v: tensor_clip(v, temperature=0.3), 0),
     ):
         vectors = sources(3, rows=rows)
@@ -157,7 +161,7 @@ def test_neither_holds_a_large_tensor():
     vectors = [torch.randn(1024, 8, requires_grad=True) for _ in range(3)]
     with LargestTensor() as largest:
         tensor_clip(vectors, temperature=0.1, tuples=32).backward()
-        barlow_ways(vectors, tile=64).backward()
+        multi_barlow_twins(vectors, tile=64).backward()
     assert largest.elements <= 64 * 1024
 
 
@@ -168,4 +172,4 @@ def test_errors_say_what_was_given():
     with pytest.raises(ValueError, match="three sources, got 2"):
         tensor_clip([a, b], temperature=0.1, half=True)
     with pytest.raises(ValueError, match=r"\(5, 4\) and \(3, 4\)"):
-        barlow_ways([a, b[:3]])
+        multi_barlow_twins([a, b[:3]])

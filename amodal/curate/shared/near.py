@@ -1,5 +1,4 @@
-"""Texts that are nearly the same: Jaccard's index of runs of words (Broder, 1997), every pair above
-a threshold, without comparing all."""
+"""Near-duplicate texts: all pairs with a high Jaccard index of shingles (Broder, 1997), indexed."""
 
 from __future__ import annotations
 
@@ -14,12 +13,14 @@ WORD = re.compile(r"\w+")
 
 
 def shingles(text: str, size: int = 3) -> frozenset[tuple[str, ...]]:
-    """Its runs of `size` words in lower case; the whole text, where it is shorter; none of a text
-    without words."""
-    said = tuple(WORD.findall(text.lower()))
+    """The runs of `size` words of a text, in lower case.
+
+    The whole text, if it is shorter; none for a text without words.
+    """
+    words = tuple(WORD.findall(text.lower()))
     return (
-        frozenset(said[i : i + size] for i in range(max(1, len(said) - size + 1)))
-        if said
+        frozenset(words[i : i + size] for i in range(max(1, len(words) - size + 1)))
+        if words
         else frozenset()
     )
 
@@ -27,25 +28,39 @@ def shingles(text: str, size: int = 3) -> frozenset[tuple[str, ...]]:
 def near_duplicates(
     texts: Sequence[str], least: float = 0.8, *, size: int = 3
 ) -> list[tuple[int, int, float]]:
-    """(i, j, Jaccard's index) of all pairs i < j with an index of at least `least`, the nearest
-    first. Exact: two sets S of such an index have one in common among the |S| - ceil(least |S|) + 1
-    rarest shingles of either (prefix filter; Chaudhuri et al., 2006). Texts without words are
-    nobody's duplicate. Raises AmodalError unless 0 < least <= 1 and size >= 1."""
+    """All pairs of near-duplicate texts, the nearest first. Exact.
+
+    Two sets S of an index of at least `least` share one of the |S| - ceil(least |S|) + 1 rarest
+    shingles of either (prefix filter; Chaudhuri et al., 2006). Texts without words are in no pair.
+
+    Args:
+        texts: to compare.
+        least: Jaccard index, 0 < least <= 1.
+        size: words of a shingle, at least 1.
+
+    Returns:
+        (i, j, Jaccard index), i < j.
+
+    Raises:
+        AmodalError: `least` or `size` is out of range.
+    """
     if not 0 < least <= 1 or size < 1:
         raise AmodalError(
-            f"near_duplicates needs 0 < least <= 1 and runs of 1 word or more, got {least} and {size}"
+            f"near_duplicates needs 0 < least <= 1 and runs of 1 word or more, got {least} and "
+            f"{size}"
         )
     sets = [shingles(text, size) for text in texts]
-    held = Counter(s for each in sets for s in each)
-    seen, found = defaultdict(list), []
-    for j, each in enumerate(sets):
-        rarest = sorted(each, key=lambda s: (held[s], s))[
-            : len(each) - math.ceil(least * len(each) - 1e-9) + 1
+    document_frequency = Counter(s for shingle_set in sets for s in shingle_set)
+    index_of: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    pairs = []
+    for j, shingle_set in enumerate(sets):
+        rarest = sorted(shingle_set, key=lambda s: (document_frequency[s], s))[
+            : len(shingle_set) - math.ceil(least * len(shingle_set) - 1e-9) + 1
         ]
-        for i in sorted({i for s in rarest for i in seen[s]}):
-            index = len(sets[i] & each) / len(sets[i] | each)
-            if index >= least:
-                found.append((i, j, index))
+        for i in sorted({i for s in rarest for i in index_of[s]}):
+            jaccard = len(sets[i] & shingle_set) / len(sets[i] | shingle_set)
+            if jaccard >= least:
+                pairs.append((i, j, jaccard))
         for s in rarest:
-            seen[s].append(j)
-    return sorted(found, key=lambda pair: (-pair[2], pair[:2]))
+            index_of[s].append(j)
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))

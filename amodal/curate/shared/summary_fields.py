@@ -1,5 +1,4 @@
-"""What a structured summary consists of: labelled fields, a check of one, the question that asks
-for one, and how an answer is read.
+"""Structured summaries: their fields, validation, the prompt for one, and the parser of an answer.
 
 After CS-PaperSum (row 35 of the catalogue), whose own names of fields and prompt are not known for
 certain.
@@ -19,10 +18,16 @@ Summary = dict[str, "str | tuple[str, ...]"]
 
 @dataclass(frozen=True)
 class Part:
-    """One field of a summary. name: an identifier; about: what belongs there, for people and for a
-    language model; needed: every summary has it; many: a tuple of short texts, such as keywords;
-    most: words at most, of each text; cues: beginnings of words by which a sentence shows that it
-    belongs here, where nobody is asked but the text."""
+    """One field of a summary.
+
+    Attributes:
+        name: an identifier.
+        about: what belongs there, for people and for a language model.
+        needed: every summary has it.
+        many: a tuple of short texts, such as keywords.
+        most: words of each text, at most.
+        cues: beginnings of words by which an extractive summariser recognises its sentences.
+    """
 
     name: str
     about: str
@@ -33,11 +38,12 @@ class Part:
 
     @property
     def label(self) -> str:
+        """The name as a heading."""
         return self.name.replace("_", " ").capitalize()
 
 
 PARTS = (
-    Part("key_takeaways", "what a reader should remember, in one to three sentences", needed=True),
+    Part("key_takeaways", "what a reader should take away, in one to three sentences", needed=True),
     Part(
         "importance", "why the problem matters",
         cues=("important", "challeng", "critical", "essential", "crucial", "difficult", "lack"),
@@ -62,16 +68,24 @@ PARTS = (
 )  # fmt: skip
 
 
-def checked(summary: Mapping[str, object], parts: Sequence[Part] = PARTS) -> Summary:
-    """The summary with white space made single, its fields in the order of `parts`, empty ones that
-    are not needed left out. Raises AmodalError that names every fault: fields that are unknown
-    (with the nearest), that are needed and not there, too long, of another type, or said twice in a
-    list."""
-    known, faults, kept = {p.name: p for p in parts}, [], {}
+def validate_summary(summary: Mapping[str, object], parts: Sequence[Part] = PARTS) -> Summary:
+    """The summary with white space normalised and its fields in the order of `parts`.
+
+    Empty fields that are not needed are left out.
+
+    Args:
+        summary: field -> text or list of texts.
+        parts: the fields.
+
+    Raises:
+        AmodalError: names every error: unknown fields (with the nearest), missing, too long, of
+            another type, or duplicates in a list.
+    """
+    known, errors, valid = {p.name: p for p in parts}, [], {}
     for name in summary:
         if name not in known:
             close = nearest(str(name), known)
-            faults.append(
+            errors.append(
                 f"there is no field {name!r}"
                 + (f"; did you mean {' or '.join(close)}?" if close else "")
             )
@@ -79,74 +93,86 @@ def checked(summary: Mapping[str, object], parts: Sequence[Part] = PARTS) -> Sum
         value = summary.get(name)
         try:
             texts = _texts(value, part)
-        except AmodalError as fault:
-            faults.append(str(fault))
+        except AmodalError as error:
+            errors.append(str(error))
             continue
         if texts:
-            kept[name] = tuple(texts) if part.many else texts[0]
+            valid[name] = tuple(texts) if part.many else texts[0]
         elif part.needed:
             close = [n for n in nearest(name, map(str, summary)) if n not in known]
-            faults.append(
+            errors.append(
                 f"the field {name!r} is missing" + (f" ({close[0]!r} is there)" if close else "")
             )
-    if faults:
+    if errors:
         raise AmodalError(
-            f"{'; '.join(faults)}. The fields are {', '.join(_told(p) for p in parts)}."
+            f"{'; '.join(errors)}. The fields are {', '.join(_describe(p) for p in parts)}."
         )
-    return kept
+    return valid
 
 
-def question(title: str, text: str, parts: Sequence[Part] = PARTS) -> str:
-    """What a language model is asked, the same for every paper but for its title and text."""
-    lines = "\n".join(f"{p.label}: <{p.about}{_limits(p)}>" for p in parts)
+def build_prompt(title: str, text: str, parts: Sequence[Part] = PARTS) -> str:
+    """The prompt for a language model, the same for every paper but for its title and text."""
+    lines = "\n".join(f"{p.label}: <{p.about}{_constraints(p)}>" for p in parts)
     return (
-        "Summarise the paper below. Use only what it says. Answer with exactly these labelled lines, in this order and nothing else; where "
-        f"the paper says nothing about one that is optional, leave that line out.\n\n{lines}\n\nTitle: {title}\n\nText: {text}\n\nAnswer:\n"
+        "Summarise the paper below. Use only what it says. Answer with exactly these labelled "
+        "lines, in this order and nothing else; where "
+        "the paper says nothing about one that is optional, leave that line "
+        f"out.\n\n{lines}\n\nTitle: {title}\n\nText: {text}\n\nAnswer:\n"
     )
 
 
-def answered(answer: str, parts: Sequence[Part] = PARTS) -> Summary:
-    """The summary in an answer of labelled lines ("Future work: …", also "**Future work:** …" or "-
-    future_work: …"); what stands under a label without one of its own goes on with it. Raises
-    AmodalError as `checked` does, and for words before the first label, for labels of no field and
-    for labels that stand twice."""
+def parse_answer(answer: str, parts: Sequence[Part] = PARTS) -> Summary:
+    """The summary in an answer of labelled lines.
+
+    "Future work: …", also "**Future work:** …" or "- future_work: …". Lines without a label
+    continue the one before.
+
+    Args:
+        answer: of the language model.
+        parts: the fields.
+
+    Raises:
+        AmodalError: as in `validate_summary`, and for words before the first label, labels of no
+            field and labels that occur twice.
+    """
     names = {re.sub(r"[\W_]+", " ", p.name): p for p in parts}
-    found: dict[str, list[str]] = {}
-    faults, current = [], None
+    lines_of: dict[str, list[str]] = {}
+    errors, current = [], None
     for line in answer.splitlines():
         if not line.strip():
             continue
         mark = LABEL.match(line)
         name = re.sub(r"[\W_]+", " ", mark[1]).strip().lower() if mark else ""
-        if name in names:
+        if mark and name in names:
             current = names[name].name
-            if current in found:
-                faults.append(f"the label {mark[1].strip()!r} stands twice")
-            found.setdefault(current, []).append(mark[2])
+            if current in lines_of:
+                errors.append(f"the label {mark[1].strip()!r} stands twice")
+            lines_of.setdefault(current, []).append(mark[2])
         elif mark and (mark[1][:1].isupper() or "_" in mark[1]) and len(name.split()) <= 3:
             close = [names[n].label for n in nearest(name, names)]
-            faults.append(
+            errors.append(
                 f"no field is called {mark[1].strip()!r}"
                 + (f"; did you mean {' or '.join(close)}?" if close else "")
             )
             current = ""
         elif current is None:
-            faults.append(f"there are words before the first label: {line.strip()[:60]!r}")
+            errors.append(f"there are words before the first label: {line.strip()[:60]!r}")
             current = ""
         elif current:
-            found[current].append(line)
-    if faults:
+            lines_of[current].append(line)
+    if errors:
         raise AmodalError(
-            f"{'; '.join(faults)}. The labels are {', '.join(p.label for p in parts)}."
+            f"{'; '.join(errors)}. The labels are {', '.join(p.label for p in parts)}."
         )
     many = {p.name for p in parts if p.many}
-    return checked(
-        {n: _split(lines) if n in many else " ".join(lines) for n, lines in found.items()}, parts
+    return validate_summary(
+        {n: _split(lines) if n in many else " ".join(lines) for n, lines in lines_of.items()}, parts
     )
 
 
 LABEL = re.compile(
-    r"\s*(?:[-*•#>]+\s+)?(?:\*\*|__)?\s*([^\W\d_][\w /-]{1,40}?)\s*(?:\*\*|__)?\s*:(?:\*\*|__)?\s*(.*)$"
+    r"\s*(?:[-*•#>]+\s+)?(?:\*\*|__)?\s*([^\W\d_][\w /-]{1,40}?)"
+    r"\s*(?:\*\*|__)?\s*:(?:\*\*|__)?\s*(.*)$"
 )
 
 
@@ -164,24 +190,26 @@ def _texts(value: object, part: Part) -> list[str]:
         return []
     if part.many and isinstance(value, str):
         raise AmodalError(f"{part.name!r} is a list of texts, not one text")
-    given = list(value) if part.many and isinstance(value, Sequence) else [value]
-    if wrong := [type(v).__name__ for v in given if not isinstance(v, str)]:
+    values: list[object] = list(value) if part.many and isinstance(value, Sequence) else [value]
+    if wrong := [type(v).__name__ for v in values if not isinstance(v, str)]:
         raise AmodalError(
             f"{part.name!r} is {'a list of texts' if part.many else 'a text'}, not {wrong[0]}"
         )
-    texts = [t for t in (" ".join(v.split()) for v in given) if t]
+    texts = [t for t in (" ".join(v.split()) for v in values if isinstance(v, str)) if t]
     if len({t.lower() for t in texts}) < len(texts):
         raise AmodalError(f"{part.name!r} says the same twice")
     if long := next((t for t in texts if len(t.split()) > part.most), None):
         raise AmodalError(
-            f"{part.name!r} has {len(long.split())} words where {part.most} are the most: {long[:40]!r} …"
+            f"{part.name!r} has {len(long.split())} words where {part.most} are the most: "
+            f"{long[:40]!r} …"
         )
     return texts
 
 
-def _limits(part: Part) -> str:
-    return f"; {'separated by commas' if part.many else f'at most {part.most} words'}{'' if part.needed else '; optional'}"
+def _constraints(part: Part) -> str:
+    length = "separated by commas" if part.many else f"at most {part.most} words"
+    return f"; {length}" + ("" if part.needed else "; optional")
 
 
-def _told(part: Part) -> str:
+def _describe(part: Part) -> str:
     return part.name + (" (needed)" if part.needed else "")

@@ -19,7 +19,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.matching import token_features, pick_text_field
+from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
@@ -66,7 +66,7 @@ def deepvs(
 
     method = Parts(encoder.align(width), objective, name, regions)
     if captions:
-        alphabet, method.beta = encoder.fields[name].alphabet, beta
+        alphabet, method.beta = encoder.fields[name].vocab_size, beta
         method.writer, method.stages = (
             Captioner(encoder.width, alphabet, hidden),
             (1 - captions, 1.0),

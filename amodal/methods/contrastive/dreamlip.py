@@ -14,9 +14,9 @@ from amodal.methods.shared.regions import alone, regions, sentences, texts_and_o
 from amodal.methods.shared.shapes import Towers, field_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
-from amodal.objectives.bags import owners, padded
 from amodal.objectives.grouping import group_patches
 from amodal.objectives.info_nce import info_nce
+from amodal.objectives.packed import pad_packed, row_index
 
 
 def dreamlip(
@@ -98,7 +98,7 @@ class DreamLip(Towers):
             for s in self.between[1]:
                 parts = regions(self.encoder, context[s])
                 a, b = shared_rows(parts, text)
-                patches, there = padded(parts.values[a])
+                patches, there = pad_packed(parts.values[a])
                 group, _ = group_patches(text.values[b], patches, there, threshold=self.threshold)
                 rows, name = text.rows[b], f"{s}/{t}"
                 columns |= {
@@ -116,9 +116,9 @@ def first_time(lines: list[Ragged]) -> torch.Tensor:
     for values in lines:
         within = (
             torch.arange(len(values.flat), device=values.flat.device)
-            - values.starts()[owners(values.lengths)]
+            - values.starts()[row_index(values.lengths)]
         )
         bits = hash_bits(values.flat, within)
-        codes.append(bits.new_zeros(len(values)).index_add(0, owners(values.lengths), bits))
+        codes.append(bits.new_zeros(len(values)).index_add(0, row_index(values.lengths), bits))
     code = torch.stack(codes, 1)
     return ~(code[:, :, None] == code[:, None, :]).tril(-1).any(2)

@@ -45,7 +45,7 @@ def gram(
             lead, *others = (at(z, name, rows) for name in names)
             more = z[names[0]].values[~torch.isin(z[names[0]].rows, rows)]
             loss = gram_info_nce(
-                lead, others, temperature=1 / scale(), smoothing=smoothing, more_MD=more
+                lead, others, temperature=1 / scale(), smoothing=smoothing, extra_anchor_MD=more
             )
             total, tuples = total + len(rows) * loss, tuples + len(rows)
         return {"volume": total / max(tuples, 1)}

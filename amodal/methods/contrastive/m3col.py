@@ -21,7 +21,7 @@ from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import beta, partners
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
-from amodal.methods.shared.mixing import token_columns, mixup_inputs
+from amodal.methods.shared.mixing import mixup_inputs, token_columns
 from amodal.methods.shared.shapes import two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.late_fusion import LateFusion, shares

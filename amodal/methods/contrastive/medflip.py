@@ -131,7 +131,7 @@ class MedFlip(StagedMethod):
                 # what is alike is so both ways: the same targets back, whose rows sum to 1, which
                 # those of P transposed do not
                 match[f"match/{a}~{b}"] = soft_info_nce(
-                    *pair, soft, temperature=1 / self.scale(), back=soft
+                    *pair, soft, temperature=1 / self.scale(), reverse_targets=soft
                 )
             else:
                 match[f"match/{a}~{b}"] = info_nce(*pair, temperature=1 / self.scale())

@@ -15,9 +15,9 @@ from amodal.methods.shared.regions import WithRegions, sentences, texts_and_othe
 from amodal.methods.shared.shapes import Towers, field_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
-from amodal.objectives.bags import padded
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mil import bag_nce, pooling
+from amodal.objectives.packed import pad_packed
 from amodal.objectives.score_nce import score_nce
 
 
@@ -62,7 +62,7 @@ def mil_vl(
                 a, b = shared_rows(z[s], text)
                 lines = normalize(text.values[b], dim=2)
                 if local:
-                    blocks, there = padded(z[f"{s}/regions"].values[a])
+                    blocks, there = pad_packed(z[f"{s}/regions"].values[a])
                     how = {"temperature": 1 / scale["local"](), "pool": over_regions}
                     parts[f"local/{s}~{t}"] = local * bag_nce(blocks, there, lines, **how)
                 if whole:

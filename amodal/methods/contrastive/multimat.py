@@ -12,7 +12,7 @@ from amodal.core import AmodalError, unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.tensor_clip import barlow_ways, tensor_clip
+from amodal.objectives.tensor_clip import multi_barlow_twins, tensor_clip
 
 LOSSES = ("anchored", "all_pairs", "tensor", "barlow")
 
@@ -58,7 +58,7 @@ def multimat(
         for names in itertools.combinations(z.sources, ways):
             _, sources = z.complete(names)
             if loss == "barlow":
-                value = barlow_ways(sources, off_diagonal=off_diagonal)
+                value = multi_barlow_twins(sources, off_diagonal=off_diagonal)
             else:
                 value = tensor_clip(sources, temperature=temperature, half=half, tuples=tuples)
             found[f"{loss}/{'~'.join(names)}"] = value

@@ -19,8 +19,8 @@ from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import (
-    field_pairs,
     ema_update,
+    field_pairs,
     frozen_copy,
     share,
     token_mean,

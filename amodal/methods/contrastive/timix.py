@@ -23,14 +23,14 @@ from amodal.core.column import shared_rows
 from amodal.masking import mixing
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Features
-from amodal.methods.shared.matching import SEED, seed_column, pick_text_field
-from amodal.methods.shared.mixing import token_columns, encode_mixed, token_relevance
+from amodal.methods.shared.matching import SEED, pick_text_field, seed_column
+from amodal.methods.shared.mixing import encode_mixed, token_columns, token_relevance
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.soft_info_nce import Sparse, soft_info_nce
+from amodal.objectives.soft_info_nce import SparseTargets, soft_info_nce
 
 PLACES = ("text", "random", "everywhere")
 
@@ -59,8 +59,8 @@ def timix(
     if place not in PLACES:
         raise unknown("timix.place", place, PLACES)
     words, others = pick_text_field(two_fields(encoder), words)
-    mixed = [f for f in others if not encoder.contextual(f)]
-    if not mixed:
+    mixup = [f for f in others if not encoder.contextual(f)]
+    if not mixup:
         raise AmodalError(
             f"timix pastes tokens of {', '.join(others)}, which come from pretrained backbones and have seen each other already. Leave a "
             "backbone out, or take clip."
@@ -71,7 +71,7 @@ def timix(
         else partial(mixing.in_windows, low=low, high=high)
     )
     scale = Scale(1 / temperature, most=max_scale)
-    method = TiMix(encoder.align(width), scale, words, mixed if weight else [])
+    method = TiMix(encoder.align(width), scale, words, mixup if weight else [])
     method.mix, method.guided = mix, place == PLACES[0]
     method.weight, method.smoothing, method.soft = weight, smoothing, soft
     return method
@@ -81,9 +81,9 @@ class TiMix(Towers):
     """Features are the vectors of all sources and, of each that is mixed, its tokens before the
     trunk and how well each fits the words."""
 
-    def __init__(self, encoder: Encoder, scale: Scale, words: str, mixed: list[str]):
+    def __init__(self, encoder: Encoder, scale: Scale, words: str, mixup: list[str]):
         super().__init__(encoder, self.contrast, learned=scale)
-        self.words, self.mixed = words, mixed
+        self.words, self.mixup = words, mixup
 
     def features(self, batch: Batch) -> Features:
         content = self.encoder.patchify(batch)
@@ -92,7 +92,7 @@ class TiMix(Towers):
         )
         z = vectors(self.encoder, context, batch.size)
         columns: dict[str, Column] = z.columns | {SEED: seed_column(batch)}
-        for s in self.mixed:
+        for s in self.mixup:
             columns |= token_columns(content[s]) | {
                 f"{s}/fit": token_relevance(self.encoder, context[s], z[self.words], batch.size)
             }
@@ -110,7 +110,7 @@ class TiMix(Towers):
         return share(pairs) | share(
             {
                 f"mixed/{s}~{self.words}": self.weight * self.of_mixtures(features, s, heat)
-                for s in self.mixed
+                for s in self.mixup
             }
         )
 
@@ -120,13 +120,13 @@ class TiMix(Towers):
         own, words = own.at(at), words.values[at_words]
         seeds = hash_bits(features[SEED].values[own.rows], name_code(s))
         how = {"fit": features[f"{s}/fit"].values[at]} if self.guided else {}
-        mixed = self.mix(own.values, features[f"{s}/grid"].values[at], seeds, **how)
+        mixup = self.mix(own.values, features[f"{s}/grid"].values[at], seeds, **how)
         z = vectors(
             self.encoder,
-            {s: encode_mixed(self.encoder, features, s, at, mixed.tokens)},
+            {s: encode_mixed(self.encoder, features, s, at, mixup.tokens)},
             features.size,
         )[s].values
-        targets = Sparse.mixed(mixed.partner, mixed.lam)
+        targets = SparseTargets.mixup(mixup.partner, mixup.lam)
         hard = soft_info_nce(z, words, targets, temperature=heat, smoothing=self.smoothing)
         if not self.soft:
             return hard
@@ -136,5 +136,5 @@ class TiMix(Towers):
             likely = targets.apply(likely, len(likely))
         # the same targets in both directions, as in the authors' code
         return (1 - self.soft) * hard + self.soft * soft_info_nce(
-            z, words, likely, temperature=heat, back=likely
+            z, words, likely, temperature=heat, reverse_targets=likely
         )

@@ -138,7 +138,7 @@ class Clamr(Method):
                 fields = self.labelled_fields(features.label.flat.long())
                 about = about.index_copy(0, features.label.rows, fields)
             terms["fields"] = self.weight * modality_choice(
-                by_field, temperature=1 / scale(), about_N=about[rows]
+                by_field, temperature=1 / scale(), modality_N=about[rows]
             )
         return terms
 

@@ -1,7 +1,7 @@
 """SCOT: composed retrieval (a picture and a change to it) is learnt from captions and edited
 captions, which take the place of target pictures. Jawade et al., WACV 2025, arXiv:2501.08347.
 Combiner: `amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
-`amodal.objectives.own_negatives`. Row 44 of the catalogue.
+`amodal.objectives.explicit_negatives`. Row 44 of the catalogue.
 
 The paper's frozen CLIP or BLIP-2 is here the first stage, CLIP's loss, or backbones with `warmup` =
 0; then only the combiner learns. The paper has a language model write what to change and the
@@ -26,8 +26,8 @@ from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
+from amodal.objectives.explicit_negatives import explicit_negative_nce
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.own_negatives import own_negative_nce
 
 
 def scot(
@@ -211,7 +211,7 @@ class Scot(StagedMethod):
             is_negative = before.present(size)[target.rows] & torch.tensor(
                 self.original, device=target.rows.device
             )
-            terms[f"compose/{f}"] = own_negative_nce(
+            terms[f"compose/{f}"] = explicit_negative_nce(
                 query.values,
                 target.values,
                 original[target.rows],

@@ -30,7 +30,7 @@ from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_co
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_encoder import CoEncoder
 from amodal.nn.heads.supervised import SupervisedHead, Target
-from amodal.objectives.matching import exchange, matching
+from amodal.objectives.matching import matching, swap_partners
 
 
 def less_bimodal(
@@ -184,7 +184,7 @@ class LessBimodal(StagedMethod):
         words, seen = features.tokens[self.text_field], features.tokens[field]
         index, seen_index = shared_rows(words, seen)
         seeds = hash_bits(features.seed.flat[words.rows[index]], name_code(f"swap {field}"))
-        shown = exchange(seeds, self.swap)
+        shown = swap_partners(seeds, self.swap)
         matches = shown == torch.arange(len(index), device=index.device)
         lists = {
             self.text_field: ragged(words)[index],

@@ -27,7 +27,7 @@ from amodal.methods.shared.concepts import TableConcepts
 from amodal.methods.shared.shapes import share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.boxes import ConceptHead, learn_boxes
-from amodal.objectives.entailment import bce_of_log
+from amodal.objectives.entailment import bce_from_log_prob
 
 
 def concept_centric(
@@ -116,7 +116,7 @@ class Concepts(Method):
         terms = {}
         for s, column in features.readings.items():
             reading, annotation = both(column, features.annotations)
-            terms[f"entail/{s}"] = bce_of_log(reading.values, annotation.values)
+            terms[f"entail/{s}"] = bce_from_log_prob(reading.values, annotation.values)
         return share(terms)
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.dense import DenseHead
 from amodal.nn.heads.maps import as_large
 from amodal.nn.heads.segmenter import DEEP, whole
-from amodal.objectives.coordinate_bins import middle_of
+from amodal.objectives.coordinate_bins import bin_centers
 
 
 class Coordinates(nn.Module):
@@ -54,7 +54,7 @@ class Coordinates(nn.Module):
             Of the N rows that have points: coordinates (N, P, 3), points (N, P, 3), and whether
             there is a point (N, P).
         """
-        predicted = middle_of(self(encoder, batch).values.argmax(2), self.bins).mT
+        predicted = bin_centers(self(encoder, batch).values.argmax(2), self.bins).mT
         return predicted, *point_list(batch[self.points].flat)
 
 

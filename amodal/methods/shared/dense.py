@@ -11,7 +11,7 @@ from amodal.core import AmodalError, Batch, Column, Tokens, unknown
 from amodal.methods.shared.regions import alone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.segmenter import DEEP, EARLY
-from amodal.objectives.deep_supervision import UNKNOWN
+from amodal.objectives.deep_supervision import IGNORE_INDEX
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def dense_labels(batch: Batch, label: str, classes: int) -> Column:
     if label not in batch.columns:
         raise unknown("label of this batch", label, [*batch.labels, *batch.columns])
     number = class_map(batch[label].flat)
-    return Column(torch.where(number < classes, number, UNKNOWN), batch[label].rows)
+    return Column(torch.where(number < classes, number, IGNORE_INDEX), batch[label].rows)
 
 
 def class_map(values_N1HW: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from amodal.methods.shared.matching import SEED
 from amodal.methods.shared.regions import regions
 from amodal.methods.shared.shapes import ragged, token_column
 from amodal.nn.encoder import Encoder
-from amodal.objectives.bags import owners
+from amodal.objectives.packed import row_index
 
 
 def token_columns(content: Tokens) -> dict[str, Column]:
@@ -99,5 +99,5 @@ def token_relevance(encoder: Encoder, context: Tokens, words: Column, size: int)
     text_BD = parts.flat.new_zeros(size, parts.flat.shape[1])
     text_BD[words.rows] = normalize(words.flat, dim=1).to(text_BD.dtype)
     lengths = ragged(parts).lengths
-    cosine = (parts.flat * text_BD[parts.rows][owners(lengths)]).sum(1)
+    cosine = (parts.flat * text_BD[parts.rows][row_index(lengths)]).sum(1)
     return Column(Ragged(cosine, lengths), parts.rows)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Tokens, name_code
 from amodal.masking.hashing import uniform
 from amodal.methods.shared.shapes import ragged, token_column
-from amodal.modalities.table import Table, grouped
+from amodal.modalities.table import Table, group_columns
 from amodal.nn.encoder import Encoder
 
 
@@ -28,7 +28,7 @@ def attribute_vectors(table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
         that the table does not list has an entry of its own.
     """
     standard, parts, known = table.standardised(values_NC), [], []
-    for c, size in enumerate(table.sizes()):
+    for c, size in enumerate(table.num_codes()):
         known_N = ~values_NC[:, c].isnan()
         code = values_NC[:, c].nan_to_num().long().clamp(0, max(size - 1, 0))
         one = (
@@ -85,7 +85,7 @@ class AttributePrompts(nn.Module):
         self.slots = -(-len(table.columns) // table.patch)
         self.mask, self.blank = (nn.Parameter(torch.randn(encoder.width) * 0.02) for _ in range(2))
         self.predictor = table.predictor(encoder.width)
-        self.register_buffer("count", torch.ones(sum(max(size, 1) for size in table.sizes())))
+        self.register_buffer("count", torch.ones(sum(max(size, 1) for size in table.num_codes())))
 
     def forward(self, encoder: Encoder, batch: Batch) -> Prompt:
         content = encoder.patchify(batch.only(self.field))[self.field]
@@ -119,8 +119,8 @@ class AttributePrompts(nn.Module):
         """
         values = batch[self.field].flat
         _, share = self.presence(table, values)
-        weight_NG = grouped(share, table.patch, 0.0).amax(2)
-        weight_T = weight_NG[grouped(~values.isnan(), table.patch, False).any(2)]
+        weight_NG = group_columns(share, table.patch, 0.0).amax(2)
+        weight_T = weight_NG[group_columns(~values.isnan(), table.patch, False).any(2)]
         luck = (
             uniform(batch.seeds[content.row], content.within(), name_code("which")).double()
             + 2.0**-25
@@ -144,13 +144,13 @@ class AttributePrompts(nn.Module):
             column 1 over how often its value was seen.
         """
         x_NA, known_NA = attribute_vectors(table, values_NC)
-        sizes = torch.tensor(table.sizes(), device=x_NA.device)
+        num_codes = torch.tensor(table.num_codes(), device=x_NA.device)
         owner = torch.repeat_interleave(
-            torch.arange(len(sizes), device=x_NA.device), sizes.clamp(min=1)
+            torch.arange(len(num_codes), device=x_NA.device), num_codes.clamp(min=1)
         )
-        has = torch.where((sizes > 0)[owner], x_NA, known_NA.to(x_NA.dtype))
-        rare = has / self.count.to(has.dtype) * torch.where((sizes > 0)[owner], 1.0, 1e-6)
-        return has, rare.new_zeros(len(has), len(sizes)).index_add(1, owner, rare)
+        has = torch.where((num_codes > 0)[owner], x_NA, known_NA.to(x_NA.dtype))
+        rare = has / self.count.to(has.dtype) * torch.where((num_codes > 0)[owner], 1.0, 1e-6)
+        return has, rare.new_zeros(len(has), len(num_codes)).index_add(1, owner, rare)
 
     def about(self, encoder: Encoder, batch: Batch, prompt: Prompt) -> dict[str, Tensor]:
         """Targets of the rows that have attributes.
@@ -162,7 +162,7 @@ class AttributePrompts(nn.Module):
         table, values = encoder.fields[self.field], batch[self.field].flat
         x_NA, known_NA = attribute_vectors(table, values)
         cells, hidden = (
-            grouped(values, table.patch, torch.nan),
+            group_columns(values, table.patch, torch.nan),
             prompt.hidden[batch[self.field].rows],
         )
         value = cells[

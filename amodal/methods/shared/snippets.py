@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from amodal.core import Ragged
 from amodal.core.column import spans
-from amodal.objectives.bags import padded
+from amodal.objectives.bags import pad_packed
 from amodal.objectives.mil import bag_scores, bag_tile, max_pool
 from amodal.objectives.tiles import by_rows
 from amodal.stats.chain_crf import snippets, viterbi
@@ -25,7 +25,7 @@ def scores(seen: Ragged, words: Ragged) -> Tensor:
     Returns:
         (K, L).
     """
-    blocks, mask = padded(seen)
+    blocks, mask = pad_packed(seen)
 
     def tile_scores(block: Tensor, valid: Tensor) -> Tensor:
         return bag_scores(block, valid, words.flat, words.lengths, pool=max_pool, total=True)

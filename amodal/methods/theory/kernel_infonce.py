@@ -14,7 +14,7 @@ from amodal.core import Embeddings, unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
-from amodal.objectives.kernel_nce import concatenated, kernel_info_nce
+from amodal.objectives.kernel_nce import concatenated_kernel_nce, kernel_info_nce
 
 MIXTURES = ("none", "sum", "concatenation")
 
@@ -50,7 +50,7 @@ def kernel_infonce(
     def loss(a: Tensor, b: Tensor) -> Tensor:
         if mixture == "concatenation":
             gammas = (gamma, other_gamma)
-            return concatenated(
+            return concatenated_kernel_nce(
                 a, b, gammas=gammas, share=weight, temperature=temperature, within=one_field
             )
         first = kernel(a, b, gamma=gamma)

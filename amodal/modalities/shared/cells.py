@@ -15,7 +15,7 @@ DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether a cell of a table says that there is no value."""
+    """Whether a cell of a table holds no value."""
     if cell is None:
         return True
     if isinstance(cell, str):
@@ -24,7 +24,11 @@ def is_missing(cell: Any) -> bool:
 
 
 def as_number(cell: Any) -> float:
-    """A cell as a number: NaN where missing or infinite, dates as seconds. Raises ValueError."""
+    """A cell as a number: NaN where missing or infinite, dates as seconds.
+
+    Raises:
+        ValueError: it is no number.
+    """
     if is_missing(cell):
         return float("nan")
     if isinstance(cell, datetime.datetime):
@@ -41,29 +45,36 @@ def as_number(cell: Any) -> float:
 
 
 def moments(columns: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each column of (n, C), NaN left out, six digits: they are
-    written into files that people read. A column that never varies has deviation 1, one without any
-    value also mean 0."""
-    seen = np.isfinite(columns)
-    count = np.maximum(seen.sum(0), 1)
-    mean = np.where(seen, columns, 0).sum(0, dtype=np.float64) / count
-    std = np.sqrt((np.where(seen, columns - mean, 0).astype(np.float64) ** 2).sum(0) / count)
+    """Mean and standard deviation of each column of (n, C), NaN left out.
+
+    Rounded to six digits, as they are written into files that people read. A constant column has
+    deviation 1; one without any value also mean 0.
+    """
+    finite = np.isfinite(columns)
+    count = np.maximum(finite.sum(0), 1)
+    mean = np.where(finite, columns, 0).sum(0, dtype=np.float64) / count
+    std = np.sqrt((np.where(finite, columns - mean, 0).astype(np.float64) ** 2).sum(0) / count)
     return tuple(map(tidy, mean)), tuple(tidy(s) if s > 1e-12 else 1.0 for s in std)
 
 
 def tidy(number: float) -> float:
+    """A number rounded to six digits."""
     return float(f"{number:.6g}")
 
 
 def number(cell: Any) -> float:
-    """A cell as a number: NaN where missing or infinite, dates as seconds, also where text says
-    them. Raises ValueError."""
-    said = isinstance(cell, str) and is_date(cell)
-    return as_number(datetime.datetime.fromisoformat(cell.strip()) if said else cell)
+    """`as_number`, which also reads dates from text.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if isinstance(cell, str) and is_date(cell):
+        return as_number(datetime.datetime.fromisoformat(cell.strip()))
+    return as_number(cell)
 
 
 def is_date(cell: Any) -> bool:
-    """Whether a cell is a date, or text that says one as ISO 8601 has it."""
+    """Whether a cell is a date, or text with one in ISO 8601."""
     if isinstance(cell, datetime.date):
         return True
     if not isinstance(cell, str) or not DATE.fullmatch(cell.strip()):
@@ -75,8 +86,10 @@ def is_date(cell: Any) -> bool:
 
 
 def mostly_numbers(cells: Sequence[Any]) -> bool:
-    """Whether more than half of the cells are numbers or dates; text such as "3" may be a code and
-    does not count."""
+    """Whether more than half of the cells are numbers or dates.
+
+    Text such as "3" may be a code and does not count.
+    """
     certain = (
         isinstance(c, (numbers.Number, np.number)) and not isinstance(c, bool) or is_date(c)
         for c in cells
@@ -85,7 +98,7 @@ def mostly_numbers(cells: Sequence[Any]) -> bool:
 
 
 def is_numeric(cells: Sequence[Any]) -> bool:
-    """Whether the cells of a column are numbers, but for odd ones."""
+    """Whether a column is numeric: all its cells parse as numbers, or most are numbers."""
     return all(map(_is_number, cells)) or mostly_numbers(cells)
 
 
@@ -97,6 +110,8 @@ def _is_number(cell: Any) -> bool:
 
 
 def category(cell: Any) -> str:
-    """The name of a category: 3.0 is "3", as a column of whole numbers with gaps comes back as
-    floats."""
+    """The name of a category.
+
+    3.0 is "3": a column of whole numbers with gaps comes back as floats.
+    """
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()

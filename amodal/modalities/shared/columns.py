@@ -1,10 +1,11 @@
-"""Columns of numbers from files, arrays and lists."""
+"""Numeric columns from files, arrays and lists."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.csv
@@ -13,17 +14,24 @@ from amodal.modalities.shared.base import BadValue, Raw, listed
 from amodal.modalities.shared.cells import as_number
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
 
-CLOCKS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
-"""What the column that counts the steps is called; it is no channel."""
+TIME_COLUMNS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
+"""Names of a column of times; it is no channel."""
 
-MOST_COLUMNS = 2**14
+MAX_COLUMNS = 2**14
 """Of a text table; arrays may have more."""
 
 Columns = dict[str, np.ndarray] | np.ndarray
 
 
 def read(raw: Raw) -> Columns:
-    """Columns by name, or an array whose columns have no names."""
+    """Columns by name, or an array whose columns have no names.
+
+    Args:
+        raw: a path, bytes, an array, lists, or a dict of lists.
+
+    Raises:
+        BadValue: it is none of them, or channels differ in length.
+    """
     if isinstance(raw, (Path, str, bytes)):
         tabs = not isinstance(raw, bytes) and Path(raw).suffix.lower() == ".tsv"
         data = read_bytes(raw)
@@ -45,7 +53,7 @@ def read(raw: Raw) -> Columns:
     raise BadValue(f"a {type(raw).__name__} is not a series: expected {wanted}")
 
 
-def _array(raw) -> np.ndarray:
+def _array(raw: Any) -> np.ndarray:
     try:
         return np.asarray(raw)
     except ValueError:
@@ -61,13 +69,13 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
             f"neither a numpy file nor a table of text: {error.reason} at byte {error.start}"
         ) from None
     delimiter = delimiter or max(",;\t", key=head.count)
-    if head.count(delimiter) >= MOST_COLUMNS:  # each costs 10 kB, however short its name
-        raise BadValue(f"{head.count(delimiter) + 1:,} columns, more than {MOST_COLUMNS:,}")
-    bare = all(_is_number(cell) for cell in head.split(delimiter))
+    if head.count(delimiter) >= MAX_COLUMNS:  # each costs 10 kB, however short its name
+        raise BadValue(f"{head.count(delimiter) + 1:,} columns, more than {MAX_COLUMNS:,}")
+    headerless = all(_is_number(cell) for cell in head.split(delimiter))
     try:
         table = pyarrow.csv.read_csv(
             io.BytesIO(data),
-            pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=bare),
+            pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=headerless),
             pyarrow.csv.ParseOptions(delimiter=delimiter),
         )
     except pyarrow.ArrowInvalid as error:
@@ -77,9 +85,10 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
     }
     if len(columns) < len(table.column_names):
         raise BadValue(
-            f"several columns have one name: {listed(name.strip() or '(empty)' for name in table.column_names)}"
+            "more than one column is called the same: "
+            f"{listed(name.strip() or '(empty)' for name in table.column_names)}"
         )
-    return np.stack([numbers(c, n) for n, c in columns.items()], 1) if bare else columns
+    return np.stack([numbers(c, n) for n, c in columns.items()], 1) if headerless else columns
 
 
 def _is_number(cell: str) -> bool:
@@ -90,7 +99,15 @@ def _is_number(cell: str) -> bool:
 
 
 def numbers(array: np.ndarray, name: str) -> np.ndarray:
-    """float32 of the same shape, NaN for what is missing or infinite."""
+    """float32 of the same shape, NaN for missing and infinite cells.
+
+    Args:
+        array: cells.
+        name: of the column, for the message.
+
+    Raises:
+        BadValue: a cell is no number.
+    """
     try:
         if array.dtype.kind not in "biuf":
             array = np.array([as_number(cell) for cell in array.ravel()]).reshape(array.shape)
@@ -101,36 +118,42 @@ def numbers(array: np.ndarray, name: str) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.float32(np.nan))
 
 
-def length(table: Columns) -> int:
-    """How many steps."""
-    return len(next(iter(table.values()), ())) if isinstance(table, dict) else len(table)
+def num_steps(table: Mapping[str, np.ndarray] | np.ndarray) -> int:
+    """Number of steps."""
+    return len(next(iter(table.values()), ())) if isinstance(table, Mapping) else len(table)
 
 
 def numeric_names(tables: Sequence[Columns]) -> tuple[str, ...]:
-    """The columns that hold numbers in every table that has them, clocks left out; made up where
-    they have no names."""
+    """The columns that are numeric in every table that has them, without time columns.
+
+    Names are made up where there are none.
+
+    Raises:
+        BadValue: there is no numeric column.
+    """
     named = [t for t in tables if isinstance(t, dict)]
     if not named:
-        count = tables[0].shape[1] if tables[0].ndim == 2 else 1
+        array = cast(np.ndarray, tables[0])
+        count = array.shape[1] if array.ndim == 2 else 1
         return tuple(f"c{i}" for i in range(count)) if count > 1 else ("value",)
-    found = []
+    numeric = []
     for name in dict.fromkeys(name for table in named for name in table):
         try:
-            seen = np.concatenate([numbers(t[name], name) for t in named if name in t])
+            cells = np.concatenate([numbers(t[name], name) for t in named if name in t])
         except BadValue:
             continue
-        if name.lower() not in CLOCKS and np.isfinite(seen).any():
-            found.append(name)
-    if not found:
+        if name.lower() not in TIME_COLUMNS and np.isfinite(cells).any():
+            numeric.append(name)
+    if not numeric:
         raise BadValue(f"no column of numbers among {listed(named[0])}")
-    return tuple(found)
+    return tuple(numeric)
 
 
 def rate_of(table: Mapping[str, np.ndarray]) -> float:
-    """Steps a second by a column of seconds, 0 without one."""
+    """Steps a second from a column of seconds, 0 without one."""
     for name in table:
-        clock = table[name]
-        if name.lower() in CLOCKS[:4] and clock.dtype.kind in "iuf" and len(clock) > 1:
-            step = float(np.median(np.diff(clock.astype(np.float64))))
+        times = table[name]
+        if name.lower() in TIME_COLUMNS[:4] and times.dtype.kind in "iuf" and len(times) > 1:
+            step = float(np.median(np.diff(times.astype(np.float64))))
             return 1 / step if step > 0 else 0.0
     return 0.0

@@ -1,4 +1,4 @@
-"""Small pictures of things that are not pictures: text, curves, heat maps."""
+"""Small pictures of values: text, curves, spectrograms, events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (225, 225, 225)
+BACKGROUND, FOREGROUND, GRID = (255, 255, 255), (30, 30, 30), (225, 225, 225)
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = (
     (0, 114, 178),
@@ -20,40 +20,41 @@ COLOURS = (
     (86, 180, 233),
     (120, 120, 120),
 )
-HEAT = np.array(
+COLORMAP = np.array(
     [(4, 4, 16), (70, 15, 110), (180, 50, 90), (250, 130, 50), (252, 250, 190)], dtype=np.float32
 )
 
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and knows far more scripts than Pillow's own font."""
+    """DejaVu Sans, which comes with matplotlib and has more scripts than Pillow's own font."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
-def page(text: str, height: int = 96, width: int = 160, size: int = 11) -> np.ndarray:
+def text_image(text: str, height: int = 96, width: int = 160, size: int = 11) -> np.ndarray:
     """(height, width, 3) uint8: the text, wrapped, as much as fits."""
-    picture = Image.new("RGB", (width, height), PAPER)
+    picture = Image.new("RGB", (width, height), BACKGROUND)
     draw, margin = ImageDraw.Draw(picture), 5
-    lines, room = [], (height - 2 * margin) // (size + 3)
+    lines: list[str] = []
+    max_lines = (height - 2 * margin) // (size + 3)
     for line in "".join(
         c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
     ).split("\n"):
-        while line and len(lines) <= room:
-            fits = _fitting(line, width - 2 * margin, size)
+        while line and len(lines) <= max_lines:
+            fits = _fitting_characters(line, width - 2 * margin, size)
             lines.append(line[:fits].rstrip())
             line = line[fits:].lstrip()
-    if len(lines) > room:
-        lines = [*lines[: room - 1], lines[room - 1] + " …"]
+    if len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], lines[max_lines - 1] + " …"]
     for i, line in enumerate(lines):
-        draw.text((margin, margin + i * (size + 3)), line, fill=INK, font=font(size))
+        draw.text((margin, margin + i * (size + 3)), line, fill=FOREGROUND, font=font(size))
     return np.array(picture)
 
 
-def _fitting(line: str, width: int, size: int) -> int:
-    """How many characters of a line fit, to the last space if there is one."""
+def _fitting_characters(line: str, width: int, size: int) -> int:
+    """How many characters of a line fit, up to the last space if there is one."""
     count = min(len(line), 120)
     while count > 1 and font(size).getlength(line[:count]) > width:
         count -= 1
@@ -61,12 +62,17 @@ def _fitting(line: str, width: int, size: int) -> int:
     return space if count < len(line) and space > 0 else count
 
 
-def curves(
+def line_plot(
     columns: np.ndarray, names: Sequence[str] = (), height: int = 96, width: int = 160
 ) -> np.ndarray:
-    """(height, width, 3) uint8: the columns of (t, C) over t on one scale, NaN as gaps, names where
-    there is room."""
-    picture = Image.new("RGB", (width, height), PAPER)
+    """(height, width, 3) uint8: columns over time on one scale, NaN as gaps.
+
+    Args:
+        columns: (t, C).
+        names: of the columns, drawn where there is room.
+        height, width: in pixels.
+    """
+    picture = Image.new("RGB", (width, height), BACKGROUND)
     draw, margin = ImageDraw.Draw(picture), 6
     finite = columns[np.isfinite(columns)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
@@ -77,10 +83,10 @@ def curves(
     )
     y = height - margin - (columns - low) / max(high - low, 1e-12) * (height - 2 * margin)
     for i in range(columns.shape[1]):
-        colour, seen = COLOURS[i % len(COLOURS)], np.isfinite(y[:, i])
-        for run in np.split(np.arange(len(y)), np.flatnonzero(np.diff(seen)) + 1):
-            if len(run) and seen[run[0]]:
-                points = list(zip(x[run].tolist(), y[run, i].tolist()))
+        colour, finite_at = COLOURS[i % len(COLOURS)], np.isfinite(y[:, i])
+        for segment in np.split(np.arange(len(y)), np.flatnonzero(np.diff(finite_at)) + 1):
+            if len(segment) and finite_at[segment[0]]:
+                points = list(zip(x[segment].tolist(), y[segment, i].tolist()))
                 draw.line(points, fill=colour) if len(points) > 1 else draw.point(
                     points, fill=colour
                 )
@@ -89,45 +95,58 @@ def curves(
     return np.array(picture)
 
 
-def heat(values: np.ndarray, height: int = 96, width: int = 160) -> np.ndarray:
+def heatmap(values: np.ndarray, height: int = 96, width: int = 160) -> np.ndarray:
     """(height, width, 3) uint8: a map of (rows, columns), the first row at the bottom."""
     low, high = np.percentile(values, [2, 99.5])
-    shade = ((values - low) / max(high - low, 1e-12)).clip(0, 1) * (len(HEAT) - 1)
+    shade = ((values - low) / max(high - low, 1e-12)).clip(0, 1) * (len(COLORMAP) - 1)
     grid = Image.fromarray(shade[::-1].astype(np.float32)).resize(
         (width, height), Image.Resampling.BILINEAR
     )
-    stops = np.arange(len(HEAT))
-    return np.stack([np.interp(np.asarray(grid), stops, HEAT[:, c]) for c in range(3)], 2).astype(
-        np.uint8
-    )
+    stops = np.arange(len(COLORMAP))
+    return np.stack(
+        [np.interp(np.asarray(grid), stops, COLORMAP[:, c]) for c in range(3)], 2
+    ).astype(np.uint8)
 
 
-def marks(
+def event_plot(
     times: np.ndarray,
     fields: Mapping[str, np.ndarray],
     coded: Collection[str],
     height: int = 96,
     width: int = 160,
 ) -> np.ndarray:
-    """(height, width, 3) uint8: events over time, one lane for each field as far as there is room:
-    numbers as stems, the codes of the fields in `coded` by colour."""
-    picture = Image.new("RGB", (width, height), PAPER)
+    """(height, width, 3) uint8: events over time, one lane a field where there is room.
+
+    Args:
+        times: (n,) ascending from 0.
+        fields: name -> values (n,), drawn as stems.
+        coded: names of fields of codes, which are drawn by colour.
+        height, width: in pixels.
+    """
+    picture = Image.new("RGB", (width, height), BACKGROUND)
     draw, margin = ImageDraw.Draw(picture), 5
     lanes = list(fields.items())[: (height - 2 * margin) // 14] or [("", np.ones(len(times)))]
     x = margin + times / max(float(times[-1]), 1e-12) * (width - 2 * margin - 1)
-    each = (height - 2 * margin) / len(lanes)
+    lane_height = (height - 2 * margin) / len(lanes)
     for i, (name, values) in enumerate(lanes):
-        foot, head = margin + each * (i + 1) - 2, margin + each * i + (9 if each > 22 else 2)
-        draw.line([(margin, foot), (width - margin, foot)], fill=FAINT)
+        foot, head = (
+            margin + lane_height * (i + 1) - 2,
+            margin + lane_height * i + (9 if lane_height > 22 else 2),
+        )
+        draw.line([(margin, foot), (width - margin, foot)], fill=GRID)
         finite = values[np.isfinite(values)]
         low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
-        for at, value in zip(x.tolist(), values.tolist()):
+        for x_, value in zip(x.tolist(), values.tolist()):
             if np.isfinite(value):
-                tall = (
+                height_share = (
                     1.0 if name in coded else 0.15 + 0.85 * (value - low) / max(high - low, 1e-12)
                 )
-                colour = COLOURS[int(value) % len(COLOURS)] if name in coded else INK
-                draw.line([(at, foot), (at, foot - tall * (foot - head))], fill=colour, width=2)
-        if each > 22:
-            draw.text((margin, margin + each * i - 2), name[:24], fill=INK, font=font(8))
+                colour = COLOURS[int(value) % len(COLOURS)] if name in coded else FOREGROUND
+                draw.line(
+                    [(x_, foot), (x_, foot - height_share * (foot - head))], fill=colour, width=2
+                )
+        if lane_height > 22:
+            draw.text(
+                (margin, margin + lane_height * i - 2), name[:24], fill=FOREGROUND, font=font(8)
+            )
     return np.array(picture)

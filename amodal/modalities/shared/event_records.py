@@ -1,4 +1,4 @@
-"""Records of events as readers hand them over: lists of objects, or objects of lists."""
+"""Records of events: lists of objects, or objects of lists."""
 
 from __future__ import annotations
 
@@ -11,39 +11,48 @@ import numpy as np
 
 from amodal.modalities.shared.base import BadValue, Raw, listed
 from amodal.modalities.shared.cells import category, is_date, is_missing, number
-from amodal.modalities.shared.columns import CLOCKS
+from amodal.modalities.shared.columns import TIME_COLUMNS
 from amodal.modalities.shared.files import read_bytes
 
-MOST_CELLS = 2**26
-LOOKED_AT = 20_000
+MAX_CELLS = 2**26
+MAX_SAMPLED_EVENTS = 20_000
 """Events from which the fields are measured."""
 
 
-def read(raw: Raw) -> dict[str, list]:
-    """Field -> its cells, all of one length, at least one."""
+def read(raw: Raw) -> dict[str, list[Any]]:
+    """Field -> its cells, all of one length, at least one.
+
+    Args:
+        raw: a list of objects, an object of lists, or either as JSON.
+
+    Raises:
+        BadValue: it is neither, or fields differ in length.
+    """
     if isinstance(raw, (Path, bytes)):
         raw = _from_json(read_bytes(raw))
     if isinstance(raw, np.ndarray):
         raw = {name: raw[name] for name in raw.dtype.names} if raw.dtype.names else raw.tolist()
     if isinstance(raw, (list, tuple)):
-        odd = next((i for i, event in enumerate(raw) if not isinstance(event, Mapping)), None)
-        if odd is not None:
+        bad = next((i for i, event in enumerate(raw) if not isinstance(event, Mapping)), None)
+        if bad is not None:
             raise BadValue(
-                f"event {odd} is no object with named fields, but a {type(raw[odd]).__name__}"
+                f"event {bad} is no object with named fields, but a {type(raw[bad]).__name__}"
             )
         names = dict.fromkeys(str(name) for event in raw for name in event)
-        if (
-            len(names) * len(raw) > MOST_CELLS
-        ):  # each event with names of its own: a small file that fills the memory
+        # each event with names of its own: a small file that would fill the memory
+        if len(names) * len(raw) > MAX_CELLS:
             raise BadValue(f"{len(raw):,} events of {len(names):,} different fields")
         record = {name: [event.get(name) for event in raw] for name in names}
     elif isinstance(raw, Mapping):
         record = {
-            str(name): _listed(cells, str(name)) for name, cells in raw.items() if cells is not None
+            str(name): _cell_list(cells, str(name))
+            for name, cells in raw.items()
+            if cells is not None
         }
     else:
         raise BadValue(
-            f"a {type(raw).__name__} is no events: expected a list of objects, or an object of lists"
+            f"a {type(raw).__name__} is no events: expected a list of objects, or an object of "
+            "lists"
         )
     if len({len(cells) for cells in record.values()}) > 1:
         raise BadValue(
@@ -54,7 +63,7 @@ def read(raw: Raw) -> dict[str, list]:
     return record
 
 
-def _listed(cells: Any, name: str) -> list:
+def _cell_list(cells: Any, name: str) -> list[Any]:
     cells = cells.tolist() if isinstance(cells, np.ndarray) else cells
     if not isinstance(cells, (list, tuple)):
         raise BadValue(f"{name}: expected a list with a cell for each event, got {cells!r}"[:200])
@@ -73,7 +82,7 @@ def _from_json(data: bytes) -> Any:
         raise BadValue(f"not JSON: {error}") from None
 
 
-def numbers_of(cells: list, name: str) -> np.ndarray:
+def numbers_of(cells: list[Any], name: str) -> np.ndarray:
     """(n,) float64, NaN where missing or infinite, dates as seconds."""
     try:
         values = np.array(cells, dtype=np.float64)
@@ -92,9 +101,8 @@ def _number(cell: Any, name: str) -> float:
         raise BadValue(f"{name}: {cell!r} is not a number"[:200]) from None
 
 
-def codes_of(cells: list, names: Sequence[str]) -> np.ndarray:
-    """(n,) the place of each cell among `names`, after the last where it is not there, NaN where it
-    is missing."""
+def codes_of(cells: list[Any], names: Sequence[str]) -> np.ndarray:
+    """(n,) index of each cell in `names`; their number if it is not there, NaN if it is missing."""
     code = {name: i for i, name in enumerate(names)}
     return np.array(
         [np.nan if is_missing(c) else code.get(category(c), len(names)) for c in cells],
@@ -102,10 +110,10 @@ def codes_of(cells: list, names: Sequence[str]) -> np.ndarray:
     )
 
 
-def clock_of(records: Sequence[Mapping[str, list]], names: Mapping[str, None]) -> str:
-    """The field that says when: by its name, else by the dates that it holds; "" if there is none."""
+def find_time_field(records: Sequence[Mapping[str, list[Any]]], names: Mapping[str, None]) -> str:
+    """The field of times, by its name, else by the dates that it holds; "" if there is none."""
     lower = {name.lower(): name for name in reversed(list(names))}
-    called = next((lower[c] for c in CLOCKS if c in lower), None)
+    called = next((lower[c] for c in TIME_COLUMNS if c in lower), None)
     if called is not None:
         return called
     for name in names:
@@ -115,7 +123,7 @@ def clock_of(records: Sequence[Mapping[str, list]], names: Mapping[str, None]) -
     return ""
 
 
-def is_nested(records: Sequence[Mapping[str, list]], name: str) -> bool:
+def is_nested(records: Sequence[Mapping[str, list[Any]]], name: str) -> bool:
     """Whether a field holds lists or objects, which are no cells."""
     return any(
         isinstance(c, (list, tuple, dict, np.ndarray))
@@ -124,12 +132,16 @@ def is_nested(records: Sequence[Mapping[str, list]], name: str) -> bool:
     )
 
 
-def some_events(records: Sequence[Mapping[str, list]], columns: Sequence[str]) -> list[dict]:
-    """Up to LOOKED_AT events, evenly from all records, as rows."""
+def sample_events(
+    records: Sequence[Mapping[str, list[Any]]], columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Up to MAX_SAMPLED_EVENTS events as rows, evenly spaced over all records."""
     ends = np.cumsum([len(next(iter(record.values()))) for record in records])
     rows = []
-    for at in np.unique(np.linspace(0, ends[-1] - 1, min(LOOKED_AT, ends[-1])).astype(int)):
-        i = int(np.searchsorted(ends, at, side="right"))
-        at -= ends[i] - len(next(iter(records[i].values())))
-        rows.append({c: records[i][c][at] for c in columns if c in records[i]})
+    for event in np.unique(
+        np.linspace(0, ends[-1] - 1, min(MAX_SAMPLED_EVENTS, ends[-1])).astype(int)
+    ):
+        i = int(np.searchsorted(ends, event, side="right"))
+        event -= ends[i] - len(next(iter(records[i].values())))
+        rows.append({c: records[i][c][event] for c in columns if c in records[i]})
     return rows

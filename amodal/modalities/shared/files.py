@@ -1,4 +1,4 @@
-"""Bytes and files as readers hand them over."""
+"""Bytes and files from readers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -13,14 +14,17 @@ from amodal.modalities.shared.base import BadValue, Raw
 
 
 def read_bytes(raw: Path | str | bytes) -> bytes:
-    """The content of a file, or the bytes themselves. Raises BadValue if there is no such file or
-    nothing in it."""
+    """The content of a file, or the bytes themselves.
+
+    Raises:
+        BadValue: there is no such file, or it is empty.
+    """
     if not isinstance(raw, bytes):
         try:
             with open(raw, "rb") as file:
                 raw = file.read()
         except FileNotFoundError:
-            raise BadValue(f"no such file: {raw}") from None
+            raise BadValue(f"no such file: {raw!s}") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
             raise BadValue(
                 f"cannot read {str(raw)[:200]!r}: {getattr(error, 'strerror', None) or error}"
@@ -31,22 +35,29 @@ def read_bytes(raw: Path | str | bytes) -> bytes:
 
 
 def unwrap(raw: Raw) -> Raw:
-    """Hugging Face's {"bytes": ..., "path": ...} as the one of the two that is there; anything else
-    as it is."""
+    """Hugging Face's {"bytes": ..., "path": ...} as the one of the two that is set.
+
+    Anything else as it is.
+    """
     if isinstance(raw, dict) and raw and raw.keys() <= {"bytes", "path"}:
-        raw = raw["bytes"] if raw.get("bytes") is not None else raw.get("path")
-        return Path(raw) if isinstance(raw, str) else raw
+        content: Any = raw["bytes"] if raw.get("bytes") is not None else raw.get("path")
+        return Path(content) if isinstance(content, str) else cast(Raw, content)
     return raw
 
 
 def is_numpy(data: bytes) -> bool:
+    """Whether bytes begin like a .npy or .npz file."""
     return data[:6] == b"\x93NUMPY" or data[:4] == b"PK\x03\x04"
 
 
 def load_numpy(data: bytes) -> np.ndarray | dict[str, np.ndarray]:
-    """A .npy file, or a .npz file as name -> array (the array itself if it holds only one)."""
+    """A .npy file, or a .npz file as name -> array (the array itself if it holds only one).
+
+    Raises:
+        BadValue: it is neither, or damaged.
+    """
     try:
-        _promised(data)
+        _check_declared_size(data)
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
@@ -58,26 +69,28 @@ def load_numpy(data: bytes) -> np.ndarray | dict[str, np.ndarray]:
     return arrays if len(arrays) != 1 else next(iter(arrays.values()))
 
 
-UNPACKED = 2**30
+MAX_UNPACKED = 2**30
 """Bytes that a compressed file may become."""
 
 
-def _promised(data: bytes) -> None:
-    """Raises BadValue where a numpy file announces more than it holds or, compressed, more than
-    there should be room for: numpy would ask for that memory first and look afterwards."""
+def _check_declared_size(data: bytes) -> None:
+    """Raise BadValue where a numpy file declares more than it holds or unpacks to too much.
+
+    numpy would allocate that memory first and check afterwards.
+    """
     if data[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > UNPACKED:
-                raise BadValue(f"it unpacks to {unpacked:,} bytes, more than {UNPACKED:,}")
+            if unpacked > MAX_UNPACKED:
+                raise BadValue(f"it unpacks to {unpacked:,} bytes, more than {MAX_UNPACKED:,}")
             for member in archive.infolist():
                 with archive.open(member) as stream:
-                    _promised_npy(stream, member.file_size)
+                    _check_npy(stream, member.file_size)
     else:
-        _promised_npy(io.BytesIO(data), len(data))
+        _check_npy(io.BytesIO(data), len(data))
 
 
-def _promised_npy(stream, size: int) -> None:
+def _check_npy(stream: IO[bytes], size: int) -> None:
     version = np.lib.format.read_magic(stream)
     read = (
         np.lib.format.read_array_header_1_0
@@ -85,8 +98,8 @@ def _promised_npy(stream, size: int) -> None:
         else np.lib.format.read_array_header_2_0
     )
     shape, _, dtype = read(stream)
-    promised, size = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if not dtype.hasobject and (promised > size or min(shape, default=0) < 0):
+    declared, size = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if not dtype.hasobject and (declared > size or min(shape, default=0) < 0):
         raise BadValue(
-            f"truncated: {size:,} bytes, but shape {shape} of {dtype} needs {promised:,}"
+            f"truncated: {size:,} bytes, but shape {shape} of {dtype} needs {declared:,}"
         )

@@ -1,4 +1,4 @@
-"""Which kind of data some raw values are."""
+"""The modality of raw values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -13,20 +14,22 @@ from PIL import Image as Pillow
 from amodal.modalities.sequence import is_sequence
 from amodal.modalities.shared.base import Modality, Raw
 from amodal.modalities.shared.cells import is_missing
-from amodal.modalities.shared.columns import CLOCKS
+from amodal.modalities.shared.columns import TIME_COLUMNS
 from amodal.modalities.shared.files import unwrap
 
-ROW = 256
+MAX_ROW_LENGTH = 256
 """Numbers of a list at most that is read as the row of a table: each gets its own scale, and a
 token that is paid for."""
 
 
 def guess(raw: str | Sequence[Raw]) -> str | None:
-    """The name of the modality of a file ending (".png") or of up to ~200 raw values, None if there
-    is none.
+    """The name of the modality of a file ending (".png") or of raw values, None if there is none.
 
-    Values are judged one by one and the commonest judgement wins, but whether arrays are alike
-    counts: one-dimensional ones of one length are rows of a table, of many lengths series.
+    Each value votes, and the most frequent vote wins. Whether arrays have one shape counts:
+    one-dimensional ones of one length are rows of a table, of different lengths series.
+
+    Args:
+        raw: an ending, or up to ~200 values.
     """
     if isinstance(raw, str):
         return suffixes().get(raw.lower())
@@ -40,14 +43,16 @@ def guess(raw: str | Sequence[Raw]) -> str | None:
         for v in present
         if isinstance(v, (np.ndarray, list))
     }
-    alike = len(shapes) <= 1
-    votes = Counter(_one(v, alike) for v in present).most_common(1)
+    same_shape = len(shapes) <= 1
+    votes = Counter(_one(v, same_shape) for v in present).most_common(1)
     return votes[0][0] if votes else None
 
 
-def guess_column(values: Sequence) -> tuple[str | None, str]:
-    """The modality of a column of bytes, arrays, lists or objects, and why: as `guess` has it, but
-    a long row of numbers is a series and not a table. None if there is none."""
+def guess_column(values: Sequence[Any]) -> tuple[str | None, str]:
+    """The modality of a column of bytes, arrays, lists or objects, and the reason.
+
+    As `guess`, but a long row of numbers is a series and not a table. None if there is none.
+    """
     try:
         kind = guess(values)
     except ValueError:  # lists of unequal lengths where numpy wants equal ones
@@ -56,22 +61,23 @@ def guess_column(values: Sequence) -> tuple[str | None, str]:
         return None, f"no modality reads {type(values[0]).__name__} like these"
     if kind != "table" or isinstance(values[0], (bytes, dict)):
         return kind, type(values[0]).__name__
-    many = np.size(values[0]) > ROW
-    other = '"table" if their order means nothing' if many else '"series" if they are steps in time'
+    is_long = np.size(values[0]) > MAX_ROW_LENGTH
+    other = (
+        '"table" if their order means nothing' if is_long else '"series" if they are steps in time'
+    )
     why = f"{np.size(values[0])} numbers in a row; modality = {other}"
-    return "series" if many else "table", why
+    return "series" if is_long else "table", why
 
 
 def guess_texts(cells: Sequence[str]) -> tuple[str, str]:
-    """The modality of a column of texts that name no files, and why."""
+    """The modality of a column of texts that name no files, and the reason."""
     if guess(cells[:200]) == "sequence":
         return "sequence", "strings of symbols"
     return "text", "text"
 
 
 def suffixes() -> dict[str, str]:
-    """Ending -> modality, for every ending that some modality reads; the first modality has it, if
-    more do, and the package's own come before those of plug-ins."""
+    """Ending -> modality, the first that has it; the package's come before those of plug-ins."""
     return _suffixes(tuple(_every().items()))
 
 
@@ -86,7 +92,7 @@ def _every() -> dict[str, type[Modality]]:
     return modalities.every()
 
 
-def _one(value: Raw, alike: bool) -> str | None:
+def _one(value: Raw, same_shape: bool) -> str | None:
     if isinstance(value, Path):
         return guess(value.suffix)
     if isinstance(value, str):
@@ -101,7 +107,7 @@ def _one(value: Raw, alike: bool) -> str | None:
             return "audio"
         if not any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()):
             return "table"
-        return "events" if _timed(value) else "series"
+        return "events" if _has_events(value) else "series"
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(v, str) for v in value):
             return "text"
@@ -111,24 +117,24 @@ def _one(value: Raw, alike: bool) -> str | None:
             return "events"
         return (
             "series"
-            if not alike or any(isinstance(v, (list, tuple, np.ndarray)) for v in value)
+            if not same_shape or any(isinstance(v, (list, tuple, np.ndarray)) for v in value)
             else "table"
         )
     if isinstance(value, np.ndarray):
-        return _array(value, alike)
+        return _array(value, same_shape)
     return "table" if np.isscalar(value) else None
 
 
-def _array(value: np.ndarray, alike: bool) -> str | None:
+def _array(value: np.ndarray, same_shape: bool) -> str | None:
     if value.dtype.kind not in "buif":
         return "series" if value.dtype.names else "table" if value.ndim <= 1 else None
     if value.ndim <= 1:
-        return "table" if alike else "series"
+        return "table" if same_shape else "series"
     if value.ndim == 2:
         short, long = sorted(value.shape)
         return (
             "image"
-            if value.dtype == np.uint8 or alike and short >= 8 and long <= 2 * short
+            if value.dtype == np.uint8 or same_shape and short >= 8 and long <= 2 * short
             else "series"
         )
     return "image" if value.ndim == 3 else None
@@ -149,16 +155,18 @@ def _by_content(data: bytes) -> str | None:
     )
 
 
-def _timed(value: dict) -> bool:
-    """Whether columns of one length are events: there is a clock, and words among the rest, which
-    no series has."""
+def _has_events(value: dict[str, Any]) -> bool:
+    """Whether columns of one length are events: there are times, and text among the rest.
+
+    A series has no text.
+    """
     columns = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in value.items()}
-    clock = any(str(name).lower() in CLOCKS for name in columns)
+    has_time = any(str(name).lower() in TIME_COLUMNS for name in columns)
     rest = [
         v
         for name, v in columns.items()
-        if str(name).lower() not in CLOCKS and isinstance(v, (list, tuple))
+        if str(name).lower() not in TIME_COLUMNS and isinstance(v, (list, tuple))
     ]
-    return clock and any(
+    return has_time and any(
         isinstance(cell, str) and not is_missing(cell) for cells in rest for cell in cells[:20]
     )

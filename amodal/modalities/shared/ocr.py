@@ -1,7 +1,6 @@
-"""What optical character recognition does to a text: letters taken for their like, dropped, broken
-and joined.
+"""Simulated errors of optical character recognition: confused, dropped, split and merged letters.
 
-A channel of independent errors, for making noisy text from clean: the confusions are those that
+A channel of independent errors, for noisy text from clean text. The confusions are those that
 readers of printed Latin script make most (Taghva et al. 1994; Kissos and Dershowitz 2016), not
 measured rates.
 """
@@ -10,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-ALIKE = (
-    "o0OQ", "l1I|i", "s5S", "b6h", "ec", "aou", "g9q", "tf", "uv", "nhr", "z2Z", "B8R", "D0O", "mn", "wv", "ij", "yv", "kx", "pq",
-    "G6C", "EF", "PF", "MN", "UV", "HN", "A4", "TI7", "KX", "WV", "L1",
+LOOKALIKES = (
+    "o0OQ", "l1I|i", "s5S", "b6h", "ec", "aou", "g9q", "tf", "uv", "nhr", "z2Z", "B8R", "D0O",
+    "mn", "wv", "ij", "yv", "kx", "pq", "G6C", "EF", "PF", "MN", "UV", "HN", "A4", "TI7", "KX",
+    "WV", "L1",
 )  # fmt: skip
-JOINED = {
+LIGATURES = {
     "rn": "m",
     "cl": "d",
     "vv": "w",
@@ -30,24 +30,31 @@ JOINED = {
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def _table() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for group in ALIKE:
+def _confusion_table() -> dict[str, str]:
+    confusions: dict[str, str] = {}
+    for group in LOOKALIKES:
         for letter in group:
-            found[letter] = found.get(letter, "") + group.replace(letter, "")
-    return found
+            confusions[letter] = confusions.get(letter, "") + group.replace(letter, "")
+    return confusions
 
 
-CONFUSED = _table()
+CONFUSIONS = _confusion_table()
 
 
 def garble(text: str, rate: float, rng: np.random.Generator) -> str:
-    """The text with each character in error with chance `rate`: seven in ten errors put a
-    look-alike (any letter where none is known) or, for pairs that look like one letter, join or
-    break them; of the others half drop the character and half put a blank before it.
+    """The text with each character in error with probability `rate`.
 
-    Never returns a text without characters other than blanks if it was given one. Raises ValueError
-    unless 0 <= rate <= 1.
+    Seven in ten errors put a look-alike (any letter where none is known) or, for letter pairs that
+    look like one, merge or split them. Of the others half drop the character and half insert a
+    blank before it. A text with characters other than blanks never becomes empty.
+
+    Args:
+        text: clean.
+        rate: of errors.
+        rng: the only source of randomness.
+
+    Raises:
+        ValueError: `rate` is outside [0, 1].
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is a chance, from 0 to 1, not {rate}")
@@ -57,14 +64,14 @@ def garble(text: str, rate: float, rng: np.random.Generator) -> str:
             out.append(text[i])
         elif (kind := rng.random()) < 0.7:
             pair = text[i : i + 2]
-            if pair in JOINED and rng.random() < 0.5:
-                out.append(JOINED[pair])
+            if pair in LIGATURES and rng.random() < 0.5:
+                out.append(LIGATURES[pair])
                 i += 1
-            elif text[i] in JOINED and rng.random() < 0.3:
-                out.append(JOINED[text[i]])
+            elif text[i] in LIGATURES and rng.random() < 0.3:
+                out.append(LIGATURES[text[i]])
             else:
-                like = CONFUSED.get(text[i], LETTERS)
-                out.append(like[rng.integers(len(like))])
+                candidates = CONFUSIONS.get(text[i], LETTERS)
+                out.append(candidates[rng.integers(len(candidates))])
         elif kind < 0.85:
             out.append(" " + text[i])
         i += 1

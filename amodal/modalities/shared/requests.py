@@ -1,8 +1,7 @@
-"""Values from strangers: what is checked before a modality may decode them.
+"""Untrusted values: checks before a modality may decode them.
 
-Everything here works on bytes or on parsed JSON that came with a request. Nothing is ever opened by
-name: a text that stands where a picture or a sound should be is refused, although a modality would
-take it for a path.
+Everything here works on bytes or on parsed JSON of a request. Nothing is ever opened by name: a
+text in the place of a picture or a sound is rejected, although a modality would read it as a path.
 """
 
 from __future__ import annotations
@@ -11,27 +10,26 @@ import io
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from amodal.modalities.shared.base import BadValue
 
 MIB = 2**20
-CELLS = 16_000_000
-"""Texts times the longest of them: an array of texts gives each as much room as the longest
-needs."""
-DEPTH = 4
-COLUMNS = 10_000
+MAX_TEXT_ARRAY = 16_000_000
+"""Texts times the length of the longest: an array of texts gives each that much room."""
+MAX_DEPTH = 4
+MAX_COLUMNS = 10_000
 NUMPY, ZIP = b"\x93NUMPY", b"PK"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one value may cost.
+    """The maximum cost of a value.
 
     Attributes:
-        json: bytes of JSON or of a table of text, which take far more room once they are read.
+        json: bytes of JSON or of a table of text, which take far more memory once they are parsed.
         entries: numbers, texts and brackets in JSON.
         pixels: of a picture, by its header, before anything is decoded.
         sound: seconds of a recording, by its header.
@@ -54,7 +52,12 @@ class NotJson(BadValue):
 
 
 def parsed(data: bytes, limits: Limits) -> Any:
-    """JSON as its standard has it: no NaN, no name twice. Raises TooLarge, NotJson."""
+    """Parse strict JSON: no NaN, no duplicate names.
+
+    Raises:
+        TooLarge: it is above the limits.
+        NotJson: it cannot be parsed.
+    """
     if len(data) > limits.json:
         raise TooLarge(f"{len(data):,} bytes of JSON; at most {limits.json:,} are read")
     entries = data.count(b",") + 4 * (data.count(b"[") + data.count(b"{"))
@@ -63,24 +66,30 @@ def parsed(data: bytes, limits: Limits) -> Any:
             f"about {entries:,} entries in this JSON; at most {limits.entries:,} are read"
         )
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
+        return json.loads(
+            data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_unique_keys
+        )
     except (ValueError, RecursionError) as error:
         raise NotJson(f"not JSON: {error}") from None
 
 
-def _no_number(word: str):
+def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number in JSON; leave out what is missing, or say null")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise ValueError("the same name twice in one object")
-    return found
+    return result
 
 
 def file_of(raw: Any) -> bytes:
-    """The bytes of a file. Raises BadValue for anything else."""
+    """The bytes of a file.
+
+    Raises:
+        BadValue: it is anything else.
+    """
     if not isinstance(raw, bytes):
         raise BadValue(
             'expected the bytes of a file, uploaded or as {"base64": "..."}, '
@@ -94,8 +103,13 @@ def file_of(raw: Any) -> bytes:
 
 
 def array_of(data: bytes) -> np.ndarray:
-    """A .npy file of numbers that is as long as its header says: numpy makes room for what the
-    header says before it reads on."""
+    """A .npy file of numbers that is as long as its header declares.
+
+    numpy allocates what the header declares before it reads on.
+
+    Raises:
+        BadValue: it is anything else.
+    """
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
@@ -108,13 +122,19 @@ def array_of(data: bytes) -> np.ndarray:
         if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != size:
             raise ValueError(f"its header says shape {shape} of {dtype}")
         stream.seek(0)
-        return np.load(stream, allow_pickle=False)
+        array: np.ndarray = np.load(stream, allow_pickle=False)
+        return array
     except Exception as error:
         raise BadValue(f"not a .npy file of numbers: {error}") from None
 
 
 def text_of(raw: Any, limits: Limits) -> str | bytes:
-    """Text, or its bytes."""
+    """Text, or its bytes.
+
+    Raises:
+        BadValue: it is anything else.
+        TooLarge: it is above the limits.
+    """
     if not isinstance(raw, (str, bytes)):
         raise BadValue(f"expected text, not {named(raw)}")
     if len(raw) > (limits.characters if isinstance(raw, str) else 4 * limits.characters):
@@ -122,8 +142,13 @@ def text_of(raw: Any, limits: Limits) -> str | bytes:
     return raw
 
 
-def cells_of(raw: Any, limits: Limits) -> dict | list:
-    """Rows of tables and lists of events, of which even bytes are JSON."""
+def cells_of(raw: Any, limits: Limits) -> dict[str, Any] | list[Any]:
+    """Rows of tables and lists of events; bytes are JSON.
+
+    Raises:
+        BadValue: it is anything else, or nested too deep.
+        TooLarge: it is above the limits.
+    """
     value = parsed(raw, limits) if isinstance(raw, bytes) else raw
     if not isinstance(value, (dict, list)):
         raise BadValue(f"expected an object or a list, not {named(value)}")
@@ -132,21 +157,20 @@ def cells_of(raw: Any, limits: Limits) -> dict | list:
 
 
 def _measure(value: Any) -> None:
-    """Raises BadValue for what is too deep, TooLarge for texts that would make too large an
-    array."""
+    """Raise BadValue for deep nesting, TooLarge for texts that would make too large an array."""
     level, cells, longest = [value], 0, 0
-    for _ in range(DEPTH):
+    for _ in range(MAX_DEPTH):
         inside = [p for v in level for p in (v.values() if isinstance(v, dict) else v)]
         level = [part for part in inside if isinstance(part, (dict, list))]
         cells += len(inside) - len(level)
         longest = max((len(part) for part in inside if isinstance(part, str)), default=longest)
     if level:
-        raise BadValue(f"nested more than {DEPTH} deep")
-    if cells * longest > CELLS:
+        raise BadValue(f"nested more than {MAX_DEPTH} deep")
+    if cells * longest > MAX_TEXT_ARRAY:
         raise TooLarge(f"{cells:,} cells, of which the longest has {longest:,} characters")
 
 
 def named(value: Any) -> str:
-    """What a value of JSON is, in words."""
+    """The JSON type of a value, in words."""
     words = {str: "text", bytes: "bytes", list: "a list", dict: "an object", bool: "true or false"}
     return words.get(type(value), "null" if value is None else "a number")

@@ -1,4 +1,4 @@
-"""Reading sound from files, and its picture in mel bands."""
+"""Sound files, and log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from amodal.core import Ragged
 from amodal.modalities.shared import ragged as _ragged
-from amodal.modalities.shared.base import BadValue, Raw, spanned
+from amodal.modalities.shared.base import BadValue, Raw, format_range
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
 from amodal.modalities.shared.requests import NUMPY, Limits, TooLarge, array_of, file_of
 
@@ -26,34 +26,43 @@ FLOOR = 1e-7
 """Power below which all is silence: -70 dB of full scale, under the noise of nearly any microphone.
 """
 
-LONGEST = 2**29
+MAX_SAMPLES = 2**29
 """Samples of all channels that a file may have: 1.5 hours of 48 kHz stereo, 2 GiB. Some formats
 pack silence 5,000 times smaller."""
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU")
-"""What is read from strangers, by libsndfile's names."""
+"""Accepted formats of untrusted files, by libsndfile's names."""
 RATES = (100, 1_000_000)  # Hz
-SAMPLES = 64_000_000
-"""Of all channels of what is read from strangers."""
+MAX_UNTRUSTED_SAMPLES = 64_000_000
+"""Of all channels of an untrusted recording."""
 
-CHUNK = 2048
-"""Frames that are transformed at a time: thrice as fast on a CPU, whose cache they fit, as all at
-once."""
+CHUNK_FRAMES = 2048
+"""Frames that are transformed at a time. They fit a CPU's cache: three times as fast as all."""
 
 
 def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]:
-    """Samples (t,) float32 of one channel, at most the first `seconds`, and their rate in Hz.
+    """Samples of one channel, and their rate.
 
-    raw: a file, its bytes, {"array": ..., "sampling_rate": ...}, or an array, which is taken to be
-    at `rate`.
+    Args:
+        raw: a file, its bytes, {"array": ..., "sampling_rate": ...}, or an array at `rate`.
+        rate: of an array, in Hz.
+        seconds: maximum length.
+
+    Returns:
+        (t,) float32, and Hz.
+
+    Raises:
+        BadValue: it is no sound, damaged, or too long.
     """
     raw = unwrap(raw)
     if isinstance(raw, dict):
         if "array" not in raw or "sampling_rate" not in raw:
             raise BadValue(
-                f'a dict with {", ".join(map(str, raw)) or "nothing"}: expected "array" and "sampling_rate"'
+                f'a dict with {", ".join(map(str, raw)) or "nothing"}: expected "array" and '
+                '"sampling_rate"'
             )
-        raw, rate = raw["array"], raw["sampling_rate"]
+        rate = raw["sampling_rate"]
+        raw = cast(Raw, raw["array"])
     if isinstance(raw, bytes) and is_numpy(raw):
         raw = load_numpy(raw)
     if isinstance(raw, (Path, str, bytes)):
@@ -62,7 +71,8 @@ def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]
         samples = _from_array(raw)
     else:
         raise BadValue(
-            f"a {type(raw).__name__} is not sound: expected a path, bytes, an array, or array and sampling_rate"
+            f"a {type(raw).__name__} is not sound: expected a path, bytes, an array, or array and "
+            "sampling_rate"
         )
     if not isinstance(rate, (int, float, np.number)) or not 1 <= rate <= 1e7:
         raise BadValue(f"a sampling rate of {rate} Hz")
@@ -74,14 +84,15 @@ def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]
     return samples, int(rate)
 
 
-def _from_array(raw) -> np.ndarray:
+def _from_array(raw: Any) -> np.ndarray:
     try:
         array = np.asarray(raw)
     except ValueError as error:
         raise BadValue(f"not an array of samples: {error}") from None
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
         raise BadValue(
-            f"an array of shape {array.shape} and type {array.dtype} is not sound: expected (t,) or (t, channels)"
+            f"an array of shape {array.shape} and type {array.dtype} is not sound: expected (t,) "
+            "or (t, channels)"
         )
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 128 - 1
@@ -92,7 +103,7 @@ def _from_array(raw) -> np.ndarray:
 
 
 def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int]:
-    head, size = _head(raw)
+    head, size = _file_head(raw)
     try:
         # By its number and not by its name: after an ending such as .au libsndfile takes whatever
         # is in the file for sound.
@@ -116,23 +127,29 @@ def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int
 def _samples(
     file: soundfile.SoundFile, head: bytes, size: int, seconds: float
 ) -> tuple[np.ndarray, int]:
-    promised, rate, channels = file.frames, file.samplerate, file.channels
-    promised = promised if math.isinf(seconds) else min(promised, math.ceil(seconds * rate))
-    if promised * channels > LONGEST:
-        raise BadValue(f"{promised:,} samples of {channels} channels are too many; set max_seconds")
-    samples = file.read(promised, dtype="float32")
-    if len(samples) < 0.99 * promised:  # what MP3 promises is a frame or two out
-        raise BadValue(f"truncated: {len(samples)} of {promised} samples")
+    declared_frames, rate, channels = file.frames, file.samplerate, file.channels
+    declared_frames = (
+        declared_frames if math.isinf(seconds) else min(declared_frames, math.ceil(seconds * rate))
+    )
+    if declared_frames * channels > MAX_SAMPLES:
+        raise BadValue(
+            f"{declared_frames:,} samples of {channels} channels are too many; set max_seconds"
+        )
+    samples = file.read(declared_frames, dtype="float32")
+    if len(samples) < 0.99 * declared_frames:  # what MP3 promises is a frame or two out
+        raise BadValue(f"truncated: {len(samples)} of {declared_frames} samples")
     # libsndfile trusts the file's size more than its header, and returns the rest of a truncated
     # file without a word.
-    if (announced := _announced(head)) > size:
-        raise BadValue(f"truncated: {size} of {announced} bytes")
+    if (declared_size := _declared_size(head)) > size:
+        raise BadValue(f"truncated: {size} of {declared_size} bytes")
     return samples if channels == 1 else samples.mean(1, dtype=np.float32), rate
 
 
 class SeekableBytes(io.BytesIO):
-    """libsndfile seeks to before the start of some damaged files; an exception there would be
-    printed, not raised."""
+    """Bytes that libsndfile may seek before the start of, as it does in some damaged files.
+
+    An exception there would be printed, not raised.
+    """
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -141,8 +158,8 @@ class SeekableBytes(io.BytesIO):
             return self.tell()
 
 
-def _head(raw: Path | str | bytes) -> tuple[bytes, int]:
-    """The first twelve bytes of a file and its size. Raises BadValue where there is none."""
+def _file_head(raw: Path | str | bytes) -> tuple[bytes, int]:
+    """The first twelve bytes of a file and its size. Raises BadValue if there is none."""
     if isinstance(raw, bytes) or not Path(raw).is_file():
         raw = read_bytes(raw)  # which says what is wrong with a path
         return raw[:12], len(raw)
@@ -153,9 +170,11 @@ def _head(raw: Path | str | bytes) -> tuple[bytes, int]:
     return head, size
 
 
-def _announced(head: bytes) -> int:
-    """The size in bytes that the header of a WAV, AIFF or AU file promises; 0 if none does. Written
-    to a pipe they promise 0 or as much as the header can say, which means nothing."""
+def _declared_size(head: bytes) -> int:
+    """The size in bytes that the header of a WAV, AIFF or AU file declares; 0 if none does.
+
+    Written to a pipe they declare 0 or the maximum, which means nothing.
+    """
     start, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
     if head[:4] == b"RIFF":
         start, size = 8, int.from_bytes(head[4:8], "little")
@@ -169,15 +188,22 @@ def _announced(head: bytes) -> int:
 
 @cache
 def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
-    """(bins, mels) float32 triangles, equally far apart in mel, each of sum 1: a band's output is
-    its mean power.
+    """Triangular mel filters, each of sum 1: the output of a band is its mean power.
 
-    bins: of a real Fourier transform, 0 … rate / 2. No triangle is narrower than the distance of
-    two bins, so none is empty.
+    No triangle is narrower than the distance of two bins, so none is empty.
+
+    Args:
+        rate: in Hz.
+        bins: of a real Fourier transform, 0 … rate / 2.
+        mels: number of bands, equally spaced in mel.
+
+    Returns:
+        (bins, mels) float32
     """
     hertz = np.linspace(0, rate / 2, bins)
     lowest = min(20.0, rate / 200)
-    mel = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (lowest, rate / 2)), mels + 2)
+    low, high = (float(2595 * np.log10(1 + f / 700)) for f in (lowest, rate / 2))
+    mel = np.linspace(low, high, mels + 2)
     edge = 700 * (10 ** (mel / 2595) - 1)
     width = np.maximum(np.diff(edge), hertz[1])
     distance = hertz[:, None] - edge[1:-1]
@@ -186,12 +212,22 @@ def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
 
 
 def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple[Tensor, Tensor]:
-    """Natural logarithm of the power in each mel band, (F, mels), one row every `hop` samples of
-    each clip; rows per clip (N,)."""
-    stretches, start_F, left_F, counts_N = _ragged.frames(waves, window, hop)
-    device = stretches.device
+    """Natural logarithm of the power in each mel band.
+
+    Args:
+        waves: N clips.
+        rate: in Hz.
+        window: samples of a frame.
+        hop: samples between frames.
+        mels: number of bands.
+
+    Returns:
+        (F, mels), one row every `hop` samples of each clip, and rows a clip (N,).
+    """
+    windows, start_F, left_F, counts_N = _ragged.frames(waves, window, hop)
+    device = windows.device
     if not len(start_F):  # the transform refuses an empty batch
-        return stretches.new_zeros(0, mels), counts_N
+        return windows.new_zeros(0, mels), counts_N
     hann, index = torch.hann_window(window, device=device), torch.arange(window, device=device)
     hann = hann / hann.square().sum().sqrt()
     filters = mel_filters(rate, window // 2 + 1, mels).to(device)
@@ -199,16 +235,17 @@ def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple
     with torch.autocast(
         device.type, enabled=False
     ):  # power spans more decades than bfloat16 has digits
-        for start, left in zip(start_F.split(CHUNK), left_F.split(CHUNK)):
+        for start, left in zip(start_F.split(CHUNK_FRAMES), left_F.split(CHUNK_FRAMES)):
             inside = index < left[:, None]  # the next clip begins where this one ends
-            spectrum = torch.fft.rfft(stretches[start] * (hann * inside))
+            spectrum = torch.fft.rfft(windows[start] * (hann * inside))
             bands.append((spectrum.real.square() + spectrum.imag.square()) @ filters)
     return torch.cat(bands).clamp(min=FLOOR).log(), counts_N
 
 
 def summary(raws: Sequence[Raw]) -> str:
     """Lengths and rates of recordings, in a few words; "" where none can be opened."""
-    rates, seconds = Counter(), []
+    rates: Counter[int] = Counter()
+    seconds: list[float] = []
     for raw in raws:
         try:
             about = soundfile.info(io.BytesIO(raw) if isinstance(raw, bytes) else str(raw))
@@ -217,19 +254,21 @@ def summary(raws: Sequence[Raw]) -> str:
         rates[about.samplerate] += 1
         seconds.append(about.duration)
     common = "/".join(f"{rate:,}" for rate, _ in rates.most_common(3))
-    return f"{spanned(seconds, 's', '.1f')} at {common} Hz" if seconds else ""
+    return f"{format_range(seconds, 's', '.1f')} at {common} Hz" if seconds else ""
 
 
-def bounded(raw: Any, limits: Limits, rate: int, seconds: float) -> bytes | np.ndarray:
-    """A recording from a stranger, checked by its header.
+def check_untrusted(raw: Any, limits: Limits, rate: int, seconds: float) -> bytes | np.ndarray:
+    """Check an untrusted recording by its header.
 
     Args:
+        raw: bytes.
+        limits: of the cost.
         rate: of an array, in Hz.
         seconds: that are read of a recording, 0 for all.
 
     Raises:
         TooLarge: it is longer than `limits` allow.
-        BadValue: no recording, or one of a format that is not taken.
+        BadValue: no recording, or one of a format that is not accepted.
     """
     data = file_of(raw)
     if data.startswith(NUMPY):
@@ -246,13 +285,14 @@ def bounded(raw: Any, limits: Limits, rate: int, seconds: float) -> bytes | np.n
     except Exception as error:
         raise BadValue(f"damaged sound, or none that libsndfile reads: {error}") from None
     if form not in FORMATS:
-        taken = ", ".join(FORMATS)
-        raise BadValue(f"a sound file of the format {form}; taken are {taken}, or .npy")
+        accepted = ", ".join(FORMATS)
+        raise BadValue(f"a sound file of the format {form}; accepted are {accepted}, or .npy")
     if not RATES[0] <= rate <= RATES[1]:
         raise BadValue(f"a sampling rate of {rate} Hz; {RATES[0]} to {RATES[1]:,} are read")
     most = seconds or limits.sound
-    if frames > limits.sound * rate or min(frames, most * rate) * channels > SAMPLES:
+    if frames > limits.sound * rate or min(frames, most * rate) * channels > MAX_UNTRUSTED_SAMPLES:
         raise TooLarge(
-            f"{frames / rate:,.0f} seconds of {channels} channels; at most {limits.sound:g} are read"
+            f"{frames / rate:,.0f} seconds of {channels} channels; at most {limits.sound:g} are "
+            "read"
         )
     return data

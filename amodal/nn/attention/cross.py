@@ -17,7 +17,7 @@ from amodal.core import Ragged
 from amodal.core.column import spans
 from amodal.core.host import host_copy, to_device
 from amodal.nn.gradient_checkpointing import recomputed
-from amodal.objectives.bags import owners
+from amodal.objectives.packed import row_index
 
 
 class CrossEncoder(nn.Module):
@@ -288,7 +288,7 @@ def join_lists(parts: Sequence[Ragged]) -> Ragged:
 
 def mean_token(tokens: Ragged) -> Tensor:
     """(N, D) the mean token of each list, zero for an empty one."""
-    row = owners(tokens.lengths)
+    row = row_index(tokens.lengths)
     total = tokens.flat.new_zeros(len(tokens), tokens.flat.shape[1]).index_add(0, row, tokens.flat)
     return total / tokens.lengths.clamp(min=1).unsqueeze(1)
 

@@ -24,7 +24,7 @@ class TextField(Protocol):
     @property
     def vocabulary(self) -> str: ...
     @property
-    def alphabet(self) -> int: ...
+    def vocab_size(self) -> int: ...
     @property
     def max_length(self) -> int: ...
     @property
@@ -180,7 +180,7 @@ class HfText(Body):
                 f"vocabulary = {directory!r} for it"
             )
         vocabulary = config.vocab_size
-        if modality.alphabet > vocabulary:
+        if modality.vocab_size > vocabulary:
             raise AmodalError(
                 f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the "
                 f"tokenizer in {directory}"

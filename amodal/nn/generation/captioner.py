@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from amodal.core import Ragged
-from amodal.objectives.bags import padded
+from amodal.objectives.packed import pad_packed
 
 
 class Captioner(nn.Module):
@@ -42,7 +42,7 @@ class Captioner(nn.Module):
         Returns:
             (N, 2): the sum of -log p of the ids of a text and of its END, and their number.
         """
-        ids_NL, is_id_NL = (nn.functional.pad(x, (0, 1)) for x in padded(texts))
+        ids_NL, is_id_NL = (nn.functional.pad(x, (0, 1)) for x in pad_packed(texts))
         state = self.first_state(vector_ND)
         total = state.sum(1).float() * 0
         for t in range(ids_NL.shape[1]):

@@ -20,7 +20,7 @@ from amodal.core import AmodalError, Column, Ragged
 from amodal.modalities import Modality
 from amodal.nn.generation.beam import beam_search
 from amodal.nn.generation.multi_source_decoder import MultiSourceDecoder
-from amodal.objectives.bags import owners
+from amodal.objectives.packed import row_index
 
 
 class TextField(Protocol):
@@ -79,7 +79,7 @@ class FieldDecoder(nn.Module):
         token_loss_T = self.modality.token_loss(self.predictor(states.flat[~last]), targets_T)
         loss_T = loss_T.index_add(0, (~last).nonzero().squeeze(1), token_loss_T.to(loss_T.dtype))
         both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
-        return both.new_zeros(len(content), 2).index_add(0, owners(states.lengths), both)
+        return both.new_zeros(len(content), 2).index_add(0, row_index(states.lengths), both)
 
     @torch.no_grad()
     def write(

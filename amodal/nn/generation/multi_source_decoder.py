@@ -27,7 +27,7 @@ from amodal.core.host import on_host, take
 from amodal.nn.attention.cross import PaddedAttention, PaddedLayout, join_lists
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.positions import sincos
-from amodal.objectives.bags import owners
+from amodal.objectives.packed import row_index
 
 STRATEGIES = ("serial", "parallel", "flat", "hierarchical")
 KeyValue = tuple[Tensor, Tensor]
@@ -98,7 +98,7 @@ class MultiSourceDecoder(nn.Module):
         number = spans(torch.zeros_like(text.lengths), text.lengths)
         x_TD = text.flat + position_of(number, text.flat)
         lists, present_NS = self.project(sources)
-        present_TS = take(present_NS, owners(text.lengths))
+        present_TS = take(present_NS, row_index(text.lengths))
         text_layout = PaddedLayout(text.lengths)
         layouts = [PaddedLayout(s.lengths) for s in lists]
         for block in self.blocks:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from amodal.core.part import Part
-from amodal.objectives.entailment import bce_of_log
+from amodal.objectives.entailment import bce_from_log_prob
 
 START_SIDE = 0.5
 """Sides of boxes before they have learnt anything, of a space that begins about as large as 1."""
@@ -78,7 +78,7 @@ def learn_boxes(
     target_KK = target_KK.double().cpu()
     for _ in range(steps):
         side = softplus(raw)
-        loss = bce_of_log(
+        loss = bce_from_log_prob(
             log_entailment(low[:, None], side[:, None], low, side, softness=softness), target_KK
         )
         descent.zero_grad()

@@ -85,7 +85,7 @@ class Points(Modality):
         return _ordered(value @ turn.T)
 
     def collate(self, values: Sequence[np.ndarray]) -> Ragged:
-        return ragged.ragged(values, np.zeros((0, 3), dtype=np.float32))
+        return ragged.pack(values, np.zeros((0, 3), dtype=np.float32))
 
     def patches(self, clouds: Ragged) -> tuple[Tensor, Tensor, Tensor]:
         """(T, patch, 3) points around the centre of their token in units of `size`, NaN past the

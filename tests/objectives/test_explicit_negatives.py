@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from amodal.objectives.explicit_negatives import explicit_negative_nce
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.own_negatives import own_negative_nce
 
 
 def slow(a, b, own, has, temperature):
@@ -34,7 +34,7 @@ def test_it_is_the_published_loss(tile):
     b[4] = 3 * b[1]  # the same target twice
     own[2] = b[2]  # an edit that changed nothing
     has = torch.tensor([1, 1, 1, 0, 1, 1, 0], dtype=torch.bool)
-    loss = own_negative_nce(a, b, own, has, temperature=0.3, tile=tile)
+    loss = explicit_negative_nce(a, b, own, has, temperature=0.3, tile=tile)
     assert abs(float(loss) - slow(a, b, own, has, 0.3)) < 1e-9
 
 
@@ -43,7 +43,7 @@ def test_without_further_negatives_it_is_info_nce():
     a, b = torch.randn(6, 4), torch.randn(6, 4)
     none = torch.zeros(6, dtype=torch.bool)
     torch.testing.assert_close(
-        own_negative_nce(a, b, a, none, temperature=0.2),
+        explicit_negative_nce(a, b, a, none, temperature=0.2),
         info_nce(a, b, temperature=0.2, symmetric=False),
     )
 
@@ -53,10 +53,10 @@ def test_gradients_tiles_and_no_rows():
     a, b, own = (torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
     has = torch.tensor([True, False, True, True, False])
     assert torch.autograd.gradcheck(
-        lambda *x: own_negative_nce(*x, has, temperature=0.5, tile=2), (a, b, own)
+        lambda *x: explicit_negative_nce(*x, has, temperature=0.5, tile=2), (a, b, own)
     )
-    nothing = own_negative_nce(a[:0], b[:0], own[:0], has[:0], temperature=0.5)
+    nothing = explicit_negative_nce(a[:0], b[:0], own[:0], has[:0], temperature=0.5)
     nothing.backward()
     assert float(nothing) == 0
     with pytest.raises(ValueError):
-        own_negative_nce(a, b, own, has, temperature=0.0)
+        explicit_negative_nce(a, b, own, has, temperature=0.0)
