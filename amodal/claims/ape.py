@@ -23,7 +23,7 @@ from amodal.modalities.text import Text
 from amodal.nn import config
 from amodal.nn.encoder import Encoder
 from amodal.train import packaged
-from amodal.train.cache_features import remembered
+from amodal.train.cache_features import with_cached_features
 
 CLAIM = (
     "With the same pairs and steps, a head between frozen encoders finds held-out pictures and names better than CLIP from scratch and "
@@ -67,7 +67,7 @@ def kept(dataset, encoder):
     dataset = dataset.with_fields(encoder.fields)
     if not any(map(encoder.contextual, encoder.fields)):
         return dataset
-    return remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
+    return with_cached_features(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
 
 
 def recall(method, dataset, rows):
@@ -85,8 +85,8 @@ def measure(seed, dataset):
     other = np.sort(np.random.default_rng(seed).permutation(len(away))[:300])
     found = {}
     for arm, frozen in ARMS.items():
-        specs = packaged.specs({field: FROZEN[field] for field in frozen})
-        fields = dict(packaged.in_their_words(home, specs).fields)
+        specs = packaged.resolve_specs({field: FROZEN[field] for field in frozen})
+        fields = dict(packaged.match_inputs(home, specs).fields)
         if "image" in frozen:
             fields["image"] = replace(fields["image"], size=SIDE, patch=SIDE // 8)
 

@@ -27,7 +27,7 @@ from amodal.data import Loader
 from amodal.inference.forward_passes import in_order
 from amodal.modalities.image import Image
 from amodal.nn.heads.supervised import targets_of
-from amodal.train.test_time import AtTestTime, norms, tent
+from amodal.train.test_time import TestTimeTraining, norms, tent
 
 CLAIM = (
     "On damaged digits the views' loss at test time makes an encoder that was aligned with a self-supervised one tell more of them than "
@@ -105,12 +105,12 @@ def right(method, digits, seed, rate=None):
     with_views = hasattr(method, "at_test")
     loss = method.at_test if with_views else tent(method.encoder, method.head)
     how = {
-        "learn": lambda m: norms(m.encoder),
+        "select": lambda m: norms(m.encoder),
         "steps": STEPS,
-        "rate": rate or 0.0,
+        "lr": rate or 0.0,
         "optimizer": torch.optim.Adam,
     }
-    with AtTestTime(method, loss, **how) as adapt:
+    with TestTimeTraining(method, loss, **how) as adapt:
         for batch, seen in zip(plain, views):
             if rate is not None:
                 adapt(seen if with_views else batch)

@@ -16,7 +16,7 @@ from amodal.evaluate.robustness_picture import missing_modality_robustness
 from amodal.evaluate.small_objects_picture import small_objects
 from amodal.evaluate.survival_picture import survival
 from amodal.evaluate.transfer_picture import cross_modal_transfer
-from amodal.train.log import read
+from amodal.train.log import read_metrics
 
 __all__ = [
     "cross_modal_transfer",
@@ -74,7 +74,7 @@ def _ambiguous(report, result) -> bool:
 
 def curves(run: str | Path, path: str | Path) -> Path:
     """Loss and effective rank of each source over the steps of a run folder."""
-    entries = read(Path(run) / "metrics.jsonl")
+    entries = read_metrics(Path(run) / "metrics.jsonl")
     if not entries:
         raise AmodalError(f"there is no metrics.jsonl with anything in it in {run}")
     with drawing(path, 8, 3) as figure:

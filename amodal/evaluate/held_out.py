@@ -8,7 +8,7 @@ from rich.console import Console
 
 from amodal.core import AmodalError
 from amodal.data import Dataset
-from amodal.train.run_dir import hashes
+from amodal.train.run_dir import hash_keys
 
 FEWEST = (
     100  # test records below which the validation part is taken along: it was not trained on either
@@ -51,7 +51,7 @@ def _seen(model, dataset: Dataset) -> tuple[np.ndarray, str]:
     their keys."""
     trained = getattr(model, "trained", None)
     own = getattr(model, "config", {}).get("data", {})
-    seen = np.isin(hashes(dataset.keys), [] if trained is None else trained)
+    seen = np.isin(hash_keys(dataset.keys), [] if trained is None else trained)
     if own.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
         return seen, ""
     if trained is None:

@@ -17,7 +17,7 @@ from types import ModuleType
 
 from amodal.core.recipe import Recipe
 from amodal.core.registry import load, pages
-from amodal.core.source import is_reference, load_reference
+from amodal.core.references import is_reference, load_reference
 from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:
