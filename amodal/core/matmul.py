@@ -1,10 +1,10 @@
 """float32 matrix products by the faster library on this CPU.
 
 torch uses its own BLAS (MKL on x86). oneDNN, which torch has too, is faster on some CPUs and slower
-on others of the same brand: on two EPYCs with AVX-512 it reached 227 against 110 GFLOP/s per core
-on one, and 0.8 to 0.9 of the other library on the other. The name of a CPU does not predict it, so
-it is measured once per machine and cached. The choice changes the last bits of a product, so a run
-stores it in its config and continues with it.
+on others of the same brand. On two EPYCs with AVX-512 it reached 227 against 110 GFLOP/s a core on
+the first, and 0.8 to 0.9 of MKL on the second. The name of a CPU does not predict it, so it is
+measured once per machine and cached. The choice changes the last bits of a product, so a run stores
+it in its config and continues with it.
 
 torch uses oneDNN where products may be rounded to bf16. Some CPUs do round then. oneDNN is not
 available there, which is measured too.
