@@ -1,13 +1,13 @@
-"""Self-supervised learning on data of any mix of kinds.
+"""Self-supervised learning on any mix of modalities.
 
 model = amodal.pretrain("clip", "photos/", "runs/first")
 model.evaluate("photos/", label="folder")
 model.search(text="a red boat")
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what `__getattr__` finds, for those who check types
+if TYPE_CHECKING:  # the names of `__getattr__`, for type checkers
     from amodal.core.recipe import Recipe as Recipe
     from amodal.data import Dataset as Dataset
     from amodal.data import Mixture as Mixture
@@ -36,8 +36,8 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
-    # names are looked up when they are used, so that `import amodal` does not wait for torch
+def __getattr__(name: str) -> Any:
+    # imported on first use, so that `import amodal` does not wait for torch
     import importlib
 
     if name in _HOME:

@@ -1,19 +1,20 @@
-"""From a run to one that tells labels: fine-tuning on some records, by any of the ways there are,
-and what it tells of others."""
+"""Adaptation: fine-tune a run on labels, and predict the labels of records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+from torch import Tensor
 
 from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
-from amodal.core.recipe import NAMES, renamed
+from amodal.core.recipe import NAMES, accepts_old_names
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.data.readers import Reader
@@ -21,112 +22,155 @@ from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.embed import known
 from amodal.methods.saved import saved
 from amodal.nn.adapters.tuning import TUNINGS
-from amodal.nn.heads.supervised import SupervisedHead
+from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.train.pretrain import pretrain
 from amodal.train.settings import recipe_of
 
+if TYPE_CHECKING:
+    from amodal.model import Model
+
 EPOCHS = 30
 SETTINGS = (
     "recipe",
     *NAMES,
-    *(
-        "workers",
-        "device",
-        "save_every",
-        "resume",
-        "cache_features",
-        "progress",
-        "callbacks",
-        "logger",
-        "seed",
-    ),
+    "workers",
+    "device",
+    "save_every",
+    "resume",
+    "cache_features",
+    "progress",
+    "callbacks",
+    "logger",
+    "seed",
 )
-"""Of `pretrain`, what may be set; all else the run has decided."""
-RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0, "adapters": 1.0, "prompts": 2.5}
-"""Of the rate that a fresh encoder of this size learns at: what was learnt is not to be lost, and
-what is small may move far."""
+"""The settings of `pretrain` that `adapt` takes. The run decides the others."""
+LR_FACTORS = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0, "adapters": 1.0, "prompts": 2.5}
+"""Tuning -> factor of the learning rate of a fresh encoder of this size.
+
+Full fine-tuning must not destroy the pretrained weights; few fresh parameters may move far."""
+
+Rows = npt.NDArray[np.int64]
+Selection = Callable[[Dataset, Rows], Rows]
+"""(dataset, training records) -> the training records to learn from."""
 
 
+@accepts_old_names
 def adapt(
     run: str | Path,
-    data,
+    data: Any,
     out: str | Path,
     *,
     label: str,
-    how: str = "lora",
+    tuning: str = "lora",
     task: str = "",
     shots: int | None = None,
     base_to_new: bool = False,
-    options: dict[str, object] | None = None,
-    **settings,
+    options: Mapping[str, object] | None = None,
+    **settings: Any,
 ) -> Path:
-    """Go on with the encoder of `run` until it tells `label` of the records of `data`. Returns the
-    folder `out`, a run that has a head.
+    """Fine-tune the encoder of a run to predict labels.
 
-    label: one, or several with commas between; task: "auto", "survival" (label: TIME,EVENT), or ""
-    for what the method takes it for. how: "full", "head", "bias", "lora", "adapters" or "prompts"
-    (see `amodal.nn.adapters.tuning`), or another method that learns from a label. shots: learn from
-    so many records of each class only, drawn by the seed. base_to_new: learn from the first half of
-    the classes only, in the order of their names; `amodal evaluate --protocols base_to_new` then
-    says how well both halves are predicted. options: of the method; settings: of `pretrain`, see
-    SETTINGS; 30 epochs unless they say how long. Raises AmodalError for unknown ways, settings and
-    labels, and for shots of a label that is no class.
+    Args:
+        run: The folder of the run.
+        data: As `amodal.open` takes it.
+        out: The run folder to write.
+        label: A label of the data, or several separated by commas.
+        tuning: full, head, bias, lora, adapters or prompts (see `amodal.nn.adapters.tuning`), or a
+            method that learns from a label.
+        task: "auto", "survival" (label is TIME,EVENT), or "" for the default of the method.
+        shots: Learn from this number of records of each class, drawn by the seed.
+        base_to_new: Learn from the first half of the classes alone, in the order of their names.
+            `amodal evaluate --protocols base_to_new` then measures both halves.
+        options: Of the method.
+        settings: Of `pretrain`, see `SETTINGS`. 30 epochs by default.
+
+    Returns:
+        The folder `out`, a run with a head.
+
+    Raises:
+        AmodalError: For unknown tunings, settings and labels, and for shots of a label without
+            classes.
     """
-    given = dict(options or {})
-    method = "finetune" if how in TUNINGS else how
-    if method not in methods.names():
-        raise unknown(
-            "way to adapt",
-            how,
-            [*TUNINGS, *(m for m in methods.names() if "label" in methods.options(m))],
-        )
-    if "label" not in methods.options(method):
-        raise AmodalError(
-            f"{method} learns from no label; a run goes on with it by `amodal pretrain {method} --init-from {run}`"
-        )
-    given |= {"label": label} | ({"tuning": how} if method == "finetune" else {})
-    if task:
-        if "task" not in methods.options(method):
-            raise AmodalError(
-                f"{method} takes no task: it tells classes; leave task out, or take another way"
-            )
-        given["task"] = task
-    settings = renamed(settings)
     for name in settings:
         if name not in SETTINGS:
             raise unknown(
                 "setting of adapt", name, SETTINGS, "The encoder stays as the run has it."
             )
+    method, chosen = method_options(run, label, tuning, task, options or {})
     dataset = open_data(data)
-    if ("," in label and label not in dataset.labels) and (base_to_new or shots is not None):
+    is_list = "," in label and label not in dataset.labels
+    if is_list and (base_to_new or shots is not None):
         raise AmodalError(
-            f"shots and base_to_new are about the classes of one label, and {label!r} names several"
+            "shots and base_to_new are about the classes of one label, "
+            f"and {label!r} names more than one"
         )
     if base_to_new:
-        dataset = base_only(dataset, label)
-    only = labelled(label) if shots is None else few(label, shots, settings.get("seed") or 0)
-    learnt: dict[str, object] = {"shots": shots, "base_to_new": base_to_new}
-    settings["recipe"] = adapted(recipe_of(method, settings.pop("recipe", None)), run, how)
+        dataset = base_classes(dataset, label)
+    seed = settings.get("seed") or 0
+    only = labelled(label) if shots is None else few_shot(label, shots, seed)
+    recipe = recipe_of(method, settings.pop("recipe", None))
     return pretrain(
-        method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **settings
+        method,
+        dataset,
+        out,
+        init_from=run,
+        adapt={"shots": shots, "base_to_new": base_to_new},
+        only=only,
+        options=chosen,
+        recipe=adaptation_recipe(recipe, run, tuning),
+        **settings,
     )
 
 
-def adapted(recipe: Recipe, run: str | Path, how: str) -> Recipe:
-    """The recipe with the length and the learning rate of an adaptation, where it leaves them open."""
+def method_options(
+    run: str | Path, label: str, tuning: str, task: str, options: Mapping[str, object]
+) -> tuple[str, dict[str, object]]:
+    """The method of a tuning, and its options.
+
+    Raises:
+        AmodalError: For an unknown tuning, and a method without a label or a task.
+    """
+    method = "finetune" if tuning in TUNINGS else tuning
+    if method not in methods.names():
+        supervised = [m for m in methods.names() if "label" in methods.options(m)]
+        raise unknown("tuning", tuning, [*TUNINGS, *supervised])
+    accepted = methods.options(method)
+    if "label" not in accepted:
+        raise AmodalError(
+            f"{method} learns from no label; `amodal pretrain {method} --init-from {run}` "
+            "continues a run with it"
+        )
+    chosen = {**options, "label": label}
+    if method == "finetune":
+        chosen["tuning" if "tuning" in accepted else "how"] = tuning
+    if task:
+        if "task" not in accepted:
+            raise AmodalError(
+                f"{method} takes no task, it learns classes; leave task out, or take another tuning"
+            )
+        chosen["task"] = task
+    return method, chosen
+
+
+def adaptation_recipe(recipe: Recipe, run: str | Path, tuning: str) -> Recipe:
+    """The recipe with the length and learning rate of an adaptation, where it leaves them open."""
     size = saved(run)[0].size
-    decided: dict[str, Any] = (
-        {"lr": size_of(size).lr * RATES.get(how, 1.0)} if recipe.lr is None else {}
-    )
+    changes: dict[str, Any] = {}
+    if recipe.lr is None:
+        changes["lr"] = size_of(size).lr * LR_FACTORS.get(tuning, 1.0)
     if recipe.steps is None and recipe.epochs is None:
-        decided["epochs"] = EPOCHS
-    return replace(recipe, **decided)
+        changes["epochs"] = EPOCHS
+    return replace(recipe, **changes)
 
 
-def base_only(dataset: Dataset, label: str) -> Dataset:
-    """The same records, of which those of new classes have lost their label."""
+def base_classes(dataset: Dataset, label: str) -> Dataset:
+    """The same records, of which those of new classes have no label.
+
+    Raises:
+        AmodalError: If the label is a number.
+    """
     values = dataset.label(label, required=True)
     if values.dtype != object:
         raise AmodalError(
@@ -134,28 +178,21 @@ def base_only(dataset: Dataset, label: str) -> Dataset:
         )
     base, _ = base_and_new([v for v in values if v is not None])
     column = dataset.labels[label].column or label
-    return Dataset(
-        _Without(dataset.reader, column, ~np.isin(values.astype(str), base)),
-        dataset.schema,
-        dataset.path,
-        dataset.name,
-    )
+    reader = _WithoutCells(dataset.reader, column, ~np.isin(values.astype(str), base))
+    return Dataset(reader, dataset.schema, dataset.path, dataset.name)
 
 
-class _Without(Reader):
-    """The records of another reader, some of which have no cell in one column."""
+class _WithoutCells(Reader):
+    """The records of another reader, some of which lack the cell of one column."""
 
-    def __init__(self, reader: Reader, column: str, gone: np.ndarray):
-        self.reader, self.column, self.gone = reader, column, gone
-        self.keys, self.columns, self.base, self.ignored = (
-            reader.keys,
-            reader.columns,
-            reader.base,
-            reader.ignored,
-        )
+    def __init__(self, reader: Reader, column: str, removed: npt.NDArray[np.bool_]):
+        self.reader, self.column, self.removed = reader, column, removed
+        self.keys, self.columns = reader.keys, reader.columns
+        self.base, self.ignored = reader.base, reader.ignored
 
-    def get(self, i: int, column: str):
-        return None if column == self.column and self.gone[i] else self.reader.get(i, column)
+    def get(self, i: int, column: str) -> Any:
+        removed = column == self.column and self.removed[i]
+        return None if removed else self.reader.get(i, column)
 
     def check(self, column: str) -> str:
         return self.reader.check(column)
@@ -164,30 +201,33 @@ class _Without(Reader):
         return self.reader.stamp()
 
 
-Only = Callable[[Dataset, np.ndarray], np.ndarray]
+def labelled(label: str) -> Selection:
+    """Select the records that have any of the labels, which are separated by commas."""
+
+    def select(dataset: Dataset, part: Rows) -> Rows:
+        names = [name.strip() for name in label.split(",")]
+        has_label = np.any([known(dataset.label(name, required=True)) for name in names], 0)
+        labelled_part: Rows = part[has_label[part]]
+        return labelled_part
+
+    return select
 
 
-def labelled(label: str) -> Only:
-    """Of the training records those that have any of the labels."""
+def few_shot(label: str, shots: int, seed: int) -> Selection:
+    """Select `shots` records of each class, drawn by the seed; all of a class that has fewer.
 
-    def only(dataset: Dataset, part: np.ndarray) -> np.ndarray:
-        there = [known(dataset.label(name.strip(), required=True)) for name in label.split(",")]
-        return part[np.any(there, 0)[part]]
-
-    return only
-
-
-def few(label: str, shots: int, seed: int) -> Only:
-    """Of the training records `shots` of each class of the label, as many as there are of rarer
-    ones, drawn by the seed."""
+    Raises:
+        AmodalError: If `shots` is below 1, or (later) the label has no classes.
+    """
     if shots < 1:
         raise AmodalError(f"shots = {shots}: at least one record of each class is needed")
 
-    def only(dataset: Dataset, part: np.ndarray) -> np.ndarray:
+    def select(dataset: Dataset, part: Rows) -> Rows:
         values = dataset.label(label, required=True)
         if values.dtype != object:
             raise AmodalError(
-                f"shots are so many records of each class, and the label {label!r} is a number; leave shots out"
+                f"shots are records of each class, and the label {label!r} is a number; "
+                "leave shots out"
             )
         order = part[np.random.default_rng(seed).permutation(len(part))]
         classes = sorted({v for v in values[part] if v is not None})
@@ -195,50 +235,78 @@ def few(label: str, shots: int, seed: int) -> Only:
             raise AmodalError(
                 f"no training record has the label {label!r}, so there is nothing to learn from"
             )
-        return np.sort(
-            np.concatenate([[i for i in order if values[i] == c][:shots] for c in classes]).astype(
-                np.int64
-            )
-        )
+        chosen = [[i for i in order if values[i] == c][:shots] for c in classes]
+        return np.sort(np.concatenate(chosen).astype(np.int64))
 
-    return only
+    return select
 
 
-def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Table:
-    """See `Model.predict`."""
+@dataclass(frozen=True)
+class _Predictions:
+    """Predictions of some of n records.
+
+    Args:
+        values: Target -> (predicted, …).
+        predicted: (n,) which records have one.
+    """
+
+    values: Mapping[str, Tensor]
+    predicted: npt.NDArray[np.bool_]
+
+    def columns(self, target: Target) -> dict[str, pa.Array]:
+        """The columns of a target, null for records without a prediction."""
+        values, missing = self.values[target.name].numpy(), ~self.predicted
+        whole = np.zeros((len(missing), *values.shape[1:]), dtype=np.float32)
+        whole[self.predicted] = values
+        if target.kind == "classes":
+            names = np.array(target.classes)[whole.argmax(1)]
+            probabilities = {
+                f"{target.name}={c}": pa.array(whole[:, i], mask=missing)
+                for i, c in enumerate(target.classes)
+            }
+            return {target.name: pa.array(names.tolist(), mask=missing)} | probabilities
+        hazard = target.kind == "survival"
+        name = f"log hazard of {target.labels[1]}" if hazard else target.name
+        return {name: pa.array(whole, mask=missing)}
+
+
+def predictions(
+    model: Model,
+    data: Any,
+    *,
+    part: str | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> pa.Table:
+    """See `amodal.Model.predict`."""
     if model.head is None:
         raise AmodalError(
-            "this run learnt to tell no label. Make one that does: amodal adapt RUN --data DIR --label LABEL --out OUT"
+            "this run predicts no label. Make one that does: "
+            "amodal adapt RUN --data DIR --label LABEL --out OUT"
         )
     dataset = model.read_what_is_there(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
     if isinstance(model.head, SupervisedHead):
-        told = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
+        outputs = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
     else:
-        told = model.head.outputs(dataset, indices, progress=progress)
-    gone = np.ones(len(indices), dtype=bool)
-    gone[told.rows.numpy()] = False
+        outputs = model.head.outputs(dataset, indices.tolist(), progress=progress)
+    predicted = np.zeros(len(indices), dtype=bool)
+    predicted[outputs.rows.numpy()] = True
+    result = _Predictions(model.head.predictions(outputs), predicted)
     columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}
-    found = model.head.predictions(told)
     for target in model.head.targets:
-        values = found[target.name].numpy()
-        whole = np.zeros((len(indices), *values.shape[1:]), dtype=np.float32)
-        whole[~gone] = values
-        if target.kind == "classes":
-            names = np.array(target.classes)[whole.argmax(1)]
-            columns[target.name] = pa.array(names.tolist(), mask=gone)
-            columns |= {
-                f"{target.name}={c}": pa.array(whole[:, i], mask=gone)
-                for i, c in enumerate(target.classes)
-            }
-        else:
-            name = f"log hazard of {target.labels[1]}" if target.kind == "survival" else target.name
-            columns[name] = pa.array(whole, mask=gone)
+        columns |= result.columns(target)
     return pa.table(columns)
 
 
-def write_predictions(model, data, out: str | Path, *, part: str | None = None) -> int:
-    """Write them to `out`, a .csv or .parquet file; how many records there are."""
+def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | None = None) -> int:
+    """Write predictions to a .csv or .parquet file.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        AmodalError: For another kind of file, and a run without a head.
+    """
     out = Path(out)
     if out.suffix not in (".csv", ".parquet"):
         raise AmodalError(f"{out}: predictions are written as .csv or .parquet")

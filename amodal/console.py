@@ -1,4 +1,4 @@
-"""Where results are printed."""
+"""The console of results."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from rich.console import Console
 
 PIPE_WIDTH = 140
+"""Columns where stdout is not a terminal. Tables need more than rich's default of 80."""
 
 
 def stdout() -> Console:
-    """A file or a pipe has no width of its own; tables need more than the 80 columns that would be
-    assumed."""
+    """A rich console on stdout."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)

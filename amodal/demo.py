@@ -1,13 +1,16 @@
-"""`amodal demo`: the whole job on the Earth, in minutes: pretrain, measure, embed, draw, search."""
+"""`amodal demo`: pretrain, evaluate, embed, draw and search, on the bundled Earth in minutes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from amodal import data as records
 from amodal.console import stdout
+from amodal.data import Dataset
 from amodal.evaluate import Embedded, Result
 from amodal.evaluate import figures as _figures
 from amodal.evaluate.contact_sheet import retrieval_sheet
@@ -17,11 +20,13 @@ from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.model import Model, load
 from amodal.train.pretrain import pretrain
 
-STEPS_A_MINUTE = 200  # of the encoder below, on two cores
-FEW = 10  # labels of each class that a probe gets
+STEPS_PER_MINUTE = 200
+"""Of the encoder below, on two cores."""
+FEW = 10
+"""Labels of each class that a probe gets."""
 
-# what is asked of the encoder: words, the protocol's result, and the row of it
-QUESTIONS = [
+# (description, key of the protocol's result, the row of it)
+TASKS: list[tuple[str, str, dict[str, str]]] = [
     (
         "find the relief of a colour picture",
         "retrieval",
@@ -47,25 +52,25 @@ QUESTIONS = [
         "retrieval",
         {"source": "places", "target": "climate", "metric": "recall@10"},
     ),
-    ("tell sea temperature from colour", "sst", {"source": "colour", "metric": "R2"}),
-    ("tell sea temperature from place names", "sst", {"source": "places", "metric": "R2"}),
+    ("predict sea temperature from colour", "sst", {"source": "colour", "metric": "R2"}),
+    ("predict sea temperature from place names", "sst", {"source": "places", "metric": "R2"}),
     (
-        f"tell the climate zone from colour, {FEW} labels a zone",
+        f"predict the climate zone from colour, {FEW} labels a zone",
         "zone",
         {"source": "colour", "metric": "accuracy"},
     ),
     (
-        f"tell the climate zone from place names, {FEW} labels a zone",
+        f"predict the climate zone from place names, {FEW} labels a zone",
         "zone",
         {"source": "places", "metric": "accuracy"},
     ),
     (
-        "zones labelled on colour, told from place names",
+        "zones labelled on colour, predicted from place names",
         "transfer",
         {"source": "colour", "target": "places", "metric": "accuracy"},
     ),
     (
-        "zones labelled on colour, told from relief",
+        "zones labelled on colour, predicted from relief",
         "transfer",
         {"source": "colour", "target": "relief", "metric": "accuracy"},
     ),
@@ -73,45 +78,52 @@ QUESTIONS = [
 
 
 def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
-    """Pretrain on the bundled Earth and write a run folder with pictures; a run that is there
-    already is gone on with."""
-    say = stdout()
+    """Pretrain on the bundled Earth and write a run folder with figures.
+
+    Args:
+        out: The run folder. An existing run is continued.
+        minutes: About how long to train.
+    """
+    console = stdout()
     dataset = records.open("globe")
-    say.print(
-        f"[bold]The Earth[/]: {len(dataset):,} tiles of 3 degrees, no labels in training. What each tile has:"
+    console.print(
+        f"[bold]The Earth[/]: {len(dataset):,} tiles of 3 degrees, no labels in training. "
+        "Fields of a tile:"
     )
     for field, modality in dataset.fields.items():
         share = dataset.present(field).mean()
-        say.print(f"  {field:<8} {modality.kind:<7} {share:4.0%} of tiles", highlight=False)
+        console.print(f"  {field:<8} {modality.kind:<7} {share:4.0%} of tiles", highlight=False)
     pretrain(
         "clip",
         dataset,
         out,
         size="nano",
-        steps=max(10, round(minutes * STEPS_A_MINUTE)),
+        steps=max(10, round(minutes * STEPS_PER_MINUTE)),
         seed=seed,
         resume=(out / "config.json").exists(),
     )
     model = load(out)
-    with say.status("embedding and measuring …"):
-        seen, before = (
+    with console.status("embedding and evaluating …"):
+        vectors, baseline = (
             {part: m.embed(dataset, part=part) for part in ("train", "test")}
             for m in (model, model.untrained())
         )
-        trained, untrained = measure(**seen), measure(**before)
-    say.print(table(trained, untrained))
-    with say.status("drawing …"):
-        pictures = draw(model, dataset, seen["test"], out / "figures")
-    for path, what in pictures.items():
-        say.print(f"{path}  [dim]{what}[/]", highlight=False, soft_wrap=True)
-    say.print(
-        f"\nNext:\n  amodal index {out} --data globe\n  amodal search {out} --query places='Norway; Troms; Tromso' --sheet found.png\n"
+        trained, untrained = measure(**vectors), measure(**baseline)
+    console.print(table(trained, untrained))
+    with console.status("drawing …"):
+        figures = draw(model, dataset, vectors["test"], out / "figures")
+    for path, caption in figures.items():
+        console.print(f"{path}  [dim]{caption}[/]", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nNext:\n  amodal index {out} --data globe\n"
+        f"  amodal search {out} --query places='Norway; Troms; Tromso' --sheet found.png\n"
         "  amodal init YOUR_FOLDER && amodal pretrain clip --data YOUR_FOLDER --out runs/mine",
         highlight=False,
     )
 
 
 def measure(train: Embedded, test: Embedded) -> dict[str, Result]:
+    """The results of the protocols behind `TASKS`."""
     return {
         "retrieval": retrieval(train, test),
         "sst": linear(train, test, label="sst", sources=["colour", "places"]),
@@ -121,23 +133,20 @@ def measure(train: Embedded, test: Embedded) -> dict[str, Result]:
 
 
 def table(trained: dict[str, Result], untrained: dict[str, Result]) -> Table:
+    """A rich table of `TASKS`."""
     shown = Table(
-        title="On tiles that it never saw, in 15-degree blocks that it never saw",
+        title="On held-out tiles, in held-out blocks of 15 degrees",
         title_justify="left",
     )
-    for heading, justify in (
-        ("task", "left"),
-        ("measure", "left"),
-        ("chance", "right"),
-        ("untrained", "right"),
-        ("trained", "right"),
-    ):
-        shown.add_column(heading, justify=justify)
-    for words, protocol, wanted in QUESTIONS:
+    for heading in ("task", "measure"):
+        shown.add_column(heading)
+    for heading in ("chance", "untrained", "trained"):
+        shown.add_column(heading, justify="right")
+    for description, protocol, wanted in TASKS:
         after, prior = row(trained[protocol], wanted), row(untrained[protocol], wanted)
         best = after["value"] > max(prior["value"], after["chance"])
         shown.add_row(
-            words,
+            description,
             wanted["metric"],
             f"{after['chance']:.2f}",
             f"{prior['value']:.2f}",
@@ -146,28 +155,29 @@ def table(trained: dict[str, Result], untrained: dict[str, Result]) -> Table:
     return shown
 
 
-def row(result: Result, wanted: dict) -> dict:
+def row(result: Result, wanted: Mapping[str, str]) -> dict[str, Any]:
+    """The first row of a result with these entries."""
     return next(r for r in result.rows if all(r.get(k) == v for k, v in wanted.items()))
 
 
-def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]:
-    """file -> what is on it."""
+def draw(model: Model, dataset: Dataset, test: Embedded, folder: Path) -> dict[Path, str]:
+    """Draw all figures. Returns file -> caption."""
+    assert model.path is not None, "it was loaded from its run folder"
     folder.mkdir(parents=True, exist_ok=True)
-    everything = model.embed(dataset)
-    pictures = {
+    figures = {
         _figures.curves(
             model.path, folder / "training.png"
-        ): "loss, and how many dimensions each field uses",
+        ): "loss, and effective rank of each field",
         _figures.world_map(
-            everything, folder / "earth.png"
-        ): "every tile where it lies; alike in colour = alike to the encoder",
+            model.embed(dataset), folder / "earth.png"
+        ): "every tile at its place; similar colours = similar vectors",
         _figures.embedding_map(
             test, folder / "zones.png", label="zone"
-        ): "unseen tiles by climate zone, which training never saw",
+        ): "held-out tiles by climate zone, which is not used in training",
     }
-    for field, words in (("places", "five place names"), ("relief", "five relief maps")):
+    for field, queries in (("places", "five place names"), ("relief", "five relief maps")):
         sheet = retrieval_sheet(
             test, dataset, folder / f"{field}.png", source=field, target="colour"
         )
-        pictures[sheet] = f"{words}, and the pictures found for each"
-    return pictures
+        figures[sheet] = f"{queries}, and the retrieved images of each"
+    return figures

@@ -1,7 +1,4 @@
-"""Pretraining in the manner of scikit-learn.
-
-`fit` learns from data without labels, `transform` gives one vector a record.
-"""
+"""A scikit-learn estimator: `fit` pretrains without labels, `transform` embeds records."""
 
 from __future__ import annotations
 
@@ -9,12 +6,13 @@ import inspect
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, renamed
@@ -22,44 +20,52 @@ from amodal.core.recipe import NAMES, renamed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from amodal.data import Dataset
+    from amodal.data.schema import Field
     from amodal.modalities import Modality
+    from amodal.model import Model
 
 
 class Embedder:
-    """An encoder that `fit` pretrains on records without labels.
+    """A scikit-learn transformer whose `fit` pretrains an encoder without labels.
 
     X is a dict name -> values (lists, arrays or tensors of one length, None where a record lacks
     one), a list of dict records, a data frame, an array (of one field, called "x"), or whatever
-    `amodal.open` takes: a folder, a table file, a bundled name. A record may lack any field;
+    `amodal.open` takes: a folder, a table file, a bundled name. A record may lack any field, and
     `transform` also takes data that lacks whole fields.
 
         make_pipeline(Embedder("simclr", steps=200), LogisticRegression()).fit({"photo": photos}, y)
 
     Args:
-        method: a page of `amodal.methods`: "clip" learns from two fields or more, "simclr" also
-            from one.
-        size: of the encoder.
-        sources: the fields to use, all unless given.
-        fields: column -> modality, for values in memory whose kind shall not be guessed.
-        trunk, positions, pool: of the encoder, as in `amodal.pretrain`.
-        options: of the method.
+        method: A page of `amodal.methods`: "clip" needs two fields or more, "simclr" one.
+        size: Of the encoder.
+        fields: The fields to use, all by default; or field -> modality, for values in memory whose
+            modality should not be inferred.
+        trunk, positions, pool: Of the encoder, as in `amodal.pretrain`.
+        options: Of the method.
         device: auto, cpu, cuda, cuda:N.
-        out: the run folder to write; a temporary one unless given.
-        random_state: a whole number, or None for another run each time.
-        progress: show the progress of training.
-        recipe: an `amodal.Recipe`; the one of the method's page unless given.
-        settings: fields of the recipe, such as steps, epochs, batch_size and lr.
+        out: The run folder to write; by default a temporary one.
+        random_state: A whole number, or None for a different run each time.
+        progress: Show the progress of training.
+        recipe: An `amodal.Recipe`; by default that of the method's page.
+        settings: Fields of the recipe, such as steps, epochs, batch_size and lr.
 
-    Attributes after `fit`: model_ (an `amodal.Model`), n_features_out_ (D).
+    Attributes:
+        model_: The `amodal.Model`, after `fit`.
+        schema_: Field -> its entry of the schema, after `fit`.
+        n_features_out_: Width of the vectors, D, after `fit`.
     """
+
+    model_: Model
+    schema_: dict[str, Field]
+    n_features_out_: int
 
     def __init__(
         self,
         method: str = "clip",
         *,
         size: str = "tiny",
-        sources: Sequence[str] | None = None,
-        fields: Mapping | None = None,
+        fields: Sequence[str] | Mapping[str, str | Modality] | None = None,
         trunk: str | None = None,
         positions: str | None = None,
         pool: str | None = None,
@@ -69,41 +75,37 @@ class Embedder:
         random_state: int | None = 0,
         progress: bool = False,
         recipe: Recipe | None = None,
-        **settings,
+        **settings: Any,
     ):
-        self.method, self.size = method, size
-        self.sources, self.fields = sources, fields
+        renamed_settings = renamed(settings)
+        if fields is not None and "fields" in renamed_settings:
+            raise AmodalError("fields is set twice, also by its old name; leave one out")
+        self.method, self.size, self.fields = method, size, fields
         self.trunk, self.positions, self.pool, self.options = trunk, positions, pool, options
-        self.device, self.out, self.random_state, self.progress = (
-            device,
-            out,
-            random_state,
-            progress,
-        )
-        self.recipe = recipe
+        self.device, self.out, self.random_state = device, out, random_state
+        self.progress, self.recipe = progress, recipe
         for name in NAMES:
             setattr(self, name, None)
-        self.set_params(**renamed(settings))
+        self.set_params(**renamed_settings)
 
-    def fit(self, X, y=None) -> Embedder:
-        """Pretrain on every record of X; y is not looked at."""
+    def fit(self, X: Any, y: object = None) -> Embedder:
+        """Pretrain on every record of X; y is ignored."""
         from amodal import data as records
         from amodal.model import pretrain
 
-        dataset = records.open(_readable(X), fields=self.fields or None)
-        # a view of it: what is changed here is not changed for the caller
-        dataset = dataset.select(list(self.sources or dataset.fields))
-        dataset.parts = np.zeros(
-            len(dataset), dtype=np.int8
-        )  # whoever calls `fit` has split already: learn from all of it
+        modalities = self.fields if isinstance(self.fields, Mapping) else None
+        dataset = records.open(_readable(X), fields=modalities or None)
+        names = dataset.fields if modalities is not None else self.fields or dataset.fields
+        # `select` returns a copy, so that the change below does not affect the caller's dataset
+        dataset = dataset.select(list(names))
+        # the caller of `fit` has split the data already: train on all of it
+        dataset.parts = np.zeros(len(dataset), dtype=np.int8)
         settings: dict[str, Any] = {
             n: v for n, v in self.get_params().items() if n in PASSED or n in NAMES
         }
-        seed = (
-            int.from_bytes(os.urandom(4), "little")
-            if self.random_state is None
-            else self.random_state
-        )
+        seed = self.random_state
+        if seed is None:
+            seed = int.from_bytes(os.urandom(4), "little")
         with tempfile.TemporaryDirectory(prefix="amodal-") as temporary:
             out = Path(self.out) if self.out is not None else Path(temporary) / "run"
             options = dict(self.options) if self.options else None
@@ -120,9 +122,12 @@ class Embedder:
         self.n_features_out_ = encoder.space_width
         return self
 
-    def transform(self, X) -> np.ndarray:
-        """(n, D) float32, one vector for each record of X, of all the fields that it has. A record
-        without any readable value has NaN, and a warning counts them."""
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
+        """Embed each record of X from all fields that it has.
+
+        Returns:
+            (n, D), NaN for records without a readable value, which a warning counts.
+        """
         from amodal.evaluate import embed_records
 
         if not self.__sklearn_is_fitted__():
@@ -145,51 +150,57 @@ class Embedder:
             )
         return vectors
 
-    def _read(self, X):
-        """X as a Dataset of the fields it was fitted on, as many as are there."""
+    def _read(self, X: Any) -> Dataset:
+        """X as a Dataset of the fitted fields that it has."""
         from amodal import data as records
         from amodal.data.readers import Arrays
         from amodal.data.schema import Schema
 
         if not isinstance(X, Mapping):
             dataset = records.open(X)
-            there = {name: f.modality for name, f in self.schema_.items() if name in dataset.fields}
-            names = list(dataset.fields)
-        else:
-            there = {
-                name: f
-                for name, f in self.schema_.items()
-                if any(c in X for c in _wanted(name, f, X))
+            present = {
+                name: f.modality for name, f in self.schema_.items() if name in dataset.fields
             }
-            names, n = list(X), len(next(iter(X.values()), ()))
-            X = {c: [None] * n for name, f in there.items() for c in _wanted(name, f, X)} | X
-        if not there:
-            fitted, has = ", ".join(self.schema_), ", ".join(map(str, names)) or "none"
-            raise AmodalError(
-                f"X has none of the fields that this Embedder was fitted on, {fitted}; it has {has}"
-            )
-        return (
-            records.Dataset(Arrays(X), Schema(there))
-            if isinstance(X, Mapping)
-            else dataset.with_fields(there)
+            if not present:
+                raise self._no_field(dataset.fields)
+            return dataset.with_fields(present)
+        columns = {
+            name: f
+            for name, f in self.schema_.items()
+            if any(c in X for c in _columns_of(name, f, X))
+        }
+        if not columns:
+            raise self._no_field(X)
+        n = len(next(iter(X.values())))
+        empty = {c: [None] * n for name, f in columns.items() for c in _columns_of(name, f, X)}
+        return records.Dataset(Arrays(empty | dict(X)), Schema(columns))
+
+    def _no_field(self, names: Iterable[object]) -> AmodalError:
+        fitted, has = ", ".join(self.schema_), ", ".join(map(str, names)) or "none"
+        return AmodalError(
+            f"X has none of the fields that this Embedder was fitted on, {fitted}; it has {has}"
         )
 
-    def fit_transform(self, X, y=None) -> np.ndarray:
-        """The vectors of the records that were learnt from."""
+    def fit_transform(self, X: Any, y: object = None) -> npt.NDArray[np.float32]:
+        """Pretrain on X, and embed it."""
         return self.fit(X, y).transform(X)
 
-    def get_feature_names_out(self, input_features=None) -> np.ndarray:
+    def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
         """(D,) embedder0, embedder1, …"""
         return np.array([f"embedder{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    # What scikit-learn asks of an estimator (clone, pipelines, searches); it need not be there
+    # the interface of scikit-learn estimators, without depending on scikit-learn
 
     def get_params(self, deep: bool = True) -> dict[str, object]:
         """The arguments of the constructor."""
         return {name: getattr(self, name) for name in _parameters()}
 
-    def set_params(self, **params) -> Embedder:
-        """Change arguments of the constructor; unknown names are errors that offer the nearest."""
+    def set_params(self, **params: object) -> Embedder:
+        """Change arguments of the constructor.
+
+        Raises:
+            AmodalError: For unknown names.
+        """
         for name, value in params.items():
             if name not in _parameters():
                 raise unknown("parameter of Embedder", name, _parameters())
@@ -220,15 +231,15 @@ def _parameters() -> list[str]:
     return [p.name for p in named if p.name != "self" and p.kind is not p.VAR_KEYWORD] + list(NAMES)
 
 
-def _wanted(name: str, field, columns: Mapping) -> tuple[str, ...]:
-    """The columns that a field is in: its own, or those of its cells."""
-    own = field.column or name
-    cells = getattr(field.modality, "columns", ())
-    return (own,) if own in columns or not cells else tuple(cells)
+def _columns_of(name: str, field: Field, columns: Mapping[str, object]) -> tuple[str, ...]:
+    """The columns of a field: one of its own, or those of the cells of a table."""
+    column = field.column or name
+    cells = getattr(field.modality, "columns", ())  # only some modalities have them
+    return (column,) if column in columns or not cells else tuple(cells)
 
 
-def _readable(X):
-    """X as `amodal.open` takes it, values in memory as a dict of columns."""
+def _readable(X: Any) -> Any:
+    """X as `amodal.open` takes it: values in memory as a dict of columns."""
     if hasattr(X, "to_dict") and hasattr(X, "columns"):  # a data frame
         return {str(name): list(X[name]) for name in X.columns}
     if isinstance(X, np.ndarray) or hasattr(X, "detach"):
@@ -236,7 +247,7 @@ def _readable(X):
     return _columns(X) if isinstance(X, (list, tuple)) else X
 
 
-def _columns(rows: Sequence) -> dict[str, list]:
+def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
     """Records as columns, None where a record lacks a value."""
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         got = f"a list of {type(rows[0]).__name__}" if rows else "an empty list"

@@ -31,11 +31,11 @@ from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.saved import FORMAT
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
-from amodal.train.cache_features import remembered
+from amodal.train.cache_features import with_cached_features
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 from amodal.train.run_dir import (
-    path_made,
+    make_dir,
     read_trained,
     save_weights,
     weights,
@@ -199,7 +199,9 @@ class Model:
         if kept and not changes_records(
             protocols or ()
         ):  # backbones must embed damaged values anew
-            dataset = remembered(dataset, self.encoder, self.device, pooled=kept == "mean")
+            dataset = with_cached_features(
+                dataset, self.encoder, self.device, pooled=kept == "mean"
+            )
         return run_protocols(
             self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options
         )
@@ -294,8 +296,8 @@ class Model:
             self._save_encoder(path)
         else:
             if self.spec["retrieves"]:
-                write_json(path_made(path) / KEYS, self.retriever.keys)
-            write_json(path_made(path) / SPEC, self.spec)
+                write_json(make_dir(path) / KEYS, self.retriever.keys)
+            write_json(make_dir(path) / SPEC, self.spec)
             save_weights(path, weights(self.method), self.config)
         write_trained(path, self.trained)
         return path
@@ -312,7 +314,7 @@ class Model:
             "options": {},
             "encoder": self.encoder.spec,
         }
-        write_json(path_made(path) / SPEC, spec | {"targets": [], "retrieves": False})
+        write_json(make_dir(path) / SPEC, spec | {"targets": [], "retrieves": False})
         save_weights(path, weights(self.encoder), self.config)
 
     def _opened(self, index: str | Path | None) -> Engine:

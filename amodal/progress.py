@@ -1,4 +1,4 @@
-"""What long work says while it goes."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from rich.progress import (
 
 
 class Bar:
-    """A progress bar with rate and time left; where nobody watches a terminal, a line every `every`
-    seconds."""
+    """A progress bar with the remaining time; without a terminal, a line from time to time.
+
+    Args:
+        total: Steps of the whole work.
+        start: Steps that are done already.
+        shown: Whether to print anything.
+        every: Seconds between lines without a terminal.
+    """
 
     def __init__(
         self, title: str, total: int, *, start: int = 0, shown: bool = True, every: float = 15.0
     ):
-        self.title, self.total, self.start, self.done, self.every = (
-            title,
-            total,
-            start,
-            start,
-            every,
-        )
+        self.title, self.total, self.every = title, total, every
+        self.start = self.done = start
         self.console = Console(stderr=True)
-        self.begun = self.last = time.monotonic()
+        self.started = self.last = time.monotonic()
         self.live = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -44,27 +45,28 @@ class Bar:
             transient=False,
         )
         self.shown = shown
-        self.fancy = shown and sys.stderr.isatty()
+        self.live_shown = shown and sys.stderr.isatty()
 
     def __enter__(self) -> Bar:
-        if self.fancy:
+        if self.live_shown:
             self.live.start()
             self.task = self.live.add_task(
                 self.title, total=self.total, completed=self.start, note=""
             )
         return self
 
-    def __exit__(self, *_) -> None:
-        if self.fancy:
+    def __exit__(self, *_: object) -> None:
+        if self.live_shown:
             self.live.stop()
 
     def step(self, note: str, by: int = 1) -> None:
+        """Advance by `by` steps. note: shown beside the bar."""
         self.done += by
-        if self.fancy:
+        if self.live_shown:
             self.live.update(self.task, completed=self.done, note=note)
         elif self.shown and (time.monotonic() - self.last > self.every or self.done >= self.total):
             self.last = time.monotonic()
-            rate = (self.done - self.start) / max(self.last - self.begun, 1e-9)
+            rate = (self.done - self.start) / max(self.last - self.started, 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
             line = (
                 f"{self.title} {self.done}/{self.total} · {note} · {rate:.1f}/s · {left:.0f} s left"

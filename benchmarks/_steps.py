@@ -55,7 +55,10 @@ def ours(name: str, fields: dict, batch: Batch, size: str, encoder: dict, **opti
     torch.manual_seed(0)
     built = Encoder(fields, size=size, **methods.encoder_options(name) | encoder)
     method = methods.build(name, built, **options).to(DEVICE).train()
-    optimizer, batch = adamw(method, lr=1e-4, rates=method.lr_multipliers), batch.to(DEVICE)
+    optimizer, batch = (
+        adamw(method, lr=1e-4, lr_multipliers=method.lr_multipliers),
+        batch.to(DEVICE),
+    )
 
     @fast_products()
     def step(precision: str) -> float:

@@ -33,7 +33,7 @@ import amodal
 from amodal import data
 from amodal.modalities.audio import Audio
 from amodal.modalities.image import Image
-from amodal.train.log import read
+from amodal.train.log import read_metrics
 from benchmarks._timing import Row, compare
 from benchmarks._wall import row_of
 
@@ -428,7 +428,7 @@ def waiting(folder: Path, steps: int = 60) -> list[Row]:
             workers=workers,
             progress=False,
         )
-        end = read(out / "metrics.jsonl")[-1]
+        end = read_metrics(out / "metrics.jsonl")[-1]
         told = f"the demo's training, {workers} workers: {end['data_wait']:.1%} of {steps} steps is waiting for data"
         nothing = math.nan
         rows.append(

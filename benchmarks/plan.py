@@ -21,7 +21,7 @@ from amodal import methods
 from amodal.nn.encoder import Encoder
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.plan.counting import count, weightless
-from amodal.plan.examples import made_up
+from amodal.plan.examples import synthetic_records
 from amodal.train.step import gradients
 from benchmarks._limits import limits
 from benchmarks._timing import Row, on_one_thread, peak_mib
@@ -101,20 +101,28 @@ def _seconds(call: Callable[[], object]) -> float:
 def build(name: str, size: str):
     torch.manual_seed(0)
     return methods.build(
-        name, Encoder(made_up(TOKENS, 2).fields, size=size, **methods.encoder_options(name))
+        name,
+        Encoder(synthetic_records(TOKENS, 2).fields, size=size, **methods.encoder_options(name)),
     )
 
 
 def records(method, rows: int):
     from amodal.data import Loader
 
-    return Loader(made_up(TOKENS, rows), range(rows), batch=rows, views=method.views).load(0)[0]
+    return Loader(synthetic_records(TOKENS, rows), range(rows), batch=rows, views=method.views).at(
+        0
+    )[0]
 
 
 def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool):
     method, exact = weightless(partial(build, name, size)), torch.autocast("cpu", enabled=False)
     return count(
-        method, records(method, rows), times=1, micro=micro, precision=exact, recompute=recompute
+        method,
+        records(method, rows),
+        times=1,
+        micro_batch_size=micro,
+        precision=exact,
+        gradient_checkpointing=recompute,
     )
 
 

@@ -39,7 +39,7 @@ from amodal.data.loader import class_numbers
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from benchmarks import _quality
 from benchmarks._timing import Row, on_one_thread
@@ -218,7 +218,13 @@ def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.in
         looks = Looks(score)
         try:
             train(
-                method, batches, recipe, Path(folder), watch=Watch([]), choose=look, progress=False
+                method,
+                batches,
+                recipe,
+                Path(folder),
+                monitor=CollapseMonitor([]),
+                choose=look,
+                progress=False,
             )
             looks(steps)
         except Enough:

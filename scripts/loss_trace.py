@@ -115,7 +115,7 @@ def trace(m: Method, steps: int, all_records: data.Dataset) -> Tensors:
             m.train()
         if isinstance(m, Staged):
             m.on_stage_start(stage)
-        optimizer = adamw(m, lr=1e-3, rates=m.lr_multipliers)
+        optimizer = adamw(m, lr=1e-3, lr_multipliers=m.lr_multipliers)
         for step in range(1, steps + 1):
             number = stage * steps + step
             torch.manual_seed(number)

@@ -8,7 +8,7 @@ import torch
 
 import amodal
 from amodal import data
-from amodal.adapt import adapt, few
+from amodal.adapt import adapt, few_shot
 from amodal.core import AmodalError
 
 
@@ -31,10 +31,10 @@ def label_of(digits):
     return next(iter(digits.labels))
 
 
-@pytest.mark.parametrize("how", ["full", "head", "bias", "lora", "adapters", "prompts"])
-def test_each_way_gives_a_run_that_tells_labels(start, how):
+@pytest.mark.parametrize("tuning", ["full", "head", "bias", "lora", "adapters", "prompts"])
+def test_each_way_gives_a_run_that_tells_labels(start, tuning):
     digits, folder = start
-    model, before = run(start, how, how=how), amodal.load(folder / "run")
+    model, before = run(start, tuning, tuning=tuning), amodal.load(folder / "run")
     table = model.predict(digits, part="test")
     probabilities = [c for c in table.column_names if c.startswith(f"{label_of(digits)}=")]
     assert len(table) == len(digits.split("test")) and len(probabilities) == 10
@@ -43,7 +43,7 @@ def test_each_way_gives_a_run_that_tells_labels(start, how):
     old, new = before.encoder.state_dict(), model.encoder.state_dict()
     added = {n for n in new if n not in old}
     assert all(n.startswith("block_hook.") for n in added) and bool(added) == (
-        how in ("adapters", "prompts")
+        tuning in ("adapters", "prompts")
     )
     changed = {n for n in old if not torch.equal(old[n], new[n])}
     assert not any(n.startswith("heads.") for n in changed)
@@ -52,20 +52,20 @@ def test_each_way_gives_a_run_that_tells_labels(start, how):
         "head": lambda n: False,
         "bias": lambda n: n.rpartition(".")[2].startswith("bias"),
         "lora": lambda n: n.startswith("trunks.") and n.endswith("weight"),
-    }.get(how, lambda n: False)
-    assert all(map(expected, changed)) and bool(changed) == (how in ("full", "bias", "lora"))
+    }.get(tuning, lambda n: False)
+    assert all(map(expected, changed)) and bool(changed) == (tuning in ("full", "bias", "lora"))
 
 
 def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(start):
     digits, folder = start
-    run(start, "few", how="head", shots=2)
+    run(start, "few", tuning="head", shots=2)
     config = json.loads((folder / "few" / "config.json").read_text())
     assert config["data"]["train"] == 20 and config["schedule"]["adapt"] == {
         "shots": 2,
         "base_to_new": False,
     }
     first, second = (
-        few(label_of(digits), 2, seed)(digits, digits.split("train")) for seed in (0, 1)
+        few_shot(label_of(digits), 2, seed)(digits, digits.split("train")) for seed in (0, 1)
     )
     assert len(first) == 20 and set(first) != set(second)
     values, counts = np.unique(
@@ -77,22 +77,22 @@ def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(sta
 
 
 def test_going_on_with_other_records_is_refused(start):
-    run(start, "other", how="head", shots=2, batch=16)
+    run(start, "other", tuning="head", shots=2, batch=16)
     with pytest.raises(AmodalError, match="another schedule"):
-        run(start, "other", how="head", shots=3, batch=16, resume=True)
+        run(start, "other", tuning="head", shots=3, batch=16, resume=True)
 
 
 def test_a_run_that_has_adapters_gets_no_others_in_their_place(start):
     digits, folder = start
-    run(start, "adapters first", how="adapters")
-    for how in ("adapters", "prompts", "mma_dfer"):
+    run(start, "adapters first", tuning="adapters")
+    for tuning in ("adapters", "prompts", "mma_dfer"):
         with pytest.raises(AmodalError, match="begin with the run that it was adapted from"):
             adapt(
                 folder / "adapters first",
                 digits,
                 folder / "no",
                 label=label_of(digits),
-                how=how,
+                tuning=tuning,
                 steps=2,
             )
 
@@ -101,21 +101,21 @@ def test_mistakes_are_told(start):
     digits, folder = start
     label = label_of(digits)
     with pytest.raises(AmodalError, match="lora"):
-        adapt(folder / "run", digits, folder / "no", label=label, how="lorra")
+        adapt(folder / "run", digits, folder / "no", label=label, tuning="lorra")
     with pytest.raises(AmodalError, match="learns from no label"):
-        adapt(folder / "run", digits, folder / "no", label=label, how="clip")
+        adapt(folder / "run", digits, folder / "no", label=label, tuning="clip")
     with pytest.raises(AmodalError, match="at least one record"):
         adapt(folder / "run", digits, folder / "no", label=label, shots=0)
     with pytest.raises(AmodalError, match="amodal adapt"):
         amodal.load(folder / "run").predict(digits)
     with pytest.raises(AmodalError, match=label):
-        adapt(folder / "run", digits, folder / "no", label=label[:-1], how="head")
+        adapt(folder / "run", digits, folder / "no", label=label[:-1], tuning="head")
     for wrong, words in (
-        ({"how": "capsule_attn"}, "predicts none"),
-        ({"how": "mma_dfer", "task": "survival"}, "takes no task"),
-        ({"how": "head", "size": "tiny"}, "setting of adapt"),
-        ({"how": "head", "average": 0.9}, "leave ema out"),
-        ({"how": "head", "shots": 2, "label": f"{label},{label}"}, "names several"),
+        ({"tuning": "capsule_attn"}, "predicts none"),
+        ({"tuning": "mma_dfer", "task": "survival"}, "takes no task"),
+        ({"tuning": "head", "size": "tiny"}, "setting of adapt"),
+        ({"tuning": "head", "average": 0.9}, "leave ema out"),
+        ({"tuning": "head", "shots": 2, "label": f"{label},{label}"}, "names more than one"),
     ):
         with pytest.raises(AmodalError, match=words):
             adapt(
@@ -126,8 +126,20 @@ def test_mistakes_are_told(start):
             )
 
 
+def test_the_old_name_of_tuning_still_works(start):
+    digits, folder = start
+    arguments = {"label": label_of(digits), "steps": 2, "progress": False}
+    with (
+        pytest.warns(DeprecationWarning, match="how is called tuning now"),
+        pytest.raises(AmodalError, match="Did you mean lora"),
+    ):
+        adapt(folder / "run", digits, folder / "no", how="lorra", **arguments)
+    with pytest.raises(AmodalError, match="tuning is set twice"):
+        adapt(folder / "run", digits, folder / "no", how="head", tuning="head", **arguments)
+
+
 def test_a_damaged_head_is_not_used(start):
-    run(start, "damaged", how="head")
+    run(start, "damaged", tuning="head")
     weights = start[1] / "damaged" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(AmodalError, match="model.safetensors is damaged"):
@@ -135,7 +147,7 @@ def test_a_damaged_head_is_not_used(start):
 
 
 def test_a_head_is_saved_and_read_again(start, tmp_path):
-    model = run(start, "kept", how="head")
+    model = run(start, "kept", tuning="head")
     model.save(tmp_path / "copy")
     again = amodal.load(tmp_path / "copy")
     assert again.predict(start[0], part="test").equals(model.predict(start[0], part="test"))
@@ -156,7 +168,7 @@ def test_base_classes_alone_are_learnt_and_both_halves_are_told_by_name(tmp_path
         tmp_path / "base",
         label="kind",
         base_to_new=True,
-        how="mmrl",
+        tuning="mmrl",
         shots=5,
         steps=2,
         progress=False,
@@ -206,7 +218,7 @@ def test_data_that_lacks_a_whole_field_is_told_by_the_rest(start, tmp_path):
     how = {"size": "nano", "steps": 2, "batch": 32, "progress": False}
     options = {"label": label, "deploy": "fou"}
     guided = amodal.pretrain("mm_guidance", both, tmp_path / "guided", options=options, **how)
-    headed = run(start, "two", how="head")
+    headed = run(start, "two", tuning="head")
     lone = data.open(
         {"fou": [both.raw(i, "fou") for i in range(60)]}, fields={"fou": both.fields["fou"]}
     )

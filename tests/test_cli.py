@@ -135,6 +135,12 @@ def test_every_field_of_a_recipe_is_an_option(capsys):
         assert old not in printed, "an alias is hidden"
 
 
+def test_an_old_option_name_is_replaced_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="--how is called --tuning now"):
+        words = cli.current_names(["adapt", "--how=head", "--batch", "8"])
+    assert words == ["adapt", "--tuning=head", "--batch-size", "8"]
+
+
 def test_options_reach_the_run_also_by_their_old_names(folder, tmp_path):
     words = [
         "pretrain",

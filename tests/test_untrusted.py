@@ -121,7 +121,7 @@ def told(tmp_path_factory):
     amodal.pretrain("clip", dataset, root / "run", size="nano", steps=2, progress=False)
     for how in ("head", "lora"):
         amodal.load(root / "run", device="cpu").adapt(
-            dataset, root / how, label="kind", how=how, steps=2
+            dataset, root / how, label="kind", tuning=how, steps=2
         )
     return [root / "head", root / "lora"]
 
@@ -260,7 +260,7 @@ def test_state_of_a_checkpoint(run, data):
     (folder / "state.json").write_text(json.dumps(changed))
     try:
         survives(
-            lambda: checkpoint.checked(folder, checkpoint.read_json(folder / "state.json", ""))
+            lambda: checkpoint.check_state(folder, checkpoint.read_json(folder / "state.json", ""))
         )
     finally:
         (folder / "state.json").write_text(whole)

@@ -1,6 +1,7 @@
-"""The command line: verbs only. What a verb does lives elsewhere.
+"""The command line of amodal.
 
-Options of a method come from its page (`--method.NAME VALUE`).
+Here are the verbs and their options only. Options of a method (`--method.NAME VALUE`) are those of
+its function.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from contextlib import contextmanager
 import tyro
 
 from amodal.cli.find import index, search, serve
+from amodal.cli.options import current_names as current_names
 from amodal.cli.options import take_method_options, take_own_method
-from amodal.cli.options import today as today
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
@@ -31,34 +32,31 @@ TRAINING = ("pretrain", "align", "adapt", "plan")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command line; errors of a user end with a sentence and exit code 2."""
+    """Run a command line. A mistake of the user ends it with a message and exit code 2."""
     rest, options = take_method_options(sys.argv[1:] if argv is None else argv)
-    rest, chosen = take_method_options(rest, "--curate.")
-    for known, now in ((METHOD_OPTIONS, options), (CURATE_OPTIONS, chosen)):
-        known.clear()
-        known.update(now)
-    rest, mine = take_own_method(rest)
+    rest, curate_options = take_method_options(rest, "--curate.")
+    for shared, parsed in ((METHOD_OPTIONS, options), (CURATE_OPTIONS, curate_options)):
+        shared.clear()
+        shared.update(parsed)
+    rest, reference = take_own_method(rest)
     try:
-        with own_method(mine):
+        with own_method(reference):
             run(rest)
     except KeyboardInterrupt as e:
         resumes = rest[:1] == ["pretrain"]
         print(
-            f"\n{str(e) or 'interrupted'}{'; add --resume to go on' if resumes else ''}",
+            f"\n{str(e) or 'interrupted'}{'; add --resume to continue' if resumes else ''}",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
-    except (
-        AmodalError,
-        OSError,
-    ) as e:  # or a file or folder that is not there, not ours, or on a full disk
+    except (AmodalError, OSError) as e:  # OSError: a missing or protected file, or a full disk
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 @contextmanager
 def own_method(reference: str) -> Iterator[None]:
-    """Within it, runs that were trained with a method of the user's own are opened with this one."""
+    """Within it, runs of a user's own method are opened with the function of this reference."""
     if not reference:
         yield
         return
@@ -70,7 +68,7 @@ def own_method(reference: str) -> Iterator[None]:
 
 
 def run(words: list[str]) -> None:
-    """The verb of a command line without the options of pages."""
+    """Run a command line without options of methods."""
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise unknown("verb of amodal", words[0], VERBS)
     if METHOD_OPTIONS and words[:1] not in ([verb] for verb in TRAINING):
@@ -81,9 +79,10 @@ def run(words: list[str]) -> None:
         w in ("--curate", "--config") or w.startswith("--curate=") for w in words
     ):
         raise AmodalError(
-            f"--curate.{next(iter(CURATE_OPTIONS))} is an option of `amodal pretrain … --curate NAME`"
+            f"--curate.{next(iter(CURATE_OPTIONS))} is an option of "
+            "`amodal pretrain … --curate NAME`"
         )
     if words[:1] and words[0] in TRAINING:
-        words = today(words)
+        words = current_names(words)
     description = (__doc__ or "").split(".")[0] + "."
     tyro.extras.subcommand_cli_from_dict(VERBS, args=words, prog="amodal", description=description)

@@ -1,9 +1,9 @@
-"""Verbs that search, and serve the search."""
+"""Verbs for search: index, search, serve."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
@@ -14,13 +14,13 @@ from amodal.cli.shared import Data, Run, Where, show
 def index(
     run: Run,
     data: Data,
-    out: Annotated[Path | None, arg(help="the folder; RUN/index unless given")] = None,
+    out: Annotated[Path | None, arg(help="the folder; by default RUN/index")] = None,
     to: Annotated[
         str, arg(metavar="URL", help="instead of a folder: qdrant://HOST:6333/COLLECTION")
     ] = "",
     prune: Annotated[bool, arg(help="remove records that the data no longer has")] = False,
 ) -> None:
-    """Embed records into an index to search in; those it holds already are skipped."""
+    """Embed records into a search index; unchanged ones are skipped."""
     from amodal.errors import AmodalError
     from amodal.inference.embed import unreadable
     from amodal.modalities import name_of
@@ -31,100 +31,101 @@ def index(
 
     if to and (out is not None or "://" not in to):
         raise AmodalError(
-            f"--to {to}: it takes an address, such as qdrant://localhost:6333/photos, in place of --out DIR"
+            f"--to {to}: it takes an address, such as qdrant://localhost:6333/photos, "
+            "in place of --out DIR"
         )
     model = load(run)
     dataset = model.read(data)
     distributed.start()
-    mine = sum(map(len, shares(len(dataset), many=bool(to))))
-    with Bar("index", mine, shown=distributed.rank() == 0) as bar:
-        made = model.index(
+    records = sum(map(len, shares(len(dataset), many=bool(to))))
+    with Bar("index", records, shown=distributed.rank() == 0) as bar:
+        engine = model.index(
             dataset, to or out, prune=prune, progress=lambda n: bar.step("records", by=n)
         )
-    if made.bad:
-        print(unreadable(made.bad))
-    if made.gone and prune:
-        print(f"{made.gone:,} records removed from the index that are no longer in the data")
-    elif made.gone:
+    if engine.bad:
+        print(unreadable(engine.bad))
+    if engine.gone and prune:
+        print(f"{engine.gone:,} records removed from the index that are no longer in the data")
+    elif engine.gone:
         print(
-            f"{made.gone:,} records in the index are no longer in the data (--prune removes them)"
+            f"{engine.gone:,} records in the index are no longer in the data (--prune removes them)"
         )
-    kinds = {name_of(m): field for field, m in model.fields.items()}
-    asked = next(
-        (f"--{kind} …" for kind in ("text", "image", "audio") if kind in kinds),
+    modalities = {name_of(m) for m in model.fields.values()}
+    query = next(
+        (f"--{name} …" for name in ("text", "image", "audio") if name in modalities),
         f"--query {next(iter(model.fields))}=…",
     )
-    asked += f" --index {to or out}" if to or out else ""
+    query += f" --index {to or out}" if to or out else ""
     if distributed.rank() == 0:
-        far = " so far (other ranks may still be at work)" if distributed.world() > 1 else ""
-        print(f"{len(made)} records in the index{far}. Next: amodal search {run} {asked}")
+        note = " so far (other ranks may still be running)" if distributed.world() > 1 else ""
+        print(f"{len(engine)} records in the index{note}. Next: amodal search {run} {query}")
 
 
 def search(
     run: Run,
-    text: Annotated[str | None, arg(help="what to look for, in words")] = None,
-    image: Annotated[Path | None, arg(help="a picture file to look for")] = None,
-    audio: Annotated[Path | None, arg(help="a sound file to look for")] = None,
+    text: Annotated[str | None, arg(help="a text query")] = None,
+    image: Annotated[Path | None, arg(help="an image file as query")] = None,
+    audio: Annotated[Path | None, arg(help="an audio file as query")] = None,
     query: Annotated[
         tuple[str, ...],
-        arg(metavar="FIELD=VALUE", help="a value of any field; several together are one query"),
+        arg(metavar="FIELD=VALUE", help="a value of any field; multiple values are one query"),
     ] = (),
     like: Annotated[
-        tuple[str, ...], arg(metavar="KEY", help="records of the index that are parts of the query")
+        tuple[str, ...], arg(metavar="KEY", help="records of the index as parts of the query")
     ] = (),
     weight: Annotated[
         tuple[str, ...],
         arg(
             metavar="PART=NUMBER",
-            help="of text, image, …, FIELD, or like:KEY; 1 unless given, below 0: unlike it",
+            help="weight of text, image, …, FIELD, or like:KEY; by default 1, negative: unlike it",
         ),
     ] = (),
-    k: Annotated[int, arg(help="how many records to return")] = 10,
+    k: Annotated[int, arg(help="number of records to return")] = 10,
     where: Where = (),
     fields: Annotated[
-        str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")
+        str, arg(metavar="A,B", help="fields whose vectors are searched; by default all")
     ] = "",
-    index: Annotated[
-        str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")
-    ] = "",
+    index: Annotated[str, arg(metavar="DIR|URL", help="by default RUN/index; or qdrant://…")] = "",
     generate: Annotated[
-        bool, arg(help="without an index: the run (of grace) writes the names of records")
+        bool, arg(help="without an index: generate identifiers of records (runs of grace)")
     ] = False,
     json: Annotated[bool, arg(help="print JSON")] = False,
     sheet: Annotated[
-        Path | None, arg(metavar="FILE.png", help="draw the records found; needs --data")
+        Path | None, arg(metavar="FILE.png", help="draw the records found; needs their data")
     ] = None,
     data: Annotated[
-        str | None, arg(metavar="DIR", help="where the records are, for --sheet")
+        str | None,
+        arg(metavar="DIR", help="the records, for --sheet; by default the training data"),
     ] = None,
 ) -> None:
-    """Search an index by text, picture, sound, or a mix of them."""
+    """Search an index by text, image, audio, or a mix of them."""
     from amodal.data.remote import training_data_of
     from amodal.errors import AmodalError
     from amodal.model import load
     from amodal.search import as_json, picture_sheet, table
 
-    asked = {
-        k: v for k, v in (("text", text), ("image", image), ("audio", audio)) if v is not None
-    } | pairs(query)
+    by_modality = (("text", text), ("image", image), ("audio", audio))
+    parts: dict[str, Any] = {name: value for name, value in by_modality if value is not None}
+    parts |= pairs(query)
     model = load(run)
     if generate:
         chosen = {"where": where, "fields": fields, "index": index, "like": like, "weight": weight}
-        of_index = [f"--{n}" for n, v in chosen.items() if v]
-        if of_index:
+        index_options = [f"--{n}" for n, v in chosen.items() if v]
+        if index_options:
             raise AmodalError(
-                f"{of_index[0]} is of an index, and --generate looks in none; leave one of them out"
+                f"{index_options[0]} is of an index, and --generate uses none; "
+                "leave one of them out"
             )
-        hits = model.generate(k=k, **asked)
+        hits = model.generate(k=k, **parts)
     else:
-        mix = {"like": like, "weights": numbers(weight)}
         hits = model.search(
             k=k,
             index=index or None,
             where=pairs(where) or None,
             fields=listed(fields),
-            **mix,
-            **asked,
+            like=like,
+            weights=numbers(weight),
+            **parts,
         )
     print(as_json(hits)) if json else show(table(hits))
     if sheet is not None:
@@ -135,32 +136,32 @@ def search(
 def serve(
     run: Run,
     host: Annotated[
-        str, arg(help="0.0.0.0 for requests from elsewhere, which then need a token")
+        str, arg(help="0.0.0.0 for requests from other machines, which then need a token")
     ] = "127.0.0.1",
     port: int = 8000,
-    index: Annotated[
-        str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")
-    ] = "",
+    index: Annotated[str, arg(metavar="DIR|URL", help="by default RUN/index; or qdrant://…")] = "",
     token_file: Annotated[
         Path | None,
-        arg(metavar="FILE", help="holds the token that requests must bring; or set AMODAL_TOKEN"),
+        arg(metavar="FILE", help="contains the token of requests; or set AMODAL_TOKEN"),
     ] = None,
     names: Annotated[
-        str, arg(metavar="A,B", help="by which a proxy on this machine calls it, besides localhost")
+        str, arg(metavar="A,B", help="host names of a proxy on this machine, besides localhost")
     ] = "",
-    anyone: Annotated[bool, arg(help="take requests from elsewhere without a token")] = False,
+    anyone: Annotated[
+        bool, arg(help="accept requests from other machines without a token")
+    ] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
-    upload_mb: Annotated[int, arg(help="MiB of a request at most")] = 32,
-    megapixels: Annotated[float, arg(help="of a picture at most")] = 50,
-    sound_seconds: Annotated[float, arg(help="of a recording at most")] = 120,
+    upload_mb: Annotated[int, arg(help="maximum size of a request in MiB")] = 32,
+    megapixels: Annotated[float, arg(help="maximum size of an image")] = 50,
+    sound_seconds: Annotated[float, arg(help="maximum length of a recording")] = 120,
     concurrent: Annotated[
-        int, arg(help="requests at work or waiting; more are told to come back")
+        int, arg(help="maximum number of running and waiting requests; more are rejected")
     ] = 128,
-    seconds: Annotated[float, arg(help="that a request may take")] = 30,
+    seconds: Annotated[float, arg(help="maximum time of a request")] = 30,
 ) -> None:
-    """Put a run behind an HTTP API.
+    """Serve a run over HTTP.
 
-    /embed, /search, /records, /predict, /health, /metrics, and /docs that explains them.
+    /embed, /search, /records, /predict, /health, /metrics, and their documentation in /docs.
     """
     from amodal.serve import Limits
     from amodal.serve import serve as run_server
@@ -173,11 +174,14 @@ def serve(
         concurrent=concurrent,
         seconds=seconds,
     )
-    where = {
-        "host": host,
-        "port": port,
-        "index": index or None,
-        "device": device,
-        "names": listed(names) or (),
-    }
-    run_server(run, token=token_of(token_file), anyone=anyone, limits=limits, **where)
+    run_server(
+        run,
+        token=token_of(token_file),
+        anyone=anyone,
+        limits=limits,
+        host=host,
+        port=port,
+        index=index or None,
+        device=device,
+        names=listed(names) or (),
+    )

@@ -1,48 +1,55 @@
-"""What words of a command line mean: lists, NAME=VALUE, and options that only a page knows.
+"""Parse lists, NAME=VALUE pairs, options of methods and old option names.
 
-Imports nothing that takes time.
+It imports nothing that takes time.
 """
 
 from __future__ import annotations
 
+import warnings
+
 
 def listed(text: str) -> list[str] | None:
+    """ "a, b" -> ["a", "b"]; None for an empty text."""
     return [part.strip() for part in text.split(",") if part.strip()] or None
 
 
-def pairs(given: tuple[str, ...]) -> dict[str, str]:
+def pairs(items: tuple[str, ...]) -> dict[str, str]:
     """("a=1", "b=2") -> {"a": "1", "b": "2"}."""
     from amodal.errors import AmodalError
 
-    for item in given:
+    for item in items:
         if "=" not in item:
             raise AmodalError(f"{item!r} should be NAME=VALUE")
-    return dict(item.split("=", 1) for item in given)
+    return dict(item.split("=", 1) for item in items)
 
 
-def numbers(given: tuple[str, ...]) -> dict[str, float]:
+def numbers(items: tuple[str, ...]) -> dict[str, float]:
     """("a=1", "like:b=c=-0.5") -> {"a": 1.0, "like:b=c": -0.5}."""
     from amodal.errors import AmodalError
 
-    found = {}
-    for item in given:
+    values: dict[str, float] = {}
+    for item in items:
         name, _, number = item.rpartition("=")
         try:
-            found[name] = float(number)
+            values[name] = float(number)
         except ValueError:
             name = ""
         if not name:
             raise AmodalError(f"{item!r} should be PART=NUMBER, such as text=0.5 or image=-1")
-    return found
+    return values
 
 
 def take_method_options(
     argv: list[str], prefix: str = "--method."
 ) -> tuple[list[str], dict[str, object]]:
-    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page
-    knows.
+    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`.
+
+    Returns:
+        The other words, and name -> value.
     """
-    rest, options, words = [], {}, iter(argv)
+    rest: list[str] = []
+    options: dict[str, object] = {}
+    words = iter(argv)
     for word in words:
         if not word.startswith(prefix):
             rest.append(word)
@@ -53,8 +60,11 @@ def take_method_options(
 
 
 def take_own_method(words: list[str]) -> tuple[list[str], str]:
-    """Split off `--method FILE.py:FUNCTION`, which any verb takes that opens a run of a method of
-    one's own."""
+    """Split off `--method FILE.py:FUNCTION`, for verbs that open a run of a user's own method.
+
+    Returns:
+        The other words, and the reference, "" without one.
+    """
     rest: list[str] = []
     reference, left = "", iter(words)
     for word in left:
@@ -70,13 +80,18 @@ def take_own_method(words: list[str]) -> tuple[list[str], str]:
     return rest, reference
 
 
-def today(words: list[str]) -> list[str]:
-    """The same words with options of the release before under their names of today."""
+def current_names(words: list[str]) -> list[str]:
+    """Replace option names of the previous release, with a DeprecationWarning."""
     from amodal.core.recipe import OLD_NAMES
 
-    old = {
-        f"--{was.replace('_', '-')}": f"--{name.replace('_', '-')}"
-        for was, name in OLD_NAMES.items()
+    current = {
+        f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}" for old, new in OLD_NAMES.items()
     }
-    split = (word.partition("=") for word in words)
-    return [old.get(name, name) + equals + value for name, equals, value in split]
+    renamed = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in current:
+            message = f"{name} is called {current[name]} now"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+        renamed.append(current.get(name, name) + equals + value)
+    return renamed

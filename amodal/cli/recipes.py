@@ -1,4 +1,4 @@
-"""The options of a recipe, made from its fields, and what a command line says of a run."""
+"""The options of a recipe, made from the fields of `Recipe`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal.core.recipe import HELP, NAMES, TYPES, Recipe
 
 
 def _option(name: str) -> tuple[str, Any, Any]:
-    """(name, type, default) of a field: None where the command line does not say it."""
+    """(name, type, default) of a field. The default None means that the option is not set."""
     default = getattr(Recipe(), name)
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     hint = "" if default is None else f"(default: {shown})"
@@ -23,17 +23,17 @@ def _option(name: str) -> tuple[str, Any, Any]:
         return name, Annotated[tuple[str, ...], described], dataclasses.field(default=())
     if TYPES[name] is bool:
         return name, Annotated[bool, described], dataclasses.field(default=False)
-    kind = Optional[TYPES[name]]  # noqa: UP045, a type that is only known here
+    kind: Any = Optional[TYPES[name]]  # noqa: UP045, a type that is only known at run time
     return name, Annotated[kind, described], dataclasses.field(default=None)
 
 
 RecipeOptions = dataclasses.make_dataclass(
     "RecipeOptions", [_option(name) for name in NAMES], frozen=True
 )
-"""Every field of a Recipe as an option; what is not said is left to the page of the method."""
+"""Every field of a `Recipe` as an option. Unset ones are left to the method's page."""
 
 
-def asked_of(options: Any) -> dict[str, Any]:
+def recipe_fields(options: Any) -> dict[str, Any]:
     """The fields of a recipe that the command line sets."""
     fields = {
         n: v for n, v in vars(options).items() if v is not None and v is not False and v != ()
@@ -43,15 +43,18 @@ def asked_of(options: Any) -> dict[str, Any]:
     return fields
 
 
-def with_file(config: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a TOML with those of the command line in their place."""
+def with_file(config: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a TOML file, overridden by those of the command line."""
     from amodal.train import run_config
+    from amodal.train.settings import LENGTHS
 
-    found = run_config.read(config)
+    from_file = run_config.read(config)
+    merged = dict(settings)
     for name in ("options", "curate_options"):
-        asked = {**asked, name: {**found.get(name, {}), **asked.get(name, {})}}
-    for name, other in (("epochs", "steps"), ("warmup_epochs", "warmup_steps")):
-        for one, its in ((name, other), (other, name)):
-            if one in asked and its not in asked:
-                found.pop(its, None)
-    return found | dict(asked)
+        merged[name] = {**from_file.get(name, {}), **settings.get(name, {})}
+    for units in LENGTHS:
+        # steps of the command line replace epochs of the file, and the reverse
+        if len(units & settings.keys()) == 1:
+            for name in units - settings.keys():
+                from_file.pop(name, None)
+    return from_file | merged

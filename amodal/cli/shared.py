@@ -1,4 +1,4 @@
-"""What verbs share: arguments of one meaning, options that only a page knows, and printing."""
+"""Arguments that verbs share, options of methods, and printing."""
 
 from __future__ import annotations
 
@@ -8,27 +8,23 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 Run = Annotated[
-    Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")
+    Positional[Path],
+    arg(metavar="RUN", help="the run folder, as written by `amodal pretrain --out`"),
 ]
-Data = Annotated[
-    str,
-    arg(
-        metavar="DIR",
-        help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of `amodal data`",
-    ),
-]
+DATA_HELP = "a folder, table file, address (s3://…) or data set (`amodal data` lists them)"
+Data = Annotated[str, arg(metavar="DIR", help=DATA_HELP)]
 Where = Annotated[
     tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")
 ]
 
 METHOD_OPTIONS: dict[str, object] = {}
-"""`--method.NAME VALUE` of this command line."""
+"""The options `--method.NAME VALUE` of this command line."""
 CURATE_OPTIONS: dict[str, object] = {}
-"""`--curate.NAME VALUE` of this command line."""
+"""The options `--curate.NAME VALUE` of this command line."""
 
 
-def show(thing) -> None:
-    """Print a table or a text."""
+def show(renderable: object) -> None:
+    """Print a rich renderable or a text."""
     from amodal.console import stdout
 
-    stdout().print(thing)
+    stdout().print(renderable)

@@ -1,4 +1,4 @@
-"""Verbs for a first look: data, sets, what this machine can do, the methods there are."""
+"""Verbs to get started: demo, init, data, methods, claim, doctor."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from amodal.core import AmodalError
 
 
 def demo(
-    out: Annotated[Path, arg(help="where the run and its pictures go")] = Path("runs/demo"),
-    minutes: Annotated[float, arg(help="about how long to train")] = 3.0,
+    out: Annotated[Path, arg(help="the run folder to write, with figures")] = Path("runs/demo"),
+    minutes: Annotated[float, arg(help="approximate training time")] = 3.0,
     seed: int = 0,
 ) -> None:
-    """Pretrain on the bundled Earth, compare with chance and with an untrained encoder, draw what
-    was learnt.
-    """
+    """Pretrain on the bundled Earth, compare with chance and an untrained encoder, draw figures."""
     from amodal.demo import demo as run
 
     run(out, minutes=minutes, seed=seed)
@@ -32,9 +30,9 @@ def init(
             help="a folder of files, a CSV, JSONL or Parquet file, or an address (s3://…)",
         ),
     ],
-    force: Annotated[bool, arg(help="overwrite a dataset.toml that is there")] = False,
+    force: Annotated[bool, arg(help="overwrite an existing dataset.toml")] = False,
 ) -> None:
-    """Look at data, say what is in it, and write dataset.toml, which you can edit."""
+    """Inspect data and write dataset.toml, which you can edit."""
     from amodal.data import init as run
 
     show(run(directory, force=force))
@@ -43,16 +41,16 @@ def init(
 def data(
     name: Annotated[
         Positional[str | None],
-        arg(metavar="[NAME]", help="a public set; all are listed unless given"),
+        arg(metavar="[NAME]", help="a public data set; without it all are listed"),
     ] = None,
     out: Annotated[
-        Path | None, arg(metavar="DIR", help="the folder to build; a cache unless given")
+        Path | None, arg(metavar="DIR", help="the folder to write; by default in the cache")
     ] = None,
     any_version: Annotated[
-        bool, arg(help="take packages of another version, or with another checksum")
+        bool, arg(help="accept packages of another version or checksum")
     ] = False,
 ) -> None:
-    """List public sets, or fetch the packages that hold one and make it a folder of records."""
+    """List public data sets, or download one and write it as a folder of records."""
     from amodal.data import sets
 
     if name is None:
@@ -64,11 +62,11 @@ def data(
 
 def methods(
     key: Annotated[
-        Positional[str | None], arg(metavar="[KEY]", help="one method or row of the catalogue")
+        Positional[str | None], arg(metavar="[KEY]", help="a method, or a row of the catalogue")
     ] = None,
-    source: Annotated[bool, arg(help="print the page itself")] = False,
+    source: Annotated[bool, arg(help="print the source of the page")] = False,
 ) -> None:
-    """List the methods, or show one: its paper, options with defaults, claim and verdict."""
+    """List the methods, or show one: paper, options with defaults, claim and verdict."""
     from amodal.catalog import listing, shown
 
     show(listing() if key is None else shown(key, source=source))
@@ -76,25 +74,26 @@ def methods(
 
 def claim(
     key: Annotated[
-        Positional[str], arg(metavar="KEY", help="a claim; `amodal methods` says which there are")
+        Positional[str], arg(metavar="KEY", help="a claim; `amodal methods` lists them")
     ],
-    seeds: Annotated[
-        int | None, arg(help="paired seeds; what the claim fixed unless given")
+    seeds: Annotated[int | None, arg(help="paired seeds; by default as fixed by the claim")] = None,
+    data: Annotated[
+        str | None, arg(metavar="DIR", help="data to use instead of the claim's")
     ] = None,
-    data: Annotated[str | None, arg(metavar="DIR", help="other data than the claim's own")] = None,
 ) -> None:
-    """Re-test what a paper is known for, at small scale, against its baseline."""
+    """Test the main claim of a paper at small scale, against its baseline."""
     try:
         from amodal_claims import claim as run
     except ModuleNotFoundError:
         raise AmodalError(
-            "claims are a distribution of their own, amodal-claims; in a checkout: pip install ./claims"
+            "claims are a distribution of their own, amodal-claims; in a checkout: "
+            "pip install ./claims"
         ) from None
     show(run(key, seeds=seeds, data=data).table())
 
 
 def doctor() -> None:
-    """Say what this machine and environment can do."""
+    """Show versions, devices, extras and plug-ins of this environment."""
     from amodal.doctor import report
 
     show(report())

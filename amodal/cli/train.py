@@ -1,4 +1,4 @@
-"""Verbs that train: pretrain, align, adapt, and what a run would take."""
+"""Verbs that train: pretrain, align and adapt; and plan, which estimates the cost of a run."""
 
 from __future__ import annotations
 
@@ -8,53 +8,58 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from amodal.cli.options import listed, pairs
-from amodal.cli.recipes import RecipeOptions, asked_of, with_file
-from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, Data, Run, show
+from amodal.cli.recipes import RecipeOptions, recipe_fields, with_file
+from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
 
-Recipes = Annotated[RecipeOptions, OmitArgPrefixes]
+Recipes = Annotated[RecipeOptions, OmitArgPrefixes]  # type: ignore[valid-type]  # made at run time
 DEFAULT = RecipeOptions()
+
+Fields = Annotated[str, arg(metavar="A,B", help="fields to use; by default all")]
+Out = Annotated[Path, arg(help="the run folder to write")]
+Resume = Annotated[bool, arg(help="continue the run in --out")]
+Device = Annotated[str, arg(help="auto, cpu, cuda, cuda:N")]
+Trunk = Annotated[
+    str | None, arg(help="separate, shared or joint; by default as in the method's paper")
+]
+Workers = Annotated[
+    int, arg(help="processes that decode records; 0: a thread of the training process")
+]
+SIZES = "nano, tiny, small, base, large or huge"
 
 
 def pretrain(
     method: Annotated[
         Positional[str | None], arg(metavar="[METHOD]", help="see `amodal methods`")
     ] = None,
-    data: Annotated[
-        str | None,
-        arg(
-            metavar="DIR",
-            help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of `amodal data`",
-        ),
-    ] = None,
+    data: Annotated[str | None, arg(metavar="DIR", help=DATA_HELP)] = None,
     out: Annotated[Path | None, arg(help="the run folder to write")] = None,
     config: Annotated[
         Path | None,
         arg(
             metavar="FILE",
-            help="a run's config.toml, or any TOML of these options; others that are given take precedence",
+            help="a run's config.toml, or any TOML of these options; "
+            "options of the command line override it",
         ),
     ] = None,
-    size: Annotated[
-        str | None, arg(help="nano, tiny, small, base, large or huge; tiny unless given")
+    size: Annotated[str | None, arg(help=f"of the encoder: {SIZES}; by default tiny")] = None,
+    fields: Fields = "",
+    seed: Annotated[int | None, arg(help="by default 0")] = None,
+    resume: Resume = False,
+    trunk: Trunk = None,
+    positions: Annotated[
+        str | None, arg(help="position embedding: sincos, learned, rotary or none")
     ] = None,
-    fields: Annotated[str, arg(metavar="A,B", help="fields to use; all unless given")] = "",
-    seed: Annotated[int | None, arg(help="0 unless given")] = None,
-    resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
-    trunk: Annotated[
-        str | None, arg(help="separate, shared or joint; by default what the method's paper uses")
-    ] = None,
-    positions: Annotated[str | None, arg(help="sincos, learned, rotary or none")] = None,
-    pool: Annotated[str | None, arg(help="mean, cls or attention")] = None,
+    pool: Annotated[str | None, arg(help="pooling: mean, cls or attention")] = None,
     backbone: Annotated[
         tuple[str, ...],
         arg(
             metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR"
         ),
     ] = (),
-    train_backbones: Annotated[bool, arg(help="let pretrained backbones learn too")] = False,
+    train_backbones: Annotated[bool, arg(help="train pretrained backbones too")] = False,
     workers: Annotated[
-        int | None, arg(help="processes that decode; 0: a thread beside the training")
+        int | None, arg(help="processes that decode records; 0: a thread of the training process")
     ] = None,
     device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N")] = None,
     save_every: Annotated[
@@ -65,13 +70,13 @@ def pretrain(
     ] = "auto",
     curate: Annotated[
         str,
-        arg(help="how to choose what is trained on, e.g. jest; its options: --curate.NAME VALUE"),
+        arg(help="online data selection, such as jest; its options: --curate.NAME VALUE"),
     ] = "",
     init_from: Annotated[
-        Path | None, arg(metavar="RUN", help="begin with this run's weights, as far as they fit")
+        Path | None, arg(metavar="RUN", help="start from the weights of this run that fit")
     ] = None,
     conflict: Annotated[
-        bool, arg(help="log whether the terms of the loss pull the same way")
+        bool, arg(help="log the cosines between the gradients of the loss terms")
     ] = False,
     logger: Annotated[
         str, arg(metavar="A,B", help="tensorboard, wandb, mlflow, trackio; or none")
@@ -89,7 +94,7 @@ def pretrain(
     from amodal.train import distributed
     from amodal.train.pretrain import pretrain as run
 
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "method": method,
         "data": data,
         "out": out,
@@ -111,31 +116,32 @@ def pretrain(
         "conflict": conflict,
         "options": METHOD_OPTIONS,
         "curate_options": CURATE_OPTIONS,
-        "logger": loggers(logger),
+        "logger": logger_names(logger),
     }
-    asked = {name: v for name, v in asked.items() if v not in (None, "", False, {})}
-    asked |= asked_of(recipe)
-    asked = with_file(str(config), asked) if config is not None else asked
-    for name, words in (("method", "METHOD"), ("data", "--data DIR"), ("out", "--out DIR")):
-        if not asked.get(name):
+    # unset options are left to the file, and to the defaults
+    settings = {name: v for name, v in settings.items() if v not in (None, "", False, {})}
+    settings |= recipe_fields(recipe)
+    settings = with_file(str(config), settings) if config is not None else settings
+    for name, usage in (("method", "METHOD"), ("data", "--data DIR"), ("out", "--out DIR")):
+        if not settings.get(name):
             raise AmodalError(
-                f"amodal pretrain needs {words}; give it, or --config FILE that has it"
+                f"amodal pretrain needs {usage}; give it, or --config FILE that has it"
             )
-    method, data, out = (asked.pop(name) for name in ("method", "data", "out"))
+    method, data, out = (settings.pop(name) for name in ("method", "data", "out"))
     records: Any = data
     if callback:
-        from amodal import data as opening
-        from amodal.train.callbacks import named
+        from amodal.data import open as open_data
+        from amodal.train.callbacks import from_spec
 
-        records = opening.open(data)
-        asked["callbacks"] = [named(spec, records) for spec in callback]
-    run(str(method), records, Path(str(out)), **asked)
+        records = open_data(data)
+        settings["callbacks"] = [from_spec(spec, records) for spec in callback]
+    run(str(method), records, Path(str(out)), **settings)
     if distributed.rank() == 0:
         print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 
-def loggers(text: str) -> list[str] | None:
-    """The loggers that a command line names: [] for `none`, None where it names none."""
+def logger_names(text: str) -> list[str] | None:
+    """The loggers of an option: [] for `none`, None if it is not set."""
     return [] if text == "none" else listed(text)
 
 
@@ -143,127 +149,124 @@ def plan(
     method: Annotated[
         Positional[str], arg(metavar="[METHOD]", help="see `amodal methods`")
     ] = "clip",
-    size: Annotated[str, arg(help="nano, tiny, small, base, large or huge")] = "huge",
-    samples: Annotated[float, arg(help="records to be shown, over all epochs")] = 1e9,
-    gpus: Annotated[int, arg(help="how many, one process each")] = 64,
+    size: Annotated[str, arg(help=f"of the encoder: {SIZES}")] = "huge",
+    samples: Annotated[float, arg(help="records to train on, over all epochs")] = 1e9,
+    gpus: Annotated[int, arg(help="number of GPUs, with one process each")] = 64,
     gpu: Annotated[
         str,
         arg(
-            help="l4, l40s, a100, h100, h200, b200 or mi300x; their numbers: amodal/plan/hardware.py"
+            help="l4, l40s, a100, h100, h200, b200 or mi300x; "
+            "their figures: amodal/plan/hardware.py"
         ),
     ] = "h100",
     data: Annotated[
         str | None,
-        arg(metavar="DIR", help="whose records to count with; made-up ones unless given"),
+        arg(metavar="DIR", help="records to count with; by default synthetic ones"),
     ] = None,
     tokens: Annotated[
         tuple[str, ...],
         arg(
-            metavar="KIND=N",
-            help="made-up records, of image, text, audio, series; image=196 text=64",
+            metavar="MODALITY=N",
+            help="tokens of synthetic records, of image, text, audio, series; image=196 text=64",
         ),
     ] = (),
-    batch_size: Annotated[int | None, arg(help="rows in one update, over all GPUs")] = None,
+    batch_size: Annotated[int | None, arg(help="rows of an optimizer step, over all GPUs")] = None,
     micro_batch_size: Annotated[
-        int | None, arg(help="rows computed at once; the most that fit unless given")
+        int | None, arg(help="rows of a forward pass; by default the most that fit")
     ] = None,
-    ema: Annotated[bool, arg(help="keep a moving average of the weights too")] = False,
+    ema: Annotated[bool, arg(help="keep a moving average of the weights")] = False,
     precision: Annotated[str, arg(help="bf16 or float32")] = "bf16",
-    trunk: Annotated[
-        str | None, arg(help="separate, shared or joint; by default what the method's paper uses")
-    ] = None,
+    trunk: Trunk = None,
     mfu: Annotated[
         float | None,
-        arg(help="share of the peak FLOP/s that a step reaches, where you have measured it"),
+        arg(help="share of the peak FLOP/s that a step reaches, if you have measured it"),
     ] = None,
     efficiency: Annotated[
         float, arg(help="share of published FLOP/s and bandwidth that an operation reaches")
     ] = 0.6,
-    price: Annotated[float | None, arg(help="dollars for an hour of one GPU")] = None,
-    per_machine: Annotated[int, arg(help="GPUs in a machine")] = 8,
+    price: Annotated[float | None, arg(help="US dollars per hour of one GPU")] = None,
+    per_machine: Annotated[int, arg(help="GPUs of a machine")] = 8,
     network: Annotated[
-        float | None, arg(help="GB/s from a GPU's machine to others, for each of its GPUs")
+        float | None, arg(help="GB/s that a machine sends to others, per GPU")
     ] = None,
 ) -> None:
-    """Say what a run would take on GPUs that are not here.
-
-    Memory, time, money, and how to split it.
-    """
-    from amodal.errors import AmodalError
+    """Estimate memory, time and cost of a run on GPUs, and how to split it."""
     from amodal.plan import plan as run
 
-    wanted = pairs(tokens)
-    for kind, number in wanted.items():
+    counts = pairs(tokens)
+    for modality, number in counts.items():
         if not number.isdecimal():
             raise AmodalError(
-                f"--tokens {kind}={number}: it takes a whole number of tokens, such as {kind}=64"
+                f"--tokens {modality}={number}: it takes a whole number of tokens, "
+                f"such as {modality}=64"
             )
-    asked = {
-        "batch": batch_size,
-        "micro": micro_batch_size,
-        "average": ema,
-        "precision": precision,
-        "trunk": trunk,
-        "options": METHOD_OPTIONS,
-    }
-    machine = {"mfu": mfu, "efficiency": efficiency, "price": price, "per_machine": per_machine}
-    machine["network"] = network * 1e9 if network else None
-    kinds = {kind: int(number) for kind, number in wanted.items()}
-    show(
-        run(
-            method,
-            size=size,
-            samples=samples,
-            gpus=gpus,
-            gpu=gpu,
-            data=data,
-            tokens=kinds,
-            **asked,
-            **machine,
-        ).table()
+    planned = run(
+        method,
+        size=size,
+        samples=samples,
+        gpus=gpus,
+        gpu=gpu,
+        data=data,
+        tokens={modality: int(number) for modality, number in counts.items()},
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        ema=ema,
+        precision=precision,
+        trunk=trunk,
+        options=METHOD_OPTIONS,
+        mfu=mfu,
+        efficiency=efficiency,
+        price=price,
+        per_machine=per_machine,
+        network=network * 1e9 if network else None,
     )
+    show(planned.table())
 
 
 def align(
     data: Data,
-    out: Annotated[Path, arg(help="the run folder to write")],
+    out: Out,
     backbone: Annotated[
         tuple[str, ...],
         arg(
             metavar="FIELD=SPEC",
-            help="package:minilm, package:efficientnet_lite0, timm:NAME[@WEIGHTS], transformers:DIR",
+            help="package:minilm, package:efficientnet_lite0, timm:NAME[@WEIGHTS], "
+            "transformers:DIR",
         ),
     ],
     method: Annotated[str, arg(help="the objective: ape, clip, siglip, lit, gram, …")] = "ape",
     tokens: Annotated[
         bool,
-        arg(help="cache every token of a value, for methods that read parts; 16 times the disk"),
+        arg(help="cache all tokens, not their mean, for methods that need them; 16 times the disk"),
     ] = False,
-    size: Annotated[
-        str, arg(help="of what learns: nano, tiny, small, base, large or huge")
-    ] = "tiny",
-    fields: Annotated[str, arg(metavar="A,B", help="fields to use; all unless given")] = "",
+    size: Annotated[str, arg(help=f"of the trained head: {SIZES}")] = "tiny",
+    fields: Fields = "",
     seed: int = 0,
-    resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
-    device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
+    resume: Resume = False,
+    device: Device = "auto",
     recipe: Recipes = DEFAULT,
 ) -> None:
-    """Bring frozen encoders into one space.
+    """Align frozen encoders in one space.
 
-    Their features are computed once and cached, then a head learns in minutes.
+    Their features are computed once and cached, then a head trains in minutes.
 
     Options of the method: --method.NAME VALUE."""
     from amodal.train.pretrain import pretrain as run
 
-    frozen = {"backbones": pairs(backbone), "cache_features": "tokens" if tokens else "mean"}
-    common = {
-        "size": size,
-        "fields": listed(fields),
-        "seed": seed,
-        "resume": resume,
-        "device": device,
-    }
-    run(method, data, out, options=METHOD_OPTIONS, **common, **frozen, **asked_of(recipe))
+    run(
+        method,
+        data,
+        out,
+        options=METHOD_OPTIONS,
+        size=size,
+        fields=listed(fields),
+        seed=seed,
+        resume=resume,
+        device=device,
+        backbones=pairs(backbone),
+        cache_features="tokens" if tokens else "mean",
+        **recipe_fields(recipe),
+    )
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 
@@ -271,52 +274,53 @@ def adapt(
     run: Run,
     data: Data,
     label: Annotated[
-        str, arg(metavar="A,B", help="what it is to predict; of a survival time TIME,EVENT")
+        str, arg(metavar="A,B", help="the labels to predict; for a survival time TIME,EVENT")
     ],
-    out: Annotated[Path, arg(help="the run folder to write")],
-    how: Annotated[
+    out: Out,
+    tuning: Annotated[
         str,
         arg(
-            help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, such as mmrl"
+            help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, "
+            "such as mmrl"
         ),
     ] = "lora",
     task: Annotated[
-        str, arg(help="auto, by the kind of each label, or survival; else what the way takes")
+        str,
+        arg(help="auto, by the type of each label, or survival; by default that of the method"),
     ] = "",
-    shots: Annotated[int | None, arg(help="learn from so many records of each class only")] = None,
+    shots: Annotated[
+        int | None, arg(help="learn from this number of records of each class")
+    ] = None,
     base_to_new: Annotated[
         bool, arg(help="learn from half of the classes; evaluate --protocols base_to_new")
     ] = False,
     seed: int = 0,
-    resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
-    workers: Annotated[int, arg(help="processes that decode; 0: a thread beside the training")] = 0,
-    device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
+    resume: Resume = False,
+    workers: Workers = 0,
+    device: Device = "auto",
     recipe: Recipes = DEFAULT,
 ) -> None:
-    """Go on with a run until it predicts labels, for 30 epochs by default.
+    """Fine-tune a run to predict labels, for 30 epochs by default.
 
-    Options of the way itself: --method.NAME VALUE.
+    Options of the tuning itself: --method.NAME VALUE.
     """
-    from amodal.adapt import adapt as work
+    from amodal.adapt import adapt as fine_tune
 
-    common = {
-        "seed": seed,
-        "resume": resume,
-        "workers": workers,
-        "device": device,
-        "options": METHOD_OPTIONS,
-    }
-    work(
+    fine_tune(
         run,
         data,
         out,
         label=label,
-        how=how,
+        tuning=tuning,
         task=task,
         shots=shots,
         base_to_new=base_to_new,
-        **common,
-        **asked_of(recipe),
+        seed=seed,
+        resume=resume,
+        workers=workers,
+        device=device,
+        options=METHOD_OPTIONS,
+        **recipe_fields(recipe),
     )
     print(
         f"wrote {out}. Next: amodal evaluate {out} --data {data}, "

@@ -1,4 +1,4 @@
-"""Verbs that use a run: measure, embed, predict, export."""
+"""Verbs that use a run: predict, evaluate, embed, view, export."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ def predict(
     data: Data,
     out: Annotated[
         Path,
-        arg(metavar="FILE", help="a .csv or .parquet file: key, and what each label is told to be"),
+        arg(metavar="FILE", help="a .csv or .parquet file: key, and the prediction of each label"),
     ],
-    part: Annotated[str | None, arg(help="train, valid or test; all records unless given")] = None,
+    part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
 ) -> None:
-    """Tell the labels of records, by a run that `amodal adapt` made."""
+    """Predict the labels of records, with a run of `amodal adapt`."""
     from amodal.adapt import write_predictions
     from amodal.model import load
 
-    print(
-        f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to {out}"
-    )
+    count = write_predictions(load(run), data, out, part=part)
+    print(f"wrote predictions for {count} records to {out}")
 
 
 def evaluate(
@@ -36,27 +35,27 @@ def evaluate(
         str | None,
         arg(
             metavar="FIELD",
-            help="the label that knn, linear, … predict; of a survival time TIME,EVENT",
+            help="the label that knn, linear, … predict; for a survival time TIME,EVENT",
         ),
     ] = None,
     protocols: Annotated[
         str,
         arg(
             metavar="A,B",
-            help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; all that apply "
-            "unless named, but for missing_modality_robustness, modality_subsets, prompts, "
+            help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; by default all "
+            "that apply except missing_modality_robustness, modality_subsets, prompts, "
             "base_to_new, small_objects",
         ),
     ] = "",
     json: Annotated[
-        Path | None, arg(help="write spec and results to this file; figures go beside it")
+        Path | None, arg(help="write spec and results to this file, and figures beside it")
     ] = None,
     few: Annotated[
-        int | None, arg(help="use only so many labels of each class, in several draws")
+        int | None, arg(help="use this number of labels of each class, over repeated draws")
     ] = None,
-    untrained: Annotated[bool, arg(help="measure the untrained encoder beside it")] = True,
+    untrained: Annotated[bool, arg(help="also evaluate the untrained encoder")] = True,
 ) -> None:
-    """Measure how good a run is on records it was not trained on."""
+    """Evaluate a run on records it was not trained on."""
     from amodal.model import load
 
     options = {} if few is None else {"few": few}
@@ -76,11 +75,11 @@ def embed(
         Path,
         arg(
             metavar="FILE.parquet",
-            help="columns: key, source, vector; goes on where it was interrupted",
+            help="columns: key, source, vector; an interrupted file is continued",
         ),
     ],
 ) -> None:
-    """Embed every record into a Parquet file; under torchrun by all ranks."""
+    """Embed every record into a Parquet file; under torchrun on all ranks."""
     from amodal.export.vectors import write_vectors
     from amodal.model import load
     from amodal.train import distributed
@@ -94,15 +93,15 @@ def view(
     run: Run,
     data: Annotated[
         str | None,
-        arg(metavar="DIR", help="the records to show; what the run learnt from, unless given"),
+        arg(metavar="DIR", help="the records to show; by default the training data"),
     ] = None,
     port: int = 8001,
     browse: Annotated[bool, arg(help="open the browser")] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
 ) -> None:
-    """Look at a run in the browser.
+    """View a run in the browser.
 
-    A map of the records, search, how it trained, odd records, what each field is worth.
+    A map of the records, search, training curves, outliers, and the importance of each field.
     """
     from amodal.serve.view import view as run_page
 
@@ -114,10 +113,11 @@ def export(
     to: Annotated[
         Literal["safetensors", "huggingface", "onnx"],
         arg(
-            help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a field"
+            help="safetensors: a folder for amodal.load; huggingface: the same for the Hub; "
+            "onnx: one graph per field"
         ),
     ],
-    out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,
+    out: Annotated[Path | None, arg(help="by default RUN/export")] = None,
 ) -> None:
     """Write the encoder for use elsewhere."""
     from amodal.export import export as write

@@ -1,15 +1,17 @@
-"""The types that cross folders. Shape legend, used everywhere in names and docstrings:
+"""The types that cross folders.
+
+Shape legend, used in names and docstrings everywhere:
 
 B rows of a batch · N rows that have a value · T tokens · D width · S sources · H heads · P
 coordinates · K classes or prototypes
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amodal.errors import AmodalError as AmodalError
 from amodal.errors import unknown as unknown
 
-if TYPE_CHECKING:  # what `__getattr__` finds, for those who check types
+if TYPE_CHECKING:  # the names of `__getattr__`, for type checkers
     from amodal.core.batch import Batch as Batch
     from amodal.core.batch import row_seeds as row_seeds
     from amodal.core.column import Column as Column
@@ -40,9 +42,8 @@ _HOME = {
 __all__ = sorted([*_HOME, "AmodalError", "unknown"])
 
 
-def __getattr__(name: str):
-    # looked up when used, so that the command line reads `amodal.core.recipe` without waiting for
-    # torch
+def __getattr__(name: str) -> Any:
+    # imported on first use, so that the command line can read `amodal.core.recipe` without torch
     import importlib
 
     if name in _HOME:

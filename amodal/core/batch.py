@@ -15,23 +15,31 @@ from amodal.errors import unknown
 
 
 def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
-    """(B,) int64, one seed for each record: a pure function of its key and `salt`, the same in
-    every process."""
-    digest = (hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest() for key in keys)
-    return torch.tensor(
-        [int.from_bytes(d, "little", signed=True) for d in digest], dtype=torch.int64
-    )
+    """One seed for each record: a pure function of its key and `salt`.
+
+    Returns:
+        (B,) int64, the same in every process.
+    """
+    digests = (hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest() for key in keys)
+    seeds = [int.from_bytes(digest, "little", signed=True) for digest in digests]
+    return torch.tensor(seeds, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """size: B rows; columns: source -> Column; keys: the B record ids; seeds: (B,) int64; labels:
-    what supervised methods asked for, name -> Column of class numbers (int64) or amounts (float32)
-    of the rows whose label is known.
+    """A batch of records.
 
-    All that is random about a row (masks, noise) is drawn from its seed. So nothing depends on how
-    rows are laid out in micro-batches, ranks or workers, and a resumed run draws what the straight
-    run would have drawn.
+    Everything random about a row (masks, noise) is drawn from its seed. So nothing depends on how
+    rows are divided among micro-batches, ranks or workers, and a resumed run draws the same as an
+    uninterrupted one.
+
+    Args:
+        size: Number of rows, B.
+        columns: Source -> the values that exist.
+        keys: Ids of the B records.
+        seeds: (B,) int64.
+        labels: Name -> class numbers (int64) or amounts (float32) of the rows whose label is known,
+            for supervised methods.
     """
 
     size: int
@@ -44,8 +52,11 @@ class Batch:
     def of(
         size: int, columns: dict[str, Column], keys: Sequence[str] | None = None, salt: int = 0
     ) -> Batch:
-        """A batch whose keys default to the row numbers and whose seeds follow from keys and
-        `salt`."""
+        """A batch with seeds from its keys and `salt`.
+
+        Args:
+            keys: Ids of the records; by default the row numbers.
+        """
         keys = tuple(keys) if keys is not None else tuple(map(str, range(size)))
         if len(keys) != size:
             raise ValueError(f"{len(keys)} keys for {size} rows")
@@ -61,11 +72,11 @@ class Batch:
         return tuple(self.columns)
 
     def only(self, *sources: str) -> Batch:
+        """The batch with these sources alone."""
         return replace(self, columns={s: self[s] for s in sources})
 
     def between(self, start: int, stop: int) -> Batch:
-        """Rows start <= row < stop as a batch of their own; every source stays, if need be without
-        a row."""
+        """Rows start <= row < stop as a batch. Every source stays, even without a row."""
         columns, labels = (
             {s: c.between(start, stop) for s, c in part.items()}
             for part in (self.columns, self.labels)
@@ -79,28 +90,32 @@ class Batch:
         )
 
     def at(self, index: Tensor) -> Batch:
-        """The rows at `index` (n,) int64, ascending and unique, as a batch of their own, numbered
-        from zero."""
-        chosen = host_copy(index)
-        number = torch.full((self.size,), -1, dtype=torch.int64)
-        number[chosen] = torch.arange(len(chosen))
+        """Some rows as a batch, numbered from zero.
 
-        def of(part: dict[str, Column]) -> dict[str, Column]:
-            pieces = {s: c.at(number[host_copy(c.rows)] >= 0) for s, c in part.items()}
+        Args:
+            index: (n,) int64, ascending and unique.
+        """
+        chosen = host_copy(index)
+        new_row = torch.full((self.size,), -1, dtype=torch.int64)  # old row -> new row
+        new_row[chosen] = torch.arange(len(chosen))
+
+        def select(part: dict[str, Column]) -> dict[str, Column]:
+            pieces = {s: c.at(new_row[host_copy(c.rows)] >= 0) for s, c in part.items()}
             return {
-                s: Column(c.values, on_host(lambda rows: number[rows], c.rows))
+                s: Column(c.values, on_host(lambda rows: new_row[rows], c.rows))
                 for s, c in pieces.items()
             }
 
         keys = tuple(self.keys[i] for i in chosen.tolist())
-        return Batch(len(chosen), of(self.columns), keys, take(self.seeds, index), of(self.labels))
+        seeds = take(self.seeds, index)
+        return Batch(len(chosen), select(self.columns), keys, seeds, select(self.labels))
 
     def split(self, rows: int) -> list[Batch]:
         """Micro-batches of at most `rows` rows."""
         return [self.between(i, min(i + rows, self.size)) for i in range(0, self.size, rows)]
 
     def present(self) -> Tensor:
-        """(B, S) bool, sources in the order of `columns`."""
+        """Which rows have which source: (B, S) bool, sources in the order of `columns`."""
         table = torch.zeros(
             self.size, len(self.columns), dtype=torch.bool, device=self.seeds.device
         )
@@ -108,7 +123,8 @@ class Batch:
             table[column.rows, number] = True
         return table
 
-    def to(self, device) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device."""
         columns, labels = (
             {s: c.to(device) for s, c in part.items()} for part in (self.columns, self.labels)
         )

@@ -1,4 +1,4 @@
-"""Where this user's machine keeps what is worth keeping between runs."""
+"""The cache folder of this user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$AMODAL_CACHE, or `amodal` in the user's cache folder. It need not exist."""
+    """$AMODAL_CACHE, or `amodal` in the user's cache folder. It may not exist yet."""
     if chosen := os.environ.get("AMODAL_CACHE"):
         return Path(chosen).expanduser()
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""The progress of a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Clock:
-    """step: optimizer steps done, 1, 2, …; steps: how many there will be."""
+    """The progress of a run.
+
+    Args:
+        step: Optimizer steps done, 1, 2, …
+        steps: Of the whole run.
+    """
 
     step: int
     steps: int
 
     @property
     def progress(self) -> float:
-        """From 0 to 1."""
+        """Share of the steps that are done, from 0 to 1."""
         return min(self.step / max(self.steps, 1), 1.0)

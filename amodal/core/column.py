@@ -1,4 +1,4 @@
-"""One source's values for the rows that have it."""
+"""The values of one source, for the rows that have it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from amodal.core.host import host_copy, known, on_host, paired, take, to_device,
 
 @dataclass(frozen=True)
 class Ragged:
-    """Values of different lengths, end to end.
+    """Values of different lengths, concatenated.
 
-    flat: (sum of lengths, ...); lengths: (N,) int64, zero allowed. The CPU knows the lengths
-    wherever they lie, see `core.host`.
+    The CPU has a copy of the lengths wherever they lie, see `amodal.core.host`.
+
+    Args:
+        flat: (sum of lengths, ...).
+        lengths: (N,) int64, zero allowed.
     """
 
     flat: Tensor
     lengths: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.lengths.dim() != 1 or self.lengths.dtype != torch.int64:
             raise ValueError(
                 f"lengths must be (N,) int64, got {tuple(self.lengths.shape)} {self.lengths.dtype}"
@@ -31,27 +34,32 @@ class Ragged:
 
     @staticmethod
     def of(values: Sequence[Tensor]) -> Ragged:
-        """values: N tensors that agree in every dimension but the first; N >= 1."""
-        return Ragged(
-            torch.cat(list(values)), torch.tensor([len(v) for v in values], dtype=torch.int64)
-        )
+        """Concatenate values.
+
+        Args:
+            values: N >= 1 tensors that agree in every dimension but the first.
+        """
+        lengths = torch.tensor([len(v) for v in values], dtype=torch.int64)
+        return Ragged(torch.cat(list(values)), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: Tensor) -> Ragged:
-        """The values at `index` (n,) int64, in that order."""
+        """The values at `index` (n,) int64, in its order."""
         lengths = take(self.lengths, index)
         return Ragged(self.flat[spans(take(self.starts(), index), lengths)], lengths)
 
     def starts(self) -> Tensor:
-        """(N,) where each value begins in `flat`."""
+        """(N,) the index in `flat` of the start of each value."""
         return on_host(lambda lengths: lengths.cumsum(0) - lengths, self.lengths)
 
     def split(self) -> tuple[Tensor, ...]:
-        return self.flat.split(host_copy(self.lengths).tolist())
+        """The N values as tensors."""
+        return torch.split(self.flat, host_copy(self.lengths).tolist())
 
-    def to(self, device) -> Ragged:
+    def to(self, device: torch.device | str) -> Ragged:
+        """The values on a device."""
         return Ragged(to_device(self.flat, device), to_device(self.lengths, device))
 
 
@@ -59,7 +67,7 @@ Values = Tensor | Ragged
 
 
 def spans(starts: Tensor, lengths: Tensor) -> Tensor:
-    """(sum of lengths,) the indices start, start+1, … of every span, end to end."""
+    """(sum of lengths,) the indices start, start+1, … of every span, concatenated."""
     return on_host(_spans, starts, lengths)
 
 
@@ -70,7 +78,7 @@ def _spans(starts: Tensor, lengths: Tensor) -> Tensor:
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Lengths or rows, one list after another; the CPU knows of the whole if it does of the parts."""
+    """Concatenate lengths or rows. The result has a CPU copy if all parts have one."""
     copies = [known(p) for p in parts]
     whole = torch.cat(list(parts))
     if whole.device.type == "cpu" or any(c is None for c in copies):
@@ -79,7 +87,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def concatenate(parts: Sequence[Values]) -> Values:
-    """Values one after another; all Tensors or all Ragged."""
+    """Concatenate values, which are all Tensors or all Ragged."""
     if isinstance(parts[0], Ragged):
         ragged = cast(Sequence[Ragged], parts)
         return Ragged(torch.cat([p.flat for p in ragged]), joined([p.lengths for p in ragged]))
@@ -88,13 +96,17 @@ def concatenate(parts: Sequence[Values]) -> Values:
 
 @dataclass(frozen=True)
 class Column:
-    """values: Tensor (N, ...) or Ragged of N; rows: (N,) int64, ascending and unique: the rows of
-    the batch that have them."""
+    """The values of one source.
+
+    Args:
+        values: (N, ...), or Ragged with N values.
+        rows: (N,) int64, ascending and unique: the rows of the batch that have a value.
+    """
 
     values: Values
     rows: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rows.dim() != 1 or self.rows.dtype != torch.int64:
             raise ValueError(
                 f"rows must be (N,) int64, got {tuple(self.rows.shape)} {self.rows.dtype}"
@@ -106,7 +118,11 @@ class Column:
         return len(self.rows)
 
     def at(self, index: Tensor) -> Column:
-        """The entries at `index` (n,) int64 or (N,) bool, which must keep the order of rows."""
+        """Some entries.
+
+        Args:
+            index: (n,) int64 that keeps the order of rows, or (N,) bool.
+        """
         index = to_device(
             where_true(index) if index.dtype == torch.bool else index, self.rows.device
         )
@@ -120,24 +136,25 @@ class Column:
         return Column(piece.values, on_host(lambda rows: rows - start, piece.rows))
 
     def present(self, size: int) -> Tensor:
-        """(size,) bool: which rows have a value."""
+        """Which rows of a batch have a value: (size,) bool."""
         return torch.zeros(size, dtype=torch.bool, device=self.rows.device).index_fill_(
             0, self.rows, True
         )
 
     @property
     def flat(self) -> Tensor:
-        """The numbers alone: the values, or those of Ragged end to end."""
+        """The values as one tensor: `values`, or `values.flat` of Ragged."""
         return self.values.flat if isinstance(self.values, Ragged) else self.values
 
     def with_flat(self, numbers: Tensor) -> Column:
-        """Other numbers for the same rows, of the same lengths."""
+        """A column with other numbers for the same rows and lengths."""
         return Column(
             Ragged(numbers, self.values.lengths) if isinstance(self.values, Ragged) else numbers,
             self.rows,
         )
 
-    def to(self, device) -> Column:
+    def to(self, device: torch.device | str) -> Column:
+        """The column on a device."""
         values = (
             self.values.to(device)
             if isinstance(self.values, Ragged)
@@ -147,15 +164,18 @@ class Column:
 
     @staticmethod
     def stack(parts: Sequence[Column], sizes: Sequence[int]) -> Column:
-        """Columns of consecutive batches of `sizes` rows as one column of the batch they make
-        together."""
+        """Concatenate the columns of consecutive batches.
+
+        Args:
+            sizes: Rows of each batch.
+        """
         offsets = [sum(sizes[:i]) for i in range(len(sizes))]
         rows = [on_host(lambda rows, o=o: rows + o, p.rows) for p, o in zip(parts, offsets)]
         return Column(concatenate([p.values for p in parts]), joined(rows))
 
 
 def shared_rows(a: Column, b: Column) -> tuple[Tensor, Tensor]:
-    """Indices into `a` and into `b` of the rows that both have, in row order."""
+    """Indices into `a` and `b` of the rows that both have, two (n,) int64 in row order."""
     rows_a, rows_b = host_copy(a.rows), host_copy(b.rows)
     at_b = torch.searchsorted(rows_b, rows_a).clamp(max=max(len(b) - 1, 0))
     both = rows_b[at_b] == rows_a if len(b) else torch.zeros(len(a), dtype=torch.bool)
@@ -163,6 +183,6 @@ def shared_rows(a: Column, b: Column) -> tuple[Tensor, Tensor]:
 
 
 def both(a: Column, b: Column) -> tuple[Column, Column]:
-    """The rows that two columns share, of each."""
+    """The entries of both columns for the rows that both have."""
     at_a, at_b = shared_rows(a, b)
     return a.at(at_a), b.at(at_b)

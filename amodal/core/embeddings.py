@@ -1,4 +1,4 @@
-"""What an encoder makes of a batch: one vector for each source that a row has."""
+"""The output of an encoder: one vector for each source of each row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -15,11 +16,16 @@ from amodal.core.host import host_copy, on_host, to_device
 from amodal.errors import unknown
 
 FUSED = "fused"
-"""The reserved source of vectors that a network made of all sources of a row together."""
+"""The reserved source of vectors of all sources of a row together."""
 
 
 class Embeddings:
-    """columns: source -> Column of (N, D); size: B rows."""
+    """One vector for each source of each row.
+
+    Args:
+        columns: Source -> values (N, D).
+        size: Rows of the batch, B.
+    """
 
     def __init__(self, columns: dict[str, Column], size: int):
         self.columns, self.size = columns, size
@@ -37,28 +43,38 @@ class Embeddings:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The fields, without the fused vectors."""
+        """The sources, without the fused vectors."""
         return tuple(s for s in self.columns if s != FUSED)
 
     def pair(self, a: str, b: str) -> tuple[Tensor, Tensor]:
-        """Two (n, D): the vectors of the rows that have both, in row order."""
+        """The vectors of the rows that have both sources, two (n, D) in row order."""
         at_a, at_b = shared_rows(self[a], self[b])
         return vectors(self[a])[at_a], vectors(self[b])[at_b]
 
     def complete(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-        """rows (n,) that have every one of `names`, and their vectors, one (n, D) for each name."""
+        """The rows that have all of some sources.
+
+        Returns:
+            (n,) the rows, and their vectors, one (n, D) for each name.
+        """
         counts = [torch.bincount(host_copy(self[n].rows), minlength=self.size) for n in names]
         count = torch.stack(counts).sum(0)
         common = (count == len(names)).nonzero().squeeze(1)
-        place = [
+        indices = [
             on_host(lambda rows: torch.searchsorted(rows, common), self[n].rows) for n in names
         ]
         rows = to_device(common, self[names[0]].rows.device)
-        return rows, [vectors(self[n])[at] for n, at in zip(names, place)]
+        return rows, [vectors(self[n])[index] for n, index in zip(names, indices)]
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
-        """One vector for each row that has any of `names`: the network's own where there is one and
-        all fields are asked for, else the mean of the unit vectors that the row has."""
+        """One vector for each row that has any of some sources.
+
+        It is the fused vector of the network if there is one and `names` is None, else the mean of
+        the row's unit vectors.
+
+        Args:
+            names: Sources; None for all.
+        """
         if names is None and FUSED in self:
             return self[FUSED]
         columns = [self[n] for n in (names if names is not None else self.sources)]
@@ -73,11 +89,11 @@ class Embeddings:
         return Column(total[rows] / count[rows].unsqueeze(1), rows)
 
     def with_columns(self, columns: Mapping[str, Column], size: int) -> Embeddings:
-        """Other values of the same columns."""
+        """Embeddings with other values of the same columns."""
         return Embeddings(dict(columns), size)
 
-    def to_numpy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """source -> (rows (N,), vectors (N, D) float32)."""
+    def to_numpy(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Source -> rows (N,) int64 and vectors (N, D) float32."""
         return {
             s: (c.rows.cpu().numpy(), vectors(c).detach().float().cpu().numpy())
             for s, c in self.columns.items()
@@ -85,12 +101,12 @@ class Embeddings:
 
     @staticmethod
     def stack(parts: Sequence[Embeddings]) -> Embeddings:
-        """Embeddings of consecutive batches as one."""
+        """Concatenate the embeddings of consecutive batches."""
         sizes = [p.size for p in parts]
         columns = {s: Column.stack([p[s] for p in parts], sizes) for s in parts[0]}
         return Embeddings(columns, sum(sizes))
 
 
 def vectors(column: Column) -> Tensor:
-    """The values of a column that has one vector for each row."""
+    """The values (N, D) of a column with one vector for each row."""
     return cast(Tensor, column.values)

@@ -1,4 +1,4 @@
-"""What a method computes of each row, as a small frozen record with names."""
+"""The features of a method, as a frozen record of columns."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from amodal.core.embeddings import Embeddings
 from amodal.errors import AmodalError, unknown
 
 Columns = Mapping[str, Column]
-"""source -> column."""
+"""Source -> column."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureRecord:
-    """The features of a batch: what carries gradients from the encoder to the losses.
+    """The features of a batch, through which gradients pass from the losses to the encoder.
 
-    A method subclasses it, as a frozen dataclass whose fields are a `Column`, `Columns`, or `Column
-    | None` for one that some batches lack. The loop needs no more than `columns` and `with_columns`
-    to cut, gather and stack records of any kind.
+    A method subclasses it as a frozen dataclass. Its fields are a `Column`, `Columns`, or
+    `Column | None` for one that some batches lack. The loop uses only `columns` and `with_columns`
+    to split, gather and stack them.
 
     Args:
         size: Rows of the batch, B.
@@ -36,7 +36,7 @@ class FeatureRecord:
 
     @property
     def columns(self) -> dict[str, Column]:
-        """Every column under one name: the field's, or `field/source` for those of a mapping."""
+        """All columns by name: the field's, or `field/source` for those of a mapping."""
         flat: dict[str, Column] = {}
         for name in self._names():
             value = getattr(self, name)
@@ -47,10 +47,10 @@ class FeatureRecord:
         return flat
 
     def with_columns(self, columns: Columns, size: int) -> Self:
-        """The same kind of record with other values of the same columns.
+        """A record with other values of the same columns.
 
         Args:
-            columns: As of `columns`.
+            columns: With the names of `columns`.
             size: Rows of the other batch.
         """
         values: dict[str, Any] = {}
@@ -81,8 +81,8 @@ class FeatureRecord:
             value = getattr(self, name)
             if not (value is None or isinstance(value, Column | Mapping)):
                 raise AmodalError(
-                    f"{type(self).__name__}.{name} is a {type(value).__name__}; features are columns, one entry a row: a "
-                    "Column, or a dict of source -> Column"
+                    f"{type(self).__name__}.{name} is a {type(value).__name__}; features are "
+                    "columns, one entry a row: a Column, or a dict of source -> Column"
                 )
 
     def _names(self) -> list[str]:
@@ -94,7 +94,7 @@ Features = Embeddings | FeatureRecord
 
 
 def stack_features(parts: Sequence[Features]) -> Features:
-    """The features of consecutive batches as those of one."""
+    """Concatenate the features of consecutive batches."""
     sizes, columns = [part.size for part in parts], [part.columns for part in parts]
     whole = {name: Column.stack([c[name] for c in columns], sizes) for name in columns[0]}
     return parts[0].with_columns(whole, sum(sizes))

@@ -1,9 +1,9 @@
-"""What the CPU knows of tensors that lie on another device.
+"""CPU copies of index tensors that lie on another device.
 
-How long values are, and which rows have them, decides how a network is called: the CPU has to know
-it. Asking a GPU for it makes the CPU wait until the GPU has done all it was sent before. So where
-such a tensor was made on the CPU, its copy there stays known for as long as the tensor lives, and
-what follows from it is computed on the CPU and sent, never fetched.
+Lengths and row numbers decide how a network is called, so the CPU needs them. Fetching them from a
+GPU would wait for all work queued there. So the CPU copy of a tensor that was made on the CPU is
+held as long as the tensor lives. Whatever follows from it is computed on the CPU and sent to the
+device, never fetched.
 
 On a CPU every function here is the plain operation: a tensor is its own copy.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _copies = WeakTensorKeyDictionary()
-"""Tensor on a device -> (its version then, the same numbers on the CPU or what makes them)."""
+"""Tensor on a device -> its version at the time, and its CPU copy or a function that makes it."""
 
 Copy = Tensor | Callable[[], Tensor | None] | None
 
@@ -27,11 +27,13 @@ def _version(t: Tensor) -> int:
 
 
 def known(t: Tensor) -> Tensor | None:
-    """The numbers of `t` on the CPU, if they are known there without asking its device."""
+    """The CPU copy of `t`, None if there is none."""
     if t.device.type == "cpu":
         return t
-    version, copy = _copies.get(t, (None, None))
-    if version != _version(t):  # never known, or changed in place since
+    missing: tuple[int | None, Copy] = (None, None)
+    entry: tuple[int | None, Copy] = _copies.get(t, missing)  # type: ignore[no-untyped-call]  # of torch
+    version, copy = entry
+    if version != _version(t):  # no copy, or one from before a change in place
         return None
     if copy is not None and not isinstance(copy, Tensor):
         copy = copy()
@@ -40,7 +42,7 @@ def known(t: Tensor) -> Tensor | None:
 
 
 def host_copy(t: Tensor) -> Tensor:
-    """The numbers of `t` on the CPU; waits for its device where they are not known yet."""
+    """The CPU copy of `t`. Without one it waits for the device."""
     copy = known(t)
     if copy is None:
         copy = t.detach().cpu()
@@ -49,33 +51,38 @@ def host_copy(t: Tensor) -> Tensor:
 
 
 def paired(t: Tensor, copy: Copy) -> Tensor:
-    """`t`, of which from now on `copy` is known to be the same on the CPU. copy: or what makes it
-    when it is asked for; None for nothing known."""
+    """Register a CPU copy of `t`, and return `t`.
+
+    Args:
+        copy: The copy, or a function that makes it when it is needed; None for no copy.
+    """
     if copy is not None and t.device.type != "cpu":
         _copies[t] = _version(t), copy
     return t
 
 
 def to_device(t: Tensor, device: torch.device | str) -> Tensor:
-    """`t` on a device, sent there without waiting; what the CPU knows of it, it goes on knowing."""
+    """`t` on a device, sent without waiting, with its CPU copy if there is one."""
     device = torch.device(device)
     copy = known(t)
     if device.type == "cpu":
         return t.to(device) if copy is None else copy
-    # from ordinary memory a copy has left it when the call returns, so that nobody can overwrite it
-    # on its way
+    # from pageable memory the transfer has left it when the call returns, so that changing `t`
+    # afterwards is safe
     return paired(t.to(device, non_blocking=True), copy)
 
 
 def on_host(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`compute` of what the CPU knows of tensors that are all on one device, sent there."""
+    """Call `compute` with the CPU copies of tensors on one device, and send the result there."""
     return to_device(compute(*map(host_copy, tensors)), tensors[0].device)
 
 
 def constant(
-    numbers: Sequence | float | int | bool, like: Tensor, dtype: torch.dtype | None = None
+    numbers: Sequence[object] | float | int | bool,
+    like: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Numbers of Python beside `like`: on its device, and of its type unless another is named."""
+    """Python numbers as a tensor on the device of `like`, by default of its dtype."""
     return to_device(torch.tensor(numbers, dtype=dtype or like.dtype), like.device)
 
 
@@ -84,9 +91,10 @@ def take(t: Tensor, index: Tensor) -> Tensor:
 
     Args:
         t: (T, ...), on any device.
-        index: (n,) int64, or (T,) bool where true; on the CPU or on the device of `t`.
+        index: (n,) int64, or (T,) bool; on the CPU or on the device of `t`.
 
-    Returns: (n, ...) on the device of `t`. What the CPU knows of both, it knows of the result.
+    Returns:
+        (n, ...) on the device of `t`. It has a CPU copy if `t` and `index` have one.
     """
     if index.dtype is torch.bool:
         index = to_device(host_copy(index).nonzero().squeeze(1), t.device)
@@ -97,12 +105,12 @@ def take(t: Tensor, index: Tensor) -> Tensor:
         return taken
 
     def on_cpu() -> Tensor | None:
-        copy, place = known(t), known(index)
-        return None if copy is None or place is None else copy[place]
+        copy, index_copy = known(t), known(index)
+        return None if copy is None or index_copy is None else copy[index_copy]
 
     return paired(taken, on_cpu if t in _copies and index in _copies else None)
 
 
 def where_true(mask: Tensor) -> Tensor:
-    """(n,) int64 where a (T,) mask is true or a number not zero, on its device."""
+    """(n,) int64, the indices where a (T,) mask is true, or a number is not zero."""
     return on_host(lambda m: m.nonzero().squeeze(1), mask)

@@ -1,13 +1,13 @@
-"""float32 matrix products by the library that is quicker on this CPU.
+"""float32 matrix products by the faster library on this CPU.
 
-torch sends them to its own BLAS (MKL on x86). oneDNN, which torch has too, is quicker on some CPUs
-and slower on others of the same brand: on two EPYCs with AVX-512 it came to 227 against 110 GFLOP/s
-a core, and to 0.8 … 0.9 of the other. So nobody can tell by the name of a CPU, and it is measured:
-once for each machine, kept in the user's cache folder. The choice changes the last bits of a
-product, so a run keeps it in its config and goes on with it.
+torch uses its own BLAS (MKL on x86). oneDNN, which torch has too, is faster on some CPUs and slower
+on others of the same brand. On two EPYCs with AVX-512 it reached 227 against 110 GFLOP/s a core on
+the first, and 0.8 to 0.9 of MKL on the second. The name of a CPU does not predict it, so it is
+measured once per machine and cached. The choice changes the last bits of a product, so a run stores
+it in its config and continues with it.
 
-torch takes oneDNN where products may be rounded to bf16. Some CPUs then round; there oneDNN is not
-a choice, which is measured too.
+torch uses oneDNN where products may be rounded to bf16. Some CPUs do round then. oneDNN is not
+available there, which is measured too.
 """
 
 from __future__ import annotations
@@ -31,28 +31,29 @@ from amodal.core.cache_dir import cache_dir
 from amodal.errors import AmodalError, unknown
 
 CHOICES = ("auto", "torch", "onednn")
-"""auto: what is measured to be quicker here; torch: what torch chooses; onednn: oneDNN."""
+"""auto: the faster one by measurement; torch: the default of torch; onednn: oneDNN."""
 
 PLAIN, ALLOWED = "highest", "medium"
-"""What torch calls float32 products, and those that may be rounded to bf16."""
+"""torch's precisions of float32 products, and of those that may be rounded to bf16."""
 
 MARGIN = 1.1
-"""oneDNN is taken where it is so much quicker; below it a measurement would decide by chance."""
+"""oneDNN is chosen if it is faster by this factor; smaller differences are noise."""
 
 SHAPE = (2048, 384, 1536)
-"""(rows, inner, columns) of the product that is measured: the MLP of a block 384 wide, on 2048
-tokens."""
+"""(rows, inner, columns) of the measured product: the MLP of a block 384 wide, on 2048 tokens."""
 
 REPEATS = 5
 LARGEST_ERROR = 1e-5
-"""Of a product, as a share of its largest value; rounded to bf16 it would be off by 1e-3 or more.
-"""
+"""Of a product, relative to its largest value. With bf16 rounding it is 1e-3 or more."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """GFLOP/s of one large float32 product by each library, and whether oneDNN's is as exact as
-    float32 should be."""
+    """GFLOP/s of one large float32 product by each library.
+
+    Args:
+        exact: Whether oneDNN's product has float32 precision.
+    """
 
     torch: float
     onednn: float
@@ -64,53 +65,52 @@ class Measurement:
 
 
 def measure() -> Measurement:
-    """Take the measurement: a fifth of a second on a core of today."""
+    """Measure both libraries, in about 0.2 s."""
     generator = torch.Generator().manual_seed(0)
     rows, inner, columns = SHAPE
-    a, b = (
-        torch.randn(rows, inner, generator=generator),
-        torch.randn(inner, columns, generator=generator),
-    )
+    a = torch.randn(rows, inner, generator=generator)
+    b = torch.randn(inner, columns, generator=generator)
     seconds: dict[str, list[float]] = {PLAIN: [], ALLOWED: []}
     before, product = torch.get_float32_matmul_precision(), a
     try:
         for i in range(REPEATS + 1):
-            for setting, found in seconds.items():
+            for setting, times in seconds.items():
                 torch.set_float32_matmul_precision(setting)
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 product = a @ b
                 if i:  # the first call of each also loads its code
-                    found.append(time.perf_counter() - begun)
+                    times.append(time.perf_counter() - start)
     finally:
         torch.set_float32_matmul_precision(before)
     exact = a[:256].double() @ b.double()
-    error = float(
-        (product[:256] - exact).abs().max() / exact.abs().max()
-    )  # of the last product, which is oneDNN's
+    # the last product is oneDNN's
+    error = float((product[:256] - exact).abs().max() / exact.abs().max())
     rate = {
-        setting: 2e-9 * rows * inner * columns / min(found) for setting, found in seconds.items()
+        setting: 2e-9 * rows * inner * columns / min(times) for setting, times in seconds.items()
     }
     return Measurement(round(rate[PLAIN], 1), round(rate[ALLOWED], 1), error < LARGEST_ERROR)
 
 
 @cache
 def measured() -> Measurement | None:
-    """What is known of this machine: measured now if it never was. None where there is no choice,
-    see `reason_against`."""
+    """The measurement of this machine, from the cache or taken now.
+
+    None where there is no choice, see `reason_against`.
+    """
     if reason_against():
         return None
     file, key = cache_dir() / "matmul.json", machine()
     if (known := _read(file).get(key)) is not None:
         return known
-    taken = measure()
-    # another process may have measured in the meantime; whichever comes first holds for all, since
-    # the choice changes bits
-    return _keep(file, key, taken)
+    # another process may have measured in the meantime; the first one counts for all, since the
+    # choice changes bits
+    return _store(file, key, measure())
 
 
 def machine() -> str:
-    """What a measurement holds for: a kind of CPU, a number of threads and a version of torch."""
-    about: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not say
+    """The key of a measurement: CPU, number of threads and version of torch."""
+    # torch before 2.12 does not have it
+    about: dict[str, str] = getattr(torch.cpu, "get_capabilities", dict)()
     name = about.get("cpu_name") or _cpu_name() or platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
@@ -126,17 +126,16 @@ def _cpu_name() -> str:
 
 
 def reason_against() -> str:
-    """Why oneDNN is no choice here, as a clause; "" where it is."""
+    """Why oneDNN is not available here, as a clause; "" where it is."""
     if torch.cuda.is_available():
-        return "the setting would reach the GPU's products too and round them"
-    if not torch.backends.mkldnn.is_available():
+        return "the setting would also round products on the GPU"
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # of torch
         return "this torch was built without it"
     return ""
 
 
 def _read(file: Path) -> dict[str, Measurement]:
-    """All that is kept; nothing where the file is missing or no longer readable, for then it is
-    measured anew."""
+    """All cached measurements; none if the file is missing or damaged."""
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         return {key: Measurement(**entry) for key, entry in entries.items()}
@@ -144,9 +143,8 @@ def _read(file: Path) -> dict[str, Measurement]:
         return {}
 
 
-def _keep(file: Path, key: str, taken: Measurement) -> Measurement:
-    """Write a measurement beside the others, unless one of this machine stands there by now.
-    Returns the one that holds."""
+def _store(file: Path, key: str, taken: Measurement) -> Measurement:
+    """Cache a measurement unless one exists by now. Returns the one that counts."""
     known = _read(file)
     if key in known:
         return known[key]
@@ -158,27 +156,29 @@ def _keep(file: Path, key: str, taken: Measurement) -> Measurement:
         ) as draft:
             json.dump(entries, draft, indent=1)
         os.replace(draft.name, file)
-    except (
-        OSError
-    ):  # a cache that cannot be written costs a measurement in each process, and nothing else
+    except OSError:
+        # without a cache each process measures once more
         return taken
     return taken
 
 
 def choose(option: str = "auto") -> str:
-    """The library for an option of `CHOICES`: "torch" or "onednn". Raises AmodalError where it
-    cannot be had."""
+    """The library for an option of `CHOICES`: "torch" or "onednn".
+
+    Raises:
+        AmodalError: If oneDNN is requested and not available.
+    """
     if option not in CHOICES:
         raise unknown("matmul", option, CHOICES)
     if option == "torch":
         return option
-    found = measured()
+    measurement = measured()
     if option == "auto":
-        return found.choice if found is not None else "torch"
-    exact = found is not None and found.exact
+        return measurement.choice if measurement is not None else "torch"
+    exact = measurement is not None and measurement.exact
     if reason := reason_against() or ("" if exact else "here it rounds them to bf16"):
         raise AmodalError(
-            f"float32 products by oneDNN are no choice: {reason}; take matmul = auto or torch"
+            f"float32 products by oneDNN are not available: {reason}; take matmul = auto or torch"
         )
     return option
 
@@ -188,14 +188,15 @@ def for_run(
     stored: str | None,
     agree: Callable[[Callable[[], str]], str] = lambda decide: decide(),
 ) -> str:
-    """The library of a run, which goes on with the one that it began with.
+    """The library of a run. A resumed run continues with the same one.
 
     Args:
-        option: of `CHOICES`, what is asked for now. stored: what the config of the run says; None
-        for a new run, or one from before there was a choice. agree: a function that lets one
-        process decide for all, `train.distributed.from_first`.
+        option: The requested one, of `CHOICES`.
+        stored: The one in the config of the run; None for a new run.
+        agree: Lets one process decide for all, as `train.distributed.from_first`.
 
-    Raises: AmodalError where a run would go on with another library than it began with.
+    Raises:
+        AmodalError: If a resumed run would change the library.
     """
     if option not in CHOICES:
         raise unknown("matmul", option, CHOICES)
@@ -203,25 +204,25 @@ def for_run(
         return agree(lambda: choose(option))
     if option not in ("auto", stored):
         raise AmodalError(
-            f"this run began with matmul = {stored} and cannot go on with {option}, which changes the last bits of every product"
+            f"this run began with matmul = {stored} and cannot continue with {option}, "
+            "which changes the last bits of every product"
         )
     return agree(lambda: choose(stored))
 
 
 def described() -> str:
-    """One line for people: what was measured, and what follows."""
-    found = measured()
-    if found is None:
-        return f"products as torch chooses: {reason_against()}"
-    rates = f"{found.torch:.0f} GFLOP/s by torch, {found.onednn:.0f} by oneDNN"
-    rounds = "" if found.exact else ", which rounds them to bf16"
-    taken = {"onednn": "oneDNN", "torch": "torch's"}[found.choice]
-    return f"{rates}{rounds}; training and evaluation take {taken} (--matmul auto)"
+    """The measurement and the choice, as a line for `amodal doctor`."""
+    measurement = measured()
+    if measurement is None:
+        return f"products by torch's default library: {reason_against()}"
+    rates = f"{measurement.torch:.0f} GFLOP/s by torch, {measurement.onednn:.0f} by oneDNN"
+    rounds = "" if measurement.exact else ", which rounds them to bf16"
+    library = {"onednn": "oneDNN", "torch": "torch's"}[measurement.choice]
+    return f"{rates}{rounds}; training and evaluation take {library} (--matmul auto)"
 
 
 def _setting() -> str | None:
-    """What the process has set; None if it was set for some libraries alone, which is then left as
-    it is."""
+    """The precision set in this process; None if it differs between libraries."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -229,12 +230,11 @@ def _setting() -> str | None:
 
 
 class fast_products(ContextDecorator):
-    """Within it, or in a function decorated with it, large float32 products are computed by a
-    library of `CHOICES`.
+    """Context manager and decorator: compute large float32 products by a library of `CHOICES`.
 
-    The setting is the process's: it holds for all threads from the first that enters until the last
-    leaves, and then is what it was. What the first has chosen holds for those inside it. Somebody
-    who has set torch's own switch keeps it.
+    The setting is global to the process. It holds for all threads from the first that enters until
+    the last leaves, and the first one's choice counts. If the user has set torch's precision, that
+    is left unchanged.
     """
 
     _lock, _inside, on = threading.Lock(), 0, False
@@ -253,7 +253,7 @@ class fast_products(ContextDecorator):
             cls._inside += 1
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         cls = fast_products
         with cls._lock:
             cls._inside -= 1
@@ -263,5 +263,5 @@ class fast_products(ContextDecorator):
 
 
 def are_fast(x: Tensor) -> bool:
-    """Whether products of `x` go to oneDNN now."""
+    """Whether products of `x` are computed by oneDNN now."""
     return fast_products.on and x.dtype is torch.float32 and x.device.type == "cpu"

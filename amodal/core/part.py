@@ -1,4 +1,8 @@
-"""Modules that know how they were made, so that what is saved can be built again."""
+"""Parts: modules that record their constructor arguments, so that a saved model can be rebuilt.
+
+A spec is the JSON form of a part. It can name parts of this package and of installed plug-ins only,
+so that opening a file never imports other code.
+"""
 
 from __future__ import annotations
 
@@ -8,59 +12,88 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
 from amodal.errors import AmodalError
 
 Spec = dict[str, Any]
-"""{"part": name, "args": {…}}, JSON-able; parts among the arguments are specs themselves."""
+"""{"part": name, "args": {…}} in JSON. Parts among the arguments are specs themselves."""
 
 PACKAGE = "amodal."
 ROOMS = ("nn.", "modalities.")
-"""Where the package's own parts live: a spec can name nothing else."""
+"""Modules of the package whose classes a spec can name."""
 PLUGINS = ("methods", "modalities", "protocols", "backbones", "datasets")
 NAME = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)+:[A-Z]\w*")
 
 
 class Part(nn.Module):
-    """A module whose constructor arguments are its description.
+    """A module that records its constructor arguments.
 
-    They are captured when it is made, so a subclass writes nothing down. Arguments are JSON-able
-    values, parts, modalities, and lists and dicts of these.
+    They are captured when it is constructed, so a subclass needs no code for it. Arguments are
+    plain values, parts, modalities, and lists and dicts of these. Only arguments that were passed
+    are recorded, not defaults.
+
+    Example:
+        >>> class Scale(Part):
+        ...     def __init__(self, factor: float):
+        ...         super().__init__()
+        ...         self.factor = factor
+        >>> Scale(2.0).spec["args"]
+        {'factor': 2.0}
     """
 
     _args: dict[str, Any]
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        if args or kwargs:  # a copy is made without, and gets the state of the original
-            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs).arguments
-            named = {k: v for k, v in bound.items() if k not in ("self", "kwargs")}
-            object.__setattr__(self, "_args", named | bound.get("kwargs", {}))
-        else:
-            object.__setattr__(self, "_args", {})
+        # `copy` and `pickle` pass no arguments, and restore `_args` with the rest of the state
+        captured = constructor_arguments(cls, self, args, kwargs) if args or kwargs else {}
+        # nn.Module.__setattr__ does not work before nn.Module.__init__
+        object.__setattr__(self, "_args", captured)
         return self
 
     @property
     def spec(self) -> Spec:
-        """What `build` makes this part of again, without its weights."""
+        """The spec from which `build` makes this part, without its weights."""
         return {
             "part": part_name(type(self)),
             "args": {k: to_spec(v) for k, v in self._args.items()},
         }
 
     def describe_as(self, **changes: Any) -> None:
-        """Other arguments make this part from now on: for parts that are extended after they were
-        made."""
+        """Change the recorded arguments, for parts that are extended after construction."""
         object.__setattr__(self, "_args", self._args | changes)
 
     @classmethod
     def from_args(cls, **args: Any) -> Part:
-        """The part that these arguments describe; for those that are not built by their
-        constructor."""
+        """Build the part of a spec's arguments; to override where the constructor takes others."""
         return cls(**args)
+
+
+def constructor_arguments(
+    cls: type, instance: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Name -> value of the arguments of a constructor call; those of `**kwargs` by their own names.
+
+    Raises:
+        TypeError: If the arguments do not fit the constructor, or it takes `*args`, which have no
+            names.
+    """
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of a class, not an instance
+    bound = signature.bind(instance, *args, **kwargs)
+    receiver = next(iter(signature.parameters))  # usually `self`
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            raise TypeError(f"{cls.__qualname__} takes *{name}; a Part names all its arguments")
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        elif name != receiver:
+            named[name] = value
+    return named
 
 
 Codec = tuple[
@@ -75,12 +108,21 @@ def register_codec(
     is_written: Callable[[Any], bool],
     read: Callable[[Any], Any],
 ) -> None:
-    """Let specs hold another kind of value, such as modalities."""
+    """Let specs hold another type of value, such as modalities.
+
+    Args:
+        is_value, write: Whether a value is of this type, and its JSON form.
+        is_written, read: Whether JSON is of this form, and the value of it.
+    """
     _codecs.append((is_value, write, is_written, read))
 
 
 def to_spec(value: Any) -> Any:
-    """A constructor argument as JSON-able data. Raises AmodalError for what cannot be written down."""
+    """The JSON form of a constructor argument.
+
+    Raises:
+        AmodalError: If it has none.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Part):
@@ -93,14 +135,17 @@ def to_spec(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_spec(v) for v in value]
     raise AmodalError(
-        f"{type(value).__name__} cannot be written into the description of a model. Give plain values, modalities or parts "
-        "(subclasses of amodal.core.part.Part)."
+        f"{type(value).__name__} cannot be written into the spec of a model. Give plain values, "
+        "modalities or parts (subclasses of amodal.core.part.Part)."
     )
 
 
 def from_spec(data: Any) -> Any:
-    """What `to_spec` wrote, built again. Raises AmodalError for parts that are not the package's or
-    an installed plug-in's."""
+    """The inverse of `to_spec`.
+
+    Raises:
+        AmodalError: For parts that are neither of the package nor of an installed plug-in.
+    """
     if isinstance(data, list):
         return [from_spec(v) for v in data]
     if not isinstance(data, dict):
@@ -114,14 +159,17 @@ def from_spec(data: Any) -> Any:
 
 
 def build(spec: Spec) -> Part:
-    """The part of a spec, with fresh weights. Raises AmodalError."""
+    """Build the part of a spec, with fresh weights.
+
+    Raises:
+        AmodalError: As `part_class` and `from_spec`.
+    """
     kind = part_class(spec["part"])
     return kind.from_args(**{k: from_spec(v) for k, v in spec["args"].items()})
 
 
 def part_name(kind: type) -> str:
-    """The name of a class of parts in specs: `nn.pooling:ClsPool` for the package's own,
-    `package.module:Class` for others."""
+    """The name of a class in specs: `nn.pooling:ClsPool`, `package.module:Class` of plug-ins."""
     return f"{kind.__module__.removeprefix(PACKAGE)}:{kind.__qualname__}"
 
 
@@ -129,8 +177,8 @@ def part_class(name: str) -> type[Part]:
     """The class that a spec names.
 
     Raises:
-        AmodalError: If the name is neither of a part of this package nor of one of an installed
-        plug-in. Nothing is imported then.
+        AmodalError: If it is neither a part of this package nor of an installed plug-in. Nothing is
+            imported then.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise AmodalError(
@@ -141,22 +189,22 @@ def part_class(name: str) -> type[Part]:
         module = PACKAGE + module
     elif module.partition(".")[0] not in plugin_packages():
         raise AmodalError(
-            f"this model has the part {name!r}, which is not one of amodal and of no plug-in that is installed here. Install the "
-            f"package {module.partition('.')[0]!r} that it came from."
+            f"this model has the part {name!r}, which is neither of amodal nor of an installed "
+            f"plug-in. Install the package {module.partition('.')[0]!r} that it came from."
         )
     try:
-        found = getattr(importlib.import_module(module), kind)
+        cls = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError) as e:
         raise AmodalError(
             f"this model has the part {name!r}, which cannot be found here ({e})"
         ) from e
-    if not (isinstance(found, type) and issubclass(found, Part)):
+    if not (isinstance(cls, type) and issubclass(cls, Part)):
         raise AmodalError(f"{name!r} is not a part of models")
-    return found
+    return cls
 
 
 def plugin_packages() -> set[str]:
-    """The packages of installed entry points of ours: `amodal.methods`, `amodal.backbones`, …"""
+    """The packages with entry points of the groups `amodal.methods`, `amodal.backbones`, …"""
     from importlib.metadata import entry_points
 
     groups = (entry_points(group=f"amodal.{kind}") for kind in PLUGINS)
@@ -168,8 +216,7 @@ _supplied: ContextVar[Mapping[str, Any] | None] = ContextVar("supplied", default
 
 @contextmanager
 def supplied(things: Mapping[str, Any]) -> Iterator[None]:
-    """Within it, `take` finds modules and functions that no file can name: what a caller passes to
-    `load`."""
+    """Within it, `take` returns objects that no file can name, such as a user's own modules."""
     before = _supplied.set({**(_supplied.get() or {}), **things})
     try:
         yield
@@ -178,10 +225,18 @@ def supplied(things: Mapping[str, Any]) -> Iterator[None]:
 
 
 def take(name: str, what: str, pass_it: str) -> Any:
-    """The thing that the caller supplied under a name. Raises AmodalError that says how to pass it."""
+    """The object that the caller supplied under a name.
+
+    Args:
+        what: Describes it in the error.
+        pass_it: How to pass it, for the error.
+
+    Raises:
+        AmodalError: If it was not supplied.
+    """
     things = _supplied.get() or {}
     if name not in things:
         raise AmodalError(
-            f"this model was made with {what}, which no file can bring along; {pass_it}"
+            f"this model was made with {what}, which is not stored in the file; {pass_it}"
         )
     return things[name]

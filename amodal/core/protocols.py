@@ -1,7 +1,7 @@
-"""What a method can do beside being trained, one verb each. The loop and the verbs ask by
-`isinstance`.
+"""Optional capabilities of methods, one protocol each.
 
-A method says that it can by having the members; it inherits from nothing here.
+A method has a capability by having its members; it does not inherit from the protocol. The training
+loop and the verbs of the command line test for it with `isinstance`.
 """
 
 from __future__ import annotations
@@ -19,52 +19,57 @@ from amodal.core.embeddings import Embeddings
 
 @runtime_checkable
 class Embeds(Protocol):
-    """Gives vectors. A method whose `encoder` gives them need not say so itself."""
+    """Computes vectors itself. Not needed by a method whose `encoder` computes them."""
 
     def embed(self, batch: Batch) -> Embeddings:
-        """One vector for each source of each row. Returns: source -> (N, D)."""
+        """Compute one vector for each source of each row.
+
+        Returns:
+            Source -> (N, D).
+        """
         ...
 
 
 @runtime_checkable
 class Predicts(Protocol):
-    """Predicts labels by more than a head on the features of its encoder (`amodal predict`)."""
+    """Predicts labels, by more than a head on the features of its encoder (`amodal predict`)."""
 
     labels: tuple[str, ...]
 
     def predict(self, batch: Batch) -> Column:
-        """Predict the labels of each row that it can.
+        """Predict the labels of rows.
 
         Returns:
-            (N, outputs), target after target: logits of classes, numbers in standard deviations,
-            log hazards.
+            (N, outputs) of the rows that can be predicted. The outputs of all targets are
+            concatenated: logits of classes, numbers in standard deviations, log hazards.
         """
         ...
 
 
 @runtime_checkable
 class PredictsFromFeatures(Protocol):
-    """Predicts labels by a head on the features of its encoder, which can be embedded before."""
+    """Predicts labels by a head on the features of its encoder."""
 
     label_head: nn.Module
 
 
 @runtime_checkable
 class Retrieves(Protocol):
-    """Names the records it was trained on itself, without an index (`amodal search --generate`).
+    """Generates identifiers of its training records, without an index (`amodal search --generate`).
 
-    query_field: the field that it reads.
+    Attributes:
+        query_field: The field of queries.
     """
 
     query_field: str
 
     def retrieve(self, batch: Batch, *, beams: int) -> tuple[Column, Tensor, Tensor]:
-        """Name records for the rows that have the query field.
+        """Retrieve records for the rows that have the query field.
 
         Returns:
-            (N, beams) int64 numbers of records in the order of training, best first, -1 where there
-            are no more; (N, beams) their log probabilities; (records, levels) int64 tokens of the
-            identifier of every record, -1 behind its end.
+            (N, beams) int64, numbers of training records, best first, -1 where there are no more;
+            (N, beams), their log probabilities;
+            (records, levels) int64, tokens of the identifier of every record, -1 after its end.
         """
         ...
 
@@ -74,7 +79,7 @@ class Collects(Protocol):
     """Makes its own data from a batch, such as rollouts of a policy."""
 
     def collect(self, batch: Batch) -> Batch:
-        """Called after the loader and without a gradient; what it returns is trained on."""
+        """Called after the loader and without a gradient. The result is trained on."""
         ...
 
 
@@ -82,97 +87,109 @@ class Collects(Protocol):
 class Staged(Protocol):
     """Learns in stages.
 
-    stages: where they end, as shares of the steps. Each has a warm-up and a decay of its own and a
-    fresh optimizer.
+    Each stage has its own warm-up and decay, and a fresh optimizer.
+
+    Attributes:
+        stages: The ends of the stages, as shares of the steps.
     """
 
     stages: tuple[float, ...]
 
     def on_stage_start(self, stage: int) -> None:
-        """Freeze and unfreeze. Called at the start, when stage 1, 2, … begins, and after a resume.
+        """Freeze and unfreeze. Called at the start of every stage, and after a resume.
 
-        Changes no parameter and no buffer, so that a resumed run finds them as they were.
+        It must not change a parameter or a buffer, because a resumed run loads them before.
         """
         ...
 
 
 @runtime_checkable
 class Refreshes(Protocol):
-    """Looks at all records again when a stage begins.
+    """Looks at all records when a stage starts.
 
-    refresh_first: whether also before the first stage.
+    Attributes:
+        refresh_first: Whether also before the first stage.
     """
 
     refresh_first: bool
 
     def refresh(self, stage: int, embed_all: Callable[[], Embeddings]) -> Tensor | None:
-        """Called once when stage 1, 2, … begins, before `on_stage_start`. May fill buffers and copy
-        weights.
+        """Called once when a stage starts, before `on_stage_start`.
 
-        What the first process makes of it holds for all, and an average of the weights begins
-        again.
+        It may fill buffers and copy weights. The result of the first process holds for all, and an
+        average of the weights starts over.
 
         Args:
-            embed_all: computes the encoder's features of all records to train on and, as
-            `label/NAME`, the labels that the method
-                learns from, on the CPU.
+            embed_all: Computes the encoder's features of all training records on the CPU, with the
+                labels that the method learns from as `label/NAME`.
 
         Returns:
-            A group for each record (n,) int64, of which later batches hold one only (-1: none of
-            this record), or None for batches of all.
+            (n,) int64, the group of each record, or None. Later batches hold records of one group;
+            records of group -1 are left out.
         """
         ...
 
 
 @runtime_checkable
 class FitsStatistics(Protocol):
-    """Needs to know all data before it learns, such as a vocabulary."""
+    """Fits statistics of all data before training, such as a vocabulary."""
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
-        """Called once before the first step of a run, not after a resume. May fill buffers, the
-        same on every process.
+        """Called once before the first step of a run, not after a resume.
+
+        It may fill buffers.
 
         Args:
-            records: all records to train on, in order and not augmented.
+            records: All training records, in order and not augmented.
         """
         ...
 
 
 @runtime_checkable
 class CombinesGradients(Protocol):
-    """Gradient surgery, at the cost of one backward pass for each term of the loss."""
+    """Combines the gradients of its loss terms itself (gradient surgery).
+
+    It costs one backward pass for each term.
+    """
 
     def combine_gradients(self, gradients: dict[str, Tensor]) -> Tensor:
-        """Args: gradients: term -> its gradient over all that learns, (P,). Returns: (P,), what to
-        step along."""
+        """Combine the gradients of the loss terms.
+
+        Args:
+            gradients: Term -> (P,), its gradient by all parameters that require one.
+
+        Returns:
+            (P,), the gradient for the optimizer.
+        """
         ...
 
 
 @runtime_checkable
 class HasLogitScale(Protocol):
-    """Learns by InfoNCE or the sigmoid loss between every two sources, so that others can score
-    pairs by its loss."""
+    """Learns by InfoNCE or the sigmoid loss between every two sources.
+
+    Data curation can then score pairs by its loss.
+    """
 
     def logit_scale(self) -> nn.Module | None:
-        """The learned scale of the cosines of `encoder(batch)`, with a bias for the sigmoid loss;
-        None for another loss."""
+        """The learned scale of the cosines, with a bias for the sigmoid loss; None without one."""
         ...
 
 
 @runtime_checkable
 class Optimizers(Protocol):
-    """Several players with losses of their own, such as a generator and a discriminator."""
+    """Has players with losses of their own, such as a generator and a discriminator."""
 
     def optimizers(
-        self, make: Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]
+        self, make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     ) -> dict[str, torch.optim.Optimizer]:
-        """One optimizer for each player.
+        """Make one optimizer for each player.
 
         Args:
-            make: parameters -> an optimizer as the recipe says.
+            make: Parameters -> the optimizer of the recipe.
 
         Returns:
-            The beginning of the names of a player's loss terms -> its optimizer. A term changes the
-            parameters of its player only.
+            Prefix of the names of a player's loss terms -> its optimizer. A term changes only the
+            parameters of its player.
         """
         ...

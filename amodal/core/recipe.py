@@ -1,11 +1,12 @@
-"""How a method is trained.
+"""The recipe of a training: optimizer, schedule, batch size, augmentation.
 
-One record that a page, Python, the command line and a run's config read.
+Pages of methods, Python, the command line and RUN/config.toml all use this one dataclass.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 import re
@@ -32,8 +33,9 @@ OLD_NAMES = {
     "senses": "fields",
     "checkpoint_every": "save_every",
     "remember": "cache_features",
+    "how": "tuning",
 }
-"""Names of options of the release before, which are read for one more."""
+"""Option names of the previous release -> current names. They work for one more release."""
 
 
 def _option(default: object, help: str) -> typing.Any:
@@ -42,70 +44,73 @@ def _option(default: object, help: str) -> typing.Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a method is trained. `None` leaves a choice to the size of the encoder, the method or the
-    data.
+    """How a method is trained.
 
-    A bad value is an AmodalError that names the field, what it was given and what it takes.
+    None leaves a choice to the size of the encoder, the method or the data. `HELP` describes the
+    fields.
+
+    Raises:
+        AmodalError: For a bad value. It names the field, the value and what is expected.
     """
 
     optimizer: str = _option("adamw", f"{', '.join(OPTIMIZERS)}")
-    lr: float | None = _option(None, "peak learning rate; by default the encoder's size decides")
+    lr: float | None = _option(
+        None, "peak learning rate; by default it follows from the encoder's size"
+    )
     lr_scaling: str = _option(
-        "none", "linear/256 or sqrt/256: times the batch size over 256, or its root"
+        "none", "linear/256 or sqrt/256: multiply lr by batch size / 256, or by its root"
     )
-    weight_decay: float = _option(0.05, "of matrices; biases, norms and tokens never decay")
-    weight_decay_end: float | None = _option(
-        None, "weight decay at the end, reached by half a cosine"
+    weight_decay: float = _option(
+        0.05, "weight decay of matrices; biases, norms and tokens never decay"
     )
+    weight_decay_end: float | None = _option(None, "weight decay at the end of a cosine schedule")
     betas: tuple[float, float] = _option(
-        (0.9, 0.95), "of AdamW, LAMB, Lion, and Muon's AdamW for vectors"
+        (0.9, 0.95), "betas of AdamW, LAMB, Lion, and of Muon's AdamW for vectors"
     )
-    momentum: float = _option(0.9, "of SGD, LARS and Muon")
-    schedule: str = _option("cosine", f"of the learning rate: {', '.join(SCHEDULES)}")
-    warmup: float = _option(0.05, "share of the steps in which the learning rate rises")
-    warmup_steps: int | None = _option(None, "the same in steps")
-    warmup_epochs: float | None = _option(None, "the same in epochs")
+    momentum: float = _option(0.9, "momentum of SGD, LARS and Muon")
+    schedule: str = _option("cosine", f"learning rate schedule: {', '.join(SCHEDULES)}")
+    warmup: float = _option(0.05, "warm-up of the learning rate, as a share of the steps")
+    warmup_steps: int | None = _option(None, "warm-up in steps")
+    warmup_epochs: float | None = _option(None, "warm-up in epochs")
     milestones: tuple[float, ...] = _option(
-        (0.6, 0.8), "schedule step: shares of the steps at which the rate drops"
+        (0.6, 0.8), "schedule step: shares of the steps at which the learning rate drops"
     )
     decay_rate: float = _option(
-        0.1, "schedule step and plateau: times the learning rate at each drop"
+        0.1, "schedules step and plateau: factor of the learning rate at each drop"
     )
     patience: int = _option(
-        5, "schedule plateau: log entries without a lower loss before the rate drops"
+        5, "schedule plateau: log entries without a lower loss before the learning rate drops"
     )
-    clip: float = _option(1.0, "largest norm of the gradient; 0: any")
+    clip: float = _option(1.0, "maximum gradient norm; 0: no clipping")
     drop_path: float = _option(
-        0.0, "chance to leave out the last block's update of a row; first blocks: less"
+        0.0, "stochastic depth rate of the last block; it rises linearly over the blocks"
     )
     layer_decay: float = _option(
-        1.0, "times the learning rate, for each layer further from the output"
+        1.0, "factor of the learning rate for each layer further from the output"
     )
     ema: float = _option(
-        0.0, "momentum of an average of the weights that is saved; 0: save the last ones"
+        0.0, "momentum of an exponential moving average of the weights, which is saved; 0: none"
     )
     views: Mapping[str, tuple[str, ...]] | None = _option(
         None,
-        "FIELD or MODALITY=VIEW,VIEW: how values are augmented; by default as the method has it",
+        "FIELD or MODALITY=VIEW,VIEW: augmentations; by default those of the method",
     )
     resolution: int | None = _option(
-        None, "side of pictures in pixels; by default as the data says"
+        None, "side of images in pixels; by default as in dataset.toml"
     )
-    batch_size: int | None = _option(None, "rows in one update, over all processes")
+    batch_size: int | None = _option(None, "rows of an optimizer step, over all processes")
     micro_batch_size: int | None = _option(
-        None, "rows computed at once; saves memory, changes nothing else"
+        None, "rows of a forward pass; saves memory, with the same gradient"
     )
     precision: str = _option("auto", "auto, float32 or bf16")
-    epochs: float | None = _option(
-        None, "passes over the training records (50 unless steps are set)"
-    )
+    epochs: float | None = _option(None, "passes over the training records; 50 unless steps is set")
     steps: int | None = _option(None, "optimizer steps, instead of epochs")
     gradient_checkpointing: bool = _option(
-        False, "compute blocks twice instead of storing them; saves memory, changes nothing else"
+        False, "recompute activations in the backward pass; saves memory, with the same gradient"
     )
     fsdp: bool = _option(False, "shard the blocks over processes (FSDP2), under torchrun")
     stages: tuple[float, ...] | None = _option(
-        None, "where the stages of a method end, as shares of the steps"
+        None, "ends of the stages of a method, as shares of the steps"
     )
 
     def __post_init__(self) -> None:
@@ -145,41 +150,47 @@ class Recipe:
     def _check_lengths(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise AmodalError(
-                f"give epochs or steps, not both: epochs is {self.epochs:g} and steps is {self.steps}"
+                f"give epochs or steps, not both: epochs is {self.epochs:g} "
+                f"and steps is {self.steps}"
             )
         if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise AmodalError(
-                f"give warmup_steps or warmup_epochs, not both: they are {self.warmup_steps} and {self.warmup_epochs:g}"
+                "give warmup_steps or warmup_epochs, not both: "
+                f"they are {self.warmup_steps} and {self.warmup_epochs:g}"
             )
 
     @staticmethod
     def of(settings: Mapping[str, object], base: Recipe | None = None) -> Recipe:
-        """`base` with these fields changed. Raises AmodalError for unknown ones."""
+        """`base` with some fields changed.
+
+        Raises:
+            AmodalError: For unknown fields and bad values.
+        """
         for name in settings:
             if name not in NAMES:
                 raise unknown("field of Recipe", name, NAMES)
         return dataclasses.replace(base or Recipe(), **typing.cast(typing.Any, dict(settings)))
 
     def written(self) -> dict[str, object]:
-        """Its fields as JSON and TOML have them; those that are None are left out."""
+        """The fields in JSON and TOML types, without those that are None."""
         return {name: _plain(value) for name, value in vars(self).items() if value is not None}
 
     def warmup_of(self, steps: int) -> int:
-        """Steps of the warm-up, at least 1, where `steps` are to be made.
+        """The number of warm-up steps of a stage of `steps`, at least 1.
 
-        Epochs must be resolved.
+        `warmup_epochs` must be resolved to `warmup_steps` before.
         """
         return max(
             1, round(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps
         )
 
     def scaled(self, lr: float, rows: int) -> float:
-        """The learning rate of a batch of `rows`, by `lr_scaling`."""
+        """A learning rate scaled to a batch of `rows`, by `lr_scaling`."""
         if self.lr_scaling == "none":
             return lr
         rule, reference = self.lr_scaling.split("/")
-        times = rows / int(reference)
-        return lr * (times if rule == "linear" else math.sqrt(times))
+        ratio = rows / int(reference)
+        return lr * (ratio if rule == "linear" else math.sqrt(ratio))
 
 
 NAMES = tuple(f.name for f in dataclasses.fields(Recipe))
@@ -212,9 +223,10 @@ def _bad(name: str, value: object, expected: str) -> AmodalError:
 
 
 def _typed(name: str, value: object) -> object:
-    """The value as the field has it: whole numbers for floats, lists for tuples.
+    """A value in the type of its field, such as a float of a whole number, a tuple of a list.
 
-    Raises AmodalError.
+    Raises:
+        AmodalError: If it has another type.
     """
     kind = TYPES[name]
     choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -224,28 +236,29 @@ def _typed(name: str, value: object) -> object:
 
 
 def _plain_kind(kind: typing.Any) -> type:
-    return typing.get_origin(kind) or kind
+    origin: type = typing.get_origin(kind) or kind
+    return origin
 
 
-def _number(name: str, value: object, _) -> float:
+def _number(name: str, value: object, _: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise _bad(name, value, "a number")
     return float(value)
 
 
-def _whole(name: str, value: object, _) -> int:
+def _whole(name: str, value: object, _: object) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise _bad(name, value, "a whole number")
     return int(value)
 
 
-def _flag(name: str, value: object, _) -> bool:
+def _flag(name: str, value: object, _: object) -> bool:
     if not isinstance(value, bool):
         raise _bad(name, value, "true or false")
     return value
 
 
-def _text(name: str, value: object, _) -> str:
+def _text(name: str, value: object, _: object) -> str:
     if not isinstance(value, str):
         raise _bad(name, value, "a word")
     return value
@@ -258,7 +271,7 @@ def _numbers(name: str, value: object, kind: typing.Any) -> tuple[float, ...]:
     return tuple(_number(name, v, None) for v in value)
 
 
-def _mapping(name: str, value: object, _) -> dict[str, tuple[str, ...]]:
+def _mapping(name: str, value: object, _: object) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, Mapping):
         raise _bad(name, value, "field or modality -> views")
     named = {str(k): (v,) if isinstance(v, str) else v for k, v in value.items()}
@@ -289,15 +302,31 @@ def _plain(value: object) -> object:
 
 
 def renamed(settings: Mapping[str, typing.Any], stacklevel: int = 3) -> dict[str, typing.Any]:
-    """The same settings under their names of today. Raises AmodalError for both names of one."""
+    """Settings under their current names. It warns of old ones.
+
+    Raises:
+        AmodalError: If an option is set under both names.
+    """
     current: dict[str, typing.Any] = {}
     for name, value in settings.items():
-        today = OLD_NAMES.get(name, name)
-        if today in current or (today != name and today in settings):
-            raise AmodalError(f"{today} is set twice, also by its old name; leave one out")
-        if today != name:
-            warnings.warn(
-                f"{name} is called {today} now", DeprecationWarning, stacklevel=stacklevel
-            )
-        current[today] = value
+        new = OLD_NAMES.get(name, name)
+        if new in current or (new != name and new in settings):
+            raise AmodalError(f"{new} is set twice, also by its old name; leave one out")
+        if new != name:
+            warnings.warn(f"{name} is called {new} now", DeprecationWarning, stacklevel=stacklevel)
+        current[new] = value
     return current
+
+
+P = typing.ParamSpec("P")
+R = typing.TypeVar("R")
+
+
+def accepts_old_names(function: typing.Callable[P, R]) -> typing.Callable[P, R]:
+    """Let a function also take keyword arguments under the names of `OLD_NAMES`."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **typing.cast(typing.Any, renamed(kwargs)))
+
+    return call

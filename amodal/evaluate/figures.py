@@ -17,7 +17,7 @@ from amodal.evaluate.robustness_picture import missing_modality_robustness
 from amodal.evaluate.small_objects_picture import small_objects
 from amodal.evaluate.survival_picture import survival
 from amodal.evaluate.transfer_picture import cross_modal_transfer
-from amodal.train.log import read
+from amodal.train.log import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ def curves(run: str | Path, path: str | Path) -> Path:
     Raises:
         AmodalError: If the run has no log.
     """
-    entries = read(Path(run) / "metrics.jsonl")
+    entries = read_metrics(Path(run) / "metrics.jsonl")
     if not entries:
         raise AmodalError(f"there is no metrics.jsonl with anything in it in {run}")
     with drawing(path, 8, 3) as figure:

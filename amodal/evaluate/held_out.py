@@ -12,7 +12,7 @@ from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.evaluate.context import Run
 from amodal.inference.forward_passes import AnyEncoder
-from amodal.train.run_dir import hashes
+from amodal.train.run_dir import hash_keys
 
 MIN_TEST_RECORDS = 100
 """Below which the validation part is tested on too, as it was not trained on either."""
@@ -65,7 +65,7 @@ def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
     run = model if isinstance(model, Run) else None
     trained = run.trained if run is not None else None
     data = run.config.get("data", {}) if run is not None else {}
-    seen = np.isin(hashes(dataset.keys), [] if trained is None else trained)
+    seen = np.isin(hash_keys(dataset.keys), [] if trained is None else trained)
     if data.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
         return seen, ""
     if trained is None:

@@ -87,7 +87,7 @@ def write_vectors(
             _join(parts, plan)
         sizes = {start: min(chunk, len(dataset) - start) for start in starts}
         todo = [s for s in starts if not _part(parts, s).exists()]
-        own = sorted({*distributed.mine(starts)} & {*todo})
+        own = sorted({*distributed.rank_share(starts)} & {*todo})
         bad = made = 0
         begun = len(dataset) - sum(sizes[s] for s in todo)
         with Bar("embed", len(dataset), start=begun, shown=progress and rank == 0) as bar:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from amodal.core.recipe import Recipe
+from amodal.core.references import is_reference, load_reference
 from amodal.core.registry import canonical, load, pages, plugins
-from amodal.core.source import is_reference, load_reference
 from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:

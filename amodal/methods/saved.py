@@ -24,7 +24,7 @@ from amodal.core import AmodalError
 from amodal.core import part as parts
 from amodal.core.part import Spec, from_spec, supplied, to_spec
 from amodal.core.protocols import Predicts, PredictsFromFeatures
-from amodal.core.source import dotted_name, source_hash
+from amodal.core.references import dotted_name, source_hash
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
 from amodal.nn.bounded import Bounded

@@ -1,6 +1,9 @@
-"""Records to count with where there is no data yet: noise of the right shape."""
+"""Synthetic records to count with: noise of the right shape."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +15,26 @@ from amodal.modalities.shared.base import MakesExamples
 DEFAULT = {"image": 196, "text": 64}
 
 
-def made_up(tokens: dict[str, int], records: int) -> Dataset:
-    """kind of data -> about how many tokens a value has; every record has all. Raises AmodalError
-    for kinds that it cannot make."""
-    makers = {k: m for k, m in modalities.every().items() if issubclass(m, MakesExamples)}
+def synthetic_records(tokens: Mapping[str, int], records: int) -> Dataset:
+    """A dataset of noise in which every record has every field.
+
+    Args:
+        tokens: Modality -> about how many tokens a value has.
+        records: Number of records.
+
+    Raises:
+        AmodalError: For modalities that cannot be synthesized.
+    """
+    known = {k: m for k, m in modalities.every().items() if issubclass(m, MakesExamples)}
     rng = np.random.default_rng(0)
-    columns, fields = {}, {}
+    columns: dict[str, list[Any]] = {}
+    fields = {}
     for name, count in tokens.items():
-        if name not in makers:
-            raise unknown(
-                "kind of data to make up", name, makers, "For others give real records: --data DIR."
-            )
+        if name not in known:
+            hint = "For others give real records: --data DIR."
+            raise unknown("modality of synthetic records", name, known, hint)
         if count < 1:
             raise AmodalError(f"--tokens {name}={count}: a value has at least one token")
-        fields[name], raw = makers[name].example(count, rng)
-        columns[name] = [raw() for _ in range(records)]
+        fields[name], make = known[name].example(count, rng)
+        columns[name] = [make() for _ in range(records)]
     return data.open(columns, fields=fields)

@@ -1,13 +1,12 @@
-"""Accelerators as their makers publish them, and what an hour costs. Numbers to edit: a plan is
-only as good as they are.
+"""Accelerators: published figures and prices. Edit them, since a plan is only as good as they are.
 
 Looked up on 2026-11-25, in copies of the sources named here. Peaks are of dense matrix products,
-which is half of what data sheets print "with sparsity": bf16 with float32 sums, and float32 as
-torch runs it unless told otherwise, which is without TF32. `memory` is what the driver gives to
-programs; data sheets round it. A link's data sheet counts both directions, `link` one.
+which is half of what data sheets print "with sparsity". bf16 is with float32 accumulation, float32
+is torch's default, without TF32. `memory` is what the driver gives to programs; data sheets round
+it. Data sheets count both directions of a link, `link` counts one.
 
-Prices are US dollars for an hour of one accelerator on demand, about the middle of what providers
-ask. They differ by a factor of three at one time and moved by half within a year: give your own
+Prices are US dollars for an hour of one accelerator on demand, about the median of the providers.
+They differ by a factor of three at one time, and changed by half within a year. So set your own
 (`--price`).
 """
 
@@ -22,10 +21,17 @@ AS_OF = "autumn 2026"
 
 @dataclass(frozen=True)
 class Accelerator:
-    """half, single: FLOP/s of matrix products in bf16 and in float32; memory: bytes; bandwidth:
-    bytes/s of its memory; link: bytes/s it sends to the others in its machine; network: bytes/s it
-    sends to other machines, as such machines are usually sold; price: dollars an hour; launch:
-    seconds from the start of one operation to the start of the next, as eager torch issues them."""
+    """An accelerator.
+
+    Args:
+        half, single: FLOP/s of matrix products in bf16 and in float32.
+        memory: Bytes.
+        bandwidth: Bytes/s of its memory.
+        link: Bytes/s it sends to the others in its machine.
+        network: Bytes/s it sends to other machines, in a usual configuration.
+        price: US dollars per hour.
+        launch: Seconds between the starts of two operations, in eager torch.
+    """
 
     half: float
     single: float
@@ -96,6 +102,11 @@ GPUS = {
 
 
 def accelerator(name: str) -> Accelerator:
+    """The accelerator of a name, in any case.
+
+    Raises:
+        AmodalError: If it is unknown.
+    """
     if name.lower() not in GPUS:
-        raise unknown("accelerator", name, GPUS, "Its numbers stand in amodal/plan/hardware.py.")
+        raise unknown("accelerator", name, GPUS, "Add its figures to amodal/plan/hardware.py.")
     return GPUS[name.lower()]

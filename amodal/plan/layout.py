@@ -1,14 +1,15 @@
-"""From a counted step to the memory, the time and the money that it takes, one process for each
-GPU.
+"""Memory, time and cost of a run, from the counted step and a model of the machines.
 
-What is not counted but assumed stands here: the optimizer's traffic, the network, and what the
-driver and the collectives keep.
+One process runs on each GPU. The model's assumptions are the constants of this module: the traffic
+of the optimizer, the network, and the memory of the driver and the collectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from torch import nn
 
 from amodal.methods.contract import Method
 from amodal.nn.blocks import blocks_of
@@ -20,141 +21,205 @@ GIB = 2**30
 EFFICIENCY = 0.6
 """Share of published FLOP/s and bandwidth that an operation reaches. Assumed."""
 RESERVED = 2 * GIB
-"""CUDA context, buffers of NCCL and of cuBLAS, fragments. Assumed."""
+"""CUDA context, buffers of NCCL and of cuBLAS, fragmentation. Assumed."""
 FLOAT = 4
 ADAMW = 2 * FLOAT
-"""Bytes of state of a parameter."""
+"""Bytes of optimizer state per parameter."""
 UPDATE = 40
-"""Bytes that a step moves for each parameter that learns: gradient in and out of the norm and the
-bucket, AdamW's reads and writes."""
-FOLLOW = 3 * FLOAT
-"""The same of a moving average."""
+"""Bytes that an optimizer step moves per trained parameter: the gradient in and out of the norm and
+the bucket, and AdamW's reads and writes."""
+EMA_UPDATE = 3 * FLOAT
+"""The same for an exponential moving average."""
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """Parameters: all that learn, all that do not (a teacher), and of both those in blocks that
-    FSDP2 shards; the largest block."""
+class ParameterCounts:
+    """Numbers of parameters.
 
-    learning: int
+    Args:
+        trained, frozen: Of the method. Frozen ones are, for example, those of a teacher.
+        trained_in_blocks, frozen_in_blocks: Of these, those in blocks, which FSDP2 shards.
+        largest_block: Of the largest block.
+        encoder, encoder_in_blocks: Of the encoder.
+    """
+
+    trained: int
     frozen: int
-    learning_in_blocks: int
+    trained_in_blocks: int
     frozen_in_blocks: int
-    block: int
+    largest_block: int
     encoder: int
     encoder_in_blocks: int
 
     @staticmethod
-    def of(method: Method) -> Numbers:
-        def numel(parameters, learns: bool | None = None) -> int:
-            return sum(
-                {id(p): p.numel() for p in parameters if learns in (None, p.requires_grad)}.values()
-            )
+    def of(method: Method) -> ParameterCounts:
+        def count(parameters: Iterable[nn.Parameter], trained: bool | None = None) -> int:
+            # by id, since parameters may be shared
+            sizes = {id(p): p.numel() for p in parameters if trained in (None, p.requires_grad)}
+            return sum(sizes.values())
 
-        inside = [p for b in blocks_of(method) for p in b.parameters()]
-        return Numbers(
-            learning=numel(method.parameters(), True),
-            frozen=numel(method.parameters(), False),
-            learning_in_blocks=numel(inside, True),
-            frozen_in_blocks=numel(inside, False),
-            block=max((numel(b.parameters()) for b in blocks_of(method)), default=0),
-            encoder=numel(method.encoder.parameters()),
-            encoder_in_blocks=numel(p for b in blocks_of(method.encoder) for p in b.parameters()),
+        blocks = list(blocks_of(method))
+        in_blocks = [p for block in blocks for p in block.parameters()]
+        return ParameterCounts(
+            trained=count(method.parameters(), True),
+            frozen=count(method.parameters(), False),
+            trained_in_blocks=count(in_blocks, True),
+            frozen_in_blocks=count(in_blocks, False),
+            largest_block=max((count(block.parameters()) for block in blocks), default=0),
+            encoder=count(method.encoder.parameters()),
+            encoder_in_blocks=count(
+                p for block in blocks_of(method.encoder) for p in block.parameters()
+            ),
         )
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done on which GPUs; rates are of one."""
+    """A run to plan.
 
-    numbers: Numbers
+    Args:
+        gpu: Figures of one GPU.
+        batch_size: Rows of an optimizer step, over all GPUs.
+        samples: Records to train on, over all epochs.
+        ema: Whether an average of the weights is kept.
+        half: Whether features are computed in bf16.
+        mfu: Share of the peak FLOP/s that a step reaches; None to model every operation.
+        efficiency: Share of published figures that an operation reaches.
+        price: US dollars per hour of a GPU.
+        custom_price: Whether the user has set it.
+        wire: Bytes/s that a GPU sends to others.
+    """
+
+    parameters: ParameterCounts
     gpu: Accelerator
-    batch: int
+    batch_size: int
     gpus: int
     samples: float
-    average: bool
+    ema: bool
     half: bool
     mfu: float | None
     efficiency: float
     price: float
-    given_price: bool
+    custom_price: bool
     wire: float
 
     @staticmethod
     def of(
-        method: Method, gpu: Accelerator, *, gpus: int, price, per_machine: int, network, **given
+        method: Method,
+        gpu: Accelerator,
+        *,
+        batch_size: int,
+        gpus: int,
+        samples: float,
+        ema: bool,
+        half: bool,
+        mfu: float | None,
+        efficiency: float,
+        price: float | None,
+        per_machine: int,
+        network: float | None,
     ) -> Job:
-        # rings cross from machine to machine on all of their network cards at once
-        wire = (
-            gpu.link
-            if gpus <= per_machine
-            else min(gpu.link, per_machine * (network or gpu.network))
-        )
+        """A job whose price and network are those of the GPU unless given.
+
+        Args:
+            per_machine: GPUs of a machine.
+            network: Bytes/s that a GPU sends to other machines.
+        """
+        # a ring uses all network cards of a machine at once
+        wire = gpu.link
+        if gpus > per_machine:
+            wire = min(gpu.link, per_machine * (network or gpu.network))
         return Job(
-            Numbers.of(method),
-            gpu,
+            parameters=ParameterCounts.of(method),
+            gpu=gpu,
+            batch_size=batch_size,
             gpus=gpus,
+            samples=samples,
+            ema=ema,
+            half=half,
+            mfu=mfu,
+            efficiency=efficiency,
             price=gpu.price if price is None else price,
-            given_price=price is not None,
+            custom_price=price is not None,
             wire=wire,
-            **given,
         )
 
     @property
     def steps(self) -> int:
-        return max(round(self.samples / self.batch), 1)
+        return max(round(self.samples / self.batch_size), 1)
 
     @property
-    def capacity(self) -> float:
-        return self.gpu.memory
+    def rows(self) -> int:
+        """Rows of an optimizer step on one GPU."""
+        return self.batch_size // self.gpus
 
     @property
-    def sends(self) -> float:
+    def ring_share(self) -> float:
         """Share of a buffer that a ring sends through each process, one way."""
         return (self.gpus - 1) / self.gpus
 
 
 @dataclass(frozen=True)
+class Option:
+    """How a step is split and what is recomputed."""
+
+    fsdp: bool
+    micro_batch_size: int | None
+    gradient_checkpointing: bool
+
+
+@dataclass(frozen=True)
 class Layout:
-    """One way to run a job. memory: bytes of one GPU, by what they hold; computing, talking:
-    seconds of a step; flops: of a step."""
+    """One way to run a job.
+
+    Args:
+        memory: Bytes of one GPU, by content. Entries whose name starts with a space are parts of
+            others.
+        computing, communication: Seconds of a step.
+        flops: Of a step.
+    """
 
     job: Job
-    sharded: bool
-    micro: int | None
-    recompute: bool
+    option: Option
     memory: dict[str, float]
     computing: float
-    talking: float
+    communication: float
     flops: float
 
     @property
     def name(self) -> str:
-        split = ("FSDP2" if self.sharded else "DDP") if self.job.gpus > 1 else "one GPU"
-        split += "" if self.micro is None else f", {self.micro} rows at once"
-        return split + ", recompute" * self.recompute
+        option = self.option
+        name = ("FSDP2" if option.fsdp else "DDP") if self.job.gpus > 1 else "one GPU"
+        if option.micro_batch_size is not None:
+            name += f", micro-batches of {option.micro_batch_size}"
+        return name + ", gradient checkpointing" * option.gradient_checkpointing
 
     @property
     def command(self) -> str:
-        asked = [f"--batch-size {self.job.batch}"]
-        asked += ["--fsdp"] * self.sharded + [f"--micro-batch-size {self.micro}"] * (
-            self.micro is not None
-        )
-        asked += ["--gradient-checkpointing"] * self.recompute
-        return " ".join(asked)
+        """The options of `amodal pretrain`."""
+        option = self.option
+        words = [f"--batch-size {self.job.batch_size}"]
+        if option.fsdp:
+            words.append("--fsdp")
+        if option.micro_batch_size is not None:
+            words.append(f"--micro-batch-size {option.micro_batch_size}")
+        if option.gradient_checkpointing:
+            words.append("--gradient-checkpointing")
+        return " ".join(words)
 
     @property
     def total(self) -> float:
+        """Bytes of memory of one GPU."""
         return sum(size for name, size in self.memory.items() if not name.startswith(" "))
 
     @property
     def fits(self) -> bool:
-        return self.total <= self.job.capacity
+        return self.total <= self.job.gpu.memory
 
     @property
     def seconds(self) -> float:
-        """Nothing overlaps: in DDP nothing does here, and in FSDP2 it is the worst case."""
-        return self.computing + self.talking
+        """Of a step, without overlap: DDP has none here, and in FSDP2 it is the worst case."""
+        return self.computing + self.communication
 
     @property
     def days(self) -> float:
@@ -162,6 +227,7 @@ class Layout:
 
     @property
     def hours(self) -> float:
+        """GPU hours of the run."""
         return 24 * self.days * self.job.gpus
 
     @property
@@ -170,100 +236,123 @@ class Layout:
 
     @property
     def utilisation(self) -> float:
+        """Share of the peak FLOP/s."""
         peak = self.job.gpu.half if self.job.half else self.job.gpu.single
         return self.flops / self.seconds / peak
 
 
-def ways(job: Job, steps: Steps, micro: int | None = None) -> Iterator[Layout]:
-    """The whole share of a process at once. Where that does not fit, or `micro` is given: with
-    activation checkpointing; and in micro-batches, `micro` rows or the most of 1/2, 1/4, … of them
-    that fit; and both, if neither fits."""
-    rows = job.batch // job.gpus
-    loss, sent, given = steps.losses(rows).peak, steps.gathered() * job.batch, steps.given() * rows
+def layouts(job: Job, steps: Steps, micro_batch_size: int | None = None) -> Iterator[Layout]:
+    """Layouts of a job.
 
-    def way(sharded: bool, few: int | None, recompute: bool) -> Layout:
-        return _layout(
-            job, steps.cost(rows, few, recompute), loss, sent, given, sharded, few, rows, recompute
-        )
+    First without micro-batches. Where that does not fit, or `micro_batch_size` is given: with
+    gradient checkpointing; with micro-batches; and with both if neither fits. The size of
+    micro-batches is `micro_batch_size`, or the largest of 1/2, 1/4, … of the rows that fits.
+    """
 
-    def in_pieces(sharded: bool, recompute: bool) -> Iterator[Layout]:
-        few = micro if micro is not None else rows // 2
-        while 0 < few < rows:
-            found = way(sharded, few, recompute)
-            if found.fits or micro is not None or few == 1:
-                yield found
+    def layout(option: Option) -> Layout:
+        return _layout(job, steps, option)
+
+    def in_micro_batches(fsdp: bool, gradient_checkpointing: bool) -> Iterator[Layout]:
+        rows = micro_batch_size if micro_batch_size is not None else job.rows // 2
+        while 0 < rows < job.rows:
+            candidate = layout(Option(fsdp, rows, gradient_checkpointing))
+            if candidate.fits or micro_batch_size is not None or rows == 1:
+                yield candidate
                 break
-            few //= 2
+            rows //= 2
 
-    for sharded in (False, True) if job.gpus > 1 else (False,):
-        yield (whole := way(sharded, None, False))
-        if whole.fits and micro is None:
+    for fsdp in (False, True) if job.gpus > 1 else (False,):
+        yield (whole := layout(Option(fsdp, None, False)))
+        if whole.fits and micro_batch_size is None:
             continue
-        lighter = [way(sharded, None, True), *in_pieces(sharded, False)]
+        lighter = [layout(Option(fsdp, None, True)), *in_micro_batches(fsdp, False)]
         yield from lighter
-        if not any(each.fits for each in lighter):
-            yield from in_pieces(sharded, True)
+        if not any(candidate.fits for candidate in lighter):
+            yield from in_micro_batches(fsdp, True)
 
 
-def _layout(
-    job: Job,
-    cost: Cost,
-    loss: float,
-    sent: float,
-    given: float,
-    sharded: bool,
-    micro: int | None,
-    rows: int,
-    recompute: bool,
-) -> Layout:
-    n, pieces = job.numbers, 1 if micro is None else -(-rows // micro)
-    kept = 1 / job.gpus if sharded else 1.0  # of what is in blocks
+def _layout(job: Job, steps: Steps, option: Option) -> Layout:
+    cost = steps.cost(job.rows, option.micro_batch_size, option.gradient_checkpointing)
+    return Layout(
+        job=job,
+        option=option,
+        memory=_memory(job, steps, option, cost),
+        computing=_computing(job, option, cost),
+        communication=_bytes_sent(job, steps, option) / (job.wire * job.efficiency),
+        flops=cost.flops,
+    )
 
-    def held(all_of_it: int, in_blocks: int) -> float:
-        return all_of_it - in_blocks * (1 - kept)
 
-    learning, frozen = held(n.learning, n.learning_in_blocks), held(n.frozen, n.frozen_in_blocks)
-    averaged = held(n.encoder, n.encoder_in_blocks) if job.average else 0.0
-    gradients = FLOAT * learning
+def _held(job: Job, option: Option, parameters: int, in_blocks: int) -> float:
+    """Parameters that one GPU holds, of which FSDP2 shards those in blocks."""
+    share = 1 / job.gpus if option.fsdp else 1.0
+    return parameters - in_blocks * (1 - share)
+
+
+def _counts_held(job: Job, option: Option) -> tuple[float, float, float]:
+    """Trained, frozen and averaged parameters that one GPU holds."""
+    n = job.parameters
+    averaged = _held(job, option, n.encoder, n.encoder_in_blocks) if job.ema else 0.0
+    return (
+        _held(job, option, n.trained, n.trained_in_blocks),
+        _held(job, option, n.frozen, n.frozen_in_blocks),
+        averaged,
+    )
+
+
+def _memory(job: Job, steps: Steps, option: Option, cost: Cost) -> dict[str, float]:
+    n = job.parameters
+    trained, frozen, averaged = _counts_held(job, option)
+    gradients = FLOAT * trained
     memory = {
-        "weights": FLOAT * learning,
-        "teacher, and weights that do not learn": FLOAT * frozen,
+        "weights": FLOAT * trained,
+        "teacher and other frozen weights": FLOAT * frozen,
         "averaged weights": FLOAT * averaged,
-        "optimizer state": ADAMW * learning,
+        "optimizer state": ADAMW * trained,
         "gradients": gradients,
-        "activations and temporaries": cost.beside,
-        " of these: losses of the whole batch": loss,
-        "records": given,
+        "activations and temporaries": cost.peak_without_gradients,
+        " of these: losses of the whole batch": steps.losses(job.rows).peak,
+        "records": steps.record_bytes * job.rows,
     }
-    if sharded:
-        memory["blocks put together: two, and one's gradient"] = 3 * FLOAT * n.block
-    else:  # gradients come while activations go
+    if option.fsdp:
+        memory["two unsharded blocks, and the gradient of one"] = 3 * FLOAT * n.largest_block
+    else:
+        # gradients are allocated while activations are freed
         memory["not there at the same time"] = min(
-            max(cost.peak, gradients) - gradients - cost.beside, 0.0
+            max(cost.peak, gradients) - gradients - cost.peak_without_gradients, 0.0
         )
     if job.gpus > 1:
         memory["buckets of the all-reduce"] = (
-            2 * FLOAT * min(BUCKET, n.learning - n.learning_in_blocks * sharded)
+            2 * FLOAT * min(BUCKET, n.trained - n.trained_in_blocks * option.fsdp)
         )
-    memory["context, NCCL, fragments (assumed)"] = RESERVED
+    memory["context, NCCL, fragmentation (assumed)"] = RESERVED
+    return memory
 
+
+def _computing(job: Job, option: Option, cost: Cost) -> float:
     e, gpu = job.efficiency, job.gpu
-    if job.mfu is None:
-        computing = cost.seconds(gpu.half * e, gpu.single * e, gpu.bandwidth * e, gpu.launch)
-        computing += (UPDATE * learning + FOLLOW * (frozen + averaged)) / (gpu.bandwidth * e)
-    else:
-        computing = cost.flops / (job.mfu * (gpu.half if job.half else gpu.single))
-    whole = n.learning - (n.learning_in_blocks if sharded else 0)
-    moved = 2 * FLOAT * whole * job.sends + sent * job.sends
-    # gathered for each pass, gradients scattered after the last; what is recomputed is gathered for
-    # the backward pass anyway
-    if sharded:
+    if job.mfu is not None:
+        return cost.flops / (job.mfu * (gpu.half if job.half else gpu.single))
+    trained, frozen, averaged = _counts_held(job, option)
+    seconds = cost.seconds(gpu.half * e, gpu.single * e, gpu.bandwidth * e, gpu.launch)
+    moved = UPDATE * trained + EMA_UPDATE * (frozen + averaged)
+    return seconds + moved / (gpu.bandwidth * e)
+
+
+def _bytes_sent(job: Job, steps: Steps, option: Option) -> float:
+    """Bytes that a GPU sends in a step."""
+    n, micro = job.parameters, option.micro_batch_size
+    unsharded = n.trained - (n.trained_in_blocks if option.fsdp else 0)
+    features = steps.feature_bytes * job.batch_size
+    sent = 2 * FLOAT * unsharded * job.ring_share + features * job.ring_share
+    if option.fsdp:
+        # blocks are gathered for each pass, and gradients scattered after the last one; for
+        # recomputation they are gathered anyway by the backward pass
+        pieces = 1 if micro is None else -(-job.rows // micro)
         forward = pieces + (pieces if micro is not None else 0)
-        moved += (
+        sent += (
             FLOAT
-            * job.sends
-            * (n.learning_in_blocks * (forward + 2 * pieces) + n.frozen_in_blocks * forward)
+            * job.ring_share
+            * (n.trained_in_blocks * (forward + 2 * pieces) + n.frozen_in_blocks * forward)
         )
-    return Layout(
-        job, sharded, micro, recompute, memory, computing, moved / (job.wire * e), cost.flops
-    )
+    return sent

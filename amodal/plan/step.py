@@ -1,9 +1,9 @@
-"""The cost of one optimizer step at any number of rows, from counts of steps with few.
+"""The cost of one optimizer step at any batch size, extrapolated from counts of small steps.
 
-Features are computed row by row, so what they cost is linear in the rows and, of micro-batches, in
-their number and in their size: two counts, or four, give it at any size. Losses compare the rows of
-all processes, which is counted with all of them up to `MOST`, and beyond that continued as the
-square that it is.
+Features are computed row by row. Their cost is linear in the rows and, with micro-batches, in the
+number and the size of these: two counts, or four, give it at any size. Losses compare the rows of
+all processes. They are counted with all rows up to `MAX_LOSS_ROWS`, and extrapolated beyond as a
+parabola, which is exact for pairwise losses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -19,64 +20,76 @@ from amodal.methods.contract import Method
 from amodal.plan.counting import Count, count, count_losses
 
 ROWS = (48, 96)
-"""Rows that are counted, of more."""
-PIECES, PIECE = (3, 6), (8, 16)
-"""Micro-batches and their sizes that are counted, of more."""
-MOST = 8192
-"""Rows whose losses are counted, of more."""
-
+"""Batch sizes that are counted, to extrapolate to larger ones."""
+PIECES, PIECE_ROWS = (3, 6), (8, 16)
+"""Numbers and sizes of micro-batches that are counted, to extrapolate to larger ones."""
+MAX_LOSS_ROWS = 8192
+"""Rows up to which losses are counted."""
 EXAMPLES = 96
-"""Rows that are needed for this."""
+"""Example records that the counts need."""
 
 Terms = Sequence[tuple[float, Count]]
+Precision = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A step of one process as a weighted sum of counts."""
+    """The cost of a step of one process, as a weighted sum of counts.
+
+    Args:
+        terms: (weight, count).
+    """
 
     terms: Terms
 
-    def of(self, what: Callable[[Count], float]) -> float:
-        return sum(weight * what(counted) for weight, counted in self.terms)
+    def sum(self, quantity: Callable[[Count], float]) -> float:
+        """The weighted sum of a quantity of the counts."""
+        return sum(weight * quantity(counted) for weight, counted in self.terms)
 
     @property
     def flops(self) -> float:
-        return self.of(lambda c: c.flops)
+        return self.sum(lambda c: c.flops)
 
     @property
     def peak(self) -> float:
-        """Bytes beyond weights, optimizer state and the batch."""
-        # each is continued by itself, and the whole could come out as less than a part of it
-        return max(self.of(lambda c: c.peak), self.beside)
+        """Peak memory in bytes, beyond weights, optimizer state and the batch."""
+        # both are extrapolated separately, and the whole must not be less than a part of it
+        return max(self.sum(lambda c: c.peak), self.peak_without_gradients)
 
     @property
-    def beside(self) -> float:
+    def peak_without_gradients(self) -> float:
         """The same without the gradients of the weights."""
-        return self.of(lambda c: c.beside)
+        return self.sum(lambda c: c.peak_without_gradients)
 
     def seconds(self, half: float, single: float, bandwidth: float, launch: float) -> float:
-        return self.of(lambda c: c.seconds(half, single, bandwidth, launch))
+        """See `Count.seconds`."""
+        return self.sum(lambda c: c.seconds(half, single, bandwidth, launch))
 
 
 class Steps:
-    """method: weightless; records: `EXAMPLES` example rows; precision: the context that features
-    are computed in; world: processes."""
+    """Costs of steps of one method.
 
-    def __init__(
-        self,
-        method: Method,
-        records: Batch,
-        precision: Callable[[], AbstractContextManager],
-        world: int,
-    ):
+    Args:
+        method: Without weights, see `amodal.plan.counting.weightless`.
+        records: `EXAMPLES` example records.
+        precision: Makes the context that features are computed in.
+        world: Number of processes.
+    """
+
+    def __init__(self, method: Method, records: Batch, precision: Precision, world: int):
         self.method, self.records, self.precision, self.world = method, records, precision, world
-        self._done: dict[tuple, Count] = {}
+        self._steps: dict[tuple[int, int | None, int, bool], Count] = {}
+        self._losses: dict[tuple[int, int], Count] = {}
 
-    def cost(self, rows: int, micro: int | None = None, recompute: bool = False) -> Cost:
-        """Of a process that has `rows`, `micro` of them at once; recompute: with activation
-        checkpointing."""
-        points: list[tuple[int, int | None, float]]
+    def cost(
+        self,
+        rows: int,
+        micro_batch_size: int | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> Cost:
+        """The cost of a step of a process with `rows` rows."""
+        points: list[tuple[int, int | None, float]]  # rows, micro-batch size, weight
+        micro = micro_batch_size
         if micro is None or micro >= rows:
             points = (
                 [(rows, None, 1.0)]
@@ -84,71 +97,86 @@ class Steps:
                 else [(r, None, w) for r, w in line(rows, ROWS)]
             )
         else:
-            sizes = [(micro, 1.0)] if micro <= PIECE[1] else line(micro, PIECE)
-            pieces = (
-                [(rows / micro, 1.0)] if rows <= PIECES[1] * micro else line(rows / micro, PIECES)
-            )
+            sizes = [(micro, 1.0)] if micro <= PIECE_ROWS[1] else line(micro, PIECE_ROWS)
+            few = rows <= PIECES[1] * micro
+            pieces = [(rows / micro, 1.0)] if few else line(rows / micro, PIECES)
             points = [(round(n * m), m, a * b) for n, a in pieces for m, b in sizes]
-        whole = rows * self.world
-        terms = [(weight, self._step(r, m, min(whole, MOST), recompute)) for r, m, weight in points]
-        return Cost([*terms, *self._beyond(whole)])
+        total = rows * self.world
+        terms = [
+            (weight, self._step(r, m, min(total, MAX_LOSS_ROWS), gradient_checkpointing))
+            for r, m, weight in points
+        ]
+        return Cost([*terms, *self._extrapolated_losses(total)])
 
     def losses(self, rows: int) -> Cost:
-        """The losses of the whole batch, `rows` on each process."""
-        whole = rows * self.world
-        few = min(rows, 16)
-        return Cost([(1.0, self._losses(few, min(whole, MOST))), *self._beyond(whole)])
+        """The cost of the losses alone, with `rows` rows on each process."""
+        total = rows * self.world
+        counted = self._loss(min(rows, 16), min(total, MAX_LOSS_ROWS))
+        return Cost([(1.0, counted), *self._extrapolated_losses(total)])
 
-    def _beyond(self, whole: int) -> Terms:
-        """What losses of `whole` rows cost more than those of `MOST`."""
-        if whole <= MOST:
+    def _extrapolated_losses(self, total: int) -> Terms:
+        """The additional cost of losses of `total` rows over those of `MAX_LOSS_ROWS`."""
+        if total <= MAX_LOSS_ROWS:
             return []
-        at = [MOST // 4, MOST // 2, MOST]
-        few = min(16, max(whole // self.world, 1))
-        more = parabola(whole, at)
-        return [(w - (a == MOST), self._losses(few, a)) for a, w in zip(at, more)]
+        points = [MAX_LOSS_ROWS // 4, MAX_LOSS_ROWS // 2, MAX_LOSS_ROWS]
+        rows = min(16, max(total // self.world, 1))
+        return [
+            (weight - (point == MAX_LOSS_ROWS), self._loss(rows, point))
+            for point, weight in zip(points, parabola(total, points))
+        ]
 
-    def _step(self, rows: int, micro: int | None, whole: int, recompute: bool) -> Count:
-        key = "step", rows, micro, times(whole, rows), recompute
-        if key not in self._done:
-            some, many, exact = self.records.between(0, rows), times(whole, rows), self.precision()
-            self._done[key] = count(
-                self.method, some, times=many, micro=micro, precision=exact, recompute=recompute
+    def _step(
+        self, rows: int, micro: int | None, total: int, gradient_checkpointing: bool
+    ) -> Count:
+        key = rows, micro, copies(total, rows), gradient_checkpointing
+        if key not in self._steps:
+            self._steps[key] = count(
+                self.method,
+                self.records.between(0, rows),
+                times=copies(total, rows),
+                micro_batch_size=micro,
+                precision=self.precision(),
+                gradient_checkpointing=gradient_checkpointing,
             )
-        return self._done[key]
+        return self._steps[key]
 
-    def _losses(self, rows: int, whole: int) -> Count:
-        key = "losses", rows, times(whole, rows)
-        if key not in self._done:
-            self._done[key] = count_losses(self.method, self.records.between(0, rows), times=key[2])
-        return self._done[key]
+    def _loss(self, rows: int, total: int) -> Count:
+        key = rows, copies(total, rows)
+        if key not in self._losses:
+            self._losses[key] = count_losses(
+                self.method, self.records.between(0, rows), times=key[1]
+            )
+        return self._losses[key]
 
-    def given(self) -> float:
+    @cached_property
+    def record_bytes(self) -> float:
         """Bytes of the values of a row, all views."""
         values = (c.flat for c in self.records.columns.values())
         return sum(v.numel() * v.element_size() for v in values) / self.records.size
 
-    def gathered(self) -> float:
-        """Bytes of features that a row sends to the other processes."""
+    @cached_property
+    def feature_bytes(self) -> float:
+        """Bytes of the features that a row sends to the other processes."""
         with torch.no_grad():
             features = self.method.features(self.records)
         return sum(c.flat.numel() * 4 for c in features.columns.values()) / self.records.size
 
 
-def times(whole: int, rows: int) -> int:
-    return max(round(whole / rows), 1)
+def copies(total: int, rows: int) -> int:
+    """How often `rows` rows make about `total` rows."""
+    return max(round(total / rows), 1)
 
 
-def line(x: float, at: tuple[int, int]) -> list[tuple[int, float]]:
-    """Where a line was looked at, with the weights that give it at x."""
-    low, high = at
+def line(x: float, points: tuple[int, int]) -> list[tuple[int, float]]:
+    """Two points with the weights of their values that give a line at x."""
+    low, high = points
     slope = (x - low) / (high - low)
     return [(low, 1 - slope), (high, slope)]
 
 
-def parabola(x: float, at: Sequence[int]) -> list[float]:
-    """The weights that give a parabola at x from its values at three points (Lagrange)."""
-    a, b, c = at
+def parabola(x: float, points: Sequence[int]) -> list[float]:
+    """The weights of the values at three points that give a parabola at x (Lagrange)."""
+    a, b, c = points
     return [
         (x - b) * (x - c) / ((a - b) * (a - c)),
         (x - a) * (x - c) / ((b - a) * (b - c)),

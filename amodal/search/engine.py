@@ -328,4 +328,4 @@ def shares(count: int, many: bool) -> list[range]:
     """The rows of `count` that this process is to see to, in chunks: all, or this rank's where many
     write."""
     chunks = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
-    return list(distributed.mine(chunks)) if many else chunks
+    return list(distributed.rank_share(chunks)) if many else chunks

@@ -10,7 +10,7 @@ from amodal.core import AmodalError
 from amodal.data.quarantine import Bad
 from amodal.data.quarantine import read as read_quarantine
 from amodal.evaluate import Report
-from amodal.train.log import read as read_metrics
+from amodal.train.log import read_metrics
 
 QUARANTINE = "quarantine.jsonl"
 """In RUN/view: values that could not be read when records were indexed for the page."""

@@ -1,28 +1,28 @@
-"""What may look on while a method trains: any object with any of the three hooks; two that ship.
+"""Callbacks: objects with any of the hooks `on_step`, `on_log` and `on_checkpoint`.
 
-class Shout:
+class PrintLoss:
     def on_log(self, progress, values):
         print(progress.step, values["loss"])
 
-amodal.pretrain("clip", "photos", "runs/first", callbacks=[Shout()])
+amodal.pretrain("clip", "photos", "runs/first", callbacks=[PrintLoss()])
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Embeddings, unknown
-from amodal.core.embeddings import FUSED
+from amodal.core.embeddings import FUSED, vectors
+from amodal.core.references import load_reference
 from amodal.data import Dataset, Loader, class_numbers
 from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
@@ -30,50 +30,65 @@ from amodal.nn.encoder import Encoder
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """The state of a run that callbacks see.
 
-    step: optimizer steps done, 1, 2, …, of `steps`. encoder: what would be saved now, the average
-    if there is one. run: its folder.
+    Args:
+        step: Optimizer steps done, 1, 2, …, of `steps`.
+        encoder: What would be saved now: the average of the weights if there is one.
+        run: The run folder.
     """
 
     step: int
     steps: int
     method: Method
-    encoder: nn.Module
+    encoder: Encoder
     run: Path
 
 
 @runtime_checkable
 class OnStep(Protocol):
     def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
-        """Called after each step. terms: of the loss, on the device: to read one waits for it."""
+        """Called after each step.
+
+        Args:
+            terms: Of the loss, on the device. Reading one waits for the device.
+        """
         ...
 
 
 @runtime_checkable
 class OnLog(Protocol):
     def on_log(self, progress: Progress, values: Mapping[str, float]) -> Mapping[str, float] | None:
-        """Called before an entry of the log is written. Returns: values to add to it."""
+        """Called before an entry of the log is written.
+
+        Returns:
+            Values to add to the entry, or None.
+        """
         ...
 
 
 @runtime_checkable
 class OnCheckpoint(Protocol):
     def on_checkpoint(self, progress: Progress, path: Path) -> None:
-        """Called after a checkpoint was written to `path`."""
+        """Called after a checkpoint was written to the folder `path`."""
         ...
 
 
 Hook = TypeVar("Hook", OnStep, OnLog, OnCheckpoint)
 Callback = OnStep | OnLog | OnCheckpoint
 HOOKS = ("on_step", "on_log", "on_checkpoint")
+Indices = npt.NDArray[np.int64]
+MIN_ROWS = 8
+"""Held-out records that a measurement needs."""
 
 
 class Callbacks:
-    """Calls the hooks of all, in order, on every process. Random numbers that they draw are not
-    those of the run.
+    """Calls the hooks of all callbacks, in order, on every process.
 
-    Raises AmodalError for an object without any hook.
+    They have a random state of their own, so they do not change the random numbers of the run.
+
+    Raises:
+        AmodalError: If an object has no hook.
     """
 
     def __init__(self, callbacks: Sequence[Callback] = ()):
@@ -81,39 +96,46 @@ class Callbacks:
         for callback in self.callbacks:
             if not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
                 raise AmodalError(
-                    f"a callback has one of {', '.join(HOOKS)}; {type(callback).__name__} has none of them"
+                    f"a callback has one of {', '.join(HOOKS)}; "
+                    f"{type(callback).__name__} has none of them"
                 )
 
     def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
-        for callback in self._with(OnStep):
+        for callback in _isolated([c for c in self.callbacks if isinstance(c, OnStep)]):
             callback.on_step(progress, terms)
 
     def on_log(self, progress: Progress, values: Mapping[str, float]) -> dict[str, float]:
-        """The values with what callbacks add to them."""
+        """The values, and those that callbacks add to them."""
         entry = dict(values)
-        for callback in self._with(OnLog):
+        for callback in _isolated([c for c in self.callbacks if isinstance(c, OnLog)]):
             entry |= callback.on_log(progress, entry) or {}
         return entry
 
     def on_checkpoint(self, progress: Progress, path: Path) -> None:
-        for callback in self._with(OnCheckpoint):
+        for callback in _isolated([c for c in self.callbacks if isinstance(c, OnCheckpoint)]):
             callback.on_checkpoint(progress, path)
 
-    def _with(self, protocol: type[Hook]) -> Iterator[Hook]:
-        having = [callback for callback in self.callbacks if isinstance(callback, protocol)]
-        if not having:
-            return
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield from having
+
+def _isolated(callbacks: Sequence[Hook]) -> Iterator[Hook]:
+    """Callbacks, while random numbers that are drawn do not change the state of the run."""
+    if not callbacks:
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield from callbacks
 
 
 @torch.no_grad()
-def embedded(
-    encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned: bool
+def embed_records(
+    encoder: Encoder, dataset: Dataset, rows: Indices, *, aligned: bool
 ) -> Embeddings:
-    """The features of some records, or their vectors in the common space, on the CPU.
+    """Embed some records in evaluation mode.
 
-    The encoder stays in its mode.
+    Args:
+        rows: (n,) numbers of records.
+        aligned: Whether to project into the common space.
+
+    Returns:
+        source -> (N, D), on the CPU.
     """
     training, device = encoder.training, next(encoder.parameters()).device
     encoder.eval()
@@ -123,21 +145,20 @@ def embedded(
         parts.append(encoder.project(features) if aligned else features)
     encoder.train(training)
     whole = Embeddings.stack(parts)
-    return Embeddings(
-        {source: column.to("cpu") for source, column in whole.columns.items()}, whole.size
-    )
+    on_cpu = {source: column.to("cpu") for source, column in whole.columns.items()}
+    return Embeddings(on_cpu, whole.size)
 
 
 class OnlineProbe:
-    """How well a label can be read from the features of held-out records, by ridge regression on
-    half of them.
+    """A linear probe of the features of held-out records: ridge regression on half of them.
 
     Logs `probe/LABEL/SOURCE`: the accuracy on the other half, or R² where the label is a number.
 
     Args:
-        data: a Dataset with the label; its validation part is used.
-        every: steps between measurements; a twentieth of the run unless given.
-        rows: records at most.
+        data: A Dataset with the label. Its validation part is used.
+        every: Steps between measurements; 0 for a twentieth of the run.
+        rows: Maximum number of records.
+        ridge: Penalty, times the number of records.
     """
 
     def __init__(
@@ -152,23 +173,23 @@ class OnlineProbe:
     def on_log(self, progress: Progress, values: Mapping[str, float]) -> dict[str, float]:
         if not _due(progress, self.every):
             return {}
-        features = embedded(
+        features = embed_records(
             progress.encoder,
             self.data.with_fields(progress.encoder.fields),
             self.rows,
             aligned=False,
         )
         scores = {
-            f"probe/{self.label}/{s}": self._score(features[s].values, features[s].rows)
+            f"probe/{self.label}/{s}": self._score(vectors(features[s]), features[s].rows)
             for s in features
         }
         return {name: score for name, score in scores.items() if score is not None}
 
     def _score(self, x_ND: Tensor, rows_N: Tensor) -> float | None:
-        """Even rows learn, odd rows are scored; None where there are too few of either."""
-        learn = torch.arange(len(rows_N)) % 2 == 0
+        """Fit on even rows, score on odd ones; None where there are too few of either."""
+        fit = torch.arange(len(rows_N)) % 2 == 0
         y = self.values[rows_N]
-        if min(int(learn.sum()), int((~learn).sum())) < 4:
+        if min(int(fit.sum()), int((~fit).sum())) < MIN_ROWS // 2:
             return None
         target = (
             nn.functional.one_hot(y, len(self.classes)).double()
@@ -176,28 +197,25 @@ class OnlineProbe:
             else y.double()[:, None]
         )
         x = x_ND.double()
-        x = torch.cat([(x - x[learn].mean(0)) / (x[learn].std(0) + 1e-6), x.new_ones(len(x), 1)], 1)
-        gram = x[learn].T @ x[learn] + self.ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-        predicted = x[~learn] @ torch.linalg.solve(gram, x[learn].T @ target[learn])
+        x = torch.cat([(x - x[fit].mean(0)) / (x[fit].std(0) + 1e-6), x.new_ones(len(x), 1)], 1)
+        gram = x[fit].T @ x[fit] + self.ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+        predicted = x[~fit] @ torch.linalg.solve(gram, x[fit].T @ target[fit])
         if self.classes:
-            return float((predicted.argmax(1) == y[~learn]).double().mean())
-        left, spread = (
-            (target[~learn] - predicted).square().sum(),
-            target[~learn] - target[~learn].mean(),
-        )
-        return float(1 - left / spread.square().sum().clamp(min=1e-12))
+            return float((predicted.argmax(1) == y[~fit]).double().mean())
+        residual = (target[~fit] - predicted).square().sum()
+        deviation = target[~fit] - target[~fit].mean()
+        return float(1 - residual / deviation.square().sum().clamp(min=1e-12))
 
 
 class OnlineRetrieval:
-    """How often the nearest vector of another source is that of the same record, among held-out
-    records.
+    """Cross-source retrieval among held-out records.
 
     Logs `retrieval/A>B`: recall at 1 from each source to each other one.
 
     Args:
-        data: a Dataset; its validation part is used.
-        every: steps between measurements; a twentieth of the run unless given.
-        rows: records at most.
+        data: A Dataset. Its validation part is used.
+        every: Steps between measurements; 0 for a twentieth of the run.
+        rows: Maximum number of records.
     """
 
     def __init__(self, data: Dataset, *, every: int = 0, rows: int = 512):
@@ -207,35 +225,32 @@ class OnlineRetrieval:
     def on_log(self, progress: Progress, values: Mapping[str, float]) -> dict[str, float]:
         if not _due(progress, self.every):
             return {}
-        vectors = embedded(
+        embeddings = embed_records(
             progress.encoder,
             self.data.with_fields(progress.encoder.fields),
             self.rows,
             aligned=True,
         )
-        sources = [s for s in vectors if s != FUSED]
-        found = {}
-        for a in sources:
-            for b in sources:
-                x_ND, y_ND = vectors.pair(a, b) if a != b else ((), ())
-                if len(x_ND) > 1:
-                    nearest = (
-                        nn.functional.normalize(x_ND) @ nn.functional.normalize(y_ND).T
-                    ).argmax(1)
-                    found[f"retrieval/{a}>{b}"] = float(
-                        (nearest == torch.arange(len(nearest))).double().mean()
-                    )
-        return found
+        sources = [s for s in embeddings if s != FUSED]
+        recalls = {}
+        for a, b in itertools.permutations(sources, 2):
+            x_ND, y_ND = embeddings.pair(a, b)
+            if len(x_ND) > 1:
+                cosines = nn.functional.normalize(x_ND) @ nn.functional.normalize(y_ND).T
+                hits = cosines.argmax(1) == torch.arange(len(cosines))
+                recalls[f"retrieval/{a}>{b}"] = float(hits.double().mean())
+        return recalls
 
 
-def _held_out(data: Dataset, usable: np.ndarray, rows: int) -> np.ndarray:
-    held = data.split("valid")
-    held = held[usable[held]][:rows]
-    if len(held) < 8:
+def _held_out(data: Dataset, usable: npt.NDArray[np.bool_], rows: int) -> Indices:
+    held_out: Indices = data.split("valid")
+    held_out = held_out[usable[held_out]][:rows]
+    if len(held_out) < MIN_ROWS:
         raise AmodalError(
-            f"{data.name!r} has {len(held)} held-out records that can be measured; at least 8 are needed"
+            f"{data.name!r} has {len(held_out)} held-out records that can be measured; "
+            f"at least {MIN_ROWS} are needed"
         )
-    return held
+    return held_out
 
 
 def _due(progress: Progress, every: int) -> bool:
@@ -243,41 +258,27 @@ def _due(progress: Progress, every: int) -> bool:
     return progress.step % every == 0 or progress.step == progress.steps
 
 
-SHIPPED: dict[str, Callable[..., Callback]] = {"probe": OnlineProbe, "retrieval": OnlineRetrieval}
+BUILT_IN: dict[str, Callable[..., Callback]] = {"probe": OnlineProbe, "retrieval": OnlineRetrieval}
 
 
-def named(spec: str, data: Dataset) -> Callback:
-    """The callback that a word of the command line names.
+def from_spec(spec: str, data: Dataset) -> Callback:
+    """The callback of an option `--callback`.
 
     Args:
-        spec: `probe:LABEL`, `retrieval`, or `FILE.py:NAME` or `package.module:NAME`, called with
-            the data.
+        spec: `probe:LABEL`, `retrieval`, or the reference of a function or class that is called
+            with the data: `FILE.py:NAME` or `package.module:NAME`.
+
+    Raises:
+        AmodalError: If there is no such callback.
     """
     name, _, rest = spec.rpartition(":") if ".py:" in spec or "." in spec else spec.partition(":")
-    if name in SHIPPED:
+    if name in BUILT_IN:
         if (name == "probe") != bool(rest):
             raise AmodalError(f"--callback {spec}: it is probe:LABEL or retrieval")
-        return SHIPPED[name](data, rest) if rest else SHIPPED[name](data)
+        return BUILT_IN[name](data, rest) if rest else BUILT_IN[name](data)
     if not rest or "." not in name:
-        raise unknown("callback", spec, SHIPPED, "Or FILE.py:NAME, which is called with the data.")
-    maker = getattr(_module(name), rest, None)
-    if not callable(maker):
-        raise AmodalError(f"--callback {spec}: {name} has no function or class {rest}")
-    return maker(data)
-
-
-def _module(name: str):
-    if not name.endswith(".py"):
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            raise AmodalError(f"{name} cannot be imported: {error}") from error
-    path = Path(name)
-    if not path.is_file():
-        raise AmodalError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    return module
+        raise unknown("callback", spec, BUILT_IN, "Or FILE.py:NAME, which is called with the data.")
+    make = load_reference(spec)
+    if not callable(make):
+        raise AmodalError(f"--callback {spec}: {rest} is not a function or class")
+    return cast(Callback, make(data))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,16 +21,34 @@ from amodal.core import AmodalError
 from amodal.nn.saved import copy_whole, fill, read_json, read_tensors
 from amodal.train import distributed
 
-KEEP = 2  # the newest ones
+KEEP = 2
+"""Checkpoints that are kept, the newest ones."""
+GROUP = "param_groups."
+"""Prefix of the entries of parameter groups."""
+ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+"""The state of AdamW for a parameter."""
 
-
+State = dict[str, Any]
+"""The content of state.json."""
 Optimizers = Sequence[torch.optim.Optimizer]
 
 
-def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, state: dict) -> Path:
-    """Write a checkpoint. A full disk or a kill on the way leaves the older ones as they were."""
+def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, state: State) -> Path:
+    """Write a checkpoint. A full disk or a kill leaves the older ones unchanged.
+
+    Args:
+        folder: RUN/checkpoints.
+        state: The entries of state.json beside `step`.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        AmodalError: If it cannot be written.
+    """
     model = {
-        k: distributed.whole(v).detach().cpu().contiguous() for k, v in method.state_dict().items()
+        k: distributed.full_tensor(v).detach().cpu().contiguous()
+        for k, v in method.state_dict().items()
     }
     tensors, scalars = optimizer_state(method, optimizers)
     moments = {k: v.cpu().contiguous() for k, v in tensors.items()}
@@ -39,8 +58,8 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
     final = folder / f"step-{step:08d}"
     if distributed.rank() == 0:
         draft = folder / f".{final.name}.draft"
-        for left in folder.glob(".step-*.draft"):  # by a killed run
-            shutil.rmtree(left, ignore_errors=True)
+        for stale in folder.glob(".step-*.draft"):  # of a killed run
+            shutil.rmtree(stale, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
             save_file(model, draft / "model.safetensors")
@@ -53,88 +72,96 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
         except (OSError, SafetensorError) as e:
             shutil.rmtree(draft, ignore_errors=True)
             last = latest(folder)
-            kept = f"the last good one is {last}" if last else "there is no earlier one"
+            note = f"the last good one is {last}" if last else "there is no earlier one"
             raise AmodalError(
-                f"could not write a checkpoint to {final}: {e}; {kept}. Free some space and add --resume."
+                f"could not write a checkpoint to {final}: {e}; {note}. "
+                "Free some space and add --resume."
             ) from e
-        for old in everything(folder)[:-KEEP]:
+        for old in all_checkpoints(folder)[:-KEEP]:
             shutil.rmtree(old)
     distributed.barrier()
     return final
 
 
-def everything(folder: Path) -> list[Path]:
+def all_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints, oldest first."""
-    named = (p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal())
-    return sorted((p for p in named if (p / "state.json").exists()), key=step_of)
+    paths = (p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal())
+    return sorted((p for p in paths if (p / "state.json").exists()), key=step_of)
 
 
 def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
     return int(path.name.removeprefix("step-"))
 
 
 def latest(folder: Path) -> Path | None:
-    found = everything(folder)
-    return found[-1] if found else None
+    """The newest checkpoint, None if there is none."""
+    paths = all_checkpoints(folder)
+    return paths[-1] if paths else None
 
 
-def load(path: Path, method: nn.Module, optimizers: Optimizers) -> dict:
-    """Put weights and moments back; returns the state.
+def load(path: Path, method: nn.Module, optimizers: Optimizers) -> State:
+    """Load weights and optimizer states.
 
-    A checkpoint of another model is an error that names the differences.
+    Returns:
+        The content of state.json.
+
+    Raises:
+        AmodalError: If the checkpoint is damaged, or is of another model; it names the differences.
     """
-    state = checked(path, read_json(path / "state.json", _mend(path)))
+    state = check_state(path, read_json(path / "state.json", _advice(path)))
     try:
         tensors, moments = (
             read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer")
         )
     except AmodalError as e:
-        raise AmodalError(f"{e}; {_mend(path)}") from e
+        raise AmodalError(f"{e}; {_advice(path)}") from e
     fill(method, tensors, str(path))
     load_optimizers(method, optimizers, moments, state, path)
     return state
 
 
-def checked(path: Path, state: dict) -> dict:
-    """What state.json must say: step, seconds and the state of torch's generator.
+def check_state(path: Path, state: State) -> State:
+    """Check that state.json has step, seconds and the state of torch's generator.
 
-    Raises AmodalError where it says something else.
+    Raises:
+        AmodalError: If one of them is missing or invalid.
     """
     try:
         rng = torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8)
         torch.Generator().set_state(rng)
         seconds = float(state["seconds"])
         if type(state["step"]) is not int or state["step"] != step_of(path):
-            raise ValueError(f"it is of step {state['step']!r}")
+            raise ValueError(f"its step is {state['step']!r}")
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"it says {seconds} seconds")
+            raise ValueError(f"its seconds are {seconds}")
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise AmodalError(
-            f"{path / 'state.json'} is damaged ({type(e).__name__}: {e}); {_mend(path)}"
+            f"{path / 'state.json'} is damaged ({type(e).__name__}: {e}); {_advice(path)}"
         ) from e
     return state
 
 
-def _mend(path: Path) -> str:
-    before = [p for p in everything(path.parent) if p != path]
-    kept = (
-        f"then --resume goes on from {before[-1].name}"
-        if before
-        else "there is no other, so train again into another folder"
+def _advice(path: Path) -> str:
+    others = [p for p in all_checkpoints(path.parent) if p != path]
+    then = (
+        f"then --resume continues from {others[-1].name}"
+        if others
+        else "there is no other, so start a new run in another folder"
     )
-    return f"remove the folder {path}; {kept}"
+    return f"remove the folder {path}; {then}"
 
 
 def optimizer_state(
     method: nn.Module, optimizers: Optimizers
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """All that optimizers hold.
+    """The state of all optimizers under flat names.
 
     Returns:
-        `parameter/moment` and `param_groups.N/value` -> tensor; the same -> number, for what is no
-        tensor.
+        `parameter/moment` and `param_groups.N/value` -> tensor; and the same for entries that are
+        Python numbers.
     """
-    names = {p: n for n, p in method.named_parameters()}
+    names: dict[Tensor, str] = {p: n for n, p in method.named_parameters()}
     entries = {
         f"{names[p]}/{k}": v
         for optimizer in optimizers
@@ -144,40 +171,42 @@ def optimizer_state(
     for i, group in enumerate(groups_of(optimizers)):  # LAMB counts its steps there
         entries |= {f"{GROUP}{i}/{k}": v for k, v in group.items() if isinstance(v, Tensor)}
     tensors = {
-        k: distributed.whole(v).detach() for k, v in entries.items() if isinstance(v, Tensor)
+        k: distributed.full_tensor(v).detach() for k, v in entries.items() if isinstance(v, Tensor)
     }
     return tensors, {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
 
 
-def groups_of(optimizers: Optimizers) -> list[dict]:
+def groups_of(optimizers: Optimizers) -> list[dict[str, Any]]:
+    """The parameter groups of all optimizers, in order."""
     return [group for optimizer in optimizers for group in optimizer.param_groups]
 
 
-GROUP = "param_groups."
-ADAMW = {"step", "exp_avg", "exp_avg_sq"}
-"""What AdamW holds of a parameter."""
-
-
 def load_optimizers(
-    method: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor], state: dict, path: Path
+    method: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor], state: State, path: Path
 ) -> None:
-    """Put what `optimizer_state` gave back.
+    """Load what `optimizer_state` returned.
 
-    Raises AmodalError for what is not of this method and these optimizers.
+    Args:
+        tensors: Its tensors. Its numbers are `state["scalars"]`.
+        path: Of the checkpoint, for messages.
+
+    Raises:
+        AmodalError: If they do not fit this method and these optimizers.
     """
     params, scalars = dict(method.named_parameters()), state.get("scalars", {})
     if not isinstance(scalars, dict) or not all(
         isinstance(v, (int, float)) for v in scalars.values()
     ):
         raise AmodalError(
-            f"{path / 'state.json'} is damaged: scalars are no numbers; {_mend(path)}"
+            f"{path / 'state.json'} is damaged: its scalars are not numbers; {_advice(path)}"
         )
     _check_moments(params, optimizers, tensors, scalars, path)
     if state.get("moments", len(tensors)) != len(tensors):
         raise AmodalError(
-            f"{path / 'optimizer.safetensors'} is damaged: moments are missing; {_mend(path)}"
+            f"{path / 'optimizer.safetensors'} is damaged: moments are missing; {_advice(path)}"
         )
-    groups, owner_of = groups_of(optimizers), {}
+    groups = groups_of(optimizers)
+    owner_of: dict[Tensor, torch.optim.Optimizer] = {}
     for optimizer in optimizers:
         optimizer.state.clear()
         owner_of |= {p: optimizer for group in optimizer.param_groups for p in group["params"]}
@@ -193,45 +222,55 @@ def load_optimizers(
 
 
 def _check_moments(
-    params: dict, optimizers: Optimizers, tensors: dict, scalars: dict, path: Path
+    params: Mapping[str, Tensor],
+    optimizers: Optimizers,
+    tensors: Mapping[str, Tensor],
+    scalars: Mapping[str, float],
+    path: Path,
 ) -> None:
-    groups, met = groups_of(optimizers), {}
-    learning = {
+    groups = groups_of(optimizers)
+    moments: dict[str, set[str]] = {}  # parameter -> the names of its moments
+    is_adamw = {
         id(p): isinstance(o, torch.optim.AdamW)
         for o in optimizers
         for g in o.param_groups
         for p in g["params"]
     }
-    for name, value in {**tensors, **scalars}.items():
+    values: dict[str, Tensor | float] = {**tensors, **scalars}
+    for name, value in values.items():
         owner, _, moment = name.rpartition("/")
         if owner.startswith(GROUP):
-            fits = owner.removeprefix(GROUP).isdecimal() and int(owner.removeprefix(GROUP)) < len(
-                groups
-            )
+            number = owner.removeprefix(GROUP)
+            fits = number.isdecimal() and int(number) < len(groups)
         else:
-            met.setdefault(owner, set()).add(moment)
+            moments.setdefault(owner, set()).add(moment)
             p = params.get(owner)
-            shape = tuple(getattr(value, "shape", ()))
             fits = (
-                p is not None and id(p) in learning and shape in _shapes(p, moment, learning[id(p)])
+                p is not None
+                and id(p) in is_adamw
+                and _shape(value) in _shapes(p, moment, is_adamw[id(p)])
             )
         if not fits:
-            shape = tuple(getattr(value, "shape", ()))
             raise AmodalError(
-                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; {_mend(path)}"
+                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {_shape(value)}; "
+                f"{_advice(path)}"
             )
-    short = next((o for o, m in met.items() if learning[id(params[o])] and m != ADAMW), None)
-    if short:
+    incomplete = next(
+        (o for o, m in moments.items() if is_adamw[id(params[o])] and m != ADAMW), None
+    )
+    if incomplete:
         raise AmodalError(
-            f"{path / 'optimizer.safetensors'} is damaged: of {short} it has {sorted(met[short])}; {_mend(path)}"
+            f"{path / 'optimizer.safetensors'} is damaged: of {incomplete} it has "
+            f"{sorted(moments[incomplete])}; {_advice(path)}"
         )
 
 
-def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
-    """The shapes that a moment of a parameter may have.
+def _shape(value: Tensor | float) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
-    Adafactor holds means of rows and of columns.
-    """
+
+def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
+    """The shapes that a moment of a parameter may have; Adafactor's are factored."""
     shape = tuple(p.shape)
     if adamw:
         return ((),) if moment == "step" else (shape,)
@@ -240,20 +279,20 @@ def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
 
 
 def _placed(value: Tensor, p: Tensor, moment: str, fused: bool) -> Tensor:
-    """A moment where its optimizer wants it.
+    """A moment on the device, and sharded, as its optimizer needs it.
 
-    Beside the parameter, but counters that no fused kernel reads on the CPU.
+    Moments lie beside the parameter. Step counters lie on the CPU unless a fused kernel reads them.
     """
     if value.shape == p.shape and moment != "step":
-        place = torch.zeros_like(p)
+        target = torch.zeros_like(p)
     else:
-        place = torch.zeros_like(value, device=p.device if fused or value.dim() else "cpu")
-    copy_whole(place, value)
-    return place
+        target = torch.zeros_like(value, device=p.device if fused or value.dim() else "cpu")
+    copy_whole(target, value)
+    return target
 
 
 def sync(folder: Path) -> None:
-    """Force a folder and the files in it to the disk."""
+    """Flush a folder and its files to the disk."""
     for path in [*folder.iterdir(), folder]:
         if path.is_dir() and path != folder:
             continue

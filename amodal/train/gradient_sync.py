@@ -95,7 +95,7 @@ def _of_any_rank(parameters: list[nn.Parameter]) -> list[bool]:
     has = torch.tensor(
         [p.grad is not None for p in parameters],
         dtype=torch.uint8,
-        device=distributed.small_numbers_device(parameters[0].device),
+        device=distributed.control_device(parameters[0].device),
     )
     dist.all_reduce(has, op=dist.ReduceOp.MAX)
     return [bool(h) for h in has.tolist()]

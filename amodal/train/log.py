@@ -1,24 +1,25 @@
-"""What a run writes while it goes: metrics.jsonl, and what loggers make of the same numbers."""
+"""The metrics of a run: metrics.jsonl, and the loggers that get the same values."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from amodal.core import AmodalError
-from amodal.train import loggers as making
-from amodal.train.loggers import Logger
+from amodal.train.loggers import Logger, make_loggers
 
 
-class Log:
-    """One line of metrics.jsonl for each entry, and the same numbers for each logger.
+class MetricsLog:
+    """Writes each entry as a line of metrics.jsonl, and passes it to every logger.
 
     Args:
-        resume_at: drop what a killed run wrote after the checkpoint it goes on from, so that no
-            step stands twice.
-        loggers: names or callables, see `amodal.train.loggers`.
-        config: of the run, for loggers that show it.
+        run: The run folder.
+        resume_at: Step of the checkpoint that the run continues from. Later entries of a killed run
+            are dropped, so that no step occurs twice.
+        loggers: Names or callables, see `amodal.train.loggers`.
+        config: The run's configuration, for loggers that show it.
     """
 
     def __init__(
@@ -31,25 +32,29 @@ class Log:
     ):
         self.path = run / "metrics.jsonl"
         entries = (
-            [line for line in read(self.path) if line["step"] <= resume_at] if resume_at else []
+            [line for line in read_metrics(self.path) if line["step"] <= resume_at]
+            if resume_at
+            else []
         )
         try:
-            draft = self.path.with_name(
-                f".{self.path.name}.draft"
-            )  # a kill right here must not cost what was logged
+            # written beside the log and renamed: a kill here must not lose earlier entries
+            draft = self.path.with_name(f".{self.path.name}.draft")
             draft.write_text("".join(json.dumps(line) + "\n" for line in entries))
             draft.replace(self.path)
             self.file = self.path.open("a", buffering=1)
-            self.loggers = making.start(loggers, run, config or {}, resume_at)
+            self.loggers = make_loggers(loggers, run, config or {}, resume_at)
         except OSError as error:
             raise self._failed(error) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one entry.
+
+        Raises:
+            AmodalError: If the disk is full, or a logger cannot write.
+        """
         try:
-            self.file.write(
-                json.dumps({"step": step} | {k: round(float(v), 6) for k, v in values.items()})
-                + "\n"
-            )
+            rounded = {k: round(float(v), 6) for k, v in values.items()}
+            self.file.write(json.dumps({"step": step} | rounded) + "\n")
             for logger in self.loggers:
                 logger(step, values)
         except OSError as error:
@@ -58,8 +63,7 @@ class Log:
     def _failed(self, error: OSError) -> AmodalError:
         return AmodalError(
             f"could not write to the log in {self.path.parent}: {error.strerror or error}. "
-            "Checkpoints are unharmed: "
-            "free some space, and go on with --resume."
+            "Checkpoints are not affected: free some space and continue with --resume."
         )
 
     def close(self) -> None:
@@ -69,12 +73,11 @@ class Log:
                 close()
 
 
-def read(path: Path) -> list[dict]:
-    """The entries of a metrics.jsonl; a last line that a kill cut short is left out."""
-    entries = []
-    for line in (
-        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    ):
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The entries of a metrics.jsonl, up to a last line that a kill cut short."""
+    entries: list[dict[str, Any]] = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
@@ -86,7 +89,6 @@ def read(path: Path) -> list[dict]:
 
 
 def seconds_of(run: Path) -> float:
-    """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
-    return next(
-        (e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0
-    )
+    """Training time of a run by the last entry of its log; 0 without a log."""
+    entries = reversed(read_metrics(run / "metrics.jsonl"))
+    return next((float(e["seconds"]) for e in entries if "seconds" in e), 0.0)

@@ -1,38 +1,49 @@
-"""What a run says when it begins."""
+"""The lines that are printed when a run starts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from rich.console import Console
 
+from amodal.data import Dataset
 from amodal.methods.contract import Method
-from amodal.nn.encoder import Encoder
+from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.transformer import size_of
 
 
-def announce(config: dict, method: Method, dataset, notes: Sequence[str] = ()) -> None:
-    encoder: Encoder = method.encoder
+def log_start(
+    config: Mapping[str, Any], method: Method, dataset: Dataset, notes: Sequence[str] = ()
+) -> None:
+    """Print data, encoder and schedule of a run.
+
+    Args:
+        config: As in RUN/config.json.
+        notes: Further lines.
+    """
+    encoder, schedule = method.encoder, config["schedule"]
     shape = size_of(encoder.size)
-    count = sum(p.numel() for p in encoder.parameters())
+    parameters = sum(p.numel() for p in encoder.parameters())
     fields = ", ".join(f"{name} ({m.kind})" for name, m in dataset.fields.items())
-    say = Console(stderr=True)
-    say.print(
-        f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of {len(dataset)} records to train on; {fields}\n"
-        f"encoder {encoder.size}: {encoder.trunk} trunk, width {shape.width}, depth {shape.depth}, {count / 1e6:.2f} M parameters; "
-        f"batch {config['batch']}, learning rate {config['schedule']['lr']:.3g}, {config['schedule']['steps']} steps",
+    console = Console(stderr=True)
+    console.print(
+        f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of "
+        f"{len(dataset)} records to train on; {fields}\n"
+        f"encoder {encoder.size}: {encoder.trunk} trunk, width {shape.width}, depth {shape.depth}, "
+        f"{parameters / 1e6:.2f} M parameters; batch size {config['batch']}, "
+        f"learning rate {schedule['lr']:.3g}, {schedule['steps']} steps",
         highlight=False,
     )
-    for note in notes:
-        say.print(note, highlight=False)
+    lines = list(notes)
     for field, share in config["data"]["truncated"].items():
         if share:
-            say.print(
-                f"{field}: {share:.0%} of the values are longer than max_length and are cut off",
-                highlight=False,
+            lines.append(
+                f"{field}: {share:.0%} of the values are longer than max_length and are truncated"
             )
     for field in filter(encoder.contextual, encoder.fields):
-        say.print(
-            f"{field}: {encoder.tokenizers[field].name.partition('#{')[0]}: {encoder.tokenizers[field].report or 'no weights loaded'}",
-            highlight=False,
-        )
+        backbone = cast(Backbone, encoder.tokenizers[field])
+        name = backbone.name.partition("#{")[0]
+        lines.append(f"{field}: {name}: {backbone.report or 'no weights loaded'}")
+    for line in lines:
+        console.print(line, highlight=False)

@@ -1,6 +1,6 @@
-"""Where metrics go beside metrics.jsonl.
+"""Loggers: TensorBoard, W&B, MLflow, Trackio, or any callable `(step, values) -> None`.
 
-TensorBoard, W&B, MLflow, Trackio, or any callable `(step, values) -> None`.
+metrics.jsonl is always written, see `amodal.train.log`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ Logger = Callable[[int, Mapping[str, float]], None]
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
 
-def needed(name: str) -> ModuleType:
-    """The package of a logger. Raises AmodalError that says what to install."""
+def import_package(name: str) -> ModuleType:
+    """The package of a logger.
+
+    Raises:
+        AmodalError: If it is not installed.
+    """
     try:
         return importlib.import_module(PACKAGES[name])
     except ImportError as error:
@@ -46,11 +50,11 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases, as a run of the project `amodal` that a resumed run goes on with."""
+    """Weights & Biases, project `amodal`. A resumed run continues the same W&B run."""
 
     def __init__(self, run: Path, config: Mapping[str, object], resume_at: int = 0):
         identity = str(run.resolve()).replace("/", "-").strip("-")[-64:]
-        self.run = needed("wandb").init(
+        self.run = import_package("wandb").init(
             project="amodal",
             name=run.name,
             id=identity,
@@ -67,10 +71,10 @@ class Wandb:
 
 
 class MLflow:
-    """MLflow, as a run of the experiment `amodal`."""
+    """MLflow, experiment `amodal`."""
 
     def __init__(self, run: Path, config: Mapping[str, object], resume_at: int = 0):
-        self.mlflow = needed("mlflow")
+        self.mlflow = import_package("mlflow")
         self.mlflow.set_experiment("amodal")
         self.mlflow.start_run(run_name=run.name)
         self.mlflow.log_dict(dict(config), "config.json")
@@ -87,10 +91,10 @@ class MLflow:
 
 
 class Trackio:
-    """Trackio, as a run of the project `amodal`."""
+    """Trackio, project `amodal`."""
 
     def __init__(self, run: Path, config: Mapping[str, object], resume_at: int = 0):
-        self.trackio = needed("trackio")
+        self.trackio = import_package("trackio")
         self.trackio.init(project="amodal", name=run.name, config=dict(config), resume="allow")
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
@@ -108,10 +112,13 @@ LOGGERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def checked(loggers: str | Logger | Sequence[str | Logger] | None) -> tuple[str | Logger, ...]:
-    """Names and callables, one or more.
+def check_loggers(
+    loggers: str | Logger | Sequence[str | Logger] | None,
+) -> tuple[str | Logger, ...]:
+    """Check names and callables, and return them as a tuple.
 
-    Raises AmodalError for others, and for a name whose package is not there.
+    Raises:
+        AmodalError: For anything else, and for a name whose package is not installed.
     """
     if loggers is None:
         return ()
@@ -121,18 +128,20 @@ def checked(loggers: str | Logger | Sequence[str | Logger] | None) -> tuple[str 
             if logger not in LOGGERS:
                 raise unknown("logger", logger, LOGGERS)
             if logger in PACKAGES:
-                needed(logger)
+                import_package(logger)
         elif not callable(logger):
             raise AmodalError(
-                f"a logger is a name or a callable (step, values) -> None, not {type(logger).__name__}"
+                "a logger is a name or a callable (step, values) -> None, "
+                f"not {type(logger).__name__}"
             )
     return every
 
 
-def start(
+def make_loggers(
     loggers: Sequence[str | Logger], run: Path, config: Mapping[str, object], resume_at: int
 ) -> list[Logger]:
-    """Loggers that are ready to be called."""
+    """Create the loggers that are given by name; callables are returned unchanged."""
     return [
-        LOGGERS[one](run, config, resume_at) if isinstance(one, str) else one for one in loggers
+        LOGGERS[logger](run, config, resume_at) if isinstance(logger, str) else logger
+        for logger in loggers
     ]

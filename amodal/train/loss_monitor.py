@@ -1,9 +1,8 @@
-"""What a step's loss came to, read without keeping a GPU waiting: a step later, when it has long
-arrived.
+"""The loss of each step, read without making a GPU wait.
 
-So a loss or a gradient that is not finite is noticed one step after it was; what could keep or
-report something of such a step looks at once, and a step that fails is looked at before its error
-is believed. Nothing damaged is ever written.
+It is read one step later, when it has long arrived on the CPU. A loss or gradient that is not
+finite is therefore noticed one step late. Whatever could save or report such a step checks at once,
+and a step that fails is checked before its error is raised. So nothing damaged is ever written.
 """
 
 from __future__ import annotations
@@ -11,24 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from amodal.train.collapse_monitor import Stopped
+from amodal.train.collapse_monitor import TrainingStopped
 from amodal.train.step import total
 
 
-class Numbers:
-    """The loss of a step, its terms and the norm of its gradient, on their way from the device.
-    Reading them waits until they are here."""
+class StepLosses:
+    """The loss of a step, its terms and its gradient norm, on their way from the device.
+
+    Reading an attribute waits until they have arrived.
+    """
 
     def __init__(self, step: int, terms: dict[str, Tensor], norm: Tensor):
         self.step, self.names = step, tuple(terms)
         values = torch.stack([total(terms), norm, *terms.values()])
-        self._values = values.to(
-            "cpu", non_blocking=values.is_cuda
-        )  # into pinned memory, and the next step can begin
+        # into pinned memory, so that the next step can begin
+        self._values = values.to("cpu", non_blocking=values.is_cuda)
         self._arrived = (
             torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
         )
@@ -37,7 +38,8 @@ class Numbers:
     def _read(self) -> list[float]:
         if self._arrived is not None:
             self._arrived.synchronize()
-        return self._values.tolist()
+        numbers: list[float] = self._values.tolist()
+        return numbers
 
     @property
     def loss(self) -> float:
@@ -56,31 +58,47 @@ class Numbers:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-class Finite:
-    """Watches that losses and gradients stay finite. stopped: numbers that are not -> what to tell."""
+class LossMonitor:
+    """Stops a run whose loss or gradient is not finite.
 
-    def __init__(self, stopped: Callable[[Numbers], str]):
-        self.stopped, self.last = stopped, None
+    Args:
+        message: The losses of the failed step -> the text of the error.
+
+    Attributes:
+        loss: Of the last step that was checked.
+    """
+
+    def __init__(self, message: Callable[[StepLosses], str]):
+        self.message = message
+        self.last: StepLosses | None = None
         self.loss = math.nan
-        """Of the last step that was looked at."""
 
-    def note(self, numbers: Numbers) -> None:
-        """Look at the step before, and remember this one."""
-        self.look()
-        self.last = numbers
+    def update(self, step_losses: StepLosses) -> None:
+        """Check the step before, and hold this one for the next check."""
+        self.check()
+        self.last = step_losses
 
-    def look(self) -> None:
-        """Raises Stopped if the last step came to no number."""
+    def check(self) -> None:
+        """Check the last step.
+
+        Raises:
+            TrainingStopped: If its loss or its gradient is not finite.
+        """
         if self.last is None:
             return
         if not self.last.finite:
-            numbers, self.last = self.last, None
-            raise Stopped(self.stopped(numbers))
+            failed, self.last = self.last, None
+            raise TrainingStopped(self.message(failed))
         self.loss = self.last.loss
 
-    def __enter__(self) -> Finite:
+    def __enter__(self) -> LossMonitor:
         return self
 
-    def __exit__(self, kind, error: BaseException | None, trace) -> None:
-        if isinstance(error, Exception):  # it may only be what NaN led to
-            self.look()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception):  # a NaN may have caused it
+            self.check()

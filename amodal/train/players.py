@@ -1,4 +1,4 @@
-"""The optimizers of a method: one, or one for each player of a game."""
+"""The optimizers of a method: one, or one for each player of a game such as a GAN."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from amodal.train import optim
 
 
 class Players:
-    """by_prefix: the beginning of the names of a player's loss terms -> its optimizer.
+    """The optimizers of all players.
 
-    "" where there is but one.
+    Attributes:
+        by_prefix: Prefix of the names of a player's loss terms -> its optimizer. The prefix is ""
+            where there is only one.
     """
 
     def __init__(self, method: Method, recipe: Recipe):
         self.method, self.recipe = method, recipe
-        make = partial(optim.make, recipe, method, rates=method.lr_multipliers)
+        make = partial(optim.make, recipe, method, lr_multipliers=method.lr_multipliers)
         if not isinstance(method, Optimizers):
             self.by_prefix: dict[str, torch.optim.Optimizer] = {"": make()}
             return
@@ -35,16 +37,20 @@ class Players:
         return list(self.by_prefix.values())
 
     def parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Prefix -> what its player changes."""
+        """Prefix -> the parameters that its player changes."""
         return {
             prefix: [p for group in optimizer.param_groups for p in group["params"]]
             for prefix, optimizer in self.by_prefix.items()
         }
 
     def total_of(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Prefix -> the sum of its player's terms.
+        """Sum the loss terms of each player.
 
-        Raises AmodalError for a term of none or of two players.
+        Returns:
+            Prefix -> scalar, of the players that have a term.
+
+        Raises:
+            AmodalError: If a term belongs to no player or to two.
         """
         players: dict[str, list[Tensor]] = {prefix: [] for prefix in self.by_prefix}
         for name, term in terms.items():
@@ -52,17 +58,16 @@ class Players:
             if len(prefixes) != 1:
                 raise AmodalError(
                     f"the loss term {name!r} belongs to {len(prefixes)} players; its name must "
-                    "begin with one of "
-                    f"{', '.join(map(repr, players))}"
+                    f"begin with one of {', '.join(map(repr, players))}"
                 )
             players[prefixes[0]].append(term)
-        return {prefix: torch.stack(own).sum() for prefix, own in players.items() if own}
+        return {prefix: torch.stack(found).sum() for prefix, found in players.items() if found}
 
     def set(self, lr: float, factor: float, weight_decay: float) -> None:
-        """The learning rate, peak and factor, and the weight decay of the next step."""
+        """Set the learning rate (peak times factor) and the weight decay of the next step."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr * group["times"] * factor
+                group["lr"] = lr * group["lr_multiplier"] * factor
                 group["weight_decay"] = weight_decay if group["decays"] else 0.0
 
     def step(self) -> None:
@@ -75,14 +80,16 @@ class Players:
             for p in parameters:
                 if owners.setdefault(id(p), prefix) != prefix:
                     raise AmodalError(
-                        f"{self._name(p)} is changed by two players, {owners[id(p)]!r} and {prefix!r}"
+                        f"{self._name(p)} is changed by two players, "
+                        f"{owners[id(p)]!r} and {prefix!r}"
                     )
-        idle = [
+        unowned = [
             n for n, p in self.method.named_parameters() if p.requires_grad and id(p) not in owners
         ]
-        if idle:
+        if unowned:
             raise AmodalError(
-                f"{idle[0]} learns, and no player changes it; freeze it or give it to one"
+                f"{unowned[0]} requires a gradient, and no player changes it; "
+                "freeze it or give it to one"
             )
 
     def _name(self, parameter: Tensor) -> str:

@@ -1,293 +1,244 @@
-"""From a folder of records to a run folder that holds a trained encoder, in five steps.
+"""`pretrain`: from records to a run folder with a trained method, in five steps.
 
-RUN/config.json        all that is needed to build the encoder again, and how it came about
-RUN/model.safetensors  the encoder
-RUN/README.md          the run card, for people
+RUN/config.json        the configuration of the run
+RUN/spec.json          how the method is built
+RUN/model.safetensors  all tensors of the method
+RUN/README.md          the run card
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
-from amodal.core import AmodalError, Batch, Recipe
+from amodal.core import AmodalError, Recipe
 from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
-from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
-from amodal.curate import BatchSelector
-from amodal.methods.contract import Method
+from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
+from amodal.data.loader import Views
 from amodal.methods.saved import SPEC, saved, spec_of
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_config, run_dir
-from amodal.train.cache_features import remembered
-from amodal.train.collapse_monitor import Watch
+from amodal.train.cache_features import with_cached_features
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.log import seconds_of
-from amodal.train.log_start import announce
+from amodal.train.log_start import log_start
 from amodal.train.loop import train
 from amodal.train.precision import context
+from amodal.train.run_dir import Config
+from amodal.train.run_inputs import Built, Inputs, Prepared
 from amodal.train.run_setup import (
-    classes_of,
-    held_out,
-    once,
-    resized,
-    resolved,
-    rows_of_a_batch,
-    targets_read,
-    tells,
-    truncated,
+    classes_option,
+    held_out_batches,
+    predicted_targets,
+    resolve_batch_size,
+    resolve_recipe,
+    single_view,
+    targets_option,
+    truncated_shares,
     views_of_recipe,
+    with_resolution,
 )
 from amodal.train.settings import Settings, read_settings
-from amodal.train.start import begin_with
+from amodal.train.start import load_matching_weights
 from amodal.train.start import pick_device as pick_device
 
 EXACT = ("micro_batch_size", "gradient_checkpointing", "fsdp")
-"""Fields of a recipe that change no number, so that a run may go on with others."""
+"""Fields of a recipe that change no result, so a resumed run may change them."""
 
 
-def pretrain(method: methods.MethodLike, data, out: str | Path, **settings) -> Path:
+def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings: Any) -> Path:
     """Pretrain an encoder without labels.
 
     Args:
-        method: a page of `amodal.methods`, a function of one's own, or where one is.
-        data: a folder, file, bundled name, dict of arrays, or Dataset.
-        out: the run folder to write.
-        settings: `recipe`, any field of a Recipe, and those of `amodal.train.settings.Settings`.
+        method: The name of a page of `amodal.methods`, a function, or a reference to one.
+        data: A folder, file, bundled name, dict of arrays, or Dataset.
+        out: The run folder to write.
+        settings: `recipe`, any field of a `Recipe`, and the fields of
+            `amodal.train.settings.Settings`.
 
     Returns:
         The run folder.
+
+    Raises:
+        AmodalError: For a mistake in the arguments or the data.
+        TrainingStopped: If the loss is not finite, or the features have collapsed.
     """
-    opened = open_run(method, data, read_settings(method, settings))
-    built = build(opened)
-    prepared = prepare(opened, built, Path(out))
-    encoder = fit(opened, built, prepared)
-    save(opened, built, prepared, encoder)
+    inputs = open_inputs(method, data, read_settings(method, settings))
+    built = build(inputs)
+    prepared = prepare(inputs, built, Path(out))
+    encoder = fit(inputs, built, prepared)
+    save(inputs, built, prepared, encoder)
     return prepared.out
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What a run begins with.
+def open_inputs(method: methods.MethodLike, data: Any, settings: Settings) -> Inputs:
+    """Open the data, and the run to start from.
 
-    method: the name of a page. dataset: of the fields to use. part: (n,) the records to train on.
-    backbones: field -> spec. start: the encoder of `init_from`, if a run begins with one.
-    choose: what chooses from super-batches.
+    Raises:
+        AmodalError: If there are no training records.
     """
-
-    method: methods.MethodLike
-    settings: Settings
-    dataset: records.Dataset
-    part: np.ndarray
-    backbones: dict[str, str]
-    start: Encoder | None = None
-    choose: BatchSelector | None = None
-
-    @property
-    def adapts(self) -> bool:
-        """Whether the encoder of `init_from` itself goes on; else a fresh one takes its weights."""
-        return self.settings.adapt is not None
-
-
-@dataclass(frozen=True)
-class Built:
-    """What is trained.
-
-    before: describes the encoder as it was before the method added to it. options: of the method,
-    as parsed. predicts: the labels that the whole method predicts, none for a head on features.
-    notes: what to say when the run starts.
-    """
-
-    encoder: Encoder
-    trainee: Method
-    options: dict[str, object]
-    before: dict
-    predicts: list[dict]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def head(self) -> nn.Module | None:
-        """What predicts labels from the encoder's features, if the method has one."""
-        return self.trainee.label_head if isinstance(self.trainee, PredictsFromFeatures) else None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """How it is trained.
-
-    seen: the data as it is trained on, whose features may be cached. rows: of a batch, over all
-    processes. pool: rows that these are chosen from. watched: held-out records. config: of the run.
-    """
-
-    out: Path
-    device: torch.device
-    seen: records.Dataset
-    views: object
-    rows: int
-    pool: int
-    recipe: Recipe
-    watched: list[Batch]
-    config: dict
-
-
-def open_run(method: methods.MethodLike, data, settings: Settings) -> Opened:
-    """Open the data and what the run begins with. Raises AmodalError without training records."""
     distributed.start()
     dataset = records.open(data)
     dataset = dataset.select(list(settings.fields)) if settings.fields else dataset
-    backbones = packaged.specs(settings.backbones or {})
-    dataset = packaged.in_their_words(dataset, backbones)
-    start = saved(settings.init_from)[0] if settings.init_from else None
-    if start is not None and settings.adapt is not None:
-        dataset = dataset.with_fields(start.fields)
-    elif (
-        start is not None
-    ):  # its weights mean what they meant only for values that are read as they were
+    backbones = packaged.resolve_specs(settings.backbones or {})
+    dataset = packaged.match_inputs(dataset, backbones)
+    source: Encoder | None = saved(settings.init_from)[0] if settings.init_from else None
+    if source is not None and settings.adapt is not None:
+        dataset = dataset.with_fields(source.fields)
+    elif source is not None:
+        # the weights are valid only for values that are decoded as they were then
         dataset = dataset.with_fields(
-            {f: start.fields.get(f, m) for f, m in dataset.fields.items()}
+            {f: source.fields.get(f, m) for f, m in dataset.fields.items()}
         )
-    dataset = resized(dataset, settings.recipe.resolution)
+    dataset = with_resolution(dataset, settings.recipe.resolution)
     part = dataset.split("train")
     part = part if settings.only is None else settings.only(dataset, part)
     if not len(part):
         raise AmodalError(
-            f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
+            f"{dataset.name} has {len(dataset)} records and none falls in the training part; "
+            "more records are needed"
         )
-    choose = (
-        curation.batch_selector(settings.curate, settings.curate_options)
-        if settings.curate
-        else None
-    )
-    return Opened(method, settings, dataset, part, backbones, start, choose)
+    choose = curation.batch_selector(settings.curate, settings.curate_options) if settings.curate else None
+    return Inputs(method, settings, dataset, part, backbones, source, choose)
 
 
-def build(opened: Opened) -> Built:
+def build(inputs: Inputs) -> Built:
     """Build the encoder and the method around it, the same from the same seed."""
-    method, settings, dataset, start = opened.method, opened.settings, opened.dataset, opened.start
+    name, settings, dataset = inputs.method, inputs.settings, inputs.dataset
     torch.manual_seed(settings.seed)
-    encoder = adapted(settings) if opened.adapts else fresh_encoder(opened)
-    options = methods.parse(method, settings.options)
-    options |= classes_of(method, options, dataset) | targets_read(
-        method, options, dataset, opened.part
-    )
-    fresh = start is not None and not opened.adapts
-    if (
-        fresh
-    ):  # before the method may copy the encoder as a teacher, and after, for the heads that it adds
-        begin_with(encoder, start, str(settings.init_from))
-    before = encoder.spec
-    trainee = methods.build(method, encoder, **options)
-    notes = [begin_with(trainee.encoder, start, str(settings.init_from))] if fresh else []
-    built = Built(encoder, trainee, options, before, tells(trainee, options, dataset), notes)
-    if opened.adapts and not built.predicts and built.head is None:
+    encoder = adapted_encoder(settings) if inputs.adapts else fresh_encoder(inputs)
+    options = methods.parse(name, settings.options)
+    options |= classes_option(name, options, dataset)
+    options |= targets_option(name, options, dataset, inputs.part)
+    source = None if inputs.adapts else inputs.source
+    if source is not None:  # before the method, which may copy the encoder as a teacher
+        load_matching_weights(encoder, source, str(settings.init_from))
+    encoder_spec = encoder.spec
+    method = methods.build(name, encoder, **options)
+    notes = []
+    if source is not None:  # and after it, for the heads that it adds
+        notes = [load_matching_weights(method.encoder, source, str(settings.init_from))]
+    predicts = predicted_targets(method, options, dataset)
+    built = Built(encoder, method, options, encoder_spec, predicts, notes)
+    if inputs.adapts and not built.predicts and built.head is None:
         raise AmodalError(
-            f"{methods.title(method)} learns with a label but predicts none; "
-            f"`amodal pretrain {methods.title(method)} --init-from RUN` goes on with a run"
+            f"{methods.title(name)} learns with a label but predicts none; "
+            f"`amodal pretrain {methods.title(name)} --init-from RUN` continues a run"
         )
     return built
 
 
-def adapted(settings: Settings) -> Encoder:
-    """The encoder of `init_from`, to be trained on."""
-    return saved(settings.init_from)[0].train()
+def adapted_encoder(settings: Settings) -> Encoder:
+    """The encoder of `init_from`, in training mode."""
+    return cast(Encoder, saved(settings.init_from)[0].train())
 
 
-def fresh_encoder(opened: Opened) -> Encoder:
-    """An encoder of the fields of the data, as the method's page has it by default."""
-    settings, fields = opened.settings, opened.dataset.fields
+def fresh_encoder(inputs: Inputs) -> Encoder:
+    """A new encoder for the fields of the data, by default as on the method's page."""
+    settings, fields = inputs.settings, inputs.dataset.fields
     backbones = encoder_config.backbones(
-        opened.backbones, fields, settings.size, frozen=not settings.train_backbones
+        inputs.backbones, fields, settings.size, frozen=not settings.train_backbones
     )
-    asked = methods.encoder_options(opened.method) | settings.encoder
-    return Encoder(fields, size=settings.size, backbones=backbones, **asked)
+    arguments: dict[str, Any] = methods.encoder_options(inputs.method) | settings.encoder
+    return Encoder(fields, size=settings.size, backbones=backbones, **arguments)
 
 
-def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
-    """Decide how long, how fast and on what batches, make the run folder, and say so."""
-    settings, trainee, part = opened.settings, built.trainee, opened.part
+def prepare(inputs: Inputs, built: Built, out: Path) -> Prepared:
+    """Resolve the recipe, create the run folder, and print how the run starts."""
+    settings, method, part = inputs.settings, built.method, inputs.part
     if settings.recipe.ema and (built.predicts or built.head is not None):
         raise AmodalError(
-            "an average is of the encoder alone, and what predicts labels learns with its last weights; leave ema out"
+            "ema averages the encoder alone, and the head that predicts labels is trained on the "
+            "latest weights; leave ema out"
         )
     device = pick_device(settings.device)
-    seen, views = seen_data(opened, built, device)
-    watched = [batch.to(device) for batch in held_out(seen, part)]
-    share = opened.choose.keep if opened.choose else 1.0
-    world, usual = distributed.world(), size_of(built.encoder.size)
-    rows = rows_of_a_batch(
+    dataset, views = training_data(inputs, built, device)
+    held_out = [batch.to(device) for batch in held_out_batches(dataset, part)]
+    share = inputs.choose.keep if inputs.choose else 1.0
+    world = distributed.world()
+    rows = resolve_batch_size(
         settings.recipe.batch_size,
-        usual.batch,
+        size_of(built.encoder.size).batch,
         int(len(part) * share),
         world,
-        trainee.min_batch_size,
+        method.min_batch_size,
     )
     pool = round(rows / share) // world * world
-    notes = built.notes + (
-        [f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else []
-    )
-    recipe = resolved(settings.recipe, len(part), rows, pool, built.encoder.size)
-    config = described(opened, built, recipe)
-    config["matmul"] = chosen_matmul(out, settings)
-    make_folder(out, config, opened, built, recipe)
+    notes = list(built.notes)
+    if inputs.choose:
+        notes.append(f"{settings.curate} selects {share:.0%} of every {pool} records")
+    recipe = resolve_recipe(settings.recipe, len(part), rows, pool, built.encoder.size)
+    config = config_of(inputs, built, recipe)
+    config["matmul"] = matmul_library(out, settings)
+    make_folder(out, config, inputs, built, recipe)
     if settings.progress and distributed.rank() == 0:
-        announce(config, trainee, opened.dataset, notes)
-    if opened.choose:
-        precision = context(recipe.precision, device, built.encoder.width)
-        opened.choose.prepare(
-            trainee.to(device),
+        log_start(config, method, inputs.dataset, notes)
+    if inputs.choose:
+        inputs.choose.prepare(
+            method.to(device),
             micro_batch_size=recipe.micro_batch_size,
-            gather=distributed.gather,
+            gather=cast(Any, distributed.gather),
             rank=distributed.rank(),
-            precision=precision,
+            precision=context(recipe.precision, device, built.encoder.width),
         )
-    return Prepared(out, device, seen, views, rows, pool, recipe, watched, config)
+    return Prepared(out, device, dataset, views, rows, pool, recipe, held_out, config)
 
 
-def chosen_matmul(out: Path, settings: Settings) -> str:
-    """The library of float32 products on a CPU; a resumed run goes on with the one it began with."""
+def matmul_library(out: Path, settings: Settings) -> str:
+    """The library of float32 products on a CPU. A resumed run continues with the same one."""
     file = out / "config.json"
-    begun = run_dir.read_config(file) if settings.resume and file.exists() else {}
-    return for_run(settings.matmul, begun.get("matmul"), distributed.from_first)
+    before = run_dir.read_config(file) if settings.resume and file.exists() else {}
+    return for_run(settings.matmul, before.get("matmul"), distributed.from_first)
 
 
-def seen_data(opened: Opened, built: Built, device: torch.device) -> tuple[records.Dataset, object]:
-    """The data as it is trained on, with cached features if asked for, and the views of it."""
-    settings, dataset = opened.settings, opened.dataset
-    views = views_of_recipe(settings.recipe, built.trainee.views, dataset)
+def training_data(
+    inputs: Inputs, built: Built, device: torch.device
+) -> tuple[records.Dataset, Views]:
+    """The training data, with cached features if requested, and its views."""
+    settings, dataset = inputs.settings, inputs.dataset
+    views = views_of_recipe(settings.recipe, built.method.views, dataset)
     if not settings.cache_features:
         return dataset, views
-    pooled = settings.cache_features == "mean"
-    seen = remembered(dataset, built.encoder, device, pooled=pooled, progress=settings.progress)
-    return seen, once(views, seen)
+    cached = with_cached_features(
+        dataset,
+        built.encoder,
+        device,
+        pooled=settings.cache_features == "mean",
+        progress=settings.progress,
+    )
+    return cached, single_view(views, cached)
 
 
-def described(opened: Opened, built: Built, recipe: Recipe) -> dict:
-    """RUN/config.json: what a resumed run must agree with."""
-    settings, dataset, part, encoder = opened.settings, opened.dataset, opened.part, built.encoder
-    defaults = {n: p.default for n, p in methods.options(opened.method).items()}
-    learning = any(not t.frozen for f, t in encoder.tokenizers.items() if encoder.contextual(f))
+def config_of(inputs: Inputs, built: Built, recipe: Recipe) -> Config:
+    """RUN/config.json, with which a resumed run must agree."""
+    settings, dataset, part, encoder = inputs.settings, inputs.dataset, inputs.part, built.encoder
+    defaults = {n: p.default for n, p in methods.options(inputs.method).items()}
+    backbones = [encoder.tokenizers[f] for f in encoder.tokenizers if encoder.contextual(f)]
     curated = {"curate": {"name": settings.curate, **settings.curate_options}}
     return {
-        "method": methods.title(opened.method),
+        "method": methods.title(inputs.method),
         "options": defaults | built.options,
-        "encoder": built.trainee.encoder.spec,
+        "encoder": built.method.encoder.spec,
         "data": {
             "name": dataset.name,
             "path": str(dataset.path or ""),
             "fingerprint": dataset.fingerprint,
             "records": len(dataset),
             "train": len(part),
-            "truncated": truncated(dataset, part),
+            "truncated": truncated_shares(dataset, part),
         },
         "recipe": {n: v for n, v in recipe.written().items() if n not in EXACT},
         "batch": recipe.batch_size,
@@ -295,8 +246,9 @@ def described(opened: Opened, built: Built, recipe: Recipe) -> dict:
         "schedule": {
             "steps": recipe.steps,
             "lr": recipe.lr,
-            "train_backbones": learning,
+            "train_backbones": any(not backbone.frozen for backbone in backbones),
             **({"adapt": settings.adapt} if settings.adapt else {}),
+            # the name of this entry is from when the option was called so
             **({"remember": settings.cache_features} if settings.cache_features else {}),
             **(curated if settings.curate else {}),
             **({"init_from": str(settings.init_from)} if settings.init_from else {}),
@@ -304,43 +256,42 @@ def described(opened: Opened, built: Built, recipe: Recipe) -> dict:
     }
 
 
-def make_folder(out: Path, config: dict, opened: Opened, built: Built, recipe: Recipe) -> None:
-    """The run folder, made by the first process, for which the others wait."""
+def make_folder(out: Path, config: Config, inputs: Inputs, built: Built, recipe: Recipe) -> None:
+    """Create the run folder on the first process; the others wait for it."""
     if distributed.rank() == 0:
-        start, dataset = opened.settings.init_from, opened.dataset
-        run_dir.prepare(out, config, opened.settings.resume)
-        run_config.write(out, opened.method, dataset, opened.settings, recipe)
-        run_dir.write_json(out / SPEC, spec_of_run(opened, built))
-        before_it = run_dir.read_trained(Path(start)) if start else None
-        seen_keys = run_dir.hashes(dataset.keys[i] for i in opened.part)
-        run_dir.write_trained(
-            out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys])
-        )
+        source, dataset = inputs.settings.init_from, inputs.dataset
+        run_dir.prepare(out, config, inputs.settings.resume)
+        run_config.write(out, inputs.method, dataset, inputs.settings, recipe)
+        run_dir.write_json(out / SPEC, spec_of_run(inputs, built))
+        trained = run_dir.hash_keys(dataset.keys[i] for i in inputs.part)
+        earlier = run_dir.read_trained(Path(source)) if source else None
+        if earlier is not None:
+            trained = np.concatenate([earlier, trained])
+        run_dir.write_trained(out, trained)
     distributed.barrier()
 
 
-def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
+def fit(inputs: Inputs, built: Built, prepared: Prepared) -> nn.Module:
     """Train. Returns the encoder to save: the last one, or the average."""
-    settings, trainee = opened.settings, built.trainee
-    drawn = Batches(opened, built, prepared)
-    looks_at_all = isinstance(trainee, (Refreshes, FitsStatistics))
-    every = records.Loader(
-        prepared.seen, opened.part, batch=256, shuffle=False, labels=trainee.labels
+    settings, method = inputs.settings, built.method
+    batches = Batches(inputs, built, prepared)
+    all_records = records.Loader(
+        prepared.dataset, inputs.part, batch=256, shuffle=False, labels=method.labels
     )
     with fast_products(prepared.config["matmul"]):
         return train(
-            trainee,
-            drawn,
+            method,
+            batches,
             prepared.recipe,
             prepared.out,
-            watch=Watch(prepared.watched),
+            monitor=CollapseMonitor(prepared.held_out),
             resume=settings.resume,
-            records=every if looks_at_all else None,
-            choose=opened.choose,
+            records=all_records if isinstance(method, Refreshes | FitsStatistics) else None,
+            choose=inputs.choose,
             device=prepared.device,
-            bad=drawn.bad,
-            tensorboard=False,  # a logger as others
-            loggers=settings.logger,
+            quarantined=batches.quarantined,
+            tensorboard=False,  # it is among the loggers
+            loggers=settings.loggers,
             callbacks=settings.callbacks,
             save_every=settings.save_every,
             conflict=settings.conflict,
@@ -350,17 +301,17 @@ def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
 
 
 class Batches:
-    """This process's share of the batches from any step on, and the unreadable values in them."""
+    """This process's share of the batches from any step on, and their unreadable values."""
 
-    def __init__(self, opened: Opened, built: Built, prepared: Prepared):
-        self.opened, self.built, self.prepared = opened, built, prepared
-        self.running: list[records.Loader] = []
+    def __init__(self, inputs: Inputs, built: Built, prepared: Prepared):
+        self.inputs, self.built, self.prepared = inputs, built, prepared
+        self.loaders: list[records.Loader] = []
 
-    def __call__(self, first: int, groups: np.ndarray | None = None) -> records.Loader:
-        settings, prepared = self.opened.settings, self.prepared
+    def __call__(self, first: int, groups: npt.NDArray[np.int64] | None = None) -> records.Loader:
+        settings, prepared = self.inputs.settings, self.prepared
         loader = records.Loader(
-            prepared.seen,
-            self.opened.part,
+            prepared.dataset,
+            self.inputs.part,
             batch=prepared.pool,
             views=prepared.views,
             seed=settings.seed,
@@ -369,44 +320,50 @@ class Batches:
             workers=settings.workers,
             rank=distributed.rank(),
             world=distributed.world(),
-            labels=self.built.trainee.labels,
+            labels=self.built.method.labels,
             groups=groups,
         )
-        self.running.append(loader)
+        self.loaders.append(loader)
         return loader
 
-    def bad(self) -> int:
-        """How many values are in quarantine, which is written."""
-        rank, loader = distributed.rank(), self.running[-1]
-        loader.quarantine(
-            self.prepared.out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl")
-        )
+    def quarantined(self) -> int:
+        """Write quarantine.jsonl. Returns the number of values in it."""
+        rank, loader = distributed.rank(), self.loaders[-1]
+        name = "quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"
+        loader.quarantine(self.prepared.out / name)
         return len(loader.bad)
 
 
-def save(opened: Opened, built: Built, prepared: Prepared, encoder: nn.Module) -> None:
-    """Write the whole method into the run folder. encoder: what `fit` returned, which may be an
-    average."""
-    out, trainee = prepared.out, built.trainee
-    averaged = encoder is not trainee.encoder
-    tensors = run_dir.weights(merged(trainee))
-    if averaged:
+def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -> None:
+    """Write the whole method into the run folder.
+
+    Args:
+        encoder: What `fit` returned, which may be an average of the weights.
+    """
+    out, method = prepared.out, built.method
+    tensors = run_dir.weights(merged(method))
+    if encoder is not method.encoder:
         tensors |= {f"encoder.{n}": v for n, v in run_dir.weights(encoder).items()}
     if distributed.rank() == 0:
-        done = {"status": "done", "versions": run_dir.versions(), "seconds": seconds_of(out)}
-        done |= {"curation": opened.choose.cost()} if opened.choose else {}
-        spec = spec_of_run(opened, built)
+        spec = spec_of_run(inputs, built)
         if spec["retrieves"]:
-            run_dir.write_json(out / "keys.json", [opened.dataset.keys[i] for i in opened.part])
+            run_dir.write_json(out / "keys.json", [inputs.dataset.keys[i] for i in inputs.part])
         run_dir.write_json(out / SPEC, spec)
-        where = {"processes": distributed.world(), "device": prepared.device.type}
-        run_dir.save_weights(out, tensors, prepared.config | done | where)
+        result: Config = {
+            "status": "done",
+            "versions": run_dir.versions(),
+            "seconds": seconds_of(out),
+            **({"curation": inputs.choose.cost()} if inputs.choose else {}),
+            "processes": distributed.world(),
+            "device": prepared.device.type,
+        }
+        run_dir.save_weights(out, tensors, prepared.config | result)
     distributed.barrier()
 
 
-def spec_of_run(opened: Opened, built: Built) -> Spec:
-    """What spec.json says."""
+def spec_of_run(inputs: Inputs, built: Built) -> Spec:
+    """The content of RUN/spec.json."""
     targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
-    options = built.options | dict(built.trainee.spec_options)
-    retrieves = isinstance(built.trainee, Retrieves) and not opened.settings.recipe.ema
-    return spec_of(opened.method, options, built.before, targets, retrieves)
+    # the records are named by the decoder, which the average of an encoder's weights does not fit
+    retrieves = isinstance(built.method, Retrieves) and not inputs.settings.recipe.ema
+    return spec_of(inputs.method, built.options, built.encoder_spec, targets, retrieves)

@@ -1,6 +1,6 @@
-"""RUN/config.toml.
+"""RUN/config.toml: the settings of a run.
 
-What a run was asked for, so that `amodal pretrain --config FILE` runs it a second time.
+`amodal pretrain --config FILE` trains with the same settings.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, OLD_NAMES, renamed
 from amodal.data import Dataset
-from amodal.train import settings as asking
-from amodal.train.settings import Settings
+from amodal.train.settings import SETTINGS, Settings
 
 FILE = "config.toml"
-OWN = ("method", "data", "out")
-LEFT_OUT = {"recipe", "resume", "adapt", "only", "callbacks", "progress"}
-WRITTEN = tuple(name for name in asking.SETTINGS if name not in LEFT_OUT)
+ARGUMENTS = ("method", "data", "out")
+NOT_WRITTEN = {"recipe", "resume", "adapt", "only", "callbacks", "progress"}
+WRITTEN = tuple(name for name in SETTINGS if name not in NOT_WRITTEN)
 
 
 def write(
     out: Path, method: methods.MethodLike, dataset: Dataset, settings: Settings, recipe: Recipe
 ) -> None:
-    """Write RUN/config.toml, of a run that a command line can ask for. recipe: with all decided."""
+    """Write RUN/config.toml, unless the run has settings that a command line cannot express.
+
+    Args:
+        recipe: The resolved recipe.
+    """
     modules = [b for b in (settings.backbones or {}).values() if not isinstance(b, str)]
-    if (
-        settings.adapt is not None
-        or settings.only is not None
-        or modules
-        or not isinstance(method, str)
-    ):
+    adapts = settings.adapt is not None or settings.only is not None
+    if adapts or modules or not isinstance(method, str):
         return
     file = out / FILE
     try:
-        file.write_text(written(method, dataset, settings, recipe), encoding="utf-8")
+        file.write_text(to_toml(method, dataset, settings, recipe), encoding="utf-8")
     except OSError as error:
         raise AmodalError(f"could not write {file}: {error.strerror or error}") from error
 
 
-def written(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -> str:
+def to_toml(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -> str:
+    """The text of a config.toml."""
     document = tomlkit.document()
     document.add(tomlkit.comment(f"amodal pretrain --config {FILE} --out DIR"))
     document["method"] = method
@@ -53,11 +53,12 @@ def written(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -
         document["data"] = str(path.resolve()) if isinstance(path, Path) else str(path)
     else:
         document.add(tomlkit.comment("the data was in memory: --data DIR"))
-    tables = {}
+    tables: dict[str, dict[str, object]] = {}
     for field in fields(Settings):
         value = getattr(settings, field.name)
         if field.name == "logger":
-            value = [logger for logger in value if isinstance(logger, str)]
+            # callables cannot be written; an empty list says that there is no logger
+            value = [logger for logger in settings.loggers if isinstance(logger, str)]
         elif field.name not in WRITTEN or value in (None, "", {}, ()) or value is False:
             continue
         if isinstance(value, dict):
@@ -70,23 +71,29 @@ def written(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -
 
 
 def read(file: str | Path) -> dict[str, Any]:
-    """Method, data, out and settings of a TOML, fields of the recipe in `[recipe]` or beside the
-    others.
+    """Read a TOML file of settings.
 
-    Raises AmodalError for a file that cannot be read and for names that are none of these.
+    Fields of the recipe may be in the table `[recipe]` or beside the other settings.
+
+    Returns:
+        Name -> value: method, data, out, settings and fields of the recipe.
+
+    Raises:
+        AmodalError: If the file cannot be read, or has an unknown name.
     """
     file = Path(file)
     try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise AmodalError(f"{file} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AmodalError(f"{file} is no TOML: {error}") from error
-    recipe = found.pop("recipe", {})
+    recipe = content.pop("recipe", {})
     if not isinstance(recipe, dict):
         raise AmodalError(f"{file}: recipe must be a table, [recipe]; it is {recipe!r}")
-    for where, table, names in (("[recipe]", recipe, NAMES), ("", found, (*OWN, *WRITTEN, *NAMES))):
+    top_level = (*ARGUMENTS, *WRITTEN, *NAMES)
+    for table_name, table, names in (("[recipe]", recipe, NAMES), ("", content, top_level)):
         for name in table:
             if name not in names and name not in OLD_NAMES:
-                raise unknown(f"setting in {file} {where}".rstrip(), name, names)
-    return renamed(recipe) | renamed(found)
+                raise unknown(f"setting in {file} {table_name}".rstrip(), name, names)
+    return renamed(recipe) | renamed(content)

@@ -1,13 +1,11 @@
-"""A run folder.
+"""The run folder.
 
 RUN/spec.json          how the method is built, see `amodal.methods.saved`
-RUN/model.safetensors  the whole method
-RUN/config.json        how it came about
-RUN/keys.json          of a method that names records itself: the keys of those that it was trained
-                       on
-RUN/README.md          the run card, for people
-RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does
-                       not test on
+RUN/model.safetensors  all tensors of the method
+RUN/config.json        the configuration of the run
+RUN/keys.json          keys of the training records, for generative retrieval
+RUN/README.md          the run card
+RUN/trained.npy        hashes of the keys of the training records; `evaluate` does not test on them
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
 
@@ -16,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -28,45 +28,56 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.nn.config import arguments
-from amodal.nn.saved import FORMAT, format_error, read_config
+from amodal.nn.saved import FORMAT, format_error
+from amodal.nn.saved import read_config as read_config
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
 
 SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "recipe", "batch", "seed", "data")
 
 
-def prepare(out: Path, config: dict, resume: bool) -> None:
-    """Make the run folder, or see that the run in it is the one that is to go on."""
+Config = dict[str, Any]
+"""The content of RUN/config.json."""
+Hashes = npt.NDArray[np.uint64]
+
+
+def prepare(out: Path, config: Config, resume: bool) -> None:
+    """Create the run folder, or check that the run in it can be resumed.
+
+    Raises:
+        AmodalError: If it cannot be created, holds another run, or was started with another
+            configuration.
+    """
     if out.exists() and not out.is_dir():
         raise AmodalError(
-            f"{out} is a file; give the name of a folder for the run, which is made if there is none"
+            f"{out} is a file; give the name of a folder for the run, which is created if needed"
         )
     file = out / "config.json"
     if file.exists():
         before = read_config(file)
         if not resume:
             raise AmodalError(
-                f"{out} holds a run already ({before.get('method')}, {before.get('status')}); add --resume to go on with it, "
-                "or choose another --out"
+                f"{out} holds a run already ({before.get('method')}, {before.get('status')}); "
+                "add --resume to continue it, or choose another --out"
             )
         if before.get("format") == 1:
             raise AmodalError(
-                f"the run in {out} was started by an older version of amodal, and this one cannot go on with it; finish it with that "
-                "version, or start a new run"
+                f"the run in {out} was started by an older version of amodal, which this one "
+                "cannot resume; finish it with that version, or start a new run"
             )
         for key in SAME_ON_RESUME:
             if key not in before:
                 raise format_error(file, before, key)
-            mine, its = (comparable(c, key) for c in (json.loads(json.dumps(config)), before))
-            if mine != its:
+            # through JSON, so that tuples compare equal to lists
+            now, then = (comparable(c, key) for c in (json.loads(json.dumps(config)), before))
+            if now != then:
                 raise AmodalError(
-                    f"the run in {out} cannot go on with another {key}: it was started with {its}, now {mine} is given"
+                    f"the run in {out} cannot continue with another {key}: it was started with "
+                    f"{then}, and the new one is {now}"
                 )
         return
     if resume:
-        raise AmodalError(
-            f"there is no run in {out} to go on with; leave --resume out to start one"
-        )
+        raise AmodalError(f"there is no run in {out} to resume; leave --resume out to start one")
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(file, config | {"format": FORMAT, "status": "running", "versions": versions()})
@@ -76,22 +87,26 @@ def prepare(out: Path, config: dict, resume: bool) -> None:
         ) from e
 
 
-def comparable(config: dict, key: str) -> object:
-    """Data may lie elsewhere when a run goes on, as long as it is the same."""
-    found = config[key]
-    return found.get("fingerprint") if key == "data" and isinstance(found, dict) else found
+def comparable(config: Config, key: str) -> object:
+    """The part of an entry that must agree on resume. The path of the data may differ."""
+    value = config[key]
+    return value.get("fingerprint") if key == "data" and isinstance(value, dict) else value
 
 
-def weights(encoder: nn.Module) -> dict[str, Tensor]:
-    """All tensors, whole and on the CPU. Every rank must ask, for each holds a part of what is
-    sharded."""
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """All tensors of a module on the CPU, unsharded. Every rank must call it."""
     return {
-        k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()
+        name: distributed.full_tensor(value).detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
     }
 
 
-def save_weights(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
-    """RUN/model.safetensors, config.json (with the weights' sha256) and README.md."""
+def save_weights(out: Path, tensors: dict[str, Tensor], config: Config) -> None:
+    """Write model.safetensors, config.json (with the sha256 of the weights) and README.md.
+
+    Raises:
+        AmodalError: If the disk is full, or the folder cannot be written.
+    """
     draft = out / ".model.draft"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -104,32 +119,36 @@ def save_weights(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
     except (OSError, SafetensorError) as e:
         draft.unlink(missing_ok=True)
         raise AmodalError(
-            f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} still hold it; "
-            "free some space and add --resume."
+            f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} "
+            "still hold it; free some space and add --resume."
         ) from e
 
 
-def path_made(out: Path) -> Path:
-    """The folder, which is there now. Raises AmodalError if it cannot be made."""
+def make_dir(out: Path) -> Path:
+    """Create a folder if it does not exist, and return it.
+
+    Raises:
+        AmodalError: If it cannot be created.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise AmodalError(
-            f"the folder {out} cannot be made ({e.strerror or e}); choose another one"
+            f"the folder {out} cannot be created ({e.strerror or e}); choose another one"
         ) from e
     return out
 
 
-def hashes(keys: Iterable[str]) -> np.ndarray:
-    """(n,) uint64, one for each key."""
+def hash_keys(keys: Iterable[str]) -> Hashes:
+    """(n,) uint64, one hash for each key."""
     digests = b"".join(
         hashlib.blake2b(k.encode("utf-8", "surrogatepass"), digest_size=8).digest() for k in keys
     )
     return np.frombuffer(digests, dtype="<u8")
 
 
-def write_trained(out: Path, hashed: np.ndarray | None) -> None:
-    """RUN/trained.npy; None, for a model that does not know: no such file."""
+def write_trained(out: Path, hashed: Hashes | None) -> None:
+    """Write RUN/trained.npy, or remove it where the training records are not known (None)."""
     file = out / "trained.npy"
     try:
         if hashed is None:
@@ -142,61 +161,74 @@ def write_trained(out: Path, hashed: np.ndarray | None) -> None:
         raise AmodalError(f"could not write {file}: {e.strerror or e}") from e
 
 
-def read_trained(run: Path) -> np.ndarray | None:
-    """The hashes in RUN/trained.npy, sorted; None if there is no such file."""
+def read_trained(run: Path) -> Hashes | None:
+    """The sorted hashes of RUN/trained.npy; None without such a file."""
     file = run / "trained.npy"
     if not file.exists():
         return None
     try:
-        found = np.array(
-            np.load(file, mmap_mode="r", allow_pickle=False)
-        )  # mapped, no header asks for more than there is
-        if found.dtype != np.uint64 or found.ndim != 1:
-            raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
-        return found
-    except (
-        Exception
-    ) as e:  # numpy reads the header as Python's own values, and raises what its tokenizer does
+        # memory-mapped, so that a damaged header cannot request more memory than the file has
+        hashes = np.array(np.load(file, mmap_mode="r", allow_pickle=False))
+        if hashes.dtype != np.uint64 or hashes.ndim != 1:
+            raise ValueError(f"it holds {hashes.dtype} of shape {hashes.shape}")
+        return hashes
+    except Exception as e:  # numpy parses the header as Python, and raises what its tokenizer does
         raise AmodalError(
-            f"{file}, which says what the run was trained on, cannot be read ({e}). Without it (remove it) the run can be used, "
-            "but `amodal evaluate` may then test on records that were trained on."
+            f"{file}, which lists the training records, cannot be read ({e}). The run can be used "
+            "without it (remove it), but `amodal evaluate` may then test on training records."
         ) from e
 
 
-def write_json(file: Path, content: dict | list) -> None:
+def write_json(file: Path, content: Mapping[str, Any] | list[Any]) -> None:
+    """Write a JSON file atomically."""
     draft = file.with_name(f".{file.name}.draft")
     draft.write_text(json.dumps(content, indent=1))
     draft.replace(file)
 
 
 def versions() -> dict[str, str]:
-    found = {name: version(name) for name in ("torch", "numpy", "pyarrow", "pillow")}
-    return found | {
+    """Versions of packages, Python, machine and threads, for the configuration of a run."""
+    packages = {name: version(name) for name in ("torch", "numpy", "pyarrow", "pillow")}
+    return packages | {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
     }
 
 
-def card(config: dict, digest: str) -> str:
+def card(config: Config, digest: str) -> str:
+    """The text of RUN/README.md. digest: sha256 of the weights."""
     encoder, data = arguments(config["encoder"]), config["data"]
     steps, seconds = config["schedule"]["steps"], config.get("seconds", "?")
     fields = "\n".join(f"| {name} | {m['modality']} |" for name, m in encoder["fields"].items())
     options = ", ".join(f"{k} = {v}" for k, v in config["options"].items())
+    installed = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items())
+    description = (
+        f"{encoder['size']}, {encoder['trunk']} trunk, {encoder['pool']} pooling, "
+        f"{encoder['positions']} positions"
+    )
+    size = (
+        f"{data['records']} records, {data['train']} trained on, fingerprint {data['fingerprint']}"
+    )
+    training = (
+        f"{steps} steps of {config['batch']} rows, learning rate "
+        f"{config['schedule']['lr']:.3g}, seed {config['seed']}, {seconds} s"
+    )
     return f"""# {config["method"]} on {data["name"]}
 
 | | |
 |---|---|
 | method | {config["method"]} ({options}) |
-| encoder | {encoder["size"]}, {encoder["trunk"]} trunk, {encoder["pool"]} pooling, {encoder["positions"]} positions |
-| data | {data["records"]} records, {data["train"]} trained on, fingerprint {data["fingerprint"]} |
-| training | {steps} steps of {config["batch"]} rows, learning rate {config["schedule"]["lr"]:.3g}, seed {config["seed"]}, {seconds} s |
-| versions | {", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items())} |
+| encoder | {description} |
+| data | {size} |
+| training | {training} |
+| versions | {installed} |
 | weights | sha256 {digest} |
 
-| field | kind |
+| field | modality |
 |---|---|
 {fields}
 
-`amodal.load` takes this folder; so do `amodal evaluate`, `embed`, `index`, `search` and `export` on the command line.
+`amodal.load` takes this folder; so do `amodal evaluate`, `embed`, `index`, `search` and `export` on
+the command line.
 """

@@ -1,13 +1,14 @@
-"""What a run makes of its records and of what it is told about them, before it begins."""
+"""How a run's options, batch size and held-out records follow from its data."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from amodal import data as records
 from amodal import methods
@@ -15,213 +16,282 @@ from amodal.core import AmodalError, Batch, Recipe, unknown
 from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.data.loader import Views
 from amodal.methods.contract import Method
-from amodal.modalities import BadValue, name_of
+from amodal.modalities import BadValue, Modality, name_of
 from amodal.nn.heads.supervised import Target, targets_of
 from amodal.nn.transformer import size_of
 from amodal.train.cache_features import CachedFeatures
-from amodal.train.collapse_monitor import ENOUGH
+from amodal.train.collapse_monitor import MIN_ROWS
 
-HELD_OUT = 512  # records that `watch` looks at
-SAMPLE = 500  # values whose length is looked at
+HELD_OUT = 512
+"""Records that the collapse monitor measures, at most."""
+SAMPLE = 500
+"""Values whose length is compared with max_length, about."""
+DEFAULT_EPOCHS = 50
+
+Rows = npt.NDArray[np.int64]
+Options = Mapping[str, object]
 
 
-def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset) -> dict[str, int]:
-    """The option `classes` of a method that learns from the label it was given, counted in the
-    data."""
+@runtime_checkable
+class Truncates(Protocol):
+    """A modality that cuts values to a maximum length."""
+
+    def truncated(self, raw: Any) -> int:
+        """How much of a value is lost."""
+        ...
+
+
+def classes_option(
+    method: methods.MethodLike, chosen: Options, dataset: records.Dataset
+) -> dict[str, int]:
+    """The option `classes` of a supervised method: the number of classes of its label.
+
+    Returns:
+        {"classes": n}; nothing for a method without this option or where it is chosen already.
+
+    Raises:
+        AmodalError: If there is no such label, or it is a number.
+    """
     if not {"label", "classes"} <= methods.options(method).keys() or chosen.get("classes"):
         return {}
     label = str(chosen.get("label", ""))
-    if not label:  # the page says whether it can do without
+    if not label:  # the method itself raises if it needs one
         return {}
     if label not in dataset.labels:
         raise unknown(
             "label of this dataset",
             label,
             dataset.labels,
-            f"{method} learns from one: --method.label NAME.",
+            f"{methods.title(method)} learns from one: --method.label NAME.",
         )
     names = records.class_numbers(dataset.label(label, required=True))[1]
     if not names:
-        raise AmodalError(f"{method} learns to tell classes, but the label {label!r} is a number")
+        raise AmodalError(
+            f"{methods.title(method)} learns classes, but the label {label!r} is a number"
+        )
     return {"classes": len(names)}
 
 
-def targets_read(
-    method: str, chosen: dict[str, object], dataset: records.Dataset, part: np.ndarray
-) -> dict[str, tuple]:
-    """The option `targets` of a method that tells any kinds of labels, read from the data."""
+def targets_option(
+    method: methods.MethodLike, chosen: Options, dataset: records.Dataset, part: Rows
+) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """The option `targets` of a method that predicts labels of any kind, read from the data.
+
+    Args:
+        part: (n,) the training records.
+
+    Returns:
+        {"targets": …} in JSON; nothing for a method without this option or where it is chosen
+        already.
+    """
     accepted = methods.options(method)
     if "targets" not in accepted or chosen.get("targets"):
         return {}
-    given = {
+    arguments = {
         name: chosen.get(name, accepted[name].default)
         for name in ("label", "task")
         if name in accepted
     }
-    if not given["label"]:
+    if not arguments["label"]:
         return {}
-    found = targets_of(dataset, part, **{name: str(value) for name, value in given.items()})
-    return {"targets": tuple(target.written() for target in found)}
+    targets = targets_of(dataset, part, **{name: str(value) for name, value in arguments.items()})
+    return {"targets": tuple(target.written() for target in targets)}
 
 
-def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) -> list[dict]:
-    """What the outputs of a method mean, in JSON; nothing for one that tells no labels, or by a
-    head on its encoder's features alone."""
-    if (
-        isinstance(trainee, PredictsFromFeatures)
-        or not isinstance(trainee, Predicts)
-        or not trainee.labels
-    ):
+def predicted_targets(
+    method: Method, chosen: Options, dataset: records.Dataset
+) -> list[dict[str, Any]]:
+    """The meaning of a method's outputs, in JSON.
+
+    Nothing for a method that predicts no labels, or by a head on its encoder's features alone.
+    """
+    if isinstance(method, PredictsFromFeatures) or not isinstance(method, Predicts):
+        return []
+    if not method.labels:
         return []
     if "targets" in chosen:
-        return list(chosen["targets"])
-    names = records.class_numbers(dataset.label(trainee.labels[0]))[1]
-    return [Target(trainee.labels[0], "classes", tuple(names)).written()]
+        return list(cast("Sequence[dict[str, Any]]", chosen["targets"]))
+    names = records.class_numbers(dataset.label(method.labels[0]))[1]
+    return [Target(method.labels[0], "classes", tuple(names)).written()]
 
 
-def once(views: Views, seen: CachedFeatures) -> Views:
-    """The views of a method, where values that backbones have looked at have one. Raises
-    AmodalError if it compares several of them."""
-    each = {
-        f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views)
-        for f in seen.fields
-    }
-    several = [f for f in seen.stores if len(each[f]) > 1]
-    if several:
+def views_by_field(views: Views, fields: Mapping[str, Modality]) -> dict[str, tuple[str, ...]]:
+    """Field -> its views. Fields that a mapping does not name are plain."""
+    if isinstance(views, Mapping):
+        return {field: tuple(views.get(field, ("plain",))) for field in fields}
+    return dict.fromkeys(fields, tuple(views))
+
+
+def single_view(views: Views, dataset: CachedFeatures) -> Views:
+    """The views of a method, where cached features have the plain view alone.
+
+    Raises:
+        AmodalError: If the method compares multiple views of a cached field.
+    """
+    by_field = views_by_field(views, dataset.fields)
+    compared = [f for f in dataset.stores if len(by_field[f]) > 1]
+    if compared:
         raise AmodalError(
-            f"this method compares several views of {', '.join(several)}, and features that are cached have one; leave cache_features out"
+            f"this method compares multiple views of {', '.join(compared)}, and cached features "
+            "have one; leave cache_features out"
         )
-    return each | {f: ("plain",) for f in seen.stores}
+    return by_field | {f: ("plain",) for f in dataset.stores}
 
 
-def rows_of_a_batch(wanted: int | None, usual: int, records: int, world: int, least: int) -> int:
-    """The batch asked for, or the usual one of this size of encoder, if there are so many records;
-    shared equally by `world` processes. Raises AmodalError if that cannot be."""
-    if wanted is not None and wanted % world:
+def resolve_batch_size(
+    batch_size: int | None, default: int, records: int, world: int, min_batch_size: int
+) -> int:
+    """The rows of a batch, over all processes.
+
+    Args:
+        batch_size: As requested; None for the default of the encoder's size.
+        records: Training records; a batch is not larger.
+        world: Processes, which share a batch equally.
+        min_batch_size: Of the method.
+
+    Raises:
+        AmodalError: If there is no such batch size.
+    """
+    if batch_size is not None and batch_size % world:
         raise AmodalError(
-            f"a batch of {wanted} rows cannot be shared equally by {world} processes; take a multiple of {world}"
+            f"a batch of {batch_size} rows cannot be shared equally by {world} processes; "
+            f"take a multiple of {world}"
         )
-    rows = min(wanted or usual, records) // world * world
+    rows = min(batch_size or default, records) // world * world
     if not rows:
         raise AmodalError(
             f"{records} records to train on are fewer than the {world} processes; start fewer"
         )
-    if rows < least:
+    if rows < min_batch_size:
         raise AmodalError(
-            f"this method compares records and needs batches of at least {least}; here {rows} can be had"
+            f"this method compares records and needs batches of at least {min_batch_size}; "
+            f"here {rows} can be had"
         )
     return rows
 
 
-DEFAULT_EPOCHS = 50
-
-
-def resolved(recipe: Recipe, records: int, rows: int, pool: int, size: str) -> Recipe:
-    """The recipe with all that it leaves to the encoder's size and the data decided.
+def resolve_recipe(recipe: Recipe, records: int, rows: int, pool: int, size: str) -> Recipe:
+    """Fill in everything that a recipe leaves to the encoder's size and the data.
 
     Args:
-        records: to train on.
-        rows: of a batch.
-        pool: rows of a batch before some are chosen.
-        size: of the encoder.
+        records: Training records.
+        rows: Of a batch.
+        pool: Rows of a super-batch, from which a batch is selected; `rows` without selection.
+        size: Of the encoder.
     """
-    per_epoch, usual = max(records // pool, 1), size_of(size)
+    per_epoch, default = max(records // pool, 1), size_of(size)
     steps = recipe.steps or max(1, round((recipe.epochs or DEFAULT_EPOCHS) * per_epoch))
-    lr = recipe.scaled(usual.lr if recipe.lr is None else recipe.lr, rows)
+    lr = recipe.scaled(default.lr if recipe.lr is None else recipe.lr, rows)
     if recipe.lr is None and recipe.lr_scaling == "none":
-        lr = usual.lr * min(1.0, (rows / usual.batch) ** 0.5)
+        lr = default.lr * min(1.0, (rows / default.batch) ** 0.5)
     warmup = recipe.warmup_steps
     if recipe.warmup_epochs is not None:
         warmup = round(recipe.warmup_epochs * per_epoch)
-    decided: dict[str, Any] = {"steps": steps, "lr": lr, "batch_size": rows, "warmup_steps": warmup}
-    return replace(recipe, **decided, epochs=None, lr_scaling="none", warmup_epochs=None)
+    resolved: dict[str, Any] = {
+        "steps": steps,
+        "lr": lr,
+        "batch_size": rows,
+        "warmup_steps": warmup,
+    }
+    return replace(recipe, **resolved, epochs=None, lr_scaling="none", warmup_epochs=None)
 
 
-def resized(dataset: records.Dataset, resolution: int | None) -> records.Dataset:
-    """The dataset whose pictures are decoded at this side in pixels. Raises AmodalError if it has
-    none."""
+def with_resolution(dataset: records.Dataset, resolution: int | None) -> records.Dataset:
+    """The dataset with images decoded at this side in pixels; None leaves it unchanged.
+
+    Raises:
+        AmodalError: If no field has pixels.
+    """
     if resolution is None:
         return dataset
-    sides = [
-        name for name, m in dataset.fields.items() if isinstance(getattr(m, "size", None), int)
-    ]
-    if not sides:
+    # any modality with a whole number as size, also of a plug-in
+    sized = [f for f, m in dataset.fields.items() if isinstance(getattr(m, "size", None), int)]
+    if not sized:
         raise AmodalError(
             f"resolution is {resolution}, and no field of {dataset.name!r} has pixels; leave it out"
         )
     fields: dict[str, Any] = dict(dataset.fields)
-    return dataset.with_fields(
-        fields | {name: replace(fields[name], size=resolution) for name in sides}
-    )
+    return dataset.with_fields(fields | {f: replace(fields[f], size=resolution) for f in sized})
 
 
 def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> Views:
-    """The method's views with those of the recipe in their place, by field or by modality.
+    """The method's views, replaced by those of the recipe, by field or by modality.
 
-    Raises AmodalError for a field or modality that the data lacks, and for more or fewer views than
-    the method takes.
+    Raises:
+        AmodalError: For a field or modality that the data lacks, and for another number of views
+            than the method takes.
     """
     if recipe.views is None:
         return views
-    fields = {
-        f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views)
-        for f in dataset.fields
-    }
-    kinds = {field: name_of(modality) for field, modality in dataset.fields.items()}
+    by_field = views_by_field(views, dataset.fields)
+    modalities = {field: name_of(modality) for field, modality in dataset.fields.items()}
     for name in recipe.views:
-        if name not in kinds and name not in kinds.values():
-            raise unknown("field or modality of views", name, [*kinds, *set(kinds.values())])
-    for field, usual in fields.items():
-        asked = recipe.views.get(field, recipe.views.get(kinds[field], usual))
-        if len(asked) != len(usual):
+        if name not in modalities and name not in modalities.values():
+            known = [*modalities, *set(modalities.values())]
+            raise unknown("field or modality of views", name, known)
+    for field, default in by_field.items():
+        chosen = recipe.views.get(field, recipe.views.get(modalities[field], default))
+        if len(chosen) != len(default):
             raise AmodalError(
-                f"views of {field} must be {len(usual)}, as many as the method compares; they are {', '.join(asked)}"
+                f"views of {field} must be {len(default)}, as many as the method compares; "
+                f"they are {', '.join(chosen)}"
             )
-        fields[field] = tuple(asked)
-    return fields
+        by_field[field] = tuple(chosen)
+    return by_field
 
 
-def truncated(dataset: records.Dataset, part: np.ndarray) -> dict[str, float]:
-    """field -> the share of its values that lose their end, for kinds of data that are cut to a
-    length; of a sample."""
+def truncated_shares(dataset: records.Dataset, part: Rows) -> dict[str, float]:
+    """Field -> share of its values that are longer than max_length, in a sample.
+
+    Only for modalities that truncate.
+    """
     shares = {}
     for field, modality in dataset.fields.items():
-        if not hasattr(modality, "truncated"):
+        if not isinstance(modality, Truncates):
             continue
         rows = part[dataset.present(field)[part]].tolist()
-        cut = [
-            bool(lost)
-            for lost in (_lost(dataset, i, field) for i in rows[:: max(len(rows) // SAMPLE, 1)])
-            if lost is not None
-        ]
-        shares[field] = round(sum(cut) / max(len(cut), 1), 4)
+        lost = [_lost(modality, dataset, i, field) for i in rows[:: max(len(rows) // SAMPLE, 1)]]
+        readable = [bool(length) for length in lost if length is not None]
+        shares[field] = round(sum(readable) / max(len(readable), 1), 4)
     return shares
 
 
-def _lost(dataset: records.Dataset, i: int, field: str) -> int | None:
+def _lost(modality: Truncates, dataset: records.Dataset, i: int, field: str) -> int | None:
     try:
-        return dataset.fields[field].truncated(dataset.raw(i, field))
+        return modality.truncated(dataset.raw(i, field))
     except BadValue:
-        return None  # it will be put in quarantine when it is read
+        return None  # it goes into quarantine when it is loaded
 
 
-def held_out(dataset: records.Dataset, part: Sequence[int]) -> list[Batch]:
-    """Records for `watch`, of the validation part if that has enough. Raises AmodalError if nothing
-    in them can be read, and warns of a field of which nothing can."""
-    held = dataset.split("valid")[:HELD_OUT]
-    if len(held) < ENOUGH:
-        held = part[:HELD_OUT]  # collapse shows there too
-    loader = records.Loader(dataset, held, batch=256, shuffle=False)
+def held_out_batches(dataset: records.Dataset, part: Rows) -> list[Batch]:
+    """Records for the collapse monitor, of the validation part if that has enough.
+
+    It warns of a field of which no value can be read.
+
+    Args:
+        part: (n,) the training records.
+
+    Raises:
+        AmodalError: If no field can be read.
+    """
+    held_out = dataset.split("valid")[:HELD_OUT]
+    if len(held_out) < MIN_ROWS:
+        held_out = part[:HELD_OUT]  # a collapse shows on training records too
+    loader = records.Loader(dataset, held_out, batch=256, shuffle=False)
     batches = list(loader)
-    dead = [
+    unreadable = [
         f
         for f in dataset.fields
-        if dataset.present(f)[held].any() and not any(len(b[f]) for b in batches)
+        if dataset.present(f)[held_out].any() and not any(len(b[f]) for b in batches)
     ]
     reasons = {bad.field: f"{bad.key}: {bad.reason}" for bad in reversed(loader.bad)}
-    for field in dead:
-        words = f"none of the values of {field!r} that were looked at can be read as {name_of(dataset.fields[field])} ({reasons[field]})"
-        if len(dead) == len(dataset.fields):
-            raise AmodalError(f"{words}; look at dataset.toml")
-        warnings.warn(words, stacklevel=2)
+    for field in unreadable:
+        modality = name_of(dataset.fields[field])
+        message = (
+            f"none of the values of {field!r} that were checked can be read as {modality} "
+            f"({reasons[field]})"
+        )
+        if len(unreadable) == len(dataset.fields):
+            raise AmodalError(f"{message}; check dataset.toml")
+        warnings.warn(message, stacklevel=2)
     return batches

@@ -1,6 +1,6 @@
-"""The learning rate and the weight decay of each step.
+"""The learning rate and weight decay of each step, as functions of step and recipe.
 
-Functions of step and recipe, so that a run can resume anywhere.
+So a run can resume anywhere.
 """
 
 from __future__ import annotations
@@ -12,36 +12,62 @@ from dataclasses import dataclass
 
 import torch
 
+from amodal.core import AmodalError
+from amodal.core.protocols import Staged
 from amodal.core.recipe import Recipe
+from amodal.methods.contract import Method
 from amodal.train import distributed
-from amodal.train.loss_monitor import Numbers
+from amodal.train.loss_monitor import StepLosses
 
 
 @dataclass(frozen=True)
 class Stages:
-    """ends: the last step of each stage, 1, 2, …"""
+    """The stages of a run.
+
+    Args:
+        ends: The last step of each stage, counted from 1.
+    """
 
     ends: tuple[int, ...]
 
     @staticmethod
     def of(shares: Sequence[float], steps: int) -> Stages:
+        """Stages that end at these shares of the steps."""
         return Stages((*(max(1, round(share * steps)) for share in shares[:-1]), steps))
 
-    def at(self, step: int) -> int:
-        """The stage that step 1, 2, … belongs to."""
+    def stage_of(self, step: int) -> int:
+        """The stage 0, 1, … of a step 1, 2, …"""
         return bisect.bisect_left(self.ends, step)
 
-    def place(self, step: int) -> tuple[int, int]:
-        """(step of its stage 0, 1, …, steps of that stage)."""
-        stage = self.at(step)
+    def position(self, step: int) -> tuple[int, int]:
+        """(number of the step in its stage, from 0; steps of that stage)."""
+        stage = self.stage_of(step)
         start = self.ends[stage - 1] if stage else 0
         return step - start - 1, self.ends[stage] - start
 
 
-def warm_cosine(step: int, steps: int, *, warmup: int, floor: float = 0.01) -> float:
-    """The learning rate's factor at step 0, 1, ….
+def stages_of(method: Method, recipe: Recipe) -> Sequence[float]:
+    """Where stages end, as shares of the steps.
 
-    Up in a line, then down half a cosine to `floor`.
+    Raises:
+        AmodalError: If the recipe has another number of stages than the method.
+    """
+    shares = method.stages if isinstance(method, Staged) else (1.0,)
+    if recipe.stages is None:
+        return shares
+    if len(recipe.stages) != len(shares):
+        raise AmodalError(
+            f"stages has {len(recipe.stages)} shares, "
+            f"and this method learns in {len(shares)} stages"
+        )
+    return recipe.stages
+
+
+def warmup_cosine(step: int, steps: int, *, warmup: int, floor: float = 0.01) -> float:
+    """The factor of the learning rate at step 0, 1, …: linear warm-up, half a cosine to `floor`.
+
+    floor + (1 - floor) (1 + cos(pi t)) / 2, where t rises from 0 to 1 after the warm-up (SGDR,
+    Loshchilov & Hutter 2017).
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -50,12 +76,10 @@ def warm_cosine(step: int, steps: int, *, warmup: int, floor: float = 0.01) -> f
 
 
 def factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What the peak learning rate is multiplied by at step 0, 1, … of `steps`, but for a
-    plateau.
-    """
+    """The factor of the peak learning rate at step 0, 1, … of `steps`, without plateaus."""
     warmup = recipe.warmup_of(steps)
     if recipe.schedule == "cosine":
-        return warm_cosine(step, steps, warmup=warmup)
+        return warmup_cosine(step, steps, warmup=warmup)
     if step < warmup:
         return (step + 1) / warmup
     if recipe.schedule == "step":
@@ -64,7 +88,7 @@ def factor(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def weight_decay(recipe: Recipe, step: int, steps: int) -> float:
-    """The weight decay of step 1, 2, … of all steps."""
+    """The weight decay of step 1, 2, … of all steps: a half cosine to `weight_decay_end`."""
     if recipe.weight_decay_end is None:
         return recipe.weight_decay
     share = (step - 1) / max(steps - 1, 1)
@@ -73,50 +97,60 @@ def weight_decay(recipe: Recipe, step: int, steps: int) -> float:
 
 
 class Plateau:
-    """Drops the learning rate when the mean loss between two entries of the log has not fallen
-    `patience` times in a row.
+    """Lowers the learning rate when the loss stops falling.
+
+    It looks at the mean loss between two entries of the log. After `patience` intervals in a row
+    without a new minimum, the rate is multiplied by `decay_rate`.
+
+    Attributes:
+        factor: What the learning rate is multiplied by now.
     """
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.active = recipe, recipe.schedule == "plateau"
-        self.factor, self.best, self.waited = 1.0, math.inf, 0
+        self.factor, self.best, self.bad_intervals = 1.0, math.inf, 0
         self.total, self.count = 0.0, 0
-        self.unread: list[Numbers] = []
+        self.pending: list[StepLosses] = []
 
-    def note(self, numbers: Numbers) -> None:
-        """Take in a step without waiting for its loss."""
+    def update(self, step_losses: StepLosses) -> None:
+        """Add a step, without waiting for its loss."""
         if self.active:
-            self.unread.append(numbers)
+            self.pending.append(step_losses)
 
-    def entry(self) -> None:
-        """An entry of the log: judge the steps since the last one. Every process takes part."""
+    def end_interval(self) -> None:
+        """Compare the steps since the last entry of the log. Every process must call it."""
         if not self.active:
             return
         self._read()
         loss = float(distributed.mean(torch.tensor(self.total / self.count, dtype=torch.float64)))
         self.total, self.count = 0.0, 0
-        self.waited = 0 if loss < self.best else self.waited + 1
+        self.bad_intervals = 0 if loss < self.best else self.bad_intervals + 1
         self.best = min(self.best, loss)
-        if self.waited >= self.recipe.patience:
-            self.factor, self.waited = self.factor * self.recipe.decay_rate, 0
+        if self.bad_intervals >= self.recipe.patience:
+            self.factor, self.bad_intervals = self.factor * self.recipe.decay_rate, 0
 
     def _read(self) -> None:
-        self.total += sum(numbers.loss for numbers in self.unread)
-        self.count += len(self.unread)
-        self.unread = []
+        self.total += sum(step_losses.loss for step_losses in self.pending)
+        self.count += len(self.pending)
+        self.pending = []
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint holds of it."""
+        """Its entry in a checkpoint."""
         if not self.active:
             return {}
         self._read()
-        names = ("factor", "waited", "total", "count")
-        best = {} if math.isinf(self.best) else {"best": self.best}
-        return {name: getattr(self, name) for name in names} | best
+        state = {
+            "factor": self.factor,
+            "waited": self.bad_intervals,
+            "total": self.total,
+            "count": self.count,
+        }
+        # JSON has no infinity
+        return state if math.isinf(self.best) else state | {"best": self.best}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` said."""
+        """Continue from a `state`."""
         if self.active:
-            self.factor, self.waited = float(state["factor"]), int(state["waited"])
+            self.factor, self.bad_intervals = float(state["factor"]), int(state["waited"])
             self.total, self.count = float(state["total"]), int(state["count"])
             self.best = float(state.get("best", math.inf))

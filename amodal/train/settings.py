@@ -1,4 +1,4 @@
-"""What `pretrain` may be asked for, beside the method, the data and the folder of the run."""
+"""The settings of `pretrain`, beside the method, the data and the run folder."""
 
 from __future__ import annotations
 
@@ -8,38 +8,49 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, renamed
 from amodal.data import Dataset
 from amodal.train.callbacks import Callback
-from amodal.train.loggers import Logger, checked
+from amodal.train.loggers import Logger, check_loggers
 
 CACHED = ("", "mean", "tokens")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run was asked for.
+    """The settings of a run.
 
-    recipe: how it is trained; each of its fields may be given as a setting. size, trunk, positions,
-    pool: of the encoder (see `amodal.nn.encoder.Encoder`); by default what the method's paper uses.
-    fields: the fields to use, all unless given. backbones: field -> pretrained backbone, which
-    stays as it is unless train_backbones. resume: go on with the run in `out`. workers: processes
-    that decode, 0 for a thread beside the training. save_every: steps between checkpoints, 0 for a
-    fifth of the run. matmul: the library of float32 products on a CPU, auto (measured), torch or
-    onednn.
-        options: of the method. curate: a page of `amodal.curate` that chooses what is trained on,
-    of super-batches 1 / keep as large; curate_options: its options. init_from: the folder of a run
-    whose encoder's weights to begin with, as far as names and shapes agree. adapt: go on with that
-    encoder itself, as it was built, to predict labels; what it holds is what a resumed run must
-    agree with. only: (dataset, training records) -> those of them to learn from. cache_features:
-    "mean" or "tokens" of the outputs of frozen backbones are computed once, of values that are not
-    augmented (see `amodal.train.cache_features`); "" runs the backbones at every step. conflict:
-    log whether the terms of the loss pull the same way, at each measurement; costs a few steps and
-    changes nothing. callbacks: see `amodal.train.callbacks`. logger: tensorboard, wandb, mlflow,
-    trackio, a callable (step, values) -> None, or some of them; None for metrics.jsonl alone.
+    Args:
+        recipe: How it is trained. Each field of a `Recipe` is also a setting of its own.
+        size, trunk, positions, pool: Of the encoder, see `amodal.nn.encoder.Encoder`. By default as
+            in the method's paper.
+        fields: The fields to use; all by default.
+        backbones: Field -> pretrained backbone.
+        train_backbones: Train the backbones too; by default they are frozen.
+        resume: Continue the run in `out`.
+        workers: Processes that decode records; 0 for a thread of the training process.
+        save_every: Steps between checkpoints; 0 for a fifth of the run.
+        matmul: The library of float32 matrix products on a CPU: auto (measured), torch or onednn.
+        options: Of the method.
+        curate: A page of `amodal.curate` that selects the training records from super-batches,
+            which are 1 / keep times as large.
+        curate_options: Of that page.
+        init_from: Folder of a run whose encoder's weights to start from, where names and shapes
+            agree.
+        adapt: Train the encoder of `init_from` itself, unchanged in structure, to predict labels. A
+            resumed run must agree with its contents.
+        only: (dataset, training records) -> the training records to learn from.
+        cache_features: "mean" or "tokens": compute these outputs of frozen backbones once, without
+            augmentation (see `amodal.train.cache_features`). "" runs the backbones at every step.
+        conflict: Log the cosines between the gradients of the loss terms at each measurement. It
+            costs a few steps and does not change the training.
+        callbacks: See `amodal.train.callbacks`.
+        logger: tensorboard, wandb, mlflow, trackio, a callable (step, values) -> None, or a
+            sequence of these; None for metrics.jsonl alone.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -61,7 +72,7 @@ class Settings:
     curate_options: dict[str, object] = field(default_factory=dict)
     init_from: str | Path = ""
     adapt: dict[str, object] | None = None
-    only: Callable[[Dataset, np.ndarray], np.ndarray] | None = None
+    only: Callable[[Dataset, npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
     cache_features: str = ""
     conflict: bool = False
     progress: bool = True
@@ -71,39 +82,47 @@ class Settings:
     def __post_init__(self) -> None:
         if self.cache_features not in CACHED:
             raise unknown("part of features to cache", self.cache_features, CACHED[1:])
-        object.__setattr__(self, "logger", checked(self.logger))
+        check_loggers(self.logger)
+
+    @property
+    def loggers(self) -> tuple[str | Logger, ...]:
+        return check_loggers(self.logger)
 
     @property
     def encoder(self) -> dict[str, str]:
-        """What was asked of the encoder."""
-        asked = {"trunk": self.trunk, "positions": self.positions, "pool": self.pool}
-        return {name: value for name, value in asked.items() if value is not None}
+        """The arguments of the encoder that are set."""
+        arguments = {"trunk": self.trunk, "positions": self.positions, "pool": self.pool}
+        return {name: value for name, value in arguments.items() if value is not None}
 
 
 SETTINGS = tuple(f.name for f in fields(Settings))
 LENGTHS = ({"epochs", "steps"}, {"warmup_epochs", "warmup_steps"})
-"""Two ways to say one thing: to set one takes back what a recipe says by the other."""
+"""Two units of one length. Setting one resets the other."""
 
 
 def read_settings(method: methods.MethodLike, settings: Mapping[str, Any]) -> Settings:
-    """Settings by keywords, of which some are fields of a recipe; None stands for a default.
+    """Settings from keyword arguments, some of which may be fields of a recipe.
 
-    The recipe is the one that is given, or else the one of the method's page; fields change it.
-    Raises AmodalError for unknown names.
+    Args:
+        method: Its page has the recipe that is used unless `recipe` is among the settings.
+        settings: Name -> value. None stands for the default.
+
+    Raises:
+        AmodalError: For unknown names.
     """
-    asked = {name: value for name, value in renamed(settings).items() if value is not None}
+    chosen = {name: value for name, value in renamed(settings).items() if value is not None}
     if "logger" in settings:
-        asked["logger"] = settings["logger"]
-    for name in asked:
+        chosen["logger"] = settings["logger"]
+    for name in chosen:
         if name not in SETTINGS and name not in NAMES:
             raise unknown("setting of pretrain", name, [*SETTINGS, *NAMES])
-    base = recipe_of(method, asked.pop("recipe", None))
-    changes = {name: asked.pop(name) for name in NAMES if name in asked}
-    return Settings(recipe=changed(base, changes), **asked)
+    base = recipe_of(method, chosen.pop("recipe", None))
+    changes = {name: chosen.pop(name) for name in NAMES if name in chosen}
+    return Settings(recipe=with_changes(base, changes), **chosen)
 
 
 def recipe_of(method: methods.MethodLike, recipe: object = None) -> Recipe:
-    """The recipe that is given, or else the one of the method's page."""
+    """`recipe`, or the recipe of the method's page where it is None."""
     if recipe is None:
         return methods.recipe(method)
     if not isinstance(recipe, Recipe):
@@ -111,7 +130,7 @@ def recipe_of(method: methods.MethodLike, recipe: object = None) -> Recipe:
     return recipe
 
 
-def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with some fields changed."""
     reset: dict[str, Any] = {}
     for pair in LENGTHS:

@@ -1,4 +1,4 @@
-"""Ctrl-C and terminations: a clean end after the step, or now."""
+"""Ctrl-C and SIGTERM: end after the current step, or at once."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
-IMPATIENCE = 2.0
-"""Seconds after which the same signal means: now."""
+REPEAT_SECONDS = 2.0
+"""A second signal after this time ends the process at once."""
 
 
 @contextlib.contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C or a termination was asked for.
+    """Catch SIGINT and SIGTERM.
 
-    The first asks for a clean end after the step, a second one ends the process as usual.
+    The first signal requests an end after the current step. A second one ends the process.
+
+    Yields:
+        A function that returns whether an end was requested.
     """
-    asked: dict[int, float] = {}
+    requested: dict[int, float] = {}
 
-    def note(number, frame):
-        # torchrun sends both signals, one right after the other: that is one request
-        if time.monotonic() - asked.get(number, time.monotonic()) > IMPATIENCE:
+    def handle(number: int, frame: FrameType | None) -> None:
+        # torchrun sends both signals in quick succession: that is one request
+        if time.monotonic() - requested.get(number, time.monotonic()) > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        asked.setdefault(number, time.monotonic())
+        requested.setdefault(number, time.monotonic())
 
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread, where signals cannot be caught
         before = {}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(requested)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

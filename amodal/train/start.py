@@ -1,4 +1,4 @@
-"""Where a run begins: on which device, and with which weights."""
+"""The device of a run, and the weights it starts from."""
 
 from __future__ import annotations
 
@@ -12,31 +12,42 @@ from amodal.nn.encoder import Encoder
 
 
 @torch.no_grad()
-def begin_with(encoder: Encoder, start: Encoder, folder: str) -> str:
-    """Copy the weights that both have under one name and in one shape.
+def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str:
+    """Copy the weights that both encoders have under the same name and in the same shape.
+
+    Args:
+        encoder: What to copy into.
+        source: The encoder of the run in `folder`.
 
     Returns:
-        A sentence with their number. Raises AmodalError for none.
+        A sentence with their number.
+
+    Raises:
+        AmodalError: If no weight fits.
     """
-    mine, its = encoder.state_dict(), start.state_dict()
-    both = [name for name in mine if name in its and mine[name].shape == its[name].shape]
+    target, state = encoder.state_dict(), source.state_dict()
+    shared = [name for name in target if name in state and target[name].shape == state[name].shape]
     described = ", ".join(
         f"--{k} {v}"
-        for k, v in encoder_config.arguments(start.spec).items()
+        for k, v in encoder_config.arguments(source.spec).items()
         if k in ("size", "trunk", "pool")
     )
-    words = f"{len(both)} of {len(mine)} weights taken from {folder} ({described})"
-    if not both:
+    note = f"{len(shared)} of {len(target)} weights taken from {folder} ({described})"
+    if not shared:
         raise AmodalError(
-            f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields"
+            f"{note}: nothing in it fits this encoder. Give it the same size, trunk and fields"
         )
-    for name in both:
-        mine[name].copy_(its[name])
-    return words
+    for name in shared:
+        target[name].copy_(state[name])
+    return note
 
 
 def pick_device(name: str) -> torch.device:
-    """auto, cpu, cuda, cuda:1, …"""
+    """The device of a name: auto, cpu, cuda, cuda:1, …
+
+    Raises:
+        AmodalError: If there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -46,5 +57,5 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise unknown("device", name, ["auto", "cpu", "cuda"]) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise AmodalError("no CUDA device can be used here; take --device cpu")
+        raise AmodalError("no CUDA device is available; take --device cpu")
     return device

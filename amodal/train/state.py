@@ -1,75 +1,113 @@
-"""What a checkpoint holds, and what a method that looks at all records changes in it."""
+"""What a checkpoint holds, and how a refresh changes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings
+from amodal.core.embeddings import vectors
+from amodal.core.protocols import Refreshes
 from amodal.methods.contract import Method
 from amodal.methods.shared.shapes import ema_update, frozen_copy
+from amodal.nn.encoder import Encoder
 from amodal.train import distributed
 
 
-class Training(nn.Module):
-    """All that a checkpoint holds: the method, the average of its encoder's weights if one is made,
-    and the groups that the records to train on fell into in the last refresh, -1 for a record that
-    is left out, and everywhere for no groups."""
+class Records(Protocol):
+    """All training records in batches, in order and not augmented, such as a `Loader`."""
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class TrainingState(nn.Module):
+    """All tensors of a checkpoint.
+
+    Args:
+        method: What is trained.
+        average: Momentum of an average of the encoder's weights; 0 for none.
+        records: Number of training records of a method that may group them, else 0.
+
+    Attributes:
+        groups: (records,) int64, the group of each record since the last refresh. -1 for a record
+            that is left out; -1 everywhere for no groups.
+    """
+
+    groups: Tensor
 
     def __init__(self, method: Method, average: float, records: int = 0):
         super().__init__()
         self.method = method
-        self.average = frozen_copy(method.encoder) if average else None
+        # the name is a key of checkpoints
+        self.average = cast(Encoder, frozen_copy(method.encoder)) if average else None
+        self.refreshes = bool(records)
         if records:
             self.register_buffer("groups", torch.full((records,), -1))
 
     @property
-    def encoder(self) -> nn.Module:
-        """The encoder that survives."""
+    def encoder(self) -> Encoder:
+        """The encoder to save."""
         return self.average if self.average is not None else self.method.encoder
 
     @property
-    def grouped(self) -> np.ndarray | None:
-        groups = getattr(self, "groups", None)
-        return None if groups is None or (groups < 0).all() else groups.cpu().numpy()
+    def record_groups(self) -> npt.NDArray[np.int64] | None:
+        if not self.refreshes or (self.groups < 0).all():
+            return None
+        groups: npt.NDArray[np.int64] = self.groups.cpu().numpy()
+        return groups
 
 
-def refresh(training: Training, stage: int, see: Callable[[], Embeddings]) -> None:
+def refresh(training: TrainingState, stage: int, embed: Callable[[], Embeddings]) -> None:
     """Let the method look at all records before a stage.
 
-    Processes may round what they see differently: the first decides.
+    Ranks may round the features differently, so the first rank decides for all.
+
+    Args:
+        embed: Computes the features of all records.
     """
-    groups = training.method.refresh(stage, see)
+    method = training.method
+    assert isinstance(method, Refreshes)
+    groups = method.refresh(stage, embed)
     training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
-    if training.average is not None:  # of what may be another network from here on
+    if training.average is not None:
+        # the refresh may have replaced the network, so the average starts over
         ema_update(training.average, training.method.encoder, 0.0)
-    distributed.same_everywhere(training)
+    distributed.broadcast_module(training)
 
 
 @torch.no_grad()
 def embed_all(
     method: Method,
-    records: Iterable[Batch],
+    records: Records,
     device: torch.device,
-    precision: AbstractContextManager,
+    precision: AbstractContextManager[object],
 ) -> Embeddings:
-    """The encoder's features of all records to train on, float32 at least, and as `label/NAME` the
-    labels that the records bring along. They are on the CPU, where there is room for all."""
+    """The encoder's features of all training records, with their labels.
+
+    They are on the CPU, which has room for all of them, and at least float32.
+
+    Returns:
+        source -> (N, D), and `label/NAME` -> the labels that the batches have.
+    """
     method.eval()
     parts = []
     for batch in records:
         with precision:
-            seen = method.encoder.features(batch.to(device))
-        columns = {
-            s: Column(
-                c.values.to("cpu", torch.promote_types(c.values.dtype, torch.float32)), c.rows.cpu()
-            )
-            for s, c in seen.columns.items()
-        }
+            features = method.encoder.features(batch.to(device))
+        columns = {}
+        for source, column in features.columns.items():
+            values = vectors(column)
+            dtype = torch.promote_types(values.dtype, torch.float32)
+            columns[source] = Column(values.to("cpu", dtype), column.rows.cpu())
         labels = {f"label/{name}": column for name, column in batch.labels.items()}
         parts.append(Embeddings(columns | labels, batch.size))
     method.train()

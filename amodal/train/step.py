@@ -1,9 +1,9 @@
-"""The gradient of one big batch, whatever it is cut into.
+"""The gradient of one big batch, however it is split into micro-batches.
 
-Losses may couple rows, so adding up the gradients of micro-batches is not the gradient of the
-batch. The gradient cache (Gao et al. 2021, arXiv:2101.06983) makes it so: features of all pieces
-without a graph, losses once over the whole batch, then each piece again, with a graph, fed the
-gradient of its features.
+Losses may couple rows, so summing the gradients of micro-batches is not the gradient of the batch.
+The gradient cache (Gao et al. 2021, arXiv:2101.06983) makes it exact: features of all micro-batches
+without a graph, losses once over the whole batch, then each micro-batch a second time with a graph,
+which receives the gradient of its features.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal.core import Batch
 from amodal.core.features import Features, stack_features
@@ -26,30 +27,33 @@ from amodal.train.players import Players
 
 Gather = Callable[[Features], Features]
 Split = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""Terms of the loss -> scalars whose gradients are computed apart."""
+"""Terms of the loss -> scalars whose gradients are computed separately."""
+Grads = list[Tensor | None]
 
 
 @dataclass(frozen=True)
-class Passes:
+class ForwardPass:
     """How a batch is run through a method.
 
-    micro: rows at once, None for all of them. precision: the context that features are computed in;
-    losses are computed in float32. gather: features of this process -> those of all. drop_path: see
-    `amodal.nn.drop_path`.
+    Args:
+        micro: Rows of a micro-batch; None for the whole batch at once.
+        precision: The context that features are computed in. Losses are computed in float32.
+        gather: The features of this process -> those of all processes.
+        drop_path: See `amodal.nn.drop_path`.
     """
 
     micro: int | None = None
-    precision: AbstractContextManager = field(default_factory=nullcontext)
+    precision: AbstractContextManager[object] = field(default_factory=nullcontext)
     gather: Gather = distributed.gather
     drop_path: float = 0.0
 
     def features(self, method: Method, batch: Batch) -> Features:
-        """What the losses need of these rows, in the precision it is computed in."""
+        """The features of some rows, in the precision they are computed in."""
         with self.precision, drop_paths(self.drop_path, batch.seeds):
             return method.features(batch)
 
-    def whole(self, batch: Batch) -> bool:
-        """Whether the batch is run through at once."""
+    def is_whole(self, batch: Batch) -> bool:
+        """Whether the batch is not split."""
         return self.micro is None or self.micro >= batch.size
 
 
@@ -58,36 +62,35 @@ def gradients(
     batch: Batch,
     *,
     micro: int | None = None,
-    precision: AbstractContextManager | None = None,
+    precision: AbstractContextManager[object] | None = None,
     gather: Gather = distributed.gather,
     drop_path: float = 0.0,
     players: Players | None = None,
 ) -> dict[str, Tensor]:
-    """Add the batch's gradient to the parameters.
+    """Add the gradient of the batch to the parameters.
 
     Args:
-        micro, precision, gather, drop_path: see `Passes`.
-        players: whose terms change their own parameters only; None where the sum of all terms is
-            minimised.
+        micro, precision, gather, drop_path: See `ForwardPass`.
+        players: Each player's loss terms give a gradient to its own parameters only. None where
+            the sum of all terms is minimised.
 
     Returns:
-        The losses, detached.
+        The terms of the loss, detached.
     """
-    passes = Passes(micro, precision or nullcontext(), gather, drop_path)
+    forward = ForwardPass(micro, precision or nullcontext(), gather, drop_path)
     if isinstance(method, CombinesGradients):
-        return combined(method, batch, passes)
+        return combined_gradients(method, batch, forward)
     if players is not None:
-        return of_players(method, batch, passes, players)
-    if passes.whole(batch) and distributed.world() == 1:
-        features = passes.features(method, batch)
-        terms = losses(method, full_precision(features), gather)
-        total(terms).backward()
+        return player_gradients(method, batch, forward, players)
+    if forward.is_whole(batch) and distributed.world() == 1:
+        terms = losses(method, full_precision(forward.features(method, batch)), gather)
+        torch.autograd.backward(total(terms))
     else:
-        terms = in_two_passes(method, batch, passes)
+        terms = in_two_passes(method, batch, forward)
     return {name: term.detach() for name, term in terms.items()}
 
 
-def in_two_passes(method: Method, batch: Batch, passes: Passes) -> dict[str, Tensor]:
+def in_two_passes(method: Method, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
     """Gradients of the losses with respect to the features, then those of the features.
 
     With micro-batches the features are computed twice, so that no graph of the whole batch is held.
@@ -97,103 +100,114 @@ def in_two_passes(method: Method, batch: Batch, passes: Passes) -> dict[str, Ten
     Returns:
         The terms of the loss.
     """
-    once = passes.whole(batch)
+    once = forward.is_whole(batch)
     if once:
-        seen = full_precision(passes.features(method, batch))
+        cached = full_precision(forward.features(method, batch))
     else:
-        seen = without_graph(method, batch, passes)
-    cache, leaves = as_leaves(seen)
-    terms = losses(method, cache, passes.gather)
-    total(terms).backward()
+        cached = without_graph(method, batch, forward)
+    features, leaves = as_leaves(cached)
+    terms = losses(method, features, forward.gather)
+    torch.autograd.backward(total(terms))
     grads = {name: leaf.grad for name, leaf in leaves.items()}
     sync = GradientSync(method.parameters()) if distributed.world() > 1 else None
-    for piece, start in pieces(batch, passes.micro or batch.size):
+    for piece, start in micro_batches(batch, forward.micro or batch.size):
         stop = start + piece.size
-        piece_features = seen if once else full_precision(passes.features(method, piece))
-        outputs, theirs = matched(piece_features, grads, seen, start, stop)
+        piece_features = cached if once else full_precision(forward.features(method, piece))
+        outputs, output_grads = matched(piece_features, grads, cached, start, stop)
         is_last = stop >= batch.size
         with sync.during() if sync is not None and is_last else nullcontext():
             if outputs:
-                torch.autograd.backward(outputs, theirs)
+                torch.autograd.backward(outputs, output_grads)
     if sync is not None:
         sync.finish()
     return terms
 
 
 def losses(
-    method: Method, features: Features, gather: Callable[[Features], Features] = distributed.gather
+    method: Method, features: Features, gather: Gather = distributed.gather
 ) -> dict[str, Tensor]:
-    """The losses of the rows of all processes; those that hold the same rows share the work."""
+    """The losses over the rows of all processes. Processes with the same rows share the work."""
     whole = gather(features)
     with distributed.shared_losses() if gather is distributed.gather else nullcontext():
-        return method.losses(whole)
+        # a method takes the type of features that it returns
+        return method.losses(cast(Any, whole))
 
 
-def combined(method: Method, batch: Batch, passes: Passes) -> dict[str, Tensor]:
+def combined_gradients(method: Method, batch: Batch, forward: ForwardPass) -> dict[str, Tensor]:
     """As `gradients`, of a method that combines the gradients of its loss terms itself."""
-    learning = [p for p in method.parameters() if p.requires_grad]
-    terms, grads = separate(method, batch, passes, lambda terms: terms, lambda name: learning)
-    each = {name: as_vector(found, learning) for name, found in grads.items()}
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    terms, grads = separate_gradients(
+        method, batch, forward, split=lambda terms: terms, parameters=lambda name: parameters
+    )
+    vectors_P = {name: as_vector(found, parameters) for name, found in grads.items()}
     assert isinstance(method, CombinesGradients)
-    vector = method.combine_gradients({name: distributed.mean(v) for name, v in each.items()})
-    for p, part in zip(learning, vector.split([p.numel() for p in learning])):
+    step_P = method.combine_gradients({n: distributed.mean(v) for n, v in vectors_P.items()})
+    for p, part in zip(parameters, torch.split(step_P, [p.numel() for p in parameters])):
         p.grad = part.view_as(p) if p.grad is None else p.grad + part.view_as(p)
     return terms
 
 
-def of_players(method: Method, batch: Batch, passes: Passes, players: Players) -> dict[str, Tensor]:
-    """As `gradients`, of a game.
-
-    The terms of a player give a gradient to its own parameters only.
-    """
+def player_gradients(
+    method: Method, batch: Batch, forward: ForwardPass, players: Players
+) -> dict[str, Tensor]:
+    """As `gradients`, of a game: a player's loss terms change its own parameters only."""
     parameters = {
-        prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()
+        prefix: [p for p in of_player if p.requires_grad]
+        for prefix, of_player in players.parameters().items()
     }
-    terms, grads = separate(method, batch, passes, players.total_of, parameters.__getitem__)
-    for prefix, found in grads.items():
-        for p, grad in zip(parameters[prefix], found):
+    terms, grads = separate_gradients(
+        method, batch, forward, split=players.total_of, parameters=parameters.__getitem__
+    )
+    for prefix, of_player in grads.items():
+        for p, grad in zip(parameters[prefix], of_player):
             p.grad = grad if p.grad is None or grad is None else p.grad + grad
     distributed.average_gradients(method.parameters())
     return terms
 
 
-Grads = list[Tensor | None]
-
-
-def separate(
-    method: Method, batch: Batch, passes: Passes, split: Split, parameters: Callable[[str], list]
+def separate_gradients(
+    method: Method,
+    batch: Batch,
+    forward: ForwardPass,
+    *,
+    split: Split,
+    parameters: Callable[[str], Sequence[nn.Parameter]],
 ) -> tuple[dict[str, Tensor], dict[str, Grads]]:
-    """The gradient of each scalar that `split` makes of the terms, with respect to the parameters
-    of its name.
+    """The gradient of each scalar that `split` makes of the loss terms.
 
-    Features are computed twice, without a graph and then piece by piece with one.
+    Features are computed twice, without a graph and then per micro-batch with one.
+
+    Args:
+        parameters: Name of a scalar -> the parameters to differentiate it by.
 
     Returns:
-        The terms, detached; name of a scalar -> gradients, None where it does not depend on a
+        The terms, detached; and name of a scalar -> gradients, None where it does not depend on a
         parameter.
     """
-    seen = without_graph(method, batch, passes)
-    cache, leaves = as_leaves(seen)
-    terms = losses(method, cache, passes.gather)
+    cached = without_graph(method, batch, forward)
+    features, leaves = as_leaves(cached)
+    terms = losses(method, features, forward.gather)
     floats = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     grads: dict[str, Grads] = {}
-    of_leaves: dict[str, dict[str, Tensor | None]] = {}
+    leaf_grads: dict[str, dict[str, Tensor | None]] = {}
     for name, scalar in split(terms).items():
-        own = parameters(name)
-        found = torch.autograd.grad(
-            scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True
+        wanted = parameters(name)
+        result = torch.autograd.grad(
+            scalar, [*wanted, *floats.values()], retain_graph=True, allow_unused=True
         )
-        grads[name] = list(found[: len(own)])
-        of_leaves[name] = dict(zip(floats, found[len(own) :]))
-    for piece, start in pieces(batch, passes.micro or batch.size):
-        second = full_precision(passes.features(method, piece))
+        grads[name] = list(result[: len(wanted)])
+        leaf_grads[name] = dict(zip(floats, result[len(wanted) :]))
+    for piece, start in micro_batches(batch, forward.micro or batch.size):
+        piece_features = full_precision(forward.features(method, piece))
         for name in grads:
-            outputs, theirs = matched(second, of_leaves[name], seen, start, start + piece.size)
+            outputs, output_grads = matched(
+                piece_features, leaf_grads[name], cached, start, start + piece.size
+            )
             if outputs:
-                found = torch.autograd.grad(
-                    outputs, parameters(name), theirs, retain_graph=True, allow_unused=True
+                result = torch.autograd.grad(
+                    outputs, parameters(name), output_grads, retain_graph=True, allow_unused=True
                 )
-                grads[name] = [_sum(a, b) for a, b in zip(grads[name], found)]
+                grads[name] = [_sum(a, b) for a, b in zip(grads[name], result)]
     return {name: term.detach() for name, term in terms.items()}, grads
 
 
@@ -202,31 +216,32 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def as_vector(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
-    """(P,) all gradients end to end, zeros where there is none."""
+    """(P,) all gradients concatenated, zeros where there is none."""
     return torch.cat(
         [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)]
     )
 
 
-def pieces(batch: Batch, micro: int) -> Iterator[tuple[Batch, int]]:
-    """Micro-batches, and the row each begins with."""
-    for i, piece in enumerate(batch.split(micro)):
-        yield piece, i * micro
+def micro_batches(batch: Batch, rows: int) -> Iterator[tuple[Batch, int]]:
+    """Micro-batches of `rows` rows, each with the number of its first row."""
+    for i, piece in enumerate(batch.split(rows)):
+        yield piece, i * rows
 
 
 @torch.no_grad()
-def without_graph(method: Method, batch: Batch, passes: Passes) -> Features:
-    """The features of the batch, piece by piece."""
-    split = pieces(batch, passes.micro or batch.size)
-    return stack_features([full_precision(passes.features(method, piece)) for piece, _ in split])
+def without_graph(method: Method, batch: Batch, forward: ForwardPass) -> Features:
+    """The features of the batch, computed per micro-batch."""
+    split = micro_batches(batch, forward.micro or batch.size)
+    return stack_features([full_precision(forward.features(method, piece)) for piece, _ in split])
 
 
-def total(terms: dict[str, Tensor]) -> Tensor:
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss: the sum of its terms."""
     return torch.stack(list(terms.values())).sum()
 
 
 def full_precision(features: Features) -> Features:
-    """Half precision is for matrix products; what losses see is float32."""
+    """The features in float32: half precision is for matrix products, not for losses."""
     half = (torch.bfloat16, torch.float16)
     columns = {
         n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c
@@ -246,16 +261,20 @@ def as_leaves(features: Features) -> tuple[Features, dict[str, Tensor]]:
 
 
 def matched(
-    piece: Features, grads: Mapping[str, Tensor | None], seen: Features, start: int, stop: int
+    piece: Features, grads: Mapping[str, Tensor | None], cached: Features, start: int, stop: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The features of rows start <= row < stop that have a graph, and for each the part of its
-    leaf's gradient that is theirs.
+    """Outputs of a micro-batch and their gradients, as `torch.autograd.backward` takes them.
+
+    Args:
+        piece: The features of rows start <= row < stop, some of which have a graph.
+        grads: Column -> the gradient of its leaf, for the whole batch.
+        cached: The features of the whole batch.
     """
-    outputs, theirs = [], []
+    outputs, output_grads = [], []
     for name, column in piece.columns.items():
         out, grad = column.flat, grads.get(name)
         if not out.requires_grad or grad is None:
             continue
         outputs.append(out)
-        theirs.append(seen[name].with_flat(grad).between(start, stop).flat)
-    return outputs, theirs
+        output_grads.append(cached[name].with_flat(grad).between(start, stop).flat)
+    return outputs, output_grads

@@ -1,21 +1,21 @@
-"""Learning at test time: some parameters of a trained module follow a loss that needs no label, on
-the very batch that is to be told.
+"""Test-time training: adapt parameters of a trained module by a label-free loss on each test batch.
 
-with AtTestTime(encoder, tent(encoder, head), steps=10) as adapt:
+with TestTimeTraining(encoder, tent(encoder, head), steps=10) as adapt:
     for batch in batches:
         adapt(batch)
-        told = head(encoder.features(batch))
+        outputs = head(encoder.features(batch))
 
-Episodic: each batch begins with the weights as they were trained (Sun et al., ICML 2020,
-arXiv:1909.13231, section 2); online: with what the batches before have left. `norms` are what TENT
-adapts (Wang et al., ICLR 2021, arXiv:2006.10726). This library's trunks normalise within a token,
-so there are no statistics of a batch to take anew, as TENT does where there is BatchNorm.
+Episodic: each batch starts from the trained weights (Sun et al., ICML 2020, arXiv:1909.13231,
+section 2). Online: it starts from the weights that the batches before have left. `norms` are what
+TENT adapts (Wang et al., ICLR 2021, arXiv:2006.10726). The trunks of this library normalise within
+a token, so there are no batch statistics to recompute, as TENT does where there is BatchNorm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm
 
 
 def norms(module: nn.Module) -> list[nn.Parameter]:
-    """Scale and shift of every normalisation."""
+    """Scale and shift of every normalisation layer."""
     return [
         p
         for part in module.modules()
@@ -41,59 +41,68 @@ def norms(module: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def everything(module: nn.Module) -> list[nn.Parameter]:
+def all_parameters(module: nn.Module) -> list[nn.Parameter]:
     return list(module.parameters())
 
 
-class AtTestTime:
-    """module: what adapts, in evaluation mode; loss: of a batch, as the module is; learn: which of
-    its parameters; steps: on each batch; rate, optimizer: of them; online: go on from batch to
-    batch. Leaving the `with` gives the module back as it was.
+class TestTimeTraining:
+    """Adapts a module to each batch, and restores it when the `with` block ends.
 
-    Raises AmodalError where nothing would learn.
+    Args:
+        module: What adapts. It is set to evaluation mode.
+        loss: Batch -> loss, by the module as it is.
+        select: The parameters that adapt.
+        steps: Optimizer steps on each batch.
+        lr, optimizer: Of these steps.
+        online: Continue from batch to batch; otherwise each batch starts from the trained weights.
+
+    Raises:
+        AmodalError: If no parameter would adapt.
     """
+
+    __test__: ClassVar[bool] = False
+    """Pytest would collect a class of this name."""
 
     def __init__(
         self,
         module: nn.Module,
         loss: Loss,
         *,
-        learn: Choice = norms,
+        select: Choice = norms,
         steps: int = 1,
-        rate: float = 1e-3,
+        lr: float = 1e-3,
         optimizer: Callable[..., torch.optim.Optimizer] = MOMENTUM,
         online: bool = False,
     ):
         self.module, self.loss, self.steps, self.online = module, loss, steps, online
-        self.fresh = partial(optimizer, lr=rate)
-        self.chosen = learn(module)
-        if not self.chosen or steps < 1:
+        self.make_optimizer = partial(optimizer, lr=lr)
+        self.parameters = select(module)
+        if not self.parameters or steps < 1:
             raise AmodalError(
-                f"nothing would learn at test time: {len(self.chosen)} parameters in {steps} steps"
+                f"no parameter would adapt at test time: {len(self.parameters)} parameters "
+                f"in {steps} steps"
             )
 
-    def __enter__(self) -> AtTestTime:
-        self.before = [p.detach().clone() for p in self.chosen]
-        self.mode, self.learnt = (
-            self.module.training,
-            [p.requires_grad for p in self.module.parameters()],
-        )
+    def __enter__(self) -> TestTimeTraining:
+        self.before = [p.detach().clone() for p in self.parameters]
+        self.training = self.module.training
+        self.required_grad = [p.requires_grad for p in self.module.parameters()]
         self.module.eval().requires_grad_(False)
-        for p in self.chosen:
+        for p in self.parameters:
             p.requires_grad_(True)
-        self.optimizer = self.fresh(self.chosen)
+        self.optimizer = self.make_optimizer(self.parameters)
         return self
 
     def __call__(self, batch: Batch) -> list[float]:
-        """The loss before each step."""
+        """Adapt to a batch. Returns the loss before each step."""
         if not self.online:
             self.reset()
         losses = []
         for _ in range(self.steps):
             with torch.enable_grad():
                 loss = self.loss(batch)
-                gradients = torch.autograd.grad(loss, self.chosen, allow_unused=True)
-            for p, g in zip(self.chosen, gradients):
+                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            for p, g in zip(self.parameters, gradients):
                 p.grad = g
             self.optimizer.step()
             losses.append(float(loss.detach()))
@@ -101,49 +110,59 @@ class AtTestTime:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Back to the weights as they were trained."""
-        for p, kept in zip(self.chosen, self.before):
-            p.copy_(kept)
-        self.optimizer = self.fresh(self.chosen)
+        """Restore the trained weights, with a fresh optimizer."""
+        for p, value in zip(self.parameters, self.before):
+            p.copy_(value)
+        self.optimizer = self.make_optimizer(self.parameters)
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.reset()
-        for p, learns in zip(self.module.parameters(), self.learnt):
-            p.requires_grad_(learns)
-        for p in self.chosen:
+        for p, required in zip(self.module.parameters(), self.required_grad):
+            p.requires_grad_(required)
+        for p in self.parameters:
             p.grad = None
-        self.module.train(self.mode)
+        self.module.train(self.training)
 
 
 def tent(encoder: Encoder, head: SupervisedHead) -> Loss:
-    """The entropy of what the head tells of a batch, mean over the labels that are classes. Raises
-    AmodalError if none is."""
+    """The loss of TENT: the entropy of the predicted classes, mean over the labels.
+
+    Raises:
+        AmodalError: If no label of the head has classes.
+    """
     names = [t.name for t in head.targets if t.kind == "classes"]
     if not names:
         raise AmodalError(
-            "entropy is of classes, and no label of this head has any; take another loss at test time"
+            "entropy is of classes, and no label of this head has any; "
+            "take another loss at test time"
         )
 
     def loss(batch: Batch) -> Tensor:
-        told = head.split(head(encoder.features(batch)))
-        return torch.stack([prediction_entropy(told[name].values) for name in names]).mean()
+        outputs = head.split(head(encoder.features(batch)))
+        return torch.stack([prediction_entropy(outputs[name].values) for name in names]).mean()
 
     return loss
 
 
 @torch.no_grad()
-def told(
+def predict_batches(
     encoder: Encoder,
     head: SupervisedHead,
     batches: Iterable[Batch],
     adapt: Callable[[Batch], object] | None = None,
 ) -> dict[str, Tensor]:
-    """Target -> predictions for the rows of all batches that have any field, end to end. adapt: is
-    called with each batch before."""
-    found: dict[str, list[Tensor]] = {}
+    """Predict the rows of all batches that have any field.
+
+    Args:
+        adapt: Called with each batch before it is predicted.
+
+    Returns:
+        Target -> predictions of all batches, concatenated.
+    """
+    predictions: dict[str, list[Tensor]] = {}
     for batch in batches:
         if adapt is not None:
             adapt(batch)
         for name, part in head.predictions(head(encoder.features(batch))).items():
-            found.setdefault(name, []).append(part)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            predictions.setdefault(name, []).append(part)
+    return {name: torch.cat(parts) for name, parts in predictions.items()}

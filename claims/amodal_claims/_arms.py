@@ -24,7 +24,7 @@ from amodal.evaluate.protocols.linear import linear
 from amodal.inference.embed import known
 from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 
 Make = Callable[[Encoder], Method]
@@ -99,7 +99,9 @@ def fit(
 
     recipe = Recipe(steps=budget.steps, lr=rate, precision="float32")
     with tempfile.TemporaryDirectory() as run:
-        quiet = dict(watch=Watch([]), save_every=budget.steps, tensorboard=False, progress=False)
+        quiet = dict(
+            monitor=CollapseMonitor([]), save_every=budget.steps, tensorboard=False, progress=False
+        )
         records = Loader(dataset, rows, batch=256, shuffle=False, labels=method.labels)
         train(method, batches, recipe, Path(run), records=records, choose=choose, **quiet)
     return method.eval()

@@ -21,7 +21,7 @@ from amodal.modalities.text import Text
 from amodal.nn import config
 from amodal.nn.encoder import Encoder
 from amodal.train import packaged
-from amodal.train.cache_features import remembered
+from amodal.train.cache_features import with_cached_features
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, fit
 
@@ -57,9 +57,9 @@ def pairs(dataset, text):
     return data.open(columns, fields={"image": picture, "name": Text(max_length=24, patch=2)})
 
 
-def fresh(fields, specs, seed):
+def fresh(fields, resolve_specs, seed):
     torch.manual_seed(seed)
-    return Encoder(fields, size=BUDGET.size, backbones=config.backbones(specs, fields, BUDGET.size))
+    return Encoder(fields, size=BUDGET.size, backbones=config.backbones(resolve_specs, fields, BUDGET.size))
 
 
 def kept(dataset, encoder):
@@ -67,7 +67,7 @@ def kept(dataset, encoder):
     dataset = dataset.with_fields(encoder.fields)
     if not any(map(encoder.contextual, encoder.fields)):
         return dataset
-    return remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
+    return with_cached_features(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
 
 
 def recall(method, dataset, rows):
@@ -85,13 +85,13 @@ def measure(seed, dataset):
     other = np.sort(np.random.default_rng(seed).permutation(len(away))[:300])
     found = {}
     for arm, frozen in ARMS.items():
-        specs = packaged.specs({field: FROZEN[field] for field in frozen})
-        fields = dict(packaged.in_their_words(home, specs).fields)
+        resolve_specs = packaged.resolve_specs({field: FROZEN[field] for field in frozen})
+        fields = dict(packaged.match_inputs(home, resolve_specs).fields)
         if "image" in frozen:
             fields["image"] = replace(fields["image"], size=SIDE, patch=SIDE // 8)
 
-        records, stamps = (kept(d, fresh(fields, specs, seed)) for d in (home, away))
-        made = [(methods.build(arm, fresh(fields, specs, seed)), rate) for rate in BUDGET.rates]
+        records, stamps = (kept(d, fresh(fields, resolve_specs, seed)) for d in (home, away))
+        made = [(methods.build(arm, fresh(fields, resolve_specs, seed)), rate) for rate in BUDGET.rates]
         tried = [fit(method, records, train, BUDGET, seed, rate) for method, rate in made]
         method = max(tried, key=lambda one: recall(one, records, valid))
         found[arm], found[f"{arm}, stamps"] = (

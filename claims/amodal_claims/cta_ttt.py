@@ -25,7 +25,7 @@ from amodal.data import Loader
 from amodal.inference.forward_passes import sequential_loader
 from amodal.modalities.image import Image
 from amodal.nn.heads.supervised import targets_of
-from amodal.train.test_time import AtTestTime, norms, tent
+from amodal.train.test_time import TestTimeTraining, norms, tent
 from amodal_claims import Comparison, _digits
 from amodal_claims._arms import Budget, trained
 
@@ -110,7 +110,7 @@ def right(method, digits, seed, rate=None):
         "rate": rate or 0.0,
         "optimizer": torch.optim.Adam,
     }
-    with AtTestTime(method, loss, **how) as adapt:
+    with TestTimeTraining(method, loss, **how) as adapt:
         for batch, seen in zip(plain, views):
             if rate is not None:
                 adapt(seen if with_views else batch)

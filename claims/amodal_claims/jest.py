@@ -22,7 +22,7 @@ from amodal.data import Loader
 from amodal.evaluate import embed_records
 from amodal.evaluate.drawing import COLOURS, drawing
 from amodal.evaluate.protocols.retrieval import retrieval
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, plain_clip, trained, untrained
@@ -54,7 +54,7 @@ COMPARISONS = (
 )  # fmt: skip
 
 
-class Recall(Watch):
+class Recall(CollapseMonitor):
     """Notes the recall of held-out records while a run goes on."""
 
     def __init__(self, dataset):
@@ -105,7 +105,7 @@ def run(dataset, pool, seed, choose):
         quiet = dict(
             save_every=BUDGET.steps, measure_every=EVERY, tensorboard=False, progress=False
         )
-        train(method, batches, recipe, Path(out), watch=recall, choose=note, **quiet)
+        train(method, batches, recipe, Path(out), monitor=recall, choose=note, **quiet)
     return recall.curve, taken
 
 

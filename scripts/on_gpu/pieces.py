@@ -189,7 +189,7 @@ def one_process(device: str, dry: bool) -> dict:
             theirs = dict(sharded.named_parameters())
             for name, p in plain.named_parameters():
                 torch.testing.assert_close(
-                    distributed.whole(theirs[name].grad), p.grad, rtol=1e-3, atol=1e-5
+                    distributed.full_tensor(theirs[name].grad), p.grad, rtol=1e-3, atol=1e-5
                 )
             wrapped = sum(hasattr(p, "device_mesh") for p in sharded.parameters())
         finally:
@@ -274,9 +274,9 @@ def memory(device: str, dry: bool) -> dict:
                 planned,
                 records(planned, rows),
                 times=1,
-                micro=None,
+                micro_batch_size=None,
                 precision=half,
-                recompute=recompute,
+                gradient_checkpointing=recompute,
             ).peak
             / 2**20
         )

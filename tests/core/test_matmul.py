@@ -146,7 +146,7 @@ def test_of_two_processes_that_measure_at_once_the_first_holds(own_cache, monkey
     monkeypatch.setattr(matmul, "reason_against", lambda: "")
 
     def slower_than_another() -> Measurement:
-        matmul._keep(own_cache, matmul.machine(), Measurement(1.0, 2.0, True))
+        matmul._store(own_cache, matmul.machine(), Measurement(1.0, 2.0, True))
         return Measurement(2.0, 1.0, True)
 
     monkeypatch.setattr(matmul, "measure", slower_than_another)
@@ -155,7 +155,7 @@ def test_of_two_processes_that_measure_at_once_the_first_holds(own_cache, monkey
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
-    assert matmul._keep(
+    assert matmul._store(
         tmp_path / "file" / "matmul.json", "x", Measurement(1, 2, True)
     ) == Measurement(1, 2, True)
 

@@ -9,7 +9,7 @@ import amodal
 from amodal.core import AmodalError
 from amodal.data import Label
 from amodal.evaluate import evaluate, usual_label
-from amodal.train.run_dir import hashes
+from amodal.train.run_dir import hash_keys
 
 QUICK = dict(size="nano", steps=2, batch=16, progress=False)
 KNN = dict(protocols=["knn"], untrained=False, progress=False)
@@ -22,7 +22,7 @@ def model(folder, tmp_path_factory):
 
 def test_a_run_knows_what_it_was_trained_on(model, folder, tmp_path):
     records = amodal.open(folder)
-    trained = hashes(records.keys[i] for i in records.split("train"))
+    trained = hash_keys(records.keys[i] for i in records.split("train"))
     assert (
         sorted(trained.tolist())
         == model.trained.tolist()

@@ -16,7 +16,7 @@ from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.train import distributed
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from amodal.train.step import gradients, total
 from tests.methods.bench import FIELDS, batch, exact, fields, method, raw
@@ -116,7 +116,7 @@ def one_rank(rank: int, folder: str) -> None:
                 with torch.no_grad():
                     for p in m.parameters():
                         p.add_(1)
-            distributed.same_everywhere(m)
+            distributed.broadcast_module(m)
             terms = gradients(
                 m, share_of(without_late_words(exact(batch(m.views))), rank), micro=micro
             )
@@ -170,7 +170,7 @@ def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path
                 yield b
 
         recipe = Recipe(steps=6, lr=1e-3, ema=0.9)
-        quiet = dict(watch=Watch([]), save_every=1, tensorboard=False, progress=False)
+        quiet = dict(monitor=CollapseMonitor([]), save_every=1, tensorboard=False, progress=False)
         survey = data.Loader(records, range(40), batch=16, shuffle=False)
         return m, train(m, batches, recipe, folder, resume=resume, records=survey, **quiet)
 

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy, normalize
 from amodal import data
 from amodal.core import AmodalError, Recipe
 from amodal.objectives.info_nce import nt_xent
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
-from amodal.train.test_time import AtTestTime, norms
+from amodal.train.test_time import TestTimeTraining, norms
 from tests.methods.bench import FIELDS, batch, exact, fields, method, raw
 
 
@@ -70,7 +70,9 @@ def test_at_test_time_views_go_through_the_aligned_path_and_nothing_but_norms_le
         exact(copy.deepcopy(m)).at_test(b) - half_aligned(m, z, seen), expected / len(FIELDS)
     )
     before = {n: p.clone() for n, p in m.state_dict().items()}
-    with AtTestTime(m, m.at_test, learn=lambda m: norms(m.encoder), steps=3, rate=0.05) as adapt:
+    with TestTimeTraining(
+        m, m.at_test, select=lambda m: norms(m.encoder), steps=3, lr=0.05
+    ) as adapt:
         losses = adapt(b)
         changed = {n for n, p in m.state_dict().items() if not torch.equal(p, before[n])}
     assert (
@@ -128,7 +130,7 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
             start_step=first,
         )
 
-    quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+    quiet = dict(monitor=CollapseMonitor([]), tensorboard=False, progress=False)
     survey_of = data.Loader(records, range(16), batch=16, shuffle=False, labels=m.labels)
     train(m, batches, Recipe(steps=4, lr=1e-3), tmp_path, records=survey_of, **quiet)
     assert seen == {"frozen": True, "fresh": True, "learnt": True} and m.last

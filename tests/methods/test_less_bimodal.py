@@ -93,12 +93,12 @@ def test_each_answer_rests_on_the_words_and_on_every_other_field():
 
 def test_parts_learn_at_rates_of_their_own():
     one = method("less_bimodal", pairs=1.0, targets=())
-    groups = adamw(one, lr=1e-3, rates=one.lr_multipliers).param_groups
-    rate = {id(p): (g["lr"], g["times"]) for g in groups for p in g["params"]}
+    groups = adamw(one, lr=1e-3, lr_multipliers=one.lr_multipliers).param_groups
+    rate = {id(p): (g["lr"], g["lr_multiplier"]) for g in groups for p in g["params"]}
     assert rate[id(one.co.norms["words"].weight)] == (5e-3, 5.0) and rate[id(one.match.weight)] == (
         1e-2,
         10.0,
     )
     assert {rate[id(p)] for p in one.encoder.trunks.parameters()} == {(1e-3, 1.0)}
     assert len(rate) == sum(p.requires_grad for p in one.parameters())
-    assert {g["times"] for g in adamw(one, lr=1e-3).param_groups} == {1.0}
+    assert {g["lr_multiplier"] for g in adamw(one, lr=1e-3).param_groups} == {1.0}

@@ -8,7 +8,7 @@ import torch
 from amodal import data, methods
 from amodal.core import AmodalError, Column, Embeddings, Recipe
 from amodal.nn.encoder import Encoder
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields, method
@@ -109,7 +109,7 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
             yield one
 
     survey = data.Loader(records, range(24), batch=8, shuffle=False)
-    quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+    quiet = dict(monitor=CollapseMonitor([]), tensorboard=False, progress=False)
     kept = train(m, batches, Recipe(steps=12, lr=1e-3), tmp_path, records=survey, **quiet)
     assert len(kept.members) == 2 and len(groups_of) == 24
     assert sum(len({groups_of[i] for i in keys}) == 1 for keys in drawn[-6:]) >= 4

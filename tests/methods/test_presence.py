@@ -165,7 +165,7 @@ def test_every_pattern_of_four_fields_trains_and_evaluates(name):
     views = (
         m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
     )
-    optimizer = adamw(m, lr=1e-3, rates=m.lr_multipliers)
+    optimizer = adamw(m, lr=1e-3, lr_multipliers=m.lr_multipliers)
     start_stage(m, 0)
     moved = 0
     for step, pattern in enumerate(PATTERNS, 1):

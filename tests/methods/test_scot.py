@@ -17,7 +17,7 @@ from amodal.nn import config
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.combiner import Combiner
 from amodal.search import Index, search
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
 
@@ -106,7 +106,7 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
 def test_what_is_read_by_another_tower_does_not_disturb_the_watch():
     dataset = records()
     encoder = methods.build("scot", Encoder(dataset.fields, size="nano"), width=16).encoder
-    found = Watch(
+    found = CollapseMonitor(
         [next(iter(Loader(dataset, list(range(24)) * 2, batch=48, shuffle=False)))]
     ).measure(encoder)
     assert {

@@ -7,7 +7,7 @@ import torch
 from amodal import data, methods
 from amodal.core import AmodalError, Recipe
 from amodal.nn.encoder import Encoder
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from tests.methods.bench import batch, fields, method, raw
 
@@ -48,7 +48,7 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
                 records, range(20), batch=10, views=m.views, steps=2, start_step=first
             )
 
-        quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+        quiet = dict(monitor=CollapseMonitor([]), tensorboard=False, progress=False)
         return train(m, batches, Recipe(steps=2, lr=1e-3), tmp_path, records=survey, **quiet)
 
     with pytest.raises(AmodalError, match="looks at all records"):

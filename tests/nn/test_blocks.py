@@ -60,7 +60,7 @@ def test_sharded_blocks_learn_what_whole_ones_learn(name, tmp_path):
         for key, p in whole.named_parameters():
             split += hasattr(theirs[key], "device_mesh")
             if p.grad is not None:
-                torch.testing.assert_close(distributed.whole(theirs[key].grad), p.grad)
+                torch.testing.assert_close(distributed.full_tensor(theirs[key].grad), p.grad)
         assert split == sum(len(list(b.parameters())) for b in blocks_of(whole))
     finally:
         dist.destroy_process_group()

@@ -60,7 +60,10 @@ def test_flops_and_memory_are_those_of_the_real_step(name, micro, recompute):
             gradients(real, b, micro=micro)
 
     how = dict(
-        times=1, micro=micro, recompute=recompute, precision=torch.autocast("cpu", enabled=False)
+        times=1,
+        micro_batch_size=micro,
+        gradient_checkpointing=recompute,
+        precision=torch.autocast("cpu", enabled=False),
     )
     found = count(counted, b, **how)
     step()
@@ -79,7 +82,7 @@ def test_attention_is_that_of_accelerators_in_half_precision():
             m,
             records(m, 16),
             times=1,
-            micro=None,
+            micro_batch_size=None,
             precision=torch.autocast("cpu", torch.bfloat16, enabled=half),
         )
         for half in (False, True)
@@ -101,7 +104,13 @@ def test_few_rows_tell_of_many():
     many = batch(m.views, 144, sources=FIELDS, patchy=False)
     steps = Steps(m, many.between(0, 96), lambda: torch.autocast("cpu", enabled=False), world=2)
     for micro in (None, 24):
-        whole = count(m, many, times=2, micro=micro, precision=torch.autocast("cpu", enabled=False))
+        whole = count(
+            m,
+            many,
+            times=2,
+            micro_batch_size=micro,
+            precision=torch.autocast("cpu", enabled=False),
+        )
         told = steps.cost(144, micro)
         assert told.flops == pytest.approx(whole.flops, rel=0.05)
         assert told.peak == pytest.approx(whole.peak, rel=0.05)
@@ -113,13 +122,13 @@ def test_losses_of_very_large_batches_are_continued(monkeypatch):
         m, records(m, 96, patchy=False), lambda: torch.autocast("cpu", enabled=False), world=256
     )
     counted = steps.losses(16)
-    monkeypatch.setattr("amodal.plan.step.MOST", 2048)
+    monkeypatch.setattr("amodal.plan.step.MAX_LOSS_ROWS", 2048)
     assert steps.losses(16).flops == pytest.approx(counted.flops, rel=0.05)
 
 
 def test_a_plan_adds_up():
     tokens = {"image": 16, "text": 8}
-    small = plan("clip", size="tiny", samples=1e6, gpus=8, batch=256, tokens=tokens)
+    small = plan("clip", size="tiny", samples=1e6, gpus=8, batch_size=256, tokens=tokens)
     ddp, sharded = small.layouts  # all fits: nothing that saves memory is offered
     weights = 4 * sum(p.numel() for p in _clip(tokens).parameters())
     assert ddp.memory["weights"] == weights and ddp.memory["optimizer state"] == 2 * weights
@@ -132,13 +141,13 @@ def test_a_plan_adds_up():
     assert ddp.cost == pytest.approx(ddp.hours * GPUS["h100"].price)
     assert 0 < ddp.utilisation < 0.6
     twice = plan(
-        "clip", size="tiny", samples=2e6, gpus=8, batch=256, tokens=tokens, price=1.0, average=True
+        "clip", size="tiny", samples=2e6, gpus=8, batch_size=256, tokens=tokens, price=1.0, ema=True
     )
     assert (
         twice.layouts[0].hours == pytest.approx(2 * ddp.hours, rel=0.01)
         and twice.layouts[0].memory["averaged weights"]
     )
-    measured = plan("clip", size="tiny", gpus=8, batch=256, tokens=tokens, mfu=0.5).layouts[0]
+    measured = plan("clip", size="tiny", gpus=8, batch_size=256, tokens=tokens, mfu=0.5).layouts[0]
     assert measured.computing == pytest.approx(measured.flops / (0.5 * GPUS["h100"].half))
 
 
@@ -149,7 +158,7 @@ def test_what_does_not_fit_is_offered_in_lighter_ways(monkeypatch):
     def on(mib: float):
         card = dataclasses.replace(GPUS["h100"], memory=RESERVED + mib * 2**20)
         monkeypatch.setitem(GPUS, "h100", card)
-        return plan("mae", size="nano", samples=1e6, gpus=2, batch=128, tokens={"image": 16})
+        return plan("mae", size="small", samples=1e6, gpus=2, batch_size=128, tokens={"image": 16})
 
     def needs(layout):
         return (layout.total - RESERVED) / 2**20
@@ -158,33 +167,48 @@ def test_what_does_not_fit_is_offered_in_lighter_ways(monkeypatch):
     assert [way.name for way in roomy.layouts] == ["DDP", "FSDP2"]
     whole, sharded = roomy.layouts
     tight = on(needs(sharded) - 1)
-    assert [(w.recompute, w.micro is not None) for w in tight.layouts if not w.sharded][:3] == [
+    assert [
+        (w.option.gradient_checkpointing, w.option.micro_batch_size is not None)
+        for w in tight.layouts
+        if not w.option.fsdp
+    ][:3] == [
         (False, False),
         (True, False),
         (False, True),
     ]
-    recomputed = next(w for w in tight.layouts if w.recompute and not w.sharded and w.micro is None)
+    recomputed = next(
+        w
+        for w in tight.layouts
+        if w.option.gradient_checkpointing
+        and not w.option.fsdp
+        and w.option.micro_batch_size is None
+    )
     assert needs(recomputed) < needs(whole) and 1.1 < recomputed.flops / whole.flops < 1.4
-    assert recomputed.talking == whole.talking and recomputed.name == "DDP, recompute"
+    assert (
+        recomputed.communication == whole.communication
+        and recomputed.name == "DDP, gradient checkpointing"
+    )
     best = tight.best
     assert (
         best.fits
-        and (best.recompute or best.micro)
+        and (best.option.gradient_checkpointing or best.option.micro_batch_size)
         and best.seconds == min(w.seconds for w in tight.layouts if w.fits)
     )
-    assert ("--gradient-checkpointing" in best.command) == best.recompute
+    assert ("--gradient-checkpointing" in best.command) == best.option.gradient_checkpointing
     assert all(
         w.memory.get("not there at the same time", 0.0) >= -w.memory["gradients"]
         for w in tight.layouts
     )
     none = on(1.0)
-    assert none.best is None and any(w.recompute and w.micro for w in none.layouts)
+    assert none.best is None and any(
+        w.option.gradient_checkpointing and w.option.micro_batch_size for w in none.layouts
+    )
 
 
 def _clip(tokens):
-    from amodal.plan.examples import made_up
+    from amodal.plan.examples import synthetic_records
 
-    return methods.build("clip", Encoder(made_up(tokens, 2).fields, size="tiny"))
+    return methods.build("clip", Encoder(synthetic_records(tokens, 2).fields, size="tiny"))
 
 
 def test_the_verb_prints_a_plan_of_the_users_records(capsys, folder):
@@ -230,12 +254,12 @@ def test_what_cannot_be_planned_says_why(capsys):
 
 def test_a_method_that_chooses_by_what_it_learnt_is_refused():
     with pytest.raises(AmodalError, match="cannot be counted"):
-        plan("limoe", size="nano", gpus=1, batch=16, tokens={"image": 4, "text": 4})
+        plan("limoe", size="nano", gpus=1, batch_size=16, tokens={"image": 4, "text": 4})
 
 
 def test_the_table_is_plain():
     out = io.StringIO()
     Console(file=out, width=150).print(
-        plan("mae", size="nano", gpus=2, batch=8, samples=1000).table()
+        plan("mae", size="nano", gpus=2, batch_size=8, samples=1000).table()
     )
-    assert "losses of the whole batch" in out.getvalue() and "$3.60 an hour" in out.getvalue()
+    assert "losses of the whole batch" in out.getvalue() and "$3.60 per hour" in out.getvalue()

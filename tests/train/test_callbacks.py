@@ -56,7 +56,7 @@ def test_hooks_are_called_and_change_nothing(folder, tmp_path):
     assert [step for step, _ in nosy.entries] == [1, 4]
     assert nosy.paths == [(2, "step-00000002", True), (4, "step-00000004", True)]
     assert [(s, v["nosy"]) for s, v in entries] == [(1, 7.0), (4, 7.0)], "any callable is a logger"
-    assert all(entry["nosy"] == 7.0 for entry in log.read(run / "metrics.jsonl"))
+    assert all(entry["nosy"] == 7.0 for entry in log.read_metrics(run / "metrics.jsonl"))
     assert not (run / "tensorboard").exists()
 
 
@@ -81,7 +81,7 @@ def test_a_probe_and_retrieval_on_held_out_records(folder, tmp_path):
     run = pretrain(
         "clip", dataset, tmp_path / "run", callbacks=looking, logger=None, **QUICK | {"steps": 40}
     )
-    last = log.read(run / "metrics.jsonl")[-1]
+    last = log.read_metrics(run / "metrics.jsonl")[-1]
     for name in (
         "probe/folder/image",
         "probe/folder/text",
@@ -108,25 +108,25 @@ def test_a_probe_of_a_number_gives_its_share_of_the_variance():
 def test_callbacks_of_the_command_line(folder, tmp_path):
     dataset = data.open(folder)
     dataset.parts[::3] = 1
-    assert isinstance(callbacks.named("probe:folder", dataset), OnlineProbe)
-    assert isinstance(callbacks.named("retrieval", dataset), OnlineRetrieval)
+    assert isinstance(callbacks.from_spec("probe:folder", dataset), OnlineProbe)
+    assert isinstance(callbacks.from_spec("retrieval", dataset), OnlineRetrieval)
     file = tmp_path / "mine.py"
     file.write_text(
         "class Mine:\n    def __init__(self, data):\n        self.data = data\n    on_step = print\n"
     )
-    assert callbacks.named(f"{file}:Mine", dataset).data is dataset
+    assert callbacks.from_spec(f"{file}:Mine", dataset).data is dataset
     assert isinstance(
-        callbacks.named("amodal.train.callbacks:OnlineRetrieval", dataset), OnlineRetrieval
+        callbacks.from_spec("amodal.train.callbacks:OnlineRetrieval", dataset), OnlineRetrieval
     )
     for spec, words in (
         ("retrival", "Did you mean retrieval"),
         ("probe", "probe:LABEL"),
-        (f"{file}:Yours", "has no function or class Yours"),
+        (f"{file}:Yours", "no name in .* is called 'Yours'"),
         (f"{tmp_path}/gone.py:Mine", "there is no file"),
         ("no.such.module:Mine", "cannot be imported"),
     ):
         with pytest.raises(AmodalError, match=words):
-            callbacks.named(spec, dataset)
+            callbacks.from_spec(spec, dataset)
 
 
 class Fake(types.ModuleType):
@@ -179,6 +179,6 @@ def test_a_logger_that_is_not_installed_says_what_to_install(folder, tmp_path, m
         pretrain("clip", folder, tmp_path / "run", logger=["tensorboard", "wandb"], **QUICK)
     assert not (tmp_path / "run").exists()
     with pytest.raises(AmodalError, match="Did you mean wandb"):
-        loggers.checked("wandbb")
+        loggers.check_loggers("wandbb")
     with pytest.raises(AmodalError, match="a callable"):
-        loggers.checked([3])
+        loggers.check_loggers([3])

@@ -9,7 +9,7 @@ from amodal import data
 from amodal.core import Recipe
 from amodal.train import checkpoint, log, loop
 from amodal.train import loss_monitor as finite
-from amodal.train.collapse_monitor import Stopped, Watch
+from amodal.train.collapse_monitor import CollapseMonitor, TrainingStopped
 from amodal.train.loop import train
 from amodal.train.step import total
 from tests.methods.bench import FIELDS, fields, method, raw
@@ -61,7 +61,7 @@ def run(m, records, folder, resume=False):
 
     recipe = Recipe(steps=STEPS, lr=1e-3, ema=0.9)
     folder.mkdir(exist_ok=True)
-    quiet = dict(watch=Watch([]), save_every=EVERY, tensorboard=False, progress=False)
+    quiet = dict(monitor=CollapseMonitor([]), save_every=EVERY, tensorboard=False, progress=False)
     return train(m, batches, recipe, folder, resume=resume, **quiet)
 
 
@@ -88,14 +88,14 @@ def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(
 ):
     folder = tmp_path / "run"
     with pytest.raises(
-        Stopped, match=rf"stopped at step {at}: the loss is .*--lr, now 0.001.*step-"
+        TrainingStopped, match=rf"stopped at step {at}: the loss is .*--lr, now 0.001.*step-"
     ) as stopped:
         run(Breaking(at, what).method, records, folder)
     last = checkpoint.latest(folder / "checkpoints")
     assert checkpoint.step_of(last) == (at - 1) // EVERY * EVERY and str(last) in str(stopped.value)
     before, found = kept(clean, checkpoint.step_of(last)), kept(folder, checkpoint.step_of(last))
     assert before.keys() == found.keys() and all(torch.equal(before[n], found[n]) for n in before)
-    entries = log.read(folder / "metrics.jsonl")
+    entries = log.read_metrics(folder / "metrics.jsonl")
     assert max(entry["step"] for entry in entries) < at
     run(
         Breaking(0, "").method, records, folder, resume=True
@@ -105,7 +105,7 @@ def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(
 
 
 def test_an_error_that_follows_from_nan_is_told_as_what_it_is(records, tmp_path):
-    with pytest.raises(Stopped, match="stopped at step 7: the loss is nan") as stopped:
+    with pytest.raises(TrainingStopped, match="stopped at step 7: the loss is nan") as stopped:
         run(Breaking(7, "nan", picky=True).method, records, tmp_path)
     assert isinstance(stopped.value.__context__, ValueError), "what failed is told too"
     m = Breaking(0, "").method
@@ -118,7 +118,7 @@ def test_what_is_logged_is_what_the_step_came_to_and_other_steps_are_read_one_la
     records, tmp_path, monkeypatch
 ):
     events, truth = [], {}
-    gradients, reading = loop.gradients, finite.Numbers.__dict__["_read"].func
+    gradients, reading = loop.gradients, finite.StepLosses.__dict__["_read"].func
 
     def noted(*args, **settings):
         terms = gradients(*args, **settings)
@@ -131,9 +131,11 @@ def test_what_is_logged_is_what_the_step_came_to_and_other_steps_are_read_one_la
         return reading(self)
 
     monkeypatch.setattr(loop, "gradients", noted)
-    monkeypatch.setattr(finite.Numbers, "_read", property(read))
+    monkeypatch.setattr(finite.StepLosses, "_read", property(read))
     run(method("clip"), records, tmp_path)
-    logged = {entry["step"]: entry["loss"] for entry in log.read(tmp_path / "metrics.jsonl")}
+    logged = {
+        entry["step"]: entry["loss"] for entry in log.read_metrics(tmp_path / "metrics.jsonl")
+    }
     assert logged == {step: round(truth[step], 6) for step in (1, 10, 20, STEPS)}
     for step in range(1, STEPS):
         at_once = step == 1 or step % LOGGED == 0 or step % EVERY == 0

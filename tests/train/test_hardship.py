@@ -58,14 +58,14 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(folder, tmp_path, disk):
         AmodalError, match="(?s)No space left.*last good one is.*step-00000002.*--resume"
     ):
         pretrain("clip", folder, run, steps=8, checkpoint_every=2, **QUICK)
-    assert [p.name for p in checkpoint.everything(run / "checkpoints")] == ["step-00000002"]
+    assert [p.name for p in checkpoint.all_checkpoints(run / "checkpoints")] == ["step-00000002"]
     load_file(run / "checkpoints" / "step-00000002" / "model.safetensors")
     disk("size=64m")
     pretrain("clip", folder, run, steps=8, checkpoint_every=2, resume=True, **QUICK)
     assert (run / "model.safetensors").read_bytes() == (
         tmp_path / "straight" / "model.safetensors"
     ).read_bytes()
-    steps = [entry["step"] for entry in log.read(run / "metrics.jsonl")]
+    steps = [entry["step"] for entry in log.read_metrics(run / "metrics.jsonl")]
     assert steps == sorted(set(steps))
 
 
@@ -334,7 +334,7 @@ def test_a_kill_by_signal_leaves_no_half_file(folder, tmp_path):
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    while process.poll() is None and len(log.read(tmp_path / "run" / "metrics.jsonl")) < 2:
+    while process.poll() is None and len(log.read_metrics(tmp_path / "run" / "metrics.jsonl")) < 2:
         pass
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0

@@ -12,9 +12,9 @@ from amodal.train import packaged
 
 
 def test_other_specs_stay_as_they_are_and_an_unknown_package_offers_the_nearest():
-    assert packaged.specs({"image": "timm:resnet18@x"}) == {"image": "timm:resnet18@x"}
+    assert packaged.resolve_specs({"image": "timm:resnet18@x"}) == {"image": "timm:resnet18@x"}
     with pytest.raises(AmodalError, match="minilm"):
-        packaged.specs({"text": "package:minilmm"})
+        packaged.resolve_specs({"text": "package:minilmm"})
 
 
 def test_text_is_read_as_the_backbones_ids_and_sound_at_its_rate(tmp_path):
@@ -27,12 +27,12 @@ def test_text_is_read_as_the_backbones_ids_and_sound_at_its_rate(tmp_path):
     fields = {"words": Text(max_length=8, patch=2), "sound": Audio(rate=8000)}
     columns = {"words": ["a cat", "a dog"], "sound": [np.zeros(8000, np.float32)] * 2}
     dataset = data.open(columns, fields=fields)
-    read = packaged.in_their_words(
+    read = packaged.match_inputs(
         dataset, {"words": f"transformers:{tmp_path}", "sound": "voice:resemblyzer@x"}
     )
     assert read.value(0, "words").tolist() == [0, 1] and read.fields["words"].patch == 1
     assert read.fields["sound"].rate == 16000
-    assert packaged.in_their_words(dataset, {"sound": "timm:x"}) is dataset
+    assert packaged.match_inputs(dataset, {"sound": "timm:x"}) is dataset
 
 
 def test_sentences_are_means_of_tokens_whatever_stands_beside_them(tmp_path):
@@ -62,7 +62,7 @@ def test_sentences_are_means_of_tokens_whatever_stands_beside_them(tmp_path):
     ).eval()
     model.save_pretrained(tmp_path)
     texts = ["a cat sat", "cat", "a a cat cat sat sat a", "sat " * 40]
-    found = packaged.sentence_encoder(f"transformers:{tmp_path}", batch=3)(texts)
+    found = packaged.sentence_encoder(f"transformers:{tmp_path}", batch_size=3)(texts)
     for text, vector in zip(texts[:3], found):
         with torch.no_grad():
             states = model(input_ids=torch.tensor([made.encode(text).ids])).last_hidden_state[

@@ -13,7 +13,7 @@ from amodal.masking.hashing import normal
 from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
 from amodal.train import distributed
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from amodal.train.players import Players
 from amodal.train.step import gradients
@@ -144,7 +144,7 @@ def run(folder, until=6, resume=False, make=Game, recipe=RECIPE):
                 raise Stop
             yield one
 
-    quiet = dict(watch=Watch([]), tensorboard=False, progress=False, save_every=1)
+    quiet = dict(monitor=CollapseMonitor([]), tensorboard=False, progress=False, save_every=1)
     train(m, batches, recipe, folder, resume=resume, **quiet)
     return m
 
@@ -191,7 +191,7 @@ class Idle(Game):
             "'other' belongs to 0 players; its name must begin with one of 'generator/', 'critic/'",
         ),
         (Both, "critic.0.* is changed by two players, 'generator/' and 'critic/'"),
-        (Idle, "critic.0.weight learns, and no player changes it"),
+        (Idle, "critic.0.weight requires a gradient, and no player changes it"),
     ],
 )
 def test_a_game_without_clear_players_is_refused(tmp_path, make, words):

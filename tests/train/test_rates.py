@@ -3,7 +3,7 @@
 import torch
 
 from amodal.core import Recipe
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from tests.methods.bench import batch, method
 
@@ -26,7 +26,7 @@ def moved(tmp_path, rates):
         lambda first: iter([seen]),
         recipe,
         tmp_path,
-        watch=Watch([]),
+        monitor=CollapseMonitor([]),
         tensorboard=False,
         progress=False,
     )

@@ -14,10 +14,10 @@ from amodal.core import AmodalError, Column, Recipe, Tokens
 from amodal.core.recipe import NAMES, renamed
 from amodal.nn.drop_path import drop_paths
 from amodal.train import optim, run_config
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from amodal.train.pretrain import pretrain
-from amodal.train.run_setup import resolved
+from amodal.train.run_setup import resolve_recipe
 from amodal.train.schedule import Plateau, factor, weight_decay
 from amodal.train.settings import read_settings
 from amodal.train.step import gradients
@@ -85,15 +85,21 @@ def test_page_recipe_and_keywords_in_that_order(monkeypatch):
 
 
 def test_what_is_left_open_follows_from_size_and_data():
-    usual = resolved(Recipe(), records=1000, rows=64, pool=64, size="nano")
+    usual = resolve_recipe(Recipe(), records=1000, rows=64, pool=64, size="nano")
     assert (
         usual.steps == 50 * 15 and usual.lr == 2e-3 * (64 / 256) ** 0.5 and usual.batch_size == 64
     )
-    linear = resolved(Recipe(lr=0.4, lr_scaling="linear/256", epochs=2.0), 1000, 64, 64, "nano")
+    linear = resolve_recipe(
+        Recipe(lr=0.4, lr_scaling="linear/256", epochs=2.0), 1000, 64, 64, "nano"
+    )
     assert linear.lr == pytest.approx(0.1) and linear.steps == 30 and linear.lr_scaling == "none"
-    warm = resolved(Recipe(lr=0.4, lr_scaling="sqrt/256", warmup_epochs=3), 1000, 64, 64, "nano")
+    warm = resolve_recipe(
+        Recipe(lr=0.4, lr_scaling="sqrt/256", warmup_epochs=3), 1000, 64, 64, "nano"
+    )
     assert warm.lr == pytest.approx(0.2) and warm.warmup_steps == 45
-    assert resolved(warm, 500, 64, 64, "nano").lr == warm.lr, "what is resolved stays as it is"
+    assert resolve_recipe(warm, 500, 64, 64, "nano").lr == warm.lr, (
+        "what is resolved stays as it is"
+    )
 
 
 def test_schedules():
@@ -123,8 +129,8 @@ def test_a_plateau_drops_the_rate_and_goes_on_from_its_state():
     def run(plateau, some):
         factors = []
         for loss in some:
-            plateau.note(Loss(float(loss)))
-            plateau.entry()
+            plateau.update(Loss(float(loss)))
+            plateau.end_interval()
             factors.append(plateau.factor)
         return factors
 
@@ -144,8 +150,8 @@ def test_layers_further_from_the_output_learn_slower():
     assert {v for n, v in trunk.items() if ".blocks.1." in n} == {1}
     assert {v for n, v in trunk.items() if ".blocks.0." in n} == {2}
     assert {v for n, v in layers.items() if ".tokenizers." in n} == {3}
-    groups = optim.grouped(m, lr=1.0, weight_decay=0.1, layer_decay=0.5)
-    assert {g["times"] for g in groups} == {1.0, 0.5, 0.25, 0.125}
+    groups = optim.parameter_groups(m, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    assert {g["lr_multiplier"] for g in groups} == {1.0, 0.5, 0.25, 0.125}
 
 
 FIELDS = ("words", "facts")
@@ -210,7 +216,13 @@ def test_each_optimizer_learns_and_resumes_bit_for_bit(optimizer, tmp_path):
                 return iter([*seen[first:until], None])
             return iter(seen[first:])
 
-        quiet = dict(watch=Watch([]), tensorboard=False, progress=False, save_every=1, log_every=2)
+        quiet = dict(
+            monitor=CollapseMonitor([]),
+            tensorboard=False,
+            progress=False,
+            save_every=1,
+            log_every=2,
+        )
         train(m, batches, recipe, folder, resume=resume, **quiet)
         return m
 

@@ -53,7 +53,9 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pooled", [True, False])
 def test_vectors_are_those_of_the_backbone_itself(pictures, pooled):
     dataset, encoder = pictures[0], encoder_of(pictures)
-    seen = remember.remembered(dataset, encoder, torch.device("cpu"), pooled=pooled, progress=False)
+    seen = remember.with_cached_features(
+        dataset, encoder, torch.device("cpu"), pooled=pooled, progress=False
+    )
     plain, kept = (
         next(iter(data.Loader(d, range(40), batch=40, shuffle=False))) for d in (dataset, seen)
     )
@@ -68,8 +70,8 @@ def test_vectors_are_those_of_the_backbone_itself(pictures, pooled):
 def test_the_backbone_runs_once_and_a_stopped_pass_goes_on(pictures, monkeypatch):
     dataset, encoder = pictures[0], encoder_of(pictures)
     monkeypatch.setattr(remember, "CHUNK", 16)
-    monkeypatch.setattr(remember, "AT_ONCE", 8)
-    calls, look = [], remember.look
+    monkeypatch.setattr(remember, "BATCH_SIZE", 8)
+    calls, look = [], remember.compute_features
 
     def stopping(*given):
         calls.append(len(given[1]))
@@ -77,23 +79,33 @@ def test_the_backbone_runs_once_and_a_stopped_pass_goes_on(pictures, monkeypatch
             raise KeyboardInterrupt
         return look(*given)
 
-    monkeypatch.setattr(remember, "look", stopping)
+    monkeypatch.setattr(remember, "compute_features", stopping)
     with pytest.raises(KeyboardInterrupt):
-        remember.remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
-    seen = remember.remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
+        remember.with_cached_features(
+            dataset, encoder, torch.device("cpu"), pooled=True, progress=False
+        )
+    seen = remember.with_cached_features(
+        dataset, encoder, torch.device("cpu"), pooled=True, progress=False
+    )
     assert len(calls) == 4 + 3  # the chunk that was begun, and the one after it
-    remember.remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
+    remember.with_cached_features(
+        dataset, encoder, torch.device("cpu"), pooled=True, progress=False
+    )
     assert len(calls) == 7
     assert seen.value(39, "image").shape == (1, 64 + 3) and seen.value(9, "image") is None
 
 
 def test_other_weights_or_other_data_are_computed_anew(pictures, cache):
     dataset, encoder = pictures[0], encoder_of(pictures)
-    remember.remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
+    remember.with_cached_features(
+        dataset, encoder, torch.device("cpu"), pooled=True, progress=False
+    )
     with torch.no_grad():
         next(encoder.tokenizers["image"].body.parameters()).add_(1)
-    remember.remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
-    remember.remembered(
+    remember.with_cached_features(
+        dataset, encoder, torch.device("cpu"), pooled=True, progress=False
+    )
+    remember.with_cached_features(
         dataset.subset(range(30)), encoder, torch.device("cpu"), pooled=True, progress=False
     )
     assert len(list((cache / "features").iterdir())) == 3
@@ -108,8 +120,10 @@ def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch)
     )
     found = model.embed(dataset)
     assert len(found.aligned["image"]) == 38 and len(found.bad) == 1
-    calls, look = [], remember.look
-    monkeypatch.setattr(remember, "look", lambda *given: calls.append(1) or look(*given))
+    calls, look = [], remember.compute_features
+    monkeypatch.setattr(
+        remember, "compute_features", lambda *given: calls.append(1) or look(*given)
+    )
     report = model.evaluate(dataset, protocols=["knn"], label="kind")
     assert not calls and report.about["fingerprint"] == dataset.fingerprint
     quarantined = (tmp_path / "run" / "quarantine.jsonl").read_text()
@@ -119,7 +133,7 @@ def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch)
 def test_what_features_cannot_do_is_said(pictures, tmp_path):
     dataset, spec = pictures
     how = {"size": "nano", "steps": 2, "progress": False}
-    with pytest.raises(AmodalError, match="several views of image"):
+    with pytest.raises(AmodalError, match="multiple views of image"):
         amodal.pretrain(
             "simclr", dataset, tmp_path / "a", remember="mean", backbones={"image": spec}, **how
         )

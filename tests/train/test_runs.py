@@ -17,10 +17,10 @@ from amodal import modalities
 from amodal.core import AmodalError
 from amodal.methods import build
 from amodal.train import checkpoint, log
-from amodal.train.collapse_monitor import Stopped, Watch
+from amodal.train.collapse_monitor import CollapseMonitor, TrainingStopped
 from amodal.train.prefetch import prefetch
 from amodal.train.pretrain import pretrain
-from amodal.train.schedule import warm_cosine
+from amodal.train.schedule import warmup_cosine
 
 QUICK = dict(size="nano", batch=16, seed=1, progress=False)
 
@@ -46,7 +46,7 @@ def test_a_killed_run_resumes_to_the_weights_of_a_straight_one(folder, tmp_path)
         amodal.load(killed)
     pretrain("clip", folder, killed, steps=40, checkpoint_every=4, resume=True, **QUICK)
     assert sha(killed) == sha(straight)
-    steps = [entry["step"] for entry in log.read(killed / "metrics.jsonl")]
+    steps = [entry["step"] for entry in log.read_metrics(killed / "metrics.jsonl")]
     assert steps == sorted(set(steps)), "no step is logged twice"
 
 
@@ -72,7 +72,7 @@ def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(folder, tmp_path
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    while process.poll() is None and len(log.read(run / "metrics.jsonl")) < 2:
+    while process.poll() is None and len(log.read_metrics(run / "metrics.jsonl")) < 2:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -131,24 +131,24 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(folder, tmp_path,
 
 
 def test_nan_stops_the_run_with_a_reason(folder, tmp_path):
-    with pytest.raises(Stopped, match="learning rate"):
+    with pytest.raises(TrainingStopped, match="learning rate"):
         pretrain("clip", folder, tmp_path / "run", steps=20, lr=1e30, **QUICK)
 
 
 def test_collapse_stops_the_run_with_a_reason():
-    watch = Watch([])
-    watch.judge({"rank/image": 1.01, "std/image": 0.0}, 100, "there")
-    with pytest.raises(Stopped, match="'image' have collapsed.*there"):
-        watch.judge({"rank/image": 1.02}, 200, "there")
-    watch.judge({"rank/text": 1.01}, 100, None)
-    watch.judge({"rank/text": 9.0}, 200, None)
-    watch.judge({"rank/text": 1.01}, 300, None)  # once is not a collapse
+    watch = CollapseMonitor([])
+    watch.check({"rank/image": 1.01, "std/image": 0.0}, 100, "there")
+    with pytest.raises(TrainingStopped, match="'image' have collapsed.*there"):
+        watch.check({"rank/image": 1.02}, 200, "there")
+    watch.check({"rank/text": 1.01}, 100, None)
+    watch.check({"rank/text": 9.0}, 200, None)
+    watch.check({"rank/text": 1.01}, 300, None)  # once is not a collapse
 
 
 def test_watch_measures_every_field(folder, tmp_path):
     run = tmp_path / "run"
     pretrain("clip", folder, run, steps=10, **QUICK)
-    last = log.read(run / "metrics.jsonl")[-1]
+    last = log.read_metrics(run / "metrics.jsonl")[-1]
     assert {
         "loss",
         "lr",
@@ -176,14 +176,14 @@ def test_gradients_of_the_terms_are_compared_and_change_nothing(folder, tmp_path
     for name, conflict in (("plain", False), ("compared", True)):
         pretrain(method, folder, tmp_path / name, steps=12, micro=8, conflict=conflict, **QUICK)
     assert sha(tmp_path / "plain") == sha(tmp_path / "compared")
-    entries = log.read(tmp_path / "compared" / "metrics.jsonl")
+    entries = log.read_metrics(tmp_path / "compared" / "metrics.jsonl")
     cosines = [v for e in entries for n, v in e.items() if n.startswith("conflict/")]
     terms = sum(n.startswith("loss/") for n in entries[0])
     assert len(cosines) == 3 * terms * (terms - 1) // 2 and all(-1 <= c <= 1 for c in cosines)
 
 
 def test_learning_rate_schedule():
-    factors = [warm_cosine(s, 100, warmup=10) for s in range(100)]
+    factors = [warmup_cosine(s, 100, warmup=10) for s in range(100)]
     assert factors[0] == 0.1 and factors[9] == 1.0 and abs(factors[99] - 0.01) < 0.01
     assert all(b <= a for a, b in zip(factors[10:], factors[11:]))
 

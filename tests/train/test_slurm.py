@@ -52,7 +52,7 @@ def test_the_batch_script_runs_is_stopped_queues_itself_and_goes_on(folder, tmp_
     where["PYTHONPATH"] = str(PAGE.parent.parent)
     run, options = tmp_path / "runs" / "first", {"cwd": tmp_path, "env": os.environ | where}
     job = subprocess.Popen(["bash", "job"], **options)
-    while job.poll() is None and len(log.read(run / "metrics.jsonl")) < 2:
+    while job.poll() is None and len(log.read_metrics(run / "metrics.jsonl")) < 2:
         time.sleep(0.05)
     for task in (
         (tmp_path / "tasks").read_text().split()
@@ -65,5 +65,5 @@ def test_the_batch_script_runs_is_stopped_queues_itself_and_goes_on(folder, tmp_
     assert subprocess.run(["bash", "job"], timeout=120, **options).returncode == 0
     config = json.loads((run / "config.json").read_text())
     assert config["status"] == "done" and config["processes"] == 2
-    steps = [entry["step"] for entry in log.read(run / "metrics.jsonl")]
+    steps = [entry["step"] for entry in log.read_metrics(run / "metrics.jsonl")]
     assert steps == sorted(set(steps)) and steps[-1] == 400

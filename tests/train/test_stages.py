@@ -15,7 +15,7 @@ from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.train import distributed, loop
-from amodal.train.collapse_monitor import Watch
+from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from amodal.train.precision import context
 from amodal.train.schedule import Stages
@@ -91,7 +91,7 @@ def run(
             yield one
 
     survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
-    quiet = dict(watch=Watch([]), save_every=1, tensorboard=False, progress=False)
+    quiet = dict(monitor=CollapseMonitor([]), save_every=1, tensorboard=False, progress=False)
     encoder = train(
         method,
         batches,
@@ -180,13 +180,13 @@ def test_a_survey_before_the_first_stage(records, tmp_path, stop):
     assert resumed.surveys == [], "the checkpoint holds its groups"
     for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
-    with pytest.raises(AmodalError, match="looks at all records"):
+    with pytest.raises(AmodalError, match="needs all records"):
         train(
             Early(Encoder(fields(("words", "facts")))),
             lambda first: [],
             Recipe(steps=4, lr=1e-3),
             tmp_path,
-            watch=Watch([]),
+            monitor=CollapseMonitor([]),
         )
 
 
@@ -260,7 +260,7 @@ def one_rank(rank: int, folder: str) -> None:
         Recipe(steps=2, lr=1e-3),
         out,
         records=survey,
-        watch=Watch([]),
+        monitor=CollapseMonitor([]),
         tensorboard=False,
         progress=False,
     )
@@ -279,14 +279,20 @@ def test_what_the_first_process_sees_holds_for_all(tmp_path):
 
 def test_stages_without_a_survey_are_refused(records, tmp_path):
     method = Staged(Encoder(fields(("words", "facts")), size="nano"))
-    with pytest.raises(AmodalError, match="looks at all records"):
-        train(method, lambda first: [], Recipe(steps=4, lr=1e-3), tmp_path, watch=Watch([]))
+    with pytest.raises(AmodalError, match="needs all records"):
+        train(
+            method,
+            lambda first: [],
+            Recipe(steps=4, lr=1e-3),
+            tmp_path,
+            monitor=CollapseMonitor([]),
+        )
 
 
 def test_stages_have_a_schedule_of_their_own():
     stages = Stages.of((0.25, 1.0), 8)
-    assert [stages.at(s) for s in range(1, 9)] == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert [stages.place(s) for s in (1, 2, 3, 8)] == [(0, 2), (1, 2), (0, 6), (5, 6)]
+    assert [stages.stage_of(s) for s in range(1, 9)] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert [stages.position(s) for s in (1, 2, 3, 8)] == [(0, 2), (1, 2), (0, 6), (5, 6)]
 
 
 def test_batches_of_groups_hold_each_record_at_most_once_an_epoch():

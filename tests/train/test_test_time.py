@@ -7,7 +7,7 @@ from amodal.core import AmodalError
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target, supervised_head
 from amodal.objectives.entropy import prediction_entropy
-from amodal.train.test_time import AtTestTime, everything, norms, tent, told
+from amodal.train.test_time import TestTimeTraining, all_parameters, norms, predict_batches, tent
 from tests.methods.bench import batch, fields
 
 TARGETS = (Target("kind", "classes", ("a", "b", "c")), Target("age", "amount"))
@@ -59,8 +59,8 @@ def test_steps_are_those_of_the_optimizer_written_out(online):
         for n in names:
             weights[n].copy_(start[n])
     encoder.train()
-    with AtTestTime(
-        encoder, loss, steps=2, rate=0.1, optimizer=torch.optim.SGD, online=online
+    with TestTimeTraining(
+        encoder, loss, steps=2, lr=0.1, optimizer=torch.optim.SGD, online=online
     ) as adapt:
         for b, wanted in zip(batches, expected):
             first, second = adapt(b)
@@ -75,7 +75,7 @@ def test_only_what_is_chosen_changes_and_it_comes_back_after_an_error_too():
     encoder, head = parts()
     before = {n: p.detach().clone() for n, p in encoder.named_parameters()}
     frozen = next(iter(encoder.trunks.values())).blocks[0].down.weight.requires_grad_(False)
-    with pytest.raises(KeyError), AtTestTime(encoder, tent(encoder, head), rate=0.1) as adapt:
+    with pytest.raises(KeyError), TestTimeTraining(encoder, tent(encoder, head), lr=0.1) as adapt:
         adapt(batch(("plain",)))
         changed = {n for n, p in encoder.named_parameters() if not torch.equal(p, before[n])}
         assert changed and all("norm" in n for n in changed)
@@ -84,7 +84,7 @@ def test_only_what_is_chosen_changes_and_it_comes_back_after_an_error_too():
         all(torch.equal(p, before[n]) for n, p in encoder.named_parameters())
         and not frozen.requires_grad
     )
-    with AtTestTime(encoder, tent(encoder, head), learn=everything, rate=0.1) as adapt:
+    with TestTimeTraining(encoder, tent(encoder, head), select=all_parameters, lr=0.1) as adapt:
         adapt(batch(("plain",)))
         changed = {n for n, p in encoder.named_parameters() if not torch.equal(p, before[n])}
         assert any("tokenizers" in n for n in changed)
@@ -93,20 +93,20 @@ def test_only_what_is_chosen_changes_and_it_comes_back_after_an_error_too():
 def test_what_is_told_follows_the_adaptation_batch_by_batch():
     encoder, head = parts()
     batches = [batch(("plain",), seed=s) for s in range(2)]
-    plain = told(encoder.eval(), head, batches)
+    plain = predict_batches(encoder.eval(), head, batches)
     assert plain["kind"].shape == (16, 3) and plain["age"].shape == (16,)
-    with AtTestTime(encoder, tent(encoder, head), steps=5, rate=0.1) as adapt:
-        after = told(encoder, head, batches, adapt)
+    with TestTimeTraining(encoder, tent(encoder, head), steps=5, lr=0.1) as adapt:
+        after = predict_batches(encoder, head, batches, adapt)
     unsure = [-(p["kind"] * p["kind"].log()).sum(1).mean() for p in (after, plain)]
     assert unsure[0] < unsure[1] and torch.equal(
-        told(encoder, head, batches)["kind"], plain["kind"]
+        predict_batches(encoder, head, batches)["kind"], plain["kind"]
     )
 
 
 def test_errors():
     encoder, head = parts()
-    with pytest.raises(AmodalError, match="nothing would learn"):
-        AtTestTime(encoder, tent(encoder, head), learn=lambda m: [])
+    with pytest.raises(AmodalError, match="no parameter would adapt"):
+        TestTimeTraining(encoder, tent(encoder, head), select=lambda m: [])
     with pytest.raises(AmodalError, match="no label of this head"):
         tent(encoder, supervised_head(encoder, TARGETS[1:]))
     assert len(norms(encoder)) == 4 * 2 * (

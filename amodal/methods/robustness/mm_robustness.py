@@ -5,7 +5,7 @@ self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights
 and the fine-tuned network (WiSE-FT), is `amodal.nn.adapters.wise.between`; their matrix of fields
 in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
 
-The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on
+The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --tuning mm_robustness` goes on
 with such a run. Reconstructed, as no code was published: the teacher is the network itself as it
 is, without a gradient, and reads all fields of a record unless others are named; the student reads
 any of its non-empty subsets. Any fields and labels; what is not a class follows by squared error.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.core.part import Part, part_name, take, to_spec
-from amodal.core.source import dotted_name, source_hash
+from amodal.core.references import dotted_name, source_hash
 from amodal.modalities import Modality
 
 

@@ -1,0 +1,83 @@
+"""References to user code, and hashes of its source.
+
+A reference is `package.module:name` or `file.py:name`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from amodal.errors import AmodalError, unknown
+
+
+def source_hash(code: object) -> str:
+    """The sha256 of the source text of a function or class.
+
+    Returns:
+        Hexadecimal digits; "" without a source, as for code typed at a prompt.
+    """
+    try:
+        return hashlib.sha256(inspect.getsource(cast(Any, code)).encode()).hexdigest()
+    except (OSError, TypeError):
+        return ""
+
+
+def dotted_name(code: type | Callable[..., object]) -> str:
+    """The reference `package.module:Name` of a function or class."""
+    return f"{code.__module__}:{code.__qualname__}"
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text is a reference to code, not the name of a page."""
+    return ":" in text
+
+
+def load_reference(text: str) -> Any:
+    """Import the object of a reference. Its module is executed, so it must be trusted.
+
+    Raises:
+        AmodalError: If there is no such file, module or name, or if the code raises.
+    """
+    location, _, name = text.rpartition(":")
+    module = _from_file(Path(location)) if location.endswith(".py") else _from_package(location)
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise unknown(f"name in {location}", name, public)
+    return getattr(module, name)
+
+
+def _from_file(file: Path) -> ModuleType:
+    if not file.exists():
+        raise AmodalError(f"there is no file {file}; refer to your own code as FILE.py:NAME")
+    # a name of its own, so that no installed module is shadowed
+    name = f"_amodal_user_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, "the name ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look up their module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        del sys.modules[name]
+        raise AmodalError(f"{file} cannot be run: {type(e).__name__}: {e}") from e
+    return module
+
+
+def _from_package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as e:
+        raise AmodalError(
+            f"the module {name!r} cannot be imported ({type(e).__name__}: {e}); "
+            "refer to your own code as PACKAGE.MODULE:NAME or FILE.py:NAME"
+        ) from e
