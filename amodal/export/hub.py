@@ -26,15 +26,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from amodal import catalog
 from amodal.core import AmodalError, Batch, Column
 from amodal.export._alone import Alone, reason_against
+from amodal.export.model_card import model_card
 from amodal.modalities import name_of
 from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config
-from amodal.train.run_dir import card as run_card
 
 PROCESSORS = {"stretch": "SiglipImageProcessor", "crop": "PerceiverImageProcessor"}
 """`Image.fit` -> the image processor that does the same: the latter cuts out the middle square,
@@ -47,12 +46,11 @@ def write(model, out: Path) -> list[Path]:
     AmodalError if a tower disagrees."""
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
     reasons = {field: why for field in encoder.fields if (why := reason_not(encoder, field))}
-    written = []
-    for field in encoder.fields:
-        if field not in reasons:
-            written += tower(encoder, field, out / field)
+    towers = [field for field in encoder.fields if field not in reasons]
+    written = [file for field in towers for file in tower(encoder, field, out / field)]
     digest = read_config(out / "config.json")["weights_sha256"]
-    (out / "README.md").write_text(card(model, digest, reasons), encoding="utf-8")
+    card = model_card(model, digest, towers=towers, reasons=reasons)
+    (out / "README.md").write_text(card, encoding="utf-8")
     return [*written, out / "README.md"]
 
 
@@ -202,98 +200,3 @@ def disagreement(encoder: Encoder, field: str, loaded: nn.Module) -> float:
     found = loaded.eval()(pixel_values=(column.values - mean) / std).last_hidden_state.mean(1)
     found = encoder.heads[field](found) if encoder.heads is not None else found
     return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1))
-
-
-def card(model, digest: str, reasons: dict[str, str]) -> str:
-    """README.md with the Hub's metadata, made from the run."""
-    config, fields = model.config, model.fields
-    row = catalog.find(config["method"])
-    kinds = sorted({name_of(m) for m in fields.values()})
-    tags = ["amodal", "self-supervised-learning", config["method"], *kinds]
-    front = [
-        "---",
-        "library_name: amodal",
-        "pipeline_tag: feature-extraction",
-        "tags:",
-        *(f"- {json.dumps(t)}" for t in tags),
-    ]
-    sources = ", ".join(f"`{f}` ({name_of(m)})" for f, m in fields.items())
-    paper = (
-        f" ([arXiv:{row.paper}](https://arxiv.org/abs/{row.paper}))"
-        if row is not None and row.paper
-        else ""
-    )
-    method = f"the method of *{row.title}*" if row is not None else config["method"]
-    parts = [
-        "\n".join([*front, "---"]),
-        run_card(config, digest).split("`amodal.load` takes")[0].strip(),
-        f"An encoder of {sources}, trained by {method}{paper}. Each source becomes a vector; vectors of different sources are "
-        "compared by cosine. Any source of a record may be missing.",
-        _use(fields, reasons),
-        _measured(model),
-        "## Limits\n\nIt knows what its training data shows and no more; how good it is on other data is to be measured there, by "
-        "`amodal evaluate`. The licence of the weights is for whoever trained them to say.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _use(fields: dict, reasons: dict[str, str]) -> str:
-    lines = [
-        "## Use",
-        "```python",
-        "import amodal",
-        'model = amodal.load("FOLDER")',
-        'vectors = model.embed("DATA").aligned',
-        "```",
-    ]
-    lines += [
-        "`FOLDER` is a copy of this folder (`huggingface_hub.snapshot_download` makes one). Weights are safetensors, the rest is",
-        "JSON: nothing in it is run.",
-    ]
-    for field in fields:
-        if field not in reasons:
-            lines += [
-                "",
-                f"`{field}` alone, without amodal:",
-                "```python",
-                "from transformers import AutoImageProcessor, AutoModel",
-            ]
-            lines += [
-                f'tower = AutoModel.from_pretrained("FOLDER/{field}")',
-                f'pixels = AutoImageProcessor.from_pretrained("FOLDER/{field}")(pictures, return_tensors="pt")',
-            ]
-            lines += [
-                "features = tower(**pixels).last_hidden_state.mean(1)",
-                "```",
-                _prepared(fields[field]),
-            ]
-            lines += [
-                f"`{field}/projection.safetensors`, where there is one, is the linear map from there to the space of all fields."
-            ]
-    lines += [f"\n`{field}` is loaded by amodal only: {why}." for field, why in reasons.items()]
-    return "\n".join(lines)
-
-
-def _prepared(image: Image) -> str:
-    how = {"stretch": "stretched to a square", "crop": "cut to their middle square"}[image.fit]
-    bands = {1: "grey", 3: "colour"}.get(image.channels, f"{image.channels}-channel")
-    return f"It takes {bands} pictures of 8 bits; those that are not square are {how}, then resized to {image.size} x {image.size} pixels."
-
-
-def _measured(model) -> str:
-    """The last line of the run's log, where the run is still there."""
-    log = model.path / "metrics.jsonl" if model.path is not None else None
-    if log is None or not log.exists() or not (lines := log.read_text().splitlines()):
-        return ""
-    last = json.loads(lines[-1])
-    kept = {
-        k: v
-        for k, v in last.items()
-        if k == "loss" or k.split("/")[0] in ("loss", "rank", "uniformity", "alignment")
-    }
-    rows = "\n".join(
-        f"| {name} | {value:.4g} |"
-        for name, value in kept.items()
-        if isinstance(value, (int, float))
-    )
-    return f"## At the end of training\n\nOn records held out: effective rank, uniformity, alignment.\n\n| | |\n|---|---|\n{rows}"
