@@ -26,7 +26,7 @@ def index(
     from amodal.modalities import name_of
     from amodal.model import load
     from amodal.progress import Bar
-    from amodal.search.engine import shares
+    from amodal.search.engine import rank_chunks
     from amodal.train import distributed
 
     if to and (out is not None or "://" not in to):
@@ -36,18 +36,18 @@ def index(
     model = load(run)
     dataset = model.read(data)
     distributed.start()
-    mine = sum(map(len, shares(len(dataset), many=bool(to))))
+    mine = sum(map(len, rank_chunks(len(dataset), concurrent=bool(to))))
     with Bar("index", mine, shown=distributed.rank() == 0) as bar:
         made = model.index(
             dataset, to or out, prune=prune, progress=lambda n: bar.step("records", by=n)
         )
     if made.bad:
         print(unreadable(made.bad))
-    if made.gone and prune:
-        print(f"{made.gone:,} records removed from the index that are no longer in the data")
-    elif made.gone:
+    if made.stale and prune:
+        print(f"{made.stale:,} records removed from the index that are no longer in the data")
+    elif made.stale:
         print(
-            f"{made.gone:,} records in the index are no longer in the data (--prune removes them)"
+            f"{made.stale:,} records in the index are no longer in the data (--prune removes them)"
         )
     kinds = {name_of(m): field for field, m in model.fields.items()}
     asked = next(
@@ -164,7 +164,7 @@ def serve(
     """
     from amodal.serve import Limits
     from amodal.serve import serve as run_server
-    from amodal.serve.server import token_of
+    from amodal.serve.server import read_token
 
     limits = Limits(
         upload=upload_mb * 2**20,
@@ -180,4 +180,4 @@ def serve(
         "device": device,
         "names": listed(names) or (),
     }
-    run_server(run, token=token_of(token_file), anyone=anyone, limits=limits, **where)
+    run_server(run, token=read_token(token_file), anyone=anyone, limits=limits, **where)

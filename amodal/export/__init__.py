@@ -40,7 +40,8 @@ def to_safetensors(model, out: Path) -> list[Path]:
     for name, value in saved.state_dict().items():
         if name not in written or not torch.equal(written[name], value.cpu()):
             raise AmodalError(
-                f"{out / 'model.safetensors'} does not hold {name!r} as the model has it. Is the disk in order?"
+                f"{out / 'model.safetensors'} does not hold {name!r} as the model has it. Is the "
+                "disk in order?"
             )
     return [out / name for name in ("model.safetensors", "spec.json", "config.json", "README.md")]
 

@@ -51,7 +51,8 @@ def write(model, out: Path) -> list[Path]:
                 f"the field {field!r} cannot become an ONNX graph: {reason}"
                 for field, reason in reasons.items()
             )
-            + f". Fields of this encoder that can: {', '.join(could) or 'none'}; kinds of data that can: {', '.join(kinds)}. "
+            + f". Fields of this encoder that can: {', '.join(could) or 'none'}; kinds of data "
+            f"that can: {', '.join(kinds)}. "
             "The form safetensors takes every encoder."
         )
     written, fields = [], {}
@@ -63,7 +64,8 @@ def write(model, out: Path) -> list[Path]:
         if not error <= TOLERANCE:
             file.unlink()
             raise AmodalError(
-                f"the ONNX graph of {field!r} differs from the encoder by {error:.2g}, more than {TOLERANCE:g}; it was not kept. "
+                f"the ONNX graph of {field!r} differs from the encoder by {error:.2g}, more than "
+                f"{TOLERANCE:g}; it was not kept. "
                 "Please report this with the versions that `amodal doctor` prints."
             )
         written += [file, *out.glob(f"{file.name}.data")]

@@ -61,7 +61,8 @@ def reason_not(encoder: Encoder, field: str) -> str:
         return f"transformers has no architecture that reads {kind} values as this encoder does"
     if encoder.fields[field].fit not in PROCESSORS:
         return (
-            f"it fits pictures by {encoder.fields[field].fit!r}, bars in the mean colour round a picture that is not square, and no "
+            f"it fits pictures by {encoder.fields[field].fit!r}, bars in the mean colour round a "
+            "picture that is not square, and no "
             "image processor of transformers does the same"
         )
     if reason := reason_against(encoder, field):
@@ -81,7 +82,10 @@ def reason_not(encoder: Encoder, field: str) -> str:
     try:
         import transformers  # noqa: F401
     except ImportError:
-        return "the package transformers was not there when this was written: pip install 'amodal[language]'"
+        return (
+            "the package transformers was missing when this was written: pip install "
+            "'amodal[language]'"
+        )
     return ""
 
 
@@ -121,7 +125,8 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
     if not error <= TOLERANCE:
         shutil.rmtree(out)
         raise AmodalError(
-            f"the tower of {field!r} in {out} differs from the encoder by {error:.2g}, more than {TOLERANCE:g}. Please report this with "
+            f"the tower of {field!r} in {out} differs from the encoder by {error:.2g}, more than "
+            f"{TOLERANCE:g}. Please report this with "
             "the versions that `amodal doctor` prints."
         )
     return sorted(out.iterdir())

@@ -60,11 +60,13 @@ def write_vectors(
     out = Path(out)
     if out.is_dir():
         raise AmodalError(
-            f"{out} is a folder; give the name of the Parquet file to write, such as {out / 'vectors.parquet'}"
+            f"{out} is a folder; give the name of the Parquet file to write, such as "
+            f"{out / 'vectors.parquet'}"
         )
     if out.exists() and not _holds_vectors(out):
         raise AmodalError(
-            f"{out} is there already and holds no vectors of amodal; choose another name, or remove it first"
+            f"{out} is there already and holds no vectors of amodal; choose another name, or "
+            "remove it first"
         )
     dataset = model.read(data)
     if not len(dataset):
@@ -105,14 +107,16 @@ def write_vectors(
         total = _merge([_part(parts, s) for s in starts], out, plan)
     except OSError as e:
         raise AmodalError(
-            f"could not write {out}: {e.strerror or e}. The chunks that are done are kept in {parts}; make room (or choose a folder "
+            f"could not write {out}: {e.strerror or e}. The chunks that are done are kept in "
+            f"{parts}; make room (or choose a folder "
             "that can be written to) and give the same command again."
         ) from e
     except (pa.ArrowException, ValueError, TypeError) as e:
         if isinstance(e, AmodalError):
             raise
         raise AmodalError(
-            f"a chunk in {parts} is damaged ({e}); remove that folder and give the same command again"
+            f"a chunk in {parts} is damaged ({e}); remove that folder and give the same command "
+            "again"
         ) from e
     shutil.rmtree(parts)
     if met:
@@ -133,7 +137,8 @@ def _prepare(parts: Path, plan: dict) -> None:
     if file.exists():
         found = read_json(
             file,
-            f"remove the folder {parts}, which is only an interrupted start, and give the same command again",
+            f"remove the folder {parts}, which is only an interrupted start, and give the same "
+            "command again",
         )
         if found == plan:
             return
@@ -153,12 +158,14 @@ def _join(parts: Path, plan: dict) -> None:
     file = parts / "plan.json"
     if not file.exists():
         raise AmodalError(
-            f"this rank does not see {parts}, which rank 0 made; all machines must share the folder of the file that is written"
+            f"this rank does not see {parts}, which rank 0 made; all machines must share the "
+            "folder of the file that is written"
         )
     found = read_json(file, "give the same command again")
     if differ := [name for name in plan if found.get(name) != plan[name]]:
         raise AmodalError(
-            f"this rank was given another {', '.join(differ)} than rank 0; all must be given the same"
+            f"this rank was given another {', '.join(differ)} than rank 0; all must be given the "
+            "same"
         )
 
 
