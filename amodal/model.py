@@ -342,7 +342,7 @@ class Model(HubMixin):
             name = self.config.get("method", "this encoder")
             why = (
                 "the run was made before its decoder was saved, or with an average of weights; "
-                "train it again"
+                "train it anew"
                 if name == "grace"
                 else f"{name} finds records by an index: leave --generate out, or train grace"
             )

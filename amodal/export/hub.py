@@ -18,8 +18,10 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -27,25 +29,38 @@ from safetensors.torch import save_file
 from torch import nn
 
 from amodal.core import AmodalError, Batch, Column
-from amodal.export._alone import Alone, reason_against
+from amodal.export.dense_encoder import DenseEncoder, why_not_exportable
 from amodal.export.model_card import model_card
 from amodal.modalities import name_of
 from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config
+from amodal.nn.transformer import Block
+
+if TYPE_CHECKING:
+    from amodal.model import Model
 
 PROCESSORS = {"stretch": "SiglipImageProcessor", "crop": "PerceiverImageProcessor"}
-"""`Image.fit` -> the image processor that does the same: the latter cuts out the middle square,
-then resizes it."""
+"""`Image.fit` -> the image processor that does the same (the second crops, then resizes)."""
 TOLERANCE = 1e-4  # largest difference from the encoder, in units of its largest component
 
 
-def write(model, out: Path) -> list[Path]:
-    """The folder of `model`, its card, and the towers that transformers can load. Raises
-    AmodalError if a tower disagrees."""
+def write(model: Model, out: Path) -> list[Path]:
+    """Write the card of a model and the towers that transformers can load.
+
+    Args:
+        model: The model.
+        out: The folder, which holds the model already.
+
+    Returns:
+        The files.
+
+    Raises:
+        AmodalError: If a tower disagrees with the encoder.
+    """
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
-    reasons = {field: why for field in encoder.fields if (why := reason_not(encoder, field))}
+    reasons = {field: why for field in encoder.fields if (why := why_no_tower(encoder, field))}
     towers = [field for field in encoder.fields if field not in reasons]
     written = [file for field in towers for file in tower(encoder, field, out / field)]
     digest = read_config(out / "config.json")["weights_sha256"]
@@ -54,18 +69,18 @@ def write(model, out: Path) -> list[Path]:
     return [*written, out / "README.md"]
 
 
-def reason_not(encoder: Encoder, field: str) -> str:
+def why_no_tower(encoder: Encoder, field: str) -> str:
     """Why transformers has no counterpart of this field's tower; "" if it has."""
     if encoder.fields[field].layout != "grid":
         kind = name_of(encoder.fields[field])
-        return f"transformers has no architecture that reads {kind} values as this encoder does"
+        return f"transformers has no architecture that takes {kind} values as this encoder does"
     if encoder.fields[field].fit not in PROCESSORS:
         return (
             f"it fits pictures by {encoder.fields[field].fit!r}, bars in the mean colour round a "
             "picture that is not square, and no "
             "image processor of transformers does the same"
         )
-    if reason := reason_against(encoder, field):
+    if reason := why_not_exportable(encoder, field):
         return reason
     if (
         encoder.mixer != "attention"
@@ -90,27 +105,27 @@ def reason_not(encoder: Encoder, field: str) -> str:
 
 
 def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
-    """SigLIP's vision model with the weights of one field of pictures, its preprocessor and
-    projection."""
+    """Write SigLIP's vision model with the weights of one field of pictures, its preprocessor and
+    projection. Raises AmodalError if it disagrees with the encoder."""
     from transformers import AutoModel, SiglipVisionConfig, SiglipVisionModel
 
-    alone, image = Alone(encoder, field), encoder.fields[field]
-    blocks = alone.trunk.blocks
-    shape = dict(
-        hidden_size=encoder.width, num_hidden_layers=len(blocks), num_channels=image.channels
+    dense, image = DenseEncoder(encoder, field), cast(Image, encoder.fields[field])
+    blocks = cast("list[Block]", dense.trunk.blocks)
+    config = SiglipVisionConfig(
+        hidden_size=encoder.width,
+        num_hidden_layers=len(blocks),
+        num_attention_heads=encoder.heads_each,
+        intermediate_size=blocks[0].up.out_features,
+        num_channels=image.channels,
+        image_size=image.size,
+        patch_size=image.tile,
+        hidden_act="gelu",
+        vision_use_head=False,
+        layer_norm_eps=cast(nn.LayerNorm, blocks[0].norm1).eps,
     )
-    shape |= dict(
-        num_attention_heads=encoder.heads_each, intermediate_size=blocks[0].up.out_features
-    )
-    pieces = dict(
-        image_size=image.size, patch_size=image.tile, hidden_act="gelu", vision_use_head=False
-    )
-    made = SiglipVisionModel(
-        SiglipVisionConfig(**shape, **pieces, layer_norm_eps=blocks[0].norm1.eps)
-    ).eval()
-    fill(
-        getattr(made, "vision_model", made), alone
-    )  # transformers 4 keeps it one level further down
+    made: Any = SiglipVisionModel(config)
+    made.eval()
+    fill(getattr(made, "vision_model", made), dense)  # transformers 4 has it one level further down
     with _quiet():
         made.save_pretrained(out)
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor(image), indent=1))
@@ -121,7 +136,7 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
         )
     with _quiet():
         loaded = AutoModel.from_pretrained(out)
-    error = disagreement(encoder, field, loaded)
+    error = disagreement(encoder, field, loaded.eval())
     if not error <= TOLERANCE:
         shutil.rmtree(out)
         raise AmodalError(
@@ -132,13 +147,15 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
     return sorted(out.iterdir())
 
 
-def preprocessor(image: Image) -> dict:
-    """preprocessor_config.json: what `image.decode` and standardising do to a picture of 8 bits.
-    The middle square is cut out to a whole pixel there, to half a pixel here, where the outermost
-    pixels also see a little of what is beyond."""
+def preprocessor(image: Image) -> dict[str, Any]:
+    """preprocessor_config.json: what `image.decode` and standardisation do to a picture of 8 bits.
+
+    transformers cuts out the middle square to a whole pixel, amodal to half a pixel; there the
+    outermost pixels also see a little of what is beyond.
+    """
     mean, std = (list(map(float, s)) for s in image.scale())
     side = {"height": image.size, "width": image.size}
-    about = {
+    about: dict[str, Any] = {
         "image_processor_type": PROCESSORS[image.fit],
         "do_resize": True,
         "size": side,
@@ -153,9 +170,11 @@ def preprocessor(image: Image) -> dict:
 
 
 @contextmanager
-def _quiet():
-    """Without bars for what takes a moment."""
-    from transformers.utils import logging
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers for what takes a moment."""
+    from transformers.utils import logging as untyped
+
+    logging = cast(Any, untyped)
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -167,20 +186,20 @@ def _quiet():
 
 
 @torch.no_grad()
-def fill(vision: nn.Module, alone: Alone) -> None:
-    """The weights of `alone` in SigLIP's places. A position there also carries what marks the field
-    here."""
+def fill(vision: Any, dense: DenseEncoder) -> None:
+    """Copy weights into SigLIP's vision model (untyped). Its position embedding also holds the
+    token of the field."""
     inside = vision.embeddings
     inside.patch_embedding.weight.copy_(
-        alone.field.project.weight.view_as(inside.patch_embedding.weight)
+        dense.field.project.weight.view_as(inside.patch_embedding.weight)
     )
-    inside.patch_embedding.bias.copy_(alone.field.project.bias)
-    place = alone.field_token.expand_as(inside.position_embedding.weight)
-    if alone.position is not None:
-        place = place + alone.position(alone.field.position)
+    inside.patch_embedding.bias.copy_(dense.field.project.bias)
+    place = dense.field_token.expand_as(inside.position_embedding.weight)
+    if dense.position is not None:
+        place = place + dense.position(dense.field.position)
     inside.position_embedding.weight.copy_(place)
-    vision.post_layernorm.load_state_dict(alone.trunk.norm.state_dict())
-    for mine, its in zip(alone.trunk.blocks, vision.encoder.layers):
+    vision.post_layernorm.load_state_dict(dense.trunk.norm.state_dict())
+    for mine, its in zip(cast("list[Block]", dense.trunk.blocks), vision.encoder.layers):
         bias = mine.attention.qkv.bias
         for i, part in enumerate(
             (its.self_attn.q_proj, its.self_attn.k_proj, its.self_attn.v_proj)
@@ -197,11 +216,11 @@ def fill(vision: nn.Module, alone: Alone) -> None:
 @torch.no_grad()
 def disagreement(encoder: Encoder, field: str, loaded: nn.Module) -> float:
     """The largest difference between the tower and the encoder on made-up pictures."""
-    image = encoder.fields[field]
-    pictures = Alone(encoder, field).field.examples(5, 1, np.random.default_rng(0))
+    image = cast(Image, encoder.fields[field])
+    pictures = DenseEncoder(encoder, field).field.examples(5, 1, np.random.default_rng(0))
     column = Column(image.collate(pictures), torch.arange(5))
-    wanted = encoder(Batch.of(5, {field: column}))[field].values
+    wanted = encoder(Batch.of(5, {field: column}))[field].flat
     mean, std = (torch.tensor(s).view(-1, 1, 1) for s in image.scale())
-    found = loaded.eval()(pixel_values=(column.values - mean) / std).last_hidden_state.mean(1)
-    found = encoder.heads[field](found) if encoder.heads is not None else found
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1))
+    output = loaded(pixel_values=(column.flat - mean) / std).last_hidden_state.mean(1)
+    output = encoder.heads[field](output) if encoder.heads is not None else output
+    return float((output - wanted).abs().max() / wanted.abs().max().clamp_min(1))

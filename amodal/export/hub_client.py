@@ -77,7 +77,7 @@ def download(
     if missing := [name for name in REQUIRED if not (folder / name).exists()]:
         raise AmodalError(
             f"{' and '.join(missing)} of {repo_id} is neither in the cache nor in the repository. "
-            "Load it once while the Hub can be reached, or push the model again."
+            "Load it once while the Hub can be reached, or push the model anew."
         )
     return folder
 
@@ -148,7 +148,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as e:
         raise AmodalError(
             f"{repo_id}{f' at {revision}' if revision else ''} is not in the cache, and {hub} "
-            "cannot be reached or was not to be asked. Connect and try again, or give a folder."
+            "cannot be reached or was not to be asked. Connect and retry, or give a folder."
         ) from e
     except errors.EntryNotFoundError as e:
         raise AmodalError(

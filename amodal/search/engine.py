@@ -81,6 +81,10 @@ class Engine(ABC):
     def __len__(self) -> int:
         """Records in it."""
 
+    @abstractmethod
+    def __contains__(self, key: str) -> bool:
+        """Whether it holds a record."""
+
     @property
     @abstractmethod
     def keys(self) -> list[str]:

@@ -78,7 +78,7 @@ def _category(name: str, labels: Labels, wanted: object) -> np.ndarray:
         passes[code_of[choice]] = True
     if len(names) == 1:  # to compare is five times as fast as to look up
         return np.asarray(codes == code_of[names[0]])
-    return passes[codes]
+    return np.asarray(passes[codes])
 
 
 def _number(name: str, values: np.ndarray, wanted: object) -> np.ndarray:

@@ -277,7 +277,6 @@ class Qdrant(Engine):
     def _create(self, fields: list[str], many: list[str], width: int) -> None:
         from qdrant_client import models
 
-        spread = {"shard_number": self.address.shards, "replication_factor": self.address.replicas}
         one = models.VectorParams(
             size=width, distance=models.Distance.COSINE, datatype=models.Datatype.FLOAT16
         )
@@ -294,7 +293,12 @@ class Qdrant(Engine):
         vectors = {quote(field, safe=""): lists if field in many else one for field in fields}
         vectors |= {ALL_FIELDS: lists} if len(many) > 1 else {}
         try:
-            self.client.create_collection(self.name, vectors_config=vectors, **spread)
+            self.client.create_collection(
+                self.name,
+                vectors_config=vectors,
+                shard_number=self.address.shards,
+                replication_factor=self.address.replicas,
+            )
         except Exception:
             if not self.client.collection_exists(self.name):  # else another rank was first
                 raise

@@ -75,7 +75,7 @@ class EmbeddingMap:
             self.shown = np.sort(
                 np.random.default_rng(0).choice(len(self.keys), max_points, replace=False)
             )
-        sums = (f"{s}{columns[s].values.sum(dtype=torch.float64):.4f}" for s in columns)
+        sums = (f"{s}{columns[s].flat.sum(dtype=torch.float64):.4f}" for s in columns)
         content = "\n".join([index.fingerprint, *sums, *self.keys])
         self.stamp = hashlib.blake2b(
             content.encode("utf-8", "surrogatepass"), digest_size=6
@@ -111,7 +111,7 @@ class EmbeddingMap:
             if len(named) == 1
             else Embeddings(parts, len(among_or_all)).fused(list(named))
         )
-        found = Column(normalize(found.values, dim=1), torch.from_numpy(among_or_all)[found.rows])
+        found = Column(normalize(found.flat, dim=1), torch.from_numpy(among_or_all)[found.rows])
         if among is None:
             self._last = named, found
         return found
@@ -119,7 +119,7 @@ class EmbeddingMap:
     def vector(self, number: int, fields: Sequence[str] = ()) -> Tensor | None:
         """(D,) of one record, as in `column`; None if it has none of these fields."""
         found = self.column(fields, np.array([number]))
-        return found.values[0] if len(found) else None
+        return found.flat[0] if len(found) else None
 
     def present(self, field: str) -> np.ndarray:
         """(N,) bool: which records have it."""
@@ -173,7 +173,7 @@ class EmbeddingMap:
             np.savez(
                 _draft(file),
                 numbers=part.rows.numpy(),
-                flat=project_2d(part.values, projection),
+                flat=project_2d(part.flat, projection),
             )
             _draft(file).replace(file)
         with np.load(file, allow_pickle=False) as saved:
@@ -189,7 +189,7 @@ class EmbeddingMap:
         drawn = self._of_shown(fields)
         if (drawn.rows == number).any():
             return number
-        cosine = drawn.values @ mine
+        cosine = drawn.flat @ mine
         return (
             int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()])
             if len(drawn)
@@ -202,7 +202,8 @@ class EmbeddingMap:
         one field. Cached on disk."""
         file = self.cache / f"agreement-{self.stamp}-{len(self.shown)}.npy"
         if file.exists():
-            return np.load(file, allow_pickle=False)
+            saved: np.ndarray = np.load(file, allow_pickle=False)
+            return saved
         total, count = np.zeros(len(self.keys), np.float32), np.zeros(len(self.keys), np.float32)
         columns = {s: self._of_shown([s]) for s in self.fields}
         for i, a in enumerate(self.fields):
@@ -212,7 +213,7 @@ class EmbeddingMap:
                     continue
                 k = min(NEIGHBOURS, len(rows) - 1)
                 near = [
-                    nearest(c.values[torch.from_numpy(np.isin(c.rows.numpy(), rows))], k)
+                    nearest(c.flat[torch.from_numpy(np.isin(c.rows.numpy(), rows))], k)
                     for c in (columns[a], columns[b])
                 ]
                 shared = (near[0][:, :, None] == near[1][:, None, :]).any(2).float().mean(1)
@@ -238,10 +239,11 @@ class EmbeddingMap:
             ][:k]
         # what the index would make first, to search approximately, takes minutes; the vectors are
         # in memory, and one person asks
-        query, best = normalize(query_D.float(), dim=0), {}
+        query = normalize(query_D.float(), dim=0)
+        best: dict[int, tuple[float, str]] = {}
         for field in fields:
             column = self.vectors[field]
-            score = torch.cat([part.float() @ query for part in column.values.split(TILE)])
+            score = torch.cat([part.float() @ query for part in torch.split(column.flat, TILE)])
             score, at = (score.abs() if self.unsigned else score).topk(min(k + 1, len(score)))
             for number, value in zip(column.rows[at].tolist(), score.tolist()):
                 if number != exclude and value > best.get(number, (-torch.inf, ""))[0]:
@@ -255,7 +257,7 @@ class EmbeddingMap:
         if mine is None:
             return []
         column = self.column(fields)
-        cosine = column.values @ mine
+        cosine = column.flat @ mine
         cosine = cosine.abs() if self.unsigned else cosine
         score, at = cosine.topk(min(k + 1, len(column)))
         found = zip(column.rows[at].tolist(), score.tolist())
@@ -274,7 +276,7 @@ class EmbeddingMap:
             raise unknown("label", label, self.labels)
         column, values = self._of_shown(fields), self.labels[label]
         test = torch.from_numpy(self.is_test[column.rows.numpy()])
-        learnt, asked = (Column(column.values[m], column.rows[m]) for m in (~test, test))
+        learnt, asked = (Column(column.flat[m], column.rows[m]) for m in (~test, test))
         rows = measure(neighbours, learnt, values, {"it": asked}, values).get("it", [])
         result: dict[str, Any] = rows[0] if rows else {}
         return result
@@ -309,7 +311,7 @@ class EmbeddingMap:
     def missing(self, label: str) -> list[dict[str, Any]]:
         """Rows of `probe` with `source`, the fields that are left, for each subset of the fields,
         the largest first."""
-        sizes = range(len(self.fields), 0, -1)
+        sizes = list(range(len(self.fields), 0, -1))
         if len(self.fields) > SUBSETS:
             sizes = sorted({len(self.fields), len(self.fields) - 1, 1}, reverse=True)
         subsets = [left for size in sizes for left in itertools.combinations(self.fields, size)]
@@ -324,7 +326,7 @@ class EmbeddingMap:
         part = self._of_shown([field] if field else [])
         if len(part) <= 1:
             return []
-        unit = part.values
+        unit = part.flat
         near = nearest(unit, min(NEIGHBOURS, len(part) - 1))
         mean = torch.einsum("nd,nkd->nk", unit, unit[near]).mean(1)
         score, at = (-mean).topk(min(most, len(part)))
@@ -336,7 +338,8 @@ class EmbeddingMap:
         """(number, number, cosine) of pairs of shown records that are nearly the same, the most
         alike first. least: the cosine, above 0."""
         part = self._of_shown([field] if field else [])
-        unit, found = part.values, []
+        unit = part.flat
+        found: list[tuple[int, int, float]] = []
         for start in range(0, len(unit), 1024):
             similar = unit[start : start + 1024] @ unit.T
             # Each pair once: what is below the diagonal becomes 0, which is under any `least`.
@@ -399,10 +402,10 @@ def _among(column: Column, numbers: np.ndarray) -> Column:
     """float32 vectors of the records of these ascending numbers, by their place among them."""
     rows = column.rows.numpy()
     if not len(rows):
-        return Column(column.values.float(), column.rows)
+        return Column(column.flat.float(), column.rows)
     at = np.minimum(np.searchsorted(rows, numbers), len(rows) - 1)
     there = np.flatnonzero(rows[at] == numbers)
-    return Column(column.values[torch.from_numpy(at[there])].float(), torch.from_numpy(there))
+    return Column(column.flat[torch.from_numpy(at[there])].float(), torch.from_numpy(there))
 
 
 def _draft(file: Path, suffix: str = ".npz") -> Path:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from amodal.core import Batch, Column, Embeddings
 from amodal.core.embeddings import FUSED
+from amodal.core.protocols import Predicts
 from amodal.inference.forward_passes import kept
 from amodal.inference.predict import MethodPredictor
 from amodal.modalities.shared.base import shortened
 from amodal.model import Model
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
+from amodal.nn.multi_vector import MultiVector
 from amodal.search import Hit
 from amodal.search import search as run_search
 from amodal.serve.batcher import Batcher
@@ -196,7 +198,7 @@ class Service:
             if space == "aligned" or FUSED in embeddings:
                 columns[FUSED] = embeddings.fused()
             for source, column in columns.items():
-                for row, vector in zip(column.rows.tolist(), column.values.numpy()):
+                for row, vector in zip(column.rows.tolist(), column.flat.numpy()):
                     encoded[row].in_space(space)[source] = vector
         self._add_query_vectors(batch, encoded)
         self._add_predictions(batch, features, encoded)
@@ -213,7 +215,7 @@ class Service:
         return Batch.of(len(records), columns, [""] * len(records)).to(self.model.device)
 
     def _add_query_vectors(self, batch: Batch, encoded: list[Encoded]) -> None:
-        multi_vector = self.encoder.multi_vector
+        multi_vector = cast("MultiVector | None", self.encoder.multi_vector)
         if multi_vector is None or not multi_vector.queries_are_lists:
             return
         for name, column in batch.columns.items():
@@ -228,7 +230,7 @@ class Service:
         if head is None:
             return
         outputs = (
-            head.method.predict(batch).to("cpu")
+            cast(Predicts, head.method).predict(batch).to("cpu")
             if isinstance(head, MethodPredictor)
             else head.tell(features)
         )

@@ -17,6 +17,7 @@ from amodal.evaluate.labels import is_number
 from amodal.modalities import Modality
 from amodal.modalities.shared.base import shortened
 from amodal.progress import Bar
+from amodal.search import Index
 from amodal.serve import runs
 from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import EmbeddingMap
@@ -77,45 +78,32 @@ def router(
             raise Refused(404, f"there is no run {shortened(name)!r} beside this one")
         return runs.run_metrics(found[name], since)
 
-    if not whole:
+    if service is None or dataset is None:
 
         @made.get("/view/about")
         def about_run() -> Any:
-            return {
-                "run": run.resolve().name,
-                "tabs": tabs,
-                "fields": {},
-                "labels": {},
-                "records": 0,
-            }
+            name = run.resolve().name
+            return {"run": name, "tabs": tabs, "fields": {}, "labels": {}, "records": 0}
 
-        return made
+    else:
+        _add_tabs(made, run, tabs, service, dataset)
+    return made
 
+
+def _add_tabs(
+    made: APIRouter, run: Path, tabs: list[str], service: Service, dataset: Dataset
+) -> None:
+    """The routes of the tabs that show an index."""
     index = service.index_cache.refreshed().index
-    if index is None or not len(index):
+    if not isinstance(index, Index) or not len(index):
         raise AmodalError(
             f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`"
         )
     test_keys = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
-    embedding_map = EmbeddingMap(
-        index,
-        run / "view",
-        test_keys=test_keys,
-        unsigned=service.encoder.similarity == "abs_cosine",
-    )
+    unsigned = service.encoder.similarity == "abs_cosine"
+    embedding_map = EmbeddingMap(index, run / "view", test_keys=test_keys, unsigned=unsigned)
     attributes = Attributes(dataset)
-    label = next(iter(embedding_map.labels), "")
-    soon = [
-        ("layout", "", embedding_map.projection),
-        ("outliers", ""),
-        ("near_duplicates", "", records.SAME),
-        ("retrieval", embedding_map.fields),
-    ]
-    soon += [("probe", embedding_map.fields, label), ("missing", label)] if label else []
-    if len(embedding_map.shown) < len(embedding_map.keys):
-        soon.append(("column", ()))  # of a million it takes seconds
-    for asked in soon:  # to be there when the page asks for them
-        embedding_map.in_background(*asked)
+    _precompute(embedding_map)
     map_tab.add(made, embedding_map, attributes)
     records.add(made, run, embedding_map, dataset, service.limits)
     search.add(made, embedding_map, service)
@@ -123,6 +111,7 @@ def router(
 
     @made.get("/view/about")
     def about() -> Any:
+        labels = embedding_map.labels.items()
         return {
             "run": run.resolve().name,
             "method": service.model.config.get("method", ""),
@@ -130,10 +119,7 @@ def router(
             "fields": {name: m.kind for name, m in service.model.fields.items()},
             "inputs": {name: _input(m) for name, m in service.model.fields.items()},
             "indexed": list(embedding_map.fields),
-            "labels": {
-                name: "number" if is_number(v) else "classes"
-                for name, v in embedding_map.labels.items()
-            },
+            "labels": {name: "number" if is_number(v) else "classes" for name, v in labels},
             "attributes": attributes.names,
             "records": len(embedding_map.keys),
             "shown": len(embedding_map.shown),
@@ -141,7 +127,18 @@ def router(
             "data": dataset.name,
         }
 
-    return made
+
+def _precompute(embedding_map: EmbeddingMap) -> None:
+    """Begin what the page will ask for, so that it is there by then."""
+    embedding_map.in_background("layout", "", embedding_map.projection)
+    embedding_map.in_background("outliers", "")
+    embedding_map.in_background("near_duplicates", "", records.SAME)
+    embedding_map.in_background("retrieval", embedding_map.fields)
+    if label := next(iter(embedding_map.labels), ""):
+        embedding_map.in_background("probe", embedding_map.fields, label)
+        embedding_map.in_background("missing", label)
+    if len(embedding_map.shown) < len(embedding_map.keys):
+        embedding_map.in_background("column", ())  # of a million records it takes seconds
 
 
 def _input(modality: Modality) -> dict[str, Any]:
@@ -211,13 +208,13 @@ def application(
             "DIR)"
         ) from error
     with Bar("index", len(dataset), shown=progress) as bar:
-        made = model.index(dataset, progress=lambda n: bar.step("records", by=n))
-    if made.bad:  # of records that the run may not have met
+        index = model.index(dataset, progress=lambda n: bar.step("records", by=n))
+    if index.bad:  # of records that the run may not have met
         quarantine = Quarantine()
-        quarantine.add(made.bad)
+        quarantine.add(index.bad)
         quarantine.append_to(run / "view" / runs.QUARANTINE)
         if progress:
-            print(unreadable(made.bad))
+            print(unreadable(index.bad))
     made = app(model, hosts=hosts)
     made.include_router(router(run, service=made.state.service, dataset=dataset))
     return made

@@ -357,7 +357,7 @@ def test_a_server_for_everyone_must_be_asked_for(model, tmp_path, monkeypatch):
         Limits(concurrent=0)
 
 
-def test_requests_that_wait_go_batcher_and_fail_alone():
+def test_requests_that_wait_go_together_and_fail_alone():
     sizes = []
 
     def run(items):

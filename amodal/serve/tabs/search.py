@@ -41,8 +41,8 @@ def add(made: APIRouter, embedding_map: EmbeddingMap, service: Service) -> None:
                 vector = torch.from_numpy(finite(encoded.aligned[name])).float()
                 total += weights.get(name, 1.0) * normalize(vector, dim=0)
         for number, weight in records.items():
-            vector = embedding_map.vector(number)
-            total += 0.0 if vector is None else weight * vector
+            if (stored := embedding_map.vector(number)) is not None:
+                total += weight * stored
         if not total.norm() > 1e-6:
             raise Refused(
                 422,
