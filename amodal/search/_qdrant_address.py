@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
@@ -86,3 +89,21 @@ def _store(folder: str) -> QdrantClient:
         raise AmodalError(f"the store in {folder} cannot be opened: {error}") from error
     atexit.register(client.close)  # later, the modules that it needs are gone
     return client
+
+
+@contextmanager
+def client_errors(path: str | Path) -> Iterator[None]:
+    """Errors of the client and the server as AmodalError. path: of the index, for the message."""
+    from qdrant_client.http.exceptions import ApiException
+
+    try:
+        yield
+    except AmodalError:
+        raise
+    except (ApiException, ValueError, OSError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise AmodalError(
+            f"the index in {path} cannot be used: {text}. Is the server running there, and "
+            "QDRANT_API_KEY set if it wants a key? What was written before is safe; repeat the "
+            "command."
+        ) from error

@@ -65,7 +65,7 @@ def point_contents(
     return points, payloads
 
 
-def requests(vectors: list[Vectors], width: int) -> Iterator[tuple[int, int]]:
+def request_ranges(vectors: list[Vectors], width: int) -> Iterator[tuple[int, int]]:
     """Ranges of points that one request takes."""
     start, numbers = 0, 0
     for i, point in enumerate(vectors):

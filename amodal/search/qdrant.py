@@ -17,7 +17,7 @@ goes on after them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 from uuid import UUID
@@ -27,7 +27,7 @@ import numpy as np
 from amodal.core import AmodalError, unknown
 from amodal.nn.encoder import Encoder
 from amodal.search._maxsim import Lists, best_match
-from amodal.search._qdrant_address import Address, make_client
+from amodal.search._qdrant_address import Address, client_errors, make_client
 from amodal.search._qdrant_points import (
     ALL_FIELDS,
     CARD,
@@ -35,10 +35,16 @@ from amodal.search._qdrant_points import (
     id_of,
     path_of,
     point_contents,
-    requests,
+    request_ranges,
+)
+from amodal.search._qdrant_query import (
+    best_of_fields,
+    filter_of,
+    requests_of,
+    vectors_config,
 )
 from amodal.search.engine import Engine, Labels, Match, other_encoder
-from amodal.search.filter import Where, bounds, choices
+from amodal.search.filter import Where
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -119,8 +125,7 @@ class Qdrant(Engine):
 
     @property
     def sources(self) -> list[str]:
-        # Older collections call them "senses".
-        return list(self.card.get("fields", self.card.get("senses", [])))
+        return list(self.card.get("fields", self.card.get("senses", [])))  # the latter of old ones
 
     def is_multi_vector(self, field: str) -> bool:
         return field in self.card.get("several", [])  # the key that stored cards have
@@ -191,7 +196,7 @@ class Qdrant(Engine):
         points, payloads = point_contents(
             keys, vectors, stamps, labels, together=bool(self.card.get("every"))
         )
-        for start, stop in requests(points, self.width):
+        for start, stop in request_ranges(points, self.width):
             self._upsert(keys[start:stop], points[start:stop], payloads[start:stop])
 
     def _sources(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
@@ -275,27 +280,10 @@ class Qdrant(Engine):
         self.card = merged
 
     def _create(self, fields: list[str], many: list[str], width: int) -> None:
-        from qdrant_client import models
-
-        one = models.VectorParams(
-            size=width, distance=models.Distance.COSINE, datatype=models.Datatype.FLOAT16
-        )
-        # The norms of a query's vectors are their weights, which cosines would not see; vectors of
-        # records have norm 1.
-        lists = models.VectorParams(
-            size=width,
-            distance=models.Distance.DOT,
-            datatype=models.Datatype.FLOAT16,
-            multivector_config=models.MultiVectorConfig(
-                comparator=models.MultiVectorComparator.MAX_SIM
-            ),
-        )
-        vectors = {quote(field, safe=""): lists if field in many else one for field in fields}
-        vectors |= {ALL_FIELDS: lists} if len(many) > 1 else {}
         try:
             self.client.create_collection(
                 self.name,
-                vectors_config=vectors,
+                vectors_config=vectors_config(fields, many, width),
                 shard_number=self.address.shards,
                 replication_factor=self.address.replicas,
             )
@@ -354,35 +342,12 @@ class Qdrant(Engine):
     ) -> dict[str, tuple[float, str, Labels]]:
         """key -> score, field and labels of the k best by each field; of these fields the one that
         scores highest."""
-        from qdrant_client import models
-
-        asked = []
-        for field in fields:
-            lists = field == ALL_FIELDS or self.is_multi_vector(field)
-            # A sum of products with one vector is the product with the sum.
-            query = query_LD if lists else query_LD.sum(0)
-            name = ALL_FIELDS if field == ALL_FIELDS else quote(field, safe="")
-            for sign in (1, -1) if unsigned else (1,):
-                exactly = models.SearchParams(exact=True) if unsigned and self.address.url else None
-                limits: dict[str, Any] = dict(
-                    limit=k, filter=passes, with_payload=True, params=exactly
-                )
-                asked.append(
-                    (
-                        field,
-                        models.QueryRequest(query=(sign * query).tolist(), using=name, **limits),
-                    )
-                )
+        lists = {f: f == ALL_FIELDS or self.is_multi_vector(f) for f in fields}
+        exact = unsigned and bool(self.address.url)
+        requests = requests_of(query_LD, k, lists, passes, unsigned=unsigned, exact=exact)
         with self._talking():
-            responses = self.client.query_batch_points(self.name, [query for _, query in asked])
-        best: dict[str, tuple[float, str, Labels]] = {}
-        for (field, _), response in zip(asked, responses):
-            for point in response.points:
-                payload = point.payload or {}
-                key = payload["key"]
-                if key not in best or point.score > best[key][0]:
-                    best[key] = (float(point.score), field, payload["labels"])
-        return best
+            responses = self.client.query_batch_points(self.name, [r for _, r in requests])
+        return best_of_fields([field for field, _ in requests], responses)
 
     def _explained(
         self,
@@ -417,32 +382,8 @@ class Qdrant(Engine):
         return sorted(matches, key=lambda match: (-match.score, match.key))[:k]
 
     def _filter(self, where: Where | None = None) -> Filter:
-        """Qdrant's filter of the records that pass. Raises AmodalError for unknown labels and
-        values, with the nearest ones."""
-        from qdrant_client import models
-
-        if callable(where):
-            raise AmodalError(
-                "a filter that is a function cannot be sent to a Qdrant server; give labels and "
-                "what "
-                "they must be"
-            )
-        kinds, must = self.card.get("kinds", {}), list[Any]()
-        for name, wanted in (where or {}).items():
-            if name not in kinds:
-                raise unknown("label in this index", name, kinds)
-            if kinds[name] == "number":
-                low, high = (None if np.isinf(b) else b for b in bounds(name, wanted))
-                must.append(
-                    models.FieldCondition(key=path_of(name), range=models.Range(gte=low, lte=high))
-                )
-                continue
-            for choice in choices(wanted):
-                self._check_value(name, choice)
-            must.append(
-                models.FieldCondition(key=path_of(name), match=models.MatchAny(any=choices(wanted)))
-            )
-        return models.Filter(must=must, must_not=[models.HasIdCondition(has_id=[CARD])])
+        """See `filter_of`."""
+        return filter_of(where, self.card.get("kinds", {}), self._check_value)
 
     def _check_value(self, name: str, choice: str) -> None:
         from qdrant_client import models
@@ -455,19 +396,5 @@ class Qdrant(Engine):
                 values = self.client.facet(self.name, key=path_of(name), limit=1000).hits
                 raise unknown(f"value of {name}", choice, {str(hit.value) for hit in values})
 
-    @contextmanager
-    def _talking(self) -> Iterator[None]:
-        """Errors of the client and the server as AmodalError."""
-        from qdrant_client.http.exceptions import ApiException
-
-        try:
-            yield
-        except AmodalError:
-            raise
-        except (ApiException, ValueError, OSError) as error:
-            text = " ".join(str(error).split())[:300]
-            raise AmodalError(
-                f"the index in {self.path} cannot be used: {text}. Is the server running there, "
-                "and QDRANT_API_KEY set if it wants a key? What was written before is safe; repeat "
-                "the command."
-            ) from error
+    def _talking(self) -> AbstractContextManager[None]:
+        return client_errors(self.path)

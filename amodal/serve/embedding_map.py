@@ -24,6 +24,7 @@ from amodal.evaluate.labels import measure
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.retrieval import LEAST, ranked
 from amodal.search import Index
+from amodal.serve.projection import best_projection, project_2d
 
 MAX_POINTS = 20_000
 """Points on a map; of more records that many are drawn by chance, the same each time."""
@@ -148,7 +149,7 @@ class EmbeddingMap:
     @property
     def projection(self) -> str:
         """The best projection that is installed: "umap", else "pca"."""
-        return "umap" if _umap() else "pca"
+        return best_projection()
 
     def attribute(self, values: Callable[[str, list[str]], np.ndarray], name: str) -> np.ndarray:
         """`values(name, keys)` of the shown records."""
@@ -354,39 +355,6 @@ class EmbeddingMap:
 
     def _of_shown(self, fields: Sequence[str]) -> Column:
         return self.column(fields, self.shown)
-
-
-def project_2d(x_ND: Tensor, projection: str) -> np.ndarray:
-    """(N, 2) float32 in 0 to 1: "umap" of unit vectors where there are enough of them, else the
-    first two principal components."""
-    unit = normalize(x_ND.float(), dim=1)
-    if projection == "umap" and len(unit) > 50:
-        import umap
-
-        found = torch.from_numpy(
-            umap.UMAP(metric="cosine", random_state=0, n_jobs=1).fit_transform(unit.numpy())
-        )
-    else:
-        found = pca_2d(unit)
-    low, high = found.amin(0), found.amax(0)
-    return ((found - low) / (high - low).clamp_min(1e-9)).float().numpy()
-
-
-def pca_2d(x_ND: Tensor) -> Tensor:
-    """(N, 2): coordinates along the two directions in which rows differ most; each is turned so
-    that its largest entry is positive."""
-    x = x_ND - x_ND.mean(0)
-    _, axes = torch.linalg.eigh(x.T @ x)
-    axes = axes[:, -2:].flip(1)
-    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    found = x @ (axes * largest.sign())
-    return found if found.shape[1] == 2 else torch.nn.functional.pad(found, (0, 2 - found.shape[1]))
-
-
-def _umap() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("umap") is not None
 
 
 def _column(vectors: np.ndarray, rows: np.ndarray, place: np.ndarray) -> Column:

@@ -29,7 +29,8 @@ from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search import Index
 from amodal.serve import app, runs, serve
 from amodal.serve.attributes import Attributes
-from amodal.serve.embedding_map import EmbeddingMap, pca_2d
+from amodal.serve.embedding_map import EmbeddingMap
+from amodal.serve.projection import pca_2d
 from amodal.serve.tabs import map as map_tab
 from amodal.serve.tabs.map import numbers
 from amodal.serve.view import application, router, view
