@@ -283,7 +283,7 @@ def predictions(
             "this run predicts no label. Make one that does: "
             "amodal adapt RUN --data DIR --label LABEL --out OUT"
         )
-    dataset = model.read_what_is_there(data)
+    dataset = model.read_partial(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
     if isinstance(model.head, SupervisedHead):
         outputs = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
@@ -310,7 +310,7 @@ def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | N
     out = Path(out)
     if out.suffix not in (".csv", ".parquet"):
         raise AmodalError(f"{out}: predictions are written as .csv or .parquet")
-    dataset = model.read_what_is_there(data)
+    dataset = model.read_partial(data)
     with Bar("predict", len(dataset)) as bar:
         table = predictions(model, dataset, part=part, progress=lambda n: bar.step("records", by=n))
     out.parent.mkdir(parents=True, exist_ok=True)

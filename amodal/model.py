@@ -1,15 +1,17 @@
-"""A trained encoder and what people do with it; the verbs of the command line as functions."""
+"""A trained method and what people do with it: the verbs of the command line as functions."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from amodal import data as records
 from amodal.adapt import adapt, predictions
@@ -18,14 +20,13 @@ from amodal.core.part import Spec
 from amodal.data import Dataset
 from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
+from amodal.export.hub_mixin import HubMixin
 from amodal.inference.predict import MethodPredictor
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
-from amodal.methods.saved import SPEC, load_run, untrained
-from amodal.nn import config as encoder_config
-from amodal.nn.backbones.module import ModuleBackbone
-from amodal.nn.backbones.plugin import PluginBackbone
+from amodal.methods.saved import SPEC, load_run, whole_method
+from amodal.modalities import Modality
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.saved import FORMAT
@@ -42,19 +43,26 @@ from amodal.train.run_dir import (
     write_json,
     write_trained,
 )
+from amodal.untrained import untrained_encoder
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from amodal.methods import MethodLike
 
 
-def pretrain(method: MethodLike, data, out: str | Path, **settings) -> Model:
-    """Pretrain on `data` without labels and return the model.
+def pretrain(method: MethodLike, data: object, out: str | Path, **settings: Any) -> Model:
+    """Pretrain on `data` without labels.
 
     Args:
         method: A name (`amodal methods` lists them), a function (encoder, *, options) ->
-        amodal.Method, or where one is:
-            `package.module:function`, `file.py:function`.
+            amodal.Method, or where one is: `package.module:function`, `file.py:function`.
+        data: Whatever `amodal.open` takes.
+        out: The run folder to write.
         settings: See `amodal.train.settings.Settings`.
+
+    Returns:
+        The trained model.
     """
     run = run_pretraining(method, data, out, **settings)
     mine = method if is_user_code(method) else None
@@ -67,201 +75,256 @@ def load(
     *,
     device: str = "auto",
     method: MethodLike | None = None,
-    backbones: Mapping[str, Any] | None = None,
+    backbones: Mapping[str, nn.Module] | None = None,
 ) -> Model:
-    """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote.
+    """Open a run folder, or a folder that `Model.save` or `amodal export` wrote.
 
     Args:
+        path: The folder.
+        device: auto, cpu, cuda, cuda:N.
         method: The function of a method of one's own, if the run was trained with one.
         backbones: field -> the module, for backbones of one's own.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        AmodalError: For a folder that holds no run, an unfinished run, damaged weights, and code
+            that was not passed.
     """
-    path, where = Path(path), pick_device(device)
-    run = load_run(path, method=method, backbones=backbones)
-    whole = run.encoder if run.method is None else run.method
-    whole.to(where)
-    head: SupervisedHead | MethodPredictor | None = (
-        run.head.to(where) if run.head is not None else None
-    )
-    if head is None and run.targets:
-        head = MethodPredictor(run.method, run.targets)
-    return Model(
-        run.encoder,
-        run.config,
-        path,
-        read_trained(path),
-        head,
-        method=run.method,
-        spec=run.spec,
-        own=run.user_code,
-    )
+    return Model._open(Path(path), device=device, method=method, backbones=backbones)
 
 
-class Model:
+class Model(HubMixin):
     """A trained method and its encoder.
 
     Args:
-        encoder: batch -> embeddings. config: How it came about. path: The run folder, None if it
-        was never saved. trained: Sorted hashes of the keys of the records it was trained on, None
-        if that is not known. head: What predicts labels, if it learnt any. method: The whole
-        method, None for an encoder alone. spec: How the method is built (see
-        `amodal.methods.saved`). own: Code of the user's that it was built with.
+        encoder: batch -> embeddings.
+        config: How it came about (config.json).
+        path: The run folder, None if it was never saved.
+        trained: (n,) uint64 sorted hashes of the keys of the records it was trained on, None if
+            that is not known.
+        head: Predicts labels, if it learnt any.
+        method: The whole method, None for an encoder alone.
+        spec: How the method is built (see `amodal.methods.saved`).
+        user_code: Code of the user's that it was built with.
+        read_only: `path` is a cache in which nothing may be written.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        config: dict,
+        config: dict[str, Any],
         path: Path | None = None,
-        trained: np.ndarray | None = None,
+        trained: npt.NDArray[np.uint64] | None = None,
         head: SupervisedHead | MethodPredictor | None = None,
         *,
         method: Method | None = None,
         spec: Spec | None = None,
-        own: Mapping[str, Any] | None = None,
+        user_code: Mapping[str, Any] | None = None,
+        read_only: bool = False,
     ):
-        self.encoder, self.config, self.path, self.trained, self.head = (
-            encoder.eval(),
-            config,
-            path,
-            trained,
+        self.encoder, self.config, self.path = encoder.eval(), config, path
+        self.trained, self.head, self.read_only = trained, head, read_only
+        self.method, self.spec, self.user_code = method, spec or {}, user_code or {}
+
+    @classmethod
+    def _open(
+        cls,
+        folder: Path,
+        *,
+        device: str = "auto",
+        method: MethodLike | None = None,
+        backbones: Mapping[str, nn.Module] | None = None,
+        read_only: bool = False,
+    ) -> Model:
+        target = pick_device(device)
+        run = load_run(folder, method=method, backbones=backbones)
+        whole = run.encoder if run.method is None else run.method
+        whole.to(target)
+        head: SupervisedHead | MethodPredictor | None = None
+        if run.head is not None:
+            head = run.head.to(target)
+        elif run.targets:
+            head = MethodPredictor(run.method, run.targets)
+        return cls(
+            run.encoder,
+            run.config,
+            folder,
+            read_trained(folder),
             head,
+            method=run.method,
+            spec=run.spec,
+            user_code=run.own,
+            read_only=read_only,
         )
-        self.method, self.spec, self.own = method, spec or {}, own or {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickle holds the encoder and the head, as an estimator needs them; `save` writes the
+        """Leave the method out: an estimator needs the encoder and the head, and `save` writes the
         whole method."""
-        return self.__dict__ | {"method": None, "spec": {}, "own": {}}
+        return self.__dict__ | {"method": None, "spec": {}, "user_code": {}}
 
     @property
-    def fields(self) -> dict:
-        """name -> modality of each field the encoder has."""
+    def fields(self) -> dict[str, Modality]:
+        """name -> modality of each field that the encoder has."""
         return self.encoder.fields
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.encoder.parameters()).device
 
     @property
     def fingerprint(self) -> str:
-        """Tells this encoder's vectors from those of any other."""
-        return self.config.get("weights_sha256", "")[:16]
+        """Of the weights: vectors with another fingerprint come from another encoder."""
+        digest: str = self.config.get("weights_sha256", "")
+        return digest[:16]
 
-    def read(self, data) -> Dataset:
-        """`data`, decoded as the encoder was trained to."""
+    def read(self, data: object) -> Dataset:
+        """Open `data` with the fields of the encoder, decoded as it was trained to."""
         return records.open(data).with_fields(self.fields)
 
-    def read_what_is_there(self, data) -> Dataset:
-        """The same, of data that may lack whole fields of the encoder: warns, and no record has
-        them. Raises AmodalError if it has none."""
+    def read_partial(self, data: object) -> Dataset:
+        """Open `data` that may lack whole fields of the encoder.
+
+        Warns about them; no record has a value of them.
+
+        Raises:
+            AmodalError: If the data has none of the fields.
+        """
         dataset = records.open(data)
-        gone = dataset.missing_fields(self.fields)
-        if gone and len(gone) < len(self.fields):
+        missing = dataset.missing_fields(self.fields)
+        if missing and len(missing) < len(self.fields):
             warnings.warn(
-                f"{dataset.name!r} has no {' and no '.join(gone)}; records are told by the rest",
+                f"{dataset.name!r} has no {' and no '.join(missing)}; predictions use the rest",
                 stacklevel=3,
             )
-            dataset = dataset.with_columns(gone)
+            dataset = dataset.with_columns(missing)
         return dataset.with_fields(self.fields)
 
-    def embed(self, data, *, part: str | None = None, progress=None) -> Embedded:
-        """Vectors of all records, or of one part ("train", "valid", "test") of them."""
+    def embed(
+        self,
+        data: object,
+        *,
+        part: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Embedded:
+        """Embed records.
+
+        Args:
+            data: Whatever `amodal.open` takes.
+            part: "train", "valid" or "test"; all records if None.
+            progress: Called with the number of records just done.
+
+        Returns:
+            A vector of each source of each record, with keys and labels.
+        """
         dataset = self.read(data)
         indices = dataset.split(part) if part else range(len(dataset))
         return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
 
-    def adapt(self, data, out: str | Path, *, label: str, **settings) -> Model:
-        """Go on with this encoder until it tells `label`; see `amodal.adapt.adapt` for the
-        settings."""
-        return load(adapt(self._home(), data, out, label=label, **settings))
+    def adapt(self, data: object, out: str | Path, *, label: str, **settings: Any) -> Model:
+        """Fine-tune this encoder to predict `label`; see `amodal.adapt.adapt` for the settings."""
+        return load(adapt(self._run_dir(), data, out, label=label, **settings))
 
-    def predict(self, data, *, part: str | None = None, progress=None):
-        """A pyarrow Table with a row for each record: `key`, and of each label what it is told to
-        be; of classes also the probability of each, `LABEL=CLASS`. Null for a record without any
-        readable value. Raises AmodalError for a run without a head."""
+    def predict(
+        self,
+        data: object,
+        *,
+        part: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> pa.Table:
+        """Predict the labels of records.
+
+        Args:
+            data: Whatever `amodal.open` takes.
+            part: "train", "valid" or "test"; all records if None.
+            progress: Called with the number of records just done.
+
+        Returns:
+            A row for each record: `key`, the prediction of each label, and of classes also the
+            probability of each, `LABEL=CLASS`. Null for a record without any readable value.
+
+        Raises:
+            AmodalError: For a run without a head.
+        """
         return predictions(self, data, part=part, progress=progress)
 
     def evaluate(
         self,
-        data,
+        data: object,
         *,
         label: str | None = None,
         protocols: Sequence[str] | None = None,
         untrained: bool = True,
-        **options,
+        **options: Any,
     ) -> Report:
-        """Run protocols on held-out records. untrained: measure the same encoder before training
-        beside it."""
+        """Run protocols on held-out records.
+
+        Args:
+            data: Whatever `amodal.open` takes.
+            label: The label that probes learn; chosen from the data if None.
+            protocols: Names; those that fit the data if None.
+            untrained: Measure the same encoder before training beside it.
+            options: Of `amodal.evaluate.evaluate`.
+        """
         baseline = self.untrained().encoder if untrained else None
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
-        kept = self.config["schedule"].get("remember")
-        if kept and not changes_records(
-            protocols or ()
-        ):  # backbones must embed damaged values anew
-            dataset = with_cached_features(
-                dataset, self.encoder, self.device, pooled=kept == "mean"
-            )
+        cached = self.config["schedule"].get("remember")
+        # Protocols that damage values need them embedded anew, not from the cache.
+        if cached and not changes_records(protocols or ()):
+            dataset = with_cached_features(dataset, self.encoder, self.device, pooled=cached == "mean")
         return run_protocols(
             self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options
         )
 
     def untrained(self) -> Model:
-        """The same encoder as it was before training; a pretrained backbone as it was given."""
-        if self.spec.get("encoder"):
-            before = untrained(self.spec, self.config, self.own)
-        else:
-            torch.manual_seed(self.config.get("seed", 0))
-            before = encoder_config.build(self.config["encoder"])
-        for field in filter(before.contextual, before.fields):
-            fresh, mine = (
-                cast(Any, before.tokenizers[field]),
-                cast(Any, self.encoder.tokenizers[field]),
-            )
-            if self.config["schedule"][
-                "train_backbones"
-            ]:  # it has learnt: read what it was given at first
-                if isinstance(fresh, ModuleBackbone) and not isinstance(fresh, PluginBackbone):
-                    warnings.warn(
-                        f"the backbone of {field!r} is your own module and has learnt; what it was before is not known, so the "
-                        "untrained encoder has it as it is now",
-                        stacklevel=2,
-                    )
-                    fresh.load_body(mine)
-                    continue
-                backbones = encoder_config.backbones(
-                    {field: fresh.name}, before.fields, before.size
-                )
-                before.tokenizers[field] = backbones[field]
-            else:
-                fresh.load_body(mine)
-        # it is compared with the trained one, so it must be tested on the same records
+        """The same encoder as it was before training, with pretrained backbones as they came."""
+        before = untrained_encoder(self.encoder, self.spec, self.config, self.user_code)
+        # It is compared with the trained one, so it must be tested on the same records.
         return Model(before.to(self.device), self.config, trained=self.trained)
 
-    def index(self, data, path: str | Path | None = None, **options) -> Engine:
-        """Embed `data` into an index that `search` reads; records that it already holds and that
-        have not changed are skipped. path: a folder, RUN/index unless given, or an address such as
-        qdrant://localhost:6333/photos. options: prune=True to delete those that `data` no longer
-        has, progress; see `amodal.search.Engine.update`."""
-        return self._opened(path).update(self.read(data), device=self.device, **options)
+    def index(self, data: object, path: str | Path | None = None, **options: Any) -> Engine:
+        """Embed `data` into an index; records that it holds and that have not changed are skipped.
+
+        Args:
+            data: Whatever `amodal.open` takes.
+            path: A folder, RUN/index if None, or an address such as
+                qdrant://localhost:6333/photos.
+            options: prune=True to delete the records that `data` no longer has, progress; see
+                `amodal.search.Engine.update`.
+        """
+        return self._open_index(path).update(self.read(data), device=self.device, **options)
 
     def search(
         self,
         *,
         k: int = 10,
         index: str | Path | None = None,
-        where: dict | None = None,
+        where: dict[str, Any] | None = None,
         fields: Sequence[str] | None = None,
         like: Sequence[str] = (),
         weights: Mapping[str, float] | None = None,
-        **query,
+        **query: Any,
     ) -> list[Hit]:
-        """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png",
-        text="red")`. The query's names are fields or kinds of data; fields: whose vectors to
-        compare with, all unless given; like: keys of records that are parts of the query; weights:
-        of its parts by name, of records by `like:KEY`, below 0 for what is unwanted."""
+        """Find the records nearest to a query, as in `search(image="boat.png", text="red")`.
+
+        Args:
+            k: How many.
+            index: A folder or an address; RUN/index if None.
+            where: A filter on labels, see `amodal.search.filter.Where`.
+            fields: Whose vectors to compare with; all if None.
+            like: Keys of records that are parts of the query.
+            weights: Of the parts of the query by name, of records by `like:KEY`; below 0 for what
+                is unwanted.
+            query: Fields or kinds of data -> values.
+
+        Returns:
+            The hits, best first.
+        """
         return run_search(
-            self._opened(index),
+            self._open_index(index),
             self.encoder,
             query,
             k=k,
@@ -273,56 +336,63 @@ class Model:
 
     @cached_property
     def retriever(self) -> GenerativeRetriever:
-        """What names records itself, without an index. Raises AmodalError for a run without."""
+        """Writes identifiers of records, without an index. Raises AmodalError for a run of a
+        method that does not."""
         if not self.spec.get("retrieves"):
+            name = self.config.get("method", "this encoder")
             why = (
-                "the run was made before its decoder was saved, or with an average of weights; train it again"
-                if self.config.get("method") == "grace"
-                else f"{self.config.get('method', 'this encoder')} finds records by an index: leave --generate out, or train grace"
+                "the run was made before its decoder was saved, or with an average of weights; "
+                "train it anew"
+                if name == "grace"
+                else f"{name} finds records by an index: leave --generate out, or train grace"
             )
-            raise AmodalError(f"the run in {self._home()} writes no identifiers of records: {why}")
-        return GenerativeRetriever(cast(Any, self.method), keys_of(self._home()))
+            raise AmodalError(
+                f"the run in {self._run_dir()} writes no identifiers of records: {why}"
+            )
+        return GenerativeRetriever(cast(Method, self.method), keys_of(self._run_dir()))
 
-    def generate(self, *, k: int = 10, **query) -> list[Hit]:
-        """The k records that a method of generative retrieval (`grace`) names for a query, among
-        those it was trained on: `generate(text="a red boat")`. Raises AmodalError for runs of other
-        methods."""
+    def generate(self, *, k: int = 10, **query: Any) -> list[Hit]:
+        """Name the k records for a query by generative retrieval (`grace`), among those that it
+        was trained on: `generate(text="a red boat")`. Raises AmodalError for other methods."""
         return self.retriever(query, k=k)
 
     def save(self, path: str | Path) -> Path:
-        """Write the method, its configuration, its card, and what it was trained on."""
+        """Write the method, its configuration, its card, and the hashes of what it was trained on;
+        returns the folder."""
         path = Path(path)
-        if self.method is None:
-            self._save_encoder(path)
-        else:
-            if self.spec["retrieves"]:
-                write_json(make_dir(path) / KEYS, self.retriever.keys)
-            write_json(make_dir(path) / SPEC, self.spec)
-            save_weights(path, weights(self.method), self.config)
+        method, spec = self._whole()
+        if method is not None and spec["retrieves"]:
+            write_json(make_dir(path) / KEYS, self.retriever.keys)
+        write_json(make_dir(path) / SPEC, spec)
+        save_weights(path, weights(self.encoder if method is None else method), self.config)
         write_trained(path, self.trained)
         return path
 
-    def _save_encoder(self, path: Path) -> None:
+    def _whole(self) -> tuple[Method | None, Spec]:
+        """The method, None for an encoder alone, and its spec."""
+        if self.method is not None:
+            return self.method, self.spec
+        if isinstance(self.head, SupervisedHead):  # of format 1, or unpickled
+            return whole_method(self.encoder, self.head, self.config)
         if self.head is not None:
             raise AmodalError(
-                f"the run in {self.path} is of an older format, whose head is not written anew; copy its folder"
+                "a copy of a model by pickle has lost its method and cannot be saved; copy the run "
+                f"folder {self.path or ''} instead"
             )
-        spec = {
-            "format": FORMAT,
-            "method": None,
-            "code": None,
-            "options": {},
-            "encoder": self.encoder.spec,
-        }
-        write_json(make_dir(path) / SPEC, spec | {"targets": [], "retrieves": False})
-        save_weights(path, weights(self.encoder), self.config)
+        spec: Spec = {"format": FORMAT, "method": None, "code": None, "options": {}}
+        return None, spec | {"encoder": self.encoder.spec, "targets": [], "retrieves": False}
 
-    def _opened(self, index: str | Path | None) -> Engine:
+    def _open_index(self, index: str | Path | None) -> Engine:
+        if index is None and self.read_only:
+            raise AmodalError(
+                "this model lies in the cache of the Hub, where no index belongs; say where it is, "
+                'as in model.index(data, "photos.index")'
+            )
         return open_index(
-            index or self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint
+            index or self._run_dir() / "index", encoder=self.encoder, fingerprint=self.fingerprint
         )
 
-    def _home(self) -> Path:
+    def _run_dir(self) -> Path:
         if self.path is None:
             raise AmodalError(
                 "this model was never saved; save it first, or say where the index is"

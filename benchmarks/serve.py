@@ -41,7 +41,7 @@ from amodal import load
 from amodal.serve import Limits, app, server
 made = app(load(sys.argv[1], device="cpu"), limits=Limits())
 made.state.service.network.most = int(sys.argv[3])
-uvicorn.Server(server.configured(made, port=int(sys.argv[2]))).run()
+uvicorn.Server(server.uvicorn_config(made, port=int(sys.argv[2]))).run()
 """
 
 Server = tuple[int, int]

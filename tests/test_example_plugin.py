@@ -137,7 +137,7 @@ with TestClient(app(amodal.load(run / "clip", device="cpu"))) as client:
 with TestClient(application(run / "clip", data=str(data))) as client:
     about = client.get("/view/about").json()
     assert about["fields"]["points"] == "points" and ".xyz" in about["inputs"]["points"]["accept"]
-    assert "points.height" in about["facts"]
+    assert "points.height" in about["attributes"]
     record = client.get("/view/record/0").json()["fields"]["points"]
     assert record["kind"] == "points" and not record["plays"] and "points" in record["says"]
     picture = client.get("/view/record/0/points.png")

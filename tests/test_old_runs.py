@@ -60,6 +60,50 @@ def test_predicts_what_it_did(run, folder):
             assert now[name] == values, name
 
 
+@pytest.mark.parametrize("run", ["head", "lora", "whole"], indirect=True)
+def test_is_written_anew_as_a_whole_method_that_predicts_the_same(run, folder, tmp_path):
+    old = amodal.load(run)
+    new = amodal.load(old.save(tmp_path / "new"))
+    assert not (tmp_path / "new/head.safetensors").exists()
+    assert new.spec["format"] == 2 and new.spec["method"] == old.config["method"]
+    assert new.predict(folder).equals(old.predict(folder))
+    before, after = old.embed(folder), new.embed(folder)
+    for name in before.features:
+        assert torch.equal(before.features[name].values, after.features[name].values)
+    assert amodal.load(new.save(tmp_path / "newer")).predict(folder).equals(old.predict(folder))
+
+
+@pytest.mark.parametrize("run", ["head"], indirect=True)
+def test_a_head_beside_an_unknown_method_is_written_as_finetune(run, folder, tmp_path):
+    """Methods that had other weights too, which runs of format 1 did not keep."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"method": "cta_ttt"}))
+    old = amodal.load(run)
+    new = amodal.load(old.save(tmp_path / "new"))
+    assert new.spec["method"] == "finetune"
+    assert new.predict(folder).equals(old.predict(folder))
+
+
+@pytest.mark.parametrize("run", ["head"], indirect=True)
+def test_saving_an_old_run_runs_no_code_that_its_config_names(run, tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
+    config = json.loads((run / "config.json").read_text())
+    evil = {"method": f"{tmp_path}/evil.py:method"}
+    (run / "config.json").write_text(json.dumps(config | evil))
+    amodal.load(run).save(tmp_path / "new")
+    assert amodal.load(tmp_path / "new").spec["method"] == "finetune"
+
+
+@pytest.mark.parametrize("run", ["whole"], indirect=True)
+def test_a_method_that_is_code_is_not_run_from_an_old_config(run, tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
+    config = json.loads((run / "config.json").read_text())
+    evil = {"method": f"{tmp_path}/evil.py:method"}
+    (run / "config.json").write_text(json.dumps(config | evil))
+    with pytest.raises(AmodalError, match="names its method"):
+        amodal.load(run)
+
+
 @pytest.mark.parametrize(
     ("run", "verb"), [("generative", "generate"), ("encoder", "search")], indirect=["run"]
 )

@@ -178,3 +178,16 @@ def test_a_spec_cannot_import_anything(folder, tmp_path):
             amodal.load(run)
         with pytest.raises(AmodalError):
             parts.part_class(name)
+
+
+@pytest.mark.parametrize("name", ["{}/evil.py:method", "evil:method", ["evil:method"]])
+def test_a_spec_cannot_name_a_method_that_is_code(folder, tmp_path, monkeypatch, name):
+    run = tmp_path / "run"
+    amodal.pretrain("clip", folder, run, **QUICK)
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = json.loads((run / "spec.json").read_text())
+    spec["method"] = name.format(tmp_path) if isinstance(name, str) else name
+    (run / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(AmodalError, match="names its method"):
+        amodal.load(run)

@@ -26,7 +26,7 @@ def index(
     from amodal.modalities import name_of
     from amodal.model import load
     from amodal.progress import Bar
-    from amodal.search.engine import shares
+    from amodal.search.engine import rank_chunks
     from amodal.train import distributed
 
     if to and (out is not None or "://" not in to):
@@ -37,16 +37,16 @@ def index(
     model = load(run)
     dataset = model.read(data)
     distributed.start()
-    records = sum(map(len, shares(len(dataset), many=bool(to))))
+    records = sum(map(len, rank_chunks(len(dataset), concurrent=bool(to))))
     with Bar("index", records, shown=distributed.rank() == 0) as bar:
         engine = model.index(
             dataset, to or out, prune=prune, progress=lambda n: bar.step("records", by=n)
         )
     if engine.bad:
         print(unreadable(engine.bad))
-    if engine.gone and prune:
+    if engine.stale and prune:
         print(f"{engine.gone:,} records removed from the index that are no longer in the data")
-    elif engine.gone:
+    elif engine.stale:
         print(
             f"{engine.gone:,} records in the index are no longer in the data (--prune removes them)"
         )
@@ -165,7 +165,7 @@ def serve(
     """
     from amodal.serve import Limits
     from amodal.serve import serve as run_server
-    from amodal.serve.server import token_of
+    from amodal.serve.server import read_token
 
     limits = Limits(
         upload=upload_mb * 2**20,
@@ -176,7 +176,7 @@ def serve(
     )
     run_server(
         run,
-        token=token_of(token_file),
+        token=read_token(token_file),
         anyone=anyone,
         limits=limits,
         host=host,

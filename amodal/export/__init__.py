@@ -1,26 +1,39 @@
-"""A trained encoder for use elsewhere: weights and configuration as `amodal.load` reads them, a
-folder for the Hugging Face Hub, or one ONNX graph a field."""
+"""Export of a trained model: a folder that `amodal.load` reads, a folder for the Hugging Face Hub,
+or an ONNX graph for each field."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 
 from amodal.core import AmodalError, unknown
 
+if TYPE_CHECKING:
+    from amodal.model import Model
+
 __all__ = ["FORMS", "export"]
 
 
-def export(model, to: str, out: str | Path) -> list[Path]:
-    """Write `model` (see `amodal.Model`) into the folder `out`; returns the files written.
+def export(model: Model, to: str, out: str | Path) -> list[Path]:
+    """Write a model for use elsewhere.
 
-    to: "safetensors", a folder that `amodal.load` reads, with identical vectors; "huggingface", the
-    same with a model card and the towers that transformers loads: see `amodal.export.hub`; "onnx",
-    `FIELD.onnx` for each field and `fields.json`, which says what to feed them: see
-    `amodal.export.graphs`. Raises AmodalError for another form, a field that cannot be a graph, or
-    a graph that does not agree with the encoder.
+    Args:
+        model: The model.
+        to: "safetensors", a folder that `amodal.load` reads, with identical vectors;
+            "huggingface", the same with a model card and the towers that transformers loads, see
+            `amodal.export.hub`; "onnx", `FIELD.onnx` for each field and `fields.json`, which says
+            what to feed them, see `amodal.export.graphs`.
+        out: The folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        AmodalError: For another form, a field that cannot be a graph, or a graph that does not
+            agree with the encoder.
     """
     if to not in FORMS:
         raise unknown("form to export to", to, FORMS)
@@ -32,7 +45,7 @@ def export(model, to: str, out: str | Path) -> list[Path]:
         raise AmodalError(f"could not write the export to {out}: {e}") from e
 
 
-def to_safetensors(model, out: Path) -> list[Path]:
+def to_safetensors(model: Model, out: Path) -> list[Path]:
     """spec.json, model.safetensors, config.json (with the weights' sha256), README.md."""
     model.save(out)
     written = load_file(out / "model.safetensors")
@@ -40,18 +53,21 @@ def to_safetensors(model, out: Path) -> list[Path]:
     for name, value in saved.state_dict().items():
         if name not in written or not torch.equal(written[name], value.cpu()):
             raise AmodalError(
-                f"{out / 'model.safetensors'} does not hold {name!r} as the model has it. Is the disk in order?"
+                f"{out / 'model.safetensors'} does not hold {name!r} as the model has it. Is the "
+                "disk in order?"
             )
     return [out / name for name in ("model.safetensors", "spec.json", "config.json", "README.md")]
 
 
-def to_onnx(model, out: Path) -> list[Path]:
+def to_onnx(model: Model, out: Path) -> list[Path]:
+    """See `amodal.export.graphs`."""
     from amodal.export.graphs import write
 
     return write(model, out)
 
 
-def to_huggingface(model, out: Path) -> list[Path]:
+def to_huggingface(model: Model, out: Path) -> list[Path]:
+    """See `amodal.export.hub`."""
     from amodal.export.hub import write
 
     plain = to_safetensors(model, out)

@@ -18,55 +18,69 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from amodal import catalog
 from amodal.core import AmodalError, Batch, Column
-from amodal.export._alone import Alone, reason_against
+from amodal.export.dense_encoder import DenseEncoder, why_not_exportable
+from amodal.export.model_card import model_card
 from amodal.modalities import name_of
 from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config
-from amodal.train.run_dir import card as run_card
+from amodal.nn.transformer import Block
+
+if TYPE_CHECKING:
+    from amodal.model import Model
 
 PROCESSORS = {"stretch": "SiglipImageProcessor", "crop": "PerceiverImageProcessor"}
-"""`Image.fit` -> the image processor that does the same: the latter cuts out the middle square,
-then resizes it."""
+"""`Image.fit` -> the image processor that does the same (the second crops, then resizes)."""
 TOLERANCE = 1e-4  # largest difference from the encoder, in units of its largest component
 
 
-def write(model, out: Path) -> list[Path]:
-    """The folder of `model`, its card, and the towers that transformers can load. Raises
-    AmodalError if a tower disagrees."""
+def write(model: Model, out: Path) -> list[Path]:
+    """Write the card of a model and the towers that transformers can load.
+
+    Args:
+        model: The model.
+        out: The folder, which holds the model already.
+
+    Returns:
+        The files.
+
+    Raises:
+        AmodalError: If a tower disagrees with the encoder.
+    """
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
-    reasons = {field: why for field in encoder.fields if (why := reason_not(encoder, field))}
-    written = []
-    for field in encoder.fields:
-        if field not in reasons:
-            written += tower(encoder, field, out / field)
+    reasons = {field: why for field in encoder.fields if (why := why_no_tower(encoder, field))}
+    towers = [field for field in encoder.fields if field not in reasons]
+    written = [file for field in towers for file in tower(encoder, field, out / field)]
     digest = read_config(out / "config.json")["weights_sha256"]
-    (out / "README.md").write_text(card(model, digest, reasons), encoding="utf-8")
+    card = model_card(model, digest, towers=towers, reasons=reasons)
+    (out / "README.md").write_text(card, encoding="utf-8")
     return [*written, out / "README.md"]
 
 
-def reason_not(encoder: Encoder, field: str) -> str:
+def why_no_tower(encoder: Encoder, field: str) -> str:
     """Why transformers has no counterpart of this field's tower; "" if it has."""
     if encoder.fields[field].layout != "grid":
         kind = name_of(encoder.fields[field])
-        return f"transformers has no architecture that reads {kind} values as this encoder does"
+        return f"transformers has no architecture that takes {kind} values as this encoder does"
     if encoder.fields[field].fit not in PROCESSORS:
         return (
-            f"it fits pictures by {encoder.fields[field].fit!r}, bars in the mean colour round a picture that is not square, and no "
+            f"it fits pictures by {encoder.fields[field].fit!r}, bars in the mean colour round a "
+            "picture that is not square, and no "
             "image processor of transformers does the same"
         )
-    if reason := reason_against(encoder, field):
+    if reason := why_not_exportable(encoder, field):
         return reason
     if (
         encoder.mixer != "attention"
@@ -83,32 +97,35 @@ def reason_not(encoder: Encoder, field: str) -> str:
     try:
         import transformers  # noqa: F401
     except ImportError:
-        return "the package transformers was not there when this was written: pip install 'amodal[language]'"
+        return (
+            "the package transformers was missing when this was written: pip install "
+            "'amodal[language]'"
+        )
     return ""
 
 
 def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
-    """SigLIP's vision model with the weights of one field of pictures, its preprocessor and
-    projection."""
+    """Write SigLIP's vision model with the weights of one field of pictures, its preprocessor and
+    projection. Raises AmodalError if it disagrees with the encoder."""
     from transformers import AutoModel, SiglipVisionConfig, SiglipVisionModel
 
-    alone, image = Alone(encoder, field), encoder.fields[field]
-    blocks = alone.trunk.blocks
-    shape = dict(
-        hidden_size=encoder.width, num_hidden_layers=len(blocks), num_channels=image.channels
+    dense, image = DenseEncoder(encoder, field), cast(Image, encoder.fields[field])
+    blocks = cast("list[Block]", dense.trunk.blocks)
+    config = SiglipVisionConfig(
+        hidden_size=encoder.width,
+        num_hidden_layers=len(blocks),
+        num_attention_heads=encoder.num_heads,
+        intermediate_size=blocks[0].up.out_features,
+        num_channels=image.channels,
+        image_size=image.size,
+        patch_size=image.tile,
+        hidden_act="gelu",
+        vision_use_head=False,
+        layer_norm_eps=cast(nn.LayerNorm, blocks[0].norm1).eps,
     )
-    shape |= dict(
-        num_attention_heads=encoder.num_heads, intermediate_size=blocks[0].up.out_features
-    )
-    pieces = dict(
-        image_size=image.size, patch_size=image.tile, hidden_act="gelu", vision_use_head=False
-    )
-    made = SiglipVisionModel(
-        SiglipVisionConfig(**shape, **pieces, layer_norm_eps=blocks[0].norm1.eps)
-    ).eval()
-    fill(
-        getattr(made, "vision_model", made), alone
-    )  # transformers 4 keeps it one level further down
+    made: Any = SiglipVisionModel(config)
+    made.eval()
+    fill(getattr(made, "vision_model", made), dense)  # transformers 4 has it one level further down
     with _quiet():
         made.save_pretrained(out)
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor(image), indent=1))
@@ -119,23 +136,26 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
         )
     with _quiet():
         loaded = AutoModel.from_pretrained(out)
-    error = disagreement(encoder, field, loaded)
+    error = disagreement(encoder, field, loaded.eval())
     if not error <= TOLERANCE:
         shutil.rmtree(out)
         raise AmodalError(
-            f"the tower of {field!r} in {out} differs from the encoder by {error:.2g}, more than {TOLERANCE:g}. Please report this with "
+            f"the tower of {field!r} in {out} differs from the encoder by {error:.2g}, more than "
+            f"{TOLERANCE:g}. Please report this with "
             "the versions that `amodal doctor` prints."
         )
     return sorted(out.iterdir())
 
 
-def preprocessor(image: Image) -> dict:
-    """preprocessor_config.json: what `image.decode` and standardising do to a picture of 8 bits.
-    The middle square is cut out to a whole pixel there, to half a pixel here, where the outermost
-    pixels also see a little of what is beyond."""
+def preprocessor(image: Image) -> dict[str, Any]:
+    """preprocessor_config.json: what `image.decode` and standardisation do to a picture of 8 bits.
+
+    transformers cuts out the middle square to a whole pixel, amodal to half a pixel; there the
+    outermost pixels also see a little of what is beyond.
+    """
     mean, std = (list(map(float, s)) for s in image.scale())
     side = {"height": image.size, "width": image.size}
-    about = {
+    about: dict[str, Any] = {
         "image_processor_type": PROCESSORS[image.fit],
         "do_resize": True,
         "size": side,
@@ -150,9 +170,11 @@ def preprocessor(image: Image) -> dict:
 
 
 @contextmanager
-def _quiet():
-    """Without bars for what takes a moment."""
-    from transformers.utils import logging
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers for what takes a moment."""
+    from transformers.utils import logging as untyped
+
+    logging = cast(Any, untyped)
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -164,20 +186,20 @@ def _quiet():
 
 
 @torch.no_grad()
-def fill(vision: nn.Module, alone: Alone) -> None:
-    """The weights of `alone` in SigLIP's places. A position there also carries what marks the field
-    here."""
+def fill(vision: Any, dense: DenseEncoder) -> None:
+    """Copy weights into SigLIP's vision model (untyped). Its position embedding also holds the
+    token of the field."""
     inside = vision.embeddings
     inside.patch_embedding.weight.copy_(
-        alone.field.project.weight.view_as(inside.patch_embedding.weight)
+        dense.field.project.weight.view_as(inside.patch_embedding.weight)
     )
-    inside.patch_embedding.bias.copy_(alone.field.project.bias)
-    place = alone.field_token.expand_as(inside.position_embedding.weight)
-    if alone.position is not None:
-        place = place + alone.position(alone.field.position)
+    inside.patch_embedding.bias.copy_(dense.field.project.bias)
+    place = dense.field_token.expand_as(inside.position_embedding.weight)
+    if dense.position is not None:
+        place = place + dense.position(dense.field.position)
     inside.position_embedding.weight.copy_(place)
-    vision.post_layernorm.load_state_dict(alone.trunk.norm.state_dict())
-    for mine, its in zip(alone.trunk.blocks, vision.encoder.layers):
+    vision.post_layernorm.load_state_dict(dense.trunk.norm.state_dict())
+    for mine, its in zip(cast("list[Block]", dense.trunk.blocks), vision.encoder.layers):
         bias = mine.attention.qkv.bias
         for i, part in enumerate(
             (its.self_attn.q_proj, its.self_attn.k_proj, its.self_attn.v_proj)
@@ -194,106 +216,11 @@ def fill(vision: nn.Module, alone: Alone) -> None:
 @torch.no_grad()
 def disagreement(encoder: Encoder, field: str, loaded: nn.Module) -> float:
     """The largest difference between the tower and the encoder on made-up pictures."""
-    image = encoder.fields[field]
-    pictures = Alone(encoder, field).field.examples(5, 1, np.random.default_rng(0))
+    image = cast(Image, encoder.fields[field])
+    pictures = DenseEncoder(encoder, field).field.examples(5, 1, np.random.default_rng(0))
     column = Column(image.collate(pictures), torch.arange(5))
-    wanted = encoder(Batch.of(5, {field: column}))[field].values
+    wanted = encoder(Batch.of(5, {field: column}))[field].flat
     mean, std = (torch.tensor(s).view(-1, 1, 1) for s in image.scale())
-    found = loaded.eval()(pixel_values=(column.values - mean) / std).last_hidden_state.mean(1)
-    found = encoder.heads[field](found) if encoder.heads is not None else found
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1))
-
-
-def card(model, digest: str, reasons: dict[str, str]) -> str:
-    """README.md with the Hub's metadata, made from the run."""
-    config, fields = model.config, model.fields
-    row = catalog.find(config["method"])
-    kinds = sorted({name_of(m) for m in fields.values()})
-    tags = ["amodal", "self-supervised-learning", config["method"], *kinds]
-    front = [
-        "---",
-        "library_name: amodal",
-        "pipeline_tag: feature-extraction",
-        "tags:",
-        *(f"- {json.dumps(t)}" for t in tags),
-    ]
-    sources = ", ".join(f"`{f}` ({name_of(m)})" for f, m in fields.items())
-    paper = (
-        f" ([arXiv:{row.paper}](https://arxiv.org/abs/{row.paper}))"
-        if row is not None and row.paper
-        else ""
-    )
-    method = f"the method of *{row.title}*" if row is not None else config["method"]
-    parts = [
-        "\n".join([*front, "---"]),
-        run_card(config, digest).split("`amodal.load` takes")[0].strip(),
-        f"An encoder of {sources}, trained by {method}{paper}. Each source becomes a vector; vectors of different sources are "
-        "compared by cosine. Any source of a record may be missing.",
-        _use(fields, reasons),
-        _measured(model),
-        "## Limits\n\nIt knows what its training data shows and no more; how good it is on other data is to be measured there, by "
-        "`amodal evaluate`. The licence of the weights is for whoever trained them to say.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _use(fields: dict, reasons: dict[str, str]) -> str:
-    lines = [
-        "## Use",
-        "```python",
-        "import amodal",
-        'model = amodal.load("FOLDER")',
-        'vectors = model.embed("DATA").aligned',
-        "```",
-    ]
-    lines += [
-        "`FOLDER` is a copy of this folder (`huggingface_hub.snapshot_download` makes one). Weights are safetensors, the rest is",
-        "JSON: nothing in it is run.",
-    ]
-    for field in fields:
-        if field not in reasons:
-            lines += [
-                "",
-                f"`{field}` alone, without amodal:",
-                "```python",
-                "from transformers import AutoImageProcessor, AutoModel",
-            ]
-            lines += [
-                f'tower = AutoModel.from_pretrained("FOLDER/{field}")',
-                f'pixels = AutoImageProcessor.from_pretrained("FOLDER/{field}")(pictures, return_tensors="pt")',
-            ]
-            lines += [
-                "features = tower(**pixels).last_hidden_state.mean(1)",
-                "```",
-                _prepared(fields[field]),
-            ]
-            lines += [
-                f"`{field}/projection.safetensors`, where there is one, is the linear map from there to the space of all fields."
-            ]
-    lines += [f"\n`{field}` is loaded by amodal only: {why}." for field, why in reasons.items()]
-    return "\n".join(lines)
-
-
-def _prepared(image: Image) -> str:
-    how = {"stretch": "stretched to a square", "crop": "cut to their middle square"}[image.fit]
-    bands = {1: "grey", 3: "colour"}.get(image.channels, f"{image.channels}-channel")
-    return f"It takes {bands} pictures of 8 bits; those that are not square are {how}, then resized to {image.size} x {image.size} pixels."
-
-
-def _measured(model) -> str:
-    """The last line of the run's log, where the run is still there."""
-    log = model.path / "metrics.jsonl" if model.path is not None else None
-    if log is None or not log.exists() or not (lines := log.read_text().splitlines()):
-        return ""
-    last = json.loads(lines[-1])
-    kept = {
-        k: v
-        for k, v in last.items()
-        if k == "loss" or k.split("/")[0] in ("loss", "rank", "uniformity", "alignment")
-    }
-    rows = "\n".join(
-        f"| {name} | {value:.4g} |"
-        for name, value in kept.items()
-        if isinstance(value, (int, float))
-    )
-    return f"## At the end of training\n\nOn records held out: effective rank, uniformity, alignment.\n\n| | |\n|---|---|\n{rows}"
+    output = loaded(pixel_values=(column.flat - mean) / std).last_hidden_state.mean(1)
+    output = encoder.heads[field](output) if encoder.heads is not None else output
+    return float((output - wanted).abs().max() / wanted.abs().max().clamp_min(1))

@@ -1,4 +1,4 @@
-"""`amodal embed`: the vectors of every record in one Parquet file, made in chunks that outlive an
+"""`amodal embed`: the vectors of every record in one Parquet file, made in chunks that survive an
 interruption.
 
     FILE.parquet         key (string), source (string), vector (D float32); metadata: which encoder,
@@ -17,9 +17,10 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +30,15 @@ from rich.console import Console
 
 from amodal import modalities
 from amodal.core import AmodalError
-from amodal.data import Bad
+from amodal.data import Bad, Dataset
 from amodal.evaluate import Embedded, embed_records
 from amodal.inference.embed import unreadable
 from amodal.nn.saved import read_json
 from amodal.progress import Bar
 from amodal.train import distributed
+
+if TYPE_CHECKING:
+    from amodal.model import Model
 
 CHUNK = 2048  # records: what an interruption costs
 SHARED = ["key", "source"]  # columns whose values repeat; vectors do not
@@ -42,29 +46,41 @@ COLUMNS = [*SHARED, "vector"]
 
 
 def write_vectors(
-    model, data, out: str | Path, *, chunk: int = CHUNK, progress: bool = True
+    model: Model, data: object, out: str | Path, *, chunk: int = CHUNK, progress: bool = True
 ) -> int:
-    """Embed every record of `data` (what `amodal.open` takes) into the Parquet file `out`; returns
-    the number of vectors.
+    """Embed every record of a dataset into a Parquet file.
 
     Under torchrun, rank r of W makes chunks r, r + W, …, on as many machines as share the folder of
-    `out`; rank 0 waits for all and puts the file together. The others return the number of vectors
-    that they made.
+    `out`; rank 0 waits for all and merges them.
 
-    Given again after an interruption, it goes on with the chunks that are not done, by any number
-    of ranks. Chunks of another encoder or other data are thrown away, with a word about it, and so
-    is a file that this function wrote before; any other file is not overwritten. Values that cannot
-    be read are counted on stderr. Raises AmodalError if the file cannot be written; what is done so
-    far is then kept.
+    After an interruption the same call goes on with the chunks that are not done, by any number of
+    ranks. Chunks of another encoder or other data are removed, with a note, and so is a file that
+    this function wrote before; any other file is not overwritten. Values that cannot be read are
+    counted on stderr.
+
+    Args:
+        model: The model.
+        data: Whatever `amodal.open` takes.
+        out: The Parquet file.
+        chunk: Records in a chunk.
+        progress: Show a bar.
+
+    Returns:
+        The number of vectors; on ranks other than 0, of those that the rank made.
+
+    Raises:
+        AmodalError: If the file cannot be written. The chunks that are done stay on disk.
     """
     out = Path(out)
     if out.is_dir():
         raise AmodalError(
-            f"{out} is a folder; give the name of the Parquet file to write, such as {out / 'vectors.parquet'}"
+            f"{out} is a folder; give the name of the Parquet file to write, such as "
+            f"{out / 'vectors.parquet'}"
         )
     if out.exists() and not _holds_vectors(out):
         raise AmodalError(
-            f"{out} is there already and holds no vectors of amodal; choose another name, or remove it first"
+            f"{out} is there already and holds no vectors of amodal; choose another name, or "
+            "remove it first"
         )
     dataset = model.read(data)
     if not len(dataset):
@@ -87,11 +103,11 @@ def write_vectors(
             _join(parts, plan)
         sizes = {start: min(chunk, len(dataset) - start) for start in starts}
         todo = [s for s in starts if not _part(parts, s).exists()]
-        own = sorted({*distributed.rank_share(starts)} & {*todo})
+        rank_share = sorted({*distributed.rank_share(starts)} & {*todo})
         bad = made = 0
         begun = len(dataset) - sum(sizes[s] for s in todo)
         with Bar("embed", len(dataset), start=begun, shown=progress and rank == 0) as bar:
-            for start in own:
+            for start in rank_share:
                 embedded = _embed(model, dataset, range(start, start + sizes[start]), bar, bad)
                 bad += len(embedded.bad)
                 table = _table(embedded)
@@ -99,20 +115,21 @@ def write_vectors(
                 _commit(_part(parts, start), table)
             if rank > 0:
                 return made
-            for start in _arriving(parts, set(todo) - set(own)):
+            for start in _arriving(parts, set(todo) - set(rank_share)):
                 bar.step("records, of other ranks", by=sizes[start])
         met = _bad([_part(parts, s) for s in starts])
         total = _merge([_part(parts, s) for s in starts], out, plan)
     except OSError as e:
         raise AmodalError(
-            f"could not write {out}: {e.strerror or e}. The chunks that are done are kept in {parts}; make room (or choose a folder "
-            "that can be written to) and give the same command again."
+            f"could not write {out}: {e.strerror or e}. The chunks that are done stay in "
+            f"{parts}; make room (or choose a folder that can be written to) and repeat the "
+            "command."
         ) from e
     except (pa.ArrowException, ValueError, TypeError) as e:
         if isinstance(e, AmodalError):
             raise
         raise AmodalError(
-            f"a chunk in {parts} is damaged ({e}); remove that folder and give the same command again"
+            f"a chunk in {parts} is damaged ({e}); remove that folder and repeat the command"
         ) from e
     shutil.rmtree(parts)
     if met:
@@ -122,18 +139,20 @@ def write_vectors(
 
 def _holds_vectors(file: Path) -> bool:
     try:
-        return pq.read_schema(file).names == COLUMNS
+        names: list[str] = pq.read_schema(file).names
+        return names == COLUMNS
     except (OSError, pa.ArrowInvalid):
         return False
 
 
-def _prepare(parts: Path, plan: dict) -> None:
-    """Make the folder of parts, or see that those in it were made by this encoder of this data."""
+def _prepare(parts: Path, plan: dict[str, Any]) -> None:
+    """Make the folder of parts, or check that its parts are of this encoder and this data."""
     file = parts / "plan.json"
     if file.exists():
         found = read_json(
             file,
-            f"remove the folder {parts}, which is only an interrupted start, and give the same command again",
+            f"remove the folder {parts}, which is only an interrupted start, and repeat the "
+            "command",
         )
         if found == plan:
             return
@@ -148,32 +167,32 @@ def _prepare(parts: Path, plan: dict) -> None:
     _replace(file, lambda draft: draft.write_text(json.dumps(plan)))
 
 
-def _join(parts: Path, plan: dict) -> None:
-    """See that this rank makes chunks of what rank 0 makes them of."""
+def _join(parts: Path, plan: dict[str, Any]) -> None:
+    """Check that this rank has the encoder and the data of rank 0."""
     file = parts / "plan.json"
     if not file.exists():
         raise AmodalError(
-            f"this rank does not see {parts}, which rank 0 made; all machines must share the folder of the file that is written"
+            f"this rank does not see {parts}, which rank 0 made; all machines must share the "
+            "folder of the file that is written"
         )
-    found = read_json(file, "give the same command again")
+    found = read_json(file, "repeat the command")
     if differ := [name for name in plan if found.get(name) != plan[name]]:
         raise AmodalError(
-            f"this rank was given another {', '.join(differ)} than rank 0; all must be given the same"
+            f"this rank has another {', '.join(differ)} than rank 0; all must have the same"
         )
 
 
 def _arriving(parts: Path, starts: set[int]) -> Iterator[int]:
-    """The chunks of other ranks, each when it is there. Where one fails torchrun ends them all, so
-    that this does not wait in vain."""
+    """The chunks of other ranks, each when it is done. If one fails, torchrun ends all of them."""
     while starts:
-        there = {start for start in starts if _part(parts, start).exists()}
-        yield from sorted(there)
-        starts = starts - there
-        if not there:
+        done = {start for start in starts if _part(parts, start).exists()}
+        yield from sorted(done)
+        starts = starts - done
+        if not done:
             time.sleep(0.1)
 
 
-def _embed(model, dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedded:
+def _embed(model: Model, dataset: Dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedded:
     note = f"records, {bad} unreadable values" if bad else "records"
     with warnings.catch_warnings():
         # that one chunk happens to lack a field is nothing to warn of
@@ -206,7 +225,7 @@ def _table(embedded: Embedded) -> pa.Table:
 
 
 def _bad(parts: Sequence[Path]) -> list[Bad]:
-    """What could not be read in all parts, those made before an interruption too."""
+    """Values that could not be read, in all parts, also those made before an interruption."""
     return [
         Bad(*b)
         for part in parts
@@ -222,8 +241,8 @@ def _commit(file: Path, table: pa.Table) -> None:
     _replace(file, lambda draft: pq.write_table(table, draft, use_dictionary=SHARED))
 
 
-def _replace(file: Path, write) -> None:
-    """Write a file so that it is there whole or not at all."""
+def _replace(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file as a whole or not at all."""
     draft = file.with_name(f".{file.name}.draft")
     try:
         write(draft)
@@ -235,7 +254,7 @@ def _replace(file: Path, write) -> None:
         raise
 
 
-def _merge(parts: Sequence[Path], out: Path, plan: dict) -> int:
+def _merge(parts: Sequence[Path], out: Path, plan: dict[str, Any]) -> int:
     """All parts as one file, a part in memory at a time."""
     about = {
         f"amodal.{name}": json.dumps(plan[name]) if name == "fields" else str(plan[name])
@@ -257,7 +276,7 @@ def _merge(parts: Sequence[Path], out: Path, plan: dict) -> int:
 
 
 def _digest(encoder: torch.nn.Module) -> str:
-    """Tells encoders apart that were never saved."""
+    """A fingerprint of an encoder that was never saved."""
     digest = sha256()
     for name, value in encoder.state_dict().items():
         digest.update(

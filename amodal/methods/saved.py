@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -32,6 +32,9 @@ from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.old_runs import new_names
 from amodal.nn.saved import BUILD_ERRORS, fill, read_config, read_json, read_tensors, size_of_file
+
+if TYPE_CHECKING:
+    from amodal.methods.contract import Method
 
 SPEC = "spec.json"
 
@@ -113,10 +116,19 @@ def build(spec: Spec) -> Any:
             f"this run was trained with the method {name} of the plug-in {plugin}, which is not "
             f"installed here; install {plugin.partition(' ')[0]}"
         )
+    elif methods.is_user_code(name):  # the file may come from anybody: nothing in it is imported
+        raise _foreign(name)
     options = {
         n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()
     }
     return methods.build(name, encoder, **methods.current_options(name, options))
+
+
+def _foreign(name: object) -> AmodalError:
+    return AmodalError(
+        f"this run names its method {name!r}, and a file can name methods of amodal and of "
+        "installed plug-ins only. It was changed, or is no run: restore it from a copy."
+    )
 
 
 def load_run(
@@ -227,6 +239,8 @@ def _method_of_format_1(folder: Path, encoder: Any, config: dict[str, Any]) -> A
     file, described = folder / "method.safetensors", folder / "config.json"
     tensors_of_encoder = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
     tensors, numbers = size_of_file(file)
+    if methods.is_user_code(config.get("method", "")):
+        raise _foreign(config["method"])
     before = files.build_encoder(config, "before", folder, folder / "model.safetensors")
     with describing(described, config):
         options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
@@ -239,6 +253,51 @@ def _method_of_format_1(folder: Path, encoder: Any, config: dict[str, Any]) -> A
             method = methods.build(config["method"], before, **current)
     fill(method, tensors_of_encoder | new_names(method, read_tensors(file)), str(file))
     return method.eval()
+
+
+def whole_method(
+    encoder: nn.Module, head: SupervisedHead, config: Mapping[str, Any]
+) -> tuple[Method, Spec]:
+    """Join an encoder and a head, as runs of format 1 hold them, to a method.
+
+    It is the run's own method where that has no other weights than these. Else it is `finetune`,
+    which predicts the same from the same encoder and head.
+
+    Args:
+        encoder: With all that the method added to it.
+        head: Reads the features of the encoder.
+        config: The run's config.json.
+
+    Returns:
+        The method, in evaluation mode, and its spec.
+
+    Raises:
+        AmodalError: If the encoder has modules of the user's own, which no spec can describe.
+    """
+    tensors = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
+    tensors |= {f"head.{n}": v for n, v in head.state_dict().items()}
+    targets = head.written()["targets"]
+    whole: Spec = to_spec(encoder)
+    options: dict[str, Any] = config.get("options", {})
+    plain: dict[str, Any] = {"label": ",".join(t.name for t in head.targets), "targets": targets}
+    # A method adds its prompts or adapters again, and may ask for an encoder without any.
+    bare = whole | {"args": {n: v for n, v in whole["args"].items() if n != "block_hook"}}
+    tries = [("finetune", plain | {"hidden": head.hidden}, whole)]
+    own = config.get("method")
+    if isinstance(own, str) and not methods.is_user_code(own):
+        tries = [(own, options, whole), (own, options, bare), *tries]
+    size = len(tensors), sum(v.numel() for v in tensors.values())
+    reason: Exception = AmodalError("no method fits")
+    for name, chosen, before in tries:
+        try:
+            spec = spec_of(name, chosen, before, targets)
+            with torch.random.fork_rng(devices=[]), Bounded(*size, "the run's config.json"):
+                made = merged(build(spec))
+            fill(made, tensors, f"the {name} of this run")
+            return made.eval(), spec
+        except (AmodalError, OverflowError, RecursionError, MemoryError, *BUILD_ERRORS) as e:
+            reason = e
+    raise AmodalError(f"this encoder and its head cannot be written as a method: {reason}")
 
 
 def saved(folder: str | Path) -> tuple[Any, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Find records by a query in any field, or several.
+"""Find records by a query in any of their fields.
 
 index = open_index("run/index", encoder=encoder, fingerprint="…").update(dataset)
 hits = search(index, encoder, {"text": "a red boat"}, k=5, where={"harbour": "north"})
@@ -7,19 +7,30 @@ table(hits), as_json(hits), picture_sheet(hits, dataset, "hits.png")
 
 from pathlib import Path
 
+from amodal.inference.query import Hit as Hit
+from amodal.nn.encoder import Encoder
 from amodal.search.engine import Engine
 from amodal.search.index import Index
-from amodal.search.query import Hit, as_json, picture_sheet, search, table
+from amodal.search.query import as_json, picture_sheet, search, table
 
 __all__ = ["Engine", "Hit", "Index", "as_json", "open_index", "picture_sheet", "search", "table"]
 
 
-def open_index(where: str | Path, *, encoder=None, fingerprint: str = "") -> Engine:
-    """The index in a folder, or at an address such as qdrant://localhost:6333/photos; one without
-    records if there is none yet. Raises AmodalError if another encoder made it, or an address leads
-    nowhere."""
-    if isinstance(where, str) and "://" in where:
+def open_index(
+    location: str | Path, *, encoder: Encoder | None = None, fingerprint: str = ""
+) -> Engine:
+    """Open an index; an empty one if there is none yet.
+
+    Args:
+        location: A folder, or an address such as qdrant://localhost:6333/photos.
+        encoder: To embed with, needed to `update`.
+        fingerprint: Of its weights.
+
+    Raises:
+        AmodalError: If another encoder made the index, or the address leads nowhere.
+    """
+    if isinstance(location, str) and "://" in location:
         from amodal.search.qdrant import Qdrant
 
-        return Qdrant(where, encoder=encoder, fingerprint=fingerprint)
-    return Index.open(where, encoder=encoder, fingerprint=fingerprint)
+        return Qdrant(location, encoder=encoder, fingerprint=fingerprint)
+    return Index.open(location, encoder=encoder, fingerprint=fingerprint)

@@ -20,20 +20,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 
 from amodal.core import AmodalError
 from amodal.search._maxsim import Lists
 
+Record = dict[str, Any]
+"""key, stamp, labels."""
+
 FORMATS = (1, 2)
 """2 has fields with lists of vectors."""
-WIDEST = 2**24
+MAX_WIDTH = 2**24
 """Dimensions that a manifest may promise: a query has as many, before any file is looked at."""
 
 
@@ -42,10 +47,11 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
-        self.manifest: dict = {}
+        self.manifest: dict[str, Any] = {}
         self.reload()
 
     def reload(self) -> None:
+        """Read the manifest. Raises AmodalError for a damaged one and another format."""
         file = self.path / "manifest.json"
         if not file.exists():
             self.manifest = {}
@@ -55,21 +61,23 @@ class Log:
             version = self.manifest["format"]
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise AmodalError(
-                f"{file} cannot be read ({error}); remove the folder {self.path} and index again"
+                f"{file} cannot be read ({error}); remove the folder {self.path} and index anew"
             ) from error
         if version not in FORMATS:
             raise AmodalError(
-                f"the index in {self.path} has format {version}, this version reads format {FORMATS[-1]}; index again"
+                f"the index in {self.path} has format {version}, this version reads format "
+                f"{FORMATS[-1]}; index anew"
             )
 
         if wrong := _wrong(self.manifest):
             raise AmodalError(
-                f"{file} is damaged: {wrong}; remove the folder {self.path} and index again"
+                f"{file} is damaged: {wrong}; remove the folder {self.path} and index anew"
             )
 
     @property
     def generation(self) -> int:
-        return self.manifest.get("generation", 0)
+        """A number in the names of the files, which `rewrite` increases."""
+        return int(self.manifest.get("generation", 0))
 
     @property
     def sources(self) -> list[str]:
@@ -77,42 +85,42 @@ class Log:
 
     @property
     def width(self) -> int:
-        return self.manifest.get("width", 0)
+        return int(self.manifest.get("width", 0))
 
     def file(self, name: str, ending: str, generation: int | None = None) -> Path:
-        return (
-            self.path
-            / f"{quote(name, safe='')}.{self.generation if generation is None else generation}.{ending}"
-        )
+        number = self.generation if generation is None else generation
+        return self.path / f"{quote(name, safe='')}.{number}.{ending}"
 
     # What readers see
 
-    def records(self) -> list[dict]:
+    def records(self) -> list[Record]:
+        """All records, deleted ones too."""
         if not self.manifest:
             return []
         file, size = self.file("records", "jsonl"), self.manifest["record_bytes"]
         try:
             with file.open("rb") as stream:
                 lines = stream.read(size).splitlines()
-            records = json.loads(
-                b"[" + b",".join(lines) + b"]"
-            )  # three times as fast as line by line
+            # Three times as fast as line by line.
+            records: list[Record] = json.loads(b"[" + b",".join(lines) + b"]")
         except (OSError, ValueError) as error:
             raise AmodalError(
-                f"{file} is damaged ({error}); remove the folder {self.path} and index again"
+                f"{file} is damaged ({error}); remove the folder {self.path} and index anew"
             ) from error
-        return self._whole(records, self.manifest["records"], file)
+        self._check_count(len(records), self.manifest["records"], file, exactly=True)
+        return records
 
     def dead(self) -> np.ndarray:
+        """(n,) int64 numbers of deleted records."""
         return self._array(self.file("dead", "bin"), np.int64, (self.manifest.get("dead", 0),))
 
     def vectors(self, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """(n, D) float16, mapped and not read, and the (n,) numbers of their records."""
+        """(n, D) float16, memory-mapped, and the (n,) numbers of their records."""
         lists = self.lists(source)
-        return lists.values, lists.owners()
+        return lists.values, lists.vector_rows()
 
     def lists(self, source: str) -> Lists:
-        """The same with where the lists are; mapped and not read."""
+        """The vectors of a field as lists, memory-mapped."""
         n, m = self.manifest["vectors"][source], self.manifest.get("lists", {}).get(source)
         values = self._array(self.file(source, "f16"), np.float16, (n, self.width))
         rows = self._array(self.file(source, "rows"), np.int64, (n if m is None else m,))
@@ -121,45 +129,44 @@ class Log:
         lengths = self._array(self.file(source, "lengths"), np.int64, (m,))
         if lengths.sum() != n or len(lengths) and lengths.min() < 1:
             raise AmodalError(
-                f"{self.file(source, 'lengths')} is damaged; remove the folder {self.path} and index again"
+                f"{self.file(source, 'lengths')} is damaged; remove the folder {self.path} and "
+                "index "
+                "anew"
             )
         return Lists(values, rows, lengths, self._array(self.file(source, "parts"), np.int32, (n,)))
 
-    def several(self, source: str) -> bool:
+    def is_multi_vector(self, source: str) -> bool:
         """Whether a field has lists of vectors."""
         return source in self.manifest.get("lists", {})
 
-    def _array(self, file: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+    def _array(self, file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
         if 0 in shape:
             return np.zeros(shape, dtype=dtype)
         have = file.stat().st_size if file.exists() else 0
-        self._whole(
-            range(have // np.dtype(dtype).itemsize), int(np.prod(shape)), file, exactly=False
-        )
-        return np.memmap(
-            file, dtype=dtype, mode="c", shape=shape
-        )  # torch takes "c" as it is; "r" it wants copied
+        self._check_count(have // np.dtype(dtype).itemsize, int(np.prod(shape)), file)
+        # torch takes the mode "c" as it is; "r" it wants copied.
+        return np.memmap(file, dtype=dtype, mode="c", shape=shape)
 
-    def _whole(self, found: Sequence, expected: int, file: Path, exactly: bool = True):
-        if len(found) < expected or exactly and len(found) != expected:
-            counts = f"it should hold {expected} entries and has {len(found)}"
+    def _check_count(self, count: int, expected: int, file: Path, exactly: bool = False) -> None:
+        if count < expected or exactly and count != expected:
+            counts = f"it should hold {expected} entries and has {count}"
             raise AmodalError(
-                f"{file} is damaged: {counts}; remove the folder {self.path} and index again"
+                f"{file} is damaged: {counts}; remove the folder {self.path} and index anew"
             )
-        return found
 
     # What a writer does
 
     @contextmanager
-    def writing(self):
-        """One writer at a time; the lock goes with the process, however it ends. Raises AmodalError
-        where the folder cannot be written."""
+    def writing(self) -> Iterator[None]:
+        """Lock the index for one writer; the lock ends with the process, however that ends. Raises
+        AmodalError where the folder cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             opened = (self.path / ".lock").open("w")
         except OSError as error:
             raise AmodalError(
-                f"cannot write to the index in {self.path}: {error.strerror or error}. Make it writable, or index into another folder."
+                f"cannot write to the index in {self.path}: {error.strerror or error}. Make it "
+                "writable, or index into another folder."
             ) from error
         with opened as lock:
             try:
@@ -195,18 +202,20 @@ class Log:
         }
 
     def append(
-        self, records: Sequence[dict], vectors: dict[str, Lists], dead: Sequence[int] = ()
+        self, records: Sequence[Record], vectors: dict[str, Lists], dead: Sequence[int] = ()
     ) -> None:
-        """Add records, source -> unit vectors with the numbers of their records, and the numbers of
-        dead ones; all or nothing.
+        """Append, all or nothing.
 
-        Raises AmodalError when the disk is full or cannot be written; the index then stays as it
-        was.
+        Args:
+            records: New ones.
+            vectors: source -> unit vectors with the numbers of their records.
+            dead: Numbers of records that are deleted or replaced.
+
+        Raises:
+            AmodalError: When the disk is full or cannot be written; the index stays as it was.
         """
         m = self.manifest
-        encode = json.JSONEncoder(
-            ensure_ascii=False
-        ).encode  # json.dumps makes an encoder for each record
+        encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes one for each record
         lines = "".join(encode(r) + "\n" for r in records).encode("utf-8")
         new = m | {
             "records": m["records"] + len(records),
@@ -228,50 +237,55 @@ class Log:
                 new["vectors"][source] = have + len(added.values)
                 if added.lengths is not None:
                     self._extend(source, "lengths", lists, added.lengths, np.int64)
+                    assert added.parts is not None, "lists have numbers of parts"
                     self._extend(source, "parts", have, added.parts, np.int32)
                     new["lists"] = new.get("lists", {}) | {source: lists + len(added.rows)}
                     new["format"] = FORMATS[1]
             self.commit(new)
         except OSError as error:
             raise AmodalError(
-                f"could not write to the index in {self.path}: {error}. What was in it before is unharmed."
+                f"could not write to the index in {self.path}: {error}. What was in it before is "
+                "unharmed."
             ) from error
 
-    def _extend(self, source: str, ending: str, have: int, values: np.ndarray, dtype) -> None:
+    def _extend(
+        self, source: str, ending: str, have: int, values: np.ndarray, dtype: npt.DTypeLike
+    ) -> None:
         content = np.ascontiguousarray(values, dtype=dtype)
         _extend(self.file(source, ending), have * content.itemsize, content.tobytes())
 
-    def commit(self, manifest: dict) -> None:
+    def commit(self, manifest: dict[str, Any]) -> None:
+        """Replace the manifest: from now on readers see what was appended."""
         write_atomically(
             self.path / "manifest.json", json.dumps(manifest, indent=1).encode("utf-8")
         )
         self.manifest = manifest
 
-    def rewrite(self, kept: np.ndarray, records: Sequence[dict]) -> None:
-        """Write another generation that holds the `kept` (n,) records only, and remove this one."""
+    def rewrite(self, alive: np.ndarray, records: Sequence[Record]) -> None:
+        """Write another generation that holds the records `alive` (n,) only; remove this one."""
         number = np.full(int(self.manifest["records"]), -1, dtype=np.int64)
-        number[kept] = np.arange(len(kept))
+        number[alive] = np.arange(len(alive))
         vectors = {}
         for source in self.sources:
             lists = self.lists(source)
-            alive = lists.at(np.flatnonzero(number[lists.rows] >= 0))
-            vectors[source] = replace(alive, rows=number[alive.rows])
+            left = lists.select(np.flatnonzero(number[lists.rows] >= 0))
+            vectors[source] = replace(left, rows=number[left.rows])
         counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}, "lists": {}}
         before, self.manifest = (
             self.manifest,
             self.manifest | counts | {"generation": self.generation + 1},
         )
         try:
-            self.append([records[i] for i in kept], vectors)
+            self.append([records[i] for i in alive], vectors)
         except AmodalError:
             self.manifest = before
             raise
         self._sweep()
 
 
-def _wrong(manifest: dict) -> str:
-    """What is wrong with a manifest, if anything is: the counts are sizes of files, and nothing
-    else looks at them."""
+def _wrong(manifest: dict[str, Any]) -> str:
+    """What is wrong with a manifest, "" if nothing is. The counts are sizes of files, and nothing
+    else checks them."""
 
     def count(value: object) -> bool:
         return type(value) is int and 0 <= value < 2**48
@@ -279,8 +293,10 @@ def _wrong(manifest: dict) -> str:
     for name in ("records", "record_bytes", "dead", "width", "generation"):
         if not count(manifest.get(name)):
             return f"{name} should be a count and is {manifest.get(name)!r}"
-    if manifest["width"] > WIDEST:
-        return f"width should be that of vectors, at most {WIDEST:,}, and is {manifest['width']:,}"
+    if manifest["width"] > MAX_WIDTH:
+        return (
+            f"width should be that of vectors, at most {MAX_WIDTH:,}, and is {manifest['width']:,}"
+        )
     for name in ("vectors", "lists"):
         counts = manifest.get(name, {} if name == "lists" else None)
         if not isinstance(counts, dict) or not all(map(count, counts.values())):
@@ -288,18 +304,18 @@ def _wrong(manifest: dict) -> str:
     return "" if isinstance(manifest.get("fingerprint"), str) else "it names no encoder"
 
 
-def _extend(file: Path, at: int, content: bytes) -> None:
-    """Write `content` at byte `at`, over what a killed writer may have left there, and to disk."""
+def _extend(file: Path, offset: int, content: bytes) -> None:
+    """Write `content` at a byte, over what a killed writer may have left there, and sync it."""
     with file.open("r+b" if file.exists() else "w+b") as stream:
-        stream.truncate(at)
-        stream.seek(at)
+        stream.truncate(offset)
+        stream.seek(offset)
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """The whole of `content` or what was there before, whenever the process or the machine stops."""
+    """Replace a file; if the machine stops, it holds all of `content` or what it held before."""
     draft = file.with_name(f".{file.name}.draft")
     with draft.open("wb") as stream:
         stream.write(content)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from amodal.core import AmodalError, unknown
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
 
 SCHEMES = ("qdrant", "qdrants")
 
@@ -26,7 +33,8 @@ class Address:
     replicas: int | None = None
 
     @staticmethod
-    def of(text: str) -> Address:
+    def parse(text: str) -> Address:
+        """Read an address. Raises AmodalError."""
         parts, example = urlsplit(text), "qdrant://localhost:6333/photos"
         folder, _, collection = parts.path.rpartition("/")
         if parts.scheme not in SCHEMES or not collection or bool(parts.netloc) == bool(folder):
@@ -55,14 +63,14 @@ class Address:
         )
 
 
-def client_of(address: Address):
-    """A `qdrant_client.QdrantClient`. Raises AmodalError where the package is missing or a store
-    cannot be opened."""
+def make_client(address: Address) -> QdrantClient:
+    """Connect. Raises AmodalError where the package is missing or a store cannot be opened."""
     try:
         from qdrant_client import QdrantClient
     except ImportError:
         raise AmodalError(
-            "an index in Qdrant needs its client, which is not installed: pip install 'amodal[qdrant]'"
+            "an index in Qdrant needs its client, which is not installed: pip install "
+            "'amodal[qdrant]'"
         ) from None
     if not address.url:
         return _store(address.folder)
@@ -71,13 +79,31 @@ def client_of(address: Address):
 
 
 @cache
-def _store(folder: str):
-    """The client's own store, which can be opened but once."""
+def _store(folder: str) -> QdrantClient:
+    """The client's local store, which can be opened only once."""
     from qdrant_client import QdrantClient
 
     try:
         client = QdrantClient(path=folder)
     except (RuntimeError, OSError) as error:
         raise AmodalError(f"the store in {folder} cannot be opened: {error}") from error
-    atexit.register(client.close)  # later, what closing takes is gone
+    atexit.register(client.close)  # later, the modules that it needs are gone
     return client
+
+
+@contextmanager
+def client_errors(path: str | Path) -> Iterator[None]:
+    """Errors of the client and the server as AmodalError. path: of the index, for the message."""
+    from qdrant_client.http.exceptions import ApiException
+
+    try:
+        yield
+    except AmodalError:
+        raise
+    except (ApiException, ValueError, OSError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise AmodalError(
+            f"the index in {path} cannot be used: {text}. Is the server running there, and "
+            "QDRANT_API_KEY set if it wants a key? What was written before is safe; repeat the "
+            "command."
+        ) from error

@@ -1,8 +1,7 @@
-"""What an index is, wherever its vectors lie: the embedded one in a folder (`Index`), and Qdrant's
-for many machines (`Qdrant`).
+"""The interface of an index, and what its engines share: `Index` in a folder of this machine, and
+`Qdrant` for many machines.
 
-An engine says how records are known, kept, removed and found; what to embed, what is checked and
-how errors read is here, once.
+An engine stores, removes and ranks records. What to embed, the checks and their errors are here.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,40 +22,68 @@ from amodal.core.embeddings import FUSED
 from amodal.data import Bad, Dataset
 from amodal.evaluate import embed_records
 from amodal.inference.embed import embed_multi_vector
+from amodal.nn.encoder import Encoder
 from amodal.search._maxsim import Lists, spans
 from amodal.search.filter import Where
 from amodal.search.records import in_rows, plain, stamp_of
 from amodal.train import distributed
 
-AT_ONCE = 4096
+COMMIT_SIZE = 4096
 """Records between two commits of an update."""
 
-Found = tuple[str, float, str, dict, int]
-"""key, score, field, labels, and of a field with several vectors the number of the part that was
-found, -1 where there is none"""
+Labels = dict[str, str | float | None]
+"""The labels of one record, name -> value; None where missing."""
+
+
+class Match(NamedTuple):
+    """A record that a query found.
+
+    Args:
+        key: Of the record.
+        score: Cosine.
+        field: That matched.
+        labels: Of the record.
+        part: Of a multi-vector field, the number of the part that matched; -1 if there is none.
+    """
+
+    key: str
+    score: float
+    field: str
+    labels: Labels
+    part: int
 
 
 class Engine(ABC):
-    """Unit vectors (aligned space) of every field of every record, one or several of each, with the
-    record's key and labels.
+    """Unit vectors (aligned space) of every field of every record, with keys and labels. A
+    multi-vector field has a list of vectors for each record (late interaction).
 
-    path: where it is, as people name it; encoder: to embed with, needed to `update`; fingerprint:
-    of its weights, so that vectors of different encoders are never compared; bad: values that could
-    not be read; gone: see `update`; many: whether several processes may write at once.
+    Args:
+        path: A folder or an address.
+        encoder: To embed with, needed to `update`.
+        fingerprint: Of its weights, so that vectors of different encoders are never compared.
+
+    Attributes:
+        bad: Values that could not be read.
+        stale: Records that the dataset of the last `update` did not have.
+        concurrent: Whether many processes may write at once.
     """
 
-    many = False
+    concurrent = False
 
-    def __init__(self, path: str | Path, encoder, fingerprint: str):
+    def __init__(self, path: str | Path, encoder: Encoder | None, fingerprint: str):
         self.path, self.encoder, self.fingerprint = path, encoder, fingerprint
         self.bad: list[Bad] = []
-        self.gone = 0
+        self.stale = 0
 
-    # What an engine says
+    # What each engine does in its own way
 
     @abstractmethod
     def __len__(self) -> int:
         """Records in it."""
+
+    @abstractmethod
+    def __contains__(self, key: str) -> bool:
+        """Whether it holds a record."""
 
     @property
     @abstractmethod
@@ -68,41 +96,47 @@ class Engine(ABC):
         """The fields that have vectors."""
 
     @abstractmethod
-    def several(self, field: str) -> bool:
-        """Whether a value of this field has several vectors."""
+    def is_multi_vector(self, field: str) -> bool:
+        """Whether a value of this field has a list of vectors."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """Of its vectors; 0 before there are any."""
+        """Dimensions of its vectors; 0 before there are any."""
 
     @abstractmethod
-    def writing(self) -> AbstractContextManager:
+    def writing(self) -> AbstractContextManager[None]:
         """Entered around every change."""
 
     @abstractmethod
     def stamps(self, keys: Sequence[str]) -> dict[str, str]:
-        """key -> stamp of its content, of those that it holds."""
+        """key -> stamp of its content, of the records among these that it holds."""
 
     @abstractmethod
-    def beside(self, keys: set[str]) -> set[str]:
-        """The keys that it holds and that are not among these."""
+    def keys_except(self, keys: set[str]) -> set[str]:
+        """Its keys that are not among these."""
 
     @abstractmethod
-    def of_record(self, key: str) -> dict[str, np.ndarray]:
-        """field -> (n, D) float32 unit vectors of one record; n = 1 but for fields with several.
-        Raises KeyError."""
+    def record_vectors(self, key: str) -> dict[str, np.ndarray]:
+        """field -> (n, D) float32 unit vectors of one record; n = 1 but for multi-vector
+        fields. Raises KeyError."""
 
     @abstractmethod
     def put(
-        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]
+        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[Labels]
     ) -> None:
-        """Add records, or write them anew. vectors: source -> unit vectors; their `rows` are places
-        in `keys`."""
+        """Add records, or replace them.
+
+        Args:
+            keys: Of the records.
+            vectors: source -> unit vectors; their `rows` are positions in `keys`.
+            stamps: Of the records.
+            labels: Of the records.
+        """
 
     @abstractmethod
     def remove(self, keys: Iterable[str]) -> int:
-        """Take records out, those that it holds; returns their number."""
+        """Delete those of the records that it holds; returns their number."""
 
     @abstractmethod
     def find(
@@ -112,20 +146,22 @@ class Engine(ABC):
         fields: Sequence[str],
         where: Where | None,
         unsigned: bool,
-    ) -> list[Found]:
-        """See `nearest`; the vectors of the query are as long as they weigh, 1 in all, and all is
-        checked but the filter."""
+    ) -> list[Match]:
+        """Rank records, see `nearest`. The norm of each query vector is its weight, 1 in all.
+        Everything is checked but the filter."""
 
-    # What all have
+    # What all engines share
 
     def vector(self, key: str) -> Tensor:
-        """(D,) of length 1: of one record, of all its fields together, as the network fused them or
-        else their mean. Raises KeyError."""
-        found = {
-            s: normalize(torch.from_numpy(v).mean(0), dim=0) for s, v in self.of_record(key).items()
+        """(D,) unit vector of all fields of one record: the fused one of the network, or else the
+        mean. Raises KeyError."""
+        vectors = {
+            s: normalize(torch.from_numpy(v).mean(0), dim=0)
+            for s, v in self.record_vectors(key).items()
         }
         return normalize(
-            found[FUSED] if FUSED in found else torch.stack(list(found.values())).mean(0), dim=0
+            vectors[FUSED] if FUSED in vectors else torch.stack(list(vectors.values())).mean(0),
+            dim=0,
         )
 
     def __repr__(self) -> str:
@@ -136,29 +172,42 @@ class Engine(ABC):
         self,
         dataset: Dataset,
         *,
-        device=None,
+        device: torch.device | str | None = None,
         batch: int = 256,
         prune: bool = False,
         progress: Callable[[int], object] | None = None,
-    ):
-        """Embed the records that are new or whose content or labels have changed; the others are
-        skipped. Returns the index.
+    ) -> Self:
+        """Embed the records that are new or whose content or labels have changed; skip the others.
 
-        prune: delete records that the dataset does not have; `gone` is their number, deleted or
-        not. progress: called with the number of records just done. An update that was interrupted
-        goes on where it stopped. `bad` lists values that could not be read. Under torchrun an
-        engine that several may write to is filled by all ranks, each its own chunks; rank 0 prunes.
+        An update that was interrupted goes on where it stopped. Under torchrun all ranks fill a
+        concurrent engine, each its chunks; rank 0 prunes.
+
+        Args:
+            dataset: The records.
+            device: Where the encoder is.
+            batch: Records that are embedded at once.
+            prune: Delete the records that the dataset does not have; `stale` is their number,
+                deleted or not.
+            progress: Called with the number of records just done.
+
+        Returns:
+            The index. Its `bad` lists the values that could not be read.
+
+        Raises:
+            AmodalError: If it was opened without an encoder.
         """
         if self.encoder is None:
             raise AmodalError(
-                "this index was opened without an encoder and can only be searched; to update it, open it with one"
+                "this index was opened without an encoder and can only be searched; to update "
+                "it, open "
+                "it with one"
             )
         labels, keys = {name: dataset.label(name) for name in dataset.labels}, list(dataset.keys)
-        if self.many:
+        if self.concurrent:
             distributed.start()
         with self.writing():
             wanted: list[tuple[int, str]] = []
-            for rows in shares(len(keys), self.many):
+            for rows in rank_chunks(len(keys), self.concurrent):
                 known = self.stamps([keys[i] for i in rows])
                 for i in rows:
                     stamp = stamp_of(dataset, i, labels)
@@ -166,22 +215,23 @@ class Engine(ABC):
                         wanted.append((i, stamp))
                     elif progress is not None:
                         progress(1)
-                while len(wanted) >= AT_ONCE:
+                while len(wanted) >= COMMIT_SIZE:
                     self._embed(
                         dataset,
-                        wanted[:AT_ONCE],
+                        wanted[:COMMIT_SIZE],
                         labels,
                         device=device,
                         batch=batch,
                         progress=progress,
                     )
-                    wanted = wanted[AT_ONCE:]
+                    wanted = wanted[COMMIT_SIZE:]
             if wanted:
                 self._embed(dataset, wanted, labels, device=device, batch=batch, progress=progress)
-            gone = self.beside(set(keys)) if not self.many or distributed.rank() == 0 else set()
-            self.gone = len(gone)
-            if prune and gone:
-                self.remove(gone)
+            alone = not self.concurrent or distributed.rank() == 0
+            stale = self.keys_except(set(keys)) if alone else set()
+            self.stale = len(stale)
+            if prune and stale:
+                self.remove(stale)
         return self
 
     def _embed(
@@ -189,37 +239,42 @@ class Engine(ABC):
         dataset: Dataset,
         wanted: list[tuple[int, str]],
         labels: dict[str, np.ndarray],
-        **options,
+        **options: Any,
     ) -> None:
         rows = [i for i, _ in wanted]
-        if getattr(self.encoder, "multi_vector", None) is not None:
+        if getattr(self.encoder, "multi_vector", None) is not None:  # an ensemble has no such
             keys, vectors, parts, bad = embed_multi_vector(self.encoder, dataset, rows, **options)
         else:
-            embedded, parts = (
-                embed_records(self.encoder, dataset, rows, labels=False, **options),
-                {},
-            )
+            embedded = embed_records(self.encoder, dataset, rows, labels=False, **options)
             keys, vectors, bad = embedded.keys, embedded.aligned, embedded.bad
+            parts = {}
         self.bad += bad
-        own = [{name: plain(values[i]) for name, values in labels.items()} for i in rows]
-        self._put(keys, vectors, [stamp for _, stamp in wanted], own, parts)
+        row_labels = [{name: plain(values[i]) for name, values in labels.items()} for i in rows]
+        self._put(keys, vectors, [stamp for _, stamp in wanted], row_labels, parts)
 
     def add(
         self, keys: Iterable[str], vectors: Embeddings, labels: dict[str, np.ndarray] | None = None
-    ):
-        """Records with vectors that were made before; those whose keys it holds are replaced.
-        vectors: row i is of key i; of a source whose values are Ragged each record has several."""
+    ) -> Self:
+        """Add records with vectors that were made before, or replace them.
+
+        Args:
+            keys: Of the records.
+            vectors: Row i is of key i; Ragged values are of a multi-vector field.
+            labels: name -> (N,) values.
+
+        Returns:
+            The index.
+        """
         keys, labels = list(keys), labels or {}
         if len(keys) != vectors.size:
             raise AmodalError(f"{len(keys)} keys for the vectors of {vectors.size} records")
-        own = in_rows(labels, len(keys))
+        row_labels = in_rows(labels, len(keys))
         with self.writing():
-            self._put(keys, vectors, [""] * len(keys), own)
+            self._put(keys, vectors, [""] * len(keys), row_labels)
         return self
 
     def delete(self, keys: Iterable[str]) -> int:
-        """Take records out. Keys that it does not hold are passed over. Returns how many were
-        deleted."""
+        """Delete records; unknown keys are ignored. Returns how many were deleted."""
         with self.writing():
             return self.remove(keys)
 
@@ -228,11 +283,11 @@ class Engine(ABC):
         keys: list[str],
         vectors: Embeddings,
         stamps: list[str],
-        labels: list[dict],
+        labels: list[Labels],
         parts: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """parts: of sources with several vectors, the number of the part that each is of, its place
-        in its list unless given."""
+        """parts: of multi-vector sources, the number of the part that each vector is of; by default
+        its position in the list."""
         flat = {
             s: c.values.flat if isinstance(c.values, Ragged) else c.values
             for s, c in vectors.columns.items()
@@ -240,19 +295,18 @@ class Engine(ABC):
         widths = {values.shape[1] for values in flat.values()}
         if len(widths | {self.width or min(widths, default=0)}) > 1:
             raise AmodalError(
-                f"vectors of {widths} dimensions do not go into an index of {self.width}; index again with this encoder"
+                f"vectors of {widths} dimensions do not go into an index of {self.width}; index "
+                "anew "
+                "with this encoder"
             )
         unit = {}
         for source, column in vectors.columns.items():
-            several = isinstance(column.values, Ragged)
-            if source in self.sources and several != self.several(source):
-                has, given = (
-                    ("several vectors", "one")
-                    if self.several(source)
-                    else ("one vector", "several")
-                )
+            is_multi = isinstance(column.values, Ragged)
+            if source in self.sources and is_multi != self.is_multi_vector(source):
+                old, new = ("one vector", "a list") if is_multi else ("a list of vectors", "one")
                 raise AmodalError(
-                    f"a {source} has {has} in this index and {given} here; index again with this encoder"
+                    f"a {source} has {old} in this index and {new} here; index anew with this "
+                    "encoder"
                 )
             values = normalize(flat[source].float(), dim=1).half().cpu().numpy()
             rows = column.rows.cpu().numpy()
@@ -260,12 +314,8 @@ class Engine(ABC):
                 unit[source] = Lists(values, rows)
                 continue
             lengths = column.values.lengths.cpu().numpy()
-            given_number = (parts or {}).get(source)
-            number = (
-                spans(np.zeros_like(lengths), lengths)
-                if given_number is None
-                else given_number.cpu().numpy()
-            )
+            part = (parts or {}).get(source)
+            number = spans(np.zeros_like(lengths), lengths) if part is None else part.cpu().numpy()
             unit[source] = Lists(
                 values, rows[lengths > 0], lengths[lengths > 0], number.astype(np.int32)
             )
@@ -280,18 +330,30 @@ class Engine(ABC):
         where: Where | None = None,
         unsigned: bool = False,
         weights: Tensor | None = None,
-    ) -> list[Found]:
-        """Up to k found, best first, each record once, by the nearest of its vectors in these
-        fields. unsigned: by |cosine|, always exactly (approximate search looks on one side only).
+    ) -> list[Match]:
+        """Rank records by the nearest of their vectors in these fields.
 
-        query: (D,), or (L, D) of several vectors, of which each finds its own nearest; the score is
-        the mean of their cosines, weighted by `weights` (L,), which are positive. Raises
-        AmodalError for an empty index, unknown fields, labels and values, and a query of another
-        width.
+        Args:
+            query: (D,); or (L, D), of which each vector finds its own nearest (MaxSim), and the
+                score is the weighted mean of their cosines.
+            k: How many records, each once.
+            fields: That are compared; all if None.
+            where: A filter.
+            unsigned: Rank by |cosine|, always exactly (approximate search sees one side only).
+            weights: (L,) positive, of the vectors of the query; equal if None.
+
+        Returns:
+            The matches, best first.
+
+        Raises:
+            AmodalError: For an empty index, unknown fields, labels and values, and a query of
+                another width.
         """
         if not len(self):
             raise AmodalError(
-                f"there is nothing in the index in {self.path}; fill it with `amodal index RUN --data DIR`"
+                f"there is nothing in the index in {self.path}; fill it with `amodal index RUN "
+                "--data "
+                "DIR`"
             )
         fields = list(fields) if fields is not None else self.sources
         for field in fields:
@@ -299,7 +361,9 @@ class Engine(ABC):
                 raise unknown("field in this index", field, self.sources)
         if query.shape[-1:] != (self.width,) or query.dim() > 2 or not query.numel():
             raise AmodalError(
-                f"the query has shape {tuple(query.shape)}, the index holds vectors of {self.width} dimensions"
+                f"the query has shape {tuple(query.shape)}, the index holds vectors of "
+                f"{self.width} "
+                "dimensions"
             )
         if k < 1:
             raise AmodalError(f"k = {k}: at least one record must be asked for")
@@ -309,7 +373,8 @@ class Engine(ABC):
         share = weights.float()
         if share.shape != (len(unit),) or not bool((share > 0).all()):
             raise AmodalError(
-                f"{len(unit)} vectors of a query need as many weights above 0, got {share.tolist()[:8]}"
+                f"{len(unit)} vectors of a query need as many weights above 0, got "
+                f"{share.tolist()[:8]}"
             )
         return self.find(
             (unit * (share / share.sum())[:, None]).numpy(), k, fields, where, unsigned
@@ -317,15 +382,18 @@ class Engine(ABC):
 
 
 def other_encoder(path: str | Path, made_by: str, fingerprint: str, instead: str) -> AmodalError:
-    """instead: what to do about it."""
+    """The error for an index of another encoder. instead: what to do about it."""
     return AmodalError(
-        f"the index in {path} was made by another encoder (fingerprint {made_by}, this one is {fingerprint}), and vectors of "
-        f"different encoders cannot be compared. Index again: {instead}."
+        f"the index in {path} was made by another encoder (fingerprint {made_by}, this one is "
+        f"{fingerprint}), and vectors of different encoders cannot be compared. Index anew: "
+        f"{instead}."
     )
 
 
-def shares(count: int, many: bool) -> list[range]:
-    """The rows of `count` that this process is to see to, in chunks: all, or this rank's where many
-    write."""
-    chunks = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
-    return list(distributed.rank_share(chunks)) if many else chunks
+def rank_chunks(count: int, concurrent: bool) -> list[range]:
+    """The rows that this process embeds, in chunks: all of `count`, or its rank's share of a
+    concurrent engine."""
+    chunks = [
+        range(start, min(start + COMMIT_SIZE, count)) for start in range(0, count, COMMIT_SIZE)
+    ]
+    return list(distributed.rank_share(chunks)) if concurrent else chunks

@@ -1,8 +1,9 @@
-"""Which records a filter lets through."""
+"""Filters on the labels of records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -17,29 +18,43 @@ text: "3", "3..5", "3..", "..5".
 
 
 class Labels(dict[str, np.ndarray]):
-    """label -> (N,) values. Remembers categories as numbers: to compare the text of all records
+    """label -> (N,) values. Caches the codes of categories: to compare the text of all records
     takes a hundred times as long."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         super().__init__(arrays)
-        self._numbered: dict[str, tuple[dict[str, int], np.ndarray]] = {}
+        self._codes: dict[str, tuple[dict[str, int], np.ndarray]] = {}
 
-    def numbered(self, name: str) -> tuple[dict[str, int], np.ndarray]:
-        """value -> its number, and the (N,) int32 number of each record, -1 where it has none."""
-        if name not in self._numbered:
+    def codes(self, name: str) -> tuple[dict[str, int], np.ndarray]:
+        """value -> code, and the (N,) int32 code of each record, -1 where it has none."""
+        if name not in self._codes:
             number: dict[str, int] = {}
             each = [-1 if v is None else number.setdefault(v, len(number)) for v in self[name]]
-            self._numbered[name] = number, np.array(each, dtype=np.int32)
-        return self._numbered[name]
+            self._codes[name] = number, np.array(each, dtype=np.int32)
+        return self._codes[name]
 
 
 def allowed(where: Where, labels: Labels, count: int) -> np.ndarray:
-    """(count,) bool. Raises AmodalError for unknown labels and values, with the nearest ones."""
+    """Apply a filter.
+
+    Args:
+        where: See `Where`.
+        labels: Of `count` records.
+        count: Of records.
+
+    Returns:
+        (count,) bool.
+
+    Raises:
+        AmodalError: For unknown labels and values, with the nearest ones.
+    """
     if callable(where):
         mask = np.asarray(where(labels))
         if mask.shape != (count,) or mask.dtype != bool:
             raise AmodalError(
-                f"a filter function must give {count} true or false values, got shape {mask.shape} of {mask.dtype}"
+                f"a filter function must give {count} true or false values, got shape "
+                f"{mask.shape} of "
+                f"{mask.dtype}"
             )
         return mask
     mask = np.ones(count, dtype=bool)
@@ -52,27 +67,30 @@ def allowed(where: Where, labels: Labels, count: int) -> np.ndarray:
 
 
 def _category(name: str, labels: Labels, wanted: object) -> np.ndarray:
-    number, each = labels.numbered(name)
-    let = np.zeros(len(number) + 1, dtype=bool)  # the last stays false and is where -1 points
-    wanted = sorted(set(choices(wanted)))
-    for choice in wanted:
-        if choice not in number:
-            raise unknown(f"value of {name}", choice, number)
-        let[number[choice]] = True
-    return (
-        each == number[wanted[0]] if len(wanted) == 1 else let[each]
-    )  # to compare is five times as fast as to look up
+    code_of, codes = labels.codes(name)
+    passes = np.zeros(
+        len(code_of) + 1, dtype=bool
+    )  # the last stays false: the code -1 points to it
+    names = sorted(set(choices(wanted)))
+    for choice in names:
+        if choice not in code_of:
+            raise unknown(f"value of {name}", choice, code_of)
+        passes[code_of[choice]] = True
+    if len(names) == 1:  # to compare is five times as fast as to look up
+        return np.asarray(codes == code_of[names[0]])
+    return np.asarray(passes[codes])
 
 
 def _number(name: str, values: np.ndarray, wanted: object) -> np.ndarray:
     low, high = bounds(name, wanted)
-    return (values >= low) & (values <= high)
+    return np.asarray((values >= low) & (values <= high))
 
 
 def choices(wanted: object) -> list[str]:
     """The values of a category that a filter lets through."""
-    several = isinstance(wanted, Sequence) and not isinstance(wanted, str)
-    return [str(w) for w in wanted] if several else [str(wanted)]
+    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
+        return [str(w) for w in wanted]
+    return [str(wanted)]
 
 
 def bounds(name: str, wanted: object) -> tuple[float, float]:
@@ -86,9 +104,10 @@ def bounds(name: str, wanted: object) -> tuple[float, float]:
         elif isinstance(wanted, Sequence) and not isinstance(wanted, str):
             low, high = map(float, wanted)
         else:
-            low = high = float(wanted)
+            low = high = float(cast("float", wanted))
     except (TypeError, ValueError):
         raise AmodalError(
-            f"the label {name!r} is a number: give one, or a range such as 3..5, instead of {wanted!r}"
+            f"the label {name!r} is a number: give one, or a range such as 3..5, instead of "
+            f"{wanted!r}"
         ) from None
     return low, high

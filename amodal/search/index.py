@@ -1,5 +1,5 @@
-"""The vectors of records, kept so that they can be searched, added to and deleted without making
-everything anew."""
+"""The index in a folder of this machine: exact search over float16 vectors, faiss where there are
+many."""
 
 from __future__ import annotations
 
@@ -12,30 +12,41 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from amodal.search._approximate import FEWEST, Approximate, exact
+from amodal.nn.encoder import Encoder
+from amodal.search._approximate import MIN_VECTORS, Approximate, exact
 from amodal.search._log import Log
-from amodal.search._maxsim import Lists, best_records, explained
-from amodal.search.engine import Engine, Found, other_encoder
+from amodal.search._maxsim import Lists, best_match, top_records
+from amodal.search.engine import Engine, Match, other_encoder
+from amodal.search.engine import Labels as RecordLabels
 from amodal.search.filter import Labels, Where, allowed
 from amodal.search.records import column_of
 
 THRESHOLD = 100_000
 SELECTIVE = 0.02
-"""Below this share of records that a filter lets through they are searched exactly, which is then
-as quick."""
+"""Share of records that pass a filter below which search is exact, which is then as quick."""
 
 
 class Index(Engine):
-    """The embedded engine: float16 vectors in an append-only log, in a folder of this machine.
+    """An index in an append-only log.
 
-    path: the folder; threshold: vectors of one field up to which search is exact (as it always is
-    for fewer than 1,024), beyond it uses faiss; the rest as in `Engine`.
+    Args:
+        path: The folder.
+        encoder: See `Engine`.
+        fingerprint: See `Engine`.
+        threshold: Vectors of one field up to which search is exact (as it always is for fewer than
+            1,024); beyond it uses faiss.
     """
 
     def __init__(
-        self, path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD
+        self,
+        path: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        fingerprint: str = "",
+        threshold: int = THRESHOLD,
     ):
-        super().__init__(Path(path), encoder, fingerprint)
+        super().__init__(path, encoder, fingerprint)
+        self.path = Path(path)
         self.threshold = threshold
         self.log = Log(self.path)
         made_by = self.log.manifest.get("fingerprint", "")
@@ -47,9 +58,13 @@ class Index(Engine):
 
     @staticmethod
     def open(
-        path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD
+        path: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        fingerprint: str = "",
+        threshold: int = THRESHOLD,
     ) -> Index:
-        """The index in a folder; one without records if there is none yet. Raises AmodalError if
+        """Open the index in a folder; an empty one if there is none yet. Raises AmodalError if
         another encoder made it."""
         return Index(path, encoder=encoder, fingerprint=fingerprint, threshold=threshold)
 
@@ -80,8 +95,8 @@ class Index(Engine):
     def sources(self) -> list[str]:
         return self.log.sources
 
-    def several(self, field: str) -> bool:
-        return self.log.several(field)
+    def is_multi_vector(self, field: str) -> bool:
+        return self.log.is_multi_vector(field)
 
     @property
     def width(self) -> int:
@@ -90,7 +105,7 @@ class Index(Engine):
     @property
     def labels(self) -> Labels:
         """label -> (N,) str objects with None, or float64 with NaN where missing, of all records,
-        dead ones too."""
+        deleted ones too."""
         if self._labels is None:
             names = dict.fromkeys(name for r in self._records for name in r["labels"])
             self._labels = Labels(
@@ -110,27 +125,32 @@ class Index(Engine):
     def stamps(self, keys: Sequence[str]) -> dict[str, str]:
         return {k: self._records[self.number[k]]["stamp"] for k in keys if k in self.number}
 
-    def beside(self, keys: set[str]) -> set[str]:
+    def keys_except(self, keys: set[str]) -> set[str]:
         return set(self.number) - keys
 
-    def of_record(self, key: str) -> dict[str, np.ndarray]:
-        number, found = self.number[key], {}
+    def record_vectors(self, key: str) -> dict[str, np.ndarray]:
+        number = self.number[key]
+        vectors: dict[str, np.ndarray] = {}
         for field in self.sources:
             lists = self.log.lists(field)
-            own = lists.of(number)
-            if own.stop > own.start:
-                found[field] = np.asarray(lists.values[own], dtype=np.float32)
-        return found
+            span = lists.span_of(number)
+            if span.stop > span.start:
+                vectors[field] = np.asarray(lists.values[span], dtype=np.float32)
+        return vectors
 
     def put(
-        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]
+        self,
+        keys: list[str],
+        vectors: dict[str, Lists],
+        stamps: list[str],
+        labels: list[RecordLabels],
     ) -> None:
         if not self.log.manifest:
             self.log.start(
                 self.fingerprint, next((lists.values.shape[1] for lists in vectors.values()), 0)
             )
         first = len(self._records)
-        records = [{"key": k, "stamp": s, "labels": own} for k, s, own in zip(keys, stamps, labels)]
+        records = [{"key": k, "stamp": s, "labels": v} for k, s, v in zip(keys, stamps, labels)]
         added = {
             source: replace(lists, rows=lists.rows + first) for source, lists in vectors.items()
         }
@@ -140,9 +160,8 @@ class Index(Engine):
         self.alive = np.concatenate([self.alive, np.ones(len(records), dtype=bool)])
         self.alive[dead] = False
         for key in keys:
-            self.number.pop(
-                key, None
-            )  # a key that was written anew goes to the end, as it does when the log is read
+            # A key that is replaced goes to the end, as it does when the log is read.
+            self.number.pop(key, None)
         self.number |= {key: first + i for i, key in enumerate(keys)}
         self._changed()
 
@@ -154,7 +173,7 @@ class Index(Engine):
         return len(dead)
 
     def _tidy(self) -> None:
-        """Clear out the dead once they are more than the living."""
+        """Compact the log once it has more deleted records than others."""
         if (~self.alive).sum() > max(self.alive.sum(), 256):
             self.log.rewrite(np.flatnonzero(self.alive), self._records)
             self._load()
@@ -168,50 +187,49 @@ class Index(Engine):
         fields: Sequence[str],
         where: Where | None,
         unsigned: bool,
-    ) -> list[Found]:
+    ) -> list[Match]:
         records = (
             self.alive
             if where is None
             else self.alive & allowed(where, self.labels, len(self._records))
         )
-        if len(query_LD) > 1 or any(map(self.several, fields)):
-            return self._by_parts(query_LD, k, fields, records, unsigned)
+        if len(query_LD) > 1 or any(map(self.is_multi_vector, fields)):
+            return self._late_interaction(query_LD, k, fields, records, unsigned)
         best: dict[int, tuple[float, str]] = {}
         for field in fields:
-            for score, record in self._of(field, query_LD[0], k, records, unsigned):
+            for score, record in self._ranked(field, query_LD[0], k, records, unsigned):
                 if record not in best or score > best[record][0]:
                     best[record] = score, field
         ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:k]
-        return [
-            (self._records[r]["key"], score, field, self._records[r]["labels"], -1)
-            for r, (score, field) in ordered
-        ]
+        return [self._match(r, score, field) for r, (score, field) in ordered]
 
-    def _by_parts(
+    def _match(self, number: int, score: float, field: str, part: int = -1) -> Match:
+        record = self._records[number]
+        return Match(record["key"], score, field, record["labels"], part)
+
+    def _late_interaction(
         self,
         query_LD: np.ndarray,
         k: int,
         fields: Sequence[str],
         records: np.ndarray,
         unsigned: bool,
-    ) -> list[Found]:
-        lists, found = {field: self.log.lists(field) for field in fields}, []
-        for record in best_records(list(lists.values()), query_LD, k, records, unsigned)[
-            1
-        ].tolist():
-            at = {s: own for s, one in lists.items() if (own := one.of(record)).stop > own.start}
-            score, field, place = explained(
-                query_LD, {s: lists[s].values[own] for s, own in at.items()}, unsigned
-            )
+    ) -> list[Match]:
+        lists = {field: self.log.lists(field) for field in fields}
+        _, best = top_records(list(lists.values()), query_LD, k, records, unsigned)
+        matches = []
+        for record in best.tolist():
+            spans = {s: one.span_of(record) for s, one in lists.items()}
+            vectors = {s: lists[s].values[i] for s, i in spans.items() if i.stop > i.start}
+            score, field, place = best_match(query_LD, vectors, unsigned)
             parts = lists[field].parts
-            part = int(parts[at[field].start + place]) if parts is not None and place >= 0 else -1
-            found.append(
-                (self._records[record]["key"], score, field, self._records[record]["labels"], part)
-            )
-        return found
+            known = parts is not None and place >= 0
+            part = int(parts[spans[field].start + place]) if parts is not None and known else -1
+            matches.append(self._match(record, score, field, part))
+        return matches
 
-    def one_each(self, field: str) -> tuple[np.ndarray, np.ndarray]:
-        """(n, D) one vector for each record that has the field, of several their mean, and the (n,)
+    def mean_vectors(self, field: str) -> tuple[np.ndarray, np.ndarray]:
+        """(n, D) one vector for each record that has the field, the mean of a list, and the (n,)
         numbers of the records."""
         lists = self.log.lists(field)
         if lists.lengths is None or not len(lists.rows):
@@ -221,42 +239,41 @@ class Index(Engine):
             np.float16
         ), lists.rows
 
-    def _of(
+    def _ranked(
         self, field: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool
     ) -> list[tuple[float, int]]:
         if field not in self._mapped:
             values, rows = self.log.vectors(field)
-            rows = np.asarray(rows)  # still mapped; a memmap is slow to index
+            rows = np.asarray(rows)  # still mapped, but a memmap is slow to index
             self._mapped[field] = (
                 np.asarray(values),
                 rows,
                 np.array_equal(rows, np.arange(len(records))),
             )
-        vectors, rows, all_have_it = self._mapped[field]
-        kept = None if records.all() else records if all_have_it else records[rows]
-        count = len(rows) if kept is None else np.count_nonzero(kept)
+        vectors, rows, in_all = self._mapped[field]
+        mask = None if records.all() else records if in_all else records[rows]
+        count = len(rows) if mask is None else np.count_nonzero(mask)
         if not count:
             return []
-        kept = None if count == len(rows) else kept
+        mask = None if count == len(rows) else mask
         if (
             unsigned
-            or len(vectors) <= max(self.threshold, FEWEST)
+            or len(vectors) <= max(self.threshold, MIN_VECTORS)
             or count < SELECTIVE * len(vectors)
         ):
-            scores, at = (part[0] for part in exact(vectors, query[None], k, kept, unsigned))
+            scores, places = (part[0] for part in exact(vectors, query[None], k, mask, unsigned))
         else:
-            scores, at = self.approximate(field).search(vectors, query, k, kept)
-        return list(zip(scores.tolist(), rows[at].tolist()))
+            scores, places = self.approximate(field).search(vectors, query, k, mask)
+        return list(zip(scores.tolist(), rows[places].tolist()))
 
     def approximate(self, field: str) -> Approximate:
-        """The faiss cache of a field, made or brought up to date if need be."""
+        """The faiss index of a field, a cache that is made or brought up to date if need be."""
         if field not in self._approximate:
-            self._approximate[field] = Approximate.of(self.log, field, self._trial_queries(field))
+            self._approximate[field] = Approximate.load(self.log, field, self._trial_queries(field))
         return self._approximate[field]
 
     def _trial_queries(self, field: str) -> np.ndarray:
-        """Queries as people will ask them: vectors of every field, moved off the stored ones so
-        that none finds itself for free."""
+        """Queries to tune on: vectors of every field with noise, so that none finds itself."""
         rng, parts = np.random.default_rng(0), []
         for source in self.sources:
             vectors, _ = self.log.vectors(source)

@@ -1,7 +1,7 @@
 """Qdrant as the engine of an index that outgrows one machine: `amodal index RUN --to
 qdrant://HOST:6333/COLLECTION`.
 
-    a point for each record    id made from its key, so that writing a record again replaces it; a
+    a point for each record    id made from its key, so that writing a record anew replaces it; a
                                vector for each of its fields, a
                                multivector (MAX_SIM) where it has several; if several fields have
                                such, one more of all together
@@ -17,54 +17,90 @@ goes on after them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
+from uuid import UUID
 
 import numpy as np
 
 from amodal.core import AmodalError, unknown
-from amodal.search._maxsim import Lists, explained
-from amodal.search._qdrant_address import Address, client_of
-from amodal.search._qdrant_points import CARD, EVERY, contents, id_of, path_of, requests
-from amodal.search.engine import Engine, Found, other_encoder
-from amodal.search.filter import Where, bounds, choices
+from amodal.nn.encoder import Encoder
+from amodal.search._maxsim import Lists, best_match
+from amodal.search._qdrant_address import Address, client_errors, make_client
+from amodal.search._qdrant_points import (
+    ALL_FIELDS,
+    CARD,
+    Vectors,
+    id_of,
+    path_of,
+    point_contents,
+    request_ranges,
+)
+from amodal.search._qdrant_query import (
+    best_of_fields,
+    filter_of,
+    requests_of,
+    vectors_config,
+)
+from amodal.search.engine import Engine, Labels, Match, other_encoder
+from amodal.search.filter import Where
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import Filter
 
 FORMAT = 1
-WIDER = 4  # candidates for each result wanted, where the server cannot rank by itself
+OVERSAMPLING = 4  # candidates for each result wanted, where the server cannot rank by itself
 PAGE = 4096  # records whose stamps are asked for at once
 
 
 class Qdrant(Engine):
-    """path: see `Address`; client: a `qdrant_client.QdrantClient` to use instead of one of its own.
-    The key for a server that wants one is read from QDRANT_API_KEY. Search is exact in small
-    collections and by Qdrant's graph in large ones, filters are Qdrant's."""
+    """An index in a Qdrant collection. Search is exact in small collections and by Qdrant's graph
+    (HNSW) in large ones; filters are Qdrant's.
 
-    many = True
+    Args:
+        path: See `Address`. The key for a server that wants one is read from QDRANT_API_KEY.
+        encoder: See `Engine`.
+        fingerprint: See `Engine`.
+        client: To use instead of a new one.
+    """
 
-    def __init__(self, path: str, *, encoder=None, fingerprint: str = "", client=None):
+    concurrent = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        encoder: Encoder | None = None,
+        fingerprint: str = "",
+        client: QdrantClient | None = None,
+    ):
         super().__init__(path, encoder, fingerprint)
-        self.address = Address.of(path)
-        self.client = client_of(self.address) if client is None else client
+        self.address = Address.parse(path)
+        self.client = make_client(self.address) if client is None else client
         self.name = self.address.collection
-        self.card: dict = {}
-        self._look()
+        self.card: dict[str, Any] = {}
+        self._refresh()
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         with self._talking():
             if self.client.collection_exists(self.name):
                 self._read_card()
 
     def _read_card(self) -> None:
-        """What the collection is of; {} if it is as good as new."""
+        """Read the card of the collection; {} for an empty collection."""
         found = self.client.retrieve(self.name, [CARD], with_payload=True)
         if not found and self.client.count(self.name, exact=True).count:
             raise AmodalError(
-                f"the collection {self.name!r} in {self.path} is not an index of amodal; name another"
+                f"the collection {self.name!r} in {self.path} is not an index of amodal; name "
+                "another"
             )
-        self.card = found[0].payload if found else {}
+        self.card = (found[0].payload or {}) if found else {}
         if self.card.get("format", FORMAT) not in (FORMAT, FORMAT + 1):
             raise AmodalError(
-                f"the index in {self.path} has format {self.card['format']}, this version reads format {FORMAT + 1}"
+                f"the index in {self.path} has format {self.card['format']}, this version reads "
+                f"format {FORMAT + 1}"
             )
         made_by = self.card.get("fingerprint")
         if made_by and self.fingerprint and made_by != self.fingerprint:
@@ -74,7 +110,7 @@ class Qdrant(Engine):
 
     def __len__(self) -> int:
         if not self.card:
-            self._look()  # another process may have begun it
+            self._refresh()  # another process may have begun it
         if not self.card:
             return 0
         with self._talking():
@@ -89,16 +125,14 @@ class Qdrant(Engine):
 
     @property
     def sources(self) -> list[str]:
-        return list(
-            self.card.get("fields", self.card.get("senses", []))
-        )  # "senses": of older collections
+        return list(self.card.get("fields", self.card.get("senses", [])))  # the latter of old ones
 
-    def several(self, field: str) -> bool:
-        return field in self.card.get("several", [])
+    def is_multi_vector(self, field: str) -> bool:
+        return field in self.card.get("several", [])  # the key that stored cards have
 
     @property
     def width(self) -> int:
-        return self.card.get("width", 0)
+        return int(self.card.get("width", 0))
 
     # Changing it
 
@@ -109,17 +143,18 @@ class Qdrant(Engine):
             self._share_card({})
 
     def stamps(self, keys: Sequence[str]) -> dict[str, str]:
-        found = {}
+        stamps: dict[str, str] = {}
         for start in range(0, len(keys) if self.card else 0, PAGE):
             ids = [id_of(key) for key in keys[start : start + PAGE]]
             with self._talking():
                 points = self.client.retrieve(
                     self.name, ids, with_payload=["key", "stamp"], with_vectors=False
                 )
-            found |= {point.payload["key"]: point.payload["stamp"] for point in points}
-        return found
+            payloads = [point.payload or {} for point in points]
+            stamps |= {payload["key"]: payload["stamp"] for payload in payloads}
+        return stamps
 
-    def of_record(self, key: str) -> dict[str, np.ndarray]:
+    def record_vectors(self, key: str) -> dict[str, np.ndarray]:
         names = {quote(field, safe=""): field for field in self.sources}
         with self._talking():
             points = self.client.retrieve(
@@ -127,14 +162,14 @@ class Qdrant(Engine):
             )
         if not points:
             raise KeyError(key)
-        own = {
-            names[n]: np.array(v, dtype=np.float32)
-            for n, v in points[0].vector.items()
+        stored = cast("dict[str, Any]", points[0].vector)
+        return {
+            names[n]: np.array(v, dtype=np.float32).reshape(-1, self.width)
+            for n, v in stored.items()
             if n in names
         }
-        return {field: vectors.reshape(-1, self.width) for field, vectors in own.items()}
 
-    def beside(self, keys: set[str]) -> set[str]:
+    def keys_except(self, keys: set[str]) -> set[str]:
         return {key for key in self._all_keys() if key not in keys}
 
     def _all_keys(self) -> Iterator[str]:
@@ -148,25 +183,24 @@ class Qdrant(Engine):
                     offset=after,
                     with_payload=["key"],
                 )
-            yield from (point.payload["key"] for point in points)
+            yield from ((point.payload or {})["key"] for point in points)
             more = after is not None
 
     def put(
-        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]
+        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[Labels]
     ) -> None:
         fields, many = self._sources(vectors)
         self._begin(
             fields, many, next((lists.values.shape[1] for lists in vectors.values()), 0), labels
         )
-        own, payloads = contents(
+        points, payloads = point_contents(
             keys, vectors, stamps, labels, together=bool(self.card.get("every"))
         )
-        for start, stop in requests(own, self.width):
-            self._upsert(keys[start:stop], own[start:stop], payloads[start:stop])
+        for start, stop in request_ranges(points, self.width):
+            self._upsert(keys[start:stop], points[start:stop], payloads[start:stop])
 
     def _sources(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
-        """What a new collection has room for, and of it the sources of several vectors: those of
-        the encoder as well."""
+        """The fields of a new collection (those of the encoder too), and the multi-vector ones."""
         fields = self.encoder.fields if self.encoder is not None else ()
         asked = getattr(self.encoder, "multi_vector", None)
         sources = list(dict.fromkeys([*vectors, *fields]))
@@ -183,7 +217,9 @@ class Qdrant(Engine):
             if (vectors[s].lengths is not None if s in vectors else s != asked.query_field)
         ]
 
-    def _upsert(self, keys: list[str], vectors: list[dict], payloads: list[dict]) -> None:
+    def _upsert(
+        self, keys: list[str], vectors: list[Vectors], payloads: list[dict[str, Any]]
+    ) -> None:
         from qdrant_client import models
 
         each = zip(keys, vectors, payloads)
@@ -194,15 +230,15 @@ class Qdrant(Engine):
         with self._talking():
             self.client.upsert(self.name, points, wait=True)
 
-    def _begin(self, fields: list[str], many: list[str], width: int, labels: list[dict]) -> None:
-        """Make the collection, its card, and what filters of labels need, as far as they are not
-        there."""
+    def _begin(self, fields: list[str], many: list[str], width: int, labels: list[Labels]) -> None:
+        """Make the collection, its card, and the payload indexes that filters need, where they are
+        missing."""
         from qdrant_client import models
 
         if self.card and (new := [s for s in fields if s not in self.sources]):
             raise AmodalError(
-                f"the index in {self.path} has no room for the field {new[0]!r}, it was made for {', '.join(self.sources)}; "
-                "index into another collection"
+                f"the index in {self.path} has no room for the field {new[0]!r}, it was made for "
+                f"{', '.join(self.sources)}; index into another collection"
             )
         kinds = dict(self.card.get("kinds", {}))
         for row in labels:
@@ -220,7 +256,7 @@ class Qdrant(Engine):
                     self.client.create_payload_index(
                         self.name, path_of(name), getattr(models.PayloadSchemaType, kind)
                     )
-        about = {
+        about: dict[str, Any] = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
             "width": width,
@@ -229,8 +265,8 @@ class Qdrant(Engine):
         about |= {"format": FORMAT + 1, "several": many, "every": len(many) > 1} if many else {}
         self._share_card(about | self.card | {"kinds": kinds})
 
-    def _share_card(self, card: dict) -> None:
-        """Bring the card up to date with labels that this process and others have met."""
+    def _share_card(self, card: dict[str, Any]) -> None:
+        """Merge the labels that this process and others have met into the stored card."""
         from qdrant_client import models
 
         mine = card or self.card
@@ -244,19 +280,13 @@ class Qdrant(Engine):
         self.card = merged
 
     def _create(self, fields: list[str], many: list[str], width: int) -> None:
-        from qdrant_client import models
-
-        half = dict(size=width, datatype=models.Datatype.FLOAT16)
-        spread = {"shard_number": self.address.shards, "replication_factor": self.address.replicas}
-        one = models.VectorParams(distance=models.Distance.COSINE, **half)
-        # vectors of a query are as long as they weigh, which cosines would not see; those of
-        # records are of length 1
-        best = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-        lists = models.VectorParams(distance=models.Distance.DOT, multivector_config=best, **half)
-        vectors = {quote(field, safe=""): lists if field in many else one for field in fields}
-        vectors |= {EVERY: lists} if len(many) > 1 else {}
         try:
-            self.client.create_collection(self.name, vectors_config=vectors, **spread)
+            self.client.create_collection(
+                self.name,
+                vectors_config=vectors_config(fields, many, width),
+                shard_number=self.address.shards,
+                replication_factor=self.address.replicas,
+            )
         except Exception:
             if not self.client.collection_exists(self.name):  # else another rank was first
                 raise
@@ -266,7 +296,7 @@ class Qdrant(Engine):
 
         gone = list(self.stamps(list(keys)))
         for start in range(0, len(gone), PAGE):
-            ids = [id_of(key) for key in gone[start : start + PAGE]]
+            ids: list[int | str | UUID] = [id_of(key) for key in gone[start : start + PAGE]]
             with self._talking():
                 self.client.delete(self.name, models.PointIdsList(points=ids), wait=True)
         return len(gone)
@@ -280,62 +310,44 @@ class Qdrant(Engine):
         fields: Sequence[str],
         where: Where | None,
         unsigned: bool,
-    ) -> list[Found]:
-        kept, every, many = (
-            self._filter(where),
-            bool(self.card.get("every")),
-            any(map(self.several, fields)),
-        )
+    ) -> list[Match]:
+        passes, every = self._filter(where), bool(self.card.get("every"))
         if len(query_LD) == 1:  # the nearest of all fields are among the nearest of each
-            best = self._ranked(query_LD, k, fields, kept, unsigned)
-            if many:
+            best = self._ranked(query_LD, k, fields, passes, unsigned)
+            if any(map(self.is_multi_vector, fields)):
                 return self._explained(query_LD, k, fields, best, unsigned)
             ordered = sorted(best.items(), key=lambda hit: (-hit[1][0], hit[0]))[:k]
-            return [(key, score, field, labels, -1) for key, (score, field, labels) in ordered]
+            return [Match(key, *hit, part=-1) for key, hit in ordered]
         if unsigned:
             raise AmodalError(
-                "several vectors of a query cannot be ranked by |cosine| in Qdrant; index into a folder"
+                "a query of many vectors cannot be ranked by |cosine| in Qdrant; index into a "
+                "folder"
             )
         if every and set(fields) == set(self.sources):
-            best = self._ranked(query_LD, k, [EVERY], kept)
+            best = self._ranked(query_LD, k, [ALL_FIELDS], passes)
         elif len(fields) == 1:
-            best = self._ranked(query_LD, k, fields, kept)
+            best = self._ranked(query_LD, k, fields, passes)
         else:
-            best = self._ranked(query_LD, WIDER * k, [*fields, *[EVERY] * every], kept)
+            searched = [*fields, ALL_FIELDS] if every else fields
+            best = self._ranked(query_LD, OVERSAMPLING * k, searched, passes)
         return self._explained(query_LD, k, fields, best)
 
     def _ranked(
-        self, query_LD: np.ndarray, k: int, fields: Sequence[str], kept, unsigned: bool = False
-    ) -> dict[str, tuple[float, str, dict]]:
-        """key -> score, field and labels of the k best by each field, and of these fields the one
-        that scores highest."""
-        from qdrant_client import models
-
-        asked = []
-        for field in fields:
-            lists = field == EVERY or self.several(field)
-            query = (
-                query_LD if lists else query_LD.sum(0)
-            )  # the sum of products with one vector is that of the sum
-            name = EVERY if field == EVERY else quote(field, safe="")
-            for sign in (1, -1) if unsigned else (1,):
-                exactly = models.SearchParams(exact=True) if unsigned and self.address.url else None
-                limits = dict(limit=k, filter=kept, with_payload=True, params=exactly)
-                asked.append(
-                    (
-                        field,
-                        models.QueryRequest(query=(sign * query).tolist(), using=name, **limits),
-                    )
-                )
+        self,
+        query_LD: np.ndarray,
+        k: int,
+        fields: Sequence[str],
+        passes: Filter,
+        unsigned: bool = False,
+    ) -> dict[str, tuple[float, str, Labels]]:
+        """key -> score, field and labels of the k best by each field; of these fields the one that
+        scores highest."""
+        lists = {f: f == ALL_FIELDS or self.is_multi_vector(f) for f in fields}
+        exact = unsigned and bool(self.address.url)
+        requests = requests_of(query_LD, k, lists, passes, unsigned=unsigned, exact=exact)
         with self._talking():
-            answers = self.client.query_batch_points(self.name, [request for _, request in asked])
-        best: dict[str, tuple[float, str, dict]] = {}
-        for (field, _), answer in zip(asked, answers):
-            for point in answer.points:
-                key = point.payload["key"]
-                if key not in best or point.score > best[key][0]:
-                    best[key] = (float(point.score), field, point.payload["labels"])
-        return best
+            responses = self.client.query_batch_points(self.name, [r for _, r in requests])
+        return best_of_fields([field for field, _ in requests], responses)
 
     def _explained(
         self,
@@ -344,55 +356,36 @@ class Qdrant(Engine):
         fields: Sequence[str],
         candidates: Iterable[str],
         unsigned: bool = False,
-    ) -> list[Found]:
-        """The k best of these records by their own vectors, exactly, and what of each was found."""
-        names, found = {quote(field, safe=""): field for field in fields}, []
+    ) -> list[Match]:
+        """Rank these records exactly by their vectors; the k best, with the part that matched."""
+        names = {quote(field, safe=""): field for field in fields}
+        matches = []
         ids = [id_of(key) for key in candidates]
         with self._talking():
             points = self.client.retrieve(
                 self.name, ids, with_payload=True, with_vectors=list(names)
             )
         for point in points:
-            vectors = {n: v for n, v in point.vector.items() if n in names}
+            stored, payload = cast("dict[str, Any]", point.vector), point.payload or {}
+            vectors = {
+                names[n]: np.array(v, dtype=np.float32).reshape(-1, self.width)
+                for n, v in stored.items()
+                if n in names
+            }
             if not vectors:
                 continue  # it was found by a field that is not asked for
-            own = {
-                names[n]: np.array(v, dtype=np.float32).reshape(-1, self.width)
-                for n, v in vectors.items()
-            }
-            score, field, place = explained(query_LD, own, unsigned)
-            parts = point.payload.get("parts", {}).get(field)
-            part = -1 if place < 0 or not self.several(field) else parts[place] if parts else place
-            found.append((point.payload["key"], score, field, point.payload["labels"], part))
-        return sorted(found, key=lambda hit: (-hit[1], hit[0]))[:k]
+            score, field, place = best_match(query_LD, vectors, unsigned)
+            part = -1
+            if place >= 0 and self.is_multi_vector(field):
+                part = payload.get("parts", {}).get(field, range(place + 1))[place]
+            matches.append(Match(payload["key"], score, field, payload["labels"], part))
+        return sorted(matches, key=lambda match: (-match.score, match.key))[:k]
 
-    def _filter(self, where: Where | None = None):
-        """Records only, and those that pass. Raises AmodalError for unknown labels and values, with
-        the nearest ones."""
-        from qdrant_client import models
+    def _filter(self, where: Where | None = None) -> Filter:
+        """See `filter_of`."""
+        return filter_of(where, self.card.get("kinds", {}), self._check_value)
 
-        if callable(where):
-            raise AmodalError(
-                "a filter that is a function cannot be sent to a Qdrant server; give labels and what they must be"
-            )
-        kinds, must = self.card.get("kinds", {}), []
-        for name, wanted in (where or {}).items():
-            if name not in kinds:
-                raise unknown("label in this index", name, kinds)
-            if kinds[name] == "number":
-                low, high = (None if np.isinf(b) else b for b in bounds(name, wanted))
-                must.append(
-                    models.FieldCondition(key=path_of(name), range=models.Range(gte=low, lte=high))
-                )
-                continue
-            for choice in choices(wanted):
-                self._there(name, choice)
-            must.append(
-                models.FieldCondition(key=path_of(name), match=models.MatchAny(any=choices(wanted)))
-            )
-        return models.Filter(must=must, must_not=[models.HasIdCondition(has_id=[CARD])])
-
-    def _there(self, name: str, choice: str) -> None:
+    def _check_value(self, name: str, choice: str) -> None:
         from qdrant_client import models
 
         has = models.Filter(
@@ -403,18 +396,5 @@ class Qdrant(Engine):
                 values = self.client.facet(self.name, key=path_of(name), limit=1000).hits
                 raise unknown(f"value of {name}", choice, {str(hit.value) for hit in values})
 
-    @contextmanager
-    def _talking(self) -> Iterator[None]:
-        """What the client or the server says is wrong, as an error for a person."""
-        from qdrant_client.http.exceptions import ApiException
-
-        try:
-            yield
-        except AmodalError:
-            raise
-        except (ApiException, ValueError, OSError) as error:
-            said = " ".join(str(error).split())[:300]
-            raise AmodalError(
-                f"the index in {self.path} cannot be used: {said}. Is the server running there, and QDRANT_API_KEY set if it wants "
-                "a key? What was written before is kept; give the same command again."
-            ) from error
+    def _talking(self) -> AbstractContextManager[None]:
+        return client_errors(self.path)

@@ -1,4 +1,4 @@
-"""Ask an index: by words, a picture, a sound, any other field, vectors, or a mix of them."""
+"""Search an index by words, a picture, a sound, any other field, vectors, or a mix of them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from amodal.evaluate.contact_sheet import Card, card, sheet
 from amodal.inference.embed import device_of, embed_queries, embed_values
 from amodal.inference.query import Hit, field_for
 from amodal.modalities import Raw, name_of
+from amodal.nn.encoder import Encoder
 from amodal.search.engine import Engine
 from amodal.search.filter import Where
 
 LIKE = "like:"
-"""Before the key of a record that is a part of a query, where parts are named."""
+"""Prefix of the name of a part of a query that is a record of the index: `like:KEY`."""
+
+Query = Mapping[str, Raw | Sequence[Raw] | Tensor]
 
 
 def search(
     index: Engine,
-    encoder,
-    query: Mapping[str, Raw | Sequence[Raw] | Tensor],
+    encoder: Encoder,
+    query: Query,
     *,
     k: int = 10,
     where: Where | None = None,
@@ -38,19 +41,30 @@ def search(
     weights: Mapping[str, float] | None = None,
     like: Sequence[str] = (),
 ) -> list[Hit]:
-    """The k records nearest to a query, best first.
+    """Find the records nearest to a query.
 
-    query: a field of the encoder, or a kind of data (text, image, audio, …) of which it has one
-    field -> a raw value, several of them, or vectors (D,) or (n, D) as a Tensor. What is given is
-    embedded and the unit vectors are averaged, weighted by `weights` (name -> number, 1 unless
-    given; a negative one means "unlike"). An encoder that has learnt to compose (`scot`) does so
-    instead where the query has its field of changes and another part, and no weights are given.
-    fields: of the records, to compare with; all unless given. where: see
-    `amodal.search.filter.Where`. Where the encoder gives `several` vectors of a query, each finds
-    its own. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean nothing,
-    its queries should have one part. like: keys of records of the index, parts of the query under
-    the name `like:KEY`; they are not among what is found. Raises AmodalError for whatever is
-    unknown or cannot be read.
+    The query is the weighted mean of the unit vectors of its parts. An encoder that has learnt to
+    compose (`scot`) composes instead, if the query has its change field and another part, and no
+    weights. Each vector of a multi-vector query finds its own nearest (MaxSim). An encoder whose
+    similarity is |cosine| should get queries of one part, as signs mean nothing there.
+
+    Args:
+        index: Where to search.
+        encoder: Embeds the query.
+        query: A field of the encoder, or a kind of data (text, image, audio, …) of which it has
+            one field -> a raw value, a list of them, or vectors (D,) or (n, D) as a Tensor.
+        k: How many records.
+        where: See `amodal.search.filter.Where`.
+        fields: Of the records, to compare with; all if None.
+        weights: Name of a part -> its weight, 1 by default; a negative one means "unlike".
+        like: Keys of records that are parts of the query, under the name `like:KEY`. They are not
+            among the hits.
+
+    Returns:
+        The hits, best first.
+
+    Raises:
+        AmodalError: For unknown names, and values that cannot be read.
     """
     query = {**query, **{f"{LIKE}{key}": _recorded(index, key) for key in like}}
     if not query:
@@ -59,14 +73,16 @@ def search(
         )
     for name in weights or {}:
         if name not in query:
-            raise unknown("part of this query", name, query, "A weight was given for it.")
-    several = getattr(encoder, "multi_vector", None)
-    if several is not None and several.queries_are_lists:
-        vectors, shares = lists_of(encoder, query, weights or {})
-    else:
-        vectors, shares = one_of(encoder, query, weights), None
+            raise unknown("part of this query", name, query, "It has a weight.")
+    # Stand-ins for encoders, and ensembles, have neither.
+    multi_vector = getattr(encoder, "multi_vector", None)
     unsigned = getattr(encoder, "similarity", "cosine") == "abs_cosine"
-    found = index.nearest(
+    shares: Tensor | None = None
+    if multi_vector is not None and multi_vector.queries_are_lists:
+        vectors, shares = query_vectors(encoder, query, weights or {})
+    else:
+        vectors = query_vector(encoder, query, weights)
+    matches = index.nearest(
         vectors, k=k + len(like), weights=shares, fields=fields, where=where, unsigned=unsigned
     )
     return [
@@ -75,9 +91,11 @@ def search(
             score,
             source,
             labels,
-            several.part(encoder, source, part) if several is not None and part >= 0 else "",
+            multi_vector.part(encoder, source, part)
+            if multi_vector is not None and part >= 0
+            else "",
         )
-        for key, score, source, labels, part in found
+        for key, score, source, labels, part in matches
         if key not in like
     ][:k]
 
@@ -91,9 +109,7 @@ def _recorded(index: Engine, key: str) -> Tensor:
         ) from None
 
 
-def one_of(
-    encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float] | None
-) -> Tensor:
+def query_vector(encoder: Encoder, query: Query, weights: Mapping[str, float] | None) -> Tensor:
     """(D,): the parts of a query as one vector."""
     parts = {name: vector_of(encoder, name, value) for name, value in query.items()}
     total = composed(encoder, parts) if not weights else None
@@ -106,40 +122,48 @@ def one_of(
     return total
 
 
-def lists_of(
-    encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float]
+def query_vectors(
+    encoder: Encoder, query: Query, weights: Mapping[str, float]
 ) -> tuple[Tensor, Tensor]:
-    """(L, D) the vectors of all parts of a query, and (L,) their weights: a part weighs what it was
-    given, however many it has. Raises AmodalError for weights that are not above 0: what is unlike
-    a list of vectors is not defined."""
+    """The vectors of a query for late interaction.
+
+    Returns:
+        (L, D) the vectors of all parts, and (L,) their weights. The weight of a part is divided
+        among its vectors.
+
+    Raises:
+        AmodalError: For weights that are not above 0: "unlike" is not defined for lists.
+    """
     lists, shares = [], []
     for name, value in query.items():
         if isinstance(value, Tensor):
-            own = value.reshape(-1, value.shape[-1]).float().cpu()
+            flat = value.reshape(-1, value.shape[-1]).float().cpu()
         else:
-            field_ = field_for(encoder, name)
-            own = embed_queries(encoder, field_, encoder.fields[field_].queries(value)).flat
-        if not len(own):
+            field = field_for(encoder, name)
+            flat = embed_queries(encoder, field, encoder.fields[field].queries(value)).flat
+        if not len(flat):
             raise AmodalError(f"the part {name!r} of the query is empty")
         weight = weights.get(name, 1.0)
         if not weight > 0:
             raise AmodalError(
-                f"the weight of {name} is {weight}; this run looks for each token of a query, and their weights must be above 0"
+                f"the weight of {name} is {weight}; this run searches by each token of a query, "
+                "and "
+                "their weights must be above 0"
             )
-        lists.append(own)
-        shares.append(torch.full((len(own),), weight / len(own)))
+        lists.append(flat)
+        shares.append(torch.full((len(flat),), weight / len(flat)))
     return torch.cat(lists), torch.cat(shares)
 
 
 @torch.no_grad()
-def composed(encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
-    """(D,): the reference, the mean of the other parts, with the change; None for an encoder or a
-    query that has nothing to compose."""
-    if getattr(encoder, "combiner", None) is None:
+def composed(encoder: Encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
+    """(D,): the reference (the mean of the other parts) with the change applied; None if the
+    encoder cannot compose, or the query has nothing to compose."""
+    if (combiner := getattr(encoder, "combiner", None)) is None:
         return None
-    told = encoder.combiner.change_field
+    change_field = combiner.change_field
     changes, others = (
-        [v for n, v in parts.items() if is_field(encoder, n, told) is wanted]
+        [v for n, v in parts.items() if is_field(encoder, n, change_field) is wanted]
         for wanted in (True, False)
     )
     if not changes or not others:
@@ -147,22 +171,22 @@ def composed(encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
     reference, change = (
         torch.stack(each).mean(0, keepdim=True).to(device_of(encoder)) for each in (others, changes)
     )
-    return encoder.combiner(reference, change)[0].float().cpu()
+    result: Tensor = combiner(reference, change)
+    return result[0].float().cpu()
 
 
-def is_field(encoder, name: str, field_: str) -> bool:
+def is_field(encoder: Encoder, name: str, field: str) -> bool:
     """Whether a part of a query is of this field; parts that are vectors may have any name."""
-    return name == field_ or name not in encoder.fields and name == name_of(encoder.fields[field_])
+    return name == field or name not in encoder.fields and name == name_of(encoder.fields[field])
 
 
-def vector_of(encoder, name: str, value) -> Tensor:
-    """(D,) of length 1: one part of a query, the mean of the unit vectors of all values given for
-    it."""
+def vector_of(encoder: Encoder, name: str, value: Raw | Sequence[Raw] | Tensor) -> Tensor:
+    """(D,) unit vector of one part of a query: the mean of the unit vectors of its values."""
     if isinstance(value, Tensor):
         vectors = value.reshape(-1, value.shape[-1]).float().cpu()
     else:
-        field_ = field_for(encoder, name)
-        vectors = embed_values(encoder, field_, encoder.fields[field_].queries(value))
+        field = field_for(encoder, name)
+        vectors = embed_values(encoder, field, encoder.fields[field].queries(value))
     if not len(vectors):
         raise AmodalError(f"the part {name!r} of the query is empty")
     return normalize(normalize(vectors, dim=1).mean(0), dim=0)
@@ -186,7 +210,7 @@ def table(hits: Sequence[Hit]) -> Table:
     return shown
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -200,8 +224,17 @@ def as_json(hits: Sequence[Hit]) -> str:
 def picture_sheet(
     hits: Sequence[Hit], dataset: Dataset, path: str | Path, *, fields: Sequence[str] | None = None
 ) -> Path:
-    """A row for each hit with a picture of every field of the record (or of `fields`). Records that
-    the dataset no longer has are passed over with a note; AmodalError if it has none of them."""
+    """Draw a row for each hit, with a picture of every field of the record.
+
+    Args:
+        hits: To draw. Records that the dataset no longer has are skipped with a note.
+        dataset: Has the records.
+        path: Of the picture.
+        fields: To draw; all if None.
+
+    Raises:
+        AmodalError: If the dataset has none of the records.
+    """
     if not hits:
         raise AmodalError("there are no hits to draw")
     place = {key: i for i, key in enumerate(dataset.keys)}
@@ -209,11 +242,15 @@ def picture_sheet(
     gone = [hit.key for hit in hits if hit.key not in place]
     if len(gone) == len(hits):
         raise AmodalError(
-            f"{dataset.name!r} has no record {gone[0]!r} nor any other hit; give the data that was indexed"
+            f"{dataset.name!r} has no record {gone[0]!r} nor any other hit; give the data that was "
+            "indexed"
         )
     if gone:
         named = ", ".join(gone[:3]) + (", …" if len(gone) > 3 else "")
-        note = f"{len(gone)} of {len(hits)} hits are not drawn, {dataset.name!r} no longer has them: {named}"
+        note = (
+            f"{len(gone)} of {len(hits)} hits are not drawn, {dataset.name!r} no longer has them: "
+            f"{named}"
+        )
         Console(stderr=True).print(note, highlight=False, markup=False, soft_wrap=True)
     for number, hit in enumerate(hits, 1):
         if hit.key not in place:

@@ -1,9 +1,8 @@
-"""The application: routes, and nothing that they do not share with any other page on the same
-server."""
+"""The HTTP API: the application and its routes."""
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,18 +17,22 @@ import amodal
 from amodal.core import AmodalError
 from amodal.inference.query import field_for
 from amodal.modalities.shared.base import shortened
+from amodal.model import Model
+from amodal.nn.encoder import Encoder
 from amodal.search.query import LIKE
 from amodal.serve import schema
-from amodal.serve.bodies import body_of, nothing_in, query_in, records_in
+from amodal.serve.bodies import Record, has_no_body, parse_query, parse_records, read_body
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.metrics import Metrics
-from amodal.serve.middleware import Guard
+from amodal.serve.middleware import LimitsMiddleware
 from amodal.serve.page import page
-from amodal.serve.service import SPACES, Service, finite, said
+from amodal.serve.service import SPACES, Service, finite, predictions_json
 
 log = logging.getLogger("amodal.serve")
 
-MOST_LIKE = 16
+Handler = Callable[..., Awaitable[Response]]
+
+MAX_LIKE = 16
 """Records in one query."""
 
 Where = Annotated[
@@ -37,7 +40,7 @@ Where = Annotated[
     Query(description="NAME=VALUE: only records whose label has this value; a range is LOW..HIGH"),
 ]
 Fields = Annotated[
-    list[str], Query(description="fields of the records to compare with; all unless given")
+    list[str], Query(description="fields of the records to compare with; all by default")
 ]
 Weights = Annotated[
     list[str],
@@ -48,13 +51,13 @@ Weights = Annotated[
 Like = Annotated[
     list[str],
     Query(
-        max_length=MOST_LIKE, description="KEY of a record of the index: it is a part of the query"
+        max_length=MAX_LIKE, description="KEY of a record of the index: it is a part of the query"
     ),
 ]
 
 
 class Json(Response):
-    """ASCII, so that no text of a client can break it; numbers that are none are an error of ours."""
+    """JSON in ASCII, so that no text of a client can break it. NaN is an error of the server."""
 
     media_type = "application/json"
 
@@ -63,20 +66,24 @@ class Json(Response):
 
 
 def app(
-    model,
+    model: Model,
     *,
     index: str | Path | None = None,
     limits: Limits | None = None,
     token: str = "",
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """A model behind an HTTP API. `app.state.service` is what the routes use; more routes and
-    static pages may be added to it, and are guarded by the same limits and the same token.
+    """Put a model behind an HTTP API.
 
-    model: see `amodal.load`; index: the folder to search in, RUN/index unless given (it is read
-    again when it changes); limits: what a request may cost; token: that `Authorization: Bearer
-    TOKEN` must say, "" for none; hosts: names that requests may call the server by, any unless
-    given.
+    More routes and static pages may be added to the application; they have the same limits and the
+    same token. Its `state.service` is what the routes use.
+
+    Args:
+        model: See `amodal.load`.
+        index: The folder to search in, RUN/index if None; it is opened anew when it changes.
+        limits: What a request may cost.
+        token: That `Authorization: Bearer TOKEN` must hold, "" for none.
+        hosts: Names by which requests may call the server; any if None.
     """
     limits, metrics = limits or Limits(), Metrics()
     service = Service(model, index=index, limits=limits, metrics=metrics)
@@ -85,32 +92,35 @@ def app(
     made = FastAPI(
         title="amodal",
         version=amodal.__version__,
-        description=f"{model.config.get('method', 'an encoder')} with the fields {', '.join(fields)}",
+        description=(
+            f"{model.config.get('method', 'an encoder')} with the fields {', '.join(fields)}"
+        ),
         docs_url=None,
         redoc_url=None,
         default_response_class=Json,
     )
     made.state.service, made.state.metrics = service, metrics
-    made.add_middleware(Guard, limits=limits, metrics=metrics, token=token, hosts=hosts)
-    _errors(made)
+    made.add_middleware(LimitsMiddleware, limits=limits, metrics=metrics, token=token, hosts=hosts)
+    add_error_handlers(made)
     records = schema.body(fields, limits, many=True)
 
     def route(
         verb: str,
         path: str,
-        answer: schema.Schema,
+        response: schema.Schema,
         text: str,
         *statuses: int,
-        takes: dict | None = None,
-    ):
-        responses = schema.good(answer, text) | schema.refusals(*statuses)
-        return getattr(made, verb)(
+        takes: dict[str, Any] | None = None,
+    ) -> Callable[[Handler], Handler]:
+        responses = schema.ok_response(response, text) | schema.error_responses(*statuses)
+        add: Callable[[Handler], Handler] = getattr(made, verb)(
             path, responses=responses, openapi_extra=takes, response_class=Json
         )
+        return add
 
-    vectors = schema.thing(
+    vectors = schema.object_of(
         space={"type": "string", "enum": list(SPACES)},
-        records=schema.several({"type": "object", "additionalProperties": schema.VECTOR}),
+        records=schema.array_of({"type": "object", "additionalProperties": schema.VECTOR}),
     )
 
     @route(
@@ -125,15 +135,15 @@ def app(
     ) -> Response:
         """Vectors of records. aligned: the space in which sources are compared; features: what
         probes read."""
-        asked = await service.read(records_in, await body_of(request, limits), fields, limits)
-        seen = await service.see(asked)
+        asked = await service.read(parse_records, await read_body(request, limits), fields, limits)
+        encoded = await service.encode(asked)
         return await service.read(
             lambda: Json(
                 {
                     "space": space,
                     "records": [
-                        {s: finite(v).tolist() for s, v in getattr(one, space).items()}
-                        for one in seen
+                        {s: finite(v).tolist() for s, v in one.in_space(space).items()}
+                        for one in encoded
                     ],
                 }
             )
@@ -142,7 +152,7 @@ def app(
     @route(
         "post",
         "/search",
-        schema.thing(hits=schema.several(schema.HIT)),
+        schema.object_of(hits=schema.array_of(schema.HIT)),
         "the nearest records, best first; source is the source that matched",
         404,
         409,
@@ -159,36 +169,48 @@ def app(
         """Records of the index that are near to a query: a value of one source, a record (`like`),
         or several of either together; records that are a part of the query are not found
         themselves."""
-        if like and nothing_in(request):
-            query = {}
+        if like and has_no_body(request):
+            query: Record = {}
         else:
             query = await service.read(
-                query_in, await body_of(request, limits), model.encoder, limits
+                parse_query, await read_body(request, limits), model.encoder, limits
             )
         weights = {
             _part(model.encoder, name): _number(number)
             for name, number in _pairs(weight, last=True).items()
         }
-        chosen = {"fields": fields or None, "where": _pairs(where) or None}
         hits = await service.search(
-            query, k=k, weights=weights, like=list(dict.fromkeys(like)), **chosen
+            query,
+            k=k,
+            weights=weights,
+            like=list(dict.fromkeys(like)),
+            fields=fields or None,
+            where=_pairs(where) or None,
         )
         return Json({"hits": [asdict(hit) for hit in hits]})
 
-    if model.head is not None:
-        told = schema.thing(
-            records=schema.several({"type": "object", "additionalProperties": schema.PREDICTION}),
+    targets = model.head.targets if model.head is not None else ()
+    if targets:
+        predicted = schema.object_of(
+            records=schema.array_of({"type": "object", "additionalProperties": schema.PREDICTION}),
         )
 
         @route(
-            "post", "/predict", told, "of each record, what each label is told to be", takes=records
+            "post",
+            "/predict",
+            predicted,
+            "of each record, the prediction of each label",
+            takes=records,
         )
         async def predict(request: Request) -> Response:
-            """What the run's head tells of records."""
-            asked = await service.read(records_in, await body_of(request, limits), fields, limits)
-            return Json({"records": [said(service, one) for one in await service.see(asked)]})
+            """Predictions of the run's head."""
+            asked = await service.read(
+                parse_records, await read_body(request, limits), fields, limits
+            )
+            encoded = await service.encode(asked)
+            return Json({"records": [predictions_json(targets, one) for one in encoded]})
 
-    listed = schema.thing(total={"type": "integer"}, records=schema.several(schema.RECORD))
+    listed = schema.object_of(total={"type": "integer"}, records=schema.array_of(schema.RECORD))
 
     @route("get", "/records", listed, "how many records there are, and some of them", 409)
     async def list_records(
@@ -205,28 +227,26 @@ def app(
         """A record of the index: its labels, and the sources it has."""
         return Json(await service.one_record(key))
 
-    about = schema.thing(
+    about = schema.object_of(
         method={"type": "string"}, fingerprint={"type": "string"}, records={"type": "integer"}
     )
 
     @route("get", "/model", about, "the model and its index")
     async def about_model() -> Response:
-        """What is served: the encoder's fields, what its head tells, and how many records the index
-        has."""
-        heads = [t.name for t in model.head.targets] if model.head is not None else []
+        """The encoder's fields, the targets of its head, and the number of records in the index."""
         return Json(
             {
                 "method": model.config.get("method", ""),
                 "fingerprint": model.fingerprint,
                 "fields": schema.about(fields),
-                "tells": heads,
+                "targets": [target.name for target in targets],
                 "records": len(await service.records()),
             }
         )
 
     @made.get(
         "/health",
-        responses=schema.good(schema.thing(status={"type": "string"}), "it works"),
+        responses=schema.ok_response(schema.object_of(status={"type": "string"}), "it works"),
         response_class=Json,
     )
     async def health() -> Response:
@@ -245,7 +265,7 @@ def app(
     return made
 
 
-def _errors(made: FastAPI) -> None:
+def add_error_handlers(made: FastAPI) -> None:
     """Every error is {"error": a sentence}."""
 
     @made.exception_handler(HTTPException)
@@ -271,15 +291,15 @@ def _errors(made: FastAPI) -> None:
         return Json({"error": "something went wrong in the server; its log says what"}, 500)
 
 
-def _pairs(given: list[str], *, last: bool = False) -> dict[str, str]:
-    """last: the value begins after the last =, so that a key may hold some."""
-    for item in given:
+def _pairs(items: list[str], *, last: bool = False) -> dict[str, str]:
+    """NAME=VALUE -> name: value. last: the value begins after the last =, as keys may hold some."""
+    for item in items:
         if "=" not in item:
             raise Refused(422, f"{shortened(item)!r} should be NAME=VALUE")
-    return dict(item.rsplit("=", 1) if last else item.split("=", 1) for item in given)
+    return dict(item.rsplit("=", 1) if last else item.split("=", 1) for item in items)
 
 
-def _part(encoder, name: str) -> str:
+def _part(encoder: Encoder, name: str) -> str:
     return name if name.startswith(LIKE) else field_for(encoder, name)
 
 

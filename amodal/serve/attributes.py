@@ -1,5 +1,5 @@
-"""What the data itself says of each record, to colour a map by: the cells of a table, the length of
-a text, how bright a picture is."""
+"""Attributes of records that a map is coloured by: cells of a table, the length of a text, the
+brightness of a picture."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from amodal.modalities import BadValue
 from amodal.modalities.shared.base import Attribute
 from amodal.modalities.shared.cells import mostly_numbers, number
 
-LOOKED_AT = 200
-"""Cells from which is told what an undescribed column holds."""
-NAMED = 40
+SAMPLE_SIZE = 200
+"""Cells that decide what an undescribed column holds."""
+MAX_NAME_LENGTH = 40
 """Characters up to which a cell can be the name of a class."""
 
 
 class Attributes:
-    """names: `FIELD.WHAT` of what can be told of each record, and the names of columns that are
-    neither a field nor a label -> "number" or "classes"."""
+    """Attributes of the records of a dataset.
+
+    Attributes:
+        names: `FIELD.ATTRIBUTE`, and columns that are neither a field nor a label -> "number" or
+            "classes".
+    """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
-        self.place = {key: i for i, key in enumerate(dataset.keys)}
-        self.of: dict[str, tuple[str, Attribute]] = {}
+        self.row_of = {key: i for i, key in enumerate(dataset.keys)}
+        self.of_fields: dict[str, tuple[str, Attribute]] = {}
         self.names: dict[str, str] = {}
         for field, modality in dataset.fields.items():
             for what, attribute in modality.attributes().items():
-                self.of[f"{field}.{what}"] = field, attribute
+                self.of_fields[f"{field}.{what}"] = field, attribute
                 self.names[f"{field}.{what}"] = attribute.scale
         self.columns = {
             name: kind for name in _undescribed(dataset) if (kind := _kind(dataset, name))
@@ -38,12 +42,22 @@ class Attributes:
         self.names |= {name: kind for name, kind in self.columns.items() if name not in self.names}
 
     def values(self, name: str, keys: Sequence[str]) -> np.ndarray:
-        """(n,) float64 with NaN, or objects with None, of the records with these keys; missing as
-        well where a record is not in the data or cannot be read. Raises AmodalError for a name that
-        is none."""
+        """Read an attribute of records.
+
+        Args:
+            name: One of `names`.
+            keys: Of n records.
+
+        Returns:
+            (n,) float64 with NaN, or objects with None, where a record has none, is not in the
+            data, or cannot be read.
+
+        Raises:
+            AmodalError: For an unknown name.
+        """
         if name not in self.names:
             raise unknown("attribute of this data", name, self.names)
-        found = [self._value(name, self.place.get(key, -1)) for key in keys]
+        found = [self._value(name, self.row_of.get(key, -1)) for key in keys]
         if self.names[name] == "number":
             return np.array([np.nan if v is None else v for v in found], dtype=np.float64)
         made = np.full(len(found), None, dtype=object)
@@ -53,8 +67,8 @@ class Attributes:
     def _value(self, name: str, i: int) -> float | str | None:
         if i < 0:
             return None
-        if name in self.of:
-            field, attribute = self.of[name]
+        if name in self.of_fields:
+            field, attribute = self.of_fields[name]
             try:
                 value = self.dataset.value(i, field)
             except BadValue:
@@ -80,10 +94,10 @@ def _undescribed(dataset: Dataset) -> list[str]:
 
 
 def _kind(dataset: Dataset, column: str) -> str:
-    """Is it "number" or "classes"; "" for what is neither, such as files and free text."""
+    """ "number" or "classes"; "" for what is neither, such as files and free text."""
     cells = [
         cell
-        for i in range(min(len(dataset), LOOKED_AT))
+        for i in range(min(len(dataset), SAMPLE_SIZE))
         if (cell := dataset.reader.get(i, column)) not in (None, "")
     ]
     if not cells or not all(isinstance(cell, (str, bool, int, float, np.number)) for cell in cells):
@@ -92,4 +106,4 @@ def _kind(dataset: Dataset, column: str) -> str:
         return "number"
     names = {str(cell) for cell in cells}
     few = 2 * len(names) <= len(cells) or len(names) <= 2
-    return "classes" if few and max(map(len, names)) <= NAMED else ""
+    return "classes" if few and max(map(len, names)) <= MAX_NAME_LENGTH else ""

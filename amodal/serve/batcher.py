@@ -1,4 +1,4 @@
-"""Requests that wait for the network go through it together."""
+"""Dynamic batching: requests that wait for the network go through it together."""
 
 from __future__ import annotations
 
@@ -8,29 +8,34 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Together(Generic[T, R]):
-    """run: n items -> n results, called in one thread, one call at a time; most: items in a call,
-    unless one request has more; seen: told of the size of each call.
+class Batcher(Generic[T, R]):
+    """Runs requests in batches, one batch at a time, in one thread.
 
     Nobody waits for company: an idle network begins at once, and what comes in while it works goes
-    into its next call. So one client gets the shortest answer, and many clients the largest
-    batches. If a call fails, its requests are tried one by one, so that each fails for reasons of
+    into its next batch. So one client gets the shortest latency, and many clients the largest
+    batches. If a batch fails, its requests are tried one by one, so that each fails for reasons of
     its own.
+
+    Args:
+        run: n items -> n results.
+        max_batch_size: Items in a batch, unless one request has more.
+        on_batch: Called with the size of each batch.
     """
 
     def __init__(
         self,
         run: Callable[[Sequence[T]], Sequence[R]],
-        most: int = 64,
-        seen: Callable[[int], object] = lambda n: None,
+        max_batch_size: int = 64,
+        on_batch: Callable[[int], object] = lambda n: None,
     ):
-        self.run, self.most, self.seen = run, most, seen
+        self.run, self.max_batch_size, self.on_batch = run, max_batch_size, on_batch
         self.waiting: deque[tuple[list[T], asyncio.Future[list[R]]]] = deque()
         self.thread = ThreadPoolExecutor(1, "amodal-network")
-        self.worker: asyncio.Task | None = None
+        self.worker: asyncio.Task[None] | None = None
 
     async def __call__(self, items: Sequence[T]) -> list[R]:
         """The results of these items, in their order."""
@@ -49,27 +54,28 @@ class Together(Generic[T, R]):
                     for call in calls:
                         await self._alone(*call)
                 else:
-                    _settle(calls[0][1], error=error)
+                    _fail(calls[0][1], error)
                 continue
             for items, done in calls:
-                _settle(done, results[: len(items)])
+                _finish(done, results[: len(items)])
                 results = results[len(items) :]
 
     async def _alone(self, items: list[T], done: asyncio.Future[list[R]]) -> None:
         try:
-            _settle(done, await self._call(items))
+            _finish(done, await self._call(items))
         except Exception as error:
-            _settle(done, error=error)
+            _fail(done, error)
 
     async def _call(self, items: list[T]) -> list[R]:
-        self.seen(len(items))
+        self.on_batch(len(items))
         return list(await asyncio.get_running_loop().run_in_executor(self.thread, self.run, items))
 
     def _next(self) -> list[tuple[list[T], asyncio.Future[list[R]]]]:
-        """The requests that go together now, first come first served; those that nobody waits for
-        any more are let go."""
-        calls, size = [], 0
-        while self.waiting and (not calls or size + len(self.waiting[0][0]) <= self.most):
+        """The requests of the next batch, first come first served. Those that nobody waits for any
+        more are dropped."""
+        calls: list[tuple[list[T], asyncio.Future[list[R]]]] = []
+        size = 0
+        while self.waiting and (not calls or size + len(self.waiting[0][0]) <= self.max_batch_size):
             items, done = self.waiting.popleft()
             if not done.done():
                 calls.append((items, done))
@@ -77,7 +83,14 @@ class Together(Generic[T, R]):
         return calls
 
 
-def _settle(done: asyncio.Future, results=None, error: Exception | None = None) -> None:
-    if done.done():  # whoever asked has gone
-        return
-    done.set_exception(error) if error is not None else done.set_result(results)
+# A future is done already if whoever waited for it has gone.
+
+
+def _finish(done: asyncio.Future[list[R]], results: list[R]) -> None:
+    if not done.done():
+        done.set_result(results)
+
+
+def _fail(done: asyncio.Future[list[R]], error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)

@@ -1,4 +1,4 @@
-"""Requests to records: JSON, or a form with a part for each field of one record."""
+"""Bodies of requests -> records: JSON, or a form with a part for each field of one record."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from amodal.core import AmodalError, unknown
 from amodal.inference.query import field_for
 from amodal.modalities import Modality
 from amodal.modalities.shared.base import shortened
+from amodal.nn.encoder import Encoder
 from amodal.serve.limits import Limits, Refused
-from amodal.serve.values import parsed
+from amodal.serve.values import parse_json
 
 log = logging.getLogger("amodal.serve")
 
 Record = dict[str, Any]
-"""field -> bytes, or what JSON says; not looked at yet."""
+"""field -> bytes or a JSON value, not checked yet."""
 
 
-def nothing_in(request: Request) -> bool:
-    """Whether a request says that it has no body."""
+def has_no_body(request: Request) -> bool:
+    """Whether the headers of a request announce no body."""
     return (
         request.headers.get("content-length", "0") == "0"
         and "transfer-encoding" not in request.headers
     )
 
 
-async def body_of(request: Request, limits: Limits) -> bytes | Record:
+async def read_body(request: Request, limits: Limits) -> bytes | Record:
     """The bytes of a JSON body, or the one record of a form. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
@@ -40,24 +41,25 @@ async def body_of(request: Request, limits: Limits) -> bytes | Record:
         return await _form(request, limits)
     raise Refused(
         415,
-        f"a body of application/json or multipart/form-data is read, not {shortened(kind) or 'of no type'}",
+        "a body of application/json or multipart/form-data is read, not "
+        f"{shortened(kind) or 'of no type'}",
     )
 
 
-async def _whole(request: Request, most: int) -> bytes:
+async def _whole(request: Request, max_bytes: int) -> bytes:
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > most:
+        if size > max_bytes:
             raise Refused(
-                413, f"more than {most:,} bytes of JSON; send files as multipart/form-data"
+                413, f"more than {max_bytes:,} bytes of JSON; send files as multipart/form-data"
             )
         parts.append(part)
     return b"".join(parts)
 
 
 async def _form(request: Request, limits: Limits) -> Record:
-    """What a part is called is the field; the file name that comes with it is not looked at."""
+    """The name of a part is the field; its file name is ignored."""
     record: Record = {}
     try:
         async with request.form(max_files=64, max_fields=64, max_part_size=limits.json) as form:
@@ -65,7 +67,8 @@ async def _form(request: Request, limits: Limits) -> Record:
                 if name in record:
                     raise Refused(
                         400,
-                        f"two parts called {shortened(name)!r}; a record has one value of each field",
+                        f"two parts called {shortened(name)!r}; a record has one value of each "
+                        "field",
                     )
                 record[name] = part.encode("utf-8") if isinstance(part, str) else await part.read()
     except (HTTPException, ClientDisconnect):
@@ -84,20 +87,20 @@ async def _form(request: Request, limits: Limits) -> Record:
     return record
 
 
-def records_in(
+def parse_records(
     body: bytes | Record, fields: Mapping[str, Modality], limits: Limits
 ) -> list[Record]:
     """The records of {"records": [...]}, or the one of a form. Raises Refused."""
     if isinstance(body, dict):
         return [_known(body, fields)]
-    said = parsed(body, limits)
+    content = parse_json(body, limits)
     if (
-        not isinstance(said, dict)
-        or said.keys() != {"records"}
-        or not isinstance(said["records"], list)
+        not isinstance(content, dict)
+        or content.keys() != {"records"}
+        or not isinstance(content["records"], list)
     ):
         raise Refused(422, 'expected {"records": [{FIELD: VALUE, ...}, ...]}')
-    records = said["records"]
+    records = content["records"]
     if not records:
         raise Refused(422, "no records")
     if len(records) > limits.records:
@@ -107,22 +110,22 @@ def records_in(
     return [_known(record, fields) for record in records]
 
 
-def query_in(body: bytes | Record, encoder, limits: Limits) -> Record:
-    """The parts of a query, field -> value; a part may also be called by its kind. Raises Refused."""
-    said = parsed(body, limits) if isinstance(body, bytes) else body
-    if not isinstance(said, dict):
+def parse_query(body: bytes | Record, encoder: Encoder, limits: Limits) -> Record:
+    """The parts of a query, field (or kind) -> value. Raises Refused."""
+    content = parse_json(body, limits) if isinstance(body, bytes) else body
+    if not isinstance(content, dict):
         raise Refused(422, "expected an object {FIELD: VALUE, ...}")
     try:
-        named = [(field_for(encoder, shortened(name)), value) for name, value in said.items()]
+        named = [(field_for(encoder, shortened(name)), value) for name, value in content.items()]
     except AmodalError as error:
         raise Refused(422, str(error)) from None
-    found = dict(named)
-    if len(found) < len(named):
+    query = dict(named)
+    if len(query) < len(named):
         raise Refused(
             422,
             f"two parts of this query mean the same field; there are {', '.join(encoder.fields)}",
         )
-    return _known(found, encoder.fields)
+    return _known(query, encoder.fields)
 
 
 def _known(record: Any, fields: Mapping[str, Modality]) -> Record:
@@ -132,7 +135,7 @@ def _known(record: Any, fields: Mapping[str, Modality]) -> Record:
     for name in record:
         if name not in fields:
             raise Refused(422, str(unknown("field of this encoder", shortened(name), fields)))
-    found = {name: value for name, value in record.items() if value is not None}
-    if not found:
+    present = {name: value for name, value in record.items() if value is not None}
+    if not present:
         raise Refused(422, f"a record without any value; it may have {', '.join(fields)}")
-    return found
+    return present

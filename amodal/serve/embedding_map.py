@@ -1,15 +1,16 @@
-"""All records of an index in memory, as the page of `amodal view` shows them: where they lie, who
-is alike, who stands apart."""
+"""The records of an index in memory, as `amodal view` shows them: map, neighbours, near
+duplicates, outliers, probes."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +24,16 @@ from amodal.evaluate.labels import measure
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.retrieval import LEAST, ranked
 from amodal.search import Index
+from amodal.serve.projection import best_projection, project_2d
 
-MOST = 20_000
+MAX_POINTS = 20_000
 """Points on a map; of more records that many are drawn by chance, the same each time."""
-KEPT = 64
-"""Answers held in memory."""
-PAIRS = 1000
-"""Records that are nearly the same, listed at most."""
-NEAR = 10
-"""Neighbours that agreement and outliers look at."""
+MAX_JOBS = 64
+"""Results of background jobs in memory."""
+MAX_PAIRS = 1000
+"""Near duplicates that are listed."""
+NEIGHBOURS = 10
+"""Neighbours that agreement and outliers are computed from."""
 TILE = 65_536
 """Vectors that are compared at once."""
 SUBSETS = 5
@@ -39,9 +41,14 @@ SUBSETS = 5
 
 
 class EmbeddingMap:
-    """index: its records in their order are numbered from 0; cache: a folder for what takes long to
-    compute; tested: keys of the records that probes are tested on, they learn from the others;
-    most: points on a map. `unsigned` encoders: near is a large |cosine|, see `Embedded.abs_cosine`.
+    """Computations on the vectors of an index.
+
+    Args:
+        index: Its records in their order are numbered from 0.
+        cache: A folder for what takes long to compute.
+        test_keys: Keys of the records that probes are tested on; they learn from the others.
+        max_points: Points on a map.
+        unsigned: Near is a large |cosine|, see `Embedded.unsigned`.
     """
 
     def __init__(
@@ -49,36 +56,34 @@ class EmbeddingMap:
         index: Index,
         cache: Path,
         *,
-        tested: Iterable[str] = (),
-        most: int = MOST,
+        test_keys: Iterable[str] = (),
+        max_points: int = MAX_POINTS,
         unsigned: bool = False,
     ):
         self.index, self.cache, self.unsigned = index, cache, unsigned
         self.keys = index.keys
-        self.at = {key: i for i, key in enumerate(self.keys)}
+        self.number_of = {key: i for i, key in enumerate(self.keys)}
         alive = np.array([index.number[key] for key in self.keys], dtype=np.int64)
         place = np.full(len(index.alive), -1, dtype=np.int64)
         place[alive] = np.arange(len(alive))
         self.labels = {name: values[alive] for name, values in index.labels.items()}
-        columns = {source: _column(*index.one_each(source), place) for source in index.sources}
+        columns = {source: _column(*index.mean_vectors(source), place) for source in index.sources}
         self.vectors = Embeddings(columns, len(self.keys))  # unit, float16
-        self.tested = np.zeros(len(self.keys), dtype=bool)
-        self.tested[[self.at[key] for key in tested if key in self.at]] = True
+        self.is_test = np.zeros(len(self.keys), dtype=bool)
+        self.is_test[[self.number_of[key] for key in test_keys if key in self.number_of]] = True
         self.shown = np.arange(len(self.keys))
-        if len(self.keys) > most:
+        if len(self.keys) > max_points:
             self.shown = np.sort(
-                np.random.default_rng(0).choice(len(self.keys), most, replace=False)
+                np.random.default_rng(0).choice(len(self.keys), max_points, replace=False)
             )
-        sums = (f"{s}{columns[s].values.sum(dtype=torch.float64):.4f}" for s in columns)
-        said = "\n".join([index.fingerprint, *sums, *self.keys])
+        sums = (f"{s}{columns[s].flat.sum(dtype=torch.float64):.4f}" for s in columns)
+        content = "\n".join([index.fingerprint, *sums, *self.keys])
         self.stamp = hashlib.blake2b(
-            said.encode("utf-8", "surrogatepass"), digest_size=6
+            content.encode("utf-8", "surrogatepass"), digest_size=6
         ).hexdigest()
-        self._worker = ThreadPoolExecutor(
-            2, "amodal-atlas"
-        )  # so that others need not wait for UMAP
+        self._worker = ThreadPoolExecutor(2, "amodal-map")  # so that others need not wait for UMAP
         self._asking = Lock()
-        self._jobs: dict[tuple, Future] = {}
+        self._jobs: dict[tuple[Hashable, ...], Future[Any]] = {}
         self._last: tuple[tuple[str, ...], Column] | None = None
 
     @property
@@ -107,7 +112,7 @@ class EmbeddingMap:
             if len(named) == 1
             else Embeddings(parts, len(among_or_all)).fused(list(named))
         )
-        found = Column(normalize(found.values, dim=1), torch.from_numpy(among_or_all)[found.rows])
+        found = Column(normalize(found.flat, dim=1), torch.from_numpy(among_or_all)[found.rows])
         if among is None:
             self._last = named, found
         return found
@@ -115,7 +120,7 @@ class EmbeddingMap:
     def vector(self, number: int, fields: Sequence[str] = ()) -> Tensor | None:
         """(D,) of one record, as in `column`; None if it has none of these fields."""
         found = self.column(fields, np.array([number]))
-        return found.values[0] if len(found) else None
+        return found.flat[0] if len(found) else None
 
     def present(self, field: str) -> np.ndarray:
         """(N,) bool: which records have it."""
@@ -126,45 +131,58 @@ class EmbeddingMap:
         return there
 
     @cached_property
-    def fullest(self) -> int:
+    def most_complete(self) -> int:
         """The first of the records that have most fields."""
         return int(np.sum([self.present(s) for s in self.fields], axis=0).argmax())
 
-    def later(self, verb: str, *given) -> object | None:
-        """What `getattr(self, verb)(*given)` returns, computed once in another thread; None until
-        it is there."""
+    def in_background(self, method: str, *args: Hashable) -> Any | None:
+        """The result of a method of this object, computed once in another thread; None until it is
+        there."""
         with self._asking:
-            job = self._jobs.get((verb, *given))
+            job = self._jobs.get((method, *args))
             if job is None:
-                for old in [key for key, job in self._jobs.items() if job.done()][:-KEPT]:
+                for old in [key for key, job in self._jobs.items() if job.done()][:-MAX_JOBS]:
                     del self._jobs[old]
-                job = self._jobs[verb, *given] = self._worker.submit(getattr(self, verb), *given)
+                job = self._jobs[method, *args] = self._worker.submit(getattr(self, method), *args)
         return job.result() if job.done() else None
 
     @property
-    def way(self) -> str:
-        """How maps are drawn: "umap" where it is installed, else "pca"."""
-        return "umap" if _umap() else "pca"
+    def projection(self) -> str:
+        """The best projection that is installed: "umap", else "pca"."""
+        return best_projection()
 
-    def of_shown(self, tell: Callable[[str, list[str]], np.ndarray], name: str) -> np.ndarray:
-        """What `tell(name, keys)` says of the shown records."""
-        return tell(name, [self.keys[i] for i in self.shown])
+    def attribute(self, values: Callable[[str, list[str]], np.ndarray], name: str) -> np.ndarray:
+        """`values(name, keys)` of the shown records."""
+        return values(name, [self.keys[i] for i in self.shown])
 
-    def layout(self, field: str = "", way: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; field "":
-        fused; way: "umap" or "pca", the best there is unless given. Kept on disk."""
-        way = way or self.way
-        file = self.cache / f"map-{_safe(field or FUSED)}-{way}-{self.stamp}-{len(self.shown)}.npz"
+    def layout(self, field: str = "", projection: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Project the shown records on a plane; cached on disk.
+
+        Args:
+            field: Whose vectors; "" for the fused ones.
+            projection: "umap" or "pca"; the best that is installed if "".
+
+        Returns:
+            (n,) numbers of records, and (n, 2) float32 coordinates in 0 to 1.
+        """
+        projection = projection or self.projection
+        file = self.cache / (
+            f"map-{_safe(field or FUSED)}-{projection}-{self.stamp}-{len(self.shown)}.npz"
+        )
         if not file.exists():
             part = self._of_shown([field] if field else [])
-            np.savez(_draft(file), numbers=part.rows.numpy(), flat=flat(part.values, way))
+            np.savez(
+                _draft(file),
+                numbers=part.rows.numpy(),
+                flat=project_2d(part.flat, projection),
+            )
             _draft(file).replace(file)
-        with np.load(file, allow_pickle=False) as kept:
-            return kept["numbers"], kept["flat"]
+        with np.load(file, allow_pickle=False) as saved:
+            return saved["numbers"], saved["flat"]
 
-    def stand_in(self, number: int, field: str = "") -> int:
-        """The record by which one is found on the map: itself, or of those drawn the one nearest to
-        it; -1 if it lacks the field."""
+    def nearest_drawn(self, number: int, field: str = "") -> int:
+        """The record that stands for one on the map: itself, or the nearest that is drawn; -1 if it
+        lacks the field."""
         fields = [field] if field else []
         mine = self.vector(number, fields)
         if mine is None:
@@ -172,7 +190,7 @@ class EmbeddingMap:
         drawn = self._of_shown(fields)
         if (drawn.rows == number).any():
             return number
-        cosine = drawn.values @ mine
+        cosine = drawn.flat @ mine
         return (
             int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()])
             if len(drawn)
@@ -182,10 +200,11 @@ class EmbeddingMap:
     def agreement(self) -> np.ndarray:
         """(N,) float32: of the nearest neighbours by one field, the share that are so by another as
         well, mean over the pairs of fields a record has; NaN for records that are not shown or have
-        one field. Kept on disk."""
+        one field. Cached on disk."""
         file = self.cache / f"agreement-{self.stamp}-{len(self.shown)}.npy"
         if file.exists():
-            return np.load(file, allow_pickle=False)
+            saved: np.ndarray = np.load(file, allow_pickle=False)
+            return saved
         total, count = np.zeros(len(self.keys), np.float32), np.zeros(len(self.keys), np.float32)
         columns = {s: self._of_shown([s]) for s in self.fields}
         for i, a in enumerate(self.fields):
@@ -193,9 +212,9 @@ class EmbeddingMap:
                 rows = np.intersect1d(columns[a].rows.numpy(), columns[b].rows.numpy())
                 if len(rows) < 2:
                     continue
-                k = min(NEAR, len(rows) - 1)
+                k = min(NEIGHBOURS, len(rows) - 1)
                 near = [
-                    nearest(c.values[torch.from_numpy(np.isin(c.rows.numpy(), rows))], k)
+                    nearest(c.flat[torch.from_numpy(np.isin(c.rows.numpy(), rows))], k)
                     for c in (columns[a], columns[b])
                 ]
                 shared = (near[0][:, :, None] == near[1][:, None, :]).any(2).float().mean(1)
@@ -207,57 +226,71 @@ class EmbeddingMap:
         return found
 
     def near(
-        self, query_D: Tensor, fields: Sequence[str], k: int, beside: int = -1
+        self, query_D: Tensor, fields: Sequence[str], k: int, exclude: int = -1
     ) -> list[tuple[int, float, str]]:
-        """(number, cosine, field that matched) of the k records nearest to a query, best first;
-        fields that are compared, all unless given. beside: a record to leave out."""
+        """(number, cosine, field that matched) of the k records nearest to a query, best first.
+        fields: that are compared; all if empty. exclude: a record to leave out."""
         fields = fields or self.fields
-        if len(self.keys) <= self.index.threshold or any(map(self.index.several, fields)):
+        if len(self.keys) <= self.index.threshold or any(map(self.index.is_multi_vector, fields)):
             found = self.index.nearest(query_D, k=k + 1, fields=fields, unsigned=self.unsigned)
-            return [(self.at[hit[0]], *hit[1:3]) for hit in found if self.at[hit[0]] != beside][:k]
+            return [
+                (self.number_of[hit[0]], *hit[1:3])
+                for hit in found
+                if self.number_of[hit[0]] != exclude
+            ][:k]
         # what the index would make first, to search approximately, takes minutes; the vectors are
         # in memory, and one person asks
-        query, best = normalize(query_D.float(), dim=0), {}
+        query = normalize(query_D.float(), dim=0)
+        best: dict[int, tuple[float, str]] = {}
         for field in fields:
             column = self.vectors[field]
-            score = torch.cat([part.float() @ query for part in column.values.split(TILE)])
+            score = torch.cat([part.float() @ query for part in torch.split(column.flat, TILE)])
             score, at = (score.abs() if self.unsigned else score).topk(min(k + 1, len(score)))
             for number, value in zip(column.rows[at].tolist(), score.tolist()):
-                if number != beside and value > best.get(number, (-torch.inf, ""))[0]:
+                if number != exclude and value > best.get(number, (-torch.inf, ""))[0]:
                     best[number] = value, field
         return [(n, *best[n]) for n in sorted(best, key=lambda n: (-best[n][0], n))][:k]
 
-    def alike(self, number: int, fields: Sequence[str], k: int) -> list[tuple[int, float]]:
+    def similar_to(self, number: int, fields: Sequence[str], k: int) -> list[tuple[int, float]]:
         """(number, cosine) of the records nearest to one of them, by the fused vectors of these
         fields alone."""
         mine = self.vector(number, fields)
         if mine is None:
             return []
         column = self.column(fields)
-        cosine = column.values @ mine
+        cosine = column.flat @ mine
         cosine = cosine.abs() if self.unsigned else cosine
         score, at = cosine.topk(min(k + 1, len(column)))
         found = zip(column.rows[at].tolist(), score.tolist())
         return [(n, s) for n, s in found if n != number][:k]
 
-    def probe(self, fields: tuple[str, ...], label: str) -> dict:
-        """How well a vote of nearest neighbours tells a label of those `tested` records that are
-        shown from these fields: {metric, value, chance, n}, {} where there is nothing to test.
-        Raises AmodalError for a label that is none."""
+    def probe(self, fields: tuple[str, ...], label: str) -> dict[str, Any]:
+        """Predict a label by the nearest neighbours in these fields, on the shown test records.
+
+        Returns:
+            {metric, value, chance, n}; {} where there is nothing to test.
+
+        Raises:
+            AmodalError: For an unknown label.
+        """
         if label not in self.labels:
             raise unknown("label", label, self.labels)
         column, values = self._of_shown(fields), self.labels[label]
-        test = torch.from_numpy(self.tested[column.rows.numpy()])
-        learnt, asked = (Column(column.values[m], column.rows[m]) for m in (~test, test))
-        found = measure(neighbours, learnt, values, {"it": asked}, values).get("it", [])
-        return found[0] if found else {}
+        test = torch.from_numpy(self.is_test[column.rows.numpy()])
+        learnt, asked = (Column(column.flat[m], column.rows[m]) for m in (~test, test))
+        rows = measure(neighbours, learnt, values, {"it": asked}, values).get("it", [])
+        result: dict[str, Any] = rows[0] if rows else {}
+        return result
 
-    def retrieval(self, fields: tuple[str, ...], at: int = 10) -> list[dict]:
-        """How often the right record is among the `at` nearest, of the `tested` records that are
-        shown: {source, target, value, chance, n} for every two of these fields, and for all the
-        others together, source "", where there are more. Records whose vectors are equal are
-        equally right."""
-        asked = self.shown[self.tested[self.shown]]
+    def retrieval(self, fields: tuple[str, ...], k: int = 10) -> list[dict[str, Any]]:
+        """Recall at k of retrieval between fields, on the shown test records.
+
+        Returns:
+            {source, target, value, chance, n} for every two of these fields, and, where there are
+            more, for all the others together (source ""). Records whose vectors are equal are
+            equally right.
+        """
+        asked = self.shown[self.is_test[self.shown]]
         rows = []
         for target in fields:
             others = [s for s in fields if s != target]
@@ -270,16 +303,16 @@ class EmbeddingMap:
                 if len(a) < LEAST:
                     continue
                 same = torch.unique(b, dim=0, return_inverse=True)[1]
-                row = ranked(a, b, same, (at,), self.unsigned)[0]
+                row = ranked(a, b, same, (k,), self.unsigned)[0]
                 rows.append(
                     {"source": source[0] if len(source) == 1 else "", "target": target} | row
                 )
         return rows
 
-    def missing(self, label: str) -> list[dict]:
+    def missing(self, label: str) -> list[dict[str, Any]]:
         """Rows of `probe` with `source`, the fields that are left, for each subset of the fields,
         the largest first."""
-        sizes = range(len(self.fields), 0, -1)
+        sizes = list(range(len(self.fields), 0, -1))
         if len(self.fields) > SUBSETS:
             sizes = sorted({len(self.fields), len(self.fields) - 1, 1}, reverse=True)
         subsets = [left for size in sizes for left in itertools.combinations(self.fields, size)]
@@ -294,24 +327,24 @@ class EmbeddingMap:
         part = self._of_shown([field] if field else [])
         if len(part) <= 1:
             return []
-        unit = part.values
-        near = nearest(unit, min(NEAR, len(part) - 1))
+        unit = part.flat
+        near = nearest(unit, min(NEIGHBOURS, len(part) - 1))
         mean = torch.einsum("nd,nkd->nk", unit, unit[near]).mean(1)
         score, at = (-mean).topk(min(most, len(part)))
         return list(zip(part.rows[at].tolist(), (-score).tolist()))
 
-    def twins(
-        self, field: str = "", least: float = 0.99, most: int = PAIRS
+    def near_duplicates(
+        self, field: str = "", least: float = 0.99, most: int = MAX_PAIRS
     ) -> list[tuple[int, int, float]]:
         """(number, number, cosine) of pairs of shown records that are nearly the same, the most
-        alike first; least: above 0."""
+        alike first. least: the cosine, above 0."""
         part = self._of_shown([field] if field else [])
-        unit, found = part.values, []
+        unit = part.flat
+        found: list[tuple[int, int, float]] = []
         for start in range(0, len(unit), 1024):
             similar = unit[start : start + 1024] @ unit.T
-            similar = similar.triu(
-                start + 1
-            )  # each pair once; what is below becomes 0, which is under any `least`
+            # Each pair once: what is below the diagonal becomes 0, which is under any `least`.
+            similar = similar.triu(start + 1)
             score, at = similar.flatten().topk(min(most, similar.numel()))
             score, at = score[score >= least], at[score >= least]
             a, b = part.rows[start + at // len(unit)], part.rows[at % len(unit)]
@@ -322,39 +355,6 @@ class EmbeddingMap:
 
     def _of_shown(self, fields: Sequence[str]) -> Column:
         return self.column(fields, self.shown)
-
-
-def flat(x_ND: Tensor, way: str) -> np.ndarray:
-    """(N, 2) float32 in 0 to 1: "umap" of unit vectors where there are enough of them, else the
-    first two principal components."""
-    unit = normalize(x_ND.float(), dim=1)
-    if way == "umap" and len(unit) > 50:
-        import umap
-
-        found = torch.from_numpy(
-            umap.UMAP(metric="cosine", random_state=0, n_jobs=1).fit_transform(unit.numpy())
-        )
-    else:
-        found = principal(unit)
-    low, high = found.amin(0), found.amax(0)
-    return ((found - low) / (high - low).clamp_min(1e-9)).float().numpy()
-
-
-def principal(x_ND: Tensor) -> Tensor:
-    """(N, 2): coordinates along the two directions in which rows differ most; each is turned so
-    that its largest entry is positive."""
-    x = x_ND - x_ND.mean(0)
-    _, axes = torch.linalg.eigh(x.T @ x)
-    axes = axes[:, -2:].flip(1)
-    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    found = x @ (axes * largest.sign())
-    return found if found.shape[1] == 2 else torch.nn.functional.pad(found, (0, 2 - found.shape[1]))
-
-
-def _umap() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("umap") is not None
 
 
 def _column(vectors: np.ndarray, rows: np.ndarray, place: np.ndarray) -> Column:
@@ -370,10 +370,10 @@ def _among(column: Column, numbers: np.ndarray) -> Column:
     """float32 vectors of the records of these ascending numbers, by their place among them."""
     rows = column.rows.numpy()
     if not len(rows):
-        return Column(column.values.float(), column.rows)
+        return Column(column.flat.float(), column.rows)
     at = np.minimum(np.searchsorted(rows, numbers), len(rows) - 1)
     there = np.flatnonzero(rows[at] == numbers)
-    return Column(column.values[torch.from_numpy(at[there])].float(), torch.from_numpy(there))
+    return Column(column.flat[torch.from_numpy(at[there])].float(), torch.from_numpy(there))
 
 
 def _draft(file: Path, suffix: str = ".npz") -> Path:

@@ -1,4 +1,4 @@
-"""What one request may cost, and the answer to one that would cost more."""
+"""What one request may cost, and the error for one that would cost more."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from amodal.modalities.shared.requests import Limits as ValueLimits
 
 @dataclass(frozen=True)
 class Limits(ValueLimits):
-    """upload: bytes of a request's body; records: in one request; results: that a search or a list
-    may ask for; concurrent: requests at work or waiting, more are told to come back; seconds: that
-    a request may take from its first byte to its last; readers: threads that decode.
+    """Limits of a server, beside those of values.
+
+    Args:
+        upload: Bytes of a request's body.
+        records: Records in one request.
+        results: Records that a search or a list may ask for.
+        concurrent: Requests that are worked on or wait; more get status 429.
+        seconds: From the first byte of a request to the last of its response.
+        readers: Threads that decode.
     """
 
     upload: int = 32 * MIB
@@ -26,7 +32,7 @@ class Limits(ValueLimits):
     seconds: float = 30.0
     readers: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             if not getattr(self, field.name) > 0:
                 raise AmodalError(
@@ -35,8 +41,7 @@ class Limits(ValueLimits):
 
 
 class Refused(HTTPException):
-    """The answer to a request that is not carried out: a status of HTTP and a sentence for a
-    person."""
+    """A request that is not carried out: an HTTP status and a sentence for a person."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None):
         super().__init__(status, shortened(text, 500), headers)

@@ -1,4 +1,4 @@
-"""What Prometheus may know of a server."""
+"""Metrics of a server for Prometheus."""
 
 from __future__ import annotations
 
@@ -19,35 +19,40 @@ RECORDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """One registry for each application, so that a process may hold several."""
+    """Counters in a registry of their own, so that a process may hold many applications."""
 
-    def __init__(self):
-        self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "amodal_requests", "Requests answered", ["route", "method", "status"], **own
+            "amodal_requests", "Requests answered", ["route", "method", "status"], registry=registry
         )
         self.seconds = Histogram(
             "amodal_request_seconds",
             "From the request to its answer",
             ["route"],
             buckets=SECONDS,
-            **own,
+            registry=registry,
         )
-        self.working = Gauge("amodal_requests_at_work", "Requests that are being worked on", **own)
+        self.working = Gauge(
+            "amodal_requests_at_work", "Requests that are being worked on", registry=registry
+        )
         self.batches = Histogram(
-            "amodal_batch_records", "Records in one run of the network", buckets=RECORDS, **own
+            "amodal_batch_records",
+            "Records in one run of the network",
+            buckets=RECORDS,
+            registry=registry,
         )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
-    def asked(self, scope: Scope, status: int, seconds: float) -> None:
-        """Paths and methods are named as the routes name them: what clients make up would grow
-        without end."""
+    def observe(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request that was answered with `status` (0: not at all) after `seconds`."""
+        # Labels are the routes' own: the paths that clients make up would grow without end.
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in METHODS else "other"
         self.requests.labels(route, method, str(status or 499)).inc()
         self.seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

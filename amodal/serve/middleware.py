@@ -1,5 +1,5 @@
-"""What every request passes first: who asks, how much at once, how long. Around the whole
-application, so that routes which are added later are guarded too."""
+"""The limits that every request passes first: token, host, size, concurrency, time. They stand
+around the complete application, so that routes which are added later have them too."""
 
 from __future__ import annotations
 
@@ -18,20 +18,26 @@ from amodal.serve.metrics import Metrics
 
 log = logging.getLogger("amodal.serve")
 
-OPEN = ("/health",)
-"""Answered without a token and however busy the server is."""
+PUBLIC = ("/health",)
+"""Need no token, and are served however busy the server is."""
 UNCOUNTED = ("/health", "/metrics")
-HEAD = 32 * 1024
+MAX_HEAD = 32 * 1024
 """Bytes of a request's path and headers."""
 DRAIN = 2.0
-"""Seconds for which the body of a refused request is still read, so that its sender hears why; a
-connection that is closed while data are on their way is reset, and what was said with it."""
+"""Seconds for which the body of a refused request is still read. A connection that is closed while
+data are on their way is reset, and the client never sees the error."""
 
 
-class Guard:
-    """token: what `Authorization: Bearer TOKEN` must say, "" for none; hosts: names by which the
-    server may be called, None for any. On a machine's own address this keeps web pages out that
-    have had their name point there.
+class LimitsMiddleware:
+    """ASGI middleware that refuses requests beyond the limits.
+
+    Args:
+        app: The application inside.
+        limits: What a request may cost.
+        metrics: Where requests are counted.
+        token: That `Authorization: Bearer TOKEN` must hold, "" for none.
+        hosts: Names by which the server may be called, None for any. On a machine's local address
+            this keeps out web pages whose name was pointed there (DNS rebinding).
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class Guard:
         try:
             async with asyncio.timeout(self.limits.seconds):
                 if refused is not None:
-                    await exchange.answer(refused)
+                    await exchange.refuse(refused)
                     return
                 self.working += counted
                 self.metrics.working.set(self.working)
@@ -71,32 +77,36 @@ class Guard:
                     self.working -= counted
                     self.metrics.working.set(self.working)
         except TimeoutError:
-            slow = Refused(
+            too_slow = Refused(
                 408, f"the request took longer than {self.limits.seconds:g} seconds to come in"
             )
-            late = Refused(
+            too_late = Refused(
                 503, f"no answer within {self.limits.seconds:g} seconds", {"retry-after": "5"}
             )
-            if exchange.status:  # a client that does not read its answer
-                log.warning("an answer could not be sent in time")
+            if exchange.status:  # a client that does not read the response
+                log.warning("a response could not be sent in time")
                 return
-            await exchange.answer(late if exchange.whole else slow, drain=False)
+            await exchange.refuse(too_late if exchange.complete else too_slow, drain=False)
         finally:
-            self.metrics.asked(scope, exchange.status, time.perf_counter() - began)
+            self.metrics.observe(scope, exchange.status, time.perf_counter() - began)
 
     def _refused(self, scope: Scope, headers: dict[bytes, bytes], counted: bool) -> Refused | None:
         if (
             len(scope.get("raw_path") or b"")
             + len(scope["query_string"])
             + sum(map(_size, scope["headers"]))
-            > HEAD
+            > MAX_HEAD
         ):
-            return Refused(431, f"more than {HEAD:,} bytes of path and headers")
+            return Refused(431, f"more than {MAX_HEAD:,} bytes of path and headers")
         if self.hosts is not None and _host(headers.get(b"host", b"")) not in self.hosts:
-            return Refused(400, f"this server answers to {', '.join(sorted(self.hosts))} only")
-        given = headers.get(b"authorization", b"")
-        right = b"Bearer " + self.token.encode("utf-8")
-        if self.token and scope["path"] not in OPEN and not hmac.compare_digest(given, right):
+            return Refused(400, f"this server is called {', '.join(sorted(self.hosts))} only")
+        authorization = headers.get(b"authorization", b"")
+        expected = b"Bearer " + self.token.encode("utf-8")
+        if (
+            self.token
+            and scope["path"] not in PUBLIC
+            and not hmac.compare_digest(authorization, expected)
+        ):
             return Refused(
                 401,
                 "a token is needed: Authorization: Bearer TOKEN",
@@ -117,14 +127,20 @@ class Guard:
 
 
 class Exchange:
-    """One request and its answer. headers: the last of each name, in lower case; whole: the body
-    has come in; status: of the answer, 0 before it has begun."""
+    """One request and its response.
+
+    Attributes:
+        headers: The last of each name, in lower case.
+        complete: Whether the whole body has come in.
+        size: Bytes of the body so far.
+        status: Of the response, 0 before it has begun.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits):
         self._receive, self._send, self.limits = receive, send, limits
         self.headers = dict(scope["headers"])
-        self.size, self.status = 0, 0
-        self.whole = (
+        self.size, self.status, self._draining = 0, 0, True
+        self.complete = (
             self.headers.get(b"content-length", b"0") == b"0"
             and b"transfer-encoding" not in self.headers
         )
@@ -133,7 +149,7 @@ class Exchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self.size += len(message.get("body", b""))
-            self.whole = not message.get("more_body", False)
+            self.complete = not message.get("more_body", False)
             if self.size > self.limits.upload:
                 raise _too_large(self.limits)
         return message
@@ -141,17 +157,17 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
-            if not self.whole:
+            if not self.complete and self._draining:
                 await self._drain()
-            if not self.whole:  # else the server would go on reading an endless body for nobody
+            if not self.complete:  # else the server would go on reading an endless body for nobody
                 headers.append((b"connection", b"close"))
-            message = message | {"headers": headers}
-            self.status = message[
-                "status"
-            ]  # and not before: while it is drained another answer may still be given
+            message = {**message, "headers": headers}
+            # Not before: while the body is drained, another response may still be sent.
+            self.status = message["status"]
         await self._send(message)
 
-    async def answer(self, refused: Refused, drain: bool = True) -> None:
+    async def refuse(self, refused: Refused, *, drain: bool = True) -> None:
+        """Respond with an error. drain: read what is left of the body first."""
         body = json.dumps({"error": refused.detail}).encode("ascii")
         more = [(k.encode(), v.encode()) for k, v in (refused.headers or {}).items()]
         headers = [
@@ -160,31 +176,27 @@ class Exchange:
             *more,
         ]
         if not drain:
-            self._drain = _nothing
+            self._draining = False
         await self.send(
             {"type": "http.response.start", "status": refused.status_code, "headers": headers}
         )
         await self._send({"type": "http.response.body", "body": body})
 
     async def _drain(self) -> None:
-        """Read what is left of the body and let it go, for a while. Who waits to be asked for it
-        (Expect) is not asked."""
+        """Read what is left of the body and drop it, for a while. A client that waits to be asked
+        for it (Expect) is not asked."""
         if b"expect" in self.headers:
             return
         try:
             async with asyncio.timeout(DRAIN):
-                while not self.whole and self.size <= 2 * self.limits.upload:
+                while not self.complete and self.size <= 2 * self.limits.upload:
                     message = await self._receive()
                     if message["type"] != "http.request":
                         return
                     self.size += len(message.get("body", b""))
-                    self.whole = not message.get("more_body", False)
+                    self.complete = not message.get("more_body", False)
         except TimeoutError:
             pass
-
-
-async def _nothing() -> None:
-    pass
 
 
 def _size(header: tuple[bytes, bytes]) -> int:

@@ -1,5 +1,4 @@
-"""The OpenAPI page: what the server takes and gives, as plain HTML without scripts, so that it
-needs nothing from elsewhere."""
+"""The OpenAPI page as plain HTML without scripts, so that it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +12,8 @@ from fastapi import Response
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; }
-pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .4rem; font-size: .85rem; }
+pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886;
+  border-radius: .4rem; font-size: .85rem; }
 section { border-top: 1px solid #8886; margin-top: 1.5rem; }
 h2 code { font-size: 1.1rem; }
 td, th { text-align: left; padding: .15rem 1rem .15rem 0; vertical-align: top; }
@@ -22,11 +22,15 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
 def page(openapi: dict[str, Any]) -> Response:
+    """Render an OpenAPI document."""
     about = openapi["info"]
+    title = escape(about["title"])
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{escape(about['title'])}</title><style>{STYLE}</style><body>",
-        f"<h1>{escape(about['title'])} {escape(about['version'])}</h1><p>{escape(about.get('description', ''))}</p>",
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'>"
+        f"<title>{title}</title><style>{STYLE}</style><body>",
+        f"<h1>{title} {escape(about['version'])}</h1>",
+        f"<p>{escape(about.get('description', ''))}</p>",
         "<p>The same for machines: <a href=/openapi.json>openapi.json</a></p>",
     ]
     for path, verbs in openapi["paths"].items():
@@ -38,30 +42,31 @@ def page(openapi: dict[str, Any]) -> Response:
 
 
 def _route(name: str, route: dict[str, Any]) -> Iterator[str]:
-    yield f"<section><h2><code>{escape(name)}</code></h2><p>{escape(route.get('description', ''))}</p>"
+    yield f"<section><h2><code>{escape(name)}</code></h2>"
+    yield f"<p>{escape(route.get('description', ''))}</p>"
     if route.get("parameters"):
         yield "<table><tr><th>parameter<th>in<th>what"
         for p in route["parameters"]:
-            yield f"<tr><td><code>{escape(p['name'])}</code><td>{escape(p['in'])}<td>{escape(_said(p))}"
+            yield f"<tr><td><code>{escape(p['name'])}</code><td>{escape(p['in'])}"
+            yield f"<td>{escape(_parameter_text(p))}"
         yield "</table>"
     for kind, content in route.get("requestBody", {}).get("content", {}).items():
-        yield f"<details><summary>body: {escape(kind)}</summary><pre>{_json(content['schema'])}</pre></details>"
-    yield "<table><tr><th>answer<th>what"
-    for status, answer in route["responses"].items():
-        yield f"<tr><td>{escape(str(status))}<td>{escape(answer.get('description', ''))}"
+        yield f"<details><summary>body: {escape(kind)}</summary>"
+        yield f"<pre>{_json(content['schema'])}</pre></details>"
+    yield "<table><tr><th>response<th>what"
+    for status, response in route["responses"].items():
+        yield f"<tr><td>{escape(str(status))}<td>{escape(response.get('description', ''))}"
     yield "</table></section>"
 
 
-def _said(parameter: dict[str, Any]) -> str:
+def _parameter_text(parameter: dict[str, Any]) -> str:
     schema = parameter["schema"]
     bounds = [
         f"{word} {schema[key]}"
         for key, word in (("minimum", "from"), ("maximum", "to"))
         if key in schema
     ]
-    default = (
-        [f"{schema['default']} unless given"] if schema.get("default") not in (None, []) else []
-    )
+    default = [f"{schema['default']} by default"] if schema.get("default") not in (None, []) else []
     return "; ".join([parameter.get("description", ""), *bounds, *default]).strip("; ")
 
 

@@ -1,10 +1,10 @@
-"""What a run folder says of itself while a run trains and after: measures, quarantine, reports.
-Reads files only."""
+"""Metrics, quarantine and reports of a run folder, while it trains and after. Reads files only."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from amodal.core import AmodalError
 from amodal.data.quarantine import Bad
@@ -16,11 +16,19 @@ QUARANTINE = "quarantine.jsonl"
 """In RUN/view: values that could not be read when records were indexed for the page."""
 
 
-def measures(run: Path, since: int = 0) -> dict:
-    """status, method, steps, `settings`: what the run was told, name -> value, and `columns`: name
-    -> [[step, value], …] of what was measured after step `since`."""
+def run_metrics(run: Path, since: int = 0) -> dict[str, Any]:
+    """The state of a run.
+
+    Args:
+        run: The run folder.
+        since: Leave out what was measured up to this step.
+
+    Returns:
+        method, status, steps, name, `last` (step), `settings` (name -> value) and `columns`: name
+        -> [[step, value], …].
+    """
     config = _config(run)
-    columns: dict[str, list] = {}
+    columns: dict[str, list[list[float]]] = {}
     last = since
     for entry in read_metrics(run / "metrics.jsonl"):
         if entry["step"] <= since:
@@ -48,13 +56,14 @@ def measures(run: Path, since: int = 0) -> dict:
     }
 
 
-def encoder_args(config: dict) -> dict:
-    """What the encoder of a run was made with, of any format."""
-    encoder = config.get("encoder", {})
-    return encoder.get("args", encoder)
+def encoder_args(config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the encoder of a run of any format."""
+    encoder: dict[str, Any] = config.get("encoder", {})
+    arguments: dict[str, Any] = encoder.get("args", encoder)
+    return arguments
 
 
-def settings(config: dict, encoder: dict) -> dict[str, str]:
+def settings(config: dict[str, Any], encoder: dict[str, Any]) -> dict[str, str]:
     """The settings of a run by short names."""
     chosen = {
         "method": config.get("method"),
@@ -72,24 +81,23 @@ def settings(config: dict, encoder: dict) -> dict[str, str]:
     }
 
 
-def beside(run: Path) -> dict[str, Path]:
-    """name -> folder of the other runs that lie in the same folder."""
-    home = run.resolve()
-    found = sorted(p.parent for p in home.parent.glob("*/metrics.jsonl") if p.parent != home)
-    return {p.name: p for p in found}
+def sibling_runs(run: Path) -> dict[str, Path]:
+    """name -> folder of the other runs in the same folder."""
+    run_dir = run.resolve()
+    logs = sorted(p.parent for p in run_dir.parent.glob("*/metrics.jsonl") if p.parent != run_dir)
+    return {p.name: p for p in logs}
 
 
 def quarantined(run: Path) -> list[Bad]:
-    """Values that could not be read while this run trained, or for the page, each once."""
-    found = {}
+    """Values that could not be read, while this run trained or for the page, each once."""
+    found: dict[tuple[str, str], Bad] = {}
     for file in [*sorted(run.glob("quarantine*.jsonl")), *run.glob(f"view/{QUARANTINE}")]:
         found |= {(bad.key, bad.field): bad for bad in read_quarantine(file)}
     return list(found.values())
 
 
-def missing_rows(run: Path) -> list[dict]:
-    """Rows of the protocol `missing_modality` in the newest report that lies in the run folder; []
-    where there is none."""
+def missing_rows(run: Path) -> list[dict[str, Any]]:
+    """Rows of the protocol `missing_modality` in the newest report in the run folder, if any."""
     files = [p for p in run.glob("*.json") if p.name != "config.json"]
     for file in sorted(files, key=lambda p: p.stat().st_mtime, reverse=True):
         try:
@@ -101,8 +109,9 @@ def missing_rows(run: Path) -> list[dict]:
     return []
 
 
-def _config(run: Path) -> dict:
+def _config(run: Path) -> dict[str, Any]:
     try:
-        return json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return config
     except (OSError, ValueError):
         return {}

@@ -1,4 +1,4 @@
-"""What a server takes and gives, as OpenAPI says it; made from the fields that its encoder has."""
+"""OpenAPI schemas of a server's requests and responses, made from the fields of its encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ERROR: Schema = {
     "properties": {"error": {"type": "string"}},
     "required": ["error"],
 }
-REFUSALS = {
+ERRORS = {
     400: "not JSON, or not a form",
     401: "the token is missing or wrong",
     408: "the request came in too slowly",
@@ -30,10 +30,10 @@ VECTOR: Schema = {"type": "array", "items": {"type": "number"}}
 PREDICTION: Schema = {
     "type": "object",
     "properties": {
-        "told": {"type": ["string", "number", "null"]},
+        "prediction": {"type": ["string", "number", "null"]},
         "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
     },
-    "required": ["told"],
+    "required": ["prediction"],
 }
 LABELS: Schema = {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
 HIT: Schema = {
@@ -58,35 +58,36 @@ RECORD: Schema = {
 }
 
 
-def thing(**properties: Schema) -> Schema:
-    """An object that has all of these."""
+def object_of(**properties: Schema) -> Schema:
+    """The schema of an object that has all of these properties."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def several(of: Schema) -> Schema:
-    return {"type": "array", "items": of}
+def array_of(items: Schema) -> Schema:
+    """The schema of an array of these items."""
+    return {"type": "array", "items": items}
 
 
-def refusals(*more: int) -> dict[int | str, Any]:
-    """The answers of a route to what it does not carry out. more: statuses besides those of every
-    route."""
-    said = REFUSALS | {
+def error_responses(*more: int) -> dict[int | str, Any]:
+    """The error responses of a route. more: statuses besides those of every route."""
+    texts = ERRORS | {
         404: "there is no such record",
         409: "there is no index yet, or not one for this",
     }
-    chosen = sorted({*REFUSALS, *more})
+    chosen = sorted({*ERRORS, *more})
     return {
-        status: {"description": said[status], "content": {"application/json": {"schema": ERROR}}}
+        status: {"description": texts[status], "content": {"application/json": {"schema": ERROR}}}
         for status in chosen
     }
 
 
-def good(schema: Schema, text: str) -> dict[int | str, Any]:
+def ok_response(schema: Schema, text: str) -> dict[int | str, Any]:
+    """The response of a route that went well. text: what it holds."""
     return {200: {"description": text, "content": {"application/json": {"schema": schema}}}}
 
 
 def record(fields: Mapping[str, Modality], limits: Limits) -> Schema:
-    """A record, whose fields may be absent."""
+    """The schema of a record, whose fields may be absent."""
     return {
         "type": "object",
         "properties": {name: modality.json_schema(limits) for name, modality in fields.items()},
@@ -100,7 +101,7 @@ def body(
 ) -> Schema:
     """The request body: JSON with many records or one, or a form with one."""
     one = record(fields, limits)
-    records = thing(records=several(one) | {"minItems": 1, "maxItems": limits.records}) | {
+    records = object_of(records=array_of(one) | {"minItems": 1, "maxItems": limits.records}) | {
         "additionalProperties": False
     }
     form = {
@@ -124,4 +125,5 @@ def body(
 
 
 def about(fields: Mapping[str, Modality]) -> Sequence[Schema]:
+    """Name and kind of each field."""
     return [{"name": name, "kind": name_of(modality)} for name, modality in fields.items()]

@@ -11,27 +11,28 @@ from pathlib import Path
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from amodal.core import AmodalError
 from amodal.model import load
 from amodal.serve.api import app
 from amodal.serve.limits import Limits
-from amodal.serve.middleware import HEAD
+from amodal.serve.middleware import MAX_HEAD
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-PATIENCE = 10.0
+HEAD_TIMEOUT = 10.0
 """Seconds in which a request's head must be there."""
-CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 TOKEN = "AMODAL_TOKEN"
 
 
-class Hasty(H11Protocol):
-    """Does not wait for ever for a request that never begins, or that comes a letter at a time."""
+class HeadTimeoutProtocol(H11Protocol):
+    """HTTP/1.1 that closes connections whose request head does not come within HEAD_TIMEOUT."""
 
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
         super().connection_made(transport)
         self._wait()
 
@@ -47,7 +48,7 @@ class Hasty(H11Protocol):
         super().connection_lost(exc)
 
     def _wait(self) -> None:
-        self._timer = self.loop.call_later(PATIENCE, self._give_up)
+        self._timer = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -63,23 +64,22 @@ class Hasty(H11Protocol):
             self.transport.close()
 
 
-def configured(
-    application, *, host: str = "127.0.0.1", port: int = 8000, level: str = "warning"
+def uvicorn_config(
+    application: ASGIApp, *, host: str = "127.0.0.1", port: int = 8000, level: str = "warning"
 ) -> uvicorn.Config:
-    """How uvicorn is to run the application: no WebSockets, no names of ours in headers, heads and
-    connections bounded."""
+    """Configure uvicorn: no WebSockets, no server name, bounded heads and connections."""
     return uvicorn.Config(
         application,
         host=host,
         port=port,
-        http=Hasty,
+        http=HeadTimeoutProtocol,
         ws="none",
         log_level=level,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=HEAD,
-        limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=10,
     )
@@ -97,30 +97,42 @@ def serve(
     device: str = "auto",
     limits: Limits | None = None,
 ) -> None:
-    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only;
-    port: 0 for any that is free; token: see `app`; names: by which a proxy on this machine calls
-    the server, besides localhost; anyone: take requests from elsewhere without a token. Raises
-    AmodalError for a host that is open to the network without a token, and for a port that is
-    taken."""
+    """Serve a run until it is interrupted.
+
+    Args:
+        run: The run folder.
+        host: "127.0.0.1" takes requests of this machine only.
+        port: 0 for any that is free.
+        index: The folder or address of the index; RUN/index if None.
+        token: See `app`.
+        names: By which a proxy on this machine calls the server, besides localhost.
+        anyone: Take requests from elsewhere without a token.
+        device: auto, cpu, cuda, cuda:N.
+        limits: What a request may cost.
+
+    Raises:
+        AmodalError: For a host that is open to the network without a token, and for a port that is
+            taken.
+    """
     local = host in LOCAL
     if not local and not token and not anyone:
         raise AmodalError(
-            f"on {host} everyone on the network could use this server. Give a token (--token-file FILE, or the variable {TOKEN}), "
-            "or say --anyone"
+            f"on {host} everyone on the network could use this server. Give a token (--token-file "
+            f"FILE, or the variable {TOKEN}), or say --anyone"
         )
-    with listening(host, port) as taken:
+    with listen(host, port) as bound:
         hosts = {*LOCAL, *names} if local else None
         made = app(load(run, device=device), index=index, limits=limits, token=token, hosts=hosts)
         shown = f"[{host}]" if ":" in host else host
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        address = f"http://{shown}:{taken.getsockname()[1]}/docs"
-        print(f"{address} says what this server takes and gives. Stop it with Ctrl-C.", flush=True)
-        uvicorn.Server(configured(made)).run([taken])
+        address = f"http://{shown}:{bound.getsockname()[1]}/docs"
+        print(f"{address} describes the API of this server. Stop it with Ctrl-C.", flush=True)
+        uvicorn.Server(uvicorn_config(made)).run([bound])
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket on this port, 0 for any that is free. Raises AmodalError for one that is taken, or a
-    host that is none of this machine's."""
+def listen(host: str, port: int) -> socket.socket:
+    """Open a socket on this port, 0 for any that is free. Raises AmodalError for a port that is
+    taken, and for a host that is not this machine's."""
     if not 0 <= port < 2**16:
         raise AmodalError(f"a port is a number from 0 to {2**16 - 1}, not {port}")
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -130,16 +142,17 @@ def listening(host: str, port: int) -> socket.socket:
         made.listen(2048)
     except OSError as error:
         made.close()
-        instead = f"Take another, such as --port {port + 1 if port + 1 < 2**16 else port - 1}, or --port 0 for any that is free"
+        other = port + 1 if port + 1 < 2**16 else port - 1
+        instead = f"Take another, such as --port {other}, or --port 0 for any that is free"
         raise AmodalError(
             f"cannot listen on port {port} of {host}: {error.strerror}. {instead}"
         ) from None
     return made
 
 
-def token_of(file: str | Path | None) -> str:
-    """The token in a file, or in the variable AMODAL_TOKEN, so that it stands in no list of
-    processes. "" for none. Raises AmodalError for an empty file, and for a token that a header
+def read_token(file: str | Path | None) -> str:
+    """Read the token from a file or the variable AMODAL_TOKEN, so that it stands in no list of
+    processes; "" for none. Raises AmodalError for an empty file, and for a token that a header
     cannot carry."""
     token = (
         Path(file).read_text(encoding="utf-8") if file is not None else os.environ.get(TOKEN, "")

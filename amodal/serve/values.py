@@ -1,5 +1,5 @@
-"""Values from strangers, checked by their modality before it decodes them, with answers of HTTP for
-those that are refused."""
+"""Values from clients: checked by their modality before it decodes them. Those that are refused
+become HTTP errors."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from amodal.serve.limits import Limits, Refused
 log = logging.getLogger("amodal.serve")
 
 
-def parsed(data: bytes, limits: Limits) -> Any:
-    """JSON as its standard has it: no NaN, no name twice. Raises Refused."""
+def parse_json(data: bytes, limits: Limits) -> Any:
+    """Parse strict JSON: no NaN, no name twice. Raises Refused."""
     try:
         return requests.parsed(data, limits)
     except BadValue as error:
         raise Refused(_status(error), str(error)) from None
 
 
-def decoded(modality: Modality, name: str, raw: Any, limits: Limits) -> np.ndarray:
-    """A value of the field `name` in its modality's canonical form.
+def decode_value(modality: Modality, name: str, raw: Any, limits: Limits) -> np.ndarray:
+    """Decode a value of the field `name` into its modality's canonical form.
 
     Args:
-        raw: bytes that were uploaded, or what JSON says; bytes in JSON are {"base64": "..."}.
+        modality: Of the field.
+        name: Of the field, for errors.
+        raw: Uploaded bytes, or a JSON value; bytes in JSON are {"base64": "..."}.
+        limits: What a value may cost.
 
     Raises:
-        Refused: it cannot be read, or would cost more than `limits` allow.
+        Refused: If it cannot be read, or would cost more than `limits` allow.
     """
     kind = name_of(modality)
     try:

@@ -1,8 +1,8 @@
-"""`amodal view`: the page in the browser. The routes are a router, so that they can stand beside
-those of `app`."""
+"""`amodal view`: the page in the browser. Its routes are a router beside those of `app`."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,17 +17,19 @@ from amodal.evaluate.labels import is_number
 from amodal.modalities import Modality
 from amodal.modalities.shared.base import shortened
 from amodal.progress import Bar
+from amodal.search import Index
 from amodal.serve import runs
 from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service
 from amodal.serve.tabs import fields, records, search
-from amodal.serve.tabs import map as atlas_map
+from amodal.serve.tabs import map as map_tab
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 Number = Annotated[int, Query(ge=0)]
@@ -36,8 +38,14 @@ Number = Annotated[int, Query(ge=0)]
 def router(
     run: Path, *, service: Service | None = None, dataset: Dataset | None = None
 ) -> APIRouter:
-    """The page and what it asks for. service: of the model, whose index is shown; dataset: the
-    records that were indexed. Without them (a run that still trains) there is the tab Run alone."""
+    """The routes of the page.
+
+    Args:
+        run: The run folder.
+        service: Of the model, whose index is shown.
+        dataset: The records that were indexed. Without it and `service` (a run that still trains)
+            there is the tab Run alone.
+    """
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
     tabs = ["map", "search", "run", "records", "fields"] if whole else ["run"]
@@ -57,84 +65,84 @@ def router(
 
     @made.get("/view/run")
     def run_measures(since: Number = 0) -> Any:
-        return runs.measures(run, since)
+        return runs.run_metrics(run, since)
 
     @made.get("/view/runs")
     def other_runs() -> Any:
-        return list(runs.beside(run))
+        return list(runs.sibling_runs(run))
 
     @made.get("/view/runs/{name}")
     def other_run(name: str, since: Number = 0) -> Any:
-        found = runs.beside(run)
+        found = runs.sibling_runs(run)
         if name not in found:
             raise Refused(404, f"there is no run {shortened(name)!r} beside this one")
-        return runs.measures(found[name], since)
+        return runs.run_metrics(found[name], since)
 
-    if not whole:
+    if service is None or dataset is None:
 
         @made.get("/view/about")
         def about_run() -> Any:
-            return {
-                "run": run.resolve().name,
-                "tabs": tabs,
-                "fields": {},
-                "labels": {},
-                "records": 0,
-            }
+            name = run.resolve().name
+            return {"run": name, "tabs": tabs, "fields": {}, "labels": {}, "records": 0}
 
-        return made
+    else:
+        _add_tabs(made, run, tabs, service, dataset)
+    return made
 
-    index = service.shelf.fresh().index
-    if index is None or not len(index):
+
+def _add_tabs(
+    made: APIRouter, run: Path, tabs: list[str], service: Service, dataset: Dataset
+) -> None:
+    """The routes of the tabs that show an index."""
+    index = service.index_cache.refreshed().index
+    if not isinstance(index, Index) or not len(index):
         raise AmodalError(
             f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`"
         )
-    tested = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
-    atlas = EmbeddingMap(
-        index, run / "view", tested=tested, unsigned=service.encoder.similarity == "abs_cosine"
-    )
-    facts = Attributes(dataset)
-    label = next(iter(atlas.labels), "")
-    soon = [
-        ("layout", "", atlas.way),
-        ("outliers", ""),
-        ("twins", "", records.SAME),
-        ("retrieval", atlas.fields),
-    ]
-    soon += [("probe", atlas.fields, label), ("missing", label)] if label else []
-    if len(atlas.shown) < len(atlas.keys):
-        soon.append(("column", ()))  # of a million it takes seconds
-    for asked in soon:  # to be there when the page asks for them
-        atlas.later(*asked)
-    atlas_map.add(made, atlas, facts)
-    records.add(made, run, atlas, dataset, service.limits)
-    search.add(made, atlas, service)
-    fields.add(made, run, atlas)
+    test_keys = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
+    unsigned = service.encoder.similarity == "abs_cosine"
+    embedding_map = EmbeddingMap(index, run / "view", test_keys=test_keys, unsigned=unsigned)
+    attributes = Attributes(dataset)
+    _precompute(embedding_map)
+    map_tab.add(made, embedding_map, attributes)
+    records.add(made, run, embedding_map, dataset, service.limits)
+    search.add(made, embedding_map, service)
+    fields.add(made, run, embedding_map)
 
     @made.get("/view/about")
     def about() -> Any:
+        labels = embedding_map.labels.items()
         return {
             "run": run.resolve().name,
             "method": service.model.config.get("method", ""),
             "tabs": tabs,
             "fields": {name: m.kind for name, m in service.model.fields.items()},
             "inputs": {name: _input(m) for name, m in service.model.fields.items()},
-            "indexed": list(atlas.fields),
-            "labels": {
-                name: "number" if is_number(v) else "classes" for name, v in atlas.labels.items()
-            },
-            "facts": facts.names,
-            "records": len(atlas.keys),
-            "shown": len(atlas.shown),
-            "first": atlas.fullest,
+            "indexed": list(embedding_map.fields),
+            "labels": {name: "number" if is_number(v) else "classes" for name, v in labels},
+            "attributes": attributes.names,
+            "records": len(embedding_map.keys),
+            "shown": len(embedding_map.shown),
+            "first": embedding_map.most_complete,
             "data": dataset.name,
         }
 
-    return made
+
+def _precompute(embedding_map: EmbeddingMap) -> None:
+    """Begin what the page will ask for, so that it is there by then."""
+    embedding_map.in_background("layout", "", embedding_map.projection)
+    embedding_map.in_background("outliers", "")
+    embedding_map.in_background("near_duplicates", "", records.SAME)
+    embedding_map.in_background("retrieval", embedding_map.fields)
+    if label := next(iter(embedding_map.labels), ""):
+        embedding_map.in_background("probe", embedding_map.fields, label)
+        embedding_map.in_background("missing", label)
+    if len(embedding_map.shown) < len(embedding_map.keys):
+        embedding_map.in_background("column", ())  # of a million records it takes seconds
 
 
 def _input(modality: Modality) -> dict[str, Any]:
-    """How a page asks for a value of a field."""
+    """How the page lets people enter a value of a field."""
     return {
         "placeholder": modality.placeholder,
         "accept": modality.accepts or ",".join(sorted(modality.suffixes)),
@@ -157,25 +165,36 @@ def application(
     *,
     data: str | None = None,
     device: str = "auto",
-    hosts=None,
+    hosts: Collection[str] | None = None,
     progress: bool = False,
 ) -> FastAPI:
-    """`app` of a run with the page on it; records that its index does not hold yet are indexed. A
-    run without a model yet shows how it trains. data: where the run says it learnt from, unless
-    given; progress: show a bar on the terminal. Raises AmodalError."""
+    """`app` of a run with the page on it. A run without a model yet shows how it trains.
+
+    Args:
+        run: The run folder. Records that its index does not hold yet are indexed.
+        data: Where the records are; what the run was trained on if None.
+        device: auto, cpu, cuda, cuda:N.
+        hosts: See `app`.
+        progress: Show a bar on the terminal.
+
+    Raises:
+        AmodalError: Without a run, or without its data.
+    """
     from amodal.inference.embed import unreadable
     from amodal.model import load
-    from amodal.serve.api import _errors, app
+    from amodal.serve.api import add_error_handlers, app
     from amodal.serve.metrics import Metrics
-    from amodal.serve.middleware import Guard
+    from amodal.serve.middleware import LimitsMiddleware
 
     run = Path(run)
     if not (run / "model.safetensors").exists():
         if not (run / "metrics.jsonl").exists():
             raise no_run(run)
         made = FastAPI(title="amodal", docs_url=None, redoc_url=None, openapi_url=None)
-        made.add_middleware(Guard, limits=Limits(), metrics=Metrics(), token="", hosts=hosts)
-        _errors(made)
+        made.add_middleware(
+            LimitsMiddleware, limits=Limits(), metrics=Metrics(), token="", hosts=hosts
+        )
+        add_error_handlers(made)
         made.include_router(router(run))
         return made
     model = load(run, device=device)
@@ -185,23 +204,24 @@ def application(
         if data is not None:
             raise
         raise AmodalError(
-            f"{error} (the data that {run} learnt from; if it has moved, say where it is: --data DIR)"
+            f"{error} (the data that {run} learnt from; if it has moved, say where it is: --data "
+            "DIR)"
         ) from error
     with Bar("index", len(dataset), shown=progress) as bar:
-        made = model.index(dataset, progress=lambda n: bar.step("records", by=n))
-    if made.bad:  # of records that the run may not have met
+        index = model.index(dataset, progress=lambda n: bar.step("records", by=n))
+    if index.bad:  # of records that the run may not have met
         quarantine = Quarantine()
-        quarantine.add(made.bad)
+        quarantine.add(index.bad)
         quarantine.append_to(run / "view" / runs.QUARANTINE)
         if progress:
-            print(unreadable(made.bad))
+            print(unreadable(index.bad))
     made = app(model, hosts=hosts)
     made.include_router(router(run, service=made.state.service, dataset=dataset))
     return made
 
 
 def no_run(run: Path) -> AmodalError:
-    """Of a folder that is none of a run, with those beside it that are."""
+    """The error for a folder that is no run, with the runs beside it."""
     makes = "`amodal pretrain METHOD --data DIR --out RUN` makes one."
     beside = sorted(p.parent.name for p in run.absolute().parent.glob("*/metrics.jsonl"))
     if run.exists() or not beside:
@@ -220,19 +240,30 @@ def view(
     browse: bool = False,
     progress: bool = True,
 ) -> None:
-    """Show a run in the browser, for this machine only, until it is interrupted. port: 0 for any
-    that is free. Raises AmodalError where there is no such run, and for a port that is taken."""
+    """Show a run in the browser, for this machine only, until it is interrupted.
+
+    Args:
+        run: The run folder.
+        data: Where the records are; what the run was trained on if None.
+        port: 0 for any that is free.
+        device: auto, cpu, cuda, cuda:N.
+        browse: Open the browser.
+        progress: Show a bar on the terminal.
+
+    Raises:
+        AmodalError: Where there is no such run, and for a port that is taken.
+    """
     import threading
     import webbrowser
 
     import uvicorn
 
-    from amodal.serve.server import LOCAL, configured, listening
+    from amodal.serve.server import LOCAL, listen, uvicorn_config
 
-    with listening("127.0.0.1", port) as taken:  # before what takes long
+    with listen("127.0.0.1", port) as bound:  # before what takes long
         made = application(run, data=data, device=device, hosts=LOCAL, progress=progress)
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        address = f"http://127.0.0.1:{bound.getsockname()[1]}/"
         print(f"{address} shows {run}. Stop it with Ctrl-C.", flush=True)
         if browse:
             threading.Timer(1.0, webbrowser.open, [address]).start()
-        uvicorn.Server(configured(made)).run([taken])
+        uvicorn.Server(uvicorn_config(made)).run([bound])

@@ -10,7 +10,7 @@ import torch
 from amodal import modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.export import export, graphs
-from amodal.export._alone import Alone
+from amodal.export.dense_encoder import DenseEncoder
 from amodal.modalities.shared.dense import dense
 from amodal.nn.adapters.skills import Skills
 from tests.export.models import FIELDS, encoder, model
@@ -24,7 +24,7 @@ SHAPES = {
 
 
 def compared(made, field: str, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    alone = Alone(made, field).eval()
+    alone = DenseEncoder(made, field).eval()
     column = Column(
         FIELDS[field].collate(alone.field.examples(n, length, np.random.default_rng(n))),
         torch.arange(n),
@@ -125,5 +125,5 @@ def test_missing_packages_are_named_with_the_command_that_gets_them(tmp_path, mo
 
 def test_every_parameter_of_a_field_is_in_its_graph():
     made = encoder("photo", trunk="separate", pool="attention").align(8)
-    inside = {id(p) for p in Alone(made, "photo").parameters()}
+    inside = {id(p) for p in DenseEncoder(made, "photo").parameters()}
     assert inside == {id(p) for p in made.parameters()}

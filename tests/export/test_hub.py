@@ -119,7 +119,7 @@ def test_the_preprocessor_does_to_pictures_what_the_encoder_does(tmp_path, fit):
 def test_a_way_to_fit_pictures_that_transformers_lacks_is_refused(tmp_path):
     made = encoder("photo").align(16)
     made.fields["photo"] = dataclasses.replace(made.fields["photo"], fit="pad")
-    assert "'pad'" in hub.reason_not(made, "photo")
+    assert "'pad'" in hub.why_no_tower(made, "photo")
 
 
 def test_a_tower_that_disagrees_is_not_handed_out_in_silence(tmp_path, monkeypatch):

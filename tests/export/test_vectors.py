@@ -219,9 +219,7 @@ def test_a_full_disk_keeps_what_is_done_and_says_so(tmp_path, monkeypatch):
     made, out = model(encoder("photo", "caption")), tmp_path / "out.parquet"
     with monkeypatch.context() as patched:
         failing_after(patched, 2, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(
-            AmodalError, match="No space left.*kept in.*give the same command again"
-        ):
+        with pytest.raises(AmodalError, match="No space left.*stay in.*repeat the command"):
             write_vectors(made, records(), out, chunk=5, **QUIET)
     assert len(list((tmp_path / ".out.parquet.parts").glob("0*.parquet"))) == 2
 

@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity, layer_norm
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.export._alone import reason_against
+from amodal.export.dense_encoder import why_not_exportable
 from amodal.methods.adaptation.dinotxt import patch_maps
 from amodal.methods.shared.regions import alone
 from amodal.nn.encoder import Encoder
@@ -136,7 +136,7 @@ def test_towers_without_a_class_token_and_other_mistakes():
         with_projection_tower(Encoder(fields(), size="nano", trunk="joint"), "picture")
     with pytest.raises(AmodalError, match="one projection tower"):
         align_to_towers(Encoder(fields(), size="nano"))
-    assert "no dense form" in reason_against(method("dinotxt").encoder, "picture")
+    assert "no dense form" in why_not_exportable(method("dinotxt").encoder, "picture")
     several = method("dinotxt", lock="picture, signal").encoder
     assert {f for f in several.fields if isinstance(several.heads[f], torch.nn.Identity)} == {
         "picture",

@@ -11,7 +11,7 @@ from toys import WIDTH, bag_of, joined, quick, random, vectors
 
 from amodal.core import AmodalError, Tokens
 from amodal.core.part import build, to_spec
-from amodal.export._alone import reason_against
+from amodal.export.dense_encoder import why_not_exportable
 from amodal.nn.adapters.block_tokens import PROMPT, hook_disabled, require_no_hook
 from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.attention.masks import RULES, rule
@@ -168,7 +168,7 @@ def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
     assert (
         to_spec(encoder._args["block_hook"]) == rebuilt.spec
     )  # what the encoder's own description holds
-    assert "no dense form" in reason_against(encoder, "image")
+    assert "no dense form" in why_not_exportable(encoder, "image")
     with pytest.raises(AmodalError, match="begin with the run"):
         require_no_hook(encoder)
     encoder.set_block_hook(rebuilt)

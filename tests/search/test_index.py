@@ -205,7 +205,7 @@ def test_a_torn_tail_is_not_seen_and_is_written_over(filled):
 
 def test_damage_and_misuse_are_explained(filled, tmp_path):
     index, e = filled
-    with pytest.raises(AmodalError, match="made by another encoder.*Index again"):
+    with pytest.raises(AmodalError, match="made by another encoder.*Index anew"):
         Index.open(index.path, fingerprint="other")
     with pytest.raises(AmodalError, match="nothing in the index.*amodal index"):
         Index.open(tmp_path / "empty").nearest(torch.zeros(16))
@@ -228,10 +228,10 @@ def test_damage_and_misuse_are_explained(filled, tmp_path):
     with index.log.writing(), pytest.raises(AmodalError, match="another process is writing"):
         Index.open(index.path).delete(["k1"])
     (index.path / "image.0.f16").write_bytes(b"12")
-    with pytest.raises(AmodalError, match="damaged.*index again"):
+    with pytest.raises(AmodalError, match="damaged.*index anew"):
         Index.open(index.path).nearest(torch.ones(16))
     (index.path / "manifest.json").write_text("{")
-    with pytest.raises(AmodalError, match="cannot be read.*index again"):
+    with pytest.raises(AmodalError, match="cannot be read.*index anew"):
         Index.open(index.path)
 
 

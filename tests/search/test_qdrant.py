@@ -92,14 +92,14 @@ def test_it_finds_what_the_embedded_index_does(both, place):
 
 def test_it_gives_the_vectors_of_a_record(both):
     for key in KEYS[:20]:
-        mine, its = (index.of_record(key) for index in both)
+        mine, its = (index.record_vectors(key) for index in both)
         assert mine.keys() == its.keys()
         for field, own in mine.items():
             np.testing.assert_allclose(its[field], own, atol=2e-3)
         torch.testing.assert_close(*(index.vector(key) for index in both), atol=2e-3, rtol=0)
     for index in both:
         with pytest.raises(KeyError):
-            index.of_record("nobody")
+            index.record_vectors("nobody")
 
 
 def test_errors_are_those_of_the_embedded_index(both, place, monkeypatch):
@@ -139,7 +139,7 @@ def test_errors_are_those_of_the_embedded_index(both, place, monkeypatch):
 def test_a_collection_of_others_is_left_alone(both, place):
     from qdrant_client import models
 
-    client, name = both[1].client, Address.of(place).collection + "-theirs"
+    client, name = both[1].client, Address.parse(place).collection + "-theirs"
     client.create_collection(
         name, vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT)
     )
@@ -162,16 +162,16 @@ def test_a_server_is_asked_for_indices_of_labels_and_given_the_key(folder, monke
         "POST points query batch",
     ]
     server.end()
-    with pytest.raises(AmodalError, match="cannot be used.*give the same command again"):
+    with pytest.raises(AmodalError, match="cannot be used.*repeat the command"):
         index.add(KEYS[:30], e, labels(30))
 
 
 def test_addresses():
-    assert Address.of("qdrant://a.b/c") == Address("http://a.b:6333", "", "c")
-    assert Address.of("qdrants://a:1/c?shards=6&replicas=2") == Address(
+    assert Address.parse("qdrant://a.b/c") == Address("http://a.b:6333", "", "c")
+    assert Address.parse("qdrants://a:1/c?shards=6&replicas=2") == Address(
         "https://a:1", "", "c", 6, 2
     )
-    assert Address.of("qdrant:///tmp/x/c") == Address("", "/tmp/x", "c")
+    assert Address.parse("qdrant:///tmp/x/c") == Address("", "/tmp/x", "c")
     for bad, why in (
         ("qdrant://host:6333", "address of a collection"),
         ("milvus://host/c", "address of a collection"),
@@ -180,7 +180,7 @@ def test_addresses():
         ("qdrant://host/c?shards=no", "whole number"),
     ):
         with pytest.raises(AmodalError, match=why):
-            Address.of(bad)
+            Address.parse(bad)
 
 
 def test_replaced_and_deleted_records_are_gone(both):
@@ -201,7 +201,7 @@ def test_an_update_embeds_only_what_is_new_and_prunes(folder, place, tmp_path):
     seen, original = [], encoder.features
     encoder.features = lambda batch: (seen.extend(batch.keys), original(batch))[1]
     index = open_index(place, encoder=encoder, fingerprint="f").update(records)
-    assert len(index) == 80 == len(seen) and not index.bad and index.gone == 0
+    assert len(index) == 80 == len(seen) and not index.bad and index.stale == 0
     embedded = open_index(tmp_path / "index", encoder=encoder, fingerprint="f").update(records)
     names = {type(m).__name__: f for f, m in records.fields.items()}
     for where in (None, {next(iter(records.labels)): "red"}):
@@ -218,13 +218,15 @@ def test_an_update_embeds_only_what_is_new_and_prunes(folder, place, tmp_path):
     index.add(
         ["ghost"], Embeddings({names["Image"]: Column(torch.ones(1, 16), torch.arange(1))}, 1)
     )
-    assert index.update(records).gone == 1 and len(index) == 81
-    assert index.update(records, prune=True).gone == 1 and len(index) == 80 and "ghost" not in index
+    assert index.update(records).stale == 1 and len(index) == 81
+    assert (
+        index.update(records, prune=True).stale == 1 and len(index) == 80 and "ghost" not in index
+    )
 
 
 def fill(folder, place, log):
     torch.set_num_threads(1)
-    engine.AT_ONCE = 10
+    engine.COMMIT_SIZE = 10
     records = amodal.open(folder)
     torch.manual_seed(0)
     encoder = amodal.Encoder(records.fields, size="nano").align(16)
@@ -256,16 +258,16 @@ def test_a_killed_update_goes_on_after_what_was_written(folder, place, tmp_path)
     process.join()
     before = len(log.read_text().split())
     assert 30 <= before < 80
-    kept = len(open_index(place, fingerprint="f"))
-    assert 20 <= kept <= before, "all commits but the last were whole"
+    stored = len(open_index(place, fingerprint="f"))
+    assert 20 <= stored <= before, "all commits but the last were whole"
     index = fill(folder, place, log)
-    assert len(index) == 80 and len(log.read_text().split()) - before == 80 - kept
+    assert len(index) == 80 and len(log.read_text().split()) - before == 80 - stored
 
 
 def test_ranks_share_the_records(folder, place, monkeypatch):
     from amodal.train import distributed
 
-    monkeypatch.setattr(engine, "AT_ONCE", 10)
+    monkeypatch.setattr(engine, "COMMIT_SIZE", 10)
     monkeypatch.setattr(distributed, "world", lambda: 3)
     records = amodal.open(folder)
     encoder = amodal.Encoder(records.fields, size="nano").align(16)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import amodal
 from amodal import data as records
-from amodal.serve.server import configured
+from amodal.serve.server import uvicorn_config
 
 RECORDS = 24
 RATE = 8000
@@ -68,7 +68,7 @@ def running(application, protocol=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = configured(application, port=port, level="critical")
+    config = uvicorn_config(application, port=port, level="critical")
     config.http = protocol or config.http
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -16,8 +16,8 @@ import amodal
 from amodal.core import AmodalError
 from amodal.search.query import vector_of
 from amodal.serve import Limits, app, serve
-from amodal.serve.batcher import Together
-from amodal.serve.server import token_of
+from amodal.serve.batcher import Batcher
+from amodal.serve.server import read_token
 from tests.serve.hostile import scans
 from tests.serve.runs import RECORDS, data, png, wav
 
@@ -149,7 +149,7 @@ def test_predictions_are_those_of_the_library(client, model):
     ]
     told = client.post("/predict", json={"records": records}).json()["records"]
     for row, record in zip(rows, told):
-        assert record["colour"]["told"] == row["colour"]
+        assert record["colour"]["prediction"] == row["colour"]
         assert record["colour"]["probabilities"]["red"] == pytest.approx(
             row["colour=red"], abs=1e-5
         )
@@ -171,7 +171,7 @@ def test_a_method_that_was_kept_whole_tells_as_in_the_library(tmp_path):
     assert told[0]["colour"]["probabilities"]["red"] == pytest.approx(
         expected["colour=red"], abs=1e-5
     )
-    assert len(told) == 2 and "told" in told[1]["colour"]
+    assert len(told) == 2 and "prediction" in told[1]["colour"]
 
 
 def test_records_and_the_index_that_changes(model, tmp_path):
@@ -201,8 +201,8 @@ def test_an_index_elsewhere_is_searched_and_not_listed(model, tmp_path):
     client = TestClient(made)
     assert client.get("/records").status_code == 409 == client.get("/records/a").status_code
     assert client.post("/search", json={"text": "a"}).status_code == 409, "nothing in it yet"
-    made.state.service.shelf.index.encoder = model.encoder
-    made.state.service.shelf.index.update(data())
+    made.state.service.index_cache.index.encoder = model.encoder
+    made.state.service.index_cache.index.update(data())
     hits = client.post("/search?k=3", json={"text": "a thing, number 7"}).json()["hits"]
     assert [h["key"] for h in hits] == [h.key for h in model.search(text="a thing, number 7", k=3)]
 
@@ -347,12 +347,12 @@ def test_a_server_for_everyone_must_be_asked_for(model, tmp_path, monkeypatch):
         serve(model.path, host="0.0.0.0")
     file = tmp_path / "token"
     file.write_text(" word\n")
-    assert token_of(file) == "word" and token_of(None) == ""
+    assert read_token(file) == "word" and read_token(None) == ""
     monkeypatch.setenv("AMODAL_TOKEN", "other")
-    assert token_of(None) == "other"
+    assert read_token(None) == "other"
     file.write_text("")
     with pytest.raises(AmodalError, match="is empty"):
-        token_of(file)
+        read_token(file)
     with pytest.raises(AmodalError, match="concurrent"):
         Limits(concurrent=0)
 
@@ -366,9 +366,9 @@ def test_requests_that_wait_go_together_and_fail_alone():
         return [i * 2 for i in items]
 
     async def all_at_once():
-        together = Together(run, most=4, seen=sizes.append)
+        batcher = Batcher(run, max_batch_size=4, on_batch=sizes.append)
         asked = ([1], [2, 3], [4], ["bad"], [5, 6, 7, 8, 9, 10])
-        return await asyncio.gather(*map(together, asked), return_exceptions=True)
+        return await asyncio.gather(*map(batcher, asked), return_exceptions=True)
 
     *good, bad, large = asyncio.run(all_at_once())
     assert (
@@ -383,8 +383,8 @@ def test_who_gives_up_is_not_computed_for():
     calls = []
 
     async def one_leaves():
-        together = Together(lambda items: calls.append(list(items)) or items, most=1)
-        first, second, third = (asyncio.ensure_future(together([i])) for i in range(3))
+        batcher = Batcher(lambda items: calls.append(list(items)) or items, max_batch_size=1)
+        first, second, third = (asyncio.ensure_future(batcher([i])) for i in range(3))
         await asyncio.sleep(0)
         second.cancel()
         return await first, await third

@@ -22,9 +22,9 @@ torch.set_num_threads(1)
 from amodal import load
 from amodal.serve import Limits, app, server
 import uvicorn
-server.PATIENCE = 1.0
+server.HEAD_TIMEOUT = 1.0
 made = app(load(sys.argv[1], device="cpu"), limits=Limits(upload=2**20, json=2**20, entries=200_000, seconds=2, concurrent=40))
-uvicorn.Server(server.configured(made, port=int(sys.argv[2]))).run()
+uvicorn.Server(server.uvicorn_config(made, port=int(sys.argv[2]))).run()
 """
 
 

@@ -4,10 +4,13 @@ import csv
 import io
 import itertools
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,13 +29,15 @@ from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search import Index
 from amodal.serve import app, runs, serve
 from amodal.serve.attributes import Attributes
-from amodal.serve.embedding_map import EmbeddingMap, principal
-from amodal.serve.tabs import map as atlas_map
+from amodal.serve.embedding_map import EmbeddingMap
+from amodal.serve.projection import pca_2d
+from amodal.serve.tabs import map as map_tab
 from amodal.serve.tabs.map import numbers
 from amodal.serve.view import application, router, view
 from tests.serve.runs import RECORDS, data, png
 
 torch.set_num_threads(1)
+STATIC = Path(amodal.__file__).parent / "serve" / "static"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,14 @@ def got(client, path, **asked):
             return answer.json()
         time.sleep(0.02)
     raise AssertionError(f"{path} is never done")
+
+
+@pytest.mark.parametrize("script", sorted(STATIC.glob("*.js")), ids=lambda p: p.name)
+def test_the_scripts_of_the_page_can_be_parsed(script):
+    if (node := shutil.which("node")) is None:
+        pytest.skip("there is no node here")
+    check = [node, "--input-type=module", "--check"]
+    subprocess.run(check, input=script.read_bytes(), check=True)
 
 
 def test_the_page_needs_nothing_from_elsewhere(page):
@@ -119,7 +132,7 @@ def test_a_colour_for_each_record(page):
     assert curves[7] == pytest.approx(np.mean(data().raw(7, "curve"), axis=0)[0], abs=1e-4)
     pictures = got(page, "/view/colour", by="data:image.brightness")["values"]
     assert pictures[3] == pytest.approx(np.asarray(Image.open(io.BytesIO(png(3)))).mean(), abs=1e-3)
-    assert set(page.get("/view/about").json()["facts"]) > {
+    assert set(page.get("/view/about").json()["attributes"]) > {
         "cells.age",
         "text.length",
         "image.contrast",
@@ -137,14 +150,14 @@ def test_columns_that_nobody_described_can_colour_the_map():
     }
     dataset = records.open(table)
     schema = replace(dataset.schema, fields={"text": dataset.schema.fields["text"]}, labels={})
-    facts = Attributes(Dataset(dataset.reader, schema))
-    assert facts.names == {"text.length": "number", "price": "number", "shop": "classes"}
+    attributes = Attributes(Dataset(dataset.reader, schema))
+    assert attributes.names == {"text.length": "number", "price": "number", "shop": "classes"}
     assert np.allclose(
-        facts.values("price", ["38", "39", "nobody"]), [38, np.nan, np.nan], equal_nan=True
+        attributes.values("price", ["38", "39", "nobody"]), [38, np.nan, np.nan], equal_nan=True
     )
-    assert facts.values("shop", ["1", "0"]).tolist() == ["south", "north"]
+    assert attributes.values("shop", ["1", "0"]).tolist() == ["south", "north"]
     with pytest.raises(AmodalError, match="Did you mean price"):
-        facts.values("prize", ["1"])
+        attributes.values("prize", ["1"])
 
 
 def test_a_few_large_numbers_do_not_take_all_the_colours():
@@ -275,10 +288,14 @@ def test_lists_and_what_is_saved_of_them(page, model):
         (model.path / "quarantine.jsonl").unlink()
     outliers = got(page, "/view/list/outliers", field="image")
     assert len(outliers["rows"]) == RECORDS and outliers["rows"][0][1] <= outliers["rows"][-1][1]
-    assert got(page, "/view/list/twins", least=1.0)["columns"] == ["record", "its twin", "cosine"]
+    assert got(page, "/view/list/near_duplicates", least=1.0)["columns"] == [
+        "record",
+        "near duplicate",
+        "cosine",
+    ]
     assert (
         page.get("/view/list/secrets").status_code == 404
-        and page.get("/view/list/twins?least=nan").status_code == 422
+        and page.get("/view/list/near_duplicates?least=nan").status_code == 422
     )
 
 
@@ -328,7 +345,7 @@ def test_missing_rows_come_from_the_newest_report(tmp_path):
     assert runs.missing_rows(tmp_path) == [{"protocol": "missing_modality", "label": "zone"} | row]
 
 
-def small(tmp_path, n=40, most=20_000):
+def small(tmp_path, n=40, max_points=20_000):
     """An index of which field b is field a turned (so neighbours agree), c is chance; record 7 has
     no b; 3 and 30 are the same."""
     torch.manual_seed(0)
@@ -347,32 +364,44 @@ def small(tmp_path, n=40, most=20_000):
     labels = {"side": np.where(a[:, 0] > 0, "left", "right").astype(object)}
     keys = [f"k{i}" for i in range(n)]
     index.add(keys, Embeddings(columns, n), labels)
-    return index, EmbeddingMap(index, tmp_path / "view", tested=keys[::2], most=most), a
+    return (
+        index,
+        EmbeddingMap(index, tmp_path / "view", test_keys=keys[::2], max_points=max_points),
+        a,
+    )
 
 
 def test_an_atlas_numbers_the_living_and_finds_twins_and_neighbours(tmp_path):
     index, _, a = small(tmp_path)
     index.delete(["k0", "k5"])
-    atlas = EmbeddingMap(index, tmp_path / "view")
+    embedding_map = EmbeddingMap(index, tmp_path / "view")
     assert (
-        atlas.keys[0] == "k1" and len(atlas.keys) == 38 and not atlas.present("b")[atlas.at["k7"]]
+        embedding_map.keys[0] == "k1"
+        and len(embedding_map.keys) == 38
+        and not embedding_map.present("b")[embedding_map.number_of["k7"]]
     )
     unit = normalize(a, dim=1)
-    near = [atlas.keys[n] for n, _ in atlas.alike(atlas.at["k9"], ["a"], 3)]
+    near = [
+        embedding_map.keys[n]
+        for n, _ in embedding_map.similar_to(embedding_map.number_of["k9"], ["a"], 3)
+    ]
     living = [i for i in range(40) if i not in (0, 5, 9)]
     assert near == [f"k{i}" for i in sorted(living, key=lambda i: -float(unit[i] @ unit[9]))[:3]]
-    x, y, cosine = atlas.twins("a", 0.999)[0]
-    assert {atlas.keys[x], atlas.keys[y]} == {"k3", "k30"} and cosine == pytest.approx(1, abs=1e-3)
-    assert len(atlas.twins("a", 0.999)) == 1
-    assert atlas.alike(atlas.at["k7"], ["b"], 3) == []
+    x, y, cosine = embedding_map.near_duplicates("a", 0.999)[0]
+    assert {embedding_map.keys[x], embedding_map.keys[y]} == {
+        "k3",
+        "k30",
+    } and cosine == pytest.approx(1, abs=1e-3)
+    assert len(embedding_map.near_duplicates("a", 0.999)) == 1
+    assert embedding_map.similar_to(embedding_map.number_of["k7"], ["b"], 3) == []
 
 
 def test_agreement_is_the_shared_neighbours_of_each_pair_of_fields(tmp_path):
-    _, atlas, _ = small(tmp_path)
-    found = atlas.agreement()
+    _, embedding_map, _ = small(tmp_path)
+    found = embedding_map.agreement()
 
     def near(field, i, rows):
-        column = atlas.column([field])
+        column = embedding_map.column([field])
         unit = {int(r): normalize(v, dim=0) for r, v in zip(column.rows, column.values)}
         return set(
             sorted((j for j in rows if j != i), key=lambda j: -float(unit[i] @ unit[j]))[:10]
@@ -387,30 +416,32 @@ def test_agreement_is_the_shared_neighbours_of_each_pair_of_fields(tmp_path):
         assert found[i] == pytest.approx(
             expected, abs=0.07
         )  # half precision may swap the tenth and the eleventh
-    assert np.array_equal(found, atlas.agreement())  # the second time from disk
+    assert np.array_equal(found, embedding_map.agreement())  # the second time from disk
 
 
 def test_of_many_records_some_are_drawn_and_always_the_same(tmp_path):
-    index, atlas, _ = small(tmp_path, most=10)
-    numbers, flat = atlas.layout("b")
-    assert len(atlas.shown) == 10 and len(numbers) <= 10 and flat.shape == (len(numbers), 2)
-    assert np.array_equal(atlas.shown, EmbeddingMap(index, tmp_path / "view", most=10).shown)
-    assert np.isnan(atlas.agreement()).sum() == 30
+    index, embedding_map, _ = small(tmp_path, max_points=10)
+    numbers, flat = embedding_map.layout("b")
+    assert len(embedding_map.shown) == 10 and len(numbers) <= 10 and flat.shape == (len(numbers), 2)
+    assert np.array_equal(
+        embedding_map.shown, EmbeddingMap(index, tmp_path / "view", max_points=10).shown
+    )
+    assert np.isnan(embedding_map.agreement()).sum() == 30
 
 
 def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
-    index, atlas, a = small(tmp_path, most=10)
-    unit, shown = normalize(a, dim=1), atlas.shown.tolist()
+    index, embedding_map, a = small(tmp_path, max_points=10)
+    unit, shown = normalize(a, dim=1), embedding_map.shown.tolist()
     for number in range(40):
         wanted = (
             number if number in shown else max(shown, key=lambda i: float(unit[i] @ unit[number]))
         )
-        assert atlas.stand_in(number, "a") == wanted
-    assert atlas.stand_in(7, "b") == -1
+        assert embedding_map.nearest_drawn(number, "a") == wanted
+    assert embedding_map.nearest_drawn(7, "b") == -1
     hidden = next(i for i in range(40) if i not in shown)
-    assert atlas.near(a[hidden], ["a"], 1)[0][0] == hidden, "search sees all"
+    assert embedding_map.near(a[hidden], ["a"], 1)[0][0] == hidden, "search sees all"
     router_of = FastAPI()
-    atlas_map.add(router_of, atlas, Attributes(records.open({"text": ["a"]})))
+    map_tab.add(router_of, embedding_map, Attributes(records.open({"text": ["a"]})))
     client = TestClient(router_of)
     found = got(client, "/view/map", field="a")
     assert (
@@ -419,52 +450,54 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
         and found["numbers"] == [shown[p] for p in found["places"]]
     )
     assert len(got(client, "/view/colour", by="label:side")["values"]) == 10
-    assert got(client, f"/view/place/{hidden}", field="a")["number"] == atlas.stand_in(hidden, "a")
+    assert got(client, f"/view/place/{hidden}", field="a")["number"] == embedding_map.nearest_drawn(
+        hidden, "a"
+    )
 
 
 def test_an_index_too_large_for_exact_search_is_searched_exactly_all_the_same(tmp_path):
-    index, atlas, a = small(tmp_path)
+    index, embedding_map, a = small(tmp_path)
     query = a[3] + 0.3 * a[11]
-    wanted = atlas.near(query, (), 6, beside=3)
+    wanted = embedding_map.near(query, (), 6, exclude=3)
     index.threshold = 10
-    found = atlas.near(query, (), 6, beside=3)
+    found = embedding_map.near(query, (), 6, exclude=3)
     assert [(n, s) for n, _, s in found] == [(n, s) for n, _, s in wanted]
     assert [v for _, v, _ in found] == pytest.approx([v for _, v, _ in wanted], abs=2e-3)
 
 
 def test_retrieval_is_that_of_the_protocol_and_sees_equal_records(tmp_path):
-    _, atlas, _ = small(tmp_path)
-    rows = atlas.retrieval(("a", "b", "c"), at=3)
-    asked = np.flatnonzero(atlas.tested)
-    pair = Embeddings({s: atlas.column([s], asked) for s in "ab"}, 40).pair("a", "b")
-    wanted = ranked(*pair, recall_at=(3,))[0]
+    _, embedding_map, _ = small(tmp_path)
+    rows = embedding_map.retrieval(("a", "b", "c"), k=3)
+    asked = np.flatnonzero(embedding_map.is_test)
+    pair = Embeddings({s: embedding_map.column([s], asked) for s in "ab"}, 40).pair("a", "b")
+    wanted = ranked(*pair, at=(3,))[0]
     mine = next(r for r in rows if (r["source"], r["target"]) == ("a", "b"))
     assert mine["value"] == pytest.approx(wanted["value"], abs=0.06) and mine["n"] == len(pair[0])
     assert {(r["source"], r["target"]) for r in rows} == {
         *itertools.permutations("abc", 2),
         *(("", t) for t in "abc"),
     }
-    assert [r["source"] for r in atlas.missing("side")][:2] == ["a + b + c", "a + b"]
-    assert len(atlas.missing("side")) == 7 and atlas.missing("side")[-3] == {
+    assert [r["source"] for r in embedding_map.missing("side")][:2] == ["a + b + c", "a + b"]
+    assert len(embedding_map.missing("side")) == 7 and embedding_map.missing("side")[-3] == {
         "source": "a",
         "label": "side",
-    } | atlas.probe(("a",), "side")
+    } | embedding_map.probe(("a",), "side")
 
 
 def test_a_probe_learns_from_what_it_is_not_tested_on(tmp_path):
-    _, atlas, _ = small(tmp_path)
-    told = atlas.probe(("a",), "side")
+    _, embedding_map, _ = small(tmp_path)
+    told = embedding_map.probe(("a",), "side")
     assert told["metric"] == "accuracy" and told["n"] == 20
     with pytest.raises(AmodalError, match="sid"):
-        atlas.probe(("a",), "sid")
+        embedding_map.probe(("a",), "sid")
 
 
 def test_principal_components_are_those_of_the_singular_vectors():
     torch.manual_seed(0)
     x = torch.randn(50, 6) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.3, 0.1])
     u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
-    assert torch.allclose(principal(x).abs(), (u[:, :2] * s[:2]).abs(), atol=1e-4)
-    assert principal(torch.randn(5, 1)).shape == (5, 2)
+    assert torch.allclose(pca_2d(x).abs(), (u[:, :2] * s[:2]).abs(), atol=1e-4)
+    assert pca_2d(torch.randn(5, 1)).shape == (5, 2)
 
 
 def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
@@ -482,22 +515,24 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
     fake = types.ModuleType("umap")
     fake.UMAP, fake.__spec__ = UMAP, importlib.machinery.ModuleSpec("umap", None)
     monkeypatch.setitem(sys.modules, "umap", fake)
-    _, atlas, a = small(tmp_path, n=60)
+    _, embedding_map, a = small(tmp_path, n=60)
     drawn = normalize(a, dim=1)[:, 2:4]
     expected = (drawn - drawn.amin(0)) / (drawn.amax(0) - drawn.amin(0))
-    assert np.allclose(atlas.layout("a")[1], expected, atol=2e-3)
-    assert not np.allclose(atlas.layout("a", "pca")[1], expected, atol=2e-3)
+    assert np.allclose(embedding_map.layout("a")[1], expected, atol=2e-3)
+    assert not np.allclose(embedding_map.layout("a", "pca")[1], expected, atol=2e-3)
     made, slow = FastAPI(), threading.Event()
-    layout = atlas.layout
+    layout = embedding_map.layout
     monkeypatch.setattr(
-        atlas,
+        embedding_map,
         "layout",
-        lambda field, way: layout(field, way) if way == "pca" or slow.wait(20) else None,
+        lambda field, projection: (
+            layout(field, projection) if projection == "pca" or slow.wait(20) else None
+        ),
     )
-    atlas_map.add(made, atlas, Attributes(records.open({"text": ["a"]})))
+    map_tab.add(made, embedding_map, Attributes(records.open({"text": ["a"]})))
     client = TestClient(made)
     first = got(client, "/view/map", field="a")
-    assert (first["way"], first["final"]) == ("pca", False), "what is quick comes first"
+    assert (first["projection"], first["final"]) == ("pca", False), "what is quick comes first"
     assert client.get("/view/map", params={"field": "a", "best": True}).status_code == 202
     slow.set()
     best = got(client, "/view/map", field="a", best=True)

@@ -1,11 +1,11 @@
 import { about, ask, attempt, card, chooser, count, el, MISSING, PALETTE, place, recordField, FIELDS, short } from "./view.js";
 import { Scatter } from "./scatter.js";
 
-const HEAT = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb); // viridis
+const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb);
 function rgb(hex) { return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)); }
-function heat(share) {
-  const at = Math.max(0, Math.min(1, share)) * (HEAT.length - 1), i = Math.min(HEAT.length - 2, Math.floor(at));
-  return HEAT[i].map((v, c) => v + (HEAT[i + 1][c] - v) * (at - i));
+function viridis(share) {
+  const at = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(at));
+  return VIRIDIS[i].map((v, c) => v + (VIRIDIS[i + 1][c] - v) * (at - i));
 }
 
 export async function draw(page, { record } = {}) {
@@ -18,7 +18,7 @@ export async function draw(page, { record } = {}) {
   const choices = [...Object.keys(about.labels).map((n) => [`label:${n}`, n, "labels"]),
     ...about.indexed.map((s) => [`has:${s}`, `has ${s}?`, "fields"]), ["count", "how many fields", "fields"],
     ["agreement", "do fields agree on neighbours?", "fields"],
-    ...Object.keys(about.facts).map((n) => { const field = n.split(".")[0]; return [`data:${n}`, n, field in about.fields ? `data: ${field}` : "data: other columns"]; })];
+    ...Object.keys(about.attributes).map((n) => { const field = n.split(".")[0]; return [`data:${n}`, n, field in about.fields ? `data: ${field}` : "data: other columns"]; })];
   const lassoing = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
     scatter.lassoing = !scatter.lassoing;
     lassoing.setAttribute("aria-pressed", scatter.lassoing);
@@ -43,7 +43,7 @@ export async function draw(page, { record } = {}) {
     select([]);
     if (!map.final) attempt(async () => { // UMAP is not there yet: these are the principal components
       const better = await ask(`${asked}&best=true`);
-      if (page.isConnected && field === of) { const kept = chosen; show(better); select(kept); }
+      if (page.isConnected && field === of) { const selected = chosen; show(better); select(selected); }
     });
   }
 
@@ -57,7 +57,7 @@ export async function draw(page, { record } = {}) {
     stage.dataset.kind = scatter.kind;
     stage.dataset.points = map.numbers.length;
     const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
-    note.textContent = few + (map.way === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (field ? ` of ${field}.` : " of all fields.");
+    note.textContent = few + (map.projection === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (field ? ` of ${field}.` : " of all fields.");
     mark(at >= 0 ? map.numbers.indexOf(at) : -1);
     shade();
     legend.replaceChildren(...key());
@@ -98,7 +98,7 @@ export async function draw(page, { record } = {}) {
     map.numbers.forEach((_, i) => {
       const value = colour.values[map.places[i]];
       const there = colour.kind === "classes" ? value >= 0 : value != null;
-      const paint = !there ? grey : colour.kind === "numbers" ? heat((value - colour.low) / (colour.high - colour.low || 1)) : names[value % names.length];
+      const paint = !there ? grey : colour.kind === "numbers" ? viridis((value - colour.low) / (colour.high - colour.low || 1)) : names[value % names.length];
       bytes.set([...paint, on.size && !on.has(i) ? 28 : there ? 225 : 110], 4 * i);
     });
     scatter.paint(bytes);
@@ -112,7 +112,7 @@ export async function draw(page, { record } = {}) {
       return colour.values.includes(-1) ? [...found, dot(MISSING, "not known")] : found;
     }
     const strip = el("canvas", { width: 100, height: 1, role: "img", "aria-label": "from low to high" }), pen = strip.getContext("2d");
-    for (let i = 0; i < 100; i++) { pen.fillStyle = `rgb(${heat(i / 99).map(Math.round)})`; pen.fillRect(i, 0, 1, 1); }
+    for (let i = 0; i < 100; i++) { pen.fillStyle = `rgb(${viridis(i / 99).map(Math.round)})`; pen.fillRect(i, 0, 1, 1); }
     return [`${colour.clipped ? "≤ " : ""}${short(colour.low)}`, strip, `${colour.clipped ? "≥ " : ""}${short(colour.high)}`, ...(colour.values.includes(null) ? [dot(MISSING, "not known")] : [])];
   }
 

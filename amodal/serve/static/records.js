@@ -1,7 +1,7 @@
 import { about, ask, attempt, card, chooser, el, place, FIELDS } from "./view.js";
 
 const LISTS = [["quarantine", "Values that could not be read", "Every value of the data that was read could be decoded."],
-  ["twins", "Nearly the same", "No two records are so alike."],
+  ["near_duplicates", "Near duplicates", "No two records are so alike."],
   ["outliers", "Unlike all others", "There are too few records."]];
 
 export async function draw(page) {
@@ -9,7 +9,7 @@ export async function draw(page) {
   const shown = el("div", { "aria-live": "polite" }, el("p", { class: "faint" }, "Choose a record of a list to see it.")), sections = el("div");
   const level = el("input", { type: "number", min: 0.5, max: 1, step: 0.005, value: least, onchange: () => { least = level.value; attempt(fill); } });
   const few = about.shown < about.records ? el("p", { class: "faint" }, `Of the ${about.records.toLocaleString("en")} records, the ${about.shown.toLocaleString("en")} on the map are compared with each other.`) : null;
-  page.append(el("div", { class: "bar" }, chooser("By", FIELDS, (v) => { field = v; attempt(fill); }, ""), el("label", {}, "nearly the same from a cosine of", level)), ...(few ? [few] : []),
+  page.append(el("div", { class: "bar" }, chooser("By", FIELDS, (v) => { field = v; attempt(fill); }, ""), el("label", {}, "near duplicates from a cosine of", level)), ...(few ? [few] : []),
     el("div", { class: "split" }, sections, el("aside", { "aria-label": "record" }, shown)));
 
   async function fill() {

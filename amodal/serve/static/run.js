@@ -55,7 +55,7 @@ export async function draw(page) {
   return () => clearTimeout(timer);
 }
 
-/** What runs were told that is not the same in all of them, and what came of it. */
+/** The settings that differ between runs, with their last loss and speed. */
 function differences(runs) {
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.settings)))];
   const rows = names.filter((n) => new Set(runs.map((run) => run.settings[n])).size > 1).map((n) => [n, ...runs.map((run) => run.settings[n] ?? "–")]);

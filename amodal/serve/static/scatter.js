@@ -6,7 +6,7 @@ const FRAGMENT = `precision mediump float; varying vec4 v;
 void main() { vec2 d = gl_PointCoord - 0.5; float r = dot(d, d); if (r > 0.25) discard; gl_FragColor = vec4(v.rgb * v.a, v.a); }`;
 
 export class Scatter {
-  /** stage: the element to fill; x, y: numbers from 0 to 1; hover(index or -1, px, py), pick(index), lasso([indices]) are told. */
+  /** stage: the element to fill; x, y: numbers from 0 to 1; hover(index or -1, px, py), pick(index), lasso([indices]): callbacks. */
   constructor(stage, x, y, { hover = () => {}, pick = () => {}, lasso = () => {}, label = "map", flat = false } = {}) {
     Object.assign(this, { stage, x, y, hover, pick, lasso, n: x.length, lassoing: false, marked: -1 });
     this.canvas = document.createElement("canvas");

@@ -7,14 +7,14 @@ export async function draw(page, { like } = {}) {
   form.append(el("span", { class: "head" }), el("span", { class: "head faint" }, "like this"), el("span", { class: "head faint" }, "weight"));
   for (const [field, input] of Object.entries(about.inputs)) {
     const typed = Boolean(input.placeholder), id = `q-${field}`;
-    const field = typed ? el("textarea", { id, rows: 1, placeholder: input.placeholder })
+    const control = typed ? el("textarea", { id, rows: 1, placeholder: input.placeholder })
       : el("input", { id, type: "file", accept: input.accept || false });
     const weight = el("input", { type: "number", step: "0.1", value: "1", "aria-label": `weight of ${field}`, title: "below 0: unlike it" });
-    const box = el("div", typed ? {} : { class: "drop" }, field);
-    if (!typed) dropped(box, field);
-    if (input.prose) field.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); form.requestSubmit(); } });
+    const box = el("div", typed ? {} : { class: "drop" }, control);
+    if (!typed) dropped(box, control);
+    if (input.prose) control.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); form.requestSubmit(); } });
     form.append(el("span", {}, el("label", { for: id }, field), el("span", { class: "faint" }, input.label && ` ${input.label}`)), box, weight);
-    parts.push({ field, field, weight, typed });
+    parts.push({ field, control, weight, typed });
   }
   const named = recordField("Add", add, "q-record"), [key, keys, more] = named.parts;
   form.append(el("span", {}, el("label", { for: "q-record" }, "record")), el("div", {}, key, keys), more);
@@ -36,8 +36,8 @@ export async function draw(page, { like } = {}) {
     found.replaceChildren();
     const body = new FormData(), asked = { weights: {}, records: {} };
     if (key.value.trim()) await named.go();
-    for (const { field, field, weight, typed } of parts) {
-      const value = typed ? field.value.trim() : field.files[0];
+    for (const { field, control, weight, typed } of parts) {
+      const value = typed ? control.value.trim() : control.files[0];
       if (!value) continue;
       body.append(field, value);
       asked.weights[field] = Number(weight.value);
@@ -48,12 +48,12 @@ export async function draw(page, { like } = {}) {
     const columns = await Promise.all(Object.entries(lists).map(async ([field, hits]) =>
       el("section", { "data-field": field || "any", "aria-label": field ? `by ${field}` : "by any field" }, el("h2", {}, field ? `by ${field}` : "by any field"),
         ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (field ? "" : ` by ${hit.field}`), only: field }))))
-          .map(opening))));
+          .map(withAddButton))));
     found.replaceChildren(...columns);
     if (found.getBoundingClientRect().top > innerHeight - 150) found.scrollIntoView();
   }
 
-  function opening(made) {
+  function withAddButton(made) {
     made.append(el("div", { class: "do" }, el("button", { type: "button", onclick: () => attempt(async () => { await add(Number(made.dataset.number)); }) }, "Add to the query")));
     return made;
   }
@@ -72,7 +72,7 @@ function anywhere(page, parts, search) {
     attempt(() => {
       if (!file) return;
       if (!part) throw new Error(`${file.name} is neither a picture nor a sound that a field here takes; drop it on the field it is meant for`);
-      part.field.files = event.dataTransfer.files;
+      part.control.files = event.dataTransfer.files;
       search();
     });
   });
@@ -83,12 +83,12 @@ function takes(accept, file) {
   return accept.split(",").some((one) => one.endsWith("/*") ? file.type.startsWith(one.slice(0, -1)) : one && file.name.toLowerCase().endsWith(one));
 }
 
-function dropped(box, field) {
+function dropped(box, control) {
   box.addEventListener("dragover", (event) => { event.preventDefault(); box.classList.add("over"); });
   box.addEventListener("dragleave", () => box.classList.remove("over"));
   box.addEventListener("drop", (event) => {
     event.preventDefault();
     box.classList.remove("over");
-    if (event.dataTransfer.files.length) field.files = event.dataTransfer.files;
+    if (event.dataTransfer.files.length) control.files = event.dataTransfer.files;
   });
 }

@@ -5,9 +5,9 @@ export const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "
 export const MISSING = "#8a8f98";
 
 /** An element: el("p", {class: "faint"}, "text", child, …); names that begin with "on" are listeners. */
-export function el(name, given = {}, ...inside) {
+export function el(name, attributes = {}, ...inside) {
   const made = document.createElement(name);
-  for (const [key, value] of Object.entries(given)) {
+  for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else if (value === true) made.setAttribute(key, "");
     else if (value !== false && value != null) made.setAttribute(key, value);
@@ -47,7 +47,7 @@ export function record(number) {
 export async function card(number, { note = "", only = "", full = false } = {}) {
   const it = await record(number);
   const fields = Object.entries(it.fields).filter(([name]) => !only || name === only);
-  const shown = fields.map(([name, field]) => shownSense(number, name, field, full));
+  const shown = fields.map(([name, field]) => shownField(number, name, field, full));
   const made = el("article", { class: "card", "data-number": number }, el("h3", {}, it.key, note && el("span", { class: "faint" }, ` ${note}`)),
     el("div", { class: "fields" }, ...shown));
   if (full) {
@@ -70,7 +70,7 @@ export function place(where, ...cards) {
 
 const FEW = 8; // cells of a table on a small card
 
-function shownSense(number, name, field, full) {
+function shownField(number, name, field, full) {
   const caption = el("figcaption", {}, name);
   if (field.text != null) return el("figure", {}, caption, el("p", {}, full ? field.text : field.text.slice(0, 160)));
   if (field.cells) {
@@ -85,9 +85,9 @@ function shownSense(number, name, field, full) {
   return el("figure", {}, ...parts);
 }
 
-export function svg(name, given, text) {
+export function svg(name, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [k, v] of Object.entries(given)) made.setAttribute(k, v);
+  for (const [k, v] of Object.entries(attributes)) made.setAttribute(k, v);
   if (text != null) made.textContent = text;
   return made;
 }
@@ -132,7 +132,7 @@ export function chooser(label, choices, change, chosen) {
   return el("label", {}, label, select);
 }
 
-/** A field for a record's name that offers those that hold what is typed: its elements, and what its button does. act: is given the number. */
+/** A field for a record's name that offers those that hold what is typed: its elements, and what its button does. act: called with the number. */
 export function recordField(todo, act, id = "find") {
   const key = el("input", { type: "text", id, "aria-label": "a record's name", placeholder: "a record's name", list: `${id}-keys`, autocomplete: "off" });
   const keys = el("datalist", { id: `${id}-keys` });
@@ -156,7 +156,7 @@ const NAMES = { map: "Map", search: "Search", run: "Run", records: "Records", fi
 const tabs = document.getElementById("tabs"), main = document.getElementById("main");
 let leave = () => {};
 
-export async function open(name, given = {}) {
+export async function open(name, state = {}) {
   leave();
   leave = () => {};
   say("");
@@ -169,7 +169,7 @@ export async function open(name, given = {}) {
   main.replaceChildren(page);
   history.replaceState(null, "", `#${name}`);
   const module = await import(`./${name}.js`);
-  const left = await attempt(() => module.draw(page, given));
+  const left = await attempt(() => module.draw(page, state));
   if (page.isConnected) leave = left || (() => {}); else if (left) left();
 }
 

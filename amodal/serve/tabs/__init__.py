@@ -1,2 +1,1 @@
-"""What each tab of the page asks the server for, one tab a file. `add(made, …)` puts its routes on
-a router."""
+"""The routes of each tab of the page, one tab a file. `add(made, …)` puts them on a router."""

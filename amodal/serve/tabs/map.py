@@ -12,7 +12,7 @@ from amodal.modalities.shared.base import shortened
 from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Refused
-from amodal.serve.tabs._responses import plain, there, wait
+from amodal.serve.tabs._responses import checked_number, not_ready, plain
 
 CLASSES = 40
 """Values of a label that get a name on the map; the rarer ones are one."""
@@ -21,73 +21,79 @@ TAILS = 0.01
 the colours."""
 
 
-def add(made: APIRouter, atlas: EmbeddingMap, facts: Attributes) -> None:
+def add(made: APIRouter, embedding_map: EmbeddingMap, attributes: Attributes) -> None:
     @made.get("/view/map")
     def layout(field: str = "", best: bool = False) -> Any:
         """Where records lie; 202 while it is computed, then to be asked for again. UMAP takes a
         while: until it is there, the answer is the principal components, and `final` is false,
         unless the best is asked for."""
-        if field and field not in atlas.fields:
-            atlas.present(field)  # raises
-        way = atlas.way
-        found = atlas.later("layout", field, way)
-        if found is None and not best and way != "pca":
-            way = "pca"
-            found = atlas.later("layout", field, way)
+        if field and field not in embedding_map.fields:
+            embedding_map.present(field)  # raises
+        projection = embedding_map.projection
+        found = embedding_map.in_background("layout", field, projection)
+        if found is None and not best and projection != "pca":
+            projection = "pca"
+            found = embedding_map.in_background("layout", field, projection)
         if found is None:
-            return wait()
-        numbers, flat = found
-        xy = (flat * 65535).round().astype(int)
+            return not_ready()
+        numbers, position = found
+        xy = (position * 65535).round().astype(int)
         return {
             "numbers": numbers.tolist(),
-            "places": np.searchsorted(atlas.shown, numbers).tolist(),
+            "places": np.searchsorted(embedding_map.shown, numbers).tolist(),
             "x": xy[:, 0].tolist(),
             "y": xy[:, 1].tolist(),
-            "of": atlas.present(field).sum().item() if field else len(atlas.keys),
-            "way": way,
-            "final": way == atlas.way,
+            "of": embedding_map.present(field).sum().item() if field else len(embedding_map.keys),
+            "projection": projection,
+            "final": projection == embedding_map.projection,
         }
 
     @made.get("/view/place/{number}")
     def place(number: int, field: str = "") -> Any:
-        """By which record of the map one is found: itself, or the one drawn that is nearest to it,
-        where not all are drawn."""
+        """The record that stands for one on the map: itself, or the nearest one that is drawn."""
         if field:
-            atlas.present(field)  # raises
-        return {"number": atlas.stand_in(there(number, len(atlas.keys)), field)}
+            embedding_map.present(field)  # raises
+        return {
+            "number": embedding_map.nearest_drawn(
+                checked_number(number, len(embedding_map.keys)), field
+            )
+        }
 
     @made.get("/view/colour")
     def colour(by: str) -> Any:
-        """A colour for each record that is shown, in their order: of `label:NAME`, `data:FACT`,
+        """A colour for each shown record, in their order: of `label:NAME`, `data:ATTRIBUTE`,
         `has:FIELD`, `agreement` or `count` (of fields)."""
         kind, _, name = by.partition(":")
-        if kind == "label" and name in atlas.labels:
-            values = atlas.labels[name][atlas.shown]
+        if kind == "label" and name in embedding_map.labels:
+            values = embedding_map.labels[name][embedding_map.shown]
             return numbers(values) if is_number(values) else classes(values)
-        if kind == "data" and name in facts.names:
-            found = atlas.later("of_shown", facts.values, name)
+        if kind == "data" and name in attributes.names:
+            found = embedding_map.in_background("attribute", attributes.values, name)
             if found is None:
-                return wait()
+                return not_ready()
             return numbers(found) if is_number(found) else classes(found)
         if kind == "has":
-            present = atlas.present(name)[atlas.shown]
+            present = embedding_map.present(name)[embedding_map.shown]
             return {
                 "kind": "classes",
                 "names": ["missing", "there"],
                 "values": present.astype(int).tolist(),
             }
         if by == "count":
-            counts = np.sum([atlas.present(s)[atlas.shown] for s in atlas.fields], axis=0)
+            counts = np.sum(
+                [embedding_map.present(s)[embedding_map.shown] for s in embedding_map.fields],
+                axis=0,
+            )
             return classes(
                 np.array([f"{n} field{'s' * (n != 1)}" for n in counts.tolist()], dtype=object)
             )
         if by == "agreement":
-            found = atlas.later("agreement")
-            return wait() if found is None else numbers(found[atlas.shown])
+            found = embedding_map.in_background("agreement")
+            return not_ready() if found is None else numbers(found[embedding_map.shown])
         raise Refused(404, f"there is nothing called {shortened(by)!r} to colour by")
 
 
-def classes(values: np.ndarray) -> dict:
+def classes(values: np.ndarray) -> dict[str, Any]:
     """The commonest classes by name, in the order of how common they are; -1 for missing, the rest
     are `other`."""
     count = {c: 0 for c in classes_of(values)}
@@ -105,11 +111,11 @@ def classes(values: np.ndarray) -> dict:
     }
 
 
-def numbers(values: np.ndarray) -> dict:
+def numbers(values: np.ndarray) -> dict[str, Any]:
     """low, high: of the scale; clipped: whether some lie beyond."""
-    there = values[np.isfinite(values)]
-    low, high = np.quantile(there, [TAILS, 1 - TAILS]).tolist() if len(there) else (0.0, 0.0)
-    ends = (float(there.min()), float(there.max())) if len(there) else (0.0, 0.0)
+    finite = values[np.isfinite(values)]
+    low, high = np.quantile(finite, [TAILS, 1 - TAILS]).tolist() if len(finite) else (0.0, 0.0)
+    ends = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     if high <= low or (ends[1] - ends[0]) < 1.5 * (high - low):  # no long tail
         low, high = ends
     shown = [plain(float(f"{v:.6g}")) for v in values.tolist()]

@@ -11,50 +11,52 @@ from fastapi import APIRouter, Query, Request
 from torch.nn.functional import normalize
 
 from amodal.modalities.shared.base import shortened
-from amodal.serve.bodies import body_of
+from amodal.serve.bodies import read_body
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Refused
 from amodal.serve.service import Service, finite
 
 
-def add(made: APIRouter, atlas: EmbeddingMap, service: Service) -> None:
+def add(made: APIRouter, embedding_map: EmbeddingMap, service: Service) -> None:
     @made.post("/view/search")
     async def search(request: Request, k: Annotated[int, Query(ge=1, le=100)] = 12) -> Any:
         """A form: a part for each field, a part `asked` of JSON {"weights": {field: number},
         "records": {number: weight}}."""
-        body = await body_of(request, service.limits)
+        body = await read_body(request, service.limits)
         if not isinstance(body, dict):
             raise Refused(415, "a query is a form with a part for each field")
-        weights, records = asked_of(body.pop("asked", b"{}"), len(atlas.keys))
+        weights, records = asked_of(body.pop("asked", b"{}"), len(embedding_map.keys))
         unasked = [name for name in body if name not in service.model.fields]
         if unasked:
             raise Refused(
                 422,
-                f"there is no field {shortened(unasked[0])!r}; there are {', '.join(service.model.fields)}",
+                f"there is no field {shortened(unasked[0])!r}; there are "
+                f"{', '.join(service.model.fields)}",
             )
-        total = torch.zeros(atlas.index.width)
+        total = torch.zeros(embedding_map.index.width)
         if body:
-            for name, seen in zip(
-                body, await service.see([{name: value} for name, value in body.items()])
+            for name, encoded in zip(
+                body, await service.encode([{name: value} for name, value in body.items()])
             ):
-                vector = torch.from_numpy(finite(seen.aligned[name])).float()
+                vector = torch.from_numpy(finite(encoded.aligned[name])).float()
                 total += weights.get(name, 1.0) * normalize(vector, dim=0)
         for number, weight in records.items():
-            vector = atlas.vector(number)
-            total += 0.0 if vector is None else weight * vector
+            if (stored := embedding_map.vector(number)) is not None:
+                total += weight * stored
         if not total.norm() > 1e-6:
             raise Refused(
                 422,
-                "there is nothing to look for: give a value or a record, and weights that do not cancel out",
+                "there is nothing to look for: give a value or a record, and weights that do not "
+                "cancel out",
             )
 
-        def ranked() -> dict:
-            lists = {"": atlas.near(total, (), k)} | {
-                s: atlas.near(total, (s,), k) for s in atlas.fields
+        def ranked() -> dict[str, list[dict[str, Any]]]:
+            lists = {"": embedding_map.near(total, (), k)} | {
+                s: embedding_map.near(total, (s,), k) for s in embedding_map.fields
             }
             return {
                 s: [
-                    {"number": n, "key": atlas.keys[n], "score": v, "field": by}
+                    {"number": n, "key": embedding_map.keys[n], "score": v, "field": by}
                     for n, v, by in found
                 ]
                 for s, found in lists.items()
@@ -65,9 +67,9 @@ def add(made: APIRouter, atlas: EmbeddingMap, service: Service) -> None:
 
 def asked_of(raw: bytes, records: int) -> tuple[dict[str, float], dict[int, float]]:
     try:
-        said = json.loads(raw)
-        weights = {str(k): float(v) for k, v in said.get("weights", {}).items()}
-        numbers = {int(k): float(v) for k, v in said.get("records", {}).items()}
+        content = json.loads(raw)
+        weights = {str(k): float(v) for k, v in content.get("weights", {}).items()}
+        numbers = {int(k): float(v) for k, v in content.get("records", {}).items()}
     except (ValueError, AttributeError, TypeError):
         raise Refused(
             422, 'expected {"weights": {field: number}, "records": {number: weight}}'

@@ -83,7 +83,9 @@ def test_scores_are_those_of_a_slow_loop(filled, tile, several, monkeypatch):
     weights = torch.arange(1.0, several + 1)
     arid = np.arange(0, N, 4)
     for made in (index, Index.open(index.path, fingerprint="abc")):
-        assert made.several("image") and not made.several("title") and len(made) == N
+        assert (
+            made.is_multi_vector("image") and not made.is_multi_vector("title") and len(made) == N
+        )
         agrees(made.nearest(query, k=9), slow(e, query, 9))
         agrees(made.nearest(query, k=9, weights=weights), slow(e, query, 9, weights=weights))
         agrees(made.nearest(query, k=9, unsigned=True), slow(e, query, 9, unsigned=True))
@@ -106,7 +108,7 @@ def test_memory_is_that_of_a_tile():
     original = maxsim.products
     try:
         maxsim.products = lambda part, *rest: (seen.append(len(part)), original(part, *rest))[1]
-        maxsim.best_records([one], np.ones((2, 4), np.float32), 3, np.ones(500, bool), tile=100)
+        maxsim.top_records([one], np.ones((2, 4), np.float32), 3, np.ones(500, bool), tile=100)
     finally:
         maxsim.products = original
     assert sum(seen) == 5000 and max(seen) <= 110
@@ -149,17 +151,19 @@ def test_replace_delete_and_tidy(filled):
     for made in (index, Index.open(index.path)):
         agrees(made.nearest(new, k=9), slow(e, new, 9, rows=rest))
     assert not list(index.path.glob("*.0.*"))
-    rows = index.one_each("said")[1]
+    rows = index.mean_vectors("said")[1]
     assert len(np.unique(rows)) == len(rows) and np.allclose(
-        np.linalg.norm(index.one_each("said")[0], axis=1), 1, atol=1e-2
+        np.linalg.norm(index.mean_vectors("said")[0], axis=1), 1, atol=1e-2
     )
 
 
 def test_one_and_several_are_not_mixed(filled):
     index, _ = filled
-    with pytest.raises(AmodalError, match="a image has several vectors in this index and one here"):
+    with pytest.raises(
+        AmodalError, match="a image has a list of vectors in this index and one here"
+    ):
         index.add(["x"], Embeddings({"image": Column(torch.ones(1, WIDTH), torch.arange(1))}, 1))
-    with pytest.raises(AmodalError, match="a title has one vector in this index and several here"):
+    with pytest.raises(AmodalError, match="a title has one vector in this index and a list here"):
         e = Embeddings(
             {"title": Column(Ragged(torch.ones(2, WIDTH), torch.tensor([2])), torch.arange(1))}, 1
         )
@@ -199,7 +203,7 @@ def test_a_torn_tail_is_not_seen_and_is_written_over(filled):
         again.nearest(query, k=1)[0][0] == "new" == Index.open(index.path).nearest(query, k=1)[0][0]
     )
     (index.path / "image.0.lengths").write_bytes(b"\x01" * 8 * (N + 1))
-    with pytest.raises(AmodalError, match="image.0.lengths is damaged.*index again"):
+    with pytest.raises(AmodalError, match="image.0.lengths is damaged.*index anew"):
         Index.open(index.path).nearest(query)
 
 
@@ -220,7 +224,11 @@ def place(tmp_path, request):
 def test_qdrant_finds_what_the_embedded_index_does(filled, place):
     index, e = filled
     far = open_index(place, fingerprint="abc").add(KEYS, e, labels(N))
-    assert far.several("image") and far.several("said") and not far.several("title")
+    assert (
+        far.is_multi_vector("image")
+        and far.is_multi_vector("said")
+        and not far.is_multi_vector("title")
+    )
     g = torch.Generator().manual_seed(6)
     for made in (far, open_index(place, fingerprint="abc")):
         for query in (torch.randn(1, WIDTH, generator=g), torch.randn(4, WIDTH, generator=g)):
@@ -275,7 +283,9 @@ def test_a_run_is_indexed_and_searched_by_parts(run, folder, tmp_path, capsys):
     model = amodal.load(run)
     index = open_index(tmp_path / "index", encoder=model.encoder, fingerprint=model.fingerprint)
     tokens = model.encoder.multi_vector.kind == "tokens"
-    assert index.several("image") and index.sources == (["image"] if tokens else ["image", "text"])
+    assert index.is_multi_vector("image") and index.sources == (
+        ["image"] if tokens else ["image", "text"]
+    )
     assert len(hits) == 3 and all(h["source"] == "image" for h in hits)
     regions = ("whole", *(f"row {i} of 2, column {j} of 2" for i in (1, 2) for j in (1, 2)))
     assert all(h["part"] == "" if tokens else h["part"] in regions for h in hits)

@@ -1,0 +1,196 @@
+"""The encoder of one field over padded rows: the trained parts, without a flat list of tokens.
+
+The flat list of `amodal.nn` has shapes that depend on the data, which a graph for other runtimes
+cannot have. Here a batch is (N, L, D) and a mask. It is the same arithmetic; `amodal.export`
+measures that it is before it hands out a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from amodal.core import AmodalError
+from amodal.core.embeddings import FUSED
+from amodal.modalities.shared.base import Exports
+from amodal.nn.adapters.skills import Skills
+from amodal.nn.attention.varlen import Attention
+from amodal.nn.encoder import Encoder
+from amodal.nn.heads.projection_tower import projection_towers
+from amodal.nn.pooling import AttentionPool, ClsPool
+from amodal.nn.positions import Rotary
+from amodal.nn.transformer import Block, Transformer
+from amodal.nn.trunks import ALL
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    class FieldGraph(nn.Module):
+        """What `Modality.graph` makes, see `amodal.modalities.shared.dense`."""
+
+        inputs: Mapping[str, Any]
+        axes: Sequence[dict[int, str]]
+        project: nn.Linear
+        position: Tensor
+
+        def examples(self, n: int, length: int, rng: np.random.Generator) -> list[Any]: ...
+
+
+def why_not_exportable(encoder: Encoder, field: str) -> str:
+    """Why this field cannot be a graph; "" if it can."""
+    if not isinstance(encoder, Encoder):
+        return "its vectors are those of an ensemble of encoders, end to end"
+    if encoder.contextual(field):
+        return "it has a pretrained backbone, which its own library exports better"
+    if field in projection_towers(encoder):
+        return "it has trained blocks behind a locked tower, of which there is no dense form yet"
+    if encoder.block_hook is not None and not isinstance(encoder.block_hook, Skills):
+        return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
+    if encoder.experts:
+        return "its trunk routes each token to one of its experts, so shapes depend on values"
+    modality = encoder.fields[field]
+    if not isinstance(modality, Exports):
+        return f"there is no dense form of {modality.kind} values yet"
+    return ""
+
+
+class DenseEncoder(nn.Module):
+    """Inputs of a field (see `amodal.modalities.shared.dense`) -> (N, D) vectors in the encoder's
+    aligned space.
+
+    Args:
+        encoder: The trained one.
+        field: One of its fields.
+
+    Raises:
+        AmodalError: If the field has no dense form.
+    """
+
+    field: FieldGraph
+    field_token: Tensor
+    position: nn.Module | None
+    pool: nn.Module
+    trunk: Transformer
+    fusion: Tensor | None
+    head: nn.Module
+
+    def __init__(self, encoder: Encoder, field: str):
+        super().__init__()
+        if reason := why_not_exportable(encoder, field):
+            raise AmodalError(f"the field {field!r} cannot be exported: {reason}")
+        modality = cast(Exports, encoder.fields[field])
+        self.field = cast("FieldGraph", modality.graph(encoder.tokenizers[field]))
+        self.field_token = encoder.field_token[field]
+        self.position, self.pool = cast("nn.Module | None", encoder.position), encoder.pools[field]
+        trunk = cast(Transformer, encoder.trunks[field if encoder.trunk == "separate" else ALL])
+        if isinstance(encoder.block_hook, Skills):
+            trunk = encoder.block_hook.alone(trunk, field)
+        self.trunk = trunk
+        self.fusion = encoder.routing.fusion_tokens
+        self.head = encoder.heads[field] if encoder.heads is not None else nn.Identity()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(N, D)."""
+        x_NLD, position, mask = self.field(*inputs)
+        x_NLD = x_NLD + self.field_token
+        if self.position is not None:
+            x_NLD = x_NLD + self.position(position)
+        if isinstance(self.pool, ClsPool):
+            token = self.pool.token.unsqueeze(0)
+            x_NLD, position, mask = _with_tokens(x_NLD, position, mask, token, first=True)
+        length, allowed = x_NLD.shape[1], None
+        if self.fusion is not None:
+            x_NLD, position, mask = _with_tokens(x_NLD, position, mask, self.fusion)
+            allowed = self._allowed(length, len(self.fusion))
+        x_NLD = self._encode(x_NLD, position, mask, allowed)[:, :length]
+        out: Tensor = self.head(self._pooled(x_NLD, None if mask is None else mask[:, :length]))
+        return out
+
+    def _allowed(self, length: int, fusion: int) -> Tensor | None:
+        """(L, L) bool: may one token attend to the other by the trunk's mask rule? None if all
+        may."""
+        if self.trunk.mask_rule is None:
+            return None
+        field, fused = (
+            torch.full((n,), i, dtype=torch.int64) for i, n in ((0, length), (1, fusion))
+        )
+        source = torch.cat([field, fused])
+        rule: Tensor = self.trunk.mask_rule(("field", FUSED))
+        return rule[source][:, source]
+
+    def _encode(
+        self, x_NLD: Tensor, position: Tensor, mask: Tensor | None, allowed: Tensor | None
+    ) -> Tensor:
+        attention_mask = None if mask is None else mask[:, None, None, :]
+        if allowed is not None:
+            attention_mask = (
+                allowed[None, None] if attention_mask is None else attention_mask & allowed
+            )
+        blocks = cast("list[Block]", self.trunk.blocks)
+        rotate = None
+        if self.trunk.rotary:
+            rotate = Rotary(position, x_NLD.shape[2] // blocks[0].attention.heads)
+        for block in blocks:
+            x_NLD = x_NLD + _attend(block.attention, block.norm1(x_NLD), attention_mask, rotate)
+            x_NLD = x_NLD + block.down(block.act(block.up(block.norm2(x_NLD))))
+        out: Tensor = self.trunk.norm(x_NLD)
+        return out
+
+    def _pooled(self, x_NLD: Tensor, mask: Tensor | None) -> Tensor:
+        if isinstance(self.pool, ClsPool):
+            return x_NLD[:, 0]
+        if isinstance(self.pool, AttentionPool):
+            x_NLD = self.pool.norm(x_NLD)
+            score_NLH = self.pool.score(x_NLD)
+            if mask is not None:
+                score_NLH = score_NLH.masked_fill(~mask.unsqueeze(2), -torch.inf)
+            value = self.pool.value(x_NLD).unflatten(2, (self.pool.heads, -1))
+            weighted = (value * score_NLH.softmax(1).unsqueeze(3)).sum(1)
+            out: Tensor = self.pool.out(weighted.flatten(1))
+            return out
+        if mask is None:
+            return x_NLD.mean(1)
+        weight = mask.unsqueeze(2).to(x_NLD.dtype)
+        return (x_NLD * weight).sum(1) / weight.sum(1)
+
+
+def _attend(
+    attention: Attention, x_NLD: Tensor, mask: Tensor | None, rotate: Rotary | None
+) -> Tensor:
+    heads, shared = attention.heads, attention.kv_heads
+    qkv = attention.qkv(x_NLD).unflatten(2, (heads + 2 * shared, -1))
+    q, k, v = qkv.split([heads, shared, shared], 2)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    if shared < heads:
+        k, v = (t.repeat_interleave(heads // shared, 2) for t in (k, v))
+    if rotate is not None:
+        q, k = rotate(q), rotate(k)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out: Tensor = attention.out(mixed.transpose(1, 2).flatten(2))
+    return out
+
+
+def _with_tokens(
+    x_NLD: Tensor,
+    position: Tensor,
+    mask: Tensor | None,
+    extra_FD: Tensor,
+    first: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Learned tokens at the origin, put before or after every row's tokens."""
+
+    def join(row: Tensor, added: Tensor, axis: int) -> Tensor:
+        return torch.cat([added, row] if first else [row, added], axis)
+
+    count = len(extra_FD)
+    origin = position.new_zeros(count, position.shape[-1]).expand(*position.shape[:-2], -1, -1)
+    x = join(x_NLD, extra_FD.expand(x_NLD.shape[0], -1, -1), 1)
+    position = join(position, origin, -2)
+    if mask is None:
+        return x, position, None
+    return x, position, join(mask, mask.new_ones(1, 1).expand(x_NLD.shape[0], count), 1)

@@ -1,0 +1,173 @@
+"""Model repositories of the Hugging Face Hub: what is pushed there, and what is fetched.
+
+A repository holds the files of a run folder: spec.json, config.json, model.safetensors, and a model
+card. Only JSON and safetensors are fetched, and nothing of them is run.
+
+`huggingface_hub.ModelHubMixin` is not used: it is a base class, so `import amodal` would need the
+package, and it writes a config.json of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amodal.core import AmodalError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+REQUIRED = ("spec.json", "config.json", "model.safetensors")
+FETCHED = (*REQUIRED, "keys.json")  # the latter of methods that name records themselves
+PUSHED = (*FETCHED, "README.md")
+REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a text may name a repository: OWNER/NAME, or NAME alone."""
+    return bool(REPO_ID.fullmatch(name)) and not name.startswith(".")
+
+
+def download(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Fetch a model into the cache of huggingface_hub.
+
+    Args:
+        repo_id: `OWNER/NAME`.
+        revision: A branch, a tag or a commit; the main branch if None.
+        token: Of a private repository; True or None for that of `hf auth login`, False for none.
+        cache_dir: In place of the usual cache.
+        local_files_only: Ask nobody and take what the cache holds.
+
+    Returns:
+        The folder, in the cache.
+
+    Raises:
+        AmodalError: If there is no such repository or revision, if it holds no amodal model, or if
+            the Hub cannot be reached and the cache does not hold it.
+    """
+    api = _api(token)
+    with _explained(repo_id, revision):
+        # The small file first: a repository of something else is refused before its weights come.
+        spec = api.hf_hub_download(
+            repo_id,
+            "spec.json",
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        # All files of one commit, even if somebody pushes in between.
+        folder = Path(spec).parent
+        api.snapshot_download(
+            repo_id,
+            revision=folder.name,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            allow_patterns=list(FETCHED),
+        )
+    if missing := [name for name in REQUIRED if not (folder / name).exists()]:
+        raise AmodalError(
+            f"{' and '.join(missing)} of {repo_id} is neither in the cache nor in the repository. "
+            "Load it once while the Hub can be reached, or push the model anew."
+        )
+    return folder
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload the model",
+) -> str:
+    """Push the files of a model, and make the repository if there is none.
+
+    Args:
+        folder: As `amodal.Model.save_pretrained` wrote it.
+        repo_id: `OWNER/NAME`.
+        private: Of a repository that is made; None for the owner's default.
+        token: With the right to write; True or None for that of `hf auth login`.
+        revision: The branch; the main one if None.
+        commit_message: Of the commit.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        AmodalError: If the Hub cannot be reached, or refuses.
+    """
+    api = _api(token)
+    with _explained(repo_id, revision):
+        made = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=made,
+            folder_path=folder,
+            revision=revision,
+            commit_message=commit_message,
+            allow_patterns=list(PUSHED),
+        )
+    return str(commit.commit_url)
+
+
+def _api(token: str | bool | None) -> HfApi:
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as e:
+        raise AmodalError(
+            "models on the Hugging Face Hub need huggingface_hub: pip install 'amodal[hub]'"
+        ) from e
+    return HfApi(token=token, library_name="amodal")
+
+
+@contextmanager
+def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Errors of the client as one sentence that says what to do."""
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    try:
+        yield
+    except errors.RepositoryNotFoundError as e:  # also what a private one says to strangers
+        raise AmodalError(
+            f"there is no model {repo_id} on {hub}, or it is private. Check the name; for a "
+            "private one, `hf auth login` or pass token."
+        ) from e
+    except errors.RevisionNotFoundError as e:
+        raise AmodalError(f"{repo_id} has no revision {revision!r} on {hub}") from e
+    except errors.LocalEntryNotFoundError as e:
+        raise AmodalError(
+            f"{repo_id}{f' at {revision}' if revision else ''} is not in the cache, and {hub} "
+            "cannot be reached or was not to be asked. Connect and retry, or give a folder."
+        ) from e
+    except errors.EntryNotFoundError as e:
+        raise AmodalError(
+            f"{repo_id} is not a model of amodal: it has no spec.json. Push one by "
+            "`model.push_to_hub`."
+        ) from e
+    except errors.HFValidationError as e:
+        raise AmodalError(f"{repo_id!r} names no repository; expected OWNER/NAME") from e
+    except errors.HfHubHTTPError as e:
+        if e.response is None or e.response.status_code not in (401, 403):
+            raise AmodalError(_failed(hub, repo_id, e)) from e
+        raise AmodalError(
+            f"{hub} does not allow this for {repo_id}: log in by `hf auth login`, or pass a token "
+            "with the right to write"
+        ) from e
+    except Exception as e:  # the client's kinds, those of its HTTP library, and Rust's
+        raise AmodalError(_failed(hub, repo_id, e)) from e
+
+
+def _failed(hub: str, repo_id: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{hub} could not serve the request for {repo_id}: {reason}"
