@@ -104,6 +104,18 @@ def head(config: dict[str, Any], width: int) -> Spec:
 RENAMED = {
     "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
     "Data2vec": {"predictors": "predict"},
+    "Amdim": {"heads": "learned"},
+    "AmdimHeads": {"by_scale": "heads", "mixtures": "several"},
+    "DreamLip": {"scales": "learned"},
+    "Duet": {"prompt_cross": "read", "field_cross": "look"},
+    "Limoe": {"scale": "learned"},
+    "Merl": {"latent_maps": "views_of"},
+    "MilVL": {"scales": "learned"},
+    "Mlem": {"decoder": "tell", "frozen_encoder": "other"},
+    "Multistage": {"stage_heads": "each"},
+    "Rocket": {"ema_added": "slow.1", "ema_encoder": "slow.0", "predictors": "predict"},
+    "SoftMasks": {"masked_words": "masked", "momentum_encoder": "slow"},
+    "TiMix": {"scale": "learned"},
 }
 """Class -> part of it -> what runs of format 1 call it."""
 

@@ -56,7 +56,7 @@ def test_rows_whose_gradients_conflict_are_left_out():
         torch.testing.assert_close(
             terms["info_nce/picture~signal"], info_nce(v[kept], a[kept], temperature=0.07) / 2
         )
-        torch.testing.assert_close(m.seen["rows"].values, c)
+        torch.testing.assert_close(m.last_row_cosines.values, c)
     assert 0 < int((c > c.median()).sum()) < 12 and kept.all()
     m.gamma.fill_(2.0)
     assert all(term == 0 for term in m.losses(z).values())
@@ -68,7 +68,7 @@ def test_a_row_with_one_other_field_stays():
     m.gamma.fill_(0.999)
     z = m.features(one)
     m.losses(z)
-    lowest = m.seen["rows"]
+    lowest = m.last_row_cosines
     both = [
         bool((z["words:1"].rows == r).any() and (z["signal"].rows == r).any()) for r in lowest.rows
     ]
@@ -90,7 +90,7 @@ def test_the_step_is_the_realigned_sum():
     torch.testing.assert_close(step, realign(each))
     plain = made(sift="none", realigned=False)
     assert not isinstance(plain, CombinesGradients)
-    (pair,) = m.seen["cosines"].values()
+    (pair,) = m.last_cosines.values()
     conflicted = {n: -v if i else v for i, (n, v) in enumerate(each.items())}
     opposed = m.combine_gradients(conflicted) if pair > 0 else m.combine_gradients(each)
     total = torch.stack(list((conflicted if pair > 0 else each).values())).sum(0)

@@ -39,7 +39,7 @@ def test_each_stage_trains_its_own_encoder(fields):
             if p.grad is not None and p.grad.abs().sum() > 0
         }
         assert reached and all(n.startswith(f"members.{stage}.") for n in reached)
-        assert [all(p.grad is not None for p in each.parameters()) for each in m.each] == [
+        assert [all(p.grad is not None for p in each.parameters()) for each in m.stage_heads] == [
             i == stage for i in range(3)
         ]
 
@@ -120,4 +120,4 @@ def test_options():
         made(by="fact")
     with pytest.raises(AmodalError, match="at least"):
         made(parts=0)
-    assert made(parts=1).encoder.heads_width == 8
+    assert made(parts=1).encoder.space_width == 8

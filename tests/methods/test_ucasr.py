@@ -58,7 +58,7 @@ def test_the_second_stage_keeps_the_contract_for_absent_fields_and_pieces(second
 
 
 def test_the_loss_is_the_papers_sum_over_all_mismatches(second):
-    m = second(fields=TWO, margin=0.6).eval()
+    m = second(sources=TWO, margin=0.6).eval()
     features = m.features(batch(m.views, size=7, sources=TWO, patchy=False))
     value = m.losses(features)["hinge/picture~words"]
     z = {s: m.towers[s](features[s].values) for s in TWO}
