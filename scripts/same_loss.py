@@ -143,7 +143,7 @@ def mapped(after: Path, name: str) -> dict[str, str]:
 
 
 KINDS = ("fixed", "initial", "term", "gradient", "after", "embed")
-TERMS = {"senses": "fields", "told": "label"}
+TERMS = {"senses": "fields", "told": "supervised", "tell": "translate"}
 """Parts of the names of terms that were renamed."""
 
 

@@ -102,8 +102,6 @@ def head(config: dict[str, Any], width: int) -> Spec:
 
 
 RENAMED = {
-    "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
-    "Data2vec": {"predictors": "predict"},
     "Amdim": {"heads": "learned"},
     "AmdimHeads": {"by_scale": "heads", "mixtures": "several"},
     "DreamLip": {"scales": "learned"},
@@ -116,6 +114,8 @@ RENAMED = {
     "Rocket": {"ema_added": "slow.1", "ema_encoder": "slow.0", "predictors": "predict"},
     "SoftMasks": {"masked_words": "masked", "momentum_encoder": "slow"},
     "TiMix": {"scale": "learned"},
+    "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
+    "Data2vec": {"predictors": "predict"},
 }
 """Class -> part of it -> what runs of format 1 call it."""
 

@@ -171,7 +171,7 @@ class M3CoL(Method):
         for name, logits in self.heads.logits(z).items():
             rows, label_rows = shared_rows(logits, label)
             y = (label.flat[label_rows], other[label_rows], lam_of[name][label_rows])
-            terms[f"label/{name}"] = mixed_cross_entropy(logits.flat[rows], *y)
+            terms[f"supervised/{name}"] = mixed_cross_entropy(logits.flat[rows], *y)
         if self.weight:
             pairs = [(a, b) for a in z for b in z if a != b]
             weight, seeds = self.weight * len(z.columns) / len(pairs), features.seeds.flat
