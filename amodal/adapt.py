@@ -86,7 +86,7 @@ def adapt(
         raise AmodalError(
             f"{method} learns from no label; a run goes on with it by `amodal pretrain {method} --init-from {run}`"
         )
-    given |= {"label": label} | ({"how": how} if method == "finetune" else {})
+    given |= {"label": label} | ({"tuning": how} if method == "finetune" else {})
     if task:
         if "task" not in methods.options(method):
             raise AmodalError(

@@ -112,8 +112,8 @@ def told(method, dataset, rows):
     for batch in Loader(dataset, rows, batch=512, shuffle=False):
         z = (
             method.head(method.encoder.features(batch))
-            if not hasattr(method, "told")
-            else method.told(batch)[0]
+            if not hasattr(method, "outputs_and_elbo")
+            else method.outputs_and_elbo(batch)[0]
         )
         found.append(z.values.squeeze(1))
     return torch.cat(found).double().numpy()

@@ -18,7 +18,7 @@ from amodal.claims._arms import Budget, trained
 from amodal.data import Loader
 from amodal.data import open as open_data
 from amodal.data.sets import scenes
-from amodal.methods.embedding_retrieval.clamr import compared, token_vectors
+from amodal.methods.embedding_retrieval.clamr import interaction_scores, token_vectors
 from amodal.modalities import make
 
 CLAIM = (
@@ -65,7 +65,7 @@ def mixed(dataset, seed):
 
 
 def build(encoder, **options):
-    method = methods.build("clamr", encoder, words="query", width=64, **options)
+    method = methods.build("clamr", encoder, text_field="query", width=64, **options)
     method.views = ("plain",)
     return method
 
@@ -100,9 +100,12 @@ def measure(seed, dataset):
 def fits(method, dataset, rows):
     """(N, N) how well query i fits record j, and (N, N, F) each of its senses."""
     (whole,) = Loader(dataset, rows, batch=len(rows), shuffle=False)
-    return compared(token_vectors(method.encoder, whole, method.text), method.text, method.others)[
-        :2
-    ]
+    return interaction_scores(
+        token_vectors(method.encoder, whole, method.query_field).columns,
+        len(whole.keys),
+        method.query_field,
+        method.record_fields,
+    )[:2]
 
 
 def ndcg(score, kept=None, at=10):

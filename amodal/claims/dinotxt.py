@@ -38,8 +38,8 @@ BEFORE = Budget(steps=150, batch=64, rates=(2e-3,))
 BUDGET = Budget(steps=120, batch=64, rates=(4e-3,))
 ARMS = {
     "both": {},
-    "cls": {"reads": "cls"},
-    "mean": {"reads": "mean"},
+    "cls": {"pooling": "cls"},
+    "mean": {"pooling": "mean"},
     "no blocks": {"blocks": 0},
 }
 KINDS = {"colours": tuple(scenes.COLOURS), "shapes": scenes.SHAPES}

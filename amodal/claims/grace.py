@@ -91,7 +91,7 @@ def recalls(found_NK, captions, test):
 
 
 def arm(options, told, seed, budget=BUDGET):
-    make = partial(methods.build, "grace", width=64, most=1024, **options)
+    make = partial(methods.build, "grace", width=64, capacity=1024, **options)
     return trained(told, range(len(told)), make, budget, seed, budget.rates[0])
 
 

@@ -42,8 +42,8 @@ TRAIN, TEST = (0.0, 0.35, 0.7), (0.0, 0.35, 0.7, 1.0)
 ARMS = {
     "aware": ("missing_aware_prompts", {}),
     "shared": ("missing_aware_prompts", {"aware": False}),
-    "head": ("finetune", {"how": "head", "hidden": 128}),
-    "full": ("finetune", {"how": "full", "hidden": 128}),
+    "head": ("finetune", {"tuning": "head", "hidden": 128}),
+    "full": ("finetune", {"tuning": "full", "hidden": 128}),
 }
 METRIC = "macro-F1, 70 % of the training records lack a sense"
 COMPARISONS = tuple(

@@ -118,7 +118,7 @@ def measure(seed, dataset):
     for learn, fields in SETS.items():
         torch.manual_seed(seed)
         method = methods.build(
-            "finetune", copy.deepcopy(encoder).train(), targets=targets, how="head"
+            "finetune", copy.deepcopy(encoder).train(), targets=targets, tuning="head"
         )
         probe = fit(method, emoji, parts["train"], PROBE, seed, *PROBE.rates, choose=only(fields))
         arms = tuned(probe, emoji, parts["train"], fields, seed, targets)

@@ -114,7 +114,7 @@ def ordered(method, similar, texts, pictures):
 def shape_maps(method, words, rows, texts, pictures):
     """(W, 3, 3): for each line of each caption, how much each patch speaks for the match when its
     shape word is read."""
-    _, maps = method.matcher.explained(texts, pictures)
+    _, maps = method.matcher.logits_and_relevance(texts, pictures)
     field, found = words.fields["text"], []
     named = {int(field.decode(shape)[0]) for shape in scenes.SHAPES}
     for i, row in enumerate(rows):

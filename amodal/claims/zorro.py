@@ -42,7 +42,7 @@ COMPARISONS = (
 
 
 def network(reads, encoder):
-    return methods.build("zorro", encoder, reads=reads)
+    return methods.build("zorro", encoder, mask_rule=reads)
 
 
 @torch.no_grad()

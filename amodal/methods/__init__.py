@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from amodal.core.recipe import Recipe
@@ -112,11 +113,70 @@ def recipe(method: MethodLike) -> Recipe:
     return getattr(sys.modules.get(function(method).__module__), "RECIPE", None) or Recipe()
 
 
-def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
-    """Options as typed values; texts, as a command line gives them, are read by the type in the
-    function's signature."""
+OLD_OPTIONS: dict[str, dict[str, str]] = {
+    "align": {"least": "min_temperature"},
+    "clamr": {"senses": "fields", "words": "text_field"},
+    "clippings": {"words": "text_field"},
+    "deepvs": {"words": "text_field"},
+    "dinotxt": {"reads": "pooling"},
+    "finetune": {"how": "tuning"},
+    "grace": {"words": "text_field", "most": "capacity"},
+    "less_bimodal": {"words": "text_field"},
+    "limoe": {"words": "text_field", "words_share": "text_share"},
+    "mcl_multistage": {"by": "cluster_field"},
+    "mhsa_dms": {"tell": "classifier_share"},
+    "missing_aware_prompts": {"at": "prompt_type"},
+    "mmrl": {"words": "text_field"},
+    "mmrl_pp": {"words": "text_field"},
+    "scot": {"words": "text_field"},
+    "softmask_vl": {"words": "text_field"},
+    "sorce": {"words": "text_field"},
+    "timix": {"words": "text_field"},
+    "uda_cope": {"near": "inlier_distance", "far": "filter_distance", "tries": "iterations"},
+    "zorro": {"reads": "mask_rule"},
+}
+"""Method -> old name of an option -> today's. Old names are read for one more release."""
+
+
+def current_options(method: MethodLike, chosen: Mapping[str, object]) -> dict[str, object]:
+    """Options under the names that they have today.
+
+    Args:
+        method: A name or a function; methods from outside the package have no old names.
+        chosen: Name, old or of today -> value.
+
+    Raises:
+        AmodalError: If an option is set by both of its names.
+    """
+    renamed = OLD_OPTIONS.get(title(method), {}) if not is_own_code(method) else {}
+    current: dict[str, object] = {}
+    for name, value in chosen.items():
+        today = renamed.get(name, name)
+        if today in current:
+            raise AmodalError(
+                f"{title(method)}.{today} is set twice, also by its old name; leave one out"
+            )
+        current[today] = value
+    return current
+
+
+def parse(method: MethodLike, chosen: Mapping[str, object]) -> dict[str, object]:
+    """Check options, and convert texts to the types of the function's signature.
+
+    Args:
+        method: A name or a function.
+        chosen: Name -> value, or the text of a command line. Old names (`OLD_OPTIONS`) are read
+            with a DeprecationWarning.
+
+    Returns:
+        Today's name -> typed value.
+
+    Raises:
+        AmodalError: For an unknown option, one that is set twice, or a value of the wrong type.
+    """
     known = options(method)
-    for option in given:
+    current = current_options(method, chosen)
+    for option in current:
         if option not in known:
             raise unknown(
                 f"option of {title(method)}",
@@ -124,12 +184,18 @@ def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
                 known,
                 f"See `amodal methods {title(method)}`.",
             )
+    for old in chosen:
+        if old not in current:
+            today = OLD_OPTIONS[title(method)][old]
+            warnings.warn(
+                f"{title(method)}.{old} is called {today} now", DeprecationWarning, stacklevel=2
+            )
     hints = typing.get_type_hints(function(method))
     return {
         option: read_option(f"{title(method)}.{option}", value, hints[option])
         if option in hints
         else value
-        for option, value in given.items()
+        for option, value in current.items()
     }
 
 
@@ -164,8 +230,10 @@ def build(method: MethodLike, encoder: Encoder, **given) -> Method:
 
 
 __all__ = [
+    "OLD_OPTIONS",
     "build",
     "checked",
+    "current_options",
     "encoder_options",
     "family",
     "function",

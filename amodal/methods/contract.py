@@ -7,18 +7,19 @@ says by the protocols of `amodal.core.protocols`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from amodal.core import Batch, Embeddings
+from amodal.core import features as core_features
+from amodal.core.clock import Clock as Clock
 from amodal.core.features import Columns as Columns
 from amodal.core.features import FeatureRecord as FeatureRecord
-from amodal.core.clock import Clock as Clock
 from amodal.nn.encoder import Encoder
 
 Features = Embeddings
-"""Named columns, one entry a row: everything that carries a gradient from the encoder to the
-losses."""
+"""The features of most methods: source -> vectors. Others define a `FeatureRecord`."""
 
 
 class Method(nn.Module):
@@ -27,7 +28,7 @@ class Method(nn.Module):
     `features` may not couple rows, and may not depend on anything random but the rows' seeds;
     `losses` may couple rows. The loop can therefore compute features piece by piece and rank by
     rank, and losses once over the whole batch, and the update is that of one big batch. So whatever
-    looks at batch statistics (BatchNorm in a projector, centring) belongs in `losses`.
+    uses batch statistics (BatchNorm in a projector, centring) belongs in `losses`.
     """
 
     encoder: Encoder
@@ -44,16 +45,24 @@ class Method(nn.Module):
     """The beginning of a parameter's name -> times the learning rate; the first that fits counts,
     others learn at the rate itself."""
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> core_features.Features:
         """Compute what the losses need of each row.
 
+        Args:
+            batch: B rows, with the views and labels that the method asks for.
+
         Returns:
-            Columns of vectors or scalars, one entry a row that has it.
+            Columns of vectors or scalars, one entry a row that has it: `Embeddings`, or a record
+            of the method's own (`FeatureRecord`).
         """
         raise NotImplementedError
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    # Any: each method takes the record that its own `features` returns
+    def losses(self, features: Any) -> dict[str, Tensor]:
         """Compute the terms of the loss, whose sum the loop minimises.
+
+        Args:
+            features: Of the whole batch, of the kind that `features` returns.
 
         Returns:
             name -> scalar. A term without a row to compare is zero, and still part of the graph.
@@ -61,13 +70,22 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def on_step_end(self, clock: Clock) -> None:
-        """Called after each optimizer step and nowhere else: moving averages, centres, schedules."""
+        """Called after each optimizer step and nowhere else: moving averages, centres, schedules.
+
+        Args:
+            clock: How far training is.
+        """
 
 
 class StagedMethod(Method):
     """A method that learns in stages; see `amodal.core.protocols.Staged`."""
 
     stages: tuple[float, ...] = (1.0,)
+    """Where stages end, as shares of the steps."""
 
     def on_stage_start(self, stage: int) -> None:
-        """Freeze and unfreeze, but change no parameter and no buffer."""
+        """Freeze and unfreeze, but change no parameter and no buffer.
+
+        Args:
+            stage: Counted from 0.
+        """

@@ -108,7 +108,7 @@ def build(spec: Spec) -> Any:
     options = {
         n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()
     }
-    return methods.build(name, encoder, **options)
+    return methods.build(name, encoder, **methods.current_options(name, options))
 
 
 def load_run(
@@ -217,7 +217,8 @@ def _method_of_format_1(folder: Path, encoder: Any, config: dict) -> Any:
         with Bounded(
             tensors + len(mine), numbers + sum(v.numel() for v in mine.values()), str(said)
         ):
-            method = methods.build(config["method"], before, **options)
+            current = methods.current_options(config["method"], options)
+            method = methods.build(config["method"], before, **current)
     fill(method, mine | new_names(method, read_tensors(file)), str(file))
     return method.eval()
 

@@ -115,7 +115,10 @@ RENAMED = {
     "SoftMasks": {"masked_words": "masked", "momentum_encoder": "slow"},
     "TiMix": {"scale": "learned"},
     "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
+    "CrossTask": {"view_heads": "alone", "student_heads": "own", "frozen_heads": "other"},
     "Data2vec": {"predictors": "predict"},
+    "FusedContrast": {"key_branch": "slow"},
+    "UdaCope": {"coordinate_head": "told"},
 }
 """Class -> part of it -> what runs of format 1 call it."""
 

@@ -29,7 +29,7 @@ from amodal.core.recipe import Recipe
 from amodal.data.loader import workers_watched
 from amodal.diagnose.conflict import conflict
 from amodal.methods.contract import Method
-from amodal.methods.shared.shapes import follow
+from amodal.methods.shared.shapes import ema_update
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.progress import Bar
 from amodal.train import checkpoint, distributed
@@ -270,7 +270,7 @@ class Loop:
         self.players.step()
         method.on_step_end(Clock(step, self.steps))
         if self.training.average is not None:
-            follow(self.training.average, method.encoder, recipe.ema)
+            ema_update(self.training.average, method.encoder, recipe.ema)
         self.plateau.note(numbers)
         self.rows += batch.size * distributed.world()
         self.callbacks.on_step(self._progress(step), terms)

@@ -11,7 +11,7 @@ from torch import nn
 
 from amodal.core import Batch, Column, Embeddings
 from amodal.methods.contract import Method
-from amodal.methods.shared.shapes import follow, frozen_copy
+from amodal.methods.shared.shapes import ema_update, frozen_copy
 from amodal.train import distributed
 
 
@@ -46,7 +46,7 @@ def refresh(training: Training, stage: int, see: Callable[[], Embeddings]) -> No
     groups = training.method.refresh(stage, see)
     training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
     if training.average is not None:  # of what may be another network from here on
-        follow(training.average, training.method.encoder, 0.0)
+        ema_update(training.average, training.method.encoder, 0.0)
     distributed.same_everywhere(training)
 
 

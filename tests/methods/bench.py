@@ -44,7 +44,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
         "chance": 1.0,
         "classes": 0.0,
     },  # no two records of the bench are of one class
-    "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
+    "limoe": {"text_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
     "medflip": {"width": 32, "semantics": "kind", "reconstruct": 1.0, "tuning": 0.3},
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
     "texttopicnet": {"topics": 6, "least": 1, "most": 1.0, "buckets": 256},
@@ -59,9 +59,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
         "source": 0.0,
         "bins": 8,
         "hidden": 32,
-        "near": 9.0,
-        "far": 9.0,
-        "tries": 8,
+        "inlier_distance": 9.0,
+        "filter_distance": 9.0,
+        "iterations": 8,
     },  # fmt: skip
     "cuni_mmt": {"images": "both", "depth": 2},
     "cta_ttt": {"alone": 0.0, "width": 16},  # the stage that learns labels
@@ -75,7 +75,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "v2l": {"width": 32},
     "mvpt": {"width": 32, "timed": "words, signal", "length": 2.0},
     "scot": {"change": "facts", "changed": "signal", "width": 16, "project": 1, "hidden": 1},
-    "grace": {"branch": 4, "leaf": 4, "depth": 1, "most": 64, "width": 16},
+    "grace": {"branch": 4, "leaf": 4, "depth": 1, "capacity": 64, "width": 16},
 }
 
 

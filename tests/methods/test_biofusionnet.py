@@ -99,7 +99,7 @@ def test_events_weigh_more_than_those_last_seen_alive():
     assert m.vae is None
     whole = with_times(batch(m.views))
     features = m.features(whole)
-    risk, rows = features["told"].values.squeeze(1).tolist(), features["told"].rows.tolist()
+    risk, rows = features.outputs.values.squeeze(1).tolist(), features.outputs.rows.tolist()
     time, dead = (whole.labels[n].values[rows].tolist() for n in ("days", "dead"))
     total = events = 0.0
     for i, event in enumerate(dead):

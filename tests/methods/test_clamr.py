@@ -1,36 +1,38 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from amodal import methods
 from amodal.core import AmodalError, Batch, Column
-from amodal.methods.embedding_retrieval.clamr import compared, token_vectors
+from amodal.methods.embedding_retrieval.clamr import interaction_scores, token_vectors
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, fields, method
 
 
-def ordered(sources):
+def ordered(names):
     torch.manual_seed(0)
     return methods.build(
-        "clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", sources=sources
+        "clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", fields=names
     )
 
 
 def test_scores_are_means_over_the_words_of_a_query_of_the_best_of_a_record():
     clamr = method("clamr").eval()
     z = token_vectors(clamr.encoder, batch(("plain",)), "words")
-    whole, each, rows = compared(z, "words", clamr.others)
+    whole, each, rows = interaction_scores(z.columns, z.size, "words", clamr.record_fields)
     lists = {s: dict(zip(z[s].rows.tolist(), z[s].values.split())) for s in z}
     assert rows.tolist() == sorted(
-        r for r in lists["words"] if any(r in lists[s] for s in clamr.others)
+        r for r in lists["words"] if any(r in lists[s] for s in clamr.record_fields)
     )
     for i, a in enumerate(rows.tolist()):
         for j, b in enumerate(rows.tolist()):
             query = lists["words"][a]
-            record = torch.cat([lists[s][b] for s in clamr.others if b in lists[s]])
+            record = torch.cat([lists[s][b] for s in clamr.record_fields if b in lists[s]])
             torch.testing.assert_close(
                 whole[i, j], torch.stack([(record @ q).max() for q in query]).mean()
             )
-            for k, s in enumerate(clamr.others):
+            for k, s in enumerate(clamr.record_fields):
                 if b in lists[s]:
                     torch.testing.assert_close(
                         each[i, j, k], (query @ lists[s][b].T).amax(1).mean()
@@ -58,10 +60,8 @@ def test_a_label_says_which_field_a_query_is_about():
     clamr = ordered("signal, picture, facts")
     z = clamr.features(batch(("plain",)))
     told = clamr.losses(z)["fields"]
-    other = dict(z.columns) | {"about": Column((z["about"].values + 1) % 3, z["about"].rows)}
-    assert clamr.labels == ("kind",) and not torch.isclose(
-        told, clamr.losses(type(z)(other, z.size))["fields"]
-    )
+    other = replace(z, label=Column((z.label.values + 1) % 3, z.label.rows))
+    assert clamr.labels == ("kind",) and not torch.isclose(told, clamr.losses(other)["fields"])
     assert "fields" not in method("clamr", weight=0.0).losses(z)
 
 
@@ -74,11 +74,9 @@ def test_a_label_of_more_classes_than_fields_is_refused():
     for wrong in ("", "picture, facts"):
         clamr = ordered(wrong)
         z = clamr.features(batch(("plain",)))
-        more = dict(z.columns) | {
-            "about": Column(torch.full_like(z["about"].values, 3), z["about"].rows)
-        }
+        more = replace(z, label=Column(torch.full_like(z.label.values, 3), z.label.rows))
         with pytest.raises(
             AmodalError,
             match=r"'kind' has 4 classes or more.*stand for [23] fields: .*--method.fields",
         ):
-            clamr.losses(type(z)(more, z.size))
+            clamr.losses(more)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.methods.embedding_retrieval.clippings import pooled
-from amodal.methods.shared.hard_batches import look_alikes
+from amodal.methods.shared.hard_batches import similarity_groups
 from amodal.train.step import gradients
 from tests.methods.bench import FIELDS, batch, exact, method
 
@@ -84,15 +84,15 @@ def test_look_alikes_are_whole_classes_that_lie_together():
     ]  # three classes around each centre
     z = centre[classes] + 0.05 * torch.randn(72, 8)
     order = torch.randperm(72)
-    group = look_alikes(z[order], classes[order], 12)
+    group = similarity_groups(z[order], classes[order], 12)
     assert group.unique().numel() >= 6 and int(group.bincount().max()) <= 12
     assert all(len(group[classes[order] == c].unique()) == 1 for c in range(24))
     alike = (group[:, None] == group) & (classes[order][:, None] != classes[order])
     together = (classes[order] // 3)[:, None] == classes[order] // 3
     assert together[alike].double().mean() > 0.9  # chance: 6 of 69
-    unknown = look_alikes(z, torch.full((72,), -1), 10)
+    unknown = similarity_groups(z, torch.full((72,), -1), 10)
     assert int(unknown.bincount().max()) <= 10 and torch.equal(
-        look_alikes(z, classes, 100), torch.zeros(72, dtype=torch.int64)
+        similarity_groups(z, classes, 100), torch.zeros(72, dtype=torch.int64)
     )
 
 
@@ -143,7 +143,7 @@ def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch, unlabe
 
     def watched(self, features):
         if self.supervised:
-            seen.append(features["label"].values.tolist())
+            seen.append(features.label.values.tolist())
         return losses(self, features)
 
     monkeypatch.setattr(Clippings, "losses", watched)

@@ -15,14 +15,18 @@ from tests.methods.bench import batch, method
 
 def test_a_table_says_its_columns_and_one_category_of_each():
     concepts = method("concept_centric").concepts
-    assert concepts.names == ["colour", "colour=blue", "colour=red"] and concepts.places == {
-        "colour": [1, 2]
-    }
-    said = concepts.said(torch.tensor([[0.3, 0.0], [0.1, 1.0], [0.0, math.nan], [1.0, 2.0]]))
+    assert concepts.names == [
+        "colour",
+        "colour=blue",
+        "colour=red",
+    ] and concepts.category_index == {"colour": [1, 2]}
+    annotations = concepts.annotations(
+        torch.tensor([[0.3, 0.0], [0.1, 1.0], [0.0, math.nan], [1.0, 2.0]])
+    )
     assert (
-        said[:2].tolist() == [[1, 1, 0], [1, 0, 1]]
-        and said[2].isnan().all()
-        and said[3].tolist() == [1, 0, 0]
+        annotations[:2].tolist() == [[1, 1, 0], [1, 0, 1]]
+        and annotations[2].isnan().all()
+        and annotations[3].tolist() == [1, 0, 0]
     )
 
 
@@ -31,8 +35,8 @@ def test_chances_count_only_the_records_in_which_the_other_is_known():
     cells = [[0, 5, 0], [0, 5, 1], [1, 5, 0], [0, 5, math.nan], [math.nan, 5, 0], [0, 5, 0]]
     concepts = TableConcepts(table)
     assert concepts.names == ["a", "a=x", "a=y", "b", "b=u", "b=v"]
-    found = concepts.chances(torch.tensor(cells, dtype=torch.float32).split(4))
-    said = [{("a", r[0]), ("b", r[2])} for r in cells]
+    found = concepts.conditional_probabilities(torch.tensor(cells, dtype=torch.float32).split(4))
+    annotations = [{("a", r[0]), ("b", r[2])} for r in cells]
     for i, (c, v) in enumerate([("a", None), ("a", 0), ("a", 1), ("b", None), ("b", 0), ("b", 1)]):
         for j, (d, w) in enumerate(
             [("a", None), ("a", 0), ("a", 1), ("b", None), ("b", 0), ("b", 1)]
@@ -42,7 +46,7 @@ def test_chances_count_only_the_records_in_which_the_other_is_known():
                 cell = dict(record)[column]
                 return not math.isnan(cell) and value in (None, cell)
 
-            those = [r for r in said if has(r, d, w) and has(r, c, None)]
+            those = [r for r in annotations if has(r, d, w) and has(r, c, None)]
             expected = sum(has(r, c, v) for r in those) / len(those) if those else math.nan
             assert float(found[i, j]) == pytest.approx(expected, nan_ok=True)
 
@@ -51,12 +55,12 @@ def test_the_space_is_learnt_from_how_often_concepts_go_together():
     m = method("concept_centric", dims=8, steps=500)
     records = [batch(m.views, 32, seed=s, patchy=False) for s in range(3)]
     m.fit_statistics(iter(records))
-    said = torch.cat([m.concepts.said(r["facts"].values) for r in records])
+    annotations = torch.cat([m.concepts.annotations(r["facts"].values) for r in records])
     heads = list(m.encoder.heads.values())
     assert all(torch.equal(h.low, heads[0].low) for h in heads)
     low, side = heads[0].low, heads[0].side
     p = log_entailment(low[:, None], side[:, None], low, side, softness=0.1).exp()
-    share = said.mean(0)
+    share = annotations.mean(0)
     torch.testing.assert_close(p[:, 0], share, atol=0.2, rtol=0)  # of all that is coloured
     assert p[1, 2] < 0.1 and p[2, 1] < 0.1 and p[0, 1] > 0.85 and p[0, 2] > 0.85
 

@@ -223,8 +223,20 @@ def test_a_typo_in_a_method_or_an_option_offers_the_nearest():
         methods.page("simcl")
     with pytest.raises(ValueError, match="Did you mean common"):
         method("decur", comon=0.5)
+    with pytest.raises(ValueError, match="Did you mean tuning"):
+        methods.parse("finetune", {"tunin": "head"})
     with pytest.raises(ValueError, match="decur.common must be a float"):
         methods.parse("decur", {"common": "half"})
+
+
+def test_options_are_read_by_their_old_names():
+    for name, renamed in methods.OLD_OPTIONS.items():
+        assert set(renamed.values()) <= methods.options(name).keys(), name
+        assert not renamed.keys() & methods.options(name).keys(), name
+    with pytest.warns(DeprecationWarning, match="finetune.how is called tuning now"):
+        assert methods.parse("finetune", {"how": "head"}) == {"tuning": "head"}
+    with pytest.raises(ValueError, match="finetune.tuning is set twice"):
+        methods.parse("finetune", {"how": "head", "tuning": "full"})
 
 
 def test_total_is_the_sum():

@@ -22,7 +22,10 @@ def test_alignment_is_the_mean_of_both_cross_entropies_and_leaves_the_frozen_enc
     losses = m.losses(z)
     first = m.encoder.features(b.only("words:1"))["words:1"].values
     second = m.frozen.features(b.only("words:2"))["words:2"].values
-    u, v = normalize(m.own["words"](first), dim=1), normalize(m.other["words"](second), dim=1)
+    u, v = (
+        normalize(m.student_heads["words"](first), dim=1),
+        normalize(m.frozen_heads["words"](second), dim=1),
+    )
     logits, own = u @ v.T / 0.3, torch.arange(len(u))
     expected = (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
     torch.testing.assert_close(losses["align/words"], 2.0 * expected / len(FIELDS))
@@ -48,7 +51,7 @@ def test_a_joint_network_learns_labels_and_views_in_one_trunk():
     b = exact(batch(m.views))
     losses = m.losses(m.features(b))
     z = m.encoder.features(b)
-    pair = [m.own["facts"](x) for x in z.pair("facts:1", "facts:2")]
+    pair = [m.student_heads["facts"](x) for x in z.pair("facts:1", "facts:2")]
     torch.testing.assert_close(
         losses["nt_xent/facts"], nt_xent(*pair, temperature=0.5) / len(FIELDS)
     )
@@ -60,7 +63,8 @@ def test_at_test_time_views_go_through_the_aligned_path_and_nothing_but_norms_le
     b = exact(batch(m.views))
     z, seen = m.encoder.features(b), m.frozen.features(b)
     expected = sum(
-        nt_xent(*(m.own[f](x) for x in z.pair(f"{f}:1", f"{f}:2")), temperature=0.5) for f in FIELDS
+        nt_xent(*(m.student_heads[f](x) for x in z.pair(f"{f}:1", f"{f}:2")), temperature=0.5)
+        for f in FIELDS
     )
     torch.testing.assert_close(
         exact(copy.deepcopy(m)).at_test(b) - half_aligned(m, z, seen), expected / len(FIELDS)
@@ -81,8 +85,8 @@ def half_aligned(m, z, seen):
     total = 0.0
     for f in FIELDS:
         u, v = (
-            normalize(m.own[f](z[f"{f}:1"].values), dim=1),
-            normalize(m.other[f](seen[f"{f}:2"].values), dim=1),
+            normalize(m.student_heads[f](z[f"{f}:1"].values), dim=1),
+            normalize(m.frozen_heads[f](seen[f"{f}:2"].values), dim=1),
         )
         logits, own = u @ v.T / 0.1, torch.arange(len(u))
         total = total + (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2

@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity
 from amodal import data, methods, modalities
 from amodal.claims._arms import Budget, fit
 from amodal.core import AmodalError, Column, Ragged
+from amodal.core.column import both
 from amodal.data import Loader
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, exact, method
@@ -29,8 +30,8 @@ def test_imagination_is_the_published_hinge():
     m = exact(method("cuni_mmt", margin=0.3, weight=2.0))
     z = m.features(exact(batch(m.views)))
     losses = m.losses(z)
-    assert set(losses) == {"tell", "imagine/signal", "imagine/facts"} and m.source == "picture"
-    guess, seen = z.pair("imagine/signal", "signal")
+    assert set(losses) == {"translate", "imagine/signal", "imagine/facts"} and m.source == "picture"
+    guess, seen = (c.values for c in both(z.imagined["signal"], z.actual["signal"]))
     total = 0.0
     for i in range(len(guess)):
         own = cosine_similarity(guess[i], seen[i], dim=0)
@@ -81,9 +82,9 @@ def test_the_loss_is_minus_log_p_of_the_text_as_it_is_written():
     numbers, _ = records()
     m = made(numbers.fields).eval()
     b = next(iter(Loader(numbers, range(3), batch=3, shuffle=False)))
-    total, count = m.features(b)["tell"].values.detach().T
+    total, count = m.features(b).translated.values.detach().T
     assert count.tolist() == [len(v) + 1 for v in b["told"].values.split()]
-    lists = m.given(b)[1]
+    lists = m.encode(b)[1]
     for row, ids in enumerate(b["told"].values.split()):
 
         def step(before, row=row):
@@ -110,7 +111,7 @@ def test_the_loss_is_minus_log_p_of_the_text_as_it_is_written():
 def test_rows_without_a_source_are_not_told_and_errors_say_what_to_do():
     m = method("cuni_mmt")
     b = batch(m.views, absent=("picture", "signal", "facts"))
-    assert len(m.features(b)["tell"]) == 0 and m.losses(m.features(b))["tell"] == 0
+    assert len(m.features(b).translated) == 0 and m.losses(m.features(b))["translate"] == 0
     with pytest.raises(AmodalError, match="patch = 1"):
         m.translate(b)
     with pytest.raises(AmodalError, match="Did you mean imagine"):

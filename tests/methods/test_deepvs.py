@@ -81,12 +81,12 @@ def test_words_go_to_their_best_region_and_with_beta_to_their_neighbours():
 
 
 def test_any_field_may_be_the_words():
-    m = method("deepvs", words="facts")
+    m = method("deepvs", text_field="facts")
     assert set(m.losses(m.features(batch(m.views)))) == {
         f"hinge/{s}~facts" for s in ("picture", "words", "signal")
     }
     with pytest.raises(ValueError, match="Did you mean facts"):
-        method("deepvs", words="fact")
+        method("deepvs", text_field="fact")
     with pytest.raises(ValueError, match="Did you mean hardest"):
         m = method("deepvs", over="hardst")
         m.losses(m.features(batch(m.views)))

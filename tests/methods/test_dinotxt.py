@@ -95,7 +95,7 @@ def test_what_a_tower_learnt_before_is_found_under_the_same_names():
 @torch.no_grad()
 def test_maps_are_cosines_of_patches_with_the_half_of_a_text_that_is_about_them():
     for reads, part in (("both", slice(64, None)), ("cls", slice(None))):
-        encoder = method("dinotxt", reads=reads).encoder.eval()
+        encoder = method("dinotxt", pooling=reads).encoder.eval()
         parts = batch(("plain",)).only("picture").split(3)
         classes = torch.randn(5, encoder.heads_width, generator=torch.Generator().manual_seed(0))
         maps, tail = patch_maps(encoder, parts, "picture", classes), encoder.pools["picture"]
@@ -124,12 +124,12 @@ def test_towers_without_a_class_token_and_other_mistakes():
         with_projection_tower(Encoder(fields(), size="nano"), "picture", blocks=0)
     assert (
         methods.build(
-            "dinotxt", Encoder(fields(), size="nano"), blocks=0, reads="mean"
+            "dinotxt", Encoder(fields(), size="nano"), blocks=0, pooling="mean"
         ).encoder.heads_width
         == 64
     )
     with pytest.raises(AmodalError, match="both"):
-        method("dinotxt", reads="bot")
+        method("dinotxt", pooling="bot")
     with pytest.raises(AmodalError, match="joint"):
         with_projection_tower(Encoder(fields(), size="nano", trunk="joint"), "picture")
     with pytest.raises(AmodalError, match="one tail"):

@@ -42,7 +42,7 @@ def learnt(kind, steps=100, dataset=None, **options):
         branch=4,
         leaf=4,
         depth=1,
-        most=32,
+        capacity=32,
         width=16,
         **options,
     )
@@ -77,7 +77,7 @@ def test_a_record_without_a_query_is_memorised_and_can_be_found():
     assert (m.register.codes[3:5, 0] >= 0).all()
     b = next(iter(Loader(dataset, range(24), batch=24, shuffle=False)))
     z = m.features(b)
-    assert z["write/image"].rows.tolist() == list(range(24)) and 3 not in z["write/name"].rows
+    assert z.written["image"].rows.tolist() == list(range(24)) and 3 not in z.written["name"].rows
     assert set(m.losses(z)) == {"info_nce/image~name", "memorise/image", "retrieve/name"}
     m.memorise = False
     assert set(m.losses(m.features(b))) == {"info_nce/image~name", "retrieve/name"}
@@ -99,7 +99,7 @@ def test_the_loss_of_a_task_is_minus_log_p_of_identifiers_over_their_tokens():
     m = writing()
     b = batch(m.views)
     z = m.features(b)
-    rows = z["write/words"].rows.tolist()
+    rows = z.written["words"].rows.tolist()
     assert 2 not in rows and rows == [r for r in b["words"].rows.tolist() if r != 2]
     total = 0.0
     context = m.encoder.encode(m.encoder.tokenize(b.only("words")))
@@ -137,6 +137,6 @@ def test_what_is_wrong_is_said():
         method("grace", kind="atomi")
     with pytest.raises(AmodalError, match="warmup"):
         method("grace", warmup=1.0)
-    m = method("grace", most=4)
+    m = method("grace", capacity=4)
     with pytest.raises(AmodalError, match="larger `most`"):
         m.fit_statistics([batch(m.views)])

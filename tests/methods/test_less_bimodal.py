@@ -36,10 +36,10 @@ def test_matching_is_the_cross_entropy_of_true_and_exchanged_pairs():
     z = one.features(exact(batch(one.views, size=24, sources=("picture", "words"))))
     words, seen = (
         dict(zip(c.rows.tolist(), c.values.split()))
-        for c in (z["tokens/words"], z["tokens/picture"])
+        for c in (z.tokens["words"], z.tokens["picture"])
     )
     rows = sorted(words.keys() & seen.keys())
-    seeds = m.hash_bits(z[m.SEED].values[rows], m.name_code("swap picture"))
+    seeds = m.hash_bits(z.seed.values[rows], m.name_code("swap picture"))
     shown = exchange(seeds, 0.5).tolist()
     losses = []
     for i, row in enumerate(rows):

@@ -95,7 +95,7 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
         Encoder(fields(FIELDS), size="nano"),
         parts=2,
         clusters=2,
-        by="facts",
+        cluster_field="facts",
         width=8,
     )
     groups_of, drawn = {}, []
@@ -117,7 +117,7 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
 
 def test_options():
     with pytest.raises(AmodalError, match="Did you mean facts"):
-        made(by="fact")
+        made(cluster_field="fact")
     with pytest.raises(AmodalError, match="at least"):
         made(parts=0)
     assert made(parts=1).encoder.space_width == 8

@@ -32,20 +32,20 @@ def test_keys_of_earlier_batches_and_their_labels_join_the_next_loss():
 def test_the_encoder_of_keys_follows_slowly():
     m = method("mhsa_dms", momentum=0.9)
     name = "head.0.weight"
-    old = m.slow.state_dict()[name].clone()
+    old = m.key_branch.state_dict()[name].clone()
     with torch.no_grad():
         m.head[0].weight.add_(1)
     m.losses(m.features(batch(m.views)))
     m.on_step_end(Clock(1, 10))
-    torch.testing.assert_close(m.slow.state_dict()[name], old + 0.1)
+    torch.testing.assert_close(m.key_branch.state_dict()[name], old + 0.1)
 
 
 def test_at_the_end_the_classifier_alone_learns_from_labelled_rows():
     m = method("mhsa_dms")
     m.on_stage_start(1)
     losses = m.losses(m.features(batch(m.views)))
-    assert list(losses) == ["told"]
-    losses["told"].backward()
+    assert list(losses) == ["supervised"]
+    losses["supervised"].backward()
     learnt = {
         n.split(".")[0]
         for n, p in m.named_parameters()

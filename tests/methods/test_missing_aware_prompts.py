@@ -22,7 +22,7 @@ def stepped(m, rows):
 
 @pytest.mark.parametrize("at", ["input", "attention"])
 def test_prompts_and_head_learn_and_nothing_else(at):
-    m = method(NAME, at=at, length=4)
+    m = method(NAME, prompt_type=at, length=4)
     _, changed = stepped(m, batch(m.views))
     assert changed == {
         "encoder.block_hook.tokens",
@@ -62,7 +62,7 @@ def test_any_number_of_fields_and_one_set_for_all(fields):
 
 def test_wrong_options_are_refused():
     with pytest.raises(AmodalError, match="Did you mean input"):
-        method(NAME, at="inputs")
+        method(NAME, prompt_type="inputs")
     with pytest.raises(AmodalError, match="already \\(PatternPrompts\\)"):
         methods.build(NAME, method(NAME).encoder, targets=(Target("kind", "classes", ("a", "b")),))
     with pytest.raises(AmodalError, match="nothing is to be told"):

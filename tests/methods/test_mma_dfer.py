@@ -10,7 +10,7 @@ from tests.methods.bench import FIELDS, batch, method
 
 
 def learnt(m):
-    m.losses(m.features(batch(m.views)))["told"].backward()
+    m.losses(m.features(batch(m.views)))["supervised"].backward()
     return {n for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
 
 
@@ -28,7 +28,7 @@ def test_prompts_adapters_and_head_learn_and_the_encoder_does_not():
     }
 
 
-def test_fields_meet_between_the_blocks_unless_told_not_to():
+def test_fields_meet_between_the_blocks_unless_set_apart():
     whole = batch(("plain",), patchy=False)
     for meet in (True, False):
         m = method("mma_dfer", meet=meet)
@@ -41,7 +41,7 @@ def test_fields_meet_between_the_blocks_unless_told_not_to():
         assert not any(same) if meet else all(same)
 
 
-def test_any_fields_are_told_and_classes_may_be_balanced():
+def test_any_fields_are_classified_and_classes_may_be_balanced():
     m = method("mma_dfer", lead="signal")
     whole = batch(("plain",), patchy=False)
     assert m.predict(whole).values.shape == (8, 3)
@@ -49,13 +49,13 @@ def test_any_fields_are_told_and_classes_may_be_balanced():
         assert len(m.predict(whole.only(s))) == 8
     even = method("mma_dfer", balanced=True)
     features = even.features(batch(even.views))
-    at, of = shared_rows(features["told"], features["label"])
-    x, y = features["told"].values[at], features["label"].values[of]
+    at, of = shared_rows(features.logits, features.label)
+    x, y = features.logits.values[at], features.label.values[of]
     expected = torch.stack([cross_entropy(x[y == c], y[y == c]) for c in y.unique()]).mean()
-    torch.testing.assert_close(even.losses(features)["told"], expected)
+    torch.testing.assert_close(even.losses(features)["supervised"], expected)
 
 
-def test_wrong_options_are_told():
+def test_wrong_options_are_errors():
     with pytest.raises(AmodalError, match="Did you mean signal"):
         method("mma_dfer", lead="signl")
     with pytest.raises(AmodalError, match="classes"):

@@ -59,23 +59,30 @@ def test_the_loss_is_the_papers():
     unit = lambda x: x / x.norm()  # noqa: E731
     names = [unit(v) for v in m.class_vectors()]
     frozen = [unit(v) for v in m.class_vectors(tokens=False)]
-    label = dict(zip(z["label"].rows.tolist(), z["label"].values.tolist()))
+    label = dict(zip(z.label.rows.tolist(), z.label.values.tolist()))
     fields = ("picture", "signal", "facts")
     for s in fields:
         loss = []
-        for way, share in (("", 0.3), ("rep/", 0.7)):
-            column = z[f"{way}{s}"]
+        for columns, share in ((z.class_features, 0.3), (z.representation, 0.7)):
+            column = columns[s]
             for r, v in zip(column.rows.tolist(), column.values):
                 if r in label:
                     score = torch.stack([10 * unit(v) @ n for n in names])
                     loss.append(share * (score.exp().sum().log() - score[label[r]]))
-        torch.testing.assert_close(terms[f"told/{s}"], sum(loss) / (len(loss) / 2) / len(fields))
-        gaps = [1 - unit(a) @ unit(b) for a, b in zip(z[s].values, z[f"plain/{s}"].values)]
+        torch.testing.assert_close(
+            terms[f"supervised/{s}"], sum(loss) / (len(loss) / 2) / len(fields)
+        )
+        gaps = [
+            1 - unit(a) @ unit(b) for a, b in zip(z.class_features[s].values, z.frozen[s].values)
+        ]
         torch.testing.assert_close(terms[f"near/{s}"], 2 * sum(gaps) / len(gaps) / len(fields))
     torch.testing.assert_close(
         terms["near/names"], 2 * sum(1 - a @ b for a, b in zip(names, frozen)) / len(names)
     )
-    assert terms.keys() == {*(f"{t}/{s}" for t in ("told", "near") for s in fields), "near/names"}
+    assert terms.keys() == {
+        *(f"{t}/{s}" for t in ("supervised", "near") for s in fields),
+        "near/names",
+    }
 
 
 def test_class_features_are_the_encoders_own_and_others_read_the_tokens():
@@ -83,7 +90,7 @@ def test_class_features_are_the_encoders_own_and_others_read_the_tokens():
     trained(m)
     rows = batch(("plain",))
     with torch.no_grad():
-        seen, rep = m.seen(rows)
+        seen, rep = m.encode(rows)
         whole = m.encoder(rows)
         for s in seen:
             torch.testing.assert_close(seen[s].values, whole[s].values)
@@ -98,7 +105,7 @@ def test_inference_is_apart_for_classes_learnt_and_for_others():
     m = aligned(alpha=0.4).eval()
     trained(m)
     rows = batch(("plain",))
-    seen, rep = m.seen(rows)
+    seen, rep = m.encode(rows)
     names = m.class_vectors()
     p = [m.logits(z["picture"].values, names).softmax(1) for z in (seen, rep)]
     torch.testing.assert_close(m.probabilities(rows)["picture"].values, 0.4 * p[0] + 0.6 * p[1])

@@ -59,7 +59,7 @@ def test_tokens_go_on_unless_beta_is_1(beta):
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(AmodalError, match="mmrl_pp learns to tell classes by their names"):
+    with pytest.raises(AmodalError, match="mmrl_pp learns classes by their names"):
         method("mmrl_pp", targets=())
     with pytest.raises(AmodalError, match="mixed by a share from 0 to 1"):
         method("mmrl_pp", beta=1.5)

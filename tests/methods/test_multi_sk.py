@@ -30,7 +30,7 @@ def test_a_queue_holds_the_newest_unit_vectors_in_order():
     for step in (1, 2):
         b = batch(m.views, size=3, sources=FIELDS, patchy=False, seed=step)
         features = m.features(b)
-        seen.append(normalize(features["own/words"].values, dim=1).detach())
+        seen.append(normalize(features.inputs["words"].values, dim=1).detach())
         m.losses(features)
         m.on_step_end(Clock(step, 2))
     assert torch.allclose(m.get_buffer("queue/own/words"), torch.cat(seen)[-4:])
@@ -48,10 +48,10 @@ def test_without_weight_it_is_info_nce_between_fields():
 def test_targets_of_the_anchors_carry_no_gradient_and_scores_do():
     m = method("multi_sk", sources=FIELDS)
     features = m.features(batch(m.views, sources=FIELDS))
-    own = features["own/picture"].values
+    own = features.inputs["picture"].values
     (gradient,) = torch.autograd.grad(m.losses(features)["anchors/picture~picture"], own)
     assert gradient.abs().sum() > 0
-    units = {name: normalize(features[name].values, dim=1) for name in ("own/picture",)}
+    units = {"own/picture": normalize(features.inputs["picture"].values, dim=1)}
     assert not m.assign(*m.scores(units, "own/picture", "own/picture")).requires_grad
 
 

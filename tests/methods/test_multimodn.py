@@ -100,10 +100,11 @@ def test_the_order_is_random_only_while_training():
     m = method("multimodn", shuffle=True)
     whole, fixed = batch(m.views, patchy=False), method("multimodn")
     assert not torch.allclose(
-        m.features(whole)["told/signal"].values, fixed.features(whole)["told/signal"].values
+        m.features(whole).outputs["signal"].values, fixed.features(whole).outputs["signal"].values
     )
     torch.testing.assert_close(
-        m.eval().features(whole)["told/signal"].values, fixed.features(whole)["told/signal"].values
+        m.eval().features(whole).outputs["signal"].values,
+        fixed.features(whole).outputs["signal"].values,
     )
 
 

@@ -70,7 +70,7 @@ def test_a_moment_that_one_field_lacks_has_no_pair_and_others_of_a_track_are_neg
     m = method("mvpt")
     features = m.features(batch(m.views, patchy=False))
     a, b = same_moments(features, *PAIR)
-    counts = [features[f"moments/{s}"].values.lengths for s in PAIR]
+    counts = [features.moments[s].values.lengths for s in PAIR]
     assert len(a) == len(b) == int(torch.minimum(*counts).sum()) < int(torch.maximum(*counts).sum())
 
 
@@ -92,9 +92,9 @@ def test_a_vector_of_a_segment_depends_on_the_others_of_its_track():
     m = exact(method("mvpt", sources=PAIR))
     whole = exact(batch(m.views, sources=PAIR, patchy=False))
     values = whole.columns["signal"].values
-    first = m.features(whole)["segments/signal"].values.flat[0].detach()
+    first = m.features(whole).segments["signal"].values.flat[0].detach()
     values.flat[values.lengths[0] - 1] += 5  # the last step of the first track
-    assert (m.features(whole)["segments/signal"].values.flat[0] - first).abs().max() > 1e-6
+    assert (m.features(whole).segments["signal"].values.flat[0] - first).abs().max() > 1e-6
 
 
 def test_wrong_options():

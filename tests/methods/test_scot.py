@@ -71,7 +71,7 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
     dataset = records()
     torch.manual_seed(0)
     m = methods.build("scot", Encoder(dataset.fields, size="nano"), width=16)
-    assert list(m.encoder.fields) == ["image", "caption"] and m.read_by == {
+    assert list(m.encoder.fields) == ["image", "caption"] and m.towers == {
         "change": "caption",
         "changed": "caption",
     }
@@ -129,7 +129,7 @@ def test_terms_of_the_last_stage():
         replace(b, columns=b.columns | {"words": b["words"].at(torch.tensor([0, 1, 2, 5, 6]))})
     )
     z = m.features(b)
-    assert m.words == "words" and m.references == ["picture"]
+    assert m.caption == "words" and m.references == ["picture"]
     losses = m.losses(z)
     assert set(losses) == {"compose/picture"}
     rows, (v, change, u) = m.encoder(b).complete(["picture", "facts", "signal"])

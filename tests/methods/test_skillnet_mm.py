@@ -34,11 +34,12 @@ def test_each_task_weighs_as_often_as_it_would_be_drawn():
     p = p / p.sum()
     z = m.features(b)
     losses = m.losses(z)
+    pair = [c.values for c in both(z.vectors["picture"], z.vectors["words"])]
     torch.testing.assert_close(
         losses["info_nce/picture~words"],
-        3 * p[2] * info_nce(*z.pair("picture", "words"), temperature=1 / m.scale()),
+        3 * p[2] * info_nce(*pair, temperature=1 / m.scale()),
     )
-    total, count = z["masked/words"].values.sum(0)
+    total, count = z.masked["words"].values.sum(0)
     torch.testing.assert_close(losses["masked/words"], 2 * p[1] * total / count)
     even = method("skillnet_mm", alpha=0.0)
     even.records[0] = 0  # no record, no weight
@@ -54,9 +55,9 @@ def test_masked_tokens_are_read_with_the_skills_of_their_field_alone():
     relating."""
     m = exact(method("skillnet_mm"))
     b = exact(batch(m.views))
-    found = m.features(b)["masked/signal"].values
+    found = m.features(b).masked["signal"].values
     m.encoder.block_hook.rules = m.rules
-    torch.testing.assert_close(m.features(b)["masked/signal"].values, found)
+    torch.testing.assert_close(m.features(b).masked["signal"].values, found)
     part, content = m.masked["signal"], m.encoder.patchify(b)["signal"]
     hidden = part.draw(content, b.seeds)
     x = torch.where(hidden[:, None], part.token, content.x)

@@ -41,7 +41,7 @@ def test_the_pair_is_matched_by_what_is_left(hard):
     torch.testing.assert_close(m.losses(z)["soft/picture"], matching(left, wrong))
     a, b = shared_rows(z.tokens["words"], z.tokens["picture"])
     words, seen = z.tokens["words"].values[a], z.tokens["picture"].values[b]
-    score, weights = m.matcher.watched(words, seen)
+    score, weights = m.matcher.logits_and_attention(words, seen)
     maps = grad_cam(score, weights)
     torch.testing.assert_close(same, score)
     for i in range(len(same)):  # one word of the row explains what was masked
@@ -107,8 +107,8 @@ def test_augmented_words_are_masked_words_and_embedding_is_of_whole_ones():
 
 
 def test_any_field_may_be_the_words():
-    m = method("softmask_vl", words="facts")
+    m = method("softmask_vl", text_field="facts")
     terms = m.losses(m.features(batch(m.views)))
     assert {"itm/picture", "itm/words", "itm/signal"} <= set(terms)
     with pytest.raises(ValueError, match="Did you mean facts"):
-        method("softmask_vl", words="fact")
+        method("softmask_vl", text_field="fact")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Column, Ragged
-from amodal.methods.embedding_retrieval.sorce import found_in, regional
+from amodal.methods.embedding_retrieval.sorce import region_loss, regional
 from amodal.methods.shared.regions import alone
 from tests.methods.bench import batch, method
 
@@ -20,7 +20,7 @@ def test_a_text_is_told_from_others_by_the_region_that_fits_best():
     expected = ((score / 0.1).logsumexp(1) - own).mean() / 2 + (
         (score / 0.1).logsumexp(0) - own
     ).mean() / 2
-    torch.testing.assert_close(found_in(asks, parts, 0.1), expected)
+    torch.testing.assert_close(region_loss(asks, parts, 0.1), expected)
 
 
 def test_the_first_vector_is_that_of_the_whole_and_a_grid_of_one_has_no_other():
@@ -35,9 +35,9 @@ def test_the_first_vector_is_that_of_the_whole_and_a_grid_of_one_has_no_other():
 
 
 def test_any_field_may_ask_and_the_others_have_regions():
-    sorce = method("sorce", words="signal")
+    sorce = method("sorce", text_field="signal")
     features = sorce.features(batch(sorce.views))
-    assert {s for s in features if "/" in s} == {"picture/places", "words/places", "facts/places"}
+    assert set(features.regions) == {"picture", "words", "facts"}
     assert {n for n in sorce.losses(features) if "region" in n} == {
         "region/picture",
         "region/words",
@@ -52,6 +52,6 @@ def test_without_weight_nothing_but_whole_values_are_compared():
 
 def test_an_unknown_field_is_refused():
     with pytest.raises(AmodalError, match="words"):
-        method("sorce", words="wrods")
+        method("sorce", text_field="wrods")
     with pytest.raises(AmodalError, match="at least one cell"):
         method("sorce", grid=0)

@@ -38,7 +38,7 @@ def scene(size=4) -> Batch:
 def test_a_field_of_class_maps_is_the_truth_and_no_field():
     m, b = dense(), scene()
     assert list(m.encoder.fields) == ["picture", "signal"] and m.labels == ()
-    truth = m.features(b)["truth"].values
+    truth = m.features(b).label.values
     assert truth.shape == (4, 16, 16) and (truth[..., -1] == UNKNOWN).all()
     assert torch.equal(truth[..., :-1], (b["picture"].values[:, 0, :, :-1] > 0.5).long())
 

@@ -22,7 +22,7 @@ def test_text_stays_as_it_is_and_has_no_loss():
         f"reconstruct/{s}" for s in ("picture", "signal", "facts")
     }
     assert learnt(m) == {"picture", "signal", "facts"}
-    assert learnt(method("surgical_feedback", sources="signal")) == {"signal"}
+    assert learnt(method("surgical_feedback", fields="signal")) == {"signal"}
 
 
 def test_a_share_of_places_is_hidden():
@@ -35,6 +35,6 @@ def test_a_share_of_places_is_hidden():
 
 def test_wrong_fields_are_told():
     with pytest.raises(AmodalError, match="Did you mean signal"):
-        method("surgical_feedback", sources="signl")
+        method("surgical_feedback", fields="signl")
     with pytest.raises(AmodalError, match="text alone"):
         method("surgical_feedback", sources=("words",))

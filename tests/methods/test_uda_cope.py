@@ -26,7 +26,16 @@ def made(**options):
     return methods.build(
         "uda_cope",
         encoder,
-        **({"bins": 8, "hidden": 32, "tries": 20, "near": 0.2, "far": 0.2} | options),
+        **(
+            {
+                "bins": 8,
+                "hidden": 32,
+                "iterations": 20,
+                "inlier_distance": 0.2,
+                "filter_distance": 0.2,
+            }
+            | options
+        ),
     )
 
 
@@ -47,35 +56,35 @@ def objects(size=6, known=3) -> tuple[Batch, torch.Tensor]:
     return Batch.of(size, columns), maps[0]
 
 
-def test_rows_with_coordinates_are_told_and_others_are_taught():
+def test_rows_with_coordinates_are_supervised_and_others_get_pseudo_labels():
     m, (b, _) = made(source=0.5), objects()
     assert list(m.encoder.fields) == ["picture", "signal", "points"] and m.stages == (0.5, 1.0)
     m.on_stage_start(0)
     z = m.features(b)
-    assert list(z) == ["coordinates"] and z["coordinates"].rows.tolist() == [0, 1, 2]
-    assert z["coordinates"].values[:, 1].tolist() == [128.0] * 3  # points that are there
+    assert list(z) == ["coordinates"] and z.coordinates.rows.tolist() == [0, 1, 2]
+    assert z.coordinates.values[:, 1].tolist() == [128.0] * 3  # points that are there
     m.on_stage_start(1)
-    m.near = m.far = 9.0
+    m.inlier_distance = m.filter_distance = 9.0
     z = m.features(b)
-    assert z["pseudo"].rows.tolist() == z["geometry"].rows.tolist() == [3, 4, 5]
-    assert z["pseudo"].values[:, 1].tolist() == [128.0] * 3
-    m.near = m.far = 1e-6
+    assert z.pseudo.rows.tolist() == z.geometry.rows.tolist() == [3, 4, 5]
+    assert z.pseudo.values[:, 1].tolist() == [128.0] * 3
+    m.inlier_distance = m.filter_distance = 1e-6
     assert (
-        m.features(b)["pseudo"].values[:, 1].tolist() == [0.0] * 3
+        m.features(b).pseudo.values[:, 1].tolist() == [0.0] * 3
         and m.losses(m.features(b))["pseudo"] == 0
     )
     m.filtered = False
-    assert m.features(b)["pseudo"].values[:, 1].tolist() == [128.0] * 3
+    assert m.features(b).pseudo.values[:, 1].tolist() == [128.0] * 3
 
 
 def test_a_label_says_whose_coordinates_may_be_learnt():
     m, (b, _) = made(labelled="rendered", source=0.0), objects(known=6)
-    m.near = m.far = 9.0
+    m.inlier_distance = m.filter_distance = 9.0
     assert m.labels == ("rendered",)
     z = m.features(
         replace(b, labels={"rendered": Column(torch.zeros(2).long(), torch.tensor([1, 4]))})
     )
-    assert z["coordinates"].rows.tolist() == [1, 4] and z["pseudo"].rows.tolist() == [0, 2, 3, 5]
+    assert z.coordinates.rows.tolist() == [1, 4] and z.pseudo.rows.tolist() == [0, 2, 3, 5]
 
 
 def test_pseudo_labels_are_where_the_teachers_pose_puts_the_points(monkeypatch):
@@ -85,7 +94,9 @@ def test_pseudo_labels_are_where_the_teachers_pose_puts_the_points(monkeypatch):
     guess = truth[at].flatten(2).mT.clone()
     guess[:, :40] = torch.rand(3, 40, 3)
     seen = b["points"].values[at].flatten(2).mT
-    monkeypatch.setattr(type(m.told), "guessed", lambda *_: (guess, seen, (seen != 0).any(2)))
+    monkeypatch.setattr(
+        type(m.coordinate_head), "correspondences", lambda *_: (guess, seen, (seen != 0).any(2))
+    )
     targets = {}
     monkeypatch.setattr(
         "amodal.methods.adaptation.uda_cope.bin_cross_entropy",
@@ -100,7 +111,7 @@ def test_pseudo_labels_are_where_the_teachers_pose_puts_the_points(monkeypatch):
 
 def test_the_teacher_is_the_student_until_it_teaches_and_slow_from_then_on():
     m = made(source=0.5, momentum=0.9)
-    weight, slow = m.told.head.net[1].weight, m.teacher[1].head.net[1].weight
+    weight, slow = m.coordinate_head.head.net[1].weight, m.teacher[1].head.net[1].weight
     with torch.no_grad():
         weight.add_(1)
     m.on_stage_start(0)
@@ -118,7 +129,9 @@ def test_poses_of_coordinates_that_are_right(monkeypatch):
     m, (b, truth) = made(), objects()
     seen = b["points"].values.flatten(2).mT
     monkeypatch.setattr(
-        type(m.told), "guessed", lambda *_: (truth.flatten(2).mT, seen, (seen != 0).any(2))
+        type(m.coordinate_head),
+        "correspondences",
+        lambda *_: (truth.flatten(2).mT, seen, (seen != 0).any(2)),
     )
     assert turn_between(m.poses(b).rotation, poses(6).rotation).max() < 0.1
 

@@ -19,7 +19,7 @@ def test_stages_learn_categories_then_records():
     b = exact(batch(m.views, sources=PAIR))
     terms = m.losses(f := m.features(b))
     assert m.stages == (0.5, 1.0) and {t.split("/")[0] for t in terms} == {"info_nce", "margin"}
-    z, y = both(f["looks/words:1"], f["label"])
+    z, y = both(f.visual["words:1"], f.label)
     cosine = F.normalize(z.values, dim=1) @ F.normalize(m.prototypes, dim=1).T
     want = F.cross_entropy(30 * (cosine - 0.35 * F.one_hot(y.values, 3)), y.values) / 2
     torch.testing.assert_close(terms["margin/words"], want)
@@ -29,7 +29,7 @@ def test_stages_learn_categories_then_records():
         "info_nce",
         "nt_xent",
     } and not m.prototypes.requires_grad
-    want = nt_xent(f["looks/words:1"].values, f["looks/words:2"].values, temperature=0.1) / 2
+    want = nt_xent(f.visual["words:1"].values, f.visual["words:2"].values, temperature=0.1) / 2
     torch.testing.assert_close(terms["nt_xent/words"], want)
 
 

@@ -5,8 +5,8 @@ features can be computed once: `amodal align`. Row 102 of the catalogue.
 
 For any fields: each but the anchor gets blocks of a transformer over its tokens, which of a value
 that is kept as one vector are a perceptron with a residual, then a linear map; the anchor a linear
-map alone. Their second lever, pairs that resemble the task, is a matter of which records are given.
-"""
+map alone. Their second lever, pairs that resemble the task, is a matter of which records are
+trained on."""
 
 from amodal.core import AmodalError, unknown
 from amodal.methods.contrastive.clip import clip
@@ -23,18 +23,25 @@ def ape(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """anchor: the field whose space the others are led into (unless given, the first that is no
-    text); blocks: of the head of each other field, 0 for a linear map; width: of the common space;
-    temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+    """Build APE.
+
+    Args:
+        encoder: Frozen but for its new heads.
+        anchor: The field whose space the others are led into (by default the first that is no
+            text).
+        blocks: Of the head of each other field, 0 for a linear map.
+        width: Of the common space.
+        temperature: Where the learned softmax temperature starts.
+        max_scale: Bound of its inverse.
+    """
     if blocks < 0:
         raise AmodalError(f"a head has 0 blocks or more, not {blocks}")
     if anchor and anchor not in encoder.fields:
         raise unknown("field to be the anchor", anchor, encoder.fields)
-    seen = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(
-        encoder.fields
-    )
+    fields = two_fields(encoder).fields
+    others = [f for f, m in fields.items() if not m.takes_prompts] or list(fields)
     for field in encoder.fields:
         encoder.lock(field)
-        if blocks and field != (anchor or seen[0]):
+        if blocks and field != (anchor or others[0]):
             encoder.extend(field, blocks)
     return clip(encoder, width=width, temperature=temperature, max_scale=max_scale)

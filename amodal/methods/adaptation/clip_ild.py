@@ -3,7 +3,7 @@ and sentences of the reports. Van Uden, Bluethgen, Attias, Polacin, Guo, Simha, 
 2023, arXiv:2306.01111. Row 55 of the catalogue.
 
 The whole way: `amodal.curate.montage` scores patches of a scan by prompts and puts the best into
-one picture; `amodal.curate. report_sections` takes sentences from reports; this page continues
+one picture; `amodal.curate.report_sections` takes sentences from reports; this page continues
 CLIP's contrast on both (`pretrain(..., init_from=RUN)`, with a small learning rate);
 `amodal.evaluate.protocols.zero_shot` decides, with several wordings of each class. Reconstructed
 from the paper's description, which has no public code: prompts, patch size, number of patches and
@@ -26,10 +26,16 @@ def clip_ild(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """learn: which side of the encoder goes on learning, "both", "seen" (all that is not text) or
-    "text"; the other keeps its tower, and of it only the map into the common space learns; width:
-    of that space, as in the run to go on from; temperature: where the learned softmax temperature
-    starts; max_scale: bound of its inverse."""
+    """Build CLIP-ILD.
+
+    Args:
+        encoder: Trained beforehand.
+        learn: The side of the encoder that goes on learning: "both", "seen" (all that is not text)
+            or "text". Of the other side only the map into the common space learns.
+        width: Of that space, as in the run to go on from.
+        temperature: Where the learned softmax temperature starts.
+        max_scale: Bound of its inverse.
+    """
     if learn not in SIDES:
         raise unknown("side to learn", learn, SIDES)
     texts, others = texts_and_others(encoder)

@@ -1,27 +1,31 @@
-"""CTA: a supervised encoder is led to the space of a self-supervised one, so that learning without
-labels at test time moves it well. Barbeau et al., 2025, arXiv:2507.05221. A self-supervised encoder
-is trained alone (SimCLR, arXiv:2002.05709, eq. 1) and then frozen, and the supervised one learns
-with its head and symmetric InfoNCE between both on the same values. At test time `at_test` is the
-loss of views through the aligned path, for `amodal.train.test_time`. Row 80 of the catalogue.
+"""CTA: a supervised encoder is led into the space of a self-supervised one, so that learning
+without labels at test time moves it well. Barbeau et al., 2025, arXiv:2507.05221. A self-supervised
+encoder is trained alone (SimCLR, arXiv:2002.05709, eq. 1) and then frozen, and the supervised one
+learns with its head and symmetric InfoNCE between both on the same values. At test time `at_test`
+is the loss of views through the aligned path, for `amodal.train.test_time`. Row 80 of the
+catalogue.
 
 Any fields: each is aligned with itself, and the head reads all. `joint` is the Y-shaped network it
 is compared with (TTT, arXiv:1909.13231, with SimCLR's task). Which layers adapt, for how many
-steps, and the weights are reconstructed from summaries of the paper.
-"""
+steps, and the weights are reconstructed from summaries of the paper."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings
-from amodal.methods.contract import Features, StagedMethod
+from amodal.core import AmodalError, Batch, Embeddings
+from amodal.core.column import Column
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.shapes import frozen_copy, share
+from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
-from amodal.nn.heads.supervised import SupervisedHead, supervised_head
+from amodal.nn.heads.supervised import SupervisedHead, Target, supervised_head
 from amodal.objectives.info_nce import info_nce, nt_xent
 
 
@@ -29,7 +33,7 @@ def cta_ttt(
     encoder: Encoder,
     *,
     label: str = "",
-    targets: tuple = (),
+    targets: tuple[Target, ...] = (),
     alone: float = 0.5,
     weight: float = 1.0,
     anchor: float = 0.0,
@@ -39,48 +43,107 @@ def cta_ttt(
     temperature: float = 0.5,
     align_temperature: float = 0.1,
 ) -> CrossTask:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what
-    the labels hold (read from the data unless given); alone: share of the steps, first, in which
-    the self-supervised encoder learns alone (0: the encoder comes from such a run and is both the
-    frozen one and where the other begins); weight: lambda of the alignment, or of the views in a
-    joint network; anchor: weight of the alignment at test time; joint: one trunk for labels and
-    views instead; view: how both are augmented; width: of the projectors; temperature: of the
-    views' loss; align_temperature: of the alignment."""
+    """Build CTA.
+
+    Args:
+        encoder: With separate trunks or a shared one.
+        label: What to predict: a label of the data, or more of them with commas between.
+        targets: What the labels hold (by default read from the data).
+        alone: Share of the steps, first, in which the self-supervised encoder learns alone. With 0
+            the encoder comes from such a run; it is both the frozen one and the start of the other.
+        weight: Lambda of the alignment, or of the views in a joint network.
+        anchor: Weight of the alignment at test time.
+        joint: One trunk for labels and views instead.
+        view: How both views are augmented.
+        width: Of the projectors.
+        temperature: Of the views' loss.
+        align_temperature: Of the alignment.
+    """
     if encoder.trunk == "joint":
         raise AmodalError(
             'cta_ttt aligns fields one by one and needs trunk="separate" or "shared", not "joint"'
         )
     if not 0 <= alone < 1:
         raise AmodalError(f"alone is a share of the steps from 0 to below 1, not {alone}")
-    method = CrossTask(encoder, supervised_head(encoder, targets), joint, width)
-    method.stages = (alone, 1.0) if alone and not joint else (1.0,)
-    method.weight, method.anchor, method.views = weight, anchor, (view, view)
-    method.temperature, method.align_temperature = temperature, align_temperature
-    method.on_stage_start(0)
-    return method
+    return CrossTask(
+        encoder,
+        supervised_head(encoder, targets),
+        joint=joint,
+        width=width,
+        stages=(alone, 1.0) if alone and not joint else (1.0,),
+        weight=weight,
+        anchor=anchor,
+        view=view,
+        temperature=temperature,
+        align_temperature=align_temperature,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewFeatures(FeatureRecord):
+    """Features of the first stage, and of test time.
+
+    Args:
+        student: source -> (N, D), two views of each field.
+        frozen: field -> (N, D), the second view by the frozen encoder; empty without alignment.
+    """
+
+    student: Columns
+    frozen: Columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossTaskFeatures(HeadFeatures, ViewFeatures):
+    """Features of the last stage."""
 
 
 class CrossTask(StagedMethod):
-    """Features: views of each field; in the last stage also `told`, the labels, and `frozen/FIELD`,
-    what the frozen encoder sees."""
+    """A supervised encoder aligned with a frozen self-supervised one.
+
+    Args:
+        encoder: The supervised one.
+        head: Of the labels.
+        joint: One trunk for labels and views.
+        width: Of the projectors.
+        stages: Where they end, as shares of the steps.
+        weight: Of the alignment, or of the views in a joint network.
+        anchor: Of the alignment at test time.
+        view: How both views are augmented.
+        temperature: Of the views' loss.
+        align_temperature: Of the alignment.
+    """
 
     min_batch_size = 2
-
     refresh_first = False
 
-    def __init__(self, encoder: Encoder, head: SupervisedHead, joint: bool, width: int):
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: SupervisedHead,
+        *,
+        joint: bool,
+        width: int,
+        stages: tuple[float, ...],
+        weight: float,
+        anchor: float,
+        view: str,
+        temperature: float,
+        align_temperature: float,
+    ):
         super().__init__()
         self.encoder, self.head, self.joint, self.labels = encoder, head, joint, head.labels
         projector = partial(Projector, encoder.width, width, hidden=encoder.width)
-        self.alone, self.own, self.other = (
+        self.view_heads, self.student_heads, self.frozen_heads = (
             nn.ModuleDict({f: projector() for f in encoder.fields}) for _ in range(3)
         )
-        self.frozen = frozen_copy(
-            encoder
-        )  # before the survey, in stages, where the supervised encoder begins
+        # in the first stage it holds the start of the supervised encoder, see `refresh`
+        self.frozen = frozen_copy(encoder)
+        self.stages, self.weight, self.anchor, self.views = stages, weight, anchor, (view, view)
+        self.temperature, self.align_temperature = temperature, align_temperature
+        self.on_stage_start(0)
 
-    def refresh(self, stage: int, see) -> None:
-        """What has learnt alone is frozen, and the supervised encoder begins anew."""
+    def refresh(self, stage: int, embed_all: Callable[[], Embeddings] | None) -> None:
+        """Freeze what has learnt alone; the supervised encoder begins anew."""
         fresh = {k: v.clone() for k, v in self.frozen.state_dict().items()}
         self.frozen.load_state_dict(self.encoder.state_dict())
         self.encoder.load_state_dict(fresh)
@@ -88,56 +151,80 @@ class CrossTask(StagedMethod):
     def on_stage_start(self, stage: int) -> None:
         self.last = stage == len(self.stages) - 1
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> ViewFeatures:
         if not self.last:
-            return self.encoder.features(batch)
-        z = self.encoder.features(
-            batch if self.joint else batch.only(*(f"{f}:1" for f in self.own))
-        ).columns
-        first = Embeddings({f: z[f"{f}:1"] for f in self.own}, batch.size)
-        z |= (
-            {"told": self.head(first)}
-            | self.head.known(batch)
-            | ({} if self.joint else self.seen(batch))
+            z = self.encoder.features(batch)
+            return ViewFeatures(size=batch.size, student=z.columns, frozen={})
+        views = batch if self.joint else batch.only(*(f"{f}:1" for f in self.encoder.fields))
+        z = self.encoder.features(views)
+        first = Embeddings({f: z[f"{f}:1"] for f in self.encoder.fields}, batch.size)
+        return CrossTaskFeatures(
+            size=batch.size,
+            student=z.columns,
+            outputs=self.head(first),
+            label=label_columns(batch, self.labels),
+            frozen={} if self.joint else self.encode_frozen(batch),
         )
-        return Features(z, batch.size)
 
     @torch.no_grad()
-    def seen(self, batch: Batch) -> dict[str, Column]:
-        """`frozen/FIELD` -> the second view as the frozen encoder sees it."""
-        z = self.frozen.features(batch.only(*(f"{f}:2" for f in self.own)))
-        return {f"frozen/{f}": z[f"{f}:2"] for f in self.own}
+    def encode_frozen(self, batch: Batch) -> dict[str, Column]:
+        """field -> its second view by the frozen encoder."""
+        z = self.frozen.features(batch.only(*(f"{f}:2" for f in self.encoder.fields)))
+        return {f: z[f"{f}:2"] for f in self.encoder.fields}
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        if not self.last:
-            return self.of_views(features, self.alone)
-        second = self.of_views(features, self.own) if self.joint else self.aligned(features)
-        weighed = {name: self.weight * loss for name, loss in second.items()}
-        return share(self.head.losses(features["told"], features)) | weighed
-
-    def of_views(self, features: Features, heads: nn.ModuleDict) -> dict[str, Tensor]:
-        loss = partial(nt_xent, temperature=self.temperature)
-        z = {f: features.pair(f"{f}:1", f"{f}:2") for f in heads}
-        return share({f"nt_xent/{f}": loss(heads[f](a), heads[f](b)) for f, (a, b) in z.items()})
-
-    def aligned(self, features: Features) -> dict[str, Tensor]:
-        loss = partial(info_nce, temperature=self.align_temperature)
-        z = {f: features.pair(f"{f}:1", f"frozen/{f}") for f in self.own}
-        return share(
-            {f"align/{f}": loss(self.own[f](a), self.other[f](b)) for f, (a, b) in z.items()}
+    def losses(self, features: ViewFeatures) -> dict[str, Tensor]:
+        if not isinstance(features, CrossTaskFeatures):
+            return self.view_loss(features, self.view_heads)
+        second = (
+            self.view_loss(features, self.student_heads) if self.joint else self.alignment(features)
         )
+        weighted = {name: self.weight * loss for name, loss in second.items()}
+        return share(head_losses(self.head, features.outputs, features)) | weighted
+
+    def view_loss(self, features: ViewFeatures, heads: nn.ModuleDict) -> dict[str, Tensor]:
+        """NT-Xent between the two views of each field."""
+        z = Embeddings(dict(features.student), features.size)
+        pairs = {f: z.pair(f"{f}:1", f"{f}:2") for f in heads}
+        loss = partial(nt_xent, temperature=self.temperature)
+        return share(
+            {f"nt_xent/{f}": loss(heads[f](a), heads[f](b)) for f, (a, b) in pairs.items()}
+        )
+
+    def alignment(self, features: ViewFeatures) -> dict[str, Tensor]:
+        """InfoNCE between the supervised encoder and the frozen one."""
+        terms = {}
+        for f in self.encoder.fields:
+            both = {"student": features.student[f"{f}:1"], "frozen": features.frozen[f]}
+            a, b = Embeddings(both, features.size).pair("student", "frozen")
+            terms[f"align/{f}"] = info_nce(
+                self.student_heads[f](a),
+                self.frozen_heads[f](b),
+                temperature=self.align_temperature,
+            )
+        return share(terms)
 
     def at_test(self, batch: Batch) -> Tensor:
-        """Of a batch of two views, without labels: what the encoder is to make small. The method
-        must be in evaluation mode."""
-        z = self.encoder.features(batch)
-        loss = sum(self.of_views(z, self.own).values())
-        if not self.anchor or self.joint:
-            return loss
-        return loss + self.anchor * sum(
-            self.aligned(Features(z.columns | self.seen(batch), batch.size)).values()
+        """The loss that test-time training minimises, without labels.
+
+        The method must be in evaluation mode.
+
+        Args:
+            batch: Two views of each field.
+        """
+        aligned = bool(self.anchor) and not self.joint
+        features = ViewFeatures(
+            size=batch.size,
+            student=self.encoder.features(batch).columns,
+            frozen=self.encode_frozen(batch) if aligned else {},
         )
+        loss = total(self.view_loss(features, self.student_heads))
+        return loss + self.anchor * total(self.alignment(features)) if aligned else loss
 
     @property
     def label_head(self) -> SupervisedHead:
+        """Predicts the labels from the encoder's features."""
         return self.head
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    return reduce(torch.add, terms.values())

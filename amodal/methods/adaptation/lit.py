@@ -17,25 +17,41 @@ def lit(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """lock: the fields that stay as they are, with commas between (unless given, those with a
-    pretrained backbone, or the first field); width: of the common space; temperature: where the
-    learned softmax temperature starts; max_scale: bound of its inverse."""
+    """Build LiT.
+
+    Args:
+        encoder: Some of its towers are pretrained.
+        lock: The fields that are frozen, with commas between (by default those with a pretrained
+            backbone, or the first field).
+        width: Of the common space.
+        temperature: Where the learned softmax temperature starts.
+        max_scale: Bound of its inverse.
+    """
     for field in to_lock(encoder, lock):
         encoder.lock(field)
     return clip(encoder, width=width, temperature=temperature, max_scale=max_scale)
 
 
 def to_lock(encoder: Encoder, lock: str) -> list[str]:
-    """The fields that `lock` names, with commas between; unless it names any, those with a
-    pretrained backbone, or the first. Raises AmodalError for a name that is none, and where nothing
-    else would learn."""
-    given = [f for f in encoder.fields if encoder.contextual(f)] or [next(iter(encoder.fields))]
-    locked = [f.strip() for f in lock.split(",")] if lock else given
+    """The fields to freeze.
+
+    Args:
+        encoder: Of the fields.
+        lock: Their names, with commas between; "" for those with a pretrained backbone, or the
+            first field.
+
+    Raises:
+        AmodalError: For a name that is no field, and if nothing would learn.
+    """
+    pretrained = [f for f in encoder.fields if encoder.contextual(f)]
+    default = pretrained or [next(iter(encoder.fields))]
+    locked = [f.strip() for f in lock.split(",")] if lock else default
     for field in locked:
         if field not in encoder.fields:
             raise unknown("field to lock", field, encoder.fields)
     if len(locked) == len(encoder.fields) and not any(map(encoder.contextual, locked)):
         raise AmodalError(
-            "all fields are locked, so that nothing would learn but their maps into one space; leave one out of lock"
+            "all fields are locked, so that nothing would learn but their maps into one space; "
+            "leave one out of lock"
         )
     return locked

@@ -6,20 +6,24 @@ representation features is the frozen one and a low-rank residual. All else is `
 what differs from the papers. Row 198 of the catalogue."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
+
+from torch import nn
 
 from amodal.methods.shared.shared_space import NamedClasses, one_category
 from amodal.nn.adapters.lora import lora
 from amodal.nn.adapters.shared_space_tokens import space_tokens
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.supervised import Target
 
 
 def mmrl_pp(
     encoder: Encoder,
     *,
     label: str = "",
-    targets: tuple = (),
-    words: str = "",
+    targets: tuple[Target, ...] = (),
+    text_field: str = "",
     count: int = 5,
     space: int = 512,
     first: int = 0,
@@ -33,30 +37,51 @@ def mmrl_pp(
     width: int = 128,
     view: str = "weak",
 ) -> NamedClasses:
-    """label: what is to be told, a label of the data that is a category; targets: its classes (read
-    from the data unless given); words: the field that class names are read in (the first text
-    field); count: tokens of the space; space: its width; first: the first block that they enter,
-    from 1 (0: the paper's, 6 of 12); rank: of the residuals of each block; head_rank: of the
-    representation projection's; beta: share of a block's own tokens (1: those before are replaced,
-    as in `mmrl`); alpha: share of the class feature's loss, and of its probabilities; weight: of
-    the cosines to the frozen towers; scale: of cosines as logits; template: a sentence with {} for
-    the class; width: of the space of vectors, if the encoder has aligned none (its maps into one
-    then learn); view: how values are augmented, such as "plain" or "weak"."""
-    at = first - 1 if first else None
-    tokens = partial(space_tokens, count=count, space=space, first=at, rank=rank, beta=beta)
-    rest = {
-        "alpha": alpha,
-        "weight": weight,
-        "scale": scale,
-        "template": template,
-        "width": width,
-        "view": view,
-    }
+    """Build MMRL++.
+
+    Args:
+        encoder: Trained to compare its fields with texts.
+        label: What to predict, a label of the data that is a category.
+        targets: Its classes (by default read from the data).
+        text_field: The field that class names are read in (by default the first of text).
+        count: Tokens of the space.
+        space: Its width.
+        first: The first block that they enter, from 1 (0: the paper's, 6 of 12).
+        rank: Of the residuals of each block.
+        head_rank: Of the residual of the representation projection.
+        beta: Share of a block's own tokens (1: those of the block before are replaced, as in
+            `mmrl`).
+        alpha: Share of the class feature's loss, and of its probabilities.
+        weight: Of the cosines to the frozen towers.
+        scale: Of cosines as logits.
+        template: A sentence with {} for the class.
+        width: Of the space of vectors, if the encoder has aligned none (its maps into one then
+            learn).
+        view: How values are augmented, such as "plain" or "weak".
+    """
+    tokens = partial(
+        space_tokens,
+        count=count,
+        space=space,
+        first=first - 1 if first else None,
+        rank=rank,
+        beta=beta,
+    )
     return NamedClasses(
-        encoder, one_category(targets, "mmrl_pp"), words, tokens, residual(head_rank), **rest
+        encoder,
+        one_category(targets, "mmrl_pp"),
+        text_field,
+        tokens,
+        residual(head_rank),
+        alpha=alpha,
+        weight=weight,
+        scale=scale,
+        template=template,
+        width=width,
+        view=view,
     )
 
 
-def residual(rank: int):
-    """Head -> a copy whose linear maps stay but for a difference of that rank."""
+def residual(rank: int) -> Callable[[nn.Module], nn.Module]:
+    """Head -> a copy with frozen linear maps and trained differences of that rank."""
     return lambda head: lora(copy.deepcopy(head), rank, alpha=float(rank))

@@ -1,10 +1,10 @@
 """UDA-COPE: where on its object each seen point lies, learnt from rendered objects and carried over
 to real ones by geometry. Lee, Lee, Shin, Choe, Shin, Kweon and Yoon, CVPR 2022, arXiv:2111.12580.
-Losses: cross-entropy of the bins of normalised object coordinates (NOCS) where they are known;
-else, of a slow teacher, where its pose puts the points that pass the bidirectional filter (without
-the filter what it tells of all of them), and the distance of what is told from where the pose puts
-the point. Row 73 of the catalogue. We know of no public code of the authors: weights, thresholds
-and momentum are ours.
+Losses: cross-entropy of the bins of normalised object coordinates (NOCS) where they are known; else
+the pseudo-labels of a teacher: where its pose puts the points that pass the bidirectional filter
+(without the filter its prediction for all of them), and the distance of the prediction from where
+the pose puts the point. Row 73 of the catalogue. We know of no public code of the authors: weights,
+thresholds and momentum are ours.
 
 `points` is a picture whose three channels are x, y, z of what each pixel sees, 0, 0, 0 where that
 is nothing; `coordinates` likewise in [0, 1]. Records with coordinates are the labelled source.
@@ -15,14 +15,16 @@ their own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Clock, Features, StagedMethod
-from amodal.methods.shared.coordinates import Coordinates, check_fields, listed, summed
-from amodal.methods.shared.shapes import follow, frozen_copy, refuse_pool, token_mean
+from amodal.methods.contract import Clock, FeatureRecord, StagedMethod
+from amodal.methods.shared.coordinates import Coordinates, check_fields, masked_sum, point_list
+from amodal.methods.shared.shapes import ema_update, frozen_copy, refuse_pool, token_mean
 from amodal.nn.encoder import Encoder
 from amodal.objectives.coordinate_bins import bin_cross_entropy, expected_distance
 from amodal.stats.similarity_transform import Similarity, bidirectional_filter, ransac
@@ -41,96 +43,184 @@ def uda_cope(
     pseudo: float = 1.0,
     geometry: float = 1.0,
     filtered: bool = True,
-    near: float = 0.1,
-    far: float = 0.1,
-    tries: int = 100,
+    inlier_distance: float = 0.1,
+    filter_distance: float = 0.1,
+    iterations: int = 100,
 ) -> UdaCope:
-    """points, coordinates: the fields of what is seen and of what is told; labelled: a label that
-    only records have whose coordinates may be learnt (all that have coordinates unless given);
-    bins: of each axis; hidden: of the head; source: share of the steps on labelled records alone,
-    before the teacher sets in; momentum: of the teacher; pseudo, geometry: weights of both losses
-    on other records; filtered: False takes the teacher's word for every point; near, far:
-    thresholds of the filter, in the units of `coordinates`; tries: of RANSAC."""
+    """Build UDA-COPE.
+
+    Args:
+        encoder: Of pictures of points, and other fields.
+        points: The field of observed points.
+        coordinates: The field of object coordinates, which are predicted.
+        labelled: A label that only records have whose coordinates may be learnt (by default all
+            that have coordinates).
+        bins: Of each axis.
+        hidden: Width of the head.
+        source: Share of the steps on labelled records alone, before the teacher sets in.
+        momentum: Of the teacher.
+        pseudo: Weight of the cross-entropy on other records.
+        geometry: Weight of the distances on other records.
+        filtered: False takes the teacher's prediction for every point.
+        inlier_distance: Of the RANSAC pose, in the units of `coordinates`.
+        filter_distance: Threshold of the bidirectional filter, in the units of `coordinates`.
+        iterations: Of RANSAC.
+    """
     check_fields(encoder, points, coordinates)
-    if not 0 <= source <= 1 or bins < 2 or tries < 1:
+    if not 0 <= source <= 1 or bins < 2 or iterations < 1:
         raise AmodalError(
-            f"source = {source} is a share, bins = {bins} at least 2, tries = {tries} at least 1"
+            f"source = {source} is a share, bins = {bins} at least 2, "
+            f"iterations = {iterations} at least 1"
         )
     if coordinates != points:
         encoder.drop(coordinates)
     refuse_pool(encoder)
-    method = UdaCope(
-        encoder, Coordinates(encoder, points, bins, hidden), coordinates, labelled, source
+    return UdaCope(
+        encoder,
+        Coordinates(encoder, points, bins, hidden),
+        coordinates=coordinates,
+        labelled=labelled,
+        source=source,
+        momentum=momentum,
+        pseudo=pseudo,
+        geometry=geometry,
+        filtered=filtered,
+        inlier_distance=inlier_distance,
+        filter_distance=filter_distance,
+        iterations=iterations,
     )
-    method.momentum, method.weights, method.filtered = (
-        momentum,
-        {"pseudo": pseudo, "geometry": geometry},
-        filtered,
-    )
-    method.near, method.far, method.tries = near, far, tries
-    return method
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinateFeatures(FeatureRecord):
+    """For each row the sum of the losses of its points, and their number.
+
+    Args:
+        coordinates: (N, 2) cross-entropy with known coordinates.
+        pseudo: (N, 2) cross-entropy with pseudo-labels; None before the teacher sets in.
+        geometry: (N, 2) distances from the pose of the teacher; None before it sets in.
+    """
+
+    coordinates: Column
+    pseudo: Column | None = None
+    geometry: Column | None = None
 
 
 class UdaCope(StagedMethod):
-    """Features are, for each row, the sum of the losses of its points, and their number."""
+    """A predictor of object coordinates, and a teacher for records without them.
+
+    Args:
+        encoder: Of the fields.
+        head: Predicts coordinates.
+        coordinates: The field of known coordinates.
+        labelled: A label of the records whose coordinates may be learnt; "" for all.
+        source: Share of the steps before the teacher sets in.
+        momentum: Of the teacher.
+        pseudo: Weight of the cross-entropy with pseudo-labels.
+        geometry: Weight of the distances from the pose.
+        filtered: Whether pseudo-labels pass the bidirectional filter.
+        inlier_distance: Of RANSAC.
+        filter_distance: Of the filter.
+        iterations: Of RANSAC.
+    """
 
     def __init__(
-        self, encoder: Encoder, told: Coordinates, coordinates: str, labelled: str, source: float
+        self,
+        encoder: Encoder,
+        head: Coordinates,
+        *,
+        coordinates: str,
+        labelled: str,
+        source: float,
+        momentum: float,
+        pseudo: float,
+        geometry: float,
+        filtered: bool,
+        inlier_distance: float,
+        filter_distance: float,
+        iterations: int,
     ):
         super().__init__()
-        self.encoder, self.told, self.coordinates = encoder, told, coordinates
-        self.teacher = frozen_copy(nn.ModuleList([encoder, told]))
+        self.encoder, self.coordinate_head, self.coordinates = encoder, head, coordinates
+        self.teacher = frozen_copy(nn.ModuleList([encoder, head]))
         self.labels = (labelled,) if labelled else ()
-        self.plan = [False] * (source > 0) + [True] * (source < 1)  # whether the teacher teaches
-        self.stages, self.taught = ((source, 1.0) if len(self.plan) == 2 else (1.0,)), self.plan[0]
+        # of each stage, whether the teacher labels the other records
+        self.adapts = [False] * (source > 0) + [True] * (source < 1)
+        self.stages = (source, 1.0) if len(self.adapts) == 2 else (1.0,)
+        self.adapting = self.adapts[0]
+        self.momentum, self.filtered = momentum, filtered
+        self.weights = {"coordinates": 1.0, "pseudo": pseudo, "geometry": geometry}
+        self.inlier_distance, self.filter_distance = inlier_distance, filter_distance
+        self.iterations = iterations
 
     def on_stage_start(self, stage: int) -> None:
-        self.taught = self.plan[stage]
+        self.adapting = self.adapts[stage]
 
     def on_step_end(self, clock: Clock) -> None:
-        for slow, fast in zip(self.teacher, (self.encoder, self.told)):
-            follow(slow, fast, self.momentum if self.taught else 0.0)
+        momentum = self.momentum if self.adapting else 0.0
+        for teacher, student in zip(self.teacher, (self.encoder, self.coordinate_head)):
+            ema_update(teacher, student, momentum)
 
-    def features(self, batch: Batch) -> Features:
-        points, logits = batch[self.told.points], self.told(self.encoder, batch).values
-        seen, there = listed(points.values)
-        truth = batch[self.coordinates].at(self.known(batch)[batch[self.coordinates].rows])
-        at, at_truth = shared_rows(points, truth)
-        value, valid = listed(truth.values[at_truth])
-        told = summed(bin_cross_entropy(logits[at], value), valid & there[at])
-        columns = {"coordinates": Column(told, points.rows[at])}
-        if self.taught:
-            others = (~self.known(batch))[points.rows].nonzero().squeeze(1)
-            columns |= self.teach(
-                batch.at(points.rows[others]), logits[others], points.rows[others]
-            )
-        return Features(columns, batch.size)
-
-    def known(self, batch: Batch) -> Tensor:
-        """(B,) bool: the rows whose coordinates are learnt."""
-        return (batch.labels[self.labels[0]] if self.labels else batch[self.coordinates]).present(
-            batch.size
+    def features(self, batch: Batch) -> CoordinateFeatures:
+        points = batch[self.coordinate_head.points]
+        logits = self.coordinate_head(self.encoder, batch).values
+        _, observed = point_list(points.values)
+        labelled = self.labelled_rows(batch)
+        truth = batch[self.coordinates].at(labelled[batch[self.coordinates].rows])
+        index, truth_index = shared_rows(points, truth)
+        value, valid = point_list(truth.values[truth_index])
+        loss = bin_cross_entropy(logits[index], value)
+        supervised = Column(masked_sum(loss, valid & observed[index]), points.rows[index])
+        if not self.adapting:
+            return CoordinateFeatures(size=batch.size, coordinates=supervised)
+        others = (~labelled)[points.rows].nonzero().squeeze(1)
+        rows = points.rows[others]
+        pseudo, geometry = self.pseudo_losses(batch.at(rows), logits[others], rows)
+        return CoordinateFeatures(
+            size=batch.size, coordinates=supervised, pseudo=pseudo, geometry=geometry
         )
 
-    def teach(self, others: Batch, logits: Tensor, rows: Tensor) -> dict[str, Column]:
-        guess, seen, there = self.teacher[1].guessed(self.teacher[0], others)
-        how = {"near": self.near, "tries": self.tries}
-        if self.filtered:
-            fit, kept = bidirectional_filter(guess, seen, there, others.seeds, far=self.far, **how)
-        else:
-            fit, kept = ransac(guess, seen, there, others.seeds, **how)[0], there
-        place = fit.back(seen.double()).clamp(0, 1)
-        pseudo = bin_cross_entropy(logits, place if self.filtered else guess)
-        each = {"pseudo": pseudo, "geometry": expected_distance(logits, place)}
-        return {name: Column(summed(loss, kept), rows) for name, loss in each.items()}
+    def labelled_rows(self, batch: Batch) -> Tensor:
+        """(B,) bool: the rows whose coordinates are learnt."""
+        column = batch.labels[self.labels[0]] if self.labels else batch[self.coordinates]
+        return column.present(batch.size)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        weights = {"coordinates": 1.0, **self.weights}
-        return {name: weights[name] * token_mean(features[name]) for name in features}
+    def pseudo_losses(self, batch: Batch, logits: Tensor, rows: Tensor) -> tuple[Column, Column]:
+        """The losses of rows without known coordinates.
+
+        Args:
+            batch: Those rows alone.
+            logits: (N, 3, bins, P) of the student.
+            rows: (N,) their numbers in the whole batch.
+
+        Returns:
+            (N, 2) cross-entropies with pseudo-labels, and (N, 2) distances from the pose.
+        """
+        guess, points, observed = self.teacher[1].correspondences(self.teacher[0], batch)
+        options = {"near": self.inlier_distance, "tries": self.iterations}
+        correspondences = guess, points, observed, batch.seeds
+        if self.filtered:
+            pose, valid = bidirectional_filter(
+                *correspondences, far=self.filter_distance, **options
+            )
+        else:
+            pose, valid = ransac(*correspondences, **options)[0], observed
+        place = pose.back(points.double()).clamp(0, 1)
+        pseudo = bin_cross_entropy(logits, place if self.filtered else guess)
+        distance = expected_distance(logits, place)
+        return Column(masked_sum(pseudo, valid), rows), Column(masked_sum(distance, valid), rows)
+
+    def losses(self, features: CoordinateFeatures) -> dict[str, Tensor]:
+        return {
+            name: self.weights[name] * token_mean(column)
+            for name, column in features.columns.items()
+        }
 
     @torch.no_grad()
     def poses(self, batch: Batch) -> Similarity:
-        """Of the rows that have points, what takes the object's space to where it is seen."""
-        guess, seen, there = self.told.guessed(self.encoder, batch)
-        seeds = batch.seeds[batch[self.told.points].rows]
-        return ransac(guess, seen, there, seeds, near=self.near, tries=self.tries)[0]
+        """The poses that take object space to camera space, of the rows that have points."""
+        guess, points, observed = self.coordinate_head.correspondences(self.encoder, batch)
+        seeds = batch.seeds[batch[self.coordinate_head.points].rows]
+        return ransac(
+            guess, points, observed, seeds, near=self.inlier_distance, tries=self.iterations
+        )[0]

@@ -1,5 +1,5 @@
-"""CPP: what a frozen encoder sees is laid into subspaces, and who belongs with whom is learnt
-beside it, without a number of clusters. Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024,
+"""CPP: the vectors of a frozen encoder are laid into subspaces, and cluster memberships are learnt
+beside them, without a number of clusters. Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024,
 arXiv:2306.05272. Minimised: -R(Z) + R_c(Z | Pi) + weight / 2 |Pi|^2 of their section 3, with Pi the
 doubly stochastic membership of all rows of a batch; before that -R alone. Row 185 of the catalogue.
 Clusters, their number by coding length, and their names by votes of text are in
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of
-from amodal.methods.contract import Features, StagedMethod
+from amodal.methods.contract import StagedMethod
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import BranchHead
 from amodal.objectives.rate_reduction import coding_rate, compressed_rate
@@ -37,59 +37,87 @@ def cpp(
     weight: float = 0.05,
     warmup: float = 0.07,
 ) -> Clusters:
-    """width: of each branch, the subspaces' and the memberships'; hidden: of the head's layers;
-    distortion: squared, to which vectors are told; epsilon: entropy of memberships, smaller is
-    harder; iterations: of their scaling; weight: of the squared norm of memberships; warmup: share
-    of the steps that only spread the vectors out, after which memberships begin where they are."""
+    """Build CPP.
+
+    Args:
+        encoder: Stays frozen but for its heads.
+        width: Of each branch, the subspaces' and the memberships'.
+        hidden: Of the head's layers.
+        distortion: Squared, of the coding rate.
+        epsilon: Entropy of memberships; smaller is harder.
+        iterations: Of their Sinkhorn scaling.
+        weight: Of the squared norm of memberships.
+        warmup: Share of the steps that only spread the vectors out; after it memberships begin as
+            a copy of the subspaces' branch.
+    """
     if not 0 <= warmup < 1:
         raise AmodalError(f"cpp.warmup is a share of the steps from 0 to below 1, got {warmup}")
     encoder.align(
         2 * width, fused=encoder.trunk == "joint", head=partial(BranchHead, hidden=hidden)
     )
-    method = Clusters(encoder, distortion, {"epsilon": epsilon, "iterations": iterations}, weight)
-    method.stages = (warmup, 1.0) if warmup else (1.0,)
-    method.on_stage_start(0)
-    return method
+    return Clusters(
+        encoder,
+        distortion=distortion,
+        epsilon=epsilon,
+        iterations=iterations,
+        weight=weight,
+        stages=(warmup, 1.0) if warmup else (1.0,),
+    )
 
 
 class Clusters(StagedMethod):
-    """Only the heads learn. Features: the frozen vectors of each field."""
+    """Heads that lay frozen vectors into subspaces; features are those vectors, field by field.
+
+    Args:
+        encoder: Has heads of two branches.
+        distortion: Squared, of the coding rate.
+        epsilon: Entropy of memberships.
+        iterations: Of their Sinkhorn scaling.
+        weight: Of the squared norm of memberships.
+        stages: Where they end, as shares of the steps; the first of two only spreads vectors out.
+    """
 
     min_batch_size = 2
-
     refresh_first = False
 
-    def __init__(self, encoder: Encoder, distortion: float, sinkhorn: dict, weight: float):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        distortion: float,
+        epsilon: float,
+        iterations: int,
+        weight: float,
+        stages: tuple[float, ...],
+    ):
         super().__init__()
-        self.encoder, self.distortion, self.sinkhorn, self.weight = (
-            encoder,
-            distortion,
-            sinkhorn,
-            weight,
-        )
+        self.encoder, self.distortion, self.weight = encoder, distortion, weight
+        self.epsilon, self.iterations, self.stages = epsilon, iterations, stages
+        self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
         self.spreading = len(self.stages) > 1 and stage == 0
         self.encoder.requires_grad_(False).heads.requires_grad_(True)
 
-    def refresh(self, stage: int, see: Callable[[], Embeddings]) -> None:
+    def refresh(self, stage: int, embed_all: Callable[[], Embeddings] | None) -> None:
+        """Memberships begin as the subspaces' branch."""
         for head in self.encoder.heads.values():
             head.begin_alike()
 
     @torch.no_grad()
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> Embeddings:
         return self.encoder.features(batch)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: Embeddings) -> dict[str, Tensor]:
         terms = {}
         for s in features:
-            z_ND, c_ND = (
-                normalize(half, dim=1)
-                for half in self.encoder.heads[field_of(s)](features[s].values).chunk(2, 1)
-            )
+            branches = self.encoder.heads[field_of(s)](features[s].values).chunk(2, 1)
+            z_ND, c_ND = (normalize(branch, dim=1) for branch in branches)
             terms[f"spread/{s}"] = -coding_rate(z_ND, distortion=self.distortion)
             if not self.spreading:
-                member_NN = doubly_stochastic((c_ND @ c_ND.T).abs(), **self.sinkhorn)
+                member_NN = doubly_stochastic(
+                    (c_ND @ c_ND.T).abs(), epsilon=self.epsilon, iterations=self.iterations
+                )
                 terms[f"compress/{s}"] = compressed_rate(
                     z_ND, member_NN, distortion=self.distortion
                 )

@@ -10,13 +10,15 @@ for two and 3 for three. Row 69 of the catalogue."""
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core import Batch, Embeddings
-from amodal.methods.contract import Clock, Features, Method
+from amodal.core.column import shared_rows
+from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -36,31 +38,82 @@ def multi_sk(
     weight: float = 1.0,
     across: bool = True,
 ) -> Method:
-    """width: of the shared space; temperature: of InfoNCE; anchors: of each field in each space;
-    assigned: share of them that a row gets; epsilon, iterations: of the Sinkhorn alternation;
-    queue: earlier rows of each field, the anchors are not used before it is full; weight: of the
-    consistency terms, 0 for none; across: also between one field's own space and another's place in
-    the shared one."""
-    sinkhorn = {"share": assigned, "epsilon": epsilon, "iterations": iterations}
+    """Build multi-assignment Sinkhorn.
+
+    Args:
+        encoder: Of at least two fields.
+        width: Of the shared space.
+        temperature: Of InfoNCE.
+        anchors: Of each field in each space.
+        assigned: Share of them that a row is assigned to.
+        epsilon: Of the Sinkhorn alternation.
+        iterations: Of the Sinkhorn alternation.
+        queue: Earlier rows of each field; the anchors are not used before it is full.
+        weight: Of the consistency terms, 0 for none.
+        across: Also compare one field's input space with another's place in the shared space.
+    """
     return MultiSK(
         two_fields(encoder).align(width, hidden=encoder.width),
-        temperature,
-        anchors,
-        sinkhorn,
-        queue,
-        weight,
-        across,
+        temperature=temperature,
+        anchors=anchors,
+        assigned=assigned,
+        epsilon=epsilon,
+        iterations=iterations,
+        queue=queue,
+        weight=weight,
+        across=across,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TwoSpaces(FeatureRecord):
+    """Vectors of each field in two spaces.
+
+    Args:
+        shared: field -> (N, D) in the space that fields share.
+        inputs: field -> (N, E), the mean of its tokens before the trunk.
+    """
+
+    shared: Columns
+    inputs: Columns
+
+
 class MultiSK(Method):
+    """InfoNCE between fields, and consistent assignments to anchors in two spaces.
+
+    Args:
+        encoder: Aligned.
+        temperature: Of InfoNCE.
+        anchors: Of each field in each space.
+        assigned: Share of anchors that a row is assigned to.
+        epsilon: Of the Sinkhorn alternation.
+        iterations: Of the Sinkhorn alternation.
+        queue: Earlier rows of each field.
+        weight: Of the consistency terms.
+        across: Also compare the spaces of different fields.
+    """
+
     min_batch_size = 2
     views = ("weak",)
 
-    def __init__(self, encoder, temperature, anchors, sinkhorn, queue, weight, across):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float,
+        anchors: int,
+        assigned: float,
+        epsilon: float,
+        iterations: int,
+        queue: int,
+        weight: float,
+        across: bool,
+    ):
         super().__init__()
-        self.encoder, self.temperature, self.sinkhorn = encoder, temperature, sinkhorn
+        self.encoder, self.temperature, self.assigned = encoder, temperature, assigned
+        self.epsilon, self.iterations = epsilon, iterations
         self.queue, self.weight, self.across = queue, weight, across
+        # "own" (of the inputs) and "shared" are part of the names of tensors in runs
         widths = {"own": encoder.width, "shared": encoder.heads_width}
         self.anchors = nn.ParameterDict(
             {
@@ -73,21 +126,20 @@ class MultiSK(Method):
             self.register_buffer(f"queue/{space}/{f}", torch.zeros(0 if not weight else queue, d))
         for f in encoder.fields:
             self.register_buffer(f"queued/{f}", torch.zeros((), dtype=torch.int64))
-        self._seen: dict[str, Tensor] = {}
+        self._new: dict[str, Tensor] = {}
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> TwoSpaces:
         content = self.encoder.patchify(batch)
         context = self.encoder.encode(
-            {s: self.encoder.add_positions(bag) for s, bag in content.items()}
+            {s: self.encoder.add_positions(tokens) for s, tokens in content.items()}
         )
         z = self.encoder.project(Embeddings(self.encoder.pool(context), batch.size))
-        return Embeddings(
-            z.columns | {f"own/{s}": bag.pool() for s, bag in content.items()}, batch.size
-        )
+        inputs = {s: tokens.pool() for s, tokens in content.items()}
+        return TwoSpaces(size=batch.size, shared=z.columns, inputs=inputs)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: TwoSpaces) -> dict[str, Tensor]:
         fields = list(self.encoder.fields)
-        z = Embeddings({f: features[f] for f in fields}, features.size)
+        z = Embeddings({f: features.shared[f] for f in fields}, features.size)
         terms = share(
             {
                 f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature)
@@ -96,47 +148,56 @@ class MultiSK(Method):
         )
         if not self.weight:
             return terms
-        units = {f"own/{f}": normalize(features[f"own/{f}"].values, dim=1) for f in fields}
-        units |= {f"shared/{f}": normalize(features[f].values, dim=1) for f in fields}
-        self._seen = {name: unit.detach() for name, unit in units.items()}
+        units = {f"own/{f}": normalize(features.inputs[f].values, dim=1) for f in fields}
+        units |= {f"shared/{f}": normalize(features.shared[f].values, dim=1) for f in fields}
+        self._new = {name: unit.detach() for name, unit in units.items()}
         full = [f for f in fields if self.get_buffer(f"queued/{f}") >= self.queue]
-        kept = {}
-        for of, to in itertools.product(
-            full, full
-        ):  # a field in the shared space, and the field whose anchors it is scored on
+        consistent = {}
+        # a field in the shared space, and the field whose anchors it is scored on
+        for of, to in itertools.product(full, full):
             if of == to or self.across:
-                kept[f"anchors/{of}~{to}"] = self.weight * self.consistency(features, units, of, to)
+                term = self.weight * self.consistency(features, units, of, to)
+                consistent[f"anchors/{of}~{to}"] = term
         # the consistency of two fields is a sum, and of n fields as much for each two
-        return terms | {name: term / len(terms) for name, term in kept.items()}
+        return terms | {name: term / len(terms) for name, term in consistent.items()}
 
-    def consistency(self, features: Features, units: dict[str, Tensor], of: str, to: str) -> Tensor:
-        """Of rows that have both fields: scores in `to`'s own space against assignments of `of` in
-        the shared one, and back."""
-        own, own_queue = self.scores(units, f"own/{to}", f"own/{to}")
+    def consistency(
+        self, features: TwoSpaces, units: dict[str, Tensor], of: str, to: str
+    ) -> Tensor:
+        """Fit the scores in each space to the assignments in the other, on rows with both fields.
+
+        Args:
+            features: Of the batch.
+            units: `own/FIELD` and `shared/FIELD` -> unit vectors.
+            of: The field in the shared space.
+            to: The field in its input space, whose anchors are used.
+        """
+        inputs, input_queue = self.scores(units, f"own/{to}", f"own/{to}")
         shared, shared_queue = self.scores(units, f"shared/{of}", f"shared/{to}")
-        both = Embeddings(
-            {"own": features[f"own/{to}"], "shared": features[of]}, features.size
-        ).complete(["own", "shared"])[0]
-        at = [torch.searchsorted(features[name].rows, both) for name in (f"own/{to}", of)]
-        targets = [self.assign(*pair) for pair in ((own, own_queue), (shared, shared_queue))]
-        return anchor_cost(own[at[0]], targets[1][at[1]]) + anchor_cost(
-            shared[at[1]], targets[0][at[0]]
+        input_index, shared_index = shared_rows(features.inputs[to], features.shared[of])
+        targets = [self.assign(*pair) for pair in ((inputs, input_queue), (shared, shared_queue))]
+        return anchor_cost(inputs[input_index], targets[1][shared_index]) + anchor_cost(
+            shared[shared_index], targets[0][input_index]
         )
 
     def scores(self, units: dict[str, Tensor], name: str, anchors: str) -> tuple[Tensor, Tensor]:
         """Cosines with the anchors: of the batch, and of the queue."""
         directions = normalize(self.anchors[anchors].to(units[name].dtype), dim=1)
-        return units[name] @ directions.T, self.get_buffer(f"queue/{name}").to(
-            directions.dtype
-        ) @ directions.detach().T
+        queue = self.get_buffer(f"queue/{name}").to(directions.dtype)
+        return units[name] @ directions.T, queue @ directions.detach().T
 
     def assign(self, batch: Tensor, queue: Tensor) -> Tensor:
-        return multi_sinkhorn(torch.cat([queue, batch.detach()]), **self.sinkhorn)[len(queue) :]
+        """The assignments of the batch, balanced with those of the queue."""
+        scores = torch.cat([queue, batch.detach()])
+        assigned = multi_sinkhorn(
+            scores, share=self.assigned, epsilon=self.epsilon, iterations=self.iterations
+        )
+        return assigned[len(queue) :]
 
     def on_step_end(self, clock: Clock) -> None:
-        for name, unit in self._seen.items():
+        for name, unit in self._new.items():
             queue = self.get_buffer(f"queue/{name}")
             queue.copy_(torch.cat([queue, unit.to(queue.dtype)])[len(unit) :])
             if name.startswith("own/"):
                 self.get_buffer(f"queued/{name[4:]}").add_(len(unit))
-        self._seen = {}
+        self._new = {}

@@ -20,7 +20,7 @@ def align(
     *,
     width: int = 640,
     temperature: float = 1.0,
-    least: float = 0.01,
+    min_temperature: float = 0.01,
     smoothing: float = 0.1,
 ) -> Towers:
     """InfoNCE with smoothed labels between every two fields, both directions summed.
@@ -29,10 +29,10 @@ def align(
         encoder: Gets heads into a common space; needs two fields.
         width: Width of the common space.
         temperature: Initial value of the learned softmax temperature.
-        least: Lower bound of the temperature.
+        min_temperature: Lower bound of the temperature.
         smoothing: Share of a row's target that is spread evenly over all rows of the batch.
     """
-    scale = Scale(1 / temperature, most=1 / least)
+    scale = Scale(1 / temperature, most=1 / min_temperature)
 
     def objective(z: Embeddings) -> dict[str, Tensor]:
         # eq. 1 and 2 are added, while `smoothed_info_nce` is the mean of both directions

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
-from amodal.methods.shared.shapes import follow, frozen_copy, two_fields
+from amodal.methods.shared.shapes import ema_update, frozen_copy, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
@@ -217,8 +217,8 @@ class Rocket(Method):
 
     def on_step_end(self, clock: Clock) -> None:
         if self.ema_encoder is not None and self.ema_added is not None:
-            follow(self.ema_encoder, self.encoder, self.momentum)
-            follow(self.ema_added, self.added, self.momentum)
+            ema_update(self.ema_encoder, self.encoder, self.momentum)
+            ema_update(self.ema_added, self.added, self.momentum)
 
 
 def predicted(p: Embeddings, target: Embeddings, pairs: Iterable[Pair]) -> Tensor:

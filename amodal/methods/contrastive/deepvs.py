@@ -29,7 +29,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
-from amodal.methods.shared.matching import token_features, words_of
+from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
@@ -44,7 +44,7 @@ ENCODER = {"mixer": "brnn"}
 def deepvs(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     width: int = 600,
     margin: float = 1.0,
     over: str = "sum",
@@ -57,7 +57,7 @@ def deepvs(
 
     Args:
         encoder: Gets heads into a common space; needs two fields.
-        words: The field whose tokens are matched with regions. Default: the first text field.
+        text_field: The field whose tokens are matched with regions. Default: the first text field.
         width: h, width of the common space (300 to 1600 in the paper).
         margin: By how much a pair must score above mismatched ones.
         over: Reduction over a row's mismatches: "sum", "mean" or "hardest".
@@ -68,10 +68,10 @@ def deepvs(
         hidden: Width of the generator's state.
 
     Raises:
-        AmodalError: If there is one field only, or `captions` is set and `words` is not a text
+        AmodalError: If there is one field only, or `captions` is set and `text_field` is not a text
             field with `patch = 1`.
     """
-    name, _ = words_of(two_fields(encoder), words)
+    name, _ = pick_text_field(two_fields(encoder), text_field)
     if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
         raise AmodalError(
             f"captions are written id by id: {name} must be a text field with patch = 1"

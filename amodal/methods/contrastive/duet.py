@@ -146,7 +146,7 @@ class Duet(Method):
             one, words = Ragged(z[s].flat, torch.ones_like(present)), prompt.words.values[present]
             state_ND = self.field_cross(one, words).flat
             masked_nD = self.prompt_cross(words, one).flat[prompt.masked(present)]
-            losses = self.prompts.told(self.encoder, prompt, batch, masked_nD, present)
+            losses = self.prompts.masked_losses(self.encoder, prompt, batch, masked_nD, present)
             predicted[s] = Column(self.regress(state_ND), present)
             state[s], mask_losses[s] = Column(state_ND, present), losses
             masked[s] = Column(self.project(masked_nD), losses.rows)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
-from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.experts import thresholds
@@ -38,13 +38,13 @@ Router = tuple[str, int]
 def limoe(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     width: int = 128,
     temperature: float = 0.07,
     weight: float = 0.04,
     balance: bool = True,
     entropy: bool = True,
-    words_share: float = 9 / 32,
+    text_share: float = 9 / 32,
     other_share: float = 20 / 32,
     capacity: float = 1.05,
 ) -> Limoe:
@@ -52,27 +52,27 @@ def limoe(
 
     Args:
         encoder: With experts and single-field sequences; gets heads into a common space.
-        words: The field of few tokens, whose routing is to be certain (local entropy). Default: the
-            first text field.
+        text_field: The field of few tokens, whose routing is to be certain (local entropy).
+            Default: the first text field.
         width: Width of the common space.
         temperature: Initial value of the learned softmax temperature.
         weight: Weight of the mean of all router losses.
         balance: Whether importance, load and z are among them.
         entropy: Whether local and global entropy are among them.
-        words_share: Least share of the experts that the words are to use.
+        text_share: Least share of the experts that the text field is to use.
         other_share: Least share of the experts that each other field is to use.
         capacity: Tokens that an expert takes, as a multiple of an equal share (0: any number).
 
     Raises:
         AmodalError: If the encoder has one field, no experts or a joint trunk.
     """
-    scale, text_field = Scale(1 / temperature), words_of(two_fields(encoder), words)[0]
+    scale, text_field = Scale(1 / temperature), pick_text_field(two_fields(encoder), text_field)[0]
     if not encoder.experts or encoder.trunk == "joint":
         raise AmodalError(
             'limoe routes fields one by one to experts: take trunk="shared" and experts=8, not '
             f'trunk="{encoder.trunk}" and experts={encoder.experts}'
         )
-    shares = {f: words_share if f == text_field else other_share for f in encoder.fields}
+    shares = {f: text_share if f == text_field else other_share for f in encoder.fields}
     return Limoe(
         encoder.align(width),
         scale=scale,

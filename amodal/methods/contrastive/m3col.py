@@ -28,7 +28,7 @@ from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import beta, partners
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import SEED, seed_column
-from amodal.methods.shared.mixing import carried, mixed_up
+from amodal.methods.shared.mixing import mixup_inputs, token_columns
 from amodal.methods.shared.shapes import two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.late_fusion import LateFusion, shares
@@ -104,7 +104,7 @@ class M3CoLFeatures(FeatureRecord):
     """The trunk's vectors, the label and, of a field whose inputs are mixed, its tokens."""
 
     pooled: Columns  # field -> (N, D)
-    inputs: Columns  # of `shared.mixing.carried`, empty without a field to mix
+    inputs: Columns  # of `shared.mixing.token_columns`, empty without a field to mix
     label: Column  # (N,)
     seeds: Column  # (B,)
 
@@ -145,7 +145,7 @@ class M3CoL(Method):
             raise unknown("label of this batch", label, batch.labels)
         inputs: Columns = {}
         if self.mixup:
-            inputs = carried(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
+            inputs = token_columns(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
         return M3CoLFeatures(
             size=batch.size,
             pooled=self.pooled(batch).columns,
@@ -192,7 +192,7 @@ class M3CoL(Method):
         """
         columns = {**features.pooled, **features.inputs, SEED: features.seeds}
         rows, label_rows = shared_rows(features.inputs[f"{self.mixup}/tokens"], features.label)
-        mixed_vectors, mixed = mixed_up(
+        mixed_vectors, mixed = mixup_inputs(
             self.encoder,
             Embeddings(columns, features.size),
             self.mixup,

@@ -40,7 +40,7 @@ def mcl_multistage(
     *,
     parts: int = 3,
     clusters: int = 10,
-    by: str = "",
+    cluster_field: str = "",
     carry_on: bool = False,
     temperature: float = 0.0,
     width: int = 128,
@@ -51,22 +51,22 @@ def mcl_multistage(
         encoder: The first stage's encoder; the others are copies.
         parts: Number of stages, of equal length, and of encoders.
         clusters: Number of clusters of each stage.
-        by: The field whose vectors are clustered (the paper's picture). Default: the mean of all
-            that a record has.
+        cluster_field: The field whose vectors are clustered (the picture in the paper). Default:
+            the mean of all that a record has.
         carry_on: Start a stage with the weights of the one before, not with initial ones.
         temperature: Temperature of NT-Xent with one field, or initial value of CLIP's learned one;
             0 for .5 and .07.
         width: Output width of the projector, or width of each stage's common space.
 
     Raises:
-        AmodalError: If there is no stage or no cluster, or `by` is unknown.
+        AmodalError: If there is no stage or no cluster, or `cluster_field` is unknown.
     """
     if parts < 1 or clusters < 1:
         raise AmodalError(
             f"mcl_multistage needs a stage and a cluster at least, not {parts} and {clusters}"
         )
-    if by and by not in encoder.fields:
-        raise unknown("field to cluster by", by, encoder.fields)
+    if cluster_field and cluster_field not in encoder.fields:
+        raise unknown("field to cluster by", cluster_field, encoder.fields)
     of_views = len(encoder.fields) == 1
     ensemble = Ensemble.of(encoder if of_views else encoder.align(width), parts)
     size, scale = encoder.width, 1 / (temperature or 0.07)
@@ -78,7 +78,7 @@ def mcl_multistage(
         ensemble,
         heads=heads,
         clusters=clusters,
-        cluster_field=by,
+        cluster_field=cluster_field,
         carry_on=carry_on,
         temperature=temperature or 0.5,
         views=("strong", "strong") if of_views else ("weak",),

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
-from amodal.methods.shared.generation import Telling
+from amodal.methods.shared.generation import FieldDecoders
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import frozen_copy, share, token_mean
 from amodal.nn.encoder import Encoder
@@ -89,7 +89,7 @@ def mlem(
             "mlem needs 2 slices at least and a share `first` between 0 and 1, not "
             f"{slices} and {first}"
         )
-    decoders = Telling(encoder, width=decoder, depth=depth, heads=heads)
+    decoders = FieldDecoders(encoder, width=decoder, depth=depth, heads=heads)
     # no loss of the generative baseline reaches such heads
     encoder = encoder if learns == "generative" else encoder.align(width)
     return Mlem(
@@ -132,7 +132,7 @@ class Mlem(StagedMethod):
         self,
         encoder: Encoder,
         *,
-        decoder: Telling,
+        decoder: FieldDecoders,
         logit: Scale,
         terms: Sequence[Sequence[str]],
         stages: tuple[float, ...],

@@ -27,8 +27,8 @@ from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import (
+    ema_update,
     field_pairs,
-    follow,
     frozen_copy,
     share,
     token_mean,
@@ -44,7 +44,7 @@ from amodal.objectives.matching import matching
 def softmask_vl(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     soft: float = 1.0,
     hard: float = 0.0,
     warmup: float = 0.1,
@@ -62,7 +62,8 @@ def softmask_vl(
 
     Args:
         encoder: Gets heads into a common space; needs two fields.
-        words: The field whose words are masked, and mask the others. Default: the first text field.
+        text_field: The field whose words are masked, and mask the others. Default: the first text
+            field.
         soft: Weight of matching with soft masks, 0 for none.
         hard: Above 0, what exceeds this value of the map is removed instead.
         warmup: Share of the steps before masks begin.
@@ -78,7 +79,7 @@ def softmask_vl(
         queue: Number of keys of earlier rows of each field. Set it well below the number of
             records: an old key of a row would be among its negatives.
     """
-    name, _ = m.words_of(two_fields(encoder), words)
+    name, _ = m.pick_text_field(two_fields(encoder), text_field)
     matcher = m.Matcher(encoder.width, depth=depth, heads=encoder.heads_each)
     scale, queues = Scale(1 / temperature, most=1000.0), Queues(list(encoder.fields), queue, width)
     return SoftMasks(
@@ -169,7 +170,7 @@ class SoftMasks(Method):
         }
         words = m.token_features(encoder, masked, [w])[f"tokens/{w}"]
         masked_losses = {
-            s: self.masked_words.guess(
+            s: self.masked_words.predict_hidden(
                 encoder, words, hidden_T, target_T, tokens[s], self.matcher.cross
             )
             for s in others
@@ -227,10 +228,10 @@ class SoftMasks(Method):
             s,
             temperature=1 / self.scale(),
         )
-        wrong = self.matcher.mismatched(words, seen, *drawn)
+        wrong = self.matcher.negative_logits(words, seen, *drawn)
         if not self.soft_weight():
             return self.matcher(words, seen), wrong, None
-        same, maps = self.matcher.explained(words, seen)
+        same, maps = self.matcher.logits_and_relevance(words, seen)
         seeds = features.seeds.flat[features.tokens[s].rows[rows]]
         strength = soft_mask(one_map(maps, words.lengths, seeds), seen.lengths, hard=self.hard)
         return same, wrong, self.matcher(words, seen, strength)
@@ -242,4 +243,4 @@ class SoftMasks(Method):
     def on_step_end(self, clock: Clock) -> None:
         self.progress.fill_(clock.progress)
         self.queues.push(self._keys)
-        follow(self.momentum_encoder, self.encoder, self.momentum)
+        ema_update(self.momentum_encoder, self.encoder, self.momentum)

@@ -32,8 +32,8 @@ from amodal.core.column import shared_rows
 from amodal.masking import mixing
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, Method
-from amodal.methods.shared.matching import seed_column, words_of
-from amodal.methods.shared.mixing import carried, encoded, fit
+from amodal.methods.shared.matching import pick_text_field, seed_column
+from amodal.methods.shared.mixing import encode_mixed, token_columns, token_relevance
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
@@ -47,7 +47,7 @@ PLACES = ("text", "random", "everywhere")
 def timix(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     place: str = "text",
     low: float = 0.25,
     high: float = 0.75,
@@ -63,7 +63,7 @@ def timix(
 
     Args:
         encoder: Gets heads into a common space; needs two fields.
-        words: The field that guides the mixing of the others. Default: the first text field.
+        text_field: The field that guides the mixing of the others. Default: the first text field.
         place: Where windows lie: by the "text", "random" (CutMix) or "everywhere" (no windows:
             mixup).
         low: Least side of the windows, as a share of the picture's; drawn for each batch.
@@ -78,12 +78,12 @@ def timix(
         max_scale: Upper bound of the inverse temperature.
 
     Raises:
-        AmodalError: If `place` or `words` is unknown, or all fields to mix have pretrained
+        AmodalError: If `place` or `text_field` is unknown, or all fields to mix have pretrained
             backbones.
     """
     if place not in PLACES:
         raise unknown("timix.place", place, PLACES)
-    text_field, others = words_of(two_fields(encoder), words)
+    text_field, others = pick_text_field(two_fields(encoder), text_field)
     mixed = [f for f in others if not encoder.contextual(f)]
     if not mixed:
         raise AmodalError(
@@ -114,8 +114,8 @@ class TiMixFeatures(FeatureRecord):
     """Vectors of all sources and, of each that is mixed, its tokens before the trunk."""
 
     aligned: Columns  # source -> (N, D)
-    inputs: Columns  # of `shared.mixing.carried`
-    fit: Columns  # source -> N lists of (), the cosine of each token and the words
+    inputs: Columns  # of `shared.mixing.token_columns`
+    fit: Columns  # source -> N lists of (), the cosine of each token and the text
     seeds: Column  # (B,)
 
 
@@ -162,12 +162,12 @@ class TiMix(Method):
         z = vectors(encoder, context, batch.size)
         words, inputs = z[self.text_field], dict[str, Column]()
         for s in self.mixed:
-            inputs |= carried(content[s])
+            inputs |= token_columns(content[s])
         return TiMixFeatures(
             size=batch.size,
             aligned=z.columns,
             inputs=inputs,
-            fit={s: fit(encoder, context[s], words, batch.size) for s in self.mixed},
+            fit={s: token_relevance(encoder, context[s], words, batch.size) for s in self.mixed},
             seeds=seed_column(batch),
         )
 
@@ -193,7 +193,7 @@ class TiMix(Method):
         content, words = content.at(index), text.flat[text_index]
         mixed = self.mixture(features, s, content, index)
         inputs = Embeddings(dict(features.inputs), features.size)
-        context = encoded(self.encoder, inputs, s, index, mixed.tokens)
+        context = encode_mixed(self.encoder, inputs, s, index, mixed.tokens)
         z = vectors(self.encoder, {s: context}, features.size)[s].flat
         targets = Sparse.mixed(mixed.partner, mixed.kept)
         hard: Tensor = soft_info_nce(
@@ -214,7 +214,7 @@ class TiMix(Method):
     def mixture(
         self, features: TiMixFeatures, s: str, content: Column, index: Tensor
     ) -> mixing.Mixed:
-        """Mix tokens of a field; `content` holds them, the entries `index` of what was carried."""
+        """Mix tokens of a field; `content` holds them, its entries `index`."""
         grid = features.inputs[f"{s}/grid"].flat[index]
         seeds = hash_bits(features.seeds.flat[content.rows], name_code(s))
         assert isinstance(content.values, Ragged)

@@ -1,19 +1,21 @@
-"""data2vec: from a partly hidden input, predict what a slow teacher makes of the whole input, in
+"""data2vec: from a partly hidden input, predict a momentum teacher's states of the whole input, in
 any field. Baevski et al., ICML 2022, arXiv:2202.03555. Targets: their 3.3; loss: eq. 2. Row 123 of
 the catalogue."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from amodal.core import Batch, Column, Tokens, field_of
+from amodal.core import Batch, Column, Embeddings, Tokens, field_of
 from amodal.masking.by_layout import hide
-from amodal.methods.contract import Clock, Features
+from amodal.methods.contract import Clock
 from amodal.methods.shared.shapes import (
     StudentTeacher,
-    follow,
+    ema_update,
     refuse_backbones,
     refuse_pool,
     row_losses,
@@ -36,26 +38,55 @@ def data2vec(
     momentum: float = 0.999,
     final_momentum: float = 0.9999,
 ) -> StudentTeacher:
-    """top: blocks whose outputs the targets average (6 to 10 of 12 in the paper); beta: where
-    smooth L1 turns linear; image, sequence, span, other: what is hidden, see
-    `amodal.masking.by_layout`; momentum, final_momentum: of the teacher, at the start and at the
-    end."""
+    """Build data2vec.
+
+    Args:
+        encoder: The student.
+        top: Blocks whose outputs the targets average (6 to 10 of 12 in the paper).
+        beta: Where smooth L1 turns linear.
+        image: Share of an image that is masked, see `amodal.masking.by_layout`.
+        sequence: Share of a sequence that is masked.
+        span: Tokens of a masked span of a sequence.
+        other: Share of any other field that is masked.
+        momentum: Of the teacher at the start.
+        final_momentum: Of the teacher at the end.
+    """
     return Data2vec(
         encoder,
-        top,
-        beta,
-        dict(image=image, sequence=sequence, span=span, other=other),
-        momentum,
-        final_momentum,
+        top=top,
+        beta=beta,
+        masking={"image": image, "sequence": sequence, "span": span, "other": other},
+        momentum=momentum,
+        final_momentum=final_momentum,
     )
 
 
 class Data2vec(StudentTeacher):
-    def __init__(self, encoder, top, beta, hide, momentum, final_momentum):
+    """A student that predicts the teacher's hidden states of masked tokens.
+
+    Args:
+        encoder: The student.
+        top: Blocks whose outputs the targets average.
+        beta: Where smooth L1 turns linear.
+        masking: Options of `amodal.masking.by_layout.hide`.
+        momentum: Of the teacher at the start.
+        final_momentum: Of the teacher at the end.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        top: int,
+        beta: float,
+        masking: Mapping[str, float],
+        momentum: float,
+        final_momentum: float,
+    ):
         super().__init__(encoder, momentum=momentum, final_momentum=final_momentum, views=("weak",))
         refuse_backbones(encoder)
         refuse_pool(encoder)
-        self.top, self.beta, self.hide = top, beta, hide
+        self.top, self.beta, self.masking = top, beta, dict(masking)
         self.layouts = {f: m.layout for f, m in encoder.fields.items()}
         self.mask = nn.ParameterDict(
             {f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields}
@@ -64,38 +95,49 @@ class Data2vec(StudentTeacher):
             {f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields}
         )
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> Embeddings:
+        """source -> (N, 2), the sum of losses of masked tokens and their number."""
         content = self.encoder.patchify(batch)
         hidden = {
-            s: hide(self.layouts[field_of(s)], bag, batch.seeds, **self.hide)
-            for s, bag in content.items()
+            s: hide(self.layouts[field_of(s)], tokens, batch.seeds, **self.masking)
+            for s, tokens in content.items()
         }
         with torch.no_grad():
-            whole = {s: self.teacher.add_positions(bag) for s, bag in content.items()}
+            whole = {s: self.teacher.add_positions(tokens) for s, tokens in content.items()}
             target = self.teacher.encode(whole, collect=self.targets)
-        blanked = {
-            s: self.encoder.add_positions(self.blank(bag, hidden[s])) for s, bag in content.items()
+        masked = {
+            s: self.encoder.add_positions(self.replace_hidden(tokens, hidden[s]))
+            for s, tokens in content.items()
         }
-        context = self.encoder.encode(blanked)
+        context = self.encoder.encode(masked)
         columns = {s: self.regress(context[s], target[s], hidden[s]) for s in content}
-        return Features(columns, batch.size)
+        return Embeddings(columns, batch.size)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: Embeddings) -> dict[str, Tensor]:
         return share({f"regress/{s}": token_mean(features[s]) for s in features})
 
-    def blank(self, bag: Tokens, hidden_T: Tensor) -> Tokens:
-        mask_D = self.mask[field_of(bag.names[0])].to(bag.x.dtype)
-        return bag.with_x(torch.where(hidden_T.unsqueeze(1), mask_D, bag.x))
+    def replace_hidden(self, tokens: Tokens, hidden_T: Tensor) -> Tokens:
+        """The mask token in the place of hidden ones."""
+        mask_D = self.mask[field_of(tokens.names[0])].to(tokens.x.dtype)
+        return tokens.with_x(torch.where(hidden_T.unsqueeze(1), mask_D, tokens.x))
 
     def regress(self, student: Tokens, teacher: Tokens, hidden_T: Tensor) -> Column:
+        """The losses (N, 2) of hidden tokens."""
         strip = self.encoder.pools[field_of(student.names[0])].strip
         student, teacher = strip(student).keep(hidden_T), strip(teacher).keep(hidden_T)
         guess_TD = self.predictors[field_of(student.names[0])](student.x)
         return row_losses(smooth_l1(guess_TD.float(), teacher.x.float(), beta=self.beta), student)
 
     def targets(self, outputs: list[Tensor], tokens: Tokens) -> Tensor:
-        """The mean of the top blocks' MLP outputs, each normalised: over time in a sequence of
-        sound or measurements, over channels in an image, a text or a table."""
+        """The mean of the top blocks' MLP outputs, each normalised.
+
+        Normalised over time in a sequence of sound or measurements, over channels in an image, a
+        text or a table.
+
+        Args:
+            outputs: Of each block (T, D).
+            tokens: T tokens that they belong to.
+        """
         in_time = torch.tensor(
             [self.layouts[field_of(n)] == "signal" for n in tokens.names],
             device=tokens.source.device,
@@ -108,19 +150,24 @@ class Data2vec(StudentTeacher):
         return torch.stack(normal).mean(0)
 
     def momentum_at(self, clock: Clock) -> float:
-        """In a straight line from the first to the last, as in the paper."""
+        """Linear from the first to the last, as in the paper."""
         return self.momentum + (self.final_momentum - self.momentum) * clock.progress
 
     def on_step_end(self, clock: Clock) -> None:
         super().on_step_end(clock)
-        # the teacher reads what the student's front end makes of the input: that part is shared,
-        # not averaged
-        for name in ("tokenizers", "field_token"):
-            follow(getattr(self.teacher, name), getattr(self.encoder, name), 0.0)
+        # the teacher has the student's tokenizers: that part is shared, not averaged
+        ema_update(self.teacher.tokenizers, self.encoder.tokenizers, 0.0)
+        ema_update(self.teacher.field_token, self.encoder.field_token, 0.0)
 
 
 def over_row(x_TD: Tensor, tokens: Tokens, eps: float = 1e-5) -> Tensor:
-    """Each channel standardised over the tokens of one source of one row (instance norm)."""
+    """Standardise each channel over the tokens of one source of one row (instance norm).
+
+    Args:
+        x_TD: Values of T tokens.
+        tokens: Know their rows and sources.
+        eps: Added to the variance.
+    """
     segment = tokens.row * len(tokens.names) + tokens.source
     segments = tokens.size * len(tokens.names)
     count = torch.bincount(segment, minlength=segments).clamp(min=1).unsqueeze(1)

@@ -1,30 +1,30 @@
-"""CLIPPINGS: records of one thing are linked by what they show and what they say together, in one
-pooled vector. Arora, Yang, Jheng and Dell, 2023, arXiv:2304.03464. First, without labels, CLIP's
-loss between the fields of a record; then, where a label says which records are of one thing,
-supervised contrast (SupCon) of the pooled vectors, in batches of look-alikes. Row 48 of the
-catalogue. Linking itself is `amodal.evaluate.linkage`: nearest exemplar with a no-match threshold,
-or single-linkage clusters.
+"""CLIPPINGS: records of one thing are linked by one vector, pooled from image and text. Arora,
+Yang, Jheng and Dell, 2023, arXiv:2304.03464. First, without labels, CLIP's loss between the fields
+of a record; then, where a label says which records are of one thing, supervised contrast (SupCon)
+of the pooled vectors, in batches of similar classes. Row 48 of the catalogue. Linking itself is
+`amodal.evaluate.linkage`: nearest exemplar with a no-match threshold, or single-linkage clusters.
 
 Differences: any fields (those that are not words share the weight of the image; a record is pooled
-from what it has). Hard negatives are groups of classes that the model so far finds alike, for
-batches to be drawn from, where the paper draws an anchor's nearest neighbours. The two stages of
-training are one run. The paper's perceptron in place of the mean is left out, as it is from its
-final results."""
+from what it has). Batches are drawn from groups of classes that the model so far finds similar,
+where the paper draws an anchor's nearest neighbours. The two stages of training are one run. The
+paper's perceptron in place of the mean is left out, as it is from its final results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
-from amodal.core.column import shared_rows
-from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.hard_batches import look_alikes
-from amodal.methods.shared.matching import words_of
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
+from amodal.core.column import both
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
+from amodal.methods.shared.hard_batches import similarity_groups
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
+from amodal.methods.shared.supervised import label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -35,7 +35,7 @@ def clippings(
     encoder: Encoder,
     *,
     label: str = "",
-    words: str = "",
+    text_field: str = "",
     image_weight: float = 0.5,
     unlabelled: float = 0.5,
     group: int = 126,
@@ -44,92 +44,149 @@ def clippings(
     max_scale: float = 100.0,
     label_temperature: float = 0.1,
 ) -> Clippings:
-    """label: of the data, which records are of one thing; without it there is no second stage;
-    words: the field that reads, the first text unless given; image_weight: of the other fields in
-    the pooled vector, the words have the rest; unlabelled: share of the steps before labels are
-    used (0: none); group: about how many labelled records that look alike, when labels are first
-    used, batches are drawn from, best the batch (0: from all that have a label); width: of the
-    common space; temperature: where the learned softmax temperature between fields starts;
-    max_scale: bound of its inverse; label_temperature: of supervised contrast."""
+    """Build CLIPPINGS.
+
+    Args:
+        encoder: Of at least two fields.
+        label: Of the data, equal for records of one thing; without it there is no second stage.
+        text_field: The field of text (by default the first).
+        image_weight: Of the other fields in the pooled vector; the text has the rest.
+        unlabelled: Share of the steps before labels are used (0: none).
+        group: About how many similar labelled records batches are drawn from, best the batch size
+            (0: all that have a label).
+        width: Of the common space.
+        temperature: Where the learned softmax temperature between fields starts.
+        max_scale: Bound of its inverse.
+        label_temperature: Of supervised contrast.
+    """
     if not 0 <= image_weight <= 1 or not 0 <= unlabelled < 1:
         raise AmodalError(
-            f"image_weight is from 0 to 1 and unlabelled from 0 to below 1, not {image_weight} and {unlabelled}"
+            "image_weight is from 0 to 1 and unlabelled from 0 to below 1, not "
+            f"{image_weight} and {unlabelled}"
         )
-    text, others = words_of(two_fields(encoder), words)
-    method = Clippings(encoder.align(width), Scale(1 / temperature, most=max_scale))
-    method.weights = {text: 1 - image_weight} | dict.fromkeys(others, image_weight / len(others))
-    method.labels, method.heat, method.group = (label,) if label else (), label_temperature, group
-    method.stages = (unlabelled, 1.0) if label and unlabelled else (1.0,)
-    method.refresh_first = bool(label) and not unlabelled
-    method.on_stage_start(0)
-    return method
+    text, others = pick_text_field(two_fields(encoder), text_field)
+    return Clippings(
+        encoder.align(width),
+        Scale(1 / temperature, most=max_scale),
+        weights={text: 1 - image_weight} | dict.fromkeys(others, image_weight / len(others)),
+        label=label,
+        unlabelled=unlabelled,
+        group=group,
+        label_temperature=label_temperature,
+    )
 
 
-def pooled(z: Embeddings, weights: dict[str, float]) -> Column:
-    """One unit vector (D,) for each row that has a field of any weight: along the weighted sum of
-    the row's unit vectors."""
+def pooled(z: Embeddings, weights: Mapping[str, float]) -> Column:
+    """One vector for each row: the direction of the weighted sum of its unit vectors.
+
+    Args:
+        z: Vectors of sources.
+        weights: field -> its weight.
+
+    Returns:
+        (N, D) unit vectors of the rows that have a field of any weight.
+    """
     sources = [s for s in z.sources if weights.get(field_of(s), 0.0)]
     total = z[z.sources[0]].values.new_zeros(z.size, z[z.sources[0]].values.shape[1])
-    there = torch.zeros(z.size, dtype=torch.bool, device=total.device)
+    present = torch.zeros(z.size, dtype=torch.bool, device=total.device)
     for s in sources:
         total = total.index_add(
             0, z[s].rows, weights[field_of(s)] * normalize(z[s].values, dim=1).to(total.dtype)
         )
-        there = there | z[s].present(z.size)
-    rows = there.nonzero().squeeze(1)
+        present = present | z[s].present(z.size)
+    rows = present.nonzero().squeeze(1)
     return Column(normalize(total[rows], dim=1), rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClippingsFeatures(FeatureRecord):
+    """Features of CLIPPINGS.
+
+    Args:
+        vectors: source -> (N, D), aligned.
+        label: (N,) in the second stage.
+    """
+
+    vectors: Columns
+    label: Column | None = None
+
+
 class Clippings(StagedMethod):
+    """Contrast between fields, then supervised contrast of pooled vectors.
+
+    Args:
+        encoder: Aligned.
+        scale: The learned inverse temperature between fields.
+        weights: field -> its weight in the pooled vector.
+        label: Equal for records of one thing; "" for no second stage.
+        unlabelled: Share of the steps of the first stage.
+        group: About how many similar records batches are drawn from.
+        label_temperature: Of supervised contrast.
+    """
+
     min_batch_size = 2
 
-    refresh_first = False
-
-    def __init__(self, encoder: Encoder, scale: Scale):
+    def __init__(
+        self,
+        encoder: Encoder,
+        scale: Scale,
+        *,
+        weights: Mapping[str, float],
+        label: str,
+        unlabelled: float,
+        group: int,
+        label_temperature: float,
+    ):
         super().__init__()
-        self.encoder, self.scale = encoder, scale
+        self.encoder, self.scale, self.weights = encoder, scale, dict(weights)
+        self.labels, self.group = (label,) if label else (), group
+        self.label_temperature = label_temperature
+        self.stages = (unlabelled, 1.0) if label and unlabelled else (1.0,)
+        self.refresh_first = bool(label) and not unlabelled
+        self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
         self.supervised = bool(self.labels) and stage == len(self.stages) - 1
 
     @torch.no_grad()
-    def refresh(self, stage: int, see: Callable[[], Embeddings]) -> Tensor | None:
-        seen, device = see(), self.scale.log.device
-        every = Column(torch.full((seen.size,), -1), torch.arange(seen.size))
-        known = seen.columns.get(f"label/{self.labels[0]}", every)
-        if not len(known):
+    def refresh(self, stage: int, embed_all: Callable[[], Embeddings]) -> Tensor | None:
+        """Group the records that batches of the second stage are drawn from."""
+        z, device = embed_all(), self.scale.log.device
+        no_group = Column(torch.full((z.size,), -1), torch.arange(z.size))
+        labelled = z.columns.get(f"label/{self.labels[0]}", no_group)
+        if not len(labelled):
             raise AmodalError(
-                f"no record to train on has the label {self.labels[0]!r} that clippings is to learn from"
+                f"no record to train on has the label {self.labels[0]!r} that clippings is to "
+                "learn from"
             )
         if not self.group:
-            return every.values.index_fill(0, known.rows, 0) if len(known) < seen.size else None
-        fields = {s: c.to(device) for s, c in seen.columns.items() if not s.startswith("label/")}
-        one = pooled(self.encoder.project(Embeddings(fields, seen.size)), self.weights)
-        vectors = one.values.new_zeros(seen.size, one.values.shape[1]).index_copy(
-            0, one.rows, one.values
+            if len(labelled) == z.size:
+                return None
+            return no_group.values.index_fill(0, labelled.rows, 0)
+        fields = {s: c.to(device) for s, c in z.columns.items() if not s.startswith("label/")}
+        pool = pooled(self.encoder.project(Embeddings(fields, z.size)), self.weights)
+        vectors = pool.values.new_zeros(z.size, pool.values.shape[1]).index_copy(
+            0, pool.rows, pool.values
         )
-        known = known.to(device)
-        groups = look_alikes(vectors[known.rows], known.values.long(), self.group)
-        return every.values.index_copy(0, known.rows.cpu(), groups.cpu())
+        labelled = labelled.to(device)
+        groups = similarity_groups(vectors[labelled.rows], labelled.values.long(), self.group)
+        return no_group.values.index_copy(0, labelled.rows.cpu(), groups.cpu())
 
-    def features(self, batch: Batch) -> Features:
-        columns = dict(self.encoder(batch).columns)
-        if self.supervised:
-            if self.labels[0] not in batch.labels:
-                raise unknown("label of this batch", self.labels[0], batch.labels)
-            columns["label"] = batch.labels[self.labels[0]]
-        return Features(columns, batch.size)
+    def features(self, batch: Batch) -> ClippingsFeatures:
+        vectors = self.encoder(batch).columns
+        label = label_columns(batch, self.labels)[self.labels[0]] if self.supervised else None
+        return ClippingsFeatures(size=batch.size, vectors=vectors, label=label)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        z = Embeddings({s: features[s] for s in features if s != "label"}, features.size)
-        if not self.supervised:
-            heat = 1 / self.scale()
+    def losses(self, features: ClippingsFeatures) -> dict[str, Tensor]:
+        z = Embeddings(dict(features.vectors), features.size)
+        if features.label is None:
+            temperature = 1 / self.scale()
             return share(
                 {
-                    f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat)
+                    f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature)
                     for a, b in field_pairs(z)
                 }
             )
-        one, label = pooled(z, self.weights), features["label"]
-        at, at_label = shared_rows(one, label)
-        return {"sup_con": sup_con(one.values[at], label.values[at_label], temperature=self.heat)}
+        pool, label = both(pooled(z, self.weights), features.label)
+        loss = sup_con(pool.values, label.values, temperature=self.label_temperature)
+        return {"sup_con": loss}

@@ -10,11 +10,15 @@ of the library's modalities, averaged over a segment, in place of frozen CLIP an
 levels; both levels are summed. Steering by attributes that words name is left to the query
 (`amodal.search`)."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of, unknown
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, token_column, two_fields
 from amodal.nn.encoder import Encoder
@@ -35,87 +39,136 @@ def mvpt(
     width: int = 256,
     temperature: float = 0.07,
     max_scale: float = 100.0,
-) -> Method:
-    """timed: the fields that run in time, with commas between; those of series, sound and events
-    unless given; length: of a segment, in patches of a series or of sound and in steps of events,
-    which the schema has to bring into step; track: weight of the loss between tracks; segment: of
-    the loss between segments; width: of the common space; temperature: where the learned softmax
-    temperature starts; max_scale: bound of its inverse."""
-    given = [f.strip() for f in timed.split(",")] if timed else []
-    if wrong := [f for f in given if f not in encoder.fields]:
-        raise unknown("field", wrong[0], encoder.fields, "It was to be one that runs in time.")
+) -> Mvpt:
+    """Build MVPt.
+
+    Args:
+        encoder: Of at least two fields.
+        timed: The fields that run in time, with commas between (by default those of series, sound
+            and events).
+        length: Of a segment, in patches of a series or of sound and in steps of events. The schema
+            has to make them equally long.
+        track: Weight of the loss between tracks.
+        segment: Weight of the loss between segments.
+        width: Of the common space.
+        temperature: Where the learned softmax temperature starts.
+        max_scale: Bound of its inverse.
+    """
+    named = [f.strip() for f in timed.split(",")] if timed else []
+    if wrong := [f for f in named if f not in encoder.fields]:
+        raise unknown("field", wrong[0], encoder.fields, "It should be one that runs in time.")
     if length <= 0 or track < 0 or segment < 0 or not track + segment:
         raise AmodalError(
-            f"segments have a length above 0, and weights are at least 0 and not all 0; got {length}, {track} and {segment}"
+            "segments have a length above 0, and weights are at least 0 and not all 0; got "
+            f"{length}, {track} and {segment}"
         )
-    method = Mvpt(two_fields(encoder).align(width), Scale(1 / temperature, most=max_scale))
-    method.timed = given or [f for f, m in encoder.fields.items() if m.has_time]
-    method.length, method.weights = length, (track, segment)
-    if not track and len(method.timed) < 2:
+    timed_fields = named or [f for f, m in encoder.fields.items() if m.has_time]
+    method = Mvpt(
+        two_fields(encoder).align(width),
+        Scale(1 / temperature, most=max_scale),
+        timed=timed_fields,
+        length=length,
+        track=track,
+        segment=segment,
+    )
+    if not track and len(timed_fields) < 2:
         raise AmodalError(
-            "segments alone need two fields that run in time; leave `track` as it is, or name them in `timed`"
+            "segments alone need two fields that run in time; leave `track` as it is, or name them "
+            "in `timed`"
         )
     return method
 
 
-def same_moments(features: Features, a: str, b: str) -> tuple[Tensor, Tensor]:
-    """Two (P, D): the vectors of the segments of both sources that belong to one row and one
-    moment."""
-    moments = [features[f"moments/{s}"] for s in (a, b)]
-    where = [
+@dataclass(frozen=True, kw_only=True)
+class TrackFeatures(FeatureRecord):
+    """Vectors of tracks and of their segments.
+
+    Args:
+        tracks: source -> (N, D).
+        segments: source -> the vectors of each track's segments, of fields that run in time.
+        moments: source -> the numbers of those segments in time.
+    """
+
+    tracks: Columns
+    segments: Columns
+    moments: Columns
+
+
+def same_moments(features: TrackFeatures, a: str, b: str) -> tuple[Tensor, Tensor]:
+    """The vectors of the segments of two sources at the same moment of the same track.
+
+    Args:
+        features: Of a batch.
+        a: A source that runs in time.
+        b: Another one.
+
+    Returns:
+        Two (P, D).
+    """
+    moments = [features.moments[s] for s in (a, b)]
+    keys = [
         torch.stack([torch.repeat_interleave(m.rows, m.values.lengths), m.values.flat], 1)
         for m in moments
     ]
-    number = torch.unique(torch.cat(where), dim=0, return_inverse=True)[1].split(
-        [len(w) for w in where]
+    # each pair of row and moment gets a number, so that a segment is a row of a column
+    number = torch.unique(torch.cat(keys), dim=0, return_inverse=True)[1].split(
+        [len(k) for k in keys]
     )
-    return Embeddings(
-        {s: Column(features[f"segments/{s}"].values.flat, n) for s, n in zip((a, b), number)}, 0
-    ).pair(a, b)
+    columns = {s: Column(features.segments[s].values.flat, n) for s, n in zip((a, b), number)}
+    return Embeddings(columns, 0).pair(a, b)
 
 
 class Mvpt(Method):
+    """Contrast between tracks and between their segments.
+
+    Args:
+        encoder: Aligned.
+        scale: The learned inverse temperature.
+        timed: The fields that run in time.
+        length: Of a segment.
+        track: Weight of the loss between tracks.
+        segment: Weight of the loss between segments.
+    """
+
     min_batch_size = 2
 
-    def __init__(self, encoder: Encoder, scale: Scale):
+    def __init__(
+        self,
+        encoder: Encoder,
+        scale: Scale,
+        *,
+        timed: list[str],
+        length: float,
+        track: float,
+        segment: float,
+    ):
         super().__init__()
-        self.encoder, self.scale = encoder, scale
+        self.encoder, self.scale, self.timed, self.length = encoder, scale, timed, length
+        self.track, self.segment = track, segment
 
-    def features(self, batch: Batch) -> Features:
-        """Beside the vectors of tracks, `segments/SOURCE` and `moments/SOURCE`: the vectors of each
-        track's segments, and their numbers."""
-        context = alone(self.encoder, batch)
-        columns = dict(vectors(self.encoder, context, batch.size).columns)
+    def features(self, batch: Batch) -> TrackFeatures:
+        context, segments, moments = alone(self.encoder, batch), {}, {}
         for source in (s for s in batch.sources if field_of(s) in self.timed):
-            cut = segments_of(
-                self.encoder.pools[field_of(source)].strip(context[source]), self.length
-            )
+            tokens = self.encoder.pools[field_of(source)].strip(context[source])
+            cut = segments_of(tokens, self.length)
             column = token_column(cut)
-            columns[f"segments/{source}"] = Column(
-                Ragged(
-                    self.encoder.heads[field_of(source)](column.values.flat), column.values.lengths
-                ),
-                column.rows,
+            head = self.encoder.heads[field_of(source)]
+            segments[source] = Column(
+                Ragged(head(column.values.flat), column.values.lengths), column.rows
             )
-            columns[f"moments/{source}"] = token_column(cut.with_x(cut.position[:, 0].long()))
-        return Features(columns, batch.size)
+            moments[source] = token_column(cut.with_x(cut.position[:, 0].long()))
+        tracks = vectors(self.encoder, context, batch.size).columns
+        return TrackFeatures(size=batch.size, tracks=tracks, segments=segments, moments=moments)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        z, heat = (
-            Embeddings({s: features[s] for s in features if "/" not in s}, features.size),
-            1 / self.scale(),
-        )
-        pairs = field_pairs(z)
-        in_time = [p for p in pairs if all(field_of(s) in self.timed for s in p)]
-        tracks = {
-            f"track/{a}~{b}": self.weights[0] * info_nce(*z.pair(a, b), temperature=heat)
-            for a, b in pairs
-        }
-        segments = {
-            p: info_nce(*same_moments(features, *p), temperature=heat)
-            for p in in_time
-            if self.weights[1]
-        }
-        return share(tracks if self.weights[0] else {}) | share(
-            {f"segment/{a}~{b}": self.weights[1] * term for (a, b), term in segments.items()}
-        )
+    def losses(self, features: TrackFeatures) -> dict[str, Tensor]:
+        z = Embeddings(dict(features.tracks), features.size)
+        temperature, pairs = 1 / self.scale(), field_pairs(z)
+        tracks, segments = {}, {}
+        for a, b in pairs:
+            if self.track:
+                loss = info_nce(*z.pair(a, b), temperature=temperature)
+                tracks[f"track/{a}~{b}"] = self.track * loss
+            if self.segment and field_of(a) in self.timed and field_of(b) in self.timed:
+                loss = info_nce(*same_moments(features, a, b), temperature=temperature)
+                segments[f"segment/{a}~{b}"] = self.segment * loss
+        return share(tracks) | share(segments)

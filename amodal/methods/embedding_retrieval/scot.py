@@ -1,6 +1,6 @@
-"""SCOT: a query of a picture and a change to it is learnt from captions and edited captions, which
-stand in for the pictures asked for. Jawade et al., WACV 2025, arXiv:2501.08347. Combiner:
-`amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
+"""SCOT: composed retrieval (a picture and a change to it) is learnt from captions and edited
+captions, which take the place of target pictures. Jawade et al., WACV 2025, arXiv:2501.08347.
+Combiner: `amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
 `amodal.objectives.own_negatives`. Row 44 of the catalogue.
 
 The paper's frozen CLIP or BLIP-2 is here the first stage, CLIP's loss, or backbones with `warmup` =
@@ -13,13 +13,16 @@ is the caption before the edit. `amodal search` then composes a query of words a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
-from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.matching import words_of
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -30,7 +33,7 @@ from amodal.objectives.own_negatives import own_negative_nce
 def scot(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     change: str = "change",
     changed: str = "changed",
     original: bool = True,
@@ -41,11 +44,21 @@ def scot(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Scot:
-    """words: the field of captions, the first text unless given; change: the field that says what
-    to change; changed: the field with what it becomes; original: whether the caption before the
-    edit is a negative; warmup: share of the steps before the encoder is frozen (0: as it comes);
-    width: of the common space; project, hidden: of the combiner's layers, times that width;
-    temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+    """Build SCOT.
+
+    Args:
+        encoder: Loses the fields that are read by the tower of another one.
+        text_field: The field of captions (by default the first of text).
+        change: The field that says what to change.
+        changed: The field of the result.
+        original: Whether the caption before the edit is a negative.
+        warmup: Share of the steps before the encoder is frozen (0: it is pretrained).
+        width: Of the common space.
+        project: Of the combiner's input layers, times that width.
+        hidden: Of the combiner's hidden layer, times that width.
+        temperature: Where the learned softmax temperature starts.
+        max_scale: Bound of its inverse.
+    """
     for name in (change, changed):
         if name not in encoder.fields:
             raise unknown(
@@ -56,43 +69,100 @@ def scot(
             )
     if not 0 <= warmup < 1:
         raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
-    own = {f: m for f, m in encoder.fields.items() if f not in (change, changed)}
-    texts = [f for f, m in own.items() if m.takes_prompts]
-    words = words_of(encoder, words)[0] if words else (texts or list(own))[0 if texts else -1]
-    read_by = {name: tower_of(encoder, name, [words, *own]) for name in (change, changed)}
-    for name in {n for n, tower in read_by.items() if tower != n}:
+    record = {f: m for f, m in encoder.fields.items() if f not in (change, changed)}
+    if text_field:
+        caption = pick_text_field(encoder, text_field)[0]
+    else:
+        texts = [f for f, m in record.items() if m.takes_prompts]
+        caption = (texts or list(record))[0 if texts else -1]
+    towers = {name: tower_of(encoder, name, [caption, *record]) for name in (change, changed)}
+    for name in {n for n, tower in towers.items() if tower != n}:
         encoder.drop(name)
-    two_fields(encoder).align(width).compose(words, project * width, hidden * width)
-    method = Scot(encoder, Scale(1 / temperature, most=max_scale))
-    method.words, method.change, method.changed, method.read_by, method.original = (
-        words,
-        change,
-        changed,
-        read_by,
-        original,
+    two_fields(encoder).align(width).compose(caption, project * width, hidden * width)
+    return Scot(
+        encoder,
+        Scale(1 / temperature, most=max_scale),
+        caption=caption,
+        change=change,
+        changed=changed,
+        towers=towers,
+        references=[f for f in record if f != caption],
+        original=original,
+        warmup=warmup,
     )
-    method.references = [f for f in own if f != words]
-    method.stages = (warmup, 1.0) if warmup else (1.0,)
-    method.on_stage_start(0)
-    return method
 
 
 def tower_of(encoder: Encoder, name: str, among: list[str]) -> str:
-    """The first field whose tower can read this one, or itself."""
+    """The first field whose tower can read the values of a field.
 
-    def kind(field: str) -> tuple:
+    Args:
+        encoder: Of the fields.
+        name: The field.
+        among: Other fields, in order of preference.
+
+    Returns:
+        One of them, or the field itself.
+    """
+
+    def kind(field: str) -> tuple[Any, ...]:
         shapes = [tuple(p.shape) for p in encoder.tokenizers[field].parameters()]
+        # only some modalities have a vocabulary
         return type(encoder.fields[field]), getattr(encoder.fields[field], "vocabulary", ""), shapes
 
     return next((f for f in among if kind(f) == kind(name)), name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComposedFeatures(FeatureRecord):
+    """Features of the second stage.
+
+    Args:
+        changed: (N, D) of the result.
+        original: (N, D) of the caption before the edit.
+        composed: field -> (N, D), the reference and the change combined.
+    """
+
+    changed: Column
+    original: Column
+    composed: Columns
+
+
 class Scot(StagedMethod):
+    """Contrast between fields, then a combiner of reference and change.
+
+    Args:
+        encoder: With a combiner.
+        scale: The learned inverse temperature.
+        caption: The field of captions.
+        change: The field that says what to change.
+        changed: The field of the result.
+        towers: Of `change` and `changed`: the field whose tower reads them.
+        references: The fields that can be changed.
+        original: Whether the caption before the edit is a negative.
+        warmup: Share of the steps before the encoder is frozen.
+    """
+
     min_batch_size = 2
 
-    def __init__(self, encoder: Encoder, scale: Scale):
+    def __init__(
+        self,
+        encoder: Encoder,
+        scale: Scale,
+        *,
+        caption: str,
+        change: str,
+        changed: str,
+        towers: dict[str, str],
+        references: list[str],
+        original: bool,
+        warmup: float,
+    ):
         super().__init__()
-        self.encoder, self.scale = encoder, scale
+        self.encoder, self.scale, self.caption = encoder, scale, caption
+        self.change, self.changed, self.towers = change, changed, towers
+        self.references, self.original = references, original
+        self.stages = (warmup, 1.0) if warmup else (1.0,)
+        self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
         self.composes = stage == len(self.stages) - 1
@@ -100,38 +170,52 @@ class Scot(StagedMethod):
             self.requires_grad_(False)
             self.encoder.combiner.requires_grad_(True)
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> Embeddings | ComposedFeatures:
         z = self.encoder(batch.only(*(s for s in batch.sources if s in self.encoder.fields)))
         if not self.composes:
             return z
-        read = {name: z[name] if tower == name else self.encoder(
-            Batch(batch.size, {tower: batch[name]}, batch.keys, batch.seeds))[tower] for name, tower in self.read_by.items()}  # fmt: skip
-        columns = {"changed": read[self.changed], "original": z[self.words]}
+        read = {name: self.read(batch, z, name) for name in self.towers}
+        composed = {}
         for f in self.references:
-            v, m = both(z[f], read[self.change])
-            columns[f"composed/{f}"] = Column(self.encoder.combiner(v.values, m.values), v.rows)
-        return Features(columns, batch.size)
+            reference, change = both(z[f], read[self.change])
+            combined = self.encoder.combiner(reference.values, change.values)
+            composed[f] = Column(combined, reference.rows)
+        return ComposedFeatures(
+            size=batch.size,
+            changed=read[self.changed],
+            original=z[self.caption],
+            composed=composed,
+        )
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        heat = 1 / self.scale()
-        if not self.composes:
-            z = Embeddings(dict(features.columns), features.size)
+    def read(self, batch: Batch, z: Embeddings, name: str) -> Column:
+        """The vectors of `change` or `changed`, by the tower that reads it."""
+        tower = self.towers[name]
+        if tower == name:
+            return z[name]
+        return self.encoder(Batch(batch.size, {tower: batch[name]}, batch.keys, batch.seeds))[tower]
+
+    def losses(self, features: Embeddings | ComposedFeatures) -> dict[str, Tensor]:
+        temperature = 1 / self.scale()
+        if isinstance(features, Embeddings):
             return share(
                 {
-                    f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat)
-                    for a, b in field_pairs(z)
+                    f"info_nce/{a}~{b}": info_nce(*features.pair(a, b), temperature=temperature)
+                    for a, b in field_pairs(features)
                 }
             )
-        terms, before = {}, features["original"]
+        terms, before, size = {}, features.original, features.size
         for f in self.references:
-            c, u = both(features[f"composed/{f}"], features["changed"])
-            t = u.values.new_zeros(features.size, u.values.shape[1]).index_copy(
-                0, before.rows, before.values
-            )
-            there = before.present(features.size)[u.rows] & torch.tensor(
-                self.original, device=u.rows.device
+            query, target = both(features.composed[f], features.changed)
+            original = target.values.new_zeros(size, target.values.shape[1])
+            original = original.index_copy(0, before.rows, before.values)
+            is_negative = before.present(size)[target.rows] & torch.tensor(
+                self.original, device=target.rows.device
             )
             terms[f"compose/{f}"] = own_negative_nce(
-                c.values, u.values, t[u.rows], there, temperature=heat
+                query.values,
+                target.values,
+                original[target.rows],
+                is_negative,
+                temperature=temperature,
             )
         return share(terms)

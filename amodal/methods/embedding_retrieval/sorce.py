@@ -5,23 +5,27 @@ regions and their captions beside that of whole captions. Row 176 of the catalog
 
 Differences: where the paper asks a language model of 8B once for each region, a region here is a
 cell of a grid, and its vector the mean of the tokens there, which have seen the whole picture. No
-boxes are needed: a text is drawn to the region that fits it best. Any field may ask, and of any
-other field (sound, series, ...) the cells lie along its own axes. Texts should hold a sentence a
-line. What survives is the encoder, which gives the several vectors to an index
+boxes are needed: a text is drawn to the region that fits it best. Any field may hold the queries,
+and of any other field (sound, series, ...) the cells lie along its own axes. Texts should hold a
+sentence a line. What is saved is the encoder, which gives the vectors to an index
 (`amodal.nn.multi_vector`); `amodal search` says which region was found, and the protocol
 `small_objects` is the benchmark's question. The benchmark's own pictures (SORCE-1K) are not
 bundled."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
-from amodal.core.column import shared_rows
-from amodal.methods.contract import Features
-from amodal.methods.shared.matching import words_of
-from amodal.methods.shared.regions import vectors
-from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
+from amodal.core.column import both
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import pick_text_field
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.multi_vector import MultiVector, alone, regional
+from amodal.nn.multi_vector import MultiVector, regional
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.late_interaction import late_interaction
@@ -31,66 +35,118 @@ from amodal.objectives.score_nce import score_nce
 def sorce(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     grid: int = 2,
     weight: float = 1.0,
     width: int = 128,
     temperature: float = 0.07,
     max_scale: float = 100.0,
-) -> Towers:
-    """words: the field that asks, the first text unless given; grid: cells along each axis of a
-    value, beside the whole (1: the whole alone, one vector as in CLIP); weight: of the loss between
-    a line and the regions (0 leaves it out); width: of the common space; temperature: where the
-    learned softmax temperature starts; max_scale: bound of its inverse."""
+) -> Sorce:
+    """Build SORCE.
+
+    Args:
+        encoder: Of at least two fields.
+        text_field: The field of queries (by default the first of text).
+        grid: Cells along each axis of a value, beside the whole (1: the whole alone, one vector as
+            in CLIP).
+        weight: Of the loss between a line and the regions (0 leaves it out).
+        width: Of the common space.
+        temperature: Where the learned softmax temperature starts.
+        max_scale: Bound of its inverse.
+    """
     if grid < 1:
         raise AmodalError(f"a grid has at least one cell along each axis, not {grid}")
-    text, others = words_of(two_fields(encoder), words)
-    scale = Scale(1 / temperature, most=max_scale)
+    query_field, record_fields = pick_text_field(two_fields(encoder), text_field)
+    multi_vector = MultiVector("places", query_field, grid) if grid > 1 else None
+    return Sorce(
+        encoder.align(width, multi_vector=multi_vector),
+        Scale(1 / temperature, most=max_scale),
+        query_field=query_field,
+        record_fields=record_fields,
+        grid=grid,
+        weight=weight,
+    )
 
-    def objective(z):
-        fields = Embeddings({s: z[s] for s in z if "/" not in s}, z.size)
+
+def region_loss(queries: Column, regions: Column, temperature: float | Tensor) -> Tensor:
+    """InfoNCE between vectors and lists of vectors, by the largest cosine.
+
+    Args:
+        queries: (N, D).
+        regions: Lists of vectors; only rows that have both count.
+        temperature: Of the softmax.
+    """
+    query, region = both(queries, regions)
+
+    def scores(query_tD: Tensor) -> Tensor:
+        single = Ragged(query_tD, query.rows.new_ones(len(query_tD)))
+        return late_interaction(single, region.values)
+
+    return score_nce(scores, query.values, temperature=temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionFeatures(FeatureRecord):
+    """Vectors of values and of their regions.
+
+    Args:
+        vectors: source -> (N, D).
+        regions: field -> lists of vectors, of the fields of records.
+    """
+
+    vectors: Columns
+    regions: Columns
+
+
+class Sorce(Method):
+    """Contrast between fields, and between lines of text and regions.
+
+    Args:
+        encoder: Aligned.
+        scale: The learned inverse temperature.
+        query_field: The field of queries.
+        record_fields: All others.
+        grid: Cells along each axis of a value.
+        weight: Of the loss between a line and the regions.
+    """
+
+    min_batch_size = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        scale: Scale,
+        *,
+        query_field: str,
+        record_fields: list[str],
+        grid: int,
+        weight: float,
+    ):
+        super().__init__()
+        self.encoder, self.learned = encoder, scale
+        self.query_field, self.record_fields = query_field, record_fields
+        self.grid, self.weight = grid, weight
+        self.views = {
+            f: ("weak", "local") if f == query_field else ("weak",) for f in encoder.fields
+        }
+
+    def features(self, batch: Batch) -> RegionFeatures:
+        context = alone(self.encoder, batch)
+        z = vectors(self.encoder, context, batch.size)
+        regions = {f: regional(self.encoder, context, f, self.grid) for f in self.record_fields}
+        return RegionFeatures(size=batch.size, vectors=z.columns, regions=regions)
+
+    def losses(self, features: RegionFeatures) -> dict[str, Tensor]:
+        z, scale = Embeddings(dict(features.vectors), features.size), self.learned
         whole = {
             f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
-            for a, b in field_pairs(fields)
+            for a, b in field_pairs(z)
         }
-        found = {
-            f"region/{f}": found_in(z[f"{text}:2"], z[f"{f}/places"], 1 / scale())
-            for f in others
-            if weight
-        }
-        return share(whole) | {name: weight * term for name, term in share(found).items()}
+        line, regions = z[f"{self.query_field}:2"], {}
+        for f in self.record_fields if self.weight else ():
+            regions[f"region/{f}"] = region_loss(line, features.regions[f], 1 / scale())
+        return share(whole) | {name: self.weight * loss for name, loss in share(regions).items()}
 
-    several = MultiVector("places", text, grid) if grid > 1 else None
-    views = {f: ("weak", "local") if f == text else ("weak",) for f in encoder.fields}
-    aligned = encoder.align(width, multi_vector=several)
-    return WithPlaces(aligned, objective, views=views, learned=scale, grid=grid, others=others)
-
-
-def found_in(asks: Column, parts: Column, temperature: float | Tensor) -> Tensor:
-    """InfoNCE between vectors (N, D) and lists of vectors, by the largest cosine, over the rows
-    that have both."""
-    i, j = shared_rows(asks, parts)
-    own = parts.values[j]
-
-    def scores(query_tD):
-        one = Ragged(query_tD, i.new_ones(len(query_tD)))
-        return late_interaction(one, own)
-
-    return score_nce(scores, asks.values[i], temperature=temperature)
-
-
-class WithPlaces(Towers):
-    """Features are the vectors of all sources and, as `FIELD/places`, several of each field that is
-    asked for."""
-
-    def __init__(self, *args, grid: int, others: list[str], **kwargs):
-        super().__init__(*args, **kwargs)
-        self.grid, self.others = grid, others
-
-    def features(self, batch: Batch) -> Features:
-        context = alone(self.encoder, batch)
-        columns = dict(vectors(self.encoder, context, batch.size).columns)
-        several = {f: regional(self.encoder, context, f, self.grid) for f in self.others}
-        return Features(
-            columns | {f"{f}/places": column for f, column in several.items()}, batch.size
-        )
+    def logit_scale(self) -> Scale:
+        """The learned inverse temperature of cosines."""
+        return self.learned

@@ -1,9 +1,9 @@
-"""V2L: two encoders side by side, one that learns how things look and one that learns what they are
-called, make one vector. Wang, Sun, Yang and Yang, 2022, arXiv:2207.12994. The vision encoder learns
-coarse categories by a softmax with a margin (CosFace, arXiv:1801.09414), then tells every record
-from all others by two views of it; the other learns CLIP's loss between the fields of a record.
-Both are pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models,
-weighted: `amodal.search.ensemble`.
+"""V2L: two encoders side by side, one that learns from vision and one that learns from language,
+make one vector. Wang, Sun, Yang and Yang, 2022, arXiv:2207.12994. The vision encoder learns coarse
+categories by a softmax with a margin (CosFace, arXiv:1801.09414), then tells every record from all
+others by two views of it; the other learns CLIP's loss between the fields of a record. Both are
+pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models, weighted:
+`amodal.search.ensemble`.
 
 Differences: any fields, and both encoders read all of them, so that titles can be searched by too
 (the paper keeps pictures alone); one of each kind, trained in one run, where theirs are some
@@ -11,13 +11,18 @@ twenty; NT-Xent for telling records apart and the numbers of the losses are ours
 its repository leave them out; no normalised neck, no triplets, no averaging over flips and sizes at
 test time."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Embeddings, field_of, view_of
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, view_of
 from amodal.core.column import both
-from amodal.methods.contract import Features, Method, StagedMethod
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.shapes import field_pairs, share, two_fields, view_pairs
+from amodal.methods.shared.supervised import label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.ensemble import Ensemble
 from amodal.nn.scale import Scale
@@ -39,79 +44,132 @@ def v2l(
     width: int = 128,
     temperature: float = 0.07,
     max_scale: float = 100.0,
-) -> Method:
-    """label: of the data, a coarse category; without it there is no coarse stage; classes: how
-    many; coarse: share of the steps in which it is learnt (1: all); margin, sharpness: of the
-    softmax over categories; view_temperature: between views; width: of each encoder's vector;
-    temperature: where the learned softmax temperature between fields starts; max_scale: bound of
-    its inverse."""
+) -> V2l:
+    """Build V2L.
+
+    Args:
+        encoder: Of at least two fields; two of its kind make the ensemble.
+        label: Of the data, a coarse category; without it there is no coarse stage.
+        classes: How many it has.
+        coarse: Share of the steps in which it is learnt (1: all).
+        margin: Of the softmax over categories.
+        sharpness: Scale of the cosines of that softmax.
+        view_temperature: Of the loss between views.
+        width: Of each encoder's vector.
+        temperature: Where the learned softmax temperature between fields starts.
+        max_scale: Bound of its inverse.
+    """
     if not 0 < coarse <= 1 or (label and classes < 2):
         raise AmodalError(
-            f"v2l needs coarse above 0 and up to 1, and two classes of {label!r}, not {coarse} and {classes}"
+            f"v2l needs coarse above 0 and up to 1, and two classes of {label!r}, not {coarse} and "
+            f"{classes}"
         )
-    whole = Ensemble.of(two_fields(encoder).align(width), 2)
-    method = V2l(whole, Scale(1 / temperature, most=max_scale), classes if label else 0)
-    method.labels, method.margin = (label,) if label else (), {"scale": sharpness, "margin": margin}
-    method.heat, method.stages = view_temperature, (coarse, 1.0) if label and coarse < 1 else (1.0,)
-    method.all_coarse = bool(label) and coarse == 1
-    method.on_stage_start(0)
-    return method
+    return V2l(
+        Ensemble.of(two_fields(encoder).align(width), 2),
+        Scale(1 / temperature, most=max_scale),
+        label=label,
+        classes=classes,
+        coarse=coarse,
+        margin=margin,
+        sharpness=sharpness,
+        view_temperature=view_temperature,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleFeatures(FeatureRecord):
+    """Vectors of both encoders.
+
+    Args:
+        visual: source -> (N, D), of the encoder that learns from views or categories.
+        language: source -> (N, D), of the encoder that learns from other fields.
+        label: (N,) in the coarse stage.
+    """
+
+    visual: Columns
+    language: Columns
+    label: Column | None = None
 
 
 class V2l(StagedMethod):
-    """Features: `looks/SOURCE` of the encoder for looks, `named/SOURCE` of that for names, and the
-    label."""
+    """Two encoders with different losses, whose vectors are put end to end.
+
+    Args:
+        encoder: Of two members.
+        scale: The learned inverse temperature between fields.
+        label: A coarse category; "" for no coarse stage.
+        classes: How many it has.
+        coarse: Share of the steps in which it is learnt.
+        margin: Of the softmax over categories.
+        sharpness: Scale of its cosines.
+        view_temperature: Of the loss between views.
+    """
 
     views, min_batch_size = ("weak", "strong"), 2
 
-    def __init__(self, encoder: Ensemble, scale: Scale, classes: int):
+    def __init__(
+        self,
+        encoder: Ensemble,
+        scale: Scale,
+        *,
+        label: str,
+        classes: int,
+        coarse: float,
+        margin: float,
+        sharpness: float,
+        view_temperature: float,
+    ):
         super().__init__()
         self.encoder, self.scale = encoder, scale
         self.prototypes = (
-            nn.Parameter(torch.randn(classes, encoder.first.heads_width)) if classes else None
+            nn.Parameter(torch.randn(classes, encoder.first.heads_width)) if label else None
         )
+        self.labels = (label,) if label else ()
+        self.margin, self.sharpness, self.view_temperature = margin, sharpness, view_temperature
+        self.stages = (coarse, 1.0) if label and coarse < 1 else (1.0,)
+        self.always_coarse = bool(label) and coarse == 1
+        self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
-        self.coarse = self.all_coarse or (len(self.stages) > 1 and stage == 0)
+        self.coarse = self.always_coarse or (len(self.stages) > 1 and stage == 0)
         if self.prototypes is not None:
             self.prototypes.requires_grad_(self.coarse)
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> EnsembleFeatures:
         first = batch.only(*(s for s in batch.sources if view_of(s) <= 1))
-        looks, named = self.encoder.members
-        columns = {}
-        for kind, part, seen in (
-            ("looks", looks, first if self.coarse else batch),
-            ("named", named, first),
-        ):
-            z = part(seen)
-            columns |= {f"{kind}/{s}": z[s] for s in z.sources}
-        return Features(
-            columns | ({"label": batch.labels[self.labels[0]]} if self.coarse else {}), batch.size
+        visual, language = self.encoder.members
+        a, b = visual(first if self.coarse else batch), language(first)
+        return EnsembleFeatures(
+            size=batch.size,
+            visual={s: a[s] for s in a.sources},
+            language={s: b[s] for s in b.sources},
+            label=label_columns(batch, self.labels)[self.labels[0]] if self.coarse else None,
         )
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        looks, named = (
-            Embeddings(
-                {s.split("/")[1]: features[s] for s in features if s.startswith(kind)},
-                features.size,
-            )
-            for kind in ("looks/", "named/")
-        )
+    def losses(self, features: EnsembleFeatures) -> dict[str, Tensor]:
+        visual = Embeddings(dict(features.visual), features.size)
+        language = Embeddings(dict(features.language), features.size)
         across = {
-            f"info_nce/{a}~{b}": info_nce(*named.pair(a, b), temperature=1 / self.scale())
-            for a, b in field_pairs(named)
+            f"info_nce/{a}~{b}": info_nce(*language.pair(a, b), temperature=1 / self.scale())
+            for a, b in field_pairs(language)
         }
-        if not self.coarse:
-            pairs = view_pairs(looks)
+        if features.label is None:
             within = {
-                f"nt_xent/{field_of(a)}": nt_xent(*looks.pair(a, b), temperature=self.heat)
-                for a, b in pairs
+                f"nt_xent/{field_of(a)}": nt_xent(
+                    *visual.pair(a, b), temperature=self.view_temperature
+                )
+                for a, b in view_pairs(visual)
             }
-            return share(across) | share(within)
-        told = {s: both(looks[s], features["label"]) for s in looks}
-        within = {
-            s: margin_softmax(z.values, self.prototypes, y.values, **self.margin)
-            for s, (z, y) in told.items()
-        }
-        return share(across) | share({f"margin/{field_of(s)}": term for s, term in within.items()})
+        else:
+            within = {
+                f"margin/{field_of(s)}": self.category_loss(visual[s], features.label)
+                for s in visual
+            }
+        return share(across) | share(within)
+
+    def category_loss(self, vectors: Column, label: Column) -> Tensor:
+        """Softmax with a margin over the coarse categories."""
+        z, y = both(vectors, label)
+        return margin_softmax(
+            z.values, self.prototypes, y.values, scale=self.sharpness, margin=self.margin
+        )

@@ -1,4 +1,4 @@
-"""BioFusionNet: fields that read each other foretell how soon an event comes, by a Cox loss in
+"""BioFusionNet: survival prediction by fields that attend to each other, with a Cox loss in
 which events weigh more. Mondal, Millar, Graham, Browne, Sowmya and Meijering, 2024,
 arXiv:2402.10717: descriptors of patches through a variational autoencoder, co-dual cross-attention,
 a transformer, a perceptron that clinical variables join late, and the weighted Cox loss. Row 47 of
@@ -13,14 +13,17 @@ any labels, survival being what it is made for."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from amodal.core import Batch, Column, Embeddings, unknown
 from amodal.core.embeddings import FUSED
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Method
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import row_losses, share, token_mean
+from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_attention import CoDualFusion
 from amodal.nn.generation.autoencoder import Autoencoder
@@ -32,7 +35,7 @@ def biofusionnet(
     encoder: Encoder,
     *,
     label: str = "",
-    targets: tuple = (),
+    targets: tuple[Target, ...] = (),
     task: str = "survival",
     event_weight: float = 5.0,
     late: str = "",
@@ -43,13 +46,23 @@ def biofusionnet(
     hidden: int = 512,
     dropout: float = 0.1,
 ) -> BioFusionNet:
-    """label: what is to be told, of survival TIME,EVENT; task: "survival", or "auto" for labels of
-    other kinds; targets: what the labels hold (read from the data unless given); event_weight: of
-    those with the event, against 1; late: a field that joins at the end alone, as the paper's
-    clinical variables do; patches: a field whose tokens the autoencoder compresses, the first
-    picture unless given; elbo: weight of the autoencoder's loss (0: there is none); latent: of the
-    autoencoder; depth: blocks of the transformer; hidden: width of the perceptron's first layer,
-    whose others have a half, a quarter and a sixteenth of it; dropout: in its first two layers."""
+    """Build BioFusionNet.
+
+    Args:
+        encoder: Of any fields.
+        label: What to predict; of survival TIME,EVENT.
+        targets: What the labels hold (by default read from the data).
+        task: "survival", or "auto" for labels of other kinds.
+        event_weight: Of rows with the event, against 1.
+        late: A field that joins only at the end, as the paper's clinical variables do.
+        patches: A field whose tokens the autoencoder compresses (by default the first picture).
+        elbo: Weight of the autoencoder's loss (0: there is no autoencoder).
+        latent: Width of the autoencoder's latent vectors.
+        depth: Blocks of the transformer.
+        hidden: Width of the perceptron's first layer; its others have a half, a quarter and a
+            sixteenth of it.
+        dropout: In its first two layers.
+    """
     for name in filter(None, (late, patches)):
         if name not in encoder.fields:
             raise unknown("field", name, encoder.fields)
@@ -57,18 +70,50 @@ def biofusionnet(
     pictures = [f for f in fused if encoder.fields[f].layout == "grid"]
     compressed = (patches or next(iter(pictures), "")) if elbo else ""
     vae = Autoencoder(encoder.width, 2 * latent, latent) if compressed else None
-    shape = {"heads": encoder.heads_each, "depth": depth, "hidden": hidden, "dropout": dropout}
     fusion = CoDualFusion(
-        fused, [f for f in encoder.fields if f not in fused], encoder.width, **shape
+        fused,
+        [f for f in encoder.fields if f not in fused],
+        encoder.width,
+        heads=encoder.heads_each,
+        depth=depth,
+        hidden=hidden,
+        dropout=dropout,
     )
     head = SupervisedHead([Target.read(t) for t in targets], (), fusion.out_width, joint=True)
-    method = BioFusionNet(encoder, fusion, head, vae, compressed)
-    method.elbo, method.event_weight = elbo, event_weight
-    return method
+    return BioFusionNet(
+        encoder,
+        fusion,
+        head,
+        vae,
+        compressed=compressed,
+        elbo_weight=elbo,
+        event_weight=event_weight,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BioFusionFeatures(HeadFeatures):
+    """Outputs, labels, and the loss of the autoencoder.
+
+    Args:
+        elbo: (N, 2) of the tokens that are compressed: the sum of losses and their number.
+    """
+
+    elbo: Column | None = None
 
 
 class BioFusionNet(Method):
-    """Features: `told`, the outputs; the labels; and `elbo`, of the tokens that are compressed."""
+    """Co-attention over fields, some of them compressed, and a supervised head.
+
+    Args:
+        encoder: Reads each field alone.
+        fusion: Tokens of fields -> one vector.
+        head: Of the labels.
+        vae: Compresses the tokens of one field.
+        compressed: That field.
+        elbo_weight: Of the autoencoder's loss.
+        event_weight: Of rows with the event.
+    """
 
     views = ("weak",)
 
@@ -78,41 +123,43 @@ class BioFusionNet(Method):
         fusion: CoDualFusion,
         head: SupervisedHead,
         vae: Autoencoder | None,
+        *,
         compressed: str,
+        elbo_weight: float,
+        event_weight: float,
     ):
         super().__init__()
-        self.encoder, self.fusion, self.head, self.vae, self.compressed = (
-            encoder,
-            fusion,
-            head,
-            vae,
-            compressed,
-        )
-        self.labels = head.labels
+        self.encoder, self.fusion, self.head, self.vae = encoder, fusion, head, vae
+        self.compressed, self.labels = compressed, head.labels
+        self.elbo_weight, self.event_weight = elbo_weight, event_weight
 
-    def features(self, batch: Batch) -> Features:
-        told, elbo = self.told(batch)
-        return Features({"told": told} | elbo | self.head.known(batch), batch.size)
+    def features(self, batch: Batch) -> BioFusionFeatures:
+        outputs, elbo = self.outputs_and_elbo(batch)
+        label = label_columns(batch, self.labels)
+        return BioFusionFeatures(size=batch.size, outputs=outputs, elbo=elbo, label=label)
 
-    def told(self, batch: Batch) -> tuple[Column, dict[str, Column]]:
-        """The outputs of the rows that have anything, and what the autoencoder loses."""
-        context, elbo = alone(self.encoder, batch), {}
-        bags = {
+    def outputs_and_elbo(self, batch: Batch) -> tuple[Column, Column | None]:
+        """The outputs of the rows that have any field, and the loss of the autoencoder."""
+        context, elbo = alone(self.encoder, batch), None
+        tokens = {
             f: self.encoder.pools[f].strip(context[f]) for f in self.encoder.fields if f in context
         }
-        if self.vae is not None and self.compressed in bags:
-            bags[self.compressed], loss_T = self.vae.compress(bags[self.compressed], batch.seeds)
-            elbo["elbo"] = row_losses(loss_T, bags[self.compressed])
-        return self.head(Embeddings({FUSED: self.fusion(bags, batch.seeds)}, batch.size)), elbo
+        if self.vae is not None and self.compressed in tokens:
+            compressed, loss_T = self.vae.compress(tokens[self.compressed], batch.seeds)
+            tokens[self.compressed], elbo = compressed, row_losses(loss_T, compressed)
+        fused = Embeddings({FUSED: self.fusion(tokens, batch.seeds)}, batch.size)
+        return self.head(fused), elbo
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        found = share(self.head.losses(features["told"], features, survival=self.survival))
-        return found | (
-            {"elbo": self.elbo * token_mean(features["elbo"])} if "elbo" in features else {}
-        )
+    def losses(self, features: BioFusionFeatures) -> dict[str, Tensor]:
+        terms = share(head_losses(self.head, features.outputs, features, survival=self.survival))
+        if features.elbo is not None:
+            terms["elbo"] = self.elbo_weight * token_mean(features.elbo)
+        return terms
 
     def survival(self, risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
+        """The weighted Cox loss of log hazards, times and events (N,)."""
         return cox(risk, time, event, torch.where(event, self.event_weight, 1.0))
 
     def predict(self, batch: Batch) -> Column:
-        return self.told(batch)[0]
+        """The outputs of the rows that have any field."""
+        return self.outputs_and_elbo(batch)[0]

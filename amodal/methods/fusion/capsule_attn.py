@@ -1,30 +1,30 @@
-"""Capsules routed by self-attention: each field is told by many small parts, of which few stay
-active, before fields are compared. Duarte, Chen, Shvetsova, Rouditchenko et al., 2021,
+"""Capsules routed by self-attention: each field is described by many small capsules, of which few
+stay active, before fields are compared. Duarte, Chen, Shvetsova, Rouditchenko et al., 2021,
 arXiv:2112.00775: primary capsules and routing by self-attention, of their section 3; masked margin
 softmax between every two fields (arXiv:1909.08782, eq. 2-4). Row 115 of the catalogue.
 
-The head survives training. "dynamic" and "em" put the iterative routings of the comparison in its
-place. What differs: any fields, whose trunks learn with the rest (theirs are pooled features of
-pretrained networks); cosines with a learned temperature instead of plain products, because search
-ranks by cosine; the mean over pairs of fields. Reconstructed, as the authors published no code:
-widths, how activations enter the routing, and the layer norm before the gated linear map."""
+The head is saved with the encoder. "dynamic" and "em" put the iterative routings of the comparison
+in its place. What differs: any fields, whose trunks learn with the rest (theirs are pooled features
+of pretrained networks); cosines with a learned temperature instead of plain products, because
+search ranks by cosine; the mean over pairs of fields. Reconstructed, as the authors published no
+code: widths, how activations enter the routing, and the layer norm before the gated linear map."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
-import torch
+from torch import Tensor
 
-from amodal.core import Batch, Embeddings
+from amodal.core import Batch, Column, Embeddings
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Features
-from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
+from amodal.methods.shared.supervised import label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.capsules import CapsuleHead
 from amodal.nn.scale import Scale
 from amodal.objectives.masked_margin import masked_margin_softmax
-
-ITEM = "label/item"
 
 
 def capsule_attn(
@@ -38,39 +38,84 @@ def capsule_attn(
     temperature: float = 0.07,
     label: str = "",
 ) -> Capsules:
-    """capsules: of each field, as many after routing as before; pose: the width of each; routing:
-    "attention", "dynamic" or "em"; width: of the common space; margin: taken from the logit of rows
-    that belong together; temperature: where the learned one starts; label: of the data, equal for
-    records that are no negatives of each other (clips of one film)."""
-    scale = Scale(1 / temperature, most=100.0)
+    """Build the capsule network.
 
-    def objective(z):
-        fields = Embeddings({s: z[s] for s in z if s != ITEM}, z.size)
-        terms = {}
-        for a, b in field_pairs(fields):
-            groups = of_one_item(z, shared_rows(z[a], z[b])[0], a) if ITEM in z else None
-            options = {"margin": margin, "temperature": 1 / scale(), "group_N": groups}
-            terms[f"margin/{a}~{b}"] = masked_margin_softmax(*fields.pair(a, b), **options)
+    Args:
+        encoder: Of at least two fields.
+        capsules: Of each field, as many after routing as before.
+        pose: Width of each capsule.
+        routing: "attention", "dynamic" or "em".
+        width: Of the common space.
+        margin: Subtracted from the logit of rows that belong together.
+        temperature: Where the learned one starts.
+        label: Of the data, equal for records that are no negatives of each other (clips of one
+            film).
+    """
+    head = partial(CapsuleHead, capsules=capsules, pose=pose, routing=routing)
+    return Capsules(
+        two_fields(encoder).align(width, head=head),
+        Scale(1 / temperature, most=100.0),
+        margin=margin,
+        label=label,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapsuleFeatures(FeatureRecord):
+    """Aligned vectors, and the items that rows belong to.
+
+    Args:
+        vectors: source -> (N, D).
+        item: (N,) equal for rows that are no negatives of each other.
+    """
+
+    vectors: Columns
+    item: Column | None = None
+
+
+class Capsules(Method):
+    """Masked margin softmax between the capsule vectors of every two fields.
+
+    Args:
+        encoder: Aligned by capsule heads.
+        scale: The learned inverse temperature.
+        margin: Subtracted from the logit of rows that belong together.
+        label: Equal for records that are no negatives of each other; "" for none.
+    """
+
+    min_batch_size = 2
+    views = ("weak",)
+
+    def __init__(self, encoder: Encoder, scale: Scale, *, margin: float, label: str):
+        super().__init__()
+        self.encoder, self.learned, self.margin = encoder, scale, margin
+        self.labels = (label,) if label else ()
+
+    def features(self, batch: Batch) -> CapsuleFeatures:
+        label = label_columns(batch, self.labels)
+        return CapsuleFeatures(
+            size=batch.size,
+            vectors=self.encoder(batch).columns,
+            item=next(iter(label.values()), None),
+        )
+
+    def losses(self, features: CapsuleFeatures) -> dict[str, Tensor]:
+        z, terms = Embeddings(dict(features.vectors), features.size), {}
+        for a, b in field_pairs(z):
+            groups = None
+            if features.item is not None:
+                rows = z[a].rows[shared_rows(z[a], z[b])[0]]
+                groups = row_items(features.item, features.size)[rows]
+            terms[f"margin/{a}~{b}"] = masked_margin_softmax(
+                *z.pair(a, b),
+                margin=self.margin,
+                temperature=1 / self.learned(),
+                group_N=groups,
+            )
         return share(terms)
 
-    head = partial(CapsuleHead, capsules=capsules, pose=pose, routing=routing)
-    method = Capsules(two_fields(encoder).align(width, head=head), objective, learned=scale)
-    method.labels = (label,) if label else ()
-    return method
 
-
-def of_one_item(z: Embeddings, at: torch.Tensor, field: str) -> torch.Tensor:
-    """(n,) the item of the rows at these places of the field's column, -1 where it is not known."""
-    item = z[ITEM].rows.new_full((z.size,), -1).index_put((z[ITEM].rows,), z[ITEM].values.long())
-    return item[z[field].rows[at]]
-
-
-class Capsules(Towers):
-    def features(self, batch: Batch) -> Features:
-        columns = dict(self.encoder(batch).columns)
-        for name in self.labels:
-            columns[ITEM] = batch.labels[name]
-        return Features(columns, batch.size)
-
-    def logit_scale(self) -> None:
-        """None: it learns by another loss than InfoNCE."""
+def row_items(item: Column, size: int) -> Tensor:
+    """(B,) int64: the item of every row, -1 where it is not known."""
+    items = item.rows.new_full((size,), -1)
+    return items.index_put((item.rows,), item.values.long())

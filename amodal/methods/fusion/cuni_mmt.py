@@ -1,26 +1,28 @@
-"""CUNI's multimodal translation: a text is told from another one and from what goes with it, which
-is read, or only to be imagined. Helcl, Libovický and Variš, WMT 2018, arXiv:1811.04697. Reading
-several sources: Libovický et al., arXiv:1811.04716, section 3, in
+"""CUNI's multimodal translation: a text is translated with the help of a picture, which is read, or
+only to be imagined. Helcl, Libovický and Variš, WMT 2018, arXiv:1811.04697. Reading several
+sources: Libovický et al., arXiv:1811.04716, section 3, in
 `amodal.nn.generation.multi_source_decoder`. Imagination: Elliott and Kádár, arXiv:1705.04350, eq.
 4-5, a max-margin loss with in-batch negatives; it needs no picture at test time. Row 88 of the
 catalogue.
 
-Rows that lack a field are told from the others, and imagine nothing, so texts alone may be mixed
-in. What differs: a picture is read, or imagined, as its trunk leaves it, here learnt with the rest
-unless it is a pretrained backbone; the end of a text is a chance of its own beside the next token
-(together a softmax with an end), so that any field can be told; tokens of the two texts are not
-shared; the weight of the imagination is reconstructed. `amodal.curate.in_domain` chooses more texts
-of the kind; back-translation is not there.
-"""
+Rows that lack a field are translated from the others, and imagine nothing, so texts alone may be
+mixed in. What differs: a picture is read, or imagined, as its trunk leaves it, here learnt with the
+rest unless it is a pretrained backbone; the end of a text is a chance of its own beside the next
+token (together a softmax with an end), so that any field can be the target; tokens of the two texts
+are not shared; the weight of the imagination is reconstructed. `amodal.curate.in_domain` chooses
+more texts of the kind; back-translation is not there."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Ragged, unknown
-from amodal.methods.contract import Features, Method
-from amodal.methods.shared.matching import token_features, words_of
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_column, token_mean, two_fields
 from amodal.nn.encoder import Encoder
@@ -42,108 +44,174 @@ def cuni_mmt(
     weight: float = 1.0,
     margin: float = 0.1,
 ) -> Translator:
-    """source: the field that is translated, the first text but the target unless given (without
-    any, the first other field); target: the field that is told, the last text unless given; images:
-    what the other fields are for: "read" beside the source, "imagine" as targets for the source's
-    mean token, or "both"; strategy: to read several sources, "serial", "parallel", "flat" or
-    "hierarchical"; depth: blocks of the decoder; weight: lambda of the imagination; margin: of its
-    loss."""
+    """Build CUNI's multimodal translation.
+
+    Args:
+        encoder: Of at least two fields.
+        source: The field that is translated (by default the first text but the target; without
+            any, the first other field).
+        target: The field that is generated (by default the last text).
+        images: What the other fields are for: "read" beside the source, "imagine" as targets for
+            the source's mean token, or "both".
+        strategy: To read more than one source: "serial", "parallel", "flat" or "hierarchical".
+        depth: Blocks of the decoder.
+        weight: Lambda of the imagination.
+        margin: Of its loss.
+    """
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
-    target, others = words_of(encoder, target or (texts[-1] if texts else ""))
+    target, others = pick_text_field(encoder, target or (texts[-1] if texts else ""))
     source = source or next((f for f in others if f in texts), others[0])
     if source not in others:
         raise unknown("field to translate", source, others)
     if images not in ROUTES:
         raise unknown("use of what goes with the text", images, ROUTES)
-    seen = [f for f in others if f != source]
-    if images != "read" and not seen:
+    pictures = [f for f in others if f != source]
+    if images != "read" and not pictures:
         raise AmodalError(
             f"nothing is there to imagine: beside {source} and {target} there is no other field"
         )
     if encoder.contextual(target):
         raise AmodalError(
-            f"tokens of {target} come from a backbone and have seen each other; leave it out to tell them"
+            f"tokens of {target} come from a backbone and have seen each other; leave the backbone "
+            "out to generate them"
         )
-    read = [source, *seen] if images != "imagine" else [source]
-    shape = {
-        "depth": depth,
-        "heads": encoder.heads_each,
-        "sources": len(read),
-        "strategy": strategy,
-    }
-    writer = Writer(encoder.fields[target], encoder.width, width=encoder.width, **shape)
+    read = [source, *pictures] if images != "imagine" else [source]
+    writer = Writer(
+        encoder.fields[target],
+        encoder.width,
+        width=encoder.width,
+        depth=depth,
+        heads=encoder.heads_each,
+        sources=len(read),
+        strategy=strategy,
+    )
     return Translator(
-        encoder, writer, target, source, read, seen if images != "read" else [], weight, margin
+        encoder,
+        writer,
+        target=target,
+        source=source,
+        read=read,
+        imagined=pictures if images != "read" else [],
+        weight=weight,
+        margin=margin,
     )
 
 
-class Translator(Method):
-    """Features: `tell`, of each row that is told from anything, the sum of losses of its tokens and
-    its end, and their number; of each imagined field its vector, and as `imagine/FIELD` what the
-    source makes of it."""
+@dataclass(frozen=True, kw_only=True)
+class TranslationFeatures(FeatureRecord):
+    """Features of translation.
 
-    def __init__(self, encoder, writer, target, source, read, imagined, weight, margin):
+    Args:
+        translated: (N, 2) of the rows that have a source: the sum of the losses of the target's
+            tokens and end, and their number.
+        imagined: field -> (N, D), predicted from the source.
+        actual: field -> (N, D), what should be imagined.
+    """
+
+    translated: Column
+    imagined: Columns
+    actual: Columns
+
+
+class Translator(Method):
+    """A decoder of one field that reads others, and imagines others.
+
+    Args:
+        encoder: Reads each field alone.
+        writer: The decoder.
+        target: The field that is generated.
+        source: The field that is translated.
+        read: The fields that the decoder reads.
+        imagined: The fields that are predicted from the source.
+        weight: Lambda of the imagination.
+        margin: Of its loss.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        writer: Writer,
+        *,
+        target: str,
+        source: str,
+        read: Sequence[str],
+        imagined: Sequence[str],
+        weight: float,
+        margin: float,
+    ):
         super().__init__()
-        self.encoder, self.writer, self.target, self.source, self.read = (
-            encoder,
-            writer,
-            target,
-            source,
-            read,
-        )
+        self.encoder, self.writer, self.target = encoder, writer, target
+        self.source, self.read = source, list(read)
         self.weight, self.margin, width = weight, margin, encoder.width
-        each = (
+        heads = (
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
             for _ in imagined
         )
-        self.imagine = nn.ModuleDict(zip(imagined, each))
-        if target in encoder.trunks:  # it is told and never read
+        self.imagine = nn.ModuleDict(zip(imagined, heads))
+        if target in encoder.trunks:  # it is generated and never read
             encoder.trunks[target].requires_grad_(False)
 
-    def given(self, batch: Batch) -> tuple[dict[str, Column], list[Ragged]]:
-        """The vector of each field but the target and, of each that is read, its tokens, a list for
-        every row of the batch."""
-        there = [*self.read, *(f for f in self.imagine if f in batch.columns)]
-        context = alone(self.encoder, batch.only(*dict.fromkeys(there)))
+    def encode(self, batch: Batch) -> tuple[dict[str, Column], list[Ragged]]:
+        """Encode all fields but the target.
+
+        Returns:
+            field -> its vectors; and, of each field that is read, a list of tokens for every row of
+            the batch.
+        """
+        present = [*self.read, *(f for f in self.imagine if f in batch.columns)]
+        context = alone(self.encoder, batch.only(*dict.fromkeys(present)))
         columns = token_features(self.encoder, context, self.read).values()
         return self.encoder.pool(context), [every_row(c, batch.size) for c in columns]
 
-    def features(self, batch: Batch) -> Features:
-        pooled, lists = self.given(batch)
+    def features(self, batch: Batch) -> TranslationFeatures:
+        pooled, lists = self.encode(batch)
         values = batch[self.target].values
-        told = token_column(self.encoder.patchify(batch.only(self.target))[self.target])
-        wanted = Ragged(self.encoder.fields[self.target].targets(values), told.values.lengths)
-        at = decoded_from(lists)[told.rows].nonzero().squeeze(1)
-        rows, text = told.rows[at], pooled[self.source]
-        tell = self.writer([s[rows] for s in lists], told.values[at], wanted[at].flat)
-        columns = {"tell": Column(tell, rows)} | {f: pooled[f] for f in self.imagine}
-        columns |= {
-            f"imagine/{f}": Column(head(text.values), text.rows) for f, head in self.imagine.items()
-        }
-        return Features(columns, batch.size)
+        tokens = token_column(self.encoder.patchify(batch.only(self.target))[self.target])
+        targets = Ragged(self.encoder.fields[self.target].targets(values), tokens.values.lengths)
+        index = decoded_from(lists)[tokens.rows].nonzero().squeeze(1)
+        rows, text = tokens.rows[index], pooled[self.source]
+        losses = self.writer([s[rows] for s in lists], tokens.values[index], targets[index].flat)
+        return TranslationFeatures(
+            size=batch.size,
+            translated=Column(losses, rows),
+            imagined={f: Column(head(text.values), text.rows) for f, head in self.imagine.items()},
+            actual={f: pooled[f] for f in self.imagine},
+        )
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: TranslationFeatures) -> dict[str, Tensor]:
         imagined = {}
         for f in self.imagine:
-            hinge = ranking_hinge(
-                *features.pair(f"imagine/{f}", f), margin=self.margin, symmetric=False
-            )
+            both = {"imagined": features.imagined[f], "actual": features.actual[f]}
+            a, b = Embeddings(both, features.size).pair("imagined", "actual")
+            hinge = ranking_hinge(a, b, margin=self.margin, symmetric=False)
             imagined[f"imagine/{f}"] = self.weight * hinge
-        return {"tell": token_mean(features["tell"])} | share(imagined)
+        return {"translate": token_mean(features.translated)} | share(imagined)
 
     def translate(
         self, batch: Batch, *, beams: int = 4, longest: int = 64, alpha: float = 0.6
     ) -> dict[int, str]:
-        """Row -> text, for the rows that have anything to tell it from, as `beam_search` finds it.
-        The batch needs the columns that are read, if need be without a row. Raises AmodalError
-        unless the target is text with one id a token."""
+        """Translate the rows that have anything to translate from.
+
+        Args:
+            batch: Needs the columns that are read, if need be without a row.
+            beams: Of the beam search.
+            longest: Tokens of a text at most.
+            alpha: Of the length penalty.
+
+        Returns:
+            Row -> text.
+
+        Raises:
+            AmodalError: Unless the target is text with one id a token.
+        """
         with torch.no_grad():
-            lists = self.given(batch)[1]
-        rows, tokenizer = (
-            decoded_from(lists).nonzero().squeeze(1),
+            lists = self.encode(batch)[1]
+        rows = decoded_from(lists).nonzero().squeeze(1)
+        texts = self.writer.write(
+            [s[rows] for s in lists],
             self.encoder.tokenizers[self.target],
+            beams=beams,
+            longest=longest,
+            alpha=alpha,
         )
-        how = {"beams": beams, "longest": longest, "alpha": alpha}
-        return dict(
-            zip(rows.tolist(), self.writer.write([s[rows] for s in lists], tokenizer, **how))
-        )
+        return dict(zip(rows.tolist(), texts))

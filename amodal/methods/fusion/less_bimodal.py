@@ -5,13 +5,15 @@ labels instead of captions, then fine-tuning with a rate for each part. Row 135 
 
 Pairs are records with words and another field; lists of labels are a text field like any other. One
 run does both: a share of the steps on pairs, the rest on a label. Of more than two fields the words
-are read with each other one in turn, by the same layers, and answers rest on all of these pairs
+are read with each other one in turn, by the same layers, and predictions rest on all of these pairs
 (two pictures and a statement, as in NLVR2). Encoders trained apart come from a run or are
 backbones. Differences: mean tokens in the place of first ones; all masked words become the mask;
-strangers are of the batch; answers are one of a list of classes."""
+negatives are of the batch; answers are one of a list of classes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,10 +22,11 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods.contract import Features, StagedMethod
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_mean, two_fields
+from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_encoder import CoEncoder
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -33,9 +36,9 @@ from amodal.objectives.matching import exchange, matching
 def less_bimodal(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     label: str = "",
-    targets: tuple = (),
+    targets: tuple[Target, ...] = (),
     task: str = "auto",
     pairs: float = 0.5,
     depth: int = 6,
@@ -45,61 +48,99 @@ def less_bimodal(
     head_rate: float = 10.0,
     view: str = "weak",
 ) -> LessBimodal:
-    """words: the field that is masked and matched, the first text unless given. label: what is to
-    be told, a label of the data, or several with commas between; targets: what the labels hold
-    (read from the data unless given); task: "auto", by the kind of each label, or "survival", label
-    being TIME,EVENT. pairs: share of the steps that learn from pairs before the label, 0 for none,
-    1 for pairs alone. depth: co-attention layers; ratio: of masked words; swap: share of pairs with
-    another's picture; cross_rate, head_rate: how many times the encoders' learning rate
-    co-attention and heads learn at; view: of all fields but the words."""
+    """Build the network of less bimodal supervision.
+
+    Args:
+        encoder: Of at least two fields, trained apart.
+        text_field: The field that is masked and matched (by default the first of text).
+        label: What to predict: a label of the data, or more of them with commas between.
+        targets: What the labels hold (by default read from the data).
+        task: "auto", by the kind of each label, or "survival", label being TIME,EVENT.
+        pairs: Share of the steps that learn from pairs before the label, 0 for none, 1 for pairs
+            alone.
+        depth: Co-attention layers.
+        ratio: Share of masked words.
+        swap: Share of pairs with another's picture.
+        cross_rate: Learning rate of co-attention, times that of the encoders.
+        head_rate: Learning rate of the heads, times that of the encoders.
+        view: How all fields but the text are augmented.
+    """
     if not 0 <= pairs <= 1:
         raise AmodalError(
             f"pairs = {pairs} is the share of the steps before the label, from 0 to 1"
         )
-    name, rest = m.words_of(two_fields(encoder), words)
+    name, rest = m.pick_text_field(two_fields(encoder), text_field)
     masked = m.MaskedWords(encoder, name, ratio) if pairs else None
-    whole, told = 2 * encoder.width, pairs < 1 or targets
-    head = (
-        SupervisedHead([Target.read(t) for t in targets], rest, whole, hidden=whole)
-        if told
-        else None
-    )
+    width, head = 2 * encoder.width, None
+    if pairs < 1 or targets:
+        head = SupervisedHead([Target.read(t) for t in targets], rest, width, hidden=width)
     co = CoEncoder(list(encoder.fields), encoder.width, depth, encoder.heads_each)
-    method = LessBimodal(encoder, co, masked, head, name, swap)
-    method.views = {f: ("plain" if f == name else view,) for f in encoder.fields}
-    method.lr_multipliers = {
-        "co": cross_rate,
-        "match": head_rate,
-        "head": head_rate,
-        "masked": cross_rate,
-    }
-    method.stages = (pairs, 1.0) if 0 < pairs < 1 else (1.0,)
-    return method
+    return LessBimodal(
+        encoder,
+        co,
+        masked,
+        head,
+        text_field=name,
+        swap=swap,
+        views={f: ("plain" if f == name else view,) for f in encoder.fields},
+        lr_multipliers={
+            "co": cross_rate,
+            "match": head_rate,
+            "head": head_rate,
+            "masked": cross_rate,
+        },
+        stages=(pairs, 1.0) if 0 < pairs < 1 else (1.0,),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFeatures(FeatureRecord):
+    """Features of the stage that learns from pairs.
+
+    Args:
+        tokens: source -> lists of tokens.
+        masked: field -> (N, 2), the losses of masked words that read this field.
+        seed: (B,) of the rows.
+    """
+
+    tokens: Columns
+    masked: Columns
+    seed: Column
 
 
 class LessBimodal(StagedMethod):
-    """Features on pairs: `mlm/FIELD`, `tokens/SOURCE`, the seeds; on the label: `told`, and the
-    labels."""
+    """Co-attention that learns from pairs, then from a label.
+
+    Args:
+        encoder: Reads each field alone.
+        co: Co-attention.
+        masked: Of masked words; None without the first stage.
+        head: Of the labels; None without the second stage.
+        text_field: The field of the words.
+        swap: Share of pairs with another's picture.
+        views: How each field is augmented.
+        lr_multipliers: Of the parts.
+        stages: Where they end, as shares of the steps.
+    """
 
     def __init__(
         self,
         encoder: Encoder,
         co: CoEncoder,
-        masked,
+        masked: m.MaskedWords | None,
         head: SupervisedHead | None,
-        words: str,
+        *,
+        text_field: str,
         swap: float,
+        views: Mapping[str, tuple[str, ...]],
+        lr_multipliers: Mapping[str, float],
+        stages: tuple[float, ...],
     ):
         super().__init__()
-        self.encoder, self.co, self.masked, self.head, self.words, self.swap = (
-            encoder,
-            co,
-            masked,
-            head,
-            words,
-            swap,
-        )
+        self.encoder, self.co, self.masked, self.head = encoder, co, masked, head
         self.match = nn.Linear(2 * encoder.width, 1)
+        self.text_field, self.swap = text_field, swap
+        self.views, self.lr_multipliers, self.stages = views, lr_multipliers, stages
         self.labels = head.labels if head is not None else ()
         self.on_stage_start(0)
 
@@ -113,47 +154,49 @@ class LessBimodal(StagedMethod):
             if part is not None:
                 part.requires_grad_(learns)
 
-    def features(self, batch: Batch) -> Features:
-        if not self.on_pairs:
-            return Features({"told": self.predict(batch)} | self.head.known(batch), batch.size)
-        context = alone(self.encoder, batch)
-        columns = m.token_features(self.encoder, context, list(batch.sources)) | {
-            m.SEED: m.seed_column(batch)
-        }
-        content = self.encoder.patchify(batch.only(self.words))[self.words]
-        for s in (s for s in batch.sources if s != self.words):
-            read = partial(self.co.read, self.words, s)
-            columns[f"mlm/{s}"] = self.masked(
-                self.encoder, batch, content, columns[f"tokens/{s}"], read
+    def features(self, batch: Batch) -> PairFeatures | HeadFeatures:
+        if self.masked is None or not self.on_pairs:
+            return HeadFeatures(
+                size=batch.size,
+                outputs=self.predict(batch),
+                label=label_columns(batch, self.labels),
             )
-        return Features(columns, batch.size)
-
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        if not self.on_pairs:
-            return share(self.head.losses(features["told"], features))
-        filled = {s: token_mean(features[s]) for s in features if s.startswith("mlm/")}
-        return share(filled) | share(
-            {f"itm/{s[4:]}": self.matched(features, s[4:]) for s in filled}
+        context, masked = alone(self.encoder, batch), {}
+        columns = m.token_features(self.encoder, context, list(batch.sources))
+        tokens = {s: columns[f"tokens/{s}"] for s in batch.sources}
+        content = self.encoder.patchify(batch.only(self.text_field))[self.text_field]
+        for s in (s for s in batch.sources if s != self.text_field):
+            read = partial(self.co.read, self.text_field, s)
+            masked[s] = self.masked(self.encoder, batch, content, tokens[s], read)
+        return PairFeatures(
+            size=batch.size, tokens=tokens, masked=masked, seed=m.seed_column(batch)
         )
 
-    def matched(self, features: Features, field: str) -> Tensor:
-        words, seen = features[f"tokens/{self.words}"], features[f"tokens/{field}"]
-        at, at_seen = shared_rows(words, seen)
-        seeds = hash_bits(features[m.SEED].values[words.rows[at]], name_code(f"swap {field}"))
+    def losses(self, features: PairFeatures | HeadFeatures) -> dict[str, Tensor]:
+        if isinstance(features, HeadFeatures):
+            return share(head_losses(self.head, features.outputs, features))
+        masked = {f"mlm/{s}": token_mean(column) for s, column in features.masked.items()}
+        matched = {f"itm/{s}": self.matching_loss(features, s) for s in features.masked}
+        return share(masked) | share(matched)
+
+    def matching_loss(self, features: PairFeatures, field: str) -> Tensor:
+        """Image-text matching with the pictures of some rows exchanged."""
+        words, seen = features.tokens[self.text_field], features.tokens[field]
+        index, seen_index = shared_rows(words, seen)
+        seeds = hash_bits(features.seed.values[words.rows[index]], name_code(f"swap {field}"))
         shown = exchange(seeds, self.swap)
-        own = shown == torch.arange(len(at), device=at.device)
-        logits = self.match(
-            self.co.means({self.words: words.values[at], field: seen.values[at_seen[shown]]})
-        )
-        return matching(logits[own].squeeze(1), logits[~own].squeeze(1))
+        matches = shown == torch.arange(len(index), device=index.device)
+        lists = {self.text_field: words.values[index], field: seen.values[seen_index[shown]]}
+        logits = self.match(self.co.means(lists))
+        return matching(logits[matches].squeeze(1), logits[~matches].squeeze(1))
 
     def predict(self, batch: Batch) -> Column:
-        bags = {
-            s: self.encoder.pools[s].strip(bag) for s, bag in alone(self.encoder, batch).items()
-        }
-        lists = {s: Ragged(bag.x, bag.lengths()) for s, bag in bags.items()}
-        words, pairs = lists.pop(self.words), {}
+        """The outputs of the head, of the rows that have any field."""
+        context = alone(self.encoder, batch)
+        tokens = {s: self.encoder.pools[s].strip(t) for s, t in context.items()}
+        lists = {s: Ragged(t.x, t.lengths()) for s, t in tokens.items()}
+        words, pairs = lists.pop(self.text_field), {}
         for s, seen in lists.items():
             rows = (seen.lengths + words.lengths).nonzero().squeeze(1)
-            pairs[s] = Column(self.co.means({self.words: words, s: seen})[rows], rows)
+            pairs[s] = Column(self.co.means({self.text_field: words, s: seen})[rows], rows)
         return self.head(Embeddings(pairs, batch.size))

@@ -13,16 +13,19 @@ what is absent. The share of tokens left out is reconstructed: their code leaves
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column
-from amodal.core.column import shared_rows
+from amodal.core.column import both
 from amodal.masking.hashing import hash_bits
-from amodal.methods.contract import Clock, Features, StagedMethod
+from amodal.methods.contract import Clock, FeatureRecord, StagedMethod
 from amodal.methods.shared.fused import fused_vectors
-from amodal.methods.shared.shapes import follow, frozen_copy, refuse_pool
+from amodal.methods.shared.shapes import ema_update, frozen_copy, refuse_pool
+from amodal.methods.shared.supervised import label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.fusions import fusion_of
 from amodal.nn.queue import GroupedQueue
@@ -43,106 +46,168 @@ def mhsa_dms(
     temperature: float = 0.07,
     queue: int = 16384,
     momentum: float = 0.999,
-    tell: float = 0.2,
+    classifier_share: float = 0.2,
 ) -> FusedContrast:
-    """label: what is to be told, a label of the data (none: plain MoCo); classes: how many it has
-    (0: counted in the data). fuse: "attention", "sum", "conv", "se" or "aff", see
-    `amodal.nn.fusion.fusions`; ratio: share of a row's tokens that attention is not shown while
-    training; dropout: of it; groups: fields that attention fuses apart first, such as "a+b,c+d".
-    width: of the contrast's space; temperature: of it; queue: keys kept; momentum: of the encoder
-    of keys; tell: share of the steps, at the end, for the classifier."""
-    if label and (classes < 2 or not 0 < tell < 1):
+    """Build masked self-attention with SuMoCo.
+
+    Args:
+        encoder: Of any fields.
+        label: What to predict, a label of the data (none: plain MoCo).
+        classes: How many it has (0: counted in the data).
+        fuse: "attention", "sum", "conv", "se" or "aff", see `amodal.nn.fusion.fusions`.
+        ratio: Share of a row's tokens that attention is not shown while training.
+        dropout: Of attention.
+        groups: Fields that attention fuses apart first, such as "a+b,c+d".
+        width: Of the contrast's space.
+        temperature: Of the contrast.
+        queue: Keys of earlier batches.
+        momentum: Of the encoder of keys.
+        classifier_share: Share of the steps, at the end, for the classifier.
+    """
+    if label and (classes < 2 or not 0 < classifier_share < 1):
         raise AmodalError(
-            "to tell a label mhsa_dms needs classes, at least 2, and tell, a share of the steps"
+            "to predict a label mhsa_dms needs classes, at least 2, and classifier_share, a share "
+            "of the steps"
         )
     fusion = fusion_of(
         fuse, list(encoder.fields), encoder.width, ratio=ratio, dropout=dropout, groups=groups
     )
-    method = FusedContrast(encoder, fusion, width, queue, classes)
-    method.temperature, method.momentum, method.labels = (
-        temperature,
-        momentum,
-        (label,) if label else (),
+    return FusedContrast(
+        encoder,
+        fusion,
+        width=width,
+        queue=queue,
+        label=label,
+        classes=classes,
+        temperature=temperature,
+        momentum=momentum,
+        stages=(1 - classifier_share, 1.0) if label else (1.0,),
     )
-    method.stages = (1 - tell, 1.0) if label else (1.0,)
-    return method
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastFeatures(FeatureRecord):
+    """Features of the first stage.
+
+    Args:
+        query: (N, D).
+        key: (N, D) of the momentum branch, without a gradient.
+        label: (N,), if the method has a label.
+    """
+
+    query: Column
+    key: Column
+    label: Column | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedFeatures(FeatureRecord):
+    """Features of the stage that trains the classifier.
+
+    Args:
+        fused: (N, D) unit vectors, without a gradient.
+        label: (N,).
+    """
+
+    fused: Column
+    label: Column
 
 
 class FusedContrast(StagedMethod):
-    """Features: `query` and `key` of each row, or its fused vector, `fused`, once the classifier is
-    trained; its label."""
+    """Supervised momentum contrast of fused vectors, then a classifier.
+
+    Args:
+        encoder: Of the fields.
+        fusion: Tokens of fields -> one vector.
+        width: Of the contrast's space.
+        queue: Keys of earlier batches.
+        label: A label of the data; "" for none.
+        classes: How many it has.
+        temperature: Of the contrast.
+        momentum: Of the encoder of keys.
+        stages: Where they end, as shares of the steps.
+    """
 
     views, min_batch_size = ("strong", "strong"), 2
 
-    def __init__(self, encoder: Encoder, fusion: nn.Module, width: int, queue: int, classes: int):
+    def __init__(
+        self,
+        encoder: Encoder,
+        fusion: nn.Module,
+        *,
+        width: int,
+        queue: int,
+        label: str,
+        classes: int,
+        temperature: float,
+        momentum: float,
+        stages: tuple[float, ...],
+    ):
         super().__init__()
         refuse_pool(encoder)
-        d, self.telling, self._seen = encoder.width, False, ()
+        d, self.classifying = encoder.width, False
+        self._keys: tuple[Tensor, Tensor] | None = None
         self.encoder, self.fusion = encoder, fusion
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, width))
         self.classifier = (
             nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, classes)) if classes else None
         )
-        self.slow, self.queue = (
-            frozen_copy(nn.ModuleDict(self.learning())),
-            GroupedQueue(queue, width),
-        )
+        self.key_branch = frozen_copy(nn.ModuleDict(self.query_branch()))
+        self.queue = GroupedQueue(queue, width)
+        self.labels = (label,) if label else ()
+        self.temperature, self.momentum, self.stages = temperature, momentum, stages
 
-    def learning(self) -> dict[str, nn.Module]:
+    def query_branch(self) -> dict[str, nn.Module]:
+        """The modules that learn from contrast."""
         return {"encoder": self.encoder, "fusion": self.fusion, "head": self.head}
 
     def on_stage_start(self, stage: int) -> None:
-        self.telling = stage > 0
-        for module in self.learning().values():
-            module.requires_grad_(not self.telling)
+        self.classifying = stage > 0
+        for module in self.query_branch().values():
+            module.requires_grad_(not self.classifying)
 
-    def features(self, batch: Batch) -> Features:
-        columns = {"label": batch.labels[self.labels[0]]} if self.labels else {}
-        if self.telling:
-            return Features(columns | {"fused": self.fused(batch)}, batch.size)
+    def features(self, batch: Batch) -> ContrastFeatures | FusedFeatures:
+        label = next(iter(label_columns(batch, self.labels).values()), None)
+        if self.classifying:
+            return FusedFeatures(size=batch.size, fused=self.fused(batch), label=label)
         query = fused_vectors(self.encoder, self.fusion, batch, 1, batch.seeds)
+        keys = self.key_branch
         with torch.no_grad():
-            key = fused_vectors(
-                self.slow["encoder"], self.slow["fusion"], batch, 2, hash_bits(batch.seeds, 1)
-            )
-            columns["key"] = Column(self.slow["head"](key.values), key.rows)
-        return Features(
-            columns | {"query": Column(self.head(query.values), query.rows)}, batch.size
-        )
+            # other bits than the query's, so that attention drops other tokens
+            bits = hash_bits(batch.seeds, 1)
+            key = fused_vectors(keys["encoder"], keys["fusion"], batch, 2, bits)
+            key = Column(keys["head"](key.values), key.rows)
+        query = Column(self.head(query.values), query.rows)
+        return ContrastFeatures(size=batch.size, query=query, key=key, label=label)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        if self.telling:
-            at, of = shared_rows(features["fused"], features["label"])
-            return {
-                "told": focal(
-                    self.classifier(features["fused"].values[at]), features["label"].values[of]
-                )
-            }
-        key = features["key"]
+    def losses(self, features: ContrastFeatures | FusedFeatures) -> dict[str, Tensor]:
+        if isinstance(features, FusedFeatures):
+            fused, label = both(features.fused, features.label)
+            return {"supervised": focal(self.classifier(fused.values), label.values)}
+        key = features.key
         group = key.rows.new_full((features.size,), -1)
-        if self.labels:
-            group[features["label"].rows] = features["label"].values
-        self._seen = normalize(key.values.detach(), dim=1), group[key.rows]
+        if features.label is not None:
+            group[features.label.rows] = features.label.values
+        self._keys = normalize(key.values.detach(), dim=1), group[key.rows]
         keys = [
             torch.cat([new, old.to(new.dtype)])
-            for new, old in zip(self._seen, self.queue.earlier())
+            for new, old in zip(self._keys, self.queue.earlier())
         ]
-        return {"contrast": sup_moco(features["query"].values, *keys, temperature=self.temperature)}
+        return {"contrast": sup_moco(features.query.values, *keys, temperature=self.temperature)}
 
     def on_step_end(self, clock: Clock) -> None:
-        if not self.telling and self._seen:
-            self.queue.push(*self._seen)
-            for name, module in self.learning().items():
-                follow(self.slow[name], module, self.momentum)
+        if not self.classifying and self._keys is not None:
+            self.queue.push(*self._keys)
+            for name, module in self.query_branch().items():
+                ema_update(self.key_branch[name], module, self.momentum)
 
     @torch.no_grad()
     def fused(self, batch: Batch) -> Column:
-        """(N, D) unit vectors of the rows that have any field, from all that they have; of views,
-        the first."""
+        """Unit vectors (N, D) of the rows that have any field, by the first view of each."""
         return fused_vectors(self.encoder, self.fusion, batch)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Column:
-        """(N, classes) logits, of those rows."""
+        """Logits (N, classes) of the rows that have any field."""
         fused = self.fused(batch)
         return Column(self.classifier(fused.values), fused.rows)

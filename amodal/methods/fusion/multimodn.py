@@ -1,7 +1,7 @@
-"""MultiModN: fields update one shared state, in turn, and every task is told from every state, so
-that what is missing is just not read. Swamy, Satayeva, Frej, Bossy, Vogels, Jaggi, Käser and
-Hartley, NeurIPS 2023, arXiv:2309.14118, section 3: modules that read a field and the state, tasks
-told after each, and the size of changes. Row 147 of the catalogue.
+"""MultiModN: fields update one shared state, in turn, and every task is predicted from every state.
+A missing field is skipped. Swamy, Satayeva, Frej, Bossy, Vogels, Jaggi, Käser and
+Hartley, NeurIPS 2023, arXiv:2309.14118, section 3: modules that read a field and the state,
+tasks predicted after each, and the size of changes. Row 147 of the catalogue.
 
 What differs. A field is skipped record by record; the public code skips it for a whole batch as
 soon as one record lacks it, which hides which records those are. So the error after a field is the
@@ -11,11 +11,14 @@ Records may be read in an order of their own each; there it is one for a batch. 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, unknown
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Columns, Method
+from amodal.methods.shared.supervised import LabelledFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.sequential import Modules, turns
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -25,7 +28,7 @@ def multimodn(
     encoder: Encoder,
     *,
     label: str = "",
-    targets: tuple = (),
+    targets: tuple[Target, ...] = (),
     task: str = "auto",
     order: str = "",
     shuffle: bool = False,
@@ -34,13 +37,21 @@ def multimodn(
     change: float = 0.003,
     view: str = "weak",
 ) -> MultiModN:
-    """label: what is to be told, a label of the data, or several with commas between, each a task;
-    targets: what the labels hold (read from the data unless given); task: "auto", by the kind of
-    each label, or "survival", label being TIME,EVENT; order: fields in the order in which they are
-    read, with commas (that of the data unless given); shuffle: read them in a random order while
-    training; state: width of the shared state; hidden: width of the tasks' hidden layer (0: a
-    linear map); change: weight of the mean squared change of the state; view: how values are
-    augmented, such as "plain" or "weak"."""
+    """Build MultiModN.
+
+    Args:
+        encoder: Of any fields.
+        label: What to predict: a label of the data, or more of them with commas between.
+        targets: What the labels hold (by default read from the data).
+        task: "auto", by the kind of each label, or "survival", label being TIME,EVENT.
+        order: Fields in the order in which they are read, with commas (by default that of the
+            data).
+        shuffle: Read them in a random order while training.
+        state: Width of the shared state.
+        hidden: Width of the tasks' hidden layer (0: a linear map).
+        change: Weight of the mean squared change of the state.
+        view: How values are augmented, such as "plain" or "weak".
+    """
     fields = [f.strip() for f in order.split(",")] if order else list(encoder.fields)
     for name in fields:
         if name not in encoder.fields:
@@ -48,77 +59,107 @@ def multimodn(
     if sorted(fields) != sorted(encoder.fields):
         raise AmodalError(f"order = {order!r} should name each of {', '.join(encoder.fields)} once")
     head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
-    return MultiModN(
-        encoder,
-        Modules(fields, encoder.feature_width(fields[0]), state),
-        head,
-        shuffle,
-        change,
-        view,
-    )
+    modules = Modules(fields, encoder.feature_width(fields[0]), state)
+    return MultiModN(encoder, modules, head, shuffle=shuffle, change=change, view=view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequentialFeatures(LabelledFeatures):
+    """Outputs of the tasks, step by step.
+
+    Args:
+        initial: (B, outputs) before any field.
+        outputs: field -> (N, outputs) after it.
+        change: field -> (N,) mean squared change of the state.
+    """
+
+    initial: Column
+    outputs: Columns
+    change: Columns
 
 
 class MultiModN(Method):
-    """Features: outputs of the tasks before any field, `told/`, and after each, `told/FIELD`;
-    `change/FIELD`; the labels."""
+    """A state that fields update in turn, and tasks predicted from every state.
+
+    Args:
+        encoder: Of the fields.
+        modules: Update the state.
+        head: Of the tasks.
+        shuffle: Read fields in a random order while training.
+        change: Weight of the mean squared change of the state.
+        view: How values are augmented.
+    """
 
     def __init__(
         self,
         encoder: Encoder,
         modules: Modules,
         head: SupervisedHead,
+        *,
         shuffle: bool,
         change: float,
         view: str,
     ):
         super().__init__()
-        self.encoder, self.steps, self.head, self.shuffle, self.change = (
-            encoder,
-            modules,
-            head,
-            shuffle,
-            change,
-        )
+        self.encoder, self.steps, self.head = encoder, modules, head
+        self.shuffle, self.change = shuffle, change
         self.views, self.labels = (view,), head.labels
 
-    def features(self, batch: Batch) -> Features:
-        z = self.encoder.features(batch)
-        turn_BK = (
-            turns(batch.seeds, len(self.steps.steps)) if self.shuffle and self.training else None
-        )
-        _, found = self.steps(z, turn_BK)
-        columns = {"told/": self.head(self.begin_with(batch))}
-        for s, pair in found.items():
+    def features(self, batch: Batch) -> SequentialFeatures:
+        z, turn_BK = self.encoder.features(batch), None
+        if self.shuffle and self.training:
+            turn_BK = turns(batch.seeds, len(self.steps.steps))
+        initial = self.head(self.initial_state(batch))
+        outputs, change = {}, {}
+        for s, pair in self.steps(z, turn_BK)[1].items():
             before, after = pair.values.unbind(1)
-            columns |= {f"told/{s}": self.head(Column(after, pair.rows))}
-            columns |= {f"change/{s}": Column((after - before).square().mean(1), pair.rows)}
-        return Features(columns | self.head.known(batch), batch.size)
+            outputs[s] = self.head(Column(after, pair.rows))
+            change[s] = Column((after - before).square().mean(1), pair.rows)
+        return SequentialFeatures(
+            size=batch.size,
+            initial=initial,
+            outputs=outputs,
+            change=change,
+            label=label_columns(batch, self.labels),
+        )
 
-    def begin_with(self, batch: Batch) -> Column:
+    def initial_state(self, batch: Batch) -> Column:
+        """The learned state (B, D) before any field."""
         rows = torch.arange(batch.size, device=batch.seeds.device)
         return Column(self.steps.start.expand(batch.size, -1), rows)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        told = [self.head.losses(features[n], features) for n in features if n.startswith("told/")]
-        tasks = {n: sum(one[n] for one in told) / (len(told) * len(told[0])) for n in told[0]}
-        changes = [features[n].values for n in features if n.startswith("change/")]
+    def losses(self, features: SequentialFeatures) -> dict[str, Tensor]:
+        columns = [features.initial, *features.outputs.values()]
+        steps = [head_losses(self.head, outputs, features) for outputs in columns]
+        tasks = {n: sum(step[n] for step in steps) / (len(steps) * len(steps[0])) for n in steps[0]}
+        if not self.change:
+            return tasks
+        changes = [column.values for column in features.change.values()]
         size = sum(c.sum() / max(len(c), 1) for c in changes) / len(changes)
-        return tasks | ({"change": self.change * size} if self.change else {})
+        return tasks | {"change": self.change * size}
 
     @torch.no_grad()
     def curve(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """What is told of all rows before any field, "", and after each, in their order: field ->
-        target -> predictions. A row that lacks a field is told as before it; what a field changes
-        is its importance for that row."""
-        state, found = self.begin_with(batch), self.steps(self.encoder.features(batch))[1]
-        states = {"": state} | {s: (state := placed(state, pair)) for s, pair in found.items()}
+        """The predictions of all rows before any field, and after each.
+
+        A row that lacks a field is predicted as before it. The change by a field is its importance
+        for that row.
+
+        Returns:
+            field, in order, or "" for none -> target -> predictions.
+        """
+        state, updates = self.initial_state(batch), self.steps(self.encoder.features(batch))[1]
+        states = {"": state}
+        for s, pair in updates.items():
+            states[s] = state = updated(state, pair)
         return {s: self.head.predictions(self.head(state)) for s, state in states.items()}
 
     def predict(self, batch: Batch) -> Column:
-        """Of all rows; one without any field is told as the average record."""
+        """The outputs of all rows; one without any field is predicted as the average record."""
         state, _ = self.steps(self.encoder.features(batch))
         return self.head(Column(state, torch.arange(batch.size, device=state.device)))
 
 
-def placed(state: Column, pair: Column) -> Column:
+def updated(state: Column, pair: Column) -> Column:
+    """The state with the new values of some rows; `pair` (N, 2, D) holds old and new ones."""
     return Column(state.values.index_copy(0, pair.rows, pair.values[:, 1]), state.rows)

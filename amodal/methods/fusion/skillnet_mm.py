@@ -13,14 +13,15 @@ mix of tasks, and alpha are reconstructed from the paper's description.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, unknown
-from amodal.methods.contract import Features, Method
+from amodal.core import AmodalError, Batch, Embeddings, unknown
+from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import MaskedWords
 from amodal.methods.shared.shapes import row_losses, token_mean
 from amodal.modalities import name_of
@@ -45,30 +46,60 @@ def skillnet_mm(
     width: int = 128,
     temperature: float = 0.07,
 ) -> SkillNet:
-    """skills: of each field, as "FIELD=SKILL+SKILL, FIELD=…", those of its kind and the general one
-    unless given; where: what is copied, the projections of "attention" or the "mlp"; masked,
-    contrast: weights of the two kinds of tasks, 0 for none (without contrast there is no skill for
-    relating); ratio: share of tokens that are masked; alpha: a task of N records weighs N^alpha (0:
-    all the same); width: of the common space; temperature: where the learned softmax temperature
-    starts."""
+    """Build SkillNet.
+
+    Args:
+        encoder: With a shared trunk.
+        skills: Of each field, as "FIELD=SKILL+SKILL, FIELD=…" (by default those of its kind and the
+            general one).
+        where: What is copied for each skill: the projections of "attention" or the "mlp".
+        masked: Weight of masked tokens, 0 for none.
+        contrast: Weight of contrast, 0 for none; without it there is no skill for relating.
+        ratio: Share of tokens that are masked.
+        alpha: A task of N records weighs N^alpha (0: all the same).
+        width: Of the common space.
+        temperature: Where the learned softmax temperature starts.
+    """
     if not (masked or contrast):
         raise AmodalError(
-            "skillnet_mm learns from masked tokens, from contrast, or from both, and both weights are 0"
+            "skillnet_mm learns from masked tokens, from contrast, or from both, and both weights "
+            "are 0"
         )
-    rules = {f: (name_of(m), GENERAL) for f, m in encoder.fields.items()} | read(skills, encoder)
-    related = {f: (*own, RELATING) for f, own in rules.items()} if contrast else rules
+    rules = {f: (name_of(m), GENERAL) for f, m in encoder.fields.items()}
+    rules |= parse_skills(skills, encoder)
+    related = {f: (*names, RELATING) for f, names in rules.items()} if contrast else rules
     (encoder.align(width) if contrast else encoder).set_block_hook(Skills(related, where))
-    return SkillNet(encoder, rules, masked, contrast, ratio, alpha, Scale(1 / temperature))
+    return SkillNet(
+        encoder,
+        rules=rules,
+        masked=masked,
+        contrast=contrast,
+        ratio=ratio,
+        alpha=alpha,
+        scale=Scale(1 / temperature),
+    )
 
 
-def read(text: str, encoder: Encoder) -> dict[str, tuple[str, ...]]:
-    given = (part.partition("=") for part in text.split(",") if part.strip())
+def parse_skills(text: str, encoder: Encoder) -> dict[str, tuple[str, ...]]:
+    """Read "FIELD=SKILL+SKILL, FIELD=…".
+
+    Args:
+        text: Of the option.
+        encoder: Of the fields.
+
+    Returns:
+        field -> its skills, of the fields that are named.
+
+    Raises:
+        AmodalError: For a field that there is not, or one without a skill.
+    """
+    parts = (part.partition("=") for part in text.split(",") if part.strip())
     rules = {
-        f.strip(): tuple(s.strip() for s in some.split("+") if s.strip()) for f, _, some in given
+        f.strip(): tuple(s.strip() for s in names.split("+") if s.strip()) for f, _, names in parts
     }
     for field in rules:
         if field not in encoder.fields:
-            raise unknown("field", field, encoder.fields, "Skills were given for it.")
+            raise unknown("field", field, encoder.fields, "It should be one with skills.")
         if not rules[field]:
             raise AmodalError(
                 f"every field needs a skill, and {field} has none; write {field}=SKILL"
@@ -76,34 +107,63 @@ def read(text: str, encoder: Encoder) -> dict[str, tuple[str, ...]]:
     return rules
 
 
+@dataclass(frozen=True, kw_only=True)
+class SkillFeatures(FeatureRecord):
+    """Features of SkillNet.
+
+    Args:
+        vectors: field -> (N, D), with the skill for relating; empty without contrast.
+        masked: field -> (N, 2), the sum of losses of masked tokens and their number.
+    """
+
+    vectors: Columns
+    masked: Columns
+
+
 class SkillNet(Method):
-    """Features: the vector of each field, read with the skill for relating, and as `masked/FIELD`
-    the losses of masked tokens."""
+    """Masked tokens of each field, and contrast between fields, each with its skills.
+
+    Args:
+        encoder: With skills between its blocks.
+        rules: field -> the skills for its masked tokens.
+        masked: Weight of masked tokens.
+        contrast: Weight of contrast.
+        ratio: Share of tokens that are masked.
+        alpha: A task of N records weighs N^alpha.
+        scale: The learned inverse temperature.
+    """
 
     views, min_batch_size = ("weak",), 2
 
-    def __init__(self, encoder, rules, masked, contrast, ratio, alpha, scale):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        rules: Mapping[str, tuple[str, ...]],
+        masked: float,
+        contrast: float,
+        ratio: float,
+        alpha: float,
+        scale: Scale,
+    ):
         super().__init__()
-        self.encoder, self.rules, self.alpha, self.weights = (
-            encoder,
-            rules,
-            alpha,
-            (masked, contrast),
-        )
+        self.encoder, self.rules, self.alpha = encoder, dict(rules), alpha
+        self.masked_weight, self.contrast_weight = masked, contrast
         self.masked = nn.ModuleDict(
             {f: MaskedWords(encoder, f, ratio) for f in encoder.fields if masked}
         )
         self.scale = scale if contrast else None
         self.pairs = list(combinations(encoder.fields, 2)) if contrast else []
-        self.register_buffer(
-            "records", torch.ones(len(self.masked) + len(self.pairs))
-        )  # of each task
+        # how many records each task has
+        self.register_buffer("records", torch.ones(len(self.masked) + len(self.pairs)))
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
+        """Count the records of each task."""
         count = torch.zeros_like(self.records)
         for batch in records:
-            there = {f: batch[f].present(batch.size) for f in self.encoder.fields}
-            tasks = [there[f] for f in self.masked] + [there[a] & there[b] for a, b in self.pairs]
+            present = {f: batch[f].present(batch.size) for f in self.encoder.fields}
+            tasks = [present[f] for f in self.masked]
+            tasks += [present[a] & present[b] for a, b in self.pairs]
             count += torch.stack(tasks).sum(1)
         self.records.copy_(count)
 
@@ -112,24 +172,25 @@ class SkillNet(Method):
         p = torch.where(self.records > 0, self.records**self.alpha, 0.0)
         return p / p.sum().clamp(min=1e-12)
 
-    def features(self, batch: Batch) -> Features:
-        encoder, columns = self.encoder, dict(self.encoder(batch).columns) if self.pairs else {}
+    def features(self, batch: Batch) -> SkillFeatures:
+        encoder, masked = self.encoder, {}
+        vectors = encoder(batch).columns if self.pairs else {}
         content = encoder.patchify(batch) if self.masked else {}
         with encoder.block_hook.instead(self.rules):
             for f, part in self.masked.items():
                 hidden_T = part.draw(content[f], batch.seeds)
                 read = part.encode(encoder, content[f], hidden_T).keep(hidden_T)
-                target = encoder.fields[f].targets(batch[f].values)[hidden_T]
-                columns[f"masked/{f}"] = row_losses(
-                    encoder.fields[f].token_loss(part.predictor(read.x), target), read
-                )
-        return Features(columns, batch.size)
+                modality = encoder.fields[f]
+                target = modality.targets(batch[f].values)[hidden_T]
+                masked[f] = row_losses(modality.token_loss(part.predictor(read.x), target), read)
+        return SkillFeatures(size=batch.size, vectors=vectors, masked=masked)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        masked, contrast = self.weights
-        found = {f"masked/{f}": masked * token_mean(features[f"masked/{f}"]) for f in self.masked}
+    def losses(self, features: SkillFeatures) -> dict[str, Tensor]:
+        z = Embeddings(dict(features.vectors), features.size)
+        terms = {
+            f"masked/{f}": self.masked_weight * token_mean(features.masked[f]) for f in self.masked
+        }
         for a, b in self.pairs:
-            found[f"info_nce/{a}~{b}"] = contrast * info_nce(
-                *features.pair(a, b), temperature=1 / self.scale()
-            )
-        return {name: p * loss for (name, loss), p in zip(found.items(), self.shares())}
+            loss = info_nce(*z.pair(a, b), temperature=1 / self.scale())
+            terms[f"info_nce/{a}~{b}"] = self.contrast_weight * loss
+        return {name: p * loss for (name, loss), p in zip(terms.items(), self.shares())}

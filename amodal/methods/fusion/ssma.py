@@ -1,5 +1,5 @@
-"""SSMA: what each field says of each place passes a gate that all fields set, and pixels (or
-records) are told from what has passed. Valada, Mohan and Burgard, IJCV 2020, arXiv:1808.03833.
+"""SSMA: the features of each field at each place pass a gate that all fields set, and pixels (or
+records) are classified from them. Valada, Mohan and Burgard, IJCV 2020, arXiv:1808.03833.
 Widths and weights also from the authors' code. Parts: the SSMA block (section 4.1), eASPP, skips
 that the decoder weighs, cross-entropy with deep supervision. Row 6 of the catalogue. It learns from
 labels: "self-supervised" means that features set their own gates.
@@ -9,22 +9,25 @@ with encoders fixed; the shares of steps follow their iterations, and encoders d
 slowly in between. Differences: encoders are the library's, not ResNets of multiscale units, so
 skips are unfolded from a field's tokens before its trunk; experts have a linear head instead of a
 decoder; scores are brought to the picture's size bilinearly; pictures are not augmented. Any number
-of fields: one without a grid says the same at every place, grids are brought to the finest, and a
+of fields: one without a grid is the same at every place, grids are brought to the finest, and a
 field that a row lacks is a map of zeros."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.dense import grid_side, is_dense, maps_of, truth
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
+from amodal.methods.shared.dense import dense_labels, grid_side, is_dense, maps_of
 from amodal.methods.shared.shapes import refuse_pool, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.maps import as_large
-from amodal.nn.heads.segmenter import DEEP, Segmenter
+from amodal.nn.heads.segmenter import DEEP, EARLY, Segmenter
 from amodal.objectives.common import connected_zero
 from amodal.objectives.deep_supervision import deep_supervision, pixel_cross_entropy
 
@@ -44,15 +47,27 @@ def ssma(
     coarse: float = 0.5,
     fine: float = 0.6,
 ) -> Ssma:
-    """label: what is to be told, a label of records or a field of 8-bit pictures of class numbers,
-    which is then no field (255, and numbers beyond the classes, are unknown pixels); classes: how
-    many there are; width, skip: channels of maps and of skips; squeeze, skip_squeeze: eta, how much
-    narrower the bottleneck of their gates is; gated: False concatenates instead; alone, fixed:
-    shares of the steps in which fields learn alone, and in which encoders are fixed; coarse, fine:
-    weights of deep supervision."""
+    """Build SSMA.
+
+    Args:
+        encoder: Loses the field of the label, if that is one.
+        label: What to predict: a label of records, or a field of 8-bit pictures of class numbers
+            (255, and numbers beyond the classes, are unknown pixels).
+        classes: How many there are.
+        width: Channels of maps.
+        skip: Channels of skips.
+        squeeze: Eta, how much narrower the bottleneck of the maps' gates is.
+        skip_squeeze: The same of the skips' gates.
+        gated: False concatenates instead.
+        alone: Share of the steps in which fields learn alone.
+        fixed: Share of the steps in which encoders are fixed.
+        coarse: Weight of deep supervision of the coarse map.
+        fine: Weight of deep supervision of the fine map.
+    """
     if classes < 2 or not label:
         raise AmodalError(
-            "ssma tells classes: give label, a field of class maps or a label, and classes, at least 2"
+            "ssma learns classes: give label, a field of class maps or a label, and classes, at "
+            "least 2"
         )
     if min(alone, fixed) < 0 or alone + fixed > 1:
         raise AmodalError(
@@ -61,84 +76,151 @@ def ssma(
     dense = is_dense(encoder, label)
     refuse_pool(encoder)
     sides = {s: grid_side(encoder, s) for s in encoder.fields}
-    how = {
-        "squeeze": squeeze,
-        "skip_squeeze": skip_squeeze,
-        "gated": gated,
-        "width": width,
-        "skip": skip,
-    }
-    network = Segmenter(list(sides), encoder.width, max(sides.values()), classes, **how)
-    method = Ssma(encoder, network, sides, label, classes, (coarse, fine))
-    method.labels = () if dense else (label,)
-    return method.staged(alone, 1 - alone - fixed, fixed)
+    network = Segmenter(
+        list(sides),
+        encoder.width,
+        max(sides.values()),
+        classes,
+        squeeze=squeeze,
+        skip_squeeze=skip_squeeze,
+        gated=gated,
+        width=width,
+        skip=skip,
+    )
+    return Ssma(
+        encoder,
+        network,
+        sides=sides,
+        label=label,
+        dense=dense,
+        classes=classes,
+        weights=(coarse, fine),
+        shares=(alone, 1 - alone - fixed, fixed),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapFeatures(FeatureRecord):
+    """Maps of each field.
+
+    Args:
+        early: field -> (N, D, side, side) before its trunk.
+        deep: field -> (N, D, side, side) after it.
+    """
+
+    early: Columns
+    deep: Columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class SsmaFeatures(MapFeatures):
+    """Maps and labels.
+
+    Args:
+        label: (N,) of records, or (N, H, W) of pixels.
+    """
+
+    label: Column
 
 
 class Ssma(StagedMethod):
-    """Features are the maps of each field, before and after its trunk, and the truth."""
+    """Experts of single fields, then their gated fusion, then fusion with fixed encoders.
 
-    def __init__(self, encoder: Encoder, network: Segmenter, sides, label, classes, weights):
+    Args:
+        encoder: Reads each field alone.
+        network: Experts, fusion and decoder.
+        sides: field -> side of its map.
+        label: What to predict.
+        dense: Whether it is a field of class maps.
+        classes: How many there are.
+        weights: Of deep supervision, coarse and fine.
+        shares: Of the steps, of the three stages; those of 0 are left out.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        network: Segmenter,
+        *,
+        sides: Mapping[str, int],
+        label: str,
+        dense: bool,
+        classes: int,
+        weights: tuple[float, float],
+        shares: tuple[float, float, float],
+    ):
         super().__init__()
-        self.encoder, self.network, self.sides, self.label, self.classes = (
-            encoder,
-            network,
-            sides,
-            label,
-            classes,
-        )
-        self.weights = weights
-
-    def staged(self, *shares: float) -> Ssma:
-        self.plan = [
-            i for i, part in enumerate(shares) if part > 1e-9
-        ]  # 0: alone, 1: together, 2: encoders fixed
-        self.stages = (*(sum(shares[: i + 1]) for i in self.plan[:-1]), 1.0)
-        self.now = self.plan[0]
-        return self
+        self.encoder, self.network, self.sides = encoder, network, dict(sides)
+        self.label, self.classes, self.weights = label, classes, weights
+        self.labels = () if dense else (label,)
+        # 0: fields alone, 1: together, 2: encoders fixed
+        self.phases = [i for i, part in enumerate(shares) if part > 1e-9]
+        self.stages = (*(sum(shares[: i + 1]) for i in self.phases[:-1]), 1.0)
+        self.phase = self.phases[0]
 
     def on_stage_start(self, stage: int) -> None:
-        self.now = self.plan[stage]
+        self.phase = self.phases[stage]
         for part in (self.encoder, *self.network.streams()):
-            part.requires_grad_(self.now != 2)
+            part.requires_grad_(self.phase != 2)
 
-    def features(self, batch: Batch) -> Features:
-        known = {"truth": truth(batch, self.label, self.classes)}
-        return Features(maps_of(self.encoder, batch, self.sides) | known, batch.size)
+    def features(self, batch: Batch) -> SsmaFeatures:
+        label = dense_labels(batch, self.label, self.classes)
+        maps = self.maps(batch)
+        return SsmaFeatures(size=batch.size, early=maps.early, deep=maps.deep, label=label)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def maps(self, batch: Batch) -> MapFeatures:
+        """The maps of each field before and after its trunk."""
+        maps = maps_of(self.encoder, batch, self.sides)
+        early, deep = ({s: maps[f"{kind}/{s}"] for s in self.sides} for kind in (EARLY, DEEP))
+        return MapFeatures(size=batch.size, early=early, deep=deep)
+
+    def losses(self, features: SsmaFeatures) -> dict[str, Tensor]:
+        # so that processes without a labelled row still have every parameter in the graph
         zero = connected_zero(
-            *(c.values for name, c in features.columns.items() if name != "truth")
+            *(c.values for maps in (features.early, features.deep) for c in maps.values())
         )
-        return {name: loss + zero for name, loss in self.told(features, features["truth"]).items()}
+        return {name: loss + zero for name, loss in self.phase_losses(features).items()}
 
-    def told(self, z: Features, known: Column) -> dict[str, Tensor]:
-        if self.now == 0:
-            each = {s: self.network.expert(z, s) for s in self.sides}
-            at = {s: shared_rows(told, known) for s, told in each.items()}
-            terms = {
-                s: pixel_cross_entropy(each[s].values[i], known.values[j])
-                for s, (i, j) in at.items()
-            }
-            return share({f"alone/{s}": term for s, term in terms.items()})
-        at = self.seen(z)[known.rows]
-        told = self.network(z, known.rows[at])
-        return {"together": deep_supervision(*told, known.values[at], weights=self.weights)}
+    def phase_losses(self, features: SsmaFeatures) -> dict[str, Tensor]:
+        """The losses of the current stage."""
+        label = features.label
+        if self.phase == 0:
+            terms = {}
+            for s in self.sides:
+                logits = self.network.expert(features, s)
+                i, j = shared_rows(logits, label)
+                terms[f"alone/{s}"] = pixel_cross_entropy(logits.values[i], label.values[j])
+            return share(terms)
+        index = self.present(features)[label.rows]
+        logits = self.network(features, label.rows[index])
+        loss = deep_supervision(*logits, label.values[index], weights=self.weights)
+        return {"together": loss}
 
-    def seen(self, z: Features) -> Tensor:
+    def present(self, maps: MapFeatures) -> Tensor:
         """(B,) bool: the rows that have any field."""
-        return torch.stack([z[f"{DEEP}/{s}"].present(z.size) for s in self.sides]).any(0)
+        return torch.stack([maps.deep[s].present(maps.size) for s in self.sides]).any(0)
 
     def predict(self, batch: Batch) -> Column:
-        told = self.probabilities(batch)
-        return Column(told.values.clamp(min=1e-12).log(), told.rows)
+        """Logarithms of the `probabilities`."""
+        column = self.probabilities(batch)
+        return Column(column.values.clamp(min=1e-12).log(), column.rows)
 
     @torch.no_grad()
     def probabilities(self, batch: Batch, size: int = 0) -> Column:
-        """Probabilities of the rows that have any field: (N, classes, size, size), as large as they
-        were told where size is 0; (N, classes) where records are told. Experts that never met say
-        the mean of what each says."""
-        z = Features(maps_of(self.encoder, batch, self.sides), batch.size)
-        rows = self.seen(z).nonzero().squeeze(1)
-        scores = self.network.late(z, rows) if self.plan == [0] else self.network(z, rows)[0]
+        """Class probabilities of the rows that have any field.
+
+        Experts that were never trained together are averaged.
+
+        Args:
+            batch: B rows.
+            size: Side of the maps; 0 for that of the network.
+
+        Returns:
+            (N, classes, size, size), or (N, classes) for a label of records.
+        """
+        maps = self.maps(batch)
+        rows = self.present(maps).nonzero().squeeze(1)
+        late = self.phases == [0]
+        scores = self.network.late(maps, rows) if late else self.network(maps, rows)[0]
         scores = scores.mean((2, 3)) if self.labels else as_large(scores, size or scores.shape[2])
         return Column(scores.softmax(1), rows)

@@ -2,9 +2,10 @@
 Recasens et al., 2023, arXiv:2301.09595. Attention mask: their 3.2; loss: 3.4, each pair of fields
 and each field with the fusion. Row 31 of the catalogue."""
 
+from torch import Tensor
+
 from amodal.core import Batch, Embeddings
 from amodal.core.embeddings import FUSED
-from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -18,12 +19,19 @@ def zorro(
     fusion: int = 8,
     width: int = 128,
     temperature: float = 0.08,
-    reads: str = "pure",
+    mask_rule: str = "pure",
 ) -> Towers:
-    """fusion: number of fusion tokens; width: of the common space; temperature: of the softmax;
-    reads: the attention rule ("full" takes the mask away, which is the paper's own ablation)."""
+    """Build Zorro.
 
-    def objective(z):
+    Args:
+        encoder: With a joint trunk.
+        fusion: Number of fusion tokens.
+        width: Of the common space.
+        temperature: Of the softmax.
+        mask_rule: The attention mask; "full" takes it away, which is the paper's own ablation.
+    """
+
+    def objective(z: Embeddings) -> dict[str, Tensor]:
         pairs = field_pairs(z) + [(FUSED, s) for s in z.sources]
         return share(
             {
@@ -32,16 +40,16 @@ def zorro(
             }
         )
 
-    return Together(
-        two_fields(encoder).fuse(fusion, reads).align(width, hidden=2 * encoder.width, fused=True),
-        objective,
-    )
+    fused = two_fields(encoder).fuse(fusion, mask_rule)
+    return JointTowers(fused.align(width, hidden=2 * encoder.width, fused=True), objective)
 
 
-class Together(Towers):
-    """Each field is read out in company of the others. Under the mask that is what it gives alone;
-    without it, it is not."""
+class JointTowers(Towers):
+    """Each field is pooled after one pass of all fields together.
 
-    def features(self, batch: Batch) -> Features:
+    Under the mask that equals its pass alone; without the mask it does not.
+    """
+
+    def features(self, batch: Batch) -> Embeddings:
         context = self.encoder.encode(self.encoder.tokenize(batch))
         return self.encoder.project(Embeddings(self.encoder.pool(context), batch.size))

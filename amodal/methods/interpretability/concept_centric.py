@@ -66,7 +66,8 @@ class Concepts(Method):
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
         boxes = learn_boxes(
-            self.concepts.chances(batch[self.field].values for batch in records), **self.space
+            self.concepts.conditional_probabilities(batch[self.field].values for batch in records),
+            **self.space,
         )
         for head in self.encoder.heads.values():
             head.holds(*boxes)
@@ -77,7 +78,9 @@ class Concepts(Method):
             s: Column(heads[field_of(s)].log_reading(seen[s].values), seen[s].rows)
             for s in seen.sources
         }
-        columns[SAID] = Column(self.concepts.said(batch[self.field].values), batch[self.field].rows)
+        columns[SAID] = Column(
+            self.concepts.annotations(batch[self.field].values), batch[self.field].rows
+        )
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
@@ -91,9 +94,9 @@ class Concepts(Method):
     def ask(self, batch: Batch, column: str) -> dict[str, Column]:
         """field -> (N,) which of the column's categories follows most from the value, as its place
         in their order."""
-        if column not in self.concepts.places:
-            raise unknown("column of concepts", column, self.concepts.places)
-        seen, at = self.encoder(batch), self.concepts.places[column]
+        if column not in self.concepts.category_index:
+            raise unknown("column of concepts", column, self.concepts.category_index)
+        seen, at = self.encoder(batch), self.concepts.category_index[column]
         return {
             s: Column(seen[s].values[:, at].argmax(1), seen[s].rows)
             for s in seen

@@ -27,7 +27,7 @@ def missing_aware_prompts(
     label: str = "",
     targets: tuple = (),
     task: str = "auto",
-    at: str = "input",
+    prompt_type: str = "input",
     length: int = 16,
     layers: int = 6,
     grow: bool = True,
@@ -37,14 +37,14 @@ def missing_aware_prompts(
 ) -> Finetune:
     """label: what is to be told, a label of the data, or several with commas between; targets: what
     the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
-    "survival", label being TIME,EVENT; at: where prompts are, "input" or "attention"; length:
+    "survival", label being TIME,EVENT; prompt_type: where prompts are, "input" or "attention"; length:
     tokens of each prompt, half of them keys and half values for "attention"; layers: how many
     blocks have prompts, the first ones; grow: ("input") prompts of earlier blocks go on beside
     those of later ones, or are replaced by them; aware: False gives all rows the same prompts, the
     paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a
     linear head); view: how values are augmented, such as "plain" or "weak"."""
     prompts = pattern_prompts(
-        bare(encoder), length=length, layers=layers, at=at, grow=grow, aware=aware
+        bare(encoder), length=length, layers=layers, at=prompt_type, grow=grow, aware=aware
     )
     entered(encoder.requires_grad_(False)).set_block_hook(prompts)
     encoder.pools[FUSED].requires_grad_(True)

@@ -43,7 +43,7 @@ def tip(
     the common space; temperature: of the contrast, fixed; depth: blocks of the interaction module;
     view: of all other fields."""
     tables = [f for f, modality in two_fields(encoder).fields.items() if modality.is_row]
-    name, others = m.words_of(encoder, table or next(iter(tables), ""))
+    name, others = m.pick_text_field(encoder, table or next(iter(tables), ""))
     module = Interaction(encoder.width, depth=depth, heads=encoder.heads_each)
     masked = m.MaskedWords(encoder, name, ratio) if fill else None
     method = Tip(
@@ -107,7 +107,9 @@ class Tip(Method):
             cells = token_column(self.masked.encode(encoder, content[t], hidden_T))
             read = cells, hidden_T, encoder.fields[t].targets(batch[t].values)
             for s in self.others:
-                guess = self.masked.guess(encoder, *read, columns[f"tokens/{s}"], self.module.cross)
+                guess = self.masked.predict_hidden(
+                    encoder, *read, columns[f"tokens/{s}"], self.module.cross
+                )
                 columns[f"reconstruct/{s}"] = guess
         return Features(columns, batch.size)
 

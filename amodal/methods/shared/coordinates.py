@@ -1,4 +1,4 @@
-"""Object coordinates of each point that a picture of points sees, told from all fields."""
+"""Object coordinates of each point of a picture of points, predicted from all fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from amodal.objectives.coordinate_bins import middle_of
 
 
 class Coordinates(nn.Module):
-    """Scores of the bins of each axis, for each point of the rows that have points."""
+    """Logits of the bins of each axis, for each point of the rows that have points.
+
+    Args:
+        encoder: Of the fields.
+        points: The field of points.
+        bins: Of each axis.
+        hidden: Width of the head.
+    """
 
     def __init__(self, encoder: Encoder, points: str, bins: int, hidden: int):
         super().__init__()
@@ -31,24 +38,28 @@ class Coordinates(nn.Module):
         )
 
     def forward(self, encoder: Encoder, batch: Batch) -> Column:
-        """(N, 3, bins, P): P pixels, row by row."""
+        """Logits (N, 3, bins, P) of P pixels, row by row."""
         rows, maps = batch[self.points].rows, maps_of(encoder, batch, self.sides)
-        each = (whole(maps[f"{DEEP}/{s}"], rows, nn.Identity()) for s in self.sides)
+        dense = (whole(maps[f"{DEEP}/{s}"], rows, nn.Identity()) for s in self.sides)
         tokens = (
-            torch.cat([as_large(x, self.side) for x in each], 1).permute(0, 2, 3, 1).flatten(0, 2)
+            torch.cat([as_large(x, self.side) for x in dense], 1).permute(0, 2, 3, 1).flatten(0, 2)
         )
         return Column(self.head(tokens, self.side).unflatten(1, (3, self.bins)).flatten(3), rows)
 
     @torch.no_grad()
-    def guessed(self, encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the rows that have points: coordinates told (N, P, 3), points (N, P, 3), and which
-        there are (N, P)."""
-        guess = middle_of(self(encoder, batch).values.argmax(2), self.bins).mT
-        return guess, *listed(batch[self.points].values)
+    def correspondences(self, encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Predicted coordinates beside the points that they belong to.
+
+        Returns:
+            Of the N rows that have points: coordinates (N, P, 3), points (N, P, 3), and whether
+            there is a point (N, P).
+        """
+        predicted = middle_of(self(encoder, batch).values.argmax(2), self.bins).mT
+        return predicted, *point_list(batch[self.points].values)
 
 
 def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:
-    """Raises AmodalError unless both are fields of pictures of one size with three channels."""
+    """Raise AmodalError unless both are fields of pictures of one size with three channels."""
     for field in (points, coordinates):
         if field not in encoder.fields:
             raise unknown(
@@ -64,14 +75,14 @@ def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:
         )
 
 
-def listed(picture_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, P, 3) what pixels see, and (N, P) whether they see anything."""
+def point_list(picture_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """The points of the P pixels (N, P, 3), and whether there is one (N, P)."""
     points = picture_N3HW.flatten(2).mT
     return points, (points != 0).any(2)
 
 
-def summed(loss_NP: Tensor, kept_NP: Tensor) -> Tensor:
-    """(N, 2): the sum of the losses that are kept, and their number."""
+def masked_sum(loss_NP: Tensor, mask_NP: Tensor) -> Tensor:
+    """The sum of the losses where the mask is True, and their number (N, 2)."""
     return torch.stack(
-        [torch.where(kept_NP, loss_NP, 0).sum(1), kept_NP.sum(1).to(loss_NP.dtype)], 1
+        [torch.where(mask_NP, loss_NP, 0).sum(1), mask_NP.sum(1).to(loss_NP.dtype)], 1
     )

@@ -1,5 +1,4 @@
-"""What pages that tell something of each place of a picture share: maps of fields, and what is
-known of each pixel."""
+"""Dense prediction: maps of fields, and the labels of pixels."""
 
 from __future__ import annotations
 
@@ -17,8 +16,12 @@ from amodal.objectives.deep_supervision import UNKNOWN
 
 @torch.no_grad()
 def grid_side(encoder: Encoder, field: str) -> int:
-    """Side of the square that the tokens of a picture form, as its tokeniser or backbone makes
-    them; 1 for what is no picture, or where they form none."""
+    """Side of the square that the tokens of a picture form; 1 where they form none.
+
+    Args:
+        encoder: Its tokenizer or backbone makes the tokens.
+        field: Of any kind.
+    """
     image = encoder.fields[field]
     if image.layout != "grid":
         return 1
@@ -33,48 +36,79 @@ def grid_side(encoder: Encoder, field: str) -> int:
     return side if side * side == tokens else 1
 
 
-def as_map(bag: Tokens, side: int) -> Column:
-    """(N, D, side, side) of tokens row by row, in each row from left to right and top to bottom;
-    their mean where side is 1."""
+def as_map(tokens: Tokens, side: int) -> Column:
+    """The tokens of pictures as maps.
+
+    Args:
+        tokens: side * side of each row, from left to right and top to bottom.
+        side: Of the map; with 1 it is the mean of the tokens, however many there are.
+
+    Returns:
+        (N, D, side, side).
+    """
     if side == 1:
-        mean = bag.pool()
+        mean = tokens.pool()
         return Column(mean.values[:, :, None, None], mean.rows)
-    rows = bag.rows()
-    return Column(
-        bag.x.view(len(rows), side, side, bag.x.shape[1]).permute(0, 3, 1, 2).contiguous(), rows
-    )
+    rows, width = tokens.rows(), tokens.x.shape[1]
+    x_NDHW = tokens.x.view(len(rows), side, side, width).permute(0, 3, 1, 2)
+    return Column(x_NDHW.contiguous(), rows)
 
 
 def maps_of(encoder: Encoder, batch: Batch, sides: dict[str, int]) -> dict[str, Column]:
-    """`early/` and `deep/` of each field: its tokens before and after the trunk, seen alone, as
-    maps. sides: field -> `grid_side`."""
-    bags = encoder.tokenize(batch.only(*sides))
-    context, columns = alone(encoder, batch, bags), {}
+    """The tokens of each field before and after the trunk, as maps.
+
+    Args:
+        encoder: Reads each field alone.
+        batch: B rows.
+        sides: field -> `grid_side`.
+
+    Returns:
+        `early/FIELD` and `deep/FIELD` -> (N, D, side, side).
+    """
+    tokens = encoder.tokenize(batch.only(*sides))
+    context, columns = alone(encoder, batch, tokens), {}
     for field, side in sides.items():
         columns[f"{DEEP}/{field}"] = as_map(encoder.pools[field].strip(context[field]), side)
-        columns[f"{EARLY}/{field}"] = as_map(bags[field], side)
+        columns[f"{EARLY}/{field}"] = as_map(tokens[field], side)
     return columns
 
 
 def is_dense(encoder: Encoder, label: str) -> bool:
-    """Whether what is to be told are maps of classes, a field; which is then taken out of the
-    encoder, being no field. Raises AmodalError for a field that can hold no such map, or that is
-    all there is."""
+    """Whether the label is a field of class maps, which is then taken out of the encoder.
+
+    Args:
+        encoder: Loses the field of the label.
+        label: A field, or a label of records.
+
+    Raises:
+        AmodalError: For a field that can hold no class map, or that is all there is.
+    """
     if label not in encoder.fields:
         return False
     field = encoder.fields[label]
     if field.layout != "grid" or field.channels != 1 or len(encoder.fields) < 2:
         raise AmodalError(
-            f"{label!r} is to hold classes: an image of one channel, beside at least one other field"
+            f"{label!r} should hold classes: an image of one channel, beside at least one other "
+            "field"
         )
     encoder.drop(label)
     return True
 
 
-def truth(batch: Batch, label: str, classes: int) -> Column:
-    """What is known: (N,) labels of records, or (N, H, W) class numbers of pictures of 8 bits,
-    which batches hold as 0 … 1; numbers from `classes` on are `UNKNOWN`. Raises AmodalError for a
-    label that the batch does not bring."""
+def dense_labels(batch: Batch, label: str, classes: int) -> Column:
+    """The labels of records, or of pixels.
+
+    Args:
+        batch: Holds the label, or pictures of 8-bit class numbers as 0 … 1.
+        label: Its name.
+        classes: Numbers from here on become `UNKNOWN`.
+
+    Returns:
+        (N,) of records, or (N, H, W) of pixels.
+
+    Raises:
+        AmodalError: For a label that the batch does not bring.
+    """
     if label in batch.labels:
         return batch.labels[label]
     if label not in batch.columns:
@@ -84,5 +118,5 @@ def truth(batch: Batch, label: str, classes: int) -> Column:
 
 
 def class_map(values_N1HW: Tensor) -> Tensor:
-    """(N, H, W) int64."""
+    """Class numbers (N, H, W) int64 of pictures of 8 bits, which batches hold as 0 … 1."""
     return (values_N1HW[:, 0] * 255).round().long()

@@ -13,11 +13,20 @@ from amodal.nn.encoder import Encoder
 def fused_vectors(
     encoder: Encoder, fusion: nn.Module, batch: Batch, view: int = 1, seeds: Tensor | None = None
 ) -> Column:
-    """(N, D) unit vectors of the rows that have any field, from the tokens of one view of all that
-    they have, each field read alone first. seeds: (B,), while training."""
-    seen = batch.only(*(s for s in batch.sources if view_of(s) in (0, view)))
-    context = alone(encoder, seen)
+    """Fuse the tokens of one view of all fields, each of which is encoded alone first.
+
+    Args:
+        encoder: Of the fields.
+        fusion: Tokens of fields -> (N, D).
+        batch: B rows.
+        view: Number of the view, from 1.
+        seeds: (B,) for what the fusion draws while training.
+
+    Returns:
+        (N, D) unit vectors of the rows that have any field.
+    """
+    context = alone(encoder, batch.only(*(s for s in batch.sources if view_of(s) in (0, view))))
     fused = fusion(
-        {field_of(s): encoder.pools[field_of(s)].strip(bag) for s, bag in context.items()}, seeds
+        {field_of(s): encoder.pools[field_of(s)].strip(t) for s, t in context.items()}, seeds
     )
     return Column(normalize(fused.values, dim=1), fused.rows)

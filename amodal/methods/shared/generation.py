@@ -1,4 +1,4 @@
-"""Values told again, token by token, from one vector: what generative pages share."""
+"""Decoders of values, token by token, from one vector: what generative pages share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.generation.causal import CausalDecoder
 
 
-class Telling(nn.Module):
-    """For each field a causal decoder and the predictor of its tokens. A function of single rows,
-    so for `features`. Raises AmodalError for tokens that have already seen each other."""
+class FieldDecoders(nn.Module):
+    """For each field a causal decoder and the predictor of its tokens.
+
+    A function of single rows, so for `features`.
+
+    Args:
+        encoder: Of the fields.
+        width: Of the decoders.
+        depth: Blocks of a decoder.
+        heads: Of its attention.
+
+    Raises:
+        AmodalError: For backbones whose tokens have already seen each other.
+    """
 
     def __init__(self, encoder: Encoder, *, width: int, depth: int, heads: int):
         super().__init__()
@@ -27,9 +38,18 @@ class Telling(nn.Module):
     def forward(
         self, encoder: Encoder, vectors: Column, content: Tokens, values: Tensor | Ragged
     ) -> Column:
-        """For each row, (N, 2): the sum of the losses of its tokens, and their number (`token_mean`
-        ends it). vectors: (N, D) to tell the values of one source from; content: their tokens, of
-        `Encoder.content`."""
+        """The losses of reconstructing the values of one source.
+
+        Args:
+            encoder: Of the fields.
+            vectors: (N, D) to reconstruct from.
+            content: The tokens of the values, of `Encoder.patchify`.
+            values: The values.
+
+        Returns:
+            (N, 2): the sum of the losses of a row's tokens, and their number (`token_mean` ends
+            it).
+        """
         field = field_of(content.names[0])
         predicted = self.predictors[field](self.decoders[field](vectors, content).x)
         modality = encoder.fields[field]

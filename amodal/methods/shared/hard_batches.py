@@ -1,5 +1,4 @@
-"""Batches of look-alikes: hard negatives by the vectors of the model so far, whole classes at a
-time."""
+"""Batches of hard negatives: groups of classes that the model so far finds similar."""
 
 from __future__ import annotations
 
@@ -9,13 +8,22 @@ from torch.nn.functional import normalize
 
 
 @torch.no_grad()
-def look_alikes(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
-    """(N,) int64, a group for each row: of at most about `size` rows, whole classes, those whose
-    mean unit vectors lie together.
+def similarity_groups(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
+    """Group whole classes whose mean unit vectors lie together.
 
-    class_N: int64, -1 where unknown (such a row is a class of its own). Classes are halved across
-    the direction in which they differ most, until a half is small enough; neighbouring numbers are
-    halves that were cut last. Raises ValueError for a size below 1.
+    Classes are halved across the direction in which they differ most, until a half is small enough.
+    Groups with neighbouring numbers are halves that were cut last.
+
+    Args:
+        z_ND: Vectors.
+        class_N: int64, -1 where unknown (such a row is a class of its own).
+        size: About the largest number of rows in a group.
+
+    Returns:
+        (N,) int64, the group of each row.
+
+    Raises:
+        ValueError: For a size below 1.
     """
     if size < 1:
         raise ValueError(f"a group needs at least 1 row, not {size}")

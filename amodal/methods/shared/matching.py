@@ -1,6 +1,8 @@
-"""What vision-language papers share beside towers: a matcher that reads both fields, and masked
-words that are filled in from the other field. For any field in the place of the words, any other in
-that of the image."""
+"""What vision-language papers share beside towers: a head for image-text matching, and masked
+language modelling with the other field as context.
+
+Any field may take the place of the words, and any other that of the image.
+"""
 
 from __future__ import annotations
 
@@ -35,35 +37,51 @@ SEED = "seed"
 
 
 class Matcher(nn.Module):
-    """Words that read the other field (`cross`), and from their mean a logit: do the two belong
-    together?"""
+    """Image-text matching: words attend to the other field, and their mean gives a logit.
+
+    Args:
+        width: Of the tokens.
+        depth: Blocks of cross-attention.
+        heads: Of each block.
+    """
 
     def __init__(self, width: int, *, depth: int, heads: int):
         super().__init__()
         self.cross, self.head = CrossEncoder(width, depth, heads), nn.Linear(width, 1)
 
     def forward(self, words: Ragged, seen: Ragged, strength: Tensor | None = None) -> Tensor:
-        """(N,) logits of pairs: words i with what is seen in i. strength: of each token that is
-        seen (sum of lengths,)."""
+        """Logits of pairs.
+
+        Args:
+            words: N lists of tokens.
+            seen: N lists of tokens of the other field.
+            strength: Weight of each token of `seen` (sum of lengths,).
+
+        Returns:
+            (N,) logits.
+        """
         return self.head(mean_token(self.cross(words, seen, strength=strength))).squeeze(1)
 
-    def watched(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
-        """(N,) logits, and the weights (N, H, Q, K) with which the words read in this block, for
-        Grad-CAM."""
+    def logits_and_attention(
+        self, words: Ragged, seen: Ragged, layer: int = -1
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N,), and the attention weights (N, H, Q, K) of one block, for Grad-CAM."""
         out, weights = self.cross(words, seen, weigh=layer)
         return self.head(mean_token(out)).squeeze(1), weights
 
-    def explained(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
-        """(N,) logits, and (N, Q, K) how much each word's reading of each part of what is seen
-        speaks for them (`grad_cam`)."""
+    def logits_and_relevance(
+        self, words: Ragged, seen: Ragged, layer: int = -1
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N,), and the relevance of each part of the other field for each word (N, Q, K),
+        by Grad-CAM."""
         with torch.enable_grad():
-            same, weights = self.watched(words, seen, layer)
+            same, weights = self.logits_and_attention(words, seen, layer)
             return same, grad_cam(same, weights, keep=True)
 
-    def mismatched(
+    def negative_logits(
         self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor
     ) -> Tensor:
-        """Logits of the pairs that do not belong together; arguments as in `loss`."""
+        """Logits of the pairs that do not belong together; arguments as of `loss`."""
         rows = torch.arange(len(words), device=other_seen.device)
         a, b = (rows[o >= 0] for o in (other_seen, other_words))
         return self(words[torch.cat([a, other_words[b]])], seen[torch.cat([other_seen[a], b])])
@@ -76,20 +94,21 @@ class Matcher(nn.Module):
         other_words: Tensor,
         pairs: Ragged | None = None,
     ) -> Tensor:
-        """Pairs that belong together, against words with another's picture and pictures with
-        another's words.
+        """Cross-entropy of matching pairs against mismatched ones.
 
-        words, seen: N lists of tokens; other_seen, other_words: (N,) which row's, -1 where there is
-        none (`hard_negatives`). pairs: what is seen in the pairs that belong together, if it is not
-        `seen` (softly masked, say).
+        Args:
+            words: N lists of tokens.
+            seen: N lists of tokens of the other field.
+            other_seen: (N,) the row whose picture is the negative of these words, -1 for none
+                (`hard_negatives`).
+            other_words: (N,) the row whose words are the negative of this picture, -1 for none.
+            pairs: Takes the place of `seen` in the pairs that match (softly masked, say).
         """
         rows = torch.arange(len(words), device=other_seen.device)
         a, b = (rows[o >= 0] for o in (other_seen, other_words))
         asked = torch.cat([rows, a, other_words[b]])
         shown = torch.cat([rows, other_seen[a], b])
-        if (
-            pairs is not None
-        ):  # the table of what is seen gets the changed lists behind the plain ones
+        if pairs is not None:  # the changed lists are appended to the plain ones
             seen = Ragged(
                 torch.cat([seen.flat, pairs.flat]), torch.cat([seen.lengths, pairs.lengths])
             )
@@ -101,14 +120,23 @@ class Matcher(nn.Module):
 def token_features(
     encoder: Encoder, context: dict[str, Tokens], sources: Sequence[str]
 ) -> dict[str, Column]:
-    """`tokens/SOURCE` -> the tokens of each row, for losses that look at parts. context: of
-    `Encoder.encode`."""
+    """The tokens of each row, for losses that compare parts.
+
+    Args:
+        encoder: Of the sources.
+        context: source -> tokens at the end of the trunk, of `Encoder.encode`.
+        sources: The sources to take.
+
+    Returns:
+        `tokens/SOURCE` -> lists of tokens.
+    """
     return {
         f"tokens/{s}": token_column(encoder.pools[field_of(s)].strip(context[s])) for s in sources
     }
 
 
 def seed_column(batch: Batch) -> Column:
+    """The rows' seeds as a column of features, for losses that draw."""
     return Column(batch.seeds, torch.arange(batch.size, device=batch.seeds.device))
 
 
@@ -121,9 +149,17 @@ def item_matching(
     temperature: float | Tensor,
     floor: float = 0.0,
 ) -> Tensor:
-    """Image-text matching between two sources with hard negatives. features: vectors of both in the
-    common space under their own names, their tokens under `tokens/…`, and the seeds. floor: as in
-    `draw_others`."""
+    """Image-text matching between two sources with hard negatives.
+
+    Args:
+        matcher: Gives the logits.
+        features: The vectors of both sources in the common space, their tokens as `tokens/SOURCE`,
+            and the seeds.
+        words: The source of the words.
+        seen: The other source.
+        temperature: Of the similarities that negatives are drawn by.
+        floor: Least weight of a negative, see `hard_negatives`.
+    """
     both = shared_rows(features[f"tokens/{words}"], features[f"tokens/{seen}"])
     word_lists, seen_lists = (
         features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both)
@@ -135,14 +171,20 @@ def item_matching(
 def draw_negatives(
     features: Features, words: str, seen: str, *, temperature: float | Tensor, floor: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """For the rows that have both: whose picture stands in for that of the words, whose words for
-    those of the picture."""
+    """Draw hard negatives of the n rows that have both sources.
+
+    Returns:
+        (n,) the row whose picture is the negative of these words, and (n,) the row whose words are
+        the negative of this picture; -1 for none.
+    """
     z_words, z_seen = features.pair(words, seen)
     rows = features[words].rows[shared_rows(features[words], features[seen])[0]]
     seeds = features[SEED].values[rows]
-    own = (hash_bits(seeds, name_code(f"{a}>{b}")) for a, b in ((words, seen), (seen, words)))
-    other_seen = hard_negatives(z_words, z_seen, next(own), temperature=temperature, floor=floor)
-    other_words = hard_negatives(z_seen, z_words, next(own), temperature=temperature, floor=floor)
+    first, second = (
+        hash_bits(seeds, name_code(f"{a}>{b}")) for a, b in ((words, seen), (seen, words))
+    )
+    other_seen = hard_negatives(z_words, z_seen, first, temperature=temperature, floor=floor)
+    other_words = hard_negatives(z_seen, z_words, second, temperature=temperature, floor=floor)
     return other_seen, other_words
 
 
@@ -153,46 +195,65 @@ def with_queue(
     queues: Queues,
     a: str,
     b: str,
-    **options,
+    **options: object,
 ) -> Tensor:
-    """Mean of both directions of `loss(queries (N, D), keys (M, D), **options)`, whose first N keys
-    are those of the same rows; the others come from the queue. keys: as `z`, of a slow copy
-    perhaps."""
+    """The mean of both directions of a loss with the keys of a queue.
+
+    Args:
+        loss: (queries (N, D), keys (M, D), **options) -> a scalar; the first N keys are those of
+            the same rows, the others come from the queue.
+        z: Queries.
+        keys: Keys, such as those of a momentum encoder.
+        queues: The keys of earlier batches.
+        a: A source.
+        b: Another source.
+        **options: Of the loss.
+    """
     ways = []
     for one, other in ((a, b), (b, a)):
         query, key = Embeddings({"query": z[one], "key": keys[other]}, z.size).pair("query", "key")
         ways.append(loss(query, torch.cat([key, queues.earlier(other).to(key.dtype)]), **options))
-    return sum(ways) / 2
+    return (ways[0] + ways[1]) / 2
 
 
 class MaskedWords(nn.Module):
-    """Some tokens of a field are hidden and predicted from the others and from another field
-    (ALBEF, arXiv:2107.07651, 3.2, "Masked Language Modeling"; BERT's 15 %, every one of them
-    replaced by the mask token). A function of single rows, so for `features`."""
+    """Some tokens of a field are hidden and predicted from the others and from another field.
+
+    ALBEF, arXiv:2107.07651, 3.2, "Masked Language Modeling"; BERT's 15 %, every one of them
+    replaced by the mask token. A function of single rows, so for `features`.
+
+    Args:
+        encoder: Of the fields.
+        field: Whose tokens are hidden.
+        ratio: Share of tokens hidden.
+
+    Raises:
+        AmodalError: For a backbone whose tokens have already seen each other.
+    """
 
     def __init__(self, encoder: Encoder, field: str, ratio: float = 0.15):
         super().__init__()
         if encoder.contextual(field):
             raise AmodalError(
-                f"the field {field} comes from a pretrained backbone whose tokens have seen each other, so hiding some of them hides "
-                "nothing. Leave the backbone of this field out, or take a method without masked words."
+                f"the field {field} comes from a pretrained backbone whose tokens have seen each "
+                "other, so hiding some of them hides nothing. Leave the backbone of this field "
+                "out, or take a method without masked words."
             )
         self.field, self.ratio = field, ratio
         self.token = nn.Parameter(torch.randn(encoder.width) * 0.02)
         self.predictor = encoder.fields[field].predictor(encoder.width)
 
-    def draw(self, bag: Tokens, seeds: Tensor) -> Tensor:
-        """(T,) bool: what is hidden."""
-        own = hash_bits(seeds, name_code(f"masked {self.field}"))
-        return ~random_keep(bag.row, own[bag.row], bag.within(), self.ratio)
+    def draw(self, tokens: Tokens, seeds: Tensor) -> Tensor:
+        """Draw the mask (T,) bool, True where a token is hidden, by the seeds (B,) of the rows."""
+        bits = hash_bits(seeds, name_code(f"masked {self.field}"))
+        return ~random_keep(tokens.row, bits[tokens.row], tokens.within(), self.ratio)
 
     def encode(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
-        """The tokens of one source, as the encoder reads them with some of them hidden. content: of
-        `Encoder.content`."""
+        """Encode the tokens of one source, of `Encoder.patchify`, with some of them hidden."""
         return encoder.pools[self.field].strip(self.context(encoder, content, hidden_T))
 
     def context(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
-        """As `encode`, with what the pooling needs beside the tokens."""
+        """As `encode`, with the tokens of the pooling."""
         source = content.names[0]
         x_TD = torch.where(hidden_T[:, None], self.token.to(content.x.dtype), content.x)
         return encoder.encode({source: encoder.add_positions(content.with_x(x_TD))})[source]
@@ -200,14 +261,25 @@ class MaskedWords(nn.Module):
     def forward(
         self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder
     ) -> Column:
-        """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their
-        number (`token_mean` ends it). seen: lists of tokens of the other field."""
+        """The losses of hidden tokens.
+
+        Args:
+            encoder: Of the fields.
+            batch: B rows.
+            content: The field's tokens, of `Encoder.patchify`.
+            seen: Lists of tokens of the other field.
+            cross: Words attend to the other field.
+
+        Returns:
+            (N, 2): the sum of the losses of a row's hidden tokens, and their number (`token_mean`
+            ends it), of the rows that have both.
+        """
         hidden_T = self.draw(content, batch.seeds)
         words = token_column(self.encode(encoder, content, hidden_T))
         target_T = encoder.fields[self.field].targets(batch[content.names[0]].values)
-        return self.guess(encoder, words, hidden_T, target_T, seen, cross)
+        return self.predict_hidden(encoder, words, hidden_T, target_T, seen, cross)
 
-    def guess(
+    def predict_hidden(
         self,
         encoder: Encoder,
         words: Column,
@@ -216,23 +288,37 @@ class MaskedWords(nn.Module):
         seen: Column,
         cross: CrossEncoder,
     ) -> Column:
-        """`forward` for words that the encoder has read: the lists of `encode`, what is hidden and
-        what stands there."""
-        at, at_seen = shared_rows(words, seen)
-        read = cross(words.values[at], seen.values[at_seen])
-        hidden, target = (Ragged(t, words.values.lengths)[at].flat for t in (hidden_T, target_T))
+        """`forward` for words that the encoder has read.
+
+        Args:
+            words: Lists of the tokens of `encode`.
+            hidden_T: The mask.
+            target_T: What stands at each token.
+        """
+        index, seen_index = shared_rows(words, seen)
+        read = cross(words.values[index], seen.values[seen_index])
+        hidden, target = (Ragged(t, words.values.lengths)[index].flat for t in (hidden_T, target_T))
         loss_T = encoder.fields[self.field].token_loss(
             self.predictor(read.flat[hidden]), target[hidden]
         )
-        row = torch.repeat_interleave(torch.arange(len(at), device=at.device), read.lengths)[hidden]
+        row = torch.arange(len(index), device=index.device)
+        row = torch.repeat_interleave(row, read.lengths)[hidden]
         both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
-        return Column(both.new_zeros(len(at), 2).index_add(0, row, both), words.rows[at])
+        return Column(both.new_zeros(len(index), 2).index_add(0, row, both), words.rows[index])
 
 
-def words_of(encoder: Encoder, words: str = "") -> tuple[str, list[str]]:
-    """The field that asks (the first of text, else the last), and those that it is paired with."""
+def pick_text_field(encoder: Encoder, text_field: str = "") -> tuple[str, list[str]]:
+    """The field of the words, and the fields that it is paired with.
+
+    Args:
+        encoder: Of the fields.
+        text_field: Its name; by default the first field of text, else the last field.
+
+    Raises:
+        AmodalError: If there is no such field.
+    """
     texts = [f for f, m in encoder.fields.items() if m.takes_prompts]
-    if words and words not in encoder.fields:
-        raise unknown("field", words, encoder.fields, "It was to be the words of this method.")
-    words = words or (texts or list(encoder.fields))[0 if texts else -1]
-    return words, [f for f in encoder.fields if f != words]
+    if text_field and text_field not in encoder.fields:
+        raise unknown("field", text_field, encoder.fields, "It should hold the words.")
+    text_field = text_field or (texts or list(encoder.fields))[0 if texts else -1]
+    return text_field, [f for f in encoder.fields if f != text_field]

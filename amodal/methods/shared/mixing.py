@@ -1,7 +1,9 @@
-"""Mixing the values of two rows: tokens before the trunk travel from `features` to `losses`, where
-the whole batch is at hand, are mixed there (`amodal.masking.mixing`) and go through the trunk. The
-update stays that of one big batch; what it costs is that mixtures are not cut into micro-batches,
-and that every process computes all of them."""
+"""Mixing the values of two rows (mixup).
+
+Tokens before the trunk travel from `features` to `losses`, where the whole batch is at hand, are
+mixed there (`amodal.masking.mixing`) and go through the trunk. The update stays that of one big
+batch. The cost: mixtures are not cut into micro-batches, and every process computes all of them.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,15 @@ from amodal.nn.encoder import Encoder
 from amodal.objectives.bags import owners
 
 
-def carried(content: Tokens) -> dict[str, Column]:
-    """`SOURCE/tokens`, `SOURCE/place`, `SOURCE/grid`: the tokens of a source (`Encoder.content`),
-    where they stand, the grid they make."""
+def token_columns(content: Tokens) -> dict[str, Column]:
+    """The tokens of a source as columns of features.
+
+    Args:
+        content: Of one source, of `Encoder.patchify`.
+
+    Returns:
+        `SOURCE/tokens`, `SOURCE/place` (their positions) and `SOURCE/grid` (the grid they make).
+    """
     source, tokens = content.names[0], token_column(content)
     place = Column(Ragged(content.position, tokens.values.lengths), tokens.rows)
     return {
@@ -33,41 +41,65 @@ def carried(content: Tokens) -> dict[str, Column]:
     }
 
 
-def encoded(
-    encoder: Encoder, features: Features, source: str, at: Tensor, tokens: Ragged
+def encode_mixed(
+    encoder: Encoder, features: Features, source: str, index: Tensor, tokens: Ragged
 ) -> Tokens:
-    """Mixtures of the tokens of `source`, of the entries `at` of what was carried, at the end of
-    the trunk. Each source alone."""
-    place = features[f"{source}/place"].at(at)
-    bag = Tokens.of(
+    """Mixtures of the tokens of one source at the end of the trunk.
+
+    Args:
+        encoder: Reads the source alone.
+        features: Hold the `token_columns` of the source.
+        source: Its name.
+        index: (n,) the entries of those columns that were mixed.
+        tokens: Their mixtures.
+    """
+    place = features[f"{source}/place"].at(index)
+    mixed = Tokens.of(
         tokens.flat, place.rows, tokens.lengths, place.values.flat, source, features.size
     )
-    return encoder.encode({source: encoder.add_positions(bag)})[source]
+    return encoder.encode({source: encoder.add_positions(mixed)})[source]
 
 
-def mixed_up(
-    encoder: Encoder, features: Features, source: str, at: Tensor, *, alpha: float
+def mixup_inputs(
+    encoder: Encoder, features: Features, source: str, index: Tensor, *, alpha: float
 ) -> tuple[Column, Mixed]:
-    """mixup of the inputs of the entries `at` of what was carried: the trunk's vectors of `source`
-    with theirs replaced, and how they were mixed. features: also those vectors and the seeds."""
-    tokens = features[f"{source}/tokens"].at(at)
+    """mixup of the inputs of some rows.
+
+    Args:
+        encoder: Of the source.
+        features: Hold the `token_columns` of the source, its vectors, and the seeds.
+        source: Its name.
+        index: (n,) the entries of those columns to mix.
+        alpha: Of the Beta distribution of the shares.
+
+    Returns:
+        The vectors of the source, those of the mixed rows replaced; and how they were mixed.
+    """
+    tokens = features[f"{source}/tokens"].at(index)
     seeds = hash_bits(features[SEED].values[tokens.rows], name_code(source))
-    mixed = everywhere(tokens.values, features[f"{source}/grid"].values[at], seeds, alpha=alpha)
-    own, new = (
-        features[source],
-        encoder.pools[source](encoded(encoder, features, source, at, mixed.tokens)),
-    )
-    return Column(own.values.index_copy(0, shared_rows(own, new)[0], new.values), own.rows), mixed
+    mixed = everywhere(tokens.values, features[f"{source}/grid"].values[index], seeds, alpha=alpha)
+    before = features[source]
+    new = encoder.pools[source](encode_mixed(encoder, features, source, index, mixed.tokens))
+    values = before.values.index_copy(0, shared_rows(before, new)[0], new.values)
+    return Column(values, before.rows), mixed
 
 
 @torch.no_grad()
-def fit(encoder: Encoder, context: Tokens, words: Column, size: int) -> Column:
-    """Ragged of (L,): the cosine of each token, through its field's head, with the aligned vector
-    of its row's words; 0 where a row has no words. context: of one source."""
+def token_relevance(encoder: Encoder, context: Tokens, words: Column, size: int) -> Column:
+    """The cosine of each token, through its field's head, with the text of its row.
+
+    Args:
+        encoder: Of the fields.
+        context: Tokens of one source at the end of the trunk.
+        words: The aligned vectors of texts (N, D).
+        size: Rows of the batch.
+
+    Returns:
+        Ragged of cosines (L,), 0 where a row has no text.
+    """
     parts = regions(encoder, context)
-    told = parts.values.flat.new_zeros(size, parts.values.flat.shape[1])
-    told[words.rows] = normalize(words.values, dim=1).to(told.dtype)
+    text_BD = parts.values.flat.new_zeros(size, parts.values.flat.shape[1])
+    text_BD[words.rows] = normalize(words.values, dim=1).to(text_BD.dtype)
     lengths = parts.values.lengths
-    return Column(
-        Ragged((parts.values.flat * told[parts.rows][owners(lengths)]).sum(1), lengths), parts.rows
-    )
+    cosine = (parts.values.flat * text_BD[parts.rows][owners(lengths)]).sum(1)
+    return Column(Ragged(cosine, lengths), parts.rows)

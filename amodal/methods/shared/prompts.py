@@ -1,4 +1,4 @@
-"""Attributes of a record as a prompt, a token for each: shown, left blank, or masked to be told
+"""Attributes of a record as a prompt, a token for each: shown, left blank, or masked and predicted
 from another field."""
 
 from __future__ import annotations
@@ -16,33 +16,45 @@ from amodal.nn.encoder import Encoder
 
 
 def attribute_vectors(table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, A) numbers in deviations from their mean and categories as 0 and 1, column after column,
-    zero where a cell is missing; and (N, A) bool, which entries are known. A category that the
-    table does not list has an entry of its own."""
+    """Encode the cells of a table as numbers.
+
+    Args:
+        table: Knows its columns.
+        values_NC: Cells, NaN where missing.
+
+    Returns:
+        (N, A), column after column: numbers in deviations from their mean and categories as one-hot
+        vectors, zero where a cell is missing; and (N, A) bool, which entries are known. A category
+        that the table does not list has an entry of its own.
+    """
     standard, parts, known = table.standardised(values_NC), [], []
     for c, size in enumerate(table.sizes()):
-        there = ~values_NC[:, c].isnan()
+        known_N = ~values_NC[:, c].isnan()
         code = values_NC[:, c].nan_to_num().long().clamp(0, max(size - 1, 0))
         one = (
             nn.functional.one_hot(code, size).to(standard.dtype)
             if size
             else standard[:, c, None].nan_to_num()
         )
-        parts.append(one * there[:, None])
-        known.append(there[:, None].expand_as(one))
+        parts.append(one * known_N[:, None])
+        known.append(known_N[:, None].expand_as(one))
     return torch.cat(parts, 1), torch.cat(known, 1)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """words: a list of tokens for each of the B rows; hidden: (B,) number of the masked token in
-    its list, -1 in a template."""
+    """Prompts of B rows.
+
+    Args:
+        words: A list of tokens for each row.
+        hidden: (B,) number of the masked token in its list, -1 in a template.
+    """
 
     words: Column
     hidden: Tensor
 
     def masked(self, rows: Tensor) -> Tensor:
-        """(tokens of `rows`,) bool: which of them are masked."""
+        """Whether each token of some rows is masked (T,) bool."""
         lengths = self.words.values.lengths[rows]
         within = torch.arange(int(lengths.sum()), device=rows.device) - torch.repeat_interleave(
             lengths.cumsum(0) - lengths, lengths
@@ -51,9 +63,18 @@ class Prompt:
 
 
 class AttributePrompts(nn.Module):
-    """DUET (arXiv:2207.01328): a row either gets the template, in which every attribute is blank,
-    or its own attributes, of which one is masked, rare values rather than common ones, and each
-    other is left blank with probability `miss`."""
+    """Prompts of DUET (arXiv:2207.01328).
+
+    A row gets either the template, in which every attribute is blank, or its own attributes. Of
+    these one is masked, rare values rather than common ones, and each other is left blank with
+    probability `miss`.
+
+    Args:
+        encoder: Of the fields.
+        field: The table of attributes.
+        chance: Probability of a row's own attributes.
+        miss: Probability that an attribute is left blank.
+    """
 
     def __init__(self, encoder: Encoder, field: str, *, chance: float, miss: float):
         super().__init__()
@@ -68,29 +89,32 @@ class AttributePrompts(nn.Module):
         content = encoder.patchify(batch.only(self.field))[self.field]
         asked = (uniform(batch.seeds, name_code("coin")) < self.chance) & (content.lengths() > 0)
         hidden = self.choose(encoder.fields[self.field], batch, content).masked_fill(~asked, -1)
-        own = content.keep(asked[content.row])
-        luck, number = uniform(batch.seeds[own.row], own.within(), name_code("miss")), own.within()
-        x_TD = torch.where((luck < self.miss)[:, None], self.blank.to(own.x.dtype), own.x)
-        x_TD = torch.where((number == hidden[own.row])[:, None], self.mask.to(own.x.dtype), x_TD)
+        shown = content.keep(asked[content.row])
+        number, dtype = shown.within(), shown.x.dtype
+        draw = uniform(batch.seeds[shown.row], number, name_code("miss"))
+        x_TD = torch.where((draw < self.miss)[:, None], self.blank.to(dtype), shown.x)
+        x_TD = torch.where((number == hidden[shown.row])[:, None], self.mask.to(dtype), x_TD)
         rows = (~asked).nonzero().squeeze(1)
-        place = (
-            torch.arange(self.slots, device=rows.device).repeat(len(rows)).to(own.position.dtype)
-        )
+        position = torch.arange(self.slots, device=rows.device).repeat(len(rows))
+        position = position.to(shown.position.dtype)
         template = Tokens.of(
-            self.blank.to(own.x.dtype).expand(len(place), -1),
+            self.blank.to(dtype).expand(len(position), -1),
             rows,
             torch.full_like(rows, self.slots),
-            nn.functional.pad(place[:, None], (0, own.position.shape[1] - 1)),
+            nn.functional.pad(position[:, None], (0, shown.position.shape[1] - 1)),
             self.field,
             batch.size,
         )
-        bag = Tokens.join([own.with_x(x_TD), template])
-        read = encoder.encode({self.field: encoder.add_positions(bag)})[self.field]
+        prompts = Tokens.join([shown.with_x(x_TD), template])
+        read = encoder.encode({self.field: encoder.add_positions(prompts)})[self.field]
         return Prompt(token_column(encoder.pools[self.field].strip(read)), hidden)
 
     def choose(self, table: Table, batch: Batch, content: Tokens) -> Tensor:
-        """(B,) number of a token of each row, drawn with probability ~ 1 / how often its value was
-        seen."""
+        """Draw a token of each row, with probability inverse to how often its value was seen.
+
+        Returns:
+            (B,) its number in the row.
+        """
         values = batch[self.field].values
         _, share = self.presence(table, values)
         weight_NG = grouped(share, table.patch, 0.0).amax(2)
@@ -108,9 +132,15 @@ class AttributePrompts(nn.Module):
         return none.scatter_reduce(0, content.row, first, "amin")
 
     def presence(self, table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, A) which values a record has (a number counts as one), and (N, C) one over how often
-        that of each column was seen. Numbers are hardly ever shared, so they count as common: one
-        is masked only where a row has no category."""
+        """The values of records, and how rare they are.
+
+        Numbers are hardly ever shared, so they count as common: one is masked only where a row has
+        no category.
+
+        Returns:
+            (N, A) 1 for each value that a record has (any number is one value), and (N, C) for each
+            column 1 over how often its value was seen.
+        """
         x_NA, known_NA = attribute_vectors(table, values_NC)
         sizes = torch.tensor(table.sizes(), device=x_NA.device)
         owner = torch.repeat_interleave(
@@ -121,8 +151,12 @@ class AttributePrompts(nn.Module):
         return has, rare.new_zeros(len(has), len(sizes)).index_add(1, owner, rare)
 
     def about(self, encoder: Encoder, batch: Batch, prompt: Prompt) -> dict[str, Tensor]:
-        """Of the rows that have attributes: `attributes`, `known` and `has`, (N, A) each, and
-        `value`, what is masked."""
+        """Targets of the rows that have attributes.
+
+        Returns:
+            `attributes` and `known` (of `attribute_vectors`), `has` (of `presence`), (N, A) each,
+            and `value`, the cells of the masked token.
+        """
         table, values = encoder.fields[self.field], batch[self.field].values
         x_NA, known_NA = attribute_vectors(table, values)
         cells, hidden = (
@@ -135,11 +169,21 @@ class AttributePrompts(nn.Module):
         has = self.presence(table, values)[0]
         return {"attributes": x_NA, "known": known_NA.to(x_NA.dtype), "has": has, "value": value}
 
-    def told(
+    def masked_losses(
         self, encoder: Encoder, prompt: Prompt, batch: Batch, read_tD: Tensor, rows: Tensor
     ) -> Column:
-        """(n, 2) sums and numbers of the losses of masked tokens. read_tD: what they became, of the
-        rows among `rows` that have one."""
+        """The losses of masked tokens.
+
+        Args:
+            encoder: Of the fields.
+            prompt: Knows what is masked.
+            batch: B rows.
+            read_tD: The masked tokens after cross-attention, of those of `rows` that have one.
+            rows: Rows of the batch.
+
+        Returns:
+            (n, 2): sums of losses and their numbers.
+        """
         content = encoder.patchify(batch.only(self.field))[self.field]
         target_T = encoder.fields[self.field].targets(batch[self.field].values)
         wanted = torch.isin(content.row, rows) & (content.within() == prompt.hidden[content.row])

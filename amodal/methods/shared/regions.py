@@ -15,17 +15,34 @@ __all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "
 
 
 def vectors(encoder: Encoder, context: Bags, size: int) -> Embeddings:
-    """source -> (N, D): the aligned vectors of what `alone` gave."""
+    """The aligned vectors of tokens.
+
+    Args:
+        encoder: Pools and projects.
+        context: source -> its tokens at the end of the trunk, of `alone`.
+        size: Rows of the batch.
+
+    Returns:
+        source -> (N, D).
+    """
     pooled = {
-        s: encoder.pools[field_of(s)](bag)
-        for s, bag in context.items()
+        s: encoder.pools[field_of(s)](tokens)
+        for s, tokens in context.items()
         if field_of(s) in encoder.fields
     }
     return encoder.project(Embeddings(pooled, size))
 
 
 def sentences(z: Embeddings, sources: list[str]) -> Column:
-    """(N, K, D): the vectors of the K views `sources` of one field, which the same rows have."""
+    """Stack the vectors of K views of one field, which the same rows have.
+
+    Args:
+        z: Vectors of sources.
+        sources: The K views.
+
+    Returns:
+        (N, K, D).
+    """
     return Column(torch.stack([z[s].values for s in sources], 1), z[sources[0]].rows)
 
 
@@ -35,8 +52,9 @@ def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
     others = [f for f in encoder.fields if f not in texts]
     if not texts or not others:
         raise AmodalError(
-            f"this method ties sentences to what they describe and needs a text field and one of another kind; there are only "
-            f"{', '.join(encoder.fields)}. Take clip or simclr, or give records with both."
+            "this method ties sentences to what they describe and needs a text field and one of "
+            f"another kind; there are only {', '.join(encoder.fields)}. Take clip or simclr, or "
+            "give records with both."
         )
     return texts, others
 

@@ -1,4 +1,4 @@
-"""What most papers share: towers with objectives, a masked encoder with a decoder, a student with a
+"""Base classes of most papers: towers with objectives, a masked autoencoder, a student with a
 teacher."""
 
 from __future__ import annotations
@@ -7,15 +7,17 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code, unknown
+from amodal.core.features import Features
 from amodal.core.host import host_copy, take
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.contract import Clock, Method
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.multi_vector import token_column as token_column
@@ -25,8 +27,15 @@ Objective = Callable[[Embeddings], dict[str, Tensor]]
 
 
 def field_pairs(z: Embeddings, anchor: str | None = None) -> list[tuple[str, str]]:
-    """Every two sources of different fields, or those with the field `anchor` among them, which
-    then stands first; of several views of a field, the first stands for it."""
+    """Every two sources of different fields.
+
+    Args:
+        z: Vectors of sources; the first view of a field stands for it.
+        anchor: A field; then only its pairs, in which it comes first.
+
+    Raises:
+        AmodalError: If no source is of the field `anchor`.
+    """
     first = {field_of(s): s for s in reversed(z.sources)}
     fields = [s for s in z.sources if first[field_of(s)] == s]
     if not anchor:
@@ -42,25 +51,31 @@ def view_pairs(z: Embeddings) -> list[tuple[str, str]]:
 
 
 def two_fields(encoder: Encoder) -> Encoder:
-    """The encoder, if it has two fields to compare."""
+    """The same encoder, if it has two fields to compare. Raises AmodalError if not."""
     if len(encoder.fields) < 2:
         raise AmodalError(
-            f"this method compares fields, and there is only {', '.join(encoder.fields)}. Take a method that learns from one, "
-            "such as simclr, mae, dino or data2vec, or give records with a second field."
+            f"this method compares fields, and there is only {', '.join(encoder.fields)}. Take a "
+            "method that learns from one, such as simclr, mae, dino or data2vec, or give records "
+            "with a second field."
         )
     return encoder
 
 
 def share(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Terms of one kind, weighted so that their sum is their mean, however many fields there are."""
+    """Divide terms of one kind by their number, so that what the loop adds up is their mean."""
     return {name: term / len(terms) for name, term in terms.items()}
 
 
 class Towers(Method):
     """One vector for each source, then losses between vectors.
 
-    objective: Embeddings -> named losses. heads: field -> a projector that only training needs, run
-    on the whole batch. learned: a module whose parameters the objective uses (a temperature).
+    Args:
+        encoder: Embeds records.
+        objective: Embeddings -> named losses.
+        views: How values are augmented.
+        heads: field -> a projector that only training needs, run on the whole batch.
+        learned: A module whose parameters the objective uses (a temperature).
+        labels: The labels that batches must bring along.
     """
 
     min_batch_size = 2
@@ -70,24 +85,28 @@ class Towers(Method):
         encoder: Encoder,
         objective: Objective,
         *,
-        views: tuple[str, ...] = ("weak",),
+        views: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("weak",),
         heads: Mapping[str, nn.Module] | None = None,
         learned: nn.Module | None = None,
+        labels: tuple[str, ...] = (),
     ):
         super().__init__()
         self.encoder, self.objective, self.views, self.learned = encoder, objective, views, learned
+        self.labels = labels
         self.heads = nn.ModuleDict(heads or {})
 
     def features(self, batch: Batch) -> Features:
         return self.encoder(batch)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        return self.objective(self.project(features))
-
     def logit_scale(self) -> Scale | None:
+        """The learned inverse temperature of cosines, if search can use it."""
         return self.learned if isinstance(self.learned, Scale) and not self.heads else None
 
-    def project(self, features: Features) -> Embeddings:
+    def losses(self, features: Embeddings) -> dict[str, Tensor]:
+        return self.objective(self.project(features))
+
+    def project(self, features: Embeddings) -> Embeddings:
+        """What the objective compares: the features, through the heads of training if any."""
         if not self.heads:
             return features
         columns = {
@@ -99,8 +118,15 @@ class Towers(Method):
 
 
 def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:
-    """Losses of hidden tokens -> for each row that has any, (N, 2): their sum and their number.
-    `token_mean` ends it."""
+    """Add up the losses of hidden tokens row by row; `token_mean` ends it.
+
+    Args:
+        loss_T: One loss for each of `hidden`.
+        hidden: T tokens.
+
+    Returns:
+        (N, 2): their sum and their number, of the rows that have any.
+    """
     loss_T = loss_T.to(torch.promote_types(loss_T.dtype, torch.float32))
     both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
     total = both.new_zeros(hidden.size, 2).index_add(0, hidden.row, both)
@@ -109,8 +135,11 @@ def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:
 
 
 def token_mean(column: Column) -> Tensor:
-    """The mean loss of all hidden tokens of a batch, by whichever ranks and micro-batches they
-    came."""
+    """The mean loss of all hidden tokens of a batch, over ranks and micro-batches.
+
+    Args:
+        column: (N, 2) of `row_losses`.
+    """
     total, count = column.values.sum(0)
     return total / count.detach().clamp(min=1)
 
@@ -119,8 +148,18 @@ class MaskedAutoencoder(Method):
     """The encoder sees the visible tokens only; a light decoder predicts the hidden ones (He et al.
     2022).
 
-    ratio: share of tokens hidden. together: draw the mask over all tokens of a row, so that a field
-    is at times hidden whole and must be told from the others; else field by field.
+    Args:
+        encoder: Embeds records.
+        ratio: Share of tokens hidden.
+        together: Draw the mask over all tokens of a row, so that a field is at times hidden whole
+            and must be predicted from the others; else field by field.
+        width: Of the decoder.
+        depth: Blocks of the decoder.
+        heads: Of its attention.
+        views: How values are augmented.
+
+    Raises:
+        AmodalError: For backbones whose tokens have seen each other, and a pooling with parameters.
     """
 
     def __init__(
@@ -143,26 +182,37 @@ class MaskedAutoencoder(Method):
         refuse_backbones(encoder)
         refuse_pool(encoder)
 
-    def features(self, batch: Batch) -> Features:
-        bags = self.encoder.tokenize(batch)
-        keep = self.visible(bags, batch.seeds)
-        context = self.encoder.encode({s: bag.keep(keep[s]) for s, bag in bags.items()})
-        hidden = {s: bag.keep(~keep[s]) for s, bag in bags.items()}
-        decoded = self.decoder([context[s] for s in bags], list(hidden.values()))
+    def features(self, batch: Batch) -> Embeddings:
+        """source -> (N, 2), the sum of losses of hidden tokens and their number (`row_losses`)."""
+        tokens = self.encoder.tokenize(batch)
+        keep = self.visible(tokens, batch.seeds)
+        context = self.encoder.encode({s: t.keep(keep[s]) for s, t in tokens.items()})
+        hidden = {s: t.keep(~keep[s]) for s, t in tokens.items()}
+        decoded = self.decoder([context[s] for s in tokens], list(hidden.values()))
         columns = {}
-        for (source, bag), filled in zip(hidden.items(), decoded):
+        for (source, masked), predicted in zip(hidden.items(), decoded):
             field = field_of(source)
-            target = take(self.encoder.fields[field].targets(batch[source].values), ~keep[source])
-            loss_T = self.encoder.fields[field].token_loss(self.predictors[field](filled.x), target)
-            columns[source] = row_losses(loss_T, bag)
-        return Features(columns, batch.size)
+            modality, predictor = self.encoder.fields[field], self.predictors[field]
+            target = take(modality.targets(batch[source].values), ~keep[source])
+            columns[source] = row_losses(
+                modality.token_loss(predictor(predicted.x), target), masked
+            )
+        return Embeddings(columns, batch.size)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: Embeddings) -> dict[str, Tensor]:
         return share({f"reconstruct/{s}": token_mean(features[s]) for s in features})
 
-    def visible(self, bags: dict[str, Tokens], seeds: Tensor) -> dict[str, Tensor]:
-        """source -> (T,) bool, on the CPU: which tokens the encoder sees."""
-        bags, seeds = {s: bag.skeleton() for s, bag in bags.items()}, host_copy(seeds)
+    def visible(self, tokens: Mapping[str, Tokens], seeds: Tensor) -> dict[str, Tensor]:
+        """Draw the mask.
+
+        Args:
+            tokens: source -> its T tokens.
+            seeds: (B,) of the rows.
+
+        Returns:
+            source -> (T,) bool, on the CPU: the tokens that the encoder sees.
+        """
+        bags, seeds = {s: t.skeleton() for s, t in tokens.items()}, host_copy(seeds)
         if not self.together:
             return {
                 s: random_keep(b.row, hash_bits(seeds, name_code(s))[b.row], b.within(), self.ratio)
@@ -179,27 +229,34 @@ class MaskedAutoencoder(Method):
 
 
 def refuse_backbones(encoder: Encoder) -> None:
-    """Tokens that have already seen each other give the hidden ones away."""
-    given = [f for f in encoder.fields if encoder.contextual(f)]
-    if given:
+    """Raise AmodalError for tokens that have already seen each other: they leak the hidden ones."""
+    contextual = [f for f in encoder.fields if encoder.contextual(f)]
+    if contextual:
         raise AmodalError(
-            f"the fields {', '.join(given)} come from pretrained backbones whose tokens have seen each other, so hiding some of them "
-            "hides nothing. Use a contrastive method, or leave the backbone out."
+            f"the fields {', '.join(contextual)} come from pretrained backbones whose tokens have "
+            "seen each other, so hiding some of them hides nothing. Use a contrastive method, or "
+            "leave the backbone out."
         )
 
 
 def refuse_pool(encoder: Encoder) -> None:
-    """A pooling with parameters that no loss reaches would put a random map between the tokens and
-    every embedding."""
+    """Raise AmodalError for a pooling with parameters, which no loss of tokens would train."""
     if encoder.pool_name in ("attention", "vector"):
         raise AmodalError(
-            f'this method trains tokens and not their pooling, so pool="{encoder.pool_name}" would stay random; take "mean" or "cls"'
+            f'this method trains tokens and not their pooling, so pool="{encoder.pool_name}" would '
+            'stay random; take "mean" or "cls"'
         )
 
 
 class StudentTeacher(Method):
-    """A student learns from a slow copy of itself. momentum, final_momentum: the copy's weight, by
-    half a cosine in between."""
+    """A student learns from a moving average of itself, the teacher.
+
+    Args:
+        encoder: The student.
+        momentum: Of the teacher at the start.
+        final_momentum: Of the teacher at the end, reached by half a cosine.
+        views: How values are augmented.
+    """
 
     def __init__(
         self, encoder: Encoder, *, momentum: float, final_momentum: float, views: tuple[str, ...]
@@ -210,24 +267,35 @@ class StudentTeacher(Method):
         self.teacher = frozen_copy(encoder)
 
     def momentum_at(self, clock: Clock) -> float:
+        """The momentum at a moment of training."""
         share = (1 + math.cos(math.pi * clock.progress)) / 2
         return self.final_momentum - (self.final_momentum - self.momentum) * share
 
     def on_step_end(self, clock: Clock) -> None:
-        follow(self.teacher, self.encoder, self.momentum_at(clock))
+        ema_update(self.teacher, self.encoder, self.momentum_at(clock))
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def frozen_copy(module: ModuleT) -> ModuleT:
+    """A copy whose parameters get no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """slow <- momentum * slow + (1 - momentum) * fast, in fused calls; buffers are copied."""
-    pairs = list(zip(slow.parameters(), fast.parameters()))
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, in place; buffers are copied.
+
+    Args:
+        teacher: A module with the parameters of `student`, in the same order.
+        student: What is being trained.
+        momentum: From 0 (a copy) to 1 (no change).
+    """
+    pairs = list(zip(teacher.parameters(), student.parameters()))
     for sharded in (False, True):  # one fused call cannot mix sharded parameters with whole ones
         some = [(a.data, b.data) for a, b in pairs if hasattr(a, "device_mesh") is sharded]
         if some:
             torch._foreach_lerp_(*map(list, zip(*some)), 1 - momentum)
-    for a, b in zip(slow.buffers(), fast.buffers()):
+    for a, b in zip(teacher.buffers(), student.buffers()):
         a.copy_(b)

@@ -1,22 +1,25 @@
 """What MMRL and its successor share: frozen towers with tokens of a common space, adapted to
-classes that are told by their names."""
+classes by the names of the classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Features, Method
-from amodal.methods.shared.matching import words_of
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import share
+from amodal.methods.shared.supervised import label_columns
 from amodal.nn.adapters.block_tokens import bare, plain
 from amodal.nn.adapters.shared_space_tokens import SpaceTokens
 from amodal.nn.encoder import Encoder
@@ -25,29 +28,64 @@ from amodal.objectives.common import connected_zero
 from amodal.objectives.negative_cosine import negative_cosine
 
 
-def one_category(targets: Sequence, method: str) -> Target:
-    """The only target, which must be a category. Raises AmodalError."""
-    found = [Target.read(t) for t in targets]
-    if len(found) != 1 or found[0].kind != "classes":
+def one_category(targets: Sequence[Target | dict[str, Any]], method: str) -> Target:
+    """The only target, which must be a category.
+
+    Args:
+        targets: Of the labels.
+        method: Its name, for the error.
+
+    Raises:
+        AmodalError: For none, for more than one, and for a target that is no category.
+    """
+    parsed = [Target.read(t) for t in targets]
+    if len(parsed) != 1 or parsed[0].kind != "classes":
         raise AmodalError(
-            f"{method} learns to tell classes by their names: give label, one label of the data that is a category"
+            f"{method} learns classes by their names: give label, one label of the data that is a "
+            "category"
         )
-    return found[0]
+    return parsed[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedClassFeatures(FeatureRecord):
+    """Features of MMRL.
+
+    Args:
+        class_features: source -> (N, D), by the towers with tokens.
+        representation: source -> (N, D), of the tokens themselves.
+        frozen: source -> (N, D), by the towers without tokens.
+        label: (N,) class numbers.
+    """
+
+    class_features: Columns
+    representation: Columns
+    frozen: Columns
+    label: Column
 
 
 class NamedClasses(Method):
-    """Features are each source's class features under its name, its representation features under
-    `rep/…`, what the towers say without the tokens under `plain/…`, and the label.
+    """Classifies by the cosines of a record with the names of the classes.
 
-    tokens: makes them for an encoder; projection: of the encoder's frozen head, the head of the
-    representation features.
+    Args:
+        encoder: Compares its fields with texts; it is frozen.
+        target: The label.
+        text_field: The field that class names are read in ("": the first text).
+        tokens: Makes the tokens for an encoder.
+        projection: From the encoder's frozen head, makes the head of the representation features.
+        alpha: Share of the class feature's loss, and of its probabilities.
+        weight: Of the cosines to the frozen towers.
+        scale: Of cosines as logits.
+        template: A sentence with {} for the class.
+        width: Of the space of vectors, if the encoder has aligned none.
+        view: How values are augmented.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         target: Target,
-        words: str,
+        text_field: str,
         tokens: Callable[[Encoder], SpaceTokens],
         projection: Callable[[nn.Module], nn.Module],
         *,
@@ -60,14 +98,16 @@ class NamedClasses(Method):
     ):
         super().__init__()
         self.encoder, self.views, self.labels, self.target = encoder, (view,), target.labels, target
-        self.words, self.sources = words_of(encoder, words)
-        if not encoder.fields[self.words].takes_prompts or not self.sources:
+        self.text_field, self.sources = pick_text_field(encoder, text_field)
+        if not encoder.fields[self.text_field].takes_prompts or not self.sources:
             raise AmodalError(
-                "classes are told by their names, which takes a field of text and another one"
+                "class names are read in a field of text, and records in another one; both are "
+                "needed"
             )
         if template.count("{}") != 1 or not 0 <= alpha <= 1:
             raise AmodalError(
-                f"a template needs one {{}} for the class, got {template!r}; alpha is from 0 to 1, got {alpha}"
+                f"a template needs one {{}} for the class, got {template!r}; alpha is from 0 to 1, "
+                f"got {alpha}"
             )
         self.alpha, self.weight, self.scale, self.template = alpha, weight, scale, template
         encoder.requires_grad_(False)
@@ -76,93 +116,100 @@ class NamedClasses(Method):
         encoder.set_block_hook(tokens(bare(encoder)))
         self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.sources})
 
-    def features(self, batch: Batch) -> Features:
-        seen, rep = self.seen(batch)
+    def features(self, batch: Batch) -> NamedClassFeatures:
+        z, representation = self.encode(batch)
         with torch.no_grad(), plain(self.encoder):
-            before = self.encoder(batch.only(*seen))
-        if self.labels[0] not in batch.labels:
-            raise unknown("label of this batch", self.labels[0], batch.labels)
-        columns = (
-            seen.columns
-            | {f"rep/{s}": rep[s] for s in rep}
-            | {f"plain/{s}": before[s] for s in before}
+            frozen = self.encoder(batch.only(*z))
+        return NamedClassFeatures(
+            size=batch.size,
+            class_features=z.columns,
+            representation=representation.columns,
+            frozen=frozen.columns,
+            label=label_columns(batch, self.labels)[self.labels[0]],
         )
-        return Features(columns | {"label": batch.labels[self.labels[0]]}, batch.size)
 
-    def seen(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
-        """Class features and representation features of all sources but the words."""
-        encoder, kept = self.encoder, {}
-        bags = encoder.tokenize(
+    def encode(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
+        """Class features and representation features of all sources but the text field's."""
+        encoder, collected = self.encoder, {}
+        tokens = encoder.tokenize(
             batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
         )
-        context = encoder.encode(bags, block_hook=partial(encoder.block_hook, kept=kept))
-        rep = {s: kept[field_of(s)] for s in bags}
-        rep = {s: Column(self.read_out(field_of(s), c.values), c.rows) for s, c in rep.items()}
-        return encoder.project(Embeddings(encoder.pool(context), batch.size)), Embeddings(
-            rep, batch.size
-        )
+        context = encoder.encode(tokens, block_hook=partial(encoder.block_hook, kept=collected))
+        final = {s: collected[field_of(s)] for s in tokens}
+        columns = {
+            s: Column(self.read_out(field_of(s), c.values), c.rows) for s, c in final.items()
+        }
+        z = encoder.project(Embeddings(encoder.pool(context), batch.size))
+        return z, Embeddings(columns, batch.size)
 
     def read_out(self, field: str, tokens_NKD: Tensor) -> Tensor:
+        """The representation features (N, D) of the K tokens of each row."""
         return self.heads[field](self.encoder.trunks[field].norm(tokens_NKD).mean(1))
 
     def class_vectors(self, names: Sequence[str] | None = None, tokens: bool = True) -> Tensor:
-        """(C, D) unit vectors of the classes' names (those learnt, unless given), by towers with
-        the tokens or without."""
-        names, modality, still = (
-            names or self.target.classes,
-            self.encoder.fields[self.words],
-            np.random.default_rng(0),
-        )
+        """Embed the names of classes.
+
+        Args:
+            names: C names; by default those of the classes learnt.
+            tokens: Whether the tower has its tokens.
+
+        Returns:
+            (C, D) unit vectors.
+        """
+        names = names or self.target.classes
+        modality, rng = self.encoder.fields[self.text_field], np.random.default_rng(0)
         texts = [self.template.format(name.replace("_", " ")) for name in names]
         values = modality.collate(
-            [modality.augment(modality.decode(t), "plain", still) for t in texts]
+            [modality.augment(modality.decode(t), "plain", rng) for t in texts]
         )
         column = Column(values, torch.arange(len(texts))).to(
-            self.encoder.field_token[self.words].device
+            self.encoder.field_token[self.text_field].device
         )
+        batch = Batch.of(len(texts), {self.text_field: column})
         with nullcontext() if tokens else plain(self.encoder):
-            return normalize(
-                self.encoder(Batch.of(len(texts), {self.words: column}))[self.words].values, dim=1
-            )
+            return normalize(self.encoder(batch)[self.text_field].values, dim=1)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: NamedClassFeatures) -> dict[str, Tensor]:
         names = self.class_vectors()
         with torch.no_grad():
             before = self.class_vectors(tokens=False)
-        told, near = {}, {}
-        for s in (s for s in self.sources if s in features):
-            terms = [
-                self.told(features[f"{way}{s}"], features["label"], names) for way in ("", "rep/")
-            ]
-            told[f"told/{s}"] = self.alpha * terms[0] + (1 - self.alpha) * terms[1]
-            near[f"near/{s}"] = (
-                self.weight / 2 * negative_cosine(features[s].values, features[f"plain/{s}"].values)
-            )
+        supervised, near = {}, {}
+        for s in (s for s in self.sources if s in features.class_features):
+            z, representation = features.class_features[s], features.representation[s]
+            terms = [self.cross_entropy(c, features.label, names) for c in (z, representation)]
+            supervised[f"supervised/{s}"] = self.alpha * terms[0] + (1 - self.alpha) * terms[1]
+            cosine = negative_cosine(z.values, features.frozen[s].values)
+            near[f"near/{s}"] = self.weight / 2 * cosine
         return (
-            share(told)
+            share(supervised)
             | share(near)
             | {"near/names": self.weight / 2 * negative_cosine(names, before)}
         )
 
-    def told(self, z: Column, label: Column, names_CD: Tensor) -> Tensor:
-        at, at_label = shared_rows(z, label)
-        if not len(at):
+    def cross_entropy(self, z: Column, label: Column, names_CD: Tensor) -> Tensor:
+        """Of the rows that have both the field and the label."""
+        rows, label_rows = shared_rows(z, label)
+        if not len(rows):
             return connected_zero(z.values, names_CD)
-        return cross_entropy(self.logits(z.values[at], names_CD), label.values[at_label])
+        return cross_entropy(self.logits(z.values[rows], names_CD), label.values[label_rows])
 
     def logits(self, z_ND: Tensor, names_CD: Tensor) -> Tensor:
+        """Scaled cosines (N, C) with unit vectors of the class names."""
         return self.scale * normalize(z_ND, dim=1) @ names_CD.T
 
     def predict(self, batch: Batch) -> Column:
-        """(N, C) logarithms of the probabilities of the classes learnt, the mean over the sources
-        that a row has."""
-        told = self.probabilities(batch)
-        like = self.encoder.field_token[self.words]
+        """Predict the classes learnt.
+
+        Returns:
+            (N, C) logarithms of probabilities, the mean over the sources that a row has.
+        """
+        sources = self.probabilities(batch)
+        like = self.encoder.field_token[self.text_field]
         total, count = (
             like.new_zeros(batch.size, len(self.target.classes)),
             like.new_zeros(batch.size),
         )
-        for column in told.values():
+        for column in sources.values():
             total = total.index_add(0, column.rows, column.values)
             count = count.index_add(0, column.rows, count.new_ones(len(column)))
         rows = count.nonzero().squeeze(1)
@@ -172,14 +219,22 @@ class NamedClasses(Method):
     def probabilities(
         self, batch: Batch, names: Sequence[str] | None = None, mixed: bool | None = None
     ) -> dict[str, Column]:
-        """Source -> (N, C) probabilities of the classes `names`, or of those learnt. mixed: with
-        representation features too, as is right for the classes learnt and for no others (so unless
-        given)."""
-        seen, rep = self.seen(batch)
+        """Probabilities of classes by each source.
+
+        Args:
+            batch: B rows.
+            names: C names of classes; by default those learnt.
+            mixed: Use representation features too. They help for the classes learnt and for no
+                others, so the default is whether `names` is None.
+
+        Returns:
+            source -> (N, C).
+        """
+        z, representation = self.encode(batch)
         vectors, mixed = self.class_vectors(names), names is None if mixed is None else mixed
-        found = {}
-        for s in seen:
-            parts = [self.logits(z[s].values, vectors).softmax(1) for z in (seen, rep)]
+        columns = {}
+        for s in z:
+            parts = [self.logits(c[s].values, vectors).softmax(1) for c in (z, representation)]
             both = self.alpha * parts[0] + (1 - self.alpha) * parts[1] if mixed else parts[0]
-            found[s] = Column(both, seen[s].rows)
-        return found
+            columns[s] = Column(both, z[s].rows)
+        return columns

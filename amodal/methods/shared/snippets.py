@@ -1,5 +1,5 @@
-"""Words and regions of pairs: how well they fit, which goes with which, and the text that each
-region gets (arXiv:1412.2306)."""
+"""Words and regions of pairs: their scores, their alignment, and the snippet of text of each region
+(arXiv:1412.2306)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,34 @@ from amodal.stats.chain_crf import snippets, viterbi
 
 
 def scores(seen: Ragged, words: Ragged) -> Tensor:
-    """(K, L): each of K pictures, as regions, with each of L sentences, as words."""
-    blocks, there = padded(seen)
+    """The score of every picture with every sentence.
 
-    def some(block, mask):
-        return bag_scores(block, mask, words.flat, words.lengths, pool=max_pool, total=True)
+    Args:
+        seen: The regions of K pictures.
+        words: The words of L sentences.
 
-    return by_rows(some, blocks, there, tile=bag_tile(there, words.flat))
+    Returns:
+        (K, L).
+    """
+    blocks, mask = padded(seen)
+
+    def tile_scores(block: Tensor, valid: Tensor) -> Tensor:
+        return bag_scores(block, valid, words.flat, words.lengths, pool=max_pool, total=True)
+
+    return by_rows(tile_scores, blocks, mask, tile=bag_tile(mask, words.flat))
 
 
 def assign(seen: Ragged, words: Ragged, beta: float) -> Ragged:
-    """The region of each word of N pairs, by number in its own picture (0 is the whole); beta: see
-    `amodal.stats.chain_crf.viterbi`."""
+    """Align each word of N pairs with a region of its picture.
+
+    Args:
+        seen: The regions of N pictures.
+        words: The words of their sentences.
+        beta: See `amodal.stats.chain_crf.viterbi`.
+
+    Returns:
+        The number of a region for each word (0 is the whole picture).
+    """
     fits = [s @ r.T for s, r in zip(words.split(), seen.split())]
     widest = max((f.shape[1] for f in fits), default=0)
     block = [pad(f, (0, widest - f.shape[1]), value=-torch.inf) for f in fits]
@@ -35,13 +51,21 @@ def assign(seen: Ragged, words: Ragged, beta: float) -> Ragged:
 
 
 def cut(regions: Ragged, ids: Ragged, paths: Ragged) -> tuple[Tensor, Tensor, Ragged]:
-    """Of N pairs P texts and what they are about: the pair (P,) that each is of, its region's
-    vector (P, D), its ids. First the whole text with the first region, then, along the text, what
-    each region was given. paths: a region for each id, of `assign`."""
+    """Cut the texts of N pairs into P snippets, one for each region and one of the whole text.
+
+    Args:
+        regions: The vectors of the pictures' regions.
+        ids: Of the texts.
+        paths: A region for each id, of `assign`.
+
+    Returns:
+        The pair of each snippet (P,), the vector of its region (P, D), its ids. Of a pair the whole
+        text with the first region comes first, then the others along the text.
+    """
     pieces = [((0, len(path), 0), *snippets(path)) for path in paths.split()]
-    at = [(i, start, stop, region) for i, some in enumerate(pieces) for start, stop, region in some]
+    cuts = [(i, start, stop, region) for i, cut in enumerate(pieces) for start, stop, region in cut]
     owner, start, stop, region = (
-        torch.tensor(at, dtype=torch.int64, device=ids.lengths.device).view(-1, 4).T
+        torch.tensor(cuts, dtype=torch.int64, device=ids.lengths.device).view(-1, 4).T
     )
     text = Ragged(ids.flat[spans(ids.starts()[owner] + start, stop - start)], stop - start)
     return owner, regions.flat[regions.starts()[owner] + region], text
