@@ -41,7 +41,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "deepvs": {"width": 16},
     "duet": {
         "attributes": "facts",
-        "chance": 1.0,
+        "prompt_probability": 1.0,
         "classes": 0.0,
     },  # no two records of the bench are of one class
     "limoe": {"text_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's

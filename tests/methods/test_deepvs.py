@@ -88,7 +88,7 @@ def test_any_field_may_be_the_words():
     with pytest.raises(ValueError, match="Did you mean facts"):
         method("deepvs", text_field="fact")
     with pytest.raises(ValueError, match="Did you mean hardest"):
-        m = method("deepvs", over="hardst")
+        m = method("deepvs", reduction="hardst")
         m.losses(m.features(batch(m.views)))
 
 

@@ -110,7 +110,15 @@ def test_rare_values_are_masked_more_often():
 
 
 def test_losses_are_those_of_the_predictions():
-    m = method("duet", sources=FIELDS, chance=0.6, mask=2.0, regress=3.0, classes=0.0, contrast=0.0)
+    m = method(
+        "duet",
+        sources=FIELDS,
+        prompt_probability=0.6,
+        mask=2.0,
+        regress=3.0,
+        classes=0.0,
+        contrast=0.0,
+    )
     b = batch(m.views, sources=FIELDS, patchy=False)
     z = m.features(b)
     terms = m.losses(z)

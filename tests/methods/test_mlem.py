@@ -102,7 +102,7 @@ def test_the_vector_of_a_record_helps_to_tell_it():
     """A model that may read the vector learns to tell records apart from their first token on;
     without it, it cannot."""
     torch.manual_seed(0)
-    m = method("mlem", sources=("signal", "facts"), learns="generative", decoder=32, depth=1)
+    m = method("mlem", sources=("signal", "facts"), objective="generative", decoder=32, depth=1)
     b = batch(m.views, sources=("signal", "facts"))
     optimizer = torch.optim.Adam(m.parameters(), 5e-3)
     for _ in range(60):
@@ -119,15 +119,15 @@ def test_the_vector_of_a_record_helps_to_tell_it():
 
 
 @pytest.mark.parametrize(
-    "learns, terms",
+    "objective, terms",
     [
         ("contrastive", {"contrast"}),
         ("generative", {"reconstruct"}),
         ("sum", {"contrast", "reconstruct"}),
     ],
 )
-def test_the_baselines_learn_their_terms_in_one_stage(learns, terms):
-    m = method("mlem", sources=FIELDS, learns=learns)
+def test_the_baselines_learn_their_terms_in_one_stage(objective, terms):
+    m = method("mlem", sources=FIELDS, objective=objective)
     found = m.losses(m.features(batch(m.views, sources=FIELDS)))
     assert {name.split("/")[0] for name in found} == terms and m.stages == (1.0,)
     assert (m.encoder.heads is None) == (
@@ -137,8 +137,8 @@ def test_the_baselines_learn_their_terms_in_one_stage(learns, terms):
 
 def test_options_that_make_no_field():
     with pytest.raises(ValueError, match="Did you mean generative"):
-        method("mlem", learns="generativ")
+        method("mlem", objective="generativ")
     with pytest.raises(AmodalError, match="2 slices"):
         method("mlem", slices=1)
     with pytest.raises(AmodalError, match="between 0 and 1"):
-        method("mlem", first=1.0)
+        method("mlem", contrastive_share=1.0)

@@ -27,7 +27,12 @@ ENCODER = {"mixer": "gru", "pool": "vector"}
 
 
 def char_vgs(
-    encoder: Encoder, *, width: int = 128, margin: float = 0.2, over: str = "sum", cycles: int = 4
+    encoder: Encoder,
+    *,
+    width: int = 128,
+    margin: float = 0.2,
+    reduction: str = "sum",
+    cycles: int = 4,
 ) -> Cycles:
     """A ranking hinge between every two fields, under a cyclic learning rate.
 
@@ -35,14 +40,14 @@ def char_vgs(
         encoder: Gets heads into a common space; needs two fields.
         width: Width of the common space.
         margin: By how much a pair must be closer than any mismatch.
-        over: Reduction over a row's mismatches: "sum", "mean" or "hardest".
+        reduction: Reduction over a row's mismatches: "sum", "mean" or "hardest".
         cycles: Number of cycles of the learning rate, each with a fresh optimizer.
     """
 
     def objective(z: Embeddings) -> dict[str, Tensor]:
         return share(
             {
-                f"hinge/{a}~{b}": ranking_hinge(*z.pair(a, b), margin=margin, over=over)
+                f"hinge/{a}~{b}": ranking_hinge(*z.pair(a, b), margin=margin, over=reduction)
                 for a, b in field_pairs(z)
             }
         )

@@ -36,7 +36,7 @@ from amodal.objectives.mil_nce import mil_nce
 from amodal.objectives.realign import cosines, realign, row_cosines
 
 ENCODER = {"trunk": "shared"}
-SIFTS = ("row", "batch", "none")
+CURRICULA = ("row", "batch", "none")
 
 
 def cma_harmonize(
@@ -44,7 +44,7 @@ def cma_harmonize(
     *,
     anchor: str = "",
     realigned: bool = True,
-    sift: str = "row",
+    curriculum: str = "row",
     start: float = -0.3,
     end: float = 0.0,
     captions: int = 5,
@@ -58,7 +58,7 @@ def cma_harmonize(
         encoder: Gets heads into a common space; needs two fields.
         anchor: The field that both losses share (video). Default: the first that is not text.
         realigned: Whether conflicting gradients are projected.
-        sift: What the curriculum leaves out: a "row", a whole "batch" or "none".
+        curriculum: What the curriculum leaves out: a "row", a whole "batch" or "none".
         start: Lowest cosine that passes the curriculum at the first step.
         end: Lowest cosine that passes it at the last step.
         captions: Candidates drawn of each text, by lines or stretches (1: the text itself).
@@ -67,10 +67,10 @@ def cma_harmonize(
         temperature: Temperature of both losses.
 
     Raises:
-        AmodalError: If `sift` or `anchor` is unknown, or there is one field only.
+        AmodalError: If `curriculum` or `anchor` is unknown, or there is one field only.
     """
-    if sift not in SIFTS:
-        raise unknown("cma_harmonize.sift", sift, SIFTS)
+    if curriculum not in CURRICULA:
+        raise unknown("cma_harmonize.curriculum", curriculum, CURRICULA)
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     anchor = anchor or next(
         (f for f in encoder.fields if f not in texts), next(iter(encoder.fields))
@@ -78,13 +78,13 @@ def cma_harmonize(
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)
     # combining gradients costs a backward pass a term, so only what needs it has the hook
-    kind = HarmonizedGradients if realigned or sift == "batch" else Harmonized
+    kind = HarmonizedGradients if realigned or curriculum == "batch" else Harmonized
     return kind(
         encoder.align(width),
         anchor=anchor,
         texts=[f for f in texts if f != anchor],
         realigned=realigned,
-        sift=sift,
+        curriculum=curriculum,
         start=start,
         end=end,
         captions=captions,
@@ -98,7 +98,8 @@ class Harmonized(Method):
 
     Args:
         texts: The text fields but the anchor.
-        anchor, realigned, sift, start, end, captions, drop, temperature: As of `cma_harmonize`.
+        anchor, realigned, curriculum, start, end, captions, drop, temperature: As of
+            `cma_harmonize`.
 
     Attributes:
         last_row_cosines: (N,) of the last step's anchors, None before a step of that curriculum.
@@ -115,7 +116,7 @@ class Harmonized(Method):
         anchor: str,
         texts: Sequence[str],
         realigned: bool,
-        sift: str,
+        curriculum: str,
         start: float,
         end: float,
         captions: int,
@@ -124,7 +125,7 @@ class Harmonized(Method):
     ):
         super().__init__()
         self.encoder, self.anchor, self.texts = encoder, anchor, tuple(texts)
-        self.realigned, self.sift, self.start, self.end = realigned, sift, start, end
+        self.realigned, self.curriculum, self.start, self.end = realigned, curriculum, start, end
         self.drop, self.temperature = drop, temperature
         self.views = {
             f: ("local",) * captions if f in texts and captions > 1 else ("weak",)
@@ -160,7 +161,7 @@ class Harmonized(Method):
 
     def losses(self, features: Embeddings) -> dict[str, Tensor]:
         anchors = features[self.anchor]
-        if self.sift == "row":
+        if self.curriculum == "row":
             lowest = self.row_cosines(features)
             self.last_row_cosines = lowest
             anchors = anchors.at(lowest.flat > self.gamma)
@@ -188,7 +189,7 @@ class HarmonizedGradients(Harmonized):
         total = (
             realign(gradients) if self.realigned else torch.stack(list(gradients.values())).sum(0)
         )
-        if self.sift == "batch" and self.last_cosines:
+        if self.curriculum == "batch" and self.last_cosines:
             # a cosine of exactly 0 is that of a term without a gradient: nothing to compare
             lowest = torch.stack(
                 [torch.where(c == 0, 1, c) for c in self.last_cosines.values()]

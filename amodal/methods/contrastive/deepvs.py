@@ -47,7 +47,7 @@ def deepvs(
     text_field: str = "",
     width: int = 600,
     margin: float = 1.0,
-    over: str = "sum",
+    reduction: str = "sum",
     regions: bool = True,
     captions: float = 0.0,
     beta: float = 1.0,
@@ -60,7 +60,7 @@ def deepvs(
         text_field: The field whose tokens are matched with regions. Default: the first text field.
         width: h, width of the common space (300 to 1600 in the paper).
         margin: By how much a pair must score above mismatched ones.
-        over: Reduction over a row's mismatches: "sum", "mean" or "hardest".
+        reduction: Reduction over a row's mismatches: "sum", "mean" or "hardest".
         regions: False leaves the whole as the only region, a dot product of whole pictures and
             words.
         captions: Share of the steps, at the end, that train the generator (0: none).
@@ -82,7 +82,7 @@ def deepvs(
         aligned,
         text_field=name,
         margin=margin,
-        over=over,
+        reduction=reduction,
         regions=regions,
         writer=writer,
         captions=captions,
@@ -104,7 +104,7 @@ class DeepVS(StagedMethod):
     Args:
         text_field: The field whose tokens are matched with regions.
         writer: The caption generator, None for a single stage.
-        margin, over, regions, captions, beta: As of `deepvs`.
+        margin, reduction, regions, captions, beta: As of `deepvs`.
     """
 
     min_batch_size = 2
@@ -116,7 +116,7 @@ class DeepVS(StagedMethod):
         *,
         text_field: str,
         margin: float,
-        over: str,
+        reduction: str,
         regions: bool,
         writer: Captioner | None,
         captions: float,
@@ -124,7 +124,8 @@ class DeepVS(StagedMethod):
     ):
         super().__init__()
         self.encoder, self.text_field, self.regions = encoder, text_field, regions
-        self.margin, self.over, self.writer, self.beta, self.stage = margin, over, writer, beta, 0
+        self.margin, self.reduction = margin, reduction
+        self.writer, self.beta, self.stage = writer, beta, 0
         if writer is not None:
             self.stages = (1 - captions, 1.0)
             self.on_stage_start(0)
@@ -182,7 +183,7 @@ class DeepVS(StagedMethod):
             a, b = shared_rows(features.parts[s], words)
             table = scores(lists_of(features.parts[s], a), lists_of(words, b))
             hinges[f"hinge/{s}~{self.text_field}"] = ranking_hinge_of_scores(
-                table, margin=self.margin, over=self.over
+                table, margin=self.margin, over=self.reduction
             )
         return share(hinges)
 

@@ -69,7 +69,7 @@ class DreamLipFeatures(FeatureRecord):
 
     aligned: Columns  # source -> (N, D)
     sentences: Columns  # pair -> (N, K, D), the sentences of the rows that have both
-    groups: Columns  # pair -> (N, K, D), the mean of the patches that each sentence describes
+    groups: Columns  # pair -> (N, K, D), the patches that each sentence describes, as a vector
     distinct: Columns  # pair -> (N, K) bool, see `first_occurrences`
 
 

@@ -45,8 +45,8 @@ def duet(
     encoder: Encoder,
     *,
     attributes: str = "",
-    chance: float = 0.4,
-    miss: float = 0.5,
+    prompt_probability: float = 0.4,
+    blank_probability: float = 0.5,
     mask: float = 0.4,
     contrast: float = 0.003,
     negatives: int = 4,
@@ -59,9 +59,9 @@ def duet(
     Args:
         encoder: Trained in place; needs a table and another field.
         attributes: The table of attributes. Default: the first table.
-        chance: Probability that a row's attributes are its prompt, with one masked, instead of the
-            template.
-        miss: Probability that another attribute of the prompt is left blank.
+        prompt_probability: Probability that a row's attributes are its prompt, with one masked,
+            instead of the template.
+        blank_probability: Probability that another attribute of the prompt is left blank.
         mask: Weight of predicting masked attributes.
         contrast: Weight of attribute-level contrast (0 leaves it out).
         negatives: Number of negatives of one attribute.
@@ -86,7 +86,9 @@ def duet(
         "regress": regress,
         "classes": classes,
     }
-    prompts = AttributePrompts(encoder, attributes or tables[0], chance=chance, miss=miss)
+    prompts = AttributePrompts(
+        encoder, attributes or tables[0], chance=prompt_probability, miss=blank_probability
+    )
     return Duet(encoder, prompts, weights=weights, negatives=negatives, temperature=temperature)
 
 

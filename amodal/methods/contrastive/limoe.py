@@ -158,7 +158,7 @@ class Limoe(Method):
         for router, sums in routers.items():
             for name, loss in self.of_router(sums).items():
                 by_name.setdefault(name, []).append(loss)
-            self._thresholds[router] = self.thresholds(features, router, list(sums))
+            self._thresholds[router] = self.capacity_thresholds(features, router, list(sums))
         means = {name: torch.stack(losses).mean() for name, losses in by_name.items()}
         return terms | {name: self.weight * loss for name, loss in share(means).items()}
 
@@ -184,7 +184,9 @@ class Limoe(Method):
         return losses
 
     @torch.no_grad()
-    def thresholds(self, features: LimoeFeatures, router: Router, sources: list[str]) -> Tensor:
+    def capacity_thresholds(
+        self, features: LimoeFeatures, router: Router, sources: list[str]
+    ) -> Tensor:
         """(E,) how certain a router must be for its experts to stay within their capacity."""
         trunk, block = router
         top = torch.cat([features.confidence[f"{trunk}/{block}/{s}"].flat for s in sources])

@@ -41,9 +41,9 @@ def m3col(
     label: str = "",
     classes: int = 0,
     weight: float = 0.1,
-    first: float = 0.33,
+    m3co_share: float = 0.33,
     alpha: float = 0.15,
-    chance: float = 0.5,
+    mix_probability: float = 0.5,
     temperature: float = 0.1,
     soft_temperature: float = 0.125,
     mixup: str = "",
@@ -57,10 +57,10 @@ def m3col(
         label: The label of the data to predict.
         classes: Number of its classes (0: counted in the data).
         weight: Weight of the contrast.
-        first: Share of the steps with M3Co; the others have MultiSClip (0: MultiSClip alone, 1:
-            M3Co alone).
+        m3co_share: Share of the steps with M3Co; the others have MultiSClip (0: MultiSClip alone,
+            1: M3Co alone).
         alpha: Parameter of the Beta distribution of mixtures.
-        chance: Probability that a row is mixed (0: plain InfoNCE in the steps of M3Co).
+        mix_probability: Probability that a row is mixed (0: plain InfoNCE in the steps of M3Co).
         temperature: Temperature of M3Co.
         soft_temperature: Temperature of MultiSClip.
         mixup: A field whose inputs are mixed too.
@@ -88,9 +88,9 @@ def m3col(
         label=label,
         classes=classes,
         weight=weight,
-        first=first,
+        m3co_share=m3co_share,
         alpha=alpha,
-        chance=chance,
+        mix_probability=mix_probability,
         temperature=temperature,
         soft_temperature=soft_temperature,
         mixup=mixup,
@@ -122,9 +122,9 @@ class M3CoL(Method):
         label: str,
         classes: int,
         weight: float,
-        first: float,
+        m3co_share: float,
         alpha: float,
-        chance: float,
+        mix_probability: float,
         temperature: float,
         soft_temperature: float,
         mixup: str,
@@ -135,7 +135,8 @@ class M3CoL(Method):
         self.encoder, self.labels = encoder, (label,)
         self.heads = LateFusion(list(encoder.fields), encoder.width, hidden, classes)
         self.register_buffer("progress", torch.zeros(()))
-        self.weight, self.first, self.alpha, self.chance = weight, first, alpha, chance
+        self.weight, self.m3co_share = weight, m3co_share
+        self.alpha, self.mix_probability = alpha, mix_probability
         self.temperature, self.soft_temperature = temperature, soft_temperature
         self.mixup, self.mixup_alpha = mixup, mixup_alpha
 
@@ -210,11 +211,11 @@ class M3CoL(Method):
         rows, other_rows = shared_rows(z[a], z[b])
         pair = z[a].flat[rows], z[b].flat[other_rows]
         loss: Tensor
-        if self.progress >= self.first:
+        if self.progress >= self.m3co_share:
             loss = soft_clip(*pair, temperature=self.soft_temperature)
             return loss
         seeds = hash_bits(seeds[z[a].rows[rows]], name_code(f"{a}>{b}"))
-        chosen = uniform(hash_bits(seeds, name_code("mixed"))) < self.chance
+        chosen = uniform(hash_bits(seeds, name_code("mixed"))) < self.mix_probability
         lam = torch.where(
             chosen, beta(seeds, self.alpha), torch.ones_like(seeds, dtype=torch.float32)
         )

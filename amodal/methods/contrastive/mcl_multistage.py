@@ -157,7 +157,7 @@ class Multistage(StagedMethod):
         """Cluster the records by one stage's vectors.
 
         Returns:
-            (n,) int64; a record without a vector is in a cluster of its own kind, the last.
+            (n,) int64; records without a vector are in one extra cluster, the last.
         """
         member, device = self.member(stage), next(self.parameters()).device
         columns = {s: c.to(device) for s, c in self.encoder.part(features, stage).columns.items()}

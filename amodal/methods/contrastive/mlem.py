@@ -36,7 +36,7 @@ from amodal.objectives.margin import contrastive_margin
 from amodal.objectives.sigmoid import sigmoid_loss
 
 ENCODER = {"mixer": "gru"}
-LEARNS = {  # the terms of each stage
+TERMS = {  # the terms of each stage
     "mlem": (("contrast",), ("reconstruct", "align")),
     "contrastive": (("contrast",),),
     "generative": (("reconstruct",),),
@@ -47,8 +47,8 @@ LEARNS = {  # the terms of each stage
 def mlem(
     encoder: Encoder,
     *,
-    learns: str = "mlem",
-    first: float = 0.5,
+    objective: str = "mlem",
+    contrastive_share: float = 0.5,
     slices: int = 4,
     margin: float = 0.5,
     hardest: int = 5,
@@ -64,9 +64,9 @@ def mlem(
 
     Args:
         encoder: Gets heads into a common space.
-        learns: "mlem", or a baseline of the paper: "contrastive" (CoLES), "generative", or the
+        objective: "mlem", or a baseline of the paper: "contrastive" (CoLES), "generative", or the
             "sum" of both on one encoder.
-        first: Share of the steps for the contrastive encoder.
+        contrastive_share: Share of the steps for the contrastive encoder.
         slices: Slices of each value, which attract each other.
         margin: Least distance between slices of different records.
         hardest: Number of hardest negatives of each slice.
@@ -79,25 +79,25 @@ def mlem(
         heads: Number of attention heads of the decoder.
 
     Raises:
-        AmodalError: If `learns` is unknown, `slices` or `first` is out of range, or a field has a
-            pretrained backbone.
+        AmodalError: If `objective` is unknown, `slices` or `contrastive_share` is out of range, or
+            a field has a pretrained backbone.
     """
-    if learns not in LEARNS:
-        raise unknown("way to learn from sequences", learns, LEARNS)
-    if slices < 2 or not 0 < first < 1:
+    if objective not in TERMS:
+        raise unknown("objective of mlem", objective, TERMS)
+    if slices < 2 or not 0 < contrastive_share < 1:
         raise AmodalError(
-            "mlem needs 2 slices at least and a share `first` between 0 and 1, not "
-            f"{slices} and {first}"
+            "mlem needs 2 slices at least and a `contrastive_share` between 0 and 1, not "
+            f"{slices} and {contrastive_share}"
         )
     decoders = FieldDecoders(encoder, width=decoder, depth=depth, heads=heads)
     # no loss of the generative baseline reaches such heads
-    encoder = encoder if learns == "generative" else encoder.align(width)
+    encoder = encoder if objective == "generative" else encoder.align(width)
     return Mlem(
         encoder,
         decoder=decoders,
         logit=Scale(scale, bias=bias),
-        terms=LEARNS[learns],
-        stages=(first, 1.0) if learns == "mlem" else (1.0,),
+        terms=TERMS[objective],
+        stages=(contrastive_share, 1.0) if objective == "mlem" else (1.0,),
         slices=slices,
         margin=margin,
         hardest=hardest,
