@@ -20,7 +20,7 @@ from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
 from amodal.inference.predict import MethodPredictor
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
-from amodal.methods import is_own_code
+from amodal.methods import is_user_code
 from amodal.methods.contract import Method
 from amodal.methods.saved import SPEC, load_run, untrained
 from amodal.nn import config as encoder_config
@@ -56,7 +56,7 @@ def pretrain(method: MethodLike, data, out: str | Path, **settings) -> Model:
         settings: See `amodal.train.settings.Settings`.
     """
     run = run_pretraining(method, data, out, **settings)
-    mine = method if is_own_code(method) else None
+    mine = method if is_user_code(method) else None
     modules = {f: b for f, b in (settings.get("backbones") or {}).items() if not isinstance(b, str)}
     return load(run, device=settings.get("device", "auto"), method=mine, backbones=modules)
 
@@ -91,7 +91,7 @@ def load(
         head,
         method=run.method,
         spec=run.spec,
-        own=run.own,
+        own=run.user_code,
     )
 
 

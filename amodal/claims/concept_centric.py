@@ -170,7 +170,7 @@ def asked(method, shapes, rows):
     """Share of right answers to which size, colour and shape a picture shows."""
     batch = next(iter(data.Loader(shapes, rows, batch=len(rows), shuffle=False)))
     right = [
-        method.ask(batch, c)["image"].values == batch["attributes"].values[:, i]
+        method.predict_category(batch, c)["image"].values == batch["attributes"].values[:, i]
         for i, c in enumerate(PARTS)
     ]
     return float(torch.stack(right).float().mean())

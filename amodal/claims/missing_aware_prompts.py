@@ -77,7 +77,7 @@ def told(method, dataset, rows, rate, seed):
     """(n,) numbers of the classes that are told from records of which a share `rate` lacks a sense."""
     batches = Loader(dataset, rows, batch=256, shuffle=False)
     return torch.cat(
-        [method.head(method.seen(lacking(b, rate, seed))).values.argmax(1) for b in batches]
+        [method.head(method.head_inputs(lacking(b, rate, seed))).values.argmax(1) for b in batches]
     ).numpy()
 
 

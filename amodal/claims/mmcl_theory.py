@@ -91,7 +91,7 @@ def measure(seed, dataset):
     for rule in SHARES:
 
         def make(encoder, rule=rule):
-            method = Guided(encoder, teacher, rule, 0.5, 128)
+            method = Guided(encoder, teacher, rule=rule, temperature=0.5, width=128)
             method.on_stage_start(0)
             return method
 

@@ -20,7 +20,6 @@ from amodal.evaluate import embed_records
 from amodal.evaluate.protocols.retrieval import ranked
 from amodal.masking.hashing import uniform
 from amodal.methods.contract import Features, Method
-from amodal.methods.pretext.texttopicnet import TARGET
 from amodal.modalities import make
 
 CLAIM = (
@@ -74,7 +73,7 @@ class Rotation(Method):
 
 
 def topics(encoder):
-    return methods.build("texttopicnet", encoder, topics=TOPICS, least=5)
+    return methods.build("texttopicnet", encoder, topics=TOPICS, min_df=5)
 
 
 ARMS = {
@@ -128,7 +127,7 @@ def found_by_topics(method, dataset, test):
     records whose text has a known word."""
     every = next(iter(Loader(dataset, test, batch=len(test), shuffle=False)))
     with torch.no_grad():
-        mixture = method.features(every)[TARGET]
+        mixture = method.features(every).topics
     said = (
         embed_records(method.encoder, dataset.select([IMAGE]), test, labels=False)
         .aligned[IMAGE]

@@ -29,15 +29,17 @@ if typing.TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """The methods of the package."""
+    """The names of the methods of the package, sorted."""
     return sorted(pages("methods"))
 
 
 def family(name: str) -> str:
+    """The folder of a method, such as "contrastive"."""
     return page(name).__name__.split(".")[-2]
 
 
 def page(name: str) -> ModuleType:
+    """The module of a method. Raises AmodalError that names the nearest one if there is none."""
     return load("methods", name, "method")
 
 
@@ -65,14 +67,20 @@ def function(method: MethodLike) -> Callable[..., Method]:
     return getattr(module, module.__name__.rpartition(".")[2])
 
 
-def is_own_code(method: MethodLike) -> bool:
+def is_user_code(method: MethodLike) -> bool:
     """Whether a method is code of the user's, which no run folder can bring along."""
     return not isinstance(method, str) or is_reference(method)
 
 
 def checked(method: typing.Any) -> Callable[..., Method]:
-    """A function of the user's own, if it can be called as `method(encoder, **options)`. Raises
-    AmodalError that names the argument."""
+    """The same function, if it can be called as `method(encoder, **options)`.
+
+    Args:
+        method: A function of the user's.
+
+    Raises:
+        AmodalError: If it cannot; the message names the argument.
+    """
     if not callable(method):
         raise AmodalError(
             f"a method is a name or a function (encoder, *, options) -> Method, not {method!r}"
@@ -81,13 +89,14 @@ def checked(method: typing.Any) -> Callable[..., Method]:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in positional:
         raise AmodalError(
-            f"{title(method)}() takes no encoder: its first argument must be the encoder that it trains"
+            f"{title(method)}() takes no encoder: its first argument must be the encoder that it "
+            "trains"
         )
     for p in parameters[1:]:
         if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD):
             raise AmodalError(
-                f"{title(method)}() takes {p.name!r} by position; options of a method stand behind a *: "
-                f"def {title(method)}(encoder, *, {p.name}=…)"
+                f"{title(method)}() takes {p.name!r} by position; options of a method stand behind "
+                f"a *: def {title(method)}(encoder, *, {p.name}=…)"
             )
     return method
 
@@ -102,14 +111,16 @@ def options(method: MethodLike) -> dict[str, inspect.Parameter]:
 
 
 def encoder_options(method: MethodLike) -> dict[str, str]:
-    """How the paper's encoder differs from the default one: `trunk`, `pool`, …; `ENCODER` beside
-    the function."""
+    """Arguments of the paper's encoder that are not the default ones (`trunk`, `pool`, …).
+
+    Read from `ENCODER` beside the function.
+    """
     build_it = function(method)
     return dict(getattr(sys.modules.get(build_it.__module__), "ENCODER", {}))
 
 
 def recipe(method: MethodLike) -> Recipe:
-    """How a method is trained: `RECIPE` beside its function, or the default one."""
+    """The recipe of a method: `RECIPE` beside its function, or the default one."""
     return getattr(sys.modules.get(function(method).__module__), "RECIPE", None) or Recipe()
 
 
@@ -129,13 +140,14 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "m3col": {"chance": "mix_probability", "first": "m3co_share"},
     "mcl_multistage": {"by": "cluster_field"},
     "mhsa_dms": {"tell": "classifier_share"},
-    "missing_aware_prompts": {"at": "prompt_type"},
+    "missing_aware_prompts": {"at": "prompt_type", "grow": "accumulate"},
     "mlem": {"learns": "objective", "first": "contrastive_share"},
     "mmrl": {"words": "text_field"},
     "mmrl_pp": {"words": "text_field"},
     "scot": {"words": "text_field"},
     "softmask_vl": {"words": "text_field"},
     "sorce": {"words": "text_field"},
+    "texttopicnet": {"least": "min_df", "most": "max_df"},
     "timix": {"words": "text_field"},
     "uda_cope": {"near": "inlier_distance", "far": "filter_distance", "tries": "iterations"},
     "zorro": {"reads": "mask_rule"},
@@ -153,7 +165,7 @@ def current_options(method: MethodLike, chosen: Mapping[str, object]) -> dict[st
     Raises:
         AmodalError: If an option is set by both of its names.
     """
-    renamed = OLD_OPTIONS.get(title(method), {}) if not is_own_code(method) else {}
+    renamed = OLD_OPTIONS.get(title(method), {}) if not is_user_code(method) else {}
     current: dict[str, object] = {}
     for name, value in chosen.items():
         today = renamed.get(name, name)
@@ -205,8 +217,16 @@ def parse(method: MethodLike, chosen: Mapping[str, object]) -> dict[str, object]
 
 
 def read_option(what: str, value: object, kind: type) -> object:
-    """A value of an option, given as one or as the text of a command line. Raises AmodalError for a
-    wrong type."""
+    """Convert the value of an option.
+
+    Args:
+        what: Its name, for the error.
+        value: A typed value, or the text of a command line.
+        kind: The type in the function's signature.
+
+    Raises:
+        AmodalError: For a value of another type.
+    """
     if not isinstance(kind, type):  # a union, say: whoever wrote it checks it
         return value
     if not isinstance(value, str) or kind is str:
@@ -221,15 +241,24 @@ def read_option(what: str, value: object, kind: type) -> object:
         raise AmodalError(f"{what} must be a {kind.__name__}, not {value!r}") from None
 
 
-def build(method: MethodLike, encoder: Encoder, **given) -> Method:
-    """The method on this encoder; unknown options and wrong types are errors that say what there
-    is."""
+def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
+    """Build a method.
+
+    Args:
+        method: A name or a function.
+        encoder: What it trains.
+        **options: Of the method's function.
+
+    Raises:
+        AmodalError: For unknown options and wrong types, and for a function that returns no Method.
+    """
     from amodal.methods.contract import Method
 
-    made = function(method)(encoder, **parse(method, given))
+    made = function(method)(encoder, **parse(method, options))
     if not isinstance(made, Method):
         raise AmodalError(
-            f"{title(method)}() gave {type(made).__name__}; a method's function gives an amodal.Method, with features and losses"
+            f"{title(method)}() returned {type(made).__name__}; a method's function returns an "
+            "amodal.Method, with features and losses"
         )
     return made
 
@@ -242,7 +271,7 @@ __all__ = [
     "encoder_options",
     "family",
     "function",
-    "is_own_code",
+    "is_user_code",
     "names",
     "options",
     "page",

@@ -69,6 +69,12 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def spec_options(self) -> Mapping[str, object]:
+        """Options that a run stores in place of the user's, such as a part for the name of a
+        folder, so that it opens when the folder is gone."""
+        return {}
+
     def on_step_end(self, clock: Clock) -> None:
         """Called after each optimizer step and nowhere else: moving averages, centres, schedules.
 

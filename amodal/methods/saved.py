@@ -1,17 +1,16 @@
-"""Whole methods on disk: what a run keeps, and how it is opened again.
+"""Whole methods on disk: what a run stores, and how it is opened.
 
-RUN/spec.json          how the method is built: its name or code, its options, the encoder that it
-                       was put around
+RUN/spec.json          how the method is built: its name or code, its options, its encoder
 RUN/model.safetensors  all its tensors; of a folder without a method, the encoder's
 RUN/config.json        how it came about, and the sha256 of the weights
 
-Runs of format 1, which keep an encoder and sometimes more beside it, are opened too.
+Runs of format 1, an encoder and sometimes a method or a head beside it, are opened too.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ SPEC = "spec.json"
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a folder holds, in evaluation mode.
+    """The content of a run folder, in evaluation mode.
 
     Args:
         encoder: What embeds records.
@@ -48,7 +47,7 @@ class SavedRun:
         method: The whole method; None where only an encoder was saved.
         head: What predicts labels from the encoder's features, if anything does.
         targets: What the method's own predictions mean, if it has any.
-        own: Code of the user's that it was built with.
+        user_code: Code of the user's that it was built with.
     """
 
     encoder: Any
@@ -57,26 +56,27 @@ class SavedRun:
     method: Any = None
     head: SupervisedHead | None = None
     targets: tuple[Target, ...] = ()
-    own: Mapping[str, Any] = field(default_factory=dict)
+    user_code: Mapping[str, Any] = field(default_factory=dict)
 
 
 def spec_of(
     method: methods.MethodLike,
     options: Mapping[str, Any],
     encoder: Spec,
-    targets: list[dict] | None = None,
+    targets: list[dict[str, Any]] | None = None,
     retrieves: bool = False,
 ) -> Spec:
-    """What spec.json says of a method.
+    """The content of spec.json.
 
     Args:
-        method: As it was given to `pretrain`.
+        method: As passed to `pretrain`.
+        options: Of the method.
         encoder: The spec of the encoder before the method added to it.
         targets: What its predictions mean.
-        retrieves: Whether it names records itself.
+        retrieves: Whether it names records itself (`Retrieves`).
     """
     code = None
-    if methods.is_own_code(method):
+    if methods.is_user_code(method):
         function = methods.function(method)
         code = {"name": dotted_name(function), "sha256": source_hash(function)}
     return {
@@ -91,16 +91,18 @@ def spec_of(
 
 
 def build(spec: Spec) -> Any:
-    """The method of a spec, with fresh weights, or its encoder where there is no method."""
+    """Build the method of a spec, or its encoder if it has no method, with fresh weights.
+
+    Raises:
+        AmodalError: For code of the user's that was not passed, and for other code than the run's.
+    """
     encoder = parts.build(spec["encoder"])
     if spec.get("method") is None:
         return encoder
     name: methods.MethodLike = spec["method"]
     if code := spec.get("code"):
         call = f"amodal.load(RUN, method={spec['method']}) or --method FILE.py:{spec['method']}"
-        name = parts.take(
-            "method", f"the method {code['name']} of your own", f"pass it again: {call}"
-        )
+        name = parts.take("method", f"the method {code['name']} of your own", f"pass it: {call}")
         if methods.title(name) != spec["method"]:
             raise AmodalError(
                 f"this run was trained with {code['name']}, not with {dotted_name(name)}"
@@ -133,20 +135,20 @@ def load_run(
         return _format_1(folder)
     config, spec = read_config(folder / "config.json"), read_spec(folder)
     weights = files.whole_weights(folder, config)
-    own = own_code(spec, method, backbones)
-    with describing(folder / SPEC, spec), supplied(own):
+    code = user_code(spec, method, backbones)
+    with describing(folder / SPEC, spec), supplied(code):
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
             made = build(spec)
     tensors = read_tensors(weights)
     fill(merged(made), tensors, str(weights))
     made.eval()
     if spec.get("method") is None:
-        return SavedRun(made, config, spec, own=own)
+        return SavedRun(made, config, spec, user_code=code)
     head = made.label_head if isinstance(made, PredictsFromFeatures) and spec["targets"] else None
     with describing(folder / SPEC, spec):
         predicted = spec["targets"] if isinstance(made, Predicts) and head is None else []
         targets = tuple(Target.read(t) for t in predicted)
-    return SavedRun(made.encoder, config, spec, made, head, targets, own)
+    return SavedRun(made.encoder, config, spec, made, head, targets, code)
 
 
 def read_spec(folder: Path) -> Spec:
@@ -157,11 +159,19 @@ def read_spec(folder: Path) -> Spec:
     return spec
 
 
-def own_code(
+def user_code(
     spec: Spec, method: methods.MethodLike | None, backbones: Mapping[str, nn.Module] | None
 ) -> dict[str, Any]:
-    """What `build` takes of the caller's own code. Raises AmodalError for another method than the
-    run's."""
+    """The caller's code under the names that `build` takes it by.
+
+    Args:
+        spec: Of the run.
+        method: The function of a method of the user's.
+        backbones: field -> the module.
+
+    Raises:
+        AmodalError: For a method although the run was trained with one of amodal.
+    """
     things: dict[str, Any] = {}
     for module in (backbones or {}).values():
         made = module if isinstance(module, nn.Module) else module()
@@ -177,8 +187,8 @@ def own_code(
 
 
 @contextmanager
-def describing(file: Path, spec: Spec):
-    """Errors of building as errors of the file that says what to build."""
+def describing(file: Path, spec: Spec) -> Iterator[None]:
+    """Turn errors of building into errors of the file that describes what to build."""
     try:
         yield
     except AmodalError:
@@ -206,39 +216,50 @@ def _format_1(folder: Path) -> SavedRun:
     return SavedRun(method.encoder, config, spec, method, None, targets)
 
 
-def _method_of_format_1(folder: Path, encoder: Any, config: dict) -> Any:
-    """Of a run that kept its method beside its encoder."""
-    file, said = folder / "method.safetensors", folder / "config.json"
-    mine = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
+def _method_of_format_1(folder: Path, encoder: Any, config: dict[str, Any]) -> Any:
+    """The method of a run that stored it beside its encoder."""
+    file, described = folder / "method.safetensors", folder / "config.json"
+    tensors_of_encoder = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
     tensors, numbers = size_of_file(file)
     before = files.built(config, "before", folder, folder / "model.safetensors")
-    with describing(said, config):
+    with describing(described, config):
         options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
         with Bounded(
-            tensors + len(mine), numbers + sum(v.numel() for v in mine.values()), str(said)
+            tensors + len(tensors_of_encoder),
+            numbers + sum(v.numel() for v in tensors_of_encoder.values()),
+            str(described),
         ):
             current = methods.current_options(config["method"], options)
             method = methods.build(config["method"], before, **current)
-    fill(method, mine | new_names(method, read_tensors(file)), str(file))
+    fill(method, tensors_of_encoder | new_names(method, read_tensors(file)), str(file))
     return method.eval()
 
 
 def saved(folder: str | Path) -> tuple[Any, dict[str, Any]]:
-    """The encoder in a folder, in evaluation mode, and its config.json. Raises AmodalError as
-    `load_run` does."""
+    """The encoder in a folder, in evaluation mode, and its config.json.
+
+    Raises:
+        AmodalError: As `load_run`.
+    """
     run = load_run(folder)
     return run.encoder, run.config
 
 
 def frozen(folder: str | Path) -> Any:
-    """The encoder in a folder as a teacher or a reference that never learns."""
+    """The encoder in a folder, frozen: a teacher or a reference."""
     return saved(folder)[0].requires_grad_(False)
 
 
-def untrained(spec: Spec, config: dict[str, Any], own: Mapping[str, Any]) -> Any:
-    """The encoder of a run as it was before training, from the run's seed. own: of `SavedRun`."""
+def untrained(spec: Spec, config: dict[str, Any], code: Mapping[str, Any]) -> Any:
+    """The encoder of a run as it was before training, from the run's seed.
+
+    Args:
+        spec: Of the run.
+        config: Of the run.
+        code: The `user_code` of the run.
+    """
     torch.manual_seed(config.get("seed", 0))
-    copies = {name: copy.deepcopy(t) if isinstance(t, nn.Module) else t for name, t in own.items()}
+    copies = {name: copy.deepcopy(t) if isinstance(t, nn.Module) else t for name, t in code.items()}
     with supplied(copies):
         made = build(spec)
     return made if spec.get("method") is None else made.encoder

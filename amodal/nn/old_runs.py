@@ -118,6 +118,7 @@ RENAMED = {
     "CrossTask": {"view_heads": "alone", "student_heads": "own", "frozen_heads": "other"},
     "Data2vec": {"predictors": "predict"},
     "FusedContrast": {"key_branch": "slow"},
+    "Guidance": {"guided_head": "both"},
     "UdaCope": {"coordinate_head": "told"},
 }
 """Class -> part of it -> what runs of format 1 call it."""

@@ -403,5 +403,6 @@ def save(opened: Opened, built: Built, prepared: Prepared, encoder: nn.Module) -
 def spec_of_run(opened: Opened, built: Built) -> Spec:
     """What spec.json says."""
     targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
+    options = built.options | dict(built.trainee.spec_options)
     retrieves = isinstance(built.trainee, Retrieves) and not opened.settings.recipe.ema
-    return spec_of(opened.method, built.options, built.before, targets, retrieves)
+    return spec_of(opened.method, options, built.before, targets, retrieves)

@@ -47,7 +47,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "limoe": {"text_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
     "medflip": {"width": 32, "semantics": "kind", "reconstruct": 1.0, "tuning": 0.3},
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
-    "texttopicnet": {"topics": 6, "least": 1, "most": 1.0, "buckets": 256},
+    "texttopicnet": {"topics": 6, "min_df": 1, "max_df": 1.0, "buckets": 256},
     "clippings": {"width": 32, "group": 8},
     "biofusionnet": {"hidden": 32, "latent": 8, "depth": 1},
     "ssma": {"width": 16, "skip": 6},

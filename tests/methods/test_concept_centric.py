@@ -76,11 +76,11 @@ def test_a_field_learns_without_the_others_and_answers_questions():
         m.losses(m.features(whole.only("words", "facts")))["entail/words"].backward()
         descent.step()
     truth = whole["facts"].values[:, 1]
-    told = m.ask(whole, "colour")
+    told = m.predict_category(whole, "colour")
     assert set(told) == {"picture", "words", "signal"}
     assert float((told["words"].values == truth).float().mean()) > 0.8
     with pytest.raises(AmodalError, match="colour"):
-        m.ask(whole, "color")
+        m.predict_category(whole, "color")
 
 
 def test_it_needs_a_table_with_categories():

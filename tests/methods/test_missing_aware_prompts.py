@@ -49,7 +49,7 @@ def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
     rows = batch(("plain",))
     with torch.no_grad():
         torch.testing.assert_close(
-            m.seen(rows)[FUSED].values, m.encoder.features(rows)[FUSED].values
+            m.head_inputs(rows)[FUSED].values, m.encoder.features(rows)[FUSED].values
         )
     assert m.label_head is m.head and m.head.hidden == 128
 

@@ -51,7 +51,7 @@ def test_the_total_is_the_published_one():
     filled = [torch.where(kept[s][:, None], z[s].values, guess[s]) for s in TWO]
     known, y = one.labels["kind"].rows, one.labels["kind"].values
     torch.testing.assert_close(
-        terms["told"], F.cross_entropy(m.fusion.head(torch.cat(filled, 1))[known], y)
+        terms["supervised"], F.cross_entropy(m.fusion.head(torch.cat(filled, 1))[known], y)
     )
     assert len(terms) == 3
 

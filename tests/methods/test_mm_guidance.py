@@ -52,7 +52,7 @@ def test_who_follows_whom():
             n.startswith(("pool.", "both.")) for n in reached
         )
     reached = gradients_of(m, "guided/told/kind", whole)
-    assert {n.split(".")[0] for n in reached} == {"encoder", "pool", "both"}
+    assert {n.split(".")[0] for n in reached} == {"encoder", "pool", "guided_head"}
     assert all(any(f"trunks.{s}" in n for n in reached) for s in ("picture", *GUIDES))
 
 
@@ -65,7 +65,7 @@ def test_the_logits_that_follow_are_of_rows_with_a_guide():
         for s, c in whole.columns.items()
     }
     found = m.features(dataclasses.replace(whole, columns=few))
-    told, guided = found["told"], found["guided"]
+    told, guided = found.outputs, found.guided
     assert set(guided.rows.tolist()) == set(told.rows.tolist()) - set(lone) and len(guided) < len(
         told
     )
@@ -78,7 +78,7 @@ def test_the_logits_that_follow_are_of_rows_with_a_guide():
 def test_the_vector_that_follows(match):
     m = method("mm_guidance", match=match, feature=3.0)
     found = m.features(batch(m.views))
-    own, aim = found["own"].values, found["aim"].values
+    own, aim = found.student.values, found.teacher.values
     cosine = (own * aim).sum(1) / own.norm(dim=1) / aim.norm(dim=1)
     expected = 2 - 2 * cosine.mean() if match == "cosine" else ((own - aim) ** 2).mean()
     torch.testing.assert_close(m.losses(found)["feature"], 3.0 * expected)

@@ -51,7 +51,7 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
         some = whole.only("words", "facts")
         named = m.head(reader(encoder, whole)({s: present[s] for s in ("words", "facts")}))
         torch.testing.assert_close(
-            named.values, m.head(m.seen(whole_of(some, whole))).values, rtol=1e-4, atol=1e-5
+            named.values, m.head(m.head_inputs(whole_of(some, whole))).values, rtol=1e-4, atol=1e-5
         )
 
 
@@ -72,7 +72,7 @@ def alone(m, some):
     full = {
         s: c if c is not None else lacking[s].at(lacking[s].rows < 0) for s, c in columns.items()
     }
-    return m.seen(type(some)(some.size, full, some.keys, some.seeds))
+    return m.head_inputs(type(some)(some.size, full, some.keys, some.seeds))
 
 
 def test_the_loss_is_labels_and_the_divergence_from_the_teacher():
@@ -80,18 +80,18 @@ def test_the_loss_is_labels_and_the_divergence_from_the_teacher():
     whole = batch(m.views)
     found = m.features(whole)
     present = {s: c.present(8) for s, c in whole.columns.items()}
-    assert set(found["told"].rows.tolist()) == set(whole["words"].rows.tolist())
-    assert set(found["teacher"].rows.tolist()) == set(
+    assert set(found.outputs.rows.tolist()) == set(whole["words"].rows.tolist())
+    assert set(found.teacher.rows.tolist()) == set(
         (present["picture"] | present["facts"]).nonzero()[:, 0].tolist()
     )
-    assert not found["teacher"].values.requires_grad and found["student"].values.requires_grad
+    assert not found.teacher.values.requires_grad and found.student.values.requires_grad
     total, count = 0.0, 0
-    for i, row in enumerate(found["student"].rows.tolist()):
-        at = (found["teacher"].rows == row).nonzero()
+    for i, row in enumerate(found.student.rows.tolist()):
+        at = (found.teacher.rows == row).nonzero()
         if len(at):
             p, q = (
                 x.detach().softmax(0).tolist()
-                for x in (found["teacher"].values[at[0, 0]], found["student"].values[i])
+                for x in (found.teacher.values[at[0, 0]], found.student.values[i])
             )
             total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q))
             count += 1

@@ -1,14 +1,20 @@
 """mmcl_theory: first a teacher of two fields, then a learner of each that its judgement guides."""
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 
+import amodal
+from amodal import data
 from amodal.core import AmodalError
-from amodal.methods.theory.mmcl_theory import Guided
+from amodal.methods.saved import load_run
+from amodal.methods.theory.mmcl_theory import Guided, GuidedFeatures
 from amodal.nn.encoder import Encoder
 from amodal.objectives.guided_nt_xent import SHARES
 from amodal.train.step import gradients
-from tests.methods.bench import batch, exact, fields, method
+from tests.methods.bench import batch, exact, fields, method, raw
 
 FIELDS = ("picture", "words")
 
@@ -44,9 +50,9 @@ def test_what_was_learnt_first_is_the_teacher_and_the_encoder_starts_again():
 def test_while_the_teacher_learns_the_second_view_is_not_encoded():
     m = exact(method("mmcl_theory", sources=FIELDS, width=8))
     b = exact(batch(m.views, sources=FIELDS))
-    assert set(m.features(b)) == {"picture:1", "words:1"}
-    both = m.encoder.features(b)
-    expected = m.losses(both)
+    assert set(m.features(b).student) == {"picture:1", "words:1"}
+    both = m.encoder.features(b).columns
+    expected = m.losses(GuidedFeatures(size=b.size, student=both, teacher={}))
     found = m.losses(m.features(b))
     assert list(found) == list(expected)
     torch.testing.assert_close(
@@ -81,12 +87,29 @@ def test_the_teacher_decides():
 def test_an_encoder_from_elsewhere_judges_in_its_aligned_space():
     torch.manual_seed(0)
     judge = Encoder(fields(FIELDS), size="nano").align(12).eval().requires_grad_(False)
-    m = exact(Guided(Encoder(fields(("picture",)), size="nano"), judge, "new_positive", 0.5, 8))
-    m.on_stage_start(0)
+    learner = Encoder(fields(("picture",)), size="nano")
+    m = exact(Guided(learner, judge, rule="new_positive", temperature=0.5, width=8))
     b = exact(batch(m.views, sources=("picture",)))
-    assert m.features(b)["taught/picture:2"].values.shape[1] == 12
+    assert m.features(b).teacher["picture:2"].values.shape[1] == 12
     assert list(gradients(m, b)) == ["guided/picture:1~picture:2"]
     assert all(p.grad is None for p in judge.parameters())
+
+
+def test_a_run_opens_when_the_folder_of_its_teacher_is_gone(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {s: [raw(s, rng) for _ in range(16)] for s in FIELDS}
+    records = data.open(columns).with_fields(fields(FIELDS))
+    settings = dict(size="nano", steps=2, batch_size=8, progress=False)
+    amodal.pretrain("clip", records, tmp_path / "teacher", **settings)
+    options = {"teacher": str(tmp_path / "teacher"), "width": 8}
+    amodal.pretrain("mmcl_theory", records, tmp_path / "run", options=options, **settings)
+    teacher = load_run(tmp_path / "teacher").encoder.state_dict()
+    shutil.rmtree(tmp_path / "teacher")
+    method = load_run(tmp_path / "run").method
+    assert method.teacher.heads_width and len(teacher) == len(method.teacher.state_dict())
+    for name, value in method.teacher.state_dict().items():
+        assert torch.equal(value, teacher[name]), name
+    assert not any(p.requires_grad for p in method.teacher.parameters())
 
 
 def test_one_field_needs_a_teacher_from_elsewhere():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
+from amodal.core.column import both as shared
 from amodal.methods.shared.shapes import token_column
 from amodal.objectives.info_nce import info_nce
 from tests.methods.bench import batch, exact, method
@@ -34,7 +35,7 @@ def test_each_task_weighs_as_often_as_it_would_be_drawn():
     p = p / p.sum()
     z = m.features(b)
     losses = m.losses(z)
-    pair = [c.values for c in both(z.vectors["picture"], z.vectors["words"])]
+    pair = [c.values for c in shared(z.vectors["picture"], z.vectors["words"])]
     torch.testing.assert_close(
         losses["info_nce/picture~words"],
         3 * p[2] * info_nce(*pair, temperature=1 / m.scale()),

@@ -6,7 +6,6 @@ import torch
 
 from amodal import data, methods
 from amodal.core import AmodalError, Recipe
-from amodal.methods.pretext.texttopicnet import TARGET
 from amodal.nn.encoder import Encoder
 from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import train
@@ -25,7 +24,7 @@ def test_targets_are_the_mixtures_of_all_texts_of_a_row():
         }
     ).with_fields(two)
     b = next(iter(data.Loader(records, range(3), batch=3, shuffle=False)))
-    target = m.features(b)[TARGET]
+    target = m.features(b).topics
     assert target.rows.tolist() == [0, 1], "the third has function words alone"
     expected = m.topics(m.topics.count(["red boat\nsea", "sea boat"]))
     torch.testing.assert_close(target.values, expected)
@@ -41,7 +40,7 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
     columns = {"picture": [raw("picture", rng) for _ in words], "words": words}
     own = fields(("picture", "words"))
     records = data.open(columns).with_fields(own)
-    m = method("texttopicnet", sources=("picture", "words"), least=5, most=0.6, topics=2)
+    m = method("texttopicnet", sources=("picture", "words"), min_df=5, max_df=0.6, topics=2)
 
     def run(survey):
         def batches(first, groups=None):
@@ -61,7 +60,7 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
     assert (mixed[0] - mixed[1]).abs().max() > 0.5
 
 
-def test_texts_that_fill_their_room_are_told_of_and_shorter_ones_are_not(recwarn):
+def test_texts_that_fill_their_room_are_warned_of_and_shorter_ones_are_not(recwarn):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(8)]
     for room, text in ((True, "red boat " * 50), (False, "red boat")):
@@ -69,7 +68,7 @@ def test_texts_that_fill_their_room_are_told_of_and_shorter_ones_are_not(recwarn
             fields(("picture", "words"))
         )
         m = method(
-            "texttopicnet", sources=("picture", "words"), least=1, most=1.0, topics=2, buckets=64
+            "texttopicnet", sources=("picture", "words"), min_df=1, max_df=1.0, topics=2, buckets=64
         )
         m.fit_statistics(data.Loader(records, range(8), batch=4, shuffle=False))
         assert room == any("8 of 8 texts fill all the room" in str(w.message) for w in recwarn.list)

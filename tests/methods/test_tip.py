@@ -22,7 +22,7 @@ def test_three_losses_a_third_each():
     z = m.features(b)
     terms = m.losses(z)
     assert set(terms) == {"contrast/picture~facts", "match/picture", "reconstruct/picture"}
-    p, f = (F.normalize(z[s].values, dim=1) for s in FIELDS)
+    p, f = (F.normalize(z.vectors[s].values, dim=1) for s in FIELDS)
     logits, own = p @ f.T / 0.1, torch.arange(len(p))
     contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
     torch.testing.assert_close(terms["contrast/picture~facts"], contrast / 3)

@@ -133,8 +133,8 @@ class MmaDfer(Method):
     def losses(self, features: ClassifierFeatures) -> dict[str, Tensor]:
         logits, label = both(features.logits, features.label)
         if not len(logits):
-            return {"supervised": connected_zero(features.logits.values)}
-        weight = class_weights(label.values, self.classes) if self.balanced else None
-        x = logits.values if logits.values.dtype == torch.float64 else logits.values.float()
+            return {"supervised": connected_zero(features.logits.flat)}
+        weight = class_weights(label.flat, self.classes) if self.balanced else None
+        x = logits.flat if logits.flat.dtype == torch.float64 else logits.flat.float()
         weight = None if weight is None else weight.to(x.dtype)
-        return {"supervised": cross_entropy(x, label.values, weight=weight)}
+        return {"supervised": cross_entropy(x, label.flat, weight=weight)}

@@ -164,11 +164,11 @@ class UdaCope(StagedMethod):
     def features(self, batch: Batch) -> CoordinateFeatures:
         points = batch[self.coordinate_head.points]
         logits = self.coordinate_head(self.encoder, batch).values
-        _, observed = point_list(points.values)
+        _, observed = point_list(points.flat)
         labelled = self.labelled_rows(batch)
         truth = batch[self.coordinates].at(labelled[batch[self.coordinates].rows])
         index, truth_index = shared_rows(points, truth)
-        value, valid = point_list(truth.values[truth_index])
+        value, valid = point_list(truth.flat[truth_index])
         loss = bin_cross_entropy(logits[index], value)
         supervised = Column(masked_sum(loss, valid & observed[index]), points.rows[index])
         if not self.adapting:
@@ -197,14 +197,14 @@ class UdaCope(StagedMethod):
             (N, 2) cross-entropies with pseudo-labels, and (N, 2) distances from the pose.
         """
         guess, points, observed = self.teacher[1].correspondences(self.teacher[0], batch)
-        options = {"near": self.inlier_distance, "tries": self.iterations}
+        near, tries = self.inlier_distance, self.iterations
         correspondences = guess, points, observed, batch.seeds
         if self.filtered:
             pose, valid = bidirectional_filter(
-                *correspondences, far=self.filter_distance, **options
+                *correspondences, far=self.filter_distance, near=near, tries=tries
             )
         else:
-            pose, valid = ransac(*correspondences, **options)[0], observed
+            pose, valid = ransac(*correspondences, near=near, tries=tries)[0], observed
         place = pose.back(points.double()).clamp(0, 1)
         pseudo = bin_cross_entropy(logits, place if self.filtered else guess)
         distance = expected_distance(logits, place)

@@ -148,8 +148,8 @@ class MultiSK(Method):
         )
         if not self.weight:
             return terms
-        units = {f"own/{f}": normalize(features.inputs[f].values, dim=1) for f in fields}
-        units |= {f"shared/{f}": normalize(features.shared[f].values, dim=1) for f in fields}
+        units = {f"own/{f}": normalize(features.inputs[f].flat, dim=1) for f in fields}
+        units |= {f"shared/{f}": normalize(features.shared[f].flat, dim=1) for f in fields}
         self._new = {name: unit.detach() for name, unit in units.items()}
         full = [f for f in fields if self.get_buffer(f"queued/{f}") >= self.queue]
         consistent = {}

@@ -4,7 +4,8 @@ the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def data2vec(
         encoder,
         top=top,
         beta=beta,
-        masking={"image": image, "sequence": sequence, "span": span, "other": other},
+        hide=partial(hide, image=image, sequence=sequence, span=span, other=other),
         momentum=momentum,
         final_momentum=final_momentum,
     )
@@ -68,7 +69,7 @@ class Data2vec(StudentTeacher):
         encoder: The student.
         top: Blocks whose outputs the targets average.
         beta: Where smooth L1 turns linear.
-        masking: Options of `amodal.masking.by_layout.hide`.
+        hide: (layout, tokens, seeds) -> (T,) bool, True where a token is masked.
         momentum: Of the teacher at the start.
         final_momentum: Of the teacher at the end.
     """
@@ -79,14 +80,14 @@ class Data2vec(StudentTeacher):
         *,
         top: int,
         beta: float,
-        masking: Mapping[str, float],
+        hide: Callable[[str, Tokens, Tensor], Tensor],
         momentum: float,
         final_momentum: float,
     ):
         super().__init__(encoder, momentum=momentum, final_momentum=final_momentum, views=("weak",))
         refuse_backbones(encoder)
         refuse_pool(encoder)
-        self.top, self.beta, self.masking = top, beta, dict(masking)
+        self.top, self.beta, self.hide = top, beta, hide
         self.layouts = {f: m.layout for f, m in encoder.fields.items()}
         self.mask = nn.ParameterDict(
             {f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields}
@@ -99,7 +100,7 @@ class Data2vec(StudentTeacher):
         """source -> (N, 2), the sum of losses of masked tokens and their number."""
         content = self.encoder.patchify(batch)
         hidden = {
-            s: hide(self.layouts[field_of(s)], tokens, batch.seeds, **self.masking)
+            s: self.hide(self.layouts[field_of(s)], tokens, batch.seeds)
             for s, tokens in content.items()
         }
         with torch.no_grad():

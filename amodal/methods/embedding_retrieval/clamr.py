@@ -21,7 +21,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Ragged, unknown
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field
-from amodal.methods.shared.shapes import two_fields
+from amodal.methods.shared.shapes import ragged, two_fields
 from amodal.methods.shared.supervised import label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector, token_vectors
@@ -135,7 +135,7 @@ class Clamr(Method):
         if self.weight:
             about = torch.full((size,), -1, device=rows.device)
             if features.label is not None:
-                fields = self.labelled_fields(features.label.values.long())
+                fields = self.labelled_fields(features.label.flat.long())
                 about = about.index_copy(0, features.label.rows, fields)
             terms["fields"] = self.weight * modality_choice(
                 by_field, temperature=1 / scale(), about_N=about[rows]
@@ -181,10 +181,10 @@ def interaction_scores(
     has_record = torch.stack([tokens[s].present(size) for s in record_fields]).any(0)
     queries = tokens[query_field]
     index = has_record[queries.rows].nonzero().squeeze(1)
-    rows, query, lists = queries.rows[index], queries.values[index], []
+    rows, query, lists = queries.rows[index], ragged(queries)[index], []
     for s in record_fields:
-        lengths = rows.new_zeros(size).index_copy(0, tokens[s].rows, tokens[s].values.lengths)
-        lists.append(Ragged(tokens[s].values.flat, lengths)[rows])
+        lengths = rows.new_zeros(size).index_copy(0, tokens[s].rows, ragged(tokens[s]).lengths)
+        lists.append(Ragged(tokens[s].flat, lengths)[rows])
     whole, by_field = field_interaction(query, lists)
     count = query.lengths[:, None]  # means over the tokens of a query, not sums
     return whole / count, by_field / count[:, :, None], rows

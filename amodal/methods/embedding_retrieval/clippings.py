@@ -87,11 +87,11 @@ def pooled(z: Embeddings, weights: Mapping[str, float]) -> Column:
         (N, D) unit vectors of the rows that have a field of any weight.
     """
     sources = [s for s in z.sources if weights.get(field_of(s), 0.0)]
-    total = z[z.sources[0]].values.new_zeros(z.size, z[z.sources[0]].values.shape[1])
+    total = z[z.sources[0]].flat.new_zeros(z.size, z[z.sources[0]].flat.shape[1])
     present = torch.zeros(z.size, dtype=torch.bool, device=total.device)
     for s in sources:
         total = total.index_add(
-            0, z[s].rows, weights[field_of(s)] * normalize(z[s].values, dim=1).to(total.dtype)
+            0, z[s].rows, weights[field_of(s)] * normalize(z[s].flat, dim=1).to(total.dtype)
         )
         present = present | z[s].present(z.size)
     rows = present.nonzero().squeeze(1)
@@ -162,15 +162,15 @@ class Clippings(StagedMethod):
         if not self.group:
             if len(labelled) == z.size:
                 return None
-            return no_group.values.index_fill(0, labelled.rows, 0)
+            return no_group.flat.index_fill(0, labelled.rows, 0)
         fields = {s: c.to(device) for s, c in z.columns.items() if not s.startswith("label/")}
         pool = pooled(self.encoder.project(Embeddings(fields, z.size)), self.weights)
-        vectors = pool.values.new_zeros(z.size, pool.values.shape[1]).index_copy(
-            0, pool.rows, pool.values
+        vectors = pool.flat.new_zeros(z.size, pool.flat.shape[1]).index_copy(
+            0, pool.rows, pool.flat
         )
         labelled = labelled.to(device)
-        groups = similarity_groups(vectors[labelled.rows], labelled.values.long(), self.group)
-        return no_group.values.index_copy(0, labelled.rows.cpu(), groups.cpu())
+        groups = similarity_groups(vectors[labelled.rows], labelled.flat.long(), self.group)
+        return no_group.flat.index_copy(0, labelled.rows.cpu(), groups.cpu())
 
     def features(self, batch: Batch) -> ClippingsFeatures:
         vectors = self.encoder(batch).columns

@@ -169,7 +169,7 @@ class Grace(StagedMethod):
         z = embed_all()
         fields = {s: z[s].to(self.scale.log.device) for s in self.record_fields if s in z}
         fused = self.encoder.project(Embeddings(fields, z.size)).fused(list(fields))
-        self.register.name(fused.rows, identifiers(self.kind, fused.values, **self.shape))
+        self.register.name(fused.rows, identifiers(self.kind, fused.flat, **self.shape))
 
     def read(self, context: Bags, source: str) -> Column:
         """The tokens of one source that the decoder reads."""

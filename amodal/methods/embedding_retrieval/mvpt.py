@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import field_pairs, share, token_column, two_fields
+from amodal.methods.shared.shapes import field_pairs, ragged, share, token_column, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import segments_of
 from amodal.nn.scale import Scale
@@ -107,14 +107,14 @@ def same_moments(features: TrackFeatures, a: str, b: str) -> tuple[Tensor, Tenso
     """
     moments = [features.moments[s] for s in (a, b)]
     keys = [
-        torch.stack([torch.repeat_interleave(m.rows, m.values.lengths), m.values.flat], 1)
+        torch.stack([torch.repeat_interleave(m.rows, ragged(m).lengths), m.flat], 1)
         for m in moments
     ]
     # each pair of row and moment gets a number, so that a segment is a row of a column
     number = torch.unique(torch.cat(keys), dim=0, return_inverse=True)[1].split(
         [len(k) for k in keys]
     )
-    columns = {s: Column(features.segments[s].values.flat, n) for s, n in zip((a, b), number)}
+    columns = {s: Column(features.segments[s].flat, n) for s, n in zip((a, b), number)}
     return Embeddings(columns, 0).pair(a, b)
 
 
@@ -153,9 +153,7 @@ class Mvpt(Method):
             cut = segments_of(tokens, self.length)
             column = token_column(cut)
             head = self.encoder.heads[field_of(source)]
-            segments[source] = Column(
-                Ragged(head(column.values.flat), column.values.lengths), column.rows
-            )
+            segments[source] = column.with_flat(head(column.flat))
             moments[source] = token_column(cut.with_x(cut.position[:, 0].long()))
         tracks = vectors(self.encoder, context, batch.size).columns
         return TrackFeatures(size=batch.size, tracks=tracks, segments=segments, moments=moments)

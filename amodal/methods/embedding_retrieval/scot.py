@@ -206,8 +206,8 @@ class Scot(StagedMethod):
         terms, before, size = {}, features.original, features.size
         for f in self.references:
             query, target = both(features.composed[f], features.changed)
-            original = target.values.new_zeros(size, target.values.shape[1])
-            original = original.index_copy(0, before.rows, before.values)
+            original = target.flat.new_zeros(size, target.flat.shape[1])
+            original = original.index_copy(0, before.rows, before.flat)
             is_negative = before.present(size)[target.rows] & torch.tensor(
                 self.original, device=target.rows.device
             )

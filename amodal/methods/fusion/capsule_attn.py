@@ -118,4 +118,4 @@ class Capsules(Method):
 def row_items(item: Column, size: int) -> Tensor:
     """(B,) int64: the item of every row, -1 where it is not known."""
     items = item.rows.new_full((size,), -1)
-    return items.index_put((item.rows,), item.values.long())
+    return items.index_put((item.rows,), item.flat.long())

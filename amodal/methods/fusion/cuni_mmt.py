@@ -24,7 +24,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import share, token_column, token_mean, two_fields
+from amodal.methods.shared.shapes import ragged, share, token_column, token_mean, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.field_decoder import Writer, decoded_from, every_row
 from amodal.objectives.margin import ranking_hinge
@@ -147,7 +147,7 @@ class Translator(Method):
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
             for _ in imagined
         )
-        self.imagine = nn.ModuleDict(zip(imagined, heads))
+        self.imagine = nn.ModuleDict(dict(zip(imagined, heads)))
         if target in encoder.trunks:  # it is generated and never read
             encoder.trunks[target].requires_grad_(False)
 
@@ -167,10 +167,10 @@ class Translator(Method):
         pooled, lists = self.encode(batch)
         values = batch[self.target].values
         tokens = token_column(self.encoder.patchify(batch.only(self.target))[self.target])
-        targets = Ragged(self.encoder.fields[self.target].targets(values), tokens.values.lengths)
+        targets = Ragged(self.encoder.fields[self.target].targets(values), ragged(tokens).lengths)
         index = decoded_from(lists)[tokens.rows].nonzero().squeeze(1)
         rows, text = tokens.rows[index], pooled[self.source]
-        losses = self.writer([s[rows] for s in lists], tokens.values[index], targets[index].flat)
+        losses = self.writer([s[rows] for s in lists], ragged(tokens)[index], targets[index].flat)
         return TranslationFeatures(
             size=batch.size,
             translated=Column(losses, rows),

@@ -25,7 +25,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import share, token_mean, two_fields
+from amodal.methods.shared.shapes import ragged, share, token_mean, two_fields
 from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_encoder import CoEncoder
@@ -183,10 +183,13 @@ class LessBimodal(StagedMethod):
         """Image-text matching with the pictures of some rows exchanged."""
         words, seen = features.tokens[self.text_field], features.tokens[field]
         index, seen_index = shared_rows(words, seen)
-        seeds = hash_bits(features.seed.values[words.rows[index]], name_code(f"swap {field}"))
+        seeds = hash_bits(features.seed.flat[words.rows[index]], name_code(f"swap {field}"))
         shown = exchange(seeds, self.swap)
         matches = shown == torch.arange(len(index), device=index.device)
-        lists = {self.text_field: words.values[index], field: seen.values[seen_index[shown]]}
+        lists = {
+            self.text_field: ragged(words)[index],
+            field: ragged(seen)[seen_index[shown]],
+        }
         logits = self.match(self.co.means(lists))
         return matching(logits[matches].squeeze(1), logits[~matches].squeeze(1))
 

@@ -167,8 +167,9 @@ class FusedContrast(StagedMethod):
             module.requires_grad_(not self.classifying)
 
     def features(self, batch: Batch) -> ContrastFeatures | FusedFeatures:
-        label = next(iter(label_columns(batch, self.labels).values()), None)
+        labels = label_columns(batch, self.labels)
         if self.classifying:
+            label = labels[self.labels[0]]
             return FusedFeatures(size=batch.size, fused=self.fused(batch), label=label)
         query = fused_vectors(self.encoder, self.fusion, batch, 1, batch.seeds)
         keys = self.key_branch
@@ -178,7 +179,9 @@ class FusedContrast(StagedMethod):
             key = fused_vectors(keys["encoder"], keys["fusion"], batch, 2, bits)
             key = Column(keys["head"](key.values), key.rows)
         query = Column(self.head(query.values), query.rows)
-        return ContrastFeatures(size=batch.size, query=query, key=key, label=label)
+        return ContrastFeatures(
+            size=batch.size, query=query, key=key, label=next(iter(labels.values()), None)
+        )
 
     def losses(self, features: ContrastFeatures | FusedFeatures) -> dict[str, Tensor]:
         if isinstance(features, FusedFeatures):
@@ -187,8 +190,8 @@ class FusedContrast(StagedMethod):
         key = features.key
         group = key.rows.new_full((features.size,), -1)
         if features.label is not None:
-            group[features.label.rows] = features.label.values
-        self._keys = normalize(key.values.detach(), dim=1), group[key.rows]
+            group[features.label.rows] = features.label.flat
+        self._keys = normalize(key.flat.detach(), dim=1), group[key.rows]
         keys = [
             torch.cat([new, old.to(new.dtype)])
             for new, old in zip(self._keys, self.queue.earlier())

@@ -12,6 +12,7 @@ Records may be read in an order of their own each; there it is one for a batch. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -131,11 +132,12 @@ class MultiModN(Method):
     def losses(self, features: SequentialFeatures) -> dict[str, Tensor]:
         columns = [features.initial, *features.outputs.values()]
         steps = [head_losses(self.head, outputs, features) for outputs in columns]
-        tasks = {n: sum(step[n] for step in steps) / (len(steps) * len(steps[0])) for n in steps[0]}
+        number = len(steps) * len(steps[0])
+        tasks = {n: reduce(torch.add, (step[n] for step in steps)) / number for n in steps[0]}
         if not self.change:
             return tasks
-        changes = [column.values for column in features.change.values()]
-        size = sum(c.sum() / max(len(c), 1) for c in changes) / len(changes)
+        changes = [c.flat.sum() / max(len(c), 1) for c in features.change.values()]
+        size = reduce(torch.add, changes) / len(changes)
         return tasks | {"change": self.change * size}
 
     @torch.no_grad()
@@ -162,4 +164,4 @@ class MultiModN(Method):
 
 def updated(state: Column, pair: Column) -> Column:
     """The state with the new values of some rows; `pair` (N, 2, D) holds old and new ones."""
-    return Column(state.values.index_copy(0, pair.rows, pair.values[:, 1]), state.rows)
+    return Column(state.flat.index_copy(0, pair.rows, pair.flat[:, 1]), state.rows)

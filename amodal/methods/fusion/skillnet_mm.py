@@ -65,7 +65,9 @@ def skillnet_mm(
             "skillnet_mm learns from masked tokens, from contrast, or from both, and both weights "
             "are 0"
         )
-    rules = {f: (name_of(m), GENERAL) for f, m in encoder.fields.items()}
+    rules: dict[str, tuple[str, ...]] = {
+        f: (name_of(m), GENERAL) for f, m in encoder.fields.items()
+    }
     rules |= parse_skills(skills, encoder)
     related = {f: (*names, RELATING) for f, names in rules.items()} if contrast else rules
     (encoder.align(width) if contrast else encoder).set_block_hook(Skills(related, where))
@@ -134,6 +136,7 @@ class SkillNet(Method):
     """
 
     views, min_batch_size = ("weak",), 2
+    records: Tensor
 
     def __init__(
         self,

@@ -177,7 +177,7 @@ class Ssma(StagedMethod):
     def losses(self, features: SsmaFeatures) -> dict[str, Tensor]:
         # so that processes without a labelled row still have every parameter in the graph
         zero = connected_zero(
-            *(c.values for maps in (features.early, features.deep) for c in maps.values())
+            *(c.flat for maps in (features.early, features.deep) for c in maps.values())
         )
         return {name: loss + zero for name, loss in self.phase_losses(features).items()}
 
@@ -203,7 +203,7 @@ class Ssma(StagedMethod):
     def predict(self, batch: Batch) -> Column:
         """Logarithms of the `probabilities`."""
         column = self.probabilities(batch)
-        return Column(column.values.clamp(min=1e-12).log(), column.rows)
+        return Column(column.flat.clamp(min=1e-12).log(), column.rows)
 
     @torch.no_grad()
     def probabilities(self, batch: Batch, size: int = 0) -> Column:

@@ -1,4 +1,4 @@
-"""Concepts first: a space of boxes is learnt from what is said of records; then each field learns,
+"""Concepts first: a space of boxes is learnt from annotations of records; then each field learns,
 by itself, to place its values there. Geng & Tang, 2024, arXiv:2412.13847: a concept space of
 probabilistic boxes, frozen; a projection model for each modality, trained on the entailment of
 annotated concepts; image-text matching and questions answered from entailments alone. Row 130 of
@@ -9,26 +9,25 @@ first step, from how often they go together in the records to train on. Aligned 
 readings, P(concept | value), so that each dimension has a name. No field needs another one but the
 table. What differs or is reconstructed: widths, how boxes are smoothed, all known categories of a
 record's columns as negatives instead of a sample, and the score of a pair (`agreement`). Numbers in
-the table are passed over."""
+the table are ignored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, field_of, unknown
-from amodal.core.column import shared_rows
-from amodal.methods.contract import Features, Method
+from amodal.core.column import both
+from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.concepts import TableConcepts
 from amodal.methods.shared.shapes import share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.boxes import ConceptHead, learn_boxes
 from amodal.objectives.entailment import bce_of_log
-
-SAID = "said/concepts"
 
 
 def concept_centric(
@@ -39,66 +38,102 @@ def concept_centric(
     softness: float = 0.1,
     steps: int = 1000,
 ) -> Concepts:
-    """concepts: the table whose categories are the concepts, the first that has any unless given;
-    dims: of the concept space; softness: of boxes, see `amodal.nn.heads.boxes`; steps: that the
-    concept space is learnt in, before all others."""
+    """Build concept-centric learning.
+
+    Args:
+        encoder: Of a table with categories and at least one other field.
+        concepts: The table whose categories are the concepts (by default the first that has any).
+        dims: Of the concept space.
+        softness: Of boxes, see `amodal.nn.heads.boxes`.
+        steps: In which the concept space is learnt, before all others.
+    """
     tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row and m.categories]
     if not tables:
         raise AmodalError(
-            f"concept_centric needs a table with categories, the concepts, and there are only {', '.join(encoder.fields)}"
+            "concept_centric needs a table with categories, the concepts, and there are only "
+            f"{', '.join(encoder.fields)}"
         )
     if concepts and concepts not in tables:
-        raise unknown("table with categories", concepts, tables, "It was to hold the concepts.")
-    return Concepts(encoder, concepts or tables[0], dims, softness, steps)
+        raise unknown("table with categories", concepts, tables, "It should hold the concepts.")
+    return Concepts(encoder, concepts or tables[0], dims=dims, softness=softness, steps=steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptFeatures(FeatureRecord):
+    """Readings and annotations.
+
+    Args:
+        readings: source -> (N, K) log P(concept | value).
+        annotations: (N, K) 1 or 0, NaN where the table has no value.
+    """
+
+    readings: Columns
+    annotations: Column
 
 
 class Concepts(Method):
-    """Features: log readings of each field, and `said/concepts` (N, K): 1 or 0 for what the table
-    says, NaN where it says nothing."""
+    """Values as points of a frozen space of concept boxes.
 
-    def __init__(self, encoder: Encoder, field: str, dims: int, softness: float, steps: int):
+    Args:
+        encoder: Gets a concept head for each field.
+        field: The table of concepts.
+        dims: Of the concept space.
+        softness: Of boxes.
+        steps: In which the concept space is learnt.
+    """
+
+    def __init__(self, encoder: Encoder, field: str, *, dims: int, softness: float, steps: int):
         super().__init__()
         self.field, self.concepts = field, TableConcepts(encoder.fields[field])
-        self.space = {"dims": dims, "softness": softness, "steps": steps}
+        self.dims, self.softness, self.steps = dims, softness, steps
         self.views = {f: ("plain" if f == field else "weak",) for f in encoder.fields}
         head = partial(ConceptHead, dims=dims, softness=softness)
         self.encoder = encoder.align(len(self.concepts.names), head=head)
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
+        """Learn the boxes from how often concepts occur together."""
+        cells = (batch[self.field].values for batch in records)
         boxes = learn_boxes(
-            self.concepts.conditional_probabilities(batch[self.field].values for batch in records),
-            **self.space,
+            self.concepts.conditional_probabilities(cells),
+            dims=self.dims,
+            softness=self.softness,
+            steps=self.steps,
         )
         for head in self.encoder.heads.values():
             head.holds(*boxes)
 
-    def features(self, batch: Batch) -> Features:
-        seen, heads = self.encoder.features(batch), self.encoder.heads
-        columns = {
-            s: Column(heads[field_of(s)].log_reading(seen[s].values), seen[s].rows)
-            for s in seen.sources
-        }
-        columns[SAID] = Column(
-            self.concepts.annotations(batch[self.field].values), batch[self.field].rows
+    def features(self, batch: Batch) -> ConceptFeatures:
+        z, heads, table = self.encoder.features(batch), self.encoder.heads, batch[self.field]
+        return ConceptFeatures(
+            size=batch.size,
+            readings={
+                s: Column(heads[field_of(s)].log_reading(z[s].values), z[s].rows) for s in z.sources
+            },
+            annotations=Column(self.concepts.annotations(table.flat), table.rows),
         )
-        return Features(columns, batch.size)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: ConceptFeatures) -> dict[str, Tensor]:
         terms = {}
-        for s in (s for s in features if s != SAID):
-            at, of = shared_rows(features[s], features[SAID])
-            terms[f"entail/{s}"] = bce_of_log(features[s].values[at], features[SAID].values[of])
+        for s, column in features.readings.items():
+            reading, annotation = both(column, features.annotations)
+            terms[f"entail/{s}"] = bce_of_log(reading.values, annotation.values)
         return share(terms)
 
     @torch.no_grad()
-    def ask(self, batch: Batch, column: str) -> dict[str, Column]:
-        """field -> (N,) which of the column's categories follows most from the value, as its place
-        in their order."""
+    def predict_category(self, batch: Batch, column: str) -> dict[str, Column]:
+        """The category that follows most from each value.
+
+        Args:
+            batch: B rows.
+            column: Of the table.
+
+        Returns:
+            field -> (N,) the number of the category.
+
+        Raises:
+            AmodalError: For a column that is no concept.
+        """
         if column not in self.concepts.category_index:
             raise unknown("column of concepts", column, self.concepts.category_index)
-        seen, at = self.encoder(batch), self.concepts.category_index[column]
-        return {
-            s: Column(seen[s].values[:, at].argmax(1), seen[s].rows)
-            for s in seen
-            if s != self.field
-        }
+        z, index = self.encoder(batch), self.concepts.category_index[column]
+        return {s: Column(z[s].values[:, index].argmax(1), z[s].rows) for s in z if s != self.field}

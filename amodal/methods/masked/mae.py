@@ -11,9 +11,15 @@ ENCODER = {"trunk": "joint"}
 def mae(
     encoder: Encoder, *, ratio: float = 0.75, together: bool = True, decoder_depth: int = 2
 ) -> MaskedAutoencoder:
-    """ratio: share of tokens hidden; together: draw the mask over all fields of a record at once;
-    decoder_depth: blocks of the decoder, which is half as wide as the encoder (8 blocks in the
-    paper, for ViT-L)."""
+    """Build MAE.
+
+    Args:
+        encoder: With a joint trunk.
+        ratio: Share of tokens hidden.
+        together: Draw the mask over all fields of a record at once.
+        decoder_depth: Blocks of the decoder, which is half as wide as the encoder (8 blocks in the
+            paper, for ViT-L).
+    """
     width = max(encoder.width // 2, 32)
     return MaskedAutoencoder(
         encoder,

@@ -1,6 +1,6 @@
-"""Prompts that know what is missing: a frozen transformer gets other learned tokens for each set of
+"""Missing-aware prompts: a frozen transformer gets other learned tokens for each set of
 fields that a row may have. Lee, Tsai, Chiu and Lee, CVPR 2023, arXiv:2303.03369, sections 3.2 and
-3.3: one set of prompts for each of the 2^M - 1 ways in which M fields can be there, before the
+3.3: one set of prompts for each of the 2^M - 1 ways in which M fields can be present, before the
 tokens of the first six blocks ("input", which is usually stronger) or as keys and values in them
 ("attention"). Row 202 of the catalogue. The encoder must be trained beforehand, with a joint trunk;
 `amodal adapt` goes on with such a run.
@@ -16,7 +16,7 @@ from amodal.nn.adapters.block_tokens import bare
 from amodal.nn.adapters.deep_prompts import pattern_prompts
 from amodal.nn.adapters.tuning import entered
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import supervised_head
+from amodal.nn.heads.supervised import Target, supervised_head
 
 ENCODER = {"trunk": "joint"}
 
@@ -25,26 +25,34 @@ def missing_aware_prompts(
     encoder: Encoder,
     *,
     label: str = "",
-    targets: tuple = (),
+    targets: tuple[Target, ...] = (),
     task: str = "auto",
     prompt_type: str = "input",
     length: int = 16,
     layers: int = 6,
-    grow: bool = True,
+    accumulate: bool = True,
     aware: bool = True,
     hidden: float = 2.0,
     view: str = "weak",
 ) -> Finetune:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what
-    the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
-    "survival", label being TIME,EVENT; prompt_type: where prompts are, "input" or "attention"; length:
-    tokens of each prompt, half of them keys and half values for "attention"; layers: how many
-    blocks have prompts, the first ones; grow: ("input") prompts of earlier blocks go on beside
-    those of later ones, or are replaced by them; aware: False gives all rows the same prompts, the
-    paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a
-    linear head); view: how values are augmented, such as "plain" or "weak"."""
+    """Build missing-aware prompts.
+
+    Args:
+        encoder: Pretrained, with a joint trunk.
+        label: What to predict: a label of the data, or more of them with commas between.
+        targets: What the labels hold (by default read from the data).
+        task: "auto", by the kind of each label, or "survival", label being TIME,EVENT.
+        prompt_type: Where prompts enter: "input" or "attention".
+        length: Tokens of each prompt; for "attention" half are keys and half values.
+        layers: How many blocks have prompts, the first ones.
+        accumulate: ("input") prompts of earlier blocks stay beside those of later ones, or are
+            replaced by them.
+        aware: False gives all rows the same prompts, the paper's own comparison.
+        hidden: Width of the head's hidden layer, in widths of the encoder (0: a linear head).
+        view: How values are augmented, such as "plain" or "weak".
+    """
     prompts = pattern_prompts(
-        bare(encoder), length=length, layers=layers, at=prompt_type, grow=grow, aware=aware
+        bare(encoder), length=length, layers=layers, at=prompt_type, grow=accumulate, aware=aware
     )
     entered(encoder.requires_grad_(False)).set_block_hook(prompts)
     encoder.pools[FUSED].requires_grad_(True)

@@ -1,7 +1,7 @@
 """Encoders trained apart are fused late, and what a record lacks is predicted, as an embedding,
 from what it has. Kim and Kim, ECCV 2024, arXiv:2407.12616: biases alone are tuned (BitFit),
-read-only prompts gather what one field says of another, and VICReg trains the prediction. Row 37 of
-the catalogue. The encoder must be trained beforehand, each field by itself (a run of `simclr` or
+read-only prompts gather what one field knows of another, and VICReg trains the prediction. Row 37
+of the catalogue. The encoder must be trained beforehand, each field by itself (a run of `simclr` or
 `mae`, or pretrained backbones).
 
 What differs. Any number of fields: every ordered pair has a predictor, and a field that is lacking
@@ -12,16 +12,20 @@ the paper's description."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
-from amodal.core.column import shared_rows
+from amodal.core.column import both
 from amodal.masking.modality_dropout import sampled_sources
-from amodal.methods.contract import Features, Method
-from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.shapes import share, two_fields
+from amodal.methods.shared.supervised import label_columns
 from amodal.nn.adapters.bitfit import bitfit
 from amodal.nn.adapters.read_only_prompts import ReadOnlyPrompts
 from amodal.nn.encoder import Encoder
@@ -29,7 +33,7 @@ from amodal.nn.fusion.fill_missing import FilledFusion
 from amodal.objectives.common import connected_zero
 from amodal.objectives.vicreg import vicreg
 
-TUNE = {
+TUNE: dict[str, Callable[[nn.Module], nn.Module]] = {
     "bias": bitfit,
     "none": lambda module: module.requires_grad_(False),
     "all": lambda module: module,
@@ -50,76 +54,145 @@ def missing_joint_embedding(
     drop: float = 0.3,
     tune: str = "bias",
 ) -> JointEmbedding:
-    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the
-    data); prompts: read-only prompts of each field; hidden: width of the predictors; weight: of the
-    prediction beside the task; invariance, variance, covariance: its VICReg (25, 0, 0 is plain
-    squared error); drop: chance that the task is shown a field as predicted although it is there;
-    tune: of the encoder learns its "bias" (BitFit), "none" or "all"."""
+    """Build missing modality prediction.
+
+    Args:
+        encoder: Pretrained, of at least two fields.
+        label: What to predict, a label of the data.
+        classes: How many it has (0: counted in the data).
+        prompts: Read-only prompts of each field.
+        hidden: Width of the predictors.
+        weight: Of the prediction beside the task.
+        invariance: Of its VICReg (25, 0, 0 is plain squared error).
+        variance: Of its VICReg.
+        covariance: Of its VICReg.
+        drop: Chance that the task gets the prediction of a field although the field is present.
+        tune: What of the encoder learns: "bias" (BitFit), "none" or "all".
+    """
     if not label or classes < 2:
         raise AmodalError(
-            "missing_joint_embedding learns to tell classes: give label, a label of the data, and classes, at least 2"
+            "missing_joint_embedding learns classes: give label, a label of the data, and classes, "
+            "at least 2"
         )
     if tune not in TUNE:
         raise unknown("part of the encoder to tune", tune, TUNE)
-    method = JointEmbedding(two_fields(encoder), label, classes, prompts, hidden)
-    method.weight, method.drop = weight, drop
-    method.scales = {"invariance": invariance, "variance": variance, "covariance": covariance}
+    method = JointEmbedding(
+        two_fields(encoder),
+        label=label,
+        classes=classes,
+        prompts=prompts,
+        hidden=hidden,
+        weight=weight,
+        invariance=invariance,
+        variance=variance,
+        covariance=covariance,
+        drop=drop,
+    )
     TUNE[tune](encoder)
     return method
 
 
+@dataclass(frozen=True, kw_only=True)
+class JointFeatures(FeatureRecord):
+    """Features of missing modality prediction.
+
+    Args:
+        vectors: field -> (N, D).
+        prompts: field -> (N, prompts * D), the read-only prompts at the end of the trunk.
+        label: (N,) class numbers.
+        seed: (B,) of the rows.
+    """
+
+    vectors: Columns
+    prompts: Columns
+    label: Column
+    seed: Column
+
+
 class JointEmbedding(Method):
-    """Features are each field's vector under its name, its prompts under `prompts/…`, the label and
-    the seeds."""
+    """Late fusion in which predictions take the place of missing fields.
+
+    Args:
+        encoder: Of the fields.
+        label: A label of the data.
+        classes: How many it has.
+        prompts: Read-only prompts of each field.
+        hidden: Width of the predictors.
+        weight: Of the prediction beside the task.
+        invariance: Of its VICReg.
+        variance: Of its VICReg.
+        covariance: Of its VICReg.
+        drop: Chance that the task gets the prediction of a field that is present.
+    """
 
     views, min_batch_size = ("weak",), 2
 
-    def __init__(self, encoder: Encoder, label: str, classes: int, prompts: int, hidden: int):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        label: str,
+        classes: int,
+        prompts: int,
+        hidden: int,
+        weight: float,
+        invariance: float,
+        variance: float,
+        covariance: float,
+        drop: float,
+    ):
         super().__init__()
         self.encoder, self.labels = encoder, (label,)
         self.prompts = ReadOnlyPrompts(encoder, prompts)
         self.fusion = FilledFusion(
             list(encoder.fields), encoder.width, prompts * encoder.width, hidden, classes
         )
+        self.weight, self.drop = weight, drop
+        self.invariance, self.variance, self.covariance = invariance, variance, covariance
 
-    def features(self, batch: Batch) -> Features:
-        if self.labels[0] not in batch.labels:
-            raise unknown("label of this batch", self.labels[0], batch.labels)
-        z, states = self.seen(batch)
-        columns = z.columns | {f"prompts/{s}": states[s] for s in states}
-        return Features(
-            columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}, batch.size
+    def features(self, batch: Batch) -> JointFeatures:
+        label = label_columns(batch, self.labels)[self.labels[0]]
+        z, states = self.encode(batch)
+        return JointFeatures(
+            size=batch.size,
+            vectors=z.columns,
+            prompts=states.columns,
+            label=label,
+            seed=seed_column(batch),
         )
 
-    def seen(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
-        """Of each field the vector, and the final prompts."""
+    def encode(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
+        """The vector of each field, and its final prompts."""
         context, states = self.prompts(self.encoder, self.encoder.tokenize(batch))
         return Embeddings(self.encoder.pool(context), batch.size), Embeddings(states, batch.size)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: JointFeatures) -> dict[str, Tensor]:
         size, fields = features.size, list(self.encoder.fields)
-        z = Embeddings({s: features[s] for s in fields}, size)
-        predicted = self.fusion.predict(
-            Embeddings({s: features[f"prompts/{s}"] for s in fields}, size)
+        z = Embeddings({s: features.vectors[s] for s in fields}, size)
+        prompts = Embeddings({s: features.prompts[s] for s in fields}, size)
+        predicted = self.fusion.predict(prompts)
+        terms = {}
+        for (a, b), column in predicted.items():
+            guess, target = both(column, z[b])
+            terms[f"vicreg/{a}>{b}"] = vicreg(
+                guess.values,
+                target.values,
+                invariance=self.invariance,
+                variance=self.variance,
+                covariance=self.covariance,
+            )
+        present = {s: z[s].present(size) for s in fields}
+        used = sampled_sources(present, features.seed.flat, self.drop)
+        logits, label = both(self.fusion(z, predicted, used), features.label)
+        task = (
+            cross_entropy(logits.flat, label.flat) if len(logits) else connected_zero(logits.flat)
         )
-        pairs = {
-            way: Embeddings({"guess": c, "true": z[way[1]]}, size) for way, c in predicted.items()
-        }
-        terms = {
-            f"vicreg/{a}>{b}": vicreg(*p.pair("guess", "true"), **self.scales)
-            for (a, b), p in pairs.items()
-        }
-        kept = sampled_sources(
-            {s: z[s].present(size) for s in fields}, features[SEED].values, self.drop
-        )
-        told, label = self.fusion(z, predicted, kept), features["label"]
-        at, at_label = shared_rows(told, label)
-        logits = told.values[at]
-        task = cross_entropy(logits, label.values[at_label]) if len(at) else connected_zero(logits)
-        return {name: self.weight * term for name, term in share(terms).items()} | {"told": task}
+        weighted = {name: self.weight * term for name, term in share(terms).items()}
+        return weighted | {"supervised": task}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Column:
-        """(N, classes) logits of the rows that have any field; the batch may lack whole fields."""
-        z, states = self.seen(batch)
-        return self.fusion(z, self.fusion.predict(states), {s: z[s].present(z.size) for s in z})
+        """Logits (N, classes) of the rows that have any field; the batch may lack whole fields."""
+        z, states = self.encode(batch)
+        present = {s: z[s].present(z.size) for s in z}
+        return self.fusion(z, self.fusion.predict(states), present)

@@ -1,15 +1,18 @@
-"""Fields that are there only while training guide the one that is deployed, which then tells more
-at the same cost. Zhao, Palani, Liu, Evans and Toner, 2023, arXiv:2309.03452 (guidance for content
-moderation): attention from the guide to the parts of the deployed field, a classifier of both, and
-one of the deployed field that follows. Row 116 of the catalogue.
+"""Fields that are present only in training guide the one that is deployed, which then predicts
+better at the same cost. Zhao, Palani, Liu, Evans and Toner, 2023, arXiv:2309.03452 (guidance for
+content moderation): attention from the guide to the parts of the deployed field, a classifier of
+both, and one of the deployed field that is distilled from it. Row 116 of the catalogue.
 
 Reconstructed, as no code was published and the page follows a description of the paper: where
-attention weighs (tokens), what is followed (the weighted vector, by cosine, and softened logits),
+attention weighs (tokens), what is distilled (the weighted vector, by cosine, and softened logits),
 and the weights of both. What differs: the deployed field may have any number of guides, whose unit
-vectors are averaged, each record those that it has; any labels; what is not a class is followed by
+vectors are averaged, each record those that it has; any labels; what is not a class is distilled by
 squared error."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,9 +20,10 @@ from torch.nn.functional import mse_loss
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Method
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, two_fields
+from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.guided_pool import GuidedPool
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -31,7 +35,7 @@ def mm_guidance(
     encoder: Encoder,
     *,
     label: str = "",
-    targets: tuple = (),
+    targets: tuple[Target, ...] = (),
     task: str = "auto",
     deploy: str = "",
     match: str = "cosine",
@@ -42,13 +46,21 @@ def mm_guidance(
     lock: bool = False,
     view: str = "weak",
 ) -> Guidance:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what
-    the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
-    "survival", label being TIME,EVENT; deploy: the field that tells it, all others being guides
-    (the first unless given); match: how its vector follows the guided one, "cosine" or "l2";
-    feature: weight of that; logit: weight of following the guided classifier (distillation);
-    temperature: of it; hidden: width of the classifiers' hidden layer (0: linear maps); lock:
-    guides stay as they are, pretrained; view: how values are augmented, such as "plain" or "weak".
+    """Build guidance.
+
+    Args:
+        encoder: Of at least two fields.
+        label: What to predict: a label of the data, or more of them with commas between.
+        targets: What the labels hold (by default read from the data).
+        task: "auto", by the kind of each label, or "survival", label being TIME,EVENT.
+        deploy: The field that predicts it, all others being guides (by default the first).
+        match: The loss between its vector and the guided one, "cosine" or "l2".
+        feature: Weight of that loss.
+        logit: Weight of the distillation from the guided classifier.
+        temperature: Of the distillation.
+        hidden: Width of the classifiers' hidden layer (0: linear maps).
+        lock: Guides stay as they are, pretrained.
+        view: How values are augmented, such as "plain" or "weak".
     """
     fields = list(two_fields(encoder).fields)
     deploy = deploy or fields[0]
@@ -58,77 +70,120 @@ def mm_guidance(
         raise unknown("way to match vectors", match, MATCH)
     if feature < 0 or logit < 0 or temperature <= 0:
         raise AmodalError(
-            f"feature = {feature} and logit = {logit} are 0 or more, temperature = {temperature} is above 0"
+            f"feature = {feature} and logit = {logit} are 0 or more, temperature = {temperature} "
+            "is above 0"
         )
-    method = Guidance(encoder, deploy, targets, hidden)
-    method.match, method.feature, method.logit, method.temperature = (
-        MATCH[match],
-        feature,
-        logit,
-        temperature,
+    method = Guidance(
+        encoder,
+        deploy=deploy,
+        targets=targets,
+        hidden=hidden,
+        match=MATCH[match],
+        feature=feature,
+        logit=logit,
+        temperature=temperature,
+        view=view,
     )
-    method.views = (view,)
     for field in method.guides if lock else ():
         encoder.lock(field)
     return method
 
 
-def squared(own: Tensor, aim: Tensor) -> Tensor:
-    return mse_loss(own, aim.detach()) if len(own) else connected_zero(own)
+def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error with a teacher that gets no gradient; 0 without a row."""
+    return mse_loss(student, teacher.detach()) if len(student) else connected_zero(student)
 
 
-MATCH = {"cosine": negative_cosine, "l2": squared}
+MATCH: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": negative_cosine,
+    "l2": squared_error,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceFeatures(HeadFeatures):
+    """Outputs and vectors of the deployed field, and of the rows that have a guide.
+
+    Args:
+        guided: (N, outputs) from both.
+        student: (N, D) of the deployed field.
+        teacher: (N, D) of the deployed field, weighted by the guide.
+    """
+
+    guided: Column
+    student: Column
+    teacher: Column
 
 
 class Guidance(Method):
-    """Features: `told` from the deployed field alone, and of the rows that have a guide: `guided`,
-    told from both, `own` and `aim`, the deployed field's vector and the guided one; the labels."""
+    """A classifier of one field, distilled from a classifier of it and its guides.
 
-    def __init__(self, encoder: Encoder, deploy: str, targets: tuple, hidden: int):
+    Args:
+        encoder: Reads each field alone.
+        deploy: The field that predicts.
+        targets: Of the labels.
+        hidden: Width of the classifiers' hidden layer.
+        match: (student, teacher) vectors -> a loss.
+        feature: Weight of that loss.
+        logit: Weight of the distillation.
+        temperature: Of the distillation.
+        view: How values are augmented.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        deploy: str,
+        targets: Sequence[Target],
+        hidden: int,
+        match: Callable[[Tensor, Tensor], Tensor],
+        feature: float,
+        logit: float,
+        temperature: float,
+        view: str,
+    ):
         super().__init__()
         self.encoder, self.deploy = encoder, deploy
         self.guides, width = [f for f in encoder.fields if f != deploy], encoder.width
-        made = [Target.read(t) for t in targets]
-        self.head = SupervisedHead(made, (), width, hidden=hidden, joint=True)
-        self.pool, self.both = (
-            GuidedPool(width),
-            SupervisedHead(made, (), 2 * width, hidden=hidden, joint=True),
-        )
-        self.labels = self.head.labels
+        parsed = [Target.read(t) for t in targets]
+        self.head = SupervisedHead(parsed, (), width, hidden=hidden, joint=True)
+        self.pool = GuidedPool(width)
+        self.guided_head = SupervisedHead(parsed, (), 2 * width, hidden=hidden, joint=True)
+        self.labels, self.views = self.head.labels, (view,)
+        self.match, self.feature, self.logit = match, feature, logit
+        self.temperature = temperature
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> GuidanceFeatures:
         context = alone(self.encoder, batch)
-        own = self.encoder.pools[self.deploy](context[self.deploy])
+        pool = self.encoder.pools[self.deploy]
+        vector = pool(context[self.deploy])
         guides = Embeddings({g: self.encoder.pools[g](context[g]) for g in self.guides}, batch.size)
         guide = guides.fused(self.guides)
-        aim, guide = both(
-            self.pool(self.encoder.pools[self.deploy].strip(context[self.deploy]), guide), guide
+        teacher, guide = both(self.pool(pool.strip(context[self.deploy]), guide), guide)
+        joined = Column(torch.cat([teacher.flat, guide.flat], 1), teacher.rows)
+        return GuidanceFeatures(
+            size=batch.size,
+            outputs=self.head(vector),
+            guided=self.guided_head(joined),
+            student=both(vector, teacher)[0],
+            teacher=teacher,
+            label=label_columns(batch, self.labels),
         )
-        joined = Column(torch.cat([aim.values, guide.values], 1), aim.rows)
-        columns = {
-            "told": self.head(own),
-            "guided": self.both(joined),
-            "own": both(own, aim)[0],
-            "aim": aim,
-        }
-        return Features(columns | self.head.known(batch), batch.size)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        terms = share(self.head.losses(features["told"], features))
-        terms |= {
-            f"guided/{n}": t
-            for n, t in share(self.both.losses(features["guided"], features)).items()
-        }
+    def losses(self, features: GuidanceFeatures) -> dict[str, Tensor]:
+        terms = share(head_losses(self.head, features.outputs, features))
+        guided = share(head_losses(self.guided_head, features.guided, features))
+        terms |= {f"guided/{name}": term for name, term in guided.items()}
         if self.feature:
-            terms["feature"] = self.feature * self.match(
-                features["own"].values, features["aim"].values
-            )
+            loss = self.match(features.student.flat, features.teacher.flat)
+            terms["feature"] = self.feature * loss
         if self.logit:
-            follow = self.head.follow(features["told"], features["guided"], self.temperature)
-            terms["logit"] = self.logit * follow
+            loss = self.head.follow(features.outputs, features.guided, self.temperature)
+            terms["logit"] = self.logit * loss
         return terms
 
     def predict(self, batch: Batch) -> Column:
-        """Of the rows that have the deployed field; no other is read."""
-        seen = alone(self.encoder, batch.only(self.deploy))[self.deploy]
-        return self.head(self.encoder.pools[self.deploy](seen))
+        """The outputs of the rows that have the deployed field; no other is read."""
+        context = alone(self.encoder, batch.only(self.deploy))[self.deploy]
+        return self.head(self.encoder.pools[self.deploy](context))

@@ -8,6 +8,9 @@ Attacks to measure it against are in `amodal.curate.poison`. Texts are best dama
 (`strong = "words"` in their field): left out and swapped, without the paper's synonyms, which need
 a thesaurus. Pictures have SimCLR's strong view where the paper has AutoAugment."""
 
+from torch import Tensor
+
+from amodal.core import Embeddings
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -23,18 +26,25 @@ def cleanclip(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """cross: lambda_1, weight of the loss between fields; within: lambda_2, of that within each
-    field: more removes more (0 is CLIP at the same cost); width: of the common space, as in the run
-    it goes on from; temperature: where the learned softmax temperature starts; max_scale: bound of
-    its inverse."""
+    """Build CleanCLIP.
+
+    Args:
+        encoder: Of a trained run.
+        cross: Lambda_1, weight of the loss between fields.
+        within: Lambda_2, weight of the loss within each field: more removes more (0 is CLIP at the
+            same cost).
+        width: Of the common space, as in the run it goes on from.
+        temperature: Where the learned softmax temperature starts.
+        max_scale: Bound of its inverse.
+    """
     scale = Scale(1 / temperature, most=max_scale)
 
-    def objective(z):
-        def loss(a, b, **how):
-            return info_nce(*z.pair(a, b), temperature=1 / scale(), **how)
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        def loss(a: str, b: str, symmetric: bool = True) -> Tensor:
+            return info_nce(*z.pair(a, b), temperature=1 / scale(), symmetric=symmetric)
 
         between = share({f"info_nce/{a}~{b}": cross * loss(a, b) for a, b in field_pairs(z)})
-        # one way, as in the paper: the value itself looks for its damaged view
+        # one way, as in the paper: from the value to its damaged view
         return between | share(
             {f"info_nce/{a}>{b}": within * loss(a, b, symmetric=False) for a, b in view_pairs(z)}
         )

@@ -1,9 +1,9 @@
-"""Fine-tuning that also works with other fields than those the labels came with: what is told of
-all fields is told of any of them. McKinzie, Cheng, Shankar, Yang, Shlens and Toshev, ICML 2023,
-arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented self-distillation
-(MASD). Row 120 of the catalogue. Their second remedy, weights between the probe and the fine-tuned
-network (WiSE-FT), is `amodal.nn.adapters.wise.between`; their matrix of fields in training and at
-test is the protocol `modality_subsets` of `amodal evaluate`.
+"""Fine-tuning that also works with other fields than those the labels came with: predictions from
+all fields are distilled into those from any of them. McKinzie, Cheng, Shankar, Yang, Shlens and
+Toshev, ICML 2023, arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented
+self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights between the probe
+and the fine-tuned network (WiSE-FT), is `amodal.nn.adapters.wise.between`; their matrix of fields
+in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
 
 The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on
 with such a run. Reconstructed, as no code was published: the teacher is the network itself as it
@@ -14,16 +14,19 @@ on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Embeddings, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.masking.modality_dropout import any_sources
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Method
 from amodal.methods.shared.shapes import share
+from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.modality_subsets import reader
-from amodal.nn.heads.supervised import SupervisedHead, supervised_head
+from amodal.nn.heads.supervised import SupervisedHead, Target, supervised_head
 
 ENCODER = {"trunk": "joint"}
 
@@ -32,7 +35,7 @@ def mm_robustness(
     encoder: Encoder,
     *,
     label: str = "",
-    targets: tuple = (),
+    targets: tuple[Target, ...] = (),
     task: str = "auto",
     learn: str = "",
     teacher: str = "",
@@ -41,24 +44,37 @@ def mm_robustness(
     hidden: int = 0,
     view: str = "weak",
 ) -> SelfDistilled:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what
-    the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
-    "survival", label being TIME,EVENT; learn: the fields that labels are learnt from, with commas
-    (all unless given); teacher: the fields that the teacher reads (all unless given); weight: of
-    the distillation; temperature: of it; hidden: width of the head's hidden layer (0: a linear
-    map); view: how values are augmented, such as "plain" or "weak"."""
+    """Build modality-augmented self-distillation.
+
+    Args:
+        encoder: Pretrained, with a joint trunk.
+        label: What to predict: a label of the data, or more of them with commas between.
+        targets: What the labels hold (by default read from the data).
+        task: "auto", by the kind of each label, or "survival", label being TIME,EVENT.
+        learn: The fields that labels are learnt from, with commas (by default all).
+        teacher: The fields that the teacher reads (by default all).
+        weight: Of the distillation.
+        temperature: Of the distillation.
+        hidden: Width of the head's hidden layer (0: a linear map).
+        view: How values are augmented, such as "plain" or "weak".
+    """
     if weight < 0 or temperature <= 0:
         raise AmodalError(
             f"weight = {weight} must be 0 or more, and temperature = {temperature} above 0"
         )
-    method = SelfDistilled(encoder, supervised_head(encoder, targets, hidden), view)
-    method.learn, method.teacher = (named(encoder, fields) for fields in (learn, teacher))
-    method.weight, method.temperature = weight, temperature
-    return method
+    return SelfDistilled(
+        encoder,
+        supervised_head(encoder, targets, hidden),
+        view=view,
+        learn_fields=named(encoder, learn),
+        teacher_fields=named(encoder, teacher),
+        weight=weight,
+        temperature=temperature,
+    )
 
 
 def named(encoder: Encoder, fields: str) -> tuple[str, ...]:
-    """The fields of a list with commas; of an empty one all."""
+    """The fields of a list with commas; all of them for an empty list."""
     chosen = tuple(f.strip() for f in fields.split(",")) if fields else tuple(encoder.fields)
     for name in chosen:
         if name not in encoder.fields:
@@ -66,41 +82,82 @@ def named(encoder: Encoder, fields: str) -> tuple[str, ...]:
     return chosen
 
 
-class SelfDistilled(Method):
-    """Features: `told`, the head's outputs from the fields that labels are learnt from, `teacher`
-    and `student`, and the labels."""
+@dataclass(frozen=True, kw_only=True)
+class DistilledFeatures(HeadFeatures):
+    """Outputs of the head from three sets of fields, and the labels.
 
-    def __init__(self, encoder: Encoder, head: SupervisedHead, view: str):
+    `outputs` are from the fields that labels are learnt from.
+
+    Args:
+        teacher: (N, outputs) without a gradient; None without distillation.
+        student: (N, outputs) from a random subset of each row's fields; None without distillation.
+    """
+
+    teacher: Column | None = None
+    student: Column | None = None
+
+
+class SelfDistilled(Method):
+    """A supervised network that distils itself into its own predictions from fewer fields.
+
+    Args:
+        encoder: With a joint trunk.
+        head: Of the labels.
+        view: How values are augmented.
+        learn_fields: The fields that labels are learnt from.
+        teacher_fields: The fields that the teacher reads.
+        weight: Of the distillation.
+        temperature: Of the distillation.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: SupervisedHead,
+        *,
+        view: str,
+        learn_fields: tuple[str, ...],
+        teacher_fields: tuple[str, ...],
+        weight: float,
+        temperature: float,
+    ):
         super().__init__()
         self.encoder, self.head, self.views, self.labels = encoder, head, (view,), head.labels
+        self.learn_fields, self.teacher_fields = learn_fields, teacher_fields
+        self.weight, self.temperature = weight, temperature
         if encoder.heads is not None:  # fields are not compared here
             encoder.heads.requires_grad_(False)
 
-    def features(self, batch: Batch) -> Features:
-        read, present = (
-            reader(self.encoder, batch),
-            {s: c.present(batch.size) for s, c in batch.columns.items()},
-        )
-        columns = {"told": self.head(read({s: present[s] for s in self.learn}))}
+    def features(self, batch: Batch) -> DistilledFeatures:
+        read = reader(self.encoder, batch)
+        present = {s: c.present(batch.size) for s, c in batch.columns.items()}
+        outputs = self.head(read({s: present[s] for s in self.learn_fields}))
+        teacher = student = None
         if self.weight:
             with torch.no_grad():
-                columns["teacher"] = self.head(read({s: present[s] for s in self.teacher}))
-            columns["student"] = self.head(read(any_sources(present, batch.seeds)))
-        return Features(columns | self.head.known(batch), batch.size)
+                teacher = self.head(read({s: present[s] for s in self.teacher_fields}))
+            student = self.head(read(any_sources(present, batch.seeds)))
+        return DistilledFeatures(
+            size=batch.size,
+            outputs=outputs,
+            teacher=teacher,
+            student=student,
+            label=label_columns(batch, self.labels),
+        )
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        terms = share(self.head.losses(features["told"], features))
-        if self.weight:
-            follow = self.head.follow(features["student"], features["teacher"], self.temperature)
-            terms["distill"] = self.weight * follow
+    def losses(self, features: DistilledFeatures) -> dict[str, Tensor]:
+        terms = share(head_losses(self.head, features.outputs, features))
+        if features.student is not None and features.teacher is not None:
+            loss = self.head.follow(features.student, features.teacher, self.temperature)
+            terms["distill"] = self.weight * loss
         return terms
 
-    def seen(self, batch: Batch) -> Embeddings:
+    def head_inputs(self, batch: Batch) -> Embeddings:
         """What the head reads of a batch: all that its rows have."""
-        return reader(self.encoder, batch)(
-            {s: c.present(batch.size) for s, c in batch.columns.items()}
-        )
+        present = {s: c.present(batch.size) for s, c in batch.columns.items()}
+        return reader(self.encoder, batch)(present)
 
     @property
     def label_head(self) -> SupervisedHead:
+        """Predicts the labels from the encoder's features."""
         return self.head

@@ -55,7 +55,7 @@ class Coordinates(nn.Module):
             there is a point (N, P).
         """
         predicted = middle_of(self(encoder, batch).values.argmax(2), self.bins).mT
-        return predicted, *point_list(batch[self.points].values)
+        return predicted, *point_list(batch[self.points].flat)
 
 
 def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:

@@ -48,7 +48,7 @@ def as_map(tokens: Tokens, side: int) -> Column:
     """
     if side == 1:
         mean = tokens.pool()
-        return Column(mean.values[:, :, None, None], mean.rows)
+        return Column(mean.flat[:, :, None, None], mean.rows)
     rows, width = tokens.rows(), tokens.x.shape[1]
     x_NDHW = tokens.x.view(len(rows), side, side, width).permute(0, 3, 1, 2)
     return Column(x_NDHW.contiguous(), rows)
@@ -113,7 +113,7 @@ def dense_labels(batch: Batch, label: str, classes: int) -> Column:
         return batch.labels[label]
     if label not in batch.columns:
         raise unknown("label of this batch", label, [*batch.labels, *batch.columns])
-    number = class_map(batch[label].values)
+    number = class_map(batch[label].flat)
     return Column(torch.where(number < classes, number, UNKNOWN), batch[label].rows)
 
 

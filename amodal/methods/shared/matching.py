@@ -26,7 +26,7 @@ from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Features
-from amodal.methods.shared.shapes import token_column
+from amodal.methods.shared.shapes import ragged, token_column
 from amodal.nn.attention.cross import CrossEncoder, grad_cam, mean_token
 from amodal.nn.encoder import Encoder
 from amodal.nn.queue import Queues
@@ -162,7 +162,7 @@ def item_matching(
     """
     both = shared_rows(features[f"tokens/{words}"], features[f"tokens/{seen}"])
     word_lists, seen_lists = (
-        features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both)
+        ragged(features[f"tokens/{s}"])[i] for s, i in zip((words, seen), both)
     )
     draws = draw_negatives(features, words, seen, temperature=temperature, floor=floor)
     return matcher.loss(word_lists, seen_lists, *draws)
@@ -179,7 +179,7 @@ def draw_negatives(
     """
     z_words, z_seen = features.pair(words, seen)
     rows = features[words].rows[shared_rows(features[words], features[seen])[0]]
-    seeds = features[SEED].values[rows]
+    seeds = features[SEED].flat[rows]
     first, second = (
         hash_bits(seeds, name_code(f"{a}>{b}")) for a, b in ((words, seen), (seen, words))
     )
@@ -296,8 +296,9 @@ class MaskedWords(nn.Module):
             target_T: What stands at each token.
         """
         index, seen_index = shared_rows(words, seen)
-        read = cross(words.values[index], seen.values[seen_index])
-        hidden, target = (Ragged(t, words.values.lengths)[index].flat for t in (hidden_T, target_T))
+        lists = ragged(words)
+        read = cross(lists[index], ragged(seen)[seen_index])
+        hidden, target = (Ragged(t, lists.lengths)[index].flat for t in (hidden_T, target_T))
         loss_T = encoder.fields[self.field].token_loss(
             self.predictor(read.flat[hidden]), target[hidden]
         )

@@ -18,7 +18,7 @@ from amodal.masking.mixing import Mixed, everywhere, grids
 from amodal.methods.contract import Features
 from amodal.methods.shared.matching import SEED
 from amodal.methods.shared.regions import regions
-from amodal.methods.shared.shapes import token_column
+from amodal.methods.shared.shapes import ragged, token_column
 from amodal.nn.encoder import Encoder
 from amodal.objectives.bags import owners
 
@@ -33,7 +33,7 @@ def token_columns(content: Tokens) -> dict[str, Column]:
         `SOURCE/tokens`, `SOURCE/place` (their positions) and `SOURCE/grid` (the grid they make).
     """
     source, tokens = content.names[0], token_column(content)
-    place = Column(Ragged(content.position, tokens.values.lengths), tokens.rows)
+    place = Column(Ragged(content.position, ragged(tokens).lengths), tokens.rows)
     return {
         f"{source}/tokens": tokens,
         f"{source}/place": place,
@@ -54,9 +54,7 @@ def encode_mixed(
         tokens: Their mixtures.
     """
     place = features[f"{source}/place"].at(index)
-    mixed = Tokens.of(
-        tokens.flat, place.rows, tokens.lengths, place.values.flat, source, features.size
-    )
+    mixed = Tokens.of(tokens.flat, place.rows, tokens.lengths, place.flat, source, features.size)
     return encoder.encode({source: encoder.add_positions(mixed)})[source]
 
 
@@ -76,11 +74,11 @@ def mixup_inputs(
         The vectors of the source, those of the mixed rows replaced; and how they were mixed.
     """
     tokens = features[f"{source}/tokens"].at(index)
-    seeds = hash_bits(features[SEED].values[tokens.rows], name_code(source))
-    mixed = everywhere(tokens.values, features[f"{source}/grid"].values[index], seeds, alpha=alpha)
+    seeds = hash_bits(features[SEED].flat[tokens.rows], name_code(source))
+    mixed = everywhere(ragged(tokens), features[f"{source}/grid"].flat[index], seeds, alpha=alpha)
     before = features[source]
     new = encoder.pools[source](encode_mixed(encoder, features, source, index, mixed.tokens))
-    values = before.values.index_copy(0, shared_rows(before, new)[0], new.values)
+    values = before.flat.index_copy(0, shared_rows(before, new)[0], new.flat)
     return Column(values, before.rows), mixed
 
 
@@ -98,8 +96,8 @@ def token_relevance(encoder: Encoder, context: Tokens, words: Column, size: int)
         Ragged of cosines (L,), 0 where a row has no text.
     """
     parts = regions(encoder, context)
-    text_BD = parts.values.flat.new_zeros(size, parts.values.flat.shape[1])
-    text_BD[words.rows] = normalize(words.values, dim=1).to(text_BD.dtype)
-    lengths = parts.values.lengths
-    cosine = (parts.values.flat * text_BD[parts.rows][owners(lengths)]).sum(1)
+    text_BD = parts.flat.new_zeros(size, parts.flat.shape[1])
+    text_BD[words.rows] = normalize(words.flat, dim=1).to(text_BD.dtype)
+    lengths = ragged(parts).lengths
+    cosine = (parts.flat * text_BD[parts.rows][owners(lengths)]).sum(1)
     return Column(Ragged(cosine, lengths), parts.rows)

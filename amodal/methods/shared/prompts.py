@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Tokens, name_code
 from amodal.masking.hashing import uniform
-from amodal.methods.shared.shapes import token_column
+from amodal.methods.shared.shapes import ragged, token_column
 from amodal.modalities.table import Table, grouped
 from amodal.nn.encoder import Encoder
 
@@ -55,7 +55,7 @@ class Prompt:
 
     def masked(self, rows: Tensor) -> Tensor:
         """Whether each token of some rows is masked (T,) bool."""
-        lengths = self.words.values.lengths[rows]
+        lengths = ragged(self.words).lengths[rows]
         within = torch.arange(int(lengths.sum()), device=rows.device) - torch.repeat_interleave(
             lengths.cumsum(0) - lengths, lengths
         )
@@ -75,6 +75,8 @@ class AttributePrompts(nn.Module):
         chance: Probability of a row's own attributes.
         miss: Probability that an attribute is left blank.
     """
+
+    count: Tensor
 
     def __init__(self, encoder: Encoder, field: str, *, chance: float, miss: float):
         super().__init__()
@@ -115,7 +117,7 @@ class AttributePrompts(nn.Module):
         Returns:
             (B,) its number in the row.
         """
-        values = batch[self.field].values
+        values = batch[self.field].flat
         _, share = self.presence(table, values)
         weight_NG = grouped(share, table.patch, 0.0).amax(2)
         weight_T = weight_NG[grouped(~values.isnan(), table.patch, False).any(2)]
@@ -157,7 +159,7 @@ class AttributePrompts(nn.Module):
             `attributes` and `known` (of `attribute_vectors`), `has` (of `presence`), (N, A) each,
             and `value`, the cells of the masked token.
         """
-        table, values = encoder.fields[self.field], batch[self.field].values
+        table, values = encoder.fields[self.field], batch[self.field].flat
         x_NA, known_NA = attribute_vectors(table, values)
         cells, hidden = (
             grouped(values, table.patch, torch.nan),

@@ -43,7 +43,7 @@ def sentences(z: Embeddings, sources: list[str]) -> Column:
     Returns:
         (N, K, D).
     """
-    return Column(torch.stack([z[s].values for s in sources], 1), z[sources[0]].rows)
+    return Column(torch.stack([z[s].flat for s in sources], 1), z[sources[0]].rows)
 
 
 def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:

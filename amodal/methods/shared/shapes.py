@@ -7,12 +7,22 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code, unknown
+from amodal.core import (
+    AmodalError,
+    Batch,
+    Column,
+    Embeddings,
+    Ragged,
+    Tokens,
+    field_of,
+    name_code,
+    unknown,
+)
 from amodal.core.features import Features
 from amodal.core.host import host_copy, take
 from amodal.masking.hashing import hash_bits
@@ -117,6 +127,11 @@ class Towers(Method):
         return Embeddings(columns, features.size)
 
 
+def ragged(column: Column) -> Ragged:
+    """The values of a column that has a list of tokens for each row."""
+    return cast(Ragged, column.values)
+
+
 def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:
     """Add up the losses of hidden tokens row by row; `token_mean` ends it.
 
@@ -140,7 +155,7 @@ def token_mean(column: Column) -> Tensor:
     Args:
         column: (N, 2) of `row_losses`.
     """
-    total, count = column.values.sum(0)
+    total, count = column.flat.sum(0)
     return total / count.detach().clamp(min=1)
 
 
@@ -296,6 +311,6 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     for sharded in (False, True):  # one fused call cannot mix sharded parameters with whole ones
         some = [(a.data, b.data) for a, b in pairs if hasattr(a, "device_mesh") is sharded]
         if some:
-            torch._foreach_lerp_(*map(list, zip(*some)), 1 - momentum)
+            torch._foreach_lerp_([a for a, _ in some], [b for _, b in some], 1 - momentum)
     for a, b in zip(teacher.buffers(), student.buffers()):
         a.copy_(b)

@@ -130,7 +130,7 @@ class NamedClasses(Method):
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
         """Class features and representation features of all sources but the text field's."""
-        encoder, collected = self.encoder, {}
+        encoder, collected = self.encoder, dict[str, Column]()
         tokens = encoder.tokenize(
             batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
         )
@@ -190,8 +190,8 @@ class NamedClasses(Method):
         """Of the rows that have both the field and the label."""
         rows, label_rows = shared_rows(z, label)
         if not len(rows):
-            return connected_zero(z.values, names_CD)
-        return cross_entropy(self.logits(z.values[rows], names_CD), label.values[label_rows])
+            return connected_zero(z.flat, names_CD)
+        return cross_entropy(self.logits(z.flat[rows], names_CD), label.flat[label_rows])
 
     def logits(self, z_ND: Tensor, names_CD: Tensor) -> Tensor:
         """Scaled cosines (N, C) with unit vectors of the class names."""
@@ -234,7 +234,7 @@ class NamedClasses(Method):
         vectors, mixed = self.class_vectors(names), names is None if mixed is None else mixed
         columns = {}
         for s in z:
-            parts = [self.logits(c[s].values, vectors).softmax(1) for c in (z, representation)]
+            parts = [self.logits(c[s].flat, vectors).softmax(1) for c in (z, representation)]
             both = self.alpha * parts[0] + (1 - self.alpha) * parts[1] if mixed else parts[0]
             columns[s] = Column(both, z[s].rows)
         return columns

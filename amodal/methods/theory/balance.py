@@ -3,6 +3,9 @@ Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every tw
 record; what balancing does to the variance of an estimate is measured by `amodal.diagnose.balance`.
 Row 42 of the catalogue."""
 
+from torch import Tensor
+
+from amodal.core import Embeddings
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -17,12 +20,19 @@ def balance(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """steps: of balancing; 0 is jointly centred, 1 is CLIP, 2 doubly centred; width: of the common
-    space; temperature: where the learned softmax temperature starts (fixed at .01 in the paper,
-    whose features are pretrained); max_scale: bound of its inverse."""
+    """Build balanced CLIP.
+
+    Args:
+        encoder: Of at least two fields.
+        steps: Of balancing; 0 is jointly centred, 1 is CLIP, 2 doubly centred.
+        width: Of the common space.
+        temperature: Where the learned softmax temperature starts (fixed at .01 in the paper, whose
+            features are pretrained).
+        max_scale: Bound of its inverse.
+    """
     scale = Scale(1 / temperature, most=max_scale)
 
-    def objective(z):
+    def objective(z: Embeddings) -> dict[str, Tensor]:
         return share(
             {
                 f"balanced/{a}~{b}": balanced_info_nce(

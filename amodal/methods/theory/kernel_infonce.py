@@ -6,7 +6,11 @@ bipartite. Graph, Laplacian and alignment with its eigenvectors: `amodal.diagnos
 Row 132 of the catalogue. The paper finds gamma, share and temperature by random search; the
 defaults here are its Gaussian-Laplacian pair in equal parts."""
 
-from amodal.core import unknown
+from functools import partial
+
+from torch import Tensor
+
+from amodal.core import Embeddings, unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
@@ -25,36 +29,40 @@ def kernel_infonce(
     temperature: float = 0.5,
     width: int = 128,
 ) -> Towers:
-    """mixture: "sum" of two kernels' losses, "concatenation" (each kernel has half of the
-    coordinates), or "none"; gamma: exponent of the first kernel, 1 for Laplacian, 2 for Gaussian;
-    other_gamma: of the second; weight: of the first loss, between 0 and 1, the second has the rest;
-    temperature: of all kernels, where the Gaussian one is SimCLR at half of it; width: of the space
-    that is compared, twice as much with concatenation."""
+    """Build Kernel-InfoNCE.
+
+    Args:
+        encoder: Of any fields.
+        mixture: "sum" of two kernels' losses, "concatenation" (each kernel has half of the
+            coordinates), or "none".
+        gamma: Exponent of the first kernel, 1 for Laplacian, 2 for Gaussian.
+        other_gamma: Exponent of the second kernel.
+        weight: Of the first loss, between 0 and 1; the second has the rest.
+        temperature: Of all kernels, where the Gaussian one is SimCLR at half of it.
+        width: Of the space that is compared, twice as much with concatenation.
+    """
     if mixture not in MIXTURES:
         raise unknown("kernel_infonce.mixture", mixture, MIXTURES)
-    alone = len(encoder.fields) == 1
+    one_field = len(encoder.fields) == 1
     width = 2 * width if mixture == "concatenation" else width
-    how = {"temperature": temperature, "within": alone}
+    kernel = partial(kernel_info_nce, temperature=temperature, within=one_field)
 
-    def loss(a, b):
+    def loss(a: Tensor, b: Tensor) -> Tensor:
         if mixture == "concatenation":
-            return concatenated(a, b, gammas=(gamma, other_gamma), share=weight, **how)
-        first = kernel_info_nce(a, b, gamma=gamma, **how)
-        return (
-            first
-            if mixture == "none"
-            else weight * first + (1 - weight) * kernel_info_nce(a, b, gamma=other_gamma, **how)
-        )
+            gammas = (gamma, other_gamma)
+            return concatenated(
+                a, b, gammas=gammas, share=weight, temperature=temperature, within=one_field
+            )
+        first = kernel(a, b, gamma=gamma)
+        if mixture == "none":
+            return first
+        return weight * first + (1 - weight) * kernel(a, b, gamma=other_gamma)
 
-    def objective(z):
-        return share(
-            {
-                f"kernel/{a}~{b}": loss(*z.pair(a, b))
-                for a, b in (view_pairs if alone else field_pairs)(z)
-            }
-        )
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        pairs = (view_pairs if one_field else field_pairs)(z)
+        return share({f"kernel/{a}~{b}": loss(*z.pair(a, b)) for a, b in pairs})
 
-    if not alone:
+    if not one_field:
         return Towers(encoder.align(width), objective)
     heads = {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields}
     return Towers(encoder, objective, heads=heads, views=("strong", "strong"))
