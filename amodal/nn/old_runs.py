@@ -117,6 +117,18 @@ def head(config: dict[str, Any], width: int) -> Spec:
 
 
 RENAMED = {
+    "Amdim": {"heads": "learned"},
+    "AmdimHeads": {"by_scale": "heads", "mixtures": "several"},
+    "DreamLip": {"scales": "learned"},
+    "Duet": {"prompt_cross": "read", "field_cross": "look"},
+    "Limoe": {"scale": "learned"},
+    "Merl": {"latent_maps": "views_of"},
+    "MilVL": {"scales": "learned"},
+    "Mlem": {"decoder": "tell", "frozen_encoder": "other"},
+    "Multistage": {"stage_heads": "each"},
+    "Rocket": {"ema_added": "slow.1", "ema_encoder": "slow.0", "predictors": "predict"},
+    "SoftMasks": {"masked_words": "masked", "momentum_encoder": "slow"},
+    "TiMix": {"scale": "learned"},
     "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
     "CrossTask": {"view_heads": "alone", "student_heads": "own", "frozen_heads": "other"},
     "Data2vec": {"predictors": "predict"},

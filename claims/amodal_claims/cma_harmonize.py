@@ -16,6 +16,7 @@ from amodal.curate.poison import mismatched
 from amodal.evaluate import embed_records
 from amodal.evaluate.drawing import COLOURS, drawing
 from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.methods.contrastive.cma_harmonize import HarmonizedGradients
 from amodal_claims import Comparison, _stamps
 from amodal_claims._arms import Budget, fit, untrained
 
@@ -88,7 +89,7 @@ def run(arm, dataset, rows, seed, watched=False):
         trunk="shared",
     )
     if watched:
-        method.combine_gradients = method.harmonize
+        method.combine_gradients = HarmonizedGradients.combine_gradients.__get__(method)
     each, last, steps = {}, [], []
 
     def note(method, batch, step):
@@ -97,12 +98,11 @@ def run(arm, dataset, rows, seed, watched=False):
         return batch
 
     def take():
-        if last and "rows" in method.seen:
-            for row, value in zip(
-                method.seen["rows"].rows.tolist(), method.seen["rows"].values.tolist()
-            ):
+        rows = method.last_row_cosines
+        if last and rows is not None:
+            for row, value in zip(rows.rows.tolist(), rows.values.tolist()):
                 each.setdefault(last[row], []).append(value)
-        steps.extend(float(v) for v in method.seen.get("cosines", {}).values())
+        steps.extend(float(v) for v in method.last_cosines.values())
 
     fit(method, dataset, rows, BUDGET, seed, BUDGET.rates[0], choose=note)
     take()

@@ -86,7 +86,7 @@ def scores(method, options, pictures, patches, lines, lengths):
         parts = zip(patches.split(32), there.split(32))
         total = (
             torch.cat([bag_scores(p, m, lines, lengths, pool=pool) for p, m in parts])
-            * method.learned["local"]()
+            * method.scales["local"]()
         )
     if options.get("whole", 1.0):
         alone, one = (
@@ -96,7 +96,7 @@ def scores(method, options, pictures, patches, lines, lengths):
         total = (
             total
             + bag_scores(alone, one, lines, lengths, pool=pooling("mean", 1.0))
-            * method.learned["whole"]()
+            * method.scales["whole"]()
         )
     return total
 

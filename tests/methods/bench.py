@@ -41,10 +41,10 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "deepvs": {"width": 16},
     "duet": {
         "attributes": "facts",
-        "chance": 1.0,
+        "prompt_probability": 1.0,
         "classes": 0.0,
     },  # no two records of the bench are of one class
-    "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
+    "limoe": {"text_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
     "medflip": {"width": 32, "semantics": "kind", "reconstruct": 1.0, "tuning": 0.3},
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
     "texttopicnet": {"topics": 6, "min_df": 1, "max_df": 1.0, "buckets": 256},

@@ -42,9 +42,9 @@ def sinkhorn_knopp(scores):
 
 def written_out(m, z, add, smoothing):
     """The losses of the paper's code, view by view."""
-    image, text = ([z[f"{f}:{i}"].values for i in (1, 2, 3)] for f in ("picture", "words"))
+    image, text = ([z.pooled[f"{f}:{i}"].values for i in (1, 2, 3)] for f in ("picture", "words"))
     scale, local_scale = (s() for s in m.scales)
-    whole = sum(cross_entropy(z["global/picture"].values, z["global/words"].values, scale)) / 2
+    whole = sum(cross_entropy(z.aligned["picture"].values, z.aligned["words"].values, scale)) / 2
     h_image, h_text = (
         [m.local["picture"](x) for x in image[1:]],
         [m.local["words"](x) for x in text[1:]],
@@ -72,13 +72,12 @@ def written_out(m, z, add, smoothing):
         )
         t_image, t_text = v_image, v_text
         if add == "byolip":
-            slow = [
-                [m.slow[1][f](z[f"slow/{f}:{i}"].values) for i in (1, 2, 3)]
+            t_image, t_text = (
+                [m.ema_added[f](z.teacher[f"{f}:{i}"].values) for i in (1, 2, 3)]
                 for f in ("picture", "words")
-            ]
-            t_image, t_text = slow
+            )
         for i, j in pairs:
-            p, q = m.predict["picture"](v_image[i]), m.predict["words"](v_text[j])
+            p, q = m.predictors["picture"](v_image[i]), m.predictors["words"](v_text[j])
             for x, y in ((p, t_text[j]), (q, t_image[i])):
                 total = total + (2 - 2 * F.cosine_similarity(x, y.detach()).mean()) / 10
     elif add == "swalip":
@@ -129,7 +128,7 @@ def test_each_of_three_views_has_its_targets_from_another_view_of_both_fields():
     m = made(add="swalip", local_views=3)
     z = m.features(two_fields(m))
     a, b = (
-        [F.normalize(m.local[f](z[f"{f}:{i}"].values), dim=1) for i in (2, 3, 4)]
+        [F.normalize(m.local[f](z.pooled[f"{f}:{i}"].values), dim=1) for i in (2, 3, 4)]
         for f in ("picture", "words")
     )
     total = 0.0
@@ -144,14 +143,14 @@ def test_each_of_three_views_has_its_targets_from_another_view_of_both_fields():
     torch.testing.assert_close(m.losses(z)["swalip/picture~words"], total, rtol=1e-9, atol=1e-9)
 
 
-def test_the_slow_copy_follows_and_an_unknown_loss_is_told():
+def test_the_ema_copy_follows_and_an_unknown_loss_is_named():
     m = made(add="byolip", momentum=0.9)
-    fast, slow = m.added["picture"][0].weight, m.slow[1]["picture"][0].weight
+    student, teacher = m.added["picture"][0].weight, m.ema_added["picture"][0].weight
     with torch.no_grad():
-        fast.add_(1.0)
-    before = slow.clone()
+        student.add_(1.0)
+    before = teacher.clone()
     m.on_step_end(Clock(1, 10))
-    torch.testing.assert_close(slow, before + 0.1)
-    assert not slow.requires_grad
+    torch.testing.assert_close(teacher, before + 0.1)
+    assert not teacher.requires_grad
     with pytest.raises(ValueError, match="Did you mean barlip"):
         made(add="barlib")

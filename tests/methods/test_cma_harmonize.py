@@ -24,7 +24,7 @@ def rows(m, size=8, patchy=False):
 
 
 def test_each_other_field_is_contrasted_with_the_anchor():
-    m = made(sift="none")
+    m = made(curriculum="none")
     one = rows(m)
     z = m.features(one)
     assert [s for s in z if field_of(s) == "words"] == [f"words:{k}" for k in range(1, 6)]
@@ -56,7 +56,7 @@ def test_rows_whose_gradients_conflict_are_left_out():
         torch.testing.assert_close(
             terms["info_nce/picture~signal"], info_nce(v[kept], a[kept], temperature=0.07) / 2
         )
-        torch.testing.assert_close(m.seen["rows"].values, c)
+        torch.testing.assert_close(m.last_row_cosines.values, c)
     assert 0 < int((c > c.median()).sum()) < 12 and kept.all()
     m.gamma.fill_(2.0)
     assert all(term == 0 for term in m.losses(z).values())
@@ -68,7 +68,7 @@ def test_a_row_with_one_other_field_stays():
     m.gamma.fill_(0.999)
     z = m.features(one)
     m.losses(z)
-    lowest = m.seen["rows"]
+    lowest = m.last_row_cosines
     both = [
         bool((z["words:1"].rows == r).any() and (z["signal"].rows == r).any()) for r in lowest.rows
     ]
@@ -77,7 +77,7 @@ def test_a_row_with_one_other_field_stays():
 
 
 def test_the_step_is_the_realigned_sum():
-    m = made(sift="none")
+    m = made(curriculum="none")
     one, each = rows(m), {}
     learning = [p for p in m.parameters() if p.requires_grad]
     for name, term in m.losses(m.features(one)).items():
@@ -88,9 +88,9 @@ def test_the_step_is_the_realigned_sum():
     gradients(m, one)
     step = torch.cat([p.grad.flatten() for p in learning])
     torch.testing.assert_close(step, realign(each))
-    plain = made(sift="none", realigned=False)
+    plain = made(curriculum="none", realigned=False)
     assert not isinstance(plain, CombinesGradients)
-    (pair,) = m.seen["cosines"].values()
+    (pair,) = m.last_cosines.values()
     conflicted = {n: -v if i else v for i, (n, v) in enumerate(each.items())}
     opposed = m.combine_gradients(conflicted) if pair > 0 else m.combine_gradients(each)
     total = torch.stack(list((conflicted if pair > 0 else each).values())).sum(0)
@@ -98,7 +98,7 @@ def test_the_step_is_the_realigned_sum():
 
 
 def test_a_whole_batch_may_be_skipped():
-    m = made(sift="batch", realigned=False)
+    m = made(curriculum="batch", realigned=False)
     a, b = torch.tensor([1.0, 1.0]), torch.tensor([1.0, -0.9])
     m.gamma.fill_(0.0)
     torch.testing.assert_close(m.combine_gradients({"a": a, "b": b}), a + b)
@@ -135,6 +135,6 @@ def test_tokens_are_dropped_but_not_of_texts():
 
 def test_errors_offer_the_nearest():
     with pytest.raises(AmodalError, match="Did you mean batch"):
-        made(sift="bach")
+        made(curriculum="bach")
     with pytest.raises(AmodalError, match="Did you mean picture"):
         made(anchor="pictures")

@@ -46,8 +46,8 @@ def test_a_score_is_the_sum_over_words_of_the_best_region():
 def test_the_loss_is_the_published_sum_over_the_pairs(regions):
     m = exact(method("deepvs", sources=FIELDS, regions=regions))
     z = m.features(exact(batch(m.views, sources=FIELDS)))
-    a, b = shared_rows(z["parts/picture"], z["parts/words"])
-    seen, words = z["parts/picture"].values[a], z["parts/words"].values[b]
+    a, b = shared_rows(z.parts["picture"], z.parts["words"])
+    seen, words = z.parts["picture"].values[a], z.parts["words"].values[b]
     assert set(seen.lengths.tolist()) == {5 if regions else 1}  # four patches and the whole
     table, total = slow_scores(seen, words), 0.0
     for k in range(len(table)):
@@ -65,9 +65,9 @@ def test_the_whole_comes_first_and_is_what_is_embedded():
     m = method("deepvs", sources=FIELDS)
     b = batch(m.views, sources=FIELDS)
     z, embedded = m.features(b), m.encoder(b)
-    first = torch.stack([p[0] for p in z["parts/picture"].values.split()])
+    first = torch.stack([p[0] for p in z.parts["picture"].values.split()])
     torch.testing.assert_close(first, embedded["picture"].values)
-    mean = torch.stack([p.mean(0) for p in z["parts/words"].values.split()])
+    mean = torch.stack([p.mean(0) for p in z.parts["words"].values.split()])
     torch.testing.assert_close(mean, embedded["words"].values, rtol=1e-4, atol=1e-5)
 
 
@@ -81,14 +81,14 @@ def test_words_go_to_their_best_region_and_with_beta_to_their_neighbours():
 
 
 def test_any_field_may_be_the_words():
-    m = method("deepvs", words="facts")
+    m = method("deepvs", text_field="facts")
     assert set(m.losses(m.features(batch(m.views)))) == {
         f"hinge/{s}~facts" for s in ("picture", "words", "signal")
     }
     with pytest.raises(ValueError, match="Did you mean facts"):
-        method("deepvs", words="fact")
+        method("deepvs", text_field="fact")
     with pytest.raises(ValueError, match="Did you mean hardest"):
-        m = method("deepvs", over="hardst")
+        m = method("deepvs", reduction="hardst")
         m.losses(m.features(batch(m.views)))
 
 
@@ -106,10 +106,10 @@ def test_the_writer_learns_from_whole_texts_and_from_snippets_with_the_encoder_f
     assert not any(p.requires_grad for p in m.writer.parameters())
     m.on_stage_start(1)
     z = m.features(b)
-    common, seen = m.parts(b)
+    common, seen = m.encode_parts(b)
     a, c = shared_rows(seen["picture"], b["words"])
     parts, lines = seen["picture"].values[a].split(), b["words"].values[c].split()
-    paths = assign(common["parts/picture"].values[a], common["parts/words"].values[c], 2.0).split()
+    paths = assign(common["picture"].values[a], common["words"].values[c], 2.0).split()
     for row, (part, line, path) in enumerate(zip(parts, lines, paths)):
         pieces, start = [(part[0], line)], 0
         for end in range(1, len(line) + 1):
@@ -117,7 +117,7 @@ def test_the_writer_learns_from_whole_texts_and_from_snippets_with_the_encoder_f
                 pieces.append((part[path[start]], line[start:end]))
                 start = end
         each = torch.cat([m.writer(v[None], Ragged.of([text])) for v, text in pieces])
-        torch.testing.assert_close(z["caption/picture"].values[row], each.sum(0))
+        torch.testing.assert_close(z.captions["picture"].values[row], each.sum(0))
     loss = m.losses(z)["caption/picture"]
     loss.backward()
     assert all(p.grad is None for p in m.encoder.parameters())

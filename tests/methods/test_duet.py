@@ -109,40 +109,51 @@ def test_rare_values_are_masked_more_often():
     assert abs((hidden == 0).double().mean() - 0.1) < 0.02 and not (hidden == 1).any()
 
 
-def test_losses_are_those_of_what_was_told():
-    m = method("duet", sources=FIELDS, chance=0.6, mask=2.0, regress=3.0, classes=0.0, contrast=0.0)
+def test_losses_are_those_of_the_predictions():
+    m = method(
+        "duet",
+        sources=FIELDS,
+        prompt_probability=0.6,
+        mask=2.0,
+        regress=3.0,
+        classes=0.0,
+        contrast=0.0,
+    )
     b = batch(m.views, sources=FIELDS, patchy=False)
     z = m.features(b)
     terms = m.losses(z)
     assert set(terms) == {"class/picture", "mask/picture", "regress/picture"}
-    x, hat = z["attributes"].values, z["hat/picture"].values
+    x, hat = z.attributes.values, z.predicted["picture"].values
     torch.testing.assert_close(terms["regress/picture"], 3 * (hat - x).square().mean())
     kinds = x.unique(dim=0)
     mine = torch.tensor([int((kinds == row).all(1).nonzero()) for row in x])
     torch.testing.assert_close(terms["class/picture"], cross_entropy(hat @ kinds.T, mine))
-    told = z["told/picture"]
+    masked = z.mask_losses["picture"]
     assert (
-        told.rows.tolist() == (z["hidden"].values >= 0).nonzero().squeeze(1).tolist()
-        and (told.values[:, 1] == 1).all()
+        masked.rows.tolist() == (z.hidden.values >= 0).nonzero().squeeze(1).tolist()
+        and (masked.values[:, 1] == 1).all()
     )
-    torch.testing.assert_close(terms["mask/picture"], 2 * told.values[:, 0].mean())
+    torch.testing.assert_close(terms["mask/picture"], 2 * masked.values[:, 0].mean())
     before = m.prompts.count.clone()
     m.on_step_end(Clock(1, 10))
-    assert torch.equal(m.prompts.count, before + z["has"].values.sum(0))
+    assert torch.equal(m.prompts.count, before + z.present.values.sum(0))
 
 
 def test_predictions_do_not_look_at_the_attributes():
     m = method("duet", sources=FIELDS).eval()
     b = batch(m.views, sources=FIELDS, patchy=False)
-    told = m.predict_attributes(b)
-    assert set(told) == {"picture"} and told["picture"].values.shape == (8, len(m.prompts.count))
+    predicted = m.predict_attributes(b)
+    assert set(predicted) == {"picture"}
+    assert predicted["picture"].values.shape == (8, len(m.prompts.count))
     other = dataclasses.replace(
         b, columns=b.columns | {"facts": Column(b["facts"].values * 0, b["facts"].rows)}
     )
     torch.testing.assert_close(
-        m.predict_attributes(other)["picture"].values, told["picture"].values
+        m.predict_attributes(other)["picture"].values, predicted["picture"].values
     )
-    assert not torch.allclose(m.features(b)["hat/picture"].values, told["picture"].values)
+    assert not torch.allclose(
+        m.features(b).predicted["picture"].values, predicted["picture"].values
+    )
 
 
 def test_errors():

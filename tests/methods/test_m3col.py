@@ -42,7 +42,7 @@ def test_the_total_is_the_published_one():
         "words": (m.heads.alone["words"], b),
     }
     for name, (head, x) in heads.items():
-        torch.testing.assert_close(terms[f"told/{name}"], F.cross_entropy(head(x[known]), y))
+        torch.testing.assert_close(terms[f"supervised/{name}"], F.cross_entropy(head(x[known]), y))
     for mixed, fixed, name in ((a, b, "picture>words"), (b, a, "words>picture")):
         seeds = hash_bits(one.seeds, name_code(name))
         chosen = uniform(hash_bits(seeds, name_code("mixed"))) < 0.5
@@ -64,9 +64,9 @@ def test_after_the_first_third_targets_are_what_is_alike():
     m.on_step_end(Clock(32, 100))
     assert m.losses(m.features(one))["contrast/picture>words"] != terms["contrast/picture>words"]
     assert set(made(weight=0.0).losses(m.features(one))) == {
-        "told/fused",
-        "told/picture",
-        "told/words",
+        "supervised/fused",
+        "supervised/picture",
+        "supervised/words",
     }
 
 
@@ -111,10 +111,12 @@ def test_mixed_inputs_share_their_labels():
             logits, y[partner]
         )
 
-    torch.testing.assert_close(terms["told/picture"], loss(m.heads.alone["picture"], mixed, kept))
-    torch.testing.assert_close(terms["told/words"], loss(m.heads.alone["words"], words, 1.0))
+    torch.testing.assert_close(
+        terms["supervised/picture"], loss(m.heads.alone["picture"], mixed, kept)
+    )
+    torch.testing.assert_close(terms["supervised/words"], loss(m.heads.alone["words"], words, 1.0))
     both = torch.cat([mixed, words], 1)
-    torch.testing.assert_close(terms["told/fused"], loss(m.heads.fused, both, (1 + kept) / 2))
+    torch.testing.assert_close(terms["supervised/fused"], loss(m.heads.fused, both, (1 + kept) / 2))
 
 
 def test_shares_of_more_fields():
@@ -157,7 +159,7 @@ def test_mixed_inputs_keep_the_contract():
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(AmodalError, match="give label"):
+    with pytest.raises(AmodalError, match="set label"):
         made(label="")
     with pytest.raises(AmodalError, match="Did you mean picture"):
         made(mixup="picturr")

@@ -39,7 +39,7 @@ def test_each_stage_trains_its_own_encoder(fields):
             if p.grad is not None and p.grad.abs().sum() > 0
         }
         assert reached and all(n.startswith(f"members.{stage}.") for n in reached)
-        assert [all(p.grad is not None for p in each.parameters()) for each in m.each] == [
+        assert [all(p.grad is not None for p in each.parameters()) for each in m.stage_heads] == [
             i == stage for i in range(3)
         ]
 
@@ -95,7 +95,7 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
         Encoder(fields(FIELDS), size="nano"),
         parts=2,
         clusters=2,
-        by="facts",
+        cluster_field="facts",
         width=8,
     )
     groups_of, drawn = {}, []
@@ -117,7 +117,7 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
 
 def test_options():
     with pytest.raises(AmodalError, match="Did you mean facts"):
-        made(by="fact")
+        made(cluster_field="fact")
     with pytest.raises(AmodalError, match="at least"):
         made(parts=0)
     assert made(parts=1).encoder.first.heads_width == 8

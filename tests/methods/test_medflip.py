@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Embeddings
 from tests.methods.bench import batch, exact, method
 
 PLAIN = {"semantics": "", "reconstruct": 0.0, "tuning": 0.0}
@@ -41,16 +41,18 @@ def test_the_last_steps_see_everything():
     m.on_stage_start(1)
     whole = m.features(b)
     for s, column in m.encoder(b).columns.items():
-        torch.testing.assert_close(whole[s].values, column.values)
+        torch.testing.assert_close(whole.aligned[s].values, column.values)
     m.on_stage_start(0)
-    assert not torch.allclose(m.features(b)["picture"].values, whole["picture"].values)
+    assert not torch.allclose(
+        m.features(b).aligned["picture"].values, whole.aligned["picture"].values
+    )
 
 
 def test_what_is_seen_hangs_on_the_seed_alone():
     m = method("medflip", **PLAIN)
     b, other = batch(m.views), batch(m.views, seed=1)
     swapped = type(b)(b.size, b.columns, b.keys, other.seeds, b.labels)
-    one, again, drawn = m.features(b), m.features(b), m.features(swapped)
+    one, again, drawn = (m.features(x).aligned for x in (b, b, swapped))
     assert torch.equal(one["picture"].values, again["picture"].values)
     assert not torch.allclose(one["picture"].values, drawn["picture"].values)
     assert torch.equal(one["words"].values, drawn["words"].values)
@@ -80,7 +82,8 @@ def test_matching_is_the_double_sum_with_soft_targets(semantics):
     )
     b = exact(batch(m.views, sources=("picture", "words")))
     features = m.features(b)
-    rows, (a, z) = features.complete(("picture", "words"))
+    z = Embeddings(dict(features.aligned), features.size)
+    rows, (a, z) = z.complete(("picture", "words"))
     kinds = (
         dict(zip(b.labels["kind"].rows.tolist(), b.labels["kind"].values.tolist()))
         if semantics
@@ -113,10 +116,10 @@ def test_what_was_dropped_is_predicted_and_nothing_else():
     m = method("medflip", **(PLAIN | {"reconstruct": 1.0}), ratio=0.5)
     b = batch(m.views)
     features = m.features(b)
-    told = {s: int(features[s].values[:, 1].sum()) for s in features if s.startswith("told/")}
+    counts = {s: int(c.values[:, 1].sum()) for s, c in features.reconstruction.items()}
     every = {s: bag.lengths() for s, bag in m.encoder.tokenize(b).items() if s != "words"}
     kept = seen_by(m, b)
-    assert told == {f"told/{s}": int((every[s] - kept[s]).sum()) for s in every}
+    assert counts == {s: int((every[s] - kept[s]).sum()) for s in every}
 
 
 def test_options_that_make_no_field():

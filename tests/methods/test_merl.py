@@ -31,8 +31,8 @@ def test_losses_are_two_contrasts_of_vectors_made_by_hand():
         # the latent views: the mean token of the signal, one matrix and one mask each
         bag = m.encoder.encode(m.encoder.tokenize(b.only("signal")))["signal"]
         mean = torch.stack([bag.x[bag.row == r].mean(0) for r in b["signal"].rows])
-        views = [features[f"latent/{k}/signal"].values for k in range(2)]
-        for view, linear in zip(views, m.views_of["signal"]):
+        views = [latent["signal"].values for latent in (features.latent_1, features.latent_2)]
+        for view, linear in zip(views, m.latent_maps["signal"]):
             whole = mean @ linear.weight.T / 0.8
             kept = view != 0
             torch.testing.assert_close(view[kept], whole[kept])
@@ -46,14 +46,14 @@ def test_without_weight_it_is_cross_modal_alignment_alone():
     m = method("merl", sources=FIELDS, weight=0.0)
     terms = gradients(m, batch(m.views, sources=FIELDS))
     assert set(terms) == {"info_nce/words~signal"}
-    assert all(p.grad is None for p in m.views_of.parameters())
+    assert all(p.grad is None for p in m.latent_maps.parameters())
 
 
 def test_masks_change_from_step_to_step_with_the_seeds():
     m = method("merl", sources=FIELDS)
     b, later = batch(m.views, sources=FIELDS), batch(m.views, sources=FIELDS, seed=1)
     moved = type(b)(b.size, b.columns, b.keys, later.seeds)
-    one, again, other = (m.features(x)["latent/0/signal"].values for x in (b, b, moved))
+    one, again, other = (m.features(x).latent_1["signal"].values for x in (b, b, moved))
     assert torch.equal(one, again) and not torch.equal(one != 0, other != 0)
 
 

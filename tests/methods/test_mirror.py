@@ -4,7 +4,6 @@ from the rows' seeds."""
 import torch
 
 from amodal.core import Column
-from amodal.methods.shared.matching import SEED
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
 
@@ -29,10 +28,10 @@ def test_retention_scores_the_hidden_tokens_of_each_row():
     b = exact(batch(m.views))
     features = m.features(b)
     for source, bag in m.encoder.tokenize(b).items():
-        total, count = features[f"retain/{source}"].values.T
+        total, count = features.retained[source].values.T
         lengths = bag.lengths()
         kept = (lengths.double() * 0.25 + 1e-9).round().clamp(min=1)
-        rows = features[f"retain/{source}"].rows
+        rows = features.retained[source].rows
         assert (
             torch.equal(count.detach().long(), (lengths - kept)[rows].long())
             and (total[count > 0] > 0).all()
@@ -58,7 +57,7 @@ def test_a_stopped_target_is_not_moved():
 def test_the_style_is_drawn_from_seeds():
     m = exact(method("mirror"))
     features = m.features(exact(batch(m.views)))
-    own, seeds = features["own/words"], features[SEED].values
+    own, seeds = features.pooled["words"], features.seeds.values
     mean, log_variance, scores = m.style(own, seeds, 1)
     assert torch.equal(scores, m.style(own, seeds, 1)[2]) and not torch.equal(
         scores, m.style(own, seeds + 1, 1)[2]

@@ -19,7 +19,7 @@ def second_stage(**options):
         for p in m.encoder.parameters():  # as if the first stage had moved it
             p.add_(0.1 * torch.randn_like(p))
     trained = {n: p.clone() for n, p in m.encoder.state_dict().items()}
-    start = {n: p.clone() for n, p in m.other.state_dict().items()}
+    start = {n: p.clone() for n, p in m.frozen_encoder.state_dict().items()}
     m.refresh(1, None)
     m.on_stage_start(1)
     return m, trained, start
@@ -27,13 +27,13 @@ def second_stage(**options):
 
 def test_the_contrastive_encoder_is_frozen_and_the_other_starts_anew():
     m, trained, start = second_stage()
-    assert all(torch.equal(p, trained[n]) for n, p in m.other.state_dict().items())
+    assert all(torch.equal(p, trained[n]) for n, p in m.frozen_encoder.state_dict().items())
     assert all(torch.equal(p, start[n]) for n, p in m.encoder.state_dict().items())
     assert not torch.equal(trained["field_token.words"], start["field_token.words"])
     terms = gradients(m, exact(batch(m.views, sources=FIELDS)))
     assert set(terms) == {f"{term}/{s}:1" for term in ("reconstruct", "align") for s in FIELDS}
-    assert all(p.grad is None for p in m.other.parameters())
-    for part in (m.encoder.trunks, m.tell.decoders, m.tell.predictors, m.logit):
+    assert all(p.grad is None for p in m.frozen_encoder.parameters())
+    for part in (m.encoder.trunks, m.decoder.decoders, m.decoder.predictors, m.logit):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
 
 
@@ -66,7 +66,8 @@ def test_the_alignment_is_a_sigmoid_over_all_pairs_of_both_encoders():
     b = exact(batch(m.views, sources=FIELDS))
     found = m.losses(m.features(b))["align/words:1"] * len(FIELDS)
     g, c = (
-        F.normalize(e(b.only("words:1"))["words:1"].values, dim=1) for e in (m.encoder, m.other)
+        F.normalize(e(b.only("words:1"))["words:1"].values, dim=1)
+        for e in (m.encoder, m.frozen_encoder)
     )
     total = 0.0
     for i in range(len(g)):
@@ -80,12 +81,13 @@ def test_slices_of_all_fields_of_a_record_attract_each_other_and_no_others():
     m = exact(method("mlem", sources=FIELDS, hardest=0, margin=0.9, slices=2))
     b = exact(batch(m.views, sources=FIELDS))
     features = m.features(b)
-    assert all(view_of(s) > 1 for s in features)
+    assert set(features) == {f"aligned/{s}" for s in features.aligned}
+    assert all(view_of(s) > 1 for s in features.aligned)
     z, record = zip(
         *(
             (F.normalize(v, dim=0), r)
-            for s in features
-            for v, r in zip(features[s].values, features[s].rows.tolist())
+            for c in features.aligned.values()
+            for v, r in zip(c.values, c.rows.tolist())
         )
     )
     total = 0.0
@@ -100,7 +102,7 @@ def test_the_vector_of_a_record_helps_to_tell_it():
     """A model that may read the vector learns to tell records apart from their first token on;
     without it, it cannot."""
     torch.manual_seed(0)
-    m = method("mlem", sources=("signal", "facts"), learns="generative", decoder=32, depth=1)
+    m = method("mlem", sources=("signal", "facts"), objective="generative", decoder=32, depth=1)
     b = batch(m.views, sources=("signal", "facts"))
     optimizer = torch.optim.Adam(m.parameters(), 5e-3)
     for _ in range(60):
@@ -109,7 +111,7 @@ def test_the_vector_of_a_record_helps_to_tell_it():
         optimizer.step()
     with torch.no_grad():
         own = sum(m.losses(m.features(b)).values())
-        for decoder in m.tell.decoders.values():
+        for decoder in m.decoder.decoders.values():
             decoder.start.weight.zero_()
             for told in decoder.told:
                 told.weight.zero_()
@@ -117,15 +119,15 @@ def test_the_vector_of_a_record_helps_to_tell_it():
 
 
 @pytest.mark.parametrize(
-    "learns, terms",
+    "objective, terms",
     [
         ("contrastive", {"contrast"}),
         ("generative", {"reconstruct"}),
         ("sum", {"contrast", "reconstruct"}),
     ],
 )
-def test_the_baselines_learn_their_terms_in_one_stage(learns, terms):
-    m = method("mlem", sources=FIELDS, learns=learns)
+def test_the_baselines_learn_their_terms_in_one_stage(objective, terms):
+    m = method("mlem", sources=FIELDS, objective=objective)
     found = m.losses(m.features(batch(m.views, sources=FIELDS)))
     assert {name.split("/")[0] for name in found} == terms and m.stages == (1.0,)
     assert (m.encoder.heads is None) == (
@@ -135,8 +137,8 @@ def test_the_baselines_learn_their_terms_in_one_stage(learns, terms):
 
 def test_options_that_make_no_field():
     with pytest.raises(ValueError, match="Did you mean generative"):
-        method("mlem", learns="generativ")
+        method("mlem", objective="generativ")
     with pytest.raises(AmodalError, match="2 slices"):
         method("mlem", slices=1)
     with pytest.raises(AmodalError, match="between 0 and 1"):
-        method("mlem", first=1.0)
+        method("mlem", contrastive_share=1.0)

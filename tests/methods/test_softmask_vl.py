@@ -39,8 +39,8 @@ def test_the_pair_is_matched_by_what_is_left(hard):
     z = m.features(exact(batch(m.views, sources=fields)))
     same, wrong, left = m.match(z, "picture")
     torch.testing.assert_close(m.losses(z)["soft/picture"], matching(left, wrong))
-    a, b = shared_rows(z["tokens/words"], z["tokens/picture"])
-    words, seen = z["tokens/words"].values[a], z["tokens/picture"].values[b]
+    a, b = shared_rows(z.tokens["words"], z.tokens["picture"])
+    words, seen = z.tokens["words"].values[a], z.tokens["picture"].values[b]
     score, weights = m.matcher.logits_and_attention(words, seen)
     maps = grad_cam(score, weights)
     torch.testing.assert_close(same, score)
@@ -59,7 +59,7 @@ def test_the_pair_is_matched_by_what_is_left(hard):
 def test_a_factor_in_front_of_the_norm_would_do_nothing():
     m = exact(method("softmask_vl", sources=("picture", "words")))
     z = m.features(exact(batch(m.views, sources=("picture", "words"), patchy=False)))
-    words, seen = (z[f"tokens/{s}"].values for s in ("words", "picture"))
+    words, seen = (z.tokens[s].values for s in ("words", "picture"))
     half = torch.full_like(seen.flat[:, 0], 0.5)
     scaled = dataclasses.replace(seen, flat=seen.flat * 0.5)
     torch.testing.assert_close(
@@ -68,30 +68,30 @@ def test_a_factor_in_front_of_the_norm_would_do_nothing():
     assert (m.matcher(words, seen, half) - m.matcher(words, seen)).abs().max() > 1e-3
 
 
-def test_keys_come_from_the_slow_copy_and_from_earlier_rows():
+def test_keys_come_from_the_momentum_encoder_and_from_earlier_rows():
     fields = ("picture", "words")
     m = method("softmask_vl", sources=fields, momentum=0.9)
     z = m.features(batch(m.views, sources=fields, patchy=False))
     with torch.no_grad():
-        for p in m.slow.parameters():
+        for p in m.momentum_encoder.parameters():
             p.mul_(1.1)
     z = m.features(batch(m.views, sources=fields, patchy=False))
-    assert not torch.allclose(z["slow/words"].values, z["words"].values)
+    assert not torch.allclose(z.keys["words"].values, z.aligned["words"].values)
     first = m.losses(z)["itc/picture~words"]
     how = {"temperature": 1 / m.scale(), "gamma": 2.0}
     ways = [
-        focal_info_nce(z[a].values, z[f"slow/{b}"].values, **how)
+        focal_info_nce(z.aligned[a].values, z.keys[b].values, **how)
         for a, b in (("picture", "words"), ("words", "picture"))
     ]
     torch.testing.assert_close(first, sum(ways) / 2)
-    before = {n: p.clone() for n, p in m.slow.named_parameters()}
+    before = {n: p.clone() for n, p in m.momentum_encoder.named_parameters()}
     m.on_step_end(Clock(1, 10))
-    for (n, slow), fast in zip(m.slow.named_parameters(), m.encoder.parameters()):
-        torch.testing.assert_close(slow, 0.9 * before[n] + 0.1 * fast)
+    for (n, teacher), student in zip(m.momentum_encoder.named_parameters(), m.encoder.parameters()):
+        torch.testing.assert_close(teacher, 0.9 * before[n] + 0.1 * student)
     assert (
         m.losses(z)["itc/picture~words"] > first
     )  # the queue holds the rows' own keys, as strangers
-    assert torch.equal(m.queues.earlier("words"), z["slow/words"].values[-8:])
+    assert torch.equal(m.queues.earlier("words"), z.keys["words"].values[-8:])
 
 
 def test_augmented_words_are_masked_words_and_embedding_is_of_whole_ones():
@@ -99,14 +99,16 @@ def test_augmented_words_are_masked_words_and_embedding_is_of_whole_ones():
     b = batch({"picture": ("weak",), "words": ("plain",)}, sources=fields)
     masked, whole = (method("softmask_vl", sources=fields, augment=x) for x in (True, False))
     z = masked.features(b)
-    assert not torch.allclose(z["words"].values, masked.encoder(b)["words"].values)
-    torch.testing.assert_close(whole.features(b)["words"].values, whole.encoder(b)["words"].values)
-    torch.testing.assert_close(z["picture"].values, masked.encoder(b)["picture"].values)
+    assert not torch.allclose(z.aligned["words"].values, masked.encoder(b)["words"].values)
+    torch.testing.assert_close(
+        whole.features(b).aligned["words"].values, whole.encoder(b)["words"].values
+    )
+    torch.testing.assert_close(z.aligned["picture"].values, masked.encoder(b)["picture"].values)
 
 
 def test_any_field_may_be_the_words():
-    m = method("softmask_vl", words="facts")
+    m = method("softmask_vl", text_field="facts")
     terms = m.losses(m.features(batch(m.views)))
     assert {"itm/picture", "itm/words", "itm/signal"} <= set(terms)
     with pytest.raises(ValueError, match="Did you mean facts"):
-        method("softmask_vl", words="fact")
+        method("softmask_vl", text_field="fact")

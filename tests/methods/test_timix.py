@@ -72,7 +72,7 @@ def by_loops(m, one, smoothing=0.1):
     mixed = m.encoder(
         Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds)
     )["picture"].values
-    logits = normalize(mixed, dim=1) @ words.T * m.learned()
+    logits = normalize(mixed, dim=1) @ words.T * m.scale()
     y = torch.zeros(ROWS, ROWS, dtype=torch.float64)
     for i, j in enumerate(partner):
         y[i, i] += kept
@@ -107,7 +107,7 @@ def test_mixing_everywhere_is_mixup_of_pixels():
         Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds)
     )["picture"].values
     words = m.encoder(one)["words"].values
-    logits = normalize(mixed, dim=1) @ normalize(words, dim=1).T * m.learned()
+    logits = normalize(mixed, dim=1) @ normalize(words, dim=1).T * m.scale()
     y = (
         kept * torch.eye(ROWS, dtype=torch.float64)
         + (1 - kept) * torch.eye(ROWS, dtype=torch.float64)[partner]

@@ -1,15 +1,18 @@
-"""Action-aware learning: two views of an object belong together, and the pair of them tells which
-action led from one to the other. Aubret, Teulière and Triesch, 2024, arXiv:2407.06704: the action
-loss on top of SimCLR with views in time. The layout of the heads and the weight are ours. Row 150
-of the catalogue."""
+"""Action-aware learning: two views of an object belong together, and the pair predicts the action.
 
+Aubret, Teulière and Triesch, 2024, arXiv:2407.06704: the action loss on top of SimCLR with views in
+time. The layout of the heads and the weight are ours. Row 150 of the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of, unknown
-from amodal.methods.contract import Features
-from amodal.methods.shared.shapes import Towers, share, view_pairs
+from amodal.methods.shared.shapes import Objective, Towers, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import PairHead, Projector
 from amodal.objectives.info_nce import info_nce, nt_xent
@@ -26,13 +29,26 @@ def aa_ssl(
     temperature: float = 0.5,
     action_temperature: float = 0.1,
 ) -> Towers:
-    """action: the field that says what was done; first, second: the fields before and after it,
-    which one tower then reads (of every other field, and of all without them, there are two
-    augmented views); weight: of the action loss; width: of the heads' outputs; temperature: of
-    NT-Xent; action_temperature: of pairs against actions."""
+    """SimCLR, and InfoNCE between pairs of views and the action that led from one to the other.
+
+    Args:
+        encoder: Trained in place; `second` is dropped from it.
+        action: The field that holds the action.
+        first: The field before the action. It and `second` are two views for one tower. Every
+            other field, and all of them if this is empty, has two augmented views.
+        second: The field after the action.
+        weight: Weight of the action loss.
+        width: Output width of the heads.
+        temperature: Temperature of NT-Xent.
+        action_temperature: Temperature of pairs against actions.
+
+    Raises:
+        AmodalError: If only one of `first` and `second` is set, or a field is unknown.
+    """
     if bool(first) != bool(second):
         raise AmodalError(
-            "aa_ssl needs both fields, before and after the action: give first and second, or neither"
+            "aa_ssl needs both fields, before and after the action: set first and second, or "
+            "neither"
         )
     for field in filter(None, (action, first, second)):
         if field not in encoder.fields:
@@ -44,43 +60,57 @@ def aa_ssl(
             )
     if second:
         encoder.drop(second)
-    seen = [f for f in encoder.fields if f != action]
-    views = {f: ("strong", "strong") for f in seen} | {f: ("weak",) for f in (first, second) if f}
+    viewed = [f for f in encoder.fields if f != action]
+    views = {f: ("strong", "strong") for f in viewed} | {f: ("weak",) for f in (first, second) if f}
     size = encoder.width
-    heads = nn.ModuleDict({f: Projector(size, width, hidden=size) for f in seen})
-    pairs = nn.ModuleDict({f: PairHead(size, width) for f in seen})
-    acts = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, width))
+    projectors = nn.ModuleDict({f: Projector(size, width, hidden=size) for f in viewed})
+    pair_heads = nn.ModuleDict({f: PairHead(size, width) for f in viewed})
+    action_head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, width))
 
-    def objective(z: Embeddings):
-        terms, told = {}, {}
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        invariance, actions = {}, {}
         for a, b in view_pairs(z):
             f = field_of(a)
-            terms[f"nt_xent/{f}"] = nt_xent(
-                *(heads[f](v) for v in z.pair(a, b)), temperature=temperature
+            invariance[f"nt_xent/{f}"] = nt_xent(
+                *(projectors[f](v) for v in z.pair(a, b)), temperature=temperature
             )
             _, (before, after, done) = z.complete((a, b, action))
-            told[f"action/{f}"] = info_nce(
-                pairs[f](before, after), acts(done), temperature=action_temperature
+            actions[f"action/{f}"] = info_nce(
+                pair_heads[f](before, after), action_head(done), temperature=action_temperature
             )
-        return share(terms) | {name: weight * term for name, term in share(told).items()}
+        return share(invariance) | {name: weight * term for name, term in share(actions).items()}
 
-    return InTime(
+    return TimeViews(
         encoder,
         objective,
-        (first, second),
-        views,
-        nn.ModuleDict({"z": heads, "h": pairs, "u": acts}),
+        first=first,
+        second=second,
+        views=views,
+        learned=nn.ModuleDict({"z": projectors, "h": pair_heads, "u": action_head}),
     )
 
 
-class InTime(Towers):
-    """Reads the field after the action as the second view of the field before it."""
+class TimeViews(Towers):
+    """Towers for which the field after the action is the second view of the field before it.
 
-    def __init__(self, encoder, objective, fields, views, learned):
+    Args:
+        first: The field before the action, or "".
+        second: The field after it, or "".
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        *,
+        first: str,
+        second: str,
+        views: Mapping[str, tuple[str, ...]],
+        learned: nn.Module,
+    ):
         super().__init__(encoder, objective, views=views, learned=learned)
-        self.views_of = {fields[0]: f"{fields[0]}:1", fields[1]: f"{fields[0]}:2"}
+        self.source_names = {first: f"{first}:1", second: f"{first}:2"} if first else {}
 
-    def features(self, batch: Batch) -> Features:
-        return self.encoder.features(
-            replace(batch, columns={self.views_of.get(s, s): c for s, c in batch.columns.items()})
-        )
+    def features(self, batch: Batch) -> Embeddings:
+        columns = {self.source_names.get(s, s): c for s, c in batch.columns.items()}
+        return self.encoder.features(replace(batch, columns=columns))

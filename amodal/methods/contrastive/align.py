@@ -1,9 +1,14 @@
-"""ALIGN: two towers, one softmax in each direction, labels a little smoothed, and data left noisy.
-Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every pair of fields over
-the records that have both. Their rules for dropping pairs are `amodal.curate.pair_rules`; queries
-such as a picture plus words are sums of vectors, see `amodal.search.query`. Row 149 of the
-catalogue."""
+"""ALIGN: two towers, one softmax in each direction, slightly smoothed labels, and noisy data.
 
+Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every pair of fields over
+the records that have both. Their rules for dropping pairs are `amodal.curate.pair_rules`. Queries
+such as a picture plus words are sums of vectors, see `amodal.search.query`. Row 149 of the
+catalogue.
+"""
+
+from torch import Tensor
+
+from amodal.core import Embeddings
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -15,14 +20,22 @@ def align(
     *,
     width: int = 640,
     temperature: float = 1.0,
-    least: float = 0.01,
+    min_temperature: float = 0.01,
     smoothing: float = 0.1,
 ) -> Towers:
-    """width: of the common space; temperature: where the learned softmax temperature starts; least:
-    its lower bound; smoothing: share of a row's target that goes to all rows of the batch alike."""
-    scale = Scale(1 / temperature, most=1 / least)
+    """InfoNCE with smoothed labels between every two fields, both directions summed.
 
-    def objective(z):
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        width: Width of the common space.
+        temperature: Initial value of the learned softmax temperature.
+        min_temperature: Lower bound of the temperature.
+        smoothing: Share of a row's target that is spread evenly over all rows of the batch.
+    """
+    scale = Scale(1 / temperature, most=1 / min_temperature)
+
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        # eq. 1 and 2 are added, while `smoothed_info_nce` is the mean of both directions
         both = {
             f"info_nce/{a}~{b}": 2
             * smoothed_info_nce(*z.pair(a, b), temperature=1 / scale(), smoothing=smoothing)

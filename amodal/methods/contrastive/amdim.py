@@ -1,14 +1,23 @@
-"""AMDIM: the whole of one view, and pieces of it, predict the local features of another view, at
-several scales. Bachman, Hjelm and Buchwalter, NeurIPS 2019, arXiv:1906.00910. Losses: their NCE of
-multiset targets for 1 -> 5, 1 -> 7 and 5 -> 5 in both directions, soft clip of scores, penalty on
-raw scores; mixtures of global features as an option. Row 95 of the catalogue.
+"""AMDIM: the whole of one view, and pieces of it, predict local features of another view.
 
-Their scales are maps of a convolutional network whose receptive fields are kept apart. Tokens of a
-transformer have all seen each other, so here a scale is what the same encoder makes of less:
-`whole` of all tokens (their f1), `regions` of neighbourhoods of tokens each seen alone (f5),
-`patches` the tokens before the trunk (f7). Of one field two augmented views predict each other,
-which do not share the flip as theirs do; of several, the fields do. The penalty's weight is the
-paper's, 4e-2; the authors' code has 5e-2."""
+Bachman, Hjelm and Buchwalter, NeurIPS 2019, arXiv:1906.00910. Losses: their NCE of multiset targets
+for 1 -> 5, 1 -> 7 and 5 -> 5 in both directions, the soft clip of scores, and the penalty on raw
+scores. Mixtures of global features are an option. Row 95 of the catalogue.
+
+Differs:
+- Their scales are maps of a convolutional network with separate receptive fields. Tokens of a
+  transformer have all seen each other, so a scale here is what the same encoder makes of less
+  input: `whole` of all tokens (their f1), `regions` of local windows of tokens, each encoded alone
+  (f5), and `patches`, the tokens before the trunk (f7).
+- With one field, two augmented views predict each other; they do not share the flip as theirs do.
+  With two or more fields, the fields predict each other.
+- The penalty's weight is the paper's, 4e-2; the authors' code has 5e-2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +25,16 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Embeddings, Ragged, field_of, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods.contract import Features
-from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import Towers, field_pairs, token_column, view_pairs
+from amodal.methods.shared.shapes import field_pairs, token_column, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import BypassHead
 from amodal.nn.local_windows import local_windows
 from amodal.objectives.local_nce import local_nce
+
+SCALES = ("whole", "regions", "patches")
 
 
 def amdim(
@@ -37,100 +48,192 @@ def amdim(
     same_view: bool = False,
     mixtures: int = 1,
     sharpness: float = 1.0,
-) -> Towers:
-    """width: of the space of scores (1024 and more in the paper); bound: of the soft clip of
-    scores, 0 for none; penalty: weight of the mean squared score; parts: into how many pieces each
-    axis of a value is cut for regions; middle: also predict regions from one region drawn at random
-    (5 -> 5); same_view: predict a view's parts from itself, without middle (local DIM, the
-    baseline); mixtures: global vectors of each value, of which every part is predicted by a
-    mixture; sharpness: of the mixture's weights."""
-    pairs_of = view_pairs if len(encoder.fields) == 1 else field_pairs
-    heads = nn.ModuleDict(
-        {
-            f: nn.ModuleDict(
-                {k: BypassHead(encoder.width, width) for k in ("whole", "regions", "patches")}
-            )
-            for f in encoder.fields
-        }
+) -> Amdim:
+    """Local NCE between the scales of two views, or of two fields.
+
+    Args:
+        encoder: Trained in place.
+        width: Width of the space of scores (1024 and more in the paper).
+        bound: Bound of the soft clip of scores, 0 for none.
+        penalty: Weight of the mean squared score.
+        parts: Number of pieces that each axis of a value is cut into for regions.
+        middle: Also predict regions from one region drawn at random (5 -> 5).
+        same_view: Predict a view's parts from the view itself, without `middle` (local DIM, the
+            baseline).
+        mixtures: Number of global vectors of each value. A mixture of them predicts each part.
+        sharpness: Sharpness of the weights of a mixture.
+    """
+    return Amdim(
+        encoder,
+        width=width,
+        bound=bound,
+        penalty=penalty,
+        parts=parts,
+        middle=middle and not same_view,
+        same_view=same_view,
+        mixtures=mixtures,
+        sharpness=sharpness,
     )
-    several = nn.ModuleDict(
-        {f: nn.Linear(width, mixtures * width) for f in encoder.fields if mixtures > 1}
-    )
-    learned = nn.ModuleDict({"heads": heads, "several": several})
-
-    def objective(z):
-        seeds = z[SEED].values
-        levels = {s: levels_of(z, s) for s in z if "/" not in s and s != SEED}
-        pairs = pairs_of(Embeddings({s: z[s] for s in levels}, z.size))
-        found = {}
-        for a, b in pairs:
-            ways = [(a, a), (b, b)] if same_view else [(a, b), (b, a)]
-            for source, target in ways:
-                whole, regions, patches = levels[source]
-                tasks = {
-                    "whole>regions": (whole, levels[target][1]),
-                    "whole>patches": (whole, levels[target][2]),
-                }
-                if middle and not same_view:
-                    tasks["regions>regions"] = (one_of(regions, seeds, source), levels[target][1])
-                for task, (one, many) in tasks.items():
-                    i, j = shared_rows(one, many)
-                    to = many.values[j]
-                    loss, squares = local_nce(
-                        one.values[i], to.flat, to.lengths, bound=bound, sharpness=sharpness
-                    )
-                    for name, term in (
-                        (f"{task}/{a}~{b}", loss),
-                        (f"penalty/{a}~{b}", penalty * squares),
-                    ):
-                        found[name] = found.get(name, 0.0) + term / len(ways)
-        return {
-            name: term / max(len(pairs), 1)
-            for name, term in found.items()
-            if penalty or "penalty" not in name
-        }
-
-    def levels_of(z, s):
-        f = field_of(s)
-        whole = Column(heads[f]["whole"](z[s].values), z[s].rows)
-        if mixtures > 1:
-            whole = Column(several[f](whole.values).unflatten(1, (mixtures, width)), whole.rows)
-        return whole, *(through(heads[f][k], z[f"{s}/{k}"]) for k in ("regions", "patches"))
-
-    views = ("strong", "strong") if len(encoder.fields) == 1 else ("weak",)
-    return Local(encoder, objective, views=views, learned=learned, parts=parts)
 
 
-class Local(Towers):
-    """Features are the vectors of all sources, of their neighbourhoods and of their tokens before
-    the trunk, and the rows' seeds."""
+@dataclass(frozen=True, kw_only=True)
+class AmdimFeatures(FeatureRecord):
+    """Three scales of each source."""
 
-    def __init__(self, *args, parts, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.parts = parts
+    whole: Columns  # source -> (N, D), pooled over all tokens
+    regions: Columns  # source -> N lists of (D,), pooled over the tokens of a local window
+    patches: Columns  # source -> N lists of (D,), tokens before the trunk
+    seeds: Column  # (B,)
 
-    def features(self, batch: Batch) -> Features:
-        encoder, columns = self.encoder, {SEED: seed_column(batch)}
-        bags = encoder.tokenize(batch)
-        for s, seen in alone(encoder, batch, bags).items():
-            if (pool := field_of(s)) not in encoder.fields:
+
+class Levels(NamedTuple):
+    """One source at three scales, in the space of scores."""
+
+    whole: Column
+    regions: Column
+    patches: Column
+
+
+class AmdimHeads(nn.Module):
+    """Heads of each field and scale, and the linear map that makes mixtures of global vectors."""
+
+    def __init__(self, encoder: Encoder, width: int, mixtures: int):
+        super().__init__()
+        self.by_scale = nn.ModuleDict(
+            {
+                f: nn.ModuleDict({scale: BypassHead(encoder.width, width) for scale in SCALES})
+                for f in encoder.fields
+            }
+        )
+        self.mixtures = nn.ModuleDict(
+            {f: nn.Linear(width, mixtures * width) for f in encoder.fields if mixtures > 1}
+        )
+        self.shape = (mixtures, width)
+
+    def forward(self, features: AmdimFeatures, source: str) -> Levels:
+        """The three scales of a source."""
+        f, column = field_of(source), features.whole[source]
+        heads = self.by_scale[f]
+        assert isinstance(heads, nn.ModuleDict)
+        whole = Column(heads["whole"](column.flat), column.rows)
+        if f in self.mixtures:
+            whole = Column(self.mixtures[f](whole.flat).unflatten(1, self.shape), whole.rows)
+        regions, patches = features.regions[source], features.patches[source]
+        return Levels(
+            whole,
+            regions.with_flat(heads["regions"](regions.flat)),
+            patches.with_flat(heads["patches"](patches.flat)),
+        )
+
+
+class Amdim(Method):
+    """Each source predicts the regions and patches of the other source of its pair.
+
+    Args:
+        width, bound, penalty, parts, same_view, mixtures, sharpness: As of `amdim`.
+        middle: Whether a region predicts the other's regions.
+    """
+
+    min_batch_size = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        width: int,
+        bound: float,
+        penalty: float,
+        parts: int,
+        middle: bool,
+        same_view: bool,
+        mixtures: int,
+        sharpness: float,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.heads = AmdimHeads(encoder, width, mixtures)
+        self.bound, self.penalty, self.sharpness = bound, penalty, sharpness
+        self.parts, self.middle, self.same_view = parts, middle, same_view
+        self.of_views = len(encoder.fields) == 1
+        self.views = ("strong", "strong") if self.of_views else ("weak",)
+
+    def features(self, batch: Batch) -> AmdimFeatures:
+        encoder, tokens = self.encoder, self.encoder.tokenize(batch)
+        whole, regions, patches = {}, {}, {}
+        for s, context in alone(encoder, batch, tokens).items():
+            f = field_of(s)
+            if f not in encoder.fields:  # vectors that a joint trunk makes of all sources
                 continue
-            pieces, owner = local_windows(bags[s], self.parts)
-            regions = encoder.pools[pool](encoder.encode({s: pieces})[s]).values
+            pieces, owner = local_windows(tokens[s], self.parts)
+            vectors = encoder.pools[f](encoder.encode({s: pieces})[s]).flat
             lengths = torch.bincount(owner, minlength=batch.size)
             rows = lengths.nonzero().squeeze(1)
-            columns |= {s: encoder.pools[pool](seen), f"{s}/patches": token_column(bags[s])}
-            columns[f"{s}/regions"] = Column(Ragged(regions, lengths[rows]), rows)
-        return Features(columns, batch.size)
+            whole[s], patches[s] = encoder.pools[f](context), token_column(tokens[s])
+            regions[s] = Column(Ragged(vectors, lengths[rows]), rows)
+        return AmdimFeatures(
+            size=batch.size,
+            whole=whole,
+            regions=regions,
+            patches=patches,
+            seeds=seed_column(batch),
+        )
+
+    def losses(self, features: AmdimFeatures) -> dict[str, Tensor]:
+        levels = {s: self.heads(features, s) for s in features.whole}
+        z = Embeddings(dict(features.whole), features.size)
+        pairs = view_pairs(z) if self.of_views else field_pairs(z)
+        terms: dict[str, Tensor] = {}
+        for a, b in pairs:
+            directions = [(a, a), (b, b)] if self.same_view else [(a, b), (b, a)]
+            for source, target in directions:
+                drawn = None
+                if self.middle:
+                    drawn = one_of(levels[source].regions, features.seeds.flat, source)
+                for task, (one, many) in tasks(levels[source], levels[target], drawn).items():
+                    loss, squares = self.task(one, many)
+                    for name, term in (
+                        (f"{task}/{a}~{b}", loss),
+                        (f"penalty/{a}~{b}", self.penalty * squares),
+                    ):
+                        terms[name] = terms.get(name, 0.0) + term / len(directions)
+        return {
+            name: term / max(len(pairs), 1)
+            for name, term in terms.items()
+            if self.penalty or "penalty" not in name
+        }
+
+    def task(self, one: Column, many: Column) -> tuple[Tensor, Tensor]:
+        """The NCE of vectors with lists, over the rows that have both, and the mean squared
+        score."""
+        i, j = shared_rows(one, many)
+        lists = many.values[j]
+        assert isinstance(lists, Ragged)
+        loss: Tensor
+        squares: Tensor
+        loss, squares = local_nce(
+            one.flat[i], lists.flat, lists.lengths, bound=self.bound, sharpness=self.sharpness
+        )
+        return loss, squares
 
 
-def through(head: nn.Module, column: Column) -> Column:
-    """The same lists, each entry through the head."""
-    return column.with_flat(head(column.flat))
+def tasks(
+    source: Levels, target: Levels, region: Column | None
+) -> dict[str, tuple[Column, Column]]:
+    """Name -> what predicts, and the lists that are predicted.
+
+    Args:
+        region: One region of each row of the source, None to leave 5 -> 5 out.
+    """
+    pairs = {
+        "whole>regions": (source.whole, target.regions),
+        "whole>patches": (source.whole, target.patches),
+    }
+    return pairs if region is None else pairs | {"regions>regions": (region, target.regions)}
 
 
 def one_of(column: Column, seeds: Tensor, source: str) -> Column:
     """One entry of each row's list, drawn by the row's seed."""
     lists = column.values
+    assert isinstance(lists, Ragged)
     draw = hash_bits(seeds[column.rows], name_code(f"amdim {source}")).remainder(lists.lengths)
     return Column(lists.flat[lists.starts() + draw], column.rows)

@@ -1,17 +1,22 @@
-"""AstroM3: each two fields of an object find each other, every pair at a temperature of its own.
+"""AstroM3: every two fields of an object are contrasted, each pair at a temperature of its own.
+
 Rizhko and Bloom, 2024, arXiv:2411.08842. Loss: their symmetric cross-entropy of each pair of
 fields, averaged over the pairs. Row 39 of the catalogue. What the paper does with it afterwards:
-`amodal.search` for look-alikes, `amodal.diagnose.disagreement` for outliers.
+`amodal.search` for similar objects, `amodal.diagnose.disagreement` for outliers.
 
-Differences: any fields, read by the library's encoders instead of an Informer, a convolutional
-network and a perceptron; and a scale that has reached a bound still gets a gradient, where
-clamping, as published, holds one that is past it for good. The reference code leaves out the halves
-of the symmetric loss, a constant factor."""
+Differs:
+- Any fields, encoded by the library's encoders instead of an Informer, a convolutional network and
+  a perceptron.
+- A scale that has reached a bound still gets a gradient. Published clamping stops the gradient of a
+  scale that is past its bound for good.
+- The reference code leaves out the halves of the symmetric loss, a constant factor.
+"""
 
 import itertools
 
-from torch import nn
+from torch import Tensor, nn
 
+from amodal.core import Embeddings
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -26,21 +31,29 @@ def astrom3(
     min_scale: float = 1.0,
     max_scale: float = 100.0,
 ) -> Towers:
-    """width: of the common space; temperature: where the learned softmax temperature of each pair
-    of fields starts; min_scale, max_scale: bounds of its inverse."""
+    """InfoNCE between every two fields, with one learned temperature a pair.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        width: Width of the common space.
+        temperature: Initial value of each learned softmax temperature.
+        min_scale: Lower bound of the inverse temperature.
+        max_scale: Upper bound of the inverse temperature.
+    """
     pairs = itertools.combinations(two_fields(encoder).fields, 2)
     scales = nn.ModuleDict(
         {"~".join(pair): Scale(1 / temperature, least=min_scale, most=max_scale) for pair in pairs}
     )
 
-    def objective(z):
-        found = {
-            pair: info_nce(*z.pair(*pair), temperature=1 / scale_of(*pair)())
-            for pair in field_pairs(z)
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        terms = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale_of(a, b)())
+            for a, b in field_pairs(z)
         }
-        return share({f"info_nce/{a}~{b}": term for (a, b), term in found.items()})
+        return share(terms)
 
-    def scale_of(a, b):
+    def scale_of(a: str, b: str) -> nn.Module:
+        # a batch may bring its fields in another order than the encoder
         return scales[f"{a}~{b}"] if f"{a}~{b}" in scales else scales[f"{b}~{a}"]
 
     return Towers(encoder.align(width), objective, learned=scales)

@@ -1,7 +1,12 @@
-"""CLIP for any number of fields: each two fields of a record find each other among the batch.
-Radford et al., ICML 2021, arXiv:2103.00020, figure 3; every pair of fields has its own symmetric
-InfoNCE, over the records that have both, as in CMC (arXiv:1906.05849, eq. 8)."""
+"""CLIP for any number of fields: every two fields of a record are contrasted within the batch.
 
+Radford et al., ICML 2021, arXiv:2103.00020, figure 3. Every pair of fields has its own symmetric
+InfoNCE, over the records that have both, as in CMC (arXiv:1906.05849, eq. 8).
+"""
+
+from torch import Tensor
+
+from amodal.core import Embeddings
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -11,11 +16,17 @@ from amodal.objectives.info_nce import info_nce
 def clip(
     encoder: Encoder, *, width: int = 128, temperature: float = 0.07, max_scale: float = 100.0
 ) -> Towers:
-    """width: of the common space; temperature: where the learned softmax temperature starts;
-    max_scale: bound of its inverse."""
+    """InfoNCE between every two fields, at one learned temperature.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        width: Width of the common space.
+        temperature: Initial value of the learned softmax temperature.
+        max_scale: Upper bound of the inverse temperature.
+    """
     scale = Scale(1 / temperature, most=max_scale)
 
-    def objective(z):
+    def objective(z: Embeddings) -> dict[str, Tensor]:
         return share(
             {
                 f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())

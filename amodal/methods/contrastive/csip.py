@@ -1,13 +1,17 @@
-"""CSIP: pictures look for the height maps of what they show, and learn what stands out of the
-ground. Corley and Najafirad, 2022, arXiv:2202.13251. Loss: softmax cross-entropy of each picture
-over the height maps of the batch, at a learned temperature without bounds. Row 3 of the catalogue.
-Heads for what comes after, segmentation and change: `amodal.nn.heads.dense`.
+"""CSIP: pictures are contrasted with height maps, and so learn what stands out of the ground.
 
+Corley and Najafirad, 2022, arXiv:2202.13251. Loss: softmax cross-entropy of each picture over the
+height maps of the batch, at a learned temperature without bounds. Row 3 of the catalogue. Heads for
+the later tasks, segmentation and change detection: `amodal.nn.heads.dense`.
+
+Differs: any fields, and the image is contrasted with each of the others, averaged. The encoders are
+the library's instead of ResNets that start from ImageNet weights, and the projections have no bias.
 The paper's code has the direction from picture to height alone, which is the default here.
-Differences: any fields, each of which the image looks for, averaged; encoders are the library's
-instead of ResNets that begin from ImageNet's weights, and the projections have no bias."""
+"""
 
-from amodal.core import unknown
+from torch import Tensor
+
+from amodal.core import Embeddings, unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -22,9 +26,16 @@ def csip(
     width: int = 256,
     temperature: float = 0.07,
 ) -> Towers:
-    """image: the field that looks for the others and is kept for later tasks, the first picture
-    (else the first field) unless given; symmetric: the others look for it too; width: of the common
-    space; temperature: where the learned softmax temperature starts."""
+    """InfoNCE from one image field to every other field.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        image: The field that is the query, and that later tasks use. Default: the first image
+            field, else the first field.
+        symmetric: Also contrast the other fields with the image.
+        width: Width of the common space.
+        temperature: Initial value of the learned softmax temperature.
+    """
     pictures = [
         f for f, modality in two_fields(encoder).fields.items() if modality.layout == "grid"
     ]
@@ -33,13 +44,12 @@ def csip(
         raise unknown("field", image, encoder.fields, "It was to be csip's image.")
     scale = Scale(1 / temperature)
 
-    def objective(z):
-        heat = 1 / scale()
-        pairs = field_pairs(z, image)
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        t = 1 / scale()
         return share(
             {
-                f"info_nce/{a}>{b}": info_nce(*z.pair(a, b), temperature=heat, symmetric=symmetric)
-                for a, b in pairs
+                f"info_nce/{a}>{b}": info_nce(*z.pair(a, b), temperature=t, symmetric=symmetric)
+                for a, b in field_pairs(z, image)
             }
         )
 

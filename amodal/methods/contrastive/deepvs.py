@@ -1,27 +1,37 @@
-"""Deep visual-semantic alignments: which word goes with which part of a picture, learnt from whole
-pairs alone. Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. Words read from both ends: eq. 2-6;
-score of a picture and a sentence: eq. 8, S_kl = sum over words t of max over regions i of v_i.s_t;
-structured max-margin loss: eq. 9; words to regions along the sentence: eq. 10-12, in
-`amodal.stats.chain_crf`; generator, on whole pictures and on the regions' snippets: eq. 13-15, in a
-second stage. Row 157 of the catalogue.
+"""Deep visual-semantic alignments: which word goes with which region, learned from whole pairs.
 
-Regions are the tokens of the picture's trunk and their mean as the whole, not R-CNN boxes; words
-are learnt, not word2vec; the loss is a mean over pairs where theirs is a sum; the generator reads
-the trunk's tokens, frozen. The vectors that `embed` gives are the mean of the parts and only near
-to the score; `scores` has the score itself. Any field may be the words, and all others are paired
-with it."""
+Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. Row 157 of the catalogue.
+- Words go through a bidirectional RNN: eq. 2-6.
+- Score of a picture and a sentence: eq. 8, S_kl = sum over words t of max over regions i of
+  v_i.s_t.
+- Structured max-margin loss: eq. 9.
+- Words are assigned to regions along the sentence: eq. 10-12, in `amodal.stats.chain_crf`.
+- A caption generator is trained in a second stage, on whole pictures and on the regions' snippets:
+  eq. 13-15.
+
+Differs:
+- Regions are the tokens of the picture's trunk, and their mean as the whole, not R-CNN boxes.
+- Words are learned, not word2vec.
+- The loss is a mean over pairs where theirs is a sum.
+- The generator attends to the trunk's tokens, frozen.
+- The vectors that `embed` gives are the mean of the parts, which only approximates the score.
+  `scores` has the score itself.
+- Any field may be the words. All other fields are paired with it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Features, StagedMethod
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import Towers, share, token_mean, two_fields
+from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
 from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
@@ -34,55 +44,91 @@ ENCODER = {"mixer": "brnn"}
 def deepvs(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     width: int = 600,
     margin: float = 1.0,
-    over: str = "sum",
+    reduction: str = "sum",
     regions: bool = True,
     captions: float = 0.0,
     beta: float = 1.0,
     hidden: int = 512,
-) -> Towers:
-    """words: the field whose tokens look for regions, the first text unless given; width: h of the
-    common space (300 to 1600 in the paper); margin: by which a pair must score above mismatched
-    ones; over: of a row's mismatches, their "sum", "mean" or the "hardest"; regions: False leaves
-    the whole as the only region, which is a dot product of whole pictures and words; captions:
-    share of the steps, at the end, that train the generator (0: none); beta: how long its snippets
-    get; hidden: width of its state."""
-    name, others = pick_text_field(two_fields(encoder), words)
+) -> DeepVS:
+    """A max-margin loss over scores of words and regions, then a caption generator.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        text_field: The field whose tokens are matched with regions. Default: the first text field.
+        width: h, width of the common space (300 to 1600 in the paper).
+        margin: By how much a pair must score above mismatched ones.
+        reduction: Reduction over a row's mismatches: "sum", "mean" or "hardest".
+        regions: False leaves the whole as the only region, a dot product of whole pictures and
+            words.
+        captions: Share of the steps, at the end, that train the generator (0: none).
+        beta: Smoothness of the assignment along the sentence; higher makes longer snippets.
+        hidden: Width of the generator's state.
+
+    Raises:
+        AmodalError: If there is one field only, or `captions` is set and `text_field` is not a text
+            field with `patch = 1`.
+    """
+    name, _ = pick_text_field(two_fields(encoder), text_field)
     if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
         raise AmodalError(
             f"captions are written id by id: {name} must be a text field with patch = 1"
         )
-
-    def objective(features):
-        losses = {}
-        for s in others:
-            seen, asked = features[f"parts/{s}"], features[f"parts/{name}"]
-            a, b = shared_rows(seen, asked)
-            table = scores(seen.values[a], asked.values[b])
-            losses[f"hinge/{s}~{name}"] = ranking_hinge_of_scores(table, margin=margin, over=over)
-        return share(losses)
-
-    method = Parts(encoder.align(width), objective, name, regions)
-    if captions:
-        alphabet, method.beta = encoder.fields[name].vocab_size, beta
-        method.writer, method.stages = (
-            Captioner(encoder.width, alphabet, hidden),
-            (1 - captions, 1.0),
-        )
-        method.on_stage_start(0)
-    return method
+    aligned = encoder.align(width)
+    writer = Captioner(encoder.width, encoder.fields[name].vocab_size, hidden) if captions else None
+    return DeepVS(
+        aligned,
+        text_field=name,
+        margin=margin,
+        reduction=reduction,
+        regions=regions,
+        writer=writer,
+        captions=captions,
+        beta=beta,
+    )
 
 
-class Parts(StagedMethod, Towers):
-    """Features: `parts/` of each source, its tokens in the common space; of all but the words the
-    whole comes first. In the second stage `caption/` losses of what is written about each of them.
+@dataclass(frozen=True, kw_only=True)
+class DeepVSFeatures(FeatureRecord):
+    """Parts in the first stage, losses of captions in the second."""
+
+    parts: Columns  # source -> N lists of (D,) in the common space; the whole first, but for words
+    captions: Columns  # source -> (N, 2), sum and number of the losses of its captions
+
+
+class DeepVS(StagedMethod):
+    """See `deepvs`.
+
+    Args:
+        text_field: The field whose tokens are matched with regions.
+        writer: The caption generator, None for a single stage.
+        margin, reduction, regions, captions, beta: As of `deepvs`.
     """
 
-    def __init__(self, encoder, objective, words, regions):
-        super().__init__(encoder, objective)
-        self.words, self.regions, self.stage, self.writer, self.beta = words, regions, 0, None, 0.0
+    min_batch_size = 2
+    views = ("weak",)
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        text_field: str,
+        margin: float,
+        reduction: str,
+        regions: bool,
+        writer: Captioner | None,
+        captions: float,
+        beta: float,
+    ):
+        super().__init__()
+        self.encoder, self.text_field, self.regions = encoder, text_field, regions
+        self.margin, self.reduction = margin, reduction
+        self.writer, self.beta, self.stage = writer, beta, 0
+        if writer is not None:
+            self.stages = (1 - captions, 1.0)
+            self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
         self.stage = stage
@@ -90,42 +136,60 @@ class Parts(StagedMethod, Towers):
             self.encoder.requires_grad_(stage == 0)
             self.writer.requires_grad_(stage == 1)
 
-    def features(self, batch: Batch) -> Features:
-        return self.told(batch) if self.stage else self.parts(batch)[0]
+    def features(self, batch: Batch) -> DeepVSFeatures:
+        if self.stage and self.writer is not None:
+            captions = self.caption_losses(batch, self.writer)
+            return DeepVSFeatures(size=batch.size, parts={}, captions=captions)
+        return DeepVSFeatures(size=batch.size, parts=self.encode_parts(batch)[0], captions={})
 
-    def parts(self, batch: Batch) -> tuple[Features, dict[str, Column]]:
-        """The same in the common space, and as the trunk left them."""
-        context, encoder, seen, common = alone(self.encoder, batch), self.encoder, {}, {}
+    def encode_parts(self, batch: Batch) -> tuple[Columns, Columns]:
+        """Source -> N lists of parts: in the common space, and as the trunk left them."""
+        encoder, context = self.encoder, alone(self.encoder, batch)
         whole = encoder.pool(context)
-        for name, bag in token_features(encoder, context, list(encoder.fields)).items():
-            s, lists = name.removeprefix("tokens/"), bag.values
-            if s != self.words:
-                first = Ragged(whole[s].values, torch.ones_like(bag.rows))
+        aligned, trunk = {}, {}
+        assert encoder.heads is not None
+        for name, column in token_features(encoder, context, list(encoder.fields)).items():
+            s, lists = name.removeprefix("tokens/"), column.values
+            assert isinstance(lists, Ragged)
+            if s != self.text_field:
+                first = Ragged(whole[s].flat, torch.ones_like(column.rows))
                 lists = join_lists([first, lists]) if self.regions else first
-            seen[s] = Column(lists, bag.rows)
-            common[f"parts/{s}"] = Column(
-                Ragged(encoder.heads[s](lists.flat), lists.lengths), bag.rows
-            )
-        return Features(common, batch.size), seen
+            trunk[s] = Column(lists, column.rows)
+            aligned[s] = Column(Ragged(encoder.heads[s](lists.flat), lists.lengths), column.rows)
+        return aligned, trunk
 
-    def told(self, batch: Batch) -> Features:
-        columns = {}
+    def caption_losses(self, batch: Batch, writer: Captioner) -> Columns:
+        """Field -> (N, 2), sum and number of the losses of the whole text and of all snippets."""
+        losses, text = {}, batch[self.text_field]
         with torch.no_grad():
-            common, seen = self.parts(batch)
-        for s in (s for s in seen if s != self.words):
-            a, b = shared_rows(seen[s], batch[self.words])
-            parts, line = seen[s].values[a], batch[self.words].values[b]
-            paths = assign(
-                common[f"parts/{s}"].values[a], common[f"parts/{self.words}"].values[b], self.beta
-            )
-            owner, vectors, text = cut(parts, line, paths)
-            each = self.writer(vectors, text)
-            columns[f"caption/{s}"] = Column(
-                each.new_zeros(len(a), 2).index_add(0, owner, each), seen[s].rows[a]
-            )
-        return Features(columns, batch.size)
+            aligned, trunk = self.encode_parts(batch)
+        for s in (s for s in trunk if s != self.text_field):
+            a, b = shared_rows(trunk[s], text)
+            words = lists_of(aligned[self.text_field], b)
+            paths = assign(lists_of(aligned[s], a), words, self.beta)
+            owner, vectors, snippets = cut(lists_of(trunk[s], a), lists_of(text, b), paths)
+            per_snippet = writer(vectors, snippets)
+            sums = per_snippet.new_zeros(len(a), 2).index_add(0, owner, per_snippet)
+            losses[s] = Column(sums, trunk[s].rows[a])
+        return losses
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: DeepVSFeatures) -> dict[str, Tensor]:
         if self.stage:
-            return share({name: token_mean(features[name]) for name in features})
-        return self.objective(features)
+            return share(
+                {f"caption/{s}": token_mean(column) for s, column in features.captions.items()}
+            )
+        hinges, words = {}, features.parts[self.text_field]
+        for s in (f for f in self.encoder.fields if f != self.text_field):
+            a, b = shared_rows(features.parts[s], words)
+            table = scores(lists_of(features.parts[s], a), lists_of(words, b))
+            hinges[f"hinge/{s}~{self.text_field}"] = ranking_hinge_of_scores(
+                table, margin=self.margin, over=self.reduction
+            )
+        return share(hinges)
+
+
+def lists_of(column: Column, index: Tensor) -> Ragged:
+    """The lists at `index` (n,)."""
+    lists = column.values[index]
+    assert isinstance(lists, Ragged)
+    return lists

@@ -1,22 +1,30 @@
-"""DreamLIP: each sentence of a long caption is a positive of its own, tied to the patches that it
-describes. Zheng, Zhang, Wu, Lu, Ma, Jin, Chen and Shen, ECCV 2024, arXiv:2403.17007. Losses: their
-eq. 3 (InfoNCE with the caption and with each of K sampled sentences) and eq. 4-8 (grouping; a
-sentence and its group find each other among those of the batch). Row 104 of the catalogue. Captions
-should hold a sentence a line; of a single line, stretches are taken."""
+"""DreamLIP: each sentence of a long caption is a positive, tied to the patches that it describes.
+
+Zheng, Zhang, Wu, Lu, Ma, Jin, Chen and Shen, ECCV 2024, arXiv:2403.17007. Losses: their eq. 3
+(InfoNCE with the caption and with each of K sampled sentences) and eq. 4-8 (grouping: InfoNCE
+between a sentence and its group of patches). Row 104 of the catalogue. Captions should hold a
+sentence a line. Of a single line, stretches are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from amodal.objectives.bags import pad_packed, row_index
+from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, Ragged, field_of, views_of
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods.contract import Features
+from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import alone, regions, sentences, texts_and_others, vectors
-from amodal.methods.shared.shapes import Towers, field_pairs, share
+from amodal.methods.shared.shapes import field_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.grouping import group_patches
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.packed import pad_packed, row_index
 
 
 def dreamlip(
@@ -28,97 +36,146 @@ def dreamlip(
     width: int = 128,
     temperature: float = 0.07,
     max_scale: float = 100.0,
-) -> Towers:
-    """captions: K, sentences drawn of each text in each step, with replacement, besides the text
-    itself; weight: lambda of the grouping loss (0 leaves it out); threshold: of scaled
-    similarities, below which a patch is not in the group, 0 for one over the number of patches;
-    width: of the common space; temperature: where the two learned softmax temperatures start;
-    max_scale: bound of their inverse."""
+) -> DreamLip:
+    """InfoNCE with captions and their sentences, and between sentences and groups of patches.
+
+    Args:
+        encoder: Gets heads into a common space; needs a text field and another kind.
+        captions: K, sentences drawn of each text in each step, with replacement, besides the text
+            itself.
+        weight: Lambda, the weight of the grouping loss (0 leaves it out).
+        threshold: Scaled similarity below which a patch is not in the group; 0 for one over the
+            number of patches.
+        width: Width of the common space.
+        temperature: Initial value of the two learned softmax temperatures.
+        max_scale: Upper bound of the inverse temperatures.
+    """
     texts, others = texts_and_others(encoder)
-    scale = torch.nn.ModuleDict(
-        {k: Scale(1 / temperature, most=max_scale) for k in ("whole", "group")}
+    scales = nn.ModuleDict({k: Scale(1 / temperature, most=max_scale) for k in ("whole", "group")})
+    return DreamLip(
+        encoder.align(width),
+        texts=texts,
+        others=others,
+        captions=captions,
+        weight=weight,
+        threshold=threshold,
+        scales=scales,
     )
 
-    def objective(z):
-        fields = Embeddings({s: z[s] for s in z if field_of(s) in encoder.fields}, z.size)
-        plain = [
-            (a, b)
-            for a, b in field_pairs(fields)
-            if field_of(a) in others and field_of(b) in others
-        ]
+
+@dataclass(frozen=True, kw_only=True)
+class DreamLipFeatures(FeatureRecord):
+    """Vectors of all views and, for each field and text ("image~caption"), groups of patches."""
+
+    aligned: Columns  # source -> (N, D)
+    sentences: Columns  # pair -> (N, K, D), the sentences of the rows that have both
+    groups: Columns  # pair -> (N, K, D), the patches that each sentence describes, as a vector
+    distinct: Columns  # pair -> (N, K) bool, see `first_occurrences`
+
+
+class DreamLip(Method):
+    """See `dreamlip`.
+
+    Args:
+        texts, others: The fields that are text, and those that are not.
+        captions, weight, threshold: As of `dreamlip`.
+        scales: "whole" of captions and sentences, "group" of sentences and groups.
+    """
+
+    min_batch_size = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        texts: Sequence[str],
+        others: Sequence[str],
+        captions: int,
+        weight: float,
+        threshold: float,
+        scales: nn.ModuleDict,
+    ):
+        super().__init__()
+        self.encoder, self.texts, self.others = encoder, tuple(texts), tuple(others)
+        self.captions, self.weight, self.threshold = captions, weight, threshold
+        self.scales = scales
+        self.views: Mapping[str, tuple[str, ...]] = {
+            f: ("weak", *["local"] * captions) if f in texts else ("weak",) for f in encoder.fields
+        }
+
+    def features(self, batch: Batch) -> DreamLipFeatures:
+        context = alone(self.encoder, batch)
+        z = vectors(self.encoder, context, batch.size)
+        lines, groups, distinct = {}, {}, {}
+        for t in self.texts if self.weight else ():
+            views = [s for s in batch.sources if field_of(s) == t][1:]
+            text, first = sentences(z, views), first_occurrences([batch[s] for s in views])
+            for s in self.others:
+                patches = regions(self.encoder, context[s])
+                a, b = shared_rows(patches, text)
+                lists = patches.values[a]
+                assert isinstance(lists, Ragged)
+                block, present = pad_packed(lists)
+                group, _ = group_patches(text.flat[b], block, present, threshold=self.threshold)
+                pair, rows = f"{s}~{t}", text.rows[b]
+                lines[pair], groups[pair] = Column(text.flat[b], rows), Column(group, rows)
+                distinct[pair] = Column(first[b], rows)
+        return DreamLipFeatures(
+            size=batch.size,
+            aligned=z.columns,
+            sentences=lines,
+            groups=groups,
+            distinct=distinct,
+        )
+
+    def losses(self, features: DreamLipFeatures) -> dict[str, Tensor]:
+        z = Embeddings(
+            {s: c for s, c in features.aligned.items() if field_of(s) in self.encoder.fields},
+            features.size,
+        )
+        whole, group = self.scales["whole"], self.scales["group"]
         losses = {
-            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale["whole"]())
-            for a, b in plain
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / whole())
+            for a, b in field_pairs(z)
+            if field_of(a) in self.others and field_of(b) in self.others
         }
         grouped = {}
-        for s in others:
-            for t in texts:
-                each = [
-                    info_nce(*z.pair(s, view), temperature=1 / scale["whole"]())
-                    for view in views_of(t, captions + 1)
+        for s in self.others:
+            for t in self.texts:
+                pair = f"{s}~{t}"
+                per_sentence = [
+                    info_nce(*z.pair(s, view), temperature=1 / whole())
+                    for view in views_of(t, self.captions + 1)
                 ]
-                losses[f"sentences/{s}~{t}"] = torch.stack(each).mean()
-                if weight:
-                    fresh = z[f"{s}/{t} fresh"].values
-                    pair = z[f"{s}/{t} group"].values[fresh], z[f"{s}/{t}"].values[fresh]
-                    grouped[f"group/{s}~{t}"] = weight * info_nce(
-                        *pair, temperature=1 / scale["group"]()
+                losses[f"sentences/{pair}"] = torch.stack(per_sentence).mean()
+                if self.weight:
+                    once = features.distinct[pair].flat
+                    grouped[f"group/{pair}"] = self.weight * info_nce(
+                        features.groups[pair].flat[once],
+                        features.sentences[pair].flat[once],
+                        temperature=1 / group(),
                     )
         return share(losses) | share(grouped)
 
-    views = {
-        f: ("weak", *["local"] * captions) if f in texts else ("weak",) for f in encoder.fields
-    }
-    between = (texts, others) if weight else ([], [])
-    return DreamLip(
-        encoder.align(width),
-        objective,
-        views=views,
-        learned=scale,
-        between=between,
-        threshold=threshold,
-    )
 
+def first_occurrences(lines: Sequence[Column]) -> Tensor:
+    """Mark the first occurrence of each sentence of a row.
 
-class DreamLip(Towers):
-    """Features are the vectors of all views and, for each text and each other field, sentences and
-    the groups they form."""
+    Sentences are drawn with replacement, and one that was drawn twice is no negative of itself.
 
-    def __init__(self, *args, between, threshold, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.between, self.threshold = between, threshold
+    Args:
+        lines: K columns of N lists of ids.
 
-    def features(self, batch: Batch) -> Features:
-        context = alone(self.encoder, batch)
-        z = vectors(self.encoder, context, batch.size)
-        columns = dict(z.columns)
-        for t in self.between[0]:
-            lines = [s for s in batch.sources if field_of(s) == t][1:]
-            text, fresh = sentences(z, lines), first_time([batch[s].values for s in lines])
-            for s in self.between[1]:
-                parts = regions(self.encoder, context[s])
-                a, b = shared_rows(parts, text)
-                patches, there = pad_packed(parts.values[a])
-                group, _ = group_patches(text.values[b], patches, there, threshold=self.threshold)
-                rows, name = text.rows[b], f"{s}/{t}"
-                columns |= {
-                    name: Column(text.values[b], rows),
-                    f"{name} group": Column(group, rows),
-                }
-                columns[f"{name} fresh"] = Column(fresh[b], rows)
-        return Features(columns, batch.size)
-
-
-def first_time(lines: list[Ragged]) -> torch.Tensor:
-    """(N, K) bool: whether a row's line k is none of its lines before k. A line drawn twice is no
-    stranger to itself."""
+    Returns:
+        (N, K) bool, whether a row's line k equals none of its lines before k.
+    """
     codes = []
-    for values in lines:
-        within = (
-            torch.arange(len(values.flat), device=values.flat.device)
-            - values.starts()[row_index(values.lengths)]
-        )
-        bits = hash_bits(values.flat, within)
-        codes.append(bits.new_zeros(len(values)).index_add(0, row_index(values.lengths), bits))
+    for column in lines:
+        ids = column.values
+        assert isinstance(ids, Ragged)
+        owner = row_index(ids.lengths)
+        within = torch.arange(len(ids.flat), device=ids.flat.device) - ids.starts()[owner]
+        bits = hash_bits(ids.flat, within)
+        codes.append(bits.new_zeros(len(ids)).index_add(0, owner, bits))
     code = torch.stack(codes, 1)
     return ~(code[:, :, None] == code[:, None, :]).tril(-1).any(2)

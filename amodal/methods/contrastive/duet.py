@@ -1,19 +1,28 @@
-"""DUET: a picture must fill in the masked attributes of its description, and tell each attribute
-from look-alikes without it. Chen, Huang, Chen, Geng, Zhang, Fang, Pan and Chen, AAAI 2023,
-arXiv:2207.01328. Losses and weights also from the authors' code. Its script for CUB has 5 and 0.001
-for telling and contrast, which it sums over 7 rows in 0.4 of the steps, telling times 3 and
-averaged over a prompt of some 200 tokens; here both are means over what is masked, for which that
-makes 0.4 and 0.003. Row 77 of the catalogue. What differs. The prompt has a token for each cell of
-a table ("bill shape: hooked") where theirs has words read by BERT, and what is known of a record
-has strength 1. Records with equal attributes are one class; the classes of a batch compete, and
-positives and negatives come from the batch as well. Each row tosses its own coin. Manhattan
-distances weigh all candidates. The loss that calibrates unseen classes needs their descriptions in
-training and is left out. `predict` tells the attributes of pictures, or of any field in their
-place."""
+"""DUET: a picture fills in masked attributes of its description, and separates similar attributes.
+
+Chen, Huang, Chen, Geng, Zhang, Fang, Pan and Chen, AAAI 2023, arXiv:2207.01328. Losses and weights
+are also from the authors' code. Row 77 of the catalogue.
+
+Weights: the authors' script for CUB has 5 and 0.001 for masked attributes and contrast. It sums
+them over 7 rows in 0.4 of the steps, with the masked loss times 3 and averaged over a prompt of
+some 200 tokens. Here both are means over what is masked, for which that makes 0.4 and 0.003.
+
+Differs:
+- The prompt has a token for each cell of a table ("bill shape: hooked") where theirs has words
+  encoded by BERT. A known attribute has strength 1.
+- Records with equal attributes are one class. The classes of a batch compete, and positives and
+  negatives come from the batch as well.
+- Each row draws for itself whether its attributes are the prompt.
+- Manhattan distances weigh all candidates.
+- The loss that calibrates unseen classes needs their descriptions in training and is left out.
+
+`predict_attributes` predicts the attributes of pictures, or of any field in their place.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +30,8 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Clock, Features, Method
-from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.prompts import AttributePrompts
 from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.nn.attention.cross import CrossEncoder
@@ -36,20 +45,33 @@ def duet(
     encoder: Encoder,
     *,
     attributes: str = "",
-    chance: float = 0.4,
-    miss: float = 0.5,
+    prompt_probability: float = 0.4,
+    blank_probability: float = 0.5,
     mask: float = 0.4,
     contrast: float = 0.003,
     negatives: int = 4,
     regress: float = 0.01,
     classes: float = 0.05,
     temperature: float = 0.05,
-) -> Method:
-    """attributes: the table that describes what is seen, the first unless given; chance: that a
-    row's attributes are its prompt, with one masked, instead of the template; miss: that another
-    attribute is left blank; mask, contrast, regress, classes: weights of telling masked attributes,
-    of attribute-level contrast, of regression, of contrast between classes (0 leaves one out);
-    negatives: of one attribute; temperature: of the contrast between classes."""
+) -> Duet:
+    """Classification by attributes, masked attributes, and contrast of attributes and classes.
+
+    Args:
+        encoder: Trained in place; needs a table and another field.
+        attributes: The table of attributes. Default: the first table.
+        prompt_probability: Probability that a row's attributes are its prompt, with one masked,
+            instead of the template.
+        blank_probability: Probability that another attribute of the prompt is left blank.
+        mask: Weight of predicting masked attributes.
+        contrast: Weight of attribute-level contrast (0 leaves it out).
+        negatives: Number of negatives of one attribute.
+        regress: Weight of the regression of attributes (0 leaves it out).
+        classes: Weight of the contrast between classes (0 leaves it out).
+        temperature: Temperature of the contrast between classes.
+
+    Raises:
+        AmodalError: If there is one field only, no table, or `attributes` is none of the tables.
+    """
     tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row]
     if not tables:
         raise AmodalError(
@@ -64,102 +86,156 @@ def duet(
         "regress": regress,
         "classes": classes,
     }
-    prompts = AttributePrompts(encoder, attributes or tables[0], chance=chance, miss=miss)
-    return Duet(encoder, prompts, weights, negatives, temperature)
+    prompts = AttributePrompts(
+        encoder, attributes or tables[0], chance=prompt_probability, miss=blank_probability
+    )
+    return Duet(encoder, prompts, weights=weights, negatives=negatives, temperature=temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuetFeatures(FeatureRecord):
+    """Of the rows that have attributes: A of them. Of each other field: what it predicts."""
+
+    attributes: Column  # (N, A)
+    known: Column  # (N, A), 1 where an attribute is known
+    present: Column  # (N, A), 1 where a record has the value
+    value: Column  # (N, P), the masked value
+    hidden: Column  # (N,) number of the masked attribute, -1 for the template
+    seeds: Column  # (B,)
+    predicted: Columns  # field -> (N, A) attributes
+    state: Columns  # field -> (N, D)
+    mask_losses: Columns  # field -> (n, 2) sums and numbers of the losses of masked attributes
+    masked: Columns  # field -> (n, D) states of masked attributes
 
 
 class Duet(Method):
-    """Features: `hat/` told attributes, `state/` of the picture, `told/` losses and `mark/` state
-    of masked attributes, of each field."""
+    """See `duet`.
+
+    Args:
+        weights: Loss -> its weight; 0 leaves it out.
+        negatives, temperature: As of `duet`.
+    """
 
     min_batch_size = 2
 
-    def __init__(self, encoder, prompts, weights, negatives, temperature):
+    def __init__(
+        self,
+        encoder: Encoder,
+        prompts: AttributePrompts,
+        *,
+        weights: Mapping[str, float],
+        negatives: int,
+        temperature: float,
+    ):
         super().__init__()
-        self.encoder, self.prompts, self.weights, self.field = (
-            encoder,
-            prompts,
-            weights,
-            prompts.field,
-        )
-        self.negatives, self.temperature, width = negatives, temperature, encoder.width
+        self.encoder, self.prompts, self.field = encoder, prompts, prompts.field
+        self.weights, self.negatives, self.temperature = dict(weights), negatives, temperature
+        width = encoder.width
         self.views = {f: ("plain" if f == self.field else "weak",) for f in encoder.fields}
-        self.read, self.look = (CrossEncoder(width, 1, encoder.num_heads) for _ in range(2))
-        self.regress = nn.Linear(width, len(prompts.count))
+        self.prompt_cross = CrossEncoder(width, 1, encoder.num_heads)  # attributes attend to it
+        self.field_cross = CrossEncoder(width, 1, encoder.num_heads)  # it attends to attributes
+        self.regress = nn.Linear(width, len(prompts.get_buffer("count")))
         self.project = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        self._new: Tensor | int = 0
+        self._present: Tensor | int = 0
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> DuetFeatures:
         prompt, rows = self.prompts(self.encoder, batch), batch[self.field].rows
-        about = {"hidden": prompt.hidden[rows], **self.prompts.about(self.encoder, batch, prompt)}
-        columns = {name: Column(value, rows) for name, value in about.items()} | {
-            SEED: seed_column(batch)
-        }
-        pictures = self.encoder.features(batch.only(*(s for s in batch.sources if s != self.field)))
-        for s in pictures.sources:
-            there, one = (
-                pictures[s].rows,
-                Ragged(pictures[s].values, torch.ones_like(pictures[s].rows)),
-            )
-            words = prompt.words.values[there]
-            state, marked = (
-                self.look(one, words).flat,
-                self.read(words, one).flat[prompt.masked(there)],
-            )
-            told = self.prompts.masked_losses(self.encoder, prompt, batch, marked, there)
-            columns |= {
-                f"hat/{s}": Column(self.regress(state), there),
-                f"state/{s}": Column(state, there),
-            }
-            columns |= {f"told/{s}": told, f"mark/{s}": Column(self.project(marked), told.rows)}
-        return Features(columns, batch.size)
-
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        self._new = features["has"].values.detach().sum(0)
-        kinds, kind = torch.unique(
-            features["attributes"].values.detach(), dim=0, return_inverse=True
+        about = self.prompts.about(self.encoder, batch, prompt)
+        predicted, state, mask_losses, masked = {}, {}, {}, {}
+        z = self.encoder.features(batch.only(*(s for s in batch.sources if s != self.field)))
+        for s in z.sources:
+            present = z[s].rows
+            one, words = Ragged(z[s].flat, torch.ones_like(present)), prompt.words.values[present]
+            state_ND = self.field_cross(one, words).flat
+            masked_nD = self.prompt_cross(words, one).flat[prompt.masked(present)]
+            losses = self.prompts.masked_losses(self.encoder, prompt, batch, masked_nD, present)
+            predicted[s] = Column(self.regress(state_ND), present)
+            state[s], mask_losses[s] = Column(state_ND, present), losses
+            masked[s] = Column(self.project(masked_nD), losses.rows)
+        return DuetFeatures(
+            size=batch.size,
+            attributes=Column(about["attributes"], rows),
+            known=Column(about["known"], rows),
+            present=Column(about["has"], rows),
+            value=Column(about["value"], rows),
+            hidden=Column(prompt.hidden[rows], rows),
+            seeds=seed_column(batch),
+            predicted=predicted,
+            state=state,
+            mask_losses=mask_losses,
+            masked=masked,
         )
-        found: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
+
+    def losses(self, features: DuetFeatures) -> dict[str, Tensor]:
+        self._present = features.present.flat.detach().sum(0)
+        # records with equal attributes are one class
+        kinds, kind = torch.unique(features.attributes.flat.detach(), dim=0, return_inverse=True)
+        terms: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
         for s in (f for f in self.encoder.fields if f != self.field):
-            hat = features[f"hat/{s}"]
-            at, row = shared_rows(hat, features["attributes"])
-            scores, error = (
-                hat.values[at] @ kinds.T,
-                hat.values[at] - features["attributes"].values[row],
-            )
-            known, plain = features["known"].values[row], features["hidden"].values[row] < 0
-            found["class"][s] = (
-                cross_entropy(scores, kind[row]) if len(at) else connected_zero(hat.values)
-            )
-            found["regress"][s] = (error.square() * known).sum() / known.sum().clamp(min=1)
-            found["mask"][s] = token_mean(features[f"told/{s}"])
-            state = features[f"state/{s}"].values[at][plain]
-            found["classes"][s] = sup_con(state, kind[row][plain], temperature=self.temperature)
-            mark = features[f"mark/{s}"]
-            at = torch.searchsorted(features["hidden"].rows, mark.rows)
-            about = [
-                features[name].values[at].detach() for name in ("hidden", "value", "attributes")
-            ]
-            drawn = draw_attribute_rows(
-                *about, features[SEED].values[mark.rows], negatives=self.negatives
-            )
-            found["contrast"][s] = attribute_contrast(mark.values, *drawn)
-        weights = {name: weight for name, weight in self.weights.items() if weight}
+            for name, term in self.of_field(features, s, kinds, kind).items():
+                terms[name][s] = term
         return {
-            f"{name}/{s}": w * term
-            for name, w in weights.items()
-            for s, term in share(found[name]).items()
+            f"{name}/{s}": weight * term
+            for name, weight in self.weights.items()
+            if weight
+            for s, term in share(terms[name]).items()
         }
+
+    def of_field(
+        self, features: DuetFeatures, s: str, kinds: Tensor, kind: Tensor
+    ) -> dict[str, Tensor]:
+        """The five losses of one field.
+
+        Args:
+            kinds: (K, A) the attributes of each class of the batch.
+            kind: (N,) the class of each row that has attributes.
+        """
+        predicted = features.predicted[s]
+        rows, attribute_rows = shared_rows(predicted, features.attributes)
+        guess, target = predicted.flat[rows], features.attributes.flat[attribute_rows]
+        known = features.known.flat[attribute_rows]
+        # the template says nothing of the attributes, so classes are compared on it alone
+        plain = features.hidden.flat[attribute_rows] < 0
+        own_class = kind[attribute_rows]
+        return {
+            "class": (
+                cross_entropy(guess @ kinds.T, own_class)
+                if len(rows)
+                else connected_zero(predicted.flat)
+            ),
+            "regress": ((guess - target).square() * known).sum() / known.sum().clamp(min=1),
+            "mask": token_mean(features.mask_losses[s]),
+            "classes": sup_con(
+                features.state[s].flat[rows][plain],
+                own_class[plain],
+                temperature=self.temperature,
+            ),
+            "contrast": self.contrast(features, features.masked[s]),
+        }
+
+    def contrast(self, features: DuetFeatures, masked: Column) -> Tensor:
+        """Attribute-level contrast of masked attributes."""
+        index = torch.searchsorted(features.hidden.rows, masked.rows)
+        positive, negatives = draw_attribute_rows(
+            features.hidden.flat[index].detach(),
+            features.value.flat[index].detach(),
+            features.attributes.flat[index].detach(),
+            features.seeds.flat[masked.rows],
+            negatives=self.negatives,
+        )
+        loss: Tensor = attribute_contrast(masked.flat, positive, negatives)
+        return loss
 
     def on_step_end(self, clock: Clock) -> None:
-        self.prompts.count += self._new
+        self.prompts.get_buffer("count").add_(self._present)
 
     @torch.no_grad()
     def predict_attributes(self, batch: Batch) -> Embeddings:
-        """Of each field but the attributes (N, A): the attributes it shows, as `attribute_vectors`
-        writes them, told from the template."""
+        """Predict the attributes of each field but the table, from the template.
+
+        Returns:
+            Field -> (N, A), in the layout of `attribute_vectors`.
+        """
         empty = {s: c.between(0, 0) if s == self.field else c for s, c in batch.columns.items()}
-        z = self.features(replace(batch, columns=empty))
-        return Embeddings(
-            {s.removeprefix("hat/"): z[s] for s in z if s.startswith("hat/")}, batch.size
-        )
+        features = self.features(replace(batch, columns=empty))
+        return Embeddings(dict(features.predicted), batch.size)

@@ -1,17 +1,20 @@
-"""GRAM: all fields of a record at once, drawn together by the volume that their vectors span.
-Cicchetti, Grassucci, Sigillo and Comminiello, ICLR 2025, arXiv:2412.11959. Volume: their section 3;
-losses L_D2A and L_A2D of section 4, without the matching loss L_DAM. Row 158 of the catalogue.
+"""GRAM: all fields of a record are aligned at once, by the volume that their vectors span.
 
-Rows with a subset of the fields: what is missing is left out of the Gram matrix, as in the paper's
+Cicchetti, Grassucci, Sigillo and Comminiello, ICLR 2025, arXiv:2412.11959. Volume: their section 3.
+Losses: L_D2A and L_A2D of section 4, without the matching loss L_DAM. Row 158 of the catalogue.
+
+Rows with a subset of the fields: a missing field is left out of the Gram matrix, as in the paper's
 retrieval. One vector more makes every volume smaller, so only rows with the same fields compete for
-an anchor; for a tuple, all anchors of the batch compete. A row without the anchor is led by its
-first other field; a row with one field spans no volume and only lends its vector as an anchor.
+an anchor; for a tuple, all anchors of the batch compete. In a row without the anchor, its first
+other field takes the anchor's place. A row with one field spans no volume and is an anchor only.
 
-A volume does not know the sign of a vector, so two fields may come to point apart: retrieval,
-zero-shot classes and search rank such an encoder's vectors by |cosine|. The sum of several vectors
-has no such remedy."""
+A volume does not know the sign of a vector, so two fields may come to point apart. Retrieval,
+zero-shot classes and search therefore rank such an encoder's vectors by |cosine|. Sums of two or
+more vectors have no such remedy.
+"""
 
 import torch
+from torch import Tensor
 
 from amodal.core import Embeddings, unknown
 from amodal.methods.shared.shapes import Towers, two_fields
@@ -30,49 +33,61 @@ def gram(
     max_scale: float = 100.0,
     smoothing: float = 0.1,
 ) -> Towers:
-    """anchor: the field that each tuple is matched with, the first text unless given; width: of the
-    common space; temperature: where the learned one starts; max_scale: bound of its inverse;
-    smoothing: of the labels."""
+    """InfoNCE over volumes, between an anchor and the tuple of all other fields.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        anchor: The field that each tuple is matched with. Default: the first text field.
+        width: Width of the common space.
+        temperature: Initial value of the learned temperature.
+        max_scale: Upper bound of the inverse temperature.
+        smoothing: Label smoothing.
+    """
     scale = Scale(1 / temperature, most=max_scale)
     texts = [f for f, modality in two_fields(encoder).fields.items() if modality.takes_prompts]
     anchor = anchor or [*texts, *encoder.fields][0]
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)
 
-    def objective(z):
-        total, tuples = connected_zero(*(z[s].values for s in z.sources), scale()), 0
-        for rows, names in by_source(z, anchor):
-            lead, *others = (at(z, name, rows) for name in names)
-            more = z[names[0]].values[~torch.isin(z[names[0]].rows, rows)]
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        total, tuples = connected_zero(*(z[s].flat for s in z.sources), scale()), 0
+        for rows, names in rows_by_fields(z, anchor):
+            first, *others = (vectors_of(z, name, rows) for name in names)
+            more = z[names[0]].flat[~torch.isin(z[names[0]].rows, rows)]
             loss = gram_info_nce(
-                lead, others, temperature=1 / scale(), smoothing=smoothing, extra_anchor_MD=more
+                first, others, temperature=1 / scale(), smoothing=smoothing, extra_anchor_MD=more
             )
             total, tuples = total + len(rows) * loss, tuples + len(rows)
         return {"volume": total / max(tuples, 1)}
 
-    aligned = encoder.align(
-        width, similarity="abs_cosine"
-    )  # turning a vector round changes no volume
+    # a volume stays the same when a vector changes its sign
+    aligned = encoder.align(width, similarity="abs_cosine")
     return Volumes(aligned, objective, learned=scale)
 
 
 class Volumes(Towers):
+    """Towers whose learned scale is one of volumes."""
+
     def logit_scale(self) -> None:
         """None: tuples are matched by their volume and not pairs by their cosine."""
 
 
-def by_source(z: Embeddings, anchor: str) -> list[tuple[torch.Tensor, list[str]]]:
-    """For each set of two or more fields that some rows have: those rows, and the fields, `anchor`
-    first if it is one of them."""
+def rows_by_fields(z: Embeddings, anchor: str) -> list[tuple[Tensor, list[str]]]:
+    """Group the rows that have two or more fields by which fields they have.
+
+    Returns:
+        (rows, fields) for each set of fields, `anchor` first if it is one of them.
+    """
     order = sorted(z.sources, key=lambda s: s != anchor)
     present = torch.stack([z[s].present(z.size) for s in order], 1)
-    sets, which = torch.unique(present, dim=0, return_inverse=True)
-    groups = [((which == i).nonzero().squeeze(1), has) for i, has in enumerate(sets.tolist())]
+    sets, number = torch.unique(present, dim=0, return_inverse=True)
     return [
-        (rows, [s for s, there in zip(order, has) if there]) for rows, has in groups if sum(has) > 1
+        ((number == i).nonzero().squeeze(1), [s for s, has in zip(order, one) if has])
+        for i, one in enumerate(sets.tolist())
+        if sum(one) > 1
     ]
 
 
-def at(z: Embeddings, name: str, rows: torch.Tensor) -> torch.Tensor:
-    """The vectors of one field of rows that have it."""
-    return z[name].values[torch.searchsorted(z[name].rows, rows)]
+def vectors_of(z: Embeddings, name: str, rows: Tensor) -> Tensor:
+    """The vectors of one field, of rows that have it."""
+    return z[name].flat[torch.searchsorted(z[name].rows, rows)]

@@ -1,16 +1,23 @@
-"""M3CoL: a classifier of several fields, steadied by mixtures of one field that must find both of
-their sources in another. Kumar, Singhal, Kulkarni, Mehta and Jadhav, 2024, arXiv:2409.17777. M3Co
-(their eq. 3-6), after a first share of the steps MultiSClip, cross-entropy of all fields together
-and of each alone; numbers of the authors' code. Row 156 of the catalogue.
+"""M3CoL: a classifier of two or more fields, regularised by contrast with mixtures of one field.
 
-What differs. A row that lacks a field has a learned vector in its place among all fields together.
-Partners are a ring drawn by the rows' seeds, so nobody is mixed with itself. Mixed inputs are
-tokens before the trunk, which of pictures is the same as mixing pixels. With more than two fields
-the contrast is taken between every two, weighed so that it amounts to one term for each field, as
-in the authors' code. Vectors are mixed for M3Co, as in the code (the text has it that inputs are,
-but for words). No dropout; one learning rate."""
+Kumar, Singhal, Kulkarni, Mehta and Jadhav, 2024, arXiv:2409.17777. A mixture of two rows of one
+field must match both of its sources in another field: M3Co (their eq. 3-6), after a first share of
+the steps MultiSClip. Cross-entropy of all fields together and of each alone. Numbers of the
+authors' code. Row 156 of the catalogue.
+
+Differs:
+- A row that lacks a field has a learned vector in its place among all fields together.
+- Partners are a ring drawn by the rows' seeds, so no row is mixed with itself.
+- Mixed inputs are tokens before the trunk. For pictures that is the same as mixing pixels.
+- With more than two fields the contrast is between every two. Its weight makes it amount to one
+  term for each field, as in the authors' code.
+- Vectors are mixed for M3Co, as in the code. The text says inputs, but for words.
+- No dropout; one learning rate.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +26,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, name_code, unkno
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import beta, partners
-from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.mixing import mixup_inputs, token_columns
 from amodal.methods.shared.shapes import two_fields
@@ -34,110 +41,189 @@ def m3col(
     label: str = "",
     classes: int = 0,
     weight: float = 0.1,
-    first: float = 0.33,
+    m3co_share: float = 0.33,
     alpha: float = 0.15,
-    chance: float = 0.5,
+    mix_probability: float = 0.5,
     temperature: float = 0.1,
     soft_temperature: float = 0.125,
     mixup: str = "",
     mixup_alpha: float = 0.2,
     hidden: int = 256,
 ) -> M3CoL:
-    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the
-    data); weight: of the contrast; first: share of the steps with M3Co, the others have MultiSClip
-    (0: MultiSClip alone, 1: M3Co alone); alpha: of the Beta that mixtures are drawn from; chance:
-    that a row is mixed (0: plain InfoNCE, while M3Co lasts); temperature: of M3Co;
-    soft_temperature: of MultiSClip; mixup: a field whose inputs are mixed too; mixup_alpha: of the
-    Beta for it; hidden: width of the classifiers."""
+    """Cross-entropy of a late fusion and of each field, with M3Co and then MultiSClip.
+
+    Args:
+        encoder: Trained in place; needs two fields.
+        label: The label of the data to predict.
+        classes: Number of its classes (0: counted in the data).
+        weight: Weight of the contrast.
+        m3co_share: Share of the steps with M3Co; the others have MultiSClip (0: MultiSClip alone,
+            1: M3Co alone).
+        alpha: Parameter of the Beta distribution of mixtures.
+        mix_probability: Probability that a row is mixed (0: plain InfoNCE in the steps of M3Co).
+        temperature: Temperature of M3Co.
+        soft_temperature: Temperature of MultiSClip.
+        mixup: A field whose inputs are mixed too.
+        mixup_alpha: Parameter of the Beta distribution for that field.
+        hidden: Width of the classifiers.
+
+    Raises:
+        AmodalError: Without a label of two classes at least, or if `mixup` is unknown or has a
+            pretrained backbone.
+    """
     if not label or classes < 2:
         raise AmodalError(
-            "m3col learns to tell classes: give label, a label of the data, and classes, at least 2"
+            "m3col learns to predict classes: set label, a label of the data, and classes, at "
+            "least 2"
         )
     if mixup and mixup not in encoder.fields:
         raise unknown("field", mixup, encoder.fields, "m3col was to mix its inputs.")
     if mixup and encoder.contextual(mixup):
         raise AmodalError(
-            f"{mixup} has a backbone, whose tokens have seen each other already: they cannot be mixed"
+            f"{mixup} has a backbone, whose tokens have seen each other already: they cannot be "
+            "mixed"
         )
-    method = M3CoL(two_fields(encoder), label, classes, hidden)
-    method.weight, method.first, method.alpha, method.chance = weight, first, alpha, chance
-    method.heat, method.soft_heat, method.mixup, method.mixup_alpha = (
-        temperature,
-        soft_temperature,
-        mixup,
-        mixup_alpha,
+    return M3CoL(
+        two_fields(encoder),
+        label=label,
+        classes=classes,
+        weight=weight,
+        m3co_share=m3co_share,
+        alpha=alpha,
+        mix_probability=mix_probability,
+        temperature=temperature,
+        soft_temperature=soft_temperature,
+        mixup=mixup,
+        mixup_alpha=mixup_alpha,
+        hidden=hidden,
     )
-    return method
+
+
+@dataclass(frozen=True, kw_only=True)
+class M3CoLFeatures(FeatureRecord):
+    """The trunk's vectors, the label and, of a field whose inputs are mixed, its tokens."""
+
+    pooled: Columns  # field -> (N, D)
+    inputs: Columns  # of `shared.mixing.token_columns`, empty without a field to mix
+    label: Column  # (N,)
+    seeds: Column  # (B,)
 
 
 class M3CoL(Method):
-    """Features are the trunk's vectors of each source, the label, the seeds and, of a source whose
-    inputs are mixed, its tokens."""
+    """See `m3col`, which has the arguments."""
 
     views, min_batch_size = ("weak",), 2
+    progress: Tensor
 
-    def __init__(self, encoder: Encoder, label: str, classes: int, hidden: int):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        label: str,
+        classes: int,
+        weight: float,
+        m3co_share: float,
+        alpha: float,
+        mix_probability: float,
+        temperature: float,
+        soft_temperature: float,
+        mixup: str,
+        mixup_alpha: float,
+        hidden: int,
+    ):
         super().__init__()
         self.encoder, self.labels = encoder, (label,)
         self.heads = LateFusion(list(encoder.fields), encoder.width, hidden, classes)
         self.register_buffer("progress", torch.zeros(()))
+        self.weight, self.m3co_share = weight, m3co_share
+        self.alpha, self.mix_probability = alpha, mix_probability
+        self.temperature, self.soft_temperature = temperature, soft_temperature
+        self.mixup, self.mixup_alpha = mixup, mixup_alpha
 
-    def features(self, batch: Batch) -> Features:
-        if self.labels[0] not in batch.labels:
-            raise unknown("label of this batch", self.labels[0], batch.labels)
-        columns = self.sources(batch).columns | {
-            SEED: seed_column(batch),
-            "label": batch.labels[self.labels[0]],
-        }
+    def features(self, batch: Batch) -> M3CoLFeatures:
+        [label] = self.labels
+        if label not in batch.labels:
+            raise unknown("label of this batch", label, batch.labels)
+        inputs: Columns = {}
         if self.mixup:
-            columns |= token_columns(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
-        return Features(columns, batch.size)
+            inputs = token_columns(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
+        return M3CoLFeatures(
+            size=batch.size,
+            pooled=self.pooled(batch).columns,
+            inputs=inputs,
+            label=batch.labels[label],
+            seeds=seed_column(batch),
+        )
 
-    def sources(self, batch: Batch) -> Embeddings:
+    def pooled(self, batch: Batch) -> Embeddings:
+        """Field -> (N, D), the trunk's vectors."""
         z = self.encoder.features(batch)
         return Embeddings({f: z[f] for f in self.encoder.fields}, batch.size)
 
     def on_step_end(self, clock: Clock) -> None:
         self.progress.fill_(clock.progress)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        z, label = (
-            Embeddings({f: features[f] for f in self.encoder.fields}, features.size),
-            features["label"],
-        )
-        other, kept = label.values, torch.ones_like(label.values, dtype=torch.float32)
+    def losses(self, features: M3CoLFeatures) -> dict[str, Tensor]:
+        z, label = Embeddings(dict(features.pooled), features.size), features.label
+        other, lam = label.flat, torch.ones_like(label.flat, dtype=torch.float32)
         if self.mixup:
-            at, at_label = shared_rows(features[f"{self.mixup}/tokens"], label)
-            column, mixed = mixup_inputs(
-                self.encoder, features, self.mixup, at, alpha=self.mixup_alpha
-            )
-            z = Embeddings(z.columns | {self.mixup: column}, z.size)
-            other = other.index_copy(0, at_label, other[at_label][mixed.partner])
-            kept = kept.index_copy(0, at_label, mixed.lam.float())
-        kept, terms = shares(kept, self.mixup, list(z)), {}
+            z, other, lam = self.mix_inputs(features, other, lam)
+        lam_of, terms = shares(lam, self.mixup, list(z)), {}
         for name, logits in self.heads.logits(z).items():
-            at, at_label = shared_rows(logits, label)
-            y = (label.values[at_label], other[at_label], kept[name][at_label])
-            terms[f"told/{name}"] = mixed_cross_entropy(logits.values[at], *y)
+            rows, label_rows = shared_rows(logits, label)
+            y = (label.flat[label_rows], other[label_rows], lam_of[name][label_rows])
+            terms[f"supervised/{name}"] = mixed_cross_entropy(logits.flat[rows], *y)
         if self.weight:
             pairs = [(a, b) for a in z for b in z if a != b]
-            each, seeds = self.weight * len(z.columns) / len(pairs), features[SEED].values
-            terms |= {f"contrast/{a}>{b}": each * self.contrast(z, seeds, a, b) for a, b in pairs}
+            weight, seeds = self.weight * len(z.columns) / len(pairs), features.seeds.flat
+            terms |= {f"contrast/{a}>{b}": weight * self.contrast(z, seeds, a, b) for a, b in pairs}
         return terms
 
+    def mix_inputs(
+        self, features: M3CoLFeatures, other: Tensor, lam: Tensor
+    ) -> tuple[Embeddings, Tensor, Tensor]:
+        """Mix the inputs of the field `mixup`, of the rows that also have a label.
+
+        Args:
+            other: (N,) the label of each row's partner.
+            lam: (N,) the share of the row itself.
+
+        Returns:
+            The vectors, `other` and `lam` with those rows replaced.
+        """
+        columns = {**features.pooled, **features.inputs, SEED: features.seeds}
+        rows, label_rows = shared_rows(features.inputs[f"{self.mixup}/tokens"], features.label)
+        mixed_vectors, mixed = mixup_inputs(
+            self.encoder,
+            Embeddings(columns, features.size),
+            self.mixup,
+            rows,
+            alpha=self.mixup_alpha,
+        )
+        return (
+            Embeddings({**features.pooled, self.mixup: mixed_vectors}, features.size),
+            other.index_copy(0, label_rows, other[label_rows][mixed.partner]),
+            lam.index_copy(0, label_rows, mixed.lam.float()),
+        )
+
     def contrast(self, z: Embeddings, seeds: Tensor, a: str, b: str) -> Tensor:
-        at, at_b = shared_rows(z[a], z[b])
-        pair = z[a].values[at], z[b].values[at_b]
-        if self.progress >= self.first:
-            return soft_clip(*pair, temperature=self.soft_heat)
-        seeds = hash_bits(seeds[z[a].rows[at]], name_code(f"{a}>{b}"))
-        chosen = uniform(hash_bits(seeds, name_code("mixed"))) < self.chance
-        kept = torch.where(
+        """M3Co or MultiSClip, from field `a` to field `b`."""
+        rows, other_rows = shared_rows(z[a], z[b])
+        pair = z[a].flat[rows], z[b].flat[other_rows]
+        loss: Tensor
+        if self.progress >= self.m3co_share:
+            loss = soft_clip(*pair, temperature=self.soft_temperature)
+            return loss
+        seeds = hash_bits(seeds[z[a].rows[rows]], name_code(f"{a}>{b}"))
+        chosen = uniform(hash_bits(seeds, name_code("mixed"))) < self.mix_probability
+        lam = torch.where(
             chosen, beta(seeds, self.alpha), torch.ones_like(seeds, dtype=torch.float32)
         )
-        return mixup_nce(*pair, partners(seeds), kept, temperature=self.heat)
+        loss = mixup_nce(*pair, partners(seeds), lam, temperature=self.temperature)
+        return loss
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Column:
-        """(N, classes) logits of the rows that have any source, from all that they have."""
-        return self.heads(self.sources(batch))
+        """(N, classes) logits of the rows that have any field, from all that they have."""
+        logits: Column = self.heads(self.pooled(batch))
+        return logits

@@ -1,15 +1,20 @@
-"""MCL: contrast in stages, each among records that the stages before could not tell apart, so that
-it must learn something else. Zhang, Lan, Qu, Cheng, Feng and Hooi, ECCV 2024, arXiv:2402.11816:
-feature-aware negative sampling and cross-stage integration. Row 128 of the catalogue. Of one field
-two augmented views are compared as in SimCLR; of several, every two fields of a record as in CLIP.
+"""MCL: contrastive learning in stages, each among records that the stages before confused.
 
-After each stage the records fall into k-means clusters of its vectors; a record's group is the
-tuple of its clusters so far, and later batches are of one group. (The authors' released script
+Zhang, Lan, Qu, Cheng, Feng and Hooi, ECCV 2024, arXiv:2402.11816: feature-aware negative sampling
+and cross-stage integration. What earlier stages have learned does not separate the records of a
+batch, so a stage must learn something else. Row 128 of the catalogue. With one field, two augmented
+views are compared as in SimCLR; with more, every two fields of a record as in CLIP.
+
+After each stage the records are divided into k-means clusters of its vectors. A record's group is
+the tuple of its clusters so far, and later batches are of one group. (The authors' released script
 reads the current stage's clusters once for every past stage; the tuple is what they describe.)
-Small groups meet in batches with their neighbours instead of being skipped. Each stage trains an
-encoder of its own, and what survives has them all: vectors are the unit vectors of all stages end
-to end, whose cosine is the mean over stages. The paper's CLIP variant differs: it goes on from a
-trained CLIP, its text tower locked and the last blocks of its image tower unlocked."""
+Small groups share batches with their neighbours instead of being skipped. Each stage trains an
+encoder of its own, and the result has them all: its vectors are the concatenated unit vectors of
+all stages, whose cosine is the mean over stages.
+
+Differs: the paper's CLIP variant goes on from a trained CLIP, its text tower locked and the last
+blocks of its image tower unlocked.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
-from amodal.methods.contract import Features, StagedMethod
+from amodal.methods.contract import StagedMethod
 from amodal.methods.shared.shapes import field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.ensemble import Ensemble
@@ -35,103 +40,154 @@ def mcl_multistage(
     *,
     parts: int = 3,
     clusters: int = 10,
-    by: str = "",
+    cluster_field: str = "",
     carry_on: bool = False,
     temperature: float = 0.0,
     width: int = 128,
 ) -> Multistage:
-    """parts: stages, of equal length, and encoders; clusters: that a stage divides all records
-    into; by: the field whose vectors are clustered (the paper's picture), empty for the mean of all
-    that a record has; carry_on: a stage begins with the weights of the one before, not with those
-    at the start; temperature: of one field's NT-Xent, or where CLIP's learned one starts, 0 for .5
-    and .07; width: of the projector's output, or of each stage's common space."""
+    """SimCLR or CLIP in stages, with negatives from the same clusters of all earlier stages.
+
+    Args:
+        encoder: The first stage's encoder; the others are copies.
+        parts: Number of stages, of equal length, and of encoders.
+        clusters: Number of clusters of each stage.
+        cluster_field: The field whose vectors are clustered (the picture in the paper). Default:
+            the mean of all that a record has.
+        carry_on: Start a stage with the weights of the one before, not with initial ones.
+        temperature: Temperature of NT-Xent with one field, or initial value of CLIP's learned one;
+            0 for .5 and .07.
+        width: Output width of the projector, or width of each stage's common space.
+
+    Raises:
+        AmodalError: If there is no stage or no cluster, or `cluster_field` is unknown.
+    """
     if parts < 1 or clusters < 1:
         raise AmodalError(
             f"mcl_multistage needs a stage and a cluster at least, not {parts} and {clusters}"
         )
-    if by and by not in encoder.fields:
-        raise unknown("field to cluster by", by, encoder.fields)
-    alone = len(encoder.fields) == 1
-    whole = Ensemble.of(encoder if alone else encoder.align(width), parts)
-    method = Multistage(whole, clusters, by, carry_on)
-    method.views = ("strong", "strong") if alone else ("weak",)
-    method.stages = tuple((i + 1) / parts for i in range(parts))
-    method.temperature = temperature or 0.5
+    if cluster_field and cluster_field not in encoder.fields:
+        raise unknown("field to cluster by", cluster_field, encoder.fields)
+    of_views = len(encoder.fields) == 1
+    ensemble = Ensemble.of(encoder if of_views else encoder.align(width), parts)
     size, scale = encoder.width, 1 / (temperature or 0.07)
-    each = [
-        Projector(size, width, hidden=size) if alone else Scale(scale, most=100.0)
+    heads: list[Projector | Scale] = [
+        Projector(size, width, hidden=size) if of_views else Scale(scale, most=100.0)
         for _ in range(parts)
     ]
-    method.each = nn.ModuleList(each)
-    method.on_stage_start(0)
-    return method
+    return Multistage(
+        ensemble,
+        heads=heads,
+        clusters=clusters,
+        cluster_field=cluster_field,
+        carry_on=carry_on,
+        temperature=temperature or 0.5,
+        views=("strong", "strong") if of_views else ("weak",),
+    )
 
 
 class Multistage(StagedMethod):
-    """each: the projector of each stage, or its scale where fields are compared."""
+    """See `mcl_multistage`.
 
+    Args:
+        heads: The projector of each stage, or its scale where fields are compared.
+        cluster_field: The field whose vectors are clustered, "" for the mean of all.
+        temperature: Of NT-Xent.
+        clusters, carry_on: As of `mcl_multistage`.
+    """
+
+    encoder: Ensemble  # type: ignore[assignment]  # stands for an Encoder, as a drop-in
     min_batch_size = 2
-
     refresh_first = False
 
-    def __init__(self, encoder: Ensemble, clusters: int, by: str, carry_on: bool):
+    def __init__(
+        self,
+        encoder: Ensemble,
+        *,
+        heads: list[Projector | Scale],
+        clusters: int,
+        cluster_field: str,
+        carry_on: bool,
+        temperature: float,
+        views: tuple[str, ...],
+    ):
         super().__init__()
-        self.encoder, self.clusters, self.by, self.carry_on = encoder, clusters, by, carry_on
-        own = dict(encoder.first.named_parameters())
-        self.learns = {n for n, p in own.items() if p.requires_grad}  # all but a frozen backbone
+        self.encoder, self.clusters, self.cluster_field = encoder, clusters, cluster_field
+        self.carry_on, self.temperature, self.views = carry_on, temperature, views
+        self.stages = tuple((i + 1) / len(heads) for i in range(len(heads)))
+        first = dict(encoder.first.named_parameters())
+        # all but a frozen backbone
+        self.trainable = {n for n, p in first.items() if p.requires_grad}
+        self.stage_heads = nn.ModuleList(heads)
+        self.on_stage_start(0)
+
+    def member(self, stage: int) -> Encoder:
+        """The encoder of a stage."""
+        member = self.encoder.members[stage]
+        assert isinstance(member, Encoder)
+        return member
 
     def on_stage_start(self, stage: int) -> None:
         self.stage = stage
         self.requires_grad_(False)
-        for name, p in self.encoder.members[stage].named_parameters():
-            p.requires_grad_(name in self.learns)
-        self.each[stage].requires_grad_(True)
+        for name, p in self.member(stage).named_parameters():
+            p.requires_grad_(name in self.trainable)
+        self.stage_heads[stage].requires_grad_(True)
 
     @torch.no_grad()
-    def refresh(self, stage: int, see: Callable[[], Embeddings]) -> Tensor:
-        """Frozen stages give the same vectors, and so the same clusters, whenever they are asked:
-        nothing need be kept."""
+    def refresh(self, stage: int, embed_all: Callable[[], Embeddings]) -> Tensor:
+        """Group all records by the clusters of the stages before.
+
+        Frozen stages always give the same vectors, and so the same clusters: nothing is stored.
+
+        Returns:
+            (n,) int64, the group of each record.
+        """
         if self.carry_on:
-            learnt, new = (self.encoder.members[i].state_dict() for i in (stage - 1, stage))
+            before, new = (self.member(i).state_dict() for i in (stage - 1, stage))
             for name, value in new.items():
-                value.copy_(learnt[name])
-        seen = see()
-        group = torch.zeros(seen.size, dtype=torch.int64)
+                value.copy_(before[name])
+        features = embed_all()
+        group = torch.zeros(features.size, dtype=torch.int64)
         for past in range(stage):
-            group = group * (self.clusters + 1) + self.clustered(past, seen).cpu()
-        return torch.unique(group, return_inverse=True)[1]
+            group = group * (self.clusters + 1) + self.clustered(past, features).cpu()
+        number: Tensor = torch.unique(group, return_inverse=True)[1]
+        return number
 
-    def clustered(self, stage: int, seen: Embeddings) -> Tensor:
-        """(n,) int64 the cluster of each record by one stage's vectors; a record without any is in
-        one more."""
-        part, device = self.encoder.members[stage], next(self.parameters()).device
-        own = {s: c.to(device) for s, c in self.encoder.part(seen, stage).columns.items()}
-        z = part.project(Embeddings(own, seen.size))
-        column = z.fused([self.by] if self.by else z.sources)
-        found = torch.full((seen.size,), self.clusters, device=column.rows.device)
+    def clustered(self, stage: int, features: Embeddings) -> Tensor:
+        """Cluster the records by one stage's vectors.
+
+        Returns:
+            (n,) int64; records without a vector are in one extra cluster, the last.
+        """
+        member, device = self.member(stage), next(self.parameters()).device
+        columns = {s: c.to(device) for s, c in self.encoder.part(features, stage).columns.items()}
+        z = member.project(Embeddings(columns, features.size))
+        column = z.fused([self.cluster_field] if self.cluster_field else z.sources)
+        cluster = torch.full((features.size,), self.clusters, device=column.rows.device)
         if len(column):
-            found[column.rows] = kmeans(normalize(column.values.float(), dim=1), self.clusters)[0]
-        return found
+            unit = normalize(column.flat.float(), dim=1)
+            cluster[column.rows] = kmeans(unit, self.clusters)[0]
+        return cluster
 
-    def features(self, batch: Batch) -> Features:
-        part = self.encoder.members[self.stage]
-        z = part(batch)
-        return Features({s: z[s] for s in z.sources}, batch.size)
+    def features(self, batch: Batch) -> Embeddings:
+        z = self.member(self.stage)(batch)
+        return Embeddings({s: z[s] for s in z.sources}, batch.size)
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        one = self.each[self.stage]
-        if isinstance(one, Scale):
-            pairs, t = field_pairs(features), 1 / one()
+    def losses(self, features: Embeddings) -> dict[str, Tensor]:
+        head = self.stage_heads[self.stage]
+        if isinstance(head, Scale):
+            pairs, t = field_pairs(features), 1 / head()
             return share(
                 {
                     f"info_nce/{a}~{b}": info_nce(*features.pair(a, b), temperature=t)
                     for a, b in pairs
                 }
             )
-        z = Embeddings(
-            {s: Column(one(features[s].values), features[s].rows) for s in features}, features.size
-        )
-        pairs, t = view_pairs(z), self.temperature
+        columns = {s: Column(head(c.flat), c.rows) for s, c in features.columns.items()}
+        z = Embeddings(columns, features.size)
         return share(
-            {f"nt_xent/{field_of(a)}": nt_xent(*z.pair(a, b), temperature=t) for a, b in pairs}
+            {
+                f"nt_xent/{field_of(a)}": nt_xent(*z.pair(a, b), temperature=self.temperature)
+                for a, b in view_pairs(z)
+            }
         )

@@ -1,15 +1,22 @@
-"""MedFLIP: pictures are paired with their reports from a random part of their patches, for a
-fraction of the cost. Li et al., 2024, arXiv:2403.04626: what is dropped never enters the encoder,
-text stays whole; matching with soft targets from labels, as in MedCLIP (arXiv:2210.10163, semantic
-matching); a term in the leading singular value of the similarities. Row 51 of the catalogue.
+"""MedFLIP: pictures are paired with reports from a random part of their patches, at lower cost.
 
-Differences: tokens of every field that is not text are dropped, whatever it holds, and every two
-fields are matched; the targets come from one label per record (the paper: findings of image and
-report, several each), and are hard where none is known; the scale and sign of the spectral term are
-not recoverable from the paper: its default spreads the spectrum, a negative weight does the
-opposite."""
+Li et al., 2024, arXiv:2403.04626. Dropped patches never enter the encoder, and text stays whole.
+Matching has soft targets from labels, as in MedCLIP (arXiv:2210.10163, semantic matching). A
+further term is in the leading singular value of the similarities. Row 51 of the catalogue.
+
+Differs:
+- Tokens of every field that is not text are dropped, whatever its kind, and every two fields are
+  matched.
+- Targets come from one label per record. The paper has the findings of image and report, more than
+  one each. Targets are hard where the label is not known.
+- The scale and sign of the spectral term are not recoverable from the paper. The default spreads
+  the spectrum; a negative weight does the opposite.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +24,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code, unknown
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.methods.contract import Features, StagedMethod
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import (
     field_pairs,
@@ -34,8 +41,6 @@ from amodal.objectives.info_nce import info_nce
 from amodal.objectives.leading_singular import leading_singular
 from amodal.objectives.soft_info_nce import soft_info_nce
 
-LABEL = "label/semantics"
-
 
 def medflip(
     encoder: Encoder,
@@ -50,13 +55,25 @@ def medflip(
     relative: bool = True,
     reconstruct: float = 0.0,
 ) -> MedFlip:
-    """ratio: share of the tokens of each value that is dropped, not of text; tuning: share of the
-    steps, at the end, in which none is. width: of the common space; temperature: where the learned
-    softmax temperature starts; max_scale: bound of its inverse. semantics: a label of the data,
-    whose classes make soft targets (records match only themselves without it). spectral: weight of
-    the leading singular value of the similarities (below 0: it is to be large); relative: as a
-    share of all of them. reconstruct: weight of a masked autoencoder's loss on what was dropped (0:
-    no decoder)."""
+    """InfoNCE of masked fields with soft targets, and a term in the leading singular value.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        ratio: Share of the tokens of each value that is dropped, not of text.
+        tuning: Share of the steps, at the end, in which none is dropped.
+        width: Width of the common space.
+        temperature: Initial value of the learned softmax temperature.
+        max_scale: Upper bound of the inverse temperature.
+        semantics: A label of the data, whose classes make soft targets. Without it, records match
+            only themselves.
+        spectral: Weight of the leading singular value of the similarities (below 0: it is
+            maximised).
+        relative: Take that value as a share of all singular values.
+        reconstruct: Weight of a masked autoencoder's loss on the dropped tokens (0: no decoder).
+
+    Raises:
+        AmodalError: If a share is out of range, or dropped fields have pretrained backbones.
+    """
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     dropped = [f for f in encoder.fields if f not in texts] or list(encoder.fields)
     if not 0 <= ratio < 1 or not 0 <= tuning < 1:
@@ -65,91 +82,144 @@ def medflip(
         )
     if any(encoder.contextual(f) for f in dropped):
         refuse_backbones(encoder)
-    method = MedFlip(encoder.align(width), dropped, Scale(1 / temperature, most=max_scale))
-    method.ratio, method.spectral, method.relative, method.reconstruct = (
-        ratio,
-        spectral,
-        relative,
-        reconstruct,
+    return MedFlip(
+        encoder.align(width),
+        dropped=dropped,
+        scale=Scale(1 / temperature, most=max_scale),
+        ratio=ratio,
+        tuning=tuning,
+        semantics=semantics,
+        spectral=spectral,
+        relative=relative,
+        reconstruct=reconstruct,
     )
-    method.labels = (semantics,) if semantics else ()
-    method.stages = (1 - tuning, 1.0) if tuning else (1.0,)
-    if reconstruct:
-        method.decoder = MaskDecoder(
-            dropped, encoder.width, width=encoder.width, depth=1, heads=encoder.num_heads
-        )
-        method.predictors = nn.ModuleDict(
-            {f: encoder.fields[f].predictor(encoder.width) for f in dropped}
-        )
-    return method
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedFlipFeatures(FeatureRecord):
+    """Vectors of the visible tokens, losses of the dropped ones, and the label."""
+
+    aligned: Columns  # source -> (N, D)
+    reconstruction: Columns  # source -> (N, 2), sum and number; empty without a decoder
+    label: Column | None  # (N,), None without soft targets
 
 
 class MedFlip(StagedMethod):
+    """See `medflip`.
+
+    Args:
+        dropped: The fields whose tokens are dropped.
+        ratio, tuning, semantics, spectral, relative, reconstruct: As of `medflip`.
+    """
+
     min_batch_size = 2
 
-    def __init__(self, encoder: Encoder, dropped: list[str], scale: Scale):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        dropped: Sequence[str],
+        scale: Scale,
+        ratio: float,
+        tuning: float,
+        semantics: str,
+        spectral: float,
+        relative: bool,
+        reconstruct: float,
+    ):
         super().__init__()
-        self.encoder, self.dropped, self.scale, self.whole = encoder, dropped, scale, False
+        self.encoder, self.dropped, self.scale = encoder, tuple(dropped), scale
+        self.ratio, self.reconstruct = ratio, reconstruct
+        self.spectral, self.relative = spectral, relative
+        self.labels = (semantics,) if semantics else ()
+        self.stages = (1 - tuning, 1.0) if tuning else (1.0,)
+        self.drops_tokens = True
+        self.decoder: MaskDecoder | None = None
+        if reconstruct:
+            self.decoder = MaskDecoder(
+                list(dropped), encoder.width, width=encoder.width, depth=1, heads=encoder.num_heads
+            )
+            self.predictors = nn.ModuleDict(
+                {f: encoder.fields[f].predictor(encoder.width) for f in dropped}
+            )
 
     def on_stage_start(self, stage: int) -> None:
-        self.whole = stage > 0
+        self.drops_tokens = stage == 0
 
-    def features(self, batch: Batch) -> Features:
-        bags = self.encoder.tokenize(batch)
-        keep = {s: self.kept(bag, batch.seeds) for s, bag in bags.items()}
-        seen = alone(self.encoder, batch, {s: bag.keep(keep[s]) for s, bag in bags.items()})
-        columns = dict(vectors(self.encoder, seen, batch.size).columns)
-        for s in (s for s in bags if self.reconstruct and field_of(s) in self.dropped):
-            field, hidden = field_of(s), bags[s].keep(~keep[s])
-            predicted = self.predictors[field](self.decoder([seen[s]], [hidden])[0].x)
-            target = self.encoder.fields[field].targets(batch[s].values)[~keep[s]]
-            columns[f"told/{s}"] = row_losses(
-                self.encoder.fields[field].token_loss(predicted, target), hidden
-            )
+    def features(self, batch: Batch) -> MedFlipFeatures:
+        tokens = self.encoder.tokenize(batch)
+        keep = {s: self.visible(t, batch.seeds) for s, t in tokens.items()}
+        context = alone(self.encoder, batch, {s: t.keep(keep[s]) for s, t in tokens.items()})
+        reconstruction = {}
+        if self.decoder is not None:
+            for s in (s for s in tokens if field_of(s) in self.dropped):
+                modality, hidden = self.encoder.fields[field_of(s)], tokens[s].keep(~keep[s])
+                decoded = self.decoder([context[s]], [hidden])[0]
+                target = modality.targets(batch[s].values)[~keep[s]]
+                loss_T = modality.token_loss(self.predictors[field_of(s)](decoded.x), target)
+                reconstruction[s] = row_losses(loss_T, hidden)
+        return MedFlipFeatures(
+            size=batch.size,
+            aligned=vectors(self.encoder, context, batch.size).columns,
+            reconstruction=reconstruction,
+            label=self.label_of(batch),
+        )
+
+    def label_of(self, batch: Batch) -> Column | None:
+        """The label that soft targets come from."""
         for label in self.labels:
             if label not in batch.labels:
                 raise unknown("label of this batch", label, batch.labels)
-            columns[LABEL] = batch.labels[label]
-        return Features(columns, batch.size)
+            return batch.labels[label]
+        return None
 
-    def kept(self, bag: Tokens, seeds: Tensor) -> Tensor:
-        ratio = 0.0 if self.whole or field_of(bag.names[0]) not in self.dropped else self.ratio
+    def visible(self, tokens: Tokens, seeds: Tensor) -> Tensor:
+        """(T,) bool, which tokens of one source the encoder sees."""
+        source = tokens.names[0]
+        drops = self.drops_tokens and field_of(source) in self.dropped
         return random_keep(
-            bag.row,
-            hash_bits(seeds, name_code(f"seen {bag.names[0]}"))[bag.row],
-            bag.within(),
-            ratio,
+            tokens.row,
+            hash_bits(seeds, name_code(f"seen {source}"))[tokens.row],
+            tokens.within(),
+            self.ratio if drops else 0.0,
         )
 
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
+    def losses(self, features: MedFlipFeatures) -> dict[str, Tensor]:
+        z = Embeddings(dict(features.aligned), features.size)
         match, spectrum = {}, {}
         for a, b in field_pairs(z):
             rows, pair = z.complete((a, b))
-            if LABEL in features:
-                soft = self.targets(features[LABEL], features.size, rows, pair[0].dtype)
-                # what is alike is so both ways: the same targets back, whose rows sum to 1, which
-                # those of P transposed do not
-                match[f"match/{a}~{b}"] = soft_info_nce(
-                    *pair, soft, temperature=1 / self.scale(), reverse_targets=soft
-                )
-            else:
-                match[f"match/{a}~{b}"] = info_nce(*pair, temperature=1 / self.scale())
+            match[f"match/{a}~{b}"] = self.match(features, rows, pair)
             if self.spectral:
                 spectrum[f"spectrum/{a}~{b}"] = self.spectral * leading_singular(
                     *pair, relative=self.relative
                 )
-        told = {
-            f"reconstruct/{s[5:]}": self.reconstruct * token_mean(features[s])
-            for s in features
-            if s[:5] == "told/"
+        reconstruction = {
+            f"reconstruct/{s}": self.reconstruct * token_mean(column)
+            for s, column in features.reconstruction.items()
         }
-        return share(match) | share(spectrum) | share(told)
+        return share(match) | share(spectrum) | share(reconstruction)
+
+    def match(self, features: MedFlipFeatures, rows: Tensor, pair: list[Tensor]) -> Tensor:
+        """InfoNCE of two fields, with soft targets where there is a label."""
+        loss: Tensor
+        if features.label is None:
+            loss = info_nce(*pair, temperature=1 / self.scale())
+            return loss
+        soft = self.targets(features.label, features.size, rows, pair[0].dtype)
+        # similarity is symmetric, so both directions have the same targets, whose rows sum to 1;
+        # those of the transposed table do not
+        loss = soft_info_nce(*pair, soft, temperature=1 / self.scale(), reverse_targets=soft)
+        return loss
 
     def targets(self, label: Column, size: int, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """(N, N) rows that sum to 1: softmax over j of (1 if i and j are of one class), of i alone
-        where its class is not known."""
-        every = label.values.new_full((size,), -1).index_put((label.rows,), label.values)[rows]
-        alike = (every[:, None] == every) & (every >= 0)
-        own = torch.eye(len(rows), dtype=dtype, device=rows.device)
-        return torch.where((every >= 0)[:, None], alike.to(dtype).softmax(1), own)
+        """Soft targets of the pairs of `rows`.
+
+        Returns:
+            (N, N), rows sum to 1: softmax over j of (1 if i and j are of one class), and 1 for
+            j = i alone where the class of i is not known.
+        """
+        known = label.flat.new_full((size,), -1).index_put((label.rows,), label.flat)[rows]
+        alike = (known[:, None] == known) & (known >= 0)
+        itself = torch.eye(len(rows), dtype=dtype, device=rows.device)
+        return torch.where((known >= 0)[:, None], alike.to(dtype).softmax(1), itself)

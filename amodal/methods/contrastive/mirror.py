@@ -1,24 +1,31 @@
-"""MIRROR: fields are aligned, each keeps what it alone holds, and what is left of their styles
-falls into common clusters. Wang, Fan, Zhang, Liu, Xia, Huang and Cai, 2025, arXiv:2503.00374. Loss:
-their weighted sum of alignment (symmetric InfoNCE), retention (masked tokens of the encoder's own
-output), style (a variational bottleneck that the fields share) and cluster (agreement on
-prototypes). Row 62 of the catalogue.
+"""MIRROR: fields are aligned, each retains what is specific to it, and their styles are clustered.
 
-Differences: any fields, with pairs and fields averaged so that two of them weigh as in the paper;
-any field is hidden token by token, where the paper hides entries of the single vector that it makes
-of the genes; the encoder's tokens are decoded without its CLS token; alignment takes cosines, where
-the reference code leaves the length to the head. As there, the target of retention is the encoder's
-output with its gradient, unless `stop_target`."""
+Wang, Fan, Zhang, Liu, Xia, Huang and Cai, 2025, arXiv:2503.00374. Loss: their weighted sum of
+alignment (symmetric InfoNCE), retention (masked tokens of the encoder's own output), style (a
+variational bottleneck that the fields share) and cluster (agreement on prototypes). Row 62 of the
+catalogue.
+
+Differs:
+- Any fields, with pairs and fields averaged so that two of them weigh as in the paper.
+- Any field is hidden token by token. The paper hides entries of the single vector that it makes of
+  the genes.
+- The encoder's tokens are decoded without its CLS token.
+- Alignment takes cosines; the reference code leaves the length to the head.
+- As in that code, the target of retention is the encoder's output with its gradient, unless
+  `stop_target`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, Tokens, field_of, name_code
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.methods.contract import Features, Method
-from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, row_losses, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
@@ -46,105 +53,150 @@ def mirror(
     retain: float = 0.1,
     style: float = 0.1,
     cluster: float = 0.2,
-) -> Method:
-    """width: of the common space; temperature: where the learned softmax temperature starts;
-    max_scale: bound of its inverse; ratio: share of a field's encoded tokens that are hidden;
-    stop_target: predict them without moving them; prototypes: clusters; hidden: width of the
-    style's perceptron, which has half of it as output; latent: of the bottleneck; align, retain,
-    style, cluster: weights of the losses, retain and style for each of two fields."""
-    weights = {"align": align, "retain": retain, "style": style, "cluster": cluster}
+) -> Mirror:
+    """Alignment, retention, style and cluster losses.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        width: Width of the common space.
+        temperature: Initial value of the learned softmax temperature.
+        max_scale: Upper bound of the inverse temperature.
+        ratio: Share of a field's encoded tokens that are hidden.
+        stop_target: Stop the gradient through the targets of hidden tokens.
+        prototypes: Number of clusters.
+        hidden: Width of the style's perceptron; its output has half of it.
+        latent: Width of the bottleneck.
+        align: Weight of alignment.
+        retain: Weight of retention, for each of two fields.
+        style: Weight of style, for each of two fields.
+        cluster: Weight of cluster agreement.
+    """
+    weights = Weights(align=align, retain=retain, style=style, cluster=cluster)
     heads = GaussianBottleneck(encoder.width, hidden, latent, prototypes)
     scale = Scale(1 / temperature, most=max_scale)
     return Mirror(
         two_fields(encoder).align(width),
-        Retention(encoder, ratio, stop_target),
-        heads,
-        scale,
-        weights,
+        retention=Retention(encoder, ratio, stop_target),
+        style=heads,
+        scale=scale,
+        weights=weights,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights of the four losses."""
+
+    align: float
+    retain: float
+    style: float
+    cluster: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorFeatures(FeatureRecord):
+    """Vectors before and after the heads, and the losses of retention."""
+
+    aligned: Columns  # source -> (N, D) in the common space
+    pooled: Columns  # source -> (N, D) of the trunk
+    retained: Columns  # source -> (N, 2), sum and number of the losses of hidden tokens
+    seeds: Column  # (B,)
+
+
 class Mirror(Method):
+    """See `mirror`."""
+
     min_batch_size, views = 2, ("weak",)
 
     def __init__(
         self,
         encoder: Encoder,
+        *,
         retention: Retention,
         style: GaussianBottleneck,
         scale: Scale,
-        weights: dict[str, float],
+        weights: Weights,
     ):
         super().__init__()
-        self.encoder, self.retention, self.style, self.scale, self.weights = (
-            encoder,
-            retention,
-            style,
-            scale,
-            weights,
+        self.encoder, self.retention, self.style = encoder, retention, style
+        self.scale, self.weights = scale, weights
+
+    def features(self, batch: Batch) -> MirrorFeatures:
+        encoder = self.encoder
+        context = {s: t for s, t in alone(encoder, batch).items() if s in batch.columns}
+        pooled = {s: encoder.pools[field_of(s)](tokens) for s, tokens in context.items()}
+        return MirrorFeatures(
+            size=batch.size,
+            aligned=vectors(encoder, context, batch.size).columns,
+            pooled=pooled,
+            retained={s: self.retention(encoder, t, batch.seeds) for s, t in context.items()},
+            seeds=seed_column(batch),
         )
 
-    def features(self, batch: Batch) -> Features:
-        context = {s: bag for s, bag in alone(self.encoder, batch).items() if s in batch.columns}
-        own = {s: self.encoder.pools[field_of(s)](bag) for s, bag in context.items()}
-        columns = dict(vectors(self.encoder, context, batch.size).columns)
-        columns |= {f"own/{s}": column for s, column in own.items()}
-        columns |= {
-            f"retain/{s}": self.retention(self.encoder, bag, batch.seeds)
-            for s, bag in context.items()
-        }
-        return Features(columns | {SEED: seed_column(batch)}, batch.size)
-
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        z = Embeddings(
-            {s: features[s] for s in features.sources if f"own/{s}" in features}, features.size
-        )
-        pairs, seeds, weight = field_pairs(z), features[SEED].values, self.weights
-        drawn = {s: self.style(features[f"own/{s}"], seeds, name_code(s)) for s in z.sources}
-        scores = Embeddings(
-            {s: Column(scores, z[s].rows) for s, (_, _, scores) in drawn.items()}, z.size
-        )
-        retained = {
-            f"retain/{s}": 2 * weight["retain"] * token_mean(features[f"retain/{s}"])
-            for s in z.sources
-        }
+    def losses(self, features: MirrorFeatures) -> dict[str, Tensor]:
+        z, weights = Embeddings(dict(features.aligned), features.size), self.weights
+        pairs = field_pairs(z)
         styles = {
-            f"style/{s}": 2 * weight["style"] * gaussian_kl(mean, spread)
-            for s, (mean, spread, _) in drawn.items()
+            s: self.style(features.pooled[s], features.seeds.flat, name_code(s)) for s in z.sources
         }
-        found = {
-            f"info_nce/{a}~{b}": weight["align"]
+        scores = Embeddings(
+            {s: Column(scores, z[s].rows) for s, (_, _, scores) in styles.items()}, z.size
+        )
+        # times 2, since `share` averages over fields and the paper sums over two
+        retention = {
+            f"retain/{s}": 2 * weights.retain * token_mean(features.retained[s]) for s in z.sources
+        }
+        style = {
+            f"style/{s}": 2 * weights.style * gaussian_kl(mean, log_variance)
+            for s, (mean, log_variance, _) in styles.items()
+        }
+        alignment = {
+            f"info_nce/{a}~{b}": weights.align
             * info_nce(*z.pair(a, b), temperature=1 / self.scale())
             for a, b in pairs
         }
         clusters = {
-            f"cluster/{a}~{b}": weight["cluster"] * symmetric_kl(*scores.pair(a, b))
-            for a, b in pairs
+            f"cluster/{a}~{b}": weights.cluster * symmetric_kl(*scores.pair(a, b)) for a, b in pairs
         }
-        return share(found) | share(retained) | share(styles) | share(clusters)
+        return share(alignment) | share(retention) | share(style) | share(clusters)
 
 
 class Retention(nn.Module):
-    """Tokens of one field at the end of the trunk, most of them hidden and predicted from the
-    others by one block."""
+    """Hides most encoded tokens of a field, and predicts them from the others by one block.
+
+    Args:
+        ratio: Share of the tokens that are hidden.
+        stop_target: Stop the gradient through the targets.
+    """
 
     def __init__(self, encoder: Encoder, ratio: float, stop_target: bool):
         super().__init__()
-        self.ratio, self.stop_target, d = ratio, stop_target, encoder.width
-        one = dict(width=d, depth=1, heads=encoder.num_heads)
-        self.decoders = nn.ModuleDict({f: MaskDecoder([f], d, **one) for f in encoder.fields})
-        self.predictors = nn.ModuleDict({f: nn.Linear(d, d) for f in encoder.fields})
-
-    def forward(self, encoder: Encoder, bag: Tokens, seeds: Tensor) -> Column:
-        """For each row that has any, the sum of the squared errors of its hidden tokens, and their
-        number."""
-        field = field_of(bag.names[0])
-        bag = encoder.pools[field].strip(bag)
-        own = hash_bits(seeds, name_code(f"retained {bag.names[0]}"))
-        keep = random_keep(bag.row, own[bag.row], bag.within(), self.ratio)
-        hidden = bag.keep(~keep)
-        [decoded] = self.decoders[field]([bag.keep(keep)], [hidden])
-        target = hidden.x.detach() if self.stop_target else hidden.x
-        return row_losses(
-            masked_mse(self.predictors[field](decoded.x), target, normalise=False), hidden
+        self.ratio, self.stop_target, width = ratio, stop_target, encoder.width
+        self.decoders = nn.ModuleDict(
+            {
+                f: MaskDecoder([f], width, width=width, depth=1, heads=encoder.num_heads)
+                for f in encoder.fields
+            }
         )
+        self.predictors = nn.ModuleDict({f: nn.Linear(width, width) for f in encoder.fields})
+
+    def forward(self, encoder: Encoder, tokens: Tokens, seeds: Tensor) -> Column:
+        """The losses of the hidden tokens of each row.
+
+        Args:
+            tokens: Of one source, at the end of the trunk.
+            seeds: (B,).
+
+        Returns:
+            (N, 2) of each row that has any: the sum of squared errors, and their number.
+        """
+        source = tokens.names[0]
+        field = field_of(source)
+        tokens = encoder.pools[field].strip(tokens)
+        draws = hash_bits(seeds, name_code(f"retained {source}"))
+        keep = random_keep(tokens.row, draws[tokens.row], tokens.within(), self.ratio)
+        hidden = tokens.keep(~keep)
+        [decoded] = self.decoders[field]([tokens.keep(keep)], [hidden])
+        target = hidden.x.detach() if self.stop_target else hidden.x
+        loss_T = masked_mse(self.predictors[field](decoded.x), target, normalise=False)
+        return row_losses(loss_T, hidden)

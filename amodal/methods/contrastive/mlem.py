@@ -1,25 +1,32 @@
-"""MLEM: what slices of a sequence have in common and what it takes to tell the sequence again are
-two fields of it, which are aligned. Moskvoretskii et al., 2024, arXiv:2401.15935. Row 7 of the
-catalogue. First slices of a record attract each other (CoLES, arXiv:2002.08232); then that encoder
-is frozen, and a second one learns from the beginning to give the vector from which a causal decoder
-tells the record event by event, while its vectors are aligned with the frozen ones by the sigmoid
-loss of SigLIP. The second is kept.
+"""MLEM: contrastive and generative embeddings of a sequence are two modalities, which are aligned.
 
-Differences: every field is told again, not events alone, and slices of all fields of a record
-attract each other, so that fields can be compared; the GRU reads from both ends and the mean of its
-states is the vector, for the last state of one end; the second encoder starts from the first one's
-initial weights, not from others; the reconstruction is a mean over events and fields, which the
-authors sum over events, so `weight` is 1 for their 10; both vectors have a linear head into the
-common space."""
+Moskvoretskii et al., 2024, arXiv:2401.15935. Row 7 of the catalogue. In the first stage slices of a
+record attract each other (CoLES, arXiv:2002.08232). Then that encoder is frozen. A second one
+learns from its start to give the vector from which a causal decoder reconstructs the record event
+by event, while its vectors are aligned with the frozen ones by the sigmoid loss of SigLIP. The
+second encoder is the result.
+
+Differs:
+- Every field is reconstructed, not events alone. Slices of all fields of a record attract each
+  other, so that fields can be compared.
+- The GRU is bidirectional and the mean of its states is the vector, for the last state of one
+  direction.
+- The second encoder starts from the first one's initial weights, not from others.
+- The reconstruction is a mean over events and fields, where the authors sum over events, so
+  `weight` is 1 for their 10.
+- Both vectors have a linear head into the common space.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from amodal.core import AmodalError, Batch, field_of, unknown, view_of
-from amodal.methods.contract import Features, StagedMethod
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
+from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.generation import FieldDecoders
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import frozen_copy, share, token_mean
@@ -29,7 +36,7 @@ from amodal.objectives.margin import contrastive_margin
 from amodal.objectives.sigmoid import sigmoid_loss
 
 ENCODER = {"mixer": "gru"}
-LEARNS = {  # the terms of each stage
+TERMS = {  # the terms of each stage
     "mlem": (("contrast",), ("reconstruct", "align")),
     "contrastive": (("contrast",),),
     "generative": (("reconstruct",),),
@@ -40,8 +47,8 @@ LEARNS = {  # the terms of each stage
 def mlem(
     encoder: Encoder,
     *,
-    learns: str = "mlem",
-    first: float = 0.5,
+    objective: str = "mlem",
+    contrastive_share: float = 0.5,
     slices: int = 4,
     margin: float = 0.5,
     hardest: int = 5,
@@ -53,95 +60,155 @@ def mlem(
     depth: int = 3,
     heads: int = 2,
 ) -> Mlem:
-    """learns: "mlem", or what the paper compares it with: "contrastive" (CoLES), "generative", or
-    the "sum" of both on one encoder; first: share of the steps for the contrastive encoder. slices:
-    of each value, which attract each other; margin: distance that slices of different records are
-    to keep; hardest: of them, how many each slice meets. width: of the common space; weight: of the
-    alignment; scale, bias: where the learned scale and bias of its logits start. decoder, depth,
-    heads: width, blocks and heads of the decoder."""
-    if learns not in LEARNS:
-        raise unknown("way to learn from sequences", learns, LEARNS)
-    if slices < 2 or not 0 < first < 1:
+    """A contrastive encoder, then a generative one that is aligned with it.
+
+    Args:
+        encoder: Gets heads into a common space.
+        objective: "mlem", or a baseline of the paper: "contrastive" (CoLES), "generative", or the
+            "sum" of both on one encoder.
+        contrastive_share: Share of the steps for the contrastive encoder.
+        slices: Slices of each value, which attract each other.
+        margin: Least distance between slices of different records.
+        hardest: Number of hardest negatives of each slice.
+        width: Width of the common space.
+        weight: Weight of the alignment.
+        scale: Initial value of the learned scale of the alignment's logits.
+        bias: Initial value of their learned bias.
+        decoder: Width of the decoder.
+        depth: Number of blocks of the decoder.
+        heads: Number of attention heads of the decoder.
+
+    Raises:
+        AmodalError: If `objective` is unknown, `slices` or `contrastive_share` is out of range, or
+            a field has a pretrained backbone.
+    """
+    if objective not in TERMS:
+        raise unknown("objective of mlem", objective, TERMS)
+    if slices < 2 or not 0 < contrastive_share < 1:
         raise AmodalError(
-            f"mlem needs 2 slices at least and a share `first` between 0 and 1, not {slices} and {first}"
+            "mlem needs 2 slices at least and a `contrastive_share` between 0 and 1, not "
+            f"{slices} and {contrastive_share}"
         )
-    tell = FieldDecoders(encoder, width=decoder, depth=depth, heads=heads)
-    encoder = (
-        encoder if learns == "generative" else encoder.align(width)
-    )  # its loss would leave such heads as they are
-    method = Mlem(encoder, LEARNS[learns], tell, Scale(scale, bias=bias), margin, hardest, weight)
-    method.views = ("plain", *("local",) * slices)
-    method.stages = (first, 1.0) if learns == "mlem" else (1.0,)
-    method.on_stage_start(0)
-    return method
+    decoders = FieldDecoders(encoder, width=decoder, depth=depth, heads=heads)
+    # no loss of the generative baseline reaches such heads
+    encoder = encoder if objective == "generative" else encoder.align(width)
+    return Mlem(
+        encoder,
+        decoder=decoders,
+        logit=Scale(scale, bias=bias),
+        terms=TERMS[objective],
+        stages=(contrastive_share, 1.0) if objective == "mlem" else (1.0,),
+        slices=slices,
+        margin=margin,
+        hardest=hardest,
+        weight=weight,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlemFeatures(FeatureRecord):
+    """What the terms of the stage need; empty for the others."""
+
+    aligned: Columns  # source -> (N, D), of slices, or of whole values for the alignment
+    reconstruction: Columns  # source -> (N, 2), sum and number of the losses of its tokens
+    frozen: Columns  # source -> (N, D), of whole values by the frozen encoder
 
 
 class Mlem(StagedMethod):
-    min_batch_size = 2
+    """See `mlem`.
 
+    Args:
+        decoder: Reconstructs values from vectors.
+        logit: Scale and bias of the alignment.
+        terms: The terms of each stage: "contrast", "reconstruct", "align".
+        stages: Where they end, as shares of the steps.
+        slices, margin, hardest, weight: As of `mlem`.
+    """
+
+    min_batch_size = 2
     refresh_first = False
 
-    def __init__(self, encoder, terms, tell, logit, margin, hardest, weight):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        decoder: FieldDecoders,
+        logit: Scale,
+        terms: Sequence[Sequence[str]],
+        stages: tuple[float, ...],
+        slices: int,
+        margin: float,
+        hardest: int,
+        weight: float,
+    ):
         super().__init__()
-        self.encoder, self.terms, self.tell, self.logit = encoder, terms, tell, logit
+        self.encoder, self.decoder, self.logit = encoder, decoder, logit
+        self.terms, self.stages, self.views = terms, stages, ("plain", *("local",) * slices)
         self.margin, self.hardest, self.weight = margin, hardest, weight
-        self.other = frozen_copy(encoder)  # the encoder at its start, later the contrastive one
+        # the encoder at its start, from the second stage on the contrastive one
+        frozen = frozen_copy(encoder)
+        assert isinstance(frozen, Encoder)
+        self.frozen_encoder = frozen
+        self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
-        self.now = self.terms[stage]
-        self.tell.requires_grad_("reconstruct" in self.now)
-        self.logit.requires_grad_("align" in self.now)
+        self.active = self.terms[stage]
+        self.decoder.requires_grad_("reconstruct" in self.active)
+        self.logit.requires_grad_("align" in self.active)
 
     @torch.no_grad()
-    def refresh(self, stage: int, see: Callable[[], Features]) -> None:
-        for mine, its in zip(self.encoder.state_dict().values(), self.other.state_dict().values()):
-            kept = mine.clone()
-            mine.copy_(its)
-            its.copy_(kept)
+    def refresh(self, stage: int, embed_all: Callable[[], Embeddings]) -> None:
+        """Swap the trained encoder and its frozen copy from the start."""
+        frozen = self.frozen_encoder.state_dict().values()
+        for here, other in zip(self.encoder.state_dict().values(), frozen):
+            trained = here.clone()
+            here.copy_(other)
+            other.copy_(trained)
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> MlemFeatures:
         slices = batch.only(*(s for s in batch.sources if view_of(s) > 1))
         whole = batch.only(*(s for s in batch.sources if view_of(s) == 1))
-        columns = {}
-        if "contrast" in self.now:
-            columns |= vectors(self.encoder, alone(self.encoder, slices), batch.size).columns
-        if "reconstruct" in self.now:
+        aligned: dict[str, Column] = {}
+        reconstruction: dict[str, Column] = {}
+        frozen: dict[str, Column] = {}
+        if "contrast" in self.active:
+            aligned |= vectors(self.encoder, alone(self.encoder, slices), batch.size).columns
+        if "reconstruct" in self.active:
             context, content = alone(self.encoder, whole), self.encoder.patchify(whole)
-            for s, bag in content.items():
+            for s, tokens in content.items():
                 vector = self.encoder.pools[field_of(s)](context[s])
-                columns[f"told/{s}"] = self.tell(self.encoder, vector, bag, whole[s].values)
-        if "align" in self.now:
-            columns |= vectors(self.encoder, context, batch.size).columns
+                reconstruction[s] = self.decoder(self.encoder, vector, tokens, whole[s].values)
+        if "align" in self.active:
+            aligned |= vectors(self.encoder, context, batch.size).columns
             with torch.no_grad():
-                frozen = vectors(self.other, alone(self.other, whole), batch.size)
-            columns |= {f"frozen/{s}": column for s, column in frozen.columns.items()}
-        return Features(columns, batch.size)
+                other = alone(self.frozen_encoder, whole)
+                frozen = vectors(self.frozen_encoder, other, batch.size).columns
+        return MlemFeatures(
+            size=batch.size, aligned=aligned, reconstruction=reconstruction, frozen=frozen
+        )
 
-    def losses(self, features: Features) -> dict[str, torch.Tensor]:
-        found, z = {}, {s: features[s] for s in features if "/" not in s}
-        if "contrast" in self.now:
-            slices = [column for s, column in z.items() if view_of(s) > 1]
-            every, record = (
-                torch.cat(parts) for parts in zip(*((c.values, c.rows) for c in slices))
+    def losses(self, features: MlemFeatures) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        if "contrast" in self.active:
+            slices = [c for s, c in features.aligned.items() if view_of(s) > 1]
+            terms["contrast"] = contrastive_margin(
+                torch.cat([c.flat for c in slices]),
+                torch.cat([c.rows for c in slices]),
+                margin=self.margin,
+                hardest=self.hardest,
             )
-            found["contrast"] = contrastive_margin(
-                every, record, margin=self.margin, hardest=self.hardest
+        if "reconstruct" in self.active:
+            terms |= share(
+                {f"reconstruct/{s}": token_mean(c) for s, c in features.reconstruction.items()}
             )
-        if "reconstruct" in self.now:
-            found |= share(
+        if "align" in self.active:
+            scale, bias = self.logit(), self.logit.bias
+            terms |= share(
                 {
-                    f"reconstruct/{s[5:]}": token_mean(features[s])
-                    for s in features
-                    if s.startswith("told/")
+                    f"align/{s}": self.weight
+                    * sigmoid_loss(c.flat, features.frozen[s].flat, scale=scale, bias=bias)
+                    for s, c in features.aligned.items()
+                    if view_of(s) == 1
                 }
             )
-        if "align" in self.now:
-            logit = dict(scale=self.logit(), bias=self.logit.bias)
-            pairs = {s: (z[s].values, features[f"frozen/{s}"].values) for s in z if view_of(s) == 1}
-            found |= share(
-                {
-                    f"align/{s}": self.weight * sigmoid_loss(*pair, **logit)
-                    for s, pair in pairs.items()
-                }
-            )
-        return found
+        return terms

@@ -1,13 +1,16 @@
-"""MV-DHEL and MV-InfoNCE: all views of a sample in one term, be they augmentations or fields, and
-not one term for each pair. Koromilas, Georgiou, Bouritsas, Giannakopoulos, Nicolaou and Panagakis,
-2025, arXiv:2507.06979. Losses: their section IV, with the baselines of their section V under the
-same interface. Row 89 of the catalogue.
+"""MV-DHEL and MV-InfoNCE: all views of a sample in one term, and not one term for each pair.
 
-Rows with a subset of the views have their own term over the views that they have; a row with one
-view has no positive and serves the others as a negative. Of MV-DHEL a row's product has a factor
-for each of its own views."""
+Koromilas, Georgiou, Bouritsas, Giannakopoulos, Nicolaou and Panagakis, 2025, arXiv:2507.06979.
+Views are augmentations or fields. Losses: their section IV, with the baselines of their section V
+under the same interface. Row 89 of the catalogue.
+
+Rows with a subset of the views have their own term over the views that they have. A row with one
+view has no positive and is a negative of the others. In MV-DHEL a row's product has a factor for
+each of its own views.
+"""
 
 import torch
+from torch import Tensor
 
 from amodal.core import Embeddings, unknown
 from amodal.methods.shared.shapes import Towers
@@ -15,7 +18,13 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives import multi_view
 
-LOSSES = ("mv_dhel", "mv_info_nce", "pairwise", "average", "multi_positive")
+LOSSES = {
+    "mv_dhel": multi_view.mv_dhel,
+    "mv_info_nce": multi_view.mv_info_nce,
+    "pairwise": multi_view.pairwise,
+    "average": multi_view.average,
+    "multi_positive": multi_view.multi_positive,
+}
 
 
 def mv_dhel(
@@ -26,34 +35,49 @@ def mv_dhel(
     temperature: float = 0.5,
     width: int = 128,
 ) -> Towers:
-    """loss: "mv_dhel", "mv_info_nce", or a baseline: "pairwise" (PWE, mean NT-Xent of pairs),
-    "average" (AVG, each view with the mean of the others), "multi_positive" (NT-Xent, the other
-    views all positive); views: augmentations of each value, 0 for four of a single field and for
-    one each of several; temperature: of the softmax; width: of the space that is compared, a
-    projector's output with one field, the fields' common space with several."""
+    """One contrastive term over all views of each row.
+
+    Args:
+        encoder: Gets heads into a common space if it has two fields or more.
+        loss: "mv_dhel", "mv_info_nce", or a baseline: "pairwise" (PWE, mean NT-Xent of pairs),
+            "average" (AVG, each view with the mean of the others), "multi_positive" (NT-Xent, the
+            other views all positive).
+        views: Augmentations of each value; 0 for four with one field, and for one each with more.
+        temperature: Temperature of the softmax.
+        width: Output width of the projector with one field, width of the common space with more.
+
+    Raises:
+        AmodalError: If `loss` is unknown.
+    """
     if loss not in LOSSES:
         raise unknown("mv_dhel.loss", loss, LOSSES)
-    alone = len(encoder.fields) == 1
-    views = views or (4 if alone else 1)
+    one_field = len(encoder.fields) == 1
+    views = views or (4 if one_field else 1)
     heads = (
         {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields}
-        if alone
+        if one_field
         else {}
     )
 
-    def objective(z):
-        return {loss: getattr(multi_view, loss)(*table(z), temperature=temperature)}
+    def objective(z: Embeddings) -> dict[str, Tensor]:
+        return {loss: LOSSES[loss](*stacked(z), temperature=temperature)}
 
-    augment = ("strong",) * views if views > 1 else ("weak",)
-    return Towers(encoder if alone else encoder.align(width), objective, heads=heads, views=augment)
+    return Towers(
+        encoder if one_field else encoder.align(width),
+        objective,
+        heads=heads,
+        views=("strong",) * views if views > 1 else ("weak",),
+    )
 
 
-def table(z: Embeddings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows by sources: (B, S, D) vectors, zero where a row lacks the source, and (B, S) bool where
-    it has it."""
+def stacked(z: Embeddings) -> tuple[Tensor, Tensor]:
+    """Stack the S sources of each row.
+
+    Returns:
+        (B, S, D) vectors, zero where a row lacks the source, and (B, S) bool where it has it.
+    """
     columns = [z[s] for s in z.sources]
     whole = [
-        c.values.new_zeros(z.size, c.values.shape[1]).index_put((c.rows,), c.values)
-        for c in columns
+        c.flat.new_zeros(z.size, c.flat.shape[1]).index_put((c.rows,), c.flat) for c in columns
     ]
     return torch.stack(whole, 1), torch.stack([c.present(z.size) for c in columns], 1)

@@ -1,11 +1,13 @@
-"""SLIP: captions and augmented views teach one encoder at once. Mu, Kirillov, Wagner and Xie, ECCV
-2022, arXiv:2112.12750. Loss: their algorithm 1, CLIP on a mild view of each value plus SimCLR on
-two strong views of everything that is not text. Row 103 of the catalogue."""
+"""SLIP: language supervision and self-supervision train one encoder together.
 
-from torch import nn
+Mu, Kirillov, Wagner and Xie, ECCV 2022, arXiv:2112.12750. Loss: their algorithm 1, CLIP on a weak
+view of each value plus SimCLR on two strong views of everything that is not text. Row 103 of the
+catalogue.
+"""
 
-from amodal.core import Batch, view_of
-from amodal.methods.contract import Features
+from torch import Tensor, nn
+
+from amodal.core import Batch, Embeddings, view_of
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
@@ -24,41 +26,51 @@ def slip(
     hidden: int = 4096,
     projection: int = 256,
 ) -> Towers:
-    """weight: of the views' loss (0 is CLIP at the same cost); width: of the common space;
-    temperature: where the learned softmax temperature between fields starts; max_scale: bound of
-    its inverse; view_temperature: between views; hidden, projection: widths of the views' projector
-    of three layers, which training alone uses."""
-    twice = [f for f, m in encoder.fields.items() if not m.takes_prompts] or list(encoder.fields)
+    """InfoNCE between every two fields, and NT-Xent between two views of each.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        weight: Weight of the views' loss (0 is CLIP at the same cost).
+        width: Width of the common space.
+        temperature: Initial value of the learned softmax temperature between fields.
+        max_scale: Upper bound of its inverse.
+        view_temperature: Temperature between views.
+        hidden: Hidden width of the views' projector of three layers, which training alone uses.
+        projection: Output width of that projector.
+    """
+    viewed = [f for f, m in encoder.fields.items() if not m.takes_prompts] or list(encoder.fields)
     scale = Scale(1 / temperature, most=max_scale)
     heads = nn.ModuleDict(
-        {f: Projector(encoder.width, projection, hidden=hidden, layers=3) for f in twice}
+        {f: Projector(encoder.width, projection, hidden=hidden, layers=3) for f in viewed}
     )
 
-    def objective(z):
+    def objective(z: Embeddings) -> dict[str, Tensor]:
         across = {
             f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
             for a, b in field_pairs(z)
         }
         within = {}
-        for f in twice:
+        for f in viewed:
             a, b = z.pair(f"{f}:2", f"{f}:3")
             within[f"nt_xent/{f}"] = weight * nt_xent(
                 heads[f](a), heads[f](b), temperature=view_temperature
             )
         return share(across) | share(within)
 
-    views = {f: ("weak", "strong", "strong") if f in twice else ("weak",) for f in encoder.fields}
+    views = {f: ("weak", "strong", "strong") if f in viewed else ("weak",) for f in encoder.fields}
     learned = nn.ModuleDict({"scale": scale, "heads": heads})
     return Slip(two_fields(encoder).align(width), objective, views=views, learned=learned)
 
 
 class Slip(Towers):
-    """Only the first view goes into the common space; the others keep the trunk's features, for the
-    views' projector."""
+    """Towers whose first views are in the common space.
 
-    def features(self, batch: Batch) -> Features:
-        seen = self.encoder.features(batch)
-        aligned = self.encoder.project(seen)
-        return Features(
-            {s: (seen if view_of(s) > 1 else aligned)[s] for s in aligned.sources}, batch.size
+    The other views have the trunk's features, for the views' projector.
+    """
+
+    def features(self, batch: Batch) -> Embeddings:
+        pooled = self.encoder.features(batch)
+        aligned = self.encoder.project(pooled)
+        return Embeddings(
+            {s: (pooled if view_of(s) > 1 else aligned)[s] for s in aligned.sources}, batch.size
         )

@@ -1,16 +1,22 @@
-"""STRUCTURE: frozen encoders are aligned from few pairs by heads that must keep each field's own
-neighbourhoods. Gröger, Wen, Le & Brbić, NeurIPS 2025, arXiv:2506.16895. Loss: InfoNCE between every
-two fields and, for each field, `structure_loss` over all rows that have it, paired or not, with a
-weight that rises over the first steps. Which layers to align is told by
-`amodal.diagnose.neighbours`. The encoder must be trained beforehand (pretrained backbones, or
-weights of a run): it stays as it is, and only the heads into the common space learn. Temperature,
-weight and warm-up are those of the authors' configuration. Row 92 of the catalogue."""
+"""STRUCTURE: frozen encoders are aligned from few pairs, by heads that preserve neighbourhoods.
+
+Gröger, Wen, Le & Brbić, NeurIPS 2025, arXiv:2506.16895. Loss: InfoNCE between every two fields and,
+for each field, `structure_loss` over all rows that have it, paired or not, with a weight that rises
+over the first steps. `amodal.diagnose.neighbours` measures which layers to align. The encoder must
+be trained beforehand (pretrained backbones, or weights of a run): it is frozen, and only the heads
+into the common space learn. Temperature, weight and warm-up are those of the authors'
+configuration. Row 92 of the catalogue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from amodal.core import Batch, Embeddings
-from amodal.methods.contract import Clock, Features, Method, StagedMethod
+from amodal.methods.contract import Clock, Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -27,22 +33,47 @@ def structure_reg(
     levels: int = 1,
     margin: float = 0.0,
     warmup: int = 1000,
-) -> Method:
-    """width: of the common space; hidden: of the heads' hidden layer, 0 for linear ones;
-    temperature: of InfoNCE and of the neighbourhoods; weight: of the structure term, reached after
-    the warm-up; levels: hops of a neighbourhood; margin: a divergence that is let be; warmup: steps
-    over which the weight rises."""
+) -> Structure:
+    """InfoNCE and a structure-preserving term, on heads of a frozen encoder.
+
+    Args:
+        encoder: Already trained; gets heads into a common space; needs two fields.
+        width: Width of the common space.
+        hidden: Hidden width of the heads, 0 for linear ones.
+        temperature: Temperature of InfoNCE and of the neighbourhoods.
+        weight: Weight of the structure term after the warm-up.
+        levels: Hops of a neighbourhood.
+        margin: A divergence that is not penalised.
+        warmup: Steps over which the weight rises.
+    """
     return Structure(
-        two_fields(encoder).align(width, hidden), temperature, weight, levels, margin, warmup
+        two_fields(encoder).align(width, hidden),
+        temperature=temperature,
+        weight=weight,
+        levels=levels,
+        margin=margin,
+        warmup=warmup,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class StructureFeatures(FeatureRecord):
+    """Vectors after and before the heads."""
+
+    aligned: Columns  # source -> (N, D) in the common space
+    frozen: Columns  # source -> (N, D) of the trunk, without a gradient
+
+
 class Structure(StagedMethod):
+    """See `structure_reg`, which has the arguments."""
+
     min_batch_size = 2
+    steps: Tensor
 
     def __init__(
         self,
         encoder: Encoder,
+        *,
         temperature: float,
         weight: float,
         levels: int,
@@ -50,44 +81,45 @@ class Structure(StagedMethod):
         warmup: int,
     ):
         super().__init__()
-        self.encoder, self.temperature, self.weight, self.warmup = (
-            encoder,
-            temperature,
-            weight,
-            warmup,
-        )
-        self.keeping = {"temperature": temperature, "levels": levels, "margin": margin}
+        self.encoder, self.temperature, self.weight = encoder, temperature, weight
+        self.levels, self.margin, self.warmup = levels, margin, warmup
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.on_stage_start(1)
+        self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
         self.encoder.requires_grad_(False)
+        assert self.encoder.heads is not None
         self.encoder.heads.requires_grad_(True)
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> StructureFeatures:
         with torch.no_grad():
             frozen = self.encoder.features(batch)
         aligned = self.encoder.project(frozen)
-        return Embeddings(aligned.columns | {f"frozen/{s}": frozen[s] for s in aligned}, batch.size)
-
-    def losses(self, features: Features) -> dict[str, Tensor]:
-        z = Embeddings(
-            {s: c for s, c in features.columns.items() if not s.startswith("frozen/")},
-            features.size,
+        return StructureFeatures(
+            size=batch.size,
+            aligned=aligned.columns,
+            frozen={s: frozen[s] for s in aligned},
         )
+
+    def losses(self, features: StructureFeatures) -> dict[str, Tensor]:
+        z = Embeddings(dict(features.aligned), features.size)
         pairs = {
             f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature)
             for a, b in field_pairs(z)
         }
-        kept = {
+        structure = {
             f"structure/{s}": structure_loss(
-                features[f"frozen/{s}"].values, z[s].values, **self.keeping
+                features.frozen[s].flat,
+                z[s].flat,
+                temperature=self.temperature,
+                levels=self.levels,
+                margin=self.margin,
             )
             for s in z.sources
         }
         # the first step counts too, so that no step leaves the term without a gradient
         weight = self.weight * ((self.steps + 1) / max(self.warmup, 1)).clamp(max=1)
-        return share(pairs) | {name: weight * term for name, term in share(kept).items()}
+        return share(pairs) | {name: weight * term for name, term in share(structure).items()}
 
     def on_step_end(self, clock: Clock) -> None:
         self.steps.fill_(clock.step)

@@ -1,32 +1,41 @@
-"""TiMix: a window of one picture is pasted into another, both chosen by the captions, and the
-mixture belongs to both captions. Jiang, Ye, Xu, Ye, Yan, Zhang and Zhang, AAAI 2024,
-arXiv:2312.08846. What fits a caption best is pasted over what fits the other caption least; mixed
-contrastive loss: cross-entropy of both directions with the shares of the area as targets. Row 79 of
-the catalogue.
+"""TiMix: text-aware CutMix. Captions choose the window of one picture that is pasted into another.
 
-What differs. (1) The host is CLIP; the paper's are ALBEF and mPLUG, whose matching, masked words
-and prefix model do not touch the mixing. (2) How well a patch fits its caption is their cosine in
-the common space instead of a predictor that learns from boxes. (3) Partners are drawn by the rows'
-seeds instead of the order of the batch. (4) Patches are pasted after the linear map that makes
-tokens of them, which is the same as before it. Mixing couples rows, so mixtures go through the
-trunk in `losses`, once for the whole batch: micro-batches save memory for everything but them, and
-each process computes all of them."""
+Jiang, Ye, Xu, Ye, Yan, Zhang and Zhang, AAAI 2024, arXiv:2312.08846. The window that fits its
+caption best is pasted over the window that fits the other caption least, and the mixture belongs to
+both captions. Mixed contrastive loss: cross-entropy in both directions with the shares of the area
+as targets. Row 79 of the catalogue.
 
+Differs:
+- The host is CLIP. The paper's are ALBEF and mPLUG, whose matching, masked words and prefix model
+  do not interact with the mixing.
+- How well a patch fits its caption is their cosine in the common space, instead of a predictor that
+  learns from boxes.
+- Partners are drawn by the rows' seeds instead of the order of the batch.
+- Patches are pasted after the linear map that makes tokens of them, which is the same as before it.
+
+Mixing couples rows, so mixtures go through the trunk in `losses`, once for the whole batch.
+Micro-batches save memory for everything but them, and each process computes all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, name_code, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of, name_code, unknown
 from amodal.core.column import shared_rows
 from amodal.masking import mixing
 from amodal.masking.hashing import hash_bits
-from amodal.methods.contract import Features
-from amodal.methods.shared.matching import SEED, pick_text_field, seed_column
+from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.matching import pick_text_field, seed_column
 from amodal.methods.shared.mixing import encode_mixed, token_columns, token_relevance
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -38,7 +47,7 @@ PLACES = ("text", "random", "everywhere")
 def timix(
     encoder: Encoder,
     *,
-    words: str = "",
+    text_field: str = "",
     place: str = "text",
     low: float = 0.25,
     high: float = 0.75,
@@ -49,21 +58,37 @@ def timix(
     width: int = 128,
     temperature: float = 0.07,
     max_scale: float = 100.0,
-) -> Towers:
-    """words: the field that guides the mixing of the others, the first text unless given; place: of
-    the windows, "text", "random" (CutMix) or "everywhere" (no windows: mixup); low, high: sides of
-    the windows, as shares of the picture's, drawn for each batch; alpha: of mixup's Beta; weight:
-    of the mixed loss; smoothing: of its targets; soft: share of the targets that comes from what
-    the model makes of the unmixed pictures (1 in the authors' code); width: of the common space;
-    temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+) -> TiMix:
+    """CLIP, and a contrastive loss of mixtures with both of their captions.
+
+    Args:
+        encoder: Gets heads into a common space; needs two fields.
+        text_field: The field that guides the mixing of the others. Default: the first text field.
+        place: Where windows lie: by the "text", "random" (CutMix) or "everywhere" (no windows:
+            mixup).
+        low: Least side of the windows, as a share of the picture's; drawn for each batch.
+        high: Largest side.
+        alpha: Parameter of mixup's Beta distribution.
+        weight: Weight of the mixed loss.
+        smoothing: Label smoothing of its targets.
+        soft: Share of the targets that comes from the model's predictions of the unmixed pictures
+            (1 in the authors' code).
+        width: Width of the common space.
+        temperature: Initial value of the learned softmax temperature.
+        max_scale: Upper bound of the inverse temperature.
+
+    Raises:
+        AmodalError: If `place` or `text_field` is unknown, or all fields to mix have pretrained
+            backbones.
+    """
     if place not in PLACES:
         raise unknown("timix.place", place, PLACES)
-    words, others = pick_text_field(two_fields(encoder), words)
-    mixup = [f for f in others if not encoder.contextual(f)]
-    if not mixup:
+    text_field, others = pick_text_field(two_fields(encoder), text_field)
+    mixed = [f for f in others if not encoder.contextual(f)]
+    if not mixed:
         raise AmodalError(
-            f"timix pastes tokens of {', '.join(others)}, which come from pretrained backbones and have seen each other already. Leave a "
-            "backbone out, or take clip."
+            f"timix pastes tokens of {', '.join(others)}, which come from pretrained backbones and "
+            "have seen each other already. Leave a backbone out, or take clip."
         )
     mix = (
         partial(mixing.everywhere, alpha=alpha)
@@ -71,70 +96,128 @@ def timix(
         else partial(mixing.in_windows, low=low, high=high)
     )
     scale = Scale(1 / temperature, most=max_scale)
-    method = TiMix(encoder.align(width), scale, words, mixup if weight else [])
-    method.mix, method.guided = mix, place == PLACES[0]
-    method.weight, method.smoothing, method.soft = weight, smoothing, soft
-    return method
+    return TiMix(
+        encoder.align(width),
+        scale=scale,
+        text_field=text_field,
+        mixed=mixed if weight else [],
+        mix=mix,
+        guided=place == "text",
+        weight=weight,
+        smoothing=smoothing,
+        soft=soft,
+    )
 
 
-class TiMix(Towers):
-    """Features are the vectors of all sources and, of each that is mixed, its tokens before the
-    trunk and how well each fits the words."""
+@dataclass(frozen=True, kw_only=True)
+class TiMixFeatures(FeatureRecord):
+    """Vectors of all sources and, of each that is mixed, its tokens before the trunk."""
 
-    def __init__(self, encoder: Encoder, scale: Scale, words: str, mixup: list[str]):
-        super().__init__(encoder, self.contrast, learned=scale)
-        self.words, self.mixup = words, mixup
+    aligned: Columns  # source -> (N, D)
+    inputs: Columns  # of `shared.mixing.token_columns`
+    fit: Columns  # source -> N lists of (), the cosine of each token and the text
+    seeds: Column  # (B,)
 
-    def features(self, batch: Batch) -> Features:
-        content = self.encoder.patchify(batch)
-        context = alone(
-            self.encoder, batch, {s: self.encoder.add_positions(bag) for s, bag in content.items()}
+
+class TiMix(Method):
+    """See `timix`.
+
+    Args:
+        text_field: The field that guides the mixing.
+        mixed: The fields that are mixed.
+        mix: Tokens, grids, seeds and, as `fit`, scores of tokens -> mixtures.
+        guided: Whether `mix` takes scores.
+        weight, smoothing, soft: As of `timix`.
+    """
+
+    min_batch_size = 2
+    views = ("weak",)
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        scale: Scale,
+        text_field: str,
+        mixed: Sequence[str],
+        mix: Callable[..., mixing.Mixed],
+        guided: bool,
+        weight: float,
+        smoothing: float,
+        soft: float,
+    ):
+        super().__init__()
+        self.encoder, self.scale, self.text_field, self.mixed = encoder, scale, text_field, mixed
+        self.mix, self.guided = mix, guided
+        self.weight, self.smoothing, self.soft = weight, smoothing, soft
+
+    def logit_scale(self) -> Scale:
+        """The learned scale of cosines."""
+        return self.scale
+
+    def features(self, batch: Batch) -> TiMixFeatures:
+        encoder, content = self.encoder, self.encoder.patchify(batch)
+        tokens = {s: encoder.add_positions(t) for s, t in content.items()}
+        context = alone(encoder, batch, tokens)
+        z = vectors(encoder, context, batch.size)
+        words, inputs = z[self.text_field], dict[str, Column]()
+        for s in self.mixed:
+            inputs |= token_columns(content[s])
+        return TiMixFeatures(
+            size=batch.size,
+            aligned=z.columns,
+            inputs=inputs,
+            fit={s: token_relevance(encoder, context[s], words, batch.size) for s in self.mixed},
+            seeds=seed_column(batch),
         )
-        z = vectors(self.encoder, context, batch.size)
-        columns: dict[str, Column] = z.columns | {SEED: seed_column(batch)}
-        for s in self.mixup:
-            columns |= token_columns(content[s]) | {
-                f"{s}/fit": token_relevance(self.encoder, context[s], z[self.words], batch.size)
-            }
-        return Features(columns, batch.size)
 
-    def contrast(self, features: Features) -> dict[str, Tensor]:
+    def losses(self, features: TiMixFeatures) -> dict[str, Tensor]:
         z = Embeddings(
-            {s: features[s] for s in features if field_of(s) in self.encoder.fields}, features.size
-        )
-        heat = 1 / self.learned()
-        pairs = {
-            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat)
-            for a, b in field_pairs(z)
-        }
-        return share(pairs) | share(
-            {
-                f"mixed/{s}~{self.words}": self.weight * self.of_mixtures(features, s, heat)
-                for s in self.mixup
-            }
-        )
-
-    def of_mixtures(self, features: Features, s: str, heat: Tensor) -> Tensor:
-        own, words = features[f"{s}/tokens"], features[self.words]
-        at, at_words = shared_rows(own, words)
-        own, words = own.at(at), words.values[at_words]
-        seeds = hash_bits(features[SEED].values[own.rows], name_code(s))
-        how = {"fit": features[f"{s}/fit"].values[at]} if self.guided else {}
-        mixup = self.mix(own.values, features[f"{s}/grid"].values[at], seeds, **how)
-        z = vectors(
-            self.encoder,
-            {s: encode_mixed(self.encoder, features, s, at, mixup.tokens)},
+            {s: c for s, c in features.aligned.items() if field_of(s) in self.encoder.fields},
             features.size,
-        )[s].values
-        targets = SparseTargets.mixup(mixup.partner, mixup.lam)
-        hard = soft_info_nce(z, words, targets, temperature=heat, smoothing=self.smoothing)
+        )
+        t = 1 / self.scale()
+        pairs = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=t) for a, b in field_pairs(z)
+        }
+        mixed = {
+            f"mixed/{s}~{self.text_field}": self.weight * self.of_mixtures(features, s, t)
+            for s in self.mixed
+        }
+        return share(pairs) | share(mixed)
+
+    def of_mixtures(self, features: TiMixFeatures, s: str, temperature: Tensor) -> Tensor:
+        """The mixed contrastive loss of one field with the words."""
+        content, text = features.inputs[f"{s}/tokens"], features.aligned[self.text_field]
+        index, text_index = shared_rows(content, text)
+        content, words = content.at(index), text.flat[text_index]
+        mixed = self.mixture(features, s, content, index)
+        inputs = Embeddings(dict(features.inputs), features.size)
+        context = encode_mixed(self.encoder, inputs, s, index, mixed.tokens)
+        z = vectors(self.encoder, {s: context}, features.size)[s].flat
+        targets = SparseTargets.mixup(mixed.partner, mixed.lam)
+        hard: Tensor = soft_info_nce(
+            z, words, targets, temperature=temperature, smoothing=self.smoothing
+        )
         if not self.soft:
             return hard
         with torch.no_grad():
-            plain = features[s].values[shared_rows(features[s], own)[0]]
-            likely = (normalize(plain, dim=1) @ normalize(words, dim=1).T / heat).softmax(1)
+            unmixed = features.aligned[s]
+            plain = unmixed.flat[shared_rows(unmixed, content)[0]]
+            logits = normalize(plain, dim=1) @ normalize(words, dim=1).T / temperature
+            likely = logits.softmax(1)
             likely = targets.apply(likely, len(likely))
         # the same targets in both directions, as in the authors' code
-        return (1 - self.soft) * hard + self.soft * soft_info_nce(
-            z, words, likely, temperature=heat, reverse_targets=likely
-        )
+        soft: Tensor = soft_info_nce(z, words, likely, temperature=temperature, reverse_targets=likely)
+        return (1 - self.soft) * hard + self.soft * soft
+
+    def mixture(
+        self, features: TiMixFeatures, s: str, content: Column, index: Tensor
+    ) -> mixing.Mixed:
+        """Mix tokens of a field; `content` holds them, its entries `index`."""
+        grid = features.inputs[f"{s}/grid"].flat[index]
+        seeds = hash_bits(features.seeds.flat[content.rows], name_code(s))
+        assert isinstance(content.values, Ragged)
+        if not self.guided:
+            return self.mix(content.values, grid, seeds)
+        return self.mix(content.values, grid, seeds, fit=features.fit[s].values[index])
