@@ -41,7 +41,7 @@ def field_for(encoder: AnyEncoder, name: str) -> str:
     for field_, modality in encoder.fields.items():
         by_modality.setdefault(name_of(modality), []).append(field_)
     if name not in by_modality:
-        raise unknown("source of this encoder", name, {*encoder.fields, *by_modality})
+        raise unknown("field of this encoder", name, {*encoder.fields, *by_modality})
     fields = by_modality[name]
     if len(fields) > 1:
         raise AmodalError(

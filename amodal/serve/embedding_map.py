@@ -21,7 +21,7 @@ from amodal.core.embeddings import FUSED
 from amodal.diagnose.neighbours import nearest
 from amodal.evaluate.labels import measure
 from amodal.evaluate.protocols.knn import neighbours
-from amodal.evaluate.protocols.retrieval import LEAST, ranked
+from amodal.evaluate.protocols.retrieval import MIN_RECORDS, ranked
 from amodal.search import Index
 
 MOST = 20_000
@@ -267,7 +267,7 @@ class EmbeddingMap:
                     len(self.keys),
                 )
                 a, b = pair.pair("a", "b")
-                if len(a) < LEAST:
+                if len(a) < MIN_RECORDS:
                     continue
                 same = torch.unique(b, dim=0, return_inverse=True)[1]
                 row = ranked(a, b, same, (at,), self.unsigned)[0]
