@@ -22,7 +22,7 @@ from amodal.core.embeddings import FUSED
 from amodal.diagnose.neighbours import nearest
 from amodal.evaluate.labels import measure
 from amodal.evaluate.protocols.knn import neighbours
-from amodal.evaluate.protocols.retrieval import LEAST, ranked
+from amodal.evaluate.protocols.retrieval import MIN_RECORDS, ranked
 from amodal.search import Index
 from amodal.serve.projection import best_projection, project_2d
 
@@ -300,7 +300,7 @@ class EmbeddingMap:
                     len(self.keys),
                 )
                 a, b = pair.pair("a", "b")
-                if len(a) < LEAST:
+                if len(a) < MIN_RECORDS:
                     continue
                 same = torch.unique(b, dim=0, return_inverse=True)[1]
                 row = ranked(a, b, same, (k,), self.unsigned)[0]

@@ -321,3 +321,12 @@ def test_values_fit_their_annotations():
     ]
     bad += [(3, str), ([], Mapping[str, int]), ("z", Literal["x", "y"]), (3, None)]
     assert not any(fits(value, hint) for value, hint in bad)
+
+
+def test_old_names_of_options_are_taken(records, encoder):
+    old, new = (
+        evaluate(encoder, records, protocols=["retrieval"], progress=False, **options)
+        for options in ({"at": (2,)}, {"recall_at": (2,)})
+    )
+    assert old["retrieval"].spec == new["retrieval"].spec
+    assert new["retrieval"].spec["recall_at"] == [2]

@@ -13,7 +13,8 @@ import amodal
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.data.sets import scenes
 from amodal.evaluate import Embedded, NotApplicable, Report, figures
-from amodal.evaluate.protocols.small_objects import area_of, ranks_of, resampled, small_objects
+from amodal.evaluate.object_sizes import area_of
+from amodal.evaluate.protocols.small_objects import ranks_of, resampled, small_objects
 
 
 def embedded(words, pictures, **more):

@@ -21,7 +21,6 @@ same words, or if its `objects` name these very words.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from amodal.core import AmodalError, Column, Ragged, unknown
 from amodal.core.column import both
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.object_sizes import areas, bins_of, number_of
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.retrieval import chance_of
 from amodal.evaluate.result import Result
@@ -189,60 +189,6 @@ def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def areas(test: Embedded) -> np.ndarray:
-    """The size of each record's object.
-
-    Returns:
-        (N,) share of its picture, NaN where that is unknown.
-
-    Raises:
-        NotApplicable: Without a label `area` or `box`.
-        AmodalError: For a share outside (0, 1].
-    """
-    if "area" in test.labels:
-        share = np.array([_number(v) for v in test.labels["area"]])
-    elif "box" in test.labels:
-        share = np.array([np.nan if v is None else area_of(v) for v in test.labels["box"]])
-    else:
-        raise NotApplicable(
-            "it needs a label `area`, a share of the picture, or `box`; declare one in dataset.toml"
-        )
-    wrong = share[np.isfinite(share) & ((share <= 0) | (share > 1))]
-    if len(wrong):
-        raise AmodalError(
-            f"a thing covers more than 0 and at most 1 of its picture, not {wrong[0]:g}; "
-            "see `small_objects`"
-        )
-    return share
-
-
-def area_of(box: str) -> float:
-    """The share of a picture that a box covers.
-
-    Raises:
-        AmodalError: For what is no box.
-    """
-    try:
-        left, top, right, bottom, *picture = map(float, json.loads(box))
-        width, height = picture or (1.0, 1.0)
-        share = (right - left) * (bottom - top) / (width * height)
-        if right > left and bottom > top and (picture or max(right, bottom) <= 1):
-            return share
-    except (ValueError, TypeError, ZeroDivisionError):
-        pass
-    raise AmodalError(
-        f"{str(box)[:60]!r} is no box: [left, top, right, bottom] as shares of the sides, or in "
-        "pixels with the picture's width and height"
-    )
-
-
-def _number(value: str | float | None) -> float:
-    try:
-        return np.nan if value is None else float(value)
-    except ValueError:
-        raise AmodalError(f"{value!r} is no number; `area` and `count` are numbers") from None
-
-
 def _content(test: Embedded, field: str, column: Column) -> np.ndarray:
     """(n,) int64, equal where values are."""
     if field not in test.content:
@@ -358,29 +304,11 @@ def _all_bins(
 ) -> dict[str, np.ndarray]:
     """Name of a bin -> (Q,) bool."""
     bins = {"all": np.ones(len(rows), dtype=bool)}
-    bins |= _bins(share, sizes, "covering {} of the picture", lambda v: f"{100 * v:g} %")
+    bins |= bins_of(share, sizes, "covering {} of the picture", lambda v: f"{100 * v:g} %")
     if "count" in test.labels:
-        number = np.array([_number(v) for v in test.labels["count"][rows]])
-        bins |= _bins(number, counts, "{} things in the picture", lambda v: f"{v:g}")
+        number = np.array([number_of(v) for v in test.labels["count"][rows]])
+        bins |= bins_of(number, counts, "{} things in the picture", lambda v: f"{v:g}")
     return bins
-
-
-def _bins(
-    values: np.ndarray, edges: Sequence[float], name: str, shown: Callable[[float], str]
-) -> dict[str, np.ndarray]:
-    """What lies below the first edge, between each two, and from the last on."""
-    edges = list(edges)
-    if not edges or any(b <= a for a, b in zip(edges, edges[1:])):
-        raise AmodalError(f"edges of bins rise, and there is at least one; got {edges}")
-    bounds = [-np.inf, *edges, np.inf]
-    named = [
-        f"below {shown(edges[0])}",
-        *(f"{shown(a)} to {shown(b)}" for a, b in zip(edges, edges[1:])),
-        f"from {shown(edges[-1])}",
-    ]
-    return {
-        name.format(n): (values >= a) & (values < b) for n, a, b in zip(named, bounds, bounds[1:])
-    }
 
 
 def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int) -> np.ndarray:
