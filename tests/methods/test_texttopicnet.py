@@ -51,7 +51,7 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
         quiet = dict(monitor=CollapseMonitor([]), tensorboard=False, progress=False)
         return train(m, batches, Recipe(steps=2, lr=1e-3), tmp_path, records=survey, **quiet)
 
-    with pytest.raises(AmodalError, match="looks at all records"):
+    with pytest.raises(AmodalError, match="needs all records"):
         run(None)
     run(data.Loader(records, range(20), batch=8, shuffle=False))
     counts = m.topics.count(["boat barn secret"])
