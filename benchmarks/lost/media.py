@@ -20,7 +20,7 @@ import numpy as np
 
 from amodal import data, modalities
 from amodal.data import schema
-from amodal.data.quarantine import read
+from amodal.data.quarantine import Quarantine, read
 from amodal.progress import Bar
 from benchmarks.lost import containers
 from benchmarks.lost.damage import BOMBS, CHECKED, DAMAGES, GOOD, MORE_BOMBS
@@ -109,14 +109,15 @@ def outcomes(folder: Path, kind: str, first: int = 0):
     after each. What cannot be read is written to the quarantine file at once."""
     dataset = data.open(folder)
     loader = data.Loader(dataset, range(len(dataset)), batch=1, shuffle=False, cache_bytes=0)
+    quarantine = Quarantine()
     for i in range(first, len(dataset)):
         yield {"start": i}
         before, begun = _resident(), time.monotonic()
         _forget_peak()
         batch, bad = loader.load(i)
         grown = _peak() - before
-        loader._found.add(bad)
-        loader.quarantine(folder / ".quarantine.jsonl")
+        quarantine.add(bad)
+        quarantine.append_to(folder / ".quarantine.jsonl")
         there = len(batch[kind]) > 0
         value = dataset.value(i, kind) if there else None
         entry = {
