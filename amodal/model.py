@@ -274,7 +274,9 @@ class Model(HubMixin):
         cached = self.config["schedule"].get("remember")
         # Protocols that damage values need them embedded anew, not from the cache.
         if cached and not changes_records(protocols or ()):
-            dataset = with_cached_features(dataset, self.encoder, self.device, pooled=cached == "mean")
+            dataset = with_cached_features(
+                dataset, self.encoder, self.device, pooled=cached == "mean"
+            )
         return run_protocols(
             self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options
         )

@@ -136,7 +136,9 @@ def test_a_module_is_a_backbone(backbone, folder, tmp_path):
     net = model.encoder.tokenizers["image"].module
     assert isinstance(net, Net) and model.encoder.contextual("image")
     same(model, amodal.load(run, backbones={"image": Net()}), folder)
-    with pytest.raises(AmodalError, match=r"pass it when you load the run: amodal\.load\(RUN, backbones="):
+    with pytest.raises(
+        AmodalError, match=r"pass it when you load the run: amodal\.load\(RUN, backbones="
+    ):
         amodal.load(run)
     with pytest.raises(AmodalError, match="hiding some of them hides nothing"):
         amodal.pretrain("mae", folder, tmp_path / "no", backbones={"image": Net()}, **QUICK)

@@ -126,7 +126,8 @@ class Plugin:
                 log.warning("the plug-in %s is skipped: %s", self, self.reason)
         if self.failure:
             raise AmodalError(
-                f"the plug-in {self} cannot be used: {self.reason}. `amodal doctor` shows the whole traceback."
+                f"the plug-in {self} cannot be used: {self.reason}. "
+                "`amodal doctor` shows the whole traceback."
             )
         return self._loaded
 

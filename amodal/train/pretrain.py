@@ -111,7 +111,11 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings) -> In
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; "
             "more records are needed"
         )
-    choose = curation.batch_selector(settings.curate, settings.curate_options) if settings.curate else None
+    choose = (
+        curation.batch_selector(settings.curate, settings.curate_options)
+        if settings.curate
+        else None
+    )
     return Inputs(method, settings, dataset, part, backbones, source, choose)
 
 

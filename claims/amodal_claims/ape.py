@@ -59,7 +59,9 @@ def pairs(dataset, text):
 
 def fresh(fields, resolve_specs, seed):
     torch.manual_seed(seed)
-    return Encoder(fields, size=BUDGET.size, backbones=config.backbones(resolve_specs, fields, BUDGET.size))
+    return Encoder(
+        fields, size=BUDGET.size, backbones=config.backbones(resolve_specs, fields, BUDGET.size)
+    )
 
 
 def kept(dataset, encoder):
@@ -91,7 +93,9 @@ def measure(seed, dataset):
             fields["image"] = replace(fields["image"], size=SIDE, patch=SIDE // 8)
 
         records, stamps = (kept(d, fresh(fields, resolve_specs, seed)) for d in (home, away))
-        made = [(methods.build(arm, fresh(fields, resolve_specs, seed)), rate) for rate in BUDGET.rates]
+        made = [
+            (methods.build(arm, fresh(fields, resolve_specs, seed)), rate) for rate in BUDGET.rates
+        ]
         tried = [fit(method, records, train, BUDGET, seed, rate) for method, rate in made]
         method = max(tried, key=lambda one: recall(one, records, valid))
         found[arm], found[f"{arm}, stamps"] = (

@@ -83,7 +83,9 @@ def hidden(batch, kept):
 def accuracy(method, dataset, rows, fields, numbers):
     guesses = []
     for batch in Loader(dataset, rows, batch=256, shuffle=False):
-        z = subset_features(method.encoder, batch)({s: batch[s].present(batch.size) for s in fields})
+        z = subset_features(method.encoder, batch)(
+            {s: batch[s].present(batch.size) for s in fields}
+        )
         guesses.append(method.head(z).values.argmax(1))
     return float((torch.cat(guesses).numpy() == numbers[rows]).mean())
 

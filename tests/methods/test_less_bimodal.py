@@ -24,8 +24,12 @@ def test_a_share_of_rows_is_exchanged_for_any_other_and_wherever_they_stand():
     counts = torch.bincount(small[:, 0], minlength=4)[1:]
     assert counts.min() > 280 and counts.sum() == 1000  # a third each of the three others
     order = torch.randperm(40)
-    assert torch.equal(swap_partners(seeds[:40], 0.5)[order], order[swap_partners(seeds[:40][order], 0.5)])
-    assert swap_partners(seeds[:1], 1.0).tolist() == [0] and torch.equal(swap_partners(seeds, 0.0), own)
+    assert torch.equal(
+        swap_partners(seeds[:40], 0.5)[order], order[swap_partners(seeds[:40][order], 0.5)]
+    )
+    assert swap_partners(seeds[:1], 1.0).tolist() == [0] and torch.equal(
+        swap_partners(seeds, 0.0), own
+    )
 
 
 @torch.no_grad()

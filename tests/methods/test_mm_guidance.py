@@ -44,7 +44,12 @@ def gradients_of(m, term, whole):
 def test_who_follows_whom():
     m = method("mm_guidance", deploy="picture")
     whole = batch(m.views)
-    assert set(m.losses(m.features(whole))) == {"predict/kind", "guided/predict/kind", "feature", "logit"}
+    assert set(m.losses(m.features(whole))) == {
+        "predict/kind",
+        "guided/predict/kind",
+        "feature",
+        "logit",
+    }
     for term in ("predict/kind", "feature", "logit"):  # none of them reaches what the guides know
         reached = gradients_of(m, term, whole)
         assert any("trunks.picture" in n for n in reached), term

@@ -70,7 +70,9 @@ def mma_dfer(
     encoder.requires_grad_(not frozen)
     if prompts or bottleneck:
         encoder.set_block_hook(
-            parallel_adapters(require_no_hook(encoder), prompts=prompts, every=every, bottleneck=bottleneck)
+            parallel_adapters(
+                require_no_hook(encoder), prompts=prompts, every=every, bottleneck=bottleneck
+            )
         )
     heads = next(n for n in (8, 4, 2, 1) if hidden % n == 0)
     head = TemporalHead(list(encoder.fields), lead, encoder.width, hidden, depth, heads, classes)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from amodal.objectives.bags import pad_packed, row_index
+from amodal.objectives.packed import pad_packed, row_index
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, Ragged, field_of, views_of

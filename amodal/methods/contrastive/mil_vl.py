@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from amodal.objectives.bags import pad_packed
+from amodal.objectives.packed import pad_packed
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 

@@ -208,7 +208,9 @@ class TiMix(Method):
             likely = logits.softmax(1)
             likely = targets.apply(likely, len(likely))
         # the same targets in both directions, as in the authors' code
-        soft: Tensor = soft_info_nce(z, words, likely, temperature=temperature, reverse_targets=likely)
+        soft: Tensor = soft_info_nce(
+            z, words, likely, temperature=temperature, reverse_targets=likely
+        )
         return (1 - self.soft) * hard + self.soft * soft
 
     def mixture(

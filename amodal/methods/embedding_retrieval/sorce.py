@@ -133,7 +133,9 @@ class Sorce(Method):
     def features(self, batch: Batch) -> RegionFeatures:
         context = alone(self.encoder, batch)
         z = vectors(self.encoder, context, batch.size)
-        regions = {f: region_vectors(self.encoder, context, f, self.grid) for f in self.record_fields}
+        regions = {
+            f: region_vectors(self.encoder, context, f, self.grid) for f in self.record_fields
+        }
         return RegionFeatures(size=batch.size, vectors=z.columns, regions=regions)
 
     def losses(self, features: RegionFeatures) -> dict[str, Tensor]:

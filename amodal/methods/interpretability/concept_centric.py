@@ -107,7 +107,8 @@ class Concepts(Method):
         return ConceptFeatures(
             size=batch.size,
             readings={
-                s: Column(heads[field_of(s)].log_membership(z[s].values), z[s].rows) for s in z.sources
+                s: Column(heads[field_of(s)].log_membership(z[s].values), z[s].rows)
+                for s in z.sources
             },
             annotations=Column(self.concepts.annotations(table.flat), table.rows),
         )

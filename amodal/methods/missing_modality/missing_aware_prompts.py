@@ -52,7 +52,12 @@ def missing_aware_prompts(
         view: How values are augmented, such as "plain" or "weak".
     """
     prompts = pattern_prompts(
-        require_no_hook(encoder), length=length, layers=layers, level=prompt_type, accumulate=accumulate, missing_aware=missing_aware
+        require_no_hook(encoder),
+        length=length,
+        layers=layers,
+        level=prompt_type,
+        accumulate=accumulate,
+        missing_aware=missing_aware,
     )
     train_projections(encoder.requires_grad_(False)).set_block_hook(prompts)
     encoder.pools[FUSED].requires_grad_(True)

@@ -134,7 +134,9 @@ class NamedClasses(Method):
         tokens = encoder.tokenize(
             batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
         )
-        context = encoder.encode(tokens, block_hook=partial(encoder.block_hook, collected=collected))
+        context = encoder.encode(
+            tokens, block_hook=partial(encoder.block_hook, collected=collected)
+        )
         final = {s: collected[field_of(s)] for s in tokens}
         columns = {s: Column(self.read_out(field_of(s), c.flat), c.rows) for s, c in final.items()}
         z = encoder.project(Embeddings(encoder.pool(context), batch.size))

@@ -13,8 +13,9 @@ from amodal.nn.backbones.module import ModuleBackbone
 
 
 class PluginBackbone(ModuleBackbone):
-    """The module that a plug-in's factory makes. A run names it, so it opens wherever the plug-in is
-    installed.
+    """The module that a plug-in's factory makes.
+
+    A run names it, so it opens wherever the plug-in is installed.
 
     Args:
         name: NAME or NAME:WHICH.
@@ -51,8 +52,8 @@ def made_by_plugin(name: str, modality: Any) -> nn.Module:
     known = plugins("backbones")
     if canonical(library) not in known:
         raise AmodalError(
-            f"the backbone {name!r} is of a plug-in that is not installed here: install the package "
-            f"that brings the backbone {library!r} (backbones of plug-ins here: "
+            f"the backbone {name!r} is of a plug-in that is not installed here: install the "
+            f"package that brings the backbone {library!r} (backbones of plug-ins here: "
             f"{', '.join(known) or 'none'})"
         )
     plugin = known[canonical(library)]
@@ -60,7 +61,8 @@ def made_by_plugin(name: str, modality: Any) -> nn.Module:
     module = factory(modality, which) if which else factory(modality)
     if not isinstance(module, nn.Module):
         raise AmodalError(
-            f"the backbone {plugin} gave {type(module).__name__}; its factory must give a torch module"
+            f"the backbone {plugin} gave {type(module).__name__}; "
+            "its factory must give a torch module"
         )
     return module
 
