@@ -258,7 +258,7 @@ def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
     pretrain("clip", short, tmp_path / "run", steps=1, **QUICK | {"progress": True})
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert 0 < config["data"]["truncated"]["text"] <= 1
-    assert "are cut off" in capsys.readouterr().err
+    assert "are truncated" in capsys.readouterr().err
 
 
 def test_settings_that_make_no_field_are_refused_before_a_folder_is_made(folder, tmp_path):
