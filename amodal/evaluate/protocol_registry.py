@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import cast
 
 from amodal.core import AmodalError, unknown
+from amodal.core.references import load_reference
 from amodal.core.registry import Plugin, load, pages, plugins
-from amodal.core.source import load_reference
 from amodal.evaluate.needs import CHANGED_RECORDS
 from amodal.evaluate.old_names import current_name
 from amodal.evaluate.protocol import Protocol

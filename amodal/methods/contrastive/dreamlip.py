@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from amodal.objectives.packed import pad_packed, row_index
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, Ragged, field_of, views_of
@@ -25,6 +24,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.grouping import group_patches
 from amodal.objectives.info_nce import info_nce
+from amodal.objectives.packed import pad_packed, row_index
 
 
 def dreamlip(

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from amodal.objectives.packed import pad_packed
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -26,6 +25,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mil import bag_nce, pooling
+from amodal.objectives.packed import pad_packed
 from amodal.objectives.score_nce import score_nce
 
 

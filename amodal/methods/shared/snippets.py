@@ -9,8 +9,8 @@ from torch.nn.functional import pad
 
 from amodal.core import Ragged
 from amodal.core.column import spans
-from amodal.objectives.packed import pad_packed
 from amodal.objectives.mil import bag_scores, bag_tile, max_pool
+from amodal.objectives.packed import pad_packed
 from amodal.objectives.tiles import by_rows
 from amodal.stats.chain_crf import snippets, viterbi
 
