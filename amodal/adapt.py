@@ -185,6 +185,8 @@ def base_classes(dataset: Dataset, label: str) -> Dataset:
 class _WithoutCells(Reader):
     """The records of another reader, some of which lack the cell of one column."""
 
+    reader: Reader
+
     def __init__(self, reader: Reader, column: str, removed: npt.NDArray[np.bool_]):
         self.reader, self.column, self.removed = reader, column, removed
         self.keys, self.columns = reader.keys, reader.columns

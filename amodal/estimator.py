@@ -116,7 +116,7 @@ class Embedder:
             self.model_.path = None
         encoder = self.model_.encoder
         self.schema_ = {
-            name: replace(dataset.schema.fields[name], modality=cast("Modality", m))
+            name: replace(dataset.schema.fields[name], modality=m)
             for name, m in encoder.fields.items()
         }
         self.n_features_out_ = encoder.space_width

@@ -17,7 +17,7 @@ from amodal import data as records
 from amodal.adapt import adapt, predictions
 from amodal.core import AmodalError
 from amodal.core.part import Spec
-from amodal.data import Dataset
+from amodal.data import Dataset, Openable
 from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
 from amodal.export.hub_mixin import HubMixin
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from amodal.methods import MethodLike
 
 
-def pretrain(method: MethodLike, data: object, out: str | Path, **settings: Any) -> Model:
+def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: Any) -> Model:
     """Pretrain on `data` without labels.
 
     Args:
@@ -155,7 +155,7 @@ class Model(HubMixin):
             head,
             method=run.method,
             spec=run.spec,
-            user_code=run.own,
+            user_code=run.user_code,
             read_only=read_only,
         )
 
@@ -180,11 +180,11 @@ class Model(HubMixin):
         digest: str = self.config.get("weights_sha256", "")
         return digest[:16]
 
-    def read(self, data: object) -> Dataset:
+    def read(self, data: Openable) -> Dataset:
         """Open `data` with the fields of the encoder, decoded as it was trained to."""
         return records.open(data).with_fields(self.fields)
 
-    def read_partial(self, data: object) -> Dataset:
+    def read_partial(self, data: Openable) -> Dataset:
         """Open `data` that may lack whole fields of the encoder.
 
         Warns about them; no record has a value of them.
@@ -204,7 +204,7 @@ class Model(HubMixin):
 
     def embed(
         self,
-        data: object,
+        data: Openable,
         *,
         part: str | None = None,
         progress: Callable[[int], object] | None = None,
@@ -223,13 +223,13 @@ class Model(HubMixin):
         indices = dataset.split(part) if part else range(len(dataset))
         return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
 
-    def adapt(self, data: object, out: str | Path, *, label: str, **settings: Any) -> Model:
+    def adapt(self, data: Openable, out: str | Path, *, label: str, **settings: Any) -> Model:
         """Fine-tune this encoder to predict `label`; see `amodal.adapt.adapt` for the settings."""
         return load(adapt(self._run_dir(), data, out, label=label, **settings))
 
     def predict(
         self,
-        data: object,
+        data: Openable,
         *,
         part: str | None = None,
         progress: Callable[[int], object] | None = None,
@@ -252,7 +252,7 @@ class Model(HubMixin):
 
     def evaluate(
         self,
-        data: object,
+        data: Openable,
         *,
         label: str | None = None,
         protocols: Sequence[str] | None = None,
@@ -287,7 +287,7 @@ class Model(HubMixin):
         # It is compared with the trained one, so it must be tested on the same records.
         return Model(before.to(self.device), self.config, trained=self.trained)
 
-    def index(self, data: object, path: str | Path | None = None, **options: Any) -> Engine:
+    def index(self, data: Openable, path: str | Path | None = None, **options: Any) -> Engine:
         """Embed `data` into an index; records that it holds and that have not changed are skipped.
 
         Args:

@@ -45,10 +45,11 @@ def index(
     if engine.bad:
         print(unreadable(engine.bad))
     if engine.stale and prune:
-        print(f"{engine.gone:,} records removed from the index that are no longer in the data")
+        print(f"{engine.stale:,} records removed from the index that are no longer in the data")
     elif engine.stale:
         print(
-            f"{engine.gone:,} records in the index are no longer in the data (--prune removes them)"
+            f"{engine.stale:,} records in the index are no longer in the data "
+            "(--prune removes them)"
         )
     modalities = {name_of(m) for m in model.fields.values()}
     query = next(

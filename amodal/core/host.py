@@ -31,7 +31,7 @@ def known(t: Tensor) -> Tensor | None:
     if t.device.type == "cpu":
         return t
     missing: tuple[int | None, Copy] = (None, None)
-    entry: tuple[int | None, Copy] = _copies.get(t, missing)  # type: ignore[no-untyped-call]  # of torch
+    entry: tuple[int | None, Copy] = _copies.get(t, missing)
     version, copy = entry
     if version != _version(t):  # no copy, or one from before a change in place
         return None

@@ -129,7 +129,7 @@ def reason_against() -> str:
     """Why oneDNN is not available here, as a clause; "" where it is."""
     if torch.cuda.is_available():
         return "the setting would also round products on the GPU"
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # of torch
+    if not torch.backends.mkldnn.is_available():
         return "this torch was built without it"
     return ""
 

@@ -120,6 +120,8 @@ class PoisonedReader(Reader):
         cells: column -> record -> replacement.
     """
 
+    reader: Reader
+
     def __init__(
         self,
         dataset: Dataset,

@@ -5,6 +5,7 @@ from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, init
 from amodal.data.loader import Loader, Views, class_numbers
 from amodal.data.mixture import Mixture
+from amodal.data.open_dataset import Openable
 from amodal.data.open_dataset import open_dataset as open
 from amodal.data.pack import pack
 from amodal.data.quarantine import Bad
@@ -12,6 +13,7 @@ from amodal.data.report import Report
 from amodal.data.schema import Label
 
 __all__ = [
+    "Openable",
     "Bad",
     "Dataset",
     "Label",

@@ -16,9 +16,12 @@ from amodal.data.readers import FilePattern
 from amodal.data.remote import AnyPath, as_path, local_schema
 from amodal.modalities import Modality
 
+Openable = str | AnyPath | Mapping[str, Sequence[Any]] | Dataset
+"""What `open_dataset` takes."""
+
 
 def open_dataset(
-    source: str | AnyPath | Mapping[str, Sequence[Any]] | Dataset,
+    source: Openable,
     *,
     name: str = "",
     fields: Mapping[str, str | Modality] | None = None,

@@ -34,10 +34,14 @@ class Run(Protocol):
         head: What predicts labels, if anything does.
     """
 
-    encoder: AnyEncoder
-    config: dict[str, Any]
-    trained: np.ndarray | None
-    head: AnyHead | None
+    @property
+    def encoder(self) -> AnyEncoder: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def trained(self) -> np.ndarray | None: ...
+    @property
+    def head(self) -> AnyHead | None: ...
 
 
 Pair = tuple[Embedded, Embedded]

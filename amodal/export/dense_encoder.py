@@ -85,7 +85,7 @@ class DenseEncoder(nn.Module):
         modality = cast(Exports, encoder.fields[field])
         self.field = cast("FieldGraph", modality.graph(encoder.tokenizers[field]))
         self.field_token = encoder.field_token[field]
-        self.position, self.pool = cast("nn.Module | None", encoder.position), encoder.pools[field]
+        self.position, self.pool = encoder.position, encoder.pools[field]
         trunk = cast(Transformer, encoder.trunks[field if encoder.trunk == "separate" else ALL])
         if isinstance(encoder.block_hook, Skills):
             trunk = encoder.block_hook.alone(trunk, field)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.export.dense_encoder import DenseEncoder, why_not_exportable
@@ -71,12 +71,13 @@ def write(model: Model, out: Path) -> list[Path]:
 
 def why_no_tower(encoder: Encoder, field: str) -> str:
     """Why transformers has no counterpart of this field's tower; "" if it has."""
-    if encoder.fields[field].layout != "grid":
-        kind = name_of(encoder.fields[field])
+    image = encoder.fields[field]
+    if not isinstance(image, Image):
+        kind = name_of(image)
         return f"transformers has no architecture that takes {kind} values as this encoder does"
-    if encoder.fields[field].fit not in PROCESSORS:
+    if image.fit not in PROCESSORS:
         return (
-            f"it fits pictures by {encoder.fields[field].fit!r}, bars in the mean colour round a "
+            f"it fits pictures by {image.fit!r}, bars in the mean colour round a "
             "picture that is not square, and no "
             "image processor of transformers does the same"
         )
@@ -115,7 +116,7 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
         hidden_size=encoder.width,
         num_hidden_layers=len(blocks),
         num_attention_heads=encoder.num_heads,
-        intermediate_size=blocks[0].up.out_features,
+        intermediate_size=cast(nn.Linear, blocks[0].up).out_features,
         num_channels=image.channels,
         image_size=image.size,
         patch_size=image.tile,
@@ -200,11 +201,12 @@ def fill(vision: Any, dense: DenseEncoder) -> None:
     inside.position_embedding.weight.copy_(place)
     vision.post_layernorm.load_state_dict(dense.trunk.norm.state_dict())
     for mine, its in zip(cast("list[Block]", dense.trunk.blocks), vision.encoder.layers):
-        bias = mine.attention.qkv.bias
+        qkv = cast(nn.Linear, mine.attention.qkv)
+        bias: Tensor | None = qkv.bias
         for i, part in enumerate(
             (its.self_attn.q_proj, its.self_attn.k_proj, its.self_attn.v_proj)
         ):
-            part.weight.copy_(mine.attention.qkv.weight.chunk(3)[i])
+            part.weight.copy_(qkv.weight.chunk(3)[i])
             part.bias.zero_() if bias is None else part.bias.copy_(bias.chunk(3)[i])
         its.self_attn.out_proj.load_state_dict(mine.attention.out.state_dict())
         for a, b in ((mine.norm1, its.layer_norm1), (mine.norm2, its.layer_norm2)):

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from amodal import modalities
 from amodal.core import AmodalError
-from amodal.data import Bad, Dataset
+from amodal.data import Bad, Dataset, Openable
 from amodal.evaluate import Embedded, embed_records
 from amodal.inference.embed import unreadable
 from amodal.nn.saved import read_json
@@ -46,7 +46,7 @@ COLUMNS = [*SHARED, "vector"]
 
 
 def write_vectors(
-    model: Model, data: object, out: str | Path, *, chunk: int = CHUNK, progress: bool = True
+    model: Model, data: Openable, out: str | Path, *, chunk: int = CHUNK, progress: bool = True
 ) -> int:
     """Embed every record of a dataset into a Parquet file.
 

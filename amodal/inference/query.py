@@ -25,7 +25,7 @@ class Hit:
     key: str
     score: float
     source: str
-    labels: dict[str, str | float] = field(default_factory=dict)
+    labels: dict[str, str | float | None] = field(default_factory=dict)
     part: str = ""
 
 

@@ -175,7 +175,7 @@ def plan(
         batch_size, size_of(size).batch, int(samples), gpus, built.min_batch_size
     )
     loader = Loader(dataset, part, batch=EXAMPLES, views=built.views, labels=built.labels)
-    batch = loader.at(0)[0]
+    batch = loader.load(0)[0]
     job = Job.of(
         built,
         accelerator(gpu),

@@ -77,7 +77,7 @@ class Count:
         return float(np.maximum(np.maximum(work, self.ops[:, 2] / bandwidth), launch).sum())
 
 
-class FakeLargeTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+class FakeLargeTensors(TorchDispatchMode):
     """Within it, large float tensors are created as FakeTensors."""
 
     def __init__(self, fake: FakeTensorMode):
@@ -123,7 +123,7 @@ def weightless(build: Callable[[], Method]) -> Method:
     return method
 
 
-class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+class OpCounter(TorchDispatchMode):
     """Counts the operations that run within it, and the allocated bytes.
 
     Args:
@@ -350,7 +350,7 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, *args: Any, out_val: Any = None, **kwargs: Any
 ) -> int:
     shapes = query.shape, key.shape, value.shape
-    return int(sdpa_flop_count(*shapes))  # type: ignore[no-untyped-call]  # of torch
+    return int(sdpa_flop_count(*shapes))
 
 
 def _attention_backward(
@@ -363,7 +363,7 @@ def _attention_backward(
     **kwargs: Any,
 ) -> int:
     shapes = grad.shape, query.shape, key.shape, value.shape
-    return int(sdpa_backward_flop_count(*shapes))  # type: ignore[no-untyped-call]  # of torch
+    return int(sdpa_backward_flop_count(*shapes))
 
 
 INDEXING = (

@@ -241,11 +241,12 @@ class Engine(ABC):
         labels: dict[str, np.ndarray],
         **options: Any,
     ) -> None:
-        rows = [i for i, _ in wanted]
-        if getattr(self.encoder, "multi_vector", None) is not None:  # an ensemble has no such
-            keys, vectors, parts, bad = embed_multi_vector(self.encoder, dataset, rows, **options)
+        rows, encoder = [i for i, _ in wanted], self.encoder
+        assert encoder is not None  # `update` has refused it
+        if getattr(encoder, "multi_vector", None) is not None:  # an ensemble has no such
+            keys, vectors, parts, bad = embed_multi_vector(encoder, dataset, rows, **options)
         else:
-            embedded = embed_records(self.encoder, dataset, rows, labels=False, **options)
+            embedded = embed_records(encoder, dataset, rows, labels=False, **options)
             keys, vectors, bad = embedded.keys, embedded.aligned, embedded.bad
             parts = {}
         self.bad += bad

@@ -115,7 +115,7 @@ def with_cached_features(
             "pooled": pooled,
         }
         stores[field] = store = FeatureStore(
-            cache() / "features", description, len(dataset), cast(int, backbone.body.width)
+            cache() / "features", description, len(dataset), backbone.body.width
         )
         if distributed.rank() == 0:
             store.fill(

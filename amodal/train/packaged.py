@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,7 +155,7 @@ def sentence_encoder(
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
         ids = [_decoded(modality, text) for text in texts]
-        vectors = np.zeros((len(ids), cast(int, body.width)), np.float32)
+        vectors = np.zeros((len(ids), body.width), np.float32)
         # similar lengths together, so that there is little padding
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):

@@ -15,7 +15,7 @@ from amodal import methods
 from amodal.core import Batch, Recipe
 from amodal.core.part import Spec
 from amodal.core.protocols import PredictsFromFeatures
-from amodal.curate import Choose
+from amodal.curate import BatchSelector
 from amodal.data.loader import Views
 from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
@@ -43,7 +43,7 @@ class Inputs:
     part: npt.NDArray[np.int64]
     backbones: dict[str, BackboneSpec]
     source: Encoder | None = None
-    choose: Choose | None = None
+    choose: BatchSelector | None = None
 
     @property
     def adapts(self) -> bool:

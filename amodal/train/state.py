@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class TrainingState(nn.Module):
         super().__init__()
         self.method = method
         # the name is a key of checkpoints
-        self.average = cast(Encoder, frozen_copy(method.encoder)) if average else None
+        self.average = frozen_copy(method.encoder) if average else None
         self.refreshes = bool(records)
         if records:
             self.register_buffer("groups", torch.full((records,), -1))

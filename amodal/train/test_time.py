@@ -139,7 +139,7 @@ def tent(encoder: Encoder, head: SupervisedHead) -> Loss:
 
     def loss(batch: Batch) -> Tensor:
         outputs = head.split(head(encoder.features(batch)))
-        return torch.stack([prediction_entropy(outputs[name].values) for name in names]).mean()
+        return torch.stack([prediction_entropy(outputs[name].flat) for name in names]).mean()
 
     return loss
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     forward = test.perturbed_forward
     fields = forward.encoder.fields if forward is not None else {}
     known = modalities.every()  # without an encoder a source's name says what it is
-    modality = {s: fields.get(s, known.get(s)) for s in test.sources}
+    modality: dict[str, Any] = {s: fields.get(s, known.get(s)) for s in test.sources}
     wanted: dict[str, tuple[str, Callable[[Modality], bool]]] = {
         "words": (words, lambda m: m.takes_prompts),
         "pictures": (pictures, lambda m: m.layout == "grid"),

@@ -8,7 +8,8 @@ from torch import nn
 
 from amodal.core import AmodalError
 from amodal.core.part import part_name, to_spec
-from amodal.core.registry import canonical, plugins
+from amodal.core.registry import Plugin, canonical, plugins
+from amodal.modalities import Modality
 from amodal.nn.backbones.module import ModuleBackbone
 
 
@@ -27,22 +28,37 @@ class PluginBackbone(ModuleBackbone):
         AmodalError: No such plug-in is installed, or what it makes is no torch module.
     """
 
-    def __init__(self, name: str, modality: Any, width: int, *, frozen: bool = True):
+    def __init__(self, name: str, modality: Modality, width: int, *, frozen: bool = True):
         super().__init__(made_by_plugin(name, modality), modality, width, frozen=frozen)
         self.name = name
 
     @property
     def spec(self) -> dict[str, Any]:
         """The plug-in's name, not its code."""
-        args = {"name": self.name, "modality": self.modality, "width": self.width_out}
-        return {"part": part_name(type(self)), "args": to_spec(args | {"frozen": self.frozen})}
+        args = {"name": self.name, "source": distribution_of(self.name), "frozen": self.frozen}
+        args |= {"modality": self.modality, "width": self.width_out}
+        return {"part": part_name(type(self)), "args": to_spec(args)}
 
     @classmethod
-    def from_args(cls, **args: Any) -> PluginBackbone:
-        return cls(**args)
+    def from_args(  # type: ignore[override]  # named, unlike the general one
+        cls, name: str, source: str, modality: Modality, width: int, frozen: bool
+    ) -> PluginBackbone:
+        """The same again. source: the distribution that it came from."""
+        if not distribution_of(name):
+            raise AmodalError(
+                f"the backbone {name!r} is of the plug-in {source}, which is not installed here; "
+                f"install {source.partition(' ')[0]}"
+            )
+        return cls(name, modality, width, frozen=frozen)
 
 
-def made_by_plugin(name: str, modality: Any) -> nn.Module:
+def distribution_of(name: str) -> str:
+    """Name and version of the plug-in that brings a backbone, "" where none does."""
+    plugin = plugins("backbones").get(canonical(name.partition(":")[0]))
+    return plugin.distribution if plugin else ""
+
+
+def made_by_plugin(name: str, modality: Modality) -> nn.Module:
     """What the factory of a plug-in makes: `factory(modality)`, or `factory(modality, WHICH)`.
 
     Raises:
@@ -67,6 +83,6 @@ def made_by_plugin(name: str, modality: Any) -> nn.Module:
     return module
 
 
-def _is_factory(plugin: object, found: object) -> None:
-    if not callable(found):
+def _is_factory(plugin: Plugin, factory: object) -> None:
+    if not callable(factory):
         raise AmodalError(f"{plugin} is no function (modality, [which]) -> torch module")

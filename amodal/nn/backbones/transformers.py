@@ -182,7 +182,7 @@ class HfText(Body):
         vocabulary = config.vocab_size
         if modality.vocab_size > vocabulary:
             raise AmodalError(
-                f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the "
+                f"{modality.vocab_size} ids in the field, {vocabulary} in the backbone: take the "
                 f"tokenizer in {directory}"
             )
         _same_tokenizer(modality.vocabulary, directory)
