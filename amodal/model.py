@@ -89,8 +89,7 @@ def load(
         The model, in evaluation mode.
 
     Raises:
-        AmodalError: For a folder that holds no run, an unfinished run, damaged weights, and code
-            that was not passed.
+        AmodalError: For no run, an unfinished one, damaged weights, and code that was not passed.
     """
     return Model._open(Path(path), device=device, method=method, backbones=backbones)
 
@@ -102,8 +101,7 @@ class Model(HubMixin):
         encoder: batch -> embeddings.
         config: How it came about (config.json).
         path: The run folder, None if it was never saved.
-        trained: (n,) uint64 sorted hashes of the keys of the records it was trained on, None if
-            that is not known.
+        trained: (n,) uint64 sorted hashes of the keys it was trained on; None if unknown.
         head: Predicts labels, if it learnt any.
         method: The whole method, None for an encoder alone.
         spec: How the method is built (see `amodal.methods.saved`).

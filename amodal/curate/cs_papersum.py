@@ -130,7 +130,7 @@ class PromptedSummariser:
                 prompt = (
                     f"{first}\nYour last answer was not accepted: {reason} Correct it.\n\nAnswer:\n"
                 )
-        raise AmodalError(f"none of {self.tries} answers could be read; the last one: {reason}")
+        raise AmodalError(f"none of {self.tries} replies could be read; the last one: {reason}")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def function(method: MethodLike) -> Callable[..., Method]:
     if is_reference(method):
         return checked(load_reference(method))
     if plugin := plugins("methods").get(canonical(method)):
-        return plugin.load(lambda _, found: checked(found))
+        return plugin.load(lambda _, loaded: checked(loaded))
     module = page(method)
     return getattr(module, module.__name__.rpartition(".")[2])
 

@@ -150,7 +150,7 @@ def test_a_language_model_is_asked_again_with_the_reason():
         "words before the first label" in prompts[1] and "'key_takeaways' is missing" in prompts[2]
     )
     with pytest.raises(
-        AmodalError, match="none of 2 answers could be read; the last one: there are words before"
+        AmodalError, match="none of 2 replies could be read; the last one: there are words before"
     ):
         PromptedSummariser(lambda prompt: "no", tries=2)("T", "text")
     with pytest.raises(AmodalError, match="it returned NoneType"):

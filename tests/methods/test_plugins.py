@@ -91,7 +91,7 @@ def test_names_and_signatures_of_plugins(install):
         methods.function("mien")
     with pytest.raises(AmodalError, match="wrong.*takes 'width' by position"):
         methods.function("wrong")
-    assert methods.function("mine").__name__ == "mine" and not methods.is_own_code("mine")
+    assert methods.function("mine").__name__ == "mine" and not methods.is_user_code("mine")
     install("methods", {"mine": "mine"}, METHOD, "other-plugin")
     with pytest.raises(AmodalError, match="(odd.*other|other.*odd)-plugin 1.0"):
         methods.function("mine")
