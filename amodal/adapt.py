@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
+from amodal.core.protocols import Generates
 from amodal.core.recipe import NAMES, accepts_old_names
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.data.readers import Reader
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.embed import known
+from amodal.inference.generate import generated
 from amodal.methods.saved import saved
 from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -280,6 +282,8 @@ def predictions(
     progress: Callable[[int], object] | None = None,
 ) -> pa.Table:
     """See `amodal.Model.predict`."""
+    if model.head is None and isinstance(model.method, Generates):
+        return _generated_table(model, data, part=part, progress=progress)
     if model.head is None:
         raise AmodalError(
             "this run predicts no label. Make one that does: "
@@ -298,6 +302,23 @@ def predictions(
     for target in model.head.targets:
         columns |= result.columns(target)
     return pa.table(columns)
+
+
+def _generated_table(
+    model: Model,
+    data: Any,
+    *,
+    part: str | None = None,
+    beams: int = 4,
+    progress: Callable[[int], object] | None = None,
+) -> pa.Table:
+    """A row for each record: `key`, and the value of the field that the method generates."""
+    dataset = model.read_partial(data)
+    indices = dataset.split(part) if part else np.arange(len(dataset))
+    texts = generated(model.method, dataset, indices, beams=beams, progress=progress)
+    keys = pa.array([dataset.keys[i] for i in indices.tolist()])
+    field = cast(Generates, model.method).generated_field
+    return pa.table({"key": keys, field: pa.array(texts, pa.string())})
 
 
 def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | None = None) -> int:

@@ -232,7 +232,7 @@ class Model(HubMixin):
         part: str | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> pa.Table:
-        """Predict the labels of records.
+        """Predict labels of records, or the field that the method generates.
 
         Args:
             data: Whatever `amodal.open` takes.
@@ -241,10 +241,10 @@ class Model(HubMixin):
 
         Returns:
             A row for each record: `key`, the prediction of each label, and of classes also the
-            probability of each, `LABEL=CLASS`. Null for a record without any readable value.
+            probability of each, `LABEL=CLASS`; or the generated field. Null where nothing is read.
 
         Raises:
-            AmodalError: For a run without a head.
+            AmodalError: For a run that predicts nothing.
         """
         return predictions(self, data, part=part, progress=progress)
 

@@ -20,7 +20,8 @@ def predict(
     ],
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
 ) -> None:
-    """Predict the labels of records, with a run of `amodal adapt`."""
+    """Predict the labels of records, with a run of `amodal adapt`; or generate a field, with a run
+    of a method that generates one."""
     from amodal.adapt import write_predictions
     from amodal.model import load
 

@@ -47,6 +47,32 @@ class Predicts(Protocol):
 
 
 @runtime_checkable
+class Generates(Protocol):
+    """Generates the values of one field from others (`amodal predict`, `Model.generate`).
+
+    Attributes:
+        generated_field: The field.
+    """
+
+    generated_field: str
+
+    def generate(self, batch: Batch, *, beams: int = 4) -> dict[int, str]:
+        """Generate a value for each row that has anything to generate it from.
+
+        Args:
+            batch: Need not have the generated field.
+            beams: Of the beam search.
+
+        Returns:
+            Row -> text.
+
+        Raises:
+            AmodalError: If the method was trained without its decoder.
+        """
+        ...
+
+
+@runtime_checkable
 class PredictsFromFeatures(Protocol):
     """Predicts labels by a head on the features of its encoder."""
 

@@ -110,7 +110,7 @@ def told(method, records, rows, shift=0):
         batch.columns["picture"] = type(column)(
             column.values[(column.rows + shift) % len(rows)], column.rows
         )
-    found = method.translate(batch, beams=1, longest=LONGEST)
+    found = method.generate(batch, beams=1, longest=LONGEST)
     return [found[row] for row in range(len(rows))]
 
 

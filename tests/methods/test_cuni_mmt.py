@@ -71,7 +71,7 @@ def test_what_is_only_in_the_picture_is_told_by_those_who_read_it(images):
     m = fit(made(numbers.fields, images=images), numbers, range(24), Budget(60, 24), 0, 6e-3)
     assert m.source == "digits" and m.target == "told"
     b = next(iter(Loader(numbers, range(24), batch=24, shuffle=False)))
-    found = m.translate(b if images == "read" else b.only("digits"), beams=2, longest=10)
+    found = m.generate(b if images == "read" else b.only("digits"), beams=2, longest=10)
     right = np.mean([found[i][2:] == told[i][2:] for i in range(24)])
     letter = np.mean([found[i][:1] == told[i][:1] for i in range(24)])
     assert right > 0.9 and (letter == 1 if images == "read" else letter < 0.9)
@@ -113,7 +113,7 @@ def test_rows_without_a_source_are_not_told_and_errors_say_what_to_do():
     b = batch(m.views, absent=("picture", "signal", "facts"))
     assert len(m.features(b).translated) == 0 and m.losses(m.features(b))["translate"] == 0
     with pytest.raises(AmodalError, match="patch = 1"):
-        m.translate(b)
+        m.generate(b)
     with pytest.raises(AmodalError, match="Did you mean imagine"):
         method("cuni_mmt", images="imagin")
     with pytest.raises(AmodalError, match="Did you mean signal"):

@@ -22,7 +22,9 @@ Differs:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +35,7 @@ from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
+from amodal.modalities.text import Text
 from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.captioner import Captioner
@@ -124,6 +127,7 @@ class DeepVS(StagedMethod):
     ):
         super().__init__()
         self.encoder, self.text_field, self.regions = encoder, text_field, regions
+        self.generated_field = text_field
         self.margin, self.reduction = margin, reduction
         self.writer, self.beta, self.stage = writer, beta, 0
         if writer is not None:
@@ -172,6 +176,34 @@ class DeepVS(StagedMethod):
             sums = per_snippet.new_zeros(len(a), 2).index_add(0, owner, per_snippet)
             losses[s] = Column(sums, trunk[s].rows[a])
         return losses
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, *, beams: int = 5, longest: int = 40) -> dict[int, str]:
+        """Caption the first field of each row that is not text.
+
+        Args:
+            batch: The text may lack.
+            beams: Of the beam search.
+            longest: Ids of a text at most.
+
+        Returns:
+            Row -> text.
+
+        Raises:
+            AmodalError: For a run that was trained without captions.
+        """
+        if self.writer is None:
+            raise AmodalError("this deepvs has no captioner: train it with captions above 0")
+        texts: dict[int, str] = {}
+        field = cast(Text, self.encoder.fields[self.text_field])
+        others = [s for s in batch.sources if s != self.text_field]
+        context = alone(self.encoder, batch.only(*others))
+        for column in self.encoder.pool(context).values():
+            for row, vector in zip(column.rows.tolist(), column.flat):
+                if row not in texts:
+                    ids, _ = self.writer.write(vector, beams=beams, longest=longest)
+                    texts[row] = field.text(np.array(ids, dtype=np.int64))
+        return texts
 
     def losses(self, features: DeepVSFeatures) -> dict[str, Tensor]:
         if self.stage:

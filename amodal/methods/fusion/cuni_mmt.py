@@ -141,6 +141,7 @@ class Translator(Method):
     ):
         super().__init__()
         self.encoder, self.writer, self.target = encoder, writer, target
+        self.generated_field = target
         self.source, self.read = source, list(read)
         self.weight, self.margin, width = weight, margin, encoder.width
         heads = (
@@ -187,7 +188,7 @@ class Translator(Method):
             imagined[f"imagine/{f}"] = self.weight * hinge
         return {"translate": token_mean(features.translated)} | share(imagined)
 
-    def translate(
+    def generate(
         self, batch: Batch, *, beams: int = 4, longest: int = 64, alpha: float = 0.6
     ) -> dict[int, str]:
         """Translate the rows that have anything to translate from.
