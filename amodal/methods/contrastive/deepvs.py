@@ -33,6 +33,7 @@ from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
+from amodal.methods.shared.typed_parts import text_modality
 from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.captioner import Captioner
@@ -72,12 +73,16 @@ def deepvs(
             field with `patch = 1`.
     """
     name, _ = pick_text_field(two_fields(encoder), text_field)
-    if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
+    is_text = encoder.fields[name].takes_prompts
+    if captions and (not is_text or text_modality(encoder, name).patch > 1):
         raise AmodalError(
             f"captions are written id by id: {name} must be a text field with patch = 1"
         )
     aligned = encoder.align(width)
-    writer = Captioner(encoder.width, encoder.fields[name].vocab_size, hidden) if captions else None
+    writer = None
+    if captions:
+        alphabet = text_modality(encoder, name).vocab_size
+        writer = Captioner(encoder.width, alphabet, hidden)
     return DeepVS(
         aligned,
         text_field=name,
