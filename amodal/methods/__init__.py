@@ -18,7 +18,7 @@ from types import ModuleType
 
 from amodal.core.recipe import Recipe
 from amodal.core.references import is_reference, load_reference
-from amodal.core.registry import canonical, load, pages, plugins
+from amodal.core.registry import Plugin, canonical, load, pages, plugins
 from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:
@@ -72,9 +72,16 @@ def function(method: MethodLike) -> Callable[..., Method]:
     if is_reference(method):
         return checked(load_reference(method))
     if plugin := plugins("methods").get(canonical(method)):
-        return plugin.load(lambda _, loaded: checked(loaded))
+        plugged: Callable[..., Method] = plugin.load(check_plugin)
+        return plugged
     module = page(method)
-    return getattr(module, module.__name__.rpartition(".")[2])
+    builder: Callable[..., Method] = getattr(module, module.__name__.rpartition(".")[2])
+    return builder
+
+
+def check_plugin(plugin: Plugin, method: object) -> None:
+    """`checked` as `Plugin.load` calls it."""
+    checked(method)
 
 
 def is_user_code(method: MethodLike) -> bool:
@@ -108,7 +115,8 @@ def checked(method: typing.Any) -> Callable[..., Method]:
                 f"{title(method)}() takes {p.name!r} by position; options of a method stand behind "
                 f"a *: def {title(method)}(encoder, *, {p.name}=…)"
             )
-    return method
+    build_it: Callable[..., Method] = method
+    return build_it
 
 
 def options(method: MethodLike) -> dict[str, inspect.Parameter]:

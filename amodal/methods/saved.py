@@ -10,11 +10,11 @@ Runs of format 1, an encoder and sometimes a method or a head beside it, are ope
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ from amodal.nn.saved import BUILD_ERRORS, fill, read_config, read_json, read_ten
 
 if TYPE_CHECKING:
     from amodal.methods.contract import Method
+    from amodal.nn.encoder import Encoder
 
 SPEC = "spec.json"
 
@@ -106,11 +107,14 @@ def build(spec: Spec) -> Any:
     name: methods.MethodLike = spec["method"]
     if code := spec.get("code"):
         call = f"amodal.load(RUN, method={spec['method']}) or --method FILE.py:{spec['method']}"
-        name = parts.take("method", f"the method {code['name']} of your own", f"pass it: {call}")
-        if methods.title(name) != spec["method"]:
+        function: Callable[..., Method] = parts.take(
+            "method", f"the method {code['name']} of your own", f"pass it: {call}"
+        )
+        if methods.title(function) != spec["method"]:
             raise AmodalError(
-                f"this run was trained with {code['name']}, not with {dotted_name(name)}"
+                f"this run was trained with {code['name']}, not with {dotted_name(function)}"
             )
+        name = function
     elif (plugin := spec.get("plugin")) and not methods.distribution(name):
         raise AmodalError(
             f"this run was trained with the method {name} of the plug-in {plugin}, which is not "
@@ -121,7 +125,9 @@ def build(spec: Spec) -> Any:
     options = {
         n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()
     }
-    return methods.build(name, encoder, **methods.current_options(name, options))
+    # or what is used like an encoder, such as an ensemble
+    whole = cast("Encoder", encoder)
+    return methods.build(name, whole, **methods.current_options(name, options))
 
 
 def _foreign(name: object) -> AmodalError:
@@ -162,7 +168,9 @@ def load_run(
     made.eval()
     if spec.get("method") is None:
         return SavedRun(made, config, spec, user_code=code)
-    head = made.label_head if isinstance(made, PredictsFromFeatures) and spec["targets"] else None
+    head = None
+    if isinstance(made, PredictsFromFeatures) and spec["targets"]:
+        head = cast(SupervisedHead, made.label_head)  # the protocol lies below heads
     with describing(folder / SPEC, spec):
         predicted = spec["targets"] if isinstance(made, Predicts) and head is None else []
         targets = tuple(Target.read(t) for t in predicted)
@@ -292,7 +300,8 @@ def whole_method(
         try:
             spec = spec_of(name, chosen, before, targets)
             with torch.random.fork_rng(devices=[]), Bounded(*size, "the run's config.json"):
-                made = merged(build(spec))
+                made: Method = build(spec)
+                merged(made)
             fill(made, tensors, f"the {name} of this run")
             return made.eval(), spec
         except (AmodalError, OverflowError, RecursionError, MemoryError, *BUILD_ERRORS) as e:

@@ -88,7 +88,8 @@ class Finetune(Method):
 
     def predict(self, batch: Batch) -> Column:
         """The outputs of the head, of the rows that have any field."""
-        return self.head(self.head_inputs(batch))
+        outputs: Column = self.head(self.head_inputs(batch))
+        return outputs
 
     def head_inputs(self, batch: Batch) -> Embeddings:
         """What the head reads: of a joint trunk only the pass of all fields together."""

@@ -14,17 +14,19 @@ adapters and gets no messages. Weights of classes (`balanced`) are those of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from amodal.core import AmodalError, Batch, Column, field_of, unknown
+from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.core.column import both
 from amodal.methods.contract import FeatureRecord, Method
 from amodal.methods.shared.supervised import label_columns
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.adapters.block_tokens import require_no_hook
-from amodal.nn.adapters.parallel_adapters import parallel_adapters
+from amodal.nn.adapters.parallel_adapters import ParallelAdapters, parallel_adapters
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import TemporalHead, class_weights
 from amodal.objectives.common import connected_zero
@@ -129,8 +131,11 @@ class MmaDfer(Method):
         if encoder.block_hook is None:  # nothing between the blocks: late fusion
             context = encoder.encode(tokens)
         else:
-            context = encoder.block_hook.together(encoder, tokens, self.meet)
-        return self.head({s: encoder.pools[field_of(s)].strip(t) for s, t in context.items()})
+            adapters = cast(ParallelAdapters, encoder.block_hook)
+            context = adapters.together(encoder, tokens, self.meet)
+        stripped = {s: field_pool(encoder, s).strip(t) for s, t in context.items()}
+        logits: Column = self.head(stripped)
+        return logits
 
     def losses(self, features: ClassifierFeatures) -> dict[str, Tensor]:
         logits, label = both(features.logits, features.label)

@@ -16,6 +16,7 @@ their own."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -196,7 +197,8 @@ class UdaCope(StagedMethod):
         Returns:
             (N, 2) cross-entropies with pseudo-labels, and (N, 2) distances from the pose.
         """
-        guess, points, observed = self.teacher[1].correspondences(self.teacher[0], batch)
+        encoder, head = cast(tuple[Encoder, Coordinates], tuple(self.teacher))
+        guess, points, observed = head.correspondences(encoder, batch)
         near, tries = self.inlier_distance, self.iterations
         correspondences = guess, points, observed, batch.seeds
         if self.filtered:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of
 from amodal.methods.contract import StagedMethod
+from amodal.methods.shared.typed_parts import aligned_heads
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import BranchHead
 from amodal.objectives.rate_reduction import coding_rate, compressed_rate
@@ -97,21 +99,22 @@ class Clusters(StagedMethod):
 
     def on_stage_start(self, stage: int) -> None:
         self.spreading = len(self.stages) > 1 and stage == 0
-        self.encoder.requires_grad_(False).heads.requires_grad_(True)
+        self.encoder.requires_grad_(False)
+        aligned_heads(self.encoder).requires_grad_(True)
 
     def refresh(self, stage: int, embed_all: Callable[[], Embeddings] | None) -> None:
         """Memberships begin as the subspaces' branch."""
-        for head in self.encoder.heads.values():
-            head.tie_branches()
+        for head in aligned_heads(self.encoder).values():
+            cast(BranchHead, head).tie_branches()
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Embeddings:
         return self.encoder.features(batch)
 
     def losses(self, features: Embeddings) -> dict[str, Tensor]:
-        terms = {}
+        terms, heads = {}, aligned_heads(self.encoder)
         for s in features:
-            branches = self.encoder.heads[field_of(s)](features[s].values).chunk(2, 1)
+            branches = heads[field_of(s)](features[s].values).chunk(2, 1)
             z_ND, c_ND = (normalize(branch, dim=1) for branch in branches)
             terms[f"spread/{s}"] = -coding_rate(z_ND, distortion=self.distortion)
             if not self.spreading:

@@ -22,7 +22,6 @@ Differs:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
-from amodal.modalities.text import Text
+from amodal.methods.shared.typed_parts import text_modality
 from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.captioner import Captioner
@@ -75,12 +74,16 @@ def deepvs(
             field with `patch = 1`.
     """
     name, _ = pick_text_field(two_fields(encoder), text_field)
-    if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
+    is_text = encoder.fields[name].takes_prompts
+    if captions and (not is_text or text_modality(encoder, name).patch > 1):
         raise AmodalError(
             f"captions are written id by id: {name} must be a text field with patch = 1"
         )
     aligned = encoder.align(width)
-    writer = Captioner(encoder.width, encoder.fields[name].vocab_size, hidden) if captions else None
+    writer = None
+    if captions:
+        alphabet = text_modality(encoder, name).vocab_size
+        writer = Captioner(encoder.width, alphabet, hidden)
     return DeepVS(
         aligned,
         text_field=name,
@@ -195,7 +198,7 @@ class DeepVS(StagedMethod):
         if self.writer is None:
             raise AmodalError("this deepvs has no captioner: train it with captions above 0")
         texts: dict[int, str] = {}
-        field = cast(Text, self.encoder.fields[self.text_field])
+        field = text_modality(self.encoder, self.text_field)
         others = [s for s in batch.sources if s != self.text_field]
         context = alone(self.encoder, batch.only(*others))
         for column in self.encoder.pool(context).values():

@@ -209,7 +209,8 @@ class MedFlip(StagedMethod):
         soft = self.targets(features.label, features.size, rows, pair[0].dtype)
         # similarity is symmetric, so both directions have the same targets, whose rows sum to 1;
         # those of the transposed table do not
-        loss = soft_info_nce(*pair, soft, temperature=1 / self.scale(), reverse_targets=soft)
+        a, b = pair
+        loss = soft_info_nce(a, b, soft, temperature=1 / self.scale(), reverse_targets=soft)
         return loss
 
     def targets(self, label: Column, size: int, rows: Tensor, dtype: torch.dtype) -> Tensor:

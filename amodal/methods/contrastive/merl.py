@@ -25,6 +25,7 @@ from amodal.core import Batch, Column, Embeddings, field_of, name_code
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -103,7 +104,7 @@ class Merl(Method):
         context = alone(self.encoder, batch)
         latent: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
         for source in (s for s in batch.sources if self.weight and field_of(s) in self.latent_maps):
-            mean = self.encoder.pools[field_of(source)].strip(context[source]).pool()
+            mean = field_pool(self.encoder, source).strip(context[source]).pool()
             maps = self.latent_maps[field_of(source)]
             assert isinstance(maps, nn.ModuleList)
             for number, linear in enumerate(maps):

@@ -28,6 +28,7 @@ from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, row_losses, share, token_mean, two_fields
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.gaussian_bottleneck import GaussianBottleneck
 from amodal.nn.generation.mask_decoder import MaskDecoder
@@ -192,7 +193,7 @@ class Retention(nn.Module):
         """
         source = tokens.names[0]
         field = field_of(source)
-        tokens = encoder.pools[field].strip(tokens)
+        tokens = field_pool(encoder, source).strip(tokens)
         draws = hash_bits(seeds, name_code(f"retained {source}"))
         keep = random_keep(tokens.row, draws[tokens.row], tokens.within(), self.ratio)
         hidden = tokens.keep(~keep)

@@ -30,6 +30,7 @@ from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.generation import FieldDecoders
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import frozen_copy, share, token_mean
+from amodal.methods.shared.typed_parts import bias_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.margin import contrastive_margin
@@ -202,7 +203,7 @@ class Mlem(StagedMethod):
                 {f"reconstruct/{s}": token_mean(c) for s, c in features.reconstruction.items()}
             )
         if "align" in self.active:
-            scale, bias = self.logit(), self.logit.bias
+            scale, bias = self.logit(), bias_of(self.logit)
             terms |= share(
                 {
                     f"align/{s}": self.weight

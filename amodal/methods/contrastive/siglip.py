@@ -8,6 +8,7 @@ from torch import Tensor
 
 from amodal.core import Embeddings
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
+from amodal.methods.shared.typed_parts import bias_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.sigmoid import sigmoid_loss
@@ -29,7 +30,7 @@ def siglip(
     def objective(z: Embeddings) -> dict[str, Tensor]:
         return share(
             {
-                f"sigmoid/{a}~{b}": sigmoid_loss(*z.pair(a, b), scale=logit(), bias=logit.bias)
+                f"sigmoid/{a}~{b}": sigmoid_loss(*z.pair(a, b), scale=logit(), bias=bias_of(logit))
                 for a, b in field_pairs(z)
             }
         )

@@ -209,6 +209,7 @@ class SoftMasks(Method):
                 {
                     f"soft/{s}": weight * matching(masked, wrong)
                     for s, (_, wrong, masked) in logits.items()
+                    if masked is not None
                 }
             )
         return terms

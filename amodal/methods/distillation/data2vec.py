@@ -23,6 +23,7 @@ from amodal.methods.shared.shapes import (
     share,
     token_mean,
 )
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.encoder import Encoder
 from amodal.objectives.smooth_l1 import smooth_l1
 
@@ -124,7 +125,7 @@ class Data2vec(StudentTeacher):
 
     def regress(self, student: Tokens, teacher: Tokens, hidden_T: Tensor) -> Column:
         """The losses (N, 2) of hidden tokens."""
-        strip = self.encoder.pools[field_of(student.names[0])].strip
+        strip = field_pool(self.encoder, student.names[0]).strip
         student, teacher = strip(student).keep(hidden_T), strip(teacher).keep(hidden_T)
         guess_TD = self.predictors[field_of(student.names[0])](student.x)
         return row_losses(smooth_l1(guess_TD.float(), teacher.x.float(), beta=self.beta), student)

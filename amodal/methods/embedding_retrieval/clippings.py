@@ -188,5 +188,5 @@ class Clippings(StagedMethod):
                 }
             )
         pool, label = both(pooled(z, self.weights), features.label)
-        loss = sup_con(pool.values, label.values, temperature=self.label_temperature)
+        loss = sup_con(pool.flat, label.flat, temperature=self.label_temperature)
         return {"sup_con": loss}

@@ -21,6 +21,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknow
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, ragged, share, token_column, two_fields
+from amodal.methods.shared.typed_parts import aligned_heads, field_pool
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import segments_of
 from amodal.nn.scale import Scale
@@ -149,10 +150,10 @@ class Mvpt(Method):
     def features(self, batch: Batch) -> TrackFeatures:
         context, segments, moments = alone(self.encoder, batch), {}, {}
         for source in (s for s in batch.sources if field_of(s) in self.timed):
-            tokens = self.encoder.pools[field_of(source)].strip(context[source])
+            tokens = field_pool(self.encoder, source).strip(context[source])
             cut = segments_of(tokens, self.length)
             column = token_column(cut)
-            head = self.encoder.heads[field_of(source)]
+            head = aligned_heads(self.encoder)[field_of(source)]
             segments[source] = column.with_flat(head(column.flat))
             moments[source] = token_column(cut.with_x(cut.position[:, 0].long()))
         tracks = vectors(self.encoder, context, batch.size).columns

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
+from amodal.core.part import Part
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
@@ -112,6 +113,12 @@ def tower_of(encoder: Encoder, name: str, among: list[str]) -> str:
     return next((f for f in among if kind(f) == kind(name)), name)
 
 
+def combiner_of(encoder: Encoder) -> Part:
+    """The combiner of reference and change, after `compose`."""
+    assert encoder.combiner is not None
+    return encoder.combiner
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComposedFeatures(FeatureRecord):
     """Features of the second stage.
@@ -168,17 +175,18 @@ class Scot(StagedMethod):
         self.composes = stage == len(self.stages) - 1
         if self.composes:
             self.requires_grad_(False)
-            self.encoder.combiner.requires_grad_(True)
+            combiner_of(self.encoder).requires_grad_(True)
 
     def features(self, batch: Batch) -> Embeddings | ComposedFeatures:
-        z = self.encoder(batch.only(*(s for s in batch.sources if s in self.encoder.fields)))
+        fields = (s for s in batch.sources if s in self.encoder.fields)
+        z: Embeddings = self.encoder(batch.only(*fields))
         if not self.composes:
             return z
         read = {name: self.read(batch, z, name) for name in self.towers}
         composed = {}
         for f in self.references:
             reference, change = both(z[f], read[self.change])
-            combined = self.encoder.combiner(reference.values, change.values)
+            combined = combiner_of(self.encoder)(reference.values, change.values)
             composed[f] = Column(combined, reference.rows)
         return ComposedFeatures(
             size=batch.size,
@@ -192,7 +200,9 @@ class Scot(StagedMethod):
         tower = self.towers[name]
         if tower == name:
             return z[name]
-        return self.encoder(Batch(batch.size, {tower: batch[name]}, batch.keys, batch.seeds))[tower]
+        values = Batch(batch.size, {tower: batch[name]}, batch.keys, batch.seeds)
+        vectors: Column = self.encoder(values)[tower]
+        return vectors
 
     def losses(self, features: Embeddings | ComposedFeatures) -> dict[str, Tensor]:
         temperature = 1 / self.scale()
@@ -212,8 +222,8 @@ class Scot(StagedMethod):
                 self.original, device=target.rows.device
             )
             terms[f"compose/{f}"] = explicit_negative_nce(
-                query.values,
-                target.values,
+                query.flat,
+                target.flat,
                 original[target.rows],
                 is_negative,
                 temperature=temperature,

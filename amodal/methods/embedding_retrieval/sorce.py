@@ -23,7 +23,7 @@ from amodal.core.column import both
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import field_pairs, share, two_fields
+from amodal.methods.shared.shapes import field_pairs, ragged, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector, region_vectors
 from amodal.nn.scale import Scale
@@ -80,9 +80,9 @@ def region_loss(queries: Column, regions: Column, temperature: float | Tensor) -
 
     def scores(query_tD: Tensor) -> Tensor:
         single = Ragged(query_tD, query.rows.new_ones(len(query_tD)))
-        return late_interaction(single, region.values)
+        return late_interaction(single, ragged(region))
 
-    return score_nce(scores, query.values, temperature=temperature)
+    return score_nce(scores, query.flat, temperature=temperature)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,7 @@ class V2l(StagedMethod):
         view_temperature: Of the loss between views.
     """
 
+    encoder: Ensemble  # type: ignore[assignment]  # has what others use of an encoder
     views, min_batch_size = ("weak", "strong"), 2
 
     def __init__(
@@ -169,7 +170,8 @@ class V2l(StagedMethod):
 
     def category_loss(self, vectors: Column, label: Column) -> Tensor:
         """Softmax with a margin over the coarse categories."""
+        assert self.prototypes is not None
         z, y = both(vectors, label)
         return margin_softmax(
-            z.values, self.prototypes, y.values, scale=self.sharpness, margin=self.margin
+            z.flat, self.prototypes, y.flat, scale=self.sharpness, margin=self.margin
         )

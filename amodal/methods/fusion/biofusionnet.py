@@ -24,6 +24,7 @@ from amodal.methods.contract import Method
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import row_losses, share, token_mean
 from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_attention import CoDualFusion
 from amodal.nn.generation.autoencoder import Autoencoder
@@ -142,7 +143,9 @@ class BioFusionNet(Method):
         """The outputs of the rows that have any field, and the loss of the autoencoder."""
         context, elbo = alone(self.encoder, batch), None
         tokens = {
-            f: self.encoder.pools[f].strip(context[f]) for f in self.encoder.fields if f in context
+            f: field_pool(self.encoder, f).strip(context[f])
+            for f in self.encoder.fields
+            if f in context
         }
         if self.vae is not None and self.compressed in tokens:
             compressed, loss_T = self.vae.compress(tokens[self.compressed], batch.seeds)

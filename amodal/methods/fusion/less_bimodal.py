@@ -27,6 +27,7 @@ from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import ragged, share, token_mean, two_fields
 from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_encoder import CoEncoder
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -174,6 +175,7 @@ class LessBimodal(StagedMethod):
 
     def losses(self, features: PairFeatures | HeadFeatures) -> dict[str, Tensor]:
         if isinstance(features, HeadFeatures):
+            assert self.head is not None
             return share(head_losses(self.head, features.outputs, features))
         masked = {f"mlm/{s}": token_mean(column) for s, column in features.masked.items()}
         matched = {f"itm/{s}": self.matching_loss(features, s) for s in features.masked}
@@ -195,11 +197,13 @@ class LessBimodal(StagedMethod):
 
     def predict(self, batch: Batch) -> Column:
         """The outputs of the head, of the rows that have any field."""
+        assert self.head is not None
         context = alone(self.encoder, batch)
-        tokens = {s: self.encoder.pools[s].strip(t) for s, t in context.items()}
+        tokens = {s: field_pool(self.encoder, s).strip(t) for s, t in context.items()}
         lists = {s: Ragged(t.x, t.lengths()) for s, t in tokens.items()}
         words, pairs = lists.pop(self.text_field), {}
         for s, seen in lists.items():
             rows = (seen.lengths + words.lengths).nonzero().squeeze(1)
             pairs[s] = Column(self.co.means({self.text_field: words, s: seen})[rows], rows)
-        return self.head(Embeddings(pairs, batch.size))
+        outputs: Column = self.head(Embeddings(pairs, batch.size))
+        return outputs

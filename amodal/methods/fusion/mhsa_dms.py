@@ -14,6 +14,7 @@ what is absent. The share of tokens left out is reconstructed: their code leaves
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -176,7 +177,8 @@ class FusedContrast(StagedMethod):
         with torch.no_grad():
             # other bits than the query's, so that attention drops other tokens
             bits = hash_bits(batch.seeds, 1)
-            key = fused_vectors(keys["encoder"], keys["fusion"], batch, 2, bits)
+            key_encoder = cast(Encoder, keys["encoder"])
+            key = fused_vectors(key_encoder, keys["fusion"], batch, 2, bits)
             key = Column(keys["head"](key.values), key.rows)
         query = Column(self.head(query.values), query.rows)
         return ContrastFeatures(
@@ -186,7 +188,7 @@ class FusedContrast(StagedMethod):
     def losses(self, features: ContrastFeatures | FusedFeatures) -> dict[str, Tensor]:
         if isinstance(features, FusedFeatures):
             fused, label = both(features.fused, features.label)
-            return {"supervised": focal(self.classifier(fused.values), label.values)}
+            return {"supervised": focal(self.scores(fused), label.flat)}
         key = features.key
         group = key.rows.new_full((features.size,), -1)
         if features.label is not None:
@@ -196,7 +198,7 @@ class FusedContrast(StagedMethod):
             torch.cat([new, old.to(new.dtype)])
             for new, old in zip(self._keys, self.queue.earlier())
         ]
-        return {"contrast": sup_moco(features.query.values, *keys, temperature=self.temperature)}
+        return {"contrast": sup_moco(features.query.flat, *keys, temperature=self.temperature)}
 
     def on_step_end(self, clock: Clock) -> None:
         if not self.classifying and self._keys is not None:
@@ -209,8 +211,14 @@ class FusedContrast(StagedMethod):
         """Unit vectors (N, D) of the rows that have any field, by the first view of each."""
         return fused_vectors(self.encoder, self.fusion, batch)
 
+    def scores(self, fused: Column) -> Tensor:
+        """Logits (N, classes) of fused vectors."""
+        assert self.classifier is not None
+        logits: Tensor = self.classifier(fused.values)
+        return logits
+
     @torch.no_grad()
     def predict(self, batch: Batch) -> Column:
         """Logits (N, classes) of the rows that have any field."""
         fused = self.fused(batch)
-        return Column(self.classifier(fused.values), fused.rows)
+        return Column(self.scores(fused), fused.rows)

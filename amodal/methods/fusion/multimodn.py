@@ -159,7 +159,9 @@ class MultiModN(Method):
     def predict(self, batch: Batch) -> Column:
         """The outputs of all rows; one without any field is predicted as the average record."""
         state, _ = self.steps(self.encoder.features(batch))
-        return self.head(Column(state, torch.arange(batch.size, device=state.device)))
+        rows = torch.arange(batch.size, device=state.device)
+        outputs: Column = self.head(Column(state, rows))
+        return outputs
 
 
 def updated(state: Column, pair: Column) -> Column:

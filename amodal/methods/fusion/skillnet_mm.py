@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -179,8 +180,9 @@ class SkillNet(Method):
         encoder, masked = self.encoder, {}
         vectors = encoder(batch).columns if self.pairs else {}
         content = encoder.patchify(batch) if self.masked else {}
-        with encoder.block_hook.instead(self.rules):
-            for f, part in self.masked.items():
+        with cast(Skills, encoder.block_hook).instead(self.rules):
+            for f, module in self.masked.items():
+                part = cast(MaskedWords, module)
                 hidden_T = part.draw(content[f], batch.seeds)
                 read = part.encode(encoder, content[f], hidden_T).keep(hidden_T)
                 modality = encoder.fields[f]
@@ -194,6 +196,7 @@ class SkillNet(Method):
             f"masked/{f}": self.masked_weight * token_mean(features.masked[f]) for f in self.masked
         }
         for a, b in self.pairs:
+            assert self.scale is not None
             loss = info_nce(*z.pair(a, b), temperature=1 / self.scale())
             terms[f"info_nce/{a}~{b}"] = self.contrast_weight * loss
         return {name: p * loss for (name, loss), p in zip(terms.items(), self.shares())}

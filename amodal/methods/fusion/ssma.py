@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Column
+from amodal.core import AmodalError, Batch, Column, Embeddings
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.dense import dense_labels, grid_side, is_dense, maps_of
@@ -123,6 +123,11 @@ class SsmaFeatures(MapFeatures):
     label: Column
 
 
+def columns_of(maps: MapFeatures) -> Embeddings:
+    """The maps by the names that the network reads, such as `deep/FIELD`."""
+    return Embeddings(maps.columns, maps.size)
+
+
 class Ssma(StagedMethod):
     """Experts of single fields, then their gated fusion, then fusion with fixed encoders.
 
@@ -185,15 +190,15 @@ class Ssma(StagedMethod):
         """The losses of the current stage."""
         label = features.label
         if self.phase == 0:
-            terms = {}
+            terms, maps = {}, columns_of(features)
             for s in self.sides:
-                logits = self.network.expert(features, s)
+                logits = self.network.expert(maps, s)
                 i, j = shared_rows(logits, label)
-                terms[f"alone/{s}"] = pixel_cross_entropy(logits.values[i], label.values[j])
+                terms[f"alone/{s}"] = pixel_cross_entropy(logits.flat[i], label.flat[j])
             return share(terms)
         index = self.present(features)[label.rows]
-        logits = self.network(features, label.rows[index])
-        loss = deep_supervision(*logits, label.values[index], weights=self.weights)
+        scores, stages = self.network(columns_of(features), label.rows[index])
+        loss = deep_supervision(scores, stages, label.flat[index], weights=self.weights)
         return {"together": loss}
 
     def present(self, maps: MapFeatures) -> Tensor:
@@ -221,6 +226,7 @@ class Ssma(StagedMethod):
         maps = self.maps(batch)
         rows = self.present(maps).nonzero().squeeze(1)
         late = self.phases == [0]
-        scores = self.network.late(maps, rows) if late else self.network(maps, rows)[0]
+        z = columns_of(maps)
+        scores = self.network.late(z, rows) if late else self.network(z, rows)[0]
         scores = scores.mean((2, 3)) if self.labels else as_large(scores, size or scores.shape[2])
         return Column(scores.softmax(1), rows)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from amodal.core.column import both
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.concepts import TableConcepts
 from amodal.methods.shared.shapes import share, two_fields
+from amodal.methods.shared.typed_parts import aligned_heads, table_modality
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.boxes import ConceptHead, learn_boxes
 from amodal.objectives.entailment import bce_from_log_prob
@@ -47,7 +49,8 @@ def concept_centric(
         softness: Of boxes, see `amodal.nn.heads.boxes`.
         steps: In which the concept space is learnt, before all others.
     """
-    tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row and m.categories]
+    rows = [f for f, m in two_fields(encoder).fields.items() if m.is_row]
+    tables = [f for f in rows if table_modality(encoder, f).categories]
     if not tables:
         raise AmodalError(
             "concept_centric needs a table with categories, the concepts, and there are only "
@@ -71,6 +74,11 @@ class ConceptFeatures(FeatureRecord):
     annotations: Column
 
 
+def concept_heads(encoder: Encoder) -> dict[str, ConceptHead]:
+    """field -> its concept head."""
+    return {f: cast(ConceptHead, head) for f, head in aligned_heads(encoder).items()}
+
+
 class Concepts(Method):
     """Values as points of a frozen space of concept boxes.
 
@@ -84,7 +92,7 @@ class Concepts(Method):
 
     def __init__(self, encoder: Encoder, field: str, *, dims: int, softness: float, steps: int):
         super().__init__()
-        self.field, self.concepts = field, TableConcepts(encoder.fields[field])
+        self.field, self.concepts = field, TableConcepts(table_modality(encoder, field))
         self.dims, self.softness, self.steps = dims, softness, steps
         self.views = {f: ("plain" if f == field else "weak",) for f in encoder.fields}
         head = partial(ConceptHead, dims=dims, softness=softness)
@@ -99,15 +107,16 @@ class Concepts(Method):
             softness=self.softness,
             steps=self.steps,
         )
-        for head in self.encoder.heads.values():
+        for head in concept_heads(self.encoder).values():
             head.set_concepts(*boxes)
 
     def features(self, batch: Batch) -> ConceptFeatures:
-        z, heads, table = self.encoder.features(batch), self.encoder.heads, batch[self.field]
+        z, table = self.encoder.features(batch), batch[self.field]
+        heads = concept_heads(self.encoder)
         return ConceptFeatures(
             size=batch.size,
             readings={
-                s: Column(heads[field_of(s)].log_membership(z[s].values), z[s].rows)
+                s: Column(heads[field_of(s)].log_membership(z[s].flat), z[s].rows)
                 for s in z.sources
             },
             annotations=Column(self.concepts.annotations(table.flat), table.rows),
@@ -117,7 +126,7 @@ class Concepts(Method):
         terms = {}
         for s, column in features.readings.items():
             reading, annotation = both(column, features.annotations)
-            terms[f"entail/{s}"] = bce_from_log_prob(reading.values, annotation.values)
+            terms[f"entail/{s}"] = bce_from_log_prob(reading.flat, annotation.flat)
         return share(terms)
 
     @torch.no_grad()

@@ -175,8 +175,8 @@ class JointEmbedding(Method):
         for (a, b), column in predicted.items():
             guess, target = both(column, z[b])
             terms[f"vicreg/{a}>{b}"] = vicreg(
-                guess.values,
-                target.values,
+                guess.flat,
+                target.flat,
                 invariance=self.invariance,
                 variance=self.variance,
                 covariance=self.covariance,
@@ -195,4 +195,5 @@ class JointEmbedding(Method):
         """Logits (N, classes) of the rows that have any field; the batch may lack whole fields."""
         z, states = self.encode(batch)
         present = {s: z[s].present(z.size) for s in z}
-        return self.fusion(z, self.fusion.predict(states), present)
+        logits: Column = self.fusion(z, self.fusion.predict(states), present)
+        return logits

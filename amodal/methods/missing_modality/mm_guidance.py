@@ -24,6 +24,7 @@ from amodal.methods.contract import Method
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, two_fields
 from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.guided_pool import GuidedPool
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -156,7 +157,7 @@ class Guidance(Method):
 
     def features(self, batch: Batch) -> GuidanceFeatures:
         context = alone(self.encoder, batch)
-        pool = self.encoder.pools[self.deploy]
+        pool = field_pool(self.encoder, self.deploy)
         vector = pool(context[self.deploy])
         guides = Embeddings({g: self.encoder.pools[g](context[g]) for g in self.guides}, batch.size)
         guide = guides.fused(self.guides)
@@ -186,4 +187,5 @@ class Guidance(Method):
     def predict(self, batch: Batch) -> Column:
         """The outputs of the rows that have the deployed field; no other is read."""
         context = alone(self.encoder, batch.only(self.deploy))[self.deploy]
-        return self.head(self.encoder.pools[self.deploy](context))
+        outputs: Column = self.head(self.encoder.pools[self.deploy](context))
+        return outputs

@@ -96,11 +96,12 @@ class Interaction(m.Matcher):
         first = Ragged(
             self.cls.to(cells.flat.dtype).expand(len(cells), -1), torch.ones_like(cells.lengths)
         )
-        read = self.cross(join_lists([first, cells]), seen)
+        read: Ragged = self.cross(join_lists([first, cells]), seen)
         return read.flat[read.starts()]
 
     def forward(self, words: Ragged, seen: Ragged, strength: Tensor | None = None) -> Tensor:
-        return self.head(self.vector(words, seen)).squeeze(1)
+        logits: Tensor = self.head(self.vector(words, seen)).squeeze(1)
+        return logits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from amodal.core.column import both
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import texts_and_others
 from amodal.methods.shared.shapes import ragged, share
+from amodal.methods.shared.typed_parts import text_modality
 from amodal.nn.encoder import Encoder
 from amodal.objectives.soft_targets import soft_sigmoid, soft_softmax
 from amodal.stats.topics import Topics
@@ -103,7 +104,7 @@ class TextTopicNet(Method):
         for field in (f for f in self.texts if f in batch.columns):
             column = batch.columns[field]
             for row, ids in zip(column.rows.tolist(), ragged(column).split()):
-                text = self.encoder.fields[field].text(ids.cpu().numpy())
+                text = text_modality(self.encoder, field).text(ids.cpu().numpy())
                 texts.setdefault(row, []).append(text)
         rows = sorted(texts)
         device = next(self.encoder.parameters()).device
@@ -117,7 +118,7 @@ class TextTopicNet(Method):
         for batch in records:
             documents += self.documents(batch)[1]
             for field in (f for f in self.texts if f in batch.columns):
-                lengths, modality = ragged(batch[field]).lengths, self.encoder.fields[field]
+                lengths, modality = ragged(batch[field]).lengths, text_modality(self.encoder, field)
                 # cutting leaves whole characters, so up to three bytes of the room may be empty
                 full += int((lengths > modality.max_length * modality.patch - 4).sum())
                 total += len(lengths)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods.shared.dense import grid_side, maps_of
+from amodal.methods.shared.typed_parts import grid_modality
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.dense import DenseHead
 from amodal.nn.heads.maps import as_large
@@ -32,7 +33,7 @@ class Coordinates(nn.Module):
             {s: grid_side(encoder, s) for s in encoder.fields},
         )
         self.side = self.sides[points]
-        tile = encoder.fields[points].size // self.side
+        tile = grid_modality(encoder, points).size // self.side
         self.head = DenseHead(
             len(self.sides) * encoder.width, tile, classes=3 * bins, hidden=hidden
         )
@@ -65,11 +66,12 @@ def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:
             raise unknown(
                 "field", field, encoder.fields, "Say which are points and which are coordinates."
             )
-        if encoder.fields[field].layout != "grid" or encoder.fields[field].channels != 3:
+        is_grid = encoder.fields[field].layout == "grid"
+        if not is_grid or grid_modality(encoder, field).channels != 3:
             raise AmodalError(
                 f"x, y and z of each pixel are an image of three channels, which {field!r} is not"
             )
-    if encoder.fields[points].size != encoder.fields[coordinates].size:
+    if grid_modality(encoder, points).size != grid_modality(encoder, coordinates).size:
         raise AmodalError(
             f"{points!r} and {coordinates!r} belong together pixel by pixel and need one size"
         )

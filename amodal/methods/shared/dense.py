@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Tokens, unknown
 from amodal.methods.shared.regions import alone
+from amodal.methods.shared.typed_parts import field_pool, grid_modality
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.segmenter import DEEP, EARLY
 from amodal.objectives.deep_supervision import IGNORE_INDEX
@@ -22,9 +23,9 @@ def grid_side(encoder: Encoder, field: str) -> int:
         encoder: Its tokenizer or backbone makes the tokens.
         field: Of any kind.
     """
-    image = encoder.fields[field]
-    if image.layout != "grid":
+    if encoder.fields[field].layout != "grid":
         return 1
+    image = grid_modality(encoder, field)
     weight = next(encoder.tokenizers[field].parameters())
     picture = weight.new_zeros(1, image.channels, image.size, image.size)
     tokens = len(
@@ -68,7 +69,7 @@ def maps_of(encoder: Encoder, batch: Batch, sides: dict[str, int]) -> dict[str, 
     tokens = encoder.tokenize(batch.only(*sides))
     context, columns = alone(encoder, batch, tokens), {}
     for field, side in sides.items():
-        columns[f"{DEEP}/{field}"] = as_map(encoder.pools[field].strip(context[field]), side)
+        columns[f"{DEEP}/{field}"] = as_map(field_pool(encoder, field).strip(context[field]), side)
         columns[f"{EARLY}/{field}"] = as_map(tokens[field], side)
     return columns
 
@@ -85,8 +86,8 @@ def is_dense(encoder: Encoder, label: str) -> bool:
     """
     if label not in encoder.fields:
         return False
-    field = encoder.fields[label]
-    if field.layout != "grid" or field.channels != 1 or len(encoder.fields) < 2:
+    is_grid = encoder.fields[label].layout == "grid"
+    if not is_grid or grid_modality(encoder, label).channels != 1 or len(encoder.fields) < 2:
         raise AmodalError(
             f"{label!r} should hold classes: an image of one channel, beside at least one other "
             "field"

@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import Batch, Column, field_of, view_of
 from amodal.methods.shared.regions import alone
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.encoder import Encoder
 
 
@@ -26,7 +27,6 @@ def fused_vectors(
         (N, D) unit vectors of the rows that have any field.
     """
     context = alone(encoder, batch.only(*(s for s in batch.sources if view_of(s) in (0, view))))
-    fused = fusion(
-        {field_of(s): encoder.pools[field_of(s)].strip(t) for s, t in context.items()}, seeds
-    )
+    tokens = {field_of(s): field_pool(encoder, s).strip(t) for s, t in context.items()}
+    fused = fusion(tokens, seeds)
     return Column(normalize(fused.values, dim=1), fused.rows)

@@ -18,7 +18,6 @@ from amodal.core import (
     Embeddings,
     Ragged,
     Tokens,
-    field_of,
     name_code,
     unknown,
 )
@@ -27,6 +26,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import ragged, token_column
+from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.attention.cross import CrossEncoder, grad_cam, mean_token
 from amodal.nn.encoder import Encoder
 from amodal.nn.queue import Queues
@@ -60,7 +60,9 @@ class Matcher(nn.Module):
         Returns:
             (N,) logits.
         """
-        return self.head(mean_token(self.cross(words, seen, key_scale=strength))).squeeze(1)
+        read = self.cross(words, seen, key_scale=strength)
+        logits: Tensor = self.head(mean_token(read)).squeeze(1)
+        return logits
 
     def logits_and_attention(
         self, words: Ragged, seen: Ragged, layer: int = -1
@@ -84,7 +86,9 @@ class Matcher(nn.Module):
         """Logits of the pairs that do not belong together; arguments as of `loss`."""
         rows = torch.arange(len(words), device=other_seen.device)
         a, b = (rows[o >= 0] for o in (other_seen, other_words))
-        return self(words[torch.cat([a, other_words[b]])], seen[torch.cat([other_seen[a], b])])
+        asked, shown = torch.cat([a, other_words[b]]), torch.cat([other_seen[a], b])
+        logits: Tensor = self(words[asked], seen[shown])
+        return logits
 
     def loss(
         self,
@@ -130,9 +134,7 @@ def token_features(
     Returns:
         `tokens/SOURCE` -> lists of tokens.
     """
-    return {
-        f"tokens/{s}": token_column(encoder.pools[field_of(s)].strip(context[s])) for s in sources
-    }
+    return {f"tokens/{s}": token_column(field_pool(encoder, s).strip(context[s])) for s in sources}
 
 
 def seed_column(batch: Batch) -> Column:
@@ -250,7 +252,7 @@ class MaskedWords(nn.Module):
 
     def encode(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
         """Encode the tokens of one source, of `Encoder.patchify`, with some of them hidden."""
-        return encoder.pools[self.field].strip(self.context(encoder, content, hidden_T))
+        return field_pool(encoder, self.field).strip(self.context(encoder, content, hidden_T))
 
     def context(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
         """As `encode`, with the tokens of the pooling."""

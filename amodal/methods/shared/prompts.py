@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Tokens, name_code
 from amodal.masking.hashing import uniform
 from amodal.methods.shared.shapes import ragged, token_column
-from amodal.modalities.table import Table, group_columns
+from amodal.methods.shared.typed_parts import field_pool, table_modality
+from amodal.modalities.shared.tokenizers.table import group_columns
+from amodal.modalities.table import Table
 from amodal.nn.encoder import Encoder
 
 
@@ -81,7 +83,7 @@ class AttributePrompts(nn.Module):
     def __init__(self, encoder: Encoder, field: str, *, chance: float, miss: float):
         super().__init__()
         self.field, self.chance, self.miss = field, chance, miss
-        table = encoder.fields[field]
+        table = table_modality(encoder, field)
         self.slots = -(-len(table.columns) // table.patch)
         self.mask, self.blank = (nn.Parameter(torch.randn(encoder.width) * 0.02) for _ in range(2))
         self.predictor = table.predictor(encoder.width)
@@ -90,7 +92,8 @@ class AttributePrompts(nn.Module):
     def forward(self, encoder: Encoder, batch: Batch) -> Prompt:
         content = encoder.patchify(batch.only(self.field))[self.field]
         asked = (uniform(batch.seeds, name_code("coin")) < self.chance) & (content.lengths() > 0)
-        hidden = self.choose(encoder.fields[self.field], batch, content).masked_fill(~asked, -1)
+        hidden = self.choose(table_modality(encoder, self.field), batch, content)
+        hidden = hidden.masked_fill(~asked, -1)
         shown = content.keep(asked[content.row])
         number, dtype = shown.within(), shown.x.dtype
         draw = uniform(batch.seeds[shown.row], number, name_code("miss"))
@@ -109,7 +112,7 @@ class AttributePrompts(nn.Module):
         )
         prompts = Tokens.join([shown.with_x(x_TD), template])
         read = encoder.encode({self.field: encoder.add_positions(prompts)})[self.field]
-        return Prompt(token_column(encoder.pools[self.field].strip(read)), hidden)
+        return Prompt(token_column(field_pool(encoder, self.field).strip(read)), hidden)
 
     def choose(self, table: Table, batch: Batch, content: Tokens) -> Tensor:
         """Draw a token of each row, with probability inverse to how often its value was seen.
@@ -159,7 +162,7 @@ class AttributePrompts(nn.Module):
             `attributes` and `known` (of `attribute_vectors`), `has` (of `presence`), (N, A) each,
             and `value`, the cells of the masked token.
         """
-        table, values = encoder.fields[self.field], batch[self.field].flat
+        table, values = table_modality(encoder, self.field), batch[self.field].flat
         x_NA, known_NA = attribute_vectors(table, values)
         cells, hidden = (
             group_columns(values, table.patch, torch.nan),

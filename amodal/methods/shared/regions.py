@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
-from amodal.methods.shared.shapes import Objective, Towers
+from amodal.core import AmodalError, Column, Embeddings, field_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import per_source as alone
 from amodal.nn.multi_vector import unit_tokens as regions
 from amodal.nn.trunks import SourceTokens
 
-__all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "vectors"]
+__all__ = ["alone", "regions", "sentences", "texts_and_others", "vectors"]
 
 
 def vectors(encoder: Encoder, context: SourceTokens, size: int) -> Embeddings:
@@ -60,33 +56,3 @@ def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
             "give records with both."
         )
     return texts, others
-
-
-class WithRegions(Towers):
-    """Towers whose features also hold the regions of some sources, as `SOURCE/regions`.
-
-    Args:
-        encoder: As of `Towers`.
-        objective: As of `Towers`.
-        parts: The sources whose regions are compared.
-        views: As of `Towers`.
-        learned: As of `Towers`.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        objective: Objective,
-        *,
-        parts: list[str],
-        views: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("weak",),
-        learned: nn.Module | None = None,
-    ):
-        super().__init__(encoder, objective, views=views, learned=learned)
-        self.parts = parts
-
-    def features(self, batch: Batch) -> Embeddings:
-        context = alone(self.encoder, batch)
-        columns = dict(vectors(self.encoder, context, batch.size).columns)
-        columns |= {f"{s}/regions": regions(self.encoder, context[s]) for s in self.parts}
-        return Embeddings(columns, batch.size)

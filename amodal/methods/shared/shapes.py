@@ -106,7 +106,8 @@ class Towers(Method):
         self.heads = nn.ModuleDict(heads or {})
 
     def features(self, batch: Batch) -> Features:
-        return self.encoder(batch)
+        features: Embeddings = self.encoder(batch)
+        return features
 
     def logit_scale(self) -> Scale | None:
         """The learned inverse temperature of cosines, if search can use it."""
@@ -156,7 +157,8 @@ def token_mean(column: Column) -> Tensor:
         column: (N, 2) of `row_losses`.
     """
     total, count = column.flat.sum(0)
-    return total / count.detach().clamp(min=1)
+    mean: Tensor = total / count.detach().clamp(min=1)
+    return mean
 
 
 class MaskedAutoencoder(Method):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import share
 from amodal.methods.shared.supervised import label_columns
+from amodal.methods.shared.typed_parts import aligned_heads
 from amodal.nn.adapters.block_tokens import hook_disabled, require_no_hook
 from amodal.nn.adapters.shared_space_tokens import SpaceTokens
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
+from amodal.nn.transformer import Transformer
 from amodal.objectives.common import connected_zero
 from amodal.objectives.negative_cosine import negative_cosine
 
@@ -114,7 +116,8 @@ class NamedClasses(Method):
         if encoder.heads is None:
             encoder.align(width)
         encoder.set_block_hook(tokens(require_no_hook(encoder)))
-        self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.sources})
+        heads = aligned_heads(encoder)
+        self.heads = nn.ModuleDict({s: projection(heads[s]) for s in self.sources})
 
     def features(self, batch: Batch) -> NamedClassFeatures:
         z, representation = self.encode(batch)
@@ -134,9 +137,8 @@ class NamedClasses(Method):
         tokens = encoder.tokenize(
             batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
         )
-        context = encoder.encode(
-            tokens, block_hook=partial(encoder.block_hook, collected=collected)
-        )
+        hook = cast(SpaceTokens, encoder.block_hook)
+        context = encoder.encode(tokens, block_hook=partial(hook, collected=collected))
         final = {s: collected[field_of(s)] for s in tokens}
         columns = {s: Column(self.read_out(field_of(s), c.flat), c.rows) for s, c in final.items()}
         z = encoder.project(Embeddings(encoder.pool(context), batch.size))
@@ -144,7 +146,9 @@ class NamedClasses(Method):
 
     def read_out(self, field: str, tokens_NKD: Tensor) -> Tensor:
         """The representation features (N, D) of the K tokens of each row."""
-        return self.heads[field](self.encoder.trunks[field].norm(tokens_NKD).mean(1))
+        norm = cast(Transformer, self.encoder.trunks[field]).norm
+        vectors: Tensor = self.heads[field](norm(tokens_NKD).mean(1))
+        return vectors
 
     def class_vectors(self, names: Sequence[str] | None = None, tokens: bool = True) -> Tensor:
         """Embed the names of classes.
@@ -178,7 +182,7 @@ class NamedClasses(Method):
             z, representation = features.class_features[s], features.representation[s]
             terms = [self.cross_entropy(c, features.label, names) for c in (z, representation)]
             supervised[f"supervised/{s}"] = self.alpha * terms[0] + (1 - self.alpha) * terms[1]
-            cosine = negative_cosine(z.values, features.frozen[s].values)
+            cosine = negative_cosine(z.flat, features.frozen[s].flat)
             near[f"near/{s}"] = self.weight / 2 * cosine
         return (
             share(supervised)

@@ -140,6 +140,7 @@ class Guided(StagedMethod):
     @torch.no_grad()
     def refresh(self, stage: int, embed_all: Callable[[], Embeddings] | None) -> None:
         """The encoder becomes the teacher, and begins again where it began."""
+        assert self.teacher is not None  # only one that is trained here has a second stage
         for student, teacher in zip(
             self.encoder.state_dict().values(), self.teacher.state_dict().values()
         ):

@@ -1,0 +1,47 @@
+"""Parts of an encoder by their types, which torch's containers and the schema do not carry."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from amodal.core import field_of
+from amodal.modalities.shared.base import Grid
+from amodal.modalities.table import Table
+from amodal.modalities.text import Text
+from amodal.nn.encoder import Encoder
+from amodal.nn.pooling import Pool
+from amodal.nn.scale import Scale
+
+
+def field_pool(encoder: Encoder, source: str) -> Pool:
+    """The pooling of the field of a source."""
+    return cast(Pool, encoder.pools[field_of(source)])
+
+
+def aligned_heads(encoder: Encoder) -> nn.ModuleDict:
+    """field -> its head, of an encoder that has been aligned."""
+    assert encoder.heads is not None
+    return encoder.heads
+
+
+def grid_modality(encoder: Encoder, field: str) -> Grid:
+    """A field whose layout is a grid."""
+    return cast(Grid, encoder.fields[field])
+
+
+def table_modality(encoder: Encoder, field: str) -> Table:
+    """A field whose values are rows of named cells (`is_row`)."""
+    return cast(Table, encoder.fields[field])
+
+
+def text_modality(encoder: Encoder, field: str) -> Text:
+    """A field whose values are language (`takes_prompts`)."""
+    return cast(Text, encoder.fields[field])
+
+
+def bias_of(scale: Scale) -> Tensor:
+    """The learned offset of a scale that was made with one."""
+    assert scale.bias is not None
+    return scale.bias
