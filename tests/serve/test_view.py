@@ -470,7 +470,7 @@ def test_retrieval_is_that_of_the_protocol_and_sees_equal_records(tmp_path):
     rows = embedding_map.retrieval(("a", "b", "c"), k=3)
     asked = np.flatnonzero(embedding_map.is_test)
     pair = Embeddings({s: embedding_map.column([s], asked) for s in "ab"}, 40).pair("a", "b")
-    wanted = ranked(*pair, at=(3,))[0]
+    wanted = ranked(*pair, recall_at=(3,))[0]
     mine = next(r for r in rows if (r["source"], r["target"]) == ("a", "b"))
     assert mine["value"] == pytest.approx(wanted["value"], abs=0.06) and mine["n"] == len(pair[0])
     assert {(r["source"], r["target"]) for r in rows} == {

@@ -105,8 +105,10 @@ def open_records(
         key: the column of a table that names the records, "" for hashes of the rows.
 
     Raises:
-        AmodalError: the paths are of more than one sort, or cannot be read.
+        AmodalError: there is no path, or the paths are of more than one sort or cannot be read.
     """
+    if not paths:
+        raise AmodalError("`records` in dataset.toml names no file; give a folder or a table")
     sorts = {_sort(path) for path in paths}
     if len(sorts) > 1 or ("folder" in sorts and len(paths) > 1):
         raise AmodalError(
