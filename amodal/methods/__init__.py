@@ -158,7 +158,7 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "m3col": {"chance": "mix_probability", "first": "m3co_share"},
     "mcl_multistage": {"by": "cluster_field"},
     "mhsa_dms": {"tell": "classifier_share"},
-    "missing_aware_prompts": {"at": "prompt_type", "grow": "accumulate"},
+    "missing_aware_prompts": {"aware": "missing_aware", "at": "prompt_type", "grow": "accumulate"},
     "mlem": {"learns": "objective", "first": "contrastive_share"},
     "mmrl": {"words": "text_field"},
     "mmrl_pp": {"words": "text_field"},

@@ -338,7 +338,7 @@ def test_a_paper_that_cannot_be_done_ends_nothing(table):
     )
     assert (
         set(made) | set(made.failed) == set(papers.keys)
-        and "none of 1 answers" in made.failed[papers.keys[1]]
+        and "none of 1 replies" in made.failed[papers.keys[1]]
     )
     with pytest.raises(AmodalError, match="no summary could be made of 3 papers"):
         cs_papersum(papers, PromptedSummariser(lambda p: "?", tries=1), progress=False)

@@ -81,8 +81,12 @@ def exists(path: AnyPath, also: Sequence[str] = ()) -> AnyPath:
     Raises:
         AmodalError: it does not; the nearest names are offered.
     """
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:  # such as a name that is too long
+        name = path.name if len(path.name) < 100 else f"{path.name[:99]}…"
+        raise AmodalError(f"{name!r} is no file or folder: {error.strerror}") from error
     parent = path.parent
     if not parent.is_dir():
         exists(parent)  # the first part of the path that is wrong is the one to name

@@ -47,7 +47,7 @@ def missing_aware_prompts(
         layers: How many blocks have prompts, the first ones.
         accumulate: ("input") prompts of earlier blocks stay beside those of later ones, or are
             replaced by them.
-        aware: False gives all rows the same prompts, the paper's own comparison.
+        missing_aware: False gives all rows the same prompts, the paper's own comparison.
         hidden: Width of the head's hidden layer, in widths of the encoder (0: a linear head).
         view: How values are augmented, such as "plain" or "weak".
     """
