@@ -271,6 +271,8 @@ def shown(key: str, source: bool = False) -> RenderableType:
     Raises:
         AmodalError: there is no such key; the nearest ones are offered.
     """
+    if ":" in key:
+        return _shown_code(key, source)
     name = key.replace("-", "_")
     row = find(name) or next((r for r in rows() if str(r.row) == key), None)
     name = row.key if row else name
@@ -306,6 +308,17 @@ def shown(key: str, source: bool = False) -> RenderableType:
     return Group(about, Text.assemble("Claim: ", _coloured(verdict(row.key) or "not tested yet")))
 
 
+def _shown_code(reference: str, source: bool) -> RenderableType:
+    """A method that is the user's own code, `file.py:name`."""
+    from amodal import methods
+
+    function = methods.function(reference)
+    page = Page(Path(str(inspect.getsourcefile(function))), function.__name__)
+    if source:
+        return Syntax(page.source, "python", word_wrap=True, background_color="default")
+    return _shown(reference, page, None)
+
+
 def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
     parts: list[RenderableType] = [Text(page.docstring), Text()]
     if row and row.row:
@@ -335,7 +348,8 @@ def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
                 )
             )
         )
-    parts.append(Text.assemble("Claim: ", _coloured(verdict(name) or "not tested yet")))
+    if not page.name:
+        parts.append(Text.assemble("Claim: ", _coloured(verdict(name) or "not tested yet")))
     parts.append(Text(f"amodal pretrain {name} --data DIR --out RUN", style="bold"))
     return Group(*parts)
 

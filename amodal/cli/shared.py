@@ -9,7 +9,11 @@ from tyro.conf import Positional, arg
 
 Run = Annotated[
     Positional[Path],
-    arg(metavar="RUN", help="the run folder, as written by `amodal pretrain --out`"),
+    arg(
+        metavar="RUN",
+        help="the run folder, as written by `amodal pretrain --out`; a run of a method of your own "
+        "needs --method FILE.py:NAME too",
+    ),
 ]
 DATA_HELP = "a folder, table file, address (s3://…) or data set (`amodal data` lists them)"
 Data = Annotated[str, arg(metavar="DIR", help=DATA_HELP)]

@@ -137,7 +137,10 @@ def pretrain(
         settings["callbacks"] = [from_spec(spec, records) for spec in callback]
     run(str(method), records, Path(str(out)), **settings)
     if distributed.rank() == 0:
-        print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
+        from amodal import methods
+
+        own = f" --method {method}" if methods.is_user_code(str(method)) else ""
+        print(f"wrote {out}. Next: amodal evaluate {out} --data {data}{own}")
 
 
 def logger_names(text: str) -> list[str] | None:

@@ -17,6 +17,9 @@ from typing import Any, cast
 
 from amodal.errors import AmodalError, unknown
 
+FILE_PREFIX = "_amodal_user_"
+"""How the modules of users' files are called, so that they shadow no installed one."""
+
 
 def source_hash(code: object) -> str:
     """The sha256 of the source text of a function or class.
@@ -31,8 +34,11 @@ def source_hash(code: object) -> str:
 
 
 def dotted_name(code: type | Callable[..., object]) -> str:
-    """The reference `package.module:Name` of a function or class."""
-    return f"{code.__module__}:{code.__qualname__}"
+    """The reference `package.module:Name`, or `file.py:Name`, of a function or class."""
+    module = code.__module__
+    if module.startswith(FILE_PREFIX):
+        module = Path(str(sys.modules[module].__file__)).name
+    return f"{module}:{code.__qualname__}"
 
 
 def is_reference(text: str) -> bool:
@@ -58,7 +64,7 @@ def _from_file(file: Path) -> ModuleType:
     if not file.exists():
         raise AmodalError(f"there is no file {file}; refer to your own code as FILE.py:NAME")
     # a name of its own, so that no installed module is shadowed
-    name = f"_amodal_user_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    name = f"{FILE_PREFIX}{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
