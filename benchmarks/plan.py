@@ -109,9 +109,9 @@ def build(name: str, size: str):
 def records(method, rows: int):
     from amodal.data import Loader
 
-    return Loader(synthetic_records(TOKENS, rows), range(rows), batch=rows, views=method.views).at(
-        0
-    )[0]
+    return Loader(
+        synthetic_records(TOKENS, rows), range(rows), batch=rows, views=method.views
+    ).load(0)[0]
 
 
 def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool):

@@ -71,10 +71,10 @@ def write(model: Model, out: Path) -> list[Path]:
 
 def why_no_tower(encoder: Encoder, field: str) -> str:
     """Why transformers has no counterpart of this field's tower; "" if it has."""
-    image = encoder.fields[field]
-    if not isinstance(image, Image):
-        kind = name_of(image)
+    if encoder.fields[field].layout != "grid":
+        kind = name_of(encoder.fields[field])
         return f"transformers has no architecture that takes {kind} values as this encoder does"
+    image = cast(Image, encoder.fields[field])
     if image.fit not in PROCESSORS:
         return (
             f"it fits pictures by {image.fit!r}, bars in the mean colour round a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from amodal import catalog
 from amodal.modalities import Modality, name_of
@@ -104,8 +104,8 @@ features = tower(**pixels).last_hidden_state.mean(1)
 all fields."""
 
 
-def _preprocessing(image: Modality) -> str:
-    assert isinstance(image, Image), "only pictures have towers"
+def _preprocessing(modality: Modality) -> str:
+    image = cast(Image, modality)  # only pictures have towers
     fit = {"stretch": "stretched to a square", "crop": "cut to their middle square"}[image.fit]
     bands = {1: "grey", 3: "colour"}.get(image.channels, f"{image.channels}-channel")
     return (

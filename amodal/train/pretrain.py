@@ -370,4 +370,5 @@ def spec_of_run(inputs: Inputs, built: Built) -> Spec:
     targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
     # the records are named by the decoder, which the average of an encoder's weights does not fit
     retrieves = isinstance(built.method, Retrieves) and not inputs.settings.recipe.ema
-    return spec_of(inputs.method, built.options, built.encoder_spec, targets, retrieves)
+    options = built.options | dict(built.method.spec_options)
+    return spec_of(inputs.method, options, built.encoder_spec, targets, retrieves)

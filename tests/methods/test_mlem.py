@@ -113,8 +113,8 @@ def test_the_vector_of_a_record_helps_to_tell_it():
         own = sum(m.losses(m.features(b)).values())
         for decoder in m.decoder.decoders.values():
             decoder.start.weight.zero_()
-            for told in decoder.told:
-                told.weight.zero_()
+            for layer in decoder.context:
+                layer.weight.zero_()
         assert sum(m.losses(m.features(b)).values()) > own * 1.2
 
 

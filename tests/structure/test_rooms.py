@@ -30,7 +30,7 @@ BESIDE = {
     "errors": 0,
     "progress": 0,
     "console": 0,
-    "catalog": 1,
+    "catalog": 4.5,
     "untrained": 8,
     "model": 10.5,
     "estimator": 11,

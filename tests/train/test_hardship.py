@@ -101,7 +101,7 @@ def test_a_disk_that_fills_up_while_embedding_and_indexing(folder, done, tmp_pat
     model = amodal.load(done)
     disk("size=60k")
     (disk.path / "filler").write_bytes(bytes(45_000))
-    with pytest.raises(AmodalError, match="(?s)could not write.*same command again"):
+    with pytest.raises(AmodalError, match="(?s)could not write.*repeat the command"):
         write_vectors(model, folder, disk.path / "v.parquet", progress=False)
     with pytest.raises(AmodalError, match="could not write to the index|cannot write"):
         model.index(folder, disk.path / "index")
@@ -210,12 +210,12 @@ import os, signal, torch
 torch.set_num_threads(1)
 from amodal.data.loader import Loader
 from amodal.train.pretrain import pretrain
-read = Loader.read
+read = Loader.load_uncollated
 def die(self, step):
     if step == 9 and torch.utils.data.get_worker_info() is not None:
         os.kill(os.getpid(), signal.SIGKILL)
     return read(self, step)
-Loader.read = die
+Loader.load_uncollated = die
 pretrain("clip", {str(root)!r}, {str(tmp_path / "run")!r}, steps=40, checkpoint_every=2, workers=1, **{QUICK!r})
 """
     done = subprocess.run(

@@ -102,7 +102,7 @@ def timix(
         text_field=text_field,
         mixed=mixed if weight else [],
         mix=mix,
-        guided=place == "text",
+        guided=place == PLACES[0],
         weight=weight,
         smoothing=smoothing,
         soft=soft,
