@@ -144,9 +144,9 @@ def method_options(
             f"{method} learns from no label; `amodal pretrain {method} --init-from {run}` "
             "continues a run with it"
         )
-    chosen = {**options, "label": label}
+    chosen = {**methods.current_options(method, dict(options)), "label": label}
     if method == "finetune":
-        chosen["tuning" if "tuning" in accepted else "how"] = tuning
+        chosen.setdefault("tuning", tuning)
     if task:
         if "task" not in accepted:
             raise AmodalError(

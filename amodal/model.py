@@ -102,8 +102,7 @@ class Model(HubMixin):
         config: How it came about (config.json).
         path: The run folder, None if it was never saved.
         trained: (n,) uint64 sorted hashes of the keys it was trained on; None if unknown.
-        head: Predicts labels, if it learnt any.
-        method: The whole method, None for an encoder alone.
+        head: Predicts labels, if it learnt any. method: The whole method, None for an encoder.
         spec: How the method is built (see `amodal.methods.saved`).
         user_code: Code of the user's that it was built with.
         read_only: `path` is a cache in which nothing may be written.
@@ -269,7 +268,8 @@ class Model(HubMixin):
         baseline = self.untrained().encoder if untrained else None
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
-        cached = self.config["schedule"].get("remember")
+        schedule = self.config["schedule"]  # "remember" is of format 1
+        cached = schedule.get("cache_features", schedule.get("remember"))
         # Protocols that damage values need them embedded anew, not from the cache.
         if cached and not changes_records(protocols or ()):
             dataset = with_cached_features(

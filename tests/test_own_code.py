@@ -193,3 +193,23 @@ def test_a_spec_cannot_name_a_method_that_is_code(folder, tmp_path, monkeypatch,
     (run / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(AmodalError, match="names its method"):
         amodal.load(run)
+
+
+def test_a_mistake_in_own_code_is_named_by_its_line(folder, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("def broken(encoder):\n    return encoder.nothing_like_it\n")
+    with pytest.raises(AmodalError, match=r"broken\(\) raised AttributeError: .*line \d+"):
+        amodal.pretrain(f"{file}:broken", folder, tmp_path / "run", **QUICK)
+
+
+def test_a_backbone_that_does_not_fit_says_what_it_is_given(folder, tmp_path):
+    backbones = {"image": nn.Linear(77, 4)}
+    with pytest.raises(AmodalError, match=r"Linear cannot take .* image field, a tensor \(N, 3, "):
+        amodal.pretrain("clip", folder, tmp_path / "run", backbones=backbones, **QUICK)
+
+
+def test_a_runs_own_toml_finds_its_file_from_any_folder(folder, tmp_path, monkeypatch):
+    (tmp_path / "page.py").write_text(PAGE)
+    monkeypatch.chdir(tmp_path)
+    amodal.pretrain("page.py:pulled", folder, tmp_path / "run", **QUICK)
+    assert f'method = "{tmp_path / "page.py"}:pulled"' in (tmp_path / "run/config.toml").read_text()

@@ -16,7 +16,10 @@ def predict(
     data: Data,
     out: Annotated[
         Path,
-        arg(metavar="FILE", help="a .csv or .parquet file: key, and the prediction of each label"),
+        arg(
+            metavar="FILE",
+            help="a .csv or .parquet file: key, and each prediction or the generated field",
+        ),
     ],
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import traceback
 import typing
 import warnings
 from collections.abc import Callable, Mapping
@@ -40,14 +41,16 @@ def family(name: str) -> str:
 
 def page(name: str) -> ModuleType:
     """The module of a method of the package or of a plug-in."""
-    if canonical(name) in plugins("methods"):
+    if canonical(name) not in pages("methods") and canonical(name) in plugins("methods"):
         return sys.modules[function(name).__module__]
     return load("methods", name, "method")
 
 
 def distribution(method: MethodLike) -> str:
     """Name and version of the plug-in that a method comes from, "" for any other."""
-    plugin = plugins("methods").get(canonical(method)) if isinstance(method, str) else None
+    if not isinstance(method, str) or is_user_code(method) or canonical(method) in pages("methods"):
+        return ""
+    plugin = plugins("methods").get(canonical(method))
     return plugin.distribution if plugin else ""
 
 
@@ -71,7 +74,10 @@ def function(method: MethodLike) -> Callable[..., Method]:
         return checked(method)
     if is_reference(method):
         return checked(load_reference(method))
-    if plugin := plugins("methods").get(canonical(method)):
+    # own names first: a conflict among plug-ins is no concern of those who use neither
+    if canonical(method) not in pages("methods") and (
+        plugin := plugins("methods").get(canonical(method))
+    ):
         plugged: Callable[..., Method] = plugin.load(check_plugin)
         return plugged
     module = page(method)
@@ -272,7 +278,19 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
     """
     from amodal.methods.contract import Method
 
-    made = function(method)(encoder, **parse(method, options))
+    parsed = parse(method, options)
+    try:
+        made = function(method)(encoder, **parsed)
+    except AmodalError:
+        raise
+    except Exception as e:  # whatever the user's own code raises
+        if not is_user_code(method):
+            raise
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        raise AmodalError(
+            f"{title(method)}() raised {type(e).__name__}: {e} ({frame.filename}, line "
+            f"{frame.lineno})"
+        ) from e
     if not isinstance(made, Method):
         raise AmodalError(
             f"{title(method)}() returned {type(made).__name__}; a method's function returns an "

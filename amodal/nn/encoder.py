@@ -26,18 +26,15 @@ class Encoder(Extensions, TokenEmbedding, Part):
     Args:
         fields: Name -> modality of each field that records may have.
         size: Width, depth and attention heads: nano, tiny, small, base, large, huge.
-        trunk: "separate", a transformer for each field; "shared", one for all fields, which sees
-            one source at a time; "joint", one that sees all sources of a row together.
+        trunk: "separate", a transformer a field; "shared"; or "joint", of all sources of a row.
         positions, pool: Names, see `amodal.nn.positions.KINDS` and `amodal.nn.pooling.POOLS`.
         backbones: Field -> pretrained backbone (`amodal.nn.backbones`), in place of a tokenizer.
         experts: Experts of every second block, one a token (`amodal.nn.experts`); 0 for none.
         mixer: "attention"; with trunk="separate" also "gru" or "brnn" for text, sound, ….
         fusion_tokens, mask_rule: See `Extensions.fuse`.
-        pools, heads, extra_blocks: Field -> part, in place of or beside the default one.
-        heads_width: Dimensions of the space of the heads.
+        pools, heads, extra_blocks: Field -> part; heads_width: of the space of the heads.
         similarity: "cosine", or "abs_cosine" where the sign of a vector has no meaning.
-        multi_vector: Makes a list of vectors of each value, for late interaction.
-        combiner: Makes one vector of a reference and a change to it, for composed queries.
+        multi_vector, combiner: Vectors for late interaction, and of composed queries.
         block_hook: Is called around each block of the trunks (`transformer.BlockHook`).
 
     Raises:

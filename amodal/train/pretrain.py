@@ -252,8 +252,7 @@ def config_of(inputs: Inputs, built: Built, recipe: Recipe) -> Config:
             "lr": recipe.lr,
             "train_backbones": any(not backbone.frozen for backbone in backbones),
             **({"adapt": settings.adapt} if settings.adapt else {}),
-            # the name of this entry is from when the option was called so
-            **({"remember": settings.cache_features} if settings.cache_features else {}),
+            **({"cache_features": settings.cache_features} if settings.cache_features else {}),
             **(curated if settings.curate else {}),
             **({"init_from": str(settings.init_from)} if settings.init_from else {}),
         },

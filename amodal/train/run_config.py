@@ -46,13 +46,15 @@ def write(
 def to_toml(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -> str:
     """The text of a config.toml."""
     document = tomlkit.document()
-    document.add(tomlkit.comment(f"amodal pretrain --config {FILE} --out DIR"))
-    document["method"] = method
+    document.add(tomlkit.comment(f"amodal pretrain --config RUN/{FILE} --out DIR"))
+    document["method"] = absolute(method)
     if dataset.path is not None:
         path = dataset.path
         document["data"] = str(path.resolve()) if isinstance(path, Path) else str(path)
     else:
         document.add(tomlkit.comment("the data was in memory: --data DIR"))
+    if settings.callbacks or not all(isinstance(logger, str) for logger in settings.loggers):
+        document.add(tomlkit.comment("callbacks, and loggers that are code, are not in this file"))
     tables: dict[str, dict[str, object]] = {}
     for field in fields(Settings):
         value = getattr(settings, field.name)
@@ -68,6 +70,12 @@ def to_toml(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -
     for name, table in {**tables, "recipe": recipe.written()}.items():
         document[name] = table
     return tomlkit.dumps(document)
+
+
+def absolute(method: str) -> str:
+    """A reference to code in a file, as it reads from any folder; other methods as they are."""
+    location, colon, name = method.rpartition(":")
+    return f"{Path(location).resolve()}:{name}" if colon and location.endswith(".py") else method
 
 
 def read(file: str | Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 all fields are distilled into those from any of them. McKinzie, Cheng, Shankar, Yang, Shlens and
 Toshev, ICML 2023, arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented
 self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights between the probe
-and the fine-tuned network (WiSE-FT), is `amodal.nn.adapters.wise.between`; their matrix of fields
-in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
+and the fine-tuned network (WiSE-FT), is `amodal.nn.adapters.wise.interpolate`; their matrix of
+fields in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
 
 The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --tuning mm_robustness` goes on
 with such a run. Reconstructed, as no code was published: the teacher is the network itself as it

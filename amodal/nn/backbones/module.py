@@ -44,8 +44,14 @@ class ModuleBackbone(Part):
                 "(train_backbones=False), or use group or layer norms."
             )
         self.module, self.frozen, self.name = module, frozen, dotted_name(type(module))
-        with torch.no_grad():
-            x, _ = self._tokens(example(modality))
+        try:
+            with torch.no_grad():
+                x, _ = self._tokens(example(modality))
+        except (RuntimeError, TypeError, ValueError, IndexError) as e:
+            raise AmodalError(
+                f"the backbone {self.name} cannot take the values of a {modality.kind} field, "
+                f"{described(modality)}: {type(e).__name__}: {e}"
+            ) from e
         self.project = nn.Linear(x.shape[1], width)
         self.modality, self.width_out = modality, width
         self.module.requires_grad_(not frozen)
@@ -126,6 +132,15 @@ class ModuleBackbone(Part):
             out = out.unsqueeze(1)
         rows, count = out.shape[:2]
         return out.flatten(0, 1), torch.full((rows,), count, dtype=torch.int64, device=out.device)
+
+
+def described(modality: Modality) -> str:
+    """What a module is given, in words."""
+    values = example(modality)
+    if isinstance(values, Ragged):
+        shape = tuple(values.flat.shape[1:])
+        return f"padded values (N, L{''.join(f', {n}' for n in shape)}) and lengths (N,)"
+    return f"a tensor (N{''.join(f', {n}' for n in values.shape[1:])})"
 
 
 def example(modality: Modality, device: torch.device | str = "cpu") -> Tensor | Ragged:
