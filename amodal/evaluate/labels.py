@@ -212,9 +212,10 @@ def classification_rows(
 
 
 def _macro_f1(truth: np.ndarray, guess: np.ndarray, classes: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(truth, guess, labels=classes, average="macro", zero_division=0.0))
+    """The mean F1 of classes; scikit-learn's, whose import takes longer than all probes."""
+    hits = np.array([np.sum((truth == c) & (guess == c)) for c in classes])
+    counts = np.array([np.sum(truth == c) + np.sum(guess == c) for c in classes])
+    return float(np.mean(2 * hits / counts))
 
 
 def calibration_rows(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> list[Row]:
