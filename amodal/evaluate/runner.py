@@ -100,7 +100,14 @@ def evaluate(
     yardstick = None
     if simple and any(one.yardstick for one in chosen):
         report.simple = []
-        made = SimpleParts(encoder.fields, dataset, (train, test), contexts[0].parts, seed=seed)
+        made = SimpleParts(
+            encoder.fields,
+            dataset,
+            (train, test),
+            contexts[0].parts,
+            seed=seed,
+            progress=progress,
+        )
         yardstick = replace(contexts[0], parts=made)
     for one in chosen:
         _run(one, contexts, yardstick, options, report)

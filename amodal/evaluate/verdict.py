@@ -19,6 +19,8 @@ praises a guess of the most frequent class."""
 SHOWN = 3
 """Tasks of one kind that a sentence names."""
 QUANTILE = 1.96
+LEAST = 0.01
+"""Differences below are not called: two decimals do not show them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Score:
         """Whether it is higher, by more than the interval of the difference; than None it is."""
         if other is None:
             return True
-        return self.value - other.value > QUANTILE * math.hypot(self.error, other.error)
+        interval = QUANTILE * math.hypot(self.error, other.error)
+        return self.value - other.value > max(interval, LEAST)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Task:
         simple: The best of simple features, if measured.
         untrained: The best of the untrained encoder, if measured.
         chance: By chance.
+        labelled: Whether it is about a label, for which there is more than one protocol.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Task:
     simple: Score | None
     untrained: Score | None
     chance: Score
+    labelled: bool
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -67,8 +72,9 @@ def summary(rows: Sequence[Row]) -> str:
     for task in tasks(rows):
         name, trained = task.name, task.trained
         if task.simple is not None and task.simple.above(trained):
-            wins = f"{task.simple.protocol} {short(task.simple.value)}"
-            simple.append(f"{name} ({wins} against {short(trained.value)})")
+            protocol = f"{task.simple.protocol} " if task.labelled else ""
+            wins = f"{protocol}{short(task.simple.value)} against {short(trained.value)}"
+            simple.append(f"{name} ({wins})")
         elif not trained.above(task.chance):
             nothing.append(name)
         elif not trained.above(task.simple):
@@ -116,7 +122,8 @@ def tasks(rows: Iterable[Row]) -> list[Task]:
         if trained is None or not name:
             continue
         chance = Score(max(float(row["chance"]) for row in same), 0.0, "chance")
-        found.append(Task(name, trained, _best(same, "simple"), _best(same, "untrained"), chance))
+        others = _best(same, "simple"), _best(same, "untrained")
+        found.append(Task(name, trained, *others, chance, kind != "recall"))
     return found
 
 

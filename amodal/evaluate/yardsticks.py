@@ -27,7 +27,8 @@ from amodal.evaluate.context import EmbeddedParts, Pair
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.protocols.retrieval import ranked
 from amodal.inference.embed import Embedded
-from amodal.modalities import Modality, NoSimpleFeatures, Raw
+from amodal.modalities import BadValue, Modality, NoSimpleFeatures, Raw
+from amodal.progress import Bar
 
 MAX_TRAIN = 20_000
 """Training records that simple features are made of."""
@@ -56,7 +57,7 @@ class SimpleParts(EmbeddedParts):
         rows: Numbers of the training and of the test records.
         embedded: The model's parts. They say which values can be decoded.
         seed: Of the choice of training records.
-        step: Called after each field.
+        progress: Show a bar.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class SimpleParts(EmbeddedParts):
         embedded: EmbeddedParts,
         *,
         seed: int = 0,
-        step: Callable[[], object] = lambda: None,
+        progress: bool = False,
     ):
         self._reason: str | None = None
 
@@ -75,7 +76,9 @@ class SimpleParts(EmbeddedParts):
             if self._reason is not None:
                 raise NotApplicable(self._reason)
             try:
-                return _pair(fields, dataset, rows, embedded.pair, seed, step)
+                models = embedded.pair
+                with Bar("simple features", len(models[1].sources), shown=progress) as bar:
+                    return _pair(fields, dataset, rows, models, seed, lambda: bar.step("fields"))
             except NotApplicable as reason:
                 self._reason = str(reason)
                 raise
@@ -90,6 +93,9 @@ class FieldValues(Sequence[Raw]):
         dataset: Where they are.
         field: Their field.
         rows: (n,) numbers of records that have a value.
+
+    Raises:
+        BadValue: On reading a value that is gone.
     """
 
     def __init__(self, dataset: Dataset, field: str, rows: np.ndarray):
@@ -106,7 +112,8 @@ class FieldValues(Sequence[Raw]):
         if isinstance(index, slice):
             return FieldValues(self.dataset, self.field, self.rows[index])
         raw = self.dataset.raw(int(self.rows[index]), self.field)
-        assert raw is not None, "rows are those of values that were decoded"
+        if raw is None:
+            raise BadValue(f"{self.field} has no value in record {self.rows[index]}")
         return raw
 
 
@@ -134,9 +141,9 @@ def _pair(
         )
         try:
             transform = fields[name].simple_features(values[0])
-        except NoSimpleFeatures:
+            x = _reduced([torch.from_numpy(transform(part)) for part in values])
+        except (NoSimpleFeatures, BadValue):  # the file of a cached feature may be gone
             continue
-        x = _reduced([torch.from_numpy(transform(part)) for part in values])
         for side, part, at_rows in zip(columns, x, (at_train, at_test)):
             side[name] = Column(part, torch.from_numpy(at_rows.astype(np.int64)))
         step()

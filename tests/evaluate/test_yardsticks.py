@@ -248,6 +248,8 @@ def test_the_sentence_calls_only_what_exceeds_the_interval():
     assert (
         summary([found]) == "the trained encoder is better for retrieval of text by image by .40."
     )
+    tiny = [row("Spearman", value=0.998, simple=0.9999, chance=0.0)]
+    assert "no better than simple" in summary(tiny)
     many = [row(value=0.9, simple=0.5, source=s) for s in "abcde"]
     assert summary(many).endswith("kind from c by .40 and 2 more.")
 
