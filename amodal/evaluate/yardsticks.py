@@ -151,10 +151,11 @@ def _pair(
         raise NotApplicable("no field has simple features")
     with_fused = FUSED in train.probed()
     sizes = len(chosen), len(test)
+    flagged = [name for name, column in columns[0].items() if len(column) < len(chosen)]
     aligned = _aligned(columns, seed)
     made = []
     for side, space, size in zip(columns, aligned, sizes):
-        probed = side | ({FUSED: _fused(side, size, columns[0])} if with_fused else {})
+        probed = side | ({FUSED: _fused(side, size, flagged)} if with_fused else {})
         made.append((Embeddings(space, size), Embeddings(probed, size)))
     return (
         Embedded(
@@ -178,19 +179,21 @@ def _reduced(parts: Sequence[Tensor]) -> list[Tensor]:
     return [part / length for part in parts]
 
 
-def _fused(columns: Mapping[str, Column], size: int, train: Mapping[str, Column]) -> Column:
+def _fused(columns: Mapping[str, Column], size: int, flagged: Sequence[str]) -> Column:
     """Features of all fields side by side, zeros for those that a record lacks, and flags of them.
 
-    A field that all training records have has no flag.
+    Args:
+        columns: Of the fields.
+        size: Records.
+        flagged: Fields that some training records lack.
     """
-    records = max((int(c.rows.max()) + 1 for c in train.values() if len(c)), default=0)
     blocks, exists = [], torch.zeros(size, dtype=torch.bool)
     for name, column in columns.items():
         x = vectors_of(column)
         blocks.append(x.new_zeros(size, x.shape[1]).index_copy(0, column.rows, x))
         present = column.present(size)
         exists |= present
-        if len(train[name]) < records:
+        if name in flagged:
             blocks.append(present.to(x.dtype)[:, None])
     rows = exists.nonzero().squeeze(1)
     return Column(torch.cat(blocks, 1)[rows], rows)
