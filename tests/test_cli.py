@@ -368,3 +368,10 @@ def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(
 
     monkeypatch.setattr("amodal.doctor.report", full)
     assert "error: " in (printed := refused(capsys, "doctor")) and "Permission denied" in printed
+
+
+def test_simple_features_are_shown_unless_they_are_left_out(capsys, photos):
+    data, run = photos
+    call = ("evaluate", run, "--data", data, "--protocols", "knn", "--no-untrained")
+    assert " simple " in said(capsys, *call)
+    assert "simple" not in said(capsys, *call, "--no-simple")

@@ -166,7 +166,7 @@ for kind in ("exchange", "drop", "noise"):
     assert len(out) and out.dtype == np.float32 and not np.array_equal(out, value)
 np.save(cloud.with_suffix(".npy"), value)
 assert len(points.decode(cloud.with_suffix(".npy"))) == len(value)
-assert points.simple_features([cloud, value]).shape == (2, 3)
+assert points.simple_features([cloud, value * 2])([cloud, value, value]).shape == (3, 3)
 assert points.show(value).dtype == np.uint8 and points.show(value).shape == (96, 96, 3)
 for bad in (b"nothing of the kind", b"", np.zeros((0, 3)), np.full((4, 3), np.nan), b"1 2\\n3\\n", 3.0, {"a": 1}):
     try:

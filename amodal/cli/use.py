@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -58,11 +58,14 @@ def evaluate(
         int | None, arg(help="use this number of labels of each class, over repeated draws")
     ] = None,
     untrained: Annotated[bool, arg(help="also evaluate the untrained encoder")] = True,
+    simple: Annotated[
+        bool, arg(help="also evaluate simple features: tf-idf, tiny pictures, lengths, …")
+    ] = True,
 ) -> None:
     """Evaluate a run on records it was not trained on."""
     from amodal.model import load
 
-    options = {} if few is None else {"few": few}
+    options: dict[str, Any] = {"simple": simple} | ({} if few is None else {"few": few})
     report = load(run).evaluate(
         data, label=label, protocols=listed(protocols), untrained=untrained, **options
     )

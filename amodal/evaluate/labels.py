@@ -13,6 +13,7 @@ from amodal.core import AmodalError, Column
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import known
+from amodal.stats.auroc import auroc
 from amodal.stats.calibration import brier, calibration_error
 from amodal.stats.interval import half_width, mean
 from amodal.stats.rank_correlation import spearman
@@ -131,13 +132,14 @@ def measure(
             guess = predict(vectors).numpy()
             if number:
                 metrics = regression_rows(truth, guess)
-            else:
-                metrics = classification_rows(truth, guess, int(np.bincount(y).argmax()))
-            if calibrated and not number:
+            elif calibrated:
                 # `calibrated` is for predictors that have probabilities
                 p = cast(Classifier, predict).probabilities(vectors).double().numpy()
                 counts = np.bincount(y[picked], minlength=len(classes))
+                metrics = classification_rows(truth, guess, int(np.bincount(y).argmax()), p)
                 metrics += calibration_rows(truth, p, counts)
+            else:
+                metrics = classification_rows(truth, guess, int(np.bincount(y).argmax()))
             results.setdefault(name, []).append(metrics)
     return {name: _summary(per_draw, few is not None) for name, per_draw in results.items()}
 
@@ -170,31 +172,50 @@ def _draws(
     return picked
 
 
-def classification_rows(truth: np.ndarray, guess: np.ndarray, most_frequent: int) -> list[Row]:
-    """Accuracy and balanced accuracy.
+def classification_rows(
+    truth: np.ndarray, guess: np.ndarray, most_frequent: int, p: np.ndarray | None = None
+) -> list[Row]:
+    """Accuracy, balanced accuracy, macro F1 and, with probabilities, AUROC.
 
     Args:
         truth: (N,) codes of classes.
         guess: (N,) predicted codes.
-        most_frequent: The class that a blind guess takes, for the chance level of accuracy.
+        most_frequent: The class that a blind guess takes, for the chance level of accuracy and F1.
+        p: (N, K) predicted probabilities. AUROC is the mean over classes, each against the rest,
+            and is left out where no class has both.
+
+    Returns:
+        A row for each metric. The means over classes have their `standard_error`.
     """
     right = truth == guess
     present = np.unique(truth)
-    balanced = np.mean([right[truth == c].mean() for c in present])
-    return [
-        {
-            "metric": "accuracy",
-            "value": float(right.mean()),
-            "chance": float((truth == most_frequent).mean()),
-            "n": len(truth),
-        },
-        {
-            "metric": "balanced accuracy",
-            "value": float(balanced),
-            "chance": 1 / len(present),
-            "n": len(truth),
-        },
+    shares = [right[truth == c] for c in present]
+    errors = [share.mean() * (1 - share.mean()) / len(share) for share in shares]
+    blind = np.full_like(truth, most_frequent)
+    values = {
+        "accuracy": (float(right.mean()), float((truth == most_frequent).mean())),
+        "balanced accuracy": (float(np.mean([s.mean() for s in shares])), 1 / len(present)),
+        "macro F1": (_macro_f1(truth, guess, present), _macro_f1(truth, blind, present)),
+    }
+    areas = []
+    if p is not None:
+        both = [c for c in present if 0 <= c < p.shape[1] and not (truth == c).all()]
+        areas = [auroc(p[:, c], truth == c) for c in both]
+    if areas:
+        values["AUROC"] = (float(np.mean(areas)), 0.5)
+    rows: list[Row] = [
+        {"metric": metric, "value": value, "chance": chance, "n": len(truth)}
+        for metric, (value, chance) in values.items()
     ]
+    rows[1]["standard_error"] = float(np.sqrt(np.sum(errors)) / len(present))
+    return rows
+
+
+def _macro_f1(truth: np.ndarray, guess: np.ndarray, classes: np.ndarray) -> float:
+    """The mean F1 of classes; scikit-learn's, whose import takes longer than all probes."""
+    hits = np.array([np.sum((truth == c) & (guess == c)) for c in classes])
+    counts = np.array([np.sum(truth == c) + np.sum(guess == c) for c in classes])
+    return float(np.mean(2 * hits / counts))
 
 
 def calibration_rows(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> list[Row]:

@@ -44,6 +44,8 @@ class Protocol:
             reported.
         default: Whether it is run where no protocol is named.
         rank: Protocols are run and shown by ascending rank, then by name.
+        yardstick: Whether it is measured on simple features of the records too, see
+            `amodal.evaluate.yardsticks`. It may read the vectors and labels of the context only.
         headlines: The metrics that a table shows, None for the usual ones.
         measure: A plain function (train, test, *, options) -> Result. A protocol without one has
             its own `run`.
@@ -54,6 +56,7 @@ class Protocol:
     needs: ClassVar[tuple[Need, ...]] = ()
     default: ClassVar[bool] = True
     rank: ClassVar[int] = 1000
+    yardstick: ClassVar[bool] = False
     headlines: ClassVar[tuple[str, ...] | None] = None
     measure: ClassVar[Callable[..., Result] | None] = None
     Options: ClassVar[type | None] = None

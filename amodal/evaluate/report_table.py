@@ -1,4 +1,4 @@
-"""The table of a report for a terminal: trained beside untrained and chance."""
+"""The table of a report for a terminal: trained beside simple features, untrained and chance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from amodal.evaluate.row import Row
@@ -26,6 +27,8 @@ HEADLINES = (
 
 LOWER = ("rank", "Brier", "calibration error")
 """What a metric's name says if smaller is better."""
+
+COLUMNS = ("value", "simple", "untrained", "chance")
 
 LONG = 12
 """Rows of one protocol above which their means are shown instead."""
@@ -53,6 +56,7 @@ def table(
     title = " · ".join(
         [about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])]
     )
+    title += "\n" + escape(about["summary"]) if about.get("summary") else ""
     notes = (
         ["warning: records that were trained on cannot be recognised here"]
         if "warning" in about
@@ -64,10 +68,8 @@ def table(
     )
     for heading in ("protocol", "label", "from", "to", "metric"):
         shown.add_column(heading)
-    compared = any("untrained" in row for row in rows)
-    for heading in (
-        ("n", "trained", "untrained", "chance") if compared else ("n", "value", "chance")
-    ):
+    compared = [c for c in ("simple", "untrained") if any(c in row for row in rows)]
+    for heading in ("n", "trained" if compared else "value", *compared, "chance"):
         shown.add_column(heading, justify="right")
     groups: dict[tuple[str, str], list[Row]] = {}
     from amodal.evaluate.protocol_registry import protocol_of_report
@@ -113,7 +115,7 @@ def means(rows: Sequence[Row], group: Callable[[Row], tuple[str, str]] = by_targ
             groups.setdefault((*group(row), row["metric"], row.get("probe")), []).append(row)
     short = []
     for (source, target, metric, _), rows_ in groups.items():
-        averages = {k: _mean(row.get(k) for row in rows_) for k in ("value", "untrained", "chance")}
+        averages = {k: _mean(row.get(k) for row in rows_) for k in COLUMNS}
         counts = {row["n"] for row in rows_}
         n = counts.pop() if len(counts) == 1 else None
         row = rows_[0] | averages | {"source": source, "target": target, "metric": metric, "n": n}
@@ -122,11 +124,9 @@ def means(rows: Sequence[Row], group: Callable[[Row], tuple[str, str]] = by_targ
     return short
 
 
-def _cells(row: Row, compared: bool) -> list[str]:
-    """The cells of one row. A value better than untrained and chance is bold."""
-    others = [
-        v for v in (row.get("untrained"), row.get("chance")) if v is not None and math.isfinite(v)
-    ]
+def _cells(row: Row, compared: Sequence[str]) -> list[str]:
+    """The cells of one row. A value better than all that it is compared with is bold."""
+    others = [v for c in COLUMNS[1:] if (v := row.get(c)) is not None and math.isfinite(v)]
     lower = any(name in row["metric"] for name in LOWER)
     best = all(row["value"] < v if lower else row["value"] > v for v in others)
     value = number(row["value"], row.get("interval"))
@@ -142,7 +142,7 @@ def _cells(row: Row, compared: bool) -> list[str]:
         row["metric"] + (f" ({detail})" if detail else ""),
         "" if row["n"] is None else f"{row['n']:,}",
         f"[bold]{value}[/]" if best else value,
-        *([number(row.get("untrained"))] if compared else []),
+        *(number(row.get(column)) for column in compared),
         number(row.get("chance")),
     ]
 

@@ -16,6 +16,9 @@ from amodal.evaluate.old_names import OLD_SOURCES, current_name
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded
 
+COMPARED = ("simple", "untrained")
+"""Attributes of a report, and columns of its rows, that the trained encoder is compared with."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -61,6 +64,8 @@ class Report:
         about: Data, parts, encoder.
         train: The embedded training records, for figures; not saved.
         test: The embedded test records, for figures; not saved.
+        simple: The same of simple features of the records, with no rows for a protocol that is not
+            measured on them; None if that was not measured.
     """
 
     results: list[Result]
@@ -69,6 +74,7 @@ class Report:
     about: dict[str, Any] = field(default_factory=dict)
     train: Embedded | None = None
     test: Embedded | None = None
+    simple: list[Result] | None = None
 
     def __getitem__(self, protocol: str) -> Result:
         """The (first) result of a protocol."""
@@ -83,25 +89,28 @@ class Report:
         raise AmodalError(f"no result of {protocol!r} in this report: {reason}")
 
     def rows(self) -> list[Row]:
-        """Every row with its protocol and label and, where it was measured, the untrained encoder's
-        value."""
+        """Every row with its protocol and label and, where they were measured, the values of the
+        untrained encoder and of simple features."""
         rows = []
         for number, result in enumerate(self.results):
-            before = (
-                {_identity(row): row["value"] for row in self.untrained[number].rows}
-                if self.untrained
-                else {}
-            )
             named = {"protocol": result.protocol} | (
                 {"label": result.spec["label"]} if result.spec.get("label") else {}
             )
-            for row in result.rows:
-                compared = {"untrained": before[_identity(row)]} if _identity(row) in before else {}
-                rows.append(named | row | compared)
+            beside = self._beside(number)
+            rows += [named | row | beside.get(_identity(row), {}) for row in result.rows]
         return rows
 
+    def _beside(self, number: int) -> dict[tuple[str, ...], dict[str, float]]:
+        """What a row measures -> column -> the value of what is compared with."""
+        beside: dict[tuple[str, ...], dict[str, float]] = {}
+        for column in COMPARED:
+            others: list[Result] | None = getattr(self, column)
+            for row in others[number].rows if others else []:
+                beside.setdefault(_identity(row), {})[column] = row["value"]
+        return beside
+
     def table(self, *, every: bool = False) -> Table:
-        """A table for a terminal: trained beside untrained and chance.
+        """A table for a terminal: trained beside simple features, untrained and chance.
 
         Args:
             every: All metrics and rows, not only the headlines.
@@ -113,14 +122,9 @@ class Report:
         """The report for JSON."""
         results = [asdict(r) for r in self.results]
         for number, result in enumerate(results):
-            before = (
-                {_identity(row): row["value"] for row in self.untrained[number].rows}
-                if self.untrained
-                else {}
-            )
+            beside = self._beside(number)
             for row in result["rows"]:
-                if _identity(row) in before:
-                    row["untrained"] = before[_identity(row)]
+                row |= beside.get(_identity(row), {})
         return {"about": self.about, "results": results, "skipped": self.skipped}
 
     def save(self, path: str | Path, *, figures: bool = True) -> Path:
@@ -167,21 +171,27 @@ class Report:
             results = [_read(result) for result in read["results"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AmodalError(f"{path} is not a report of `amodal evaluate`: {error}") from error
-        for row in (row for result in results for row in result.rows):
-            row.update(
-                {k: float("nan") for k in ("value", "untrained") if k in row and row[k] is None}
-            )
-        measured = any("untrained" in row for result in results for row in result.rows)
-        untrained = None
-        if measured:
-            untrained = []
-            for r in results:
-                rows = [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row]
-                untrained.append(Result(r.protocol, r.spec, rows))
-        for row in (row for result in results for row in result.rows):
-            row.pop("untrained", None)
+        rows = [row for result in results for row in result.rows]
+        for row in rows:
+            nan = {k: float("nan") for k in ("value", *COMPARED) if k in row and row[k] is None}
+            row.update(nan)
+        simple, untrained = (_column(results, column) for column in COMPARED)
+        for row in rows:
+            for column in COMPARED:
+                row.pop(column, None)
         skipped = {_renamed(name): reason for name, reason in read.get("skipped", {}).items()}
-        return Report(results, untrained, skipped, read.get("about", {}))
+        return Report(results, untrained, skipped, read.get("about", {}), simple=simple)
+
+
+def _column(results: list[Result], column: str) -> list[Result] | None:
+    """The results of what is compared with, by the rows of a JSON report."""
+    if not any(column in row for result in results for row in result.rows):
+        return None
+    compared = []
+    for r in results:
+        rows = [row | {"value": row[column]} for row in r.rows if column in row]
+        compared.append(Result(r.protocol, r.spec, rows))
+    return compared
 
 
 def _read(result: dict[str, Any]) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from amodal.evaluate.old_names import OLD_OPTIONS
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
+from amodal.evaluate.verdict import summary
+from amodal.evaluate.yardsticks import SimpleParts
 from amodal.inference.embed import Embedded, embed_records, known
 from amodal.inference.forward_passes import AnyEncoder, Device
 from amodal.progress import Bar
@@ -37,6 +40,7 @@ def evaluate(
     batch: int = 256,
     seed: int = 0,
     progress: bool = True,
+    simple: bool = True,
     **options: Any,
 ) -> Report:
     """Run protocols on records that were not trained on.
@@ -54,6 +58,8 @@ def evaluate(
         batch: Records embedded at once.
         seed: Of everything that protocols draw.
         progress: Show a bar.
+        simple: Measure simple features of the records (tf-idf, tiny pictures, lengths, …) beside
+            it, by the protocols that read vectors and labels only.
         options: Of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     Returns:
@@ -91,17 +97,37 @@ def evaluate(
         **split,
     }
     report = Report([], [] if baseline is not None else None, {}, about)
+    yardstick = None
+    if simple and any(one.yardstick for one in chosen):
+        report.simple = []
+        made = SimpleParts(
+            encoder.fields,
+            dataset,
+            (train, test),
+            contexts[0].parts,
+            seed=seed,
+            progress=progress,
+        )
+        yardstick = replace(contexts[0], parts=made)
     for one in chosen:
-        _run(one, contexts, options, report)
+        _run(one, contexts, yardstick, options, report)
     if not report.results:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
         raise AmodalError("nothing could be measured: " + reasons)
     if contexts[0].parts.made:
         report.train, report.test = contexts[0].parts.pair
+    if verdict := summary(report.rows()):
+        about["summary"] = verdict
     return report
 
 
-def _run(one: Protocol, contexts: list[Context], options: dict[str, Any], report: Report) -> None:
+def _run(
+    one: Protocol,
+    contexts: list[Context],
+    yardstick: Context | None,
+    options: dict[str, Any],
+    report: Report,
+) -> None:
     """Add the results of one protocol to the report, for each label that it reads."""
     labels, filled = contexts[0].labels, one.filled(options)
     for number, label in enumerate(one.labels(labels)):
@@ -117,6 +143,40 @@ def _run(one: Protocol, contexts: list[Context], options: dict[str, Any], report
         report.results.append(results[0])
         if report.untrained is not None:
             report.untrained.append(results[1])
+        if report.simple is not None and yardstick is not None:
+            context = replace(yardstick, label=label, options=filled, first=not number)
+            report.simple.append(_simple_result(one, context, results[0]))
+
+
+def _simple_result(one: Protocol, context: Context, trained: Result) -> Result:
+    """The result of simple features, without rows where there is none."""
+    empty = replace(trained, rows=[])
+    if not one.yardstick:
+        return empty
+    try:
+        return _result(one, replace(context, options=_with_features(context)))
+    except NotApplicable:
+        return empty
+
+
+def _with_features(context: Context) -> SimpleNamespace:
+    """The options without fields that have no simple features.
+
+    Raises:
+        NotApplicable: If these are all that are named.
+    """
+    options, probed = SimpleNamespace(**vars(context.options)), context.test.probed()
+    for name in ("sources", "pairs"):
+        named = getattr(options, name, None)
+        if named is None:
+            continue
+        within = [
+            one for one in named if {*([one] if isinstance(one, str) else one)} <= set(probed)
+        ]
+        if not within:
+            raise NotApplicable(f"no field of {name} has simple features")
+        setattr(options, name, within)
+    return options
 
 
 def _result(one: Protocol, context: Context) -> Result:

@@ -14,14 +14,24 @@ from typing import Any, cast
 from amodal.core import AmodalError, registry
 from amodal.core.part import register_codec
 from amodal.core.registry import Plugin
-from amodal.modalities.shared.base import VIEWS, BadValue, Modality, Raw, build
+from amodal.modalities.shared.base import (
+    VIEWS,
+    BadValue,
+    Modality,
+    NoSimpleFeatures,
+    Raw,
+    SimpleFeatures,
+    build,
+)
 from amodal.modalities.shared.guess import guess, guess_column, guess_texts, suffixes
 
 __all__ = [
     "VIEWS",
     "BadValue",
     "Modality",
+    "NoSimpleFeatures",
     "Raw",
+    "SimpleFeatures",
     "check_plugin",
     "config",
     "every",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged, unknown
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared import sound as _sound
 from amodal.modalities.shared.base import (
     FILE,
@@ -23,6 +24,7 @@ from amodal.modalities.shared.base import (
     Modality,
     Raw,
     Schema,
+    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -280,6 +282,14 @@ class Audio(Modality):
             "seconds": Attribute("number", lambda value: len(value) / self.rate),
             "loudness": Attribute("number", _loudness),
         }
+
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """Log duration, energy, log-mel bands, cepstral coefficients; see `simple.sounds`."""
+
+        def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
+            return _simple.sounds([self.decode(raw) for raw in raws], self.rate)
+
+        return _simple.fitted(groups, train)
 
     def json_schema(self, limits: Limits) -> Schema:
         accepted = ", ".join(_sound.FORMATS)

@@ -23,12 +23,14 @@ from amodal.errors import nearest
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import event_records as _records
 from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     Attribute,
     BadValue,
     Modality,
     Raw,
     Schema,
+    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -307,6 +309,17 @@ class Events(Modality):
             return [value]
         files = all(isinstance(v, (str, bytes, Path)) for v in value)
         return list(value) if files or all(map(_is_record, value)) else [cast(Raw, value)]
+
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """Counts, span, gaps, and what the fields hold; see `simple.events`."""
+        sizes = self.cells().num_codes()[: len(self.columns)]
+
+        def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
+            values = [self.decode(raw) for raw in raws]
+            times = [value[:, 0].astype(np.float64) / self.step for value in values]
+            return _simple.events(times, [value[:, 1:] for value in values], sizes)
+
+        return _simple.fitted(groups, train)
 
     def json_schema(self, limits: Limits) -> Schema:
         rows = {"type": "array", "items": {"type": "object"}, "minItems": 1}

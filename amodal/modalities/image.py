@@ -15,6 +15,7 @@ from amodal.core import AmodalError, unknown
 from amodal.core.host import constant
 from amodal.modalities.shared import image_maps as _maps
 from amodal.modalities.shared import pixels as _pixels
+from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
     Attribute,
@@ -22,6 +23,7 @@ from amodal.modalities.shared.base import (
     Modality,
     Raw,
     Schema,
+    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -286,10 +288,13 @@ class Image(Modality):
             "contrast": Attribute("number", lambda value: float(value.std())),
         }
 
-    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """Means of 8 x 8 cells of each channel."""
-        values = self.collate([self.decode(raw) for raw in raws])
-        return nn.functional.adaptive_avg_pool2d(values, 8).flatten(1).numpy()
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """12 x 12 pixels, colours, and orientations of gradients; see `simple.pixels`."""
+
+        def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
+            return _simple.pixels(self.collate([self.decode(raw) for raw in raws]), *self.scale())
+
+        return _simple.fitted(groups, train, by_column=False)
 
     def json_schema(self, limits: Limits) -> Schema:
         return FILE | {

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     Attribute,
     BadValue,
     Modality,
     Raw,
     Schema,
+    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -250,6 +252,14 @@ class Sequence(Modality):
 
     def attributes(self) -> dict[str, Attribute]:
         return {"length": Attribute("number", lambda value: float(len(self.text(value))))}
+
+    def simple_features(self, train: abc.Sequence[Raw]) -> SimpleFeatures:
+        """Length and frequencies of k-mers; see `simple.kmers`."""
+
+        def groups(raws: abc.Sequence[Raw]) -> list[_simple.Array]:
+            return _simple.kmers([self.decode(raw) for raw in raws], len(self.alphabet))
+
+        return _simple.fitted(groups, train, by_column=False)
 
     def json_schema(self, limits: Limits) -> Schema:
         return {"type": "string", "minLength": 1, "maxLength": limits.characters}

@@ -19,6 +19,7 @@ from amodal.modalities.shared import columns as _columns
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import requests as _requests
+from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
     Attribute,
@@ -26,6 +27,7 @@ from amodal.modalities.shared.base import (
     Modality,
     Raw,
     Schema,
+    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -245,22 +247,9 @@ class Series(Modality):
         }
         return {"steps": Attribute("number", lambda value: float(len(value)))} | means
 
-    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """Mean, deviation, minimum, maximum and mean absolute step of each channel, and the length.
-
-        0 where a channel has no sample.
-        """
-        mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
-        rows = []
-        for value in ((self.decode(raw) - mean) / std for raw in raws):
-            masked = np.ma.masked_invalid(value)
-            steps = 0 * masked[0]
-            if len(masked) > 1:
-                steps = np.abs(masked[1:] - masked[:-1]).mean(0)
-            statistics = [masked.mean(0), masked.std(0), masked.min(0), masked.max(0), steps]
-            rows.append(np.append(np.ma.stack(statistics).filled(0).ravel(), len(value)))
-        shape = (len(rows), 5 * len(self.channels) + 1)
-        return np.array(rows, dtype=np.float32).reshape(shape)
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """Length, moments, quantiles, autocorrelations, changes, spectrum; see `simple.series`."""
+        return _simple.fitted(lambda raws: _simple.series([self.decode(r) for r in raws]), train)
 
     def queries(self, value: Any) -> list[Raw]:
         return super().queries(from_json(value))

@@ -18,12 +18,15 @@ from amodal.core import AmodalError, unknown
 from amodal.core.host import constant, host_copy, on_host, to_device
 from amodal.errors import nearest
 from amodal.modalities.shared import draw as _draw
+from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     Attribute,
     BadValue,
     Modality,
+    NoSimpleFeatures,
     Raw,
     Schema,
+    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -301,15 +304,12 @@ class Table(Modality):
     def _class_of(self, value: np.ndarray, column: str) -> str | None:
         return self.cells(value).get(column)
 
-    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """Standardised numbers, 0 where one is missing, and one-hot codes."""
-        values = self.standardised(self.collate([self.decode(raw) for raw in raws])).numpy()
-        parts = []
-        for column, size in zip(values.T, self.num_codes()):
-            parts.append(
-                (column[:, None] == np.arange(size)) if size else np.nan_to_num(column)[:, None]
-            )
-        return np.concatenate(parts, 1).astype(np.float32)
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """Standardised numbers, flags of missing ones, one-hot codes; see `simple.table`."""
+        if not len(train):
+            raise NoSimpleFeatures("there is no row to fit simple features on")
+        fit = _simple.table([self.decode(raw) for raw in train], self.num_codes())
+        return lambda raws: fit([self.decode(raw) for raw in raws])
 
     def queries(self, value: Any) -> list[Raw]:
         """A list of texts is one row."""

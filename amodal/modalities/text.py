@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged, unknown
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     Attribute,
     BadValue,
     Modality,
+    NoSimpleFeatures,
     Raw,
     Schema,
+    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -300,6 +303,13 @@ class Text(Modality):
 
     def attributes(self) -> dict[str, Attribute]:
         return {"length": Attribute("number", lambda value: float(len(self.text(value))))}
+
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """Word and character tf-idf of whole texts, reduced; see `simple.text`."""
+        if not len(train):
+            raise NoSimpleFeatures("there is no text to fit simple features on")
+        fit = _simple.text([_read(raw) for raw in train])
+        return lambda raws: fit([_read(raw) for raw in raws])
 
     def json_schema(self, limits: Limits) -> Schema:
         return {"type": "string", "minLength": 1, "maxLength": limits.characters}

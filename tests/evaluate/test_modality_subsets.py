@@ -73,7 +73,7 @@ def test_cases():
 def test_a_report_shows_the_summaries_and_draws_the_matrix(pair, tmp_path):
     report = Report([modality_subsets(*pair, label="kind")], about={"train": 240, "test": 240})
     table = report.table()
-    assert len(table.rows) == 10 and len(report.table(every=True).rows) == 2 * 19
+    assert len(table.rows) == 10 and len(report.table(every=True).rows) == 3 * 19
     report.save(tmp_path / "report.json")
     assert (tmp_path / "report.modality_subsets.png").stat().st_size > 5000
     again = Report.load(tmp_path / "report.json")["modality_subsets"]

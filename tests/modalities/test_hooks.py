@@ -15,7 +15,6 @@ from .makers import NAMES, samples, variants
 
 VARIANTS = variants()
 every = pytest.mark.parametrize("name", VARIANTS)
-SIMPLE = {"image", "series", "table"}
 
 
 def raws(name: str) -> list:
@@ -60,36 +59,20 @@ def test_what_pages_show_is_json(name):
 @every
 def test_simple_features_are_finite_rows(name):
     modality = VARIANTS[name]
-    if modality.kind not in SIMPLE:
-        with pytest.raises(AmodalError, match=f"{modality.kind} has no simple features yet"):
-            modality.simple_features(raws(name))
-        return
-    rows = modality.simple_features(raws(name))
-    assert (
-        rows.dtype == np.float32
-        and rows.shape[0] == 3
-        and rows.ndim == 2
-        and np.isfinite(rows).all()
-    )
-    np.testing.assert_array_equal(rows[:1], modality.simple_features(raws(name)[:1]))
+    train = samples(name.partition(",")[0], (5, 1, 40, 17, 23, 9), seed=3)
+    features = modality.simple_features(train)
+    rows = features(raws(name))
+    assert rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == 3
+    assert np.isfinite(rows).all() and rows.std(0).max() > 0
+    np.testing.assert_allclose(rows[:1], features(raws(name)[:1]), atol=1e-5)
+    assert features([]).shape == (0, rows.shape[1])
+    with pytest.raises(modalities.NoSimpleFeatures):
+        modality.simple_features([])
 
 
-def test_simple_features_know_what_is_missing():
-    table = modalities.make(
-        "table",
-        columns=["age", "sex"],
-        categories={"sex": ["f", "m"]},
-        mean=[40.0, 0.0],
-        std=[10.0, 1.0],
-    )
-    rows = table.simple_features([{"age": 50, "sex": "m"}, {"age": None, "sex": "x"}, {"age": 30}])
-    np.testing.assert_array_equal(rows, [[1, 0, 1, 0], [0, 0, 0, 1], [-1, 0, 0, 0]])
-    series = modalities.make("series", channels=["a", "b"])
-    rows = series.simple_features(
-        [{"a": [1.0, 3.0, None], "b": [None, None, None]}, {"a": [2.0], "b": [4.0]}]
-    )
-    assert rows.shape == (2, 11) and np.isfinite(rows).all()
-    assert rows[0, 0] == 2 and rows[0, 1] == 0 and rows[:, -1].tolist() == [3, 1]
+def test_a_modality_without_simple_features_has_none():
+    with pytest.raises(modalities.NoSimpleFeatures, match="has no simple features yet"):
+        modalities.Modality.simple_features(VARIANTS["image"], [])
 
 
 @every

@@ -109,7 +109,9 @@ def scores_of(
         truth, predicted = truth[learnt], predicted[learnt]
         y_train = codes(train.labels[target.name], target.classes)
         counts = np.bincount(y_train[y_train >= 0], minlength=len(target.classes))
-        accuracies = classification_rows(truth, predicted.argmax(1), int(counts.argmax()))
+        accuracies = classification_rows(
+            truth, predicted.argmax(1), int(counts.argmax()), predicted
+        )
         return accuracies + calibration_rows(truth, predicted, counts)
     if target.kind == "amount":
         return regression_rows(labels[0][rows], predicted)

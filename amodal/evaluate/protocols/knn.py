@@ -138,6 +138,7 @@ class Knn(Protocol):
 
     name, needs = "knn", (LABEL,)
     rank = 20
+    yardstick = True
     measure = staticmethod(knn)
 
 

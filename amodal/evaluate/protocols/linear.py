@@ -139,6 +139,7 @@ class Linear(Protocol):
 
     name, needs = "linear", (LABEL,)
     rank = 30
+    yardstick = True
     measure = staticmethod(linear)
 
 

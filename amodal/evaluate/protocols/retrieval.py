@@ -194,6 +194,7 @@ class Retrieval(Protocol):
 
     name, needs = "retrieval", (TWO_FIELDS,)
     rank = 60
+    yardstick = True
     measure = staticmethod(retrieval)
 
 

@@ -245,6 +245,7 @@ class Survival(Protocol):
 
     name, needs = "survival", (SURVIVAL_LABEL,)
     rank = 40
+    yardstick = True
     measure = staticmethod(survival)
 
     def arguments(self, context: Context) -> dict[str, Any]:

@@ -58,8 +58,11 @@ def zero_shot(
     rows, classes = [], len(spec["prompts"])
     for source, (truth, like) in likenesses.items():
         # no label was seen, so chance is a blind guess and not the most frequent class
+        shares = np.unique(truth, return_counts=True)[1] / len(truth)
+        blind = {"macro F1": float(np.mean(2 * shares / (classes * shares + 1)))}
         for row in classification_rows(truth, like.argmax(1), 0):
-            rows.append({"source": source, **row, "chance": 1 / classes})
+            chance = blind.get(row["metric"], 1 / classes)
+            rows.append({"source": source, **row, "chance": chance})
     return Result("zero_shot", spec, rows)
 
 

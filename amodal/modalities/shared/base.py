@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged, unknown
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 Raw = Path | bytes | str | np.ndarray | list[Any] | dict[str, Any] | float | int
 """A value as a reader hands it over. A `str` is the text itself for `text`, a path for the kinds
 that live in files."""
+
+SimpleFeatures = Callable[[Sequence[Raw]], npt.NDArray[np.float32]]
+"""n raw values -> (n, F)."""
 
 VIEWS = ("plain", "weak", "strong", "local")
 """plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part
@@ -51,6 +55,10 @@ FILE: Schema = {
 
 class BadValue(AmodalError):
     """A value that cannot be decoded. The text is the reason, short enough for a table."""
+
+
+class NoSimpleFeatures(AmodalError):
+    """A modality has no features without a network; then it has no yardstick."""
 
 
 @dataclass(frozen=True)
@@ -203,14 +211,21 @@ class Modality(Corruptible, ABC):
         """Properties of a value, by name."""
         return {}
 
-    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """(N, F) float32, finite: features without training, a baseline for learned ones.
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """Features without a network, the yardstick of learned ones.
+
+        Args:
+            train: raw values of training records, for means, vocabularies and the like.
+
+        Returns:
+            Raw values -> (n, F) float32, finite, on a scale on which cosines make sense. It raises
+            BadValue where a value cannot be decoded.
 
         Raises:
-            AmodalError: this modality has none yet.
+            NoSimpleFeatures: this modality has none, or there is no value to fit them on.
             BadValue: a value cannot be decoded.
         """
-        raise AmodalError(f"{self.kind} has no simple features yet")
+        raise NoSimpleFeatures(f"{self.kind} has no simple features yet")
 
     def queries(self, value: Any) -> list[Raw]:
         """The raw values of a part of a query, which may be one value or a list of them.

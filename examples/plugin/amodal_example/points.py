@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
-from amodal.modalities import BadValue, Modality, Raw
+from amodal.modalities import BadValue, Modality, NoSimpleFeatures, Raw, SimpleFeatures
 from amodal.modalities.shared import ragged, requests
 from amodal.modalities.shared.base import (
     FILE,
@@ -125,12 +125,19 @@ class Points(Modality):
             "height": Attribute("number", lambda v: float(np.ptp(v[:, 2]))),
         }
 
-    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """How far the points reach along their principal axes."""
-        values = (self.decode(raw) for raw in raws)
-        return np.array(
-            [np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values], dtype=np.float32
-        )
+    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+        """How far the points reach along their principal axes, in deviations."""
+
+        def extents(raws: Sequence[Raw]) -> np.ndarray:
+            values = (self.decode(raw) for raw in raws)
+            rows = [np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values]
+            return np.array(rows, dtype=np.float32).reshape(-1, 3)
+
+        known = extents(train)
+        if not len(known):
+            raise NoSimpleFeatures("there is no cloud to fit simple features on")
+        mean, std = known.mean(0), np.maximum(known.std(0), 1e-6)
+        return lambda raws: (extents(raws) - mean) / std
 
     def json_schema(self, limits: requests.Limits) -> Schema:
         point = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}

@@ -1,0 +1,328 @@
+"""Simple features of values: what needs no network, as the yardstick of what does.
+
+Each function of this file makes groups of columns of some decoded values. `fitted` brings the
+groups to one scale, which it measures on training values, so that cosines of rows make sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, one_hot
+
+from amodal.core import Ragged
+from amodal.modalities.shared.base import NoSimpleFeatures, Raw, SimpleFeatures
+
+Array = npt.NDArray[np.float64]
+Groups = Callable[[Sequence[Raw]], list[Array]]
+"""n >= 1 raw values -> groups of columns, each (n, F)."""
+
+MAX_FITTED = 2000
+"""Training values that means and deviations are measured on."""
+CHUNK = 256
+"""Values that are decoded together."""
+CLIP = 10.0
+"""Deviations."""
+
+SIDE, CELLS, ORIENTATIONS = 12, 4, 8
+LEVELS = np.linspace(-1.5, 1.5, 7)
+"""Of a histogram of colours, in deviations."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LAGS = (1, 2, 4, 8)
+FREQUENCIES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
+"""Between bands of a spectrum, in cycles a step."""
+MFCC = 13
+MAX_KMERS = 512
+"""Different k-mers of one length."""
+MAX_WORDS, MAX_NGRAMS, MAX_COMPONENTS, MAX_DECOMPOSED = 20_000, 20_000, 256, 5000
+
+
+def sample(values: Sequence[Raw], most: int = MAX_FITTED) -> list[Raw]:
+    """At most so many of some values, evenly spaced."""
+    if len(values) <= most:
+        return [values[i] for i in range(len(values))]
+    return [values[int(i)] for i in np.linspace(0, len(values) - 1, most).round()]
+
+
+def fitted(groups: Groups, train: Sequence[Raw], *, by_column: bool = True) -> SimpleFeatures:
+    """Features of one scale: every group of columns counts the same in a cosine.
+
+    Args:
+        groups: Makes the columns.
+        train: Raw values that means and deviations are measured on.
+        by_column: Divide each column by its deviation, else a group by that of all its columns.
+
+    Returns:
+        Raw values -> (n, F) float32, finite.
+
+    Raises:
+        NoSimpleFeatures: There is no value to fit on.
+        BadValue: A value cannot be decoded.
+    """
+    chosen = sample(train)
+    if not chosen:
+        raise NoSimpleFeatures("there is no value to fit simple features on")
+    measured = _chunked(groups, chosen)
+    means = [group.mean(0) for group in measured]
+    scales = []
+    for group in measured:
+        variance = group.var(0) if by_column else np.full(group.shape[1], group.var(0).mean())
+        # what hardly differs is rounding, which must not become a feature
+        deviation = np.maximum(np.sqrt(variance), 1e-4 * np.abs(group.mean(0)))
+        scales.append(np.where(deviation > 1e-9, deviation, 1.0) * max(group.shape[1], 1) ** 0.5)
+    mean, scale = np.concatenate(means), np.concatenate(scales)
+    widths = np.concatenate([np.full(len(m), max(len(m), 1) ** 0.5) for m in means])
+
+    def transform(raws: Sequence[Raw]) -> npt.NDArray[np.float32]:
+        if not len(raws):
+            return np.zeros((0, len(mean)), dtype=np.float32)
+        rows = (np.concatenate(_chunked(groups, raws), 1) - mean) / scale
+        rows = np.nan_to_num(rows, nan=0.0)
+        clipped: npt.NDArray[np.float32] = np.clip(rows, -CLIP / widths, CLIP / widths).astype(
+            np.float32
+        )
+        return clipped
+
+    return transform
+
+
+def _chunked(groups: Groups, raws: Sequence[Raw]) -> list[Array]:
+    parts = []
+    for start in range(0, len(raws), CHUNK):
+        parts.append(groups([raws[i] for i in range(start, min(start + CHUNK, len(raws)))]))
+    return [
+        np.nan_to_num(np.concatenate(same).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        for same in zip(*parts)
+    ]
+
+
+def pixels(x_NCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[Array]:
+    """Small pictures, histograms of colours, and of the orientations of gradients in each cell.
+
+    Args:
+        x_NCHW: Pictures of one size.
+        mean: Of each channel.
+        std: Of each channel.
+    """
+    x = x_NCHW.float().nan_to_num()
+    scaled = (x - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+    small = adaptive_avg_pool2d(scaled, min(SIDE, x.shape[-1])).flatten(1)
+    levels = torch.bucketize(scaled, torch.from_numpy(LEVELS).float())
+    colours = torch.stack([(levels == i).float().mean((2, 3)) for i in range(len(LEVELS) + 1)], 2)
+    grey = scaled.mean(1)
+    down, across = torch.gradient(grey, dim=(1, 2)) if min(grey.shape[1:]) > 1 else (0 * grey,) * 2
+    angle = torch.atan2(down, across) % torch.pi / torch.pi
+    orientation = (angle * ORIENTATIONS).long().clamp(0, ORIENTATIONS - 1)
+    strength = (down.square() + across.square()).sqrt()
+    votes = one_hot(orientation, ORIENTATIONS).permute(0, 3, 1, 2) * strength[:, None]
+    edges = adaptive_avg_pool2d(votes, min(CELLS, x.shape[-1])).flatten(1)
+    edges = (edges / edges.sum(1, keepdim=True).clamp_min(1e-9)).sqrt()
+    return [part.double().numpy() for part in (small, colours.flatten(1).sqrt(), edges)]
+
+
+def text(texts: Sequence[str]) -> Callable[[Sequence[str]], npt.NDArray[np.float32]]:
+    """Word and character tf-idf, reduced to at most 256 dimensions by a truncated SVD.
+
+    Args:
+        texts: Training texts, for the vocabulary.
+
+    Returns:
+        Texts -> (n, F) float32 rows.
+
+    Raises:
+        NoSimpleFeatures: No text has a word or a character.
+    """
+    from scipy.sparse import hstack
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizers, parts = [], []
+    for options in (
+        {"token_pattern": r"(?u)\w+", "max_features": MAX_WORDS},
+        {"analyzer": "char_wb", "ngram_range": (2, 4), "max_features": MAX_NGRAMS},
+    ):
+        one = TfidfVectorizer(sublinear_tf=True, **options)
+        try:
+            parts.append(one.fit_transform(texts))
+        except ValueError:  # no word in any of them
+            continue
+        vectorizers.append(one)
+    if not vectorizers:
+        raise NoSimpleFeatures("the training texts have neither words nor characters")
+    matrix, svd = hstack(parts).tocsr(), None
+    if matrix.shape[1] > MAX_COMPONENTS:
+        rows = np.linspace(0, len(texts) - 1, min(len(texts), MAX_DECOMPOSED)).round().astype(int)
+        svd = TruncatedSVD(min(MAX_COMPONENTS, len(rows)), n_iter=4, random_state=0)
+        svd.fit(matrix[rows])
+
+    def transform(new: Sequence[str]) -> npt.NDArray[np.float32]:
+        if not len(new):
+            return np.zeros((0, svd.n_components if svd else matrix.shape[1]), dtype=np.float32)
+        found = hstack([one.transform(new) for one in vectorizers]).tocsr()
+        dense = svd.transform(found) if svd else found.toarray()
+        features: npt.NDArray[np.float32] = np.nan_to_num(dense).astype(np.float32)
+        return features
+
+    return transform
+
+
+def sounds(waves: Sequence[npt.NDArray[np.float32]], rate: int) -> list[Array]:
+    """Log duration; energy; mean and deviation of log-mel bands and of cepstral coefficients.
+
+    Args:
+        waves: Clips of one channel.
+        rate: In Hz.
+    """
+    from scipy.fft import dct
+
+    from amodal.modalities.shared.sound import log_mel
+
+    window, hop = max(rate // 40, 8), max(rate // 100, 4)
+    mels = min(40, max(window // 4, 2))
+    bands, cepstra, energy = [], [], []
+    for wave in waves:
+        clip = np.nan_to_num(np.asarray(wave, dtype=np.float32))
+        frames, _ = log_mel(Ragged.of([torch.from_numpy(clip)]), rate, window, hop, mels)
+        mel = frames.double().numpy() if len(frames) else np.zeros((1, mels))
+        mfcc = dct(mel, axis=1, norm="ortho")[:, :MFCC]
+        bands.append(np.concatenate([mel.mean(0), mel.std(0)]))
+        cepstra.append(np.concatenate([mfcc.mean(0), mfcc.std(0)]))
+        loud = np.log(np.exp(mel).mean(1) + 1e-10)
+        power = float(np.square(clip.astype(np.float64)).mean()) if len(clip) else 0.0
+        energy.append([np.log(power + 1e-10), loud.std(), loud.max(), loud.min()])
+    duration = [[np.log(max(len(wave), 1) / rate)] for wave in waves]
+    return [np.array(part, dtype=np.float64) for part in (duration, energy, bands, cepstra)]
+
+
+def series(values: Sequence[npt.NDArray[np.float32]]) -> list[Array]:
+    """Log length; for each channel moments, quantiles, changes, autocorrelations and a spectrum.
+
+    Args:
+        values: Each (t, C), NaN where a sample is missing.
+    """
+    length = [[np.log(max(len(value), 1))] for value in values]
+    rows = [
+        np.concatenate([_channel(channel) for channel in value.T.astype(np.float64)])
+        for value in values
+    ]
+    return [np.array(length, dtype=np.float64), np.array(rows, dtype=np.float64)]
+
+
+def _channel(samples: Array) -> Array:
+    present = samples[np.isfinite(samples)]
+    absent = 1 - len(present) / max(len(samples), 1)
+    x = present if len(present) else np.zeros(1)
+    centred = x - x.mean()
+    variance = np.square(centred).mean()
+    lags = [
+        (centred[lag:] * centred[:-lag]).mean() / variance if len(x) > lag and variance > 0 else 0.0
+        for lag in LAGS
+    ]
+    steps = np.abs(np.diff(x)).mean() if len(x) > 1 else 0.0
+    crossings = np.mean(np.diff(np.signbit(centred).astype(int)) != 0) if len(x) > 1 else 0.0
+    power = np.square(np.abs(np.fft.rfft(centred)))
+    band = np.digitize(np.fft.rfftfreq(len(x)), FREQUENCIES)
+    energies = np.bincount(band, power, minlength=len(FREQUENCIES) + 1)
+    shares = np.log(energies / max(energies.sum(), 1e-12) + 1e-4)
+    return np.concatenate(
+        [
+            [x.mean(), np.sqrt(variance)],
+            np.quantile(x, QUANTILES),
+            lags,
+            [steps, crossings],
+            shares,
+            [absent],
+        ]
+    )
+
+
+def table(
+    values: Sequence[npt.NDArray[np.float32]], sizes: Sequence[int]
+) -> Callable[[Sequence[npt.NDArray[np.float32]]], npt.NDArray[np.float32]]:
+    """Standardised numbers, flags of those that are missing, and one-hot categories.
+
+    A missing number counts as the training mean. Columns in which all training values are there
+    have no flag.
+
+    Args:
+        values: Training rows, each (C,), NaN where a cell is missing.
+        sizes: Codes of each column, 0 where it is numeric.
+    """
+    x = np.stack(values).astype(np.float64)
+    numeric = np.array([not size for size in sizes])
+    present = np.isfinite(x)
+    count = np.maximum(present.sum(0), 1)
+    mean = np.where(present, x, 0).sum(0) / count
+    std = np.sqrt(np.square(np.where(present, x - mean, 0)).sum(0) / count)
+    std = np.where(std > 1e-9, std, 1.0)
+    flagged = numeric & ~present.all(0)
+
+    def transform(new: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        cells = np.reshape(np.array(list(new), dtype=np.float64), (len(new), len(sizes)))
+        finite = np.isfinite(cells)
+        numbers = np.clip(np.where(finite, (cells - mean) / std, 0), -CLIP, CLIP)
+        parts = [numbers[:, numeric], ~finite[:, flagged]]
+        parts += [cells[:, [i]] == np.arange(size) for i, size in enumerate(sizes) if size]
+        features: npt.NDArray[np.float32] = np.concatenate(parts, 1).astype(np.float32)
+        return features
+
+    return transform
+
+
+def kmers(values: Sequence[npt.NDArray[np.int32]], symbols: int) -> list[Array]:
+    """Log length, and square roots of the frequencies of k-mers, which overlap.
+
+    Args:
+        values: Each (t,) the numbers of symbols; `symbols` and above: unknown.
+        symbols: Of the alphabet.
+    """
+    lengths = np.log([[max(len(value), 1)] for value in values])
+    groups = [lengths]
+    for k in range(1, 7):
+        if k > 1 and symbols**k > MAX_KMERS:
+            break
+        rows = []
+        for value in values:
+            clear = value.astype(np.int64)
+            windows = np.lib.stride_tricks.sliding_window_view(
+                clear if len(clear) >= k else np.full(k, symbols), k
+            )
+            windows = windows[(windows < symbols).all(1)]
+            counts = np.bincount(windows @ symbols ** np.arange(k), minlength=symbols**k)
+            rows.append(np.sqrt(counts / max(len(value), 1)))
+        groups.append(np.array(rows))
+    return groups
+
+
+def events(
+    times: Sequence[Array], cells: Sequence[npt.NDArray[np.float32]], sizes: Sequence[int]
+) -> list[Array]:
+    """Counts of all events and of each kind, the span, gaps and the last gap, and what cells hold.
+
+    Args:
+        times: (n,) of each record's events, since its first.
+        cells: (n, C) of each record, numbers or codes, NaN where missing.
+        sizes: Codes of each column, 0 where it is numeric.
+    """
+    course, kinds, amounts = [], [], []
+    for time, values in zip(times, cells):
+        gaps = np.log1p(np.maximum(np.diff(time), 0)) if len(time) > 1 else np.zeros(1)
+        span = np.log1p(max(time[-1], 0)) if len(time) else 0.0
+        course.append([np.log1p(len(time)), span, gaps[-1], gaps.mean(), gaps.std(), gaps.max()])
+        counts, statistics = [np.zeros(0)], [np.zeros(0)]
+        for column, size in zip(values.T.astype(np.float64), sizes):
+            x = column[np.isfinite(column)]
+            if size:
+                counts.append(np.log1p(np.bincount(x.astype(np.int64), minlength=size)[:size]))
+            elif len(x):
+                share = len(x) / len(column)
+                statistics.append(np.array([x.mean(), x.std(), x.min(), x.max(), x[-1], share]))
+            else:
+                statistics.append(np.zeros(6))
+        kinds.append(np.concatenate(counts))
+        amounts.append(np.concatenate(statistics))
+    return [np.array(part, dtype=np.float64) for part in (course, kinds, amounts)]
