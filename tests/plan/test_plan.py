@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_offered_in_lighter_ways(monkeypatch):
     def on(mib: float):
         card = dataclasses.replace(GPUS["h100"], memory=RESERVED + mib * 2**20)
         monkeypatch.setitem(GPUS, "h100", card)
-        return plan("mae", size="small", samples=1e6, gpus=2, batch_size=128, tokens={"image": 16})
+        return plan("mae", size="nano", samples=1e6, gpus=2, batch_size=128, tokens={"image": 16})
 
     def needs(layout):
         return (layout.total - RESERVED) / 2**20
