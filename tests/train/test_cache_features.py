@@ -116,7 +116,8 @@ def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch)
     how = {"size": "nano", "steps": 3, "batch": 8, "backbones": {"image": spec}, "progress": False}
     model = amodal.pretrain("clip", dataset, tmp_path / "run", remember="mean", **how)
     assert (
-        json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]["cache_features"] == "mean"
+        json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]["cache_features"]
+        == "mean"
     )
     found = model.embed(dataset)
     assert len(found.aligned["image"]) == 38 and len(found.bad) == 1
