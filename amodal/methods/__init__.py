@@ -41,17 +41,23 @@ def family(name: str) -> str:
 
 def page(name: str) -> ModuleType:
     """The module of a method of the package or of a plug-in."""
-    if canonical(name) not in pages("methods") and canonical(name) in plugins("methods"):
+    if _plugin(name) is not None:
         return sys.modules[function(name).__module__]
     return load("methods", name, "method")
 
 
 def distribution(method: MethodLike) -> str:
     """Name and version of the plug-in that a method comes from, "" for any other."""
-    if not isinstance(method, str) or is_user_code(method) or canonical(method) in pages("methods"):
-        return ""
-    plugin = plugins("methods").get(canonical(method))
+    plugin = None if is_user_code(method) else _plugin(str(method))
     return plugin.distribution if plugin else ""
+
+
+def _plugin(name: str) -> Plugin | None:
+    """The plug-in that brings a method. The package's own names come first: a conflict among
+    plug-ins is no concern of those who use neither."""
+    if canonical(name) in pages("methods"):
+        return None
+    return plugins("methods").get(canonical(name))
 
 
 def title(method: MethodLike) -> str:
@@ -74,10 +80,7 @@ def function(method: MethodLike) -> Callable[..., Method]:
         return checked(method)
     if is_reference(method):
         return checked(load_reference(method))
-    # own names first: a conflict among plug-ins is no concern of those who use neither
-    if canonical(method) not in pages("methods") and (
-        plugin := plugins("methods").get(canonical(method))
-    ):
+    if (plugin := _plugin(method)) is not None:
         plugged: Callable[..., Method] = plugin.load(check_plugin)
         return plugged
     module = page(method)

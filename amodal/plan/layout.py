@@ -15,7 +15,7 @@ from amodal.methods.contract import Method
 from amodal.nn.blocks import blocks_of
 from amodal.plan.hardware import Accelerator
 from amodal.plan.step import Cost, Steps
-from amodal.train.distributed import BUCKET
+from amodal.train.gradient_sync import BUCKET
 
 GIB = 2**30
 EFFICIENCY = 0.6

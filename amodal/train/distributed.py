@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -175,49 +175,6 @@ def mean(vector: Tensor) -> Tensor:
     total = vector.detach().clone()
     dist.all_reduce(total)
     return total / world()
-
-
-BUCKET = 25 * 2**20
-"""Elements of one all-reduce of gradients."""
-
-
-@torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over ranks.
-
-    A parameter that has a gradient on some ranks counts as zero on the others. One that has none on
-    any rank is left without, as it would be on one process. Sharded parameters (FSDP2) were
-    averaged in the backward pass.
-    """
-    if world() == 1:
-        return
-    unsharded = [p for p in parameters if p.requires_grad and not hasattr(p, "device_mesh")]
-    has_grad = [p.grad is not None for p in unsharded]
-    device = control_device(unsharded[0].device)
-    anywhere = torch.tensor(has_grad, dtype=torch.uint8, device=device)
-    dist.all_reduce(anywhere, op=dist.ReduceOp.MAX)
-    bucket: list[nn.Parameter] = []
-    filled = 0
-    for p, on_any_rank in zip(unsharded, anywhere.tolist()):
-        if not on_any_rank:
-            continue
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-        bucket.append(p)
-        filled += p.numel()
-        if filled >= BUCKET:
-            _average(bucket)
-            bucket, filled = [], 0
-    if bucket:
-        _average(bucket)
-
-
-def _average(bucket: list[nn.Parameter]) -> None:
-    grads = [p.grad for p in bucket if p.grad is not None]  # all of them, see above
-    flat = torch.cat([g.flatten() for g in grads])
-    dist.all_reduce(flat)
-    for grad, part in zip(grads, torch.split(flat / world(), [g.numel() for g in grads])):
-        grad.copy_(part.view_as(grad))
 
 
 def broadcast_module(module: nn.Module) -> None:

@@ -104,13 +104,15 @@ def _of_any_rank(parameters: list[nn.Parameter]) -> list[bool]:
 def _filled(parameters: list[nn.Parameter], size: int) -> Iterator[list[nn.Parameter]]:
     """In order, in buckets of at least `size` numbers but for the last; one type each."""
     bucket: list[nn.Parameter] = []
+    numbers = 0
     for p in parameters:
         if bucket and (p.dtype, p.device) != (bucket[0].dtype, bucket[0].device):
             yield bucket
-            bucket = []
+            bucket, numbers = [], 0
         bucket.append(p)
-        if sum(q.numel() for q in bucket) >= size:
+        numbers += p.numel()
+        if numbers >= size:
             yield bucket
-            bucket = []
+            bucket, numbers = [], 0
     if bucket:
         yield bucket

@@ -161,7 +161,8 @@ def player_gradients(
     for prefix, of_player in grads.items():
         for p, grad in zip(parameters[prefix], of_player):
             p.grad = grad if p.grad is None or grad is None else p.grad + grad
-    distributed.average_gradients(method.parameters())
+    if distributed.world() > 1:
+        GradientSync(method.parameters()).finish()
     return terms
 
 
