@@ -20,6 +20,7 @@ def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
     Returns:
         (B,) int64, the same in every process.
     """
+    # not `hash`: Python salts it anew in every process
     digests = (hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest() for key in keys)
     seeds = [int.from_bytes(digest, "little", signed=True) for digest in digests]
     return torch.tensor(seeds, dtype=torch.int64)
@@ -112,6 +113,8 @@ class Batch:
 
     def split(self, rows: int) -> list[Batch]:
         """Micro-batches of at most `rows` rows."""
+        # each has all sources, so that the features of micro-batches have the same columns and can
+        # be stacked
         return [self.between(i, min(i + rows, self.size)) for i in range(0, self.size, rows)]
 
     def present(self) -> Tensor:

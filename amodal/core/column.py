@@ -81,6 +81,8 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     """Concatenate lengths or rows. The result has a CPU copy if all parts have one."""
     copies = [known(p) for p in parts]
     whole = torch.cat(list(parts))
+    # a copy that one part lacks would have to be fetched; `host_copy` does so if anybody asks for
+    # it
     if whole.device.type == "cpu" or any(c is None for c in copies):
         return whole
     return paired(whole, torch.cat([c for c in copies if c is not None]))
@@ -177,6 +179,8 @@ class Column:
 def shared_rows(a: Column, b: Column) -> tuple[Tensor, Tensor]:
     """Indices into `a` and `b` of the rows that both have, two (n,) int64 in row order."""
     rows_a, rows_b = host_copy(a.rows), host_copy(b.rows)
+    # rows are sorted on both sides; a row behind the last one of b is clamped to an entry that
+    # differs
     at_b = torch.searchsorted(rows_b, rows_a).clamp(max=max(len(b) - 1, 0))
     both = rows_b[at_b] == rows_a if len(b) else torch.zeros(len(a), dtype=torch.bool)
     return to_device(both.nonzero().squeeze(1), a.rows.device), to_device(at_b[both], b.rows.device)

@@ -57,6 +57,8 @@ class Embeddings:
         Returns:
             (n,) the rows, and their vectors, one (n, D) for each name.
         """
+        # a source has a row once at most, so the row that has all of them is counted len(names)
+        # times
         counts = [torch.bincount(host_copy(self[n].rows), minlength=self.size) for n in names]
         count = torch.stack(counts).sum(0)
         common = (count == len(names)).nonzero().squeeze(1)
@@ -80,6 +82,8 @@ class Embeddings:
         columns = [self[n] for n in (names if names is not None else self.sources)]
         first = vectors(columns[0])
         total = first.new_zeros(self.size, first.shape[1])
+        # counted on the CPU: `rows` below has a length that would otherwise be fetched from the
+        # device
         number = torch.zeros(self.size, dtype=total.dtype)
         for c in columns:
             total = total.index_add(0, c.rows, normalize(vectors(c), dim=1))

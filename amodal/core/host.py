@@ -23,6 +23,7 @@ Copy = Tensor | Callable[[], Tensor | None] | None
 
 
 def _version(t: Tensor) -> int:
+    # tensors of `torch.inference_mode` do not count their versions
     return -1 if t.is_inference() else t._version
 
 
@@ -104,6 +105,7 @@ def take(t: Tensor, index: Tensor) -> Tensor:
     if t.device.type == "cpu":
         return taken
 
+    # as a function: most of what is taken on a device is never read on the CPU
     def on_cpu() -> Tensor | None:
         copy, index_copy = known(t), known(index)
         return None if copy is None or index_copy is None else copy[index_copy]

@@ -20,4 +20,5 @@ def views_of(field: str, count: int) -> list[str]:
 
 def name_code(name: str) -> int:
     """A 63-bit hash of a name, the same in every process."""
+    # >> 1, since int64 tensors hold 63 bits without the sign
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1

@@ -50,6 +50,7 @@ class Tokens:
         x_TD: Tensor, rows_N: Tensor, lengths_N: Tensor, position_TP: Tensor, name: str, size: int
     ) -> Tokens:
         """Tokens of one source, with `lengths_N` tokens for each of the rows `rows_N`."""
+        # with its output_size torch need not fetch the sum of the lengths from the device
         row = torch.repeat_interleave(rows_N, lengths_N, output_size=len(x_TD))
         rows, lengths = known(rows_N), known(lengths_N)
         if rows is not None and lengths is not None:
@@ -96,6 +97,7 @@ class Tokens:
         if len({part.size for part in parts}) != 1:
             raise ValueError(f"tokens of different batches: {[part.size for part in parts]} rows")
         row = joined([part.row for part in parts])
+        # stable: within a row the order of parts, and of tokens in a part, stays
         order = on_host(lambda row: torch.argsort(row, stable=True), row)
         return Tokens(
             torch.cat([part.x for part in parts])[order],
