@@ -67,6 +67,7 @@ def drop_of(
         AmodalError: If the rows of the tokens are not those of the batch, and so have no seeds.
     """
     setting = _setting.get()
+    # block 0 is never left out, by the formula; so depth - 1 is not zero below
     if setting is None or not number or not any(p.requires_grad for p in block.parameters()):
         return identity
     rate, seeds_B = setting
@@ -75,6 +76,7 @@ def drop_of(
             f"drop_path needs one sequence a record, and this method makes {tokens.size} of "
             f"{len(seeds_B)}; leave it out"
         )
+    # by name: the number of a source depends on which others the batch has
     codes = torch.tensor([name_code(name) for name in tokens.names], device=tokens.row.device)
     row, source = tokens.row, codes[tokens.source]
     if order_T is not None:
@@ -85,5 +87,7 @@ def drop_of(
 def _dropped(
     rate: float, seeds_T: Tensor, source_T: Tensor, number: int, x_TD: Tensor, half: int
 ) -> Tensor:
+    # a stream for each half of each block; all tokens of a row's source have one draw, so all stay
+    # or go
     stays_T = uniform(seeds_T, source_T, 2 * number + half) >= rate
     return x_TD * (stays_T.to(x_TD.dtype) / (1 - rate)).unsqueeze(1)

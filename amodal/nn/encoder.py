@@ -80,6 +80,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         )
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
         if trunk == "joint":
+            # a row as a whole has no class token: `encode` prepares each source for its own pool
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
         self.routing = TrunkRouting(trunk, self.width, mask_rule=mask_rule)
         if fusion_tokens:
@@ -103,6 +104,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         tokens = self.tokenize(batch)
         if self.routing.is_per_source:
             return Embeddings(self.pool(self.encode(tokens)), batch.size)
+        # in one pass the vector of a source would depend on which others its row has
         alone = {s: self.pool(self.encode({s: part}))[s] for s, part in tokens.items()}
         alone[FUSED] = self.pool(self.encode(tokens))[FUSED]
         return Embeddings(alone, batch.size)

@@ -51,7 +51,10 @@ class Experts(nn.Module):
         with torch.autocast(x_TD.device.type, enabled=False):
             logits_TE = linear(x_TD.to(self.router.dtype), self.router)
         surest_T, expert_T = logits_TE.softmax(1).max(1)
+        # number E stands for no expert; such a token goes on by the block's residual alone
         goes_T = torch.where(surest_T >= self.threshold[expert_T], expert_T, self.experts)
+        # grouped by expert, so that each expert is one product, and put back by the inverse
+        # permutation
         order = torch.argsort(goes_T, stable=True)
         counts = torch.bincount(goes_T, minlength=self.experts + 1).tolist()
         *parts, left_out = torch.split(x_TD[order], counts)
@@ -60,6 +63,7 @@ class Experts(nn.Module):
             for x, up, a, down, b in zip(parts, self.up, self.up_bias, self.down, self.down_bias)
         ]
         y_TD = torch.cat([*done, torch.zeros_like(left_out)])[torch.argsort(order)]
+        # argmax has no gradient; this factor is how the router learns
         return y_TD * surest_T.to(y_TD.dtype).unsqueeze(1), logits_TE
 
 

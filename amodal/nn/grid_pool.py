@@ -51,6 +51,7 @@ def grid_pool(tokens: Tokens, whole: Column, grid: int = 2) -> Column:
     if grid == 1:
         return Column(Ragged(whole.flat, torch.ones_like(whole.rows)), whole.rows)
     per_row = grid ** tokens.position.shape[1]
+    # sorted, so by row and then by cell, which is the order of the lists
     used, index, count = torch.unique(
         tokens.row * per_row + cells(tokens, grid), return_inverse=True, return_counts=True
     )
@@ -58,6 +59,7 @@ def grid_pool(tokens: Tokens, whole: Column, grid: int = 2) -> Column:
     mean = total / count[:, None]
     lengths = torch.bincount(used // per_row, minlength=tokens.size)[whole.rows] + 1
     flat = whole.flat.new_zeros(len(whole.rows) + len(used), tokens.x.shape[1])
+    # where the whole goes: the start of each list; regions fill the rest in order
     first = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     first[lengths.cumsum(0) - lengths] = True
     flat = flat.index_copy(0, first.nonzero().squeeze(1), whole.flat)

@@ -31,9 +31,11 @@ def local_windows(tokens: Tokens, parts: int) -> tuple[Tokens, Tensor]:
     share = (tokens.position - low[tokens.row]) / span[tokens.row].clamp_min(1e-12)
     place = (share * parts).long().clamp(0, parts - 1)
     code = tokens.row
+    # row and places as the digits of one number, the row being the highest
     for axis in place.unbind(1):
         code = code * parts + axis
     codes, number = torch.unique(code, return_inverse=True)
     order = torch.argsort(number, stable=True)
     windows = replace(tokens.at(order), row=number[order], size=len(codes))
+    # without the digits of the places the row is left
     return windows, codes // parts ** place.shape[1]

@@ -84,6 +84,7 @@ class AttentionPool(Pool):
         super().__init__(width)
         self.heads = heads
         self.norm = nn.LayerNorm(width)
+        # query and keys are one map (D -> heads): a learned query only ever multiplies keys
         self.score, self.value, self.out = (
             nn.Linear(width, heads),
             nn.Linear(width, width),

@@ -22,6 +22,7 @@ def sincos(position_TP: Tensor, width: int, base: float = 1e4) -> Tensor:
     bands = width // (2 * POSITION_DIMS)
     rate = base ** -(torch.arange(bands, device=position_TP.device) / max(bands, 1))
     angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
+    # a width that 6 does not divide leaves a few dimensions without position
     rest = angle.new_zeros(*angle.shape[:-1], width - 2 * angle.shape[-1])
     return torch.cat([angle.sin(), angle.cos(), rest], -1)
 
@@ -54,6 +55,7 @@ class Learned(nn.Module):
         """(T, P) -> (T, D)."""
         last = self.table.shape[1] - 1
         place = position_TP.clamp(0, last)
+        # so that low + 1 exists at the end of the table, where the share is then 1
         low = place.floor().long().clamp(max=last - 1)
         part = (place - low).unsqueeze(-1)
         axis = torch.arange(POSITION_DIMS, device=place.device)
@@ -80,6 +82,7 @@ class Rotary:
             )
         rate = base ** -(torch.arange(bands, device=position_TP.device) / bands)
         angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
+        # angle 0 turns nothing: dimensions that no coordinate has
         rest = angle.new_zeros(*angle.shape[:-1], head_width // 2 - angle.shape[-1])
         angle = torch.cat([angle, rest], -1).unsqueeze(-2)
         self.cos, self.sin = angle.cos(), angle.sin()

@@ -36,6 +36,7 @@ class Queues(nn.Module):
     def earlier(self, name: str) -> Tensor:
         """(M, D), the oldest first; M grows from 0 to the length."""
         queue = self.get_buffer(f"queue_{name}")
+        # filled from the end, so the zeros of a queue that is not full yet stand first
         return queue[max(0, len(queue) - int(self.count[self.names.index(name)])) :]
 
     @torch.no_grad()

@@ -49,9 +49,12 @@ class Recurrent(nn.Module):
                 "have"
             )
         if not len(tokens):
+            # all parameters stay part of the graph, which ranks without such tokens need too
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
         lengths = _sequences(tokens)
         padded = pad_sequence(list(torch.split(tokens.x, lengths.tolist())), batch_first=True)
+        # torch takes these lengths on the CPU alone; packed, the backward direction starts at each
+        # end
         packed = pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states_NLD, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
         real = torch.arange(states_NLD.shape[1], device=lengths.device) < lengths.unsqueeze(1)

@@ -186,6 +186,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
         AmodalError: If a name or a shape differs.
     """
     state = module.state_dict()
+    # all is compared before anything is copied: an error leaves the module as it was
     missing, extra = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
     mismatched = [k for k in state.keys() & tensors.keys() if state[k].shape != tensors[k].shape]
     if missing or extra or mismatched:

@@ -127,6 +127,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """`forward`, without gradient checkpointing."""
         x_TD = x_TD + drop(self.attention(self.norm1(x_TD), layout, rotate), 0)
+        # the MLP's part by itself too: data2vec averages it, before the residual, as its targets
         mlp_TD = drop(self.down(self.act(self.up(self.norm2(x_TD)))), 1)
         return x_TD + mlp_TD, mlp_TD
 
@@ -217,6 +218,7 @@ class CachedLayout:
 
 
 def _same_layout(a: Tokens, b: Tokens) -> bool:
+    # by identity: `with_x` hands the same tensors on, and comparing values would wait for a GPU
     return a.row is b.row and a.source is b.source and a.names == b.names
 
 
@@ -325,6 +327,7 @@ class Transformer(nn.Module):
                 outputs.append(mlp_TD)
         x_TD = self.norm(x_TD)
         if layout.order is not None:
+            # the inverse of the permutation, computed once for all that leaves
             back = torch.argsort(layout.order)
             x_TD, outputs = x_TD[back], [o[back] for o in outputs]
             if router_logits is not None:

@@ -159,6 +159,7 @@ class TrunkRouting(nn.Module):
             views: dict[int, list[str]] = {}
             for source in tokens:
                 views.setdefault(view_of(source), []).append(source)
+            # a sequence for each view number: image:1 sees text:1, and not the other crop image:2
             return {ALL: list(views.values())}
         served: dict[str | None, list[list[str]]] = {}
         for source in tokens:
@@ -187,10 +188,12 @@ def _stack(parts: Sequence[Tokens]) -> Tokens:
     """Sequences of one batch side by side, as rows of a larger one."""
     if len(parts) == 1:
         return parts[0]
+    # by field: views of one field are one source to a mask rule
     names = tuple(dict.fromkeys(field_of(n) for tokens in parts for n in tokens.names))
     return Tokens(
         torch.cat([b.x for b in parts]),
         joined(
+            # row numbers of their own, so that sequences of one record do not see each other
             [on_host(lambda row, start=i * b.size: row + start, b.row) for i, b in enumerate(parts)]
         ),
         joined([b.source_among(names, field_of) for b in parts]),

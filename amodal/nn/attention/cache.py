@@ -74,6 +74,8 @@ class KeyValueCache:
             return k_THd, v_THd
         old = self._cache[attention]
         self._cache[attention] = torch.cat([old[0], k_THd]), torch.cat([old[1], v_THd])
+        # New ones first: the layout numbers them from 0, and its keys count those of the cache
+        # behind them. What is cached stays in the order of `row`, so that its indices never change.
         return torch.cat([k_THd, old[0]]), torch.cat([v_THd, old[1]])
 
     def select(self, rows: Tensor) -> None:
@@ -85,6 +87,8 @@ class KeyValueCache:
         rows = rows.cpu()
         if torch.equal(rows, torch.arange(len(rows))) and not bool((self.row >= len(rows)).any()):
             return
+        # (n, C); `nonzero` goes through it row by row, so each new row has its tokens in their old
+        # order
         matches = self.row.unsqueeze(0) == rows.unsqueeze(1)
         row, index = matches.nonzero(as_tuple=True)
         self.row, self.place, self.source = row, self.place[index], self.source[index]

@@ -47,6 +47,7 @@ class CpuAttention(torch.autograd.Function):
         """See `torch.autograd.Function`."""
         ctx.save_for_backward(q, k, v)
         with torch.autocast("cpu", enabled=False):
+            # autocast would round the float32 scores to bf16
             parts = [_weights(q, k) @ v for q, k, v in _row_pieces(q, k, v)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -78,7 +79,10 @@ def _weights(q: Tensor, k: Tensor) -> Tensor:
 
 def _backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a few rows by q, k and v."""
+    # computed a second time rather than stored, so that memory does not grow with queries times
+    # keys
     weight = _weights(q, k)
+    # d loss / d score = weight (g - sum over keys of weight g), with g = grad v^T, in one kernel
     by_score = torch._softmax_backward_data(grad @ v.mT, weight, -1, q.dtype)
     scale = q.shape[-1] ** -0.5
     return (by_score @ k) * scale, (by_score.mT @ q) * scale, weight.mT @ grad

@@ -185,6 +185,7 @@ class PaddedAttention(nn.Module):
             mask = None if causal else key_layout.mask
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
             return self.out(query_layout.flat(mixed)), None
+        # written out, since torch's function does not return the weights
         logits = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
         if key_layout.mask is not None:
             logits = logits.masked_fill(~key_layout.mask, -torch.inf)
@@ -271,6 +272,8 @@ def grad_cam(score_N: Tensor, weights_NHQK: Tensor, keep_graph: bool = False) ->
     """
     if not weights_NHQK.numel():
         return weights_NHQK.detach().sum(1)
+    # a row's score depends on its own weights alone, so the gradient of the sum is that of each
+    # score
     (slope,) = torch.autograd.grad(score_N.sum(), weights_NHQK, retain_graph=keep_graph)
     return (slope * weights_NHQK.detach()).relu().mean(1)
 
@@ -281,6 +284,7 @@ def join_lists(parts: Sequence[Ragged]) -> Ragged:
         return parts[0]
     device, lengths = parts[0].lengths.device, [host_copy(p.lengths) for p in parts]
     row = [torch.repeat_interleave(torch.arange(len(n)), n) for n in lengths]
+    # stable: within a row tokens of the first part stay before those of the second
     order = to_device(torch.argsort(torch.cat(row), stable=True), device)
     flat = torch.cat([p.flat for p in parts])[order]
     return Ragged(flat, to_device(torch.stack(lengths).sum(0), device))

@@ -80,6 +80,7 @@ class Layout:
 
     def leave(self, x_TD: Tensor) -> Tensor:
         """The inverse of `enter`."""
+        # the argsort of a permutation is its inverse
         return x_TD if self.order is None else x_TD[torch.argsort(self.order)]
 
 
@@ -122,6 +123,7 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
     """Queries whose sources read the same set of sources form a class; each class is grouped like
     whole rows."""
     device, row, source = tokens.row.device, host_copy(tokens.row), host_copy(tokens.source)
+    # Tokens are numbered as they came: `place` is the number within the row, `row` being sorted.
     number = torch.arange(len(row))
     place = number - torch.searchsorted(row, row)
     if cache is None:
@@ -130,6 +132,7 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
         place = place + cache.lengths(tokens.size)[row]
         key_row, key_place = torch.cat([row, cache.row]), torch.cat([place, cache.place])
         key_source = torch.cat([source, cache.source_among(tokens.names)])
+        # sorted by row, then by place: places of a row go on from the cache to these tokens
         by_place = torch.argsort(key_place, stable=True)
         in_order = by_place[torch.argsort(key_row[by_place], stable=True)]
         key_row, key_source, key_place = (t[in_order] for t in (key_row, key_source, key_place))
@@ -137,6 +140,7 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
     order = [row[:0]]
     keys: list[Tensor] = []
     groups: list[Group] = []
+    # A class: the sources whose rows of `allowed` are the same, and so read the same keys.
     for readable in torch.unique(allowed, dim=0):
         is_query, is_key = (allowed == readable).all(1)[source], readable[key_source]
         query, key = is_query.nonzero().squeeze(1), is_key.nonzero().squeeze(1)
@@ -152,6 +156,7 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
         rows, mine = _group(n_query, n_key)
         run, read = query[_runs(rows, n_query)], key[_runs(rows, n_key)]
         order.append(run)
+        # queries that are their own keys need no copy of them, and `is_causal` instead of a mask
         if len(in_order) == len(row) and torch.equal(is_query, is_key):
             mine = [Group(g.rows, g.queries) for g in mine]
         else:
@@ -183,12 +188,14 @@ def _masked(
     queries = torch.split(query_place, [g.rows * g.queries for g in groups])
     keys = torch.split(key_place, [g.rows * g.keys for g in groups])
     for group, q, k in zip(groups, queries, keys):
+        # (rows, 1, queries, keys): a query reads keys that stand before it, and itself
         mask = k.view(group.rows, 1, 1, -1) <= q.view(group.rows, 1, -1, 1)
         if not bool(mask.any(3).all()):
             raise ValueError(
                 "the attention rule and the order leave some tokens nothing to read; let every "
                 "source read itself"
             )
+        # no mask where it would hide nothing: on a GPU torch's flash kernel takes none
         made.append(group if bool(mask.all()) else replace(group, mask=to_device(mask, device)))
     return made
 
@@ -223,13 +230,18 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
             places = key_places[read : read + group.rows * group.keys].view(group.rows, -1)
             read += group.rows * group.keys
         else:
+            # Keys of its own from now on. `attend` applies a causal order only to groups without,
+            # so the order becomes a mask.
             places = torch.arange(start, stop).view(group.rows, -1)
             if layout.causal and group.queries > 1:
                 mask = torch.ones(
                     group.queries, group.queries, dtype=torch.bool, device=device
                 ).tril()[None, None]
         if mask is not None:
+            # every query reads the prefix
             mask = torch.cat([mask.new_ones(*mask.shape[:3], count), mask], 3)
+        # the row of each run, by its first token; its prefix lies behind the tokens, P entries a
+        # row
         first = row[start : stop : group.queries, None]
         keys.append(torch.cat([len(row) + first * count + number, places], 1).flatten())
         groups.append(Group(group.rows, group.queries, places.shape[1] + count, mask))
@@ -242,6 +254,7 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
 
 def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
     """The rows with queries, sorted by their numbers of queries and keys, and their groups."""
+    # one number for each pair (n_query, n_key), so that rows of one shape sort together
     shape = n_query * (n_key.max() + 1 if len(n_key) else 1) + n_key
     rows = torch.argsort(shape, stable=True)
     rows = rows[n_query[rows] > 0]
@@ -285,6 +298,8 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tenso
         if group.keys:
             k, v = next(read)
         q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
+        # `is_causal` compares numbers of queries and keys, which is right only where they are the
+        # same tokens; other groups have a mask
         mixed = _mix(q, k, v, group, layout.causal and not group.keys)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -292,6 +307,7 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tenso
 
 def _nothing(q_THd: Tensor, v_THd: Tensor) -> Tensor:
     """No token: nothing to mix, and the projections stay part of the graph."""
+    # v is a slice of the output of `qkv`, whose weights thereby get a gradient of zero, not None
     none = v_THd[: len(q_THd)]
     return (
         none

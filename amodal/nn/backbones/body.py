@@ -110,6 +110,8 @@ class ImageBody(Body):
             x = interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
         maps = self.maps(x)
         n, rows, columns = maps.shape[:3]
+        # centres of the map's cells, in units of the grid that the field's own tokenizer would
+        # make, so that positions mean the same with any backbone
         y, x = (
             (torch.arange(k, device=maps.device) + 0.5) / k * self.grid - 0.5
             for k in (rows, columns)
@@ -147,6 +149,8 @@ def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str =
     if features.dim() == 4 and features.shape[3] == width:
         return features
     if features.dim() == 3:
+        # The root is right as long as class and register tokens are at most 2 rows: else `rows` is
+        # needed.
         rows = rows or int(features.shape[1] ** 0.5)
         if rows**2 <= features.shape[1] <= rows**2 + 16:
             out: Tensor = torch.unflatten(features[:, -(rows**2) :], 1, (rows, rows))

@@ -106,6 +106,7 @@ class ModuleBackbone(Part):
                     t[:0] for t in self._tokens(example(self.modality, column.rows.device))
                 )
         position = x_TD.new_zeros(len(x_TD), 3)
+        # position: the number of a token in its row; a module does not say where its tokens lie
         position[:, 0] = torch.arange(len(x_TD), device=x_TD.device) - torch.repeat_interleave(
             lengths.cumsum(0) - lengths, lengths
         )

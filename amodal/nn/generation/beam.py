@@ -73,6 +73,8 @@ def beam_search(
             torch.arange(rows, device=device).unsqueeze(1) * beams + chosen // letters
         ).flatten()
         ids = torch.cat([ids[parent], (chosen % letters).flatten().unsqueeze(1)], 1)
+        # Log probabilities are negative and only fall: divided by the largest penalty they bound
+        # what any longer text can reach.
         hope = (score.amax(1) / penalty(longest + 1)).tolist()
         if all(
             done >= most for (_, done), most in zip(best, hope)

@@ -49,12 +49,14 @@ class Captioner(nn.Module):
             state = state.relu()
             wanted = torch.where(is_id_NL[:, t], ids_NL[:, t].long(), self.alphabet)
             surprise = cross_entropy(self.classifier(state).float(), wanted, reduction="none")
+            # <=: END is predicted too, at t = length
             total = total + torch.where(t <= texts.lengths, surprise, 0.0)
             state = self.embedding(wanted) + self.recurrence(state)
         return torch.stack([total, texts.lengths.to(total.dtype) + 1], 1)
 
     def first_state(self, vector_ND: Tensor) -> Tensor:
         """(N, width) the hidden state after the vector and START, before relu."""
+        # eq. 13 with h_0 = 0: of W_hh h_0 + b_h the bias is left
         start = self.embedding.weight[self.alphabet]
         out: Tensor = start + self.recurrence.bias + self.vector_proj(vector_ND)
         return out

@@ -53,6 +53,8 @@ class CausalDecoder(nn.Module):
         """
         vectors_ND = whole.flat
         number, owner = content.within(), torch.searchsorted(whole.rows, content.row)
+        # shifted by one, over the borders of rows: what lands on a first token is replaced by the
+        # start
         before = self.in_proj(torch.cat([content.x[:1], content.x[:-1]]))
         x_TD = torch.where((number == 0).unsqueeze(1), self.start(vectors_ND)[owner], before)
         place = nn.functional.pad(

@@ -77,6 +77,7 @@ class FieldDecoder(nn.Module):
         end_T = self.ends(states.flat).squeeze(1)
         loss_T = binary_cross_entropy_with_logits(end_T, last.to(end_T.dtype), reduction="none")
         token_loss_T = self.modality.token_loss(self.predictor(states.flat[~last]), targets_T)
+        # each state says whether the value ends here; all but the last also predict a token
         loss_T = loss_T.index_add(0, (~last).nonzero().squeeze(1), token_loss_T.to(loss_T.dtype))
         both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
         return both.new_zeros(len(content), 2).index_add(0, row_index(states.lengths), both)
@@ -116,6 +117,8 @@ class FieldDecoder(nn.Module):
             state = decoding.step(last, owner, parent)
             end = self.ends(state)
             return torch.cat(
+                # log p(id) = log(1 - p(end)) + log p(id | it goes on), and log p(end) as the last
+                # entry
                 [
                     self.predictor(state).squeeze(1).log_softmax(1) + logsigmoid(-end),
                     logsigmoid(end),

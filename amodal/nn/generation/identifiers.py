@@ -71,6 +71,7 @@ def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
             return
         most = leaf * branch ** (levels - level - 2)  # what a branch has room for
         label = kmeans(x[rows], branch, tries=1)[0]
+        # too large for the levels below it, or not split at all, as where all vectors are equal
         if int(torch.bincount(label).max()) > min(most, len(rows) - 1):
             spread = x[rows] - x[rows].mean(0)
             order = (spread @ torch.linalg.svd(spread, full_matrices=False)[2][0]).argsort(
@@ -166,6 +167,7 @@ class Register(nn.Module):
 
     def of(self, keys: Sequence[str]) -> Tensor:
         """(B, levels) identifiers, -1 for records that are not known or have none."""
+        # (B, most)
         match = row_seeds(keys).to(self.known)[:, None] == self.known
         return self.codes[match.int().argmax(1)].masked_fill(~match.any(1, keepdim=True), -1)
 

@@ -274,6 +274,7 @@ class MultiSourceBlock(nn.Module):
         self, x_TD: Tensor, read: Callable[[int, Tensor], Tensor], present_TS: Tensor
     ) -> Tensor:
         """The sources and the MLP. read: (number of a source, queries) -> what they read."""
+        # an empty list still gives the bias of `PaddedAttention.out`, which these weights remove
         weight = present_TS.to(x_TD.dtype).unsqueeze(2)
         if self.strategy == "serial":
             for i, norm in enumerate(self.norms):

@@ -93,6 +93,7 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
         alive = ((trie.count[nodes] > 0) & score.flatten().isfinite()).nonzero().squeeze(1)
         place = torch.arange(max(int(trie.count[nodes].max()), 1), device=device)
         is_child = place < trie.count[nodes][:, None]
+        # a leaf may start behind the last entry; `is_child` masks what the clamp reads instead
         index = (trie.first[nodes][:, None] + place).clamp(max=len(trie.token) - 1)
         token, child = (
             torch.where(is_child, table[index], 0) for table in (trie.token, trie.child)
