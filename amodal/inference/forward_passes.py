@@ -190,6 +190,7 @@ class _PerturbedLoader(Loader):
         modality, count = self.dataset.fields[self.field], len(values)
         perturbed = []
         for i, (value, seed) in enumerate(zip(values, seeds)):
+            # row seeds may be negative, which numpy refuses
             rng = np.random.default_rng(seed % 2**63)
             # never the record itself, unless it is the only one
             other = values[(i + 1 + rng.integers(max(count - 1, 1))) % count]

@@ -67,6 +67,7 @@ class GenerativeRetriever:
                 f"for {', '.join(query)}; without --generate an index takes any part"
             )
         batch = next(value_batches(encoder, query_field, [fields[query_field]], 1))
+        # a narrow beam may lose the likeliest identifier on the way, so never fewer than 10
         found, scores, codes = self.method.retrieve(batch, beams=max(k, 10))
         numbers = vectors_of(found)[0][:k].tolist()
         if max(numbers) >= len(self.keys):
