@@ -246,6 +246,7 @@ class FeatureStore:
             bar.step("records", by=len(batch))
         whole = np.concatenate(parts) if parts else np.zeros((0, extract.width + 3), np.float32)
         half = whole.astype(np.float16)
+        # renamed when whole, so that a chunk that a kill cut short is never taken for one
         draft = self.folder / ".draft.npy"
         np.save(draft, half if np.isfinite(half).all() else whole)
         draft.replace(self._file(start, "npy"))

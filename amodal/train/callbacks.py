@@ -120,6 +120,7 @@ def _isolated(callbacks: Sequence[Hook]) -> Iterator[Hook]:
     """Callbacks, while random numbers that are drawn do not change the state of the run."""
     if not callbacks:
         return
+    # a run with callbacks must give the same weights as one without
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield from callbacks
 
@@ -197,7 +198,9 @@ class OnlineProbe:
             else y.double()[:, None]
         )
         x = x_ND.double()
+        # standardised by the fitted half alone, and a column of ones for the intercept
         x = torch.cat([(x - x[fit].mean(0)) / (x[fit].std(0) + 1e-6), x.new_ones(len(x), 1)], 1)
+        # ridge regression in closed form: (X^T X + ridge n I)^-1 X^T Y, in float64
         gram = x[fit].T @ x[fit] + self.ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
         predicted = x[~fit] @ torch.linalg.solve(gram, x[fit].T @ target[fit])
         if self.classes:

@@ -46,6 +46,7 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
     Raises:
         AmodalError: If it cannot be written.
     """
+    # on every rank: `full_tensor` is a collective for sharded parameters
     model = {
         k: distributed.full_tensor(v).detach().cpu().contiguous()
         for k, v in method.state_dict().items()
@@ -65,6 +66,9 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
             save_file(model, draft / "model.safetensors")
             save_file(moments, draft / "optimizer.safetensors")
             (draft / "state.json").write_text(json.dumps(state, indent=1))
+            # The content reaches the disk before the name does. A rename does not replace a folder
+            # that is not empty, so one of this step goes first; older checkpoints are still there
+            # if a kill comes now.
             sync(draft)
             shutil.rmtree(final, ignore_errors=True)
             draft.rename(final)
@@ -77,6 +81,7 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
                 f"could not write a checkpoint to {final}: {e}; {note}. "
                 "Free some space and add --resume."
             ) from e
+        # only now, that the new one is complete
         for old in all_checkpoints(folder)[:-KEEP]:
             shutil.rmtree(old)
     distributed.barrier()
@@ -208,6 +213,7 @@ def load_optimizers(
     groups = groups_of(optimizers)
     owner_of: dict[Tensor, torch.optim.Optimizer] = {}
     for optimizer in optimizers:
+        # moments that the checkpoint lacks must not stay
         optimizer.state.clear()
         owner_of |= {p: optimizer for group in optimizer.param_groups for p in group["params"]}
     for name, value in {**tensors, **scalars}.items():

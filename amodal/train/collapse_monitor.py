@@ -64,7 +64,9 @@ class CollapseMonitor:
                 values[f"rank/{s}"] = math.nan
             elif len(z_ND) >= MIN_ROWS:
                 unit = nn.functional.normalize(z_ND, dim=1)
+                # centred, or a mean far from zero would pass for the only dimension
                 values[f"rank/{s}"] = float(effective_rank(z_ND - z_ND.mean(0)))
+                # unit vectors that are spread evenly deviate by 1 / sqrt(D) in each dimension
                 values[f"std/{s}"] = float(unit.std(0).mean() * z_ND.shape[1] ** 0.5)
                 if s in aligned:  # fused vectors may have no head
                     values[f"uniformity/{s}"] = float(uniformity(vectors(aligned[s]).float()))

@@ -117,6 +117,7 @@ def _gather_with_gradient(local: Tensor, counts: list[int]) -> Tensor:
 
 
 def _gather_rows(local: Tensor, counts: list[int]) -> Tensor:
+    # all_gather wants one shape of all ranks; the padding is cut off again
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
     parts = [torch.empty_like(padded) for _ in counts]
@@ -162,6 +163,7 @@ def shared_losses() -> Iterator[None]:
 
 
 def _reduce(t: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
+    # collectives take contiguous memory only, and callers expect the result in `t`
     dense = t.contiguous()
     dist.all_reduce(dense, op=op)
     if dense is not t:
@@ -172,6 +174,7 @@ def mean(vector: Tensor) -> Tensor:
     """The mean over all ranks, the same on each."""
     if world() == 1:
         return vector
+    # all_reduce writes into its argument
     total = vector.detach().clone()
     dist.all_reduce(total)
     return total / world()
@@ -182,6 +185,7 @@ def broadcast_module(module: nn.Module) -> None:
     if world() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
             if not hasattr(tensor, "device_mesh"):
+                # `data`, since a leaf that requires a gradient cannot be written in place
                 dist.broadcast(tensor.data, 0)
 
 

@@ -192,6 +192,8 @@ class Loop:
         self.stage = self.stages.stage_of(checkpoint.step_of(last)) if last else 0
         method = self.method
         if isinstance(method, FitsStatistics) and self.records is not None and not last:
+            # ranks may round differently, so the first one's statistics hold for all, as after a
+            # refresh
             method.fit_statistics(self.records)
             distributed.broadcast_module(self.training)
         if isinstance(method, Refreshes) and method.refresh_first and not last:
@@ -202,6 +204,7 @@ class Loop:
             state = checkpoint.load(last, self.training, self.players.optimizers)
             self.first, self.earlier_seconds = state["step"], state["seconds"]
             self.plateau.restore(state.get("plateau", {}))
+            # last, since what was built before has drawn random numbers
             torch.set_rng_state(torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
 
     def run_steps(self, batches: Batches) -> nn.Module:
@@ -235,6 +238,7 @@ class Loop:
                 if values and log is not None:
                     log.write(step, values)
                 bar.step(self._status())
+                # a signal reaches ranks at different times, and all must end after the same step
                 ending = distributed.any_rank(interrupted())
                 if step % self.save_every == 0 or step == self.steps or ending:
                     self._save(step)
@@ -245,6 +249,7 @@ class Loop:
         return self.training.encoder
 
     def _next_stage(self, step: int, stream: Stream) -> None:
+        # a refresh must not read weights of a step that was not finite
         self.loss_monitor.check()
         self.stage = self.stages.stage_of(step)
         if isinstance(self.method, Refreshes):
@@ -287,11 +292,13 @@ class Loop:
                 drop_path=recipe.drop_path,
                 players=self.players if isinstance(method, Optimizers) else None,
             )
+        # also without clipping: the norm is logged, and shows gradients that are not finite
         norm = clip_gradients(method.parameters(), recipe.clip or float("inf"))
         step_losses = StepLosses(step, terms, norm)
         # reads the losses of the step before, so that nothing waits for a GPU here
         self.loss_monitor.update(step_losses)
         self.players.step()
+        # after the optimizer: teachers and the average follow the new weights
         method.on_step_end(Clock(step, self.steps))
         if self.training.average is not None:
             ema_update(self.training.average, method.encoder, recipe.ema)

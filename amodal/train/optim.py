@@ -187,8 +187,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     grads = [p.grad for p in parameters if p.grad is not None]
     plain = [g for g in grads if not is_sharded(g)]
     split = [g for g in grads if is_sharded(g)]
+    # the norm of a sharded gradient is that of all shards once it is a full tensor, a collective
     norms = [*torch._foreach_norm(plain), *(distributed.full_tensor(g.norm()) for g in split)]
     norm: Tensor = torch.stack(norms).norm()
+    # no `if norm > max_norm`, which would wait for a GPU; max_norm = inf gives 1
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(plain, scale)
     for g in split:

@@ -149,6 +149,7 @@ def sentence_encoder(
         )
     config = json.loads((Path(rest) / "config.json").read_text())
     positions = config.get("max_position_embeddings", 512)
+    # room for the special tokens around a text
     modality = Text(max_length=min(positions, 512) - 8, vocabulary=rest)
     body = build(rest, modality, True)[0].eval()
 

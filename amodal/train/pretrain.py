@@ -180,6 +180,7 @@ def prepare(inputs: Inputs, built: Built, out: Path) -> Prepared:
         world,
         method.min_batch_size,
     )
+    # ranks share a super-batch equally, as they do a batch
     pool = round(rows / share) // world * world
     notes = list(built.notes)
     if inputs.choose:

@@ -112,6 +112,8 @@ def save_weights(out: Path, tensors: dict[str, Tensor], config: Config) -> None:
         out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, draft)
         digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+        # Weights before config.json, which is what says that the run is done: a kill between the
+        # two leaves a run that --resume finishes.
         draft.rename(out / "model.safetensors")
         write_json(out / "config.json", config | {"format": FORMAT, "weights_sha256": digest})
         (out / "README.md").write_text(card(config, digest))

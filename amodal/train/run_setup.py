@@ -183,6 +183,8 @@ def resolve_recipe(recipe: Recipe, records: int, rows: int, pool: int, size: str
     steps = recipe.steps or max(1, round((recipe.epochs or DEFAULT_EPOCHS) * per_epoch))
     lr = recipe.scaled(default.lr if recipe.lr is None else recipe.lr, rows)
     if recipe.lr is None and recipe.lr_scaling == "none":
+        # the square-root rule of adaptive optimizers (Malladi et al. 2022, arXiv:2205.10287),
+        # downwards only
         lr = default.lr * min(1.0, (rows / default.batch) ** 0.5)
     warmup = recipe.warmup_steps
     if recipe.warmup_epochs is not None:

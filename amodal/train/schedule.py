@@ -33,6 +33,7 @@ class Stages:
     @staticmethod
     def of(shares: Sequence[float], steps: int) -> Stages:
         """Stages that end at these shares of the steps."""
+        # the last stage ends with the run, whatever rounding does
         return Stages((*(max(1, round(share * steps)) for share in shares[:-1]), steps))
 
     def stage_of(self, step: int) -> int:

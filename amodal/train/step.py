@@ -82,6 +82,7 @@ def gradients(
         return combined_gradients(method, batch, forward)
     if players is not None:
         return player_gradients(method, batch, forward, players)
+    # one graph and one backward pass: there is nothing to cut, and nothing to average
     if forward.is_whole(batch) and distributed.world() == 1:
         terms = losses(method, full_precision(forward.features(method, batch)), gather)
         torch.autograd.backward(total(terms))
@@ -107,6 +108,7 @@ def in_two_passes(method: Method, batch: Batch, forward: ForwardPass) -> dict[st
         cached = without_graph(method, batch, forward)
     features, leaves = as_leaves(cached)
     terms = losses(method, features, forward.gather)
+    # ends at the leaves, where it leaves the gradient by the features of this rank's rows
     torch.autograd.backward(total(terms))
     grads = {name: leaf.grad for name, leaf in leaves.items()}
     sync = GradientSync(method.parameters()) if distributed.world() > 1 else None
@@ -114,6 +116,7 @@ def in_two_passes(method: Method, batch: Batch, forward: ForwardPass) -> dict[st
         stop = start + piece.size
         piece_features = cached if once else full_precision(forward.features(method, piece))
         outputs, output_grads = matched(piece_features, grads, cached, start, stop)
+        # before the last pass gradients are not whole yet
         is_last = stop >= batch.size
         with sync.during() if sync is not None and is_last else nullcontext():
             if outputs:
@@ -194,7 +197,11 @@ def separate_gradients(
     for name, scalar in split(terms).items():
         wanted = parameters(name)
         result = torch.autograd.grad(
-            scalar, [*wanted, *floats.values()], retain_graph=True, allow_unused=True
+            # retained: all terms are of one graph
+            scalar,
+            [*wanted, *floats.values()],
+            retain_graph=True,
+            allow_unused=True,
         )
         grads[name] = list(result[: len(wanted)])
         leaf_grads[name] = dict(zip(floats, result[len(wanted) :]))
@@ -277,5 +284,6 @@ def matched(
         if not out.requires_grad or grad is None:
             continue
         outputs.append(out)
+        # as a column like `cached`, whose rows say what of it belongs to this piece, lists whole
         output_grads.append(cached[name].with_flat(grad).between(start, stop).flat)
     return outputs, output_grads

@@ -87,6 +87,7 @@ class TestTimeTraining:
         self.before = [p.detach().clone() for p in self.parameters]
         self.training = self.module.training
         self.required_grad = [p.requires_grad for p in self.module.parameters()]
+        # only what adapts: no graph is built below it
         self.module.eval().requires_grad_(False)
         for p in self.parameters:
             p.requires_grad_(True)
