@@ -42,6 +42,7 @@ class GroupSampler:
         rng = np.random.default_rng([self.seed, epoch])
         shuffled = rng.permutation(len(self.groups))
         shuffled = shuffled[self.groups[shuffled] >= 0]
+        # stable: by group, and shuffled within it
         shuffled = shuffled[np.argsort(self.groups[shuffled], kind="stable")]
         first = np.flatnonzero(np.diff(self.groups[shuffled], prepend=-1))
         batches: list[np.ndarray] = []

@@ -231,12 +231,14 @@ class Loader:
             first = self.rank * share
             return self.indices[rows[first : first + share]], epochs[first : first + share]
         epoch, within = divmod(step, self.steps_per_epoch)
+        # a position among all epochs of n records; the last n % batch of each epoch are passed over
         start = epoch * n + within * self.batch + self.rank * share
         if self.groups is not None:
             whole = self.groups.batch_indices(epoch, within)
             mine = whole[self.rank * share : (self.rank + 1) * share]
             return self.indices[mine], np.full(len(mine), epoch)
         stop = min(start + share, n) if self.one_pass else start + share
+        # of a short last batch nothing may be left for this rank
         positions = np.arange(start, max(start, stop))
         chosen, epochs = order.epochs(positions, n, seed=self.seed, shuffle=self.shuffle)
         return self.indices[chosen], epochs
@@ -247,7 +249,9 @@ class Loader:
         for epoch in np.unique(epochs):
             rows = np.flatnonzero(epochs == epoch)
             seeds[torch.from_numpy(rows)] = row_seeds(
-                [keys[row] for row in rows.tolist()], salt=(self.seed << 32) + int(epoch)
+                # one salt for each (seed, epoch), below 2^32 epochs
+                [keys[row] for row in rows.tolist()],
+                salt=(self.seed << 32) + int(epoch),
             )
         return seeds
 
@@ -359,10 +363,13 @@ def _generators(seeds: np.ndarray, source: str) -> Iterator[np.random.Generator]
     Use each before the next one is drawn: it is one generator whose key is set anew, which takes 3
     us instead of the 10 us of making one.
     """
+    # crc32, and not `hash`, which Python salts anew in every process
     philox = np.random.Philox(key=[0, zlib.crc32(source.encode())])
     generator, state = np.random.Generator(philox), philox.state
     for seed in seeds.view(np.uint64):
         state["state"]["key"][0] = seed
+        # this also sets the counter back, so that a row does not depend on the draws of the one
+        # before
         philox.state = state
         yield generator
 

@@ -167,6 +167,7 @@ class MixtureSampler:
         self.batch, self.seed = batch, seed
         self.slots = interleave(weights)
         self.counts = np.bincount(self.slots, minlength=len(sizes))
+        # slot -> how many slots of its dataset come before it in the pattern
         self.before = np.zeros(SLOTS, dtype=np.int64)
         for m in range(len(sizes)):
             slots = np.flatnonzero(self.slots == m)
@@ -198,6 +199,7 @@ class MixtureSampler:
     def _draw(self, member: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Records and epochs of consecutive draws from one dataset, no record twice."""
         n, seed = len(self.records[member]), self.seed * len(self.records) + member
+        # a seed for each dataset, which no dataset of another seed shares
         chosen, epochs = order.epochs(numbers, n, seed=seed)
         fresh = np.flatnonzero(epochs != epochs[0])
         if len(fresh) and len(numbers) <= n:  # an epoch ends within the batch

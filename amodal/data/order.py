@@ -77,9 +77,12 @@ def _round_keys(seed: int, epoch: int) -> np.ndarray:
 
 
 def _encrypt(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    # half of the bits of n - 1, rounded up: the domain 4^half is below 4 n, so at most 4 tries
+    # are expected (more for n below 16, where SMALLEST_HALF counts)
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = x >> shift, x & mask
     for key in keys:
+        # the upper bits, which depend on all bits below them
         left, right = right, left ^ (_mix(right + key) >> np.uint64(64 - half))
     return (left << shift) | right
 

@@ -182,6 +182,7 @@ class Store:
                     raise Unreachable(
                         f"{self.address(self.top)} does not answer{tries}: {_message(error)}"
                     ) from error
+            # spread, so that workers which failed together do not come back together
             time.sleep(delay * random.uniform(0.5, 1.5))
         raise AssertionError("the last attempt returns or raises")
 
@@ -221,6 +222,7 @@ class Store:
         try:
             from fsspec.core import url_to_fs
 
+            # `known` is the listing; one more in fsspec would not notice `forget`
             return url_to_fs(self.root, use_listings_cache=False)[0]
         except ImportError as error:
             package = INSTALL.get(self.protocol)

@@ -85,6 +85,7 @@ def block_mask(
     # key = (number of the first block that covers the token) + (how far from that block's middle,
     # at most 1/2)
     key_T = y_T.new_full(y_T.shape, float(_DRAWS))
+    # backwards, so that the first block that covers a token is written last and stays
     for draw in reversed(range(_DRAWS)):
         area_G, shape_G, middle_y_G, middle_x_G = (uniform(seed_G, draw, part) for part in range(4))
         area_G = smallest + (largest - smallest) * area_G
@@ -101,5 +102,6 @@ def block_mask(
     # Equal keys (mirror images about a middle, tubes, the uncovered rest) are ordered by a hash of
     # where the token is.
     tie_T = hash_bits(seed_T, _DRAWS, *position_TP.contiguous().view(torch.int32).unbind(1))
+    # nudged as in `random_keep`
     hidden_T = (size_G * ratio + 1e-9).round().clamp(min=1).minimum(size_G - 1)[segment_T]
     return rank_in_segment(segment_T, size_G, tie_T, key_T) < hidden_T

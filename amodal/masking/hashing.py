@@ -63,6 +63,7 @@ def uniform(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
     Returns:
         float32.
     """
+    # 24 bits, as many as a float32 holds exactly, so that 1 cannot come out by rounding
     return ((hash_bits(seed_T, *counters) >> 40) & 0xFFFFFF).float() * 2.0**-24
 
 

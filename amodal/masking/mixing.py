@@ -66,6 +66,7 @@ def beta(seed_N: Tensor, alpha: float, draw: int = 0) -> Tensor:
         for side in (0, 1)
     )
     total = torch.logaddexp(x, y)
+    # x^(1/alpha) + y^(1/alpha) <= 1 accepts a try; where none is accepted, argmax takes the first
     first = (total <= 0).long().argmax(-1, keepdim=True)
     return (x - total).gather(-1, first).squeeze(-1).exp().float()
 
@@ -89,6 +90,7 @@ def grids(tokens: Tokens) -> Tensor:
         return torch.stack([torch.ones_like(lengths), lengths], 1)
     outer = tokens.position[:, : int(varies[-1])]
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    # tokens of the first line: those that agree with the first token in all but the last coordinate
     same = (outer == outer[starts[owner]]).all(1)
     columns = torch.zeros_like(lengths).index_add(0, owner, same.long())
     whole = lengths % columns == 0
@@ -138,6 +140,8 @@ def best_corners(score: Ragged, grid_N2: Tensor, window_N2: Tensor) -> Tensor:
     """
     n, (rows, columns) = len(score), (grid_N2.amax(0).tolist() if len(grid_N2) else (0, 0))
     y, x, owner = _cells(score.lengths, grid_N2)
+    # (N, rows + 1, columns + 1) sums of all that is above and left; any window's sum is of four
+    # entries. In float64, since they are differences of large sums.
     table = score.flat.new_zeros(n, rows + 1, columns + 1, dtype=torch.float64)
     table = table.index_put((owner, y + 1, x + 1), score.flat.double()).cumsum(1).cumsum(2)
     high, wide = (torch.arange(k + 1, device=table.device) for k in (rows, columns))

@@ -29,6 +29,7 @@ def drop_modalities(present: dict[str, Tensor], seeds_B: Tensor, rate: float) ->
         raise AmodalError(f"the chance to hide a field is from 0 to 1, not {rate}")
     present_BM = torch.stack(list(present.values()), 1)
     draw = torch.stack([uniform(hash_bits(seeds_B, name_code(f"hidden {s}"))) for s in present], 1)
+    # below every draw, so that a field that is missing is never the one that stays
     draw = torch.where(present_BM, draw, -1.0)
     last = torch.nn.functional.one_hot(draw.argmax(1), len(present)).bool()
     visible = present_BM & ((draw >= rate) | last)
@@ -50,5 +51,6 @@ def random_subsets(present: dict[str, Tensor], seeds_B: Tensor) -> dict[str, Ten
     # The name is part of the seed: another one would draw other subsets in runs that go on.
     drawn = 1 + (uniform(hash_bits(seeds_B, name_code("any senses"))).double() * subsets).long()
     place = present_BM.cumsum(1) - present_BM
+    # bit k of `drawn` is for the k-th field that the row has
     visible = present_BM.bool() & ((drawn[:, None] >> place) & 1).bool()
     return dict(zip(present, visible.unbind(1)))

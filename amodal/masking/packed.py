@@ -22,6 +22,7 @@ def rank_in_segment(segment_T: Tensor, size_G: Tensor, *keys: Tensor) -> Tensor:
         (T,) int64.
     """
     order_T = torch.arange(len(segment_T), device=segment_T.device)
+    # stable sorts one after another, the most significant key last
     for key_T in (*keys, segment_T):
         order_T = order_T[key_T[order_T].argsort(stable=True)]
     start_G = size_G.cumsum(0) - size_G

@@ -62,6 +62,7 @@ def span_mask(
     longest = length_T.max()
     line_T = segment_T * (order_T.max() - first + longest + 1) + order_T - first
     sorted_T, index_T = line_T.sort()
+    # before the first start the last one is a whole span away
     last_T = sorted_T.where(starts_T[index_T], -longest).cummax(0).values
     hidden_T = torch.empty_like(starts_T).scatter_(
         0, index_T, sorted_T - last_T < length_T[index_T]

@@ -31,6 +31,7 @@ def tube_keep(
     if not len(group_T):
         return one_by_one
     segment_T, _ = number_segments(group_T)
+    # by height and width alone: all times of a place are one tube
     spot_T = torch.unique(position_TP[:, 1:], dim=0, return_inverse=True)[1]
     tubes, tube_T = torch.unique(torch.stack([segment_T, spot_T], 1), dim=0, return_inverse=True)
     segment_U = tubes[:, 0]
