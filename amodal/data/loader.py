@@ -248,10 +248,9 @@ class Loader:
         seeds = torch.zeros(len(keys), dtype=torch.int64)
         for epoch in np.unique(epochs):
             rows = np.flatnonzero(epochs == epoch)
+            # one salt for each (seed, epoch), below 2^32 epochs
             seeds[torch.from_numpy(rows)] = row_seeds(
-                # one salt for each (seed, epoch), below 2^32 epochs
-                [keys[row] for row in rows.tolist()],
-                salt=(self.seed << 32) + int(epoch),
+                [keys[row] for row in rows.tolist()], salt=(self.seed << 32) + int(epoch)
             )
         return seeds
 

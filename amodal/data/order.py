@@ -40,6 +40,8 @@ def permute(positions: np.ndarray, n: int, *, seed: int = 0, epoch: int = 0) -> 
     positions = np.asarray(positions, dtype=np.uint64)
     if n < 1 or (positions.size and int(positions.max()) >= n):
         raise ValueError(f"positions must lie in 0 … {n - 1} for {n} records")
+    # half of the bits of n - 1, rounded up: the domain 4^half is below 4 n, so at most 4 tries
+    # are expected (more for n below 16, where SMALLEST_HALF counts)
     half = max(SMALLEST_HALF, (n - 1).bit_length() + 1 >> 1)
     keys = _round_keys(seed, epoch)
     out = _encrypt(positions, half, keys)
@@ -77,8 +79,6 @@ def _round_keys(seed: int, epoch: int) -> np.ndarray:
 
 
 def _encrypt(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
-    # half of the bits of n - 1, rounded up: the domain 4^half is below 4 n, so at most 4 tries
-    # are expected (more for n below 16, where SMALLEST_HALF counts)
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = x >> shift, x & mask
     for key in keys:

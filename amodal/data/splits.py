@@ -41,10 +41,9 @@ def by_hash(names: Sequence[str]) -> np.ndarray:
         (N,) int8, indices into PARTS.
     """
     firsts = (match[1] if (match := REPEATED_KEY.fullmatch(name)) else name for name in names)
+    # person: a hash of its own, independent of the seeds that are made of the same names
     hashes = b"".join(
-        # person: a hash of its own, independent of the seeds that are made of the same names
-        hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest()
-        for name in firsts
+        hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest() for name in firsts
     )
     share = np.frombuffer(hashes, dtype="<u8") / 2.0**64
     part = np.digitize(share, [0.8, 0.9]).astype(np.int8)

@@ -196,12 +196,9 @@ def separate_gradients(
     leaf_grads: dict[str, dict[str, Tensor | None]] = {}
     for name, scalar in split(terms).items():
         wanted = parameters(name)
+        # retained: all terms are of one graph
         result = torch.autograd.grad(
-            # retained: all terms are of one graph
-            scalar,
-            [*wanted, *floats.values()],
-            retain_graph=True,
-            allow_unused=True,
+            scalar, [*wanted, *floats.values()], retain_graph=True, allow_unused=True
         )
         grads[name] = list(result[: len(wanted)])
         leaf_grads[name] = dict(zip(floats, result[len(wanted) :]))
