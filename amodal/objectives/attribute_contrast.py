@@ -40,10 +40,13 @@ def draw_attribute_rows(
     gumbel = [
         (-(uniform(seed_M[:, None], seed_M, k).double() + 2.0**-25).log()).log() for k in range(2)
     ]
+    # The k largest of log weight + Gumbel noise -log(-log u) are k draws without replacement. u is
+    # the middle of a cell of `uniform`, so that no logarithm is infinite.
     far, near = (
         sign * 2 * distance.clamp(min=1e-12).log() - noise for sign, noise in zip((1, -1), gumbel)
     )
     far = far.masked_fill(~(group & value & (distance > 0)), -torch.inf)
+    # rows with another attribute masked rank behind all with this one
     near = torch.where(group, near.masked_fill(value, -torch.inf), -1e4 - gumbel[1])
     positive_score, positive = far.max(1)
     negative_score, negative = near.topk(min(negatives, len(near)), dim=1)

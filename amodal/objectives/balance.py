@@ -78,6 +78,7 @@ def _factors(a: Tensor, b: Tensor, rows: Tensor, steps: int, tile: int) -> Tenso
     columns = torch.zeros_like(rows)
     for step in range(1, steps):
         if step % 2:
+            # [b, 1] . [a, f] = a . b + f: the factors of the rows become a coordinate
             columns = -row_log_sum_exp(
                 torch.column_stack([b, one]), torch.column_stack([a, rows]), tile=tile
             )
@@ -93,6 +94,7 @@ def _dense(a: Tensor, b: Tensor, steps: int, shift: float) -> Tensor:
 
     shift: a bound on every logit.
     """
+    # shifted by the bound, so that no entry overflows; a factor has it back by `- shift`
     kernel: Tensor = apply(_Kernel, a, b, shift)
     one = torch.ones_like(kernel[:, 0])
     total = kernel.new_zeros(())

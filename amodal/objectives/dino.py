@@ -24,6 +24,7 @@ class _ViewCrossEntropy(Function):
         ctx: Any, targets_VNK: Tensor, temperature: float, with_gradient: bool, *students: Tensor
     ) -> Tensor:
         teachers, rows = targets_VNK.shape[:2]
+        # all pairs of views but those of a view with itself
         weight = 1 / (rows * (teachers * len(students) - min(teachers, len(students))))
         total, summed_NK = targets_VNK.new_zeros(()), None
         gradients: list[Tensor | None] = []

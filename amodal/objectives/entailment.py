@@ -43,6 +43,7 @@ def bce_from_log_prob(log_p: Tensor, truth: Tensor) -> Tensor:
 
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 - e^x) for x < 0, accurate near 0 and far from it."""
+    # expm1 keeps the digits above -log 2, log1p those below (Maechler 2012)
     near = x > -math.log(2)
     return torch.where(
         near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-x.exp())

@@ -31,4 +31,5 @@ def focal(logits_NK: Tensor, label_N: Tensor, *, gamma: float = 2.0) -> Tensor:
     if not len(logits_NK):
         return connected_zero(logits_NK)
     log_p = logits_NK.log_softmax(1).gather(1, label_N[:, None]).squeeze(1)
+    # -expm1(log p) is 1 - p without the loss of digits near p = 1
     return -(-torch.expm1(log_p)).clamp(min=0).pow(gamma).mul(log_p).mean()

@@ -89,4 +89,5 @@ def hard_negative_nce(
         corrected = safe + torch.log1p(-prior * (-safe).exp()) - math.log1p(-prior)
         excess = torch.where(left, corrected, floor)
     negatives = 2 * n - 2 if within else n - 1
+    # -log(e^p / (e^p + M g)) = softplus(log M + log g - p)
     return F.softplus(math.log(negatives) + torch.maximum(excess, floor)).mean()

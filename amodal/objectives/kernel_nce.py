@@ -82,6 +82,7 @@ def kernel_info_nce(
                 for x, y in ((a, b), (b, a))
             ]
         )
+    # the row's own values are masked above; softplus adds the positive to the sum again
     return F.softplus(log_sum - positive.repeat(2)).mean()
 
 

@@ -49,6 +49,7 @@ def part_log_probabilities(
         return scores.masked_fill(index_t[:, None] == owner_M, -math.inf).logsumexp(1)
 
     index = torch.arange(len(source_ND), device=owner_M.device)
+    # -softplus(log sum of negatives - u) = log(e^u / (e^u + sum))
     return -F.softplus(by_rows(negatives, source_ND, index, tile=tile)[owner_M] - positive)
 
 

@@ -43,6 +43,8 @@ def _exp_gradient(
 ) -> Tensor:
     """dL/dlogits of one tile; overwrites `logits`. `columns` is None if only rows are asked for."""
     if shift is not None:
+        # d log sum_j exp(l_ij) / d l_ij = exp(l_ij - rows_i), here as exp(l_ij - shift) exp(shift -
+        # rows_i): one exponential a logit serves both directions
         weight = (grad_rows * (shift - rows).exp())[:, None]
         if columns is not None and grad_columns is not None:
             weight = weight + (grad_columns * (shift - columns).exp())[None, :]
@@ -124,6 +126,7 @@ class _Self(Function):
         share = current()
         tile = share.tile(tile, len(z_ND))
         parts, sums = z_ND.split(tile), rows.split(tile)
+        # by i + j, which deals the tiles of a triangle to processes more evenly than its rows would
         for i in range(len(parts)):
             for j in range(i, len(parts)):
                 if not share.is_local(i + j):

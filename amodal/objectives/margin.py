@@ -107,6 +107,7 @@ def _violation(
     scores_tN: Tensor, positive_t: Tensor, index_t: Tensor, margin: float, over: str
 ) -> Tensor:
     """(t,) how far the negatives of each row come within the margin of its positive."""
+    # the positive violates nothing: the relu of -inf is 0, with a gradient of 0
     scores_tN = scores_tN.scatter(1, index_t.unsqueeze(1), -math.inf)
     if over == "hardest":
         return (margin - positive_t + scores_tN.amax(1)).relu()
@@ -218,6 +219,7 @@ def same_group(group_N: Tensor) -> tuple[Tensor, Tensor]:
     """All pairs of different rows of one group, each once: two int64 (P,)."""
     order = torch.argsort(group_N, stable=True)
     ordered, firsts, seconds = group_N[order], [order[:0]], [order[:0]]
+    # rows of one group stand together now: pairs that are `step` apart, until no group is as large
     for step in range(1, len(order)):
         same = (ordered[step:] == ordered[:-step]).nonzero().squeeze(1)
         if not len(same):

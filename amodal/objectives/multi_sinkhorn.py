@@ -52,8 +52,10 @@ def multi_sinkhorn(
     assigned = max(1, int(share * k))
     factor = scores_NK.new_tensor([1.0, DAMPING])[:, None, None]
     log_counts = scores_NK.new_tensor([assigned, k - assigned]).log()[:, None, None]
+    # S = 2 kinds of slices: the R that are summed, and the K - R damped ones
     log_SNK = scores_NK / epsilon * factor
     for _ in range(iterations):
+        # over rows, then slices (each kind as often as it occurs), then anchors
         log_SNK = log_SNK - log_SNK.logsumexp(1, keepdim=True) + math.log(n / k)
         log_SNK = log_SNK - (log_SNK + log_counts).logsumexp(0, keepdim=True)
         log_SNK = log_SNK - log_SNK.logsumexp(2, keepdim=True)

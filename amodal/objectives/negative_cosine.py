@@ -68,5 +68,6 @@ class _MeanCosine(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         p_ND, v_ND, p_N, v_N, cosine_N = ctx.saved_tensors
         scale = grad / len(p_ND)
+        # d cos / d p = v / (|p| |v|) - cos p / |p|^2
         along_v, along_p = scale / (p_N * v_N), scale * cosine_N / p_N.square()
         return torch.addcmul(v_ND * along_v[:, None], p_ND, along_p[:, None], value=-1), None

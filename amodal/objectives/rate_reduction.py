@@ -113,5 +113,6 @@ def coding_length(z_ND: Tensor, group_N: Tensor, *, distortion: float = 0.1) -> 
 
 def _logdet(z_ND: Tensor, scale: float) -> Tensor:
     """logdet(I + scale Z^T Z), by the smaller of the two products."""
+    # det(I + A B) = det(I + B A) (Sylvester)
     gram = z_ND.T @ z_ND if z_ND.shape[0] >= z_ND.shape[1] else z_ND @ z_ND.T
     return torch.logdet(torch.eye(len(gram), dtype=gram.dtype, device=gram.device) + scale * gram)

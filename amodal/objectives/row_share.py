@@ -51,6 +51,7 @@ class RowShare:
             rows: of the matrix.
         """
         return (
+            # at least two bands for each process
             tile if self.world_size == 1 else max(1, min(tile, -(-rows // (2 * self.world_size))))
         )
 

@@ -42,6 +42,8 @@ def score_nce(
     def tile_terms(index_t: Tensor, *tiles: Tensor) -> Tensor:
         logits = scores(*tiles) / temperature
         positive = logits.gather(1, index_t[:, None]).squeeze(1)
+        # (t + t + N,): `by_rows` joins one tensor a tile, so three are packed and cut apart below;
+        # the columns' sums are over these t rows only, and merged there
         return torch.cat([positive, logits.logsumexp(1), logits.logsumexp(0)])
 
     index = torch.arange(n, device=rows[0].device)

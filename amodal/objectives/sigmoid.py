@@ -42,6 +42,8 @@ class _SigmoidSum(Function):
                     logits.diagonal().neg_()
                 total -= F.logsigmoid(-logits).sum()
                 if with_gradient:
+                    # d -log sigmoid(-l) / d l = sigmoid(l); l was negated on the diagonal, and so
+                    # is its gradient
                     gradient = logits.sigmoid_()
                     if i == j:
                         gradient.diagonal().neg_()

@@ -38,6 +38,8 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
     if scores_NK.numel() == 0:
         return scores_NK / epsilon
     low, high = scores_NK.aminmax()
+    # exp(-40) and exp(-300) are far above the smallest float32 and float64, so no row or column
+    # sums to zero
     if float(high - low) / epsilon < (300 if scores_NK.dtype == torch.float64 else 40):
         kernel_NK = (scores_NK - high).div_(epsilon).exp_()
         row_N, share = kernel_NK.new_ones(len(kernel_NK)), kernel_NK.shape[0] / kernel_NK.shape[1]

@@ -31,6 +31,7 @@ class _Cross(Function):
         a_ND, b_ND, *saved = ctx.saved_tensors
         with autocast_off(a_ND):
             if len(saved) == 2:
+                # d ||A^T B||^2 / dA = 2 B B^T A, with B B^T at hand; below 2 B (A^T B)^T
                 grad_a, grad_b = saved[1] @ a_ND, saved[0] @ b_ND
             else:
                 grad_a, grad_b = b_ND @ saved[0].T, a_ND @ saved[0]

@@ -77,6 +77,7 @@ def sinkhorn_factors(
         g = -_log_masses(b, a, f)
         f = -_log_masses(a, b, g)
     one = torch.ones_like
+    # [a, f, 1] . [b, 1, g] = a . b + f + g
     u = torch.cat([a, f[:, None], one(f)[:, None]], 1)
     return FactoredTargets(u, torch.cat([b, one(g)[:, None], g[:, None]], 1))
 
