@@ -144,6 +144,7 @@ class CrossTask(StagedMethod):
 
     def refresh(self, stage: int, embed_all: Callable[[], Embeddings] | None) -> None:
         """Freeze what has learnt alone; the supervised encoder begins anew."""
+        # cloned, since `state_dict` shares memory with what the next line overwrites
         fresh = {k: v.clone() for k, v in self.frozen.state_dict().items()}
         self.frozen.load_state_dict(self.encoder.state_dict())
         self.encoder.load_state_dict(fresh)

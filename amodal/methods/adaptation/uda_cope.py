@@ -158,6 +158,8 @@ class UdaCope(StagedMethod):
         self.adapting = self.adapts[stage]
 
     def on_step_end(self, clock: Clock) -> None:
+        # before it sets in the teacher is a copy: it starts from what the labelled records have
+        # taught
         momentum = self.momentum if self.adapting else 0.0
         for teacher, student in zip(self.teacher, (self.encoder, self.coordinate_head)):
             ema_update(teacher, student, momentum)

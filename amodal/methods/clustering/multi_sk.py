@@ -150,6 +150,7 @@ class MultiSK(Method):
             return terms
         units = {f"own/{f}": normalize(features.inputs[f].flat, dim=1) for f in fields}
         units |= {f"shared/{f}": normalize(features.shared[f].flat, dim=1) for f in fields}
+        # pushed after the step, once whatever the number of micro-batches
         self._new = {name: unit.detach() for name, unit in units.items()}
         full = [f for f in fields if self.get_buffer(f"queued/{f}") >= self.queue]
         consistent = {}
@@ -184,6 +185,7 @@ class MultiSK(Method):
         """Cosines with the anchors: of the batch, and of the queue."""
         directions = normalize(self.anchors[anchors].to(units[name].dtype), dim=1)
         queue = self.get_buffer(f"queue/{name}").to(directions.dtype)
+        # the queue only balances assignments, which are targets: it needs no graph
         return units[name] @ directions.T, queue @ directions.detach().T
 
     def assign(self, batch: Tensor, queue: Tensor) -> Tensor:

@@ -165,6 +165,7 @@ class Amdim(Method):
             if f not in encoder.fields:  # vectors that a joint trunk makes of all sources
                 continue
             pieces, owner = local_windows(tokens[s], self.parts)
+            # windows are rows here, so a region's tokens see nothing outside of it
             vectors = encoder.pools[f](encoder.encode({s: pieces})[s]).flat
             lengths = torch.bincount(owner, minlength=batch.size)
             rows = lengths.nonzero().squeeze(1)
@@ -235,5 +236,6 @@ def one_of(column: Column, seeds: Tensor, source: str) -> Column:
     """One entry of each row's list, drawn by the row's seed."""
     lists = column.values
     assert isinstance(lists, Ragged)
+    # `remainder` has the sign of the divisor, so that hashes below 0 give entries too
     draw = hash_bits(seeds[column.rows], name_code(f"amdim {source}")).remainder(lists.lengths)
     return Column(lists.flat[lists.starts() + draw], column.rows)

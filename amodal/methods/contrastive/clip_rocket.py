@@ -180,6 +180,7 @@ class Rocket(Method):
         for a, b in pairs:
             weak = aligned.pair(a, b)
             strong = [(f"{a}:{i + 2}", f"{b}:{j + 2}") for i in range(n) for j in range(n)]
+            # the weak view counts as one and the strong ones as n, in a mean over 1 + n
             terms[f"global/{a}~{b}"] = info_nce(*weak, temperature=1 / self.scales[0]()) / (1 + n)
             if strong:
                 terms[f"local/{a}~{b}"] = self.of_strong(h, strong) * n / (1 + n)

@@ -136,6 +136,7 @@ class Harmonized(Method):
         self.last_cosines: dict[tuple[str, str], Tensor] = {}
 
     def on_step_end(self, clock: Clock) -> None:
+        # a buffer, so that a resumed run goes on with it
         self.gamma.fill_(self.start + (self.end - self.start) * clock.progress)
 
     def features(self, batch: Batch) -> Embeddings:
@@ -174,6 +175,8 @@ class Harmonized(Method):
             features.size,
         )
         anchors = features[self.anchor]
+        # the gradient ends at the anchors' vectors: no pass of the trunk, and none of the other
+        # fields
         leaf = anchors.flat.detach().requires_grad_()
         terms = self.contrasts(rest, Column(leaf, anchors.rows)).values()
         return Column(
@@ -194,5 +197,6 @@ class HarmonizedGradients(Harmonized):
             lowest = torch.stack(
                 [torch.where(c == 0, 1, c) for c in self.last_cosines.values()]
             ).min()
+            # times a tensor, not an `if`, which would wait for a GPU
             total = total * (lowest > self.gamma)
         return total

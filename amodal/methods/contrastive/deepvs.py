@@ -159,6 +159,7 @@ class DeepVS(StagedMethod):
             s, lists = name.removeprefix("tokens/"), column.values
             assert isinstance(lists, Ragged)
             if s != self.text_field:
+                # the whole picture is a region too, the first
                 first = Ragged(whole[s].flat, torch.ones_like(column.rows))
                 lists = join_lists([first, lists]) if self.regions else first
             trunk[s] = Column(lists, column.rows)
@@ -173,6 +174,7 @@ class DeepVS(StagedMethod):
         for s in (s for s in trunk if s != self.text_field):
             a, b = shared_rows(trunk[s], text)
             words = lists_of(aligned[self.text_field], b)
+            # eq. 10-12, then the snippets that each region got, and eq. 13-15 on them
             paths = assign(lists_of(aligned[s], a), words, self.beta)
             owner, vectors, snippets = cut(lists_of(trunk[s], a), lists_of(text, b), paths)
             per_snippet = writer(vectors, snippets)
@@ -216,6 +218,7 @@ class DeepVS(StagedMethod):
         hinges, words = {}, features.parts[self.text_field]
         for s in (f for f in self.encoder.fields if f != self.text_field):
             a, b = shared_rows(features.parts[s], words)
+            # eq. 8 for every two rows, and eq. 9 on the table
             table = scores(lists_of(features.parts[s], a), lists_of(words, b))
             hinges[f"hinge/{s}~{self.text_field}"] = ranking_hinge_of_scores(
                 table, margin=self.margin, over=self.reduction

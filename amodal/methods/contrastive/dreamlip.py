@@ -108,6 +108,7 @@ class DreamLip(Method):
         z = vectors(self.encoder, context, batch.size)
         lines, groups, distinct = {}, {}, {}
         for t in self.texts if self.weight else ():
+            # without the first view, the whole caption
             views = [s for s in batch.sources if field_of(s) == t][1:]
             text, first = sentences(z, views), first_occurrences([batch[s] for s in views])
             for s in self.others:
@@ -143,12 +144,14 @@ class DreamLip(Method):
         for s in self.others:
             for t in self.texts:
                 pair = f"{s}~{t}"
+                # eq. 3: the caption itself and each of the K sentences
                 per_sentence = [
                     info_nce(*z.pair(s, view), temperature=1 / whole())
                     for view in views_of(t, self.captions + 1)
                 ]
                 losses[f"sentences/{pair}"] = torch.stack(per_sentence).mean()
                 if self.weight:
+                    # eq. 4-8
                     once = features.distinct[pair].flat
                     grouped[f"group/{pair}"] = self.weight * info_nce(
                         features.groups[pair].flat[once],
@@ -175,6 +178,7 @@ def first_occurrences(lines: Sequence[Column]) -> Tensor:
         assert isinstance(ids, Ragged)
         owner = row_index(ids.lengths)
         within = torch.arange(len(ids.flat), device=ids.flat.device) - ids.starts()[owner]
+        # ids hashed with their places, so that the sum of a list tells orders apart
         bits = hash_bits(ids.flat, within)
         codes.append(bits.new_zeros(len(ids)).index_add(0, owner, bits))
     code = torch.stack(codes, 1)

@@ -167,6 +167,7 @@ class Duet(Method):
         )
 
     def losses(self, features: DuetFeatures) -> dict[str, Tensor]:
+        # counted after the step: how rare a value is must be the same in all passes of a step
         self._present = features.present.flat.detach().sum(0)
         # records with equal attributes are one class
         kinds, kind = torch.unique(features.attributes.flat.detach(), dim=0, return_inverse=True)
@@ -198,6 +199,7 @@ class Duet(Method):
         plain = features.hidden.flat[attribute_rows] < 0
         own_class = kind[attribute_rows]
         return {
+            # logits of a class are products of the predicted attributes with its own
             "class": (
                 cross_entropy(guess @ kinds.T, own_class)
                 if len(rows)

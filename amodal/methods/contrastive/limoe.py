@@ -135,6 +135,7 @@ class Limoe(Method):
             for source, logits in by_source.items():
                 key, rows = f"{trunk}/{block}/{source}", logits.rows()
                 per_row = routing.routing_sums(logits.x, logits.row, batch.size)
+                # (T, 2); expert numbers are small enough for a float
                 top = torch.stack(logits.x.detach().softmax(1).max(1), 1)
                 sums[key] = Column(per_row[rows], rows)
                 confidence[key] = Column(Ragged(top, logits.lengths()[rows]), rows)
@@ -158,6 +159,8 @@ class Limoe(Method):
         for router, sums in routers.items():
             for name, loss in self.of_router(sums).items():
                 by_name.setdefault(name, []).append(loss)
+            # held until the step is done: the thresholds of a step must be the same in all of its
+            # passes
             self._thresholds[router] = self.capacity_thresholds(features, router, list(sums))
         means = {name: torch.stack(losses).mean() for name, losses in by_name.items()}
         return terms | {name: self.weight * loss for name, loss in share(means).items()}
@@ -175,6 +178,7 @@ class Limoe(Method):
                 "load": routing.load(whole),
                 "z": routing.router_z(whole),
             }
+        # eq. 2-4 of LIMoE: global entropy of every field, local entropy of the text alone
         for source, of_source in sums.items():
             if source in self.expert_shares:
                 least = self.expert_shares[source]

@@ -175,6 +175,7 @@ class M3CoL(Method):
             terms[f"supervised/{name}"] = mixed_cross_entropy(logits.flat[rows], *y)
         if self.weight:
             pairs = [(a, b) for a in z for b in z if a != b]
+            # n fields have n (n - 1) ordered pairs, which together amount to n terms
             weight, seeds = self.weight * len(z.columns) / len(pairs), features.seeds.flat
             terms |= {f"contrast/{a}>{b}": weight * self.contrast(z, seeds, a, b) for a, b in pairs}
         return terms
@@ -219,6 +220,7 @@ class M3CoL(Method):
         lam = torch.where(
             chosen, beta(seeds, self.alpha), torch.ones_like(seeds, dtype=torch.float32)
         )
+        # eq. 3-6
         loss = mixup_nce(*pair, partners(seeds), lam, temperature=self.temperature)
         return loss
 

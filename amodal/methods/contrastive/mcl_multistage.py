@@ -149,6 +149,8 @@ class Multistage(StagedMethod):
         features = embed_all()
         group = torch.zeros(features.size, dtype=torch.int64)
         for past in range(stage):
+            # the clusters so far as the digits of one number; one more digit is for records without
+            # a vector
             group = group * (self.clusters + 1) + self.clustered(past, features).cpu()
         number: Tensor = torch.unique(group, return_inverse=True)[1]
         return number

@@ -146,6 +146,7 @@ class MilVL(Method):
                     assert isinstance(lists, Ragged)
                     local[f"local/{pair}"] = self.local * self.of_regions(lists, lines)
                 if self.whole:
+                    # mean_m <x, y_m> = <x, mean_m y_m>: one product for all sentences
                     score = global_score(normalize(z[s].flat[rows], dim=1), lines.mean(1), t)
                     whole[f"whole/{pair}"] = self.whole * score
         return share(between_others) | share(local) | share(whole)

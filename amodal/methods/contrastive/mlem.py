@@ -161,6 +161,7 @@ class Mlem(StagedMethod):
     def refresh(self, stage: int, embed_all: Callable[[], Embeddings]) -> None:
         """Swap the trained encoder and its frozen copy from the start."""
         frozen = self.frozen_encoder.state_dict().values()
+        # values change places, not modules, so that tensors keep their names in checkpoints
         for here, other in zip(self.encoder.state_dict().values(), frozen):
             trained = here.clone()
             here.copy_(other)

@@ -189,9 +189,11 @@ class SoftMasks(Method):
     def losses(self, features: SoftMaskFeatures) -> dict[str, Tensor]:
         z = Embeddings({f: features.aligned[f] for f in self.encoder.fields}, features.size)
         keys = Embeddings({f: features.keys[f] for f in z}, z.size)
+        # pushed into the queues after the step, so that a key is no negative of its own row
         self._keys = {f: keys[f].flat.detach() for f in z}
         logits = {s: self.match(features, s) for s in z if s != self.text_field}
         t, queues = 1 / self.scale(), self.queues
+        # the focal contrast of section 4.2, with a queue in each direction
         terms = share(
             {
                 f"itc/{a}~{b}": m.with_queue(
@@ -232,8 +234,10 @@ class SoftMasks(Method):
         wrong = self.matcher.negative_logits(words, seen, *drawn)
         if not self.soft_weight():
             return self.matcher(words, seen), wrong, None
+        # one pass for the logits and for Grad-CAM, which differentiates them
         same, maps = self.matcher.logits_and_relevance(words, seen)
         seeds = features.seeds.flat[features.tokens[s].rows[rows]]
+        # section 4.1: the factors 1 - A of the parts of the picture, by what one word attends to
         strength = soft_mask(one_map(maps, words.lengths, seeds), seen.lengths, hard=self.hard)
         return same, wrong, self.matcher(words, seen, strength)
 

@@ -206,6 +206,7 @@ class TiMix(Method):
             plain = unmixed.flat[shared_rows(unmixed, content)[0]]
             logits = normalize(plain, dim=1) @ normalize(words, dim=1).T / temperature
             likely = logits.softmax(1)
+            # P times the predictions: a mixture's target is the mixture of both rows' predictions
             likely = targets.apply(likely, len(likely))
         # the same targets in both directions, as in the authors' code
         soft: Tensor = soft_info_nce(

@@ -120,6 +120,7 @@ class Ucasr(StagedMethod):
         self.towers.requires_grad_(self.paired)
 
     def features(self, batch: Batch) -> Embeddings:
+        # views are numbered from 1, the weak one, where there is one, first
         first_strong = ("weak" in self.views) + 1
         used = [
             s
@@ -182,6 +183,7 @@ class Ucasr(StagedMethod):
             rotation_T = rotation.T.to(tower.weight.dtype)
             head = encoder_heads(self.encoder)[f]
             assert isinstance(head, nn.Linear)
+            # R^T (W x + b - mean) as one linear map of x
             head.weight.copy_(rotation_T @ tower.weight)
             head.bias.copy_(rotation_T @ (tower.bias - mean))
 

@@ -165,6 +165,7 @@ class Clippings(StagedMethod):
             return no_group.flat.index_fill(0, labelled.rows, 0)
         fields = {s: c.to(device) for s, c in z.columns.items() if not s.startswith("label/")}
         pool = pooled(self.encoder.project(Embeddings(fields, z.size)), self.weights)
+        # zero for a record that has nothing to pool: similar to none
         vectors = pool.flat.new_zeros(z.size, pool.flat.shape[1]).index_copy(
             0, pool.rows, pool.flat
         )

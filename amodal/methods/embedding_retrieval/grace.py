@@ -181,6 +181,7 @@ class Grace(StagedMethod):
             codes = self.register.of(batch.keys)
             for s in (self.query_field, *(self.record_fields if self.memorise else ())):
                 read = self.read(context, s)
+                # records without an identifier have nothing to write
                 read = read.at(codes[read.rows, 0] >= 0)
                 written[s] = Column(self.writer(read.values, codes[read.rows]), read.rows)
         z = vectors(self.encoder, context, batch.size)

@@ -115,7 +115,9 @@ def same_moments(features: TrackFeatures, a: str, b: str) -> tuple[Tensor, Tenso
     number = torch.unique(torch.cat(keys), dim=0, return_inverse=True)[1].split(
         [len(k) for k in keys]
     )
+    # numbers ascend as a column's rows must: keys go by row and then moment, and `unique` sorts so
     columns = {s: Column(features.segments[s].flat, n) for s, n in zip((a, b), number)}
+    # `pair` does not read the size
     return Embeddings(columns, 0).pair(a, b)
 
 

@@ -216,6 +216,8 @@ class Scot(StagedMethod):
         terms, before, size = {}, features.original, features.size
         for f in self.references:
             query, target = both(features.composed[f], features.changed)
+            # (B, D), so that a row without a caption can be looked up too; `is_negative` leaves it
+            # out
             original = target.flat.new_zeros(size, target.flat.shape[1])
             original = original.index_copy(0, before.rows, before.flat)
             is_negative = before.present(size)[target.rows] & torch.tensor(

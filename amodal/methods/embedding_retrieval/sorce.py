@@ -79,6 +79,7 @@ def region_loss(queries: Column, regions: Column, temperature: float | Tensor) -
     query, region = both(queries, regions)
 
     def scores(query_tD: Tensor) -> Tensor:
+        # with one vector a query, late interaction is the largest of its cosines with the regions
         single = Ragged(query_tD, query.rows.new_ones(len(query_tD)))
         return late_interaction(single, ragged(region))
 
@@ -144,6 +145,7 @@ class Sorce(Method):
             f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
             for a, b in field_pairs(z)
         }
+        # the second view of the queries, "local": a line of the text
         line, regions = z[f"{self.query_field}:2"], {}
         for f in self.record_fields if self.weight else ():
             regions[f"region/{f}"] = region_loss(line, features.regions[f], 1 / scale())

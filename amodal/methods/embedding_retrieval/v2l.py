@@ -137,6 +137,7 @@ class V2l(StagedMethod):
             self.prototypes.requires_grad_(self.coarse)
 
     def features(self, batch: Batch) -> EnsembleFeatures:
+        # two views are for telling records apart alone; categories and fields need one
         first = batch.only(*(s for s in batch.sources if view_of(s) <= 1))
         visual, language = self.encoder.members
         a, b = visual(first if self.coarse else batch), language(first)

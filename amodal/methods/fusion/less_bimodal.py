@@ -187,6 +187,7 @@ class LessBimodal(StagedMethod):
         index, seen_index = shared_rows(words, seen)
         seeds = hash_bits(features.seed.flat[words.rows[index]], name_code(f"swap {field}"))
         shown = swap_partners(seeds, self.swap)
+        # rows that were not swapped are the pairs that match; both kinds share one pass
         matches = shown == torch.arange(len(index), device=index.device)
         lists = {
             self.text_field: ragged(words)[index],

@@ -193,6 +193,7 @@ class FusedContrast(StagedMethod):
         group = key.rows.new_full((features.size,), -1)
         if features.label is not None:
             group[features.label.rows] = features.label.flat
+        # pushed into the queue after the step, so that a key is no negative of its own query
         self._keys = normalize(key.flat.detach(), dim=1), group[key.rows]
         keys = [
             torch.cat([new, old.to(new.dtype)])

@@ -130,6 +130,7 @@ class MultiModN(Method):
         return Column(self.steps.start.expand(batch.size, -1), rows)
 
     def losses(self, features: SequentialFeatures) -> dict[str, Tensor]:
+        # the state before any field is a step too, in which tasks learn the average record
         columns = [features.initial, *features.outputs.values()]
         steps = [head_losses(self.head, outputs, features) for outputs in columns]
         number = len(steps) * len(steps[0])

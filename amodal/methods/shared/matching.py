@@ -117,6 +117,7 @@ class Matcher(nn.Module):
                 torch.cat([seen.flat, pairs.flat]), torch.cat([seen.lengths, pairs.lengths])
             )
             shown = torch.cat([rows + len(rows), shown[len(rows) :]])
+        # matching and mismatched pairs in one pass
         logits = self(words[asked], seen[shown])
         return matching(logits[: len(rows)], logits[len(rows) :])
 
@@ -182,6 +183,7 @@ def draw_negatives(
     z_words, z_seen = features.pair(words, seen)
     rows = features[words].rows[shared_rows(features[words], features[seen])[0]]
     seeds = features[SEED].flat[rows]
+    # a stream for each direction, or both would draw the same places
     first, second = (
         hash_bits(seeds, name_code(f"{a}>{b}")) for a, b in ((words, seen), (seen, words))
     )

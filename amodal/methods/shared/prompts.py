@@ -124,11 +124,14 @@ class AttributePrompts(nn.Module):
         _, share = self.presence(table, values)
         weight_NG = group_columns(share, table.patch, 0.0).amax(2)
         weight_T = weight_NG[group_columns(~values.isnan(), table.patch, False).any(2)]
+        # the largest of log weight + Gumbel noise is a draw by weight; the middles of cells of
+        # `uniform`, so that no logarithm is infinite
         luck = (
             uniform(batch.seeds[content.row], content.within(), name_code("which")).double()
             + 2.0**-25
         )
         score_T = weight_T.double().clamp(min=1e-12).log() - (-luck.log()).log()
+        # the token with the highest score of each row, the first of equals
         best = score_T.new_full((batch.size,), -torch.inf).scatter_reduce(
             0, content.row, score_T, "amax"
         )

@@ -156,6 +156,7 @@ def token_mean(column: Column) -> Tensor:
     Args:
         column: (N, 2) of `row_losses`.
     """
+    # sums first, then one division: a mean of means would weigh a row's tokens by how many it has
     total, count = column.flat.sum(0)
     mean: Tensor = total / count.detach().clamp(min=1)
     return mean
@@ -229,6 +230,7 @@ class MaskedAutoencoder(Method):
         Returns:
             source -> (T,) bool, on the CPU: the tokens that the encoder sees.
         """
+        # on the CPU, where the number of visible tokens is needed to cut them out
         bags, seeds = {s: t.skeleton() for s, t in tokens.items()}, host_copy(seeds)
         if not self.together:
             return {

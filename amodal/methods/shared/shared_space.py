@@ -183,6 +183,7 @@ class NamedClasses(Method):
             terms = [self.cross_entropy(c, features.label, names) for c in (z, representation)]
             supervised[f"supervised/{s}"] = self.alpha * terms[0] + (1 - self.alpha) * terms[1]
             cosine = negative_cosine(z.flat, features.frozen[s].flat)
+            # weight (1 - cos), as `negative_cosine` is 2 - 2 cos
             near[f"near/{s}"] = self.weight / 2 * cosine
         return (
             share(supervised)

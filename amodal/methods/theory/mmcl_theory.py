@@ -144,6 +144,7 @@ class Guided(StagedMethod):
         for student, teacher in zip(
             self.encoder.state_dict().values(), self.teacher.state_dict().values()
         ):
+            # values change places, not modules, so that tensors keep their names in checkpoints
             learnt = student.clone()
             student.copy_(teacher)
             teacher.copy_(learnt)
