@@ -84,6 +84,7 @@ class PatternPrompts(Part):
         present = tokens.row.new_zeros(tokens.size, len(code))
         present[tokens.row, tokens.source] = 1
         bits = torch.tensor(code, device=present.device)
+        # a set of fields as bits, less 1, since the empty set has no prompts
         return ((present * bits).sum(1) - 1).clamp(min=0)
 
     def forward(self, layer: int, tokens: Tokens, block: Callable[..., Tokens]) -> Tokens:

@@ -26,6 +26,7 @@ class LowRank(nn.Module):
         super().__init__()
         out, width = weight.shape
         self.a = nn.Parameter(weight.new_empty(rank, width))
+        # B A = 0 at first, though A is not, so that B has a gradient
         self.b = nn.Parameter(weight.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         self.scale = alpha / rank

@@ -134,6 +134,7 @@ class ParallelAdapters(Part):
                 total = total.index_add(0, other.rows, other.flat)
                 count = count.index_add(0, other.rows, count.new_ones(len(other), 1))
             mixed = low[s] + (total / count.clamp(min=1))[part.row]
+            # tanh(0) = 0: an adapter begins as nothing, and the frozen trunk as it was trained
             gate = self.gate[field_of(s)][layer].tanh()
             update = gate * _layer(self.up, s, layer)(mixed)
             result[s] = part.with_x(part.x + update.to(part.x.dtype))
@@ -148,6 +149,7 @@ class ParallelAdapters(Part):
         is_prompt = are_prompts(tokens)
         update = torch.zeros_like(self.start[field])
         update[group * self.prompts : (group + 1) * self.prompts] = self.later[field][group]
+        # rows have the same number of prompts, in order, so repeating serves them all
         added = update.to(tokens.x.dtype).repeat(int(is_prompt.sum()) // len(update), 1)
         x_TD = tokens.x.masked_scatter(is_prompt.unsqueeze(1), tokens.x[is_prompt] + added)
         return tokens.with_x(x_TD)

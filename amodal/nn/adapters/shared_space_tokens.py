@@ -165,6 +165,7 @@ class SpaceTokens(Part):
     def renewed(self, tokens: Tokens, token_KD: Tensor) -> Tokens:
         """The tokens, with those of the common space mixed with `token_KD` (K, D)."""
         is_prompt = are_prompts(tokens)
+        # rows have the same number of tokens, in order, so repeating serves them all
         new = token_KD.to(tokens.x.dtype).repeat(int(is_prompt.sum()) // self.count, 1)
         if self.beta < 1:
             new = self.beta * new + (1 - self.beta) * tokens.x[is_prompt]
@@ -191,5 +192,6 @@ def space_tokens(
             f'trunk="{encoder.trunk}"'
         )
     depth = depth_of(encoder)
+    # the sixth of 12 blocks, which is number 5 from 0
     first = max(depth // 2 - 1, 0) if first is None else first
     return SpaceTokens(list(fields or encoder.fields), encoder.width, depth, first=first, **options)

@@ -130,6 +130,8 @@ class Skills(Part):
     ) -> Tensor:
         """What a block makes of x with these skills; the tokens say where x is from."""
         for trunk in self.trunks:
+            # set in here and not before, so that a second pass of gradient checkpointing has the
+            # same skills
             for part in trunk.blocks[layer].modules():
                 if isinstance(part, Copies):
                     part.activate(active)

@@ -126,6 +126,7 @@ class CoDualFusion(nn.Module):
         wide = late_fusion.side_by_side(absent, Embeddings(columns, len(seeds)))
         x, late = torch.split(wide.flat, list(self.sizes), 1)
         for number, layer in enumerate(self.layers):
+            # `late` enters at the fourth and last layer
             x = layer(torch.cat([x, late], 1) if number == 3 else x)
             if self.training and number < 2:
                 stream = name_code(f"dropout {number}")

@@ -86,4 +86,6 @@ class FilledFusion(nn.Module):
                 weight = visible[a][guess.rows].to(total.dtype)[:, None]
                 total = total.index_add(0, guess.rows, guess.flat.to(total.dtype) * weight)
                 count = count.index_add(0, guess.rows, weight)
+        # a row of which no field is visible has no prediction: zeros, and it is left out by
+        # `forward`
         return total / count.clamp(min=1)

@@ -144,8 +144,10 @@ class AffFusion(SumFusion):
     def opposite(tokens: Tokens, other: Tokens) -> Tensor:
         """(T, D): for each token the other field's at its place, zero in rows that lack it."""
         mine, theirs = tokens.lengths()[tokens.row], other.lengths()
+        # floor((i + 1/2) m / n) in whole numbers, which no rounding can push over an edge
         place = ((2 * tokens.within() + 1) * theirs[tokens.row]) // (2 * mine)
         index, exists = (theirs.cumsum(0) - theirs)[tokens.row] + place, theirs[tokens.row] > 0
+        # the last entry is what rows without the other field read
         padded = torch.cat([other.x, other.x.new_zeros(1, other.x.shape[1])])
         return padded[torch.where(exists, index, len(other))]
 
@@ -235,6 +237,7 @@ class AttentionFusion(nn.Module):
         seeds_T = (
             None if seeds is None else hash_bits(seeds, name_code("fusion"), number)[tokens.row]
         )
+        # a seed for each token, or all tokens of a row would lose the same dimensions
         seeds_T = None if seeds_T is None else hash_bits(seeds_T, tokens.within())
         if layout.order is not None:
             x, seeds_T = x[layout.order], None if seeds_T is None else seeds_T[layout.order]

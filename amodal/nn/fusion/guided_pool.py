@@ -29,6 +29,8 @@ class GuidedPool(nn.Module):
     def weights(self, tokens: Tokens, guide: Column) -> Tensor:
         """(T,) the weight of each token; they sum to 1 in each row that has a guide."""
         query_ND = self.query(guide.flat)
+        # (B, D), zero for rows without a guide, whose weights are then equal; `forward` leaves them
+        # out
         of_row = query_ND.new_zeros(tokens.size, query_ND.shape[1]).index_copy(
             0, guide.rows, query_ND
         )

@@ -25,6 +25,8 @@ def side_by_side(absent: Mapping[str, Tensor] | nn.ParameterDict, z: Embeddings)
     filled = {
         s: vector.to(z[present[0]].flat.dtype).expand(z.size, -1) for s, vector in absent.items()
     }
+    # `absent` for all rows, then over it what there is: its gradient comes from the rows that lack
+    # s
     filled |= {s: filled[s].index_copy(0, z[s].rows, z[s].flat) for s in present}
     return Column(torch.cat(list(filled.values()), 1)[rows], rows)
 
@@ -89,6 +91,7 @@ def shares(lam: Tensor, mixed: str, fields: Sequence[str]) -> dict[str, Tensor]:
         Field -> (N,), 1 for those that are not mixed; `fused` -> the mean over fields.
     """
     whole = torch.ones_like(lam)
+    # of n fields one has the share lam and n - 1 have 1
     return {"fused": 1 - (1 - lam) / len(fields)} | {
         s: lam if s == mixed else whole for s in fields
     }

@@ -31,6 +31,7 @@ def subset_features(encoder: Encoder, batch: Batch) -> Callable[[Visible], Embed
 
         def pick(visible: Visible) -> Embeddings:
             some = {
+                # an empty column, not a missing one: a head has an input for each field
                 s: z[s].at(visible[s][z[s].rows]) if s in visible else z[s].at(z[s].rows[:0])
                 for s in z.sources
             }

@@ -45,6 +45,8 @@ class SequentialFusion(nn.Module):
         """
         state = self.start.expand(z.size, -1)
         pairs: dict[str, list[Column]] = {s: [] for s in self.steps if s in z}
+        # In turn t each module reads the rows that have its field in place t, so a row meets one
+        # module a turn.
         for turn in range(len(self.steps) if order_BK is not None else 1):
             for number, (field, step) in enumerate(self.steps.items()):
                 if field not in pairs:
@@ -57,6 +59,7 @@ class SequentialFusion(nn.Module):
                 before = state[column.rows]
                 after = step(torch.cat([column.flat, before], 1))
                 pairs[field].append(Column(torch.stack([before, after], 1), column.rows))
+                # not in place: the state before is part of the graph
                 state = state.index_copy(0, column.rows, after.to(state.dtype))
         return state, {s: pairs[s][0] if order_BK is None else in_order(pairs[s]) for s in pairs}
 

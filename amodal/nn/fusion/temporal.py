@@ -22,6 +22,7 @@ def steps_of(tokens: Tokens) -> Tokens:
 
     Position 0 is time. Sources without time have one moment.
     """
+    # moments as numbers, so that (row, moment) is one number whose order is that of rows and time
     moment, number = torch.unique(tokens.position[:, 0], return_inverse=True)
     pairs, inverse, count = torch.unique(
         tokens.row * max(len(moment), 1) + number, return_inverse=True, return_counts=True

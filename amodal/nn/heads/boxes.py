@@ -41,6 +41,7 @@ def log_entailment(
         (...).
     """
     sharp = softness / 10
+    # soft max of lower corners, and soft min of upper ones
     low = sharp * torch.logaddexp(low_a / sharp, low_b / sharp)
     high = -sharp * torch.logaddexp(-(low_a + side_a) / sharp, -(low_b + side_b) / sharp)
     return log_volume(high - low, softness) - log_volume(side_b, softness)
@@ -73,6 +74,7 @@ def learn_boxes(
     generator = torch.Generator().manual_seed(seed)
     k = len(target_KK)
     low = torch.rand(k, dims, dtype=torch.float64, generator=generator).requires_grad_()
+    # the inverse of softplus, log(e^x - 1), so that sides begin at START_SIDE
     raw = torch.full((k, dims), START_SIDE, dtype=torch.float64).expm1().log().requires_grad_()
     descent = torch.optim.Adam([low, raw], lr=lr)
     target_KK = target_KK.double().cpu()

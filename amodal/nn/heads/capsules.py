@@ -78,6 +78,7 @@ class DynamicRouting(nn.Module):
         for i in range(self.iterations):
             above_NKP = squash(torch.einsum("nck,nckp->nkp", logit_NCK.softmax(2), votes))
             if i + 1 < self.iterations:
+                # agreement of votes with the pose above; after the last pass nothing would read it
                 logit_NCK = logit_NCK + torch.einsum("nckp,nkp->nck", votes, above_NKP)
         return normalize(above_NKP, dim=2), above_NKP.norm(dim=2)
 
@@ -109,9 +110,11 @@ class EMRouting(nn.Module):
             variance_NKP = (
                 torch.einsum("nck,nckp->nkp", weight, far_NCKP) / mass_NK[..., None] + MIN_VARIANCE
             )
+            # M-step of procedure 1: mean, variance, and the cost of coding the votes by them
             cost_NK = ((self.use[:, None] + variance_NKP.log() / 2) * mass_NK[..., None]).sum(2)
             above_NK = torch.sigmoid((i + 1) / self.iterations * (self.active - cost_NK))
             if i + 1 < self.iterations:
+                # E-step: -2 log of the Gaussian density of each vote, then its responsibility
                 fit = (
                     far_NCKP / variance_NKP[:, None] + (2 * math.pi * variance_NKP[:, None]).log()
                 ).sum(3)
@@ -125,6 +128,7 @@ ROUTINGS = {"attention": AttentionRouting, "dynamic": DynamicRouting, "em": EMRo
 def squash(x: Tensor) -> Tensor:
     """The same direction, of length |x|^2 / (1 + |x|^2)."""
     square = x.square().sum(-1, keepdim=True)
+    # x / |x| times |x|^2 / (1 + |x|^2), without dividing by |x|
     return x * (square + 1e-12).sqrt() / (1 + square)
 
 

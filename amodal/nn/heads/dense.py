@@ -50,6 +50,7 @@ class DenseHead(nn.Module):
     def forward(self, x_TD: Tensor, side: int) -> Tensor:
         """T = N side^2 tokens, in reading order -> (N, classes, side * tile, side * tile)."""
         x = self.net(x_TD).view(-1, side, side, self.classes, self.tile, self.tile)
+        # (N, rows, columns, K, tile, tile) -> (N, K, rows, tile, columns, tile) -> (N, K, H, W)
         out: Tensor = x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
         return out
 

@@ -35,6 +35,7 @@ class Projector(nn.Sequential):
         widths = [width_in, *[hidden] * (layers - 1), width]
         steps: list[nn.Module] = []
         for a, b in zip(widths[:-2], widths[1:-1]):
+            # without a bias, which the norm would subtract again
             steps += [nn.Linear(a, b, bias=False), BatchNorm(b), nn.ReLU()]
         steps.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
         if last_norm:
@@ -47,6 +48,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """(N, D) -> (N, D)."""
+        # torch refuses to take batch statistics of one row; ranks or fields with none must not fail
         if self.training and len(x_ND) < 2:
             assert self.running_mean is not None and self.running_var is not None
             scale = torch.rsqrt(self.running_var + self.eps)

@@ -123,6 +123,7 @@ def whole(column: Column, rows: Tensor, module: nn.Module) -> Tensor:
         rows: (N,) int64.
         module: Makes maps of them.
     """
+    # only the rows that have the field go through the module, whose BatchNorm is over them
     out = module(column.values)
     at_column, at = shared_rows(column, Column(rows, rows))
     result: Tensor = out.new_zeros(len(rows), *out.shape[1:]).index_copy(0, at, out[at_column])

@@ -285,6 +285,7 @@ class SupervisedHead(nn.Module):
                 self.split(outputs)[target.name],
                 *(known[f"label/{n}"] for n in target.labels),
             )
+            # rows with an output and with all labels: survival needs both its time and its event
             complete = torch.stack([c.present(known.size) for c in (out, *labels)]).all(0)
             rows = complete.nonzero().squeeze(1)
             x = out.flat[torch.searchsorted(out.rows, rows)]
