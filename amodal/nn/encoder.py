@@ -79,8 +79,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
             own, kind=trunk, size=size, rotary=positions == "rotary", experts=experts, mixer=mixer
         )
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
-        if trunk == "joint":
-            # a row as a whole has no class token: `encode` prepares each source for its own pool
+        if trunk == "joint":  # no "cls" here: `encode` puts class tokens into each source
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
         self.routing = TrunkRouting(trunk, self.width, mask_rule=mask_rule)
         if fusion_tokens:
@@ -100,11 +99,10 @@ class Encoder(Extensions, TokenEmbedding, Part):
         return self.project(self.features(batch))
 
     def features(self, batch: Batch) -> Embeddings:
-        """Source -> (N, D), of each source alone; of a joint trunk also `fused`, of all of them."""
+        """Source -> (N, D), of each source alone, whatever its row has; joint: also `fused`."""
         tokens = self.tokenize(batch)
         if self.routing.is_per_source:
             return Embeddings(self.pool(self.encode(tokens)), batch.size)
-        # in one pass the vector of a source would depend on which others its row has
         alone = {s: self.pool(self.encode({s: part}))[s] for s, part in tokens.items()}
         alone[FUSED] = self.pool(self.encode(tokens))[FUSED]
         return Embeddings(alone, batch.size)

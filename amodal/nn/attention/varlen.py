@@ -24,8 +24,7 @@ from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.cpu import attention_on_cpu, suits
 
 MaskRule = Callable[[Sequence[str]], Tensor]
-"""Names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?
-"""
+"""Names of S sources -> (S, S) bool, [query, key]: may the one read tokens of the other?"""
 
 Rotate = Callable[[Tensor], Tensor]
 """(T, H, d) queries or keys -> the same, turned by the positions of their tokens."""
@@ -80,7 +79,6 @@ class Layout:
 
     def leave(self, x_TD: Tensor) -> Tensor:
         """The inverse of `enter`."""
-        # the argsort of a permutation is its inverse
         return x_TD if self.order is None else x_TD[torch.argsort(self.order)]
 
 
@@ -123,9 +121,8 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
     """Queries whose sources read the same set of sources form a class; each class is grouped like
     whole rows."""
     device, row, source = tokens.row.device, host_copy(tokens.row), host_copy(tokens.source)
-    # Tokens are numbered as they came: `place` is the number within the row, `row` being sorted.
     number = torch.arange(len(row))
-    place = number - torch.searchsorted(row, row)
+    place = number - torch.searchsorted(row, row)  # within the row, as `row` is sorted
     if cache is None:
         in_order, key_row, key_source, key_place = number, row, source, place
     else:  # keys are these tokens and those of the cache, which in their row stand before
@@ -140,8 +137,7 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
     order = [row[:0]]
     keys: list[Tensor] = []
     groups: list[Group] = []
-    # A class: the sources whose rows of `allowed` are the same, and so read the same keys.
-    for readable in torch.unique(allowed, dim=0):
+    for readable in torch.unique(allowed, dim=0):  # a class: sources that read the same keys
         is_query, is_key = (allowed == readable).all(1)[source], readable[key_source]
         query, key = is_query.nonzero().squeeze(1), is_key.nonzero().squeeze(1)
         n_query, n_key = (
@@ -188,7 +184,6 @@ def _masked(
     queries = torch.split(query_place, [g.rows * g.queries for g in groups])
     keys = torch.split(key_place, [g.rows * g.keys for g in groups])
     for group, q, k in zip(groups, queries, keys):
-        # (rows, 1, queries, keys): a query reads keys that stand before it, and itself
         mask = k.view(group.rows, 1, 1, -1) <= q.view(group.rows, 1, -1, 1)
         if not bool(mask.any(3).all()):
             raise ValueError(
@@ -230,18 +225,15 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
             places = key_places[read : read + group.rows * group.keys].view(group.rows, -1)
             read += group.rows * group.keys
         else:
-            # Keys of its own from now on. `attend` applies a causal order only to groups without,
-            # so the order becomes a mask.
+            # it gets keys of its own here, so a causal order has to become a mask
             places = torch.arange(start, stop).view(group.rows, -1)
             if layout.causal and group.queries > 1:
                 mask = torch.ones(
                     group.queries, group.queries, dtype=torch.bool, device=device
                 ).tril()[None, None]
         if mask is not None:
-            # every query reads the prefix
             mask = torch.cat([mask.new_ones(*mask.shape[:3], count), mask], 3)
-        # the row of each run, by its first token; its prefix lies behind the tokens, P entries a
-        # row
+        # the row of each run; the prefix of a row lies behind the tokens, P entries a row
         first = row[start : stop : group.queries, None]
         keys.append(torch.cat([len(row) + first * count + number, places], 1).flatten())
         groups.append(Group(group.rows, group.queries, places.shape[1] + count, mask))
@@ -254,8 +246,7 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
 
 def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
     """The rows with queries, sorted by their numbers of queries and keys, and their groups."""
-    # one number for each pair (n_query, n_key), so that rows of one shape sort together
-    shape = n_query * (n_key.max() + 1 if len(n_key) else 1) + n_key
+    shape = n_query * (n_key.max() + 1 if len(n_key) else 1) + n_key  # one number for a pair
     rows = torch.argsort(shape, stable=True)
     rows = rows[n_query[rows] > 0]
     _, counts = torch.unique_consecutive(shape[rows], return_counts=True)
@@ -298,16 +289,14 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tenso
         if group.keys:
             k, v = next(read)
         q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
-        # `is_causal` compares numbers of queries and keys, which is right only where they are the
-        # same tokens; other groups have a mask
+        # `is_causal` compares numbers, so it is right only where queries are their own keys
         mixed = _mix(q, k, v, group, layout.causal and not group.keys)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _nothing(q_THd: Tensor, v_THd: Tensor) -> Tensor:
-    """No token: nothing to mix, and the projections stay part of the graph."""
-    # v is a slice of the output of `qkv`, whose weights thereby get a gradient of zero, not None
+    """No token: nothing to mix. v is of `qkv`'s output, so its weights stay part of the graph."""
     none = v_THd[: len(q_THd)]
     return (
         none
