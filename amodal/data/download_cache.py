@@ -73,6 +73,7 @@ def get(key: str, start: int = 0, size: int = -1) -> bytes | None:
         with path.open("rb") as stored:
             stored.seek(start)
             content = stored.read(size)
+        # by hand, since many disks are mounted without access times; eviction goes by it
         os.utime(path)
         return content
     except OSError:
@@ -104,6 +105,7 @@ def put(key: str, content: bytes) -> None:
         )
     folder = str(cache() / "remote")
     _room[folder] = _room.get(folder, 0) - len(content)
+    # measured only when this process has used up its part of the room: it walks the whole folder
     if _room[folder] < 0:
         _room[folder] = max((limit - evict(limit)) / PROCESSES, limit / 100)
 

@@ -54,6 +54,8 @@ def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) 
 def _pack(dataset: Dataset, folder: Path, shard_bytes: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     bad = Quarantine()
+    # shards first, named after their content: no file that a reader of the old pack has open
+    # changes
     shards = [_write_shard(folder, rows) for rows in _chunks(dataset, shard_bytes, bad)]
     text = json.dumps({"format": native.FORMAT, "rows": len(dataset), "shards": shards}, indent=1)
     manifest = folder / f"manifest-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

@@ -126,6 +126,7 @@ class Remote:
         return self.cached("", lambda: self.fetch(0, None))
 
     def read_text(self, encoding: str = "utf-8") -> str:
+        # every line end becomes \n, as with `Path.read_text`
         return self.read_bytes().decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:

@@ -163,7 +163,7 @@ def shared_losses() -> Iterator[None]:
 
 
 def _reduce(t: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
-    # collectives take contiguous memory only, and callers expect the result in `t`
+    # NCCL takes contiguous tensors only, and callers expect the result in `t`
     dense = t.contiguous()
     dist.all_reduce(dense, op=op)
     if dense is not t:
@@ -185,7 +185,7 @@ def broadcast_module(module: nn.Module) -> None:
     if world() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
             if not hasattr(tensor, "device_mesh"):
-                # `data`, since a leaf that requires a gradient cannot be written in place
+                # `data`: autograd must not record the write, and torch has no derivative of it
                 dist.broadcast(tensor.data, 0)
 
 

@@ -184,7 +184,7 @@ class Translator(Method):
         for f in self.imagine:
             both = {"imagined": features.imagined[f], "actual": features.actual[f]}
             a, b = Embeddings(both, features.size).pair("imagined", "actual")
-            # eq. 4-5 of Elliott and Kadar: the imagined vector must be nearer to its own picture
+            # eq. 4-5 of Elliott and Kádár: the imagined vector must be nearer to its own picture
             # than to others
             hinge = ranking_hinge(a, b, margin=self.margin, symmetric=False)
             imagined[f"imagine/{f}"] = self.weight * hinge
