@@ -57,6 +57,7 @@ def grid_pool(tokens: Tokens, whole: Column, grid: int = 2) -> Column:
     )
     total = tokens.x.new_zeros(len(used), tokens.x.shape[1]).index_add(0, index, tokens.x)
     mean = total / count[:, None]
+    # one more for the whole
     lengths = torch.bincount(used // per_row, minlength=tokens.size)[whole.rows] + 1
     flat = whole.flat.new_zeros(len(whole.rows) + len(used), tokens.x.shape[1])
     # where the whole goes: the start of each list; regions fill the rest in order

@@ -132,6 +132,7 @@ def digest(module: nn.Module) -> str:
     """A hash of all weights of a module."""
     hasher = hashlib.blake2b(digest_size=16)
     for name, value in sorted(module.state_dict().items()):
+        # names too: the same numbers under other names are another network
         hasher.update(name.encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         hasher.update(cast(npt.NDArray[np.uint8], flat.view(torch.uint8).numpy()).tobytes())

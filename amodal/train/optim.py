@@ -86,6 +86,7 @@ def layers_above(module: nn.Module) -> dict[str, int]:
     matches = {name: BLOCK.match(name) for name in names}
     depths: dict[str, int] = {}
     for match in filter(None, matches.values()):
+        # stack of blocks -> how many it has
         depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
     trunk = max((d for stack, d in depths.items() if ".tokenizers." not in stack), default=0)
     layers = {}

@@ -73,6 +73,7 @@ def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
         label = kmeans(x[rows], branch, tries=1)[0]
         # too large for the levels below it, or not split at all, as where all vectors are equal
         if int(torch.bincount(label).max()) > min(most, len(rows) - 1):
+            # (n, D), cut evenly along its first principal component, which is always possible
             spread = x[rows] - x[rows].mean(0)
             order = (spread @ torch.linalg.svd(spread, full_matrices=False)[2][0]).argsort(
                 stable=True

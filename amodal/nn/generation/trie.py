@@ -89,6 +89,7 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
         rows * beams, device=device
     )  # of each beam among the texts of the call before
     for _ in range(trie.depth if rows else 0):
+        # The children of every beam's node as a table (N beams, most children), with a mask.
         nodes = node.flatten()
         alive = ((trie.count[nodes] > 0) & score.flatten().isfinite()).nonzero().squeeze(1)
         place = torch.arange(max(int(trie.count[nodes].max()), 1), device=device)
@@ -105,6 +106,8 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
             .clone()
         )
         if len(alive):
+            # Their scores, of the beams that go on. A parent is counted among the texts of the last
+            # call.
             chances = step(tokens[alive], alive // beams, number[from_beam[alive]]).to(total.dtype)
             total[alive] = (total[alive] + chances.gather(1, token[alive])).masked_fill(
                 ~is_child[alive], -torch.inf
@@ -115,6 +118,7 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
         ended = trie.count[nodes] == 0  # what has ended stays, in the first place
         total[ended, 0], child[ended, 0] = score.flatten()[ended], nodes[ended]
         width = total.shape[1]
+        # The best children of all beams of a row are its next beams.
         score, best = total.view(rows, -1).topk(min(beams, beams * width), dim=1)
         from_beam = (torch.arange(rows, device=device)[:, None] * beams + best // width).flatten()
         tokens = torch.cat(
