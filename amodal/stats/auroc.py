@@ -32,6 +32,7 @@ def auroc(score_N: ArrayLike, wanted_N: ArrayLike) -> float:
             "AUROC needs a score for each of some wanted and some other records, "
             f"got {yes} and {no} for {len(score)}"
         )
+    # the positives' rank sum less the least it can be is the number of pairs won (Mann-Whitney's U)
     return float((average_ranks(score)[wanted].sum() - yes * (yes + 1) / 2) / (yes * no))
 
 

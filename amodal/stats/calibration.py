@@ -25,6 +25,7 @@ def calibration_error(probability_NC: np.ndarray, truth_N: np.ndarray, bins: int
     """
     confidence, right = probability_NC.max(1), probability_NC.argmax(1) == truth_N
     bin_N = np.minimum((confidence * bins).astype(int), bins - 1)
+    # a bin's sum of these is its count times (mean confidence - accuracy)
     gap = np.bincount(bin_N, weights=confidence - right, minlength=bins)
     return float(np.abs(gap).sum() / len(truth_N))
 

@@ -58,8 +58,11 @@ def covariance(a_ND: Tensor, b_ND: Tensor) -> Tensor:
 
 def whitener(cov_DD: Tensor, ridge: float) -> Tensor:
     """(D, D) W with W^T (cov + ridge * its mean variance) W = 1."""
+    # `tiny` keeps a field that does not vary from a Cholesky of zeros
     size = cov_DD.diagonal().mean() * ridge + torch.finfo(cov_DD.dtype).tiny ** 0.5
     eye = torch.eye(len(cov_DD), dtype=cov_DD.dtype, device=cov_DD.device)
+    # W = L^-T where L L^T = cov; other roots (as the symmetric one) differ by an orthogonal factor,
+    # which no cosine sees
     root: Tensor = torch.linalg.cholesky(cov_DD + size * eye)
     inverse: Tensor = torch.linalg.solve_triangular(root, eye, upper=False)
     return inverse.T

@@ -44,6 +44,8 @@ def _best_path(score_WR: Tensor, beta: float) -> Tensor:
     total, back = score_WR[0], []
     regions = torch.arange(score_WR.shape[1], device=score_WR.device)
     for score_R in score_WR[1:]:
+        # a change costs the same from everywhere, so a region's best predecessor is itself or
+        # `best`
         best = total.argmax()
         stays = total + beta >= total[best]
         back.append(torch.where(stays, regions, best))

@@ -47,9 +47,13 @@ def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
     np.fill_diagonal(cost, np.inf)
     size, chain = np.ones(n), list[int]()
     merges: list[tuple[float, int, int]] = []
+    # `cost` is twice what Ward's union would add (for single rows: the squared distance). A size of
+    # 0 marks clusters that are part of another
     while len(merges) < n - 1:
         if not chain:
             chain = [int(np.flatnonzero(size)[0])]
+        # links get no longer along the chain, so it ends in two that are nearest to each other:
+        # Ward would merge these sooner or later, so they are merged now
         while True:
             last = chain[-1]
             nearest = int(cost[last].argmin())
@@ -59,6 +63,7 @@ def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
         a, b = chain.pop(), chain.pop()
         height = cost[a, b]
         merges.append((height, a, b))
+        # Ward's update of Lance and Williams 1967, from the costs alone
         with np.errstate(invalid="ignore"):  # clusters that are no more are infinitely far
             cost[a] = ((size + size[a]) * cost[a] + (size + size[b]) * cost[b] - size * height) / (
                 size + size[a] + size[b]

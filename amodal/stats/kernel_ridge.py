@@ -90,9 +90,11 @@ def kernel_ridge(
     values, inner = values.clamp_min(0), vectors.T @ residual
     least, weights = math.nan, residual
     for number, penalty in enumerate(penalties):
+        # the diagonal of the hat matrix; the constant's share of it is 1 / N
         shrink = values / (values + penalty)
         leverage = vectors.square() @ shrink + 1 / len(x_ND)
         fitted = vectors @ (shrink[:, None] * inner)
+        # each record's error in the fit without it (eq. 7.64)
         errors = (residual - fitted) / (1 - leverage).clamp_min(1e-9)[:, None]
         error = float(errors.square().sum(1).mean())
         if not number or error < least:

@@ -40,6 +40,7 @@ def kmeans(
         raise ValueError(
             f"k-means needs a row and a cluster at least, got {len(x_ND)} and {clusters}."
         )
+    # on the CPU, so that the device does not change the rounding
     x = x_ND.double().cpu()
     generator = torch.Generator().manual_seed(seed)
     runs = [_lloyd(x, _start(x, clusters, generator), steps) for _ in range(tries)]
@@ -62,6 +63,7 @@ def _start(x_ND: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     while len(chosen) < clusters:
         draw = torch.rand(drawn, dtype=torch.float64, generator=generator)
         total = square.cumsum(0)
+        # where uniform draws fall in the running sum: each row as likely as its squared distance
         index = torch.searchsorted(total, draw * total[-1], right=True).clamp(max=len(x_ND) - 1)
         candidates = index.tolist()
         squares = [torch.minimum(square, assign(x_ND, x_ND[i : i + 1])[1]) for i in candidates]

@@ -223,10 +223,14 @@ def _lbfgs(
         if not running.any():
             break
         direction, factors = gradient.clone(), []
+        # the two loops of algorithm 7.4; a problem whose pair is not usable has r = 0, which leaves
+        # it out
         for s, t, r in zip(reversed(steps), reversed(changes), reversed(inverses)):
             factors.append(r * dot(s, direction))
             direction -= factors[-1][:, None] * t
         if steps:
+            # between them the Hessian of the start: t.t / s.t of the last pair (their eq. 7.20),
+            # else 1
             curvature = inverses[-1] * dot(changes[-1], changes[-1])
             direction *= torch.where(
                 curvature > 0, 1 / curvature.clamp_min(1e-30), torch.ones_like(curvature)

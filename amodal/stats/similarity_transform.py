@@ -73,6 +73,8 @@ def umeyama(x_P3: Tensor, y_P3: Tensor, weight_P: Tensor) -> Similarity:
     dx, dy = x - mean_x[..., None, :], y - mean_y[..., None, :]
     u, d, vh = torch.linalg.svd((w * dy).mT @ dx)
     sign = torch.ones_like(d)
+    # where the best orthogonal map is a reflection, the direction of least weight is turned round
+    # (Umeyama's eq. 39 and 43)
     sign[..., 2] = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0)
     rotation = u * sign[..., None, :] @ vh
     scale = ((d * sign).sum(-1) / (w * dx.square()).sum((-1, -2)).clamp(min=1e-12)).clamp(min=1e-9)

@@ -75,6 +75,7 @@ def cox(
             if new >= value:
                 break
             step = step / 2
+        # no step raises the value: the maximum, as far as rounding lets one see
         else:
             return w
         gain = float(new - value)

@@ -127,11 +127,14 @@ class Topics(nn.Module):
             )
         counts = self.count(texts)
         for _ in range(self.steps):
+            # E-step: each text's mixture, and how much of each word is of each topic (gamma
+            # and phi of their eq. 5)
             mixture = self.mixture(counts)
             beta_TK = self.of_words(counts)
             theta_TK = _exp_mean_log(mixture)[counts.text]
             share_TK = theta_TK * beta_TK * (counts.count / (theta_TK * beta_TK).sum(1))[:, None]
             expected = torch.zeros_like(self.weight.T).index_add(0, counts.word, share_TK)
+            # M-step (lambda of eq. 5)
             self.weight.copy_((self.prior + expected).T)
         return self
 

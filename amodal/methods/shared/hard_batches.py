@@ -27,6 +27,7 @@ def similarity_groups(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
     """
     if size < 1:
         raise ValueError(f"a group needs at least 1 row, not {size}")
+    # numbers past the last class, one for each row
     alone = class_N.max().clamp(min=-1) + 1 + torch.arange(len(class_N), device=class_N.device)
     number, count = torch.where(class_N < 0, alone, class_N).unique(
         return_inverse=True, return_counts=True
@@ -41,6 +42,7 @@ def similarity_groups(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
             group[classes], made = made, made + 1
             continue
         apart = middle[classes] - middle[classes].mean(0)
+        # eigenvalues ascend: the last is that of the first principal direction
         along = apart @ torch.linalg.eigh(apart.T @ apart).eigenvectors[:, -1]
         ordered = classes[along.argsort(stable=True)]
         rows = count[ordered].cumsum(0)

@@ -46,6 +46,7 @@ def assign(seen: Ragged, words: Ragged, beta: float) -> Ragged:
     """
     fits = [s @ r.T for s, r in zip(words.split(), seen.split())]
     widest = max((f.shape[1] for f in fits), default=0)
+    # -inf is of regions that a picture lacks: never the best
     block = [pad(f, (0, widest - f.shape[1]), value=-torch.inf) for f in fits]
     return viterbi(Ragged(torch.cat(block) if block else words.flat, words.lengths), beta)
 
