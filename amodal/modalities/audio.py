@@ -233,6 +233,7 @@ class Audio(Modality):
         tiles, counts_N = _ragged.patches(
             Ragged((frames - mean) / std, counts_N), self.tile[0], torch.nan
         )
+        # (T, f, mels) -> (T, f, bands, b) -> (T, bands, f * b) -> (T * bands, f * b)
         bands = self.mels // self.tile[1]
         return tiles.unflatten(2, (bands, self.tile[1])).transpose(1, 2).flatten(2).flatten(
             0, 1
@@ -337,6 +338,7 @@ def _change_speed(wave: np.ndarray, speed: float, least: int) -> np.ndarray:
 
 def _mask_time_and_frequency(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Up to a fifth of the time and up to a fifth of the frequencies, set to 0."""
+    # time comes last: to mask a band is a filter, which would ring into the silence
     spectrum = np.fft.rfft(wave)
     spectrum[_ragged.random_crop(len(spectrum), 0, 0.2, rng, least=0)] = 0
     out: np.ndarray = np.fft.irfft(spectrum, n=len(wave)).astype(np.float32)

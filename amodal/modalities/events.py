@@ -182,6 +182,7 @@ class Events(Modality):
         times = self._times(record) if self.time else np.arange(length, dtype=np.float64)
         order = np.argsort(times, kind="stable")[-self.max_events :]
         value = np.full((len(order), 1 + len(self.columns)), np.nan, dtype=np.float32)
+        # in float64: seconds since 1970 have more digits than float32
         value[:, 0] = times[order] - times[order[0]]
         for i, name in enumerate(self.columns, 1):
             if name in record:
@@ -219,6 +220,7 @@ class Events(Modality):
         if view != "local":
             keep = rng.random(len(out)) >= DROP_RATE[view]
             out = out[keep] if keep.any() else out
+            # only the cells change places; the times stay in order
             order_key = np.arange(len(out)) + np.where(
                 rng.random(len(out)) < SWAP_RATE[view], 3 * rng.random(len(out)), 0
             )
@@ -243,6 +245,7 @@ class Events(Modality):
         """(T,) time since the event before, scaled by `log` and `step`; 0 for a record's first."""
         time = events.flat[:, 0]
         gap = torch.diff(time, prepend=time[:1]).clamp(min=0) / self.step
+        # an empty record starts where the next one does, or at the end
         first = events.starts()[events.lengths > 0]
         gap = gap.index_fill(0, first, 0.0)
         return gap.log1p() if self.log else gap

@@ -189,6 +189,7 @@ class Image(Modality):
         low, high, mirrored = self._crop(CROPS[view], rng)
         if self.size > _maps.MAX_DENSE_SIDE:
             (top, left), (bottom, right) = low.astype(int), high.astype(int)
+            # from here on relative to what was cut out
             value, low, high = value[:, top:bottom, left:right], low - low, high - low
             if view == "weak" and value.dtype == np.uint8:
                 return _pixels.resize_uint8(value, size, size, mirrored)
@@ -372,6 +373,8 @@ def _jitter_colour(
             )
     if grey and colour:
         mix = to_grey @ mix
+    # contrast stretches about the mean grey, and the mean of a mapped picture is its map of the
+    # mean
     flat = planes.reshape(len(planes), -1)
     middle = mix @ flat.mean(1)
     if colour:

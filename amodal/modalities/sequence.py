@@ -188,6 +188,7 @@ class Sequence(Modality):
         out = value[min(int(rng.integers(self.k)), max(0, len(value) - self.k)) :]
         out = out[_ragged.random_crop(len(out), *CROPS[view], rng, least=self.k)]
         if view == "strong":
+            # one draw a symbol: low ones replace it, high ones hide it, and none does both
             draws, unknown = rng.random(len(out)), len(self.alphabet)
             out = np.where(draws < REPLACE_RATE, rng.integers(unknown, size=len(out)), out).astype(
                 np.int32
@@ -204,6 +205,7 @@ class Sequence(Modality):
         """(T,) int64 codes of k-mers, `vocab_size` for the unknown one, and their number (N,)."""
         unknown = len(self.alphabet)
         symbols_Tk, counts = _ragged.patches(sequences, self.k, unknown)
+        # a k-mer's code has its symbols as digits
         power = unknown ** torch.arange(self.k - 1, -1, -1, device=symbols_Tk.device)
         number = (symbols_Tk.long() * power).sum(1)
         return number.masked_fill((symbols_Tk == unknown).any(1), self.vocab_size), counts

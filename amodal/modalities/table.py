@@ -196,6 +196,7 @@ class Table(Modality):
         )
         # a cell that is missing has no luck
         draws = np.where(np.isnan(value), 1, rng.random(len(value)))
+        # the least draw always passes, so that one cell stays
         keep = draws < max(1 - DROP_RATE[view], np.nextafter(draws.min(), 2))
         return np.where(keep, value + np.where(numeric, noise, 0), np.nan).astype(np.float32)
 

@@ -145,6 +145,7 @@ class Text(Modality):
         max_tokens = self.max_length * self.patch
         if len(ids) <= max_tokens or self.vocabulary:
             return ids[:max_tokens]
+        # one id more: if a character begins there, all before it are whole
         starts = np.flatnonzero(_begins_character(ids[: max_tokens + 1]))
         return ids[
             : starts[-1] or max_tokens
@@ -191,6 +192,8 @@ class Text(Modality):
         The parts of easy data augmentation that need no thesaurus (Wei and Zou, EMNLP 2019,
         arXiv:1901.11196).
         """
+        # split with a group keeps the white space: words at even places, gaps, which stay, at odd
+        # ones
         parts = (
             list(ids) if self.vocabulary else re.split(rb"(\s+)", ids.astype(np.uint8).tobytes())
         )
@@ -220,6 +223,7 @@ class Text(Modality):
             np.convolve(rng.random(count) < DROP_RATE / DROP_SPAN, np.ones(DROP_SPAN))[:count] > 0
         )
         units = units if dropped.all() else units[~dropped]
+        # the ids of the units one after another: each one's start, counted on to its end
         lengths = np.diff(starts, append=len(ids))[units]
         corrupted: np.ndarray = ids[
             np.arange(lengths.sum())
@@ -236,6 +240,7 @@ class Text(Modality):
         begins = np.append(np.flatnonzero(_begins_word(ids)), len(ids))
         if len(begins) == 2:  # one word, or a script without spaces
             begins = np.append(np.flatnonzero(_begins_character(ids)), len(ids))
+        # both ends move to the nearest beginning
         first = np.abs(begins[:-1] - chosen.start).argmin()
         last = first + 1 + np.abs(begins[first + 1 :] - chosen.stop).argmin()
         return ids[begins[first] : begins[last]]

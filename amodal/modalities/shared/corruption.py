@@ -68,6 +68,7 @@ class Corruptible:
         if not len(other) or not len(index):
             return value
         out = value.copy()
+        # a shorter one starts again
         out[index] = other[index % len(other)]
         return value if out.dtype.kind == "f" and not np.isfinite(out).any() else out
 

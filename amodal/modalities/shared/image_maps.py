@@ -27,6 +27,7 @@ def resampling_matrix(
     if flip:
         centre = centre[::-1]
     distance = np.abs(np.arange(0.5, n_in, dtype=np.float32) - centre[:, None])
+    # a triangle, as wide as the step where it shrinks (so that nothing aliases), else 1: bilinear
     weight = np.maximum(0, 1 - distance / max(step, 1))
     weight /= weight.sum(1, keepdims=True)
     # a narrower blur changes nothing

@@ -94,9 +94,12 @@ def _open(data: bytes, target_size: int) -> Pillow.Image:
         _check_png(data)
     try:
         with warnings.catch_warnings():
+            # up to twice its limit Pillow only warns
             warnings.simplefilter("error", Pillow.DecompressionBombWarning)
             picture = Pillow.open(io.BytesIO(data))
             if target_size:
+                # a JPEG is decoded at a half, a quarter or an eighth, with twice the final side at
+                # least, so that the resampling still averages; other formats are read whole
                 picture.draft(None, (2 * target_size, 2 * target_size))
             picture.load()
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
@@ -118,6 +121,7 @@ def _fast_jpeg(data: bytes, target_size: int) -> np.ndarray | None:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        # where Pillow would decode at half the size or less (see `draft` above)
         shrinks = target_size and min(height, width) >= 4 * target_size
         if (
             space not in ("Gray", "YCbCr")
@@ -254,6 +258,7 @@ def _resample(
     picture: Picture, height: int, width: int, box: tuple[float, float, float, float]
 ) -> np.ndarray:
     """(C, height, width) of the box (left, top, right, bottom)."""
+    # torch resizes whole pictures only; boxes, which may cut pixels, are for Pillow
     if box == (0, 0, *shape(picture)[:0:-1]) and (planes := _as_uint8(picture)) is not None:
         return (
             np.ascontiguousarray(planes)
@@ -333,8 +338,10 @@ def decode_untrusted(raw: Any, limits: Limits, target_size: int) -> np.ndarray |
     try:
         picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
         _allow(picture, limits)
+        # Pillow lists there the decoders that are written in Python
         if any(tile[0] in Pillow.DECODERS for tile in picture.tile):
             raise BadValue("a picture in an old form that is slow to read; save it as PNG")
+        # each scan begins with this marker, which a scan cannot contain (0xff is escaped)
         scans = data.count(b"\xff\xda") if picture.format == "JPEG" else 1
         if (
             scans > MAX_SCANS

@@ -115,12 +115,14 @@ def pixels(x_NCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[
     colours = torch.stack([(levels == i).float().mean((2, 3)) for i in range(len(LEVELS) + 1)], 2)
     grey = scaled.mean(1)
     down, across = torch.gradient(grey, dim=(1, 2)) if min(grey.shape[1:]) > 1 else (0 * grey,) * 2
+    # modulo a half turn: an edge is the same from dark to bright and back
     angle = torch.atan2(down, across) % torch.pi / torch.pi
     orientation = (angle * ORIENTATIONS).long().clamp(0, ORIENTATIONS - 1)
     strength = (down.square() + across.square()).sqrt()
     votes = one_hot(orientation, ORIENTATIONS).permute(0, 3, 1, 2) * strength[:, None]
     edges = adaptive_avg_pool2d(votes, min(CELLS, x.shape[-1])).flatten(1)
     edges = (edges / edges.sum(1, keepdim=True).clamp_min(1e-9)).sqrt()
+    # products of square roots of frequencies are Bhattacharyya's coefficient
     return [part.double().numpy() for part in (small, colours.flatten(1).sqrt(), edges)]
 
 

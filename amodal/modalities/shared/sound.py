@@ -200,6 +200,7 @@ def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
     Returns:
         (bins, mels) float32
     """
+    # mel = 2595 log10(1 + f / 700)
     hertz = np.linspace(0, rate / 2, bins)
     lowest = min(20.0, rate / 200)
     low, high = (float(2595 * np.log10(1 + f / 700)) for f in (lowest, rate / 2))
@@ -229,6 +230,7 @@ def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple
     if not len(start_F):  # the transform refuses an empty batch
         return windows.new_zeros(0, mels), counts_N
     hann, index = torch.hann_window(window, device=device), torch.arange(window, device=device)
+    # noise of variance 1 gets power 1 in every bin, whatever the length of the window
     hann = hann / hann.square().sum().sqrt()
     filters = mel_filters(rate, window // 2 + 1, mels).to(device)
     bands = []

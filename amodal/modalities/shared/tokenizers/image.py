@@ -37,6 +37,7 @@ class ImageTokenizer(nn.Module):
         patches = self.image.patches(cast(Tensor, column.values))
         n, rows, columns = patches.shape[:3]
         whole = self.image.size / self.image.tile
+        # centres of patches, on the full grid on which patch i is at i
         y, x = (
             (torch.arange(k, device=patches.device) + 0.5) / k * whole - 0.5
             for k in (rows, columns)
