@@ -171,6 +171,7 @@ def probe(
         if 0 < components < min(x_ND.shape):
             v = torch.linalg.svd((x_ND - center) / spread, full_matrices=False)[2]
             turn = v[:components].T
+            # each component of variance 1, so that the penalty is the same for all
             turn = turn / (((x_ND - center) / spread) @ turn).std(0).clamp(min=1e-6)
 
         def prepared(x: Tensor) -> Tensor:

@@ -190,6 +190,7 @@ def classification_rows(
     right = truth == guess
     present = np.unique(truth)
     shares = [right[truth == c] for c in present]
+    # variances of the shares, p (1 - p) / n
     errors = [share.mean() * (1 - share.mean()) / len(share) for share in shares]
     blind = np.full_like(truth, most_frequent)
     values = {

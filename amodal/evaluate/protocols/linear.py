@@ -127,6 +127,7 @@ def ridge(x_ND: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
     inner = rotated.T @ residual
     shrink = 1 / (scaled.s[:, None] + RIDGE.to(x_ND.dtype))  # (R, L)
     fitted = rotated @ (inner[:, None] * shrink)
+    # eq. 7.64: residuals over 1 - leverage, of which 1 / N is the constant's
     leverage = rotated.square() @ shrink + 1 / len(y_N)
     errors = ((residual[:, None] - fitted) / (1 - leverage).clamp_min(1e-6)).square().mean(0)
     w = scaled.v @ (inner * shrink[:, errors.argmin()])

@@ -156,6 +156,7 @@ class Study:
         self.rates, self.severities, self.seed = rates, severities, seed
         self.base = train.fused(train.present)
         self.mean = self.base.mean(0)
+        # one draw for all rates: what a rate hides the higher ones hide too
         self.uniform = train.uniform(seed), test.uniform(seed + 1)
         self.visible = {rate: test.present & (self.uniform[1] >= rate) for rate in (0.0, *rates)}
         self.random_tests = {hidden(rate): self.fused(mask) for rate, mask in self.visible.items()}

@@ -110,6 +110,8 @@ def ranked(
     ahead, tied = ranks(query_ND, gallery_ND, same_N, abs_cosine)
     sizes = np.ones(n, dtype=np.int64) if same_N is None else _group_sizes(same_N)
     chance = chance_of(sizes, n, recall_at)
+    # broken at random, the right one takes each of the places ahead + 1 … ahead + tied + 1 as
+    # often: counted is the share of them up to k
     values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in recall_at}
     # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead +
     # tied + 1
@@ -179,6 +181,7 @@ def chance_of(sizes: np.ndarray, n: int, recall_at: Sequence[int]) -> dict[str, 
     for m, count in zip(*np.unique(sizes, return_counts=True)):
         # P(no right one among the first r) = product over i < r of (n - m - i) / (n - i)
         miss = np.cumprod(np.clip(n - m - (rank - 1), 0, None) / (n - (rank - 1)))
+        # P(the first right one is at rank r)
         first = np.diff(np.concatenate([[1.0], miss])) * -1
         for k in recall_at:
             total[f"recall@{k}"] += count * (1 - miss[min(k, n) - 1])

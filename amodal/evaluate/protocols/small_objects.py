@@ -330,6 +330,7 @@ def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int)
     count = np.bincount(owner, minlength=pictures)
     rng, means = np.random.default_rng(seed), []
     for _ in range(draws):
+        # how often each picture is drawn weighs its totals, which are added up once
         drawn = np.bincount(rng.integers(pictures, size=pictures), minlength=pictures)
         means.append(drawn @ total / (drawn @ count))
     if not draws:

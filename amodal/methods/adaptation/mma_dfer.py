@@ -142,6 +142,7 @@ class MmaDfer(Method):
         if not len(logits):
             return {"supervised": connected_zero(features.logits.flat)}
         weight = class_weights(label.flat, self.classes) if self.balanced else None
+        # in float32 at least, also where autocast made the logits bfloat16
         x = logits.flat if logits.flat.dtype == torch.float64 else logits.flat.float()
         weight = None if weight is None else weight.to(x.dtype)
         return {"supervised": cross_entropy(x, label.flat, weight=weight)}

@@ -118,6 +118,7 @@ class Clusters(StagedMethod):
             z_ND, c_ND = (normalize(branch, dim=1) for branch in branches)
             terms[f"spread/{s}"] = -coding_rate(z_ND, distortion=self.distortion)
             if not self.spreading:
+                # of |cosines|: a direction and its opposite lie in the same subspace
                 member_NN = doubly_stochastic(
                     (c_ND @ c_ND.T).abs(), epsilon=self.epsilon, iterations=self.iterations
                 )
