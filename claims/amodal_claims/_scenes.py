@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.data import Dataset, Loader
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.evaluate.grounding import coverage
 from amodal.inference.embed import embed_values
 from amodal.methods.contract import Method

@@ -15,7 +15,7 @@ import torch
 from amodal import methods
 from amodal.data import Loader
 from amodal.data import open as open_data
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.methods.embedding_retrieval.clamr import interaction_scores, token_vectors
 from amodal.modalities import make
 from amodal_claims import Comparison, _scenes

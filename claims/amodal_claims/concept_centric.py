@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid, normalize
 
 from amodal import data, methods
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.inference.embed import embed_values
 from amodal.inference.forward_passes import eval_mode

@@ -17,7 +17,7 @@ import torch
 
 from amodal import methods
 from amodal.data import Loader
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.methods.shared.snippets import assign, scores
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, best

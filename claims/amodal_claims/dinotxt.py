@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate, normalize
 
 from amodal import methods
 from amodal.data import Loader
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.inference.embed import embed_values
 from amodal.methods.adaptation.dinotxt import patch_maps

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from amodal.curate.filter_ensembles import detection_scores, filter_ensembles, majority, vote
 from amodal.curate.poison import replace_cells
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.stats.auroc import auroc
 from amodal_claims import Comparison

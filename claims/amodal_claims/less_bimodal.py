@@ -20,7 +20,7 @@ import torch
 
 from amodal import data, methods
 from amodal.data import Loader
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.nn.heads.supervised import Target
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, fit, trained, untrained

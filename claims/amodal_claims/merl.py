@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal import methods
-from amodal.data.sets import heartbeats
+from amodal_claims.sets import heartbeats
 from amodal.evaluate import embed_records
 from amodal.evaluate.knowledge_prompts import knowledge_prompts
 from amodal.inference.embed import embed_values

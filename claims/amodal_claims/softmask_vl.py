@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from amodal import methods
 from amodal.core import Embeddings
 from amodal.data import Loader
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.evaluate.grounding import pointing
 from amodal.methods.shared.matching import token_features

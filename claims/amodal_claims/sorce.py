@@ -15,7 +15,7 @@ import torch
 from amodal import methods
 from amodal.core import Column, Ragged
 from amodal.data import Loader
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 from amodal.inference.embed import embed_values
 from amodal.methods.shared.regions import alone
 from amodal.nn.multi_vector import region_vectors

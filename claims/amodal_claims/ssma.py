@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from amodal import data, methods
-from amodal.data.sets import tabletop
+from amodal_claims.sets import tabletop
 from amodal.methods.contract import Features
 from amodal.methods.shared.dense import class_map, maps_of
 from amodal.stats.auroc import auroc

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from amodal import data, methods
-from amodal.data.sets import poses
+from amodal_claims.sets import poses
 from amodal.stats.pose_error import pose_accuracy, rotation_angle
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, trained

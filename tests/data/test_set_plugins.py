@@ -41,7 +41,7 @@ def plug(install, distribution, name, source=BIRDS, value="Birds"):
 
 def test_a_plugin_is_one_of_the_sets(install):
     plug(install, "birds-plugin", "wild-birds")
-    assert sets.names()[-1] == "wild_birds"
+    assert "wild_birds" in sets.names()[len(registry.pages("data/sets")) :]
     with pytest.raises(AmodalError, match=r"not here yet \(Birds: three sizes; generated, CC0-1.0"):
         data.open("wild-birds")
     lines = []

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from amodal.data.schema import Label
-from amodal.data.sets import turntable
+from amodal_claims.sets import turntable
 from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = ()

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amodal.data.sets.shared import evolution as _evolution
+from amodal_claims.sets.shared import evolution as _evolution
 from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = ()

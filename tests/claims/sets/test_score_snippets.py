@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal.data.sets import score_snippets
-from amodal.data.sets.shared.engraving import LINES, Playing, Print, drawn, played
+from amodal_claims.sets import score_snippets
+from amodal_claims.sets.shared.engraving import LINES, Playing, Print, drawn, played
 
 
 def ink(notes, **look):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from amodal.data.sets import scenes
+from amodal_claims.sets import scenes
 
 
 def test_records_are_a_function_of_their_number_alone():

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from amodal.data.sets import music
-from amodal.data.sets.shared.engraving import Note, Playing, Print, drawn, played
+from amodal_claims.sets.shared.engraving import Note, Playing, Print, drawn, played
 from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = music.PACKAGES

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from amodal.data.sets import phylogeny
-from amodal.data.sets.shared import evolution
+from amodal_claims.sets import phylogeny
+from amodal_claims.sets.shared import evolution
 
 
 @pytest.mark.parametrize("length", [0.01, 0.3, 4.0])
