@@ -1,5 +1,7 @@
 """Data sets of installed plug-ins: opened by name, listed, skipped and named when broken."""
 
+from importlib.metadata import distribution as distribution_of
+
 import pytest
 
 from amodal import data, doctor
@@ -116,3 +118,19 @@ def test_one_with_a_name_of_our_own_is_an_error(install, name):
     plug(install, "birds-plugin", name)
     with pytest.raises(AmodalError, match=f"'{name}'.*amodal.*birds-plugin 1.0"):
         sets.names()
+
+
+@pytest.mark.parametrize("distribution", ["birds-plugin", "amodal-claims"])
+def test_a_name_that_is_unknown_says_where_the_sets_of_claims_are(
+    install, monkeypatch, distribution
+):
+    monkeypatch.setattr("importlib.metadata.entry_points", only_from(distribution))
+    plug(install, distribution, "birds")
+    with pytest.raises(AmodalError, match="no public set is called 'tuxpiant'.*tuxpaint") as error:
+        sets.page("tuxpiant")
+    assert ("pip install ./claims" in str(error.value)) == (distribution != "amodal-claims")
+
+
+def only_from(distribution):
+    """The entry points of one distribution, whatever else is installed."""
+    return lambda group: [e for e in distribution_of(distribution).entry_points if e.group == group]

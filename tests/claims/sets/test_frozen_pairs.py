@@ -1,7 +1,6 @@
 """Vectors of frozen models: centred and turned by one domain alone."""
 
 import numpy as np
-
 from amodal_claims.sets.frozen_pairs import _turned
 
 

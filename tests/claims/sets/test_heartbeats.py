@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from amodal_claims.sets import heartbeats
 from amodal_claims.sets.heartbeats import FINDINGS, KNOWLEDGE, LEADS, RATE
 

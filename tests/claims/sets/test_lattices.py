@@ -1,7 +1,6 @@
 """The generated lattices against what is known in closed form."""
 
 import numpy as np
-
 from amodal_claims.sets import lattices
 
 

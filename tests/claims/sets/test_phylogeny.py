@@ -3,10 +3,9 @@ labels."""
 
 import numpy as np
 import pytest
-from scipy.linalg import expm
-
 from amodal_claims.sets import phylogeny
 from amodal_claims.sets.shared import evolution
+from scipy.linalg import expm
 
 
 @pytest.mark.parametrize("length", [0.01, 0.3, 4.0])

@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-
 from amodal_claims.sets import poses
 
 

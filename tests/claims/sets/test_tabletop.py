@@ -1,7 +1,6 @@
 """The generated scenes in colour and depth show what their classes say."""
 
 import numpy as np
-
 from amodal_claims.sets import tabletop
 
 
