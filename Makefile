@@ -30,7 +30,7 @@ bench: .venv/.dev  ## ratios against peer libraries
 	$(BIN)/python scripts/install.py
 	@touch $@
 
-.venv/.dev: .venv/bin/python pyproject.toml
+.venv/.dev: .venv/bin/python pyproject.toml claims/pyproject.toml
 	$(BIN)/python scripts/install.py dev
 	@touch $@ .venv/.core
 

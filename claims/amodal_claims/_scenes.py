@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.data import Dataset, Loader
-from amodal.data.sets import scenes
 from amodal.evaluate.grounding import coverage
 from amodal.inference.embed import embed_values
 from amodal.methods.contract import Method
 from amodal.methods.shared.regions import alone, regions
 from amodal.modalities import make
+from amodal_claims.sets import scenes
 
 DATA = "scenes"
 

@@ -15,11 +15,11 @@ import torch
 from amodal import methods
 from amodal.data import Loader
 from amodal.data import open as open_data
-from amodal.data.sets import scenes
 from amodal.methods.embedding_retrieval.clamr import interaction_scores, token_vectors
 from amodal.modalities import make
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, trained
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "On queries that each need one unknown sense, late interaction over all senses with the modality-aware loss has a higher nDCG@10 than "

@@ -21,7 +21,6 @@ from torch import nn
 from torch.nn.functional import logsigmoid, normalize
 
 from amodal import data, methods
-from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.inference.embed import embed_values
 from amodal.inference.forward_passes import eval_mode
@@ -30,6 +29,7 @@ from amodal.modalities.table import Table
 from amodal.objectives.entailment import log_agreement
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, plain_clip, trained
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "Projectors of pictures and sentences into a concept space that was learnt beforehand reach 90 % right matches against sentences "

@@ -81,7 +81,7 @@ def triples(dataset):
 def in_pieces(records, rows, folder):
     """The same with texts in pieces of a vocabulary learnt on the records `rows`, which is written
     into the folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # an extra
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE(unk_token="?"))
     learner.pre_tokenizer, learner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()

@@ -17,10 +17,10 @@ import torch
 
 from amodal import methods
 from amodal.data import Loader
-from amodal.data.sets import scenes
 from amodal.methods.shared.snippets import assign, scores
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, best
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "Scoring a picture and a sentence by the sum over words of the best region finds held-out pairs more often (Recall@1) than a dot "

@@ -19,13 +19,13 @@ from torch.nn.functional import interpolate, normalize
 
 from amodal import methods
 from amodal.data import Loader
-from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.inference.embed import embed_values
 from amodal.methods.adaptation.dinotxt import patch_maps
 from amodal.stats.mask_overlap import mean_iou
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, fit, plain_clip, trained, untrained
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "Behind a frozen self-supervised tower, aligning captions with class token and mean patch gives a higher mean IoU of colours than "

@@ -13,13 +13,13 @@ from torch.nn.functional import normalize
 
 from amodal.curate.filter_ensembles import detection_scores, filter_ensembles, majority, vote
 from amodal.curate.poison import replace_cells
-from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.stats.auroc import auroc
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, plain_clip, trained
 from amodal_claims._captions import recall
 from amodal_claims._scenes import small
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "On a generated pool with four tenths of the pairs spoilt in four ways, the label model's posterior tells clean pairs from spoilt ones "

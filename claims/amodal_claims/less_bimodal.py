@@ -20,10 +20,10 @@ import torch
 
 from amodal import data, methods
 from amodal.data import Loader
-from amodal.data.sets import scenes
 from amodal.nn.heads.supervised import Target
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, fit, trained, untrained
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "With encoders trained apart, leaving out pairs costs at most .05 of accuracy on the colour asked for in one picture, and costs "

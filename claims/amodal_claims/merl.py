@@ -15,7 +15,6 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal import methods
-from amodal.data.sets import heartbeats
 from amodal.evaluate import embed_records
 from amodal.evaluate.knowledge_prompts import knowledge_prompts
 from amodal.inference.embed import embed_values
@@ -23,6 +22,7 @@ from amodal.stats.auroc import auroc
 from amodal.stats.logistic import logistic
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, features, trained
+from amodal_claims.sets import heartbeats
 
 CLAIM = (
     "With the term between two latent dropouts, zero-shot prompts tell findings in held-out signals with a higher macro AUC than with "

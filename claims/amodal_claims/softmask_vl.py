@@ -18,13 +18,13 @@ from torch.nn.functional import normalize
 from amodal import methods
 from amodal.core import Embeddings
 from amodal.data import Loader
-from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.evaluate.grounding import pointing
 from amodal.methods.shared.matching import token_features
 from amodal.methods.shared.regions import alone
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, best
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "Turning down what a word points at makes held-out pictures and captions find each other better (Recall@1 after the matcher has "

@@ -15,13 +15,13 @@ import torch
 from amodal import methods
 from amodal.core import Column, Ragged
 from amodal.data import Loader
-from amodal.data.sets import scenes
 from amodal.inference.embed import embed_values
 from amodal.methods.shared.regions import alone
 from amodal.nn.multi_vector import region_vectors
 from amodal.objectives.late_interaction import late_interaction
 from amodal_claims import Comparison, _scenes
 from amodal_claims._arms import Budget, best
+from amodal_claims.sets import scenes
 
 CLAIM = (
     "For queries about small objects in pictures of several, the largest of the cosines with the vectors of a picture's regions puts a "

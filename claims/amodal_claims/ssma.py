@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from amodal import data, methods
-from amodal.data.sets import tabletop
 from amodal.methods.contract import Features
 from amodal.methods.shared.dense import class_map, maps_of
 from amodal.stats.auroc import auroc
 from amodal.stats.mask_overlap import mean_iou
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, trained
+from amodal_claims.sets import tabletop
 
 CLAIM = (
     "Gated fusion of maps gives a higher mean IoU than plain concatenation, late averaging and stacked channels, by more where one "

@@ -13,10 +13,10 @@ from functools import partial
 import torch
 
 from amodal import data, methods
-from amodal.data.sets import poses
 from amodal.stats.pose_error import pose_accuracy, rotation_angle
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, trained
+from amodal_claims.sets import poses
 
 CLAIM = (
     "Without labels of the target, a teacher whose pseudo labels pass the bidirectional filter gives more right poses of sensed objects "

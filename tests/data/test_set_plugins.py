@@ -1,5 +1,7 @@
 """Data sets of installed plug-ins: opened by name, listed, skipped and named when broken."""
 
+from importlib.metadata import distribution as distribution_of
+
 import pytest
 
 from amodal import data, doctor
@@ -41,7 +43,7 @@ def plug(install, distribution, name, source=BIRDS, value="Birds"):
 
 def test_a_plugin_is_one_of_the_sets(install):
     plug(install, "birds-plugin", "wild-birds")
-    assert sets.names()[-1] == "wild_birds"
+    assert "wild_birds" in sets.names()[len(registry.pages("data/sets")) :]
     with pytest.raises(AmodalError, match=r"not here yet \(Birds: three sizes; generated, CC0-1.0"):
         data.open("wild-birds")
     lines = []
@@ -116,3 +118,19 @@ def test_one_with_a_name_of_our_own_is_an_error(install, name):
     plug(install, "birds-plugin", name)
     with pytest.raises(AmodalError, match=f"'{name}'.*amodal.*birds-plugin 1.0"):
         sets.names()
+
+
+@pytest.mark.parametrize("distribution", ["birds-plugin", "amodal-claims"])
+def test_a_name_that_is_unknown_says_where_the_sets_of_claims_are(
+    install, monkeypatch, distribution
+):
+    monkeypatch.setattr("importlib.metadata.entry_points", only_from(distribution))
+    plug(install, distribution, "birds")
+    with pytest.raises(AmodalError, match="no public set is called 'tuxpiant'.*tuxpaint") as error:
+        sets.page("tuxpiant")
+    assert ("pip install ./claims" in str(error.value)) == (distribution != "amodal-claims")
+
+
+def only_from(distribution):
+    """The entry points of one distribution, whatever else is installed."""
+    return lambda group: [e for e in distribution_of(distribution).entry_points if e.group == group]

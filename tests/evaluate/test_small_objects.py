@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from amodal_claims.sets import scenes
 from PIL import Image
 
 import amodal
 from amodal.core import AmodalError, Column, Embeddings
-from amodal.data.sets import scenes
 from amodal.evaluate import Embedded, NotApplicable, Report, figures
 from amodal.evaluate.object_sizes import area_of
 from amodal.evaluate.protocols.small_objects import ranks_of, resampled, small_objects

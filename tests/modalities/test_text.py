@@ -172,7 +172,7 @@ def test_vocabulary_of_a_local_tokenizer(vocabulary):
 
 def test_lines_of_a_vocabulary_end_at_its_line_breaks(tmp_path):
     pytest.importorskip("tokenizers")
-    from amodal.data.sets import scenes
+    from amodal_claims.sets import scenes
 
     (tmp_path / "tokenizer.json").write_text(scenes.vocabulary())
     text = make("text", vocabulary=tmp_path)

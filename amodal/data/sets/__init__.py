@@ -8,7 +8,7 @@ An installed distribution adds sets by entry points, each a module or an object 
 has:
 
     [project.entry-points."amodal.datasets"]
-    birds = "amodal_example.birds"
+    shapes = "amodal_example.shapes"
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from amodal.core import AmodalError, registry
+from amodal.core import AmodalError, registry, unknown
 from amodal.core.registry import Plugin, canonical
 from amodal.data import bundled
 from amodal.data import fetch as packages
@@ -76,6 +76,9 @@ def page(name: str) -> Page:
     plugin = _plugins().get(canonical(name))
     if plugin is not None:
         return cast(Page, plugin.load(check_plugin))
+    known = names()
+    if canonical(name) not in known:
+        raise unknown("public set", name, known, _claims_hint())
     return cast(Page, registry.load("data/sets", name, "public set"))
 
 
@@ -242,6 +245,14 @@ def _plugins() -> dict[str, Plugin]:
                 f"one is of {plugins[name].distribution}. Rename its entry point, or uninstall it."
             )
     return plugins
+
+
+def _claims_hint() -> str:
+    """Where sets are that the ledger and its documentation name, if they are not installed."""
+    brought = {plugin.entry.dist.name for plugin in _plugins().values() if plugin.entry.dist}
+    if "amodal-claims" in brought:
+        return ""
+    return "Sets of claims come with amodal-claims (in a checkout: pip install ./claims)."
 
 
 def _is_packages(value: object) -> bool:

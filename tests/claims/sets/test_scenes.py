@@ -4,9 +4,8 @@ import io
 import json
 
 import numpy as np
+from amodal_claims.sets import scenes
 from PIL import Image
-
-from amodal.data.sets import scenes
 
 
 def test_records_are_a_function_of_their_number_alone():

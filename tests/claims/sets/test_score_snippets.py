@@ -4,10 +4,9 @@ import io
 
 import numpy as np
 import pytest
+from amodal_claims.sets import score_snippets
+from amodal_claims.sets.shared.engraving import LINES, Playing, Print, drawn, played
 from PIL import Image
-
-from amodal.data.sets import score_snippets
-from amodal.data.sets.shared.engraving import LINES, Playing, Print, drawn, played
 
 
 def ink(notes, **look):

@@ -1,8 +1,7 @@
 """Vectors of frozen models: centred and turned by one domain alone."""
 
 import numpy as np
-
-from amodal.data.sets.frozen_pairs import _turned
+from amodal_claims.sets.frozen_pairs import _turned
 
 
 def test_directions_and_centre_come_from_the_home_domain_and_cosines_survive():

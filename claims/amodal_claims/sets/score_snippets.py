@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import soundfile
 
 from amodal.data.sets import music
-from amodal.data.sets.shared.engraving import Note, Playing, Print, drawn, played
 from amodal.data.sets.shared.writing import describe, field, records
+from amodal_claims.sets.shared.engraving import Note, Playing, Print, drawn, played
 
 PACKAGES = music.PACKAGES
 LICENCE = music.LICENCE

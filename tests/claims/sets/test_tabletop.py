@@ -1,8 +1,7 @@
 """The generated scenes in colour and depth show what their classes say."""
 
 import numpy as np
-
-from amodal.data.sets import tabletop
+from amodal_claims.sets import tabletop
 
 
 def test_records_are_a_function_of_their_number_alone():

@@ -3,10 +3,9 @@ labels."""
 
 import numpy as np
 import pytest
+from amodal_claims.sets import phylogeny
+from amodal_claims.sets.shared import evolution
 from scipy.linalg import expm
-
-from amodal.data.sets import phylogeny
-from amodal.data.sets.shared import evolution
 
 
 @pytest.mark.parametrize("length", [0.01, 0.3, 4.0])

@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-
-from amodal.data.sets import heartbeats
-from amodal.data.sets.heartbeats import FINDINGS, KNOWLEDGE, LEADS, RATE
+from amodal_claims.sets import heartbeats
+from amodal_claims.sets.heartbeats import FINDINGS, KNOWLEDGE, LEADS, RATE
 
 
 def of(*findings, seed=0):

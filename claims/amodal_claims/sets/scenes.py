@@ -242,5 +242,5 @@ sentences. **Limits.** No overlap, depth, texture or relation; {len(LINES)} kind
 What works here need not work on photographs.
 
 **Split.** By hash of the key. **Licence.** {LICENCE}: drawn by the code of \
-`amodal.data.sets.scenes`, the same in every process.
+`amodal_claims.sets.scenes`, the same in every process.
 """

@@ -3,8 +3,7 @@
 import io
 
 import numpy as np
-
-from amodal.data.sets import poses
+from amodal_claims.sets import poses
 
 
 def arrays(record):

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amodal.data.sets.shared import evolution as _evolution
 from amodal.data.sets.shared.writing import describe, field, records
+from amodal_claims.sets.shared import evolution as _evolution
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"

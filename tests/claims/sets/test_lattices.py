@@ -1,8 +1,7 @@
 """The generated lattices against what is known in closed form."""
 
 import numpy as np
-
-from amodal.data.sets import lattices
+from amodal_claims.sets import lattices
 
 
 def test_one_element_has_the_band_of_the_square_lattice():

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from amodal.data.schema import Label
-from amodal.data.sets import turntable
 from amodal.data.sets.shared.writing import describe, field, records
+from amodal_claims.sets import turntable
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"

@@ -1,0 +1,1 @@
+"""What sets share: prints and sounds of notes, species that evolve."""
