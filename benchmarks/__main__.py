@@ -25,9 +25,9 @@ def shown(number: float, form: str) -> str:
 
 
 def known() -> list[str]:
-    return sorted(
-        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")
-    )
+    """The modules that offer run(); `benchmarks.faults` is a command of its own."""
+    modules = pkgutil.iter_modules(benchmarks.__path__)
+    return sorted(m.name for m in modules if not m.ispkg and not m.name.startswith("_"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,6 +51,12 @@ def test_an_unknown_name_gets_the_nearest(capsys):
     assert "Did you mean losses?" in capsys.readouterr().err
 
 
+def test_every_known_benchmark_can_be_run_by_its_name():
+    folder = Path(command.__file__).parent
+    for name in command.known():
+        assert "\ndef run() -> list[Row]:" in (folder / f"{name}.py").read_text(), name
+
+
 def test_the_page_is_what_the_results_say():
     sys.path.insert(0, str(ROOT / "scripts"))
     import benchmarks_page

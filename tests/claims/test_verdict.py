@@ -18,7 +18,7 @@ def findings(effects, **options):
 
 
 @pytest.mark.parametrize(
-    ("effects", "how", "verdict"),
+    ("effects", "options", "verdict"),
     [
         ([0.10, 0.11, 0.12], {}, "reproduced"),
         ([-0.10, -0.11, -0.12], {}, "not reproduced"),

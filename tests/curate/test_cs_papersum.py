@@ -49,7 +49,7 @@ def test_a_summary_is_checked_and_put_in_order():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         ({"futur_work": "x"}, "there is no field 'futur_work'; did you mean future_work"),
         ({"key_takeaways": None}, "the field 'key_takeaways' is missing"),
@@ -93,7 +93,7 @@ def test_an_answer_is_read_however_its_labels_are_written():
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reason"),
     [
         ("Sure, here it is.\n" + ANSWER, "words before the first label: 'Sure, here it is.'"),
         (ANSWER + "\nKeywords: more", "the label 'Keywords' stands twice"),
