@@ -46,7 +46,13 @@ def all_files():
     return files() | files_beside()
 
 
+NAMED = (ast.Name, ast.Attribute, ast.arg, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+NAMED += (ast.alias, ast.keyword, ast.MatchAs, ast.MatchStar, ast.MatchMapping, ast.ExceptHandler)
+
+
 def names_of(node):
+    if not isinstance(node, NAMED):
+        return []
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
             return [name]
@@ -63,8 +69,9 @@ def names_of(node):
     return []
 
 
-def used(name, forbidden=BANNED):
-    return forbidden & set(words(name))
+@cache
+def used(name):
+    return BANNED & set(words(name))
 
 
 def banned_names(tree):
@@ -257,7 +264,9 @@ def test_messages():
             if id(node) in prose or " " not in node.value.strip() or allowed(file):
                 continue
             if banned := BANNED & set(re.findall(r"[a-z]+", node.value.lower())) - PLAIN:
-                found.append(f"{file}:{node.lineno}: {', '.join(sorted(banned))}: {node.value[:60]}")
+                found.append(
+                    f"{file}:{node.lineno}: {', '.join(sorted(banned))}: {node.value[:60]}"
+                )
     assert not found, "\n".join(found)
 
 
