@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
-from benchmarks import _picture, _results
+from benchmarks import _chart, _results
 from benchmarks._timing import Row
 
 
@@ -25,14 +25,14 @@ def shown(number: float, form: str) -> str:
 
 
 def known() -> list[str]:
-    return sorted(
-        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")
-    )
+    """The modules that offer run(); `benchmarks.faults` is a command of its own."""
+    modules = pkgutil.iter_modules(benchmarks.__path__)
+    return sorted(m.name for m in modules if not m.ispkg and not m.name.startswith("_"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Every module not starting with an underscore offers run() -> list[Row]; one that takes long
-    says BY_NAME = True and runs only when it is named. Returns the exit code."""
+    says ONLY_BY_NAME = True and runs only when it is named. Returns the exit code."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument(
         "names", nargs="*", help=f"of {', '.join(known())}; all that are short unless named"
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     for name in asked.names or known():
         module = importlib.import_module(f"benchmarks.{name}")
-        if asked.names or not getattr(module, "BY_NAME", False):
+        if asked.names or not getattr(module, "ONLY_BY_NAME", False):
             rows = module.run()
             about = " ".join((module.__doc__ or "").split())
             path = _results.write(name, about, rows, asked.out, getattr(module, "PEERS", ()))
             show(name, rows)
-            _picture.draw(_results.read_one(path), asked.out)
+            _chart.draw(_results.read_one(path), asked.out)
             print(f"{path}")
     return 0
 

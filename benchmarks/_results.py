@@ -64,12 +64,12 @@ def plain(row: Row) -> dict:
     """Without what was not measured, which JSON has no number for."""
     fields = asdict(row) | {"memory": row.memory}
     fields["spread"] = [ratio for ratio in row.spread if math.isfinite(ratio)]
-    kept = {
+    measured = {
         k: v
         for k, v in fields.items()
         if v not in ("", []) and not (isinstance(v, float) and not math.isfinite(v))
     }
-    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in kept.items()}
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in measured.items()}
 
 
 def environment(peers: Sequence[str] = ()) -> dict:

@@ -26,7 +26,7 @@ from amodal.train.step import gradients, total
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIDE, PATCH = map(int, os.environ.get("AMODAL_BENCH_PICTURE", "64,8").split(","))
 """Of pictures and patches, in pixels."""
-HALF = {"f32": nullcontext, "bf16": lambda: torch.autocast(DEVICE.type, torch.bfloat16)}
+AUTOCAST = {"f32": nullcontext, "bf16": lambda: torch.autocast(DEVICE.type, torch.bfloat16)}
 NAMES = {"f32": "float32"}
 
 
@@ -42,7 +42,7 @@ class Side:
         return sum(p.numel() for p in self.parts.parameters())
 
 
-def in_half(precision: str, size: str) -> bool:
+def computes_in_bf16(precision: str, size: str) -> bool:
     """Whether ours computes in bf16 when asked for this precision."""
     chosen = context(NAMES.get(precision, precision), DEVICE, size_of(size).width)
     return isinstance(chosen, torch.autocast)
@@ -109,7 +109,7 @@ def theirs(recipe: Recipe) -> Side:
     optimizer = torch.optim.AdamW(learning, lr=1e-4, weight_decay=0.05, fused=recipe.fused)
 
     def step(precision: str) -> float:
-        half: AbstractContextManager = HALF[precision]()
+        half: AbstractContextManager = AUTOCAST[precision]()
         optimizer.zero_grad()
         with half:
             loss = recipe.loss()

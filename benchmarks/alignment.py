@@ -193,9 +193,11 @@ def run() -> list[Row]:
     n, d, t = 2048, 256, 0.1
     pair = _inputs(2, n, d)
     partner = torch.arange(n - 1, -1, -1, device=DEVICE)
-    kept = torch.linspace(0.5, 1, n, device=DEVICE)
-    mixed = torch.zeros(n, n, device=DEVICE).scatter_add_(1, partner[:, None], (1 - kept)[:, None])
-    mixed.diagonal().add_(kept)
+    shares = torch.linspace(0.5, 1, n, device=DEVICE)
+    mixed = torch.zeros(n, n, device=DEVICE).scatter_add_(
+        1, partner[:, None], (1 - shares)[:, None]
+    )
+    mixed.diagonal().add_(shares)
     group = torch.arange(n, device=DEVICE) // 4
     metric = "pytorch-metric-learning"
     by_distance = LpDistance(normalize_embeddings=True, p=2, power=1)
@@ -222,7 +224,7 @@ def run() -> list[Row]:
     lines = [
         (f"smoothed InfoNCE N {n}", pair, lambda a, b: smoothed_info_nce(a, b, temperature=t), PLAIN,
          lambda a, b: plain_clip(a, b, temperature=t, smoothing=0.1)),
-        (f"soft InfoNCE, two positives, N {n}", pair, lambda a, b: soft_info_nce(a, b, SparseTargets.mixup(partner, kept), temperature=t),
+        (f"soft InfoNCE, two positives, N {n}", pair, lambda a, b: soft_info_nce(a, b, SparseTargets.mixup(partner, shares), temperature=t),
          PLAIN, lambda a, b: plain_clip(a, b, temperature=t, targets=mixed)),
         (f"hard negatives N {n}", pair, lambda a, b: hard_negative_nce(a, b), PLAIN, plain_hard_negative),
         (f"balanced InfoNCE, 2 steps, N {n}", pair, lambda a, b: balanced_info_nce(a, b, temperature=t), PLAIN,

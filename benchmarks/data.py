@@ -35,7 +35,7 @@ from amodal.modalities.audio import Audio
 from amodal.modalities.image import Image
 from amodal.train.log import read_metrics
 from benchmarks._timing import Row, compare
-from benchmarks._wall import row_of
+from benchmarks._wall_clock import row_of
 
 RECORDS, BATCH, WORKERS, TURNS = 2048, 64, 2, 3
 RATE = 16_000
@@ -116,7 +116,7 @@ def write_all(folder: Path) -> dict[str, Path]:
     columns = {field: [row[field] for row in rows] for field in FIELDS}
     columns = {"key": names} | columns | {"text": [text.decode() for text in columns["text"]]}
     pq.write_table(pa.table(columns), where["parquet"] / "records.parquet", row_group_size=100)
-    if there("datasets"):
+    if installed("datasets"):
         import datasets
 
         datasets.disable_progress_bars()
@@ -131,7 +131,7 @@ def write_all(folder: Path) -> dict[str, Path]:
     return where
 
 
-def there(name: str) -> bool:
+def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
@@ -153,15 +153,15 @@ def passes(folder: Path) -> list[Row]:
         for name, path in where.items()
     }
     peers = {}
-    if there("webdataset"):
+    if installed("webdataset"):
         peers["webdataset"] = lambda seed: webdataset_batches(where["tar"])
-    if there("datasets"):
+    if installed("datasets"):
         peers["HF datasets + DataLoader"] = lambda seed: huggingface_batches(where["saved"])
     for name in PEERS:
-        if not there(name):
+        if not installed(name):
             print(f"data: {name} is not installed, its lines are left out")
     rows = matrix(ours, peers, "image + FLAC + text")
-    if there("torchvision"):
+    if installed("torchvision"):
         pictures = {
             n: lambda seed, n=n: our_batches(where[n], ("image",), seed)
             for n in ("folder", "packed")
@@ -198,9 +198,11 @@ def matrix(
         rate, their_rate = (
             RECORDS / statistics.median(p.all for p in each) for each in (mine, theirs)
         )
-        told = f"{what} from {name}, a pass, {rate:,.0f} records/s"
+        what_ran = f"{what} from {name}, a pass, {rate:,.0f} records/s"
         rows.append(
-            timed(told, f"{peer[1]}, {their_rate:,.0f} records/s", mine, theirs, lambda p: p.all)
+            timed(
+                what_ran, f"{peer[1]}, {their_rate:,.0f} records/s", mine, theirs, lambda p: p.all
+            )
         )
         rows.append(
             timed(f"{what} from {name}, first batch", peer[1], mine, theirs, lambda p: p.first)
@@ -321,7 +323,7 @@ def values() -> list[Row]:
             len(waves),
         )
     ]
-    if not there("torchvision"):
+    if not installed("torchvision"):
         return rows
     for size, files in ((64, small), (224, wide)):
         for view in ("plain", "weak", "strong"):
@@ -429,11 +431,11 @@ def waiting(folder: Path, steps: int = 60) -> list[Row]:
             progress=False,
         )
         end = read_metrics(out / "metrics.jsonl")[-1]
-        told = f"the demo's training, {workers} workers: {end['data_wait']:.1%} of {steps} steps is waiting for data"
+        summary = f"the demo's training, {workers} workers: {end['data_wait']:.1%} of {steps} steps is waiting for data"
         nothing = math.nan
         rows.append(
             Row(
-                told,
+                summary,
                 "",
                 nothing,
                 1000 * end["seconds"] / steps,

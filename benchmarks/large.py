@@ -24,7 +24,7 @@ from benchmarks._timing import Row, peak_mib
 from benchmarks.alignment import table
 from benchmarks.losses import DEVICE, _inputs, _step
 
-ROWS, WIDTH, HEAT = 32768, 64, 0.1
+ROWS, WIDTH, TEMPERATURE = 32768, 64, 0.1
 WHOLE = ROWS**2 * 4 / 2**20  # MiB
 
 
@@ -46,29 +46,29 @@ def _row(what: str, loss: Callable[..., Tensor], inputs: list[Tensor]) -> Row:
 def run() -> list[Row]:
     pair, three = _inputs(2, ROWS, WIDTH), _inputs(3, ROWS // 2, WIDTH)
     partner = torch.arange(ROWS - 1, -1, -1, device=DEVICE)
-    kept = torch.linspace(0.5, 1, ROWS, device=DEVICE)
+    shares = torch.linspace(0.5, 1, ROWS, device=DEVICE)
     other = [x.detach() for x in _inputs(2, ROWS, WIDTH)]
     lines = {
-        "InfoNCE": lambda a, b: info_nce(a, b, temperature=HEAT),
-        "NT-Xent": lambda a, b: nt_xent(a, b, temperature=HEAT),
+        "InfoNCE": lambda a, b: info_nce(a, b, temperature=TEMPERATURE),
+        "NT-Xent": lambda a, b: nt_xent(a, b, temperature=TEMPERATURE),
         "SigLIP": lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),
-        "smoothed InfoNCE": lambda a, b: smoothed_info_nce(a, b, temperature=HEAT),
+        "smoothed InfoNCE": lambda a, b: smoothed_info_nce(a, b, temperature=TEMPERATURE),
         "soft InfoNCE, two positives": lambda a, b: soft_info_nce(
-            a, b, SparseTargets.mixup(partner, kept), temperature=HEAT
+            a, b, SparseTargets.mixup(partner, shares), temperature=TEMPERATURE
         ),
         "soft InfoNCE, another space's": lambda a, b: soft_info_nce(
-            a, b, SimilarityTargets(*other, 0.1), temperature=HEAT
+            a, b, SimilarityTargets(*other, 0.1), temperature=TEMPERATURE
         ),
-        "focal InfoNCE": lambda a, b: focal_info_nce(a, b, temperature=HEAT, gamma=2.0),
+        "focal InfoNCE": lambda a, b: focal_info_nce(a, b, temperature=TEMPERATURE, gamma=2.0),
         "hard negatives": hard_negative_nce,
-        "balanced InfoNCE": lambda a, b: balanced_info_nce(a, b, temperature=HEAT),
-        "SwALIP": lambda a, b: swalip(a, b, *other, temperature=HEAT),
+        "balanced InfoNCE": lambda a, b: balanced_info_nce(a, b, temperature=TEMPERATURE),
+        "SwALIP": lambda a, b: swalip(a, b, *other, temperature=TEMPERATURE),
         "ranking hinge": lambda a, b: ranking_hinge(a, b, margin=0.2),
     }
     rows = [_row(f"{name} N {ROWS}", loss, pair) for name, loss in lines.items()]
-    several = {
-        "MV-InfoNCE, 3 views": lambda *v: mv_info_nce(*table(*v), temperature=HEAT),
-        "MV-DHEL, 3 views": lambda *v: mv_dhel(*table(*v), temperature=HEAT),
-        "GRAM, 3 fields": lambda a, *o: gram_info_nce(a, o, temperature=HEAT),
+    multi_view = {
+        "MV-InfoNCE, 3 views": lambda *v: mv_info_nce(*table(*v), temperature=TEMPERATURE),
+        "MV-DHEL, 3 views": lambda *v: mv_dhel(*table(*v), temperature=TEMPERATURE),
+        "GRAM, 3 fields": lambda a, *o: gram_info_nce(a, o, temperature=TEMPERATURE),
     }
-    return rows + [_row(f"{name}, N {ROWS // 2}", loss, three) for name, loss in several.items()]
+    return rows + [_row(f"{name}, N {ROWS // 2}", loss, three) for name, loss in multi_view.items()]

@@ -35,13 +35,13 @@ def run() -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             e = Embeddings({"image": Column(lists, torch.arange(count))}, count)
             index = Index.open(Path(folder) / "index").add([str(i) for i in range(count)], e)
-            block, there = pad_packed(lists)
+            block, mask = pad_packed(lists)
 
             def ours(index=index, query=query) -> list:
                 return index.nearest(query, k=K)
 
-            def peer(block=block, there=there, query=query) -> list[int]:
-                products = torch.einsum("ld,mkd->lmk", query, block).masked_fill(~there, -torch.inf)
+            def peer(block=block, mask=mask, query=query) -> list[int]:
+                products = torch.einsum("ld,mkd->lmk", query, block).masked_fill(~mask, -torch.inf)
                 return products.amax(2).mean(0).topk(K).indices.tolist()
 
             mine, theirs = [int(found[0]) for found in ours()], peer()

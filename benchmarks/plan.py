@@ -26,7 +26,7 @@ from amodal.train.step import gradients
 from benchmarks._limits import limits
 from benchmarks._timing import Row, on_one_thread, peak_mib
 
-BY_NAME = True
+ONLY_BY_NAME = True
 TOKENS = {"image": 64, "text": 32}
 SETTINGS = (  # method, size, rows, micro, and whether blocks are recomputed
     ("clip", "tiny", 32, None),
@@ -55,26 +55,26 @@ def run() -> list[Row]:
     for name, size, number, micro, *rest in SETTINGS:
         recompute = bool(rest)
         planned = _planned(name, size, number, micro, recompute)
-        real, forget = _real(name, size, number, micro, recompute)
+        real, forget = _executed(name, size, number, micro, recompute)
         real()
         times = [_seconds(real) for _ in range(5)]
         forget()  # gradients of the step before would be freed within the one that is watched
         measured = statistics.median(times)
         ideal = planned.seconds(*machine)
         efficiency = efficiency or ideal / measured
-        told = ideal / efficiency
+        predicted = ideal / efficiency
         what = (
             f"{name} {size}, {number} rows"
             + (f", {micro} at once" if micro else "")
             + ", recompute" * recompute
         )
-        spread = (min(times) / told, max(times) / told)
+        spread = (min(times) / predicted, max(times) / predicted)
         rows.append(
             Row(
                 what,
                 "measured",
-                measured / told,
-                1e3 * told,
+                measured / predicted,
+                1e3 * predicted,
                 1e3 * measured,
                 planned.peak / 2**20,
                 peak_mib(real),
@@ -126,7 +126,7 @@ def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool
     )
 
 
-def _real(
+def _executed(
     name: str, size: str, rows: int, micro: int | None, recompute: bool
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """A step, and what forgets its gradients."""

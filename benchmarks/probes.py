@@ -88,17 +88,19 @@ def run() -> list[Row]:
 def judged(what: str, pair: tuple[Callable, Callable], peer: str, data: Split, turns: int) -> Row:
     """The comparison of two predictors of data's test classes, with the accuracy of both in its
     name."""
-    answers: dict[int, object] = {}
+    predictions: dict[int, object] = {}
 
-    def kept(number: int) -> Callable[[], object]:
+    def recorded(number: int) -> Callable[[], object]:
         def call() -> object:
-            answers[number] = pair[number]()
-            return answers[number]
+            predictions[number] = pair[number]()
+            return predictions[number]
 
         return call
 
-    row = compare(what, kept(0), peer, kept(1), repeat=turns)
-    ours, theirs = (float((torch.as_tensor(answers[i]) == data[3]).float().mean()) for i in (0, 1))
+    row = compare(what, recorded(0), peer, recorded(1), repeat=turns)
+    ours, theirs = (
+        float((torch.as_tensor(predictions[i]) == data[3]).float().mean()) for i in (0, 1)
+    )
     unseen = math.nan  # what numpy holds, torch's allocator does not see
     return replace(row, what=f"{what}, accuracy {ours:.3f}, peer {theirs:.3f}", peer_mib=unseen)
 

@@ -27,7 +27,7 @@ from benchmarks.network import DEVICE, TimmBlocks, pad
 ROWS = 16
 LENGTHS = {"text": (4, 512), "audio": (0.5, 30.0)}  # tokens; seconds
 GOAL = 1.5
-HALF = {"f32": nullcontext, "bf16": lambda: torch.autocast(DEVICE, torch.bfloat16)}
+AUTOCAST = {"f32": nullcontext, "bf16": lambda: torch.autocast(DEVICE, torch.bfloat16)}
 
 PEERS = ("timm",)
 
@@ -49,20 +49,22 @@ def _row(size: str, precision: str, repeat: int) -> Row:
     with torch.no_grad():
         for f, vectors in mine().items():
             torch.testing.assert_close(vectors, theirs()[f], rtol=1e-3, atol=1e-3)
-    step = _step(encoder, mine, HALF[precision])
+    step = _step(encoder, mine, AUTOCAST[precision])
     row = compare(
         f"{size}, {precision}",
         step,
         "timm, padded, mask",
-        _step(padded, theirs, HALF[precision]),
+        _step(padded, theirs, AUTOCAST[precision]),
         repeat=repeat,
     )
     bags = encoder.patchify(batch)
-    told = ", ".join(f"{f} {len(b)} of {b.size * int(b.lengths().max())}" for f, b in bags.items())
+    counts = ", ".join(
+        f"{f} {len(b)} of {b.size * int(b.lengths().max())}" for f, b in bags.items()
+    )
     return replace(
         of_peak(row, step, precision),
         goal=GOAL,
-        note=f"Tokens of {ROWS} records, of the padded ones: {told}.",
+        note=f"Tokens of {ROWS} records, of the padded ones: {counts}.",
     )
 
 

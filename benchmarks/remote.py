@@ -24,14 +24,14 @@ from PIL import Image
 
 from amodal import data
 from benchmarks._timing import Row
-from benchmarks._wall import alternate
+from benchmarks._wall_clock import alternate
 
-BY_NAME = True
+ONLY_BY_NAME = True
 LATENCY, RECORDS, BATCH = 0.05, 96, 32
 REQUESTS = ("cat_file", "info", "find")
 
 
-class Slow(MemoryFileSystem):
+class DelayedFileSystem(MemoryFileSystem):
     protocol = "slow"
     store, pseudo_dirs = MemoryFileSystem.store, MemoryFileSystem.pseudo_dirs
 
@@ -40,7 +40,7 @@ class Slow(MemoryFileSystem):
         return super()._strip_protocol(path.replace("slow://", "memory://"))
 
 
-def _late(name: str):
+def _delayed(name: str):
     def answer(self, *args, **kwargs):
         time.sleep(LATENCY)
         return getattr(MemoryFileSystem, name)(self, *args, **kwargs)
@@ -49,11 +49,11 @@ def _late(name: str):
 
 
 for _name in REQUESTS:
-    setattr(Slow, _name, _late(_name))
+    setattr(DelayedFileSystem, _name, _delayed(_name))
 
 
 def run() -> list[Row]:
-    fsspec.register_implementation("slow", Slow, clobber=True)
+    fsspec.register_implementation("slow", DelayedFileSystem, clobber=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):
         root = Path(folder)

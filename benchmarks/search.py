@@ -25,7 +25,7 @@ import torch
 from amodal.core import Column, Embeddings
 from amodal.search import Index
 from benchmarks._timing import Row
-from benchmarks._wall import row_of
+from benchmarks._wall_clock import row_of
 
 COUNT, WIDTH, K, RECALL = 200_000, 256, 10, 0.95
 TUNING, ASKED, TURNS = 200, 200, 5
@@ -48,15 +48,15 @@ def run() -> list[Row]:
         cache, tuned = timed(lambda: index.approximate("image"))
         built = {name: timed(lambda make=make: make(vectors)) for name, make in makers().items()}
         threads(1)
-        told = f"build {COUNT:,} x {WIDTH}: to disk with labels {filled:.1f} s, then its faiss cache, tuned"
+        build_note = f"build {COUNT:,} x {WIDTH}: to disk with labels {filled:.1f} s, then its faiss cache, tuned"
         rows = [
-            one(told, f"{name} (in memory)", filled + tuned, seconds)
+            single_timing(build_note, f"{name} (in memory)", filled + tuned, seconds)
             for name, (_, seconds) in built.items()
         ]
         peers = {name: peer for name, (peer, _) in built.items()}
         return (
             rows
-            + everywhere(index, peers, vectors, queries)
+            + unfiltered(index, peers, vectors, queries)
             + filtered(index, peers, vectors, queries, groups, amounts)
         )
 
@@ -94,12 +94,12 @@ class Faiss:
     def __init__(self, index, knob: str | None, parameters: type):
         self.index, self.knob, self.parameters, self.value = index, knob, parameters, 1
 
-    def search(self, query: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+    def search(self, query: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
         import faiss
 
         options = {self.knob: self.value} if self.knob else {}
-        if kept is not None:
-            options["sel"] = faiss.IDSelectorBitmap(np.packbits(kept, bitorder="little"))
+        if allowed is not None:
+            options["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         return self.index.search(query[None], K, params=self.parameters(**options))[1][0]
 
 
@@ -164,12 +164,12 @@ def makers() -> dict[str, Callable[[np.ndarray], object]]:
 # Measuring
 
 
-def everywhere(index: Index, peers: dict, vectors: np.ndarray, queries: np.ndarray) -> list[Row]:
+def unfiltered(index: Index, peers: dict, vectors: np.ndarray, queries: np.ndarray) -> list[Row]:
     truth = nearest(vectors, queries)
     for peer in peers.values():
         tune(peer, lambda q, peer=peer: peer.search(q), queries, truth)
     rows = []
-    exact, cached = (asking(index, threshold) for threshold in (math.inf, 0))
+    exact, cached = (index_search(index, threshold) for threshold in (math.inf, 0))
     searches = {name: peer.search for name, peer in peers.items()}
     rows += compared(
         "exact search", exact, {"faiss flat": searches.pop("faiss flat")}, queries, truth
@@ -184,8 +184,8 @@ def filtered(index: Index, peers: dict, vectors, queries, groups, amounts) -> li
         ("1 %", {"group": "g7"}, lambda: groups == 7),
         ("50 %", {"amount": (0.0, 0.5)}, lambda: amounts <= 0.5),
     ):
-        kept = np.flatnonzero(test())
-        truth = kept[nearest(vectors[kept], queries)]
+        matching = np.flatnonzero(test())
+        truth = matching[nearest(vectors[matching], queries)]
         searches = {}
         for name, peer in peers.items():
             if isinstance(peer, Faiss):
@@ -196,14 +196,14 @@ def filtered(index: Index, peers: dict, vectors, queries, groups, amounts) -> li
                     )
                     del searches[name]
                 else:
-                    searches[name] = at(peer, peer.value, test)
+                    searches[name] = with_filter(peer, peer.value, test)
         rows += compared(
-            f"filter of {share}", asking(index, 100_000, where), searches, queries, truth
+            f"filter of {share}", index_search(index, 100_000, where), searches, queries, truth
         )
     return rows
 
 
-def at(peer: Faiss, value: int, test: Callable[[], np.ndarray]) -> Search:
+def with_filter(peer: Faiss, value: int, test: Callable[[], np.ndarray]) -> Search:
     """A peer as it was tuned for one filter."""
 
     def search(query: np.ndarray) -> np.ndarray:
@@ -213,7 +213,7 @@ def at(peer: Faiss, value: int, test: Callable[[], np.ndarray]) -> Search:
     return search
 
 
-def asking(index: Index, threshold: float, where: dict | None = None) -> Search:
+def index_search(index: Index, threshold: float, where: dict | None = None) -> Search:
     def search(query: np.ndarray) -> list[int]:
         index.threshold = threshold
         return [int(key) for key, *_ in index.nearest(torch.from_numpy(query), k=K, where=where)]
@@ -241,14 +241,19 @@ def compared(
     taken: dict[str, list] = {name: [] for name in calls}
     for turn in range(TURNS):
         for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
-            taken[name].append((each(calls[name], queries), math.nan))
+            taken[name].append((seconds_per_query(calls[name], queries), math.nan))
 
-    def told(name: str) -> str:
+    def speed_and_recall(name: str) -> str:
         rate = 1 / statistics.median(seconds for seconds, _ in taken[name])
         return f"{rate:,.0f} queries/s, recall {recalls[name]:.3f}"
 
     return [
-        row_of(f"{what}, {told('ours')}", f"{name}, {told(name)}", taken["ours"], taken[name])
+        row_of(
+            f"{what}, {speed_and_recall('ours')}",
+            f"{name}, {speed_and_recall(name)}",
+            taken["ours"],
+            taken[name],
+        )
         for name in searches
     ]
 
@@ -272,12 +277,12 @@ def timed(call: Callable):
     return result, time.perf_counter() - start
 
 
-def each(search: Search, queries: np.ndarray) -> float:
+def seconds_per_query(search: Search, queries: np.ndarray) -> float:
     """Seconds for one query."""
     return timed(lambda: [search(query) for query in queries])[1] / len(queries)
 
 
-def one(what: str, peer: str, mine: float, theirs: float) -> Row:
+def single_timing(what: str, peer: str, mine: float, theirs: float) -> Row:
     return row_of(what, peer, [(mine, math.nan)], [(theirs, math.nan)])
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks._timing import Row
-from benchmarks._wall import alternate, process
+from benchmarks._wall_clock import alternate, process
 
 GOAL = 0.15
 """Seconds that `amodal --help` may take beyond an empty Python program."""
@@ -28,10 +28,10 @@ THEIR_READY = {
 
 def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        kept = {
+        environment = {
             name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
         }
-        return measured(kept | {"PYTHONPYCACHEPREFIX": folder})
+        return measured(environment | {"PYTHONPYCACHEPREFIX": folder})
 
 
 def measured(environment: dict[str, str]) -> list[Row]:
@@ -51,9 +51,9 @@ def measured(environment: dict[str, str]) -> list[Row]:
             )
         )
         rows.append(against("amodal ready to train", python(READY), parts, python(parts)))
-    told = against("amodal --help", amodal("--help"), "empty program", python(""))
-    more = (told.ours_ms - told.peer_ms) / 1000
-    rows.append(replace(told, what=f"amodal --help, {more:.2f} s more (goal {GOAL})"))
+    help_row = against("amodal --help", amodal("--help"), "empty program", python(""))
+    more = (help_row.ours_ms - help_row.peer_ms) / 1000
+    rows.append(replace(help_row, what=f"amodal --help, {more:.2f} s more (goal {GOAL})"))
     rows.append(against("amodal methods", amodal("methods"), "empty program", python("")))
     rows.append(against("amodal doctor", amodal("doctor"), "import torch", python("import torch")))
     return rows

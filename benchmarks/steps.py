@@ -73,7 +73,7 @@ def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3)
         for side in (mine, other):  # gradients of the step before would be freed within this one
             side.parts.zero_grad(set_to_none=True)
         mib[which] = peak_mib(call)
-    auto = "bf16" if s.in_half("auto", SIZE) else "f32"
+    auto = "bf16" if s.computes_in_bf16("auto", SIZE) else "f32"
     modes = [
         ("as it comes", auto, "f32"),
         ("f32", "f32", "f32"),

@@ -41,11 +41,11 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
-from benchmarks import _quality
+from benchmarks import _peer_recipes
 from benchmarks._timing import Row, on_one_thread
 
-BY_NAME = True
-RECORDS, TESTED, LOOKS = 2048, 1000, 8
+ONLY_BY_NAME = True
+RECORDS, TESTED, EVALUATIONS = 2048, 1000, 8
 SEEDS = (0, 1, 2)
 EPOCHS = {"simclr": 4, "mae": 16, "dino": 2, "clip": 4}
 BATCH = {"simclr": 128, "mae": 128, "dino": 64, "clip": 64}
@@ -84,7 +84,7 @@ class Trial:
         return float((neighbours(x, y, int(self.label.max()) + 1)(q) == truth).float().mean())
 
 
-class Look(NamedTuple):
+class Evaluation(NamedTuple):
     """The accuracy after some steps, and the CPU and wall seconds that they took."""
 
     step: int
@@ -93,24 +93,24 @@ class Look(NamedTuple):
     wall: float
 
 
-class Looks:
+class LearningCurve:
     """The curve of one side: its looks so far, and a clock that stands still during them."""
 
     def __init__(self, score: Callable[[], float]):
-        self.score, self.curve = score, []
+        self.score, self.points = score, []
         self.cpu, self.wall = -time.process_time(), -time.perf_counter()
 
     def __call__(self, step: int) -> None:
         here, cpu, wall = time.thread_time(), time.process_time(), time.perf_counter()
         accuracy = self.score()
-        self.curve.append(Look(step, accuracy, self.cpu + cpu, self.wall + wall))
+        self.points.append(Evaluation(step, accuracy, self.cpu + cpu, self.wall + wall))
         # What another thread prepares meanwhile is part of training: only this thread's time is
         # left out.
         self.cpu -= time.thread_time() - here
         self.wall -= time.perf_counter() - wall
 
 
-def there(curve: Sequence[Look], wanted: float, steps: int) -> Look | None:
+def first_as_good(curve: Sequence[Evaluation], wanted: float, steps: int) -> Evaluation | None:
     """From when on a side is as good as wanted: the first of two looks in a row that are, or the
     one at the last step."""
     for look, following in zip(curve, curve[1:]):
@@ -144,13 +144,13 @@ def row(
     of: str,
     library: str,
     steps: int,
-    pairs: Sequence[tuple[Sequence[Look], Sequence[Look]]],
+    pairs: Sequence[tuple[Sequence[Evaluation], Sequence[Evaluation]]],
 ) -> Row:
     """The line of the table, of (curve of the peer, curve of ours) for each seed."""
-    ratios, taken, needed, told = [], [], [], []
+    ratios, taken, needed, per_seed = [], [], [], []
     for theirs, mine in pairs:
         wanted = theirs[-1].accuracy
-        reference, found = there(theirs, wanted, steps), there(mine, wanted, steps)
+        reference, found = first_as_good(theirs, wanted, steps), first_as_good(mine, wanted, steps)
         text = f"{library} {theirs[0].accuracy:.3f} to {wanted:.3f} by step {reference.step} ({reference.cpu:.0f} CPU s), "
         text += f"ours from {mine[0].accuracy:.3f} "
         if max(theirs[0].accuracy, mine[0].accuracy) >= wanted:
@@ -164,11 +164,11 @@ def row(
             taken.append(found.cpu)
             needed.append(reference.cpu)
             text += f"to {found.accuracy:.3f} by step {found.step} ({found.cpu:.0f} CPU s)"
-        told.append(text)
+        per_seed.append(text)
     speed = statistics.median(ratios) if 2 * len(ratios) > len(pairs) else math.nan
     met = [ratio for ratio in ratios if ratio > 0]
     none = math.nan
-    note = f"{name}, {steps} steps: of {len(pairs)} seeds {len(ratios)} tell something, in {len(met)} ours is there; {'; '.join(told)}."
+    note = f"{name}, {steps} steps: of {len(pairs)} seeds {len(ratios)} tell something, in {len(met)} ours is there; {'; '.join(per_seed)}."
     return Row(
         f"{name}, {statistics.median(theirs[-1].accuracy for theirs, _ in pairs):.3f} of {of}",
         library,
@@ -183,7 +183,9 @@ def row(
     )
 
 
-def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.inf) -> list[Look]:
+def ours(
+    name: str, trial: Trial, steps: int, seed: int, wanted: float = math.inf
+) -> list[Evaluation]:
     """The curve, by the training loop as `amodal pretrain` runs it, until it is there."""
     torch.manual_seed(seed)
     encoder = Encoder(trial.set.fields, size="tiny", **methods.encoder_options(name))
@@ -197,9 +199,9 @@ def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.in
         return found
 
     def look(method, batch, step: int):
-        if (step - 1) % max(steps // LOOKS, 1) == 0:
-            looks(step - 1)
-            if looks.curve[0].accuracy < wanted and there(looks.curve, wanted, steps):
+        if (step - 1) % max(steps // EVALUATIONS, 1) == 0:
+            curve(step - 1)
+            if curve.points[0].accuracy < wanted and first_as_good(curve.points, wanted, steps):
                 raise Enough
         return batch
 
@@ -215,7 +217,7 @@ def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.in
         )
 
     with tempfile.TemporaryDirectory() as folder:
-        looks = Looks(score)
+        curve = LearningCurve(score)
         try:
             train(
                 method,
@@ -226,10 +228,10 @@ def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.in
                 choose=look,
                 progress=False,
             )
-            looks(steps)
+            curve(steps)
         except Enough:
             pass
-    return looks.curve
+    return curve.points
 
 
 @torch.no_grad()
@@ -238,7 +240,7 @@ def pictures(encoder: Encoder, trial: Trial, rows: np.ndarray) -> Tensor:
     return Embeddings.stack([encoder.features(batch) for batch in loader])["image"].values
 
 
-def peer(name: str, trial: Trial, steps: int, seed: int) -> tuple[str, list[Look]]:
+def peer(name: str, trial: Trial, steps: int, seed: int) -> tuple[str, list[Evaluation]]:
     """The library, and the curve of its epochs."""
     from PIL import Image
 
@@ -252,8 +254,10 @@ def peer(name: str, trial: Trial, steps: int, seed: int) -> tuple[str, list[Look
             for i in rows
         }
     side = next(iter(every.values())).size[0]
-    theirs = getattr(_quality, name)(side, steps, trial.raw("annotation") if name == "clip" else [])
-    pairs = _quality.Augmented([every[int(i)] for i in trial.train], theirs.augment)
+    theirs = getattr(_peer_recipes, name)(
+        side, steps, trial.raw("annotation") if name == "clip" else []
+    )
+    pairs = _peer_recipes.Augmented([every[int(i)] for i in trial.train], theirs.augment)
     loader = torch.utils.data.DataLoader(
         pairs, batch_size=BATCH[name], shuffle=True, drop_last=True
     )
@@ -273,15 +277,15 @@ def peer(name: str, trial: Trial, steps: int, seed: int) -> tuple[str, list[Look
         theirs.parts.train()
         return found
 
-    looks = Looks(score)
+    curve = LearningCurve(score)
     for step, (views, which) in enumerate(endless(loader), 1):
-        if (step - 1) % max(steps // LOOKS, 1) == 0:
-            looks(step - 1)
+        if (step - 1) % max(steps // EVALUATIONS, 1) == 0:
+            curve(step - 1)
         theirs.step(views, which)
         if step == steps:
             break
-    looks(steps)
-    return theirs.package, looks.curve
+    curve(steps)
+    return theirs.package, curve.points
 
 
 def endless(loader: torch.utils.data.DataLoader) -> Iterator:

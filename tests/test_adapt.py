@@ -32,7 +32,7 @@ def label_of(digits):
 
 
 @pytest.mark.parametrize("tuning", ["full", "head", "bias", "lora", "adapters", "prompts"])
-def test_each_way_gives_a_run_that_tells_labels(start, tuning):
+def test_each_tuning_gives_a_run_that_predicts_labels(start, tuning):
     digits, folder = start
     model, before = run(start, tuning, tuning=tuning), amodal.load(folder / "run")
     table = model.predict(digits, part="test")
@@ -97,7 +97,7 @@ def test_a_run_that_has_adapters_gets_no_others_in_their_place(start):
             )
 
 
-def test_mistakes_are_told(start):
+def test_mistakes_are_reported(start):
     digits, folder = start
     label = label_of(digits)
     with pytest.raises(AmodalError, match="lora"):
@@ -146,14 +146,14 @@ def test_a_damaged_head_is_not_used(start):
         amodal.load(start[1] / "damaged")
 
 
-def test_a_head_is_saved_and_read_again(start, tmp_path):
+def test_a_head_is_saved_and_loaded(start, tmp_path):
     model = run(start, "kept", tuning="head")
     model.save(tmp_path / "copy")
-    again = amodal.load(tmp_path / "copy")
-    assert again.predict(start[0], part="test").equals(model.predict(start[0], part="test"))
+    loaded = amodal.load(tmp_path / "copy")
+    assert loaded.predict(start[0], part="test").equals(model.predict(start[0], part="test"))
 
 
-def test_base_classes_alone_are_learnt_and_both_halves_are_told_by_name(tmp_path):
+def test_base_classes_alone_are_learnt_and_both_halves_are_predicted_by_name(tmp_path):
     rng = np.random.default_rng(0)
     kinds = ["boat", "car", "plane", "train"]
     names = [kinds[i % 4] for i in range(120)]
@@ -199,7 +199,7 @@ TELLERS = [
 
 
 @pytest.mark.parametrize("method", TELLERS)
-def test_a_method_that_tells_labels_by_more_than_a_head_is_kept_whole(start, tmp_path, method):
+def test_a_method_that_predicts_by_more_than_a_head_is_saved_whole(start, tmp_path, method):
     digits, label = start[0].select(["fou", "zer"]), label_of(start[0])
     options = {"label": label} | ({"task": "auto"} if method == "biofusionnet" else {})
     how = {"size": "nano", "steps": 2, "batch": 32, "progress": False}
@@ -213,7 +213,7 @@ def test_a_method_that_tells_labels_by_more_than_a_head_is_kept_whole(start, tmp
     assert amodal.load(tmp_path / "copy").predict(digits, part="test").equals(table)
 
 
-def test_data_that_lacks_a_whole_field_is_told_by_the_rest(start, tmp_path):
+def test_data_that_lacks_a_whole_field_is_predicted_by_the_rest(start, tmp_path):
     both, label = start[0].select(["fou", "zer"]), label_of(start[0])
     how = {"size": "nano", "steps": 2, "batch": 32, "progress": False}
     options = {"label": label, "deploy": "fou"}

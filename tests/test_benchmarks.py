@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import _picture, _results
+from benchmarks import _chart, _results
 from benchmarks import time_to_quality as ttq
 from benchmarks._limits import counted
 from benchmarks._timing import Row
@@ -33,8 +33,8 @@ def test_a_run_leaves_json_and_a_picture(tmp_path):
         and entry["machine"]
     )
     assert entry["limits"]["f32 GFLOP/s"] > 0 and entry["limits"]["memory GB/s"] > 0
-    assert _picture.draw(entry, tmp_path).stat().st_size > 5000
-    assert _picture.draw(entry | {"rows": [alone]}, tmp_path) is None
+    assert _chart.draw(entry, tmp_path).stat().st_size > 5000
+    assert _chart.draw(entry | {"rows": [alone]}, tmp_path) is None
 
 
 def test_operations_are_counted_forward_and_backward():
@@ -51,6 +51,12 @@ def test_an_unknown_name_gets_the_nearest(capsys):
     assert "Did you mean losses?" in capsys.readouterr().err
 
 
+def test_every_known_benchmark_can_be_run_by_its_name():
+    folder = Path(command.__file__).parent
+    for name in command.known():
+        assert "\ndef run() -> list[Row]:" in (folder / f"{name}.py").read_text(), name
+
+
 def test_the_page_is_what_the_results_say():
     sys.path.insert(0, str(ROOT / "scripts"))
     import benchmarks_page
@@ -61,18 +67,20 @@ def test_the_page_is_what_the_results_say():
 
 def curve(*accuracies, seconds=1.0):
     return [
-        ttq.Look(4 * i, accuracy, 4 * i * seconds, 5 * i * seconds)
+        ttq.Evaluation(4 * i, accuracy, 4 * i * seconds, 5 * i * seconds)
         for i, accuracy in enumerate(accuracies)
     ]
 
 
-def test_a_side_is_there_from_the_first_of_two_looks_that_are_as_good():
+def test_a_library_is_as_good_from_the_first_of_two_good_evaluations():
     lucky = curve(0.5, 0.7, 0.5, 0.6, 0.6, 0.5)
-    assert ttq.there(lucky, 0.6, steps=20).step == 12
-    assert ttq.there(lucky, 0.65, steps=20) is None
-    assert ttq.there(curve(0.5, 0.5, 0.6), 0.6, steps=8).step == 8
-    assert ttq.there(curve(0.5, 0.5, 0.6), 0.6, steps=12) is None, "one look on the way may be luck"
-    assert ttq.there(curve(0.6, 0.6), 0.6, steps=8).step == 0
+    assert ttq.first_as_good(lucky, 0.6, steps=20).step == 12
+    assert ttq.first_as_good(lucky, 0.65, steps=20) is None
+    assert ttq.first_as_good(curve(0.5, 0.5, 0.6), 0.6, steps=8).step == 8
+    assert ttq.first_as_good(curve(0.5, 0.5, 0.6), 0.6, steps=12) is None, (
+        "one look on the way may be luck"
+    )
+    assert ttq.first_as_good(curve(0.6, 0.6), 0.6, steps=8).step == 0
 
 
 def test_the_time_to_a_quality_counts_seeds_that_never_get_there():

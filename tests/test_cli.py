@@ -326,7 +326,7 @@ def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(
     capsys, photos, monkeypatch
 ):
     data, run = photos
-    again = [
+    command = [
         "pretrain",
         "clip",
         "--data",
@@ -354,14 +354,14 @@ def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(
     assert "lacks 'encoder'" in refused(capsys, "evaluate", run, "--data", data)
     spec.write_text(described)
     config.write_text(json.dumps({k: v for k, v in whole.items() if k != "schedule"}))
-    assert "lacks 'schedule'" in refused(capsys, *again, "--out", run, "--resume")
+    assert "lacks 'schedule'" in refused(capsys, *command, "--out", run, "--resume")
     for broken in ('{"method": ', "[]"):
         config.write_text(broken)
         assert "config.json" in refused(capsys, "evaluate", run, "--data", data)
-        assert "train anew" in refused(capsys, *again, "--out", run, "--resume")
+        assert "train anew" in refused(capsys, *command, "--out", run, "--resume")
     file = run / "README.md"
-    assert "is a file" in refused(capsys, *again, "--out", file)
-    assert "cannot be written" in refused(capsys, *again, "--out", file / "deeper")
+    assert "is a file" in refused(capsys, *command, "--out", file)
+    assert "cannot be written" in refused(capsys, *command, "--out", file / "deeper")
 
     def full(*_, **__):
         raise PermissionError(13, "Permission denied", "there")

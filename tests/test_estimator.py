@@ -61,9 +61,9 @@ def test_records_and_columns_are_the_same_data(fitted):
 
 def test_the_seed_decides(fitted):
     X, _ = toys()
-    again = Embedder(**QUICK).fit_transform(X)
-    np.testing.assert_array_equal(again, fitted.transform(X))
-    assert not np.array_equal(again, Embedder(**QUICK, random_state=1).fit_transform(X))
+    repeated = Embedder(**QUICK).fit_transform(X)
+    np.testing.assert_array_equal(repeated, fitted.transform(X))
+    assert not np.array_equal(repeated, Embedder(**QUICK, random_state=1).fit_transform(X))
 
 
 def test_it_works_in_a_pipeline_with_a_classifier_and_in_a_search():
@@ -105,7 +105,7 @@ def test_a_fitted_one_can_be_pickled(fitted):
     )
 
 
-def test_the_run_is_kept_where_it_is_asked_for(tmp_path, folder):
+def test_the_run_is_saved_where_it_is_asked_for(tmp_path, folder):
     import amodal
 
     own = Embedder(**QUICK, out=tmp_path / "run").fit(folder)
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_nan_and_counted(fitted):
     assert np.isnan(vectors[1]).all() and np.isfinite(vectors[0]).all()
 
 
-def test_mistakes_are_told(fitted):
+def test_mistakes_are_reported(fitted):
     with pytest.raises(AmodalError, match="call fit first"):
         Embedder().transform({"photo": []})
     with pytest.raises(AmodalError, match="none of the fields.*photo, caption"):

@@ -41,17 +41,20 @@ def faults(source: str) -> list[str]:
             found += [f"imports {name}" for name in named if FORBIDDEN & set(name.split("."))]
         if not isinstance(node, ast.Call):
             continue
-        called, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        called, keywords = (
+            ast.unparse(node.func),
+            {k.arg: ast.unparse(k.value) for k in node.keywords},
+        )
         if isinstance(node.func, ast.Name) and called in EVALUATES:
             found.append(f"calls {called}")
-        if called == "torch.load" and given.get("weights_only") != "True":
+        if called == "torch.load" and keywords.get("weights_only") != "True":
             found.append("torch.load without weights_only=True")
-        if called in ("np.load", "numpy.load") and given.get("allow_pickle") != "False":
+        if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
             found.append("np.load without allow_pickle=False")
-        if called.endswith("read_array") and given.get("allow_pickle") != "False":
+        if called.endswith("read_array") and keywords.get("allow_pickle") != "False":
             found.append("read_array without allow_pickle=False")
         if (
-            called == "load_state_dict" and given.get("weights_only") != "True"
+            called == "load_state_dict" and keywords.get("weights_only") != "True"
         ):  # timm's, which reads a file
             found.append("load_state_dict without weights_only=True")
         if called.startswith("yaml.") and called not in ("yaml.safe_load", "yaml.safe_dump"):
@@ -59,10 +62,10 @@ def faults(source: str) -> list[str]:
         if called.split(".")[-1] in ("read_pickle", "to_pickle", "load_pickle", "unsafe_load"):
             found.append(f"calls {called}")
         if (
-            given.get("trust_remote_code", "False") != "False"
-            or given.get("shell", "False") != "False"
+            keywords.get("trust_remote_code", "False") != "False"
+            or keywords.get("shell", "False") != "False"
         ):
-            found.append(f"{called} with {given}")
+            found.append(f"{called} with {keywords}")
     return found
 
 
@@ -81,7 +84,7 @@ def faults(source: str) -> list[str]:
         "AutoModel.from_pretrained(x, trust_remote_code=True)",
     ],
 )
-def test_the_walk_finds_what_it_looks_for(source):
+def test_the_walk_finds_each_kind_of_fault(source):
     source = source.replace("from torch import _pickle", "from _pickle import loads")
     assert faults(source)
 

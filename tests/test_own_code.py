@@ -202,7 +202,7 @@ def test_a_mistake_in_own_code_is_named_by_its_line(folder, tmp_path):
         amodal.pretrain(f"{file}:broken", folder, tmp_path / "run", **QUICK)
 
 
-def test_a_backbone_that_does_not_fit_says_what_it_is_given(folder, tmp_path):
+def test_a_backbone_that_does_not_fit_names_its_input(folder, tmp_path):
     backbones = {"image": nn.Linear(77, 4)}
     with pytest.raises(AmodalError, match=r"Linear cannot take .* image field, a tensor \(N, 3, "):
         amodal.pretrain("clip", folder, tmp_path / "run", backbones=backbones, **QUICK)

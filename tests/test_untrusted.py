@@ -25,9 +25,9 @@ from amodal.nn.bounded import Bounded
 from amodal.search import Index
 from amodal.train import checkpoint
 from amodal.train.run_dir import prepare, read_trained
-from benchmarks.lost import containers
-from benchmarks.lost.media import _forget_peak, _peak
-from benchmarks.lost.runs import small_run
+from benchmarks.faults import containers
+from benchmarks.faults.media import _forget_peak, _peak
+from benchmarks.faults.runs import small_run
 from tests.data import builders
 
 HOSTILE = [
@@ -109,7 +109,7 @@ def test_config_of_a_run(run, data):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def adapted(tmp_path_factory):
     """A run that tells labels by a head, and one that is kept whole for it."""
     root, rng = tmp_path_factory.mktemp("told"), np.random.default_rng(0)
     columns = {
@@ -128,8 +128,8 @@ def told(tmp_path_factory):
 
 @FEW
 @given(data=st.data())
-def test_config_of_a_run_that_tells_labels(told, data):
-    run = data.draw(st.sampled_from(told))
+def test_config_of_an_adapted_run(adapted, data):
+    run = data.draw(st.sampled_from(adapted))
     whole = (run / "spec.json").read_text()
     config = json.loads(whole)
     name = data.draw(st.sampled_from(["targets", "options", "method", "code", "encoder"]))

@@ -55,7 +55,7 @@ def zero_shot(
     return float((found == dataset.label(label)[test][images.rows.numpy()]).mean())
 
 
-def recall(method: Method, dataset: Dataset, rows: Sequence[int], at: int = 10) -> float:
-    """Recall@`at` between picture and caption, mean of both directions."""
-    found = retrieval(None, embed_records(method.encoder, dataset, rows), recall_at=(at,)).rows
-    return float(np.mean([row["value"] for row in found if row["metric"] == f"recall@{at}"]))
+def recall(method: Method, dataset: Dataset, rows: Sequence[int], k: int = 10) -> float:
+    """Recall@k between picture and caption, mean of both directions."""
+    found = retrieval(None, embed_records(method.encoder, dataset, rows), recall_at=(k,)).rows
+    return float(np.mean([row["value"] for row in found if row["metric"] == f"recall@{k}"]))

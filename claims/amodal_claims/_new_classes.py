@@ -129,9 +129,9 @@ def adapted(name: str, made: Task, budget: Budget, seed: int, **options) -> Meth
     def at(rate: float) -> Method:
         torch.manual_seed(seed)
         encoder = copy.deepcopy(made.encoder).train()
-        given = {"label": "class", "targets": (made.target,), "scale": made.scale} | options
+        arguments = {"label": "class", "targets": (made.target,), "scale": made.scale} | options
         return fit(
-            methods.build(name, encoder, **given),
+            methods.build(name, encoder, **arguments),
             made.few,
             range(len(made.few)),
             budget,
@@ -139,11 +139,13 @@ def adapted(name: str, made: Task, budget: Budget, seed: int, **options) -> Meth
             rate,
         )
 
-    return max(map(at, budget.rates), key=lambda m: made.accuracy(told(m, made, made.valid, True)))
+    return max(
+        map(at, budget.rates), key=lambda m: made.accuracy(predicted(m, made, made.valid, True))
+    )
 
 
 @torch.no_grad()
-def told(method: Method, made: Task, rows: Sequence[int], mixed: bool) -> Tensor:
+def predicted(method: Method, made: Task, rows: Sequence[int], mixed: bool) -> Tensor:
     """(n, classes) probabilities among base classes, and among new ones; mixed: by class and
     representation features together."""
     batches = list(Loader(made.dataset.select([IMAGE]), rows, batch=256, shuffle=False))

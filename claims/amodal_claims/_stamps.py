@@ -60,8 +60,8 @@ def parts(dataset: Dataset, seed: int) -> dict[str, np.ndarray]:
 def classed(dataset: Dataset, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The records among `rows` that belong to one of CLASSES, and their categories."""
     labels = dataset.label(LABEL)[rows]
-    kept = np.isin(labels, list(CLASSES))
-    return np.asarray(rows)[kept], labels[kept]
+    known = np.isin(labels, list(CLASSES))
+    return np.asarray(rows)[known], labels[known]
 
 
 def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
@@ -84,12 +84,12 @@ def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
     return mean(float(right[labels == c].mean()) for c in np.unique(labels))
 
 
-def recall(method: Method, dataset: Dataset, rows: Sequence[int], at: int = 10) -> float:
-    """Recall@at, mean of both directions between pictures and captions."""
+def recall(method: Method, dataset: Dataset, rows: Sequence[int], k: int = 10) -> float:
+    """Recall@k, mean of both directions between pictures and captions."""
     found = retrieval(
-        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(at,)
+        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(k,)
     ).rows
-    return mean(row["value"] for row in found if row["metric"] == f"recall@{at}")
+    return mean(row["value"] for row in found if row["metric"] == f"recall@{k}")
 
 
 def linear(method: Method, dataset: Dataset, train: Sequence[int], test: Sequence[int]) -> float:

@@ -39,7 +39,7 @@ COMPARISONS = (
 )
 
 
-class Retold(Reader):
+class ReplacedText(Reader):
     """The records of another reader, some of which (by number) have another text in `column`."""
 
     def __init__(self, reader: Reader, column: str, texts: dict[int, str]):
@@ -68,9 +68,9 @@ class Retold(Reader):
         return self.reader.stamp()
 
 
-def retold(dataset: Dataset, texts: dict[int, str]) -> Dataset:
+def with_texts(dataset: Dataset, texts: dict[int, str]) -> Dataset:
     return Dataset(
-        Retold(dataset.reader, dataset.columns[TEXT], texts),
+        ReplacedText(dataset.reader, dataset.columns[TEXT], texts),
         dataset.schema,
         dataset.path,
         dataset.name,
@@ -95,7 +95,7 @@ def measure(seed, dataset):
     mixed = rng.permutation(rows)
     wrong, spoilt = (mixed[: round(share * len(rows))] for share in (WRONG, JUNK))
     exchanged = {int(i): stamps.raw(int(j), TEXT) for i, j in zip(wrong, np.roll(wrong, 1))}
-    noisy, littered = retold(stamps, exchanged), retold(stamps, junk(stamps, spoilt, rng))
+    noisy, littered = with_texts(stamps, exchanged), with_texts(stamps, junk(stamps, spoilt, rng))
     # pictures of this set are at most 128 pixels, and a caption may be one name
     rules = pair_rules(**pairs_of(littered, rows, IMAGE, TEXT), short_side=0, least_words=1)
     arms = {

@@ -64,7 +64,7 @@ def fresh(fields, resolve_specs, seed):
     )
 
 
-def kept(dataset, encoder):
+def with_features(dataset, encoder):
     """The records as the encoder's frozen backbones see them, computed once for all arms and seeds."""
     dataset = dataset.with_fields(encoder.fields)
     if not any(map(encoder.contextual, encoder.fields)):
@@ -92,7 +92,9 @@ def measure(seed, dataset):
         if "image" in frozen:
             fields["image"] = replace(fields["image"], size=SIDE, patch=SIDE // 8)
 
-        records, stamps = (kept(d, fresh(fields, resolve_specs, seed)) for d in (home, away))
+        records, stamps = (
+            with_features(d, fresh(fields, resolve_specs, seed)) for d in (home, away)
+        )
         made = [
             (methods.build(arm, fresh(fields, resolve_specs, seed)), rate) for rate in BUDGET.rates
         ]

@@ -106,7 +106,7 @@ def side_by_side(dataset, rows):
 
 
 @torch.no_grad()
-def told(method, dataset, rows):
+def log_hazards(method, dataset, rows):
     """(n,) log hazards."""
     found = []
     for batch in Loader(dataset, rows, batch=512, shuffle=False):
@@ -128,7 +128,7 @@ def columns_of(dataset, rows):
 
 def judged(dataset, patients, train, test, make, seed):
     method = trained(dataset, train, make, BUDGET, seed, *BUDGET.rates)
-    return concordance(told(method, dataset, test), *(y[test] for y in patients))
+    return concordance(log_hazards(method, dataset, test), *(y[test] for y in patients))
 
 
 def outcomes(dataset):

@@ -24,7 +24,7 @@ from amodal.nn.heads.capsules import CapsuleHead
 from amodal.train.step import gradients
 from amodal_claims import Comparison, _stamps
 from amodal_claims._arms import Budget, best, untrained
-from amodal_claims.align import Retold
+from amodal_claims.align import ReplacedText
 from amodal_claims.gram import small
 
 CLAIM = (
@@ -65,7 +65,7 @@ def mispaired(dataset: Dataset, rows, rng) -> Dataset:
     """Some of the captions of `rows` change places."""
     wrong = rng.permutation(rows)[: round(WRONG * len(rows))]
     texts = {int(i): dataset.raw(int(j), TEXT) for i, j in zip(wrong, np.roll(wrong, 1))}
-    reader = Retold(dataset.reader, dataset.columns[TEXT], texts)
+    reader = ReplacedText(dataset.reader, dataset.columns[TEXT], texts)
     return Dataset(reader, dataset.schema, dataset.path, dataset.name)
 
 

@@ -108,9 +108,9 @@ def fits(method, dataset, rows):
     )[:2]
 
 
-def ndcg(score, kept=None, at=10):
-    """Mean over queries (those `kept`) of 1 / log2(1 + rank) of the one right record, 0 beyond
-    `at`. Ties count against it."""
+def ndcg(score, selected=None, k=10):
+    """Mean over queries (those `selected`) of 1 / log2(1 + rank) of the one right record, 0 beyond
+    `k`. Ties count against it."""
     rank = (score >= score.diagonal()[:, None]).sum(1).double()
-    gain = torch.where(rank <= at, 1 / (1 + rank).log2(), 0.0)
-    return float(gain.mean() if kept is None else gain[torch.from_numpy(kept)].mean())
+    gain = torch.where(rank <= k, 1 / (1 + rank).log2(), 0.0)
+    return float(gain.mean() if selected is None else gain[torch.from_numpy(selected)].mean())

@@ -174,21 +174,21 @@ def measure(seed, dataset):
     torch.manual_seed(seed)
     supervised = Supervised(copy.deepcopy(attacked.encoder), len(names))
     supervised = fit(supervised, dataset, clean, DEFENCE, seed, DEFENCE.rates[0])
-    answers = []
+    predictions = []
     for data in (dataset, shown):
         seen = (
             embed_records(supervised.encoder, data.select([IMAGE]), test, labels=False)
             .features[IMAGE]
             .values
         )
-        answers.append(np.array(names)[supervised.head(seen).argmax(1).numpy()])
+        predictions.append(np.array(names)[supervised.head(seen).argmax(1).numpy()])
     others = dataset.label(LABEL)[test] != TARGET
-    attack = float((answers[1][others] == TARGET).mean())
+    attack = float((predictions[1][others] == TARGET).mean())
     return found | {
         "attack: cleanclip, doubled": 2 * found["attack: cleanclip"],
         "attack: supervised": attack,
         "resists: supervised": 1 - attack,
-        "accuracy: supervised": float((answers[0] == dataset.label(LABEL)[test]).mean()),
+        "accuracy: supervised": float((predictions[0] == dataset.label(LABEL)[test]).mean()),
     }
 
 

@@ -124,12 +124,12 @@ def scans(garments, rng, count):
 
 
 def report(name, other, rng):
-    told = (
+    findings = (
         f"There are {FINDINGS[name]}, such as a {name}."
         if name
         else f"Only tops such as a {other} are seen."
     )
-    return f"HISTORY: routine.\nTECHNIQUE: {rng.choice(['daylight', 'flash'])}.\nFINDINGS: Rows of goods. {told}\nIMPRESSION: see above."
+    return f"HISTORY: routine.\nTECHNIQUE: {rng.choice(['daylight', 'flash'])}.\nFINDINGS: Rows of goods. {findings}\nIMPRESSION: see above."
 
 
 def sentence(text):
@@ -164,8 +164,8 @@ def decided(selector, records, truth):
         selector.encoder, records.select(["image"]), range(len(records)), labels=False
     )
     like = normalize(pictures.aligned["image"].values.float(), dim=1) @ normalize(classes, dim=1).T
-    told = (like / TEMPERATURE).softmax(1).numpy()
-    return mean(auroc(told[:, k], truth == k) for k in range(len(FINDINGS)))
+    predicted = (like / TEMPERATURE).softmax(1).numpy()
+    return mean(auroc(predicted[:, k], truth == k) for k in range(len(FINDINGS)))
 
 
 def seeker(encoder):

@@ -87,9 +87,9 @@ def divisions(encoder, dataset, rows, some, seed):
     method = fit(methods.build("cpp", encoder, **CPP), dataset, rows, BUDGET, seed, BUDGET.rates[0])
     with torch.no_grad():
         z_ND, c_ND = method.encoder.heads[field](x_ND).chunk(2, 1)
-    told = self_labels(z_ND, NUMBERS, member_NE=c_ND, seed=seed)
-    numbers = {"cpp": told.number, "features": self_labels(unit_ND, NUMBERS, seed=seed).number}
-    return found | {"cpp": told.clusters[CLASSES]}, numbers
+    labelled = self_labels(z_ND, NUMBERS, member_NE=c_ND, seed=seed)
+    numbers = {"cpp": labelled.number, "features": self_labels(unit_ND, NUMBERS, seed=seed).number}
+    return found | {"cpp": labelled.clusters[CLASSES]}, numbers
 
 
 def measure(seed, dataset):

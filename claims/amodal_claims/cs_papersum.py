@@ -112,17 +112,19 @@ def measure(seed, dataset):
     found, level = {}, {"cosine": [], "keywords": []}
     for share in SHARES:
         short = corrupted(chosen, share, seed)
-        vectors, kept = embed(short), keywords(short, WORDS)
+        vectors, extracted = embed(short), keywords(short, WORDS)
         likeness = {
             "cosine": (known * vectors).sum(1),
-            "keywords": np.array([jaccard(a, b) for a, b in zip(words, kept)]),
+            "keywords": np.array([jaccard(a, b) for a, b in zip(words, extracted)]),
         }
         for name, values in likeness.items():
             level[name].append(float(values.mean()))
             found[f"{name}: {share} %"] = level[name][-1]
         if share == 0:
             clean, shuffled = likeness, {"cosine": (known * vectors[other]).sum(1)}
-            shuffled["keywords"] = np.array([jaccard(a, kept[j]) for a, j in zip(words, other)])
+            shuffled["keywords"] = np.array(
+                [jaccard(a, extracted[j]) for a, j in zip(words, other)]
+            )
             alone = near >= 0
             same = compare_likeness(
                 clean["cosine"][alone], (known * vectors[near]).sum(1)[alone], seed=seed

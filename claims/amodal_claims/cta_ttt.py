@@ -114,13 +114,13 @@ def right(method, digits, seed, rate=None):
         for batch, seen in zip(plain, views):
             if rate is not None:
                 adapt(seen if with_views else batch)
-            told = (
+            predicted = (
                 method.head.predictions(method.head(method.encoder.features(batch)))["class"]
                 .argmax(1)
                 .numpy()
             )
             names = np.array(method.head.targets[0].classes)
-            hits.append(names[told] == digits.label("class")[[int(k) for k in batch.keys]])
+            hits.append(names[predicted] == digits.label("class")[[int(k) for k in batch.keys]])
     return float(np.concatenate(hits).mean())
 
 

@@ -101,7 +101,7 @@ def parts(records, seed):
     return dict(zip(("train", "valid", "test"), (np.sort(p) for p in np.split(order, bounds))))
 
 
-def told(method, records, rows, shift=0):
+def translations(method, records, rows, shift=0):
     """The German of the records `rows`, each with the picture of the one that comes `shift` after
     it."""
     batch = next(iter(Loader(records, rows, batch=len(rows), shuffle=False)))
@@ -144,7 +144,9 @@ def measure(seed, dataset):
         records = in_pieces(records, split["train"], folder)
         for name in ARMS:
             method, seen = arm(name, records, split["train"], seed)
-            found |= scores(name, told(method, seen, test), records, test, blotted)
+            found |= scores(name, translations(method, seen, test), records, test, blotted)
             if name == "read":
-                found |= scores("wrong", told(method, seen, test, 1), records, test, blotted)
+                found |= scores(
+                    "wrong", translations(method, seen, test, 1), records, test, blotted
+                )
     return found

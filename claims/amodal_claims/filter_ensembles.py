@@ -132,9 +132,9 @@ def votes_of(scores):
 def first_half(score, rng):
     """(N,) bool: the half that scores highest; equal scores in random order."""
     order = np.lexsort([rng.random(len(score)), -score])
-    kept = np.zeros(len(score), dtype=bool)
-    kept[order[: len(score) // 2]] = True
-    return kept
+    chosen = np.zeros(len(score), dtype=bool)
+    chosen[order[: len(score) // 2]] = True
+    return chosen
 
 
 def measure(seed, dataset):
@@ -172,10 +172,10 @@ def measure(seed, dataset):
     halves = {"all": np.ones(len(pool), dtype=bool)} | {
         arm: first_half(score, rng) for arm, score in ranked.items()
     }
-    for arm, kept in halves.items():
-        method = trained(data, np.sort(pool[kept]), plain_clip, BUDGET, seed, RATE)
+    for arm, chosen in halves.items():
+        method = trained(data, np.sort(pool[chosen]), plain_clip, BUDGET, seed, RATE)
         found |= {
-            f"recall: {arm}": recall(method, small(dataset), dataset.split("test"), at=1),
-            f"clean: {arm}": float(fine[kept].mean()),
+            f"recall: {arm}": recall(method, small(dataset), dataset.split("test"), k=1),
+            f"clean: {arm}": float(fine[chosen].mean()),
         }
     return found

@@ -90,9 +90,9 @@ def recalls(found_NK, captions, test):
     return {f"recall@{k}": float(hit[:, :k].any(1).mean()) for k in (1, 10)}
 
 
-def arm(options, told, seed, budget=BUDGET):
+def arm(options, described, seed, budget=BUDGET):
     make = partial(methods.build, "grace", width=64, capacity=1024, **options)
-    return trained(told, range(len(told)), make, budget, seed, budget.rates[0])
+    return trained(described, range(len(described)), make, budget, seed, budget.rates[0])
 
 
 def by_cosine(method, whole, test):
@@ -130,15 +130,15 @@ def seconds(count, seed, times=7):
 
 
 def measure(seed, dataset):
-    whole, told, test = gallery(dataset, seed)
+    whole, described, test = gallery(dataset, seed)
     captions, found = [whole.raw(i, TEXT) for i in range(len(whole))], {}
     asked = next(iter(Loader(whole, test, batch=len(test), shuffle=False)))
     for name, options in ARMS.items():
-        method = arm(options, told, seed)
-        answers = {name: method.find(asked, beams=10).values}
+        method = arm(options, described, seed)
+        results = {name: method.find(asked, beams=10).values}
         if name == "structured":
-            answers["cosine"] = by_cosine(method, whole, test)
-        for answer, numbers in answers.items():
+            results["cosine"] = by_cosine(method, whole, test)
+        for answer, numbers in results.items():
             found |= {f"{k}: {answer}": v for k, v in recalls(numbers, captions, test).items()}
     small, large = (seconds(count, seed) for count in (1_000, 100_000))
     kinds = ("identifiers", "products")

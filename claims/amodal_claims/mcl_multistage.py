@@ -91,13 +91,13 @@ def measure(seed, dataset):
         return trained(pictures, train, make, budget, seed, *BUDGET.rates).encoder
 
     staged, one = fit(BUDGET.steps, seed, parts=STAGES), fit(BUDGET.steps, seed, parts=1)
-    several = [fit(BUDGET.steps // STAGES, 1000 * (i + 1) + seed, parts=1) for i in range(STAGES)]
+    encoders = [fit(BUDGET.steps // STAGES, 1000 * (i + 1) + seed, parts=1) for i in range(STAGES)]
     both, found = (train, test), {}
     seen = {
         "all stages": [vectors(staged, pictures, rows) for rows in both],
         "one": [vectors(one, pictures, rows) for rows in both],
         "ensemble": [
-            torch.cat([normal(vectors(e, pictures, rows)) for e in several], 1) for rows in both
+            torch.cat([normal(vectors(e, pictures, rows)) for e in encoders], 1) for rows in both
         ],
     }
     for stage in range(STAGES):

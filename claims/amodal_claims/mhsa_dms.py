@@ -71,8 +71,10 @@ def made(arm, encoder):
 @torch.no_grad()
 def auc(method, dataset, rows, truth, fields):
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    told = torch.cat([method.predict(b.only(*fields)).values.softmax(1) for b in batches]).numpy()
-    return mean(auroc(told[:, c], truth == c) for c in np.unique(truth))
+    predicted = torch.cat(
+        [method.predict(b.only(*fields)).values.softmax(1) for b in batches]
+    ).numpy()
+    return mean(auroc(predicted[:, c], truth == c) for c in np.unique(truth))
 
 
 def measure(seed, dataset):

@@ -65,15 +65,15 @@ def r2(truth, guess):
     return float(1 - (truth - guess).square().sum() / (truth - truth.mean()).square().sum())
 
 
-def private(values, own, vectors, train, test):
-    """Mean R2 over the columns of sense `own`, of what the other sense's values leave over."""
-    [other] = [s for s in FIELDS if s != own]
+def private(values, field, vectors, train, test):
+    """Mean R2 over the columns of sense `field`, of what the other sense's values leave over."""
+    [other] = [s for s in FIELDS if s != field]
     found = []
-    for column in values[own].T:
+    for column in values[field].T:
         w, b = ridge(values[other][train], column[train])
         rest = column - values[other] @ w - b
-        w, b = ridge(vectors[own][train], rest[train])
-        found.append(r2(rest[test], vectors[own][test] @ w + b))
+        w, b = ridge(vectors[field][train], rest[train])
+        found.append(r2(rest[test], vectors[field][test] @ w + b))
     return mean(found)
 
 

@@ -67,13 +67,13 @@ def lacking(batch, rate, seed):
     """The batch without the picture of half of these records, and without the text of the other
     half."""
     luck = uniform(row_seeds(batch.keys, salt=seed))
-    kept = {FIELDS[0]: luck >= rate / 2, FIELDS[1]: (luck < rate / 2) | (luck >= rate)}
-    columns = {s: c.at(kept[s][c.rows]) for s, c in batch.columns.items()}
+    present = {FIELDS[0]: luck >= rate / 2, FIELDS[1]: (luck < rate / 2) | (luck >= rate)}
+    columns = {s: c.at(present[s][c.rows]) for s, c in batch.columns.items()}
     return type(batch)(batch.size, columns, batch.keys, batch.seeds, batch.labels)
 
 
 @torch.no_grad()
-def told(method, dataset, rows, rate, seed):
+def predicted(method, dataset, rows, rate, seed):
     """(n,) numbers of the classes that are told from records of which a share `rate` lacks a sense."""
     batches = Loader(dataset, rows, batch=256, shuffle=False)
     return torch.cat(
@@ -108,7 +108,9 @@ def measure(seed, dataset):
     def f1(method, part, rate):
         return float(
             f1_score(
-                numbers[parts[part]], told(method, emoji, parts[part], rate, seed), average="macro"
+                numbers[parts[part]],
+                predicted(method, emoji, parts[part], rate, seed),
+                average="macro",
             )
         )
 

@@ -80,7 +80,7 @@ COMPARISONS = tuple(
 )  # fmt: skip
 
 
-def constant(vectors, field, z, predicted, kept):
+def constant(vectors, field, z, predicted, present):
     """In place of `FilledFusion.lacking`: the vector of the sense for every row."""
     return vectors[field].expand(z.size, -1)
 
@@ -107,9 +107,9 @@ def made(name, classes, label, encoder):
 @torch.no_grad()
 def guesses(method, dataset, rows, field=None):
     """(n,) class numbers as told from all senses, or without `sense`."""
-    kept = [s for s in dataset.fields if s != field]
+    remaining = [s for s in dataset.fields if s != field]
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    return torch.cat([method.predict(b.only(*kept)).values.argmax(1) for b in batches]).numpy()
+    return torch.cat([method.predict(b.only(*remaining)).values.argmax(1) for b in batches]).numpy()
 
 
 def halves(digits):

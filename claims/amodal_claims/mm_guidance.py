@@ -67,15 +67,20 @@ class Imagined(Method):
         self.head = SupervisedHead(targets, (), 2 * d, joint=True)
         self.labels = self.head.labels
 
-    def told(self, u, v):
+    def logits(self, u, v):
         return self.head(Column(torch.cat([u.values, v.values], 1), u.rows))
 
     def features(self, batch):
         z = self.encoder.features(batch)
         u, v = both(z[self.deploy], z[self.guide])
         guess = Column(self.guess(u.values), u.rows)
-        told = {"told": self.told(u, v), "imagined": self.told(u, guess), "guess": guess, "true": v}
-        return Features(told | self.head.known(batch), batch.size)
+        terms = {
+            "told": self.logits(u, v),
+            "imagined": self.logits(u, guess),
+            "guess": guess,
+            "true": v,
+        }
+        return Features(terms | self.head.known(batch), batch.size)
 
     def losses(self, features):
         terms = {k: self.head.losses(features[k], features) for k in ("told", "imagined")}
@@ -86,10 +91,10 @@ class Imagined(Method):
 
     def predict(self, batch):
         u = self.encoder.features(batch.only(self.deploy))[self.deploy]
-        return self.told(u, Column(self.guess(u.values), u.rows))
+        return self.logits(u, Column(self.guess(u.values), u.rows))
 
 
-def told(method, batch):
+def predicted(method, batch):
     """Target -> predictions from the deployed sense, by the page and by fine-tuning."""
     with torch.no_grad():
         return method.head.predictions(method.predict(batch))
@@ -108,7 +113,8 @@ def arms(deploy, guide, targets):
 
 def f1(method, dataset, rows, label, numbers):
     guesses = [
-        told(method, b)[label].argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)
+        predicted(method, b)[label].argmax(1)
+        for b in Loader(dataset, rows, batch=256, shuffle=False)
     ]
     return float(f1_score(numbers[rows], torch.cat(guesses).numpy(), average="macro"))
 
@@ -116,7 +122,7 @@ def f1(method, dataset, rows, label, numbers):
 def cost(method, dataset, rows):
     batch = next(iter(Loader(dataset, rows[:64], batch=64, shuffle=False)))
     with FlopCounterMode(display=False) as counter:
-        told(method, batch)
+        predicted(method, batch)
     return counter.get_total_flops() / 1000 / batch.size
 
 

@@ -66,17 +66,20 @@ def only(fields):
 
 def some(fields):
     def choose(method, batch, step):
-        kept = random_subsets({s: batch[s].present(batch.size) for s in fields}, batch.seeds)
+        subsets = random_subsets({s: batch[s].present(batch.size) for s in fields}, batch.seeds)
         return hidden(
             batch,
-            {s: kept[s][c.rows] if s in kept else c.rows < 0 for s, c in batch.columns.items()},
+            {
+                s: subsets[s][c.rows] if s in subsets else c.rows < 0
+                for s, c in batch.columns.items()
+            },
         )
 
     return choose
 
 
-def hidden(batch, kept):
-    return replace(batch, columns={s: c.at(kept[s]) for s, c in batch.columns.items()})
+def hidden(batch, present):
+    return replace(batch, columns={s: c.at(present[s]) for s, c in batch.columns.items()})
 
 
 @torch.no_grad()
@@ -136,14 +139,16 @@ def measure(seed, dataset):
         arms["probe"] = probe
         arms.setdefault("dropout", arms["plain"])
         for arm, network in arms.items():
-            for tell, others in SETS.items():
-                cells[arm, learn, tell] = accuracy(network, emoji, parts["test"], others, numbers)
+            for deployed, others in SETS.items():
+                cells[arm, learn, deployed] = accuracy(
+                    network, emoji, parts["test"], others, numbers
+                )
     for arm in ("plain", "dropout", "masd", "wise", "both", "probe"):
         own = [v for (a, _, _), v in cells.items() if a == arm]
         found |= {f"mean: {arm}": float(np.mean(own)), f"worst: {arm}": min(own)}
     commonest = np.bincount(numbers[parts["test"]]).max() / len(parts["test"])
     return (
         found
-        | {f"{learn}>{tell}: {a}": v for (a, learn, tell), v in cells.items()}
+        | {f"{learn}>{deployed}: {a}": v for (a, learn, deployed), v in cells.items()}
         | {"most frequent": float(commonest)}
     )

@@ -54,7 +54,7 @@ def links(similar_NN):
     return graph + graph.T
 
 
-def looks(stamps, rows, seed):
+def pixel_similarity(stamps, rows, seed):
     """(N, N) the largest cosine of pixels between two pictures' augmented views."""
     image, every = stamps.fields[_stamps.IMAGE], []
     for view in range(VIEWS):
@@ -81,7 +81,7 @@ def measure(seed, dataset):
     )
     for name, similar in (
         ("captions", captions @ captions.T),
-        ("looks", looks(stamps, rows, seed)),
+        ("looks", pixel_similarity(stamps, rows, seed)),
     ):
         graph = links(similar)
         found |= {

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, normalize
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget
 from amodal_claims._new_classes import DATA as DATA
-from amodal_claims._new_classes import adapted, task, told
+from amodal_claims._new_classes import adapted, predicted, task
 
 CLAIM = (
     "Adapted to a few pictures of half of the classes, MMRL has a higher harmonic mean of base and new classes than the CLIP as it is, "
@@ -74,8 +74,8 @@ def measure(seed, dataset):
     both = {}
     for arm, options in ARMS.items():
         method = adapted("mmrl", made, BUDGET, seed, **options)
-        both[arm] = told(method, made, made.test, True)
-        found[arm] = made.judged(both[arm], told(method, made, made.test, False))
+        both[arm] = predicted(method, made, made.test, True)
+        found[arm] = made.judged(both[arm], predicted(method, made, made.test, False))
     numbers = {
         f"{n}: {arm}": getattr(f, n)
         for arm, f in found.items()

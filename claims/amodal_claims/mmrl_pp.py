@@ -10,7 +10,7 @@ the second."""
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget
 from amodal_claims._new_classes import DATA as DATA
-from amodal_claims._new_classes import adapted, task, told
+from amodal_claims._new_classes import adapted, predicted, task
 
 CLAIM = (
     "With fewer trained parameters than MMRL, MMRL++ reaches a harmonic mean of base and new classes that is as high (not lower by .02), "
@@ -42,7 +42,9 @@ def measure(seed, dataset):
     found = {"harmonic: zero": zero.harmonic}
     for arm, (name, options) in ARMS.items():
         method = adapted(name, made, BUDGET, seed, **options)
-        own = made.judged(told(method, made, made.test, True), told(method, made, made.test, False))
+        own = made.judged(
+            predicted(method, made, made.test, True), predicted(method, made, made.test, False)
+        )
         found |= {f"{n}: {arm}": getattr(own, n) for n in ("base", "new", "harmonic")}
         found[f"parameters: {arm}"] = (
             sum(p.numel() for p in method.parameters() if p.requires_grad) / 1000

@@ -149,8 +149,8 @@ def mean_of(dataset, rows, field, lacking):
 def auc(method, dataset, rows, label, change):
     scores = []
     for batch in map(change, Loader(dataset, rows, batch=256, shuffle=False)):
-        told = method.head.predictions(method.predict(batch))
-        scores.append(told[label][:, 1])
+        predicted = method.head.predictions(method.predict(batch))
+        scores.append(predicted[label][:, 1])
     return auroc(torch.cat(scores).numpy(), dataset.label(label)[rows] == "yes")
 
 

@@ -42,9 +42,9 @@ COMPARISONS = tuple(
 def accuracy(method, dataset, rows):
     """A record that is left with nothing counts as wrong."""
     seen = embed_records(method.encoder, dataset, rows)
-    told = method.head(seen.features)
+    predicted = method.head(seen.features)
     names = np.array(method.head.targets[0].classes)
-    right = names[told.values.argmax(1).numpy()] == seen.label("digit")[told.rows.numpy()]
+    right = names[predicted.values.argmax(1).numpy()] == seen.label("digit")[predicted.rows.numpy()]
     return float(right.sum() / len(rows))
 
 

@@ -171,11 +171,11 @@ def skilled(then):
 
 def pretrained(five, rows, seed, finetune):
     """Masked prediction with the skills of each sense, then the same fine-tuning."""
-    given = ", ".join(
+    skills = ", ".join(
         f"{f}={'+'.join(s)}"
         for f, s in rules(untrained(five, finetune, BUDGET, seed).encoder).items()
     )
-    make = partial(methods.build, "skillnet_mm", skills=given, contrast=0.0)
+    make = partial(methods.build, "skillnet_mm", skills=skills, contrast=0.0)
     encoder = trained(
         five, rows["train"], make, BUDGET, seed, BUDGET.rates[0], trunk="shared"
     ).encoder
@@ -190,10 +190,12 @@ def right(method, five, rows):
     for field in FIELDS:
         some = rows[field]
         batch = next(iter(sequential_loader(five, some, len(some))))
-        told = method.head.predictions(method.predict(batch))[f"{field} class"].argmax(1).numpy()
+        predicted = (
+            method.head.predictions(method.predict(batch))[f"{field} class"].argmax(1).numpy()
+        )
         classes = next(t.classes for t in method.head.targets if t.name == f"{field} class")
         truth = five.label(f"{field} class")[some]
-        hits = np.array(classes)[told] == truth
+        hits = np.array(classes)[predicted] == truth
         found[field] = mean(float(hits[truth == c].mean()) for c in set(truth))
     return found
 

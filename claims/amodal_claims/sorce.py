@@ -113,10 +113,10 @@ def found(method, dataset, rows, grid):
     holds, kinds = held(dataset, rows)
     asked = embed_values(method.encoder, "text", [f"there is a {' '.join(kind)}" for kind in kinds])
     parts = Loader(dataset.select(["image"]), rows, batch=256, shuffle=False)
-    several = [
+    columns = [
         region_vectors(method.encoder, alone(method.encoder, part), "image", grid) for part in parts
     ]
-    gallery = Column.stack(several, [len(column) for column in several]).values
+    gallery = Column.stack(columns, [len(column) for column in columns]).values
     best_first = late_interaction(
         Ragged(asked, torch.ones(len(asked), dtype=torch.int64)), gallery
     ).argmax(1)

@@ -42,10 +42,10 @@ TIP = {
     "no matching": {"match": 0.0},
     "contrast": {"fill": 0.0, "match": 0.0},
 }
-KEPT = "change of accuracy against complete records, held out"
+CHANGE = "change of accuracy against complete records, held out"
 COMPARISONS = (
     *(
-        Comparison(f"{p:.0%} of cells missing: what is lost, against {words}", KEPT, f"tip, lost at {p:.0%}", f"{arm}, lost at {p:.0%}")
+        Comparison(f"{p:.0%} of cells missing: what is lost, against {words}", CHANGE, f"tip, lost at {p:.0%}", f"{arm}, lost at {p:.0%}")
         for p in RATES[1:-1]
         for arm, words in (("supervised", "late fusion with imputed means"), ("contrast", "contrast alone"))
     ),
@@ -128,7 +128,7 @@ def probed(method, whole, labelled, labels, tests, test):
 
 
 @torch.no_grad()
-def told(method, dataset, rows, labels):
+def accuracy(method, dataset, rows, labels):
     guess = [
         method.predict(b).values.argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)
     ]
@@ -156,7 +156,7 @@ def arms(seed, dataset, names):
     for name in names:
         if name == "supervised":
             method = trained(whole, few, late_fusion, BUDGET, seed, *BUDGET.rates)
-            found[name] = [told(method, d, test, labels) for d in filled]
+            found[name] = [accuracy(method, d, test, labels) for d in filled]
             continue
         make = partial(methods.build, "tip", view="weak", depth=2, **TIP[name])
         method = trained(whole, train, make, BUDGET, seed, *BUDGET.rates)

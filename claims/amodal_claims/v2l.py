@@ -81,9 +81,9 @@ def measure(seed, dataset):
 
     runs = [run(0), run(1)]
     coarse = run(0, coarse=1.0)
-    looks, names = zip(*runs)
-    found = {"looks": looks, "names": names, "looks, coarse": coarse[:1]}
+    by_look, names = zip(*runs)
+    found = {"looks": by_look, "names": names, "looks, coarse": coarse[:1]}
     found = {name: float(np.mean([recall(m) for m in models])) for name, models in found.items()}
-    found["looks + looks"], found["names + names"] = recall(*looks), recall(*names)
-    found["looks + names"] = float(np.mean([recall(a, b) for a, b in product(looks, names)]))
+    found["looks + looks"], found["names + names"] = recall(*by_look), recall(*names)
+    found["looks + names"] = float(np.mean([recall(a, b) for a, b in product(by_look, names)]))
     return found

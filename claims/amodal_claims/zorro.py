@@ -41,8 +41,8 @@ COMPARISONS = (
 )  # fmt: skip
 
 
-def network(reads, encoder):
-    return methods.build("zorro", encoder, mask_rule=reads)
+def network(mask_rule, encoder):
+    return methods.build("zorro", encoder, mask_rule=mask_rule)
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def measure(seed, dataset):
         encoder, apart = method.encoder, alone(method, "test")
         company = {part: in_company(encoder, globe, rows[part]) for part in ("train", "test")}
         both = probed(company["train"], company["test"])
-        kept = probed(
+        alone_probed = probed(
             company["train"], features(encoder, globe, rows["test"])
         )  # probe made in company, used alone
         held = in_company(encoder, globe, globe.split("test")[:ROWS])
@@ -91,7 +91,7 @@ def measure(seed, dataset):
             f"alone, {arm}": mean(apart[s] for s in FIELDS),
             f"fusion, {arm}": both[FUSED],
             f"company, {arm}": mean(both[s] for s in FIELDS),
-            f"kept, {arm}": mean(kept[s] for s in FIELDS),
+            f"kept, {arm}": mean(alone_probed[s] for s in FIELDS),
             f"change, {arm}": max(
                 float((held[s].values - single[s].values).abs().max()) for s in FIELDS
             ),

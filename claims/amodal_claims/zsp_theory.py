@@ -132,7 +132,7 @@ def split(name):
     return name.lower().replace(":", " :").replace(",", " ,").split()
 
 
-def telling(names, groups):
+def discriminative(names, groups):
     """The words that tell the group."""
     seen = {}
     for name, group in zip(names, groups):
@@ -149,8 +149,8 @@ def emoji(dataset, seed):
     rows = np.random.default_rng([seed, 54]).permutation(rows)
     train, test = np.sort(rows[:TRAIN]), np.sort(rows[TRAIN:])
     names = [dataset.raw(i, "annotation") for i in range(len(dataset))]
-    told = telling([names[i] for i in train], group[train])
-    spoilt = [" ".join("thing" if w in told else w for w in split(n)) for n in names]
+    class_words = discriminative([names[i] for i in train], group[train])
+    spoilt = [" ".join("thing" if w in class_words else w for w in split(n)) for n in names]
     names = [" ".join(split(n)) for n in names]
     pictures = [dataset.raw(i, "image") for i in range(len(dataset))]
     image = replace(dataset.fields["image"], size=32, patch=8)

@@ -10,15 +10,15 @@ from amodal_claims._verdict import judge
 from amodal.stats.interval import STUDENT, half_width
 
 
-def findings(effects, **how):
+def findings(effects, **options):
     return judge(
-        Comparison("a > b", "accuracy", "a", "b", **how),
+        Comparison("a > b", "accuracy", "a", "b", **options),
         [{"a": 0.5 + e, "b": 0.5} for e in effects],
     )
 
 
 @pytest.mark.parametrize(
-    ("effects", "how", "verdict"),
+    ("effects", "options", "verdict"),
     [
         ([0.10, 0.11, 0.12], {}, "reproduced"),
         ([-0.10, -0.11, -0.12], {}, "not reproduced"),
@@ -34,8 +34,8 @@ def findings(effects, **how):
         ([0.03, 0.05, 0.07], {"within": 0.05}, "inconclusive"),
     ],
 )
-def test_the_whole_interval_decides(effects, how, verdict):
-    assert findings(effects, **how).verdict == verdict
+def test_the_whole_interval_decides(effects, options, verdict):
+    assert findings(effects, **options).verdict == verdict
 
 
 def test_a_number_may_stand_for_the_other_arm():

@@ -84,11 +84,11 @@ def bag_of(cells, name="image", start=0.0):
     return Tokens(x, row, torch.zeros_like(row), position, (name,), len(cells))
 
 
-def token_rows(bag):
+def token_rows(tokens):
     """A bag as B lists of (name, x, position)."""
-    result = [[] for _ in range(bag.size)]
+    result = [[] for _ in range(tokens.size)]
     for x, row, source, position in zip(
-        bag.x.tolist(), bag.row.tolist(), bag.source.tolist(), bag.position.tolist()
+        tokens.x.tolist(), tokens.row.tolist(), tokens.source.tolist(), tokens.position.tolist()
     ):
-        result[row].append((bag.names[source], x, position))
+        result[row].append((tokens.names[source], x, position))
     return result

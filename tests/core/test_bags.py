@@ -41,8 +41,10 @@ def test_keep_and_only(bags, data):
     joined = Tokens.join(bags)
     tokens = [(row, token) for row, tokens in enumerate(token_rows(joined)) for token in tokens]
     mask = data.draw(st.lists(st.booleans(), min_size=len(joined), max_size=len(joined)))
-    kept = [[t for (r, t), m in zip(tokens, mask) if m and r == row] for row in range(joined.size)]
-    assert token_rows(joined.keep(torch.tensor(mask, dtype=torch.bool))) == kept
+    remaining = [
+        [t for (r, t), m in zip(tokens, mask) if m and r == row] for row in range(joined.size)
+    ]
+    assert token_rows(joined.keep(torch.tensor(mask, dtype=torch.bool))) == remaining
     wanted = data.draw(st.lists(st.sampled_from(joined.names), unique=True))
     only = joined.only(*wanted)
     assert token_rows(only) == [[t for t in row if t[0] in wanted] for row in token_rows(joined)]

@@ -51,11 +51,11 @@ def test_column_selects_like_a_list(make, cells, data):
     expected = as_rows(column, size)
     assert column.present(size).tolist() == [c is not None for c in cells]
     mask = data.draw(st.lists(st.booleans(), min_size=len(column), max_size=len(column)))
-    kept_rows = {r for r, m in zip(column.rows.tolist(), mask) if m}
-    kept = [v if row in kept_rows else None for row, v in enumerate(expected)]
+    selected_rows = {r for r, m in zip(column.rows.tolist(), mask) if m}
+    selected = [v if row in selected_rows else None for row, v in enumerate(expected)]
     mask = torch.tensor(mask, dtype=torch.bool)
-    assert as_rows(column.at(mask), size) == kept
-    assert as_rows(column.at(mask.nonzero().squeeze(1)), size) == kept
+    assert as_rows(column.at(mask), size) == selected
+    assert as_rows(column.at(mask.nonzero().squeeze(1)), size) == selected
     start = data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size))
     assert as_rows(column.between(start, stop), stop - start) == expected[start:stop]

@@ -104,7 +104,7 @@ def test_after_an_error_too():
 
 
 @pytest.mark.parametrize(
-    "found, choice",
+    "measurement, choice",
     [
         (Measurement(100, 250, True), "onednn"),
         (Measurement(100, 105, True), "torch"),
@@ -112,22 +112,22 @@ def test_after_an_error_too():
         (Measurement(100, 250, False), "torch"),
     ],
 )
-def test_auto_takes_what_is_quicker_and_exact(found, choice, monkeypatch):
+def test_auto_takes_what_is_quicker_and_exact(measurement, choice, monkeypatch):
     monkeypatch.setattr(matmul, "reason_against", lambda: "")
-    monkeypatch.setattr(matmul, "measured", lambda: found)
+    monkeypatch.setattr(matmul, "measured", lambda: measurement)
     assert matmul.choose("auto") == choice and matmul.choose("torch") == "torch"
     assert (
-        f"{found.torch:.0f} GFLOP/s" in matmul.described()
-        and f"{found.onednn:.0f} by oneDNN" in matmul.described()
+        f"{measurement.torch:.0f} GFLOP/s" in matmul.described()
+        and f"{measurement.onednn:.0f} by oneDNN" in matmul.described()
     )
-    if found.exact:
+    if measurement.exact:
         assert matmul.choose("onednn") == "onednn"
     else:
         with pytest.raises(AmodalError, match="rounds"):
             matmul.choose("onednn")
 
 
-def test_it_is_taken_once_for_a_machine_and_kept(own_cache, monkeypatch):
+def test_it_is_measured_once_for_a_machine_and_cached(own_cache, monkeypatch):
     monkeypatch.setattr(matmul, "reason_against", lambda: "")
     taken = []
     monkeypatch.setattr(

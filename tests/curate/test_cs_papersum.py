@@ -49,7 +49,7 @@ def test_a_summary_is_checked_and_put_in_order():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         ({"futur_work": "x"}, "there is no field 'futur_work'; did you mean future_work"),
         ({"key_takeaways": None}, "the field 'key_takeaways' is missing"),
@@ -60,12 +60,12 @@ def test_a_summary_is_checked_and_put_in_order():
         ({"method": "w " * 151}, "has 151 words where 150 are the most"),
     ],
 )
-def test_what_is_wrong_with_a_summary_is_said(change, said):
-    with pytest.raises(AmodalError, match=re.escape(said)):
+def test_what_is_wrong_with_a_summary_is_said(change, reason):
+    with pytest.raises(AmodalError, match=re.escape(reason)):
         validate_summary(GOOD | change)
 
 
-def test_all_faults_are_told_at_once_with_what_was_meant():
+def test_all_faults_are_listed_at_once_with_what_was_meant():
     with pytest.raises(AmodalError) as fault:
         validate_summary({"key_takeaway": "x", "keywords": []})
     assert "'key_takeaways' is missing ('key_takeaway' is there)" in str(fault.value)
@@ -93,7 +93,7 @@ def test_an_answer_is_read_however_its_labels_are_written():
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reason"),
     [
         ("Sure, here it is.\n" + ANSWER, "words before the first label: 'Sure, here it is.'"),
         (ANSWER + "\nKeywords: more", "the label 'Keywords' stands twice"),
@@ -104,8 +104,8 @@ def test_an_answer_is_read_however_its_labels_are_written():
         ("Method: x", "the field 'key_takeaways' is missing"),
     ],
 )
-def test_an_answer_that_cannot_be_read_says_why(answer, said):
-    with pytest.raises(AmodalError, match=re.escape(said)):
+def test_an_answer_that_cannot_be_read_says_why(answer, reason):
+    with pytest.raises(AmodalError, match=re.escape(reason)):
         parse_answer(answer)
 
 
@@ -122,8 +122,10 @@ text = st.lists(word, min_size=1, max_size=8).map(" ".join)
 )
 def test_what_is_written_as_asked_is_read_as_it_was(summary):
     lines = {p.name: p.label for p in PARTS}
-    told = (f"{lines[n]}: {v if isinstance(v, str) else ', '.join(v)}" for n, v in summary.items())
-    assert parse_answer("\n".join(told)) == validate_summary(summary)
+    written = (
+        f"{lines[n]}: {v if isinstance(v, str) else ', '.join(v)}" for n, v in summary.items()
+    )
+    assert parse_answer("\n".join(written)) == validate_summary(summary)
 
 
 def test_the_question_names_every_field_and_holds_the_paper():
@@ -135,12 +137,12 @@ def test_the_question_names_every_field_and_holds_the_paper():
     )
 
 
-def test_a_language_model_is_asked_again_with_the_reason():
-    prompts, answers = [], iter(["Nothing.", "Keywords: a, b", ANSWER])
+def test_a_language_model_is_asked_once_more_with_the_reason():
+    prompts, replies = [], iter(["Nothing.", "Keywords: a, b", ANSWER])
 
     def ask(prompt):
         prompts.append(prompt)
-        return next(answers)
+        return next(replies)
 
     assert PromptedSummariser(ask)("T", "text")["future_work"] == "More data."
     assert prompts[0] == build_prompt("T", "text") and all(
@@ -186,8 +188,8 @@ def test_sentences_end_where_they_do():
     assert sentences(" \n ") == []
 
 
-def slow_textrank(said, steps=400):
-    bags = [words(s) for s in said]
+def slow_textrank(sentences, steps=400):
+    bags = [words(s) for s in sentences]
     like = [
         [
             0
@@ -197,13 +199,13 @@ def slow_textrank(said, steps=400):
         ]
         for i, a in enumerate(bags)
     ]
-    score = [1.0] * len(said)
+    score = [1.0] * len(sentences)
     for _ in range(steps):
         score = [
             0.15
             + 0.85
-            * sum(like[j][i] * score[j] / sum(like[j]) for j in range(len(said)) if like[j][i])
-            for i in range(len(said))
+            * sum(like[j][i] * score[j] / sum(like[j]) for j in range(len(sentences)) if like[j][i])
+            for i in range(len(sentences))
         ]
     return score
 
@@ -319,8 +321,8 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
         json.loads(line)["summary"]["future_work"] for line in out.read_text().splitlines()
     ] == ["More data."] * 3
     rows[1] = "Another text, changed."
-    again = cs_papersum(table(rows), PromptedSummariser(ask), out=out, progress=False)
-    assert len(calls) == 5 and len(again) == 3
+    resumed = cs_papersum(table(rows), PromptedSummariser(ask), out=out, progress=False)
+    assert len(calls) == 5 and len(resumed) == 3
     assert cs_papersum(table(rows), out=out, progress=False)[papers.keys[0]]["method"].startswith(
         "We propose"
     )

@@ -49,10 +49,10 @@ def by_bayes(pattern, good, class_accuracy):
     return joint[1] / (joint[1] + joint[-1])
 
 
-@pytest.mark.parametrize("told", [GOOD, 0.0])
-def test_rules_and_posterior_are_found_from_agreement_alone(told):
+@pytest.mark.parametrize("prior", [GOOD, 0.0])
+def test_rules_and_posterior_are_found_from_agreement_alone(prior):
     votes, truth = world()
-    found = filter_ensembles(votes, good=told)
+    found = filter_ensembles(votes, good=prior)
     assert found.good == pytest.approx(GOOD)
     class_accuracy = np.array(RIGHT).clip(1e-3, 1 - 1e-3)
     np.testing.assert_allclose(found.class_accuracy, class_accuracy, atol=1e-9)
@@ -63,11 +63,11 @@ def test_rules_and_posterior_are_found_from_agreement_alone(told):
     )
 
 
-@pytest.mark.parametrize("told", [0.75, 0.0])
-def test_the_symmetric_model_is_the_weighted_vote_of_the_paper(told):
+@pytest.mark.parametrize("prior", [0.75, 0.0])
+def test_the_symmetric_model_is_the_weighted_vote_of_the_paper(prior):
     class_accuracy = [(0.75, 0.75), (1.0, 1.0), (0.25, 0.25), (0.75, 0.75)]
     votes, _ = world(0.75, class_accuracy)
-    found = filter_ensembles(votes, good=told, symmetric=True)
+    found = filter_ensembles(votes, good=prior, symmetric=True)
     assert found.good == pytest.approx(0.75)
     a = np.array([0.5, 1.0, -0.5, 0.5]).clip(-0.998, 0.998)
     np.testing.assert_allclose(found.class_accuracy, np.stack([(1 + a) / 2] * 2, 1), atol=1e-9)
@@ -86,7 +86,7 @@ def test_abstaining_says_nothing():
     np.testing.assert_allclose(found.class_accuracy, RIGHT, atol=0.2)
 
 
-def test_the_best_are_kept_and_an_ensemble_beats_the_majority():
+def test_the_best_are_selected_and_an_ensemble_beats_the_majority():
     rng = np.random.default_rng(1)
     truth = rng.random(4000) < 0.5
     chances = (0.9, 0.6, 0.6, 0.55, 0.55)
@@ -123,7 +123,7 @@ def test_votes_and_what_a_detector_found():
     assert found["area"][0] == 0.25 and np.isnan(found["area"][1:]).all()
 
 
-def test_a_rule_that_never_varies_where_another_votes_is_not_told_by_it():
+def test_a_rule_that_never_varies_where_another_votes_is_not_estimated_by_it():
     votes, _ = world(class_accuracy=RIGHT[:3])
     alone = filter_ensembles(votes, good=GOOD)
     every = np.ones_like(votes["rule 0"])

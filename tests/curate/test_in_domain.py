@@ -49,9 +49,9 @@ def test_captions_are_picked_out_of_code():
     score = in_domain(mixed, captions[:6])
     assert set(np.argsort(score)[:6]) == set(range(6))
     own, usual = ByteModel(captions[:6]), ByteModel(code)
-    given = in_domain(mixed, captions[:6], general=code)
+    scores = in_domain(mixed, captions[:6], general=code)
     np.testing.assert_allclose(
-        given, [own.cross_entropy(t) - usual.cross_entropy(t) for t in mixed]
+        scores, [own.cross_entropy(t) - usual.cross_entropy(t) for t in mixed]
     )
     assert in_domain([], captions).shape == (0,)
 

@@ -92,17 +92,17 @@ def test_a_teacher_begins_with_them_too(records, clean, tmp_path):
         "progress": False,
     }
     out = pretrain("data2vec", records.select(["image"]), tmp_path / "run", **settings)
-    kept = load_file(next((out / "checkpoints").glob("step-*/model.safetensors")))
+    weights = load_file(next((out / "checkpoints").glob("step-*/model.safetensors")))
     its = amodal.load(clean).encoder.state_dict()
-    same = [name for name in its if f"method.teacher.{name}" in kept]
+    same = [name for name in its if f"method.teacher.{name}" in weights]
     assert "field_token.image" in same and len(same) > 10
     for name in same:
         torch.testing.assert_close(
-            kept[f"method.teacher.{name}"], its[name], atol=1e-6, rtol=0, msg=name
+            weights[f"method.teacher.{name}"], its[name], atol=1e-6, rtol=0, msg=name
         )
 
 
-def test_a_run_of_another_size_is_refused_or_told(records, clean, tmp_path, capsys):
+def test_a_run_of_another_size_is_rejected_or_reported(records, clean, tmp_path, capsys):
     pretrain(
         "clip",
         records,

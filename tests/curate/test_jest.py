@@ -191,7 +191,7 @@ def test_a_reference_that_reads_otherwise_is_refused():
 
 
 @pytest.mark.parametrize("name", ["slip", "clip_rocket", "gram"])
-def test_a_learner_whose_own_loss_cannot_be_told_is_scored_by_one_that_is_given(name):
+def test_a_learner_without_a_loss_per_row_is_scored_by_the_one_passed(name):
     torch.manual_seed(0)
     method = methods.build(
         name, Encoder({n: m for n, m in fields().items() if n in ("picture", "words")}, size="nano")
@@ -206,7 +206,7 @@ def test_a_learner_whose_own_loss_cannot_be_told_is_scored_by_one_that_is_given(
     )
 
 
-def test_the_learners_own_loss_and_scale_count_unless_others_are_given(monkeypatch):
+def test_the_learners_own_loss_and_scale_count_unless_others_are_passed(monkeypatch):
     asked = []
 
     class Asked(Softmax):

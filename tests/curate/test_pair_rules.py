@@ -80,13 +80,13 @@ def test_records_of_a_dataset(tmp_path):
     dataset = data.open(
         {"picture": paths, "words": words}, fields={"picture": "image", "words": "text"}
     )
-    given = pairs_of(dataset, range(5), "picture", "words")
+    pairs = pairs_of(dataset, range(5), "picture", "words")
     assert (
-        given["sizes"] == [(20, 40), (21, 40), (22, 40), (23, 40), (23, 40)]
-        and given["texts"] == words
+        pairs["sizes"] == [(20, 40), (21, 40), (22, 40), (23, 40), (23, 40)]
+        and pairs["texts"] == words
     )
-    assert given["images"][3] == given["images"][4] and len(set(given["images"])) == 4
-    found = pair_rules(**given, short_side=20, texts_of_image=1)
+    assert pairs["images"][3] == pairs["images"][4] and len(set(pairs["images"])) == 4
+    found = pair_rules(**pairs, short_side=20, texts_of_image=1)
     assert found.passed.tolist() == [False, True, False, False, False]
 
 

@@ -116,17 +116,17 @@ def upside_down(image):
     return image[:, ::-1]
 
 
-def test_a_trigger_tells_in_the_fingerprint_what_it_does(records):
+def test_a_trigger_describes_itself_in_the_fingerprint(records):
     stamps = {
         triggered(records, image="image", trigger=t).fingerprint
         for t in (Patch(), Patch(), Patch(seed=1))
     }
     assert len(stamps) == 2
-    told = [
+    described = [
         triggered(records, image="image", trigger=t).reader.trigger_id
         for t in (Patch(side=0.2), upside_down)
     ]
-    assert told == ["Patch(side=0.2, seed=0)", f"{__name__}.upside_down"], (
+    assert described == ["Patch(side=0.2, seed=0)", f"{__name__}.upside_down"], (
         "nothing that differs between processes"
     )
     for trigger in (lambda image: image, np.negative, Patch):

@@ -15,7 +15,7 @@ import pytest
 from amodal import data
 from amodal.core import AmodalError
 from amodal.data.readers import Table
-from benchmarks.lost import containers, damage
+from benchmarks.faults import containers, corruptions
 from tests.data import builders
 
 
@@ -148,7 +148,7 @@ def test_a_table_that_lost_its_end_names_itself(tmp_path):
         row_group_size=100,
     )
     content = (tmp_path / "a.parquet").read_bytes()
-    for damaged in (content[:500], damage.zeros(content, None), b""):
+    for damaged in (content[:500], corruptions.zeros(content, None), b""):
         (tmp_path / "a.parquet").write_bytes(damaged)
         with pytest.raises(AmodalError, match="a.parquet"):
             data.open(tmp_path / "a.parquet")

@@ -216,7 +216,7 @@ def test_a_changed_object_is_noticed_by_its_etag(s3):
     assert after.fingerprint == data.open(address).fingerprint
 
 
-def test_what_fails_in_passing_is_asked_for_again(tmp_path, web):
+def test_a_transient_failure_is_retried(tmp_path, web):
     builders.folder(tmp_path / "photos")
     dataset = data.open(f"{web.address}/photos")
     web.broken = 2

@@ -9,7 +9,7 @@ from amodal.core import Column, Embeddings
 from amodal.diagnose.dimension import anisotropy, dimension, intrinsic_dimension
 
 
-def slow(z, trimmed):
+def reference(z, trimmed):
     mu = []
     for i in range(len(z)):
         apart = sorted(float((z[i] - z[j]).norm()) for j in range(len(z)) if j != i)
@@ -29,7 +29,7 @@ def test_two_nn_is_the_slope_of_a_loop(trimmed):
     z = torch.randn(40, 5)
     z = torch.cat([z, z[:1]])  # two that are equal say nothing
     assert intrinsic_dimension(z, trimmed=trimmed, tile=7) == pytest.approx(
-        slow(z, trimmed), rel=1e-5
+        reference(z, trimmed), rel=1e-5
     )
 
 

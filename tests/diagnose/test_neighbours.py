@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from amodal.diagnose.neighbours import layer_agreement, most_alike, mutual_knn, nearest
 
 
-def slow(a, b, k):
+def reference(a, b, k):
     total = 0
     for i in range(len(a)):
         sets = []
@@ -26,7 +26,7 @@ def test_overlap_of_neighbours(k):
     torch.manual_seed(0)
     a = torch.randn(12, 4)
     b = torch.cat([a[:, :2], torch.randn(12, 3)], 1)
-    assert mutual_knn(a, b, k=k) == pytest.approx(slow(a, b, k))
+    assert mutual_knn(a, b, k=k) == pytest.approx(reference(a, b, k))
     assert mutual_knn(a, 5 * a, k=k) == 1
     assert torch.equal(nearest(a, k, tile=5), nearest(a, k))
 

@@ -83,7 +83,7 @@ def test_the_two_projections_against_a_general_solver():
         )
         both = np.concatenate([margins, [_pair(a, b) for a in (0, 1) for b in (0, 1)]])
 
-        def told(q):
+        def mutual_information(q):
             return float(page.information(torch.from_numpy(np.maximum(q, 0)).view(4, 2)))
 
         def conditional(q):
@@ -92,7 +92,11 @@ def test_the_two_projections_against_a_general_solver():
             return float((q * np.log2(q / m)).sum())
 
         for constraints, goal, ours in (
-            (margins, told, page.information(page.unique_projection(p1, p2, 500).flatten(-3, -2))),
+            (
+                margins,
+                mutual_information,
+                page.information(page.unique_projection(p1, p2, 500).flatten(-3, -2)),
+            ),
             (both, conditional, page.least_conditional(p1, p2, p12, 500)),
         ):
             free = null_space(constraints)

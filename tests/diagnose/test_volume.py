@@ -38,6 +38,6 @@ def test_each_set_of_fields_is_counted_over_its_own_records():
     assert abs(row["auroc"] - float((true[:, None] < mixed[None]).float().mean())) < 1e-5
 
 
-def test_aligned_fields_are_told_apart_and_unrelated_ones_are_not():
+def test_aligned_fields_are_detected_and_unrelated_ones_are_not():
     assert volume(embeddings(0.01))[-1]["auroc"] > 0.99
     assert 0.2 < volume(embeddings(1e4))[-1]["auroc"] < 0.8

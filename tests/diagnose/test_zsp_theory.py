@@ -24,8 +24,13 @@ def table(seed=0, leak=0.0, shape=(6, 5, 3)):
     rng = np.random.default_rng(seed)
     x, z, y = shape
     p_xz = rng.dirichlet(np.full(x * z, 0.3)).reshape(x, z)
-    given_z, given_both = rng.dirichlet(np.full(y, 0.3), z), rng.dirichlet(np.full(y, 0.3), (x, z))
-    return torch.from_numpy(p_xz[:, :, None] * ((1 - leak) * given_z[None] + leak * given_both))
+    conditional_z, conditional_xz = (
+        rng.dirichlet(np.full(y, 0.3), z),
+        rng.dirichlet(np.full(y, 0.3), (x, z)),
+    )
+    return torch.from_numpy(
+        p_xz[:, :, None] * ((1 - leak) * conditional_z[None] + leak * conditional_xz)
+    )
 
 
 def test_the_terms_of_a_table_are_their_definitions():
@@ -123,8 +128,8 @@ def test_residual_dependence_sees_what_captions_leave_out():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(400, 2, generator=g)
     z, y = x[:, :1] + 0.1 * torch.randn(400, 1, generator=g), (x[:, 0] > 0).long()
-    left, told = residual_dependence(x, z, (x[:, 1] > 0).long()), residual_dependence(x, z, y)
-    assert left["dependence"] > 0.3 and abs(told["dependence"]) < 0.05
+    left, explained = residual_dependence(x, z, (x[:, 1] > 0).long()), residual_dependence(x, z, y)
+    assert left["dependence"] > 0.3 and abs(explained["dependence"]) < 0.05
     assert left["dependence"] == left["captions"] - left["both"] and left["direct"] < 0.15
     number = residual_dependence(x, z, x[:, 1])
     assert (
@@ -156,8 +161,8 @@ def test_the_curve_is_the_nearest_mean_and_ends_at_its_limit():
         4,
         8,
     ]
-    a, b, told = limit([{"prompts": m, "error": 0.2 + 0.3 / m**0.5} for m in (1, 4, 9, 50)])
-    assert (a, b, told) == (pytest.approx(0.2), pytest.approx(0.3), pytest.approx(1))
+    a, b, r2 = limit([{"prompts": m, "error": 0.2 + 0.3 / m**0.5} for m in (1, 4, 9, 50)])
+    assert (a, b, r2) == (pytest.approx(0.2), pytest.approx(0.3), pytest.approx(1))
     slope, middle = np.polyfit([m**-0.5 for m in (1, 4, 16, 100)], errors, 1)
     assert limit(curve)[:2] == (pytest.approx(middle), pytest.approx(slope))
     with pytest.raises(ValueError, match="one has 10"):

@@ -16,7 +16,7 @@ def test_halves_of_the_classes():
         base_and_new(["a", "a"])
 
 
-def test_each_half_is_told_among_its_own_classes():
+def test_each_half_is_predicted_among_its_own_classes():
     rng = np.random.default_rng(0)
     scores, other, truth = (
         rng.normal(size=(60, 5)),
@@ -25,7 +25,7 @@ def test_each_half_is_told_among_its_own_classes():
     )
     base = np.array([True, False, True, True, False])
 
-    def slow(part, score):
+    def reference(part, score):
         right = []
         for row, t in zip(score, truth):
             if base[t] == part:
@@ -33,10 +33,10 @@ def test_each_half_is_told_among_its_own_classes():
         return sum(right) / len(right)
 
     found = base_to_new(scores, truth, base)
-    assert found.base == slow(True, scores) and found.new == slow(False, scores)
+    assert found.base == reference(True, scores) and found.new == reference(False, scores)
     assert found.harmonic == pytest.approx(1 / np.mean([1 / found.base, 1 / found.new]))
     apart = base_to_new(scores, truth, base, other)
-    assert apart.base == found.base and apart.new == slow(False, other) != found.new
+    assert apart.base == found.base and apart.new == reference(False, other) != found.new
     assert harmonic_mean(0.0, 0.0) == 0.0
     with pytest.raises(AmodalError, match="no record of a new class"):
         base_to_new(scores, np.where(base[truth], truth, 0), base)

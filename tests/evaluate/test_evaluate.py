@@ -61,7 +61,7 @@ def test_records_are_embedded_once_each_and_in_order(records):
     assert set(embedded.probed()) == {image, text, FUSED}
 
 
-def test_a_joint_encoder_sees_only_the_sources_it_is_given(records):
+def test_a_joint_encoder_sees_only_the_sources_it_is_passed(records):
     encoder = encoder_for(records, trunk="joint")
     embedded = embed_records(encoder, records, range(40))
     text = next(f for f, m in records.fields.items() if type(m).__name__ == "Text")
@@ -97,9 +97,9 @@ def test_a_report_has_everything_side_by_side(report, tmp_path):
     file = report.save(tmp_path / "deep" / "report.json")
     read = json.loads(file.read_text())
     assert read["about"]["fingerprint"] and read["results"][0]["spec"]["few"] == 3
-    again = Report.load(file)
-    assert len(again.rows()) == len(rows)
-    for a, b in zip(again.rows(), rows):
+    loaded = Report.load(file)
+    assert len(loaded.rows()) == len(rows)
+    for a, b in zip(loaded.rows(), rows):
         assert a.keys() == b.keys() and a["value"] == pytest.approx(b["value"], nan_ok=True)
     for name in ("missing_modality", "cross_modal_transfer", "map"):
         assert Image.open(tmp_path / "deep" / f"report.{name}.png").size[0] > 300

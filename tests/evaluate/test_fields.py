@@ -14,7 +14,7 @@ from amodal.evaluate.protocols.zero_shot import zero_shot
 from tests.evaluate.made import CLASSES, made
 
 
-def by_loop(query, gallery, same, at):
+def by_loop(query, gallery, same, ks):
     """Metrics one query at a time."""
     q, g, ranks = normalize(query, dim=1), normalize(gallery, dim=1), []
     for i in range(len(q)):
@@ -24,7 +24,7 @@ def by_loop(query, gallery, same, at):
         first = min(order.index(j) for j in right)
         ranks[-1] = 1 + first
     ranks = np.array(ranks)
-    return {f"recall@{k}": np.mean(ranks <= k) for k in at} | {
+    return {f"recall@{k}": np.mean(ranks <= k) for k in ks} | {
         "MRR": np.mean(1 / ranks),
         "median rank": np.median(ranks),
     }
@@ -135,7 +135,7 @@ def test_missing_measures_each_subset_on_its_own_records():
     assert len(subsets([str(i) for i in range(8)])) == 8 + 8 + 1
 
 
-def test_missing_runs_a_joint_network_again():
+def test_missing_reruns_a_joint_network():
     test = made(seed=2)
     asked = []
 

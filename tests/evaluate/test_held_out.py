@@ -28,10 +28,10 @@ def test_a_run_knows_what_it_was_trained_on(model, folder, tmp_path):
         == model.trained.tolist()
         == np.load(model.path / "trained.npy").tolist()
     )
-    again = amodal.load(model.save(tmp_path / "copy"))
-    assert again.trained.tolist() == model.trained.tolist()
-    again.trained = None
-    assert amodal.load(again.save(tmp_path / "copy")).trained is None
+    loaded = amodal.load(model.save(tmp_path / "copy"))
+    assert loaded.trained.tolist() == model.trained.tolist()
+    loaded.trained = None
+    assert amodal.load(loaded.save(tmp_path / "copy")).trained is None
     (tmp_path / "copy" / "trained.npy").write_bytes(b"no array")
     with pytest.raises(AmodalError, match="trained.npy.*cannot be read"):
         amodal.load(tmp_path / "copy")

@@ -35,7 +35,7 @@ def test_kinds_of_phrases_and_prompts_without_the_name():
         knowledge_prompts(["pacs"], BASE, kinds=("sign",))
 
 
-def test_what_a_model_proposes_is_kept_only_if_it_is_known():
+def test_what_a_model_proposes_is_accepted_only_if_it_is_known():
     proposed = {
         "low_voltage": ["Small qrs", "tall waves"],
         "pacs": ["reduced amplitude"],

@@ -157,8 +157,8 @@ def test_a_joint_network_fuses_what_is_left_itself():
 
 def test_dependence_on_the_label_and_its_reverse():
     y = np.array(["a", "b", "c", None] * 500, dtype=object)
-    groups, again = label_groups(y, y)
-    assert torch.equal(groups, again) and groups[:4].tolist() == [0, 1, 0, -1]
+    groups, same_groups = label_groups(y, y)
+    assert torch.equal(groups, same_groups) and groups[:4].tolist() == [0, 1, 0, -1]
     luck = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0))
     for turned in (False, True):
         hidden = label_dependent_mask(luck, groups, reverse=turned)
@@ -222,11 +222,11 @@ def test_what_is_hidden_at_random_in_training_leaks_nothing(monkeypatch):
     assert row["leaked"] == 0
 
 
-def test_presence_that_tells_the_label_in_the_data_itself_is_found():
+def test_presence_that_leaks_the_label_in_the_data_itself_is_found():
     def leaking(e):
-        told = torch.from_numpy(e.labels["kind"] == "dog")
+        is_dog = torch.from_numpy(e.labels["kind"] == "dog")
         sound = e.aligned["sound"]
-        columns = {**e.aligned.columns, "sound": sound.at(~told[sound.rows])}
+        columns = {**e.aligned.columns, "sound": sound.at(~is_dog[sound.rows])}
         return Embedded(e.keys, Embeddings(columns, len(e)), e.features, e.labels)
 
     train, test = made(seed=1), made(seed=2)
@@ -305,10 +305,10 @@ def test_ridge_agrees_with_leaving_each_record_out():
     for penalty in torch.logspace(-2, 4, 7).tolist():
         total = 0.0
         for i in range(25):
-            kept = [j for j in range(25) if j != i]
+            others = [j for j in range(25) if j != i]
             z = torch.cat([scaled, torch.ones(25, 1)], 1)
             lift = torch.diag(torch.tensor([penalty] * 4 + [0.0]))
-            w = torch.linalg.solve(z[kept].T @ z[kept] + lift, z[kept].T @ y[kept])
+            w = torch.linalg.solve(z[others].T @ z[others] + lift, z[others].T @ y[others])
             total += float((z[i] @ w - y[i]).square().sum())
         errors[penalty] = total
     best = min(errors, key=errors.get)
@@ -384,11 +384,11 @@ def test_damage_is_a_function_of_the_record_and_grows(name, kind):
     )
     before, changed = value.copy(), []
     for severity in (0.0, 0.25, 0.75):
-        made_, again = (
+        made_, repeated = (
             corruption.corruption(kind, severity)(modality, value, other, np.random.default_rng(1))
             for _ in (0, 1)
         )
-        np.testing.assert_array_equal(made_, again)
+        np.testing.assert_array_equal(made_, repeated)
         assert made_.dtype == value.dtype and made_.ndim == value.ndim
         modality.collate([made_])
         same = made_.shape == value.shape
@@ -459,14 +459,14 @@ def test_it_is_measured_when_asked_for_and_reported(folder, tmp_path):
     assert "missing_modality_robustness" in protocol_names() and len(report.table().rows) > 8
     file = report.save(tmp_path / "report.json")
     assert Image.open(tmp_path / "report.missing_modality_robustness.png").size[0] > 1000
-    again = Report.load(file)
-    assert len(again["missing_modality_robustness"].rows) == len(
+    loaded = Report.load(file)
+    assert len(loaded["missing_modality_robustness"].rows) == len(
         report["missing_modality_robustness"].rows
     )
     figures.missing_modality_robustness(
         [
             r
-            for r in again["missing_modality_robustness"].rows
+            for r in loaded["missing_modality_robustness"].rows
             if r["part"] not in corruption.CORRUPTIONS
         ],
         tmp_path / "short.png",

@@ -24,11 +24,11 @@ def rows(pair):
     return [r for r in modality_subsets(*pair, label="kind").rows if r["metric"] == "accuracy"]
 
 
-def by_hand(pair, learn, tell):
+def by_hand(pair, learn, deploy):
     train, test = pair
     seen, complete = train.aligned.fused(learn), test.aligned.complete(("image", "sound"))[0]
-    told = test.aligned.fused(tell)
-    x = told.values[torch.searchsorted(told.rows, complete)]
+    fused = test.aligned.fused(deploy)
+    x = fused.values[torch.searchsorted(fused.rows, complete)]
     codes = [torch.from_numpy(_labels.codes(e.labels["kind"], list(CLASSES))) for e in pair]
     predict = fit(seen.values, codes[0][seen.rows], 3)
     return float((predict(x) == codes[1][complete]).double().mean())
@@ -76,10 +76,12 @@ def test_a_report_shows_the_summaries_and_draws_the_matrix(pair, tmp_path):
     assert len(table.rows) == 10 and len(report.table(every=True).rows) == 3 * 19
     report.save(tmp_path / "report.json")
     assert (tmp_path / "report.modality_subsets.png").stat().st_size > 5000
-    again = Report.load(tmp_path / "report.json")["modality_subsets"]
-    figures.modality_subsets(again.rows, tmp_path / "again.png", label="kind")
+    loaded = Report.load(tmp_path / "report.json")["modality_subsets"]
+    figures.modality_subsets(loaded.rows, tmp_path / "again.png", label="kind")
     with pytest.raises(AmodalError, match="no matrix"):
-        figures.modality_subsets([r for r in again.rows if r["source"] == ALL], tmp_path / "no.png")
+        figures.modality_subsets(
+            [r for r in loaded.rows if r["source"] == ALL], tmp_path / "no.png"
+        )
 
 
 def test_where_it_says_nothing(pair):

@@ -81,7 +81,7 @@ def test_summaries_of_other_papers_are_doubted(corpus, made):
     assert report.without == [keys[100]] and report.rows[0]["papers"] == 239
 
 
-def test_topics_that_grow_are_told_with_their_shares(report):
+def test_topics_that_grow_are_listed_with_their_shares(report):
     assert [n for n, t in report.trends.items() if t.q < 0.05 and t.slope > 0] == ["graphs"]
     assert (
         report.years == dict.fromkeys(range(2019, 2025), 40)

@@ -40,10 +40,13 @@ def test_captions_end_near_the_probe_and_class_names_of_another_kind_do_not():
         )
 
     found = prompts(train, test, label="kind", embed_text=say)
-    told = prompts(train, test, label="kind", embed_text=say, templates=["a {}."])
+    with_captions = prompts(train, test, label="kind", embed_text=say, templates=["a {}."])
     at = {"target": "class names"}
     assert (
-        told.value("image", "accuracy", **at) > 0.8 > 0.6 > found.value("image", "accuracy", **at)
+        with_captions.value("image", "accuracy", **at)
+        > 0.8
+        > 0.6
+        > found.value("image", "accuracy", **at)
     )
     assert (
         abs(
@@ -55,7 +58,9 @@ def test_captions_end_near_the_probe_and_class_names_of_another_kind_do_not():
     assert found.value("image", "accuracy, 32 captions") >= found.value(
         "image", "accuracy, 1 captions"
     )
-    assert found.value("image", "bias of class names") > told.value("image", "bias of class names")
+    assert found.value("image", "bias of class names") > with_captions.value(
+        "image", "bias of class names"
+    )
     assert abs(found.value("image", "bias of captions")) < 0.05
     assert (
         0.05
@@ -63,7 +68,7 @@ def test_captions_end_near_the_probe_and_class_names_of_another_kind_do_not():
         == found.value("image", "risk, captions") - found.value("image", "risk, both")
     )
     assert {row["source"] for row in found.rows} == {"image", "sound"} and "a bird." in str(
-        told.spec["prompts"]
+        with_captions.spec["prompts"]
     )
 
 

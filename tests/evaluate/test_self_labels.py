@@ -15,10 +15,10 @@ from amodal.stats.clustering import adjusted_mutual_information, matched_accurac
 from tests.evaluate.made import made
 
 
-def subspaces(groups=5, each=40, seed=0):
+def subspaces(groups=5, size=40, seed=0):
     """Unit vectors near one line each, and which: signs are drawn, so that only |cosine| tells."""
     rng = np.random.default_rng(seed)
-    truth = np.repeat(np.arange(groups), each)
+    truth = np.repeat(np.arange(groups), size)
     lines = np.linalg.qr(rng.normal(size=(16, 16)))[0][:groups]
     x = lines[truth] * rng.choice([-1, 1], (len(truth), 1)) + 0.02 * rng.normal(
         size=(len(truth), 16)
@@ -52,15 +52,15 @@ def test_accuracy_is_the_best_of_all_ways_to_name_clusters(classes, clusters):
 
 
 @pytest.mark.parametrize("groups", [3, 6])
-def test_the_fewest_bits_tell_how_many_subspaces_there_are(groups):
+def test_the_fewest_bits_choose_the_number_of_subspaces(groups):
     x, truth = subspaces(groups)
     found = self_labels(5 * x, range(2, 10))
     assert found.number == groups and found.bits[groups] < min(
         found.bits[groups - 1], found.bits[groups + 1]
     )
     assert matched_accuracy(truth, found.clusters[groups]) == 1
-    told = self_labels(torch.randn(len(x), 3), [groups], member_NE=x)
-    assert matched_accuracy(truth, told.clusters[groups]) == 1
+    labelled = self_labels(torch.randn(len(x), 3), [groups], member_NE=x)
+    assert matched_accuracy(truth, labelled.clusters[groups]) == 1
 
 
 def test_members_vote_for_the_name_of_their_cluster():

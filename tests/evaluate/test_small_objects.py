@@ -57,7 +57,7 @@ def test_recall_is_that_of_a_loop_over_queries():
     assert found.spec["gallery"] == found.spec["queries"] == 40 and "multi_vector" not in found.spec
 
 
-def test_equal_pictures_are_one_and_equal_words_have_several_right():
+def test_equal_pictures_are_merged_and_equal_words_have_many_matches():
     g = torch.Generator().manual_seed(1)
     pictures = torch.randn(6, 8, generator=g).repeat(2, 1)
     same = torch.arange(6).repeat(2)

@@ -146,7 +146,7 @@ def test_a_draw_of_people_is_a_set_in_which_some_are_twice():
     drawn = np.random.default_rng([1, 40]).multinomial(40, np.full(40, 1 / 40), size=3)
     for number, counts in enumerate(drawn, 1):
         at = np.repeat(np.arange(40), counts)
-        again = Predictions(
+        resampled = Predictions(
             np.arange(40),
             test[1][at],
             test[2][at],
@@ -154,7 +154,7 @@ def test_a_draw_of_people_is_a_set_in_which_some_are_twice():
             model.curves(risk[at], times),
             train[1:],
         )
-        same = scores([again], times, draws=0)
+        same = scores([resampled], times, draws=0)
         for metric in ("concordance", "AUC over time", "integrated Brier"):
             assert found[metric][number] == pytest.approx(same[metric][0]), metric
 
@@ -225,12 +225,13 @@ def test_the_log_rank_test_is_scikit_survivals():
     assert (chi, p) == pytest.approx(expected)
 
 
-def test_halves_of_risk_part_where_risk_is_told_and_are_drawn(tmp_path):
+def test_risk_groups_separate_where_risk_is_predicted_and_are_drawn(tmp_path):
     found = protocol(embedded(300, 0), embedded(150, 1), label="days,dead")
-    told, noise = (found.spec["groups"][s] for s in "ab")
-    assert told["p"] < 1e-6 < noise["p"] and told["n"] == {"low": 75, "high": 75}
+    informative, noise = (found.spec["groups"][s] for s in "ab")
+    assert informative["p"] < 1e-6 < noise["p"] and informative["n"] == {"low": 75, "high": 75}
     assert (
-        told["low"][0] == told["high"][0] == 1 and max(np.subtract(told["low"], told["high"])) > 0.3
+        informative["low"][0] == informative["high"][0] == 1
+        and max(np.subtract(informative["low"], informative["high"])) > 0.3
     )
     file = Report([found]).save(tmp_path / "r.json")
     assert (

@@ -61,7 +61,7 @@ def test_it_is_what_a_loop_finds(k):
     )
 
 
-def test_votes_find_what_single_snippets_do_not_and_all_neighbours_tell_nothing():
+def test_votes_find_what_single_snippets_do_not_and_all_neighbours_are_chance():
     assert (
         track_identification(None, snippets(noise=0.6), whole="piece", neighbours=5).value(
             "score", "MRR, by votes", target="sound"

@@ -43,9 +43,9 @@ def test_the_dense_form_agrees_with_the_flat_one(field, shape):
         np.testing.assert_allclose(*compared(made, field, n, length), atol=1e-5)
 
 
-@pytest.mark.parametrize("reads", ["full", "pure", "bottleneck"])
-def test_fusion_tokens_take_part_as_the_rule_says(reads):
-    made = encoder("photo", "facts", "watch", trunk="joint", pool="cls").fuse(3, reads).eval()
+@pytest.mark.parametrize("mask_rule", ["full", "pure", "bottleneck"])
+def test_fusion_tokens_take_part_as_the_rule_says(mask_rule):
+    made = encoder("photo", "facts", "watch", trunk="joint", pool="cls").fuse(3, mask_rule).eval()
     for field in made.fields:
         np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
 

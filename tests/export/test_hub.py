@@ -60,8 +60,8 @@ def test_a_tower_of_pictures_is_loaded_by_transformers_without_code_of_ours(tmp_
 
 def test_the_folder_is_what_amodal_loads_and_the_card_says_what_it_is(tmp_path):
     trained = written(encoder("photo", "caption").align(16), tmp_path / "out")
-    again = amodal.load(tmp_path / "out", device="cpu")
-    a, b = trained.embed(records()).aligned, again.embed(records()).aligned
+    loaded = amodal.load(tmp_path / "out", device="cpu")
+    a, b = trained.embed(records()).aligned, loaded.embed(records()).aligned
     assert all(torch.equal(a[s].values, b[s].values) for s in a)
     huggingface_hub = pytest.importorskip("huggingface_hub")
     card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")

@@ -165,19 +165,19 @@ def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
         process.kill()
         process.join()
     assert not out.exists()
-    kept = {int(p.stem) for p in parts.glob("0*.parquet")}
+    finished = {int(p.stem) for p in parts.glob("0*.parquet")}
     first = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
-    assert 6 <= len(kept) < 30 and len({r for r, _ in first}) > 1
+    assert 6 <= len(finished) < 30 and len({r for r, _ in first}) > 1
     assert all(start // 2 % 3 == r for r, start in first), "rank r takes chunks r, r + 3, ..."
     log.unlink()
     for process in launch(2, out, log, 0.0):  # another number of ranks goes on
         process.join(60)
         assert process.exitcode == 0
-    again = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
-    assert sorted(start for _, start in again) == sorted(set(range(0, 60, 2)) - kept), (
+    restarted = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    assert sorted(start for _, start in restarted) == sorted(set(range(0, 60, 2)) - finished), (
         "each that was missing, once"
     )
-    assert all(start // 2 % 2 == r for r, start in again)
+    assert all(start // 2 % 2 == r for r, start in restarted)
     count = write_vectors(
         model(encoder("photo", "caption")), records(60), tmp_path / "one.parquet", chunk=2, **QUIET
     )

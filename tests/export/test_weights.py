@@ -20,8 +20,8 @@ def test_vectors_are_identical_after_a_round_trip(tmp_path, shape):
     trained.config |= CARD
     written = export(trained, "safetensors", tmp_path / "out")
     assert all(p.exists() for p in written)
-    again = amodal.load(tmp_path / "out", device="cpu")
-    a, b = trained.embed(records()).aligned, again.embed(records()).aligned
+    loaded = amodal.load(tmp_path / "out", device="cpu")
+    a, b = trained.embed(records()).aligned, loaded.embed(records()).aligned
     assert list(a) == list(b)
     for source in a:
         assert torch.equal(a[source].values, b[source].values) and torch.equal(

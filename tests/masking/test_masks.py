@@ -62,11 +62,11 @@ def test_no_tokens(name):
 @given(sizes=SIZES, ratio=st.floats(0, 1))
 def test_random_keeps_an_exact_number(sizes, ratio):
     group, seed, order, _ = tokens(sizes)
-    kept = random_keep(group, seed, order, ratio)
+    visible = random_keep(group, seed, order, ratio)
     as_tensor = random_keep(group, seed, order, torch.full(group.shape, ratio, dtype=torch.float64))
-    assert torch.equal(kept, as_tensor)
+    assert torch.equal(visible, as_tensor)
     for bag, size in enumerate(sizes):
-        count = int(kept[group == bag * 7 + 3].sum())
+        count = int(visible[group == bag * 7 + 3].sum())
         assert count >= 1 and (abs(count - size * (1 - ratio)) <= 0.5 + 1e-6 or count == 1)
 
 

@@ -96,10 +96,10 @@ def test_cutmix_and_mixup_are_what_loops_make_of_them():
         torch.tensor([(1, 2), (1, 0), (0, 4), (3, 0), (0, 0)]),
     )
     source = torch.tensor([(1, 3), (2, 1), (3, 0), (0, 2), (0, 0)])
-    kept = torch.tensor([0.2, 1.0, 0.5, 0.0, 0.7], dtype=torch.float64)
+    shares = torch.tensor([0.2, 1.0, 0.5, 0.0, 0.7], dtype=torch.float64)
     cut, mixed = (
         mixing.cutmix(values, grid, partner, window, to, source).split(),
-        mixing.mixup(values, grid, partner, kept).split(),
+        mixing.mixup(values, grid, partner, shares).split(),
     )
     tables = [part.view(r, c, -1) for part, (r, c) in zip(values.split(), SIZES)]
     for i, (r, c) in enumerate(SIZES):
@@ -109,7 +109,7 @@ def test_cutmix_and_mixup_are_what_loops_make_of_them():
         assert torch.equal(cut[i].view_as(own), own)
         for y, x in itertools.product(range(r), range(c)):
             there = other[y * len(other) // r, x * other.shape[1] // c]
-            expected = kept[i] * tables[i][y, x] + (1 - kept[i]) * there
+            expected = shares[i] * tables[i][y, x] + (1 - shares[i]) * there
             assert torch.allclose(mixed[i].view(r, c, -1)[y, x], expected)
 
 

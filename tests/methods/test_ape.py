@@ -25,16 +25,16 @@ def test_without_blocks_maps_are_linear():
     }
 
 
-def test_a_grown_tower_is_built_again():
+def test_an_extended_tower_is_rebuilt():
     encoder = method("ape").encoder.eval()
-    again = config.build(encoder.spec).eval()
-    again.load_state_dict(encoder.state_dict())
+    rebuilt = config.build(encoder.spec).eval()
+    rebuilt.load_state_dict(encoder.state_dict())
     seen = batch(("plain",))
     for source, column in encoder(seen).columns.items():
-        assert torch.equal(column.values, again(seen)[source].values)
+        assert torch.equal(column.values, rebuilt(seen)[source].values)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     with pytest.raises(AmodalError, match="picture"):
         method("ape", anchor="pictur")
     with pytest.raises(AmodalError, match="0 blocks or more"):

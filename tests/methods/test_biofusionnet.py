@@ -61,7 +61,7 @@ def test_fields_read_each_other_twice_and_then_themselves():
                 )
 
 
-def test_a_field_by_itself_still_tells_what_it_holds():
+def test_a_field_alone_still_predicts_what_it_holds():
     module = CoDualAttention(["a"], 6)
     one, other = (module({"a": bag([3, 2], "a", seed=seed)})["a"].x for seed in (1, 2))
     assert not torch.allclose(one, other, atol=1e-3)
@@ -126,7 +126,7 @@ def test_what_joins_late_is_not_read_by_the_others():
     whole = with_times(batch(m.views, patchy=False))
     other = whole.columns | {"facts": batch(m.views, patchy=False, seed=5)["facts"]}
     seen = []
-    m.fusion.layers[2].register_forward_hook(lambda module, given, out: seen.append(out))
+    m.fusion.layers[2].register_forward_hook(lambda module, inputs, out: seen.append(out))
     with torch.no_grad():
         before, after = (
             m.head.predictions(m.predict(b))["days,dead"]

@@ -59,9 +59,9 @@ def test_fields_of_a_record_are_read_in_company_and_its_query_is_not():
 def test_a_label_says_which_field_a_query_is_about():
     clamr = ordered("signal, picture, facts")
     z = clamr.features(batch(("plain",)))
-    told = clamr.losses(z)["fields"]
+    labelled = clamr.losses(z)["fields"]
     other = replace(z, label=Column((z.label.values + 1) % 3, z.label.rows))
-    assert clamr.labels == ("kind",) and not torch.isclose(told, clamr.losses(other)["fields"])
+    assert clamr.labels == ("kind",) and not torch.isclose(labelled, clamr.losses(other)["fields"])
     assert "fields" not in method("clamr", weight=0.0).losses(z)
 
 

@@ -31,7 +31,7 @@ def test_it_is_the_contrast_of_clip():
     torch.testing.assert_close(*pair)
 
 
-def test_wrong_options_and_no_text_are_told():
+def test_wrong_options_and_no_text_are_reported():
     with pytest.raises(AmodalError, match="Did you mean text"):
         method("clip_ild", learn="texts")
     with pytest.raises(AmodalError, match="text field"):

@@ -115,13 +115,13 @@ def test_the_total_is_the_paper(add):
 @pytest.mark.parametrize("add", ADDED)
 def test_fewer_views_and_micro_batches(add, views):
     whole, pieces = made(add=add, local_views=views), made(add=add, local_views=views)
-    values, again = (
+    values, accumulated = (
         gradients(whole, two_fields(whole)),
         gradients(pieces, two_fields(pieces), micro=3),
     )
     assert len(values) == 1 + (views > 0) + (add != "none")
     for name in values:
-        torch.testing.assert_close(values[name], again[name], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(values[name], accumulated[name], rtol=1e-9, atol=1e-9)
 
 
 def test_each_of_three_views_has_its_targets_from_another_view_of_both_fields():

@@ -96,7 +96,7 @@ def test_look_alikes_are_whole_classes_that_lie_together():
     )
 
 
-def test_the_survey_groups_by_the_labels_it_is_given():
+def test_the_refresh_groups_by_the_labels_it_is_passed():
     m = method("clippings")
     b = batch(("plain",), patchy=False)
     seen = m.encoder.features(b)

@@ -51,13 +51,13 @@ def test_rows_whose_gradients_conflict_are_left_out():
     between = float(c.sort().values[5:7].mean())
     for gamma in (between, float(c.min()) - 0.1):
         m.gamma.fill_(gamma)
-        kept = c > m.gamma
+        aligned = c > m.gamma
         terms = m.losses(z)
         torch.testing.assert_close(
-            terms["info_nce/picture~signal"], info_nce(v[kept], a[kept], temperature=0.07) / 2
+            terms["info_nce/picture~signal"], info_nce(v[aligned], a[aligned], temperature=0.07) / 2
         )
         torch.testing.assert_close(m.last_row_cosines.values, c)
-    assert 0 < int((c > c.median()).sum()) < 12 and kept.all()
+    assert 0 < int((c > c.median()).sum()) < 12 and aligned.all()
     m.gamma.fill_(2.0)
     assert all(term == 0 for term in m.losses(z).values())
 

@@ -65,7 +65,7 @@ def test_the_space_is_learnt_from_how_often_concepts_go_together():
     assert p[1, 2] < 0.1 and p[2, 1] < 0.1 and p[0, 1] > 0.85 and p[0, 2] > 0.85
 
 
-def test_a_field_learns_without_the_others_and_answers_questions():
+def test_a_field_learns_without_the_others_and_predicts_categories():
     torch.manual_seed(0)
     m = method("concept_centric", dims=8, steps=500)
     whole = batch(m.views, 8, patchy=False)
@@ -76,9 +76,9 @@ def test_a_field_learns_without_the_others_and_answers_questions():
         m.losses(m.features(whole.only("words", "facts")))["entail/words"].backward()
         descent.step()
     truth = whole["facts"].values[:, 1]
-    told = m.predict_category(whole, "colour")
-    assert set(told) == {"picture", "words", "signal"}
-    assert float((told["words"].values == truth).float().mean()) > 0.8
+    predicted = m.predict_category(whole, "colour")
+    assert set(predicted) == {"picture", "words", "signal"}
+    assert float((predicted["words"].values == truth).float().mean()) > 0.8
     with pytest.raises(AmodalError, match="colour"):
         m.predict_category(whole, "color")
 

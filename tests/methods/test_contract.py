@@ -73,9 +73,9 @@ def test_any_field_may_be_absent_from_a_batch(name, absent):
 def test_micro_batches_give_the_gradient_of_the_whole_batch(name):
     whole, pieces = exact(method(name)), exact(method(name))
     values = gradients(whole, exact(batch(whole.views, size=9)))
-    again = gradients(pieces, exact(batch(pieces.views, size=9)), micro=2)
+    accumulated = gradients(pieces, exact(batch(pieces.views, size=9)), micro=2)
     for term in values:
-        torch.testing.assert_close(values[term], again[term], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(values[term], accumulated[term], rtol=1e-9, atol=1e-9)
     assert_same_gradient(gradient(whole), gradient(pieces))
 
 
@@ -176,11 +176,11 @@ def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path
 
     for folder in ("straight", "broken"):
         (tmp_path / folder).mkdir()
-    straight, kept = run(tmp_path / "straight", 6)
+    straight, state = run(tmp_path / "straight", 6)
     with pytest.raises(InterruptedError):
         run(tmp_path / "broken", 3)
-    resumed, kept_again = run(tmp_path / "broken", 6, resume=True)
-    for a, b in ((straight, resumed), (kept, kept_again)):
+    resumed, state_resumed = run(tmp_path / "broken", 6, resume=True)
+    for a, b in ((straight, resumed), (state, state_resumed)):
         for (n, x), y in zip(a.state_dict().items(), b.state_dict().values()):
             assert torch.equal(x, y), n
 
@@ -190,11 +190,11 @@ def test_embeds_and_survives_a_round_trip(name):
     m = method(name)
     m.on_step_end(Clock(1, 10))
     encoder = m.encoder.eval()
-    again = encoder_config.build(encoder.spec)
-    again.load_state_dict(encoder.state_dict())
+    rebuilt = encoder_config.build(encoder.spec)
+    rebuilt.load_state_dict(encoder.state_dict())
     plain = batch(("plain",))
     with torch.no_grad():
-        one, other = encoder(plain), again.eval()(plain)
+        one, other = encoder(plain), rebuilt.eval()(plain)
     assert set(FIELDS) <= set(one)
     for source in one:
         assert one[source].values.dim() == 2 and one[source].values.isfinite().all()

@@ -49,14 +49,14 @@ def records(n=24):
     rng = np.random.default_rng(0)
     number, dark = rng.integers(4, size=n), rng.integers(2, size=n)
     pictures = [np.full((8, 8), 40 + 170 * d, dtype=np.uint8) for d in dark]
-    told = [f"{'ab'[d]} {names[k]}" for k, d in zip(number, dark)]
-    texts = {"digits": [str(k) for k in number], "told": told}
+    captions = [f"{'ab'[d]} {names[k]}" for k, d in zip(number, dark)]
+    texts = {"digits": [str(k) for k in number], "told": captions}
     fields = {
         "image": modalities.make("image", size=8, channels=1, patch=4),
         "digits": modalities.make("text", max_length=8),
         "told": modalities.make("text", max_length=16),
     }
-    return data.open({"image": pictures} | texts).with_fields(fields), told
+    return data.open({"image": pictures} | texts).with_fields(fields), captions
 
 
 def made(fields, **options):
@@ -66,14 +66,14 @@ def made(fields, **options):
 
 
 @pytest.mark.parametrize("images", ["read", "imagine"])
-def test_what_is_only_in_the_picture_is_told_by_those_who_read_it(images):
-    numbers, told = records()
+def test_what_is_only_in_the_picture_is_translated_by_those_who_read_it(images):
+    numbers, captions = records()
     m = fit(made(numbers.fields, images=images), numbers, range(24), Budget(60, 24), 0, 6e-3)
     assert m.source == "digits" and m.target == "told"
     b = next(iter(Loader(numbers, range(24), batch=24, shuffle=False)))
     found = m.generate(b if images == "read" else b.only("digits"), beams=2, longest=10)
-    right = np.mean([found[i][2:] == told[i][2:] for i in range(24)])
-    letter = np.mean([found[i][:1] == told[i][:1] for i in range(24)])
+    right = np.mean([found[i][2:] == captions[i][2:] for i in range(24)])
+    letter = np.mean([found[i][:1] == captions[i][:1] for i in range(24)])
     assert right > 0.9 and (letter == 1 if images == "read" else letter < 0.9)
 
 
@@ -108,7 +108,7 @@ def test_the_loss_is_minus_log_p_of_the_text_as_it_is_written():
         assert float(total[row]) == pytest.approx(-log, rel=1e-4)
 
 
-def test_rows_without_a_source_are_not_told_and_errors_say_what_to_do():
+def test_rows_without_a_source_are_not_decoded_and_errors_say_what_to_do():
     m = method("cuni_mmt")
     b = batch(m.views, absent=("picture", "signal", "facts"))
     assert len(m.features(b).translated) == 0 and m.losses(m.features(b))["translate"] == 0

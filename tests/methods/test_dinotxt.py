@@ -137,8 +137,8 @@ def test_towers_without_a_class_token_and_other_mistakes():
     with pytest.raises(AmodalError, match="one projection tower"):
         align_to_towers(Encoder(fields(), size="nano"))
     assert "no dense form" in why_not_exportable(method("dinotxt").encoder, "picture")
-    several = method("dinotxt", lock="picture, signal").encoder
-    assert {f for f in several.fields if isinstance(several.heads[f], torch.nn.Identity)} == {
+    encoder = method("dinotxt", lock="picture, signal").encoder
+    assert {f for f in encoder.fields if isinstance(encoder.heads[f], torch.nn.Identity)} == {
         "picture",
         "signal",
     }

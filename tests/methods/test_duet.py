@@ -74,11 +74,11 @@ def test_one_attribute_that_is_there_is_masked_and_does_not_show():
         column = places[row][int(one.hidden[row])]
         changed = b["facts"].values.clone()
         changed[row, column] = 0.0 if changed[row, column] else 1.0
-        again = made(
+        repeated = made(
             encoder, Batch(4, {"facts": Column(changed, torch.arange(4))}, b.keys, b.seeds)
         )
-        if torch.equal(again.hidden, one.hidden):
-            torch.testing.assert_close(again.words.values.flat, one.words.values.flat)
+        if torch.equal(repeated.hidden, one.hidden):
+            torch.testing.assert_close(repeated.words.values.flat, one.words.values.flat)
     assert one.hidden[2] == 0  # a number, where there is no category
 
 
@@ -89,12 +89,12 @@ def test_what_is_left_blank_does_not_show():
         changed[
             0, 1
         ] = -50.0  # a number is not masked beside categories, so which one is masked stays the same
-        again = made(
+        repeated = made(
             encoder, Batch(4, {"facts": Column(changed, torch.arange(4))}, b.keys, b.seeds)
         )
-        assert torch.equal(one.hidden, again.hidden)
+        assert torch.equal(one.hidden, repeated.hidden)
         assert (
-            torch.allclose(one.words.values.flat[:3], again.words.values.flat[:3], atol=1e-5)
+            torch.allclose(one.words.values.flat[:3], repeated.words.values.flat[:3], atol=1e-5)
             != shows
         )
 

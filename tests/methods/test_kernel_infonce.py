@@ -11,7 +11,7 @@ from tests.methods.bench import batch, exact, method
 
 @pytest.mark.parametrize("mixture", ["none", "sum", "concatenation"])
 @pytest.mark.parametrize("fields", [("picture",), ("words", "facts")])
-def test_every_mixture_learns_from_one_field_and_from_several(mixture, fields):
+def test_every_mixture_learns_from_one_field_and_from_many(mixture, fields):
     m = exact(method("kernel_infonce", sources=fields, mixture=mixture, width=8))
     terms = gradients(m, exact(batch(m.views, sources=fields)))
     name = "kernel/picture:1~picture:2" if len(fields) == 1 else "kernel/words~facts"
@@ -33,7 +33,7 @@ def test_the_sum_is_of_its_kernels_and_the_gaussian_one_is_clips():
     torch.testing.assert_close(loss(mixture="sum", weight=0.3)[0], 0.3 * laplace + 0.7 * gauss)
 
 
-def slow(a, b, gamma, temperature, within):
+def reference(a, b, gamma, temperature, within):
     """-log of a pair's kernel over the sum of an anchor's, anchor by anchor; vectors as they are."""
     sides, total = ([x for x in a], [x for x in b]), 0.0
     for side, other in (sides, sides[::-1]):
@@ -55,7 +55,7 @@ def test_in_the_concatenation_each_kernel_has_its_half_and_its_share(fields):
     pair = [normalize(v, dim=1) for v in z.pair(*z.sources)]
     (a, c), (b, d) = (v.split(8, 1) for v in pair)
     within = len(fields) == 1
-    expected = 0.3 * slow(a, b, 1.0, 0.4, within) + 0.7 * slow(c, d, 1.5, 0.4, within)
+    expected = 0.3 * reference(a, b, 1.0, 0.4, within) + 0.7 * reference(c, d, 1.5, 0.4, within)
     torch.testing.assert_close(sum(m.losses(features).values()), expected)
 
 

@@ -71,8 +71,8 @@ def test_pairs_come_first_and_then_the_label():
     assert (
         all(p.requires_grad for p in two.head.parameters()) and not two.match.weight.requires_grad
     )
-    told = two.head.predictions(two.predict(batch(two.views)))["kind"]
-    torch.testing.assert_close(told.sum(1), torch.ones(len(told)))
+    predicted = two.head.predictions(two.predict(batch(two.views)))["kind"]
+    torch.testing.assert_close(predicted.sum(1), torch.ones(len(predicted)))
     none = method("less_bimodal", label="kind", targets=KIND, pairs=0.0)
     assert none.stages == (1.0,) and none.masked is None
     assert list(none.losses(none.features(batch(none.views)))) == ["predict/kind"]

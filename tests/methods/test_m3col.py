@@ -46,10 +46,10 @@ def test_the_total_is_the_published_one():
     for mixed, fixed, name in ((a, b, "picture>words"), (b, a, "words>picture")):
         seeds = hash_bits(one.seeds, name_code(name))
         chosen = uniform(hash_bits(seeds, name_code("mixed"))) < 0.5
-        kept = torch.where(chosen, beta(seeds, 0.15), torch.ones(7))
+        shares = torch.where(chosen, beta(seeds, 0.15), torch.ones(7))
         assert 0 < chosen.sum() < 7
         torch.testing.assert_close(
-            terms[f"contrast/{name}"], 0.1 * mixup_nce(mixed, fixed, partners(seeds), kept)
+            terms[f"contrast/{name}"], 0.1 * mixup_nce(mixed, fixed, partners(seeds), shares)
         )
     assert len(terms) == 5
 
@@ -78,10 +78,10 @@ def test_the_contrast_weighs_as_much_as_one_term_a_field():
     names = [n for n in terms if n.startswith("contrast")]
     assert len(names) == 12
     seeds, z = hash_bits(every.seeds, name_code("facts>words")), m.encoder.features(every)
-    kept = torch.where(
+    shares = torch.where(
         uniform(hash_bits(seeds, name_code("mixed"))) < 0.5, beta(seeds, 0.15), torch.ones(7)
     )
-    loss = mixup_nce(z["facts"].values, z["words"].values, partners(seeds), kept)
+    loss = mixup_nce(z["facts"].values, z["words"].values, partners(seeds), shares)
     torch.testing.assert_close(terms["contrast/facts>words"], 0.1 * 4 / 12 * loss)
     torch.testing.assert_close(plain["contrast/facts>words"], 3 * 4 / 12 * loss)
 
@@ -90,12 +90,12 @@ def test_mixed_inputs_share_their_labels():
     m, one = made(mixup="picture"), rows()
     known, y = one.labels["kind"].rows, one.labels["kind"].values
     seeds = hash_bits(one.seeds[known], name_code("picture"))
-    partner, kept = partners(seeds), float(beta(batch_seed(seeds), 0.2))
-    assert 1e-6 < kept < 1 - 1e-6
+    partner, mix_share = partners(seeds), float(beta(batch_seed(seeds), 0.2))
+    assert 1e-6 < mix_share < 1 - 1e-6
     terms = m.losses(m.features(one))
     bag = m.encoder.patchify(one)["picture"]
     x = bag.x.view(7, -1, m.encoder.width)
-    x = x.index_copy(0, known, kept * x[known] + (1 - kept) * x[known][partner])
+    x = x.index_copy(0, known, mix_share * x[known] + (1 - mix_share) * x[known][partner])
     mixed = (
         m.encoder.encode({"picture": m.encoder.add_positions(bag.with_x(x.flatten(0, 1)))})[
             "picture"
@@ -112,11 +112,13 @@ def test_mixed_inputs_share_their_labels():
         )
 
     torch.testing.assert_close(
-        terms["supervised/picture"], loss(m.heads.alone["picture"], mixed, kept)
+        terms["supervised/picture"], loss(m.heads.alone["picture"], mixed, mix_share)
     )
     torch.testing.assert_close(terms["supervised/words"], loss(m.heads.alone["words"], words, 1.0))
     both = torch.cat([mixed, words], 1)
-    torch.testing.assert_close(terms["supervised/fused"], loss(m.heads.fused, both, (1 + kept) / 2))
+    torch.testing.assert_close(
+        terms["supervised/fused"], loss(m.heads.fused, both, (1 + mix_share) / 2)
+    )
 
 
 def test_shares_of_more_fields():
@@ -150,9 +152,9 @@ def test_mixed_inputs_keep_the_contract():
 
     one = exact(batch(("weak",), 9))
     whole, pieces = (exact(method("m3col", mixup="signal")) for _ in range(2))
-    values, again = gradients(whole, one), gradients(pieces, one, micro=2)
+    values, accumulated = gradients(whole, one), gradients(pieces, one, micro=2)
     for name in values:
-        torch.testing.assert_close(values[name], again[name], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(values[name], accumulated[name], rtol=1e-9, atol=1e-9)
     for (name, p), q in zip(whole.named_parameters(), pieces.parameters()):
         if p.grad is not None:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-9, msg=name)

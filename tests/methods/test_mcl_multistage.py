@@ -84,11 +84,11 @@ def test_a_stage_begins_at_the_start_or_where_the_last_one_ended():
 def test_a_run_draws_later_batches_from_one_group(tmp_path):
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(24)]
-    facts = [
+    tables = [
         {"age": float(i % 2 * 10 + rng.normal()), "colour": "red" if i % 2 else "blue"}
         for i in range(24)
     ]
-    records = data.open({"words": words, "facts": facts}).with_fields(fields(FIELDS))
+    records = data.open({"words": words, "facts": tables}).with_fields(fields(FIELDS))
     torch.manual_seed(0)
     m = methods.build(
         "mcl_multistage",
@@ -110,8 +110,8 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
 
     survey = data.Loader(records, range(24), batch=8, shuffle=False)
     quiet = dict(monitor=CollapseMonitor([]), tensorboard=False, progress=False)
-    kept = train(m, batches, Recipe(steps=12, lr=1e-3), tmp_path, records=survey, **quiet)
-    assert len(kept.members) == 2 and len(groups_of) == 24
+    trained = train(m, batches, Recipe(steps=12, lr=1e-3), tmp_path, records=survey, **quiet)
+    assert len(trained.members) == 2 and len(groups_of) == 24
     assert sum(len({groups_of[i] for i in keys}) == 1 for keys in drawn[-6:]) >= 4
 
 

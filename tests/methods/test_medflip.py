@@ -24,7 +24,7 @@ def seen_by(m, b):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.75])
-def test_only_what_is_kept_enters_the_encoder_and_words_stay_whole(ratio):
+def test_only_visible_tokens_enter_the_encoder_and_words_stay_whole(ratio):
     m = method("medflip", **PLAIN, ratio=ratio)
     b = batch(m.views)
     every = {s: bag.lengths() for s, bag in m.encoder.tokenize(b).items()}
@@ -52,8 +52,8 @@ def test_what_is_seen_hangs_on_the_seed_alone():
     m = method("medflip", **PLAIN)
     b, other = batch(m.views), batch(m.views, seed=1)
     swapped = type(b)(b.size, b.columns, b.keys, other.seeds, b.labels)
-    one, again, drawn = (m.features(x).aligned for x in (b, b, swapped))
-    assert torch.equal(one["picture"].values, again["picture"].values)
+    one, repeated, drawn = (m.features(x).aligned for x in (b, b, swapped))
+    assert torch.equal(one["picture"].values, repeated["picture"].values)
     assert not torch.allclose(one["picture"].values, drawn["picture"].values)
     assert torch.equal(one["words"].values, drawn["words"].values)
 
@@ -118,8 +118,8 @@ def test_what_was_dropped_is_predicted_and_nothing_else():
     features = m.features(b)
     counts = {s: int(c.values[:, 1].sum()) for s, c in features.reconstruction.items()}
     every = {s: bag.lengths() for s, bag in m.encoder.tokenize(b).items() if s != "words"}
-    kept = seen_by(m, b)
-    assert counts == {s: int((every[s] - kept[s]).sum()) for s in every}
+    visible = seen_by(m, b)
+    assert counts == {s: int((every[s] - visible[s]).sum()) for s in every}
 
 
 def test_options_that_make_no_field():

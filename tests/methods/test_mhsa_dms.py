@@ -16,15 +16,15 @@ def test_keys_of_earlier_batches_and_their_labels_join_the_next_loss():
     before = m.features(first)
     m.losses(before)
     m.on_step_end(Clock(1, 10))
-    kept, groups = m.queue.earlier()
+    queued, groups = m.queue.earlier()
     known = {int(r): int(v) for r, v in zip(first.labels["kind"].rows, first.labels["kind"].values)}
     assert groups.tolist() == [known.get(int(r), -1) for r in before["key"].rows]
-    torch.testing.assert_close(kept, torch.nn.functional.normalize(before["key"].values, dim=1))
+    torch.testing.assert_close(queued, torch.nn.functional.normalize(before["key"].values, dim=1))
     after = m.features(second)
     own = torch.full((8,), -1).index_put(
         (second.labels["kind"].rows,), second.labels["kind"].values
     )[after["key"].rows]
-    keys, all_groups = torch.cat([after["key"].values, kept]), torch.cat([own, groups])
+    keys, all_groups = torch.cat([after["key"].values, queued]), torch.cat([own, groups])
     expected = sup_moco(after["query"].values, keys, all_groups, temperature=0.07)
     torch.testing.assert_close(m.losses(after)["contrast"], expected)
 
@@ -57,7 +57,7 @@ def test_at_the_end_the_classifier_alone_learns_from_labelled_rows():
 
 
 @pytest.mark.parametrize("fuse", ["attention", "sum", "conv", "se", "aff"])
-def test_every_subset_of_fields_is_told(fuse):
+def test_every_subset_of_fields_is_predicted(fuse):
     m = method("mhsa_dms", fuse=fuse)
     whole = batch(("plain",), patchy=False)
     assert m.predict(whole).values.shape == (8, 3)
@@ -74,7 +74,7 @@ def test_without_a_label_it_is_contrast_of_views_alone():
     assert m.queue.earlier()[1].numel() == 0
 
 
-def test_fields_may_be_fused_apart_first_and_wrong_options_are_told():
+def test_fields_may_be_fused_apart_first_and_wrong_options_are_reported():
     m = method("mhsa_dms", groups="picture + words, signal + facts")
     assert len(m.fusion.chains) == 3 and m.losses(m.features(batch(m.views)))["contrast"].isfinite()
     with pytest.raises(AmodalError, match="classes"):

@@ -30,10 +30,10 @@ def test_retention_scores_the_hidden_tokens_of_each_row():
     for source, bag in m.encoder.tokenize(b).items():
         total, count = features.retained[source].values.T
         lengths = bag.lengths()
-        kept = (lengths.double() * 0.25 + 1e-9).round().clamp(min=1)
+        visible = (lengths.double() * 0.25 + 1e-9).round().clamp(min=1)
         rows = features.retained[source].rows
         assert (
-            torch.equal(count.detach().long(), (lengths - kept)[rows].long())
+            torch.equal(count.detach().long(), (lengths - visible)[rows].long())
             and (total[count > 0] > 0).all()
         )
 

@@ -20,9 +20,9 @@ def stepped(m, rows):
     return before, {n for n, p in m.named_parameters() if not torch.equal(p, before[n])}
 
 
-@pytest.mark.parametrize("at", ["input", "attention"])
-def test_prompts_and_head_learn_and_nothing_else(at):
-    m = method(NAME, prompt_type=at, length=4)
+@pytest.mark.parametrize("prompt_type", ["input", "attention"])
+def test_prompts_and_head_learn_and_nothing_else(prompt_type):
+    m = method(NAME, prompt_type=prompt_type, length=4)
     _, changed = stepped(m, batch(m.views))
     assert changed == {
         "encoder.block_hook.tokens",

@@ -46,9 +46,9 @@ def test_the_total_is_the_published_one():
         guess[b] = m.fusion.predictors[f"{a}>{b}"](states[a].values)
         want = 0.7 / 2 * slow_vicreg(guess[b], z[b].values)
         torch.testing.assert_close(terms[f"vicreg/{a}>{b}"], want)
-    kept = drop_modalities({s: torch.ones(7, dtype=torch.bool) for s in TWO}, one.seeds, 0.3)
-    assert not all(k.all() for k in kept.values())
-    filled = [torch.where(kept[s][:, None], z[s].values, guess[s]) for s in TWO]
+    present = drop_modalities({s: torch.ones(7, dtype=torch.bool) for s in TWO}, one.seeds, 0.3)
+    assert not all(k.all() for k in present.values())
+    filled = [torch.where(present[s][:, None], z[s].values, guess[s]) for s in TWO]
     known, y = one.labels["kind"].rows, one.labels["kind"].values
     torch.testing.assert_close(
         terms["supervised"], F.cross_entropy(m.fusion.head(torch.cat(filled, 1))[known], y)
@@ -63,7 +63,7 @@ def test_only_biases_of_the_encoder_learn():
     assert all(p.requires_grad for p in made(tune="all").encoder.parameters())
 
 
-def test_a_batch_without_a_field_is_told_by_its_prediction():
+def test_a_batch_without_a_field_is_classified_by_its_prediction():
     m, one = made().eval(), rows()
     alone = m.predict(one.only("words"))
     z = m.encoder.features(one)["words"].values
@@ -85,8 +85,8 @@ def test_more_fields_and_any_of_them_missing(fields):
     assert len(terms) == len(fields) * (len(fields) - 1) + 1 and all(
         t.isfinite() for t in terms.values()
     )
-    told = m.predict(patchy)
-    assert torch.equal(told.rows, patchy.present().any(1).nonzero().squeeze(1))
+    predicted = m.predict(patchy)
+    assert torch.equal(predicted.rows, patchy.present().any(1).nonzero().squeeze(1))
     lonely = rows(fields, patchy=True, absent=fields[1:])
     assert all(t.isfinite() for t in m.losses(m.features(lonely)).values())
 

@@ -52,9 +52,9 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch_in_the_second_stage(
     (one, *_), (other, *_) = second_stage(), second_stage()
     other.load_state_dict(one.state_dict())
     b = exact(batch(one.views, size=9, sources=FIELDS))
-    values, again = gradients(one, b), gradients(other, b, micro=2)
+    values, accumulated = gradients(one, b), gradients(other, b, micro=2)
     for name in values:
-        torch.testing.assert_close(values[name], again[name], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(values[name], accumulated[name], rtol=1e-9, atol=1e-9)
     for p, q in zip(one.parameters(), other.parameters()):
         assert (p.grad is None) == (q.grad is None)
         if p.grad is not None:
@@ -98,7 +98,7 @@ def test_slices_of_all_fields_of_a_record_attract_each_other_and_no_others():
     assert float(m.losses(features)["contrast"]) == pytest.approx(total / len(z), rel=1e-6)
 
 
-def test_the_vector_of_a_record_helps_to_tell_it():
+def test_the_vector_of_a_record_helps_to_predict_it():
     """A model that may read the vector learns to tell records apart from their first token on;
     without it, it cannot."""
     torch.manual_seed(0)

@@ -70,11 +70,11 @@ def test_the_logits_that_follow_are_of_rows_with_a_guide():
         for s, c in whole.columns.items()
     }
     found = m.features(dataclasses.replace(whole, columns=few))
-    told, guided = found.outputs, found.guided
-    assert set(guided.rows.tolist()) == set(told.rows.tolist()) - set(lone) and len(guided) < len(
-        told
+    logits, guided = found.outputs, found.guided
+    assert set(guided.rows.tolist()) == set(logits.rows.tolist()) - set(lone) and len(guided) < len(
+        logits
     )
-    own = told.values[[told.rows.tolist().index(i) for i in guided.rows.tolist()]]
+    own = logits.values[[logits.rows.tolist().index(i) for i in guided.rows.tolist()]]
     expected = 0.5 * distill(own, guided.values, temperature=2.0)
     torch.testing.assert_close(m.losses(found)["logit"], expected)
 
@@ -92,9 +92,11 @@ def test_the_vector_that_follows(match):
 def test_only_the_deployed_field_is_read_when_it_counts():
     m = method("mm_guidance", deploy="signal").eval()
     whole = batch(m.views)
-    told = m.head.predictions(m.predict(whole))["kind"]
-    assert len(told) == len(whole["signal"])
-    torch.testing.assert_close(m.head.predictions(m.predict(whole.only("signal")))["kind"], told)
+    predicted = m.head.predictions(m.predict(whole))["kind"]
+    assert len(predicted) == len(whole["signal"])
+    torch.testing.assert_close(
+        m.head.predictions(m.predict(whole.only("signal")))["kind"], predicted
+    )
 
 
 def test_locked_guides_do_not_learn_and_errors_say_what_there_is():

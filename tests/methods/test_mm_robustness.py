@@ -17,11 +17,11 @@ from tests.methods.bench import FIELDS, batch, fields, method
 def test_every_subset_of_what_a_row_has_is_as_likely():
     n = 7000
     present = {s: torch.arange(n) % 7 < k for s, k in zip("abc", (6, 4, 2))}
-    kept = torch.stack(list(random_subsets(present, torch.arange(n) * 31).values()), 1)
+    subset = torch.stack(list(random_subsets(present, torch.arange(n) * 31).values()), 1)
     there = torch.stack(list(present.values()), 1)
-    assert not (kept & ~there).any() and torch.equal(kept.any(1), there.any(1))
+    assert not (subset & ~there).any() and torch.equal(subset.any(1), there.any(1))
     for pattern in there.unique(dim=0):
-        own = kept[(there == pattern).all(1)]
+        own = subset[(there == pattern).all(1)]
         size = int(pattern.sum())
         found, count = own.unique(dim=0, return_counts=True)
         assert len(found) == max(2**size - 1, 1)
@@ -39,15 +39,17 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
     )
     whole = batch(m.views)
     present = {s: c.present(8) for s, c in whole.columns.items()}
-    kept = {s: p & (torch.arange(8) % 2 == k % 2) for k, (s, p) in enumerate(present.items())}
+    visible = {s: p & (torch.arange(8) % 2 == k % 2) for k, (s, p) in enumerate(present.items())}
     with torch.no_grad():
-        found = m.head(subset_features(encoder, whole)({s: kept[s] for s in FIELDS}))
+        found = m.head(subset_features(encoder, whole)({s: visible[s] for s in FIELDS}))
         for row in found.rows.tolist():
-            some = whole.at(torch.tensor([row])).only(*(s for s in FIELDS if kept[s][row]))
+            some = whole.at(torch.tensor([row])).only(*(s for s in FIELDS if visible[s][row]))
             torch.testing.assert_close(
                 found.values[found.rows == row], m.head(alone(m, some)).values, rtol=1e-4, atol=1e-5
             )
-        assert set(found.rows.tolist()) == {i for i in range(8) if any(k[i] for k in kept.values())}
+        assert set(found.rows.tolist()) == {
+            i for i in range(8) if any(k[i] for k in visible.values())
+        }
         some = whole.only("words", "facts")
         named = m.head(subset_features(encoder, whole)({s: present[s] for s in ("words", "facts")}))
         torch.testing.assert_close(

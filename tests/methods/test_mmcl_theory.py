@@ -28,7 +28,7 @@ def learner(rule="new_positive", **options):
     return m
 
 
-def test_what_was_learnt_first_is_the_teacher_and_the_encoder_starts_again():
+def test_what_was_learnt_first_is_the_teacher_and_the_encoder_restarts():
     m = exact(method("mmcl_theory", sources=FIELDS, width=8))
     assert m.stages == (0.5, 1.0)
     start = {n: p.clone() for n, p in m.encoder.state_dict().items()}

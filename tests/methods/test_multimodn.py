@@ -78,12 +78,12 @@ def test_the_loss_is_that_of_every_state_and_task():
         torch.testing.assert_close(found[name], value)
 
 
-def test_what_a_row_lacks_leaves_what_is_told_of_it_as_it_was():
+def test_a_missing_field_leaves_the_prediction_as_it_was():
     m = method("multimodn", order="words, facts,picture,signal").eval()
     whole = batch(m.views)
-    curve, told = m.curve(whole), m.head.predictions(m.predict(whole))["kind"]
+    curve, predicted = m.curve(whole), m.head.predictions(m.predict(whole))["kind"]
     assert list(curve) == ["", "words", "facts", "picture", "signal"]
-    torch.testing.assert_close(curve["signal"]["kind"], told)
+    torch.testing.assert_close(curve["signal"]["kind"], predicted)
     torch.testing.assert_close(curve[""]["kind"], curve[""]["kind"][:1].expand(8, -1))
     for before, after in zip(curve, list(curve)[1:]):
         lacks = ~whole[after].present(8)
@@ -93,7 +93,7 @@ def test_what_a_row_lacks_leaves_what_is_told_of_it_as_it_was():
     # nor does it matter what the rest of the batch has
     lone = whole.at(torch.tensor([3]))
     alone = m.head.predictions(m.predict(lone.only(*(s for s in FIELDS if len(lone[s])))))["kind"]
-    torch.testing.assert_close(alone, told[3:4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone, predicted[3:4], rtol=1e-4, atol=1e-5)
 
 
 def test_the_order_is_random_only_while_training():

@@ -75,20 +75,20 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
         "change": "caption",
         "changed": "caption",
     }
-    kept = []
+    snapshots = []
 
     def look(method, batch, step):
         if method.composes:
-            kept.append({n: p.clone() for n, p in method.encoder.state_dict().items()})
+            snapshots.append({n: p.clone() for n, p in method.encoder.state_dict().items()})
         return batch
 
     fit(m, dataset, range(24), Budget(8, 12), 0, 4e-3, choose=look)
     for name, value in m.encoder.state_dict().items():
-        assert torch.equal(kept[0][name], value) is ("combiner" not in name), name
-    again = config.build(m.encoder.spec)
-    again.load_state_dict(m.encoder.state_dict())
+        assert torch.equal(snapshots[0][name], value) is ("combiner" not in name), name
+    rebuilt = config.build(m.encoder.spec)
+    rebuilt.load_state_dict(m.encoder.state_dict())
     plain = dataset.select(["image", "caption"])
-    index = Index.open(tmp_path, encoder=again.eval(), fingerprint="f").update(plain)
+    index = Index.open(tmp_path, encoder=rebuilt.eval(), fingerprint="f").update(plain)
     v, t = (normalize(torch.randn(16), dim=0) for _ in range(2))
     composed = m.encoder.combiner(v[None], t[None])[0].detach()
     for query, same, weights in (
@@ -97,8 +97,8 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
         ({"image": v, "caption": t}, v + t, {"image": 1.0}),
         ({"image": v, "other": t}, v + t, None),
     ):
-        found = search(index, again, query, k=24, weights=weights)
-        expected = search(index, again, {"vector": same}, k=24)
+        found = search(index, rebuilt, query, k=24, weights=weights)
+        expected = search(index, rebuilt, {"vector": same}, k=24)
         assert [h.key for h in found] == [h.key for h in expected]
         torch.testing.assert_close(found[0].score, expected[0].score, rtol=1e-3, atol=1e-3)
 

@@ -7,7 +7,7 @@ from amodal.methods.shared.regions import alone
 from tests.methods.bench import batch, method
 
 
-def test_a_text_is_told_from_others_by_the_region_that_fits_best():
+def test_a_text_is_distinguished_by_the_region_that_fits_best():
     torch.manual_seed(0)
     rows = torch.tensor([0, 2, 3])
     asks = Column(torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 3]))
@@ -28,9 +28,9 @@ def test_the_first_vector_is_that_of_the_whole_and_a_grid_of_one_has_no_other():
     whole = batch(("plain",))
     context, vectors = alone(sorce.encoder, whole), sorce.encoder(whole)
     for grid, most in ((1, 1), (2, 5)):
-        several = region_vectors(sorce.encoder, context, "picture", grid)
-        assert several.rows.equal(vectors["picture"].rows) and several.values.lengths.max() == most
-        first = several.values.flat[several.values.starts()]
+        regions = region_vectors(sorce.encoder, context, "picture", grid)
+        assert regions.rows.equal(vectors["picture"].rows) and regions.values.lengths.max() == most
+        first = regions.values.flat[regions.values.starts()]
         torch.testing.assert_close(first, vectors["picture"].values)
 
 

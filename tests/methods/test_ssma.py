@@ -82,8 +82,10 @@ def test_it_learns_which_pixels_are_bright():
 def test_predictions_are_of_rows_that_have_any_field():
     m = method("ssma")
     b = batch(("plain",))
-    told = m.probabilities(b)
-    assert told.values.shape == (8, 3) and torch.allclose(told.values.sum(1), torch.ones(8))
+    predicted = m.probabilities(b)
+    assert predicted.values.shape == (8, 3) and torch.allclose(
+        predicted.values.sum(1), torch.ones(8)
+    )
     gone = {s: c.at(c.rows != 2) for s, c in b.columns.items()}
     assert 2 not in m.probabilities(replace(b, columns=gone)).rows
     late = method("ssma", alone=1.0, fixed=0.0).probabilities(b).values

@@ -33,7 +33,7 @@ def test_a_share_of_places_is_hidden():
     assert not torch.equal(seen["picture"], m.visible(bags, torch.arange(8) + 1)["picture"])
 
 
-def test_wrong_fields_are_told():
+def test_wrong_fields_are_reported():
     with pytest.raises(AmodalError, match="Did you mean signal"):
         method("surgical_feedback", fields="signl")
     with pytest.raises(AmodalError, match="text alone"):

@@ -57,26 +57,26 @@ def by_loops(m, one, smoothing=0.1):
     side = int(0.25 * GRID) + int(drawn * (int(0.75 * GRID) - int(0.25 * GRID) + 1))
     places = list(itertools.product(range(GRID - side + 1), repeat=2))
 
-    def total(i, at):
-        return float(fit[i, at[0] : at[0] + side, at[1] : at[1] + side].sum())
+    def total(i, corner):
+        return float(fit[i, corner[0] : corner[0] + side, corner[1] : corner[1] + side].sum())
 
     pixels = one["picture"].values.clone()
     for i, j in enumerate(partner):
         to, source = (
-            min(places, key=lambda at: total(i, at)),
-            max(places, key=lambda at: total(j, at)),
+            min(places, key=lambda corner: total(i, corner)),
+            max(places, key=lambda corner: total(j, corner)),
         )
         a, b, c, d, s = (PATCH * k for k in (*to, *source, side))
         pixels[i, :, a : a + s, b : b + s] = one["picture"].values[j, :, c : c + s, d : d + s]
-    kept = 1 - side**2 / GRID**2
+    share = 1 - side**2 / GRID**2
     mixed = m.encoder(
         Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds)
     )["picture"].values
     logits = normalize(mixed, dim=1) @ words.T * m.scale()
     y = torch.zeros(ROWS, ROWS, dtype=torch.float64)
     for i, j in enumerate(partner):
-        y[i, i] += kept
-        y[i, j] += 1 - kept
+        y[i, i] += share
+        y[i, j] += 1 - share
     loss = 0.0
     for table, target in ((logits, y), (logits.T, y.T)):
         target = (1 - smoothing) * target + smoothing / ROWS
@@ -101,16 +101,16 @@ def test_the_mixed_loss_is_that_of_pixels_cut_by_captions(keys):
 def test_mixing_everywhere_is_mixup_of_pixels():
     m, one = build(place="everywhere", smoothing=0.0), batch()
     seeds = hash_bits(one.seeds, name_code("picture"))
-    partner, kept = mixing.partners(seeds), float(mixing.beta(mixing.batch_seed(seeds), 1.0))
-    pixels = kept * one["picture"].values + (1 - kept) * one["picture"].values[partner]
+    partner, share = mixing.partners(seeds), float(mixing.beta(mixing.batch_seed(seeds), 1.0))
+    pixels = share * one["picture"].values + (1 - share) * one["picture"].values[partner]
     mixed = m.encoder(
         Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds)
     )["picture"].values
     words = m.encoder(one)["words"].values
     logits = normalize(mixed, dim=1) @ normalize(words, dim=1).T * m.scale()
     y = (
-        kept * torch.eye(ROWS, dtype=torch.float64)
-        + (1 - kept) * torch.eye(ROWS, dtype=torch.float64)[partner]
+        share * torch.eye(ROWS, dtype=torch.float64)
+        + (1 - share) * torch.eye(ROWS, dtype=torch.float64)[partner]
     )
     expected = -((y * logits.log_softmax(1)).sum() + (y * logits.log_softmax(0)).sum()) / ROWS / 2
     torch.testing.assert_close(

@@ -114,7 +114,7 @@ def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
     assert m.fused(Batch.of(b.size, nothing, b.keys)).rows.tolist() == [0, 1, 2, 3]
 
 
-def test_several_fields_are_read_one_by_one_and_their_mean_is_fused():
+def test_other_fields_are_encoded_one_by_one_and_their_mean_is_fused():
     fields = ("picture", "words", "facts")
     m = exact(method("tip", sources=fields)).eval()
     b = exact(batch(("plain",), sources=fields, patchy=False))

@@ -35,8 +35,8 @@ def test_stages_learn_categories_then_records():
 
 def test_either_loss_teaches_its_own_encoder_alone():
     m = method("v2l")
-    looks, named = (member.tokenizers for member in m.encoder.members)
-    for kind, one, other in (("margin", looks, named), ("info_nce", named, looks)):
+    visual, named = (member.tokenizers for member in m.encoder.members)
+    for kind, one, other in (("margin", visual, named), ("info_nce", named, visual)):
         m.zero_grad()
         terms = m.losses(m.features(batch(m.views)))
         sum(v for k, v in terms.items() if k.startswith(kind)).backward()

@@ -47,8 +47,8 @@ def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
     return raw
 
 
-def inferred(kind: str, **given):
-    return modalities.kind(kind).infer(samples(kind), **given)
+def inferred(kind: str, **options):
+    return modalities.kind(kind).infer(samples(kind), **options)
 
 
 def variants() -> dict[str, modalities.Modality]:

@@ -86,10 +86,10 @@ def test_augment_is_a_pure_function(name, view):
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
     for value in decoded(name):
-        kept = value.copy()
+        original = value.copy()
         one, two = (modality.augment(value, view, np.random.default_rng(3)) for _ in range(2))
         np.testing.assert_array_equal(one, two)
-        np.testing.assert_array_equal(value, kept)
+        np.testing.assert_array_equal(value, original)
         assert one.dtype == value.dtype and one.ndim == value.ndim and len(one) >= 1
         assert view != "plain" or one is value
     assert (np.random.get_state()[1] == before).all()

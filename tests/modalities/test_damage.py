@@ -8,14 +8,14 @@ import pytest
 
 from amodal import modalities
 from amodal.modalities import BadValue
-from benchmarks.lost import damage
+from benchmarks.faults import corruptions
 
 RNG = np.random.default_rng(0)
 
 
 def test_png_pixels_are_checked_by_their_checksum():
     """zlib's own checksum comes at the end of the pixels, where Pillow may have stopped reading."""
-    whole = damage.picture("png")(RNG)
+    whole = corruptions.picture("png")(RNG)
     start = whole.index(b"IDAT")
     image = modalities.make("image", size=16)
     assert image.decode(whole).shape == (3, 16, 16)
@@ -40,16 +40,16 @@ def test_a_sound_of_one_hertz_does_not_become_16000_times_as_long():
             {"array": np.zeros(10**6, np.float32), "sampling_rate": 1}
         )
     with pytest.raises(BadValue):
-        modalities.make("audio", max_seconds=0).decode(damage.flac_bomb())
+        modalities.make("audio", max_seconds=0).decode(corruptions.flac_bomb())
 
 
 def test_numpy_files_that_promise_more_than_they_hold():
     series = modalities.make("series", channels=("x", "y"))
-    for content in (damage.npy_bomb(), damage.npy_bomb(10)):
+    for content in (corruptions.npy_bomb(), corruptions.npy_bomb(10)):
         with pytest.raises(BadValue, match="truncated: .* needs"):
             series.decode(content)
     with pytest.raises(BadValue, match="unpacks to"):
-        series.decode(damage.npz_bomb())
+        series.decode(corruptions.npz_bomb())
     file = io.BytesIO()
     np.savez(file, x=np.zeros(3), y=np.ones(3))
     assert series.decode(file.getvalue()).shape == (3, 2)
@@ -65,7 +65,7 @@ def test_blocks_that_were_never_written_are_no_text(kind, content):
 
 def test_a_line_of_commas_is_no_table():
     with pytest.raises(BadValue, match="50,000 columns"):
-        modalities.make("series", channels=("x",)).decode(damage.BOMBS["series"][".csv"]())
+        modalities.make("series", channels=("x",)).decode(corruptions.BOMBS["series"][".csv"]())
 
 
 def test_columns_of_one_name_are_no_series():
@@ -74,7 +74,13 @@ def test_columns_of_one_name_are_no_series():
 
 
 @pytest.mark.parametrize(
-    "content", [damage.deep(), damage.deep(b'{"a":'), damage.digits(), damage.lonely_names()]
+    "content",
+    [
+        corruptions.deep(),
+        corruptions.deep(b'{"a":'),
+        corruptions.digits(),
+        corruptions.lonely_names(),
+    ],
 )
 @pytest.mark.parametrize("kind", ["table", "events"])
 def test_json_beyond_what_python_reads(kind, content):

@@ -87,7 +87,7 @@ def test_bad_values(raw, reason):
         SHOP.decode(raw)
 
 
-def test_the_latest_are_kept():
+def test_the_latest_are_retained():
     events = make("events", max_events=2)
     np.testing.assert_array_equal(
         events.decode([{"time": t, "value": t} for t in (5, 1, 9)]),
@@ -222,7 +222,7 @@ def test_queries():
 
 
 def test_parameters_are_checked():
-    for given, reason in (
+    for options, reason in (
         ({"columns": ["a", "a"]}, "different names"),
         ({"columns": ["time"]}, "without the time"),
         ({"mean": [0]}, "events.mean has 1 numbers for 1 fields and the gaps"),
@@ -230,4 +230,4 @@ def test_parameters_are_checked():
         ({"categories": {"colour": ["red"]}}, "colour"),
     ):
         with pytest.raises(AmodalError, match=reason):
-            make("events", **given)
+            make("events", **options)

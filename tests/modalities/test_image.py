@@ -50,8 +50,8 @@ def test_alpha_goes_over_white():
     clear.putpalette([9, 9, 9, 200, 40, 10])
     assert colour(RGB.decode(png(clear, transparency=1))) == [255, 255, 255]
     assert colour(GREY.decode(png(Pillow.new("LA", (8, 8), (50, 0))))) == [255]
-    kept = colour(make("image", channels=4).decode(png(half)))
-    assert np.abs(np.array(kept) - [200, 40, 10, 128]).max() <= 1
+    rgba = colour(make("image", channels=4).decode(png(half)))
+    assert np.abs(np.array(rgba) - [200, 40, 10, 128]).max() <= 1
 
 
 def test_grey_cmyk_bilevel():

@@ -151,7 +151,7 @@ def test_a_table_with_barcodes(tmp_path):
 
 
 def test_parameters_are_checked():
-    for given, reason in (
+    for options, reason in (
         ({"alphabet": "AAB"}, "different symbols"),
         ({"alphabet": ""}, "different symbols"),
         ({"alphabet": "A B"}, "without a space"),
@@ -160,4 +160,4 @@ def test_parameters_are_checked():
         ({"alphabet": "acgt"}, "say fold = false"),
     ):
         with pytest.raises(AmodalError, match=reason):
-            make("sequence", **given)
+            make("sequence", **options)

@@ -112,17 +112,17 @@ def test_views():
     )
     value = np.ones(20, np.float32)
     value[5] = np.nan
-    kept = {v: [] for v in ("weak", "strong", "local")}
+    shares = {v: [] for v in ("weak", "strong", "local")}
     for seed in range(60):
-        for view in kept:
+        for view in shares:
             out = table.augment(value, view, np.random.default_rng(seed))
             assert np.isnan(out[5]) and (np.isnan(out[0]) or out[0] == 1)
-            kept[view].append(np.isfinite(out).sum() / 19)
+            shares[view].append(np.isfinite(out).sum() / 19)
         lonely = np.full(20, np.nan, np.float32)
         lonely[7] = 3
         assert np.isfinite(table.augment(lonely, "local", np.random.default_rng(seed))[7])
-    assert abs(np.mean(kept["weak"]) - 0.9) < 0.04 and abs(np.mean(kept["strong"]) - 0.7) < 0.05
-    assert abs(np.mean(kept["local"]) - 0.35) < 0.06
+    assert abs(np.mean(shares["weak"]) - 0.9) < 0.04 and abs(np.mean(shares["strong"]) - 0.7) < 0.05
+    assert abs(np.mean(shares["local"]) - 0.35) < 0.06
 
 
 def test_infer():
@@ -156,7 +156,7 @@ def test_parameters_are_checked():
         make("table", columns=["a", "a"])
 
 
-def test_a_wide_table_takes_a_token_for_several_columns():
+def test_a_wide_table_has_one_token_for_a_group_of_columns():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(20, 100)).astype(np.float32)
     table = kind("table").infer(list(rows))

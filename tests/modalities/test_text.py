@@ -84,7 +84,7 @@ def test_views_cut_at_words():
     assert 0.75 < lengths["weak"] < 1 and 0.15 < lengths["local"] < 0.55
 
 
-def test_a_local_view_of_several_lines_is_one_of_them():
+def test_a_local_view_of_a_text_of_lines_is_one_of_them():
     lines = ["the first line", "Köln", "a third, rather longer line than the others"]
     value = TEXT.decode("\r\n".join([lines[0], "", *lines[1:]]))
     views = [

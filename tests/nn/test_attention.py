@@ -344,8 +344,8 @@ def test_collect_sees_every_blocks_mlp_in_the_order_of_the_tokens():
     tokens = bag_of([3, 1, 2])
     seen = []
 
-    def mean(outputs, given):
-        seen.append((len(outputs), given is tokens))
+    def mean(outputs, inputs):
+        seen.append((len(outputs), inputs is tokens))
         return torch.stack(outputs).mean(0)
 
     out = trunk(tokens, mean).x

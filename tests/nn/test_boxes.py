@@ -57,12 +57,12 @@ def test_hard_boxes_contain_overlap_and_miss():
 
 def test_a_taxonomy_is_learnt_from_its_chances():
     """red and blue are colours, nothing is both, and a third of what is coloured is red."""
-    given = torch.tensor([[1, 1, 1], [1 / 3, 1, 0], [2 / 3, 0, 1]])
-    low, side = learn_boxes(given, dims=8, softness=0.1, steps=600)
+    conditional = torch.tensor([[1, 1, 1], [1 / 3, 1, 0], [2 / 3, 0, 1]])
+    low, side = learn_boxes(conditional, dims=8, softness=0.1, steps=600)
     p = log_entailment(low[:, None], side[:, None], low, side, softness=0.1).exp()
     off = ~torch.eye(3, dtype=torch.bool)
-    assert (p - given)[off].abs().max() < 0.15
-    rebuilt = learn_boxes(given, dims=8, softness=0.1, steps=600)
+    assert (p - conditional)[off].abs().max() < 0.15
+    rebuilt = learn_boxes(conditional, dims=8, softness=0.1, steps=600)
     assert torch.equal(low, rebuilt[0]) and torch.equal(side, rebuilt[1])
 
 

@@ -18,7 +18,7 @@ from amodal.nn.heads.capsules import (
 C, P = 4, 3
 
 
-def given(rows=3, seed=0):
+def capsules(rows=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     pose = torch.randn(rows, C, P, dtype=torch.float64, generator=generator)
     return pose, torch.rand(rows, C, dtype=torch.float64, generator=generator)
@@ -75,7 +75,7 @@ def slow_em(routing, pose, active):
 
 def test_attention_is_the_softmax_of_scaled_products_row_by_row():
     torch.manual_seed(0)
-    routing, (pose, active) = AttentionRouting(C, P).double(), given()
+    routing, (pose, active) = AttentionRouting(C, P).double(), capsules()
     found, on = routing(pose, active)
     for n in range(len(pose)):
         x = [active[n, c] * pose[n, c] for c in range(C)]
@@ -92,7 +92,7 @@ def test_attention_is_the_softmax_of_scaled_products_row_by_row():
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_dynamic_routing_is_procedure_1_of_sabour(iterations):
     torch.manual_seed(0)
-    routing, (pose, active) = DynamicRouting(C, P, iterations).double(), given()
+    routing, (pose, active) = DynamicRouting(C, P, iterations).double(), capsules()
     found, on = routing(pose, active)
     for n in range(len(pose)):
         torch.testing.assert_close(
@@ -103,7 +103,7 @@ def test_dynamic_routing_is_procedure_1_of_sabour(iterations):
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_em_routing_is_procedure_1_of_hinton(iterations):
     torch.manual_seed(0)
-    routing, (pose, active) = EMRouting(C, P, iterations).double(), given()
+    routing, (pose, active) = EMRouting(C, P, iterations).double(), capsules()
     with torch.no_grad():
         routing.use.copy_(torch.linspace(-0.5, 0.5, C))
         routing.active.copy_(torch.linspace(0.3, -0.4, C))
@@ -129,7 +129,7 @@ def test_votes_that_agree_draw_more_capsules_than_votes_that_do_not(kind):
 @pytest.mark.parametrize("kind", [AttentionRouting, DynamicRouting, EMRouting])
 def test_routings_take_no_rows_have_gradients_and_pay_no_heed_to_what_is_off(kind):
     torch.manual_seed(0)
-    routing, (pose, active) = kind(C, P).double(), given()
+    routing, (pose, active) = kind(C, P).double(), capsules()
     pose.requires_grad_(), active.requires_grad_()
     new, on = routing(pose, active)
     (new.square().sum() + on.square().sum()).backward()

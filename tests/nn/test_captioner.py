@@ -18,7 +18,7 @@ def writer(alphabet=3, scale=1.0):
     return net
 
 
-def slow(net, seen, text, end=True):
+def reference(net, seen, text, end=True):
     h, total = None, 0.0
     for t, word in enumerate([net.alphabet, *text]):
         x = net.embedding.weight[word]
@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_the_published_recurrence():
     net, seen = writer(), torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
     texts = [[0, 2, 1], [], [2], [1, 1, 0, 2]]
     ours = net(seen, Ragged.of([torch.tensor(t, dtype=torch.int64) for t in texts]))
-    theirs = torch.stack([slow(net, v, t) for v, t in zip(seen, texts)])
+    theirs = torch.stack([reference(net, v, t) for v, t in zip(seen, texts)])
     torch.testing.assert_close(ours[:, 0], theirs, rtol=1e-5, atol=1e-5, check_dtype=False)
     assert ours[:, 1].tolist() == [4, 1, 2, 5]
     for a, b in zip(
@@ -55,7 +55,7 @@ def test_a_wide_beam_finds_the_likeliest_text_and_one_beam_the_greedy_one(seed):
     net = writer(scale=2.0)
     seen = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     texts = [list(t) for n in range(4) for t in itertools.product(range(3), repeat=n)]
-    scores = {tuple(t): -slow(net, seen, t, end=len(t) < 3).item() for t in texts}
+    scores = {tuple(t): -reference(net, seen, t, end=len(t) < 3).item() for t in texts}
     text, score = net.write(seen, beams=100, longest=3)
     assert scores[tuple(text)] == pytest.approx(max(scores.values()), abs=1e-5)
     assert score == pytest.approx(max(scores.values()), abs=1e-5)

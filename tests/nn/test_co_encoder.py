@@ -28,10 +28,10 @@ def attend(part, x, y):
 @torch.no_grad()
 def test_streams_read_each_other_layer_by_layer():
     torch.manual_seed(0)
-    net, given = CoEncoder(["a", "b", "c"], WIDTH, 2, HEADS).double(), lists()
-    given = {s: Ragged(t.flat.double(), t.lengths) for s, t in given.items()}
+    net, features = CoEncoder(["a", "b", "c"], WIDTH, 2, HEADS).double(), lists()
+    features = {s: Ragged(t.flat.double(), t.lengths) for s, t in features.items()}
     for names in (("a", "b"), ("a", "b", "c")):
-        asked = {s: given[s] for s in names}
+        asked = {s: features[s] for s in names}
         got = {s: t.split() for s, t in net(asked).items()}
         for row in range(4):
             x = {s: asked[s].split()[row] for s in names}
@@ -54,9 +54,9 @@ def test_streams_read_each_other_layer_by_layer():
 
 
 def test_means_stand_side_by_side_and_nothing_is_zero():
-    net, given = CoEncoder(["a", "b"], WIDTH, 1, HEADS), lists()
-    given.pop("c")
-    means, read = net.means(given), net(given)
+    net, features = CoEncoder(["a", "b"], WIDTH, 1, HEADS), lists()
+    features.pop("c")
+    means, read = net.means(features), net(features)
     assert (
         means.shape == (4, 2 * WIDTH) and not means[2, :WIDTH].any() and not means[1, WIDTH:].any()
     )

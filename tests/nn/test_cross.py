@@ -80,17 +80,17 @@ def test_watched_reading_is_the_same_reading_and_grad_cam_is_its_formula():
         a = a + read(first.cross_attention, first.norm2(a), b)[0]
         a = a + first.down(F.gelu(first.up(first.norm3(a))))
         a = a + read(block.self_attention, block.norm1(a), block.norm1(a))[0]
-        own = read(block.cross_attention, block.norm2(a), b)[1].detach().requires_grad_()
+        weight = read(block.cross_attention, block.norm2(a), b)[1].detach().requires_grad_()
 
-        def rest(own, a=a, b=b):
+        def rest(weight, a=a, b=b):
             v = block.cross_attention.key_value(b)[:, 8:].unflatten(1, (2, 4)).transpose(0, 1)
-            z = a + block.cross_attention.out((own @ v).transpose(0, 1).flatten(1))
+            z = a + block.cross_attention.out((weight @ v).transpose(0, 1).flatten(1))
             z = z + block.down(F.gelu(block.up(block.norm3(z))))
             return encoder.norm(z).mean(0).square().sum()
 
-        (slope,) = torch.autograd.grad(rest(own), own)
-        torch.testing.assert_close(weights[i, :, : len(a), : len(b)], own, rtol=1e-8, atol=1e-10)
-        expected = (slope * own).relu().mean(0)
+        (slope,) = torch.autograd.grad(rest(weight), weight)
+        torch.testing.assert_close(weights[i, :, : len(a), : len(b)], weight, rtol=1e-8, atol=1e-10)
+        expected = (slope * weight).relu().mean(0)
         torch.testing.assert_close(maps[i, : len(a), : len(b)], expected, rtol=1e-7, atol=1e-10)
         assert (
             not maps[i, len(a) :].any()

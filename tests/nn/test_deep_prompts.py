@@ -51,7 +51,7 @@ def number_of(tokens, row, fields):
     )
 
 
-def slow(trunk, tokens, prompts, fields):
+def reference(trunk, tokens, prompts, fields):
     """Row by row what prompts do, from the paper's section 3.3."""
     done = torch.empty_like(tokens.x)
     for row in set(tokens.row.tolist()):
@@ -74,7 +74,7 @@ def slow(trunk, tokens, prompts, fields):
 @pytest.mark.parametrize("mask_rule", list(RULES))
 @quick
 @given(tokens=joined())
-def test_given_keys_are_read_by_all_tokens_of_their_row(mask_rule, tokens):
+def test_prefix_keys_are_read_by_all_tokens_of_their_row(mask_rule, tokens):
     heads, width, count = 2, 6, 3
     q, k, v = (random(len(tokens), heads, width, seed=s) for s in range(3))
     key, value = (random(tokens.size, count, heads * width, seed=s) for s in (4, 5))
@@ -126,19 +126,19 @@ def test_blocks_plan_anew_when_tokens_came_or_went(monkeypatch):
 
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("layers", [1, 2, 9])
-@pytest.mark.parametrize("at, grow", [("input", True), ("input", False), ("attention", True)])
-def test_prompts_of_the_fields_that_a_row_has(at, grow, layers, aware):
+@pytest.mark.parametrize("level, grow", [("input", True), ("input", False), ("attention", True)])
+def test_prompts_of_the_fields_that_a_row_has(level, grow, layers, aware):
     trunk, tokens, fields = trunk_of(), two_fields(), ["image", "text"]
     options = {
         "length": 4,
         "layers": layers,
-        "level": at,
+        "level": level,
         "accumulate": grow,
         "missing_aware": aware,
     }
     prompts = PatternPrompts(fields, WIDTH, 3, **options).double()
     got = trunk(tokens, block_hook=prompts)
-    torch.testing.assert_close(got.x, slow(trunk, tokens, prompts, fields))
+    torch.testing.assert_close(got.x, reference(trunk, tokens, prompts, fields))
     assert got.names == tokens.names and torch.equal(got.source, tokens.source)
     got.x.square().sum().backward()
     reached = prompts.tokens.grad.abs().sum((2, 3)) > 0

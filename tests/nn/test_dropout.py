@@ -10,8 +10,8 @@ def test_each_entry_is_dropped_by_its_own_draw():
     found = seeded_dropout(x, seeds, 0.3, stream=7)
     for i in range(4):
         for j in range(6):
-            kept = float(uniform(seeds[i : i + 1], 7, torch.tensor([j]))) >= 0.3
-            assert float(found[i, j]) == pytest.approx(float(x[i, j]) / 0.7 if kept else 0)
+            survives = float(uniform(seeds[i : i + 1], 7, torch.tensor([j]))) >= 0.3
+            assert float(found[i, j]) == pytest.approx(float(x[i, j]) / 0.7 if survives else 0)
 
 
 def test_shares_and_means_are_right_and_streams_apart():

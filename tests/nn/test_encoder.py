@@ -138,7 +138,7 @@ def test_views_of_a_field_share_its_parameters():
         torch.testing.assert_close(z["image:1"].values, encoder.features(one)["image"].values)
 
 
-def test_position_and_field_are_told():
+def test_position_and_field_are_distinguished():
     one = batch({"image": [4]})
     column = one["image"]
     backwards = Column(Ragged(column.values.flat.flip(0), column.values.lengths), column.rows)

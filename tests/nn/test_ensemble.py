@@ -44,7 +44,7 @@ def test_vectors_are_those_of_all_parts_end_to_end(kind):
 
 
 @torch.no_grad()
-def test_it_can_be_written_down_and_built_again():
+def test_it_can_be_saved_and_rebuilt():
     for aligned in (0, 8):
         encoder, b = stacked(aligned), batch(("plain",))
         rebuilt = config.build(encoder.spec)

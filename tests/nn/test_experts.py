@@ -72,14 +72,14 @@ def test_thresholds_leave_each_expert_the_surest_it_has_room_for(capacity):
     room = round(capacity * 20)
     for e in range(3):
         mine = surest[expert == e]
-        kept = mine[mine >= least[e]]
-        assert len(kept) == min(room, len(mine))
-        assert len(kept) == len(mine) or kept.min() > mine[mine < least[e]].max()
+        routed = mine[mine >= least[e]]
+        assert len(routed) == min(room, len(mine))
+        assert len(routed) == len(mine) or routed.min() > mine[mine < least[e]].max()
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared", "joint"])
 @pytest.mark.parametrize("positions", ["sincos", "rotary"])
-def test_a_row_is_routed_alone_and_its_logits_are_told(trunk, positions):
+def test_a_row_is_routed_alone_and_its_logits_are_returned(trunk, positions):
     torch.manual_seed(0)
     encoder = (
         Encoder(FIELDS, size="nano", trunk=trunk, positions=positions, experts=3).double().eval()

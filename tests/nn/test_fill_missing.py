@@ -22,10 +22,10 @@ def case():
     return there, z, states
 
 
-def slowly(fusion, kept, z, states):
+def reference(fusion, present, z, states):
     found = {}
     for i in range(B):
-        have = [s for s in FIELDS if kept.get(s) is not None and kept[s][i]]
+        have = [s for s in FIELDS if present.get(s) is not None and present[s][i]]
         if not have:
             continue
         parts = []
@@ -44,16 +44,16 @@ def slowly(fusion, kept, z, states):
     return found
 
 
-def test_what_is_lacking_is_the_mean_of_the_predictions_of_what_is_kept():
+def test_a_missing_field_is_the_mean_of_the_predictions_of_the_present_ones():
     torch.manual_seed(0)
     fusion, (there, z, states) = FilledFusion(FIELDS, D, P, 5, 3).double(), case()
     fewer = dict(there) | {
         "a": there["a"] & (torch.arange(B) % 2 == 0)
     }  # hidden from some rows that have it
-    for kept in (there, fewer, {"a": there["a"], "c": there["c"]}):
-        seen = Embeddings({s: states[s] for s in kept}, B)
-        predicted = fusion(Embeddings({s: z[s] for s in kept}, B), fusion.predict(seen), kept)
-        want = slowly(fusion, kept, z, states)
+    for present in (there, fewer, {"a": there["a"], "c": there["c"]}):
+        seen = Embeddings({s: states[s] for s in present}, B)
+        predicted = fusion(Embeddings({s: z[s] for s in present}, B), fusion.predict(seen), present)
+        want = reference(fusion, present, z, states)
         assert predicted.rows.tolist() == sorted(want)
         torch.testing.assert_close(
             predicted.values, torch.stack([want[i] for i in sorted(want)]), rtol=1e-9, atol=1e-12
@@ -64,8 +64,8 @@ def test_complete_rows_need_no_prediction():
     torch.manual_seed(0)
     fusion, (_, z, states) = FilledFusion(FIELDS, D, P, 5, 3).double(), case()
     rows, vectors = z.complete(FIELDS)
-    kept = {s: torch.isin(torch.arange(B), rows) for s in FIELDS}
-    predicted = fusion(z, fusion.predict(states), kept)
+    present = {s: torch.isin(torch.arange(B), rows) for s in FIELDS}
+    predicted = fusion(z, fusion.predict(states), present)
     torch.testing.assert_close(
         predicted.values, fusion.head(torch.cat(vectors, 1)), rtol=1e-9, atol=1e-12
     )

@@ -117,9 +117,9 @@ def test_while_training_a_share_of_the_tokens_is_left_out_by_the_rows_seeds():
     fusion = AttentionFusion(FIELDS, WIDTH, heads=4, ratio=0.5, dropout=0.0).double()
     whole = Tokens.join(list(as_bags(maps()).values()))
     seeds = torch.tensor([5, 6, 7])
-    kept = fusion.sample(whole, seeds, 0)
-    assert kept.lengths().tolist() == [9, 9, 9]
-    assert not torch.equal(kept.x, fusion.sample(whole, seeds + 1, 0).x)
+    sampled = fusion.sample(whole, seeds, 0)
+    assert sampled.lengths().tolist() == [9, 9, 9]
+    assert not torch.equal(sampled.x, fusion.sample(whole, seeds + 1, 0).x)
     bags = as_bags(maps())
     torch.testing.assert_close(fusion(bags, seeds).values, fusion(bags, seeds).values)
     assert not torch.allclose(fusion(bags, seeds).values, fusion(bags).values)

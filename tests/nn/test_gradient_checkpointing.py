@@ -106,7 +106,7 @@ def test_blocks_compute_once_more_where_there_is_a_gradient_and_nowhere_else(mon
     assert passes(m, lambda: gradients(m, b), monkeypatch) == once
 
 
-def test_activations_of_blocks_are_not_kept():
+def test_activations_of_blocks_are_not_stored():
     m = method("mae")
     for trunk in m.encoder.trunks.values():
         trunk.blocks.extend(copy.deepcopy(trunk.blocks[0]) for _ in range(10))

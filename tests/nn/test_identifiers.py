@@ -30,7 +30,7 @@ def table_step(seed):
     )
 
 
-def slow(step, row):
+def reference(step, row):
     """Of each identifier the sum of log p along its tokens."""
     sums = []
     for code in CODES.tolist():
@@ -51,7 +51,7 @@ def test_with_enough_beams_the_order_is_that_of_all_identifiers():
     step = table_step(0)
     found, score = trie_search(step, Trie(CODES), 3, beams=7)
     for row in range(3):
-        sums = slow(step, row)
+        sums = reference(step, row)
         assert found[row, :5].tolist() == sums.argsort(descending=True).tolist() and found[
             row, 5:
         ].tolist() == [-1, -1]
@@ -73,13 +73,13 @@ def test_few_beams_keep_the_best_beginnings():
             )[0]
             prefix = [*prefix, max(nexts, key=lambda t: float(log_p[t]))]
         assert [t for t in CODES[found[row, 0]].tolist() if t >= 0] == prefix
-        torch.testing.assert_close(score[row, 0], slow(step, row)[found[row, 0]])
+        torch.testing.assert_close(score[row, 0], reference(step, row)[found[row, 0]])
 
 
 @pytest.mark.parametrize(
     "codes", [[[0, 1], [0, 1]], [[0, -1], [0, 1]], [[0, 1], [0, -1]], [[-1, -1]]]
 )
-def test_identifiers_that_cannot_be_told_apart_are_refused(codes):
+def test_ambiguous_identifiers_are_rejected(codes):
     with pytest.raises(ValueError, match="identifier"):
         Trie(torch.tensor(codes))
 

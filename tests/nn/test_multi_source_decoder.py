@@ -46,16 +46,16 @@ def attend(layer, x, y, causal=False):
     return layer.out(out.flatten(1))
 
 
-def read(block, x, given):
+def read(block, x, sources):
     """given: the sources of one row, with their numbers."""
     if block.strategy == "serial":
-        for i, y in given:
+        for i, y in sources:
             x = x + attend(block.source_attention[i], block.norms[i](x), y)
         return x
     query = block.norms[0](x)
     if block.strategy == "flat":
-        return x + attend(block.source_attention[0], query, torch.cat([y for _, y in given]))
-    each = [attend(block.source_attention[i], query, y) for i, y in given]
+        return x + attend(block.source_attention[0], query, torch.cat([y for _, y in sources]))
+    each = [attend(block.source_attention[i], query, y) for i, y in sources]
     if block.strategy == "parallel":
         return x + sum(each)
     both = torch.stack(each, 1)
@@ -63,11 +63,11 @@ def read(block, x, given):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
+def test_rows_are_decoded_as_in_a_loop_whatever_they_lack(strategy):
     decoder, sources, predicted = made(strategy)
     found = decoder(sources, predicted).split()
     for row, mine in enumerate(predicted.split()):
-        given = [
+        present = [
             (i, decoder.source_projections[i](s.split()[row]))
             for i, s in enumerate(sources)
             if s.lengths[row]
@@ -77,13 +77,13 @@ def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
         for block in decoder.blocks:
             own = block.norm1(x)
-            x = read(block, x + attend(block.self_attention, own, own, causal=True), given)
+            x = read(block, x + attend(block.self_attention, own, own, causal=True), present)
             x = x + block.down(F.gelu(block.up(block.norm3(x))))
         torch.testing.assert_close(found[row], decoder.norm(x))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_without_any_source_a_row_is_told_from_itself_and_all_is_part_of_the_graph(strategy):
+def test_without_any_source_a_row_is_decoded_from_itself_and_all_is_part_of_the_graph(strategy):
     decoder, sources, predicted = made(strategy)
     none = [Ragged(s.flat[:0], torch.zeros_like(s.lengths)) for s in sources]
     assert decoder(none, predicted).flat.isfinite().all()

@@ -79,8 +79,8 @@ def test_a_field_alone_is_what_the_encoder_makes_of_it(pool, trunk):
     encoder, deep = made(pool, trunk)
     own = bags()
     for s in FIELDS:
-        alone, kept = deep.together(encoder, {s: own[s]})[s], encoder.encode({s: own[s]})[s]
-        torch.testing.assert_close(alone.x, kept.x)
+        alone, encoded = deep.together(encoder, {s: own[s]})[s], encoder.encode({s: own[s]})[s]
+        torch.testing.assert_close(alone.x, encoded.x)
         assert len(encoder.pools[s].strip(alone)) == len(own[s])
 
 

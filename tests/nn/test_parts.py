@@ -99,16 +99,16 @@ def decoder():
 def test_the_decoder_returns_hidden_bags_in_their_own_order(a, b):
     numbers = list(zip(*[n for n in zip(a, b)]))
     image, text = bag_of(numbers[0]), bag_of(numbers[1], "text", seed=5)
-    hide = lambda bag: (bag.within() % 2).bool()  # noqa: E731
+    hide = lambda tokens: (tokens.within() % 2).bool()  # noqa: E731
     seen, hidden = (
         [b.keep(~hide(b)) for b in (image, text)],
         [b.keep(hide(b)) for b in (image, text)],
     )
     model = decoder()
     filled = model(seen, hidden)
-    for bag, out in zip(hidden, filled):
-        assert out.names == bag.names and out.x.shape == (len(bag), 32)
-        assert torch.equal(out.row, bag.row) and torch.equal(out.position, bag.position)
+    for tokens, out in zip(hidden, filled):
+        assert out.names == tokens.names and out.x.shape == (len(tokens), 32)
+        assert torch.equal(out.row, tokens.row) and torch.equal(out.position, tokens.position)
     # what is asked for first, and what stood in the hidden tokens, changes nothing
     swapped = model(seen[::-1], [h.with_x(h.x * 0) for h in hidden[::-1]])[::-1]
     for one, other in zip(filled, swapped):
@@ -119,7 +119,7 @@ def test_the_decoder_returns_hidden_bags_in_their_own_order(a, b):
             torch.testing.assert_close(one.x[one.row == row], other.x, rtol=1e-9, atol=1e-10)
 
 
-def test_the_decoder_tells_hidden_from_seen_by_place_and_field():
+def test_the_decoder_distinguishes_hidden_from_visible_by_position_and_field():
     image, model = bag_of([4]), decoder()
     (out,) = model(
         [image.keep(torch.tensor([True, True, False, False]))],

@@ -6,12 +6,12 @@ from amodal.nn.queue import Queues
 
 
 def test_the_last_rows_stay_oldest_first():
-    queues, kept = Queues(["a", "b"], 5, 2), []
+    queues, queued = Queues(["a", "b"], 5, 2), []
     for step, n in enumerate([2, 0, 2, 3, 7]):
         new = torch.full((n, 2), float(step)) + torch.arange(n)[:, None] / 10
         queues.push({"a": new})
-        kept = (kept + new.tolist())[-5:]
-        assert queues.earlier("a").tolist() == kept
+        queued = (queued + new.tolist())[-5:]
+        assert queues.earlier("a").tolist() == queued
     assert len(queues.earlier("b")) == 0
     rebuilt = Queues(["a", "b"], 5, 2)
     rebuilt.load_state_dict(queues.state_dict())

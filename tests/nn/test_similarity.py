@@ -88,23 +88,25 @@ def test_both_sides_lose_what_is_far_from_all_of_the_other():
     pose, x = poses(1), torch.rand(1, 50, 3, dtype=torch.float64)
     y, there = pose(x), torch.ones(1, 50, dtype=torch.bool)
     there[0, 45:] = False
-    seen, told = y.clone(), x.clone()
+    seen, predicted = y.clone(), x.clone()
     seen[0, :4] += 3 * pose.scale[0]  # outliers of the sensor
-    told[0, 4:8] += 2.0  # wrong predictions
-    told[0, 8:12] = x[0, 20:24]  # wrong too, but on the object: both checks let them pass
-    fit, kept = bidirectional_filter(told, seen, there, torch.zeros(1).long(), near=0.1, far=0.1)
+    predicted[0, 4:8] += 2.0  # wrong predictions
+    predicted[0, 8:12] = x[0, 20:24]  # wrong too, but on the object: both checks let them pass
+    fit, inliers = bidirectional_filter(
+        predicted, seen, there, torch.zeros(1).long(), near=0.1, far=0.1
+    )
     assert rotation_angle(fit.rotation, pose.rotation) < 1
-    first, _ = ransac(told, seen, there, torch.zeros(1).long(), near=0.1)
+    first, _ = ransac(predicted, seen, there, torch.zeros(1).long(), near=0.1)
     back, expected = first.inverse(seen)[0], []
     for i in range(50):
-        points = min((back[i] - told[0, j]).norm() for j in range(50) if there[0, j])
-        coordinates = min((back[j] - told[0, i]).norm() for j in range(50) if there[0, j])
+        points = min((back[i] - predicted[0, j]).norm() for j in range(50) if there[0, j])
+        coordinates = min((back[j] - predicted[0, i]).norm() for j in range(50) if there[0, j])
         expected.append(bool(there[0, i]) and points <= 0.1 and coordinates <= 0.1)
-    assert kept[0].tolist() == expected and not kept[0, :8].any() and kept[0].sum() > 20
-    none, kept = bidirectional_filter(
-        told, seen, there & False, torch.zeros(1).long(), near=0.1, far=0.1
+    assert inliers[0].tolist() == expected and not inliers[0, :8].any() and inliers[0].sum() > 20
+    none, inliers = bidirectional_filter(
+        predicted, seen, there & False, torch.zeros(1).long(), near=0.1, far=0.1
     )
-    assert not kept.any() and none.scale.isfinite().all()
+    assert not inliers.any() and none.scale.isfinite().all()
 
 
 def test_turns_are_scipys():

@@ -17,12 +17,12 @@ def tokens_of(count=2, space=8, first=1, beta=1.0, rank=0, fields=("image", "tex
     return SpaceTokens(fields, WIDTH, 4, **options).double()
 
 
-def slow(trunk, bag, deep, field):
+def reference(trunk, tokens, deep, field):
     """Of each row its tokens after the trunk, and what its space tokens have become (before the
     norm)."""
-    out, became = torch.empty_like(bag.x), []
-    for row in sorted(set(bag.row.tolist())):
-        x = bag.x[bag.row == row]
+    out, became = torch.empty_like(tokens.x), []
+    for row in sorted(set(tokens.row.tolist())):
+        x = tokens.x[tokens.row == row]
         n = len(x)
         for i, block in enumerate(trunk.blocks):
             if i >= deep.first:
@@ -30,21 +30,21 @@ def slow(trunk, bag, deep, field):
                 own = own if i == deep.first else deep.beta * own + (1 - deep.beta) * x[:-n]
                 x = torch.cat([own, x[-n:]])
             x = dense_block(block, x)
-        out[bag.row == row] = trunk.norm(x[-n:])
+        out[tokens.row == row] = trunk.norm(x[-n:])
         became.append(x[:-n])
     return out, torch.stack(became)
 
 
 @pytest.mark.parametrize("first", [0, 1, 3])
 @pytest.mark.parametrize("beta, rank, space", [(1.0, 0, 8), (0.9, 2, 8), (0.0, 0, 8), (1.0, 0, 0)])
-def test_tokens_enter_go_on_and_are_kept(first, beta, rank, space):
-    trunk, bag, kept = trunk_of(4), bag_of([2, 0, 3, 1], "text:1"), {}
+def test_tokens_enter_go_on_and_are_collected(first, beta, rank, space):
+    trunk, bag, collected_tokens = trunk_of(4), bag_of([2, 0, 3, 1], "text:1"), {}
     deep = tokens_of(first=first, beta=beta, rank=rank, space=space)
-    got = trunk(bag, block_hook=lambda i, t, block: deep(i, t, block, collected=kept))
-    want, became = slow(trunk, bag, deep, "text")
+    got = trunk(bag, block_hook=lambda i, t, block: deep(i, t, block, collected=collected_tokens))
+    want, became = reference(trunk, bag, deep, "text")
     torch.testing.assert_close(got.x, want)
-    torch.testing.assert_close(kept["text"].values, became)
-    assert kept["text"].rows.tolist() == [0, 2, 3] and got.names == bag.names
+    torch.testing.assert_close(collected_tokens["text"].values, became)
+    assert collected_tokens["text"].rows.tolist() == [0, 2, 3] and got.names == bag.names
     assert torch.equal(trunk(bag, block_hook=deep).x, got.x)
     got.x.sum().backward()
     missed = {

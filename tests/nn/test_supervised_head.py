@@ -67,7 +67,7 @@ def test_without_any_label_losses_are_zero_and_part_of_the_graph():
     assert total == 0 and head.net[0].weight.grad is not None
 
 
-def test_a_field_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_not_told_of():
+def test_a_missing_field_has_its_learned_vector_and_a_row_with_none_has_no_prediction():
     head = SupervisedHead(TARGETS[:1], ["x", "y"], 4)
     with torch.no_grad():
         head.absent["y"].normal_()
@@ -142,7 +142,7 @@ def test_a_label_says_what_kind_of_task_it_is(tiny):
         ("species", "guess", "task"),
     ],
 )
-def test_what_cannot_be_told_is_refused_with_a_reason(tiny, label, task, words):
+def test_targets_that_cannot_be_predicted_are_rejected_with_a_reason(tiny, label, task, words):
     with pytest.raises(AmodalError, match=words):
         targets_of(tiny, np.arange(20), label, task)
 

@@ -17,12 +17,12 @@ def made(seed, width=3):
 
 def test_each_weight_lies_on_the_line():
     start, end = made(0), made(1)
-    kept = {n: w.clone() for n, w in end.state_dict().items()}
+    before = {n: w.clone() for n, w in end.state_dict().items()}
     found = interpolate(start, end, 0.25)
     for n, w in found.state_dict().items():
         a, b = start.state_dict()[n], end.state_dict()[n]
         torch.testing.assert_close(w, 0.75 * a + 0.25 * b if w.is_floating_point() else b)
-    assert all(torch.equal(w, kept[n]) for n, w in end.state_dict().items())
+    assert all(torch.equal(w, before[n]) for n, w in end.state_dict().items())
     for alpha, same in ((0.0, start), (1.0, end)):
         for w, own in zip(
             interpolate(start, end, alpha).state_dict().values(), same.state_dict().values()

@@ -71,7 +71,7 @@ def test_it_is_the_published_sum(same):
     ).requires_grad_()
     positive, others = draw()
 
-    def slow(z):
+    def reference(z):
         losses = []
         for i in range(6):
             negatives = [torch.exp(z[i] @ z[j]) for j in others[i].tolist() if j >= 0]
@@ -80,7 +80,7 @@ def test_it_is_the_published_sum(same):
                 losses.append(-torch.log(own / (own + sum(negatives))))
         return sum(losses) / len(losses)
 
-    same(lambda z: attribute_contrast(z, positive, others), slow, [z])
+    same(lambda z: attribute_contrast(z, positive, others), reference, [z])
 
 
 def test_nothing_to_compare_is_a_connected_zero():

@@ -194,13 +194,13 @@ def test_sigmoid_without_grad_and_twice_backward(pair):
     a, b = pair(5, 3)
     with torch.no_grad():
         value = sigmoid_loss(a, b, scale=10.0, bias=-10.0)
-    again = sigmoid_loss(a, b, scale=10.0, bias=-10.0)
-    assert not value.requires_grad and value == again
-    first, second = (torch.autograd.grad(again, a, retain_graph=True)[0] for _ in range(2))
+    repeated = sigmoid_loss(a, b, scale=10.0, bias=-10.0)
+    assert not value.requires_grad and value == repeated
+    first, second = (torch.autograd.grad(repeated, a, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_errors_say_what_was_given(pair):
+def test_errors_say_what_was_passed(pair):
     a, b = pair(5, 3)
     for loss in (
         lambda x, y: info_nce(x, y, temperature=1),

@@ -26,8 +26,8 @@ def test_each_point_has_the_mean_of_three_axes():
         torch.randn(2, 3, 5, 4, dtype=torch.float64),
         torch.rand(2, 4, 3, dtype=torch.float64),
     )
-    told, far = bin_cross_entropy(logits, x), expected_distance(logits, x)
-    assert told.shape == far.shape == (2, 4)
+    losses, far = bin_cross_entropy(logits, x), expected_distance(logits, x)
+    assert losses.shape == far.shape == (2, 4)
     for n in range(2):
         for p in range(4):
             loss, distance = 0.0, 0.0
@@ -38,4 +38,4 @@ def test_each_point_has_the_mean_of_three_axes():
                 distance += abs(
                     sum(q * (b + 0.5) / 5 for b, q in enumerate(share)) - float(x[n, p, axis])
                 )
-            assert abs(told[n, p] - loss) < 1e-12 and abs(far[n, p] - distance) < 1e-12
+            assert abs(losses[n, p] - loss) < 1e-12 and abs(far[n, p] - distance) < 1e-12

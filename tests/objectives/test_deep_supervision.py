@@ -12,7 +12,7 @@ from amodal.objectives.deep_supervision import IGNORE_INDEX, deep_supervision, p
 from amodal.stats.mask_overlap import mean_iou
 
 
-def slow(logits, target):
+def reference(logits, target):
     terms = []
     for n in range(len(target)):
         for i in range(target.shape[1]):
@@ -27,15 +27,15 @@ def test_pixels_count_alike_and_unknown_ones_do_not():
     torch.manual_seed(0)
     logits, target = torch.randn(2, 4, 3, 3, dtype=torch.float64), torch.randint(0, 4, (2, 3, 3))
     target[0, :2] = IGNORE_INDEX
-    assert abs(pixel_cross_entropy(logits, target).item() - slow(logits, target)) < 1e-12
+    assert abs(pixel_cross_entropy(logits, target).item() - reference(logits, target)) < 1e-12
     half = torch.randn(2, 4, 1, 1, dtype=torch.float64)  # scores of one place, brought to nine
     assert (
-        abs(pixel_cross_entropy(half, target).item() - slow(half.expand(2, 4, 3, 3), target))
+        abs(pixel_cross_entropy(half, target).item() - reference(half.expand(2, 4, 3, 3), target))
         < 1e-12
     )
     whole = pixel_cross_entropy(logits, torch.tensor([1, 3]))
     mean = logits.mean((2, 3))[:, :, None, None]
-    assert abs(whole.item() - slow(mean, torch.tensor([1, 3]).view(2, 1, 1))) < 1e-12
+    assert abs(whole.item() - reference(mean, torch.tensor([1, 3]).view(2, 1, 1))) < 1e-12
 
 
 def test_stages_are_weighed():

@@ -41,11 +41,11 @@ def test_nothing_known_and_other_shapes():
         bce_from_log_prob(torch.zeros(2), torch.zeros(3))
 
 
-def test_agreement_is_the_chance_that_all_answers_are_the_same():
+def test_agreement_is_the_chance_that_all_outcomes_are_the_same():
     a, b = torch.rand(3, 4).double(), torch.rand(3, 4).double()
     for n in range(3):
         total = 0
-        for answers in itertools.product((0, 1), repeat=4):
-            y = torch.tensor(answers)
+        for outcomes in itertools.product((0, 1), repeat=4):
+            y = torch.tensor(outcomes)
             total += ((a[n] * y + (1 - a[n]) * (1 - y)) * (b[n] * y + (1 - b[n]) * (1 - y))).prod()
         assert float(log_agreement(a, b)[n].exp()) == pytest.approx(float(total))

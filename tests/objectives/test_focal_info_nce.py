@@ -8,7 +8,7 @@ from amodal.objectives.focal_info_nce import focal_info_nce
 from amodal.objectives.info_nce import info_nce
 
 
-def slow(a, b, temperature, gamma):
+def reference(a, b, temperature, gamma):
     a, b, total = F.normalize(a, dim=1), F.normalize(b, dim=1), 0.0
     for i in range(len(a)):
         e = [torch.exp(a[i] @ b[j] / temperature) for j in range(len(b))]
@@ -27,12 +27,12 @@ def test_it_is_the_published_sum(same, pair, gamma, strangers, tile):
         lambda a, b, t: focal_info_nce(
             a, torch.cat([b, more]), temperature=t, gamma=gamma, tile=tile
         ),
-        lambda a, b, t: slow(a, torch.cat([b, more]), t, gamma),
+        lambda a, b, t: reference(a, torch.cat([b, more]), t, gamma),
         [a, b, temperature],
     )
 
 
-def test_gamma_zero_is_info_nce_and_more_of_it_looks_away_from_what_is_found(pair):
+def test_gamma_zero_is_info_nce_and_more_of_it_ignores_easy_pairs(pair):
     a, b = pair(6, 5)
     both = [focal_info_nce(x, y, temperature=0.2, gamma=0.0) for x, y in ((a, b), (b, a))]
     torch.testing.assert_close(sum(both) / 2, info_nce(a, b, temperature=0.2))
@@ -54,7 +54,7 @@ def test_sure_pairs_have_finite_gradients():
 
 
 @pytest.mark.parametrize("n, m", [(0, 0), (1, 1), (0, 3)])
-def test_nothing_to_tell_apart_is_a_connected_zero(n, m):
+def test_no_negatives_give_a_connected_zero(n, m):
     a, b = torch.randn(n, 4, requires_grad=True), torch.randn(m, 4, requires_grad=True)
     loss = focal_info_nce(a, b, temperature=0.1)
     loss.backward()

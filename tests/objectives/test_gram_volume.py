@@ -117,7 +117,7 @@ def test_no_square_matrix():
     assert largest.elements <= 64 * 2048
 
 
-def test_errors_say_what_was_given():
+def test_errors_say_what_was_passed():
     a, b = sources(2)
     with pytest.raises(ValueError, match="got none"):
         gram_info_nce(a, [], temperature=1.0)

@@ -15,7 +15,7 @@ def teacher():
     return [torch.randn(N, 4, dtype=torch.float64, generator=generator) for _ in range(2)]
 
 
-def slow(a, b, rule, share, t):
+def reference(a, b, rule, share, t):
     z, u = (
         torch.cat([x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)])
         for x, y in ((a, b), teacher())
@@ -47,13 +47,13 @@ def slow(a, b, rule, share, t):
 @pytest.mark.parametrize("tile", [4, 256])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
 @pytest.mark.parametrize("rule", SHARES)
-def test_each_rule_is_as_told(pair, same, rule, share, tile):
+def test_each_rule_is_as_documented(pair, same, rule, share, tile):
     t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     same(
         lambda a, b, t: guided_nt_xent(
             a, b, *teacher(), rule=rule, share=share, temperature=t, tile=tile
         ),
-        lambda a, b, t: slow(a, b, rule, share, t),
+        lambda a, b, t: reference(a, b, rule, share, t),
         [*pair(N, 5), t],
     )
 

@@ -15,7 +15,7 @@ def kernel(x, y, temperature, gamma):
     return ((-(((x - y).square().sum() ** 0.5) ** gamma)) / temperature).exp()
 
 
-def slow(a, b, temperature, gamma, within, unit=True):
+def by_loop(a, b, temperature, gamma, within, unit=True):
     if unit:
         a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
     n, losses = len(a), []
@@ -34,7 +34,7 @@ def test_it_is_the_sum_over_pairs(pair, same, gamma, within, tile):
     t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     same(
         lambda a, b, t: kernel_info_nce(a, b, temperature=t, gamma=gamma, within=within, tile=tile),
-        lambda a, b, t: slow(a, b, t, gamma, within),
+        lambda a, b, t: by_loop(a, b, t, gamma, within),
         [*pair(7, 4), t],
     )
 
@@ -54,8 +54,8 @@ def test_the_gaussian_kernel_is_nt_xent_at_half_the_temperature(pair):
 def test_concatenation_gives_each_kernel_half_of_unit_vectors(pair, same, within):
     def reference(a, b):
         a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
-        first = slow(a[:, :3], b[:, :3], 0.5, 1.0, within, unit=False)
-        return 0.3 * first + 0.7 * slow(a[:, 3:], b[:, 3:], 0.5, 2.0, within, unit=False)
+        first = by_loop(a[:, :3], b[:, :3], 0.5, 1.0, within, unit=False)
+        return 0.3 * first + 0.7 * by_loop(a[:, 3:], b[:, 3:], 0.5, 2.0, within, unit=False)
 
     how = {"temperature": 0.5, "gammas": (1.0, 2.0), "share": 0.3, "within": within}
     same(lambda a, b: concatenated_kernel_nce(a, b, **how), reference, pair(6, 6))

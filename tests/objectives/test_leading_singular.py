@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from amodal.objectives.leading_singular import leading_singular
 
 
-def slow(a, b, relative):
+def reference(a, b, relative):
     """Singular values one by one, by power iteration on what the larger ones have left."""
     s = torch.tensor(
         [[float(F.cosine_similarity(x, y, dim=0)) for y in b] for x in a], dtype=torch.float64
@@ -29,7 +29,7 @@ def test_it_is_the_leading_singular_value(shape, relative):
     torch.manual_seed(0)
     a, b = torch.randn(2, *shape, dtype=torch.float64)
     assert float(leading_singular(a, b, relative=relative)) == pytest.approx(
-        slow(a, b, relative), rel=1e-4
+        reference(a, b, relative), rel=1e-4
     )
 
 

@@ -69,12 +69,12 @@ def slow_triplet(z, groups, margin, mining):
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("tile", [2, 256])
 def test_ranking_hinge_is_the_sum_over_the_batch(pair, same, over, symmetric, tile):
-    def slow(a, b):
+    def reference(a, b):
         return slow_hinge(F.normalize(a, dim=1) @ F.normalize(b, dim=1).T, 0.3, over, symmetric)
 
     same(
         lambda a, b: ranking_hinge(a, b, margin=0.3, over=over, symmetric=symmetric, tile=tile),
-        slow,
+        reference,
         pair(7, 5),
     )
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from amodal.objectives.margin_softmax import margin_softmax
 
 
-def slow(z, w, classes, scale, margin):
+def reference(z, w, classes, scale, margin):
     terms = []
     for x, own in zip(z, classes.tolist()):
         cosine = [F.cosine_similarity(x, c, dim=0) for c in w]
@@ -24,7 +24,7 @@ def test_it_is_the_published_formula(pair, same, scale, margin):
     classes = torch.tensor([0, 2, 2, 1, 0, 1, 2])
     same(
         lambda x, y: margin_softmax(x, y, classes, scale=scale, margin=margin),
-        lambda x, y: slow(x, y, classes, scale, margin),
+        lambda x, y: reference(x, y, classes, scale, margin),
         [z, w],
     )
 

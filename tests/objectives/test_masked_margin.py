@@ -9,7 +9,7 @@ from amodal.objectives.info_nce import info_nce
 from amodal.objectives.masked_margin import masked_margin_softmax
 
 
-def slow(a, b, groups, margin, temperature):
+def reference(a, b, groups, margin, temperature):
     s = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     total = 0
     for i in range(len(s)):
@@ -30,7 +30,7 @@ def test_it_is_the_sum_of_its_definition(pair, same, groups):
     options = {"margin": 0.3, "temperature": 0.2}
     same(
         lambda a, b: masked_margin_softmax(a, b, group_N=group, **options),
-        lambda a, b: slow(a, b, groups, **options),
+        lambda a, b: reference(a, b, groups, **options),
         pair(7, 4),
     )
 

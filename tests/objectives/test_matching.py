@@ -63,8 +63,8 @@ def test_the_order_of_the_rows_does_not_matter(pair):
     seeds = row_seeds([str(i) for i in range(9)])
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     drawn = hard_negatives(a, b, seeds, temperature=0.3)
-    again = hard_negatives(a[order], b[order], seeds[order], temperature=0.3)
-    assert torch.equal(order[again], drawn[order])
+    reordered = hard_negatives(a[order], b[order], seeds[order], temperature=0.3)
+    assert torch.equal(order[reordered], drawn[order])
 
 
 def test_rows_of_the_same_group_are_no_negatives(pair):

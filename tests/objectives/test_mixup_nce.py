@@ -8,7 +8,7 @@ from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mixup_nce import mixed_cross_entropy, mixup_nce, soft_clip
 
 PARTNER = torch.tensor([2, 3, 4, 0, 1])
-KEPT = torch.tensor([0.9, 0.3, 1.0, 0.05, 0.6], dtype=torch.float64)
+SHARES = torch.tensor([0.9, 0.3, 1.0, 0.05, 0.6], dtype=torch.float64)
 
 
 def unit(x):
@@ -27,17 +27,17 @@ def cross_entropy(logits_NN, p_NN):
 def test_m3co_is_the_published_formula(pair, same):
     def reference(a, b):
         n = len(a)
-        mixed = [KEPT[i] * a[i] + (1 - KEPT[i]) * a[PARTNER[i]] for i in range(n)]
+        mixed = [SHARES[i] * a[i] + (1 - SHARES[i]) * a[PARTNER[i]] for i in range(n)]
         s = torch.stack(
             [torch.stack([unit(mixed[i]) @ unit(b[j]) / 0.1 for j in range(n)]) for i in range(n)]
         )
         p = torch.zeros(n, n, dtype=torch.float64)
         for i in range(n):
-            p[i, i] += KEPT[i]
-            p[i, PARTNER[i]] += 1 - KEPT[i]
+            p[i, i] += SHARES[i]
+            p[i, PARTNER[i]] += 1 - SHARES[i]
         return (cross_entropy(s, p) + cross_entropy(s.T, p.T)) / 2
 
-    same(lambda a, b: mixup_nce(a, b, PARTNER, KEPT), reference, pair(5, 3))
+    same(lambda a, b: mixup_nce(a, b, PARTNER, SHARES), reference, pair(5, 3))
 
 
 def test_multi_soft_clip_is_the_published_formula(pair, same):
@@ -68,9 +68,9 @@ def test_unmixed_rows_are_info_nce(pair, same):
 def test_mixed_labels_are_torchs_cross_entropy_with_probabilities(pair, same):
     logits = pair(5, 3)[0]
     y, other = torch.tensor([0, 1, 2, 2, 0]), torch.tensor([1, 1, 0, 2, 2])
-    target = KEPT[:, None] * F.one_hot(y, 3) + (1 - KEPT)[:, None] * F.one_hot(other, 3)
+    target = SHARES[:, None] * F.one_hot(y, 3) + (1 - SHARES)[:, None] * F.one_hot(other, 3)
     same(
-        lambda x: mixed_cross_entropy(x, y, other, KEPT),
+        lambda x: mixed_cross_entropy(x, y, other, SHARES),
         lambda x: F.cross_entropy(x, target),
         [logits],
     )
@@ -88,8 +88,8 @@ def test_of_no_rows(pair):
         assert loss.item() == 0 and a.grad.shape == (0, 3)
 
 
-def test_errors_say_what_was_given(pair):
+def test_errors_say_what_was_passed(pair):
     with pytest.raises(ValueError, match="mixup_nce compares row i with row i"):
-        mixup_nce(pair(5, 3)[0], pair(4, 3)[0], PARTNER, KEPT)
+        mixup_nce(pair(5, 3)[0], pair(4, 3)[0], PARTNER, SHARES)
     with pytest.raises(ValueError, match="soft_clip compares row i with row i"):
         soft_clip(pair(5, 3)[0], pair(4, 3)[0])

@@ -13,7 +13,7 @@ def scores():
     return score
 
 
-def slow(score, about, temperature):
+def reference(score, about, temperature):
     each = []
     for i in range(len(score)):
         own = score[i, i].tolist()
@@ -28,13 +28,13 @@ def slow(score, about, temperature):
 @pytest.mark.parametrize("about", ([0, 0, 2, -1], [2, 1, 0, 1], [-1, -1, -1, -1]))
 def test_agrees_with_its_definition(about):
     found = modality_choice(scores(), temperature=0.3, modality_N=torch.tensor(about))
-    assert float(found) == pytest.approx(slow(scores(), about, 0.3))
+    assert float(found) == pytest.approx(reference(scores(), about, 0.3))
 
 
 def test_gradients_are_finite_though_a_source_lacks():
-    heat, score = torch.tensor(0.3, requires_grad=True), scores().requires_grad_()
-    modality_choice(score, temperature=heat).backward()
-    assert heat.grad.isfinite() and heat.grad != 0 and score.grad.isfinite().all()
+    temperature, score = torch.tensor(0.3, requires_grad=True), scores().requires_grad_()
+    modality_choice(score, temperature=temperature).backward()
+    assert temperature.grad.isfinite() and temperature.grad != 0 and score.grad.isfinite().all()
 
 
 def test_one_query_alone_is_a_zero_that_keeps_the_graph():

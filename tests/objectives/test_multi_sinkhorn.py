@@ -43,11 +43,11 @@ def test_cost_is_binary_cross_entropy_of_exponentials(same):
     scores = (torch.rand(4, 3, dtype=torch.float64) * 2 - 1).requires_grad_()
     target = torch.rand(4, 3, dtype=torch.float64)
 
-    def slow(s):
+    def reference(s):
         p = torch.sigmoid((s / 0.5).exp())
         return -(target * p.log() + (1 - target) * (1 - p).log()).mean()
 
-    same(lambda s: anchor_cost(s, target, temperature=0.5), slow, [scores])
+    same(lambda s: anchor_cost(s, target, temperature=0.5), reference, [scores])
 
 
 def test_edges():

@@ -154,7 +154,7 @@ def test_a_view_that_one_sample_has_repels_nothing():
     assert value.isfinite() and z.grad.isfinite().all() and z.grad[0, 2].abs().sum() > 0
 
 
-def test_errors_say_what_was_given():
+def test_errors_say_what_was_passed():
     z, present = table()
     with pytest.raises(ValueError, match=r"\(6, 3, 4\) and \(6, 2\)"):
         mv_dhel(z, present[:, :2], temperature=0.3)

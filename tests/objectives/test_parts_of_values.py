@@ -130,10 +130,10 @@ def test_score_nce_of_one_row_or_none_is_a_connected_zero():
         score_nce(lambda x: x @ x.T, torch.randn(3, 2), temperature=0.0)
 
 
-def slow_groups(texts, patches, there, threshold):
+def slow_groups(texts, patches, mask, threshold):
     out, weights = [], []
     for i in range(len(texts)):
-        own = F.normalize(patches[i][there[i]], dim=1)
+        own = F.normalize(patches[i][mask[i]], dim=1)
         for text in F.normalize(texts[i], dim=1):
             s = torch.stack([text @ p for p in own])
             a = (s - s.min()) / (s.max() - s.min()) if len(own) > 1 else torch.ones_like(s)
@@ -157,11 +157,11 @@ def test_groups_are_the_papers(bags, same, threshold):
         block, there = pad_packed(Ragged(regions, lengths))
         return (weight * group_patches(texts, block, there, threshold=threshold)[0]).sum()
 
-    def slow(texts, regions):
+    def reference(texts, regions):
         block, there = pad_packed(Ragged(regions, lengths))
         return (weight * slow_groups(texts, block, there, threshold)[0]).sum()
 
-    same(ours, slow, [texts, regions])
+    same(ours, reference, [texts, regions])
     block, there = pad_packed(Ragged(regions, lengths))
     _, found = group_patches(texts, block, there, threshold=threshold)
     assert not found[~there[:, None].expand_as(found)].any()

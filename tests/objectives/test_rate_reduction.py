@@ -33,11 +33,13 @@ def test_the_compressed_rate_is_the_sum_over_groups(pair, same, tile):
     z, scores = pair(6, 4)
     member = scores.softmax(1)
 
-    def slow(x, s):
+    def reference(x, s):
         return sum(slow_rate(x, list(s.softmax(1)[:, k]), 6, 0.2) for k in range(4))
 
     same(
-        lambda x, s: compressed_rate(x, s.softmax(1), distortion=0.2, tile=tile), slow, [z, scores]
+        lambda x, s: compressed_rate(x, s.softmax(1), distortion=0.2, tile=tile),
+        reference,
+        [z, scores],
     )
     assert compressed_rate(z, torch.cat([member, 0 * member], 1)).detach() == pytest.approx(
         compressed_rate(z, member).item()

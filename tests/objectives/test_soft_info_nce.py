@@ -54,19 +54,19 @@ def test_targets_of_the_way_back(pair, same):
 
 
 def test_sparse_targets_are_the_matrix_they_stand_for(pair, same):
-    partner, kept = (
+    partner, shares = (
         torch.tensor([3, 1, 0, 0, 2]),
         weights(5),
     )  # row 1 is mixed with itself; rows 2 and 3 share a partner
-    p = torch.diag(kept)
+    p = torch.diag(shares)
     for i in range(5):
-        p[i, partner[i]] += 1 - kept[i]
+        p[i, partner[i]] += 1 - shares[i]
     for reverse in (None, p):
         options = {"temperature": 0.1, "smoothing": 0.1}
         same(
             partial(
                 soft_info_nce,
-                targets=SparseTargets.mixup(partner, kept),
+                targets=SparseTargets.mixup(partner, shares),
                 reverse_targets=reverse,
                 **options,
             ),
@@ -114,7 +114,7 @@ def test_of_no_rows_and_of_one(pair):
         assert abs(loss.item()) < 1e-12 and a.grad.shape == b.grad.shape == (n, 3)
 
 
-def test_errors_say_what_was_given(pair):
+def test_errors_say_what_was_passed(pair):
     a, b = pair(5, 3)
     with pytest.raises(ValueError, match=r"targets must be of shape \(5, 5\), got \(4, 5\)"):
         soft_info_nce(a, b, torch.ones(4, 5), temperature=0.1)

@@ -8,7 +8,7 @@ from amodal.objectives.info_nce import nt_xent
 from amodal.objectives.sup_con import sup_con
 
 
-def slow(z, groups, temperature):
+def reference(z, groups, temperature):
     z, terms = F.normalize(z, dim=1), []
     for i in range(len(z)):
         partners = [p for p in range(len(z)) if p != i and groups[p] == groups[i]]
@@ -27,7 +27,7 @@ def test_it_is_the_double_sum(pair, same, temperature, tile):
     z, _ = pair(8, 4)
     same(
         lambda x: sup_con(x, groups, temperature=temperature, tile=tile),
-        lambda x: slow(x, groups, temperature),
+        lambda x: reference(x, groups, temperature),
         [z],
     )
 

@@ -91,17 +91,17 @@ def test_of_two_they_are_info_nce_and_barlow_twins(same):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(
+def test_only_one_block_is_held_and_gradients_are_those_of_stored_blocks(
     learned, same, monkeypatch
 ):
     t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True) if learned else 0.3
-    given = [*sources(3, rows=11), *([t] if learned else [])]
+    inputs = [*sources(3, rows=11), *([t] if learned else [])]
 
-    def made_again(*v):
+    def recomputed(*v):
         monkeypatch.setattr("amodal.objectives.tensor_clip.MAX_RETAINED", 0)
         return tensor_clip(v[:3], temperature=t, tuples=4)
 
-    def kept(*v):
+    def stored(*v):
         monkeypatch.setattr("amodal.objectives.tensor_clip.MAX_RETAINED", 2**25)
         parts = ((0, 4), (4, 4), (8, 3))
         return (
@@ -109,13 +109,13 @@ def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(
             / 11
         )
 
-    same(made_again, kept, given)
+    same(recomputed, stored, inputs)
     monkeypatch.setattr("amodal.objectives.tensor_clip.MAX_RETAINED", 0)
     held = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda x: held.append(x.numel()) or x, lambda x: x
     ):
-        tensor_clip(given[:3], temperature=t, tuples=4)
+        tensor_clip(inputs[:3], temperature=t, tuples=4)
     assert max(held) < 4**3  # no block's tensor
 
 
@@ -165,7 +165,7 @@ def test_neither_holds_a_large_tensor():
     assert largest.elements <= 64 * 1024
 
 
-def test_errors_say_what_was_given():
+def test_errors_say_what_was_passed():
     a, b = sources(2)
     with pytest.raises(ValueError, match="at least two sources, got 1"):
         tensor_clip([a], temperature=0.1)

@@ -22,13 +22,13 @@ def test_tiles_change_neither_value_nor_gradient():
 
 def test_a_large_matrix_is_never_held_whole():
     """N x N float32 would be 4 GB here; what autograd keeps is watched."""
-    n, kept = 1024, []
+    n, sizes = 1024, []
     a, b = torch.randn(n, 4, requires_grad=True), torch.randn(n, 4)
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(t.numel()) or t, lambda t: t
+        lambda t: sizes.append(t.numel()) or t, lambda t: t
     ):
         by_rows(lambda rows: (rows @ b.T).exp().logsumexp(1), a, tile=64).sum().backward()
-    assert max(kept) <= 64 * n
+    assert max(sizes) <= 64 * n
 
 
 def test_rows_must_be_of_one_length():

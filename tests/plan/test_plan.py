@@ -99,7 +99,7 @@ def test_weights_are_counted_without_being_there():
 
 
 @pytest.mark.slow
-def test_few_rows_tell_of_many():
+def test_few_rows_extrapolate_to_many():
     m = weightless(lambda: made("clip"))
     many = batch(m.views, 144, sources=FIELDS, patchy=False)
     steps = Steps(m, many.between(0, 96), lambda: torch.autocast("cpu", enabled=False), world=2)
@@ -111,9 +111,9 @@ def test_few_rows_tell_of_many():
             micro_batch_size=micro,
             precision=torch.autocast("cpu", enabled=False),
         )
-        told = steps.cost(144, micro)
-        assert told.flops == pytest.approx(whole.flops, rel=0.05)
-        assert told.peak == pytest.approx(whole.peak, rel=0.05)
+        estimated = steps.cost(144, micro)
+        assert estimated.flops == pytest.approx(whole.flops, rel=0.05)
+        assert estimated.peak == pytest.approx(whole.peak, rel=0.05)
 
 
 def test_losses_of_very_large_batches_are_continued(monkeypatch):

@@ -100,9 +100,9 @@ def test_filters(filled):
     assert {h[0] for h in index.nearest(query, k=99, where={"height": "395.."})} == {
         f"k{i}" for i in range(395, 400)
     }
-    assert [h[0] for h in index.nearest(query, k=9, where=lambda own: own["height"] == 17)] == [
-        "k17"
-    ]
+    assert [
+        h[0] for h in index.nearest(query, k=9, where=lambda record: record["height"] == 17)
+    ] == ["k17"]
     assert index.nearest(query, where={"height": "900..901"}) == []
     with pytest.raises(AmodalError, match="no value of zone is called 'ardi'. Did you mean arid"):
         index.nearest(query, where={"zone": "ardi"})
@@ -143,10 +143,13 @@ def test_replace_delete_and_tidy(filled):
     assert "k3" not in {h[0] for h in index.nearest(new[0], k=400)}
     index.delete([f"k{i}" for i in range(330)])
     assert index.log.generation == 1, "the dead were cleared out"
-    again = Index.open(index.path)
-    assert sorted(again.keys) == sorted(f"k{i}" for i in range(330, 400)) and len(again.alive) == 70
+    reopened = Index.open(index.path)
+    assert (
+        sorted(reopened.keys) == sorted(f"k{i}" for i in range(330, 400))
+        and len(reopened.alive) == 70
+    )
     query = torch.randn(16, generator=torch.Generator().manual_seed(7))
-    assert [h[0] for h in again.nearest(query, k=5, fields=["text"])] == naive(
+    assert [h[0] for h in reopened.nearest(query, k=5, fields=["text"])] == naive(
         e, "text", query, 5, np.arange(330, 400)
     )
     assert not list(index.path.glob("*.0.*"))
@@ -197,9 +200,9 @@ def test_a_torn_tail_is_not_seen_and_is_written_over(filled):
     for name in ("records.0.jsonl", "image.0.f16", "image.0.rows", "dead.0.bin"):
         with (index.path / name).open("ab") as file:
             file.write(b"\x07" * 33)
-    again = Index.open(index.path)
-    assert len(again) == 400
-    again.add(["new"], Embeddings({"image": Column(torch.eye(16)[:1], torch.arange(1))}, 1))
+    reopened = Index.open(index.path)
+    assert len(reopened) == 400
+    reopened.add(["new"], Embeddings({"image": Column(torch.eye(16)[:1], torch.arange(1))}, 1))
     assert Index.open(index.path).nearest(torch.eye(16)[0], k=1)[0][0] == "new"
 
 
@@ -344,7 +347,7 @@ def test_approximate_search_among_vectors_that_share_a_direction(tmp_path, sprea
     assert index.approximate("image").probes < index.approximate("image").lists
 
 
-def test_a_cache_of_an_earlier_version_is_made_again(tmp_path):
+def test_a_cache_of_an_earlier_version_is_rebuilt(tmp_path):
     faiss, e = pytest.importorskip("faiss"), vectors(2000, width=24, clusters=20, fields=("image",))
     index = Index.open(tmp_path, threshold=1000).add([f"k{i}" for i in range(2000)], e)
     before = index.approximate("image").built.ntotal
@@ -355,10 +358,10 @@ def test_a_cache_of_an_earlier_version_is_made_again(tmp_path):
     (tmp_path / "image.0.faiss.json").write_text(
         '{"count": 2000, "trained": 2000, "probes": 4, "recall": 0.97}'
     )
-    again = Index.open(tmp_path, threshold=1000)
+    reopened = Index.open(tmp_path, threshold=1000)
     assert (
-        again.nearest(e["image"].values[7], k=1)[0][0] == "k7"
-        and again.approximate("image").built.ntotal == before
+        reopened.nearest(e["image"].values[7], k=1)[0][0] == "k7"
+        and reopened.approximate("image").built.ntotal == before
     )
 
 

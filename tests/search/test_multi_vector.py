@@ -34,7 +34,7 @@ def lists(n=N, seed=0, width=WIDTH):
     return Embeddings(columns, n)
 
 
-def slow(
+def reference(
     e, query_LD, k, fields=("image", "said", "title"), rows=None, weights=None, unsigned=False
 ):
     """The same by loops: (key, score, source)."""
@@ -60,11 +60,11 @@ def slow(
     return sorted(found, key=lambda f: -f[1])[:k]
 
 
-def agrees(found, expected):
-    assert [f[0] for f in found] == [e[0] for e in expected] and [f[2] for f in found] == [
+def agrees(hits, expected):
+    assert [f[0] for f in hits] == [e[0] for e in expected] and [f[2] for f in hits] == [
         e[2] for e in expected
     ]
-    np.testing.assert_allclose([f[1] for f in found], [e[1] for e in expected], atol=1e-5)
+    np.testing.assert_allclose([f[1] for f in hits], [e[1] for e in expected], atol=1e-5)
 
 
 @pytest.fixture
@@ -74,29 +74,29 @@ def filled(tmp_path):
 
 
 @pytest.mark.parametrize("tile", [1, 7, maxsim.TILE])
-@pytest.mark.parametrize("several", [1, 5])
-def test_scores_are_those_of_a_slow_loop(filled, tile, several, monkeypatch):
+@pytest.mark.parametrize("vectors", [1, 5])
+def test_scores_are_those_of_a_slow_loop(filled, tile, vectors, monkeypatch):
     index, e = filled
     whole = maxsim.tiles
     monkeypatch.setattr(maxsim, "tiles", lambda fields, records, _: whole(fields, records, tile))
-    query = torch.randn(several, WIDTH, generator=torch.Generator().manual_seed(5))
-    weights = torch.arange(1.0, several + 1)
+    query = torch.randn(vectors, WIDTH, generator=torch.Generator().manual_seed(5))
+    weights = torch.arange(1.0, vectors + 1)
     arid = np.arange(0, N, 4)
     for made in (index, Index.open(index.path, fingerprint="abc")):
         assert (
             made.is_multi_vector("image") and not made.is_multi_vector("title") and len(made) == N
         )
-        agrees(made.nearest(query, k=9), slow(e, query, 9))
-        agrees(made.nearest(query, k=9, weights=weights), slow(e, query, 9, weights=weights))
-        agrees(made.nearest(query, k=9, unsigned=True), slow(e, query, 9, unsigned=True))
-        agrees(made.nearest(query, k=9, fields=["said"]), slow(e, query, 9, ["said"]))
-        agrees(made.nearest(query, k=9, fields=["title"]), slow(e, query, 9, ["title"]))
+        agrees(made.nearest(query, k=9), reference(e, query, 9))
+        agrees(made.nearest(query, k=9, weights=weights), reference(e, query, 9, weights=weights))
+        agrees(made.nearest(query, k=9, unsigned=True), reference(e, query, 9, unsigned=True))
+        agrees(made.nearest(query, k=9, fields=["said"]), reference(e, query, 9, ["said"]))
+        agrees(made.nearest(query, k=9, fields=["title"]), reference(e, query, 9, ["title"]))
         agrees(
             made.nearest(query, k=9, fields=["image", "title"]),
-            slow(e, query, 9, ["image", "title"]),
+            reference(e, query, 9, ["image", "title"]),
         )
-        agrees(made.nearest(query, k=9, where={"zone": "arid"}), slow(e, query, 9, rows=arid))
-    assert len(index.nearest(query, k=500)) == len(slow(e, query, 500)), (
+        agrees(made.nearest(query, k=9, where={"zone": "arid"}), reference(e, query, 9, rows=arid))
+    assert len(index.nearest(query, k=500)) == len(reference(e, query, 500)), (
         "records without a vector are not found"
     )
 
@@ -114,7 +114,7 @@ def test_memory_is_that_of_a_tile():
     assert sum(seen) == 5000 and max(seen) <= 110
 
 
-def test_a_part_is_the_place_or_the_number_that_was_given(tmp_path):
+def test_a_part_is_its_position_or_the_number_it_was_stored_under(tmp_path):
     flat = torch.eye(WIDTH)[:5]
     e = Embeddings({"image": Column(Ragged(flat, torch.tensor([2, 3])), torch.arange(2))}, 2)
     index = Index.open(tmp_path / "a").add(["x", "y"], e)
@@ -142,14 +142,14 @@ def test_replace_delete_and_tidy(filled):
     index.delete([f"k{i}" for i in range(40)])
     rest = range(40, N)
     for query in (new, new[:1]):
-        agrees(index.nearest(query, k=9), slow(e, query, 9, rows=rest))
+        agrees(index.nearest(query, k=9), reference(e, query, 9, rows=rest))
     for _ in range(8):  # until the dead are cleared out
         index.add(
             KEYS[40:], Embeddings({s: c.between(40, N) for s, c in e.columns.items()}, N - 40)
         )
     assert index.log.generation >= 1
     for made in (index, Index.open(index.path)):
-        agrees(made.nearest(new, k=9), slow(e, new, 9, rows=rest))
+        agrees(made.nearest(new, k=9), reference(e, new, 9, rows=rest))
     assert not list(index.path.glob("*.0.*"))
     rows = index.mean_vectors("said")[1]
     assert len(np.unique(rows)) == len(rows) and np.allclose(
@@ -157,7 +157,7 @@ def test_replace_delete_and_tidy(filled):
     )
 
 
-def test_one_and_several_are_not_mixed(filled):
+def test_single_and_multi_vectors_are_not_mixed(filled):
     index, _ = filled
     with pytest.raises(
         AmodalError, match="a image has a list of vectors in this index and one here"
@@ -195,12 +195,14 @@ def test_a_torn_tail_is_not_seen_and_is_written_over(filled):
         with (index.path / name).open("ab") as file:
             file.write(b"\x07" * 33)
     query = torch.eye(WIDTH)[:2]
-    agrees(Index.open(index.path).nearest(query, k=5), slow(e, query, 5))
-    again = Index.open(index.path).add(
+    agrees(Index.open(index.path).nearest(query, k=5), reference(e, query, 5))
+    reopened = Index.open(index.path).add(
         ["new"], Embeddings({"image": Column(Ragged(query, torch.tensor([2])), torch.arange(1))}, 1)
     )
     assert (
-        again.nearest(query, k=1)[0][0] == "new" == Index.open(index.path).nearest(query, k=1)[0][0]
+        reopened.nearest(query, k=1)[0][0]
+        == "new"
+        == Index.open(index.path).nearest(query, k=1)[0][0]
     )
     (index.path / "image.0.lengths").write_bytes(b"\x01" * 8 * (N + 1))
     with pytest.raises(AmodalError, match="image.0.lengths is damaged.*index anew"):
@@ -210,7 +212,7 @@ def test_a_torn_tail_is_not_seen_and_is_written_over(filled):
 @pytest.fixture(params=["store", "rest"])
 def place(tmp_path, request):
     pytest.importorskip("qdrant_client")
-    from tests.search.stand_in import Server
+    from tests.search.qdrant_server import Server
 
     if request.param == "store":
         yield f"qdrant://{tmp_path}/several"
@@ -311,10 +313,10 @@ def test_an_update_embeds_only_what_is_new(run, folder, tmp_path):
     model, seen = amodal.load(run), []
     spoken = model.encoder.multi_vector.of_records
     index = model.index(root, tmp_path / "index")
-    several = type(model.encoder.multi_vector)
-    original = several.of_records
+    interaction = type(model.encoder.multi_vector)
+    original = interaction.of_records
     try:
-        several.of_records = lambda self, encoder, batch: (
+        interaction.of_records = lambda self, encoder, batch: (
             seen.extend(batch.keys),
             original(self, encoder, batch),
         )[1]
@@ -326,10 +328,10 @@ def test_an_update_embeds_only_what_is_new(run, folder, tmp_path):
         shutil.copy(sorted(root.rglob("*.png"))[1], root / "red" / "new.png")
         assert len(model.index(root, tmp_path / "index")) == len(index) + 1 and len(seen) == 1
     finally:
-        several.of_records = original
-    again = amodal.load(model.save(tmp_path / "copy"))
-    assert again.encoder.multi_vector.spec == model.encoder.multi_vector.spec
-    before, after = (m.search(text="red", index=tmp_path / "index", k=4) for m in (model, again))
+        interaction.of_records = original
+    loaded = amodal.load(model.save(tmp_path / "copy"))
+    assert loaded.encoder.multi_vector.spec == model.encoder.multi_vector.spec
+    before, after = (m.search(text="red", index=tmp_path / "index", k=4) for m in (model, loaded))
     assert before == after
 
 

@@ -28,7 +28,7 @@ from tests.export.test_weights import CARD
 from tests.search.test_index import labels, vectors
 
 pytest.importorskip("qdrant_client")
-from tests.search.stand_in import Server  # noqa: E402
+from tests.search.qdrant_server import Server  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode")
 KEYS = [f"k{i}" for i in range(120)]
@@ -120,7 +120,7 @@ def test_errors_are_those_of_the_embedded_index(both, place, monkeypatch):
     with pytest.raises(AmodalError, match="vectors of 16 dimensions"):
         both[1].nearest(torch.ones(3))
     with pytest.raises(AmodalError, match="function cannot be sent"):
-        both[1].nearest(query, where=lambda own: own["height"] == 17)
+        both[1].nearest(query, where=lambda labels_of: labels_of["height"] == 17)
     with pytest.raises(AmodalError, match="made by another encoder.*another collection"):
         open_index(place, fingerprint="other")
     with pytest.raises(AmodalError, match="no room for the field 'audio'"):
@@ -148,7 +148,7 @@ def test_a_collection_of_others_is_left_alone(both, place):
         open_index(place + "-theirs")
 
 
-def test_a_server_is_asked_for_indices_of_labels_and_given_the_key(folder, monkeypatch):
+def test_a_server_is_asked_for_indices_of_labels_and_sent_the_key(folder, monkeypatch):
     monkeypatch.setenv("QDRANT_API_KEY", "secret")
     server, e = Server(), vectors(30)
     with pytest.warns(UserWarning, match="insecure"):  # the client's own, for a key without TLS
@@ -156,8 +156,8 @@ def test_a_server_is_asked_for_indices_of_labels_and_given_the_key(folder, monke
     assert len(index) == 0
     index.add(KEYS[:30], e, labels(30))
     assert server.indexed == {'labels."zone"', 'labels."height"'} and server.keys == {"secret"}
-    server.said.clear()
-    assert index.nearest(torch.ones(16), k=3) and server.said == [
+    server.requests.clear()
+    assert index.nearest(torch.ones(16), k=3) and server.requests == [
         "POST points count",
         "POST points query batch",
     ]

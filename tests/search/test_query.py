@@ -85,8 +85,8 @@ def test_an_update_embeds_only_what_is_new_or_changed(folder, tmp_path):
     seen = []
     original = encoder.features
     encoder.features = lambda batch: (seen.extend(batch.keys), original(batch))[1]
-    again = amodal.open(root).with_fields(encoder.fields)
-    index.update(again)
+    reopened = amodal.open(root).with_fields(encoder.fields)
+    index.update(reopened)
     assert seen == []
     first = sorted(root.rglob("*.png"))[0]
     Image.new("RGB", (30, 30), (1, 2, 3)).save(first)

@@ -147,8 +147,8 @@ def test_predictions_are_those_of_the_library(client, model):
         | {"curve": dataset.raw(i, "curve"), "visits": dataset.raw(i, "visits")}
         for i in range(4)
     ]
-    told = client.post("/predict", json={"records": records}).json()["records"]
-    for row, record in zip(rows, told):
+    predicted = client.post("/predict", json={"records": records}).json()["records"]
+    for row, record in zip(rows, predicted):
         assert record["colour"]["prediction"] == row["colour"]
         assert record["colour"]["probabilities"]["red"] == pytest.approx(
             row["colour=red"], abs=1e-5
@@ -157,21 +157,21 @@ def test_predictions_are_those_of_the_library(client, model):
     assert TestClient(headless).post("/predict", json={"records": records}).status_code == 404
 
 
-def test_a_method_that_was_kept_whole_tells_as_in_the_library(tmp_path):
+def test_a_method_saved_whole_predicts_as_in_the_library(tmp_path):
     dataset = data().select(["text", "cells", "curve"])
     how = {"size": "nano", "steps": 1, "batch": 8, "progress": False}
     model = amodal.pretrain("m3col", dataset, tmp_path / "run", options={"label": "colour"}, **how)
     expected = model.predict(dataset).to_pylist()[3]
     record = {name: dataset.raw(3, name) for name in dataset.fields}
-    told = (
+    predicted = (
         TestClient(app(model))
         .post("/predict", json={"records": [record, {"text": "a"}]})
         .json()["records"]
     )
-    assert told[0]["colour"]["probabilities"]["red"] == pytest.approx(
+    assert predicted[0]["colour"]["probabilities"]["red"] == pytest.approx(
         expected["colour=red"], abs=1e-5
     )
-    assert len(told) == 2 and "prediction" in told[1]["colour"]
+    assert len(predicted) == 2 and "prediction" in predicted[1]["colour"]
 
 
 def test_records_and_the_index_that_changes(model, tmp_path):
@@ -260,7 +260,7 @@ def test_a_token_guards_everything_but_health_also_what_is_added_later(model):
     )
 
 
-def test_who_comes_when_it_is_full_or_waits_too_long_is_told_so(model):
+def test_requests_beyond_the_queue_or_the_time_limit_are_refused(model):
     made = app(model, limits=Limits(concurrent=2, seconds=0.3))
 
     @made.get("/rest/{seconds}")
@@ -273,9 +273,11 @@ def test_who_comes_when_it_is_full_or_waits_too_long_is_told_so(model):
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as many:
             return await asyncio.gather(*(many.get(path) for path in paths))
 
-    answers = asyncio.run(at_once("/rest/0.1", "/rest/5", "/rest/0.1", "/health"))
-    assert [a.status_code for a in answers] == [200, 503, 429, 200]
-    assert answers[2].headers["retry-after"] == "1" and "at once" not in answers[1].json()["error"]
+    responses = asyncio.run(at_once("/rest/0.1", "/rest/5", "/rest/0.1", "/health"))
+    assert [a.status_code for a in responses] == [200, 503, 429, 200]
+    assert (
+        responses[2].headers["retry-after"] == "1" and "at once" not in responses[1].json()["error"]
+    )
     assert asyncio.run(at_once("/rest/0"))[0].status_code == 200
 
 

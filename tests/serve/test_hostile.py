@@ -114,7 +114,7 @@ def good(port: int) -> np.ndarray:
     return np.array(json.loads(answer.partition(b"\r\n\r\n")[2])["records"][0]["text"])
 
 
-def told(port: int, path: str) -> str:
+def fetched(port: int, path: str) -> str:
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
@@ -134,7 +134,7 @@ def test_a_thousand_hostile_requests(server):
         assert np.abs(good(port) - before).max() < 1e-5
     assert len(kinds) > 25 and min(kinds.values()) > 5
     assert memory[1] < memory[0] + 30, f"MiB after each half: {memory}"
-    metrics = told(port, "/metrics")
+    metrics = fetched(port, "/metrics")
     assert not re.search(r'status="5\d\d"', metrics)
     assert "amodal_requests_at_work 0.0" in metrics
     assert "Traceback" not in log.read_text(), log.read_text()[-3000:]

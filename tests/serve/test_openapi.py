@@ -64,7 +64,7 @@ def test_it_keeps_its_word(described, name, mode):
 
 
 def test_every_route_is_described(described):
-    told = {
+    documented = {
         f"{route.ok().method.upper()} {route.ok().path}" for route in described.get_all_operations()
     }
-    assert told == set(ROUTES)
+    assert documented == set(ROUTES)

@@ -99,10 +99,10 @@ def test_a_map_of_all_and_of_one_field_is_computed_once(page, model):
             and max(found["x"]) == 65535
             and min(found["y"]) == 0
         )
-    kept = [
+    files = [
         file.name.split("-")[1] for file in (model.path / "view").glob("map-*.npz")
     ]  # by UMAP too where it is installed
-    assert len(set(kept)) == 2 and not list((model.path / "view").glob(".*draft*"))
+    assert len(set(files)) == 2 and not list((model.path / "view").glob(".*draft*"))
     assert page.get("/view/map", params={"field": "imag"}).status_code == 422
 
 
@@ -121,12 +121,12 @@ def test_a_colour_for_each_record(page):
         ("data:curve.steps", [20.0] * RECORDS),
     ):
         found = got(page, "/view/colour", by=by)
-        told = (
+        values = (
             found["values"]
             if found["kind"] == "numbers"
             else [found["names"][v] for v in found["values"]]
         )
-        assert told == wanted, by
+        assert values == wanted, by
     assert len(got(page, "/view/colour", by="agreement")["values"]) == RECORDS
     curves = got(page, "/view/colour", by="data:curve.mean c0")["values"]
     assert curves[7] == pytest.approx(np.mean(data().raw(7, "curve"), axis=0)[0], abs=1e-4)
@@ -195,12 +195,12 @@ def test_a_record_shows_itself_in_every_field(page):
         assert page.get(bad).status_code == 404
 
 
-def asked(page, files=(), **said):
+def asked(page, files=(), **query):
     form = {
         name: (None, value) if isinstance(value, str) else ("x", value)
         for name, value in dict(files).items()
     }
-    return page.post("/view/search", files=form | {"asked": (None, json.dumps(said))})
+    return page.post("/view/search", files=form | {"asked": (None, json.dumps(query))})
 
 
 def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
@@ -224,7 +224,7 @@ def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
 
 
 @pytest.mark.parametrize(
-    "files, said, status",
+    "files, query, status",
     [
         ({}, {}, 422),
         ({"image": b"no picture"}, {}, 422),
@@ -236,12 +236,12 @@ def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
         ({}, {"records": {"4": float("nan")}}, 422),
     ],
 )
-def test_a_query_that_makes_no_field_is_refused(page, files, said, status):
-    answer = asked(page, files, **said)
+def test_a_query_that_makes_no_field_is_refused(page, files, query, status):
+    answer = asked(page, files, **query)
     assert answer.status_code == status and answer.json()["error"]
 
 
-def test_neighbours_and_what_they_tell_change_with_the_fields_that_are_on(page):
+def test_neighbours_and_their_probe_change_with_the_fields_that_are_on(page):
     all_on = got(page, "/view/near/2")
     one = got(page, "/view/near/2", on=["text"])
     assert len(all_on) == 8 and 2 not in [h["number"] for h in one]
@@ -254,7 +254,7 @@ def test_neighbours_and_what_they_tell_change_with_the_fields_that_are_on(page):
     assert page.get("/view/probe", params={"label": "colour", "on": ["x"]}).status_code == 404
 
 
-def test_what_the_fields_that_are_on_find_and_tell(page):
+def test_retrieval_and_probe_of_the_fields_that_are_on(page):
     rows = got(page, "/view/retrieval", on=["image", "text"])
     assert all({r["source"], r["target"]} == {"image", "text"} for r in rows)
     assert page.get("/view/retrieval", params={"on": "imag"}).status_code == 404
@@ -486,8 +486,8 @@ def test_retrieval_is_that_of_the_protocol_and_sees_equal_records(tmp_path):
 
 def test_a_probe_learns_from_what_it_is_not_tested_on(tmp_path):
     _, embedding_map, _ = small(tmp_path)
-    told = embedding_map.probe(("a",), "side")
-    assert told["metric"] == "accuracy" and told["n"] == 20
+    result = embedding_map.probe(("a",), "side")
+    assert result["metric"] == "accuracy" and result["n"] == 20
     with pytest.raises(AmodalError, match="sid"):
         embedding_map.probe(("a",), "sid")
 
@@ -506,8 +506,8 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
     import types
 
     class UMAP:
-        def __init__(self, **given):
-            assert given["metric"] == "cosine" and given["random_state"] is not None
+        def __init__(self, **options):
+            assert options["metric"] == "cosine" and options["random_state"] is not None
 
         def fit_transform(self, x):
             return x[:, 2:4]

@@ -64,11 +64,11 @@ def page(browser):
     made.context.close()
 
 
-@pytest.mark.parametrize("how", ["", "?flat"])
-def test_lasso_pick_and_hover_on_the_map(page, address, how):
-    page.goto(address + how)
+@pytest.mark.parametrize("query", ["", "?flat"])
+def test_lasso_pick_and_hover_on_the_map(page, address, query):
+    page.goto(address + query)
     page.wait_for_selector(f".stage[data-points='{RECORDS}']")
-    assert how == "" or page.get_attribute(".stage", "data-kind") == "canvas"
+    assert query == "" or page.get_attribute(".stage", "data-kind") == "canvas"
     box = page.locator(".stage").bounding_box()
     corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99)]
     x, y = zip(*[(box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in corners])
@@ -110,7 +110,7 @@ def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
         page.wait_for_selector("[data-field=image] article:first-of-type:not([data-number='5'])")
     page.click("text=Clear")
     page.click("button.main")
-    page.wait_for_selector("#said >> text=nothing to look for")
+    page.wait_for_selector("#status >> text=nothing to look for")
 
 
 def test_every_tab_opens_by_the_keyboard(page, address):
@@ -137,7 +137,7 @@ def test_every_tab_opens_by_the_keyboard(page, address):
     assert page.locator("tbody tr").count() >= 2
 
 
-def test_a_record_is_found_on_the_map_coloured_by_raw_data_and_kept_as_a_list(page, address):
+def test_a_record_is_found_on_the_map_coloured_by_raw_data_and_saved_in_a_list(page, address):
     page.goto(address)
     page.wait_for_selector(f".stage[data-points='{RECORDS}']")
     page.select_option("label:has-text('Colour') select", "data:cells.age")
@@ -151,15 +151,15 @@ def test_a_record_is_found_on_the_map_coloured_by_raw_data_and_kept_as_a_list(pa
     assert Path(saved.value.path()).read_text().splitlines()[0] == "record,colour"
     page.fill("#find-on-map", "nobody")
     page.press("#find-on-map", "Enter")
-    page.wait_for_selector("#said >> text=no record's name holds nobody")
+    page.wait_for_selector("#status >> text=no record's name holds nobody")
 
 
 def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
     run = tmp_path / "now"
     for folder, steps in ((run, 2), (tmp_path / "before", 4)):
         folder.mkdir()
-        told = {"method": "clip", "status": "running", "schedule": {"steps": 4, "lr": 1 / steps}}
-        (folder / "config.json").write_text(json.dumps(told))
+        config = {"method": "clip", "status": "running", "schedule": {"steps": 4, "lr": 1 / steps}}
+        (folder / "config.json").write_text(json.dumps(config))
         lines = [
             json.dumps({"step": i, "loss": 3 - i / 2, "conflict/a~b": 0.1})
             for i in range(1, steps + 1)

@@ -12,7 +12,7 @@ from amodal import data
 from amodal.core import AmodalError
 from amodal.nn.backbones import pretrained
 from amodal.nn.encoder import Encoder
-from amodal.train import cache_features as remember
+from amodal.train import cache_features
 
 pytest.importorskip("timm")
 
@@ -53,42 +53,44 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pooled", [True, False])
 def test_vectors_are_those_of_the_backbone_itself(pictures, pooled):
     dataset, encoder = pictures[0], encoder_of(pictures)
-    seen = remember.with_cached_features(
+    seen = cache_features.with_cached_features(
         dataset, encoder, torch.device("cpu"), pooled=pooled, progress=False
     )
-    plain, kept = (
+    plain, cached = (
         next(iter(data.Loader(d, range(40), batch=40, shuffle=False))) for d in (dataset, seen)
     )
-    assert kept["image"].rows.tolist() == plain["image"].rows.tolist() and len(kept["image"]) == 38
-    tokens = kept["image"].values.lengths
+    assert (
+        cached["image"].rows.tolist() == plain["image"].rows.tolist() and len(cached["image"]) == 38
+    )
+    tokens = cached["image"].values.lengths
     assert (tokens == 1).all() if pooled else (tokens > 1).all()
     with torch.no_grad():
         for source, column in encoder(plain).columns.items():
-            assert torch.allclose(column.values, encoder(kept)[source].values, atol=5e-3), source
+            assert torch.allclose(column.values, encoder(cached)[source].values, atol=5e-3), source
 
 
 def test_the_backbone_runs_once_and_a_stopped_pass_goes_on(pictures, monkeypatch):
     dataset, encoder = pictures[0], encoder_of(pictures)
-    monkeypatch.setattr(remember, "CHUNK", 16)
-    monkeypatch.setattr(remember, "BATCH_SIZE", 8)
-    calls, look = [], remember.compute_features
+    monkeypatch.setattr(cache_features, "CHUNK", 16)
+    monkeypatch.setattr(cache_features, "BATCH_SIZE", 8)
+    calls, look = [], cache_features.compute_features
 
-    def stopping(*given):
-        calls.append(len(given[1]))
+    def stopping(*arguments):
+        calls.append(len(arguments[1]))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return look(*given)
+        return look(*arguments)
 
-    monkeypatch.setattr(remember, "compute_features", stopping)
+    monkeypatch.setattr(cache_features, "compute_features", stopping)
     with pytest.raises(KeyboardInterrupt):
-        remember.with_cached_features(
+        cache_features.with_cached_features(
             dataset, encoder, torch.device("cpu"), pooled=True, progress=False
         )
-    seen = remember.with_cached_features(
+    seen = cache_features.with_cached_features(
         dataset, encoder, torch.device("cpu"), pooled=True, progress=False
     )
     assert len(calls) == 4 + 3  # the chunk that was begun, and the one after it
-    remember.with_cached_features(
+    cache_features.with_cached_features(
         dataset, encoder, torch.device("cpu"), pooled=True, progress=False
     )
     assert len(calls) == 7
@@ -97,15 +99,15 @@ def test_the_backbone_runs_once_and_a_stopped_pass_goes_on(pictures, monkeypatch
 
 def test_other_weights_or_other_data_are_computed_anew(pictures, cache):
     dataset, encoder = pictures[0], encoder_of(pictures)
-    remember.with_cached_features(
+    cache_features.with_cached_features(
         dataset, encoder, torch.device("cpu"), pooled=True, progress=False
     )
     with torch.no_grad():
         next(encoder.tokenizers["image"].body.parameters()).add_(1)
-    remember.with_cached_features(
+    cache_features.with_cached_features(
         dataset, encoder, torch.device("cpu"), pooled=True, progress=False
     )
-    remember.with_cached_features(
+    cache_features.with_cached_features(
         dataset.subset(range(30)), encoder, torch.device("cpu"), pooled=True, progress=False
     )
     assert len(list((cache / "features").iterdir())) == 3
@@ -114,16 +116,16 @@ def test_other_weights_or_other_data_are_computed_anew(pictures, cache):
 def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch):
     dataset, spec = pictures
     how = {"size": "nano", "steps": 3, "batch": 8, "backbones": {"image": spec}, "progress": False}
-    model = amodal.pretrain("clip", dataset, tmp_path / "run", remember="mean", **how)
+    model = amodal.pretrain("clip", dataset, tmp_path / "run", cache_features="mean", **how)
     assert (
         json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]["cache_features"]
         == "mean"
     )
     found = model.embed(dataset)
     assert len(found.aligned["image"]) == 38 and len(found.bad) == 1
-    calls, look = [], remember.compute_features
+    calls, look = [], cache_features.compute_features
     monkeypatch.setattr(
-        remember, "compute_features", lambda *given: calls.append(1) or look(*given)
+        cache_features, "compute_features", lambda *arguments: calls.append(1) or look(*arguments)
     )
     report = model.evaluate(dataset, protocols=["knn"], label="kind")
     assert not calls and report.about["fingerprint"] == dataset.fingerprint
@@ -136,11 +138,16 @@ def test_what_features_cannot_do_is_said(pictures, tmp_path):
     how = {"size": "nano", "steps": 2, "progress": False}
     with pytest.raises(AmodalError, match="multiple views of image"):
         amodal.pretrain(
-            "simclr", dataset, tmp_path / "a", remember="mean", backbones={"image": spec}, **how
+            "simclr",
+            dataset,
+            tmp_path / "a",
+            cache_features="mean",
+            backbones={"image": spec},
+            **how,
         )
     with pytest.raises(AmodalError, match="no frozen backbone"):
-        amodal.pretrain("clip", dataset, tmp_path / "b", remember="mean", **how)
+        amodal.pretrain("clip", dataset, tmp_path / "b", cache_features="mean", **how)
     with pytest.raises(AmodalError, match="mean"):
         amodal.pretrain(
-            "clip", dataset, tmp_path / "c", remember="men", backbones={"image": spec}, **how
+            "clip", dataset, tmp_path / "c", cache_features="men", backbones={"image": spec}, **how
         )

@@ -265,10 +265,10 @@ def test_a_run_says_its_recipe_and_its_file_runs_it_a_second_time(folder, tmp_pa
     )
     found = run_config.read(first / "config.toml")
     assert found["method"] == "clip" and Path(found["data"]) == Path(folder).resolve()
-    again = pretrain(
+    second = pretrain(
         found.pop("method"), found.pop("data"), tmp_path / "again", progress=False, **found
     )
-    assert sha(again) == sha(first)
+    assert sha(second) == sha(first)
     recipe = tomllib.loads((first / "config.toml").read_text())["recipe"]
     assert Recipe.of(recipe).steps == config["schedule"]["steps"]
     with pytest.raises(AmodalError, match="another recipe"):

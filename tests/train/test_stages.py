@@ -55,12 +55,12 @@ class Staged(Towers):
 def records():
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(RECORDS)]
-    facts = [
+    tables = [
         {"age": float(rng.normal()), "colour": str(rng.choice(["red", "blue"]))}
         for _ in range(RECORDS)
     ]
     own = fields(("words", "facts"))
-    return data.open({"words": words, "facts": facts}).with_fields(own)
+    return data.open({"words": words, "facts": tables}).with_fields(own)
 
 
 def run(
@@ -72,7 +72,7 @@ def run(
     seen=None,
     choose=None,
     make=Staged,
-    kept=None,
+    encoders=None,
     **settings,
 ):
     torch.manual_seed(0)
@@ -102,8 +102,8 @@ def run(
         choose=choose,
         **quiet,
     )
-    if kept is not None:
-        kept.append(encoder)
+    if encoders is not None:
+        encoders.append(encoder)
     return method
 
 
@@ -154,11 +154,11 @@ class Exchanging(First):
             p.fill_(7.0)
 
 
-def test_the_average_of_a_network_that_a_survey_exchanges_begins_again(records, tmp_path):
-    kept = []
-    method = run(records, tmp_path / "run", make=Exchanging, ema=0.9, kept=kept)
-    assert kept[0] is not method.encoder
-    for (name, a), b in zip(kept[0].state_dict().items(), method.encoder.state_dict().values()):
+def test_the_average_of_a_network_that_a_refresh_replaces_restarts(records, tmp_path):
+    encoders = []
+    method = run(records, tmp_path / "run", make=Exchanging, ema=0.9, encoders=encoders)
+    assert encoders[0] is not method.encoder
+    for (name, a), b in zip(encoders[0].state_dict().items(), method.encoder.state_dict().values()):
         assert torch.equal(a, b), name
 
 
@@ -202,11 +202,11 @@ class Blind(Towers):
 
 
 def test_nothing_is_embedded_for_a_method_that_does_not_look(records, tmp_path, monkeypatch):
-    looks = []
-    monkeypatch.setattr(loop, "embed_all", lambda *_: looks.append(1))
+    calls = []
+    monkeypatch.setattr(loop, "embed_all", lambda *_: calls.append(1))
     run(records, tmp_path / "blind", make=Blind)
     run(records, tmp_path / "exchanging", make=Exchanging)
-    assert not looks
+    assert not calls
 
 
 def test_a_survey_sees_float32_on_the_cpu_in_the_precision_of_the_run(records):
@@ -243,12 +243,12 @@ def one_rank(rank: int, folder: str) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(RECORDS)]
-    facts = [{"age": float(rng.normal()), "colour": "red"} for _ in range(RECORDS)]
-    records = data.open({"words": words, "facts": facts}).with_fields(fields(("words", "facts")))
-    method, given = Own(Encoder(fields(("words", "facts")), size="nano")), []
+    tables = [{"age": float(rng.normal()), "colour": "red"} for _ in range(RECORDS)]
+    records = data.open({"words": words, "facts": tables}).with_fields(fields(("words", "facts")))
+    method, group_lists = Own(Encoder(fields(("words", "facts")), size="nano")), []
 
     def batches(first, groups=None):
-        given.append(groups)
+        group_lists.append(groups)
         some = dict(seed=1, steps=2, start_step=first, rank=rank, world=2, groups=groups)
         return data.Loader(records, range(RECORDS), batch=6, **some)
 
@@ -264,7 +264,7 @@ def one_rank(rank: int, folder: str) -> None:
         tensorboard=False,
         progress=False,
     )
-    torch.save((method.studied, torch.as_tensor(given[0])), f"{folder}/{rank}.pt")
+    torch.save((method.studied, torch.as_tensor(group_lists[0])), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -332,9 +332,9 @@ def test_choose_says_which_rows_are_learnt_from(records, tmp_path):
     sizes = []
 
     def choose(method, one, step):
-        kept = one.at(torch.tensor([0, 2, 5]))
-        sizes.append((step, kept.size, kept.keys == (one.keys[0], one.keys[2], one.keys[5])))
-        return kept
+        chosen = one.at(torch.tensor([0, 2, 5]))
+        sizes.append((step, chosen.size, chosen.keys == (one.keys[0], one.keys[2], one.keys[5])))
+        return chosen
 
     run(records, tmp_path / "run", choose=choose)
     assert sizes == [(i, 3, True) for i in range(1, 9)]

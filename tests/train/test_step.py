@@ -4,7 +4,7 @@ from amodal.core import Column, Embeddings, Ragged
 from amodal.train.step import full_precision
 
 
-def test_features_in_half_precision_reach_losses_in_float32_also_where_a_row_has_several_parts():
+def test_features_in_half_precision_reach_losses_in_float32_also_for_multi_vectors():
     rows = torch.arange(2)
     half = Embeddings(
         {

@@ -90,7 +90,7 @@ def test_only_what_is_chosen_changes_and_it_comes_back_after_an_error_too():
         assert any("tokenizers" in n for n in changed)
 
 
-def test_what_is_told_follows_the_adaptation_batch_by_batch():
+def test_predictions_follow_the_adaptation_batch_by_batch():
     encoder, head = parts()
     batches = [batch(("plain",), seed=s) for s in range(2)]
     plain = predict_batches(encoder.eval(), head, batches)

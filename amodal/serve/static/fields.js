@@ -36,23 +36,23 @@ export async function draw(page, { record } = {}) {
   async function go(to) { number = to; await neighbours(); }
 
   async function neighbours() {
-    const [made, found] = await Promise.all([card(number, { full: true }), ask(`/view/near/${number}?${asked()}`)]);
+    const [made, hits] = await Promise.all([card(number, { full: true }), ask(`/view/near/${number}?${asked()}`)]);
     shown.replaceChildren(made);
-    near.replaceChildren(...await Promise.all(found.map((hit) => card(hit.number, { note: hit.score.toFixed(3) }))));
-    if (!found.length) near.append(el("p", { class: "faint" }, "This record has none of these fields."));
+    near.replaceChildren(...await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) }))));
+    if (!hits.length) near.append(el("p", { class: "faint" }, "This record has none of these fields."));
   }
 
   /** Probe and retrieval of the fields that are on: a row for each choice that was made, the last one first. */
   async function measured() {
     const name = named(), fields = chosen();
-    const [probe, found] = await Promise.all([label ? ask(`/view/probe?label=${encodeURIComponent(label)}&${asked()}`) : {}, ask(`/view/retrieval?${asked()}`)]);
+    const [probe, retrieval] = await Promise.all([label ? ask(`/view/probe?label=${encodeURIComponent(label)}&${asked()}`) : {}, ask(`/view/retrieval?${asked()}`)]);
     if (name !== named()) return;
-    const one = found.filter((r) => r.source), mean = one.reduce((sum, r) => sum + r.value, 0) / one.length;
+    const one = retrieval.filter((r) => r.source), mean = one.reduce((sum, r) => sum + r.value, 0) / one.length;
     const cells = [name, probe.metric ? `${probe.metric} ${probe.value.toFixed(3)}` : "–", probe.metric ? probe.chance.toFixed(3) : "–", one.length ? mean.toFixed(3) : "–"];
     [...tried.rows].filter((row) => row.cells[0].textContent === name).forEach((row) => row.remove());
     tried.prepend(el("tr", {}, ...cells.map((c, i) => el("td", { title: i === 1 && probe.n ? `${probe.n} records` : false }, c))));
     const few = "Two fields are needed, and ten test records that have both.";
-    pairs.replaceChildren(!found.length ? el("p", { class: "faint" }, few) : grid("R@10 of each pair of fields", "by", found.map((r) => ({ ...r, down: r.source || "all the others", across: `find ${r.target}` })), { across: fields.map((s) => `find ${s}`), down: [...fields, "all the others"] }));
+    pairs.replaceChildren(!retrieval.length ? el("p", { class: "faint" }, few) : grid("R@10 of each pair of fields", "by", retrieval.map((r) => ({ ...r, down: r.source || "all the others", across: `find ${r.target}` })), { across: fields.map((s) => `find ${s}`), down: [...fields, "all the others"] }));
   }
 
   async function missing() {

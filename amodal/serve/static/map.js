@@ -4,8 +4,8 @@ import { Scatter } from "./scatter.js";
 const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb);
 function rgb(hex) { return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)); }
 function viridis(share) {
-  const at = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(at));
-  return VIRIDIS[i].map((v, c) => v + (VIRIDIS[i + 1][c] - v) * (at - i));
+  const position = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(position));
+  return VIRIDIS[i].map((v, c) => v + (VIRIDIS[i + 1][c] - v) * (position - i));
 }
 
 export async function draw(page, { record } = {}) {
@@ -36,10 +36,10 @@ export async function draw(page, { record } = {}) {
     Object.keys(names).forEach((i) => delete names[i]);
     stage.replaceChildren(el("p", { class: "faint" }, " computing …"));
     const asked = `/view/map?field=${encodeURIComponent(of)}`;
-    const [found, tints] = await Promise.all([ask(asked), ask(`/view/colour?by=${encodeURIComponent(by)}`)]);
+    const [computed, tints] = await Promise.all([ask(asked), ask(`/view/colour?by=${encodeURIComponent(by)}`)]);
     if (!page.isConnected || field !== of) return;
     colour = tints;
-    show(found);
+    show(computed);
     select([]);
     if (!map.final) attempt(async () => { // UMAP is not there yet: these are the principal components
       const better = await ask(`${asked}&best=true`);
@@ -47,9 +47,9 @@ export async function draw(page, { record } = {}) {
     });
   }
 
-  function show(found) {
-    const at = marked >= 0 && map ? map.numbers[marked] : -1;
-    map = found;
+  function show(computed) {
+    const number = marked >= 0 && map ? map.numbers[marked] : -1;
+    map = computed;
     scatter?.close();
     stage.replaceChildren();
     const unit = (v) => Float32Array.from(v, (n) => n / 65535);
@@ -58,16 +58,16 @@ export async function draw(page, { record } = {}) {
     stage.dataset.points = map.numbers.length;
     const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
     note.textContent = few + (map.projection === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (field ? ` of ${field}.` : " of all fields.");
-    mark(at >= 0 ? map.numbers.indexOf(at) : -1);
+    mark(number >= 0 ? map.numbers.indexOf(number) : -1);
     shade();
     legend.replaceChildren(...key());
   }
 
   async function paint(choice) {
     by = choice;
-    const found = await ask(`/view/colour?by=${encodeURIComponent(choice)}`);
+    const tints = await ask(`/view/colour?by=${encodeURIComponent(choice)}`);
     if (by !== choice || !page.isConnected) return;
-    colour = found;
+    colour = tints;
     shade();
     legend.replaceChildren(...key());
   }
@@ -97,9 +97,9 @@ export async function draw(page, { record } = {}) {
     const bytes = new Uint8Array(4 * map.numbers.length), on = new Set(chosen), grey = rgb(MISSING), names = PALETTE.map(rgb);
     map.numbers.forEach((_, i) => {
       const value = colour.values[map.places[i]];
-      const there = colour.kind === "classes" ? value >= 0 : value != null;
-      const paint = !there ? grey : colour.kind === "numbers" ? viridis((value - colour.low) / (colour.high - colour.low || 1)) : names[value % names.length];
-      bytes.set([...paint, on.size && !on.has(i) ? 28 : there ? 225 : 110], 4 * i);
+      const known = colour.kind === "classes" ? value >= 0 : value != null;
+      const paint = !known ? grey : colour.kind === "numbers" ? viridis((value - colour.low) / (colour.high - colour.low || 1)) : names[value % names.length];
+      bytes.set([...paint, on.size && !on.has(i) ? 28 : known ? 225 : 110], 4 * i);
     });
     scatter.paint(bytes);
   }
@@ -107,9 +107,9 @@ export async function draw(page, { record } = {}) {
   function key() {
     const dot = (tint, text) => { const mark = el("i"); mark.style.background = tint; return el("span", {}, mark, text); };
     if (colour.kind === "classes") {
-      const found = colour.names.slice(0, PALETTE.length).map((name, i) => dot(PALETTE[i], name));
-      if (colour.names.length > PALETTE.length) found.push(el("span", { class: "faint" }, `and ${colour.names.length - PALETTE.length} rarer in the same colours`));
-      return colour.values.includes(-1) ? [...found, dot(MISSING, "not known")] : found;
+      const entries = colour.names.slice(0, PALETTE.length).map((name, i) => dot(PALETTE[i], name));
+      if (colour.names.length > PALETTE.length) entries.push(el("span", { class: "faint" }, `and ${colour.names.length - PALETTE.length} rarer in the same colours`));
+      return colour.values.includes(-1) ? [...entries, dot(MISSING, "not known")] : entries;
     }
     const strip = el("canvas", { width: 100, height: 1, role: "img", "aria-label": "from low to high" }), pen = strip.getContext("2d");
     for (let i = 0; i < 100; i++) { pen.fillStyle = `rgb(${viridis(i / 99).map(Math.round)})`; pen.fillRect(i, 0, 1, 1); }
@@ -153,8 +153,8 @@ export async function draw(page, { record } = {}) {
     if (indices.length) attempt(async () => {
       const asked = indices.slice(0, 300).filter((i) => !names[i]);
       const keys = !asked.length ? [] : await ask(`/view/keys?${asked.map((i) => `n=${map.numbers[i]}`).join("&")}`);
-      asked.forEach((i, at) => { names[i] = keys[at]; });
-      if (chosen === indices) [...list.querySelectorAll("button")].forEach((button, at) => { button.textContent = name(indices[at]); });
+      asked.forEach((i, j) => { names[i] = keys[j]; });
+      if (chosen === indices) [...list.querySelectorAll("button")].forEach((button, j) => { button.textContent = name(indices[j]); });
     });
     shade();
   }

@@ -16,16 +16,16 @@ export async function draw(page) {
     const asked = `field=${encodeURIComponent(field)}&least=${least}`;
     const boxes = LISTS.map(([what, title]) => el("section", { "data-list": what }, el("h2", {}, title), el("p", { class: "faint" }, "computing …")));
     sections.replaceChildren(...boxes);
-    await Promise.all(LISTS.map(async ([what, title, none], at) => {
+    await Promise.all(LISTS.map(async ([what, title, none], k) => {
       const list = await ask(`/view/list/${what}?${asked}`);
       const rows = list.rows.slice(0, 200).map((row, i) => el("tr", {}, ...row.map((cell, j) => {
         const number = list.numbers[i][j] ?? -1;
         return el("td", {}, number >= 0 ? el("button", { type: "button", onclick: () => attempt(() => look(list.numbers[i])) }, cell) : String(cell));
       })));
       const more = list.rows.length > rows.length ? `, of which ${rows.length} are shown` : "";
-      boxes[at].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.more ? "the first " : ""}${list.rows.length.toLocaleString("en")}${more}`)));
-      if (!rows.length) { boxes[at].append(el("p", { class: "faint" }, none)); return; }
-      boxes[at].append(el("p", {}, el("a", { href: `/view/csv/${what}?${asked}`, download: `${what}.csv` }, "Save the list as CSV")),
+      boxes[k].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.more ? "the first " : ""}${list.rows.length.toLocaleString("en")}${more}`)));
+      if (!rows.length) { boxes[k].append(el("p", { class: "faint" }, none)); return; }
+      boxes[k].append(el("p", {}, el("a", { href: `/view/csv/${what}?${asked}`, download: `${what}.csv` }, "Save the list as CSV")),
         el("div", { class: "scroll", tabindex: 0, "aria-label": title, role: "region" },
           el("table", {}, el("thead", {}, el("tr", {}, ...list.columns.map((c) => el("th", { scope: "col" }, c)))), el("tbody", {}, ...rows))));
     }));

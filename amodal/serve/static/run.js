@@ -37,10 +37,10 @@ export async function draw(page) {
   }
 
   async function more(run, path) {
-    const found = await ask(`${path}?since=${run.last}`);
-    const fresh = found.last > run.last || found.status !== run.status;
-    for (const [name, points] of Object.entries(found.columns)) (run.columns[name] ||= []).push(...points);
-    return Object.assign(run, { last: found.last, status: found.status }) && fresh;
+    const update = await ask(`${path}?since=${run.last}`);
+    const fresh = update.last > run.last || update.status !== run.status;
+    for (const [name, points] of Object.entries(update.columns)) (run.columns[name] ||= []).push(...points);
+    return Object.assign(run, { last: update.last, status: update.status }) && fresh;
   }
 
   async function poll() {
@@ -80,7 +80,7 @@ function chart(title, lines, others) {
   const end = (run) => (run.length ? short(run.at(-1)[1]) : "–");
   const drawn = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}: at last ${lines.map((l) => `${l.name || title} ${end(l.runs[0])}`).join(", ")}` });
   drawn.append(svg("path", { class: "axis", d: `M${L} 4V${H - B}H${W - 4}` }));
-  for (const [v, at] of [[v1, 12], [v0, H - B]]) drawn.append(svg("text", { x: L - 4, y: at, "text-anchor": "end" }, short(v)));
+  for (const [v, baseline] of [[v1, 12], [v0, H - B]]) drawn.append(svg("text", { x: L - 4, y: baseline, "text-anchor": "end" }, short(v)));
   drawn.append(svg("text", { x: L, y: H - 4 }, `step ${s0}`), svg("text", { x: W - 4, y: H - 4, "text-anchor": "end" }, s1));
   const legend = el("figcaption", { class: "legend" });
   lines.forEach((line, i) => {

@@ -1,7 +1,7 @@
 // Points on a plane: WebGL where there is some, else Canvas2D. Pan, zoom, lasso, who is under the pointer.
 
-const VERTEX = `attribute vec2 at; attribute vec4 colour; uniform vec2 shift; uniform vec2 scale; uniform float size; varying vec4 v;
-void main() { gl_Position = vec4((at - shift) * scale, 0.0, 1.0); gl_PointSize = size; v = colour; }`;
+const VERTEX = `attribute vec2 point; attribute vec4 colour; uniform vec2 shift; uniform vec2 scale; uniform float size; varying vec4 v;
+void main() { gl_Position = vec4((point - shift) * scale, 0.0, 1.0); gl_PointSize = size; v = colour; }`;
 const FRAGMENT = `precision mediump float; varying vec4 v;
 void main() { vec2 d = gl_PointCoord - 0.5; float r = dot(d, d); if (r > 0.25) discard; gl_FragColor = vec4(v.rgb * v.a, v.a); }`;
 
@@ -42,9 +42,9 @@ export class Scatter {
     gl.linkProgram(program);
     gl.useProgram(program);
     this.uniform = Object.fromEntries(["shift", "scale", "size"].map((name) => [name, gl.getUniformLocation(program, name)]));
-    const at = new Float32Array(2 * this.n);
-    for (let i = 0; i < this.n; i++) { at[2 * i] = this.x[i]; at[2 * i + 1] = this.y[i]; }
-    this.buffers = [this.fill(program, "at", at, 2, gl.FLOAT), this.fill(program, "colour", this.colours, 4, gl.UNSIGNED_BYTE)];
+    const points = new Float32Array(2 * this.n);
+    for (let i = 0; i < this.n; i++) { points[2 * i] = this.x[i]; points[2 * i + 1] = this.y[i]; }
+    this.buffers = [this.fill(program, "point", points, 2, gl.FLOAT), this.fill(program, "colour", this.colours, 4, gl.UNSIGNED_BYTE)];
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
   }
@@ -157,7 +157,7 @@ export class Scatter {
   }
 
   inside(path) {
-    const found = [];
+    const indices = [];
     for (let i = 0; i < this.n; i++) {
       const [x, y] = this.screen(i);
       let odd = false;
@@ -165,9 +165,9 @@ export class Scatter {
         const [xa, ya] = path[a], [xb, yb] = path[b];
         if (ya > y !== yb > y && x < ((xb - xa) * (y - ya)) / (yb - ya) + xa) odd = !odd;
       }
-      if (odd) found.push(i);
+      if (odd) indices.push(i);
     }
-    return found;
+    return indices;
   }
 
   inView() { return this.inside([[0, 0], [this.w, 0], [this.w, this.h], [0, this.h]]); }
@@ -191,20 +191,20 @@ export class Scatter {
       this.path = this.lassoing || event.shiftKey ? [here(event)] : null;
     });
     c.addEventListener("pointermove", (event) => {
-      const at = here(event), before = fingers.get(event.pointerId);
-      if (!before) { this.hover(this.under(...at), ...at); return; }
-      moved += Math.abs(at[0] - before[0]) + Math.abs(at[1] - before[1]);
+      const position = here(event), before = fingers.get(event.pointerId);
+      if (!before) { this.hover(this.under(...position), ...position); return; }
+      moved += Math.abs(position[0] - before[0]) + Math.abs(position[1] - before[1]);
       const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
       if (other) {
         const away = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]);
-        this.scale(away(at) / Math.max(away(before), 1), ...other);
-      } else if (this.path) { this.path.push(at); this.draw(); }
+        this.scale(away(position) / Math.max(away(before), 1), ...other);
+      } else if (this.path) { this.path.push(position); this.draw(); }
       else {
-        this.centre[0] -= (at[0] - before[0]) / (this.w * this.zoom);
-        this.centre[1] += (at[1] - before[1]) / (this.h * this.zoom);
+        this.centre[0] -= (position[0] - before[0]) / (this.w * this.zoom);
+        this.centre[1] += (position[1] - before[1]) / (this.h * this.zoom);
         this.draw();
       }
-      fingers.set(event.pointerId, at);
+      fingers.set(event.pointerId, position);
     });
     const up = (event) => {
       if (!fingers.delete(event.pointerId)) return;

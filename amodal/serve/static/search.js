@@ -2,7 +2,7 @@ import { about, ask, attempt, card, el, record, recordField } from "./view.js";
 
 export async function draw(page, { like } = {}) {
   const parts = [], records = new Map();
-  const chosen = el("div", { class: "bar", "aria-live": "polite" }), found = el("div", { class: "columns", "aria-live": "polite" });
+  const chosen = el("div", { class: "bar", "aria-live": "polite" }), results = el("div", { class: "columns", "aria-live": "polite" });
   const form = el("form", { class: "query", "aria-label": "query", onsubmit: (event) => { event.preventDefault(); attempt(search); } });
   form.append(el("span", { class: "head" }), el("span", { class: "head faint" }, "like this"), el("span", { class: "head faint" }, "weight"));
   for (const [field, input] of Object.entries(about.inputs)) {
@@ -19,8 +19,8 @@ export async function draw(page, { like } = {}) {
   const named = recordField("Add", add, "q-record"), [key, keys, more] = named.parts;
   form.append(el("span", {}, el("label", { for: "q-record" }, "record")), el("div", {}, key, keys), more);
   form.append(el("span"), el("div", { class: "bar" }, el("button", { type: "submit", class: "main" }, "Search"),
-    el("button", { type: "button", onclick: () => { form.reset(); records.clear(); chosen.replaceChildren(); found.replaceChildren(); } }, "Clear")), el("span"));
-  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one field of theirs. Files may be dropped anywhere here."), form, chosen, found);
+    el("button", { type: "button", onclick: () => { form.reset(); records.clear(); chosen.replaceChildren(); results.replaceChildren(); } }, "Clear")), el("span"));
+  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one field of theirs. Files may be dropped anywhere here."), form, chosen, results);
   anywhere(page, parts, () => attempt(search));
 
   async function add(number, weight = 1) {
@@ -33,7 +33,7 @@ export async function draw(page, { like } = {}) {
   }
 
   async function search() {
-    found.replaceChildren();
+    results.replaceChildren();
     const body = new FormData(), asked = { weights: {}, records: {} };
     if (key.value.trim()) await named.go();
     for (const { field, control, weight, typed } of parts) {
@@ -49,8 +49,8 @@ export async function draw(page, { like } = {}) {
       el("section", { "data-field": field || "any", "aria-label": field ? `by ${field}` : "by any field" }, el("h2", {}, field ? `by ${field}` : "by any field"),
         ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (field ? "" : ` by ${hit.field}`), only: field }))))
           .map(withAddButton))));
-    found.replaceChildren(...columns);
-    if (found.getBoundingClientRect().top > innerHeight - 150) found.scrollIntoView();
+    results.replaceChildren(...columns);
+    if (results.getBoundingClientRect().top > innerHeight - 150) results.scrollIntoView();
   }
 
   function withAddButton(made) {

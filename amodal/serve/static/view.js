@@ -16,16 +16,16 @@ export function el(name, attributes = {}, ...inside) {
   return made;
 }
 
-export function say(text) { document.getElementById("said").textContent = text; }
+export function say(text) { document.getElementById("status").textContent = text; }
 
 /** JSON of a route; asks again while the server computes (202). */
 export async function ask(path, options) {
   for (let wait = 150; ; wait = Math.min(wait * 1.5, 2000)) {
     const answer = await fetch(path, options);
-    const said = await answer.json();
+    const body = await answer.json();
     if (answer.status === 202) { await new Promise((done) => setTimeout(done, wait)); continue; }
-    if (!answer.ok) throw new Error(said.error || answer.statusText);
-    return said;
+    if (!answer.ok) throw new Error(body.error || answer.statusText);
+    return body;
   }
 }
 
@@ -79,9 +79,9 @@ function shownField(number, name, field, full) {
       cells.length > shown.length ? el("p", { class: "faint" }, `and ${cells.length - shown.length} more`) : null);
   }
   if (field.curves) return el("figure", {}, caption, plot(name, field, full));
-  const at = `/view/record/${number}/${encodeURIComponent(name)}`;
-  const parts = [caption, el("img", { src: `${at}.png`, alt: `${name}: ${field.says}`, loading: "lazy" })];
-  if (field.plays) parts.push(el("audio", { src: `${at}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
+  const url = `/view/record/${number}/${encodeURIComponent(name)}`;
+  const parts = [caption, el("img", { src: `${url}.png`, alt: `${name}: ${field.says}`, loading: "lazy" })];
+  if (field.plays) parts.push(el("audio", { src: `${url}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
   return el("figure", {}, ...parts);
 }
 
@@ -136,15 +136,15 @@ export function chooser(label, choices, change, chosen) {
 export function recordField(todo, act, id = "find") {
   const key = el("input", { type: "text", id, "aria-label": "a record's name", placeholder: "a record's name", list: `${id}-keys`, autocomplete: "off" });
   const keys = el("datalist", { id: `${id}-keys` });
-  const found = (text) => ask(`/view/find?key=${encodeURIComponent(text)}`);
+  const matches = (text) => ask(`/view/find?key=${encodeURIComponent(text)}`);
   const go = async () => {
-    const [first] = key.value ? await found(key.value) : [];
+    const [first] = key.value ? await matches(key.value) : [];
     if (!first) throw new Error(key.value ? `no record's name holds ${key.value}` : "type a part of a record's name first");
     key.value = "";
     await act(first.number);
   };
   key.addEventListener("input", () => attempt(async () => {
-    if (key.value.length > 1) keys.replaceChildren(...(await found(key.value)).map((it) => el("option", { value: it.key })));
+    if (key.value.length > 1) keys.replaceChildren(...(await matches(key.value)).map((it) => el("option", { value: it.key })));
   }));
   key.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); attempt(go); } });
   return { parts: [key, keys, el("button", { type: "button", onclick: () => attempt(go) }, todo)], key, go };

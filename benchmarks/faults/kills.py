@@ -124,8 +124,8 @@ def pretraining(where: Path, source: Path, out: Path, steps: int = STEPS) -> Job
         found = {"model.safetensors": digest(out / "model.safetensors"), "status": config["status"]}
         found["promised"] = config["weights_sha256"]
         entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        kept = [{k: v for k, v in e.items() if k not in TIMES} for e in entries]
-        found["metrics"] = json.dumps(kept)
+        untimed = [{k: v for k, v in e.items() if k not in TIMES} for e in entries]
+        found["metrics"] = json.dumps(untimed)
         found["quarantine"] = "\n".join(sorted((out / "quarantine.jsonl").read_text().splitlines()))
         found["trained.npy"] = digest(out / "trained.npy")
         last = sorted((out / "checkpoints").glob("step-*"))[-1]
@@ -218,7 +218,7 @@ def straight(job: Job, log: Path) -> float:
     return time.monotonic() - begun
 
 
-def again(job: Job, wanted: dict[str, str], log: Path) -> float:
+def repeated(job: Job, wanted: dict[str, str], log: Path) -> float:
     """A second straight run, which must come out as the first. Seconds."""
     _clear(job)
     seconds = straight(job, log)
@@ -349,7 +349,7 @@ def run(
         seconds = straight(job, where / "log.txt")
         wanted, trials = job.content(), []
         if twice:
-            seconds = min(seconds, again(job, wanted, where / "log.txt"))
+            seconds = min(seconds, repeated(job, wanted, where / "log.txt"))
         with Bar(f"kill -9 {name}", count, shown=shown) as bar:
             for _ in range(count):
                 trials.append(trial(job, seconds, wanted, rng, where / "log.txt"))

@@ -1,10 +1,10 @@
-"""Small samples of `python -m benchmarks.lost`, whose full counts stand in docs/robustness.md."""
+"""Small samples of `python -m benchmarks.faults`, whose full counts stand in docs/robustness.md."""
 
 import sys
 
 import pytest
 
-from benchmarks.lost import fuzz, kills, media
+from benchmarks.faults import fuzz, kills, media
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -22,8 +22,8 @@ from amodal import data, modalities
 from amodal.data import schema
 from amodal.data.quarantine import Quarantine, read
 from amodal.progress import Bar
-from benchmarks.lost import containers
-from benchmarks.lost.damage import BOMBS, CHECKED, DAMAGES, GOOD, MORE_BOMBS
+from benchmarks.faults import containers
+from benchmarks.faults.corruptions import BOMBS, CHECKED, CORRUPTIONS, GOOD, MORE_BOMBS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -43,18 +43,18 @@ def build(root: Path, count: int, rng: np.random.Generator) -> dict[str, list[di
         folder.mkdir(parents=True)
         good = [make(rng) for make in endings.values() for _ in range(3)]
         modality = modalities.kind(kind).infer([_as_raw(kind, content) for content in good])
-        given = schema.Field(
+        field = schema.Field(
             modality,
             suffix=tuple({e.lower() for e in (*endings, *BOMBS[kind], *MORE_BOMBS.get(kind, {}))}),
         )
-        (folder / "dataset.toml").write_text(schema.dumps(schema.Schema({kind: given})))
+        (folder / "dataset.toml").write_text(schema.dumps(schema.Schema({kind: field})))
         for ending, make in (*BOMBS[kind].items(), *MORE_BOMBS.get(kind, {}).items()):
             _add(folder, kind, cases, ending, make(), b"", "bomb")
     for i in range(count):
         kind, ending = kinds[i % len(kinds)]
         damage = (
-            DAMAGES[(i // len(kinds)) % (len(DAMAGES) + 1)]
-            if (i // len(kinds)) % (len(DAMAGES) + 1) < len(DAMAGES)
+            CORRUPTIONS[(i // len(kinds)) % (len(CORRUPTIONS) + 1)]
+            if (i // len(kinds)) % (len(CORRUPTIONS) + 1) < len(CORRUPTIONS)
             else None
         )
         whole = GOOD[kind][ending](rng)
@@ -156,7 +156,7 @@ def watched(folder: Path, kind: str, count: int, seen) -> list[dict]:
     found: list[dict] = []
     first = 0
     while first < count:
-        command = [sys.executable, "-c", f"import sys; from benchmarks.lost.media import child; from pathlib import Path; "
+        command = [sys.executable, "-c", f"import sys; from benchmarks.faults.media import child; from pathlib import Path; "
                    f"child(Path({str(folder)!r}), {kind!r}, {first})"]  # fmt: skip
         said = folder / f".said-{first}.txt"
         with said.open("w") as out, (folder / ".errors.txt").open("a") as errors:

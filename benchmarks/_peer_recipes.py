@@ -181,9 +181,9 @@ def clip(side: int, steps: int, texts: Sequence[str]) -> Peer:
             return (step + 1) / warmup
         return (1 + math.cos(math.pi * min(1, (step - warmup) / (steps - warmup)))) / 2
 
-    several = [p for p in model.parameters() if p.dim() > 1]
+    matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [{"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
-    groups = [{"params": several, "weight_decay": 0.2}, *others]
+    groups = [{"params": matrices, "weight_decay": 0.2}, *others]
     optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6)
     return Peer(
         "open_clip",

@@ -78,7 +78,7 @@ pretrain("clip", sys.argv[1], sys.argv[2], steps=4, checkpoint_every=2, size="na
 """
 
 
-def test_a_file_that_may_not_grow_is_told_of_without_root(folder, tmp_path):
+def test_a_file_that_may_not_grow_is_reported_without_root(folder, tmp_path):
     command = [sys.executable, "-c", LIMITED, str(folder), str(tmp_path / "run")]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_while_embedding_and_indexing(folder, done, tmp_pat
     assert len(data.open(disk.path / "pack")) == 80
 
 
-def test_a_read_only_disk_is_told_of_and_what_is_on_it_can_be_used(folder, tmp_path, disk):
+def test_a_read_only_disk_is_reported_and_what_is_on_it_can_be_used(folder, tmp_path, disk):
     run = pretrain("clip", folder, disk.path / "run", steps=4, checkpoint_every=2, **QUICK)
     model = amodal.load(run)
     model.index(folder)
@@ -202,7 +202,7 @@ def _fresh(dataset, i: int, field: str):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader")
-def test_a_killed_worker_is_told_of_in_one_sentence(tmp_path):
+def test_a_killed_worker_is_reported_in_one_sentence(tmp_path):
     """The worker kills itself, as the kernel does when the memory runs out."""
     root = pictures(tmp_path / "pictures")
     script = f"""
@@ -245,7 +245,7 @@ def table(root: Path, **columns) -> Path:
     return root
 
 
-def test_a_schema_that_changed_since_the_run_is_told_of_by_every_verb(tmp_path):
+def test_a_schema_that_changed_since_the_run_is_reported_by_every_verb(tmp_path):
     rng = np.random.default_rng(0)
     signal_, words = rng.normal(size=(60, 12, 1)).tolist(), [f"number {i}" for i in range(60)]
     kinds = [str(i % 3) for i in range(60)]
@@ -303,7 +303,7 @@ def test_a_schema_that_changed_since_the_run_is_told_of_by_every_verb(tmp_path):
         model.search(sound="x.wav", k=1)
 
 
-def test_data_of_which_nothing_can_be_read_is_told_of(done, tmp_path, capsys):
+def test_data_of_which_nothing_can_be_read_is_reported(done, tmp_path, capsys):
     root = pictures(tmp_path / "pictures", 20)
     for file in root.iterdir():
         file.write_bytes(b"")

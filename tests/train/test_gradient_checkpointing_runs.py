@@ -72,11 +72,11 @@ def one_rank(rank: int, folder: str) -> None:
             found.append(
                 terms | {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
             )
-        plain, again = found
+        plain, recomputed = found
         other += [
             (name, micro, sharded, n)
-            for n in plain.keys() | again.keys()
-            if n not in plain or n not in again or not torch.equal(plain[n], again[n])
+            for n in plain.keys() | recomputed.keys()
+            if n not in plain or n not in recomputed or not torch.equal(plain[n], recomputed[n])
         ]
     torch.save(other, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from amodal import data
 from amodal.core import AmodalError
 from amodal.progress import Bar
-from benchmarks.lost.damage import DAMAGES, picture, words
+from benchmarks.faults.corruptions import CORRUPTIONS, picture, words
 
 N = 12
 SECONDS = 30
@@ -181,7 +181,7 @@ def run(count: int, where: Path, rng: np.random.Generator, *, shown: bool = True
         warnings.simplefilter("ignore")
         for i in range(count):
             name = list(SOURCES)[i % len(SOURCES)]
-            damage = DAMAGES[(i // len(SOURCES)) % len(DAMAGES)]
+            damage = CORRUPTIONS[(i // len(SOURCES)) % len(CORRUPTIONS)]
             root = where / name
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir(parents=True)

@@ -13,13 +13,13 @@ from qdrant_client import models as m
 
 
 class Server(ThreadingHTTPServer):
-    """address: to give to the client's owner; said: (verb, path) of every request; indexed: labels
+    """address: to give to the client's owner; requests: verb and path of every request; indexed: labels
     that filters are prepared for."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.store, self.lock = QdrantClient(":memory:"), threading.Lock()
-        self.said, self.indexed, self.keys = [], set(), set()
+        self.requests, self.indexed, self.keys = [], set(), set()
         self.address = f"qdrant://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         _, collections, name, *rest = urlsplit(self.path).path.split("/")
         assert collections == "collections"
         verb = " ".join([self.command, *rest])
-        self.server.said.append(verb)
+        self.server.requests.append(verb)
         self.server.keys.add(self.headers.get("api-key"))
         try:
             with self.server.lock, warnings.catch_warnings():

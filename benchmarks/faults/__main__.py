@@ -1,4 +1,4 @@
-"""`python -m benchmarks.lost kills|media|fuzz`: see the docstring of the package. Prints a summary,
+"""`python -m benchmarks.faults kills|media|fuzz`: see the docstring of the package. Prints a summary,
 writes JSON, exits 1 for any fault."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.lost", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.faults", description=__doc__)
     parser.add_argument("what", choices=("kills", "media", "fuzz"))
     parser.add_argument("--count", type=int, help="runs to kill (50), or files to damage (5000)")
     parser.add_argument("--embed", type=int, default=20, help="of kills: runs of `amodal embed`")
@@ -36,26 +36,26 @@ def main() -> int:
     ).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         if asked.what == "kills":
-            from benchmarks.lost import kills
+            from benchmarks.faults import kills
 
             counts = {"pretrain": 50 if asked.count is None else asked.count}
             counts |= {name: getattr(asked, name) for name in ("embed", "index", "reindex")}
             result = kills.run(counts, Path(folder), seed=asked.seed)
             wrong = sum(len(each["wrong"]) for each in result.values())
         elif asked.what == "media":
-            from benchmarks.lost import media
+            from benchmarks.faults import media
 
             result = media.run(
                 5000 if asked.count is None else asked.count, Path(folder), seed=asked.seed
             )
             wrong = len(result["wrong"])
         else:
-            from benchmarks.lost import fuzz
+            from benchmarks.faults import fuzz
 
             result = fuzz.run(asked.seconds, Path(folder), seed=asked.seed)
             wrong = len(result["wrong"])
     about = {
-        "command": " ".join(["python", "-m", "benchmarks.lost", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.faults", *sys.argv[1:]]),
         "commit": commit,
         "seed": asked.seed,
     }

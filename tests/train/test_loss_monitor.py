@@ -29,14 +29,20 @@ class Breaking:
     """clip, whose loss or gradient is not finite at one step, and whose `on_step_end` may not like
     that."""
 
-    def __init__(self, at: int, what: str, picky: bool = False):
-        self.method, self.at, self.what, self.picky, self.step = method("clip"), at, what, picky, 0
+    def __init__(self, broken_step: int, what: str, picky: bool = False):
+        self.method, self.broken_step, self.what, self.picky, self.step = (
+            method("clip"),
+            broken_step,
+            what,
+            picky,
+            0,
+        )
         losses, on_step_end = self.method.losses, self.method.on_step_end
 
         def broken(features):
             self.step += 1
             terms = losses(features)
-            if self.step != self.at:
+            if self.step != self.broken_step:
                 return terms
             if (
                 self.what == "gradient"
@@ -65,7 +71,7 @@ def run(m, records, folder, resume=False):
     return train(m, batches, recipe, folder, resume=resume, **quiet)
 
 
-def kept(run, step) -> dict[str, torch.Tensor]:
+def weights_at(run, step) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
 
 
@@ -81,30 +87,35 @@ def clean(records, tmp_path_factory):
 
 @pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
 @pytest.mark.parametrize(
-    "at", [7, 12, 13, 20, STEPS], ids=["plain", "checkpoint", "after one", "logged", "last"]
+    "step", [7, 12, 13, 20, STEPS], ids=["plain", "checkpoint", "after one", "logged", "last"]
 )
 def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(
-    records, clean, tmp_path, at, what
+    records, clean, tmp_path, step, what
 ):
     folder = tmp_path / "run"
     with pytest.raises(
-        TrainingStopped, match=rf"stopped at step {at}: the loss is .*--lr, now 0.001.*step-"
+        TrainingStopped, match=rf"stopped at step {step}: the loss is .*--lr, now 0.001.*step-"
     ) as stopped:
-        run(Breaking(at, what).method, records, folder)
+        run(Breaking(step, what).method, records, folder)
     last = checkpoint.latest(folder / "checkpoints")
-    assert checkpoint.step_of(last) == (at - 1) // EVERY * EVERY and str(last) in str(stopped.value)
-    before, found = kept(clean, checkpoint.step_of(last)), kept(folder, checkpoint.step_of(last))
+    assert checkpoint.step_of(last) == (step - 1) // EVERY * EVERY and str(last) in str(
+        stopped.value
+    )
+    before, found = (
+        weights_at(clean, checkpoint.step_of(last)),
+        weights_at(folder, checkpoint.step_of(last)),
+    )
     assert before.keys() == found.keys() and all(torch.equal(before[n], found[n]) for n in before)
     entries = log.read_metrics(folder / "metrics.jsonl")
-    assert max(entry["step"] for entry in entries) < at
+    assert max(entry["step"] for entry in entries) < step
     run(
         Breaking(0, "").method, records, folder, resume=True
     )  # and from there the run is the one without a fault
-    end, again = kept(clean, STEPS), kept(folder, STEPS)
-    assert all(torch.equal(end[n], again[n]) for n in end)
+    end, resumed = weights_at(clean, STEPS), weights_at(folder, STEPS)
+    assert all(torch.equal(end[n], resumed[n]) for n in end)
 
 
-def test_an_error_that_follows_from_nan_is_told_as_what_it_is(records, tmp_path):
+def test_an_error_that_follows_from_nan_is_reported_as_such(records, tmp_path):
     with pytest.raises(TrainingStopped, match="stopped at step 7: the loss is nan") as stopped:
         run(Breaking(7, "nan", picky=True).method, records, tmp_path)
     assert isinstance(stopped.value.__context__, ValueError), "what failed is told too"

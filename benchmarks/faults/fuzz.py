@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def decoder(kind: str) -> Callable[[bytes], object]:
     """A field of this kind, given the bytes of a file; and what is measured from it."""
     from amodal import modalities
-    from benchmarks.lost.damage import GOOD
+    from benchmarks.faults.corruptions import GOOD
 
     rng = np.random.default_rng(0)
     cls = modalities.kind(kind)
@@ -42,7 +42,7 @@ def decoder(kind: str) -> Callable[[bytes], object]:
 
 def source(name: str) -> Callable[[bytes], object]:
     """A table or an archive with these bytes, opened and read to its end."""
-    from benchmarks.lost import containers
+    from benchmarks.faults import containers
 
     folder = Path(tempfile.mkdtemp(prefix="amodal-fuzz-"))
     file = containers.SOURCES[name](folder, np.random.default_rng(0))
@@ -63,7 +63,7 @@ def toml() -> Callable[[bytes], object]:
 def config() -> Callable[[bytes], object]:
     """config.json of a run."""
     import amodal
-    from benchmarks.lost.runs import small_run
+    from benchmarks.faults.runs import small_run
 
     run_folder = small_run(Path(tempfile.mkdtemp(prefix="amodal-fuzz-")))
 
@@ -88,8 +88,8 @@ TARGETS: dict[str, Callable[[], Callable[[bytes], object]]] = {
 
 def seeds(name: str, folder: Path) -> None:
     """Good files to begin with."""
-    from benchmarks.lost import containers
-    from benchmarks.lost.damage import GOOD
+    from benchmarks.faults import containers
+    from benchmarks.faults.corruptions import GOOD
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def seeds(name: str, folder: Path) -> None:
             containers.parquet(Path(other), rng, False)
             (folder / "good").write_bytes((Path(other) / "dataset.toml").read_bytes())
     else:
-        from benchmarks.lost.runs import small_run
+        from benchmarks.faults.runs import small_run
 
         with tempfile.TemporaryDirectory() as other:
             run = small_run(Path(other))
@@ -154,14 +154,14 @@ def run(
                 f"-seed={seed + 1}",
                 f"-artifact_prefix={where}/{name}-",
             ]
-            command = [sys.executable, "-m", "benchmarks.lost.fuzz", name, str(corpus), *options]
+            command = [sys.executable, "-m", "benchmarks.faults.fuzz", name, str(corpus), *options]
             done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=share * 3 + 180)
             said = done.stderr.decode("utf-8", "replace") + done.stdout.decode("utf-8", "replace")
             found = re.findall(r"stat::number_of_executed_units:\s*(\d+)", said)
             tried[name] = int(found[-1]) if found else 0
             if done.returncode or not found:
-                kept = [p.read_bytes()[:2000].hex() for p in where.glob(f"{name}-*")]
-                wrong.append({"target": name, "fault": said[-3000:], "input": kept})
+                inputs = [p.read_bytes()[:2000].hex() for p in where.glob(f"{name}-*")]
+                wrong.append({"target": name, "fault": said[-3000:], "input": inputs})
             bar.step(f"{len(wrong)} wrong")
     return {
         "seconds": share * len(names),

@@ -28,8 +28,8 @@ def test_a_loaded_run_finds_what_the_method_does(run, folder):
     part = records.split("train")
     assert model.retriever.keys == [records.keys[i] for i in part]
     method, text = model.retriever.method, "a red picture"
-    again = amodal.load(run).retriever.method
-    for a, b in zip(method.state_dict().values(), again.state_dict().values()):
+    loaded = amodal.load(run).retriever.method
+    for a, b in zip(method.state_dict().values(), loaded.state_dict().values()):
         assert torch.equal(a, b)
     hits = model.generate(text=text, k=len(part))
     assert sorted(h.key for h in hits) == sorted(model.retriever.keys), (
@@ -51,8 +51,8 @@ def test_a_loaded_run_finds_what_the_method_does(run, folder):
 
 def test_a_saved_copy_finds_the_same(run, tmp_path):
     model = amodal.load(run)
-    again = amodal.load(model.save(tmp_path / "copy"))
-    assert again.generate(text="blue", k=4) == model.generate(text="blue", k=4)
+    loaded = amodal.load(model.save(tmp_path / "copy"))
+    assert loaded.generate(text="blue", k=4) == model.generate(text="blue", k=4)
     (tmp_path / "copy" / "keys.json").write_text("[]")
     with pytest.raises(AmodalError, match="has 0 records.*of another run"):
         amodal.load(tmp_path / "copy").generate(text="blue")

@@ -184,7 +184,7 @@ def twice(data: bytes, rng: np.random.Generator) -> bytes:
     return data[:at] + data[at // 2 :]
 
 
-DAMAGES = (truncated, one_bit, bits, header, zero_block, zeros, empty, noise, extended, twice)
+CORRUPTIONS = (truncated, one_bit, bits, header, zero_block, zeros, empty, noise, extended, twice)
 
 
 # Bombs: small files that ask for much
@@ -258,8 +258,8 @@ def flac_bomb() -> bytes:
     return bytes(data)
 
 
-def deep(opening: bytes = b"[") -> bytes:
-    return opening * 200_000
+def deep(bracket: bytes = b"[") -> bytes:
+    return bracket * 200_000
 
 
 def digits() -> bytes:

@@ -1,7 +1,0 @@
-"""Nothing lost: kill runs, damage files, fuzz readers, and see that no result, value or record is
-lost without a word.
-
-python -m benchmarks.lost kills --count 50     # kill -9 while training, embedding, indexing
-python -m benchmarks.lost media --count 5000   # damaged files of every kind, through every reader
-python -m benchmarks.lost fuzz --seconds 300   # atheris over decoders and readers
-"""
