@@ -87,10 +87,11 @@ def embed(
     ],
 ) -> None:
     """Embed every record into a Parquet file; under torchrun on all ranks."""
-    from amodal.export.vectors import write_vectors
+    from amodal.export.vectors import check_suffix, write_vectors
     from amodal.model import load
     from amodal.train import distributed
 
+    check_suffix(out)  # a run takes a while to open
     count = write_vectors(load(run), data, out)
     if distributed.rank() == 0:
         print(f"wrote {count} vectors to {out}")
