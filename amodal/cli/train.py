@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from amodal.cli.options import listed, pairs
+from amodal.cli.own_code import NONE, Code
 from amodal.cli.recipes import RecipeOptions, recipe_fields, with_file
 from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
@@ -85,6 +86,7 @@ def pretrain(
         tuple[str, ...],
         arg(metavar="NAME", help="probe:LABEL, retrieval, or FILE.py:NAME, called with the data"),
     ] = (),
+    code: Code = NONE,
     recipe: Recipes = DEFAULT,
 ) -> None:
     """Pretrain an encoder without labels.
@@ -127,6 +129,11 @@ def pretrain(
             raise AmodalError(
                 f"amodal pretrain needs {usage}; give it, or --config FILE that has it"
             )
+    if code != NONE and not settings.get("init_from"):
+        raise AmodalError(
+            "--method and --backbones say where the code of the run of --init-from is; what is to "
+            "be trained is given as `amodal pretrain METHOD --backbone FIELD=SPEC`"
+        )
     method, data, out = (settings.pop(name) for name in ("method", "data", "out"))
     records: Any = data
     if callback:
@@ -135,7 +142,8 @@ def pretrain(
 
         records = open_data(data)
         settings["callbacks"] = [from_spec(spec, records) for spec in callback]
-    run(str(method), records, Path(str(out)), **settings)
+    with code.supplied(Path(str(settings.get("init_from", "")))):
+        run(str(method), records, Path(str(out)), **settings)
     if distributed.rank() == 0:
         from amodal import methods
 
@@ -302,6 +310,7 @@ def adapt(
     workers: Workers = 0,
     device: Device = "auto",
     recipe: Recipes = DEFAULT,
+    code: Code = NONE,
 ) -> None:
     """Fine-tune a run to predict labels, for 30 epochs by default.
 
@@ -309,22 +318,23 @@ def adapt(
     """
     from amodal.adapt import adapt as fine_tune
 
-    fine_tune(
-        run,
-        data,
-        out,
-        label=label,
-        tuning=tuning,
-        task=task,
-        shots=shots,
-        base_to_new=base_to_new,
-        seed=seed,
-        resume=resume,
-        workers=workers,
-        device=device,
-        options=METHOD_OPTIONS,
-        **recipe_fields(recipe),
-    )
+    with code.supplied(run):
+        fine_tune(
+            run,
+            data,
+            out,
+            label=label,
+            tuning=tuning,
+            task=task,
+            shots=shots,
+            base_to_new=base_to_new,
+            seed=seed,
+            resume=resume,
+            workers=workers,
+            device=device,
+            options=METHOD_OPTIONS,
+            **recipe_fields(recipe),
+        )
     print(
         f"wrote {out}. Next: amodal evaluate {out} --data {data}, "
         f"or amodal predict {out} --data {data} --out predicted.csv"
