@@ -38,6 +38,12 @@ def refused(capsys, *arguments) -> str:
     return said.err + said.out
 
 
+def test_features_of_backbones_are_cached_by_an_option(capsys, folder, tmp_path):
+    words = ["pretrain", "clip", "--data", folder, "--out", tmp_path / "run", "--cache-features"]
+    assert "Did you mean tokens" in refused(capsys, *words, "token")
+    assert "no frozen backbone whose features could be cached" in refused(capsys, *words, "mean")
+
+
 def test_typos_offer_the_nearest_name(capsys, folder, tmp_path):
     run = tmp_path / "run"
     data = ["--data", folder, "--out", run]

@@ -76,6 +76,13 @@ def pretrain(
     init_from: Annotated[
         Path | None, arg(metavar="RUN", help="start from the weights of this run that fit")
     ] = None,
+    cache_features: Annotated[
+        str,
+        arg(
+            metavar="mean|tokens",
+            help="compute these outputs of frozen backbones once, without augmentation",
+        ),
+    ] = "",
     conflict: Annotated[
         bool, arg(help="log the cosines between the gradients of the loss terms")
     ] = False,
@@ -115,6 +122,7 @@ def pretrain(
         "matmul": "" if matmul == "auto" else matmul,
         "curate": curate,
         "init_from": init_from,
+        "cache_features": cache_features,
         "conflict": conflict,
         "options": METHOD_OPTIONS,
         "curate_options": CURATE_OPTIONS,
