@@ -15,7 +15,7 @@ from rich.text import Text
 
 import amodal
 from amodal import methods, modalities
-from amodal.core import AmodalError, matmul, registry
+from amodal.core import matmul, registry
 from amodal.data import bundled, sets
 from amodal.train.precision import has_hardware_bf16
 
@@ -58,13 +58,11 @@ def plugins() -> list[str]:
     """A line for each installed plug-in, with its traceback if it cannot be imported."""
     lines = []
     for kind in registry.KINDS:
-        try:
-            broken = registry.broken_plugins(PLUGIN_CHECKS, [kind])
-            for plugin in registry.plugins(kind).values():
-                lines.append(f"{kind}: {plugin}" + ("" if plugin not in broken else ", broken:"))
-                lines += [f"  {line}" for line in plugin.failure.splitlines()]
-        except AmodalError as error:  # two plug-ins of one name
-            lines.append(f"{kind}: {error}")
+        broken = registry.broken_plugins(PLUGIN_CHECKS, [kind])
+        for plugin in registry.plugins(kind).values():
+            lines.append(f"{kind}: {plugin}" + ("" if plugin not in broken else ", broken:"))
+            lines += [f"  {line}" for line in plugin.failure.splitlines()]
+        lines += [f"{kind}: {conflict}" for conflict in registry.installed(kind).conflicts.values()]
     return lines
 
 

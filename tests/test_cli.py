@@ -17,17 +17,19 @@ try:
 except SystemExit:
     pass
 import amodal
-print("torch" in sys.modules, "numpy" in sys.modules)
+print([name for name in ("torch", "numpy", "sklearn", "pandas") if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["pretrian"]])
-def test_help_and_typos_answer_without_importing_torch(arguments):
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["pretrain", "--help"], ["methods"], ["pretrian"]]
+)
+def test_help_lists_and_typos_answer_without_importing_torch(arguments):
     code = HELP.format(arguments=arguments)
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert out.splitlines()[-1] == "False False"
+    assert out.splitlines()[-1] == "[]"
 
 
 def refused(capsys, *arguments) -> str:
@@ -36,6 +38,12 @@ def refused(capsys, *arguments) -> str:
     assert stop.value.code == 2
     said = capsys.readouterr()
     return said.err + said.out
+
+
+def test_features_of_backbones_are_cached_by_an_option(capsys, folder, tmp_path):
+    words = ["pretrain", "clip", "--data", folder, "--out", tmp_path / "run", "--cache-features"]
+    assert "Did you mean tokens" in refused(capsys, *words, "token")
+    assert "no frozen backbone whose features could be cached" in refused(capsys, *words, "mean")
 
 
 def test_typos_offer_the_nearest_name(capsys, folder, tmp_path):

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import amodal
-from amodal import methods
+from amodal import cli, methods
 from amodal.core import AmodalError
 from amodal.core import part as parts
+from amodal.core.references import load_reference
 
 PAGE = '''
 """A page outside the package."""
@@ -213,3 +214,40 @@ def test_a_runs_own_toml_finds_its_file_from_any_folder(folder, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     amodal.pretrain("page.py:pulled", folder, tmp_path / "run", **QUICK)
     assert f'method = "{tmp_path / "page.py"}:pulled"' in (tmp_path / "run/config.toml").read_text()
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, stride=2)
+    def forward(self, x):
+        return self.conv(x).relu()
+"""
+
+
+def test_the_command_line_opens_a_run_with_own_code(file, folder, tmp_path, capsys):
+    net = tmp_path / "net.py"
+    net.write_text(NET)
+    run, out = tmp_path / "run", tmp_path / "vectors.parquet"
+    method, backbone = f"{file}:pulled", f"image={net}:Net"
+    made = load_reference(f"{net}:Net")()
+    amodal.pretrain(method, folder, run, backbones={"image": made}, train_backbones=True, **QUICK)
+    words = ["embed", str(run), "--data", str(folder), "--out", str(out)]
+    for given, missing in (
+        (["--method", method], "pass it when you load the run"),
+        (["--backbones", backbone], "pulled of your own"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([*words, *given])
+        assert missing in capsys.readouterr().err
+    cli.main([*words, "--method", method, "--backbones", backbone])
+    assert out.exists()
+    tuned = ["adapt", str(run), "--data", str(folder), "--label", "folder", "--out"]
+    tuned += [str(tmp_path / "head"), "--steps", "2", "--batch-size", "8", "--tuning", "head"]
+    cli.main([*tuned, f"--method={method}", "--backbones", backbone])
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", "clip", "--data", str(folder), "--out", "x", "--method", method])
+    assert "amodal pretrain METHOD" in capsys.readouterr().err

@@ -7,14 +7,12 @@ its function.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import tyro
 
 from amodal.cli.find import index, search, serve
 from amodal.cli.options import current_names as current_names
-from amodal.cli.options import take_method_options, take_own_method
+from amodal.cli.options import take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
@@ -38,10 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     for shared, parsed in ((METHOD_OPTIONS, options), (CURATE_OPTIONS, curate_options)):
         shared.clear()
         shared.update(parsed)
-    rest, reference = take_own_method(rest)
     try:
-        with own_method(reference):
-            run(rest)
+        run(rest)
     except KeyboardInterrupt as e:
         resumes = rest[:1] == ["pretrain"]
         print(
@@ -52,19 +48,6 @@ def main(argv: list[str] | None = None) -> None:
     except (AmodalError, OSError) as e:  # OSError: a missing or protected file, or a full disk
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-@contextmanager
-def own_method(reference: str) -> Iterator[None]:
-    """Within it, runs of a user's own method are opened with the function of this reference."""
-    if not reference:
-        yield
-        return
-    from amodal import methods as pages
-    from amodal.core.part import supplied
-
-    with supplied({"method": pages.function(reference)}):
-        yield
 
 
 def run(words: list[str]) -> None:

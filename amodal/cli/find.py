@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from amodal.cli.options import listed, numbers, pairs
+from amodal.cli.own_code import NONE, Code
 from amodal.cli.shared import Data, Run, Where, show
 
 
@@ -19,12 +20,12 @@ def index(
         str, arg(metavar="URL", help="instead of a folder: qdrant://HOST:6333/COLLECTION")
     ] = "",
     prune: Annotated[bool, arg(help="remove records that the data no longer has")] = False,
+    code: Code = NONE,
 ) -> None:
     """Embed records into a search index; unchanged ones are skipped."""
     from amodal.errors import AmodalError
     from amodal.inference.embed import unreadable
     from amodal.modalities import name_of
-    from amodal.model import load
     from amodal.progress import Bar
     from amodal.search.engine import rank_chunks
     from amodal.train import distributed
@@ -34,7 +35,7 @@ def index(
             f"--to {to}: it takes an address, such as qdrant://localhost:6333/photos, "
             "in place of --out DIR"
         )
-    model = load(run)
+    model = code.open(run)
     dataset = model.read(data)
     distributed.start()
     records = sum(map(len, rank_chunks(len(dataset), concurrent=bool(to))))
@@ -98,17 +99,17 @@ def search(
         str | None,
         arg(metavar="DIR", help="the records, for --sheet; by default the training data"),
     ] = None,
+    code: Code = NONE,
 ) -> None:
     """Search an index by text, image, audio, or a mix of them."""
     from amodal.data.remote import training_data_of
     from amodal.errors import AmodalError
-    from amodal.model import load
     from amodal.search import as_json, picture_sheet, table
 
     by_modality = (("text", text), ("image", image), ("audio", audio))
     parts: dict[str, Any] = {name: value for name, value in by_modality if value is not None}
     parts |= pairs(query)
-    model = load(run)
+    model = code.open(run)
     if generate:
         chosen = {"where": where, "fields": fields, "index": index, "like": like, "weight": weight}
         index_options = [f"--{n}" for n, v in chosen.items() if v]
@@ -159,6 +160,7 @@ def serve(
         int, arg(help="maximum number of running and waiting requests; more are rejected")
     ] = 128,
     seconds: Annotated[float, arg(help="maximum time of a request")] = 30,
+    code: Code = NONE,
 ) -> None:
     """Serve a run over HTTP.
 
@@ -175,14 +177,15 @@ def serve(
         concurrent=concurrent,
         seconds=seconds,
     )
-    run_server(
-        run,
-        token=read_token(token_file),
-        anyone=anyone,
-        limits=limits,
-        host=host,
-        port=port,
-        index=index or None,
-        device=device,
-        names=listed(names) or (),
-    )
+    with code.supplied(run):
+        run_server(
+            run,
+            token=read_token(token_file),
+            anyone=anyone,
+            limits=limits,
+            host=host,
+            port=port,
+            index=index or None,
+            device=device,
+            names=listed(names) or (),
+        )

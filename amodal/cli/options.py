@@ -59,27 +59,6 @@ def take_method_options(
     return rest, options
 
 
-def take_own_method(words: list[str]) -> tuple[list[str], str]:
-    """Split off `--method FILE.py:FUNCTION`, for verbs that open a run of a user's own method.
-
-    Returns:
-        The other words, and the reference, "" without one.
-    """
-    rest: list[str] = []
-    reference, left = "", iter(words)
-    for word in left:
-        name, equals, value = word.partition("=")
-        if name != "--method":
-            rest.append(word)
-            continue
-        value = value if equals else next(left, "")
-        if ":" in value:
-            reference = value
-        else:
-            rest.append(f"--method={value}")
-    return rest, reference
-
-
 def current_names(words: list[str]) -> list[str]:
     """Replace option names of the previous release, with a DeprecationWarning."""
     from amodal.core.recipe import OLD_NAMES

@@ -11,8 +11,7 @@ Run = Annotated[
     Positional[Path],
     arg(
         metavar="RUN",
-        help="the run folder, as written by `amodal pretrain --out`; a run of a method of your own "
-        "needs --method FILE.py:NAME too",
+        help="the run folder, as written by `amodal pretrain --out`",
     ),
 ]
 DATA_HELP = "a folder, table file, address (s3://…) or data set (`amodal data` lists them)"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from amodal.cli.options import listed, pairs
+from amodal.cli.own_code import NONE, Code
 from amodal.cli.recipes import RecipeOptions, recipe_fields, with_file
 from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
@@ -75,6 +76,13 @@ def pretrain(
     init_from: Annotated[
         Path | None, arg(metavar="RUN", help="start from the weights of this run that fit")
     ] = None,
+    cache_features: Annotated[
+        str,
+        arg(
+            metavar="mean|tokens",
+            help="compute these outputs of frozen backbones once, without augmentation",
+        ),
+    ] = "",
     conflict: Annotated[
         bool, arg(help="log the cosines between the gradients of the loss terms")
     ] = False,
@@ -85,6 +93,7 @@ def pretrain(
         tuple[str, ...],
         arg(metavar="NAME", help="probe:LABEL, retrieval, or FILE.py:NAME, called with the data"),
     ] = (),
+    code: Code = NONE,
     recipe: Recipes = DEFAULT,
 ) -> None:
     """Pretrain an encoder without labels.
@@ -113,6 +122,7 @@ def pretrain(
         "matmul": "" if matmul == "auto" else matmul,
         "curate": curate,
         "init_from": init_from,
+        "cache_features": cache_features,
         "conflict": conflict,
         "options": METHOD_OPTIONS,
         "curate_options": CURATE_OPTIONS,
@@ -127,6 +137,11 @@ def pretrain(
             raise AmodalError(
                 f"amodal pretrain needs {usage}; give it, or --config FILE that has it"
             )
+    if code != NONE and not settings.get("init_from"):
+        raise AmodalError(
+            "--method and --backbones say where the code of the run of --init-from is; what is to "
+            "be trained is given as `amodal pretrain METHOD --backbone FIELD=SPEC`"
+        )
     method, data, out = (settings.pop(name) for name in ("method", "data", "out"))
     records: Any = data
     if callback:
@@ -135,7 +150,8 @@ def pretrain(
 
         records = open_data(data)
         settings["callbacks"] = [from_spec(spec, records) for spec in callback]
-    run(str(method), records, Path(str(out)), **settings)
+    with code.supplied(Path(str(settings.get("init_from", "")))):
+        run(str(method), records, Path(str(out)), **settings)
     if distributed.rank() == 0:
         from amodal import methods
 
@@ -302,6 +318,7 @@ def adapt(
     workers: Workers = 0,
     device: Device = "auto",
     recipe: Recipes = DEFAULT,
+    code: Code = NONE,
 ) -> None:
     """Fine-tune a run to predict labels, for 30 epochs by default.
 
@@ -309,22 +326,23 @@ def adapt(
     """
     from amodal.adapt import adapt as fine_tune
 
-    fine_tune(
-        run,
-        data,
-        out,
-        label=label,
-        tuning=tuning,
-        task=task,
-        shots=shots,
-        base_to_new=base_to_new,
-        seed=seed,
-        resume=resume,
-        workers=workers,
-        device=device,
-        options=METHOD_OPTIONS,
-        **recipe_fields(recipe),
-    )
+    with code.supplied(run):
+        fine_tune(
+            run,
+            data,
+            out,
+            label=label,
+            tuning=tuning,
+            task=task,
+            shots=shots,
+            base_to_new=base_to_new,
+            seed=seed,
+            resume=resume,
+            workers=workers,
+            device=device,
+            options=METHOD_OPTIONS,
+            **recipe_fields(recipe),
+        )
     print(
         f"wrote {out}. Next: amodal evaluate {out} --data {data}, "
         f"or amodal predict {out} --data {data} --out predicted.csv"

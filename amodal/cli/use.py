@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from amodal.cli.options import listed
+from amodal.cli.own_code import NONE, Code
 from amodal.cli.shared import Data, Run, show
 
 
@@ -22,13 +23,13 @@ def predict(
         ),
     ],
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
+    code: Code = NONE,
 ) -> None:
     """Predict the labels of records, with a run of `amodal adapt`; or generate a field, with a run
     of a method that generates one."""
     from amodal.adapt import write_predictions
-    from amodal.model import load
 
-    count = write_predictions(load(run), data, out, part=part)
+    count = write_predictions(code.open(run), data, out, part=part)
     print(f"wrote predictions for {count} records to {out}")
 
 
@@ -61,12 +62,12 @@ def evaluate(
     simple: Annotated[
         bool, arg(help="also evaluate simple features: tf-idf, tiny pictures, lengths, …")
     ] = True,
+    code: Code = NONE,
 ) -> None:
     """Evaluate a run on records it was not trained on."""
-    from amodal.model import load
 
     options: dict[str, Any] = {"simple": simple} | ({} if few is None else {"few": few})
-    report = load(run).evaluate(
+    report = code.open(run).evaluate(
         data, label=label, protocols=listed(protocols), untrained=untrained, **options
     )
     show(report.table())
@@ -85,13 +86,14 @@ def embed(
             help="columns: key, source, vector; an interrupted file is continued",
         ),
     ],
+    code: Code = NONE,
 ) -> None:
     """Embed every record into a Parquet file; under torchrun on all ranks."""
-    from amodal.export.vectors import write_vectors
-    from amodal.model import load
+    from amodal.export.vectors import check_suffix, write_vectors
     from amodal.train import distributed
 
-    count = write_vectors(load(run), data, out)
+    check_suffix(out)  # a run takes a while to open
+    count = write_vectors(code.open(run), data, out)
     if distributed.rank() == 0:
         print(f"wrote {count} vectors to {out}")
 
@@ -105,6 +107,7 @@ def view(
     port: int = 8001,
     browse: Annotated[bool, arg(help="open the browser")] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
+    code: Code = NONE,
 ) -> None:
     """View a run in the browser.
 
@@ -112,7 +115,8 @@ def view(
     """
     from amodal.serve.view import view as run_page
 
-    run_page(run, data=data, port=port, browse=browse, device=device)
+    with code.supplied(run):
+        run_page(run, data=data, port=port, browse=browse, device=device)
 
 
 def export(
@@ -125,10 +129,10 @@ def export(
         ),
     ],
     out: Annotated[Path | None, arg(help="by default RUN/export")] = None,
+    code: Code = NONE,
 ) -> None:
     """Write the encoder for use elsewhere."""
     from amodal.export import export as write
-    from amodal.model import load
 
-    for path in write(load(run), to, out or run / "export"):
+    for path in write(code.open(run), to, out or run / "export"):
         print(f"wrote {path}")

@@ -137,33 +137,64 @@ class Plugin:
         return self.failure.strip().rpartition("\n")[2]
 
 
-@cache
-def plugins(kind: str) -> dict[str, Plugin]:
-    """Name -> plug-in of the entry-point group `amodal.<kind>`. Nothing is imported.
+@dataclass(frozen=True)
+class Installed:
+    """The plug-ins of one kind.
 
-    Raises:
-        AmodalError: two have one name, or one has the name of a page of the package's own.
+    Args:
+        plugins: name -> plug-in, of names that one plug-in has.
+        conflicts: name -> what to do, of names that several have.
     """
+
+    plugins: dict[str, Plugin]
+    conflicts: dict[str, str]
+
+
+@cache
+def installed(kind: str) -> Installed:
+    """The entry points of the group `amodal.<kind>`. Nothing is imported."""
     from importlib.metadata import entry_points  # takes longer to import than all of this file
 
     if kind not in KINDS:
         raise unknown("kind of plug-in", kind, KINDS)
     own = pages(KINDS[kind]) if KINDS[kind] else {}
-    found: dict[str, Plugin] = {}
+    of_name: dict[str, list[Plugin]] = {}
     for entry in entry_points(group=f"amodal.{kind}"):
         plugin = Plugin(kind, canonical(entry.name), _distribution(entry), entry)
-        if plugin.name in own:
-            other = f"amodal {amodal.__version__} itself"
-        elif plugin.name in found:
-            other = found[plugin.name].distribution
+        of_name.setdefault(plugin.name, []).append(plugin)
+    found, conflicts = {}, {}
+    for name, same in sorted(of_name.items()):
+        sources = [plugin.distribution for plugin in same]
+        if name in own:
+            sources.insert(0, f"amodal {amodal.__version__} itself")
+        if len(sources) == 1:
+            found[name] = same[0]
         else:
-            found[plugin.name] = plugin
-            continue
-        raise AmodalError(
-            f"two of amodal.{kind} are called {plugin.name!r}: one of {other}, "
-            f"one of {plugin.distribution}. Uninstall one of them, or rename its entry point."
-        )
-    return dict(sorted(found.items()))
+            number = "two" if len(sources) == 2 else str(len(sources))
+            conflicts[name] = (
+                f"{number} of amodal.{kind} are called {name!r}: "
+                f"{', '.join(f'one of {source}' for source in sources)}. "
+                "Uninstall all but one, or rename an entry point."
+            )
+    return Installed(found, conflicts)
+
+
+def plugins(kind: str) -> dict[str, Plugin]:
+    """Name -> plug-in of the entry-point group `amodal.<kind>`, without the names that several
+    have. Nothing is imported."""
+    return installed(kind).plugins
+
+
+def find_plugin(kind: str, name: str) -> Plugin | None:
+    """The plug-in of this name, None where there is none.
+
+    Raises:
+        AmodalError: two have this name, or it is also that of a page of the package's own.
+    """
+    name = canonical(name)
+    if name in installed(kind).conflicts:
+        raise AmodalError(installed(kind).conflicts[name])
+    return plugins(kind).get(name)
 
 
 def _distribution(entry: EntryPoint) -> str:

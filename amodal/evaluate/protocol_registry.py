@@ -8,7 +8,7 @@ from typing import cast
 
 from amodal.core import AmodalError, unknown
 from amodal.core.references import load_reference
-from amodal.core.registry import Plugin, load, pages, plugins
+from amodal.core.registry import Plugin, find_plugin, load, pages, plugins
 from amodal.evaluate.needs import CHANGED_RECORDS
 from amodal.evaluate.old_names import current_name
 from amodal.evaluate.protocol import Protocol
@@ -32,13 +32,16 @@ def protocol(which: ProtocolLike) -> Protocol:
         return _as_protocol(which, repr(which))
     if ":" in which:
         return _as_protocol(load_reference(which), which)
-    name, installed = current_name(which), plugins("protocols")
-    if name in pages(FOLDER):
-        return cast(Protocol, load(FOLDER, name, "protocol").PROTOCOL)
-    if name in installed:
-        plugin = installed[name]
+    name = current_name(which)
+    if (plugin := find_plugin("protocols", name)) is not None:
         return _as_protocol(plugin.load(check_plugin), str(plugin))
-    raise unknown("protocol", which, [*pages(FOLDER), *installed])
+    if name in pages(FOLDER):
+        return _own(name)
+    raise unknown("protocol", which, [*pages(FOLDER), *plugins("protocols")])
+
+
+def _own(name: str) -> Protocol:
+    return cast(Protocol, load(FOLDER, name, "protocol").PROTOCOL)
 
 
 def all_protocols() -> list[Protocol]:
@@ -46,7 +49,7 @@ def all_protocols() -> list[Protocol]:
 
     A plug-in that cannot be loaded is left out with a warning.
     """
-    chosen = [protocol(name) for name in pages(FOLDER)]
+    chosen = [_own(name) for name in pages(FOLDER)]
     for name in plugins("protocols"):
         try:
             chosen.append(protocol(name))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 REQUIRED = ("spec.json", "config.json", "model.safetensors")
 FETCHED = (*REQUIRED, "keys.json")  # the latter of methods that name records themselves
 PUSHED = (*FETCHED, "README.md")
+PATIENCE = 5.0
+"""Seconds in which the Hub must begin to answer the first request."""
 REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -57,6 +59,13 @@ def download(
     """
     api = _api(token)
     with _explained(repo_id, revision):
+        if not local_files_only and (reason := _unreachable(api, repo_id, revision)):
+            if not _is_cached(api, repo_id, revision, cache_dir):
+                raise AmodalError(
+                    f"{_at(repo_id, revision)} is not in the cache, and {_hub()} cannot be "
+                    f"reached: {reason}. Connect and retry, or give a folder."
+                )
+            local_files_only = True
         # The small file first: a repository of something else is refused before its weights come.
         spec = api.hf_hub_download(
             repo_id,
@@ -133,11 +142,13 @@ def _api(token: str | bool | None) -> HfApi:
 @contextmanager
 def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Errors of the client as one sentence that says what to do."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    hub = constants.ENDPOINT
+    hub = _hub()
     try:
         yield
+    except AmodalError:
+        raise
     except errors.RepositoryNotFoundError as e:  # also what a private one says to strangers
         raise AmodalError(
             f"there is no model {repo_id} on {hub}, or it is private. Check the name; for a "
@@ -147,8 +158,8 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         raise AmodalError(f"{repo_id} has no revision {revision!r} on {hub}") from e
     except errors.LocalEntryNotFoundError as e:
         raise AmodalError(
-            f"{repo_id}{f' at {revision}' if revision else ''} is not in the cache, and {hub} "
-            "cannot be reached or was not to be asked. Connect and retry, or give a folder."
+            f"{_at(repo_id, revision)} is not in the cache, and {hub} was not to be asked. "
+            "Load it without local_files_only, or give a folder."
         ) from e
     except errors.EntryNotFoundError as e:
         raise AmodalError(
@@ -168,6 +179,58 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         raise AmodalError(_failed(hub, repo_id, e)) from e
 
 
+def _unreachable(api: HfApi, repo_id: str, revision: str | None) -> str:
+    """Why the Hub cannot be asked for a repository, "" if it answers.
+
+    The client's downloads retry for most of a minute, and say so in the log; one request tells.
+
+    Raises:
+        HfHubHTTPError: The Hub answers that there is no such thing, or refuses.
+    """
+    from huggingface_hub import errors, hf_hub_url
+
+    try:
+        api.get_hf_file_metadata(
+            url=hf_hub_url(repo_id, "spec.json", revision=revision), timeout=PATIENCE
+        )
+    except errors.HFValidationError:
+        raise
+    except errors.HfHubHTTPError as e:
+        if e.response is None or e.response.status_code < 500:
+            raise
+        return _first_line(e)
+    except Exception as e:  # those of the client's HTTP library, which differ between versions
+        return _first_line(e)
+    return ""
+
+
+def _is_cached(
+    api: HfApi, repo_id: str, revision: str | None, cache_dir: str | Path | None
+) -> bool:
+    from huggingface_hub import errors
+
+    try:
+        api.hf_hub_download(
+            repo_id, "spec.json", revision=revision, cache_dir=cache_dir, local_files_only=True
+        )
+    except errors.LocalEntryNotFoundError:
+        return False
+    return True
+
+
+def _hub() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
+def _at(repo_id: str, revision: str | None) -> str:
+    return f"{repo_id} at {revision}" if revision else repo_id
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def _failed(hub: str, repo_id: str, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{hub} could not serve the request for {repo_id}: {reason}"
+    return f"{hub} could not serve the request for {repo_id}: {_first_line(error)}"

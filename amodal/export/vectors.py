@@ -77,6 +77,7 @@ def write_vectors(
             f"{out} is a folder; give the name of the Parquet file to write, such as "
             f"{out / 'vectors.parquet'}"
         )
+    check_suffix(out)
     if out.exists() and not _holds_vectors(out):
         raise AmodalError(
             f"{out} is there already and holds no vectors of amodal; choose another name, or "
@@ -135,6 +136,15 @@ def write_vectors(
     if met:
         Console(stderr=True).print(unreadable(met), highlight=False, markup=False, soft_wrap=True)
     return total
+
+
+def check_suffix(out: Path) -> None:
+    """Raises AmodalError for a file that is not called FILE.parquet."""
+    if out.suffix != ".parquet":
+        raise AmodalError(
+            f"vectors are written as Parquet only, and {out} ends in {out.suffix or 'no suffix'}; "
+            f"call it {out.with_suffix('.parquet')}"
+        )
 
 
 def _holds_vectors(file: Path) -> bool:

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from amodal.core.recipe import Recipe
 from amodal.core.references import is_reference, load_reference
-from amodal.core.registry import Plugin, canonical, load, pages, plugins
+from amodal.core.registry import Plugin, canonical, find_plugin, load, pages
 from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _plugin(name: str) -> Plugin | None:
     plug-ins is no concern of those who use neither."""
     if canonical(name) in pages("methods"):
         return None
-    return plugins("methods").get(canonical(name))
+    return find_plugin("methods", name)
 
 
 def title(method: MethodLike) -> str:

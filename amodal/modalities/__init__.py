@@ -54,7 +54,7 @@ def names() -> list[str]:
 
 def every() -> dict[str, type[Modality]]:
     """Name -> class, without the plug-ins that cannot be imported."""
-    packaged = {name: kind(name) for name in registry.pages("modalities")}
+    packaged = {name: _own(name) for name in registry.pages("modalities")}
     return packaged | registry.working("modalities", check_plugin)
 
 
@@ -62,11 +62,16 @@ def kind(name: str) -> type[Modality]:
     """The class of a modality: `kind("image").infer(samples)`.
 
     Raises:
-        AmodalError: an unknown name; the message has the nearest ones.
+        AmodalError: an unknown name; the message has the nearest ones. Also a name that several
+            have.
     """
-    plugin = registry.plugins("modalities").get(registry.canonical(name))
+    plugin = registry.find_plugin("modalities", name)
     if plugin is not None:
         return cast(type[Modality], plugin.load(check_plugin))
+    return _own(name)
+
+
+def _own(name: str) -> type[Modality]:
     module = registry.load("modalities", name, "modality")
     return cast(type[Modality], getattr(module, module.__name__.rpartition(".")[2].capitalize()))
 

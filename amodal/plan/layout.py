@@ -15,7 +15,7 @@ from amodal.methods.contract import Method
 from amodal.nn.blocks import blocks_of
 from amodal.plan.hardware import Accelerator
 from amodal.plan.step import Cost, Steps
-from amodal.train.gradient_sync import BUCKET
+from amodal.train.gradient_sync import numbers_in_flight
 
 GIB = 2**30
 EFFICIENCY = 0.6
@@ -40,6 +40,8 @@ class ParameterCounts:
         trained, frozen: Of the method. Frozen ones are, for example, those of a teacher.
         trained_in_blocks, frozen_in_blocks: Of these, those in blocks, which FSDP2 shards.
         largest_block: Of the largest block.
+        in_buckets, in_buckets_outside_blocks: In buckets of the all-reduce at once, of all trained
+            ones, and of those outside blocks.
         encoder, encoder_in_blocks: Of the encoder.
     """
 
@@ -48,6 +50,8 @@ class ParameterCounts:
     trained_in_blocks: int
     frozen_in_blocks: int
     largest_block: int
+    in_buckets: int
+    in_buckets_outside_blocks: int
     encoder: int
     encoder_in_blocks: int
 
@@ -60,12 +64,16 @@ class ParameterCounts:
 
         blocks = list(blocks_of(method))
         in_blocks = [p for block in blocks for p in block.parameters()]
+        ids = {id(p) for p in in_blocks}
+        learning = [p for p in method.parameters() if p.requires_grad]
         return ParameterCounts(
             trained=count(method.parameters(), True),
             frozen=count(method.parameters(), False),
             trained_in_blocks=count(in_blocks, True),
             frozen_in_blocks=count(in_blocks, False),
             largest_block=max((count(block.parameters()) for block in blocks), default=0),
+            in_buckets=numbers_in_flight(learning),
+            in_buckets_outside_blocks=numbers_in_flight(p for p in learning if id(p) not in ids),
             encoder=count(method.encoder.parameters()),
             encoder_in_blocks=count(
                 p for block in blocks_of(method.encoder) for p in block.parameters()
@@ -322,9 +330,8 @@ def _memory(job: Job, steps: Steps, option: Option, cost: Cost) -> dict[str, flo
             max(cost.peak, gradients) - gradients - cost.peak_without_gradients, 0.0
         )
     if job.gpus > 1:
-        memory["buckets of the all-reduce"] = (
-            2 * FLOAT * min(BUCKET, n.trained - n.trained_in_blocks * option.fsdp)
-        )
+        held = n.in_buckets_outside_blocks if option.fsdp else n.in_buckets
+        memory["buckets of the all-reduce"] = FLOAT * held
     memory["context, NCCL, fragmentation (assumed)"] = RESERVED
     return memory
 

@@ -26,7 +26,7 @@ class Waves(Series):
 def install(tmp_path, monkeypatch):
     """Installs a distribution with one module and its entry points."""
     monkeypatch.syspath_prepend(tmp_path)
-    caches = (registry.plugins,)
+    caches = (registry.installed,)
 
     def one(
         name: str, entries: dict[str, str], source: str = GOOD, kind: str = "modalities"
@@ -102,14 +102,29 @@ def test_two_of_one_name_are_an_error_that_names_both(install):
     with pytest.raises(
         AmodalError, match="'waves'.*(waves-plugin.*other-plugin|other-plugin.*waves-plugin)"
     ):
-        modalities.kind("image")
+        modalities.kind("waves")
     assert "two of amodal.modalities are called 'waves'" in printed(doctor.report())
+
+
+def test_two_of_one_name_leave_other_names_alone(install):
+    """Those of the package, of other plug-ins, and the suffixes of all of them."""
+    install("first-plugin", {"odd": "Odd"}, "raise ValueError\n")
+    install("second-plugin", {"odd": "Odd"}, "raise ValueError\n")
+    install("waves-plugin", {"waves": "Waves"})
+    assert modalities.kind("image").kind == "image" and modalities.kind("waves").kind == "waves"
+    assert modalities.names()[-1] == "waves" and modalities.guess(".waves") == "waves"
+    with pytest.raises(AmodalError, match="Did you mean waves"):
+        modalities.kind("wavess")
+    text = printed(doctor.report())
+    assert "two of amodal.modalities are called 'odd'" in text and "waves of waves-plugin" in text
 
 
 def test_one_with_a_name_of_our_own_is_an_error(install):
     install("waves-plugin", {"image": "Waves"})
     with pytest.raises(AmodalError, match="'image'.*amodal .* itself.*waves-plugin 1.0"):
-        modalities.names()
+        modalities.kind("image")
+    assert modalities.kind("text").kind == "text" and "image" in modalities.every()
+    assert "are called 'image'" in printed(doctor.report())
 
 
 def test_names_of_every_kind(install):

@@ -66,7 +66,7 @@ def test_a_module_is_a_page_too(install, tmp_path):
     install("birds-plugin", {"birds": "_"}, BIRDS, kind="datasets")
     entries = tmp_path / "birds_plugin-1.0.dist-info" / "entry_points.txt"
     entries.write_text("[amodal.datasets]\nbirds = birds_plugin\n")
-    registry.plugins.cache_clear()
+    registry.installed.cache_clear()
     sets.ensure("birds", say=lambda line: None)
     assert len(data.open("birds")) == 3
 
@@ -104,8 +104,10 @@ def test_two_of_one_name_are_an_error_that_names_both(install, tmp_path):
     plug(install, "birds-plugin", "birds")
     plug(install, "other-plugin", "birds")
     both = "'birds'.*(birds-plugin.*other-plugin|other-plugin.*birds-plugin)"
+    assert {"birds", "tuxpaint"} <= {*sets.names()}
+    assert "two of amodal.datasets are called 'birds'" in printed(sets.listing())
     with pytest.raises(AmodalError, match=both):
-        sets.listing()
+        sets.page("birds")
     with pytest.raises(AmodalError, match=both):
         data.open("birds")
     (tmp_path / "there").mkdir()
@@ -117,7 +119,10 @@ def test_two_of_one_name_are_an_error_that_names_both(install, tmp_path):
 def test_one_with_a_name_of_our_own_is_an_error(install, name):
     plug(install, "birds-plugin", name)
     with pytest.raises(AmodalError, match=f"'{name}'.*amodal.*birds-plugin 1.0"):
-        sets.names()
+        sets.page(name)
+    sets.listing()
+    lines = "\n".join(doctor.plugins())
+    assert f"are called '{name}'" in lines and "birds-plugin 1.0" in lines
 
 
 @pytest.mark.parametrize("distribution", ["birds-plugin", "amodal-claims"])

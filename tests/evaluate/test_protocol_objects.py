@@ -12,7 +12,7 @@ import torch
 
 import amodal
 from amodal.core import AmodalError
-from amodal.core.registry import plugins
+from amodal.core.registry import installed, plugins
 from amodal.evaluate import (
     LABEL,
     TWO_FIELDS,
@@ -233,9 +233,9 @@ def test_mistakes_with_protocols_from_outside(records, encoder, tmp_path):
 
 @pytest.fixture(autouse=True)
 def forget_plugins():
-    plugins.cache_clear()
+    installed.cache_clear()
     yield
-    plugins.cache_clear()
+    installed.cache_clear()
 
 
 def entry(name, value):
@@ -243,7 +243,7 @@ def entry(name, value):
 
 
 def plug(monkeypatch, *points):
-    plugins.cache_clear()
+    installed.cache_clear()
     monkeypatch.setattr(
         "importlib.metadata.entry_points",
         lambda group: points if group == "amodal.protocols" else [],
@@ -270,12 +270,14 @@ def test_broken_plugins_say_whose_they_are(records, encoder, monkeypatch):
         assert evaluate(encoder, records, progress=False).results
     plug(monkeypatch, entry("one", "a:X"), entry("one", "b:X"))
     with pytest.raises(AmodalError, match=r"two of amodal.protocols are called 'one'"):
-        protocol_names()
+        protocol("one")
+    assert "one" not in protocol_names() and protocol("knn").name == "knn"
     plug(monkeypatch, entry("knn", "a:X"))
     with pytest.raises(
         AmodalError, match="two of amodal.protocols are called 'knn': one of amodal .* itself"
     ):
         protocol("knn")
+    assert "knn" in protocol_names() and protocol("linear").name == "linear"
 
 
 def test_which_protocols_read_values_anew():

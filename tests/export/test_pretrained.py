@@ -1,8 +1,10 @@
 """from_pretrained, save_pretrained and push_to_hub, against a stand-in of the Hub on this machine."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 REPO = "someone/toys"
 FRESH = """
 import sys
+import time
 from safetensors.torch import save_file
 from amodal import Model
 from tests.export.models import records
@@ -145,6 +148,25 @@ def test_offline_takes_the_cache_or_says_what_to_do(hub, monkeypatch):
         loaded = Model.from_pretrained(REPO, device="cpu", **settings)
         assert equal(vectors(loaded), vectors(made))
     assert not hub.requests
+
+
+def test_an_address_that_nobody_answers_is_told_in_a_moment(hub, monkeypatch, caplog):
+    """Not after the client's five retries, which take half a minute; the cache is taken if it has
+    the model."""
+    made = trained()
+    made.push_to_hub(REPO)
+    Model.from_pretrained(REPO)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{s.getsockname()[1]}"
+    files = nobody + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nobody)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    began = time.monotonic()
+    with pytest.raises(AmodalError, match=f"not in the cache, and {nobody} cannot be reached: "):
+        Model.from_pretrained("someone/unknown")
+    assert equal(vectors(Model.from_pretrained(REPO, device="cpu")), vectors(made))
+    assert time.monotonic() - began < 8 and "Retry" not in caplog.text
 
 
 @pytest.mark.parametrize(

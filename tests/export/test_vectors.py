@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from amodal.cli import main
 from amodal.core import AmodalError
 from amodal.export import vectors
 from amodal.export.vectors import write_vectors
@@ -230,6 +231,18 @@ def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):
         write_vectors(made, records(), tmp_path, **QUIET)
     with pytest.raises(AmodalError, match="photo"):
         write_vectors(made, {"caption": records()["caption"]}, tmp_path / "o.parquet", **QUIET)
+
+
+@pytest.mark.parametrize(("name", "ends"), [("q.txt", ".txt"), ("q", "no suffix")])
+def test_a_file_of_another_kind_is_refused_before_anything_is_read(tmp_path, name, ends, capsys):
+    out = tmp_path / name
+    expected = f"as Parquet only, and .*{name} ends in {ends}; call it .*q.parquet"
+    with pytest.raises(AmodalError, match=expected):
+        write_vectors(model(encoder("photo")), records(), out, **QUIET)
+    with pytest.raises(SystemExit):  # before the run is opened, which is not even there
+        main(["embed", str(tmp_path / "run"), "--data", str(tmp_path), "--out", str(out)])
+    assert "as Parquet only" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_values_that_cannot_be_read_are_counted_over_an_interruption(tmp_path, monkeypatch, capsys):

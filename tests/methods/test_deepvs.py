@@ -126,6 +126,25 @@ def test_the_writer_learns_from_whole_texts_and_from_snippets_with_the_encoder_f
     assert len(text) <= 5 and score < 0
 
 
+@pytest.mark.parametrize("captions", [0.0, 0.5])
+def test_what_was_frozen_stays_so_in_every_stage(captions):
+    words = modalities.make("text", max_length=24, patch=1)
+    encoder = Encoder({"picture": fields()["picture"], "words": words}, size="nano", mixer="brnn")
+    frozen = encoder.tokenizers["picture"].requires_grad_(False)  # as a pretrained backbone is
+    m = methods.build("deepvs", encoder, width=16, hidden=12, captions=captions)
+
+    def learning():
+        return {name for name, p in m.encoder.named_parameters() if p.requires_grad}
+
+    first = learning()
+    assert first and not any(p.requires_grad for p in frozen.parameters())
+    if captions:
+        m.on_stage_start(1)
+        assert not learning()
+        m.on_stage_start(0)
+        assert learning() == first
+
+
 def test_captions_need_words_id_by_id():
     with pytest.raises(AmodalError, match="patch = 1"):
         method("deepvs", captions=0.5)

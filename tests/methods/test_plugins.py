@@ -10,6 +10,7 @@ import pytest
 import amodal
 from amodal import catalog, methods
 from amodal.core import AmodalError, registry
+from amodal.nn.backbones.plugin import PluginBackbone
 from tests.core.plugin_folder import write
 
 METHOD = """
@@ -45,7 +46,7 @@ def install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
 
     def forget():
-        registry.plugins.cache_clear()
+        registry.installed.cache_clear()
         catalog.pages.cache_clear()
 
     def one(kind, entries, source, name="odd-plugin"):
@@ -113,8 +114,14 @@ def test_a_run_with_a_plugins_backbone(install, records, tmp_path):
         amodal.pretrain("clip", records, tmp_path / "b", backbones={"curve": "net:x"}, **QUICK)
     with pytest.raises(AmodalError, match="Did you mean net"):
         amodal.pretrain("clip", records, tmp_path / "b", backbones={"curve": "nte"}, **QUICK)
+    field = records.fields["curve"]
+    install("backbones", {"net": "net"}, BACKBONE, "other-plugin")
+    with pytest.raises(AmodalError, match="two of amodal.backbones are called 'net'"):
+        amodal.load(run)
     install.remove()
     with pytest.raises(
         AmodalError, match="net:32' is of the plug-in odd-plugin 1.0.*install odd-plugin"
     ):
         amodal.load(run)
+    with pytest.raises(AmodalError, match="entry points .amodal.backbones. have 'net'"):
+        PluginBackbone("net:32", field, 8)

@@ -59,12 +59,12 @@ class Page(Protocol):
 
 
 def names() -> list[str]:
-    """The public sets that there are: the package's own, then those of plug-ins.
-
-    Raises:
-        AmodalError: two sets have one name.
-    """
-    return [*sorted(registry.pages("data/sets")), *_plugins()]
+    """The public sets that there are: the package's own, then those of plug-ins, also names
+    that several have, which are an error when they are opened."""
+    found = registry.installed("datasets")
+    return [
+        *dict.fromkeys([*sorted(registry.pages("data/sets")), *found.plugins, *found.conflicts])
+    ]
 
 
 def page(name: str) -> Page:
@@ -73,7 +73,7 @@ def page(name: str) -> Page:
     Raises:
         AmodalError: no set has that name (with the nearest one), or its plug-in is broken.
     """
-    plugin = _plugins().get(canonical(name))
+    plugin = _find_plugin(name)
     if plugin is not None:
         return cast(Page, plugin.load(check_plugin))
     known = names()
@@ -90,8 +90,9 @@ def check_plugin(plugin: Plugin, loaded: Any) -> None:
         loaded: its object.
 
     Raises:
-        AmodalError: the object is no page of a set.
+        AmodalError: the object is no page of a set, or has the name of a bundled one.
     """
+    _check_name(plugin)
     problem = ""
     if not callable(getattr(loaded, "write", None)):
         problem = "a function write(out, archives)"
@@ -108,7 +109,7 @@ def check_plugin(plugin: Plugin, loaded: Any) -> None:
 def folder_of(name: str) -> Path:
     """The folder in the cache that a set is built into, whether it is built or not."""
     name = canonical(name)
-    plugin = _plugins().get(name)
+    plugin = _find_plugin(name)
     if plugin is None:
         return packages.cache() / "sets" / name
     # Below the name of the distribution: after another plug-in with a set of this name has been
@@ -235,21 +236,30 @@ def build_info(name: str) -> dict[str, Any]:
     return dict(json.loads((folder_of(name) / BUILD_INFO).read_text()))
 
 
-def _plugins() -> dict[str, Plugin]:
-    """The plug-ins, after a check that none has the name of a bundled set."""
-    plugins = registry.plugins("datasets")
-    for name in bundled.NAMES:
-        if name in plugins:
-            raise AmodalError(
-                f"two data sets are called {name!r}: one is bundled with amodal, "
-                f"one is of {plugins[name].distribution}. Rename its entry point, or uninstall it."
-            )
-    return plugins
+def _find_plugin(name: str) -> Plugin | None:
+    """The plug-in that brings a set, None where there is none.
+
+    Raises:
+        AmodalError: several bring it, or it is bundled with amodal too.
+    """
+    plugin = registry.find_plugin("datasets", name)
+    if plugin is not None:
+        _check_name(plugin)
+    return plugin
+
+
+def _check_name(plugin: Plugin) -> None:
+    if plugin.name in bundled.NAMES:
+        raise AmodalError(
+            f"two data sets are called {plugin.name!r}: one is bundled with amodal, "
+            f"one is of {plugin.distribution}. Rename its entry point, or uninstall it."
+        )
 
 
 def _claims_hint() -> str:
     """Where sets are that the ledger and its documentation name, if they are not installed."""
-    brought = {plugin.entry.dist.name for plugin in _plugins().values() if plugin.entry.dist}
+    plugins = registry.installed("datasets").plugins.values()
+    brought = {plugin.entry.dist.name for plugin in plugins if plugin.entry.dist}
     if "amodal-claims" in brought:
         return ""
     return "Sets of claims come with amodal-claims (in a checkout: pip install ./claims)."

@@ -133,6 +133,8 @@ class DeepVS(StagedMethod):
         self.generated_field = text_field
         self.margin, self.reduction = margin, reduction
         self.writer, self.beta, self.stage = writer, beta, 0
+        self.trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+        """Of the encoder, in the first stage: a frozen backbone is none of these."""
         if writer is not None:
             self.stages = (1 - captions, 1.0)
             self.on_stage_start(0)
@@ -140,7 +142,8 @@ class DeepVS(StagedMethod):
     def on_stage_start(self, stage: int) -> None:
         self.stage = stage
         if self.writer is not None:
-            self.encoder.requires_grad_(stage == 0)
+            for name, p in self.encoder.named_parameters():
+                p.requires_grad_(stage == 0 and name in self.trained)
             self.writer.requires_grad_(stage == 1)
 
     def features(self, batch: Batch) -> DeepVSFeatures:

@@ -8,7 +8,7 @@ from torch import nn
 
 from amodal.core import AmodalError
 from amodal.core.part import part_name, to_spec
-from amodal.core.registry import Plugin, canonical, plugins
+from amodal.core.registry import Plugin, find_plugin, plugins
 from amodal.modalities import Modality
 from amodal.nn.backbones.module import ModuleBackbone
 
@@ -30,12 +30,12 @@ class PluginBackbone(ModuleBackbone):
 
     def __init__(self, name: str, modality: Modality, width: int, *, frozen: bool = True):
         super().__init__(made_by_plugin(name, modality), modality, width, frozen=frozen)
-        self.name = name
+        self.name, self.source = name, plugin_of(name).distribution
 
     @property
     def spec(self) -> dict[str, Any]:
         """The plug-in's name, not its code."""
-        args = {"name": self.name, "source": distribution_of(self.name), "frozen": self.frozen}
+        args = {"name": self.name, "source": self.source, "frozen": self.frozen}
         args |= {"modality": self.modality, "width": self.width_out}
         return {"part": part_name(type(self)), "args": to_spec(args)}
 
@@ -44,18 +44,36 @@ class PluginBackbone(ModuleBackbone):
         cls, name: str, source: str, modality: Modality, width: int, frozen: bool
     ) -> PluginBackbone:
         """The same again. source: the distribution that it came from."""
-        if not distribution_of(name):
-            raise AmodalError(
-                f"the backbone {name!r} is of the plug-in {source}, which is not installed here; "
-                f"install {source.partition(' ')[0]}"
-            )
+        plugin_of(name, source)
         return cls(name, modality, width, frozen=frozen)
 
 
-def distribution_of(name: str) -> str:
-    """Name and version of the plug-in that brings a backbone, "" where none does."""
-    plugin = plugins("backbones").get(canonical(name.partition(":")[0]))
-    return plugin.distribution if plugin else ""
+def plugin_of(name: str, source: str = "") -> Plugin:
+    """The plug-in that brings a backbone.
+
+    Args:
+        name: NAME or NAME:WHICH.
+        source: name and version of the distribution that brought it to a run, "" if unknown.
+
+    Raises:
+        AmodalError: it is not installed; the message says what to install.
+    """
+    library = name.partition(":")[0]
+    plugin = find_plugin("backbones", library)
+    if plugin is None:
+        known = ", ".join(plugins("backbones")) or "none"
+        brings = (
+            f"pip install {source.partition(' ')[0]}"
+            if source
+            else (
+                f"install the distribution whose entry points (amodal.backbones) have {library!r}"
+            )
+        )
+        raise AmodalError(
+            f"the backbone {name!r} is of the plug-in {source or library}, which is not installed "
+            f"here: {brings} (backbones of plug-ins here: {known})"
+        )
+    return plugin
 
 
 def made_by_plugin(name: str, modality: Modality) -> nn.Module:
@@ -64,15 +82,7 @@ def made_by_plugin(name: str, modality: Modality) -> nn.Module:
     Raises:
         AmodalError: No such plug-in is installed, or what it makes is no torch module.
     """
-    library, _, which = name.partition(":")
-    known = plugins("backbones")
-    if canonical(library) not in known:
-        raise AmodalError(
-            f"the backbone {name!r} is of a plug-in that is not installed here: install the "
-            f"package that brings the backbone {library!r} (backbones of plug-ins here: "
-            f"{', '.join(known) or 'none'})"
-        )
-    plugin = known[canonical(library)]
+    plugin, which = plugin_of(name), name.partition(":")[2]
     factory = plugin.load(_is_factory)
     module = factory(modality, which) if which else factory(modality)
     if not isinstance(module, nn.Module):

@@ -18,7 +18,7 @@ from torch import nn
 from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
-from amodal.core.registry import canonical, plugins
+from amodal.core.registry import find_plugin, plugins
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone
@@ -54,7 +54,7 @@ def backbone(
     if not isinstance(spec, str):
         return user_module(spec, modality, width, frozen)
     library, _, rest = spec.partition(":")
-    if library not in LIBRARIES and canonical(library) in plugins("backbones"):
+    if library not in LIBRARIES and find_plugin("backbones", library):
         return PluginBackbone(spec, modality, width, frozen=frozen)
     if library not in LIBRARIES or not rest:
         raise unknown(

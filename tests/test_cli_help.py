@@ -1,0 +1,26 @@
+"""What `--help` shows of each verb."""
+
+import pytest
+
+from amodal import cli
+
+
+@pytest.mark.parametrize(
+    "verb", [name for name, verb in cli.VERBS.items() if "run" in verb.__annotations__]
+)
+def test_verbs_that_take_a_run_list_the_options_of_own_code(capsys, verb):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert "--method FILE.py:NAME" in said and "--backbones FIELD=FILE.py:NAME" in said
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [("claim", "KEY"), ("methods", "[KEY]"), ("evaluate", "RUN"), ("init", "DIR")],
+)
+def test_help_shows_what_stands_without_an_option(capsys, verb, name):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    usage = capsys.readouterr().out
+    assert name in usage.splitlines()[0] and usage.count(name) >= 2
