@@ -57,6 +57,10 @@ def evaluate(
     few: Annotated[
         int | None, arg(help="use this number of labels of each class, over repeated draws")
     ] = None,
+    records: Annotated[
+        int | None,
+        arg(help="use this number of training and of test records at most, drawn at random"),
+    ] = None,
     untrained: Annotated[bool, arg(help="also evaluate the untrained encoder")] = True,
     simple: Annotated[
         bool, arg(help="also evaluate simple features: tf-idf, tiny pictures, lengths, …")
@@ -65,7 +69,8 @@ def evaluate(
     """Evaluate a run on records it was not trained on."""
     from amodal.model import load
 
-    options: dict[str, Any] = {"simple": simple} | ({} if few is None else {"few": few})
+    options: dict[str, Any] = {"simple": simple, "records": records}
+    options |= {} if few is None else {"few": few}
     report = load(run).evaluate(
         data, label=label, protocols=listed(protocols), untrained=untrained, **options
     )
