@@ -253,12 +253,12 @@ def test_a_subset_is_of_the_same_rows_for_every_column(passes):
     console = Console(width=250, record=True, file=open("/dev/null", "w"))
     console.print(report.table())
     assert "a subset, drawn with seed 0, of" in console.export_text()
-    again, other = (
+    repeated, other = (
         run(records, records=50, protocols=["knn"]),
         run(records, records=50, protocols=["knn"], seed=1),
     )
     first = [r for r in report.rows() if r["protocol"] == "knn"]
-    assert [r["value"] for r in again.rows()] == [r["value"] for r in first]
+    assert [r["value"] for r in repeated.rows()] == [r["value"] for r in first]
     assert not np.array_equal(passes[-4], passes[0]), "another seed, other records"
     assert other.about["subset"].count("seed 1") == 1
 

@@ -238,9 +238,9 @@ def test_a_miss_computes_what_is_read_and_caches_whole_chunks(
     assert sum(rows_seen) == 32 + 32 + 3 and rows_seen[-1] == 3
     store = dataset.stores["picture"]
     assert [store.holds(i) for i in (0, 31, 63, 64, 70, 129)] == [True] * 3 + [False] * 3
-    again = amodal.evaluate.embed_records(model.encoder, dataset, rows)
+    repeated = amodal.evaluate.embed_records(model.encoder, dataset, rows)
     assert sum(rows_seen) == 67, "the second encoder of an evaluation finds them in memory"
-    assert torch.equal(some.aligned["picture"].values, again.aligned["picture"].values)
+    assert torch.equal(some.aligned["picture"].values, repeated.aligned["picture"].values)
     every = vectors(model, data)["picture"]
     assert torch.allclose(some.aligned["picture"].values, every[rows], atol=1e-3)
 
