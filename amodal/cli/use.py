@@ -58,6 +58,10 @@ def evaluate(
     few: Annotated[
         int | None, arg(help="use this number of labels of each class, over repeated draws")
     ] = None,
+    records: Annotated[
+        int | None,
+        arg(help="use this number of training and of test records at most, drawn at random"),
+    ] = None,
     untrained: Annotated[bool, arg(help="also evaluate the untrained encoder")] = True,
     simple: Annotated[
         bool, arg(help="also evaluate simple features: tf-idf, tiny pictures, lengths, …")
@@ -66,7 +70,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run on records it was not trained on."""
 
-    options: dict[str, Any] = {"simple": simple} | ({} if few is None else {"few": few})
+    options: dict[str, Any] = {"simple": simple, "records": records}
+    options |= {} if few is None else {"few": few}
     report = code.open(run).evaluate(
         data, label=label, protocols=listed(protocols), untrained=untrained, **options
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,19 +14,20 @@ from amodal.core import AmodalError, unknown
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.data import open as open_data
-from amodal.evaluate.context import Context, EmbeddedParts, Run
-from amodal.evaluate.held_out import parts
+from amodal.evaluate.context import Context, EmbeddedParts, Pair, Run
+from amodal.evaluate.held_out import parts, subset
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needed_parts import NeededParts
+from amodal.evaluate.needed_records import Mask, PartRecords
 from amodal.evaluate.old_names import OLD_OPTIONS
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
 from amodal.evaluate.verdict import summary
 from amodal.evaluate.yardsticks import SimpleParts
-from amodal.inference.embed import Embedded, embed_records, known
+from amodal.inference.embed import known
 from amodal.inference.forward_passes import AnyEncoder, Device
-from amodal.progress import Bar
 
 
 @fast_products()
@@ -41,6 +43,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
     simple: bool = True,
+    records: int | None = None,
     **options: Any,
 ) -> Report:
     """Run protocols on records that were not trained on.
@@ -60,6 +63,7 @@ def evaluate(
         progress: Show a bar.
         simple: Measure simple features of the records (tf-idf, tiny pictures, lengths, …) beside
             it, by the protocols that read vectors and labels only.
+        records: Training and test records at most, drawn by `seed`; None for all.
         options: Of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     Returns:
@@ -80,16 +84,10 @@ def evaluate(
     )
     _check_options(chosen, options)
     train, test, split = parts(model, dataset)
-    _check_parts(dataset, labels, train, test)
-    contexts = []
-    for number, e in enumerate(e for e in (encoder, baseline) if e is not None):
-        title = "embed, untrained" if number else "embed"
-        embedded = _embedded(
-            e, dataset, (train, test), batch=batch, device=device, title=title, progress=progress
-        )
-        contexts.append(
-            Context(embedded, seed=seed, model=model, encoder=e, dataset=dataset, labels=labels)
-        )
+    if records is not None:
+        train, test, drawn = subset(train, test, records, seed)
+        split |= drawn
+    _check_parts(dataset, labels, train, test, records)
     about = {
         "data": dataset.name,
         "fingerprint": dataset.fingerprint,
@@ -97,55 +95,102 @@ def evaluate(
         **split,
     }
     report = Report([], [] if baseline is not None else None, {}, about)
-    yardstick = None
-    if simple and any(one.yardstick for one in chosen):
+    context = Context(
+        EmbeddedParts(_none),
+        seed=seed,
+        model=model,
+        encoder=encoder,
+        dataset=dataset,
+        labels=labels,
+    )
+    runs = [
+        (one, replace(context, label=label, options=one.filled(options), first=not number))
+        for one in chosen
+        for number, label in enumerate(one.labels(labels))
+    ]
+    both = PartRecords.of(dataset, train), PartRecords.of(dataset, test)
+    embedded = partial(
+        NeededParts,
+        records=both,
+        needed=partial(_union, runs),
+        progress=progress,
+        batch=batch,
+        device=device,
+    )
+    columns = _Columns(embedded(encoder))
+    if baseline is not None:
+        columns.untrained = embedded(baseline, title="embed, untrained")
+    yardsticks = [(one, run) for one, run in runs if one.yardstick]
+    if simple and yardsticks:
         report.simple = []
-        made = SimpleParts(
+        columns.simple = SimpleParts(
             encoder.fields,
             dataset,
             (train, test),
-            contexts[0].parts,
+            columns.trained,
+            needed=partial(_union, yardsticks),
+            pairs=any(one.compares_fields and one.may_apply(run) for one, run in yardsticks),
             seed=seed,
             progress=progress,
         )
-        yardstick = replace(contexts[0], parts=made)
-    for one in chosen:
-        _run(one, contexts, yardstick, options, report)
+    for one, run in runs:
+        _run(one, run, columns, report)
     if not report.results:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
         raise AmodalError("nothing could be measured: " + reasons)
-    if contexts[0].parts.made:
-        report.train, report.test = contexts[0].parts.pair
+    if columns.trained.made:
+        report.train, report.test = columns.trained.pair
+        about["embedded"] = columns.trained.counts
     if verdict := summary(report.rows()):
         about["summary"] = verdict
     return report
 
 
-def _run(
-    one: Protocol,
-    contexts: list[Context],
-    yardstick: Context | None,
-    options: dict[str, Any],
-    report: Report,
-) -> None:
-    """Add the results of one protocol to the report, for each label that it reads."""
-    labels, filled = contexts[0].labels, one.filled(options)
-    for number, label in enumerate(one.labels(labels)):
-        try:
-            results = [
-                _result(one, replace(context, label=label, options=filled, first=not number))
-                for context in contexts
-            ]
-        except NotApplicable as reason:
-            name = one.name if len(labels.names) < 2 or label is None else f"{one.name} ({label})"
-            report.skipped[name] = str(reason)
-            continue
-        report.results.append(results[0])
-        if report.untrained is not None:
-            report.untrained.append(results[1])
-        if report.simple is not None and yardstick is not None:
-            context = replace(yardstick, label=label, options=filled, first=not number)
-            report.simple.append(_simple_result(one, context, results[0]))
+@dataclass
+class _Columns:
+    """What is measured side by side, each embedded once."""
+
+    trained: NeededParts
+    untrained: NeededParts | None = None
+    simple: SimpleParts | None = None
+
+
+def _none() -> Pair:
+    raise AmodalError("a protocol says which records it needs before any is embedded")
+
+
+def _union(
+    runs: Sequence[tuple[Protocol, Context]], parts: tuple[PartRecords, PartRecords]
+) -> tuple[Mask, Mask]:
+    """The records that any of some protocols reads."""
+    masks = [one.needed_records(parts, context) for one, context in runs]
+    train, test = (np.any([pair[part] for pair in masks], 0) for part in (0, 1))
+    return train, test
+
+
+def _run(one: Protocol, context: Context, columns: _Columns, report: Report) -> None:
+    """Add the results of one protocol and label to the report."""
+
+    def seen(parts: NeededParts | SimpleParts) -> EmbeddedParts:
+        return parts.only(partial(one.needed_records, context=context))
+
+    labels, label, untrained = context.labels, context.label, columns.untrained
+    try:
+        result = _result(one, replace(context, parts=seen(columns.trained)))
+        compared = None
+        if untrained is not None:
+            before = replace(context, parts=seen(untrained), encoder=untrained.encoder)
+            compared = _result(one, before)
+    except NotApplicable as reason:
+        name = one.name if len(labels.names) < 2 or label is None else f"{one.name} ({label})"
+        report.skipped[name] = str(reason)
+        return
+    report.results.append(result)
+    if report.untrained is not None and compared is not None:
+        report.untrained.append(compared)
+    if report.simple is not None and columns.simple is not None:
+        yardstick = replace(context, parts=seen(columns.simple))
+        report.simple.append(_simple_result(one, yardstick, result))
 
 
 def _simple_result(one: Protocol, context: Context, trained: Result) -> Result:
@@ -201,15 +246,20 @@ def _opened(model: Run | AnyEncoder, dataset: Any) -> tuple[AnyEncoder, Dataset]
 
 
 def _check_parts(
-    dataset: Dataset, labels: LabelChoice, train: np.ndarray, test: np.ndarray
+    dataset: Dataset,
+    labels: LabelChoice,
+    train: np.ndarray,
+    test: np.ndarray,
+    records: int | None,
 ) -> None:
     """Raise an AmodalError for a named label that no record of one part has."""
+    only = f" among the {records:,} drawn" if records else " (only others have)"
     for name in labels.columns() if labels.named else []:
         for part, rows in (("training", train), ("test", test)):
             if not known(dataset.label(name)[rows]).any():
                 raise AmodalError(
-                    f"no record in the {part} part has the label {name!r} (only others have). "
-                    "Label more records, or choose another label."
+                    f"no record in the {part} part has the label {name!r}{only}. "
+                    f"{'Draw' if records else 'Label'} more records, or choose another label."
                 )
 
 
@@ -220,30 +270,3 @@ def _check_options(chosen: Iterable[Protocol], options: dict[str, Any]) -> None:
             raise unknown(f"option of {', '.join(one.name for one in chosen)}", option, accepted)
     for one in chosen:
         one.filled(options)  # a wrong type is refused before anything is embedded
-
-
-def _embedded(
-    encoder: AnyEncoder,
-    dataset: Dataset,
-    rows: tuple[np.ndarray, np.ndarray],
-    *,
-    title: str,
-    progress: bool,
-    batch: int,
-    device: Device | None,
-) -> EmbeddedParts:
-    """The embedded parts, computed when a protocol needs them."""
-
-    def make() -> tuple[Embedded, Embedded]:
-        with Bar(title, sum(map(len, rows)), shown=progress) as bar:
-
-            def step(by: int) -> None:
-                bar.step("records", by=by)
-
-            train, test = (
-                embed_records(encoder, dataset, part, progress=step, batch=batch, device=device)
-                for part in rows
-            )
-        return train, test
-
-    return EmbeddedParts(make)

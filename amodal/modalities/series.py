@@ -249,7 +249,7 @@ class Series(Modality):
 
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
         """Length, moments, quantiles, autocorrelations, changes, spectrum; see `simple.series`."""
-        return _simple.fitted(lambda raws: _simple.series([self.decode(r) for r in raws]), train)
+        return _simple.fitted(lambda raws: _simple.series(self.decode_all(raws)), train)
 
     def queries(self, value: Any) -> list[Raw]:
         return super().queries(from_json(value))
