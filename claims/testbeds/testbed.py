@@ -190,6 +190,8 @@ class Testbed:
         peers: other ways to do the tasks.
         backbones: field -> frozen pretrained encoder, {} for a testbed that is learnt from scratch.
         card: what it is, licence, size, split, known leaks; Markdown.
+        family: testbeds that count as one in a mean over testbeds, as they are small and alike; its
+            own name unless set.
     """
 
     __test__ = False  # the name is not that of a test
@@ -205,10 +207,13 @@ class Testbed:
     card: str
     peers: tuple[Peer, ...] = ()
     backbones: Mapping[str, str] = field(default_factory=dict)
+    family: str = ""
 
     def __post_init__(self) -> None:
         if not self.fields or not self.tasks:
             raise AmodalError(f"the testbed {self.name!r} needs at least one field and one task")
+        if not self.family:
+            object.__setattr__(self, "family", self.name)
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise AmodalError(f"two tasks of the testbed {self.name!r} have one name: {names}")

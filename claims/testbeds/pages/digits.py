@@ -13,8 +13,11 @@ meaning. Karhunen-Loève coefficients were fitted on all 2,000 digits by the aut
 
 from __future__ import annotations
 
+from testbeds.peers.estimators import boosting, logistic
+from testbeds.peers.matching import canonical, ridge_matching
 from testbeds.testbed import Task, Testbed
 
+CLASSES = ("digit from all tables", "digit from Fourier")
 TABLES = ("pix", "fou", "fac", "zer", "kar", "mor")
 
 TESTBED = Testbed(
@@ -31,4 +34,10 @@ TESTBED = Testbed(
     batch_size=128,
     size="tiny",
     card=__doc__,
+    peers=(
+        logistic(*CLASSES),
+        boosting("digit from Fourier"),
+        ridge_matching("profiles by Fourier"),
+        canonical("profiles by Fourier"),
+    ),
 )

@@ -13,6 +13,8 @@ show the same ground as their neighbours.
 
 from __future__ import annotations
 
+from testbeds.peers.estimators import hog_svm, logistic, ridge
+from testbeds.peers.matching import canonical, ridge_matching
 from testbeds.testbed import Task, Testbed
 
 TESTBED = Testbed(
@@ -30,4 +32,11 @@ TESTBED = Testbed(
     batch_size=128,
     size="tiny",
     card=__doc__,
+    peers=(
+        logistic("climate zone from all", "climate zone from colour"),
+        hog_svm("climate zone from colour"),
+        ridge("latitude from colour"),
+        ridge_matching("relief by colour"),
+        canonical("relief by colour"),
+    ),
 )
