@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from amodal.core import AmodalError, unknown
-from amodal.data import Dataset, sets
+from amodal.data import Dataset, bundled, sets
 from amodal.data import open as open_data
 
 METRICS: dict[str, dict[str, str]] = {
@@ -258,14 +259,22 @@ class Testbed:
     @property
     def is_here(self) -> bool:
         """Whether its data is bundled or in the cache, so that `open` downloads nothing."""
-        return self.data not in sets.names() or sets.is_built(self.data)
+        if self.data in sets.names():
+            return sets.is_built(self.data)
+        return self.data in bundled.NAMES or Path(self.data).exists()
 
     def open(self) -> Dataset:
         """Its records, with its fields only; all labels. Fetches a public set that is not here.
 
         Raises:
-            AmodalError: the set cannot be fetched, or lacks a field.
+            AmodalError: the set is not known, cannot be fetched, or lacks a field.
         """
+        if not self.is_here and self.data not in sets.names():
+            raise AmodalError(
+                f"the testbed {self.name!r} reads the set {self.data!r}, which comes with "
+                "amodal-claims. Install that anew (pip install ./claims), as its list of sets is "
+                "older than this page."
+            )
         sets.ensure(self.data)
         return open_data(self.data).select(self.fields)
 

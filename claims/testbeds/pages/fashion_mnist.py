@@ -27,7 +27,7 @@ TESTBED = Testbed(
     size="tiny",
     card=__doc__,
     peers=(
-        logistic("class from the picture"),
+        logistic("class from the picture", grid=({"C": 0.01},)),
         hog_svm("class from the picture"),
     ),
 )

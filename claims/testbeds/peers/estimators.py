@@ -78,10 +78,13 @@ def _trees(kind: Any) -> Make:
     return make
 
 
-def logistic(*tasks: str, features: Features = raw_features) -> Peer:
+def logistic(
+    *tasks: str,
+    features: Features = raw_features,
+    grid: tuple[Mapping[str, Any], ...] = STRENGTHS,
+) -> Peer:
     """Logistic regression, on raw features unless others are named."""
-    fit = predictor(features, _logistic)
-    return Peer("logistic regression", "scikit-learn", fit, tasks, STRENGTHS)
+    return Peer("logistic regression", "scikit-learn", predictor(features, _logistic), tasks, grid)
 
 
 def hog_svm(*tasks: str) -> Peer:

@@ -63,16 +63,25 @@ def _joined(
     return describe
 
 
+VECTORS: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
+"""(fingerprint of the data, field, features) -> record -> its vector, as options do not change it."""
+
+
 def _by_row(make: Callable[[Any], np.ndarray], decoded: bool = True) -> Callable[..., Describe]:
     """Features that need no fitting: a vector of each value, zeros where there is none."""
 
     def fit(train: Records, field: str) -> Describe:
+        data = train.dataset
+        known = VECTORS.setdefault((data.fingerprint, field, make.__name__), {})
+
         def describe(records: Records) -> np.ndarray:
-            values = records.values(field) if decoded else records.raw(field)
-            rows = [None if value is None else make(value).astype(np.float32) for value in values]
-            width = next((len(row) for row in rows if row is not None), 0)
-            zeros = np.zeros(width, np.float32)
-            return np.stack([zeros if row is None else row for row in rows])
+            new = Records(data, np.array([i for i in records.rows if i not in known], dtype=int))
+            values = new.values(field) if decoded else new.raw(field)
+            for row, value in zip(new.rows, values):
+                if value is not None:
+                    known[row] = make(value).astype(np.float32)
+            zeros = np.zeros_like(next(iter(known.values())))
+            return np.stack([known.get(row, zeros) for row in records.rows])
 
         return describe
 
@@ -170,7 +179,7 @@ def _cells(train: Records, field: str) -> Describe:
     """Numbers as they are (NaN where missing), names one-hot."""
     first = next(row for row in train.raw(field) if row is not None)
     if not isinstance(first, dict):
-        return _by_row(lambda row: np.array(row, np.float32), decoded=False)(train, field)
+        return _by_row(_numbers, decoded=False)(train, field)
     columns = list(first)
     sample = [row for row in train.raw(field) if row is not None]
     named = [c for c in columns if any(isinstance(row[c], str) for row in sample)]
@@ -188,6 +197,10 @@ def _cells(train: Records, field: str) -> Describe:
         return np.hstack(blocks)
 
     return describe
+
+
+def _numbers(row: Sequence[float]) -> np.ndarray:
+    return np.array(row, np.float32)
 
 
 RAW: Mapping[str, Callable[..., Any]] = {

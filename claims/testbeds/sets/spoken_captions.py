@@ -15,6 +15,7 @@ from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = tuxpaint.PACKAGES
 LICENCE = "GPL-2"
+RECORDS = 5437
 LANGUAGES = ("fr", "ro", "ru", "bg", "ca", "es")
 STAMPS = "usr/share/tuxpaint/stamps/"
 
