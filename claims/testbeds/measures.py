@@ -68,7 +68,7 @@ def eligible(records: Records, task: Task) -> Records:
     data = records.dataset
     fields = task.fields or tuple(data.fields)
     here = np.stack([data.present(field)[records.rows] for field in fields])
-    usable = here.all(0) if task.protocol == "retrieval" else here.any(0)
+    usable = np.asarray(here.all(0) if task.protocol == "retrieval" else here.any(0))
     for name in task.labels:
         usable &= known(records.label(name))
     return records.at(usable)

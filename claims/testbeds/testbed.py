@@ -125,7 +125,7 @@ class Records:
 
     def label(self, name: str) -> np.ndarray:
         """(n,) values of a label, see `Dataset.label`."""
-        return self.dataset.label(name)[self.rows]
+        return np.asarray(self.dataset.label(name)[self.rows])
 
     def raw(self, field: str) -> list[Any]:
         """n values as the data holds them, None where a record has none."""

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def measure(
     done = {_identity(cell) for cell in cells}
     for task in bed.tasks:
         for method, variant, work in _works(bed, data, task, part):
-            about = {"task": task.name, "part": part, "method": method, "variant": variant}
+            about: Cell = {"task": task.name, "part": part, "method": method, "variant": variant}
             if _identity(about) in done:
                 continue
             started = time.perf_counter()
@@ -100,9 +101,9 @@ def _works(
     yield "chance", "", lambda: _chance(task, splits)
     yield "simple features", "", lambda: _simple(task, splits)
     for peer in bed.peers_of(task):
-        yield peer.name, "defaults", lambda peer=peer: _peer(peer, task, splits, tuned=False)
+        yield peer.name, "defaults", partial(_peer, peer, task, splits, tuned=False)
         if peer.grid:
-            yield peer.name, "tuned", lambda peer=peer: _peer(peer, task, splits, tuned=True)
+            yield peer.name, "tuned", partial(_peer, peer, task, splits, tuned=True)
 
 
 def _splits(data: Dataset, task: Task, part: str) -> list[Split]:
@@ -151,7 +152,7 @@ def _peer(peer: Peer, task: Task, splits: list[Split], tuned: bool) -> Cell:
         options = _best(peer, task, train, apart) if tuned else {}
         chosen.append(options)
         pieces.append(Piece(measured, peer.fit(train, task, **options)(measured)))
-    about = {"library": peer.library, "version": peer.version}
+    about: Cell = {"library": peer.library, "version": peer.version}
     if tuned:
         about |= {"options": chosen[0] if len(chosen) == 1 else chosen, "tried": len(peer.grid) + 1}
     return _scored(score(task, pieces), splits) | about

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse, stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import OneHotEncoder
@@ -21,7 +20,8 @@ from amodal.core import unknown
 from amodal.modalities import name_of
 from testbeds.testbed import Records
 
-Matrix = npt.NDArray[Any] | sparse.csr_matrix
+Matrix = Any
+"""(n, d): an array, or a sparse matrix of scipy."""
 Describe = Callable[[Records], Matrix]
 Features = Callable[[Records, Sequence[str]], Describe]
 """(training records, fields) -> what makes a matrix of records."""
@@ -108,10 +108,11 @@ def _statistics(series: np.ndarray) -> np.ndarray:
     bands = [np.log1p(band.sum(0)) for band in np.array_split(spectrum[1:], 8)]
     with np.errstate(invalid="ignore", divide="ignore"):
         moments = [x.mean(0), x.std(0), stats.skew(x, axis=0), stats.kurtosis(x, axis=0)]
-        between = np.corrcoef(x.T)[np.triu_indices(x.shape[1], 1)] if x.shape[1] > 1 else []
+        between = np.atleast_2d(np.corrcoef(x.T))[np.triu_indices(x.shape[1], 1)]
     quantiles = list(np.quantile(x, (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0), axis=0))
     changes = [np.abs(np.diff(x, axis=0)).mean(0)]
-    return np.nan_to_num(np.concatenate([*moments, *quantiles, *changes, *bands, between]))
+    found = np.concatenate([*moments, *quantiles, *changes, *bands, between])
+    return np.asarray(np.nan_to_num(found))
 
 
 def _sound(wave: np.ndarray) -> np.ndarray:
@@ -176,7 +177,7 @@ def _texts(records: Records, field: str) -> list[str]:
 
 
 def _cells(train: Records, field: str) -> Describe:
-    """Numbers as they are (NaN where missing), names one-hot."""
+    """Numbers as they are (NaN where missing), names one-hot but for the first."""
     first = next(row for row in train.raw(field) if row is not None)
     if not isinstance(first, dict):
         return _by_row(_numbers, decoded=False)(train, field)
@@ -184,7 +185,9 @@ def _cells(train: Records, field: str) -> Describe:
     sample = [row for row in train.raw(field) if row is not None]
     named = [c for c in columns if any(isinstance(row[c], str) for row in sample)]
     numbers = [c for c in columns if c not in named]
-    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    encoder = OneHotEncoder(
+        drop="first", handle_unknown="ignore", sparse_output=False
+    )  # a name less, as models without a penalty cannot tell them apart
     if named:
         encoder.fit([[str(row[c]) for c in named] for row in sample])
 

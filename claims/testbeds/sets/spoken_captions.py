@@ -35,8 +35,8 @@ def write(out: Path, archives: list[Path]) -> None:
             stamp = stem.replace("/", "-")
             path = f"speech/{stamp}-{language}.ogg"
             (out / path).write_bytes(recorded)
-            cells = (path.removeprefix("speech/").removesuffix(".ogg"), path, captions[language])
-            cells += (language, stamp, stem.partition("/")[0])
+            category = stem.partition("/")[0]
+            cells = (f"{stamp}-{language}", path, captions[language], language, stamp, category)
             for column, cell in zip(columns.values(), cells):
                 column.append(cell)
     records(out, columns)
