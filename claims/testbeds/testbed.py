@@ -16,6 +16,7 @@ import numpy as np
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset, bundled, sets
 from amodal.data import open as open_data
+from amodal.modalities import BadValue
 
 METRICS: dict[str, dict[str, str]] = {
     "linear": {
@@ -132,8 +133,14 @@ class Records:
         return [self.dataset.raw(int(i), field) for i in self.rows]
 
     def values(self, field: str) -> list[np.ndarray | None]:
-        """n decoded values, None where a record has none."""
-        return [self.dataset.value(int(i), field) for i in self.rows]
+        """n decoded values, None where a record has none or where it cannot be decoded."""
+        return [self._value(int(i), field) for i in self.rows]
+
+    def _value(self, i: int, field: str) -> np.ndarray | None:
+        try:
+            return self.dataset.value(i, field)
+        except BadValue:  # the loader leaves it out too
+            return None
 
     def at(self, chosen: np.ndarray) -> Records:
         """The records at these places, (m,) int64 or (n,) bool."""

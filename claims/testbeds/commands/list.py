@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import testbeds
-from amodal.data import bundled, sets
+from testbeds import cards
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,14 +34,19 @@ def table() -> Table:
         if one.is_here:
             data = one.open()
             counts = [f"{len(data.split(part)):,}" for part in ("train", "valid", "test")]
-        inside = one.data in bundled.NAMES
         made.add_row(
             one.name,
             one.title,
             *counts,
             ", ".join(one.fields),
-            "; ".join(f"{task.name} ({task.metric})" for task in one.tasks),
-            "bundled" if inside else sets.cost(sets.page(one.data)),
-            data.schema.licence if inside else sets.page(one.data).LICENCE,
+            _tasks(one),
+            cards.cost(one),
+            cards.licence(one),
         )
     return made
+
+
+def _tasks(one: testbeds.Testbed) -> str:
+    """The primary task, and how many others there are."""
+    others = f"; {len(one.tasks) - 1} more" if len(one.tasks) > 1 else ""
+    return f"{one.primary.name} ({one.primary.metric}){others}"

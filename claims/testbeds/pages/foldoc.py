@@ -11,7 +11,7 @@ too many for a balanced accuracy, so accuracy is measured.
 
 from __future__ import annotations
 
-from testbeds.peers.estimators import logistic, ridge
+from testbeds.peers.estimators import ridge, svm
 from testbeds.peers.matching import canonical, ridge_matching
 from testbeds.testbed import Task, Testbed
 
@@ -30,7 +30,7 @@ TESTBED = Testbed(
     size="tiny",
     card=__doc__,
     peers=(
-        logistic("category from the text"),
+        svm("category from the text"),
         ridge("year from the text"),
         ridge_matching("term by text"),
         canonical("term by text"),

@@ -96,6 +96,12 @@ def hog_svm(*tasks: str) -> Peer:
     return Peer("HOG and linear SVM", "scikit-image", fit, tasks, STRENGTHS[:4])
 
 
+def svm(*tasks: str) -> Peer:
+    """A linear SVM on raw features: the usual one for texts of many classes."""
+    fit = predictor(raw_features, _svm)
+    return Peer("linear SVM", "scikit-learn", fit, tasks, STRENGTHS[:4])
+
+
 def ridge(*tasks: str) -> Peer:
     """Ridge regression on raw features."""
     fit = predictor(raw_features, _ridge)

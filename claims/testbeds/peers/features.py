@@ -80,7 +80,8 @@ def _by_row(make: Callable[[Any], np.ndarray], decoded: bool = True) -> Callable
             for row, value in zip(new.rows, values):
                 if value is not None:
                     known[row] = make(value).astype(np.float32)
-            zeros = np.zeros_like(next(iter(known.values())))
+            width = len(next(iter(known.values()), ()))
+            zeros = np.zeros(width, np.float32)
             return np.stack([known.get(row, zeros) for row in records.rows])
 
         return describe
