@@ -6,8 +6,9 @@ is needed, never stored in this repository.
 
 **Split.** By hash of the key, 80 / 10 / 10 %.
 
-**Known leaks.** Pictures of one kind (`kind`, 119 of them) are in all parts: the letters of an
-alphabet, filled and outlined, have the same captions. Equal captions count as equally right.
+**Known leaks.** Three of ten captions to validate on are word for word those of records to learn
+from, with another picture: the letters of an alphabet, filled and outlined. Pictures of one kind
+(`kind`, 119 of them) are in all parts. Equal captions count as equally right.
 """
 
 from __future__ import annotations
