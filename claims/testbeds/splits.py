@@ -29,9 +29,9 @@ def locked() -> dict[str, dict[str, Part]]:
     return dict(json.loads(LOCK.read_text(encoding="utf-8"))) if LOCK.exists() else {}
 
 
-def lock(found: Mapping[str, Mapping[str, Part]]) -> None:
+def lock(parts: Mapping[str, Mapping[str, Part]]) -> None:
     """Write the parts of some testbeds into the lock; those of others stay."""
-    whole = dict(sorted({**locked(), **found}.items()))
+    whole = dict(sorted({**locked(), **parts}.items()))
     LOCK.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ import testbeds
 from testbeds import splits
 from testbeds.__main__ import main
 from testbeds.measures import eligible, outcomes
-from testbeds.sets.shares import parts
+from testbeds.sets._shares import parts
 from testbeds.testbed import Records
 
 GROUPS = {"watch": "subject", "speech": "stamp"}

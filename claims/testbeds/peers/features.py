@@ -164,11 +164,11 @@ def _kmers(train: Records, field: str) -> Describe:
 
 def _vectorized(field: str, train: Records, vectorizers: Sequence[TfidfVectorizer]) -> Describe:
     texts = [text for text in _texts(train, field) if text]
-    kept = [vectorizer.fit(texts) for vectorizer in vectorizers]
+    fitted = [vectorizer.fit(texts) for vectorizer in vectorizers]
 
     def describe(records: Records) -> sparse.csr_matrix:
         found = _texts(records, field)
-        return sparse.csr_matrix(sparse.hstack([one.transform(found) for one in kept]))
+        return sparse.csr_matrix(sparse.hstack([one.transform(found) for one in fitted]))
 
     return describe
 

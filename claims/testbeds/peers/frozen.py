@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from amodal_claims.sets import frozen_pairs
 
 from amodal.core import AmodalError
 from amodal.data.fetch import download
-from amodal.data.sets import frozen_pairs
 from amodal.train.packaged import resolve_specs
 from testbeds.peers.features import Describe
 from testbeds.testbed import Records

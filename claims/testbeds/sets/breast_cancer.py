@@ -8,7 +8,7 @@ picture. Label `diagnosis`.
 from pathlib import Path
 
 from amodal.data.sets.shared.writing import describe, field, records
-from testbeds.sets.shares import parts
+from testbeds.sets._shares import parts
 
 PACKAGES = ()
 LICENCE = "CC BY 4.0 (UCI)"

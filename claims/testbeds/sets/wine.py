@@ -7,7 +7,7 @@ As scikit-learn has it, which amodal depends on. `basic` is alcohol, acid, ash a
 from pathlib import Path
 
 from amodal.data.sets.shared.writing import describe, field, records
-from testbeds.sets.shares import parts
+from testbeds.sets._shares import parts
 
 PACKAGES = ()
 LICENCE = "CC BY 4.0 (UCI)"
