@@ -352,9 +352,9 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
         tensors |= {f"encoder.{n}": v for n, v in run_dir.weights(encoder).items()}
     if distributed.rank() == 0:
         spec = spec_of_run(inputs, built)
+        beside: dict[str, Any] = {SPEC: spec}
         if spec["retrieves"]:
-            run_dir.write_json(out / "keys.json", [inputs.dataset.keys[i] for i in inputs.part])
-        run_dir.write_json(out / SPEC, spec)
+            beside["keys.json"] = [inputs.dataset.keys[i] for i in inputs.part]
         result: Config = {
             "status": "done",
             "versions": run_dir.versions(),
@@ -363,7 +363,7 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
             "processes": distributed.world(),
             "device": prepared.device.type,
         }
-        run_dir.save_weights(out, tensors, prepared.config | result)
+        run_dir.save_weights(out, tensors, prepared.config | result, beside)
     distributed.barrier()
 
 
