@@ -31,7 +31,7 @@ def bce_from_log_prob(log_p: Tensor, truth: Tensor) -> Tensor:
     """
     if log_p.shape != truth.shape:
         raise ValueError(
-            f"bce_of_log needs two tensors of one shape, got {tuple(log_p.shape)} and "
+            f"bce_from_log_prob needs two tensors of one shape, got {tuple(log_p.shape)} and "
             f"{tuple(truth.shape)}."
         )
     known = ~truth.isnan()
