@@ -11,8 +11,19 @@ from amodal import cli
 def test_verbs_that_take_a_run_list_the_options_of_own_code(capsys, verb):
     with pytest.raises(SystemExit):
         cli.main([verb, "--help"])
-    said = capsys.readouterr().out
-    assert "--method FILE.py:NAME" in said and "--backbones FIELD=FILE.py:NAME" in said
+    help_text = capsys.readouterr().out
+    assert "--method FILE.py:NAME" in help_text and "--backbone FIELD=FILE.py:NAME" in help_text
+
+
+def test_pretrain_has_the_options_of_own_code_for_the_run_it_starts_from(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", "--help"])
+    help_text = capsys.readouterr().out
+    assert "--init-method FILE.py:NAME" in help_text
+    assert "--init-backbone FIELD=FILE.py:NAME" in help_text
+    with pytest.raises(SystemExit):
+        cli.main("pretrain clip --data digits --out x --init-method a.py:b".split())
+    assert "no --init-from is given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

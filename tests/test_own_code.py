@@ -238,16 +238,16 @@ def test_the_command_line_opens_a_run_with_own_code(file, folder, tmp_path, caps
     words = ["embed", str(run), "--data", str(folder), "--out", str(out)]
     for option, missing in (
         (["--method", method], "pass it when you load the run"),
-        (["--backbones", backbone], "pulled of your own"),
+        (["--backbone", backbone], "pulled of your own"),
     ):
         with pytest.raises(SystemExit):
             cli.main([*words, *option])
         assert missing in capsys.readouterr().err
-    cli.main([*words, "--method", method, "--backbones", backbone])
+    cli.main([*words, "--method", method, "--backbone", backbone])
     assert out.exists()
     tuned = ["adapt", str(run), "--data", str(folder), "--label", "folder", "--out"]
     tuned += [str(tmp_path / "head"), "--steps", "2", "--batch-size", "8", "--tuning", "head"]
-    cli.main([*tuned, f"--method={method}", "--backbones", backbone])
+    cli.main([*tuned, f"--method={method}", "--backbone", backbone])
     with pytest.raises(SystemExit):
         cli.main(["pretrain", "clip", "--data", str(folder), "--out", "x", "--method", method])
     assert "amodal pretrain METHOD" in capsys.readouterr().err

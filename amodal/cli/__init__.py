@@ -65,6 +65,11 @@ def run(words: list[str]) -> None:
             f"--curate.{next(iter(CURATE_OPTIONS))} is an option of "
             "`amodal pretrain … --curate NAME`"
         )
+    if words[:1] == ["pretrain"] and any(w.split("=")[0] == "--method" for w in words):
+        raise AmodalError(
+            "the method stands without an option: `amodal pretrain METHOD …`; that of the run of "
+            "--init-from is --init-method"
+        )
     if words[:1] and words[0] in TRAINING:
         words = current_names(words)
     description = (__doc__ or "").split(".")[0] + "."

@@ -1,4 +1,4 @@
-"""`--method` and `--backbones`: code of one's own that a run was trained with."""
+"""`--method` and `--backbone`: code of one's own that a run was trained with."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class OwnCode:
     backbones: Annotated[
         tuple[str, ...],
         arg(
+            name="backbone",  # the word of `amodal pretrain`
             metavar="FIELD=FILE.py:NAME",
             help="the backbones, if RUN has backbones of your own",
         ),

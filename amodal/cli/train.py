@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from amodal.cli.options import listed, pairs
-from amodal.cli.own_code import NONE, Code
+from amodal.cli.own_code import NONE, Code, OwnCode
 from amodal.cli.recipes import RecipeOptions, recipe_fields, with_file
 from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
@@ -93,7 +93,20 @@ def pretrain(
         tuple[str, ...],
         arg(metavar="NAME", help="probe:LABEL, retrieval, or FILE.py:NAME, called with the data"),
     ] = (),
-    code: Code = NONE,
+    init_method: Annotated[
+        str,
+        arg(
+            metavar="FILE.py:NAME",
+            help="the method of the run of --init-from, if it is of your own",
+        ),
+    ] = "",
+    init_backbone: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="FIELD=FILE.py:NAME",
+            help="the backbones of the run of --init-from, if they are of your own",
+        ),
+    ] = (),
     recipe_from: Annotated[
         str | None,
         arg(
@@ -145,10 +158,12 @@ def pretrain(
             raise AmodalError(
                 f"amodal pretrain needs {usage}; give it, or --config FILE that has it"
             )
+    code = OwnCode(method=init_method, backbones=init_backbone)
     if code != NONE and not settings.get("init_from"):
         raise AmodalError(
-            "--method and --backbones say where the code of the run of --init-from is; what is to "
-            "be trained is given as `amodal pretrain METHOD --backbone FIELD=SPEC`"
+            "--init-method and --init-backbone say where the code of the run of --init-from is, "
+            "and no --init-from is given; what is to be trained is given as "
+            "`amodal pretrain METHOD --backbone FIELD=SPEC`"
         )
     method, data, out = (settings.pop(name) for name in ("method", "data", "out"))
     records: Any = data
