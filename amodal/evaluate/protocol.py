@@ -46,6 +46,8 @@ class Protocol:
         rank: Protocols are run and shown by ascending rank, then by name.
         yardstick: Whether it is measured on simple features of the records too, see
             `amodal.evaluate.yardsticks`. It may read the vectors and labels of the context only.
+        against_chance: Whether a report's sentence says where it is not above chance, though it
+            has no yardstick.
         headlines: The metrics that a table shows, None for the usual ones.
         measure: A plain function (train, test, *, options) -> Result. A protocol without one has
             its own `run`.
@@ -57,6 +59,7 @@ class Protocol:
     default: ClassVar[bool] = True
     rank: ClassVar[int] = 1000
     yardstick: ClassVar[bool] = False
+    against_chance: ClassVar[bool] = False
     headlines: ClassVar[tuple[str, ...] | None] = None
     measure: ClassVar[Callable[..., Result] | None] = None
     Options: ClassVar[type | None] = None

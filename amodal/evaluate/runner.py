@@ -14,7 +14,9 @@ from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.evaluate.context import Context, EmbeddedParts, Run
-from amodal.evaluate.held_out import parts
+from amodal.evaluate.frozen import FrozenParts, pretrained_fields
+from amodal.evaluate.held_out import parts, test_groups
+from amodal.evaluate.intervals import add_intervals
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.old_names import OLD_OPTIONS
@@ -26,6 +28,7 @@ from amodal.evaluate.yardsticks import SimpleParts
 from amodal.inference.embed import Embedded, embed_records, known
 from amodal.inference.forward_passes import AnyEncoder, Device
 from amodal.progress import Bar
+from amodal.stats.paired_bootstrap import Bootstrap
 
 
 @fast_products()
@@ -97,8 +100,10 @@ def evaluate(
         **split,
     }
     report = Report([], [] if baseline is not None else None, {}, about)
-    yardstick = None
-    if simple and any(one.yardstick for one in chosen):
+    made: SimpleParts | None = None
+    yardsticks: dict[str, Context] = {}
+    compared = any(one.yardstick for one in chosen)
+    if simple and compared:
         report.simple = []
         made = SimpleParts(
             encoder.fields,
@@ -108,15 +113,36 @@ def evaluate(
             seed=seed,
             progress=progress,
         )
-        yardstick = replace(contexts[0], parts=made)
+        yardsticks["simple"] = replace(contexts[0], parts=made)
+    holder, frozen = pretrained_fields(model, encoder, baseline)
+    if frozen and compared:
+        report.frozen = []
+        pooled = FrozenParts(
+            holder,
+            frozen,
+            dataset,
+            (train, test),
+            contexts[0].parts,
+            seed=seed,
+            batch=batch,
+            device=device,
+            progress=progress,
+        )
+        yardsticks["frozen"] = replace(contexts[0], parts=pooled)
     for one in chosen:
-        _run(one, contexts, yardstick, options, report)
+        _run(one, contexts, yardsticks, options, report)
     if not report.results:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
         raise AmodalError("nothing could be measured: " + reasons)
     if contexts[0].parts.made:
         report.train, report.test = contexts[0].parts.pair
-    if verdict := summary(report.rows()):
+    if made is not None and made.names:
+        about["simple"] = made.names
+    bootstrap = None
+    if any(report.outcomes()):
+        bootstrap = Bootstrap(len(test), seed=seed, group=test_groups(dataset, test))
+        add_intervals(report, bootstrap)
+    if verdict := summary(report.rows(), report.outcomes(), bootstrap, about.get("simple")):
         about["summary"] = verdict
     return report
 
@@ -124,7 +150,7 @@ def evaluate(
 def _run(
     one: Protocol,
     contexts: list[Context],
-    yardstick: Context | None,
+    yardsticks: dict[str, Context],
     options: dict[str, Any],
     report: Report,
 ) -> None:
@@ -143,13 +169,13 @@ def _run(
         report.results.append(results[0])
         if report.untrained is not None:
             report.untrained.append(results[1])
-        if report.simple is not None and yardstick is not None:
+        for column, yardstick in yardsticks.items():
             context = replace(yardstick, label=label, options=filled, first=not number)
-            report.simple.append(_simple_result(one, context, results[0]))
+            getattr(report, column).append(_beside(one, context, results[0]))
 
 
-def _simple_result(one: Protocol, context: Context, trained: Result) -> Result:
-    """The result of simple features, without rows where there is none."""
+def _beside(one: Protocol, context: Context, trained: Result) -> Result:
+    """The result of simple or of frozen features, without rows where there is none."""
     empty = replace(trained, rows=[])
     if not one.yardstick:
         return empty
@@ -160,7 +186,7 @@ def _simple_result(one: Protocol, context: Context, trained: Result) -> Result:
 
 
 def _with_features(context: Context) -> SimpleNamespace:
-    """The options without fields that have no simple features.
+    """The options without fields that have no such features.
 
     Raises:
         NotApplicable: If these are all that are named.
@@ -174,7 +200,7 @@ def _with_features(context: Context) -> SimpleNamespace:
             one for one in named if {*([one] if isinstance(one, str) else one)} <= set(probed)
         ]
         if not within:
-            raise NotApplicable(f"no field of {name} has simple features")
+            raise NotApplicable(f"no field of {name} has such features")
         setattr(options, name, within)
     return options
 

@@ -58,6 +58,9 @@ class SimpleParts(EmbeddedParts):
         embedded: The model's parts. They say which values can be decoded.
         seed: Of the choice of training records.
         progress: Show a bar.
+
+    Attributes:
+        names: Field -> what its simple features are called, once they have been made.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class SimpleParts(EmbeddedParts):
         progress: bool = False,
     ):
         self._reason: str | None = None
+        self.names: dict[str, str] = {}
 
         def make() -> Pair:
             if self._reason is not None:
@@ -78,7 +82,12 @@ class SimpleParts(EmbeddedParts):
             try:
                 models = embedded.pair
                 with Bar("simple features", len(models[1].sources), shown=progress) as bar:
-                    return _pair(fields, dataset, rows, models, seed, lambda: bar.step("fields"))
+
+                    def step(field: str, name: str) -> None:
+                        self.names[field] = name
+                        bar.step("fields")
+
+                    return _pair(fields, dataset, rows, models, seed, step)
             except NotApplicable as reason:
                 self._reason = str(reason)
                 raise
@@ -123,7 +132,7 @@ def _pair(
     rows: tuple[np.ndarray, np.ndarray],
     models: Pair,
     seed: int,
-    step: Callable[[], object],
+    step: Callable[[str, str], object],
 ) -> Pair:
     train, test = models
     chosen = np.arange(len(train))
@@ -141,21 +150,41 @@ def _pair(
         )
         try:
             transform = fields[name].simple_features(values[0])
-            x = _reduced([torch.from_numpy(transform(part)) for part in values])
+            x = reduced([torch.from_numpy(transform(part)) for part in values])
         except (NoSimpleFeatures, BadValue):  # the file of a cached feature may be gone
             continue
         for side, part, at_rows in zip(columns, x, (at_train, at_test)):
             side[name] = Column(part, torch.from_numpy(at_rows.astype(np.int64)))
-        step()
+        step(name, getattr(transform, "name", fields[name].simple_name))
     if not columns[0]:
         raise NotApplicable("no field has simple features")
-    with_fused = FUSED in train.probed()
+    return in_place_of(models, columns, chosen, fused=FUSED in train.probed(), seed=seed)
+
+
+def in_place_of(
+    models: Pair,
+    columns: tuple[dict[str, Column], dict[str, Column]],
+    chosen: np.ndarray,
+    *,
+    fused: bool,
+    seed: int = 0,
+) -> Pair:
+    """Records with other features in the place of a model's vectors.
+
+    Args:
+        models: The model's training and test records.
+        columns: Field -> features of these, by rows of `chosen` and of the test records.
+        chosen: Numbers of the training records that have them.
+        fused: Whether there are features of all fields, side by side.
+        seed: Of the maps of two fields.
+    """
+    train, test = models
     sizes = len(chosen), len(test)
     flagged = [name for name, column in columns[0].items() if len(column) < len(chosen)]
     aligned = _aligned(columns, seed)
     made = []
     for side, space, size in zip(columns, aligned, sizes):
-        probed = side | ({FUSED: _fused(side, size, flagged)} if with_fused else {})
+        probed = side | ({FUSED: _fused(side, size, flagged)} if fused else {})
         made.append((Embeddings(space, size), Embeddings(probed, size)))
     return (
         Embedded(
@@ -167,7 +196,7 @@ def _pair(
     )
 
 
-def _reduced(parts: Sequence[Tensor]) -> list[Tensor]:
+def reduced(parts: Sequence[Tensor]) -> list[Tensor]:
     """Training and test features of at most `MAX_WIDTH` dimensions and a typical length of 1."""
     train = parts[0]
     if train.shape[1] > MAX_WIDTH and len(train) > 1:

@@ -70,6 +70,7 @@ def knn(
             few=few,
             draws=draws,
             seed=seed,
+            outcomes=True,
         )
         rows += [{"source": source, **row} for row in scores.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed) | {

@@ -61,6 +61,7 @@ def linear(
             draws=draws,
             seed=seed,
             calibrated=True,
+            outcomes=True,
         )
         rows += [{"source": source, **row} for row in scores.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed)

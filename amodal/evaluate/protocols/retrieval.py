@@ -25,6 +25,7 @@ from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded
+from amodal.stats.paired_bootstrap import Mean
 
 MAX_SIMILARITIES = 2**21
 """Computed at once: a tile of them stays in the cache while it is compared."""
@@ -69,7 +70,8 @@ def retrieval(
             continue
         same = test.content[b][at_b] if duplicates and b in test.content else None
         query, target = vectors_of(test.aligned[a])[at_a], vectors_of(test.aligned[b])[at_b]
-        metrics = ranked(query, target, same, recall_at, test.abs_cosine)
+        who = test.aligned[a].rows[at_a].numpy()
+        metrics = ranked(query, target, same, recall_at, test.abs_cosine, who)
         rows += [{"source": a, "target": b, **row} for row in metrics]
     if not rows:
         raise NotApplicable(
@@ -93,6 +95,7 @@ def ranked(
     same_N: Tensor | None = None,
     recall_at: Sequence[int] = (10, 1, 5),
     abs_cosine: bool = False,
+    who: np.ndarray | None = None,
 ) -> list[Row]:
     """Metrics for queries whose right answer is the gallery vector of the same row.
 
@@ -102,6 +105,7 @@ def ranked(
         same_N: int64, equal where gallery values are equal; None if all differ.
         recall_at: The k of Recall@k.
         abs_cosine: Whether to compare by |cosine|.
+        who: (N,) numbers of the records, for an `outcome` of each query; None for none.
 
     Returns:
         A row for each metric.
@@ -110,18 +114,19 @@ def ranked(
     ahead, tied = ranks(query_ND, gallery_ND, same_N, abs_cosine)
     sizes = np.ones(n, dtype=np.int64) if same_N is None else _group_sizes(same_N)
     chance = chance_of(sizes, n, recall_at)
-    # broken at random, the right one takes each of the places ahead + 1 … ahead + tied + 1 as
-    # often: counted is the share of them up to k
-    values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in recall_at}
+    of_query = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1) for k in recall_at}
     # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead +
     # tied + 1
-    values["MRR"] = (
-        (torch.digamma(ahead + tied + 2) - torch.digamma(ahead + 1)) / (tied + 1)
-    ).mean()
+    of_query["MRR"] = (torch.digamma(ahead + tied + 2) - torch.digamma(ahead + 1)) / (tied + 1)
+    values = {metric: value.mean() for metric, value in of_query.items()}
     values["median rank"] = (ahead + 1 + tied / 2).median()
-    return [
+    rows: list[Row] = [
         {"metric": m, "value": float(v), "chance": chance[m], "n": n} for m, v in values.items()
     ]
+    for row in rows:
+        if who is not None and row["metric"] in of_query:
+            row["outcome"] = Mean(who, of_query[row["metric"]].numpy())
+    return rows
 
 
 def ranks(
