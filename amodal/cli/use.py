@@ -55,6 +55,9 @@ def evaluate(
     json: Annotated[
         Path | None, arg(help="write spec and results to this file, and figures beside it")
     ] = None,
+    html: Annotated[
+        Path | None, arg(help="write one page with the sentence, the tables and the figures")
+    ] = None,
     few: Annotated[
         int | None, arg(help="use this number of labels of each class, over repeated draws")
     ] = None,
@@ -74,6 +77,9 @@ def evaluate(
     if json is not None:
         report.save(json)
         print(f"wrote {json}")
+    if html is not None:
+        report.save_html(html)
+        print(f"wrote {html}")
 
 
 def embed(

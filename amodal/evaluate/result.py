@@ -195,6 +195,30 @@ class Report:
             raise AmodalError(f"could not write the report to {path}: {error}") from error
         return path
 
+    def save_html(self, path: str | Path, *, figures: bool = True) -> Path:
+        """Write the report as one HTML file, with its figures inside.
+
+        Args:
+            path: An HTML file.
+            figures: Whether to draw figures.
+
+        Returns:
+            The path.
+
+        Raises:
+            AmodalError: If it cannot be written.
+        """
+        from amodal.evaluate.html_report import html_report
+
+        path = Path(path)
+        page = html_report(self, pictures=figures)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise AmodalError(f"could not write the report to {path}: {error}") from error
+        return path
+
     @staticmethod
     def load(path: str | Path) -> Report:
         """Read what `save` wrote, also with names of earlier releases.
