@@ -66,6 +66,8 @@ def table(
     if about.get("simple") and any("simple" in row for row in rows):
         used = ", ".join(f"{field} {name}" for field, name in about["simple"].items())
         notes += [escape(f"simple: {used}")]
+    if "runs" in about:
+        notes += [f"trained: mean of {about['runs']} runs, ± over the runs, ± over the records"]
     notes += [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
     shown = Table(
         title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left"
@@ -123,7 +125,7 @@ def means(rows: Sequence[Row], group: Callable[[Row], tuple[str, str]] = by_targ
         counts = {row["n"] for row in rows_}
         n = counts.pop() if len(counts) == 1 else None
         row = rows_[0] | averages | {"source": source, "target": target, "metric": metric, "n": n}
-        for of_one in ("interval", "intervals"):
+        for of_one in ("interval", "intervals", "runs"):
             row.pop(of_one, None)
         short.append(row | ({"of": len(rows_)} if len(rows_) > 1 else {}))
     return short
@@ -137,6 +139,8 @@ def _cells(row: Row, compared: Sequence[str]) -> list[str]:
     best = all(row["value"] < v if lower else row["value"] > v for v in others)
     intervals = row.get("intervals", {})
     value = number(row["value"], row.get("interval", intervals.get("trained")))
+    if "runs" in row and "trained" in intervals:
+        value += number(row["value"], intervals["trained"]).partition(" ")[2].join((" ", ""))
     detail = ", ".join(
         [
             *([row["probe"]] if "probe" in row else []),

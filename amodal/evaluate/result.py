@@ -15,7 +15,7 @@ from amodal.evaluate import report_table as _table
 from amodal.evaluate.old_names import OLD_SOURCES, current_name
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded
-from amodal.stats.paired_bootstrap import Outcome
+from amodal.stats.paired_bootstrap import Bootstrap, Outcome
 
 COMPARED = ("simple", "frozen", "untrained")
 """Attributes of a report, and columns of its rows, that the trained encoder is compared with."""
@@ -77,6 +77,7 @@ class Report:
         simple: The same of simple features of the records, with no rows for a protocol that is not
             measured on them; None if that was not measured.
         frozen: The same of the features of pretrained backbones, before any of this training.
+        bootstrap: Draws of the test records, by which intervals were computed; not saved.
     """
 
     results: list[Result]
@@ -87,6 +88,7 @@ class Report:
     test: Embedded | None = None
     simple: list[Result] | None = None
     frozen: list[Result] | None = None
+    bootstrap: Bootstrap | None = field(default=None, repr=False)
 
     def __getitem__(self, protocol: str) -> Result:
         """The (first) result of a protocol."""

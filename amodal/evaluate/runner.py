@@ -20,6 +20,7 @@ from amodal.evaluate.intervals import add_intervals
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.old_names import OLD_OPTIONS
+from amodal.evaluate.over_runs import over_runs
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
@@ -141,10 +142,46 @@ def evaluate(
     bootstrap = None
     if any(report.outcomes()):
         bootstrap = Bootstrap(len(test), seed=seed, group=test_groups(dataset, test))
+        report.bootstrap = bootstrap
         add_intervals(report, bootstrap)
     if verdict := summary(report.rows(), report.outcomes(), bootstrap, about.get("simple")):
         about["summary"] = verdict
     return report
+
+
+def evaluate_many(
+    models: Sequence[Run | AnyEncoder],
+    dataset: Any,
+    *,
+    baselines: Sequence[AnyEncoder] | None = None,
+    **options: Any,
+) -> Report:
+    """Run protocols on models of one configuration, trained with different seeds.
+
+    Args:
+        models: See `evaluate`.
+        dataset: See `evaluate`.
+        baselines: An untrained encoder for each model.
+        options: Of `evaluate`.
+
+    Returns:
+        Means over the models, see `amodal.evaluate.over_runs`.
+
+    Raises:
+        AmodalError: See `evaluate`; and for another number of baselines than of models.
+    """
+    if baselines is not None and len(baselines) != len(models):
+        raise AmodalError(
+            f"{len(models)} models have {len(baselines)} baselines; one of each is needed"
+        )
+    opened = dataset if isinstance(dataset, Dataset) else open_data(dataset)
+    befores = [None] * len(models) if baselines is None else baselines
+    return over_runs(
+        [
+            evaluate(model, opened, baseline=before, **options)
+            for model, before in zip(models, befores)
+        ]
+    )
 
 
 def _run(

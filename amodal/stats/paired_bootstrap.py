@@ -200,6 +200,28 @@ class Repeated(Outcome):
 
 
 @dataclass(frozen=True, eq=False)
+class Averaged(Outcome):
+    """The mean over these very repetitions, such as runs with different seeds.
+
+    Args:
+        parts: Of each repetition.
+    """
+
+    parts: Sequence[Outcome]
+
+    @property
+    def units(self) -> float:
+        """Those of a part, as the repetitions are not drawn."""
+        return min(part.units for part in self.parts)
+
+    def statistic(self, weight_BN: np.ndarray) -> np.ndarray:
+        """See `Outcome`."""
+        values = [part.statistic(weight_BN) for part in self.parts]
+        mean: np.ndarray = np.mean([v[: min(map(len, values))] for v in values], axis=0)
+        return mean
+
+
+@dataclass(frozen=True, eq=False)
 class Drawn(Outcome):
     """A metric whose draws have been made, by a protocol that draws records itself.
 

@@ -185,6 +185,26 @@ def test_pairs_that_share_only_their_duration_are_found_by_duration():
         assert simple > 0.9 and simple == pytest.approx(nearest, abs=0.03)
 
 
+def test_the_sentence_says_that_duration_alone_finds_the_pairs():
+    rng = np.random.default_rng(0)
+    seconds = rng.uniform(0.1, 0.5, 300)
+    records = amodal.open(
+        {
+            "sound": [rng.normal(0, 0.1, int(1000 * s)).astype(np.float32) for s in seconds],
+            "steps": [rng.normal(size=(int(100 * s), 1)).astype(np.float32) for s in seconds],
+        },
+        fields={
+            "sound": amodal.modalities.make("audio", rate=1000),
+            "steps": "series",
+        },
+    )
+    report = evaluate(encoder_for(records), records, protocols=["retrieval"], progress=False)
+    sentence = report.about["summary"]
+    assert sentence.startswith("nothing learnt here beats simple features: use simple features for")
+    assert "retrieval of steps by sound" in sentence and "retrieval of sound by steps" in sentence
+    assert report.about["simple"]["sound"] == "log-mel statistics"
+
+
 def test_fields_that_share_nothing_are_found_by_chance():
     rng = torch.Generator().manual_seed(0)
     a, b = (torch.randn(300, 8, generator=rng) for _ in range(2))
