@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from amodal.core import AmodalError
 from amodal.evaluate.intervals import add_intervals
 from amodal.evaluate.result import COMPARED, Report, Result, identity
@@ -120,4 +122,5 @@ def _averaged(outcomes: Sequence[Outcome | None]) -> Outcome | None:
         return Averaged(parts[0].who, parts)
     if len({part.key for part in drawn}) > 1 or len(drawn) < len(parts):
         return None
-    return Drawn(drawn[0].who, sum(part.values for part in drawn) / len(drawn), drawn[0].key)
+    values: np.ndarray = np.mean([part.values for part in drawn], axis=0)
+    return Drawn(drawn[0].who, values, drawn[0].key)

@@ -155,7 +155,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON."""
-        results = [
+        results: list[dict[str, Any]] = [
             {"protocol": r.protocol, "spec": r.spec, "rows": [dict(row) for row in r.rows]}
             for r in self.results
         ]
@@ -237,7 +237,7 @@ class Report:
         for row in rows:
             nan = {k: float("nan") for k in ("value", *COMPARED) if k in row and row[k] is None}
             row.update(nan)
-        columns = {column: _column(results, column) for column in COMPARED}
+        columns: dict[str, Any] = {column: _column(results, column) for column in COMPARED}
         for row in rows:
             for column in COMPARED:
                 row.pop(column, None)

@@ -229,7 +229,7 @@ def _use(task: Task, simple: Score, names: Mapping[str, str]) -> str:
 
 def _common_classes(rows: Iterable[Row]) -> list[str]:
     """For each label most of whose records are of one class, what is compared."""
-    found = {}
+    found: dict[str, float] = {}
     for row in rows:
         if row["metric"] == "balanced accuracy" and row.get("label"):
             even = float(row["chance"])

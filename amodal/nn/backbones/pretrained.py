@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
