@@ -24,7 +24,7 @@ SHOWN = 3
 LEAST = 0.01
 """Differences below are not called: two decimals do not show them."""
 COMMON = 0.5
-"""Of a class, the share from which a sentence names it, if it is also `COMMON_TIMES` an even one."""
+"""The share of a class from which a sentence names it, if it is also `COMMON_TIMES` an even one."""
 COMMON_TIMES = 1.4
 SIMPLE = "simple features"
 BEFORE = {"untrained": "the untrained encoder", "frozen": "its frozen backbone"}

@@ -1,7 +1,7 @@
 """MiniRocket's features of time series, where a library that has them is installed.
 
-Dempster, Schmidt and Webb 2021, arXiv:2012.08791: shares of positive values after fixed convolutions.
-They are the strongest features without training that are known for series.
+Dempster, Schmidt and Webb 2021, arXiv:2012.08791: shares of positive values after fixed
+convolutions. They are the strongest features without training that are known for series.
 """
 
 from __future__ import annotations
