@@ -32,7 +32,7 @@ from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.saved import FORMAT
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
-from amodal.train.cache_features import with_cached_features
+from amodal.train.cache_features import features_of_run
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 from amodal.train.run_dir import (
@@ -181,6 +181,10 @@ class Model(HubMixin):
         """Open `data` with the fields of the encoder, decoded as it was trained to."""
         return records.open(data).with_fields(self.fields)
 
+    def with_features(self, dataset: Dataset) -> Dataset:
+        """The dataset with cached features of frozen backbones, if the run was trained on such."""
+        return features_of_run(dataset, self.encoder, self.config, self.device)
+
     def read_partial(self, data: Openable) -> Dataset:
         """Open `data` that may lack whole fields of the encoder.
 
@@ -216,7 +220,7 @@ class Model(HubMixin):
         Returns:
             A vector of each source of each record, with keys and labels.
         """
-        dataset = self.read(data)
+        dataset = self.with_features(self.read(data))
         indices = dataset.split(part) if part else range(len(dataset))
         return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
 
@@ -268,13 +272,8 @@ class Model(HubMixin):
         baseline = self.untrained().encoder if untrained else None
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
-        schedule = self.config["schedule"]  # "remember" is of format 1
-        cached = schedule.get("cache_features", schedule.get("remember"))
-        # Protocols that damage values need them embedded anew, not from the cache.
-        if cached and not changes_records(protocols or ()):
-            dataset = with_cached_features(
-                dataset, self.encoder, self.device, pooled=cached == "mean"
-            )
+        if not changes_records(protocols or ()):
+            dataset = self.with_features(dataset)
         return run_protocols(
             self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options
         )
@@ -295,7 +294,8 @@ class Model(HubMixin):
             options: prune=True to delete the records that `data` no longer has, progress; see
                 `amodal.search.Engine.update`.
         """
-        return self._open_index(path).update(self.read(data), device=self.device, **options)
+        dataset = self.with_features(self.read(data))
+        return self._open_index(path).update(dataset, device=self.device, **options)
 
     def search(
         self,

@@ -62,6 +62,10 @@ def evaluate(
     few: Annotated[
         int | None, arg(help="use this number of labels of each class, over repeated draws")
     ] = None,
+    records: Annotated[
+        int | None,
+        arg(help="use this number of training and of test records at most, drawn at random"),
+    ] = None,
     untrained: Annotated[bool, arg(help="also evaluate the untrained encoder")] = True,
     simple: Annotated[
         bool, arg(help="also evaluate simple features: tf-idf, tiny pictures, lengths, …")
@@ -74,8 +78,9 @@ def evaluate(
 
     if not run:
         raise AmodalError("no run was named: amodal evaluate RUN --data DATA")
-    options: dict[str, Any] = {"simple": simple} | ({} if few is None else {"few": few})
-    options |= {"label": label, "protocols": listed(protocols), "untrained": untrained}
+    options: dict[str, Any] = {"simple": simple, "records": records, "label": label}
+    options |= {"protocols": listed(protocols), "untrained": untrained}
+    options |= {} if few is None else {"few": few}
     report = over_runs([code.open(one).evaluate(data, **options) for one in run])
     show(report.table())
     if json is not None:

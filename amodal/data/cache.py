@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Entry = np.ndarray | BadValue | None
 """A decoded value, the reason why it cannot be read, or None where the record has none."""
 
+MAX_BYTES = 512 * 2**20
+"""Of the decoded values of a dataset, unless a loader is given another limit."""
 OVERHEAD = 128
 """Bytes that Python needs for an array besides its content, about."""
 

@@ -83,13 +83,17 @@ class Dataset:
             None where the record has none. A file is a Path, in object storage its bytes; the cells
             of a table are a dict.
         """
+        cell: Cell = self.cell(i, field)
+        return cell.read_bytes() if isinstance(cell, Remote) else cell
+
+    def cell(self, i: int, field: str) -> Cell:
+        """A value as in `raw`, but a file in object storage is a `Remote`, not read."""
         columns = self.columns[self._field(field)]
         if isinstance(columns, tuple):
             cells = {c: self.reader.get(i, c) for c in columns}
             return cells if any(cell is not None for cell in cells.values()) else None
         cell = self.reader.get(i, columns)
-        cell = self._located(cell, self.fields[field]) if isinstance(cell, str) else cell
-        return cell.read_bytes() if isinstance(cell, Remote) else cell
+        return self._located(cell, self.fields[field]) if isinstance(cell, str) else cell
 
     def value(self, i: int, field: str) -> np.ndarray | None:
         """A decoded value.

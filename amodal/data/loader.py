@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from amodal.core import AmodalError, Batch, Column, Ragged, row_seeds, unknown, views_of
 from amodal.data import order
-from amodal.data.cache import Entry
+from amodal.data.cache import MAX_BYTES, Entry
 from amodal.data.dataset import Dataset
 from amodal.data.groups import GroupSampler
 from amodal.data.mixture import MixtureSampler
@@ -88,7 +88,7 @@ class Loader:
         shuffle: bool = True,
         labels: Sequence[str] = (),
         groups: Sequence[int] | np.ndarray | None = None,
-        cache_bytes: int = 512 * 2**20,
+        cache_bytes: int = MAX_BYTES,
     ) -> None:
         self.dataset, self.indices = dataset, np.asarray(indices, dtype=np.int64)
         self.batch, self.seed, self.start_step, self.shuffle = batch, seed, start_step, shuffle

@@ -20,7 +20,8 @@ from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.evaluate.context import EmbeddedParts, Pair, Run
-from amodal.evaluate.yardsticks import MAX_TRAIN, in_place_of, reduced
+from amodal.evaluate.needed_parts import Choice, ComparedParts
+from amodal.evaluate.yardsticks import MAX_TRAIN, in_place_of, reduced, training_records
 from amodal.inference.embed import device_of
 from amodal.inference.forward_passes import AnyEncoder, Device, eval_mode, sequential_loader
 from amodal.nn.backbones.module import ModuleBackbone
@@ -58,15 +59,19 @@ def has_weights(backbone: nn.Module) -> bool:
     return "@" in backbone.name or not backbone.name.startswith("timm:")
 
 
-class FrozenParts(EmbeddedParts):
-    """Pooled features of backbones of the records and rows of a model's embedded parts.
+class FrozenParts(ComparedParts):
+    """Pooled features of backbones of the records and rows of a model's embedded parts, made when
+    first needed.
 
     Args:
         encoder: Whose backbones.
         fields: Those with a backbone.
-        dataset: Where the records are.
+        dataset: Where the records are; cached features of the backbones are taken.
         rows: Numbers of the training and of the test records.
         embedded: The model's parts.
+        needed: Which of the records protocols read on these features; None for all.
+        pairs: Whether they read the space where fields are compared, which is fitted on training
+            records that no protocol need read.
         seed: Of the choice of training records.
         batch: Records embedded at once.
         device: Where the backbones are, read off their parameters unless set.
@@ -81,33 +86,45 @@ class FrozenParts(EmbeddedParts):
         rows: tuple[np.ndarray, np.ndarray],
         embedded: EmbeddedParts,
         *,
+        needed: Choice | None = None,
+        pairs: bool = True,
         seed: int = 0,
         batch: int = 256,
         device: Device | None = None,
         progress: bool = False,
     ):
-        names = list(fields)
+        super().__init__(self._frozen, embedded, needed)
+        self._encoder, self._fields, self._dataset, self._rows = encoder, [*fields], dataset, rows
+        self._pairs, self._seed = pairs and len(self._fields) > 1, seed
+        self._batch, self._device, self._progress = batch, device, progress
 
-        def make() -> Pair:
-            models = embedded.pair
-            chosen = np.arange(len(models[0]))
-            if len(chosen) > MAX_TRAIN:
-                chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:MAX_TRAIN])
-            numbers = rows[0][chosen], rows[1]
-            with Bar("frozen features", sum(map(len, numbers)), shown=progress) as bar:
-                sides = [
-                    pooled_features(encoder, names, dataset, part, batch, device, bar)
-                    for part in numbers
-                ]
-            columns: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
-            for name in (name for name in names if all(name in side for side in sides)):
-                pair = [side[name] for side in sides]
-                for side, old, x in zip(columns, pair, reduced([vectors_of(c) for c in pair])):
-                    side[name] = Column(x, old.rows)
-            whole = FUSED in models[0].probed() and set(columns[0]) >= set(models[1].sources)
-            return in_place_of(models, columns, chosen, fused=whole, seed=seed)
+    def _frozen(self) -> Pair:
+        models, chosen = self.embedded.pair, self._chosen()
+        numbers = [rows[some] for rows, some in zip(self._rows, chosen)]
+        with Bar("frozen features", sum(map(len, numbers)), shown=self._progress) as bar:
+            sides = [
+                pooled_features(
+                    self._encoder, self._fields, self._dataset, part, self._batch, self._device, bar
+                )
+                for part in numbers
+            ]
+        columns: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
+        for name in (name for name in self._fields if all(name in side for side in sides)):
+            pair = [side[name] for side in sides]
+            for side, old, x in zip(columns, pair, reduced([vectors_of(c) for c in pair])):
+                side[name] = Column(x, old.rows)
+        whole = FUSED in models[0].probed() and set(columns[0]) >= set(models[1].sources)
+        return in_place_of(models, columns, chosen, fused=whole, seed=self._seed)
 
-        super().__init__(make)
+    def _chosen(self) -> tuple[np.ndarray, np.ndarray]:
+        """The training and the test records whose features are made."""
+        train, test = self.masks()
+        most = MAX_TRAIN if self._pairs else int(train.sum())
+        learnt = training_records(train, most, self._seed)
+        # maps of two fields are fitted on records that have both
+        present = [self._dataset.present(name)[self._rows[0][learnt]] for name in self._fields]
+        useful = train[learnt] | (np.sum(present, 0) > 1)
+        return learnt[useful], np.flatnonzero(test)
 
 
 @fast_products()

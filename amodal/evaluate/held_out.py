@@ -11,6 +11,7 @@ from rich.console import Console
 from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.evaluate.context import Run
+from amodal.evaluate.needed_records import sampled
 from amodal.inference.forward_passes import AnyEncoder
 from amodal.train.run_dir import hash_keys
 
@@ -79,6 +80,38 @@ def test_groups(dataset: Dataset, test: np.ndarray) -> np.ndarray | None:
     names = [f"{i}" if cells[i] is None else f"{cells[i]!r}:" for i in test.tolist()]
     group: np.ndarray = np.unique(names, return_inverse=True)[1]
     return group if group.max() + 1 >= MIN_GROUPS else None
+
+
+def subset(
+    train: np.ndarray, test: np.ndarray, records: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Draw at most so many training and test records.
+
+    Args:
+        train: Indices to learn from.
+        test: Indices to test on.
+        records: How many of each at most.
+        seed: Of the draw.
+
+    Returns:
+        Both, ascending, and what a report says about them: nothing where all of them are taken.
+
+    Raises:
+        AmodalError: For fewer than two records.
+    """
+    if records < 2:
+        raise AmodalError(
+            f"records = {records}: at least 2 training and 2 test records are needed. "
+            "Give a larger number, or leave it out for all records."
+        )
+    train_n, test_n = len(train), len(test)
+    train, test = (sampled(part, records, seed) for part in (train, test))
+    about: dict[str, Any] = {"train": len(train), "test": len(test)}
+    if len(train) < train_n or len(test) < test_n:
+        about["subset"] = (
+            f"a subset, drawn with seed {seed}, of {train_n:,} training and {test_n:,} test records"
+        )
+    return train, test, about
 
 
 def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:

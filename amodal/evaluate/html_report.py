@@ -78,6 +78,8 @@ def html_report(report: Report, *, pictures: bool = True) -> str:
     counts = [f"{about[part]:,} {part}" for part in ("train", "test") if part in about]
     if "left_out" in about:
         counts.append(f"{about['left_out']:,} left out that were trained on")
+    if "subset" in about:
+        counts.append(str(about["subset"]))
     if about.get("parts", USUAL_PARTS) != USUAL_PARTS:
         counts.append(f"parts: {about['parts']}")
     _text(body, "p", " · ".join(counts))

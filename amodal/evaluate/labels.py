@@ -92,6 +92,7 @@ def measure(
     seed: int = 0,
     calibrated: bool = False,
     outcomes: bool = False,
+    population: np.ndarray | None = None,
 ) -> dict[Key, list[Row]]:
     """Fit a predictor on labelled vectors and score it on others.
 
@@ -110,6 +111,8 @@ def measure(
         seed: Of the draws.
         calibrated: Whether to score the predictor's `probabilities` (M, classes) too.
         outcomes: Whether rows have an `outcome`, see `Result.outcomes`.
+        population: Rows that the few are drawn from, of which `train` has those that are drawn;
+            None for the rows of `train`.
 
     Returns:
         name -> rows {metric, value, chance, n}. Where labels were drawn, `value` is the mean and
@@ -126,7 +129,9 @@ def measure(
     y_test = test_labels if number else codes(test_labels, classes)
     rows = train.rows.numpy()
     labelled = known(train_labels)[rows]
-    if labelled.sum() < 2:
+    pool = rows if population is None or few is None else np.union1d(population, rows)
+    pool = pool[known(train_labels)[pool]]
+    if len(pool) < 2 or not labelled.any():
         return {}
     x = vectors_of(train)[torch.from_numpy(labelled)].float()
     y, rows = y_train[rows[labelled]], rows[labelled]
@@ -136,7 +141,9 @@ def measure(
         if scored.sum() >= 2:
             usable[name] = column.at(torch.from_numpy(scored))
     results: dict[Key, list[list[Row]]] = {}
-    for picked in _draws(rows, y, len(train_labels), number, few, draws, seed):
+    most_frequent = 0 if number else int(np.bincount(y_train[pool]).argmax())
+    for chosen in [None] if few is None else draws_of(train_labels, pool, few, draws, seed):
+        picked = np.arange(len(rows)) if chosen is None else _positions(rows, pool[chosen])
         predict = fit(x[picked], torch.from_numpy(y[picked]), len(classes))
         for name, column in usable.items():
             truth = y_test[column.rows.numpy()]
@@ -149,36 +156,47 @@ def measure(
                 # `calibrated` is for predictors that have probabilities
                 p = cast(Classifier, predict).probabilities(vectors).double().numpy()
                 counts = np.bincount(y[picked], minlength=len(classes))
-                metrics = classification_rows(truth, guess, int(np.bincount(y).argmax()), p, who)
+                metrics = classification_rows(truth, guess, most_frequent, p, who)
                 metrics += calibration_rows(truth, p, counts)
             else:
-                most = int(np.bincount(y).argmax())
-                metrics = classification_rows(truth, guess, most, who=who)
+                metrics = classification_rows(truth, guess, most_frequent, who=who)
             results.setdefault(name, []).append(metrics)
     return {name: _summary(per_draw, few is not None) for name, per_draw in results.items()}
 
 
-def _draws(
-    rows: np.ndarray,
-    y: np.ndarray,
-    records: int,
-    number: bool,
-    few: int | None,
-    draws: int,
-    seed: int,
+def _positions(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Positions in `rows` of those that are wanted. Both ascend."""
+    return np.flatnonzero(np.isin(rows, wanted, assume_unique=True))
+
+
+def draws_of(
+    labels: np.ndarray, pool: np.ndarray, few: int, draws: int, seed: int
 ) -> list[np.ndarray]:
-    """Indices into `rows`, ascending, for each draw."""
-    if few is None:
-        return [np.arange(len(rows))]
-    groups = (
-        np.searchsorted(np.quantile(y, np.arange(1, BINS) / BINS), y, side="right") if number else y
-    )
+    """Draw few labels of each class, or of each tenth of the range of a number.
+
+    Args:
+        labels: (N,) of all records.
+        pool: (n,) labelled records that are drawn from.
+        few: Labels of each class.
+        draws: How often.
+        seed: Of the draws.
+
+    Returns:
+        Indices into `pool`, ascending, for each draw.
+    """
+    if not len(pool):
+        return []
+    y = labels[pool]
+    if is_number(labels):
+        groups = np.searchsorted(np.quantile(y, np.arange(1, BINS) / BINS), y, side="right")
+    else:
+        groups = codes(y, classes_of(labels))
     picked = []
     for draw in range(draws):
         # one order of all records for every field, so that draws for different fields overlap as
         # far as they can
         order = np.argsort(
-            np.random.default_rng([seed, draw]).permutation(records)[rows], kind="stable"
+            np.random.default_rng([seed, draw]).permutation(len(labels))[pool], kind="stable"
         )
         picked.append(
             np.sort(np.concatenate([order[groups[order] == g][:few] for g in np.unique(groups)]))

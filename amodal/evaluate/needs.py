@@ -42,6 +42,10 @@ class Need:
     def check(self, context: Context) -> None:
         """Raise NotApplicable, with the reason, where the need is not met."""
 
+    def met_by(self, context: Context) -> bool:
+        """Whether it may be met, by what is known before any record is embedded."""
+        return True
+
     def arguments(self, context: Context) -> dict[str, Any]:
         """Values of the parameters in `provides`."""
         return {}
@@ -65,6 +69,9 @@ class Label(Need):
 
     def labels(self, labels: LabelChoice) -> Sequence[str | None]:
         return labels.single or [None]
+
+    def met_by(self, context: Context) -> bool:
+        return self.optional or context.label is not None
 
     def check(self, context: Context) -> None:
         if context.label is None and not self.optional:
@@ -92,6 +99,9 @@ class SurvivalLabel(Need):
     def labels(self, labels: LabelChoice) -> Sequence[str | None]:
         return labels.times or [labels.declared or None]
 
+    def met_by(self, context: Context) -> bool:
+        return context.label is not None
+
     def check(self, context: Context) -> None:
         if context.label is None:
             raise NotApplicable(NO_TIME)
@@ -111,6 +121,9 @@ class TextPrompts(Need):
     provides = frozenset({"text", "embed_text"})
     options = (Option("text", str, ""),)
 
+    def met_by(self, context: Context) -> bool:
+        return bool(context.text_fields())
+
     def check(self, context: Context) -> None:
         if not context.text_fields():
             have = ", ".join(context.encoder.fields if context.encoder is not None else ())
@@ -127,6 +140,9 @@ class Head(Need):
 
     name = "head"
     provides = frozenset({"head"})
+
+    def met_by(self, context: Context) -> bool:
+        return context.head is not None
 
     def check(self, context: Context) -> None:
         if context.head is None:
@@ -155,6 +171,9 @@ class TwoFields(Need):
     """Test records with two fields or more."""
 
     name = "two fields"
+
+    def met_by(self, context: Context) -> bool:
+        return context.dataset is None or len(context.dataset.fields) > 1
 
     def check(self, context: Context) -> None:
         require_two_fields(context.test)

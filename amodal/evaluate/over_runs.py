@@ -14,7 +14,7 @@ from amodal.evaluate.verdict import summary
 from amodal.stats.interval import half_width, mean
 from amodal.stats.paired_bootstrap import Averaged, Drawn, Outcome, Repeated
 
-SAME = ("fingerprint", "train", "test", "parts")
+SAME = ("fingerprint", "train", "test", "parts", "subset")
 """What reports must say alike."""
 
 

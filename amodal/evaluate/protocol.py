@@ -29,6 +29,13 @@ from amodal.core import AmodalError
 from amodal.evaluate import report_table
 from amodal.evaluate.context import Context
 from amodal.evaluate.label_choice import LabelChoice
+from amodal.evaluate.needed_records import (
+    EVERYTHING,
+    Mask,
+    Needed,
+    PartRecords,
+    no_record,
+)
 from amodal.evaluate.needs import Need
 from amodal.evaluate.options import Option, filled, of_dataclass, of_function
 from amodal.evaluate.result import Result
@@ -48,6 +55,11 @@ class Protocol:
             `amodal.evaluate.yardsticks`. It may read the vectors and labels of the context only.
         against_chance: Whether a report's sentence says where it is not above chance, though it
             has no yardstick.
+        compares_fields: Whether it reads the space where fields are compared. That of simple
+            features is fitted on training records, also where the protocol needs none of them.
+        reads_tokens: Whether it reads parts of values, which a cache of mean features lacks.
+        needed: Which training and which test records it reads, see
+            `amodal.evaluate.needed_records`. It sees no vectors of others.
         headlines: The metrics that a table shows, None for the usual ones.
         measure: A plain function (train, test, *, options) -> Result. A protocol without one has
             its own `run`.
@@ -60,6 +72,9 @@ class Protocol:
     rank: ClassVar[int] = 1000
     yardstick: ClassVar[bool] = False
     against_chance: ClassVar[bool] = False
+    compares_fields: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
+    needed: ClassVar[tuple[Needed, Needed]] = EVERYTHING
     headlines: ClassVar[tuple[str, ...] | None] = None
     measure: ClassVar[Callable[..., Result] | None] = None
     Options: ClassVar[type | None] = None
@@ -97,6 +112,26 @@ class Protocol:
         """Raise NotApplicable for the first need that is not met."""
         for need in self.needs:
             need.check(context)
+
+    def may_apply(self, context: Context) -> bool:
+        """Whether its needs may be met, by what is known before any record is embedded."""
+        return all(need.met_by(context) for need in self.needs)
+
+    def needed_records(
+        self, parts: tuple[PartRecords, PartRecords], context: Context
+    ) -> tuple[Mask, Mask]:
+        """The records that it reads; none where it is known not to apply.
+
+        Args:
+            parts: What is known of the training and test records.
+            context: What it will be run on, without embedded records.
+
+        Returns:
+            (N,) bool for the training records, and (M,) bool for the test records.
+        """
+        chosen = self.needed if self.may_apply(context) else (no_record, no_record)
+        train, test = (choose(part, context) for choose, part in zip(chosen, parts))
+        return train, test
 
     def run(self, context: Context) -> Result:
         """Measure.

@@ -73,8 +73,10 @@ def protocol_of_report(name: str) -> Protocol:
 
 
 def changes_records(protocols: Iterable[ProtocolLike]) -> bool:
-    """Whether any of the protocols embeds changed values, so that cached features do not do."""
-    return any(CHANGED_RECORDS in protocol(p).needs for p in protocols)
+    """Whether any of the protocols embeds changed values or parts of values, so that cached
+    features do not do."""
+    chosen = [protocol(p) for p in protocols]
+    return any(CHANGED_RECORDS in one.needs or one.reads_tokens for one in chosen)
 
 
 def check_plugin(plugin: Plugin, value: object) -> None:

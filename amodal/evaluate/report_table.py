@@ -54,6 +54,7 @@ def table(
     """
     parts = [f"{about[p]:,} {p}" for p in ("train", "test") if p in about]
     parts += [f"{about['left_out']:,} left out that were trained on"] if "left_out" in about else []
+    parts += [about["subset"]] if "subset" in about else []
     title = " · ".join(
         [about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])]
     )

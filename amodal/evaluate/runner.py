@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,22 +14,21 @@ from amodal.core import AmodalError, unknown
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.data import open as open_data
-from amodal.evaluate.context import Context, EmbeddedParts, Run
-from amodal.evaluate.frozen import FrozenParts, pretrained_fields
-from amodal.evaluate.held_out import parts, test_groups
+from amodal.evaluate.columns import Columns, ProtocolRun, columns_of
+from amodal.evaluate.context import Context, EmbeddedParts, Pair, Run
+from amodal.evaluate.held_out import parts, subset, test_groups
 from amodal.evaluate.intervals import add_intervals
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needed_records import PartRecords
 from amodal.evaluate.old_names import OLD_OPTIONS
 from amodal.evaluate.over_runs import over_runs
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
 from amodal.evaluate.verdict import summary
-from amodal.evaluate.yardsticks import SimpleParts
-from amodal.inference.embed import Embedded, embed_records, known
+from amodal.inference.embed import known
 from amodal.inference.forward_passes import AnyEncoder, Device
-from amodal.progress import Bar
 from amodal.stats.paired_bootstrap import Bootstrap
 
 
@@ -45,6 +45,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
     simple: bool = True,
+    records: int | None = None,
     **options: Any,
 ) -> Report:
     """Run protocols on records that were not trained on.
@@ -64,6 +65,7 @@ def evaluate(
         progress: Show a bar.
         simple: Measure simple features of the records (tf-idf, tiny pictures, lengths, …) beside
             it, by the protocols that read vectors and labels only.
+        records: Training and test records at most, drawn by `seed`; None for all.
         options: Of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     Returns:
@@ -77,76 +79,36 @@ def evaluate(
     options = {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
     encoder, dataset = _opened(model, dataset)
     labels = LabelChoice.of(dataset, label)
-    chosen = (
-        [protocol(p) for p in protocols]
-        if protocols
-        else [p for p in all_protocols() if p.usual(labels)]
-    )
+    chosen = _chosen(protocols, labels)
     _check_options(chosen, options)
-    train, test, split = parts(model, dataset)
-    _check_parts(dataset, labels, train, test)
-    contexts = []
-    for number, e in enumerate(e for e in (encoder, baseline) if e is not None):
-        title = "embed, untrained" if number else "embed"
-        embedded = _embedded(
-            e, dataset, (train, test), batch=batch, device=device, title=title, progress=progress
-        )
-        contexts.append(
-            Context(embedded, seed=seed, model=model, encoder=e, dataset=dataset, labels=labels)
-        )
-    about = {
-        "data": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "records": len(dataset),
-        **split,
-    }
-    report = Report([], [] if baseline is not None else None, {}, about)
-    made: SimpleParts | None = None
-    yardsticks: dict[str, Context] = {}
-    compared = any(one.yardstick for one in chosen)
-    if simple and compared:
-        report.simple = []
-        made = SimpleParts(
-            encoder.fields,
-            dataset,
-            (train, test),
-            contexts[0].parts,
-            seed=seed,
-            progress=progress,
-        )
-        yardsticks["simple"] = replace(contexts[0], parts=made)
-    holder, frozen = pretrained_fields(model, encoder, baseline)
-    if frozen and compared:
-        report.frozen = []
-        pooled = FrozenParts(
-            holder,
-            frozen,
-            dataset,
-            (train, test),
-            contexts[0].parts,
-            seed=seed,
-            batch=batch,
-            device=device,
-            progress=progress,
-        )
-        yardsticks["frozen"] = replace(contexts[0], parts=pooled)
-    for one in chosen:
-        _run(one, contexts, yardsticks, options, report)
-    if not report.results:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
-        raise AmodalError("nothing could be measured: " + reasons)
-    if contexts[0].parts.made:
-        report.train, report.test = contexts[0].parts.pair
-    if made is not None and made.names:
-        about["simple"] = made.names
+    train, test, about = _split(model, dataset, records, seed)
+    _check_parts(dataset, labels, train, test, records)
+    context = Context(
+        EmbeddedParts(_none),
+        seed=seed,
+        model=model,
+        encoder=encoder,
+        dataset=dataset,
+        labels=labels,
+    )
+    runs = _runs(chosen, context, options)
+    columns = columns_of(
+        encoder,
+        runs,
+        (PartRecords.of(dataset, train), PartRecords.of(dataset, test)),
+        baseline=baseline,
+        simple=simple,
+        seed=seed,
+        batch=batch,
+        device=device,
+        progress=progress,
+    )
+    measured, skipped = _measured(runs, columns)
     bootstrap = None
-    if any(report.outcomes()):
+    if any(outcome is not None for one in measured["trained"] for outcome in one.outcomes):
+        # outcomes are numbered in the whole test part, whichever of its records a protocol reads
         bootstrap = Bootstrap(len(test), seed=seed, group=test_groups(dataset, test))
-        report.bootstrap = bootstrap
-        add_intervals(report, bootstrap)
-    if verdict := summary(report.rows(), report.outcomes(), bootstrap, about.get("simple")):
-        about["summary"] = verdict
-    return report
+    return _report(measured, skipped, about, columns, bootstrap)
 
 
 def evaluate_many(
@@ -184,31 +146,101 @@ def evaluate_many(
     )
 
 
-def _run(
-    one: Protocol,
-    contexts: list[Context],
-    yardsticks: dict[str, Context],
-    options: dict[str, Any],
-    report: Report,
-) -> None:
-    """Add the results of one protocol to the report, for each label that it reads."""
-    labels, filled = contexts[0].labels, one.filled(options)
-    for number, label in enumerate(one.labels(labels)):
+def _split(
+    model: Run | AnyEncoder, dataset: Dataset, records: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The training and the test records, and what a report says about them."""
+    train, test, about = parts(model, dataset)
+    if records is not None:
+        train, test, drawn = subset(train, test, records, seed)
+        about |= drawn
+    data = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset)}
+    return train, test, data | about
+
+
+def _chosen(protocols: Sequence[ProtocolLike] | None, labels: LabelChoice) -> list[Protocol]:
+    if protocols:
+        return [protocol(one) for one in protocols]
+    return [one for one in all_protocols() if one.usual(labels)]
+
+
+def _runs(
+    chosen: Iterable[Protocol], context: Context, options: dict[str, Any]
+) -> list[ProtocolRun]:
+    """Each protocol on each label that it reads."""
+    return [
+        (one, replace(context, label=label, options=one.filled(options), first=not number))
+        for one in chosen
+        for number, label in enumerate(one.labels(context.labels))
+    ]
+
+
+def _none() -> Pair:
+    raise AmodalError("a protocol says which records it needs before any is embedded")
+
+
+def _measured(
+    runs: Sequence[ProtocolRun], columns: Columns
+) -> tuple[dict[str, list[Result]], dict[str, str]]:
+    """Column -> the results of all protocols, and why the others were skipped."""
+    measured: dict[str, list[Result]] = {name: [] for name in columns.names}
+    skipped = {}
+    for one, run in runs:
         try:
-            results = [
-                _result(one, replace(context, label=label, options=filled, first=not number))
-                for context in contexts
-            ]
+            found = _run(one, run, columns)
         except NotApplicable as reason:
-            name = one.name if len(labels.names) < 2 or label is None else f"{one.name} ({label})"
-            report.skipped[name] = str(reason)
+            with_label = len(run.labels.names) > 1 and run.label is not None
+            skipped[f"{one.name} ({run.label})" if with_label else one.name] = str(reason)
             continue
-        report.results.append(results[0])
-        if report.untrained is not None:
-            report.untrained.append(results[1])
-        for column, yardstick in yardsticks.items():
-            context = replace(yardstick, label=label, options=filled, first=not number)
-            getattr(report, column).append(_beside(one, context, results[0]))
+        for name, results in measured.items():
+            results.append(found[name])
+    if not measured["trained"]:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise AmodalError("nothing could be measured: " + reasons)
+    return measured, skipped
+
+
+def _run(one: Protocol, context: Context, columns: Columns) -> dict[str, Result]:
+    """Column -> the result of one protocol and label."""
+    needed = partial(one.needed_records, context=context)
+    trained = _result(one, replace(context, parts=columns.trained.only(needed)))
+    found = {"trained": trained}
+    if (before := columns.untrained) is not None:
+        seen = replace(context, parts=before.only(needed), encoder=before.encoder)
+        found["untrained"] = _result(one, seen)
+    for name, features in columns.yardsticks():
+        found[name] = _beside(one, replace(context, parts=features.only(needed)), trained)
+    return found
+
+
+def _report(
+    measured: dict[str, list[Result]],
+    skipped: dict[str, str],
+    about: dict[str, Any],
+    columns: Columns,
+    bootstrap: Bootstrap | None,
+) -> Report:
+    """A report with its intervals and its sentence."""
+    embedded = columns.trained.pair if columns.trained.made else (None, None)
+    about = about | ({"embedded": columns.trained.counts} if columns.trained.made else {})
+    if columns.simple is not None and columns.simple.names:
+        about["simple"] = columns.simple.names
+    report = Report(
+        measured["trained"],
+        untrained=measured.get("untrained"),
+        skipped=skipped,
+        about=about,
+        train=embedded[0],
+        test=embedded[1],
+        simple=measured.get("simple"),
+        frozen=measured.get("frozen"),
+        bootstrap=bootstrap,
+    )
+    if bootstrap is not None:
+        add_intervals(report, bootstrap)
+    if verdict := summary(report.rows(), report.outcomes(), bootstrap, about.get("simple")):
+        about["summary"] = verdict
+    return report
 
 
 def _beside(one: Protocol, context: Context, trained: Result) -> Result:
@@ -264,15 +296,20 @@ def _opened(model: Run | AnyEncoder, dataset: Any) -> tuple[AnyEncoder, Dataset]
 
 
 def _check_parts(
-    dataset: Dataset, labels: LabelChoice, train: np.ndarray, test: np.ndarray
+    dataset: Dataset,
+    labels: LabelChoice,
+    train: np.ndarray,
+    test: np.ndarray,
+    records: int | None,
 ) -> None:
     """Raise an AmodalError for a named label that no record of one part has."""
+    only = f" among the {records:,} drawn" if records else " (only others have)"
     for name in labels.columns() if labels.named else []:
         for part, rows in (("training", train), ("test", test)):
             if not known(dataset.label(name)[rows]).any():
                 raise AmodalError(
-                    f"no record in the {part} part has the label {name!r} (only others have). "
-                    "Label more records, or choose another label."
+                    f"no record in the {part} part has the label {name!r}{only}. "
+                    f"{'Draw' if records else 'Label'} more records, or choose another label."
                 )
 
 
@@ -283,30 +320,3 @@ def _check_options(chosen: Iterable[Protocol], options: dict[str, Any]) -> None:
             raise unknown(f"option of {', '.join(one.name for one in chosen)}", option, accepted)
     for one in chosen:
         one.filled(options)  # a wrong type is refused before anything is embedded
-
-
-def _embedded(
-    encoder: AnyEncoder,
-    dataset: Dataset,
-    rows: tuple[np.ndarray, np.ndarray],
-    *,
-    title: str,
-    progress: bool,
-    batch: int,
-    device: Device | None,
-) -> EmbeddedParts:
-    """The embedded parts, computed when a protocol needs them."""
-
-    def make() -> tuple[Embedded, Embedded]:
-        with Bar(title, sum(map(len, rows)), shown=progress) as bar:
-
-            def step(by: int) -> None:
-                bar.step("records", by=by)
-
-            train, test = (
-                embed_records(encoder, dataset, part, progress=step, batch=batch, device=device)
-                for part in rows
-            )
-        return train, test
-
-    return EmbeddedParts(make)

@@ -1,9 +1,7 @@
 """The yardstick of simple features: what tf-idf, tiny pixels or lengths get on the same records.
 
 Each field's `Modality.simple_features`, fitted on training records, in the place of an encoder's
-vectors. For retrieval each pair of fields has a space of its own: pairs of columns, or directions
-of a regularised CCA (Vinod 1976), weighted by their correlation on a held-out fifth of the training
-pairs, by which these and the penalty are chosen too.
+vectors. For retrieval each pair of fields has a space of its own, see `amodal.evaluate.pair_maps`.
 """
 
 from __future__ import annotations
@@ -16,39 +14,34 @@ from typing import overload
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from amodal.core import Column, Embeddings
 from amodal.core.column import shared_rows
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.data import Dataset
+from amodal.data.cache import MAX_BYTES, Entry
 from amodal.evaluate.context import EmbeddedParts, Pair
 from amodal.evaluate.labels import NotApplicable
-from amodal.evaluate.protocols.retrieval import ranked
+from amodal.evaluate.needed_parts import Choice, ComparedParts, NeededParts
+from amodal.evaluate.needed_records import Mask
+from amodal.evaluate.pair_maps import pair_maps
 from amodal.inference.embed import Embedded
 from amodal.modalities import BadValue, Modality, NoSimpleFeatures, Raw
 from amodal.progress import Bar
+from amodal.train.cache_features import CachedFeatures
 
 MAX_TRAIN = 20_000
 """Training records that simple features are made of."""
+MIN_TRAIN = 2000
+"""Training records that they are fitted on where protocols read fewer."""
 MAX_WIDTH = 256
 """Dimensions of a field; wider ones are rotated and cut (PCA)."""
 MAX_FITTED = 5000
 """Rows that a rotation is fitted on."""
-MIN_PAIRS = 20
-"""Of training, below which two fields have no common space."""
-MAX_DIRECTIONS = 64
-MATCHED = (1, 4, 16)
-"""Pairs of single columns that are tried as directions."""
-PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
-"""In mean variances of a field."""
-MAX_CORRELATION = 0.995
-RADIUS = 0.5
-"""Typical length of vectors beside the constant 1 that makes cosines compare distances."""
 
 
-class SimpleParts(EmbeddedParts):
+class SimpleParts(ComparedParts):
     """Simple features of the records and rows of a model's embedded parts, made when first needed.
 
     Args:
@@ -56,6 +49,9 @@ class SimpleParts(EmbeddedParts):
         dataset: Where the records are.
         rows: Numbers of the training and of the test records.
         embedded: The model's parts. They say which values can be decoded.
+        needed: Which of the records protocols read on simple features; None for all.
+        pairs: Whether they read the space where fields are compared, which is fitted on training
+            records that no protocol need read.
         seed: Of the choice of training records.
         progress: Show a bar.
 
@@ -70,33 +66,46 @@ class SimpleParts(EmbeddedParts):
         rows: tuple[np.ndarray, np.ndarray],
         embedded: EmbeddedParts,
         *,
+        needed: Choice | None = None,
+        pairs: bool = True,
         seed: int = 0,
         progress: bool = False,
     ):
-        self._reason: str | None = None
+        super().__init__(self._simple, embedded, needed)
         self.names: dict[str, str] = {}
+        self._records = _Records(fields, dataset, rows, embedded)
+        self._pairs, self._seed, self._progress = pairs, seed, progress
+        self._reason: str | None = None
 
-        def make() -> Pair:
-            if self._reason is not None:
-                raise NotApplicable(self._reason)
-            try:
-                models = embedded.pair
-                with Bar("simple features", len(models[1].sources), shown=progress) as bar:
+    def _simple(self) -> Pair:
+        if self._reason is not None:
+            raise NotApplicable(self._reason)
+        try:
+            train, test = self.masks()
+            most = MAX_TRAIN if self._pairs else max(MIN_TRAIN, int(train.sum()))
+            chosen = training_records(train, most, self._seed), np.flatnonzero(test)
+            fields = len(self.embedded.pair[1].sources)
+            with Bar("simple features", fields, shown=self._progress) as bar:
 
-                    def step(field: str, name: str) -> None:
-                        self.names[field] = name
-                        bar.step("fields")
+                def step(field: str, name: str) -> None:
+                    self.names[field] = name
+                    bar.step("fields")
 
-                    return _pair(fields, dataset, rows, models, seed, step)
-            except NotApplicable as reason:
-                self._reason = str(reason)
-                raise
+                return _pair(self._records, chosen, self._seed, step)
+        except NotApplicable as reason:
+            self._reason = str(reason)
+            raise
 
-        super().__init__(make)
+
+def _decoded(dataset: Dataset, field: str) -> Dataset:
+    """The same records, with the values of a field as its modality decodes them."""
+    if isinstance(dataset, CachedFeatures) and field in dataset.stores:
+        return dataset.original
+    return dataset
 
 
 class FieldValues(Sequence[Raw]):
-    """Raw values of one field, read when asked for.
+    """Values of one field, read when asked for. Decoded values are taken from the dataset's cache.
 
     Args:
         dataset: Where they are.
@@ -122,49 +131,118 @@ class FieldValues(Sequence[Raw]):
             return FieldValues(self.dataset, self.field, self.rows[index])
         raw = self.dataset.raw(int(self.rows[index]), self.field)
         if raw is None:
-            raise BadValue(f"{self.field} has no value in record {self.rows[index]}")
+            raise self._gone(self.rows[index])
         return raw
+
+    def take(self, indices: Sequence[int]) -> FieldValues:
+        """The values at `indices`."""
+        return FieldValues(self.dataset, self.field, self.rows[np.asarray(indices, np.int64)])
+
+    def decoded(self, modality: Modality) -> list[np.ndarray]:
+        """See `amodal.modalities.DecodedValues`."""
+        if modality != self.dataset.fields[self.field]:
+            return [modality.decode(raw) for raw in self]
+        values = []
+        for row, entry in zip(self.rows, self._entries()):
+            if isinstance(entry, BadValue):
+                raise entry
+            if entry is None:
+                raise self._gone(row)
+            values.append(entry)
+        return values
+
+    def readable(self) -> np.ndarray:
+        """(n,) bool: which values can be decoded."""
+        return np.array([isinstance(e, np.ndarray) for e in self._entries()], dtype=bool)
+
+    def _entries(self) -> Iterator[Entry]:
+        cache = self.dataset.cache
+        return (cache.get(self.dataset, int(i), self.field, MAX_BYTES) for i in self.rows)
+
+    def _gone(self, row: int) -> BadValue:
+        return BadValue(f"{self.field} has no value in record {row}")
+
+
+@dataclass(frozen=True)
+class _Records:
+    """The records that simple features are made of.
+
+    Args:
+        fields: Of the model.
+        dataset: Where they are.
+        rows: Numbers of the training and of the test records.
+        embedded: The model's parts.
+    """
+
+    fields: Mapping[str, Modality]
+    dataset: Dataset
+    rows: tuple[np.ndarray, np.ndarray]
+    embedded: EmbeddedParts
+
+    def values(self, part: int, name: str, chosen: np.ndarray) -> FieldValues:
+        """The values of a field of some records of a part."""
+        return FieldValues(_decoded(self.dataset, name), name, self.rows[part][chosen])
+
+    def with_value(self, part: int, name: str, chosen: np.ndarray) -> np.ndarray:
+        """Positions in `chosen`, records of a part, of those that have a readable value."""
+        model = self.embedded.pair[part]
+        here = np.isin(chosen, model.aligned[name].rows.numpy())
+        if isinstance(self.embedded, NeededParts) and self.embedded.masks is not None:
+            others = chosen[~self.embedded.masks[part][chosen]]
+            others = others[self.dataset.present(name)[self.rows[part][others]]]
+            values = self.values(part, name, others)
+            here |= np.isin(chosen, others[values.readable()])
+        return np.flatnonzero(here)
+
+
+def training_records(wanted: Mask, most: int, seed: int) -> np.ndarray:
+    """Choose training records that features are made of.
+
+    Args:
+        wanted: (N,) bool, those that are read. Others are taken where these are few.
+        most: How many to take, of at most `MAX_TRAIN`.
+        seed: Of the choice.
+
+    Returns:
+        Their numbers among the N, ascending.
+    """
+    most = min(most, MAX_TRAIN)
+    order = np.arange(len(wanted))
+    if len(wanted) > MAX_TRAIN or not wanted.all():
+        order = np.random.default_rng(seed).permutation(len(wanted))
+    return np.sort(np.concatenate([order[wanted[order]], order[~wanted[order]]])[:most])
 
 
 def _pair(
-    fields: Mapping[str, Modality],
-    dataset: Dataset,
-    rows: tuple[np.ndarray, np.ndarray],
-    models: Pair,
+    records: _Records,
+    chosen: tuple[np.ndarray, np.ndarray],
     seed: int,
     step: Callable[[str, str], object],
 ) -> Pair:
-    train, test = models
-    chosen = np.arange(len(train))
-    if len(train) > MAX_TRAIN:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(train))[:MAX_TRAIN])
+    train, test = records.embedded.pair
     columns: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
     for name in test.sources:
-        if name not in fields or name not in train.aligned:
+        if name not in records.fields or name not in train.aligned:
             continue
-        at_train = np.flatnonzero(np.isin(chosen, train.aligned[name].rows.numpy()))
-        at_test = test.aligned[name].rows.numpy()
-        values = (
-            FieldValues(dataset, name, rows[0][chosen[at_train]]),
-            FieldValues(dataset, name, rows[1][at_test]),
-        )
+        at = [records.with_value(part, name, chosen[part]) for part in (0, 1)]
+        values = [records.values(part, name, chosen[part][at[part]]) for part in (0, 1)]
         try:
-            transform = fields[name].simple_features(values[0])
+            transform = records.fields[name].simple_features(values[0])
             x = reduced([torch.from_numpy(transform(part)) for part in values])
         except (NoSimpleFeatures, BadValue):  # the file of a cached feature may be gone
             continue
-        for side, part, at_rows in zip(columns, x, (at_train, at_test)):
+        for side, part, at_rows in zip(columns, x, at):
             side[name] = Column(part, torch.from_numpy(at_rows.astype(np.int64)))
-        step(name, getattr(transform, "name", fields[name].simple_name))
+        step(name, getattr(transform, "name", records.fields[name].simple_name))
     if not columns[0]:
         raise NotApplicable("no field has simple features")
-    return in_place_of(models, columns, chosen, fused=FUSED in train.probed(), seed=seed)
+    return in_place_of((train, test), columns, chosen, fused=FUSED in train.probed(), seed=seed)
 
 
 def in_place_of(
     models: Pair,
     columns: tuple[dict[str, Column], dict[str, Column]],
-    chosen: np.ndarray,
+    chosen: tuple[np.ndarray, np.ndarray],
     *,
     fused: bool,
     seed: int = 0,
@@ -173,33 +251,50 @@ def in_place_of(
 
     Args:
         models: The model's training and test records.
-        columns: Field -> features of these, by rows of `chosen` and of the test records.
-        chosen: Numbers of the training records that have them.
+        columns: Field -> features of some of these, by rows of `chosen`.
+        chosen: Numbers of the training and of the test records that may have them. In the result
+            columns have the rows of all records, as the model's have.
         fused: Whether there are features of all fields, side by side.
         seed: Of the maps of two fields.
     """
     train, test = models
-    sizes = len(chosen), len(test)
-    flagged = [name for name, column in columns[0].items() if len(column) < len(chosen)]
-    aligned = _aligned(columns, seed)
+    flagged = [name for name, column in columns[0].items() if len(column) < len(chosen[0])]
     made = []
-    for side, space, size in zip(columns, aligned, sizes):
-        probed = side | ({FUSED: _fused(side, size, flagged)} if fused else {})
-        made.append((Embeddings(space, size), Embeddings(probed, size)))
+    for side, space, rows, whole in zip(columns, _aligned(columns, seed), chosen, models):
+        probed = side | ({FUSED: _fused(side, len(rows), flagged)} if fused else {})
+        made.append((_placed(space, rows, len(whole)), _placed(probed, rows, len(whole))))
     return (
-        Embedded(
-            [train.keys[i] for i in chosen.tolist()],
-            *made[0],
-            {name: values[chosen] for name, values in train.labels.items()},
-        ),
-        Embedded(test.keys, *made[1], test.labels, content=test.content),
+        Embedded(train.keys, *made[0], train.labels, population=_population(train, columns[0])),
+        Embedded(test.keys, *made[1], test.labels, content=_content(test, made[1][0])),
     )
 
 
+def _placed(columns: Mapping[str, Column], rows: np.ndarray, size: int) -> Embeddings:
+    """Columns of some records as those of a part of `size` records."""
+    place = torch.from_numpy(rows)
+    return Embeddings({n: Column(c.values, place[c.rows]) for n, c in columns.items()}, size)
+
+
+def _population(train: Embedded, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+    """Rows that have each field, and any of the fields that have such features."""
+    own = {name: rows for name, rows in train.population.items() if name in columns}
+    return own | ({FUSED: np.unique(np.concatenate([*own.values()]))} if own else {})
+
+
+def _content(test: Embedded, columns: Embeddings) -> dict[str, Tensor]:
+    """Which values are equal, of the rows of the columns."""
+    return {
+        name: values[torch.isin(test.aligned[name].rows, columns[name].rows)]
+        for name, values in test.content.items()
+        if name in columns
+    }
+
+
 def reduced(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Training and test features of at most `MAX_WIDTH` dimensions and a typical length of 1."""
+    """Training and test features of a typical length of 1, and of at most `MAX_WIDTH` dimensions
+    where there are enough rows to choose these."""
     train = parts[0]
-    if train.shape[1] > MAX_WIDTH and len(train) > 1:
+    if train.shape[1] > MAX_WIDTH and len(train) > MAX_WIDTH:
         some = train[torch.linspace(0, len(train) - 1, min(len(train), MAX_FITTED)).long()].double()
         centred = some - some.mean(0)
         v = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -MAX_WIDTH:].float()
@@ -259,113 +354,3 @@ def _aligned(
         for part, side in zip(columns, blocks)
     )
     return train, test
-
-
-@dataclass(frozen=True)
-class Map:
-    """Of one field into the space of two.
-
-    Args:
-        mean: (F,)
-        w: (F, D)
-        constant: A further coordinate: 0, or 1 so that cosines compare distances.
-    """
-
-    mean: Tensor
-    w: Tensor
-    constant: float
-
-    @property
-    def width(self) -> int:
-        """D, with the constant."""
-        return self.w.shape[1] + 1
-
-    def __call__(self, x_NF: Tensor) -> Tensor:
-        """(N, D + 1) unit vectors, or zeros where the two fields share nothing."""
-        z = (x_NF.double() - self.mean) @ self.w
-        last = torch.full((len(z), 1), self.constant, dtype=z.dtype)
-        return normalize(torch.cat([z, last], 1), dim=1).float()
-
-
-def pair_maps(a_NF: Tensor, b_NG: Tensor, seed: int = 0) -> tuple[Map, Map]:
-    """Fit maps of two fields into a common space.
-
-    Args:
-        a_NF: Features of the first field.
-        b_NG: Of the second field of the same records.
-        seed: Of the held-out fifth.
-
-    Returns:
-        A map for each.
-    """
-    a, b = a_NF.double(), b_NG.double()
-    none = tuple(Map(x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], 1), 0.0) for x in (a, b))
-    if len(a) < MIN_PAIRS:
-        return none[0], none[1]
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(a)))
-    held, fit = order[: len(a) // 5], order[len(a) // 5 :]
-    means = a[fit].mean(0), b[fit].mean(0)
-    x, y = a[fit] - means[0], b[fit] - means[1]
-    best, chosen = 0.0, (none[0], none[1])
-    for w_a, w_b in itertools.chain(_columns(x, y), _canonical(x, y)):
-        w_a, w_b = (w / (z @ w).std(0).clamp_min(1e-9) for z, w in ((x, w_a), (y, w_b)))
-        weight = _weights((a[held] - means[0]) @ w_a, (b[held] - means[1]) @ w_b)
-        if not weight.any():
-            continue
-        scale = RADIUS / weight.sum().sqrt()
-        for constant in (0.0, 1.0):
-            maps = (
-                Map(means[0], w_a * weight.sqrt() * scale, constant),
-                Map(means[1], w_b * weight.sqrt() * scale, constant),
-            )
-            score = _mean_reciprocal_rank(maps[0](a[held]), maps[1](b[held]))
-            if score > best:
-                best, chosen = score, maps
-    return chosen
-
-
-def _columns(x_NF: Tensor, y_NG: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of one column each that correlate most, such as two durations.
-
-    Canonical directions are never as clean where columns without a counterpart are many.
-    """
-    x, y = (z / z.std(0).clamp_min(1e-9) for z in (x_NF, y_NG))
-    correlation = x.T @ y / len(x)
-    left, columns = correlation.abs(), list[tuple[int, int]]()
-    for _ in range(min(max(MATCHED), *left.shape)):
-        i, j = divmod(int(left.argmax()), left.shape[1])
-        left[i], left[:, j] = -1.0, -1.0
-        columns.append((i, j))
-    for most in MATCHED:
-        w_a, w_b = (z.new_zeros(z.shape[1], len(columns[:most])) for z in (x, y))
-        for d, (i, j) in enumerate(columns[:most]):
-            w_a[i, d], w_b[j, d] = 1.0, 1.0 if correlation[i, j] > 0 else -1.0
-        yield w_a, w_b
-
-
-def _canonical(x_NF: Tensor, y_NG: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Directions of a CCA for each penalty."""
-    (e_a, v_a), (e_b, v_b) = (torch.linalg.eigh(z.T @ z / len(z)) for z in (x_NF, y_NG))
-    cross = v_a.T @ (x_NF.T @ y_NG / len(x_NF)) @ v_b
-    for penalty in PENALTIES:
-        r_a, r_b = ((e.clamp_min(0) + penalty * e.mean() + 1e-12).rsqrt() for e in (e_a, e_b))
-        u, _, vh = torch.linalg.svd(r_a[:, None] * cross * r_b, full_matrices=False)
-        w_a = v_a @ (r_a[:, None] * u[:, :MAX_DIRECTIONS])
-        yield w_a, v_b @ (r_b[:, None] * vh[:MAX_DIRECTIONS].T)
-
-
-def _weights(a_ND: Tensor, b_ND: Tensor) -> Tensor:
-    """(D,) weights of squared distances: the log ratio of the densities of pairs and of others.
-
-    Directions whose correlation is within the error of these few pairs get 0.
-    """
-    a, b = ((z - z.mean(0)) / z.std(0).clamp_min(1e-9) for z in (a_ND, b_ND))
-    r = (a * b).mean(0).clamp(0, MAX_CORRELATION)
-    r = torch.where(r > len(a) ** -0.5, r, 0)
-    return r / (1 - r.square())
-
-
-def _mean_reciprocal_rank(a_ND: Tensor, b_ND: Tensor) -> float:
-    most = slice(0, 1000)
-    values = [ranked(q[most], g[most], recall_at=(1,)) for q, g in ((a_ND, b_ND), (b_ND, a_ND))]
-    return sum(float(row["value"]) for rows in values for row in rows if row["metric"] == "MRR")

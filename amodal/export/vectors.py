@@ -83,7 +83,7 @@ def write_vectors(
             f"{out} is there already and holds no vectors of amodal; choose another name, or "
             "remove it first"
         )
-    dataset = model.read(data)
+    dataset = model.with_features(model.read(data))
     if not len(dataset):
         raise AmodalError(f"{dataset.name!r} has no records to embed")
     rank, _ = distributed.start()

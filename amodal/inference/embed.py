@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class Embedded:
             without an encoder.
         abs_cosine: Whether the aligned space is compared by |cosine|, as a vector and its opposite
             mean the same there (`Encoder.similarity`).
+        population: Source, or `fused` -> (n,) the rows that have it, embedded or not. A source that
+            is not in it has those that are embedded.
     """
 
     keys: list[str]
@@ -58,6 +60,7 @@ class Embedded:
     bad: list[Bad] = field(default_factory=list)
     perturbed_forward: PerturbedForward | None = None
     abs_cosine: bool = False
+    population: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -81,6 +84,30 @@ class Embedded:
         for name in names:
             self.aligned[name]  # raises for a name that is none
         return self.re_fuse(names) if self.re_fuse is not None else self.aligned.fused(names)
+
+    def only(self, rows: np.ndarray) -> Embedded:
+        """The same N records, of which some have no vectors.
+
+        Args:
+            rows: (N,) bool, which of them have their vectors.
+        """
+        if rows.all():
+            return self
+
+        def part(column: Column) -> Column:
+            return column.at(torch.from_numpy(rows[column.rows.numpy()]))
+
+        re_fuse = self.re_fuse
+        return replace(
+            self,
+            aligned=_mapped(self.aligned, part, len(self)),
+            features=_mapped(self.features, part, len(self)),
+            re_fuse=None if re_fuse is None else lambda names: part(re_fuse(names)),
+            content={
+                source: values[torch.from_numpy(rows[self.aligned[source].rows.numpy()])]
+                for source, values in self.content.items()
+            },
+        )
 
     def label(self, name: str) -> np.ndarray:
         """(N,) labels.
@@ -109,6 +136,12 @@ class Embedded:
         if FUSED in self.features:
             return columns | {FUSED: self.features[FUSED]}
         return columns | ({FUSED: self.aligned.fused()} if len(columns) > 1 else {})
+
+
+def _mapped(embeddings: Embeddings, change: Callable[[Column], Column], size: int) -> Embeddings:
+    """Embeddings of `size` rows with other columns."""
+    columns = {source: change(column) for source, column in embeddings.columns.items()}
+    return embeddings.with_columns(columns, size)
 
 
 def known(labels: np.ndarray) -> np.ndarray:
@@ -141,6 +174,7 @@ def embed_records(
     device: Device | None = None,
     progress: Callable[[int], object] | None = None,
     labels: bool = True,
+    only: np.ndarray | None = None,
 ) -> Embedded:
     """Embed records in evaluation mode. The encoder's mode is restored afterwards.
 
@@ -152,12 +186,14 @@ def embed_records(
         device: Where the encoder is, read off its parameters unless set.
         progress: Called with the number of records just done.
         labels: Whether to take the labels along.
+        only: (N,) bool with one at least, which of them to embed; the others have no vectors.
 
     Returns:
         The records, with vectors as float32 on the CPU.
     """
     indices = np.asarray(list(indices), dtype=np.int64)
-    loader = sequential_loader(dataset, indices, batch)
+    chosen = np.arange(len(indices)) if only is None else np.flatnonzero(only)
+    loader = sequential_loader(dataset, indices[chosen], batch)
     device = device_of(encoder) if device is None else device
     features, aligned, content = [], [], dict[str, list[Tensor]]()
     with eval_mode(encoder):
@@ -169,16 +205,21 @@ def embed_records(
             features.append(to_cpu(features_))
             if progress is not None:
                 progress(part.size)
-    spaces = Embeddings.stack(aligned), Embeddings.stack(features)
+    place = torch.from_numpy(chosen)
+
+    def placed(column: Column) -> Column:
+        return Column(column.values, place[column.rows])
+
+    stacked = Embeddings.stack(aligned), Embeddings.stack(features)
+    spaces = [_mapped(space, placed, len(indices)) for space in stacked]
     joint = any(FUSED in space for space in spaces)
+    re_fuse = re_fuser(encoder, dataset, indices[chosen], batch, device)
     return Embedded(
         keys=[dataset.keys[i] for i in indices.tolist()],
         aligned=spaces[0],
         features=spaces[1],
         labels={name: dataset.label(name)[indices] for name in dataset.labels} if labels else {},
-        re_fuse=(
-            re_fuser(encoder, dataset, indices, batch, device) if FUSED in spaces[0] else None
-        ),
+        re_fuse=(lambda names: placed(re_fuse(names))) if FUSED in spaces[0] else None,
         content={source: torch.cat(parts) for source, parts in content.items()},
         bad=loader.bad,
         perturbed_forward=PerturbedForward(encoder, dataset, indices, batch, device, joint),

@@ -22,6 +22,7 @@ from amodal.data import Dataset, Loader
 from amodal.modalities import Modality
 from amodal.nn.encoder import Encoder
 from amodal.nn.ensemble import Ensemble
+from amodal.train.cache_features import CachedFeatures
 
 AnyEncoder = Encoder | Ensemble
 """What embeds batches."""
@@ -52,6 +53,8 @@ def sequential_loader(dataset: Dataset, indices: Sequence[int] | np.ndarray, bat
         indices: (N,) which records.
         batch: Rows of a batch; the last one may be shorter.
     """
+    if isinstance(dataset, CachedFeatures):
+        dataset = dataset.reading(indices)
     with _no_warnings():
         return Loader(dataset, indices, batch=batch, shuffle=False)
 

@@ -17,6 +17,7 @@ from amodal.core.registry import Plugin
 from amodal.modalities.shared.base import (
     VIEWS,
     BadValue,
+    DecodedValues,
     Modality,
     NoSimpleFeatures,
     Raw,
@@ -28,6 +29,7 @@ from amodal.modalities.shared.guess import guess, guess_column, guess_texts, suf
 __all__ = [
     "VIEWS",
     "BadValue",
+    "DecodedValues",
     "Modality",
     "NoSimpleFeatures",
     "Raw",

@@ -289,7 +289,7 @@ class Audio(Modality):
         """Log duration, energy, log-mel bands, cepstral coefficients; see `simple.sounds`."""
 
         def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
-            return _simple.sounds([self.decode(raw) for raw in raws], self.rate)
+            return _simple.sounds(self.decode_all(raws), self.rate)
 
         return _simple.fitted(groups, train)
 

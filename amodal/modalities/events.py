@@ -319,7 +319,7 @@ class Events(Modality):
         sizes = self.cells().num_codes()[: len(self.columns)]
 
         def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
-            values = [self.decode(raw) for raw in raws]
+            values = self.decode_all(raws)
             times = [value[:, 0].astype(np.float64) / self.step for value in values]
             return _simple.events(times, [value[:, 1:] for value in values], sizes)
 

@@ -294,7 +294,7 @@ class Image(Modality):
         """12 x 12 pixels, colours, and orientations of gradients; see `simple.pixels`."""
 
         def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
-            return _simple.pixels(self.collate([self.decode(raw) for raw in raws]), *self.scale())
+            return _simple.pixels(self.collate(self.decode_all(raws)), *self.scale())
 
         return _simple.fitted(groups, train, by_column=False)
 

@@ -260,7 +260,7 @@ class Sequence(Modality):
         """Length and frequencies of k-mers; see `simple.kmers`."""
 
         def groups(raws: abc.Sequence[Raw]) -> list[_simple.Array]:
-            return _simple.kmers([self.decode(raw) for raw in raws], len(self.alphabet))
+            return _simple.kmers(self.decode_all(raws), len(self.alphabet))
 
         return _simple.fitted(groups, train, by_column=False)
 

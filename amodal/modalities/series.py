@@ -253,8 +253,8 @@ class Series(Modality):
         """MiniRocket's where a library has them (`rocket`), else length, moments, quantiles,
         autocorrelations, changes and spectrum (`simple.series`)."""
         if (model := _rocket.transformer()) is not None:
-            return _rocket.rocket(self.decode, train, model)
-        return _simple.fitted(lambda raws: _simple.series([self.decode(r) for r in raws]), train)
+            return _rocket.rocket(self.decode_all, train, model)
+        return _simple.fitted(lambda raws: _simple.series(self.decode_all(raws)), train)
 
     def queries(self, value: Any) -> list[Raw]:
         return super().queries(from_json(value))

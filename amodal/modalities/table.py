@@ -310,8 +310,8 @@ class Table(Modality):
         """Standardised numbers, flags of missing ones, one-hot codes; see `simple.table`."""
         if not len(train):
             raise NoSimpleFeatures("there is no row to fit simple features on")
-        fit = _simple.table([self.decode(raw) for raw in train], self.num_codes())
-        return lambda raws: fit([self.decode(raw) for raw in raws])
+        fit = _simple.table(self.decode_all(train), self.num_codes())
+        return lambda raws: fit(self.decode_all(raws))
 
     def queries(self, value: Any) -> list[Raw]:
         """A list of texts is one row."""

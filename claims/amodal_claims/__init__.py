@@ -18,11 +18,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from amodal.core import AmodalError, unknown
 from amodal_claims._verdict import Comparison, Finding, judge
+
+if TYPE_CHECKING:
+    from amodal.data import Dataset
 
 __all__ = ["Comparison", "Finding", "Record", "claim", "names", "recorded"]
 
@@ -38,11 +42,11 @@ VERDICTS = (
 class Record:
     """What the ledger keeps: the entry as it is written, and its findings."""
 
-    entry: dict
+    entry: dict[str, Any]
 
     @property
     def verdict(self) -> str:
-        return self.entry["verdict"]
+        return str(self.entry["verdict"])
 
     def table(self) -> Table:
         table = Table(
@@ -151,21 +155,22 @@ def _one_thread() -> None:
 
 
 def _measure(key: str, seed: int, data: str) -> dict[str, float]:
-    return page(key).measure(seed, _open(data))
+    measured: dict[str, float] = page(key).measure(seed, _open(data))
+    return measured
 
 
-def _open(data: str):
+def _open(data: str) -> Dataset:
     from amodal.data import open as open_data
 
     return open_data(data)
 
 
-def _data_of(data: str) -> dict:
+def _data_of(data: str) -> dict[str, Any]:
     dataset = _open(data)
     return {"name": dataset.name, "records": len(dataset), "fingerprint": dataset.fingerprint}
 
 
-def _surroundings() -> dict:
+def _surroundings() -> dict[str, Any]:
     import platform
 
     import amodal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from amodal.stats.interval import half_width, mean
 
@@ -38,7 +39,7 @@ class Finding:
     interval: tuple[float, float]
     verdict: str
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         rounded = {k: round(v, 5) for k, v in asdict(self).items() if isinstance(v, float)}
         return asdict(self) | rounded | {"interval": [round(v, 5) for v in self.interval]}
 

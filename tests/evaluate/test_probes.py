@@ -132,7 +132,7 @@ def test_few_labels_are_drawn_per_class_and_give_an_interval():
     assert few.rows == linear(train, test, label="kind", few=2, draws=4).rows, "draws are seeded"
     assert few.spec["few"] == 2 and few.spec["draws"] == 4
     y = np.repeat([0, 1, 2], [50, 3, 47])
-    for picked in _labels._draws(np.arange(100), y, 100, False, 5, 3, 0):
+    for picked in _labels.draws_of(np.array(["a", "b", "c"])[y], np.arange(100), 5, 3, 0):
         assert np.bincount(y[picked]).tolist() == [5, 3, 5]
     with pytest.raises(AmodalError, match="few = 0"):
         linear(train, test, label="kind", few=0)

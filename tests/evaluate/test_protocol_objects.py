@@ -24,6 +24,7 @@ from amodal.evaluate import (
     Result,
     changes_records,
     evaluate,
+    needed_parts,
     protocol,
     protocol_names,
 )
@@ -167,7 +168,7 @@ def test_nothing_is_embedded_for_protocols_that_read_no_vectors(records, monkeyp
             }
             return Result(self.name, {}, [row])
 
-    monkeypatch.setattr(runner_module, "embed_records", None)
+    monkeypatch.setattr(needed_parts, "embed_records", None)
     torch.manual_seed(0)
     encoder = amodal.Encoder(records.fields, size="nano")
     report = evaluate(encoder, records, protocols=[Named()], baseline=encoder, progress=False)

@@ -93,5 +93,5 @@ def test_without_a_library_statistics_are_used_and_said(without):
 def test_short_series_are_stretched_and_empty_ones_are_zero(library):
     values = [np.ones((t, 1), np.float32) for t in (0, 1, 2, 3, 4)] * 4
     model = rocket.transformer()
-    transform = rocket.rocket(lambda value: value, values, model)
+    transform = rocket.rocket(lambda values: values, values, model)
     assert model.steps == rocket.MIN_STEPS and np.isfinite(transform(values)).all()

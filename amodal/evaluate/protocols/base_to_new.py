@@ -14,6 +14,7 @@ from torch import Tensor
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.evaluate.base_and_new import base_to_new as halves
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needed_records import labelled, no_record
 from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.zero_shot import TEMPLATES, likeness
@@ -81,7 +82,7 @@ def base_to_new(
 class BaseToNew(Protocol):
     """Accuracy on classes that a run was adapted to, and on others."""
 
-    name, needs = "base_to_new", (LABEL, TEXT_PROMPTS)
+    name, needs, needed = "base_to_new", (LABEL, TEXT_PROMPTS), (no_record, labelled)
     default = False
     measure = staticmethod(base_to_new)
 

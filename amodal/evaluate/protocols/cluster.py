@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 from amodal.core import Column, unknown
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.labels import NotApplicable, is_number
+from amodal.evaluate.needed_records import labelled, no_record
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -113,7 +114,7 @@ def cluster(
 class Cluster(Protocol):
     """Clusters against classes."""
 
-    name, needs = "cluster", (LABEL,)
+    name, needs, needed = "cluster", (LABEL,), (no_record, labelled)
     rank = 50
     measure = staticmethod(cluster)
 

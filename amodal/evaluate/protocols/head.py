@@ -13,6 +13,7 @@ import torch
 from amodal.core import Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data.loader import class_numbers
+from amodal.evaluate.context import Context
 from amodal.evaluate.labels import (
     NotApplicable,
     calibration_rows,
@@ -20,6 +21,7 @@ from amodal.evaluate.labels import (
     codes,
     regression_rows,
 )
+from amodal.evaluate.needed_records import Mask, PartRecords, no_record
 from amodal.evaluate.needs import HEAD, NO_HEAD
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -120,10 +122,17 @@ def scores_of(
     return [{"metric": "concordance", "value": value, "chance": 0.5, "n": len(rows)}]
 
 
+def labelled_by_targets(part: PartRecords, context: Context) -> Mask:
+    """Those with a label that the head predicts."""
+    targets = context.head.targets if context.head is not None else ()
+    masks = [part.labelled(",".join(target.labels)) for target in targets]
+    return np.any(masks, 0) if masks else no_record(part, context)
+
+
 class HeadOfRun(Protocol):
     """The head that the run learnt."""
 
-    name, needs = "head", (HEAD,)
+    name, needs, needed = "head", (HEAD,), (no_record, labelled_by_targets)
     rank = 10
     measure = staticmethod(head)
 

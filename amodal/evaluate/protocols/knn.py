@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.needed_records import drawn, labelled
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -71,6 +72,7 @@ def knn(
             draws=draws,
             seed=seed,
             outcomes=True,
+            population=train.population.get(source),
         )
         rows += [{"source": source, **row} for row in scores.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed) | {
@@ -137,7 +139,7 @@ def neighbours(
 class Knn(Protocol):
     """Weighted nearest neighbours."""
 
-    name, needs = "knn", (LABEL,)
+    name, needs, needed = "knn", (LABEL,), (drawn, labelled)
     rank = 20
     yardstick = True
     measure = staticmethod(knn)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.needed_records import drawn, labelled
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -62,6 +63,7 @@ def linear(
             seed=seed,
             calibrated=True,
             outcomes=True,
+            population=train.population.get(source),
         )
         rows += [{"source": source, **row} for row in scores.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed)
@@ -139,7 +141,7 @@ def ridge(x_ND: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
 class Linear(Protocol):
     """The linear probe."""
 
-    name, needs = "linear", (LABEL,)
+    name, needs, needed = "linear", (LABEL,), (drawn, labelled)
     rank = 30
     yardstick = True
     measure = staticmethod(linear)

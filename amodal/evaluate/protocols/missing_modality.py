@@ -16,9 +16,11 @@ from typing import Any
 
 from amodal.core import Column
 from amodal.core.column import shared_rows
+from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.context import Context
 from amodal.evaluate.labels import Fit, NotApplicable, label_spec, measure
+from amodal.evaluate.needed_records import drawn, every_record
 from amodal.evaluate.needs import OPTIONAL_LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.knn import neighbours
@@ -128,6 +130,7 @@ def _probed(
             few=few,
             draws=draws,
             seed=seed,
+            population=train.population.get(FUSED),
         )
         for names in columns:
             for alone, full in zip(found.get(("alone", names), []), found.get(("full", names), [])):
@@ -168,6 +171,7 @@ class MissingModality(Protocol):
     """Every subset of fields at test time."""
 
     name, needs = "missing_modality", (OPTIONAL_LABEL, TWO_FIELDS)
+    needed = (drawn, every_record)
     rank = 80
     measure = staticmethod(missing_modality)
 

@@ -23,6 +23,7 @@ from amodal.core import Column
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.base_and_new import harmonic_mean
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number
+from amodal.evaluate.needed_records import labelled
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -175,7 +176,7 @@ def _rows(scores: dict[str, tuple[Means, Means, int]]) -> list[Row]:
 class OpenSet(Protocol):
     """Names of records of seen and of unseen classes."""
 
-    name, needs = "open_set", (LABEL,)
+    name, needs, needed = "open_set", (LABEL,), (labelled, labelled)
     rank = 100
     measure = staticmethod(open_set)
 

@@ -20,6 +20,7 @@ from amodal.core.column import shared_rows
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needed_records import every_record, no_record
 from amodal.evaluate.needs import TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -247,7 +248,8 @@ def chance_of(sizes: np.ndarray, n: int, recall_at: Sequence[int]) -> dict[str, 
 class Retrieval(Protocol):
     """Records of one field retrieved by another."""
 
-    name, needs = "retrieval", (TWO_FIELDS,)
+    name, needs, needed = "retrieval", (TWO_FIELDS,), (no_record, every_record)
+    compares_fields = True
     rank = 60
     yardstick = True
     measure = staticmethod(retrieval)

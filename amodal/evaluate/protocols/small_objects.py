@@ -35,6 +35,7 @@ from amodal.core import AmodalError, Column, Ragged, unknown
 from amodal.core.column import both
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needed_records import every_record, no_record
 from amodal.evaluate.object_sizes import areas, bins_of, number_of
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.retrieval import chance_of
@@ -341,7 +342,8 @@ def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int)
 class SmallObjects(Protocol):
     """Small objects in pictures, found by words."""
 
-    name = "small_objects"
+    name, needed = "small_objects", (no_record, every_record)
+    reads_tokens = True
     default = False
     measure = staticmethod(small_objects)
     headlines = ("recall@1", "recall@1 gained")

@@ -22,6 +22,7 @@ from amodal.core.embeddings import vectors as vectors_of
 from amodal.data.loader import class_numbers
 from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needed_records import labelled
 from amodal.evaluate.needs import NO_TIME, SURVIVAL_LABEL
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -248,7 +249,7 @@ def _rows(
 class Survival(Protocol):
     """A time until an event, predicted from frozen features."""
 
-    name, needs = "survival", (SURVIVAL_LABEL,)
+    name, needs, needed = "survival", (SURVIVAL_LABEL,), (labelled, labelled)
     rank = 40
     yardstick = True
     measure = staticmethod(survival)

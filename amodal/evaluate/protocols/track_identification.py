@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.labels import NotApplicable, codes, is_number
+from amodal.evaluate.needed_records import labelled_by, no_record
 from amodal.evaluate.needs import TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -138,6 +139,7 @@ class TrackIdentification(Protocol):
     """Tracks identified by votes of their parts."""
 
     name, needs = "track_identification", (TWO_FIELDS,)
+    needed = (no_record, labelled_by("whole"))
     rank = 110
     measure = staticmethod(track_identification)
 

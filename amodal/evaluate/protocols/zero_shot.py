@@ -18,6 +18,7 @@ from amodal.core import AmodalError
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.knowledge_prompts import Knowledge, knowledge_prompts
 from amodal.evaluate.labels import NotApplicable, classes_of, classification_rows, codes, is_number
+from amodal.evaluate.needed_records import labelled, no_record
 from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -149,7 +150,7 @@ def _labelled(test: Embedded, source: str, label: str) -> np.ndarray:
 class ZeroShot(Protocol):
     """Classes named by words."""
 
-    name, needs = "zero_shot", (LABEL, TEXT_PROMPTS)
+    name, needs, needed = "zero_shot", (LABEL, TEXT_PROMPTS), (no_record, labelled)
     rank = 70
     against_chance = True
     measure = staticmethod(zero_shot)

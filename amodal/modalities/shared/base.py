@@ -53,6 +53,19 @@ FILE: Schema = {
 """The bytes of a file in JSON."""
 
 
+@runtime_checkable
+class DecodedValues(Protocol):
+    """A sequence of raw values that are decoded already, or need not be decoded twice."""
+
+    def decoded(self, modality: Modality) -> list[np.ndarray]:
+        """What `modality.decode` makes of each."""
+        ...
+
+    def take(self, indices: Sequence[int]) -> Sequence[Raw]:
+        """The values at `indices`."""
+        ...
+
+
 class BadValue(AmodalError):
     """A value that cannot be decoded. The text is the reason, short enough for a table."""
 
@@ -212,6 +225,16 @@ class Modality(Corruptible, ABC):
     def attributes(self) -> dict[str, Attribute]:
         """Properties of a value, by name."""
         return {}
+
+    def decode_all(self, raws: Sequence[Raw]) -> list[np.ndarray]:
+        """Decode raw values, unless `raws` are `DecodedValues`.
+
+        Raises:
+            BadValue: a value cannot be decoded.
+        """
+        if isinstance(raws, DecodedValues):
+            return raws.decoded(self)
+        return [self.decode(raw) for raw in raws]
 
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
         """Features without a network, the yardstick of learned ones.

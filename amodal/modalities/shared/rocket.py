@@ -63,12 +63,14 @@ def transformer() -> Transformer | None:
 
 
 def rocket(
-    decode: Callable[[Raw], npt.NDArray[np.float32]], train: Sequence[Raw], model: Transformer
+    decode_all: Callable[[Sequence[Raw]], Sequence[npt.NDArray[np.float32]]],
+    train: Sequence[Raw],
+    model: Transformer,
 ) -> Rocket:
     """MiniRocket's features, and the log length.
 
     Args:
-        decode: Raw value -> (t, C), NaN where a sample is missing.
+        decode_all: Raw values -> (t, C) of each, NaN where a sample is missing.
         train: Raw values to fit to.
         model: MiniRocket, not fitted.
 
@@ -76,14 +78,14 @@ def rocket(
         NoSimpleFeatures: There is no value to fit on.
         BadValue: A value cannot be decoded.
     """
-    values = [decode(raw) for raw in sample(train)]
-    if not values:
+    values = decode_all(sample(train))
+    if not len(values):
         raise NoSimpleFeatures("there is no value to fit simple features on")
     steps = int(np.clip(np.median([len(value) for value in values]), MIN_STEPS, MAX_STEPS))
     model.fit(_of_length(values, steps))
 
     def groups(raws: Sequence[Raw]) -> list[npt.NDArray[np.float64]]:
-        decoded = [decode(raw) for raw in raws]
+        decoded = decode_all(raws)
         length = np.log([[max(len(value), 1)] for value in decoded])
         features = np.asarray(model.transform(_of_length(decoded, steps)), dtype=np.float64)
         return [length, features]

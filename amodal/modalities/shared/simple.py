@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from amodal.core import Ragged
-from amodal.modalities.shared.base import NoSimpleFeatures, Raw, SimpleFeatures
+from amodal.modalities.shared.base import DecodedValues, NoSimpleFeatures, Raw, SimpleFeatures
 
 Array = npt.NDArray[np.float64]
 Groups = Callable[[Sequence[Raw]], list[Array]]
@@ -41,11 +41,12 @@ MAX_KMERS = 512
 MAX_WORDS, MAX_NGRAMS, MAX_COMPONENTS, MAX_DECOMPOSED = 20_000, 20_000, 256, 5000
 
 
-def sample(values: Sequence[Raw], most: int = MAX_FITTED) -> list[Raw]:
+def sample(values: Sequence[Raw], most: int = MAX_FITTED) -> Sequence[Raw]:
     """At most so many of some values, evenly spaced."""
     if len(values) <= most:
-        return [values[i] for i in range(len(values))]
-    return [values[int(i)] for i in np.linspace(0, len(values) - 1, most).round()]
+        return values
+    chosen = [int(i) for i in np.linspace(0, len(values) - 1, most).round()]
+    return values.take(chosen) if isinstance(values, DecodedValues) else [values[i] for i in chosen]
 
 
 def fitted(groups: Groups, train: Sequence[Raw], *, by_column: bool = True) -> SimpleFeatures:
@@ -64,7 +65,7 @@ def fitted(groups: Groups, train: Sequence[Raw], *, by_column: bool = True) -> S
         BadValue: A value cannot be decoded.
     """
     chosen = sample(train)
-    if not chosen:
+    if not len(chosen):
         raise NoSimpleFeatures("there is no value to fit simple features on")
     measured = _chunked(groups, chosen)
     means = [group.mean(0) for group in measured]
@@ -93,7 +94,7 @@ def fitted(groups: Groups, train: Sequence[Raw], *, by_column: bool = True) -> S
 def _chunked(groups: Groups, raws: Sequence[Raw]) -> list[Array]:
     parts = []
     for start in range(0, len(raws), CHUNK):
-        parts.append(groups([raws[i] for i in range(start, min(start + CHUNK, len(raws)))]))
+        parts.append(groups(raws[start : start + CHUNK]))
     return [
         np.nan_to_num(np.concatenate(same).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         for same in zip(*parts)
