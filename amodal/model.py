@@ -35,14 +35,7 @@ from amodal.search import search as run_search
 from amodal.train.cache_features import features_of_run
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
-from amodal.train.run_dir import (
-    make_dir,
-    read_trained,
-    save_weights,
-    weights,
-    write_json,
-    write_trained,
-)
+from amodal.train.run_dir import make_dir, read_trained, save_weights, weights, write_trained
 from amodal.untrained import untrained_encoder
 
 if TYPE_CHECKING:
@@ -361,11 +354,12 @@ class Model(HubMixin):
         returns the folder."""
         path = Path(path)
         method, spec = self._whole()
+        beside: dict[str, Any] = {SPEC: spec}
         if method is not None and spec["retrieves"]:
-            write_json(make_dir(path) / KEYS, self.retriever.keys)
-        write_json(make_dir(path) / SPEC, spec)
-        save_weights(path, weights(self.encoder if method is None else method), self.config)
-        write_trained(path, self.trained)
+            beside[KEYS] = list(self.retriever.keys)
+        # Before the model: one without it would be evaluated on what it was trained on.
+        write_trained(make_dir(path), self.trained)
+        save_weights(path, weights(self.encoder if method is None else method), self.config, beside)
         return path
 
     def _whole(self) -> tuple[Method | None, Spec]:

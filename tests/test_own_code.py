@@ -236,12 +236,12 @@ def test_the_command_line_opens_a_run_with_own_code(file, folder, tmp_path, caps
     made = load_reference(f"{net}:Net")()
     amodal.pretrain(method, folder, run, backbones={"image": made}, train_backbones=True, **QUICK)
     words = ["embed", str(run), "--data", str(folder), "--out", str(out)]
-    for given, missing in (
+    for option, missing in (
         (["--method", method], "pass it when you load the run"),
         (["--backbones", backbone], "pulled of your own"),
     ):
         with pytest.raises(SystemExit):
-            cli.main([*words, *given])
+            cli.main([*words, *option])
         assert missing in capsys.readouterr().err
     cli.main([*words, "--method", method, "--backbones", backbone])
     assert out.exists()

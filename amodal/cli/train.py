@@ -94,6 +94,13 @@ def pretrain(
         arg(metavar="NAME", help="probe:LABEL, retrieval, or FILE.py:NAME, called with the data"),
     ] = (),
     code: Code = NONE,
+    recipe_from: Annotated[
+        str | None,
+        arg(
+            name="recipe",
+            help="paper, small or plain; by default the paper's, without one that for small data",
+        ),
+    ] = None,
     recipe: Recipes = DEFAULT,
 ) -> None:
     """Pretrain an encoder without labels.
@@ -127,6 +134,7 @@ def pretrain(
         "options": METHOD_OPTIONS,
         "curate_options": CURATE_OPTIONS,
         "logger": logger_names(logger),
+        "recipe_from": recipe_from,
     }
     # unset options are left to the file, and to the defaults
     settings = {name: v for name, v in settings.items() if v not in (None, "", False, {})}

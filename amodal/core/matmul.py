@@ -37,7 +37,11 @@ PLAIN, ALLOWED = "highest", "medium"
 """torch's precisions of float32 products, and of those that may be rounded to bf16."""
 
 MARGIN = 1.1
-"""oneDNN is chosen if it is faster by this factor; smaller differences are noise."""
+"""oneDNN is chosen if it is faster by this factor; a wrong choice below it costs as little.
+
+It is no bound on noise: on two shared cores repeated measurements of one library differed by 1.2,
+once by 2, where oneDNN was 2.2 to 3.4 times as fast.
+"""
 
 SHAPE = (2048, 384, 1536)
 """(rows, inner, columns) of the measured product: the MLP of a block 384 wide, on 2048 tokens."""

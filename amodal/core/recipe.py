@@ -93,7 +93,7 @@ class Recipe:
     )
     views: Mapping[str, tuple[str, ...]] | None = _option(
         None,
-        "FIELD or MODALITY=VIEW,VIEW: augmentations; by default those of the method",
+        "FIELD or MODALITY=VIEW,VIEW, or all=VIEW: augmentations; by default those of the method",
     )
     resolution: int | None = _option(
         None, "side of images in pixels; by default as in dataset.toml"

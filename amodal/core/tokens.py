@@ -125,11 +125,13 @@ class Tokens:
         return replace(self, source=zeros_like(self.source), names=(name,))
 
     def skeleton(self) -> Tokens:
-        """Rows, sources and positions on the CPU, without values (x is (T, 0)), for masking."""
+        """Rows and sources on the CPU, without values (x is (T, 0)), for masking.
+
+        `position` stays where it is: most masks do not read it, and fetching it could wait for
+        the device. Those that do take `host_copy` of it.
+        """
         row, source = host_copy(self.row), host_copy(self.source)
-        position = known(self.position)
-        position = self.position if position is None else position
-        return replace(self, x=torch.zeros(len(row), 0), row=row, source=source, position=position)
+        return replace(self, x=torch.zeros(len(row), 0), row=row, source=source)
 
     def lengths(self) -> Tensor:
         """(B,) int64, the number of tokens of each row."""

@@ -51,6 +51,7 @@ def folds(label_N: np.ndarray, group_N: np.ndarray, parts: int, seed: int = 0) -
         )
     count = np.zeros((len(groups), len(classes)))
     np.add.at(count, (group_index, class_index), 1)
+    # shares: a rare class is spread as carefully as a frequent one
     share, fold = count / count.sum(0), np.zeros((parts, len(classes)))
     drawn = np.random.default_rng(seed).permutation(len(groups))
     placed = np.zeros(len(groups), dtype=np.int64)
@@ -177,6 +178,7 @@ def probe(
         def prepared(x: Tensor) -> Tensor:
             return ((x - center) / spread) @ turn
 
+        # the random numbers of the caller stay as they are
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             width = turn.shape[1]

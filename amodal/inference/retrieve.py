@@ -67,7 +67,8 @@ class GenerativeRetriever:
                 f"for {', '.join(query)}; without --generate an index takes any part"
             )
         batch = next(value_batches(encoder, query_field, [fields[query_field]], 1))
-        # a narrow beam may lose the likeliest identifier on the way, so never fewer than 10
+        # A narrow beam may lose the likeliest identifier on the way, so never fewer than the
+        # default of k: asking for one record gives the first of ten. The width is not tuned.
         found, scores, codes = self.method.retrieve(batch, beams=max(k, 10))
         numbers = vectors_of(found)[0][:k].tolist()
         if max(numbers) >= len(self.keys):

@@ -21,6 +21,7 @@ from amodal.core.recipe import Recipe
 from amodal.core.references import is_reference, load_reference
 from amodal.core.registry import Plugin, canonical, find_plugin, load, pages
 from amodal.errors import AmodalError, unknown
+from amodal.methods.recipes import small_recipe
 
 if typing.TYPE_CHECKING:
     from amodal.methods.contract import Method
@@ -146,9 +147,15 @@ def encoder_options(method: MethodLike) -> dict[str, str]:
     return dict(getattr(sys.modules.get(build_it.__module__), "ENCODER", {}))
 
 
+def page_recipe(method: MethodLike) -> Recipe | None:
+    """`RECIPE` beside a method's function, None if there is none."""
+    found: Recipe | None = getattr(sys.modules.get(function(method).__module__), "RECIPE", None)
+    return found
+
+
 def recipe(method: MethodLike) -> Recipe:
-    """The recipe of a method: `RECIPE` beside its function, or the default one."""
-    return getattr(sys.modules.get(function(method).__module__), "RECIPE", None) or Recipe()
+    """The recipe of a method on data of unknown size: that of its page, or the plain one."""
+    return page_recipe(method) or Recipe()
 
 
 OLD_OPTIONS: dict[str, dict[str, str]] = {
@@ -315,8 +322,10 @@ __all__ = [
     "names",
     "options",
     "page",
+    "page_recipe",
     "parse",
     "read_option",
     "recipe",
+    "small_recipe",
     "title",
 ]

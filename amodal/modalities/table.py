@@ -35,7 +35,7 @@ from amodal.modalities.shared.base import (
     from_json,
     listed,
 )
-from amodal.modalities.shared.cells import category, is_missing, is_numeric, moments, number
+from amodal.modalities.shared.cells import category, is_missing, is_numeric, moments, number, plain
 from amodal.modalities.shared.corruption import with_missing
 from amodal.modalities.shared.files import read_bytes
 from amodal.modalities.shared.requests import cells_of
@@ -359,7 +359,7 @@ def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
         return {str(name): _plain(cell, name) for name, cell in raw.items()}
     if not isinstance(raw, (list, tuple, np.ndarray)):
         raw = [raw]
-    cells = raw.ravel().tolist() if isinstance(raw, np.ndarray) else list(raw)
+    cells = list(raw.ravel() if isinstance(raw, np.ndarray) else raw)
     columns = columns or ([f"c{i}" for i in range(len(cells))] if len(cells) != 1 else ["value"])
     if len(cells) != len(columns):
         raise BadValue(f"{len(cells)} cells for {len(columns)} columns")
@@ -367,8 +367,7 @@ def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _plain(cell: Any, name: str) -> Any:
-    if isinstance(cell, np.generic):
-        cell = cell.item()
+    cell = plain(cell)
     if isinstance(cell, (list, tuple, dict, set, np.ndarray)):
         raise BadValue(
             f"{name}: a cell must be a number, a text or missing, got a {type(cell).__name__}"

@@ -68,7 +68,8 @@ class Rotary:
     Args:
         position_TP: (T, P).
         head_width: d of a head.
-        base: Of the longest wavelength.
+        base: Of the longest wavelength. 100 is the convention of axial positions in images (Heo et
+            al. 2024, arXiv:2403.13298), which count tens of patches; 10,000 is that of long texts.
 
     Raises:
         AmodalError: For heads that are too narrow.

@@ -58,10 +58,13 @@ def checked_weights(folder: Path, config: Config) -> Path:
         AmodalError: If it is not.
     """
     weights = folder / "model.safetensors"
-    if not weights.exists():
+    missing = "" if weights.exists() else "there is no model.safetensors"
+    if not missing and config.get("weights_sha256") is None:
+        missing = "its config.json names no weights: it was stopped while they were written"
+    if missing:
         raise AmodalError(
-            f"the run in {folder} has not been finished (there is no model.safetensors); go on "
-            "with it by `amodal pretrain … --resume`"
+            f"the run in {folder} has not been finished ({missing}); go on with it by "
+            "`amodal pretrain … --resume`, or save the model anew"
         )
     with weights.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()

@@ -31,7 +31,7 @@ def bce_from_log_prob(log_p: Tensor, truth: Tensor) -> Tensor:
     """
     if log_p.shape != truth.shape:
         raise ValueError(
-            f"bce_of_log needs two tensors of one shape, got {tuple(log_p.shape)} and "
+            f"bce_from_log_prob needs two tensors of one shape, got {tuple(log_p.shape)} and "
             f"{tuple(truth.shape)}."
         )
     known = ~truth.isnan()
@@ -43,11 +43,10 @@ def bce_from_log_prob(log_p: Tensor, truth: Tensor) -> Tensor:
 
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 - e^x) for x < 0, accurate near 0 and far from it."""
-    # expm1 keeps the digits above -log 2, log1p those below (Maechler 2012)
-    near = x > -math.log(2)
-    return torch.where(
-        near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-x.exp())
-    )
+    # expm1 keeps the digits above -log 2, log1p those below (Maechler 2012). Both formulas have
+    # finite gradients wherever e^x is not 1 in floats, so the one that is not taken adds 0, not
+    # NaN: the caller clamps at -1e-6, and at -inf expm1 is -1 with gradient 0.
+    return torch.where(x > -math.log(2), (-torch.expm1(x)).log(), torch.log1p(-x.exp()))
 
 
 def log_agreement(a_NK: Tensor, b_NK: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ def explicit_negative_nce(
     Raises:
         ValueError: the shapes differ, or `temperature` is not above 0.
     """
-    check_pair("own_negative_nce", a_ND, b_ND)
-    check_pair("own_negative_nce", a_ND, negative_ND)
+    check_pair("explicit_negative_nce", a_ND, b_ND)
+    check_pair("explicit_negative_nce", a_ND, negative_ND)
     check_positive("temperature", temperature)
     if not len(a_ND):
         return connected_zero(a_ND, b_ND, negative_ND, temperature)

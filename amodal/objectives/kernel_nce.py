@@ -109,7 +109,7 @@ def concatenated_kernel_nce(
     Raises:
         ValueError: as in `kernel_info_nce`, or D is odd.
     """
-    check_pair("concatenated", a_ND, b_ND)
+    check_pair("concatenated_kernel_nce", a_ND, b_ND)
     if a_ND.shape[1] % 2:
         raise ValueError(
             f"two kernels that share the coordinates need an even width, got {a_ND.shape[1]}."

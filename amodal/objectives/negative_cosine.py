@@ -14,7 +14,11 @@ from torch.autograd.function import Function, once_differentiable
 from amodal.objectives.common import apply, check_pair, connected_zero, full_precision
 
 MIN_FUSED_ROWS = 256
-"""Rows from which the fused gradient is used."""
+"""Rows from which the fused gradient is used.
+
+On a CPU core it was faster from 32 rows on (1.2 times there, 1.3 to 1.5 times at 256, 128 to 1024
+wide). A lower threshold would gain microseconds a step, and change the last bits of small runs.
+"""
 
 MIN_NORM = 1e-12
 

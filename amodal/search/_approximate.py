@@ -153,6 +153,7 @@ class Approximate:
         lib = faiss()
         options: dict[str, Any] = {}
         if mask is not None:
+            # faiss reads the lowest bit of a byte first
             options["sel"] = lib.IDSelectorBitmap(
                 np.packbits(mask[: self.count], bitorder="little")
             )

@@ -179,13 +179,14 @@ class Log:
                 raise AmodalError(
                     f"another process is writing to the index in {self.path}; wait for it to end"
                 ) from None
-            self.reload()
+            self.reload()  # another process may have written since this one read
             self._sweep()
             yield
 
     def _sweep(self) -> None:
         """Remove the files of other generations, which a killed `rewrite` left behind."""
         for file in self.path.iterdir():
+            # NAME.GENERATION.ENDING, and one ending has a dot of its own
             parts = file.name.rsplit(".", 3 if file.name.endswith(".faiss.json") else 2)
             if len(parts) > 2 and parts[1].isdigit() and int(parts[1]) != self.generation:
                 file.unlink(missing_ok=True)
@@ -241,6 +242,7 @@ class Log:
                     self._extend(source, "parts", have, added.parts, np.int32)
                     new["lists"] = new.get("lists", {}) | {source: lists + len(added.rows)}
                     new["format"] = FORMATS[1]
+            # last: what lies behind the counts of a manifest is not there for readers
             self.commit(new)
         except OSError as error:
             raise AmodalError(
@@ -322,6 +324,7 @@ def write_atomically(file: Path, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     draft.replace(file)
+    # the new name is an entry of the folder, which reaches the disk on its own
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

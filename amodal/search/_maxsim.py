@@ -94,6 +94,7 @@ def top_records(
     scores, records = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     ends = [s.ends for s in fields]
     for start, stop in tiles(fields, len(mask_R), tile):
+        # what stays at -inf has no vector in any of the fields, and is not found
         best = torch.full((stop - start, query.shape[1]), -torch.inf)
         for field, end in zip(fields, ends):
             low, high = np.searchsorted(field.rows, [start, stop])

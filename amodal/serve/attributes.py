@@ -11,7 +11,7 @@ from amodal.core import unknown
 from amodal.data import Dataset
 from amodal.modalities import BadValue
 from amodal.modalities.shared.base import Attribute
-from amodal.modalities.shared.cells import mostly_numbers, number
+from amodal.modalities.shared.cells import is_date, mostly_numbers, number
 
 SAMPLE_SIZE = 200
 """Cells that decide what an undescribed column holds."""
@@ -100,7 +100,8 @@ def _kind(dataset: Dataset, column: str) -> str:
         for i in range(min(len(dataset), SAMPLE_SIZE))
         if (cell := dataset.reader.get(i, column)) not in (None, "")
     ]
-    if not cells or not all(isinstance(cell, (str, bool, int, float, np.number)) for cell in cells):
+    named = (str, bool, int, float, np.number)
+    if not cells or not all(isinstance(cell, named) or is_date(cell) for cell in cells):
         return ""
     if mostly_numbers(cells):
         return "number"

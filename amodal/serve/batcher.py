@@ -41,6 +41,8 @@ class Batcher(Generic[T, R]):
         """The results of these items, in their order."""
         done: asyncio.Future[list[R]] = asyncio.get_running_loop().create_future()
         self.waiting.append((list(items), done))
+        # A worker ends when nobody waits. It does not await between its last look and its end, so
+        # what was appended is either seen by it or finds it done.
         if self.worker is None or self.worker.done():
             self.worker = asyncio.get_running_loop().create_task(self._work())
         return await done
@@ -75,6 +77,7 @@ class Batcher(Generic[T, R]):
         more are dropped."""
         calls: list[tuple[list[T], asyncio.Future[list[R]]]] = []
         size = 0
+        # the first goes whatever its size, or a request above the limit would wait for ever
         while self.waiting and (not calls or size + len(self.waiting[0][0]) <= self.max_batch_size):
             items, done = self.waiting.popleft()
             if not done.done():

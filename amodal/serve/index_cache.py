@@ -42,6 +42,7 @@ class IndexCache:
         that another encoder made."""
         if self.remote:
             return self
+        # before the index is read: a change in between is then seen by the next call
         stamp = self._file_stamp()
         if stamp != self._stamp:
             index = None

@@ -86,6 +86,7 @@ class LimitsMiddleware:
             if exchange.status:  # a client that does not read the response
                 log.warning("a response could not be sent in time")
                 return
+            # not drained: the time is over, and what is left of the body may be what took it
             await exchange.refuse(too_late if exchange.complete else too_slow, drain=False)
         finally:
             self.metrics.observe(scope, exchange.status, time.perf_counter() - began)
@@ -102,6 +103,7 @@ class LimitsMiddleware:
             return Refused(400, f"this server is called {', '.join(sorted(self.hosts))} only")
         authorization = headers.get(b"authorization", b"")
         expected = b"Bearer " + self.token.encode("utf-8")
+        # compared in constant time: a quicker refusal would say how far a guess is right
         if (
             self.token
             and scope["path"] not in PUBLIC
@@ -115,6 +117,7 @@ class LimitsMiddleware:
         if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
             return Refused(415, "compressed bodies are not unpacked; send it as it is")
         length = headers.get(b"content-length", b"0")
+        # its length first: of thousands of digits `int` is slow, or raises
         if len(length) > 15 or not length.isdigit() or int(length) > self.limits.upload:
             return _too_large(self.limits)
         if counted and self.working >= self.limits.concurrent:

@@ -78,6 +78,7 @@ class Service:
             index = model.path / "index"
         self.index_cache = IndexCache(index, model.fingerprint)
         self.readers = ThreadPoolExecutor(limits.readers, "amodal-reader")
+        # one thread, as `IndexCache` needs: `refreshed` exchanges what a search reads
         self.searcher = ThreadPoolExecutor(1, "amodal-search")
         self.network: Batcher[Decoded, Encoded] = Batcher(
             self._encode, limits.records, metrics.batches.observe

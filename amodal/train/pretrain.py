@@ -51,7 +51,7 @@ from amodal.train.run_setup import (
     views_of_recipe,
     with_resolution,
 )
-from amodal.train.settings import Settings, read_settings
+from amodal.train.settings import Settings, for_data, read_settings
 from amodal.train.start import load_matching_weights
 from amodal.train.start import pick_device as pick_device
 
@@ -103,7 +103,6 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings) -> In
         dataset = dataset.with_fields(
             {f: source.fields.get(f, m) for f, m in dataset.fields.items()}
         )
-    dataset = with_resolution(dataset, settings.recipe.resolution)
     part = dataset.split("train")
     part = part if settings.only is None else settings.only(dataset, part)
     if not len(part):
@@ -111,6 +110,8 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings) -> In
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; "
             "more records are needed"
         )
+    settings = for_data(method, settings, dataset, len(part))
+    dataset = with_resolution(dataset, settings.recipe.resolution)
     choose = (
         curation.batch_selector(settings.curate, settings.curate_options)
         if settings.curate
@@ -246,6 +247,7 @@ def config_of(inputs: Inputs, built: Built, recipe: Recipe) -> Config:
             "truncated": truncated_shares(dataset, part),
         },
         "recipe": {n: v for n, v in recipe.written().items() if n not in EXACT},
+        **({"recipe_from": settings.recipe_from} if settings.recipe_from else {}),
         "batch": recipe.batch_size,
         "seed": settings.seed,
         "schedule": {
@@ -350,9 +352,9 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
         tensors |= {f"encoder.{n}": v for n, v in run_dir.weights(encoder).items()}
     if distributed.rank() == 0:
         spec = spec_of_run(inputs, built)
+        beside: dict[str, Any] = {SPEC: spec}
         if spec["retrieves"]:
-            run_dir.write_json(out / "keys.json", [inputs.dataset.keys[i] for i in inputs.part])
-        run_dir.write_json(out / SPEC, spec)
+            beside["keys.json"] = [inputs.dataset.keys[i] for i in inputs.part]
         result: Config = {
             "status": "done",
             "versions": run_dir.versions(),
@@ -361,7 +363,7 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
             "processes": distributed.world(),
             "device": prepared.device.type,
         }
-        run_dir.save_weights(out, tensors, prepared.config | result)
+        run_dir.save_weights(out, tensors, prepared.config | result, beside)
     distributed.barrier()
 
 

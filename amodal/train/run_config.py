@@ -20,7 +20,7 @@ from amodal.train.settings import SETTINGS, Settings
 
 FILE = "config.toml"
 ARGUMENTS = ("method", "data", "out")
-NOT_WRITTEN = {"recipe", "resume", "adapt", "only", "callbacks", "progress"}
+NOT_WRITTEN = {"recipe", "recipe_fields", "resume", "adapt", "only", "callbacks", "progress"}
 WRITTEN = tuple(name for name in SETTINGS if name not in NOT_WRITTEN)
 
 
@@ -99,6 +99,9 @@ def read(file: str | Path) -> dict[str, Any]:
     recipe = content.pop("recipe", {})
     if not isinstance(recipe, dict):
         raise AmodalError(f"{file}: recipe must be a table, [recipe]; it is {recipe!r}")
+    if Recipe().written().keys() <= recipe.keys():
+        # that of a run, and complete: nothing of a recipe that is chosen today may be added
+        content.setdefault("recipe_from", "plain")
     top_level = (*ARGUMENTS, *WRITTEN, *NAMES)
     for table_name, table, names in (("[recipe]", recipe, NAMES), ("", content, top_level)):
         for name in table:

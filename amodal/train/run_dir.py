@@ -101,8 +101,19 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def save_weights(out: Path, tensors: dict[str, Tensor], config: Config) -> None:
-    """Write model.safetensors, config.json (with the sha256 of the weights) and README.md.
+def save_weights(
+    out: Path,
+    tensors: dict[str, Tensor],
+    config: Config,
+    beside: Mapping[str, Mapping[str, Any] | list[Any]] | None = None,
+) -> None:
+    """Write model.safetensors, README.md and config.json, with the sha256 of the weights.
+
+    Args:
+        out: The run folder; the model that it may hold is replaced.
+        tensors: All tensors of the method.
+        config: The content of config.json, without the digest.
+        beside: name -> content of JSON files that are of one piece with the weights.
 
     Raises:
         AmodalError: If the disk is full, or the folder cannot be written.
@@ -112,11 +123,16 @@ def save_weights(out: Path, tensors: dict[str, Tensor], config: Config) -> None:
         out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, draft)
         digest = hashlib.sha256(draft.read_bytes()).hexdigest()
-        # Weights before config.json, which is what says that the run is done: a kill between the
-        # two leaves a run that --resume finishes.
-        draft.rename(out / "model.safetensors")
-        write_json(out / "config.json", config | {"format": FORMAT, "weights_sha256": digest})
+        # A config.json without a digest is that of an unfinished run. It is so from the first file
+        # that is replaced to the last, so a kill in between leaves a run that --resume finishes.
+        # The draft comes before: a full disk leaves the model that was there.
+        mark_unfinished(out / "config.json")
+        for name, content in (beside or {}).items():
+            write_json(out / name, content)
+        draft.replace(out / "model.safetensors")
         (out / "README.md").write_text(card(config, digest))
+        sync(out)  # without power, too, nothing is lost that config.json says is there
+        write_json(out / "config.json", config | {"format": FORMAT, "weights_sha256": digest})
         sync(out)
     except (OSError, SafetensorError) as e:
         draft.unlink(missing_ok=True)
@@ -124,6 +140,13 @@ def save_weights(out: Path, tensors: dict[str, Tensor], config: Config) -> None:
             f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} "
             "still hold it; free some space and add --resume."
         ) from e
+
+
+def mark_unfinished(file: Path) -> None:
+    """Take the digest of the weights out of a config.json, where it has one."""
+    config = read_config(file) if file.exists() else {}
+    if config.pop("weights_sha256", None) is not None:
+        write_json(file, config | {"status": "running"})
 
 
 def make_dir(out: Path) -> Path:

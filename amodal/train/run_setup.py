@@ -27,6 +27,8 @@ HELD_OUT = 512
 SAMPLE = 500
 """Values whose length is compared with max_length, about."""
 DEFAULT_EPOCHS = 50
+ALL = "all"
+"""In `views` of a recipe: every field."""
 
 Rows = npt.NDArray[np.int64]
 Options = Mapping[str, object]
@@ -219,6 +221,9 @@ def with_resolution(dataset: records.Dataset, resolution: int | None) -> records
 def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> Views:
     """The method's views, replaced by those of the recipe, by field or by modality.
 
+    `all` stands for every field, and takes one view: how strongly to augment. Small crops (local)
+    stay what they are.
+
     Raises:
         AmodalError: For a field or modality that the data lacks, and for another number of views
             than the method takes.
@@ -228,9 +233,18 @@ def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> V
     by_field = views_by_field(views, dataset.fields)
     modalities = {field: name_of(modality) for field, modality in dataset.fields.items()}
     for name in recipe.views:
-        if name not in modalities and name not in modalities.values():
-            known = [*modalities, *set(modalities.values())]
+        if name not in modalities and name not in modalities.values() and name != ALL:
+            known = [*modalities, *set(modalities.values()), ALL]
             raise unknown("field or modality of views", name, known)
+    if ALL in recipe.views and ALL not in modalities:
+        if len(recipe.views[ALL]) != 1:
+            raise AmodalError(
+                f"views of all fields must be one, such as weak; they are "
+                f"{', '.join(recipe.views[ALL])}"
+            )
+        strength = recipe.views[ALL][0]
+        for field, default in by_field.items():
+            by_field[field] = tuple(v if v == "local" else strength for v in default)
     for field, default in by_field.items():
         chosen = recipe.views.get(field, recipe.views.get(modalities[field], default))
         if len(chosen) != len(default):

@@ -68,7 +68,8 @@ def warmup_cosine(step: int, steps: int, *, warmup: int, floor: float = 0.01) ->
     """The factor of the learning rate at step 0, 1, …: linear warm-up, half a cosine to `floor`.
 
     floor + (1 - floor) (1 + cos(pi t)) / 2, where t rises from 0 to 1 after the warm-up (SGDR,
-    Loshchilov & Hutter 2017).
+    Loshchilov & Hutter 2017). A floor of a hundredth, so that the last steps still move, is a
+    choice by convention and not measured.
     """
     if step < warmup:
         return (step + 1) / warmup

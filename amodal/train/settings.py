@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, renamed
 from amodal.data import Dataset
+from amodal.methods.recipes import choose
+from amodal.modalities import name_of
 from amodal.train.callbacks import Callback
 from amodal.train.loggers import Logger, check_loggers
 
 CACHED = ("", "mean", "tokens")
+OWN = "own"
+"""`recipe_from` of a recipe that is passed."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Settings:
 
     Args:
         recipe: How it is trained. Each field of a `Recipe` is also a setting of its own.
+        recipe_from: Where the recipe is from: paper, small or plain, see `amodal.methods.recipes`.
+            "" leaves it to the method and the size of the data. `recipe="small"` sets it too.
+        recipe_fields: The fields of the recipe that are set beside it.
         size, trunk, positions, pool: Of the encoder, see `amodal.nn.encoder.Encoder`. By default as
             in the method's paper.
         fields: The fields to use; all by default.
@@ -54,6 +61,8 @@ class Settings:
     """
 
     recipe: Recipe = field(default_factory=Recipe)
+    recipe_from: str = ""
+    recipe_fields: tuple[str, ...] = ()
     size: str = "tiny"
     fields: Sequence[str] | None = None
     seed: int = 0
@@ -116,15 +125,50 @@ def read_settings(method: methods.MethodLike, settings: Mapping[str, Any]) -> Se
     for name in chosen:
         if name not in SETTINGS and name not in NAMES:
             raise unknown("setting of pretrain", name, [*SETTINGS, *NAMES])
-    base = recipe_of(method, chosen.pop("recipe", None))
+    recipe = chosen.pop("recipe", None)
+    if isinstance(recipe, str):
+        chosen["recipe_from"] = recipe
+    elif recipe is not None:
+        chosen["recipe_from"] = OWN
+    base = recipe_of(method, chosen.get("recipe_from", "") if recipe is None else recipe)
     changes = {name: chosen.pop(name) for name in NAMES if name in chosen}
+    chosen["recipe_fields"] = tuple(changes)
     return Settings(recipe=with_changes(base, changes), **chosen)
 
 
+def for_data(
+    method: methods.MethodLike, settings: Settings, dataset: Dataset, records: int
+) -> Settings:
+    """The settings with the recipe that is chosen by the data, where none is chosen yet.
+
+    Args:
+        dataset: With the fields to learn from.
+        records: To learn from.
+    """
+    kinds = {name_of(modality) for modality in dataset.fields.values()}
+    if settings.adapt is not None or settings.recipe_from in (OWN, "paper", "plain"):
+        return settings
+    base, used = choose(
+        methods.title(method),
+        methods.page_recipe(method),
+        settings.recipe_from,
+        records=records,
+        kinds=kinds,
+    )
+    if used != "small":
+        return settings
+    changes = {name: getattr(settings.recipe, name) for name in settings.recipe_fields}
+    return replace(settings, recipe=with_changes(base, changes), recipe_from=used)
+
+
 def recipe_of(method: methods.MethodLike, recipe: object = None) -> Recipe:
-    """`recipe`, or the recipe of the method's page where it is None."""
-    if recipe is None:
+    """`recipe`; the one of a name of `recipes.CHOICES`; or the method's page's where it is None."""
+    if recipe is None or recipe == "":
         return methods.recipe(method)
+    if recipe == OWN:  # of a config.toml, which has all of its fields
+        return Recipe()
+    if isinstance(recipe, str):
+        return choose(methods.title(method), methods.page_recipe(method), recipe)[0]
     if not isinstance(recipe, Recipe):
         raise AmodalError(f"recipe must be an amodal.Recipe, not {type(recipe).__name__}")
     return recipe

@@ -100,6 +100,22 @@ def test_what_is_sent_stays_known_and_what_follows_from_it():
         assert counter.total() == 1
 
 
+@needs_device
+def test_a_skeleton_has_rows_and_sources_on_the_cpu_and_leaves_positions():
+    with fake_device.Counter() as counter:
+        rows, lengths, position = (
+            to_device(t, fake_device.DEVICE)
+            for t in (torch.tensor([1, 4]), torch.tensor([2, 3]), torch.rand(5, 3))
+        )
+        tokens = Tokens.of(position.new_zeros(5, 2), rows, lengths, position, "a", 7)
+        counter.waits.clear()
+        bare = tokens.skeleton()
+        assert not counter.waits, counter.waits
+        assert bare.row.device.type == bare.source.device.type == "cpu"
+        assert bare.row.tolist() == [1, 1, 4, 4, 4] and bare.x.shape == (5, 0)
+        assert bare.position is position
+
+
 def test_on_a_cpu_a_tensor_is_its_own_copy():
     x = torch.arange(3)
     assert host_copy(x) is x and to_device(x, "cpu") is x and known(x) is x

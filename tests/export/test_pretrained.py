@@ -150,7 +150,7 @@ def test_offline_takes_the_cache_or_says_what_to_do(hub, monkeypatch):
     assert not hub.requests
 
 
-def test_an_address_that_nobody_answers_is_told_in_a_moment(hub, monkeypatch, caplog):
+def test_an_address_without_a_server_is_refused_quickly(hub, monkeypatch, caplog):
     """Not after the client's five retries, which take half a minute; the cache is taken if it has
     the model."""
     made = trained()

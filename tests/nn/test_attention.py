@@ -1,6 +1,8 @@
 """Attention on flat tokens is dense masked attention, in value and gradient, for every rule and any
 lengths."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -251,6 +253,20 @@ def test_rows_go_around_a_block_by_their_seeds():
 def test_rows_of_one_length_need_no_reordering():
     assert layout_of(bag_of([4, 4, 4])).order is None
     assert len(layout_of(bag_of([4, 0, 4])).groups) == 1
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("norm_layer", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_without_tokens_every_parameter_gets_a_gradient_of_zeros(kv_heads, norm_layer, autocast):
+    """A rank without a value averages gradients with ranks that have some."""
+    trunk = Transformer(24, 2, 4, kv_heads=kv_heads, qk_norm=True, norm_layer=norm_layer)
+    empty = bag_of([0, 0])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = trunk(replace(empty, x=torch.zeros(0, 24))).x
+    out.sum().backward()
+    assert {n for n, p in trunk.named_parameters() if p.grad is None} == set()
+    assert not any(p.grad.any() for p in trunk.parameters())
 
 
 def test_a_rule_that_leaves_a_token_nothing_to_read_is_refused():

@@ -32,12 +32,24 @@ def test_both_ends_are_finite_and_right():
     assert loss.isfinite() and log_p.grad.isfinite().all() and log_p.grad[3] < 0
 
 
+def test_gradients_near_zero_at_the_switch_and_at_minus_infinity():
+    x = torch.tensor([-1e-2, -0.3, -0.69, -0.7, -2, -30], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(log1mexp, (x,), eps=1e-7, atol=1e-4)
+    assert torch.autograd.gradgradcheck(log1mexp, (x,), eps=1e-7, atol=1e-3)
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([-1e-6, -1e4, -1e30, -torch.inf], dtype=dtype, requires_grad=True)
+        (first,) = torch.autograd.grad(log1mexp(x).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+        assert first[0] < -9e5 and not first[1:].any()  # d/dx = 1 - 1 / (1 - e^x)
+        assert second[0] < -9e11 and not second[1:].any()
+
+
 def test_nothing_known_and_other_shapes():
     x = torch.zeros(2, 2, requires_grad=True)
     loss = bce_from_log_prob(x - 1, torch.full((2, 2), torch.nan))
     loss.backward()
     assert loss == 0 and x.grad.abs().sum() == 0
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="bce_from_log_prob .*one shape"):
         bce_from_log_prob(torch.zeros(2), torch.zeros(3))
 
 

@@ -60,3 +60,5 @@ def test_gradients_tiles_and_no_rows():
     assert float(nothing) == 0
     with pytest.raises(ValueError):
         explicit_negative_nce(a, b, own, has, temperature=0.0)
+    with pytest.raises(ValueError, match="explicit_negative_nce compares"):
+        explicit_negative_nce(a, b[:4], own, has, temperature=0.5)

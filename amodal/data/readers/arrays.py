@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
 
 from amodal.core import AmodalError
 from amodal.data.readers.base import Cell, Reader, unique_keys
+from amodal.modalities.shared.cells import plain
 
 
 class Arrays(Reader):
@@ -46,8 +48,9 @@ class Arrays(Reader):
 
     def get(self, i: int, column: str) -> Cell:
         value = self.data[self.check(column)][i]
-        value = value.item() if isinstance(value, np.generic) else value
-        return None if isinstance(value, float) and value != value else value
+        value = plain(value)
+        # NaN, and pandas' NaT, which calls itself a date
+        return None if isinstance(value, (float, date)) and value != value else value
 
     def stamp(self) -> str:
         digest = hashlib.blake2b(digest_size=16)

@@ -102,7 +102,7 @@ def dense_labels(batch: Batch, label: str, classes: int) -> Column:
     Args:
         batch: Holds the label, or pictures of 8-bit class numbers as 0 … 1.
         label: Its name.
-        classes: Numbers from here on become `UNKNOWN`.
+        classes: Numbers from here on become `IGNORE_INDEX`.
 
     Returns:
         (N,) of records, or (N, H, W) of pixels.

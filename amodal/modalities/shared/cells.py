@@ -20,21 +20,42 @@ def is_missing(cell: Any) -> bool:
         return True
     if isinstance(cell, str):
         return cell.strip().lower() in {"", "na", "n/a", "nan", "null", "none", "-"}
+    if isinstance(cell, (datetime.date, np.datetime64)):
+        return bool(cell != cell)  # NaT; that of pandas calls itself a datetime
     return isinstance(cell, (float, np.floating)) and not np.isfinite(cell)
 
 
+def plain(cell: Any) -> Any:
+    """A cell of numpy as one of Python: a date as a `datetime`, NaT as None.
+
+    `item` makes whole nanoseconds of a `datetime64[ns]`, which nobody would take for a date.
+    """
+    if not isinstance(cell, np.datetime64):
+        return cell.item() if isinstance(cell, np.generic) else cell
+    # Years that Python does not have come back as whole seconds, which is what a date counts.
+    second = cell.astype("datetime64[s]").item()
+    return second if isinstance(second, int) else cell.astype("datetime64[us]").item()
+
+
 def as_number(cell: Any) -> float:
-    """A cell as a number: NaN where missing or infinite, dates as seconds.
+    """A cell as a number: NaN where missing or infinite, dates as seconds since 1970 in UTC.
+
+    A day counts from its midnight, and a time without a zone is one in UTC.
 
     Raises:
         ValueError: it is no number.
     """
     if is_missing(cell):
         return float("nan")
-    if isinstance(cell, datetime.datetime):
-        return cell.replace(tzinfo=cell.tzinfo or datetime.UTC).timestamp()
+    cell = plain(cell)
     if isinstance(cell, datetime.date):
-        return cell.toordinal() * 86400.0
+        midnight = datetime.time()
+        moment = (
+            cell
+            if isinstance(cell, datetime.datetime)
+            else datetime.datetime.combine(cell, midnight)
+        )
+        return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
     try:
         number = float(cell)
     except TypeError as error:
@@ -75,8 +96,8 @@ def number(cell: Any) -> float:
 
 def is_date(cell: Any) -> bool:
     """Whether a cell is a date, or text with one in ISO 8601."""
-    if isinstance(cell, datetime.date):
-        return True
+    if isinstance(cell, (datetime.date, np.datetime64)):
+        return not is_missing(cell)
     if not isinstance(cell, str) or not DATE.fullmatch(cell.strip()):
         return False
     try:

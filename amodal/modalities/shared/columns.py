@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.csv
 
 from amodal.modalities.shared.base import BadValue, Raw, listed
-from amodal.modalities.shared.cells import as_number
+from amodal.modalities.shared.cells import is_date, is_missing, number
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
 
 TIME_COLUMNS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
@@ -110,7 +110,7 @@ def numbers(array: np.ndarray, name: str) -> np.ndarray:
     """
     try:
         if array.dtype.kind not in "biuf":
-            array = np.array([as_number(cell) for cell in array.ravel()]).reshape(array.shape)
+            array = np.array([number(cell) for cell in array.ravel()]).reshape(array.shape)
     except ValueError as error:
         raise BadValue(f"{name}: {error}") from None
     with np.errstate(over="ignore"):
@@ -124,7 +124,7 @@ def num_steps(table: Mapping[str, np.ndarray] | np.ndarray) -> int:
 
 
 def numeric_names(tables: Sequence[Columns]) -> tuple[str, ...]:
-    """The columns that are numeric in every table that has them, without time columns.
+    """The columns that are numeric in every table that has them, without times and dates.
 
     Names are made up where there are none.
 
@@ -142,11 +142,18 @@ def numeric_names(tables: Sequence[Columns]) -> tuple[str, ...]:
             cells = np.concatenate([numbers(t[name], name) for t in named if name in t])
         except BadValue:
             continue
-        if name.lower() not in TIME_COLUMNS and np.isfinite(cells).any():
+        dates = any(_holds_dates(t[name]) for t in named if name in t)
+        if name.lower() not in TIME_COLUMNS and not dates and np.isfinite(cells).any():
             numeric.append(name)
     if not numeric:
         raise BadValue(f"no column of numbers among {listed(named[0])}")
     return tuple(numeric)
+
+
+def _holds_dates(array: np.ndarray) -> bool:
+    if array.dtype.kind in "biuf":
+        return False
+    return is_date(next((cell for cell in array.ravel() if not is_missing(cell)), None))
 
 
 def rate_of(table: Mapping[str, np.ndarray]) -> float:

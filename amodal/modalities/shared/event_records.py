@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from amodal.modalities.shared.base import BadValue, Raw, listed
-from amodal.modalities.shared.cells import category, is_date, is_missing, number
+from amodal.modalities.shared.cells import category, is_date, is_missing, number, plain
 from amodal.modalities.shared.columns import TIME_COLUMNS
 from amodal.modalities.shared.files import read_bytes
 
@@ -64,7 +64,8 @@ def read(raw: Raw) -> dict[str, list[Any]]:
 
 
 def _cell_list(cells: Any, name: str) -> list[Any]:
-    cells = cells.tolist() if isinstance(cells, np.ndarray) else cells
+    if isinstance(cells, np.ndarray):
+        cells = [plain(c) for c in cells] if cells.dtype.kind == "M" else cells.tolist()
     if not isinstance(cells, (list, tuple)):
         raise BadValue(f"{name}: expected a list with a cell for each event, got {cells!r}"[:200])
     return list(cells)
@@ -84,6 +85,7 @@ def _from_json(data: bytes) -> Any:
 
 def numbers_of(cells: list[Any], name: str) -> np.ndarray:
     """(n,) float64, NaN where missing or infinite, dates as seconds."""
+    cells = [plain(cell) for cell in cells]  # numpy would take dates for the count in their unit
     try:
         values = np.array(cells, dtype=np.float64)
     except (TypeError, ValueError):

@@ -230,6 +230,8 @@ def _channel(samples: Array) -> Array:
     power = np.square(np.abs(np.fft.rfft(centred)))
     band = np.digitize(np.fft.rfftfreq(len(x)), FREQUENCIES)
     energies = np.bincount(band, power, minlength=len(FREQUENCIES) + 1)
+    # 40 dB below the whole a band counts as silent, chosen by convention: logarithms of less are of
+    # rounding, and would outweigh the bands that hold the signal
     shares = np.log(energies / max(energies.sum(), 1e-12) + 1e-4)
     return np.concatenate(
         [

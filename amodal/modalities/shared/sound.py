@@ -202,6 +202,8 @@ def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
     """
     # mel = 2595 log10(1 + f / 700)
     hertz = np.linspace(0, rate / 2, bins)
+    # 20 Hz by convention, where hearing ends (Kaldi's default, too). Slow signals have a large part
+    # of their band below it: from rates of 4 kHz down it is a hundredth of the highest frequency.
     lowest = min(20.0, rate / 200)
     low, high = (float(2595 * np.log10(1 + f / 700)) for f in (lowest, rate / 2))
     mel = np.linspace(low, high, mels + 2)

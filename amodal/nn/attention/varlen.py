@@ -274,7 +274,7 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tenso
         (T, H, d).
     """
     if not layout.groups:
-        return _nothing(q_THd, v_THd)
+        return _nothing(q_THd, k_THd, v_THd)
     if _can_use_varlen(q_THd, k_THd, layout):
         return _varlen(q_THd, k_THd, v_THd, layout)
     # One split, not a slice for each group: the gradient of a slice is as large as the whole list.
@@ -295,14 +295,14 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tenso
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _nothing(q_THd: Tensor, v_THd: Tensor) -> Tensor:
-    """No token: nothing to mix. v is of `qkv`'s output, so its weights stay part of the graph."""
-    none = v_THd[: len(q_THd)]
-    return (
-        none
-        if none.shape[1] == q_THd.shape[1]
-        else none.repeat_interleave(q_THd.shape[1] // v_THd.shape[1], 1)
-    )
+def _nothing(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor) -> Tensor:
+    """No token: nothing to mix, but what made q, k and v stays part of the graph, norms too.
+
+    Ranks that have a gradient average it, so one of zeros must not be none.
+    """
+    heads = q_THd.shape[1]
+    k, v = (t[: len(q_THd)].repeat_interleave(heads // t.shape[1], 1) for t in (k_THd, v_THd))
+    return (q_THd + k).to(v.dtype) + v
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
@@ -314,8 +314,8 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
 
 
 def _can_use_varlen(q_THd: Tensor, k_THd: Tensor, layout: Layout) -> bool:
-    """Many small groups, half precision and a GPU: one variable-length kernel beats one launch for
-    each length."""
+    """Many small groups, half precision and a GPU: one variable-length kernel instead of a launch
+    for each length. From how many lengths on it is faster is not measured: 4 is a guess."""
     half = q_THd.dtype in (torch.bfloat16, torch.float16)
     plain = layout.keys is None and not layout.causal and q_THd.shape[1] == k_THd.shape[1]
     return (

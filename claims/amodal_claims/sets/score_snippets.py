@@ -1,7 +1,7 @@
 """Sheet music and sound: snippets of eight quarter notes from the pieces of `music`, drawn and
 played, some paired and some not.
 
-Notes are real (scores of music21's corpus); pictures and sound are made here by `_engraving`,
+Notes are real (scores of music21's corpus); pictures and sound are made here by `engraving`,
 without a notation program or sampled instruments: `score` is a grand staff of 64 pixels,
 proportional in time, `sound` tones of partials at 6 kHz. Two conditions: "clean" (one print, one
 decaying tone, 120 quarters a minute) and "real", which stands for scans and recordings (worn,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from amodal_claims import sets as pages
+from testbeds import sets as pages_of_testbeds
 
 from amodal.core import registry
 from amodal.core.registry import Plugin
@@ -17,9 +18,14 @@ ENTRIES = tomllib.loads(PROJECT.read_text())["project"]["entry-points"]["amodal.
 
 
 def test_every_page_has_an_entry_point_of_its_name():
-    files = {file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_")}
-    assert {name: f"amodal_claims.sets.{name}" for name in files} == ENTRIES
-    assert not files & set(registry.pages("data/sets"))
+    files = {
+        file.stem: f"{package.__name__}.{file.stem}"
+        for package in (pages, pages_of_testbeds)
+        for file in Path(package.__file__).parent.glob("*.py")
+        if not file.stem.startswith("_")
+    }
+    assert files == ENTRIES
+    assert not set(files) & set(registry.pages("data/sets"))
 
 
 @pytest.mark.parametrize("name", sorted(ENTRIES))

@@ -1,0 +1,229 @@
+"""The objective of a study: train on the training part, measure on the validation part."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from amodal.compare.limits import Check
+from amodal.compare.outcome import Measured
+from amodal.compare.questions import Question, measure
+from amodal.compare.study import Job, Study
+from amodal.core import AmodalError, Recipe
+from amodal.data import Dataset
+from amodal.train import pretrain
+from amodal.train.callbacks import Callback, OnlineProbe, OnlineRetrieval, OnLog, Progress
+from amodal.train.run_setup import DEFAULT_EPOCHS
+from amodal.train.settings import read_settings
+
+CURVE_POINTS = 5
+"""Of the learning curve of a trial."""
+LOGGED = 10
+"""Steps between entries of a run's log."""
+
+
+class Score(Protocol):
+    """The score of a trial."""
+
+    def __call__(self, data: str, values: Mapping[str, float]) -> float:
+        """Higher is better.
+
+        Args:
+            data: The name of the dataset.
+            values: Name of a task -> what was measured.
+        """
+        ...
+
+
+def mean_score(data: str, values: Mapping[str, float]) -> float:
+    """The mean over tasks."""
+    return mean(values.values())
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A dataset of a study, and what is asked of a model of it.
+
+    Args:
+        dataset: With the fields to learn from.
+        questions: At least one.
+        size: Of the encoder, for candidates that do not say.
+        batch_size: Rows of a step, for candidates that do not say; None for the method's own.
+        backbones: Field -> pretrained backbone, for candidates without any.
+        equal_records: Whether a candidate with another batch size takes as many more or fewer
+            steps, so that all see equally many records.
+    """
+
+    dataset: Dataset
+    questions: Sequence[Question]
+    size: str = "tiny"
+    batch_size: int | None = None
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    equal_records: bool = False
+
+    def steps(self, job: Job) -> int:
+        """Steps of a job."""
+        rows = job.candidate.recipe.get("batch_size")
+        if not self.equal_records or rows is None or self.batch_size is None:
+            return job.steps
+        return max(1, round(job.steps * self.batch_size / int(rows)))
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains a candidate and measures it. An objective of `amodal.compare.run`.
+
+    Args:
+        setups: Dataset's name -> the dataset and its questions; "" in a study of one.
+        score: Of the values of all questions; their mean by default.
+        part: Of the split that is measured: valid, or test for the one that was chosen.
+    """
+
+    setups: Mapping[str, Setup]
+    score: Score = mean_score
+    part: str = "valid"
+
+    def __call__(self, job: Job, check: Check) -> Measured:
+        """Train, and measure.
+
+        Raises:
+            AmodalError: If the method does not fit the data, diverges, or collapses.
+        """
+        setup, curve = self.setups[job.data], list[tuple[int, dict[str, float]]]()
+        steps = setup.steps(job)
+        callbacks = [Stop(check), *_curves(setup, steps, curve)]
+        encoder = trained(setup, job, callbacks)
+        check()
+        measured = measure(
+            encoder.eval(), setup.dataset, setup.questions, self.part, job.seed, check
+        )
+        values = {name: one["value"] for name, one in measured.items()}
+        details = {"part": self.part, "steps": steps, "tasks": measured, "curve": curve}
+        return Measured(self.score(job.data, values), details)
+
+
+def final(study: Study, name: str) -> Study:
+    """The study that measures a winner, on the test part: `run` it with a `Trainer` of that part.
+
+    It is trained from scratch once more, with the same seeds. So no test record has been seen by
+    whatever chose it, and what a study measures does not depend on its being stored.
+
+    Args:
+        study: That it has won.
+        name: Of the winner.
+    """
+    last = study.eta ** (study.rungs - 1)
+    steps = {data: round(steps * last) for data, steps in study.first_steps.items()}
+    winner = (study.candidate(name),)
+    return replace(study, candidates=winner, steps=steps, rungs=1, name=f"{study.name}/test")
+
+
+def trained(setup: Setup, job: Job, callbacks: Sequence[Callback] = ()) -> nn.Module:
+    """The encoder of a candidate after the steps of a job, on the training part."""
+    candidate, steps = job.candidate, setup.steps(job)
+    recipe = shortened(candidate.full_recipe(), steps)
+    if "batch_size" not in candidate.recipe and setup.batch_size is not None:
+        recipe = replace(recipe, batch_size=setup.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = read_settings(
+            candidate.method,
+            {
+                "recipe": recipe,
+                "size": candidate.size or setup.size,
+                "seed": job.seed,
+                "options": dict(candidate.options),
+                "backbones": dict(candidate.backbones or setup.backbones) or None,
+                "callbacks": callbacks,
+                "save_every": steps,
+                "progress": False,
+                "logger": None,
+            },
+        )
+        inputs = pretrain.open_inputs(candidate.method, setup.dataset, settings)
+        built = pretrain.build(inputs)
+        prepared = pretrain.prepare(inputs, built, Path(folder) / "run")
+        return pretrain.fit(inputs, built, prepared)
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with its whole schedule in that many steps.
+
+    Each rung trains from scratch with a schedule of its own. A run that is continued from the rung
+    below would have spent a part of its steps at a learning rate that had fallen to zero, or the
+    rung below would be judged before its rate fell: both favour methods that are quick at first.
+    It needs no run folders that machines share, and costs at most twice as much: with eta 2, rungs
+    of 1, 2, 4 units cost 7 where a continued run would cost 4.
+
+    Args:
+        recipe: Of any length.
+        steps: Of the new one.
+    """
+    warmup = recipe.warmup
+    if recipe.warmup_epochs is not None:
+        warmup = recipe.warmup_epochs / (recipe.epochs or DEFAULT_EPOCHS)
+    elif recipe.warmup_steps is not None and recipe.steps is not None:
+        warmup = recipe.warmup_steps / recipe.steps
+    return replace(
+        recipe,
+        steps=steps,
+        epochs=None,
+        warmup=min(warmup, 1.0),
+        warmup_steps=None,
+        warmup_epochs=None,
+    )
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Ends a training that has to end.
+
+    Args:
+        check: Called after each step.
+    """
+
+    check: Check
+
+    def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
+        self.check()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Keeps what a callback adds to the log.
+
+    Args:
+        callback: Measures something now and then.
+        points: Where (step, values) are added.
+    """
+
+    callback: OnLog
+    points: list[tuple[int, dict[str, float]]]
+
+    def on_log(self, progress: Progress, values: Mapping[str, float]) -> None:
+        measured = self.callback.on_log(progress, values)
+        if measured:
+            rounded = {name: round(float(value), 4) for name, value in measured.items()}
+            self.points.append((progress.step, rounded))
+
+
+def _curves(setup: Setup, steps: int, points: list[tuple[int, dict[str, float]]]) -> list[Callback]:
+    """The learning curve of the first question, where it is cheap: a few forward passes."""
+    first = setup.questions[0]
+    every = max(steps // CURVE_POINTS // LOGGED, 1) * LOGGED
+    callback: OnlineProbe | OnlineRetrieval
+    try:
+        if first.protocol == "retrieval":
+            callback = OnlineRetrieval(setup.dataset, every=every)
+        elif first.label is not None and "," not in first.label:
+            callback = OnlineProbe(setup.dataset, first.label, every=every)
+        else:
+            return []
+    except AmodalError:  # too few validation records for a curve; the score is measured anyhow
+        return []
+    return [Curve(callback, points)]

@@ -1,0 +1,187 @@
+"""`python -m testbeds table`: every general method on every testbed, beside its yardsticks.
+
+Trains what is missing and writes docs/testbeds.md from what is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import testbeds
+from amodal import methods
+from amodal.compare import (
+    Candidate,
+    Cell,
+    Outcome,
+    Outcomes,
+    Standing,
+    Study,
+    Trainer,
+    final,
+    jobs,
+    standings,
+    winner,
+)
+from amodal.stats.interval import half_width
+from testbeds import studies
+from testbeds.grid import ETA, RUNGS
+from testbeds.studies import Options, Setups, Stored, Yardsticks
+from testbeds.testbed import Testbed
+
+SEEDS = (0, 1, 2)
+PAGE = studies.ROOT / "docs" / "testbeds.md"
+HEAD = """# Testbeds
+
+What each method learns on real sets of a few hundred to some thousand records, from scratch, at a
+budget at which a control learns. Numbers are of a testbed's first task. Methods are compared on the
+validation part: all of them at first, the better half with twice the steps, twice. *Stopped at N*
+is what a method had after N steps, when it was not among the better half. The best one is measured
+on the test part, once. Intervals are 95 %, over seeds and records. Time is of one core.
+
+Written by `python -m testbeds table` from `claims/testbeds/results/`.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Go on with the studies of all testbeds, and write the page."""
+    parser = argparse.ArgumentParser("python -m testbeds table", description=__doc__)
+    studies.add_options(parser, studies.RESULTS / "table")
+    parser.add_argument("--page", type=Path, default=PAGE, help="file of the table")
+    parser.add_argument("--show", action="store_true", help="write the page, train nothing")
+    asked = parser.parse_args(arguments)
+    options = studies.read_options(asked, testbeds.names())
+    if not asked.show:
+        setups = Setups(options.beds)
+        for name in options.beds:
+            train(testbeds.testbed(name), options, setups)
+    write(asked.page, options.beds, options.out)
+    print(f"wrote {asked.page}")
+    return 0
+
+
+def train(bed: Testbed, options: Options, setups: Setups) -> None:
+    """Go on with the study of a testbed, and measure its winner once it is finished."""
+    stored = Stored(options.out / f"{bed.name}.json", study_of(bed, options))
+    first = Score(bed.primary.name)
+    trainer = Trainer(setups, first)
+    outcomes = studies.work(stored, trainer, options.deadline, options.limits)
+    best = winner(stored.study, outcomes)
+    if best is None or jobs(stored.study, outcomes):
+        return
+    last = Stored(options.out / f"{bed.name}.test.json", final(stored.study, best))
+    studies.work(last, Trainer(setups, first, "test"), options.deadline, options.limits)
+
+
+class Score:
+    """The value of one task.
+
+    Args:
+        task: Its name.
+    """
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+
+    def __call__(self, data: str, values: Any) -> float:
+        return float(values[self.task])
+
+
+def study_of(bed: Testbed, options: Options) -> Study:
+    """All methods on one testbed, each with the recipe that it has for such data."""
+    candidates = tuple(
+        Candidate(name, recipe=methods.small_recipe(name) or {}, name=name)
+        for name in options.methods
+    )
+    steps = {bed.name: options.first_steps(bed.steps)}
+    return Study(candidates, SEEDS, steps, RUNGS, ETA, name=bed.name)
+
+
+def write(page: Path, names: Iterable[str], folder: Path) -> None:
+    """Write the page from stored results."""
+    parts = [HEAD]
+    for name in names:
+        path = folder / f"{name}.json"
+        if path.exists():
+            parts.append(section(testbeds.testbed(name), path))
+    page.write_text("\n".join(parts), encoding="utf-8")
+
+
+def section(bed: Testbed, path: Path) -> str:
+    """The part of the page about one testbed."""
+    study, outcomes = read(path)
+    task = bed.primary
+    rows = [row(study, outcomes, one, task.name) for one in standings(study, outcomes)]
+    most = study.steps_of(Cell(study.candidates[0].name, bed.name, 0, study.rungs - 1))
+    lines = [
+        f"## {bed.title} (`{bed.name}`)",
+        "",
+        f"{task.name}: {task.metric}, {most} steps of {bed.batch_size} records. "
+        + yardsticks_line(bed),
+        "",
+        "| method | validation part | steps | s | MiB | |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+    test = path.with_name(f"{bed.name}.test.json")
+    if test.exists():
+        last, measured = read(test)
+        values = tasks(measured.values(), task.name)
+        if len(values) == len(last.seeds):
+            name = last.candidates[0].name
+            lines += ["", f"On the test part, once: {name} {shown(values)}."]
+    return "\n".join([*lines, ""])
+
+
+def yardsticks_line(bed: Testbed) -> str:
+    """Chance, simple features and the best peer on the validation part."""
+    yardstick, task = Yardsticks(bed.name), bed.primary.name
+    parts = []
+    for method in ("chance", "simple features"):
+        value = yardstick.of(task, method)
+        parts += [f"{method} {value:.3f}"] if value is not None else []
+    if (peer := yardstick.best_peer(task)) is not None:
+        parts.append(f"best peer {peer[1]:.3f} ({peer[0]})")
+    return f"Yardsticks: {', '.join(parts)}."
+
+
+def row(study: Study, outcomes: Outcomes, standing: Standing, task: str) -> str:
+    """The line of one method."""
+    cells = study.cells([standing.candidate], standing.rung)
+    ended = [outcomes[cell] for cell in cells if cell in outcomes]
+    values = tasks(ended, task)
+    seconds = [o.details.get("cpu_seconds", o.seconds) for o in ended]
+    peak = max((o.details.get("peak_bytes", 0) for o in ended), default=0) / 2**20
+    costs = f"{mean(seconds):.0f} | {peak:,.0f}" if seconds else " | "
+    state = "" if standing.state == "done" else standing.state.replace("|", "/")
+    number = shown(values) if values else ""
+    return f"| {standing.candidate} | {number} | {study.steps_of(cells[0])} | {costs} | {state} |"
+
+
+def tasks(outcomes: Iterable[Outcome], task: str) -> list[tuple[float, float]]:
+    """(value, standard error over records) of a task in each trial that has it."""
+    found = [o.details.get("tasks", {}).get(task) for o in outcomes]
+    return [(one["value"], one.get("standard_error", 0.0)) for one in found if one]
+
+
+def shown(values: Sequence[tuple[float, float]]) -> str:
+    """A mean with its interval, over seeds and records, which vary independently."""
+    numbers = [value for value, _ in values]
+    over_seeds = half_width(numbers) if len(numbers) > 1 else 0.0
+    over_records = 1.96 * mean(error for _, error in values)
+    return f"{mean(numbers):.3f} ± {math.hypot(over_seeds, over_records):.3f}"
+
+
+def read(path: Path) -> tuple[Study, Outcomes]:
+    """A stored study and its outcomes."""
+    written = json.loads(path.read_text(encoding="utf-8"))["study"]
+    candidates = tuple(Candidate(**one) for one in written["candidates"])
+    study = Study(
+        candidates, tuple(written["seeds"]), written["steps"], written["rungs"], written["eta"]
+    )
+    return study, Stored(path, study).read()

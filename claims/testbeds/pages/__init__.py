@@ -1,0 +1,1 @@
+"""One page a testbed, with TESTBED; its docstring is the card."""

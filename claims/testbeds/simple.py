@@ -1,0 +1,44 @@
+"""amodal's simple features of records (`amodal.evaluate.yardsticks`), as a predictor of a task."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from amodal.core import Column, Embeddings
+from amodal.evaluate.context import EmbeddedParts
+from amodal.evaluate.yardsticks import SimpleParts
+from amodal.inference.embed import Embedded
+from testbeds.probing import probed
+from testbeds.testbed import Records, Task
+
+
+def simple(train: Records, test: Records, task: Task) -> np.ndarray:
+    """Predict the test records from simple features.
+
+    Args:
+        train: eligible for the task.
+        test: eligible for the task.
+        task: what is predicted.
+
+    Returns:
+        See `testbeds.Predict`.
+
+    Raises:
+        NotApplicable: no field has simple features.
+    """
+    fields = task.fields or tuple(train.dataset.fields)
+    data = train.dataset.select(fields)
+    stand_ins = EmbeddedParts(lambda: (_blank(train, fields), _blank(test, fields)))
+    parts = SimpleParts(data.fields, data, (train.rows, test.rows), stand_ins)
+    return probed(task, parts.pair, train, test)
+
+
+def _blank(records: Records, fields: tuple[str, ...]) -> Embedded:
+    """Records without vectors: which of them have which field."""
+    columns = {}
+    for field in fields:
+        rows = np.flatnonzero(records.dataset.present(field)[records.rows])
+        columns[field] = Column(torch.zeros(len(rows), 1), torch.from_numpy(rows))
+    made = Embeddings(columns, len(records))
+    return Embedded(records.keys, made, made)
