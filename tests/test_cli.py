@@ -383,3 +383,13 @@ def test_simple_features_are_shown_unless_they_are_left_out(capsys, photos):
     call = ("evaluate", run, "--data", data, "--protocols", "knn", "--no-untrained")
     assert " simple " in said(capsys, *call)
     assert "simple" not in said(capsys, *call, "--no-simple")
+
+
+def test_runs_of_two_seeds_a_subset_and_a_page_go_together(capsys, photos, tmp_path):
+    data, run = photos
+    page = tmp_path / "r.html"
+    call = ("evaluate", run, run, "--data", data, "--protocols", "knn,retrieval", "--few", 2)
+    printed = said(capsys, *call, "--records", 30, "--html", page)
+    subset = "a subset, drawn with seed 0, of "
+    assert subset in printed and "mean of 2 runs" in printed and " simple " in printed
+    assert subset in page.read_text() and "trained - untrained" in page.read_text()

@@ -14,6 +14,13 @@ Run = Annotated[
         help="the run folder, as written by `amodal pretrain --out`",
     ),
 ]
+Runs = Annotated[
+    Positional[tuple[Path, ...]],
+    arg(
+        metavar="RUN",
+        help="the run folder; more than one for runs of one configuration with different seeds",
+    ),
+]
 DATA_HELP = "a folder, table file, address (s3://…) or data set (`amodal data` lists them)"
 Data = Annotated[str, arg(metavar="DIR", help=DATA_HELP)]
 Where = Annotated[

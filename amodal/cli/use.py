@@ -9,7 +9,8 @@ from tyro.conf import arg
 
 from amodal.cli.options import listed
 from amodal.cli.own_code import NONE, Code
-from amodal.cli.shared import Data, Run, show
+from amodal.cli.shared import Data, Run, Runs, show
+from amodal.core import AmodalError
 
 
 def predict(
@@ -34,7 +35,7 @@ def predict(
 
 
 def evaluate(
-    run: Run,
+    run: Runs,
     data: Data,
     label: Annotated[
         str | None,
@@ -55,6 +56,9 @@ def evaluate(
     json: Annotated[
         Path | None, arg(help="write spec and results to this file, and figures beside it")
     ] = None,
+    html: Annotated[
+        Path | None, arg(help="write one page with the sentence, the tables and the figures")
+    ] = None,
     few: Annotated[
         int | None, arg(help="use this number of labels of each class, over repeated draws")
     ] = None,
@@ -68,17 +72,23 @@ def evaluate(
     ] = True,
     code: Code = NONE,
 ) -> None:
-    """Evaluate a run on records it was not trained on."""
+    """Evaluate a run on records it was not trained on; or more runs that differ by their seed, with
+    means and intervals over them."""
+    from amodal.evaluate import over_runs
 
-    options: dict[str, Any] = {"simple": simple, "records": records}
+    if not run:
+        raise AmodalError("no run was named: amodal evaluate RUN --data DATA")
+    options: dict[str, Any] = {"simple": simple, "records": records, "label": label}
+    options |= {"protocols": listed(protocols), "untrained": untrained}
     options |= {} if few is None else {"few": few}
-    report = code.open(run).evaluate(
-        data, label=label, protocols=listed(protocols), untrained=untrained, **options
-    )
+    report = over_runs([code.open(one).evaluate(data, **options) for one in run])
     show(report.table())
     if json is not None:
         report.save(json)
         print(f"wrote {json}")
+    if html is not None:
+        report.save_html(html)
+        print(f"wrote {html}")
 
 
 def embed(

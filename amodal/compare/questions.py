@@ -11,9 +11,9 @@ from amodal.core import AmodalError, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data import Dataset
 from amodal.evaluate import Context, Embedded, embed_records, protocol
+from amodal.evaluate.intervals import standard_error
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.row import Row
-from amodal.evaluate.verdict import standard_error
 
 
 class Question(Protocol):

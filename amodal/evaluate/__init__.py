@@ -22,11 +22,12 @@ from amodal.evaluate.needs import (
     TWO_FIELDS,
     Need,
 )
+from amodal.evaluate.over_runs import over_runs
 from amodal.evaluate.papers import Papers, papers
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import changes_records, protocol, protocol_names
 from amodal.evaluate.result import Report, Result
-from amodal.evaluate.runner import evaluate
+from amodal.evaluate.runner import evaluate, evaluate_many
 from amodal.inference.embed import Embedded, embed_records, embed_values
 
 __all__ = [
@@ -49,7 +50,9 @@ __all__ = [
     "embed_records",
     "embed_values",
     "evaluate",
+    "evaluate_many",
     "figures",
+    "over_runs",
     "papers",
     "protocol",
     "protocol_names",

@@ -17,6 +17,8 @@ from amodal.train.run_dir import hash_keys
 
 MIN_TEST_RECORDS = 100
 """Below which the validation part is tested on too, as it was not trained on either."""
+MIN_GROUPS = 8
+"""Below which groups say too little to be drawn as wholes."""
 
 
 def parts(
@@ -59,6 +61,25 @@ def parts(
         | ({"left_out": left_out} if left_out else {})
         | ({"warning": warning} if warning else {}),
     )
+
+
+def test_groups(dataset: Dataset, test: np.ndarray) -> np.ndarray | None:
+    """Groups of the test records that resemble each other: those that `split_by` keeps together.
+
+    Args:
+        dataset: The records.
+        test: (N,) numbers of the test records.
+
+    Returns:
+        (N,) codes; None where the split is of single records, or of fewer than `MIN_GROUPS` groups.
+    """
+    if not dataset.schema.split_by:
+        return None
+    cells = dataset.reader.cells(dataset.schema.split_by)
+    # a record without a group is one by itself
+    names = [f"{i}" if cells[i] is None else f"{cells[i]!r}:" for i in test.tolist()]
+    group: np.ndarray = np.unique(names, return_inverse=True)[1]
+    return group if group.max() + 1 >= MIN_GROUPS else None
 
 
 def subset(

@@ -16,6 +16,16 @@ from amodal.inference.embed import known
 from amodal.stats.auroc import auroc
 from amodal.stats.calibration import brier, calibration_error
 from amodal.stats.interval import half_width, mean
+from amodal.stats.paired_bootstrap import (
+    BalancedAccuracy,
+    Determination,
+    MacroF1,
+    Mean,
+    MeanAuroc,
+    Outcome,
+    RankCorrelation,
+    Repeated,
+)
 from amodal.stats.rank_correlation import spearman
 
 Predict = Callable[[Tensor], Tensor]
@@ -81,6 +91,7 @@ def measure(
     draws: int = 5,
     seed: int = 0,
     calibrated: bool = False,
+    outcomes: bool = False,
     population: np.ndarray | None = None,
 ) -> dict[Key, list[Row]]:
     """Fit a predictor on labelled vectors and score it on others.
@@ -99,6 +110,7 @@ def measure(
             encoder.
         seed: Of the draws.
         calibrated: Whether to score the predictor's `probabilities` (M, classes) too.
+        outcomes: Whether rows have an `outcome`, see `Result.outcomes`.
         population: Rows that the few are drawn from, of which `train` has those that are drawn;
             None for the rows of `train`.
 
@@ -135,18 +147,19 @@ def measure(
         predict = fit(x[picked], torch.from_numpy(y[picked]), len(classes))
         for name, column in usable.items():
             truth = y_test[column.rows.numpy()]
+            who = column.rows.numpy() if outcomes else None
             vectors = vectors_of(column).float()
             guess = predict(vectors).numpy()
             if number:
-                metrics = regression_rows(truth, guess)
+                metrics = regression_rows(truth, guess, who)
             elif calibrated:
                 # `calibrated` is for predictors that have probabilities
                 p = cast(Classifier, predict).probabilities(vectors).double().numpy()
                 counts = np.bincount(y[picked], minlength=len(classes))
-                metrics = classification_rows(truth, guess, most_frequent, p)
+                metrics = classification_rows(truth, guess, most_frequent, p, who)
                 metrics += calibration_rows(truth, p, counts)
             else:
-                metrics = classification_rows(truth, guess, most_frequent)
+                metrics = classification_rows(truth, guess, most_frequent, who=who)
             results.setdefault(name, []).append(metrics)
     return {name: _summary(per_draw, few is not None) for name, per_draw in results.items()}
 
@@ -192,7 +205,11 @@ def draws_of(
 
 
 def classification_rows(
-    truth: np.ndarray, guess: np.ndarray, most_frequent: int, p: np.ndarray | None = None
+    truth: np.ndarray,
+    guess: np.ndarray,
+    most_frequent: int,
+    p: np.ndarray | None = None,
+    who: np.ndarray | None = None,
 ) -> list[Row]:
     """Accuracy, balanced accuracy, macro F1 and, with probabilities, AUROC.
 
@@ -202,6 +219,7 @@ def classification_rows(
         most_frequent: The class that a blind guess takes, for the chance level of accuracy and F1.
         p: (N, K) predicted probabilities. AUROC is the mean over classes, each against the rest,
             and is left out where no class has both.
+        who: (N,) numbers of the records, for an `outcome` of each row; None for none.
 
     Returns:
         A row for each metric. The means over classes have their `standard_error`.
@@ -217,6 +235,7 @@ def classification_rows(
         "balanced accuracy": (float(np.mean([s.mean() for s in shares])), 1 / len(present)),
         "macro F1": (_macro_f1(truth, guess, present), _macro_f1(truth, blind, present)),
     }
+    both: list[int] = []
     areas = []
     if p is not None:
         both = [c for c in present if 0 <= c < p.shape[1] and not (truth == c).all()]
@@ -228,6 +247,16 @@ def classification_rows(
         for metric, (value, chance) in values.items()
     ]
     rows[1]["standard_error"] = float(np.sqrt(np.sum(errors)) / len(present))
+    if who is not None:
+        outcomes: list[Outcome] = [
+            Mean(who, right.astype(np.float32)),
+            BalancedAccuracy(who, truth, guess),
+            MacroF1(who, truth, guess),
+        ]
+        if p is not None and areas:
+            outcomes.append(MeanAuroc(who, truth, p, both))
+        for row, outcome in zip(rows, outcomes, strict=True):
+            row["outcome"] = outcome
     return rows
 
 
@@ -254,20 +283,27 @@ def calibration_rows(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> li
     ]
 
 
-def regression_rows(truth: np.ndarray, guess: np.ndarray) -> list[Row]:
+def regression_rows(
+    truth: np.ndarray, guess: np.ndarray, who: np.ndarray | None = None
+) -> list[Row]:
     """R2 and Spearman's correlation.
 
     Args:
         truth: (N,) numbers.
         guess: (N,) predicted numbers.
+        who: See `classification_rows`.
     """
     guess = guess.astype(np.float64)
     spread = np.square(truth - truth.mean()).sum()
     r2 = 1 - np.square(truth - guess).sum() / spread if spread > 0 else float("nan")
-    return [
+    rows: list[Row] = [
         {"metric": "R2", "value": float(r2), "chance": 0.0, "n": len(truth)},
         {"metric": "Spearman", "value": spearman(truth, guess), "chance": 0.0, "n": len(truth)},
     ]
+    if who is not None:
+        for row, kind in zip(rows, (Determination, RankCorrelation)):
+            row["outcome"] = kind(who, truth, guess)
+    return rows
 
 
 def _summary(draws: list[list[Row]], drawn: bool) -> list[Row]:
@@ -277,7 +313,11 @@ def _summary(draws: list[list[Row]], drawn: bool) -> list[Row]:
     for same in zip(*draws):
         values = [float(row["value"]) for row in same]
         middle, half = mean(values), half_width(values)
-        rows.append(same[0] | {"value": middle, "interval": [middle - half, middle + half]})
+        row = same[0] | {"value": middle, "interval": [middle - half, middle + half]}
+        if "outcome" in row:
+            parts = [row["outcome"] for row in same]
+            row["outcome"] = Repeated(parts[0].who, parts)
+        rows.append(row)
     return rows
 
 

@@ -98,6 +98,34 @@ class NeededParts(EmbeddedParts):
         )
 
 
+class ComparedParts(EmbeddedParts):
+    """Other features of the records and rows of a model's embedded parts.
+
+    Args:
+        make: Makes them.
+        embedded: The model's parts.
+        needed: Which of the records protocols read on these features; None for all.
+    """
+
+    def __init__(
+        self, make: Callable[[], Pair], embedded: EmbeddedParts, needed: Choice | None = None
+    ):
+        super().__init__(make)
+        self.embedded, self.needed = embedded, needed
+
+    def masks(self) -> tuple[Mask, Mask]:
+        """(N,) and (M,) bool, which training and which test records are read."""
+        pair = self.embedded.pair  # it settles `records`
+        if self.needed is None or not isinstance(self.embedded, NeededParts):
+            train, test = (np.ones(len(part), dtype=bool) for part in pair)
+            return train, test
+        return self.needed(self.embedded.records)
+
+    def only(self, needed: Choice) -> EmbeddedParts:
+        """The parts as a protocol sees them, see `NeededParts.only`."""
+        return seen_by(needed, self, self.embedded)
+
+
 def seen_by(needed: Choice, parts: EmbeddedParts, embedded: EmbeddedParts) -> EmbeddedParts:
     """Parts without the vectors of records that a protocol does not read.
 

@@ -1,4 +1,5 @@
-"""The table of a report for a terminal: trained beside simple features, untrained and chance."""
+"""The table of a report for a terminal: trained beside simple features, frozen backbones,
+untrained and chance."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ HEADLINES = (
 LOWER = ("rank", "Brier", "calibration error")
 """What a metric's name says if smaller is better."""
 
-COLUMNS = ("value", "simple", "untrained", "chance")
+COLUMNS = ("value", "simple", "frozen", "untrained", "chance")
 
 LONG = 12
 """Rows of one protocol above which their means are shown instead."""
@@ -63,13 +64,18 @@ def table(
         if "warning" in about
         else []
     )
+    if about.get("simple") and any("simple" in row for row in rows):
+        used = ", ".join(f"{field} {name}" for field, name in about["simple"].items())
+        notes += [escape(f"simple: {used}")]
+    if "runs" in about:
+        notes += [f"trained: mean of {about['runs']} runs, ± over the runs, ± over the records"]
     notes += [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
     shown = Table(
         title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left"
     )
     for heading in ("protocol", "label", "from", "to", "metric"):
         shown.add_column(heading)
-    compared = [c for c in ("simple", "untrained") if any(c in row for row in rows)]
+    compared = [c for c in COLUMNS[1:-1] if any(shown_value(row, c) is not None for row in rows)]
     for heading in ("n", "trained" if compared else "value", *compared, "chance"):
         shown.add_column(heading, justify="right")
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -120,17 +126,22 @@ def means(rows: Sequence[Row], group: Callable[[Row], tuple[str, str]] = by_targ
         counts = {row["n"] for row in rows_}
         n = counts.pop() if len(counts) == 1 else None
         row = rows_[0] | averages | {"source": source, "target": target, "metric": metric, "n": n}
-        row.pop("interval", None)
+        for of_one in ("interval", "intervals", "runs"):
+            row.pop(of_one, None)
         short.append(row | ({"of": len(rows_)} if len(rows_) > 1 else {}))
     return short
 
 
 def _cells(row: Row, compared: Sequence[str]) -> list[str]:
     """The cells of one row. A value better than all that it is compared with is bold."""
-    others = [v for c in COLUMNS[1:] if (v := row.get(c)) is not None and math.isfinite(v)]
+    others = [v for c in COLUMNS[1:] if (v := shown_value(row, c)) is not None]
+    others = [v for v in others if math.isfinite(v)]
     lower = any(name in row["metric"] for name in LOWER)
     best = all(row["value"] < v if lower else row["value"] > v for v in others)
-    value = number(row["value"], row.get("interval"))
+    intervals = row.get("intervals", {})
+    value = number(row["value"], row.get("interval", intervals.get("trained")))
+    if "runs" in row and "trained" in intervals:
+        value += number(row["value"], intervals["trained"]).partition(" ")[2].join((" ", ""))
     detail = ", ".join(
         [
             *([row["probe"]] if "probe" in row else []),
@@ -143,9 +154,15 @@ def _cells(row: Row, compared: Sequence[str]) -> list[str]:
         row["metric"] + (f" ({detail})" if detail else ""),
         "" if row["n"] is None else f"{row['n']:,}",
         f"[bold]{value}[/]" if best else value,
-        *(number(row.get(column)) for column in compared),
+        *(number(shown_value(row, column), intervals.get(column)) for column in compared),
         number(row.get("chance")),
     ]
+
+
+def shown_value(row: Row, column: str) -> float | None:
+    """A cell of a row. A pretrained backbone was trained, so its column stands for `untrained`."""
+    value: float | None = row.get(column)
+    return None if column == "untrained" and row.get("frozen") is not None else value
 
 
 def number(value: float | None, interval: Iterable[float] | None = None) -> str:

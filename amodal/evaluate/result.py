@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from amodal.evaluate import report_table as _table
 from amodal.evaluate.old_names import OLD_SOURCES, current_name
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded
+from amodal.stats.paired_bootstrap import Bootstrap, Outcome
 
-COMPARED = ("simple", "untrained")
+COMPARED = ("simple", "frozen", "untrained")
 """Attributes of a report, and columns of its rows, that the trained encoder is compared with."""
 
 
@@ -27,12 +28,21 @@ class Result:
     Args:
         protocol: Its name.
         spec: Everything that decides the numbers.
-        rows: See `amodal.evaluate.row`. `interval` is a 95 % interval of the mean over draws.
+        rows: See `amodal.evaluate.row`. `interval` is a 95 % interval of the mean over draws. An
+            `outcome` of a row is moved to `outcomes`.
+        outcomes: Of the single records, for each row, from which its metric can be computed anew;
+            None for rows without; not saved.
     """
 
     protocol: str
     spec: Spec
     rows: list[Row]
+    outcomes: list[Outcome | None] = field(
+        default_factory=list, init=False, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        self.outcomes.extend(row.pop("outcome", None) for row in self.rows)
 
     def value(self, source: str, metric: str, **more: str) -> float:
         """One number of a row.
@@ -47,7 +57,7 @@ class Result:
         for row in self.rows:
             if all(row.get(k) == v for k, v in wanted.items()):
                 return float(row["value"])
-        have = sorted({", ".join(_identity(row)) for row in self.rows})
+        have = sorted({", ".join(identity(row)) for row in self.rows})
         raise AmodalError(
             f"{self.protocol} has no row {wanted}. There are: {'; '.join(have[:40]) or 'none'}."
         )
@@ -66,6 +76,8 @@ class Report:
         test: The embedded test records, for figures; not saved.
         simple: The same of simple features of the records, with no rows for a protocol that is not
             measured on them; None if that was not measured.
+        frozen: The same of the features of pretrained backbones, before any of this training.
+        bootstrap: Draws of the test records, by which intervals were computed; not saved.
     """
 
     results: list[Result]
@@ -75,6 +87,8 @@ class Report:
     train: Embedded | None = None
     test: Embedded | None = None
     simple: list[Result] | None = None
+    frozen: list[Result] | None = None
+    bootstrap: Bootstrap | None = field(default=None, repr=False)
 
     def __getitem__(self, protocol: str) -> Result:
         """The (first) result of a protocol."""
@@ -97,16 +111,37 @@ class Report:
                 {"label": result.spec["label"]} if result.spec.get("label") else {}
             )
             beside = self._beside(number)
-            rows += [named | row | beside.get(_identity(row), {}) for row in result.rows]
+            rows += [named | row | beside.get(identity(row), {}) for row in result.rows]
         return rows
+
+    def outcomes(self) -> list[dict[str, Outcome]]:
+        """For each of `rows()`, column -> the outcomes of single records, where there are any."""
+        found = []
+        for number, result in enumerate(self.results):
+            columns: dict[str, dict[tuple[str, ...], Outcome]] = {}
+            for column, results in self._columns().items():
+                same = results[number]
+                columns[column] = {
+                    identity(row): outcome
+                    for row, outcome in zip(same.rows, same.outcomes)
+                    if outcome is not None
+                }
+            for row in result.rows:
+                key = identity(row)
+                found.append({name: of[key] for name, of in columns.items() if key in of})
+        return found
+
+    def _columns(self) -> dict[str, list[Result]]:
+        others = {column: getattr(self, column) for column in COMPARED}
+        measured: dict[str, list[Result]] = {c: r for c, r in others.items() if r is not None}
+        return {"trained": self.results} | measured
 
     def _beside(self, number: int) -> dict[tuple[str, ...], dict[str, float]]:
         """What a row measures -> column -> the value of what is compared with."""
         beside: dict[tuple[str, ...], dict[str, float]] = {}
-        for column in COMPARED:
-            others: list[Result] | None = getattr(self, column)
-            for row in others[number].rows if others else []:
-                beside.setdefault(_identity(row), {})[column] = row["value"]
+        for column, results in self._columns().items():
+            for row in results[number].rows if column in COMPARED else []:
+                beside.setdefault(identity(row), {})[column] = row["value"]
         return beside
 
     def table(self, *, every: bool = False) -> Table:
@@ -120,11 +155,14 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON."""
-        results = [asdict(r) for r in self.results]
+        results: list[dict[str, Any]] = [
+            {"protocol": r.protocol, "spec": r.spec, "rows": [dict(row) for row in r.rows]}
+            for r in self.results
+        ]
         for number, result in enumerate(results):
             beside = self._beside(number)
             for row in result["rows"]:
-                row |= beside.get(_identity(row), {})
+                row |= beside.get(identity(row), {})
         return {"about": self.about, "results": results, "skipped": self.skipped}
 
     def save(self, path: str | Path, *, figures: bool = True) -> Path:
@@ -159,6 +197,30 @@ class Report:
             raise AmodalError(f"could not write the report to {path}: {error}") from error
         return path
 
+    def save_html(self, path: str | Path, *, figures: bool = True) -> Path:
+        """Write the report as one HTML file, with its figures inside.
+
+        Args:
+            path: An HTML file.
+            figures: Whether to draw figures.
+
+        Returns:
+            The path.
+
+        Raises:
+            AmodalError: If it cannot be written.
+        """
+        from amodal.evaluate.html_report import html_report
+
+        path = Path(path)
+        page = html_report(self, pictures=figures)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise AmodalError(f"could not write the report to {path}: {error}") from error
+        return path
+
     @staticmethod
     def load(path: str | Path) -> Report:
         """Read what `save` wrote, also with names of earlier releases.
@@ -175,12 +237,12 @@ class Report:
         for row in rows:
             nan = {k: float("nan") for k in ("value", *COMPARED) if k in row and row[k] is None}
             row.update(nan)
-        simple, untrained = (_column(results, column) for column in COMPARED)
+        columns: dict[str, Any] = {column: _column(results, column) for column in COMPARED}
         for row in rows:
             for column in COMPARED:
                 row.pop(column, None)
         skipped = {_renamed(name): reason for name, reason in read.get("skipped", {}).items()}
-        return Report(results, untrained, skipped, read.get("about", {}), simple=simple)
+        return Report(results, skipped=skipped, about=read.get("about", {}), **columns)
 
 
 def _column(results: list[Result], column: str) -> list[Result] | None:
@@ -202,7 +264,7 @@ def _read(result: dict[str, Any]) -> Result:
     return Result(protocol, result["spec"], rows)
 
 
-def _identity(row: Row) -> tuple[str, ...]:
+def identity(row: Row) -> tuple[str, ...]:
     """What a row measures: its texts."""
     return tuple(v for v in row.values() if isinstance(v, str))
 

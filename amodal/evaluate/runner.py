@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,20 +14,22 @@ from amodal.core import AmodalError, unknown
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.data import open as open_data
+from amodal.evaluate.columns import Columns, ProtocolRun, columns_of
 from amodal.evaluate.context import Context, EmbeddedParts, Pair, Run
-from amodal.evaluate.held_out import parts, subset
+from amodal.evaluate.held_out import parts, subset, test_groups
+from amodal.evaluate.intervals import add_intervals
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
-from amodal.evaluate.needed_parts import NeededParts
-from amodal.evaluate.needed_records import Mask, PartRecords
+from amodal.evaluate.needed_records import PartRecords
 from amodal.evaluate.old_names import OLD_OPTIONS
+from amodal.evaluate.over_runs import over_runs
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
 from amodal.evaluate.verdict import summary
-from amodal.evaluate.yardsticks import SimpleParts
 from amodal.inference.embed import known
 from amodal.inference.forward_passes import AnyEncoder, Device
+from amodal.stats.paired_bootstrap import Bootstrap
 
 
 @fast_products()
@@ -77,24 +79,10 @@ def evaluate(
     options = {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
     encoder, dataset = _opened(model, dataset)
     labels = LabelChoice.of(dataset, label)
-    chosen = (
-        [protocol(p) for p in protocols]
-        if protocols
-        else [p for p in all_protocols() if p.usual(labels)]
-    )
+    chosen = _chosen(protocols, labels)
     _check_options(chosen, options)
-    train, test, split = parts(model, dataset)
-    if records is not None:
-        train, test, drawn = subset(train, test, records, seed)
-        split |= drawn
+    train, test, about = _split(model, dataset, records, seed)
     _check_parts(dataset, labels, train, test, records)
-    about = {
-        "data": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "records": len(dataset),
-        **split,
-    }
-    report = Report([], [] if baseline is not None else None, {}, about)
     context = Context(
         EmbeddedParts(_none),
         seed=seed,
@@ -103,98 +91,160 @@ def evaluate(
         dataset=dataset,
         labels=labels,
     )
-    runs = [
-        (one, replace(context, label=label, options=one.filled(options), first=not number))
-        for one in chosen
-        for number, label in enumerate(one.labels(labels))
-    ]
-    both = PartRecords.of(dataset, train), PartRecords.of(dataset, test)
-    embedded = partial(
-        NeededParts,
-        records=both,
-        needed=partial(_union, runs),
-        progress=progress,
+    runs = _runs(chosen, context, options)
+    columns = columns_of(
+        encoder,
+        runs,
+        (PartRecords.of(dataset, train), PartRecords.of(dataset, test)),
+        baseline=baseline,
+        simple=simple,
+        seed=seed,
         batch=batch,
         device=device,
+        progress=progress,
     )
-    columns = _Columns(embedded(encoder))
-    if baseline is not None:
-        columns.untrained = embedded(baseline, title="embed, untrained")
-    yardsticks = [(one, run) for one, run in runs if one.yardstick]
-    if simple and yardsticks:
-        report.simple = []
-        columns.simple = SimpleParts(
-            encoder.fields,
-            dataset,
-            (train, test),
-            columns.trained,
-            needed=partial(_union, yardsticks),
-            pairs=any(one.compares_fields and one.may_apply(run) for one, run in yardsticks),
-            seed=seed,
-            progress=progress,
+    measured, skipped = _measured(runs, columns)
+    bootstrap = None
+    if any(outcome is not None for one in measured["trained"] for outcome in one.outcomes):
+        # outcomes are numbered in the whole test part, whichever of its records a protocol reads
+        bootstrap = Bootstrap(len(test), seed=seed, group=test_groups(dataset, test))
+    return _report(measured, skipped, about, columns, bootstrap)
+
+
+def evaluate_many(
+    models: Sequence[Run | AnyEncoder],
+    dataset: Any,
+    *,
+    baselines: Sequence[AnyEncoder] | None = None,
+    **options: Any,
+) -> Report:
+    """Run protocols on models of one configuration, trained with different seeds.
+
+    Args:
+        models: See `evaluate`.
+        dataset: See `evaluate`.
+        baselines: An untrained encoder for each model.
+        options: Of `evaluate`.
+
+    Returns:
+        Means over the models, see `amodal.evaluate.over_runs`.
+
+    Raises:
+        AmodalError: See `evaluate`; and for another number of baselines than of models.
+    """
+    if baselines is not None and len(baselines) != len(models):
+        raise AmodalError(
+            f"{len(models)} models have {len(baselines)} baselines; one of each is needed"
         )
-    for one, run in runs:
-        _run(one, run, columns, report)
-    if not report.results:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
-        raise AmodalError("nothing could be measured: " + reasons)
-    if columns.trained.made:
-        report.train, report.test = columns.trained.pair
-        about["embedded"] = columns.trained.counts
-    if verdict := summary(report.rows()):
-        about["summary"] = verdict
-    return report
+    opened = dataset if isinstance(dataset, Dataset) else open_data(dataset)
+    befores = [None] * len(models) if baselines is None else baselines
+    return over_runs(
+        [
+            evaluate(model, opened, baseline=before, **options)
+            for model, before in zip(models, befores)
+        ]
+    )
 
 
-@dataclass
-class _Columns:
-    """What is measured side by side, each embedded once."""
+def _split(
+    model: Run | AnyEncoder, dataset: Dataset, records: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The training and the test records, and what a report says about them."""
+    train, test, about = parts(model, dataset)
+    if records is not None:
+        train, test, drawn = subset(train, test, records, seed)
+        about |= drawn
+    data = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset)}
+    return train, test, data | about
 
-    trained: NeededParts
-    untrained: NeededParts | None = None
-    simple: SimpleParts | None = None
+
+def _chosen(protocols: Sequence[ProtocolLike] | None, labels: LabelChoice) -> list[Protocol]:
+    if protocols:
+        return [protocol(one) for one in protocols]
+    return [one for one in all_protocols() if one.usual(labels)]
+
+
+def _runs(
+    chosen: Iterable[Protocol], context: Context, options: dict[str, Any]
+) -> list[ProtocolRun]:
+    """Each protocol on each label that it reads."""
+    return [
+        (one, replace(context, label=label, options=one.filled(options), first=not number))
+        for one in chosen
+        for number, label in enumerate(one.labels(context.labels))
+    ]
 
 
 def _none() -> Pair:
     raise AmodalError("a protocol says which records it needs before any is embedded")
 
 
-def _union(
-    runs: Sequence[tuple[Protocol, Context]], parts: tuple[PartRecords, PartRecords]
-) -> tuple[Mask, Mask]:
-    """The records that any of some protocols reads."""
-    masks = [one.needed_records(parts, context) for one, context in runs]
-    train, test = (np.any([pair[part] for pair in masks], 0) for part in (0, 1))
-    return train, test
+def _measured(
+    runs: Sequence[ProtocolRun], columns: Columns
+) -> tuple[dict[str, list[Result]], dict[str, str]]:
+    """Column -> the results of all protocols, and why the others were skipped."""
+    measured: dict[str, list[Result]] = {name: [] for name in columns.names}
+    skipped = {}
+    for one, run in runs:
+        try:
+            found = _run(one, run, columns)
+        except NotApplicable as reason:
+            with_label = len(run.labels.names) > 1 and run.label is not None
+            skipped[f"{one.name} ({run.label})" if with_label else one.name] = str(reason)
+            continue
+        for name, results in measured.items():
+            results.append(found[name])
+    if not measured["trained"]:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise AmodalError("nothing could be measured: " + reasons)
+    return measured, skipped
 
 
-def _run(one: Protocol, context: Context, columns: _Columns, report: Report) -> None:
-    """Add the results of one protocol and label to the report."""
-
-    def seen(parts: NeededParts | SimpleParts) -> EmbeddedParts:
-        return parts.only(partial(one.needed_records, context=context))
-
-    labels, label, untrained = context.labels, context.label, columns.untrained
-    try:
-        result = _result(one, replace(context, parts=seen(columns.trained)))
-        compared = None
-        if untrained is not None:
-            before = replace(context, parts=seen(untrained), encoder=untrained.encoder)
-            compared = _result(one, before)
-    except NotApplicable as reason:
-        name = one.name if len(labels.names) < 2 or label is None else f"{one.name} ({label})"
-        report.skipped[name] = str(reason)
-        return
-    report.results.append(result)
-    if report.untrained is not None and compared is not None:
-        report.untrained.append(compared)
-    if report.simple is not None and columns.simple is not None:
-        yardstick = replace(context, parts=seen(columns.simple))
-        report.simple.append(_simple_result(one, yardstick, result))
+def _run(one: Protocol, context: Context, columns: Columns) -> dict[str, Result]:
+    """Column -> the result of one protocol and label."""
+    needed = partial(one.needed_records, context=context)
+    trained = _result(one, replace(context, parts=columns.trained.only(needed)))
+    found = {"trained": trained}
+    if (before := columns.untrained) is not None:
+        seen = replace(context, parts=before.only(needed), encoder=before.encoder)
+        found["untrained"] = _result(one, seen)
+    for name, features in columns.yardsticks():
+        found[name] = _beside(one, replace(context, parts=features.only(needed)), trained)
+    return found
 
 
-def _simple_result(one: Protocol, context: Context, trained: Result) -> Result:
-    """The result of simple features, without rows where there is none."""
+def _report(
+    measured: dict[str, list[Result]],
+    skipped: dict[str, str],
+    about: dict[str, Any],
+    columns: Columns,
+    bootstrap: Bootstrap | None,
+) -> Report:
+    """A report with its intervals and its sentence."""
+    embedded = columns.trained.pair if columns.trained.made else (None, None)
+    about = about | ({"embedded": columns.trained.counts} if columns.trained.made else {})
+    if columns.simple is not None and columns.simple.names:
+        about["simple"] = columns.simple.names
+    report = Report(
+        measured["trained"],
+        untrained=measured.get("untrained"),
+        skipped=skipped,
+        about=about,
+        train=embedded[0],
+        test=embedded[1],
+        simple=measured.get("simple"),
+        frozen=measured.get("frozen"),
+        bootstrap=bootstrap,
+    )
+    if bootstrap is not None:
+        add_intervals(report, bootstrap)
+    if verdict := summary(report.rows(), report.outcomes(), bootstrap, about.get("simple")):
+        about["summary"] = verdict
+    return report
+
+
+def _beside(one: Protocol, context: Context, trained: Result) -> Result:
+    """The result of simple or of frozen features, without rows where there is none."""
     empty = replace(trained, rows=[])
     if not one.yardstick:
         return empty
@@ -205,7 +255,7 @@ def _simple_result(one: Protocol, context: Context, trained: Result) -> Result:
 
 
 def _with_features(context: Context) -> SimpleNamespace:
-    """The options without fields that have no simple features.
+    """The options without fields that have no such features.
 
     Raises:
         NotApplicable: If these are all that are named.
@@ -219,7 +269,7 @@ def _with_features(context: Context) -> SimpleNamespace:
             one for one in named if {*([one] if isinstance(one, str) else one)} <= set(probed)
         ]
         if not within:
-            raise NotApplicable(f"no field of {name} has simple features")
+            raise NotApplicable(f"no field of {name} has such features")
         setattr(options, name, within)
     return options
 

@@ -1,48 +1,75 @@
 """One sentence about a report: what the encoder is good for, and where the simple thing wins.
 
-Differences are called where they exceed their 95 % interval. Rows have no outcomes of single
-records, so it is that of two independent shares (Agresti and Coull 1998), which is wider than the
-interval of paired outcomes.
+Differences are called where their 95 % interval excludes 0: that of paired outcomes where rows have
+outcomes of the single records, else that of two independent shares, which is wider. The largest
+differences are named first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from amodal.core.embeddings import FUSED
+from amodal.evaluate.intervals import column_interval, difference, independent
 from amodal.evaluate.row import Row
+from amodal.stats.paired_bootstrap import Bootstrap, Outcome
 
 CALLED = ("balanced accuracy", "Spearman", "concordance")
 """The metrics that are compared, and Recall@k of the largest k. Accuracy is not among them: it
 praises a guess of the most frequent class."""
 SHOWN = 3
 """Tasks of one kind that a sentence names."""
-QUANTILE = 1.96
 LEAST = 0.01
 """Differences below are not called: two decimals do not show them."""
+COMMON = 0.5
+"""The share of a class from which a sentence names it, if it is also `COMMON_TIMES` an even one."""
+COMMON_TIMES = 1.4
+SIMPLE = "simple features"
+BEFORE = {"untrained": "the untrained encoder", "frozen": "its frozen backbone"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """The best of some protocols.
+    """A value of a row.
 
     Args:
-        value: Of the metric.
-        error: Its standard error.
-        protocol: Which it is.
+        row: The row.
+        column: Of the row; "value" is the trained encoder's.
+        outcome: Of the single records, if there are any.
+        bootstrap: Draws of the records, if there are any.
     """
 
-    value: float
-    error: float
-    protocol: str
+    row: Row
+    column: str
+    outcome: Outcome | None = field(default=None, compare=False)
+    bootstrap: Bootstrap | None = field(default=None, compare=False)
+
+    @property
+    def value(self) -> float:
+        """Of the metric."""
+        return float(self.row[self.column])
+
+    @property
+    def protocol(self) -> str:
+        """Which it was measured by."""
+        return str(self.row["protocol"])
 
     def above(self, other: Score | None) -> bool:
         """Whether it is higher, by more than the interval of the difference; than None it is."""
         if other is None:
             return True
-        interval = QUANTILE * math.hypot(self.error, other.error)
-        return self.value - other.value > max(interval, LEAST)
+        interval = difference(self.outcome, other.outcome, self.bootstrap)
+        interval = interval or independent(self.row, self.column, other.row, other.column)
+        low = interval[0] if interval is not None else 0.0
+        return low > 0 and self.value - other.value > LEAST
+
+    def above_number(self, number: float) -> bool:
+        """Whether it is higher than a number, such as chance, by more than its interval."""
+        interval = column_interval(self.row, self.column, self.outcome, self.bootstrap)
+        low = interval[0] if interval is not None else self.value
+        return low > number and self.value - number > LEAST
 
 
 @dataclass(frozen=True)
@@ -53,106 +80,184 @@ class Task:
         name: For people, such as "folder from text".
         trained: The best of the trained encoder.
         simple: The best of simple features, if measured.
-        untrained: The best of the untrained encoder, if measured.
+        before: The best of the frozen backbone, else of the untrained encoder, if measured.
         chance: By chance.
         labelled: Whether it is about a label, for which there is more than one protocol.
+        compared: Whether simple features are measured on it.
     """
 
     name: str
     trained: Score
     simple: Score | None
-    untrained: Score | None
-    chance: Score
+    before: Score | None
+    chance: float
     labelled: bool
+    compared: bool = True
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """A sentence about the rows of a report; "" where none of them can be compared."""
-    simple, better, idle, nothing, equal = (list[str]() for _ in range(5))
-    for task in tasks(rows):
+Named = tuple[float, str]
+"""A gap and the text that names it."""
+
+
+def summary(
+    rows: Sequence[Row],
+    outcomes: Sequence[Mapping[str, Outcome]] = (),
+    bootstrap: Bootstrap | None = None,
+    simple: Mapping[str, str] | None = None,
+) -> str:
+    """A sentence about the rows of a report; "" where none of them can be compared.
+
+    Args:
+        rows: The rows.
+        outcomes: For each row, column -> the outcomes of single records.
+        bootstrap: Draws of these records.
+        simple: Field -> what its simple features are called.
+    """
+    loses, wins, spoilt, idle, equal, nothing, below = (list[Named]() for _ in range(7))
+    beaten = False
+    for task in tasks(rows, outcomes, bootstrap):
         name, trained = task.name, task.trained
+        beaten |= task.simple is not None and trained.above(task.simple)
+        spoils = task.before is not None and task.before.above(trained)
+        if spoils and task.before is not None:
+            figures = f"{_before(task.before)} {pair(task.before.value, trained.value)}"
+            spoilt.append((task.before.value - trained.value, f"{name} ({figures})"))
         if task.simple is not None and task.simple.above(trained):
-            protocol = f"{task.simple.protocol} " if task.labelled else ""
-            wins = f"{protocol}{short(task.simple.value)} against {short(trained.value)}"
-            simple.append(f"{name} ({wins})")
-        elif not trained.above(task.chance):
-            nothing.append(name)
+            gap = task.simple.value - trained.value
+            loses.append((gap, _use(task, task.simple, simple or {})))
+        elif not trained.above_number(task.chance):
+            figures = pair(trained.value, task.chance, " against ")
+            if trained.value < task.chance and len({*figures.split(" against ")}) > 1:
+                below.append((task.chance - trained.value, f"{name} ({figures})"))
+            else:
+                nothing.append((task.chance - trained.value, name))
+        elif not task.compared or spoils:
+            continue
         elif not trained.above(task.simple):
-            equal.append(name)
-        elif not trained.above(task.untrained):
-            idle.append(name)
+            equal.append((0.0, name))
+        elif not trained.above(task.before):
+            idle.append((0.0, f"{_before(task.before)} for {name}" if task.before else name))
         else:
-            others = [s.value for s in (task.simple, task.untrained) if s is not None]
-            gain = trained.value - max(others or [task.chance.value])
-            better.append(f"{name} by {short(gain)}")
+            others = [s.value for s in (task.simple, task.before) if s is not None]
+            gain = trained.value - max(others or [task.chance])
+            wins.append((gain, f"{short(gain)} for {name}"))
+    use = "use " if wins or beaten else f"nothing learnt here beats {SIMPLE}: use "
+    first = [(use, loses), ("the model adds ", wins), ("training made worse ", spoilt)]
+    first = [(start, sorted(named, reverse=True)) for start, named in first if named]
+    first.sort(key=lambda part: -part[1][0][0])
     parts = [
-        ("simple features are better for ", simple),
-        ("the trained encoder is better for ", better),
-        ("it is no better than the untrained encoder for ", idle),
-        ("it is no better than simple features for ", equal),
-        ("it is not above chance for ", nothing),
+        *first,
+        ("the model is below chance for ", sorted(below, reverse=True)),
+        ("the model is not above chance for ", nothing),
+        ("the model is no better than ", idle),
+        (f"the model is no better than {SIMPLE} for ", equal),
     ]
-    text = "; ".join(start + _listed(names) for start, names in parts if names)
-    if not better:
-        text = text.replace("it is", "the trained encoder is", 1)
-    return text + "." if text else ""
+    clauses = [start + _listed([text for _, text in named]) for start, named in parts if named]
+    return "; ".join([*clauses, *(_common_classes(rows) if clauses else [])]) + "." * bool(clauses)
 
 
-def tasks(rows: Iterable[Row]) -> list[Task]:
-    """What the protocols that are compared with simple features ask, over all of them."""
+def tasks(
+    rows: Sequence[Row],
+    outcomes: Sequence[Mapping[str, Outcome]] = (),
+    bootstrap: Bootstrap | None = None,
+) -> list[Task]:
+    """What the protocols that are compared with simple features or with chance ask.
+
+    Args:
+        rows: See `summary`.
+        outcomes: See `summary`.
+        bootstrap: See `summary`.
+    """
     from amodal.evaluate.protocol_registry import protocol_of_report
 
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if not protocol_of_report(row["protocol"]).yardstick:
-            continue
+    groups: dict[tuple[str, str, bool], list[int]] = {}
+    for number, row in enumerate(rows):
+        protocol = protocol_of_report(row["protocol"])
         metric, target = row["metric"], row.get("target", "")
         recall = metric.startswith("recall@")
         if metric not in CALLED and not recall:
             continue
         name = f"{row['label']} from {row['source']}" if row.get("label") else ""
         name = f"retrieval of {target} by {row['source']}" if target else name
-        groups.setdefault((name, "recall" if recall else metric), []).append(row)
+        if not protocol.yardstick:
+            if not protocol.against_chance:
+                continue
+            name += f" by {protocol.name.replace('_', '-')}" if name else ""
+        key = (name, "recall" if recall else metric, protocol.yardstick)
+        groups.setdefault(key, []).append(number)
     found = []
-    for (name, kind), same in groups.items():
+    for (name, kind, compared), same in groups.items():
         if kind == "recall":
-            most = max(same, key=lambda row: int(row["metric"].partition("@")[2]))
-            same = [most]
-        trained = _best(same, "value")
+            same = [max(same, key=lambda i: int(rows[i]["metric"].partition("@")[2]))]
+
+        def best(column: str, same: Iterable[int] = same) -> Score | None:
+            scores = [
+                Score(
+                    rows[i], column, (outcomes[i] if outcomes else {}).get(_name(column)), bootstrap
+                )
+                for i in same
+                if column in rows[i] and math.isfinite(rows[i][column])
+            ]
+            return max(scores, key=lambda score: score.value, default=None)
+
+        trained = best("value")
         if trained is None or not name:
             continue
-        chance = Score(max(float(row["chance"]) for row in same), 0.0, "chance")
-        others = _best(same, "simple"), _best(same, "untrained")
-        found.append(Task(name, trained, *others, chance, kind != "recall"))
+        chance = max(float(rows[i]["chance"]) for i in same)
+        before = best("frozen") or best("untrained")
+        labelled = kind != "recall"
+        found.append(Task(name, trained, best("simple"), before, chance, labelled, compared))
     return found
 
 
-def _best(rows: Iterable[Row], column: str) -> Score | None:
-    scores = [
-        Score(float(row[column]), standard_error(row, column), row["protocol"])
-        for row in rows
-        if column in row and math.isfinite(row[column])
+def _name(column: str) -> str:
+    return "trained" if column == "value" else column
+
+
+def _before(score: Score | None) -> str:
+    return BEFORE[score.column] if score is not None else ""
+
+
+def _use(task: Task, simple: Score, names: Mapping[str, str]) -> str:
+    """Which simple features to use for a task, and the figures."""
+    row, protocol = simple.row, f"{simple.protocol} " if task.labelled else ""
+    fields = [*names] if row["source"] == FUSED else [row["source"], row.get("target", "")]
+    of = {names.get(field, "") for field in fields if field}
+    name = (of.pop() if len(of) == 1 else "") or SIMPLE
+    return f"{name} for {task.name} ({protocol}{pair(simple.value, task.trained.value)})"
+
+
+def _common_classes(rows: Iterable[Row]) -> list[str]:
+    """For each label most of whose records are of one class, what is compared."""
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["metric"] == "balanced accuracy" and row.get("label"):
+            even = float(row["chance"])
+            shares = [
+                float(other["chance"])
+                for other in rows
+                if other["metric"] == "accuracy"
+                and all(other.get(k) == row.get(k) for k in ("protocol", "label", "source"))
+            ]
+            share = max(shares, default=0.0)
+            if share >= COMMON and share >= COMMON_TIMES * even:
+                found[row["label"]] = max(share, found.get(row["label"], 0.0))
+    return [
+        f"{share:.0%} of the records are of one class of {label}, so balanced accuracy is compared"
+        for label, share in found.items()
     ]
-    return max(scores, key=lambda score: score.value, default=None)
 
 
-def standard_error(row: Row, column: str = "value") -> float:
-    """Of a value of a row: the largest of those that apply."""
-    n, value = int(row["n"]), float(row[column])
-    if row["metric"] == "Spearman":  # Bonett and Wright 2000
-        sampling = (1 - value**2) * math.sqrt((1 + value**2 / 2) / max(n - 3, 1))
-    else:
-        share = (min(max(value, 0.0), 1.0) * n + 2) / (n + 4)
-        sampling = math.sqrt(share * (1 - share) / (n + 4))
-    low, high = row.get("interval", (0.0, 0.0))
-    drawn = (high - low) / 2 / QUANTILE if math.isfinite(high - low) else 0.0
-    return max(sampling, drawn, float(row.get("standard_error", 0.0)))
-
-
-def short(value: float) -> str:
+def short(value: float, decimals: int = 2) -> str:
     """Two decimals, without the zero in front of them."""
-    text = f"{value:.2f}"
+    text = f"{value:.{decimals}f}"
     return text.replace("0.", ".", 1) if abs(value) < 0.995 else text
+
+
+def pair(a: float, b: float, between: str = ", trained ") -> str:
+    """Two numbers, with a third decimal where two do not show which is larger."""
+    decimals = 3 if max(abs(a), abs(b)) < 0.1 or short(a) == short(b) else 2
+    return short(a, decimals) + between + short(b, decimals)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from amodal.data import Dataset
 from amodal.data.cache import MAX_BYTES, Entry
 from amodal.evaluate.context import EmbeddedParts, Pair
 from amodal.evaluate.labels import NotApplicable
-from amodal.evaluate.needed_parts import Choice, NeededParts, seen_by
+from amodal.evaluate.needed_parts import Choice, ComparedParts, NeededParts
 from amodal.evaluate.needed_records import Mask
 from amodal.evaluate.pair_maps import pair_maps
 from amodal.inference.embed import Embedded
@@ -41,7 +41,7 @@ MAX_FITTED = 5000
 """Rows that a rotation is fitted on."""
 
 
-class SimpleParts(EmbeddedParts):
+class SimpleParts(ComparedParts):
     """Simple features of the records and rows of a model's embedded parts, made when first needed.
 
     Args:
@@ -54,6 +54,9 @@ class SimpleParts(EmbeddedParts):
             records that no protocol need read.
         seed: Of the choice of training records.
         progress: Show a bar.
+
+    Attributes:
+        names: Field -> what its simple features are called, once they have been made.
     """
 
     def __init__(
@@ -68,28 +71,30 @@ class SimpleParts(EmbeddedParts):
         seed: int = 0,
         progress: bool = False,
     ):
+        super().__init__(self._simple, embedded, needed)
+        self.names: dict[str, str] = {}
+        self._records = _Records(fields, dataset, rows, embedded)
+        self._pairs, self._seed, self._progress = pairs, seed, progress
         self._reason: str | None = None
-        self.embedded = embedded
 
-        def make() -> Pair:
-            if self._reason is not None:
-                raise NotApplicable(self._reason)
-            try:
-                models = embedded.pair
-                with Bar("simple features", len(models[1].sources), shown=progress) as bar:
-                    records = _Records(fields, dataset, rows, embedded)
-                    masks = records.needed(needed)
-                    learnt = _training_records(masks[0], pairs, seed)
-                    return _pair(records, learnt, masks[1], seed, lambda: bar.step("fields"))
-            except NotApplicable as reason:
-                self._reason = str(reason)
-                raise
+    def _simple(self) -> Pair:
+        if self._reason is not None:
+            raise NotApplicable(self._reason)
+        try:
+            train, test = self.masks()
+            most = MAX_TRAIN if self._pairs else max(MIN_TRAIN, int(train.sum()))
+            chosen = training_records(train, most, self._seed), np.flatnonzero(test)
+            fields = len(self.embedded.pair[1].sources)
+            with Bar("simple features", fields, shown=self._progress) as bar:
 
-        super().__init__(make)
+                def step(field: str, name: str) -> None:
+                    self.names[field] = name
+                    bar.step("fields")
 
-    def only(self, needed: Choice) -> EmbeddedParts:
-        """The parts as a protocol sees them, see `NeededParts.only`."""
-        return seen_by(needed, self, self.embedded)
+                return _pair(self._records, chosen, self._seed, step)
+        except NotApplicable as reason:
+            self._reason = str(reason)
+            raise
 
 
 def _decoded(dataset: Dataset, field: str) -> Dataset:
@@ -174,13 +179,6 @@ class _Records:
     rows: tuple[np.ndarray, np.ndarray]
     embedded: EmbeddedParts
 
-    def needed(self, needed: Choice | None) -> tuple[Mask, Mask]:
-        """Which training and which test records are read."""
-        if needed is None or not isinstance(self.embedded, NeededParts):
-            train, test = (np.ones(len(part), dtype=bool) for part in self.rows)
-            return train, test
-        return needed(self.embedded.records)
-
     def values(self, part: int, name: str, chosen: np.ndarray) -> FieldValues:
         """The values of a field of some records of a part."""
         return FieldValues(_decoded(self.dataset, name), name, self.rows[part][chosen])
@@ -197,25 +195,31 @@ class _Records:
         return np.flatnonzero(here)
 
 
-def _training_records(wanted: Mask, pairs: bool, seed: int) -> np.ndarray:
-    """Training records that simple features are fitted on: those that are read, and more of them
-    where these are few or another number of them decides."""
+def training_records(wanted: Mask, most: int, seed: int) -> np.ndarray:
+    """Choose training records that features are made of.
+
+    Args:
+        wanted: (N,) bool, those that are read. Others are taken where these are few.
+        most: How many to take, of at most `MAX_TRAIN`.
+        seed: Of the choice.
+
+    Returns:
+        Their numbers among the N, ascending.
+    """
+    most = min(most, MAX_TRAIN)
     order = np.arange(len(wanted))
     if len(wanted) > MAX_TRAIN or not wanted.all():
         order = np.random.default_rng(seed).permutation(len(wanted))
-    most = MAX_TRAIN if pairs else min(MAX_TRAIN, max(MIN_TRAIN, int(wanted.sum())))
     return np.sort(np.concatenate([order[wanted[order]], order[~wanted[order]]])[:most])
 
 
 def _pair(
     records: _Records,
-    learnt: np.ndarray,
-    tested: Mask,
+    chosen: tuple[np.ndarray, np.ndarray],
     seed: int,
-    step: Callable[[], object],
+    step: Callable[[str, str], object],
 ) -> Pair:
     train, test = records.embedded.pair
-    test, chosen = test.only(tested), (learnt, np.flatnonzero(tested))
     columns: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
     for name in test.sources:
         if name not in records.fields or name not in train.aligned:
@@ -224,29 +228,44 @@ def _pair(
         values = [records.values(part, name, chosen[part][at[part]]) for part in (0, 1)]
         try:
             transform = records.fields[name].simple_features(values[0])
-            x = _reduced([torch.from_numpy(transform(part)) for part in values])
+            x = reduced([torch.from_numpy(transform(part)) for part in values])
         except (NoSimpleFeatures, BadValue):  # the file of a cached feature may be gone
             continue
         for side, part, at_rows in zip(columns, x, at):
             side[name] = Column(part, torch.from_numpy(at_rows.astype(np.int64)))
-        step()
+        step(name, getattr(transform, "name", records.fields[name].simple_name))
     if not columns[0]:
         raise NotApplicable("no field has simple features")
-    with_fused = FUSED in train.probed()
-    flagged = [name for name, column in columns[0].items() if len(column) < len(learnt)]
-    aligned = _aligned(columns, seed)
+    return in_place_of((train, test), columns, chosen, fused=FUSED in train.probed(), seed=seed)
+
+
+def in_place_of(
+    models: Pair,
+    columns: tuple[dict[str, Column], dict[str, Column]],
+    chosen: tuple[np.ndarray, np.ndarray],
+    *,
+    fused: bool,
+    seed: int = 0,
+) -> Pair:
+    """Records with other features in the place of a model's vectors.
+
+    Args:
+        models: The model's training and test records.
+        columns: Field -> features of some of these, by rows of `chosen`.
+        chosen: Numbers of the training and of the test records that may have them. In the result
+            columns have the rows of all records, as the model's have.
+        fused: Whether there are features of all fields, side by side.
+        seed: Of the maps of two fields.
+    """
+    train, test = models
+    flagged = [name for name, column in columns[0].items() if len(column) < len(chosen[0])]
     made = []
-    for side, space, rows, whole in zip(columns, aligned, chosen, (train, test)):
-        probed = side | ({FUSED: _fused(side, len(rows), flagged)} if with_fused else {})
+    for side, space, rows, whole in zip(columns, _aligned(columns, seed), chosen, models):
+        probed = side | ({FUSED: _fused(side, len(rows), flagged)} if fused else {})
         made.append((_placed(space, rows, len(whole)), _placed(probed, rows, len(whole))))
     return (
         Embedded(train.keys, *made[0], train.labels, population=_population(train, columns[0])),
-        Embedded(
-            test.keys,
-            *made[1],
-            test.labels,
-            content={name: v for name, v in test.content.items() if name in columns[1]},
-        ),
+        Embedded(test.keys, *made[1], test.labels, content=_content(test, made[1][0])),
     )
 
 
@@ -257,15 +276,25 @@ def _placed(columns: Mapping[str, Column], rows: np.ndarray, size: int) -> Embed
 
 
 def _population(train: Embedded, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
-    """Rows that have each field, and any of the fields that have simple features."""
+    """Rows that have each field, and any of the fields that have such features."""
     own = {name: rows for name, rows in train.population.items() if name in columns}
     return own | ({FUSED: np.unique(np.concatenate([*own.values()]))} if own else {})
 
 
-def _reduced(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Training and test features of at most `MAX_WIDTH` dimensions and a typical length of 1."""
+def _content(test: Embedded, columns: Embeddings) -> dict[str, Tensor]:
+    """Which values are equal, of the rows of the columns."""
+    return {
+        name: values[torch.isin(test.aligned[name].rows, columns[name].rows)]
+        for name, values in test.content.items()
+        if name in columns
+    }
+
+
+def reduced(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Training and test features of a typical length of 1, and of at most `MAX_WIDTH` dimensions
+    where there are enough rows to choose these."""
     train = parts[0]
-    if train.shape[1] > MAX_WIDTH and len(train) > 1:
+    if train.shape[1] > MAX_WIDTH and len(train) > MAX_WIDTH:
         some = train[torch.linspace(0, len(train) - 1, min(len(train), MAX_FITTED)).long()].double()
         centred = some - some.mean(0)
         v = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -MAX_WIDTH:].float()

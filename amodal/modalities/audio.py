@@ -69,6 +69,7 @@ class Audio(Modality):
     mean: float = 0.0
     std: float = 0.0
 
+    simple_name: ClassVar[str] = "log-mel statistics"
     suffixes: ClassVar[frozenset[str]] = frozenset(
         {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
     )

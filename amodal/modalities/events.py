@@ -87,6 +87,7 @@ class Events(Modality):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
+    simple_name: ClassVar[str] = "counts of events"
     suffixes: ClassVar[frozenset[str]] = frozenset({".events"})
     magic: ClassVar[tuple[bytes, ...]] = (b"[{",)
     placeholder: ClassVar[str] = '[{"time": number, …}, …]'

@@ -68,6 +68,7 @@ class Image(Modality):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
+    simple_name: ClassVar[str] = "tiny pixels"
     suffixes: ClassVar[frozenset[str]] = frozenset(
         {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
     )

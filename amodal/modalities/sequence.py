@@ -69,6 +69,7 @@ class Sequence(Modality):
     gaps: bool = False
     max_length: int = 256
 
+    simple_name: ClassVar[str] = "k-mers"
     suffixes: ClassVar[frozenset[str]] = frozenset({".fa", ".fasta", ".fna", ".faa"})
     raw_text: ClassVar[str] = "either"
     placeholder: ClassVar[str] = "symbols"

@@ -19,6 +19,7 @@ from amodal.modalities.shared import columns as _columns
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import requests as _requests
+from amodal.modalities.shared import rocket as _rocket
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
@@ -70,6 +71,7 @@ class Series(Modality):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
+    simple_name: ClassVar[str] = "statistics"
     suffixes: ClassVar[frozenset[str]] = frozenset({".csv", ".tsv", ".npy", ".npz"})
     magic: ClassVar[tuple[bytes, ...]] = (b"\x93NUMPY", b"PK\x03\x04")
     placeholder: ClassVar[str] = '{"channel": [number, …], …}'
@@ -248,7 +250,10 @@ class Series(Modality):
         return {"steps": Attribute("number", lambda value: float(len(value)))} | means
 
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
-        """Length, moments, quantiles, autocorrelations, changes, spectrum; see `simple.series`."""
+        """MiniRocket's where a library has them (`rocket`), else length, moments, quantiles,
+        autocorrelations, changes and spectrum (`simple.series`)."""
+        if (model := _rocket.transformer()) is not None:
+            return _rocket.rocket(self.decode_all, train, model)
         return _simple.fitted(lambda raws: _simple.series(self.decode_all(raws)), train)
 
     def queries(self, value: Any) -> list[Raw]:

@@ -73,6 +73,7 @@ class Table(Modality):
     frequencies: int = 0
     patch: int = 1
 
+    simple_name: ClassVar[str] = "raw cells"
     suffixes: ClassVar[frozenset[str]] = frozenset({".json"})
     magic: ClassVar[tuple[bytes, ...]] = (b"{",)
     raw_text: ClassVar[str] = "value"

@@ -69,6 +69,7 @@ class Text(Modality):
     vocabulary: str = ""
     strong: str = "characters"
 
+    simple_name: ClassVar[str] = "tf-idf"
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".text", ".md", ".caption"})
     raw_text: ClassVar[str] = "either"
     placeholder: ClassVar[str] = "words"

@@ -200,3 +200,35 @@ def test_figures_leave_pyplot_alone(records, tmp_path):
     assert dict(matplotlib.rcParams) == before
     with pytest.raises(AmodalError, match="no metrics.jsonl"):
         figures.curves(tmp_path, tmp_path / "no.png")
+
+
+def test_ties_count_as_on_average_over_all_orders_of_them():
+    from itertools import permutations
+
+    from amodal.evaluate.protocols.retrieval import hits, reciprocal_ranks
+
+    def column(*values):
+        return torch.tensor(values, dtype=torch.float64)
+
+    for ahead, tied, equal in ((0, 3, 1), (1, 3, 2), (0, 2, 3), (2, 0, 2), (0, 0, 1)):
+        orders = [[0] * ahead + [*o] for o in permutations([0] * tied + [1] * equal)]
+        case = column(ahead), column(tied), column(equal)
+        for k in (1, 2, 3, 5, 10):
+            expected = np.mean([any(order[:k]) for order in orders])
+            assert hits(*case, k).item() == pytest.approx(expected, abs=1e-12), (
+                ahead,
+                tied,
+                equal,
+                k,
+            )
+        expected = np.mean([1 / (1 + order.index(1)) for order in orders])
+        assert reciprocal_ranks(*case).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_encoder_of_one_point_scores_chance_with_equal_values_too():
+    from amodal.evaluate.protocols.retrieval import ranked
+
+    same = torch.tensor([0] * 12 + [1] * 5 + list(range(2, 33)))
+    rows = ranked(torch.ones(48, 4), torch.ones(48, 4), same)
+    for row in rows[:-1]:
+        assert row["value"] == pytest.approx(row["chance"], abs=1e-9), row["metric"]

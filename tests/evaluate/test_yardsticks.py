@@ -13,6 +13,7 @@ from amodal.core.embeddings import FUSED
 from amodal.data import Label
 from amodal.evaluate import Embedded, Report, evaluate
 from amodal.evaluate.context import EmbeddedParts
+from amodal.evaluate.intervals import add_intervals
 from amodal.evaluate.labels import NotApplicable, classification_rows
 from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.evaluate.result import Result
@@ -21,6 +22,7 @@ from amodal.evaluate.verdict import summary
 from amodal.evaluate.yardsticks import FieldValues, SimpleParts, pair_maps
 from amodal.inference.embed import embed_records
 from amodal.modalities import NoSimpleFeatures
+from amodal.stats.paired_bootstrap import Bootstrap
 
 
 def encoder_for(records, seed=0):
@@ -72,10 +74,13 @@ def test_captions_that_tf_idf_solves(captions):
     )
     assert row["simple"] > 0.9 > 0.75 > max(row["untrained"], row["value"])
     sentence = report.about["summary"]
-    assert sentence.startswith("simple features are better for topic from caption (linear ")
-    assert sentence.endswith(".") and "curve" in sentence.partition("not above chance for ")[2]
+    assert sentence.startswith("nothing learnt here beats simple features: use ")
+    assert "tf-idf for topic from caption (linear " in sentence and sentence.endswith(".")
+    assert report.about["simple"] == {"caption": "tf-idf", "curve": "raw cells"}
+    nothing = sentence.partition("chance for ")[2]
+    assert "topic from curve" in nothing or "by curve" in nothing
     text = shown(report)
-    assert "simple features are better" in text.replace("\n", " ")
+    assert "simple: caption tf-idf, curve raw cells" in text
     assert text.index("trained") < text.index("chance") and " simple " in text
 
 
@@ -116,6 +121,7 @@ def test_simple_features_have_the_rows_of_the_model_and_are_made_once(captions, 
     bad = pair[1]
     column = bad.aligned["caption"]
     bad.aligned.columns["caption"] = column.at(torch.tensor(some))
+    bad.content["caption"] = bad.content["caption"][some]
     calls = []
     text = type(records.fields["caption"])
     original = text.simple_features
@@ -180,6 +186,26 @@ def test_pairs_that_share_only_their_duration_are_found_by_duration():
         assert simple > 0.9 and simple == pytest.approx(nearest, abs=0.03)
 
 
+def test_the_sentence_says_that_duration_alone_finds_the_pairs():
+    rng = np.random.default_rng(0)
+    seconds = rng.uniform(0.1, 0.5, 300)
+    records = amodal.open(
+        {
+            "sound": [rng.normal(0, 0.1, int(1000 * s)).astype(np.float32) for s in seconds],
+            "steps": [rng.normal(size=(int(100 * s), 1)).astype(np.float32) for s in seconds],
+        },
+        fields={
+            "sound": amodal.modalities.make("audio", rate=1000),
+            "steps": "series",
+        },
+    )
+    report = evaluate(encoder_for(records), records, protocols=["retrieval"], progress=False)
+    sentence = report.about["summary"]
+    assert sentence.startswith("nothing learnt here beats simple features: use simple features for")
+    assert "retrieval of steps by sound" in sentence and "retrieval of sound by steps" in sentence
+    assert report.about["simple"]["sound"] == "log-mel statistics"
+
+
 def test_fields_that_share_nothing_are_found_by_chance():
     rng = torch.Generator().manual_seed(0)
     a, b = (torch.randn(300, 8, generator=rng) for _ in range(2))
@@ -218,24 +244,32 @@ def test_a_class_of_most_records_is_not_praised():
     assert values["accuracy"] > 0.8 and values["balanced accuracy"] == 0.5
     assert values["macro F1"] == next(r["chance"] for r in blind if r["metric"] == "macro F1") < 0.5
     rows = [row(**r | {"untrained": 0.4, "simple": r["value"]}) for r in blind]
-    assert summary(rows) == "the trained encoder is not above chance for kind from image."
+    assert summary(rows) == (
+        "the model is not above chance for kind from image; "
+        "86% of the records are of one class of kind, so balanced accuracy is compared."
+    )
 
 
 def test_the_sentence_calls_only_what_exceeds_the_interval():
     assert summary([]) == summary([row("accuracy", value=1.0)]) == ""
-    wins = [row(value=0.75, simple=0.94, untrained=0.7, source="text")]
+    text = [row(value=0.75, simple=0.94, untrained=0.7, source="text")]
     good = [row(value=0.9, simple=0.72, untrained=0.7)]
-    assert summary(wins + good) == (
-        "simple features are better for kind from text (knn .94 against .75); "
-        "the trained encoder is better for kind from image by .18."
+    assert summary(text + good, simple={"text": "tf-idf"}) == (
+        "use tf-idf for kind from text (knn .94, trained .75); "
+        "the model adds .18 for kind from image."
+    )
+    better = [row(value=0.95, simple=0.72, untrained=0.7)]
+    assert summary(text + better).startswith("the model adds .23 for"), "largest gap first"
+    assert summary(text) == (
+        "nothing learnt here beats simple features: "
+        "use simple features for kind from text (knn .94, trained .75)."
     )
     near = [row(value=0.76, simple=0.74, untrained=0.6)]
-    assert (
-        summary(near)
-        == "the trained encoder is no better than simple features for kind from image."
-    )
+    assert summary(near) == "the model is no better than simple features for kind from image."
     idle = [row(value=0.9, simple=0.6, untrained=0.89)]
-    assert "no better than the untrained encoder for kind from image" in summary(idle)
+    assert summary(idle) == "the model is no better than the untrained encoder for kind from image."
+    frozen = [row(value=0.9, simple=0.6, untrained=0.5, frozen=0.89)]
+    assert "no better than its frozen backbone for kind" in summary(frozen)
     best = [
         row(value=0.9, simple=0.6, protocol="linear"),
         row(value=0.6, simple=0.9, protocol="knn"),
@@ -245,13 +279,81 @@ def test_the_sentence_calls_only_what_exceeds_the_interval():
         "recall@10", value=0.9, simple=0.5, chance=0.05, protocol="retrieval", target="text"
     )
     found.pop("label")
-    assert (
-        summary([found]) == "the trained encoder is better for retrieval of text by image by .40."
-    )
+    assert summary([found]) == "the model adds .40 for retrieval of text by image."
     tiny = [row("Spearman", value=0.998, simple=0.9999, chance=0.0)]
     assert "no better than simple" in summary(tiny)
-    many = [row(value=0.9, simple=0.5, source=s) for s in "abcde"]
-    assert summary(many).endswith("kind from c by .40 and 2 more.")
+    many = [row(value=0.9, simple=0.5 + i / 50, source=s) for i, s in enumerate("ebcda")]
+    assert summary(many) == (
+        "the model adds .40 for kind from e, .38 for kind from b, .36 for kind from c and 2 more."
+    )
+
+
+def test_below_chance_is_said_plainly():
+    zero = [row(value=0.035, chance=0.045, protocol="zero_shot", n=200)]
+    assert summary(zero) == (
+        "the model is below chance for kind from image by zero-shot (.035 against .045)."
+    )
+    ahead = [row(value=0.5, chance=0.045, protocol="zero_shot", n=200)]
+    assert summary(ahead) == "", "zero-shot has no yardstick, so nothing is said of its gains"
+    equal = [row(value=0.045, chance=0.045, protocol="zero_shot", n=200)]
+    assert summary(equal) == "the model is not above chance for kind from image by zero-shot."
+
+
+def test_training_that_spoils_features_is_named():
+    spoilt = [row(value=0.7, simple=0.6, untrained=0.9)]
+    assert summary(spoilt) == (
+        "training made worse kind from image (the untrained encoder .90, trained .70)."
+    )
+    both = [row(value=0.6, simple=0.8, frozen=0.95, untrained=0.3)]
+    assert summary(both) == (
+        "training made worse kind from image (its frozen backbone .95, trained .60); nothing learnt "
+        "here beats simple features: use simple features for kind from image (knn .80, trained .60)."
+    )
+
+
+def test_paired_outcomes_call_what_independent_ones_do_not():
+    rng = np.random.default_rng(0)
+    truth, who = np.repeat([0, 1], 100), np.arange(200)
+    guesses = {"value": truth.copy(), "simple": truth.copy()}
+    wrong = rng.permutation(200)
+    guesses["value"][wrong[:30]] = 2
+    guesses["simple"][wrong[:44]] = 2  # wrong where the other is, and 14 times more
+    report = Report([Result("knn", {"label": "kind"}, [])])
+    rows = {
+        column: classification_rows(truth, guess, 0, who=who) for column, guess in guesses.items()
+    }
+    made = {
+        column: [Result("knn", {"label": "kind"}, [{"source": "image", **r} for r in of])]
+        for column, of in rows.items()
+    }
+    report = Report(made["value"], simple=made["simple"])
+    sentence = "the model adds .07 for kind from image."
+    bootstrap = Bootstrap(200)
+    assert summary(report.rows(), report.outcomes(), bootstrap) == sentence
+    assert "no better than simple" in summary(report.rows())
+    add_intervals(report, bootstrap)
+    (balanced,) = (r for r in report.rows() if r["metric"] == "balanced accuracy")
+    low, high = balanced["intervals"]["trained - simple"]
+    assert 0 < low < 0.07 < high and "unpaired" not in balanced
+    assert balanced["intervals"]["trained"][0] < 0.85 < balanced["intervals"]["trained"][1]
+    assert report.about["intervals"]["draws"] == 1000
+
+
+def test_where_one_column_has_no_outcomes_the_interval_is_that_of_independent_ones():
+    truth = np.repeat([0, 1], 100)
+    one = classification_rows(truth, truth, 0, who=np.arange(200))
+    other = classification_rows(truth, np.where(np.arange(200) % 9, truth, 2), 0)
+    results = [
+        [Result("knn", {"label": "kind"}, [{"source": "image", **r} for r in rows])]
+        for rows in (one, other)
+    ]
+    report = Report(results[0], results[1])
+    add_intervals(report, Bootstrap(200))
+    first = report.rows()[0]
+    assert first["unpaired"] == ["untrained"]
+    low, high = first["intervals"]["trained - untrained"]
+    assert low < first["value"] - first["untrained"] < high
+    assert first["intervals"]["trained"][0] < 1.0, "all right: the interval of a share"
 
 
 def test_bold_is_what_beats_everything():

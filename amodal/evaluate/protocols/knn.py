@@ -71,6 +71,7 @@ def knn(
             few=few,
             draws=draws,
             seed=seed,
+            outcomes=True,
             population=train.population.get(source),
         )
         rows += [{"source": source, **row} for row in scores.get(source, [])]

@@ -62,6 +62,7 @@ def linear(
             draws=draws,
             seed=seed,
             calibrated=True,
+            outcomes=True,
             population=train.population.get(source),
         )
         rows += [{"source": source, **row} for row in scores.get(source, [])]

@@ -26,6 +26,7 @@ from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded
+from amodal.stats.paired_bootstrap import Mean
 
 MAX_SIMILARITIES = 2**21
 """Computed at once: a tile of them stays in the cache while it is compared."""
@@ -70,7 +71,8 @@ def retrieval(
             continue
         same = test.content[b][at_b] if duplicates and b in test.content else None
         query, target = vectors_of(test.aligned[a])[at_a], vectors_of(test.aligned[b])[at_b]
-        metrics = ranked(query, target, same, recall_at, test.abs_cosine)
+        who = test.aligned[a].rows[at_a].numpy()
+        metrics = ranked(query, target, same, recall_at, test.abs_cosine, who)
         rows += [{"source": a, "target": b, **row} for row in metrics]
     if not rows:
         raise NotApplicable(
@@ -94,6 +96,7 @@ def ranked(
     same_N: Tensor | None = None,
     recall_at: Sequence[int] = (10, 1, 5),
     abs_cosine: bool = False,
+    who: np.ndarray | None = None,
 ) -> list[Row]:
     """Metrics for queries whose right answer is the gallery vector of the same row.
 
@@ -103,31 +106,31 @@ def ranked(
         same_N: int64, equal where gallery values are equal; None if all differ.
         recall_at: The k of Recall@k.
         abs_cosine: Whether to compare by |cosine|.
+        who: (N,) numbers of the records, for an `outcome` of each query; None for none.
 
     Returns:
         A row for each metric.
     """
     n = len(query_ND)
-    ahead, tied = ranks(query_ND, gallery_ND, same_N, abs_cosine)
+    ahead, tied, equal = ranks(query_ND, gallery_ND, same_N, abs_cosine)
     sizes = np.ones(n, dtype=np.int64) if same_N is None else _group_sizes(same_N)
     chance = chance_of(sizes, n, recall_at)
-    # broken at random, the right one takes each of the places ahead + 1 … ahead + tied + 1 as
-    # often: counted is the share of them up to k
-    values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in recall_at}
-    # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead +
-    # tied + 1
-    values["MRR"] = (
-        (torch.digamma(ahead + tied + 2) - torch.digamma(ahead + 1)) / (tied + 1)
-    ).mean()
-    values["median rank"] = (ahead + 1 + tied / 2).median()
-    return [
+    of_query = {f"recall@{k}": hits(ahead, tied, equal, k) for k in recall_at}
+    of_query["MRR"] = reciprocal_ranks(ahead, tied, equal)
+    values = {metric: value.mean() for metric, value in of_query.items()}
+    values["median rank"] = (ahead + (tied + equal + 1) / (equal + 1)).median()
+    rows: list[Row] = [
         {"metric": m, "value": float(v), "chance": chance[m], "n": n} for m, v in values.items()
     ]
+    for row in rows:
+        if who is not None and row["metric"] in of_query:
+            row["outcome"] = Mean(who, of_query[row["metric"]].numpy())
+    return rows
 
 
 def ranks(
     query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, abs_cosine: bool = False
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Ranks of the right answers.
 
     Args:
@@ -137,11 +140,11 @@ def ranks(
         abs_cosine: See `ranked`.
 
     Returns:
-        Two (N,) float64: how many wrong gallery vectors are nearer than the nearest right one, and
-        how many are as near.
+        Three (N,) float64: how many wrong gallery vectors are nearer than the nearest right one,
+        how many are as near, and how many right ones are as near, itself among them.
     """
     query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_ND.float(), dim=1)
-    n, ahead, tied = len(query), [], []
+    n, ahead, tied, equal = len(query), [], [], []
     step = max(1, MAX_SIMILARITIES // max(n, 1))
     for start in range(0, n, step):
         similarity = query[start : start + step] @ gallery.T
@@ -151,12 +154,61 @@ def ranks(
             right = similarity.gather(1, number[:, None])
             ahead.append((similarity > right).sum(1))
             tied.append((similarity == right).sum(1) - 1)
+            equal.append(torch.ones(len(similarity)))
         else:
             wrong = same_N[number, None] != same_N
             right = similarity.masked_fill(wrong, -torch.inf).amax(1, keepdim=True)
             ahead.append(((similarity > right) & wrong).sum(1))
             tied.append(((similarity == right) & wrong).sum(1))
-    return torch.cat(ahead).double(), torch.cat(tied).double()
+            equal.append(((similarity == right) & ~wrong).sum(1))
+    first, second, third = (torch.cat(part).double() for part in (ahead, tied, equal))
+    return first, second, third
+
+
+def hits(ahead_N: Tensor, tied_N: Tensor, equal_N: Tensor, k: int) -> Tensor:
+    """Expected hits among the first k, with ties broken at random.
+
+    Args:
+        ahead_N: See `ranks`.
+        tied_N: See `ranks`.
+        equal_N: See `ranks`.
+        k: Places.
+
+    Returns:
+        (N,) probabilities that a right one is among the first k.
+    """
+    places = (k - ahead_N).clamp(min=0)
+    # all places go to wrong ones: C(tied, places) / C(tied + equal, places)
+    wrong = torch.minimum(places, tied_N)
+    miss = (
+        torch.lgamma(tied_N + 1)
+        - torch.lgamma(tied_N - wrong + 1)
+        - torch.lgamma(tied_N + equal_N + 1)
+        + torch.lgamma(tied_N + equal_N - wrong + 1)
+    ).exp()
+    # one right one: without the rounding of gamma functions
+    single = 1 - places / (tied_N + 1)
+    miss = torch.where(equal_N == 1, single, miss)
+    return 1 - torch.where(places > tied_N, 0.0, miss).clamp(0, 1)
+
+
+def reciprocal_ranks(ahead_N: Tensor, tied_N: Tensor, equal_N: Tensor) -> Tensor:
+    """(N,) expected 1 / rank of the first right one, with ties broken at random. See `hits`."""
+    # one right one: the mean of 1/rank over ahead + 1 … ahead + tied + 1
+    mean = (torch.digamma(ahead_N + tied_N + 2) - torch.digamma(ahead_N + 1)) / (tied_N + 1)
+    more = ((equal_N > 1) & (tied_N > 0)).nonzero().squeeze(1)
+    if not len(more):
+        return mean
+    cases = torch.stack([ahead_N[more], tied_N[more], equal_N[more]], 1)
+    unique, which = torch.unique(cases, dim=0, return_inverse=True)
+    values = []
+    for ahead, tied, equal in unique.tolist():
+        # P(no right one among the first r): product over i < r of (tied - i) / (tied + equal - i)
+        i = torch.arange(int(tied), dtype=torch.float64)
+        miss = torch.cat([torch.ones(1).double(), ((tied - i) / (tied + equal - i)).cumprod(0)])
+        first = miss - torch.cat([miss[1:], torch.zeros(1).double()])
+        values.append((first / (ahead + 1 + torch.arange(len(first)))).sum())
+    return mean.index_copy(0, more, torch.stack(values)[which])
 
 
 def _group_sizes(same: Tensor) -> np.ndarray:

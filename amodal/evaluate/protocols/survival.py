@@ -8,6 +8,7 @@ and every encoder.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded, known
 from amodal.nn.heads.supervised import survival_of
+from amodal.stats.paired_bootstrap import Drawn
 from amodal.stats.survival import fit_cox, kaplan_meier, log_rank
 from amodal.stats.survival_scores import (
     METRICS,
@@ -226,6 +228,8 @@ def _rows(
         by_chance.append(replace(part, risk=np.zeros(len(part.who)), curves=curve))
     values = scores(parts, times, draws=bootstrap, seed=seed)
     chance = scores(by_chance, times, draws=0)
+    people = [part.who.tobytes() + part.time.tobytes() + part.event.tobytes() for part in parts]
+    key = hashlib.sha256(b"".join(people)).hexdigest()
     events = int(sum(part.event.sum() for part in parts) * n / sum(len(part.who) for part in parts))
     return [
         {
@@ -236,6 +240,7 @@ def _rows(
             "chance": float(chance[m][0]),
             "n": n,
             "events": events,
+            "outcome": Drawn(np.arange(n), values[m][1:], key),
         }
         for m in METRICS
     ]

@@ -58,10 +58,11 @@ def zero_shot(
     spec, likenesses = likeness(train, test, label, embed_text, text, templates, names, knowledge)
     rows, classes = [], len(spec["prompts"])
     for source, (truth, like) in likenesses.items():
+        who = _labelled(test, source, label)
         # no label was seen, so chance is a blind guess and not the most frequent class
         shares = np.unique(truth, return_counts=True)[1] / len(truth)
         blind = {"macro F1": float(np.mean(2 * shares / (classes * shares + 1)))}
-        for row in classification_rows(truth, like.argmax(1), 0):
+        for row in classification_rows(truth, like.argmax(1), 0, who=who):
             chance = blind.get(row["metric"], 1 / classes)
             rows.append({"source": source, **row, "chance": chance})
     return Result("zero_shot", spec, rows)
@@ -139,11 +140,19 @@ def likeness(
     return spec | {"space": "aligned", "test": len(test)}, likenesses
 
 
+def _labelled(test: Embedded, source: str, label: str) -> np.ndarray:
+    """(n,) numbers of the test records that have the source and the label."""
+    rows = test.aligned[source].rows.numpy()
+    numbers: np.ndarray = rows[known(test.label(label))[rows]]
+    return numbers
+
+
 class ZeroShot(Protocol):
     """Classes named by words."""
 
     name, needs, needed = "zero_shot", (LABEL, TEXT_PROMPTS), (no_record, labelled)
     rank = 70
+    against_chance = True
     measure = staticmethod(zero_shot)
 
 

@@ -125,6 +125,8 @@ class Modality(Corruptible, ABC):
     """Whether the picture of a value says all that `describe` does."""
     backbones: ClassVar[tuple[str, ...]] = ()
     """Libraries of pretrained models that read it."""
+    simple_name: ClassVar[str] = "simple features"
+    """What people call its `simple_features`."""
     axis_names: ClassVar[Mapping[int, str]] = {0: "part"}
     """Axis of the tokens' positions -> what people call it."""
 

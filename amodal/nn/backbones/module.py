@@ -98,6 +98,12 @@ class ModuleBackbone(Part):
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
         """Values of N rows -> tokens, x (T, width). name: of the source; size: B."""
+        x_TD, lengths, position = self.features(column)
+        return Tokens.of(self.project(x_TD), column.rows, lengths, position, name, size)
+
+    def features(self, column: Column) -> tuple[Tensor, Tensor, Tensor]:
+        """What the module alone makes of N values: features (T, D), lengths (N,), positions (T,
+        3)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if len(column):
                 x_TD, lengths = self._tokens(column.values)
@@ -110,7 +116,7 @@ class ModuleBackbone(Part):
         position[:, 0] = torch.arange(len(x_TD), device=x_TD.device) - torch.repeat_interleave(
             lengths.cumsum(0) - lengths, lengths
         )
-        return Tokens.of(self.project(x_TD), column.rows, lengths, position, name, size)
+        return x_TD, lengths, position
 
     def _tokens(self, values: Tensor | Ragged) -> tuple[Tensor, Tensor]:
         """(T, D) tokens of all rows and their numbers (N,)."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
@@ -181,6 +181,15 @@ class Backbone(Part):
             name: Of the source.
             size: B.
         """
+        features, lengths, position = self.features(column)
+        return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
+
+    def features(self, column: Column) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model alone makes of N values or cached features.
+
+        Returns:
+            Features (T, its width), lengths (N,) and positions (T, 3).
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if (
                 isinstance(column.values, Ragged) and column.values.flat.dim() == 2
@@ -193,7 +202,7 @@ class Backbone(Part):
                 features, lengths, position = (
                     t[:0] for t in self.body(self.body.example().to(column.rows.device))
                 )
-        return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
+        return features, lengths, position
 
     def extra_repr(self) -> str:
         """See `torch.nn.Module`."""
