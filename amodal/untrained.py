@@ -41,6 +41,8 @@ def untrained_encoder(
 def _reset_backbone(before: Encoder, trained: Encoder, field: str, *, learnt: bool) -> None:
     """Give the untrained encoder a field's backbone with the weights that training began with."""
     fresh, mine = (cast(Backbone, e.tokenizers[field]) for e in (before, trained))
+    if getattr(getattr(fresh, "body", None), "is_scratch", False):
+        return  # random weights from the seed of the run, as it has now
     if not learnt:  # its weights are what they were
         fresh.load_body(mine)
     elif isinstance(fresh, ModuleBackbone) and not isinstance(fresh, PluginBackbone):
@@ -51,5 +53,7 @@ def _reset_backbone(before: Encoder, trained: Encoder, field: str, *, learnt: bo
         )
         fresh.load_body(mine)
     else:
-        made = encoder_config.backbones({field: fresh.name}, before.fields, before.size)
+        made = encoder_config.backbones(
+            {field: fresh.name}, before.fields, before.size, frozen=False
+        )
         before.tokenizers[field] = made[field]

@@ -55,10 +55,15 @@ def pretrain(
     backbone: Annotated[
         tuple[str, ...],
         arg(
-            metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR"
+            metavar="FIELD=SPEC",
+            help="timm:NAME@pretrained, timm:NAME@scratch, transformers:DIR; or small ones from "
+            "scratch: convnet (images), resnet1d (series, sound), gru and lstm (sequences), with "
+            "options after a colon: convnet:width=64,norm=group",
         ),
     ] = (),
-    train_backbones: Annotated[bool, arg(help="train pretrained backbones too")] = False,
+    train_backbones: Annotated[
+        bool, arg(help="train pretrained backbones too; those from scratch learn anyway")
+    ] = False,
     workers: Annotated[
         int | None, arg(help="processes that decode records; 0: a thread of the training process")
     ] = None,

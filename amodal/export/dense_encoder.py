@@ -19,6 +19,7 @@ from amodal.core.embeddings import FUSED
 from amodal.modalities.shared.base import Exports
 from amodal.nn.adapters.skills import Skills
 from amodal.nn.attention.varlen import Attention
+from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import projection_towers
 from amodal.nn.pooling import AttentionPool, ClsPool
@@ -45,7 +46,7 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
     if not isinstance(encoder, Encoder):
         return "its vectors are those of an ensemble of encoders, end to end"
     if encoder.contextual(field):
-        return "it has a pretrained backbone, which its own library exports better"
+        return _why_no_backbone(encoder, field)
     if field in projection_towers(encoder):
         return "it has trained blocks behind a locked tower, of which there is no dense form yet"
     if encoder.block_hook is not None and not isinstance(encoder.block_hook, Skills):
@@ -56,6 +57,49 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
     if not isinstance(modality, Exports):
         return f"there is no dense form of {modality.kind} values yet"
     return ""
+
+
+def _why_no_backbone(encoder: Encoder, field: str) -> str:
+    """Why the backbone of a field cannot be in a graph; "" if it can."""
+    backbone, modality = encoder.tokenizers[field], encoder.fields[field]
+    if not (
+        isinstance(backbone, Backbone)
+        and isinstance(modality, Exports)
+        and isinstance(backbone.body.example(), Tensor)
+    ):
+        return "it has a backbone of which there is no dense form; its own library exports it"
+    side, size = getattr(backbone.body, "side", 0), getattr(modality, "size", 0)
+    if side != size:
+        return (
+            f"its backbone resizes images from {size} to {side} pixels, which other runtimes do "
+            f"otherwise; train with images of {side} pixels, or a backbone of {size}"
+        )
+    return ""
+
+
+class BackboneGraph(nn.Module):
+    """Dense form of a backbone of images, all of which have one number of tokens.
+
+    Args:
+        backbone: The trained one.
+        modality: Of the field.
+    """
+
+    position: Tensor
+
+    def __init__(self, backbone: Backbone, modality: Exports):
+        super().__init__()
+        self.body, self.project = backbone.body, backbone.project
+        # what the graph of the field's own tokenizer is fed with
+        plain = cast("FieldGraph", modality.graph(cast(Any, modality).tokenizer(8)))
+        self.inputs, self.axes, self.examples = plain.inputs, plain.axes, plain.examples
+        with torch.no_grad():
+            self.register_buffer("position", self.body(self.body.example())[2])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, None]:
+        """See `amodal.modalities.shared.dense`."""
+        features_TD = self.body(pixels)[0]
+        return self.project(features_TD.unflatten(0, (-1, len(self.position)))), self.position, None
 
 
 class DenseEncoder(nn.Module):
@@ -74,7 +118,7 @@ class DenseEncoder(nn.Module):
     field_token: Tensor
     position: nn.Module | None
     pool: nn.Module
-    trunk: Transformer
+    trunk: Transformer | None
     fusion: Tensor | None
     head: nn.Module
 
@@ -83,11 +127,20 @@ class DenseEncoder(nn.Module):
         if reason := why_not_exportable(encoder, field):
             raise AmodalError(f"the field {field!r} cannot be exported: {reason}")
         modality = cast(Exports, encoder.fields[field])
-        self.field = cast("FieldGraph", modality.graph(encoder.tokenizers[field]))
+        tokenizer, backbone = encoder.tokenizers[field], encoder.contextual(field)
+        graph = (
+            BackboneGraph(cast(Backbone, tokenizer), modality)
+            if backbone
+            else modality.graph(tokenizer)
+        )
+        self.field = cast("FieldGraph", graph)
         self.field_token = encoder.field_token[field]
-        self.position, self.pool = encoder.position, encoder.pools[field]
-        trunk = cast(Transformer, encoder.trunks[field if encoder.trunk == "separate" else ALL])
-        if isinstance(encoder.block_hook, Skills):
+        self.pool = encoder.pools[field]
+        self.position = None if backbone else encoder.position
+        key = field if encoder.trunk == "separate" else ALL
+        # a backbone needs no trunk of its own
+        trunk = cast(Transformer, encoder.trunks[key]) if key in encoder.trunks else None
+        if trunk is not None and isinstance(encoder.block_hook, Skills):
             trunk = encoder.block_hook.alone(trunk, field)
         self.trunk = trunk
         self.fusion = encoder.routing.fusion_tokens
@@ -113,7 +166,7 @@ class DenseEncoder(nn.Module):
     def _allowed(self, length: int, fusion: int) -> Tensor | None:
         """(L, L) bool: may one token attend to the other by the trunk's mask rule? None if all
         may."""
-        if self.trunk.mask_rule is None:
+        if self.trunk is None or self.trunk.mask_rule is None:
             return None
         field, fused = (
             torch.full((n,), i, dtype=torch.int64) for i, n in ((0, length), (1, fusion))
@@ -125,6 +178,8 @@ class DenseEncoder(nn.Module):
     def _encode(
         self, x_NLD: Tensor, position: Tensor, mask: Tensor | None, allowed: Tensor | None
     ) -> Tensor:
+        if self.trunk is None:
+            return x_NLD
         attention_mask = None if mask is None else mask[:, None, None, :]
         if allowed is not None:
             attention_mask = (

@@ -36,7 +36,7 @@ from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config
-from amodal.nn.transformer import Block
+from amodal.nn.transformer import Block, Transformer
 
 if TYPE_CHECKING:
     from amodal.model import Model
@@ -81,6 +81,8 @@ def why_no_tower(encoder: Encoder, field: str) -> str:
             "picture that is not square, and no "
             "image processor of transformers does the same"
         )
+    if isinstance(encoder, Encoder) and encoder.contextual(field):
+        return "it has a backbone, of another shape than SigLIP's vision model"
     if reason := why_not_exportable(encoder, field):
         return reason
     if (
@@ -111,7 +113,8 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
     from transformers import AutoModel, SiglipVisionConfig, SiglipVisionModel
 
     dense, image = DenseEncoder(encoder, field), cast(Image, encoder.fields[field])
-    blocks = cast("list[Block]", dense.trunk.blocks)
+    trunk = cast(Transformer, dense.trunk)
+    blocks = cast("list[Block]", trunk.blocks)
     config = SiglipVisionConfig(
         hidden_size=encoder.width,
         num_hidden_layers=len(blocks),
@@ -199,8 +202,9 @@ def fill(vision: Any, dense: DenseEncoder) -> None:
     if dense.position is not None:
         place = place + dense.position(dense.field.position)
     inside.position_embedding.weight.copy_(place)
-    vision.post_layernorm.load_state_dict(dense.trunk.norm.state_dict())
-    for mine, its in zip(cast("list[Block]", dense.trunk.blocks), vision.encoder.layers):
+    trunk = cast(Transformer, dense.trunk)
+    vision.post_layernorm.load_state_dict(trunk.norm.state_dict())
+    for mine, its in zip(cast("list[Block]", trunk.blocks), vision.encoder.layers):
         qkv = cast(nn.Linear, mine.attention.qkv)
         bias: Tensor | None = qkv.bias
         for i, part in enumerate(

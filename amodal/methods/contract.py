@@ -28,7 +28,9 @@ class Method(nn.Module):
     `features` may not couple rows, and may not depend on anything random but the rows' seeds;
     `losses` may couple rows. The loop can therefore compute features piece by piece and rank by
     rank, and losses once over the whole batch, and the update is that of one big batch. So whatever
-    uses batch statistics (BatchNorm in a projector, centring) belongs in `losses`.
+    uses batch statistics (BatchNorm in a projector, centring) belongs in `losses`. BatchNorm of a
+    backbone is the one exception: the loop sums its statistics over ranks, and does not split such
+    a batch.
     """
 
     encoder: Encoder

@@ -86,7 +86,7 @@ class Audio(Modality):
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("voice",)
+    backbones: ClassVar[tuple[str, ...]] = ("voice", "resnet1d", "gru", "lstm")
     axis_names: ClassVar[Mapping[int, str]] = {0: "time", 1: "pitch"}
 
     def __post_init__(self) -> None:
@@ -239,6 +239,22 @@ class Audio(Modality):
         return tiles.unflatten(2, (bands, self.tile[1])).transpose(1, 2).flatten(2).flatten(
             0, 1
         ), counts_N * bands
+
+    @property
+    def token_steps(self) -> int:
+        """Steps of a token: frames of the spectrogram, or samples."""
+        return self.tile[0]
+
+    @property
+    def step_width(self) -> int:
+        """Numbers of a step of `steps`."""
+        return self.mels if self.spectral else 1
+
+    def steps(self, waves: Ragged) -> tuple[Tensor, Tensor]:
+        """(T, mels) standardised frames or (T, 1) samples, and their number (N,)."""
+        patch = (1, self.mels) if self.spectral else (1,)
+        values, counts_N = replace(self, patch=patch).patches(waves)
+        return values.nan_to_num(), counts_N
 
     def tokenizer(self, width: int) -> AudioTokenizer:
         return AudioTokenizer(self, width)

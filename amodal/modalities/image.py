@@ -83,7 +83,7 @@ class Image(Modality):
     accepts: ClassVar[str] = "image/*,.npy"
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers")
+    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet")
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
 
     def __post_init__(self) -> None:

@@ -75,6 +75,7 @@ class Sequence(Modality):
     placeholder: ClassVar[str] = "symbols"
     uploads: ClassVar[bool] = False
     is_sequence: ClassVar[bool] = True
+    backbones: ClassVar[tuple[str, ...]] = ("gru", "lstm")
 
     def __post_init__(self) -> None:
         if (

@@ -78,6 +78,7 @@ class Series(Modality):
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
+    backbones: ClassVar[tuple[str, ...]] = ("resnet1d", "gru", "lstm")
 
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) < len(self.channels):
@@ -197,6 +198,23 @@ class Series(Modality):
             Ragged((series.flat - mean) / std, series.lengths), self.patch, torch.nan
         )
         return tiles.flatten(1), counts_N
+
+    @property
+    def token_steps(self) -> int:
+        """Steps of a token."""
+        return self.patch
+
+    @property
+    def step_width(self) -> int:
+        """Numbers of a step of `steps`."""
+        return 2 * len(self.channels)
+
+    def steps(self, series: Ragged) -> tuple[Tensor, Tensor]:
+        """(T, 2 C) standardised steps, 0 where missing, beside whether each is there; and their
+        number (N,)."""
+        values, counts_N = replace(self, patch=1).patches(series)
+        present = (~values.isnan()).to(values.dtype)
+        return torch.cat([values.nan_to_num(), present], 1), counts_N
 
     def tokenizer(self, width: int) -> SeriesTokenizer:
         return SeriesTokenizer(self, width)

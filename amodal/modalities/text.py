@@ -77,7 +77,7 @@ class Text(Modality):
     is_sequence: ClassVar[bool] = True
     takes_prompts: ClassVar[bool] = True
     self_explaining: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("transformers",)
+    backbones: ClassVar[tuple[str, ...]] = ("transformers", "gru", "lstm")
 
     def __post_init__(self) -> None:
         if self.max_length < 1 or self.patch < 1:

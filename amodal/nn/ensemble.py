@@ -129,6 +129,10 @@ class Ensemble(Part):
         """Of the first member."""
         return self.first.combiner
 
+    def pretrained(self, field: str) -> bool:
+        """See `Encoder.pretrained`."""
+        return self.first.pretrained(field)
+
     def contextual(self, field: str) -> bool:
         """See `Encoder.contextual`."""
         return self.first.contextual(field)

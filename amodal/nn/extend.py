@@ -185,6 +185,7 @@ class Extensions:
         self._needs_towers("locked")
         for parts in (encoder.tokenizers, encoder.trunks, encoder.pools):
             if field in parts:
+                # also of BatchNorm, whose statistics stay where no parameter learns
                 parts[field].requires_grad_(False)
         encoder.field_token[field].requires_grad_(False)
         if encoder.contextual(field):

@@ -57,3 +57,8 @@ class TokenEmbedding:
         """Whether the tokenizer of a field is a backbone, whose tokens have seen each other."""
         # asked by name: a tokenizer may be any module, of a modality or of a plug-in
         return bool(getattr(self.tokenizers[field], "contextual", False))
+
+    def pretrained(self, field: str) -> bool:
+        """Whether the tokenizer of a field is a backbone that did not begin random on purpose."""
+        body = getattr(self.tokenizers[field], "body", None)
+        return self.contextual(field) and not getattr(body, "is_scratch", False)

@@ -2,8 +2,9 @@
 
 A method's features are gathered, with their gradient, before its losses, so every process holds the
 losses of the whole batch. No loss knows of processes, negatives are global, and BatchNorm in a
-projector sees all rows. Matrices of the order of N^2 in a loss are divided among the processes
-where the loss allows it: see `amodal.objectives.row_share`.
+projector sees all rows; in a backbone it sums over ranks (`amodal.nn.batch_norm`). Matrices of the
+order of N^2 in a loss are divided among the processes where the loss allows it: see
+`amodal.objectives.row_share`.
 """
 
 from __future__ import annotations
@@ -168,6 +169,11 @@ def _reduce(t: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
     dist.all_reduce(dense, op=op)
     if dense is not t:
         t.copy_(dense)
+
+
+def all_reduce_sum(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over all ranks, in place."""
+    _reduce(tensor)
 
 
 def mean(vector: Tensor) -> Tensor:

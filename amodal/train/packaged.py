@@ -195,7 +195,9 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
         # a modality of a plug-in may have the same attributes as Text or Audio
         modality: Any = dataset.fields[field]
         if library == "transformers" and modality.takes_prompts and not modality.vocabulary:
-            changed[field] = replace(modality, vocabulary=rest.partition("#{")[0], patch=1)
+            changed[field] = replace(
+                modality, vocabulary=rest.partition("#{")[0].removesuffix("@scratch"), patch=1
+            )
         if library == "voice" and library in modality.backbones and modality.rate != RATE:
             changed[field] = replace(modality, rate=RATE)
     return dataset.with_fields(dataset.fields | changed) if changed else dataset

@@ -16,10 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Batch
+from amodal.core import AmodalError, Batch
 from amodal.core.features import Features, stack_features
 from amodal.core.protocols import CombinesGradients
 from amodal.methods.contract import Method
+from amodal.nn.batch_norm import AllReduce, active_norms, batch_statistics
 from amodal.nn.drop_path import drop_paths
 from amodal.train import distributed
 from amodal.train.gradient_sync import GradientSync
@@ -47,10 +48,23 @@ class ForwardPass:
     gather: Gather = distributed.gather
     drop_path: float = 0.0
 
-    def features(self, method: Method, batch: Batch) -> Features:
-        """The features of some rows, in the precision they are computed in."""
-        with self.precision, drop_paths(self.drop_path, batch.seeds):
+    def features(self, method: Method, batch: Batch, *, updates: bool = True) -> Features:
+        """The features of some rows, in the precision they are computed in.
+
+        Args:
+            updates: Running statistics follow; False for all passes over a batch but one.
+        """
+        with (
+            self.precision,
+            drop_paths(self.drop_path, batch.seeds),
+            batch_statistics(self._all_reduce(), updates=updates),
+        ):
             return method.features(batch)
+
+    def _all_reduce(self) -> AllReduce | None:
+        """Sums over the ranks of the batch; None for a batch of one process."""
+        many = self.gather is distributed.gather and distributed.world() > 1
+        return distributed.all_reduce_sum if many else None
 
     def is_whole(self, batch: Batch) -> bool:
         """Whether the batch is not split."""
@@ -78,6 +92,8 @@ def gradients(
         The terms of the loss, detached.
     """
     forward = ForwardPass(micro, precision or nullcontext(), gather, drop_path)
+    if not forward.is_whole(batch):
+        refuse_batch_statistics(method, micro)
     if isinstance(method, CombinesGradients):
         return combined_gradients(method, batch, forward)
     if players is not None:
@@ -112,13 +128,16 @@ def in_two_passes(method: Method, batch: Batch, forward: ForwardPass) -> dict[st
     torch.autograd.backward(total(terms))
     grads = {name: leaf.grad for name, leaf in leaves.items()}
     sync = GradientSync(method.parameters()) if distributed.world() > 1 else None
+    # batch statistics are summed over ranks in the backward pass too. Two kinds of sums under way
+    # at once may be started in another order on another rank, so gradients wait for its end.
+    overlaps = sync is not None and not active_norms(method)
     for piece, start in micro_batches(batch, forward.micro or batch.size):
         stop = start + piece.size
         piece_features = cached if once else full_precision(forward.features(method, piece))
         outputs, output_grads = matched(piece_features, grads, cached, start, stop)
         # before the last pass gradients are not whole yet
         is_last = stop >= batch.size
-        with sync.during() if sync is not None and is_last else nullcontext():
+        with sync.during() if sync is not None and overlaps and is_last else nullcontext():
             if outputs:
                 torch.autograd.backward(outputs, output_grads)
     if sync is not None:
@@ -237,7 +256,22 @@ def micro_batches(batch: Batch, rows: int) -> Iterator[tuple[Batch, int]]:
 def without_graph(method: Method, batch: Batch, forward: ForwardPass) -> Features:
     """The features of the batch, computed per micro-batch."""
     split = micro_batches(batch, forward.micro or batch.size)
-    return stack_features([full_precision(forward.features(method, piece)) for piece, _ in split])
+    return stack_features(
+        [full_precision(forward.features(method, piece, updates=False)) for piece, _ in split]
+    )
+
+
+def refuse_batch_statistics(method: Method, micro: int | None) -> None:
+    """Raise AmodalError for micro-batches of a method whose backbones use batch statistics."""
+    if micro is not None and active_norms(method):
+        raise AmodalError(
+            f"micro-batches of {micro} rows cannot have the batch statistics of the whole batch: a "
+            "backbone that is trained has BatchNorm, and each of its layers needs the values of "
+            "all rows before the next layer can begin. Leave micro_batch_size out and take a "
+            "smaller batch, divide the batch among more processes (statistics are over all of "
+            "them), or take a backbone that normalises each row: convnet:norm=group, "
+            "resnet1d:norm=layer, timm:convnext_atto, timm:resnet50_gn"
+        )
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from amodal import methods, modalities
 from amodal.core import Batch, Column, Ragged
+from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
 
@@ -155,11 +156,23 @@ def _double(values):
     return values.double() if values.is_floating_point() else values
 
 
-def method(name: str, seed: int = 0, sources: Sequence[str] = FIELDS, **options):
+def method(
+    name: str,
+    seed: int = 0,
+    sources: Sequence[str] = FIELDS,
+    backbones: Mapping[str, str] | None = None,
+    **options,
+):
     """A method on small encoders; one that learns from a label gets "kind", which has three
-    classes."""
+    classes.
+
+    Args:
+        backbones: Field -> spec.
+    """
     torch.manual_seed(seed)
-    encoder = Encoder(fields(tuple(sources)), size="nano", **methods.encoder_options(name))
+    every = fields(tuple(sources))
+    nets = encoder_config.backbones(backbones or {}, every, "nano")
+    encoder = Encoder(every, size="nano", backbones=nets, **methods.encoder_options(name))
     label = {"label": "kind", "classes": 3} if "label" in methods.options(name) else {}
     if "targets" in methods.options(name):
         label["targets"] = (Target("kind", "classes", ("a", "b", "c")),)

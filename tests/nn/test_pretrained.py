@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_said(vit, bert, tmp_path, monkeypatch):
     save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
     text = bert[2]
     for wrong, message in [
-        (lambda: backbone("tim:resnet18", IMAGE, 8), "Did you mean timm?"),
+        (lambda: backbone("tim:resnet18", IMAGE, 8), "Did you mean timm"),
         (lambda: backbone("timm", IMAGE, 8), "Expected timm:NAME@WEIGHTS"),
         (
             lambda: backbone("timm:resnet81@x", IMAGE, 8),

@@ -56,8 +56,8 @@ def dinotxt(
         max_scale: Bound of its inverse.
     """
     fields = two_fields(encoder).fields.items()
-    candidates = [f for f, m in fields if not m.takes_prompts or encoder.contextual(f)]
-    default = [f for f in candidates if encoder.contextual(f)] or candidates[:1]
+    candidates = [f for f, m in fields if not m.takes_prompts or encoder.pretrained(f)]
+    default = [f for f in candidates if encoder.pretrained(f)] or candidates[:1]
     for field in to_lock(encoder, lock or ",".join(default)):
         encoder.lock(field)
         with_projection_tower(encoder, field, blocks=blocks, output=pooling)

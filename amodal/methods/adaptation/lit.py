@@ -43,13 +43,13 @@ def to_lock(encoder: Encoder, lock: str) -> list[str]:
     Raises:
         AmodalError: For a name that is no field, and if nothing would learn.
     """
-    pretrained = [f for f in encoder.fields if encoder.contextual(f)]
+    pretrained = [f for f in encoder.fields if encoder.pretrained(f)]
     default = pretrained or [next(iter(encoder.fields))]
     locked = [f.strip() for f in lock.split(",")] if lock else default
     for field in locked:
         if field not in encoder.fields:
             raise unknown("field to lock", field, encoder.fields)
-    if len(locked) == len(encoder.fields) and not any(map(encoder.contextual, locked)):
+    if len(locked) == len(encoder.fields) and not any(map(encoder.pretrained, locked)):
         raise AmodalError(
             "all fields are locked, so that nothing would learn but their maps into one space; "
             "leave one out of lock"

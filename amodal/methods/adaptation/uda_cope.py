@@ -25,7 +25,7 @@ from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Clock, FeatureRecord, StagedMethod
 from amodal.methods.shared.coordinates import Coordinates, check_fields, masked_sum, point_list
-from amodal.methods.shared.shapes import ema_update, frozen_copy, refuse_pool, token_mean
+from amodal.methods.shared.shapes import ema_update, momentum_copy, refuse_pool, token_mean
 from amodal.nn.encoder import Encoder
 from amodal.objectives.coordinate_bins import bin_cross_entropy, expected_distance
 from amodal.stats.similarity_transform import Similarity, bidirectional_filter, ransac
@@ -143,7 +143,7 @@ class UdaCope(StagedMethod):
     ):
         super().__init__()
         self.encoder, self.coordinate_head, self.coordinates = encoder, head, coordinates
-        self.teacher = frozen_copy(nn.ModuleList([encoder, head]))
+        self.teacher = momentum_copy(nn.ModuleList([encoder, head]))
         self.labels = (labelled,) if labelled else ()
         # of each stage, whether the teacher labels the other records
         self.adapts = [False] * (source > 0) + [True] * (source < 1)

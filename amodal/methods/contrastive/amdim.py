@@ -28,7 +28,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import field_pairs, token_column, view_pairs
+from amodal.methods.shared.shapes import field_pairs, refuse_backbones, token_column, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import BypassHead
 from amodal.nn.local_windows import local_windows
@@ -150,6 +150,12 @@ class Amdim(Method):
         sharpness: float,
     ):
         super().__init__()
+        refuse_backbones(
+            encoder,
+            "amdim",
+            "its regions and patches have seen all of the value, and a region is no harder to "
+            "predict than the whole",
+        )
         self.encoder = encoder
         self.heads = AmdimHeads(encoder, width, mixtures)
         self.bound, self.penalty, self.sharpness = bound, penalty, sharpness

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
-from amodal.methods.shared.shapes import ema_update, frozen_copy, two_fields
+from amodal.methods.shared.shapes import ema_update, momentum_copy, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
@@ -148,7 +148,7 @@ class Rocket(Method):
         self.ema_encoder: nn.Module | None = None
         self.ema_added: nn.Module | None = None
         if add == "byolip":
-            self.ema_encoder, self.ema_added = frozen_copy(encoder), frozen_copy(added)
+            self.ema_encoder, self.ema_added = momentum_copy(encoder), momentum_copy(added)
 
     def features(self, batch: Batch) -> RocketFeatures:
         pooled = self.encoder.features(batch)

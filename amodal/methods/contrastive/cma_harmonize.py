@@ -29,7 +29,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Clock, Method
 from amodal.methods.shared.regions import alone, sentences, vectors
-from amodal.methods.shared.shapes import field_pairs, share, two_fields
+from amodal.methods.shared.shapes import field_pairs, refuse_backbones, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mil_nce import mil_nce
@@ -67,7 +67,8 @@ def cma_harmonize(
         temperature: Temperature of both losses.
 
     Raises:
-        AmodalError: If `curriculum` or `anchor` is unknown, or there is one field only.
+        AmodalError: If `curriculum` or `anchor` is unknown, there is one field only,
+            or tokens of a field with a backbone are to be dropped.
     """
     if curriculum not in CURRICULA:
         raise unknown("cma_harmonize.curriculum", curriculum, CURRICULA)
@@ -77,6 +78,14 @@ def cma_harmonize(
     )
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)
+    if drop:
+        refuse_backbones(
+            encoder,
+            "cma_harmonize",
+            "leaving some of them out (VATT's DropToken) leaves nothing out",
+            fields=[f for f in encoder.fields if f not in texts],
+            instead="set drop to 0",
+        )
     # combining gradients costs a backward pass a term, so only what needs it has the hook
     kind = HarmonizedGradients if realigned or curriculum == "batch" else Harmonized
     return kind(

@@ -29,7 +29,7 @@ from amodal.masking.mixing import beta, partners
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.mixing import mixup_inputs, token_columns
-from amodal.methods.shared.shapes import two_fields
+from amodal.methods.shared.shapes import refuse_backbones, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.late_fusion import LateFusion, shares
 from amodal.objectives.mixup_nce import mixed_cross_entropy, mixup_nce, soft_clip
@@ -78,10 +78,9 @@ def m3col(
         )
     if mixup and mixup not in encoder.fields:
         raise unknown("field", mixup, encoder.fields, "m3col was to mix its inputs.")
-    if mixup and encoder.contextual(mixup):
-        raise AmodalError(
-            f"{mixup} has a backbone, whose tokens have seen each other already: they cannot be "
-            "mixed"
+    if mixup:
+        refuse_backbones(
+            encoder, "m3col", "they cannot be mixed", fields=[mixup], instead="set another mixup"
         )
     return M3CoL(
         two_fields(encoder),

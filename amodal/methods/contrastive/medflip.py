@@ -80,8 +80,7 @@ def medflip(
         raise AmodalError(
             f"medflip.ratio and tuning are shares from 0 to below 1, got {ratio} and {tuning}"
         )
-    if any(encoder.contextual(f) for f in dropped):
-        refuse_backbones(encoder)
+    refuse_backbones(encoder, "medflip", fields=dropped)
     return MedFlip(
         encoder.align(width),
         dropped=dropped,

@@ -29,7 +29,7 @@ from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import (
     ema_update,
     field_pairs,
-    frozen_copy,
+    momentum_copy,
     share,
     token_mean,
     two_fields,
@@ -85,7 +85,7 @@ def softmask_vl(
     return SoftMasks(
         encoder.align(width),
         matcher=matcher,
-        masked_words=m.MaskedWords(encoder, name, ratio),
+        masked_words=m.MaskedWords(encoder, name, ratio, method="softmask_vl"),
         scale=scale,
         queues=queues,
         soft=soft,
@@ -150,7 +150,7 @@ class SoftMasks(Method):
         self.views = {f: ("plain" if f == self.text_field else view,) for f in encoder.fields}
         self.soft, self.hard, self.warmup, self.gamma = soft, hard, warmup, gamma
         self.augment, self.momentum = augment, momentum
-        self.momentum_encoder = frozen_copy(encoder)
+        self.momentum_encoder = momentum_copy(encoder)
         self.register_buffer("progress", torch.zeros(()))
         self._keys: dict[str, Tensor] = {}
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of, name_code, unknown
+from amodal.core import Batch, Column, Embeddings, Ragged, field_of, name_code, unknown
 from amodal.core.column import shared_rows
 from amodal.masking import mixing
 from amodal.masking.hashing import hash_bits
@@ -35,7 +35,7 @@ from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field, seed_column
 from amodal.methods.shared.mixing import encode_mixed, token_columns, token_relevance
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import field_pairs, share, two_fields
+from amodal.methods.shared.shapes import field_pairs, refuse_backbones, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -86,9 +86,12 @@ def timix(
     text_field, others = pick_text_field(two_fields(encoder), text_field)
     mixed = [f for f in others if not encoder.contextual(f)]
     if not mixed:
-        raise AmodalError(
-            f"timix pastes tokens of {', '.join(others)}, which come from pretrained backbones and "
-            "have seen each other already. Leave a backbone out, or take clip."
+        refuse_backbones(
+            encoder,
+            "timix",
+            "pasting some of them into another row pastes all of what they are of",
+            fields=others,
+            instead="take clip",
         )
     mix = (
         partial(mixing.everywhere, alpha=alpha)

@@ -86,7 +86,7 @@ class Data2vec(StudentTeacher):
         final_momentum: float,
     ):
         super().__init__(encoder, momentum=momentum, final_momentum=final_momentum, views=("weak",))
-        refuse_backbones(encoder)
+        refuse_backbones(encoder, "data2vec")
         refuse_pool(encoder)
         self.top, self.beta, self.hide = top, beta, hide
         self.layouts = {f: m.layout for f, m in encoder.fields.items()}

@@ -24,7 +24,14 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import ragged, share, token_column, token_mean, two_fields
+from amodal.methods.shared.shapes import (
+    ragged,
+    refuse_backbones,
+    share,
+    token_column,
+    token_mean,
+    two_fields,
+)
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.field_decoder import FieldDecoder, decoded_from, every_row
 from amodal.objectives.margin import ranking_hinge
@@ -70,11 +77,13 @@ def cuni_mmt(
         raise AmodalError(
             f"nothing is there to imagine: beside {source} and {target} there is no other field"
         )
-    if encoder.contextual(target):
-        raise AmodalError(
-            f"tokens of {target} come from a backbone and have seen each other; leave the backbone "
-            "out to generate them"
-        )
+    refuse_backbones(
+        encoder,
+        "cuni_mmt",
+        "they give away the text that is to be generated",
+        fields=[target],
+        instead="choose another target",
+    )
     read = [source, *pictures] if images != "imagine" else [source]
     writer = FieldDecoder(
         encoder.fields[target],

@@ -71,7 +71,7 @@ def less_bimodal(
             f"pairs = {pairs} is the share of the steps before the label, from 0 to 1"
         )
     name, rest = m.pick_text_field(two_fields(encoder), text_field)
-    masked = m.MaskedWords(encoder, name, ratio) if pairs else None
+    masked = m.MaskedWords(encoder, name, ratio, method="less_bimodal") if pairs else None
     width, head = 2 * encoder.width, None
     if pairs < 1 or targets:
         head = SupervisedHead([Target.read(t) for t in targets], rest, width, hidden=width)

@@ -25,7 +25,7 @@ from amodal.core.column import both
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Clock, FeatureRecord, StagedMethod
 from amodal.methods.shared.fused import fused_vectors
-from amodal.methods.shared.shapes import ema_update, frozen_copy, refuse_pool
+from amodal.methods.shared.shapes import ema_update, momentum_copy, refuse_pool
 from amodal.methods.shared.supervised import label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.fusions import fusion_of
@@ -153,7 +153,7 @@ class FusedContrast(StagedMethod):
         self.classifier = (
             nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, classes)) if classes else None
         )
-        self.key_branch = frozen_copy(nn.ModuleDict(self.query_branch()))
+        self.key_branch = momentum_copy(nn.ModuleDict(self.query_branch()))
         self.queue = GroupedQueue(queue, width)
         self.labels = (label,) if label else ()
         self.temperature, self.momentum, self.stages = temperature, momentum, stages

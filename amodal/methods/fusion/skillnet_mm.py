@@ -154,7 +154,11 @@ class SkillNet(Method):
         self.encoder, self.rules, self.alpha = encoder, dict(rules), alpha
         self.masked_weight, self.contrast_weight = masked, contrast
         self.masked = nn.ModuleDict(
-            {f: MaskedWords(encoder, f, ratio) for f in encoder.fields if masked}
+            {
+                f: MaskedWords(encoder, f, ratio, method="skillnet_mm")
+                for f in encoder.fields
+                if masked
+            }
         )
         self.scale = scale if contrast else None
         self.pairs = list(combinations(encoder.fields, 2)) if contrast else []

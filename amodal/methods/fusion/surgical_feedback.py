@@ -78,7 +78,13 @@ class Continued(MaskedAutoencoder):
         heads: int,
     ):
         super().__init__(
-            encoder, ratio=ratio, together=False, width=width, depth=depth, heads=heads
+            encoder,
+            ratio=ratio,
+            together=False,
+            width=width,
+            depth=depth,
+            heads=heads,
+            name="surgical_feedback",
         )
         self.chosen = list(chosen)
         for field in (f for f in encoder.fields if f not in chosen):

@@ -64,7 +64,7 @@ def tip(
     tables = [f for f, modality in two_fields(encoder).fields.items() if modality.is_row]
     name, others = m.pick_text_field(encoder, table or next(iter(tables), ""))
     module = Interaction(encoder.width, depth=depth, heads=encoder.num_heads)
-    masked = m.MaskedWords(encoder, name, ratio) if fill else None
+    masked = m.MaskedWords(encoder, name, ratio, method="tip") if fill else None
     return Tip(
         encoder.align(width, hidden=encoder.width),
         module,

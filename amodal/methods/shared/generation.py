@@ -27,7 +27,7 @@ class FieldDecoders(nn.Module):
 
     def __init__(self, encoder: Encoder, *, width: int, depth: int, heads: int):
         super().__init__()
-        refuse_backbones(encoder)
+        refuse_backbones(encoder, "mlem", "they give away the values that are to be generated")
         made = {
             f: CausalDecoder(encoder.width, width=width, depth=depth, heads=heads)
             for f in encoder.fields

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import (
-    AmodalError,
     Batch,
     Column,
     Embeddings,
@@ -25,7 +24,7 @@ from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Features
-from amodal.methods.shared.shapes import ragged, token_column
+from amodal.methods.shared.shapes import ragged, refuse_backbones, token_column
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.attention.cross import CrossEncoder, grad_cam, mean_token
 from amodal.nn.encoder import Encoder
@@ -230,19 +229,17 @@ class MaskedWords(nn.Module):
         encoder: Of the fields.
         field: Whose tokens are hidden.
         ratio: Share of tokens hidden.
+        method: Its name, for messages.
 
     Raises:
         AmodalError: For a backbone whose tokens have already seen each other.
     """
 
-    def __init__(self, encoder: Encoder, field: str, ratio: float = 0.15):
+    def __init__(self, encoder: Encoder, field: str, ratio: float = 0.15, *, method: str):
         super().__init__()
-        if encoder.contextual(field):
-            raise AmodalError(
-                f"the field {field} comes from a pretrained backbone whose tokens have seen each "
-                "other, so hiding some of them hides nothing. Leave the backbone of this field "
-                "out, or take a method without masked words."
-            )
+        refuse_backbones(
+            encoder, method, fields=[field], instead="take a method without masked tokens"
+        )
         self.field, self.ratio = field, ratio
         self.token = nn.Parameter(torch.randn(encoder.width) * 0.02)
         self.predictor = encoder.fields[field].predictor(encoder.width)

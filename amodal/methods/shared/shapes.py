@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar, cast
 
 import torch
@@ -28,6 +28,7 @@ from amodal.core.host import host_copy, take
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Clock, Method
+from amodal.nn.batch_norm import average_statistics, set_follows
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.multi_vector import token_column as token_column
@@ -175,6 +176,7 @@ class MaskedAutoencoder(Method):
         depth: Blocks of the decoder.
         heads: Of its attention.
         views: How values are augmented.
+        name: Of the method, for messages.
 
     Raises:
         AmodalError: For backbones whose tokens have seen each other, and a pooling with parameters.
@@ -190,14 +192,15 @@ class MaskedAutoencoder(Method):
         depth: int,
         heads: int,
         views: tuple[str, ...] = ("weak",),
+        name: str = "mae",
     ):
         super().__init__()
+        refuse_backbones(encoder, name)
         self.encoder, self.ratio, self.together, self.views = encoder, ratio, together, views
         self.decoder = MaskDecoder(
             list(encoder.fields), encoder.width, width=width, depth=depth, heads=heads
         )
         self.predictors = nn.ModuleDict({f: m.predictor(width) for f, m in encoder.fields.items()})
-        refuse_backbones(encoder)
         refuse_pool(encoder)
 
     def features(self, batch: Batch) -> Embeddings:
@@ -247,14 +250,39 @@ class MaskedAutoencoder(Method):
         return dict(zip(bags, keep.split([len(b) for b in bags.values()])))
 
 
-def refuse_backbones(encoder: Encoder) -> None:
-    """Raise AmodalError for tokens that have already seen each other: they leak the hidden ones."""
-    contextual = [f for f in encoder.fields if encoder.contextual(f)]
-    if contextual:
+HIDES = "hiding some of them hides nothing"
+
+
+def refuse_backbones(
+    encoder: Encoder,
+    method: str,
+    why: str = HIDES,
+    *,
+    fields: Collection[str] | None = None,
+    instead: str = "take a method that compares whole values, such as simclr, dino or clip",
+) -> None:
+    """Refuse fields that a backbone reads, pretrained or not: its tokens have seen each other.
+
+    Args:
+        encoder: Of the fields.
+        method: Its name.
+        why: What becomes wrong by that, after "so".
+        fields: Those that the method cannot have a backbone for; None for all.
+        instead: What else to do.
+
+    Raises:
+        AmodalError: For any such field.
+    """
+    read = {
+        f: getattr(encoder.tokenizers[f], "name", "a backbone").partition("#{")[0]
+        for f in (encoder.fields if fields is None else fields)
+        if encoder.contextual(f)
+    }
+    if read:
+        by = ", ".join(f"{f} by {name}" for f, name in read.items())
         raise AmodalError(
-            f"the fields {', '.join(contextual)} come from pretrained backbones whose tokens have "
-            "seen each other, so hiding some of them hides nothing. Use a contrastive method, or "
-            "leave the backbone out."
+            f"{method} cannot have a backbone for {', '.join(read)} (read {by}): tokens of a "
+            f"backbone have seen each other, so {why}. Leave the backbone out, or {instead}."
         )
 
 
@@ -283,7 +311,7 @@ class StudentTeacher(Method):
         super().__init__()
         self.encoder, self.views = encoder, views
         self.momentum, self.final_momentum = momentum, final_momentum
-        self.teacher = frozen_copy(encoder)
+        self.teacher = momentum_copy(encoder)
 
     def momentum_at(self, clock: Clock) -> float:
         """The momentum at a moment of training."""
@@ -302,9 +330,18 @@ def frozen_copy(module: ModuleT) -> ModuleT:
     return copy.deepcopy(module).requires_grad_(False)
 
 
+def momentum_copy(module: ModuleT) -> ModuleT:
+    """A copy for a teacher that `ema_update` moves. Batch statistics are of what it sees itself."""
+    teacher = frozen_copy(module)
+    set_follows(teacher)
+    return teacher
+
+
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, in place; buffers are copied.
+
+    Running statistics of a backbone move as `average_statistics` says.
 
     Args:
         teacher: A module with the parameters of `student`, in the same order.
@@ -316,5 +353,7 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
         some = [(a.data, b.data) for a, b in pairs if hasattr(a, "device_mesh") is sharded]
         if some:
             torch._foreach_lerp_([a for a, _ in some], [b for _, b in some], 1 - momentum)
+    statistics = average_statistics(teacher, student, momentum)
     for a, b in zip(teacher.buffers(), student.buffers()):
-        a.copy_(b)
+        if id(a) not in statistics:
+            a.copy_(b)

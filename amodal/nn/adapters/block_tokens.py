@@ -74,7 +74,8 @@ def depth_of(encoder: Encoder) -> int:
     if fields:
         raise AmodalError(
             "tokens are put between the blocks of this library's own transformers, and "
-            f"{', '.join(fields)} is read by another network"
+            f"{', '.join(fields)} is read by another network. Leave the backbone or mixer of "
+            f"{', '.join(fields)} out, or take a method without such tokens (finetune, clip, lit)"
         )
     trunk = next(iter(encoder.trunks.values()))
     assert isinstance(trunk, Transformer)

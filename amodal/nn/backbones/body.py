@@ -22,9 +22,11 @@ class Body(nn.Module):
 
     Attributes:
         width: Dimensions of its features.
+        is_scratch: Whether it begins random on purpose, so that it learns where others are frozen.
     """
 
     width: int
+    is_scratch: bool = False
 
     def example(self) -> Tensor | Ragged:
         """One row of values."""
@@ -108,24 +110,33 @@ class ImageBody(Body):
         x = (images_NCHW.expand(-1, 3, -1, -1) - self.mean) / self.std
         if x.shape[2:] != (self.side, self.side):
             x = interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
-        maps = self.maps(x)
-        n, rows, columns = maps.shape[:3]
-        # centres of the map's cells, in units of the grid that the field's own tokenizer would
-        # make, so that positions mean the same with any backbone
-        y, x = (
-            (torch.arange(k, device=maps.device) + 0.5) / k * self.grid - 0.5
-            for k in (rows, columns)
-        )
-        position = torch.cartesian_prod(torch.zeros(1, device=maps.device), y, x)
-        return (
-            maps.flatten(0, 2),
-            torch.full((n,), rows * columns, device=maps.device),
-            position.repeat(n, 1),
-        )
+        return map_tokens(self.maps(x), self.grid)
 
     def maps(self, images: Tensor) -> Tensor:
         """(N, 3, side, side) -> (N, rows, columns, C)."""
         raise NotImplementedError
+
+
+def map_tokens(maps: Tensor, grid: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells of maps as tokens.
+
+    Args:
+        maps: (N, rows, columns, C).
+        grid: Side of the grid that the field's own tokenizer would make.
+
+    Returns:
+        Features (T, C), lengths (N,), positions (T, 3), where T = N rows columns.
+    """
+    n, rows, columns = maps.shape[:3]
+    # centres of the map's cells, in units of the grid, so that positions mean the same with any
+    # backbone
+    y, x = ((torch.arange(k, device=maps.device) + 0.5) / k * grid - 0.5 for k in (rows, columns))
+    position = torch.cartesian_prod(torch.zeros(1, device=maps.device), y, x)
+    return (
+        maps.flatten(0, 2),
+        torch.full((n,), rows * columns, device=maps.device),
+        position.repeat(n, 1),
+    )
 
 
 def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str = "") -> Tensor:

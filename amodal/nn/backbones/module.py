@@ -11,6 +11,7 @@ from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.core.part import Part, part_name, take, to_spec
 from amodal.core.references import dotted_name, source_hash
 from amodal.modalities import Modality
+from amodal.nn.batch_norm import no_rows, with_whole_batch_norm
 
 
 class ModuleBackbone(Part):
@@ -19,14 +20,14 @@ class ModuleBackbone(Part):
     Args:
         module: Takes the values of N rows, as the field's modality collates them: a tensor (N, …),
             or a padded tensor (N, L, …) and lengths (N,). Returns (N, D), (N, T, D), or maps (N, D,
-            H, W). It runs in the mode of the encoder, so batch statistics couple rows: prefer norms
-            of rows.
+            H, W). It runs in the mode of the encoder; its BatchNorm sees all present rows of the
+            batch while it learns, and is in evaluation mode while it is frozen.
         modality: Of the field.
         width: Of the tokens.
         frozen: The module's own parameters do not learn.
 
     Raises:
-        AmodalError: For batch statistics in a module that learns.
+        AmodalError: For values that the module cannot take.
     """
 
     contextual = True
@@ -34,18 +35,11 @@ class ModuleBackbone(Part):
 
     def __init__(self, module: nn.Module, modality: Modality, width: int, *, frozen: bool = True):
         super().__init__()
-        if (
-            any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
-            and not frozen
-        ):
-            raise AmodalError(
-                f"{type(module).__name__} has batch statistics, which make a row depend on the "
-                "rows beside it. Freeze it "
-                "(train_backbones=False), or use group or layer norms."
-            )
         self.module, self.frozen, self.name = module, frozen, dotted_name(type(module))
+        if not frozen:
+            self.module = with_whole_batch_norm(module)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), no_rows():
                 x, _ = self._tokens(example(modality))
         except (RuntimeError, TypeError, ValueError, IndexError) as e:
             raise AmodalError(
@@ -87,6 +81,7 @@ class ModuleBackbone(Part):
     def thaw(self) -> None:
         """The module's own parameters learn from now on."""
         self.frozen = False
+        self.module = with_whole_batch_norm(self.module)
         self.module.requires_grad_(True)
 
     def train(self, mode: bool = True) -> ModuleBackbone:
@@ -108,9 +103,10 @@ class ModuleBackbone(Part):
             if len(column):
                 x_TD, lengths = self._tokens(column.values)
             else:  # no row: every parameter still becomes part of the graph
-                x_TD, lengths = (
-                    t[:0] for t in self._tokens(example(self.modality, column.rows.device))
-                )
+                with no_rows():
+                    x_TD, lengths = (
+                        t[:0] for t in self._tokens(example(self.modality, column.rows.device))
+                    )
         position = x_TD.new_zeros(len(x_TD), 3)
         # position: the number of a token in its row; a module does not say where its tokens lie
         position[:, 0] = torch.arange(len(x_TD), device=x_TD.device) - torch.repeat_interleave(

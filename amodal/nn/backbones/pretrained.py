@@ -1,9 +1,14 @@
-"""Pretrained backbones in the place of a tokenizer: their tokens have already seen each other.
+"""Backbones in the place of a tokenizer: their tokens have already seen each other.
 
 `timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth
 without code in it) or the word `pretrained` for timm's own download. SIZE is the side that images
 are resized to, the model's own by default. `transformers:DIR`: a text or image model in a local
 directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
+
+From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
+transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`),
+`resnet1d` for series and sound, `gru` and `lstm` for series, sound, text and symbols. Their options
+follow a colon: `convnet:width=32,norm=group`.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from amodal.modalities import Modality
 from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone
 from amodal.nn.backbones.plugin import PluginBackbone
+from amodal.nn.batch_norm import WholeBatchNorm, no_rows, with_whole_batch_norm
 
 MakeModule = Callable[[], nn.Module]
 """Makes a module of the user's own."""
@@ -56,12 +62,13 @@ def backbone(
     library, _, rest = spec.partition(":")
     if library not in LIBRARIES and find_plugin("backbones", library):
         return PluginBackbone(spec, modality, width, frozen=frozen)
-    if library not in LIBRARIES or not rest:
+    if library not in LIBRARIES or not (rest or library in OWN):
         raise unknown(
             "library of backbones",
             library,
             [*LIBRARIES, *plugins("backbones")],
-            "Expected timm:NAME@WEIGHTS, transformers:DIR, or the name of an installed plug-in.",
+            "Expected timm:NAME@WEIGHTS, transformers:DIR, one of our own from scratch "
+            f"({', '.join(OWN)}), or the name of an installed plug-in.",
         )
     if library not in modality.backbones:
         kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]
@@ -70,13 +77,15 @@ def backbone(
             f"{modality.kind}: {spec}"
         )
     # imported when asked for: the libraries behind them are slow to import, and some are optional
-    module = importlib.import_module(f"amodal.nn.backbones.{library}")
-    body, name, report = module.build(rest, modality, load)
-    if load and report is None and frozen:
+    module = importlib.import_module(f"amodal.nn.backbones.{LIBRARIES[library]}")
+    if library in OWN:
+        body, name, report = module.build(library, rest, modality), spec, None
+    else:
+        body, name, report = module.build(rest, modality, load)
+    if load and report is None and frozen and not body.is_scratch:
         raise AmodalError(
             f"{name} names no weights, so it would stay random: add @/path/to/weights.safetensors "
-            "or @pretrained, or let it learn "
-            "(frozen=False)"
+            "or @pretrained, or let it learn: @scratch, or frozen=False for all backbones"
         )
     if report is not None:
         report.check(min_share)
@@ -102,22 +111,34 @@ def user_module(
     return ModuleBackbone(made, modality, width, frozen=frozen)
 
 
-LIBRARIES = ("timm", "transformers", "voice")
+LIBRARIES = {
+    "timm": "timm",
+    "transformers": "transformers",
+    "voice": "voice",
+    "convnet": "convnet",
+    "resnet1d": "resnet1d",
+    "gru": "rnn",
+    "lstm": "rnn",
+}
+"""The first word of a spec -> the module that reads the rest."""
+OWN = ("convnet", "resnet1d", "gru", "lstm")
+"""Those that need no name of a model and have no weights to begin with."""
 
 
 class Backbone(Part):
     """A model of a library, with a linear map to the encoder's width.
 
     In place of values it also takes cached features: rows of (tokens, width + 3), features and
-    positions. The model is always in evaluation mode: dropout does not draw from the seeds of rows,
-    and batch statistics would make a row depend on the rows beside it.
+    positions. The model is in evaluation mode, as dropout does not draw from the seeds of rows. But
+    in training the BatchNorm of a model that learns takes the statistics of the batch, over all
+    present rows of all ranks (`amodal.nn.batch_norm`).
 
     Args:
         body: The model.
         name: A spec from which `from_args` makes the same module.
         width: Of the tokens.
         modality: Of the field.
-        frozen: The model's own parameters do not learn.
+        frozen: The model's own parameters do not learn, unless it begins random on purpose.
         report: What the weights matched; None if none were loaded.
     """
 
@@ -134,7 +155,9 @@ class Backbone(Part):
         report: LoadReport | None = None,
     ):
         super().__init__()
+        frozen = frozen and not body.is_scratch
         self.body, self.name, self.frozen, self.report = body, name, frozen, report
+        self._learns = False
         self.describe_as(spec=name, modality=modality, width=width)
         self.project = nn.Linear(body.width, width)
         self.train(self.training)
@@ -163,14 +186,20 @@ class Backbone(Part):
 
     def thaw(self) -> None:
         """The model's own parameters learn from now on."""
-        self.frozen = False
+        self.frozen, self._learns = False, True
+        self.body = with_whole_batch_norm(self.body)
         self.body.requires_grad_(True)
         _stop_unused(self.body)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Training or evaluation mode of the linear map; the model stays in evaluation mode."""
+        """Training or evaluation mode of the linear map, and of the BatchNorm of a model that
+        learns; the rest of the model stays in evaluation mode."""
         super().train(mode)
         self.body.eval()
+        for part in self.body.modules():
+            if isinstance(part, WholeBatchNorm):
+                part.training = mode and self._learns
         return self
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
@@ -191,18 +220,24 @@ class Backbone(Part):
             Features (T, its width), lengths (N,) and positions (T, 3).
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if (
-                isinstance(column.values, Ragged) and column.values.flat.dim() == 2
-            ):  # looked at before
+            if self._is_cached(column):
+                assert isinstance(column.values, Ragged)
                 flat, lengths = column.values.flat, column.values.lengths
                 features, position = flat[:, :-3].to(self.project.weight.dtype), flat[:, -3:]
             elif len(column):
                 features, lengths, position = self.body(column.values)
             else:  # no row: every parameter still becomes part of the graph
-                features, lengths, position = (
-                    t[:0] for t in self.body(self.body.example().to(column.rows.device))
-                )
+                with no_rows():
+                    features, lengths, position = (
+                        t[:0] for t in self.body(self.body.example().to(column.rows.device))
+                    )
         return features, lengths, position
+
+    def _is_cached(self, column: Column) -> bool:
+        """Whether a column has features in place of values."""
+        # of a model that learns none are cached; steps of a series look like them
+        values = column.values
+        return isinstance(values, Ragged) and values.flat.dim() == 2 and not self.body.is_scratch
 
     def extra_repr(self) -> str:
         """See `torch.nn.Module`."""
@@ -212,7 +247,7 @@ class Backbone(Part):
 def _stop_unused(body: Body) -> None:
     """Parameters that no token depends on (poolers, norms before a head) do not learn."""
     parameters = [p for p in body.parameters() if p.requires_grad]
-    with torch.enable_grad():
+    with torch.enable_grad(), no_rows():
         gradients = torch.autograd.grad(
             body(body.example())[0].sum(), parameters, allow_unused=True
         )

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, unknown
 from amodal.nn.backbones.body import ImageBody, ImageField, LoadReport, as_map, existing
 
-PRETRAINED = "pretrained"
+PRETRAINED, SCRATCH = "pretrained", "scratch"
 
 
 def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, LoadReport | None]:
     """A model of timm.
 
     Args:
-        rest: NAME[:SIZE][@WEIGHTS].
+        rest: NAME[:SIZE][/STRIDE][@WEIGHTS]. STRIDE is of the map whose cells are the tokens, in
+            pixels of the input; by default the last.
         modality: Of the field.
         load: Load the weights.
 
@@ -35,7 +36,8 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
             "a timm backbone needs the package `timm`: pip install 'amodal[vision]'"
         ) from None
     architecture, _, weights = rest.partition("@")
-    name, _, size = architecture.partition(":")
+    sized, _, stride = architecture.partition("/")
+    name, _, size = sized.partition(":")
     if not timm.is_model(name):
         raise unknown("model of timm", name, timm.list_models())
     if size and not (size.isdecimal() and int(size)):
@@ -43,12 +45,14 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
             f"timm:{architecture}: the size after the name must be a number of pixels, got {size!r}"
         )
     model = _create(timm, name, int(size or 0), load and weights == PRETRAINED)
+    stage = _stage(model, name, stride) if stride else None
     report = None
     if load and weights == PRETRAINED:
         report = LoadReport.of(f"timm:{name}, downloaded", model.state_dict(), model.state_dict())
-    elif load and weights:
+    elif load and weights and weights != SCRATCH:
         report = _load(model, weights)
-    body = TimmBody(model, f"timm:{architecture}", int(size or 0), modality)
+    body = TimmBody(model, f"timm:{architecture}", int(size or 0), modality, stage)
+    body.is_scratch = weights == SCRATCH
     return body, f"timm:{rest}", report
 
 
@@ -89,16 +93,47 @@ def _load(model: nn.Module, weights: str) -> LoadReport:
     return report
 
 
-class TimmBody(ImageBody):
-    """An image model of timm. size: side of its input; 0 for the model's own."""
+def _stage(model: Any, name: str, stride: str) -> tuple[int, int]:
+    """The map of a stride: its number and its channels.
 
-    def __init__(self, model: Any, spec: str, size: int, modality: ImageField):
+    Raises:
+        AmodalError: For a model without maps, and a stride that none of its maps has.
+    """
+    maps = getattr(model, "feature_info", None) or []
+    strides = {str(each["reduction"]): i for i, each in enumerate(maps)}
+    if not hasattr(model, "forward_intermediates") or not strides:
+        raise AmodalError(
+            f"timm:{name} has no maps to choose from; leave /{stride} out, for its last features"
+        )
+    if stride not in strides:
+        raise unknown(f"stride of a map of {name}", stride, strides, "Expected NAME/STRIDE.")
+    return strides[stride], maps[strides[stride]]["num_chs"]
+
+
+class TimmBody(ImageBody):
+    """An image model of timm.
+
+    Args:
+        model: The model.
+        spec: Names it.
+        size: Side of its input; 0 for the model's own.
+        modality: Of the field.
+        stage: Number and channels of the map whose cells are the tokens; None for the last.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        spec: str,
+        size: int,
+        modality: ImageField,
+        stage: tuple[int, int] | None = None,
+    ):
         has = model.pretrained_cfg
         size = size or has.get("input_size", (3, 224, 224))[-1]
-        super().__init__(
-            modality, width=model.num_features, side=size, mean=has["mean"], std=has["std"]
-        )
-        self.model, self.spec = model, spec
+        width = stage[1] if stage else model.num_features
+        super().__init__(modality, width=width, side=size, mean=has["mean"], std=has["std"])
+        self.model, self.spec, self.stage = model, spec, stage
         grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         self.rows = grid[0] if grid else None
         with torch.no_grad():
@@ -106,5 +141,11 @@ class TimmBody(ImageBody):
 
     def maps(self, images: Tensor) -> Tensor:
         """See `ImageBody.maps`."""
+        if self.stage is not None:
+            stages = [self.stage[0]]
+            (map_,) = self.model.forward_intermediates(
+                images, indices=stages, intermediates_only=True, stop_early=True
+            )
+            return as_map(map_, self.width, spec=self.spec)
         features: Tensor = self.model.forward_features(images)
         return as_map(features, self.width, rows=self.rows, spec=self.spec)

@@ -31,12 +31,16 @@ class TextField(Protocol):
     def patch(self) -> int: ...
 
 
+SCRATCH = "@scratch"
+
+
 def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport | None]:
     """A model of transformers.
 
     Args:
         rest: DIR, or DIR#{…}, where the braces hold the architecture as JSON, so that a saved
-            encoder can be built without DIR.
+            encoder can be built without DIR. DIR@scratch takes the architecture and not the
+            weights.
         modality: Of the field, text or images.
         load: Load the weights.
 
@@ -53,10 +57,11 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
             "a transformers backbone needs the package `transformers`: "
             "pip install 'amodal[language]'"
         ) from None
-    directory, _, saved = rest.partition("#{")
+    named, _, saved = rest.partition("#{")
+    directory, is_scratch = named.removesuffix(SCRATCH), named.endswith(SCRATCH)
     known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
     report = None
-    if load:
+    if load and not is_scratch:
         model, report = _load(transformers, directory)
     else:
         auto: Any = transformers.AutoModel
@@ -67,7 +72,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
         if modality.takes_prompts
         else HfImages(model, known, modality)
     )
-    return body, f"transformers:{directory}#{json.dumps(known)}", report
+    body.is_scratch = is_scratch
+    return body, f"transformers:{named}#{json.dumps(known)}", report
 
 
 def _architecture(transformers: Any, directory: str, modality: Modality) -> Known:

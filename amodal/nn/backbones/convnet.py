@@ -1,0 +1,149 @@
+"""A small residual network for small images, from scratch.
+
+The basic blocks of He et al. 2016, arXiv:1512.03385, section 4.2: the first convolution is 3 x 3
+and keeps the size, so that an image of 28 pixels still has a map of 7 x 7 after three stages. timm
+has no such stem; for images of 64 pixels and more its models are the better choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError
+from amodal.nn.backbones.body import Body, map_tokens
+from amodal.nn.backbones.options import read_options
+
+NORMS = ("batch", "group")
+GROUPS = 8
+
+
+@dataclass(frozen=True)
+class ConvnetOptions:
+    """Sizes of the network.
+
+    Attributes:
+        width: Channels of the first stage; each later one has twice as many.
+        stages: Each but the first halves the map.
+        blocks: Of a stage, two convolutions each.
+        stem: Stride of the first convolution.
+        norm: "batch", or "group", which does not couple rows.
+    """
+
+    width: int = 32
+    stages: int = 3
+    blocks: int = 1
+    stem: int = 1
+    norm: str = "batch"
+
+
+class PixelField(Protocol):
+    """What the body asks of a field of images: side and patch in pixels, moments of channels."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def tile(self) -> int: ...
+    @property
+    def mean(self) -> Sequence[float]: ...
+    @property
+    def std(self) -> Sequence[float]: ...
+
+
+def build(library: str, rest: str, modality: PixelField) -> ConvnetBody:
+    """The network of a spec.
+
+    Args:
+        library: convnet.
+        rest: Options, see `ConvnetOptions`.
+        modality: Of the field.
+
+    Raises:
+        AmodalError: For wrong options, and a width that groups do not divide.
+    """
+    options = read_options(library, rest, ConvnetOptions, {"norm": NORMS})
+    if options.norm == "group" and options.width % GROUPS:
+        raise AmodalError(
+            f"convnet:norm=group needs a width that {GROUPS} groups divide, got {options.width}"
+        )
+    return ConvnetBody(modality, options)
+
+
+class ConvnetBody(Body):
+    """Images (N, C, S, S) of any number of channels -> the cells of the last map.
+
+    Args:
+        modality: Of the field.
+        options: Sizes.
+    """
+
+    is_scratch = True
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, modality: PixelField, options: ConvnetOptions):
+        super().__init__()
+        self.channels, self.side = modality.channels, modality.size
+        self.grid = modality.size / modality.tile
+        moments = {"mean": modality.mean or [0.5], "std": modality.std or [0.25]}
+        for name, numbers in moments.items():
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
+        widths = [options.width * 2**i for i in range(options.stages)]
+        self.width = widths[-1]
+        self.stem = nn.Sequential(
+            nn.Conv2d(self.channels, widths[0], 3, options.stem, padding=1, bias=False),
+            norm_of(options.norm, widths[0]),
+            nn.ReLU(),
+        )
+        blocks, before = [], widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(options.blocks):
+                stride = 2 if stage and not block else 1
+                blocks.append(BasicBlock(before, width, stride, options.norm))
+                before = width
+        self.blocks = nn.Sequential(*blocks)
+
+    def example(self) -> Tensor:
+        """(1, C, S, S), zeros."""
+        return torch.zeros(1, self.channels, self.side, self.side, dtype=self.mean.dtype)
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images -> features of cells (T, width), lengths (N,), positions (T, 3)."""
+        maps = self.blocks(self.stem((images_NCHW - self.mean) / self.std))
+        return map_tokens(maps.permute(0, 2, 3, 1), self.grid)
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions of 3 x 3 around a shortcut, which is a convolution of 1 x 1 where the shape
+    changes."""
+
+    def __init__(self, width_in: int, width: int, stride: int, norm: str):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False),
+            norm_of(norm, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            norm_of(norm, width),
+        )
+        self.shortcut = nn.Sequential()
+        if stride > 1 or width_in != width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride, bias=False), norm_of(norm, width)
+            )
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, width_in, H, W) -> (N, width, H / stride, W / stride)."""
+        out: Tensor = (self.body(x_NCHW) + self.shortcut(x_NCHW)).relu()
+        return out
+
+
+def norm_of(kind: str, width: int) -> nn.Module:
+    """The normalisation of a map of `width` channels."""
+    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(GROUPS, width)

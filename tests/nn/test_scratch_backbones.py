@@ -1,0 +1,174 @@
+"""Networks from scratch as backbones: what a token sees, padding, statistics, options, and the way
+through a run."""
+
+import numpy as np
+import pytest
+import torch
+
+import amodal
+from amodal.core import AmodalError, Column, Ragged
+from amodal.modalities import make
+from amodal.nn.backbones.pretrained import backbone
+from amodal.nn.batch_norm import active_norms
+
+IMAGE = make("image", size=28, channels=1, patch=7)
+SERIES = make("series", channels=("a", "b"), patch=4)
+SOUND = make("audio", rate=8000)
+TEXT = make("text", max_length=24, patch=4)
+
+
+def images(rows=2, side=28, channels=1):
+    return Column(torch.rand(rows, channels, side, side), torch.arange(rows))
+
+
+def series(*lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(sum(lengths), 2, generator=generator)
+    return Column(Ragged(values, torch.tensor(lengths)), torch.arange(len(lengths)))
+
+
+def test_a_small_image_keeps_a_map_of_cells():
+    net = backbone("convnet:width=8", IMAGE, 16)
+    tokens = net(images(), "image", 2)
+    assert tokens.x.shape == (2 * 49, 16) and tokens.lengths().tolist() == [49, 49]
+    # corners of 7 x 7 cells over the field's own grid of 4 x 4 patches
+    assert torch.allclose(tokens.position[0, 1:], torch.tensor(0.5 / 7 * 4 - 0.5))
+    assert torch.allclose(tokens.position[48, 1:], torch.tensor(6.5 / 7 * 4 - 0.5))
+    assert not net.frozen and all(p.requires_grad for p in net.body.parameters())
+    four = make("image", size=28, channels=4)
+    assert len(backbone("convnet", four, 16)(images(channels=4), "image", 2))
+
+
+@pytest.mark.parametrize("wanted", [0, 30, 200])
+def test_a_token_of_a_signal_sees_its_receptive_field(wanted):
+    spec = f"resnet1d:width=4,norm=layer,receptive_field={wanted}"
+    body = backbone(spec, SERIES, 8).body.double().eval()
+    assert body.receptive_field >= wanted
+    length = 4 * body.receptive_field
+    values = torch.randn(length, 2, dtype=torch.float64).requires_grad_()
+    features, lengths, position = body(Ragged(values, torch.tensor([length])))
+    middle = int(lengths) // 2
+    (seen,) = torch.autograd.grad(features[middle].square().sum(), values)
+    reached = seen.abs().sum(1).nonzero().squeeze(1)
+    assert int(reached[-1] - reached[0]) + 1 == body.receptive_field
+    assert position[middle, 0] == (middle + 0.5) * body.stride / 4 - 0.5
+
+
+def test_padding_is_in_no_statistic():
+    net = backbone("resnet1d:width=4", SERIES, 8)
+    long, short = series(40, 40, 40), series(40, 12, 25)
+    for column in (long, short):
+        net.body.stem.norm.reset_running_stats()
+        net.train()(column, "s", 3)
+        steps = SERIES.steps(column.values)[0]
+        rows = [net.body.stem.conv(x.T[None])[0].T for x in split(steps, column)]
+        mean = torch.cat(rows).mean(0)
+        torch.testing.assert_close(net.body.stem.norm.running_mean, 0.1 * mean)
+
+
+def split(steps, column):
+    return torch.split(steps, column.values.lengths.tolist())
+
+
+@pytest.mark.parametrize("spec", ["resnet1d:width=4", "gru:width=8", "lstm:width=8,layers=2"])
+def test_a_row_is_the_same_beside_longer_ones(spec):
+    net = backbone(spec, SERIES, 8).eval()
+    column = series(9, 40, 1, 17)
+    tokens = net(column, "s", 4)
+    for row in range(4):
+        alone = Column(column.values[torch.tensor([row])], torch.tensor([row]))
+        torch.testing.assert_close(
+            net(alone, "s", 4).x, tokens.keep(tokens.row == row).x, rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("spec", ["gru:width=8", "lstm:width=8,directions=1"])
+@pytest.mark.parametrize("field", [SERIES, SOUND, TEXT, make("sequence")], ids=lambda f: f.kind)
+def test_a_recurrent_network_reads_the_tokens_of_a_sequence(spec, field):
+    net = backbone(spec, field, 12)
+    rng = np.random.default_rng(0)
+    raw = {
+        "series": [rng.normal(size=(n, 2)).astype(np.float32) for n in (9, 30)],
+        "audio": [rng.normal(size=n).astype(np.float32) for n in (2000, 9000)],
+        "text": ["a red boat", "sea"],
+        "sequence": ["ACGTAC", "GG"],
+    }[field.kind]
+    column = Column(field.collate([field.decode(v) for v in raw]), torch.arange(2))
+    plain = field.tokenizer(8)
+    plain.load_state_dict(net.body.tokenizer.state_dict())
+    first = plain(column, "x", 2).keep(plain(column, "x", 2).row == 0).x
+    tokens = net(column, "x", 2)
+    want = net.project(net.body.rnn(first[None])[0][0])
+    torch.testing.assert_close(tokens.keep(tokens.row == 0).x, want, rtol=1e-4, atol=1e-5)
+    tokens.x.sum().backward()
+    assert net.body.rnn.weight_hh_l0.grad.any()
+
+
+def test_sound_goes_through_convolutions_frame_by_frame():
+    net = backbone("resnet1d:width=4", SOUND, 8)
+    waves = Ragged(torch.randn(12000), torch.tensor([8000, 4000]))
+    tokens = net(Column(waves, torch.arange(2)), "s", 2)
+    assert tokens.lengths().tolist() == [25, 13]  # of 100 and 50 frames, every fourth
+
+
+def test_a_model_of_timm_from_scratch_learns_its_statistics():
+    net = backbone("timm:resnet18:32/8@scratch", make("image", size=32), 8)
+    assert not net.frozen and net.training
+    tokens = net(images(3, 32, 3), "i", 3)
+    assert tokens.lengths().tolist() == [16] * 3
+    assert net.body.model.bn1.running_mean.any()
+    assert len(active_norms(net)) == 10  # those of the stages behind the map do not learn
+    net.requires_grad_(False)
+    before = net.body.model.bn1.running_mean.clone()
+    net(images(3, 32, 3), "i", 3)
+    assert torch.equal(net.body.model.bn1.running_mean, before)
+
+
+def test_a_frozen_model_stays_in_evaluation_mode(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "w.safetensors")
+    net = backbone(f"timm:resnet18:32@{tmp_path / 'w.safetensors'}", make("image", size=32), 8)
+    assert not active_norms(net.train())
+    net.thaw()
+    assert len(active_norms(net)) == 20 and not active_norms(net.eval())
+    net.train().pass_gradients()  # for low-rank differences, which freeze all weights
+    net.body.requires_grad_(False)
+    assert not active_norms(net)
+
+
+@pytest.mark.parametrize(
+    "spec, field, words",
+    [
+        ("convnet:widht=3", IMAGE, "Did you mean width"),
+        ("convnet:width=0", IMAGE, "whole number of at least 1, got '0'"),
+        ("convnet:norm=layer", IMAGE, "There are: batch, group"),
+        ("convnet:norm=group,width=4", IMAGE, "a width that 8 groups divide"),
+        ("convnet", SERIES, "convnet backbones are for image fields"),
+        ("resnet1d:kernel=4", SERIES, "odd number"),
+        ("resnet1d:receptive_field=99999999", SERIES, "take more stages"),
+        ("gru:width=7", SERIES, "an even width"),
+        ("timm:resnet18:32/7@scratch", IMAGE, "no stride of a map of resnet18 is called '7'"),
+    ],
+)
+def test_wrong_options_are_said(spec, field, words):
+    with pytest.raises(AmodalError, match=words):
+        backbone(spec, field, 8)
+
+
+def test_a_run_with_a_network_from_scratch(tmp_path):
+    rng = np.random.default_rng(0)
+    data = {"image": [rng.integers(0, 255, (28, 28, 1), dtype=np.uint8) for _ in range(40)]}
+    quiet = dict(size="nano", steps=4, batch_size=16, progress=False, workers=0, ema=0.5)
+    net = {"image": "convnet:width=8,stages=2"}
+    model = amodal.pretrain("simclr", data, tmp_path / "run", backbones=net, **quiet)
+    norm = model.encoder.tokenizers["image"].body.stem[1]
+    assert norm.running_mean.any() and not norm.training
+    other = amodal.load(tmp_path / "run")
+    a, b = (m.embed(data).features["image"].values for m in (model, other))
+    assert torch.equal(a, b)
+    # the untrained one has the statistics of a network that has seen nothing
+    assert not model.untrained().encoder.tokenizers["image"].body.stem[1].running_mean.any()
+    with pytest.raises(AmodalError, match="batch statistics of the whole batch"):
+        amodal.pretrain("simclr", data, tmp_path / "no", backbones=net, micro_batch_size=4, **quiet)
