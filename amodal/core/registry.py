@@ -37,7 +37,7 @@ KINDS = {
 }
 """Kind of plug-in -> the folder of the package's own pages of that kind, "" where it has none."""
 
-BESIDE = ("contract", "saved")
+BESIDE = ("contract", "recipes", "saved")
 """Files beside pages that are none."""
 
 log = logging.getLogger("amodal")
