@@ -291,8 +291,8 @@ def _field_entry(f: Field) -> dict[str, Any]:
         "suffix": list(f.suffix),
         "from": f.within,
     }
-    kept = parameters_of(type(f.modality))
-    return {k: v for k, v in entry.items() if v} | {k: config[k] for k in kept}
+    parameters = {name: config[name] for name in parameters_of(type(f.modality))}
+    return {k: v for k, v in entry.items() if v} | parameters
 
 
 def _label_entry(label: Label) -> dict[str, Any]:

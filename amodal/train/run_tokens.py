@@ -30,7 +30,7 @@ def with_tokens(dataset: Dataset, tokens: str) -> Dataset:
 
 
 def with_tokens_of(run: Path, dataset: Dataset) -> Dataset:
-    """The dataset with the tokens that a run has learnt, where its fields are the same but for them.
+    """The dataset with the tokens that a run has learnt, for fields that are else as the run's.
 
     Where they are not, the run is not resumed (`run_dir.prepare`).
     """
@@ -39,12 +39,12 @@ def with_tokens_of(run: Path, dataset: Dataset) -> Dataset:
         return dataset
     spec = read_json(file, "restore it from a copy, or start a new run")
     stored = arguments(spec["encoder"])["fields"] if spec.get("encoder") else {}
-    kept: dict[str, Modality] = {}
+    restored: dict[str, Modality] = {}
     for name, modality in dataset.fields.items():
         if name in stored and isinstance(modality, LearnsTokens) and modality.learns_tokens:
             learnt = modality.with_learnt(str(stored[name].get("merges", "")))
-            kept |= {name: learnt} if modalities.config(learnt) == stored[name] else {}
-    return dataset.with_fields(dataset.fields | kept) if kept else dataset
+            restored |= {name: learnt} if modalities.config(learnt) == stored[name] else {}
+    return dataset.with_fields(dataset.fields | restored) if restored else dataset
 
 
 def write_tokenizers(folder: Path, fields: Mapping[str, Modality]) -> list[Path]:

@@ -35,7 +35,11 @@ def text(request):
 
 def test_learns_frequent_words_and_characters():
     words = learnt()
-    assert [words.text(np.array([i])) for i in words.decode("the red boat")] == ["the", "red", "boat"]
+    assert [words.text(np.array([i])) for i in words.decode("the red boat")] == [
+        "the",
+        "red",
+        "boat",
+    ]
     assert len(words.decode("boat")) == len(words.decode("a boat")) - 1, "a word is one id anywhere"
     assert 256 < words.vocab_size < 1000 and words.patch == 1
     letters = learnt("characters")
@@ -123,7 +127,10 @@ def test_config_and_restore():
     stored = json.loads(json.dumps(modalities.config(text)))
     assert modalities.restore(stored) == text == modalities.make(**stored)
     before = {k: v for k, v in modalities.config(Text()).items() if k not in ("tokens", "merges")}
-    assert modalities.restore(before).tokens == "bytes" and modalities.make(**before).tokens == "subwords"
+    assert (
+        modalities.restore(before).tokens == "bytes"
+        and modalities.make(**before).tokens == "subwords"
+    )
     assert "merges" not in repr(text)
 
 

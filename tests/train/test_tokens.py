@@ -48,8 +48,8 @@ def test_a_run_has_the_tokens_of_its_training_part(run, records, caption):
 def test_a_run_is_used_and_exported_with_its_tokens(run, records, caption, tmp_path):
     model = amodal.load(run)
     model.save(tmp_path / "saved")
-    again = amodal.load(tmp_path / "saved")
-    assert again.encoder.fields == model.encoder.fields
+    saved = amodal.load(tmp_path / "saved")
+    assert saved.encoder.fields == model.encoder.fields
     model.index(records)
     hits = model.search(text="a red picture", k=3)
     assert len(hits) == 3
@@ -97,7 +97,9 @@ def test_a_run_resumes_with_its_tokens_only(run, records, caption):
 
 def test_bytes_stay_an_option(records, caption, tmp_path):
     parameters = {caption: replace(records.fields[caption], tokens="bytes")}
-    out = pretrain("clip", records.with_fields(records.fields | parameters), tmp_path / "r", **QUICK)
+    out = pretrain(
+        "clip", records.with_fields(records.fields | parameters), tmp_path / "r", **QUICK
+    )
     text = amodal.load(out).encoder.fields[caption]
     assert text.tokens == "bytes" and text == parameters[caption] and text.vocab_size == 256
     assert not list(out.glob("tokenizer-*"))
@@ -113,7 +115,10 @@ def test_char_vgs_reads_characters(records, caption, tmp_path):
 
 
 def test_a_run_of_few_texts_says_that_they_are_bytes(tmp_path, capfd):
-    columns = {"text": list("abcdefghijklmnopqrstuvwx"), "image": [np.zeros((8, 8, 3), np.uint8)] * 24}
+    columns = {
+        "text": list("abcdefghijklmnopqrstuvwx"),
+        "image": [np.zeros((8, 8, 3), np.uint8)] * 24,
+    }
     dataset = data.open(columns, fields={"text": "text", "image": "image"})
     options = QUICK | dict(progress=True, batch_size=8)
     out = pretrain("simclr", dataset, tmp_path / "few", **options)

@@ -45,6 +45,7 @@ class Subwords:
         spaced: whether it puts a space before a text, so that a word is the same id wherever it is.
         bytes_of: id -> its bytes.
         first_byte: (ids,) uint8.
+        begins_word: (ids,) bool, whether it begins with white space.
         breaks_line: (ids,) bool, whether a line feed is in it.
         blank: (ids,) bool, whether it is white space.
     """
@@ -53,6 +54,7 @@ class Subwords:
     spaced: bool
     bytes_of: tuple[bytes, ...]
     first_byte: np.ndarray
+    begins_word: np.ndarray
     breaks_line: np.ndarray
     blank: np.ndarray
 
@@ -123,6 +125,7 @@ def load(merges: str, characters: bool) -> Subwords:
         spaced=not characters,
         bytes_of=bytes_of,
         first_byte=np.array([token[0] for token in bytes_of], dtype=np.uint8),
+        begins_word=np.array([token[:1].isspace() for token in bytes_of]),
         breaks_line=np.array([b"\n" in token for token in bytes_of]),
         blank=np.array([not token.strip() for token in bytes_of]),
     )

@@ -49,7 +49,8 @@ class Bytes:
 
     def breaks_line(self, ids: np.ndarray) -> np.ndarray:
         """(length,) bool."""
-        return ids == 10
+        out: np.ndarray = ids == 10
+        return out
 
     def blank(self, ids: np.ndarray) -> np.ndarray:
         """(length,) bool: white space."""
@@ -102,7 +103,7 @@ class OfSubwords(Characters):
     drop_span = 1
 
     def begins_word(self, ids: np.ndarray) -> np.ndarray:
-        begins: np.ndarray = np.isin(self.learnt.first_byte[ids], (9, 10, 13, 32))
+        begins: np.ndarray = self.learnt.begins_word[ids]
         begins[:1] = True
         return begins
 
