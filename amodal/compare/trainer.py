@@ -145,9 +145,10 @@ def trained(setup: Setup, job: Job, callbacks: Sequence[Callback] = ()) -> nn.Mo
                 "logger": None,
             },
         )
-        inputs = pretrain.open_inputs(candidate.method, setup.dataset, settings)
+        out = Path(folder) / "run"
+        inputs = pretrain.open_inputs(candidate.method, setup.dataset, settings, out)
         built = pretrain.build(inputs)
-        prepared = pretrain.prepare(inputs, built, Path(folder) / "run")
+        prepared = pretrain.prepare(inputs, built, out)
         return pretrain.fit(inputs, built, prepared)
 
 

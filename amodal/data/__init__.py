@@ -3,6 +3,7 @@ seen."""
 
 from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, init
+from amodal.data.learn_tokens import learn_tokens
 from amodal.data.loader import Loader, Views, class_numbers
 from amodal.data.mixture import Mixture
 from amodal.data.open_dataset import Openable
@@ -24,6 +25,7 @@ __all__ = [
     "class_numbers",
     "infer",
     "init",
+    "learn_tokens",
     "open",
     "pack",
 ]

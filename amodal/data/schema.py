@@ -223,9 +223,10 @@ def _field(name: str, entry: Mapping[str, Any]) -> Field:
 
 
 def parameters_of(kind: type[Modality]) -> list[str]:
-    """The names of the parameters of a modality."""
+    """The names of the parameters of a modality, without what a run learns."""
     # Modalities are dataclasses (`modalities.check_plugin`); only their base class is none.
-    return [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # see above
+    declared = dataclasses.fields(kind)  # type: ignore[arg-type]  # see above
+    return [f.name for f in declared if not f.metadata.get("learnt")]
 
 
 def _label(name: str, entry: Mapping[str, Any]) -> Label:
@@ -290,7 +291,8 @@ def _field_entry(f: Field) -> dict[str, Any]:
         "suffix": list(f.suffix),
         "from": f.within,
     }
-    return {k: v for k, v in entry.items() if v} | config
+    parameters = {name: config[name] for name in parameters_of(type(f.modality))}
+    return {k: v for k, v in entry.items() if v} | parameters
 
 
 def _label_entry(label: Label) -> dict[str, Any]:

@@ -4,6 +4,7 @@ compared.
     OUT/FIELD.onnx    the graph; the batch is dynamic, and so is the length of what has one
     OUT/fields.json   for each field: file, inputs (name, shape, type, what to feed), how the field
                       is decoded, largest error
+    OUT/tokenizer-FIELD.json    text -> ids, of a field that learnt its tokens
 
 Standardisation, the spectrogram of sound and the cutting into tokens are inside the graph. Every
 graph is run in onnxruntime on made-up values of other numbers and lengths than it was traced with,
@@ -29,6 +30,7 @@ from amodal.export.dense_encoder import DenseEncoder, why_not_exportable
 from amodal.modalities.shared.base import Exports
 from amodal.modalities.shared.dense import dense
 from amodal.nn.encoder import Encoder
+from amodal.train.run_tokens import write_tokenizers
 
 if TYPE_CHECKING:
     from amodal.model import Model
@@ -100,7 +102,7 @@ def write(model: Model, out: Path) -> list[Path]:
     }
     card = out / "fields.json"
     card.write_text(json.dumps(about, indent=1) + "\n")
-    return [*written, card]
+    return [*written, card, *write_tokenizers(out, encoder.fields)]
 
 
 def trace(dense_encoder: DenseEncoder, file: Path, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -31,3 +31,27 @@ def random_keep(group_T: Tensor, seed_T: Tensor, order_T: Tensor, ratio: float |
     # Nudged before rounding, so that 5 (1 - 0.9) = 0.5 does not depend on the last bit of 1 - 0.9.
     keep_T = (size_G[segment_T].double() * share + 1e-9).round().clamp(min=1)
     return rank_in_segment(segment_T, size_G, hash_bits(seed_T, order_T)) < keep_T
+
+
+def random_keep_units(
+    group_T: Tensor, seed_T: Tensor, unit_T: Tensor, ratio: float | Tensor
+) -> Tensor:
+    """As `random_keep`, with units of several tokens, such as words, that are hidden whole.
+
+    Args:
+        group_T, seed_T: As in `random_keep`.
+        unit_T: (T,) int >= 0, the unit of each token in its group.
+        ratio: Share of the units to hide.
+
+    Returns:
+        (T,) bool.
+    """
+    check_tokens(group_T=group_T, seed_T=seed_T, order_T=unit_T)
+    if not len(group_T):
+        return torch.zeros_like(group_T, dtype=torch.bool)
+    count = int(unit_T.max()) + 1
+    unit_U, index_T = (group_T * count + unit_T).unique(return_inverse=True)
+    seed_U = torch.empty_like(unit_U).scatter_(0, index_T, seed_T)
+    if isinstance(ratio, Tensor):
+        ratio = ratio.new_empty(len(unit_U)).scatter_(0, index_T, ratio)
+    return random_keep(unit_U // count, seed_U, unit_U % count, ratio)[index_T]

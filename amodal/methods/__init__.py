@@ -153,6 +153,11 @@ def page_recipe(method: MethodLike) -> Recipe | None:
     return found
 
 
+def tokens(method: MethodLike) -> str:
+    """The kind of tokens that a method needs of text, `TOKENS` beside its function; "" for any."""
+    return str(getattr(sys.modules.get(function(method).__module__), "TOKENS", ""))
+
+
 def recipe(method: MethodLike) -> Recipe:
     """The recipe of a method on data of unknown size: that of its page, or the plain one."""
     return page_recipe(method) or Recipe()
@@ -328,4 +333,5 @@ __all__ = [
     "recipe",
     "small_recipe",
     "title",
+    "tokens",
 ]

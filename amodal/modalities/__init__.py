@@ -7,7 +7,7 @@ its name: what others need is a hook or an attribute of `Modality`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
@@ -45,6 +45,7 @@ __all__ = [
     "name_of",
     "names",
     "of_columns",
+    "restore",
     "suffixes",
 ]
 
@@ -130,6 +131,16 @@ def config(modality: Modality) -> dict[str, Any]:
     return {"modality": name_of(modality), **values}
 
 
+def restore(stored: Mapping[str, Any]) -> Modality:
+    """A modality as a run stored it, by `config`.
+
+    Raises:
+        AmodalError: an unknown name, or a wrong type.
+    """
+    parameters = {name: value for name, value in stored.items() if name != "modality"}
+    return kind(stored["modality"]).restore(parameters)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
@@ -140,5 +151,5 @@ register_codec(
     lambda value: isinstance(value, Modality),
     config,
     lambda data: isinstance(data.get("modality"), str),
-    lambda data: make(**data),
+    restore,
 )

@@ -1,12 +1,13 @@
-"""Text of any language and length: UTF-8 bytes, or the ids of a local Hugging Face tokenizer."""
+"""Text of any language and length: subwords that are learnt from it, UTF-8 bytes, characters, or
+the ids of a local Hugging Face tokenizer."""
 
 from __future__ import annotations
 
-import re
+import contextlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -17,6 +18,8 @@ from amodal.core import AmodalError, Ragged, unknown
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import simple as _simple
+from amodal.modalities.shared import subwords as _subwords
+from amodal.modalities.shared import text_views as _views
 from amodal.modalities.shared.base import (
     Attribute,
     BadValue,
@@ -33,41 +36,49 @@ from amodal.modalities.shared.base import (
 )
 from amodal.modalities.shared.cells import is_missing
 from amodal.modalities.shared.files import read_bytes
+from amodal.modalities.shared.learnt import LEARNT
 from amodal.modalities.shared.requests import text_of
 from amodal.modalities.shared.tokenizers.text import TextGraph, TextTokenizer
-from amodal.modalities.shared.vocabulary import line_break_ids, load_vocabulary
+from amodal.modalities.shared.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
-CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
-DROP_RATE, DROP_SPAN, REPLACE_RATE = 0.1, 4, 0.02
-"""Of a strong view: share of characters that are dropped, in spans of about a short word, and that
-are replaced."""
 STRONG_VIEWS = ("characters", "words")
-EDIT_RATE = 0.1
-"""Of a strong view by words: chance of each word to be left out, and pairs of words that change
-places for each word there is."""
+TOKENS = ("subwords", "bytes", "characters")
+MAX_LENGTH = 256
+"""Tokens of a value, unless the schema says more."""
 
 
 @dataclass(frozen=True)
 class Text(Modality):
-    """Text. A value is (length,) int32: byte values, or ids of the vocabulary.
+    """Text. A value is (length,) int32: ids of subwords or of characters, byte values, or ids of
+    a vocabulary.
+
+    A run learns subwords and characters from its training texts (`learn_tokens`). Until then, and
+    where the texts are too few to learn from, a text is its bytes.
 
     Texts longer than `max_length * patch` ids are cut; `truncated` counts the rest. Special tokens
     are not added: a pretrained backbone that needs them adds its own.
 
     Attributes:
         max_length: tokens of a value.
-        patch: ids of a token (the cost of attention falls with its square).
-        vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes.
+        patch: bytes of a token (the cost of attention falls with its square), or ids of a
+            vocabulary. What has been learnt is a token for each id.
+        vocabulary: path of a `tokenizer.json`, or of a directory with one, in place of `tokens`.
         strong: what a strong view corrupts: "characters", or whole "words".
+        tokens: what an id is: "subwords", "bytes" or "characters".
+        vocabulary_size: ids that are learnt, at most.
+        merges: what has been learnt, see `amodal.modalities.shared.subwords`; a run writes it.
     """
 
-    max_length: int = 256
+    max_length: int = MAX_LENGTH
     patch: int = 1
     vocabulary: str = ""
     strong: str = "characters"
+    tokens: str = "subwords"
+    vocabulary_size: int = 8192
+    merges: str = field(default="", repr=False, metadata=LEARNT)
 
     simple_name: ClassVar[str] = "tf-idf"
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".text", ".md", ".caption"})
@@ -85,9 +96,76 @@ class Text(Modality):
                 f"text needs max_length and patch of at least 1, got {self.max_length} and "
                 f"{self.patch}"
             )
-        at_most("text", {"max_length": (self.max_length, 2**24), "patch": (self.patch, 4096)})
+        if self.vocabulary_size < 256:
+            raise AmodalError(
+                "text.vocabulary_size is at least 256, the bytes, by which any text can be "
+                f"written, got {self.vocabulary_size}"
+            )
+        at_most(
+            "text",
+            {
+                "max_length": (self.max_length, 2**24),
+                "patch": (self.patch, 4096),
+                "vocabulary_size": (self.vocabulary_size, 2**20),
+            },
+        )
+        if self.tokens not in TOKENS:
+            raise unknown("kind of tokens of text", self.tokens, TOKENS)
+        if self.merges and self.tokens == "bytes":
+            raise AmodalError('text.merges are of subwords or characters, and tokens = "bytes"')
         if self.strong not in STRONG_VIEWS:
             raise unknown("damage of a strong view of text", self.strong, STRONG_VIEWS)
+
+    @classmethod
+    def restore(cls, parameters: Mapping[str, Any]) -> Text:
+        """See `Modality.restore`. Runs of before subwords read bytes."""
+        return build(cls, {"tokens": "bytes"} | dict(parameters))
+
+    @property
+    def learns_tokens(self) -> bool:
+        """Whether its tokens are to be learnt, and have not been."""
+        return self.tokens != "bytes" and not self.vocabulary and not self.merges
+
+    def learn_tokens(self, raws: Iterable[Raw]) -> str:
+        """What is learnt of training texts, for `with_learnt`. Unreadable ones are skipped."""
+        return _subwords.learn(
+            _readable(raws), characters=self.tokens == "characters", size=self.vocabulary_size
+        )
+
+    def with_learnt(self, merges: str) -> Text:
+        """The modality with what `learn_tokens` gave; as it is where that is nothing.
+
+        `max_length` then counts the new tokens, of which a text has as many as before at most.
+        """
+        if not merges:
+            return self
+        longest = max(self.max_length, min(MAX_LENGTH, self.max_length * self.patch))
+        return replace(self, merges=merges, patch=1, max_length=longest)
+
+    def with_tokens(self, tokens: str) -> Text:
+        """The modality with tokens of another kind. A vocabulary, and what is learnt, stays."""
+        return self if self.vocabulary or self.merges else replace(self, tokens=tokens)
+
+    def tokens_note(self) -> str:
+        """See `LearnsTokens`."""
+        if self.merges:
+            return f"{self.vocab_size:,} {self.tokens}, learnt from the training texts"
+        few = f"too few training texts to learn {self.tokens} from, so they are read as bytes"
+        return few if self.learns_tokens else ""
+
+    @property
+    def _learnt(self) -> _subwords.Subwords | None:
+        known = self.merges and not self.vocabulary
+        return _subwords.load(self.merges, self.tokens == "characters") if known else None
+
+    @property
+    def _ids_are(self) -> _views.Bytes:
+        """What the parts of a text are that a view is made of."""
+        learnt = self._learnt
+        if learnt is not None:
+            subwords = self.tokens == "subwords"
+            return _views.OfSubwords(learnt) if subwords else _views.Characters(learnt)
+        return _views.Vocabulary(self.vocabulary) if self.vocabulary else _views.Bytes()
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Text:
@@ -110,7 +188,8 @@ class Text(Modality):
         max_tokens = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
         return build(
             cls,
-            {"patch": patch, "max_length": min(256, max(8, -(-max_tokens // 8) * 8))} | overrides,
+            {"patch": patch, "max_length": min(MAX_LENGTH, max(8, -(-max_tokens // 8) * 8))}
+            | overrides,
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
@@ -138,16 +217,20 @@ class Text(Modality):
                 raise BadValue("the tokenizer makes nothing of this text")
             return ids
         try:
-            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+            as_bytes = text.encode()
         except UnicodeEncodeError as error:
             raise BadValue(f"not Unicode text: {error.reason} at character {error.start}") from None
+        learnt = self._learnt
+        if learnt is not None:
+            return learnt.encode(text)
+        return np.frombuffer(as_bytes, dtype=np.uint8).astype(np.int32)
 
     def _cut(self, ids: np.ndarray) -> np.ndarray:
         max_tokens = self.max_length * self.patch
         if len(ids) <= max_tokens or self.vocabulary:
             return ids[:max_tokens]
         # one id more: if a character begins there, all before it are whole
-        starts = np.flatnonzero(_begins_character(ids[: max_tokens + 1]))
+        starts = np.flatnonzero(self._ids_are.begins_character(ids[: max_tokens + 1]))
         return ids[
             : starts[-1] or max_tokens
         ]  # half a character only where a whole one has no room
@@ -157,94 +240,16 @@ class Text(Modality):
 
         weak: a slice of 80-100 % that begins and ends at a word. strong: 50-100 %, a tenth of it
         dropped in short spans and one character in fifty replaced by another of the same text (or,
-        with `strong="words"`, the whole text with words dropped and swapped). local: one of its
-        lines or, of a single line, a slice of 20-50 %.
+        with `strong="words"`, the whole text with words dropped and swapped); of subwords the words
+        are what is dropped and replaced. local: one of its lines or, of a single line, a slice of
+        20-50 %.
         """
         check_view(view)
-        if view == "plain":
-            return value
-        if (
-            view == "strong"
-            and self.strong == "words"
-            and (edited := self._edit_words(value, rng)) is not None
-        ):
-            return edited
-        if view == "local" and len(lines := self._lines(value)) > 1:
-            return value[lines[rng.integers(len(lines))]]
-        out = self._crop(value, *CROPS[view], rng)
-        return self._corrupt_characters(out, rng) if view == "strong" else out
+        return _views.augment(value, self._ids_are, view, rng, words=self.strong == "words")
 
-    def _lines(self, ids: np.ndarray) -> list[slice]:
-        """The slice of each line that has more than white space, without its line break."""
-        breaks, blank = (
-            (line_break_ids(self.vocabulary), ()) if self.vocabulary else ([10], [9, 13, 32])
-        )
-        ends = np.append(np.flatnonzero(np.isin(ids, breaks)), len(ids))
-        starts = np.append(0, ends[:-1] + 1)
-        return [
-            slice(a, b)
-            for a, b in zip(starts.tolist(), ends.tolist())
-            if not np.isin(ids[a:b], blank).all()
-        ]
-
-    def _edit_words(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """Words (ids of a vocabulary) dropped, and pairs of them swapped; None without two words.
-
-        The parts of easy data augmentation that need no thesaurus (Wei and Zou, EMNLP 2019,
-        arXiv:1901.11196).
-        """
-        # split with a group keeps the white space: words at even places, gaps, which stay, at odd
-        # ones
-        parts = (
-            list(ids) if self.vocabulary else re.split(rb"(\s+)", ids.astype(np.uint8).tobytes())
-        )
-        words, gaps = (parts, []) if self.vocabulary else (parts[::2], parts[1::2])
-        if len(words) < 2:
-            return None
-        order = np.arange(len(words))
-        for _ in range(max(1, round(EDIT_RATE * len(words)))):
-            a, b = rng.choice(len(words), 2, replace=False)
-            order[[a, b]] = order[[b, a]]
-        keep = rng.random(len(words)) >= EDIT_RATE
-        order = order[keep] if keep.any() else order[rng.integers(len(words))][None]
-        if self.vocabulary:
-            return ids[order]
-        spaced = b"".join(piece for i, gap in zip(order, [*gaps, b""]) for piece in (words[i], gap))
-        return np.frombuffer(spaced.strip() or spaced, dtype=np.uint8).astype(np.int32)
-
-    def _corrupt_characters(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Drop spans of characters (ids of a vocabulary), replace some by others of the text.
-
-        These are of the alphabet of its language, unlike random ones.
-        """
-        starts = np.arange(len(ids)) if self.vocabulary else np.flatnonzero(_begins_character(ids))
-        units, count = np.arange(len(starts)), len(starts)
-        units = np.where(rng.random(count) < REPLACE_RATE, rng.integers(count, size=count), units)
-        dropped = (
-            np.convolve(rng.random(count) < DROP_RATE / DROP_SPAN, np.ones(DROP_SPAN))[:count] > 0
-        )
-        units = units if dropped.all() else units[~dropped]
-        # the ids of the units one after another: each one's start, counted on to its end
-        lengths = np.diff(starts, append=len(ids))[units]
-        corrupted: np.ndarray = ids[
-            np.arange(lengths.sum())
-            + np.repeat(starts[units] - lengths.cumsum() + lengths, lengths)
-        ]
-        return corrupted
-
-    def _crop(
-        self, ids: np.ndarray, low: float, high: float, rng: np.random.Generator
-    ) -> np.ndarray:
-        chosen = _ragged.random_crop(len(ids), low, high, rng)
-        if self.vocabulary:
-            return ids[chosen]
-        begins = np.append(np.flatnonzero(_begins_word(ids)), len(ids))
-        if len(begins) == 2:  # one word, or a script without spaces
-            begins = np.append(np.flatnonzero(_begins_character(ids)), len(ids))
-        # both ends move to the nearest beginning
-        first = np.abs(begins[:-1] - chosen.start).argmin()
-        last = first + 1 + np.abs(begins[first + 1 :] - chosen.stop).argmin()
-        return ids[begins[first] : begins[last]]
+    def words(self, texts: Ragged) -> Tensor:
+        """(T,) int64 number of the word of each token, in its text; see `HasWords`."""
+        return _views.word_numbers(texts, self._ids_are, self.patch)
 
     def collate(self, values: Sequence[np.ndarray]) -> Ragged:
         """flat (sum of lengths,) int64."""
@@ -253,11 +258,15 @@ class Text(Modality):
     @property
     def vocab_size(self) -> int:
         """Number of ids; the next one is the padding of the last token."""
-        return (
-            max(load_vocabulary(self.vocabulary).get_vocab().values()) + 1
-            if self.vocabulary
-            else 256
-        )
+        if self.vocabulary:
+            return max(load_vocabulary(self.vocabulary).get_vocab().values()) + 1
+        learnt = self._learnt
+        return len(learnt.bytes_of) if learnt is not None else 256
+
+    def tokenizer_json(self) -> str:
+        """The content of a tokenizer.json of what has been learnt; "" if nothing has been."""
+        learnt = self._learnt
+        return learnt.to_json() if learnt is not None else ""
 
     def tokenizer(self, width: int) -> TextTokenizer:
         return TextTokenizer(self, width)
@@ -287,7 +296,9 @@ class Text(Modality):
         """The text of a decoded value; invalid bytes become U+FFFD."""
         if self.vocabulary:
             return str(load_vocabulary(self.vocabulary).decode(value.tolist()))
-        return value.astype(np.uint8).tobytes().decode("utf-8", "replace")
+        learnt = self._learnt
+        as_bytes = learnt.decode(value) if learnt is not None else value.astype(np.uint8).tobytes()
+        return as_bytes.decode("utf-8", "replace")
 
     def show(self, value: np.ndarray) -> np.ndarray:
         return _draw.text_image(self.text(value))
@@ -359,6 +370,15 @@ def _read(raw: Raw) -> str:
     )
 
 
+def _readable(raws: Iterable[Raw]) -> Iterator[str]:
+    for raw in raws:
+        # what cannot be read goes into quarantine when it is loaded
+        with contextlib.suppress(BadValue, UnicodeEncodeError):
+            text = _read(raw).strip()
+            text.encode()
+            yield text
+
+
 def _preview(raw: Raw) -> str:
     """The text of a raw value, as far as it can be read."""
     try:
@@ -371,13 +391,3 @@ def _preview(raw: Raw) -> str:
 def _script(character: str) -> str:
     """Latin, Cyrillic, Cjk, …: the first word of the character's name in Unicode."""
     return unicodedata.name(character, "?").partition(" ")[0].capitalize()
-
-
-def _begins_character(ids: np.ndarray) -> np.ndarray:
-    """(length,) bool: the first byte, and those that do not continue a character."""
-    return np.concatenate([[True], (ids[1:] & 0xC0) != 0x80])
-
-
-def _begins_word(ids: np.ndarray) -> np.ndarray:
-    """(length,) bool: the first byte, and those after white space."""
-    return np.concatenate([[True], (ids[:-1] == 32) | (ids[:-1] == 10)])

@@ -30,6 +30,7 @@ from amodal.plan.hardware import AS_OF, accelerator
 from amodal.plan.layout import GIB, Job, Layout
 from amodal.plan.step import EXAMPLES, Steps
 from amodal.train.run_setup import classes_option, resolve_batch_size, targets_option
+from amodal.train.run_tokens import with_tokens
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def plan(
     if data is not None:
         dataset = records.open(data)
         part = dataset.split("train")
+        dataset = records.learn_tokens(with_tokens(dataset, methods.tokens(method)), part)
     else:
         dataset = examples.synthetic_records(tokens, EXAMPLES)
         part = dataset.split("all")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from amodal.data import Dataset
 from amodal.methods.contract import Method
+from amodal.modalities.shared.learnt import LearnsTokens
 from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.transformer import size_of
 
@@ -36,6 +37,9 @@ def log_start(
         highlight=False,
     )
     lines = list(notes)
+    for field, modality in dataset.fields.items():
+        if isinstance(modality, LearnsTokens) and (note := modality.tokens_note()):
+            lines.append(f"{field}: {note}")
     for field, share in config["data"]["truncated"].items():
         if share:
             lines.append(

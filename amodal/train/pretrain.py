@@ -4,6 +4,7 @@ RUN/config.json        the configuration of the run
 RUN/spec.json          how the method is built
 RUN/model.safetensors  all tensors of the method
 RUN/README.md          the run card
+RUN/tokenizer-*.json   the tokens of each field that were learnt, for other libraries
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
 
@@ -51,6 +52,7 @@ from amodal.train.run_setup import (
     views_of_recipe,
     with_resolution,
 )
+from amodal.train.run_tokens import with_tokens, with_tokens_of, write_tokenizers
 from amodal.train.settings import Settings, for_data, read_settings
 from amodal.train.start import load_matching_weights
 from amodal.train.start import pick_device as pick_device
@@ -76,7 +78,7 @@ def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings:
         AmodalError: For a mistake in the arguments or the data.
         TrainingStopped: If the loss is not finite, or the features have collapsed.
     """
-    inputs = open_inputs(method, data, read_settings(method, settings))
+    inputs = open_inputs(method, data, read_settings(method, settings), Path(out))
     built = build(inputs)
     prepared = prepare(inputs, built, Path(out))
     encoder = fit(inputs, built, prepared)
@@ -84,8 +86,11 @@ def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings:
     return prepared.out
 
 
-def open_inputs(method: methods.MethodLike, data: Any, settings: Settings) -> Inputs:
-    """Open the data, and the run to start from.
+def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: Path) -> Inputs:
+    """Open the data, and the run to start from, and learn the tokens of text.
+
+    Args:
+        out: The run folder, whose tokens a resumed run keeps.
 
     Raises:
         AmodalError: If there are no training records.
@@ -94,7 +99,7 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings) -> In
     dataset = records.open(data)
     dataset = dataset.select(list(settings.fields)) if settings.fields else dataset
     backbones = packaged.resolve_specs(settings.backbones or {})
-    dataset = packaged.match_inputs(dataset, backbones)
+    dataset = with_tokens(packaged.match_inputs(dataset, backbones), methods.tokens(method))
     source: Encoder | None = saved(settings.init_from)[0] if settings.init_from else None
     if source is not None and settings.adapt is not None:
         dataset = dataset.with_fields(source.fields)
@@ -112,6 +117,11 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings) -> In
         )
     settings = for_data(method, settings, dataset, len(part))
     dataset = with_resolution(dataset, settings.recipe.resolution)
+    if settings.resume:
+        dataset = with_tokens_of(out, dataset)
+    dataset = records.learn_tokens(
+        dataset, part, known=source.fields if source else (), agree=distributed.from_first
+    )
     choose = (
         curation.batch_selector(settings.curate, settings.curate_options)
         if settings.curate
@@ -269,6 +279,7 @@ def make_folder(out: Path, config: Config, inputs: Inputs, built: Built, recipe:
         run_dir.prepare(out, config, inputs.settings.resume)
         run_config.write(out, inputs.method, dataset, inputs.settings, recipe)
         run_dir.write_json(out / SPEC, spec_of_run(inputs, built))
+        write_tokenizers(out, dataset.fields)
         trained = run_dir.hash_keys(dataset.keys[i] for i in inputs.part)
         earlier = run_dir.read_trained(Path(source)) if source else None
         if earlier is not None:

@@ -5,6 +5,7 @@ RUN/model.safetensors  all tensors of the method
 RUN/config.json        the configuration of the run
 RUN/keys.json          keys of the training records, for generative retrieval
 RUN/README.md          the run card
+RUN/tokenizer-*.json   the tokens of each field that were learnt, for other libraries
 RUN/trained.npy        hashes of the keys of the training records; `evaluate` does not test on them
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.modalities.shared.formatting import shortened
 from amodal.nn.config import arguments
 from amodal.nn.saved import FORMAT, format_error
 from amodal.nn.saved import read_config as read_config
@@ -71,9 +73,10 @@ def prepare(out: Path, config: Config, resume: bool) -> None:
             # through JSON, so that tuples compare equal to lists
             now, then = (comparable(c, key) for c in (json.loads(json.dumps(config)), before))
             if now != then:
+                what, started, new = difference(then, now, key)
                 raise AmodalError(
                     f"the run in {out} cannot continue with another {key}: it was started with "
-                    f"{then}, and the new one is {now}"
+                    f"{what} = {started}, and the new one is {new}"
                 )
         return
     if resume:
@@ -91,6 +94,20 @@ def comparable(config: Config, key: str) -> object:
     """The part of an entry that must agree on resume. The path of the data may differ."""
     value = config[key]
     return value.get("fingerprint") if key == "data" and isinstance(value, dict) else value
+
+
+def difference(then: object, now: object, name: str) -> tuple[str, str, str]:
+    """Where two contents of JSON differ first.
+
+    Returns:
+        The name of the entry, "encoder.args.size", and what it is in each, shortened.
+    """
+    if isinstance(then, dict) and isinstance(now, dict):
+        first = next(
+            k for k in {**then, **now} if then.get(k) != now.get(k) or (k in then) != (k in now)
+        )
+        return difference(then.get(first), now.get(first), f"{name}.{first}")
+    return name, shortened(repr(then)), shortened(repr(now))
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Batch
 from tests.methods.bench import batch, method
 
 
@@ -28,9 +28,9 @@ def test_text_stays_as_it_is_and_has_no_loss():
 def test_a_share_of_places_is_hidden():
     m = method("surgical_feedback", ratio=0.75)
     bags = m.encoder.tokenize(batch(m.views, patchy=False))
-    seen = m.visible(bags, torch.arange(8))
+    seen = m.visible(bags, Batch.of(8, {}))
     assert torch.bincount(bags["picture"].row[seen["picture"]]).tolist() == [1] * 8  # of 4 places
-    assert not torch.equal(seen["picture"], m.visible(bags, torch.arange(8) + 1)["picture"])
+    assert not torch.equal(seen["picture"], m.visible(bags, Batch.of(8, {}, salt=1))["picture"])
 
 
 def test_wrong_fields_are_reported():

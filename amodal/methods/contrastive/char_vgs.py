@@ -8,7 +8,8 @@ Differs:
 - Each cycle of the learning rate starts a fresh Adam. There are 4 cycles; the paper has 8, of four
   epochs each. The paper takes the mean of the similarities at the ends of its cycles (snapshot
   ensemble), which is left out.
-- Characters are tokens where the text field has `patch = 1`.
+- Characters are tokens, whatever the schema says of the text field. Those that are rare in the
+  training texts are read by their bytes.
 - The paper's pictures come from a frozen backbone (`--backbone image=timm:…`). Without one they go
   through a transformer of their own.
 """
@@ -24,6 +25,7 @@ from amodal.nn.encoder import Encoder
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"mixer": "gru", "pool": "vector"}
+TOKENS = "characters"
 
 
 def char_vgs(

@@ -57,6 +57,7 @@ def softmask_vl(
     temperature: float = 0.07,
     momentum: float = 0.995,
     queue: int = 65536,
+    whole_words: bool = False,
 ) -> SoftMasks:
     """Contrast, matching and masked words as in ALBEF, and matching of softly masked pictures.
 
@@ -78,6 +79,7 @@ def softmask_vl(
         momentum: Momentum of the copy that keys come from (0: the encoder as of the last step).
         queue: Number of keys of earlier rows of each field. Set it well below the number of
             records: an old key of a row would be among its negatives.
+        whole_words: Mask words whole where a token is a part of one.
     """
     name, _ = m.pick_text_field(two_fields(encoder), text_field)
     matcher = m.Matcher(encoder.width, depth=depth, heads=encoder.num_heads)
@@ -85,7 +87,9 @@ def softmask_vl(
     return SoftMasks(
         encoder.align(width),
         matcher=matcher,
-        masked_words=m.MaskedWords(encoder, name, ratio, method="softmask_vl"),
+        masked_words=m.MaskedWords(
+            encoder, name, ratio, method="softmask_vl", whole_words=whole_words
+        ),
         scale=scale,
         queues=queues,
         soft=soft,
@@ -157,7 +161,7 @@ class SoftMasks(Method):
     def features(self, batch: Batch) -> SoftMaskFeatures:
         encoder, w = self.encoder, self.text_field
         content, others = encoder.patchify(batch.only(w))[w], [s for s in encoder.fields if s != w]
-        hidden_T = self.masked_words.draw(content, batch.seeds)
+        hidden_T = self.masked_words.draw(encoder, content, batch)
         target_T = encoder.fields[w].targets(batch[w].values)
         masked = {w: self.masked_words.context(encoder, content, hidden_T)}
         context = (

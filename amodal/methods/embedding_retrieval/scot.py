@@ -107,8 +107,10 @@ def tower_of(encoder: Encoder, name: str, among: list[str]) -> str:
 
     def kind(field: str) -> tuple[Any, ...]:
         shapes = [tuple(p.shape) for p in encoder.tokenizers[field].parameters()]
-        # only some modalities have a vocabulary
-        return type(encoder.fields[field]), getattr(encoder.fields[field], "vocabulary", ""), shapes
+        modality = encoder.fields[field]
+        # only some modalities have a vocabulary, or learn one
+        ids = [getattr(modality, name, "") for name in ("vocabulary", "merges")]
+        return type(modality), ids, shapes
 
     return next((f for f in among if kind(f) == kind(name)), name)
 

@@ -187,7 +187,7 @@ class SkillNet(Method):
         with cast(Skills, encoder.block_hook).instead(self.rules):
             for f, module in self.masked.items():
                 part = cast(MaskedWords, module)
-                hidden_T = part.draw(content[f], batch.seeds)
+                hidden_T = part.draw(encoder, content[f], batch)
                 read = part.encode(encoder, content[f], hidden_T).keep(hidden_T)
                 modality = encoder.fields[f]
                 target = modality.targets(batch[f].values)[hidden_T]

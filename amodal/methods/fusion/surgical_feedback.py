@@ -96,8 +96,8 @@ class Continued(MaskedAutoencoder):
             batch.only(*(s for s in batch.sources if field_of(s) in self.chosen))
         )
 
-    def visible(self, tokens: Mapping[str, Tokens], seeds: Tensor) -> dict[str, Tensor]:
-        bits = {s: hash_bits(seeds, name_code(s)) for s in tokens}
+    def visible(self, tokens: Mapping[str, Tokens], batch: Batch) -> dict[str, Tensor]:
+        bits = {s: hash_bits(batch.seeds, name_code(s)) for s in tokens}
         return {
             s: tube_keep(t.row, bits[s][t.row], t.within(), t.position, self.ratio)
             for s, t in tokens.items()

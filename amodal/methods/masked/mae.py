@@ -9,7 +9,12 @@ ENCODER = {"trunk": "joint"}
 
 
 def mae(
-    encoder: Encoder, *, ratio: float = 0.75, together: bool = True, decoder_depth: int = 2
+    encoder: Encoder,
+    *,
+    ratio: float = 0.75,
+    together: bool = True,
+    decoder_depth: int = 2,
+    whole_words: bool = False,
 ) -> MaskedAutoencoder:
     """Build MAE.
 
@@ -19,6 +24,8 @@ def mae(
         together: Draw the mask over all fields of a record at once.
         decoder_depth: Blocks of the decoder, which is half as wide as the encoder (8 blocks in the
             paper, for ViT-L).
+        whole_words: Hide words of a text whole, not its tokens one by one; `ratio` is then the
+            share of words.
     """
     width = max(encoder.width // 2, 32)
     return MaskedAutoencoder(
@@ -28,4 +35,5 @@ def mae(
         width=width,
         depth=decoder_depth,
         heads=max(width // 32, 1),
+        whole_words=whole_words,
     )

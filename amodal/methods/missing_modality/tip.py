@@ -165,7 +165,7 @@ class Tip(Method):
         columns = m.token_features(encoder, context, list(encoder.fields))
         tokens = {f: columns[f"tokens/{f}"] for f in encoder.fields}
         if self.masked is not None:
-            hidden_T = self.masked.draw(content[t], batch.seeds)
+            hidden_T = self.masked.draw(encoder, content[t], batch)
             cells = token_column(self.masked.encode(encoder, content[t], hidden_T))
             target_T = encoder.fields[t].targets(batch[t].values)
             for s in self.others:

@@ -22,10 +22,11 @@ from amodal.core import (
 )
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.masking.random import random_keep
+from amodal.masking.random import random_keep, random_keep_units
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import ragged, refuse_backbones, token_column
 from amodal.methods.shared.typed_parts import field_pool
+from amodal.methods.shared.whole_words import units
 from amodal.nn.attention.cross import CrossEncoder, grad_cam, mean_token
 from amodal.nn.encoder import Encoder
 from amodal.nn.queue import Queues
@@ -230,24 +231,36 @@ class MaskedWords(nn.Module):
         field: Whose tokens are hidden.
         ratio: Share of tokens hidden.
         method: Its name, for messages.
+        whole_words: Hide words, not tokens, where tokens are parts of words.
 
     Raises:
         AmodalError: For a backbone whose tokens have already seen each other.
     """
 
-    def __init__(self, encoder: Encoder, field: str, ratio: float = 0.15, *, method: str):
+    def __init__(
+        self,
+        encoder: Encoder,
+        field: str,
+        ratio: float = 0.15,
+        *,
+        method: str,
+        whole_words: bool = False,
+    ):
         super().__init__()
         refuse_backbones(
             encoder, method, fields=[field], instead="take a method without masked tokens"
         )
-        self.field, self.ratio = field, ratio
+        self.field, self.ratio, self.whole_words = field, ratio, whole_words
         self.token = nn.Parameter(torch.randn(encoder.width) * 0.02)
         self.predictor = encoder.fields[field].predictor(encoder.width)
 
-    def draw(self, tokens: Tokens, seeds: Tensor) -> Tensor:
-        """Draw the mask (T,) bool, True where a token is hidden, by the seeds (B,) of the rows."""
-        bits = hash_bits(seeds, name_code(f"masked {self.field}"))
-        return ~random_keep(tokens.row, bits[tokens.row], tokens.within(), self.ratio)
+    def draw(self, encoder: Encoder, tokens: Tokens, batch: Batch) -> Tensor:
+        """Draw the mask (T,) bool of the tokens of a batch, True where one is hidden."""
+        bits = hash_bits(batch.seeds, name_code(f"masked {self.field}"))[tokens.row]
+        values = batch[tokens.names[0]].values
+        unit = units(encoder, tokens, values, whole_words=self.whole_words)
+        hide = random_keep_units if self.whole_words else random_keep
+        return ~hide(tokens.row, bits, unit, self.ratio)
 
     def encode(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
         """Encode the tokens of one source, of `Encoder.patchify`, with some of them hidden."""
@@ -275,7 +288,7 @@ class MaskedWords(nn.Module):
             (N, 2): the sum of the losses of a row's hidden tokens, and their number (`token_mean`
             ends it), of the rows that have both.
         """
-        hidden_T = self.draw(content, batch.seeds)
+        hidden_T = self.draw(encoder, content, batch)
         words = token_column(self.encode(encoder, content, hidden_T))
         target_T = encoder.fields[self.field].targets(batch[content.names[0]].values)
         return self.predict_hidden(encoder, words, hidden_T, target_T, seen, cross)

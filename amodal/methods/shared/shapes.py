@@ -26,8 +26,9 @@ from amodal.core import (
 from amodal.core.features import Features
 from amodal.core.host import host_copy, take
 from amodal.masking.hashing import hash_bits
-from amodal.masking.random import random_keep
+from amodal.masking.random import random_keep, random_keep_units
 from amodal.methods.contract import Clock, Method
+from amodal.methods.shared.whole_words import units
 from amodal.nn.batch_norm import average_statistics, set_follows
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.mask_decoder import MaskDecoder
@@ -177,6 +178,7 @@ class MaskedAutoencoder(Method):
         heads: Of its attention.
         views: How values are augmented.
         name: Of the method, for messages.
+        whole_words: Hide words, not tokens, of what has words.
 
     Raises:
         AmodalError: For backbones whose tokens have seen each other, and a pooling with parameters.
@@ -193,10 +195,12 @@ class MaskedAutoencoder(Method):
         heads: int,
         views: tuple[str, ...] = ("weak",),
         name: str = "mae",
+        whole_words: bool = False,
     ):
         super().__init__()
         refuse_backbones(encoder, name)
         self.encoder, self.ratio, self.together, self.views = encoder, ratio, together, views
+        self.whole_words = whole_words
         self.decoder = MaskDecoder(
             list(encoder.fields), encoder.width, width=width, depth=depth, heads=heads
         )
@@ -206,7 +210,7 @@ class MaskedAutoencoder(Method):
     def features(self, batch: Batch) -> Embeddings:
         """source -> (N, 2), the sum of losses of hidden tokens and their number (`row_losses`)."""
         tokens = self.encoder.tokenize(batch)
-        keep = self.visible(tokens, batch.seeds)
+        keep = self.visible(tokens, batch)
         context = self.encoder.encode({s: t.keep(keep[s]) for s, t in tokens.items()})
         hidden = {s: t.keep(~keep[s]) for s, t in tokens.items()}
         decoded = self.decoder([context[s] for s in tokens], list(hidden.values()))
@@ -223,30 +227,35 @@ class MaskedAutoencoder(Method):
     def losses(self, features: Embeddings) -> dict[str, Tensor]:
         return share({f"reconstruct/{s}": token_mean(features[s]) for s in features})
 
-    def visible(self, tokens: Mapping[str, Tokens], seeds: Tensor) -> dict[str, Tensor]:
+    def visible(self, tokens: Mapping[str, Tokens], batch: Batch) -> dict[str, Tensor]:
         """Draw the mask.
 
         Args:
             tokens: source -> its T tokens.
-            seeds: (B,) of the rows.
+            batch: That they are of.
 
         Returns:
             source -> (T,) bool, on the CPU: the tokens that the encoder sees.
         """
         # on the CPU, where the number of visible tokens is needed to cut them out
-        bags, seeds = {s: t.skeleton() for s, t in tokens.items()}, host_copy(seeds)
+        bags, seeds = {s: t.skeleton() for s, t in tokens.items()}, host_copy(batch.seeds)
+        hide = random_keep_units if self.whole_words else random_keep
+        unit = {
+            s: units(self.encoder, b, batch[s].values, whole_words=self.whole_words)
+            for s, b in bags.items()
+        }
         if not self.together:
             return {
-                s: random_keep(b.row, hash_bits(seeds, name_code(s))[b.row], b.within(), self.ratio)
+                s: hide(b.row, hash_bits(seeds, name_code(s))[b.row], unit[s], self.ratio)
                 for s, b in bags.items()
             }
-        # number the tokens of a row through all its fields, so that one draw serves them all
+        # number the units of a row through all its fields, so that one draw serves them all
         before = torch.stack([b.lengths() for b in bags.values()]).cumsum(0)
         order = torch.cat(
-            [b.within() + (before[i] - b.lengths())[b.row] for i, b in enumerate(bags.values())]
+            [unit[s] + (before[i] - b.lengths())[b.row] for i, (s, b) in enumerate(bags.items())]
         )
         row = torch.cat([b.row for b in bags.values()])
-        keep = random_keep(row, seeds[row], order, self.ratio)
+        keep = hide(row, seeds[row], order, self.ratio)
         return dict(zip(bags, keep.split([len(b) for b in bags.values()])))
 
 

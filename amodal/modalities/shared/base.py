@@ -148,6 +148,20 @@ class Modality(Corruptible, ABC):
             BadValue: no sample can be decoded.
         """
 
+    @classmethod
+    def restore(cls, parameters: Mapping[str, Any]) -> Modality:
+        """The modality that a run stored.
+
+        A run of before a parameter existed lacks it, and is read as it was trained.
+
+        Args:
+            parameters: as `amodal.modalities.config` gives them, without the name.
+
+        Raises:
+            AmodalError: an unknown name, or a wrong type.
+        """
+        return build(cls, parameters)
+
     @abstractmethod
     def decode(self, raw: Raw) -> np.ndarray:
         """One raw value in canonical form.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
 
 from amodal.core import AmodalError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 
 @cache
@@ -23,18 +21,23 @@ def line_break_ids(vocabulary: str) -> list[int]:
 
 
 @cache
+def word_start_ids(vocabulary: str) -> list[int]:
+    """Ids that begin a word, by the marks of WordPiece, byte-level and SentencePiece vocabularies;
+    all ids of a vocabulary without such marks."""
+    ids = load_vocabulary(vocabulary).get_vocab()
+    if any(token.startswith("##") for token in ids):
+        return [i for token, i in ids.items() if not token.startswith("##")]
+    marked = [i for token, i in ids.items() if token.startswith(("\u0120", "\u2581"))]
+    return marked or list(ids.values())
+
+
+@cache
 def load_vocabulary(vocabulary: str) -> Tokenizer:
     """A tokenizer without padding and truncation.
 
     Raises:
-        AmodalError: there is none, it cannot be read, or the package `tokenizers` is missing.
+        AmodalError: there is none, or it cannot be read.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise AmodalError(
-            "a text vocabulary needs the package `tokenizers`: pip install 'amodal[language]'"
-        ) from None
     file = Path(vocabulary)
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():

@@ -44,8 +44,8 @@ class TextGraph(nn.Module):
     """Dense form of `TextTokenizer`."""
 
     inputs: ClassVar[dict[str, str]] = {
-        "ids": "(N, length) int64: UTF-8 bytes, or ids of the field's vocabulary; anything past "
-        "the end of a text",
+        "ids": "(N, length) int64: ids of tokenizer-FIELD.json where there is one, else UTF-8 "
+        "bytes or ids of the field's vocabulary; anything past the end of a text",
         "lengths": "(N,) int64: ids in each text, at least 1",
     }
     axes: ClassVar[tuple[dict[int, str], ...]] = ({0: "batch", 1: "length"}, {0: "batch"})
