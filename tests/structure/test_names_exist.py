@@ -9,7 +9,8 @@ from tests.structure.tree import files
 ELSEWHERE = frozenset(
     "pathlib scipy spearmanr rapidfuzz huggingface_hub ModelHubMixin rankdata roc_auc_score KernelRidge "
     "LatentDirichletAllocation LogisticRegressionCV concordance_index_censored clip_grad_norm_ "
-    "save_to_disk to_parquet flatten_indices sampling_rate efficientnet_lite0 "
+    "save_to_disk to_parquet flatten_indices sampling_rate efficientnet_lite0 track_running_stats "
+    "convnext_atto resnet50_gn "
     "AMODAL_CACHE AMODAL_CACHE_GIB QDRANT_API_KEY CHRF SimilarityTransform".split()
 )
 """Names of other packages and of the environment."""
