@@ -30,7 +30,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         positions, pool: Names, see `amodal.nn.positions.KINDS` and `amodal.nn.pooling.POOLS`.
         backbones: Field -> pretrained backbone (`amodal.nn.backbones`), in place of a tokenizer.
         experts: Experts of every second block, one a token (`amodal.nn.experts`); 0 for none.
-        mixer: "attention"; with trunk="separate" also "gru" or "brnn" for text, sound, ….
+        mixer: "attention"; with trunk="separate" also "gru", "brnn" or "dilated" for sequences.
         fusion_tokens, mask_rule: See `Extensions.fuse`.
         pools, heads, extra_blocks: Field -> part; heads_width: of the space of the heads.
         similarity: "cosine", or "abs_cosine" where the sign of a vector has no meaning.

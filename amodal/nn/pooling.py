@@ -101,6 +101,18 @@ class AttentionPool(Pool):
         return Column(self.out(pooled[rows]), rows)
 
 
+class MaxPool(Pool):
+    """The maximum over the tokens of each row, in each dimension."""
+
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        index = tokens.row.unsqueeze(1).expand_as(tokens.x)
+        none = tokens.x.new_zeros(tokens.size, tokens.x.shape[1])
+        peak = none.scatter_reduce(0, index, tokens.x, "amax", include_self=False)
+        rows = tokens.rows()
+        return Column(peak[rows], rows)
+
+
 class VectorPool(Pool):
     """Attention with weights for each of the D dimensions.
 
@@ -168,6 +180,7 @@ POOLS: dict[str, type[Pool]] = {
     "attention": AttentionPool,
     "vector": VectorPool,
     "gem": GemPool,
+    "max": MaxPool,
 }
 
 

@@ -51,7 +51,7 @@ class Recurrent(nn.Module):
         if not len(tokens):
             # all parameters stay part of the graph, which ranks without such tokens need too
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
-        lengths = _sequences(tokens)
+        lengths = sequence_lengths(tokens)
         padded = pad_sequence(list(torch.split(tokens.x, lengths.tolist())), batch_first=True)
         # torch takes these lengths on the CPU alone; packed, the backward direction starts at each
         # end
@@ -93,7 +93,7 @@ class Brnn(nn.Module):
             return tokens.with_x(
                 self.out_proj(self.forward_step(e_TD) + self.backward_step(e_TD)).relu()
             )
-        lengths = _sequences(tokens)
+        lengths = sequence_lengths(tokens)
         e_NLD = pad_sequence(list(e_TD.split(lengths.tolist())), batch_first=True)
         last = lengths[:, None] - 1
         place = torch.arange(e_NLD.shape[1], device=lengths.device)
@@ -114,7 +114,7 @@ def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:
     return torch.stack(states, 1)
 
 
-def _sequences(tokens: Tokens) -> Tensor:
+def sequence_lengths(tokens: Tokens) -> Tensor:
     """(N,) the lengths of the runs of one row and one source, which stand one after another."""
     key = tokens.row * len(tokens.names) + tokens.source
     out: Tensor = torch.unique_consecutive(key, return_counts=True)[1]

@@ -12,11 +12,17 @@ from amodal.core.column import joined
 from amodal.core.embeddings import FUSED
 from amodal.core.host import host_copy, on_host, to_device
 from amodal.modalities import Modality
+from amodal.nn.dilated import Dilated
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
 
 KINDS = ("separate", "shared", "joint")
-MIXERS: dict[str, type[nn.Module]] = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
+MIXERS: dict[str, type[nn.Module]] = {
+    "attention": Transformer,
+    "gru": Recurrent,
+    "brnn": Brnn,
+    "dilated": Dilated,
+}
 ALL = "all"
 """The key of the one trunk that all fields use."""
 
@@ -45,7 +51,8 @@ def make_trunks(
         size: See `amodal.nn.transformer.size_of`.
         rotary: Rotary positions.
         experts: Of every second block; 0 for none.
-        mixer: "attention", or "gru" or "brnn" for sequences with separate trunks.
+        mixer: "attention"; or "gru", "brnn" or "dilated" (convolutions) for sequences with
+            separate trunks.
 
     Returns:
         Field, or "all" for the one that all fields use -> trunk.
