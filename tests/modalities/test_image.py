@@ -332,10 +332,10 @@ def test_pictures_are_read_at_their_own_size(side, size, tile):
     assert (image.size // image.tile) ** 2 <= 256
 
 
-def test_a_size_that_is_given_keeps_the_default_patch():
+def test_a_size_of_ones_own_keeps_the_default_patch():
     assert (Image.infer([NOISE], size=96).patch, Image.infer([NOISE], size=96).tile) == (0, 12)
-    given = Image.infer([png(Pillow.fromarray(NOISE).resize((300, 300)))], patch=20)
-    assert (given.size, given.patch) == (220, 20)
+    photo = Image.infer([png(Pillow.fromarray(NOISE).resize((300, 300)))], patch=20)
+    assert (photo.size, photo.patch) == (220, 20)
     with pytest.raises(AmodalError, match="image.patch must be a whole number, got 'big'"):
         Image.infer([NOISE], patch="big")
 

@@ -36,12 +36,12 @@ def default_size(side: float, patch: object = 0) -> tuple[int, int]:
         The size, a whole number of patches, and the patch; 0 for an eighth of the size.
     """
     wanted = min(max(side, MIN_SIDE), MAX_SIDE)
-    given = patch if isinstance(patch, int) and patch > 0 else 0
-    unit = given or next(u for most, u in UNITS if wanted <= most)
+    fixed = patch if isinstance(patch, int) and patch > 0 else 0
+    unit = fixed or next(u for most, u in UNITS if wanted <= most)
     size = unit * max(1, math.floor(wanted / unit + 0.5))
     if size > MAX_SIDE > unit:
         size -= unit
-    return size, given or (unit if size > EVEN_SIDE else 0)
+    return size, fixed or (unit if size > EVEN_SIDE else 0)
 
 
 def median_side(raws: Sequence[Raw]) -> float:
