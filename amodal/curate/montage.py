@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, normalize
 from amodal.core import AmodalError, Batch, Column, Ragged, unknown
 from amodal.curate.poison import replace_cells
 from amodal.data import Dataset
-from amodal.modalities.shared.base import Grid
+from amodal.modalities.shared.base import Grid, is_pixel_map
 from amodal.nn.encoder import Encoder
 
 BATCH = 1024
@@ -173,9 +173,9 @@ class PatchSelector:
         for field in (self.image, self.text):
             if field not in self.encoder.fields:
                 raise unknown("field of the encoder", field, self.encoder.fields)
-        if self.encoder.fields[self.image].layout != "grid":
+        if not is_pixel_map(self.encoder.fields[self.image]):
             raise AmodalError(
-                f"montages are made for a field of images, and {self.image!r} is none"
+                f"montages are made for a field of square images, and {self.image!r} is none"
             )
         if not self.findings or not all(self.findings.values()) or self.keep < 1:
             raise AmodalError(

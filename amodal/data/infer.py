@@ -16,7 +16,7 @@ from amodal.data import infer_schema, readers, schema
 from amodal.data.dataset import Dataset
 from amodal.data.infer_schema import ColumnGuess
 from amodal.data.locate import locate
-from amodal.data.measure import SAMPLES, complete_fields, evenly_spaced
+from amodal.data.measure import SAMPLES, complete_fields, evenly_spaced, samples
 from amodal.data.readers import Reader
 from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, as_path, local_schema
@@ -304,6 +304,10 @@ def _comments(dataset: Dataset, guesses: Mapping[str, ColumnGuess]) -> dict[str,
         guess = guesses.get(f.column or name)
         if guess and guess.role == "field" and "modality =" in guess.reason:
             comments[f"fields.{name}"] = guess.reason
+    for name in dataset.fields:
+        if note := dataset.fields[name].comment(samples(dataset, name)):
+            before = comments.get(f"fields.{name}", "")
+            comments[f"fields.{name}"] = f"{before}\n{note}".strip()
     for name, modality in dataset.fields.items():
         if modality.is_row and isinstance(dataset.columns[name], tuple):
             comments[f"fields.{name}"] = (

@@ -29,7 +29,6 @@ from amodal.data.mixture import MixtureSampler
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
-from amodal.modalities import VIEWS
 
 T = TypeVar("T")
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -381,7 +380,8 @@ def _views(dataset: Dataset, views: Views) -> dict[str, tuple[str, ...]]:
         chosen = {field: tuple(views.get(field, ("plain",))) for field in dataset.fields}
     else:
         chosen = {field: tuple(views) for field in dataset.fields}
-    for view in (view for of_field in chosen.values() for view in of_field):
-        if view not in VIEWS:
-            raise unknown("view", view, VIEWS)
+    for field, of_field in chosen.items():
+        for view in of_field:
+            if view not in dataset.fields[field].views:
+                raise unknown(f"view of {field}", view, dataset.fields[field].views)
     return chosen

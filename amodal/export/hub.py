@@ -33,6 +33,7 @@ from amodal.export.dense_encoder import DenseEncoder, why_not_exportable
 from amodal.export.model_card import model_card
 from amodal.modalities import name_of
 from amodal.modalities.image import Image
+from amodal.modalities.shared.base import is_pixel_map
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config
@@ -76,11 +77,14 @@ def why_no_tower(encoder: Encoder, field: str) -> str:
         return f"transformers has no architecture that takes {kind} values as this encoder does"
     image = cast(Image, encoder.fields[field])
     if image.fit not in PROCESSORS:
-        return (
-            f"it fits pictures by {image.fit!r}, bars in the mean colour round a "
-            "picture that is not square, and no "
-            "image processor of transformers does the same"
+        what = (
+            "bars in the mean colour round a picture that is not square, and no image processor of "
+            "transformers does the same"
+            if is_pixel_map(image)
+            else "each at its own aspect, and SigLIP's vision model reads squares; its ONNX file "
+            "takes any number of patches"
         )
+        return f"it fits pictures by {image.fit!r}, {what}"
     if isinstance(encoder, Encoder) and encoder.contextual(field):
         return "it has a backbone, of another shape than SigLIP's vision model"
     if reason := why_not_exportable(encoder, field):

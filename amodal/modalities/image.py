@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.host import constant
 from amodal.modalities.shared import image_maps as _maps
+from amodal.modalities.shared import image_sizes as _sizes
+from amodal.modalities.shared import native_aspect as _native
 from amodal.modalities.shared import pixels as _pixels
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
+    VIEWS,
     Attribute,
     BadValue,
     Modality,
@@ -26,7 +29,6 @@ from amodal.modalities.shared.base import (
     SimpleFeatures,
     at_most,
     build,
-    check_view,
     decodable,
 )
 from amodal.modalities.shared.cells import moments
@@ -35,16 +37,22 @@ from amodal.modalities.shared.tokenizers.image import ImageGraph, ImageTokenizer
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
-FITS = ("stretch", "crop", "pad")
-CROPS = {"weak": (0.6, 1.0), "strong": (0.2, 1.0), "local": (0.05, 0.4)}  # share of the area
-SIZES = (8, 16, 32, 64)
+NATIVE = "native"
+FITS = ("stretch", "crop", "pad", NATIVE)
+CROPS = {  # share of the area
+    "weak": (0.6, 1.0),
+    "crop": (0.2, 1.0),
+    "strong": (0.2, 1.0),
+    "local": (0.05, 0.4),
+}
+RECOLOURED = ("strong", "local")
 EXAMPLE_PATCH = 16  # pixels, of made-up pictures
-LUMA = _pixels.LUMA
 
 
 @dataclass(frozen=True)
 class Image(Modality):
-    """An image. A value is (C, size, size), a batch always float32.
+    """An image. A value is (C, size, size), or (C, height, width) with fit "native"; a batch always
+    float32.
 
     uint8 where the source has 8 bits, else float32: 16 bits scaled to 0 … 1, floats in their own
     unit. A batch has 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
@@ -54,7 +62,9 @@ class Image(Modality):
         channels: C.
         patch: side of a token in pixels, a divisor of `size`; 0: about size / 8, at least 4.
         fit: for images that are not square. "stretch" loses and invents nothing, so it is the
-            default; "crop" keeps the middle square, "pad" adds bars in the mean colour.
+            default; "crop" keeps the middle square, "pad" adds bars in the mean colour. "native"
+            keeps each image's aspect, in whole patches, at most (size / patch)^2 of them; a smaller
+            image is not enlarged.
         flip: whether a mirror image means the same (not so for text, maps, or anything with a left
             and a right hand).
         mean, std: of each channel, measured by `infer`.
@@ -85,6 +95,7 @@ class Image(Modality):
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet")
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
+    views: ClassVar[tuple[str, ...]] = (*VIEWS, "crop")
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
@@ -120,8 +131,9 @@ class Image(Modality):
     def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Image:
         """See `Modality.infer`.
 
-        size: the largest of 8, 16, 32, 64 that the median sample fills (more is one edit away, at
-        quadratic cost). channels: one if every sample is grey. mean and std: measured.
+        size: the shorter side of the median sample in whole patches, at most 224 for the cost, and
+        patch with it (`image_sizes.default_size`). channels: one if every sample is grey. mean and
+        std: measured.
         """
         pictures = []
         for raw in samples:
@@ -135,10 +147,11 @@ class Image(Modality):
             p.shape[0] if isinstance(p, np.ndarray) else min(3, _pixels.shape(p)[0])
             for p in pictures
         ] or [3]
-        measured = {
-            "size": max((s for s in SIZES if s <= np.median(sides)), default=8),
-            "channels": max(bands),
-        }
+        measured: dict[str, Any] = {"channels": max(bands)}
+        if "size" not in overrides:
+            # of a size that somebody chose the patch stays that of `tile`
+            size, patch = _sizes.default_size(float(np.median(sides)), overrides.get("patch", 0))
+            measured |= {"size": size, "patch": patch}
         image = build(cls, measured | overrides)
         values = decodable(image, samples)
         if (
@@ -154,12 +167,22 @@ class Image(Modality):
         return replace(image, mean=image.mean or mean, std=image.std or std)
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(C, size, size) from a path, bytes, a Pillow image, or an array.
+        """(C, size, size), or (C, height, width), from a path, bytes, a Pillow image, or an array.
 
         An array is (H, W), (H, W, C) or (C, H, W).
         """
         picture = _pixels.with_channels(_pixels.read(raw, target_size=self.size), self.channels)
-        return _pixels.resized(picture, self.size, self.fit, self.scale()[0])
+        if not self.is_native:
+            return _pixels.resized(picture, self.size, self.fit, self.scale()[0])
+        _, height, width = _pixels.shape(picture)
+        tokens = (self.size // self.tile) ** 2
+        shape = _sizes.native_shape(height, width, self.tile, tokens)
+        return _pixels.resample(picture, *shape, (0, 0, width, height))
+
+    @property
+    def is_native(self) -> bool:
+        """Whether each picture keeps its aspect, so that a batch is a list of patches."""
+        return self.fit == NATIVE
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel; those of a typical photograph where not measured."""
@@ -168,59 +191,76 @@ class Image(Modality):
     @property
     def local_size(self) -> int:
         """Side of a "local" view: about half, a whole number of patches."""
-        return self.tile * max(1, round(self.size / 2 / self.tile))
+        return self._half(self.size)
+
+    def _half(self, side: int) -> int:
+        return self.tile * max(1, round(side / 2 / self.tile))
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
 
-        weak: a crop of 60-100 % of the area, flipped half the time. strong: SimCLR's (20-100 %,
-        colour, grey, blur). local: 5-40 %, at `local_size`, with strong's colours.
+        weak: a crop of 60-100 % of the area, flipped half the time. crop: of 20-100 %, MAE's.
+        strong: SimCLR's (20-100 %, colour, grey, blur). local: 5-40 %, at `local_size`, with
+        strong's colours. With fit "native" a crop has the shape of its picture, or half of it.
 
         Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
         linear across channels. Each is one small matrix product, so a view costs the same for any
         number of channels and bits. Above 64 pixels a crop is of whole pixels, and the weak view of
         bytes is computed in whole numbers.
         """
-        check_view(view)
+        if view not in self.views:
+            raise unknown("view", view, self.views)
         if view == "plain":
             return value
-        size = self.local_size if view == "local" else self.size
+        recoloured = view in RECOLOURED
+        whole = value.shape[1:]
+        height, width = (self._half(n) for n in whole) if view == "local" else whole
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
-        sigma = rng.uniform(0.1, 2.0) * size / 224 if view != "weak" and rng.random() < 0.5 else 0.0
-        low, high, mirrored = self._crop(CROPS[view], rng)
-        if self.size > _maps.MAX_DENSE_SIDE:
+        blurred = recoloured and rng.random() < 0.5
+        sigma = rng.uniform(0.1, 2.0) * min(height, width) / 224 if blurred else 0.0
+        low, high, mirrored = self._crop(CROPS[view], whole, rng)
+        if max(whole) > _maps.MAX_DENSE_SIDE:
             (top, left), (bottom, right) = low.astype(int), high.astype(int)
             # from here on relative to what was cut out
             value, low, high = value[:, top:bottom, left:right], low - low, high - low
-            if view == "weak" and value.dtype == np.uint8:
-                return _pixels.resize_uint8(value, size, size, mirrored)
+            if not recoloured and value.dtype == np.uint8:
+                return _pixels.resize_uint8(value, height, width, mirrored)
         rows, columns = (
-            _maps.resampling_matrix(n, a, b, size, sigma=sigma, flip=m)
-            for n, a, b, m in zip(value.shape[1:], low.tolist(), high.tolist(), (False, mirrored))
+            _maps.resampling_matrix(n, a, b, out, sigma=sigma, flip=m)
+            for n, a, b, out, m in zip(
+                value.shape[1:], low.tolist(), high.tolist(), (height, width), (False, mirrored)
+            )
         )
         out = _maps.apply_maps(value.astype(np.float32), rows, columns)
-        if view != "weak":
-            out = _jitter_colour(out, rng)
+        if recoloured:
+            out = _maps.jitter_colour(out, rng)
         return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
 
     def _crop(
-        self, share: tuple[float, float], rng: np.random.Generator
+        self, share: tuple[float, float], shape: tuple[int, ...], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, bool]:
         """A random resized crop: start and end (y, x), and whether it is flipped."""
+        whole = np.array(shape)
         area, ratio = rng.uniform(*share), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         sides, offset = (
-            np.minimum(1, np.sqrt([area / ratio, area * ratio])) * self.size,
+            np.minimum(1, np.sqrt([area / ratio, area * ratio])) * whole,
             rng.random(2),
         )
-        if self.size > _maps.MAX_DENSE_SIDE:
+        if whole.max() > _maps.MAX_DENSE_SIDE:
             sides = np.maximum(1, np.rint(sides))
-            low = np.floor(offset * (self.size - sides + 1))
+            low = np.floor(offset * (whole - sides + 1))
         else:
-            low = offset * (self.size - sides)
+            low = offset * (whole - sides)
         return low, low + sides, bool(self.flip and rng.random() < 0.5)
 
-    def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor:
-        """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views."""
+    def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor | Ragged:
+        """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views.
+
+        With fit "native" lists of patches and their positions, see `native_aspect.patches_of`.
+        """
+        return _native.patches_of(values, self) if self.is_native else self._stacked(values)
+
+    def _stacked(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor:
         if not len(values):
             return torch.zeros(0, self.channels, self.size, self.size)
         if isinstance(values, np.ndarray) and values.dtype == np.uint8:
@@ -242,12 +282,15 @@ class Image(Modality):
     def tokenizer(self, width: int) -> ImageTokenizer:
         return ImageTokenizer(self, width)
 
-    def graph(self, tokenizer: nn.Module) -> ImageGraph:
-        return ImageGraph(cast(ImageTokenizer, tokenizer))
+    def graph(self, tokenizer: nn.Module) -> nn.Module:
+        made = _native.NativeImageGraph if self.is_native else ImageGraph
+        return made(cast(ImageTokenizer, tokenizer))
 
-    def targets(self, images_NCHW: Tensor) -> Tensor:
+    def targets(self, values: Tensor | Ragged) -> Tensor:
         """(T, C * tile * tile) standardised pixels."""
-        return self.patches(images_NCHW).flatten(0, 2)
+        if isinstance(values, Ragged):
+            return _native.standardised(values.flat, self)
+        return self.patches(values).flatten(0, 2)
 
     def predictor(self, width: int) -> nn.Linear:
         return nn.Linear(width, self.channels * self.tile**2)
@@ -262,7 +305,7 @@ class Image(Modality):
         return masked_mse(prediction, target, normalise=True)
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        """(size, size, 3) uint8.
+        """(size, size, 3) uint8, or (height, width, 3).
 
         Floats are scaled by the range of the image: what they measure may vary little within one.
         """
@@ -282,7 +325,15 @@ class Image(Modality):
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
         summary = _pixels.summary(raws)
-        return f"{summary}, read at {self.size} x {self.size}" if summary else ""
+        most = "up to " if self.is_native else ""
+        return f"{summary}, read at {most}{self.size} x {self.size}" if summary else ""
+
+    def comment(self, raws: Sequence[Raw]) -> str:
+        return _sizes.comment(_sizes.median_side(raws), self.size, self.tile)
+
+    def own_size(self, raws: Sequence[Raw]) -> float:
+        """The shorter side of the median picture as it came, in pixels; 0 if none can be read."""
+        return _sizes.median_side(raws)
 
     def attributes(self) -> dict[str, Attribute]:
         return {
@@ -294,7 +345,9 @@ class Image(Modality):
         """12 x 12 pixels, colours, and orientations of gradients; see `simple.pixels`."""
 
         def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
-            return _simple.pixels(self.collate(self.decode_all(raws)), *self.scale())
+            shape = (self.size, self.size)
+            square = [_maps.of_shape(v, shape) for v in self.decode_all(raws)]
+            return _simple.pixels(self._stacked(square), *self.scale())
 
         return _simple.fitted(groups, train, by_column=False)
 
@@ -317,6 +370,7 @@ class Image(Modality):
         return np.array(self.scale()[1]).reshape(-1, 1, 1) * _unit(value)
 
     def exchanged(self, value: np.ndarray, other: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        other = _maps.of_shape(other, value.shape[1:])
         return np.where(hit, other, value) if other.dtype == value.dtype else value
 
     def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
@@ -342,44 +396,3 @@ def _unit(value: np.ndarray) -> int:
 
 def _as_float(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float32) / 255 if value.dtype == np.uint8 else value
-
-
-def _jitter_colour(
-    planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5
-) -> np.ndarray:
-    """Brightness, contrast and, for three channels, saturation, hue and greying.
-
-    Chen et al., SimCLR, 2020, appendix A, as one map across channels and one change of contrast.
-
-    Args:
-        planes: (C, H, W) float32.
-        rng: the only source of randomness.
-        strength: of SimCLR.
-    """
-    jitter, grey = rng.random() < 0.8, rng.random() < 0.2
-    brightness, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
-    angle = 2 * np.pi * rng.uniform(-0.2, 0.2) * strength
-    colour = len(planes) == 3
-    if not jitter and not (grey and colour):
-        return planes
-    mix, lift = np.eye(len(planes)), 1.0
-    to_grey = np.broadcast_to(LUMA, (3, 3))
-    if jitter:
-        mix, lift = mix * brightness, contrast
-        if colour:
-            mix = (
-                (saturation * np.eye(3) + (1 - saturation) * to_grey)
-                @ _maps.hue_rotation(angle)
-                * brightness
-            )
-    if grey and colour:
-        mix = to_grey @ mix
-    # contrast stretches about the mean grey, and the mean of a mapped picture is its map of the
-    # mean
-    flat = planes.reshape(len(planes), -1)
-    middle = mix @ flat.mean(1)
-    if colour:
-        middle = to_grey @ middle
-    out: np.ndarray = (lift * mix).astype(np.float32) @ flat
-    out += ((1 - lift) * middle).astype(np.float32)[:, None]
-    return out.reshape(planes.shape)

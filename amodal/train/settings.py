@@ -20,6 +20,8 @@ from amodal.train.callbacks import Callback
 from amodal.train.loggers import Logger, check_loggers
 
 CACHED = ("", "mean", "tokens")
+ALL = "all"
+"""In `views` of a recipe: every field."""
 OWN = "own"
 """`recipe_from` of a recipe that is passed."""
 
@@ -141,11 +143,17 @@ def for_data(
 ) -> Settings:
     """The settings with the recipe that is chosen by the data, where none is chosen yet.
 
+    Views that a page gives for kinds of data that are not here are left out.
+
     Args:
         dataset: With the fields to learn from.
         records: To learn from.
     """
     kinds = {name_of(modality) for modality in dataset.fields.values()}
+    if settings.recipe_from != OWN and "views" not in settings.recipe_fields:
+        known = {*kinds, *dataset.fields, ALL}
+        here = {n: v for n, v in (settings.recipe.views or {}).items() if n in known}
+        settings = replace(settings, recipe=replace(settings.recipe, views=here or None))
     if settings.adapt is not None or settings.recipe_from in (OWN, "paper", "plain"):
         return settings
     base, used = choose(

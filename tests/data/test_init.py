@@ -70,7 +70,7 @@ def test_an_edited_toml_is_respected(tmp_path):
     text, table = path.read_text(), '[fields.table]\nmodality = "table"\ncolumns = ["height"]\n\n'
     text = text[: text.index("[fields.table]")] + table + text[text.index("[labels.species]") :]
     for old, new in (
-        ("size = 8\n", "size = 16\n"),
+        ("size = 12\n", "size = 16\n"),
         ("[fields.file]", "[fields.photo]\ncolumn = 'file'"),
         ("[labels.latitude]", "[labels.north]\ncolumn = 'latitude'"),
     ):

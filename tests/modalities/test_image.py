@@ -175,7 +175,7 @@ def test_bad_values(raw, reason):
 
 def test_infer():
     photo = kind("image").infer([NOISE, png(RED)])
-    assert (photo.size, photo.channels, photo.fit) == (32, 3, "stretch")
+    assert (photo.size, photo.channels, photo.fit) == (48, 3, "stretch")
     np.testing.assert_allclose(photo.mean, (np.array([200, 40, 10]) / 255 + 0.5) / 2, atol=0.02)
     assert kind("image").infer([np.zeros((9, 9, 3), np.uint8)]).channels == 1
     digits = kind("image").infer([np.random.default_rng(i).random((8, 8)) * 16 for i in range(9)])
@@ -315,3 +315,65 @@ def test_a_weak_view_of_bytes_is_that_of_floats_but_for_rounding():
             for v in (value, value.astype(np.float32))
         )
         assert whole.dtype == np.uint8 and np.abs(whole - floats).max() < 1.1
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "tile"),
+    [
+        (5, 8, 4), (8, 8, 4), (28, 28, 4), (30, 32, 4), (32, 32, 4), (47, 48, 6), (64, 64, 8),
+        (96, 96, 8), (112, 112, 8), (128, 128, 16), (224, 224, 16), (512, 224, 16), (4000, 224, 16),
+    ],
+)  # fmt: skip
+def test_pictures_are_read_at_their_own_size(side, size, tile):
+    rng = np.random.default_rng(0)
+    files = [png(Pillow.fromarray(rng.integers(0, 255, (side, side + 9), np.uint8)))] * 2
+    image = Image.infer(files)
+    assert (image.size, image.tile, image.channels) == (size, tile, 1)
+    assert (image.size // image.tile) ** 2 <= 256
+
+
+def test_a_size_of_ones_own_keeps_the_default_patch():
+    assert (Image.infer([NOISE], size=96).patch, Image.infer([NOISE], size=96).tile) == (0, 12)
+    photo = Image.infer([png(Pillow.fromarray(NOISE).resize((300, 300)))], patch=20)
+    assert (photo.size, photo.patch) == (220, 20)
+    with pytest.raises(AmodalError, match="image.patch must be a whole number, got 'big'"):
+        Image.infer([NOISE], patch="big")
+
+
+def test_the_comment_says_what_bounds_the_size_and_how_to_change_it():
+    large = [png(Pillow.fromarray(NOISE).resize((800, 512)), "JPEG")] * 3
+    text = Image.infer(large).comment(large)
+    assert "224 pixels a side, 196 tokens" in text and "a bound of the cost" in text
+    assert "the median picture has 512" in text and "size = 512, patch = 32" in text
+    assert "what the median picture has (64)" in Image.infer([NOISE]).comment([NOISE])
+    assert Image(32).comment([]) == "size: 32 pixels a side, 64 tokens a picture, (size / patch)^2"
+
+
+def test_large_jpegs_are_shrunk_while_they_are_decoded(monkeypatch):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    seen = []
+    decode = simplejpeg.decode_jpeg
+
+    def watched(*args, **options):
+        seen.append(decode(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
+    file = png(Pillow.fromarray(NOISE).resize((301, 203)), "JPEG")
+    for size, shape in ((25, (51, 76)), (50, (102, 151)), (51, (203, 301)), (200, (203, 301))):
+        assert Image(size).decode(file).shape == (3, size, size)
+        assert seen.pop().shape[:2] == shape
+
+
+def test_crop_is_a_view_of_pictures_without_colours():
+    image = Image(96, 3)
+    value = np.zeros((3, 96, 96), np.uint8)
+    value[0], value[1] = 200, np.arange(96)
+    spans = []
+    for seed in range(40):
+        view = image.augment(value, "crop", np.random.default_rng(seed))
+        assert view.shape == value.shape and (view[0] == 200).all() and (view[2] == 0).all()
+        spans.append(np.ptp(view[1].astype(int)) / 95)
+    assert min(spans) < 0.55 and max(spans) > 0.9  # a weak view shows at least 0.6 of the area
+    with pytest.raises(AmodalError, match="Did you mean strong"):
+        make("text").augment(np.zeros(3, np.uint8), "strng", np.random.default_rng(0))

@@ -20,6 +20,7 @@ ALLOWED = {
     "evaluate/protocols/prompts.py": {"text"},  # the same option, in the result
     "evaluate/protocols/survival.py": {"events"},  # a figure: how many records had the event
     "evaluate/protocols/zero_shot.py": {"text"},  # the option, in the result
+    "methods/masked/mae.py": {"image"},  # views of its recipe, which are given by kind
     "plan/examples.py": {"image", "text"},  # what `amodal plan` makes up unless asked for more
 }
 LOOKUPS = {"get", "pop", "setdefault", "index", "startswith"}

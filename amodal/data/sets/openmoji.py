@@ -65,7 +65,7 @@ def write(out: Path, archives: list[Path]) -> None:
     texts = ("annotation", "tags", *(f"name_{x}" for x in LANGUAGES))
     describe(
         out,
-        {"image": field("image")} | {name: field("text") for name in texts},
+        {"image": field("image", size=64)} | {name: field("text") for name in texts},
         {"group": "category", "subgroup": "category"},
         title="OpenMoji: emoji with texts and names",
         licence="CC BY-SA 4.0",

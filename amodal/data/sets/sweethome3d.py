@@ -60,7 +60,7 @@ def write(out: Path, archives: list[Path]) -> None:
     describe(
         out,
         {
-            "image": field("image"),
+            "image": field("image", size=64),
             **{name: field("text") for name in names},
             "size": field("table", columns=list(SIZE)),
         },

@@ -71,7 +71,7 @@ def write(out: Path, archives: list[Path]) -> None:
             column.append(row[name])
     records(out, columns)
     fields = {
-        "image": field("image"),
+        "image": field("image", size=64),
         **{name: field("text") for name in columns if name.startswith("caption")},
     }
     fields |= {name: field("audio") for name in (*SPOKEN, "sound")}

@@ -2,10 +2,13 @@
 2022, arXiv:2111.06377, section 3; one encoder and one decoder for all fields as in MultiMAE
 (arXiv:2204.01678)."""
 
+from amodal.core import Recipe
 from amodal.methods.shared.shapes import MaskedAutoencoder
 from amodal.nn.encoder import Encoder
 
 ENCODER = {"trunk": "joint"}
+# random resized crops of 20-100 % of the area and no colours, section 4 and table 1e
+RECIPE = Recipe(views={"image": ("crop",)})
 
 
 def mae(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods.shared.dense import grid_side, maps_of
 from amodal.methods.shared.typed_parts import grid_modality
+from amodal.modalities.shared.base import is_pixel_map
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.dense import DenseHead
 from amodal.nn.heads.maps import as_large
@@ -66,10 +67,11 @@ def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:
             raise unknown(
                 "field", field, encoder.fields, "Say which are points and which are coordinates."
             )
-        is_grid = encoder.fields[field].layout == "grid"
+        is_grid = is_pixel_map(encoder.fields[field])
         if not is_grid or grid_modality(encoder, field).channels != 3:
             raise AmodalError(
-                f"x, y and z of each pixel are an image of three channels, which {field!r} is not"
+                "x, y and z of each pixel are a square image of three channels, which "
+                f"{field!r} is not"
             )
     if grid_modality(encoder, points).size != grid_modality(encoder, coordinates).size:
         raise AmodalError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Tokens, unknown
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.typed_parts import field_pool, grid_modality
+from amodal.modalities.shared.base import is_pixel_map
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.segmenter import DEEP, EARLY
 from amodal.objectives.deep_supervision import IGNORE_INDEX
@@ -23,7 +24,7 @@ def grid_side(encoder: Encoder, field: str) -> int:
         encoder: Its tokenizer or backbone makes the tokens.
         field: Of any kind.
     """
-    if encoder.fields[field].layout != "grid":
+    if not is_pixel_map(encoder.fields[field]):
         return 1
     image = grid_modality(encoder, field)
     weight = next(encoder.tokenizers[field].parameters())
@@ -86,11 +87,11 @@ def is_dense(encoder: Encoder, label: str) -> bool:
     """
     if label not in encoder.fields:
         return False
-    is_grid = encoder.fields[label].layout == "grid"
+    is_grid = is_pixel_map(encoder.fields[label])
     if not is_grid or grid_modality(encoder, label).channels != 1 or len(encoder.fields) < 2:
         raise AmodalError(
-            f"{label!r} should hold classes: an image of one channel, beside at least one other "
-            "field"
+            f"{label!r} should hold classes: a square image of one channel, beside at least one "
+            "other field"
         )
     encoder.drop(label)
     return True

@@ -130,6 +130,9 @@ class Modality(Corruptible, ABC):
     axis_names: ClassVar[Mapping[int, str]] = {0: "part"}
     """Axis of the tokens' positions -> what people call it."""
 
+    views: ClassVar[tuple[str, ...]] = VIEWS
+    """What `augment` makes: `VIEWS`, and any of its own."""
+
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)
         if "kind" not in cls.__dict__:
@@ -178,7 +181,7 @@ class Modality(Corruptible, ABC):
 
         Args:
             value: decoded.
-            view: one of `VIEWS`.
+            view: one of `views`.
             rng: the only source of randomness.
         """
 
@@ -227,6 +230,14 @@ class Modality(Corruptible, ABC):
             values: those of them that decode.
         """
         return format_range((len(v) for v in values), "long")
+
+    def comment(self, raws: Sequence[Raw]) -> str:
+        """What to know about the parameters that `infer` chose, for dataset.toml; "" for nothing.
+
+        Args:
+            raws: some raw values.
+        """
+        return ""
 
     def card(self, value: np.ndarray) -> dict[str, Any]:
         """What a page shows of a value beside its picture, as JSON: "text", "curves" or "cells"."""
@@ -317,6 +328,11 @@ class Grid(Protocol):
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel."""
+
+
+def is_pixel_map(modality: Modality) -> bool:
+    """Whether its values are pictures of one square size, so that a batch is (N, C, size, size)."""
+    return modality.layout == "grid" and isinstance(modality.collate([]), Tensor)
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 MAX_DENSE_SIDE, BLOCK_ROWS = 64, 32
 """Sides up to which a map is multiplied out as it is, and rows of larger ones that go together."""
 
@@ -85,9 +86,59 @@ def banded_matmul(matrix: np.ndarray, planes: np.ndarray) -> np.ndarray:
     return out
 
 
+def of_shape(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(C, *shape): a value (C, H, W), resized unless it has this shape."""
+    if value.shape[1:] == shape:
+        return value
+    rows, columns = (resampling_matrix(n, 0, n, m) for n, m in zip(value.shape[1:], shape))
+    out = apply_maps(value.astype(np.float32), rows, columns)
+    return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
+
+
 def hue_rotation(angle: float) -> np.ndarray:
     """(3, 3): rotation of colours by `angle` radians about the grey axis."""
     cos, sin = np.cos(angle), np.sin(angle) / np.sqrt(3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
     rotation: np.ndarray = cos * np.eye(3) + (1 - cos) / 3 + sin * cross
     return rotation
+
+
+def jitter_colour(
+    planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5
+) -> np.ndarray:
+    """Brightness, contrast and, for three channels, saturation, hue and greying.
+
+    Chen et al., SimCLR, 2020, appendix A, as one map across channels and one change of contrast.
+
+    Args:
+        planes: (C, H, W) float32.
+        rng: the only source of randomness.
+        strength: of SimCLR.
+    """
+    jitter, grey = rng.random() < 0.8, rng.random() < 0.2
+    brightness, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
+    angle = 2 * np.pi * rng.uniform(-0.2, 0.2) * strength
+    colour = len(planes) == 3
+    if not jitter and not (grey and colour):
+        return planes
+    mix, lift = np.eye(len(planes)), 1.0
+    to_grey = np.broadcast_to(LUMA, (3, 3))
+    if jitter:
+        mix, lift = mix * brightness, contrast
+        if colour:
+            mix = (
+                (saturation * np.eye(3) + (1 - saturation) * to_grey)
+                @ hue_rotation(angle)
+                * brightness
+            )
+    if grey and colour:
+        mix = to_grey @ mix
+    # contrast stretches about the mean grey, and the mean of a mapped picture is its map of the
+    # mean
+    flat = planes.reshape(len(planes), -1)
+    middle = mix @ flat.mean(1)
+    if colour:
+        middle = to_grey @ middle
+    out: np.ndarray = (lift * mix).astype(np.float32) @ flat
+    out += ((1 - lift) * middle).astype(np.float32)[:, None]
+    return out.reshape(planes.shape)

@@ -38,7 +38,8 @@ class Body(nn.Module):
 
 
 class ImageField(Protocol):
-    """What a body asks of a field of images: side and patch in pixels, moments of each channel."""
+    """What a body asks of a field of images: side and patch in pixels, how pictures are fitted into
+    it, moments of each channel."""
 
     @property
     def channels(self) -> int: ...
@@ -46,6 +47,8 @@ class ImageField(Protocol):
     def size(self) -> int: ...
     @property
     def tile(self) -> int: ...
+    @property
+    def fit(self) -> str: ...
     @property
     def mean(self) -> Sequence[float]: ...
     @property
@@ -62,7 +65,7 @@ class ImageBody(Body):
         mean, std: Of each channel in 0 … 1, as the model was trained.
 
     Raises:
-        AmodalError: For a number of channels other than 1 and 3.
+        AmodalError: For a number of channels other than 1 and 3, and pictures that are no squares.
     """
 
     mean: Tensor
@@ -78,6 +81,12 @@ class ImageBody(Body):
         std: Sequence[float],
     ):
         super().__init__()
+        if modality.fit == "native":
+            raise AmodalError(
+                "pretrained image models read squares, and this field keeps each picture's aspect "
+                '(fit = "native"): set fit = "stretch", "crop" or "pad" for it, or leave the '
+                "backbone out"
+            )
         if modality.channels not in (1, 3):
             raise AmodalError(
                 "pretrained image models see 1 or 3 channels, and this field has "

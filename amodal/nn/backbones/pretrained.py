@@ -14,6 +14,7 @@ follow a colon: `convnet:width=32,norm=group`.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -89,7 +90,38 @@ def backbone(
         )
     if report is not None:
         report.check(min_share)
+    side, own = input_size(spec, modality) if load else 0, getattr(modality, "size", 0)
+    if side > own:
+        warnings.warn(
+            f"{library}:{rest.partition('@')[0].partition('#{')[0]} takes pictures of {side} "
+            f"pixels a side, and enlarges this field's {own}; set size = {side} for the field",
+            stacklevel=2,
+        )
     return Backbone(body, name, width, modality=modality, frozen=frozen, report=report)
+
+
+def input_size(spec: object, modality: Modality) -> int:
+    """The side at which a backbone reads pictures, in pixels.
+
+    Args:
+        spec: As in `backbone`.
+        modality: Of the field.
+
+    Returns:
+        The side; 0 for a field without pixels, a module of the user's own, and a model that takes
+        any size.
+
+    Raises:
+        AmodalError: If the library does not know the model.
+    """
+    library, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if library not in LIBRARIES or library not in modality.backbones or not rest:
+        return 0
+    if not isinstance(getattr(modality, "size", None), int):
+        return 0
+    module = importlib.import_module(f"amodal.nn.backbones.{library}")
+    side: int = module.input_size(rest)
+    return side
 
 
 def user_module(

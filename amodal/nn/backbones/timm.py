@@ -56,6 +56,26 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
     return body, f"timm:{rest}", report
 
 
+def input_size(rest: str) -> int:
+    """The side in pixels of a model's input; 0 if timm does not say.
+
+    Args:
+        rest: NAME[:SIZE][@WEIGHTS].
+
+    Raises:
+        AmodalError: If timm does not know the name.
+    """
+    import timm
+
+    name, _, size = rest.partition("@")[0].partition(":")
+    if size.isdecimal():
+        return int(size)
+    if not timm.is_model(name):
+        raise unknown("model of timm", name, timm.list_models())
+    known: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return int(known.input_size[-1]) if known is not None and known.input_size else 0
+
+
 def _create(timm: Any, name: str, size: int, pretrained: bool) -> nn.Module:
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     sized = options | ({"img_size": size} if size else {})

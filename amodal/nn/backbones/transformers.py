@@ -76,6 +76,26 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     return body, f"transformers:{named}#{json.dumps(known)}", report
 
 
+def input_size(rest: str) -> int:
+    """The side in pixels of an image model's input; 0 for a model that has none of its own.
+
+    Args:
+        rest: DIR, or DIR#{…}.
+
+    Raises:
+        AmodalError: If there is no such directory.
+    """
+    directory, _, saved = rest.partition("#{")
+    if saved:
+        config = json.loads("{" + saved)["config"]
+    else:
+        file = existing(directory, "directory") / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    size = (config.get("vision_config") or config).get("image_size")
+    size = size[0] if isinstance(size, list) else size
+    return size if isinstance(size, int) else 0
+
+
 def _architecture(transformers: Any, directory: str, modality: Modality) -> Known:
     """What a directory says, without its weights: the model's config, and special tokens or the
     scale of images."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Column, Tokens
+from amodal.core import Column, Ragged, Tokens
 from amodal.core.host import on_host
 from amodal.modalities.shared import dense as _dense
+from amodal.modalities.shared import native_aspect as _native
 
 if TYPE_CHECKING:
     from amodal.modalities.image import Image
@@ -32,9 +33,11 @@ class ImageTokenizer(nn.Module):
     def forward(self, column: Column, name: str, size: int) -> Tokens:
         """Tokens of images, at the positions (0, y, x) in patches of the full image.
 
-        A smaller local view spans the same range of positions.
+        A smaller local view spans the same range of positions, and so does a picture of any aspect.
         """
-        patches = self.image.patches(cast(Tensor, column.values))
+        if isinstance(column.values, Ragged):
+            return self._native(column.values, column.rows, name, size)
+        patches = self.image.patches(column.values)
         n, rows, columns = patches.shape[:3]
         whole = self.image.size / self.image.tile
         # centres of patches, on the full grid on which patch i is at i
@@ -46,6 +49,11 @@ class ImageTokenizer(nn.Module):
         lengths = on_host(lambda r: torch.full_like(r, rows * columns), column.rows)
         x_TD = self.project(patches.flatten(0, 2))
         return Tokens.of(x_TD, column.rows, lengths, grid.repeat(n, 1), name, size)
+
+    def _native(self, values: Ragged, rows: Tensor, name: str, size: int) -> Tokens:
+        x_TD = self.project(_native.standardised(values.flat, self.image))
+        position = nn.functional.pad(values.flat[:, : _native.PLACE], (1, 0))
+        return Tokens.of(x_TD, rows, values.lengths, position, name, size)
 
 
 class ImageGraph(nn.Module):
@@ -62,7 +70,7 @@ class ImageGraph(nn.Module):
         super().__init__()
         self.image, self.project = tokenizer.image, tokenizer.project
         shape = (1, self.image.channels, self.image.size, self.image.size)
-        blank = Column(self.image.collate([]).new_zeros(shape), torch.zeros(1, dtype=torch.int64))
+        blank = Column(torch.zeros(shape), torch.zeros(1, dtype=torch.int64))
         self.register_buffer("position", tokenizer(blank, "image", 1).position)
 
     def forward(self, pixels: Tensor) -> _dense.Tokenised:
