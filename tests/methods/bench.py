@@ -18,6 +18,7 @@ from amodal.nn.heads.supervised import Target
 SMALL = {  # options that keep a method small; everything else is as its page says
     "aa_ssl": {"action": "facts"},
     "barlow_twins": {"width": 32},
+    "vicreg": {"width": 32, "hidden": 32},
     "decur": {"width": 32},
     "dino": {"prototypes": 24, "local_views": 2},
     "slip": {"width": 32, "hidden": 32, "projection": 16},
