@@ -31,6 +31,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     },
     "decur": {"width": 32},
     "dino": {"prototypes": 24, "local_views": 2},
+    "nnclr": {"width": 16, "hidden": 32, "predictor_hidden": 32, "queue": 9},
     "slip": {"width": 32, "hidden": 32, "projection": 16},
     "align": {"width": 32},
     "clip_rocket": {
