@@ -223,7 +223,9 @@ def batch_norm(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 def projector(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     """Linear layers without a bias, BatchNorm and ReLU, and a last linear one with a bias."""
-    layers = sorted({int(re.findall(rf"^{name}\.(\d+)", n)[0]) for n in w if n.startswith(f"{name}.")})
+    layers = sorted(
+        {int(re.findall(rf"^{name}\.(\d+)", n)[0]) for n in w if n.startswith(f"{name}.")}
+    )
     for i in layers[:-1]:
         if f"{name}.{i}.running_mean" in w:
             x = batch_norm(w, f"{name}.{i}", x).relu()
