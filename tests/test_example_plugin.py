@@ -91,9 +91,9 @@ main(["index", str(run / "clip"), "--data", data])
 main(["search", str(run / "clip"), "--query", f"points={cloud}", "--k", "3", "--json"])
 main(["search", str(run / "clip"), "--text", "a ball", "--sheet", str(run / "found.png"), "--data", data])
 own = str(run / "own")
-main(["pretrain", "vicreg", "--out", own, *common, "--backbone", "points=pointnet:wide", "--train-backbones",
+main(["pretrain", "my_vicreg", "--out", own, *common, "--backbone", "points=pointnet:wide", "--train-backbones",
       "--method.variance", "10"])
-main(["pretrain", "vicreg", "--out", own, "--resume", *common[:-1], "cpu", "--backbone", "points=pointnet:wide",
+main(["pretrain", "my_vicreg", "--out", own, "--resume", *common[:-1], "cpu", "--backbone", "points=pointnet:wide",
       "--train-backbones", "--method.variance", "10"])
 main(["evaluate", own, "--data", data, "--protocols", "knn,alignment", "--json", str(run / "own.json")])
 results = json.loads((run / "own.json").read_text())["results"]
@@ -104,7 +104,7 @@ main(["index", own, "--data", data])
 main(["search", own, "--query", f"points={cloud}", "--k", "3", "--json"])
 main(["export", own, "--to", "huggingface", "--out", str(run / "own hub")])
 main(["evaluate", str(run / "own hub"), "--data", data])
-main(["methods", "vicreg"])
+main(["methods", "my_vicreg"])
 main(["methods"])
 main(["export", str(run / "clip"), "--to", "huggingface", "--out", str(run / "hub")])
 main(["evaluate", str(run / "hub"), "--data", data])

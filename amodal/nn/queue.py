@@ -52,6 +52,22 @@ class Queues(nn.Module):
             self.count[self.names.index(name)] += len(rows)
 
 
+def nearest(query_ND: Tensor, support_MD: Tensor, *, tile: int = 1024) -> Tensor:
+    """The row of a support set with the largest dot product, for each query. No gradient.
+
+    Args:
+        query_ND: (N, D).
+        support_MD: (M, D), at least one row.
+        tile: Queries at a time, so that the (N, M) products are never held whole.
+
+    Returns:
+        (N, D), rows of the support set.
+    """
+    with torch.no_grad():
+        index = [(part @ support_MD.T).argmax(1) for part in query_ND.split(tile)]
+    return support_MD[torch.cat(index)]
+
+
 class GroupedQueue(nn.Module):
     """A queue of vectors, each with the number of its group.
 

@@ -18,8 +18,20 @@ from amodal.nn.heads.supervised import Target
 SMALL = {  # options that keep a method small; everything else is as its page says
     "aa_ssl": {"action": "facts"},
     "barlow_twins": {"width": 32},
+    "vicreg": {"width": 32, "hidden": 32},
+    # the queue is full after one step; prototypes learn from the first
+    "swav": {
+        "prototypes": 12,
+        "local_views": 2,
+        "width": 16,
+        "hidden": 32,
+        "queue": 5,
+        "queue_start": 0.0,
+        "freeze": 0.0,
+    },
     "decur": {"width": 32},
     "dino": {"prototypes": 24, "local_views": 2},
+    "nnclr": {"width": 16, "hidden": 32, "predictor_hidden": 32, "queue": 9},
     "slip": {"width": 32, "hidden": 32, "projection": 16},
     "align": {"width": 32},
     "clip_rocket": {

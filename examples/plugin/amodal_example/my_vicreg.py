@@ -15,7 +15,7 @@ RECIPE = Recipe(optimizer="lars", lr=0.2, lr_scaling="linear/256", weight_decay=
 """Section 4.2; 1,000 epochs with batches of 2,048 there."""
 
 
-def vicreg(
+def my_vicreg(
     encoder: Encoder,
     *,
     width: int = 256,
@@ -38,9 +38,9 @@ def vicreg(
         for a, b in view_pairs(z):
             one, two = z.pair(a, b)
             if len(one) < 2:  # a variance needs two rows
-                terms[f"vicreg/{a}~{b}"] = 0 * (one.sum() + two.sum())
+                terms[f"my_vicreg/{a}~{b}"] = 0 * (one.sum() + two.sum())
                 continue
-            terms[f"vicreg/{a}~{b}"] = (
+            terms[f"my_vicreg/{a}~{b}"] = (
                 invariance * mse_loss(one, two)
                 + variance * (hinge(one) + hinge(two)) / 2
                 + covariance * (redundancy(one) + redundancy(two))
