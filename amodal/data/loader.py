@@ -29,7 +29,7 @@ from amodal.data.mixture import MixtureSampler
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
-from amodal.modalities import VIEWS
+from amodal.modalities import VARIANTS, VIEWS
 
 T = TypeVar("T")
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -267,6 +267,7 @@ class Loader:
         generators = (
             repeat(UNUSED_RNG) if view == "plain" else _generators(seeds[rows].numpy(), source)
         )
+        view = modality.known_view(view)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
         as_bytes = bool(seen) and all(
             v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen
@@ -382,6 +383,6 @@ def _views(dataset: Dataset, views: Views) -> dict[str, tuple[str, ...]]:
     else:
         chosen = {field: tuple(views) for field in dataset.fields}
     for view in (view for of_field in chosen.values() for view in of_field):
-        if view not in VIEWS:
-            raise unknown("view", view, VIEWS)
+        if view not in VIEWS and view not in VARIANTS:
+            raise unknown("view", view, (*VIEWS, *VARIANTS))
     return chosen

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, unknown
 from amodal.core.host import constant
 from amodal.modalities.shared import image_maps as _maps
+from amodal.modalities.shared import image_views as _views
 from amodal.modalities.shared import pixels as _pixels
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
+    VARIANTS,
     Attribute,
     BadValue,
     Modality,
@@ -36,10 +38,8 @@ if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
 FITS = ("stretch", "crop", "pad")
-CROPS = {"weak": (0.6, 1.0), "strong": (0.2, 1.0), "local": (0.05, 0.4)}  # share of the area
 SIZES = (8, 16, 32, 64)
 EXAMPLE_PATCH = 16  # pixels, of made-up pictures
-LUMA = _pixels.LUMA
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Image(Modality):
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet")
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
+    variants: ClassVar[frozenset[str]] = frozenset(VARIANTS)
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
@@ -174,20 +175,24 @@ class Image(Modality):
         """See `Modality.augment`.
 
         weak: a crop of 60-100 % of the area, flipped half the time. strong: SimCLR's (20-100 %,
-        colour, grey, blur). local: 5-40 %, at `local_size`, with strong's colours.
+        colour, grey, blur). local: 5-40 %, at `local_size`, with strong's colours. blurred and
+        solarized: the first and the second view of BYOL (8-100 %, less change of saturation, blur
+        always against seldom, and a fifth of the second ones solarized).
 
         Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
         linear across channels. Each is one small matrix product, so a view costs the same for any
         number of channels and bits. Above 64 pixels a crop is of whole pixels, and the weak view of
         bytes is computed in whole numbers.
         """
-        check_view(view)
+        check_view(view, self.variants)
         if view == "plain":
             return value
+        style = _views.VIEWS[view]
         size = self.local_size if view == "local" else self.size
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
-        sigma = rng.uniform(0.1, 2.0) * size / 224 if view != "weak" and rng.random() < 0.5 else 0.0
-        low, high, mirrored = self._crop(CROPS[view], rng)
+        blurred = style.blur > 0 and rng.random() < style.blur
+        sigma = rng.uniform(0.1, 2.0) * size / 224 if blurred else 0.0
+        low, high, mirrored = self._crop(style.area, rng)
         if self.size > _maps.MAX_DENSE_SIDE:
             (top, left), (bottom, right) = low.astype(int), high.astype(int)
             # from here on relative to what was cut out
@@ -199,8 +204,12 @@ class Image(Modality):
             for n, a, b, m in zip(value.shape[1:], low.tolist(), high.tolist(), (False, mirrored))
         )
         out = _maps.apply_maps(value.astype(np.float32), rows, columns)
-        if view != "weak":
-            out = _jitter_colour(out, rng)
+        if style.jitter is not None:
+            out = _views.jitter_colour(out, style.jitter, rng)
+        if style.solarize > 0 and rng.random() < style.solarize:
+            # floats may be in any unit, so their range is what the picture has
+            ends = (0, 255) if value.dtype == np.uint8 else (float(out.min()), float(out.max()))
+            out = _views.solarized(out, *ends)
         return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
 
     def _crop(
@@ -342,44 +351,3 @@ def _unit(value: np.ndarray) -> int:
 
 def _as_float(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float32) / 255 if value.dtype == np.uint8 else value
-
-
-def _jitter_colour(
-    planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5
-) -> np.ndarray:
-    """Brightness, contrast and, for three channels, saturation, hue and greying.
-
-    Chen et al., SimCLR, 2020, appendix A, as one map across channels and one change of contrast.
-
-    Args:
-        planes: (C, H, W) float32.
-        rng: the only source of randomness.
-        strength: of SimCLR.
-    """
-    jitter, grey = rng.random() < 0.8, rng.random() < 0.2
-    brightness, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
-    angle = 2 * np.pi * rng.uniform(-0.2, 0.2) * strength
-    colour = len(planes) == 3
-    if not jitter and not (grey and colour):
-        return planes
-    mix, lift = np.eye(len(planes)), 1.0
-    to_grey = np.broadcast_to(LUMA, (3, 3))
-    if jitter:
-        mix, lift = mix * brightness, contrast
-        if colour:
-            mix = (
-                (saturation * np.eye(3) + (1 - saturation) * to_grey)
-                @ _maps.hue_rotation(angle)
-                * brightness
-            )
-    if grey and colour:
-        mix = to_grey @ mix
-    # contrast stretches about the mean grey, and the mean of a mapped picture is its map of the
-    # mean
-    flat = planes.reshape(len(planes), -1)
-    middle = mix @ flat.mean(1)
-    if colour:
-        middle = to_grey @ middle
-    out: np.ndarray = (lift * mix).astype(np.float32) @ flat
-    out += ((1 - lift) * middle).astype(np.float32)[:, None]
-    return out.reshape(planes.shape)

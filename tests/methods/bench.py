@@ -18,6 +18,9 @@ from amodal.nn.heads.supervised import Target
 SMALL = {  # options that keep a method small; everything else is as its page says
     "aa_ssl": {"action": "facts"},
     "barlow_twins": {"width": 32},
+    "byol": {"width": 16, "hidden": 32},
+    "simsiam": {"width": 32, "hidden": 32, "predictor_hidden": 8},
+    "moco_v3": {"width": 16, "hidden": 32},
     "decur": {"width": 32},
     "dino": {"prototypes": 24, "local_views": 2},
     "slip": {"width": 32, "hidden": 32, "projection": 16},
@@ -131,7 +134,9 @@ def batch(
         for v, view in enumerate(own):
             source = name if len(own) == 1 else f"{name}:{v + 1}"
             seen = [
-                modality.augment(value, view, np.random.default_rng([seed, i, v]))
+                modality.augment(
+                    value, modality.known_view(view), np.random.default_rng([seed, i, v])
+                )
                 for i, value in zip(rows, values)
             ]
             columns[source] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
