@@ -29,6 +29,7 @@ from amodal.data.mixture import MixtureSampler
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
+from amodal.modalities import VARIANTS
 
 T = TypeVar("T")
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -266,6 +267,7 @@ class Loader:
         generators = (
             repeat(UNUSED_RNG) if view == "plain" else _generators(seeds[rows].numpy(), source)
         )
+        view = modality.known_view(view)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
         as_bytes = bool(seen) and all(
             v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen
@@ -381,7 +383,8 @@ def _views(dataset: Dataset, views: Views) -> dict[str, tuple[str, ...]]:
     else:
         chosen = {field: tuple(views) for field in dataset.fields}
     for field, of_field in chosen.items():
+        known = dataset.fields[field].views
         for view in of_field:
-            if view not in dataset.fields[field].views:
-                raise unknown(f"view of {field}", view, dataset.fields[field].views)
+            if view not in known and view not in VARIANTS:
+                raise unknown(f"view of {field}", view, dict.fromkeys((*known, *VARIANTS)))
     return chosen

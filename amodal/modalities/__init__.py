@@ -15,6 +15,7 @@ from amodal.core import AmodalError, registry
 from amodal.core.part import register_codec
 from amodal.core.registry import Plugin
 from amodal.modalities.shared.base import (
+    VARIANTS,
     VIEWS,
     BadValue,
     DecodedValues,
@@ -27,6 +28,7 @@ from amodal.modalities.shared.base import (
 from amodal.modalities.shared.guess import guess, guess_column, guess_texts, suffixes
 
 __all__ = [
+    "VARIANTS",
     "VIEWS",
     "BadValue",
     "DecodedValues",

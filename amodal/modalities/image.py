@@ -15,12 +15,12 @@ from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.host import constant
 from amodal.modalities.shared import image_maps as _maps
 from amodal.modalities.shared import image_sizes as _sizes
+from amodal.modalities.shared import image_views as _views
 from amodal.modalities.shared import native_aspect as _native
 from amodal.modalities.shared import pixels as _pixels
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
-    VIEWS,
     Attribute,
     BadValue,
     Modality,
@@ -29,6 +29,7 @@ from amodal.modalities.shared.base import (
     SimpleFeatures,
     at_most,
     build,
+    check_view,
     decodable,
 )
 from amodal.modalities.shared.cells import moments
@@ -39,13 +40,6 @@ if TYPE_CHECKING:
 
 NATIVE = "native"
 FITS = ("stretch", "crop", "pad", NATIVE)
-CROPS = {  # share of the area
-    "weak": (0.6, 1.0),
-    "crop": (0.2, 1.0),
-    "strong": (0.2, 1.0),
-    "local": (0.05, 0.4),
-}
-RECOLOURED = ("strong", "local")
 EXAMPLE_PATCH = 16  # pixels, of made-up pictures
 
 
@@ -95,7 +89,7 @@ class Image(Modality):
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet")
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
-    views: ClassVar[tuple[str, ...]] = (*VIEWS, "crop")
+    views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS)
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
@@ -201,29 +195,29 @@ class Image(Modality):
 
         weak: a crop of 60-100 % of the area, flipped half the time. crop: of 20-100 %, MAE's.
         strong: SimCLR's (20-100 %, colour, grey, blur). local: 5-40 %, at `local_size`, with
-        strong's colours. With fit "native" a crop has the shape of its picture, or half of it.
+        strong's colours. blurred and solarized: the first and the second view of BYOL (8-100 %,
+        less change of saturation, blur always against seldom, and a fifth of the second ones
+        solarized). With fit "native" a crop has the shape of its picture, or half of it.
 
         Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
         linear across channels. Each is one small matrix product, so a view costs the same for any
         number of channels and bits. Above 64 pixels a crop is of whole pixels, and the weak view of
         bytes is computed in whole numbers.
         """
-        if view not in self.views:
-            raise unknown("view", view, self.views)
+        check_view(view, self.views)
         if view == "plain":
             return value
-        recoloured = view in RECOLOURED
-        whole = value.shape[1:]
+        style, whole = _views.VIEWS[view], value.shape[1:]
         height, width = (self._half(n) for n in whole) if view == "local" else whole
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
-        blurred = recoloured and rng.random() < 0.5
+        blurred = style.blur > 0 and rng.random() < style.blur
         sigma = rng.uniform(0.1, 2.0) * min(height, width) / 224 if blurred else 0.0
-        low, high, mirrored = self._crop(CROPS[view], whole, rng)
+        low, high, mirrored = self._crop(style.area, whole, rng)
         if max(whole) > _maps.MAX_DENSE_SIDE:
             (top, left), (bottom, right) = low.astype(int), high.astype(int)
             # from here on relative to what was cut out
             value, low, high = value[:, top:bottom, left:right], low - low, high - low
-            if not recoloured and value.dtype == np.uint8:
+            if style.jitter is None and value.dtype == np.uint8:
                 return _pixels.resize_uint8(value, height, width, mirrored)
         rows, columns = (
             _maps.resampling_matrix(n, a, b, out, sigma=sigma, flip=m)
@@ -232,8 +226,12 @@ class Image(Modality):
             )
         )
         out = _maps.apply_maps(value.astype(np.float32), rows, columns)
-        if recoloured:
-            out = _maps.jitter_colour(out, rng)
+        if style.jitter is not None:
+            out = _views.jitter_colour(out, style.jitter, rng)
+        if style.solarize > 0 and rng.random() < style.solarize:
+            # floats may be in any unit, so their range is what the picture has
+            ends = (0, 255) if value.dtype == np.uint8 else (float(out.min()), float(out.max()))
+            out = _views.solarized(out, *ends)
         return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
 
     def _crop(

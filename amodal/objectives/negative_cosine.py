@@ -1,7 +1,7 @@
 """Regress one view's embedding from another's, by direction only.
 
 Grill et al., NeurIPS 2020 (BYOL), arXiv:2006.07733, eq. 2; Chen and He, CVPR 2021 (SimSiam),
-arXiv:2011.10566, eq. 1 (this is 2 + 2 times theirs).
+arXiv:2011.10566, eq. 1 (`negative_cosine` is 2 + 2 times theirs).
 """
 
 from typing import Any
@@ -54,6 +54,23 @@ def negative_cosine(prediction_ND: Tensor, target_ND: Tensor) -> Tensor:
         return 2 - 2 * (p.flatten() @ v.flatten()) / len(p)
     mean_cosine: Tensor = apply(_MeanCosine, prediction_ND, target_ND)
     return 2 - 2 * mean_cosine
+
+
+def minus_cosine(prediction_ND: Tensor, target_ND: Tensor) -> Tensor:
+    """Minus the mean cosine of rows, SimSiam's eq. 1: half of `negative_cosine`, less 1.
+
+    Args:
+        prediction_ND: the predictor's output p of one view.
+        target_ND: the other view's projection z of the same rows, without gradient.
+
+    Returns:
+        A scalar between -1 and 1. Without rows: 0, connected to the prediction.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    distance: Tensor = negative_cosine(prediction_ND, target_ND) / 2
+    return distance - 1 if len(prediction_ND) else distance
 
 
 class _MeanCosine(Function):

@@ -29,6 +29,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
         "queue_start": 0.0,
         "freeze": 0.0,
     },
+    "byol": {"width": 16, "hidden": 32},
+    "simsiam": {"width": 32, "hidden": 32, "predictor_hidden": 8},
+    "moco_v3": {"width": 16, "hidden": 32},
     "decur": {"width": 32},
     "dino": {"prototypes": 24, "local_views": 2},
     "nnclr": {"width": 16, "hidden": 32, "predictor_hidden": 32, "queue": 9},
@@ -143,7 +146,9 @@ def batch(
         for v, view in enumerate(own):
             source = name if len(own) == 1 else f"{name}:{v + 1}"
             seen = [
-                modality.augment(value, view, np.random.default_rng([seed, i, v]))
+                modality.augment(
+                    value, modality.known_view(view), np.random.default_rng([seed, i, v])
+                )
                 for i, value in zip(rows, values)
             ]
             columns[source] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))

@@ -377,3 +377,40 @@ def test_crop_is_a_view_of_pictures_without_colours():
     assert min(spans) < 0.55 and max(spans) > 0.9  # a weak view shows at least 0.6 of the area
     with pytest.raises(AmodalError, match="Did you mean strong"):
         make("text").augment(np.zeros(3, np.uint8), "strng", np.random.default_rng(0))
+
+
+def test_the_two_views_of_byol_differ_in_blur_and_solarization():
+    """Table 6 of arXiv:2006.07733."""
+    from amodal.modalities.shared import image_views
+
+    one, two = (image_views.VIEWS[v] for v in ("blurred", "solarized"))
+    assert (one.blur, one.solarize, two.blur, two.solarize) == (1.0, 0.0, 0.1, 0.2)
+    assert one.area == two.area == (0.08, 1.0)
+    assert one.jitter == two.jitter == image_views.Jitter(0.4, 0.4, 0.2, 0.1)
+    board = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)[None].repeat(3, 0)
+    image = make("image", size=32)
+    for view in ("blurred", "solarized"):
+        for seed in range(20):
+            out = image.augment(board, view, np.random.default_rng(seed))
+            assert out.dtype == np.uint8 and out.shape == board.shape
+
+
+def test_bright_values_are_turned_round():
+    from amodal.modalities.shared.image_views import solarized
+
+    values = np.float32([[[0, 100, 127, 128, 200, 255, 300]]])
+    assert solarized(values, 0, 255)[0, 0].tolist() == [0, 100, 127, 127, 55, 0, 0]
+    image, white = make("image", size=16, channels=1), np.full((1, 16, 16), 255, np.uint8)
+    seen = [image.augment(white, "solarized", np.random.default_rng(i)).mean() for i in range(300)]
+    # jitter darkens white to 153 at least, so whatever is darker has been turned round
+    assert 0.1 < np.mean(np.array(seen) < 110) < 0.3
+    plain = [image.augment(white, "blurred", np.random.default_rng(i)).mean() for i in range(300)]
+    assert min(plain) > 140
+
+
+def test_fields_that_do_not_make_a_view_make_a_strong_one():
+    assert make("text").known_view("solarized") == "strong"
+    assert make("image").known_view("solarized") == "solarized"
+    assert make("text").known_view("weak") == "weak"
+    with pytest.raises(AmodalError, match="Did you mean solarized"):
+        make("image").augment(np.zeros((3, 32, 32), np.uint8), "solarised", None)

@@ -347,8 +347,10 @@ def momentum_copy(module: ModuleT) -> ModuleT:
 
 
 @torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, in place; buffers are copied.
+def ema_update(
+    teacher: nn.Module, student: nn.Module, momentum: float, *, buffers: bool = True
+) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, in place.
 
     Running statistics of a backbone move as `average_statistics` says.
 
@@ -356,12 +358,15 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
         teacher: A module with the parameters of `student`, in the same order.
         student: What is being trained.
         momentum: From 0 (a copy) to 1 (no change).
+        buffers: Copy buffers; else the teacher keeps its own, such as statistics of its BatchNorm.
     """
     pairs = list(zip(teacher.parameters(), student.parameters()))
     for sharded in (False, True):  # one fused call cannot mix sharded parameters with whole ones
         some = [(a.data, b.data) for a, b in pairs if hasattr(a, "device_mesh") is sharded]
         if some:
             torch._foreach_lerp_([a for a, _ in some], [b for _, b in some], 1 - momentum)
+    if not buffers:
+        return
     statistics = average_statistics(teacher, student, momentum)
     for a, b in zip(teacher.buffers(), student.buffers()):
         if id(a) not in statistics:

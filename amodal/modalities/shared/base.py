@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Ragged, unknown
+from amodal.core import AmodalError, Ragged
 from amodal.modalities.shared.corruption import Corruptible
 from amodal.modalities.shared.formatting import first_names as first_names
 from amodal.modalities.shared.formatting import format_range as format_range
@@ -26,6 +26,9 @@ from amodal.modalities.shared.formatting import listed as listed
 from amodal.modalities.shared.formatting import shortened as shortened
 from amodal.modalities.shared.parameters import at_most as at_most
 from amodal.modalities.shared.parameters import build as build
+from amodal.modalities.shared.views import VARIANTS as VARIANTS
+from amodal.modalities.shared.views import VIEWS as VIEWS
+from amodal.modalities.shared.views import check_view as check_view
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
@@ -37,9 +40,6 @@ that live in files."""
 SimpleFeatures = Callable[[Sequence[Raw]], npt.NDArray[np.float32]]
 """n raw values -> (n, F)."""
 
-VIEWS = ("plain", "weak", "strong", "local")
-"""plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part
-(DINO's multi-crop)."""
 LAYOUTS = ("tokens", "grid", "signal")
 RAW_TEXT = ("path", "value", "either")
 Schema = dict[str, Any]
@@ -251,6 +251,10 @@ class Modality(Corruptible, ABC):
         """Properties of a value, by name."""
         return {}
 
+    def known_view(self, view: str) -> str:
+        """The view that `augment` is to make where a method asks for `view`."""
+        return view if view in self.views else VARIANTS.get(view, view)
+
     def decode_all(self, raws: Sequence[Raw]) -> list[np.ndarray]:
         """Decode raw values, unless `raws` are `DecodedValues`.
 
@@ -366,16 +370,6 @@ def _all_texts(values: Sequence[Any]) -> bool:
 
 def _all_values(values: Sequence[Any]) -> bool:
     return all(hasattr(v, "shape") or isinstance(v, dict) for v in values)
-
-
-def check_view(view: str) -> None:
-    """Check the name of a view.
-
-    Raises:
-        AmodalError: an unknown view.
-    """
-    if view not in VIEWS:
-        raise unknown("view", view, VIEWS)
 
 
 def decodable(modality: Modality, samples: Sequence[Raw]) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ class Projector(nn.Sequential):
         hidden: Of the layers between; `width` unless given.
         layers: Linear layers.
         last_norm: A BatchNorm without scale at the end (SimCLR v2 and SimSiam projectors).
+        last_bias: A bias of the last layer, unless a norm follows, which would subtract it again.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Projector(nn.Sequential):
         hidden: int | None = None,
         layers: int = 2,
         last_norm: bool = False,
+        last_bias: bool = True,
     ):
         hidden = hidden or width
         widths = [width_in, *[hidden] * (layers - 1), width]
@@ -37,7 +39,7 @@ class Projector(nn.Sequential):
         for a, b in zip(widths[:-2], widths[1:-1]):
             # without a bias, which the norm would subtract again
             steps += [nn.Linear(a, b, bias=False), BatchNorm(b), nn.ReLU()]
-        steps.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
+        steps.append(nn.Linear(widths[-2], widths[-1], bias=last_bias and not last_norm))
         if last_norm:
             steps.append(BatchNorm(width, affine=False))
         super().__init__(*steps)

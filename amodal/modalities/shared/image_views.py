@@ -1,0 +1,107 @@
+"""What each view does to a picture, and its colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from amodal.modalities.shared import image_maps as _maps
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Ranges of colour changes, in the words of torchvision.
+
+    Attributes:
+        brightness, contrast, saturation: largest change of the factor 1.
+        hue: largest turn, as a share of the circle.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """An augmentation.
+
+    Attributes:
+        area: smallest and largest share of the area that a crop keeps.
+        blur: how often it is blurred.
+        jitter: of the colours; None leaves them.
+        solarize: how often bright values are inverted.
+    """
+
+    area: tuple[float, float]
+    blur: float = 0.0
+    jitter: Jitter | None = None
+    solarize: float = 0.0
+
+
+SIMCLR, BYOL = Jitter(), Jitter(saturation=0.2)
+VIEWS = {
+    "weak": ImageView((0.6, 1.0)),
+    "crop": ImageView((0.2, 1.0)),  # MAE's
+    "strong": ImageView((0.2, 1.0), blur=0.5, jitter=SIMCLR),
+    "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR),
+    # BYOL's two views, table 6 of arXiv:2006.07733
+    "blurred": ImageView((0.08, 1.0), blur=1.0, jitter=BYOL),
+    "solarized": ImageView((0.08, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
+}
+JITTER_RATE, GREY_RATE = 0.8, 0.2
+"""How often colours are changed and taken away, in SimCLR and BYOL."""
+
+
+def jitter_colour(planes: np.ndarray, jitter: Jitter, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and, for three channels, saturation, hue and greying.
+
+    Chen et al., SimCLR, 2020, appendix A, as one map across channels and one change of contrast.
+
+    Args:
+        planes: (C, H, W) float32.
+        jitter: how much.
+        rng: the only source of randomness.
+    """
+    changed, grey = rng.random() < JITTER_RATE, rng.random() < GREY_RATE
+    widest = np.array([jitter.brightness, jitter.contrast, jitter.saturation])
+    brightness, contrast, saturation = rng.uniform(1 - widest, 1 + widest)
+    angle = 2 * np.pi * rng.uniform(-jitter.hue, jitter.hue)
+    colour = len(planes) == 3
+    if not changed and not (grey and colour):
+        return planes
+    mix, lift = np.eye(len(planes)), 1.0
+    to_grey = np.broadcast_to(_maps.LUMA, (3, 3))
+    if changed:
+        mix, lift = mix * brightness, contrast
+        if colour:
+            mix = (
+                (saturation * np.eye(3) + (1 - saturation) * to_grey)
+                @ _maps.hue_rotation(angle)
+                * brightness
+            )
+    if grey and colour:
+        mix = to_grey @ mix
+    # contrast stretches about the mean grey, and the mean of a mapped picture is its map of the
+    # mean
+    flat = planes.reshape(len(planes), -1)
+    middle = mix @ flat.mean(1)
+    if colour:
+        middle = to_grey @ middle
+    out: np.ndarray = (lift * mix).astype(np.float32) @ flat
+    out += ((1 - lift) * middle).astype(np.float32)[:, None]
+    return out.reshape(planes.shape)
+
+
+def solarized(planes: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values from the middle of a range on are turned round in it.
+
+    Args:
+        planes: (C, H, W) float32.
+        low, high: the range; values beyond it count as its ends.
+    """
+    planes = planes.clip(low, high)
+    out: np.ndarray = np.where(planes < (low + high) / 2, planes, low + high - planes)
+    return out.astype(np.float32)

@@ -1,0 +1,28 @@
+"""The names of views."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from amodal.core import unknown
+
+VIEWS = ("plain", "weak", "strong", "local")
+"""plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part
+(DINO's multi-crop)."""
+VARIANTS = {"crop": "weak", "blurred": "strong", "solarized": "strong"}
+"""Views that only some modalities make -> what the others make of them. crop is MAE's; blurred and
+solarized are the two views of BYOL, which differ for pictures."""
+
+
+def check_view(view: str, views: Collection[str] = VIEWS) -> None:
+    """Check the name of a view.
+
+    Args:
+        view: the name.
+        views: names that are right.
+
+    Raises:
+        AmodalError: an unknown view.
+    """
+    if view not in views:
+        raise unknown("view", view, views)
