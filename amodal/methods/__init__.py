@@ -148,8 +148,15 @@ def encoder_options(method: MethodLike) -> dict[str, str]:
 
 
 def page_recipe(method: MethodLike) -> Recipe | None:
-    """`RECIPE` beside a method's function, None if there is none."""
+    """`RECIPE` beside a method's function, which is for any data; None if there is none."""
     found: Recipe | None = getattr(sys.modules.get(function(method).__module__), "RECIPE", None)
+    return found
+
+
+def paper_recipe(method: MethodLike) -> Recipe | None:
+    """`PAPER_RECIPE` beside a method's function, for as much data as in the paper; else None."""
+    module = sys.modules.get(function(method).__module__)
+    found: Recipe | None = getattr(module, "PAPER_RECIPE", None)
     return found
 
 
@@ -328,6 +335,7 @@ __all__ = [
     "options",
     "page",
     "page_recipe",
+    "paper_recipe",
     "parse",
     "read_option",
     "recipe",

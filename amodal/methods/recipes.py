@@ -53,9 +53,10 @@ def small_recipe(method: str, kinds: Collection[str] = ()) -> dict[str, Any] | N
 
 def choose(
     method: str,
-    paper: Recipe | None,
+    page: Recipe | None,
     choice: str = "",
     *,
+    paper: Recipe | None = None,
     records: int | None = None,
     kinds: Collection[str] = (),
     below: int = SMALL,
@@ -64,29 +65,35 @@ def choose(
 
     Args:
         method: Its name.
-        paper: The recipe of its page, None if that has none.
-        choice: One of `CHOICES`; "" for the paper's, without one the small recipe on small data,
-            else the plain one.
+        page: The recipe of its page for any data, None if that has none.
+        choice: One of `CHOICES`. "" for the small recipe on small data; without one the page's; on
+            data that is not small the paper's; else the plain one.
+        paper: The paper's, where the page has that too. It is for the paper's amount of data: on a
+            few thousand records a batch of 4,096 and 1,000 epochs learn little in a long time.
         records: To train on, None if that is not known.
         kinds: Of the fields of the data.
         below: Records that are no small data any more.
 
     Returns:
-        The recipe, and which of `CHOICES` it is.
+        The recipe, and which of `CHOICES` it is, or "page".
 
     Raises:
         AmodalError: For an unknown choice, and for one that the method does not have.
     """
     if choice and choice not in CHOICES:
         raise unknown("recipe", choice, CHOICES)
-    small = small_recipe(method, kinds)
-    if choice == "paper" and paper is None:
-        raise AmodalError(f"the page of {method} has no recipe of its own; take small or plain")
+    small, full = small_recipe(method, kinds), paper or page
+    if choice == "paper":
+        if full is None:
+            raise AmodalError(f"the page of {method} has no recipe of its own; take small or plain")
+        return full, "paper"
     if choice == "small" and small is None:
         raise AmodalError(f"there is no small recipe for {method} yet; take plain")
-    if paper is not None and choice in ("", "paper"):
-        return paper, "paper"
     is_small = records is not None and records < below
     if small is not None and (choice == "small" or (not choice and is_small)):
         return Recipe.of(small), "small"
+    if not choice and page is not None:
+        return page, "page"
+    if not choice and paper is not None and records is not None and not is_small:
+        return paper, "paper"
     return Recipe(), "plain"

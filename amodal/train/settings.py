@@ -150,23 +150,23 @@ def for_data(
         records: To learn from.
     """
     kinds = {name_of(modality) for modality in dataset.fields.values()}
+    if settings.adapt is None and settings.recipe_from not in (OWN, "paper", "plain"):
+        base, used = choose(
+            methods.title(method),
+            methods.page_recipe(method),
+            settings.recipe_from,
+            paper=methods.paper_recipe(method),
+            records=records,
+            kinds=kinds,
+        )
+        if used in ("small", "paper"):
+            changes = {name: getattr(settings.recipe, name) for name in settings.recipe_fields}
+            settings = replace(settings, recipe=with_changes(base, changes), recipe_from=used)
     if settings.recipe_from != OWN and "views" not in settings.recipe_fields:
         known = {*kinds, *dataset.fields, ALL}
         here = {n: v for n, v in (settings.recipe.views or {}).items() if n in known}
         settings = replace(settings, recipe=replace(settings.recipe, views=here or None))
-    if settings.adapt is not None or settings.recipe_from in (OWN, "paper", "plain"):
-        return settings
-    base, used = choose(
-        methods.title(method),
-        methods.page_recipe(method),
-        settings.recipe_from,
-        records=records,
-        kinds=kinds,
-    )
-    if used != "small":
-        return settings
-    changes = {name: getattr(settings.recipe, name) for name in settings.recipe_fields}
-    return replace(settings, recipe=with_changes(base, changes), recipe_from=used)
+    return settings
 
 
 def recipe_of(method: methods.MethodLike, recipe: object = None) -> Recipe:
@@ -176,7 +176,8 @@ def recipe_of(method: methods.MethodLike, recipe: object = None) -> Recipe:
     if recipe == OWN:  # of a config.toml, which has all of its fields
         return Recipe()
     if isinstance(recipe, str):
-        return choose(methods.title(method), methods.page_recipe(method), recipe)[0]
+        paper = methods.paper_recipe(method)
+        return choose(methods.title(method), methods.page_recipe(method), recipe, paper=paper)[0]
     if not isinstance(recipe, Recipe):
         raise AmodalError(f"recipe must be an amodal.Recipe, not {type(recipe).__name__}")
     return recipe

@@ -3,7 +3,7 @@
 import inspect
 import math
 
-from amodal.methods.distillation.byol import RECIPE, byol
+from amodal.methods.distillation.byol import PAPER_RECIPE, byol
 from tests.golden import two_views as golden
 
 TAU, PLANNED = 0.9, 4
@@ -51,9 +51,21 @@ def test_numbers_and_shapes_of_the_paper():
             assert shapes == [(10, first), (10,), (10,), (6, 10)]
     assert method.momentum == 0.996 and method.final_momentum == 1.0
     assert method.views == ("blurred", "solarized") and method.min_batch_size == 2
-    assert (RECIPE.optimizer, RECIPE.lr, RECIPE.lr_scaling) == ("lars", 0.2, "linear/256")
-    assert (RECIPE.weight_decay, RECIPE.warmup_epochs, RECIPE.clip) == (1.5e-6, 10, 0)
-    assert (RECIPE.batch_size, RECIPE.epochs, RECIPE.schedule) == (4096, 1000, "cosine")
+    assert (PAPER_RECIPE.optimizer, PAPER_RECIPE.lr, PAPER_RECIPE.lr_scaling) == (
+        "lars",
+        0.2,
+        "linear/256",
+    )
+    assert (PAPER_RECIPE.weight_decay, PAPER_RECIPE.warmup_epochs, PAPER_RECIPE.clip) == (
+        1.5e-6,
+        10,
+        0,
+    )
+    assert (PAPER_RECIPE.batch_size, PAPER_RECIPE.epochs, PAPER_RECIPE.schedule) == (
+        4096,
+        1000,
+        "cosine",
+    )
 
 
 def test_the_target_has_no_gradient():

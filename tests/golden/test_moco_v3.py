@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from amodal.methods.contrastive.moco_v3 import RECIPE, moco_v3
+from amodal.methods.contrastive.moco_v3 import PAPER_RECIPE, moco_v3
 from tests.golden import two_views as golden
 
 TAU, M, PLANNED = 0.3, 0.9, 4
@@ -79,9 +79,21 @@ def test_numbers_and_shapes_of_the_paper():
             assert not head[-1].affine
     assert method.momentum == 0.99 and method.final_momentum == 1.0
     assert method.views == ("blurred", "solarized") and method.min_batch_size == 2
-    assert (RECIPE.optimizer, RECIPE.lr, RECIPE.lr_scaling) == ("adamw", 1.5e-4, "linear/256")
-    assert (RECIPE.weight_decay, RECIPE.warmup_epochs, RECIPE.clip) == (0.1, 40, 0)
-    assert (RECIPE.batch_size, RECIPE.epochs, RECIPE.betas) == (4096, 300, (0.9, 0.999))
+    assert (PAPER_RECIPE.optimizer, PAPER_RECIPE.lr, PAPER_RECIPE.lr_scaling) == (
+        "adamw",
+        1.5e-4,
+        "linear/256",
+    )
+    assert (PAPER_RECIPE.weight_decay, PAPER_RECIPE.warmup_epochs, PAPER_RECIPE.clip) == (
+        0.1,
+        40,
+        0,
+    )
+    assert (PAPER_RECIPE.batch_size, PAPER_RECIPE.epochs, PAPER_RECIPE.betas) == (
+        4096,
+        300,
+        (0.9, 0.999),
+    )
     vectors = torch.randn(4, 256), torch.randn(4, 256)
     cross = -(golden.cosines(*vectors) / 0.2).log_softmax(1).diagonal().mean()
     assert float(method.loss(*vectors)) == pytest.approx(0.4 * float(cross), rel=1e-5)

@@ -127,7 +127,7 @@ def test_heads():
 
 
 def test_recipe():
-    recipe = methods.page_recipe("nnclr")
+    recipe = methods.paper_recipe("nnclr")
     assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("lars", 0.9, 1e-6)
     assert (recipe.lr, recipe.lr_scaling) == (0.3, "linear/256")
     assert (recipe.batch_size, recipe.epochs, recipe.clip) == (4096, 1000, 0.0)

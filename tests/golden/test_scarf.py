@@ -179,6 +179,6 @@ def test_defaults_are_those_of_the_paper():
     assert m.corruption == 0.6 and m.views == ("plain",)
     first, _, last = m.heads["facts"]
     assert (first.out_features, last.in_features, last.out_features) == (256, 256, 256)
-    r = methods.page_recipe("scarf")
+    r = methods.paper_recipe("scarf")
     assert (r.optimizer, r.lr, r.weight_decay, r.betas) == ("adamw", 1e-3, 0, (0.9, 0.999))
     assert (r.schedule, r.warmup_steps, r.batch_size, r.epochs) == ("constant", 0, 128, 1000)

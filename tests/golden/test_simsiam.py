@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from amodal.methods.distillation.simsiam import RECIPE, simsiam
+from amodal.methods.distillation.simsiam import PAPER_RECIPE, simsiam
 from amodal.objectives.negative_cosine import minus_cosine
 from tests.golden import two_views as golden
 
@@ -42,10 +42,18 @@ def test_numbers_and_shapes_of_the_paper():
         shapes = [tuple(p.shape) for p in method.predictors[f].parameters()]
         assert shapes == [(4, 6), (4,), (4,), (6, 4), (6,)]
     assert method.views == ("strong", "strong") and method.min_batch_size == 2
-    assert (RECIPE.optimizer, RECIPE.lr, RECIPE.lr_scaling) == ("sgd", 0.05, "linear/256")
-    assert (RECIPE.weight_decay, RECIPE.momentum, RECIPE.clip) == (1e-4, 0.9, 0)
-    assert (RECIPE.batch_size, RECIPE.epochs, RECIPE.schedule) == (512, 100, "cosine")
-    assert RECIPE.warmup_of(1000) == 1
+    assert (PAPER_RECIPE.optimizer, PAPER_RECIPE.lr, PAPER_RECIPE.lr_scaling) == (
+        "sgd",
+        0.05,
+        "linear/256",
+    )
+    assert (PAPER_RECIPE.weight_decay, PAPER_RECIPE.momentum, PAPER_RECIPE.clip) == (1e-4, 0.9, 0)
+    assert (PAPER_RECIPE.batch_size, PAPER_RECIPE.epochs, PAPER_RECIPE.schedule) == (
+        512,
+        100,
+        "cosine",
+    )
+    assert PAPER_RECIPE.warmup_of(1000) == 1
 
 
 def test_without_rows_the_cosine_is_a_zero_of_the_graph():

@@ -168,7 +168,7 @@ def test_defaults():
 
 
 def test_recipe():
-    recipe = methods.page_recipe("swav")
+    recipe = methods.paper_recipe("swav")
     assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("lars", 0.9, 1e-6)
     assert recipe.scaled(recipe.lr, recipe.batch_size) == pytest.approx(4.8)
     assert (recipe.batch_size, recipe.epochs, recipe.clip) == (4096, 800, 0.0)

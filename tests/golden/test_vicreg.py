@@ -71,7 +71,7 @@ def test_defaults():
 
 def test_recipe():
     """Section 4.2 and the authors' program."""
-    recipe = methods.page_recipe("vicreg")
+    recipe = methods.paper_recipe("vicreg")
     assert (recipe.optimizer, recipe.lr, recipe.lr_scaling) == ("lars", 0.2, "linear/256")
     assert (recipe.weight_decay, recipe.momentum, recipe.clip) == (1e-6, 0.9, 0.0)
     assert (recipe.schedule, recipe.warmup_epochs) == ("cosine", 10)

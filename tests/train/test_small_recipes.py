@@ -54,8 +54,15 @@ def test_what_is_chosen(file):
     assert choose("simclr", None, records=9, kinds={"table"})[0] == Recipe(weight_decay=0.25)
     assert choose("simclr", None, records=9, kinds={"table", "text"})[0] == small
     paper = Recipe(optimizer="lars")
-    assert choose("simclr", paper, records=100) == (paper, "paper")
+    assert choose("simclr", paper, records=100) == (small, "small"), "it was measured"
+    assert choose("clip", paper, records=100) == (paper, "page")
+    assert choose("simclr", paper, "paper") == (paper, "paper")
     assert choose("simclr", paper, "small") == (small, "small")
+    assert choose("clip", None, paper=paper, records=100) == (Recipe(), "plain")
+    assert choose("clip", None, paper=paper, records=10**6) == (paper, "paper")
+    assert choose("clip", None, "paper", paper=paper, records=100) == (paper, "paper")
+    page = Recipe(drop_path=0.2)
+    assert choose("clip", page, paper=paper, records=10**6) == (page, "page")
     assert small_recipe("clip") is None
     for method, choice, sentence in (
         ("simclr", "smal", "Did you mean small"),

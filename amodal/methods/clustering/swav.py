@@ -33,7 +33,7 @@ from amodal.nn.queue import Queues
 from amodal.objectives.dino import view_cross_entropy
 from amodal.objectives.sinkhorn import sinkhorn
 
-RECIPE = Recipe(
+PAPER_RECIPE = Recipe(
     optimizer="lars",
     lr=0.3,
     lr_scaling="linear/256",

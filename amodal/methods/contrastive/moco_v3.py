@@ -34,7 +34,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.info_nce import info_nce
 
-RECIPE = Recipe(
+PAPER_RECIPE = Recipe(
     optimizer="adamw",
     lr=1.5e-4,
     lr_scaling="linear/256",

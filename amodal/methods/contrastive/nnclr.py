@@ -32,7 +32,7 @@ from amodal.nn.heads.projectors import BatchNorm, Projector
 from amodal.nn.queue import Queues, nearest
 from amodal.objectives.info_nce import info_nce
 
-RECIPE = Recipe(
+PAPER_RECIPE = Recipe(
     optimizer="lars",
     lr=0.3,
     lr_scaling="linear/256",

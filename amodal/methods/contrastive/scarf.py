@@ -35,7 +35,7 @@ from amodal.methods.shared.typed_parts import table_modality
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 
-RECIPE = Recipe(
+PAPER_RECIPE = Recipe(
     optimizer="adamw",
     lr=1e-3,
     weight_decay=0.0,

@@ -27,7 +27,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.negative_cosine import negative_cosine
 
-RECIPE = Recipe(
+PAPER_RECIPE = Recipe(
     optimizer="lars",
     lr=0.2,
     lr_scaling="linear/256",

@@ -31,7 +31,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.negative_cosine import minus_cosine
 
-RECIPE = Recipe(
+PAPER_RECIPE = Recipe(
     optimizer="sgd",
     lr=0.05,
     lr_scaling="linear/256",
