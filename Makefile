@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint audit env bench clean
+.PHONY: demo test lint audit mutants env bench clean
 
 demo: .venv/.core  ## pretrain on the bundled Earth, print the table, write the pictures
 	$(BIN)/amodal demo
@@ -17,6 +17,9 @@ lint: .venv/.dev  ## style, and the types of what people call
 
 audit: .venv/.dev  ## known weaknesses of what is installed; asks a service on the network, and says so where it cannot be asked
 	$(BIN)/python scripts/audit.py
+
+mutants: .venv/.dev  ## do the tests of a page notice small mistakes in it? PAGE=dino, or several names
+	$(BIN)/python -m scripts.mutants $(PAGE)
 
 env: .venv/.dev  ## the environment alone, editable
 

@@ -41,12 +41,13 @@ class Reference:
 
     Attributes:
         encoder: A copy, which is trained.
+        min_batch_size: What the page says.
         networks: Name in the page's `state_dict` -> encoder; a teacher is added here.
         w: Name -> every other parameter and buffer of the page.
     """
 
     def __init__(self, page: nn.Module):
-        self.encoder = copy.deepcopy(page.encoder)
+        self.encoder, self.min_batch_size = copy.deepcopy(page.encoder), page.min_batch_size
         self.networks: dict[str, nn.Module] = {"encoder": self.encoder}
         trained = {n for n, p in page.named_parameters() if p.requires_grad}
         self.w = {
@@ -133,6 +134,7 @@ def golden(
     views: Sequence[str],
     fields: Sequence[str] = ("picture", "words"),
     rows: int = ROWS,
+    size: str = "nano",
     tolerance: float = 1e-9,
     **options: object,
 ) -> None:
@@ -147,10 +149,11 @@ def golden(
         views: The augmentations of the paper.
         fields: That records have; each is missing from one row in four.
         rows: Of a batch.
+        size: Of the encoder.
         tolerance: A share of the largest value; larger where something is in single precision.
         **options: Of the page.
     """
-    page = exact(method(name, sources=tuple(fields), **options)).train()
+    page = exact(method(name, sources=tuple(fields), size=size, **options)).train()
     reference(page).check_start()
     # no gradient may be zero because a scale or a bias still is what it began as
     torch.manual_seed(1)
@@ -191,9 +194,7 @@ def common(columns: dict[str, object], a: str, b: str) -> tuple[Tensor, Tensor]:
     """The vectors of the rows that have both of two sources."""
     one, other = columns[a], columns[b]
     rows = [r for r in one.rows.tolist() if r in other.rows.tolist()]
-    return tuple(
-        torch.stack([c.values[c.rows.tolist().index(r)] for r in rows]) for c in (one, other)
-    )
+    return tuple(c.values[[c.rows.tolist().index(r) for r in rows]] for c in (one, other))
 
 
 def pairs_of_views(sources: Sequence[str]) -> list[tuple[str, str]]:

@@ -178,6 +178,7 @@ def method(
     seed: int = 0,
     sources: Sequence[str] = FIELDS,
     backbones: Mapping[str, str] | None = None,
+    size: str = "nano",
     **options,
 ):
     """A method on small encoders; one that learns from a label gets "kind", which has three
@@ -185,11 +186,12 @@ def method(
 
     Args:
         backbones: Field -> spec.
+        size: Of the encoder.
     """
     torch.manual_seed(seed)
     every = fields(tuple(sources))
-    nets = encoder_config.backbones(backbones or {}, every, "nano")
-    encoder = Encoder(every, size="nano", backbones=nets, **methods.encoder_options(name))
+    nets = encoder_config.backbones(backbones or {}, every, size)
+    encoder = Encoder(every, size=size, backbones=nets, **methods.encoder_options(name))
     label = {"label": "kind", "classes": 3} if "label" in methods.options(name) else {}
     if "targets" in methods.options(name):
         label["targets"] = (Target("kind", "classes", ("a", "b", "c")),)

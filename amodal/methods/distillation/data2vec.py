@@ -129,7 +129,7 @@ class Data2vec(StudentTeacher):
         student, teacher = strip(student).keep(hidden_T), strip(teacher).keep(hidden_T)
         guess_TD = self.predictors[field_of(student.names[0])](student.x)
         # eq. 2
-        return row_losses(smooth_l1(guess_TD.float(), teacher.x.float(), beta=self.beta), student)
+        return row_losses(smooth_l1(guess_TD, teacher.x, beta=self.beta), student)
 
     def targets(self, outputs: list[Tensor], tokens: Tokens) -> Tensor:
         """The mean of the top blocks' MLP outputs, each normalised.
