@@ -1,8 +1,7 @@
 """The interface of a modality.
 
 A modality is a frozen record of what the schema says about one field: sizes, rates, names, means.
-It is all that is needed to decode new data as the training data was decoded, so a model carries its
-modalities.
+A model carries its modalities, so that new data is decoded as the training data was.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
 Raw = Path | bytes | str | np.ndarray | list[Any] | dict[str, Any] | float | int
-"""A value as a reader hands it over. A `str` is the text itself for `text`, a path for the kinds
-that live in files."""
+"""A value as a reader hands it over. A `str` is the text itself for `text`, for others a path."""
 
 SimpleFeatures = Callable[[Sequence[Raw]], npt.NDArray[np.float32]]
 """n raw values -> (n, F)."""
@@ -129,7 +127,6 @@ class Modality(Corruptible, ABC):
     """What people call its `simple_features`."""
     axis_names: ClassVar[Mapping[int, str]] = {0: "part"}
     """Axis of the tokens' positions -> what people call it."""
-
     views: ClassVar[tuple[str, ...]] = VIEWS
     """What `augment` makes: `VIEWS`, and any of its own."""
 
