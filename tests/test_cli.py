@@ -324,7 +324,7 @@ def test_embed_counts_what_is_bad_and_spares_other_files(capsys, photos):
     assert "wrote" in said(capsys, "embed", run, "--data", data, "--out", out), (
         "its own file it overwrites"
     )
-    mine = data / "table.csv"
+    mine = run / "mine.parquet"
     mine.write_text("a,b\n1,2\n")
     assert "holds no vectors" in refused(capsys, "embed", run, "--data", data, "--out", mine)
     assert mine.read_text() == "a,b\n1,2\n"

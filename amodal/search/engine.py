@@ -199,9 +199,10 @@ class Engine(ABC):
         if self.encoder is None:
             raise AmodalError(
                 "this index was opened without an encoder and can only be searched; to update "
-                "it, open "
-                "it with one"
+                "it, open it with one"
             )
+        if dataset.fields != self.encoder.fields:  # decode as in training
+            dataset = dataset.with_fields(self.encoder.fields)
         labels, keys = {name: dataset.label(name) for name in dataset.labels}, list(dataset.keys)
         if self.concurrent:
             distributed.start()
@@ -297,8 +298,7 @@ class Engine(ABC):
         if len(widths | {self.width or min(widths, default=0)}) > 1:
             raise AmodalError(
                 f"vectors of {widths} dimensions do not go into an index of {self.width}; index "
-                "anew "
-                "with this encoder"
+                "anew with this encoder"
             )
         unit = {}
         for source, column in vectors.columns.items():

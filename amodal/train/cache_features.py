@@ -21,7 +21,7 @@ from amodal.data.fetch import cache
 from amodal.data.readers.base import Cell, stamp_files
 from amodal.data.readers.folder import Folder as FolderReader
 from amodal.data.remote import AnyPath, Remote
-from amodal.modalities import BadValue, Modality, config
+from amodal.modalities import VIEWS, BadValue, Modality, config
 from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.encoder import Encoder
 from amodal.train import distributed
@@ -40,8 +40,13 @@ PROBES = 256
 class CachedModality:
     """The modality of a cached field. Values are (tokens, width + 3), and are not augmented."""
 
+    views = VIEWS
+
     def __init__(self, width: int):
         self.width = width
+
+    def known_view(self, view: str) -> str:
+        return view
 
     def augment(self, value: Array, view: str, rng: np.random.Generator) -> Array:
         return value

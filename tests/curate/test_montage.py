@@ -146,5 +146,5 @@ def test_bad_patch_selectors(selector):
         PatchSelector(selector.encoder, {"a": ["b"]}, image="scann", text="words")
     with pytest.raises(AmodalError, match="at least one prompt"):
         PatchSelector(selector.encoder, {"a": []}, image="scan", text="words")
-    with pytest.raises(AmodalError, match="field of images"):
+    with pytest.raises(AmodalError, match="field of square images"):
         PatchSelector(selector.encoder, {"a": ["b"]}, image="words", text="words")

@@ -44,7 +44,9 @@ LOCKED = {
     "lit": "the first field is locked",
     "missing_aware_prompts": "prompts of a frozen encoder",
     "missing_joint_embedding": "biases alone learn (BitFit), and statistics stay",
+    "scarf": "tables alone learn, pictures stay as they are",
     "structure_reg": "heads of a frozen encoder",
+    "ts2vec": "series alone learn, pictures stay as they are",
 }
 """Methods that do not train the network, by default -> why: it stays in evaluation mode."""
 NAMES = [name for name in methods.names() if name not in REFUSED]

@@ -24,11 +24,13 @@ from tests.methods.bench import FIELDS, SMALL, batch, exact, fields, method, raw
 
 ROWS = 8
 CONTRASTIVE = [name for name in methods.names() if methods.family(name) == "contrastive"]
+NEEDED = {"scarf": "facts", "ts2vec": "signal"}
+"""Methods of one modality -> the field of the bench that has it."""
 
 
 def fields_for(name: str, count: int) -> tuple[str, ...]:
     """So many fields, with those that the options of the bench name."""
-    named = [s for s in FIELDS if s in SMALL.get(name, {}).values()]
+    named = [s for s in FIELDS if s in (*SMALL.get(name, {}).values(), NEEDED.get(name))]
     chosen = (named + [s for s in FIELDS if s not in named])[:count]
     return tuple(s for s in FIELDS if s in chosen)
 

@@ -60,7 +60,7 @@ def test_masked_tokens_are_read_with_the_skills_of_their_field_alone():
     m.encoder.block_hook.rules = m.rules
     torch.testing.assert_close(m.features(b).masked["signal"].values, found)
     part, content = m.masked["signal"], m.encoder.patchify(b)["signal"]
-    hidden = part.draw(content, b.seeds)
+    hidden = part.draw(m.encoder, content, b)
     x = torch.where(hidden[:, None], part.token, content.x)
     context = m.encoder.encode({"signal": m.encoder.add_positions(content.with_x(x))})["signal"]
     modality, target = (

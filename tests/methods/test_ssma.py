@@ -96,7 +96,7 @@ def test_bad_options_say_what_to_do():
     for options, words in (
         ({"classes": 1}, "give label"),
         ({"alone": 0.9, "fixed": 0.2}, "shares of the steps"),
-        ({"label": "picture"}, "an image of one channel"),
+        ({"label": "picture"}, "image of one channel"),
     ):
         with pytest.raises(AmodalError, match=words):
             dense(**options)

@@ -145,5 +145,5 @@ def test_errors_say_what_to_do():
         method("timix", place="randum")
     encoder = Encoder(fields(), size="nano")
     encoder.tokenizers["picture"].contextual = True
-    with pytest.raises(AmodalError, match="pretrained backbones"):
+    with pytest.raises(AmodalError, match="cannot have a backbone"):
         methods.build("timix", encoder)

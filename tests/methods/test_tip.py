@@ -42,7 +42,7 @@ def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture()
     for i in range(b.size):
         row = b.between(i, i + 1)
         content = m.encoder.patchify(row)["facts"]
-        hidden = m.masked.draw(content, row.seeds)
+        hidden = m.masked.draw(m.encoder, content, row)
         assert int(hidden.sum()) == 1  # a half of two cells
         x = torch.where(hidden[:, None], m.masked.token, content.x)
         cells = m.encoder.encode({"facts": m.encoder.add_positions(content.with_x(x))})["facts"].x

@@ -120,8 +120,8 @@ def input_size(spec: object, modality: Modality) -> int:
     if not isinstance(getattr(modality, "size", None), int):
         return 0
     module = importlib.import_module(f"amodal.nn.backbones.{library}")
-    side: int = module.input_size(rest)
-    return side
+    side_of = getattr(module, "input_size", None)  # networks of our own take any size
+    return 0 if side_of is None else int(side_of(rest))
 
 
 def user_module(
