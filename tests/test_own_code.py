@@ -2,6 +2,7 @@
 and refused."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -181,6 +182,44 @@ def test_a_spec_cannot_import_anything(folder, tmp_path):
             amodal.load(run)
         with pytest.raises(AmodalError):
             parts.part_class(name)
+
+
+def test_a_spec_imports_of_a_plug_in_only_what_its_entry_points_import(
+    folder, tmp_path, monkeypatch
+):
+    run, site = tmp_path / "run", tmp_path / "site"
+    amodal.pretrain("clip", folder, run, **QUICK)
+    package = site / "goodplug"
+    (package / "inner").mkdir(parents=True)
+    part = "from amodal.core.part import Part\nclass Good(Part): ...\n"
+    lazy = "def __getattr__(name):\n    from goodplug import evil\n"
+    (package / "__init__.py").write_text("")
+    (package / "inner/__init__.py").write_text(part)
+    (package / "page.py").write_text(part + "import goodplug.inner\nplain = 3\n" + lazy)
+    (package / "evil.py").write_text("raise SystemExit('it was imported')")
+    about = site / "goodplug-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: goodplug\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[amodal.methods]\ngood = goodplug.page:plain\n")
+    monkeypatch.syspath_prepend(site)
+    spec = json.loads((run / "spec.json").read_text())
+    try:
+        for name, words in (
+            ("goodplug.evil:Evil", r"does not import .* \(goodplug.page\)"),
+            ("goodplug.none:Evil", "does not import"),
+            ("goodplug.page:Evil", "goodplug.page has no Evil"),
+        ):
+            spec["encoder"]["part"] = name
+            (run / "spec.json").write_text(json.dumps(spec))
+            with pytest.raises(AmodalError, match=words):
+                amodal.load(run)
+            with pytest.raises(AmodalError, match=words):
+                parts.part_class(name)
+        for module in ("goodplug.page", "goodplug.inner"):
+            assert parts.part_class(f"{module}:Good").__module__ == module
+    finally:
+        for module in [m for m in sys.modules if m.startswith("goodplug")]:
+            del sys.modules[module]
 
 
 @pytest.mark.parametrize("name", ["{}/evil.py:method", "evil:method", ["evil:method"]])

@@ -1,7 +1,7 @@
 """Parts: modules that record their constructor arguments, so that a saved model can be rebuilt.
 
-A spec is the JSON form of a part. It can name parts of this package and of installed plug-ins only,
-so that opening a file never imports other code.
+A spec is the JSON form of a part. It can name parts of this package and of installed plug-ins only.
+Of a plug-in, opening a file imports the modules that its entry points name, and no others.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any, Self
 
 from torch import nn
@@ -177,38 +179,67 @@ def part_class(name: str) -> type[Part]:
     """The class that a spec names.
 
     Raises:
-        AmodalError: If it is neither a part of this package nor of an installed plug-in. Nothing is
-            imported then.
+        AmodalError: If it is neither a part of this package nor of an installed plug-in, or in a
+            module that the plug-in's entry points do not import. The module is not imported then.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise AmodalError(
             f"{name!r} is no name of a part; expected MODULE:CLASS, such as nn.encoder:Encoder"
         )
     module, _, kind = name.partition(":")
-    if module.startswith(ROOMS):
-        module = PACKAGE + module
-    elif module.partition(".")[0] not in plugin_packages():
-        raise AmodalError(
-            f"this model has the part {name!r}, which is neither of amodal nor of an installed "
-            f"plug-in. Install the package {module.partition('.')[0]!r} that it came from."
-        )
     try:
-        cls = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError) as e:
-        raise AmodalError(
-            f"this model has the part {name!r}, which cannot be found here ({e})"
-        ) from e
+        if module.startswith(ROOMS):
+            holds = importlib.import_module(PACKAGE + module)
+        else:
+            holds = _plugin_module(module, name)
+    except ImportError as e:
+        raise _not_found(name, str(e)) from e
+    # not getattr: a module's own `__getattr__` may import what the file names
+    cls = vars(holds).get(kind)
+    if cls is None:
+        raise _not_found(name, f"{holds.__name__} has no {kind}")
     if not (isinstance(cls, type) and issubclass(cls, Part)):
         raise AmodalError(f"{name!r} is not a part of models")
     return cls
 
 
-def plugin_packages() -> set[str]:
-    """The packages with entry points of the groups `amodal.methods`, `amodal.backbones`, …"""
+def _plugin_module(module: str, name: str) -> ModuleType:
+    """A module that an entry point names, or that those of its package import.
+
+    Raises:
+        AmodalError: For other modules, which a file must not make anybody import.
+        ImportError: If a module that an entry point names cannot be imported.
+    """
+    package = module.partition(".")[0]
+    named = {m for m in plugin_modules() if m.partition(".")[0] == package}
+    if not named:
+        raise AmodalError(
+            f"this model has the part {name!r}, which is neither of amodal nor of an installed "
+            f"plug-in. Install the package {package!r} that it came from."
+        )
+    if module in named:
+        return importlib.import_module(module)
+    for entry in sorted(named):
+        importlib.import_module(entry)
+    if module not in sys.modules:
+        raise AmodalError(
+            f"this model has the part {name!r}, in a module that the plug-in {package!r} does not "
+            f"import from its entry points ({', '.join(sorted(named))}). If you trust the file, "
+            f"import {module} before you open it."
+        )
+    return sys.modules[module]
+
+
+def _not_found(name: str, why: str) -> AmodalError:
+    return AmodalError(f"this model has the part {name!r}, which cannot be found here ({why})")
+
+
+def plugin_modules() -> set[str]:
+    """The modules that the entry points of `amodal.methods`, `amodal.backbones`, … name."""
     from importlib.metadata import entry_points
 
     groups = (entry_points(group=f"amodal.{kind}") for kind in PLUGINS)
-    return {entry.module.partition(".")[0] for group in groups for entry in group}
+    return {entry.module for group in groups for entry in group}
 
 
 _supplied: ContextVar[Mapping[str, Any] | None] = ContextVar("supplied", default=None)
