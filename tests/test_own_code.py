@@ -4,8 +4,10 @@ and refused."""
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import amodal
@@ -144,6 +146,43 @@ def test_a_module_is_a_backbone(backbone, folder, tmp_path):
         amodal.load(run)
     with pytest.raises(AmodalError, match="hiding some of them hides nothing"):
         amodal.pretrain("mae", folder, tmp_path / "no", backbones={"image": Net()}, **QUICK)
+
+
+class Scaled(nn.Module):
+    def __init__(self, width, scale):
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, width, 3, stride=2), scale
+
+    def forward(self, x):
+        return self.conv(x) * self.scale
+
+
+def test_two_fields_with_backbones_of_one_class_keep_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(32)]
+    data, run = {"a": pictures[:16], "b": pictures[16:]}, tmp_path / "run"
+
+    def made():
+        return {"a": Scaled(8, 1.0), "b": Scaled(12, 3.0)}
+
+    trained = amodal.pretrain(
+        "clip", data, run, backbones=made(), train_backbones=True, device="cpu", **QUICK
+    )
+    stored = load_file(run / "model.safetensors")
+    for model in (trained, amodal.load(run, backbones=made(), device="cpu")):
+        one, two = (model.encoder.tokenizers[field].module for field in ("a", "b"))
+        assert (one.scale, two.scale) == (1.0, 3.0)
+        assert (one.conv.out_channels, two.conv.out_channels) == (8, 12)
+        state = model.method.state_dict()
+        assert state.keys() == stored.keys()
+        assert all(torch.equal(state[name], stored[name]) for name in stored)
+    for backbones, words in (
+        ({"nosuch": Scaled(8, 1.0)}, r"no field with a backbone .*'nosuch'\. There are: a, b"),
+        ({"a": Scaled(8, 1.0)}, r"backbones=\{'b': MODULE\}"),
+        (made() | {"b": Net()}, r":Scaled as the backbone of 'b', not with .*:Net"),
+    ):
+        with pytest.raises(AmodalError, match=words):
+            amodal.load(run, backbones=backbones, device="cpu")
 
 
 def test_bad_backbones_are_refused(folder, tmp_path):

@@ -69,6 +69,11 @@ class Part(nn.Module):
         object.__setattr__(self, "_args", self._args | changes)
 
     @classmethod
+    def read_args(cls, args: Mapping[str, Any]) -> dict[str, Any]:
+        """A spec's arguments as values; to override where a part is told its place among them."""
+        return {k: from_spec(v) for k, v in args.items()}
+
+    @classmethod
     def from_args(cls, **args: Any) -> Part:
         """Build the part of a spec's arguments; to override where the constructor takes others."""
         return cls(**args)
@@ -167,7 +172,7 @@ def build(spec: Spec) -> Part:
         AmodalError: As `part_class` and `from_spec`.
     """
     kind = part_class(spec["part"])
-    return kind.from_args(**{k: from_spec(v) for k, v in spec["args"].items()})
+    return kind.from_args(**kind.read_args(spec["args"]))
 
 
 def part_name(kind: type) -> str:

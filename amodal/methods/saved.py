@@ -25,8 +25,10 @@ from amodal.core import part as parts
 from amodal.core.part import Spec, from_spec, supplied, to_spec
 from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.core.references import dotted_name, source_hash
+from amodal.errors import unknown
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
+from amodal.nn.backbones.module import supplied_as
 from amodal.nn.bounded import Bounded
 from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -196,12 +198,15 @@ def user_code(
         backbones: field -> the module.
 
     Raises:
-        AmodalError: For a method although the run was trained with one of amodal.
+        AmodalError: For a method although the run was trained with one of amodal, and for a field
+            that has no backbone.
     """
     things: dict[str, Any] = {}
-    for module in (backbones or {}).values():
-        made = module if isinstance(module, nn.Module) else module()
-        things[f"backbone:{dotted_name(type(made))}"] = made
+    known = fields_with_backbones(spec)
+    for name, module in (backbones or {}).items():
+        if name not in known:
+            raise unknown("field with a backbone in this run", name, known)
+        things[supplied_as(name)] = module if isinstance(module, nn.Module) else module()
     if method is not None:
         function, code = methods.function(method), spec.get("code")
         if code is None:
@@ -210,6 +215,17 @@ def user_code(
             )
         things["method"] = function
     return things
+
+
+def fields_with_backbones(spec: Any) -> set[str]:
+    """The fields with backbones of all encoders in a spec."""
+    if isinstance(spec, list):
+        return set().union(*map(fields_with_backbones, spec))
+    if not isinstance(spec, dict):
+        return set()
+    below = set().union(*map(fields_with_backbones, spec.values()))
+    backbones = spec.get("backbones")
+    return below | (backbones.keys() if isinstance(backbones, dict) else set())
 
 
 @contextmanager

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from amodal.core import Batch, Tokens, field_of, unknown
+from amodal.core.part import Part
+from amodal.nn.backbones.module import for_field
 from amodal.nn.trunks import SourceTokens
 
 
-class TokenEmbedding:
+class TokenEmbedding(Part):
     """Methods of an encoder that make tokens, before any of them sees another."""
 
     tokenizers: nn.ModuleDict
     field_token: nn.ParameterDict
     position: nn.Module | None
+
+    @classmethod
+    def read_args(cls, args: Mapping[str, Any]) -> dict[str, Any]:
+        """A spec's arguments as values; each module of the user's own is the one of its field."""
+        if isinstance(backbones := args.get("backbones"), dict):
+            args = {**args, "backbones": {f: for_field(b, f) for f, b in backbones.items()}}
+        return super().read_args(args)
 
     def tokenize(self, batch: Batch) -> SourceTokens:
         """Tokens of each source, with content, position and field.

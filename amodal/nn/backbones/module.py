@@ -60,14 +60,20 @@ class ModuleBackbone(Part):
 
     @classmethod
     def from_args(  # type: ignore[override]  # takes what `spec` writes
-        cls, name: str, source: str, modality: Modality, width: int, frozen: bool
+        cls, name: str, source: str, modality: Modality, width: int, frozen: bool, field: str = ""
     ) -> ModuleBackbone:
-        """The same, around the module that the caller of `load` supplied."""
+        """The same, around the module that the caller of `load` supplied for a field."""
+        call = f"amodal.load(RUN, backbones={{{field or 'FIELD'!r}: MODULE}})"
         module = take(
-            f"backbone:{name}",
+            supplied_as(field),
             f"the module {name} as a backbone",
-            "pass it when you load the run: amodal.load(RUN, backbones={FIELD: MODULE})",
+            f"pass it when you load the run: {call}",
         )
+        if (given := dotted_name(type(module))) != name:
+            raise AmodalError(
+                f"this run was trained with the module {name} as the backbone of {field!r}, not "
+                f"with {given}; pass it when you load the run: {call}"
+            )
         return cls(module, modality, width, frozen=frozen)
 
     def load_body(self, other: ModuleBackbone) -> None:
@@ -135,6 +141,23 @@ class ModuleBackbone(Part):
             out = out.unsqueeze(1)
         rows, count = out.shape[:2]
         return out.flatten(0, 1), torch.full((rows,), count, dtype=torch.int64, device=out.device)
+
+
+def supplied_as(field: str) -> str:
+    """The name by which the caller of `load` supplies the module of a field."""
+    return f"backbone:{field}"
+
+
+def for_field(spec: Any, field: str) -> Any:
+    """The spec of a field's backbone; one around a module of the user's own is told the field."""
+    if is_own_module(spec):
+        return spec | {"args": spec["args"] | {"field": field}}
+    return spec
+
+
+def is_own_module(spec: Any) -> bool:
+    """Whether a spec is of a backbone around a module of the user's own."""
+    return isinstance(spec, dict) and spec.get("part") == part_name(ModuleBackbone)
 
 
 def described(modality: Modality) -> str:
