@@ -110,7 +110,9 @@ def build(spec: Spec) -> Any:
         function: Callable[..., Method] = parts.take(
             "method", f"the method {code['name']} of your own", f"pass it: {call}"
         )
-        if methods.title(function) != spec["method"]:
+        # a lambda, or an object, has another name than the one that it was referred to by
+        defined = str(code["name"]).rpartition(":")[2].rpartition(".")[2]
+        if methods.title(function) not in (spec["method"], defined):
             raise AmodalError(
                 f"this run was trained with {code['name']}, not with {dotted_name(function)}"
             )
