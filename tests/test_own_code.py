@@ -161,6 +161,24 @@ def test_bad_backbones_are_refused(folder, tmp_path):
         )
 
 
+def test_factories_that_fail_are_named(folder, tmp_path):
+    def fails():
+        raise OSError("no weights here")
+
+    run = tmp_path / "run"
+    amodal.pretrain("clip", folder, run, backbones={"image": Net}, **QUICK)
+    for backbone, words in (
+        (fails, r"fails\(\), .* raised OSError: no weights here \(.*test_own_code.py, line"),
+        (nn.Linear, r"Linear\(\), called without arguments .* raised TypeError: .*in_features"),
+        (lambda: 3, "which returned int"),
+        (3, "a torch module, .* not of type int"),
+    ):
+        with pytest.raises(AmodalError, match=words):
+            amodal.pretrain("clip", folder, tmp_path / "no", backbones={"image": backbone}, **QUICK)
+        with pytest.raises(AmodalError, match=words):
+            amodal.load(run, backbones={"image": backbone})
+
+
 def test_a_spec_cannot_import_anything(folder, tmp_path):
     run = tmp_path / "run"
     amodal.pretrain("clip", folder, run, **QUICK)

@@ -27,6 +27,7 @@ from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.core.references import dotted_name, source_hash
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
+from amodal.nn.backbones.module import made_module
 from amodal.nn.bounded import Bounded
 from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -161,7 +162,8 @@ def load_run(
         return _format_1(folder)
     config, spec = read_config(folder / "config.json"), read_spec(folder)
     weights = files.checked_weights(folder, config)
-    code = user_code(spec, method, backbones)
+    modules = {field: made_module(backbone) for field, backbone in (backbones or {}).items()}
+    code = user_code(spec, method, modules)
     with describing(folder / SPEC, spec), supplied(code):
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
             made = build(spec)

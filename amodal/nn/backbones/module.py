@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import torch
@@ -135,6 +136,38 @@ class ModuleBackbone(Part):
             out = out.unsqueeze(1)
         rows, count = out.shape[:2]
         return out.flatten(0, 1), torch.full((rows,), count, dtype=torch.int64, device=out.device)
+
+
+def made_module(backbone: object) -> nn.Module:
+    """A module of the user's own, or what a factory without arguments makes.
+
+    Raises:
+        AmodalError: For anything else, and for a factory that raises.
+    """
+    if isinstance(backbone, nn.Module):
+        return backbone
+    made: object = None
+    if callable(backbone):
+        name = getattr(backbone, "__name__", type(backbone).__name__)
+        try:
+            made = backbone()
+        except AmodalError:
+            raise
+        except Exception as e:  # whatever the user's own code raises
+            frame = traceback.extract_tb(e.__traceback__)[-1]
+            raise AmodalError(
+                f"{name}(), called without arguments to make a backbone, raised "
+                f"{type(e).__name__}: {e} ({frame.filename}, line {frame.lineno})"
+            ) from e
+        given = f"{name}(), which returned {type(made).__name__}"
+    else:
+        given = f"of type {type(backbone).__name__}"
+    if not isinstance(made, nn.Module):
+        raise AmodalError(
+            "a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function "
+            f"without arguments that makes one, not {given}"
+        )
+    return made
 
 
 def described(modality: Modality) -> str:
