@@ -201,6 +201,24 @@ def test_bad_backbones_are_refused(folder, tmp_path):
         )
 
 
+def test_factories_that_fail_are_named(folder, tmp_path):
+    def fails():
+        raise OSError("no weights here")
+
+    run = tmp_path / "run"
+    amodal.pretrain("clip", folder, run, backbones={"image": Net}, **QUICK)
+    for backbone, words in (
+        (fails, r"fails\(\), .* raised OSError: no weights here \(.*test_own_code.py, line"),
+        (nn.Linear, r"Linear\(\), called without arguments .* raised TypeError: .*in_features"),
+        (lambda: 3, "which returned int"),
+        (3, "a torch module, .* not of type int"),
+    ):
+        with pytest.raises(AmodalError, match=words):
+            amodal.pretrain("clip", folder, tmp_path / "no", backbones={"image": backbone}, **QUICK)
+        with pytest.raises(AmodalError, match=words):
+            amodal.load(run, backbones={"image": backbone})
+
+
 def test_a_spec_cannot_import_anything(folder, tmp_path):
     run = tmp_path / "run"
     amodal.pretrain("clip", folder, run, **QUICK)
@@ -329,3 +347,87 @@ def test_the_command_line_opens_a_run_with_own_code(file, folder, tmp_path, caps
     with pytest.raises(SystemExit):
         cli.main(["pretrain", "clip", "--data", str(folder), "--out", "x", "--method", method])
     assert "amodal pretrain METHOD" in capsys.readouterr().err
+
+
+TYPED = """
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from amodal import methods
+
+if TYPE_CHECKING:
+    from amodal import Method
+    from amodal.nn.encoder import Encoder
+
+ENCODER = {"pool": "attention"}
+
+
+def checked(encoder: Encoder, *, width: int = 4) -> Method:
+    return methods.build("clip", encoder, width=width)
+
+
+class Maker:
+    def __call__(self, encoder: Encoder, *, width: int = 4) -> Method:
+        return methods.build("clip", encoder, width=width)
+
+
+bound = functools.partial(checked, width=6)
+maker = Maker()
+short = lambda encoder, *, width=4: checked(encoder, width=width)
+
+
+def unwritable(encoder, *, write=print):
+    return methods.build("clip", encoder)
+"""
+
+
+@pytest.mark.parametrize("name", ["checked", "bound", "maker"])
+def test_options_are_typed_whatever_is_callable(folder, tmp_path, name):
+    (tmp_path / "typed.py").write_text(TYPED)
+    method, run = f"{tmp_path / 'typed.py'}:{name}", tmp_path / "run"
+    assert methods.parse(method, {"width": "5"}) == {"width": 5}
+    with pytest.raises(AmodalError, match=r"\.width must be a int, not 'wide'"):
+        methods.parse(method, {"width": "wide"})
+    model = amodal.pretrain(method, folder, run, **QUICK)
+    assert model.encoder.heads_width == (6 if name == "bound" else 4)
+    assert model.encoder.pool_name == "attention"
+    code = json.loads((run / "spec.json").read_text())["code"]
+    assert code["name"].endswith(":Maker" if name == "maker" else ":checked") and code["sha256"]
+    same(model, amodal.load(run, method=method), folder)
+    same(model, amodal.load(run, method=load_reference(method)), folder)
+
+
+def test_a_lambda_is_loaded_by_its_reference(folder, tmp_path):
+    (tmp_path / "typed.py").write_text(TYPED)
+    method, run = f"{tmp_path / 'typed.py'}:short", tmp_path / "run"
+    model = amodal.pretrain(method, folder, run, **QUICK)
+    same(model, amodal.load(run, method=method), folder)
+
+
+def test_the_options_of_a_class_are_those_of_its_constructor():
+    class Own:
+        width: str
+
+        def __init__(self, encoder, *, width: int = 4):
+            pass
+
+    assert methods.parse(Own, {"width": "5"}) == {"width": 5}
+
+
+def test_what_has_no_signature_or_no_json_is_named(folder, tmp_path):
+    with pytest.raises(AmodalError, match="dict does not say which arguments it takes"):
+        methods.function(dict)
+    (tmp_path / "typed.py").write_text(TYPED)
+    method = f"{tmp_path / 'typed.py'}:unwritable"
+    with pytest.raises(AmodalError, match=r"unwritable\.write is of type builtin_function"):
+        amodal.pretrain(method, folder, tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_object_that_is_no_method_is_not_printed(monkeypatch):
+    monkeypatch.setenv("TOKEN", "hunter2")
+    with pytest.raises(AmodalError, match="not of type _Environ") as error:
+        methods.function("os:environ")
+    assert "hunter2" not in str(error.value)

@@ -5,6 +5,7 @@ A reference is `package.module:name` or `file.py:name`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from amodal.errors import AmodalError, unknown
 
@@ -21,20 +22,35 @@ FILE_PREFIX = "_amodal_user_"
 """How the modules of users' files are called, so that they shadow no installed one."""
 
 
+def underlying(code: Any) -> Any:
+    """The function or object that a `functools.partial` calls; anything else itself."""
+    while isinstance(code, functools.partial):
+        code = code.func
+    return code
+
+
+def _definition(code: Any) -> Any:
+    """What has a name and a source: of a partial its function, of a callable object its class."""
+    code = underlying(code)
+    return code if hasattr(code, "__qualname__") else type(code)
+
+
 def source_hash(code: object) -> str:
-    """The sha256 of the source text of a function or class.
+    """The sha256 of the source text of a function or class, or of the class of an object.
 
     Returns:
         Hexadecimal digits; "" without a source, as for code typed at a prompt.
     """
     try:
-        return hashlib.sha256(inspect.getsource(cast(Any, code)).encode()).hexdigest()
+        return hashlib.sha256(inspect.getsource(_definition(code)).encode()).hexdigest()
     except (OSError, TypeError):
         return ""
 
 
 def dotted_name(code: type | Callable[..., object]) -> str:
-    """The reference `package.module:Name`, or `file.py:Name`, of a function or class."""
+    """The reference `package.module:Name`, or `file.py:Name`, of a function or class, or
+    of the class of an object."""
+    code = _definition(code)
     module = code.__module__
     if module.startswith(FILE_PREFIX):
         module = Path(str(sys.modules[module].__file__)).name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -68,7 +68,12 @@ class Mixture(Dataset):
         weights: Sequence[float] | None = None,
         name: str = "",
     ) -> None:
-        members = [open_dataset(dataset) for dataset in datasets]
+        if isinstance(datasets, str | Mapping) or not isinstance(datasets, Iterable):
+            raise AmodalError(
+                f"a Mixture takes a list of datasets, not one {type(datasets).__name__}: "
+                "Mixture([ONE, ANOTHER])"
+            )
+        members = [_opened(number, dataset) for number, dataset in enumerate(datasets)]
         _check(members, weights)
         fields = _fields(members)
         reader = JoinedReader([_read_as(member, fields) for member in members], weights)
@@ -237,14 +242,36 @@ def interleave(weights: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(weights)), counts)[np.argsort(places, kind="stable")]
 
 
+def _opened(number: int, dataset: Any) -> Dataset:
+    """The dataset of this number."""
+    if not isinstance(dataset, str | AnyPath | Mapping | Dataset):
+        raise AmodalError(
+            f"dataset {number} of the Mixture is of type {type(dataset).__name__}; expected a "
+            "Dataset, or what amodal.open takes: a name, a path, or a dict of columns"
+        )
+    return open_dataset(dataset)
+
+
 def _check(members: Sequence[Dataset], weights: Sequence[float] | None) -> None:
     if len(members) < 2:
         raise AmodalError(f"a Mixture is of two datasets or more, not {len(members)}")
-    if weights is not None and (len(weights) != len(members) or not all(w > 0 for w in weights)):
+    if weights is not None and not _are_weights(weights, len(members)):
+        given = weights if isinstance(weights, str) or not hasattr(weights, "__iter__") else None
         raise AmodalError(
             f"weights must be {len(members)} positive numbers, one for each dataset; "
-            f"they are {list(weights)}"
+            f"they are {list(weights) if given is None else repr(given)}"
         )
+
+
+def _are_weights(weights: Any, count: int) -> bool:
+    """Whether these are `count` numbers above 0, none of them infinite."""
+    try:
+        values = np.asarray(weights)
+    except ValueError:  # lists of unequal lengths
+        return False
+    if values.shape != (count,) or values.dtype.kind not in "iuf":
+        return False
+    return bool((values > 0).all() and np.isfinite(values).all())
 
 
 def _fields(members: Sequence[Dataset]) -> dict[str, Modality]:

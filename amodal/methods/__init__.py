@@ -10,15 +10,16 @@ Method`), or where one is: `package.module:function`, `file.py:function`, or the
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import traceback
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 from amodal.core.recipe import Recipe
-from amodal.core.references import is_reference, load_reference
+from amodal.core.references import is_reference, load_reference, underlying
 from amodal.core.registry import Plugin, canonical, find_plugin, load, pages
 from amodal.errors import AmodalError, unknown
 from amodal.methods.recipes import small_recipe
@@ -43,7 +44,7 @@ def family(name: str) -> str:
 def page(name: str) -> ModuleType:
     """The module of a method of the package or of a plug-in."""
     if _plugin(name) is not None:
-        return sys.modules[function(name).__module__]
+        return sys.modules[underlying(function(name)).__module__]
     return load("methods", name, "method")
 
 
@@ -65,6 +66,7 @@ def title(method: MethodLike) -> str:
     """What a method is called in messages and run folders."""
     if isinstance(method, str):
         return method.rpartition(":")[2]
+    method = underlying(method)
     return getattr(method, "__name__", type(method).__name__)
 
 
@@ -110,9 +112,16 @@ def checked(method: typing.Any) -> Callable[..., Method]:
     """
     if not callable(method):
         raise AmodalError(
-            f"a method is a name or a function (encoder, *, options) -> Method, not {method!r}"
+            f"a method is a name or a function (encoder, *, options) -> Method, not of type "
+            f"{type(method).__name__}"  # the type alone: the value may hold secrets
         )
-    parameters = list(inspect.signature(method).parameters.values())
+    try:
+        parameters = list(inspect.signature(method).parameters.values())
+    except (TypeError, ValueError):  # as of most classes that are built in
+        raise AmodalError(
+            f"{title(method)} does not say which arguments it takes; a method is a name or a "
+            "function (encoder, *, options) -> Method"
+        ) from None
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in positional:
         raise AmodalError(
@@ -138,31 +147,76 @@ def options(method: MethodLike) -> dict[str, inspect.Parameter]:
     }
 
 
+def option_types(method: MethodLike) -> dict[str, typing.Any]:
+    """The types of a method's arguments, as far as its annotations can be evaluated.
+
+    Names that are imported for type checkers alone do not exist here; their arguments are left out.
+    """
+    code: typing.Any = underlying(function(method))
+    if isinstance(code, type):
+        code = code.__init__  # type: ignore[misc]  # of a class, not an instance
+    elif not inspect.isroutine(code):
+        code = type(code).__call__
+    names_of_code = getattr(inspect.unwrap(code), "__globals__", {})
+    types: dict[str, typing.Any] = {}
+    for argument, annotation in getattr(code, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={argument: annotation})
+        try:
+            types |= typing.get_type_hints(one, names_of_code)
+        except (NameError, AttributeError, TypeError, SyntaxError):
+            continue
+    return types
+
+
+def check_writable(method: MethodLike, chosen: Mapping[str, object]) -> None:
+    """Check that a run can store the options of a method, before it is trained.
+
+    Args:
+        method: A name or a function.
+        chosen: Name -> value; the others have their defaults.
+
+    Raises:
+        AmodalError: For a value that JSON cannot hold; the message names the option.
+    """
+    defaults = {n: p.default for n, p in options(method).items() if p.default is not p.empty}
+    for name, value in (defaults | dict(chosen)).items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise AmodalError(
+                f"{title(method)}.{name} is of type {type(value).__name__}, which a run cannot "
+                "store; options are numbers, texts, true or false, None, and lists or dicts of them"
+            ) from None
+
+
+def _beside(method: MethodLike) -> ModuleType | None:
+    """The module that a method's function stands in."""
+    return sys.modules.get(underlying(function(method)).__module__)
+
+
 def encoder_options(method: MethodLike) -> dict[str, str]:
     """Arguments of the paper's encoder that are not the default ones (`trunk`, `pool`, …).
 
     Read from `ENCODER` beside the function.
     """
-    build_it = function(method)
-    return dict(getattr(sys.modules.get(build_it.__module__), "ENCODER", {}))
+    return dict(getattr(_beside(method), "ENCODER", {}))
 
 
 def page_recipe(method: MethodLike) -> Recipe | None:
     """`RECIPE` beside a method's function, which is for any data; None if there is none."""
-    found: Recipe | None = getattr(sys.modules.get(function(method).__module__), "RECIPE", None)
+    found: Recipe | None = getattr(_beside(method), "RECIPE", None)
     return found
 
 
 def paper_recipe(method: MethodLike) -> Recipe | None:
     """`PAPER_RECIPE` beside a method's function, for as much data as in the paper; else None."""
-    module = sys.modules.get(function(method).__module__)
-    found: Recipe | None = getattr(module, "PAPER_RECIPE", None)
+    found: Recipe | None = getattr(_beside(method), "PAPER_RECIPE", None)
     return found
 
 
 def tokens(method: MethodLike) -> str:
     """The kind of tokens that a method needs of text, `TOKENS` beside its function; "" for any."""
-    return str(getattr(sys.modules.get(function(method).__module__), "TOKENS", ""))
+    return str(getattr(_beside(method), "TOKENS", ""))
 
 
 def recipe(method: MethodLike) -> Recipe:
@@ -253,7 +307,7 @@ def parse(method: MethodLike, chosen: Mapping[str, object]) -> dict[str, object]
             warnings.warn(
                 f"{title(method)}.{old} is called {today} now", DeprecationWarning, stacklevel=2
             )
-    hints = typing.get_type_hints(function(method))
+    hints = option_types(method)
     return {
         option: read_option(f"{title(method)}.{option}", value, hints[option])
         if option in hints
@@ -324,6 +378,7 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
 __all__ = [
     "OLD_OPTIONS",
     "build",
+    "check_writable",
     "checked",
     "distribution",
     "current_options",
@@ -332,6 +387,7 @@ __all__ = [
     "function",
     "is_user_code",
     "names",
+    "option_types",
     "options",
     "page",
     "page_recipe",

@@ -28,7 +28,7 @@ from amodal.core.references import dotted_name, source_hash
 from amodal.errors import unknown
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
-from amodal.nn.backbones.module import supplied_as
+from amodal.nn.backbones.module import made_module, supplied_as
 from amodal.nn.bounded import Bounded
 from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -112,7 +112,9 @@ def build(spec: Spec) -> Any:
         function: Callable[..., Method] = parts.take(
             "method", f"the method {code['name']} of your own", f"pass it: {call}"
         )
-        if methods.title(function) != spec["method"]:
+        # a lambda, or an object, has another name than the one that it was referred to by
+        defined = str(code["name"]).rpartition(":")[2].rpartition(".")[2]
+        if methods.title(function) not in (spec["method"], defined):
             raise AmodalError(
                 f"this run was trained with {code['name']}, not with {dotted_name(function)}"
             )
@@ -161,7 +163,8 @@ def load_run(
         return _format_1(folder)
     config, spec = read_config(folder / "config.json"), read_spec(folder)
     weights = files.checked_weights(folder, config)
-    code = user_code(spec, method, backbones)
+    modules = {field: made_module(backbone) for field, backbone in (backbones or {}).items()}
+    code = user_code(spec, method, modules)
     with describing(folder / SPEC, spec), supplied(code):
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
             made = build(spec)

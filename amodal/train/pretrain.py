@@ -140,6 +140,7 @@ def build(inputs: Inputs) -> Built:
     options = methods.parse(name, settings.options)
     options |= classes_option(name, options, dataset)
     options |= targets_option(name, options, dataset, inputs.part)
+    methods.check_writable(name, options)
     source = None if inputs.adapts else inputs.source
     if source is not None:  # before the method, which may copy the encoder as a teacher
         load_matching_weights(encoder, source, str(settings.init_from))

@@ -124,6 +124,15 @@ def test_mistakes_say_what_to_do(parts, mixture):
         Mixture([captions])
     with pytest.raises(AmodalError, match="2 positive numbers.*they are .1, 0"):
         Mixture(parts, [1, 0])
+    for weights in ([1, float("inf")], "ab", 3, [1, None], {"a": 1, "b": 2}, [[1], [2, 3]]):
+        with pytest.raises(AmodalError, match="2 positive numbers, one for each dataset"):
+            Mixture(parts, weights)
+    for other in (3, None):
+        with pytest.raises(AmodalError, match="dataset 1 of the Mixture is of type"):
+            Mixture([captions, other])
+    for other in (3, "digits", captions):
+        with pytest.raises(AmodalError, match="takes a list of datasets, not one"):
+            Mixture(other)
     clash = data.open({"caption": np.random.default_rng(0).normal(size=(20, 9))}, name="clash")
     with pytest.raises(AmodalError, match="'caption' is text in one dataset.*'clash'; rename"):
         Mixture([captions, clash])

@@ -254,7 +254,9 @@ def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
     from amodal import data
 
     dataset = data.open(folder)
-    short = dataset.with_fields(dataset.fields | {"text": modalities.make("text", max_length=18, tokens="bytes")})
+    short = dataset.with_fields(
+        dataset.fields | {"text": modalities.make("text", max_length=18, tokens="bytes")}
+    )
     pretrain("clip", short, tmp_path / "run", steps=1, **QUICK | {"progress": True})
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert 0 < config["data"]["truncated"]["text"] <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import torch
@@ -69,10 +70,10 @@ class ModuleBackbone(Part):
             f"the module {name} as a backbone",
             f"pass it when you load the run: {call}",
         )
-        if (given := dotted_name(type(module))) != name:
+        if (supplied_name := dotted_name(type(module))) != name:
             raise AmodalError(
                 f"this run was trained with the module {name} as the backbone of {field!r}, not "
-                f"with {given}; pass it when you load the run: {call}"
+                f"with {supplied_name}; pass it when you load the run: {call}"
             )
         return cls(module, modality, width, frozen=frozen)
 
@@ -158,6 +159,38 @@ def for_field(spec: Any, field: str) -> Any:
 def is_own_module(spec: Any) -> bool:
     """Whether a spec is of a backbone around a module of the user's own."""
     return isinstance(spec, dict) and spec.get("part") == part_name(ModuleBackbone)
+
+
+def made_module(backbone: object) -> nn.Module:
+    """A module of the user's own, or what a factory without arguments makes.
+
+    Raises:
+        AmodalError: For anything else, and for a factory that raises.
+    """
+    if isinstance(backbone, nn.Module):
+        return backbone
+    made: object = None
+    if callable(backbone):
+        name = getattr(backbone, "__name__", type(backbone).__name__)
+        try:
+            made = backbone()
+        except AmodalError:
+            raise
+        except Exception as e:  # whatever the user's own code raises
+            frame = traceback.extract_tb(e.__traceback__)[-1]
+            raise AmodalError(
+                f"{name}(), called without arguments to make a backbone, raised "
+                f"{type(e).__name__}: {e} ({frame.filename}, line {frame.lineno})"
+            ) from e
+        given = f"{name}(), which returned {type(made).__name__}"
+    else:
+        given = f"of type {type(backbone).__name__}"
+    if not isinstance(made, nn.Module):
+        raise AmodalError(
+            "a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function "
+            f"without arguments that makes one, not {given}"
+        )
+    return made
 
 
 def described(modality: Modality) -> str:

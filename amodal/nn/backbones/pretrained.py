@@ -27,7 +27,7 @@ from amodal.core.part import Part
 from amodal.core.registry import find_plugin, plugins
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
-from amodal.nn.backbones.module import ModuleBackbone
+from amodal.nn.backbones.module import ModuleBackbone, made_module
 from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.batch_norm import WholeBatchNorm, no_rows, with_whole_batch_norm
 
@@ -132,14 +132,9 @@ def user_module(
     Raises:
         AmodalError: For anything else.
     """
-    made = module if isinstance(module, nn.Module) or not callable(module) else module()
+    made = made_module(module)
     if isinstance(made, Backbone):
         return made
-    if not isinstance(made, nn.Module):
-        raise AmodalError(
-            "a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function "
-            f"that makes one, not {module!r}"
-        )
     return ModuleBackbone(made, modality, width, frozen=frozen)
 
 
