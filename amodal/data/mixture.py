@@ -256,10 +256,10 @@ def _check(members: Sequence[Dataset], weights: Sequence[float] | None) -> None:
     if len(members) < 2:
         raise AmodalError(f"a Mixture is of two datasets or more, not {len(members)}")
     if weights is not None and not _are_weights(weights, len(members)):
-        given = weights if isinstance(weights, str) or not hasattr(weights, "__iter__") else None
+        listed = isinstance(weights, Iterable) and not isinstance(weights, str)
         raise AmodalError(
             f"weights must be {len(members)} positive numbers, one for each dataset; "
-            f"they are {list(weights) if given is None else repr(given)}"
+            f"they are {list(weights) if listed else repr(weights)}"
         )
 
 
