@@ -182,13 +182,13 @@ def made_module(backbone: object) -> nn.Module:
                 f"{name}(), called without arguments to make a backbone, raised "
                 f"{type(e).__name__}: {e} ({frame.filename}, line {frame.lineno})"
             ) from e
-        given = f"{name}(), which returned {type(made).__name__}"
+        received = f"{name}(), which returned {type(made).__name__}"
     else:
-        given = f"of type {type(backbone).__name__}"
+        received = f"of type {type(backbone).__name__}"
     if not isinstance(made, nn.Module):
         raise AmodalError(
             "a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function "
-            f"without arguments that makes one, not {given}"
+            f"without arguments that makes one, not {received}"
         )
     return made
 
