@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
-from torch.nn.utils.rnn import pad_sequence
 
 from amodal.core import AmodalError, Tokens
-from amodal.nn.recurrent import sequence_lengths
+from amodal.nn.recurrent import padded_sequences
 from amodal.nn.transformer import Collector, RouterLogits
 
 
@@ -50,8 +49,7 @@ class Dilated(nn.Module):
         if not len(tokens):
             # all parameters stay part of the graph, which ranks without such tokens need too
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
-        lengths = sequence_lengths(tokens)
-        x_NLD = pad_sequence(list(torch.split(tokens.x, lengths.tolist())), batch_first=True)
+        x_NLD, lengths = padded_sequences(tokens, tokens.x)
         inside_NL = torch.arange(x_NLD.shape[1], device=lengths.device) < lengths.unsqueeze(1)
         x_NDL, inside = x_NLD.transpose(1, 2), inside_NL.unsqueeze(1).to(x_NLD.dtype)
         last = len(self.blocks) - 1

@@ -51,8 +51,7 @@ class Recurrent(nn.Module):
         if not len(tokens):
             # all parameters stay part of the graph, which ranks without such tokens need too
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
-        lengths = sequence_lengths(tokens)
-        padded = pad_sequence(list(torch.split(tokens.x, lengths.tolist())), batch_first=True)
+        padded, lengths = padded_sequences(tokens, tokens.x)
         # torch takes these lengths on the CPU alone; packed, the backward direction starts at each
         # end
         packed = pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -93,8 +92,7 @@ class Brnn(nn.Module):
             return tokens.with_x(
                 self.out_proj(self.forward_step(e_TD) + self.backward_step(e_TD)).relu()
             )
-        lengths = sequence_lengths(tokens)
-        e_NLD = pad_sequence(list(e_TD.split(lengths.tolist())), batch_first=True)
+        e_NLD, lengths = padded_sequences(tokens, e_TD)
         last = lengths[:, None] - 1
         place = torch.arange(e_NLD.shape[1], device=lengths.device)
         # each sequence from its end; what pads it stays behind it
@@ -112,6 +110,17 @@ def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:
         h = (e + step(h)).relu()
         states.append(h)
     return torch.stack(states, 1)
+
+
+def padded_sequences(tokens: Tokens, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of tokens, at least one, as sequences (N, L, D) with zeros behind, and lengths (N,).
+
+    Args:
+        tokens: Each row, and within it each source, is a sequence.
+        x_TD: A vector of each.
+    """
+    lengths = sequence_lengths(tokens)
+    return pad_sequence(list(x_TD.split(lengths.tolist())), batch_first=True), lengths
 
 
 def sequence_lengths(tokens: Tokens) -> Tensor:

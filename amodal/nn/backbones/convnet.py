@@ -7,15 +7,13 @@ has no such stem; for images of 64 pixels and more its models are the better cho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
-from amodal.nn.backbones.body import Body, map_tokens
+from amodal.nn.backbones.body import Body, ImageField, map_tokens
 from amodal.nn.backbones.options import read_options
 
 NORMS = ("batch", "group")
@@ -41,22 +39,7 @@ class ConvnetOptions:
     norm: str = "batch"
 
 
-class PixelField(Protocol):
-    """What the body asks of a field of images: side and patch in pixels, moments of channels."""
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def tile(self) -> int: ...
-    @property
-    def mean(self) -> Sequence[float]: ...
-    @property
-    def std(self) -> Sequence[float]: ...
-
-
-def build(library: str, rest: str, modality: PixelField) -> ConvnetBody:
+def build(library: str, rest: str, modality: ImageField) -> ConvnetBody:
     """The network of a spec.
 
     Args:
@@ -87,7 +70,7 @@ class ConvnetBody(Body):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, modality: PixelField, options: ConvnetOptions):
+    def __init__(self, modality: ImageField, options: ConvnetOptions):
         super().__init__()
         self.channels, self.side = modality.channels, modality.size
         self.grid = modality.size / modality.tile
