@@ -216,11 +216,15 @@ def pages() -> dict[str, Page]:
 
 def plugin_pages() -> dict[str, Page]:
     """name -> page, for the methods of installed plug-ins that can be imported."""
+    from amodal import methods
     from amodal.core import registry
+    from amodal.core.references import underlying
 
     found = {}
-    for name, function in registry.working("methods").items():
-        file = inspect.getsourcefile(inspect.unwrap(function))
+    for name, function in registry.working("methods", methods.check_plugin).items():
+        function = inspect.unwrap(underlying(function))
+        function = function if hasattr(function, "__name__") else type(function)
+        file = inspect.getsourcefile(function)
         if file is not None:
             brought = registry.plugins("methods")[name].distribution
             found[name] = Page(Path(file), function.__name__, brought)

@@ -8,12 +8,14 @@ from typing import cast
 
 from amodal.core import AmodalError, unknown
 from amodal.core.references import load_reference
-from amodal.core.registry import Plugin, find_plugin, load, pages, plugins
+from amodal.core.registry import Plugin, canonical, find_plugin, load, pages, plugins, reserve
+from amodal.core.user_code import user_code
 from amodal.evaluate.needs import CHANGED_RECORDS
-from amodal.evaluate.old_names import current_name
+from amodal.evaluate.old_names import OLD_NAMES, current_name
 from amodal.evaluate.protocol import Protocol
 
 FOLDER = "evaluate/protocols"
+reserve("protocols", OLD_NAMES)
 ProtocolLike = str | Protocol | type[Protocol]
 
 
@@ -33,7 +35,7 @@ def protocol(which: ProtocolLike) -> Protocol:
     if ":" in which:
         return _as_protocol(load_reference(which), which)
     name = current_name(which)
-    if (plugin := find_plugin("protocols", name)) is not None:
+    if (plugin := find_plugin("protocols", which)) is not None:
         return _as_protocol(plugin.load(check_plugin), str(plugin))
     if name in pages(FOLDER):
         return _own(name)
@@ -80,17 +82,27 @@ def changes_records(protocols: Iterable[ProtocolLike]) -> bool:
 
 
 def check_plugin(plugin: Plugin, value: object) -> None:
-    """Raise an AmodalError for a plug-in's object that is no protocol."""
-    _as_protocol(value, str(plugin))
+    """Raise an AmodalError for a plug-in's object that is no protocol of its entry point's name."""
+    made = _as_protocol(value, plugin.entry.value)
+    if canonical(made.name) != plugin.name:
+        raise AmodalError(
+            f"the protocol says name = {made.name!r}, its entry point {plugin.name!r}; they must "
+            "be one name"
+        )
 
 
 def _as_protocol(value: object, shown: str) -> Protocol:
     if isinstance(value, type) and issubclass(value, Protocol):
-        value = value()
+        with user_code(f"{value.__name__}(), called to make the protocol {shown},", value):
+            value = value()
     if not isinstance(value, Protocol):
         raise AmodalError(
             f"{shown} is no protocol: an object of a subclass of amodal.evaluate.Protocol is needed"
         )
     if not value.name:
         raise AmodalError(f"the protocol {type(value).__name__} ({shown}) has no name; set `name`")
+    if type(value).measure is None and type(value).run is Protocol.run:
+        raise AmodalError(
+            f"the protocol {value.name} ({type(value).__name__}) has neither `run` nor `measure`"
+        )
     return value
