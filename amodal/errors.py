@@ -26,12 +26,14 @@ class UserCodeError(AmodalError):
         self.code_traceback = code_traceback
 
 
-def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three of `names` that are similar to `name`, best first."""
+def nearest(name: object, names: Iterable[str]) -> list[str]:
+    """Up to three of `names` that are similar to `name`, best first; none to what is no text."""
+    if not isinstance(name, str):
+        return []
     return difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
 
 
-def unknown(kind: str, name: str, names: Iterable[str], hint: str = "") -> AmodalError:
+def unknown(kind: str, name: object, names: Iterable[str], hint: str = "") -> AmodalError:
     """The error for a name that is not one of `names`.
 
     Args:

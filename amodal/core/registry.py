@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import amodal
+from amodal.core.argument_types import check_type, is_word
 from amodal.errors import AmodalError, unknown
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ def load(folder: str, name: str, kind: str) -> ModuleType:
 
 
 def canonical(name: str) -> str:
-    """`decur-plus` and `decur_plus` are one name."""
+    """`decur-plus` and `decur_plus` are one name.
+
+    Raises:
+        AmodalError: it is no text.
+    """
+    check_type("a name", name, is_word, "a text")
     return name.replace("-", "_")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.core import AmodalError
+from amodal.core.argument_types import check_type, has_names
 from amodal.core.registry import canonical, find_plugin
 from amodal.data import bundled, infer_schema, readers, schema, sets
 from amodal.data.dataset import Dataset, columns_of
@@ -50,6 +51,8 @@ def open_dataset(
     if isinstance(source, Dataset):
         return source
     if isinstance(source, Mapping):
+        check_type("data in memory", source, has_names, "a dict of name -> values")
+        check_type("fields", fields or {}, has_names, "a dict of column -> modality")
         return infer_arrays(source, name=name, fields=fields)
     if not isinstance(source, str | os.PathLike | Remote):
         raise AmodalError(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from typing import cast
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, is_list
 from amodal.core.references import load_reference
 from amodal.core.registry import Plugin, canonical, find_plugin, load, pages, plugins, reserve
-from amodal.core.user_code import user_code
-from amodal.evaluate.needs import CHANGED_RECORDS
+from amodal.core.user_code import call_mistake, user_code
+from amodal.evaluate.needs import CHANGED_RECORDS, Need
 from amodal.evaluate.old_names import OLD_NAMES, current_name
 from amodal.evaluate.protocol import Protocol
 
@@ -77,6 +79,7 @@ def protocol_of_report(name: str) -> Protocol:
 def changes_records(protocols: Iterable[ProtocolLike]) -> bool:
     """Whether any of the protocols embeds changed values or parts of values, so that cached
     features do not do."""
+    check_type("protocols", protocols, is_list, "a list of names or Protocols, such as ['knn']")
     chosen = [protocol(p) for p in protocols]
     return any(CHANGED_RECORDS in one.needs or one.reads_tokens for one in chosen)
 
@@ -105,4 +108,13 @@ def _as_protocol(value: object, shown: str) -> Protocol:
         raise AmodalError(
             f"the protocol {value.name} ({type(value).__name__}) has neither `run` nor `measure`"
         )
+    wrong = call_mistake(value.run, "context")
+    if wrong or not callable(value.run):
+        wrong = f"`run` {wrong or 'is no function'}; it is def run(self, context)"
+    elif not is_list(value.needs) or not all(isinstance(need, Need) for need in value.needs):
+        wrong = "`needs` must be a tuple of needs of amodal.evaluate.needs"
+    elif value.Options is not None and not is_dataclass(value.Options):
+        wrong = "`Options` must be a dataclass"
+    if wrong:
+        raise AmodalError(f"the protocol {value.name} ({type(value).__name__}): {wrong}")
     return value

@@ -376,7 +376,7 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
     parsed = parse(method, options)
     check_required(method, parsed)
     builder = function(method)
-    if is_user_code(method):
+    if is_user_code(method) or distribution(method):
         with user_code(f"{title(method)}()", builder):
             made = builder(encoder, **parsed)
     else:

@@ -48,8 +48,8 @@ def _check_callback(callback: object) -> None:
     with user_code(f"the callback {name}, asked for its hooks,"):
         hooks = {hook: getattr(callback, hook, None) for hook in HOOKS}
         others = [n for n in dir(callback) if n.startswith("on") and not n.startswith("__")]
-    given = {hook: value for hook, value in hooks.items() if value is not None}
-    if not given:
+    present = {hook: value for hook, value in hooks.items() if value is not None}
+    if not present:
         close = [f"{n} (did you mean {nearest(n, HOOKS)[0]}?)" for n in others if nearest(n, HOOKS)]
         raise AmodalError(
             f"a callback has one of {', '.join(HOOKS)}; {name} has none of them"
@@ -57,7 +57,7 @@ def _check_callback(callback: object) -> None:
             + f". A hook is a method such as {_definition('on_log')}"
             + ("; a function (step, values) is a logger: logger=…" if callable(callback) else "")
         )
-    for hook, value in given.items():
+    for hook, value in present.items():
         if not callable(value):
             raise AmodalError(
                 f"{name}.{hook} is {_of_type(value)}, and a hook is a method: {_definition(hook)}"
