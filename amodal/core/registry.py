@@ -106,6 +106,7 @@ class Plugin:
         distribution: name and version of what brought it.
         entry: where its object is, as "package.module:object".
         failure: the traceback of its import, or what is wrong with its object; "" for neither.
+        reported: whether the log says that it is skipped.
     """
 
     kind: str
@@ -115,6 +116,7 @@ class Plugin:
     failure: str = ""
     _loaded: Any = field(default=None, repr=False)
     _checked: bool = field(default=False, repr=False)
+    reported: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} of {self.distribution} ({self.entry.value})"
@@ -141,8 +143,6 @@ class Plugin:
                 self.failure = str(error).rstrip(".")
             except BaseException:  # whatever a stranger's module does, also sys.exit
                 self.failure = traceback.format_exc()
-            if self.failure:
-                log.warning("the plug-in %s is skipped: %s", self, self.reason)
         if self.failure:
             whole = " `amodal doctor` shows the whole traceback."
             raise AmodalError(
@@ -246,7 +246,9 @@ def working(kind: str, check: Check | None = None) -> dict[str, Any]:
         try:
             objects[name] = plugin.load(check)
         except AmodalError:
-            continue
+            if not plugin.reported:
+                plugin.reported = True
+                log.warning("the plug-in %s is skipped: %s", plugin, plugin.reason)
     return objects
 
 

@@ -213,6 +213,9 @@ def test_an_object_that_does_not_fit_is_named_in_one_sentence(install, kind, sou
     assert lines[at].endswith("broken:") and re.search(reason, lines[at + 1])
     assert lines[at + 1].strip().rstrip(".") in str(e.value) and "Traceback" not in "".join(lines)
     assert catalog.listing()  # a plug-in that does not fit breaks no list
+    if kind == "methods":
+        with pytest.raises(AmodalError, match=reason):
+            catalog.shown("odd")
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(3)", "class E(BaseException): ...\nraise E"])
