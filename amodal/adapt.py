@@ -14,6 +14,7 @@ from torch import Tensor
 
 from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
+from amodal.core.argument_types import check_type, has_names, is_whole, is_word
 from amodal.core.protocols import Generates
 from amodal.core.recipe import NAMES, accepts_old_names
 from amodal.data import Dataset
@@ -100,6 +101,9 @@ def adapt(
             raise unknown(
                 "setting of adapt", name, SETTINGS, "The encoder stays as the run has it."
             )
+    check_type("label", label, is_word, "the name of a label")
+    check_type("options", options or {}, has_names, "a dict of name -> value")
+    check_type("shots", 1 if shots is None else shots, is_whole, "a whole number")
     method, chosen = method_options(run, label, tuning, task, options or {})
     dataset = open_data(data)
     is_list = "," in label and label not in dataset.labels

@@ -216,11 +216,15 @@ def pages() -> dict[str, Page]:
 
 def plugin_pages() -> dict[str, Page]:
     """name -> page, for the methods of installed plug-ins that can be imported."""
+    from amodal import methods
     from amodal.core import registry
+    from amodal.core.references import underlying
 
     found = {}
-    for name, function in registry.working("methods").items():
-        file = inspect.getsourcefile(inspect.unwrap(function))
+    for name, function in registry.working("methods", methods.check_plugin).items():
+        function = inspect.unwrap(underlying(function))
+        function = function if hasattr(function, "__name__") else type(function)
+        file = inspect.getsourcefile(function)
         if file is not None:
             brought = registry.plugins("methods")[name].distribution
             found[name] = Page(Path(file), function.__name__, brought)
@@ -269,13 +273,18 @@ def shown(key: str, source: bool = False) -> RenderableType:
         source: show the text of the page instead.
 
     Raises:
-        AmodalError: there is no such key; the nearest ones are offered.
+        AmodalError: there is no such key; the nearest ones are offered. Also for a plug-in's method
+            that cannot be used, and a name that two plug-ins have.
     """
+    from amodal import methods
+    from amodal.core import registry
+
     if ":" in key:
         return _shown_code(key, source)
     name = key.replace("-", "_")
     row = find(name) or next((r for r in rows() if str(r.row) == key), None)
     name = row.key if row else name
+    plugin = registry.find_plugin("methods", name)
     if name in pages():
         page = pages()[name]
         return (
@@ -283,6 +292,8 @@ def shown(key: str, source: bool = False) -> RenderableType:
             if source
             else _shown(name, page, row)
         )
+    if plugin is not None:
+        plugin.load(methods.check_plugin)  # says why it is not among the pages
     if row is None:
         from amodal.errors import unknown
 

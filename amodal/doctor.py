@@ -17,9 +17,18 @@ import amodal
 from amodal import methods, modalities
 from amodal.core import matmul, registry
 from amodal.data import bundled, sets
+from amodal.evaluate import protocol_registry
+from amodal.nn.backbones import plugin as backbones
 from amodal.train.precision import has_hardware_bf16
 
-PLUGIN_CHECKS = {"modalities": modalities.check_plugin, "datasets": sets.check_plugin}
+PLUGIN_CHECKS = {
+    "methods": methods.check_plugin,
+    "modalities": modalities.check_plugin,
+    "protocols": protocol_registry.check_plugin,
+    "backbones": backbones.check_plugin,
+    "datasets": sets.check_plugin,
+}
+"""Kind of plug-in -> what its objects must pass, as where they are used."""
 
 
 def report() -> Table:
@@ -55,14 +64,17 @@ def rows() -> dict[str, str]:
 
 
 def plugins() -> list[str]:
-    """A line for each installed plug-in, with its traceback if it cannot be imported."""
+    """A line for each installed plug-in, with its traceback if it cannot be imported, what is
+    wrong with it if it is not what its kind must be, and a line for each name that clashes."""
     lines = []
     for kind in registry.KINDS:
         broken = registry.broken_plugins(PLUGIN_CHECKS, [kind])
         for plugin in registry.plugins(kind).values():
             lines.append(f"{kind}: {plugin}" + ("" if plugin not in broken else ", broken:"))
             lines += [f"  {line}" for line in plugin.failure.splitlines()]
-        lines += [f"{kind}: {conflict}" for conflict in registry.installed(kind).conflicts.values()]
+        found = registry.installed(kind)
+        clashes = {**found.conflicts, **found.shadowed}
+        lines += [f"{kind}: {clash}" for clash in clashes.values()]
     return lines
 
 

@@ -13,12 +13,27 @@ class AmodalError(ValueError):
     """A mistake that the user can correct. The command line prints it without a traceback."""
 
 
-def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three of `names` that are similar to `name`, best first."""
+class UserCodeError(AmodalError):
+    """Code of the user's raised. The command line prints the traceback of that code too.
+
+    Args:
+        message: What was called, what it raised, and what to do.
+        code_traceback: The part of the traceback that is in the user's code, "" for none.
+    """
+
+    def __init__(self, message: str, code_traceback: str = ""):
+        super().__init__(message)
+        self.code_traceback = code_traceback
+
+
+def nearest(name: object, names: Iterable[str]) -> list[str]:
+    """Up to three of `names` that are similar to `name`, best first; none to what is no text."""
+    if not isinstance(name, str):
+        return []
     return difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
 
 
-def unknown(kind: str, name: str, names: Iterable[str], hint: str = "") -> AmodalError:
+def unknown(kind: str, name: object, names: Iterable[str], hint: str = "") -> AmodalError:
     """The error for a name that is not one of `names`.
 
     Args:

@@ -16,6 +16,7 @@ from torch import nn
 from amodal import data as records
 from amodal.adapt import adapt, predictions
 from amodal.core import AmodalError
+from amodal.core.argument_types import check_type, is_path
 from amodal.core.part import Spec
 from amodal.data import Dataset, Openable
 from amodal.evaluate import Embedded, Report, changes_records, embed_records
@@ -84,6 +85,7 @@ def load(
     Raises:
         AmodalError: For no run, an unfinished one, damaged weights, and code that was not passed.
     """
+    check_type("the run", path, is_path, "a folder")
     return Model._open(Path(path), device=device, method=method, backbones=backbones)
 
 
@@ -262,10 +264,11 @@ class Model(HubMixin):
             untrained: Measure the same encoder before training beside it.
             options: Of `amodal.evaluate.evaluate`.
         """
+        needs_changes = changes_records(() if protocols is None else protocols)
         baseline = self.untrained().encoder if untrained else None
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
-        if not changes_records(protocols or ()):
+        if not needs_changes:
             dataset = self.with_features(dataset)
         return run_protocols(
             self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options

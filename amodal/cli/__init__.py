@@ -17,7 +17,7 @@ from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
 from amodal.cli.use import embed, evaluate, export, predict, view
-from amodal.errors import AmodalError, unknown
+from amodal.errors import AmodalError, UserCodeError, unknown
 
 VERBS = {
     f.__name__: f
@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         raise SystemExit(130) from None
     except (AmodalError, OSError) as e:  # OSError: a missing or protected file, or a full disk
+        if isinstance(e, UserCodeError) and e.code_traceback:
+            print(e.code_traceback, file=sys.stderr)
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None
 

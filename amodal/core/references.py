@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from amodal.errors import AmodalError, unknown
+from amodal.errors import AmodalError, UserCodeError, unknown
 
 FILE_PREFIX = "_amodal_user_"
 """How the modules of users' files are called, so that they shadow no installed one."""
@@ -69,6 +69,10 @@ def load_reference(text: str) -> Any:
         AmodalError: If there is no such file, module or name, or if the code raises.
     """
     location, _, name = text.rpartition(":")
+    if not location or not name:
+        raise AmodalError(
+            f"{text!r} is no reference to code: it is PACKAGE.MODULE:NAME or FILE.py:NAME"
+        )
     module = _from_file(Path(location)) if location.endswith(".py") else _from_package(location)
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
@@ -89,17 +93,34 @@ def _from_file(file: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses look up their module
     try:
         spec.loader.exec_module(module)
-    except Exception as e:
+    except KeyboardInterrupt:
         del sys.modules[name]
-        raise AmodalError(f"{file} cannot be run: {type(e).__name__}: {e}") from e
+        raise
+    except BaseException as e:  # also what sys.exit raises
+        sys.modules.pop(name, None)
+        raise _not_run(str(file), "cannot be run", e) from e
     return module
 
 
 def _from_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as e:
+    except ModuleNotFoundError as e:
         raise AmodalError(
             f"the module {name!r} cannot be imported ({type(e).__name__}: {e}); "
             "refer to your own code as PACKAGE.MODULE:NAME or FILE.py:NAME"
         ) from e
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # also what sys.exit raises
+        raise _not_run(f"the module {name!r}", "cannot be imported", e) from e
+
+
+def _not_run(code: str, what: str, error: BaseException) -> AmodalError:
+    """The error for code of the user's that raises when it is imported."""
+    from amodal.core.user_code import code_traceback, described  # it imports this module
+
+    advice = ""
+    if isinstance(error, SystemExit):
+        advice = "; what runs as a program alone belongs below if __name__ == '__main__'"
+    return UserCodeError(f"{code} {what}: {described(error)}{advice}", code_traceback(error))

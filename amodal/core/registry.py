@@ -6,7 +6,9 @@ by entry points:
     [project.entry-points."amodal.modalities"]
     points = "amodal_example.points:Points"
 
-Entry points are read when somebody asks for them, and a plug-in is imported when it is used.
+Entry points are read when somebody asks for them, and a plug-in is imported when it is used. One
+rule for names holds for all kinds: of a plug-in and something of the package's own, the package's
+own is used; two plug-ins of one name are an error where the name is asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import importlib
 import logging
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import amodal
+from amodal.core.argument_types import check_type, is_word
 from amodal.errors import AmodalError, unknown
 
 if TYPE_CHECKING:
@@ -36,6 +40,9 @@ KINDS = {
     "datasets": "data/sets",
 }
 """Kind of plug-in -> the folder of the package's own pages of that kind, "" where it has none."""
+
+_reserved: dict[str, set[str]] = {}
+"""Kind -> names of the package's own that are no pages. See `reserve`."""
 
 BESIDE = ("contract", "recipes", "saved")
 """Files beside pages that are none."""
@@ -76,7 +83,12 @@ def load(folder: str, name: str, kind: str) -> ModuleType:
 
 
 def canonical(name: str) -> str:
-    """`decur-plus` and `decur_plus` are one name."""
+    """`decur-plus` and `decur_plus` are one name.
+
+    Raises:
+        AmodalError: it is no text.
+    """
+    check_type("a name", name, is_word, "a text")
     return name.replace("-", "_")
 
 
@@ -93,7 +105,8 @@ class Plugin:
         name: what users call it.
         distribution: name and version of what brought it.
         entry: where its object is, as "package.module:object".
-        failure: the traceback of its import, "" unless that failed.
+        failure: the traceback of its import, or what is wrong with its object; "" for neither.
+        reported: whether the log says that it is skipped.
     """
 
     kind: str
@@ -102,6 +115,8 @@ class Plugin:
     entry: EntryPoint
     failure: str = ""
     _loaded: Any = field(default=None, repr=False)
+    _checked: bool = field(default=False, repr=False)
+    reported: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} of {self.distribution} ({self.entry.value})"
@@ -110,30 +125,35 @@ class Plugin:
         """Its object, imported once.
 
         Args:
-            check: called with the plug-in and the object at the first import.
+            check: called with the plug-in and the object, once.
 
         Raises:
             AmodalError: its import or the check failed, now or before.
         """
-        if self._loaded is None and not self.failure:
+        if not self.failure:
             try:
-                loaded = self.entry.load()
-                if check is not None:
-                    check(self, loaded)
-                self._loaded = loaded
-            except (Exception, SystemExit):  # whatever a stranger's module does
+                if self._loaded is None:
+                    self._loaded = self.entry.load()
+                if check is not None and not self._checked:
+                    check(self, self._loaded)
+                    self._checked = True
+            except KeyboardInterrupt:
+                raise
+            except AmodalError as error:  # a sentence of ours, which needs no traceback
+                self.failure = str(error).rstrip(".")
+            except BaseException:  # whatever a stranger's module does, also sys.exit
                 self.failure = traceback.format_exc()
-                log.warning("the plug-in %s is skipped: %s", self, self.reason)
         if self.failure:
+            whole = " `amodal doctor` shows the whole traceback."
             raise AmodalError(
-                f"the plug-in {self} cannot be used: {self.reason}. "
-                "`amodal doctor` shows the whole traceback."
+                f"the plug-in {self} cannot be used: {self.reason}."
+                f"{whole if self.reason != self.failure else ''}"
             )
         return self._loaded
 
     @property
     def reason(self) -> str:
-        """The last line of the traceback, "" where there is none."""
+        """What is wrong with it, in a line; "" where nothing is."""
         return self.failure.strip().rpartition("\n")[2]
 
 
@@ -143,11 +163,21 @@ class Installed:
 
     Args:
         plugins: name -> plug-in, of names that one plug-in has.
-        conflicts: name -> what to do, of names that several have.
+        conflicts: name -> what to do, of names that several plug-ins have.
+        shadowed: name -> what to do, of names that are also the package's own.
+        warned: the names of `shadowed` that were asked for.
     """
 
     plugins: dict[str, Plugin]
     conflicts: dict[str, str]
+    shadowed: dict[str, str]
+    warned: set[str] = field(default_factory=set)
+
+
+def reserve(kind: str, names: Iterable[str]) -> None:
+    """Say which names of a kind are the package's own beside those of its pages."""
+    _reserved.setdefault(kind, set()).update(map(canonical, names))
+    installed.cache_clear()
 
 
 @cache
@@ -157,44 +187,52 @@ def installed(kind: str) -> Installed:
 
     if kind not in KINDS:
         raise unknown("kind of plug-in", kind, KINDS)
-    own = pages(KINDS[kind]) if KINDS[kind] else {}
+    own = {*(pages(KINDS[kind]) if KINDS[kind] else ()), *_reserved.get(kind, ())}
     of_name: dict[str, list[Plugin]] = {}
     for entry in entry_points(group=f"amodal.{kind}"):
         plugin = Plugin(kind, canonical(entry.name), _distribution(entry), entry)
         of_name.setdefault(plugin.name, []).append(plugin)
-    found, conflicts = {}, {}
+    found, conflicts, shadowed = {}, {}, {}
     for name, same in sorted(of_name.items()):
-        sources = [plugin.distribution for plugin in same]
         if name in own:
-            sources.insert(0, f"amodal {amodal.__version__} itself")
-        if len(sources) == 1:
+            others = ", ".join(f"not {p.entry.value} of {p.distribution}" for p in same)
+            shadowed[name] = (
+                f"{name!r} of amodal.{kind} is amodal's own, {others}. Rename the entry point, or "
+                "uninstall it."
+            )
+        elif len(same) == 1:
             found[name] = same[0]
         else:
-            number = "two" if len(sources) == 2 else str(len(sources))
+            number = "two" if len(same) == 2 else str(len(same))
+            listed = " and ".join(f"{p.entry.value} of {p.distribution}" for p in same)
             conflicts[name] = (
-                f"{number} of amodal.{kind} are called {name!r}: "
-                f"{', '.join(f'one of {source}' for source in sources)}. "
+                f"{number} of amodal.{kind} are called {name!r}: {listed}. "
                 "Uninstall all but one, or rename an entry point."
             )
-    return Installed(found, conflicts)
+    return Installed(found, conflicts, shadowed)
 
 
 def plugins(kind: str) -> dict[str, Plugin]:
     """Name -> plug-in of the entry-point group `amodal.<kind>`, without the names that several
-    have. Nothing is imported."""
+    or the package's own have. Nothing is imported."""
     return installed(kind).plugins
 
 
 def find_plugin(kind: str, name: str) -> Plugin | None:
-    """The plug-in of this name, None where there is none.
+    """The plug-in of this name, None where there is none or the name is the package's own.
+
+    The first time that a name is asked for which both have, a warning says whose is used.
 
     Raises:
-        AmodalError: two have this name, or it is also that of a page of the package's own.
+        AmodalError: two plug-ins have this name.
     """
-    name = canonical(name)
-    if name in installed(kind).conflicts:
-        raise AmodalError(installed(kind).conflicts[name])
-    return plugins(kind).get(name)
+    name, found = canonical(name), installed(kind)
+    if name in found.shadowed and name not in found.warned:
+        found.warned.add(name)
+        warnings.warn(found.shadowed[name], stacklevel=3)
+    if name in found.conflicts:
+        raise AmodalError(found.conflicts[name])
+    return found.plugins.get(name)
 
 
 def _distribution(entry: EntryPoint) -> str:
@@ -208,7 +246,9 @@ def working(kind: str, check: Check | None = None) -> dict[str, Any]:
         try:
             objects[name] = plugin.load(check)
         except AmodalError:
-            continue
+            if not plugin.reported:
+                plugin.reported = True
+                log.warning("the plug-in %s is skipped: %s", plugin, plugin.reason)
     return objects
 
 

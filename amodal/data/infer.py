@@ -203,7 +203,7 @@ def _assemble(
         if column in chosen:
             kind, name = chosen[column], field_names[column]
             other = column if name != column else ""
-            if isinstance(kind, str):
+            if not isinstance(kind, Modality):
                 fields[name] = Field(modalities.make(kind), other, declared=())
             else:
                 fields[name] = Field(kind, other)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from amodal.core import AmodalError
-from amodal.core.registry import canonical
+from amodal.core.argument_types import check_type, has_names
+from amodal.core.registry import canonical, find_plugin
 from amodal.data import bundled, infer_schema, readers, schema, sets
 from amodal.data.dataset import Dataset, columns_of
 from amodal.data.infer import infer, infer_arrays
 from amodal.data.measure import complete_fields
 from amodal.data.readers import FilePattern
-from amodal.data.remote import AnyPath, as_path, local_schema
+from amodal.data.remote import AnyPath, Remote, as_path, local_schema
 from amodal.modalities import Modality
 
 Openable = str | AnyPath | Mapping[str, Sequence[Any]] | Dataset
@@ -49,7 +51,14 @@ def open_dataset(
     if isinstance(source, Dataset):
         return source
     if isinstance(source, Mapping):
+        check_type("data in memory", source, has_names, "a dict of name -> values")
+        check_type("fields", fields or {}, has_names, "a dict of column -> modality")
         return infer_arrays(source, name=name, fields=fields)
+    if not isinstance(source, str | os.PathLike | Remote):
+        raise AmodalError(
+            "data is a path, an address, the name of a set, a dict of name -> values, or a "
+            f"Dataset, not of type {type(source).__name__}"
+        )
     if fields:
         raise AmodalError(
             "`fields` is for values in memory. For data on disk write them into its dataset.toml."
@@ -70,6 +79,7 @@ def _named_set(name: str) -> Path | None:
     a path.
     """
     if name in bundled.NAMES:
+        find_plugin("datasets", name)  # warns of one of this name
         return bundled.path(name)
     if canonical(name) in sets.names():
         if not sets.is_built(name):

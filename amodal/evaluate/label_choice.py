@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, is_list_of_words
 from amodal.data import Dataset
 from amodal.inference.embed import known
 
@@ -57,6 +58,12 @@ class LabelChoice:
         if label is None:
             names = usual_label(dataset) + [name for name in [declared] if name]
         else:
+            check_type(
+                "label",
+                [label] if isinstance(label, str) else label,
+                is_list_of_words,
+                "a name or a list of names",
+            )
             names = [label] if isinstance(label, str) else list(label)
         times = tuple(n for n in names if "," in n and n not in dataset.labels)
         choice = LabelChoice(tuple(names), times, declared, label is not None)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from typing import cast
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, is_list
 from amodal.core.references import load_reference
-from amodal.core.registry import Plugin, find_plugin, load, pages, plugins
-from amodal.evaluate.needs import CHANGED_RECORDS
-from amodal.evaluate.old_names import current_name
+from amodal.core.registry import Plugin, canonical, find_plugin, load, pages, plugins, reserve
+from amodal.core.user_code import call_mistake, user_code
+from amodal.evaluate.needs import CHANGED_RECORDS, Need
+from amodal.evaluate.old_names import OLD_NAMES, current_name
 from amodal.evaluate.protocol import Protocol
 
 FOLDER = "evaluate/protocols"
+reserve("protocols", OLD_NAMES)
 ProtocolLike = str | Protocol | type[Protocol]
 
 
@@ -33,7 +37,7 @@ def protocol(which: ProtocolLike) -> Protocol:
     if ":" in which:
         return _as_protocol(load_reference(which), which)
     name = current_name(which)
-    if (plugin := find_plugin("protocols", name)) is not None:
+    if (plugin := find_plugin("protocols", which)) is not None:
         return _as_protocol(plugin.load(check_plugin), str(plugin))
     if name in pages(FOLDER):
         return _own(name)
@@ -75,22 +79,42 @@ def protocol_of_report(name: str) -> Protocol:
 def changes_records(protocols: Iterable[ProtocolLike]) -> bool:
     """Whether any of the protocols embeds changed values or parts of values, so that cached
     features do not do."""
+    check_type("protocols", protocols, is_list, "a list of names or Protocols, such as ['knn']")
     chosen = [protocol(p) for p in protocols]
     return any(CHANGED_RECORDS in one.needs or one.reads_tokens for one in chosen)
 
 
 def check_plugin(plugin: Plugin, value: object) -> None:
-    """Raise an AmodalError for a plug-in's object that is no protocol."""
-    _as_protocol(value, str(plugin))
+    """Raise an AmodalError for a plug-in's object that is no protocol of its entry point's name."""
+    made = _as_protocol(value, plugin.entry.value)
+    if canonical(made.name) != plugin.name:
+        raise AmodalError(
+            f"the protocol says name = {made.name!r}, its entry point {plugin.name!r}; they must "
+            "be one name"
+        )
 
 
 def _as_protocol(value: object, shown: str) -> Protocol:
     if isinstance(value, type) and issubclass(value, Protocol):
-        value = value()
+        with user_code(f"{value.__name__}(), called to make the protocol {shown},", value):
+            value = value()
     if not isinstance(value, Protocol):
         raise AmodalError(
             f"{shown} is no protocol: an object of a subclass of amodal.evaluate.Protocol is needed"
         )
     if not value.name:
         raise AmodalError(f"the protocol {type(value).__name__} ({shown}) has no name; set `name`")
+    if type(value).measure is None and type(value).run is Protocol.run:
+        raise AmodalError(
+            f"the protocol {value.name} ({type(value).__name__}) has neither `run` nor `measure`"
+        )
+    wrong = call_mistake(value.run, "context")
+    if wrong or not callable(value.run):
+        wrong = f"`run` {wrong or 'is no function'}; it is def run(self, context)"
+    elif not is_list(value.needs) or not all(isinstance(need, Need) for need in value.needs):
+        wrong = "`needs` must be a tuple of needs of amodal.evaluate.needs"
+    elif value.Options is not None and not is_dataclass(value.Options):
+        wrong = "`Options` must be a dataclass"
+    if wrong:
+        raise AmodalError(f"the protocol {value.name} ({type(value).__name__}): {wrong}")
     return value

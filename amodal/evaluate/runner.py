@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, is_count
 from amodal.core.matmul import fast_products
+from amodal.core.user_code import user_code
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.evaluate.columns import Columns, ProtocolRun, columns_of
@@ -77,6 +79,7 @@ def evaluate(
             if there is nothing to train or test on.
     """
     options = {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
+    check_type("seed", seed, is_count, "a whole number, 0 or more")
     encoder, dataset = _opened(model, dataset)
     labels = LabelChoice.of(dataset, label)
     chosen = _chosen(protocols, labels)
@@ -276,7 +279,11 @@ def _with_features(context: Context) -> SimpleNamespace:
 
 def _result(one: Protocol, context: Context) -> Result:
     one.check(context)
-    result = one.run(context)
+    if type(one).__module__.startswith("amodal."):
+        result = one.run(context)
+    else:
+        with user_code(f"the protocol {one.name}", type(one)):
+            result = one.run(context)
     if not isinstance(result, Result):
         raise AmodalError(
             f"the protocol {one.name} returned {type(result).__name__}, and a Result is needed"

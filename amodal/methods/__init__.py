@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-import traceback
 import typing
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,7 +19,8 @@ from types import ModuleType, SimpleNamespace
 
 from amodal.core.recipe import Recipe
 from amodal.core.references import is_reference, load_reference, underlying
-from amodal.core.registry import Plugin, canonical, find_plugin, load, pages
+from amodal.core.registry import Plugin, find_plugin, load, pages
+from amodal.core.user_code import async_mistake, definition_place, user_code
 from amodal.errors import AmodalError, unknown
 from amodal.methods.recipes import small_recipe
 
@@ -55,10 +55,7 @@ def distribution(method: MethodLike) -> str:
 
 
 def _plugin(name: str) -> Plugin | None:
-    """The plug-in that brings a method. The package's own names come first: a conflict among
-    plug-ins is no concern of those who use neither."""
-    if canonical(name) in pages("methods"):
-        return None
+    """The plug-in that brings a method. The package's own names come first."""
     return find_plugin("methods", name)
 
 
@@ -134,6 +131,10 @@ def checked(method: typing.Any) -> Callable[..., Method]:
                 f"{title(method)}() takes {p.name!r} by position; options of a method stand behind "
                 f"a *: def {title(method)}(encoder, *, {p.name}=…)"
             )
+    if mistake := async_mistake(method):
+        raise AmodalError(
+            f"{title(method)}() {mistake}; a method is a function (encoder, *, options) -> Method"
+        )
     build_it: Callable[..., Method] = method
     return build_it
 
@@ -341,6 +342,23 @@ def read_option(what: str, value: object, kind: type) -> object:
         raise AmodalError(f"{what} must be a {kind.__name__}, not {value!r}") from None
 
 
+def check_required(method: MethodLike, chosen: Mapping[str, object]) -> None:
+    """Check that every option without a default is chosen.
+
+    Raises:
+        AmodalError: If one is not; the message says where the function is, and how to give it.
+    """
+    missing = [n for n, p in options(method).items() if p.default is p.empty and n not in chosen]
+    if missing:
+        place = definition_place(function(method))
+        raise AmodalError(
+            f"{title(method)}(){f' in {place[0]}, line {place[1]},' if place else ''} has no "
+            f"default for {', '.join(missing)}, and no value is given: "
+            f"--method.{missing[0].replace('_', '-')} VALUE, or in Python "
+            f"options={{{missing[0]!r}: VALUE}}"
+        )
+
+
 def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
     """Build a method.
 
@@ -350,23 +368,19 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
         **options: Of the method's function.
 
     Raises:
-        AmodalError: For unknown options and wrong types, and for a function that returns no Method.
+        AmodalError: For unknown options, wrong types and options that lack, for a function of the
+            user's that raises, and for one that returns no Method.
     """
     from amodal.methods.contract import Method
 
     parsed = parse(method, options)
-    try:
-        made = function(method)(encoder, **parsed)
-    except AmodalError:
-        raise
-    except Exception as e:  # whatever the user's own code raises
-        if not is_user_code(method):
-            raise
-        frame = traceback.extract_tb(e.__traceback__)[-1]
-        raise AmodalError(
-            f"{title(method)}() raised {type(e).__name__}: {e} ({frame.filename}, line "
-            f"{frame.lineno})"
-        ) from e
+    check_required(method, parsed)
+    builder = function(method)
+    if is_user_code(method) or distribution(method):
+        with user_code(f"{title(method)}()", builder):
+            made = builder(encoder, **parsed)
+    else:
+        made = builder(encoder, **parsed)
     if not isinstance(made, Method):
         raise AmodalError(
             f"{title(method)}() returned {type(made).__name__}; a method's function returns an "
@@ -378,6 +392,7 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
 __all__ = [
     "OLD_OPTIONS",
     "build",
+    "check_required",
     "check_writable",
     "checked",
     "distribution",

@@ -22,6 +22,7 @@ from torch import nn
 from amodal import methods
 from amodal.core import AmodalError
 from amodal.core import part as parts
+from amodal.core.argument_types import check_type, has_names
 from amodal.core.part import Spec, from_spec, supplied, to_spec
 from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.core.references import dotted_name, source_hash
@@ -163,6 +164,7 @@ def load_run(
         return _format_1(folder)
     config, spec = read_config(folder / "config.json"), read_spec(folder)
     weights = files.checked_weights(folder, config)
+    check_type("backbones", backbones or {}, has_names, "a dict of field -> module")
     modules = {field: made_module(backbone) for field, backbone in (backbones or {}).items()}
     code = user_code(spec, method, modules)
     with describing(folder / SPEC, spec), supplied(code):

@@ -8,7 +8,7 @@ its name: what others need is a hook or an attribute of `Modality`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, cast
 
 from amodal.core import AmodalError, registry
@@ -100,7 +100,13 @@ def check_plugin(plugin: Plugin, loaded: Any) -> None:
             f"the class says kind = {loaded.kind!r}, its entry point {plugin.name!r}; they must "
             "be one name"
         )
-    loaded()  # a class with an abstract method that is not there, or a field without a default
+    if not cast(Any, loaded).__dataclass_params__.frozen:
+        raise AmodalError(f"{plugin.entry.value} must be frozen: @dataclass(frozen=True)")
+    if missing := sorted(loaded.__abstractmethods__):
+        raise AmodalError(f"{plugin.entry.value} lacks what a modality has: {', '.join(missing)}")
+    if unset := [f.name for f in fields(loaded) if f.default is f.default_factory is MISSING]:
+        raise AmodalError(f"fields of {plugin.entry.value} have no default: {', '.join(unset)}")
+    loaded()
 
 
 def name_of(modality: Modality) -> str:

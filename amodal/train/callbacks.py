@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Embeddings, unknown
 from amodal.core.embeddings import FUSED, vectors
 from amodal.core.references import load_reference
+from amodal.core.user_code import user_code
 from amodal.data import Dataset, Loader, class_numbers
 from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
+from amodal.train.hooks import calls_hook, check_callbacks, logged_values
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,6 @@ class OnCheckpoint(Protocol):
 
 Hook = TypeVar("Hook", OnStep, OnLog, OnCheckpoint)
 Callback = OnStep | OnLog | OnCheckpoint
-HOOKS = ("on_step", "on_log", "on_checkpoint")
 Indices = npt.NDArray[np.int64]
 MIN_ROWS = 8
 """Held-out records that a measurement needs."""
@@ -88,32 +89,31 @@ class Callbacks:
     They have a random state of their own, so they do not change the random numbers of the run.
 
     Raises:
-        AmodalError: If an object has no hook.
+        AmodalError: If an object has no hook, or one that cannot be called.
     """
 
     def __init__(self, callbacks: Sequence[Callback] = ()):
+        check_callbacks(callbacks)
         self.callbacks = list(callbacks)
-        for callback in self.callbacks:
-            if not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
-                raise AmodalError(
-                    f"a callback has one of {', '.join(HOOKS)}; "
-                    f"{type(callback).__name__} has none of them"
-                )
 
     def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
         for callback in _isolated([c for c in self.callbacks if isinstance(c, OnStep)]):
-            callback.on_step(progress, terms)
+            with calls_hook(callback, "on_step", progress.step):
+                callback.on_step(progress, terms)
 
     def on_log(self, progress: Progress, values: Mapping[str, float]) -> dict[str, float]:
         """The values, and those that callbacks add to them."""
         entry = dict(values)
         for callback in _isolated([c for c in self.callbacks if isinstance(c, OnLog)]):
-            entry |= callback.on_log(progress, entry) or {}
+            with calls_hook(callback, "on_log", progress.step):
+                returned = callback.on_log(progress, entry)
+            entry |= logged_values(callback, returned, progress.step)
         return entry
 
     def on_checkpoint(self, progress: Progress, path: Path) -> None:
         for callback in _isolated([c for c in self.callbacks if isinstance(c, OnCheckpoint)]):
-            callback.on_checkpoint(progress, path)
+            with calls_hook(callback, "on_checkpoint", progress.step):
+                callback.on_checkpoint(progress, path)
 
 
 def _isolated(callbacks: Sequence[Hook]) -> Iterator[Hook]:
@@ -284,4 +284,10 @@ def from_spec(spec: str, data: Dataset) -> Callback:
     make = load_reference(spec)
     if not callable(make):
         raise AmodalError(f"--callback {spec}: {rest} is not a function or class")
-    return cast(Callback, make(data))
+    with user_code(f"--callback {spec}: {rest}(), called with the data,", make):
+        made = make(data)
+    if made is None:
+        raise AmodalError(
+            f"--callback {spec}: {rest}(), called with the data, returned no callback"
+        )
+    return cast(Callback, made)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.core import AmodalError
+from amodal.train.hooks import calls_logger
 from amodal.train.loggers import Logger, make_loggers
 
 
@@ -42,23 +43,25 @@ class MetricsLog:
             draft.write_text("".join(json.dumps(line) + "\n" for line in entries))
             draft.replace(self.path)
             self.file = self.path.open("a", buffering=1)
-            self.loggers = make_loggers(loggers, run, config or {}, resume_at)
         except OSError as error:
             raise self._failed(error) from error
+        made = make_loggers(loggers, run, config or {}, resume_at)
+        self.loggers = list(zip(loggers, made))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one entry.
 
         Raises:
-            AmodalError: If the disk is full, or a logger cannot write.
+            AmodalError: If the disk is full, or a logger raises.
         """
         try:
             rounded = {k: round(float(v), 6) for k, v in values.items()}
             self.file.write(json.dumps({"step": step} | rounded) + "\n")
-            for logger in self.loggers:
-                logger(step, values)
         except OSError as error:
             raise self._failed(error) from error
+        for name, logger in self.loggers:
+            with calls_logger(name, f"at step {step}"):
+                logger(step, values)
 
     def _failed(self, error: OSError) -> AmodalError:
         return AmodalError(
@@ -68,9 +71,10 @@ class MetricsLog:
 
     def close(self) -> None:
         self.file.close()
-        for logger in self.loggers:
+        for name, logger in self.loggers:
             if callable(close := getattr(logger, "close", None)):
-                close()
+                with calls_logger(name, "to close"):
+                    close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

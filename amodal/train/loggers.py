@@ -6,12 +6,13 @@ metrics.jsonl is always written, see `amodal.train.log`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from amodal.core import AmodalError, unknown
+from amodal.train.hooks import calls_logger, check_logger
 
 Logger = Callable[[int, Mapping[str, float]], None]
 """(step, name -> value). A logger with `close` is closed when the run ends."""
@@ -122,26 +123,34 @@ def check_loggers(
     """
     if loggers is None:
         return ()
-    every = (loggers,) if isinstance(loggers, str) or callable(loggers) else tuple(loggers)
+    if isinstance(loggers, str) or not isinstance(loggers, Sequence | Set):
+        every: tuple[str | Logger, ...] = (loggers,)
+    else:
+        every = tuple(loggers)
     for logger in every:
         if isinstance(logger, str):
             if logger not in LOGGERS:
                 raise unknown("logger", logger, LOGGERS)
             if logger in PACKAGES:
                 import_package(logger)
-        elif not callable(logger):
-            raise AmodalError(
-                "a logger is a name or a callable (step, values) -> None, "
-                f"not {type(logger).__name__}"
-            )
+        else:
+            check_logger(logger)
     return every
 
 
 def make_loggers(
     loggers: Sequence[str | Logger], run: Path, config: Mapping[str, object], resume_at: int
 ) -> list[Logger]:
-    """Create the loggers that are given by name; callables are returned unchanged."""
-    return [
-        LOGGERS[logger](run, config, resume_at) if isinstance(logger, str) else logger
-        for logger in loggers
-    ]
+    """Create the loggers that are given by name; callables are returned unchanged.
+
+    Raises:
+        AmodalError: If the package of one cannot start it.
+    """
+    made: list[Logger] = []
+    for logger in loggers:
+        if isinstance(logger, str):
+            with calls_logger(logger, "to start"):
+                made.append(LOGGERS[logger](run, config, resume_at))
+        else:
+            made.append(logger)
+    return made

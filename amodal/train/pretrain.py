@@ -22,6 +22,7 @@ from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Recipe
+from amodal.core.argument_types import check_type, is_path
 from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
@@ -78,6 +79,7 @@ def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings:
         AmodalError: For a mistake in the arguments or the data.
         TrainingStopped: If the loss is not finite, or the features have collapsed.
     """
+    check_type("out", out, is_path, "the run folder to write")
     inputs = open_inputs(method, data, read_settings(method, settings), Path(out))
     built = build(inputs)
     prepared = prepare(inputs, built, Path(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -95,7 +96,7 @@ def targets_option(
         for name in ("label", "task")
         if name in accepted
     }
-    if not arguments["label"]:
+    if not arguments["label"] or arguments["label"] is inspect.Parameter.empty:
         return {}
     targets = targets_of(dataset, part, **{name: str(value) for name, value in arguments.items()})
     return {"targets": tuple(target.written() for target in targets)}

@@ -17,7 +17,9 @@ from amodal.data import Dataset
 from amodal.methods.recipes import choose
 from amodal.modalities import name_of
 from amodal.train.callbacks import Callback
+from amodal.train.hooks import check_callbacks
 from amodal.train.loggers import Logger, check_loggers
+from amodal.train.setting_types import typed
 
 CACHED = ("", "mean", "tokens")
 ALL = "all"
@@ -94,6 +96,7 @@ class Settings:
         if self.cache_features not in CACHED:
             raise unknown("part of features to cache", self.cache_features, CACHED[1:])
         check_loggers(self.logger)
+        check_callbacks(self.callbacks)
 
     @property
     def loggers(self) -> tuple[str | Logger, ...]:
@@ -119,7 +122,7 @@ def read_settings(method: methods.MethodLike, settings: Mapping[str, Any]) -> Se
         settings: Name -> value. None stands for the default.
 
     Raises:
-        AmodalError: For unknown names.
+        AmodalError: For unknown names, and values of wrong types.
     """
     chosen = {name: value for name, value in renamed(settings).items() if value is not None}
     if "logger" in settings:
@@ -127,6 +130,7 @@ def read_settings(method: methods.MethodLike, settings: Mapping[str, Any]) -> Se
     for name in chosen:
         if name not in SETTINGS and name not in NAMES:
             raise unknown("setting of pretrain", name, [*SETTINGS, *NAMES])
+    chosen = typed(chosen)
     recipe = chosen.pop("recipe", None)
     if isinstance(recipe, str):
         chosen["recipe_from"] = recipe

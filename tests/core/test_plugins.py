@@ -1,14 +1,18 @@
 """Plug-ins: found by entry points, imported when used, skipped and named when broken."""
 
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from amodal import doctor, modalities
+from amodal import catalog, data, doctor, evaluate, methods, modalities
 from amodal.core import AmodalError, registry
+from amodal.data import bundled, sets
+from amodal.nn.backbones.pretrained import backbone
 from tests.core.plugin_folder import write
 
 GOOD = """
@@ -26,7 +30,7 @@ class Waves(Series):
 def install(tmp_path, monkeypatch):
     """Installs a distribution with one module and its entry points."""
     monkeypatch.syspath_prepend(tmp_path)
-    caches = (registry.installed,)
+    caches = (registry.installed, catalog.pages)
 
     def one(
         name: str, entries: dict[str, str], source: str = GOOD, kind: str = "modalities"
@@ -85,7 +89,7 @@ def test_one_that_raises_is_skipped_and_named(install, caplog):
             {"waves": "Waves"},
             "from dataclasses import dataclass\nfrom amodal.modalities import Modality\n"
             "@dataclass(frozen=True)\nclass Waves(Modality):\n    pass\n",
-            "abstract",
+            "lacks what a modality has: augment, collate, decode, describe, infer",
         ),
     ],
 )
@@ -119,12 +123,108 @@ def test_two_of_one_name_leave_other_names_alone(install):
     assert "two of amodal.modalities are called 'odd'" in text and "waves of waves-plugin" in text
 
 
-def test_one_with_a_name_of_our_own_is_an_error(install):
-    install("waves-plugin", {"image": "Waves"})
-    with pytest.raises(AmodalError, match="'image'.*amodal .* itself.*waves-plugin 1.0"):
-        modalities.kind("image")
-    assert modalities.kind("text").kind == "text" and "image" in modalities.every()
-    assert "are called 'image'" in printed(doctor.report())
+def open_data(name):
+    return data.open(name) if name in bundled.NAMES else sets.page(name)
+
+
+def curve():
+    return modalities.make("series", channels=["a"])
+
+
+ASKED = {  # kind -> a name of our own, and how it is asked for
+    "methods": ("clip", methods.function),
+    "modalities": ("image", modalities.kind),
+    "protocols": ("knn", evaluate.protocol),
+    "backbones": ("gru", lambda name: backbone(name, curve(), 8)),
+    "datasets": ("digits", open_data),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((k, n) for k, (n, _) in ASKED.items()), ("datasets", "tuxpaint"), ("protocols", "absence")],
+)
+def test_a_name_of_our_own_stays_our_own_and_a_warning_says_so(install, kind, name):
+    install("waves-plugin", {name: "Waves"}, kind=kind)
+    ask = ASKED[kind][1]
+    own = registry.installed(kind).shadowed[name]
+    assert name not in registry.plugins(kind) and "waves_plugin:Waves of waves-plugin 1.0" in own
+    with pytest.warns(UserWarning, match="amodal's own, not waves_plugin:Waves of waves-plugin"):
+        ask(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(name)
+    assert "waves_plugin" not in sys.modules
+    assert f"'{name}' of amodal.{kind} is amodal's own, not" in printed(doctor.report())
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_two_of_one_name_are_an_error_for_that_name_alone_in_every_group(install, kind):
+    name, ask = ASKED[kind]
+    install("first-plugin", {"twice": "Odd"}, "raise ValueError\n", kind)
+    install("second-plugin", {"twice": "Odd"}, "raise ValueError\n", kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(name)
+    with pytest.raises(AmodalError, match="'twice'.*first_plugin:Odd of first-plugin.*second-plug"):
+        ask("twice")
+
+
+BARE = "from dataclasses import dataclass\nfrom amodal.modalities import Modality\n"
+PROTOCOL = "from amodal.evaluate import Protocol\nclass P(Protocol):\n    name = "
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "reason"),
+    [
+        ("methods", "odd = 3", "a method is a name or a function .* not of type int"),
+        ("methods", "def odd(): ...", "odd.. takes no encoder"),
+        ("methods", "async def odd(encoder): ...", "odd.. is async, and nothing awaits it"),
+        ("methods", "def odd(encoder): yield", "odd.. is a generator"),
+        ("modalities", "odd = 3", "no frozen dataclass that inherits amodal.modalities.Modality"),
+        (
+            "modalities",
+            f"{BARE}@dataclass(frozen=True)\nclass odd(Modality):\n    size: int\n",
+            "lacks what a modality has: augment, collate, decode, describe, infer, predictor",
+        ),
+        ("protocols", "def odd(train, test): ...", "plugin:odd is no protocol: an object of a sub"),
+        ("protocols", f"{PROTOCOL}'odd'\nodd = P()", "has neither `run` nor `measure`"),
+        (
+            "protocols",
+            f"{PROTOCOL}'knn'\n    def run(self, context): ...\nodd = P",
+            "says name = 'knn', its entry point 'odd'",
+        ),
+        ("backbones", "odd = 'resnet18'", "a function .modality, which=''. .* not of type str"),
+        ("backbones", "from torch import nn\nodd = nn.Linear(2, 2)", "not of type Linear"),
+        ("backbones", "def odd(): ...", r"odd takes \(\), and is called with \(modality\)"),
+        ("datasets", "odd = 3", "is no data set: it lacks a function write"),
+        ("datasets", "class odd:\n    def write(self): ...\n", "it lacks a function write"),
+    ],
+)
+def test_an_object_that_does_not_fit_is_named_in_one_sentence(install, kind, source, reason):
+    install("odd-plugin", {"odd": "odd"}, source + "\n", kind)
+    with pytest.raises(
+        AmodalError, match=f"odd of odd-plugin 1.0 .* cannot be used: .*{reason}"
+    ) as e:
+        ASKED[kind][1]("odd")
+    assert "doctor" not in str(e.value)
+    lines = doctor.plugins()
+    at = next(i for i, line in enumerate(lines) if line.startswith(f"{kind}: odd of odd-plugin"))
+    assert lines[at].endswith("broken:") and re.search(reason, lines[at + 1])
+    assert lines[at + 1].strip().rstrip(".") in str(e.value) and "Traceback" not in "".join(lines)
+    assert catalog.listing()  # a plug-in that does not fit breaks no list
+    if kind == "methods":
+        with pytest.raises(AmodalError, match=reason):
+            catalog.shown("odd")
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit(3)", "class E(BaseException): ...\nraise E"])
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_a_plug_in_that_ends_the_program_ends_only_itself(install, kind, ending):
+    install("odd-plugin", {"odd": "odd"}, ending + "\n", kind)
+    with pytest.raises(AmodalError, match="odd of odd-plugin 1.0 .* cannot be used: .*(exit|E)"):
+        ASKED[kind][1]("odd")
+    assert "Traceback" in "".join(doctor.plugins())
 
 
 def test_names_of_every_kind(install):

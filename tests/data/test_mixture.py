@@ -109,7 +109,7 @@ def test_a_killed_run_on_a_mixture_ends_as_the_straight_one(mixture, tmp_path):
         def on_checkpoint(self, progress, path):
             raise InterruptedError
 
-    with pytest.raises(InterruptedError):
+    with pytest.raises(AmodalError, match="raised InterruptedError"):
         pretrain("clip", mixture, tmp_path / "killed", callbacks=[Killed()], **quick)
     resumed = amodal.pretrain("clip", mixture, tmp_path / "killed", resume=True, **quick)
     assert resumed.config["weights_sha256"] == straight.config["weights_sha256"]

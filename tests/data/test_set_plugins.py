@@ -116,13 +116,14 @@ def test_two_of_one_name_are_an_error_that_names_both(install, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tuxpaint", "globe"])
-def test_one_with_a_name_of_our_own_is_an_error(install, name):
+def test_one_with_a_name_of_our_own_is_not_used(install, name):
     plug(install, "birds-plugin", name)
-    with pytest.raises(AmodalError, match=f"'{name}'.*amodal.*birds-plugin 1.0"):
-        sets.page(name)
+    with pytest.warns(UserWarning, match=f"'{name}' .* amodal's own, not .* of birds-plugin 1.0"):
+        sets.folder_of(name)
+    assert "plugins" not in sets.folder_of(name).parts
     sets.listing()
     lines = "\n".join(doctor.plugins())
-    assert f"are called '{name}'" in lines and "birds-plugin 1.0" in lines
+    assert f"'{name}' of amodal.datasets is amodal's own" in lines and "birds-plugin 1.0" in lines
 
 
 @pytest.mark.parametrize("distribution", ["birds-plugin", "amodal-claims"])

@@ -66,7 +66,7 @@ class OnlySteps:
 
 
 def test_any_object_with_any_hook_and_no_other(folder, tmp_path):
-    with pytest.raises(InterruptedError):
+    with pytest.raises(AmodalError, match="called with on_step at step 1, raised InterruptedError"):
         pretrain("clip", folder, tmp_path / "run", callbacks=[OnlySteps()], logger=None, **QUICK)
     with pytest.raises(
         AmodalError, match="has one of on_step, on_log, on_checkpoint; dict has none"

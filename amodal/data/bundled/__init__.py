@@ -5,8 +5,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from amodal.core import AmodalError
+from amodal.core.registry import reserve
 
 NAMES = ("digits", "globe")
+reserve("datasets", NAMES)
 
 
 def path(name: str) -> Path:

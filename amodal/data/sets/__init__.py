@@ -27,7 +27,7 @@ from rich.text import Text
 
 from amodal.core import AmodalError, registry, unknown
 from amodal.core.registry import Plugin, canonical
-from amodal.data import bundled
+from amodal.core.user_code import call_mistake
 from amodal.data import fetch as packages
 from amodal.data.fetch import Package
 
@@ -73,7 +73,7 @@ def page(name: str) -> Page:
     Raises:
         AmodalError: no set has that name (with the nearest one), or its plug-in is broken.
     """
-    plugin = _find_plugin(name)
+    plugin = registry.find_plugin("datasets", name)
     if plugin is not None:
         return cast(Page, plugin.load(check_plugin))
     known = names()
@@ -90,11 +90,10 @@ def check_plugin(plugin: Plugin, loaded: Any) -> None:
         loaded: its object.
 
     Raises:
-        AmodalError: the object is no page of a set, or has the name of a bundled one.
+        AmodalError: the object is no page of a set.
     """
-    _check_name(plugin)
-    problem = ""
-    if not callable(getattr(loaded, "write", None)):
+    problem, write = "", getattr(loaded, "write", None)
+    if not callable(write) or call_mistake(write, "out", "archives"):
         problem = "a function write(out, archives)"
     elif not isinstance(getattr(loaded, "LICENCE", None), str):
         problem = "LICENCE, a text"
@@ -109,7 +108,7 @@ def check_plugin(plugin: Plugin, loaded: Any) -> None:
 def folder_of(name: str) -> Path:
     """The folder in the cache that a set is built into, whether it is built or not."""
     name = canonical(name)
-    plugin = _find_plugin(name)
+    plugin = registry.find_plugin("datasets", name)
     if plugin is None:
         return packages.cache() / "sets" / name
     # Below the name of the distribution: after another plug-in with a set of this name has been
@@ -234,26 +233,6 @@ def records_of(source: Page) -> int | None:
 def build_info(name: str) -> dict[str, Any]:
     """What a set was built from: its records, licence and packages."""
     return dict(json.loads((folder_of(name) / BUILD_INFO).read_text()))
-
-
-def _find_plugin(name: str) -> Plugin | None:
-    """The plug-in that brings a set, None where there is none.
-
-    Raises:
-        AmodalError: several bring it, or it is bundled with amodal too.
-    """
-    plugin = registry.find_plugin("datasets", name)
-    if plugin is not None:
-        _check_name(plugin)
-    return plugin
-
-
-def _check_name(plugin: Plugin) -> None:
-    if plugin.name in bundled.NAMES:
-        raise AmodalError(
-            f"two data sets are called {plugin.name!r}: one is bundled with amodal, "
-            f"one is of {plugin.distribution}. Rename its entry point, or uninstall it."
-        )
 
 
 def _claims_hint() -> str:

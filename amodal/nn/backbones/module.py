@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.core.part import Part, part_name, take, to_spec
 from amodal.core.references import dotted_name, source_hash
+from amodal.core.user_code import user_code
 from amodal.modalities import Modality
 from amodal.nn.batch_norm import no_rows, with_whole_batch_norm
 
@@ -172,16 +172,8 @@ def made_module(backbone: object) -> nn.Module:
     made: object = None
     if callable(backbone):
         name = getattr(backbone, "__name__", type(backbone).__name__)
-        try:
+        with user_code(f"{name}(), called without arguments to make a backbone,", backbone):
             made = backbone()
-        except AmodalError:
-            raise
-        except Exception as e:  # whatever the user's own code raises
-            frame = traceback.extract_tb(e.__traceback__)[-1]
-            raise AmodalError(
-                f"{name}(), called without arguments to make a backbone, raised "
-                f"{type(e).__name__}: {e} ({frame.filename}, line {frame.lineno})"
-            ) from e
         received = f"{name}(), which returned {type(made).__name__}"
     else:
         received = f"of type {type(backbone).__name__}"

@@ -9,6 +9,7 @@ from torch import nn
 from amodal.core import AmodalError
 from amodal.core.part import part_name, to_spec
 from amodal.core.registry import Plugin, find_plugin, plugins
+from amodal.core.user_code import call_mistake, user_code
 from amodal.modalities import Modality
 from amodal.nn.backbones.module import ModuleBackbone
 
@@ -83,8 +84,10 @@ def made_by_plugin(name: str, modality: Modality) -> nn.Module:
         AmodalError: No such plug-in is installed, or what it makes is no torch module.
     """
     plugin, which = plugin_of(name), name.partition(":")[2]
-    factory = plugin.load(_is_factory)
-    module = factory(modality, which) if which else factory(modality)
+    factory = plugin.load(check_plugin)
+    arguments = (modality, which) if which else (modality,)
+    with user_code(f"the backbone {plugin}, called to make {name!r},", factory):
+        module = factory(*arguments)
     if not isinstance(module, nn.Module):
         raise AmodalError(
             f"the backbone {plugin} gave {type(module).__name__}; "
@@ -93,6 +96,14 @@ def made_by_plugin(name: str, modality: Modality) -> nn.Module:
     return module
 
 
-def _is_factory(plugin: Plugin, factory: object) -> None:
-    if not callable(factory):
-        raise AmodalError(f"{plugin} is no function (modality, [which]) -> torch module")
+def check_plugin(plugin: Plugin, factory: object) -> None:
+    """Check that the object of a plug-in makes backbones.
+
+    Raises:
+        AmodalError: It cannot be called with a modality.
+    """
+    expected = "a backbone of a plug-in is a function (modality, which='') -> torch module"
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise AmodalError(f"{expected}, not of type {type(factory).__name__}")
+    if mistake := call_mistake(factory, "modality"):
+        raise AmodalError(f"{expected}; {plugin.entry.value} {mistake}")

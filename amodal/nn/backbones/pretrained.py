@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
-from amodal.core.registry import find_plugin, plugins
+from amodal.core.registry import find_plugin, plugins, reserve
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone, made_module
@@ -61,7 +61,7 @@ def backbone(
     if not isinstance(spec, str):
         return user_module(spec, modality, width, frozen)
     library, _, rest = spec.partition(":")
-    if library not in LIBRARIES and find_plugin("backbones", library):
+    if find_plugin("backbones", library):
         return PluginBackbone(spec, modality, width, frozen=frozen)
     if library not in LIBRARIES or not (rest or library in OWN):
         raise unknown(
@@ -148,6 +148,7 @@ LIBRARIES = {
     "lstm": "rnn",
 }
 """The first word of a spec -> the module that reads the rest."""
+reserve("backbones", [*LIBRARIES, "package"])  # package:NAME becomes one of them in `amodal.train`
 OWN = ("convnet", "resnet1d", "gru", "lstm")
 """Those that need no name of a model and have no weights to begin with."""
 
