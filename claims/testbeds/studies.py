@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import testbeds
-from amodal.compare import (
+from amodal.studies import (
     Candidate,
     Cell,
     Check,

@@ -9,7 +9,7 @@ from testbeds import grid, studies, yardsticks
 from testbeds.commands import defaults, table
 from testbeds.studies import OnTestbeds, Stored
 
-from amodal.compare import Candidate, Measured, Outcome, Study, jobs
+from amodal.studies import Candidate, Measured, Outcome, Study, jobs
 from amodal.core import AmodalError
 from amodal.train.collapse_monitor import TrainingStopped
 

@@ -19,7 +19,7 @@ import tomlkit
 
 import amodal.methods
 import testbeds
-from amodal.compare import Candidate, Outcomes, Study, Trainer, jobs, standings, winner
+from amodal.studies import Candidate, Outcomes, Study, Trainer, jobs, standings, winner
 from amodal.stats.interval import half_width
 from testbeds import studies
 from testbeds.grid import ETA, RUNGS, SEEDS, STEPS, recipes

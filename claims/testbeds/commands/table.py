@@ -15,7 +15,7 @@ from typing import Any
 
 import testbeds
 from amodal import methods
-from amodal.compare import (
+from amodal.studies import (
     Candidate,
     Cell,
     Outcome,

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from amodal.compare.limits import Check
-from amodal.compare.outcome import Measured
-from amodal.compare.questions import Question, measure
-from amodal.compare.study import Job, Study
+from amodal.studies.limits import Check
+from amodal.studies.outcome import Measured
+from amodal.studies.questions import Question, measure
+from amodal.studies.study import Job, Study
 from amodal.core import AmodalError, Recipe
 from amodal.data import Dataset
 from amodal.train import pretrain
@@ -77,7 +77,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains a candidate and measures it. An objective of `amodal.compare.run`.
+    """Trains a candidate and measures it. An objective of `amodal.studies.run`.
 
     Args:
         setups: Dataset's name -> the dataset and its questions; "" in a study of one.

@@ -9,7 +9,7 @@ import time
 import zlib
 from pathlib import Path
 
-from amodal.compare import Candidate, Measured, Study, run
+from amodal.studies import Candidate, Measured, Study, run
 from amodal.core import AmodalError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from amodal.compare.limits import Check
+from amodal.studies.limits import Check
 from amodal.core import AmodalError, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data import Dataset
