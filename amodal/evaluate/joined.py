@@ -49,13 +49,13 @@ def side_by_side(models: Pair, others: Pair) -> Pair:
     """
     if models[0].abs_cosine:
         raise NotApplicable("a space that is compared by |cosine| cannot be joined with another")
-    probed = [(model.probed(), other.probed()) for model, other in zip(models, others)]
-    names = [name for name in probed[1][0] if all(name in one for side in probed for one in side)]
+    vectors = [(model.probed(), other.probed()) for model, other in zip(models, others)]
+    names = [n for n in vectors[1][0] if all(n in one for side in vectors for one in side)]
     features: list[dict[str, Column]] = [{}, {}]
     for name in names:
-        lengths = [typical_length(vectors_of(one[name])) for one in probed[0]]
-        for made, (model, other) in zip(features, probed):
-            made[name] = _joined(model[name], other[name], lengths)
+        lengths = [typical_length(vectors_of(one[name])) for one in vectors[0]]
+        for made, (of_model, of_other) in zip(features, vectors):
+            made[name] = _joined(of_model[name], of_other[name], lengths)
     sides = []
     for model, other, made in zip(models, others, features):
         aligned = {

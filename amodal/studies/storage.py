@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from amodal.core import AmodalError
 from amodal.studies.outcome import Outcome, Outcomes
 from amodal.studies.study import Cell, Study
-from amodal.core import AmodalError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

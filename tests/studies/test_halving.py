@@ -2,9 +2,9 @@
 
 import pytest
 
+from amodal.core import AmodalError
 from amodal.studies import Candidate, Outcome, Study, standings, winner
 from amodal.studies.study import entrants, jobs, steps_left
-from amodal.core import AmodalError
 from tests.studies.fake import study, value
 
 

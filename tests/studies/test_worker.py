@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
+from amodal.core import AmodalError
 from amodal.studies import Limits, Outcome, run, standings, winner
 from amodal.studies.storage import Trials
 from amodal.studies.study import jobs
-from amodal.core import AmodalError
 from tests.studies.fake import Formula, ended, study, value, worker
 
 QUICK = {"progress": False, "poll": 0.02, "every": 0.1}
