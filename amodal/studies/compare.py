@@ -10,35 +10,27 @@ OUT/report.json        the winner on the test part, by `amodal evaluate`
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
-import torch
 
 from amodal import data as records
-from amodal import methods
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.evaluate import evaluate
-from amodal.evaluate.joined import side_by_side
 from amodal.methods.saved import load_run
-from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
-from amodal.progress import Bar
-from amodal.studies.candidate import Candidate
-from amodal.studies.comparison import JOINED, QUANTILE, RESULT, Comparison, Entry, entries_of
-from amodal.studies.fitting import chosen, every_method, fits_of
+from amodal.studies.comparison import JOINED, Comparison, Entry, entries_of
 from amodal.studies.outcome import Outcomes
-from amodal.studies.questions import SimpleFeatures, answer, embedded
+from amodal.studies.planning import LAST, Options, planned, study_of
+from amodal.studies.questions import SimpleFeatures
 from amodal.studies.study import Job, Study, jobs
 from amodal.studies.task import Asked, Task, task_of
 from amodal.studies.trainer import Setup, Trainer, shortened
@@ -46,32 +38,9 @@ from amodal.studies.worker import run as work
 from amodal.train.pretrain import pretrain
 from amodal.train.run_dir import read_trained
 
-PLAN = "study.json"
 RUN = "run"
 REPORT = "report.json"
-TRIED = 0.25
-"""Share of the budget for finding out which methods fit."""
-LAST = 0.15
-"""Share of the budget that is kept for training and testing the winner."""
 SEEDS = 2
-UNTRAINED, SIMPLE = "untrained encoder", "simple features"
-BOOSTED = f"boosted trees on {SIMPLE}"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Of a comparison, see `compare`."""
-
-    label: str | None
-    task: str
-    methods: tuple[str, ...]
-    encoders: tuple[str, ...]
-    fields: tuple[str, ...]
-    backbones: Mapping[str, str]
-    size: str
-    seeds: int
-    steps: int | None
-    label_free: bool
 
 
 @fast_products()
@@ -118,7 +87,7 @@ def compare(
         progress: Show bars.
 
     Returns:
-        What was found so far; `finished` says whether all trials have ended.
+        What was result so far; `finished` says whether all trials have ended.
 
     Raises:
         AmodalError: For data on which nothing can be compared, and for options that are not those
@@ -146,14 +115,14 @@ def compare(
     about = task_of(dataset, label, task)
     asked = replace(asked, label_free=asked.label_free or about.kind == "label-free")
     setup = setup_of(dataset, about, asked)
-    found = planned(folder, dataset, about, asked, setup, seconds, progress)
-    if found.finished and (folder / REPORT).exists():
-        return found
+    result = planned(folder, dataset, about, asked, setup, seconds, progress)
+    if result.finished and (folder / REPORT).exists():
+        return result
     left = seconds * (1 - LAST) - (time.monotonic() - start)
     study = study_of(folder)
 
     def report(so_far: Outcomes) -> None:
-        _written(folder, found, study, so_far)
+        _written(folder, result, study, so_far)
 
     outcomes = work(
         study,
@@ -163,10 +132,10 @@ def compare(
         progress=progress,
         report=report,
     )
-    found = _written(folder, found, study, outcomes)
-    if not jobs(study, outcomes) and found.winner is not None:
-        found = tested(folder, dataset, about, setup, study, found, progress)
-    return found
+    result = _written(folder, result, study, outcomes)
+    if not jobs(study, outcomes) and result.winner is not None:
+        result = tested(folder, dataset, about, setup, study, result, progress)
+    return result
 
 
 def seconds_of(budget: float | str) -> float:
@@ -208,223 +177,14 @@ def setup_of(dataset: Dataset, about: Task, asked: Options) -> Setup:
     )
 
 
-def candidates_of(asked: Options, dataset: Dataset) -> list[Candidate]:
-    """All candidates that may fit, the most important first.
-
-    Raises:
-        AmodalError: For an unknown method, or an encoder of a field that is not there.
-    """
-    names = asked.methods or tuple(every_method())
-    for name in names:
-        methods.function(name)  # raises for one that is none
-    found = [Candidate(name) for name in names]
-    for spec in asked.encoders:
-        field, _, backbone = spec.partition("=")
-        if field not in dataset.fields or not backbone:
-            raise unknown(
-                "field", field, dataset.fields, "An encoder is FIELD=SPEC, such as image=convnet."
-            )
-        found += [
-            Candidate(
-                name, backbones={**asked.backbones, field: backbone}, name=f"{name} {backbone}"
-            )
-            for name in names
-        ]
-    if asked.encoders and not asked.methods:  # the general ones with each encoder come first
-        order = {c.name: place for place, c in enumerate(found)}
-        found.sort(key=lambda c: (names.index(c.method), order[c.name]))
-    return found
-
-
-def planned(
-    folder: Path,
-    dataset: Dataset,
-    about: Task,
-    asked: Options,
-    setup: Setup,
-    seconds: float,
-    progress: bool,
-) -> Comparison:
-    """The comparison in the folder, begun if there is none. The first process to have one wins.
-
-    Raises:
-        AmodalError: If that in the folder is of other data or options, or nothing fits.
-    """
-    path = folder / PLAN
-    written = {
-        "fingerprint": dataset.fingerprint,
-        "options": json.loads(json.dumps(vars(asked), default=dict)),
-    }
-    if not path.exists():
-        plan = written | _begin(dataset, about, asked, setup, seconds, progress)
-        _write_first(path, plan)
-    before = _read_plan(path)
-    differ = [
-        name for name, value in written["options"].items() if before["options"].get(name) != value
-    ]
-    if before["fingerprint"] != dataset.fingerprint:
-        differ.insert(0, "data")
-    if differ:
-        raise AmodalError(
-            f"{folder} has a comparison with another {', '.join(differ)}. Give the same to go on, "
-            "or another --out to begin a new one"
-        )
-    if (folder / RESULT).exists():
-        return Comparison.load(folder)
-    return Comparison(
-        about.title,
-        [Entry(**one) for one in before["yardsticks"]],
-        before["left_out"],
-        before["about"],
-        folder,
-    )
-
-
-def _begin(
-    dataset: Dataset, about: Task, asked: Options, setup: Setup, seconds: float, progress: bool
-) -> dict[str, Any]:
-    """Measure yardsticks, try all candidates, and choose the study."""
-    start = time.monotonic()
-
-    def check() -> None:
-        pass
-
-    everything = candidates_of(asked, dataset)
-    yardsticks, measuring = yardsticks_of(setup, about, check)
-    with Bar("which methods fit", len(everything), shown=progress) as bar:
-        fits, reasons = fits_of(
-            everything, setup, check, seconds * TRIED, lambda name: bar.step(name)
-        )
-    if not fits:
-        first = next(iter(reasons.items()), ("", "there is none"))
-        raise AmodalError(f"no method fits {dataset.name}; {first[0]}: {first[1]}")
-    rows, count = size_of(asked.size).batch, len(dataset.split("train"))
-    choice = chosen(
-        fits,
-        count,
-        min(rows, count),
-        seconds * (1 - LAST) - (time.monotonic() - start),
-        seeds=asked.seeds,
-        measuring=measuring,
-        steps=asked.steps,
-    )
-    parts = {part: len(dataset.split(part)) for part in ("train", "valid", "test")}
-    return {
-        "study": choice.study.written(),
-        "yardsticks": [vars(entry) for entry in yardsticks],
-        "left_out": reasons | dict(choice.left_out),
-        "about": {
-            "data": dataset.name,
-            "task": about.kind,
-            "label": about.label,
-            "label_free": about.kind == "label-free",
-            "parts": parts,
-            "seeds": len(choice.study.seeds),
-            "expected_seconds": round(choice.seconds, 1),
-        },
-    }
-
-
-def _write_first(path: Path, plan: Mapping[str, Any]) -> None:
-    """Write a plan, unless another process has written one by now."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(plan, indent=1, default=dict) + "\n", encoding="utf-8")
-        try:
-            os.link(draft, path)  # unlike a rename it does not replace what is there
-        except FileExistsError:
-            pass
-        draft.unlink()
-    except OSError as error:
-        raise AmodalError(f"could not write {path}: {error}") from error
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {name: plan[name] for name in (*PLANNED, "fingerprint", "options")}
-    except (OSError, ValueError, KeyError) as error:
-        raise AmodalError(
-            f"{path} is no plan of a comparison, or is damaged: {error}; take another --out"
-        ) from error
-
-
-PLANNED = ("study", "yardsticks", "left_out", "about")
-
-
-def study_of(folder: Path) -> Study:
-    """The study of a comparison."""
-    written = _read_plan(folder / PLAN)["study"]
-    return Study(
-        tuple(Candidate(**one) for one in written["candidates"]),
-        tuple(written["seeds"]),
-        written["steps"],
-        written["rungs"],
-        written["eta"],
-    )
-
-
-def yardsticks_of(
-    setup: Setup, about: Task, check: Callable[[], None]
-) -> tuple[list[Entry], float]:
-    """Chance, simple features and an untrained encoder, on the validation part.
-
-    Returns:
-        The entries, the best first, and the seconds that measuring one encoder takes.
-    """
-    torch.manual_seed(0)
-    dataset = records.learn_tokens(setup.dataset, setup.dataset.split("train"))
-    encoder = Encoder(dataset.fields, size=setup.size)
-    if about.kind == "retrieval":
-        encoder = encoder.align(encoder.width)
-    encoder = encoder.eval()
-    start = time.monotonic()
-    data, pair = embedded(encoder, dataset, "valid", check)
-    columns: dict[str, Any] = {UNTRAINED: pair}
-    measured = {UNTRAINED: _answers(about.questions, encoder, data, pair)}
-    seconds = time.monotonic() - start
-    simple = setup.simple.beside(encoder, data, "valid", pair) if setup.simple else None
-    if simple is not None:
-        columns[SIMPLE] = simple
-        measured[SIMPLE] = _answers(about.questions, encoder, data, simple)
-        start = time.monotonic()
-        _answers(about.questions, encoder, data, side_by_side(pair, simple))
-        seconds += time.monotonic() - start
-        if about.kind == "label":
-            boosted = [one.with_protocol("boosting") for one in about.questions]
-            measured[BOOSTED] = _answers(boosted, encoder, data, simple)
-    if not about.questions:
-        return [], seconds
-    chance = mean(one["chance"] for one in measured[UNTRAINED])
-    entries = [
-        Entry(
-            name,
-            "untrained" if name == UNTRAINED else "simple",
-            mean(one["value"] for one in answers),
-            QUANTILE * mean(one["standard_error"] for one in answers),
-            protocol="boosting" if name == BOOSTED else "",
-        )
-        for name, answers in measured.items()
-    ]
-    entries.append(Entry("chance", "chance", chance, 0.0))
-    return sorted(entries, key=lambda e: -(e.value or 0.0)), seconds
-
-
-def _answers(
-    questions: Sequence[Asked], encoder: Any, data: Dataset, pair: Any
-) -> list[dict[str, float]]:
-    return [answer(one, encoder, data, pair, 0) for one in questions]
-
-
-def _written(folder: Path, found: Comparison, study: Study, outcomes: Outcomes) -> Comparison:
+def _written(folder: Path, result: Comparison, study: Study, outcomes: Outcomes) -> Comparison:
     """The comparison with the outcomes so far, also in the folder."""
     from amodal.studies.curves import draw_curves
 
-    yardsticks = [entry for entry in found.entries if entry.kind != "candidate"]
-    about = found.about | {"steps": study.steps_of(study.cells([""], study.rungs - 1)[0])}
+    yardsticks = [entry for entry in result.entries if entry.kind != "candidate"]
+    about = result.about | {"steps": study.steps_of(study.cells([""], study.rungs - 1)[0])}
     now = Comparison(
-        found.title, entries_of(study, outcomes, yardsticks), found.left_out, about, folder
+        result.title, entries_of(study, outcomes, yardsticks), result.left_out, about, folder
     )
     now.save(folder)
     draw_curves(now, folder / "curves.png")
@@ -437,11 +197,11 @@ def tested(
     about: Task,
     setup: Setup,
     study: Study,
-    found: Comparison,
+    result: Comparison,
     progress: bool,
 ) -> Comparison:
     """Train the winner once more, into a run, and measure it on the test part."""
-    winner = found.winner
+    winner = result.winner
     assert winner is not None
     candidate = study.candidate(winner.name)
     job = Job(
@@ -467,7 +227,7 @@ def tested(
             resume=(run / "config.json").exists(),
         )
     saved = load_run(run)
-    choice, questions = found.choice or winner, about.questions
+    choice, questions = result.choice or winner, about.questions
     if choice.protocol:
         questions = tuple(one.with_protocol(choice.protocol) for one in questions)
     report = evaluate(
@@ -481,11 +241,11 @@ def tested(
     test = [_value(one, report.rows(), choice, [*dataset.fields]) for one in questions]
     values = [value for value in test if value is not None]
     if values and len(values) == len(test):
-        found.about["test"] = mean(values)
-    found.about["summary"] = report.about.get("summary", "")
-    found.about["run"] = RUN
-    found.save(folder)
-    return found
+        result.about["test"] = mean(values)
+    result.about["summary"] = report.about.get("summary", "")
+    result.about["run"] = RUN
+    result.save(folder)
+    return result
 
 
 @dataclass(frozen=True)
@@ -515,5 +275,7 @@ def _value(
     else:
         wanted["source"] = fields[0] if len(fields) == 1 else FUSED
     row = next((r for r in rows if all(r.get(k) == v for k, v in wanted.items())), None)
-    column = "simple" if choice.kind == "simple" else "joined" if choice.how == JOINED else "value"
+    column = (
+        "simple" if choice.kind == "simple" else "joined" if choice.features == JOINED else "value"
+    )
     return None if row is None or column not in row else float(row[column])

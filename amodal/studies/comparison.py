@@ -1,4 +1,4 @@
-"""What a comparison has found: the candidates beside yardsticks, and which of them to take."""
+"""The result of a comparison: the candidates beside yardsticks, and which of them to take."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Entry:
         kind: candidate, or the yardstick's: chance, untrained, simple or frozen.
         value: Mean over questions and seeds, on the validation part; None where it failed.
         half: Half of its 95 % interval: over seeds where there are several, and over records.
-        how: Whether its vectors are taken alone or with simple features beside them.
+        features: Whether its vectors are taken alone or with simple features beside them.
         protocol: By which it is measured, where that is not the one of the comparison.
         alone: The value of its vectors alone.
         steps: Of training.
@@ -48,7 +48,7 @@ class Entry:
     kind: str = "candidate"
     value: float | None = None
     half: float = math.nan
-    how: str = ALONE
+    features: str = ALONE
     protocol: str = ""
     alone: float | None = None
     steps: int = 0
@@ -125,13 +125,13 @@ class Comparison:
         start = "" if self.finished else "so far: "
         if choice is not winner:
             gap = (choice.value or 0.0) - winner.value
-            how = "clearly " if gap > math.hypot(choice.half, winner.half) else ""
+            by = "clearly " if gap > math.hypot(choice.half, winner.half) else ""
             return (
-                f"{start}take {choice.name} ({number(choice.value)}): it is {how}better than "
-                f"everything that was trained, of which {_how(winner)} is best "
+                f"{start}take {choice.name} ({number(choice.value)}): it is {by}better than "
+                f"everything that was trained, of which {_described(winner)} is best "
                 f"({number(winner.value)})"
             )
-        text = f"{start}take {_how(winner)} ({number(winner.value)})"
+        text = f"{start}take {_described(winner)} ({number(winner.value)})"
         if yardstick is not None and yardstick.value is not None and choice is winner:
             gap = winner.value - yardstick.value
             clear = gap > math.hypot(winner.half, yardstick.half)
@@ -139,7 +139,8 @@ class Comparison:
             text += f": {against} {yardstick.name} ({number(yardstick.value)})"
         near = self._as_good(winner)
         if near:
-            text += f"; {_listed(near)} cannot be told from it"
+            verb = "is" if len(near) == 1 else "are"
+            text += f"; {_listed(near)} {verb} as good within the intervals"
         return text
 
     def _as_good(self, winner: Entry) -> list[str]:
@@ -164,8 +165,18 @@ class Comparison:
             caption_justify="left",
         )
         free = sorted({name for e in self.entries for name in e.label_free})
-        for heading in ("", "on validation", "alone", "how", "steps", "s", "MB", *free, "state"):
-            numeric = heading not in ("", "how", "state")
+        for heading in (
+            "",
+            "on validation",
+            "alone",
+            "features",
+            "steps",
+            "s",
+            "MB",
+            *free,
+            "state",
+        ):
+            numeric = heading not in ("", "features", "state")
             shown.add_column(heading, justify="right" if numeric else "left")
         best = self.choice
         for e in self.entries:
@@ -173,8 +184,8 @@ class Comparison:
             shown.add_row(
                 escape(e.name),
                 f"[bold]{value}[/]" if e is best else value,
-                number(e.alone) if e.how == JOINED else "",
-                e.how if e.kind == "candidate" and e.value is not None else e.kind,
+                number(e.alone) if e.features == JOINED else "",
+                e.features if e.kind == "candidate" and e.value is not None else e.kind,
                 f"{e.steps:,}" if e.steps else "",
                 f"{e.seconds:,.0f}" if e.seconds else "",
                 f"{e.megabytes:,.0f}" if e.megabytes else "",
@@ -245,10 +256,10 @@ MAX_NOTES = 12
 def entries_of(study: Study, outcomes: Outcomes, yardsticks: Sequence[Entry]) -> list[Entry]:
     """The lines of a comparison: yardsticks first if they are better, else by value."""
     order = standings(study, outcomes)
-    found = [_entry(study, standing.candidate, standing.state, outcomes) for standing in order]
+    lines = [_entry(study, standing.candidate, standing.state, outcomes) for standing in order]
     better = [*yardsticks]
     merged: list[Entry] = []
-    for entry in found:
+    for entry in lines:
         while better and entry.state == "done" and _value(better[0]) > _value(entry):
             merged.append(better.pop(0))
         merged.append(entry)
@@ -267,23 +278,23 @@ def _entry(study: Study, name: str, state: str, outcomes: Outcomes) -> Entry:
         if names is None or name not in names:
             continue
         cells = study.cells([name], rung)
-        found = [outcomes[cell] for cell in cells if cell in outcomes]
-        if len(found) < len(cells):
+        trials = [outcomes[cell] for cell in cells if cell in outcomes]
+        if len(trials) < len(cells):
             continue
-        if any(outcome.score is None for outcome in found):
+        if any(outcome.score is None for outcome in trials):
             return Entry(name, state=state, steps=study.steps_of(cells[0]))
-        return _complete(name, state, cells, found)
+        return _complete(name, state, cells, trials)
     return Entry(name, state=state)
 
 
-def _complete(name: str, state: str, cells: Sequence[Cell], found: Sequence[Outcome]) -> Entry:
-    scores = [o.score for o in found if o.score is not None]
-    alone = [value for value in map(_alone, found) if value is not None]
-    errors = [_error(outcome) for outcome in found]
+def _complete(name: str, state: str, cells: Sequence[Cell], trials: Sequence[Outcome]) -> Entry:
+    scores = [o.score for o in trials if o.score is not None]
+    alone = [value for value in map(_alone, trials) if value is not None]
+    errors = [_error(outcome) for outcome in trials]
     over_seeds = half_width(scores) if len(scores) > 1 else 0.0
     over_records = QUANTILE * mean(errors) if errors else 0.0
     plain = mean(alone) if alone else mean(scores)
-    details = [outcome.details for outcome in found]
+    details = [outcome.details for outcome in trials]
     free: dict[str, list[float]] = {}
     for one in details:
         for key, value in one.get("label_free", {}).items():
@@ -292,10 +303,10 @@ def _complete(name: str, state: str, cells: Sequence[Cell], found: Sequence[Outc
         name,
         value=mean(scores),
         half=max(over_seeds, over_records),
-        how=JOINED if mean(scores) > plain else ALONE,
+        features=JOINED if mean(scores) > plain else ALONE,
         alone=plain,
         steps=int(details[0].get("steps", 0)),
-        seconds=mean(outcome.seconds for outcome in found),
+        seconds=mean(outcome.seconds for outcome in trials),
         megabytes=max(float(one.get("peak_bytes", 0)) for one in details) / 2**20,
         state=state,
         label_free={key: mean(values) for key, values in free.items()},
@@ -320,8 +331,8 @@ def share_done(study: Study, outcomes: Outcomes) -> float:
     return 1 - steps_left(study, outcomes) / total if total else 1.0
 
 
-def _how(entry: Entry) -> str:
-    return f"{entry.name} {entry.how}" if entry.how == JOINED else entry.name
+def _described(entry: Entry) -> str:
+    return f"{entry.name} {entry.features}" if entry.features == JOINED else entry.name
 
 
 def _with_half(entry: Entry) -> str:

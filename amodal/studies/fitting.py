@@ -181,19 +181,19 @@ def chosen(
     """
     left_out: dict[str, str] = {}
     middle = median(fit.step for fit in fits)
-    kept = []
+    remaining = list[Fit]()
     for fit in fits:
         if fit.step > SLOW * middle and len(fits) > 2:
             left_out[fit.candidate.name] = (
                 f"a step takes {fit.step / middle:.0f} times that of the median"
             )
         else:
-            kept.append(fit)
+            remaining.append(fit)
     most = max(MIN_STEPS, round(MAX_EPOCHS * records / rows / ETA ** (RUNGS - 1)))
     wanted = None if steps is None else max(1, round(steps / ETA ** (RUNGS - 1)))
-    for count in range(len(kept), 0, -1):
+    for count in range(len(remaining), 0, -1):
         for n in range(seeds, 0, -1):
-            some = kept[:count]
+            some = remaining[:count]
             if wanted is not None:
                 first = wanted
             else:
@@ -202,13 +202,13 @@ def chosen(
             expected = cost(some, n, min(first, most), measuring)
             if first >= (wanted or MIN_STEPS) and (expected <= seconds or wanted is not None):
                 first = first if wanted is not None else min(first, most)
-                for fit in kept[count:]:
+                for fit in remaining[count:]:
                     left_out[fit.candidate.name] = "the budget does not pay for more candidates"
                 study = Study(
                     tuple(fit.candidate for fit in some), tuple(range(n)), first, RUNGS, ETA
                 )
                 return Chosen(study, expected, left_out)
-    least = cost(kept[:2], 1, MIN_STEPS, measuring)
+    least = cost(remaining[:2], 1, MIN_STEPS, measuring)
     raise AmodalError(
         f"{seconds / 60:.1f} minutes are left, and two candidates with {MIN_STEPS} steps on the "
         f"first rung would take {least / 60:.1f}; give a larger --budget, a smaller --size, or "

@@ -105,7 +105,7 @@ def check_parts(dataset: Dataset) -> None:
         if count < least:
             raise AmodalError(
                 f"{dataset.name} has {count} records in its {part} part, and a comparison needs "
-                f"{least} at least: with so few, methods cannot be told apart. "
+                f"{least} at least: with so few, differences between methods are noise. "
                 f"It has {len(dataset):,} records in all; bring more"
             )
 

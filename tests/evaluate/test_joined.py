@@ -105,9 +105,9 @@ def test_a_report_has_the_column_its_interval_and_keeps_it(report, tmp_path):
     row = next(row for row in report.rows() if row["metric"] == "balanced accuracy")
     assert row["joined"] >= max(row["value"], row["simple"]) - 0.02
     assert {"joined", "trained - joined"} <= set(row["intervals"])
-    again = Report.load(report.save(tmp_path / "r.json", figures=False))
+    second = Report.load(report.save(tmp_path / "r.json", figures=False))
     assert (
-        next(r for r in again.rows() if r["metric"] == "balanced accuracy")["joined"]
+        next(r for r in second.rows() if r["metric"] == "balanced accuracy")["joined"]
         == row["joined"]
     )
     assert "joined" in [c.header for c in report.table().columns]

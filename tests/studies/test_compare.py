@@ -16,9 +16,10 @@ from amodal.data import Label
 from amodal.data import open as open_data
 from amodal.diagnose.label_free import eigenvalue_decay, lidar
 from amodal.studies import Candidate, Cell, Outcome, Study
-from amodal.studies.compare import PLAN, REPORT, RUN, _write_first, candidates_of, seconds_of
+from amodal.studies.compare import REPORT, RUN, seconds_of
 from amodal.studies.comparison import RESULT, Comparison, Entry, entries_of
 from amodal.studies.fitting import MIN_STEPS, Fit, chosen, cost, every_method
+from amodal.studies.planning import PLAN, Options, _write_first, candidates_of
 from amodal.studies.task import task_of
 
 
@@ -54,7 +55,9 @@ def test_candidates_stand_beside_yardsticks_and_the_winner_is_a_run(digits, comp
     report = json.loads((out / REPORT).read_text())
     choice = found.choice
     protocol = choice.protocol or "linear"
-    column = {"simple": "simple"}.get(choice.kind, "joined" if choice.how != "alone" else "value")
+    column = {"simple": "simple"}.get(
+        choice.kind, "joined" if choice.features != "alone" else "value"
+    )
     (row,) = [
         row
         for result in report["results"]
@@ -70,9 +73,11 @@ def test_candidates_stand_beside_yardsticks_and_the_winner_is_a_run(digits, comp
 def test_a_finished_one_is_read_and_another_is_not_mixed_in(digits, comparison, monkeypatch):
     found, out, options = comparison
     monkeypatch.setattr("amodal.studies.compare.work", None)
-    again = amodal.compare(digits, "digit", out=out, progress=False, **options)
-    assert again.rows() == json.loads(json.dumps(found.rows())) or again.sentence == found.sentence
-    assert Comparison.load(out).entries == again.entries
+    second = amodal.compare(digits, "digit", out=out, progress=False, **options)
+    assert (
+        second.rows() == json.loads(json.dumps(found.rows())) or second.sentence == found.sentence
+    )
+    assert Comparison.load(out).entries == second.entries
     with pytest.raises(AmodalError, match="another steps"):
         amodal.compare(digits, "digit", out=out, progress=False, **options | {"steps": 12})
     with pytest.raises(AmodalError, match="another data"):
@@ -94,7 +99,7 @@ def test_two_processes_share_one_study(tmp_path):
     assert b"Next: amodal embed" in ends[0][0] and b"Next: amodal embed" in ends[1][0]
 
 
-def test_the_first_plan_is_kept(tmp_path):
+def test_the_first_plan_wins(tmp_path):
     for number in (1, 2):
         _write_first(tmp_path / "new" / PLAN, {"number": number})
     assert json.loads((tmp_path / "new" / PLAN).read_text()) == {"number": 1}
@@ -193,8 +198,8 @@ def test_a_budget_pays_for_steps_then_seeds_then_candidates_go():
     assert set(least.left_out) == {f"c{i}" for i in range(len(least.study.candidates), 4)}
     with pytest.raises(AmodalError, match="give a larger --budget"):
         choose(2)
-    told = choose(2, steps=40)
-    assert told.study.first_steps[""] == 10 and len(told.study.seeds) == 2
+    fixed = choose(2, steps=40)
+    assert fixed.study.first_steps[""] == 10 and len(fixed.study.seeds) == 2
 
 
 def test_the_cost_is_that_of_all_rungs():
@@ -240,7 +245,7 @@ def test_the_sentence_says_what_to_take():
     assert "take simple features (0.900): it is clearly better than everything" in behind.sentence
     level = lines(0.58, a=(0.6, 0.6, 0.6), b=(0.59, 0.59, 0.59))
     assert "not clearly above simple features" in level.sentence
-    assert level.sentence.endswith("b cannot be told from it")
+    assert level.sentence.endswith("b is as good within the intervals")
     assert Comparison("t", [Entry("a", state="failed: it broke")]).sentence == (
         "every candidate failed"
     )
@@ -258,9 +263,9 @@ def test_a_comparison_survives_its_file(tmp_path):
     found = lines(0.5, a=(0.6, 0.8, 0.82))
     found.entries.append(Entry("broken", state="failed: no"))
     found.save(tmp_path)
-    again = Comparison.load(tmp_path)
-    assert again.sentence == found.sentence and len(again.entries) == 3
-    assert math.isnan(again.entries[-1].half)
+    second = Comparison.load(tmp_path)
+    assert second.sentence == found.sentence and len(second.entries) == 3
+    assert math.isnan(second.entries[-1].half)
     (tmp_path / RESULT).write_text("[]")
     with pytest.raises(AmodalError, match="no result of `amodal compare`"):
         Comparison.load(tmp_path)
@@ -304,8 +309,6 @@ def test_lidar_counts_the_directions_in_which_records_differ():
 
 
 def test_each_method_has_each_encoder(digits):
-    from amodal.studies.compare import Options
-
     asked = Options(
         "digit", "auto", ("simclr", "mae"), ("zer=gru",), ("zer",), {}, "nano", 1, 4, False
     )
