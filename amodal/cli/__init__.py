@@ -10,6 +10,7 @@ import sys
 
 import tyro
 
+from amodal.cli.compare import compare
 from amodal.cli.find import index, search, serve
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import take_method_options
@@ -22,7 +23,7 @@ from amodal.errors import AmodalError, UserCodeError, unknown
 VERBS = {
     f.__name__: f
     for f in (
-        *(demo, init, data, pretrain, plan, align, adapt, predict, evaluate),
+        *(demo, init, data, compare, pretrain, plan, align, adapt, predict, evaluate),
         *(embed, index, search, serve, view, export, methods, claim, doctor),
     )
 }

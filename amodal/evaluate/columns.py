@@ -10,6 +10,7 @@ import numpy as np
 
 from amodal.evaluate.context import Context
 from amodal.evaluate.frozen import FrozenParts, pretrained_fields
+from amodal.evaluate.joined import JoinedParts
 from amodal.evaluate.needed_parts import ComparedParts, NeededParts, Parts
 from amodal.evaluate.needed_records import Mask
 from amodal.evaluate.protocol import Protocol
@@ -29,25 +30,29 @@ class Columns:
         untrained: Of the one before training.
         simple: Simple features.
         frozen: Features of pretrained backbones.
+        joined: The vectors of the encoder, and simple features beside them.
     """
 
     trained: NeededParts
     untrained: NeededParts | None = None
     simple: SimpleParts | None = None
     frozen: FrozenParts | None = None
+    joined: JoinedParts | None = None
 
     @property
     def names(self) -> list[str]:
         """Those that are measured, as in a `Report`."""
         untrained = [] if self.untrained is None else ["untrained"]
-        return ["trained", *untrained, *(name for name, _ in self.yardsticks())]
+        return ["trained", *untrained, *(name for name, _ in self.beside())]
 
-    def yardsticks(self) -> Iterator[tuple[str, ComparedParts]]:
+    def beside(self) -> Iterator[tuple[str, ComparedParts]]:
         """Those that only protocols with `yardstick` are measured on."""
         if self.simple is not None:
             yield "simple", self.simple
         if self.frozen is not None:
             yield "frozen", self.frozen
+        if self.joined is not None:
+            yield "joined", self.joined
 
 
 def columns_of(
@@ -120,11 +125,13 @@ def columns_of(
             progress=progress,
         )
 
+    beside = simple_parts() if simple and compared else None
     return Columns(
         trained,
         None if baseline is None else embedded(baseline, title="embed, untrained"),
-        simple_parts() if simple and compared else None,
+        beside,
         frozen_parts(),
+        None if beside is None else JoinedParts(trained, beside),
     )
 
 

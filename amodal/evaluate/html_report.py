@@ -25,7 +25,8 @@ from amodal.evaluate.row import Row
 if TYPE_CHECKING:
     from amodal.evaluate.result import Report
 
-COLOUR = dict(zip(COLUMNS, (COLOURS[0], COLOURS[1], COLOURS[3], COLOURS[2], COLOURS[7])))
+PALETTE = (COLOURS[0], COLOURS[4], COLOURS[1], COLOURS[3], COLOURS[2], COLOURS[7])
+COLOUR = dict(zip(COLUMNS, PALETTE, strict=True))
 NAMES = {column: column for column in COLUMNS} | {"value": "trained"}
 WIDTH, LINE = 180, 7
 """Of a drawing and of one column in it, in pixels."""

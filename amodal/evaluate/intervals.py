@@ -33,7 +33,7 @@ def add_intervals(report: Report, bootstrap: Bootstrap) -> None:
         if not of:
             continue
         columns = {"trained": "value"} | {
-            c: c for c in ("simple", "frozen", "untrained") if c in row
+            c: c for c in ("simple", "frozen", "untrained", "joined") if c in row
         }
         intervals: dict[str, list[float]] = {}
         unpaired = []

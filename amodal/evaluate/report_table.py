@@ -29,7 +29,9 @@ HEADLINES = (
 LOWER = ("rank", "Brier", "calibration error")
 """What a metric's name says if smaller is better."""
 
-COLUMNS = ("value", "simple", "frozen", "untrained", "chance")
+COLUMNS = ("value", "joined", "simple", "frozen", "untrained", "chance")
+YARDSTICKS = COLUMNS[2:]
+"""What a value has to beat to be bold. `joined` has the encoder in it."""
 
 LONG = 12
 """Rows of one protocol above which their means are shown instead."""
@@ -134,7 +136,7 @@ def means(rows: Sequence[Row], group: Callable[[Row], tuple[str, str]] = by_targ
 
 def _cells(row: Row, compared: Sequence[str]) -> list[str]:
     """The cells of one row. A value better than all that it is compared with is bold."""
-    others = [v for c in COLUMNS[1:] if (v := shown_value(row, c)) is not None]
+    others = [v for c in YARDSTICKS if (v := shown_value(row, c)) is not None]
     others = [v for v in others if math.isfinite(v)]
     lower = any(name in row["metric"] for name in LOWER)
     best = all(row["value"] < v if lower else row["value"] > v for v in others)

@@ -17,7 +17,7 @@ from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded
 from amodal.stats.paired_bootstrap import Bootstrap, Outcome
 
-COMPARED = ("simple", "frozen", "untrained")
+COMPARED = ("simple", "frozen", "untrained", "joined")
 """Attributes of a report, and columns of its rows, that the trained encoder is compared with."""
 
 
@@ -77,6 +77,7 @@ class Report:
         simple: The same of simple features of the records, with no rows for a protocol that is not
             measured on them; None if that was not measured.
         frozen: The same of the features of pretrained backbones, before any of this training.
+        joined: The same of the encoder's vectors with simple features beside them.
         bootstrap: Draws of the test records, by which intervals were computed; not saved.
     """
 
@@ -88,6 +89,7 @@ class Report:
     test: Embedded | None = None
     simple: list[Result] | None = None
     frozen: list[Result] | None = None
+    joined: list[Result] | None = None
     bootstrap: Bootstrap | None = field(default=None, repr=False)
 
     def __getitem__(self, protocol: str) -> Result:

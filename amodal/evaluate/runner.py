@@ -211,7 +211,7 @@ def _run(one: Protocol, context: Context, columns: Columns) -> dict[str, Result]
     if (before := columns.untrained) is not None:
         seen = replace(context, parts=before.only(needed), encoder=before.encoder)
         found["untrained"] = _result(one, seen)
-    for name, features in columns.yardsticks():
+    for name, features in columns.beside():
         found[name] = _beside(one, replace(context, parts=features.only(needed)), trained)
     return found
 
@@ -237,6 +237,7 @@ def _report(
         test=embedded[1],
         simple=measured.get("simple"),
         frozen=measured.get("frozen"),
+        joined=measured.get("joined"),
         bootstrap=bootstrap,
     )
     if bootstrap is not None:

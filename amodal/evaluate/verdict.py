@@ -84,6 +84,7 @@ class Task:
         chance: By chance.
         labelled: Whether it is about a label, for which there is more than one protocol.
         compared: Whether simple features are measured on it.
+        joined: The best of both side by side, if measured.
     """
 
     name: str
@@ -93,6 +94,13 @@ class Task:
     chance: float
     labelled: bool
     compared: bool = True
+    joined: Score | None = None
+
+    @property
+    def together(self) -> bool:
+        """Whether the encoder and simple features are better side by side than each alone."""
+        alone = [one for one in (self.trained, self.simple) if one is not None]
+        return self.joined is not None and all(self.joined.above(one) for one in alone)
 
 
 Named = tuple[float, str]
@@ -113,11 +121,15 @@ def summary(
         bootstrap: Draws of these records.
         simple: Field -> what its simple features are called.
     """
-    loses, wins, spoilt, idle, equal, nothing, below = (list[Named]() for _ in range(7))
+    loses, wins, spoilt, idle, equal, nothing, below, both = (list[Named]() for _ in range(8))
     beaten = False
     for task in tasks(rows, outcomes, bootstrap):
         name, trained = task.name, task.trained
         beaten |= task.simple is not None and trained.above(task.simple)
+        if task.together and task.joined is not None and task.simple is not None:
+            alone = max(trained.value, task.simple.value)
+            figures = pair(task.joined.value, alone, ", the better one alone ")
+            both.append((task.joined.value - alone, f"{name} ({figures})"))
         spoils = task.before is not None and task.before.above(trained)
         if spoils and task.before is not None:
             figures = f"{_before(task.before)} {pair(task.before.value, trained.value)}"
@@ -147,6 +159,7 @@ def summary(
     first.sort(key=lambda part: -part[1][0][0])
     parts = [
         *first,
+        (f"the model and {SIMPLE} side by side are best for ", sorted(both, reverse=True)),
         ("the model is below chance for ", sorted(below, reverse=True)),
         ("the model is not above chance for ", nothing),
         ("the model is no better than ", idle),
@@ -206,7 +219,9 @@ def tasks(
         chance = max(float(rows[i]["chance"]) for i in same)
         before = best("frozen") or best("untrained")
         labelled = kind != "recall"
-        found.append(Task(name, trained, best("simple"), before, chance, labelled, compared))
+        found.append(
+            Task(name, trained, best("simple"), before, chance, labelled, compared, best("joined"))
+        )
     return found
 
 

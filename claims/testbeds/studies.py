@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 import testbeds
-from amodal.compare import (
+from amodal.core import AmodalError, unknown
+from amodal.modalities import name_of
+from amodal.studies import (
     Candidate,
     Cell,
     Check,
@@ -33,8 +35,6 @@ from amodal.compare import (
     Trainer,
     run,
 )
-from amodal.core import AmodalError, unknown
-from amodal.modalities import name_of
 from amodal.train.collapse_monitor import TrainingStopped
 from testbeds import yardsticks
 from testbeds.grid import ALIGNING, AUGMENTATION, ETA, LEAST_ROOM, RUNGS

@@ -9,8 +9,8 @@ from testbeds import grid, studies, yardsticks
 from testbeds.commands import defaults, table
 from testbeds.studies import OnTestbeds, Stored
 
-from amodal.compare import Candidate, Measured, Outcome, Study, jobs
 from amodal.core import AmodalError
+from amodal.studies import Candidate, Measured, Outcome, Study, jobs
 from amodal.train.collapse_monitor import TrainingStopped
 
 FITS = {"image": ["a", "b", "c"], "table": ["d", "e", "f"]}

@@ -90,7 +90,7 @@ def test_frozen_features_have_a_column_and_spoilt_ones_are_named(records, tmp_pa
     sentence = report.about["summary"]
     assert "training made worse " in sentence and "its frozen backbone" in sentence
     headings = [c.header for c in report.table().columns]
-    assert headings[-4:] == ["trained", "simple", "frozen", "chance"], "untrained it is not"
+    assert headings[-4:] == ["joined", "simple", "frozen", "chance"], "untrained it is not"
     read = Report.load(report.save(tmp_path / "r.json", figures=False))
     assert read.rows() == report.rows() and read.frozen is not None
 
@@ -108,7 +108,7 @@ def test_a_field_without_a_backbone_keeps_the_untrained_column(records):
     having = {(r["source"], r.get("target")) for r in report.rows() if "frozen" in r}
     assert having == {("left", None)}, "no retrieval with one frozen encoder"
     headings = [c.header for c in report.table().columns]
-    assert headings[-5:] == ["trained", "simple", "frozen", "untrained", "chance"]
+    assert headings[-6:] == ["trained", "joined", "simple", "frozen", "untrained", "chance"]
     plain = evaluate(encoder_of(records), records, protocols=["knn"], progress=False)
     assert plain.frozen is None
 

@@ -66,7 +66,8 @@ def test_the_page_has_the_sentence_the_tables_and_why_something_was_skipped(repo
     assert any(text.startswith("versions: Python ") and "torch" in text for text in listed)
     assert f"simple features of {FIELD}: tf-idf" in listed
     heads = [e.text for e in tree.xpath("(//table)[1]//th")]
-    assert heads[-4:] == ["untrained", "chance", "trained - simple", "trained - untrained"]
+    compared = [f"trained - {name}" for name in ("joined", "simple", "untrained")]
+    assert heads[-5:] == ["untrained", "chance", *compared]
 
 
 def test_intervals_are_drawn_where_the_values_are(report, page):
@@ -87,7 +88,7 @@ def test_intervals_are_drawn_where_the_values_are(report, page):
     assert float(drawn.get("x2")) == pytest.approx(4 + 172 * high, abs=0.1)
     dot = line.xpath(".//circle")[0]
     assert float(dot.get("cx")) == pytest.approx(4 + 172 * row["value"], abs=0.1)
-    assert len(line.xpath(".//circle")) == 3
+    assert len(line.xpath(".//circle")) == 4, "joined, simple and untrained too"
 
 
 def test_pictures_are_inside_and_can_be_left_out(report, page, tmp_path):

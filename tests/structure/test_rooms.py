@@ -20,7 +20,7 @@ FLOOR = {
     "plan": 7,
     "inference": 7,
     "evaluate": 8,
-    "compare": 9,
+    "studies": 9,
     "search": 9,
     "export": 10,
     "serve": 11,

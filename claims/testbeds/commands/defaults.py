@@ -19,8 +19,8 @@ import tomlkit
 
 import amodal.methods
 import testbeds
-from amodal.compare import Candidate, Outcomes, Study, Trainer, jobs, standings, winner
 from amodal.stats.interval import half_width
+from amodal.studies import Candidate, Outcomes, Study, Trainer, jobs, standings, winner
 from testbeds import studies
 from testbeds.grid import ETA, RUNGS, SEEDS, STEPS, recipes
 from testbeds.studies import OnTestbeds, Options, Setups, Stored

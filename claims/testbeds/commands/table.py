@@ -15,7 +15,8 @@ from typing import Any
 
 import testbeds
 from amodal import methods
-from amodal.compare import (
+from amodal.stats.interval import half_width
+from amodal.studies import (
     Candidate,
     Cell,
     Outcome,
@@ -28,7 +29,6 @@ from amodal.compare import (
     standings,
     winner,
 )
-from amodal.stats.interval import half_width
 from testbeds import studies
 from testbeds.grid import ETA, RUNGS
 from testbeds.studies import Options, Setups, Stored, Yardsticks

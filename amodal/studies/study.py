@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, NamedTuple
 
-from amodal.compare.candidate import Candidate
-from amodal.compare.outcome import Outcomes
 from amodal.core import AmodalError
+from amodal.studies.candidate import Candidate
+from amodal.studies.outcome import Outcomes
 
 
 class Cell(NamedTuple):

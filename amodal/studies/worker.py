@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
-from amodal.compare.limits import Check, Limits, Pulse
-from amodal.compare.outcome import Measured, Outcome, Outcomes
-from amodal.compare.storage import Snapshot, Ticket, Trials, Watch
-from amodal.compare.study import Cell, Job, Study, jobs, steps_left
 from amodal.core import AmodalError
 from amodal.progress import Bar
+from amodal.studies.limits import Check, Limits, Pulse
+from amodal.studies.outcome import Measured, Outcome, Outcomes
+from amodal.studies.storage import Snapshot, Ticket, Trials, Watch
+from amodal.studies.study import Cell, Job, Study, jobs, steps_left
 from amodal.train.signals import interruptions
 
 Objective = Callable[[Job, Check], Measured]

@@ -9,13 +9,13 @@ Any number of processes may run one study: the same call, with the same storage.
 
 from __future__ import annotations
 
-from amodal.compare.candidate import Candidate
-from amodal.compare.limits import Check, Limits
-from amodal.compare.outcome import Measured, Outcome, Outcomes
-from amodal.compare.questions import Question
-from amodal.compare.study import Cell, Job, Standing, Study, jobs, standings, winner
-from amodal.compare.trainer import Setup, Trainer, final
-from amodal.compare.worker import run
+from amodal.studies.candidate import Candidate
+from amodal.studies.limits import Check, Limits
+from amodal.studies.outcome import Measured, Outcome, Outcomes
+from amodal.studies.questions import Question
+from amodal.studies.study import Cell, Job, Standing, Study, jobs, standings, winner
+from amodal.studies.trainer import Setup, Trainer, final
+from amodal.studies.worker import run
 
 __all__ = [
     "Candidate",

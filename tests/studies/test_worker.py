@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
-from amodal.compare import Limits, Outcome, run, standings, winner
-from amodal.compare.storage import Trials
-from amodal.compare.study import jobs
 from amodal.core import AmodalError
-from tests.compare.fake import Formula, ended, study, value, worker
+from amodal.studies import Limits, Outcome, run, standings, winner
+from amodal.studies.storage import Trials
+from amodal.studies.study import jobs
+from tests.studies.fake import Formula, ended, study, value, worker
 
 QUICK = {"progress": False, "poll": 0.02, "every": 0.1}
 

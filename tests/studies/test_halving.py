@@ -2,10 +2,10 @@
 
 import pytest
 
-from amodal.compare import Candidate, Outcome, Study, standings, winner
-from amodal.compare.study import entrants, jobs, steps_left
 from amodal.core import AmodalError
-from tests.compare.fake import study, value
+from amodal.studies import Candidate, Outcome, Study, standings, winner
+from amodal.studies.study import entrants, jobs, steps_left
+from tests.studies.fake import study, value
 
 
 def played(one, until=None, failing=()):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from amodal.compare.limits import Check
+import numpy as np
+
 from amodal.core import AmodalError, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data import Dataset
-from amodal.evaluate import Context, Embedded, embed_records, protocol
+from amodal.evaluate import Context, Embedded, NotApplicable, embed_records, protocol
+from amodal.evaluate.context import EmbeddedParts, Pair
 from amodal.evaluate.intervals import standard_error
+from amodal.evaluate.joined import side_by_side
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.row import Row
+from amodal.evaluate.yardsticks import SimpleParts
+from amodal.studies.limits import Check
 
 
 class Question(Protocol):
@@ -40,6 +45,41 @@ class Question(Protocol):
     def fields(self) -> tuple[str, ...]: ...
 
 
+@dataclass
+class SimpleFeatures:
+    """Simple features of the training records and of a part, made once for all trials of a process.
+
+    They are of the records alone, so every candidate has the same beside it.
+
+    Args:
+        seed: Of the choice of training records that they are fitted on.
+    """
+
+    seed: int = 0
+    made: dict[str, Pair | None] = field(default_factory=dict)
+
+    def beside(self, encoder: Any, dataset: Dataset, part: str, embedded: Pair) -> Pair | None:
+        """The records of `embedded` with simple features in the place of vectors; None where no
+        field has any.
+
+        Args:
+            encoder: Its fields are described.
+            dataset: With these fields.
+            part: Of the split that is measured.
+            embedded: Training records and those of the part, as the encoder embeds them.
+        """
+        if part not in self.made:
+            rows: tuple[np.ndarray, np.ndarray] = (dataset.split("train"), dataset.split(part))
+            parts = EmbeddedParts(lambda: embedded)
+            try:
+                made = SimpleParts(encoder.fields, dataset, rows, parts, seed=self.seed).pair
+            except NotApplicable:
+                self.made[part] = None
+            else:
+                self.made[part] = made
+        return self.made[part]
+
+
 def measure(
     encoder: Any,
     dataset: Dataset,
@@ -47,6 +87,7 @@ def measure(
     part: str,
     seed: int,
     check: Check,
+    simple: SimpleFeatures | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure a trained encoder.
 
@@ -57,29 +98,74 @@ def measure(
         part: Of the split that is measured.
         seed: Of protocols that draw.
         check: Called between batches.
+        simple: To be measured with the vectors beside them, too.
 
     Returns:
-        Name of a question -> value, chance, n records and the value's standard_error.
+        Name of a question -> value, chance, n records and the value's standard_error; and, with
+        `simple`, the value of both side by side as `joined`, where there is one.
 
     Raises:
         AmodalError: If a question cannot be answered with this encoder.
     """
+    if not questions:
+        return {}
+    data, pair = embedded(encoder, dataset, part, check)
+    beside = simple.beside(encoder, data, part, pair) if simple is not None else None
+    joined = None
+    if beside is not None:
+        try:
+            joined = side_by_side(pair, beside)
+        except NotApplicable:  # a space that cannot be joined is measured alone
+            joined = None
+    found = {}
+    for question in questions:
+        check()
+        found[question.name] = answer(question, encoder, data, pair, seed)
+        if joined is not None and len(question.fields) in (0, 1, len(data.fields)):
+            check()
+            both = answer(question, encoder, data, joined, seed)
+            found[question.name]["joined"] = both["value"]
+    return found
+
+
+def embedded(
+    encoder: Any, dataset: Dataset, part: str, check: Check
+) -> tuple[Dataset, tuple[Embedded, Embedded]]:
+    """The dataset with the encoder's fields, and its training records and those of a part in its
+    vectors."""
     data = dataset if dataset.fields == encoder.fields else dataset.with_fields(encoder.fields)
     train, test = (
         embed_records(encoder, data, data.split(name), progress=lambda _: check())
         for name in ("train", part)
     )
-    found = {}
-    for question in questions:
-        check()
-        row = _row(question, encoder, data, train, test, seed)
-        found[question.name] = {
-            "value": float(row["value"]),
-            "chance": float(row["chance"]),
-            "n": int(row["n"]),
-            "standard_error": round(standard_error(row), 6),
-        }
-    return found
+    return data, (train, test)
+
+
+def answer(
+    question: Question, encoder: Any, data: Dataset, pair: Pair, seed: int
+) -> dict[str, float]:
+    """The answer to one question on embedded records, or on others in their place.
+
+    Args:
+        question: What is asked.
+        encoder: Whose records they are.
+        data: The dataset with the encoder's fields.
+        pair: Training records and those that are measured.
+        seed: Of protocols that draw.
+
+    Returns:
+        value, chance, n records and the value's standard_error.
+
+    Raises:
+        AmodalError: If it cannot be answered.
+    """
+    row = _row(question, encoder, data, *pair, seed)
+    return {
+        "value": float(row["value"]),
+        "chance": float(row["chance"]),
+        "n": int(row["n"]),
+        "standard_error": round(standard_error(row), 6),
+    }
 
 
 def _row(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amodal.compare.study import Cell
+    from amodal.studies.study import Cell
 
 
 @dataclass(frozen=True)

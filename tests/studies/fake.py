@@ -9,8 +9,8 @@ import time
 import zlib
 from pathlib import Path
 
-from amodal.compare import Candidate, Measured, Study, run
 from amodal.core import AmodalError
+from amodal.studies import Candidate, Measured, Study, run
 
 
 def study(count=8, **changes):

@@ -7,20 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from amodal.compare.limits import Check
-from amodal.compare.outcome import Measured
-from amodal.compare.questions import Question, measure
-from amodal.compare.study import Job, Study
 from amodal.core import AmodalError, Recipe
 from amodal.data import Dataset
+from amodal.inference.forward_passes import AnyEncoder
+from amodal.studies.candidate import Candidate
+from amodal.studies.label_free import label_free
+from amodal.studies.limits import Check
+from amodal.studies.outcome import Measured
+from amodal.studies.questions import Question, SimpleFeatures, embedded, measure
+from amodal.studies.study import Job, Study
 from amodal.train import pretrain
 from amodal.train.callbacks import Callback, OnlineProbe, OnlineRetrieval, OnLog, Progress
 from amodal.train.run_setup import DEFAULT_EPOCHS
-from amodal.train.settings import read_settings
+from amodal.train.settings import for_data, read_settings, with_changes
 
 CURVE_POINTS = 5
 """Of the learning curve of a trial."""
@@ -52,12 +55,18 @@ class Setup:
 
     Args:
         dataset: With the fields to learn from.
-        questions: At least one.
+        questions: At least one, but where `label_free` is all that is asked.
         size: Of the encoder, for candidates that do not say.
         batch_size: Rows of a step, for candidates that do not say; None for the method's own.
         backbones: Field -> pretrained backbone, for candidates without any.
         equal_records: Whether a candidate with another batch size takes as many more or fewer
             steps, so that all see equally many records.
+        simple: Simple features, to measure candidates with these beside them too. The score is then
+            that of the better one.
+        small_recipes: Whether candidates start from the recipe that `pretrain` would choose for
+            this data; else from that of the method's page.
+        label_free: Whether to measure what needs no labels too. Without questions that is all there
+            is, and the score is RankMe.
     """
 
     dataset: Dataset
@@ -66,6 +75,23 @@ class Setup:
     batch_size: int | None = None
     backbones: Mapping[str, str] = field(default_factory=dict)
     equal_records: bool = False
+    simple: SimpleFeatures | None = None
+    small_recipes: bool = False
+    label_free: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.questions and not self.label_free:
+            raise AmodalError("a study needs a question, or label-free scores")
+
+    def recipe(self, candidate: Candidate) -> Recipe:
+        """The recipe of a candidate, of any length."""
+        if not self.small_recipes:
+            return candidate.full_recipe()
+        records = len(self.dataset.split("train"))
+        usual = for_data(
+            candidate.method, read_settings(candidate.method, {}), self.dataset, records
+        )
+        return with_changes(usual.recipe, candidate.recipe)
 
     def steps(self, job: Job) -> int:
         """Steps of a job."""
@@ -77,7 +103,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains a candidate and measures it. An objective of `amodal.compare.run`.
+    """Trains a candidate and measures it. An objective of `amodal.studies.run`.
 
     Args:
         setups: Dataset's name -> the dataset and its questions; "" in a study of one.
@@ -101,11 +127,21 @@ class Trainer:
         encoder = trained(setup, job, callbacks)
         check()
         measured = measure(
-            encoder.eval(), setup.dataset, setup.questions, self.part, job.seed, check
+            encoder.eval(), setup.dataset, setup.questions, self.part, job.seed, check, setup.simple
         )
-        values = {name: one["value"] for name, one in measured.items()}
         details = {"part": self.part, "steps": steps, "tasks": measured, "curve": curve}
-        return Measured(self.score(job.data, values), details)
+        if setup.label_free:
+            data, (train, _) = embedded(encoder, setup.dataset, self.part, check)
+            free = label_free(cast(AnyEncoder, encoder), data, train, job.seed, check)
+            details["label_free"] = free
+            if not setup.questions:
+                return Measured(free["RankMe"], details)
+        values = {name: one["value"] for name, one in measured.items()}
+        score = self.score(job.data, values)
+        if all("joined" in one for one in measured.values()):
+            both = {name: one["joined"] for name, one in measured.items()}
+            score = max(score, self.score(job.data, both))
+        return Measured(score, details)
 
 
 def final(study: Study, name: str) -> Study:
@@ -127,7 +163,7 @@ def final(study: Study, name: str) -> Study:
 def trained(setup: Setup, job: Job, callbacks: Sequence[Callback] = ()) -> nn.Module:
     """The encoder of a candidate after the steps of a job, on the training part."""
     candidate, steps = job.candidate, setup.steps(job)
-    recipe = shortened(candidate.full_recipe(), steps)
+    recipe = shortened(setup.recipe(candidate), steps)
     if "batch_size" not in candidate.recipe and setup.batch_size is not None:
         recipe = replace(recipe, batch_size=setup.batch_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -215,6 +251,8 @@ class Curve:
 
 def _curves(setup: Setup, steps: int, points: list[tuple[int, dict[str, float]]]) -> list[Callback]:
     """The learning curve of the first question, where it is cheap: a few forward passes."""
+    if not setup.questions:
+        return []
     first = setup.questions[0]
     every = max(steps // CURVE_POINTS // LOGGED, 1) * LOGGED
     callback: OnlineProbe | OnlineRetrieval

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from amodal.compare.outcome import Outcome, Outcomes
-from amodal.compare.study import Cell, Study
 from amodal.core import AmodalError
+from amodal.studies.outcome import Outcome, Outcomes
+from amodal.studies.study import Cell, Study
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -55,7 +55,7 @@ def open_storage(where: str | Path) -> BaseStorage:
         return _database(str(where))
     path = Path(where)
     try:
-        from amodal.compare.journal import KernelLock
+        from amodal.studies.journal import KernelLock
     except ImportError:  # no flock on this system: Optuna's lock, which a kill can leave behind
         lock = None
     else:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.compare import Candidate, Job, Setup, Study, Trainer, final, jobs, run, winner
-from amodal.compare.questions import measure
-from amodal.compare.trainer import shortened, trained
 from amodal.core import AmodalError, Embeddings, Recipe
 from amodal.data import open as open_data
 from amodal.evaluate import embed_records
 from amodal.evaluate.protocols.knn import knn
 from amodal.evaluate.protocols.linear import linear
+from amodal.studies import Candidate, Job, Setup, Study, Trainer, final, jobs, run, winner
+from amodal.studies.questions import measure
+from amodal.studies.trainer import shortened, trained
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,281 @@
+"""`amodal.compare`: which method is worth training on this data, next to the simple thing.
+
+OUT/study.json         what is compared, and what simple things get
+OUT/study.journal      the trials, which any number of processes share
+OUT/comparison.json    the result so far
+OUT/curves.png         validation while training
+OUT/run/               the winner, trained with the last rung's steps
+OUT/report.json        the winner on the test part, by `amodal evaluate`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from amodal import data as records
+from amodal.core import AmodalError
+from amodal.core.embeddings import FUSED
+from amodal.core.matmul import fast_products
+from amodal.data import Dataset
+from amodal.evaluate import evaluate
+from amodal.methods.saved import load_run
+from amodal.nn.transformer import size_of
+from amodal.studies.comparison import JOINED, Comparison, Entry, entries_of
+from amodal.studies.outcome import Outcomes
+from amodal.studies.planning import LAST, Options, planned, study_of
+from amodal.studies.questions import SimpleFeatures
+from amodal.studies.study import Job, Study, jobs
+from amodal.studies.task import Asked, Task, task_of
+from amodal.studies.trainer import Setup, Trainer, shortened
+from amodal.studies.worker import run as work
+from amodal.train.pretrain import pretrain
+from amodal.train.run_dir import read_trained
+
+RUN = "run"
+REPORT = "report.json"
+SEEDS = 2
+
+
+@fast_products()
+def compare(
+    data: Any,
+    label: str | None = None,
+    *,
+    out: str | Path,
+    task: str = "auto",
+    budget: float | str = "30m",
+    methods: str | Sequence[str] = "auto",
+    encoders: Sequence[str] = (),
+    fields: Sequence[str] = (),
+    backbones: Mapping[str, str] | None = None,
+    size: str = "nano",
+    seeds: int = SEEDS,
+    steps: int | None = None,
+    storage: str = "",
+    label_free: bool = False,
+    progress: bool = True,
+) -> Comparison:
+    """Compare methods on one's own data, by successive halving, next to simple features.
+
+    The validation part alone is looked at. The winner is then trained once more, and measured once
+    on the test part. Any number of processes may call it with the same `out` (on other machines
+    with the same `storage`), at the same time or one after the other: they work on one study.
+
+    Args:
+        data: As `amodal.open` takes it.
+        label: What is to be predicted from the fields; TIME,EVENT for a survival time.
+        out: The folder of the comparison. One that is there is continued.
+        task: See `amodal.studies.task.task_of`.
+        budget: Seconds, or a text such as "30m" or "2h".
+        methods: Names, or auto: all that learn from such fields without a label.
+        encoders: FIELD=SPEC for an encoder from scratch in the place of the own one (such as
+            image=convnet), with which each method is compared too.
+        fields: To learn from; all by default.
+        backbones: Field -> pretrained backbone, which stays frozen.
+        size: Of the encoder.
+        seeds: Of each candidate; fewer where the budget does not pay for them.
+        steps: Of the last rung; by default what the budget allows.
+        storage: URL of a database; by default a file in `out`.
+        label_free: Also measure what needs no labels (RankMe, alpha, LiDAR).
+        progress: Show bars.
+
+    Returns:
+        What was result so far; `finished` says whether all trials have ended.
+
+    Raises:
+        AmodalError: For data on which nothing can be compared, and for options that are not those
+            of the comparison in `out`.
+    """
+    start, seconds = time.monotonic(), seconds_of(budget)
+    if seeds < 1:
+        raise AmodalError(f"seeds is {seeds}, and at least 1 is needed")
+    folder = Path(out)
+    dataset = records.open(data)
+    dataset = dataset.select(fields) if fields else dataset
+    asked = Options(
+        label,
+        task,
+        _names(methods),
+        tuple(encoders),
+        tuple(dataset.fields),
+        dict(backbones or {}),
+        size,
+        seeds,
+        steps,
+        label_free or task == "label-free",
+    )
+    size_of(size)
+    about = task_of(dataset, label, task)
+    asked = replace(asked, label_free=asked.label_free or about.kind == "label-free")
+    setup = setup_of(dataset, about, asked)
+    result = planned(folder, dataset, about, asked, setup, seconds, progress)
+    if result.finished and (folder / REPORT).exists():
+        return result
+    left = seconds * (1 - LAST) - (time.monotonic() - start)
+    study = study_of(folder)
+
+    def report(so_far: Outcomes) -> None:
+        _written(folder, result, study, so_far)
+
+    outcomes = work(
+        study,
+        Trainer({"": setup}),
+        storage or folder / "study.journal",
+        budget=max(left, 1.0),
+        progress=progress,
+        report=report,
+    )
+    result = _written(folder, result, study, outcomes)
+    if not jobs(study, outcomes) and result.winner is not None:
+        result = tested(folder, dataset, about, setup, study, result, progress)
+    return result
+
+
+def seconds_of(budget: float | str) -> float:
+    """Seconds of a budget.
+
+    Args:
+        budget: Seconds, or a number with s, m or h behind it.
+
+    Raises:
+        AmodalError: For another text, and for no time.
+    """
+    text = str(budget).strip().lower()
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        value = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+    except ValueError as error:
+        raise AmodalError(f"a budget is a time such as 90s, 30m or 2h, not {budget!r}") from error
+    if not 0 < value < float("inf"):
+        raise AmodalError(f"a budget is more than no time, not {budget!r}")
+    return value
+
+
+def _names(chosen: str | Sequence[str]) -> tuple[str, ...]:
+    names = chosen.split(",") if isinstance(chosen, str) else [*chosen]
+    names = [name.strip() for name in names if name.strip()]
+    return () if names in ([], ["auto"]) else tuple(names)
+
+
+def setup_of(dataset: Dataset, about: Task, asked: Options) -> Setup:
+    """The data, and what is asked of a model of it."""
+    return Setup(
+        dataset,
+        about.questions,
+        size=asked.size,
+        backbones=asked.backbones,
+        simple=SimpleFeatures() if about.questions else None,
+        small_recipes=True,
+        label_free=asked.label_free,
+    )
+
+
+def _written(folder: Path, result: Comparison, study: Study, outcomes: Outcomes) -> Comparison:
+    """The comparison with the outcomes so far, also in the folder."""
+    from amodal.studies.curves import draw_curves
+
+    yardsticks = [entry for entry in result.entries if entry.kind != "candidate"]
+    about = result.about | {"steps": study.steps_of(study.cells([""], study.rungs - 1)[0])}
+    now = Comparison(
+        result.title, entries_of(study, outcomes, yardsticks), result.left_out, about, folder
+    )
+    now.save(folder)
+    draw_curves(now, folder / "curves.png")
+    return now
+
+
+def tested(
+    folder: Path,
+    dataset: Dataset,
+    about: Task,
+    setup: Setup,
+    study: Study,
+    result: Comparison,
+    progress: bool,
+) -> Comparison:
+    """Train the winner once more, into a run, and measure it on the test part."""
+    winner = result.winner
+    assert winner is not None
+    candidate = study.candidate(winner.name)
+    job = Job(
+        candidate,
+        "",
+        0,
+        study.rungs - 1,
+        study.steps_of(study.cells([winner.name], study.rungs - 1)[0]),
+    )
+    run = folder / RUN
+    if not (run / "model.safetensors").exists():
+        pretrain(
+            candidate.method,
+            setup.dataset,
+            run,
+            recipe=shortened(setup.recipe(candidate), setup.steps(job)),
+            size=candidate.size or setup.size,
+            options=dict(candidate.options),
+            backbones=dict(candidate.backbones or setup.backbones) or None,
+            seed=study.seeds[0],
+            progress=progress,
+            logger=None,
+            resume=(run / "config.json").exists(),
+        )
+    saved = load_run(run)
+    choice, questions = result.choice or winner, about.questions
+    if choice.protocol:
+        questions = tuple(one.with_protocol(choice.protocol) for one in questions)
+    report = evaluate(
+        Trained(saved.encoder.eval(), saved.config, read_trained(run)),
+        setup.dataset,
+        label=about.label,
+        protocols=sorted({one.protocol for one in (*questions, *about.questions)}) or None,
+        progress=progress,
+    )
+    report.save(folder / REPORT, figures=False)
+    test = [_value(one, report.rows(), choice, [*dataset.fields]) for one in questions]
+    values = [value for value in test if value is not None]
+    if values and len(values) == len(test):
+        result.about["test"] = mean(values)
+    result.about["summary"] = report.about.get("summary", "")
+    result.about["run"] = RUN
+    result.save(folder)
+    return result
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The run of a winner, as `evaluate` takes it: its training records are known.
+
+    Args:
+        encoder: In evaluation mode.
+        config: Of config.json.
+        trained: Hashes of the keys that it was trained on.
+        head: None: it predicts no labels itself.
+    """
+
+    encoder: Any
+    config: dict[str, Any]
+    trained: np.ndarray | None
+    head: None = None
+
+
+def _value(
+    question: Asked, rows: Sequence[Mapping[str, Any]], choice: Entry, fields: Sequence[str]
+) -> float | None:
+    """What was chosen, by the rows of a report on the test part."""
+    wanted: dict[str, Any] = {"metric": question.row_metric, "protocol": question.protocol}
+    if question.protocol == "retrieval":
+        wanted |= {"source": question.fields[0], "target": question.fields[1]}
+    else:
+        wanted["source"] = fields[0] if len(fields) == 1 else FUSED
+    row = next((r for r in rows if all(r.get(k) == v for k, v in wanted.items())), None)
+    column = (
+        "simple" if choice.kind == "simple" else "joined" if choice.features == JOINED else "value"
+    )
+    return None if row is None or column not in row else float(row[column])

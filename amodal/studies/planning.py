@@ -1,0 +1,261 @@
+"""How a comparison begins: candidates, yardsticks, what the budget pays for; kept in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from amodal import data as records
+from amodal import methods
+from amodal.core import AmodalError, unknown
+from amodal.data import Dataset
+from amodal.evaluate.joined import side_by_side
+from amodal.nn.encoder import Encoder
+from amodal.nn.transformer import size_of
+from amodal.progress import Bar
+from amodal.studies.candidate import Candidate
+from amodal.studies.comparison import QUANTILE, RESULT, Comparison, Entry
+from amodal.studies.fitting import chosen, every_method, fits_of
+from amodal.studies.questions import answer, embedded
+from amodal.studies.study import Study
+from amodal.studies.task import Asked, Task
+from amodal.studies.trainer import Setup
+
+PLAN = "study.json"
+PLANNED = ("study", "yardsticks", "left_out", "about")
+TRIED = 0.25
+"""Share of the budget for finding out which methods fit."""
+LAST = 0.15
+"""Share of the budget that is kept for training and testing the winner."""
+UNTRAINED, SIMPLE = "untrained encoder", "simple features"
+BOOSTED = f"boosted trees on {SIMPLE}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a comparison, see `compare`."""
+
+    label: str | None
+    task: str
+    methods: tuple[str, ...]
+    encoders: tuple[str, ...]
+    fields: tuple[str, ...]
+    backbones: Mapping[str, str]
+    size: str
+    seeds: int
+    steps: int | None
+    label_free: bool
+
+
+def candidates_of(asked: Options, dataset: Dataset) -> list[Candidate]:
+    """All candidates that may fit, the most important first.
+
+    Raises:
+        AmodalError: For an unknown method, or an encoder of a field that is not there.
+    """
+    names = asked.methods or tuple(every_method())
+    for name in names:
+        methods.function(name)  # raises for one that is none
+    result = [Candidate(name) for name in names]
+    for spec in asked.encoders:
+        field, _, backbone = spec.partition("=")
+        if field not in dataset.fields or not backbone:
+            raise unknown(
+                "field", field, dataset.fields, "An encoder is FIELD=SPEC, such as image=convnet."
+            )
+        result += [
+            Candidate(
+                name, backbones={**asked.backbones, field: backbone}, name=f"{name} {backbone}"
+            )
+            for name in names
+        ]
+    if asked.encoders and not asked.methods:  # the general ones with each encoder come first
+        order = {c.name: place for place, c in enumerate(result)}
+        result.sort(key=lambda c: (names.index(c.method), order[c.name]))
+    return result
+
+
+def planned(
+    folder: Path,
+    dataset: Dataset,
+    about: Task,
+    asked: Options,
+    setup: Setup,
+    seconds: float,
+    progress: bool,
+) -> Comparison:
+    """The comparison in the folder, begun if there is none. The first process to have one wins.
+
+    Raises:
+        AmodalError: If that in the folder is of other data or options, or nothing fits.
+    """
+    path = folder / PLAN
+    written = {
+        "fingerprint": dataset.fingerprint,
+        "options": json.loads(json.dumps(vars(asked), default=dict)),
+    }
+    if not path.exists():
+        plan = written | _begin(dataset, about, asked, setup, seconds, progress)
+        _write_first(path, plan)
+    before = _read_plan(path)
+    differ = [
+        name for name, value in written["options"].items() if before["options"].get(name) != value
+    ]
+    if before["fingerprint"] != dataset.fingerprint:
+        differ.insert(0, "data")
+    if differ:
+        raise AmodalError(
+            f"{folder} has a comparison with another {', '.join(differ)}. Give the same to go on, "
+            "or another --out to begin a new one"
+        )
+    if (folder / RESULT).exists():
+        return Comparison.load(folder)
+    return Comparison(
+        about.title,
+        [Entry(**one) for one in before["yardsticks"]],
+        before["left_out"],
+        before["about"],
+        folder,
+    )
+
+
+def _begin(
+    dataset: Dataset, about: Task, asked: Options, setup: Setup, seconds: float, progress: bool
+) -> dict[str, Any]:
+    """Measure yardsticks, try all candidates, and choose the study."""
+    start = time.monotonic()
+
+    def check() -> None:
+        pass
+
+    everything = candidates_of(asked, dataset)
+    yardsticks, measuring = yardsticks_of(setup, about, check)
+    with Bar("which methods fit", len(everything), shown=progress) as bar:
+        fits, reasons = fits_of(
+            everything, setup, check, seconds * TRIED, lambda name: bar.step(name)
+        )
+    if not fits:
+        first = next(iter(reasons.items()), ("", "there is none"))
+        raise AmodalError(f"no method fits {dataset.name}; {first[0]}: {first[1]}")
+    rows, count = size_of(asked.size).batch, len(dataset.split("train"))
+    choice = chosen(
+        fits,
+        count,
+        min(rows, count),
+        seconds * (1 - LAST) - (time.monotonic() - start),
+        seeds=asked.seeds,
+        measuring=measuring,
+        steps=asked.steps,
+    )
+    parts = {part: len(dataset.split(part)) for part in ("train", "valid", "test")}
+    return {
+        "study": choice.study.written(),
+        "yardsticks": [vars(entry) for entry in yardsticks],
+        "left_out": reasons | dict(choice.left_out),
+        "about": {
+            "data": dataset.name,
+            "task": about.kind,
+            "label": about.label,
+            "label_free": about.kind == "label-free",
+            "parts": parts,
+            "seeds": len(choice.study.seeds),
+            "expected_seconds": round(choice.seconds, 1),
+        },
+    }
+
+
+def _write_first(path: Path, plan: Mapping[str, Any]) -> None:
+    """Write a plan, unless another process has written one by now."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps(plan, indent=1, default=dict) + "\n", encoding="utf-8")
+        try:
+            os.link(draft, path)  # unlike a rename it does not replace what is there
+        except FileExistsError:
+            pass
+        draft.unlink()
+    except OSError as error:
+        raise AmodalError(f"could not write {path}: {error}") from error
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: plan[name] for name in (*PLANNED, "fingerprint", "options")}
+    except (OSError, ValueError, KeyError) as error:
+        raise AmodalError(
+            f"{path} is no plan of a comparison, or is damaged: {error}; take another --out"
+        ) from error
+
+
+def study_of(folder: Path) -> Study:
+    """The study of a comparison."""
+    written = _read_plan(folder / PLAN)["study"]
+    return Study(
+        tuple(Candidate(**one) for one in written["candidates"]),
+        tuple(written["seeds"]),
+        written["steps"],
+        written["rungs"],
+        written["eta"],
+    )
+
+
+def yardsticks_of(
+    setup: Setup, about: Task, check: Callable[[], None]
+) -> tuple[list[Entry], float]:
+    """Chance, simple features and an untrained encoder, on the validation part.
+
+    Returns:
+        The entries, the best first, and the seconds that measuring one encoder takes.
+    """
+    torch.manual_seed(0)
+    dataset = records.learn_tokens(setup.dataset, setup.dataset.split("train"))
+    encoder = Encoder(dataset.fields, size=setup.size)
+    if about.kind == "retrieval":
+        encoder = encoder.align(encoder.width)
+    encoder = encoder.eval()
+    start = time.monotonic()
+    data, pair = embedded(encoder, dataset, "valid", check)
+    columns: dict[str, Any] = {UNTRAINED: pair}
+    measured = {UNTRAINED: _measured(about.questions, encoder, data, pair)}
+    seconds = time.monotonic() - start
+    simple = setup.simple.beside(encoder, data, "valid", pair) if setup.simple else None
+    if simple is not None:
+        columns[SIMPLE] = simple
+        measured[SIMPLE] = _measured(about.questions, encoder, data, simple)
+        start = time.monotonic()
+        _measured(about.questions, encoder, data, side_by_side(pair, simple))
+        seconds += time.monotonic() - start
+        if about.kind == "label":
+            boosted = [one.with_protocol("boosting") for one in about.questions]
+            measured[BOOSTED] = _measured(boosted, encoder, data, simple)
+    if not about.questions:
+        return [], seconds
+    chance = mean(one["chance"] for one in measured[UNTRAINED])
+    entries = [
+        Entry(
+            name,
+            "untrained" if name == UNTRAINED else "simple",
+            mean(one["value"] for one in values),
+            QUANTILE * mean(one["standard_error"] for one in values),
+            protocol="boosting" if name == BOOSTED else "",
+        )
+        for name, values in measured.items()
+    ]
+    entries.append(Entry("chance", "chance", chance, 0.0))
+    return sorted(entries, key=lambda e: -(e.value or 0.0)), seconds
+
+
+def _measured(
+    questions: Sequence[Asked], encoder: Any, data: Dataset, pair: Any
+) -> list[dict[str, float]]:
+    return [answer(one, encoder, data, pair, 0) for one in questions]
