@@ -8,7 +8,7 @@ after a resume. Frozen blocks, such as a teacher's, leave nothing out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Tokens, name_code
+from amodal.core import AmodalError, Tokens, name_code, view_of
+from amodal.core.embeddings import FUSED
 from amodal.masking.hashing import uniform
 
 Drop = Callable[[Tensor, int], Tensor]
@@ -24,6 +25,7 @@ Drop = Callable[[Tensor, int], Tensor]
 
 # A context variable, so that the many modules between the loop and a block need no argument for it.
 _setting: ContextVar[tuple[float, Tensor] | None] = ContextVar("drop_path", default=None)
+_views: ContextVar[tuple[int, ...]] = ContextVar("views_side_by_side", default=())
 
 
 @contextmanager
@@ -44,6 +46,22 @@ def drop_paths(rate: float, seeds_B: Tensor) -> Iterator[None]:
         yield
     finally:
         _setting.reset(before)
+
+
+@contextmanager
+def side_by_side(views: Sequence[int]) -> Iterator[None]:
+    """Say that the tokens of blocks within this context are sequences side by side: rows 0 to B - 1
+    are those of the first, B to 2 B - 1 those of the second.
+
+    Args:
+        views: The number of the view that each sequence is of, see `amodal.core.view_of`. Two views
+            of a row have draws of their own.
+    """
+    before = _views.set(tuple(views))
+    try:
+        yield
+    finally:
+        _views.reset(before)
 
 
 def identity(x_TD: Tensor, half: int) -> Tensor:
@@ -71,17 +89,27 @@ def drop_of(
     if setting is None or not number or not any(p.requires_grad for p in block.parameters()):
         return identity
     rate, seeds_B = setting
-    if tokens.size != len(seeds_B):
+    views, size = _views.get() or (0,), len(seeds_B)
+    if tokens.size != size * len(views):
         raise AmodalError(
             f"drop_path needs one sequence a record, and this method makes {tokens.size} of "
-            f"{len(seeds_B)}; leave it out"
+            f"{size}; leave it out"
         )
     # by name: the number of a source depends on which others the batch has
-    codes = torch.tensor([name_code(name) for name in tokens.names], device=tokens.row.device)
-    row, source = tokens.row, codes[tokens.source]
+    codes = torch.tensor(
+        [[name_code(_of_view(name, view)) for name in tokens.names] for view in views],
+        device=tokens.row.device,
+    )
+    sequence = torch.div(tokens.row, size, rounding_mode="floor")
+    row, source = tokens.row - sequence * size, codes[sequence, tokens.source]
     if order_T is not None:
         row, source = row[order_T], source[order_T]
     return partial(_dropped, rate * number / (depth - 1), seeds_B[row], source, number)
+
+
+def _of_view(name: str, view: int) -> str:
+    """The name of a source of a view. Side by side, sources have the names of their fields."""
+    return name if not view or name == FUSED or view_of(name) else f"{name}:{view}"
 
 
 def _dropped(

@@ -13,6 +13,7 @@ from amodal.core.embeddings import FUSED
 from amodal.core.host import host_copy, on_host, to_device
 from amodal.modalities import Modality
 from amodal.nn.dilated import Dilated
+from amodal.nn.drop_path import side_by_side
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
 
@@ -142,7 +143,9 @@ class TrunkRouting(nn.Module):
                 outputs = whole
             else:
                 logits: list[Tensor] | None = None if router_logits is None else []
-                outputs = _unstack(trunks[key](_stack(whole), collect, logits, **hooked), whole)
+                with side_by_side([view_of(names[0]) for names in sequences]):
+                    stacked = trunks[key](_stack(whole), collect, logits, **hooked)
+                outputs = _unstack(stacked, whole)
                 for number, logits_TE in enumerate(logits or ()):
                     assert router_logits is not None
                     parts = zip(
