@@ -24,6 +24,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent
 STATUSES = ("planned", "done", "blocked")
+EVIDENCE = ("reproduced", "not reproduced", "inconclusive", "no power", "needs scale")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ class Row:
         licence: of that code.
         home: its file below `amodal`.
         status: one of STATUSES.
+        loss: "yes" if a golden test of the whole page agrees with the paper and 90 % of its mutants
+            are noticed.
+        system: "yes" if the paper's kind of encoder, data, recipe and product can be had, and the
+            page says under `Differs:` what is not as in the paper.
+        learns: "yes" if it clears chance, an untrained encoder and simple features on a real set,
+            with the figures on the page; "" where that is not measured.
+        evidence: of the paper's claim, one of EVIDENCE; "" where it is not tried at that bar.
     """
 
     key: str
@@ -51,6 +59,10 @@ class Row:
     licence: str = ""
     home: str = ""
     status: str = "done"
+    loss: str = "no"
+    system: str = "no"
+    learns: str = ""
+    evidence: str = ""
 
 
 @cache
@@ -233,12 +245,18 @@ def plugin_pages() -> dict[str, Page]:
 
 def listing() -> RenderableType:
     """Tables of all methods, and of the rows that are no method."""
-    table = Table("method", "family", "row", "paper", "claim")
+    table = Table("method", "family", "row", "paper", "loss", "system", "learns", "claim")
     for name, page in sorted(pages().items(), key=lambda item: (item[1].family, item[0])):
         row = find(name)
         number = str(row.row) if row and row.row else ""
+        bar = (row.loss, row.system, row.learns or "?") if row else ("", "", "")
         table.add_row(
-            f"[bold]{name}[/]", page.family, number, Text(page.citation), _coloured(verdict(name))
+            f"[bold]{name}[/]",
+            page.family,
+            number,
+            Text(page.citation),
+            *bar,
+            _coloured(verdict(name)),
         )
     parts = Table(
         "part", "where", "row", "claim", title="rows that are no method", title_justify="left"

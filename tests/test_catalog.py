@@ -1,7 +1,9 @@
 """The catalogue and the pages agree."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import amodal_claims as claims
@@ -46,6 +48,25 @@ def test_a_row_that_is_done_has_page_test_claim_and_ledger_entry():
         )
         assert row.key in claims.names(), f"{row.key}: no claim"
         assert catalog.verdict(row.key), f"{row.key}: its claim is not in the ledger"
+
+
+def test_the_bar_is_claimed_only_with_what_it_asks_for():
+    noticed = tomllib.loads((TESTS / "golden" / "mutants.toml").read_text())
+    for row in (*catalog.rows(), *catalog.general()):
+        assert {row.loss, row.system} <= {"yes", "no"} and row.learns in ("yes", "no", ""), row.key
+        assert row.evidence in ("", *catalog.EVIDENCE), row.key
+        page = catalog.pages().get(row.key)
+        if row.loss == "yes" and page is not None:
+            assert (TESTS / "golden" / f"test_{row.key}.py").exists(), row.key
+            assert noticed.get(row.key, 0) >= 90, f"{row.key}: mutants are not noticed"
+        text = page.docstring if page is not None else ""
+        if page is None and row.home:
+            text = (catalog.ROOT / row.home).read_text()
+        if row.system == "yes":
+            assert "Differs" in text, f"{row.key}: what is not as in the paper?"
+        if row.learns:
+            assert re.search(r"Learns.*\.\d\d", text, re.S), f"{row.key}: where are the figures?"
+    assert noticed.keys() <= catalog.pages().keys()
 
 
 def test_every_page_is_in_the_catalogue_and_every_home_is_there():
