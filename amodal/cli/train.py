@@ -58,7 +58,7 @@ def pretrain(
             metavar="FIELD=SPEC",
             help="timm:NAME@pretrained, timm:NAME@scratch, transformers:DIR; or small ones from "
             "scratch: convnet (images), resnet1d (series, sound), gru and lstm (sequences), with "
-            "options after a colon: convnet:width=64,norm=group",
+            "options after a colon: convnet:width=64,norm=group; or FILE.py:NAME of your own",
         ),
     ] = (),
     train_backbones: Annotated[
@@ -182,8 +182,11 @@ def pretrain(
         run(str(method), records, Path(str(out)), **settings)
     if distributed.rank() == 0:
         from amodal import methods
+        from amodal.nn.backbones.pretrained import is_own_code
 
         own = f" --method {method}" if methods.is_user_code(str(method)) else ""
+        specs = settings.get("backbones") or {}
+        own += "".join(f" --backbone {f}={s}" for f, s in specs.items() if is_own_code(s))
         print(f"wrote {out}. Next: amodal evaluate {out} --data {data}{own}")
 
 

@@ -57,6 +57,26 @@ def dotted_name(code: type | Callable[..., object]) -> str:
     return f"{module}:{code.__qualname__}"
 
 
+def reference_to(code: object) -> str:
+    """The reference by which `load_reference` finds a function, class or object.
+
+    Returns:
+        FILE.py:NAME for code in a module of no package, PACKAGE.MODULE:NAME for others; "" where no
+        name of a module leads to this very object, and for code of the program that runs, which
+        would run once more.
+    """
+    module = sys.modules.get(getattr(_definition(code), "__module__", "") or "")
+    if module is None or module.__name__ == "__main__":
+        return ""
+    names = [name for name, value in vars(module).items() if value is code]
+    if not names:
+        return ""
+    file = getattr(module, "__file__", None) or ""
+    is_alone = "." not in module.__name__ and not hasattr(module, "__path__")
+    location = str(Path(file).resolve()) if is_alone and file.endswith(".py") else module.__name__
+    return f"{location}:{names[0]}"
+
+
 def is_reference(text: str) -> bool:
     """Whether a text is a reference to code, not the name of a page."""
     return ":" in text

@@ -27,7 +27,7 @@ from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
 from amodal.data.loader import Views
-from amodal.methods.saved import SPEC, saved, spec_of
+from amodal.methods.saved import SPEC, check_plugins, saved, spec_of
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
@@ -80,6 +80,9 @@ def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings:
         TrainingStopped: If the loss is not finite, or the features have collapsed.
     """
     check_type("out", out, is_path, "the run folder to write")
+    for run in (settings.get("resume") and out, settings.get("init_from")):
+        if run and is_path(run):  # first: the method and the fields of the data may be of plug-ins
+            check_plugins(run)
     inputs = open_inputs(method, data, read_settings(method, settings), Path(out))
     built = build(inputs)
     prepared = prepare(inputs, built, Path(out))
@@ -282,8 +285,9 @@ def make_folder(out: Path, config: Config, inputs: Inputs, built: Built, recipe:
     if distributed.rank() == 0:
         source, dataset = inputs.settings.init_from, inputs.dataset
         run_dir.prepare(out, config, inputs.settings.resume)
-        run_config.write(out, inputs.method, dataset, inputs.settings, recipe)
-        run_dir.write_json(out / SPEC, spec_of_run(inputs, built))
+        spec = spec_of_run(inputs, built)
+        run_config.write(out, inputs.method, dataset, inputs.settings, recipe, spec["plugins"])
+        run_dir.write_json(out / SPEC, spec)
         write_tokenizers(out, dataset.fields)
         trained = run_dir.hash_keys(dataset.keys[i] for i in inputs.part)
         earlier = run_dir.read_trained(Path(source)) if source else None
