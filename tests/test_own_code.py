@@ -2,6 +2,7 @@
 and refused."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -14,7 +15,7 @@ import amodal
 from amodal import cli, methods
 from amodal.core import AmodalError
 from amodal.core import part as parts
-from amodal.core.references import load_reference
+from amodal.core.references import load_reference, reference_to
 
 PAGE = '''
 """A page outside the package."""
@@ -431,3 +432,100 @@ def test_an_object_that_is_no_method_is_not_printed(monkeypatch):
     with pytest.raises(AmodalError, match="not of type _Environ") as error:
         methods.function("os:environ")
     assert "hunter2" not in str(error.value)
+
+
+def run_cli(*words):
+    short = ["--size", "nano", "--steps", "2", "--batch-size", "16", "--device", "cpu"]
+    cli.main(["pretrain", *map(str, words), *short])
+
+
+def test_the_command_line_trains_with_a_module_of_a_file(folder, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "net.py").write_text(NET)
+    monkeypatch.chdir(home)
+    run_cli("clip", "--data", folder, "--out", "run", "--backbone", "image=net.py:Net")
+    assert "--backbone image=net.py:Net" in capsys.readouterr().out
+    text = (home / "run/config.toml").read_text()
+    assert f'image = "{home / "net.py"}:Net"' in text
+    cli.main(["embed", "run", f"--data={folder}", "--out=v.parquet", "--backbone=image=net.py:Net"])
+    monkeypatch.chdir(tmp_path)
+    run_cli("--config", home / "run/config.toml", "--out", "second")
+    (home / "mine.toml").write_text(
+        f'method = "clip"\ndata = "{folder}"\n[backbones]\nimage = "net.py:Net"\n'
+    )
+    run_cli("--config", home / "mine.toml", "--out", "third")
+    for run in ("run", "second", "third"):
+        where = home / run if run == "run" else tmp_path / run
+        model = amodal.load(where, backbones={"image": f"{home / 'net.py'}:Net"})
+        assert type(model.encoder.tokenizers["image"].module).__name__ == "Net"
+    for backbone, words in (
+        ("net.py:Net", "there is no file net.py"),
+        (f"{home}/net.py:Nett", "Did you mean Net"),
+        ("no_such.nets:Net", "no library of backbones is called 'no_such.nets'.*FILE.py:NAME"),
+        ("tests.test_own_code:PAGE", "of type str"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            run_cli("clip", "--data", folder, "--out", "no", "--backbone", f"image={backbone}")
+        assert re.search(words, capsys.readouterr().err)
+    (home / "mine.toml").write_text('backbone = "net.py:Net"\n')
+    with pytest.raises(SystemExit):
+        run_cli("clip", "--data", folder, "--config", home / "mine.toml", "--out", "no")
+    assert "Did you mean backbones" in capsys.readouterr().err
+
+
+def test_a_reference_is_a_backbone_in_python(folder, tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    backbones = {"image": f"{tmp_path / 'net.py'}:Net"}
+    model = amodal.pretrain("clip", folder, tmp_path / "run", backbones=backbones, **QUICK)
+    same(model, amodal.load(tmp_path / "run", backbones=backbones), folder)
+
+
+def test_a_python_run_with_importable_code_has_a_config(file, folder, tmp_path):
+    """A function and a class that a module has are named, so the file alone runs."""
+    (tmp_path / "net.py").write_text(NET)
+    method, net = load_reference(f"{file}:pulled"), load_reference(f"{tmp_path / 'net.py'}:Net")
+    run = tmp_path / "run"
+    amodal.pretrain(method, folder, run, backbones={"image": net}, **QUICK)
+    text = (run / "config.toml").read_text()
+    assert f'method = "{file}:pulled"' in text and "own_code" not in text
+    run_cli("--config", run / "config.toml", "--out", tmp_path / "second")
+    backbones = {"image": net}
+    second = amodal.load(tmp_path / "second", method=method, backbones=backbones)
+    assert second.config["method"] == "pulled"
+
+
+def test_a_python_run_with_other_code_says_what_to_pass(file, folder, tmp_path, capsys):
+    """What was made by hand, or stands in a function, has no name that leads to it."""
+    (tmp_path / "net.py").write_text(NET)
+    pulled = load_reference(f"{file}:pulled")
+
+    def mine(encoder, *, width: int = 8):
+        return pulled(encoder, width=width)
+
+    net = load_reference(f"{tmp_path / 'net.py'}:Net")()
+    run, config = tmp_path / "run", ("--config", tmp_path / "run/config.toml")
+    amodal.pretrain(mine, folder, run, backbones={"image": net}, **QUICK)
+    passed = ((), (f"{file}:pulled",), ("--backbone", f"image={tmp_path / 'net.py'}:Net"))
+    needs = (r":test_a_python.*mine as `amodal pretrain FILE.py:NAME`", "--backbone image=FILE.py")
+    for words, messages in zip(passed, (needs, needs[1:], needs[:1])):
+        with pytest.raises(SystemExit):
+            run_cli(*words, *config, "--out", tmp_path / "no")
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and all(re.search(m, error) for m in messages), error
+        assert sum(bool(re.search(m, error)) for m in needs) == len(messages)
+    run_cli(*passed[1], *passed[2], *config, "--out", tmp_path / "second")
+    assert (tmp_path / "second/model.safetensors").exists()
+
+
+def test_code_of_the_program_itself_is_not_named(monkeypatch):
+    """Importing it would run it once more."""
+    program = sys.modules["__main__"]
+
+    def mine(encoder): ...
+
+    monkeypatch.setattr(mine, "__module__", "__main__")
+    monkeypatch.setattr(program, "mine", mine, raising=False)
+    assert reference_to(mine) == ""
+    assert reference_to(Net) == "tests.test_own_code:Net" and reference_to(Net()) == ""

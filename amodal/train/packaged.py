@@ -28,6 +28,7 @@ from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
+from amodal.nn.backbones.module import made_module
 from amodal.nn.backbones.pretrained import input_size, is_own_code
 from amodal.nn.backbones.voice import RATE
 
@@ -67,8 +68,8 @@ def resolve_specs(backbones: Mapping[str, BackboneSpec]) -> dict[str, BackboneSp
 
 
 def _loaded(spec: str) -> BackboneSpec:
-    module: nn.Module = load_reference(spec)  # or what makes one, as everywhere
-    return module
+    module: nn.Module = load_reference(spec)  # or what makes one, after the seed is set
+    return module if callable(module) else made_module(module)
 
 
 def _resolve(spec: str) -> str:
