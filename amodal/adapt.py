@@ -42,6 +42,7 @@ SETTINGS = (
     "device",
     "save_every",
     "resume",
+    "accept_changed_code",
     "cache_features",
     "progress",
     "callbacks",

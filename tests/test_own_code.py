@@ -1,9 +1,12 @@
 """Methods and backbones of a user's own: by callable, by file, by module; trained, resumed, loaded
 and refused."""
 
+import hashlib
+import inspect
 import json
 import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import amodal
 from amodal import cli, methods
 from amodal.core import AmodalError
 from amodal.core import part as parts
-from amodal.core.references import load_reference, reference_to
+from amodal.core.references import FILE_PREFIX, load_reference, reference_to
 
 PAGE = '''
 """A page outside the package."""
@@ -529,3 +532,122 @@ def test_code_of_the_program_itself_is_not_named(monkeypatch):
     monkeypatch.setattr(program, "mine", mine, raising=False)
     assert reference_to(mine) == ""
     assert reference_to(Net) == "tests.test_own_code:Net" and reference_to(Net()) == ""
+
+
+def fresh(*changes):
+    """Edit files, and forget what was imported of them, as another process has not imported it."""
+    for file, before, after in changes:
+        text = file.read_text()
+        assert before in text
+        file.write_text(text.replace(before, after))
+    for module in [m for m in sys.modules if m.startswith(FILE_PREFIX)]:
+        del sys.modules[module]
+
+
+def stop(monkeypatch, train):
+    """Train until step 3."""
+    monkeypatch.setenv("STOP_AT", "3")
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    monkeypatch.delenv("STOP_AT")
+
+
+def test_a_changed_method_is_not_resumed_in_silence(file, folder, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+
+    def train(**more):
+        return amodal.pretrain(f"{file}:pulled", folder, run, checkpoint_every=2, **QUICK, **more)
+
+    def spec():
+        return json.loads((run / "spec.json").read_text())
+
+    stop(monkeypatch, train)
+    first = spec()["code"]
+    fresh((file, "temperature=temperature)", "temperature=2 * temperature)"))
+    words = r"cannot continue with changed code: .*mine\.py \(method pulled\).*accept-changed-code"
+    with pytest.raises(AmodalError, match=words):
+        train(resume=True)
+    assert spec()["code"] == first and "earlier_code" not in spec()
+    stop(monkeypatch, lambda: train(resume=True, accept_changed_code=True))
+    second = spec()["code"]
+    assert second["sha256"] != first["sha256"]
+    assert spec()["earlier_code"] == [{"what": "method", **first}]
+    fresh((file, "def pulled", "# a comment\n\n\ndef pulled"))
+    train(resume=True)
+    assert spec()["code"] == second and spec()["earlier_code"] == [{"what": "method", **first}]
+    copy = amodal.load(run, method=f"{file}:pulled").save(tmp_path / "copy")
+    copied = json.loads((copy / "spec.json").read_text())
+    assert copied["earlier_code"] == spec()["earlier_code"]
+
+
+def test_changed_code_is_named_where_a_run_is_used(file, folder, tmp_path, capsys):
+    (tmp_path / "net.py").write_text(NET)
+    method, net, run = f"{file}:pulled", f"{tmp_path / 'net.py'}:Net", tmp_path / "run"
+    options = {"backbones": {"image": net}, "train_backbones": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        amodal.pretrain(method, folder, run, **options, **QUICK)
+        amodal.load(run, method=method, backbones={"image": net})
+    fresh(
+        (tmp_path / "net.py", "relu()", "sigmoid()"),
+        (file, "class Stops(Towers):", "class Stops(Towers):\n    more = 1\n"),
+    )
+    with pytest.warns(UserWarning) as seen:
+        model = amodal.load(run, method=method, backbones={"image": net})
+    messages = [str(w.message) for w in seen]
+    assert len(messages) == 2 and all("the weights fit" in m for m in messages), messages
+    assert "mine.py (method pulled)" in messages[0]
+    assert "net.py (backbone of image Net) is not the code that" in messages[1]
+    stored = json.loads((run / "spec.json").read_text())
+    copied = json.loads((model.save(tmp_path / "copy") / "spec.json").read_text())
+    assert copied == stored  # the weights are those of the code of then
+    words = ["embed", run, "--data", folder, "--out", tmp_path / "v.parquet"]
+    with pytest.warns(UserWarning, match="the weights fit"):
+        cli.main([*map(str, words), "--method", method, "--backbone", f"image={net}"])
+
+
+def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "net.py").write_text(NET)
+    net = tmp_path / "net.py"
+    words = (f"{file}:pulled", "--data", folder, "--out", tmp_path / "run", "--save-every", 1)
+    words += ("--backbone", f"image={net}:Net", "--steps", 4)
+    monkeypatch.setenv("STOP_AT", "2")
+    with pytest.raises(SystemExit):
+        run_cli(*words)
+    monkeypatch.delenv("STOP_AT")
+
+    def stored():
+        spec = json.loads((tmp_path / "run/spec.json").read_text())
+        return spec["encoder"]["args"]["backbones"]["image"]["args"]["source"], spec
+
+    first, _ = stored()
+    fresh((net, "relu()", "sigmoid()"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_cli(*words, "--resume")
+    error = capsys.readouterr().err
+    assert f"{net} (backbone of image Net) differs" in error and error.count("\n") == 1
+    run_cli(*words, "--resume", "--accept-changed-code")
+    second, spec = stored()
+    assert spec["earlier_code"] == [
+        {"what": "backbone of image", "name": "net.py:Net", "sha256": first}
+    ]
+    assert second != first and "accept" not in (tmp_path / "run/config.toml").read_text()
+    run_cli(*words, "--resume")
+
+
+def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, monkeypatch):
+    """They have the hash of the plain text."""
+    run = tmp_path / "run"
+    options = {"checkpoint_every": 2, "backbones": {"image": Net}, **QUICK}
+    stop(monkeypatch, lambda: amodal.pretrain(f"{file}:pulled", folder, run, **options))
+    spec = json.loads((run / "spec.json").read_text())
+    plain = [
+        hashlib.sha256(inspect.getsource(code).encode()).hexdigest()
+        for code in (load_reference(f"{file}:pulled"), Net)
+    ]
+    spec["code"]["sha256"], spec["encoder"]["args"]["backbones"]["image"]["args"]["source"] = plain
+    (run / "spec.json").write_text(json.dumps(spec))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        amodal.pretrain(f"{file}:pulled", folder, run, resume=True, **options)

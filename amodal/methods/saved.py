@@ -10,6 +10,7 @@ Runs of format 1, an encoder and sometimes a method or a head beside it, are ope
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,13 +26,15 @@ from amodal.core import part as parts
 from amodal.core.argument_types import check_type, has_names
 from amodal.core.part import Spec, from_spec, supplied, to_spec
 from amodal.core.protocols import Predicts, PredictsFromFeatures
-from amodal.core.references import dotted_name, load_reference, source_hash
+from amodal.core.references import dotted_name, load_reference
 from amodal.core.registry import canonical
+from amodal.core.source_code import source_hash
 from amodal.errors import unknown
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
 from amodal.nn.backbones.module import made_module, supplied_as
 from amodal.nn.bounded import Bounded
+from amodal.nn.changed_code import changed_code
 from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.needed_plugins import Needed, check_installed, needed_plugins, read_needed
@@ -172,10 +175,17 @@ def load_run(
     check_type("backbones", backbones or {}, has_names, "a dict of field -> module")
     code = user_code(spec, method, backbones)
     with describing(folder / SPEC, spec), supplied(code):
+        changed = changed_code(spec, parts.supplies())  # before a method changes the modules
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
             made = build(spec)
     tensors = read_tensors(weights)
     fill(merged(made), tensors, str(weights))
+    for one in changed:
+        warnings.warn(
+            f"{one.described} is not the code that the run in {folder} was trained with: the "
+            "weights fit, and what is computed may differ",
+            stacklevel=2,
+        )
     made.eval()
     if spec.get("method") is None:
         return SavedRun(made, config, spec, user_code=code)

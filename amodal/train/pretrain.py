@@ -34,6 +34,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_config, run_dir
 from amodal.train.cache_features import with_cached_features
+from amodal.train.changed_code import earlier_code
 from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.log import seconds_of
 from amodal.train.log_start import log_start
@@ -285,7 +286,7 @@ def make_folder(out: Path, config: Config, inputs: Inputs, built: Built, recipe:
     if distributed.rank() == 0:
         source, dataset = inputs.settings.init_from, inputs.dataset
         run_dir.prepare(out, config, inputs.settings.resume)
-        spec = spec_of_run(inputs, built)
+        spec = spec_of_run(inputs, built, out)
         run_config.write(out, inputs.method, dataset, inputs.settings, recipe, spec["plugins"])
         run_dir.write_json(out / SPEC, spec)
         write_tokenizers(out, dataset.fields)
@@ -371,7 +372,7 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
     if encoder is not method.encoder:
         tensors |= {f"encoder.{n}": v for n, v in run_dir.weights(encoder).items()}
     if distributed.rank() == 0:
-        spec = spec_of_run(inputs, built)
+        spec = spec_of_run(inputs, built, out)
         beside: dict[str, Any] = {SPEC: spec}
         if spec["retrieves"]:
             beside["keys.json"] = [inputs.dataset.keys[i] for i in inputs.part]
@@ -387,10 +388,12 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
     distributed.barrier()
 
 
-def spec_of_run(inputs: Inputs, built: Built) -> Spec:
-    """The content of RUN/spec.json."""
+def spec_of_run(inputs: Inputs, built: Built, out: Path) -> Spec:
+    """The content of RUN/spec.json. out: the run folder, in which a resumed run has one."""
     targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
     # the records are named by the decoder, which the average of an encoder's weights does not fit
     retrieves = isinstance(built.method, Retrieves) and not inputs.settings.recipe.ema
     options = built.options | dict(built.method.spec_options)
-    return spec_of(inputs.method, options, built.encoder_spec, targets, retrieves)
+    spec = spec_of(inputs.method, options, built.encoder_spec, targets, retrieves)
+    earlier = earlier_code(out, inputs, built)
+    return spec | ({"earlier_code": earlier} if earlier else {})

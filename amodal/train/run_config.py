@@ -23,7 +23,16 @@ from amodal.train.settings import SETTINGS, Settings
 
 FILE = "config.toml"
 ARGUMENTS = ("method", "data", "out")
-NOT_WRITTEN = {"recipe", "recipe_fields", "resume", "adapt", "only", "callbacks", "progress"}
+NOT_WRITTEN = {
+    "accept_changed_code",
+    "recipe",
+    "recipe_fields",
+    "resume",
+    "adapt",
+    "only",
+    "callbacks",
+    "progress",
+}
 WRITTEN = tuple(name for name in SETTINGS if name not in NOT_WRITTEN)
 OWN_CODE = "own_code"
 """The table of a run's code of the user's own that no reference leads to: it must be passed."""
