@@ -61,8 +61,7 @@ def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: An
     """
     run = run_pretraining(method, data, out, **settings)
     mine = method if is_user_code(method) else None
-    specs = settings.get("backbones") or {}
-    modules = {f: b for f, b in specs.items() if not isinstance(b, str) or is_own_code(b)}
+    modules = {f: b for f, b in (settings.get("backbones") or {}).items() if is_own_code(b)}
     return load(run, device=settings.get("device", "auto"), method=mine, backbones=modules)
 
 

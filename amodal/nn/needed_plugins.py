@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import amodal
 from amodal.core import AmodalError
 from amodal.core.part import part_name
 from amodal.core.registry import KINDS, canonical, installed, pages
@@ -86,7 +87,10 @@ def check_installed(needed: Mapping[str, Mapping[str, str]]) -> None:
             here = installed(kind)
             if name in here.plugins:
                 _warn_of_another(f"{WORDS[kind]} {name}", source, here.plugins[name].distribution)
-            elif name not in here.conflicts and name not in _packaged(kind):
+            elif name in here.shadowed or name in _packaged(kind):
+                own = f"amodal {amodal.__version__} itself"
+                _warn_of_another(f"{WORDS[kind]} {name}", source, own)
+            elif name not in here.conflicts:
                 missing.append(f"the {WORDS[kind]} {name} of the plug-in {source}")
                 distributions.append(distribution)
     if missing:

@@ -232,6 +232,15 @@ def test_a_plugin_of_another_distribution_is_named(install, records, tmp_path):
                 amodal.load(tmp_path / "run")
 
 
+def test_a_method_that_is_amodals_own_now_is_named(install, records, tmp_path):
+    amodal.pretrain("clip", records, tmp_path / "run", **QUICK)
+    spec = json.loads((tmp_path / "run/spec.json").read_text())
+    needed = {"plugins": {"methods": {"clip": "odd-plugin 1.0"}}}
+    (tmp_path / "run/spec.json").write_text(json.dumps(spec | needed))
+    with pytest.warns(UserWarning, match="of the plug-in odd-plugin 1.0, and here it is of amodal"):
+        amodal.load(tmp_path / "run")
+
+
 def test_runs_of_before_name_the_plugin_of_their_method(install, records, tmp_path):
     install("methods", {"mine": "mine"}, METHOD)
     amodal.pretrain("mine", records, tmp_path / "run", **QUICK)

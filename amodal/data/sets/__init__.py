@@ -141,7 +141,7 @@ def check_not_gone(name: str) -> None:
     )
     for one in filter(None, found):
         title_of_set, distribution = one
-        if _find_plugin(title_of_set) is not None:
+        if registry.find_plugin("datasets", title_of_set) is not None:
             raise not_built_error(title_of_set)
         raise AmodalError(
             f"{name} is the data set {title_of_set} of the plug-in {distribution}, which is not "

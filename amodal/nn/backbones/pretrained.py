@@ -140,9 +140,11 @@ def user_module(
     return ModuleBackbone(made, modality, width, frozen=frozen)
 
 
-def is_own_code(spec: str) -> bool:
-    """Whether a spec says where a module of the user's own is: FILE.py:NAME or
-    PACKAGE.MODULE:NAME, for a module, its class, or a function that makes one."""
+def is_own_code(spec: object) -> bool:
+    """Whether a spec is a module of the user's own or what makes one, or says where one of these
+    is: FILE.py:NAME or PACKAGE.MODULE:NAME."""
+    if not isinstance(spec, str):
+        return True
     library = spec.partition(":")[0]
     location, _, name = spec.rpartition(":")
     if not location or library in (*LIBRARIES, "package") or find_plugin("backbones", library):
