@@ -467,6 +467,7 @@ def test_the_command_line_trains_with_a_module_of_a_file(folder, tmp_path, monke
         (f"{home}/net.py:Nett", "Did you mean Net"),
         ("no_such.nets:Net", "no library of backbones is called 'no_such.nets'.*FILE.py:NAME"),
         ("tests.test_own_code:PAGE", "of type str"),
+        ("__main__:Nett", "no name in __main__ is called 'Nett'"),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit):
@@ -634,6 +635,8 @@ def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monke
     ]
     assert second != first and "accept" not in (tmp_path / "run/config.toml").read_text()
     run_cli(*words, "--resume")
+    with pytest.raises(AmodalError, match="is for a run that is resumed"):
+        amodal.pretrain("clip", folder, tmp_path / "no", accept_changed_code=True, **QUICK)
 
 
 def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, monkeypatch):

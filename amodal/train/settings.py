@@ -99,6 +99,11 @@ class Settings:
             raise unknown("part of features to cache", self.cache_features, CACHED[1:])
         check_loggers(self.logger)
         check_callbacks(self.callbacks)
+        if self.accept_changed_code and not self.resume:
+            raise AmodalError(
+                "accept_changed_code (--accept-changed-code) is for a run that is resumed; add "
+                "resume, or leave it out"
+            )
 
     @property
     def loggers(self) -> tuple[str | Logger, ...]:

@@ -284,9 +284,10 @@ def test_a_data_set_of_a_plugin_that_is_gone(install, tmp_path, monkeypatch, cap
     cli.main([*second, str(tmp_path / "second")])  # the records are still there
     words = "the data set shapes of the plug-in odd-plugin, which is not installed here: pip install odd-plugin"
     capsys.readouterr()
-    with pytest.raises(SystemExit):
-        cli.main(["evaluate", str(run), "--data", "shapes"])
-    assert words in capsys.readouterr().err
+    for line in (["evaluate", str(run), "--data", "shapes"], ["data", "shapes"]):
+        with pytest.raises(SystemExit):
+            cli.main(line)
+        assert words in capsys.readouterr().err
     (cache / "plugins").rename(tmp_path / "elsewhere")
     for line in ([*second, str(tmp_path / "third")], ["view", str(run)]):
         with pytest.raises(SystemExit):

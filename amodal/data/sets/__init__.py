@@ -78,6 +78,7 @@ def page(name: str) -> Page:
         return cast(Page, plugin.load(check_plugin))
     known = names()
     if canonical(name) not in known:
+        check_not_gone(name)
         hint = f"{registry.not_installed('datasets', name)} {_claims_hint()}".strip()
         raise unknown("public set", name, known, hint)
     return cast(Page, registry.load("data/sets", name, "public set"))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
@@ -151,8 +152,11 @@ def is_own_code(spec: object) -> bool:
         return False
     if location.endswith(".py"):
         return True
+    package = location.partition(".")[0]
     dotted = all(part.isidentifier() for part in (*location.split("."), name))
-    return dotted and importlib.util.find_spec(location.partition(".")[0]) is not None
+    if not dotted or package in sys.modules:
+        return dotted
+    return importlib.util.find_spec(package) is not None
 
 
 LIBRARIES = {
