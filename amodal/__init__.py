@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the names of `__getattr__`, for type checkers
     from amodal.data import init as init
     from amodal.data import open as open
     from amodal.estimator import Embedder as Embedder
+    from amodal.methods.contract import Method as Method
     from amodal.model import Model as Model
     from amodal.model import load as load
     from amodal.model import pretrain as pretrain
@@ -26,6 +27,7 @@ _HOME = {
     "Dataset": "amodal.data",
     "Embedder": "amodal.estimator",
     "Encoder": "amodal.nn.encoder",
+    "Method": "amodal.methods.contract",
     "Mixture": "amodal.data",
     "Model": "amodal.model",
     "Recipe": "amodal.core.recipe",

@@ -23,7 +23,7 @@ from amodal.data.readers import Reader
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.embed import known
 from amodal.inference.generate import generated
-from amodal.methods.saved import saved
+from amodal.methods.saved import check_plugins, saved
 from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.transformer import size_of
@@ -42,6 +42,7 @@ SETTINGS = (
     "device",
     "save_every",
     "resume",
+    "accept_changed_code",
     "cache_features",
     "progress",
     "callbacks",
@@ -104,6 +105,7 @@ def adapt(
     check_type("label", label, is_word, "the name of a label")
     check_type("options", options or {}, has_names, "a dict of name -> value")
     check_type("shots", 1 if shots is None else shots, is_whole, "a whole number")
+    check_plugins(run)  # before the data is opened, which may need them too
     method, chosen = method_options(run, label, tuning, task, options or {})
     dataset = open_data(data)
     is_list = "," in label and label not in dataset.labels

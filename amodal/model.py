@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from amodal import data as records
 from amodal.adapt import adapt, predictions
@@ -26,10 +25,12 @@ from amodal.inference.predict import MethodPredictor
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
-from amodal.methods.saved import SPEC, load_run, whole_method
+from amodal.methods.saved import SPEC, BackboneLike, load_run, whole_method
 from amodal.modalities import Modality
+from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead
+from amodal.nn.needed_plugins import needed_plugins
 from amodal.nn.saved import FORMAT
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
@@ -60,7 +61,7 @@ def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: An
     """
     run = run_pretraining(method, data, out, **settings)
     mine = method if is_user_code(method) else None
-    modules = {f: b for f, b in (settings.get("backbones") or {}).items() if not isinstance(b, str)}
+    modules = {f: b for f, b in (settings.get("backbones") or {}).items() if is_own_code(b)}
     return load(run, device=settings.get("device", "auto"), method=mine, backbones=modules)
 
 
@@ -69,7 +70,7 @@ def load(
     *,
     device: str = "auto",
     method: MethodLike | None = None,
-    backbones: Mapping[str, nn.Module] | None = None,
+    backbones: Mapping[str, BackboneLike] | None = None,
 ) -> Model:
     """Open a run folder, or a folder that `Model.save` or `amodal export` wrote.
 
@@ -77,7 +78,7 @@ def load(
         path: The folder.
         device: auto, cpu, cuda, cuda:N.
         method: The function of a method of one's own, if the run was trained with one.
-        backbones: field -> the module, for backbones of one's own.
+        backbones: field -> the module, or FILE.py:NAME, for backbones of one's own.
 
     Returns:
         The model, in evaluation mode.
@@ -127,7 +128,7 @@ class Model(HubMixin):
         *,
         device: str = "auto",
         method: MethodLike | None = None,
-        backbones: Mapping[str, nn.Module] | None = None,
+        backbones: Mapping[str, BackboneLike] | None = None,
         read_only: bool = False,
     ) -> Model:
         target = pick_device(device)
@@ -376,8 +377,10 @@ class Model(HubMixin):
                 "a copy of a model by pickle has lost its method and cannot be saved; copy the run "
                 f"folder {self.path or ''} instead"
             )
+        encoder = self.encoder.spec
         spec: Spec = {"format": FORMAT, "method": None, "code": None, "options": {}}
-        return None, spec | {"encoder": self.encoder.spec, "targets": [], "retrieves": False}
+        spec |= {"plugins": needed_plugins(encoder)}
+        return None, spec | {"encoder": encoder, "targets": [], "retrieves": False}
 
     def _open_index(self, index: str | Path | None) -> Engine:
         if index is None and self.read_only:

@@ -1,8 +1,12 @@
 """Methods and backbones of a user's own: by callable, by file, by module; trained, resumed, loaded
 and refused."""
 
+import hashlib
+import inspect
 import json
+import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ import amodal
 from amodal import cli, methods
 from amodal.core import AmodalError
 from amodal.core import part as parts
-from amodal.core.references import load_reference
+from amodal.core.references import FILE_PREFIX, load_reference, reference_to
 
 PAGE = '''
 """A page outside the package."""
@@ -431,3 +435,222 @@ def test_an_object_that_is_no_method_is_not_printed(monkeypatch):
     with pytest.raises(AmodalError, match="not of type _Environ") as error:
         methods.function("os:environ")
     assert "hunter2" not in str(error.value)
+
+
+def run_cli(*words):
+    short = ["--size", "nano", "--steps", "2", "--batch-size", "16", "--device", "cpu"]
+    cli.main(["pretrain", *map(str, words), *short])
+
+
+def test_the_command_line_trains_with_a_module_of_a_file(folder, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "net.py").write_text(NET)
+    monkeypatch.chdir(home)
+    run_cli("clip", "--data", folder, "--out", "run", "--backbone", "image=net.py:Net")
+    assert "--backbone image=net.py:Net" in capsys.readouterr().out
+    text = (home / "run/config.toml").read_text()
+    assert f'image = "{home / "net.py"}:Net"' in text
+    cli.main(["embed", "run", f"--data={folder}", "--out=v.parquet", "--backbone=image=net.py:Net"])
+    monkeypatch.chdir(tmp_path)
+    run_cli("--config", home / "run/config.toml", "--out", "second")
+    (home / "mine.toml").write_text(
+        f'method = "clip"\ndata = "{folder}"\n[backbones]\nimage = "net.py:Net"\n'
+    )
+    run_cli("--config", home / "mine.toml", "--out", "third")
+    for run in ("run", "second", "third"):
+        where = home / run if run == "run" else tmp_path / run
+        model = amodal.load(where, backbones={"image": f"{home / 'net.py'}:Net"})
+        assert type(model.encoder.tokenizers["image"].module).__name__ == "Net"
+    for backbone, words in (
+        ("net.py:Net", "there is no file net.py"),
+        (f"{home}/net.py:Nett", "Did you mean Net"),
+        ("no_such.nets:Net", "no library of backbones is called 'no_such.nets'.*FILE.py:NAME"),
+        ("tests.test_own_code:PAGE", "of type str"),
+        ("__main__:Nett", "no name in __main__ is called 'Nett'"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            run_cli("clip", "--data", folder, "--out", "no", "--backbone", f"image={backbone}")
+        assert re.search(words, capsys.readouterr().err)
+    (home / "mine.toml").write_text('backbone = "net.py:Net"\n')
+    with pytest.raises(SystemExit):
+        run_cli("clip", "--data", folder, "--config", home / "mine.toml", "--out", "no")
+    assert "Did you mean backbones" in capsys.readouterr().err
+
+
+def test_a_reference_is_a_backbone_in_python(folder, tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    backbones = {"image": f"{tmp_path / 'net.py'}:Net"}
+    model = amodal.pretrain("clip", folder, tmp_path / "run", backbones=backbones, **QUICK)
+    same(model, amodal.load(tmp_path / "run", backbones=backbones), folder)
+
+
+def test_a_python_run_with_importable_code_has_a_config(file, folder, tmp_path):
+    """A function and a class that a module has are named, so the file alone runs."""
+    (tmp_path / "net.py").write_text(NET)
+    method, net = load_reference(f"{file}:pulled"), load_reference(f"{tmp_path / 'net.py'}:Net")
+    run = tmp_path / "run"
+    amodal.pretrain(method, folder, run, backbones={"image": net}, **QUICK)
+    text = (run / "config.toml").read_text()
+    assert f'method = "{file}:pulled"' in text and "own_code" not in text
+    run_cli("--config", run / "config.toml", "--out", tmp_path / "second")
+    backbones = {"image": net}
+    second = amodal.load(tmp_path / "second", method=method, backbones=backbones)
+    assert second.config["method"] == "pulled"
+
+
+def test_a_python_run_with_other_code_says_what_to_pass(file, folder, tmp_path, capsys):
+    """What was made by hand, or stands in a function, has no name that leads to it."""
+    (tmp_path / "net.py").write_text(NET)
+    pulled = load_reference(f"{file}:pulled")
+
+    def mine(encoder, *, width: int = 8):
+        return pulled(encoder, width=width)
+
+    net = load_reference(f"{tmp_path / 'net.py'}:Net")()
+    run, config = tmp_path / "run", ("--config", tmp_path / "run/config.toml")
+    amodal.pretrain(mine, folder, run, backbones={"image": net}, **QUICK)
+    passed = ((), (f"{file}:pulled",), ("--backbone", f"image={tmp_path / 'net.py'}:Net"))
+    needs = (r":test_a_python.*mine as `amodal pretrain FILE.py:NAME`", "--backbone image=FILE.py")
+    for words, messages in zip(passed, (needs, needs[1:], needs[:1])):
+        with pytest.raises(SystemExit):
+            run_cli(*words, *config, "--out", tmp_path / "no")
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and all(re.search(m, error) for m in messages), error
+        assert sum(bool(re.search(m, error)) for m in needs) == len(messages)
+    run_cli(*passed[1], *passed[2], *config, "--out", tmp_path / "second")
+    assert (tmp_path / "second/model.safetensors").exists()
+
+
+def test_code_of_the_program_itself_is_not_named(monkeypatch):
+    """Importing it would run it once more."""
+    program = sys.modules["__main__"]
+
+    def mine(encoder): ...
+
+    monkeypatch.setattr(mine, "__module__", "__main__")
+    monkeypatch.setattr(program, "mine", mine, raising=False)
+    assert reference_to(mine) == ""
+    assert reference_to(Net) == "tests.test_own_code:Net" and reference_to(Net()) == ""
+
+
+def fresh(*changes):
+    """Edit files, and forget what was imported of them, as another process has not imported it."""
+    for file, before, after in changes:
+        text = file.read_text()
+        assert before in text
+        file.write_text(text.replace(before, after))
+    for module in [m for m in sys.modules if m.startswith(FILE_PREFIX)]:
+        del sys.modules[module]
+
+
+def stop(monkeypatch, train):
+    """Train until step 3."""
+    monkeypatch.setenv("STOP_AT", "3")
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    monkeypatch.delenv("STOP_AT")
+
+
+def test_a_changed_method_is_not_resumed_in_silence(file, folder, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+
+    def train(**more):
+        return amodal.pretrain(f"{file}:pulled", folder, run, checkpoint_every=2, **QUICK, **more)
+
+    def spec():
+        return json.loads((run / "spec.json").read_text())
+
+    stop(monkeypatch, train)
+    first = spec()["code"]
+    fresh((file, "temperature=temperature)", "temperature=2 * temperature)"))
+    words = r"cannot continue with changed code: .*mine\.py \(method pulled\).*accept-changed-code"
+    with pytest.raises(AmodalError, match=words):
+        train(resume=True)
+    assert spec()["code"] == first and "earlier_code" not in spec()
+    stop(monkeypatch, lambda: train(resume=True, accept_changed_code=True))
+    second = spec()["code"]
+    assert second["sha256"] != first["sha256"]
+    assert spec()["earlier_code"] == [{"what": "method", **first}]
+    fresh((file, "def pulled", "# a comment\n\n\ndef pulled"))
+    train(resume=True)
+    assert spec()["code"] == second and spec()["earlier_code"] == [{"what": "method", **first}]
+    copy = amodal.load(run, method=f"{file}:pulled").save(tmp_path / "copy")
+    copied = json.loads((copy / "spec.json").read_text())
+    assert copied["earlier_code"] == spec()["earlier_code"]
+
+
+def test_changed_code_is_named_where_a_run_is_used(file, folder, tmp_path, capsys):
+    (tmp_path / "net.py").write_text(NET)
+    method, net, run = f"{file}:pulled", f"{tmp_path / 'net.py'}:Net", tmp_path / "run"
+    options = {"backbones": {"image": net}, "train_backbones": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        amodal.pretrain(method, folder, run, **options, **QUICK)
+        amodal.load(run, method=method, backbones={"image": net})
+    fresh(
+        (tmp_path / "net.py", "relu()", "sigmoid()"),
+        (file, "class Stops(Towers):", "class Stops(Towers):\n    more = 1\n"),
+    )
+    with pytest.warns(UserWarning) as seen:
+        model = amodal.load(run, method=method, backbones={"image": net})
+    messages = [str(w.message) for w in seen]
+    assert len(messages) == 2 and all("the weights fit" in m for m in messages), messages
+    assert "mine.py (method pulled)" in messages[0]
+    assert "net.py (backbone of image Net) is not the code that" in messages[1]
+    stored = json.loads((run / "spec.json").read_text())
+    copied = json.loads((model.save(tmp_path / "copy") / "spec.json").read_text())
+    assert copied == stored  # the weights are those of the code of then
+    words = ["embed", run, "--data", folder, "--out", tmp_path / "v.parquet"]
+    with pytest.warns(UserWarning, match="the weights fit"):
+        cli.main([*map(str, words), "--method", method, "--backbone", f"image={net}"])
+
+
+def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "net.py").write_text(NET)
+    net = tmp_path / "net.py"
+    words = (f"{file}:pulled", "--data", folder, "--out", tmp_path / "run", "--save-every", 1)
+    words += ("--backbone", f"image={net}:Net", "--steps", 4)
+    monkeypatch.setenv("STOP_AT", "2")
+    with pytest.raises(SystemExit):
+        run_cli(*words)
+    monkeypatch.delenv("STOP_AT")
+
+    def stored():
+        spec = json.loads((tmp_path / "run/spec.json").read_text())
+        return spec["encoder"]["args"]["backbones"]["image"]["args"]["source"], spec
+
+    first, _ = stored()
+    fresh((net, "relu()", "sigmoid()"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_cli(*words, "--resume")
+    error = capsys.readouterr().err
+    assert f"{net} (backbone of image Net) differs" in error and error.count("\n") == 1
+    run_cli(*words, "--resume", "--accept-changed-code")
+    second, spec = stored()
+    assert spec["earlier_code"] == [
+        {"what": "backbone of image", "name": "net.py:Net", "sha256": first}
+    ]
+    assert second != first and "accept" not in (tmp_path / "run/config.toml").read_text()
+    run_cli(*words, "--resume")
+    with pytest.raises(AmodalError, match="is for a run that is resumed"):
+        amodal.pretrain("clip", folder, tmp_path / "no", accept_changed_code=True, **QUICK)
+
+
+def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, monkeypatch):
+    """They have the hash of the plain text."""
+    run = tmp_path / "run"
+    options = {"checkpoint_every": 2, "backbones": {"image": Net}, **QUICK}
+    stop(monkeypatch, lambda: amodal.pretrain(f"{file}:pulled", folder, run, **options))
+    spec = json.loads((run / "spec.json").read_text())
+    plain = [
+        hashlib.sha256(inspect.getsource(code).encode()).hexdigest()
+        for code in (load_reference(f"{file}:pulled"), Net)
+    ]
+    spec["code"]["sha256"], spec["encoder"]["args"]["backbones"]["image"]["args"]["source"] = plain
+    (run / "spec.json").write_text(json.dumps(spec))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        amodal.pretrain(f"{file}:pulled", folder, run, resume=True, **options)

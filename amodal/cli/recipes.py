@@ -48,9 +48,9 @@ def with_file(config: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     from amodal.train import run_config
     from amodal.train.settings import LENGTHS
 
-    from_file = run_config.read(config)
+    from_file = run_config.read(config, settings)
     merged = dict(settings)
-    for name in ("options", "curate_options"):
+    for name in ("options", "curate_options", "backbones"):
         merged[name] = {**from_file.get(name, {}), **settings.get(name, {})}
     for units in LENGTHS:
         # steps of the command line replace epochs of the file, and the reverse

@@ -19,6 +19,9 @@ DEFAULT = RecipeOptions()
 Fields = Annotated[str, arg(metavar="A,B", help="fields to use; by default all")]
 Out = Annotated[Path, arg(help="the run folder to write")]
 Resume = Annotated[bool, arg(help="continue the run in --out")]
+Accept = Annotated[
+    bool, arg(help="resume although code of your own is not what the run was started with")
+]
 Device = Annotated[str, arg(help="auto, cpu, cuda, cuda:N")]
 Trunk = Annotated[
     str | None, arg(help="separate, shared or joint; by default as in the method's paper")
@@ -47,6 +50,7 @@ def pretrain(
     fields: Fields = "",
     seed: Annotated[int | None, arg(help="by default 0")] = None,
     resume: Resume = False,
+    accept_changed_code: Accept = False,
     trunk: Trunk = None,
     positions: Annotated[
         str | None, arg(help="position embedding: sincos, learned, rotary or none")
@@ -58,7 +62,7 @@ def pretrain(
             metavar="FIELD=SPEC",
             help="timm:NAME@pretrained, timm:NAME@scratch, transformers:DIR; or small ones from "
             "scratch: convnet (images), resnet1d (series, sound), gru and lstm (sequences), with "
-            "options after a colon: convnet:width=64,norm=group",
+            "options after a colon: convnet:width=64,norm=group; or FILE.py:NAME of your own",
         ),
     ] = (),
     train_backbones: Annotated[
@@ -136,6 +140,7 @@ def pretrain(
         "fields": listed(fields),
         "seed": seed,
         "resume": resume,
+        "accept_changed_code": accept_changed_code,
         "trunk": trunk,
         "positions": positions,
         "pool": pool,
@@ -182,8 +187,11 @@ def pretrain(
         run(str(method), records, Path(str(out)), **settings)
     if distributed.rank() == 0:
         from amodal import methods
+        from amodal.nn.backbones.pretrained import is_own_code
 
         own = f" --method {method}" if methods.is_user_code(str(method)) else ""
+        specs = settings.get("backbones") or {}
+        own += "".join(f" --backbone {f}={s}" for f, s in specs.items() if is_own_code(s))
         print(f"wrote {out}. Next: amodal evaluate {out} --data {data}{own}")
 
 
@@ -290,6 +298,7 @@ def align(
     fields: Fields = "",
     seed: int = 0,
     resume: Resume = False,
+    accept_changed_code: Accept = False,
     device: Device = "auto",
     recipe: Recipes = DEFAULT,
 ) -> None:
@@ -309,6 +318,7 @@ def align(
         fields=listed(fields),
         seed=seed,
         resume=resume,
+        accept_changed_code=accept_changed_code,
         device=device,
         backbones=pairs(backbone),
         cache_features="tokens" if tokens else "mean",
@@ -343,6 +353,7 @@ def adapt(
     ] = False,
     seed: int = 0,
     resume: Resume = False,
+    accept_changed_code: Accept = False,
     workers: Workers = 0,
     device: Device = "auto",
     recipe: Recipes = DEFAULT,
@@ -366,6 +377,7 @@ def adapt(
             base_to_new=base_to_new,
             seed=seed,
             resume=resume,
+            accept_changed_code=accept_changed_code,
             workers=workers,
             device=device,
             options=METHOD_OPTIONS,

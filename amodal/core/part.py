@@ -260,6 +260,11 @@ def supplied(things: Mapping[str, Any]) -> Iterator[None]:
         _supplied.reset(before)
 
 
+def supplies() -> Mapping[str, Any]:
+    """All objects that the callers of `supplied` supply, by name."""
+    return _supplied.get() or {}
+
+
 def take(name: str, what: str, pass_it: str) -> Any:
     """The object that the caller supplied under a name.
 
@@ -270,7 +275,7 @@ def take(name: str, what: str, pass_it: str) -> Any:
     Raises:
         AmodalError: If it was not supplied.
     """
-    things = _supplied.get() or {}
+    things = supplies()
     if name not in things:
         raise AmodalError(
             f"this model was made with {what}, which is not stored in the file; {pass_it}"

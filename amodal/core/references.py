@@ -1,4 +1,4 @@
-"""References to user code, and hashes of its source.
+"""References to user code.
 
 A reference is `package.module:name` or `file.py:name`.
 """
@@ -9,7 +9,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,32 +28,40 @@ def underlying(code: Any) -> Any:
     return code
 
 
-def _definition(code: Any) -> Any:
+def definition_of(code: Any) -> Any:
     """What has a name and a source: of a partial its function, of a callable object its class."""
     code = underlying(code)
     return code if hasattr(code, "__qualname__") else type(code)
 
 
-def source_hash(code: object) -> str:
-    """The sha256 of the source text of a function or class, or of the class of an object.
-
-    Returns:
-        Hexadecimal digits; "" without a source, as for code typed at a prompt.
-    """
-    try:
-        return hashlib.sha256(inspect.getsource(_definition(code)).encode()).hexdigest()
-    except (OSError, TypeError):
-        return ""
-
-
 def dotted_name(code: type | Callable[..., object]) -> str:
     """The reference `package.module:Name`, or `file.py:Name`, of a function or class, or
     of the class of an object."""
-    code = _definition(code)
+    code = definition_of(code)
     module = code.__module__
     if module.startswith(FILE_PREFIX):
         module = Path(str(sys.modules[module].__file__)).name
     return f"{module}:{code.__qualname__}"
+
+
+def reference_to(code: object) -> str:
+    """The reference by which `load_reference` finds a function, class or object.
+
+    Returns:
+        FILE.py:NAME for code in a module of no package, PACKAGE.MODULE:NAME for others; "" where no
+        name of a module leads to this very object, and for code of the program that runs, which
+        would run once more.
+    """
+    module = sys.modules.get(getattr(definition_of(code), "__module__", "") or "")
+    if module is None or module.__name__ == "__main__":
+        return ""
+    names = [name for name, value in vars(module).items() if value is code]
+    if not names:
+        return ""
+    file = getattr(module, "__file__", None) or ""
+    is_alone = "." not in module.__name__ and not hasattr(module, "__path__")
+    location = str(Path(file).resolve()) if is_alone and file.endswith(".py") else module.__name__
+    return f"{location}:{names[0]}"
 
 
 def is_reference(text: str) -> bool:

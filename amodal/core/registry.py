@@ -76,10 +76,19 @@ def load(folder: str, name: str, kind: str) -> ModuleType:
     name = canonical(name)
     known = pages(folder)
     if name not in known:
-        also = next((plugins(k) for k, pages_of in KINDS.items() if pages_of == folder), {})
-        raise unknown(kind, name, {*known, *also})
+        group = next((k for k, pages_of in KINDS.items() if pages_of == folder), "")
+        also, hint = (plugins(group), not_installed(group, name)) if group else ({}, "")
+        raise unknown(kind, name, {*known, *also}, hint)
     dotted = ".".join(known[name].relative_to(ROOT).with_suffix("").parts)
     return importlib.import_module(f"amodal.{dotted}")
+
+
+def not_installed(kind: str, name: str) -> str:
+    """What to do about an unknown name that may be that of a plug-in: a sentence for errors."""
+    return (
+        f"If {name!r} is of a plug-in, install the distribution that has it among its entry points "
+        f"(amodal.{kind})."
+    )
 
 
 def canonical(name: str) -> str:

@@ -85,6 +85,7 @@ def _named_set(name: str) -> Path | None:
         if not sets.is_built(name):
             raise sets.not_built_error(name)
         return sets.folder_of(name)
+    sets.check_not_gone(name)
     readers.exists(as_path(name), (*bundled.NAMES, *sets.names()))
     return None
 

@@ -10,7 +10,16 @@ from typing import cast
 from amodal.core import AmodalError, unknown
 from amodal.core.argument_types import check_type, is_list
 from amodal.core.references import load_reference
-from amodal.core.registry import Plugin, canonical, find_plugin, load, pages, plugins, reserve
+from amodal.core.registry import (
+    Plugin,
+    canonical,
+    find_plugin,
+    load,
+    not_installed,
+    pages,
+    plugins,
+    reserve,
+)
 from amodal.core.user_code import call_mistake, user_code
 from amodal.evaluate.needs import CHANGED_RECORDS, Need
 from amodal.evaluate.old_names import OLD_NAMES, current_name
@@ -41,7 +50,8 @@ def protocol(which: ProtocolLike) -> Protocol:
         return _as_protocol(plugin.load(check_plugin), str(plugin))
     if name in pages(FOLDER):
         return _own(name)
-    raise unknown("protocol", which, [*pages(FOLDER), *plugins("protocols")])
+    known = [*pages(FOLDER), *plugins("protocols")]
+    raise unknown("protocol", which, known, not_installed("protocols", which))
 
 
 def _own(name: str) -> Protocol:

@@ -10,6 +10,7 @@ Runs of format 1, an encoder and sometimes a method or a head beside it, are ope
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,14 +26,18 @@ from amodal.core import part as parts
 from amodal.core.argument_types import check_type, has_names
 from amodal.core.part import Spec, from_spec, supplied, to_spec
 from amodal.core.protocols import Predicts, PredictsFromFeatures
-from amodal.core.references import dotted_name, source_hash
+from amodal.core.references import dotted_name, load_reference
+from amodal.core.registry import canonical
+from amodal.core.source_code import source_hash
 from amodal.errors import unknown
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
 from amodal.nn.backbones.module import made_module, supplied_as
 from amodal.nn.bounded import Bounded
+from amodal.nn.changed_code import changed_code
 from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
+from amodal.nn.needed_plugins import Needed, check_installed, needed_plugins, read_needed
 from amodal.nn.old_runs import new_names
 from amodal.nn.saved import BUILD_ERRORS, fill, read_config, read_json, read_tensors, size_of_file
 
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
     from amodal.nn.encoder import Encoder
 
 SPEC = "spec.json"
+BackboneLike = str | nn.Module | Callable[[], nn.Module]
+"""A module of the user's own, what makes one, or a reference to either."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,17 @@ def spec_of(
     if methods.is_user_code(method):
         function = methods.function(method)
         code = {"name": dotted_name(function), "sha256": source_hash(function)}
+    plugin, written = methods.distribution(method), to_spec(dict(options))
+    needed = needed_plugins([encoder, written])
+    if plugin:
+        needed["methods"] = {canonical(methods.title(method)): plugin}
     return {
         "format": files.FORMAT,
         "method": methods.title(method),
         "code": code,
-        "plugin": methods.distribution(method),
-        "options": to_spec(dict(options)),
+        "plugin": plugin,
+        "plugins": needed,
+        "options": written,
         "encoder": encoder,
         "targets": targets or [],
         "retrieves": retrieves,
@@ -120,11 +132,6 @@ def build(spec: Spec) -> Any:
                 f"this run was trained with {code['name']}, not with {dotted_name(function)}"
             )
         name = function
-    elif (plugin := spec.get("plugin")) and not methods.distribution(name):
-        raise AmodalError(
-            f"this run was trained with the method {name} of the plug-in {plugin}, which is not "
-            f"installed here; install {plugin.partition(' ')[0]}"
-        )
     elif methods.is_user_code(name):  # the file may come from anybody: nothing in it is imported
         raise _foreign(name)
     options = {
@@ -146,14 +153,15 @@ def load_run(
     folder: str | Path,
     *,
     method: methods.MethodLike | None = None,
-    backbones: Mapping[str, nn.Module] | None = None,
+    backbones: Mapping[str, BackboneLike] | None = None,
 ) -> SavedRun:
     """Open what a run, `Model.save` or an export wrote.
 
     Args:
         folder: Of the run.
         method: The function of a method of one's own, if the run was trained with one.
-        backbones: field -> the module, for backbones of one's own.
+        backbones: field -> the module, what makes it, or a reference to either, for backbones of
+            one's own.
 
     Raises:
         AmodalError: For a folder that holds no run, an unfinished run, damaged weights, and code
@@ -165,13 +173,19 @@ def load_run(
     config, spec = read_config(folder / "config.json"), read_spec(folder)
     weights = files.checked_weights(folder, config)
     check_type("backbones", backbones or {}, has_names, "a dict of field -> module")
-    modules = {field: made_module(backbone) for field, backbone in (backbones or {}).items()}
-    code = user_code(spec, method, modules)
+    code = user_code(spec, method, backbones)
     with describing(folder / SPEC, spec), supplied(code):
+        changed = changed_code(spec, parts.supplies())  # before a method changes the modules
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
             made = build(spec)
     tensors = read_tensors(weights)
     fill(merged(made), tensors, str(weights))
+    for one in changed:
+        warnings.warn(
+            f"{one.described} is not the code that the run in {folder} was trained with: the "
+            "weights fit, and what is computed may differ",
+            stacklevel=2,
+        )
     made.eval()
     if spec.get("method") is None:
         return SavedRun(made, config, spec, user_code=code)
@@ -185,22 +199,53 @@ def load_run(
 
 
 def read_spec(folder: Path) -> Spec:
-    """The content of spec.json. Raises AmodalError where it is damaged or of another format."""
+    """The content of spec.json.
+
+    Raises:
+        AmodalError: If it is damaged, of another format, or needs a plug-in that is not installed.
+    """
     spec = read_json(folder / SPEC, "restore it from a copy, or train again")
     if spec.get("format") != files.FORMAT:
         raise files.format_error(folder / SPEC, spec)
+    check_installed(plugins_of(spec, folder / SPEC))
     return spec
 
 
+def plugins_of(spec: Spec, file: Path) -> Needed:
+    """The plug-ins that a run needs, as it stored them.
+
+    Args:
+        spec: Of the run.
+        file: It was read from.
+
+    Raises:
+        AmodalError: If the entry is damaged.
+    """
+    needed = read_needed(spec.get("plugins", {}), file)
+    if plugin := spec.get("plugin"):  # runs of before have that of the method alone
+        needed = {"methods": {canonical(str(spec.get("method"))): str(plugin)}} | needed
+    return needed
+
+
+def check_plugins(run: str | Path) -> None:
+    """Check that the plug-ins of a run are installed; of a folder without spec.json nothing.
+
+    Raises:
+        AmodalError: If one is not, or spec.json is damaged.
+    """
+    if (Path(run) / SPEC).exists():
+        read_spec(Path(run))
+
+
 def user_code(
-    spec: Spec, method: methods.MethodLike | None, backbones: Mapping[str, nn.Module] | None
+    spec: Spec, method: methods.MethodLike | None, backbones: Mapping[str, BackboneLike] | None
 ) -> dict[str, Any]:
     """The caller's code under the names that `build` takes it by.
 
     Args:
         spec: Of the run.
         method: The function of a method of the user's.
-        backbones: field -> the module.
+        backbones: field -> the module, what makes it, or a reference to either.
 
     Raises:
         AmodalError: For a method although the run was trained with one of amodal, and for a field
@@ -211,7 +256,8 @@ def user_code(
     for name, module in (backbones or {}).items():
         if name not in known:
             raise unknown("field with a backbone in this run", name, known)
-        things[supplied_as(name)] = module if isinstance(module, nn.Module) else module()
+        loaded = load_reference(module) if isinstance(module, str) else module
+        things[supplied_as(name)] = made_module(loaded)
     if method is not None:
         function, code = methods.function(method), spec.get("code")
         if code is None:

@@ -22,12 +22,14 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, unknown
+from amodal.core.references import load_reference
 from amodal.data import Dataset
 from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
-from amodal.nn.backbones.pretrained import input_size
+from amodal.nn.backbones.module import made_module
+from amodal.nn.backbones.pretrained import input_size, is_own_code
 from amodal.nn.backbones.voice import RATE
 
 BackboneSpec = str | nn.Module
@@ -53,15 +55,21 @@ VOICES = Pypi(
 
 
 def resolve_specs(backbones: Mapping[str, BackboneSpec]) -> dict[str, BackboneSpec]:
-    """Resolve every `package:NAME` of a mapping field -> spec.
+    """Resolve every `package:NAME`, and every reference to code, of a mapping field -> spec.
 
     Raises:
-        AmodalError: For an unknown name, and if the download fails.
+        AmodalError: For an unknown name, code that is not there, and if the download fails.
     """
-    return {
-        field: _resolve(spec) if isinstance(spec, str) else spec
-        for field, spec in backbones.items()
-    }
+    resolved = dict(backbones)
+    for field, spec in backbones.items():
+        if isinstance(spec, str):
+            resolved[field] = _loaded(spec) if is_own_code(spec) else _resolve(spec)
+    return resolved
+
+
+def _loaded(spec: str) -> BackboneSpec:
+    module: nn.Module = load_reference(spec)  # or what makes one, after the seed is set
+    return module if callable(module) else made_module(module)
 
 
 def _resolve(spec: str) -> str:

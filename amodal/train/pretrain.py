@@ -27,13 +27,14 @@ from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
 from amodal.data.loader import Views
-from amodal.methods.saved import SPEC, saved, spec_of
+from amodal.methods.saved import SPEC, check_plugins, saved, spec_of
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_config, run_dir
 from amodal.train.cache_features import with_cached_features
+from amodal.train.changed_code import earlier_code
 from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.log import seconds_of
 from amodal.train.log_start import log_start
@@ -80,6 +81,9 @@ def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings:
         TrainingStopped: If the loss is not finite, or the features have collapsed.
     """
     check_type("out", out, is_path, "the run folder to write")
+    for run in (settings.get("resume") and out, settings.get("init_from")):
+        if run and is_path(run):  # first: the method and the fields of the data may be of plug-ins
+            check_plugins(run)
     inputs = open_inputs(method, data, read_settings(method, settings), Path(out))
     built = build(inputs)
     prepared = prepare(inputs, built, Path(out))
@@ -282,8 +286,9 @@ def make_folder(out: Path, config: Config, inputs: Inputs, built: Built, recipe:
     if distributed.rank() == 0:
         source, dataset = inputs.settings.init_from, inputs.dataset
         run_dir.prepare(out, config, inputs.settings.resume)
-        run_config.write(out, inputs.method, dataset, inputs.settings, recipe)
-        run_dir.write_json(out / SPEC, spec_of_run(inputs, built))
+        spec = spec_of_run(inputs, built, out)
+        run_config.write(out, inputs.method, dataset, inputs.settings, recipe, spec["plugins"])
+        run_dir.write_json(out / SPEC, spec)
         write_tokenizers(out, dataset.fields)
         trained = run_dir.hash_keys(dataset.keys[i] for i in inputs.part)
         earlier = run_dir.read_trained(Path(source)) if source else None
@@ -367,7 +372,7 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
     if encoder is not method.encoder:
         tensors |= {f"encoder.{n}": v for n, v in run_dir.weights(encoder).items()}
     if distributed.rank() == 0:
-        spec = spec_of_run(inputs, built)
+        spec = spec_of_run(inputs, built, out)
         beside: dict[str, Any] = {SPEC: spec}
         if spec["retrieves"]:
             beside["keys.json"] = [inputs.dataset.keys[i] for i in inputs.part]
@@ -383,10 +388,12 @@ def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -
     distributed.barrier()
 
 
-def spec_of_run(inputs: Inputs, built: Built) -> Spec:
-    """The content of RUN/spec.json."""
+def spec_of_run(inputs: Inputs, built: Built, out: Path) -> Spec:
+    """The content of RUN/spec.json. out: the run folder, in which a resumed run has one."""
     targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
     # the records are named by the decoder, which the average of an encoder's weights does not fit
     retrieves = isinstance(built.method, Retrieves) and not inputs.settings.recipe.ema
     options = built.options | dict(built.method.spec_options)
-    return spec_of(inputs.method, options, built.encoder_spec, targets, retrieves)
+    spec = spec_of(inputs.method, options, built.encoder_spec, targets, retrieves)
+    earlier = earlier_code(out, inputs, built)
+    return spec | ({"earlier_code": earlier} if earlier else {})

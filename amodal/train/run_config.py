@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,42 +16,80 @@ import tomlkit
 from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, OLD_NAMES, renamed
-from amodal.data import Dataset
+from amodal.core.references import dotted_name, reference_to
+from amodal.data import Dataset, sets
+from amodal.nn.needed_plugins import Needed, check_installed, read_needed
 from amodal.train.settings import SETTINGS, Settings
 
 FILE = "config.toml"
 ARGUMENTS = ("method", "data", "out")
-NOT_WRITTEN = {"recipe", "recipe_fields", "resume", "adapt", "only", "callbacks", "progress"}
+NOT_WRITTEN = {
+    "accept_changed_code",
+    "recipe",
+    "recipe_fields",
+    "resume",
+    "adapt",
+    "only",
+    "callbacks",
+    "progress",
+}
 WRITTEN = tuple(name for name in SETTINGS if name not in NOT_WRITTEN)
+OWN_CODE = "own_code"
+"""The table of a run's code of the user's own that no reference leads to: it must be passed."""
+PLUGINS = "plugins"
+"""The table of the plug-ins that a run needs."""
+FIELD = "backbone "
+"""How entries of `own_code` begin that are no method; the rest is the field."""
 
 
 def write(
-    out: Path, method: methods.MethodLike, dataset: Dataset, settings: Settings, recipe: Recipe
+    out: Path,
+    method: methods.MethodLike,
+    dataset: Dataset,
+    settings: Settings,
+    recipe: Recipe,
+    plugins: Needed,
 ) -> None:
     """Write RUN/config.toml, unless the run has settings that a command line cannot express.
 
     Args:
         recipe: The resolved recipe.
+        plugins: That the run needs.
     """
-    modules = [b for b in (settings.backbones or {}).values() if not isinstance(b, str)]
-    adapts = settings.adapt is not None or settings.only is not None
-    if adapts or modules or not isinstance(method, str):
+    if settings.adapt is not None or settings.only is not None:
         return
     file = out / FILE
     try:
-        file.write_text(to_toml(method, dataset, settings, recipe), encoding="utf-8")
+        content = to_toml(method, dataset, settings, recipe, plugins)
+        file.write_text(content, encoding="utf-8")
     except OSError as error:
         raise AmodalError(f"could not write {file}: {error.strerror or error}") from error
 
 
-def to_toml(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -> str:
+def to_toml(
+    method: methods.MethodLike,
+    dataset: Dataset,
+    settings: Settings,
+    recipe: Recipe,
+    plugins: Needed,
+) -> str:
     """The text of a config.toml."""
     document = tomlkit.document()
     document.add(tomlkit.comment(f"amodal pretrain --config RUN/{FILE} --out DIR"))
-    document["method"] = absolute(method)
+    named: dict[str, Any] = {
+        "method": method,
+        **{f"{FIELD}{f}": b for f, b in (settings.backbones or {}).items()},
+    }
+    references = {
+        what: absolute(c) if isinstance(c, str) else reference_to(c) for what, c in named.items()
+    }
+    if references["method"]:
+        document["method"] = references["method"]
     if dataset.path is not None:
         path = dataset.path
         document["data"] = str(path.resolve()) if isinstance(path, Path) else str(path)
+        if isinstance(path, Path) and (plugin := sets.plugin_of(path)) is not None:
+            plugins = plugins | {"datasets": dict([plugin])}
     else:
         document.add(tomlkit.comment("the data was in memory: --data DIR"))
     if settings.callbacks or not all(isinstance(logger, str) for logger in settings.loggers):
@@ -61,33 +100,50 @@ def to_toml(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -
         if field.name == "logger":
             # callables cannot be written; an empty list says that there is no logger
             value = [logger for logger in settings.loggers if isinstance(logger, str)]
+        elif field.name == "backbones":
+            value = {f: references[f"{FIELD}{f}"] or None for f in value or {}}
         elif field.name not in WRITTEN or value in (None, "", {}, ()) or value is False:
             continue
         if isinstance(value, dict):
             tables[field.name] = {k: v for k, v in value.items() if v is not None}
         else:
             document[field.name] = str(value) if isinstance(value, Path) else value
+    tables[OWN_CODE] = {what: dotted_name(named[what]) for what, r in references.items() if not r}
+    tables[PLUGINS] = {kind: dict(table) for kind, table in plugins.items()}
     for name, table in {**tables, "recipe": recipe.written()}.items():
-        document[name] = table
+        if table:
+            document[name] = table
     return tomlkit.dumps(document)
 
 
-def absolute(method: str) -> str:
-    """A reference to code in a file, as it reads from any folder; other methods as they are."""
-    location, colon, name = method.rpartition(":")
-    return f"{Path(location).resolve()}:{name}" if colon and location.endswith(".py") else method
+def absolute(reference: str, folder: Path = Path()) -> str:
+    """A reference to code in a file, as it reads from any folder; other names as they are.
+
+    Args:
+        reference: FILE.py:NAME, or another name.
+        folder: That FILE is relative to.
+    """
+    location, colon, name = reference.rpartition(":")
+    in_file = colon and location.endswith(".py")
+    return f"{(folder / location).resolve()}:{name}" if in_file else reference
 
 
-def read(file: str | Path) -> dict[str, Any]:
+def read(file: str | Path, overridden: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a TOML file of settings.
 
-    Fields of the recipe may be in the table `[recipe]` or beside the other settings.
+    Fields of the recipe may be in the table `[recipe]` or beside the other settings. References to
+    code in files, FILE.py:NAME, are relative to the folder of the TOML.
+
+    Args:
+        file: The TOML.
+        overridden: Settings that are used in place of the file's.
 
     Returns:
         Name -> value: method, data, out, settings and fields of the recipe.
 
     Raises:
-        AmodalError: If the file cannot be read, or has an unknown name.
+        AmodalError: If the file cannot be read, has an unknown name, or is of a run with a plug-in
+            that is not installed, or with code of the user's that is neither named nor passed.
     """
     file = Path(file)
     try:
@@ -102,9 +158,62 @@ def read(file: str | Path) -> dict[str, Any]:
     if Recipe().written().keys() <= recipe.keys():
         # that of a run, and complete: nothing of a recipe that is chosen today may be added
         content.setdefault("recipe_from", "plain")
+    needed, own_code = read_needed(content.pop(PLUGINS, {}), file), content.pop(OWN_CODE, {})
     top_level = (*ARGUMENTS, *WRITTEN, *NAMES)
     for table_name, table, names in (("[recipe]", recipe, NAMES), ("", content, top_level)):
         for name in table:
             if name not in names and name not in OLD_NAMES:
                 raise unknown(f"setting in {file} {table_name}".rstrip(), name, names)
+    _check_plugins(needed, content, overridden or {})
+    _check_passed(file, own_code, overridden or {})
+    _resolve_references(content, file)
     return renamed(recipe) | renamed(content)
+
+
+def _check_plugins(
+    needed: Needed, content: Mapping[str, Any], overridden: Mapping[str, Any]
+) -> None:
+    """Raise an AmodalError for plug-ins that the run needs, and that are not installed."""
+    replaced = {"methods": "method", "modalities": "data", "datasets": "data"}
+    left = {kind: t for kind, t in needed.items() if replaced.get(kind) not in overridden}
+    data = content.get("data")
+    if data is None or "://" in str(data) or Path(str(data)).exists():
+        left.pop("datasets", None)  # it is built, so nothing of the plug-in is needed
+    if "backbones" in left:
+        names = content.get("backbones", {}) | overridden.get("backbones", {})
+        used = {str(spec).partition(":")[0] for spec in names.values()}
+        left["backbones"] = {n: d for n, d in left["backbones"].items() if n in used}
+    check_installed(left)
+
+
+def _check_passed(file: Path, own_code: object, overridden: Mapping[str, Any]) -> None:
+    """Raise an AmodalError for code of the user's that no file can name, and that is not passed."""
+    if not isinstance(own_code, dict):
+        raise AmodalError(f"{file}: {OWN_CODE} must be a table, [{OWN_CODE}]; it is {own_code!r}")
+    missing = []
+    for what, name in own_code.items():
+        field = what.removeprefix(FIELD)
+        if what == "method" and "method" not in overridden:
+            missing.append(f"the method {name} as `amodal pretrain FILE.py:NAME`")
+        elif what != "method" and field not in overridden.get("backbones", {}):
+            missing.append(f"the backbone {name} as --backbone {field}=FILE.py:NAME")
+    if missing:
+        raise AmodalError(
+            f"the run of {file} was trained with code of your own that no file can name; pass "
+            f"{' and '.join(missing)}"
+        )
+
+
+def _resolve_references(content: dict[str, Any], file: Path) -> None:
+    """Make references to code in files absolute, in place."""
+    folder = file.resolve().parent
+    if isinstance(method := content.get("method"), str):
+        content["method"] = absolute(method, folder)
+    backbones = content.get("backbones", {})
+    if not isinstance(backbones, dict) or not all(isinstance(b, str) for b in backbones.values()):
+        raise AmodalError(
+            f'{file}: backbones must be a table, [backbones], of FIELD = "SPEC"; they are '
+            f"{backbones!r}"
+        )
+    if backbones:
+        content["backbones"] = {f: absolute(spec, folder) for f, spec in backbones.items()}

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.modalities.shared.formatting import shortened
+from amodal.nn.changed_code import without_sources
 from amodal.nn.config import arguments
 from amodal.nn.saved import FORMAT, format_error
 from amodal.nn.saved import read_config as read_config
@@ -91,8 +92,11 @@ def prepare(out: Path, config: Config, resume: bool) -> None:
 
 
 def comparable(config: Config, key: str) -> object:
-    """The part of an entry that must agree on resume. The path of the data may differ."""
-    value = config[key]
+    """The part of an entry that must agree on resume. The path of the data may differ.
+
+    The source of the user's own modules may differ too, if that is accepted (`earlier_code`).
+    """
+    value = without_sources(config[key]) if key == "encoder" else config[key]
     return value.get("fingerprint") if key == "data" and isinstance(value, dict) else value
 
 

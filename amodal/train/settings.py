@@ -43,6 +43,7 @@ class Settings:
         backbones: Field -> pretrained backbone.
         train_backbones: Train the backbones too; by default they are frozen.
         resume: Continue the run in `out`.
+        accept_changed_code: Continue it with other code of the user's own than it was started with.
         workers: Processes that decode records; 0 for a thread of the training process.
         save_every: Steps between checkpoints; 0 for a fifth of the run.
         matmul: The library of float32 matrix products on a CPU: auto (measured), torch or onednn.
@@ -71,6 +72,7 @@ class Settings:
     fields: Sequence[str] | None = None
     seed: int = 0
     resume: bool = False
+    accept_changed_code: bool = False
     trunk: str | None = None
     positions: str | None = None
     pool: str | None = None
@@ -97,6 +99,11 @@ class Settings:
             raise unknown("part of features to cache", self.cache_features, CACHED[1:])
         check_loggers(self.logger)
         check_callbacks(self.callbacks)
+        if self.accept_changed_code and not self.resume:
+            raise AmodalError(
+                "accept_changed_code (--accept-changed-code) is for a run that is resumed; add "
+                "resume, or leave it out"
+            )
 
     @property
     def loggers(self) -> tuple[str | Logger, ...]:

@@ -78,7 +78,9 @@ def page(name: str) -> Page:
         return cast(Page, plugin.load(check_plugin))
     known = names()
     if canonical(name) not in known:
-        raise unknown("public set", name, known, _claims_hint())
+        check_not_gone(name)
+        hint = f"{registry.not_installed('datasets', name)} {_claims_hint()}".strip()
+        raise unknown("public set", name, known, hint)
     return cast(Page, registry.load("data/sets", name, "public set"))
 
 
@@ -115,6 +117,37 @@ def folder_of(name: str) -> Path:
     # installed instead, the records of the former one must not be taken for its own.
     distribution = plugin.entry.dist.name if plugin.entry.dist else "unnamed"
     return packages.cache() / "plugins" / distribution / name
+
+
+def plugin_of(path: Path) -> tuple[str, str] | None:
+    """The set and the distribution of a plug-in whose built set is in this folder of the cache."""
+    folder = packages.cache() / "plugins"
+    inside = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
+    return (inside[1], inside[0]) if len(inside) > 1 else None
+
+
+def check_not_gone(name: str) -> None:
+    """Check that a name, or a folder that is not there, is of no set whose plug-in is gone.
+
+    Args:
+        name: What was asked for as data.
+
+    Raises:
+        AmodalError: It is; or its plug-in is here, and the set is not built.
+    """
+    from_cache = plugin_of(Path(name))
+    built = [] if from_cache else sorted((packages.cache() / "plugins").glob("*/*"))
+    found = (
+        [from_cache] if from_cache else [plugin_of(p) for p in built if p.name == canonical(name)]
+    )
+    for one in filter(None, found):
+        title_of_set, distribution = one
+        if registry.find_plugin("datasets", title_of_set) is not None:
+            raise not_built_error(title_of_set)
+        raise AmodalError(
+            f"{name} is the data set {title_of_set} of the plug-in {distribution}, which is not "
+            f"installed here: pip install {distribution}"
+        )
 
 
 def is_built(name: str) -> bool:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.core.part import Part, part_name, take, to_spec
-from amodal.core.references import dotted_name, source_hash
+from amodal.core.references import dotted_name
+from amodal.core.source_code import source_hash
 from amodal.core.user_code import user_code
 from amodal.modalities import Modality
 from amodal.nn.batch_norm import no_rows, with_whole_batch_norm
@@ -31,12 +32,14 @@ class ModuleBackbone(Part):
         AmodalError: For values that the module cannot take.
     """
 
+    source: str
     contextual = True
     report = None
 
     def __init__(self, module: nn.Module, modality: Modality, width: int, *, frozen: bool = True):
         super().__init__()
         self.module, self.frozen, self.name = module, frozen, dotted_name(type(module))
+        self.source = source_hash(module)
         if not frozen:
             self.module = with_whole_batch_norm(module)
         try:
@@ -55,7 +58,7 @@ class ModuleBackbone(Part):
     @property
     def spec(self) -> dict[str, Any]:
         """The module's name and source, but not its code."""
-        args = {"name": self.name, "source": source_hash(type(self.module)), "frozen": self.frozen}
+        args = {"name": self.name, "source": self.source, "frozen": self.frozen}
         args |= {"modality": self._args["modality"], "width": self.width_out}
         return {"part": part_name(type(self)), "args": to_spec(args)}
 

@@ -14,6 +14,8 @@ follow a colon: `convnet:width=32,norm=group`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
-from amodal.core.registry import find_plugin, plugins, reserve
+from amodal.core.registry import find_plugin, not_installed, plugins, reserve
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone, made_module
@@ -69,7 +71,8 @@ def backbone(
             library,
             [*LIBRARIES, *plugins("backbones")],
             "Expected timm:NAME@WEIGHTS, transformers:DIR, one of our own from scratch "
-            f"({', '.join(OWN)}), or the name of an installed plug-in.",
+            f"({', '.join(OWN)}), FILE.py:NAME of your own, or the name of an installed plug-in. "
+            + not_installed("backbones", library),
         )
     if library not in modality.backbones:
         kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]
@@ -136,6 +139,24 @@ def user_module(
     if isinstance(made, Backbone):
         return made
     return ModuleBackbone(made, modality, width, frozen=frozen)
+
+
+def is_own_code(spec: object) -> bool:
+    """Whether a spec is a module of the user's own or what makes one, or says where one of these
+    is: FILE.py:NAME or PACKAGE.MODULE:NAME."""
+    if not isinstance(spec, str):
+        return True
+    library = spec.partition(":")[0]
+    location, _, name = spec.rpartition(":")
+    if not location or library in (*LIBRARIES, "package") or find_plugin("backbones", library):
+        return False
+    if location.endswith(".py"):
+        return True
+    package = location.partition(".")[0]
+    dotted = all(part.isidentifier() for part in (*location.split("."), name))
+    if not dotted or package in sys.modules:
+        return dotted
+    return importlib.util.find_spec(package) is not None
 
 
 LIBRARIES = {
