@@ -1,8 +1,11 @@
 """What `--help` shows of each verb."""
 
+import inspect
+
 import pytest
 
-from amodal import cli
+from amodal import cli, modalities
+from amodal.cli.queries import MODALITIES, TAKEN, example_query
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,19 @@ def test_help_shows_what_stands_without_an_option(capsys, verb, name):
         cli.main([verb, "--help"])
     usage = capsys.readouterr().out
     assert name in usage.splitlines()[0] and usage.count(name) >= 2
+
+
+def test_search_has_an_option_for_each_modality_and_none_is_hidden_by_another_option(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["search", "--help"])
+    help_text = capsys.readouterr().out
+    assert MODALITIES == modalities.names()
+    assert all(f"--{name} VALUE" in help_text for name in MODALITIES)
+    assert TAKEN == {*inspect.signature(cli.search).parameters, "method", "backbone", "help"}
+
+
+def test_the_query_that_index_proposes_is_one_that_search_takes():
+    text, image = modalities.make("text"), modalities.make("image")
+    assert example_query({"photo": image, "caption": text}) == "--text …"
+    assert example_query({"photo": image}) == "--image …"
+    assert example_query({"front": image, "side": image}) == "--query front=…"
