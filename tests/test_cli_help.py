@@ -26,7 +26,7 @@ def test_pretrain_has_the_options_of_own_code_for_the_run_it_starts_from(capsys)
     assert "--init-backbone FIELD=FILE.py:NAME" in help_text
     with pytest.raises(SystemExit):
         cli.main("pretrain clip --data digits --out x --init-method a.py:b".split())
-    assert "no --init-from is given" in capsys.readouterr().err
+    assert "--init-from is not set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def pretrain(
     if code != NONE and not settings.get("init_from"):
         raise AmodalError(
             "--init-method and --init-backbone say where the code of the run of --init-from is, "
-            "and no --init-from is given; what is to be trained is given as "
+            "and --init-from is not set; what is to be trained stands as "
             "`amodal pretrain METHOD --backbone FIELD=SPEC`"
         )
     method, data, out = (settings.pop(name) for name in ("method", "data", "out"))
