@@ -1,11 +1,17 @@
 """What `--help` shows of each verb."""
 
+import dataclasses
 import inspect
 
 import pytest
 
 from amodal import cli, modalities
 from amodal.cli.queries import MODALITIES, TAKEN, example_query
+from amodal.cli.recipes import chosen, options_of
+from amodal.core import Recipe
+from amodal.core.run_options import RunOptions, _option
+from amodal.train.run_config import NOT_WRITTEN, WRITTEN
+from amodal.train.settings import SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -54,3 +60,38 @@ def test_the_query_that_index_proposes_is_one_that_search_takes():
     assert example_query({"photo": image, "caption": text}) == "--text …"
     assert example_query({"photo": image}) == "--image …"
     assert example_query({"front": image, "side": image}) == "--query front=…"
+
+
+def test_pretrain_has_an_option_for_each_setting_with_its_help_and_default(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in (*dataclasses.fields(RunOptions), *dataclasses.fields(Recipe)):
+        name = field.metadata.get("name") or field.name
+        assert f"--{name.replace('_', '-')}" in shown
+        assert " ".join(field.metadata["help"].split()) in shown
+    names = {field.name for field in dataclasses.fields(RunOptions)}
+    assert names <= {*SETTINGS} and names <= {*WRITTEN, *NOT_WRITTEN}
+    assert "(default: tiny)" in shown and "(default: tensorboard)" in shown
+
+
+def test_a_new_setting_is_an_option():
+    @dataclasses.dataclass(frozen=True)
+    class More(RunOptions):
+        sharpness: float = _option(1.5, "how sharp")
+
+    options = options_of(More)
+    assert options().sharpness is None and "sharpness" in {
+        field.name for field in dataclasses.fields(options)
+    }
+
+
+def test_an_option_that_is_set_reaches_the_run_and_others_do_not():
+    options = options_of(RunOptions)
+    assert chosen(options()) == {}
+    assert chosen(options(seed=0, workers=0)) == {"seed": 0, "workers": 0}
+    assert chosen(options(fields="a, b", backbones=("image=timm:x",), logger="none")) == {
+        "fields": ["a", "b"],
+        "backbones": {"image": "timm:x"},
+        "logger": [],
+    }
