@@ -5,7 +5,7 @@ import ast
 from tests.structure.tree import files
 
 OF_LIBRARIES = {
-    ("amodal/compare/storage.py", "connection.isolation_level"): "SQLAlchemy's recipe for SQLite",
+    ("amodal/studies/storage.py", "connection.isolation_level"): "SQLAlchemy's recipe for SQLite",
     ("amodal/data/loader.py", "philox.state"): "numpy sets a generator's key this way alone",
     ("amodal/evaluate/html_report.py", "element.text"): "ElementTree sets a text this way alone",
     ("amodal/modalities/shared/subwords.py", "tokenizer.decoder"): "as `tokenizers` is used",

@@ -80,7 +80,7 @@ def test_nothing_private_is_imported_across_rooms():
 
 
 OF_LIBRARIES = {
-    ("amodal/compare/storage.py", "_trial_id"): "Optuna's own documentation names it for storages",
+    ("amodal/studies/storage.py", "_trial_id"): "Optuna's own documentation names it for storages",
     ("amodal/data/sets/shared/archives.py", "_reconstruct"): "numpy's pickles name this function",
     ("amodal/data/store.py", "_strip_protocol"): "fsspec's hook for the path in an address",
     ("amodal/methods/shared/shapes.py", "_foreach_lerp_"): "torch's call for many tensors at once",
