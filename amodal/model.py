@@ -121,10 +121,6 @@ class Model(HubMixin):
         self.trained, self.head, self.read_only = trained, head, read_only
         self.method, self.spec, self.user_code = method, spec or {}, user_code or {}
 
-    def forget_path(self) -> None:
-        """Live on in memory alone, for a run folder that is temporary."""
-        self.path = None
-
     @classmethod
     def _open(
         cls,
