@@ -96,10 +96,9 @@ class Embedder:
         modalities = self.fields if isinstance(self.fields, Mapping) else None
         dataset = records.open(_readable(X), fields=modalities or None)
         names = dataset.fields if modalities is not None else self.fields or dataset.fields
-        # `select` returns a copy, so that the change below does not affect the caller's dataset
-        dataset = dataset.select(list(names))
         # the caller of `fit` has split the data already: train on all of it
-        dataset.parts = np.zeros(len(dataset), dtype=np.int8)
+        everything = np.zeros(len(dataset), dtype=np.int8)
+        dataset = dataset.select(list(names)).with_parts(everything)
         settings: dict[str, Any] = {
             n: v for n, v in self.get_params().items() if n in PASSED or n in NAMES
         }
@@ -113,7 +112,7 @@ class Embedder:
                 self.method, dataset, out, options=options, seed=seed, **settings
             )
         if self.out is None:
-            self.model_.path = None
+            self.model_.forget_path()
         encoder = self.model_.encoder
         self.schema_ = {
             name: replace(dataset.schema.fields[name], modality=m)

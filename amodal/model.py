@@ -354,8 +354,7 @@ class Model(HubMixin):
         return self.retriever(query, k=k)
 
     def save(self, path: str | Path) -> Path:
-        """Write the method, its configuration, its card, and the hashes of what it was trained on;
-        returns the folder."""
+        """Write the method, configuration, card, and hashes of the training keys to a folder."""
         path = Path(path)
         method, spec = self._whole()
         beside: dict[str, Any] = {SPEC: spec}

@@ -168,7 +168,7 @@ def row(
     speed = statistics.median(ratios) if 2 * len(ratios) > len(pairs) else math.nan
     met = [ratio for ratio in ratios if ratio > 0]
     none = math.nan
-    note = f"{name}, {steps} steps: of {len(pairs)} seeds {len(ratios)} tell something, in {len(met)} ours is there; {'; '.join(per_seed)}."
+    note = f"{name}, {steps} steps: of {len(pairs)} seeds {len(ratios)} show a difference, in {len(met)} ours is there; {'; '.join(per_seed)}."
     return Row(
         f"{name}, {statistics.median(theirs[-1].accuracy for theirs, _ in pairs):.3f} of {of}",
         library,

@@ -93,7 +93,7 @@ def test_the_time_to_a_quality_counts_seeds_that_never_get_there():
         line.speed == 6 and line.spread == (6, 6) and line.ours_ms == 4000 and line.peer_ms == 24000
     )
     assert (
-        "of 3 seeds 3 tell something, in 2 ours is there" in line.note
+        "of 3 seeds 3 show a difference, in 2 ours is there" in line.note
         and "at best 0.590" in line.note
     )
     line = ttq.row(
@@ -108,7 +108,7 @@ def test_the_time_to_a_quality_counts_seeds_that_never_get_there():
     line = ttq.row(
         "mae", "pictures", "lightly", 8, [(fallen, quick), (theirs, untrained), (theirs, quick)]
     )
-    assert math.isnan(line.speed) and "1 tell something" in line.note, (
+    assert math.isnan(line.speed) and "1 show a difference" in line.note, (
         "neither side must be there untrained"
     )
     early = curve(0.5, 0.6, 0.6, seconds=3)

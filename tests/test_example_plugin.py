@@ -88,7 +88,7 @@ for method in ("clip", "mae"):
     main(["evaluate", str(out), "--data", data])
     main(["embed", str(out), "--data", str(folder), "--out", str(run / f"{method}.parquet")])
 main(["index", str(run / "clip"), "--data", data])
-main(["search", str(run / "clip"), "--query", f"points={cloud}", "--k", "3", "--json"])
+main(["search", str(run / "clip"), "--points", str(cloud), "--k", "3", "--json"])
 main(["search", str(run / "clip"), "--text", "a ball", "--sheet", str(run / "found.png"), "--data", data])
 own = str(run / "own")
 main(["pretrain", "my_vicreg", "--out", own, *common, "--backbone", "points=pointnet:wide", "--train-backbones",

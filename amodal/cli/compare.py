@@ -49,7 +49,7 @@ def compare(
         int | None, arg(help="of the last round; by default what the budget pays for")
     ] = None,
     storage: Annotated[
-        str, arg(metavar="URL", help="a database, for processes on several machines")
+        str, arg(metavar="URL", help="a database, for processes on many machines")
     ] = "",
     label_free: Annotated[
         bool, arg(help="also measure what needs no labels: RankMe, alpha, LiDAR")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg
 
 from amodal.cli.options import listed, numbers, pairs
 from amodal.cli.own_code import NONE, Code
+from amodal.cli.queries import QueryOptions, example_query, query_parts
 from amodal.cli.shared import Data, Run, Where, show
+
+Queries = Annotated[QueryOptions, OmitArgPrefixes]  # type: ignore[valid-type]  # made at run time
+NO_QUERY = QueryOptions()
 
 
 def index(
@@ -25,7 +29,6 @@ def index(
     """Embed records into a search index; unchanged ones are skipped."""
     from amodal.errors import AmodalError
     from amodal.inference.embed import unreadable
-    from amodal.modalities import name_of
     from amodal.progress import Bar
     from amodal.search.engine import rank_chunks
     from amodal.train import distributed
@@ -52,11 +55,7 @@ def index(
             f"{engine.stale:,} records in the index are no longer in the data "
             "(--prune removes them)"
         )
-    modalities = {name_of(m) for m in model.fields.values()}
-    query = next(
-        (f"--{name} …" for name in ("text", "image", "audio") if name in modalities),
-        f"--query {next(iter(model.fields))}=…",
-    )
+    query = example_query(model.fields)
     query += f" --index {to or out}" if to or out else ""
     if distributed.rank() == 0:
         note = " so far (other ranks may still be running)" if distributed.world() > 1 else ""
@@ -65,9 +64,7 @@ def index(
 
 def search(
     run: Run,
-    text: Annotated[str | None, arg(help="a text query")] = None,
-    image: Annotated[Path | None, arg(help="an image file as query")] = None,
-    audio: Annotated[Path | None, arg(help="an audio file as query")] = None,
+    modality: Queries = NO_QUERY,
     query: Annotated[
         tuple[str, ...],
         arg(metavar="FIELD=VALUE", help="a value of any field; multiple values are one query"),
@@ -106,9 +103,7 @@ def search(
     from amodal.errors import AmodalError
     from amodal.search import as_json, picture_sheet, table
 
-    by_modality = (("text", text), ("image", image), ("audio", audio))
-    parts: dict[str, Any] = {name: value for name, value in by_modality if value is not None}
-    parts |= pairs(query)
+    parts: dict[str, Any] = query_parts(modality) | pairs(query)
     model = code.open(run)
     if generate:
         chosen = {"where": where, "fields": fields, "index": index, "like": like, "weight": weight}

@@ -1,36 +1,87 @@
-"""The options of a recipe, made from the fields of `Recipe`."""
+"""The options of a run, made from the fields of `Recipe` and `RunOptions`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 from tyro.conf import arg
 
-from amodal.cli.options import pairs
-from amodal.core.recipe import HELP, NAMES, TYPES, Recipe
+from amodal.cli.options import listed, pairs
+from amodal.core.recipe import Recipe
+from amodal.core.run_options import RunOptions
+
+UNIONS = (typing.Union, types.UnionType)
 
 
-def _option(name: str) -> tuple[str, Any, Any]:
-    """(name, type, default) of a field. The default None means that the option is not set."""
-    default = getattr(Recipe(), name)
+def _members(kind: Any) -> set[Any]:
+    """The classes that an annotation allows: {str, Path} for `str | Path | None`."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in UNIONS else (kind,)
+    return {typing.get_origin(k) or k for k in kinds}
+
+
+def _form(kind: Any) -> tuple[Any, Any]:
+    """The type of an option on the command line, and its default, which says that it is not set."""
+    members = _members(kind)
+    if members & {dict, Mapping}:
+        return tuple[str, ...], ()  # NAME=VALUE
+    if Sequence in members:
+        return str, ""  # A,B
+    if bool in members:
+        return bool, False
+    return Optional[Path if Path in members else kind], None  # noqa: UP045, known at run time only
+
+
+def _option(field: dataclasses.Field[Any], kind: Any) -> tuple[str, Any, Any]:
+    """(name, type, default) of the option for a field."""
+    described = field.metadata
+    parsed, unset = _form(kind)
+    default: Any = field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    hint = "" if default is None else f"(default: {shown})"
-    metavar = "FIELD=VIEW,VIEW" if name == "views" else None
-    described = arg(help=HELP[name], help_behavior_hint=hint, metavar=metavar)
-    if name == "views":
-        return name, Annotated[tuple[str, ...], described], dataclasses.field(default=())
-    if TYPES[name] is bool:
-        return name, Annotated[bool, described], dataclasses.field(default=False)
-    kind: Any = Optional[TYPES[name]]  # noqa: UP045, a type that is only known at run time
-    return name, Annotated[kind, described], dataclasses.field(default=None)
+    hint = None if parsed is bool else f"(default: {shown})" if shown not in (None, "") else ""
+    option = arg(
+        help=described["help"],
+        help_behavior_hint=hint,
+        metavar=described.get("metavar") or None,
+        name=described.get("name") or None,
+    )
+    return field.name, Annotated[parsed, option], dataclasses.field(default=unset)
 
 
-RecipeOptions = dataclasses.make_dataclass(
-    "RecipeOptions", [_option(name) for name in NAMES], frozen=True
-)
+def options_of(owner: type) -> Any:
+    """A dataclass with an option for each field of a dataclass of settings.
+
+    The help, and where they differ the name and metavar, are in the metadata of the fields.
+    """
+    hints = typing.get_type_hints(owner)
+    options = [_option(f, hints[f.name]) for f in dataclasses.fields(owner)]
+    return dataclasses.make_dataclass(f"{owner.__name__}Options", options, frozen=True)
+
+
+RecipeOptions = options_of(Recipe)
 """Every field of a `Recipe` as an option. Unset ones are left to the method's page."""
+RunSettings = options_of(RunOptions)
+"""Every field of `RunOptions` as an option. Unset ones are left to a file, and to the defaults."""
+
+
+def chosen(options: Any) -> dict[str, Any]:
+    """Name -> value of the options of `RunOptions` that are set."""
+    hints = typing.get_type_hints(RunOptions)
+    values = {}
+    for name, value in vars(options).items():
+        members = _members(hints[name])
+        if value is None or value is False or value in ("", ()):  # 0 is a value
+            continue
+        if members & {dict, Mapping}:
+            value = pairs(value)
+        elif Sequence in members:
+            value = [] if value == "none" else listed(value)
+        values[name] = value
+    return values
 
 
 def recipe_fields(options: Any) -> dict[str, Any]:

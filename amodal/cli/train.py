@@ -9,12 +9,14 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from amodal.cli.options import listed, pairs
 from amodal.cli.own_code import NONE, Code, OwnCode
-from amodal.cli.recipes import RecipeOptions, recipe_fields, with_file
+from amodal.cli.recipes import RecipeOptions, RunSettings, chosen, recipe_fields, with_file
 from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
 
-Recipes = Annotated[RecipeOptions, OmitArgPrefixes]  # type: ignore[valid-type]  # made at run time
+Recipes = Annotated[RecipeOptions, OmitArgPrefixes]
 DEFAULT = RecipeOptions()
+Settings = Annotated[RunSettings, OmitArgPrefixes]
+UNSET = RunSettings()
 
 Fields = Annotated[str, arg(metavar="A,B", help="fields to use; by default all")]
 Out = Annotated[Path, arg(help="the run folder to write")]
@@ -46,58 +48,7 @@ def pretrain(
             "options of the command line override it",
         ),
     ] = None,
-    size: Annotated[str | None, arg(help=f"of the encoder: {SIZES}; by default tiny")] = None,
-    fields: Fields = "",
-    seed: Annotated[int | None, arg(help="by default 0")] = None,
-    resume: Resume = False,
-    accept_changed_code: Accept = False,
-    trunk: Trunk = None,
-    positions: Annotated[
-        str | None, arg(help="position embedding: sincos, learned, rotary or none")
-    ] = None,
-    pool: Annotated[str | None, arg(help="pooling: mean, cls or attention")] = None,
-    backbone: Annotated[
-        tuple[str, ...],
-        arg(
-            metavar="FIELD=SPEC",
-            help="timm:NAME@pretrained, timm:NAME@scratch, transformers:DIR; or small ones from "
-            "scratch: convnet (images), resnet1d (series, sound), gru and lstm (sequences), with "
-            "options after a colon: convnet:width=64,norm=group; or FILE.py:NAME of your own",
-        ),
-    ] = (),
-    train_backbones: Annotated[
-        bool, arg(help="train pretrained backbones too; those from scratch learn anyway")
-    ] = False,
-    workers: Annotated[
-        int | None, arg(help="processes that decode records; 0: a thread of the training process")
-    ] = None,
-    device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N")] = None,
-    save_every: Annotated[
-        int | None, arg(help="steps between checkpoints; 0: a fifth of the run")
-    ] = None,
-    matmul: Annotated[
-        str, arg(help="library of float32 products on a CPU: auto (measured), torch or onednn")
-    ] = "auto",
-    curate: Annotated[
-        str,
-        arg(help="online data selection, such as jest; its options: --curate.NAME VALUE"),
-    ] = "",
-    init_from: Annotated[
-        Path | None, arg(metavar="RUN", help="start from the weights of this run that fit")
-    ] = None,
-    cache_features: Annotated[
-        str,
-        arg(
-            metavar="mean|tokens",
-            help="compute these outputs of frozen backbones once, without augmentation",
-        ),
-    ] = "",
-    conflict: Annotated[
-        bool, arg(help="log the cosines between the gradients of the loss terms")
-    ] = False,
-    logger: Annotated[
-        str, arg(metavar="A,B", help="tensorboard, wandb, mlflow, trackio; or none")
-    ] = "",
+    settings: Settings = UNSET,
     callback: Annotated[
         tuple[str, ...],
         arg(metavar="NAME", help="probe:LABEL, retrieval, or FILE.py:NAME, called with the data"),
@@ -116,13 +67,6 @@ def pretrain(
             help="the backbones of the run of --init-from, if they are of your own",
         ),
     ] = (),
-    recipe_from: Annotated[
-        str | None,
-        arg(
-            name="recipe",
-            help="paper, small or plain; by default the paper's, without one that for small data",
-        ),
-    ] = None,
     recipe: Recipes = DEFAULT,
 ) -> None:
     """Pretrain an encoder without labels.
@@ -132,72 +76,42 @@ def pretrain(
     from amodal.train import distributed
     from amodal.train.pretrain import pretrain as run
 
-    settings: dict[str, Any] = {
-        "method": method,
-        "data": data,
-        "out": out,
-        "size": size,
-        "fields": listed(fields),
-        "seed": seed,
-        "resume": resume,
-        "accept_changed_code": accept_changed_code,
-        "trunk": trunk,
-        "positions": positions,
-        "pool": pool,
-        "backbones": pairs(backbone),
-        "train_backbones": train_backbones,
-        "workers": workers,
-        "device": device,
-        "save_every": save_every,
-        "matmul": "" if matmul == "auto" else matmul,
-        "curate": curate,
-        "init_from": init_from,
-        "cache_features": cache_features,
-        "conflict": conflict,
-        "options": METHOD_OPTIONS,
-        "curate_options": CURATE_OPTIONS,
-        "logger": logger_names(logger),
-        "recipe_from": recipe_from,
-    }
+    asked: dict[str, Any] = {"method": method, "data": data, "out": out}
+    asked |= {"options": METHOD_OPTIONS, "curate_options": CURATE_OPTIONS}
     # unset options are left to the file, and to the defaults
-    settings = {name: v for name, v in settings.items() if v not in (None, "", False, {})}
-    settings |= recipe_fields(recipe)
-    settings = with_file(str(config), settings) if config is not None else settings
+    asked = {name: value for name, value in asked.items() if value not in (None, {})}
+    asked |= chosen(settings) | recipe_fields(recipe)
+    asked = with_file(str(config), asked) if config is not None else asked
     for name, usage in (("method", "METHOD"), ("data", "--data DIR"), ("out", "--out DIR")):
-        if not settings.get(name):
+        if not asked.get(name):
             raise AmodalError(
                 f"amodal pretrain needs {usage}; give it, or --config FILE that has it"
             )
     code = OwnCode(method=init_method, backbones=init_backbone)
-    if code != NONE and not settings.get("init_from"):
+    if code != NONE and not asked.get("init_from"):
         raise AmodalError(
             "--init-method and --init-backbone say where the code of the run of --init-from is, "
-            "and no --init-from is given; what is to be trained is given as "
+            "and --init-from is not set; what is to be trained stands as "
             "`amodal pretrain METHOD --backbone FIELD=SPEC`"
         )
-    method, data, out = (settings.pop(name) for name in ("method", "data", "out"))
+    method, data, out = (asked.pop(name) for name in ("method", "data", "out"))
     records: Any = data
     if callback:
         from amodal.data import open as open_data
         from amodal.train.callbacks import from_spec
 
         records = open_data(data)
-        settings["callbacks"] = [from_spec(spec, records) for spec in callback]
-    with code.supplied(Path(str(settings.get("init_from", "")))):
-        run(str(method), records, Path(str(out)), **settings)
+        asked["callbacks"] = [from_spec(spec, records) for spec in callback]
+    with code.supplied(Path(str(asked.get("init_from", "")))):
+        run(str(method), records, Path(str(out)), **asked)
     if distributed.rank() == 0:
         from amodal import methods
         from amodal.nn.backbones.pretrained import is_own_code
 
         own = f" --method {method}" if methods.is_user_code(str(method)) else ""
-        specs = settings.get("backbones") or {}
+        specs = asked.get("backbones") or {}
         own += "".join(f" --backbone {f}={s}" for f, s in specs.items() if is_own_code(s))
         print(f"wrote {out}. Next: amodal evaluate {out} --data {data}{own}")
-
-
-def logger_names(text: str) -> list[str] | None:
-    """The loggers of an option: [] for `none`, None if it is not set."""
-    return [] if text == "none" else listed(text)
 
 
 def plan(

@@ -64,6 +64,11 @@ class Part(nn.Module):
             "args": {k: to_spec(v) for k, v in self._args.items()},
         }
 
+    @property
+    def recorded_args(self) -> Mapping[str, Any]:
+        """Name -> value of the arguments in `spec`."""
+        return self._args
+
     def describe_as(self, **changes: Any) -> None:
         """Change the recorded arguments, for parts that are extended after construction."""
         object.__setattr__(self, "_args", self._args | changes)

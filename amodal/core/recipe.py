@@ -38,8 +38,8 @@ OLD_NAMES = {
 """Option names of the previous release -> current names. They work for one more release."""
 
 
-def _option(default: object, help: str) -> typing.Any:
-    return field(default=default, metadata={"help": help})
+def _option(default: object, help: str, metavar: str = "") -> typing.Any:
+    return field(default=default, metadata={"help": help, "metavar": metavar})
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Recipe:
     views: Mapping[str, tuple[str, ...]] | None = _option(
         None,
         "FIELD or MODALITY=VIEW,VIEW, or all=VIEW: augmentations; by default those of the method",
+        metavar="FIELD=VIEW,VIEW",
     )
     resolution: int | None = _option(
         None, "side of images in pixels; by default as in dataset.toml"

@@ -160,6 +160,12 @@ class Plugin:
             )
         return self._loaded
 
+    def report(self) -> None:
+        """Say in the log, once, that it is skipped."""
+        if not self.reported:
+            self.reported = True
+            log.warning("the plug-in %s is skipped: %s", self, self.reason)
+
     @property
     def reason(self) -> str:
         """What is wrong with it, in a line; "" where nothing is."""
@@ -255,9 +261,7 @@ def working(kind: str, check: Check | None = None) -> dict[str, Any]:
         try:
             objects[name] = plugin.load(check)
         except AmodalError:
-            if not plugin.reported:
-                plugin.reported = True
-                log.warning("the plug-in %s is skipped: %s", plugin, plugin.reason)
+            plugin.report()
     return objects
 
 

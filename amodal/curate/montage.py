@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, normalize
 from amodal.core import AmodalError, Batch, Column, Ragged, unknown
 from amodal.curate.poison import replace_cells
 from amodal.data import Dataset
-from amodal.modalities.shared.base import Grid, is_pixel_map
+from amodal.modalities.shared.protocols import Grid, is_pixel_map
 from amodal.nn.encoder import Encoder
 
 BATCH = 1024

@@ -19,7 +19,8 @@ import numpy as np
 
 from amodal.core import AmodalError
 from amodal.data import Dataset
-from amodal.modalities.shared.base import Raw, Readable
+from amodal.modalities.shared.base import Raw
+from amodal.modalities.shared.protocols import Readable
 
 WORD = re.compile(r"\w+")
 

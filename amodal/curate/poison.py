@@ -278,7 +278,7 @@ def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int =
 
 
 def _column(dataset: Dataset, field: str) -> str:
-    column = dataset.columns[dataset._field(field)]
+    column = dataset.columns[dataset.find_field(field)]
     if isinstance(column, tuple):
         raise AmodalError(f"{field!r} is made of more than one column; choose a field of one")
     return column
@@ -293,6 +293,4 @@ def replace_cells(
 ) -> Dataset:
     """The dataset with other cells: see `PoisonedReader`."""
     reader = PoisonedReader(dataset, pictures=pictures, trigger=trigger, cells=cells)
-    poisoned = Dataset(reader, dataset.schema, dataset.path, dataset.name)
-    poisoned.parts = dataset.parts
-    return poisoned
+    return Dataset(reader, dataset.schema, dataset.path, dataset.name, parts=dataset.parts)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from amodal.core import AmodalError, unknown
 from amodal.data import splits
 from amodal.data.cache import Cache
 from amodal.data.readers import Reader
 from amodal.data.readers.base import Cell
+from amodal.data.readers.changed import Subset, WithColumns
 from amodal.data.remote import AnyPath, Remote, Unreachable
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import BadValue, Modality, Raw, config, name_of
@@ -34,6 +34,9 @@ class Dataset:
         schema: what they mean.
         path: of the data, if it is on disk or in a store.
         name: of the dataset; the schema's or the path's by default.
+        parts: (N,) the part of the split of each record; by default as the schema says.
+        cache: of decoded values; a new one by default.
+        proportions: in which a `Mixture` draws training records from its datasets.
 
     Attributes:
         fields: name -> modality.
@@ -45,11 +48,16 @@ class Dataset:
         AmodalError: the schema names a column that the data lacks.
     """
 
-    proportions: Proportions | None = None
-    """In which proportions a `Mixture` draws training records from its datasets."""
-
     def __init__(
-        self, reader: Reader, schema: Schema, path: AnyPath | None = None, name: str = ""
+        self,
+        reader: Reader,
+        schema: Schema,
+        path: AnyPath | None = None,
+        name: str = "",
+        *,
+        parts: np.ndarray | None = None,
+        cache: Cache | None = None,
+        proportions: Proportions | None = None,
     ) -> None:
         self.reader, self.schema, self.path = reader, schema, path
         self.name = name or schema.name or (path.stem if path else "arrays")
@@ -57,7 +65,10 @@ class Dataset:
         self.labels: dict[str, Label] = dict(schema.labels)
         self.keys: list[str] = list(reader.keys)
         self.columns = {field: _columns(field, f, reader) for field, f in schema.fields.items()}
-        self.cache = Cache()
+        self.cache = Cache() if cache is None else cache
+        self.proportions = proportions
+        if parts is not None:
+            self.parts = parts
         self._present: dict[str, np.ndarray] = {}
         for name, label in self.labels.items():
             _check(reader, label.column or name, f"labels.{name}")
@@ -88,7 +99,7 @@ class Dataset:
 
     def cell(self, i: int, field: str) -> Cell:
         """A value as in `raw`, but a file in object storage is a `Remote`, not read."""
-        columns = self.columns[self._field(field)]
+        columns = self.columns[self.find_field(field)]
         if isinstance(columns, tuple):
             cells = {c: self.reader.get(i, c) for c in columns}
             return cells if any(cell is not None for cell in cells.values()) else None
@@ -108,7 +119,7 @@ class Dataset:
         Raises:
             BadValue: it cannot be read or decoded; the message is the reason.
         """
-        modality = self.fields[self._field(field)]
+        modality = self.fields[self.find_field(field)]
         try:
             raw = self.raw(i, field)
             return None if raw is None else modality.decode(raw)
@@ -122,7 +133,7 @@ class Dataset:
 
     def present(self, field: str) -> np.ndarray:
         """(N,) bool: which records have a value, readable or not."""
-        if self._field(field) not in self._present:
+        if self.find_field(field) not in self._present:
             columns = self.columns[field]
             names = columns if isinstance(columns, tuple) else (columns,)
             self._present[field] = np.logical_or.reduce(
@@ -207,7 +218,7 @@ class Dataset:
 
     def select(self, fields: Iterable[str]) -> Dataset:
         """The same records with only these fields. The cache of decoded values is shared."""
-        chosen = {self._field(name): self.schema.fields[name] for name in fields}
+        chosen = {self.find_field(name): self.schema.fields[name] for name in fields}
         return self._with(replace(self.schema, fields=chosen), self.cache)
 
     def with_fields(self, modalities: Mapping[str, Modality]) -> Dataset:
@@ -257,13 +268,17 @@ class Dataset:
 
     def with_columns(self, names: Sequence[str]) -> Dataset:
         """The same records with more columns, which are empty."""
-        return Dataset(_WithColumns(self.reader, names), self.schema, self.path, self.name)
+        return Dataset(WithColumns(self.reader, names), self.schema, self.path, self.name)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The records at `indices`, in that order."""
-        dataset = Dataset(_Subset(self.reader, indices), self.schema, self.path, self.name)
-        dataset.parts = self.parts[np.asarray(indices, dtype=np.int64)]
-        return dataset
+        parts = self.parts[np.asarray(indices, dtype=np.int64)]
+        reader = Subset(self.reader, indices)
+        return Dataset(reader, self.schema, self.path, self.name, parts=parts)
+
+    def with_parts(self, parts: np.ndarray) -> Dataset:
+        """The same records, split anew: (N,) an index into `splits.PARTS` for each."""
+        return self._with(self.schema, self.cache, parts)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -276,12 +291,19 @@ class Dataset:
         digest.update(f"{self.labels}{self.schema.split_by}{self.schema.split}".encode())
         return digest.hexdigest()
 
-    def _with(self, schema: Schema, cache: Cache) -> Dataset:
-        dataset = Dataset(self.reader, schema, self.path, self.name)
-        dataset.cache = cache
-        return dataset
+    def _with(self, schema: Schema, cache: Cache, parts: np.ndarray | None = None) -> Dataset:
+        return Dataset(
+            self.reader,
+            schema,
+            self.path,
+            self.name,
+            parts=parts,
+            cache=cache,
+            proportions=self.proportions,
+        )
 
-    def _field(self, name: str) -> str:
+    def find_field(self, name: str) -> str:
+        """The name of a field, after a check that there is one. Raises AmodalError otherwise."""
         if name not in self.fields:
             raise unknown(f"field of {self.name!r}", name, self.fields)
         return name
@@ -300,56 +322,6 @@ class Dataset:
             len(cell) < 256 and Path(cell).suffix.lower() in modality.suffixes and "\n" not in cell
         )
         return base / cell if named and (base / cell).is_file() else cell
-
-
-class _Subset(Reader):
-    """Some records of another reader."""
-
-    reader: Reader
-
-    def __init__(self, reader: Reader, indices: npt.ArrayLike) -> None:
-        self.reader, self.indices = reader, np.asarray(indices, dtype=np.int64)
-        self.keys = [reader.keys[i] for i in self.indices]
-        self.columns, self.base, self.ignored = reader.columns, reader.base, reader.ignored
-
-    def get(self, i: int, column: str) -> Cell:
-        return self.reader.get(int(self.indices[i]), column)
-
-    def present(self, column: str) -> np.ndarray:
-        return self.reader.present(column)[self.indices]
-
-    def check(self, column: str) -> str:
-        return self.reader.check(column)
-
-    def stamp(self) -> str:
-        return self.reader.stamp()
-
-
-class _WithColumns(Reader):
-    """Another reader's records, with columns that are empty."""
-
-    reader: Reader
-
-    def __init__(self, reader: Reader, names: Sequence[str]) -> None:
-        self.reader, self.empty = reader, frozenset(names)
-        self.keys, self.columns = reader.keys, (*reader.columns, *names)
-        self.base, self.ignored = reader.base, reader.ignored
-
-    def get(self, i: int, column: str) -> Cell:
-        return None if column in self.empty else self.reader.get(i, column)
-
-    def present(self, column: str) -> np.ndarray:
-        return (
-            np.zeros(len(self.keys), dtype=bool)
-            if column in self.empty
-            else self.reader.present(column)
-        )
-
-    def check(self, column: str) -> str:
-        return column if column in self.empty else self.reader.check(column)
-
-    def stamp(self) -> str:
-        return self.reader.stamp()
 
 
 def _columns(name: str, field: Field, reader: Reader) -> str | tuple[str, ...]:

@@ -16,7 +16,6 @@ import numpy as np
 
 from amodal.core import AmodalError
 from amodal.data import order, splits
-from amodal.data.cache import Cache
 from amodal.data.dataset import Dataset
 from amodal.data.open_dataset import open_dataset
 from amodal.data.readers import Reader
@@ -82,14 +81,9 @@ class Mixture(Dataset):
             _labels(members),
             split=PART,
         )
-        super().__init__(reader, schema, None, name or "+".join(m.name for m in members))
-        ends = tuple(accumulate(len(member) for member in members))
-        self.proportions = Proportions(ends, reader.weights, tuple(m.name for m in members))
-
-    def _with(self, schema: Schema, cache: Cache) -> Dataset:
-        dataset = super()._with(schema, cache)
-        dataset.proportions = self.proportions
-        return dataset
+        ends, names = tuple(accumulate(map(len, members))), tuple(m.name for m in members)
+        drawn = Proportions(ends, reader.weights, names)
+        super().__init__(reader, schema, None, name or "+".join(names), proportions=drawn)
 
 
 class JoinedReader(Reader):

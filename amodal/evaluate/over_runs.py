@@ -45,12 +45,16 @@ def over_runs(reports: Sequence[Report]) -> Report:
                 f"the runs were evaluated on different records ({key}: {', '.join(found)}), so "
                 "their mean means nothing. Give runs of one configuration, trained on one data set."
             )
-    merged = Report([], skipped=dict(first.skipped), about=dict(first.about))
-    merged.about["runs"] = len(reports)
-    merged.train, merged.test = first.train, first.test
     columns = [c for c in COMPARED if all(getattr(r, c) is not None for r in reports)]
-    for column in columns:
-        setattr(merged, column, [])
+    merged = Report(
+        [],
+        skipped=dict(first.skipped),
+        about=first.about | {"runs": len(reports)},
+        train=first.train,
+        test=first.test,
+        bootstrap=first.bootstrap,
+        **{column: [] for column in columns},
+    )
     for result in first.results:
         places = [_place(report, result) for report in reports]
         if any(place is None for place in places):
@@ -69,7 +73,6 @@ def _described(merged: Report, first: Report) -> None:
     """Add intervals and the sentence."""
     if first.bootstrap is not None:
         add_intervals(merged, first.bootstrap)
-        merged.bootstrap = first.bootstrap
     drawn = [{c: _repeated(o) for c, o in of.items()} for of in merged.outcomes()]
     merged.about.pop("summary", None)
     if verdict := summary(merged.rows(), drawn, first.bootstrap, merged.about.get("simple")):

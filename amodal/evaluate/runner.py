@@ -264,9 +264,9 @@ def _with_features(context: Context) -> SimpleNamespace:
     Raises:
         NotApplicable: If these are all that are named.
     """
-    options, probed = SimpleNamespace(**vars(context.options)), context.test.probed()
+    options, probed = dict(vars(context.options)), context.test.probed()
     for name in ("sources", "pairs"):
-        named = getattr(options, name, None)
+        named = options.get(name)
         if named is None:
             continue
         within = [
@@ -274,8 +274,8 @@ def _with_features(context: Context) -> SimpleNamespace:
         ]
         if not within:
             raise NotApplicable(f"no field of {name} has such features")
-        setattr(options, name, within)
-    return options
+        options[name] = within
+    return SimpleNamespace(**options)
 
 
 def _result(one: Protocol, context: Context) -> Result:

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
-from amodal.modalities.shared.base import Exports
+from amodal.modalities.shared.protocols import Exports
 from amodal.nn.adapters.skills import Skills
 from amodal.nn.attention.varlen import Attention
 from amodal.nn.backbones.pretrained import Backbone

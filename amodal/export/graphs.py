@@ -27,8 +27,8 @@ import amodal
 from amodal import modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.export.dense_encoder import DenseEncoder, why_not_exportable
-from amodal.modalities.shared.base import Exports
 from amodal.modalities.shared.dense import dense
+from amodal.modalities.shared.protocols import Exports
 from amodal.nn.encoder import Encoder
 from amodal.train.run_tokens import write_tokenizers
 

@@ -33,7 +33,7 @@ from amodal.export.dense_encoder import DenseEncoder, why_not_exportable
 from amodal.export.model_card import model_card
 from amodal.modalities import name_of
 from amodal.modalities.image import Image
-from amodal.modalities.shared.base import is_pixel_map
+from amodal.modalities.shared.protocols import is_pixel_map
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config

@@ -25,6 +25,10 @@ class HubMixin:
     config: dict[str, Any]
     path: Path | None
 
+    def forget_path(self) -> None:
+        """Live on in memory alone, for a run folder that is temporary."""
+        self.path = None
+
     @classmethod
     def _open(
         cls,

@@ -353,7 +353,7 @@ def check_required(method: MethodLike, chosen: Mapping[str, object]) -> None:
         place = definition_place(function(method))
         raise AmodalError(
             f"{title(method)}(){f' in {place[0]}, line {place[1]},' if place else ''} has no "
-            f"default for {', '.join(missing)}, and no value is given: "
+            f"default for {', '.join(missing)}, and no value follows: "
             f"--method.{missing[0].replace('_', '-')} VALUE, or in Python "
             f"options={{{missing[0]!r}: VALUE}}"
         )

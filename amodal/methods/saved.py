@@ -204,7 +204,7 @@ def read_spec(folder: Path) -> Spec:
     Raises:
         AmodalError: If it is damaged, of another format, or needs a plug-in that is not installed.
     """
-    spec = read_json(folder / SPEC, "restore it from a copy, or train again")
+    spec = read_json(folder / SPEC, "restore it from a copy, or train anew")
     if spec.get("format") != files.FORMAT:
         raise files.format_error(folder / SPEC, spec)
     check_installed(plugins_of(spec, folder / SPEC))

@@ -88,6 +88,7 @@ class Image(Modality):
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet")
+    example_tokens: ClassVar[int] = 196
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
     views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS)
 

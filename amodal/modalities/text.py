@@ -89,6 +89,7 @@ class Text(Modality):
     takes_prompts: ClassVar[bool] = True
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("transformers", "gru", "lstm")
+    example_tokens: ClassVar[int] = 64
 
     def __post_init__(self) -> None:
         if self.max_length < 1 or self.patch < 1:

@@ -90,6 +90,14 @@ class WholeBatchNorm(_BatchNorm):
         self.drop: nn.Module | None = None
         self.act: nn.Module | None = None
 
+    def follow(self) -> None:
+        """Take statistics of its own from now on, as the layer of a moving average."""
+        self.follows = True
+
+    def take_statistics(self, mode: bool) -> None:
+        """Set the mode of this layer alone, and not that of its activation."""
+        self.training = mode
+
     @classmethod
     def like(cls, norm: _BatchNorm) -> WholeBatchNorm:
         """The same layer, with the parameters, buffers and activation (timm) of another.
@@ -272,7 +280,7 @@ def set_follows(module: nn.Module) -> None:
     """Let a moving average of a network take the statistics of what it sees itself."""
     for part in module.modules():
         if isinstance(part, WholeBatchNorm):
-            part.follows = True
+            part.follow()
 
 
 @torch.no_grad()

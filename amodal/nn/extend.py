@@ -39,6 +39,12 @@ class Extensions:
 
     heads_width = 0
     """Dimensions of the space of the heads, 0 without heads."""
+    heads: nn.ModuleDict | None
+    routing: TrunkRouting
+    similarity: str
+    multi_vector: Part | None
+    combiner: Part | None
+    block_hook: nn.Module | None
 
     def align(
         self,
@@ -68,7 +74,7 @@ class Extensions:
             raise AmodalError("a head of another kind has no hidden layer or bias to choose here")
         if similarity not in SIMILARITIES:
             raise unknown("similarity", similarity, SIMILARITIES)
-        encoder.similarity, encoder.multi_vector = similarity, multi_vector
+        self.similarity, self.multi_vector = similarity, multi_vector
         encoder.describe_as(similarity=similarity, multi_vector=multi_vector)
 
         def made() -> Part:
@@ -92,7 +98,7 @@ class Extensions:
             width: Dimensions of the space that they map into.
         """
         encoder = cast("Encoder", self)
-        encoder.heads, encoder.heads_width = nn.ModuleDict(heads), width
+        self.heads, self.heads_width = nn.ModuleDict(heads), width
         encoder.describe_as(heads=dict(heads), heads_width=width)
         return encoder
 
@@ -104,7 +110,7 @@ class Extensions:
             mask_rule: "full", "pure" (Zorro) or "bottleneck" (MBT).
         """
         encoder = cast("Encoder", self)
-        encoder.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
+        self.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
         cast(Transformer, encoder.trunks[ALL]).set_mask_rule(rule(mask_rule))
         encoder.describe_as(fusion_tokens=tokens, mask_rule=mask_rule)
         return encoder
@@ -117,8 +123,8 @@ class Extensions:
             project, hidden: See `amodal.nn.fusion.combiner.Combiner`.
         """
         encoder = cast("Encoder", self)
-        encoder.combiner = Combiner(encoder.heads_width, project, hidden, change=change)
-        encoder.describe_as(combiner=encoder.combiner)
+        self.combiner = Combiner(self.heads_width, project, hidden, change=change)
+        encoder.describe_as(combiner=self.combiner)
         return encoder
 
     def extend(self, field: str, depth: int) -> Encoder:
@@ -135,7 +141,7 @@ class Extensions:
         """Pool a field in another way."""
         encoder = cast("Encoder", self)
         encoder.pools[field] = pool
-        encoder.describe_as(pools={**encoder._args.get("pools", {}), field: pool})
+        encoder.describe_as(pools={**encoder.recorded_args.get("pools", {}), field: pool})
         return encoder
 
     def set_block_hook(self, hook: Part | None) -> Encoder:
@@ -143,19 +149,18 @@ class Extensions:
         encoder = cast("Encoder", self)
         if isinstance(hook, Attaches):
             hook.attach(encoder)
-        encoder.block_hook = hook
+        self.block_hook = hook
         encoder.describe_as(block_hook=hook)
         return encoder
 
     @contextmanager
     def use_block_hook(self, hook: Part | None) -> Iterator[None]:
         """Call another block hook, or none, inside the `with`; the description stays."""
-        encoder = cast("Encoder", self)
-        before, encoder.block_hook = encoder.block_hook, hook
+        before, self.block_hook = self.block_hook, hook
         try:
             yield
         finally:
-            encoder.block_hook = before
+            self.block_hook = before
 
     def drop(self, field: str) -> None:
         """Remove a field's tower, before `align`: a method reads the field by another one's."""
@@ -169,7 +174,9 @@ class Extensions:
         ):
             if field in parts:
                 cast(Any, parts).pop(field)
-        backbones = {f: b for f, b in encoder._args.get("backbones", {}).items() if f != field}
+        backbones = {
+            f: b for f, b in encoder.recorded_args.get("backbones", {}).items() if f != field
+        }
         encoder.describe_as(fields=dict(encoder.fields), backbones=backbones)
 
     def lock(self, field: str) -> None:

@@ -21,6 +21,11 @@ class _Setting(threading.local):
 
     on = False
 
+    def switch(self, on: bool) -> bool:
+        """Set it, and return what it was."""
+        before, self.on = self.on, on
+        return before
+
 
 _setting = _Setting()
 Output = TypeVar("Output")
@@ -29,11 +34,11 @@ Output = TypeVar("Output")
 @contextmanager
 def recomputation(on: bool = True) -> Iterator[None]:
     """Checkpoint blocks within this context; without gradients nothing changes."""
-    before, _setting.on = _setting.on, on
+    before = _setting.switch(on)
     try:
         yield
     finally:
-        _setting.on = before
+        _setting.switch(before)
 
 
 def recomputed(compute: Callable[..., Output], x: Tensor, *rest: Any) -> Output:

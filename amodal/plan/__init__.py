@@ -158,7 +158,7 @@ def plan(
         raise AmodalError(f"mfu is a share of the peak, between 0 and 1, not {mfu}")
     if precision not in ("bf16", "float32"):
         raise unknown("precision to plan with", precision, [p for p in PRECISIONS if p != "auto"])
-    tokens = tokens or examples.DEFAULT
+    tokens = tokens or examples.default_tokens()
     if data is not None:
         dataset = records.open(data)
         part = dataset.split("train")

@@ -34,7 +34,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.core.column import Values
 from amodal.core.features import Features
 from amodal.methods.contract import Method
-from amodal.nn.attention import cpu as _cpu_attention
+from amodal.nn.attention.cpu import never_suits
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.train.step import gradients, total
 
@@ -245,17 +245,14 @@ def count(
 @contextmanager
 def countable() -> Iterator[None]:
     """Within it, attention is that of accelerators, and weight-dependent shapes are an error."""
-    # switches off the attention that is for CPUs alone
-    before, _cpu_attention.MAX_KEYS = _cpu_attention.MAX_KEYS, 0
     try:
-        yield
+        with never_suits():
+            yield
     except (DataDependentOutputException, DynamicOutputShapeException) as problem:
         raise AmodalError(
             "what this method computes depends on its weights, so its cost cannot be counted "
             f"beforehand ({problem.func}). Plan a similar method, such as clip, mae or dino"
         ) from None
-    finally:
-        _cpu_attention.MAX_KEYS = before
 
 
 def count_losses(method: Method, batch: Batch, *, times: int) -> Count:

@@ -10,9 +10,12 @@ import numpy as np
 from amodal import data, modalities
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
-from amodal.modalities.shared.base import MakesExamples
+from amodal.modalities.shared.protocols import MakesExamples
 
-DEFAULT = {"image": 196, "text": 64}
+
+def default_tokens() -> dict[str, int]:
+    """Modality -> tokens of a value, of the modalities that say so (`example_tokens`)."""
+    return {k: m.example_tokens for k, m in modalities.every().items() if m.example_tokens}
 
 
 def synthetic_records(tokens: Mapping[str, int], records: int) -> Dataset:

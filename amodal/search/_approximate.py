@@ -86,11 +86,7 @@ class Approximate:
             return found
         if found is None or found.count > len(vectors) or len(vectors) > 2 * found.trained:
             found = Approximate(_train(lib, vectors), 0, len(vectors), 1, 1, 0.0)
-        # The same codes in a third of the time.
-        lib.downcast_index(found.built.index).pq.sync_transposed_centroids()
-        for start in range(found.count, len(vectors), 65536):
-            found.built.add(_floats(vectors[start : start + 65536]))
-        found.count = len(vectors)
+        found._add_new(lib, vectors)
         found._tune(vectors, queries)
         try:
             write_atomically(file, lib.serialize_index(found.built).tobytes())
@@ -102,6 +98,14 @@ class Approximate:
         except OSError:
             file.unlink(missing_ok=True)  # only a cache; search goes on without it
         return found
+
+    def _add_new(self, lib: Any, vectors: np.ndarray) -> None:
+        """Add the vectors of the log that are not in it."""
+        # the same codes in a third of the time
+        lib.downcast_index(self.built.index).pq.sync_transposed_centroids()
+        for start in range(self.count, len(vectors), 65536):
+            self.built.add(_floats(vectors[start : start + 65536]))
+        self.count = len(vectors)
 
     @staticmethod
     def _read(lib: Any, file: Path, meta: Path) -> Approximate | None:

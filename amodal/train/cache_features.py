@@ -64,16 +64,24 @@ class CachedFeatures(Dataset):
     Args:
         dataset: The records as they are, `original`.
         stores: Field -> its features.
+        readers: Field -> its features in the order in which they are about to be read.
+        cache: Of decoded values; a new one by default.
     """
 
-    def __init__(self, dataset: Dataset, stores: dict[str, FeatureStore]):
+    def __init__(
+        self,
+        dataset: Dataset,
+        stores: dict[str, FeatureStore],
+        readers: dict[str, FeatureReader] | None = None,
+        cache: Cache | None = None,
+    ):
         self.__dict__.update(dataset.__dict__ | {"fingerprint": dataset.fingerprint})
         self.fields = {
             name: cast(Modality, CachedModality(stores[name].width)) if name in stores else modality
             for name, modality in dataset.fields.items()
         }
-        self.cache, self.stores, self.original = Cache(), stores, dataset
-        self.readers: dict[str, FeatureReader] = {}
+        self.cache = Cache() if cache is None else cache
+        self.stores, self.original, self.readers = stores, dataset, readers or {}
 
     def with_fields(self, modalities: Mapping[str, Modality]) -> CachedFeatures:
         return CachedFeatures(super().with_fields(modalities), self.stores)
@@ -82,6 +90,9 @@ class CachedFeatures(Dataset):
         chosen = list(fields)
         stores = {name: store for name, store in self.stores.items() if name in chosen}
         return CachedFeatures(self.original.select(chosen), stores)
+
+    def with_parts(self, parts: Array) -> CachedFeatures:
+        return CachedFeatures(self.original.with_parts(parts), self.stores)
 
     def reading(self, rows: Sequence[int] | np.ndarray) -> CachedFeatures:
         """The same records, which are about to be read in an order.
@@ -92,13 +103,11 @@ class CachedFeatures(Dataset):
         Args:
             rows: (n,) the records that are read.
         """
-        ordered = CachedFeatures(self.original, self.stores)
-        ordered.cache = self.cache
-        ordered.readers = {
+        readers = {
             field: FeatureReader(store, self.original, field, np.asarray(rows, dtype=np.int64))
             for field, store in self.stores.items()
         }
-        return ordered
+        return CachedFeatures(self.original, self.stores, readers, self.cache)
 
     def cell(self, i: int, field: str) -> Cell:
         return self.original.cell(i, field)

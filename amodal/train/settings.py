@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, renamed
+from amodal.core.run_options import RunOptions
 from amodal.data import Dataset
 from amodal.methods.recipes import choose
 from amodal.modalities import name_of
@@ -29,70 +29,28 @@ OWN = "own"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings of a run.
+class Settings(RunOptions):
+    """The settings of a run: `RunOptions`, and what only code can say.
 
     Args:
         recipe: How it is trained. Each field of a `Recipe` is also a setting of its own.
-        recipe_from: Where the recipe is from: paper, small or plain, see `amodal.methods.recipes`.
-            "" leaves it to the method and the size of the data. `recipe="small"` sets it too.
         recipe_fields: The fields of the recipe that are set beside it.
-        size, trunk, positions, pool: Of the encoder, see `amodal.nn.encoder.Encoder`. By default as
-            in the method's paper.
-        fields: The fields to use; all by default.
-        backbones: Field -> pretrained backbone.
-        train_backbones: Train the backbones too; by default they are frozen.
-        resume: Continue the run in `out`.
-        accept_changed_code: Continue it with other code of the user's own than it was started with.
-        workers: Processes that decode records; 0 for a thread of the training process.
-        save_every: Steps between checkpoints; 0 for a fifth of the run.
-        matmul: The library of float32 matrix products on a CPU: auto (measured), torch or onednn.
         options: Of the method.
-        curate: A page of `amodal.curate` that selects the training records from super-batches,
-            which are 1 / keep times as large.
-        curate_options: Of that page.
-        init_from: Folder of a run whose encoder's weights to start from, where names and shapes
-            agree.
+        curate_options: Of the page of `amodal.curate` that selects records.
         adapt: Train the encoder of `init_from` itself, unchanged in structure, to predict labels. A
             resumed run must agree with its contents.
         only: (dataset, training records) -> the training records to learn from.
-        cache_features: "mean" or "tokens": compute these outputs of frozen backbones once, without
-            augmentation (see `amodal.train.cache_features`). "" runs the backbones at every step.
-        conflict: Log the cosines between the gradients of the loss terms at each measurement. It
-            costs a few steps and does not change the training.
         callbacks: See `amodal.train.callbacks`.
-        logger: tensorboard, wandb, mlflow, trackio, a callable (step, values) -> None, or a
-            sequence of these; None for metrics.jsonl alone.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
-    recipe_from: str = ""
     recipe_fields: tuple[str, ...] = ()
-    size: str = "tiny"
-    fields: Sequence[str] | None = None
-    seed: int = 0
-    resume: bool = False
-    accept_changed_code: bool = False
-    trunk: str | None = None
-    positions: str | None = None
-    pool: str | None = None
-    backbones: dict[str, str] | None = None
-    train_backbones: bool = False
-    workers: int = 0
-    device: str = "auto"
-    save_every: int = 0
-    matmul: str = "auto"
     options: dict[str, object] = field(default_factory=dict)
-    curate: str = ""
     curate_options: dict[str, object] = field(default_factory=dict)
-    init_from: str | Path = ""
     adapt: dict[str, object] | None = None
     only: Callable[[Dataset, npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
-    cache_features: str = ""
-    conflict: bool = False
     progress: bool = True
     callbacks: Sequence[Callback] = ()
-    logger: str | Logger | Sequence[str | Logger] | None = "tensorboard"
 
     def __post_init__(self) -> None:
         if self.cache_features not in CACHED:

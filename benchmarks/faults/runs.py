@@ -15,11 +15,11 @@ def small_run(where: Path, name: str = "run", *, steps: int = 2, **settings) -> 
     columns = {
         "text": [f"number {i}, {'odd' if i % 2 else 'even'}" for i in range(60)],
         "signal": [rng.normal(size=(20, 2)).astype(np.float32) for _ in range(60)],
-        "facts": [{"age": int(i), "kind": "ab"[i % 2]} for i in range(60)],
+        "cells": [{"age": int(i), "kind": "ab"[i % 2]} for i in range(60)],
     }
     import amodal
 
-    fields = {"text": "text", "signal": "series", "facts": "table"}
+    fields = {"text": "text", "signal": "series", "cells": "table"}
     dataset = amodal.open(columns, fields=fields)
     return pretrain(
         "clip",

@@ -131,13 +131,13 @@ def labelled(dataset: Dataset, part: str, label: str) -> np.ndarray:
 
 
 def features(encoder: Encoder, dataset: Dataset, rows: Iterable[int]) -> Embeddings:
-    """What a probe reads: the trunk's features of the records `rows`, each sense alone, and `fused`
+    """What a probe reads: the trunk's features of the records `rows`, each modality alone, and `fused`
     with a joint trunk."""
     return embed_records(encoder, dataset, rows, labels=False).features
 
 
 def side_by_side(embeddings: Embeddings, names: Sequence[str]) -> Column:
-    """The vectors of several senses as one, for the records that have them all."""
+    """The vectors of several modalities as one, for the records that have them all."""
     rows, vectors = embeddings.complete(names)
     return Column(torch.cat(vectors, 1), rows)
 

@@ -30,7 +30,7 @@ def pictures(digits: Dataset, *, size: int = 16, patch: int = 4) -> tuple[Datase
 
 
 def halves(digits: Dataset, labels: dict[str, list[str]]) -> Dataset:
-    """A dataset of two senses, the left and the right half of each digit, stretched to 16 x 16, and
+    """A dataset of two modalities, the left and the right half of each digit, stretched to 16 x 16, and
     these labels."""
     pixels = ink(digits, 16)
     raw = {

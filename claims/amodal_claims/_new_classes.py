@@ -1,7 +1,7 @@
 """What claims about base and new classes share: a small CLIP of emoji and their texts, a few
 pictures of each of half of the subgroups to adapt it to, and both halves to test on. A text is the
 subgroup in words and the annotation ("animal mammal: dog face"), so that the CLIP has seen the
-names that classes are told by, as one of the web has."""
+names that classes are predicted by, as one of the web has."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def task(dataset: Dataset, seed: int) -> Task:
 
 
 def adapted(name: str, made: Task, budget: Budget, seed: int, **options) -> Method:
-    """The CLIP adapted to the base classes, at the rate that tells them best among records to
+    """The CLIP adapted to the base classes, at the rate that predicts them best among records to
     choose by."""
 
     def at(rate: float) -> Method:

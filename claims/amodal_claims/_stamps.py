@@ -65,7 +65,7 @@ def classed(dataset: Dataset, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarr
 
 
 def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
-    """Balanced accuracy over CLASSES of pictures told by the nearest class, the mean of its
+    """Balanced accuracy over CLASSES of pictures predicted by the nearest class, the mean of its
     captions' unit vectors."""
     rows, labels = classed(dataset, rows)
     prompts = [

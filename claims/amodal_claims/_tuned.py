@@ -1,4 +1,4 @@
-"""Fine-tuning: an encoder and a linear head on one of its senses, trained end to end on the labels
+"""Fine-tuning: an encoder and a linear head on one of its modalities, trained end to end on the labels
 of some records."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Code = Callable[[Tensor], Tensor]
 
 
 class Tuned(Method):
-    """source: the sense that is read; label: of the data; code: its values to classes."""
+    """source: the modality that is read; label: of the data; code: its values to classes."""
 
     views = ("weak",)
 
@@ -51,7 +51,7 @@ class Tuned(Method):
 
     @torch.no_grad()
     def accuracy(self, dataset: Dataset, rows: Sequence[int], truth_N: np.ndarray) -> float:
-        """Balanced accuracy of the records `rows`, all of which have the sense and, as `truth_N`, a
+        """Balanced accuracy of the records `rows`, all of which have the modality and, as `truth_N`, a
         class."""
         logits = self.head(features(self.encoder, dataset, rows)[self.source].values)
         right = logits.argmax(1).numpy() == truth_N

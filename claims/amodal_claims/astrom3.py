@@ -1,4 +1,4 @@
-"""AstroM3 (row 39): alignment of all senses first makes a classifier of one sense better, most
+"""AstroM3 (row 39): alignment of all modalities first makes a classifier of one modality better, most
 where labels are few. Rizhko and Bloom, arXiv:2411.08842. Real spectra, photometry and astrometry of
 cool stars and brown dwarfs in place of their variable stars; the classes are half-classes of the
 spectral type (M0-M4, M5-M9, …). Both arms are fine-tuned with the same labels, steps, batch and
@@ -23,7 +23,7 @@ from amodal_claims._tuned import tuned
 CLAIM = (
     "Aligning spectrum, photometry and astrometry first raises the balanced accuracy of a fine-tuned classifier that sees photometry, or "
     "spectra, alone, over training from scratch, with 10 % of the labels; the gain is larger with 10 % than with all of them; and the "
-    "disagreement of an object's senses finds exchanged spectra with an AUC above .6."
+    "disagreement of an object's modalities finds exchanged spectra with an AUC above .6."
 )
 DATA = "splat"
 SEEDS = 5

@@ -3,14 +3,14 @@ against what it is said to better. Mondal et al., 2024, arXiv:2402.10717.
 
 Fusion: real data, 76 genes and four clinical findings of the women of GSE7390 whose tumour has
 oestrogen receptors, in place of slides, genes and clinical variables. Each seed divides them anew
-into three folds; every fold is told once from the two others, and a seed's number is the mean
-concordance of its folds. Arms: the page on both senses, on the genes, on the clinical findings; and
-both senses' vectors side by side into a perceptron, which is fine-tuning from a fresh encoder. All
+into three folds; every fold is predicted once from the two others, and a seed's number is the mean
+concordance of its folds. Arms: the page on both modalities, on the genes, on the clinical findings; and
+both modalities' vectors side by side into a perceptron, which is fine-tuning from a fresh encoder. All
 learn from labels alone, with the same weighted loss, encoder, steps, batch and rate. The
 autoencoder has no part in it: there are no slides.
 
 Loss: 600 people of FLCHAIN, whose follow-up ends when one in twenty has died, so that events are
-rare; 3,000 others, with their whole follow-up, are told. The page with events weighing 5, as in the
+rare; 3,000 others, with their whole follow-up, are predicted. The page with events weighing 5, as in the
 paper; 1, which is Cox's own loss; and 5 with the public code's risk sets, those of higher predicted
 risk instead of those still there. For comparison, a ridge-penalised Cox regression on the columns
 of both sets.
@@ -49,9 +49,12 @@ ARMS = {
 }
 C = "concordance index, held out"
 COMPARISONS = (
-    Comparison("GSE7390: both senses against genes", C, "gse7390: both", "gse7390: genes"),
+    Comparison("GSE7390: both modalities against genes", C, "gse7390: both", "gse7390: genes"),
     Comparison(
-        "GSE7390: both senses against clinical findings", C, "gse7390: both", "gse7390: clinical"
+        "GSE7390: both modalities against clinical findings",
+        C,
+        "gse7390: both",
+        "gse7390: clinical",
     ),
     Comparison(
         "GSE7390: cross-attention against side by side", C, "gse7390: both", "gse7390: side by side"
@@ -120,7 +123,7 @@ def log_hazards(method, dataset, rows):
 
 
 def columns_of(dataset, rows):
-    """(n, columns) of all senses, a missing cell at the mean."""
+    """(n, columns) of all modalities, a missing cell at the mean."""
     values = raw(dataset, rows, list(dataset.fields)).values
     known = values.isfinite()
     return torch.where(known, values, (torch.where(known, values, 0).sum(0) / known.sum(0)))

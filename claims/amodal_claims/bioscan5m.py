@@ -41,7 +41,7 @@ COMPARISONS = (
     Comparison("masked barcodes against untrained", NEAREST, "1-NN, masked", "1-NN, untrained"),
     Comparison("masked barcodes against counts of four letters", NEAREST, "1-NN, masked", "1-NN, counts"),
     Comparison("picture to barcode, against chance", f"{MACRO}, unseen species", "to barcode, unseen", "to barcode, chance"),
-    Comparison("picture to picture, three senses against SimCLR", f"{MACRO}, harmonic mean", "to picture, three", "to picture, simclr"),
+    Comparison("picture to picture, three modalities against SimCLR", f"{MACRO}, harmonic mean", "to picture, three", "to picture, simclr"),
     Comparison("clusters: barcodes against pictures", "AMI, mean of four ranks, unseen species", "AMI, barcodes", "AMI, pictures"),
 )  # fmt: skip
 ARMS = {
@@ -109,7 +109,7 @@ def measure(seed, dataset):
             continue
         rows = [r for r in named.rows if (r["source"], r["target"]) == ("image", "dna")]
         row = next(r for r in rows if r["metric"] == f"{MACRO}, unseen")
-        which = {"three": "to barcode, unseen", "two": "to barcode, unseen, two senses"}[arm]
+        which = {"three": "to barcode, unseen", "two": "to barcode, unseen, two modalities"}[arm]
         found |= {which: row["value"], "to barcode, chance": row["chance"]}
         found[f"to barcode, harmonic mean, {arm}"] = named.value(
             "image", f"{MACRO}, harmonic mean", target="dna"

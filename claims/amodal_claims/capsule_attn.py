@@ -37,7 +37,7 @@ BUDGET = Budget(steps=80, batch=64, rates=(1e-3, 4e-3))
 FIELDS, TEXT, WRONG = ("caption_fr", "image", "speech"), "caption_fr", 0.2
 CAPSULES, POSE, WIDTH = 32, 16, 64
 ARMS = ("attention", "dynamic", "linear", "perceptron")
-METRIC = "Recall@10, mean of three pairs of senses and both directions, held out"
+METRIC = "Recall@10, mean of three pairs of modalities and both directions, held out"
 COMPARISONS = (
     Comparison("attention against dynamic routing", METRIC, "attention", "dynamic"),
     Comparison(

@@ -1,9 +1,9 @@
-"""CLaMR (row 162): late interaction over all senses of a record, against a retriever for each sense
+"""CLaMR (row 162): late interaction over all modalities of a record, against a retriever for each modality
 and the mean of these. Wan et al., 2025, arXiv:2506.06144. GENERATED records, put together from
 scenes: a picture, what is said and what is written come from three scenes that have nothing to do
 with each other, and a query names the things of one of them, in another order. No video, no sound.
-The other arm is three retrievers of the same page, each with one sense alone and trained on the
-queries about that sense; each has as many steps as CLaMR, at the same rate and batch. Single
+The other arm is three retrievers of the same page, each with one modality alone and trained on the
+queries about that modality; each has as many steps as CLaMR, at the same rate and batch. Single
 retrievers see all test queries, as does the mean of their scores; the best single one is chosen on
 validation records. Apart from that, CLaMR is trained without its modality-aware loss."""
 
@@ -22,8 +22,8 @@ from amodal_claims._arms import Budget, trained
 from amodal_claims.sets import scenes
 
 CLAIM = (
-    "On queries that each need one unknown sense, late interaction over all senses with the modality-aware loss has a higher nDCG@10 than "
-    "the best retriever of a single sense and than the mean of three such; the mean is below the best single one."
+    "On queries that each need one unknown modality, late interaction over all modalities with the modality-aware loss has a higher nDCG@10 than "
+    "the best retriever of a single modality and than the mean of three such; the mean is below the best single one."
 )
 DATA = _scenes.DATA
 SEEDS = 5
@@ -32,9 +32,11 @@ RECORDS, VALID, TEST = 1800, 200, 400
 FIELDS = ("image", "said", "written")
 METRIC = "nDCG@10, 400 queries and records"
 COMPARISONS = (
-    Comparison("CLaMR against the best single sense", METRIC, "clamr", "best single"),
-    Comparison("CLaMR against the mean of single senses", METRIC, "clamr", "mean of singles"),
-    Comparison("the best single sense against the mean", METRIC, "best single", "mean of singles"),
+    Comparison("CLaMR against the best single modality", METRIC, "clamr", "best single"),
+    Comparison("CLaMR against the mean of single modalities", METRIC, "clamr", "mean of singles"),
+    Comparison(
+        "the best single modality against the mean", METRIC, "best single", "mean of singles"
+    ),
     Comparison(
         "with the modality-aware loss against without", METRIC, "clamr", "clamr, records alone"
     ),
@@ -98,7 +100,7 @@ def measure(seed, dataset):
 
 @torch.no_grad()
 def fits(method, dataset, rows):
-    """(N, N) how well query i fits record j, and (N, N, F) each of its senses."""
+    """(N, N) how well query i fits record j, and (N, N, F) each of its modalities."""
     (whole,) = Loader(dataset, rows, batch=len(rows), shuffle=False)
     return interaction_scores(
         token_vectors(method.encoder, whole, method.query_field).columns,

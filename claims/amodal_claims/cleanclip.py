@@ -1,4 +1,4 @@
-"""CleanCLIP (row 50): fine-tuning on clean pairs with losses within each sense removes a backdoor
+"""CleanCLIP (row 50): fine-tuning on clean pairs with losses within each modality removes a backdoor
 that CLIP's own loss leaves. Bansal et al., ICCV 2023, arXiv:2303.03323. OpenMoji's pictures with
 their short texts, in nine of Unicode's groups. Of the pictures to learn from that are not of food,
 10 % get a noisy corner of 8 x 8 pixels and the text of some food. After CLIP on these, each defence
@@ -32,7 +32,7 @@ from amodal_claims._arms import Budget, fit, plain_clip, trained, untrained
 
 CLAIM = (
     "Fine-tuning a poisoned CLIP on clean pairs with CLIP's loss alone leaves an attack success rate above .5, and more than twice that "
-    "after CleanCLIP, which costs less than .03 of the accuracy on clean pictures; more weight on the losses within senses removes more; "
+    "after CleanCLIP, which costs less than .03 of the accuracy on clean pictures; more weight on the losses within modalities removes more; "
     "supervised fine-tuning brings the rate below .1."
 )
 DATA = "openmoji"

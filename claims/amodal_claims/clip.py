@@ -1,5 +1,5 @@
-"""CLIP on three senses: a record is found by one sense among the records that another sense
-describes. Radford et al. 2021, arXiv:2103.00020, with InfoNCE between every two senses. No row of
+"""CLIP on three modalities: a record is found by one modality among the records that another modality
+describes. Radford et al. 2021, arXiv:2103.00020, with InfoNCE between every two modalities. No row of
 its own: a claim about the library."""
 
 from statistics import mean
@@ -11,7 +11,7 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best, untrained
 
 CLAIM = (
-    "After a few hundred steps on three senses of the Earth, each sense finds held-out records by each other one far better than chance "
+    "After a few hundred steps on three modalities of the Earth, each modality finds held-out records by each other one far better than chance "
     "and than the untrained encoder: Recall@10 over the six directions is higher by more than .10 on the mean, and by more than .03 "
     "than chance in the worst of them."
 )
@@ -19,7 +19,7 @@ DATA = "globe"
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=256)
 FIELDS = ("colour", "relief", "climate")
-METRIC = "Recall@10, held-out tiles that have both senses"
+METRIC = "Recall@10, held-out tiles that have both modalities"
 COMPARISONS = (
     Comparison("mean of six directions, against chance", METRIC, "clip", "chance", margin=0.10),
     Comparison(

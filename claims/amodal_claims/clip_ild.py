@@ -6,7 +6,7 @@ real photographs of clothes (Fashion-MNIST), arranged here.
 normal, and in three of four scans two garments that are a finding: trousers, bags or ankle boots
 (5.6 % of the area). Reports are GENERATED from what is there, under headings. A small dual encoder
 learns from other photographs with a caption each (every class; one garment in full or half size),
-then tells the scans by prompts alone: p(class) is a softmax over cosines with the mean of the
+then predicts the scans by prompts alone: p(class) is a softmax over cosines with the mean of the
 wordings of each finding and of normal tops. It sees 32 pixels: the four patches that prompts choose
 (the same encoder embeds them), four at random, or the whole scan made small. Then it goes on with
 300 other montages and the sentences of their reports about clothes, without any class; going on

@@ -1,5 +1,5 @@
 """CLIPPINGS (row 48): crop and noisy text pooled, with labels, link records better than either
-sense, than no labels, than edit distance. Arora et al., arXiv:2304.03464. Real names of towns,
+modality, than no labels, than edit distance. Arora et al., arXiv:2304.03464. Real names of towns,
 GENERATED clippings of them, because no scanned set comes with its truth here: pictures in nine
 typefaces with blur and specks, texts from a channel of OCR errors, both of the noise rate that is
 asked for. Three clippings of each name at 15 % noise are learnt from and are its exemplars; new

@@ -2,7 +2,7 @@
 and leave out what conflicts most. Wu et al., NeurIPS 2022, arXiv:2211.02077. Tux Paint's stamps as
 triplets of picture, caption and spoken name (French), anchored to the picture. Of the triplets to
 train on 20 % get another's caption and 20 % another's voice; those to test on are as they are. All
-arms have one trunk for all senses and the same steps, batch and rate. A projected step goes forward
+arms have one trunk for all modalities and the same steps, batch and rate. A projected step goes forward
 twice, and back once for each loss."""
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from amodal_claims._arms import Budget, fit, untrained
 CLAIM = (
     "With 40 % of the triplets mismatched, projecting conflicting gradients and leaving out the most conflicting triplets gives a higher "
     "Recall@5 between picture and caption and voice and a higher linear-probe accuracy than summing the two losses; each of the two steps "
-    "alone does so too; and a triplet's mean gradient cosine over training tells clean from mismatched ones (AUC above .5)."
+    "alone does so too; and a triplet's mean gradient cosine over training separates clean from mismatched ones (AUC above .5)."
 )
 DATA = _stamps.DATA
 SEEDS = 5
@@ -49,7 +49,7 @@ COMPARISONS = (
             ("sifted", "sifted"),
         )
     ),
-    Comparison("telling mismatched triplets, arm with both", AUC, "auc: both", 0.5),
+    Comparison("detecting mismatched triplets, arm with both", AUC, "auc: both", 0.5),
 )
 
 

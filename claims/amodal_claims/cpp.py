@@ -4,7 +4,7 @@ Chu et al., ICLR 2024, arXiv:2306.05272.
 
 Real pictures: handwritten digits and 2,000 of Fashion-MNIST's training part, ten classes each. What
 is frozen is a nano encoder after 100 steps of SimCLR on the same pictures without labels, in place
-of the paper's CLIP. All arms divide the same 800 of the records that were learnt from and are told
+of the paper's CLIP. All arms divide the same 800 of the records that were learnt from and are predicted
 that it is ten; spectral clustering joins ten nearest neighbours by cosine. No label chooses
 anything: one learning rate, the paper's constants, and the mean of both sets is judged."""
 

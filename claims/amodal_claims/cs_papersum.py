@@ -1,4 +1,4 @@
-"""CS-PaperSum (row 35): likeness and shared keywords of a text and its summary tell summaries that
+"""CS-PaperSum (row 35): likeness and shared keywords of a text and its summary detect summaries that
 are another text's, and topics that grow are found. Real texts: entries of FOLDOC, a dictionary of
 computing, of eight sentences or more, 64 of them drawn for each seed, and summaries of four of
 their sentences by TextRank, since no language model is at hand; cosines of MiniLM, keywords by
@@ -135,10 +135,12 @@ def measure(seed, dataset):
             found["tf-idf: auroc"] = compare_likeness(
                 (a * b).sum(1), (a * b[other]).sum(1), seed=seed
             ).auroc
-        elif share < 100:  # not claimed: how well one score tells a spoilt summary from a sound one
+        elif (
+            share < 100
+        ):  # not claimed: how well one score separates a spoilt summary from a sound one
             for name, values in likeness.items():
                 both = np.concatenate([clean[name], values])
-                found[f"{name}: tells {share} %"] = auroc(
+                found[f"{name}: detects {share} %"] = auroc(
                     both, np.repeat([True, False], len(values))
                 )
     for name, steps in level.items():

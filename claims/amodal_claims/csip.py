@@ -1,4 +1,4 @@
-"""CSIP (row 3): pictures of the ground that have learnt from heights tell what stands out of it,
+"""CSIP (row 3): pictures of the ground that have learnt from heights predict what stands out of it,
 where labels are few. Corley and Najafirad, arXiv:2202.13251. Real colour and relief of the Earth
 (tiles of 3 degrees, blocks of which are never divided) in place of aerial photographs and
 buildings. Two dense tasks that see colour alone, with 100 labelled examples, fine-tuned end to end
@@ -51,7 +51,7 @@ COMPARISONS = tuple(
 
 
 class Dense(Method):
-    """A mask told from one picture, or from two; the encoder reads them as its field "colour"."""
+    """A mask predicted from one picture, or from two; the encoder reads them as its field "colour"."""
 
     def __init__(self, encoder: nn.Module, pictures: tuple[str, ...]):
         super().__init__()

@@ -30,9 +30,9 @@ from amodal_claims import Comparison, _digits
 from amodal_claims._arms import Budget, trained
 
 CLAIM = (
-    "On damaged digits the views' loss at test time makes an encoder that was aligned with a self-supervised one tell more of them than "
+    "On damaged digits the views' loss at test time makes an encoder that was aligned with a self-supervised one predict more of them than "
     "it does unadapted, and gains more than the same steps on a jointly trained Y-shaped network or without the alignment, while clean "
-    "digits are told as well as by labels alone (within .02)."
+    "digits are predicted as well as by labels alone (within .02)."
 )
 DATA = _digits.DATA
 SEEDS = 5

@@ -32,7 +32,7 @@ from amodal_claims._arms import Budget, trained
 
 CLAIM = (
     "Where the last word of the English name is blotted out, a translator that reads the picture beside the text, and one that had to "
-    "imagine it in training, tell held-out German names better (chrF) than one of the text alone; the picture of another record makes "
+    "imagine it in training, predict held-out German names better (chrF) than one of the text alone; the picture of another record makes "
     "the one that reads it worse."
 )
 DATA = "frozen_pairs"
@@ -115,7 +115,7 @@ def translations(method, records, rows, shift=0):
 
 
 def scores(name, texts, records, rows, blotted):
-    """chrF of the blotted records and of the others, and the share of blotted ones told exactly."""
+    """chrF of the blotted records and of the others, and the share of blotted ones predicted exactly."""
     right, mask = np.array([records.raw(int(i), "german") for i in rows]), blotted[rows]
     texts = np.array(texts)
     exact = {f"{name}, exact": float((texts == right)[mask].mean())}

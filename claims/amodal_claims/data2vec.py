@@ -1,7 +1,7 @@
-"""data2vec (row 123): predicting what a slow teacher makes of the whole input, in any sense with
+"""data2vec (row 123): predicting what a slow teacher makes of the whole input, in any modality with
 one code path. Baevski et al., ICML 2022, arXiv:2202.03555.
 
-Three senses of the Earth, each alone: pictures (colour), series (a year of climate over the sea),
+Three modalities of the Earth, each alone: pictures (colour), series (a year of climate over the sea),
 text (names of places). Three arms at the same encoder, steps, batch, share hidden and search:
 targets averaged over the top 3 of 4 blocks, targets of the last block (K=1), and masked
 reconstruction of the input. The teacher's memory is shortened as the training is: about 10 steps at
@@ -17,13 +17,13 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best, features, labelled, probe, untrained
 
 CLAIM = (
-    "In each of three senses, with the same encoder and steps, a linear probe on data2vec features with targets averaged over the top 3 "
+    "In each of three modalities, with the same encoder and steps, a linear probe on data2vec features with targets averaged over the top 3 "
     "blocks beats one on features of masked reconstruction, and one on data2vec features with targets of the last block only."
 )
 DATA = "globe"
 SEEDS = 5
 BUDGET = Budget(steps=120, batch=32, size="tiny")
-SETS = {  # sense: label, metric, share hidden (data2vec's own for that kind of data)
+SETS = {  # modality: label, metric, share hidden (data2vec's own for that kind of data)
     "colour": ("zone", "accuracy, climate zone from pictures", 0.6),
     "climate": ("latitude", "R2, latitude from series", 0.49),
     "places": ("zone", "accuracy, climate zone from text", 0.15),
@@ -54,7 +54,7 @@ def measure(seed, dataset):
 
 
 def one(field, seed, alone):
-    """arm -> what the probe reads off its features of one sense."""
+    """arm -> what the probe reads off its features of one modality."""
     label, _, ratio = SETS[field]
     there, labels = alone.present(field), alone.label(label)
     rows = {

@@ -1,12 +1,12 @@
-"""DeCUR (row 2): keeping apart what two senses share and what each has alone saves what cross-modal
+"""DeCUR (row 2): keeping apart what two modalities share and what each has alone saves what cross-modal
 training throws away. Wang et al., ECCV 2024, arXiv:2309.05300.
 
 Two settings. Real: colour and relief of the Earth. Control, GENERATED because no real set comes
-with its factors: real handwritten digits, painted in one of five hues in the first sense and turned
+with its factors: real handwritten digits, painted in one of five hues in the first modality and turned
 by one of five angles in the second, so that the digit is shared and hue and angle are private.
 Three arms at the same steps, batch and search, all on weak augmentations, which are crops (jitter
-would destroy the hue): DeCUR, Barlow Twins between senses only, CLIP. DeCUR needs two views of each
-sense and so computes twice as much a step.
+would destroy the hue): DeCUR, Barlow Twins between modalities only, CLIP. DeCUR needs two views of each
+modality and so computes twice as much a step.
 """
 
 import colorsys
@@ -27,7 +27,7 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best, features, labelled, probe, side_by_side
 
 CLAIM = (
-    "DeCUR's features predict private factors (and, on real data, the climate zone), from both senses and from one alone, better than "
+    "DeCUR's features predict private factors (and, on real data, the climate zone), from both modalities and from one alone, better than "
     "those of cross-modal-only Barlow Twins and of CLIP, with the shared factor within .05 of theirs; and of its projections the "
     "common block predicts the shared factor better than the unique block, the unique block the private ones."
 )
@@ -37,7 +37,7 @@ BUDGET = Budget(steps=80, batch=128)
 WIDTH = 256
 FIELDS, VIEWS = ("colour", "relief"), ("painted", "turned")
 HUES, ANGLES = 5, (-60, -30, 0, 30, 60)
-JOINT, ALONE = "from both senses", "from one sense, mean of two"
+JOINT, ALONE = "from both modalities", "from one modality, mean of two"
 COMPARISONS = tuple(
     Comparison(f"{where}: DeCUR against {name}", f"accuracy, {metric}", f"{metric}: decur", f"{metric}: {arm}", within=within)
     for where, metrics, within in (
@@ -46,7 +46,7 @@ COMPARISONS = tuple(
         ("control", (f"shared {JOINT}",), 0.05),
     )
     for metric in metrics
-    for arm, name in (("barlow", "Barlow Twins between senses"), ("clip", "CLIP"))
+    for arm, name in (("barlow", "Barlow Twins between modalities"), ("clip", "CLIP"))
 ) + (
     Comparison("control: common against unique block", "accuracy, shared", "shared: common block", "shared: unique block"),
     Comparison("control: unique against common block", "accuracy, private", "private: unique block", "private: common block"),
@@ -60,8 +60,8 @@ def decur(common, encoder):
 
 
 def barlow(encoder):
-    """Barlow Twins between senses: they agree on every dimension, and nothing is asked of two views
-    of one sense."""
+    """Barlow Twins between modalities: they agree on every dimension, and nothing is asked of two views
+    of one modality."""
 
     def objective(z):
         return share(
@@ -115,7 +115,7 @@ def factors(seed, digits):
 
 
 def read(vectors, train, test, wanted):
-    """Probes. vectors: records -> Embeddings; wanted: name -> (senses side by side, labels)."""
+    """Probes. vectors: records -> Embeddings; wanted: name -> (modalities side by side, labels)."""
     a, b = vectors(train), vectors(test)
     return {
         n: probe(side_by_side(a, s), y[train], side_by_side(b, s), y[test])

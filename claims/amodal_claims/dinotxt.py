@@ -5,7 +5,7 @@ GENERATED scenes of one to four shapes, because every pixel must have a class. T
 pictures alone (SimCLR on its class token, of two mild crops), anew for each seed, and is frozen;
 arms differ in what of it is compared with captions, or in the blocks behind it. The baseline is
 CLIP from scratch at the same steps. A class is a colour, and its vector the mean of its 16 prompts;
-shapes are measured too, and not claimed, because on another seed no such tower told them by a probe
+shapes are measured too, and not claimed, because on another seed no such tower classified them by a probe
 (.06 where chance is .13). Segmented are the pixels of shapes alone; whole pictures are those of one
 shape among held-out records.
 """

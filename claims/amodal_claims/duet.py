@@ -1,4 +1,4 @@
-"""DUET (row 77): masked attributes told from pictures, and attributes in contrast, beside
+"""DUET (row 77): masked attributes predicted from pictures, and attributes in contrast, beside
 regression of attributes. Chen et al., AAAI 2023, arXiv:2207.01328.
 
 Real photographs of clothes (Fashion-MNIST), PAINTED in one of six colours and TURNED by one of four
@@ -22,16 +22,16 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best
 
 CLAIM = (
-    "Telling masked attributes and contrasting attributes, beside regression of attributes, raises the accuracy of naming unseen "
+    "Predicting masked attributes and contrasting attributes, beside regression of attributes, raises the accuracy of naming unseen "
     "combinations of garment, colour and turn among each other, and the harmonic mean of seen and unseen ones among all (calibrated on "
-    "validation classes); telling alone does less."
+    "validation classes); predicting alone does less."
 )
 DATA = "fashion_mnist"
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=64, rates=(1e-3, 4e-3))
 ARMS = {
     "duet": {},
-    "told": {"contrast": 0.0},
+    "predicted": {"contrast": 0.0},
     "regression": {"chance": 0.0, "mask": 0.0, "contrast": 0.0},
 }
 UNSEEN, BOTH = (
@@ -41,7 +41,7 @@ UNSEEN, BOTH = (
 COMPARISONS = (
     Comparison("DUET against regression", UNSEEN, "unseen, duet", "unseen, regression"),
     Comparison("DUET against regression", BOTH, "harmonic, duet", "harmonic, regression"),
-    Comparison("contrast beside telling", UNSEEN, "unseen, duet", "unseen, told"),
+    Comparison("contrast beside predicting", UNSEEN, "unseen, duet", "unseen, predicted"),
 )
 PAINTS = {
     "red": (230, 40, 40), "yellow": (230, 210, 40), "green": (40, 180, 60),
@@ -151,6 +151,6 @@ def measure(seed, dataset):
 
 @torch.no_grad()
 def hats(method, records, rows):
-    """(N, A) attributes told of pictures."""
+    """(N, A) attributes predicted of pictures."""
     parts = Loader(records, rows, batch=400, shuffle=False)
     return torch.cat([method.predict_attributes(batch)["image"].values for batch in parts])

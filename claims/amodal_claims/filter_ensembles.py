@@ -22,7 +22,7 @@ from amodal_claims._scenes import small
 from amodal_claims.sets import scenes
 
 CLAIM = (
-    "On a generated pool with four tenths of the pairs spoilt in four ways, the label model's posterior tells clean pairs from spoilt ones "
+    "On a generated pool with four tenths of the pairs spoilt in four ways, the label model's posterior separates clean pairs from spoilt ones "
     "with a higher AUROC than any single rule's vote and than the majority, and a CLIP that learns from the half it puts first finds "
     "held-out pairs better than one from all pairs, from the half of the best single rule, and from that of the majority."
 )

@@ -1,4 +1,4 @@
-"""GRAM (row 158): the volume of all senses against cosines of pairs, on stamps and on the Earth.
+"""GRAM (row 158): the volume of all modalities against cosines of pairs, on stamps and on the Earth.
 Cicchetti et al., ICLR 2025, arXiv:2412.11959. Equal encoders, steps, batch and rates; in all arms
 the temperature starts at .07 and is learned; GRAM has its label smoothing, as published. GRAM ranks
 by smallest volume, the others by largest (mean) cosine."""
@@ -21,8 +21,8 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best
 
 CLAIM = (
-    "With three senses, volume-based contrastive training gives higher Recall@5 between the two senses other than the anchor, and from "
-    "the anchor to the two others together, than InfoNCE of each sense with the anchor at equal encoders and budget. Stamps: picture "
+    "With three modalities, volume-based contrastive training gives higher Recall@5 between the two modalities other than the anchor, and from "
+    "the anchor to the two others together, than InfoNCE of each modality with the anchor at equal encoders and budget. Stamps: picture "
     "and spoken caption, anchored to the caption; the Earth: relief and climate, anchored to colour."
 )
 DATA = "tuxpaint"
@@ -73,7 +73,7 @@ def arms(anchor):
 
 
 def complete(dataset, fields, method, part):
-    """The vectors of each sense, of the records of a part that have all."""
+    """The vectors of each modality, of the records of a part that have all."""
     aligned: Embeddings = embed_records(method.encoder, dataset, dataset.split(part)).aligned
     return aligned.complete(fields)[1]
 
@@ -91,7 +91,7 @@ def recalls(arm, vectors):
 
 
 def small(dataset, names):
-    """The senses, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a
+    """The modalities, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a
     token."""
     chosen = dataset.select(names)
     fields = dict(chosen.fields)
@@ -136,7 +136,7 @@ def picture(dataset, path):
             (("gram", "GRAM"), ("anchored", "InfoNCE with colour")),
         ):
             vectors = complete(earth, fields, train(arm, "Earth", 0, earth), "test")
-            for shift, name in ((0, "senses of one tile"), (1, "of three different tiles")):
+            for shift, name in ((0, "modalities of one tile"), (1, "of three different tiles")):
                 values = gram_volume([v.roll(i * shift, 0) for i, v in enumerate(vectors)])
                 ax.hist(
                     values.numpy(),

@@ -110,7 +110,7 @@ def apart(encoder):
 
 
 def begin_with(method, learnt, fields):
-    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `senses`
+    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `modalities`
     begins as the pictures' tower."""
     for name, value in method.state_dict().items():
         before = re.sub(rf"\.({'|'.join(fields)})(?=\.|$)", ".image", name)

@@ -77,7 +77,7 @@ def arm(name, emoji, seed, budget=BUDGET):
 
 @torch.no_grad()
 def routed(method, emoji, part="test"):
-    """sense -> tokens of held-out records that go to each expert (E,), and the share of its tokens
+    """modality -> tokens of held-out records that go to each expert (E,), and the share of its tokens
     that reach theirs."""
     encoder, logits = method.encoder, {s: [] for s in FIELDS}
     for batch in Loader(emoji, emoji.split(part), batch=256, shuffle=False):
@@ -112,7 +112,7 @@ def measure(seed, dataset):
 
 
 def picture(dataset, path):
-    """Of the tokens that each sense sends through, the share that each expert gets."""
+    """Of the tokens that each modality sends through, the share that each expert gets."""
     emoji = prepared(dataset)
     with drawing(path, 7, 2.6) as figure:
         for ax, name in zip(figure.subplots(1, 2, sharey=True), ("classic", "entropies")):

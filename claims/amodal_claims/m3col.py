@@ -1,7 +1,7 @@
-"""M3CoL (row 156): telling classes from two senses with few labels, steadied by contrast of
+"""M3CoL (row 156): predicting classes from two modalities with few labels, steadied by contrast of
 mixtures. Kumar et al., 2024, arXiv:2409.17777. Stamps (picture and caption, ten categories) and the
 Earth (colour and relief, five climates), ten labelled records of each class and nothing else. Arms
-have the same network, with a head for each sense alone, and differ in the contrast: M3Co and then
+have the same network, with a head for each modality alone, and differ in the contrast: M3Co and then
 MultiSClip, plain InfoNCE of the same weight and temperature, or none. The same two learning rates
 for all; the better on validation records is kept."""
 
@@ -17,7 +17,7 @@ from amodal_claims import Comparison, _stamps
 from amodal_claims._arms import Budget, best, labelled
 
 CLAIM = (
-    "With ten labels a class, late fusion with single-sense heads and contrast of mixtures (M3Co, then MultiSClip) tells held-out records "
+    "With ten labels a class, late fusion with single-modality heads and contrast of mixtures (M3Co, then MultiSClip) predicts held-out records "
     "with higher accuracy and higher weighted F1 than the same network without contrast and with plain one-to-one InfoNCE, on stamps and "
     "on the Earth."
 )
@@ -61,7 +61,7 @@ def scores(method, dataset, label, numbers, rows):
 
 
 def parts_of(where, dataset, seed):
-    """The dataset of two senses, and the records to train on, to choose by and to test on."""
+    """The dataset of two modalities, and the records to train on, to choose by and to test on."""
     rng = np.random.default_rng([seed, 156])
     if where == "stamps":
         chosen = _stamps.stamps(dataset).select([_stamps.IMAGE, _stamps.TEXT])

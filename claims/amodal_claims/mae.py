@@ -1,5 +1,5 @@
 """MAE: what an encoder learns by filling in hidden patches can be read off linearly. He et al.,
-CVPR 2022, arXiv:2111.06377, over two senses as in MultiMAE. No row of its own: a claim about the
+CVPR 2022, arXiv:2111.06377, over two modalities as in MultiMAE. No row of its own: a claim about the
 library."""
 
 from functools import partial
@@ -9,7 +9,7 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best, features, labelled, probe, raw, untrained
 
 CLAIM = (
-    "A linear probe on frozen MAE features tells the climate zone of land from its colour, and the temperature of the sea from colour "
+    "A linear probe on frozen MAE features predicts the climate zone of land from its colour, and the temperature of the sea from colour "
     "and relief, better than the same probe on the untrained encoder's features and on the pixels themselves."
 )
 DATA = "globe"

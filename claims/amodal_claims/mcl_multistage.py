@@ -2,9 +2,9 @@
 Zhang et al., ECCV 2024, arXiv:2402.11816.
 
 GENERATED composites, because both factors must be known: each record is two pictures of 32 pixels
-that share three patches of colour, of six hues each (easy: they tell 216 kinds of records apart),
+that share three patches of colour, of six hues each (easy: they distinguish 216 kinds of records),
 and a real handwritten digit (hard). The pictures differ in brightness, noise, and the angle and
-place of the digit. Two senses, compared as in CLIP, so that what is shared is known exactly and no
+place of the digit. Two modalities, compared as in CLIP, so that what is shared is known exactly and no
 crop of a view decides it. All arms take the same steps in all: three stages of a third each; one
 encoder for all of them; three encoders of a third each, which differ in where they start and are
 put side by side (an ensemble as wide as MCL's vectors)."""
@@ -22,8 +22,8 @@ from amodal_claims import Comparison, _digits
 from amodal_claims._arms import Budget, features, probe, trained
 
 CLAIM = (
-    "Of pictures that share colours and a digit, the second stage's vectors tell the digit better than those of one encoder trained for "
-    "as many steps as all stages; so do the vectors of all stages together, also than an ensemble of equal width; and these tell the "
+    "Of pictures that share colours and a digit, the second stage's vectors predict the digit better than those of one encoder trained for "
+    "as many steps as all stages; so do the vectors of all stages together, also than an ensemble of equal width; and these predict the "
     "colour as well as that one encoder within .03."
 )
 DATA = _digits.DATA
@@ -63,7 +63,7 @@ def composite(ink, hues, rng):
 
 
 def composites(digits, seed):
-    """The dataset of both senses, and the labels of its factors."""
+    """The dataset of both modalities, and the labels of its factors."""
     rng = np.random.default_rng(seed)
     ink, hues = _digits.ink(digits, SIDE // 2), rng.integers(HUES, size=(len(digits), 3))
     raw = {s: [composite(i, h, rng) for i, h in zip(ink, hues)] for s in FIELDS}

@@ -1,7 +1,7 @@
 """MERL (row 9): reports teach what a signal shows; dropout in the latent space, and prompts that
 say more than a name. Liu et al., ICML 2024, arXiv:2403.06659. Data: `heartbeats`, GENERATED
 electrocardiograms with reports, because twelve findings must be known for each; a finding's name
-stands in about a quarter of the reports that tell it, other words in the rest. Reports are read as
+stands in about a quarter of the reports that mention it, other words in the rest. Reports are read as
 words by an encoder without pretraining, where the paper has a clinical one. 1,120 records to learn
 from and 480 to test on are drawn anew for each seed. All arms take the same steps of the same batch
 at the learning rate that the library uses for this size; SimCLR learns from two strong views of the
@@ -25,7 +25,7 @@ from amodal_claims._arms import Budget, features, trained
 from amodal_claims.sets import heartbeats
 
 CLAIM = (
-    "With the term between two latent dropouts, zero-shot prompts tell findings in held-out signals with a higher macro AUC than with "
+    "With the term between two latent dropouts, zero-shot prompts predict findings in held-out signals with a higher macro AUC than with "
     "cross-modal alignment alone; prompts with what a base of knowledge has of a finding do better than its bare name; and they are at "
     "most .02 below a linear probe with 10 % of the labels on features of SimCLR from signals alone."
 )

@@ -25,7 +25,7 @@ from amodal_claims import Comparison, _digits
 from amodal_claims._arms import Budget, trained
 
 CLAIM = (
-    "With all sensors present self-attention over their tokens tells classes with a higher AUC-ROC than sum, convolution, squeeze and "
+    "With all sensors present self-attention over their tokens predicts classes with a higher AUC-ROC than sum, convolution, squeeze and "
     "excitation and attentional feature fusion; and self-attention trained with half of the tokens left out loses less of it than without "
     "when one sensor is removed at test time, and on average over all ways to remove some."
 )

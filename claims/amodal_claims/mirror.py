@@ -1,4 +1,4 @@
-"""MIRROR (row 62): keeping what each sense alone holds makes aligned embeddings better at survival
+"""MIRROR (row 62): keeping what each modality alone holds makes aligned embeddings better at survival
 and at what is private. Wang et al., arXiv:2503.00374. Real data: 76 genes and four clinical
 findings of 198 women with breast cancer, in place of slides and genes (there are no slides here,
 and no subtypes, so survival alone is tested). Each seed divides the patients anew into three folds;
@@ -6,10 +6,10 @@ two thirds are learnt from, without labels, and the last third is looked at once
 are means of its folds. The arms are one page with other weights, so the encoders, steps, batch and
 rate are the same.
 
-Survival: concordance of a ridge-penalised Cox regression on both senses' features side by side.
-Private: what a ridge regression from the other sense cannot predict of a column (a gene, age, …),
-predicted from the sense's own features; R2 on held-out patients, mean of columns, then of both
-senses."""
+Survival: concordance of a ridge-penalised Cox regression on both modalities' features side by side.
+Private: what a ridge regression from the other modality cannot predict of a column (a gene, age, …),
+predicted from the modality's own features; R2 on held-out patients, mean of columns, then of both
+modalities."""
 
 from functools import partial
 from statistics import mean
@@ -24,8 +24,8 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, features, raw, trained, untrained
 
 CLAIM = (
-    "Alignment with retention and style clustering gives features of genes and clinical findings from which survival is told with a higher "
-    "concordance, and what is private to each sense with a higher R2, than from those of alignment alone."
+    "Alignment with retention and style clustering gives features of genes and clinical findings from which survival is predicted with a higher "
+    "concordance, and what is private to each modality with a higher R2, than from those of alignment alone."
 )
 DATA = "gse7390"
 SEEDS = 5
@@ -44,7 +44,7 @@ COMPARISONS = (
     ),
     Comparison(
         "private: MIRROR against alignment alone",
-        "R2, mean of senses",
+        "R2, mean of modalities",
         "private: mirror",
         "private: alignment",
     ),
@@ -66,7 +66,7 @@ def r2(truth, guess):
 
 
 def private(values, field, vectors, train, test):
-    """Mean R2 over the columns of sense `field`, of what the other sense's values leave over."""
+    """Mean R2 over the columns of modality `field`, of what the other modality's values leave over."""
     [other] = [s for s in FIELDS if s != field]
     found = []
     for column in values[field].T:
@@ -78,7 +78,7 @@ def private(values, field, vectors, train, test):
 
 
 def judged(vectors, values, patients, train, test):
-    """vectors: sense -> (N, D) of all patients."""
+    """vectors: modality -> (N, D) of all patients."""
     both = torch.cat([vectors[s] for s in FIELDS], 1)
     concordance = survival(*((both[rows], *(y[rows] for y in patients)) for rows in (train, test)))
     return concordance, mean(private(values, s, vectors, train, test) for s in FIELDS)

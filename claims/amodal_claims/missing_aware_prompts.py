@@ -1,8 +1,8 @@
 """Missing-aware prompts (row 202): a frozen transformer with other learned tokens for each set of
-senses that a record has. Lee et al., CVPR 2023, arXiv:2303.03369.
+modalities that a record has. Lee et al., CVPR 2023, arXiv:2303.03369.
 
-Emoji: picture and English text, told their group, split anew for each seed. A joint trunk is
-trained without labels on the training records (masked tokens of both senses, `mae`), and every arm
+Emoji: picture and English text, with their group as target, split anew for each seed. A joint trunk is
+trained without labels on the training records (masked tokens of both modalities, `mae`), and every arm
 goes on from those same weights, with the same head, steps and two learning rates; kept is the rate
 with the best macro-F1 on validation records that lack as much as the training records do. Arms:
 `aware`; `shared`, the same prompts for all records; `head`, the frozen network without prompts;
@@ -28,7 +28,7 @@ from amodal_claims import Comparison, recorded
 from amodal_claims._arms import Budget, fit, untrained
 
 CLAIM = (
-    "With 70 % of the training records lacking a sense, prompts for each set of senses on a frozen multimodal transformer tell groups "
+    "With 70 % of the training records lacking a modality, prompts for each set of modalities on a frozen multimodal transformer predict groups "
     "of emoji with higher macro-F1 than training only the head and than one shared set of prompts, whatever share of the test records "
     "lacks one."
 )
@@ -45,7 +45,7 @@ ARMS = {
     "head": ("finetune", {"tuning": "head", "hidden": 128}),
     "full": ("finetune", {"tuning": "full", "hidden": 128}),
 }
-METRIC = "macro-F1, 70 % of the training records lack a sense"
+METRIC = "macro-F1, 70 % of the training records lack a modality"
 COMPARISONS = tuple(
     Comparison(f"{rate:.0%} lack one at test: against {words}", METRIC, f"70%, {rate:.0%}: aware", f"70%, {rate:.0%}: {arm}")
     for rate in TEST
@@ -74,7 +74,7 @@ def lacking(batch, rate, seed):
 
 @torch.no_grad()
 def predicted(method, dataset, rows, rate, seed):
-    """(n,) numbers of the classes that are told from records of which a share `rate` lacks a sense."""
+    """(n,) numbers of the classes that are predicted from records of which a share `rate` lacks a modality."""
     batches = Loader(dataset, rows, batch=256, shuffle=False)
     return torch.cat(
         [method.head(method.head_inputs(lacking(b, rate, seed))).values.argmax(1) for b in batches]
@@ -156,7 +156,7 @@ def picture(dataset, path):
         drawn(left, aware, "PuBu", 0.0, aware.max(), "{:.2f}")
         drawn(right, gain, "PuOr", -abs(gain).max(), abs(gain).max(), "{:+.2f}")
         left.set(
-            title="Macro-F1, prompts for each set of senses",
+            title="Macro-F1, prompts for each set of modalities",
             ylabel="training records that lack one",
         )
         right.set(title="more than with the head alone")
@@ -174,6 +174,6 @@ def drawn(ax, values, colours, low, high, form):
             va="center",
             color="white" if abs(v) > 0.6 * high else "black",
         )
-    ax.set(xlabel="test records that lack a sense")
+    ax.set(xlabel="test records that lack a modality")
     ax.set_xticks(range(len(TEST)), [f"{t:.0%}" for t in TEST])
     ax.set_yticks(range(len(TRAIN)), [f"{t:.0%}" for t in TRAIN])

@@ -1,20 +1,20 @@
-"""Missing modality prediction (row 37): what a record lacks is predicted as an embedding, and told
+"""Missing modality prediction (row 37): what a record lacks is predicted as an embedding, and predicted
 from. Kim and Kim, ECCV 2024, arXiv:2407.12616.
 
 Stamps (picture and caption, categories) and handwritten digits (left half and right half), split
-anew for each seed. The two trunks are trained without labels, each sense by itself (SimCLR), and
+anew for each seed. The two trunks are trained without labels, each modality by itself (SimCLR), and
 every arm goes on from those same weights: biases tuned, the same linear head of both vectors,
 complete labelled records to train on, the same steps and the same two learning rates; kept is the
-rate with the best mean of validation accuracies with everything, with the first sense alone and
+rate with the best mean of validation accuracies with everything, with the first modality alone and
 with the second alone. Arms: `vicreg`, as in the paper; `mse`, the same without variance and
 covariance; `zero` and `mean`, which see complete records only and later get zeros, or the mean
-vector of the training records, where a sense is missing; `dropout`, zeros, but also while training,
-as often as the paper's senses are hidden. Two numbers, the second learning rate and how the digits
+vector of the training records, where a modality is missing; `dropout`, zeros, but also while training,
+as often as the paper's modalities are hidden. Two numbers, the second learning rate and how the digits
 are split, were set by what the arm trained on complete records gave on validation records of
 another seed, before any other arm was looked at.
 
-Tested is the whole curve: 0, 30, 70 and 100 % of the test records lack one sense (those that lack
-it at a lower rate do at a higher); accuracies are means of the curve of the first sense and that of
+Tested is the whole curve: 0, 30, 70 and 100 % of the test records lack one modality (those that lack
+it at a lower rate do at a higher); accuracies are means of the curve of the first modality and that of
 the second, which are also kept one by one."""
 
 import copy
@@ -34,8 +34,8 @@ from amodal_claims import Comparison, _digits, _stamps
 from amodal_claims._arms import Budget, features, fit, untrained
 
 CLAIM = (
-    "Encoders trained apart, tuned by their biases and fused late: with 70 and 100 % of the test records lacking a sense, predicting its "
-    "embedding (read-only prompts, VICReg) tells classes better than filling in zeros or the mean and than modality dropout, and better "
+    "Encoders trained apart, tuned by their biases and fused late: with 70 and 100 % of the test records lacking a modality, predicting its "
+    "embedding (read-only prompts, VICReg) predicts classes better than filling in zeros or the mean and than modality dropout, and better "
     "than with plain squared error; on complete records it is as good as training on complete records alone (within .02)."
 )
 DATA = "tuxpaint"
@@ -68,7 +68,7 @@ BASELINES = {
     "dropout": "modality dropout",
     "mse": "squared error",
 }
-METRIC = "accuracy, mean over which sense is missing"
+METRIC = "accuracy, mean over which modality is missing"
 COMPARISONS = tuple(
     Comparison(f"{where}, {rate:.0%} missing: against {words}", METRIC, f"{where}, {rate:.0%}: vicreg", f"{where}, {rate:.0%}: {arm}")
     for where in SETS
@@ -81,7 +81,7 @@ COMPARISONS = tuple(
 
 
 def constant(vectors, field, z, predicted, present):
-    """In place of `FilledFusion.lacking`: the vector of the sense for every row."""
+    """In place of `FilledFusion.lacking`: the vector of the modality for every row."""
     return vectors[field].expand(z.size, -1)
 
 
@@ -106,7 +106,7 @@ def made(name, classes, label, encoder):
 
 @torch.no_grad()
 def guesses(method, dataset, rows, field=None):
-    """(n,) class numbers as told from all senses, or without `sense`."""
+    """(n,) class numbers as predicted from all modalities, or without `modality`."""
     remaining = [s for s in dataset.fields if s != field]
     batches = Loader(dataset, rows, batch=256, shuffle=False)
     return torch.cat([method.predict(b.only(*remaining)).values.argmax(1) for b in batches]).numpy()
@@ -126,7 +126,7 @@ def halves(digits):
 
 
 def parts_of(where, dataset, seed):
-    """The dataset of two senses, the records to train on without labels, and with labels, to choose
+    """The dataset of two modalities, the records to train on without labels, and with labels, to choose
     by and to test on; the label."""
     if where == "stamps":
         chosen = _stamps.stamps(dataset).select(SETS[where])
@@ -163,7 +163,7 @@ def measure(seed, dataset):
                 every[name, rate] = fit(method, chosen, parts["train"], BUDGET, seed, rate)
 
         def right(method, part):
-            """sense that is missing, or None -> (n,) bool."""
+            """modality that is missing, or None -> (n,) bool."""
             return {
                 s: guesses(method, chosen, parts[part], s) == truth[part]  # noqa: B023
                 for s in (None, *fields)  # noqa: B023

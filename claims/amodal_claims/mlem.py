@@ -20,7 +20,7 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, features, probe, trained
 
 CLAIM = (
-    "On event sequences the contrastive encoder is better at tasks of the whole sequence and the generative one at telling the next event; "
+    "On event sequences the contrastive encoder is better at tasks of the whole sequence and the generative one at predicting the next event; "
     "MLEM is at least as good (.02 less at most) as the better of the two on most tasks, and better than the sum of both losses on one "
     "encoder."
 )

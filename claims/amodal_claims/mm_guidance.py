@@ -1,14 +1,14 @@
-"""Guidance (row 116): a sense that is there only while training makes the one that is deployed tell
+"""Guidance (row 116): a modality that is there only while training makes the one that is deployed predict
 more, at the same cost. Zhao et al., 2023, arXiv:2309.03452.
 
 Two real sets, split anew for each seed. Emoji: the picture is deployed, its English text guides,
-told is the group. Handwritten digits: the left half is deployed, the right half guides, told is the
-digit. All networks begin fresh. Arms, all with the same trunk for the deployed sense, a linear
+the target is the group. Handwritten digits: the left half is deployed, the right half guides, the target is the
+digit. All networks begin fresh. Arms, all with the same trunk for the deployed modality, a linear
 classifier, the same steps and two learning rates, of which the better is taken, by the macro-F1 of
-validation records told from the deployed sense alone: `guided`; `alone`, which never sees the
+validation records predicted from the deployed modality alone: `guided`; `alone`, which never sees the
 guide; `logits`, guided without following the vector, which is distillation from the classifier of
-both; `imagined`, which tells from both, and at test from a perceptron's guess of the guide's vector
-(in training it learns to tell from the guess, too). What a record costs at test is counted in
+both; `imagined`, which predicts from both, and at test from a perceptron's guess of the guide's vector
+(in training it learns to predict from the guess, too). What a record costs at test is counted in
 operations (multiply and add) of its products, which are the same whatever the machine does beside.
 """
 
@@ -35,8 +35,8 @@ from amodal_claims.missing_aware_prompts import LABEL, prepared
 from amodal_claims.missing_aware_prompts import split as split_emoji
 
 CLAIM = (
-    "A network that tells classes from one sense has a higher macro-F1 if a second sense guided it in training than without, and than if "
-    "it only followed the logits of both, at the same cost at test; guessing what the second sense would be costs more."
+    "A network that predicts classes from one modality has a higher macro-F1 if a second modality guided it in training than without, and than if "
+    "it only followed the logits of both, at the same cost at test; guessing what the second modality would be costs more."
 )
 DATA = "openmoji"
 SEEDS = 5
@@ -45,7 +45,7 @@ SETS = {
     "emoji": ("image", "annotation"),
     "digits": ("left", "right"),
 }  # what is deployed, and its guide
-F1, COST = "macro-F1, told from the deployed sense", "thousand operations a record"
+F1, COST = "macro-F1, predicted from the deployed modality", "thousand operations a record"
 COMPARISONS = (
     *(Comparison(f"{s}: guided against alone", F1, f"{s}: guided", f"{s}: alone") for s in SETS),
     *(Comparison(f"{s}: guided against logits only", F1, f"{s}: guided", f"{s}: logits") for s in SETS),
@@ -55,7 +55,7 @@ COMPARISONS = (
 
 
 class Imagined(Method):
-    """Tells from the deployed sense and its guide, or a guess of the guide's vector."""
+    """Predicts from the deployed modality and its guide, or a guess of the guide's vector."""
 
     views = ("weak",)
 
@@ -75,7 +75,7 @@ class Imagined(Method):
         u, v = both(z[self.deploy], z[self.guide])
         guess = Column(self.guess(u.values), u.rows)
         terms = {
-            "told": self.logits(u, v),
+            "predicted": self.logits(u, v),
             "imagined": self.logits(u, guess),
             "guess": guess,
             "true": v,
@@ -83,7 +83,7 @@ class Imagined(Method):
         return Features(terms | self.head.known(batch), batch.size)
 
     def losses(self, features):
-        terms = {k: self.head.losses(features[k], features) for k in ("told", "imagined")}
+        terms = {k: self.head.losses(features[k], features) for k in ("predicted", "imagined")}
         found = share({f"{k}/{n}": t for k, each in terms.items() for n, t in each.items()})
         return found | {
             "guess": mse_loss(features["guess"].values, features["true"].values.detach())
@@ -95,7 +95,7 @@ class Imagined(Method):
 
 
 def predicted(method, batch):
-    """Target -> predictions from the deployed sense, by the page and by fine-tuning."""
+    """Target -> predictions from the deployed modality, by the page and by fine-tuning."""
     with torch.no_grad():
         return method.head.predictions(method.predict(batch))
 

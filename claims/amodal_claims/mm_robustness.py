@@ -1,19 +1,19 @@
-"""Robustness to senses (row 120): labels come with some senses, at test there are others. McKinzie
+"""Robustness to modalities (row 120): labels come with some modalities, at test there are others. McKinzie
 et al., ICML 2023, arXiv:2304.04385.
 
-Emoji, picture and English text, told their group, split anew for each seed. A joint trunk is
-trained without labels on the training records (masked tokens of both senses, `mae`); then a linear
+Emoji, picture and English text, with their group as target, split anew for each seed. A joint trunk is
+trained without labels on the training records (masked tokens of both modalities, `mae`); then a linear
 head learns on the frozen trunk; then both are fine-tuned. Labels are learnt from the picture alone,
 from the text alone, or from both; each of these three networks is tested with the picture alone,
-the text alone, and both: nine cells. All training records have both senses, so that distillation
-sees both whatever the labels are learnt from, as in the paper's framework, where senses can be
+the text alone, and both: nine cells. All training records have both modalities, so that distillation
+sees both whatever the labels are learnt from, as in the paper's framework, where modalities can be
 there without labels that were made for them. Arms, all from the same probe with the same steps and
 rate: `plain`, fine-tuning; `dropout`, the same, each record showing a random non-empty subset of
-the senses that are learnt from; `masd`, with self-distillation of weight 1; and `wise` and `both`,
+the modalities that are learnt from; `masd`, with self-distillation of weight 1; and `wise` and `both`,
 plain and masd with the weights interpolate probe and fine-tuned network, by a share of .25, .5, .75 or
-1 that is best on validation records with the senses that labels were learnt from (of equal ones the
+1 that is best on validation records with the modalities that labels were learnt from (of equal ones the
 largest). A cell is an accuracy; the mean and the worst are over the nine cells. Before the claim
-ran, plain fine-tuning with both senses had been looked at on validation records of another seed.
+ran, plain fine-tuning with both modalities had been looked at on validation records of another seed.
 """
 
 import copy
@@ -34,9 +34,9 @@ from amodal_claims._arms import Budget, fit, untrained
 from amodal_claims.missing_aware_prompts import FIELDS, LABEL, prepared, split
 
 CLAIM = (
-    "Of networks that learn groups of emoji from the picture, the text or both, and tell them from the picture, the text or both, those "
-    "tuned with self-distillation over senses and weights averaged with the probe's have a higher mean and a higher worst accuracy than "
-    "those plainly fine-tuned, and a higher mean than with random senses left out; with both senses in training and at test they lose at "
+    "Of networks that learn groups of emoji from the picture, the text or both, and predict them from the picture, the text or both, those "
+    "tuned with self-distillation over modalities and weights averaged with the probe's have a higher mean and a higher worst accuracy than "
+    "those plainly fine-tuned, and a higher mean than with random modalities left out; with both modalities in training and at test they lose at "
     "most .02."
 )
 DATA = "openmoji"
@@ -50,10 +50,10 @@ MEAN, WORST = "mean accuracy of nine cells", "worst accuracy of nine cells"
 COMPARISONS = (
     Comparison("both remedies against plain fine-tuning", MEAN, "mean: both", "mean: plain"),
     Comparison("both remedies against plain fine-tuning", WORST, "worst: both", "worst: plain"),
-    Comparison("both remedies against leaving senses out", MEAN, "mean: both", "mean: dropout"),
+    Comparison("both remedies against leaving modalities out", MEAN, "mean: both", "mean: dropout"),
     Comparison("self-distillation against plain", MEAN, "mean: masd", "mean: plain"),
     Comparison("averaged weights against plain", MEAN, "mean: wise", "mean: plain"),
-    Comparison("all senses in training and at test: both remedies against plain", "accuracy", "both>both: both", "both>both: plain", -0.02),
+    Comparison("all modalities in training and at test: both remedies against plain", "accuracy", "both>both: both", "both>both: plain", -0.02),
 )  # fmt: skip
 
 

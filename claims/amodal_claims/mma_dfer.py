@@ -1,9 +1,9 @@
-"""MMA-DFER (row 15): frozen encoders of single senses, joined by adapters between their blocks.
+"""MMA-DFER (row 15): frozen encoders of single modalities, joined by adapters between their blocks.
 Chumachenko et al., CVPR 2024 workshops, arXiv:2404.09010. No faces and voices are in any package:
 the accelerometer and the gyroscope of a smartwatch, seven exercises of ten people, split by people
 anew for each seed (three to test on, two to choose by).
 
-Masked autoencoders learn each sense by itself on the windows of the five other people, which are
+Masked autoencoders learn each modality by itself on the windows of the five other people, which are
 also the labelled ones. All arms go on from those weights with the same head over time, steps and
 two learning rates; kept is the rate with the best unweighted recall of the people to choose by.
 `fused` has prompts and adapters that exchange, `prompts` the prompts alone, `late` neither (two
@@ -26,9 +26,9 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, fit, trained
 
 CLAIM = (
-    "With frozen encoders of single senses, an exchange through adapters at every block tells exercises of unseen people with a higher "
+    "With frozen encoders of single modalities, an exchange through adapters at every block predicts exercises of unseen people with a higher "
     "unweighted recall than late fusion of the two and than prompts alone, while less than 10 % of the weights are trained; and dropping "
-    "the sense that joins costs less at test time than dropping the one that leads."
+    "the modality that joins costs less at test time than dropping the one that leads."
 )
 DATA = "watch"
 SEEDS = 5
@@ -48,7 +48,7 @@ COMPARISONS = (
     Comparison("exchange at every block against late fusion", UAR, "UAR, fused", "UAR, late"),
     Comparison("exchange at every block against prompts alone", UAR, "UAR, fused", "UAR, prompts"),
     Comparison("weights that stay frozen", "share of all weights", "frozen, fused", 0.9),
-    Comparison("without the sense that joins against without the lead", UAR, f"UAR, without {OTHER}", f"UAR, without {LEAD}"),
+    Comparison("without the modality that joins against without the lead", UAR, f"UAR, without {OTHER}", f"UAR, without {LEAD}"),
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def recalls(method, dataset, rows, truth, fields=(LEAD, OTHER)):
 
 
 def each_alone(motion, rows, seed):
-    """An encoder of both senses, whose weights a masked autoencoder of each sense has learnt by
+    """An encoder of both modalities, whose weights a masked autoencoder of each modality has learnt by
     itself."""
     weights, make = {}, partial(methods.build, "mae")
     for field in motion.fields:

@@ -1,10 +1,10 @@
-"""MMRL (row 187): tokens of one learned space in the upper blocks of both towers, told apart for
+"""MMRL (row 187): tokens of one learned space in the upper blocks of both towers, distinguished for
 classes learnt and new ones. Guo and Gu, CVPR 2025, arXiv:2503.08497.
 
 Emoji and texts that name their subgroup train a small CLIP; subgroups are the classes. Half of
 them, drawn by the seed, are base classes with eight pictures each to adapt to; held-out pictures of
-both halves are told among their own half. There is no second drawer of emoji here, as a change of
-domain would want. Arms, at the same steps and two learning rates (kept is what tells base classes
+both halves are predicted among their own half. There is no second drawer of emoji here, as a change of
+domain would want. Arms, at the same steps and two learning rates (kept is what predicts base classes
 best among records to choose by): `mmrl`; `apart`, independent deep prompts in each tower, learned
 by the class feature's loss alone; `free`, MMRL without its cosines to the frozen towers; `linear`,
 a map of the frozen picture vectors that begins as the identity; `zero`, the CLIP as it is."""
@@ -19,7 +19,7 @@ from amodal_claims._new_classes import adapted, predicted, task
 
 CLAIM = (
     "Adapted to a few pictures of half of the classes, MMRL has a higher harmonic mean of base and new classes than the CLIP as it is, "
-    "than a linear map of its picture vectors and than independent deep prompts in each tower; new classes are told worse without the "
+    "than a linear map of its picture vectors and than independent deep prompts in each tower; new classes are predicted worse without the "
     "cosines to the frozen towers, and worse when representation features are mixed in."
 )
 SEEDS = 5

@@ -3,7 +3,7 @@ space, which helps in another domain. Swetha, Rizve, Shvetsova, Kuehne & Shah, I
 arXiv:2308.13077.
 
 Trained on OpenMoji's pictures and names, searched in Tux Paint's photographs, drawings and
-captions, which nothing was trained or chosen on. Senses are vectors of frozen models, as in the
+captions, which nothing was trained or chosen on. Modalities are vectors of frozen models, as in the
 paper. Galleries of both domains have the same size, so chance is the same.
 """
 

@@ -1,4 +1,4 @@
-"""MultiMat (row 46): what a structure encoder learns from the senses around it, by fine-tuning and
+"""MultiMat (row 46): what a structure encoder learns from the modalities around it, by fine-tuning and
 by search. Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111.
 
 Generated lattices, because no package holds crystals with densities of states and because
@@ -25,7 +25,7 @@ from amodal_claims._arms import Budget, fit, trained, untrained
 
 CLAIM = (
     "Pre-trained against density of states, charge density and text, the structure encoder has a lower error after fine-tuning with 50 "
-    "labels than from scratch, and gains more with 50 labels than with 800; with four senses its error is at most .02 above that with "
+    "labels than from scratch, and gains more with 50 labels than with 800; with four modalities its error is at most .02 above that with "
     "two; and the structure found by a held-out density of states has properties nearer to the query's than a random one or one of "
     "the same elements."
 )
@@ -36,7 +36,7 @@ TUNING = Budget(steps=80, batch=32, rates=(1e-3, 4e-3))
 PROPERTIES = ("gap", "energy")
 FEW, MANY = 50, 800
 ARMS = {
-    "two senses": ("anchored", ("structure", "dos")),
+    "two modalities": ("anchored", ("structure", "dos")),
     "anchored": ("anchored", ("structure", "dos", "charge", "text")),
     "all_pairs": ("all_pairs", ("structure", "dos", "charge", "text")),
     "tensor": ("tensor", ("structure", "dos", "charge", "text")),
@@ -45,7 +45,7 @@ ERROR = "absolute error in deviations, mean of gap and energy, held out"
 COMPARISONS = (
     Comparison("pre-trained against scratch, 50 labels", f"reduction of {ERROR}", f"scratch, {FEW}", f"anchored, {FEW}"),
     Comparison("gain with 50 labels against 800", f"reduction of {ERROR}", f"gain, {FEW}", f"gain, {MANY}"),
-    Comparison("four senses against two, 50 labels", f"reduction of {ERROR}", f"two senses, {FEW}", f"anchored, {FEW}", margin=-0.02),
+    Comparison("four modalities against two, 50 labels", f"reduction of {ERROR}", f"two modalities, {FEW}", f"anchored, {FEW}", margin=-0.02),
     Comparison("search by density of states, against random", f"reduction of {ERROR}", "search: random", "search: anchored"),
     Comparison("search, against the same elements", f"reduction of {ERROR}", "search: same elements", "search: anchored"),
 )  # fmt: skip

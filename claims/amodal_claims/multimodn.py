@@ -2,13 +2,13 @@
 class. Swamy et al., NeurIPS 2023, arXiv:2309.14118.
 
 Two real sets, split anew for each seed. Handwritten digits, whose left and right halves are the
-senses: is it at least five (the task that is judged), and is it even, told by one network.
+modalities: is it at least five (the task that is judged), and is it even, predicted by one network.
 Wisconsin's breast tumours (scikit-learn): means, errors and worst values of ten measurements of
-cells, 10 columns each, are the senses: is it malignant. In training four of five records of the
-class lack one sense (the right half, the worst values), all others are complete; at test four of
+cells, 10 columns each, are the modalities: is it malignant. In training four of five records of the
+class lack one modality (the right half, the worst values), all others are complete; at test four of
 five of the other class lack it, and none of this one. This is the paper's experiment, but for how a
-sense is skipped: record by record, as its text has it, and not for a whole batch in which one
-record lacks it, as its code has it. Tasks are told by a perceptron with 32 hidden units, and
+modality is skipped: record by record, as its text has it, and not for a whole batch in which one
+record lacks it, as its code has it. Tasks are predicted by a perceptron with 32 hidden units, and
 changes of the state have no weight, as in that experiment.
 
 Arms, all with the same trunks, steps and two learning rates, of which the better is taken, by the
@@ -36,8 +36,8 @@ from amodal_claims import Comparison, _digits
 from amodal_claims._arms import Budget, trained
 
 CLAIM = (
-    "If a sense is missing from four of five training records of one class, and at test from four of five of the other, sequential fusion "
-    "that skips it keeps its AUC within .05 of that with nothing missing, and tells the classes better than parallel fusion, be it with a "
+    "If a modality is missing from four of five training records of one class, and at test from four of five of the other, sequential fusion "
+    "that skips it keeps its AUC within .05 of that with nothing missing, and predicts the classes better than parallel fusion, be it with a "
     "learned vector for what is missing or the mean filled in; with nothing missing the two fusions differ by less than .02."
 )
 DATA = _digits.DATA
@@ -52,7 +52,7 @@ ARMS = {
 SETS = {
     "digits": ("right", "large,even"),
     "tumours": ("worst", "malignant"),
-}  # what is missing, and what is told
+}  # what is missing, and what is predicted
 AUC = "AUC of the first task"
 TURNED = "missing from the other class at test: against"
 COMPARISONS = (
@@ -118,7 +118,7 @@ def split(dataset, seed):
 
 
 class Lacking:
-    """Takes a sense away from four of five records that are of a class, or puts a value (*,) in its
+    """Takes a modality away from four of five records that are of a class, or puts a value (*,) in its
     place."""
 
     def __init__(self, dataset, field, label, wanted, seed, filling=None):

@@ -1,5 +1,5 @@
 """MV-DHEL (row 89): all views in one term against the mean of pairwise NT-Xent, on handwritten
-digits and on senses of the Earth. Koromilas et al. 2025, arXiv:2507.06979. Real data; the same
+digits and on modalities of the Earth. Koromilas et al. 2025, arXiv:2507.06979. Real data; the same
 steps, batch (of records), encoder and rate in every arm, so an arm with more views computes more a
 step, as in the paper."""
 
@@ -18,8 +18,8 @@ from amodal_claims._arms import Budget, features, probe, trained
 
 CLAIM = (
     "With 3 and with 5 augmented views MV-DHEL gives features of higher probe accuracy and of higher effective rank than the mean of "
-    "NT-Xent over pairs of views at the same batch and steps; it gains from 2 to 5 views; and with three senses instead of views it finds "
-    "records by another sense better."
+    "NT-Xent over pairs of views at the same batch and steps; it gains from 2 to 5 views; and with three modalities instead of views it finds "
+    "records by another modality better."
 )
 DATA = "digits"
 SEEDS = 5
@@ -34,7 +34,7 @@ COMPARISONS = (
     *(Comparison(f"{n} views, against pairwise", ACCURACY, f"probe, mv_dhel, {n}", f"probe, pairwise, {n}") for n in (3, 5)),
     *(Comparison(f"{n} views, against pairwise", RANK, f"rank, mv_dhel, {n}", f"rank, pairwise, {n}") for n in (3, 5)),
     Comparison("5 views, against 2", ACCURACY, "probe, mv_dhel, 5", "probe, mv_dhel, 2"),
-    Comparison("three senses, against pairwise", RECALL, "recall, mv_dhel", "recall, pairwise"),
+    Comparison("three modalities, against pairwise", RECALL, "recall, mv_dhel", "recall, pairwise"),
 )  # fmt: skip
 ARMS = (("mv_dhel", 2), ("mv_dhel", 3), ("mv_dhel", 5), ("pairwise", 3), ("pairwise", 5))
 

@@ -119,7 +119,7 @@ def cut(pairs):
 
 
 def shuffled(pairs, rng):
-    """The segments of each track in an order of its own for each sense."""
+    """The segments of each track in an order of its own for each modality."""
     shape = (QUARTERS // SEGMENT, SEGMENT, -1)
     return [
         tuple(v.reshape(shape)[rng.permutation(shape[0])].reshape(QUARTERS, -1) for v in pair)
@@ -129,7 +129,7 @@ def shuffled(pairs, rng):
 
 @torch.no_grad()
 def vectors(method, dataset):
-    """(N, 8, D) for each sense, the unit vectors of segments, and (N, D) of tracks; their mean
+    """(N, 8, D) for each modality, the unit vectors of segments, and (N, D) of tracks; their mean
     where there is nothing but segments."""
     seen = [
         method.features(b)

@@ -1,10 +1,10 @@
 """Bounds of synergy without labelled pairs (row 10). Liang et al., ICLR 2024, arXiv:2306.04539.
-Generated tables of two binary senses and a binary label, 200 for each seed, uniform over all such
+Generated tables of two binary modalities and a binary label, 200 for each seed, uniform over all such
 tables (the truth must be known exactly); and real ones: handwritten digits, of which each two of
-six tables of features are the senses, cut into five clusters, for three labels: the digit, whether
-it is even, and whether the numbers of both clusters add up to an even one, which no sense tells
+six tables of features are the modalities, cut into five clusters, for three labels: the digit, whether
+it is even, and whether the numbers of both clusters add up to an even one, which no modality predicts
 alone. 1,600 of the 2,000 records for each seed. The truth is computed from labelled pairs, and the
-tables of single senses and of pairs are margins of the same records, so that what is tested is the
+tables of single modalities and of pairs are margins of the same records, so that what is tested is the
 bounds and not how well tables are estimated."""
 
 import itertools
@@ -19,7 +19,7 @@ from amodal_claims import Comparison
 
 CLAIM = (
     "The true synergy always lies between the larger of the lower bounds (or 0) and the upper bound, all without labelled pairs; the bound "
-    "by redundancy follows the true synergy, and more closely than how much single-sense classifiers disagree."
+    "by redundancy follows the true synergy, and more closely than how much single-modality classifiers disagree."
 )
 DATA = "digits"
 SEEDS = 5
@@ -42,7 +42,7 @@ def random_tables(seed):
 
 
 def digit_tables(dataset, seed):
-    """For each label the tables (15 pairs of senses, clusters, clusters, classes)."""
+    """For each label the tables (15 pairs of modalities, clusters, clusters, classes)."""
     rows = np.sort(np.random.default_rng([seed, 10]).permutation(len(dataset))[:RECORDS])
     codes = []
     for name in dataset.fields:

@@ -1,5 +1,5 @@
 """Absence as the normal case: learn from every record with what it has, rather than only from the
-complete ones. The method is CLIP between every two senses; no row of its own: a claim about the
+complete ones. The method is CLIP between every two modalities; no row of its own: a claim about the
 library."""
 
 from statistics import mean
@@ -17,7 +17,7 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best, untrained
 
 CLAIM = (
-    "With 30, 60 and 90 % of the values of three senses missing at random, training on all records with whatever senses they have "
+    "With 30, 60 and 90 % of the values of three modalities missing at random, training on all records with whatever modalities they have "
     "finds held-out complete records better than training, at the same steps, on the complete records alone."
 )
 DATA = "globe"
@@ -25,7 +25,7 @@ SEEDS = 5
 BUDGET = Budget(steps=80, batch=128)
 FIELDS = ("colour", "relief", "climate")
 SHARES = (0.3, 0.6, 0.9)
-METRIC = "Recall@10, mean of six directions, held-out tiles that have all senses"
+METRIC = "Recall@10, mean of six directions, held-out tiles that have all modalities"
 COMPARISONS = tuple(
     Comparison(f"{p:.0%} of values missing", METRIC, f"all, {p:.0%}", f"complete, {p:.0%}")
     for p in SHARES
@@ -61,8 +61,8 @@ class Hiding(Reader):
 
 
 def measure(seed, dataset):
-    """Both arms see tiles that had all three senses before values were hidden. A record left with
-    one sense has nothing to be compared with and is in no batch; an arm with fewer records than a
+    """Both arms see tiles that had all three modalities before values were hidden. A record left with
+    one modality has nothing to be compared with and is in no batch; an arm with fewer records than a
     batch has takes them all at each step, one with fewer than two stays untrained."""
     globe = dataset.select(FIELDS)
     whole = np.logical_and.reduce([globe.present(s) for s in FIELDS])

@@ -16,7 +16,7 @@ from amodal_claims._arms import Budget, best
 from amodal_claims.presence import Hiding
 
 CLAIM = (
-    "With 30, 60 and 90 % of the values of three senses missing in training, learning from all records tells held-out digits at least as "
+    "With 30, 60 and 90 % of the values of three modalities missing in training, learning from all records predicts held-out digits at least as "
     "well as learning, at the same steps, from the complete records alone: of complete records, and of records that lack as much."
 )
 DATA = "digits"

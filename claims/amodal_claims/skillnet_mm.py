@@ -1,20 +1,20 @@
 """SkillNet (row 98): skills switched on by a rule, in one model of five kinds of data. Dai et al.,
 arXiv:2205.06126.
 
-Real data, five tasks of one sense each, records drawn anew for each seed: the group of an emoji
+Real data, five tasks of one modality each, records drawn anew for each seed: the group of an emoji
 from its picture (OpenMoji, 8 classes), the language of a caption (Tux Paint, 8), the language in
 which a caption is spoken (Tux Paint, 4), an exercise from a watch (7, split by recording, in the
 place of video), and the package that lines of Python's own library come from (5, split by file;
-which version of Python it was is in the ledger). 300 records of each sense to train on, of which
+which version of Python it was is in the ledger). 300 records of each modality to train on, of which
 150 have a label, and up to 150 to test on.
 
 All arms are nano, learn all tasks together in the same steps at the same rate, and differ in the
-trunk: `dense`, one for all senses; `separate`, one for each; `skills`, one whose projections of
+trunk: `dense`, one for all modalities; `separate`, one for each; `skills`, one whose projections of
 attention have a copy for each kind of data and a general one, of which two are averaged; `router`,
 one with four learned experts. A token passes perceptrons and attention of the same size in all,
 skills average two maps before that. `pretrained` has the skills, and before the same fine-tuning as
 many steps of masked prediction on all training records, which the other arms do not have. `wrong`
-is `skills` tested with the skills of another sense. The rate was set by what `dense` gives on
+is `skills` tested with the skills of another modality. The rate was set by what `dense` gives on
 another seed."""
 
 import inspect
@@ -36,8 +36,8 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, fit, trained, untrained
 
 CLAIM = (
-    "One model of five kinds of data whose skills a rule switches on tells five tasks as well as separate trunks (within .03) and better "
-    "than a dense trunk that all share; sparse pre-training raises their mean accuracy, and the skills of another sense cost it."
+    "One model of five kinds of data whose skills a rule switches on predicts five tasks as well as separate trunks (within .03) and better "
+    "than a dense trunk that all share; sparse pre-training raises their mean accuracy, and the skills of another modality cost it."
 )
 DATA = "openmoji"
 SEEDS = 5
@@ -58,7 +58,7 @@ COMPARISONS = (
     ),
     Comparison("skills against a dense trunk", METRIC, "skills", "dense"),
     Comparison("skills after sparse pre-training", METRIC, "pretrained", "skills"),
-    Comparison("own skills against another sense's", METRIC, "skills", "wrong"),
+    Comparison("own skills against another modality's", METRIC, "skills", "wrong"),
 )
 
 
@@ -81,7 +81,7 @@ def of(dataset, rows, field):
 
 
 def drawn(emoji, seed):
-    """sense -> (values, labels) to train on, and to test on."""
+    """modality -> (values, labels) to train on, and to test on."""
     rng, found = np.random.default_rng([seed, 98]), {}
     stamps, watch = (data.open(name) for name in ("tuxpaint", "watch"))
     group = emoji.label("group")
@@ -120,8 +120,8 @@ def drawn(emoji, seed):
 
 
 def assembled(emoji, seed):
-    """A dataset of records that have one sense each; its rows with a label to train on, all to
-    train on, and of each sense to test."""
+    """A dataset of records that have one modality each; its rows with a label to train on, all to
+    train on, and of each modality to test."""
     parts, columns, rows = (
         drawn(emoji, seed),
         {n: [] for s in FIELDS for n in (s, f"{s} class")},
@@ -151,7 +151,7 @@ def assembled(emoji, seed):
         "motion": replace(watch.fields["accelerometer"], patch=32),
         "code": make("text", max_length=32, patch=6),
     }  # fmt: skip
-    return data.open(columns, fields=fields, name="five senses"), {
+    return data.open(columns, fields=fields, name="five modalities"), {
         name: np.array(r) for name, r in rows.items()
     }
 
@@ -170,7 +170,7 @@ def skilled(then):
 
 
 def pretrained(five, rows, seed, finetune):
-    """Masked prediction with the skills of each sense, then the same fine-tuning."""
+    """Masked prediction with the skills of each modality, then the same fine-tuning."""
     skills = ", ".join(
         f"{f}={'+'.join(s)}"
         for f, s in rules(untrained(five, finetune, BUDGET, seed).encoder).items()

@@ -1,11 +1,11 @@
-"""SSMA (row 6): gates for each place let through what a sense has to say there, and shut where it
+"""SSMA (row 6): gates for each place let through what a modality has to say there, and shut where it
 is spoilt. Valada, Mohan and Burgard, arXiv:1808.03833. GENERATED scenes in colour and depth
 (`tabletop`), because the place of what is spoilt must be known: fog over a third of the colour, or
-a hole in the depth. Half of the training scenes are spoilt, in one sense each. Arms, of the same
+a hole in the depth. Half of the training scenes are spoilt, in one modality each. Arms, of the same
 encoders, maps, decoder, steps and rate: gates; plain concatenation; experts averaged late, which
 spend all steps alone; colour and depth stacked into one picture of four channels. mIoU of six
 classes on 150 test scenes, as they are and spoilt; the gap is the lead on spoilt scenes less that
-on whole ones. Gates: AUC with which the mean gate of the spoilt sense (at the deepest fusion) is
+on whole ones. Gates: AUC with which the mean gate of the spoilt modality (at the deepest fusion) is
 lower inside than outside; a cell of the grid is spoilt if half of it is."""
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ from amodal_claims.sets import tabletop
 
 CLAIM = (
     "Gated fusion of maps gives a higher mean IoU than plain concatenation, late averaging and stacked channels, by more where one "
-    "sense is spoilt, and the gate of the spoilt sense is lower where it is spoilt."
+    "modality is spoilt, and the gate of the spoilt modality is lower where it is spoilt."
 )
 DATA = "tabletop"
 SEEDS = 5
@@ -50,7 +50,7 @@ COMPARISONS = (
     ),
     *(
         Comparison(
-            f"the lead over {arm} grows where a sense is spoilt",
+            f"the lead over {arm} grows where a modality is spoilt",
             "mIoU",
             f"lead spoilt: {arm}",
             f"lead whole: {arm}",
@@ -70,8 +70,8 @@ COMPARISONS = (
 
 
 def made(dataset, rows, rng, share):
-    """The scenes of `rows`, this share of them spoilt in one sense, with all arms' fields; which
-    sense (n,), "" for none, and where."""
+    """The scenes of `rows`, this share of them spoilt in one modality, with all arms' fields; which
+    modality (n,), "" for none, and where."""
     columns, fields, places = {"colour": [], "depth": [], "both": [], "areas": []}, [], []
     for i in rows:
         colour, depth, areas = (
@@ -113,7 +113,7 @@ def iou(method, batch):
 
 @torch.no_grad()
 def gate_auc(method, batch, fields, places):
-    """Sense -> how well its mean gate tells the cells that are spoilt from the others of the same
+    """Modality -> how well its mean gate separates the cells that are spoilt from the others of the same
     scenes."""
     z = Features(maps_of(method.encoder, batch, method.sides), batch.size)
     gates = method.network.gates(z, torch.arange(batch.size)).numpy()

@@ -1,7 +1,7 @@
-"""STRUCTURE (row 92): with few pairs, keep each sense's own neighbourhoods and align the layers
+"""STRUCTURE (row 92): with few pairs, keep each modality's own neighbourhoods and align the layers
 that agree most. Gröger et al., NeurIPS 2025, arXiv:2506.16895.
 
-Frozen encoders: SimCLR on the pictures and on the captions of the training records, each sense for
+Frozen encoders: SimCLR on the pictures and on the captions of the training records, each modality for
 itself, without pairs. Then linear heads learn from 50 or from 400 pairs. Layers are the trunk cut
 after 0, 1 or 2 blocks; the pair of layers is chosen on the pairs alone.
 """

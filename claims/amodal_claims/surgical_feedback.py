@@ -10,7 +10,7 @@ encoder is a masked autoencoder of three leads of generated electrocardiograms; 
 page's method, on all clips (as in the paper, without outcomes, but those of people to test on are
 among them). Three quarters of the tokens are hidden in both, since twenty tokens of one place have
 no tubes; both domains are standardised. The text tower stays as it began, untrained, for lack of a
-pretrained one; the remarks can be told apart in it. Probe: a perceptron with 32 hidden units of
+pretrained one; the remarks can be distinguished in it. Probe: a perceptron with 32 hidden units of
 standardised vectors, classes weighed alike. AUROC is a mean over five folds of people, three times.
 Settings were fixed before the first run."""
 
@@ -28,7 +28,7 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, features, fit, untrained
 
 CLAIM = (
-    "A remark and the clip around it tell whether behaviour changes with a higher AUROC than the remark alone and than the clip alone, and "
+    "A remark and the clip around it predict whether behaviour changes with a higher AUROC than the remark alone and than the clip alone, and "
     "going on with masked reconstruction on unlabelled clips of the domain beats the generic encoder as it is."
 )
 DATA = "watch"

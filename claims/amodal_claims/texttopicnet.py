@@ -23,7 +23,7 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, features, probe, trained, untrained
 
 CLAIM = (
-    "With ten labels for each group, a linear probe tells held-out pictures better by features that learnt the topics of the texts around "
+    "With ten labels for each group, a linear probe predicts held-out pictures better by features that learnt the topics of the texts around "
     "pictures than by untrained ones, by those that learnt which way up the same pictures are, and by those that learnt hidden patches; "
     "and held-out texts find their pictures through topics above chance (Recall@10 by more than .02)."
 )

@@ -2,7 +2,7 @@
 same pairs. Jiang et al., AAAI 2024, arXiv:2312.08846. Tux Paint's stamps, all 618 training pairs or
 a quarter of them, drawn by the seed. Every arm takes the same steps of the same batch at the
 learning rate that the library uses for this size; the arms that mix compute one more pass of
-pictures a step. How well a patch fits its caption is told by the encoder that is being trained."""
+pictures a step. How well a patch fits its caption is predicted by the encoder that is being trained."""
 
 from functools import partial
 

@@ -1,7 +1,7 @@
 """V2L (row 129): looks and names in one vector find the same product in another shop's picture
 better than either, or than two of a kind. Wang et al., arXiv:2207.12994. Real pictures of emoji
 stand for products and two vendors for shops (`emoji_vendors`): titles and coarse categories
-(Unicode's subgroups) are learnt from, that two pictures show the same emoji is never told, though
+(Unicode's subgroups) are learnt from, that two pictures show the same emoji is never given away, though
 their titles are equal, as sellers' are. Emoji that were not learnt from are looked for, once:
 Twemoji's picture among OpenMoji's of all of them and the reverse, by pictures alone. Two runs of
 the method give two encoders of either kind, so that all pairs are of the same size. Nothing is

@@ -1,8 +1,8 @@
-"""Zorro (row 31): an attention mask that keeps each sense pure, so that senses can be contrasted
+"""Zorro (row 31): an attention mask that keeps each modality pure, so that modalities can be contrasted
 inside one transformer. Recasens et al. 2023, arXiv:2301.09595.
 
 Colour and relief of the Earth. Two arms at the same steps, batch and search: with the mask, and the
-same network without it, trained on readouts that have seen the other sense. Probed is the climate
+same network without it, trained on readouts that have seen the other modality. Probed is the climate
 zone of land.
 """
 
@@ -20,8 +20,8 @@ from amodal_claims import Comparison
 from amodal_claims._arms import Budget, best, features, labelled, probe
 
 CLAIM = (
-    "(a) Without the mask the contrastive loss between the two senses goes to about 0 (below .28, 5 % of guessing among 256) while "
-    "single senses probe worse than with it; (b) the fusion readout beats either pure readout on complete records; (c) with one sense "
+    "(a) Without the mask the contrastive loss between the two modalities goes to about 0 (below .28, 5 % of guessing among 256) while "
+    "single modalities probe worse than with it; (b) the fusion readout beats either pure readout on complete records; (c) with one modality "
     "taken away, the masked network reads the other exactly as before, while the unmasked network's probe drops."
 )
 DATA = "globe"
@@ -33,10 +33,10 @@ ZONE, LOSS = "accuracy, climate zone", "InfoNCE of colour and relief in company,
 COMPARISONS = (
     Comparison("(a) unmasked loss is about 0", LOSS, "loss, unmasked", 0.0, within=0.28),
     Comparison("(a) masked loss above unmasked", LOSS, "loss, masked", "loss, unmasked"),
-    Comparison("(a) one sense alone: masked against unmasked", f"{ZONE}, mean of two", "alone, masked", "alone, unmasked"),
+    Comparison("(a) one modality alone: masked against unmasked", f"{ZONE}, mean of two", "alone, masked", "alone, unmasked"),
     Comparison("(b) masked: fusion against colour readout", ZONE, "fusion, masked", "colour, masked"),
     Comparison("(b) masked: fusion against relief readout", ZONE, "fusion, masked", "relief, masked"),
-    Comparison("(c) masked: a readout with and without the other sense", "largest difference", "change, masked", 0.0, within=1e-5),
+    Comparison("(c) masked: a readout with and without the other modality", "largest difference", "change, masked", 0.0, within=1e-5),
     Comparison("(c) unmasked: probe in company against alone", f"{ZONE}, mean of two", "company, unmasked", "kept, unmasked"),
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ def network(mask_rule, encoder):
 
 @torch.no_grad()
 def in_company(encoder, dataset, rows):
-    """Features of each sense as the network reads it beside the other, and `fused`."""
+    """Features of each modality as the network reads it beside the other, and `fused`."""
     parts = []
     for batch in Loader(dataset, rows, batch=ROWS, shuffle=False):
         parts.append(Embeddings(encoder.pool(encoder.encode(encoder.tokenize(batch))), batch.size))
@@ -60,7 +60,7 @@ def measure(seed, dataset):
     zone = globe.label("zone")
 
     def probed(train, test, part="test"):
-        """sense or `fused` -> accuracy. train, test: Embeddings of the training records and of
+        """modality or `fused` -> accuracy. train, test: Embeddings of the training records and of
         those of `part`."""
         return {
             s: probe(train[s], zone[rows["train"]], test[s], zone[rows[part]])

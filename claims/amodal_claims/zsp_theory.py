@@ -4,7 +4,7 @@ captions set. Mehta and Harchaoui, ICML 2025, arXiv:2507.09128.
 GENERATED tables p(x, z, y), where risks are exact: y follows z but for a share that depends on x as
 well. Real: OpenMoji's pictures and English names in Unicode's nine groups, split anew for each
 seed; CLIP learns from pairs alone, and prompts of a group are names of its training records. In the
-second arm words that tell the group (three times or more, four in five in one group) are "thing" in
+second arm words that reveal the group (three times or more, four in five in one group) are "thing" in
 all names.
 """
 
@@ -27,7 +27,7 @@ CLAIM = (
     "On generated tables the distance of prompted predictions from what captions allow falls as M to the power -0.5 (within 0.1); with "
     "1,024 prompts the distance from the best predictor is larger where labels depend on pictures beyond captions, and larger for one "
     "fixed prompt a class than for drawn ones. On emoji a + b / sqrt(M) explains over .9 of the curve of zero-shot error, eight templates "
-    "err more often than eight captions, and without the words that tell the group the gap to a linear probe and the estimated "
+    "err more often than eight captions, and without the words that reveal the group the gap to a linear probe and the estimated "
     "residual dependence are larger."
 )
 DATA = "openmoji"
@@ -67,7 +67,7 @@ COMPARISONS = (
     Comparison(
         "tables: fixed prompts against 1,024 drawn", DISTANCE, "tables: fixed", "tables: drawn"
     ),
-    Comparison("emoji: a + b / sqrt(M)", "share of the curve's variance", "told: sqrt", 0.9),
+    Comparison("emoji: a + b / sqrt(M)", "share of the curve's variance", "predicted: sqrt", 0.9),
     Comparison(
         "emoji: eight templates against eight captions",
         ERROR,
@@ -75,10 +75,13 @@ COMPARISONS = (
         "error: 8 captions",
     ),
     Comparison(
-        "emoji: names without telling words", "error beyond the probe's", "gap: thing", "gap: names"
+        "emoji: names without revealing words",
+        "error beyond the probe's",
+        "gap: thing",
+        "gap: names",
     ),
     Comparison(
-        "emoji: names without telling words",
+        "emoji: names without revealing words",
         "residual dependence",
         "dependence: thing",
         "dependence: names",
@@ -133,7 +136,7 @@ def split(name):
 
 
 def discriminative(names, groups):
-    """The words that tell the group."""
+    """The words that reveal the group."""
     seen = {}
     for name, group in zip(names, groups):
         for word in set(split(name)):
@@ -142,7 +145,7 @@ def discriminative(names, groups):
 
 
 def emoji(dataset, seed):
-    """Two datasets of the same pictures with names in full and without telling words; the training
+    """Two datasets of the same pictures with names in full and without revealing words; the training
     and the test records; codes of groups."""
     group = dataset.label("group")
     rows = np.array([i for i in range(len(dataset)) if group[i] in GROUPS])
@@ -201,10 +204,10 @@ def measure(seed, dataset):
             found |= {
                 "error: 8 captions": captions[8],
                 "limit": limit(curve)[0],
-                "told: sqrt": limit(curve)[2],
+                "predicted: sqrt": limit(curve)[2],
             }
             found |= {
-                "told: 1 / M": limit(curve, 1.0)[2],
+                "predicted: 1 / M": limit(curve, 1.0)[2],
                 "bias of templates": float(np.mean(list(bias.values()))),
             }
     return found

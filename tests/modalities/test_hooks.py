@@ -7,8 +7,9 @@ import pytest
 
 from amodal import modalities
 from amodal.core import AmodalError
-from amodal.modalities.shared.base import LAYOUTS, RAW_TEXT, Exports, MakesExamples
+from amodal.modalities.shared.base import LAYOUTS, RAW_TEXT
 from amodal.modalities.shared.corruption import CORRUPTIONS
+from amodal.modalities.shared.protocols import Exports, MakesExamples
 from amodal.modalities.shared.requests import Limits, NotJson, TooLarge, parsed
 
 from .makers import NAMES, samples, variants

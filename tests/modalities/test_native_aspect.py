@@ -11,9 +11,9 @@ from PIL import Image as Pillow
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.modalities.image import Image
-from amodal.modalities.shared.base import is_pixel_map
 from amodal.modalities.shared.image_sizes import native_shape
 from amodal.modalities.shared.native_aspect import grid_positions
+from amodal.modalities.shared.protocols import is_pixel_map
 from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.encoder import Encoder
 

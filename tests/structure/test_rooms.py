@@ -74,9 +74,83 @@ def test_nothing_private_is_imported_across_rooms():
             names = [*module[1:]]
             if isinstance(node, ast.ImportFrom):
                 names += [alias.name for alias in node.names]
-            if any(n.startswith("_") and not n.startswith("__") for n in names):
+            if any(map(is_private, names)):
                 found.append(f"{file}:{node.lineno}: {', '.join(names)}")
     assert not found, "\n".join(found)
+
+
+OF_LIBRARIES = {
+    ("amodal/studies/storage.py", "_trial_id"): "Optuna's own documentation names it for storages",
+    ("amodal/data/sets/shared/archives.py", "_reconstruct"): "numpy's pickles name this function",
+    ("amodal/data/store.py", "_strip_protocol"): "fsspec's hook for the path in an address",
+    ("amodal/methods/shared/shapes.py", "_foreach_lerp_"): "torch's call for many tensors at once",
+    ("amodal/nn/attention/cpu.py", "_softmax_backward_data"): "torch's own backward of softmax",
+    ("amodal/nn/batch_norm.py", "_modules"): "a child of a torch module, replaced by its name",
+    ("amodal/train/optim.py", "_foreach_mul_"): "torch's call for many tensors at once",
+    ("amodal/train/optim.py", "_foreach_norm"): "torch's call for many tensors at once",
+    ("amodal/train/test_time.py", "_BatchNorm"): "the one class above all of torch's batch norms",
+} | {
+    ("amodal/plan/counting.py", name): "counts what torch dispatches, by torch's own names"
+    for name in (
+        *("_cdata", "_local_scalar_dense", "_overloadpacket", "_parameters", "_schema"),
+        *("_scaled_dot_product_flash_attention_for_cpu", "_unsafe_index"),
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    )
+}
+"""(file, private attribute of a library's object) -> why it is used."""
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined_in(tree):
+    """Names of functions and classes, and of attributes that are set or declared."""
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                yield name
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+
+
+def private_access(tree):
+    """(line, name) of each private attribute of another object, which the file does not define."""
+    own = set(defined_in(tree))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not is_private(node.attr) or node.attr in own:
+            continue
+        of = ast.unparse(node.value)
+        if of not in ("self", "cls") and not of.startswith("super("):
+            yield node.lineno, node.attr
+
+
+def test_nothing_private_of_another_object_is_used():
+    found = {
+        (file.as_posix(), name): line
+        for file, tree in files().items()
+        for line, name in private_access(tree)
+    }
+    wrong = [f"{file}:{found[file, name]}: {name}" for file, name in found.keys() - OF_LIBRARIES]
+    assert not wrong, "\n".join(sorted(wrong))
+    assert found.keys() >= OF_LIBRARIES.keys(), "the list allows what is not there"
+
+
+def test_private_access_is_seen():
+    tree = ast.parse("""
+class A:
+    def __init__(self):
+        self._mine = self._inherited = super()._made
+    def _own(self, other):
+        return other._mine, other._own(), other._theirs, self.other._deep, f()._made
+""")
+    assert [name for _, name in private_access(tree)] == ["_theirs", "_deep", "_made"]
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -31,6 +31,22 @@ NAMES_OF_LIBRARIES = {
     "amodal/modalities/shared/sound.py": ("tell", "the position of Python's streams"),
 }
 """One word that a file may use as a name, and why. `given` of hypothesis is known by its import."""
+STORED = {
+    ("amodal/curate/__init__.py", "remember"): "an option of the release before, and today's name",
+    ("amodal/evaluate/context.py", "answers"): "a key of config.json of format 1",
+    ("amodal/methods/__init__.py", "senses"): "an option of the release before, and today's name",
+    ("amodal/methods/__init__.py", "tell"): "an option of the release before, and today's name",
+    ("amodal/methods/saved.py", "tells"): "a key of config.json of format 1",
+    ("amodal/nn/saved.py", "answers"): "a key of config.json of format 1",
+    ("amodal/search/qdrant.py", "senses"): "a key of collections that are there",
+    ("amodal/search/qdrant.py", "several"): "a key of collections that are there",
+    ("amodal/stats/topics.py", "kept"): "a tensor of saved runs",
+    ("amodal/train/cache_features.py", "remember"): "a key of config.json of format 1",
+    ("scripts/same_loss.py", "senses"): "a part of the names of terms in older code",
+    ("scripts/same_loss.py", "told"): "a part of the names of terms in older code",
+    ("scripts/same_loss.py", "tell"): "a part of the names of terms in older code",
+}
+"""(file, string of one word) -> why it must stay: something that is stored has it."""
 BESIDE = ("tests", "claims", "benchmarks", "scripts", "examples")
 """Folders beside the package, whose names are read as well; their messages are for developers."""
 PAGES = sorted(p for p in (PACKAGE / "serve" / "static").iterdir() if p.is_file())
@@ -196,6 +212,7 @@ def test_every_exemption_is_needed():
         for file, (word, _) in NAMES_OF_LIBRARIES.items()
         if word not in {name for _, name in banned_names(trees[file])}
     ]
+    idle += [key for key in STORED if key[1] not in {t for _, t in banned_words(trees[key[0]])}]
     assert not idle
 
 
@@ -253,21 +270,56 @@ def test_a_banned_name_of_a_page_is_found():
     assert [name for _, name in banned_on_page(markup, ".html")] == ["said", "told"]
 
 
+def texts(tree):
+    """(line, text) of every string that is neither a docstring nor the seed of random numbers."""
+    prose = docstrings(tree) | seeds(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.lineno, node.value
+
+
+def is_sentence(text):
+    return " " in text.strip()
+
+
 def test_messages():
-    """Strings with a space are for people; a single word may be a key of an old file."""
-    found = []
-    for file, tree in files().items():
-        prose = docstrings(tree) | seeds(tree)
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
-                continue
-            if id(node) in prose or " " not in node.value.strip() or allowed(file):
-                continue
-            if banned := BANNED & set(re.findall(r"[a-z]+", node.value.lower())) - PLAIN:
-                found.append(
-                    f"{file}:{node.lineno}: {', '.join(sorted(banned))}: {node.value[:60]}"
-                )
+    """Strings with a space are for people."""
+    found = [
+        f"{file}:{line}: {', '.join(sorted(banned))}: {text[:60]}"
+        for file, tree in files().items()
+        if not allowed(file)
+        for line, text in texts(tree)
+        if is_sentence(text)
+        if (banned := BANNED & set(re.findall(r"[a-z]+", text.lower())))
+    ]
     assert not found, "\n".join(found)
+
+
+def banned_words(tree):
+    """(line, text) of strings without a space: keys, options, tensors, files."""
+    return [(n, text) for n, text in texts(tree) if not is_sentence(text) and used(text)]
+
+
+def test_strings_of_one_word():
+    """Columns of data have the names that tests and claims give them, as a user's have."""
+    found = [
+        f"{file}:{line}: {text}"
+        for file, tree in all_files().items()
+        if file.parts[0] not in ("tests", "claims") and not allowed(file)
+        for line, text in banned_words(tree)
+        if (file.as_posix(), text) not in STORED
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_a_banned_string_of_one_word_is_found():
+    tree = ast.parse('''
+"""told"""
+module.register_buffer("kept", x)
+card = {"several": many, "n_senses": 2, f"{name}kept": 1, "a field that is kept": 3}
+draw = name_code("told")
+''')
+    assert [text for _, text in banned_words(tree)] == ["kept", "several", "n_senses", "kept"]
 
 
 def seeds(tree):
@@ -280,8 +332,27 @@ def seeds(tree):
     }
 
 
-PLAIN = frozenset({"again", "given", "several", "kept"})
-"""Plain English in a sentence, though not in a name."""
+ENGLISH = frozenset(
+    "again answers facts given guard heat kept looks opening remembered several".split()
+)
+"""Banned as names, and plain English in a page of the documentation."""
+
+
+def test_pages_of_the_documentation():
+    """Old names in backticks are of older versions, and so is the change log."""
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {', '.join(sorted(banned))}"
+        for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md"))
+        if file.name != "CHANGELOG.md"
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if (banned := (BANNED - ENGLISH) & set(re.findall(r"[a-z]+", prose_of(line))))
+    ]
+    assert not found, "\n".join(found)
+
+
+def prose_of(line):
+    """A line of Markdown in lower case, without code and the targets of links."""
+    return re.sub(r"`[^`]*`|\]\([^)]*\)", " ", line).lower()
 
 
 def test_old_options_are_read_under_a_name_of_today():

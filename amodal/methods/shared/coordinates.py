@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods.shared.dense import grid_side, maps_of
 from amodal.methods.shared.typed_parts import grid_modality
-from amodal.modalities.shared.base import is_pixel_map
+from amodal.modalities.shared.protocols import is_pixel_map
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.dense import DenseHead
 from amodal.nn.heads.maps import as_large

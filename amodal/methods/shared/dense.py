@@ -10,7 +10,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Tokens, unknown
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.typed_parts import field_pool, grid_modality
-from amodal.modalities.shared.base import is_pixel_map
+from amodal.modalities.shared.protocols import is_pixel_map
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.segmenter import DEEP, EARLY
 from amodal.objectives.deep_supervision import IGNORE_INDEX

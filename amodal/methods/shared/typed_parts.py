@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from amodal.core import field_of
-from amodal.modalities.shared.base import Grid
+from amodal.modalities.shared.protocols import Grid
 from amodal.modalities.table import Table
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder

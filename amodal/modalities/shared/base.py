@@ -125,6 +125,8 @@ class Modality(Corruptible, ABC):
     """Libraries of pretrained models that read it."""
     simple_name: ClassVar[str] = "simple features"
     """What people call its `simple_features`."""
+    example_tokens: ClassVar[int] = 0
+    """Tokens of its made-up values where `plan` is not asked for others; 0: it counts without."""
     axis_names: ClassVar[Mapping[int, str]] = {0: "part"}
     """Axis of the tokens' positions -> what people call it."""
     views: ClassVar[tuple[str, ...]] = VIEWS
@@ -310,55 +312,6 @@ class Modality(Corruptible, ABC):
         from amodal.modalities.shared.requests import file_of
 
         return file_of(raw)
-
-
-class Grid(Protocol):
-    """What a modality of layout "grid" has beside the members of `Modality`.
-
-    Attributes:
-        size: side of a value in pixels.
-        channels: of a value.
-        tile: side of a token in pixels.
-    """
-
-    size: int
-    channels: int
-
-    @property
-    def tile(self) -> int: ...
-
-    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel."""
-
-
-def is_pixel_map(modality: Modality) -> bool:
-    """Whether its values are pictures of one square size, so that a batch is (N, C, size, size)."""
-    return modality.layout == "grid" and isinstance(modality.collate([]), Tensor)
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A modality whose values are text to a person."""
-
-    def text(self, value: np.ndarray) -> str:
-        """The text of a decoded value."""
-
-
-@runtime_checkable
-class Exports(Protocol):
-    """A modality whose trained tokenizer has a dense form, for graphs of other runtimes."""
-
-    def graph(self, tokenizer: nn.Module) -> nn.Module:
-        """See `amodal.modalities.shared.dense`."""
-
-
-@runtime_checkable
-class MakesExamples(Protocol):
-    """A modality with made-up values, to count the cost of a model."""
-
-    @classmethod
-    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Modality, Callable[[], Raw]]:
-        """A modality whose values have about `tokens` tokens, and a maker of raw values."""
 
 
 def _all_texts(values: Sequence[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -71,6 +72,26 @@ def load_numpy(data: bytes) -> np.ndarray | dict[str, np.ndarray]:
 
 MAX_UNPACKED = 2**30
 """Bytes that a compressed file may become."""
+
+
+def read_numbers(raw: Raw, parse: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    """The numbers of a .npy file, of a file of another kind, or of an array or lists.
+
+    Args:
+        raw: A path, the content of a file, or the numbers.
+        parse: What makes numbers of the content of a file that is not numpy's.
+
+    Raises:
+        BadValue: It has no numbers.
+    """
+    if isinstance(raw, (Path, str, bytes)):
+        data = read_bytes(raw)
+        loaded = load_numpy(data) if is_numpy(data) else parse(data)
+        raw = cast(Raw, loaded)
+    try:
+        return np.asarray(raw, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise BadValue("expected numbers, as an array or lists") from None
 
 
 def _check_declared_size(data: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from amodal.modalities.shared.base import BadValue
+from amodal.modalities.shared.files import is_numpy
 
 MIB = 2**20
 MAX_TEXT_ARRAY = 16_000_000
@@ -154,6 +155,18 @@ def cells_of(raw: Any, limits: Limits) -> dict[str, Any] | list[Any]:
         raise BadValue(f"expected an object or a list, not {named(value)}")
     _measure(value)
     return value
+
+
+def numbers_of(raw: Any, limits: Limits) -> np.ndarray | str | bytes | dict[str, Any] | list[Any]:
+    """Numbers as lists, as a .npy file, or as a file of text.
+
+    Raises:
+        BadValue: it is anything else.
+        TooLarge: it is above the limits.
+    """
+    if not isinstance(raw, bytes):
+        return cells_of(raw, limits)
+    return array_of(raw) if is_numpy(raw) else text_of(file_of(raw), limits)
 
 
 def _measure(value: Any) -> None:

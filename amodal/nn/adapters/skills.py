@@ -149,10 +149,9 @@ class Skills(Part):
     def alone(self, trunk: Transformer, field: str) -> Transformer:
         """A copy of a trunk as one field goes through it, a plain transformer."""
         made = copy.deepcopy(trunk)
-        for part in list(made.modules()):
-            for name, inner in list(part.named_children()):
-                if isinstance(inner, Copies):
-                    setattr(part, name, inner.fixed(self.rules[field]))
+        for name, inner in list(made.named_modules()):
+            if isinstance(inner, Copies):
+                made.set_submodule(name, inner.fixed(self.rules[field]))
         return made
 
     def attach(self, encoder: Encoder) -> None:
@@ -168,12 +167,10 @@ class Skills(Part):
             for block in trunk.blocks:
                 assert isinstance(block, Block)
                 if self.where == "attention":
-                    block.attention.qkv = Copies(block.attention.qkv, names)
+                    block.set_submodule("attention.qkv", Copies(block.attention.qkv, names))
                 else:
-                    block.up, block.down = (
-                        Copies(block.up, names, "join"),
-                        Copies(block.down, names, "split"),
-                    )
+                    block.set_submodule("up", Copies(block.up, names, "join"))
+                    block.set_submodule("down", Copies(block.down, names, "split"))
             self.trunks.append(trunk)
 
 

@@ -10,6 +10,7 @@ rounded ones would cost accuracy where attention is sharp.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +35,17 @@ def suits(q: Tensor, k: Tensor) -> bool:
     keys = k.shape[-2]
     half = q.dtype is torch.bfloat16 and q.device.type == "cpu" and 0 < keys <= MAX_KEYS
     return half or (are_fast(q) and 0 < keys <= min(MAX_KEYS, MAX_KEYS_FLOAT32))
+
+
+@contextmanager
+def never_suits() -> Iterator[None]:
+    """Within it, attention is torch's own, as on accelerators."""
+    global MAX_KEYS
+    before, MAX_KEYS = MAX_KEYS, 0
+    try:
+        yield
+    finally:
+        MAX_KEYS = before
 
 
 class CpuAttention(torch.autograd.Function):

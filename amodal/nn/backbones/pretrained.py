@@ -248,7 +248,7 @@ class Backbone(Part):
         self.body.eval()
         for part in self.body.modules():
             if isinstance(part, WholeBatchNorm):
-                part.training = mode and self._learns
+                part.take_statistics(mode and self._learns)
         return self
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:

@@ -51,8 +51,8 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
         report = LoadReport.of(f"timm:{name}, downloaded", model.state_dict(), model.state_dict())
     elif load and weights and weights != SCRATCH:
         report = _load(model, weights)
-    body = TimmBody(model, f"timm:{architecture}", int(size or 0), modality, stage)
-    body.is_scratch = weights == SCRATCH
+    spec, scratch = f"timm:{architecture}", weights == SCRATCH
+    body = TimmBody(model, spec, int(size or 0), modality, stage, is_scratch=scratch)
     return body, f"timm:{rest}", report
 
 
@@ -139,6 +139,7 @@ class TimmBody(ImageBody):
         size: Side of its input; 0 for the model's own.
         modality: Of the field.
         stage: Number and channels of the map whose cells are the tokens; None for the last.
+        is_scratch: See `Body`.
     """
 
     def __init__(
@@ -148,12 +149,15 @@ class TimmBody(ImageBody):
         size: int,
         modality: ImageField,
         stage: tuple[int, int] | None = None,
+        *,
+        is_scratch: bool = False,
     ):
         has = model.pretrained_cfg
         size = size or has.get("input_size", (3, 224, 224))[-1]
         width = stage[1] if stage else model.num_features
         super().__init__(modality, width=width, side=size, mean=has["mean"], std=has["std"])
         self.model, self.spec, self.stage = model, spec, stage
+        self.is_scratch = is_scratch
         grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         self.rows = grid[0] if grid else None
         with torch.no_grad():

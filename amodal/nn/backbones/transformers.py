@@ -68,11 +68,10 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
         model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
     model = _part(model, modality)
     body: Body = (
-        HfText(model, known, modality, directory)
+        HfText(model, known, modality, directory, is_scratch=is_scratch)
         if modality.takes_prompts
-        else HfImages(model, known, modality)
+        else HfImages(model, known, modality, is_scratch=is_scratch)
     )
-    body.is_scratch = is_scratch
     return body, f"transformers:{named}#{json.dumps(known)}", report
 
 
@@ -148,7 +147,7 @@ def _part(model: Any, modality: Modality) -> nn.Module:
 class HfImages(ImageBody):
     """An image model, or the image tower of a model with two."""
 
-    def __init__(self, model: Any, known: Known, modality: ImageField):
+    def __init__(self, model: Any, known: Known, modality: ImageField, *, is_scratch: bool = False):
         side = getattr(model.config, "image_size", None) or 224
         side = side if isinstance(side, int) else side[0]
         with torch.no_grad():
@@ -157,7 +156,7 @@ class HfImages(ImageBody):
                 getattr(model.config, "patch_size", None),
             )
         super().__init__(modality, width=width, side=side, mean=known["mean"], std=known["std"])
-        self.model = model
+        self.model, self.is_scratch = model, is_scratch
         self.rows = (
             side // token
             if isinstance(token, int) and hasattr(model.config, "num_attention_heads")
@@ -196,8 +195,17 @@ class HfText(Body):
         AmodalError: If the ids of the field are not the model's, or texts may be too long for it.
     """
 
-    def __init__(self, model: Any, known: Known, modality: TextField, directory: str):
+    def __init__(
+        self,
+        model: Any,
+        known: Known,
+        modality: TextField,
+        directory: str,
+        *,
+        is_scratch: bool = False,
+    ):
         super().__init__()
+        self.is_scratch = is_scratch
         config = model.config
         if not modality.vocabulary:
             raise AmodalError(

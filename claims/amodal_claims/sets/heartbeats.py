@@ -4,7 +4,7 @@ words and its true findings.
 Every beat is a sum of bell curves (P, Q, R, S, ST, T) in each lead, as in McSharry et al. 2003 but
 placed in time directly, so that early beats, pauses and shifts are where they are said to be.
 Amplitudes, axis, noise and drift differ from record to record. A report names each finding in one
-of four ways, of which the usual name is one; rates are told as numbers at times. No real person, no
+of four ways, of which the usual name is one; rates are written as numbers at times. No real person, no
 real morphology beyond the textbook's: what works here need not work on real recordings. `KNOWLEDGE`
 says what else a finding is called, what it does to the waves and where. `words` opens the reports
 as words instead of bytes.

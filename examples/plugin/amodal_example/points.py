@@ -5,16 +5,15 @@ Tokens are neighbouring points, found along a space-filling curve.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from amodal.core import AmodalError, Column, Ragged, Tokens
-from amodal.modalities import BadValue, Modality, NoSimpleFeatures, Raw, SimpleFeatures
-from amodal.modalities.shared import ragged, requests
+from amodal.core import AmodalError, Ragged
+from amodal.modalities import BadValue, Raw, SimpleFeatures
+from amodal.modalities.shared import files, ragged, requests, simple
 from amodal.modalities.shared.base import (
     FILE,
     Attribute,
@@ -24,12 +23,11 @@ from amodal.modalities.shared.base import (
     check_view,
     decodable,
 )
-from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
-from amodal.objectives.reconstruction import masked_mse
+from amodal.modalities.shared.vectors import VectorTokens
 
 
 @dataclass(frozen=True)
-class Points(Modality):
+class Points(VectorTokens):
     """A value is (n, 3) float32: points around their centre, neighbours beside each other.
 
     max_points: as many are drawn from larger clouds, evenly; patch: points in a token;
@@ -42,6 +40,7 @@ class Points(Modality):
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".xyz", ".ply", ".npy"})
     magic: ClassVar[tuple[bytes, ...]] = (b"ply\n", b"ply\r\n")
+    position_unit: ClassVar[float] = 4.0
 
     def __post_init__(self):
         if self.max_points < 1 or self.patch < 1 or not self.size > 0:
@@ -57,7 +56,7 @@ class Points(Modality):
         return build(cls, {"patch": patch, "size": size or 1.0} | overrides)
 
     def decode(self, raw: Raw) -> np.ndarray:
-        xyz = _read(raw)
+        xyz = files.read_numbers(raw, _from_text)
         if xyz.ndim != 2 or xyz.shape[1] < 3 or not len(xyz):
             raise BadValue(f"expected (n, 3) coordinates, n > 0, not shape {xyz.shape}")
         if not (np.abs(xyz[:, :3]) < 1e30).all():
@@ -87,26 +86,16 @@ class Points(Modality):
     def collate(self, values: Sequence[np.ndarray]) -> Ragged:
         return ragged.pack(values, np.zeros((0, 3), dtype=np.float32))
 
-    def patches(self, clouds: Ragged) -> tuple[Tensor, Tensor, Tensor]:
-        """(T, patch, 3) points around the centre of their token in units of `size`, NaN past the
-        end; (T, 3) the centres; (N,) tokens of each cloud."""
-        points_TP3, counts_N = ragged.patches(
-            Ragged(clouds.flat / self.size, clouds.lengths), self.patch, torch.nan
-        )
+    @property
+    def token_size(self) -> int:
+        return 3 * self.patch
+
+    def vectors(self, clouds: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+        """Points around the centre of their token, in units of `size`; the centres."""
+        scaled = Ragged(clouds.flat / self.size, clouds.lengths)
+        points_TP3, counts_N = ragged.patches(scaled, self.patch, torch.nan)
         centre_T3 = points_TP3.nanmean(1)
-        return points_TP3 - centre_T3[:, None], centre_T3, counts_N
-
-    def tokenizer(self, width: int) -> "PointsTokenizer":
-        return PointsTokenizer(self, width)
-
-    def targets(self, clouds: Ragged) -> Tensor:
-        return self.patches(clouds)[0].flatten(1)
-
-    def predictor(self, width: int) -> nn.Linear:
-        return nn.Linear(width, 3 * self.patch)
-
-    def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return masked_mse(prediction, target, normalise=False)
+        return (points_TP3 - centre_T3[:, None]).flatten(1), centre_T3, counts_N
 
     def show(self, value: np.ndarray) -> np.ndarray:
         """From the front, 96 x 96; what is nearer is darker."""
@@ -128,57 +117,21 @@ class Points(Modality):
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
         """How far the points reach along their principal axes, in deviations."""
 
-        def extents(raws: Sequence[Raw]) -> np.ndarray:
-            values = (self.decode(raw) for raw in raws)
-            rows = [np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values]
-            return np.array(rows, dtype=np.float32).reshape(-1, 3)
+        def extents(raws: Sequence[Raw]) -> list[np.ndarray]:
+            values = self.decode_all(raws)
+            return [np.array([np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values])]
 
-        known = extents(train)
-        if not len(known):
-            raise NoSimpleFeatures("there is no cloud to fit simple features on")
-        mean, std = known.mean(0), np.maximum(known.std(0), 1e-6)
-        return lambda raws: (extents(raws) - mean) / std
+        return simple.fitted(extents, train)
 
     def json_schema(self, limits: requests.Limits) -> Schema:
         point = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
         return {"anyOf": [{"type": "array", "items": point, "minItems": 1}, FILE]}
 
     def bounds(self, raw: Any, limits: requests.Limits) -> Raw:
-        if not isinstance(raw, bytes):
-            return requests.cells_of(raw, limits)
-        return (
-            requests.array_of(raw)
-            if is_numpy(raw)
-            else requests.text_of(requests.file_of(raw), limits)
-        )
+        return requests.numbers_of(raw, limits)
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
         return np.full(1, self.size / 3**0.5)
-
-
-class PointsTokenizer(nn.Module):
-    """A linear map of the points of a token around its centre, and of the centre."""
-
-    def __init__(self, points: Points, width: int):
-        super().__init__()
-        self.points = points
-        self.project = nn.Linear(3 * points.patch + 3, width)
-
-    def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions are centres, four units for the size of a cloud."""
-        inside_TP3, centre_T3, counts_N = self.points.patches(column.values)
-        x_TD = self.project(torch.cat([inside_TP3.nan_to_num().flatten(1), centre_T3], 1))
-        return Tokens.of(x_TD, column.rows, counts_N, 4 * centre_T3, name, size)
-
-
-def _read(raw: Raw) -> np.ndarray:
-    if isinstance(raw, (Path, str, bytes)):
-        data = read_bytes(raw)
-        raw = load_numpy(data) if is_numpy(data) else _from_text(data)
-    try:
-        return np.asarray(raw, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise BadValue("expected the coordinates of points as an array or lists") from None
 
 
 def _from_text(data: bytes) -> np.ndarray:

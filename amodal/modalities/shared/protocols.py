@@ -1,0 +1,60 @@
+"""What some modalities have beside the members of `Modality`, by which others ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor, nn
+
+from amodal.modalities.shared.base import Modality, Raw
+
+
+class Grid(Protocol):
+    """What a modality of layout "grid" has beside the members of `Modality`.
+
+    Attributes:
+        size: side of a value in pixels.
+        channels: of a value.
+        tile: side of a token in pixels.
+    """
+
+    size: int
+    channels: int
+
+    @property
+    def tile(self) -> int: ...
+
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel."""
+
+
+def is_pixel_map(modality: Modality) -> bool:
+    """Whether its values are pictures of one square size, so that a batch is (N, C, size, size)."""
+    return modality.layout == "grid" and isinstance(modality.collate([]), Tensor)
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A modality whose values are text to a person."""
+
+    def text(self, value: np.ndarray) -> str:
+        """The text of a decoded value."""
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """A modality whose trained tokenizer has a dense form, for graphs of other runtimes."""
+
+    def graph(self, tokenizer: nn.Module) -> nn.Module:
+        """See `amodal.modalities.shared.dense`."""
+
+
+@runtime_checkable
+class MakesExamples(Protocol):
+    """A modality with made-up values, to count the cost of a model."""
+
+    @classmethod
+    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Modality, Callable[[], Raw]]:
+        """A modality whose values have about `tokens` tokens, and a maker of raw values."""
