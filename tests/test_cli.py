@@ -249,6 +249,7 @@ def test_every_verb_of_the_readme_exists():
             "demo",
             "init",
             "data",
+            "compare",
             "pretrain",
             "align",
             "adapt",
