@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from amodal.stats.survival import kaplan_meier
 
@@ -181,7 +182,7 @@ def _integrated(brier: np.ndarray, times: np.ndarray) -> np.ndarray:
     """The mean over times, by trapezoids."""
     if len(times) < 2:
         return brier[:, 0]
-    return np.asarray(np.trapezoid(brier, times, axis=1) / (times[-1] - times[0]))
+    return np.asarray(trapezoid(brier, times, axis=1) / (times[-1] - times[0]))
 
 
 def _calibration(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
