@@ -38,7 +38,7 @@ def test_metrics_are_those_of_the_pixels():
             overlap(MAPS, cover, 0.2)[n],
             ((big > 0.2) & inside).sum() / ((big > 0.2) | inside).sum(),
         )
-        assert pointing(MAPS, cover)[n] == (blocks.flat[MAPS[n].flatten().argmax()] > 0)
+        assert pointing(MAPS, cover)[n] == (blocks.flat[int(MAPS[n].flatten().argmax())] > 0)
 
 
 def test_a_map_of_the_box_itself_is_perfect():

@@ -30,7 +30,8 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and has more scripts than Pillow's own font."""
     import matplotlib
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+    file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), size)  # Pillow 10.0 takes no path
 
 
 def text_image(text: str, height: int = 96, width: int = 160, size: int = 11) -> np.ndarray:
