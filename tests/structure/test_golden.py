@@ -27,7 +27,16 @@ WRITTEN_OUT = (
 """What a golden test may not import: it writes losses, heads and decoders out. It may build the page
 and its encoder, and draw masks."""
 
-ALSO_OF_PARTS = {"test_simsiam.py": {"amodal.objectives.negative_cosine"}}
+ALSO_OF_PARTS = {
+    "test_barlow_twins.py": {"amodal.objectives.barlow", "amodal.nn.heads.projectors"},
+    "test_clip.py": {
+        "amodal.methods.shared.shapes",
+        "amodal.nn.scale",
+        "amodal.objectives.info_nce",
+    },
+    "test_mae.py": {"amodal.methods.shared.shapes"},
+    "test_simsiam.py": {"amodal.objectives.negative_cosine"},
+}
 """Files that test an objective too, beside the page and apart from its reference."""
 
 
