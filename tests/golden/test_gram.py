@@ -4,6 +4,7 @@ label smoothing of the authors' code."""
 import pytest
 import torch
 
+from amodal.objectives.gram_volume import gram_info_nce, gram_volume
 from tests.golden.harness import defaults, golden, unit
 from tests.golden.pairs import PairsOfFields
 
@@ -99,3 +100,20 @@ def test_defaults():
         "max_scale": 100.0,
         "smoothing": 0.1,
     }
+
+
+def test_equal_vectors_span_a_volume_with_a_finite_slope():
+    """The root of a determinant has none at 0, so each sine is at least 1e-3."""
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(4, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(gram_volume([a, a]), torch.tensor(1e-3).double())
+    loss = gram_info_nce(a, [a, a], temperature=0.5)
+    loss.backward()
+    assert loss.isfinite() and a.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("anchors", [0, 1])
+def test_a_tuple_without_others_is_no_task(anchors):
+    a = torch.randn(1, 5)[:anchors]
+    more = None if anchors else torch.randn(3, 5)
+    assert gram_info_nce(a, [a], temperature=0.5, extra_anchor_MD=more) == 0

@@ -13,7 +13,7 @@ WITHOUT = frozenset(
     finetune grace hardneg_har kernel_infonce less_bimodal limoe m3col mcl_multistage medflip
     merl mhsa_dms mil_vl mirror missing_aware_prompts missing_joint_embedding mlem mm_guidance
     mm_robustness mma_dfer mmcl_theory mmrl mmrl_pp multi_sk multimat multimodn mvpt scot
-    skillnet_mm softmask_vl sorce ssma structure_reg surgical_feedback texttopicnet timix tip
+    skillnet_mm sorce ssma structure_reg surgical_feedback texttopicnet timix tip
     ucasr uda_cope v2l zorro
     """.split()
 )
@@ -34,7 +34,10 @@ ALSO_OF_PARTS = {
         "amodal.nn.scale",
         "amodal.objectives.info_nce",
     },
+    "test_gram.py": {"amodal.objectives.gram_volume"},
     "test_mae.py": {"amodal.methods.shared.shapes"},
+    # only what it draws
+    "test_softmask_vl.py": {"amodal.objectives.matching"},
     "test_simsiam.py": {"amodal.objectives.negative_cosine"},
 }
 """Files that test an objective too, beside the page and apart from its reference."""
