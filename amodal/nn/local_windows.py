@@ -28,7 +28,8 @@ def local_windows(tokens: Tokens, parts: int) -> tuple[Tokens, Tensor]:
     box = tokens.position.new_zeros(tokens.size, tokens.position.shape[1])
     low = box.scatter_reduce(0, index, tokens.position, "amin", include_self=False)
     span = box.scatter_reduce(0, index, tokens.position, "amax", include_self=False) - low
-    share = (tokens.position - low[tokens.row]) / span[tokens.row].clamp_min(1e-12)
+    # 0 / 0 along an axis that a row does not extend along
+    share = ((tokens.position - low[tokens.row]) / span[tokens.row]).nan_to_num()
     place = (share * parts).long().clamp(0, parts - 1)
     code = tokens.row
     # row and places as the digits of one number, the row being the highest

@@ -12,7 +12,7 @@ from amodal.objectives.common import check_pair, connected_zero, full_precision
 
 @full_precision
 def decur(
-    a_ND: Tensor, b_ND: Tensor, *, common: float, off_diagonal: float = 5e-3
+    a_ND: Tensor, b_ND: Tensor, *, common: float, off_diagonal: float = 5.1e-3
 ) -> tuple[Tensor, Tensor]:
     """Common and unique loss between two modalities, C their cross-correlation.
 

@@ -98,11 +98,7 @@ def local_nce(
         part_log_probabilities(s.contiguous(), parts_MD, lengths_N, bound=bound, tile=tile)
         for s in source.unbind(1)
     ]
-    log_M = (
-        log_probabilities[0]
-        if k == 1
-        else ((sharpness * torch.stack(log_probabilities)).logsumexp(0) - math.log(k)) / sharpness
-    )
+    log_M = ((sharpness * torch.stack(log_probabilities)).logsumexp(0) - math.log(k)) / sharpness
     by_row = log_M.new_zeros(n).index_add(0, row_index(lengths_N), log_M) / lengths_N
     squares = cross_square_sum(source.reshape(n * k, d).T.contiguous(), parts_MD.T.contiguous())
     return -by_row.mean(), squares / (d * n * k * len(parts_MD))

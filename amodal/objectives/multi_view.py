@@ -46,7 +46,7 @@ def mv_info_nce(
     """
     z_NVD = _present("mv_info_nce", z_NVD, present_NV, temperature)
     has_pair = present_NV.sum(1) > 1
-    if len(z_NVD) < 2 or not has_pair.any():
+    if present_NV.any(1).sum() < 2 or not has_pair.any():
         return connected_zero(z_NVD, temperature)
     z = _scaled(z_NVD, temperature)
     log_sum = _scatter(present_NV, self_log_sum_exp(z[present_NV], tile=tile), -math.inf)[
@@ -78,7 +78,7 @@ def mv_dhel(
     """
     z_NVD = _present("mv_dhel", z_NVD, present_NV, temperature)
     has_pair = present_NV.sum(1) > 1
-    if len(z_NVD) < 2 or not has_pair.any():
+    if present_NV.any(1).sum() < 2 or not has_pair.any():
         return connected_zero(z_NVD, temperature)
     z = _scaled(z_NVD, temperature)
     log_sum = z.new_zeros(len(z))
@@ -110,7 +110,7 @@ def multi_positive(
     """
     z_NVD = _present("multi_positive", z_NVD, present_NV, temperature)
     has_pair = present_NV.sum(1) > 1
-    if len(z_NVD) < 2 or not has_pair.any():
+    if present_NV.any(1).sum() < 2 or not has_pair.any():
         return connected_zero(z_NVD, temperature)
     z = _scaled(z_NVD, temperature)
     log_sum = _scatter(present_NV, self_log_sum_exp(z[present_NV], tile=tile), 0.0)[has_pair]

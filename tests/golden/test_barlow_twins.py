@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from amodal.nn.heads.projectors import Projector
+from amodal.objectives.barlow import barlow_twins as objective
 from tests.golden.harness import Reference, defaults, golden, pairs_of_views, projector
 
 
@@ -61,3 +63,32 @@ def test_one_row_and_none_have_no_correlation():
 def test_defaults():
     """Lambda: section 2.2. The paper's projector has 8192 outputs; the page says 2048."""
     assert defaults("barlow_twins") == {"width": 2048, "off_diagonal": 0.005}
+
+
+def test_the_objective_alone_has_the_lambda_of_the_paper():
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(6, 4, generator=g, dtype=torch.float64) for _ in range(2))
+    assert torch.isclose(objective(a, b), BarlowTwins.loss(BarlowTwins, a, b))
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_projectors_of_other_papers(layers):
+    """With a norm without weights at the end, which is why the last layer needs no bias (SimSiam,
+    section 3); without a norm and without a bias (BYOL, appendix)."""
+    normed = Projector(5, 3, hidden=7, layers=layers, last_norm=True).double()
+    bare = Projector(5, 3, hidden=7, layers=layers, last_bias=False).double()
+    wide = Projector(5, 3, layers=layers)
+    middle = [(7, 5), *[(7, 7)] * (layers - 2)]
+    hidden = [shape for matrix in middle for shape in (matrix, (7,), (7,))]
+    assert [tuple(p.shape) for p in normed.parameters()] == [*hidden, (3, 7)]
+    assert [tuple(p.shape) for p in bare.parameters()] == [*hidden, (3, 7)]
+    assert {tuple(p.shape) for p in wide.parameters()} == {(3, 5), (3,), (3, 3)}
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 5, generator=g, dtype=torch.float64)
+    y = normed(x)
+    assert y.mean(0).abs().max() < 1e-9
+    assert normed[-1].weight is None
+    z = x
+    for layer in list(normed)[:-1]:
+        z = layer(z)
+    assert torch.allclose(y, (z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt())

@@ -9,8 +9,10 @@ from torch.nn.functional import pad
 
 from amodal.core import name_code
 from amodal.masking.hashing import hash_bits
-from amodal.masking.random import random_keep
+from amodal.masking.random import random_keep, random_keep_units
+from amodal.methods.shared.shapes import row_losses
 from tests.golden.harness import Reference, defaults, golden
+from tests.methods.bench import batch, method
 
 PATCH = 8
 SINGLE = 1e-6
@@ -141,6 +143,76 @@ def positions(position, width):
     ]
     angle = torch.stack(columns, 1)
     return torch.cat([angle.sin(), angle.cos(), angle.new_zeros(len(angle), width - 6 * bands)], 1)
+
+
+class OfWords(MAE):
+    """Of texts: the cross-entropy of hidden bytes, of which words are hidden whole."""
+
+    patch, together = 4, False
+
+    def losses(self, batch):
+        self.texts = batch["words"].values.split()
+        tokens = self.encoder.tokenize(batch)
+        keep = self.mask(tokens, batch.seeds)
+        hidden = {s: t.keep(~keep[s]) for s, t in tokens.items()}
+        seen = self.encoder.encode({s: t.keep(keep[s]) for s, t in tokens.items()})
+        x = self.decode(seen, hidden, batch.size)["words"]
+        name = "predictors.words.0"
+        logits = x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
+        logits = logits.view(len(x), self.patch, -1)
+        loss = [
+            sum(row[i].logsumexp(0) - row[i, byte] for i, byte in enumerate(piece)) / len(piece)
+            for row, piece, shown in zip(self.spread(logits, keep), self.pieces(), keep["words"])
+            if not shown
+        ]
+        return {"reconstruct/words": sum(loss) / len(loss)}
+
+    def spread(self, hidden, keep):
+        """One entry for each token, also for those that are seen."""
+        left = iter(hidden)
+        return [None if shown else next(left) for shown in keep["words"]]
+
+    def pieces(self):
+        """The bytes of each token."""
+        texts = [text.tolist() for text in self.texts]
+        return [t[i : i + self.patch] for t in texts for i in range(0, len(t), self.patch)]
+
+    def mask(self, tokens, seeds):
+        t = tokens["words"]
+        draws = hash_bits(seeds, name_code("words"))[t.row]
+        return {"words": random_keep_units(t.row, draws, torch.tensor(self.words()), self.ratio)}
+
+    def words(self):
+        """The number of the word that the first byte of each token is of."""
+        return [
+            bytes(text[:i].tolist()).count(b" ")
+            for text in self.texts
+            for i in range(0, len(text), self.patch)
+        ]
+
+
+def test_two_steps_with_whole_words():
+    reference = type("OfWords", (OfWords,), {"ratio": 0.6})
+    options = {"ratio": 0.6, "together": False, "whole_words": True, "tolerance": SINGLE}
+    golden("mae", reference, views=("weak",), fields=("words",), rows=8, **options)
+
+
+def test_one_row_without_a_picture():
+    """Nothing is hidden, and nothing is lost."""
+
+    class Nothing(MAE):
+        def losses(self, batch):
+            return {"reconstruct/picture": 0 * self.w["decoder.in_proj.weight"].sum()}
+
+    golden("mae", Nothing, views=("weak",), fields=("picture",), rows=1)
+
+
+def test_losses_are_added_up_in_single_precision_at_least():
+    tokens = method("mae", sources=("picture",)).encoder.tokenize(
+        batch(("weak",), 3, sources=("picture",))
+    )["picture"]
+    column = row_losses(torch.full((len(tokens),), 1 / 3, dtype=torch.bfloat16), tokens)
+    assert column.values.dtype == torch.float32
 
 
 @pytest.mark.parametrize("fields", [("picture",), ("picture", "signal")])

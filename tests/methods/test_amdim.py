@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from amodal import methods
-from amodal.core import Column
+from amodal.core import Column, Tokens
 from amodal.nn.encoder import Encoder
+from amodal.nn.local_windows import local_windows
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields, method
 
@@ -46,6 +47,24 @@ def test_a_scale_has_seen_no_more_than_its_name_says():
     assert (a.whole["picture"].values != b.whole["picture"].values).any(1).all()
     assert changed["regions"].sum(1).tolist() == [1, 1]
     assert changed["patches"].sum(1).tolist() == [1, 1]
+
+
+def test_windows_are_pieces_of_the_box_around_each_row():
+    """Wherever it begins: rows 0 and 3 lie far from the origin, on both of its sides."""
+    at = {
+        0: [(6, 0, 0), (7, 0, 0), (8, 0, 0), (9, 0, 0)],
+        1: [(0, y, x) for y in (2, 4) for x in (5, 7, 9)],
+        3: [(-9, 0, 0), (-5, 0, 0)],
+    }
+    row = torch.tensor([r for r, places in at.items() for _ in places])
+    position = torch.tensor([place for places in at.values() for place in places]).double()
+    zero = torch.zeros_like(row)
+    x = torch.arange(len(row))[:, None].double()
+    windows, owner = local_windows(Tokens(x, row, zero, position, ("a",), 4), 2)
+    lists = [windows.x[windows.row == w, 0].int().tolist() for w in range(windows.size)]
+    assert lists == [[0, 1], [2, 3], [4], [5, 6], [7], [8, 9], [10], [11]]
+    assert owner.tolist() == [0, 0, 1, 1, 1, 1, 3, 3]
+    assert torch.equal(windows.position, position[windows.x[:, 0].long()])
 
 
 OPTIONS = (
@@ -88,7 +107,13 @@ def test_the_same_view_predicts_itself_better_than_another():
 
 @pytest.mark.parametrize(
     "kind",
-    [{"trunk": "shared"}, {"trunk": "joint"}, {"pool": "cls"}, {"pool": "attention"}],
+    [
+        {"trunk": "shared"},
+        {"trunk": "joint"},
+        {"trunk": "joint", "fusion_tokens": 2},
+        {"pool": "cls"},
+        {"pool": "attention"},
+    ],
     ids=str,
 )
 def test_any_encoder_will_do(kind):

@@ -1,12 +1,40 @@
 """LiT: one tower is locked as it was trained before, and the others learn to speak its language.
 Zhai et al., CVPR 2022, arXiv:2111.07991, section 3. The loss is CLIP's (see `clip`); a linear map
 leads from the locked tower into the common space, as in their appendix on heads. The tower that is
-locked comes from a run (`--init-from`) or is a pretrained backbone."""
+locked comes from a run (`--init-from`) or is a pretrained backbone.
 
-from amodal.core import AmodalError, unknown
+Differs:
+
+- heads: the authors' first choice has none on the locked tower: texts are mapped into the space of
+  its features. Theirs with a map on both sides is ours.
+- encoder: of the text, a transformer from scratch ("Lu"), or a pretrained one that learns on
+  ("LU", by `--train-backbones`, which leaves what `lock` names as it is). Theirs are ViT and BERT.
+- temperature: .07, CLIP's; theirs begins at .1. The bound of its inverse is CLIP's too.
+- what is locked is chosen by option or default; a tower that nothing has trained is locked as
+  well, if it is the first.
+- views: `weak` ones also of the locked field. Theirs are flips and random colours (RandAugment) of
+  pictures of 224 pixels, and texts of 16 subwords; features of a locked tower may be kept
+  (`cache_features`) where views are `plain`.
+- optimizer: AdamW, as in the authors' configuration with a BERT; Adafactor for other texts can be
+  had by `optimizer`."""
+
+from amodal.core import AmodalError, Recipe, unknown
 from amodal.methods.contrastive.clip import clip
 from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
+
+# of the authors' configuration for the captions of COCO
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=0.01,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    warmup=0.03,
+    clip=1.0,
+    batch_size=4096,
+    steps=5000,
+)
 
 
 def lit(

@@ -4,15 +4,37 @@ Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every 
 the records that have both. Their rules for dropping pairs are `amodal.curate.pair_rules`. Queries
 such as a picture plus words are sums of vectors, see `amodal.search.query`. Row 149 of the
 catalogue.
+
+Differs:
+
+- encoder: transformers over tokens, from scratch. The paper has EfficientNet-L2 with global
+  pooling and BERT-large's first token; both kinds can be had as backbones.
+- heads: a linear map of each field into a space of 640; the paper maps text alone, into the space
+  of its pictures' features.
+- temperature: learned as a logarithm; the paper does not say. Its lower bound is ours.
+- views: `weak`; theirs are a random square of 289 of 346 pixels and a flip, and texts whole.
+- optimizer: after the warm-up a cosine, theirs falls linearly to 0.
+- multilingual training is the same loss on other texts; fine-tuning on Flickr30K and COCO has no
+  recipe here.
 """
 
 from torch import Tensor
 
-from amodal.core import Embeddings
+from amodal.core import Embeddings, Recipe
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce
+
+PAPER_RECIPE = Recipe(
+    optimizer="lamb",
+    lr=1e-3,
+    weight_decay=1e-5,
+    schedule="cosine",
+    warmup_steps=10_000,
+    batch_size=16_384,
+    steps=1_200_000,
+)
 
 
 def align(

@@ -5,13 +5,28 @@ for 1 -> 5, 1 -> 7 and 5 -> 5 in both directions, the soft clip of scores, and t
 scores. Mixtures of global features are an option. Row 95 of the catalogue.
 
 Differs:
-- Their scales are maps of a convolutional network with separate receptive fields. Tokens of a
-  transformer have all seen each other, so a scale here is what the same encoder makes of less
+
+- encoder: their scales are maps of a convolutional network with separate receptive fields. Tokens
+  of a transformer have all seen each other, so a scale here is what the same encoder makes of less
   input: `whole` of all tokens (their f1), `regions` of local windows of tokens, each encoded alone
-  (f5), and `patches`, the tokens before the trunk (f7).
-- With one field, two augmented views predict each other; they do not share the flip as theirs do.
-  With two or more fields, the fields predict each other.
-- The penalty's weight is the paper's, 4e-2; the authors' code has 5e-2.
+  (f5), and `patches`, the tokens before the trunk, positions included (f7). Backbones, which
+  cannot be cut so, are refused.
+- sizes: 2 x 2 regions where they have 5 x 5, patches by the size of a picture where they have 7 x
+  7, a space of 128 where they have 1,024 and more (`parts`, `width`).
+- heads: `whole` has one like the others, their f1 none but BatchNorm. The perceptron's second
+  layer begins random, theirs at zero; the bypass as the identity, theirs with small noise beside
+  it.
+- views: with one field, two `strong` views predict each other; theirs are crops of 30-100 % with
+  weaker colours and no blur, and share the flip. With two or more fields, the fields predict each
+  other.
+- penalty: 4e-2 as in the paper; releases of the authors' code have 4e-2 and 5e-2.
+- locations: mean over those of a record, then over records, which may have several numbers of
+  them.
+- mixtures: as in the paper; they are not in the authors' code. The loss is measured from that of
+  equal vectors, a constant. Their weights are not shown as a segmentation by any command.
+- optimizer: weight decay is decoupled and of matrices alone; theirs is Adam's, of everything.
+- classifiers: the authors' code trains two beside, on stopped features; here `amodal evaluate`
+  does.
 """
 
 from __future__ import annotations
@@ -22,7 +37,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Batch, Column, Embeddings, Ragged, field_of, name_code
+from amodal.core import Batch, Column, Embeddings, Ragged, Recipe, field_of, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, Method
@@ -35,6 +50,20 @@ from amodal.nn.local_windows import local_windows
 from amodal.objectives.local_nce import local_nce
 
 SCALES = ("whole", "regions", "patches")
+# of the authors' code for pictures of 32 and 64 pixels
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=2e-4,
+    weight_decay=1e-5,
+    betas=(0.8, 0.999),
+    schedule="step",
+    milestones=(250 / 300, 280 / 300),
+    decay_rate=0.2,
+    warmup_steps=500,
+    clip=0.0,
+    batch_size=200,
+    epochs=300.0,
+)
 
 
 def amdim(
@@ -168,13 +197,11 @@ class Amdim(Method):
         whole, regions, patches = {}, {}, {}
         for s, context in alone(encoder, batch, tokens).items():
             f = field_of(s)
-            if f not in encoder.fields:  # vectors that a joint trunk makes of all sources
-                continue
             pieces, owner = local_windows(tokens[s], self.parts)
             # windows are rows here, so a region's tokens see nothing outside of it
             vectors = encoder.pools[f](encoder.encode({s: pieces})[s]).flat
             lengths = torch.bincount(owner, minlength=batch.size)
-            rows = lengths.nonzero().squeeze(1)
+            rows = lengths.nonzero().flatten()
             whole[s], patches[s] = encoder.pools[f](context), token_column(tokens[s])
             regions[s] = Column(Ragged(vectors, lengths[rows]), rows)
         return AmdimFeatures(
@@ -204,7 +231,7 @@ class Amdim(Method):
                     ):
                         terms[name] = terms.get(name, 0.0) + term / len(directions)
         return {
-            name: term / max(len(pairs), 1)
+            name: term / len(pairs)
             for name, term in terms.items()
             if self.penalty or "penalty" not in name
         }

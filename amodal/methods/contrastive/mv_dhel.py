@@ -7,17 +7,44 @@ under the same interface. Row 89 of the catalogue.
 Rows with a subset of the views have their own term over the views that they have. A row with one
 view has no positive and is a negative of the others. In MV-DHEL a row's product has a factor for
 each of its own views.
+
+Differs:
+
+- encoder: a transformer over tokens; the paper has ResNet-18 and ResNet-50, which can be had as
+  backbones (`timm:resnet50`, or `convnet` for small pictures).
+- heads: with one field a projector of two layers, as wide as the encoder and then 128. With
+  several, a linear map of each into a common space; the paper's setting for sentiment (three
+  modalities, with labels) is not here.
+- temperature: .5 as in the authors' configurations for CIFAR; that for ImageNet has .1.
+- views: four of a lone field, `strong`: crops of 20-100 % with blur. Theirs are crops of 8-100 %,
+  with blur for ImageNet alone; two to five are tried (`views`).
+- rows without a view, see above: the paper's records are complete.
+- optimizer: the cosine ends at 1 % of the rate.
+- losses: the two of the paper and the baselines; the authors' code has more of other papers.
+- alignment and uniformity of pairs of fields are measured by `amodal.diagnose.geometry`.
 """
 
 import torch
 from torch import Tensor
 
-from amodal.core import Embeddings, unknown
+from amodal.core import Embeddings, Recipe, unknown
 from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives import multi_view
 
+# of the authors' configuration for CIFAR-10, 200 epochs of 256 rows
+PAPER_RECIPE = Recipe(
+    optimizer="sgd",
+    lr=1.0,
+    weight_decay=1e-6,
+    momentum=0.9,
+    schedule="cosine",
+    warmup=0.01,
+    clip=0.0,
+    batch_size=256,
+    steps=39_062,
+)
 LOSSES = {
     "mv_dhel": multi_view.mv_dhel,
     "mv_info_nce": multi_view.mv_info_nce,

@@ -3,16 +3,45 @@
 Mu, Kirillov, Wagner and Xie, ECCV 2022, arXiv:2112.12750. Loss: their algorithm 1, CLIP on a weak
 view of each value plus SimCLR on two strong views of everything that is not text. Row 103 of the
 catalogue.
+
+Differs:
+
+- encoder: both towers are transformers over tokens with the mean of tokens (`pool="cls"` for the
+  paper's class token). Theirs are a ViT at 224 pixels and a causal text transformer of 12 layers,
+  512 wide, over 77 subwords, read at the end of the text. No tower here is causal. A ViT can be
+  had as a backbone.
+- views: `weak` is a crop of 60-100 % with a flip, theirs one of 50-100 % without; `strong` begins
+  at 20 % of the area, theirs at 8 %. A text's weak view is a slice of it, theirs a caption of
+  several.
+- projector: its first two layers have no bias, which BatchNorm would subtract again.
+- scale: bounded in value, with its gradient let through; theirs is clipped after a step, also at
+  1.
+- self-supervision: SimCLR's alone; the paper also tries MoCo v3, BYOL and BEiT.
+- negatives: of all rows of the batch in both losses, as in the authors' code.
+- optimizer: the cosine ends at 1 % of the rate, theirs at 1e-5.
+- fine-tuning: the method `finetune` has no recipe of the paper's.
 """
 
 from torch import Tensor, nn
 
-from amodal.core import Batch, Embeddings, view_of
+from amodal.core import Batch, Embeddings, Recipe, view_of
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=3e-3,
+    weight_decay=0.1,
+    betas=(0.9, 0.98),
+    schedule="cosine",
+    warmup_epochs=1.0,
+    clip=0.0,
+    batch_size=4096,
+    epochs=25.0,
+)
 
 
 def slip(

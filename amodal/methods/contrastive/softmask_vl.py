@@ -5,12 +5,23 @@ Park and Han, CVPR 2023, arXiv:2304.00719. Soft-masked matching: their section 4
 queues of ALBEF (arXiv:2107.07651). Row 67 of the catalogue.
 
 Differs:
-- No reference code is public. The block for Grad-CAM, gamma and the start of the masks are chosen
-  here; the word is drawn from all words of a text.
+
+- No reference code is public, and the paper's recipe is not known here. The block for Grad-CAM,
+  gamma and the start of the masks are chosen here; the word is drawn from all words of a text.
+- encoder: transformers over tokens from scratch, of one size. ALBEF has a ViT-B/16 begun from DeiT
+  and the two halves of a BERT-base, 12 layers in all; a BERT for the words is refused, as its
+  tokens have seen those that are to be hidden. Other fields may have a backbone.
+- words: masked is a token, or a word (`whole_words`), which is always replaced by the mask token;
+  BERT leaves a fifth of them as they are or puts another there.
+- matching: one logit and binary cross-entropy over the mean token; ALBEF has two from its first.
+  A row without a partner of another kind has no negative.
 - The momentum encoder gives keys, but no soft targets (ALBEF's distillation): the focal factor
-  needs one true partner.
+  needs one true partner. Its keys are of whole texts, and the queries of masked ones (`augment`).
 - Any field may take the part of the words. Other fields are matched with it one by one, and with
-  each other by contrast alone.
+  each other by contrast alone; terms of a kind are averaged.
+- temperature: learned as a logarithm, above .001.
+- product: retrieval and search are by vectors; nothing is ranked a second time by the matcher on
+  the command line, and questions (VQA, NLVR) and grounding are not here.
 """
 
 from __future__ import annotations

@@ -30,13 +30,13 @@ def mae(
         whole_words: Hide words of a text whole, not its tokens one by one; `ratio` is then the
             share of words.
     """
-    width = max(encoder.width // 2, 32)
+    width = encoder.width // 2
     return MaskedAutoencoder(
         encoder,
         ratio=ratio,
         together=together,
         width=width,
         depth=decoder_depth,
-        heads=max(width // 32, 1),
+        heads=width // 32,
         whole_words=whole_words,
     )

@@ -1,7 +1,18 @@
 """Balanced CLIP: similarities are scaled to uniform marginals for k steps, of which CLIP takes one.
 Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two fields of a
 record; what balancing does to the variance of an estimate is measured by `amodal.diagnose.balance`.
-Row 42 of the catalogue."""
+Row 42 of the catalogue.
+
+Differs:
+
+- encoder: any, trained whole. The paper trains perceptrons of two hidden layers of 256 on frozen
+  features of CLIP, BERT and GPT-2 (128 outputs, as here). Frozen backbones can be had; the heads
+  on them are linear.
+- temperature: learned from .07; .01 and fixed in the paper (`temperature=0.01` begins there).
+- steps: any number of them; the paper trains with 0, 1 and 2.
+- with n fields, the mean over pairs of fields.
+- metadata balancing, the paper's second application, is not here.
+- optimizer and batch: the library's."""
 
 from torch import Tensor
 
