@@ -22,6 +22,7 @@ def symmetric_nce(x, y, temperature):
 
 class Merl(Reference):
     weight, dropout, temperature, signals = 1.0, 0.1, 0.07, ("signal",)
+    width, hidden = 10, 12
 
     def check_start(self):
         assert self.min_batch_size == 2
@@ -30,8 +31,11 @@ class Merl(Reference):
         for s in self.signals:  # two linear maps without a bias
             names = [n for n in self.w if n.startswith(f"latent_maps.{s}.")]
             assert names == [f"latent_maps.{s}.{i}.weight" for i in (0, 1)]
-            width = self.encoder.space_width
-            assert all(self.w[n].shape == (width, self.encoder.width) for n in names)
+            assert all(self.w[n].shape == (self.width, self.encoder.width) for n in names)
+        for f in self.encoder.fields:
+            assert self.encoder.heads[f][0].out_features == self.hidden
+            assert self.encoder.heads[f][2].out_features == self.width
+            assert type(self.encoder.pools[f]).__name__ == "AttentionPool"
 
     def losses(self, batch):
         z = {f: self.head(f, c) for f, c in self.encoder.features(batch).columns.items()}

@@ -8,12 +8,12 @@ from tests.structure.tree import ROOT
 GOLDEN = ROOT / "tests" / "golden"
 WITHOUT = frozenset(
     """
-    aa_ssl align amdim ape astrom3 balance biofusionnet capsule_attn char_vgs clamr cleanclip
-    clip_ild clip_rocket clippings cma_harmonize concept_centric cpp csip cta_ttt cuni_mmt decur
+    aa_ssl align amdim ape astrom3 balance biofusionnet capsule_attn clamr cleanclip
+    clip_ild clippings cma_harmonize concept_centric cpp csip cta_ttt cuni_mmt decur
     deepvs dinotxt dreamlip duet finetune grace gram hardneg_har kernel_infonce less_bimodal
-    limoe lit m3col mcl_multistage medflip merl mhsa_dms mil_vl mirror missing_aware_prompts
+    limoe lit m3col mcl_multistage medflip mhsa_dms mil_vl mirror missing_aware_prompts
     missing_joint_embedding mlem mm_guidance mm_robustness mma_dfer mmcl_theory mmrl mmrl_pp
-    multi_sk multimat multimodn mv_dhel mvpt scot skillnet_mm slip softmask_vl sorce ssma
+    multi_sk multimat mv_dhel mvpt scot skillnet_mm slip softmask_vl sorce ssma
     structure_reg surgical_feedback texttopicnet timix tip ucasr uda_cope v2l zorro
     """.split()
 )
