@@ -113,7 +113,7 @@ class Collects(Protocol):
 class Staged(Protocol):
     """Learns in stages.
 
-    Each stage has its own warm-up and decay, and a fresh optimizer.
+    Each stage has its own warm-up and decay, and a fresh optimizer unless it `KeepsOptimizer`.
 
     Attributes:
         stages: The ends of the stages, as shares of the steps.
@@ -127,6 +127,18 @@ class Staged(Protocol):
         It must not change a parameter or a buffer, because a resumed run loads them before.
         """
         ...
+
+
+@runtime_checkable
+class KeepsOptimizer(Staged, Protocol):
+    """Its stages are those of the learning rate alone.
+
+    Attributes:
+        keeps_optimizer: Whether the averages of the optimizer go on from stage to stage. Then a
+            stage must not freeze a parameter.
+    """
+
+    keeps_optimizer: bool
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ from amodal.core.protocols import (
     Collects,
     CombinesGradients,
     FitsStatistics,
+    KeepsOptimizer,
     Optimizers,
     Refreshes,
     Staged,
@@ -255,8 +256,9 @@ class Loop:
         if isinstance(self.method, Refreshes):
             self._refresh()
         start_stage(self.method, self.stage)
-        # each stage has a fresh optimizer: it may train other parameters
-        self.players = Players(self.method, self.recipe)
+        if not (isinstance(self.method, KeepsOptimizer) and self.method.keeps_optimizer):
+            # a stage may train other parameters
+            self.players = Players(self.method, self.recipe)
         stream.open(step - 1, self.training.record_groups)
 
     def _refresh(self) -> None:

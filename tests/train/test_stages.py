@@ -145,6 +145,40 @@ def test_a_run_of_stages_resumes_bit_for_bit(records, tmp_path, stop):
         assert torch.equal(a, b), name
 
 
+class OneStage(Towers):
+    """The words and the facts, in one stage."""
+
+    def __init__(self, encoder):
+        super().__init__(
+            encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)}
+        )
+
+
+class Cycles(OneStage):
+    stages, keeps_optimizer = (0.5, 1.0), True
+
+    def on_stage_start(self, stage):
+        """Nothing changes."""
+
+
+class FreshCycles(Cycles):
+    keeps_optimizer = False
+
+
+def test_stages_that_keep_the_optimizer_are_one_training(records, tmp_path):
+    constant = {"schedule": "constant", "warmup_steps": 0}
+    one, kept, fresh = (
+        run(records, tmp_path / make.__name__, make=make, **constant).state_dict()
+        for make in (OneStage, Cycles, FreshCycles)
+    )
+    assert all(torch.equal(one[name], kept[name]) for name in one)
+    assert any(not torch.equal(one[name], fresh[name]) for name in one)
+    with pytest.raises(InterruptedError):
+        run(records, tmp_path / "broken", make=Cycles, until=5, **constant)
+    resumed = run(records, tmp_path / "broken", make=Cycles, resume=True, **constant).state_dict()
+    assert all(torch.equal(one[name], resumed[name]) for name in one)
+
+
 class Exchanging(First):
     """Its survey puts another network in the place of the encoder."""
 

@@ -9,6 +9,29 @@ temperature of their own, with smoothed labels (their CL2L). One more loss can b
 - SwALIP: balanced soft targets.
 
 Text is best augmented by words: `strong = "words"` in its field. Row 87 of the catalogue.
+
+Differs:
+
+- encoder: a bidirectional transformer that pools by the mean, for text too. The authors have
+  ResNet-50 or ViT for pictures (`--backbone image=timm:resnet50 --train-backbones`) and a causal
+  text transformer of 12 layers (6 on CC3M) whose vector is that of the last token. They drop up to
+  20 % of what enters the text's blocks, of strong views alone; here nothing is dropped.
+- text: their strong views of captions leave out stop words (0.8), replace by synonyms (0.4), swap
+  (0.4) and delete (0.2); those here delete and swap words (`strong = "words"`), else characters.
+- pictures: their weak crops are of 50-100 % and not flipped (here 60-100 %, flipped), their strong
+  ones of 8-100 % (here 20-100 %), 192 pixels wide on the largest data set.
+- heads: BarLIP's projector ends with a norm that has weights, and the correlations are of what
+  comes out of that; here they are of standardised vectors. Linear layers before a norm have no
+  bias. `--separate-proj-child`, a further pair of projectors for strong views of SiamLIP, ByoLIP
+  and BarLIP, is not there.
+- scales: bounds are applied to the value, and let gradients through; theirs clip the parameter
+  after a step. Theirs are also at least 1.
+- SwALIP: with other than two strong views, targets come from the next view of each field; without
+  strong views the targets of a pair are its own. The authors have two only.
+- recipe: the cosine ends at 1 % of the rate, theirs at 1e-5. Weight decay is 0.5 on CC3M.
+- more than two fields: the mean over pairs of fields.
+- product: zero-shot classes and retrieval come from the common space of the weak views; the
+  authors also report the local projectors' and a mix of both.
 """
 
 from __future__ import annotations
@@ -20,7 +43,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Batch, Column, Embeddings, field_of, unknown, view_of
+from amodal.core import Batch, Column, Embeddings, Recipe, field_of, unknown, view_of
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.shapes import ema_update, momentum_copy, two_fields
 from amodal.nn.encoder import Encoder
@@ -32,7 +55,21 @@ from amodal.objectives.negative_cosine import negative_cosine
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce
 from amodal.objectives.swalip import swalip
 
-WEIGHTS = {"none": 0.0, "barlip": 0.025, "siamlip": 1.0, "byolip": 1.0, "swalip": 0.2}
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=3e-3,
+    weight_decay=0.1,
+    betas=(0.9, 0.98),
+    schedule="cosine",
+    warmup_epochs=1.0,
+    clip=0.0,
+    batch_size=4096,
+    epochs=32.0,
+)
+
+WEIGHTS = {"barlip": 0.025, "siamlip": 1.0, "byolip": 1.0, "swalip": 0.2}
+REDUCTIONS = {"mean": 1.0, "sum": 2.0}
+"""What the contrastive losses of both directions weigh, beside the added loss."""
 
 Pair = tuple[str, str]
 """Two sources."""
@@ -47,7 +84,9 @@ def clip_rocket(
     width: int = 256,
     hidden: int = 4096,
     temperature: float = 0.07,
+    local_temperature: float = 0.1,
     max_scale: float = 100.0,
+    reduction: str = "mean",
     added_width: int = 128,
     added_hidden: int = 2048,
     momentum: float = 0.99,
@@ -61,17 +100,22 @@ def clip_rocket(
         smoothing: Label smoothing of the local views (none with swalip, as in the paper).
         width: Width of the common space and of the local projectors.
         hidden: Hidden width of the local projectors, which have three layers.
-        temperature: Initial value of both learned temperatures.
+        temperature: Initial value of the learned temperature of the weak views.
+        local_temperature: Initial value of that of the strong views.
         max_scale: Upper bound of the inverse temperatures.
+        reduction: Of the two directions of the contrastive losses, "mean" or "sum" (the authors' on
+            all but the smallest data set). It matters beside an added loss, which it leaves alone.
         added_width: Output width of the added loss's projectors (8192 for barlip in the paper).
         added_hidden: Hidden width of the added loss's projectors (3000 for barlip in the paper).
         momentum: Momentum of byolip's EMA copy.
 
     Raises:
-        AmodalError: If `add` names no loss, or there is one field only.
+        AmodalError: If `add` names no loss, `reduction` no reduction, or there is one field only.
     """
-    if add not in WEIGHTS:
-        raise unknown("loss to add", add, WEIGHTS)
+    if add not in ("none", *WEIGHTS):
+        raise unknown("loss to add", add, ("none", *WEIGHTS))
+    if reduction not in REDUCTIONS:
+        raise unknown("reduction", reduction, REDUCTIONS)
     siamese = add in ("siamlip", "byolip")
     fields = list(encoder.fields)
     local = {
@@ -91,13 +135,15 @@ def clip_rocket(
     predictors = {
         f: Projector(added_width, added_width, hidden=added_hidden) for f in fields if siamese
     }
-    scales = [Scale(1 / temperature, most=max_scale) for _ in range(2 if local_views else 1)]
+    starts = [temperature, local_temperature] if local_views else [temperature]
+    scales = [Scale(1 / start, most=max_scale) for start in starts]
     return Rocket(
         two_fields(encoder).align(width),
         add=add,
         local_views=local_views,
         smoothing=0.0 if add == "swalip" else smoothing,
         momentum=momentum,
+        contrast=REDUCTIONS[reduction],
         local=nn.ModuleDict(local),
         added=nn.ModuleDict(added),
         predictors=nn.ModuleDict(predictors),
@@ -119,6 +165,7 @@ class Rocket(Method):
 
     Args:
         add, local_views, smoothing, momentum: As of `clip_rocket`.
+        contrast: Weight of the contrastive losses.
         local: Field -> projector of the strong views.
         added: Field -> projector of the added loss.
         predictors: Field -> predictor of the other field's projection.
@@ -135,6 +182,7 @@ class Rocket(Method):
         local_views: int,
         smoothing: float,
         momentum: float,
+        contrast: float,
         local: nn.ModuleDict,
         added: nn.ModuleDict,
         predictors: nn.ModuleDict,
@@ -144,7 +192,7 @@ class Rocket(Method):
         self.encoder, self.views = encoder, ("weak",) + ("strong",) * local_views
         self.local, self.added, self.predictors, self.scales = local, added, predictors, scales
         self.add, self.local_views = add, local_views
-        self.smoothing, self.momentum = smoothing, momentum
+        self.smoothing, self.momentum, self.contrast = smoothing, momentum, contrast
         self.ema_encoder: nn.Module | None = None
         self.ema_added: nn.Module | None = None
         if add == "byolip":
@@ -154,9 +202,8 @@ class Rocket(Method):
         pooled = self.encoder.features(batch)
         aligned = self.encoder.project(pooled)
         teacher: Columns = {}
-        if isinstance(self.ema_encoder, Encoder):
-            with torch.no_grad():
-                copied = self.ema_encoder.features(batch)
+        if isinstance(self.ema_encoder, Encoder):  # its parameters ask for no gradient
+            copied = self.ema_encoder.features(batch)
             teacher = {s: copied[s] for s in copied.sources}
         return RocketFeatures(
             size=batch.size,
@@ -173,17 +220,18 @@ class Rocket(Method):
         p = through(self.predictors, v.columns, size)
         target = v
         if isinstance(self.ema_added, nn.ModuleDict):
-            with torch.no_grad():
-                target = through(self.ema_added, features.teacher, size)
+            target = through(self.ema_added, features.teacher, size)
         pairs, n = list(itertools.combinations(self.encoder.fields, 2)), self.local_views
         terms: dict[str, Tensor] = {}
         for a, b in pairs:
             weak = aligned.pair(a, b)
             strong = [(f"{a}:{i + 2}", f"{b}:{j + 2}") for i in range(n) for j in range(n)]
             # the weak view counts as one and the strong ones as n, in a mean over 1 + n
-            terms[f"global/{a}~{b}"] = info_nce(*weak, temperature=1 / self.scales[0]()) / (1 + n)
+            share = self.contrast / (1 + n)
+            nce = info_nce(*weak, temperature=1 / self.scales[0]())
+            terms[f"global/{a}~{b}"] = share * nce
             if strong:
-                terms[f"local/{a}~{b}"] = self.of_strong(h, strong) * n / (1 + n)
+                terms[f"local/{a}~{b}"] = share * n * self.of_strong(h, strong)
             every = [(f"{a}:1", f"{b}:1") if strong else (a, b), *strong]
             if self.add == "swalip":
                 extra = self.swapped([h.pair(*s) for s in strong] or [weak])
@@ -217,9 +265,10 @@ class Rocket(Method):
         return mean(swalip(*x, *y, temperature=1 / scale()) for x, y in zip(views, targets))
 
     def on_step_end(self, clock: Clock) -> None:
-        if self.ema_encoder is not None and self.ema_added is not None:
-            ema_update(self.ema_encoder, self.encoder, self.momentum)
-            ema_update(self.ema_added, self.added, self.momentum)
+        copies = ((self.ema_encoder, self.encoder), (self.ema_added, self.added))
+        for teacher, student in copies:
+            if teacher is not None:  # with statistics of its own
+                ema_update(teacher, student, self.momentum, buffers=False)
 
 
 def predicted(p: Embeddings, target: Embeddings, pairs: Iterable[Pair]) -> Tensor:

@@ -3,6 +3,20 @@
 Choi, Beedu & Essa, 2023, arXiv:2309.01262. The loss is that of Robinson et al. (arXiv:2010.04592,
 eq. 4) on pairs of motion sensors, here of any two fields of a record. Temperature, beta and prior
 are within these papers' ranges. Row 49 of the catalogue.
+
+Differs (there is no program of the authors to compare with):
+
+- encoder: a transformer over patches of a series, from scratch. The paper has convolutions and a
+  transformer for inertial sensors and a convolutional network over joints and time for skeletons;
+  `--backbone imu=resnet1d --train-backbones` is the nearest kind, a skeleton's joints are channels.
+- views: one `strong` view of each sensor: crops of time, noise, scaled and missing channels, as for
+  all series. Rotations, permutations and the shear of skeletons are not there.
+- recipe: the paper's is not released; that of the package is taken.
+- weights of negatives: with their gradient, as in the program of Robinson et al., whose bound from
+  below and mean over negatives are kept too.
+- negatives: of both sensors; `within=False` takes those of the other sensor alone.
+- product: activities are read by a linear probe or by `finetune`, from one sensor or from all that
+  a record has; splits by subject or session are those of the data.
 """
 
 from torch import Tensor

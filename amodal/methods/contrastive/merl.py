@@ -6,12 +6,26 @@ signal that is cut or distorted may lose its diagnostic content. Row 9 of the ca
 that are enriched from a knowledge base, for zero-shot tests: `amodal.evaluate.knowledge_prompts`.
 
 Differs:
-- Any fields: every two are aligned, and each that is not text has latent views.
-- A transformer for the ResNet. Its pooling is the attention of learned queries, with a mean of its
-  tokens for the latent views. Heads of one shape for all fields.
-- The authors add the two directions of each loss. Here they are averaged, a constant factor of both
-  terms.
-- The authors freeze the text encoder or half of it, which is a matter of the backbone here.
+
+- signals: `resnet1d` as a backbone is the kind of the authors' ResNet-18, from scratch
+  (`--backbone ecg=resnet1d:width=64,stages=4,blocks=2,stem=2 --train-backbones`), with one residual
+  design of its own; without it a transformer reads patches of all leads. The authors' other
+  encoder, a ViT over patches of 12 leads, has no prepended token either.
+- pooling: attention of learned queries without a position or a class token, for all fields. The
+  latent views begin at the mean of the tokens of width D; the authors first reduce the channels of
+  a ResNet to 256.
+- heads: a perceptron with GELU, the authors' of text, for every field. After their ResNet's
+  attention there is one linear map, after their ViT a perceptron with two BatchNorms.
+- text: `--backbone report=transformers:DIR` with Med-CPT's weights, whose tokens are pooled as
+  above; the authors take its pooled vector, at most 256 tokens, and freeze it or half of it.
+- loss: the authors add the two directions of each loss. Here they are averaged, a constant factor
+  of both terms. With several processes their gradient is that of each process's own rows alone.
+- recipe: one cosine, to 1 % of the rate; theirs begins anew every 5,000 steps and ends at 1e-8.
+  Weight decay is of matrices alone.
+- any fields: every two are aligned, and each that is not text has latent views.
+- data: no reader of WFDB files; leads come as arrays or columns (docs/data.md).
+- product: prompts come from a dictionary of phrases (`knowledge_prompts`), which the authors have
+  an LLM write from SNOMED CT and SCP-ECG.
 """
 
 from __future__ import annotations
@@ -21,7 +35,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from amodal.core import Batch, Column, Embeddings, field_of, name_code
+from amodal.core import Batch, Column, Embeddings, Recipe, field_of, name_code
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
@@ -31,6 +45,19 @@ from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 
 ENCODER = {"pool": "attention"}
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=1e-8,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    warmup_steps=0,
+    clip=0.0,
+    batch_size=1024,
+    epochs=20.0,
+)
+"""The released configuration of the ViT: 128 rows on each of 8 GPUs."""
 
 
 def merl(

@@ -6,6 +6,24 @@ mean_m <x, y_m>, with x an image vector for which regions have attended to each 
 of the trunk's tokens, which its self-attention has correlated). Each has InfoNCE in both
 directions. Row 81 of the catalogue. Texts should hold a sentence a line. Of a single line,
 stretches are taken.
+
+Differs (there is no program of the authors to compare with):
+
+- encoder: a transformer over patches, from scratch. The paper has a ResNet-50 of 2,048 x 15 x 15
+  regions and a BERT of radiology reports: `--backbone image=timm:resnet50 --backbone
+  report=transformers:DIR --train-backbones`, with the regions of its last map.
+- non-local score: the image's vector is pooled from tokens that have attended to each other in the
+  trunk. The paper has an attention layer of its own for that, whose query a sentence makes.
+- sentences: `captions` of them are drawn of each text, with replacement, where the paper has all of
+  a report. Stretches of a single line, where a text has no lines, are a choice of ours.
+- poolings other than log-sum-exp are those that section 3 compares; the threshold of `noisy_or`,
+  0.5, is ours.
+- temperatures are learned, one for each score; sharpness and weights are not the paper's, which
+  searches them.
+- more fields: every field that is no text is tied to every text; two of them have CLIP's loss.
+- recipe: the paper's is not released; that of the package is taken.
+- product: the score map of a sentence is read by `amodal.evaluate.grounding`, from Python alone;
+  the linear probe, zero-shot classes and retrieval read the vectors of wholes.
 """
 
 from __future__ import annotations

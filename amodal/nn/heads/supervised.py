@@ -352,10 +352,16 @@ def _loss(
     target: Target, x: Tensor, y: list[Tensor], smoothing: float, survival: Survival
 ) -> Tensor:
     if target.kind == "classes":
-        return cross_entropy(x.float(), y[0], label_smoothing=smoothing)
+        return cross_entropy(at_least_single(x), y[0], label_smoothing=smoothing)
     if target.kind == "amount":
-        return mse_loss(x.squeeze(1).float(), (y[0].float() - target.mean) / target.std)
+        amount = at_least_single(x.squeeze(1))
+        return mse_loss(amount, (y[0].to(amount.dtype) - target.mean) / target.std)
     return survival(x.squeeze(1), y[0], y[1] == target.event)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Values in single precision, or in double if they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _distillation(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tensor:
