@@ -157,6 +157,8 @@ def load_run(
 ) -> SavedRun:
     """Open what a run, `Model.save` or an export wrote.
 
+    Of a run that has not been finished it is the latest checkpoint, with a warning.
+
     Args:
         folder: Of the run.
         method: The function of a method of one's own, if the run was trained with one.
@@ -164,14 +166,15 @@ def load_run(
             one's own.
 
     Raises:
-        AmodalError: For a folder that holds no run, an unfinished run, damaged weights, and code
-        that was not passed.
+        AmodalError: For a folder that holds no run, a run without any checkpoint, damaged weights,
+            and code that was not passed.
     """
     folder = Path(folder)
     if not (folder / SPEC).exists():
         return _format_1(folder)
     config, spec = read_config(folder / "config.json"), read_spec(folder)
-    weights = files.checked_weights(folder, config)
+    checkpoint = files.unfinished_weights(folder, config)
+    weights = checkpoint or files.checked_weights(folder, config)
     check_type("backbones", backbones or {}, has_names, "a dict of field -> module")
     code = user_code(spec, method, backbones)
     with describing(folder / SPEC, spec), supplied(code):
@@ -179,7 +182,17 @@ def load_run(
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
             made = build(spec)
     tensors = read_tensors(weights)
-    fill(merged(made), tensors, str(weights))
+    if checkpoint is None:
+        fill(merged(made), tensors, str(weights))
+    else:  # its low-rank differences are still apart
+        fill(made, files.of_checkpoint(tensors), str(weights))
+        merged(made)
+        steps = config.get("recipe", {}).get("steps")
+        warnings.warn(
+            f"the run in {folder} has not been finished: this is step "
+            f"{files.step_of(weights.parent)} of {steps}",
+            stacklevel=2,
+        )
     for one in changed:
         warnings.warn(
             f"{one.described} is not the code that the run in {folder} was trained with: the "

@@ -76,6 +76,38 @@ def checked_weights(folder: Path, config: Config) -> Path:
     return weights
 
 
+def all_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of RUN/checkpoints, oldest first."""
+    paths = (p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal())
+    return sorted((p for p in paths if (p / "state.json").exists()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def unfinished_weights(folder: Path, config: Config) -> Path | None:
+    """The weights of the latest checkpoint of a run that has not been finished.
+
+    Returns:
+        None for a finished run, and where there is no checkpoint.
+    """
+    if (folder / "model.safetensors").exists() and config.get("weights_sha256") is not None:
+        return None
+    found = all_checkpoints(folder / "checkpoints")
+    weights = found[-1] / "model.safetensors" if found else None
+    return weights if weights is not None and weights.exists() else None
+
+
+def of_checkpoint(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a method among those of a checkpoint (`amodal.train.state.TrainingState`),
+    with the average of the encoder's weights where there is one."""
+    method = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+    average = {k for k in tensors if k.startswith("average.")}
+    return method | {f"encoder.{k.removeprefix('average.')}": tensors[k] for k in average}
+
+
 def build_encoder(config: Config, part: str, folder: Path, weights: Path) -> Encoder:
     """The encoder that config.json describes, with fresh weights.
 

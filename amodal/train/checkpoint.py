@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.nn.saved import all_checkpoints as all_checkpoints
 from amodal.nn.saved import copy_whole, fill, read_json, read_tensors
+from amodal.nn.saved import step_of as step_of
 from amodal.train import distributed
 
 KEEP = 2
@@ -86,17 +88,6 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
             shutil.rmtree(old)
     distributed.barrier()
     return final
-
-
-def all_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints, oldest first."""
-    paths = (p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal())
-    return sorted((p for p in paths if (p / "state.json").exists()), key=step_of)
-
-
-def step_of(path: Path) -> int:
-    """The step of a checkpoint, by its name."""
-    return int(path.name.removeprefix("step-"))
 
 
 def latest(folder: Path) -> Path | None:
