@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +131,7 @@ def golden(
     name: str,
     reference: type[Reference],
     *,
-    views: Sequence[str],
+    views: Sequence[str] | Mapping[str, Sequence[str]],
     fields: Sequence[str] = ("picture", "words"),
     rows: int = ROWS,
     size: str = "nano",
@@ -146,7 +146,7 @@ def golden(
     Args:
         name: Of the page.
         reference: From the paper. Options are set as its attributes beforehand, by a subclass.
-        views: The augmentations of the paper.
+        views: The augmentations of the paper, or field -> those.
         fields: That records have; each is missing from one row in four.
         rows: Of a batch.
         size: Of the encoder.
@@ -162,7 +162,8 @@ def golden(
             if p.requires_grad and p.numel() > 1:
                 p += 0.02 * torch.randn_like(p)
     expected = reference(page)
-    assert tuple(page.views) == tuple(views)
+    same = dict(views) if isinstance(views, Mapping) else tuple(views)
+    assert type(same)(page.views) == same
     for step in (1, 2):
         rows_of_step = exact(batch(views, size=rows, seed=step, sources=tuple(fields)))
         terms = page.losses(page.features(rows_of_step))

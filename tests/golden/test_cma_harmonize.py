@@ -153,7 +153,8 @@ def reference_of(fields, **options):
 
 
 def views_of(fields, captions):
-    return {f: ("local",) * captions if f == "words" else ("weak",) for f in fields}
+    drawn = ("local",) * captions if captions > 1 else ("weak",)
+    return {f: drawn if f == "words" else ("weak",) for f in fields}
 
 
 def hold(fields=("picture", "words", "signal"), **options):
