@@ -21,9 +21,14 @@ def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Values in single precision, or in double if they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _widen(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(torch.promote_types(value.dtype, torch.float32))
+        return at_least_single(value)
     if isinstance(value, (list, tuple)):
         return type(value)(_widen(item) for item in value)
     return value

@@ -254,7 +254,7 @@ def test_two_steps_with_three_fields(add):
 
 @pytest.mark.parametrize("views", [0, 1, 3])
 def test_two_steps_with_another_number_of_strong_views(views):
-    hold(views=views)
+    hold(views=views, temperature=0.2)
 
 
 @pytest.mark.parametrize(

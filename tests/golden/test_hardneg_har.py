@@ -75,7 +75,9 @@ def test_two_steps(fields):
         {"within": False},
         {"beta": 0.0, "prior": 0.0},  # InfoNCE over the negatives of both
         {"beta": 2.5, "prior": 0.3, "temperature": 0.2},
-        {"prior": 0.9},  # all negatives at their bound
+        # of some anchors the negatives are at their bound
+        {"prior": 0.9, "within": False},
+        {"beta": 0.5, "prior": 0.97, "within": False, "temperature": 0.2},
     ],
 )
 def test_two_steps_with_other_options(options):

@@ -102,6 +102,8 @@ def hold(fields=("picture", "words"), texts=("words",), others=("picture",), row
 @pytest.mark.parametrize("pool", ["lse", "mean", "max", "attention", "noisy_or"])
 def test_two_steps(pool):
     hold(pool=pool)
+    # stretches of signals, of which not all have the same number
+    hold(("signal", "words"), others=("signal",), pool=pool)
 
 
 def test_two_steps_with_three_fields():

@@ -33,6 +33,7 @@ class Mirror(Reference):
             style__out_proj__weight=(wide, self.latent),
             style__prototypes__weight=(self.prototypes, wide),
         )
+        assert "style.prototypes.bias" not in self.w
         p = self.w["style.prototypes.weight"].detach()  # orthogonal at the start
         torch.testing.assert_close(p @ p.T, torch.eye(len(p)).double(), rtol=1e-5, atol=1e-5)
         names = [

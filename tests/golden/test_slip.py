@@ -102,7 +102,7 @@ def test_two_steps_with_views_of_two_fields():
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_one_row_has_nothing_to_be_told_from(rows):
+def test_one_row_has_no_negative(rows):
     golden("slip", Slip, views=VIEWS, rows=rows, **SMALL)
 
 

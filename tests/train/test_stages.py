@@ -167,11 +167,11 @@ class FreshCycles(Cycles):
 
 def test_stages_that_keep_the_optimizer_are_one_training(records, tmp_path):
     constant = {"schedule": "constant", "warmup_steps": 0}
-    one, kept, fresh = (
+    one, same, fresh = (
         run(records, tmp_path / make.__name__, make=make, **constant).state_dict()
         for make in (OneStage, Cycles, FreshCycles)
     )
-    assert all(torch.equal(one[name], kept[name]) for name in one)
+    assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], fresh[name]) for name in one)
     with pytest.raises(InterruptedError):
         run(records, tmp_path / "broken", make=Cycles, until=5, **constant)

@@ -7,13 +7,22 @@ arXiv:2104.11178). Realignment: of two gradients that conflict, each is projecte
 normal to the other. Curriculum: what has a cosine of at most gamma is left out; gamma rises from
 -.3 to 0. Row 53 of the catalogue.
 
-Differs:
-- The curriculum selects rows by the gradients at the anchor's vector, which costs no pass of the
+Differs (there is no program of the authors to compare with):
+
+- curriculum: rows are selected by the gradients at the anchor's vector, which costs no pass of the
   trunk. "batch" is the form by all shared weights. It skips a whole batch: the gradient is zero,
   while the optimizer still steps by momentum and weight decay.
-- There is one common space instead of one for each pair.
-- With more than two other fields, every two of them are compared, and a row goes by its lowest
-  cosine.
+- spaces: one for all fields. VATT has one for video and audio, and upon it another for video and
+  text, with perceptrons and BatchNorm between; here each field has one linear map.
+- losses: InfoNCE is the mean of both directions. Of texts, stretches or lines are the candidates
+  of MIL-NCE, in place of narrations nearby in time.
+- encoder: VATT's reads voxels of video and raw samples of sound; pictures and log-mel patches are
+  read here, and no field is a video.
+- realignment: over the weights that both gradients reach.
+- recipe: that of the paper, which is VATT's, is not on the page; the package's is taken.
+- more than two other fields: every two of them are compared, and a row goes by its lowest cosine.
+- product: `last_row_cosines` and `last_cosines` say from Python which rows conflict; a noise score
+  of each record has no command.
 """
 
 from __future__ import annotations

@@ -10,13 +10,24 @@ Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. Row 157 of the catalogue.
   eq. 13-15.
 
 Differs:
-- Regions are the tokens of the picture's trunk, and their mean as the whole, not R-CNN boxes.
-- Words are learned, not word2vec.
-- The loss is a mean over pairs where theirs is a sum.
-- The generator attends to the trunk's tokens, frozen.
-- The vectors that `embed` gives are the mean of the parts, which only approximates the score.
+
+- regions: the tokens of the picture's trunk, and their mean as the whole. The paper has the 19 best
+  boxes of an R-CNN and the whole picture, each 4,096 numbers of a network that is fine-tuned;
+  `--backbone image=timm:vgg16 --train-backbones` has the tokens of its last map.
+- words: learned, where the paper has 300 fixed numbers of word2vec. A token is a subword or a
+  letter, as the schema says; the authors' generator has words that occur 5 times.
+- heads: maps without a bias, of words too; the paper takes the words' vectors as they are.
+- loss: a mean over pairs where theirs is a sum.
+- generator: reads the trunk's vectors of the whole and of regions, frozen; the paper's learns with
+  the network of pictures. Every run of words of one region is a snippet, and every whole text.
+- recipe: the paper's rate and weight decay are cross-validated and not given; it has SGD with
+  momentum 0.9 and batches of 100 for the alignment (`--optimizer sgd --batch-size 100`), and for
+  the generator RMSprop, gradients clipped element by element, and dropout of all layers but the
+  recurrent ones, which are left out here.
+- vectors: those that `embed` gives are the mean of the parts, which only approximates the score.
   `scores` has the score itself.
-- Any field may be the words. All other fields are paired with it.
+- any field may be the words. All other fields are paired with it.
+- product: captions by `amodal predict` (beam search); regions' texts from Python alone.
 """
 
 from __future__ import annotations

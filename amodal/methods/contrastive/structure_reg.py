@@ -14,7 +14,7 @@ Differs:
 - heads: linear without a bias (theirs have one), or a perceptron with GELU (`hidden`); their other
   head is linear with a gated residual of low rank.
 - divergence: that of Jensen and Shannon, the paper's. The released program takes the divergences of
-  the mean from both sides, `KL(m || p) + KL(m || q)`, in its place.
+  the mean from both sides, KL(m || p) + KL(m || q), in its place.
 - levels: their mean without weights, as configured by the authors; their function also has 1 / l.
 - warm-up: the weight is a step ahead of theirs, which is 0 at the first.
 - similarity: cosines, less the mean after normalising, as configured; the RBF and rank kernels and
@@ -51,7 +51,7 @@ PAPER_RECIPE = Recipe(
     batch_size=4096,
     epochs=1000.0,
 )
-"""The authors' `default.yaml`."""
+"""The authors' default.yaml."""
 
 
 def structure_reg(

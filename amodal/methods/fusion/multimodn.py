@@ -9,7 +9,7 @@ Differs:
   as one record lacks it, which hides which records those are. So the error after a field is the
   mean over the records that have it.
 - modules: this library's trunk of a field, then one linear map of its vector and the state, as in
-  the authors' `MLPEncoder`. Their MIMIC experiments put the state in at the first layer, with ReLU
+  the authors' MLPEncoder. Their MIMIC experiments put the state in at the first layer, with ReLU
   after every layer and dropout of 0.2. Trunks learn with the rest; the authors read embeddings that
   were made beforehand (a frozen `--backbone`, or `cache_features`).
 - tasks: one perceptron for all, GELU after its hidden layer; the authors have one for each task,

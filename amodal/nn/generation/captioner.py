@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from amodal.core import Ragged
+from amodal.objectives.common import at_least_single
 from amodal.objectives.packed import pad_packed
 
 
@@ -44,11 +45,12 @@ class Captioner(nn.Module):
         """
         ids_NL, is_id_NL = (nn.functional.pad(x, (0, 1)) for x in pad_packed(texts))
         state = self.first_state(vector_ND)
-        total = state.sum(1).float() * 0
+        total = at_least_single(state.sum(1)) * 0
         for t in range(ids_NL.shape[1]):
             state = state.relu()
             wanted = torch.where(is_id_NL[:, t], ids_NL[:, t].long(), self.alphabet)
-            surprise = cross_entropy(self.classifier(state).float(), wanted, reduction="none")
+            logits = at_least_single(self.classifier(state))
+            surprise = cross_entropy(logits, wanted, reduction="none")
             # <=: END is predicted too, at t = length
             total = total + torch.where(t <= texts.lengths, surprise, 0.0)
             state = self.embedding(wanted) + self.recurrence(state)

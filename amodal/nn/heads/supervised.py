@@ -16,7 +16,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
 from amodal.core.embeddings import FUSED
 from amodal.nn.fusion.late_fusion import side_by_side
-from amodal.objectives.common import connected_zero
+from amodal.objectives.common import at_least_single, connected_zero
 from amodal.objectives.cox import cox
 from amodal.objectives.distill import distill
 
@@ -357,11 +357,6 @@ def _loss(
         amount = at_least_single(x.squeeze(1))
         return mse_loss(amount, (y[0].to(amount.dtype) - target.mean) / target.std)
     return survival(x.squeeze(1), y[0], y[1] == target.event)
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    """Values in single precision, or in double if they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _distillation(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tensor:
