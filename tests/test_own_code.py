@@ -654,3 +654,28 @@ def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, m
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         amodal.pretrain(f"{file}:pulled", folder, run, resume=True, **options)
+
+
+def test_a_module_sees_no_missing_cell(tmp_path):
+    wine = amodal.open("wine").select(["basic"])
+    net = torch.nn.Linear(len(wine.fields["basic"].columns), 16)
+    run = amodal.pretrain(
+        "vicreg",
+        wine,
+        tmp_path / "run",
+        size="nano",
+        steps=3,
+        batch_size=16,
+        progress=False,
+        logger=None,
+        backbones={"basic": net},
+        train_backbones=True,
+    )
+    assert all(p.isfinite().all() for p in run.encoder.parameters())
+    table = amodal.open(
+        {"cells": [{"a": 1.0, "b": "x"}, {"a": None, "b": "y"}, {"a": 3.0, "b": None}] * 20}
+    ).fields["cells"]
+    values = torch.tensor([[float("nan"), float("nan")], [3.0, 1.0]])
+    filled = table.for_module(values)
+    assert values.isnan().sum() == 2 and filled.isfinite().all()
+    assert filled.tolist() == [[2.0, -1.0], [3.0, 1.0]], "the mean of a; no code of b"

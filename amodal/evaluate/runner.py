@@ -28,6 +28,7 @@ from amodal.evaluate.over_runs import over_runs
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
+from amodal.evaluate.row import check_row
 from amodal.evaluate.verdict import summary
 from amodal.inference.embed import known
 from amodal.inference.forward_passes import AnyEncoder, Device
@@ -163,7 +164,15 @@ def _split(
 
 def _chosen(protocols: Sequence[ProtocolLike] | None, labels: LabelChoice) -> list[Protocol]:
     if protocols:
-        return [protocol(one) for one in protocols]
+        chosen = {id(made): made for made in map(protocol, protocols)}
+        names = [one.name for one in chosen.values()]
+        for one in chosen.values():
+            if names.count(one.name) > 1:
+                raise AmodalError(
+                    f"two protocols that are to be run are called {one.name!r}, and a report "
+                    "would mix up their results; give one another name"
+                )
+        return [*chosen.values()]
     return [one for one in all_protocols() if one.usual(labels)]
 
 
@@ -289,6 +298,13 @@ def _result(one: Protocol, context: Context) -> Result:
         raise AmodalError(
             f"the protocol {one.name} returned {type(result).__name__}, and a Result is needed"
         )
+    if result.protocol != one.name:
+        raise AmodalError(
+            f"the protocol {one.name} returned the result of {result.protocol!r}; give "
+            "Result its own name: Result(self.name, …)"
+        )
+    for number, row in enumerate(result.rows):
+        check_row(row, f"row {number} of the protocol {one.name}")
     return result
 
 

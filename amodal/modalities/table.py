@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.host import constant, host_copy, on_host, to_device
 from amodal.errors import nearest
 from amodal.modalities.shared import draw as _draw
@@ -204,6 +204,13 @@ class Table(Modality):
     def collate(self, values: Sequence[np.ndarray]) -> Tensor:
         """(N, C) float32."""
         return torch.from_numpy(np.stack(values)) if values else torch.zeros(0, len(self.columns))
+
+    def for_module(self, values: Tensor | Ragged) -> Tensor:
+        """(N, C) without NaN: a missing number is its column's mean, a missing code is -1."""
+        assert isinstance(values, Tensor), "`collate` makes one"
+        numeric = constant(self.numeric(), values, torch.bool)
+        usual = torch.where(numeric, constant(self.scale()[0], values), -1.0)
+        return torch.where(values.isnan(), usual, values)
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each column; 0 and 1 where they were not measured."""

@@ -331,3 +331,48 @@ def test_old_names_of_options_are_taken(records, encoder):
     )
     assert old["retrieval"].spec == new["retrieval"].spec
     assert new["retrieval"].spec["recall_at"] == [2]
+
+
+class Wrong(Protocol):
+    needs = ()
+
+    def __init__(self, rows, name="wrong", result=None):
+        self.rows, self.result = rows, result or name
+        self.name = name
+
+    def run(self, context):
+        return Result(self.result, {}, self.rows)
+
+
+GOOD = {"source": "a", "metric": "m", "value": 1.0, "chance": 0.0, "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"metric": "m"}], "row 0 of the protocol wrong has no 'source'"),
+        ([GOOD, GOOD | {"value": "high"}], "'value' of row 1 .* is 'high', and must be a number"),
+        ([GOOD | {"value": True}], "must be a number"),
+        ([GOOD | {"metric": 3}], "must be a text"),
+    ],
+)
+def test_a_row_that_is_none_is_named(rows, says, digits_encoder):
+    encoder, data = digits_encoder
+    with pytest.raises(AmodalError, match=says):
+        evaluate(encoder, data, protocols=[Wrong(rows)], progress=False)
+
+
+def test_results_of_two_protocols_are_never_mixed_up(digits_encoder):
+    encoder, data = digits_encoder
+    with pytest.raises(AmodalError, match="called 'knn'.*another name"):
+        evaluate(encoder, data, protocols=["knn", Wrong([GOOD], "knn")], progress=False)
+    with pytest.raises(AmodalError, match="returned the result of 'knn'"):
+        evaluate(encoder, data, protocols=[Wrong([GOOD], result="knn")], progress=False)
+    one = Wrong([GOOD])
+    assert len(evaluate(encoder, data, protocols=[one, one], progress=False).results) == 1
+
+
+@pytest.fixture(scope="module")
+def digits_encoder():
+    data = amodal.open("wine")
+    return amodal.Encoder(data.fields, size="nano"), data

@@ -26,11 +26,32 @@ ALLOWED = {
 }
 """(file, part of a line) -> why this is no branch: a word that is also the name of a modality, or
 data that a user may replace."""
-LOOKUPS = {"get", "pop", "setdefault", "index", "startswith"}
+LOOKUPS = {"get", "pop", "setdefault", "index", "startswith", "endswith"}
+BUILT = {"frozenset", "set", "tuple", "list", "dict"}
+
+
+def named_constants(tree: ast.AST) -> dict[str, ast.AST]:
+    """Name -> what a file assigns to it, where that is a kind or kinds and nothing else."""
+
+    def texts(node: ast.AST) -> set:
+        return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+
+    return {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and set(names_in(node.value)) >= texts(node.value) != set()
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def names_in(node: ast.AST | None) -> Iterator[str]:
     """Kinds among a constant, or the constants of a tuple, list or set, or the names of classes."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BUILT:
+        yield from (k.arg for k in node.keywords if k.arg in KINDS)
+        for argument in node.args:
+            yield from names_in(argument)
+        return
     for part in getattr(node, "elts", [node]):
         if isinstance(part, ast.Constant) and isinstance(part.value, str):
             if part.value in KINDS | CLASSES:
@@ -46,10 +67,22 @@ def imported(tree: ast.AST) -> set[str]:
     return found
 
 
+def class_names(nodes: list) -> Iterator[str]:
+    """The classes of modalities among names and attributes."""
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            home = node.value.attr if isinstance(node.value, ast.Attribute) else ""
+            home = node.value.id if isinstance(node.value, ast.Name) else home
+            if node.attr in CLASSES and home in {"modalities", *KINDS}:
+                yield node.attr
+        elif getattr(node, "id", "") in CLASSES:
+            yield node.id
+
+
 def branches(source: str) -> Iterator[tuple[int, str]]:
     """(line, kind) of each place that does one thing for one kind and another for others."""
     tree = ast.parse(source)
-    classes = imported(tree)
+    classes, constants = imported(tree), named_constants(tree)
     for node in ast.walk(tree):
         parts: list = []
         if isinstance(node, ast.Compare):
@@ -58,8 +91,10 @@ def branches(source: str) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, name) for name in used & classes)
         elif isinstance(node, ast.match_case):
             parts = [n.value for n in ast.walk(node.pattern) if isinstance(n, ast.MatchValue)]
+            patterns = [n.cls for n in ast.walk(node.pattern) if isinstance(n, ast.MatchClass)]
+            yield from ((node.pattern.lineno, name) for name in class_names(patterns))
         elif isinstance(node, ast.Subscript):
-            parts = [node.slice]
+            parts = [node.slice, node.value] if isinstance(node.value, ast.Call) else [node.slice]
         elif isinstance(node, ast.Dict):
             parts = node.keys
         elif isinstance(node, (ast.comprehension, ast.For)):
@@ -71,6 +106,13 @@ def branches(source: str) -> Iterator[tuple[int, str]]:
             if called in ("isinstance", "issubclass") and len(node.args) == 2:
                 used = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
                 yield from ((node.lineno, name) for name in used & classes)
+                attributes = [n for n in ast.walk(node.args[1]) if isinstance(n, ast.Attribute)]
+                yield from ((node.lineno, name) for name in class_names(attributes))
+            if called == "getattr" and len(node.args) > 1:
+                spelt = [n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)]
+                if isinstance(node.args[1], ast.JoinedStr):
+                    yield from ((node.lineno, n) for n in spelt if n in ("kind", "modality"))
+        parts = [constants.get(p.id, p) if isinstance(p, ast.Name) else p for p in parts]
         for part in parts:
             yield from ((part.lineno, name) for name in names_in(part))
     for node in ast.walk(
@@ -114,6 +156,15 @@ def test_no_code_branches_on_a_kind():
         "from amodal.modalities.image import Image as I\nisinstance(m, I)",
         "from amodal.modalities.text import Text\nisinstance(m, (int, Text))",
         "from amodal.modalities.text import Text\ntype(m) is Text",
+        "PICTURE = 'image'\nif kind == PICTURE: pass",
+        "if kind in frozenset({'image'}): pass",
+        "KINDS = frozenset({'image', 'text'})\nif kind in KINDS: pass",
+        "x = dict(image=f)[kind]",
+        "isinstance(m, modalities.Image)",
+        "from amodal.modalities import image\nisinstance(m, image.Image)",
+        "match m:\n    case Image(): pass",
+        "x = kind.endswith('image')",
+        "x = getattr(self, f'on_{kind}')",
     ],
 )
 def test_the_test_sees_them(source):

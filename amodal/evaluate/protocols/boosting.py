@@ -121,7 +121,6 @@ class Boosting(Protocol):
     """Boosted trees."""
 
     name, needs, needed = "boosting", (LABEL,), (drawn, labelled)
-    rank = 31
     default = False
     yardstick = True
     measure = staticmethod(boosting)

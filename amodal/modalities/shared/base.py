@@ -191,6 +191,11 @@ class Modality(Corruptible, ABC):
         Bytes (uint8) of one shape may come as one array.
         """
 
+    def for_module(self, values: Tensor | Ragged) -> Tensor | Ragged:
+        """Collated values as a module of the user's own takes them: without marks of what is
+        missing within a value, by default as they are."""
+        return values
+
     @abstractmethod
     def tokenizer(self, width: int) -> nn.Module:
         """A module (column, name, size) -> Tokens, without positional embeddings.

@@ -20,10 +20,11 @@ class ModuleBackbone(Part):
     """A module whose outputs are the tokens of a field, mapped to the encoder's width.
 
     Args:
-        module: Takes the values of N rows, as the field's modality collates them: a tensor (N, …),
-            or a padded tensor (N, L, …) and lengths (N,). Returns (N, D), (N, T, D), or maps (N, D,
-            H, W). It runs in the mode of the encoder; its BatchNorm sees all present rows of the
-            batch while it learns, and is in evaluation mode while it is frozen.
+        module: Takes the values of N rows, as the field's modality collates them (of a table with
+            the means of columns in place of missing cells): a tensor (N, …), or a padded tensor
+            (N, L, …) and lengths (N,). Returns (N, D), (N, T, D), or maps (N, D, H, W). It runs in
+            the mode of the encoder; its BatchNorm sees all present rows of the batch while it
+            learns, and is in evaluation mode while it is frozen.
         modality: Of the field.
         width: Of the tokens.
         frozen: The module's own parameters do not learn.
@@ -44,7 +45,7 @@ class ModuleBackbone(Part):
             self.module = with_whole_batch_norm(module)
         try:
             with torch.no_grad(), no_rows():
-                x, _ = self._tokens(example(modality))
+                x, _ = self._tokens(modality.for_module(example(modality)))
         except (RuntimeError, TypeError, ValueError, IndexError) as e:
             raise AmodalError(
                 f"the backbone {self.name} cannot take the values of a {modality.kind} field, "
@@ -111,11 +112,14 @@ class ModuleBackbone(Part):
         3)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if len(column):
-                x_TD, lengths = self._tokens(column.values)
+                x_TD, lengths = self._tokens(self.modality.for_module(column.values))
             else:  # no row: every parameter still becomes part of the graph
                 with no_rows():
                     x_TD, lengths = (
-                        t[:0] for t in self._tokens(example(self.modality, column.rows.device))
+                        t[:0]
+                        for t in self._tokens(
+                            self.modality.for_module(example(self.modality, column.rows.device))
+                        )
                     )
         position = x_TD.new_zeros(len(x_TD), 3)
         # position: the number of a token in its row; a module does not say where its tokens lie
