@@ -10,7 +10,7 @@ import pytest
 from scripts.mutants import __main__ as cli
 from scripts.mutants import parts
 from scripts.mutants.operators import OPERATORS
-from scripts.mutants.run import Target, in_fork
+from scripts.mutants.run import Target, forget, in_fork
 from scripts.mutants.trees import mutants
 
 
@@ -220,6 +220,20 @@ def test_mutants_leave_this_process_as_it_is(target):
     before = ast.dump(made.tree)
     made.verdict(made.mutants[0], 20)
     assert ast.dump(made.tree) == before
+
+
+def test_a_module_is_imported_anew_from_its_package_too(tmp_path, monkeypatch):
+    folder = tmp_path / "package_of_one"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "part.py").write_text("VALUE = []")
+    monkeypatch.syspath_prepend(tmp_path)
+    from package_of_one import part
+
+    forget("package_of_one.part")
+    from package_of_one import part as fresh
+
+    assert fresh is not part and fresh.VALUE is not part.VALUE
 
 
 def test_tests_that_fail_without_a_mutant_are_refused(target):

@@ -108,6 +108,16 @@ def stale_modules(module: str, place: Path) -> list[str]:
     return [n for n in stale if not hasattr(sys.modules[n], "__path__")]
 
 
+def forget(module: str) -> None:
+    """Let a module be imported anew, also by `from package import module`, which takes the
+    attribute of a package that has one."""
+    del sys.modules[module]
+    package, _, name = module.rpartition(".")
+    parent = sys.modules.get(package)
+    if parent is not None and name in vars(parent):
+        delattr(parent, name)
+
+
 @dataclass(frozen=True)
 class Ended:
     """A fork that has ended.
@@ -214,7 +224,7 @@ class Target:
         if mutant is not None:
             mutant.apply()
         for name in self.stale or [self.module]:
-            del sys.modules[name]
+            forget(name)
         sys.meta_path.insert(0, Source(self.module, self.tree, self.file))
         return pytest_answer(self.tests)
 

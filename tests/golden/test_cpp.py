@@ -39,6 +39,8 @@ class Cpp(Reference):
             "member.weight": (self.width, self.hidden),
             "member.bias": (self.width,),
         }
+        head = self.encoder.heads["picture"]
+        assert torch.equal(head.member.weight, head.subspace.weight)
         assert self.min_batch_size == 2
 
     def losses(self, batch):

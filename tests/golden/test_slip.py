@@ -62,7 +62,7 @@ class Slip(Reference):
         return sum(rows + columns) / len(a) / 2
 
     def views(self, a, b):
-        """SimCLR's: each of 2N views is told from 2N - 2 others."""
+        """SimCLR's: each of 2N views is classified among the 2N - 1 others."""
         n, z = len(a), unit(torch.cat([a, b]))
         if n < 2:
             return 0 * (a.sum() + b.sum())
@@ -102,7 +102,7 @@ def test_two_steps_with_views_of_two_fields():
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_one_row_has_no_negative(rows):
+def test_one_row_has_no_negatives(rows):
     golden("slip", Slip, views=VIEWS, rows=rows, **SMALL)
 
 

@@ -67,9 +67,9 @@ class SoftMask(Reference):
         for s in others:
             same, wrong, left = self.match(aligned, tokens, s, batch.seeds)
             n = len(others)
-            terms[f"itm/{s}"] = self.matching_loss(same, wrong) / n
+            terms[f"itm/{s}"] = self.matching(same, wrong) / n
             if self.soft and self.w["progress"] >= self.warmup:
-                terms[f"soft/{s}"] = self.soft * self.matching_loss(left, wrong) / n
+                terms[f"soft/{s}"] = self.soft * self.matching(left, wrong) / n
             terms[f"mlm/{s}"] = self.guessed(masked, tokens[s], targets) / n
         return terms
 
@@ -152,7 +152,7 @@ class SoftMask(Reference):
         a = (relevance - low) / (high - low).clamp(min=1e-12)
         return (a <= self.hard).double() if self.hard else 1 - a
 
-    def matching_loss(self, same, wrong):
+    def matching(self, same, wrong):
         """Binary cross-entropy, the mean over all pairs."""
         loss = torch.cat([softplus(-same), softplus(wrong)])
         return loss.mean() if len(loss) else loss.sum()
