@@ -69,7 +69,8 @@ class Structure(Reference):
 
 
 def hold(fields=("picture", "words"), rows=6, **options):
-    options = {"width": 8, "warmup": 4}  # a share of two is exact in single precision | options
+    # a warm-up of 4 steps: its shares are exact in single precision
+    options = {"width": 8, "warmup": 4} | options
     known = {k: v for k, v in options.items() if hasattr(Structure, k)}
     reference = type("Structure", (Structure,), known)
     golden("structure_reg", reference, views=("plain",), fields=fields, rows=rows, **options)
