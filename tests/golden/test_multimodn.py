@@ -7,13 +7,12 @@ import torch
 
 from amodal.core import Column
 from amodal.methods.fusion.multimodn import PAPER_RECIPE
-from amodal.nn.heads.supervised import Target
 from tests.golden import harness, naive
 from tests.golden.harness import Reference, defaults, golden
 from tests.methods.bench import batch
 
-KIND = Target("kind", "classes", ("a", "b", "c"))
-SIDE = Target("side", "classes", ("left", "right"))
+KIND = {"name": "kind", "kind": "classes", "classes": ("a", "b", "c")}
+SIDE = {"name": "side", "kind": "classes", "classes": ("left", "right")}
 
 
 class MultiModN(Reference):
@@ -43,8 +42,8 @@ class MultiModN(Reference):
         changes = [sum(s.values()) / len(s) for s in sizes.values() if s]
         terms = {}
         for target in self.targets:
-            total = sum(e[target.name] for e in errors)
-            terms[f"predict/{target.name}"] = total / len(errors) / len(self.targets)
+            total = sum(e[target["name"]] for e in errors)
+            terms[f"predict/{target['name']}"] = total / len(errors) / len(self.targets)
         if self.change:
             terms["change"] = self.change * sum(changes) / len(self.order)
         return terms
@@ -61,14 +60,14 @@ class MultiModN(Reference):
         """Of each task, the mean cross-entropy of those records whose label is known."""
         made, begin = {}, 0
         for target in self.targets:
-            label, width = batch.labels[target.name], len(target.classes)
+            label, width = batch.labels[target["name"]], len(target["classes"])
             losses = []
             for row, state in states.items():
                 if row in label.rows.tolist():
                     y = int(label.values[label.rows.tolist().index(row)])
                     outputs = self.decode(state)[begin : begin + width]
                     losses.append(outputs.logsumexp(0) - outputs[y])
-            made[target.name] = sum(losses) / len(losses) if losses else 0.0
+            made[target["name"]] = sum(losses) / len(losses) if losses else 0.0
             begin += width
         return made
 

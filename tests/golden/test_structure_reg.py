@@ -11,7 +11,7 @@ from tests.golden.harness import Reference, common, defaults, golden, unit
 
 class Structure(Reference):
     temperature, weight, levels, margin, warmup = 0.05, 10.0, 1, 0.0, 4
-    width, hidden = 8, 0
+    width, hidden, weight_by_level = 8, 0, False
 
     def check_start(self):
         assert self.min_batch_size == 2 and self.encoder.space_width == self.width
@@ -46,13 +46,14 @@ class Structure(Reference):
         """Equation 3: Jensen-Shannon divergence of neighbourhoods of up to so many hops."""
         p, q = self.neighbourhoods(original), self.neighbourhoods(aligned)
         total, p_hops, q_hops = 0, p, q
-        for _ in range(self.levels):
+        for level in range(1, self.levels + 1):
             m = (p_hops + q_hops) / 2
             divergence = 0
             for i in range(len(m)):
                 for one in (p_hops, q_hops):
                     divergence = divergence + self.kl(one[i], m[i]) / 2 / len(m)
-            total = total + (divergence - self.margin).relu()
+            share = 1 / level if self.weight_by_level else 1
+            total = total + share * (divergence - self.margin).relu()
             p_hops, q_hops = p_hops @ p, q_hops @ q
         return total / self.levels
 
@@ -69,7 +70,8 @@ class Structure(Reference):
 
 
 def hold(fields=("picture", "words"), rows=6, **options):
-    options = {"width": 8, "warmup": 4}  # a share of two is exact in single precision | options
+    # a warm-up of 4 steps: its shares are exact in single precision
+    options = {"width": 8, "warmup": 4} | options
     known = {k: v for k, v in options.items() if hasattr(Structure, k)}
     reference = type("Structure", (Structure,), known)
     golden("structure_reg", reference, views=("plain",), fields=fields, rows=rows, **options)
@@ -85,6 +87,7 @@ def test_two_steps(fields):
     [
         {"hidden": 11},
         {"levels": 3, "weight": 4.0, "temperature": 0.5},
+        {"levels": 3, "weight_by_level": True, "temperature": 0.5},
         {"margin": 0.01, "warmup": 0, "temperature": 0.3},
         {"margin": 0.9, "warmup": 2},
     ],
@@ -106,6 +109,7 @@ def test_defaults():
         "temperature": 0.05,
         "weight": 10.0,
         "levels": 1,
+        "weight_by_level": False,
         "margin": 0.0,
         "warmup": 1000,
     }

@@ -15,7 +15,7 @@ Differs:
   head is linear with a gated residual of low rank.
 - divergence: that of Jensen and Shannon, the paper's. The released program takes the divergences of
   the mean from both sides, KL(m || p) + KL(m || q), in its place.
-- levels: their mean without weights, as configured by the authors; their function also has 1 / l.
+- levels: their mean without weights, as configured by the authors; `weight_by_level` is 1 / l.
 - warm-up: the weight is a step ahead of theirs, which is 0 at the first.
 - similarity: cosines, less the mean after normalising, as configured; the RBF and rank kernels and
   the other centrings of the ablations are not there.
@@ -62,6 +62,7 @@ def structure_reg(
     temperature: float = 0.05,
     weight: float = 10.0,
     levels: int = 1,
+    weight_by_level: bool = False,
     margin: float = 0.0,
     warmup: int = 1000,
 ) -> Structure:
@@ -74,6 +75,7 @@ def structure_reg(
         temperature: Temperature of InfoNCE and of the neighbourhoods.
         weight: Weight of the structure term after the warm-up.
         levels: Hops of a neighbourhood.
+        weight_by_level: Divide the divergence after l hops by l.
         margin: A divergence that is not penalised.
         warmup: Steps over which the weight rises.
     """
@@ -82,6 +84,7 @@ def structure_reg(
         temperature=temperature,
         weight=weight,
         levels=levels,
+        weight_by_level=weight_by_level,
         margin=margin,
         warmup=warmup,
     )
@@ -108,12 +111,14 @@ class Structure(StagedMethod):
         temperature: float,
         weight: float,
         levels: int,
+        weight_by_level: bool,
         margin: float,
         warmup: int,
     ):
         super().__init__()
         self.encoder, self.temperature, self.weight = encoder, temperature, weight
         self.levels, self.margin, self.warmup = levels, margin, warmup
+        self.weight_by_level = weight_by_level
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.on_stage_start(0)
 
@@ -145,6 +150,7 @@ class Structure(StagedMethod):
                 temperature=self.temperature,
                 levels=self.levels,
                 margin=self.margin,
+                weight_by_level=self.weight_by_level,
             )
             for s in z.sources
         }
