@@ -27,6 +27,8 @@ PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 """In mean variances of a field."""
 POWERS = (0.5, 1.0, 2.0)
 """Of the correlations, as weights of directions."""
+TIE = 1e-6
+"""Scores that differ by less are equal but for rounding, and the first one counts."""
 MIN_PAIRS = 2
 """Of two fields, below which their covariance is taken as zero."""
 
@@ -236,6 +238,6 @@ def _better(
     directions = spectra.directions(penalties)
     for power in POWERS:
         score = held_out.score(directions.weighted(power, width))
-        if score > best.score:
+        if score > best.score + TIE:
             best = Choice(penalties, power, score)
     return best

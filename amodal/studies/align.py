@@ -48,7 +48,7 @@ CANDIDATES = (
             recipe={"weight_decay": decay},
             name=f"linear heads, dropout {dropout:g}, weight decay {decay:g}",
         )
-        for dropout, decay in ((0.0, 0.05), (0.3, 0.05), (0.5, 0.05), (0.5, 1.0), (0.7, 0.05))
+        for dropout, decay in ((0.0, 0.05), (0.3, 0.05), (0.5, 0.05), (0.5, 1.0))
     ),
     Candidate(
         "linear_heads",

@@ -142,13 +142,19 @@ class LinearTowers(Towers):
         self._fit(fit, held_out, sample)
 
     def _fit(self, fit: Sums, held_out: Sums, sample: Sample) -> None:
-        names = [f for f in fit.names if fit.count.get((f, f), 0) >= MIN_PAIRS]
-        fit, whole = fit.of(names), (fit + held_out).of(names)
-        if not any(
-            fit.count.get(pair, 0) >= MIN_PAIRS for pair in itertools.combinations(names, 2)
-        ):
-            warnings.warn("too few records have two fields to fit maps to, which stay random")
+        pairs = [
+            p for p in itertools.combinations(fit.names, 2) if fit.count.get(p, 0) >= MIN_PAIRS
+        ]
+        names = [f for f in fit.names if any(f in pair for pair in pairs)]
+        for name in sorted({*fit.names} - {*names}):
+            warnings.warn(
+                f"fewer than {MIN_PAIRS} training records have {name} and another field, so there "
+                "is nothing to fit its map to; it begins random",
+                stacklevel=2,
+            )
+        if not names:
             return
+        fit, whole = fit.of(names), (fit + held_out).of(names)
         spectra, width = Spectra.of(fit), self.encoder.width
         chosen_by = HeldOut({f: fit.mean(f) for f in names}, at_names(sample.columns(), names))
         choice = choose(spectra, chosen_by, width)
@@ -174,8 +180,10 @@ class LinearTowers(Towers):
         # cosines do not see a factor, and a fresh layer of this width has entries of this size
         w_FD = w_FD / (w_FD.square().mean() * len(w_FD)).sqrt().clamp_min(EPS)
         linear, width = self._linear(name), w_FD.shape[1]
-        for parameter in (linear.weight, linear.bias, self.encoder.field_token[name]):
-            parameter.zero_()
+        linear.weight.zero_()
+        linear.bias.zero_()
+        if name in self.on_backbone:  # which stands behind the map; of other towers, before it
+            self.encoder.field_token[name].zero_()
         linear.weight[:width] = w_FD.T.to(linear.weight)
         linear.bias[:width] = (-mean_F @ w_FD).to(linear.bias)
         self.get_buffer(f"mean/{name}").copy_(mean_F)
