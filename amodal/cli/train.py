@@ -206,8 +206,8 @@ def align(
     method: Annotated[
         str,
         arg(
-            help="cca, linear_heads, ape, clip, siglip, lit, gram, …; by default the best one on the "
-            "validation part of the closed form, linear heads and perceptrons"
+            help="cca, linear_heads, ape, clip, siglip, lit, gram, …; by default what does best on "
+            "the validation part: the closed form, linear heads or perceptrons"
         ),
     ] = "",
     tokens: Annotated[

@@ -246,9 +246,8 @@ def standard_error(outcome: Outcome) -> float:
 def _summary(choice: str, other: str, scores: Mapping[str, float], noise: float) -> str:
     first = f"chose {choice}: Recall@10 {scores[choice]:.3f} on the validation part"
     if choice != CLOSED_FORM:
-        return f"{first}; the {CLOSED_FORM} has " + (
-            f"{scores[CLOSED_FORM]:.3f}" if CLOSED_FORM in scores else "failed"
-        )
+        closed = f"has {scores[CLOSED_FORM]:.3f}" if CLOSED_FORM in scores else "failed"
+        return f"{first}; the {CLOSED_FORM} {closed}"
     if not other:
         return first
     if scores[other] <= scores[choice]:

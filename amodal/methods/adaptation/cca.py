@@ -1,7 +1,7 @@
 """Regularised CCA: frozen encoders are led into one space in closed form, by canonical directions.
 
-Hotelling 1936; a penalty for each field Vinod 1976; more than two fields Kettenring 1971. Directions
-are weighted by a power of their correlation, Gong et al., IJCV 2014, arXiv:1212.4522, section 3.3.
+Hotelling 1936; penalties of each field Vinod 1976; more than two fields Kettenring 1971; weights of
+directions, a power of their correlation, Gong et al. 2014, IJCV, arXiv:1212.4522, section 3.3.
 One pass over the training records. Penalties and the power are those by which a held-out fifth of
 them find each other best, and then all of them are fitted. A record may lack fields: each
 covariance is of the records that have both.
