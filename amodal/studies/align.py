@@ -156,11 +156,11 @@ def align(
     steps = int(recipe.pop("steps", 0)) or _steps(dataset)
     candidates = tuple(_changed(c, recipe, size) for c in CANDIDATES)
     study = Study(candidates, (int(settings.get("seed") or 0),), steps, rungs=1, name="align")
-    found = earlier or _compared(study, setup, Path(out), progress)
+    alignment = earlier or _compared(study, setup, Path(out), progress)
     # before training, so that a run that is resumed is of what was chosen
-    found.save()
-    _train(study, setup, found, {n: v for n, v in common.items() if n not in recipe}, resume)
-    return found
+    alignment.save()
+    _train(study, setup, alignment, {n: v for n, v in common.items() if n not in recipe}, resume)
+    return alignment
 
 
 def _check_free(options: Mapping[str, object] | None, tokens: bool) -> None:
@@ -210,25 +210,24 @@ def _compared(study: Study, setup: Setup, out: Path, progress: bool) -> Alignmen
         outcomes = work(
             study, Trainer({"": setup}), Path(folder) / "study.journal", progress=progress
         )
-    found = {cell.candidate: outcome for cell, outcome in outcomes.items()}
-    return chosen(found, out)
+    return chosen({cell.candidate: one for cell, one in outcomes.items()}, out)
 
 
-def chosen(found: Mapping[str, Outcome], out: Path) -> Alignment:
+def chosen(outcomes: Mapping[str, Outcome], out: Path) -> Alignment:
     """Choose the best candidate, or the closed form if it is level within noise.
 
     Args:
-        found: Candidate -> outcome of its trial.
+        outcomes: Candidate -> outcome of its trial.
         out: The run folder.
 
     Raises:
         AmodalError: If no trial has a score.
     """
-    scores = {name: o.score for name, o in found.items() if o.score is not None}
+    scores = {name: o.score for name, o in outcomes.items() if o.score is not None}
     if not scores:
-        raise AmodalError(f"nothing could be trained: {next(iter(found.values())).failed}")
+        raise AmodalError(f"nothing could be trained: {next(iter(outcomes.values())).failed}")
     best = max(scores, key=lambda name: (scores[name], name == CLOSED_FORM, name))
-    noise = standard_error(found[best])
+    noise = standard_error(outcomes[best])
     choice = best
     if CLOSED_FORM in scores and scores[best] - scores[CLOSED_FORM] <= noise:
         choice = CLOSED_FORM
@@ -256,10 +255,10 @@ def _summary(choice: str, other: str, scores: Mapping[str, float], noise: float)
 
 
 def _train(
-    study: Study, setup: Setup, found: Alignment, settings: Mapping[str, Any], resume: bool
+    study: Study, setup: Setup, alignment: Alignment, settings: Mapping[str, Any], resume: bool
 ) -> None:
     """Train what was chosen, into its run folder."""
-    candidate = study.candidate(found.chosen)
+    candidate = study.candidate(alignment.chosen)
     job = study.job(study.cells([candidate.name], 0)[0])
     recipe = shortened(setup.recipe(candidate), setup.steps(job))
     if "batch_size" not in candidate.recipe:
@@ -268,12 +267,12 @@ def _train(
     pretrain(
         candidate.method,
         setup.dataset,
-        found.run,
+        alignment.run,
         recipe=recipe,
         size=candidate.size or setup.size,
         options=dict(candidate.options),
         cache_features=setup.cache_features,
-        resume=resume and (found.run / "config.json").exists(),
+        resume=resume and (alignment.run / "config.json").exists(),
         **settings,
     )
 

@@ -13,6 +13,7 @@ the fit but the temperature of softmax, for those who read scores; so one step i
 from amodal.core import Recipe
 from amodal.methods.shared.closed_form import LinearTowers
 from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
 
 RECIPE = Recipe(steps=1, lr=1e-3, weight_decay=0.0)
 
@@ -25,6 +26,5 @@ def cca(encoder: Encoder, *, temperature: float = 0.07, max_scale: float = 100.0
         temperature: Of the softmax, where records are too few to find the best one.
         max_scale: Bound of its inverse.
     """
-    return LinearTowers(
-        encoder, learns=False, dropout=0.0, hidden=0, temperature=temperature, max_scale=max_scale
-    )
+    scale = Scale(1 / temperature, most=max_scale)
+    return LinearTowers(encoder, learns=False, dropout=0.0, hidden=0, scale=scale)

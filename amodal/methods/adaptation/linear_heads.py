@@ -12,6 +12,7 @@ few thousand pairs leave little room beyond it."""
 from amodal.core import Recipe
 from amodal.methods.shared.closed_form import LinearTowers
 from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
 
 RECIPE = Recipe(steps=100, lr=1e-3, batch_size=256, weight_decay=0.05)
 
@@ -33,11 +34,5 @@ def linear_heads(
         temperature: Of the softmax, where records are too few to find the best one.
         max_scale: Bound of its inverse.
     """
-    return LinearTowers(
-        encoder,
-        learns=True,
-        dropout=dropout,
-        hidden=hidden,
-        temperature=temperature,
-        max_scale=max_scale,
-    )
+    scale = Scale(1 / temperature, most=max_scale)
+    return LinearTowers(encoder, learns=True, dropout=dropout, hidden=hidden, scale=scale)

@@ -34,6 +34,8 @@ HELD_OUT_STREAM = 1
 """Of the draws that hold records out."""
 EPS = 1e-12
 """Keeps the map of a field that does not vary from a division by zero."""
+MAX_SCALE = 1e3
+"""Inverse temperature that is tried where it has no bound."""
 SCALES = 41
 """Inverse temperatures that are tried, from 1 to the bound."""
 
@@ -49,8 +51,7 @@ class LinearTowers(Towers):
         learns: Whether the maps learn after that; else the temperature alone does.
         dropout: Of the features, around their mean.
         hidden: Of a perceptron beside each map; 0 for none.
-        temperature: Where that of InfoNCE starts, for records too few to find it.
-        max_scale: Bound of its inverse.
+        scale: The inverse temperature, where records are too few to find the best one.
 
     Raises:
         AmodalError: For values out of range, fewer than two fields, a trunk that fields share, and
@@ -64,8 +65,7 @@ class LinearTowers(Towers):
         learns: bool,
         dropout: float,
         hidden: int,
-        temperature: float,
-        max_scale: float,
+        scale: Scale,
     ):
         if not 0 <= dropout < 1:
             raise AmodalError(f"dropout is a share from 0 to below 1, not {dropout:g}")
@@ -80,9 +80,8 @@ class LinearTowers(Towers):
             name: _head(encoder.width, hidden, name in self.on_backbone) for name in encoder.fields
         }
         encoder.set_heads(heads, encoder.width)
-        scale = Scale(1 / temperature, most=max_scale)
         super().__init__(encoder, pairwise_info_nce(scale), views=("weak",), learned=scale)
-        self.dropout, self.max_scale = dropout, max_scale
+        self.dropout = dropout
         if not learns:
             # a rate of 0 and not a lock: another process waits for gradients of every tower
             self.lr_multipliers = {"encoder.": 0.0}
@@ -168,7 +167,8 @@ class LinearTowers(Towers):
         """The inverse temperature with the least InfoNCE, of SCALES from 1 to the bound."""
         assert isinstance(self.learned, Scale)
         if pairs:
-            logs = torch.linspace(0, math.log(self.max_scale), SCALES).tolist()
+            highest = min(self.learned.log_most, math.log(MAX_SCALE))
+            logs = torch.linspace(0, highest, SCALES).tolist()
             losses = [
                 sum(float(info_nce(a, b, temperature=math.exp(-log))) for a, b in pairs)
                 for log in logs
