@@ -26,6 +26,7 @@ from amodal.studies.trainer import Setup, Trainer, shortened
 from amodal.studies.worker import run as work
 from amodal.train import distributed
 from amodal.train.pretrain import pretrain
+from amodal.train.run_dir import read_config
 from amodal.train.settings import read_settings
 
 FILE = "alignment.json"
@@ -141,6 +142,9 @@ def align(
         )
         return Alignment(Path(out), method, {}, 0.0, "")
     _check_free(options, tokens)
+    if resume and earlier is None and (Path(out) / "config.json").exists():
+        before = read_config(Path(out) / "config.json")["method"]
+        raise AmodalError(f"the run in {out} was started with a method; add --method {before}")
     if not resume and (Path(out) / "config.json").exists():
         raise AmodalError(
             f"{out} holds a run already; add --resume to continue it, or choose another --out"

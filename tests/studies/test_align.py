@@ -90,6 +90,8 @@ def test_a_method_that_is_asked_for_is_trained_as_it_is(pictures, tmp_path):
         found = align(dataset, out, backbones, method=method, steps=2, progress=False, logger=None)
         assert (found.chosen, found.summary) == (method, "")
         assert amodal.load(out).encoder.width == width and not (out / "alignment.json").exists()
+        with pytest.raises(AmodalError, match=f"add --method {method}"):
+            align(dataset, out, backbones, steps=2, progress=False, resume=True)
 
 
 def test_mistakes_are_reported(pictures, tmp_path):
