@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the names of `__getattr__`, for type checkers
     from amodal.model import load as load
     from amodal.model import pretrain as pretrain
     from amodal.nn.encoder import Encoder as Encoder
+    from amodal.studies.align import align as align
     from amodal.studies.compare import compare as compare
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOME = {
     "Mixture": "amodal.data",
     "Model": "amodal.model",
     "Recipe": "amodal.core.recipe",
+    "align": "amodal.studies.align",
     "compare": "amodal.studies.compare",
     "init": "amodal.data",
     "load": "amodal.model",

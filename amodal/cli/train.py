@@ -203,12 +203,20 @@ def align(
             "transformers:DIR",
         ),
     ],
-    method: Annotated[str, arg(help="the objective: ape, clip, siglip, lit, gram, …")] = "ape",
+    method: Annotated[
+        str,
+        arg(
+            help="cca, linear_heads, ape, clip, siglip, lit, gram, …; by default what does best on "
+            "the validation part: the closed form, linear heads or perceptrons"
+        ),
+    ] = "",
     tokens: Annotated[
         bool,
         arg(help="cache all tokens, not their mean, for methods that need them; 16 times the disk"),
     ] = False,
-    size: Annotated[str, arg(help=f"of the trained head: {SIZES}")] = "tiny",
+    size: Annotated[
+        str, arg(help=f"of the trained head: {SIZES}; by default wide for maps alone, else tiny")
+    ] = "",
     fields: Fields = "",
     seed: int = 0,
     resume: Resume = False,
@@ -218,26 +226,29 @@ def align(
 ) -> None:
     """Align frozen encoders in one space.
 
-    Their features are computed once and cached, then a head trains in minutes.
+    Their features are computed once and cached. Maps in closed form, linear heads and perceptrons
+    are compared on the validation part, and the best one is trained, in minutes.
 
-    Options of the method: --method.NAME VALUE."""
-    from amodal.train.pretrain import pretrain as run
+    Options of a method that is given: --method.NAME VALUE."""
+    from amodal.studies.align import align as run
 
-    run(
-        method,
+    alignment = run(
         data,
         out,
-        options=METHOD_OPTIONS,
+        pairs(backbone),
+        method=method,
+        tokens=tokens,
         size=size,
         fields=listed(fields),
-        seed=seed,
+        options=METHOD_OPTIONS,
         resume=resume,
+        seed=seed,
         accept_changed_code=accept_changed_code,
         device=device,
-        backbones=pairs(backbone),
-        cache_features="tokens" if tokens else "mean",
         **recipe_fields(recipe),
     )
+    if alignment.summary:
+        print(alignment.summary)
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 

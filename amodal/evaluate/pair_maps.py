@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.evaluate.protocols.retrieval import ranked
+from amodal.stats.canonical import PENALTIES, Spectra
+from amodal.stats.ranking import ranks, reciprocal_ranks
 
 MIN_PAIRS = 20
 """Of training, below which two fields have no common space."""
 MAX_DIRECTIONS = 64
 MATCHED = (1, 4, 16)
 """Pairs of single columns that are tried as directions."""
-PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
-"""In mean variances of a field."""
 MAX_CORRELATION = 0.995
 RADIUS = 0.5
 """Typical length of vectors beside the constant 1 that makes cosines compare distances."""
@@ -114,13 +113,11 @@ def _columns(x_NF: Tensor, y_NG: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _canonical(x_NF: Tensor, y_NG: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Directions of a CCA for each penalty."""
-    (e_a, v_a), (e_b, v_b) = (torch.linalg.eigh(z.T @ z / len(z)) for z in (x_NF, y_NG))
-    cross = v_a.T @ (x_NF.T @ y_NG / len(x_NF)) @ v_b
+    own = {"x": x_NF.T @ x_NF / len(x_NF), "y": y_NG.T @ y_NG / len(y_NG)}
+    spectra = Spectra(own, {("x", "y"): x_NF.T @ y_NG / len(x_NF)})
     for penalty in PENALTIES:
-        r_a, r_b = ((e.clamp_min(0) + penalty * e.mean() + 1e-12).rsqrt() for e in (e_a, e_b))
-        u, _, vh = torch.linalg.svd(r_a[:, None] * cross * r_b, full_matrices=False)
-        w_a = v_a @ (r_a[:, None] * u[:, :MAX_DIRECTIONS])
-        yield w_a, v_b @ (r_b[:, None] * vh[:MAX_DIRECTIONS].T)
+        maps = spectra.directions(dict.fromkeys(own, penalty)).maps
+        yield maps["x"][:, :MAX_DIRECTIONS], maps["y"][:, :MAX_DIRECTIONS]
 
 
 def _weights(a_ND: Tensor, b_ND: Tensor) -> Tensor:
@@ -136,5 +133,5 @@ def _weights(a_ND: Tensor, b_ND: Tensor) -> Tensor:
 
 def _mean_reciprocal_rank(a_ND: Tensor, b_ND: Tensor) -> float:
     most = slice(0, 1000)
-    values = [ranked(q[most], g[most], recall_at=(1,)) for q, g in ((a_ND, b_ND), (b_ND, a_ND))]
-    return sum(float(row["value"]) for rows in values for row in rows if row["metric"] == "MRR")
+    both = ((a_ND[most], b_ND[most]), (b_ND[most], a_ND[most]))
+    return sum(float(reciprocal_ranks(*ranks(q, g)).mean()) for q, g in both)

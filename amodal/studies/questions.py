@@ -19,6 +19,7 @@ from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.row import Row
 from amodal.evaluate.yardsticks import SimpleParts
 from amodal.studies.limits import Check
+from amodal.train.cache_features import CachedFeatures
 
 
 class Question(Protocol):
@@ -133,7 +134,8 @@ def embedded(
 ) -> tuple[Dataset, tuple[Embedded, Embedded]]:
     """The dataset with the encoder's fields, and its training records and those of a part in its
     vectors."""
-    data = dataset if dataset.fields == encoder.fields else dataset.with_fields(encoder.fields)
+    as_they_are = isinstance(dataset, CachedFeatures) or dataset.fields == encoder.fields
+    data = dataset if as_they_are else dataset.with_fields(encoder.fields)
     train, test = (
         embed_records(encoder, data, data.split(name), progress=lambda _: check())
         for name in ("train", part)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Recipe
 from amodal.data import Dataset
 from amodal.inference.forward_passes import AnyEncoder
+from amodal.nn.encoder import Encoder
 from amodal.studies.candidate import Candidate
 from amodal.studies.label_free import label_free
 from amodal.studies.limits import Check
@@ -21,6 +22,7 @@ from amodal.studies.outcome import Measured
 from amodal.studies.questions import Question, SimpleFeatures, embedded, measure
 from amodal.studies.study import Job, Study
 from amodal.train import pretrain
+from amodal.train.cache_features import reuse_features
 from amodal.train.callbacks import Callback, OnlineProbe, OnlineRetrieval, OnLog, Progress
 from amodal.train.run_setup import DEFAULT_EPOCHS
 from amodal.train.settings import for_data, read_settings, with_changes
@@ -67,6 +69,8 @@ class Setup:
             this data; else from that of the method's page.
         label_free: Whether to measure what needs no labels too. Without questions that is all there
             is, and the score is RankMe.
+        cache_features: Of frozen backbones, see `amodal.train.cache_features`. Measured are the
+            same features, and there is no learning curve.
     """
 
     dataset: Dataset
@@ -78,6 +82,7 @@ class Setup:
     simple: SimpleFeatures | None = None
     small_recipes: bool = False
     label_free: bool = False
+    cache_features: str = ""
 
     def __post_init__(self) -> None:
         if not self.questions and not self.label_free:
@@ -93,8 +98,20 @@ class Setup:
         )
         return with_changes(usual.recipe, candidate.recipe)
 
+    def measured(self, encoder: nn.Module) -> Dataset:
+        """The dataset with an encoder's fields, or with the cached features of its backbones."""
+        if not self.cache_features:
+            return self.dataset
+        dataset = self.dataset.with_fields(cast(Encoder, encoder).fields)
+        device = next(encoder.parameters()).device
+        pooled = self.cache_features == "mean"
+        return reuse_features(dataset, encoder, device, pooled=pooled)
+
     def steps(self, job: Job) -> int:
-        """Steps of a job."""
+        """Steps of a job; no more than a candidate's own recipe has."""
+        recipe_steps = job.candidate.recipe.get("steps")
+        if recipe_steps is not None:
+            return min(job.steps, int(recipe_steps))
         rows = job.candidate.recipe.get("batch_size")
         if not self.equal_records or rows is None or self.batch_size is None:
             return job.steps
@@ -126,12 +143,13 @@ class Trainer:
         callbacks = [Stop(check), *_curves(setup, steps, curve)]
         encoder = trained(setup, job, callbacks)
         check()
+        dataset = setup.measured(encoder.eval())
         measured = measure(
-            encoder.eval(), setup.dataset, setup.questions, self.part, job.seed, check, setup.simple
+            encoder, dataset, setup.questions, self.part, job.seed, check, setup.simple
         )
         details = {"part": self.part, "steps": steps, "tasks": measured, "curve": curve}
         if setup.label_free:
-            data, (train, _) = embedded(encoder, setup.dataset, self.part, check)
+            data, (train, _) = embedded(encoder, dataset, self.part, check)
             free = label_free(cast(AnyEncoder, encoder), data, train, job.seed, check)
             details["label_free"] = free
             if not setup.questions:
@@ -176,6 +194,7 @@ def trained(setup: Setup, job: Job, callbacks: Sequence[Callback] = ()) -> nn.Mo
                 "options": dict(candidate.options),
                 "backbones": dict(candidate.backbones or setup.backbones) or None,
                 "callbacks": callbacks,
+                "cache_features": setup.cache_features,
                 "save_every": steps,
                 "progress": False,
                 "logger": None,
@@ -251,7 +270,7 @@ class Curve:
 
 def _curves(setup: Setup, steps: int, points: list[tuple[int, dict[str, float]]]) -> list[Callback]:
     """The learning curve of the first question, where it is cheap: a few forward passes."""
-    if not setup.questions:
+    if not setup.questions or setup.cache_features:
         return []
     first = setup.questions[0]
     every = max(steps // CURVE_POINTS // LOGGED, 1) * LOGGED

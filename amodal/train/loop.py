@@ -196,6 +196,8 @@ class Loop:
             # ranks may round differently, so the first one's statistics hold for all, as after a
             # refresh
             method.fit_statistics(self.records)
+            if self.training.average is not None:  # of weights that may have been set just now
+                ema_update(self.training.average, method.encoder, 0.0)
             distributed.broadcast_module(self.training)
         if isinstance(method, Refreshes) and method.refresh_first and not last:
             self._refresh()

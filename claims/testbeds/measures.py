@@ -12,9 +12,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from amodal.data.loader import class_numbers
-from amodal.evaluate.protocols.retrieval import chance_of
 from amodal.inference.embed import known
 from amodal.nn.heads.supervised import survival_of
+from amodal.stats.ranking import chance_of
 from testbeds.testbed import Records, Task
 
 DRAWS = 1000

@@ -205,7 +205,7 @@ def test_figures_leave_pyplot_alone(records, tmp_path):
 def test_ties_count_as_on_average_over_all_orders_of_them():
     from itertools import permutations
 
-    from amodal.evaluate.protocols.retrieval import hits, reciprocal_ranks
+    from amodal.stats.ranking import hits, reciprocal_ranks
 
     def column(*values):
         return torch.tensor(values, dtype=torch.float64)

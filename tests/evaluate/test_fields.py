@@ -9,8 +9,9 @@ from amodal.core import AmodalError, Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
 from amodal.evaluate.protocols.cross_modal_transfer import cross_modal_transfer
 from amodal.evaluate.protocols.missing_modality import missing_modality, subsets
-from amodal.evaluate.protocols.retrieval import chance_of, ranked, retrieval
+from amodal.evaluate.protocols.retrieval import ranked, retrieval
 from amodal.evaluate.protocols.zero_shot import zero_shot
+from amodal.stats.ranking import chance_of
 from tests.evaluate.made import CLASSES, made
 
 

@@ -38,7 +38,6 @@ from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needed_records import every_record, no_record
 from amodal.evaluate.object_sizes import areas, bins_of, number_of
 from amodal.evaluate.protocol import Protocol
-from amodal.evaluate.protocols.retrieval import chance_of
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded, as_encoder, embed_multi_vector
@@ -47,6 +46,7 @@ from amodal.modalities import Modality
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector
 from amodal.objectives.late_interaction import late_interaction
+from amodal.stats.ranking import chance_of
 
 MIN_QUERIES = 5
 """Below which a bin is left out."""

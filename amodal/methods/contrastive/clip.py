@@ -7,7 +7,7 @@ InfoNCE, over the records that have both, as in CMC (arXiv:1906.05849, eq. 8).
 from torch import Tensor
 
 from amodal.core import Embeddings
-from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
+from amodal.methods.shared.shapes import Objective, Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -25,6 +25,11 @@ def clip(
         max_scale: Upper bound of the inverse temperature.
     """
     scale = Scale(1 / temperature, most=max_scale)
+    return Towers(two_fields(encoder).align(width), pairwise_info_nce(scale), learned=scale)
+
+
+def pairwise_info_nce(scale: Scale) -> Objective:
+    """The mean over pairs of fields of their InfoNCE, at one temperature."""
 
     def objective(z: Embeddings) -> dict[str, Tensor]:
         return share(
@@ -34,4 +39,4 @@ def clip(
             }
         )
 
-    return Towers(two_fields(encoder).align(width), objective, learned=scale)
+    return objective

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from amodal.core.part import Part
+
+EPS = 1e-6
+"""Keeps a vector of zeros from a division by zero."""
 
 
 class LinearHead(Part, nn.Linear):
@@ -27,6 +31,32 @@ class MlpHead(Part, nn.Sequential):
         super().__init__(
             nn.Linear(width_in, hidden), nn.GELU(), nn.Linear(hidden, width, bias=bias)
         )
+
+
+class ResidualHead(Part):
+    """(N, width) -> (N, width), a perceptron beside the identity, which it begins as.
+
+    It scales with its input, so that directions alone matter.
+
+    Args:
+        width: Of input and output.
+        hidden: Of the hidden layer.
+        linear: Whether a linear map comes first.
+    """
+
+    def __init__(self, width: int, hidden: int, linear: bool = False):
+        super().__init__()
+        self.linear = nn.Linear(width, width) if linear else None
+        self.into, self.out = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """See above."""
+        x_ND = x_ND if self.linear is None else self.linear(x_ND)
+        typical = x_ND.square().mean(1, keepdim=True).sqrt()
+        changed: Tensor = x_ND + typical * self.out(gelu(self.into(x_ND / (typical + EPS))))
+        return changed
 
 
 class IdentityHead(Part, nn.Identity):

@@ -1,0 +1,130 @@
+"""Ranks of right answers among vectors, and the metrics of retrieval that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+MAX_SIMILARITIES = 2**21
+"""Computed at once: a tile of them stays in the cache while it is compared."""
+
+
+def ranks(
+    query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, abs_cosine: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ranks of the right answers.
+
+    Args:
+        query_ND: Queries.
+        gallery_ND: Gallery.
+        same_N: See `ranked`.
+        abs_cosine: See `ranked`.
+
+    Returns:
+        Three (N,) float64: how many wrong gallery vectors are nearer than the nearest right one,
+        how many are as near, and how many right ones are as near, itself among them.
+    """
+    query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_ND.float(), dim=1)
+    n, ahead, tied, equal = len(query), [], [], []
+    step = max(1, MAX_SIMILARITIES // max(n, 1))
+    for start in range(0, n, step):
+        similarity = query[start : start + step] @ gallery.T
+        similarity = similarity.abs() if abs_cosine else similarity
+        number = torch.arange(start, start + len(similarity))
+        if same_N is None:
+            right = similarity.gather(1, number[:, None])
+            ahead.append((similarity > right).sum(1))
+            tied.append((similarity == right).sum(1) - 1)
+            equal.append(torch.ones(len(similarity)))
+        else:
+            wrong = same_N[number, None] != same_N
+            right = similarity.masked_fill(wrong, -torch.inf).amax(1, keepdim=True)
+            ahead.append(((similarity > right) & wrong).sum(1))
+            tied.append(((similarity == right) & wrong).sum(1))
+            equal.append(((similarity == right) & ~wrong).sum(1))
+    first, second, third = (torch.cat(part).double() for part in (ahead, tied, equal))
+    return first, second, third
+
+
+def hits(ahead_N: Tensor, tied_N: Tensor, equal_N: Tensor, k: int) -> Tensor:
+    """Expected hits among the first k, with ties broken at random.
+
+    Args:
+        ahead_N: See `ranks`.
+        tied_N: See `ranks`.
+        equal_N: See `ranks`.
+        k: Places.
+
+    Returns:
+        (N,) probabilities that a right one is among the first k.
+    """
+    places = (k - ahead_N).clamp(min=0)
+    # all places go to wrong ones: C(tied, places) / C(tied + equal, places)
+    wrong = torch.minimum(places, tied_N)
+    miss = (
+        torch.lgamma(tied_N + 1)
+        - torch.lgamma(tied_N - wrong + 1)
+        - torch.lgamma(tied_N + equal_N + 1)
+        + torch.lgamma(tied_N + equal_N - wrong + 1)
+    ).exp()
+    # one right one: without the rounding of gamma functions
+    single = 1 - places / (tied_N + 1)
+    miss = torch.where(equal_N == 1, single, miss)
+    return 1 - torch.where(places > tied_N, 0.0, miss).clamp(0, 1)
+
+
+def reciprocal_ranks(ahead_N: Tensor, tied_N: Tensor, equal_N: Tensor) -> Tensor:
+    """(N,) expected 1 / rank of the first right one, with ties broken at random. See `hits`."""
+    # one right one: the mean of 1/rank over ahead + 1 … ahead + tied + 1
+    mean = (torch.digamma(ahead_N + tied_N + 2) - torch.digamma(ahead_N + 1)) / (tied_N + 1)
+    more = ((equal_N > 1) & (tied_N > 0)).nonzero().squeeze(1)
+    if not len(more):
+        return mean
+    cases = torch.stack([ahead_N[more], tied_N[more], equal_N[more]], 1)
+    unique, which = torch.unique(cases, dim=0, return_inverse=True)
+    values = []
+    for ahead, tied, equal in unique.tolist():
+        # P(no right one among the first r): product over i < r of (tied - i) / (tied + equal - i)
+        i = torch.arange(int(tied), dtype=torch.float64)
+        miss = torch.cat([torch.ones(1).double(), ((tied - i) / (tied + equal - i)).cumprod(0)])
+        first = miss - torch.cat([miss[1:], torch.zeros(1).double()])
+        values.append((first / (ahead + 1 + torch.arange(len(first)))).sum())
+    return mean.index_copy(0, more, torch.stack(values)[which])
+
+
+def group_sizes(same: Tensor) -> np.ndarray:
+    """How many equal values there are of each."""
+    _, inverse, counts = np.unique(same.numpy(), return_inverse=True, return_counts=True)
+    return counts[inverse]
+
+
+def chance_of(sizes: np.ndarray, n: int, recall_at: Sequence[int]) -> dict[str, float]:
+    """What random ranks give.
+
+    Args:
+        sizes: (N,) right answers of each query.
+        n: Size of the gallery.
+        recall_at: The k of Recall@k.
+
+    Returns:
+        Metric -> its value.
+    """
+    total = {f"recall@{k}": 0.0 for k in recall_at} | {"MRR": 0.0, "median rank": 0.0}
+    rank = np.arange(1, n + 1)
+    cumulative = np.zeros(n)
+    for m, count in zip(*np.unique(sizes, return_counts=True)):
+        # P(no right one among the first r) = product over i < r of (n - m - i) / (n - i)
+        miss = np.cumprod(np.clip(n - m - (rank - 1), 0, None) / (n - (rank - 1)))
+        # P(the first right one is at rank r)
+        first = np.diff(np.concatenate([[1.0], miss])) * -1
+        for k in recall_at:
+            total[f"recall@{k}"] += count * (1 - miss[min(k, n) - 1])
+        total["MRR"] += count * (first / rank).sum()
+        cumulative += count * (1 - miss)
+    chance = {name: float(value / len(sizes)) for name, value in total.items()}
+    chance["median rank"] = float(np.searchsorted(cumulative / len(sizes), 0.5) + 1)
+    return chance
