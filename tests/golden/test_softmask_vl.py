@@ -35,6 +35,8 @@ class SoftMask(Reference):
             assert torch.equal(value, self.encoder.state_dict()[key]), key
         assert self.encoder.space_width == self.width and self.min_batch_size == 2
         assert not self.w["queues.count"].any() and self.w["progress"] == 0
+        for name in ("picture", self.words):
+            self.assert_shapes(**{f"queues__queue_{name}": (self.queue, self.width)})
         begin = self.w["scale.log"].detach().exp()
         assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
         assert f"matcher.cross.blocks.{self.depth - 1}.up.weight" in self.w
