@@ -160,6 +160,6 @@ def seed_dropout(module: nn.Module) -> int:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, (nn.Dropout, SeededDropout)):
-                setattr(parent, name, SeededDropout(found))
+                parent.register_module(name, SeededDropout(found))
                 found += 1
     return found
