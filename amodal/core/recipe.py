@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from amodal.errors import AmodalError, unknown
 
 OPTIMIZERS = ("adamw", "sgd", "lars", "lamb", "lion", "muon", "adafactor")
-SCHEDULES = ("cosine", "constant", "step", "plateau")
+SCHEDULES = ("cosine", "linear", "constant", "step", "plateau")
 PRECISIONS = ("auto", "float32", "bf16")
 SCALING = re.compile(r"(linear|sqrt)/([1-9]\d*)")
 

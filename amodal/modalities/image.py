@@ -198,7 +198,9 @@ class Image(Modality):
         strong: SimCLR's (20-100 %, colour, grey, blur). local: 5-40 %, at `local_size`, with
         strong's colours. blurred and solarized: the first and the second view of BYOL (8-100 %,
         less change of saturation, blur always against seldom, and a fifth of the second ones
-        solarized). With fit "native" a crop has the shape of its picture, or half of it.
+        solarized). global and local_solarized: LeJEPA's (30-100 % and, at `local_size`, 5-30 %, the
+        colours of BYOL's second view, blur half the time). With fit "native" a crop has the shape
+        of its picture, or half of it.
 
         Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
         linear across channels. Each is one small matrix product, so a view costs the same for any
@@ -209,7 +211,7 @@ class Image(Modality):
         if view == "plain":
             return value
         style, whole = _views.VIEWS[view], value.shape[1:]
-        height, width = (self._half(n) for n in whole) if view == "local" else whole
+        height, width = (self._half(n) for n in whole) if style.is_local else whole
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
         blurred = style.blur > 0 and rng.random() < style.blur
         sigma = rng.uniform(0.1, 2.0) * min(height, width) / 224 if blurred else 0.0

@@ -89,10 +89,30 @@ def drop_of(
     if setting is None or not number or not any(p.requires_grad for p in block.parameters()):
         return identity
     rate, seeds_B = setting
-    views, size = _views.get() or (0,), len(seeds_B)
+    row, source = row_and_source(tokens, len(seeds_B), "drop_path")
+    if order_T is not None:
+        row, source = row[order_T], source[order_T]
+    return partial(_dropped, rate * number / (depth - 1), seeds_B[row], source, number)
+
+
+def row_and_source(tokens: Tokens, size: int, wanted: str) -> tuple[Tensor, Tensor]:
+    """The row of the batch, and the code of the source, of each token under `side_by_side`.
+
+    Args:
+        tokens: What enters a block.
+        size: B, rows of the batch.
+        wanted: What needs them, for messages.
+
+    Returns:
+        (T,) int64 and (T,) int64.
+
+    Raises:
+        AmodalError: If the rows of the tokens are not those of the batch.
+    """
+    views = _views.get() or (0,)
     if tokens.size != size * len(views):
         raise AmodalError(
-            f"drop_path needs one sequence a record, and this method makes {tokens.size} of "
+            f"{wanted} needs one sequence a record, and this method makes {tokens.size} of "
             f"{size}; leave it out"
         )
     # by name: the number of a source depends on which others the batch has
@@ -101,10 +121,7 @@ def drop_of(
         device=tokens.row.device,
     )
     sequence = torch.div(tokens.row, size, rounding_mode="floor")
-    row, source = tokens.row - sequence * size, codes[sequence, tokens.source]
-    if order_T is not None:
-        row, source = row[order_T], source[order_T]
-    return partial(_dropped, rate * number / (depth - 1), seeds_B[row], source, number)
+    return tokens.row - sequence * size, codes[sequence, tokens.source]
 
 
 def _of_view(name: str, view: int) -> str:

@@ -16,6 +16,7 @@ from amodal.nn.attention.varlen import Attention, Layout, MaskRule, Rotate, layo
 from amodal.nn.drop_path import Drop, drop_of, identity
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
+from amodal.nn.hidden_dropout import INPUT, dropout_of, then
 from amodal.nn.positions import Rotary
 
 
@@ -318,11 +319,12 @@ class Transformer(nn.Module):
                 )
             return self._hooked(tokens, block_hook, mask_rule)
         layout = layout_of(tokens, mask_rule or self.mask_rule, causal, cache)
-        x_TD, rotate = layout.enter(tokens.x), self._rotate(tokens, layout)
+        dropout = dropout_of(self, tokens, layout.order)
+        x_TD, rotate = dropout(layout.enter(tokens.x), INPUT), self._rotate(tokens, layout)
         outputs: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             drop = drop_of(block, i, len(self.blocks), tokens, layout.order)
-            x_TD, mlp_TD = block(x_TD, layout, rotate, router_logits, drop)
+            x_TD, mlp_TD = block(x_TD, layout, rotate, router_logits, then(dropout, i, drop))
             if collector is not None:
                 outputs.append(mlp_TD)
         x_TD = self.norm(x_TD)
@@ -335,7 +337,8 @@ class Transformer(nn.Module):
         return tokens.with_x(x_TD if collector is None else collector(outputs, tokens))
 
     def _hooked(self, tokens: Tokens, block_hook: BlockHook, mask_rule: MaskRule | None) -> Tokens:
-        inner, layout = tokens, CachedLayout()
+        entry = dropout_of(self, tokens, None)
+        inner, layout = tokens.with_x(entry(tokens.x, INPUT)), CachedLayout()
         for i in range(len(self.blocks)):
             inner = block_hook(i, inner, partial(self.block, i, mask_rule=mask_rule, layout=layout))
         if len(inner) != len(tokens):
@@ -370,7 +373,10 @@ class Transformer(nn.Module):
             placed = with_prefix(placed, *prefix)
         drop = drop_of(self.blocks[i], i, len(self.blocks), tokens, placed.order)
         x_TD, _ = self.blocks[i](
-            placed.enter(tokens.x), placed, self._rotate(tokens, placed), drop=drop
+            placed.enter(tokens.x),
+            placed,
+            self._rotate(tokens, placed),
+            drop=then(dropout_of(self, tokens, placed.order), i, drop),
         )
         return tokens.with_x(placed.leave(x_TD))
 

@@ -5,8 +5,8 @@ matrix. The sums over rows and columns, and the gradients of size N, are then al
 processes get the same result, as without sharding.
 
 Sharded are `info_nce` and all that is made of `log_sum_exp` (NT-Xent, its smoothed, soft, focal,
-guided and multi-view forms, MoCo's queues, SwALIP's logits), and `sigmoid_loss`. Every process
-computes the rest over the whole batch:
+guided and multi-view forms, MoCo's queues, SwALIP's logits), `sigmoid_loss`, and the slices of
+`sigreg`. Every process computes the rest over the whole batch:
 
 - `dino`, `vicreg`, `barlow`, `reconstruction`, `distill`, `koleo` and other losses whose cost is
   linear in the rows, or N D^2 like the linear layers of a projector. Nothing there is of the order

@@ -30,6 +30,7 @@ from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
 from amodal.nn.backbones.module import made_module
 from amodal.nn.backbones.pretrained import input_size, is_own_code
+from amodal.nn.backbones.transformers import folder_of
 from amodal.nn.backbones.voice import RATE
 
 BackboneSpec = str | nn.Module
@@ -205,9 +206,8 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
         # a modality of a plug-in may have the same attributes as Text or Audio
         modality: Any = dataset.fields[field]
         if library == "transformers" and modality.takes_prompts and not modality.vocabulary:
-            changed[field] = replace(
-                modality, vocabulary=rest.partition("#{")[0].removesuffix("@scratch"), patch=1
-            )
+            folder = folder_of(rest.partition("#{")[0])[0]
+            changed[field] = replace(modality, vocabulary=folder, patch=1)
         if library == "voice" and library in modality.backbones and modality.rate != RATE:
             changed[field] = replace(modality, rate=RATE)
         side = input_size(spec, modality)

@@ -84,6 +84,8 @@ def factor(recipe: Recipe, step: int, steps: int) -> float:
         return warmup_cosine(step, steps, warmup=warmup)
     if step < warmup:
         return (step + 1) / warmup
+    if recipe.schedule == "linear":
+        return (steps - step) / max(steps - warmup, 1)
     if recipe.schedule == "step":
         return recipe.decay_rate ** sum(step >= share * steps for share in recipe.milestones)
     return 1.0

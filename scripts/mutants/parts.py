@@ -35,6 +35,11 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.methods.shared.shapes:row_losses",
         "amodal.methods.shared.shapes:token_mean",
     ),
+    "simcse": (
+        "amodal.nn.hidden_dropout:dropout_of",
+        "amodal.nn.hidden_dropout:then",
+        "amodal.nn.hidden_dropout:_dropped",
+    ),
     "siglip": ("amodal.objectives.sigmoid:sigmoid_loss",),
     "barlow_twins": (
         "amodal.objectives.barlow:barlow_twins",

@@ -76,6 +76,7 @@ def test_recipe():
     assert (recipe.weight_decay, recipe.momentum, recipe.clip) == (1e-6, 0.9, 0.0)
     assert (recipe.schedule, recipe.warmup_epochs) == ("cosine", 10)
     assert (recipe.batch_size, recipe.epochs) == (2048, 1000)
+    assert recipe.views == {"image": ("blurred", "solarized")}
 
 
 def test_a_field_in_one_row_has_only_its_invariance_and_none_is_zero():

@@ -19,6 +19,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "aa_ssl": {"action": "facts"},
     "barlow_twins": {"width": 32},
     "vicreg": {"width": 32, "hidden": 32},
+    "lejepa": {"local_views": 1, "width": 16, "hidden": 32, "slices": 24},
     # the queue is full after one step; prototypes learn from the first
     "swav": {
         "prototypes": 12,

@@ -395,6 +395,22 @@ def test_the_two_views_of_byol_differ_in_blur_and_solarization():
             assert out.dtype == np.uint8 and out.shape == board.shape
 
 
+def test_the_two_views_of_lejepa_differ_in_what_they_show():
+    """The table of the repository of arXiv:2511.08544."""
+    from amodal.modalities.shared import image_views
+
+    large, small = (image_views.VIEWS[v] for v in ("global", "local_solarized"))
+    assert (large.area, small.area) == ((0.3, 1.0), (0.05, 0.3))
+    assert large.jitter == small.jitter == image_views.Jitter(0.4, 0.4, 0.2, 0.1)
+    assert (large.blur, large.solarize) == (small.blur, small.solarize) == (0.5, 0.2)
+    image, value = make("image", size=32, patch=4), np.zeros((3, 32, 32), np.uint8)
+    shapes = [image.augment(value, v, np.random.default_rng(0)).shape for v in image.views]
+    small_views = {v for v, shape in zip(image.views, shapes) if shape == (3, 16, 16)}
+    assert small_views == {"local", "local_solarized"}
+    assert make("text").known_view("global") == "strong"
+    assert make("text").known_view("local_solarized") == "local"
+
+
 def test_bright_values_are_turned_round():
     from amodal.modalities.shared.image_views import solarized
 

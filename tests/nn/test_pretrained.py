@@ -14,8 +14,9 @@ from amodal.modalities import make
 from amodal.nn import config
 from amodal.nn.attention.masks import pure
 from amodal.nn.backbones.body import LoadReport
-from amodal.nn.backbones.pretrained import backbone
+from amodal.nn.backbones.pretrained import Backbone, backbone
 from amodal.nn.encoder import Encoder
+from amodal.nn.hidden_dropout import hidden_dropout
 from amodal.nn.transformer import Transformer
 
 IMAGE = make("image", size=16, patch=4)
@@ -233,6 +234,49 @@ def test_report_counts():
 
 
 # Text
+
+
+def test_the_special_token_before_a_text_stands_for_it(bert):
+    path, model, text = bert
+    tower = backbone(f"transformers:{path}@first", text, 8)
+    column = texts(3, 1, 16)
+    bag = tower(column, "text", 3)
+    assert bag.lengths().tolist() == [1, 1, 1] and not bag.position.any()
+    for row, ids in enumerate(column.values.split()):
+        with torch.no_grad():
+            first = model(torch.tensor([[2, *ids.tolist(), 3]])).last_hidden_state[0, :1]
+            torch.testing.assert_close(
+                bag.x[row : row + 1], tower.project(first), rtol=1e-4, atol=1e-5
+            )
+    assert len(tower(texts(), "text", 2)) == 0
+    copy = Backbone.from_args(spec=tower.name, modality=text, width=8)
+    copy.load_state_dict(tower.state_dict())
+    assert torch.equal(copy(column, "text", 3).x, bag.x)
+    random = backbone(f"transformers:{path}@first@scratch", text, 8)
+    assert random.body.is_scratch and random(column, "text", 3).lengths().tolist() == [1, 1, 1]
+    with pytest.raises(AmodalError, match="@first is for text"):
+        backbone(f"transformers:{path}@first", IMAGE, 8)
+
+
+def test_berts_own_dropout_draws_from_the_seeds_of_rows(bert):
+    tower = backbone(f"transformers:{bert[0]}", bert[2], 8, frozen=False).train()
+    # of embeddings, and of the outputs of attention and perceptron in two layers
+    assert tower.let_dropout() >= 5
+    column, seeds = texts(3, 1, 16), torch.tensor([7, 8, 9])
+    plain = tower(column, "text", 3).x
+    with hidden_dropout(0.3, seeds):
+        whole = tower(column, "text:1", 3)
+        # alone it has another padding
+        alone = tower(
+            Column(Ragged(column.values.flat[:3], torch.tensor([3])), torch.tensor([0])),
+            "text:1",
+            3,
+        )
+        other = tower(column, "text:2", 3).x
+    torch.testing.assert_close(whole.x[:3], alone.x, rtol=1e-4, atol=1e-5)
+    assert not torch.isclose(whole.x, plain).all(1).any()
+    assert not torch.isclose(whole.x, other).all(1).any()
+    assert torch.equal(tower(column, "text", 3).x, plain)
 
 
 def test_a_text_model_reads_the_fields_ids_between_its_special_tokens(bert):

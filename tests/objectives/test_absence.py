@@ -12,6 +12,7 @@ from amodal.objectives.info_nce import info_nce, nt_xent
 from amodal.objectives.koleo import koleo
 from amodal.objectives.reconstruction import masked_cross_entropy, masked_mse
 from amodal.objectives.sigmoid import sigmoid_loss
+from amodal.objectives.sigreg import sigreg
 from amodal.objectives.smooth_l1 import smooth_l1
 from amodal.objectives.vicreg import vicreg
 
@@ -26,6 +27,7 @@ SCALARS = {
     "dino": lambda a, b: dino_loss(
         [a, b], [b, a], teacher_temperature=0.1, center_K=torch.zeros(a.shape[1])
     ),
+    "sigreg": lambda a, b: sum(sigreg(z, torch.eye(4), limit=5.0, points=17) for z in (a, b)),
     "koleo": lambda a, b: koleo(a) + koleo(b),
     "alignment": alignment,
     "uniformity": lambda a, b: uniformity(a) + uniformity(b),

@@ -10,6 +10,7 @@ from amodal.objectives.info_nce import info_nce, nt_xent
 from amodal.objectives.log_sum_exp import pair_log_sum_exp, row_log_sum_exp, self_log_sum_exp
 from amodal.objectives.row_share import RowShare, row_share
 from amodal.objectives.sigmoid import sigmoid_loss
+from amodal.objectives.sigreg import sigreg
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce
 
 
@@ -54,6 +55,7 @@ def on_all(world, inputs, loss):
     return found
 
 
+SLICES = torch.randn(9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LOSSES = {
     "info_nce": lambda a, b: info_nce(a, b, temperature=0.1),
     "one way": lambda a, b: info_nce(a, b, temperature=0.1, symmetric=False),
@@ -62,6 +64,7 @@ LOSSES = {
     "sharp nt_xent": lambda a, b: nt_xent(a, b, temperature=0.001),
     "smoothed": lambda a, b: smoothed_info_nce(a, b, temperature=0.1),
     "sigmoid": lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),
+    "sigreg": lambda a, b: sum(sigreg(z, SLICES, limit=5.0, points=5, tile=2) for z in (a, b)),
     "pair": lambda a, b: sum(x.square().sum() for x in pair_log_sum_exp(a, b)),
     "more columns": lambda a, b: row_log_sum_exp(a[:3], b).sin().sum(),
     "self": lambda a, b: self_log_sum_exp(a).square().sum() + b.sum(),

@@ -112,6 +112,8 @@ def test_schedules():
         1,
         1,
     ]
+    linear = Recipe(schedule="linear", warmup_steps=2)
+    assert [factor(linear, s, 6) for s in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     decay = Recipe(weight_decay=0.04, weight_decay_end=0.4)
     assert [weight_decay(decay, s, 3) for s in (1, 2, 3)] == pytest.approx([0.04, 0.22, 0.4])
 

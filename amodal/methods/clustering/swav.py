@@ -9,7 +9,8 @@ Differs:
 - Large views are "strong" (crops of 20 to 100 % of the area, theirs 14 to 100 %; colours of
   strength 0.5, theirs 1.0), small ones "local" (5 to 40 %, theirs 5 to 14 %).
 - The optimizer is LARS with biases and norms left out; theirs adapts these as well. The learning
-  rate starts at zero and ends at zero, theirs starts at 0.3 and ends at a thousandth of its peak.
+  rate rises from one step's share of its peak and ends at a hundredth of it; theirs starts at 0.3
+  of 4.8 and ends at a thousandth.
 - `freeze` and `queue_start` are shares of the steps. Theirs are 313 steps, which are one epoch of
   800, and 15 epochs of 200.
 - The queue of their small batches holds 3,840 rows; it is off here, as with their large batches.

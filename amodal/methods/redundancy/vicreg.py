@@ -9,9 +9,10 @@ Differs:
   ours has one, which no term of the loss sees.
 - Weights are those of the authors' program, 25, 25 and 1: its squared distance is a mean over
   dimensions too, and its variance terms are averaged over views, where eq. 5-6 sum.
-- Views are two of "strong", which are SimCLR's. Theirs are BYOL's: solarisation, crops of 8 to
-  100 % of the area (here 20 to 100 %), saturation by 0.2 and hue by 0.1 (here 0.4 and 0.1).
-- The learning rate falls to zero, theirs to a thousandth of its peak.
+- Views are two of "strong", which are SimCLR's, unless the paper's recipe is taken: that has their
+  two views of a picture, which are BYOL's ("blurred" and "solarized").
+- The learning rate falls to a hundredth of its peak, theirs to a thousandth.
+- The paper trains for 1,000 epochs, which is the recipe; their program's default is 100.
 - Their encoder is a ResNet-50, to be had by `--backbone image=timm:resnet50 --train-backbones`.
   Ours is a transformer unless one says so.
 """
@@ -36,8 +37,9 @@ PAPER_RECIPE = Recipe(
     clip=0.0,
     batch_size=2048,
     epochs=1000,
+    views={"image": ("blurred", "solarized")},
 )
-"""Of ImageNet, section 4.2."""
+"""Of ImageNet, section 4.2 and the authors' program."""
 
 
 def vicreg(

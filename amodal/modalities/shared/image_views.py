@@ -33,12 +33,14 @@ class ImageView:
         blur: how often it is blurred.
         jitter: of the colours; None leaves them.
         solarize: how often bright values are inverted.
+        is_local: a small part, at half the side.
     """
 
     area: tuple[float, float]
     blur: float = 0.0
     jitter: Jitter | None = None
     solarize: float = 0.0
+    is_local: bool = False
 
 
 SIMCLR, BYOL = Jitter(), Jitter(saturation=0.2)
@@ -46,10 +48,13 @@ VIEWS = {
     "weak": ImageView((0.6, 1.0)),
     "crop": ImageView((0.2, 1.0)),  # MAE's
     "strong": ImageView((0.2, 1.0), blur=0.5, jitter=SIMCLR),
-    "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR),
+    "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR, is_local=True),
     # BYOL's two views, table 6 of arXiv:2006.07733
     "blurred": ImageView((0.08, 1.0), blur=1.0, jitter=BYOL),
     "solarized": ImageView((0.08, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
+    # the large and the small view of LeJEPA, in the repository of arXiv:2511.08544
+    "global": ImageView((0.3, 1.0), blur=0.5, jitter=BYOL, solarize=0.2),
+    "local_solarized": ImageView((0.05, 0.3), blur=0.5, jitter=BYOL, solarize=0.2, is_local=True),
 }
 JITTER_RATE, GREY_RATE = 0.8, 0.2
 """How often colours are changed and taken away, in SimCLR and BYOL."""

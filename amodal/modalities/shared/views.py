@@ -9,9 +9,16 @@ from amodal.core import unknown
 VIEWS = ("plain", "weak", "strong", "local")
 """plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part
 (DINO's multi-crop)."""
-VARIANTS = {"crop": "weak", "blurred": "strong", "solarized": "strong"}
+VARIANTS = {
+    "crop": "weak",
+    "blurred": "strong",
+    "solarized": "strong",
+    "global": "strong",
+    "local_solarized": "local",
+}
 """Views that only some modalities make -> what the others make of them. crop is MAE's; blurred and
-solarized are the two views of BYOL, which differ for pictures."""
+solarized are the two views of BYOL, which differ for pictures; global and local_solarized are the
+large and the small view of LeJEPA."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:

@@ -32,6 +32,7 @@ from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone, made_module
 from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.batch_norm import WholeBatchNorm, no_rows, with_whole_batch_norm
+from amodal.nn.hidden_dropout import rows_of_values, seed_dropout
 
 MakeModule = Callable[[], nn.Module]
 """Makes a module of the user's own."""
@@ -178,9 +179,9 @@ class Backbone(Part):
     """A model of a library, with a linear map to the encoder's width.
 
     In place of values it also takes cached features: rows of (tokens, width + 3), features and
-    positions. The model is in evaluation mode, as dropout does not draw from the seeds of rows. But
-    in training the BatchNorm of a model that learns takes the statistics of the batch, over all
-    present rows of all ranks (`amodal.nn.batch_norm`).
+    positions. The model is in evaluation mode, as its dropout does not draw from the seeds of rows
+    (unless `let_dropout` has been called). But in training the BatchNorm of a model that learns
+    takes the statistics of the batch, over all present rows of all ranks (`amodal.nn.batch_norm`).
 
     Args:
         body: The model.
@@ -229,6 +230,14 @@ class Backbone(Part):
         """Take the pretrained weights of another backbone of this name."""
         self.body.load_state_dict(other.body.state_dict())
 
+    def let_dropout(self) -> int:
+        """Let the dropout of the model drop entries within `hidden_dropout`.
+
+        Returns:
+            How many layers of the model do; 0 for a model without dropout.
+        """
+        return seed_dropout(self.body)
+
     def pass_gradients(self) -> None:
         """Compute gradients in the model, for adapters in it; its own parameters stay frozen."""
         self.frozen = False
@@ -259,7 +268,8 @@ class Backbone(Part):
             name: Of the source.
             size: B.
         """
-        features, lengths, position = self.features(column)
+        with rows_of_values(column.rows, name):
+            features, lengths, position = self.features(column)
         return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
 
     def features(self, column: Column) -> tuple[Tensor, Tensor, Tensor]:

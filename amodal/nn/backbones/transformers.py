@@ -31,7 +31,7 @@ class TextField(Protocol):
     def patch(self) -> int: ...
 
 
-SCRATCH = "@scratch"
+SCRATCH, FIRST = "@scratch", "@first"
 
 
 def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport | None]:
@@ -40,7 +40,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     Args:
         rest: DIR, or DIR#{…}, where the braces hold the architecture as JSON, so that a saved
             encoder can be built without DIR. DIR@scratch takes the architecture and not the
-            weights.
+            weights. DIR@first, of a text model, has the state of the special token before a text
+            (BERT's [CLS]) in place of those of the text.
         modality: Of the field, text or images.
         load: Load the weights.
 
@@ -58,7 +59,7 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
             "pip install 'amodal[language]'"
         ) from None
     named, _, saved = rest.partition("#{")
-    directory, is_scratch = named.removesuffix(SCRATCH), named.endswith(SCRATCH)
+    directory, is_scratch, is_first = folder_of(named)
     known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
     report = None
     if load and not is_scratch:
@@ -67,12 +68,20 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
         auto: Any = transformers.AutoModel
         model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
     model = _part(model, modality)
+    if is_first and not modality.takes_prompts:
+        raise AmodalError(f"{FIRST} is for text; leave it out of transformers:{named}")
     body: Body = (
-        HfText(model, known, modality, directory, is_scratch=is_scratch)
+        HfText(model, known, modality, directory, is_scratch=is_scratch, is_first=is_first)
         if modality.takes_prompts
         else HfImages(model, known, modality, is_scratch=is_scratch)
     )
     return body, f"transformers:{named}#{json.dumps(known)}", report
+
+
+def folder_of(named: str) -> tuple[str, bool, bool]:
+    """DIR of DIR, DIR@scratch, DIR@first or DIR@first@scratch, and whether it has either."""
+    whole = named.removesuffix(SCRATCH)
+    return whole.removesuffix(FIRST), whole != named, whole.endswith(FIRST)
 
 
 def input_size(rest: str) -> int:
@@ -88,7 +97,7 @@ def input_size(rest: str) -> int:
     if saved:
         config = json.loads("{" + saved)["config"]
     else:
-        file = existing(directory, "directory") / "config.json"
+        file = existing(folder_of(directory)[0], "directory") / "config.json"
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     size = (config.get("vision_config") or config).get("image_size")
     size = size[0] if isinstance(size, list) else size
@@ -190,9 +199,11 @@ class HfText(Body):
         known: Its `before` and `after` are the ids around a text.
         modality: Of the field.
         directory: For messages.
+        is_first: One token a text, the state of the first special token, in place of those of ids.
 
     Raises:
-        AmodalError: If the ids of the field are not the model's, or texts may be too long for it.
+        AmodalError: If the ids of the field are not the model's, texts may be too long for it, or
+            there is no special token before a text.
     """
 
     def __init__(
@@ -203,6 +214,7 @@ class HfText(Body):
         directory: str,
         *,
         is_scratch: bool = False,
+        is_first: bool = False,
     ):
         super().__init__()
         self.is_scratch = is_scratch
@@ -235,14 +247,18 @@ class HfText(Body):
                 "set "
                 f"max_length = {most}"
             )
-        self.model, self.width = model, config.hidden_size
+        if is_first and not self.before:
+            raise AmodalError(
+                f"the tokenizer in {directory} puts no token before a text; leave {FIRST} out"
+            )
+        self.model, self.width, self.is_first = model, config.hidden_size, is_first
 
     def example(self) -> Ragged:
         """A text of one id."""
         return Ragged(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
 
     def forward(self, texts: Ragged) -> tuple[Tensor, Tensor, Tensor]:
-        """N lists of ids -> (T, width), lengths (N,), positions (T, 3)."""
+        """N lists of ids -> features (T, width), lengths (N,), positions (T, 3)."""
         n, lengths = len(texts), texts.lengths
         before, after = (texts.flat.new_tensor(t) for t in (self.before, self.after))
         around = len(before) + len(after)
@@ -256,6 +272,8 @@ class HfText(Body):
         ids.scatter_(1, end, after.expand(n, -1))
         mask = (step < (lengths + around)[:, None]).long()
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        if self.is_first:
+            return hidden[:, 0], torch.ones_like(lengths), hidden.new_zeros(n, 3).float()
         position = torch.stack([within, within * 0, within * 0], 1).float()
         return hidden[row, len(before) + within], lengths, position
 
