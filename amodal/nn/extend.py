@@ -14,6 +14,7 @@ from amodal.core.part import Part
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead
+from amodal.nn.pooling import ClsPool
 from amodal.nn.transformer import ExtraBlocks, Transformer
 from amodal.nn.trunks import ALL, TrunkRouting
 
@@ -45,6 +46,22 @@ class Extensions:
     multi_vector: Part | None
     combiner: Part | None
     block_hook: nn.Module | None
+
+    def check_pools(self) -> None:
+        """Check that no pool reads a token that nothing has changed.
+
+        Raises:
+            AmodalError: For a class token beside the tokens of a backbone, which it never meets: it
+                would be the same for every value.
+        """
+        encoder = cast("Encoder", self)
+        for field, pool in encoder.pools.items():
+            alone = field in encoder.fields and encoder.contextual(field)
+            if isinstance(pool, ClsPool) and alone and field not in encoder.extra_blocks:
+                raise AmodalError(
+                    f'pool="cls" reads a class token, which the backbone of {field!r} never sees, '
+                    'so that all values would have one vector; take pool="mean" or "attention"'
+                )
 
     def align(
         self,
