@@ -1,5 +1,6 @@
 """Karpathy and Fei-Fei 2015, arXiv:1412.2306: equations 2 to 15."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -247,6 +248,26 @@ def test_beam_search(beams, longest, end):
 
 def next_state(w, h, word):
     return (w.embedding.weight[word] + w.recurrence.weight @ h + w.recurrence.bias).relu()
+
+
+def test_captions_are_of_whole_pictures():
+    """By a beam search of 5 beams, over texts of up to 40 ids."""
+    page = captioning(captions=0.5).eval()
+    with torch.no_grad():
+        page.writer.classifier.bias[256] -= 400  # no text ends
+    assert page.generated_field == "words"
+    rows = bench.exact(bench.batch(("weak",), size=4, seed=1, sources=("picture", "words")))
+    pooled = page.encoder.features(rows)["picture"]
+    field = page.encoder.fields["words"]
+    written = page.generate(rows)
+    assert list(written) == pooled.rows.tolist()
+    for row, vector in zip(pooled.rows.tolist(), pooled.values):
+        ids, _ = page.writer.write(vector, beams=5, longest=40)
+        assert written[row] == field.text(np.array(ids)) and len(ids) == 40
+    short, _ = page.writer.write(pooled.values[0], beams=2, longest=3)
+    assert page.generate(rows, beams=2, longest=3)[int(pooled.rows[0])] == field.text(
+        np.array(short)
+    )
 
 
 def test_defaults():
