@@ -25,6 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     except AmodalError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
