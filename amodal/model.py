@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: Any) -> Model:
     """Pretrain on `data` without labels.
 
+    Modules in `backbones` are copied: they stay as they are, and so does every model.
+
     Args:
         method: A name (`amodal methods` lists them), a function (encoder, *, options) ->
             amodal.Method, or where one is: `package.module:function`, `file.py:function`.
@@ -78,7 +80,8 @@ def load(
         path: The folder.
         device: auto, cpu, cuda, cuda:N.
         method: The function of a method of one's own, if the run was trained with one.
-        backbones: field -> the module, or FILE.py:NAME, for backbones of one's own.
+        backbones: field -> the module, or FILE.py:NAME, for backbones of one's own. Each field has
+            a copy of it.
 
     Returns:
         The model, in evaluation mode.

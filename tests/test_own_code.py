@@ -189,6 +189,79 @@ def test_two_fields_with_backbones_of_one_class_keep_their_own(tmp_path):
             amodal.load(run, backbones=backbones, device="cpu")
 
 
+def pictures():
+    """Two fields of pictures."""
+    rng = np.random.default_rng(0)
+    return {f: list(rng.integers(0, 255, (16, 16, 16, 3), dtype=np.uint8)) for f in ("a", "b")}
+
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16 * 16 * 3, 6)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+def weight(model, field):
+    return model.encoder.tokenizers[field].module.layer.weight.detach().clone()
+
+
+def test_no_model_changes_by_what_is_done_with_its_module(tmp_path):
+    """Neither do the modules: each model has copies, and a field of its own."""
+    mine, data = Dense(), pictures()
+    runs, before = [tmp_path / "one", tmp_path / "two"], mine.layer.weight.detach().clone()
+    learning = {"train_backbones": True, "device": "cpu", **QUICK}
+    models = [
+        amodal.pretrain(
+            "clip", data, run, backbones={"a": mine, "b": Dense()}, seed=seed, **learning
+        )
+        for seed, run in enumerate(runs)
+    ]
+    assert torch.equal(mine.layer.weight, before) and mine.layer.weight.requires_grad
+    stored = [load_file(run / "model.safetensors") for run in runs]
+    loaded = [amodal.load(run, backbones={"a": mine, "b": mine}, device="cpu") for run in runs]
+    for two in (models, loaded):
+        for model, tensors in zip(two, stored):
+            for field in "ab":
+                name = f"encoder.tokenizers.{field}.module.layer.weight"
+                assert torch.equal(weight(model, field), tensors[name])
+    assert torch.equal(mine.layer.weight, before)
+    assert not torch.equal(weight(models[0], "a"), weight(models[1], "a"))
+
+
+def test_one_module_for_two_fields_learns_in_neither(tmp_path):
+    mine, data = Dense(), pictures()
+    wrapped = nn.Sequential(mine, nn.ReLU())
+    for other, words in ((mine, "are the same module"), (wrapped, "share weights")):
+        with pytest.raises(AmodalError, match=f"the backbones of 'a' and 'b' {words}.*deepcopy"):
+            amodal.pretrain(
+                "clip",
+                data,
+                tmp_path / "no",
+                backbones={"a": mine, "b": other},
+                train_backbones=True,
+                **QUICK,
+            )
+    assert not (tmp_path / "no").exists()
+    frozen = amodal.pretrain(
+        "clip", data, tmp_path / "run", backbones={"a": mine, "b": mine}, device="cpu", **QUICK
+    )
+    assert all(torch.equal(weight(frozen, field), mine.layer.weight) for field in "ab")
+
+
+def test_a_module_that_cannot_be_copied_is_named(tmp_path):
+    class Uncopied(Dense):
+        def __deepcopy__(self, memo):
+            raise TypeError("not me")
+
+    with pytest.raises(AmodalError, match="deepcopy of the module .*Uncopied raised TypeError"):
+        amodal.pretrain(
+            "clip", pictures(), tmp_path / "no", backbones={"a": Uncopied(), "b": Dense}, **QUICK
+        )
+
+
 def test_bad_backbones_are_refused(folder, tmp_path):
     for backbone, words in ((3, "a torch module"), (lambda: 3, "a torch module")):
         with pytest.raises(AmodalError, match=words):

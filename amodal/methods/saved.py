@@ -9,7 +9,6 @@ Runs of format 1, an encoder and sometimes a method or a head beside it, are ope
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -413,7 +412,6 @@ def untrained(spec: Spec, config: dict[str, Any], code: Mapping[str, Any]) -> An
         code: The `user_code` of the run.
     """
     torch.manual_seed(config.get("seed", 0))
-    copies = {name: copy.deepcopy(t) if isinstance(t, nn.Module) else t for name, t in code.items()}
-    with supplied(copies):
+    with supplied(code):
         made = build(spec)
     return made if spec.get("method") is None else made.encoder
