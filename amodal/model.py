@@ -47,9 +47,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: Any) -> Model:
-    """Pretrain on `data` without labels.
-
-    Modules in `backbones` are copied: they stay as they are, and so does every model.
+    """Pretrain on `data` without labels. Modules in `backbones` are copied, and stay as they are.
 
     Args:
         method: A name (`amodal methods` lists them), a function (encoder, *, options) ->
@@ -64,7 +62,8 @@ def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: An
     run = run_pretraining(method, data, out, **settings)
     mine = method if is_user_code(method) else None
     modules = {f: b for f, b in (settings.get("backbones") or {}).items() if is_own_code(b)}
-    return load(run, device=settings.get("device", "auto"), method=mine, backbones=modules)
+    device = settings.get("device", "auto")
+    return Model._open(run, device=device, method=mine, backbones=modules, same_code=True)
 
 
 def load(
@@ -80,8 +79,7 @@ def load(
         path: The folder.
         device: auto, cpu, cuda, cuda:N.
         method: The function of a method of one's own, if the run was trained with one.
-        backbones: field -> the module, or FILE.py:NAME, for backbones of one's own. Each field has
-            a copy of it.
+        backbones: field -> the module, to be copied, or FILE.py:NAME, for backbones of one's own.
 
     Returns:
         The model, in evaluation mode.
@@ -133,9 +131,10 @@ class Model(HubMixin):
         method: MethodLike | None = None,
         backbones: Mapping[str, BackboneLike] | None = None,
         read_only: bool = False,
+        same_code: bool = False,
     ) -> Model:
         target = pick_device(device)
-        run = load_run(folder, method=method, backbones=backbones)
+        run = load_run(folder, method=method, backbones=backbones, same_code=same_code)
         whole = run.encoder if run.method is None else run.method
         whole.to(target)
         head: SupervisedHead | MethodPredictor | None = None
@@ -156,8 +155,7 @@ class Model(HubMixin):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the method out: an estimator needs the encoder and the head, and `save` writes the
-        whole method."""
+        """Leave the method out: an estimator needs the encoder and the head alone."""
         return self.__dict__ | {"method": None, "spec": {}, "user_code": {}}
 
     @property

@@ -712,6 +712,62 @@ def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monke
         amodal.pretrain("clip", folder, tmp_path / "no", accept_changed_code=True, **QUICK)
 
 
+class Counting:
+    """A method that changes its own state."""
+
+    def __init__(self, scale):
+        self.scale, self.calls = scale, 0
+
+    def __call__(self, encoder):
+        self.calls += 1
+        return methods.build("clip", encoder, max_scale=self.scale)
+
+
+def test_another_state_of_an_object_or_closure_is_noticed(folder, tmp_path):
+    def made(scale):
+        limit = [scale]
+
+        def mine(encoder):
+            return methods.build("clip", encoder, max_scale=limit[0])
+
+        return mine
+
+    for number, make in enumerate((Counting, made)):
+        run = tmp_path / str(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            amodal.pretrain(make(50.0), folder, run, checkpoint_every=2, **QUICK)
+            amodal.load(run, method=make(50.0))
+            amodal.pretrain(make(50.0), folder, run, checkpoint_every=2, resume=True, **QUICK)
+        with pytest.raises(AmodalError, match="cannot continue with changed code: .*own_code"):
+            amodal.pretrain(make(60.0), folder, run, checkpoint_every=2, resume=True, **QUICK)
+
+
+class Steep(nn.Module):
+    def __init__(self, slope=0.1):
+        super().__init__()
+        self.conv, self.slope = nn.Conv2d(3, 6, 3, stride=2), slope
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(self.conv(x), self.slope)
+
+
+def layers(slope=0.1):
+    return nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.LeakyReLU(slope))
+
+
+@pytest.mark.parametrize("factory", [Steep, layers])
+def test_other_arguments_of_layers_are_noticed(factory, folder, tmp_path):
+    run = tmp_path / "run"
+    backbones = {"image": factory}
+    amodal.pretrain("clip", folder, run, backbones=backbones, train_backbones=True, **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        amodal.load(run, backbones={"image": factory()})
+    with pytest.warns(UserWarning, match="backbone of image .* is not the code that the run"):
+        amodal.load(run, backbones={"image": lambda: factory(0.5)})
+
+
 def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, monkeypatch):
     """They have the hash of the plain text."""
     run = tmp_path / "run"

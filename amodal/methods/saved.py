@@ -78,6 +78,7 @@ def spec_of(
     encoder: Spec,
     targets: list[dict[str, Any]] | None = None,
     retrieves: bool = False,
+    code_sha256: str = "",
 ) -> Spec:
     """The content of spec.json.
 
@@ -87,11 +88,12 @@ def spec_of(
         encoder: The spec of the encoder before the method added to it.
         targets: What its predictions mean.
         retrieves: Whether it names records itself (`Retrieves`).
+        code_sha256: Of a method of the user's own, where it was taken before the method ran.
     """
     code = None
     if methods.is_user_code(method):
         function = methods.function(method)
-        code = {"name": dotted_name(function), "sha256": source_hash(function)}
+        code = {"name": dotted_name(function), "sha256": code_sha256 or code_hash(method)}
     plugin, written = methods.distribution(method), to_spec(dict(options))
     needed = needed_plugins([encoder, written])
     if plugin:
@@ -107,6 +109,11 @@ def spec_of(
         "targets": targets or [],
         "retrieves": retrieves,
     }
+
+
+def code_hash(method: methods.MethodLike) -> str:
+    """The hash of a method of the user's own, "" for others."""
+    return source_hash(methods.function(method)) if methods.is_user_code(method) else ""
 
 
 def build(spec: Spec) -> Any:
@@ -153,6 +160,7 @@ def load_run(
     *,
     method: methods.MethodLike | None = None,
     backbones: Mapping[str, BackboneLike] | None = None,
+    same_code: bool = False,
 ) -> SavedRun:
     """Open what a run, `Model.save` or an export wrote.
 
@@ -163,6 +171,7 @@ def load_run(
         method: The function of a method of one's own, if the run was trained with one.
         backbones: field -> the module, what makes it, or a reference to either, for backbones of
             one's own.
+        same_code: It is that of the run, although its state may have changed since.
 
     Raises:
         AmodalError: For a folder that holds no run, a run without any checkpoint, damaged weights,
@@ -192,7 +201,7 @@ def load_run(
             f"{files.step_of(weights.parent)} of {steps}",
             stacklevel=2,
         )
-    for one in changed:
+    for one in () if same_code else changed:
         warnings.warn(
             f"{one.described} is not the code that the run in {folder} was trained with: the "
             "weights fit, and what is computed may differ",

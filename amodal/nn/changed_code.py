@@ -39,13 +39,16 @@ class ChangedCode:
         return {"what": self.what, "name": self.name, "sha256": self.sha256}
 
 
-def changed_code(spec: Spec, things: Mapping[str, Any]) -> list[ChangedCode]:
+def changed_code(
+    spec: Spec, things: Mapping[str, Any], method_sha256: str = ""
+) -> list[ChangedCode]:
     """What has changed since a run was trained.
 
     Args:
         spec: Of the run.
         things: Code that is used now, under the names that `amodal.methods.saved.build` takes it
             by; or the backbone around it, where a method may have changed the module.
+        method_sha256: Of the method, where it has run since, which may have changed its state.
     """
     stored = {}
     if code := spec.get("code"):
@@ -55,7 +58,7 @@ def changed_code(spec: Spec, things: Mapping[str, Any]) -> list[ChangedCode]:
     changed = []
     for key, (what, name, sha256) in stored.items():
         used: Any = things.get(key)
-        current = ""
+        current = method_sha256 if key == "method" else ""
         if isinstance(used, ModuleBackbone):
             used, current = used.module, used.source
         if used is not None and has_changed(sha256, used, current):

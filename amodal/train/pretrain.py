@@ -27,7 +27,7 @@ from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
 from amodal.data.loader import Views
-from amodal.methods.saved import SPEC, check_plugins, saved, spec_of
+from amodal.methods.saved import SPEC, check_plugins, code_hash, saved, spec_of
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
@@ -135,7 +135,8 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
         if settings.curate
         else None
     )
-    return Inputs(method, settings, dataset, part, backbones, source, choose, notes)
+    code = code_hash(method)
+    return Inputs(method, settings, dataset, part, backbones, source, choose, notes, code)
 
 
 def build(inputs: Inputs) -> Built:
@@ -394,6 +395,6 @@ def spec_of_run(inputs: Inputs, built: Built, out: Path) -> Spec:
     # the records are named by the decoder, which the average of an encoder's weights does not fit
     retrieves = isinstance(built.method, Retrieves) and not inputs.settings.recipe.ema
     options = built.options | dict(built.method.spec_options)
-    spec = spec_of(inputs.method, options, built.encoder_spec, targets, retrieves)
+    spec = spec_of(inputs.method, options, built.encoder_spec, targets, retrieves, inputs.code)
     earlier = earlier_code(out, inputs, built)
     return spec | ({"earlier_code": earlier} if earlier else {})
