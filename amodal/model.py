@@ -16,7 +16,7 @@ from amodal import data as records
 from amodal.adapt import adapt, predictions
 from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_path
-from amodal.core.part import Spec
+from amodal.core.part import Spec, supplied
 from amodal.data import Dataset, Openable
 from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
@@ -135,8 +135,7 @@ class Model(HubMixin):
     ) -> Model:
         target = pick_device(device)
         run = load_run(folder, method=method, backbones=backbones, same_code=same_code)
-        whole = run.encoder if run.method is None else run.method
-        whole.to(target)
+        (run.encoder if run.method is None else run.method).to(target)
         head: SupervisedHead | MethodPredictor | None = None
         if run.head is not None:
             head = run.head.to(target)
@@ -223,7 +222,8 @@ class Model(HubMixin):
 
     def adapt(self, data: Openable, out: str | Path, *, label: str, **settings: Any) -> Model:
         """Fine-tune this encoder to predict `label`; see `amodal.adapt.adapt` for the settings."""
-        return load(adapt(self._run_dir(), data, out, label=label, **settings))
+        with supplied(self.user_code):
+            return load(adapt(self._run_dir(), data, out, label=label, **settings))
 
     def predict(
         self,

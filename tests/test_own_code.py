@@ -712,6 +712,48 @@ def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monke
         amodal.pretrain("clip", folder, tmp_path / "no", accept_changed_code=True, **QUICK)
 
 
+def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path, capsys):
+    net = tmp_path / "net.py"
+    net.write_text(NET)
+    method, backbones = f"{file}:pulled", {"image": f"{net}:Net"}
+    run = tmp_path / "run"
+    amodal.pretrain(method, folder, run, backbones=backbones, train_backbones=True, **QUICK)
+    model = amodal.load(run, method=method, backbones=backbones)
+    options = {"label": "folder", "tuning": "head", "steps": 2, "batch_size": 8, "progress": False}
+    tuned = model.adapt(folder, tmp_path / "head", **options)
+    assert tuned.predict(folder).num_rows and tuned.untrained().encoder
+    again = tuned.adapt(folder, tmp_path / "again", **options)
+    same(again, amodal.load(tmp_path / "again", backbones=backbones), folder)
+
+    started, code = tmp_path / "started", {"init_method": method, "init_backbones": backbones}
+    for given, words in (
+        ({}, r"pass it: init_method=pulled, .* --init-method FILE\.py:pulled"),
+        (
+            {"init_method": method},
+            r"init_backbones=\{'image': Net\}, .* --init-backbone image=FILE",
+        ),
+    ):
+        with pytest.raises(AmodalError, match=words):
+            amodal.pretrain("clip", folder, started, init_from=run, **given, **QUICK)
+    with pytest.raises(AmodalError, match="init_from is not set"):
+        amodal.pretrain("clip", folder, started, init_method=method, **QUICK)
+    assert not started.exists()
+    amodal.pretrain("clip", folder, started, init_from=run, **code, **QUICK)
+    text = (started / "config.toml").read_text()
+    assert f'init_method = "{method}"' in text and f'[init_backbones]\nimage = "{net}:Net"' in text
+    run_cli("--config", started / "config.toml", "--out", tmp_path / "second")
+    words = ("clip", "--data", folder, "--out", tmp_path / "third", "--init-from", run)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_cli(*words)
+    assert "--init-method FILE.py:pulled" in capsys.readouterr().err
+    run_cli(*words, "--init-method", method, "--init-backbone", f"image={net}:Net")
+    plain = ("clip", "--data", folder, "--out", tmp_path / "fourth", "--init-from", started)
+    with pytest.raises(SystemExit):
+        run_cli(*plain, "--init-method", method)
+    assert "amodal's own clip; leave init_method out" in capsys.readouterr().err
+
+
 class Counting:
     """A method that changes its own state."""
 

@@ -80,9 +80,7 @@ def to_toml(
         "method": method,
         **{f"{FIELD}{f}": b for f, b in (settings.backbones or {}).items()},
     }
-    references = {
-        what: absolute(c) if isinstance(c, str) else reference_to(c) for what, c in named.items()
-    }
+    references = {what: _reference(code) for what, code in named.items()}
     if references["method"]:
         document["method"] = references["method"]
     if dataset.path is not None:
@@ -102,7 +100,13 @@ def to_toml(
             value = [logger for logger in settings.loggers if isinstance(logger, str)]
         elif field.name == "backbones":
             value = {f: references[f"{FIELD}{f}"] or None for f in value or {}}
+        elif field.name == "init_method":
+            value = _reference(value)
+        elif field.name == "init_backbones":
+            value = {f: _reference(b) or None for f, b in (value or {}).items()}
         elif field.name not in WRITTEN or value in (None, "", {}, ()) or value is False:
+            continue
+        if value == "":
             continue
         if isinstance(value, dict):
             tables[field.name] = {k: v for k, v in value.items() if v is not None}
@@ -114,6 +118,13 @@ def to_toml(
         if table:
             document[name] = table
     return tomlkit.dumps(document)
+
+
+def _reference(code: Any) -> str:
+    """The reference to code, or the name of what is no code; "" where there is none."""
+    if code is None:
+        return ""
+    return absolute(code) if isinstance(code, str) else reference_to(code)
 
 
 def absolute(reference: str, folder: Path = Path()) -> str:
@@ -207,13 +218,14 @@ def _check_passed(file: Path, own_code: object, overridden: Mapping[str, Any]) -
 def _resolve_references(content: dict[str, Any], file: Path) -> None:
     """Make references to code in files absolute, in place."""
     folder = file.resolve().parent
-    if isinstance(method := content.get("method"), str):
-        content["method"] = absolute(method, folder)
-    backbones = content.get("backbones", {})
-    if not isinstance(backbones, dict) or not all(isinstance(b, str) for b in backbones.values()):
-        raise AmodalError(
-            f'{file}: backbones must be a table, [backbones], of FIELD = "SPEC"; they are '
-            f"{backbones!r}"
-        )
-    if backbones:
-        content["backbones"] = {f: absolute(spec, folder) for f, spec in backbones.items()}
+    for name in ("method", "init_method"):
+        if isinstance(method := content.get(name), str):
+            content[name] = absolute(method, folder)
+    for name in ("backbones", "init_backbones"):
+        table = content.get(name, {})
+        if not isinstance(table, dict) or not all(isinstance(b, str) for b in table.values()):
+            raise AmodalError(
+                f'{file}: {name} must be a table, [{name}], of FIELD = "SPEC"; they are {table!r}'
+            )
+        if table:
+            content[name] = {f: absolute(spec, folder) for f, spec in table.items()}
