@@ -1,6 +1,7 @@
 """Methods and backbones of a user's own: by callable, by file, by module; trained, resumed, loaded
 and refused."""
 
+import functools
 import hashlib
 import inspect
 import json
@@ -752,6 +753,28 @@ def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path,
     with pytest.raises(SystemExit):
         run_cli(*plain, "--init-method", method)
     assert "amodal's own clip; leave init_method out" in capsys.readouterr().err
+
+
+def test_the_arguments_of_a_partial_are_in_the_config(file, folder, tmp_path, capsys):
+    pulled = load_reference(f"{file}:pulled")
+    run, second = tmp_path / "run", tmp_path / "second"
+    bound = functools.partial(pulled, temperature=0.07, width=4)
+    amodal.pretrain(bound, folder, run, options={"width": 6}, **QUICK)
+    run_cli("--config", run / "config.toml", "--out", second)
+    configs = [json.loads((r / "config.json").read_text()) for r in (run, second)]
+    assert configs[0]["options"] == configs[1]["options"] == {"temperature": 0.07, "width": 6}
+
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from amodal import methods\n\n"
+        "def other(encoder, *, more=1):\n    return methods.build('clip', encoder)\n"
+    )
+    without = functools.partial(load_reference(f"{other}:other"), more=None)
+    amodal.pretrain(without, folder, tmp_path / "none", **QUICK)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_cli("--config", tmp_path / "none/config.toml", "--out", tmp_path / "no")
+    assert "other with more=None bound by functools.partial" in capsys.readouterr().err
 
 
 class Counting:

@@ -49,7 +49,8 @@ def _in_one_form(nodes: list[ast.AST | str]) -> tuple[str, ...]:
     for node in nodes:
         for name in _bound(node) if isinstance(node, ast.stmt) else ():
             times[name] = times.get(name, 0) + 1
-    moved, fixed = [], []
+    moved: list[str] = []
+    fixed: list[str] = []
     for node in sorted(nodes, key=lambda n: getattr(n, "lineno", 0)):
         once = isinstance(node, movable) and all(times[n] == 1 for n in _bound(node))
         (moved if once else fixed).append(_normal(node))

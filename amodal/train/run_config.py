@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -76,6 +77,7 @@ def to_toml(
     """The text of a config.toml."""
     document = tomlkit.document()
     document.add(tomlkit.comment(f"amodal pretrain --config RUN/{FILE} --out DIR"))
+    method, bound, unwritten = _unbound(method)
     named: dict[str, Any] = {
         "method": method,
         **{f"{FIELD}{f}": b for f, b in (settings.backbones or {}).items()},
@@ -100,6 +102,8 @@ def to_toml(
             value = [logger for logger in settings.loggers if isinstance(logger, str)]
         elif field.name == "backbones":
             value = {f: references[f"{FIELD}{f}"] or None for f in value or {}}
+        elif field.name == "options":
+            value = bound | value
         elif field.name == "init_method":
             value = _reference(value)
         elif field.name == "init_backbones":
@@ -113,11 +117,32 @@ def to_toml(
         else:
             document[field.name] = str(value) if isinstance(value, Path) else value
     tables[OWN_CODE] = {what: dotted_name(named[what]) for what, r in references.items() if not r}
+    if unwritten:
+        tables[OWN_CODE]["method"] = f"{dotted_name(named['method'])} with {unwritten}"
     tables[PLUGINS] = {kind: dict(table) for kind, table in plugins.items()}
     for name, table in {**tables, "recipe": recipe.written()}.items():
         if table:
             document[name] = table
     return tomlkit.dumps(document)
+
+
+def _unbound(method: methods.MethodLike) -> tuple[methods.MethodLike, dict[str, Any], str]:
+    """A method, and the arguments that a `functools.partial` binds, as options.
+
+    Returns:
+        The method that has these options, which is the same one where a name leads to the partial;
+        the options; and what of them no option can say, "" if all is said.
+    """
+    if not isinstance(method, functools.partial) or reference_to(method):
+        return method, {}, ""
+    options, bound = methods.options(method.func), dict(method.keywords)
+    writable = {n: v for n, v in bound.items() if n in options and v is not None}
+    left = {n: v for n, v in bound.items() if n not in writable}
+    left = {n: v for n, v in left.items() if n not in options or options[n].default is not None}
+    if not left and not method.args:
+        return method.func, writable, ""
+    said = [*map(repr, method.args), *(f"{n}={v!r}" for n, v in left.items())]
+    return method, writable, f"{', '.join(said)} bound by functools.partial"
 
 
 def _reference(code: Any) -> str:
