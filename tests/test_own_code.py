@@ -713,6 +713,15 @@ def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monke
         amodal.pretrain("clip", folder, tmp_path / "no", accept_changed_code=True, **QUICK)
 
 
+class DenseOfPictures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 6)
+
+    def forward(self, x):
+        return self.layer(x.mean((2, 3)))
+
+
 def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path, capsys):
     net = tmp_path / "net.py"
     net.write_text(NET)
@@ -723,11 +732,19 @@ def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path,
     options = {"label": "folder", "tuning": "head", "steps": 2, "batch_size": 8, "progress": False}
     tuned = model.adapt(folder, tmp_path / "head", **options)
     assert tuned.predict(folder).num_rows and tuned.untrained().encoder
-    again = tuned.adapt(folder, tmp_path / "again", **options)
-    same(again, amodal.load(tmp_path / "again", backbones=backbones), folder)
+    second = tuned.adapt(folder, tmp_path / "again", **options)
+    same(second, amodal.load(tmp_path / "again", backbones=backbones), folder)
+
+    dense = tmp_path / "dense"
+    amodal.pretrain("clip", folder, dense, backbones={"image": DenseOfPictures}, **QUICK)
+    mine = amodal.load(dense, backbones={"image": DenseOfPictures})
+    low_rank = mine.adapt(folder, tmp_path / "lora", **options | {"tuning": "lora"})
+    before, after = (m.encoder.tokenizers["image"].module.layer.weight for m in (mine, low_rank))
+    assert not torch.equal(before, after)
+    same(low_rank, amodal.load(tmp_path / "lora", backbones={"image": DenseOfPictures}), folder)
 
     started, code = tmp_path / "started", {"init_method": method, "init_backbones": backbones}
-    for given, words in (
+    for passed, words in (
         ({}, r"pass it: init_method=pulled, .* --init-method FILE\.py:pulled"),
         (
             {"init_method": method},
@@ -735,7 +752,7 @@ def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path,
         ),
     ):
         with pytest.raises(AmodalError, match=words):
-            amodal.pretrain("clip", folder, started, init_from=run, **given, **QUICK)
+            amodal.pretrain("clip", folder, started, init_from=run, **passed, **QUICK)
     with pytest.raises(AmodalError, match="init_from is not set"):
         amodal.pretrain("clip", folder, started, init_method=method, **QUICK)
     assert not started.exists()

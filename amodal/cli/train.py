@@ -88,7 +88,7 @@ def pretrain(
                 f"amodal pretrain needs {usage}; give it, or --config FILE that has it"
             )
     code = {"init_method": init_method, "init_backbones": pairs(init_backbone)}
-    asked |= {name: given for name, given in code.items() if given}
+    asked |= {name: value for name, value in code.items() if value}
     if any(code.values()) and not asked.get("init_from"):
         raise AmodalError(
             "--init-method and --init-backbone say where the code of the run of --init-from is, "

@@ -83,6 +83,11 @@ class ModuleBackbone(Part):
             )
         return cls(copy_of(module), modality, width, frozen=frozen)
 
+    @property
+    def body(self) -> nn.Module:
+        """The module, under the name that backbones of libraries have for theirs."""
+        return self.module
+
     def load_body(self, other: ModuleBackbone) -> None:
         """Take the module's weights of another backbone."""
         self.module.load_state_dict(other.module.state_dict())
