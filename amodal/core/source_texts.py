@@ -51,10 +51,15 @@ def _in_one_form(nodes: list[ast.AST | str]) -> tuple[str, ...]:
             times[name] = times.get(name, 0) + 1
     moved: list[str] = []
     fixed: list[str] = []
-    for node in sorted(nodes, key=lambda n: getattr(n, "lineno", 0)):
+    for node in sorted(nodes, key=_place):
         once = isinstance(node, movable) and all(times[n] == 1 for n in _bound(node))
         (moved if once else fixed).append(_normal(node))
     return (*sorted(set(moved)), *fixed)
+
+
+def _place(node: ast.AST | str) -> tuple[int, int, str]:
+    """Where a node stands; the parts of an import stand in one place."""
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0), _normal(node)
 
 
 def _used(definition: Any, form: str) -> list[ast.AST | str]:

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import inspect
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -317,3 +319,30 @@ BEFORE = [
     "import math",
 ]
 """What `mine` uses, sorted."""
+
+
+def test_a_hash_is_the_same_in_every_process(tmp_path):
+    """Also where it is over sets, over two statements of a line, and over names bound twice."""
+    file = tmp_path / "page.py"
+    file.write_text(
+        "A = 1; B = 2; C = {'x', 'y', 'z'}; D = 4\nimport math, os, json as math, sys as os\n"
+        "def make(*names):\n    def inner(encoder):\n"
+        "        return names, A, B, C, D, math, os\n    return inner\n"
+        "m = make({'one', 'two', 'three'}, {'a': {1.5, 'b'}}, print, math.loads, object())\n"
+    )
+    code = (
+        "from amodal.core.source_code import source_hash; "
+        "from amodal.core.references import load_reference; "
+        f"print(source_hash(load_reference({str(file)!r} + ':m')))"
+    )
+    hashed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(hashed) == 1 and len(hashed.pop().strip()) == 64
