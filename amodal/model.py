@@ -16,7 +16,7 @@ from amodal import data as records
 from amodal.adapt import adapt, predictions
 from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_path
-from amodal.core.part import Spec
+from amodal.core.part import Spec, supplied
 from amodal.data import Dataset, Openable
 from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: Any) -> Model:
-    """Pretrain on `data` without labels.
+    """Pretrain on `data` without labels. Modules in `backbones` are copied, and stay as they are.
 
     Args:
         method: A name (`amodal methods` lists them), a function (encoder, *, options) ->
@@ -62,7 +62,8 @@ def pretrain(method: MethodLike, data: Openable, out: str | Path, **settings: An
     run = run_pretraining(method, data, out, **settings)
     mine = method if is_user_code(method) else None
     modules = {f: b for f, b in (settings.get("backbones") or {}).items() if is_own_code(b)}
-    return load(run, device=settings.get("device", "auto"), method=mine, backbones=modules)
+    device = settings.get("device", "auto")
+    return Model._open(run, device=device, method=mine, backbones=modules, same_code=True)
 
 
 def load(
@@ -78,7 +79,7 @@ def load(
         path: The folder.
         device: auto, cpu, cuda, cuda:N.
         method: The function of a method of one's own, if the run was trained with one.
-        backbones: field -> the module, or FILE.py:NAME, for backbones of one's own.
+        backbones: field -> the module, to be copied, or FILE.py:NAME, for backbones of one's own.
 
     Returns:
         The model, in evaluation mode.
@@ -130,11 +131,11 @@ class Model(HubMixin):
         method: MethodLike | None = None,
         backbones: Mapping[str, BackboneLike] | None = None,
         read_only: bool = False,
+        same_code: bool = False,
     ) -> Model:
         target = pick_device(device)
-        run = load_run(folder, method=method, backbones=backbones)
-        whole = run.encoder if run.method is None else run.method
-        whole.to(target)
+        run = load_run(folder, method=method, backbones=backbones, same_code=same_code)
+        (run.encoder if run.method is None else run.method).to(target)
         head: SupervisedHead | MethodPredictor | None = None
         if run.head is not None:
             head = run.head.to(target)
@@ -153,8 +154,7 @@ class Model(HubMixin):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the method out: an estimator needs the encoder and the head, and `save` writes the
-        whole method."""
+        """Leave the method out: an estimator needs the encoder and the head alone."""
         return self.__dict__ | {"method": None, "spec": {}, "user_code": {}}
 
     @property
@@ -222,7 +222,8 @@ class Model(HubMixin):
 
     def adapt(self, data: Openable, out: str | Path, *, label: str, **settings: Any) -> Model:
         """Fine-tune this encoder to predict `label`; see `amodal.adapt.adapt` for the settings."""
-        return load(adapt(self._run_dir(), data, out, label=label, **settings))
+        with supplied(self.user_code):
+            return load(adapt(self._run_dir(), data, out, label=label, **settings))
 
     def predict(
         self,

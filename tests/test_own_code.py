@@ -1,6 +1,7 @@
 """Methods and backbones of a user's own: by callable, by file, by module; trained, resumed, loaded
 and refused."""
 
+import functools
 import hashlib
 import inspect
 import json
@@ -187,6 +188,79 @@ def test_two_fields_with_backbones_of_one_class_keep_their_own(tmp_path):
     ):
         with pytest.raises(AmodalError, match=words):
             amodal.load(run, backbones=backbones, device="cpu")
+
+
+def pictures():
+    """Two fields of pictures."""
+    rng = np.random.default_rng(0)
+    return {f: list(rng.integers(0, 255, (16, 16, 16, 3), dtype=np.uint8)) for f in ("a", "b")}
+
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16 * 16 * 3, 6)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+def weight(model, field):
+    return model.encoder.tokenizers[field].module.layer.weight.detach().clone()
+
+
+def test_no_model_changes_by_what_is_done_with_its_module(tmp_path):
+    """Neither do the modules: each model has copies, and a field of its own."""
+    mine, data = Dense(), pictures()
+    runs, before = [tmp_path / "one", tmp_path / "two"], mine.layer.weight.detach().clone()
+    learning = {"train_backbones": True, "device": "cpu", **QUICK}
+    models = [
+        amodal.pretrain(
+            "clip", data, run, backbones={"a": mine, "b": Dense()}, seed=seed, **learning
+        )
+        for seed, run in enumerate(runs)
+    ]
+    assert torch.equal(mine.layer.weight, before) and mine.layer.weight.requires_grad
+    stored = [load_file(run / "model.safetensors") for run in runs]
+    loaded = [amodal.load(run, backbones={"a": mine, "b": mine}, device="cpu") for run in runs]
+    for two in (models, loaded):
+        for model, tensors in zip(two, stored):
+            for field in "ab":
+                name = f"encoder.tokenizers.{field}.module.layer.weight"
+                assert torch.equal(weight(model, field), tensors[name])
+    assert torch.equal(mine.layer.weight, before)
+    assert not torch.equal(weight(models[0], "a"), weight(models[1], "a"))
+
+
+def test_one_module_for_two_fields_learns_in_neither(tmp_path):
+    mine, data = Dense(), pictures()
+    wrapped = nn.Sequential(mine, nn.ReLU())
+    for other, words in ((mine, "are the same module"), (wrapped, "share weights")):
+        with pytest.raises(AmodalError, match=f"the backbones of 'a' and 'b' {words}.*deepcopy"):
+            amodal.pretrain(
+                "clip",
+                data,
+                tmp_path / "no",
+                backbones={"a": mine, "b": other},
+                train_backbones=True,
+                **QUICK,
+            )
+    assert not (tmp_path / "no").exists()
+    frozen = amodal.pretrain(
+        "clip", data, tmp_path / "run", backbones={"a": mine, "b": mine}, device="cpu", **QUICK
+    )
+    assert all(torch.equal(weight(frozen, field), mine.layer.weight) for field in "ab")
+
+
+def test_a_module_that_cannot_be_copied_is_named(tmp_path):
+    class Uncopied(Dense):
+        def __deepcopy__(self, memo):
+            raise TypeError("not me")
+
+    with pytest.raises(AmodalError, match="deepcopy of the module .*Uncopied raised TypeError"):
+        amodal.pretrain(
+            "clip", pictures(), tmp_path / "no", backbones={"a": Uncopied(), "b": Dense}, **QUICK
+        )
 
 
 def test_bad_backbones_are_refused(folder, tmp_path):
@@ -637,6 +711,143 @@ def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monke
     run_cli(*words, "--resume")
     with pytest.raises(AmodalError, match="is for a run that is resumed"):
         amodal.pretrain("clip", folder, tmp_path / "no", accept_changed_code=True, **QUICK)
+
+
+class DenseOfPictures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 6)
+
+    def forward(self, x):
+        return self.layer(x.mean((2, 3)))
+
+
+def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path, capsys):
+    net = tmp_path / "net.py"
+    net.write_text(NET)
+    method, backbones = f"{file}:pulled", {"image": f"{net}:Net"}
+    run = tmp_path / "run"
+    amodal.pretrain(method, folder, run, backbones=backbones, train_backbones=True, **QUICK)
+    model = amodal.load(run, method=method, backbones=backbones)
+    options = {"label": "folder", "tuning": "head", "steps": 2, "batch_size": 8, "progress": False}
+    tuned = model.adapt(folder, tmp_path / "head", **options)
+    assert tuned.predict(folder).num_rows and tuned.untrained().encoder
+    second = tuned.adapt(folder, tmp_path / "again", **options)
+    same(second, amodal.load(tmp_path / "again", backbones=backbones), folder)
+
+    dense = tmp_path / "dense"
+    amodal.pretrain("clip", folder, dense, backbones={"image": DenseOfPictures}, **QUICK)
+    mine = amodal.load(dense, backbones={"image": DenseOfPictures})
+    low_rank = mine.adapt(folder, tmp_path / "lora", **options | {"tuning": "lora"})
+    before, after = (m.encoder.tokenizers["image"].module.layer.weight for m in (mine, low_rank))
+    assert not torch.equal(before, after)
+    same(low_rank, amodal.load(tmp_path / "lora", backbones={"image": DenseOfPictures}), folder)
+
+    started, code = tmp_path / "started", {"init_method": method, "init_backbones": backbones}
+    for passed, words in (
+        ({}, r"pass it: init_method=pulled, .* --init-method FILE\.py:pulled"),
+        (
+            {"init_method": method},
+            r"init_backbones=\{'image': Net\}, .* --init-backbone image=FILE",
+        ),
+    ):
+        with pytest.raises(AmodalError, match=words):
+            amodal.pretrain("clip", folder, started, init_from=run, **passed, **QUICK)
+    with pytest.raises(AmodalError, match="init_from is not set"):
+        amodal.pretrain("clip", folder, started, init_method=method, **QUICK)
+    assert not started.exists()
+    amodal.pretrain("clip", folder, started, init_from=run, **code, **QUICK)
+    text = (started / "config.toml").read_text()
+    assert f'init_method = "{method}"' in text and f'[init_backbones]\nimage = "{net}:Net"' in text
+    run_cli("--config", started / "config.toml", "--out", tmp_path / "second")
+    words = ("clip", "--data", folder, "--out", tmp_path / "third", "--init-from", run)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_cli(*words)
+    assert "--init-method FILE.py:pulled" in capsys.readouterr().err
+    run_cli(*words, "--init-method", method, "--init-backbone", f"image={net}:Net")
+    plain = ("clip", "--data", folder, "--out", tmp_path / "fourth", "--init-from", started)
+    with pytest.raises(SystemExit):
+        run_cli(*plain, "--init-method", method)
+    assert "amodal's own clip; leave init_method out" in capsys.readouterr().err
+
+
+def test_the_arguments_of_a_partial_are_in_the_config(file, folder, tmp_path, capsys):
+    pulled = load_reference(f"{file}:pulled")
+    run, second = tmp_path / "run", tmp_path / "second"
+    bound = functools.partial(pulled, temperature=0.07, width=4)
+    amodal.pretrain(bound, folder, run, options={"width": 6}, **QUICK)
+    run_cli("--config", run / "config.toml", "--out", second)
+    configs = [json.loads((r / "config.json").read_text()) for r in (run, second)]
+    assert configs[0]["options"] == configs[1]["options"] == {"temperature": 0.07, "width": 6}
+
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from amodal import methods\n\n"
+        "def other(encoder, *, more=1):\n    return methods.build('clip', encoder)\n"
+    )
+    without = functools.partial(load_reference(f"{other}:other"), more=None)
+    amodal.pretrain(without, folder, tmp_path / "none", **QUICK)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_cli("--config", tmp_path / "none/config.toml", "--out", tmp_path / "no")
+    assert "other with more=None bound by functools.partial" in capsys.readouterr().err
+
+
+class Counting:
+    """A method that changes its own state."""
+
+    def __init__(self, scale):
+        self.scale, self.calls = scale, 0
+
+    def __call__(self, encoder):
+        self.calls += 1
+        return methods.build("clip", encoder, max_scale=self.scale)
+
+
+def test_another_state_of_an_object_or_closure_is_noticed(folder, tmp_path):
+    def made(scale):
+        limit = [scale]
+
+        def mine(encoder):
+            return methods.build("clip", encoder, max_scale=limit[0])
+
+        return mine
+
+    for number, make in enumerate((Counting, made)):
+        run = tmp_path / str(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            amodal.pretrain(make(50.0), folder, run, checkpoint_every=2, **QUICK)
+            amodal.load(run, method=make(50.0))
+            amodal.pretrain(make(50.0), folder, run, checkpoint_every=2, resume=True, **QUICK)
+        with pytest.raises(AmodalError, match="cannot continue with changed code: .*own_code"):
+            amodal.pretrain(make(60.0), folder, run, checkpoint_every=2, resume=True, **QUICK)
+
+
+class Steep(nn.Module):
+    def __init__(self, slope=0.1):
+        super().__init__()
+        self.conv, self.slope = nn.Conv2d(3, 6, 3, stride=2), slope
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(self.conv(x), self.slope)
+
+
+def layers(slope=0.1):
+    return nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.LeakyReLU(slope))
+
+
+@pytest.mark.parametrize("factory", [Steep, layers])
+def test_other_arguments_of_layers_are_noticed(factory, folder, tmp_path):
+    run = tmp_path / "run"
+    backbones = {"image": factory}
+    amodal.pretrain("clip", folder, run, backbones=backbones, train_backbones=True, **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        amodal.load(run, backbones={"image": factory()})
+    with pytest.warns(UserWarning, match="backbone of image .* is not the code that the run"):
+        amodal.load(run, backbones={"image": lambda: factory(0.5)})
 
 
 def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from amodal.cli.options import listed, pairs
-from amodal.cli.own_code import NONE, Code, OwnCode
+from amodal.cli.own_code import NONE, Code
 from amodal.cli.recipes import RecipeOptions, RunSettings, chosen, recipe_fields, with_file
 from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
@@ -87,8 +87,9 @@ def pretrain(
             raise AmodalError(
                 f"amodal pretrain needs {usage}; give it, or --config FILE that has it"
             )
-    code = OwnCode(method=init_method, backbones=init_backbone)
-    if code != NONE and not asked.get("init_from"):
+    code = {"init_method": init_method, "init_backbones": pairs(init_backbone)}
+    asked |= {name: value for name, value in code.items() if value}
+    if any(code.values()) and not asked.get("init_from"):
         raise AmodalError(
             "--init-method and --init-backbone say where the code of the run of --init-from is, "
             "and --init-from is not set; what is to be trained stands as "
@@ -102,8 +103,7 @@ def pretrain(
 
         records = open_data(data)
         asked["callbacks"] = [from_spec(spec, records) for spec in callback]
-    with code.supplied(Path(str(asked.get("init_from", "")))):
-        run(str(method), records, Path(str(out)), **asked)
+    run(str(method), records, Path(str(out)), **asked)
     if distributed.rank() == 0:
         from amodal import methods
         from amodal.nn.backbones.pretrained import is_own_code
@@ -308,7 +308,8 @@ def adapt(
             options=METHOD_OPTIONS,
             **recipe_fields(recipe),
         )
+    own = "".join(f" --backbone {backbone}" for backbone in code.backbones)
     print(
-        f"wrote {out}. Next: amodal evaluate {out} --data {data}, "
-        f"or amodal predict {out} --data {data} --out predicted.csv"
+        f"wrote {out}. Next: amodal evaluate {out} --data {data}{own}, "
+        f"or amodal predict {out} --data {data} --out predicted.csv{own}"
     )

@@ -9,7 +9,6 @@ Runs of format 1, an encoder and sometimes a method or a head beside it, are ope
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
 from amodal.nn.backbones.module import made_module, supplied_as
 from amodal.nn.bounded import Bounded
-from amodal.nn.changed_code import changed_code
+from amodal.nn.changed_code import changed_code, own_code
 from amodal.nn.config import as_spec
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.needed_plugins import Needed, check_installed, needed_plugins, read_needed
@@ -79,6 +78,7 @@ def spec_of(
     encoder: Spec,
     targets: list[dict[str, Any]] | None = None,
     retrieves: bool = False,
+    code_sha256: str = "",
 ) -> Spec:
     """The content of spec.json.
 
@@ -88,11 +88,12 @@ def spec_of(
         encoder: The spec of the encoder before the method added to it.
         targets: What its predictions mean.
         retrieves: Whether it names records itself (`Retrieves`).
+        code_sha256: Of a method of the user's own, where it was taken before the method ran.
     """
     code = None
     if methods.is_user_code(method):
         function = methods.function(method)
-        code = {"name": dotted_name(function), "sha256": source_hash(function)}
+        code = {"name": dotted_name(function), "sha256": code_sha256 or code_hash(method)}
     plugin, written = methods.distribution(method), to_spec(dict(options))
     needed = needed_plugins([encoder, written])
     if plugin:
@@ -108,6 +109,11 @@ def spec_of(
         "targets": targets or [],
         "retrieves": retrieves,
     }
+
+
+def code_hash(method: methods.MethodLike) -> str:
+    """The hash of a method of the user's own, "" for others."""
+    return source_hash(methods.function(method)) if methods.is_user_code(method) else ""
 
 
 def build(spec: Spec) -> Any:
@@ -154,6 +160,7 @@ def load_run(
     *,
     method: methods.MethodLike | None = None,
     backbones: Mapping[str, BackboneLike] | None = None,
+    same_code: bool = False,
 ) -> SavedRun:
     """Open what a run, `Model.save` or an export wrote.
 
@@ -164,6 +171,7 @@ def load_run(
         method: The function of a method of one's own, if the run was trained with one.
         backbones: field -> the module, what makes it, or a reference to either, for backbones of
             one's own.
+        same_code: It is that of the run, although its state may have changed since.
 
     Raises:
         AmodalError: For a folder that holds no run, a run without any checkpoint, damaged weights,
@@ -181,6 +189,8 @@ def load_run(
         changed = changed_code(spec, parts.supplies())  # before a method changes the modules
         with Bounded(*size_of_file(weights), str(folder / SPEC)):
             made = build(spec)
+        needed = own_code(spec)  # which whoever opens this run inside another may have supplied
+        code = {name: thing for name, thing in parts.supplies().items() if name in needed}
     tensors = read_tensors(weights)
     if checkpoint is None:
         fill(merged(made), tensors, str(weights))
@@ -193,7 +203,7 @@ def load_run(
             f"{files.step_of(weights.parent)} of {steps}",
             stacklevel=2,
         )
-    for one in changed:
+    for one in () if same_code else changed:
         warnings.warn(
             f"{one.described} is not the code that the run in {folder} was trained with: the "
             "weights fit, and what is computed may differ",
@@ -251,7 +261,10 @@ def check_plugins(run: str | Path) -> None:
 
 
 def user_code(
-    spec: Spec, method: methods.MethodLike | None, backbones: Mapping[str, BackboneLike] | None
+    spec: Spec,
+    method: methods.MethodLike | None,
+    backbones: Mapping[str, BackboneLike] | None,
+    prefix: str = "",
 ) -> dict[str, Any]:
     """The caller's code under the names that `build` takes it by.
 
@@ -259,6 +272,7 @@ def user_code(
         spec: Of the run.
         method: The function of a method of the user's.
         backbones: field -> the module, what makes it, or a reference to either.
+        prefix: Of the name of the argument that has the method, for the error.
 
     Raises:
         AmodalError: For a method although the run was trained with one of amodal, and for a field
@@ -275,10 +289,56 @@ def user_code(
         function, code = methods.function(method), spec.get("code")
         if code is None:
             raise AmodalError(
-                f"this run was trained with amodal's own {spec['method']}; leave method out"
+                f"this run was trained with amodal's own {spec.get('method')}; "
+                f"leave {prefix}method out"
             )
         things["method"] = function
     return things
+
+
+@contextmanager
+def code_of_source(
+    run: str | Path | None,
+    method: methods.MethodLike | None,
+    backbones: Mapping[str, BackboneLike] | None,
+) -> Iterator[None]:
+    """Within it, the run that another one starts from is opened with code of the user's.
+
+    Args:
+        run: `init_from` of `pretrain`.
+        method: `init_method`. backbones: `init_backbones`.
+
+    Raises:
+        AmodalError: For code without a run, and for code of the run that was not passed.
+    """
+    if not run:
+        if method is not None or backbones:
+            raise AmodalError(
+                "init_method and init_backbones are the code of the run of init_from, and "
+                "init_from is not set; leave them out, or set it"
+            )
+        yield
+        return
+    spec = read_spec(Path(run)) if (Path(run) / SPEC).exists() else {}
+    with supplied(user_code(spec, method, backbones, "init_")):
+        _check_passed(Path(run), spec)
+        yield
+
+
+def _check_passed(run: Path, spec: Spec) -> None:
+    """Raise an AmodalError for code of the run of `init_from` that was not passed."""
+    with describing(run / SPEC, spec):
+        missing = {n: c for n, c in own_code(spec).items() if n not in parts.supplies()}
+    for key, (what, name, _) in missing.items():
+        short, field = str(name).rpartition(":")[2], key.partition(":")[2]
+        python, option = f"init_method={short}", f"--init-method FILE.py:{short}"
+        if field:
+            python = f"init_backbones={{{field!r}: {short}}}"
+            option = f"--init-backbone {field}=FILE.py:{short}"
+        raise AmodalError(
+            f"the run in {run}, of init_from, was made with the {what} {name} of your own, which "
+            f"is not stored in it; pass it: {python}, or on the command line {option}"
+        )
 
 
 def fields_with_backbones(spec: Any) -> set[str]:
@@ -413,7 +473,6 @@ def untrained(spec: Spec, config: dict[str, Any], code: Mapping[str, Any]) -> An
         code: The `user_code` of the run.
     """
     torch.manual_seed(config.get("seed", 0))
-    copies = {name: copy.deepcopy(t) if isinstance(t, nn.Module) else t for name, t in code.items()}
-    with supplied(copies):
+    with supplied(code):
         made = build(spec)
     return made if spec.get("method") is None else made.encoder

@@ -39,28 +39,37 @@ class ChangedCode:
         return {"what": self.what, "name": self.name, "sha256": self.sha256}
 
 
-def changed_code(spec: Spec, things: Mapping[str, Any]) -> list[ChangedCode]:
+def changed_code(
+    spec: Spec, things: Mapping[str, Any], method_sha256: str = ""
+) -> list[ChangedCode]:
     """What has changed since a run was trained.
 
     Args:
         spec: Of the run.
         things: Code that is used now, under the names that `amodal.methods.saved.build` takes it
             by; or the backbone around it, where a method may have changed the module.
+        method_sha256: Of the method, where it has run since, which may have changed its state.
     """
-    stored = {}
-    if code := spec.get("code"):
-        stored["method"] = ("method", code["name"], code["sha256"])
-    for field, args in _modules(spec):
-        stored[supplied_as(field)] = (f"backbone of {field}", args["name"], args["source"])
     changed = []
-    for key, (what, name, sha256) in stored.items():
+    for key, (what, name, sha256) in own_code(spec).items():
         used: Any = things.get(key)
-        current = ""
+        current = method_sha256 if key == "method" else ""
         if isinstance(used, ModuleBackbone):
             used, current = used.module, used.source
         if used is not None and has_changed(sha256, used, current):
             changed.append(ChangedCode(what, name, files_of(used), sha256))
     return changed
+
+
+def own_code(spec: Spec) -> dict[str, tuple[str, str, str]]:
+    """Name that `take` has it by -> what it is, its reference and its hash, of all code of the
+    user's that a run was trained with."""
+    stored = {}
+    if code := spec.get("code"):
+        stored["method"] = ("method", code["name"], code["sha256"])
+    for field, args in _modules(spec):
+        stored[supplied_as(field)] = (f"backbone of {field}", args["name"], args["source"])
+    return stored
 
 
 def _modules(spec: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -12,6 +12,7 @@ from amodal.core import unknown
 from amodal.core.part import Part, Spec
 from amodal.modalities import Modality
 from amodal.nn import old_runs
+from amodal.nn.backbones.module import check_apart
 from amodal.nn.backbones.pretrained import MakeModule, backbone
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
@@ -59,17 +60,20 @@ def backbones(
 
     Args:
         specs: Field -> "timm:vit_small_patch16_224", … (see `amodal.nn.backbones.pretrained`), a
-            module, or a function without arguments that makes one.
+            module, of which a copy is used, or a function without arguments that makes one.
         fields: Name -> modality.
         size: Of the encoder, whose width the tokens get.
         frozen: Their own parameters do not learn.
 
     Raises:
-        AmodalError: For unknown fields, and for backbones that cannot be loaded.
+        AmodalError: For unknown fields, for backbones that cannot be loaded, and for a module of
+            two fields that is not frozen.
     """
     for field in specs:
         if field not in fields:
             raise unknown("field", field, fields, "It has a backbone in the options.")
+    if not frozen:  # frozen copies of one module remain the same
+        check_apart((f, spec) for f, spec in specs.items() if isinstance(spec, nn.Module))
     return {
         f: backbone(spec, fields[f], size_of(size).width, frozen=frozen)
         for f, spec in specs.items()

@@ -31,7 +31,7 @@ def earlier_code(out: Path, inputs: Inputs, built: Built) -> list[dict[str, str]
         return []
     before = read_json(file, "restore it from a copy, or start a new run")
     with describing(file, before):
-        changed = changed_code(before, _code_of(inputs, built))
+        changed = changed_code(before, _code_of(inputs, built), inputs.code)
     if changed and not inputs.settings.accept_changed_code:
         raise AmodalError(
             f"the run in {out} cannot continue with changed code: "

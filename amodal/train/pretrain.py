@@ -27,7 +27,7 @@ from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
 from amodal.data.loader import Views
-from amodal.methods.saved import SPEC, check_plugins, saved, spec_of
+from amodal.methods.saved import SPEC, check_plugins, code_hash, code_of_source, saved, spec_of
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
@@ -84,8 +84,10 @@ def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings:
     for run in (settings.get("resume") and out, settings.get("init_from")):
         if run and is_path(run):  # first: the method and the fields of the data may be of plug-ins
             check_plugins(run)
-    inputs = open_inputs(method, data, read_settings(method, settings), Path(out))
-    built = build(inputs)
+    read = read_settings(method, settings)
+    with code_of_source(read.init_from, read.init_method, read.init_backbones):
+        inputs = open_inputs(method, data, read, Path(out))
+        built = build(inputs)
     prepared = prepare(inputs, built, Path(out))
     encoder = fit(inputs, built, prepared)
     save(inputs, built, prepared, encoder)
@@ -135,14 +137,16 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
         if settings.curate
         else None
     )
-    return Inputs(method, settings, dataset, part, backbones, source, choose, notes)
+    return Inputs(
+        method, settings, dataset, part, backbones, source, choose, notes, code_hash(method)
+    )
 
 
 def build(inputs: Inputs) -> Built:
     """Build the encoder and the method around it, the same from the same seed."""
     name, settings, dataset = inputs.method, inputs.settings, inputs.dataset
     torch.manual_seed(settings.seed)
-    encoder = adapted_encoder(settings) if inputs.adapts else fresh_encoder(inputs)
+    encoder = saved(settings.init_from)[0].train() if inputs.adapts else fresh_encoder(inputs)
     options = methods.parse(name, settings.options)
     options |= classes_option(name, options, dataset)
     options |= targets_option(name, options, dataset, inputs.part)
@@ -163,11 +167,6 @@ def build(inputs: Inputs) -> Built:
             f"`amodal pretrain {methods.title(name)} --init-from RUN` continues a run"
         )
     return built
-
-
-def adapted_encoder(settings: Settings) -> Encoder:
-    """The encoder of `init_from`, in training mode."""
-    return cast(Encoder, saved(settings.init_from)[0].train())
 
 
 def fresh_encoder(inputs: Inputs) -> Encoder:
@@ -394,6 +393,6 @@ def spec_of_run(inputs: Inputs, built: Built, out: Path) -> Spec:
     # the records are named by the decoder, which the average of an encoder's weights does not fit
     retrieves = isinstance(built.method, Retrieves) and not inputs.settings.recipe.ema
     options = built.options | dict(built.method.spec_options)
-    spec = spec_of(inputs.method, options, built.encoder_spec, targets, retrieves)
+    spec = spec_of(inputs.method, options, built.encoder_spec, targets, retrieves, inputs.code)
     earlier = earlier_code(out, inputs, built)
     return spec | ({"earlier_code": earlier} if earlier else {})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -76,13 +77,12 @@ def to_toml(
     """The text of a config.toml."""
     document = tomlkit.document()
     document.add(tomlkit.comment(f"amodal pretrain --config RUN/{FILE} --out DIR"))
+    method, bound, unwritten = _unbound(method)
     named: dict[str, Any] = {
         "method": method,
         **{f"{FIELD}{f}": b for f, b in (settings.backbones or {}).items()},
     }
-    references = {
-        what: absolute(c) if isinstance(c, str) else reference_to(c) for what, c in named.items()
-    }
+    references = {what: _reference(code) for what, code in named.items()}
     if references["method"]:
         document["method"] = references["method"]
     if dataset.path is not None:
@@ -102,18 +102,54 @@ def to_toml(
             value = [logger for logger in settings.loggers if isinstance(logger, str)]
         elif field.name == "backbones":
             value = {f: references[f"{FIELD}{f}"] or None for f in value or {}}
+        elif field.name == "options":
+            value = bound | value
+        elif field.name == "init_method":
+            value = _reference(value)
+        elif field.name == "init_backbones":
+            value = {f: _reference(b) or None for f, b in (value or {}).items()}
         elif field.name not in WRITTEN or value in (None, "", {}, ()) or value is False:
+            continue
+        if value == "":
             continue
         if isinstance(value, dict):
             tables[field.name] = {k: v for k, v in value.items() if v is not None}
         else:
             document[field.name] = str(value) if isinstance(value, Path) else value
     tables[OWN_CODE] = {what: dotted_name(named[what]) for what, r in references.items() if not r}
+    if unwritten:
+        tables[OWN_CODE]["method"] = f"{dotted_name(named['method'])} with {unwritten}"
     tables[PLUGINS] = {kind: dict(table) for kind, table in plugins.items()}
     for name, table in {**tables, "recipe": recipe.written()}.items():
         if table:
             document[name] = table
     return tomlkit.dumps(document)
+
+
+def _unbound(method: methods.MethodLike) -> tuple[methods.MethodLike, dict[str, Any], str]:
+    """A method, and the arguments that a `functools.partial` binds, as options.
+
+    Returns:
+        The method that has these options, which is the same one where a name leads to the partial;
+        the options; and what of them no option can say, "" if all is said.
+    """
+    if not isinstance(method, functools.partial) or reference_to(method):
+        return method, {}, ""
+    options, bound = methods.options(method.func), dict(method.keywords)
+    writable = {n: v for n, v in bound.items() if n in options and v is not None}
+    left = {n: v for n, v in bound.items() if n not in writable}
+    left = {n: v for n, v in left.items() if n not in options or options[n].default is not None}
+    if not left and not method.args:
+        return method.func, writable, ""
+    said = [*map(repr, method.args), *(f"{n}={v!r}" for n, v in left.items())]
+    return method, writable, f"{', '.join(said)} bound by functools.partial"
+
+
+def _reference(code: Any) -> str:
+    """The reference to code, or the name of what is no code; "" where there is none."""
+    if code is None:
+        return ""
+    return absolute(code) if isinstance(code, str) else reference_to(code)
 
 
 def absolute(reference: str, folder: Path = Path()) -> str:
@@ -207,13 +243,14 @@ def _check_passed(file: Path, own_code: object, overridden: Mapping[str, Any]) -
 def _resolve_references(content: dict[str, Any], file: Path) -> None:
     """Make references to code in files absolute, in place."""
     folder = file.resolve().parent
-    if isinstance(method := content.get("method"), str):
-        content["method"] = absolute(method, folder)
-    backbones = content.get("backbones", {})
-    if not isinstance(backbones, dict) or not all(isinstance(b, str) for b in backbones.values()):
-        raise AmodalError(
-            f'{file}: backbones must be a table, [backbones], of FIELD = "SPEC"; they are '
-            f"{backbones!r}"
-        )
-    if backbones:
-        content["backbones"] = {f: absolute(spec, folder) for f, spec in backbones.items()}
+    for name in ("method", "init_method"):
+        if isinstance(method := content.get(name), str):
+            content[name] = absolute(method, folder)
+    for name in ("backbones", "init_backbones"):
+        table = content.get(name, {})
+        if not isinstance(table, dict) or not all(isinstance(b, str) for b in table.values()):
+            raise AmodalError(
+                f'{file}: {name} must be a table, [{name}], of FIELD = "SPEC"; they are {table!r}'
+            )
+        if table:
+            content[name] = {f: absolute(spec, folder) for f, spec in table.items()}

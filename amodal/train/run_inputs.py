@@ -36,6 +36,7 @@ class Inputs:
         source: The encoder of `init_from`, if there is one.
         choose: Selects batches from super-batches.
         notes: Lines to print when the run starts.
+        code: Hash of a method of the user's own, before it has run: it may count its calls.
     """
 
     method: methods.MethodLike
@@ -46,6 +47,7 @@ class Inputs:
     source: Encoder | None = None
     choose: BatchSelector | None = None
     notes: tuple[str, ...] = ()
+    code: str = ""
 
     @property
     def adapts(self) -> bool:

@@ -15,6 +15,7 @@ from amodal.core.recipe import NAMES, renamed
 from amodal.core.run_options import RunOptions
 from amodal.data import Dataset
 from amodal.methods.recipes import choose
+from amodal.methods.saved import BackboneLike
 from amodal.modalities import name_of
 from amodal.train.callbacks import Callback
 from amodal.train.hooks import check_callbacks
@@ -41,6 +42,9 @@ class Settings(RunOptions):
             resumed run must agree with its contents.
         only: (dataset, training records) -> the training records to learn from.
         callbacks: See `amodal.train.callbacks`.
+        init_method: The method of the run of `init_from`, if it is of the user's own.
+        init_backbones: Its backbones of the user's own: field -> module, what makes it, or a
+            reference to either.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -51,6 +55,8 @@ class Settings(RunOptions):
     only: Callable[[Dataset, npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
     progress: bool = True
     callbacks: Sequence[Callback] = ()
+    init_method: methods.MethodLike | None = None
+    init_backbones: Mapping[str, BackboneLike] | None = None
 
     def __post_init__(self) -> None:
         if self.cache_features not in CACHED:

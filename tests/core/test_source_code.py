@@ -3,9 +3,13 @@
 import functools
 import hashlib
 import inspect
+import os
+import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from amodal.core.references import FILE_PREFIX, load_reference
@@ -164,3 +168,181 @@ def test_a_file_that_is_edited_later_is_not_the_code_that_runs(tmp_path):
     then = source_hash(mine)
     (tmp_path / "page.py").write_text(FILE.replace("return Mine()", "return None"))
     assert source_hash(mine) == then
+
+
+MADE = """
+CFG = {}
+CFG["t"] = 0.5
+CFG.update(more=1)
+T = 1.0
+T = 2.0
+OTHER = {}
+OTHER["x"] = 1
+
+
+def make(t):
+    def inner(encoder):
+        return t
+    return inner
+
+
+class Maker:
+    def __init__(self, t):
+        self.t = [t]
+    def __call__(self, encoder):
+        return self.t
+
+
+class Flags: pass
+
+
+Flags.on = True
+
+
+def setup():
+    global LATER
+    LATER = 3
+
+
+setup()
+m = make(0.5)
+o = Maker(0.5)
+twice = make(make(0.5))
+method = Maker(0.5).__call__
+
+
+def reads(encoder):
+    return CFG["t"], T, Flags.on, LATER
+
+
+if __name__ == "__main__":
+    CFG["t"] = 7
+    print(reads, 1)
+"""
+ALL = ("m", "o", "twice", "method", "reads")
+MORE = {  # (from, to) -> the names whose hash it changes
+    ("m = make(0.5)", "m = make(9.0)"): {"m"},
+    ("o = Maker(0.5)", "o = Maker(9.0)"): {"o"},
+    ("make(make(0.5))", "make(make(9.0))"): {"twice"},
+    ("Maker(0.5).__call__", "Maker(9.0).__call__"): {"method"},
+    ('CFG["t"] = 0.5', 'CFG["t"] = 5.0'): {"reads"},
+    ("update(more=1)", "update(more=2)"): {"reads"},
+    ("T = 1.0\nT = 2.0", "T = 2.0\nT = 1.0"): {"reads"},
+    ("Flags.on = True", "Flags.on = False"): {"reads"},
+    ("LATER = 3", "LATER = 4"): {"reads"},
+    ('["t"] = 7', '["t"] = 8'): {"reads"},
+    ("CFG = {}", "from math import *\nCFG = {}"): set(ALL),
+    ("\nsetup()", "\nsetup()\nsetup()"): {"reads"},
+    ('OTHER["x"] = 1', 'OTHER["x"] = 2'): set(),
+    ("print(reads, 1)", "print(reads, 2)"): set(),
+    ("m = make(0.5)\n", "m = make(0.5)\nprint(T, CFG)\n"): set(),
+}
+
+
+@pytest.mark.parametrize("change", MORE, ids=[after for _, after in MORE])
+def test_what_code_was_made_with_counts(hashes, change):
+    before, after = change
+    assert before in MADE
+    then, now = hashes(MADE, *ALL), hashes(MADE.replace(before, after), *ALL)
+    assert all(len(h) == 64 for h in then)
+    assert {n for n, a, b in zip(ALL, then, now) if a != b} == MORE[change]
+
+
+NETS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.layer, self.factor = nn.Linear(4, 6), factor
+    def forward(self, x):
+        return self.layer(x) * self.factor
+
+plain = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.1))
+own = nn.Sequential(Net(1.0))
+"""
+
+
+def test_what_layers_were_made_with_counts(hashes):
+    then = hashes(NETS, "plain", "own")
+    assert hashes(NETS, "plain", "own") == then  # with other weights
+    slope = hashes(NETS.replace("LeakyReLU(0.1)", "LeakyReLU(0.2)"), "plain", "own")
+    factor = hashes(NETS.replace("Net(1.0)", "Net(2.0)"), "plain", "own")
+    assert [a == b for a, b in zip(then, slope)] == [False, True]
+    assert [a == b for a, b in zip(then, factor)] == [True, False]
+
+
+def test_bound_arrays_and_numbers_count():
+    def mine(encoder, *, weights=None): ...
+
+    values = [
+        np.float32(0.5),
+        np.float32(0.7),
+        np.ones(3),
+        np.zeros(3),
+        torch.ones(3),
+        torch.zeros(3),
+    ]
+    bound = [source_hash(functools.partial(mine, weights=value)) for value in values]
+    assert len({*bound}) == len(values)
+    assert source_hash(functools.partial(mine, weights=np.ones(3))) == bound[2]
+
+
+def test_values_that_refer_to_themselves_end():
+    loop = []
+    loop.append(loop)
+
+    def mine(encoder):
+        return loop, mine
+
+    assert source_hash(mine) == source_hash(mine) != ""
+
+
+def test_hashes_without_values_are_those_of_before(hashes, tmp_path):
+    """A run of before has the hash of the source alone, and is not said to have changed."""
+    (then,) = hashes(FILE, "mine")
+    loaded = load_reference(f"{tmp_path / 'page.py'}:mine")
+    before = hashlib.sha256("\n".join(BEFORE).encode()).hexdigest()
+    assert before != then and not has_changed(before, loaded)
+    (tmp_path / "page.py").write_text(FILE.replace("return helper(x)\n", "return -helper(x)\n"))
+    for module in [m for m in sys.modules if m.startswith(FILE_PREFIX)]:
+        del sys.modules[module]
+    assert has_changed(before, load_reference(f"{tmp_path / 'page.py'}:mine"))
+
+
+BEFORE = [
+    "SCALE = 2.0",
+    "class Base:\n\n    def losses(self, x):\n        return helper(x)",
+    "class Mine(Base):\n\n    def features(self, x):\n        return math.sqrt(x)",
+    "def helper(x):\n    return x * SCALE",
+    "def mine(encoder, *, width=4):\n    return Mine()",
+    "import math",
+]
+"""What `mine` uses, sorted."""
+
+
+def test_a_hash_is_the_same_in_every_process(tmp_path):
+    """Also where it is over sets, over two statements of a line, and over names bound twice."""
+    file = tmp_path / "page.py"
+    file.write_text(
+        "A = 1; B = 2; C = {'x', 'y', 'z'}; D = 4\nimport math, os, json as math, sys as os\n"
+        "def make(*names):\n    def inner(encoder):\n"
+        "        return names, A, B, C, D, math, os\n    return inner\n"
+        "m = make({'one', 'two', 'three'}, {'a': {1.5, 'b'}}, print, math.loads, object())\n"
+    )
+    code = (
+        "from amodal.core.source_code import source_hash; "
+        "from amodal.core.references import load_reference; "
+        f"print(source_hash(load_reference({str(file)!r} + ':m')))"
+    )
+    hashed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(hashed) == 1 and len(hashed.pop().strip()) == 64

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -67,7 +69,7 @@ class ModuleBackbone(Part):
     def from_args(  # type: ignore[override]  # takes what `spec` writes
         cls, name: str, source: str, modality: Modality, width: int, frozen: bool, field: str = ""
     ) -> ModuleBackbone:
-        """The same, around the module that the caller of `load` supplied for a field."""
+        """The same, around a copy of the module that the caller of `load` supplied for a field."""
         call = f"amodal.load(RUN, backbones={{{field or 'FIELD'!r}: MODULE}})"
         module = take(
             supplied_as(field),
@@ -79,7 +81,12 @@ class ModuleBackbone(Part):
                 f"this run was trained with the module {name} as the backbone of {field!r}, not "
                 f"with {supplied_name}; pass it when you load the run: {call}"
             )
-        return cls(module, modality, width, frozen=frozen)
+        return cls(copy_of(module), modality, width, frozen=frozen)
+
+    @property
+    def body(self) -> nn.Module:
+        """The module, under the name that backbones of libraries have for theirs."""
+        return self.module
 
     def load_body(self, other: ModuleBackbone) -> None:
         """Take the module's weights of another backbone."""
@@ -190,6 +197,44 @@ def made_module(backbone: object) -> nn.Module:
             f"without arguments that makes one, not {received}"
         )
     return made
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A copy of a module of the user's own, which shares no weights with it.
+
+    What is filled and trained is a copy: the same module may be passed for several runs, and no
+    model that it was passed for changes by what is done with another.
+
+    Raises:
+        AmodalError: For a module that cannot be copied.
+    """
+    name = dotted_name(type(module))
+    advice = "Pass its class, or a function without arguments that makes it, or let it be copied"
+    with user_code(f"copy.deepcopy of the module {name}", advice=advice):
+        return copy.deepcopy(module)
+
+
+def check_apart(modules: Iterable[tuple[str, nn.Module]]) -> None:
+    """Check that the modules of different fields have no weights and no layers in common.
+
+    Args:
+        modules: (field, module).
+
+    Raises:
+        AmodalError: If they have; every field's module is trained and stored on its own.
+    """
+    seen: dict[int, str] = {}
+    for field, module in modules:
+        # a layer without weights, such as one ReLU for all, is the same wherever it stands
+        parts = [module, *module.parameters(), *module.buffers()]
+        for part in parts:
+            if (other := seen.setdefault(id(part), field)) != field:
+                what = "are the same module" if part is module else "share weights"
+                raise AmodalError(
+                    f"the backbones of {other!r} and {field!r} {what}, and each field trains its "
+                    f"own: pass two modules, such as copy.deepcopy of the one, or a class or "
+                    "function without arguments that makes a new one"
+                )
 
 
 def described(modality: Modality) -> str:

@@ -29,7 +29,7 @@ from amodal.core.part import Part
 from amodal.core.registry import find_plugin, not_installed, plugins, reserve
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
-from amodal.nn.backbones.module import ModuleBackbone, made_module
+from amodal.nn.backbones.module import ModuleBackbone, copy_of, made_module
 from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.batch_norm import WholeBatchNorm, no_rows, with_whole_batch_norm
 from amodal.nn.hidden_dropout import rows_of_values, seed_dropout
@@ -131,12 +131,13 @@ def input_size(spec: object, modality: Modality) -> int:
 def user_module(
     module: nn.Module | MakeModule, modality: Modality, width: int, frozen: bool
 ) -> Part:
-    """A module of the user's own, or what a factory without arguments makes, as a backbone.
+    """A copy of a module of the user's own, or of what a factory without arguments makes, as a
+    backbone. The module itself stays as it is.
 
     Raises:
         AmodalError: For anything else.
     """
-    made = made_module(module)
+    made = copy_of(made_module(module))
     if isinstance(made, Backbone):
         return made
     return ModuleBackbone(made, modality, width, frozen=frozen)
