@@ -464,10 +464,10 @@ def test_manifest_of_an_index(run, data, tmp_path_factory):
     columns = {
         "text": ["one", "two"],
         "signal": [np.ones((9, 2), np.float32)] * 2,
-        "facts": [{"age": 1, "kind": "a"}] * 2,
+        "cells": [{"age": 1, "kind": "a"}] * 2,
     }
     model.index(
-        amodal.open(columns, fields={"text": "text", "signal": "series", "facts": "table"}),
+        amodal.open(columns, fields={"text": "text", "signal": "series", "cells": "table"}),
         root / "index",
     )
     file = root / "index" / "manifest.json"

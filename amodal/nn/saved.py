@@ -91,9 +91,10 @@ def unfinished_weights(folder: Path, config: Config) -> Path | None:
     """The weights of the latest checkpoint of a run that has not been finished.
 
     Returns:
-        None for a finished run, and where there is no checkpoint.
+        None for a finished run, for a config.json of no run, and where there is no checkpoint.
     """
-    if (folder / "model.safetensors").exists() and config.get("weights_sha256") is not None:
+    finished = (folder / "model.safetensors").exists() and config.get("weights_sha256") is not None
+    if finished or not config.get("method"):
         return None
     found = all_checkpoints(folder / "checkpoints")
     weights = found[-1] / "model.safetensors" if found else None
