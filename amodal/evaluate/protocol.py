@@ -53,6 +53,8 @@ class Protocol:
         rank: Protocols are run and shown by ascending rank, then by name.
         yardstick: Whether it is measured on simple features of the records too, see
             `amodal.evaluate.yardsticks`. It may read the vectors and labels of the context only.
+        joined: Whether it is measured on the encoder's vectors with simple features beside them, of
+            those with `yardstick`.
         against_chance: Whether a report's sentence says where it is not above chance, though it
             has no yardstick.
         compares_fields: Whether it reads the space where fields are compared. That of simple
@@ -71,6 +73,7 @@ class Protocol:
     default: ClassVar[bool] = True
     rank: ClassVar[int] = 1000
     yardstick: ClassVar[bool] = False
+    joined: ClassVar[bool] = True
     against_chance: ClassVar[bool] = False
     compares_fields: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = False

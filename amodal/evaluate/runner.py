@@ -221,6 +221,9 @@ def _run(one: Protocol, context: Context, columns: Columns) -> dict[str, Result]
         seen = replace(context, parts=before.only(needed), encoder=before.encoder)
         found["untrained"] = _result(one, seen)
     for name, features in columns.beside():
+        if name == "joined" and not one.joined:
+            found[name] = replace(trained, rows=[])
+            continue
         found[name] = _beside(one, replace(context, parts=features.only(needed)), trained)
     return found
 

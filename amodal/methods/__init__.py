@@ -372,7 +372,6 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
             user's that raises, and for one that returns no Method.
     """
     from amodal.methods.contract import Method
-    from amodal.nn.encoder import Encoder
 
     parsed = parse(method, options)
     check_required(method, parsed)
@@ -387,8 +386,6 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
             f"{title(method)}() returned {type(made).__name__}; a method's function returns an "
             "amodal.Method, with features and losses"
         )
-    if isinstance(made.encoder, Encoder):  # the user's may be any module
-        made.encoder.check_pools()
     return made
 
 

@@ -156,6 +156,8 @@ def build(inputs: Inputs) -> Built:
         load_matching_weights(encoder, source, str(settings.init_from))
     encoder_spec = encoder.spec
     method = methods.build(name, encoder, **options)
+    if settings.pool == "cls":  # a page that asks for it knows what it reads
+        encoder.check_pools()
     notes = []
     if source is not None:  # and after it, for the heads that it adds
         notes = [load_matching_weights(method.encoder, source, str(settings.init_from))]

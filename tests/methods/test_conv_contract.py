@@ -33,14 +33,17 @@ REFUSED = {
     "mma_dfer": "between the blocks of this library's own transformers",
     "mmrl": "between the blocks of this library's own transformers",
     "mmrl_pp": "between the blocks of this library's own transformers",
+    "simcse": "no dropout in its backbone",
     "skillnet_mm": "hiding some of them hides nothing",
     "surgical_feedback": "hiding some of them hides nothing",
 }
 """Methods that a network of convolutions would break -> why, as their message says."""
 LOCKED = {
     "ape": "a few-shot head of a frozen encoder",
+    "cca": "closed-form maps of frozen encoders",
     "cpp": "heads of a frozen encoder",
     "dinotxt": "the first field that is no text is locked",
+    "linear_heads": "heads of frozen encoders",
     "lit": "the first field is locked",
     "missing_aware_prompts": "prompts of a frozen encoder",
     "missing_joint_embedding": "biases alone learn (BitFit), and statistics stay",

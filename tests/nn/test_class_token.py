@@ -3,7 +3,6 @@
 import pytest
 
 import amodal
-from amodal import methods
 from amodal.core import AmodalError
 from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.transformer import size_of
@@ -18,8 +17,15 @@ def encoder(pool):
 
 def test_a_backbone_never_sees_it_so_it_is_refused():
     with pytest.raises(AmodalError, match="all values would have one vector.*mean"):
-        methods.build("simclr", encoder("cls"))
-    assert methods.build("simclr", encoder("mean")).encoder.pool_name == "mean"
+        encoder("cls").check_pools()
+    encoder("mean").check_pools()
+
+
+def test_a_run_that_asks_for_it_is_refused_before_it_begins(folder, tmp_path):
+    asked = dict(backbones={"image": "convnet:width=8"}, fields=["image"], size="nano", steps=1)
+    with pytest.raises(AmodalError, match="all values would have one vector"):
+        amodal.pretrain("simclr", folder, tmp_path / "run", pool="cls", progress=False, **asked)
+    assert not (tmp_path / "run").exists()
 
 
 def test_blocks_behind_the_backbone_do_see_it():

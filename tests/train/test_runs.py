@@ -42,7 +42,7 @@ def test_a_killed_run_resumes_to_the_weights_of_a_straight_one(folder, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "model.safetensors").exists(), "it was meant to be killed on the way"
-    with pytest.raises(AmodalError, match="resume"):
+    with pytest.warns(UserWarning, match="not been finished"):
         amodal.load(killed)
     pretrain("clip", folder, killed, steps=40, checkpoint_every=4, resume=True, **QUICK)
     assert sha(killed) == sha(straight)

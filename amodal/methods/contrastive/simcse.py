@@ -132,6 +132,6 @@ def refuse_frozen(encoder: Encoder) -> None:
 def refusal(field: str, why: str) -> AmodalError:
     """The error for a field that cannot learn by dropout."""
     return AmodalError(
-        f"simcse learns from two passes that differ by dropout. {field}: {why}. Or take a method "
-        "with other views, such as simclr"
+        f"simcse learns from two passes that differ by dropout. {field}: {why}. Leave the "
+        "field or its backbone out, or take a method with other views, such as simclr"
     )
