@@ -93,8 +93,8 @@ def unfinished_weights(folder: Path, config: Config) -> Path | None:
     Returns:
         None for a finished run, for a config.json of no run, and where there is no checkpoint.
     """
-    finished = (folder / "model.safetensors").exists() and config.get("weights_sha256") is not None
-    if finished or not config.get("method"):
+    # a finished run whose weights are gone is damaged, and not unfinished
+    if config.get("weights_sha256") is not None or not config.get("method"):
         return None
     found = all_checkpoints(folder / "checkpoints")
     weights = found[-1] / "model.safetensors" if found else None
