@@ -105,7 +105,8 @@ def test_views_keep_the_shape_of_their_picture(view, number):
         np.testing.assert_array_equal(one, two)
         assert one.dtype == value.dtype and np.isfinite(one).all()
         half = tuple(8 * max(1, round(n / 16)) for n in value.shape[1:])
-        assert one.shape[1:] == (half if view == "local" else value.shape[1:])
+        small = view.startswith("local")
+        assert one.shape[1:] == (half if small else value.shape[1:])
 
 
 def test_simple_features_damage_and_display_take_any_aspect():
