@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from torch import nn
 
+from amodal.core.within import within
 from amodal.errors import AmodalError
 
 Spec = dict[str, Any]
@@ -258,11 +259,8 @@ _supplied: ContextVar[Mapping[str, Any] | None] = ContextVar("supplied", default
 @contextmanager
 def supplied(things: Mapping[str, Any]) -> Iterator[None]:
     """Within it, `take` returns objects that no file can name, such as a user's own modules."""
-    before = _supplied.set({**(_supplied.get() or {}), **things})
-    try:
+    with within(_supplied, {**(_supplied.get() or {}), **things}):
         yield
-    finally:
-        _supplied.reset(before)
 
 
 def supplies() -> Mapping[str, Any]:

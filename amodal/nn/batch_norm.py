@@ -18,6 +18,7 @@ from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amodal.core import AmodalError
+from amodal.core.within import within
 
 AllReduce = Callable[[Tensor], object]
 """Replaces a tensor by its sum over the ranks, in place."""
@@ -44,11 +45,8 @@ def batch_statistics(
         all_reduce: Sums over the ranks among which the batch is divided; None for one process.
         updates: Running statistics follow. False where the same batch is computed a second time.
     """
-    token = _context.set(_Context(all_reduce, updates))
-    try:
+    with within(_context, _Context(all_reduce, updates)):
         yield
-    finally:
-        _context.reset(token)
 
 
 @contextmanager
@@ -59,11 +57,8 @@ def no_rows() -> Iterator[None]:
     of the graph, and the other ranks wait for its share of each sum.
     """
     now = _context.get()
-    token = _context.set(_Context(now.all_reduce, now.updates, absent=True))
-    try:
+    with within(_context, _Context(now.all_reduce, now.updates, absent=True)):
         yield
-    finally:
-        _context.reset(token)
 
 
 class WholeBatchNorm(_BatchNorm):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-from amodal.core import AmodalError, Tokens
-from amodal.nn.recurrent import padded_sequences
+from amodal.core import Tokens
+from amodal.nn.recurrent import padded_sequences, refuse_collector, without_tokens
 from amodal.nn.transformer import Collector, RouterLogits
 
 
@@ -41,14 +41,9 @@ class Dilated(nn.Module):
         Raises:
             AmodalError: For a collector.
         """
-        if collector is not None:
-            raise AmodalError(
-                "this method reads the blocks of a transformer, which a trunk of convolutions "
-                "does not have"
-            )
+        refuse_collector(collector, "a trunk of convolutions")
         if not len(tokens):
-            # all parameters stay part of the graph, which ranks without such tokens need too
-            return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
+            return without_tokens(self, tokens)
         x_NLD, lengths = padded_sequences(tokens, tokens.x)
         inside_NL = torch.arange(x_NLD.shape[1], device=lengths.device) < lengths.unsqueeze(1)
         x_NDL, inside = x_NLD.transpose(1, 2), inside_NL.unsqueeze(1).to(x_NLD.dtype)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, name_code, view_of
 from amodal.core.embeddings import FUSED
+from amodal.core.within import within
 from amodal.masking.hashing import uniform
 
 Drop = Callable[[Tensor, int], Tensor]
@@ -39,13 +40,9 @@ def drop_paths(rate: float, seeds_B: Tensor) -> Iterator[None]:
     Raises:
         AmodalError: For a rate out of range.
     """
-    if not 0 <= rate < 1:
-        raise AmodalError(f"drop_path is a probability from 0 to below 1, not {rate}")
-    before = _setting.set((rate, seeds_B) if rate else None)
-    try:
+    check_rate("drop_path", rate)
+    with within(_setting, (rate, seeds_B) if rate else None):
         yield
-    finally:
-        _setting.reset(before)
 
 
 @contextmanager
@@ -57,11 +54,14 @@ def side_by_side(views: Sequence[int]) -> Iterator[None]:
         views: The number of the view that each sequence is of, see `amodal.core.view_of`. Two views
             of a row have draws of their own.
     """
-    before = _views.set(tuple(views))
-    try:
+    with within(_views, tuple(views)):
         yield
-    finally:
-        _views.reset(before)
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raise an AmodalError for a rate that is none."""
+    if not 0 <= rate < 1:
+        raise AmodalError(f"{name} is a probability from 0 to below 1, not {rate}")
 
 
 def identity(x_TD: Tensor, half: int) -> Tensor:

@@ -15,15 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, name_code
+from amodal.core.within import within
 from amodal.masking.hashing import hash_bits, uniform
-from amodal.nn.drop_path import Drop, row_and_source
+from amodal.nn.drop_path import Drop, check_rate, identity, row_and_source
+from amodal.nn.dropout import seeded_dropout
 
 Dropout = Callable[[Tensor, int], Tensor]
 """((T, D) hidden states, number of the place in the network) -> what is left of them."""
@@ -48,18 +49,9 @@ def hidden_dropout(rate: float, seeds_B: Tensor) -> Iterator[None]:
     Raises:
         AmodalError: For a rate out of range.
     """
-    if not 0 <= rate < 1:
-        raise AmodalError(f"dropout is a probability from 0 to below 1, not {rate}")
-    before = _setting.set((rate, seeds_B) if rate else None)
-    try:
+    check_rate("dropout", rate)
+    with within(_setting, (rate, seeds_B) if rate else None):
         yield
-    finally:
-        _setting.reset(before)
-
-
-def identity(x_TD: Tensor, place: int) -> Tensor:
-    """The `Dropout` that drops nothing."""
-    return x_TD
 
 
 def dropout_of(trunk: nn.Module, tokens: Tokens, order_T: Tensor | None) -> Dropout:
@@ -79,13 +71,8 @@ def dropout_of(trunk: nn.Module, tokens: Tokens, order_T: Tensor | None) -> Drop
     rate, seeds_B = setting
     row, source = row_and_source(tokens, len(seeds_B), "dropout")
     seed_T = hash_bits(seeds_B[row], _SALT, source, tokens.within())
-    return partial(_dropped, rate, seed_T if order_T is None else seed_T[order_T])
-
-
-def _dropped(rate: float, seed_T: Tensor, x_TD: Tensor, place: int) -> Tensor:
-    column = torch.arange(x_TD.shape[1], device=x_TD.device)
-    stays_TD = uniform(seed_T[:, None], place, column) >= rate
-    return x_TD * (stays_TD.to(x_TD.dtype) / (1 - rate))
+    seed_T = seed_T if order_T is None else seed_T[order_T]
+    return lambda x_TD, place: seeded_dropout(x_TD, seed_T, rate, place)
 
 
 def then(dropout: Dropout, number: int, drop: Drop) -> Drop:
@@ -98,11 +85,8 @@ def then(dropout: Dropout, number: int, drop: Drop) -> Drop:
 @contextmanager
 def rows_of_values(rows_N: Tensor, source: str) -> Iterator[None]:
     """Say of which rows the N values are that a model of a library reads within this context."""
-    before = _rows.set((rows_N, source))
-    try:
+    with within(_rows, (rows_N, source)):
         yield
-    finally:
-        _rows.reset(before)
 
 
 @runtime_checkable

@@ -43,14 +43,9 @@ class Recurrent(nn.Module):
         Raises:
             AmodalError: For a collector.
         """
-        if collector is not None:
-            raise AmodalError(
-                "this method reads the blocks of a transformer, which a recurrent trunk does not "
-                "have"
-            )
+        refuse_collector(collector, "a recurrent trunk")
         if not len(tokens):
-            # all parameters stay part of the graph, which ranks without such tokens need too
-            return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
+            return without_tokens(self, tokens)
         padded, lengths = padded_sequences(tokens, tokens.x)
         # torch takes these lengths on the CPU alone; packed, the backward direction starts at each
         # end
@@ -82,11 +77,7 @@ class Brnn(nn.Module):
         router_logits: RouterLogits | None = None,
     ) -> Tokens:
         """See `Recurrent.forward`."""
-        if collector is not None:
-            raise AmodalError(
-                "this method reads the blocks of a transformer, which a recurrent trunk does not "
-                "have"
-            )
+        refuse_collector(collector, "a recurrent trunk")
         e_TD = self.in_proj(tokens.x).relu()
         if not len(tokens):
             return tokens.with_x(
@@ -110,6 +101,20 @@ def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:
         h = (e + step(h)).relu()
         states.append(h)
     return torch.stack(states, 1)
+
+
+def refuse_collector(collector: Collector | None, trunk: str) -> None:
+    """Raise an AmodalError for a collector, which a trunk that is no transformer does not serve."""
+    if collector is not None:
+        raise AmodalError(
+            f"this method reads the blocks of a transformer, which {trunk} does not have"
+        )
+
+
+def without_tokens(trunk: nn.Module, tokens: Tokens) -> Tokens:
+    """No tokens, of which all parameters are part of the graph: ranks without such tokens need
+    these too."""
+    return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in trunk.parameters()))
 
 
 def padded_sequences(tokens: Tokens, x_TD: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from amodal.core.within import within
+
 
 @dataclass(frozen=True)
 class RowShare:
@@ -88,8 +90,5 @@ def row_share(share: RowShare) -> Iterator[None]:
 
     All processes must compute the same.
     """
-    token = _share.set(share)
-    try:
+    with within(_share, share):
         yield
-    finally:
-        _share.reset(token)
