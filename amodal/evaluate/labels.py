@@ -12,7 +12,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Column
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.row import Row, Spec
-from amodal.inference.embed import known
+from amodal.inference.embed import Embedded, known
 from amodal.stats.auroc import auroc
 from amodal.stats.calibration import brier, calibration_error
 from amodal.stats.interval import half_width, mean
@@ -162,6 +162,56 @@ def measure(
                 metrics = classification_rows(truth, guess, most_frequent, who=who)
             results.setdefault(name, []).append(metrics)
     return {name: _summary(per_draw, few is not None) for name, per_draw in results.items()}
+
+
+def measure_sources(
+    fit: Fit,
+    train: Embedded,
+    test: Embedded,
+    label: str,
+    *,
+    sources: Sequence[str] | None = None,
+    few: int | None = None,
+    draws: int = 5,
+    seed: int = 0,
+    calibrated: bool = False,
+) -> tuple[Spec, list[Row]]:
+    """Fit a predictor of a label on the features of each source, and score it on the same source.
+
+    Args:
+        fit: The predictor.
+        train: Training records.
+        test: Test records.
+        label: What is predicted.
+        sources: All unless set, the fused vectors among them.
+        few: See `measure`.
+        draws: See `measure`.
+        seed: See `measure`.
+        calibrated: See `measure`.
+
+    Returns:
+        Which labels and records were used, and rows with outcomes.
+    """
+    y_train, y_test = train.label(label), test.label(label)
+    columns, others = train.probed(), test.probed()
+    rows = []
+    for source in sources or columns:
+        scores = measure(
+            fit,
+            columns[source],
+            y_train,
+            {source: others[source]},
+            y_test,
+            few=few,
+            draws=draws,
+            seed=seed,
+            calibrated=calibrated,
+            outcomes=True,
+            population=train.population.get(source),
+        )
+        rows += [{"source": source, **row} for row in scores.get(source, [])]
+    spec = label_spec(label, y_train, few, draws, seed)
+    return spec | {"space": "features", "train": len(train), "test": len(test)}, rows
 
 
 def _positions(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -186,11 +186,9 @@ class Report:
         draft = path.with_name(f".{path.name}.draft")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(
-                json.dumps(_plain(self.as_dict()), indent=1, ensure_ascii=False, allow_nan=False)
-                + "\n",
-                encoding="utf-8",
-            )
+            written = json_values(self.as_dict())
+            text = json.dumps(written, indent=1, ensure_ascii=False, allow_nan=False)
+            draft.write_text(text + "\n", encoding="utf-8")
             draft.replace(path)
             if figures:
                 _figures.report(self, path.with_suffix(""))
@@ -277,10 +275,10 @@ def _renamed(skipped: str) -> str:
     return current_name(name) + space + label
 
 
-def _plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """The same for JSON, which has no NaN: null."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: json_values(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [json_values(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

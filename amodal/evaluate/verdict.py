@@ -165,7 +165,7 @@ def summary(
         ("the model is no better than ", idle),
         (f"the model is no better than {SIMPLE} for ", equal),
     ]
-    clauses = [start + _listed([text for _, text in named]) for start, named in parts if named]
+    clauses = [start + listed([text for _, text in named]) for start, named in parts if named]
     return "; ".join([*clauses, *(_common_classes(rows) if clauses else [])]) + "." * bool(clauses)
 
 
@@ -275,7 +275,8 @@ def pair(a: float, b: float, between: str = ", trained ") -> str:
     return short(a, decimals) + between + short(b, decimals)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them, at least one; of more than `SHOWN` the number of the rest."""
     shown = [*names[:SHOWN]]
     if len(names) > SHOWN:
         shown.append(f"{len(names) - SHOWN} more")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.labels import Predict, measure_sources
 from amodal.evaluate.needed_records import drawn, labelled
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
@@ -48,27 +48,18 @@ def boosting(
         seed: See `measure`.
         sources: All unless set.
     """
-    y_train, y_test = train.label(label), test.label(label)
-    columns, others = train.probed(), test.probed()
-    rows = []
-    for source in sources or columns:
-        scores = measure(
-            lambda x, y, classes: fit(x, y, classes, seed),
-            columns[source],
-            y_train,
-            {source: others[source]},
-            y_test,
-            few=few,
-            draws=draws,
-            seed=seed,
-            calibrated=True,
-            outcomes=True,
-            population=train.population.get(source),
-        )
-        rows += [{"source": source, **row} for row in scores.get(source, [])]
-    spec = label_spec(label, y_train, few, draws, seed)
-    trees = {"rounds": ROUNDS, "leaves": LEAVES, "space": "features"}
-    return Result("boosting", spec | trees | {"train": len(train), "test": len(test)}, rows)
+    spec, rows = measure_sources(
+        lambda x, y, classes: fit(x, y, classes, seed),
+        train,
+        test,
+        label,
+        sources=sources,
+        few=few,
+        draws=draws,
+        seed=seed,
+        calibrated=True,
+    )
+    return Result("boosting", spec | {"rounds": ROUNDS, "leaves": LEAVES}, rows)
 
 
 def fit(x_ND: Tensor, y_N: Tensor, classes: int, seed: int = 0) -> Predict:

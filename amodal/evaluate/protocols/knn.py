@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.matmul import fast_products
-from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.labels import Predict, measure_sources
 from amodal.evaluate.needed_records import drawn, labelled
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
@@ -58,30 +58,18 @@ def knn(
     def fit(x: Tensor, y: Tensor, classes: int) -> Predict:
         return neighbours(x, y, classes, k=k, temperature=temperature, prefilter=prefilter)
 
-    y_train, y_test = train.label(label), test.label(label)
-    columns, others = train.probed(), test.probed()
-    rows = []
-    for source in sources or columns:
-        scores = measure(
-            fit,
-            columns[source],
-            y_train,
-            {source: others[source]},
-            y_test,
-            few=few,
-            draws=draws,
-            seed=seed,
-            outcomes=True,
-            population=train.population.get(source),
-        )
-        rows += [{"source": source, **row} for row in scores.get(source, [])]
-    spec = label_spec(label, y_train, few, draws, seed) | {
-        "k": k,
-        "temperature": temperature,
-        "space": "features",
-        "prefilter": prefilter,
-    }
-    return Result("knn", spec | {"train": len(train), "test": len(test)}, rows)
+    spec, rows = measure_sources(
+        fit,
+        train,
+        test,
+        label,
+        sources=sources,
+        few=few,
+        draws=draws,
+        seed=seed,
+    )
+    voting = {"k": k, "temperature": temperature, "prefilter": prefilter}
+    return Result("knn", spec | voting, rows)
 
 
 def neighbours(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.labels import Predict, measure_sources
 from amodal.evaluate.needed_records import drawn, labelled
 from amodal.evaluate.needs import LABEL
 from amodal.evaluate.protocol import Protocol
@@ -48,34 +48,22 @@ def linear(
         seed: See `measure`.
         sources: All unless set.
     """
-    y_train, y_test = train.label(label), test.label(label)
-    columns, others = train.probed(), test.probed()
-    rows = []
-    for source in sources or columns:
-        scores = measure(
-            fit,
-            columns[source],
-            y_train,
-            {source: others[source]},
-            y_test,
-            few=few,
-            draws=draws,
-            seed=seed,
-            calibrated=True,
-            outcomes=True,
-            population=train.population.get(source),
-        )
-        rows += [{"source": source, **row} for row in scores.get(source, [])]
-    spec = label_spec(label, y_train, few, draws, seed)
+    spec, rows = measure_sources(
+        fit,
+        train,
+        test,
+        label,
+        sources=sources,
+        few=few,
+        draws=draws,
+        seed=seed,
+        calibrated=True,
+    )
     if spec["kind"] == "number":
         solver = {"solver": "ridge", "penalties": [float(f"{p:.4g}") for p in RIDGE]}
     else:
         solver = {"solver": "logistic", "penalties": list(PENALTIES)}
-    return Result(
-        "linear",
-        spec | solver | {"space": "features", "train": len(train), "test": len(test)},
-        rows,
-    )
+    return Result("linear", spec | solver, rows)
 
 
 def fit(x_ND: Tensor, y_N: Tensor, classes: int) -> Predict:
