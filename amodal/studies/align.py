@@ -22,7 +22,7 @@ from amodal.studies.candidate import Candidate
 from amodal.studies.outcome import Outcome
 from amodal.studies.study import Study
 from amodal.studies.task import task_of
-from amodal.studies.trainer import Setup, Trainer, shortened
+from amodal.studies.trainer import Setup, Trainer
 from amodal.studies.worker import run as work
 from amodal.train import distributed
 from amodal.train.pretrain import pretrain
@@ -264,20 +264,13 @@ def _train(
     """Train what was chosen, into its run folder."""
     candidate = study.candidate(alignment.chosen)
     job = study.job(study.cells([candidate.name], 0)[0])
-    recipe = shortened(setup.recipe(candidate), setup.steps(job))
-    if "batch_size" not in candidate.recipe:
-        recipe = replace(recipe, batch_size=setup.batch_size)
     settings = {n: v for n, v in settings.items() if n != "steps"}
     pretrain(
         candidate.method,
         setup.dataset,
         alignment.run,
-        recipe=recipe,
-        size=candidate.size or setup.size,
-        options=dict(candidate.options),
-        cache_features=setup.cache_features,
         resume=resume and (alignment.run / "config.json").exists(),
-        **settings,
+        **setup.run_settings(job) | settings,
     )
 
 

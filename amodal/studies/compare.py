@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,9 +31,9 @@ from amodal.studies.comparison import JOINED, Comparison, Entry, entries_of
 from amodal.studies.outcome import Outcomes
 from amodal.studies.planning import LAST, Options, planned, study_of
 from amodal.studies.questions import SimpleFeatures
-from amodal.studies.study import Job, Study, jobs
+from amodal.studies.study import Study, jobs
 from amodal.studies.task import Asked, Task, task_of
-from amodal.studies.trainer import Setup, Trainer, shortened
+from amodal.studies.trainer import Setup, Trainer
 from amodal.studies.worker import run as work
 from amodal.train.pretrain import pretrain
 from amodal.train.run_dir import read_trained
@@ -87,7 +87,7 @@ def compare(
         progress: Show bars.
 
     Returns:
-        What was result so far; `finished` says whether all trials have ended.
+        What was measured so far; `finished` says whether all trials have ended.
 
     Raises:
         AmodalError: For data on which nothing can be compared, and for options that are not those
@@ -99,6 +99,8 @@ def compare(
     folder = Path(out)
     dataset = records.open(data)
     dataset = dataset.select(fields) if fields else dataset
+    size_of(size)  # raises for one that is none
+    about = task_of(dataset, label, task)
     asked = Options(
         label,
         task,
@@ -109,11 +111,8 @@ def compare(
         size,
         seeds,
         steps,
-        label_free or task == "label-free",
+        label_free or about.kind == "label-free",
     )
-    size_of(size)
-    about = task_of(dataset, label, task)
-    asked = replace(asked, label_free=asked.label_free or about.kind == "label-free")
     setup = setup_of(dataset, about, asked)
     result = planned(folder, dataset, about, asked, setup, seconds, progress)
     if result.finished and (folder / REPORT).exists():
@@ -204,24 +203,14 @@ def tested(
     winner = result.winner
     assert winner is not None
     candidate = study.candidate(winner.name)
-    job = Job(
-        candidate,
-        "",
-        0,
-        study.rungs - 1,
-        study.steps_of(study.cells([winner.name], study.rungs - 1)[0]),
-    )
+    job = study.job(study.cells([winner.name], study.rungs - 1)[0])
     run = folder / RUN
     if not (run / "model.safetensors").exists():
         pretrain(
             candidate.method,
             setup.dataset,
             run,
-            recipe=shortened(setup.recipe(candidate), setup.steps(job)),
-            size=candidate.size or setup.size,
-            options=dict(candidate.options),
-            backbones=dict(candidate.backbones or setup.backbones) or None,
-            seed=study.seeds[0],
+            **setup.run_settings(job),
             progress=progress,
             logger=None,
             resume=(run / "config.json").exists(),

@@ -15,9 +15,11 @@ from rich.table import Table
 
 from amodal.core import AmodalError
 from amodal.evaluate.report_table import number
+from amodal.evaluate.result import json_values
+from amodal.evaluate.verdict import listed
 from amodal.stats.interval import half_width
 from amodal.studies.outcome import Outcome, Outcomes
-from amodal.studies.study import Cell, Study, entrants, standings, steps_left
+from amodal.studies.study import Cell, Study, entrants, standings
 
 QUANTILE = 1.96
 ALONE, JOINED = "alone", "with simple features"
@@ -140,7 +142,7 @@ class Comparison:
         near = self._as_good(winner)
         if near:
             verb = "is" if len(near) == 1 else "are"
-            text += f"; {_listed(near)} {verb} as good within the intervals"
+            text += f"; {listed(near)} {verb} as good within the intervals"
         return text
 
     def _as_good(self, winner: Entry) -> list[str]:
@@ -227,7 +229,7 @@ class Comparison:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps(_plain(written), indent=1) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(json_values(written), indent=1) + "\n", encoding="utf-8")
             draft.replace(path)
         except OSError as error:
             raise AmodalError(f"could not write {path}: {error}") from error
@@ -325,12 +327,6 @@ def _error(outcome: Outcome) -> float:
     return mean(errors) if errors else 0.0
 
 
-def share_done(study: Study, outcomes: Outcomes) -> float:
-    """The share of all steps that are done."""
-    total = steps_left(study, {})
-    return 1 - steps_left(study, outcomes) / total if total else 1.0
-
-
 def _described(entry: Entry) -> str:
     return f"{entry.name} {entry.features}" if entry.features == JOINED else entry.name
 
@@ -342,11 +338,6 @@ def _with_half(entry: Entry) -> str:
     return f"{text} ±{entry.half:.3f}" if math.isfinite(entry.half) and entry.half > 0 else text
 
 
-def _listed(names: Sequence[str], shown: int = 3) -> str:
-    some = [*names[:shown]] + ([f"{len(names) - shown} more"] if len(names) > shown else [])
-    return some[0] if len(some) == 1 else f"{', '.join(some[:-1])} and {some[-1]}"
-
-
 def _more(notes: Sequence[str]) -> list[str]:
     more = len(notes) - MAX_NOTES
     return [f"and {more} more, see {RESULT}"] if more > 0 else []
@@ -354,11 +345,3 @@ def _more(notes: Sequence[str]) -> list[str]:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -225,12 +225,10 @@ def yardsticks_of(
     encoder = encoder.eval()
     start = time.monotonic()
     data, pair = embedded(encoder, dataset, "valid", check)
-    columns: dict[str, Any] = {UNTRAINED: pair}
     measured = {UNTRAINED: _measured(about.questions, encoder, data, pair)}
     seconds = time.monotonic() - start
     simple = setup.simple.beside(encoder, data, "valid", pair) if setup.simple else None
     if simple is not None:
-        columns[SIMPLE] = simple
         measured[SIMPLE] = _measured(about.questions, encoder, data, simple)
         start = time.monotonic()
         _measured(about.questions, encoder, data, side_by_side(pair, simple))

@@ -88,9 +88,8 @@ def measure(
     part: str,
     seed: int,
     check: Check,
-    simple: SimpleFeatures | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Measure a trained encoder.
+    """Measure a trained encoder. See `answer_all`.
 
     Args:
         encoder: In evaluation mode.
@@ -99,19 +98,38 @@ def measure(
         part: Of the split that is measured.
         seed: Of protocols that draw.
         check: Called between batches.
-        simple: To be measured with the vectors beside them, too.
+    """
+    data, pair = embedded(encoder, dataset, part, check)
+    return answer_all(questions, encoder, data, pair, seed, check)
+
+
+def answer_all(
+    questions: Sequence[Question],
+    encoder: Any,
+    data: Dataset,
+    pair: Pair,
+    seed: int,
+    check: Check,
+    beside: Pair | None = None,
+) -> dict[str, dict[str, float]]:
+    """Answer questions on embedded records.
+
+    Args:
+        questions: What is asked.
+        encoder: Whose records they are.
+        data: The dataset with the encoder's fields.
+        pair: Training records and those that are measured.
+        seed: Of protocols that draw.
+        check: Called between questions.
+        beside: The same records with simple features, to be measured with these beside them too.
 
     Returns:
         Name of a question -> value, chance, n records and the value's standard_error; and, with
-        `simple`, the value of both side by side as `joined`, where there is one.
+        `beside`, the value of both side by side as `joined`, where there is one.
 
     Raises:
         AmodalError: If a question cannot be answered with this encoder.
     """
-    if not questions:
-        return {}
-    data, pair = embedded(encoder, dataset, part, check)
-    beside = simple.beside(encoder, data, part, pair) if simple is not None else None
     joined = None
     if beside is not None:
         try:

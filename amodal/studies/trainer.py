@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ from amodal.studies.candidate import Candidate
 from amodal.studies.label_free import label_free
 from amodal.studies.limits import Check
 from amodal.studies.outcome import Measured
-from amodal.studies.questions import Question, SimpleFeatures, embedded, measure
+from amodal.studies.questions import Question, SimpleFeatures, answer_all, embedded
 from amodal.studies.study import Job, Study
 from amodal.train import pretrain
 from amodal.train.cache_features import reuse_features
@@ -107,6 +107,21 @@ class Setup:
         pooled = self.cache_features == "mean"
         return reuse_features(dataset, encoder, device, pooled=pooled)
 
+    def run_settings(self, job: Job) -> dict[str, Any]:
+        """The settings of `pretrain` that a job decides, beside method, data and run folder."""
+        candidate = job.candidate
+        recipe = shortened(self.recipe(candidate), self.steps(job))
+        if "batch_size" not in candidate.recipe and self.batch_size is not None:
+            recipe = replace(recipe, batch_size=self.batch_size)
+        return {
+            "recipe": recipe,
+            "size": candidate.size or self.size,
+            "seed": job.seed,
+            "options": dict(candidate.options),
+            "backbones": dict(candidate.backbones or self.backbones) or None,
+            "cache_features": self.cache_features,
+        }
+
     def steps(self, job: Job) -> int:
         """Steps of a job; no more than a candidate's own recipe has."""
         recipe_steps = job.candidate.recipe.get("steps")
@@ -144,13 +159,14 @@ class Trainer:
         encoder = trained(setup, job, callbacks)
         check()
         dataset = setup.measured(encoder.eval())
-        measured = measure(
-            encoder, dataset, setup.questions, self.part, job.seed, check, setup.simple
-        )
+        data, pair = embedded(encoder, dataset, self.part, check)
+        beside = None
+        if setup.simple is not None and setup.questions:
+            beside = setup.simple.beside(encoder, data, self.part, pair)
+        measured = answer_all(setup.questions, encoder, data, pair, job.seed, check, beside)
         details = {"part": self.part, "steps": steps, "tasks": measured, "curve": curve}
         if setup.label_free:
-            data, (train, _) = embedded(encoder, dataset, self.part, check)
-            free = label_free(cast(AnyEncoder, encoder), data, train, job.seed, check)
+            free = label_free(cast(AnyEncoder, encoder), data, pair[0], job.seed, check)
             details["label_free"] = free
             if not setup.questions:
                 return Measured(free["RankMe"], details)
@@ -180,28 +196,12 @@ def final(study: Study, name: str) -> Study:
 
 def trained(setup: Setup, job: Job, callbacks: Sequence[Callback] = ()) -> nn.Module:
     """The encoder of a candidate after the steps of a job, on the training part."""
-    candidate, steps = job.candidate, setup.steps(job)
-    recipe = shortened(setup.recipe(candidate), steps)
-    if "batch_size" not in candidate.recipe and setup.batch_size is not None:
-        recipe = replace(recipe, batch_size=setup.batch_size)
+    method, steps = job.candidate.method, setup.steps(job)
+    quiet = {"callbacks": callbacks, "save_every": steps, "progress": False, "logger": None}
     with tempfile.TemporaryDirectory() as folder:
-        settings = read_settings(
-            candidate.method,
-            {
-                "recipe": recipe,
-                "size": candidate.size or setup.size,
-                "seed": job.seed,
-                "options": dict(candidate.options),
-                "backbones": dict(candidate.backbones or setup.backbones) or None,
-                "callbacks": callbacks,
-                "cache_features": setup.cache_features,
-                "save_every": steps,
-                "progress": False,
-                "logger": None,
-            },
-        )
+        settings = read_settings(method, setup.run_settings(job) | quiet)
         out = Path(folder) / "run"
-        inputs = pretrain.open_inputs(candidate.method, setup.dataset, settings, out)
+        inputs = pretrain.open_inputs(method, setup.dataset, settings, out)
         built = pretrain.build(inputs)
         prepared = pretrain.prepare(inputs, built, out)
         return pretrain.fit(inputs, built, prepared)
