@@ -239,7 +239,7 @@ def fit_cox(
     x, time, event = train[0].double(), *(torch.from_numpy(y).double() for y in train[1:])
     mean, spread = x.mean(0), x.std(0, correction=0)
     varying = spread > 1e-6 * spread.max()
-    x = ((x - mean) / spread)[:, varying]
+    x, basis = _row_space(((x - mean) / spread)[:, varying])
     fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) % folds
 
     def held_out(penalty: float) -> float:
@@ -252,7 +252,19 @@ def fit_cox(
         return total
 
     w = cox(x, time, event, max(penalties, key=held_out))
-    return CoxModel(mean, spread, varying, w, *_baseline(x @ w, time, event))
+    return CoxModel(mean, spread, varying, basis @ w, *_baseline(x @ w, time, event))
+
+
+def _row_space(x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (N, R) in an orthonormal basis (D, R) of what they span, R at most N.
+
+    A ridge penalty does not change under rotation, and its weights lie in that span, so what is
+    fitted there is the same; Newton's steps cost R^3 in place of D^3.
+    """
+    if x_ND.shape[1] <= len(x_ND):
+        return x_ND, torch.eye(x_ND.shape[1], dtype=x_ND.dtype)
+    left, sizes, right = torch.linalg.svd(x_ND, full_matrices=False)
+    return left * sizes, right.T
 
 
 def _baseline(risk: Tensor, time: Tensor, event: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ SHARED: dict[str, tuple[str, ...]] = {
     "simcse": (
         "amodal.nn.hidden_dropout:dropout_of",
         "amodal.nn.hidden_dropout:then",
-        "amodal.nn.hidden_dropout:_dropped",
+        "amodal.nn.dropout:seeded_dropout",
     ),
     "siglip": ("amodal.objectives.sigmoid:sigmoid_loss",),
     "barlow_twins": (

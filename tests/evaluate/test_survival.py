@@ -82,6 +82,16 @@ def test_the_weights_are_where_the_gradient_vanishes(penalty):
     assert w.grad.abs().max() < 1e-4 and w.abs().max() > 0.1
 
 
+@pytest.mark.parametrize("width", [30, 200])
+def test_more_columns_than_people_give_the_weights_of_all_columns(width):
+    train = made(60, 1, np.array([1.0, -0.5] + [0.0] * (width - 2)))
+    model = fit_cox(train, penalties=(3.0,))
+    x = (train[0].double() - model.mean) / model.spread
+    whole = cox(x, *(torch.from_numpy(y).double() for y in train[1:]), 3.0)
+    torch.testing.assert_close(model.w, whole, rtol=0, atol=1e-6)
+    assert whole.abs().max() > 0.05
+
+
 def test_what_decides_is_found_and_noise_is_shrunk():
     truth = np.array([1.5, -1.0] + [0.0] * 30)
     train, test = made(200, 2, truth), made(400, 3, truth)
