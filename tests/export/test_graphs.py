@@ -129,24 +129,33 @@ def test_every_parameter_of_a_field_is_in_its_graph():
     assert inside == {id(p) for p in made.parameters()}
 
 
-@pytest.mark.parametrize("trunk", ["separate", "joint"])
-def test_a_trained_network_of_convolutions_is_a_graph_with_its_statistics(trunk, tmp_path):
+@pytest.mark.parametrize(
+    "field, spec, trunk",
+    [
+        ("photo", "convnet:width=8,stages=2", "separate"),
+        ("photo", "convnet:width=8,stages=2", "joint"),
+        ("facts", "mlp:width=8", "joint"),
+    ],
+)
+def test_a_trained_network_from_scratch_is_a_graph_with_its_statistics(
+    field, spec, trunk, tmp_path
+):
     from amodal.nn import config
     from amodal.nn.encoder import Encoder
 
-    fields = {"photo": FIELDS["photo"]}
-    nets = config.backbones({"photo": "convnet:width=8,stages=2"}, fields, "nano")
+    fields = {field: FIELDS[field]}
+    nets = config.backbones({field: spec}, fields, "nano")
     made = Encoder(fields, size="nano", trunk=trunk, backbones=nets)
     rng = np.random.default_rng(0)
-    values = DenseEncoder(made, "photo").field.examples(6, 1, rng)
-    column = Column(fields["photo"].collate(values), torch.arange(6))
-    made.train()(Batch.of(6, {"photo": column}))  # statistics that are not those of the start
+    values = DenseEncoder(made, field).field.examples(6, 1, rng)
+    column = Column(fields[field].collate(values), torch.arange(6))
+    made.train()(Batch.of(6, {field: column}))  # statistics that are not those of the start
     made.eval()
     for n in (1, 4):
-        np.testing.assert_allclose(*compared(made, "photo", n, 1), atol=1e-5)
+        np.testing.assert_allclose(*compared(made, field, n, 1), atol=1e-5)
     export(model(made), "onnx", tmp_path)
     about = json.loads((tmp_path / "fields.json").read_text())
-    assert about["fields"]["photo"]["largest_error"] < 1e-4
+    assert about["fields"][field]["largest_error"] < 1e-4
 
 
 def test_a_backbone_that_resizes_says_what_to_do(tmp_path):

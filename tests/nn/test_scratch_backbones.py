@@ -14,6 +14,13 @@ from amodal.nn.batch_norm import active_norms
 IMAGE = make("image", size=28, channels=1, patch=7)
 SERIES = make("series", channels=("a", "b"), patch=4)
 SOUND = make("audio", rate=8000)
+TABLE = make(
+    "table",
+    columns=("age", "sex", "dose"),
+    categories={"sex": ("f", "m")},
+    mean=(50.0, 0.0, 2.0),
+    std=(10.0, 1.0, 0.001),
+)
 TEXT = make("text", max_length=24, patch=4)
 
 
@@ -111,6 +118,55 @@ def test_sound_goes_through_convolutions_frame_by_frame():
     assert tokens.lengths().tolist() == [25, 13]  # of 100 and 50 frames, every fourth
 
 
+def test_a_perceptron_reads_numbers_categories_and_what_is_missing():
+    body = backbone("mlp:width=6,blocks=1,norm=layer", TABLE, 8).body.double()
+    rows = [  # the third dose is 500 deviations away, and held to 10
+        {"age": 60, "sex": "m", "dose": 2.0},
+        {"age": None, "sex": "f", "dose": 2.001},
+        {"age": 50, "sex": None, "dose": 2.5},
+        {"age": 50, "sex": "x", "dose": 2.0},
+    ]
+    values = TABLE.collate([TABLE.decode(row) for row in rows]).double()
+    features, lengths, position = body(values)
+    numbers, absent = body.numbers.weight, body.missing.weight
+    dose = (float(np.float32(2.001)) - 2) / 0.001
+    entered = [
+        numbers[:, 0] * 1 + body.codes.weight[1],
+        absent[:, 0] + body.codes.weight[0] + numbers[:, 2] * dose,
+        absent[:, 1] + numbers[:, 2] * 10,
+        body.codes.weight[2],  # a category that no list has
+    ]
+    for row, start in zip(features, entered):
+        x = start + body.numbers.bias
+        norm, first, _, second = body.blocks[0].body
+        normal = (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() * norm.weight + norm.bias
+        hidden = (first.weight @ normal + first.bias).clamp(min=0)
+        torch.testing.assert_close(
+            row, x + second.weight @ hidden + second.bias, rtol=1e-3, atol=1e-3
+        )
+    assert lengths.tolist() == [1] * 4 and not position.any()
+
+
+def test_a_perceptron_of_a_table_without_categories_and_a_batch_of_none():
+    net = backbone("mlp:width=8", make("table", columns=("a", "b")), 4)
+    assert (
+        net(Column(torch.tensor([[1.0, float("nan")]]), torch.tensor([2])), "t", 3)
+        .x.isfinite()
+        .all()
+    )
+    nothing = net(Column(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)), "t", 3)
+    assert nothing.x.shape == (0, 4)
+    (nothing.x.sum() + net(Column(torch.rand(5, 2), torch.arange(5)), "t", 5).x.sum()).backward()
+    assert all(p.grad is not None for p in net.body.numbers.parameters())
+
+
+def test_a_module_of_ones_own_with_batch_norm_is_looked_at_with_one_row(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    frozen = backbone(net, make("table", columns=("a", "b", "c")), 8, frozen=True)
+    assert frozen(Column(torch.rand(1, 3), torch.arange(1)), "t", 1).x.shape == (1, 8)
+    assert net.training  # the caller's own is not touched
+
+
 def test_a_model_of_timm_from_scratch_learns_its_statistics():
     net = backbone("timm:resnet18:32/8@scratch", make("image", size=32), 8)
     assert not net.frozen and net.training
@@ -149,6 +205,8 @@ def test_a_frozen_model_stays_in_evaluation_mode(tmp_path):
         ("resnet1d:kernel=4", SERIES, "odd number"),
         ("resnet1d:receptive_field=99999999", SERIES, "take more stages"),
         ("gru:width=7", SERIES, "an even width"),
+        ("mlp:norm=group", TABLE, "There are: batch, layer"),
+        ("mlp", SERIES, "mlp backbones are for table fields"),
         ("timm:resnet18:32/7@scratch", IMAGE, "no stride of a map of resnet18 is called '7'"),
     ],
 )

@@ -43,7 +43,9 @@ class ModuleBackbone(Part):
         super().__init__()
         self.module, self.frozen, self.name = module, frozen, dotted_name(type(module))
         self.source = source_hash(module)
-        if not frozen:
+        if frozen:
+            module.eval()  # BatchNorm in training takes no single row, which `example` is
+        else:
             self.module = with_whole_batch_norm(module)
         try:
             with torch.no_grad(), no_rows():

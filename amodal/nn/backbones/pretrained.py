@@ -7,8 +7,8 @@ directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kH
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`),
-`resnet1d` for series and sound, `gru` and `lstm` for series, sound, text and symbols. Their options
-follow a colon: `convnet:width=32,norm=group`.
+`resnet1d` for series and sound, `gru` and `lstm` for series, sound, text and symbols, `mlp` for
+tables. Their options follow a colon: `convnet:width=32,norm=group`.
 """
 
 from __future__ import annotations
@@ -169,10 +169,11 @@ LIBRARIES = {
     "resnet1d": "resnet1d",
     "gru": "rnn",
     "lstm": "rnn",
+    "mlp": "mlp",
 }
 """The first word of a spec -> the module that reads the rest."""
 reserve("backbones", [*LIBRARIES, "package"])  # package:NAME becomes one of them in `amodal.train`
-OWN = ("convnet", "resnet1d", "gru", "lstm")
+OWN = ("convnet", "resnet1d", "gru", "lstm", "mlp")
 """Those that need no name of a model and have no weights to begin with."""
 
 
