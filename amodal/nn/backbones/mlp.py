@@ -107,7 +107,8 @@ class MlpBody(Body):
         sizes = torch.tensor(self.table.num_codes(), device=values_NC.device)[which]
         code_NK = values_NC[:, which].nan_to_num().long().clamp(min=0)
         embedded_NKD = self.codes(torch.minimum(code_NK, sizes - 1) + self.first[which])
-        return x_ND + (embedded_NKD * ~absent_NC[:, which].unsqueeze(2)).sum(1)
+        x_ND = x_ND + (embedded_NKD * ~absent_NC[:, which].unsqueeze(2)).sum(1)
+        return x_ND
 
 
 class Block(nn.Module):
