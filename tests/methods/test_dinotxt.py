@@ -10,6 +10,7 @@ from amodal.core import AmodalError
 from amodal.export.dense_encoder import why_not_exportable
 from amodal.methods.adaptation.dinotxt import patch_maps
 from amodal.methods.shared.regions import alone
+from amodal.nn.blocks import blocks_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import (
     LayerScaleBlock,
@@ -116,6 +117,43 @@ def test_maps_are_cosines_of_patches_with_the_half_of_a_text_that_is_about_them(
         ] == (16, 16)
     with pytest.raises(AmodalError, match="not 'words'"):
         patch_maps(encoder, parts, "words", classes)
+
+
+def test_enlarged_maps_are_bilinear_between_the_middles_of_patches():
+    m = method("dinotxt", sources=("picture", "words"))
+    rows = batch(("plain",), sources=("picture", "words"))
+    classes = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+    small = patch_maps(m.encoder, [rows], "picture", classes)
+    large = patch_maps(m.encoder, [rows], "picture", classes, size=4)
+    assert not small.requires_grad and small.shape[2:] == (2, 2)
+    # pixel i of 4 lies at i / 2 - 1 / 4 between patches 0 and 1, and outside is the nearest
+    share = torch.tensor([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]])
+    torch.testing.assert_close(large, share @ small @ share.T)
+
+
+def test_records_without_a_picture_have_no_map():
+    m = method("dinotxt", sources=("picture", "words"))
+    some = batch(("plain",), sources=("picture", "words"))
+    none = batch(("plain",), sources=("picture", "words"), absent=("picture",))
+    classes = torch.randn(3, 128)
+    maps = patch_maps(m.encoder, [some], "picture", classes)
+    assert torch.equal(maps, patch_maps(m.encoder, [none, some], "picture", classes))
+    with pytest.raises(AmodalError, match="no record has 'picture'"):
+        patch_maps(m.encoder, [none], "picture", classes)
+
+
+def test_blocks_of_the_tower_are_blocks_of_the_network():
+    m = method("dinotxt", sources=("picture", "words"))
+    own = m.encoder.pools["picture"].blocks
+    assert len(own) == 2 and all(any(b is block for b in blocks_of(m.encoder)) for block in own)
+
+
+def test_a_backbone_that_never_met_the_class_token_gets_a_new_one():
+    whole = {"picture": "convnet:width=8"}
+    encoder = method("dinotxt", sources=("picture", "words"), backbones=whole).encoder
+    assert encoder.pools["picture"].token.requires_grad
+    with pytest.raises(AmodalError, match="give its projection tower a block"):
+        method("dinotxt", sources=("picture", "words"), backbones=whole, blocks=0)
 
 
 def test_towers_without_a_class_token_and_other_mistakes():

@@ -6,10 +6,30 @@ patch], into which texts are mapped, so that what a text says falls on the patch
 vector. Row 200 of the catalogue.
 
 For any fields: the locked ones get a projection tower (`amodal.nn.heads.projection_tower`), the
-others a linear map into its space. Differences: no dropping of blocks, no registers; texts are read
-by this library's towers, both ways and by a class token instead of causally; of poolings of
-patches, their mean alone; the curation of their data (concepts of captions, clusters of images) is
-not here."""
+others a linear map into its space.
+
+Differs:
+- Encoder: the paper's is DINOv2's ViT-L/14 with registers. A pretrained backbone here
+  (`--backbone image=timm:NAME`) gives its patches alone, so that the class token is a new one which
+  the blocks fill, and registers stay out of them; a tower that a run trained brings its class token
+  along.
+- Blocks: theirs are dropped at random in training, at a rate of .3; these are not, because a
+  pooling does not know the seeds of rows. Attention has a bias here, theirs has none. Matrices and
+  biases start as torch has them, theirs normal with .02 and zero.
+- Text: this library's tower, which reads both ways and has a class token. Theirs reads causally
+  from scratch, 24 layers 1,280 wide, and gives the state at the end of the text, of 77 subwords.
+- Pooling of patches: their mean. The authors' model also has the maximum and a generalised mean,
+  which the released one does not use, and can take patches from an earlier layer.
+- The inverse temperature is bounded by 100, CLIP's; their public code has no bound.
+- Recipe: the training program is not public, and this page has none. The paper's batches of 65,000
+  pairs and about 50,000 steps can be set, and 224 pixels.
+- Data: the curation of both sides (captions balanced over concepts, clusters of images) is not
+  here.
+- Views are `weak` of both fields: crops of 60 to 100 %, and slices of texts of 80 to 100 %.
+- `patch_maps` enlarges cosines bilinearly, the authors' notebook enlarges patches, bicubically;
+  windows that slide over a larger picture are left out. Maps are made from Python alone.
+- Further fields, and several locked ones, are ours.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +112,8 @@ def patch_maps(
         (N, K, rows, columns); `argmax(1)` is the segmentation.
 
     Raises:
-        AmodalError: For a field without a projection tower, and for patches that form no square.
+        AmodalError: For a field without a projection tower, records without it, and patches that
+            form no square.
     """
     towers, maps = projection_towers(encoder), []
     if field not in towers:
@@ -100,18 +121,22 @@ def patch_maps(
             f"maps are of fields that dinotxt locked, {', '.join(towers) or 'none'}, not {field!r}"
         )
     tower = towers[field]
-    class_KD = normalize(normalize(classes_KD, dim=1)[:, tower.patch_slice], dim=1)
+    class_KD = normalize(classes_KD[:, tower.patch_slice], dim=1)
     for batch in batches:
+        values = len(batch[field])
+        if not values:
+            continue
         patches = tower.patches(alone(encoder, batch.only(field))[field])
-        side = round((len(patches) / max(len(batch[field]), 1)) ** 0.5)
-        if side**2 * len(batch[field]) != len(patches):
+        side = round((len(patches) / values) ** 0.5)
+        if side**2 * values != len(patches):
             raise AmodalError(
-                f"{field} has {len(patches)} patches for {len(batch[field])} values, which form no "
-                "squares"
+                f"{field} has {len(patches)} patches for {values} values, which form no squares"
             )
         cosine = normalize(patches.x, dim=1) @ class_KD.T
-        maps.append(cosine.view(len(batch[field]), side, side, -1).permute(0, 3, 1, 2))
+        maps.append(cosine.view(values, side, side, -1).permute(0, 3, 1, 2))
+    if not maps:
+        raise AmodalError(f"no record has {field!r}, so that there is nothing to make a map of")
     patch_map = torch.cat(maps)
     if not size:
         return patch_map
-    return interpolate(patch_map, size=(size, size), mode="bilinear", align_corners=False)
+    return interpolate(patch_map, size=(size, size), mode="bilinear")

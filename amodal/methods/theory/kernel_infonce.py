@@ -3,8 +3,32 @@ chosen, and mixed. Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103. Losse
 with exp(-|z_i - z_j|^gamma / temperature), alone or two of them mixed. Of one field two augmented
 views are compared as in SimCLR; of several, every two fields of a record as in CLIP, whose graph is
 bipartite. Graph, Laplacian and alignment with its eigenvectors: `amodal.diagnose.similarity_graph`.
-Row 132 of the catalogue. The paper finds gamma, share and temperature by random search; the
-defaults here are its Gaussian-Laplacian pair in equal parts."""
+Row 132 of the catalogue.
+
+Differs:
+- Mixtures are weighted sums of two losses over one temperature, as in the authors' program, and not
+  the loss of a sum of kernels. There the second kernel is always Gaussian; `other_gamma` is ours.
+- Temperature, weight and learning rate they find by a random search over .01 to 1, 0 to 1 and .01
+  to 10, and do not say what it found. The defaults are a Laplacian and a Gaussian kernel in equal
+  parts at .5, which are ours, and there is no recipe of the paper on this page. What is known of
+  it: `--optimizer lars --weight-decay 1e-6 --warmup-epochs 10 --clip 0`, batches of 128 or, in
+  their script for CIFAR-10, 256, and there 100 epochs. LARS here leaves biases and norms out,
+  theirs adapts them.
+- Encoder: theirs is a ResNet-50 or a ResNet-18, on pictures of 32 pixels with a first convolution
+  of 3 pixels and without pooling. `--backbone image=convnet:width=64,stages=4,blocks=2` is the
+  latter; `image=timm:resnet50` has its first layers for large pictures. Ours is a transformer
+  unless one says so.
+- Projector: as wide inside as what the encoder gives (2,048 there). Its first layer has no bias,
+  which the BatchNorm behind it would subtract; its last one has a bias, theirs has none.
+- Views are two of "strong", whose crops have 20 to 100 % of the area (theirs 8 to 100 %) and whose
+  blur theirs of CIFAR do not have; each is normalised for itself by the BatchNorm, as theirs is.
+- A term of 1e-6 under their logarithm is left out, and squared distances are at least 1e-8 under a
+  root.
+- Several fields, each two as in CLIP: the paper has the theory of it, and no experiment. A linear
+  map takes each field to the common space, without a projector.
+- Left out: the arc-cosine kernels, distances of other norms than Euclid's, and the spectral loss of
+  their program as a method (`amodal.objectives` has it).
+"""
 
 from functools import partial
 

@@ -142,14 +142,14 @@ def with_projection_tower(
         )
     tower = ProjectionTower(encoder.width, encoder.num_heads, blocks=blocks, output=output)
     before = encoder.pools[field]
-    trained = isinstance(before, ClsPool) and not encoder.contextual(field)
-    if not trained and not blocks and output != "mean":
+    trained = before if isinstance(before, ClsPool) and not encoder.contextual(field) else None
+    if trained is None and not blocks and output != "mean":
         raise AmodalError(
             f"the tower of {field} has no class token; give its projection tower a block, or take "
             "the mean patch alone"
         )
-    if isinstance(before, ClsPool) and trained:
-        tower.share_token(before)
+    if trained is not None:
+        tower.share_token(trained)
     return encoder.set_pool(field, tower)
 
 
