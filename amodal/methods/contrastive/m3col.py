@@ -7,9 +7,10 @@ authors' code. Row 156 of the catalogue.
 
 Differs:
 
-- encoder: `--backbone picture=timm:NAME --backbone text=transformers:DIR@first --train-backbones`
-  goes on from a ViT and from BERT or RoBERTa, as the authors do. What is classified and compared
-  is the mean of a field's tokens in the encoder's width; theirs are the class tokens, 768 wide.
+- encoder: `--backbone picture=timm:NAME@FILE --backbone text=transformers:DIR@first
+  --train-backbones` goes on from a ViT and from BERT or RoBERTa, as the authors do. What is
+  classified and compared is the mean of a field's tokens in the encoder's width; theirs are the
+  class tokens, 768 wide.
   For the three tables of omics they have two linear layers with a ReLU in between; `mlp` as a
   backbone is a residual perceptron with norms.
 - classifiers: two hidden layers of 256, as for their pictures and texts; for omics they have one of
@@ -27,10 +28,11 @@ Differs:
   amount to one term for each field. The authors' three are compared in a ring, one way.
 - batches: the contrast is among all rows of a step, 128 in the recipe; theirs is among 32, of which
   four add up to a step.
-- recipe: of N24News, with one rate for all; their classifiers have twice that of the encoders and
-  texts less (2e-5). Adam's decay is decoupled here. Their plateau is of the accuracy in training,
-  by the epoch, and they keep the epoch that is best on validation data; here it is of the loss, by
-  entries of the log, and the last step is kept. Omics: 500 epochs of whole batches at 2e-3 or 5e-3.
+- recipe: of N24News, for pretrained encoders (from a random start: `--recipe plain`), with one rate
+  for all; their classifiers have twice that of the encoders and texts less (2e-5). Adam's decay is
+  decoupled here. Their plateau is of the accuracy in training, by the epoch, and they keep the
+  epoch that is best on validation data; here it is of the loss, by entries of the log, and the last
+  step is kept. Omics: 500 epochs of whole batches at 2e-3 or 5e-3.
 - views: pictures are cropped, texts lose words at their ends (`weak`); theirs are flipped pictures
   of 224 pixels (`--resolution 224`) and whole texts of up to 512 tokens (`--views all=plain`).
 """
