@@ -6,11 +6,14 @@ import math
 import pytest
 import torch
 
+from amodal import methods
 from amodal.core import AmodalError
 from amodal.methods.shared.concepts import TableConcepts
 from amodal.modalities.table import Table
-from amodal.nn.heads.boxes import log_entailment
-from tests.methods.bench import batch, method
+from amodal.nn.encoder import Encoder
+from amodal.nn.heads.boxes import log_entailment, log_volume
+from amodal.objectives.entailment import bce_from_log_prob, log1mexp
+from tests.methods.bench import batch, fields, method
 
 
 def test_a_table_says_its_columns_and_one_category_of_each():
@@ -88,3 +91,41 @@ def test_it_needs_a_table_with_categories():
         method("concept_centric", sources=("picture", "words"))
     with pytest.raises(AmodalError, match="facts"):
         method("concept_centric", concepts="fact")
+
+
+def test_aligned_vectors_are_probabilities_of_concepts():
+    m = method("concept_centric", dims=8)
+    whole = batch(m.views, 8)
+    found, readings = m.encoder(whole), m.features(whole).readings
+    for source, z in found.columns.items():
+        assert z.values.min() >= 0 and z.values.max() <= 1
+        torch.testing.assert_close(z.values, readings[source].values.exp())
+
+
+def test_one_of_two_tables_holds_the_concepts():
+    tables = {n: Table((n,), {n: ("x", "y")}) for n in ("one", "two")}
+    numbers = {"numbers": Table(("n",), {})}
+    every = numbers | tables | {"words": fields()["words"]}
+    for option, expected in (("", "one"), ("two", "two")):
+        m = methods.build("concept_centric", Encoder(every, size="nano"), concepts=option)
+        assert m.field == expected and m.concepts.names[0] == expected
+        assert m.views[expected] == ("plain",) and m.views["words"] == ("weak",)
+
+
+def test_a_side_far_below_zero_has_a_volume_that_is_a_number():
+    assert float(log_volume(torch.tensor([-1e3, -1e3]).double(), 0.01)) == pytest.approx(
+        2 * math.log(1e-30)
+    )
+
+
+def test_the_chance_of_the_opposite_keeps_its_digits():
+    x = torch.tensor([-1e-12, -1e-6, -0.5, -1.0, -40.0]).double()
+    expected = [math.log(-math.expm1(v)) if v > -0.7 else math.log1p(-math.exp(v)) for v in x]
+    torch.testing.assert_close(log1mexp(x).tolist(), expected, rtol=1e-9, atol=0)
+
+
+def test_certainty_has_a_bound_so_that_a_mistake_has_a_finite_loss():
+    truth = torch.zeros(1, dtype=torch.float64)
+    for log_p, expected in ((-1e-9, 1e-6), (0.0, 1e-6), (-2e-6, 2e-6)):
+        found = bce_from_log_prob(torch.tensor([log_p]).double(), truth)
+        assert float(found) == pytest.approx(-math.log(-math.expm1(-expected)), rel=1e-6)

@@ -13,6 +13,7 @@ from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.late_fusion import LateFusion, shares
 from amodal.objectives.mixup_nce import mixup_nce, soft_clip
+from amodal.objectives.soft_info_nce import SimilarityTargets, soft_info_nce
 from tests.methods.bench import batch, exact, fields, method
 
 TWO = ("picture", "words")
@@ -133,6 +134,7 @@ def test_a_row_that_lacks_a_field_has_a_learned_vector_in_its_place():
     m, whole = made(), exact(batch(("plain",), 7, sources=TWO))
     assert len(whole["picture"]) < 7
     found = m.predict(whole)
+    assert not found.values.requires_grad
     z = Embeddings({s: m.encoder.features(whole)[s] for s in TWO}, 7)
     for row, logits in zip(found.rows.tolist(), found.values):
         parts = []
@@ -160,11 +162,33 @@ def test_mixed_inputs_keep_the_contract():
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("tile", [2, 256])
+def test_targets_of_similarities_are_a_matrix_made_in_tiles(tile):
+    """Of two other sets, so that the matrix is not symmetric, and transposed for the way back."""
+    g = torch.Generator().manual_seed(0)
+    a, b, u, v = (torch.randn(n, 4, generator=g, dtype=torch.float64) for n in (5, 7, 5, 7))
+    matrix = (F.normalize(u, dim=1) @ F.normalize(v, dim=1).T / 0.3).softmax(1)
+    made = SimilarityTargets(u, v, 0.3)
+    torch.testing.assert_close(made.row_sums(a), matrix.sum(1))
+    for symmetric in (False, True):
+        options = {"temperature": 0.2, "symmetric": symmetric}
+        found = soft_info_nce(a, b, made, tile=tile, **options)
+        torch.testing.assert_close(found, soft_info_nce(a, b, matrix, **options))
+        logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / 0.2
+        there, back = ((matrix * logits.log_softmax(d)).sum() / n for d, n in ((1, 5), (0, 7)))
+        torch.testing.assert_close(found, -(there + back) / 2 if symmetric else -there)
+
+
 def test_errors_say_what_to_do():
     with pytest.raises(AmodalError, match="set label"):
         made(label="")
     with pytest.raises(AmodalError, match="Did you mean picture"):
         made(mixup="picturr")
+    encoder = Encoder(fields(TWO), size="nano")
+    encoder.tokenizers["picture"].contextual = True
+    with pytest.raises(AmodalError, match="cannot be mixed"):
+        methods.build("m3col", encoder, label="kind", classes=3, mixup="picture")
+    methods.build("m3col", encoder, label="kind", classes=3, mixup="words")
     m = made(label="kinds")
     with pytest.raises(AmodalError, match="Did you mean kind"):
         m.features(rows())

@@ -6,13 +6,35 @@ the steps MultiSClip. Cross-entropy of all fields together and of each alone. Nu
 authors' code. Row 156 of the catalogue.
 
 Differs:
-- A row that lacks a field has a learned vector in its place among all fields together.
-- Partners are a ring drawn by the rows' seeds, so no row is mixed with itself.
-- Mixed inputs are tokens before the trunk. For pictures that is the same as mixing pixels.
-- With more than two fields the contrast is between every two. Its weight makes it amount to one
-  term for each field, as in the authors' code.
-- Vectors are mixed for M3Co, as in the code. The text says inputs, but for words.
-- No dropout; one learning rate.
+
+- encoder: `--backbone picture=timm:NAME@FILE --backbone text=transformers:DIR@first
+  --train-backbones` goes on from a ViT and from BERT or RoBERTa, as the authors do. What is
+  classified and compared is the mean of a field's tokens in the encoder's width; theirs are the
+  class tokens, 768 wide.
+  For the three tables of omics they have two linear layers with a ReLU in between; `mlp` as a
+  backbone is a residual perceptron with norms.
+- classifiers: two hidden layers of 256, as for their pictures and texts; for omics they have one of
+  768 or 1,000. Weights begin as torch has them, theirs by Xavier with zero biases. No dropout: the
+  authors' is 0, or is made and not applied.
+- a row that lacks a field has a learned vector in its place among all fields together; their
+  records are complete.
+- partners are a ring drawn by the rows' seeds, so no row is mixed with itself; theirs are any
+  permutation.
+- M3Co mixes vectors, as in the code. The text says inputs, but for words.
+- mixed inputs (`mixup`) are tokens before the trunk. For pictures that is the same as mixing
+  pixels. The authors mix texts after their encoder, for the texts' own classifier alone, and can
+  mix both fields at once.
+- three fields and more: the contrast is between every two, both ways, and its weight makes it
+  amount to one term for each field. The authors' three are compared in a ring, one way.
+- batches: the contrast is among all rows of a step, 128 in the recipe; theirs is among 32, of which
+  four add up to a step.
+- recipe: of N24News, for pretrained encoders (from a random start: `--recipe plain`), with one rate
+  for all; their classifiers have twice that of the encoders and texts less (2e-5). Adam's decay is
+  decoupled here. Their plateau is of the accuracy in training, by the epoch, and they keep the
+  epoch that is best on validation data; here it is of the loss, by entries of the log, and the last
+  step is kept. Omics: 500 epochs of whole batches at 2e-3 or 5e-3.
+- views: pictures are cropped, texts lose words at their ends (`weak`); theirs are flipped pictures
+  of 224 pixels (`--resolution 224`) and whole texts of up to 512 tokens (`--views all=plain`).
 """
 
 from __future__ import annotations
@@ -22,7 +44,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, name_code, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe, name_code, unknown
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import beta, partners
@@ -33,6 +55,20 @@ from amodal.methods.shared.shapes import refuse_backbones, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.late_fusion import LateFusion, shares
 from amodal.objectives.mixup_nce import mixed_cross_entropy, mixup_nce, soft_clip
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=5e-5,
+    weight_decay=1e-4,
+    betas=(0.9, 0.999),
+    schedule="plateau",
+    decay_rate=0.2,
+    warmup_steps=0,
+    clip=0.0,
+    batch_size=128,
+    epochs=25,
+)
+"""Of N24News, for encoders that are pretrained: the authors' configuration."""
 
 
 def m3col(

@@ -6,12 +6,30 @@ both captions. Mixed contrastive loss: cross-entropy in both directions with the
 as targets. Row 79 of the catalogue.
 
 Differs:
-- The host is CLIP. The paper's are ALBEF and mPLUG, whose matching, masked words and prefix model
-  do not interact with the mixing.
-- How well a patch fits its caption is their cosine in the common space, instead of a predictor that
-  learns from boxes.
-- Partners are drawn by the rows' seeds instead of the order of the batch.
-- Patches are pasted after the linear map that makes tokens of them, which is the same as before it.
+
+- host: CLIP. The paper's are ALBEF and mPLUG, whose fusion, matching, masked words and prefix
+  model do not interact with the mixing, and whose contrast of unmixed pairs has an EMA teacher's
+  predictions among its targets (by 0.4). They answer questions and write captions; here two
+  encoders search.
+- encoder: one of the sizes, with means of tokens as vectors. The authors go on from CLIP's ViT-B/16
+  and from BERT and take class tokens; backbones cannot be mixed here. Their common space is 256
+  wide (`--method.width 256`), their pictures 256 pixels (`--resolution 256`), which are
+  cropped, flipped and distorted by RandAugment; here `weak`. Captions are read up to 20 tokens.
+- relevance: how well a patch fits its caption is their cosine in the common space, instead of a
+  predictor that learns from the boxes and phrases of Visual Genome and COCO.
+- targets: the shares of the area with label smoothing, the paper's. The released program computes
+  them and trains on the mixed predictions of the unmixed pictures alone (`--method.soft 1`), from
+  before a step on the unmixed pictures; here both losses are of one step and one batch.
+- windows: sides of a quarter to three quarters are the defaults of the authors' class; their
+  configuration begins at .35 (`--method.low 0.35`). They mix in the first 20 of 30 epochs, with a
+  weight that rises from 0 to 1 during the first; here always, with one weight.
+- partners are a ring drawn by the rows' seeds instead of the batch read backwards. So the way back
+  has the targets transposed, which there are the same.
+- temperature: the scale is at most CLIP's 100; theirs is from 2 to 1,000.
+- patches are pasted after the linear map that makes tokens of them, which is the same as before it.
+- any field that is not the text is mixed, a series or a table along its one line.
+- recipe: one rate; theirs of the ViT is a tenth of the other one (1e-5). They warm up from 1e-6
+  and end there, here from 0 to 1 % of the peak.
 
 Mixing couples rows, so mixtures go through the trunk in `losses`, once for the whole batch.
 Micro-batches save memory for everything but them, and each process computes all of them.
@@ -27,7 +45,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.core import Batch, Column, Embeddings, Ragged, field_of, name_code, unknown
+from amodal.core import Batch, Column, Embeddings, Ragged, Recipe, field_of, name_code, unknown
 from amodal.core.column import shared_rows
 from amodal.masking import mixing
 from amodal.masking.hashing import hash_bits
@@ -42,6 +60,19 @@ from amodal.objectives.info_nce import info_nce
 from amodal.objectives.soft_info_nce import SparseTargets, soft_info_nce
 
 PLACES = ("text", "random", "everywhere")
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=1e-4,
+    weight_decay=0.02,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    warmup_steps=2000,
+    clip=1.0,
+    batch_size=1024,
+    epochs=30,
+)
+"""Of the authors' configuration for mPLUG: 128 rows on each GPU, of which eight are taken here."""
 
 
 def timix(

@@ -1,15 +1,32 @@
 """Concepts first: a space of boxes is learnt from annotations of records; then each field learns,
-by itself, to place its values there. Geng & Tang, 2024, arXiv:2412.13847: a concept space of
-probabilistic boxes, frozen; a projection model for each modality, trained on the entailment of
-annotated concepts; image-text matching and questions answered from entailments alone. Row 130 of
-the catalogue.
+by itself, to place its values there.
+
+Geng & Tang, 2024, arXiv:2412.13847: a concept space of probabilistic boxes, frozen; a projection
+model for each modality, trained on the entailment of annotated concepts; image-text matching and
+questions answered from entailments alone. Row 130 of the catalogue.
 
 Concepts are the categories of a table and, above them, its columns; the space is learnt before the
 first step, from how often they go together in the records to train on. Aligned vectors are
 readings, P(concept | value), so that each dimension has a name. No field needs another one but the
-table. What differs or is reconstructed: widths, how boxes are smoothed, all known categories of a
-record's columns as negatives instead of a sample, and the score of a pair (`agreement`). Numbers in
-the table are ignored."""
+table.
+
+Differs:
+
+- much is reconstructed, because no program of the authors was read: widths, the smoothing of boxes
+  (sides by softplus, corners by log-sum-exp), where boxes begin, Adam for the space.
+- concepts: two levels, columns and categories, from a table. The paper also has attributes and
+  objects of CLEVR, COCO and GQA and what is known of them; here knowledge that the records do not
+  show cannot be given. Numbers in the table are ignored.
+- negatives: all other known categories of a record's columns, instead of a sample.
+- the table is projected too, as a field like the others.
+- encoder: one of the sizes from a random start, or a backbone, with a perceptron that makes a box
+  of the mean of its tokens. The paper has a vision transformer and BERT.
+- matching: retrieval compares readings by their cosine, not by the paper's probability of
+  entailment of one box by another.
+- questions: the category of a column that follows most from a value (`predict_category`, in Python
+  alone); nothing reads a question in words.
+- recipe: the plain one of a size. Views are `weak`, of the table `plain`.
+"""
 
 from __future__ import annotations
 
