@@ -237,8 +237,7 @@ def test_queries_of_another_field():
 
 
 def test_defaults():
-    """The paper's tree: ten clusters at a node and ten pictures in a leaf. The contrast is 0 there,
-    where a language model has been trained beforehand."""
+    """The contrast is 0 in the paper, whose networks have been trained beforehand."""
     assert defaults("grace") == {
         "text_field": "",
         "kind": "structured",
@@ -350,8 +349,10 @@ def test_digits(kind):
     on_a_circle(page, *[0.1 * i for i in range(9)])
     with pytest.raises(AmodalError, match="10 records need identifiers of 3 tokens.*for 2"):
         on_a_circle(page, *[0.1 * i for i in range(10)])
-    # new identifiers leave nothing of the old ones
+    # new identifiers leave nothing of the old ones, and a single record has one too
     assert [len(n) for n in on_a_circle(page, 0.1, 0.2)] == [1, 1]
+    assert on_a_circle(page, 0.1) == [[0]] or kind == "string"
+    assert [len(n) for n in on_a_circle(page, 0.1)] == [1]
 
 
 def test_one_token_a_record():
