@@ -90,6 +90,12 @@ def test_look_alikes_are_whole_classes_that_lie_together():
     alike = (group[:, None] == group) & (classes[order][:, None] != classes[order])
     together = (classes[order] // 3)[:, None] == classes[order] // 3
     assert together[alike].double().mean() > 0.9  # chance: 6 of 69
+    # a row of no known class is not of the last one either
+    far = torch.cat([-z[:1], z[:3]])
+    assert len(similarity_groups(far, torch.tensor([-1, 0, 0, 0]), 3).unique()) == 2
+    assert len(similarity_groups(far, torch.tensor([-1, -1, -1, -1]), 1).unique()) == 4
+    with pytest.raises(ValueError, match="at least 1 row, not 0"):
+        similarity_groups(far, torch.zeros(4, dtype=torch.int64), 0)
     unknown = similarity_groups(z, torch.full((72,), -1), 10)
     assert int(unknown.bincount().max()) <= 10 and torch.equal(
         similarity_groups(z, classes, 100), torch.zeros(72, dtype=torch.int64)

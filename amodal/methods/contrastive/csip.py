@@ -4,18 +4,50 @@ Corley and Najafirad, 2022, arXiv:2202.13251. Loss: softmax cross-entropy of eac
 height maps of the batch, at a learned temperature without bounds. Row 3 of the catalogue. Heads for
 the later tasks, segmentation and change detection: `amodal.nn.heads.dense`.
 
-Differs: any fields, and the image is contrasted with each of the others, averaged. The encoders are
-the library's instead of ResNets that start from ImageNet weights, and the projections have no bias.
-The paper's code has the direction from picture to height alone, which is the default here.
+Differs:
+
+- encoders: those of the library, from nothing. The paper has two ResNets that start from ImageNet
+  weights, with pooled features; `--backbone picture=timm:resnet18@pretrained` and the like give
+  them, but with the statistics of BatchNorm fixed, which the authors train.
+- projections have no bias; the authors' linear layers have one. Both are 256 wide by their classes;
+  the file of their pre-training says 128 (`--method.width 128`).
+- views: `weak`, a crop of 60 to 100 % and a flip, of each field on its own. The authors change both
+  fields in the same way, half the time each by a crop of 50 to 100 %, flips in both directions and
+  a turn by up to 90 degrees, blur a fifth of them, and then shift the picture's colours by a hair
+  (strength .01) or make it grey (a fifth). There are no turns, no vertical flips and no blur here.
+- heights are scaled as images of 16 bits there (divided by 65,535); here by what the field says.
+- recipe: `PAPER_RECIPE`, where betas and decay are those of AdamW in torch, at which the authors
+  leave them; biases and norms decay too there. A batch of theirs is 4 tiles cut into patches of 512
+  pixels, 16 of a tile of 2,048; here a record is a patch, drawn on its own.
+- product: the picture's encoder under a U-Net, and under Siamese fully convolutional networks for
+  changes (concatenated or subtracted), with focal and Jaccard losses. Here the heads are parts of
+  Python (`amodal.nn.heads.dense`), lighter than a U-Net, without skips from early layers, and no
+  command trains them or draws a map of changes.
+- ours: any fields, of which one is the image; with more than one other, the mean over them; and the
+  direction from heights to pictures (`symmetric`).
 """
 
 from torch import Tensor
 
-from amodal.core import Embeddings, unknown
+from amodal.core import Embeddings, Recipe, unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=0.01,
+    betas=(0.9, 0.999),
+    schedule="constant",
+    warmup=0.0,
+    clip=0.0,
+    batch_size=64,
+    resolution=512,
+    epochs=100.0,
+)
+"""The authors' configuration of pre-training."""
 
 
 def csip(

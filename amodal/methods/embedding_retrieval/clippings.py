@@ -4,10 +4,31 @@ of a record; then, where a label says which records are of one thing, supervised
 of the pooled vectors, in batches of similar classes. Row 48 of the catalogue. Linking itself is
 `amodal.evaluate.linkage`: nearest exemplar with a no-match threshold, or single-linkage clusters.
 
-Differences: any fields (those that are not words share the weight of the image; a record is pooled
-from what it has). Batches are drawn from groups of classes that the model so far finds similar,
-where the paper draws an anchor's nearest neighbours. The two stages of training are one run. The
-paper's perceptron in place of the mean is left out, as it is from its final results."""
+Differs:
+
+- encoders: those of the library, from nothing. The paper goes on from CLIP (ViT-B/32, and a
+  Japanese one), on which its results rest; `--backbone picture=timm:NAME@pretrained` and a text
+  model of `transformers:DIR` can be had, but not the halves of one CLIP with their common space.
+- the perceptron over both vectors, which the authors' program has in place of their weighted mean,
+  is left out, as it is from the final results.
+- batches: whole classes in groups of about 126 records that lie together, formed once, when the
+  stage begins. The program draws, for each class, its nearest two and three records of each with
+  replacement, one anchor after another, also once; a class that is large fills a batch here.
+- a record that lacks a field is pooled from those that it has; the paper's have both. Fields beside
+  text share the weight of the image. Records without a label are not in the second stage.
+- the bound of the inverse temperature holds its value; CLIP's clips the parameter, and the program
+  sets none. It is one number for all pairs of fields.
+- recipe: both stages are one run of one recipe, split by `unlabelled`, and end where the steps end.
+  The program has a run and a rate for each (from 5e-9 to 5e-5), cosines that restart (10 steps,
+  then twice as many each time; `PAPER_RECIPE` has one), and keeps the epoch with the best
+  validation loss or adjusted Rand index. With that recipe groups of a batch are
+  `--method.group 153`.
+- views: none, as in the program without `--augmented_crops`; its other views of documents and the
+  paper's generated clippings in many fonts are left out.
+- product: exemplars with a threshold, and single-linkage clusters, are in Python
+  (`amodal.evaluate.linkage`); no command links records. The authors link with other weights of the
+  image (0.636 and 0.76) than they train with; `pooled` takes any.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +39,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
+from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe, field_of
 from amodal.core.column import both
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.hard_batches import similarity_groups
@@ -29,6 +50,19 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.sup_con import sup_con
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=5e-6,
+    weight_decay=1e-3,
+    betas=(0.9, 0.98),
+    schedule="cosine",
+    warmup=0.0,
+    clip=0.0,
+    batch_size=153,
+    epochs=1000.0,
+)
+"""The settings of the authors' program, with the rate of a command that learns from labels."""
 
 
 def clippings(
@@ -94,7 +128,7 @@ def pooled(z: Embeddings, weights: Mapping[str, float]) -> Column:
             0, z[s].rows, weights[field_of(s)] * normalize(z[s].flat, dim=1).to(total.dtype)
         )
         present = present | z[s].present(z.size)
-    rows = present.nonzero().squeeze(1)
+    rows = present.nonzero().flatten()
     return Column(normalize(total[rows], dim=1), rows)
 
 

@@ -3,12 +3,36 @@ writes the identifier of the right one. Li et al., ACL 2024, arXiv:2402.10805, s
 identifiers, and the likelihood of their tokens in learning to memorise and learning to retrieve.
 Constrained beam search is in `amodal.nn.generation.trie`. Row 159 of the catalogue.
 
-First CLIP's loss between fields, then identifiers are made of the encoder's vectors (the paper has
-CLIP's features and a language model of 3B; here both begin from nothing, or from backbones with
-`warmup` = 0), and a small decoder learns them. What differs: any field may hold the queries, all
-others are the record; the field says which task it is, not an instruction; the contrastive loss
-goes on beside, so that embeddings stay of use; caption-like identifiers are left out. Records
-without a query are memorised all the same; those with a query alone have no identifier."""
+First CLIP's loss between fields, then identifiers are made of the encoder's vectors, and a decoder
+learns them.
+
+Differs:
+
+- networks: the paper tunes OpenFlamingo of 3 billion weights, whose language model reads words and,
+  by gated attention, CLIP's picture features. Here it is a decoder of two blocks from nothing, over
+  the tokens of the library's encoders (or of backbones). What words mean, it has to learn.
+- before: identifiers come from CLIP's features there. Here `warmup` of the steps train the encoder
+  by CLIP's loss first (0 for backbones that know already), and the loss goes on beside, so that
+  embeddings stay of use: `contrast` is 0 in the paper.
+- tasks: an instruction says there whether a picture is to be memorised or a query answered; here
+  the tokens are those of the one field or of the other. Both are in every batch.
+- identifiers: those like a caption are left out. The tokens of the others are a vocabulary of their
+  own, not words that the language model knows. `string` is of random digits; the authors' is the
+  number of the picture, cut by the language model's tokenizer as it likes. Their digits have no
+  leading zeros. Their tree has 30 branches and 30 places in a leaf (`--method.branch`,
+  `--method.leaf`), and a leaf of one picture has no place; ours has 10 of each, and cuts evenly
+  what k-means cannot split.
+- loss: the mean over the tokens of a batch, those of identifiers; the authors' labels have words
+  around them too.
+- recipe: theirs is a rate of 1e-4 that falls linearly after 500 steps, gradients clipped at 1, and
+  64 rows on each of four devices, by a command without an end. It is one for tuning a large model,
+  so there is no `PAPER_RECIPE`.
+- product: the ranking by constrained beam search is `amodal search --generate`. What else the paper
+  asks a model that has memorised pictures (to describe them, to answer about them) is left out.
+- ours: any field may hold the queries, and all others are the record; if they are several, the loss
+  of memorising is their mean. Records without a query are memorised all the same; those with
+  nothing but a query have no identifier.
+"""
 
 from __future__ import annotations
 

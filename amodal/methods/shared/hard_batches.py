@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 
-@torch.no_grad()
 def similarity_groups(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
     """Group whole classes whose mean unit vectors lie together.
 
@@ -28,7 +27,7 @@ def similarity_groups(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
     if size < 1:
         raise ValueError(f"a group needs at least 1 row, not {size}")
     # numbers past the last class, one for each row
-    alone = class_N.max().clamp(min=-1) + 1 + torch.arange(len(class_N), device=class_N.device)
+    alone = class_N.max() + 1 + torch.arange(len(class_N), device=class_N.device)
     number, count = torch.where(class_N < 0, alone, class_N).unique(
         return_inverse=True, return_counts=True
     )[1:]
@@ -46,7 +45,6 @@ def similarity_groups(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
         along = apart @ torch.linalg.eigh(apart.T @ apart).eigenvectors[:, -1]
         ordered = classes[along.argsort(stable=True)]
         rows = count[ordered].cumsum(0)
-        cut = int((rows <= rows[-1] / 2).sum()).__index__()
-        cut = min(max(cut, 1), len(ordered) - 1)
+        cut = max(int((rows <= rows[-1] / 2).sum()), 1)
         waiting += [ordered[cut:], ordered[:cut]]
     return group[number]

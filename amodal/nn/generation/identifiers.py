@@ -20,7 +20,7 @@ from amodal.stats.kmeans import kmeans
 
 def atomic(count: int) -> Tensor:
     """(count, 1): one token for each record."""
-    return torch.arange(count).unsqueeze(1)
+    return torch.arange(count)[:, None]
 
 
 def numeric(count: int, base: int) -> Tensor:
@@ -28,7 +28,7 @@ def numeric(count: int, base: int) -> Tensor:
     digits = 1
     while base**digits < count:
         digits += 1
-    return torch.arange(count).unsqueeze(1) // base ** torch.arange(digits - 1, -1, -1) % base
+    return torch.arange(count)[:, None] // base ** torch.arange(digits - 1, -1, -1) % base
 
 
 def scattered(count: int, base: int, seed: int = 0) -> Tensor:
@@ -36,7 +36,7 @@ def scattered(count: int, base: int, seed: int = 0) -> Tensor:
     codes = numeric(count, base)
     room = base ** codes.shape[1]
     drawn = torch.randperm(room, generator=torch.Generator().manual_seed(seed))[:count]
-    return drawn.unsqueeze(1) // base ** torch.arange(codes.shape[1] - 1, -1, -1) % base
+    return drawn[:, None] // base ** torch.arange(codes.shape[1] - 1, -1, -1) % base
 
 
 def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
@@ -184,7 +184,7 @@ class Register(nn.Module):
             (N, beams) numbers of records, best first, -1 where there are no more, and (N, beams)
             log probabilities of their identifiers.
         """
-        named = (self.codes[:, 0] >= 0).nonzero().squeeze(1)
+        named = (self.codes[:, 0] >= 0).nonzero().flatten()
         assert isinstance(read.values, Ragged)
         number, score = writer.find(read.values, Trie(self.codes[named]), beams=beams)
         # a number of -1 takes the last entry, which is -1

@@ -91,7 +91,7 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
     for _ in range(trie.depth if rows else 0):
         # The children of every beam's node as a table (N beams, most children), with a mask.
         nodes = node.flatten()
-        alive = ((trie.count[nodes] > 0) & score.flatten().isfinite()).nonzero().squeeze(1)
+        alive = ((trie.count[nodes] > 0) & score.flatten().isfinite()).nonzero().flatten()
         place = torch.arange(max(int(trie.count[nodes].max()), 1), device=device)
         is_child = place < trie.count[nodes][:, None]
         # a leaf may start behind the last entry; `is_child` masks what the clamp reads instead
