@@ -8,7 +8,7 @@ measures that it is before it hands out a graph.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def _why_no_backbone(encoder: Encoder, field: str) -> str:
     if not (
         isinstance(backbone, Backbone)
         and isinstance(modality, Exports)
-        and isinstance(backbone.body.example(), Tensor)
+        and has_dense(backbone, modality)
     ):
         return "it has a backbone of which there is no dense form; its own library exports it"
     side, size = getattr(backbone.body, "side", 0), getattr(modality, "size", 0)
@@ -75,6 +75,48 @@ def _why_no_backbone(encoder: Encoder, field: str) -> str:
             f"otherwise; train with images of {side} pixels, or a backbone of {size}"
         )
     return ""
+
+
+@runtime_checkable
+class DenseBody(Protocol):
+    """A body of padded signals."""
+
+    def dense(self, x_NLC: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class DenseSignal(Protocol):
+    """A modality that makes steps of padded signals."""
+
+    def dense_steps(self, values_NLC: Tensor, lengths: Tensor) -> Tensor: ...
+
+
+def has_dense(backbone: Backbone, modality: object) -> bool:
+    """Whether there is a graph of a backbone: of values of one size, or of signals."""
+    if isinstance(backbone.body.example(), Tensor):
+        return True
+    return isinstance(backbone.body, DenseBody) and isinstance(modality, DenseSignal)
+
+
+class SignalGraph(nn.Module):
+    """Dense form of a backbone of signals.
+
+    Args:
+        backbone: The trained one, of a `DenseBody`.
+        modality: Of the field, a `DenseSignal`.
+    """
+
+    def __init__(self, backbone: Backbone, modality: Exports):
+        super().__init__()
+        self.body, self.project, self.modality = backbone.body, backbone.project, modality
+        plain = cast("FieldGraph", modality.graph(cast(Any, modality).tokenizer(8)))
+        self.inputs, self.axes, self.examples = plain.inputs, plain.axes, plain.examples
+
+    def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `amodal.modalities.shared.dense`."""
+        steps_NLC = cast(DenseSignal, self.modality).dense_steps(values, lengths)
+        features_NLD, position, mask = cast(DenseBody, self.body).dense(steps_NLC, lengths)
+        return self.project(features_NLD), position, mask
 
 
 class BackboneGraph(nn.Module):
@@ -100,6 +142,11 @@ class BackboneGraph(nn.Module):
         """See `amodal.modalities.shared.dense`."""
         features_TD = self.body(pixels)[0]
         return self.project(features_TD.unflatten(0, (-1, len(self.position)))), self.position, None
+
+
+def _graph_of(backbone: Backbone, modality: Exports) -> nn.Module:
+    is_signal = not isinstance(backbone.body.example(), Tensor)
+    return SignalGraph(backbone, modality) if is_signal else BackboneGraph(backbone, modality)
 
 
 class DenseEncoder(nn.Module):
@@ -129,7 +176,7 @@ class DenseEncoder(nn.Module):
         modality = cast(Exports, encoder.fields[field])
         tokenizer, backbone = encoder.tokenizers[field], encoder.contextual(field)
         graph = (
-            BackboneGraph(cast(Backbone, tokenizer), modality)
+            _graph_of(cast(Backbone, tokenizer), modality)
             if backbone
             else modality.graph(tokenizer)
         )

@@ -16,6 +16,7 @@ from amodal.core import AmodalError, Ragged
 from amodal.core.host import constant
 from amodal.errors import nearest
 from amodal.modalities.shared import columns as _columns
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import requests as _requests
@@ -215,6 +216,14 @@ class Series(Modality):
         values, counts_N = replace(self, patch=1).patches(series)
         present = (~values.isnan()).to(values.dtype)
         return torch.cat([values.nan_to_num(), present], 1), counts_N
+
+    def dense_steps(self, values_NLC: Tensor, lengths: Tensor) -> Tensor:
+        """(N, L, 2 C): `steps` of padded series, zero past the end."""
+        mean, std = (values_NLC.new_tensor(s) for s in self.scale())
+        inside = _dense.length_mask(values_NLC, lengths).unsqueeze(2)
+        present = ~values_NLC.isnan() & inside
+        scaled = torch.where(present, (values_NLC - mean) / std, 0.0)
+        return torch.cat([scaled, present.to(scaled.dtype)], 2)
 
     def tokenizer(self, width: int) -> SeriesTokenizer:
         return SeriesTokenizer(self, width)

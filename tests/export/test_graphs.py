@@ -135,6 +135,8 @@ def test_every_parameter_of_a_field_is_in_its_graph():
         ("photo", "convnet:width=8,stages=2", "separate"),
         ("photo", "convnet:width=8,stages=2", "joint"),
         ("facts", "mlp:width=8", "joint"),
+        ("watch", "resnet1d:width=4,stem=2,kernel=3", "joint"),
+        ("watch", "resnet1d:width=4,stages=2,norm=layer", "separate"),
     ],
 )
 def test_a_trained_network_from_scratch_is_a_graph_with_its_statistics(
@@ -147,12 +149,12 @@ def test_a_trained_network_from_scratch_is_a_graph_with_its_statistics(
     nets = config.backbones({field: spec}, fields, "nano")
     made = Encoder(fields, size="nano", trunk=trunk, backbones=nets)
     rng = np.random.default_rng(0)
-    values = DenseEncoder(made, field).field.examples(6, 1, rng)
+    values = DenseEncoder(made, field).field.examples(6, 40, rng)
     column = Column(fields[field].collate(values), torch.arange(6))
     made.train()(Batch.of(6, {field: column}))  # statistics that are not those of the start
     made.eval()
-    for n in (1, 4):
-        np.testing.assert_allclose(*compared(made, field, n, 1), atol=1e-5)
+    for n, length in ((1, 1), (4, 31)):
+        np.testing.assert_allclose(*compared(made, field, n, length), atol=1e-5)
     export(model(made), "onnx", tmp_path)
     about = json.loads((tmp_path / "fields.json").read_text())
     assert about["fields"][field]["largest_error"] < 1e-4

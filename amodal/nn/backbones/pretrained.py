@@ -66,11 +66,16 @@ def backbone(
     library, _, rest = spec.partition(":")
     if find_plugin("backbones", library):
         return PluginBackbone(spec, modality, width, frozen=frozen)
+    if library == TOKENS:
+        raise AmodalError(
+            f"{TOKENS} is a field's own tokenizer, and no backbone: FIELD={TOKENS} in `pretrain`, "
+            f"without options, not {spec!r}"
+        )
     if library not in LIBRARIES or not (rest or library in OWN):
         raise unknown(
             "library of backbones",
             library,
-            [*LIBRARIES, *plugins("backbones")],
+            [*LIBRARIES, TOKENS, *plugins("backbones")],
             "Expected timm:NAME@WEIGHTS, transformers:DIR, one of our own from scratch "
             f"({', '.join(OWN)}), FILE.py:NAME of your own, or the name of an installed plug-in. "
             + not_installed("backbones", library),
@@ -172,7 +177,12 @@ LIBRARIES = {
     "mlp": "mlp",
 }
 """The first word of a spec -> the module that reads the rest."""
-reserve("backbones", [*LIBRARIES, "package"])  # package:NAME becomes one of them in `amodal.train`
+TOKENS = "tokens"
+"""In place of a spec, in `pretrain`: the field's own tokenizer and a transformer, whatever its
+default on small data is."""
+reserve(
+    "backbones", [*LIBRARIES, TOKENS, "package"]
+)  # package:NAME becomes one of them in `amodal.train`
 OWN = ("convnet", "resnet1d", "gru", "lstm", "mlp")
 """Those that need no name of a model and have no weights to begin with."""
 

@@ -8,7 +8,7 @@ zero before each convolution, as the outside of a row is, and no statistics are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +149,25 @@ class Resnet1dBody(Body):
         position = torch.stack([middle, middle * 0, middle * 0], 1)
         return x.transpose(1, 2)[inside], lengths, position
 
+    def dense(self, x_NLC: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of padded steps, for graphs: no shape depends on values, and norms are at rest.
+
+        Args:
+            x_NLC: Standardised steps; zero past the end.
+            lengths: (N,).
+
+        Returns:
+            Features (N, L, width), positions (L, 3), and which features exist (N, L).
+        """
+        x, lengths = self.stem.dense(x_NLC.transpose(1, 2), lengths)
+        x = x.relu()
+        for block in self.blocks:
+            x, lengths = cast(Block, block).dense(x, lengths)
+        step = torch.arange(x.shape[2], device=x.device)
+        middle = (step + 0.5) * self.stride / self.modality.token_steps - 0.5
+        position = torch.stack([middle, middle * 0, middle * 0], 1)
+        return x.transpose(1, 2), position, step < lengths.unsqueeze(1)
+
     def extra_repr(self) -> str:
         """See `torch.nn.Module`."""
         return f"receptive_field={self.receptive_field}, stride={self.stride}"
@@ -173,6 +192,14 @@ class Convolution(nn.Module):
         out[inside] = normal
         return out.transpose(1, 2), lengths
 
+    def dense(self, x_NCL: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Resnet1dBody.dense`."""
+        y_NLC = self.conv(x_NCL).transpose(1, 2)
+        lengths = (lengths + self.stride - 1) // self.stride
+        inside = torch.arange(y_NLC.shape[1], device=y_NLC.device) < lengths.unsqueeze(1)
+        normal = self.norm(y_NLC.flatten(0, 1)).view(y_NLC.shape)
+        return (normal * inside.unsqueeze(2)).transpose(1, 2), lengths
+
 
 class Block(nn.Module):
     """Two convolutions around a shortcut."""
@@ -189,6 +216,13 @@ class Block(nn.Module):
         around = x_NCL if self.shortcut is None else self.shortcut(x_NCL, lengths)[0]
         x_NCL, lengths = self.first(x_NCL, lengths)
         x_NCL, lengths = self.second(x_NCL.relu(), lengths)
+        return (x_NCL + around).relu(), lengths
+
+    def dense(self, x_NCL: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Resnet1dBody.dense`."""
+        around = x_NCL if self.shortcut is None else self.shortcut.dense(x_NCL, lengths)[0]
+        x_NCL, lengths = self.first.dense(x_NCL, lengths)
+        x_NCL, lengths = self.second.dense(x_NCL.relu(), lengths)
         return (x_NCL + around).relu(), lengths
 
 
