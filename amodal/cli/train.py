@@ -118,9 +118,17 @@ def plan(
     method: Annotated[
         Positional[str], arg(metavar="[METHOD]", help="see `amodal methods`")
     ] = "clip",
-    size: Annotated[str, arg(help=f"of the encoder: {SIZES}")] = "huge",
-    samples: Annotated[float, arg(help="records to train on, over all epochs")] = 1e9,
-    gpus: Annotated[int, arg(help="number of GPUs, with one process each")] = 64,
+    size: Annotated[
+        str, arg(help=f"of the encoder: {SIZES}; by default huge, with --data tiny")
+    ] = "",
+    samples: Annotated[
+        float | None,
+        arg(help="records to train on, over all epochs; by default 1e9, with --data its run's"),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        arg(help="number of GPUs, with one process each; by default 64, with --data 1"),
+    ] = None,
     gpu: Annotated[
         str,
         arg(
@@ -130,7 +138,11 @@ def plan(
     ] = "h100",
     data: Annotated[
         str | None,
-        arg(metavar="DIR", help="records to count with; by default synthetic ones"),
+        arg(
+            metavar="DIR",
+            help="records to count with, and to time `pretrain` on this machine; by default "
+            "synthetic ones",
+        ),
     ] = None,
     tokens: Annotated[
         tuple[str, ...],
@@ -159,7 +171,8 @@ def plan(
         float | None, arg(help="GB/s that a machine sends to others, per GPU")
     ] = None,
 ) -> None:
-    """Estimate memory, time and cost of a run on GPUs, and how to split it."""
+    """Estimate memory, time and cost of a run on GPUs, and how to split it; with --data first what
+    `pretrain` would take here, from some timed steps."""
     from amodal.plan import plan as run
 
     counts = pairs(tokens)
@@ -169,11 +182,29 @@ def plan(
                 f"--tokens {modality}={number}: it takes a whole number of tokens, "
                 f"such as {modality}=64"
             )
+    if data is not None and counts:
+        raise AmodalError("give data or tokens, not both: records have the tokens that they have")
+    if data is not None:
+        from amodal.plan.here import time_steps
+
+        timing = time_steps(
+            method,
+            data,
+            size=size or None,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            trunk=trunk,
+            options=METHOD_OPTIONS,
+        )
+        print(f"{method} on {data}, with these options, takes {timing}")
+        # from here on the same run, on one GPU unless more are asked for
+        size, batch_size = size or "tiny", batch_size or timing.batch_size
+        samples, gpus = samples or float(timing.steps * timing.batch_size), gpus or 1
     planned = run(
         method,
-        size=size,
-        samples=samples,
-        gpus=gpus,
+        size=size or "huge",
+        samples=samples or 1e9,
+        gpus=gpus or 64,
         gpu=gpu,
         data=data,
         tokens={modality: int(number) for modality, number in counts.items()},
