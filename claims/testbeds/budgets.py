@@ -19,6 +19,7 @@ from typing import Any
 
 import amodal
 from amodal.inference.embed import embed_records
+from amodal.nn.backbones.pretrained import TOKENS
 from amodal.nn.encoder import Encoder
 from testbeds.measures import Piece, Score, eligible, score
 from testbeds.probing import probed
@@ -101,7 +102,8 @@ def reason(bed: Testbed, folder: Path = RESULTS) -> str:
 
 def _run(bed: Testbed, steps: int) -> dict[str, Any]:
     data, started = bed.open(), time.perf_counter()
-    settings: dict[str, Any] = {"backbones": dict(bed.backbones)} if bed.backbones else {}
+    # always with tokens: the budget must not change with the networks that are chosen within it
+    settings: dict[str, Any] = {"backbones": dict.fromkeys(bed.fields, TOKENS) | bed.backbones}
     settings |= {"cache_features": "mean"} if bed.backbones else {}
     with tempfile.TemporaryDirectory() as folder:
         model = amodal.pretrain(

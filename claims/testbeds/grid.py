@@ -35,6 +35,24 @@ are the testbeds whose steps are cheap: of `simclr`, 0.1 to 0.3 s, watch 0.6 and
 foldoc 4.5 by `mae`). What is chosen on them says most about tables and series; `--only` adds others
 at the steps of their pages."""
 
+TOKENS = "tokens"
+"""The tokenizer of a field and a transformer: what it has without a backbone."""
+ENCODERS: Mapping[str, tuple[str, ...]] = {
+    "image": ("convnet:stem=2,norm=group", "convnet:stem=2,stages=4,norm=group"),
+    "series": ("resnet1d:stem=2,norm=layer", "resnet1d:stem=4,norm=layer"),
+    "table": ("mlp:norm=layer", "mlp:norm=layer,width=512"),
+}
+"""Kind -> networks from scratch that `python -m testbeds encoders` compares with its tokens. Their
+norms are of single rows: a default must not take micro-batches away, which batch statistics do."""
+ENCODER_STEPS: Mapping[str, Mapping[str, int]] = {
+    "image": {"fashion_mnist": 200, "globe": 80},
+    "series": {"globe": 80, "watch": 150},
+    "table": {"breast_cancer": 200, "digits": 100, "gse7390": 60, "penguins": 200, "wine": 200},
+}
+"""Kind -> testbed -> steps. Testbeds at the ceiling say nothing (basic_motions), and tuxpaint takes
+six minutes a trial."""
+ENCODER_SEEDS = (0, 1)
+
 AUGMENTATION: Mapping[str, str] = {
     "barlow_twins": "weak",
     "clip": "strong",

@@ -6,10 +6,13 @@ import tomllib
 import pytest
 import testbeds
 from testbeds import grid, studies, yardsticks
-from testbeds.commands import defaults, table
+from testbeds.commands import defaults, encoders, table
 from testbeds.studies import OnTestbeds, Stored
 
 from amodal.core import AmodalError
+from amodal.modalities import make
+from amodal.nn.backbones.pretrained import backbone
+from amodal.nn.batch_norm import active_norms
 from amodal.studies import Candidate, Measured, Outcome, Study, jobs
 from amodal.train.collapse_monitor import TrainingStopped
 
@@ -105,16 +108,60 @@ def test_winners_are_written_with_those_of_a_kind_that_clearly_differs(tmp_path)
 
     stored, file = Stored(tmp_path / "s.json", one, {"kinds": kinds}), tmp_path / "small.toml"
     outcomes = played(one, score)
-    defaults.write(file, "simclr", stored, outcomes, "python -m testbeds defaults")
-    defaults.write(file, "mae", stored, outcomes, "python -m testbeds defaults")
+    defaults.write(file, "simclr", stored, outcomes, ["--budget", "9"])
+    defaults.write(file, "mae", stored, outcomes, ["--budget", "9"])
     read = tomllib.loads(file.read_text())
     assert set(read) == {"simclr", "mae"}
     assert read["simclr"] == {
         "recipe": {"weight_decay": 0.2},
         "kinds": {"image": {"weight_decay": 0.1}},
     }
-    assert file.read_text().splitlines()[2] == "# python -m testbeds defaults"
-    assert "commit" in file.read_text().splitlines()[3]
+    assert file.read_text().splitlines()[3] == "# python -m testbeds defaults --budget 9"
+    assert "commit" in file.read_text().splitlines()[4]
+
+
+def test_the_network_of_each_kind_is_the_best_over_testbeds(tmp_path, monkeypatch, capsys):
+    steps = {"table": {"digits": 4, "wine": 4}, "series": {"watch": 4}}
+    monkeypatch.setattr(encoders, "ENCODER_STEPS", steps)
+    monkeypatch.setattr(encoders, "ENCODERS", {k: grid.ENCODERS[k] for k in steps})
+    small, wide = grid.ENCODERS["table"]
+    scores = {
+        ("digits", "tokens"): 0.5,
+        ("digits", small): 0.4,
+        ("digits", wide): 0.6,
+        ("wine", "tokens"): 0.0,
+        ("wine", small): 0.4,  # .4 in the mean, as much as no other
+        ("wine", wide): 0.1,
+        ("watch", "tokens"): 0.9,
+    }
+    seen = []
+
+    def objective(job, check):
+        seen.append(job)
+        return Measured(scores.get((job.data, job.candidate.name), 0.0))
+
+    monkeypatch.setattr(encoders, "OnTestbeds", lambda trainer: objective)
+    file = tmp_path / "small.toml"
+    file.write_text("[simclr.recipe]\nlr = 0.5\n[mae.recipe]\nlr = 0.1\n")
+    command = ["--only", "simclr", "--out", str(tmp_path / "results"), "--write", str(file)]
+    command += ["--only", "simclr,digits,wine,watch"]
+    assert encoders.main(command) == 0
+    written = tomllib.loads(file.read_text())
+    assert written == {
+        "simclr": {"recipe": {"lr": 0.5}, "encoders": {"table": small}},
+        "mae": {"recipe": {"lr": 0.1}},
+    }
+    tables = {field: small for field in testbeds.testbed("digits").fields}
+    assert tables in [dict(job.candidate.backbones) for job in seen if job.data == "digits"]
+    assert len(seen) == 9 * len(grid.ENCODER_SEEDS)
+    assert encoders.main(command) == 0 and len(seen) == 9 * len(grid.ENCODER_SEEDS), "it is stored"
+
+
+def test_networks_of_the_grid_leave_micro_batches_alone():
+    for kind, specs in grid.ENCODERS.items():
+        field = {"image": {"size": 28}, "table": {"columns": ("a", "b")}, "series": {}}[kind]
+        for spec in specs:
+            assert not active_norms(backbone(spec, make(kind, **field), 8).train()), spec
 
 
 def test_the_grid_is_of_real_methods_and_valid_recipes():

@@ -10,7 +10,7 @@ import datetime
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -50,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             score = "" if standing.score is None else f"{standing.score:+.3f}  "
             print(f"{method}: {standing.candidate}: {score}{standing.state}")
         if not left:
-            command = shlex.join(["python", "-m", "testbeds", "defaults", *arguments])
-            write(asked.write, method, stored, outcomes, command)
+            write(asked.write, method, stored, outcomes, arguments)
     return 0
 
 
@@ -82,10 +81,11 @@ def study_of(method: str, options: Options, setups: Setups) -> Stored | None:
     return Stored(path, study, {"unfit": reasons, "kinds": kinds})
 
 
-def write(file: Path, method: str, stored: Stored, outcomes: Outcomes, command: str) -> None:
+def write(
+    file: Path, method: str, stored: Stored, outcomes: Outcomes, arguments: Sequence[str]
+) -> None:
     """Write the winner of a finished study, beside those of other methods that are in the file."""
     study, best = stored.study, winner(stored.study, outcomes)
-    before = tomlkit.parse(file.read_text(encoding="utf-8")).unwrap() if file.exists() else {}
     if best is None:
         return
     table: dict[str, Any] = {"recipe": study.candidate(best).written()["recipe"]}
@@ -93,20 +93,38 @@ def write(file: Path, method: str, stored: Stored, outcomes: Outcomes, command: 
         kind: study.candidate(name).written()["recipe"]
         for kind, name in by_kind(stored, outcomes, best).items()
     }
-    if own:
-        table["kinds"] = own
+    table["kinds"] = own
+    write_table(file, method, table, arguments, "defaults")
+    print(f"wrote {best!r} for {method} to {file}")
+
+
+def write_table(
+    file: Path, method: str, table: Mapping[str, Any], arguments: Sequence[str], command: str
+) -> None:
+    """Replace entries of a method's table, and leave its others and other methods as they are.
+
+    Args:
+        file: Of the winners.
+        method: Its name.
+        table: Name -> new value; an empty one is left out.
+        arguments: Of the command.
+        command: Of `python -m testbeds`.
+    """
+    before = tomlkit.parse(file.read_text(encoding="utf-8")).unwrap() if file.exists() else {}
+    entries = {n: v for n, v in {**before.get(method, {}), **table}.items() if v or n == "recipe"}
     document = tomlkit.document()
     for line in (
-        "Recipes for small data, as changes of the plain one; chosen on the validation parts of",
-        "the testbeds, by the script below. Never edit it by hand.",
-        command,
+        "Recipes and encoders for small data: changes of the plain recipe, and networks from scratch",
+        "for fields of a kind. Chosen on the validation parts of the testbeds by scripts, of which the",
+        "last was the one below. Never edit it by hand.",
+        shlex.join(["python", "-m", "testbeds", command, *arguments]),
         f"{datetime.date.today().isoformat()}, commit {studies.commit()}",
     ):
         document.add(tomlkit.comment(line))
-    for name, value in sorted({**before, method: table}.items()):
-        document[name] = value
+    for name, value in sorted({**before, method: entries}.items()):
+        if value:
+            document[name] = value
     file.write_text(tomlkit.dumps(document), encoding="utf-8")
-    print(f"wrote {best!r} for {method} to {file}")
 
 
 def by_kind(stored: Stored, outcomes: Outcomes, best: str) -> dict[str, str]:
