@@ -16,7 +16,9 @@ from amodal.core import AmodalError
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapt")
     digits = data.open("digits")
-    amodal.pretrain("clip", digits, folder / "run", size="nano", steps=2, batch=32, progress=False)
+    quick = {"size": "nano", "steps": 2, "batch_size": 32, "progress": False}
+    amodal.pretrain("clip", digits, folder / "run", recipe="plain", **quick)
+    amodal.pretrain("clip", digits, folder / "networks", **quick)
     return digits, folder
 
 
@@ -54,6 +56,35 @@ def test_each_tuning_gives_a_run_that_predicts_labels(start, tuning):
         "lora": lambda n: n.startswith("trunks.") and n.endswith("weight"),
     }.get(tuning, lambda n: False)
     assert all(map(expected, changed)) and bool(changed) == (tuning in ("full", "bias", "lora"))
+
+
+@pytest.mark.parametrize("tuning", ["full", "head", "bias", "lora"])
+def test_networks_from_scratch_are_tuned_as_transformers_are(start, tuning):
+    digits, folder = start
+    name, settings = f"networks {tuning}", {"steps": 3, "batch_size": 32, "progress": False}
+    adapt(
+        folder / "networks",
+        digits,
+        folder / name,
+        tuning=tuning,
+        label=label_of(digits),
+        **settings,
+    )
+    old, new = (amodal.load(folder / n).encoder.state_dict() for n in ("networks", name))
+    changed = {n for n in old if not torch.equal(old[n], new[n])}
+    expected = {
+        "full": lambda n: n.startswith(("tokenizers.", "field_token.", "pools.")),
+        "head": lambda n: False,
+        "bias": lambda n: n.endswith(".bias"),
+        "lora": lambda n: ".body." in n and n.endswith("weight"),
+    }[tuning]
+    assert all(map(expected, changed)) and bool(changed) == (tuning != "head"), changed
+
+
+def test_tuning_between_blocks_says_how_to_get_blocks(start):
+    digits, folder = start
+    with pytest.raises(AmodalError, match="--backbone FIELD=tokens"):
+        adapt(folder / "networks", digits, folder / "no", label=label_of(digits), tuning="prompts")
 
 
 def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(start):
@@ -161,7 +192,8 @@ def test_base_classes_alone_are_learnt_and_both_halves_are_predicted_by_name(tmp
     toys = data.open(
         {"signal": series, "words": [f"a {n} of {i}" for i, n in enumerate(names)], "kind": names}
     )
-    amodal.pretrain("clip", toys, tmp_path / "run", size="nano", steps=2, batch=32, progress=False)
+    quick = {"size": "nano", "steps": 2, "batch_size": 32, "progress": False}
+    amodal.pretrain("clip", toys, tmp_path / "run", recipe="plain", **quick)
     adapt(
         tmp_path / "run",
         toys,

@@ -1,8 +1,9 @@
 """Which recipe a method is trained by: its paper's, one for small data, or the plain one.
 
-`small_recipes.toml` is written by `python -m testbeds defaults` (in `claims/`), never by hand. Each
-table has the changes of the plain recipe that were best for a method, over all testbeds and, where
-that differs clearly, for data of one kind.
+`small_recipes.toml` is written by `python -m testbeds defaults` and `encoders` (in `claims/`),
+never by hand. Each table has the changes of the plain recipe that were best for a method, over all
+testbeds and, where that differs clearly, for data of one kind; and networks from scratch that were
+better than tokens, for each kind of field.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from amodal.errors import AmodalError, unknown
 
 CHOICES = ("paper", "small", "plain")
 FILE = Path(__file__).with_name("small_recipes.toml")
-SMALL = 20_000
-"""Training records below which data is small. The testbeds have some hundred to 12,000."""
+SMALL = 100_000
+"""Training records below which data is small. The testbeds have some hundred to 54,000, and what
+papers call large begins at a million."""
 
 
 @functools.cache
@@ -44,11 +46,19 @@ def small_recipe(method: str, kinds: Collection[str] = ()) -> dict[str, Any] | N
         method: Its name.
         kinds: Of the fields of the data. Data of one kind may have a recipe of its own.
     """
-    table = small_recipes().get(method)
-    if table is None:
+    table = small_recipes().get(method, {})
+    if "recipe" not in table:
         return None
     of_kind = table.get("kinds", {}).get(next(iter(kinds))) if len(set(kinds)) == 1 else None
     return dict(table["recipe"] if of_kind is None else of_kind)
+
+
+def small_encoders(method: str) -> dict[str, str]:
+    """Kind of field -> the network from scratch with which a method did best on small data.
+
+    Kinds that did best with the tokens that they have without a network are not among them.
+    """
+    return dict(small_recipes().get(method, {}).get("encoders", {}))
 
 
 def choose(

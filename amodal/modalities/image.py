@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -122,6 +123,11 @@ class Image(Modality):
         at_least = min(self.size, max(4, self.size // 8))
         return self.patch or next(d for d in self._divisors() if d >= at_least)
 
+    @property
+    def suits_small_networks(self) -> bool:
+        """See `Modality.suits_small_networks`. `convnet` is for squares of at most 64 pixels."""
+        return self.size <= 64 and self.fit != NATIVE
+
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Image:
         """See `Modality.infer`.
@@ -132,10 +138,8 @@ class Image(Modality):
         """
         pictures = []
         for raw in samples:
-            try:
+            with suppress(BadValue):
                 pictures.append(_pixels.read(raw))
-            except BadValue:
-                pass
         sides = [min(_pixels.shape(p)[1:]) for p in pictures] or [32]
         # Four bands of eight bits are a colour picture with alpha, which goes over white.
         bands = [
@@ -149,11 +153,8 @@ class Image(Modality):
             measured |= {"size": size, "patch": patch}
         image = build(cls, measured | overrides)
         values = decodable(image, samples)
-        if (
-            "channels" not in overrides
-            and image.channels == 3
-            and all((v == v[:1]).all() for v in values)
-        ):
+        grey = image.channels == 3 and all((v == v[:1]).all() for v in values)
+        if grey and "channels" not in overrides:
             image = build(cls, measured | {"channels": 1} | overrides)
             values = decodable(image, samples)
         mean, std = moments(

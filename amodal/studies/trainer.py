@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Recipe
 from amodal.data import Dataset
 from amodal.inference.forward_passes import AnyEncoder
+from amodal.nn.backbones.pretrained import TOKENS
 from amodal.nn.encoder import Encoder
 from amodal.studies.candidate import Candidate
 from amodal.studies.label_free import label_free
@@ -65,8 +66,8 @@ class Setup:
             steps, so that all see equally many records.
         simple: Simple features, to measure candidates with these beside them too. The score is then
             that of the better one.
-        small_recipes: Whether candidates start from the recipe that `pretrain` would choose for
-            this data; else from that of the method's page.
+        small_recipes: Whether candidates start from the recipe and the networks that `pretrain`
+            would choose for this data; else from the recipe of the method's page, and from tokens.
         label_free: Whether to measure what needs no labels too. Without questions that is all there
             is, and the score is RankMe.
         cache_features: Of frozen backbones, see `amodal.train.cache_features`. Measured are the
@@ -118,9 +119,15 @@ class Setup:
             "size": candidate.size or self.size,
             "seed": job.seed,
             "options": dict(candidate.options),
-            "backbones": dict(candidate.backbones or self.backbones) or None,
+            "backbones": self._backbones(candidate) or None,
             "cache_features": self.cache_features,
         }
+
+    def _backbones(self, candidate: Candidate) -> dict[str, str]:
+        """Those of a candidate; `TOKENS` for other fields, where no default is asked for."""
+        backbones = dict(candidate.backbones or self.backbones)
+        usual = {} if self.small_recipes else dict.fromkeys(self.dataset.fields, TOKENS)
+        return usual | backbones
 
     def steps(self, job: Job) -> int:
         """Steps of a job; no more than a candidate's own recipe has."""

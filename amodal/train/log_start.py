@@ -48,6 +48,7 @@ def log_start(
     for field in filter(encoder.contextual, encoder.fields):
         backbone = cast(Backbone, encoder.tokenizers[field])
         name = backbone.name.partition("#{")[0]
-        lines.append(f"{field}: {name}: {backbone.report or 'no weights loaded'}")
+        weights = backbone.report or ("learns" if not backbone.frozen else "no weights loaded")
+        lines.append(f"{field}: {name}: {weights}")
     for line in lines:
         console.print(line, highlight=False)

@@ -56,6 +56,7 @@ from amodal.train.run_setup import (
 )
 from amodal.train.run_tokens import with_tokens, with_tokens_of, write_tokenizers
 from amodal.train.settings import Settings, for_data, read_settings
+from amodal.train.small_networks import notes_of_added, with_small_networks, without_tokens
 from amodal.train.start import load_matching_weights
 from amodal.train.start import pick_device as pick_device
 
@@ -106,17 +107,14 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     distributed.start()
     dataset = records.open(data)
     dataset = dataset.select(list(settings.fields)) if settings.fields else dataset
-    backbones = packaged.resolve_specs(settings.backbones or {})
+    backbones = packaged.resolve_specs(without_tokens(settings.backbones or {}))
     declared, dataset = dataset, packaged.match_inputs(dataset, backbones)
     dataset = with_tokens(dataset, methods.tokens(method))
     source: Encoder | None = saved(settings.init_from)[0] if settings.init_from else None
-    if source is not None and settings.adapt is not None:
-        dataset = dataset.with_fields(source.fields)
-    elif source is not None:
+    if source is not None:
         # the weights are valid only for values that are decoded as they were then
-        dataset = dataset.with_fields(
-            {f: source.fields.get(f, m) for f, m in dataset.fields.items()}
-        )
+        shared = {f: source.fields.get(f, m) for f, m in dataset.fields.items()}
+        dataset = dataset.with_fields(shared if settings.adapt is None else source.fields)
     part = dataset.split("train")
     part = part if settings.only is None else settings.only(dataset, part)
     if not len(part):
@@ -126,17 +124,18 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
         )
     settings = for_data(method, settings, dataset, len(part))
     dataset = with_resolution(dataset, settings.recipe.resolution, backbones)
+    settings, added = with_small_networks(method, settings, dataset, len(part), source, out)
+    backbones = {**backbones, **added}
     if settings.resume:
         dataset = with_tokens_of(out, dataset)
     dataset = records.learn_tokens(
         dataset, part, known=source.fields if source else (), agree=distributed.from_first
     )
     notes = tuple(packaged.notes_of(declared, dataset, backbones))
-    choose = (
-        curation.batch_selector(settings.curate, settings.curate_options)
-        if settings.curate
-        else None
-    )
+    notes += tuple(notes_of_added(added, settings, source))
+    choose = None
+    if settings.curate:
+        choose = curation.batch_selector(settings.curate, settings.curate_options)
     return Inputs(
         method, settings, dataset, part, backbones, source, choose, notes, code_hash(method)
     )

@@ -291,7 +291,8 @@ def refuse_backbones(
         by = ", ".join(f"{f} by {name}" for f, name in read.items())
         raise AmodalError(
             f"{method} cannot have a backbone for {', '.join(read)} (read {by}): tokens of a "
-            f"backbone have seen each other, so {why}. Leave the backbone out, or {instead}."
+            f"backbone have seen each other, so {why}. Leave the backbone out (FIELD=tokens, if it "
+            f"is of the run of --init-from), or {instead}."
         )
 
 

@@ -191,6 +191,11 @@ class Modality(Corruptible, ABC):
         Bytes (uint8) of one shape may come as one array.
         """
 
+    @property
+    def suits_small_networks(self) -> bool:
+        """Whether a small network from scratch is a default for its values on small data."""
+        return True
+
     def for_module(self, values: Tensor | Ragged) -> Tensor | Ragged:
         """Collated values as a module of the user's own takes them: without marks of what is
         missing within a value, by default as they are."""

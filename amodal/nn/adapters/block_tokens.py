@@ -75,7 +75,8 @@ def depth_of(encoder: Encoder) -> int:
         raise AmodalError(
             "tokens are put between the blocks of this library's own transformers, and "
             f"{', '.join(fields)} is read by another network. Leave the backbone or mixer of "
-            f"{', '.join(fields)} out, or take a method without such tokens (finetune, clip, lit)"
+            f"{', '.join(fields)} out (--backbone FIELD=tokens, where the run is pretrained), or "
+            "take a method without such tokens (finetune, clip, lit)"
         )
     trunk = next(iter(encoder.trunks.values()))
     assert isinstance(trunk, Transformer)

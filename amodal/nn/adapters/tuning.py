@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from amodal.nn.adapters.bitfit import bitfit
 from amodal.nn.adapters.block_tokens import depth_of, require_no_hook
@@ -63,9 +63,13 @@ def biases(encoder: Encoder) -> Encoder:
 
 
 def train_projections(encoder: Encoder) -> Encoder:
-    """Let the map from a backbone to this encoder's width learn: it begins random."""
-    for backbone in backbones(encoder):
-        backbone.project.requires_grad_(True)
+    """Let the map from a pretrained backbone to this encoder's width learn: it may be random still.
+
+    That of a network from scratch was trained with it.
+    """
+    for field, tokenizer in encoder.tokenizers.items():
+        if encoder.pretrained(field):
+            cast(Any, tokenizer).project.requires_grad_(True)
     return encoder
 
 
