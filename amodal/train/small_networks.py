@@ -66,7 +66,13 @@ def with_small_networks(
         suitable = {} if settings.recipe_from == "plain" else _of_source(source)
     else:
         suitable = _suitable(method, settings, dataset, records)
-    more = {f: suitable[f] for f in dataset.fields if f in suitable and f not in set_already}
+    more = {
+        field: suitable[field]
+        for field, modality in dataset.fields.items()
+        if field in suitable
+        and field not in set_already
+        and suitable[field].partition(":")[0] in (TOKENS, *modality.backbones)
+    }
     if not more:
         return settings, {}
     settings = replace(settings, backbones={**set_already, **more})
