@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 
 os.environ.setdefault(
@@ -12,6 +13,14 @@ import torch
 from PIL import Image
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session):
+    """What has been imported and collected stays to the end: the collector need not look at it
+    anew after every few hundred objects, which is a twentieth of the suite's time."""
+    gc.collect()
+    gc.freeze()
+
 
 COLOURS = {
     "red": (220, 30, 30),

@@ -85,9 +85,18 @@ def clean(records, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
 @pytest.mark.parametrize(
-    "step", [7, 12, 13, 20, STEPS], ids=["plain", "checkpoint", "after one", "logged", "last"]
+    "step, what",
+    [
+        (7, "nan"),  # any step
+        (12, "gradient"),  # of a checkpoint
+        (13, "nan"),  # after one
+        (13, "inf"),
+        (20, "inf"),  # of an entry in the log
+        (20, "gradient"),
+        (STEPS, "nan"),  # the last
+        (STEPS, "gradient"),
+    ],
 )
 def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(
     records, clean, tmp_path, step, what
