@@ -6,25 +6,14 @@ import pytest
 import torch
 
 from amodal.methods.robustness.cleanclip import PAPER_RECIPE
-from tests.golden.harness import Reference, common, defaults, golden, unit
+from tests.golden.harness import common, defaults, golden, unit
+from tests.golden.pairs import PairsOfFields
 
 
-class CleanClip(Reference):
+class CleanClip(PairsOfFields):
     """Pairs of fields as they are, and of each field a value with its augmentation."""
 
-    cross, within, temperature, max_scale, width = 1.0, 1.0, 0.07, 100.0, 8
-
-    def check_start(self):
-        assert self.encoder.space_width == self.width and self.min_batch_size == 2
-        begin = self.w["learned.log"].detach().exp()
-        assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
-
-    def scale(self):
-        """The authors clip the parameter after a step; here its value, and the gradient goes on."""
-        log = self.w["learned.log"]
-        if log.detach().exp() > self.max_scale:
-            return self.max_scale * (log - log.detach()).exp()
-        return log.exp()
+    cross, within = 1.0, 1.0
 
     def losses(self, batch):
         columns = self.encoder(batch).columns
