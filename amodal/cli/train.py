@@ -173,6 +173,7 @@ def plan(
 ) -> None:
     """Estimate memory, time and cost of a run on GPUs, and how to split it; with --data first what
     `pretrain` would take here, from some timed steps."""
+    from amodal.plan import check_records
     from amodal.plan import plan as run
 
     counts = pairs(tokens)
@@ -182,8 +183,7 @@ def plan(
                 f"--tokens {modality}={number}: it takes a whole number of tokens, "
                 f"such as {modality}=64"
             )
-    if data is not None and counts:
-        raise AmodalError("give data or tokens, not both: records have the tokens that they have")
+    check_records(data, counts)
     if data is not None:
         from amodal.plan.here import time_steps
 
@@ -199,12 +199,13 @@ def plan(
         print(f"{method} on {data}, with these options, takes {timing}")
         # from here on the same run, on one GPU unless more are asked for
         size, batch_size = size or "tiny", batch_size or timing.batch_size
-        samples, gpus = samples or float(timing.steps * timing.batch_size), gpus or 1
+        samples = timing.steps * timing.batch_size if samples is None else samples
+        gpus = 1 if gpus is None else gpus
     planned = run(
         method,
         size=size or "huge",
-        samples=samples or 1e9,
-        gpus=gpus or 64,
+        samples=1e9 if samples is None else samples,
+        gpus=64 if gpus is None else gpus,
         gpu=gpu,
         data=data,
         tokens={modality: int(number) for modality, number in counts.items()},

@@ -98,19 +98,27 @@ def has_dense(backbone: Backbone, modality: object) -> bool:
     return isinstance(backbone.body, DenseBody) and isinstance(modality, DenseSignal)
 
 
-class SignalGraph(nn.Module):
-    """Dense form of a backbone of signals.
+class NetworkGraph(nn.Module):
+    """What dense forms of backbones share: the inputs are those of the field's own tokenizer.
 
     Args:
-        backbone: The trained one, of a `DenseBody`.
-        modality: Of the field, a `DenseSignal`.
+        backbone: The trained one.
+        modality: Of the field.
     """
 
     def __init__(self, backbone: Backbone, modality: Exports):
         super().__init__()
-        self.body, self.project, self.modality = backbone.body, backbone.project, modality
+        self.body, self.project = backbone.body, backbone.project
         plain = cast("FieldGraph", modality.graph(cast(Any, modality).tokenizer(8)))
         self.inputs, self.axes, self.examples = plain.inputs, plain.axes, plain.examples
+
+
+class SignalGraph(NetworkGraph):
+    """Dense form of a backbone of signals: a `DenseBody`, of a field that is a `DenseSignal`."""
+
+    def __init__(self, backbone: Backbone, modality: Exports):
+        super().__init__(backbone, modality)
+        self.modality = modality
 
     def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `amodal.modalities.shared.dense`."""
@@ -119,28 +127,19 @@ class SignalGraph(nn.Module):
         return self.project(features_NLD), position, mask
 
 
-class BackboneGraph(nn.Module):
-    """Dense form of a backbone of images, all of which have one number of tokens.
-
-    Args:
-        backbone: The trained one.
-        modality: Of the field.
-    """
+class BackboneGraph(NetworkGraph):
+    """Dense form of a backbone of values of one size, all of which have one number of tokens."""
 
     position: Tensor
 
     def __init__(self, backbone: Backbone, modality: Exports):
-        super().__init__()
-        self.body, self.project = backbone.body, backbone.project
-        # what the graph of the field's own tokenizer is fed with
-        plain = cast("FieldGraph", modality.graph(cast(Any, modality).tokenizer(8)))
-        self.inputs, self.axes, self.examples = plain.inputs, plain.axes, plain.examples
+        super().__init__(backbone, modality)
         with torch.no_grad():
             self.register_buffer("position", self.body(self.body.example())[2])
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, None]:
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor, None]:
         """See `amodal.modalities.shared.dense`."""
-        features_TD = self.body(pixels)[0]
+        features_TD = self.body(values)[0]
         return self.project(features_TD.unflatten(0, (-1, len(self.position)))), self.position, None
 
 

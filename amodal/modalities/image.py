@@ -153,8 +153,8 @@ class Image(Modality):
             measured |= {"size": size, "patch": patch}
         image = build(cls, measured | overrides)
         values = decodable(image, samples)
-        grey = image.channels == 3 and all((v == v[:1]).all() for v in values)
-        if grey and "channels" not in overrides:
+        is_open = "channels" not in overrides and image.channels == 3
+        if is_open and all((v == v[:1]).all() for v in values):
             image = build(cls, measured | {"channels": 1} | overrides)
             values = decodable(image, samples)
         mean, std = moments(

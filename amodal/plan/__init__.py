@@ -101,6 +101,12 @@ errors). Times assume that records arrive as fast as they are used, and that com
 overlap with computing."""
 
 
+def check_records(data: Any, tokens: Mapping[str, Any] | None) -> None:
+    """Raise an AmodalError where records are given and their tokens too."""
+    if data is not None and tokens:
+        raise AmodalError("give data or tokens, not both: records have the tokens that they have")
+
+
 @accepts_old_names
 def plan(
     method: str = "clip",
@@ -152,8 +158,7 @@ def plan(
     ):
         if not number > 0:
             raise AmodalError(f"{name} must be above 0, not {number}")
-    if data is not None and tokens:
-        raise AmodalError("give data or tokens, not both: records have the tokens that they have")
+    check_records(data, tokens)
     if mfu is not None and not 0 < mfu <= 1:
         raise AmodalError(f"mfu is a share of the peak, between 0 and 1, not {mfu}")
     if precision not in ("bf16", "float32"):

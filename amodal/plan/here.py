@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from amodal import methods
 from amodal.core import AmodalError
+from amodal.core.process_memory import peak_memory
 from amodal.train import pretrain
 from amodal.train.callbacks import Progress
 from amodal.train.settings import read_settings
@@ -100,7 +99,7 @@ def time_steps(
         steps=int(prepared.recipe.steps or 0),
         step_seconds=clock.median(),
         start_seconds=start_seconds,
-        memory=torch.cuda.max_memory_allocated() if device == "cuda" else _resident(),
+        memory=torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory(),
         device=device,
     )
 
@@ -136,9 +135,3 @@ class _Clock:
         """Seconds of a step; of the first ones, if there are no more."""
         gaps = [b - a for a, b in zip(self.times, self.times[1:])]
         return median(gaps[WARM_UP - 1 :] or gaps or [0.0])
-
-
-def _resident() -> int:
-    """Most bytes that this process has held."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

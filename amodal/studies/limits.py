@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from amodal.core import AmodalError
+from amodal.core.process_memory import memory_in_use
 
 Check = Callable[[], None]
 """Called often by whatever works on a trial. Raises if the trial has to end."""
@@ -107,14 +105,3 @@ class Pulse:
                     self.count(counter)
                 except AmodalError:
                     continue  # the storage is away for the moment; the trial goes on
-
-
-def memory_in_use() -> int:
-    """Resident bytes of this process; the most so far where a system does not say."""
-    pages = Path("/proc/self/statm")
-    if pages.exists():
-        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    import resource  # not on every system
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

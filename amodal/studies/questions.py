@@ -81,28 +81,6 @@ class SimpleFeatures:
         return self.made[part]
 
 
-def measure(
-    encoder: Any,
-    dataset: Dataset,
-    questions: Sequence[Question],
-    part: str,
-    seed: int,
-    check: Check,
-) -> dict[str, dict[str, float]]:
-    """Measure a trained encoder. See `answer_all`.
-
-    Args:
-        encoder: In evaluation mode.
-        dataset: The records. Protocols that learn do so on its training part.
-        questions: At least one.
-        part: Of the split that is measured.
-        seed: Of protocols that draw.
-        check: Called between batches.
-    """
-    data, pair = embedded(encoder, dataset, part, check)
-    return answer_all(questions, encoder, data, pair, seed, check)
-
-
 def answer_all(
     questions: Sequence[Question],
     encoder: Any,

@@ -35,8 +35,6 @@ are the testbeds whose steps are cheap: of `simclr`, 0.1 to 0.3 s, watch 0.6 and
 foldoc 4.5 by `mae`). What is chosen on them says most about tables and series; `--only` adds others
 at the steps of their pages."""
 
-TOKENS = "tokens"
-"""The tokenizer of a field and a transformer: what it has without a backbone."""
 ENCODERS: Mapping[str, tuple[str, ...]] = {
     "image": ("convnet:stem=2,norm=group", "convnet:stem=2,stages=4,norm=group"),
     "series": ("resnet1d:stem=2,norm=layer", "resnet1d:stem=4,norm=layer"),

@@ -12,7 +12,7 @@ from amodal.evaluate import embed_records
 from amodal.evaluate.protocols.knn import knn
 from amodal.evaluate.protocols.linear import linear
 from amodal.studies import Candidate, Job, Setup, Study, Trainer, final, jobs, run, winner
-from amodal.studies.questions import measure
+from amodal.studies.questions import answer_all, embedded
 from amodal.studies.trainer import shortened, trained
 
 
@@ -89,7 +89,8 @@ def test_questions_of_one_field_of_all_and_of_two(digits):
         Asked("retrieval", "retrieval", "recall@10", None, ("zer", "mor")),
     ]
     encoder = trained(setup(data, *questions), job("clip")).eval()
-    measured = measure(encoder, data, questions, "valid", 0, nothing)
+    embeddings = embedded(encoder, data, "valid", nothing)
+    measured = answer_all(questions, encoder, *embeddings, 0, nothing)
     assert set(measured) == {"all", "one", "two", "retrieval"}
     valid = embed_records(encoder, data, data.split("valid"))
     train = embed_records(encoder, data, data.split("train"))
@@ -100,7 +101,7 @@ def test_questions_of_one_field_of_all_and_of_two(digits):
     assert all(0 <= one["value"] <= 1 and one["n"] > 10 for one in measured.values())
     missing = [Asked("x", "knn", "accuracy", "digit", ("nowhere",))]
     with pytest.raises(AmodalError, match="'nowhere'"):
-        measure(encoder, data, missing, "valid", 0, nothing)
+        answer_all(missing, encoder, *embeddings, 0, nothing)
 
 
 def test_a_method_that_does_not_fit_is_a_result_and_the_winner_is_tested_once(digits, tmp_path):

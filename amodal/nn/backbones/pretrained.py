@@ -180,9 +180,8 @@ LIBRARIES = {
 TOKENS = "tokens"
 """In place of a spec, in `pretrain`: the field's own tokenizer and a transformer, whatever its
 default on small data is."""
-reserve(
-    "backbones", [*LIBRARIES, TOKENS, "package"]
-)  # package:NAME becomes one of them in `amodal.train`
+# package:NAME becomes one of the libraries in `amodal.train`
+reserve("backbones", [*LIBRARIES, TOKENS, "package"])
 OWN = ("convnet", "resnet1d", "gru", "lstm", "mlp")
 """Those that need no name of a model and have no weights to begin with."""
 

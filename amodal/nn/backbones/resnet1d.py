@@ -7,8 +7,9 @@ zero before each convolution, as the outside of a row is, and no statistics are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from amodal.nn.backbones.options import read_options
 
 NORMS = ("batch", "layer")
 LARGEST_KERNEL = 1025
+Normalise = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(norm, features (N, L, C), which exist (N, L)) -> normalised features, zero where none is."""
 
 
 @dataclass(frozen=True)
@@ -136,18 +139,13 @@ class Resnet1dBody(Body):
         """N signals -> (T, width), lengths (N,), positions (T, 3) in tokens of the field."""
         steps_TC, lengths = self.modality.steps(values)
         steps_TC = steps_TC.to(self.stem.conv.weight.dtype)
-        inside = within(lengths, steps_TC.device)
-        x = steps_TC.new_zeros(*inside.shape, steps_TC.shape[1])
-        x[inside] = steps_TC
-        x, lengths = self.stem(x.transpose(1, 2), lengths)
-        x = x.relu()
-        for block in self.blocks:
-            x, lengths = block(x, lengths)
-        inside = within(lengths, x.device)
-        step = torch.arange(x.shape[2], device=x.device).expand(len(x), -1)[inside]
-        middle = (step + 0.5) * self.stride / self.modality.token_steps - 0.5
-        position = torch.stack([middle, middle * 0, middle * 0], 1)
-        return x.transpose(1, 2)[inside], lengths, position
+        inside = within(int(lengths.max()), lengths, steps_TC.device)
+        x_NLC = steps_TC.new_zeros(*inside.shape, steps_TC.shape[1])
+        x_NLC[inside] = steps_TC
+        x_NLD, lengths = self._features(x_NLC, lengths, present)
+        inside = within(x_NLD.shape[1], lengths, x_NLD.device)
+        position = self._positions(x_NLD).expand(len(x_NLD), -1, -1)[inside]
+        return x_NLD[inside], lengths, position
 
     def dense(self, x_NLC: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same of padded steps, for graphs: no shape depends on values, and norms are at rest.
@@ -159,14 +157,24 @@ class Resnet1dBody(Body):
         Returns:
             Features (N, L, width), positions (L, 3), and which features exist (N, L).
         """
-        x, lengths = self.stem.dense(x_NLC.transpose(1, 2), lengths)
-        x = x.relu()
+        x_NLD, lengths = self._features(x_NLC, lengths, everywhere)
+        inside = within(x_NLD.shape[1], lengths, x_NLD.device)
+        return x_NLD, self._positions(x_NLD), inside
+
+    def _features(
+        self, x_NLC: Tensor, lengths: Tensor, normalise: Normalise
+    ) -> tuple[Tensor, Tensor]:
+        x_NCL, lengths = self.stem(x_NLC.transpose(1, 2), lengths, normalise)
+        x_NCL = x_NCL.relu()
         for block in self.blocks:
-            x, lengths = cast(Block, block).dense(x, lengths)
-        step = torch.arange(x.shape[2], device=x.device)
+            x_NCL, lengths = block(x_NCL, lengths, normalise)
+        return x_NCL.transpose(1, 2), lengths
+
+    def _positions(self, x_NLD: Tensor) -> Tensor:
+        """(L, 3): the middle of each feature's steps."""
+        step = torch.arange(x_NLD.shape[1], device=x_NLD.device)
         middle = (step + 0.5) * self.stride / self.modality.token_steps - 0.5
-        position = torch.stack([middle, middle * 0, middle * 0], 1)
-        return x.transpose(1, 2), position, step < lengths.unsqueeze(1)
+        return torch.stack([middle, middle * 0, middle * 0], 1)
 
     def extra_repr(self) -> str:
         """See `torch.nn.Module`."""
@@ -182,23 +190,14 @@ class Convolution(nn.Module):
         self.conv = nn.Conv1d(width_in, width, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width)
 
-    def forward(self, x_NCL: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_NCL: Tensor, lengths: Tensor, normalise: Normalise
+    ) -> tuple[Tensor, Tensor]:
         """(N, width_in, L), lengths (N,) -> (N, width, L / stride), lengths (N,)."""
         y_NLC = self.conv(x_NCL).transpose(1, 2)
         lengths = (lengths + self.stride - 1) // self.stride
-        inside = within(lengths, y_NLC.device)
-        normal = self.norm(y_NLC[inside])
-        out = normal.new_zeros(y_NLC.shape)
-        out[inside] = normal
-        return out.transpose(1, 2), lengths
-
-    def dense(self, x_NCL: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Resnet1dBody.dense`."""
-        y_NLC = self.conv(x_NCL).transpose(1, 2)
-        lengths = (lengths + self.stride - 1) // self.stride
-        inside = torch.arange(y_NLC.shape[1], device=y_NLC.device) < lengths.unsqueeze(1)
-        normal = self.norm(y_NLC.flatten(0, 1)).view(y_NLC.shape)
-        return (normal * inside.unsqueeze(2)).transpose(1, 2), lengths
+        inside = within(y_NLC.shape[1], lengths, y_NLC.device)
+        return normalise(self.norm, y_NLC, inside).transpose(1, 2), lengths
 
 
 class Block(nn.Module):
@@ -211,22 +210,33 @@ class Block(nn.Module):
         changes = stride > 1 or width_in != width
         self.shortcut = Convolution(width_in, width, 1, stride, norm) if changes else None
 
-    def forward(self, x_NCL: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_NCL: Tensor, lengths: Tensor, normalise: Normalise
+    ) -> tuple[Tensor, Tensor]:
         """See `Convolution.forward`."""
-        around = x_NCL if self.shortcut is None else self.shortcut(x_NCL, lengths)[0]
-        x_NCL, lengths = self.first(x_NCL, lengths)
-        x_NCL, lengths = self.second(x_NCL.relu(), lengths)
-        return (x_NCL + around).relu(), lengths
-
-    def dense(self, x_NCL: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Resnet1dBody.dense`."""
-        around = x_NCL if self.shortcut is None else self.shortcut.dense(x_NCL, lengths)[0]
-        x_NCL, lengths = self.first.dense(x_NCL, lengths)
-        x_NCL, lengths = self.second.dense(x_NCL.relu(), lengths)
+        around = x_NCL
+        if self.shortcut is not None:
+            around, _ = self.shortcut(x_NCL, lengths, normalise)
+        x_NCL, lengths = self.first(x_NCL, lengths, normalise)
+        x_NCL, lengths = self.second(x_NCL.relu(), lengths, normalise)
         return (x_NCL + around).relu(), lengths
 
 
-def within(lengths: Tensor, device: torch.device) -> Tensor:
-    """(N, L) bool, where the steps of each row are; L is the longest length."""
-    step = torch.arange(int(lengths.max()), device=device)
+def present(norm: nn.Module, y_NLC: Tensor, inside_NL: Tensor) -> Tensor:
+    """Normalise the steps that exist; no statistics are of the others, which are zero."""
+    normal = norm(y_NLC[inside_NL])
+    out: Tensor = normal.new_zeros(y_NLC.shape)
+    out[inside_NL] = normal
+    return out
+
+
+def everywhere(norm: nn.Module, y_NLC: Tensor, inside_NL: Tensor) -> Tensor:
+    """The same for a norm at rest, with no shape that depends on which steps exist."""
+    normal: Tensor = norm(y_NLC.flatten(0, 1)).view(y_NLC.shape)
+    return normal * inside_NL.unsqueeze(2)
+
+
+def within(steps: int, lengths: Tensor, device: torch.device) -> Tensor:
+    """(N, steps) bool, where the steps of each row are."""
+    step = torch.arange(steps, device=device)
     return step < lengths.to(device).unsqueeze(1)

@@ -15,10 +15,11 @@ from statistics import mean
 
 import testbeds
 from amodal.modalities import name_of
+from amodal.nn.backbones.pretrained import TOKENS
 from amodal.studies import Candidate, Outcomes, Study, Trainer, jobs
 from testbeds import studies
 from testbeds.commands.defaults import FILE, write_table
-from testbeds.grid import ENCODER_SEEDS, ENCODER_STEPS, ENCODERS, TOKENS
+from testbeds.grid import ENCODER_SEEDS, ENCODER_STEPS, ENCODERS
 from testbeds.studies import OnTestbeds, Options, Setups, Stored
 
 
