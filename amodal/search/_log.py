@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.core import AmodalError
+from amodal.core.file_lock import locked
 from amodal.search._maxsim import Lists
 
 Record = dict[str, Any]
@@ -160,25 +161,19 @@ class Log:
     def writing(self) -> Iterator[None]:
         """Lock the index for one writer; the lock ends with the process, however that ends. Raises
         AmodalError where the folder cannot be written."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            opened = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise AmodalError(
-                f"cannot write to the index in {self.path}: {error.strerror or error}. Make it "
-                "writable, or index into another folder."
-            ) from error
-        with opened as lock:
+        with ExitStack() as stack:
             try:
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:
-                pass  # no such locks on this system; writing twice at once is then up to the user
-            except OSError:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path / ".lock", wait=False))
+            except BlockingIOError:
                 raise AmodalError(
                     f"another process is writing to the index in {self.path}; wait for it to end"
                 ) from None
+            except OSError as error:
+                raise AmodalError(
+                    f"cannot write to the index in {self.path}: {error.strerror or error}. Make it "
+                    "writable, or index into another folder."
+                ) from error
             self.reload()  # another process may have written since this one read
             self._sweep()
             yield

@@ -22,12 +22,13 @@ import numpy as np
 from amodal import data as records
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
+from amodal.core.file_lock import locked
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.evaluate import evaluate
 from amodal.methods.saved import load_run
 from amodal.nn.transformer import size_of
-from amodal.studies.comparison import JOINED, Comparison, Entry, entries_of
+from amodal.studies.comparison import JOINED, RESULT, Comparison, Entry, entries_of
 from amodal.studies.outcome import Outcomes
 from amodal.studies.planning import LAST, Options, planned, study_of
 from amodal.studies.questions import SimpleFeatures
@@ -40,6 +41,7 @@ from amodal.train.run_dir import read_trained
 
 RUN = "run"
 REPORT = "report.json"
+RESULT_LOCK, WINNER_LOCK = ".result.lock", ".winner.lock"
 SEEDS = 2
 
 
@@ -115,7 +117,7 @@ def compare(
     )
     setup = setup_of(dataset, about, asked)
     result = planned(folder, dataset, about, asked, setup, seconds, progress)
-    if result.finished and (folder / REPORT).exists():
+    if is_tested(folder, result):
         return result
     left = seconds * (1 - LAST) - (time.monotonic() - start)
     study = study_of(folder)
@@ -132,9 +134,18 @@ def compare(
         report=report,
     )
     result = _written(folder, result, study, outcomes)
-    if not jobs(study, outcomes) and result.winner is not None:
-        result = tested(folder, dataset, about, setup, study, result, progress)
-    return result
+    if jobs(study, outcomes) or result.winner is None:
+        return result
+    with locked(folder / WINNER_LOCK):  # the others of a study wait for the one that trains it
+        now = Comparison.load(folder)
+        if is_tested(folder, now):
+            return now
+        return tested(folder, dataset, about, setup, study, result, progress)
+
+
+def is_tested(folder: Path, result: Comparison) -> bool:
+    """Whether the winner was trained, and measured on the test part."""
+    return RUN in result.about and (folder / REPORT).exists()
 
 
 def seconds_of(budget: float | str) -> float:
@@ -185,8 +196,11 @@ def _written(folder: Path, result: Comparison, study: Study, outcomes: Outcomes)
     now = Comparison(
         result.title, entries_of(study, outcomes, yardsticks), result.left_out, about, folder
     )
-    now.save(folder)
-    draw_curves(now, folder / "curves.png")
+    with locked(folder / RESULT_LOCK):
+        if (folder / RESULT).exists() and is_tested(folder, stored := Comparison.load(folder)):
+            return stored  # by a process that was faster
+        now.save(folder)
+        draw_curves(now, folder / "curves.png")
     return now
 
 
@@ -232,8 +246,9 @@ def tested(
     if values and len(values) == len(test):
         result.about["test"] = mean(values)
     result.about["summary"] = report.about.get("summary", "")
-    result.about["run"] = RUN
-    result.save(folder)
+    result.about[RUN] = RUN
+    with locked(folder / RESULT_LOCK):
+        result.save(folder)
     return result
 
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ import torch
 import amodal
 from amodal.cli import main
 from amodal.core import AmodalError
+from amodal.core.file_lock import locked
 from amodal.data import Label
 from amodal.data import open as open_data
 from amodal.diagnose.label_free import eigenvalue_decay, lidar
 from amodal.studies import Candidate, Cell, Outcome, Study
-from amodal.studies.compare import REPORT, RUN, seconds_of
+from amodal.studies.compare import REPORT, RUN, WINNER_LOCK, seconds_of
 from amodal.studies.comparison import RESULT, Comparison, Entry, entries_of
 from amodal.studies.fitting import MIN_STEPS, Fit, chosen, cost, every_method
 from amodal.studies.planning import PLAN, Options, _write_first, candidates_of
@@ -97,6 +100,34 @@ def test_two_processes_share_one_study(tmp_path):
     found = Comparison.load(tmp_path / "out")
     assert found.finished and len(found.candidates) == 1
     assert b"Next: amodal embed" in ends[0][0] and b"Next: amodal embed" in ends[1][0]
+
+
+def test_who_comes_last_waits_for_the_winner_and_keeps_its_test(digits, comparison, tmp_path):
+    """Both have done their last trial, and both would train the winner into one run folder."""
+    out, options = tmp_path / "out", comparison[2]
+    shutil.copytree(comparison[1], out)
+    first = Comparison.load(out)
+    before = {p.name: p.stat().st_mtime_ns for p in (out / RUN).iterdir()}
+    entered = threading.Event()
+    ends = []
+
+    def second():
+        entered.set()
+        ends.append(amodal.compare(digits, "digit", out=out, progress=False, **options))
+
+    (out / REPORT).rename(out / "aside")  # the test is not done, as far as the second can see
+    with locked(out / WINNER_LOCK):
+        thread = threading.Thread(target=second)
+        thread.start()
+        entered.wait()
+        thread.join(3)
+        assert thread.is_alive() and not ends
+        (out / "aside").rename(out / REPORT)
+        first.save(out)
+    thread.join(60)
+    assert ends[0].about["test"] == first.about["test"]
+    assert {p.name: p.stat().st_mtime_ns for p in (out / RUN).iterdir()} == before
+    assert Comparison.load(out).about == first.about
 
 
 def test_the_first_plan_wins(tmp_path):

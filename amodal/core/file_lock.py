@@ -1,0 +1,32 @@
+"""A lock between processes, that ends with the process however that ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Have a file to oneself, while the block runs.
+
+    The file itself stays where it is, empty: one that is removed could be locked twice. On a system
+    without `flock` nothing is locked.
+
+    Args:
+        path: The file, which is made where there is none. Its folder must be there.
+        wait: Whether to wait for another process that has it.
+
+    Raises:
+        BlockingIOError: If another process has it, and `wait` is False.
+        OSError: If it cannot be written.
+    """
+    with Path(path).open("w") as file:
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
