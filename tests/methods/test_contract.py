@@ -155,31 +155,41 @@ def records():
 
 @each_method
 def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path):
-    def run(folder, until, resume=False):
+    # three steps an epoch: the resumed run begins the second one
+    def run(folder, until, save_every, resume=False):
         m = method(name)
         stopping = {"steps_left": until}
 
         def batches(first, groups=None):
             some = dict(
-                views=m.views, labels=m.labels, groups=groups, seed=3, steps=6, start_step=first
+                views=m.views, labels=m.labels, groups=groups, seed=3, steps=4, start_step=first
             )
-            stream = data.Loader(records, range(40), batch=8, **some)
+            stream = data.Loader(records, range(24), batch=8, **some)
             for i, b in enumerate(stream):
                 if first + i >= stopping["steps_left"]:
                     raise InterruptedError
                 yield b
 
-        recipe = Recipe(steps=6, lr=1e-3, ema=0.9)
-        quiet = dict(monitor=CollapseMonitor([]), save_every=1, tensorboard=False, progress=False)
-        survey = data.Loader(records, range(40), batch=16, shuffle=False)
-        return m, train(m, batches, recipe, folder, resume=resume, records=survey, **quiet)
+        recipe = Recipe(steps=4, lr=1e-3, ema=0.9)
+        quiet = dict(monitor=CollapseMonitor([]), tensorboard=False, progress=False)
+        survey = data.Loader(records, range(24), batch=16, shuffle=False)
+        return m, train(
+            m,
+            batches,
+            recipe,
+            folder,
+            resume=resume,
+            records=survey,
+            save_every=save_every,
+            **quiet,
+        )
 
     for folder in ("straight", "broken"):
         (tmp_path / folder).mkdir()
-    straight, state = run(tmp_path / "straight", 6)
+    straight, state = run(tmp_path / "straight", 4, save_every=4)
     with pytest.raises(InterruptedError):
-        run(tmp_path / "broken", 3)
-    resumed, state_resumed = run(tmp_path / "broken", 6, resume=True)
+        run(tmp_path / "broken", 2, save_every=2)
+    resumed, state_resumed = run(tmp_path / "broken", 4, save_every=1, resume=True)
     for a, b in ((straight, resumed), (state, state_resumed)):
         for (n, x), y in zip(a.state_dict().items(), b.state_dict().values()):
             assert torch.equal(x, y), n
