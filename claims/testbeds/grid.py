@@ -50,6 +50,17 @@ ENCODER_STEPS: Mapping[str, Mapping[str, int]] = {
 """Kind -> testbed -> steps. Testbeds at the ceiling say nothing (basic_motions), and tuxpaint takes
 six minutes a trial."""
 ENCODER_SEEDS = (0, 1)
+FOLLOWS: Mapping[str, str] = {
+    "barlow_twins": "simclr",
+    "byol": "simclr",
+    "dino": "simclr",
+    "siglip": "clip",
+    "vicreg": "simclr",
+}
+"""Method -> another that learns from the same views of the same fields. Of the networks only the
+winner of that one is compared with tokens, with `FOLLOW_SEEDS`: a whole study of each takes two
+hours, and what suits a kind of field hardly depends on the loss. Where it does, tokens win."""
+FOLLOW_SEEDS = (0,)
 
 AUGMENTATION: Mapping[str, str] = {
     "barlow_twins": "weak",
@@ -62,6 +73,8 @@ AUGMENTATION: Mapping[str, str] = {
 }
 """Method -> the other strength of augmentation, beside its own. These are the methods that fit any
 data, whatever it is of."""
+METHODS = tuple(sorted({*AUGMENTATION, *FOLLOWS}))
+"""All that the commands compare."""
 ALIGNING = ("clip", "siglip")
 """Methods that align fields. A retrieval between fields counts for them alone: the fields of others
 have no common space, whatever the recipe."""

@@ -289,12 +289,15 @@ def add_options(parser: argparse.ArgumentParser, out: Path) -> None:
     parser.add_argument("--trial", type=float, metavar="MINUTES", help="limit of one training")
 
 
-def read_options(asked: argparse.Namespace, usual: Sequence[str]) -> Options:
+def read_options(
+    asked: argparse.Namespace, usual: Sequence[str], methods: Sequence[str] = tuple(AUGMENTATION)
+) -> Options:
     """The options of a command that trains.
 
     Args:
         asked: What the command line says.
         usual: Testbeds, where none is named.
+        methods: That can be named, and all where none is.
 
     Raises:
         AmodalError: For a name that is neither a method nor a testbed.
@@ -302,14 +305,14 @@ def read_options(asked: argparse.Namespace, usual: Sequence[str]) -> Options:
     torch.set_num_threads(asked.threads)
     names = [name for name in asked.only.split(",") if name]
     for name in names:
-        if name not in AUGMENTATION and name not in testbeds.names():
-            raise unknown("method or testbed", name, [*AUGMENTATION, *testbeds.names()])
+        if name not in methods and name not in testbeds.names():
+            raise unknown("method or testbed", name, [*methods, *testbeds.names()])
     beds = [n for n in names if n in testbeds.names()] or list(usual)
     here = tuple(name for name in beds if testbeds.testbed(name).is_here)
     if not here:
         raise AmodalError(f"the data of {', '.join(beds)} is not here: amodal data get NAME")
     return Options(
-        tuple(n for n in names if n in AUGMENTATION) or tuple(AUGMENTATION),
+        tuple(n for n in names if n in methods) or tuple(methods),
         here,
         asked.out,
         asked.steps,

@@ -7,13 +7,13 @@ import pytest
 import testbeds
 from testbeds import grid, studies, yardsticks
 from testbeds.commands import defaults, encoders, table
-from testbeds.studies import OnTestbeds, Stored
+from testbeds.studies import OnTestbeds, Options, Setups, Stored
 
 from amodal.core import AmodalError
 from amodal.modalities import make
 from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.batch_norm import active_norms
-from amodal.studies import Candidate, Measured, Outcome, Study, jobs
+from amodal.studies import Candidate, Limits, Measured, Outcome, Study, jobs
 from amodal.train.collapse_monitor import TrainingStopped
 
 FITS = {"image": ["a", "b", "c"], "table": ["d", "e", "f"]}
@@ -155,6 +155,19 @@ def test_the_network_of_each_kind_is_the_best_over_testbeds(tmp_path, monkeypatc
     assert tables in [dict(job.candidate.backbones) for job in seen if job.data == "digits"]
     assert len(seen) == 9 * len(grid.ENCODER_SEEDS)
     assert encoders.main(command) == 0 and len(seen) == 9 * len(grid.ENCODER_SEEDS), "it is stored"
+
+
+def test_a_method_that_follows_compares_tokens_with_the_winner_of_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "small_encoders", lambda name: {"simclr": {"table": "mlp"}}[name])
+    assert encoders.networks("vicreg", "table") == ("mlp",)
+    assert encoders.networks("vicreg", "series") == ()
+    assert encoders.networks("simclr", "series") == grid.ENCODERS["series"]
+    followed = encoders.study_of("vicreg", "table", "wine", 4, tmp_path, setups := Setups(["wine"]))
+    assert [one.name for one in followed.study.candidates] == ["tokens", "mlp"]
+    assert followed.study.seeds == grid.FOLLOW_SEEDS
+    options = Options(("vicreg",), ("wine",), tmp_path, 4, 0.0, Limits())
+    assert encoders.measured("vicreg", "series", options, setups) == {}
+    assert set(grid.FOLLOWS.values()) <= set(grid.AUGMENTATION) - set(grid.FOLLOWS)
 
 
 def test_networks_of_the_grid_leave_micro_batches_alone():

@@ -1,8 +1,9 @@
 """`python -m testbeds encoders`: which network a method does best with on small data of a kind.
 
 The kind's own tokenizer with a transformer, and small networks from scratch, on the testbeds that
-have fields of that kind; other fields stay as they are. All take the same steps. Writes the
-winners to amodal/methods/small_recipes.toml, once all are measured.
+have fields of that kind; other fields stay as they are. All take the same steps. A method that
+follows another (`testbeds.grid.FOLLOWS`) compares tokens with the winner of that one, alone. Writes
+the winners to amodal/methods/small_recipes.toml, once all are measured.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 from statistics import mean
 
 import testbeds
+from amodal.methods.recipes import small_encoders
 from amodal.modalities import name_of
 from amodal.nn.backbones.pretrained import TOKENS
 from amodal.studies import Candidate, Outcomes, Study, Trainer, jobs
 from testbeds import studies
 from testbeds.commands.defaults import FILE, write_table
-from testbeds.grid import ENCODER_SEEDS, ENCODER_STEPS, ENCODERS
+from testbeds.grid import ENCODER_SEEDS, ENCODER_STEPS, ENCODERS, FOLLOW_SEEDS, FOLLOWS, METHODS
 from testbeds.studies import OnTestbeds, Options, Setups, Stored
 
 
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--write", type=Path, default=FILE, help="file of the winners")
     asked = parser.parse_args(arguments)
     usual = sorted({bed for steps in ENCODER_STEPS.values() for bed in steps})
-    options = studies.read_options(asked, usual)
+    options = studies.read_options(asked, usual, METHODS)
     setups = Setups(options.beds)
     for method in options.methods:
         chosen: dict[str, str] = {}
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
 def measured(method: str, kind: str, options: Options, setups: Setups) -> dict[str, float]:
     """Encoder -> its mean score over testbeds and seeds; {} until all are measured."""
     scores: dict[str, list[float]] = {}
+    if not networks(method, kind):
+        return {}
     for bed, last in ENCODER_STEPS[kind].items():
         if bed not in options.beds or not studies.counted(testbeds.testbed(bed), method):
             continue
@@ -65,6 +69,14 @@ def measured(method: str, kind: str, options: Options, setups: Setups) -> dict[s
     return {name: mean(values) for name, values in scores.items() if len(values) == most}
 
 
+def networks(method: str, kind: str) -> tuple[str, ...]:
+    """The networks from scratch that are compared with tokens."""
+    if method not in FOLLOWS:
+        return ENCODERS[kind]
+    best = small_encoders(FOLLOWS[method]).get(kind)
+    return () if best is None else (best,)
+
+
 def study_of(method: str, kind: str, bed: str, steps: int, out: Path, setups: Setups) -> Stored:
     """The study of the encoders of a kind of field, on one testbed."""
     fields = setups[bed].dataset.fields
@@ -74,11 +86,12 @@ def study_of(method: str, kind: str, bed: str, steps: int, out: Path, setups: Se
         plain,
         *(
             replace(plain, backbones=dict.fromkeys(named, spec), name=spec)
-            for spec in ENCODERS[kind]
+            for spec in networks(method, kind)
         ),
     )
     name = f"{method}-{kind}-{bed}"
-    study = Study(candidates, ENCODER_SEEDS, {bed: steps}, rungs=1, eta=2, name=name)
+    seeds = FOLLOW_SEEDS if method in FOLLOWS else ENCODER_SEEDS
+    study = Study(candidates, seeds, {bed: steps}, rungs=1, eta=2, name=name)
     return Stored(out / f"{name}.json", study)
 
 
