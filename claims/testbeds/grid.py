@@ -75,6 +75,9 @@ AUGMENTATION: Mapping[str, str] = {
 data, whatever it is of."""
 METHODS = tuple(sorted({*AUGMENTATION, *FOLLOWS}))
 """All that the commands compare."""
+TABLE = tuple(sorted({*METHODS, "lejepa", "scarf", "simcse", "ts2vec"}))
+"""Methods of `python -m testbeds table`: general ones, and those of one kind of data that people
+would take first for it."""
 ALIGNING = ("clip", "siglip")
 """Methods that align fields. A retrieval between fields counts for them alone: the fields of others
 have no common space, whatever the recipe."""

@@ -35,6 +35,7 @@ from amodal.studies import (
     Trainer,
     run,
 )
+from amodal.studies.questions import SimpleFeatures
 from amodal.train.collapse_monitor import TrainingStopped
 from testbeds import yardsticks
 from testbeds.grid import ALIGNING, AUGMENTATION, ETA, LEAST_ROOM, RUNGS
@@ -49,10 +50,11 @@ class Setups(Mapping[str, Setup]):
 
     Args:
         names: Of testbeds.
+        beside: Whether candidates are measured with simple features beside them, too.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str], *, beside: bool = False) -> None:
+        self.names, self.beside = tuple(names), beside
         self.opened: dict[str, Setup] = {}
 
     def __getitem__(self, name: str) -> Setup:
@@ -65,6 +67,7 @@ class Setups(Mapping[str, Setup]):
                 batch_size=bed.batch_size,
                 backbones=bed.backbones,
                 equal_records=True,
+                simple=SimpleFeatures() if self.beside else None,
             )
         return self.opened[name]
 
@@ -77,13 +80,15 @@ class Setups(Mapping[str, Setup]):
 
 @dataclass(frozen=True)
 class Yardsticks:
-    """What chance, simple features and peers get on the validation part of a testbed.
+    """What chance, simple features and peers get on a part of a testbed.
 
     Args:
         bed: Its name.
+        part: "valid" or "test".
     """
 
     bed: str
+    part: str = "valid"
 
     @cached_property
     def cells(self) -> list[dict[str, Any]]:
@@ -92,7 +97,7 @@ class Yardsticks:
         Raises:
             AmodalError: None were.
         """
-        cells = [c for c in yardsticks.read(self.bed, yardsticks.RESULTS) if c["part"] == "valid"]
+        cells = [c for c in yardsticks.read(self.bed, yardsticks.RESULTS) if c["part"] == self.part]
         if not cells:
             raise AmodalError(
                 f"{self.bed} has no yardsticks yet: python -m testbeds yardsticks {self.bed}"

@@ -201,12 +201,17 @@ def test_the_page_is_written_from_what_is_stored(tmp_path, measured):
     while todo := jobs(one, outcomes):
         for c in todo:
             value = {"clip": 0.9, "simclr": 0.8, "mae": 0.5}[c.candidate] + 0.01 * c.seed
-            tasks = {bed.primary.name: {"value": value, "standard_error": 0.01}}
+            one_task = {"value": value, "joined": value + 0.04, "standard_error": 0.01}
+            tasks = {bed.primary.name: one_task}
             outcomes[c] = Outcome(value, details={**details, "tasks": tasks})
-    Stored(tmp_path / "out" / "digits.json", one).write(outcomes)
+    about = {"unfit": {"ts2vec": "no series here"}}
+    Stored(tmp_path / "out" / "digits.json", one, about).write(outcomes)
     table.write(tmp_path / "page.md", ["digits", "globe"], tmp_path / "out")
     page = (tmp_path / "page.md").read_text()
-    assert "| clip | 0.905 ± 0.066 | 200 | 12 | 1,024 |  |" in page
-    assert "| mae | 0.505 ± 0.066 | 100 | 12 | 1,024 | stopped at 100 |" in page
+    assert "| clip | 0.905 ± 0.066 | 0.945 ± 0.066 |  |  | 200 | 12 | 1,024 |  |" in page
+    assert (
+        "| mae | 0.505 ± 0.066 | 0.545 ± 0.066 |  |  | 100 | 12 | 1,024 | stopped at 100 |" in page
+    )
     assert "chance 0.100, simple features 0.600, best peer 0.700" in page
+    assert "`ts2vec` does not fit: no series here" in page
     assert "globe" not in page

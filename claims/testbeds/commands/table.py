@@ -15,6 +15,8 @@ from typing import Any
 
 import testbeds
 from amodal import methods
+from amodal.methods.recipes import small_encoders
+from amodal.modalities import name_of
 from amodal.stats.interval import half_width
 from amodal.studies import (
     Candidate,
@@ -30,7 +32,7 @@ from amodal.studies import (
     winner,
 )
 from testbeds import studies
-from testbeds.grid import ETA, RUNGS
+from testbeds.grid import ETA, RUNGS, TABLE
 from testbeds.studies import Options, Setups, Stored, Yardsticks
 from testbeds.testbed import Testbed
 
@@ -39,8 +41,9 @@ PAGE = studies.ROOT / "docs" / "testbeds.md"
 HEAD = """# Testbeds
 
 What each method learns on real sets of a few hundred to some thousand records, from scratch, at a
-budget at which a control learns. Numbers are of a testbed's first task. Methods are compared on the
-validation part: all of them at first, the better half with twice the steps, twice. *Stopped at N*
+budget at which a control learns. Methods are compared on the validation part by the first task of a
+testbed, alone or beside simple features, whichever is better: all of them at first, the better half
+with twice the steps, twice. *Stopped at N*
 is what a method had after N steps, when it was not among the better half. The best one is measured
 on the test part, once. Intervals are 95 %, over seeds and records. Time is of one core.
 
@@ -55,19 +58,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="file of the table")
     parser.add_argument("--show", action="store_true", help="write the page, train nothing")
     asked = parser.parse_args(arguments)
-    options = studies.read_options(asked, testbeds.names())
+    options = studies.read_options(asked, testbeds.names(), TABLE)
     if not asked.show:
-        setups = Setups(options.beds)
+        setups = Setups(options.beds, beside=True)
         for name in options.beds:
             train(testbeds.testbed(name), options, setups)
-    write(asked.page, options.beds, options.out)
+    write(asked.page, testbeds.names(), options.out)
     print(f"wrote {asked.page}")
     return 0
 
 
 def train(bed: Testbed, options: Options, setups: Setups) -> None:
     """Go on with the study of a testbed, and measure its winner once it is finished."""
-    stored = Stored(options.out / f"{bed.name}.json", study_of(bed, options))
+    stored = stored_of(bed, options, setups)
     first = Score(bed.primary.name)
     trainer = Trainer(setups, first)
     outcomes = studies.work(stored, trainer, options.deadline, options.limits)
@@ -92,14 +95,39 @@ class Score:
         return float(values[self.task])
 
 
-def study_of(bed: Testbed, options: Options) -> Study:
-    """All methods on one testbed, each with the recipe that it has for such data."""
-    candidates = tuple(
-        Candidate(name, recipe=methods.small_recipe(name) or {}, name=name)
-        for name in options.methods
-    )
+def stored_of(bed: Testbed, options: Options, setups: Setups) -> Stored:
+    """All methods that fit a testbed, each as it is trained on such data unless told otherwise."""
+    path = options.out / f"{bed.name}.json"
+    about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    reasons, fitting = dict(about.get("unfit", {})), list(about.get("fitting", []))
+    for name in options.methods:
+        if name not in reasons and name not in fitting:
+            if reason := studies.unfit(name, setups[bed.name]):
+                reasons[name] = reason
+            else:
+                fitting.append(name)
     steps = {bed.name: options.first_steps(bed.steps)}
-    return Study(candidates, SEEDS, steps, RUNGS, ETA, name=bed.name)
+    candidates = tuple(
+        candidate_of(name, bed, setups) for name in options.methods if name in fitting
+    )
+    study = Study(candidates, SEEDS, steps, RUNGS, ETA, name=bed.name)
+    return Stored(path, study, {"unfit": reasons, "fitting": fitting})
+
+
+def candidate_of(method: str, bed: Testbed, setups: Setups) -> Candidate:
+    """A method with the recipe and the networks that it has for small data."""
+    fields = {name: setups[bed.name].dataset.fields[name] for name in bed.fields}
+    networks = small_encoders(method)
+    chosen = {
+        name: networks[name_of(modality)]
+        for name, modality in fields.items()
+        if name not in bed.backbones
+        and name_of(modality) in networks
+        and modality.suits_small_networks
+    }
+    recipe = methods.small_recipe(method, [name_of(modality) for modality in fields.values()])
+    backbones = {**bed.backbones, **chosen}
+    return Candidate(method, recipe=recipe or {}, backbones=backbones, name=method)
 
 
 def write(page: Path, names: Iterable[str], folder: Path) -> None:
@@ -115,58 +143,76 @@ def write(page: Path, names: Iterable[str], folder: Path) -> None:
 def section(bed: Testbed, path: Path) -> str:
     """The part of the page about one testbed."""
     study, outcomes = read(path)
-    task = bed.primary
-    rows = [row(study, outcomes, one, task.name) for one in standings(study, outcomes)]
+    about, task = json.loads(path.read_text(encoding="utf-8")), bed.primary
+    rows = [row(study, outcomes, one, bed) for one in standings(study, outcomes)]
+    head = ["method", task.name, "beside simple features", *(t.name for t in bed.tasks[1:])]
+    head += ["steps", "s", "MiB", ""]
     most = study.steps_of(Cell(study.candidates[0].name, bed.name, 0, study.rungs - 1))
     lines = [
         f"## {bed.title} (`{bed.name}`)",
         "",
-        f"{task.name}: {task.metric}, {most} steps of {bed.batch_size} records. "
-        + yardsticks_line(bed),
+        f"{most} steps of {bed.batch_size} records. " + yardsticks_line(bed),
         "",
-        "| method | validation part | steps | s | MiB | |",
-        "|---|---|---|---|---|---|",
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
         *rows,
     ]
+    for name, reason in sorted(about.get("unfit", {}).items()):
+        lines += ["", f"`{name}` does not fit: {reason}"]
     test = path.with_name(f"{bed.name}.test.json")
     if test.exists():
         last, measured = read(test)
         values = tasks(measured.values(), task.name)
         if len(values) == len(last.seeds):
             name = last.candidates[0].name
-            lines += ["", f"On the test part, once: {name} {shown(values)}."]
+            beside = tasks(measured.values(), task.name, "joined")
+            more = f", beside simple features {shown(beside)}" if beside else ""
+            lines += [
+                "",
+                f"On the test part, once: {name} {shown(values)}{more}. "
+                + yardsticks_line(bed, "test"),
+            ]
     return "\n".join([*lines, ""])
 
 
-def yardsticks_line(bed: Testbed) -> str:
-    """Chance, simple features and the best peer on the validation part."""
-    yardstick, task = Yardsticks(bed.name), bed.primary.name
-    parts = []
-    for method in ("chance", "simple features"):
-        value = yardstick.of(task, method)
-        parts += [f"{method} {value:.3f}"] if value is not None else []
-    if (peer := yardstick.best_peer(task)) is not None:
-        parts.append(f"best peer {peer[1]:.3f} ({peer[0]})")
-    return f"Yardsticks: {', '.join(parts)}."
+def yardsticks_line(bed: Testbed, part: str = "valid") -> str:
+    """Chance, simple features and the best peer on a part, for each task."""
+    yardstick, sentences = Yardsticks(bed.name, part), []
+    for task in bed.tasks if part == "valid" else bed.tasks[:1]:
+        parts = []
+        for method in ("chance", "simple features"):
+            value = yardstick.of(task.name, method)
+            parts += [f"{method} {value:.3f}"] if value is not None else []
+        if (peer := yardstick.best_peer(task.name)) is not None:
+            parts.append(f"best peer {peer[1]:.3f} ({peer[0]})")
+        sentences.append(f"{task.name} ({task.metric}): {', '.join(parts)}.")
+    return " ".join(sentences)
 
 
-def row(study: Study, outcomes: Outcomes, standing: Standing, task: str) -> str:
+def row(study: Study, outcomes: Outcomes, standing: Standing, bed: Testbed) -> str:
     """The line of one method."""
     cells = study.cells([standing.candidate], standing.rung)
     ended = [outcomes[cell] for cell in cells if cell in outcomes]
-    values = tasks(ended, task)
     seconds = [o.details.get("cpu_seconds", o.seconds) for o in ended]
     peak = max((o.details.get("peak_bytes", 0) for o in ended), default=0) / 2**20
-    costs = f"{mean(seconds):.0f} | {peak:,.0f}" if seconds else " | "
-    state = "" if standing.state == "done" else standing.state.replace("|", "/")
-    number = shown(values) if values else ""
-    return f"| {standing.candidate} | {number} | {study.steps_of(cells[0])} | {costs} | {state} |"
+    values = [tasks(ended, bed.primary.name), tasks(ended, bed.primary.name, "joined")]
+    values += [tasks(ended, task.name) for task in bed.tasks[1:]]
+    written = [
+        standing.candidate,
+        *(shown(some) if some else "" for some in values),
+        str(study.steps_of(cells[0])),
+        *((f"{mean(seconds):.0f}", f"{peak:,.0f}") if seconds else ("", "")),
+        "" if standing.state == "done" else standing.state.replace("|", "/"),
+    ]
+    return f"| {' | '.join(written)} |"
 
 
-def tasks(outcomes: Iterable[Outcome], task: str) -> list[tuple[float, float]]:
+def tasks(
+    outcomes: Iterable[Outcome], task: str, value: str = "value"
+) -> list[tuple[float, float]]:
     """(value, standard error over records) of a task in each trial that has it."""
     found = [o.details.get("tasks", {}).get(task) for o in outcomes]
-    return [(one["value"], one.get("standard_error", 0.0)) for one in found if one]
+    return [(one[value], one.get("standard_error", 0.0)) for one in found if one and value in one]
 
 
 def shown(values: Sequence[tuple[float, float]]) -> str:
