@@ -8,7 +8,7 @@ demo: .venv/.core  ## pretrain on the bundled Earth, print the table, write the 
 	$(BIN)/amodal demo
 
 test: .venv/.dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev  ## style, and the types of what people call
 	$(BIN)/ruff check amodal benchmarks claims examples scripts tests

@@ -262,6 +262,9 @@ def layouts(job: Job, steps: Steps, micro_batch_size: int | None = None) -> Iter
 
     def in_micro_batches(fsdp: bool, gradient_checkpointing: bool) -> Iterator[Layout]:
         rows = micro_batch_size if micro_batch_size is not None else job.rows // 2
+        least = sum(_weights(job, Option(fsdp, rows, gradient_checkpointing)).values())
+        if micro_batch_size is None and least + RESERVED > job.gpu.memory:
+            rows = min(rows, 1)  # whatever is computed at once, the weights alone are too much
         while 0 < rows < job.rows:
             candidate = layout(Option(fsdp, rows, gradient_checkpointing))
             if candidate.fits or micro_batch_size is not None or rows == 1:
@@ -308,15 +311,22 @@ def _counts_held(job: Job, option: Option) -> tuple[float, float, float]:
     )
 
 
-def _memory(job: Job, steps: Steps, option: Option, cost: Cost) -> dict[str, float]:
-    n = job.parameters
+def _weights(job: Job, option: Option) -> dict[str, float]:
+    """Memory that is taken all the time, however few rows are computed at once."""
     trained, frozen, averaged = _counts_held(job, option)
-    gradients = FLOAT * trained
-    memory = {
+    return {
         "weights": FLOAT * trained,
         "teacher and other frozen weights": FLOAT * frozen,
         "averaged weights": FLOAT * averaged,
         "optimizer state": ADAMW * trained,
+    }
+
+
+def _memory(job: Job, steps: Steps, option: Option, cost: Cost) -> dict[str, float]:
+    n = job.parameters
+    gradients = FLOAT * _counts_held(job, option)[0]
+    memory = {
+        **_weights(job, option),
         "gradients": gradients,
         "activations and temporaries": cost.peak_without_gradients,
         " of these: losses of the whole batch": steps.losses(job.rows).peak,

@@ -61,6 +61,12 @@ FOLLOWS: Mapping[str, str] = {
 winner of that one is compared with tokens, with `FOLLOW_SEEDS`: a whole study of each takes two
 hours, and what suits a kind of field hardly depends on the loss. Where it does, tokens win."""
 FOLLOW_SEEDS = (0,)
+FOLLOW_STEPS: Mapping[str, Mapping[str, int]] = {
+    "image": {"fashion_mnist": 100},
+    "series": {"watch": 150},
+    "table": {"breast_cancer": 200, "digits": 50, "gse7390": 60, "penguins": 200, "wine": 200},
+}
+"""Kind -> testbed -> steps, for these."""
 
 AUGMENTATION: Mapping[str, str] = {
     "barlow_twins": "weak",

@@ -21,7 +21,15 @@ from amodal.nn.backbones.pretrained import TOKENS
 from amodal.studies import Candidate, Outcomes, Study, Trainer, jobs
 from testbeds import studies
 from testbeds.commands.defaults import FILE, write_table
-from testbeds.grid import ENCODER_SEEDS, ENCODER_STEPS, ENCODERS, FOLLOW_SEEDS, FOLLOWS, METHODS
+from testbeds.grid import (
+    ENCODER_SEEDS,
+    ENCODER_STEPS,
+    ENCODERS,
+    FOLLOW_SEEDS,
+    FOLLOW_STEPS,
+    FOLLOWS,
+    METHODS,
+)
 from testbeds.studies import OnTestbeds, Options, Setups, Stored
 
 
@@ -53,7 +61,7 @@ def measured(method: str, kind: str, options: Options, setups: Setups) -> dict[s
     scores: dict[str, list[float]] = {}
     if not networks(method, kind):
         return {}
-    for bed, last in ENCODER_STEPS[kind].items():
+    for bed, last in (FOLLOW_STEPS if method in FOLLOWS else ENCODER_STEPS)[kind].items():
         if bed not in options.beds or not studies.counted(testbeds.testbed(bed), method):
             continue
         stored = study_of(method, kind, bed, options.steps or last, options.out, setups)
