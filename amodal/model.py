@@ -14,6 +14,7 @@ import torch
 
 from amodal import data as records
 from amodal.adapt import adapt, predictions
+from amodal.cluster import Clustering, cluster
 from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_path
 from amodal.core.part import Spec, supplied
@@ -182,13 +183,8 @@ class Model(HubMixin):
         return features_of_run(dataset, self.encoder, self.config, self.device)
 
     def read_partial(self, data: Openable) -> Dataset:
-        """Open `data` that may lack whole fields of the encoder.
-
-        Warns about them; no record has a value of them.
-
-        Raises:
-            AmodalError: If the data has none of the fields.
-        """
+        """Open `data` that may lack whole fields of the encoder, with a warning; no record has a
+        value of them. Raises AmodalError if it has none of the fields."""
         dataset = records.open(data)
         missing = dataset.missing_fields(self.fields)
         if missing and len(missing) < len(self.fields):
@@ -275,6 +271,10 @@ class Model(HubMixin):
         return run_protocols(
             self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options
         )
+
+    def cluster(self, data: Openable, **options: Any) -> Clustering:
+        """Divide records into clusters, without any label; see `amodal.cluster.cluster`."""
+        return cluster(self, data, **options)
 
     def untrained(self) -> Model:
         """The same encoder as it was before training, with pretrained backbones as they came."""

@@ -10,6 +10,7 @@ import sys
 
 import tyro
 
+from amodal.cli.cluster import cluster
 from amodal.cli.compare import compare
 from amodal.cli.find import index, search, serve
 from amodal.cli.options import current_names as current_names
@@ -24,7 +25,7 @@ VERBS = {
     f.__name__: f
     for f in (
         *(demo, init, data, compare, pretrain, plan, align, adapt, predict, evaluate),
-        *(embed, index, search, serve, view, export, methods, claim, doctor),
+        *(embed, cluster, index, search, serve, view, export, methods, claim, doctor),
     )
 }
 TRAINING = ("pretrain", "align", "adapt", "plan")

@@ -320,7 +320,10 @@ class Text(Modality):
         return {"text": shortened(self.text(value), 2000)}
 
     def attributes(self) -> dict[str, Attribute]:
-        return {"length": Attribute("number", lambda value: float(len(self.text(value))))}
+        return {
+            "length": Attribute("number", lambda value: float(len(self.text(value)))),
+            "words": Attribute("text", self.text),
+        }
 
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
         """Word and character tf-idf of whole texts, reduced; see `simple.text`."""

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Query, Response
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
+from amodal.data.attributes import Attributes
 from amodal.data.quarantine import Quarantine
 from amodal.data.remote import training_data_of
 from amodal.evaluate.labels import is_number
@@ -19,7 +20,6 @@ from amodal.modalities.shared.base import shortened
 from amodal.progress import Bar
 from amodal.search import Index
 from amodal.serve import runs
-from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import amodal.data as data
+from amodal.data.attributes import Attributes
 from amodal.data.infer_schema import is_number
 from amodal.data.readers import Table
 from amodal.data.readers.arrays import Arrays
 from amodal.data.readers.native import Native
 from amodal.modalities import kind, make
 from amodal.modalities.shared.cells import is_date, is_missing, number
-from amodal.serve.attributes import Attributes
 
 DAY = datetime.date(2024, 1, 31)
 MIDNIGHT = datetime.datetime(2024, 1, 31)

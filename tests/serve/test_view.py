@@ -25,10 +25,10 @@ import amodal
 from amodal import data as records
 from amodal.core import AmodalError, Embeddings
 from amodal.data import Dataset
+from amodal.data.attributes import Attributes
 from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search import Index
 from amodal.serve import app, runs, serve
-from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.projection import pca_2d
 from amodal.serve.tabs import map as map_tab

@@ -20,6 +20,7 @@ FLOOR = {
     "plan": 7,
     "inference": 7,
     "evaluate": 8,
+    "cluster": 9,
     "studies": 9,
     "search": 9,
     "export": 10,

@@ -2,8 +2,8 @@
 beside them, without a number of clusters. Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024,
 arXiv:2306.05272. Minimised: -R(Z) + R_c(Z | Pi) + weight / 2 |Pi|^2 of their section 3, with Pi the
 doubly stochastic membership of all rows of a batch; before that -R alone. Row 185 of the catalogue.
-Clusters, their number by coding length, and their names by votes of text are in
-`amodal.evaluate.self_labels`.
+Clusters, their number by coding length, and their names by votes of text are what `amodal cluster`
+gives of a run.
 
 Each field is clustered by itself, with a head of its own, and losses are means over fields. The
 head's two branches, end to end, are the aligned vectors.
@@ -19,9 +19,10 @@ Differs:
 - warm-up: a share of the steps with its own rise and fall of the rate; theirs is a number of
   steps.
 - `distortion` .1 as in the authors' code, which ignores its own option for it.
-- product: `amodal evaluate cluster` with `number="coding length"` counts and scores clusters where
-  there is a label; clusters of records without any label, and their names, are functions of
-  `amodal.evaluate.self_labels` and no command. It groups the vectors of both branches."""
+- product: `amodal cluster` groups by the memberships' branch and codes the subspaces' branch, of
+  up to 2,000 records; others get the cluster that they are most alike. Names are of candidates
+  that the user brings. `amodal evaluate` scores such clusters, of the vectors of both branches,
+  where there is a label (`number="coding length"`)."""
 
 from __future__ import annotations
 

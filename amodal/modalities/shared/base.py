@@ -74,11 +74,11 @@ class NoSimpleFeatures(AmodalError):
 
 @dataclass(frozen=True)
 class Attribute:
-    """A property of a value that a map can be coloured by.
+    """A property of a value that a map can be coloured by, or clusters described.
 
     Attributes:
-        scale: "number" or "classes".
-        read: a decoded value -> a number, a class, or None where it is missing.
+        scale: "number", "classes", or "text" for one that is described by its words.
+        read: a decoded value -> a number, a class, a text, or None where it is missing.
     """
 
     scale: str

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter
 
+from amodal.data.attributes import Attributes
 from amodal.evaluate.labels import classes_of, is_number
 from amodal.modalities.shared.base import shortened
-from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Refused
 from amodal.serve.tabs._responses import checked_number, not_ready, plain

@@ -1,5 +1,5 @@
-"""Attributes of records that a map is coloured by: cells of a table, the length of a text, the
-brightness of a picture."""
+"""Attributes of records, by which a map is coloured and clusters are described: cells of a table,
+the length of a text, the brightness of a picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from amodal.core import unknown
-from amodal.data import Dataset
+from amodal.data.dataset import Dataset
 from amodal.modalities import BadValue
 from amodal.modalities.shared.base import Attribute
 from amodal.modalities.shared.cells import is_date, mostly_numbers, number
@@ -25,6 +25,7 @@ class Attributes:
     Attributes:
         names: `FIELD.ATTRIBUTE`, and columns that are neither a field nor a label -> "number" or
             "classes".
+        texts: `FIELD.ATTRIBUTE` of those that are text.
     """
 
     def __init__(self, dataset: Dataset):
@@ -32,10 +33,16 @@ class Attributes:
         self.row_of = {key: i for i, key in enumerate(dataset.keys)}
         self.of_fields: dict[str, tuple[str, Attribute]] = {}
         self.names: dict[str, str] = {}
+        texts = list[str]()
         for field, modality in dataset.fields.items():
             for what, attribute in modality.attributes().items():
-                self.of_fields[f"{field}.{what}"] = field, attribute
-                self.names[f"{field}.{what}"] = attribute.scale
+                name = f"{field}.{what}"
+                self.of_fields[name] = field, attribute
+                if attribute.scale == "text":
+                    texts.append(name)
+                else:
+                    self.names[name] = attribute.scale
+        self.texts = tuple(texts)
         self.columns = {
             name: kind for name in _undescribed(dataset) if (kind := _kind(dataset, name))
         }
@@ -45,7 +52,7 @@ class Attributes:
         """Read an attribute of records.
 
         Args:
-            name: One of `names`.
+            name: One of `names`, or of `texts`.
             keys: Of n records.
 
         Returns:
@@ -55,24 +62,52 @@ class Attributes:
         Raises:
             AmodalError: For an unknown name.
         """
-        if name not in self.names:
+        if name not in self.names and name not in self.texts:
             raise unknown("attribute of this data", name, self.names)
-        found = [self._value(name, self.row_of.get(key, -1)) for key in keys]
-        if self.names[name] == "number":
-            return np.array([np.nan if v is None else v for v in found], dtype=np.float64)
-        made = np.full(len(found), None, dtype=object)
-        made[:] = found
+        return self._column(name, [self._value(name, self.row_of.get(key, -1)) for key in keys])
+
+    def all_values(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """All attributes of records, texts too; each value is decoded once.
+
+        Args:
+            keys: Of n records.
+
+        Returns:
+            Name -> (n,) as `values` gives them.
+        """
+        rows = [self.row_of.get(key, -1) for key in keys]
+        columns: dict[str, list[float | str | None]] = {}
+        for field in self.dataset.fields:
+            reads = {name: of[1].read for name, of in self.of_fields.items() if of[0] == field}
+            columns |= {name: [] for name in reads}
+            for i in rows:
+                value = self._decoded(field, i) if reads else None
+                for name, read in reads.items():
+                    columns[name].append(None if value is None else read(value))
+        columns |= {name: [self._value(name, i) for i in rows] for name in self.columns}
+        return {name: self._column(name, values) for name, values in columns.items()}
+
+    def _column(self, name: str, values: Sequence[float | str | None]) -> np.ndarray:
+        if self.names.get(name) == "number":
+            return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+        made = np.full(len(values), None, dtype=object)
+        made[:] = values
         return made
+
+    def _decoded(self, field: str, i: int) -> np.ndarray | None:
+        if i < 0:
+            return None
+        try:
+            return self.dataset.value(i, field)
+        except BadValue:
+            return None
 
     def _value(self, name: str, i: int) -> float | str | None:
         if i < 0:
             return None
         if name in self.of_fields:
             field, attribute = self.of_fields[name]
-            try:
-                value = self.dataset.value(i, field)
-            except BadValue:
-                return None
+            value = self._decoded(field, i)
             return None if value is None else attribute.read(value)
         cell = self.dataset.reader.get(i, name)
         if cell is None or cell == "":

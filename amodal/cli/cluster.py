@@ -1,0 +1,76 @@
+"""The verb that divides records into clusters: cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from amodal.cli.own_code import NONE, Code
+from amodal.cli.shared import Data, Run, show
+
+
+def cluster(
+    run: Run,
+    data: Data,
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="a .csv or .parquet file: key, cluster, name, margin"),
+    ] = None,
+    field: Annotated[
+        str | None, arg(help="whose vectors are clustered; by default all fields together")
+    ] = None,
+    by: Annotated[
+        Literal["auto", "kmeans", "spectral", "membership"],
+        arg(help="auto is the membership that a run of cpp has learnt, and kmeans for others"),
+    ] = "auto",
+    number: Annotated[int | None, arg(help="of clusters; by default chosen")] = None,
+    most_clusters: Annotated[int, arg(help="the largest number that is tried")] = 20,
+    names: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE.txt",
+            help="candidates for names, one a line, for a run with a text field in the same space",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        arg(metavar="FIELD", help="compare the clusters, which do not depend on it, with this"),
+    ] = None,
+    part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
+    picture: Annotated[
+        Path | None, arg(metavar="FILE.png", help="draw typical records of each cluster")
+    ] = None,
+    show_field: Annotated[
+        str | None, arg(metavar="FIELD", help="what the picture shows; by default --field")
+    ] = None,
+    seed: int = 0,
+    code: Code = NONE,
+) -> None:
+    """Divide records into clusters without any label: which, how many, and what sets each apart.
+
+    Says how much of them other samples of the records give again, beside clusters of simple
+    features.
+    """
+    from amodal.cluster.names import read_names
+    from amodal.cluster.result import check_suffix
+
+    if out is not None:
+        check_suffix(out)  # clustering takes a while
+    found = code.open(run).cluster(
+        data,
+        field=field,
+        by=by,
+        number=number,
+        most_clusters=most_clusters,
+        words=() if names is None else read_names(names),
+        label=label,
+        part=part,
+        seed=seed,
+    )
+    show(found.table())
+    if out is not None:
+        print(f"wrote {found.save(out)}")
+    if picture is not None:
+        print(f"wrote {found.save_picture(picture, show_field)}")

@@ -1,0 +1,239 @@
+"""`amodal cluster`: the records of a dataset in clusters, without any label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal import data as records
+from amodal.cluster.descriptions import descriptions
+from amodal.cluster.groups import (
+    Groups,
+    by_kmeans,
+    by_membership,
+    candidate_numbers,
+    margins,
+    stability,
+)
+from amodal.cluster.names import named
+from amodal.cluster.result import Clustering
+from amodal.core import AmodalError, Column, unknown
+from amodal.core.embeddings import FUSED
+from amodal.core.embeddings import vectors as vectors_of
+from amodal.data import Dataset
+from amodal.data.attributes import Attributes
+from amodal.evaluate.context import EmbeddedParts
+from amodal.evaluate.labels import NotApplicable, is_number
+from amodal.evaluate.yardsticks import SimpleParts
+from amodal.inference.embed import Embedded, embed_records, known
+from amodal.progress import Bar
+from amodal.stats.clustering import adjusted_mutual_information, matched_accuracy
+
+if TYPE_CHECKING:
+    from amodal.model import Model
+
+BY = ("auto", "kmeans", "spectral", "membership")
+MOST_CLUSTERS = 20
+MAX_DESCRIBED = 2000
+"""Records by which clusters are described."""
+
+
+def cluster(
+    model: Model,
+    data: Any,
+    *,
+    field: str | None = None,
+    by: str = "auto",
+    number: int | None = None,
+    most_clusters: int = MOST_CLUSTERS,
+    words: Sequence[str] = (),
+    label: str | None = None,
+    part: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Clustering:
+    """Cluster records.
+
+    K-means of unit vectors takes the number of clusters with the largest silhouette. Spectral
+    clusters are of a doubly stochastic membership, and their number has the shortest code (Chu et
+    al. 2024, arXiv:2306.05272); a run of `cpp` has learnt that membership.
+
+    Args:
+        model: Its encoder embeds the records.
+        data: Whatever `amodal.open` takes.
+        field: Whose vectors are clustered; all together (`fused`) unless set.
+        by: One of `BY`. auto is membership for a run of `cpp`, and kmeans for others.
+        number: Of clusters, chosen unless set.
+        most_clusters: The largest number that is tried.
+        words: Candidates for names. Each member votes for the nearest one, which takes a text field
+            in the space of the clustered one.
+        label: One that clusters are compared with. They do not depend on it.
+        part: "train", "valid" or "test"; all records unless set.
+        seed: Of all that is random.
+        progress: Show bars.
+
+    Raises:
+        AmodalError: For options that do not fit the run or the data, and for too few records.
+    """
+    if by not in BY:
+        raise unknown("way to cluster", by, BY)
+    dataset = model.with_features(model.read(data))
+    rows = np.asarray(dataset.split(part) if part else np.arange(len(dataset)))
+    membership = model.config.get("method") == "cpp" if by == "auto" else by == "membership"
+    if membership and model.config.get("method") != "cpp":
+        raise AmodalError("membership is learnt by cpp, and this is no run of it; take spectral")
+    with Bar("embed", len(rows), shown=progress) as bar:
+        embedded = embed_records(
+            model.encoder,
+            dataset,
+            rows,
+            device=model.device,
+            progress=lambda count: bar.step("records", by=count),
+        )
+    space = _spaces(embedded, membership)
+    if field is None and FUSED not in space and len(space) > 1:
+        raise AmodalError(
+            f"a run of cpp divides each field by itself; say which: {', '.join(space)}"
+        )
+    source = field or (FUSED if FUSED in space else next(iter(space), ""))
+    if source not in space:
+        raise unknown("field of this run", source, space)
+    column = space[source]
+    numbers = candidate_numbers(len(column), number, most_clusters)
+    z_ND, member_NE = _directions(column, membership)
+    if torch.allclose(z_ND, z_ND[:1], atol=1e-6):
+        raise AmodalError(f"the vectors of {source} are all the same: there is nothing to cluster")
+    way = "membership" if membership else "kmeans" if by == "auto" else by
+    with Bar("clusters", len(numbers), shown=progress) as bar:
+        groups = _fit(
+            way, z_ND, numbers, member_NE, seed, step=lambda: bar.step("numbers of clusters")
+        )
+    keys = [embedded.keys[i] for i in column.rows.tolist()]
+    simple_ND = _simple(model, dataset, rows, embedded, column, field)
+    fit_sample = partial(_fit_sample, way, groups.number)
+    whole = np.full(len(rows), -1, dtype=np.int64)
+    margin = np.full(len(rows), np.nan)
+    whole[column.rows.numpy()] = groups.cluster_N
+    margin[column.rows.numpy()] = margins(z_ND, groups.cluster_N)
+    described = _described(data, dataset, keys, groups.cluster_N, seed)
+    return Clustering(
+        keys=embedded.keys,
+        cluster=whole,
+        margin=margin,
+        source=source,
+        by=way,
+        dataset=dataset,
+        names=named(model, embedded, column.rows, source, groups.cluster_N, words) if words else {},
+        descriptions=described,
+        judged=groups.judged,
+        stability=stability(
+            z_ND if member_NE is None else torch.cat([z_ND, member_NE], 1), fit_sample, seed=seed
+        ),
+        simple=None if simple_ND is None else stability(simple_ND, _simple_fit(groups), seed=seed),
+        scores=_scores(embedded, label, column, groups, simple_ND, seed) if label else {},
+        label=label or "",
+    )
+
+
+def _spaces(embedded: Embedded, membership: bool) -> dict[str, Column]:
+    """Source -> the vectors that are clustered; those that learnt membership are aligned ones."""
+    if not membership:
+        return embedded.probed()
+    columns = {source: embedded.aligned[source] for source in embedded.aligned}
+    return {s: c for s, c in columns.items() if s != FUSED} or columns
+
+
+def _directions(column: Column, membership: bool) -> tuple[Tensor, Tensor | None]:
+    """Unit vectors, and those that define membership where that is learnt."""
+    vectors_ND = vectors_of(column).float()
+    if not membership:
+        return normalize(vectors_ND, dim=1), None
+    z_ND, member_NE = vectors_ND.chunk(2, 1)
+    return normalize(z_ND, dim=1), normalize(member_NE, dim=1)
+
+
+def _fit(
+    way: str,
+    z_ND: Tensor,
+    numbers: Sequence[int],
+    member_NE: Tensor | None,
+    seed: int,
+    step: Any = lambda: None,
+) -> Groups:
+    if way == "kmeans":
+        return by_kmeans(z_ND, numbers, seed=seed, step=step)
+    return by_membership(z_ND, numbers, member_NE, seed=seed, step=step)
+
+
+def _fit_sample(way: str, number: int, z_ND: Tensor, seed: int) -> np.ndarray:
+    """Clusters of some of the vectors; those of membership stand beside the others."""
+    z_ND, member_NE = z_ND.chunk(2, 1) if way == "membership" else (z_ND, None)
+    return _fit(way, z_ND, [number], member_NE, seed).cluster_N
+
+
+def _simple_fit(groups: Groups) -> Any:
+    return lambda z_ND, seed: by_kmeans(z_ND, [groups.number], seed=seed).cluster_N
+
+
+def _simple(
+    model: Model,
+    dataset: Dataset,
+    rows: np.ndarray,
+    embedded: Embedded,
+    column: Column,
+    field: str | None,
+) -> Tensor | None:
+    """Simple features of the clustered records, None where they have none."""
+    pair = embedded, embedded
+    try:
+        simple = SimpleParts(
+            model.encoder.fields, dataset, (rows, rows), EmbeddedParts(lambda: pair), pairs=False
+        ).pair[1]
+    except NotApplicable:
+        return None
+    spaces = simple.probed()
+    one = spaces.get(field or FUSED) or next(iter(spaces.values()))
+    shared = torch.isin(one.rows, column.rows)
+    if int(shared.sum()) < len(column):  # some have none: they are not the same records
+        return None
+    return normalize(vectors_of(one)[shared].float(), dim=1)
+
+
+def _described(
+    data: Any, dataset: Dataset, keys: Sequence[str], cluster_N: np.ndarray, seed: int
+) -> dict[int, str]:
+    some = np.sort(np.random.default_rng(seed).permutation(len(keys))[:MAX_DESCRIBED])
+    whole = records.open(data)  # with the fields and columns that the run does not read
+    attributes = Attributes(whole if whole.keys == dataset.keys else dataset)
+    return descriptions(attributes, [keys[i] for i in some], cluster_N[some])
+
+
+def _scores(
+    embedded: Embedded,
+    label: str,
+    column: Column,
+    groups: Groups,
+    simple_ND: Tensor | None,
+    seed: int,
+) -> dict[str, tuple[float, float | None]]:
+    values = embedded.label(label)
+    if is_number(values):
+        raise AmodalError(
+            f"the label {label!r} is a number, and clusters are compared with classes"
+        )
+    truth = values[column.rows.numpy()]
+    here = known(truth)
+    simple_N = None if simple_ND is None else _simple_fit(groups)(simple_ND, seed)
+
+    def both(metric: Any) -> tuple[float, float | None]:
+        classes = truth[here].astype(str)
+        beside = None if simple_N is None else metric(classes, simple_N[here])
+        return metric(classes, groups.cluster_N[here]), beside
+
+    return {"AMI": both(adjusted_mutual_information), "matched accuracy": both(matched_accuracy)}

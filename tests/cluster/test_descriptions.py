@@ -1,0 +1,58 @@
+"""What is said of clusters is what sets them apart."""
+
+import numpy as np
+
+from amodal import data
+from amodal.cluster.descriptions import descriptions
+from amodal.data.attributes import Attributes
+
+
+def described(columns, cluster, **options):
+    records = data.open(columns)
+    return descriptions(Attributes(records), records.keys, np.array(cluster), **options)
+
+
+CLUSTER = [0] * 10 + [1] * 10
+
+
+def test_cells_classes_and_columns_that_no_field_reads():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"mass": (4000 if c else 3000) + float(i % 5), "sex": "female" if i % 2 else "male"}
+        for i, c in enumerate(CLUSTER)
+    ]
+    island = ["Dream" if c else "Biscoe" for c in CLUSTER]
+    island[0] = "Dream"
+    found = described({"body": rows, "noise": list(rng.normal(size=(20, 9, 1)))}, CLUSTER)
+    assert found == {0: "mass 3002 (else 4002)", 1: "mass 4002 (else 3002)"}
+    both = described({"body": [r | {"island": i} for r, i in zip(rows, island)]}, CLUSTER, most=2)
+    assert both[0] == "mass 3002 (else 4002), island Biscoe 90% (else 0%)"
+    assert both[1] == "mass 4002 (else 3002), island Dream 100% (else 10%)"
+
+
+def test_numbers_have_as_many_digits_as_their_difference_takes():
+    rows = [{"year": 2007.2 if c else 2008.5, "pay": 12_000.0 if c else 9_000.0} for c in CLUSTER]
+    assert (
+        described({"of": rows}, CLUSTER)[1] == "year 2007.2 (else 2008.5), pay 12,000 (else 9000)"
+    )
+    rows = [{"share": 0.0123 if c else 0.0157} for c in CLUSTER]
+    assert described({"of": rows}, CLUSTER)[0] == "share 0.0157 (else 0.0123)"
+
+
+def test_words_of_texts():
+    ends = ("dog in the snow", "cat on the sofa")
+    texts = [f"picture {i}: a {ends[0] if c else ends[1]}" for i, c in enumerate(CLUSTER)]
+    found = described({"caption": texts}, CLUSTER, most=4)
+    assert "words cat 100% (else 0%)" in found[0] and "words sofa 100% (else 0%)" in found[0]
+    assert "words dog 100% (else 0%)" in found[1] and "the 1" not in found[1]
+
+
+def test_nothing_is_said_where_nothing_sets_a_cluster_apart():
+    rows = [{"mass": float(i % 5)} for i in range(20)]
+    assert described({"body": rows}, CLUSTER) == {0: "", 1: ""}
+
+
+def test_records_without_a_cluster_are_on_neither_side():
+    rows = [{"mass": float(c)} for c in CLUSTER] + [{"mass": 1e6}] * 5
+    found = described({"body": rows}, CLUSTER + [-1] * 5)
+    assert set(found) == {0, 1}
