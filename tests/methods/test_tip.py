@@ -33,30 +33,6 @@ def test_three_losses_a_third_each():
     )
 
 
-def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture():
-    """Row by row: age is a number (squared error in deviations), colour a category (cross-entropy
-    among its three codes)."""
-    m, b = one()
-    got = m.losses(m.features(b))["reconstruct/picture"]
-    table, losses = m.encoder.fields["facts"], []
-    for i in range(b.size):
-        row = b.between(i, i + 1)
-        content = m.encoder.patchify(row)["facts"]
-        hidden = m.masked.draw(m.encoder, content, row)
-        assert int(hidden.sum()) == 1  # a half of two cells
-        x = torch.where(hidden[:, None], m.masked.token, content.x)
-        cells = m.encoder.encode({"facts": m.encoder.add_positions(content.with_x(x))})["facts"].x
-        picture = m.encoder.encode(m.encoder.tokenize(row.only("picture")))["picture"].x
-        out = m.masked.predictor(m.module.cross(_ragged(cells), _ragged(picture)).flat[hidden])[0]
-        age, colour = table.standardised(row["facts"].values)[0]
-        losses.append(
-            (out[0] - age) ** 2
-            if hidden[0]
-            else F.cross_entropy(out[2:][None], colour.long()[None])
-        )
-    torch.testing.assert_close(got, torch.stack(losses).mean() / 3)
-
-
 def _ragged(x):
     return Ragged(x, torch.tensor([len(x)]))
 

@@ -12,7 +12,7 @@ WITHOUT = frozenset(
     cta_ttt cuni_mmt duet finetune
     less_bimodal limoe mcl_multistage medflip mhsa_dms missing_aware_prompts
     missing_joint_embedding mlem mm_guidance mm_robustness mma_dfer mmcl_theory mmrl mmrl_pp
-    multi_sk multimat mvpt scot skillnet_mm sorce ssma surgical_feedback texttopicnet tip
+    multi_sk multimat mvpt scot skillnet_mm sorce ssma surgical_feedback texttopicnet
     ucasr uda_cope v2l
     """.split()
 )
