@@ -9,13 +9,13 @@ other.
 Differs:
 
 - encoder: transformers of the library's sizes over patches and cells. The authors have a ResNet-50,
-  whose map of features is a backbone here (`--backbone image=timm:resnet50`), and four blocks of 512
-  for the table. Keys, queries and values have biases; theirs have none.
+  whose map of features is a backbone here (`--backbone image=timm:resnet50`), and four blocks of
+  512 for the table. Keys, queries and values have biases; theirs have none.
 - CLS: the interaction has a token of its own, so that a row without a table has a fused vector too;
   theirs comes out of the table's encoder. The table's vector in the contrast is the mean of its
   cells, theirs is that token.
-- missing cells are no tokens, which is what the authors' mask of attention comes to. They hide those
-  that are to be predicted from the other cells too; here the others see that they are hidden.
+- missing cells are no tokens, which is what the authors' mask of attention comes to. They hide
+  those that are to be predicted from the other cells too; here the others see that they are hidden.
 - a category is predicted among those of its column, by the authors among those of all columns.
 - inputs: the authors replace three tenths of the cells of the table that is contrasted and matched
   by those of other records; here it is whole. Their picture is augmented 95 times in 100, here
