@@ -21,7 +21,7 @@ class MMRL(NamedClasses):
         return self.w[f"heads.{field}.weight"]
 
 
-def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, also={}, **options):
+def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, **options):
     """`depth` is that of the encoder."""
     options = {"width": 8, "space": 16} | options
     reference = type("MMRL", (MMRL,), {"first": 1, "depth": depth} | options)
@@ -34,7 +34,6 @@ def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, also={}, **o
         fields=fields,
         rows=rows,
         size=size,
-        also=also,
         **options,
     )
 

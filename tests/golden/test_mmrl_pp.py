@@ -47,7 +47,7 @@ class MMRLpp(NamedClasses):
         return self.w[f"{name}.original"] + difference
 
 
-def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, also={}, **options):
+def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, **options):
     """`depth` is that of the encoder."""
     options = {"width": 8, "space": 16, "head_rank": 4} | options
     reference = type("MMRLpp", (MMRLpp,), {"first": 1, "depth": depth} | options)
@@ -60,7 +60,6 @@ def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, also={}, **o
         fields=fields,
         rows=rows,
         size=size,
-        also=also,
         **options,
     )
 

@@ -61,3 +61,13 @@ def read_block(w: Weights, name: str, x: Tensor, y: Tensor, heads: int) -> Tenso
 def read(w: Weights, name: str, x: Tensor, y: Tensor, heads: int) -> Tensor:
     q, (k, v) = linear(w, f"{name}.query", x), linear(w, f"{name}.key_value", y).chunk(2, 1)
     return linear(w, f"{name}.out", attend(q, k, v, heads))
+
+
+def sines(position: Tensor, width: int) -> Tensor:
+    """Sines and cosines of each of three coordinates, at width // 6 wavelengths."""
+    bands = width // 6
+    columns = [
+        position[:, axis].double() / 10000 ** (k / bands) for axis in range(3) for k in range(bands)
+    ]
+    angle = torch.stack(columns, 1)
+    return torch.cat([angle.sin(), angle.cos(), angle.new_zeros(len(angle), width - 6 * bands)], 1)

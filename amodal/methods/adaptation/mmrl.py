@@ -19,9 +19,9 @@ Differs:
   (zero-shot in `amodal evaluate`).
 - weight 1, template "{}" and 512 dimensions unless set; the authors choose weights (0.01 to 7) and
   templates by data set, and 2,048 dimensions for EuroSAT.
-- recipe: that of base and novel classes; 32 records a step for ImageNet and 50 epochs for few shots.
-  The authors' first epoch has a constant rate of 1e-5; here the rate rises. The cosine ends at 1 %
-  of the rate, theirs at 0. Theirs decays biases and tokens too.
+- recipe: that of base and novel classes; ImageNet has 32 records a step, few shots 50 epochs. The
+  authors' first epoch has a constant rate of 1e-5; here the rate rises. The cosine ends at 1 % of
+  the rate, theirs at 0. They decay biases and tokens too.
 - views: `weak`, in place of crops of at least half a picture and flips.
 """
 
