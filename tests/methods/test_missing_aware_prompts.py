@@ -6,8 +6,9 @@ import torch
 from amodal import methods
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
+from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
-from tests.methods.bench import FIELDS, batch, method
+from tests.methods.bench import FIELDS, batch, fields, method
 
 NAME = "missing_aware_prompts"
 
@@ -54,10 +55,21 @@ def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
     assert m.label_head is m.head and m.head.hidden == 128
 
 
-@pytest.mark.parametrize("fields", [FIELDS[:2], FIELDS[:3]])
-def test_any_number_of_fields_and_one_set_for_all(fields):
-    assert method(NAME, sources=fields).encoder.block_hook.tokens.shape[0] == 2 ** len(fields) - 1
-    assert method(NAME, sources=fields, aware=False).encoder.block_hook.tokens.shape[0] == 1
+def test_a_pooling_with_weights_learns_along():
+    """As the paper's pooler does."""
+    every = fields(FIELDS[:2])
+    encoder = Encoder(every, size="nano", trunk="joint", pool="attention")
+    m = methods.build(NAME, encoder, targets=(Target("kind", "classes", ("a", "b", "c")),))
+    learns = {n for n, p in m.named_parameters() if p.requires_grad}
+    pools = {n for n, _ in m.named_parameters() if n.startswith(f"encoder.pools.{FUSED}.")}
+    assert pools and pools < learns
+    assert not any(n.startswith("encoder.trunks") for n in learns)
+
+
+@pytest.mark.parametrize("sources", [FIELDS[:2], FIELDS[:3]])
+def test_any_number_of_fields_and_one_set_for_all(sources):
+    assert method(NAME, sources=sources).encoder.block_hook.tokens.shape[0] == 2 ** len(sources) - 1
+    assert method(NAME, sources=sources, aware=False).encoder.block_hook.tokens.shape[0] == 1
 
 
 def test_wrong_options_are_refused():
