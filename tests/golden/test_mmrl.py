@@ -64,6 +64,12 @@ def test_two_steps_of_tokens_without_a_space():
     golden("mmrl", reference, views=("weak",), **options)
 
 
+def test_other_views():
+    reference = type("MMRL", (MMRL,), {})
+    options = {"width": 8, "space": 16, "also": {"view": "plain"}}
+    golden("mmrl", reference, views=("plain",), **options)
+
+
 def test_names_are_written_with_spaces():
     names = ("red_boat", "sea", "a_boat_on_the_sea")
     target = {"name": "kind", "kind": "classes", "classes": names}

@@ -17,13 +17,13 @@ class MMRLpp(NamedClasses):
         blocks, maps = self.depth - self.first + 1, "block_hook.maps.picture"
         shapes = {n: tuple(p.shape) for n, p in self.p.items() if n.startswith(maps)}
         d = self.encoder.width
-        for i in range(blocks if self.rank else 0):
+        for i in range(blocks if self.rank and self.space else 0):
             assert shapes[f"{maps}.bias.{i}"] == (d,)
             assert not self.p[f"{maps}.residual.{i}.b"].any()
             assert self.p[f"{maps}.residual.{i}.a"].abs().max() > 0.01
             assert shapes[f"{maps}.residual.{i}.a"] == (self.rank, self.space)
         size = 1 + 3 * blocks if self.rank else 2 * blocks
-        assert len(shapes) == size
+        assert len(shapes) == (size if self.space else 1)
         low = self.w["heads.picture.parametrizations.weight.0.a"]
         assert low.shape == (min(self.head_rank, self.width, d), d)
         assert not self.w["heads.picture.parametrizations.weight.original"].requires_grad
@@ -31,6 +31,8 @@ class MMRLpp(NamedClasses):
     def layer_tokens(self, field, i):
         """A weight that all layers of an encoder share, and a difference of low rank."""
         name, bank = f"block_hook.maps.{field}", self.p["block_hook.bank"]
+        if not self.space:  # tokens of each layer by themselves
+            return self.p[f"{name}.tokens"][i]
         if not self.rank:
             return linear(self.p, f"{name}.linears.{i}", bank)
         difference = self.p[f"{name}.residual.{i}.b"] @ self.p[f"{name}.residual.{i}.a"]
@@ -73,10 +75,17 @@ def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, **options):
         {"beta": 0.0, "first": 1, "count": 3, "space": 8, "template": "a photo of a {}"},
         {"rank": 0, "beta": 0.4},
         {"weight": 0.0, "first": 2},
+        {"space": 0, "count": 3},
     ],
 )
 def test_two_steps(options):
     hold(**options)
+
+
+def test_other_views():
+    reference = type("MMRLpp", (MMRLpp,), {"head_rank": 4})
+    options = {"width": 8, "space": 16, "head_rank": 4, "also": {"view": "plain"}}
+    golden("mmrl_pp", reference, views=("plain",), **options)
 
 
 def test_two_steps_of_more_fields():

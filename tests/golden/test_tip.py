@@ -209,6 +209,7 @@ def hold(fields=("picture", "facts"), rows=6, views=None, **options):
         {"match": 0.4, "fill": 2.0, "temperature": 0.5, "ratio": 0.3},
         {"match": 0.0, "depth": 1},
         {"fill": 0.0, "temperature": 0.03},
+        {"fill": 0.0, "temperature": 0.005},
         {"ratio": 0.8, "width": 16, "depth": 2},
     ],
 )

@@ -6,6 +6,7 @@ import torch
 from amodal import methods
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
+from amodal.nn.adapters.deep_prompts import PatternPrompts
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
 from tests.methods.bench import FIELDS, batch, fields, method
@@ -32,17 +33,22 @@ def test_prompts_and_head_learn_and_nothing_else(prompt_type):
     assert m.encoder.block_hook.tokens.shape == (15, 2, 4, 64)
 
 
-def test_only_the_prompts_of_what_rows_have_are_learnt():
+@pytest.mark.parametrize("there", [("picture",), ("facts",), ("picture", "words"), FIELDS])
+def test_only_the_prompts_of_what_rows_have_are_learnt(there):
     m = method(NAME, length=2)
-    rows = batch(m.views, absent=("signal", "facts"), patchy=False)
+    rows = batch(m.views, absent=[f for f in FIELDS if f not in there], patchy=False)
     before, _ = stepped(m, rows)
     moved = (m.encoder.block_hook.tokens - before["encoder.block_hook.tokens"]).abs().sum(
         (1, 2, 3)
     ) > 0
     fields = list(m.encoder.fields)
-    assert moved.nonzero().flatten().tolist() == [
-        2 ** fields.index("picture") + 2 ** fields.index("words") - 1
-    ]
+    assert moved.nonzero().flatten().tolist() == [sum(2 ** fields.index(f) for f in there) - 1]
+
+
+def test_prompts_are_the_papers_by_default():
+    prompts = PatternPrompts(("picture", "words"), 8, 12)
+    assert prompts.tokens.shape == (3, 6, 16, 8)
+    assert (prompts.level, prompts.accumulate, prompts.missing_aware) == ("input", True, True)
 
 
 def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():

@@ -21,8 +21,9 @@ Differs:
   by those of other records; here it is whole. Their picture is augmented 95 times in 100, here
   always, by `strong` in place of a crop, flips, rotations and colours of theirs.
 - optimizer: AdamW, theirs is Adam. The cosine ends at 1 % of the rate, theirs at 0.
-- fine-tuning: a classifier reads the fused vector (`amodal evaluate`); the authors also average it
-  with classifiers of the picture and of the table.
+- the fused vector is `Tip.fused` in Python; no verb reads it yet, `amodal evaluate` takes the mean
+  of the encoder's vectors. The authors fine-tune classifiers of the fused vector, of the picture
+  and of the table, and average them.
 """
 
 from __future__ import annotations
@@ -161,7 +162,6 @@ def kind_mean(column: Column) -> Tensor:
         column: (N, K, 2) of `MaskedCells`. A kind of which nothing is hidden is left out.
     """
     total_K, count_K = column.flat.sum(0).unbind(1)
-    count_K = count_K.detach()
     mean: Tensor = (total_K / count_K.clamp(min=1)).sum() / (count_K > 0).sum().clamp(min=1)
     return mean
 
@@ -288,7 +288,9 @@ class Tip(Method):
             s: Ragged(c.flat, zero.index_copy(0, c.rows, ragged(c).lengths))
             for s, c in columns.items()
         }
-        cells, others = lists[f"tokens/{self.table}"], [lists[f"tokens/{s}"] for s in self.others]
+        # of a field that the batch has not even empty
+        nothing = Ragged(self.module.cls[None][:0], zero)
+        cells, *others = (lists.get(f"tokens/{s}", nothing) for s in (self.table, *self.others))
         present = torch.stack([tokens.lengths > 0 for tokens in others])
         cls = torch.stack([self.module.vector(cells, tokens) for tokens in others])
         # a row without any other field reads nothing, the same for each of them
