@@ -43,11 +43,11 @@ class Prompts(Reference):
             return {"predict/kind": 0 * self.p["block_hook.tokens"].sum()}
         return {"predict/kind": sum(losses) / len(losses)}
 
-    def pattern(self, own):
+    def pattern(self, present):
         """Which set of prompts: fields that are there are the ones of a binary number."""
         if not self.missing_aware:
             return 0
-        return sum(2**i for i, f in enumerate(self.encoder.fields) if f in own) - 1
+        return sum(2**i for i, f in enumerate(self.encoder.fields) if f in present) - 1
 
     def transformer(self, x, pattern):
         """The mean of a record's own tokens at the end."""

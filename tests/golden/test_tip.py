@@ -169,7 +169,7 @@ class TIP(Reference):
         return len(known) + 1 if known else 0
 
 
-def _facts(rng):
+def table_row(rng):
     return {
         "age": float(rng.normal(3, 2)),
         "colour": str(rng.choice(COLOURS)),
@@ -184,14 +184,14 @@ def a_larger_table(monkeypatch):
     """Of five columns, with cells that are missing."""
     small, draw = bench.fields, bench.raw
     rng = np.random.default_rng(0)
-    table = modalities.kind("table").infer([_facts(rng) for _ in range(20)])
+    table = modalities.kind("table").infer([table_row(rng) for _ in range(20)])
 
     def fields(names=bench.FIELDS):
         return {n: table if n == "facts" else m for n, m in small(tuple(names)).items()}
 
     monkeypatch.setattr(bench, "fields", fields)
     monkeypatch.setattr(
-        bench, "raw", lambda field, rng: _facts(rng) if field == "facts" else draw(field, rng)
+        bench, "raw", lambda field, rng: table_row(rng) if field == "facts" else draw(field, rng)
     )
 
 

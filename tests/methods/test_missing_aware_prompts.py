@@ -33,16 +33,16 @@ def test_prompts_and_head_learn_and_nothing_else(prompt_type):
     assert m.encoder.block_hook.tokens.shape == (15, 2, 4, 64)
 
 
-@pytest.mark.parametrize("there", [("picture",), ("facts",), ("picture", "words"), FIELDS])
-def test_only_the_prompts_of_what_rows_have_are_learnt(there):
+@pytest.mark.parametrize("present", [("picture",), ("facts",), ("picture", "words"), FIELDS])
+def test_only_the_prompts_of_what_rows_have_are_learnt(present):
     m = method(NAME, length=2)
-    rows = batch(m.views, absent=[f for f in FIELDS if f not in there], patchy=False)
+    rows = batch(m.views, absent=[f for f in FIELDS if f not in present], patchy=False)
     before, _ = stepped(m, rows)
     moved = (m.encoder.block_hook.tokens - before["encoder.block_hook.tokens"]).abs().sum(
         (1, 2, 3)
     ) > 0
     fields = list(m.encoder.fields)
-    assert moved.nonzero().flatten().tolist() == [sum(2 ** fields.index(f) for f in there) - 1]
+    assert moved.nonzero().flatten().tolist() == [sum(2 ** fields.index(f) for f in present) - 1]
 
 
 def test_prompts_are_the_papers_by_default():
