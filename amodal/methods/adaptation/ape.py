@@ -11,7 +11,8 @@ Differs:
 
 - encoder: runs of this library and backbones (`--backbone image=timm:…`, `text=transformers:…`);
   the paper has large vision transformers and language models.
-- pooling: the mean of what the blocks make of the tokens.
+- heads: the paper's are perceptrons of four to six layers; here a block of a transformer has one of
+  two, and reads tokens before the mean is taken.
 - the pairs: their second lever, captions that resemble the task, is a matter of which records are
   trained on.
 - recipe: that of the library; the authors published no code.
