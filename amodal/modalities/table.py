@@ -279,6 +279,13 @@ class Table(Modality):
         count = to_device(torch.bincount(tokens, minlength=len(target)).clamp(min=1), device)
         return loss.new_zeros(len(target)).index_add(0, token, loss) / count
 
+    def target_kinds(self, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Numbers and categories."""
+        columns, values = target.chunk(2, 1)
+        numeric = constant(self.numeric(), values, torch.bool)[columns.long()]
+        kinds = [values.where(own, torch.nan) for own in (numeric, ~numeric)]
+        return [(~own.isnan().all(1), torch.cat([columns, own], 1)) for own in kinds]
+
     def cells(self, value: np.ndarray) -> dict[str, str]:
         """Name -> cell as text, without the missing ones."""
         present = {c: v for c, v in zip(self.columns, value.tolist()) if not np.isnan(v)}

@@ -41,6 +41,21 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.nn.dropout:seeded_dropout",
     ),
     "siglip": ("amodal.objectives.sigmoid:sigmoid_loss",),
+    "missing_aware_prompts": (
+        "amodal.nn.adapters.deep_prompts:PatternPrompts",
+        "amodal.nn.adapters.deep_prompts:pattern_prompts",
+    ),
+    "mmrl": (
+        "amodal.methods.shared.shared_space:one_category",
+        "amodal.methods.shared.shared_space:NamedClassFeatures",
+        "amodal.methods.shared.shared_space:NamedClasses",
+        "amodal.nn.adapters.shared_space_tokens:IndependentTokens",
+        "amodal.nn.adapters.shared_space_tokens:space_tokens",
+    ),
+    "mmrl_pp": (
+        "amodal.nn.adapters.shared_space_tokens:SpaceMaps",
+        "amodal.nn.adapters.shared_space_tokens:SpaceTokens",
+    ),
     "barlow_twins": (
         "amodal.objectives.barlow:barlow_twins",
         "amodal.nn.heads.projectors:Projector",

@@ -1,10 +1,12 @@
 """MMA-DFER: what of it learns, and what it tells."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Batch
 from amodal.core.column import shared_rows
 from tests.methods.bench import FIELDS, batch, method
 
@@ -53,6 +55,30 @@ def test_any_fields_are_classified_and_classes_may_be_balanced():
     x, y = features.logits.values[at], features.label.values[of]
     expected = torch.stack([cross_entropy(x[y == c], y[y == c]) for c in y.unique()]).mean()
     torch.testing.assert_close(even.losses(features)["supervised"], expected)
+
+
+def test_a_field_that_no_record_has_is_as_one_that_is_not_there():
+    m = method("mma_dfer", lead="signal").eval()
+    whole = batch(("plain",), patchy=False)
+    empty = whole.columns | {"signal": whole["signal"].at(torch.arange(0))}
+    one = m.predict(Batch.of(whole.size, empty, whole.keys))
+    other = m.predict(whole.only("picture", "words", "facts"))
+    torch.testing.assert_close(one.values, other.values)
+
+
+def test_a_record_without_any_field_has_no_classes():
+    rows = batch(("plain",), absent=("picture", "words", "facts"))
+    for lead in ("signal", "words"):
+        found = method("mma_dfer", lead=lead).predict(rows)
+        assert found.rows.tolist() == rows["signal"].rows.tolist()
+
+
+def test_without_labels_the_loss_is_nothing():
+    m = method("mma_dfer")
+    rows = batch(m.views)
+    none = replace(rows, labels={"kind": rows.labels["kind"].at(torch.arange(0))})
+    loss = m.losses(m.features(none))["supervised"]
+    assert loss.item() == 0 and loss.requires_grad
 
 
 def test_wrong_options_are_errors():

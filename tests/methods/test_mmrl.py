@@ -116,6 +116,37 @@ def test_inference_is_apart_for_classes_learnt_and_for_others():
     assert set(m.probabilities(rows)) == {"picture", "signal", "facts"}
 
 
+def test_predictions_are_the_mean_over_the_fields_of_a_row():
+    m = aligned().double().eval()
+    rows = exact(batch(("plain",)))
+    of_row = {}
+    for column in m.probabilities(rows).values():
+        assert not column.values.requires_grad
+        for r, p in zip(column.rows.tolist(), column.values):
+            of_row.setdefault(r, []).append(p)
+    found = m.predict(rows)
+    assert found.rows.tolist() == sorted(of_row)
+    expected = [(sum(of_row[r]) / len(of_row[r])).log() for r in sorted(of_row)]
+    torch.testing.assert_close(found.values, torch.stack(expected))
+    few = m.predict(exact(batch(("plain",), absent=("picture", "facts"))))
+    assert few.rows.tolist() == rows["signal"].rows.tolist()
+    alone = exact(batch(("plain",), size=1, absent=("picture",)))
+    assert m.predict(alone).rows.tolist() == [0]
+
+
+def test_probabilities_have_a_floor():
+    m = aligned(scale=1e5).double().eval()
+    found = m.predict(exact(batch(("plain",)))).values
+    assert found.min().isclose(torch.tensor(1e-12).double().log())
+
+
+def test_representation_features_read_the_mean_of_the_tokens():
+    m = aligned()
+    x = torch.randn(3, 5, m.encoder.width)
+    head, norm = m.heads["picture"], m.encoder.trunks["picture"].norm
+    torch.testing.assert_close(m.read_out("picture", x), head(norm(x).mean(1)))
+
+
 def test_without_a_space_towers_are_apart():
     m = aligned(space=0)
     sum(m.losses(m.features(batch(m.views, absent=("signal",)))).values()).backward()

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
+from amodal.nn.adapters.block_tokens import hook_disabled
+from amodal.nn.adapters.shared_space_tokens import SpaceMaps, SpaceTokens, space_tokens
 from tests.methods.bench import batch, method
 
 
@@ -58,7 +60,25 @@ def test_tokens_go_on_unless_beta_is_1(beta):
     assert deep.beta == beta and deep.rank == 4
 
 
+def test_tokens_are_those_of_mmrl_by_default():
+    tokens = SpaceTokens(("picture",), 8, 2)
+    assert (tokens.count, tokens.space, tokens.first) == (5, 512, 0)
+    assert (tokens.beta, tokens.rank) == (1.0, 0) and tokens.bank.shape == (5, 512)
+    assert SpaceTokens(("picture",), 8, 2, space=16).space == 16
+    assert len(SpaceMaps(4, 8, 3).linears) == 3
+
+
+def test_fields_without_maps_get_no_tokens():
+    m = method("mmrl_pp").eval()
+    tokens = m.encoder.tokenize(batch(("plain",)).only("words"))
+    some = m.encoder.encode(tokens, block_hook=space_tokens(m.encoder, fields=("picture",)))
+    with hook_disabled(m.encoder):
+        torch.testing.assert_close(some["words"].x, m.encoder.encode(tokens)["words"].x)
+
+
 def test_wrong_options_are_refused():
+    with pytest.raises(AmodalError, match="Did you mean words"):
+        method("mmrl_pp", text_field="word")
     with pytest.raises(AmodalError, match="mmrl_pp learns classes by their names"):
         method("mmrl_pp", targets=())
     with pytest.raises(AmodalError, match="mixed by a share from 0 to 1"):

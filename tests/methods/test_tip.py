@@ -33,30 +33,6 @@ def test_three_losses_a_third_each():
     )
 
 
-def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture():
-    """Row by row: age is a number (squared error in deviations), colour a category (cross-entropy
-    among its three codes)."""
-    m, b = one()
-    got = m.losses(m.features(b))["reconstruct/picture"]
-    table, losses = m.encoder.fields["facts"], []
-    for i in range(b.size):
-        row = b.between(i, i + 1)
-        content = m.encoder.patchify(row)["facts"]
-        hidden = m.masked.draw(m.encoder, content, row)
-        assert int(hidden.sum()) == 1  # a half of two cells
-        x = torch.where(hidden[:, None], m.masked.token, content.x)
-        cells = m.encoder.encode({"facts": m.encoder.add_positions(content.with_x(x))})["facts"].x
-        picture = m.encoder.encode(m.encoder.tokenize(row.only("picture")))["picture"].x
-        out = m.masked.predictor(m.module.cross(_ragged(cells), _ragged(picture)).flat[hidden])[0]
-        age, colour = table.standardised(row["facts"].values)[0]
-        losses.append(
-            (out[0] - age) ** 2
-            if hidden[0]
-            else F.cross_entropy(out[2:][None], colour.long()[None])
-        )
-    torch.testing.assert_close(got, torch.stack(losses).mean() / 3)
-
-
 def _ragged(x):
     return Ragged(x, torch.tensor([len(x)]))
 
@@ -111,7 +87,26 @@ def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
         "picture": b["picture"].at(torch.arange(2)),
         "facts": b["facts"].at(torch.arange(1, 4)),
     }
-    assert m.fused(Batch.of(b.size, nothing, b.keys)).rows.tolist() == [0, 1, 2, 3]
+    some = m.fused(Batch.of(b.size, nothing, b.keys))
+    assert some.rows.tolist() == [0, 1, 2, 3] and some.values.isfinite().all()
+    cell = m.fused(holes.only("facts"))  # one cell is enough
+    assert cell.rows.tolist() == list(range(b.size)) and cell.values.isfinite().all()
+
+
+def test_rows_that_have_one_of_the_other_fields_have_a_fused_vector():
+    m = exact(method("tip", sources=("picture", "words", "facts"))).eval()
+    b = exact(batch(("plain",), sources=("picture", "words", "facts"), patchy=False))
+    columns = {"picture": b["picture"].at(torch.arange(2)), "words": b["words"].at(torch.arange(3))}
+    columns["facts"] = b["facts"].at(torch.arange(3, 5))
+    both = m.fused(Batch.of(b.size, columns, b.keys))
+    assert both.rows.tolist() == [0, 1, 2, 3, 4] and both.values.isfinite().all()
+
+
+def test_a_pair_has_one_logit():
+    m, b = one()
+    tokens = {f: m.encoder.tokenize(b.only(f))[f] for f in FIELDS}
+    lists = [Ragged(t.x, t.lengths()) for t in (tokens["facts"], tokens["picture"])]
+    assert m.module(*lists).shape == (b.size,)
 
 
 def test_other_fields_are_encoded_one_by_one_and_their_mean_is_fused():
@@ -120,6 +115,9 @@ def test_other_fields_are_encoded_one_by_one_and_their_mean_is_fused():
     b = exact(batch(("plain",), sources=fields, patchy=False))
     parts = [m.fused(_without(b, dropped)) for dropped in ("words", "picture")]
     torch.testing.assert_close(m.fused(b).values, sum(p.values for p in parts) / 2)
+    context = {s: m.encoder.encode(m.encoder.tokenize(b.only(s)))[s] for s in fields}
+    lists = {s: Ragged(t.x, t.lengths()) for s, t in context.items()}
+    torch.testing.assert_close(m.module.vector(lists["facts"], lists["picture"]), parts[0].values)
 
 
 def _without(b, field):

@@ -96,6 +96,26 @@ def test_loss_by_kind_of_column():
     assert prediction.grad[0, 2:].abs().sum() == 0 and prediction.grad[1, :2].abs().sum() == 0
 
 
+@pytest.mark.parametrize("patch", [1, 2])
+def test_targets_of_numbers_and_of_categories_apart(patch):
+    """A token of two columns may have both."""
+    table = replace(TABLE, patch=patch)
+    values = torch.tensor([[30.0, 1.0], [torch.nan, 2.0], [50.0, torch.nan]])
+    target = table.targets(values)
+    (numbers, of_numbers), (codes, of_codes) = table.target_kinds(target)
+    assert numbers.tolist() == ([True, False, False, True] if patch == 1 else [True, False, True])
+    assert codes.tolist() == ([False, True, True, False] if patch == 1 else [True, True, False])
+    prediction = torch.randn(len(target), 2 + 3)
+    apart = [table.token_loss(prediction, t) for t in (of_numbers, of_codes)]
+    assert not apart[0][~numbers].any() and not apart[1][~codes].any()
+    whole = (apart[0] + apart[1]) / (numbers.float() + codes.float())
+    torch.testing.assert_close(whole, table.token_loss(prediction, target))
+    picture = make("image", size=8, channels=1, patch=4)
+    patches = torch.randn(4, 16)
+    ((there, same),) = picture.target_kinds(patches)
+    assert there.tolist() == [True] * 4 and torch.equal(same, patches)
+
+
 def test_logits_of_other_columns_do_not_compete():
     table = make("table", columns=["a", "b"], categories={"a": ["x"], "b": ["y", "z"]})
     prediction = torch.tensor([[0, 0, 9.0, 0, 99, 99, 99]], requires_grad=True)

@@ -8,11 +8,11 @@ from tests.structure.tree import ROOT
 GOLDEN = ROOT / "tests" / "golden"
 WITHOUT = frozenset(
     """
-    aa_ssl ape astrom3 biofusionnet capsule_attn clamr clip_ild
+    aa_ssl astrom3 biofusionnet capsule_attn clamr clip_ild
     cta_ttt cuni_mmt duet finetune
-    less_bimodal limoe mcl_multistage medflip mhsa_dms missing_aware_prompts
-    missing_joint_embedding mlem mm_guidance mm_robustness mma_dfer mmcl_theory mmrl mmrl_pp
-    multi_sk multimat mvpt scot skillnet_mm sorce ssma surgical_feedback texttopicnet tip
+    less_bimodal limoe mcl_multistage medflip mhsa_dms
+    missing_joint_embedding mlem mm_guidance mm_robustness mmcl_theory
+    multi_sk multimat mvpt scot skillnet_mm sorce ssma surgical_feedback texttopicnet
     ucasr uda_cope v2l
     """.split()
 )

@@ -1,12 +1,23 @@
 """APE: two encoders that were trained apart stay frozen, and a small head leads from the space of
-the one into that of the other. Rosenfeld, Nakkiran, Pouransari, Tuzel and Faghri, 2022,
-arXiv:2210.03927, section 2. The loss is CLIP's (see `clip`). As nothing below the head learns,
-features can be computed once: `amodal align`. Row 102 of the catalogue.
+the one into that of the other.
 
-For any fields: each but the anchor gets blocks of a transformer over its tokens, which of a value
-that is kept as one vector are a perceptron with a residual, then a linear map; the anchor a linear
-map alone. Their second lever, pairs that resemble the task, is a matter of which records are
-trained on."""
+Rosenfeld, Nakkiran, Pouransari, Tuzel and Faghri, 2022, arXiv:2210.03927, section 2. The loss is
+CLIP's (see `clip`). As nothing below the head learns, features can be computed once: `amodal
+align`. For any fields: each but the anchor gets blocks of a transformer over its tokens, which of a
+value that is kept as one vector are a perceptron with a residual, then a linear map; the anchor a
+linear map alone.
+
+Differs:
+
+- encoder: runs of this library and backbones (`--backbone image=timm:…`, `text=transformers:…`);
+  the paper has large vision transformers and language models.
+- heads: the paper's are perceptrons of four to six layers; here a block of a transformer has one of
+  two, and reads tokens before the mean is taken.
+- the pairs: their second lever, captions that resemble the task, is a matter of which records are
+  trained on.
+- recipe: that of the library; the authors published no code.
+- zero-shot classes are those of `amodal evaluate`, with the templates that it is given.
+"""
 
 from amodal.core import AmodalError, unknown
 from amodal.methods.contrastive.clip import clip

@@ -1,14 +1,27 @@
-"""Frozen encoders of single fields become one of all fields: prompts, adapters between their
-blocks, and a small network over time. Chumachenko, Iosifidis and Gabbouj, CVPR 2024 workshops,
-arXiv:2404.09010: progressive prompts (3.2), fusion bottleneck at every block (3.3), temporal
-transformer (3.4). Row 15 of the catalogue. The encoder must be trained beforehand, each field by
-itself (a run of `mae`, then `--init-from`).
+"""MMA-DFER: frozen encoders of single fields become one of all fields, by prompts, adapters between
+their blocks, and a small network over time.
 
-What differs. Any fields: a field gets the mean of what the others say, and a record may lack any.
-There is no modality of video here yet: a step in time is what `lead` has at one moment (position 0
-of its tokens), read by the trunk together with the other steps instead of frame by frame, and its
-mean token for the CLS of a frame. In the encoder that is saved, a field alone passes the same
-adapters and gets no messages. Weights of classes (`balanced`) are those of the batch. No drop path.
+Chumachenko, Iosifidis and Gabbouj, CVPR 2024 workshops, arXiv:2404.09010: progressive prompts
+(3.2), fusion bottleneck at every block (3.3), temporal transformer (3.4). The encoder must be
+trained beforehand, each field by itself (a run of `mae`, then `--init-from`). Any fields: a field
+gets the mean of what the others say, and a record may lack any.
+
+Differs:
+
+- encoders: transformers of the library that `mae` trained here; the authors have an MAE of faces
+  and AudioMAE, both ViT-B. Positions stay frozen; the authors train them, and their prompts have
+  some.
+- video: there is no such modality yet. A step in time is what `lead` has at one moment (position 0
+  of its tokens), read by the trunk together with the other steps; the authors read 16 frames one by
+  one. The mean of its tokens stands for it, and for the other field, in place of class tokens.
+- over time: positions are sines, the perceptron is four times as wide, and a norm comes last;
+  theirs are learned, twice, and there is none. Keys, queries and values have biases.
+- in the encoder that is saved, a field alone passes the same adapters and gets no messages.
+- drop path of .1 in the authors' encoders can be had by `drop_path`; here it is off.
+- recipe: the authors' rate changes once an epoch; the cosine ends at 1 % of it, theirs at 0.
+- views: `weak`, in place of crops, flips and colours of faces.
+- metrics: accuracy (WAR) and balanced accuracy (UAR) of `amodal evaluate`, on one split in place of
+  five folds. Weights of classes (`balanced`) are those of the batch; the authors' code has none.
 """
 
 from __future__ import annotations
@@ -20,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from amodal.core import AmodalError, Batch, Column, unknown
+from amodal.core import AmodalError, Batch, Column, Recipe, unknown
 from amodal.core.column import both
 from amodal.methods.contract import FeatureRecord, Method
 from amodal.methods.shared.supervised import label_columns
@@ -30,6 +43,18 @@ from amodal.nn.adapters.parallel_adapters import ParallelAdapters, parallel_adap
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import TemporalHead, class_weights
 from amodal.objectives.common import connected_zero
+
+PAPER_RECIPE = Recipe(
+    lr=1e-4,
+    weight_decay=1e-2,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    warmup=0.0,
+    clip=0.0,
+    batch_size=8,
+    epochs=25.0,
+    resolution=224,
+)
 
 
 def mma_dfer(

@@ -1,25 +1,52 @@
 """MMRL: tokens of one learned space enter the upper blocks of all towers, and what towers say
-without them is kept near. Guo and Gu, CVPR 2025, arXiv:2503.08497. Space tokens: their 3.2; loss:
-3.3, cross-entropies of the class feature and of the representation feature, and cosines to what the
-frozen towers give; decoupled inference: 3.4. Row 187 of the catalogue. The encoder must be trained
-to compare its fields with texts beforehand (`clip`); `amodal adapt` goes on with such a run, from
-few records of each class (`--shots`).
+without them is kept near.
 
-What differs. Any number of fields: each but the text field has its own class and representation
-features. Texts are read both ways and pooled, so there is no causal mask to extend. Tokens cannot
-enter a pretrained backbone here. For unseen classes the encoder itself is what to ask: its vectors
-are the class features (zero-shot in `amodal evaluate`). `predict` mixes in the others, for the
-classes learnt."""
+Guo and Gu, CVPR 2025, arXiv:2503.08497. Space tokens: their 3.2; loss: 3.3, cross-entropies of the
+class feature and of the representation feature, and cosines to what the frozen towers give;
+decoupled inference: 3.4. The encoder must be trained to compare its fields with texts beforehand
+(`clip`); `amodal adapt` goes on with such a run, from few records of each class (`--shots`). Any
+number of fields: each but the text field has its own class and representation features.
+
+Differs:
+
+- encoder: what `clip` learnt here on patches and parts of words. The paper has OpenAI's ViT-B/16;
+  tokens cannot enter a pretrained backbone here.
+- class features are means over a record's own tokens; the paper's are its class token, and the end
+  token of a text. Texts are read both ways, so there is no causal mask to extend.
+- projections are trained too where the encoder has no common space yet.
+- `predict` averages the probabilities of both features, the authors' code their logits. For unseen
+  classes the encoder itself is what to ask, as in the paper: its vectors are the class features
+  (zero-shot in `amodal evaluate`).
+- weight 1, template "{}" and 512 dimensions unless set; the authors choose weights (0.01 to 7) and
+  templates by data set, and 2,048 dimensions for EuroSAT.
+- recipe: that of base and novel classes; ImageNet has 32 records a step, few shots 50 epochs. The
+  authors' first epoch has a constant rate of 1e-5; here the rate rises. The cosine ends at 1 % of
+  the rate, theirs at 0. They decay biases and tokens too.
+- views: `weak`, in place of crops of at least half a picture and flips.
+"""
 
 import copy
 from functools import partial
 
 from torch import nn
 
+from amodal.core import Recipe
 from amodal.methods.shared.shared_space import NamedClasses, one_category
 from amodal.nn.adapters.shared_space_tokens import space_tokens
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
+
+PAPER_RECIPE = Recipe(
+    lr=1e-3,
+    weight_decay=5e-4,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    warmup_epochs=1.0,
+    clip=0.0,
+    batch_size=4,
+    epochs=10.0,
+    resolution=224,
+)
 
 
 def mmrl(

@@ -1,9 +1,17 @@
 """MMRL++: MMRL with one map into each tower that blocks change a little, and tokens that go on from
-block to block. Guo and Gu, 2025, arXiv:2505.10088. Shared-residual representation aligner: R (W +
-A_i B_i)' + b_i with B_i = 0 at first; progressive representation composition: a later block reads
-beta of its own tokens and 1 - beta of what the block before made of its; the projection of
-representation features is the frozen one and a low-rank residual. All else is `mmrl`, and so is
-what differs from the papers. Row 198 of the catalogue."""
+block to block.
+
+Guo and Gu, 2025, arXiv:2505.10088. Shared-residual representation aligner: R (W + A_i B_i)' + b_i
+with A_i B_i = 0 at first; progressive representation composition: a later block reads beta of its
+own tokens and 1 - beta of what the block before made of its; the projection of representation
+features is the frozen one and a low-rank residual. All else is `mmrl`.
+
+Differs:
+
+- all that differs in `mmrl`; the recipe is the same.
+- of the two factors of a residual the outer one begins as zeros and the inner one is drawn; in the
+  authors' code it is the other way round.
+"""
 
 import copy
 from collections.abc import Callable
@@ -11,11 +19,24 @@ from functools import partial
 
 from torch import nn
 
+from amodal.core import Recipe
 from amodal.methods.shared.shared_space import NamedClasses, one_category
 from amodal.nn.adapters.lora import lora
 from amodal.nn.adapters.shared_space_tokens import space_tokens
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
+
+PAPER_RECIPE = Recipe(
+    lr=1e-3,
+    weight_decay=5e-4,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    warmup_epochs=1.0,
+    clip=0.0,
+    batch_size=4,
+    epochs=10.0,
+    resolution=224,
+)
 
 
 def mmrl_pp(

@@ -300,7 +300,7 @@ class MaskedWords(nn.Module):
         hidden_T: Tensor,
         target_T: Tensor,
         seen: Column,
-        cross: CrossEncoder,
+        cross: Callable[[Ragged, Ragged], Ragged],
     ) -> Column:
         """`forward` for words that the encoder has read.
 
@@ -308,18 +308,23 @@ class MaskedWords(nn.Module):
             words: Lists of the tokens of `encode`.
             hidden_T: The mask.
             target_T: What stands at each token.
+            seen: Lists of tokens of the other field.
+            cross: What words make of the other field.
         """
         index, seen_index = shared_rows(words, seen)
         lists = ragged(words)
         read = cross(lists[index], ragged(seen)[seen_index])
         hidden, target = (Ragged(t, lists.lengths)[index].flat for t in (hidden_T, target_T))
-        loss_T = encoder.fields[self.field].token_loss(
-            self.predictor(read.flat[hidden]), target[hidden]
-        )
+        both = self.token_losses(encoder, self.predictor(read.flat[hidden]), target[hidden])
         row = torch.arange(len(index), device=index.device)
         row = torch.repeat_interleave(row, read.lengths)[hidden]
-        both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
-        return Column(both.new_zeros(len(index), 2).index_add(0, row, both), words.rows[index])
+        total = both.new_zeros(len(index), *both.shape[1:]).index_add(0, row, both)
+        return Column(total, words.rows[index])
+
+    def token_losses(self, encoder: Encoder, prediction: Tensor, target: Tensor) -> Tensor:
+        """(t, ..., 2): the loss of each hidden token, and 1."""
+        loss_T = encoder.fields[self.field].token_loss(prediction, target)
+        return torch.stack([loss_T, torch.ones_like(loss_T)], 1)
 
 
 def pick_text_field(encoder: Encoder, text_field: str = "") -> tuple[str, list[str]]:

@@ -223,6 +223,10 @@ class Modality(Corruptible, ABC):
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(t,) the loss of each token."""
 
+    def target_kinds(self, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Targets whose losses are not alike, apart: (t,) bool, which tokens have any, and they."""
+        return [(target.new_ones(len(target)).bool(), target)]
+
     @abstractmethod
     def show(self, value: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 picture of a decoded value."""
