@@ -21,6 +21,7 @@ from amodal.core.part import Spec, supplied
 from amodal.data import Dataset, Openable
 from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
+from amodal.evaluate.diagnoses import Diagnosis, diagnose
 from amodal.export.hub_mixin import HubMixin
 from amodal.inference.predict import MethodPredictor
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
@@ -202,15 +203,12 @@ class Model(HubMixin):
         part: str | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Embedded:
-        """Embed records.
+        """Embed records: a vector of each source of each, with keys and labels.
 
         Args:
             data: Whatever `amodal.open` takes.
             part: "train", "valid" or "test"; all records if None.
             progress: Called with the number of records just done.
-
-        Returns:
-            A vector of each source of each record, with keys and labels.
         """
         dataset = self.with_features(self.read(data))
         indices = dataset.split(part) if part else range(len(dataset))
@@ -276,6 +274,10 @@ class Model(HubMixin):
         """Divide records into clusters, without any label; see `amodal.cluster.cluster`."""
         return cluster(self, data, **options)
 
+    def diagnose(self, data: Openable, **options: Any) -> Diagnosis:
+        """What the vectors look like; see `amodal.evaluate.diagnoses.diagnose`."""
+        return diagnose(self, data, **options)
+
     def untrained(self) -> Model:
         """The same encoder as it was before training, with pretrained backbones as they came."""
         before = untrained_encoder(self.encoder, self.spec, self.config, self.user_code)
@@ -306,7 +308,7 @@ class Model(HubMixin):
         weights: Mapping[str, float] | None = None,
         **query: Any,
     ) -> list[Hit]:
-        """Find the records nearest to a query, as in `search(image="boat.png", text="red")`.
+        """Find the records nearest to a query, best first: `search(image="boat.png", text="red")`.
 
         Args:
             k: How many.
@@ -314,12 +316,8 @@ class Model(HubMixin):
             where: A filter on labels, see `amodal.search.filter.Where`.
             fields: Whose vectors to compare with; all if None.
             like: Keys of records that are parts of the query.
-            weights: Of the parts of the query by name, of records by `like:KEY`; below 0 for what
-                is unwanted.
+            weights: Of parts by name, of records by `like:KEY`; below 0 for what is unwanted.
             query: Fields or kinds of data -> values.
-
-        Returns:
-            The hits, best first.
         """
         return run_search(
             self._open_index(index),

@@ -12,6 +12,7 @@ import tyro
 
 from amodal.cli.cluster import cluster
 from amodal.cli.compare import compare
+from amodal.cli.diagnose import diagnose
 from amodal.cli.find import index, search, serve
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import take_method_options
@@ -25,7 +26,8 @@ VERBS = {
     f.__name__: f
     for f in (
         *(demo, init, data, compare, pretrain, plan, align, adapt, predict, evaluate),
-        *(embed, cluster, index, search, serve, view, export, methods, claim, doctor),
+        *(embed, cluster, diagnose, index, search, serve, view),
+        *(export, methods, claim, doctor),
     )
 }
 TRAINING = ("pretrain", "align", "adapt", "plan")

@@ -1,0 +1,139 @@
+"""`amodal diagnose`: numbers are those of `amodal.diagnose`, and the sentence says what stands out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch.nn.functional import normalize
+
+import amodal
+from amodal.cli import main
+from amodal.core import AmodalError, Column, Embeddings
+from amodal.data import open as open_data
+from amodal.diagnose.dimension import intrinsic_dimension
+from amodal.diagnose.neighbours import mutual_knn
+from amodal.evaluate import diagnoses
+from amodal.evaluate.diagnoses import DIAGNOSES, MEANING, Diagnosis
+from amodal.inference.embed import Embedded
+
+N, D = 40, 16
+
+
+def embedded(other=None, rank=D):
+    """Two fields, by default with nearly the same vectors; the last record lacks the second."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(N, rank, generator=generator) @ torch.randn(rank, D, generator=generator)
+    b = a + 0.1 * torch.randn(N, D, generator=generator) if other is None else other
+    columns = {"a": Column(a, torch.arange(N)), "b": Column(b[: N - 1], torch.arange(N - 1))}
+    space = Embeddings(columns, N)
+    return Embedded([f"r{i}" for i in range(N)], space, space)
+
+
+def sentence(z, *names):
+    rows = [
+        {"diagnosis": n, "source": s, "target": t, "metric": m, "value": v, "untrained": None}
+        for (n, s, t, m), v in diagnoses._measured(z, names or tuple(DIAGNOSES)).items()
+    ]
+    return Diagnosis("set", rows, diagnoses._odd(z), N)
+
+
+def test_numbers_are_those_of_the_functions():
+    z = embedded()
+    a, b = z.features["a"].values, z.features["b"].values
+    found = diagnoses._measured(z, tuple(DIAGNOSES))
+    assert found["dimension", "a", "", "intrinsic"] == intrinsic_dimension(a)
+    assert found["neighbours", "a", "b", "shared"] == mutual_knn(a[: N - 1], b, k=10)
+    assert found["neighbours", "a", "b", "chance"] == pytest.approx(10 / 38)
+    assert found["volume", "a + b", "", "auroc"] > 0.99
+    explained = {metric for *_, metric in found} - {"n", "width", "chance"}
+    assert explained == set(MEANING)
+
+
+def test_what_stands_out_is_said():
+    assert sentence(embedded()).sentence == "nothing stands out"
+    flat = sentence(embedded(rank=1), "spectrum").sentence
+    assert "a uses 1.0 of 16 dimensions" in flat
+    random = torch.randn(N, D, generator=torch.Generator().manual_seed(5))
+    assert "no common space in this run" in sentence(embedded(random)).sentence
+    far = embedded()
+    far.aligned["b"].values.add_(50.0)
+    far.aligned["a"].values.sub_(50.0)
+    assert "a and b lie apart (gap 1.99 of at most 2)" in sentence(far, "geometry").sentence
+
+
+def test_a_mismatched_pair_is_the_oddest_record():
+    z = embedded()
+    b = z.aligned["b"].values
+    b[7], b[8] = b[8].clone(), b[7].clone()
+    odd = sentence(z).odd
+    assert set([*odd][:2]) == {"r7", "r8"} and len(odd) == 10
+    wrong = 1 - (normalize(z.aligned["a"].values[:39], dim=1) * normalize(b, dim=1)).sum(1)
+    assert odd["r7"] == pytest.approx(float(wrong[7] - wrong.mean()), abs=1e-5)
+    random = torch.randn(N, D, generator=torch.Generator().manual_seed(5))
+    assert sentence(embedded(random)).odd == {}, (
+        "nothing can be said where there is no common space"
+    )
+
+
+def test_fields_of_different_width_are_not_compared():
+    z = embedded()
+    other = Column(z.aligned["b"].values[:, :4], z.aligned["b"].rows)
+    apart = Embeddings({"a": z.aligned["a"], "b": other}, N)
+    found = diagnoses._measured(Embedded(z.keys, apart, z.features), tuple(DIAGNOSES))
+    assert {name for name, *_ in found} == set(DIAGNOSES) - {"geometry", "volume"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    columns = {
+        s: [{"x": float(v), "y": float(w)} for v, w in rng.normal(size=(30, 2))] for s in "ab"
+    }
+    folder = tmp_path_factory.mktemp("diagnose")
+    quick = dict(steps=2, size="nano", progress=False, logger=None)
+    return amodal.pretrain("clip", open_data(columns), folder / "run", **quick), open_data(columns)
+
+
+def test_a_run_stands_beside_itself_before_training(run):
+    model, data = run
+    found = model.diagnose(data, progress=False)
+    assert found.records == 30 and all(row["untrained"] is not None for row in found.rows)
+    before = diagnoses._measured(model.untrained().embed(data), ("spectrum",))
+    rank = next(r for r in found.rows if (r["source"], r["metric"]) == ("a", "rank"))
+    assert rank["untrained"] == pytest.approx(before["spectrum", "a", "", "rank"])
+    assert rank["value"] != rank["untrained"]
+    some = model.diagnose(data, only=["spectrum"], records=9, untrained=False, progress=False)
+    assert some.records == 9 and {row["diagnosis"] for row in some.rows} == {"spectrum"}
+    assert all(row["untrained"] is None for row in some.rows)
+
+
+def test_tables_and_the_file(run, tmp_path):
+    found = run[0].diagnose(run[1], progress=False)
+    console = Console(width=160, record=True)
+    console.print(found.table())
+    text = console.export_text()
+    assert "spectrum (in brackets: untrained)" in text and "dimensions in use" in text
+    assert "a ~ b" in text and found.sentence[:40] in text
+    written = json.loads(found.save(tmp_path / "deep" / "d.json").read_text())
+    assert written["records"] == 30 and written["rows"] == found.rows
+
+
+def test_what_cannot_be_diagnosed_says_why(run, tmp_path, capsys):
+    model, data = run
+    with pytest.raises(AmodalError, match="Did you mean spectrum"):
+        model.diagnose(data, only=["spectrun"])
+    with pytest.raises(AmodalError, match="three records at least, and here are 2"):
+        model.diagnose(data.subset(np.arange(2)), progress=False)
+    table = tmp_path / "t.csv"
+    table.write_text("key,x,y\n" + "\n".join(f"r{i},{i / 7},{i % 5}" for i in range(20)))
+    amodal.pretrain("simclr", str(table), tmp_path / "r", steps=2, size="nano", progress=False)
+    main(
+        ["diagnose", str(tmp_path / "r"), "--data", str(table), "--json", str(tmp_path / "o.json")]
+    )
+    said = capsys.readouterr().out
+    assert "spectrum" in said and (tmp_path / "o.json").exists()
+    with pytest.raises(SystemExit) as ended:
+        main(["diagnose", str(tmp_path / "r"), "--data", str(table), "--only", "dimensions"])
+    assert ended.value.code == 2 and "Did you mean dimension" in capsys.readouterr().err
