@@ -4,7 +4,7 @@ one learned space in the upper blocks of frozen encoders."""
 import torch
 
 from amodal.core import Batch, Column
-from tests.golden.harness import Reference, unit
+from tests.golden.harness import Reference, golden, unit
 from tests.golden.transformers import block, norm
 
 
@@ -115,3 +115,18 @@ class NamedClasses(Reference):
 
     def representation_head(self, field):
         raise NotImplementedError
+
+
+def hold_space(
+    page, reference, fields=("picture", "words"), rows=6, size="nano", depth=2, **options
+):
+    """Hold a page of tokens of one space against its reference.
+
+    Args:
+        depth: Of the encoder.
+    """
+    options = {"width": 8, "space": 16} | options
+    small = type(reference.__name__, (reference,), {"first": 1, "depth": depth} | options)
+    if size == "tiny" and "first" not in options:
+        small.first = 2  # block 6 of 12, in proportion
+    golden(page, small, views=("weak",), fields=fields, rows=rows, size=size, **options)

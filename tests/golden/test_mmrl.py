@@ -3,7 +3,7 @@
 import pytest
 
 from amodal.methods.adaptation.mmrl import PAPER_RECIPE
-from tests.golden.class_names import NamedClasses
+from tests.golden.class_names import NamedClasses, hold_space
 from tests.golden.harness import defaults, golden
 from tests.golden.transformers import linear
 
@@ -21,21 +21,8 @@ class MMRL(NamedClasses):
         return self.w[f"heads.{field}.weight"]
 
 
-def hold(fields=("picture", "words"), rows=6, size="nano", depth=2, **options):
-    """`depth` is that of the encoder."""
-    options = {"width": 8, "space": 16} | options
-    reference = type("MMRL", (MMRL,), {"first": 1, "depth": depth} | options)
-    if size == "tiny" and "first" not in options:
-        reference.first = 2  # block 6 of 12, in proportion
-    golden(
-        "mmrl",
-        reference,
-        views=("weak",),
-        fields=fields,
-        rows=rows,
-        size=size,
-        **options,
-    )
+def hold(**options):
+    hold_space("mmrl", MMRL, **options)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +65,7 @@ def test_names_are_written_with_spaces():
 
 
 def test_two_steps_of_more_fields():
-    hold(("picture", "words", "facts"), weight=0.5)
+    hold(fields=("picture", "words", "facts"), weight=0.5)
 
 
 @pytest.mark.parametrize("first", [{}, {"first": 3}])

@@ -19,24 +19,12 @@ from functools import partial
 
 from torch import nn
 
-from amodal.core import Recipe
+from amodal.methods.adaptation.mmrl import PAPER_RECIPE as PAPER_RECIPE
 from amodal.methods.shared.shared_space import NamedClasses, one_category
 from amodal.nn.adapters.lora import lora
 from amodal.nn.adapters.shared_space_tokens import space_tokens
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
-
-PAPER_RECIPE = Recipe(
-    lr=1e-3,
-    weight_decay=5e-4,
-    betas=(0.9, 0.999),
-    schedule="cosine",
-    warmup_epochs=1.0,
-    clip=0.0,
-    batch_size=4,
-    epochs=10.0,
-    resolution=224,
-)
 
 
 def mmrl_pp(
