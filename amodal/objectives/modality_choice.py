@@ -15,8 +15,8 @@ def modality_choice(
     score_NN: Tensor,
     score_NNF: Tensor,
     *,
+    modality_N: Tensor,
     temperature: float | Tensor,
-    modality_N: Tensor | None = None,
     modality_negatives: bool = False,
 ) -> Tensor:
     """InfoNCE from queries to records, where a query may be about one modality.
@@ -30,9 +30,9 @@ def modality_choice(
     Args:
         score_NN: of query i and record j.
         score_NNF: of query i and modality f of record j, -inf where the record lacks it.
-        temperature: a number, or a scalar tensor that gets a gradient.
         modality_N: int64, the modality of each query. -1: not known, as is one that the query's own
             record lacks.
+        temperature: a number, or a scalar tensor that gets a gradient.
         modality_negatives: as above.
 
     Returns:
@@ -54,14 +54,13 @@ def modality_choice(
     if n < 2:
         return connected_zero(score_NN, finite, temperature)
     row = torch.arange(n, device=score_NN.device)
-    modality = torch.full_like(row, -1) if modality_N is None else modality_N
-    column = modality.clamp(min=0)
-    known = (modality >= 0) & ~absent[row, row, column]
-    own = torch.where(known, finite[row, row, column], score_NN.diagonal())
+    positive = row, row, modality_N  # -1 is the last one, which is not read
+    known = (modality_N >= 0) & ~absent[positive]
+    own = torch.where(known, finite[positive], score_NN.diagonal())
     logits = torch.diagonal_scatter(score_NN, own) / temperature
     if modality_negatives:
         hidden = absent | ~known[:, None, None]
-        hidden[row, row, column] = True  # the positive
+        hidden[positive] = True
         others = (finite / temperature).masked_fill(hidden, -torch.inf)
         logits = torch.cat([logits, others.flatten(1)], 1)
     return cross_entropy(logits, row)

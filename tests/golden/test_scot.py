@@ -6,16 +6,16 @@ caption before it."""
 import itertools
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from amodal import modalities
-from amodal.core import Batch
+from amodal.core import AmodalError, Batch
 from tests.golden.harness import Reference, common, defaults, golden, unit
 from tests.methods import bench
 
-EDITS = ("picture", "words", "change", "changed")
+EDITS = ("picture", "words", "change", "signal", "changed")
+"""In this order a row that has a picture and its edit may have the caption of before, or may not."""
 
 
 def info_nce(logits):
@@ -26,11 +26,15 @@ def info_nce(logits):
 
 
 class Scot(Reference):
-    """Texts of edits are read by the tower of captions; what is of another kind has its own."""
+    """Texts of edits are read by the tower of captions; what is of another kind has its own.
+
+    Attributes:
+        towers: Of the field that says what to change and of the result, by whose tower it is read.
+    """
 
     stage, caption, change, changed, original = 1, "words", "change", "changed", True
     width, project, hidden, temperature, max_scale, warmup = 8, 2, 3, 0.07, 100.0, 0.5
-    own_towers = False
+    towers = {"change": "words", "changed": "words"}
 
     def __init__(self, page):
         page.on_stage_start(self.stage if self.warmup else 0)
@@ -65,13 +69,11 @@ class Scot(Reference):
 
     def vectors(self, batch):
         """Of every field, those of edits by the tower of captions."""
-        if self.own_towers:
-            return dict(self.encoder(batch).columns)
-        plain = {f: c for f, c in batch.columns.items() if f not in (self.change, self.changed)}
+        plain = {f: c for f, c in batch.columns.items() if f not in self.towers}
         columns = dict(self.encoder(replace(batch, columns=plain)).columns)
-        for f in (self.change, self.changed):
-            one = Batch.of(batch.size, {self.caption: batch[f]}, batch.keys)
-            columns[f] = self.encoder(one)[self.caption]
+        for f, tower in self.towers.items():
+            one = Batch.of(batch.size, {tower: batch[f]}, batch.keys)
+            columns[f] = self.encoder(one)[tower]
         return columns
 
     def losses(self, batch):
@@ -80,9 +82,7 @@ class Scot(Reference):
 
     def contrast(self, columns):
         """CLIP's, of what the towers are of."""
-        read = columns if self.own_towers else [
-            f for f in columns if f not in (self.change, self.changed)
-        ]  # fmt: skip
+        read = [f for f in columns if f not in self.towers]
         pairs, terms = list(itertools.combinations(read, 2)), {}
         for a, b in pairs:
             x, y = (unit(z) for z in common(columns, a, b))
@@ -129,26 +129,26 @@ def texts_of_edits(monkeypatch):
     small, draw = bench.fields, bench.raw
 
     def fields(names=bench.FIELDS):
-        text = modalities.make("text", max_length=24, patch=4)
-        plain = small(tuple(n for n in names if n in bench.FIELDS))
-        return {n: plain.get(n, text) for n in names}
+        text, plain = modalities.make("text", max_length=24, patch=4), small(bench.FIELDS)
+        return {n: plain["signal"] if n == "sound" else plain.get(n, text) for n in names}
 
     def raw(field, rng):
         if field in ("change", "changed"):
             return str(rng.choice(["a boat", "the sea", "red"]))
-        if field == "words":
+        if field in ("words", "note"):
             return str(rng.choice(["a boat", "the sea", "blue"]))
-        return draw(field, rng)
+        return draw("signal" if field == "sound" else field, rng)
 
     monkeypatch.setattr(bench, "fields", fields)
     monkeypatch.setattr(bench, "raw", raw)
 
 
-def hold(fields=EDITS, rows=8, stage=1, **options):
+def hold(fields=EDITS, rows=14, stage=1, towers=None, caption="words", **options):
     options = {"width": 8, "project": 2, "hidden": 3} | options
-    own = options.get("change", "change") in bench.FIELDS
     options = {"change": "change", "changed": "changed"} | options
-    reference = type("Scot", (Scot,), options | {"stage": stage, "own_towers": own})
+    towers = {"change": caption, "changed": caption} if towers is None else towers
+    of_test = {"stage": stage, "towers": towers, "caption": caption}
+    reference = type("Scot", (Scot,), options | of_test)
     golden("scot", reference, views=("plain",), fields=fields, rows=rows, **options)
 
 
@@ -160,12 +160,25 @@ def test_two_steps(stage, original):
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_two_steps_of_fields_with_towers_of_their_own(stage):
-    hold(bench.FIELDS, stage=stage, change="facts", changed="signal")
+    fields = ("picture", "words", "facts", "note", "signal")
+    hold(fields, stage=stage, change="facts", changed="signal", towers={})
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_two_steps_of_two_references(stage):
-    hold((*EDITS, "signal"), stage=stage, rows=10)
+def test_two_steps_of_two_texts(stage):
+    """The first is the caption, or one that is named; the other may be changed like a picture."""
+    two = ("note", "picture", "change", "words", "changed")
+    hold(two, stage=stage, caption="note")
+    hold(two, stage=stage, caption="words", text_field="words")
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_two_steps_without_a_text(stage):
+    """The last field is the caption, and reads what is of its kind."""
+    fields = ("picture", "sound", "facts", "signal")
+    towers = {"signal": "sound"}
+    options = {"change": "facts", "changed": "signal", "caption": "sound", "towers": towers}
+    hold(fields, stage=stage, **options)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.5}, {"max_scale": 5.0}, {"hidden": 1}])
@@ -180,17 +193,17 @@ def test_few_rows(rows, stage):
 
 
 def test_some_edits_change_nothing():
-    """So that the case is in the batches above."""
-    b = bench.batch(("plain",), size=8, seed=1, sources=EDITS)
-    same = 0
-    for row in range(8):
-        texts = []
-        for f in ("words", "changed"):
-            rows = b[f].rows.tolist()
-            if row in rows:
-                texts.append(b[f].values.split()[rows.index(row)].tolist())
-        same += len(texts) == 2 and texts[0] == texts[1]
-    assert same
+    """So that the batches above have captions that are no negatives, and such that are."""
+    b = bench.batch(("plain",), size=14, seed=1, sources=EDITS)
+    texts = [dict(zip(b[f].rows.tolist(), b[f].values.split())) for f in ("words", "changed")]
+    rows = set.intersection(*(set(b[f].rows.tolist()) for f in EDITS if f != "signal"))
+    assert {texts[0][r].tolist() == texts[1][r].tolist() for r in rows} == {False, True}
+
+
+def test_stages():
+    assert not bench.method("scot").composes and bench.method("scot", warmup=0.0).composes
+    with pytest.raises(AmodalError, match="warmup is from 0"):
+        bench.method("scot", warmup=1.0)
 
 
 def test_defaults():

@@ -125,20 +125,25 @@ def test_few_rows(rows):
     hold(rows=rows)
 
 
-def test_what_is_indexed_is_what_was_trained():
+@pytest.mark.parametrize("grid", [2, 3])
+def test_what_is_indexed_is_what_was_trained(grid):
     """A list of unit vectors of each value, the whole first, and one vector of a query."""
-    m = bench.exact(bench.method("sorce", width=8)).eval()
+    m = bench.exact(bench.method("sorce", width=8, grid=grid)).eval()
     b = bench.exact(bench.batch(("plain",)))
     context = m.encoder.encode(m.encoder.tokenize(b))
     lists, _ = m.encoder.multi_vector.of_records(m.encoder, b)
     for field in ("picture", "signal", "facts"):
         column = lists[field]
         for row, x in zip(column.rows.tolist(), column.values.split()):
-            want = Sorce(m).regions(context[field], field, row)
+            want = type("Sorce", (Sorce,), {"grid": grid})(m).regions(context[field], field, row)
             assert torch.allclose(x[0], want[0], rtol=1e-9)
             assert len(x) == len(want) and torch.cdist(want, x).amin(1).max() < 1e-7
     asked = m.encoder.multi_vector.of_query(m.encoder, b, "words")
     assert torch.allclose(asked.flat, unit(m.encoder(b)["words"].values), rtol=1e-9)
+
+
+def test_with_the_whole_alone_there_is_one_vector_a_value():
+    assert bench.method("sorce", grid=1).encoder.multi_vector is None
 
 
 def test_defaults():

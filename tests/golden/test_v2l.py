@@ -26,6 +26,7 @@ class V2l(Reference):
         assert self.stages == ((1.0,) if fine or self.coarse == 1 else (self.coarse, 1.0))
         assert self.min_batch_size == 2
         assert [m.space_width for m in self.encoder.members] == [self.width, self.width]
+        assert [m.pool_name for m in self.encoder.members] == ["gem", "gem"]
         begin = self.w["scale.log"].detach().exp()
         assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
         if self.label:

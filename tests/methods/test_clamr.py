@@ -79,9 +79,21 @@ def test_a_label_of_more_classes_than_fields_is_refused():
     for wrong in ("", "picture, facts"):
         clamr = ordered(wrong)
         z = clamr.features(batch(("plain",)))
-        more = replace(z, label=Column(torch.full_like(z.label.values, 3), z.label.rows))
+        classes = torch.arange(len(z.label.values)).clamp(max=3)
+        more = replace(z, label=Column(classes, z.label.rows))
         with pytest.raises(
             AmodalError,
             match=r"'kind' has 4 classes or more.*stand for [23] fields: .*--method.fields",
         ):
             clamr.losses(more)
+
+
+def test_scores_are_cosines_whatever_the_length_of_vectors():
+    clamr = method("clamr").eval()
+    z = token_vectors(clamr.encoder, batch(("plain",)), "words")
+    longer = {s: c.with_flat(c.flat * (k + 2)) for k, (s, c) in enumerate(z.columns.items())}
+    for one, other in zip(
+        interaction_scores(z.columns, z.size, "words", clamr.record_fields),
+        interaction_scores(longer, z.size, "words", clamr.record_fields),
+    ):
+        torch.testing.assert_close(one, other)

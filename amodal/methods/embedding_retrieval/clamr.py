@@ -22,10 +22,9 @@ Differs:
   is fixed. Its inverse has CLIP's bound.
 - head: one linear map a field, without a bias; theirs is one of all tokens, with one.
 - `--method.contrast positives` and `negatives` are equations 4 and 5 of appendix A.1, which the
-  paper found to be worse than 2 (nDCG@10 .568 and .548 for .585). A `label` says which field a query
-  is about; queries without one, or about a field that their record lacks, count by equation 2. The
-  authors' program for 5 has the score of the whole record in place of the right field's.
-- views: `weak`; the paper augments nothing (`--views all=plain`).
+  paper found to be worse than 2 (nDCG@10 .568 and .548 for .585). A `label` says which field a
+  query is about; queries without one, or about a field that their record lacks, count by equation
+  2. The authors' program for 5 has the score of the whole record in place of the right field's.
 - recipe: theirs has AdamW with 8 bits.
 """
 
@@ -149,7 +148,7 @@ class Clamr(Method):
     """
 
     min_batch_size = 2
-    views = ("weak",)
+    views = ("plain",)
 
     def __init__(
         self,
@@ -184,8 +183,8 @@ class Clamr(Method):
         loss = modality_choice(
             by_field.amax(2) if self.score == "fields" else whole,
             by_field,
-            temperature=1 / self.learned(),
             modality_N=self.fields_asked(features)[rows],
+            temperature=1 / self.learned(),
             modality_negatives=self.contrast == "negatives",
         )
         return {"records": loss}
