@@ -14,7 +14,7 @@ class Clamr(Reference):
     """One direction: a query finds its record among those of the batch."""
 
     text_field, score, contrast, label, names = "words", "fields", "records", "", ()
-    temperature, max_scale, width = 0.02, 100.0, 8
+    temperature, max_scale, width = 0.07, 100.0, 8
 
     def check_start(self):
         assert self.encoder.space_width == self.width and self.min_batch_size == 2
@@ -118,7 +118,7 @@ def test_classes_stand_for_fields_that_are_named(contrast):
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": 0.5}, {"max_scale": 5.0}, {"temperature": 0.3, "contrast": "negatives"}],
+    [{"temperature": 0.02}, {"max_scale": 5.0}, {"temperature": 0.3, "contrast": "negatives"}],
 )
 def test_two_steps_at_another_temperature(options):
     hold(**options)
@@ -156,7 +156,7 @@ def test_what_records_are_indexed_by_is_what_was_trained():
 
 
 def test_defaults():
-    """The best field in training, 3.4; vectors of 128; the authors' temperature."""
+    """The best field in training, 3.4; vectors of 128; CLIP's temperature, where the paper has none."""
     assert defaults("clamr") == {
         "text_field": "",
         "score": "fields",
@@ -164,7 +164,7 @@ def test_defaults():
         "label": "",
         "fields": "",
         "width": 128,
-        "temperature": 0.02,
+        "temperature": 0.07,
         "max_scale": 100.0,
     }
     hold(width=128, contrast="records")

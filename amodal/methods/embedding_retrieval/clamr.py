@@ -18,8 +18,8 @@ Differs:
   authors' program: 512), and 367,644 queries that a language model wrote about one of them.
 - queries: five placeholder tokens that the paper appends to each are left out.
 - scores are means over a query's tokens, as in the authors' program; the paper writes sums.
-- temperature: learned, as the paper says, and begins at the authors' 0.02, which in their program
-  is fixed. Its inverse has CLIP's bound.
+- temperature: learned, as the paper says, and begins at CLIP's 0.07, with its bound. The authors'
+  program fixes it at 0.02.
 - head: one linear map a field, without a bias; theirs is one of all tokens, with one.
 - `--method.contrast positives` and `negatives` are equations 4 and 5 of appendix A.1, which the
   paper found to be worse than 2 (nDCG@10 .568 and .548 for .585). A `label` says which field a
@@ -71,7 +71,7 @@ def clamr(
     label: str = "",
     fields: str = "",
     width: int = 128,
-    temperature: float = 0.02,
+    temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Clamr:
     """Build CLaMR.
