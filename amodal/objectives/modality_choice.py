@@ -1,6 +1,6 @@
-"""Modality-aware contrastive loss: a query retrieves its modality among those of all records.
+"""Contrast of records and of their modalities: a query retrieves its record, by the right modality.
 
-Wan et al. 2025, arXiv:2506.06144 (CLaMR).
+Wan et al. 2025, arXiv:2506.06144 (CLaMR), equations 2, 4 and 5.
 """
 
 import torch
@@ -12,43 +12,55 @@ from amodal.objectives.common import check_positive, connected_zero, full_precis
 
 @full_precision
 def modality_choice(
-    score_NNF: Tensor, *, temperature: float | Tensor, modality_N: Tensor | None = None
+    score_NN: Tensor,
+    score_NNF: Tensor,
+    *,
+    modality_N: Tensor,
+    temperature: float | Tensor,
+    modality_negatives: bool = False,
 ) -> Tensor:
-    """Classification of a query over all records j and modalities f of the batch.
+    """InfoNCE from queries to records, where a query may be about one modality.
 
-        L = mean_i -log softmax_{j,f}(score_ijf / temperature)_{i, modality_i}
+        L = mean_i -log exp(p_i / t) / (exp(p_i / t) + sum_{n in N_i} exp(n / t))
 
-    With F = 1 this is InfoNCE from queries to records.
+    p_i is score_iif of the query's modality f, or score_ii where that is not known (equation 4; 2
+    where none is). N_i are score_ij of all other records j, and with `modality_negatives`, for
+    queries whose modality is known, score_ijf of every modality of every record but p_i (5).
 
     Args:
-        score_NNF: score of query i and modality f of record j, -inf where the record lacks it.
+        score_NN: of query i and record j.
+        score_NNF: of query i and modality f of record j, -inf where the record lacks it.
+        modality_N: int64, the modality of each query. -1: not known, as is one that the query's own
+            record lacks.
         temperature: a number, or a scalar tensor that gets a gradient.
-        modality_N: int64, the modality of each query. -1 or None: the one of its own record that
-            scores highest.
+        modality_negatives: as above.
 
     Returns:
-        A scalar. Queries of a modality that their record lacks do not count. Fewer than two
-        queries: 0, connected to the finite scores.
+        A scalar. Fewer than two queries: 0, connected to the finite scores.
 
     Raises:
         ValueError: another shape, or `temperature` is not above 0.
     """
     check_positive("temperature", temperature)
-    if score_NNF.dim() != 3 or score_NNF.shape[0] != score_NNF.shape[1]:
-        raise ValueError(f"modality_choice needs (N, N, F) scores, got {tuple(score_NNF.shape)}")
-    n, _, f = score_NNF.shape
+    n = len(score_NN)
+    if score_NNF.dim() != 3 or score_NN.shape != (n, n) or score_NNF.shape[:2] != (n, n):
+        raise ValueError(
+            "modality_choice needs scores (N, N) and (N, N, F), got "
+            f"{tuple(score_NN.shape)} and {tuple(score_NNF.shape)}"
+        )
     # filled again behind the division: 0 * inf would spoil the temperature's gradient
     absent = score_NNF == -torch.inf
     finite = score_NNF.masked_fill(absent, 0.0)
-    row = torch.arange(n, device=score_NNF.device)
-    best_modality = score_NNF[row, row].detach().argmax(1) if n else row
-    modality = (
-        best_modality
-        if modality_N is None
-        else torch.where(modality_N < 0, best_modality, modality_N)
-    )
-    valid = (~absent[row, row, modality]).nonzero().squeeze(1)
-    if n < 2 or not len(valid):
-        return connected_zero(finite, temperature)
-    logits = (finite / temperature).masked_fill(absent, -torch.inf)
-    return cross_entropy(logits.flatten(1)[valid], (row * f + modality)[valid])
+    if n < 2:
+        return connected_zero(score_NN, finite, temperature)
+    row = torch.arange(n, device=score_NN.device)
+    positive = row, row, modality_N  # -1 is the last one, which is not read
+    known = (modality_N >= 0) & ~absent[positive]
+    own = torch.where(known, finite[positive], score_NN.diagonal())
+    logits = torch.diagonal_scatter(score_NN, own) / temperature
+    if modality_negatives:
+        hidden = absent | ~known[:, None, None]
+        hidden[positive] = True
+        others = (finite / temperature).masked_fill(hidden, -torch.inf)
+        logits = torch.cat([logits, others.flatten(1)], 1)
+    return cross_entropy(logits, row)

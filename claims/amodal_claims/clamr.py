@@ -5,7 +5,9 @@ with each other, and a query names the things of one of them, in another order. 
 The other arm is three retrievers of the same page, each with one modality alone and trained on the
 queries about that modality; each has as many steps as CLaMR, at the same rate and batch. Single
 retrievers see all test queries, as does the mean of their scores; the best single one is chosen on
-validation records. Apart from that, CLaMR is trained without its modality-aware loss."""
+validation records. Apart from that, CLaMR is trained with scores of all tokens at once (LI_context)
+in place of those of the modality that fits best. The entry in the ledger is of an earlier page, whose
+loss was InfoNCE of all tokens at once and one over all modalities of all records, by a label."""
 
 from functools import partial
 
@@ -75,8 +77,8 @@ def build(encoder, **options):
 def measure(seed, dataset):
     records, about = mixed(dataset, seed)
     train, valid, test = np.split(np.arange(RECORDS), (RECORDS - VALID - TEST, RECORDS - TEST))
-    joint, known = {"trunk": "joint"}, {"label": "about", "fields": ",".join(FIELDS)}
-    arms = {"clamr": known, "clamr, records alone": {"weight": 0.0}}
+    joint = {"trunk": "joint"}
+    arms = {"clamr": {}, "clamr, records alone": {"score": "tokens"}}
     values, rate = {}, BUDGET.rates[0]
     for arm, options in arms.items():
         method = trained(records, train, partial(build, **options), BUDGET, seed, rate, **joint)
@@ -84,9 +86,7 @@ def measure(seed, dataset):
     single, checked = {}, {}
     for k, field in enumerate(FIELDS):
         own = records.select(["query", field])
-        method = trained(
-            own, train[about[train] == k], partial(build, weight=0.0), BUDGET, seed, rate, **joint
-        )
+        method = trained(own, train[about[train] == k], build, BUDGET, seed, rate, **joint)
         single[field], checked[field] = (
             fits(method, own, test)[0],
             ndcg(fits(method, own, valid)[0]),

@@ -89,6 +89,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "cpp": {"width": 8, "hidden": 16, "warmup": 0.0},
     "mma_dfer": {"bottleneck": 8, "hidden": 32},
     "less_bimodal": {"depth": 1, "ratio": 0.5},
+    "clamr": {"contrast": "negatives"},  # reads the label
     "v2l": {"width": 32},
     "mvpt": {"width": 32, "timed": "words, signal", "length": 2.0},
     "scot": {"change": "facts", "changed": "signal", "width": 16, "project": 1, "hidden": 1},

@@ -13,7 +13,11 @@ from tests.methods.bench import batch, fields, method
 def ordered(names):
     torch.manual_seed(0)
     return methods.build(
-        "clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", fields=names
+        "clamr",
+        Encoder(fields(), size="nano", trunk="joint"),
+        contrast="positives",
+        label="kind",
+        fields=names,
     )
 
 
@@ -59,10 +63,11 @@ def test_fields_of_a_record_are_read_in_company_and_its_query_is_not():
 def test_a_label_says_which_field_a_query_is_about():
     clamr = ordered("signal, picture, facts")
     z = clamr.features(batch(("plain",)))
-    labelled = clamr.losses(z)["fields"]
+    labelled = clamr.losses(z)["records"]
     other = replace(z, label=Column((z.label.values + 1) % 3, z.label.rows))
-    assert clamr.labels == ("kind",) and not torch.isclose(labelled, clamr.losses(other)["fields"])
-    assert "fields" not in method("clamr", weight=0.0).losses(z)
+    assert clamr.labels == ("kind",) and not torch.isclose(labelled, clamr.losses(other)["records"])
+    plain = method("clamr", contrast="records", label="")
+    assert plain.labels == () and plain.features(batch(("plain",))).label is None
 
 
 def test_what_is_not_a_field_of_the_record_is_refused():
@@ -74,9 +79,21 @@ def test_a_label_of_more_classes_than_fields_is_refused():
     for wrong in ("", "picture, facts"):
         clamr = ordered(wrong)
         z = clamr.features(batch(("plain",)))
-        more = replace(z, label=Column(torch.full_like(z.label.values, 3), z.label.rows))
+        classes = torch.arange(len(z.label.values)).clamp(max=3)
+        more = replace(z, label=Column(classes, z.label.rows))
         with pytest.raises(
             AmodalError,
             match=r"'kind' has 4 classes or more.*stand for [23] fields: .*--method.fields",
         ):
             clamr.losses(more)
+
+
+def test_scores_are_cosines_whatever_the_length_of_vectors():
+    clamr = method("clamr").eval()
+    z = token_vectors(clamr.encoder, batch(("plain",)), "words")
+    longer = {s: c.with_flat(c.flat * (k + 2)) for k, (s, c) in enumerate(z.columns.items())}
+    for one, other in zip(
+        interaction_scores(z.columns, z.size, "words", clamr.record_fields),
+        interaction_scores(longer, z.size, "words", clamr.record_fields),
+    ):
+        torch.testing.assert_close(one, other)

@@ -4,11 +4,22 @@ transformer over the segments of a whole track. Loss: InfoNCE between tracks, by
 and between segments that sound and show at the same time, by their vectors in context, for which
 the other segments of the track are negatives too. Row 127 of the catalogue.
 
-Differences: any fields, every two of them, those that do not run in time by the track alone; tokens
-of the library's modalities, averaged over a segment, in place of frozen CLIP and DeepSim vectors
-(give those as a series, a segment a step); the temperature is learned, as in CLIP, one for both
-levels; both levels are summed. Steering by attributes that words name is left to the query
-(`amodal.search`)."""
+Differs:
+
+- inputs: tokens of the library's modalities, averaged over a segment behind the transformer. The
+  paper's transformers read frozen vectors of CLIP (mean over the frames of ten seconds) and of
+  DeepSim. Give those as two series, a segment a step, with `--method.length 1`; nothing here makes
+  them of a video file.
+- fields: every two are compared, those that do not run in time by the track alone.
+- segments: of both fields the same clock, from the start of each value; a moment that one of them
+  lacks has no pair. `length` is in patches or steps, not in seconds.
+- losses: both levels, added; each is the mean over its pairs of fields. One learned temperature,
+  that of CLIP.
+- steering by attributes that words name, with the paper's directions in CLIP's space, is left to
+  the query (`amodal.search`).
+- YouTube8M-MusicVideo and MovieClips are not bundled, and nobody was asked which music fits.
+- recipe: none; no program of the authors is public.
+"""
 
 from __future__ import annotations
 

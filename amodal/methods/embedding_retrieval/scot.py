@@ -1,14 +1,28 @@
 """SCOT: composed retrieval (a picture and a change to it) is learnt from captions and edited
-captions, which take the place of target pictures. Jawade et al., WACV 2025, arXiv:2501.08347.
-Combiner: `amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
+captions, which take the place of target pictures. Jawade, Soares, Thadani, Mohan, Eshratifar,
+Culpepper, de Juan, Setlur and Govindaraju, WACV 2025, arXiv:2501.08347. Combiner:
+`amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
 `amodal.objectives.explicit_negatives`. Row 44 of the catalogue.
 
-The paper's frozen CLIP or BLIP-2 is here the first stage, CLIP's loss, or backbones with `warmup` =
-0; then only the combiner learns. The paper has a language model write what to change and the
-caption after it; here both are fields of the data, which `amodal.curate.edits` makes of captions.
-Any other field may be the reference, and what it becomes may be of any kind (pictures give the
-supervised method). A field of the kind of another one is read by its tower. Of hard negatives there
-is the caption before the edit. `amodal search` then composes a query of words and something else.
+`amodal search` composes a query of words and something else.
+
+Differs:
+
+- encoder: the paper's frozen CLIP or BLIP-2 is the first stage here, CLIP's loss between all fields
+  for half of the steps, or backbones with `--method.warmup 0`. Then only the combiner learns, and
+  the temperature stays what it has become (CLIP's start where there was no first stage).
+- edits: the paper has a language model write what to change and the caption after it, 290,000
+  times. Here both are fields of the data; `amodal.curate.edits` makes them of captions by
+  exchanging words that stand in the same place.
+- fields: any other field may be the reference, each with a term of its own, and what it becomes may
+  be of any kind (pictures give the supervised method). A field of the kind of another one is read
+  by its tower.
+- negatives: results of other records and the caption before the edit. Those with the text of the
+  right result are left out, by their cosine with it. Other hard negatives are not here.
+- combiner: that of CLIP4Cir with its widths, without its dropout of one half in every layer, and
+  with the gate on the reference instead of on the change, which is the same up to its sign.
+- evaluation: FashionIQ and CIRR are not bundled.
+- recipe: none; the authors' program is not to be had.
 """
 
 from __future__ import annotations

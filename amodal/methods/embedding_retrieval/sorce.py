@@ -1,16 +1,30 @@
 """SORCE: several vectors of a picture, of the whole and of its regions, so that a small thing in it
 can be found by words. Liu, Xie, Chen, Li, Zhu, Zhao and Wang, 2025, arXiv:2505.24441: embeddings by
-regional prompts (ReP), the score of a text the largest of its cosines with them, contrast between
-regions and their captions beside that of whole captions. Row 176 of the catalogue.
+regional prompts (ReP), the score of a text the largest of its cosines with them. Row 176 of the
+catalogue.
 
-Differences: where the paper asks a language model of 8B once for each region, a region here is a
-cell of a grid, and its vector the mean of the tokens there, which have seen the whole picture. No
-boxes are needed: a text is drawn to the region that fits it best. Any field may hold the queries,
-and of any other field (sound, series, ...) the cells lie along its own axes. Texts should hold a
-sentence a line. What is saved is the encoder, which gives the vectors to an index
-(`amodal.nn.multi_vector`); `amodal search` says which region was found, and the protocol
-`small_objects` is the benchmark's question. The benchmark's own pictures (SORCE-1K) are not
-bundled."""
+What is saved is the encoder, which gives the vectors to an index (`amodal.nn.multi_vector`);
+`amodal search` says which region was found, and the protocol `small_objects` is the benchmark's
+question.
+
+Differs:
+
+- encoder: one of the sizes or backbones. The paper's is E5-V, LLaVA-NeXT on Llama 3 of 8B, which is
+  asked for one word about the picture and once more about each corner. The five vectors of the
+  authors' evaluation are the five of `--method.grid 2`; theirs about main thing, background and
+  details, which are no places, are not here.
+- region: the mean of the tokens in a cell of a grid, which have seen the whole picture, in place of
+  an answer about it. Cells do not overlap; "the left upper corner" has no edge. Without boxes a
+  text is drawn to the region that fits it best.
+- loss: the authors published the evaluation and a model, not its training. Here it is InfoNCE in
+  both directions, of whole values in every two fields, and of a line of the text with the regions
+  of each other field, both means over their pairs and added. One learned temperature, CLIP's.
+- texts should hold a sentence a line: the second view of the queries, `local`, is one line.
+- data: any field may hold the queries, and of any other field (sound, series, ...) the cells lie
+  along its own axes. SORCE-1K is not bundled; its three levels, where the same picture is cut out
+  closer, are no fields of the protocol, which goes by the size of what is asked for.
+- recipe: none is published.
+"""
 
 from __future__ import annotations
 

@@ -5,11 +5,23 @@ others by two views of it; the other learns CLIP's loss between the fields of a 
 pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models, weighted:
 `amodal.search.ensemble`.
 
-Differences: any fields, and both encoders read all of them, so that titles can be searched by too
-(the paper keeps pictures alone); one of each kind, trained in one run, where theirs are some
-twenty; NT-Xent for telling records apart and the numbers of the losses are ours, as the report and
-its repository leave them out; no normalised neck, no triplets, no averaging over flips and sizes at
-test time."""
+Differs:
+
+- encoders: one of each kind, of one architecture, that begin with the same weights and are trained
+  in one run. The winners of the challenge put some twenty pretrained ones together, each trained by
+  itself, so that their errors differ for more reasons than the loss.
+- fields: both encoders read all fields, so that titles can be searched by too; the paper keeps
+  pictures alone. The margin and the views are those of each field.
+- losses: the report names the stages and leaves out their formulas and numbers, and the repository
+  holds no program. CosFace with its margin and a scale of 30, NT-Xent between a weak and a strong
+  view to tell records apart, and CLIP's loss of weak views are ours, as are equal shares of the
+  losses and half of the steps for each stage.
+- head: a linear map; no normalised neck, no triplets.
+- test time: no averaging over flips and sizes, no weights of the two models (`search.ensemble` of
+  vectors has them).
+- eProduct and its measure MAR@10 are not bundled.
+- recipe: none is published.
+"""
 
 from __future__ import annotations
 
