@@ -10,14 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
+from amodal.diagnose.volume import volume
+from amodal.evaluate.diagnoses import ALIKE
 from amodal.evaluate.self_labels import names_by_vote
 from amodal.inference.embed import Embedded, embed_values
 
 if TYPE_CHECKING:
     from amodal.model import Model
+
+MIN_PAIRS = 20
+"""Records with a text, by which a common space is recognised."""
 
 
 def read_names(path: str | Path) -> list[str]:
@@ -70,10 +75,21 @@ def named(
         )
     words_MD = embed_values(model.encoder, texts[0], list(words))
     aligned = embedded.fused() if source == FUSED else embedded.aligned[source]
-    if vectors_of(aligned).shape[1] != words_MD.shape[1]:
+    own_text = embedded.aligned[texts[0]] if texts[0] in embedded.aligned else None
+    if vectors_of(aligned).shape[1] != words_MD.shape[1] or not _one_space(aligned, own_text):
         raise AmodalError(
             f"{source} and {texts[0]} have no common space in this run; names take a method that "
             "aligns them, such as clip"
         )
     here = torch.isin(aligned.rows, rows_n)
     return names_by_vote(cluster_n, vectors_of(aligned)[here].float(), words_MD, words)
+
+
+def _one_space(aligned: Column, own_text: Column | None) -> bool:
+    """Whether records are more like their own texts than like those of others, where they have any:
+    methods that align nothing have vectors of one width too."""
+    if own_text is None or own_text is aligned:
+        return True
+    size = int(max(aligned.rows.max(), own_text.rows.max())) + 1 if len(own_text) else 0
+    rows = volume(Embeddings({"records": aligned, "texts": own_text}, size)) if size else []
+    return all(float(row["auroc"]) >= ALIKE for row in rows if int(row["n"]) >= MIN_PAIRS)

@@ -9,9 +9,9 @@ import torch
 
 import amodal
 from amodal.cli import main
-from amodal.cluster import cluster, clustering
+from amodal.cluster import cluster, clustering, names
 from amodal.cluster.result import Clustering
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Column
 from amodal.data import open as open_data
 
 QUICK = dict(steps=2, size="nano", progress=False, logger=None)
@@ -110,10 +110,26 @@ def test_names_are_voted_for_in_the_space_of_the_text(model, data, monkeypatch):
         return torch.stack([body[0:40:2].mean(0), body[1:40:2].mean(0), -body[:40].mean(0)])
 
     monkeypatch.setattr("amodal.cluster.names.embed_values", embed_values)
+    monkeypatch.setattr("amodal.cluster.names.MIN_PAIRS", 99)  # two steps have aligned nothing
     clusters = model.cluster(data, field="body", number=2, words=words, progress=False)
     assert seen == [("caption", words)]
     assert clusters.name(int(clusters.cluster[0])) == "small"
     assert clusters.name(int(clusters.cluster[1])) == "tall"
+
+
+def test_names_take_a_common_space_and_not_only_vectors_of_one_width(model, data, tmp_path):
+    """`simclr` learns from each field alone, with heads of one width."""
+    run = amodal.pretrain("simclr", data, tmp_path / "simclr", **QUICK)
+    assert len(run.embed(data).aligned.sources) == 2
+    with pytest.raises(AmodalError, match="body and caption have no common space in this run"):
+        run.cluster(data, field="body", number=2, words=["a", "b"], progress=False)
+    aligned = model.embed(data).aligned
+    body = aligned["body"]
+    near = Column(body.values + 0.01 * torch.randn_like(body.values), body.rows)
+    assert names._one_space(body, near) and names._one_space(body, None)
+    assert not names._one_space(body, Column(body.values.roll(1, 0), body.rows))
+    few = Column(body.values.roll(1, 0)[:10], body.rows[:10])
+    assert names._one_space(body, few), "too few to know"
 
 
 def test_a_run_of_cpp_clusters_by_the_membership_that_it_learnt(data, tmp_path):
