@@ -1,5 +1,5 @@
-"""DUET, Chen et al. 2023, arXiv:2207.01328, and the authors' code, on rows of a table as attributes:
-what the authors draw from all training images is drawn from the batch."""
+"""DUET, Chen et al. 2023, arXiv:2207.01328, and the authors' code, on rows of a table: what the
+authors draw from all training images is drawn from the batch."""
 
 import math
 
@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from amodal import modalities
+from amodal import methods, modalities
 from amodal.core import Tokens
+from amodal.methods.contract import Clock
 from amodal.methods.contrastive.duet import PAPER_RECIPE
+from amodal.nn.encoder import Encoder
 from tests.golden.harness import Reference, defaults, golden, unit
 from tests.golden.naive import code, uniform
 from tests.methods import bench
 
-COLUMNS = ("age", "colour", "shape")
+COLUMNS = ("age", "colour", "shape", "size")
 CODES = {"colour": ("blue", "red"), "shape": ("disc", "ring")}
 PICTURES = ("picture", "facts")
 
@@ -54,17 +56,18 @@ class Duet(Reference):
 
     def check_start(self):
         count = self.w["prompts.count"]
+        assert all(0.01 < self.w[f"prompts.{name}"].std() < 0.03 for name in ("mask", "blank"))
         assert len(count) == self.entries and (count == 1).all() and self.min_batch_size == 2
 
-    sizes = [0, 3, 3]
+    sizes = [0, 3, 3, 0]
     """Of categories, with one more for those that are not listed; 0: a number."""
-    entries = 7
+    entries = 8
 
     def entry(self, column):
         return sum(max(size, 1) for size in self.sizes[:column])
 
     def describe(self, cells):
-        """Attributes as numbers: deviations and one-hot categories, zeros where nothing is known."""
+        """Attributes as numbers: deviations and one-hot categories, zero where nothing is known."""
         x, known, has = (torch.zeros(self.entries).double() for _ in range(3))
         for c, cell in enumerate(cells.tolist()):
             start, size = self.entry(c), max(self.sizes[c], 1)
@@ -201,7 +204,11 @@ class Duet(Reference):
             r: linear(self.w, "project.2", linear(self.w, "project.0", read[r]).relu())
             for r in rows
         }
-        value = {r: (tuple(masked[r][1]), [float(cells[r][c]) for c in masked[r][1]]) for r in rows}
+        # which token of the table, and the cells that are there
+        value = {
+            r: (masked[r][1][0] // self.patch, {c: float(cells[r][c]) for c in masked[r][1]})
+            for r in rows
+        }
         for r in rows:
             positive, negatives = [], []
             for other in rows:
@@ -252,8 +259,8 @@ def attributes(monkeypatch):
             "table",
             columns=list(COLUMNS),
             categories={c: list(own) for c, own in CODES.items()},
-            mean=[Duet.mean, 0.0, 0.0],
-            std=[Duet.std, 1.0, 1.0],
+            mean=[Duet.mean, 0.0, 0.0, Duet.mean],
+            std=[Duet.std, 1.0, 1.0, Duet.std],
             patch=PATCH[0],
         )
         return {n: table if n == "facts" else m for n, m in small(tuple(names)).items()}
@@ -265,6 +272,7 @@ def attributes(monkeypatch):
             "age": float(rng.integers(0, 2)) if rng.random() < 0.9 else None,
             "colour": str(rng.choice(["red", "blue"])) if rng.random() < 0.7 else None,
             "shape": str(rng.choice(["disc", "ring", "star"])) if rng.random() < 0.5 else None,
+            "size": float(rng.integers(0, 2)) if rng.random() < 0.3 else None,
         }
         return cells if any(v is not None for v in cells.values()) else {"age": 1.0}
 
@@ -318,6 +326,25 @@ def test_two_steps_with_groups_of_columns(columns, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_few_rows(rows):
     hold(rows=rows)
+
+
+def test_two_steps_of_many_rows():
+    """Of which most have a choice of rows of the same value, and of other ones."""
+    hold(rows=60, prompt_probability=1.0, contrast=1.0, negatives=2)
+
+
+def test_the_table_is_the_first_or_one_that_is_named():
+    table = bench.fields(("facts",))["facts"]
+    fields = {"shown": bench.fields(("picture",))["picture"], "one": table, "two": table}
+    for named, expected in (("", "one"), ("two", "two")):
+        page = methods.build("duet", Encoder(fields, size="nano"), attributes=named)
+        assert page.prompts.field == expected
+
+
+def test_nothing_is_counted_before_the_first_step():
+    page = bench.method("duet", sources=PICTURES)
+    page.on_step_end(Clock(1, 4))
+    assert (page.prompts.count == 1).all()
 
 
 def test_defaults():

@@ -4,7 +4,6 @@ The sparse layer is written out too, token by token: V-MoE's, with a threshold f
 place of buffers that tokens of one batch fill.
 """
 
-import itertools
 import math
 
 import pytest
@@ -12,8 +11,10 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
+from amodal.methods.contract import Clock
 from tests.golden.harness import defaults, golden
 from tests.golden.pairs import PairsOfFields
+from tests.methods.bench import batch, exact, method
 
 
 class SparseLayer(nn.Module):
@@ -48,9 +49,17 @@ def squared_variation(x):
 class Limoe(PairsOfFields):
     weight, balance, entropy, capacity = 0.04, True, True, 1.05
     text_share, other_share, text_field, experts = 1.0, 1.0, "words", 8
+    certain = 0.0
+    """How many times larger the router's weights are, so that some experts are hardly used."""
     max_scale = math.inf  # the text and the authors' code bound nothing
 
     def __init__(self, page):
+        if self.certain and not hasattr(page, "certain"):
+            page.certain = self.certain
+            with torch.no_grad():
+                for name, router in page.named_parameters():
+                    if name.endswith("router"):
+                        router *= self.certain
         super().__init__(page)
         self.sparse = [b for b in self.encoder.trunks["all"].blocks if hasattr(b, "mlp")]
         for block in self.sparse:
@@ -77,7 +86,7 @@ class Limoe(PairsOfFields):
         return (one + sum(logits[:, i].logsumexp(0) - logits[i, i] for i in range(n)) / n) / 2
 
     def losses(self, batch):
-        """The mean over sparse layers of each auxiliary loss, and `weight` times the mean of all."""
+        """The mean over sparse layers of each auxiliary loss; `weight` times the mean of all."""
         terms, collected = super().losses(batch), {}
         tokens = self.encoder.patchify(batch)
         tokens = {f: self.encoder.add_positions(t) for f, t in tokens.items()}
@@ -92,7 +101,7 @@ class Limoe(PairsOfFields):
         return terms
 
     def auxiliary(self, of_field):
-        """Eq. 2 to 4, and those of V-MoE and ST-MoE; of_field: field -> logits (tokens, experts)."""
+        """Eq. 2 to 4, and those of V-MoE and ST-MoE; of_field: field -> logits of its tokens."""
         terms, logits = {}, torch.cat(list(of_field.values()))
         if self.balance:
             # no noise is drawn; the load is that of noise of this deviation
@@ -109,7 +118,7 @@ class Limoe(PairsOfFields):
                 # a batch without the field has nothing that is routed
                 terms[f"global/{f}"] = missing.clamp(min=0) if len(p) else 0 * p.sum()
                 if f == self.text_field:
-                    terms[f"local/{f}"] = sum(entropy(q) for q in p) / max(len(p), 1)
+                    terms[f"local/{f}"] = sum((entropy(q) for q in p), 0 * p.sum()) / max(len(p), 1)
         return terms
 
     def normal(self, x):
@@ -119,7 +128,7 @@ class Limoe(PairsOfFields):
         """An expert takes the surest tokens, as many as it has room for."""
         for block, of_field in zip(self.sparse, self.logits):
             p, e = torch.cat(list(of_field.values())).detach().softmax(1).max(1)
-            room = max(1, round(self.capacity * len(p) / self.experts))
+            room = max(1, round(self.capacity * len(p) / self.experts)) if self.capacity else len(p)
             for expert in range(self.experts):
                 surest = sorted(p[e == expert].tolist(), reverse=True)
                 full = len(surest) > room
@@ -130,6 +139,7 @@ def hold(fields=("picture", "words"), rows=6, size="nano", **options):
     """`text_share` and `other_share` are 1 where nothing is said, as in tests/methods/bench.py."""
     reference = type("Limoe", (Limoe,), {"width": 8} | options)
     options = {"width": 8} | options
+    options.pop("certain", None)
     golden("limoe", reference, views=("weak",), fields=fields, rows=rows, size=size, **options)
 
 
@@ -152,6 +162,7 @@ def test_two_steps_with_some_of_the_losses(balance, entropy):
         {"capacity": 0.5},
         {"capacity": 0.01},
         {"capacity": 8.0},
+        {"capacity": 0.0},
         {"temperature": 2.0},
         {"temperature": 0.004},
     ],
@@ -161,7 +172,13 @@ def test_two_steps_with_other_options(options):
     hold(**options)
 
 
-def test_two_steps_of_several_sparse_layers():
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.4])
+def test_two_steps_of_a_router_that_is_certain(share):
+    """It uses few experts, fewer than a share asks for that is small."""
+    hold(certain=60.0, text_share=share, other_share=share + 0.05)
+
+
+def test_two_steps_of_two_sparse_layers():
     hold(size="tiny", rows=4)
 
 
@@ -172,6 +189,30 @@ def test_another_text_is_confident():
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_few_rows(rows):
     hold(rows=rows)
+
+
+def test_one_row_without_a_text():
+    hold(("words", "picture"), rows=1)
+
+
+def test_a_batch_without_values():
+    page = exact(method("limoe", sources=("picture", "words")))
+    empty = exact(batch(page.views, absent=("picture", "words"), sources=("picture", "words")))
+    terms = page.losses(page.features(empty))
+    assert terms and not any(terms.values())
+    sum(terms.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in page.parameters())
+
+
+def test_thresholds_are_those_of_a_step_once():
+    page = exact(method("limoe", sources=("picture", "words")))
+    page.losses(page.features(exact(batch(page.views, sources=("picture", "words")))))
+    threshold = page.encoder.trunks["all"].blocks[1].mlp.threshold
+    page.on_step_end(Clock(1, 4))
+    assert threshold.any()
+    threshold.zero_()
+    page.on_step_end(Clock(2, 4))
+    assert not threshold.any()
 
 
 def test_defaults():

@@ -1,6 +1,6 @@
 """MLEM, Moskvoretskii et al. 2024, arXiv:2401.15935, section 3, and the authors' code: slices of a
-sequence attract each other (CoLES), then a decoder writes the sequence from a vector that is aligned
-to the frozen one by SigLIP's loss."""
+sequence attract each other (CoLES); then a decoder writes the sequence from a vector that is
+aligned to the frozen one by SigLIP's loss."""
 
 import copy
 import math
@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from amodal.core import field_of, view_of
+from amodal.core import Column, field_of, view_of
 from amodal.methods.contrastive.mlem import PAPER_RECIPE
+from amodal.nn.attention.cache import KeyValueCache
 from tests.golden.harness import Reference, defaults, golden, unit
 from tests.golden.naive import positions
 from tests.methods.bench import batch, exact, method
@@ -47,7 +48,12 @@ class Mlem(Reference):
             if term in self.terms
         }
         assert all(p.requires_grad for p in self.encoder.parameters())
+        if self.objective != "generative":
+            assert self.encoder.space_width == self.width
         for f in self.encoder.fields:
+            # a GRU reads sequences; nothing is added to what a new decoder reads
+            assert hasattr(self.encoder.trunks[f], "gru")
+            assert not self.w[f"decoder.decoders.{f}.start.bias"].any()
             assert f"decoder.decoders.{f}.blocks.{self.depth - 1}.up.weight" in self.w
             assert f"decoder.decoders.{f}.blocks.{self.depth}.up.weight" not in self.w
 
@@ -207,6 +213,7 @@ def test_few_rows(rows, objective, stage):
 
 def test_the_second_stage_begins_with_a_fresh_encoder_and_freezes_the_trained_one():
     page = exact(method("mlem", sources=FIELDS))
+    assert not page.refresh_first  # between the stages alone
     start = copy.deepcopy(page.encoder.state_dict())
     loss = sum(page.losses(page.features(exact(batch(page.views, sources=FIELDS)))).values())
     loss.backward()
@@ -218,6 +225,24 @@ def test_the_second_stage_begins_with_a_fresh_encoder_and_freezes_the_trained_on
     for network, expected in ((page.encoder, start), (page.frozen_encoder, trained)):
         assert all(torch.equal(v, expected[n]) for n, v in network.state_dict().items())
     assert not all(torch.equal(start[n], trained[n]) for n in start)
+
+
+def test_a_sequence_is_written_token_by_token():
+    """The states of `step` are those of all tokens at once, for rows beside each other."""
+    page = exact(method("mlem", sources=FIELDS, decoder=12, depth=2))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in page.decoder.parameters():
+            p += 0.1 * torch.randn_like(p)
+    reference, decoder = Mlem(page), page.decoder.decoders["signal"]
+    h, content = torch.randn(3, 64).double(), torch.randn(3, 4, 64).double()
+    expected = [reference.decode("signal", one, x) for one, x in zip(h, content)]
+    cache = KeyValueCache()
+    for t in range(4):
+        last = content[:, t - 1] if t else None
+        states = decoder.step(Column(h, torch.tensor([1, 4, 7])), last, cache)
+        torch.testing.assert_close(states, torch.stack([x[t] for x in expected]))
+        assert not states.requires_grad
 
 
 def test_defaults():

@@ -1,4 +1,4 @@
-"""Audio-sheet retrieval, Carvalho, Washüttl and Widmer 2023, arXiv:2309.12134, and the authors' code:
+"""UCASR, Carvalho, Washüttl and Widmer 2023, arXiv:2309.12134, and the authors' code:
 SimCLR within each modality, then a hinge between modalities after a layer of CCA (Dorfer et al.
 2018)."""
 
@@ -124,7 +124,7 @@ class Ucasr(Reference):
         return sum((self.margin - s[i, i] + s[i, j]).clamp(min=0) for i, j in others) / len(others)
 
     def measure(self, z, rows):
-        """Field -> its mean, covariance, and covariance with the first field; of two rows at least."""
+        """Field -> mean, covariance, and covariance with the first field; of two rows or more."""
         anchor, moments = self.fields[0], {}
         for f in self.fields:
             if len(z[f]) < 2:
@@ -136,7 +136,7 @@ class Ucasr(Reference):
         return moments
 
     def maps(self, moments):
-        """Cosines after both maps are those of canonical directions, whichever they are rotated to."""
+        """Cosines after both maps are those of canonical directions, however they are rotated."""
         anchor, maps = self.fields[0], {}
         if anchor not in moments:
             return {}

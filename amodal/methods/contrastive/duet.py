@@ -251,9 +251,9 @@ class Duet(Method):
         """Attribute-level contrast of masked attributes."""
         index = torch.searchsorted(features.hidden.rows, masked.rows)
         positive, negatives = draw_attribute_rows(
-            features.hidden.flat[index].detach(),
-            features.value.flat[index].detach(),
-            features.attributes.flat[index].detach(),
+            features.hidden.flat[index],
+            features.value.flat[index],
+            features.attributes.flat[index],
             features.seeds.flat[masked.rows],
             negatives=self.negatives,
         )

@@ -12,8 +12,8 @@ router's logits get no noise; the load loss assumes one, as published.
 Differs:
 
 - encoder: one of the sizes, with 8 experts in every second block (`encoder={"experts": 32}` in
-  Python; no option of the command line). The paper's are ViT-S/32 to H/14 with 32 experts, of
-  which H/14 has fewer sparse blocks. Texts are read as 16 SentencePieces there.
+  Python; no option of the command line). The paper's are ViTs of S/32 to H/14 with up to 32, and
+  texts are SentencePieces there.
 - routing: an expert of theirs has a buffer, which the tokens of one group of pictures or texts
   fill, the surest first. Here a token is left out below a threshold, by the batch before.
 - noise: the routers of V-MoE add noise to their logits in training. Here there is none, so routing

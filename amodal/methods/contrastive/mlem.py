@@ -27,7 +27,7 @@ Differs:
 - reconstruction: a mean over events and fields, where the authors sum numbers over events, so
   `weight` is 1 for their 10. They smooth labels by .05, and draw the vector towards 0 (L1, .001).
 - the second encoder starts from the first one's initial weights, not from others.
-- dropout: theirs is .03 after the events' embedding; here none.
+- dropout: theirs is .03; here there is none.
 - recipe: `PAPER_RECIPE` is that of the second stage for Age. The first has a rate of 1e-3, no decay
   and batches of 64. Epochs are those of the last runs of their scripts, 70 and 250 (so
   `--method.contrastive_share 0.22`); the best epoch of the validation is taken. Adam's decay is

@@ -169,10 +169,10 @@ class AttributePrompts(nn.Module):
         table, values = table_modality(encoder, self.field), batch[self.field].flat
         x_NA, known_NA = attribute_vectors(table, values)
         hidden_N1 = prompt.hidden[batch[self.field].rows][:, None]
-        # the number of a token counts only cells that exist, which differ from record to record
-        present_NG = table.tokens_of(values)
-        masked_NG = present_NG & (present_NG.cumsum(1) - 1 == hidden_N1)
-        group = masked_NG.long().argmax(1)
+        # the number of a token counts only cells that exist, which differ from record to record;
+        # the first group of columns with that number is the one that exists
+        number_NG = table.tokens_of(values).cumsum(1) - 1
+        group = (number_NG == hidden_N1).long().argmax(1)
         cells = group_columns(values, table.patch, torch.nan)
         value = cells[torch.arange(len(cells), device=cells.device), group].nan_to_num(-1.0)
         return {
