@@ -42,9 +42,8 @@ def draw_attribute_rows(
     ]
     # The k largest of log weight + Gumbel noise -log(-log u) are k draws without replacement. u is
     # the middle of a cell of `uniform`, so that no logarithm is infinite.
-    far, near = (
-        sign * 2 * distance.clamp(min=1e-12).log() - noise for sign, noise in zip((1, -1), gumbel)
-    )
+    # equal attributes, whose distance has no logarithm, are ruled out below
+    far, near = (sign * 2 * distance.log() - noise for sign, noise in zip((1, -1), gumbel))
     far = far.masked_fill(~(group & value & (distance > 0)), -torch.inf)
     # rows with another attribute masked rank behind all with this one
     near = torch.where(group, near.masked_fill(value, -torch.inf), -1e4 - gumbel[1])

@@ -42,6 +42,15 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / (a * a).sum().sqrt() / (b * b).sum().sqrt()
 
 
+def positions(position: Tensor, width: int) -> Tensor:
+    """Sines and cosines of each of three coordinates, at width // 6 wavelengths from 2 pi to 20,000
+    pi. Rates are in single precision, and angles in that of the coordinates."""
+    bands = width // 6
+    rates = torch.tensor(1e4) ** -(torch.arange(bands) / bands)
+    angle = torch.cat([position[:, axis, None] * rates for axis in range(3)], 1)
+    return torch.cat([angle.sin(), angle.cos(), angle.new_zeros(len(angle), width - 6 * bands)], 1)
+
+
 def descend(parameters: Iterable[nn.Parameter], rate: float) -> None:
     """A step of gradient descent."""
     with torch.no_grad():

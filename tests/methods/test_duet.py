@@ -42,6 +42,11 @@ def test_attributes_as_vectors():
         [0, 0, 0, 0, 0, 0, 0, 0],
         [1, 0, 0, 1, 0, 1, 0, 0],
     ]
+    beyond = torch.tensor([[7.0, 2.0, 9.0], [-1.0, 2.0, 0.0]])
+    assert attribute_vectors(TABLE, beyond)[0].tolist() == [
+        [0, 0, 1, 0, 0, 0, 0, 1],
+        [1, 0, 0, 0, 1, 0, 0, 0],
+    ]
     assert (
         known.tolist()[1] == [True] * 3 + [False] + [True] * 4
         and known.sum().item() == 8 + 7 + 1 + 8

@@ -8,13 +8,29 @@ them over 7 rows in 0.4 of the steps, with the masked loss times 3 and averaged 
 some 200 tokens. Here both are means over what is masked, for which that makes 0.4 and 0.003.
 
 Differs:
-- The prompt has a token for each cell of a table ("bill shape: hooked") where theirs has words
-  encoded by BERT. A known attribute has strength 1.
-- Records with equal attributes are one class. The classes of a batch compete, and positives and
-  negatives come from the batch as well.
-- Each row draws for itself whether its attributes are the prompt.
-- Manhattan distances weigh all candidates.
-- The loss that calibrates unseen classes needs their descriptions in training and is left out.
+
+- encoders: those of the library. The authors have DeiT (Swin for SUN) and BERT, both pretrained and
+  trained on. A picture is one visual token in both, theirs made of the 1,000 logits of ImageNet by
+  a linear layer, here the mean of its tokens; `--backbone picture=timm:NAME@pretrained
+  --train-backbones` gives the network.
+- prompt: a token for each cell of a table ("bill shape: hooked") where theirs has words of BERT. So
+  a masked attribute is predicted among the values of its column (a number by squared error), where
+  theirs is among BERT's vocabulary at every place of the prompt, shown words too. A known attribute
+  has strength 1; theirs weigh both losses by how strongly a class has the attribute.
+- layers: one layer for each side, which first reads itself and then the other side, with norms
+  before; LXMERT's has one cross-attention for both, before the self-attention, with norms after.
+- classes: records with equal attributes are one class. The classes of a batch compete, theirs are
+  all seen classes. The contrast between classes is Khosla's, over mates in the batch; theirs draws
+  one more picture for each, and gives others of its class the logit 0.
+- attribute-level contrast: positives and negatives come from the batch, so that few rows have any
+  in a small one; theirs are drawn from all training pictures, two of each of two negative classes.
+  Manhattan distances weigh all candidates, there the farther (positives) half of them.
+- each row draws for itself whether its attributes are the prompt; there a whole batch does.
+- recipe: `PAPER_RECIPE` is that for CUB. The authors start Adam anew with every epoch, and keep the
+  step with the best result on the test set. Views are `weak`; theirs are the centre.
+- product: unseen classes by their attributes, with calibrated stacking (scores of seen classes less
+  a constant). Here `predict_attributes` in Python; no command takes a list of classes.
+- the loss that calibrates unseen classes needs their descriptions in training and is left out.
 
 `predict_attributes` predicts the attributes of pictures, or of any field in their place.
 """
@@ -28,7 +44,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Recipe, unknown
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
@@ -39,6 +55,22 @@ from amodal.nn.encoder import Encoder
 from amodal.objectives.attribute_contrast import attribute_contrast, draw_attribute_rows
 from amodal.objectives.common import connected_zero
 from amodal.objectives.sup_con import sup_con
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=3e-5,
+    weight_decay=0.0,
+    betas=(0.9, 0.999),
+    schedule="step",
+    milestones=(1 / 3, 2 / 3),
+    decay_rate=0.8,
+    warmup=0.0,
+    clip=0.0,
+    batch_size=70,
+    resolution=224,
+    epochs=30.0,
+)
+"""The authors' script for CUB: Adam, ten times 7 rows, the rate times 0.8 every ten epochs."""
 
 
 def duet(
@@ -100,7 +132,7 @@ class DuetFeatures(FeatureRecord):
     known: Column  # (N, A), 1 where an attribute is known
     present: Column  # (N, A), 1 where a record has the value
     value: Column  # (N, P), the masked value
-    hidden: Column  # (N,) number of the masked attribute, -1 for the template
+    hidden: Column  # (N,) column (or group) of the masked attribute, -1 for the template
     seeds: Column  # (B,)
     predicted: Columns  # field -> (N, A) attributes
     state: Columns  # field -> (N, D)
@@ -158,7 +190,7 @@ class Duet(Method):
             known=Column(about["known"], rows),
             present=Column(about["has"], rows),
             value=Column(about["value"], rows),
-            hidden=Column(prompt.hidden[rows], rows),
+            hidden=Column(about["group"], rows),
             seeds=seed_column(batch),
             predicted=predicted,
             state=state,
@@ -219,9 +251,9 @@ class Duet(Method):
         """Attribute-level contrast of masked attributes."""
         index = torch.searchsorted(features.hidden.rows, masked.rows)
         positive, negatives = draw_attribute_rows(
-            features.hidden.flat[index].detach(),
-            features.value.flat[index].detach(),
-            features.attributes.flat[index].detach(),
+            features.hidden.flat[index],
+            features.value.flat[index],
+            features.attributes.flat[index],
             features.seeds.flat[masked.rows],
             negatives=self.negatives,
         )

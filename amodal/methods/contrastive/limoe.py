@@ -8,6 +8,25 @@ field. Row 168 of the catalogue.
 A full expert leaves out the tokens that its router is least certain of. Full is counted over the
 batch before, so that a row never depends on the rows beside it (see `amodal.nn.experts`). The
 router's logits get no noise; the load loss assumes one, as published.
+
+Differs:
+
+- encoder: one of the sizes, with 8 experts in every second block (`encoder={"experts": 32}` in
+  Python; no option of the command line). The paper's are ViTs of S/32 to H/14 with up to 32, and
+  texts are SentencePieces there.
+- routing: an expert of theirs has a buffer, which the tokens of one group of pictures or texts
+  fill, the surest first. Here a token is left out below a threshold, by the batch before.
+- noise: the routers of V-MoE add noise to their logits in training. Here there is none, so routing
+  is the same in both directions of a step and on any number of processes.
+- thresholds of the global entropy are shares of the experts: log 9 and log 20 of 32 there. Of 8
+  experts they ask for 2 and 5, which a router that has just begun meets.
+- auxiliary losses: all of them together weigh `weight`, over both fields; fields but the text have
+  the pictures' threshold, and there may be more than two.
+- views are `weak`. The common space has no bias, and the temperature no bound.
+- recipe: the authors have released neither their configuration nor their pairs, so there is no
+  `PAPER_RECIPE`; the learning rate and schedule are those of the encoder's size.
+- product: zero-shot classes and retrieval by the usual verbs. How the experts divide the fields
+  among themselves is measured by the claim alone (`claims/amodal_claims/limoe.py`).
 """
 
 from __future__ import annotations

@@ -5,12 +5,26 @@ Matching has soft targets from labels, as in MedCLIP (arXiv:2210.10163, semantic
 further term is in the leading singular value of the similarities. Row 51 of the catalogue.
 
 Differs:
-- Tokens of every field that is not text are dropped, whatever its kind, and every two fields are
-  matched.
-- Targets come from one label per record. The paper has the findings of image and report, more than
-  one each. Targets are hard where the label is not known.
-- The scale and sign of the spectral term are not recoverable from the paper. The default spreads
+
+- encoders: those of the library, from nothing, with means of tokens. The paper goes on from
+  MedCLIP: a Swin transformer or a ViT with weights of ImageNet, and BioClinicalBERT. Texts may have
+  it (`--backbone report=transformers:DIR --train-backbones`); pictures may not, since a network
+  that has seen all patches hides none.
+- masking: of every field that is not text, whatever its kind, and every two fields are matched. A
+  class token, which the paper never drops, is there with `pool="cls"` alone.
+- targets come from one label of a record. The paper compares the findings of a picture and of a
+  report, more than one each and from two records, so that its pictures need no report of their own.
+  Where the label is not known, a record matches itself alone.
+- the scale and sign of the spectral term are not recoverable from the paper. The default spreads
   the spectrum; a negative weight does the opposite.
+- reconstruction: a decoder of one block, as wide as the encoder; MAE's has eight. It is off unless
+  `reconstruct` is set.
+- temperature: at the start and its bound are CLIP's.
+- views are `plain`: no augmentation, as in FLIP but for its crops.
+- recipe: no program was released, and what the paper says of it was not at hand, so there is no
+  `PAPER_RECIPE`.
+- product: zero-shot classes by prompts, and retrieval between pictures and reports, by the usual
+  verbs, on any pictures; no reader of chest X-rays (DICOM) and their findings.
 """
 
 from __future__ import annotations

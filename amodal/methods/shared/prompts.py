@@ -162,20 +162,26 @@ class AttributePrompts(nn.Module):
         """Targets of the rows that have attributes.
 
         Returns:
-            `attributes` and `known` (of `attribute_vectors`), `has` (of `presence`), (N, A) each,
-            and `value`, the cells of the masked token.
+            `attributes` and `known` (of `attribute_vectors`), `has` (of `presence`), (N, A) each;
+            `group` (N,), the group of columns of the masked token, -1 in a template; and `value`,
+            its cells.
         """
         table, values = table_modality(encoder, self.field), batch[self.field].flat
         x_NA, known_NA = attribute_vectors(table, values)
-        cells, hidden = (
-            group_columns(values, table.patch, torch.nan),
-            prompt.hidden[batch[self.field].rows],
-        )
-        value = cells[
-            torch.arange(len(cells), device=cells.device), hidden.clamp(min=0)
-        ].nan_to_num(-1.0)
-        has = self.presence(table, values)[0]
-        return {"attributes": x_NA, "known": known_NA.to(x_NA.dtype), "has": has, "value": value}
+        hidden_N1 = prompt.hidden[batch[self.field].rows][:, None]
+        # the number of a token counts only cells that exist, which differ from record to record;
+        # the first group of columns with that number is the one that exists
+        number_NG = table.tokens_of(values).cumsum(1) - 1
+        group = (number_NG == hidden_N1).long().argmax(1)
+        cells = group_columns(values, table.patch, torch.nan)
+        value = cells[torch.arange(len(cells), device=cells.device), group].nan_to_num(-1.0)
+        return {
+            "attributes": x_NA,
+            "known": known_NA.to(x_NA.dtype),
+            "has": self.presence(table, values)[0],
+            "group": group.masked_fill(hidden_N1[:, 0] < 0, -1),
+            "value": value,
+        }
 
     def masked_losses(
         self, encoder: Encoder, prompt: Prompt, batch: Batch, read_tD: Tensor, rows: Tensor
