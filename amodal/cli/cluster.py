@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.shared import Data, Run, show
+from amodal.core import unknown
 
 
 def cluster(
@@ -54,11 +55,17 @@ def cluster(
     features.
     """
     from amodal.cluster.names import read_names
-    from amodal.cluster.result import check_suffix
+    from amodal.cluster.result import check_picture, check_suffix
 
+    # clustering takes a while
     if out is not None:
-        check_suffix(out)  # clustering takes a while
-    found = code.open(run).cluster(
+        check_suffix(out)
+    if picture is not None:
+        check_picture(picture)
+    model = code.open(run)
+    if show_field is not None and show_field not in model.fields:
+        raise unknown("field of this run", show_field, model.fields)
+    found = model.cluster(
         data,
         field=field,
         by=by,

@@ -14,11 +14,14 @@ from torch.nn.functional import normalize
 from amodal import data as records
 from amodal.cluster.descriptions import descriptions
 from amodal.cluster.groups import (
+    MAX_GRAPH,
     Groups,
     by_kmeans,
     by_membership,
     candidate_numbers,
     margins,
+    one_cloud,
+    silhouette,
     stability,
 )
 from amodal.cluster.names import named
@@ -42,6 +45,8 @@ BY = ("auto", "kmeans", "spectral", "membership")
 MOST_CLUSTERS = 20
 MAX_DESCRIBED = 2000
 """Records by which clusters are described."""
+MAX_SIMPLE = 5000
+"""Records of which simple features are made."""
 
 
 def cluster(
@@ -83,7 +88,12 @@ def cluster(
     """
     if by not in BY:
         raise unknown("way to cluster", by, BY)
-    dataset = model.with_features(model.read(data))
+    if seed < 0:
+        raise AmodalError(f"seed is {seed}, and 0 is the least")
+    decoded = model.read(data)
+    dataset = model.with_features(decoded)
+    if label is not None:
+        _check_label(dataset, label)
     rows = np.asarray(dataset.split(part) if part else np.arange(len(dataset)))
     membership = model.config.get("method") == "cpp" if by == "auto" else by == "membership"
     if membership and model.config.get("method") != "cpp":
@@ -105,18 +115,29 @@ def cluster(
     if source not in space:
         raise unknown("field of this run", source, space)
     column = space[source]
-    numbers = candidate_numbers(len(column), number, most_clusters)
+    if source == FUSED and embedded.abs_cosine:
+        raise AmodalError(
+            "this run compares vectors whose sign means nothing, so those of all fields have no "
+            f"mean; say which field: {', '.join(s for s in space if s != FUSED)}"
+        )
+    way = "membership" if membership else "kmeans" if by == "auto" else by
+    numbers = candidate_numbers(
+        len(column), number, most_clusters, fitted=None if way == "kmeans" else MAX_GRAPH
+    )
     z_ND, member_NE = _directions(column, membership)
+    if not torch.isfinite(vectors_of(column)).all():
+        raise AmodalError(f"vectors of {source} are not finite: the run has diverged")
     if torch.allclose(z_ND, z_ND[:1], atol=1e-6):
         raise AmodalError(f"the vectors of {source} are all the same: there is nothing to cluster")
-    way = "membership" if membership else "kmeans" if by == "auto" else by
     with Bar("clusters", len(numbers), shown=progress) as bar:
         groups = _fit(
             way, z_ND, numbers, member_NE, seed, step=lambda: bar.step("numbers of clusters")
         )
     keys = [embedded.keys[i] for i in column.rows.tolist()]
-    simple_ND = _simple(model, dataset, rows, embedded, column, field)
+    simple = _simple(model, dataset, rows, embedded, column, field, seed)
+    both_ND = z_ND if member_NE is None else torch.cat([z_ND, member_NE], 1) / 2**0.5
     fit_sample = partial(_fit_sample, way, groups.number)
+    cloud_ND = one_cloud(both_ND, seed=seed)
     whole = np.full(len(rows), -1, dtype=np.int64)
     margin = np.full(len(rows), np.nan)
     whole[column.rows.numpy()] = groups.cluster_N
@@ -128,15 +149,15 @@ def cluster(
         margin=margin,
         source=source,
         by=way,
-        dataset=dataset,
+        dataset=decoded,
         names=named(model, embedded, column.rows, source, groups.cluster_N, words) if words else {},
         descriptions=described,
         judged=groups.judged,
-        stability=stability(
-            z_ND if member_NE is None else torch.cat([z_ND, member_NE], 1), fit_sample, seed=seed
-        ),
-        simple=None if simple_ND is None else stability(simple_ND, _simple_fit(groups), seed=seed),
-        scores=_scores(embedded, label, column, groups, simple_ND, seed) if label else {},
+        stability=stability(both_ND, fit_sample, seed=seed),
+        silhouette=silhouette(both_ND, groups.cluster_N, seed=seed),
+        cloud=silhouette(cloud_ND, fit_sample(cloud_ND, seed), seed=seed),
+        simple=None if simple is None else stability(simple[0], _simple_fit(groups), seed=seed),
+        scores=_scores(embedded, label, column, groups, simple, seed) if label else {},
         label=label or "",
     )
 
@@ -188,21 +209,33 @@ def _simple(
     embedded: Embedded,
     column: Column,
     field: str | None,
-) -> Tensor | None:
-    """Simple features of the clustered records, None where they have none."""
-    pair = embedded, embedded
+    seed: int,
+) -> tuple[Tensor, np.ndarray] | None:
+    """Simple features of `MAX_SIMPLE` of the clustered records, and the places of these in the
+    column; None where they have none."""
+    places = np.sort(np.random.default_rng(seed).permutation(len(column))[:MAX_SIMPLE])
+    chosen = np.zeros(len(rows), dtype=bool)
+    chosen[column.rows.numpy()[places]] = True
+    part = embedded.only(chosen)
     try:
         simple = SimpleParts(
-            model.encoder.fields, dataset, (rows, rows), EmbeddedParts(lambda: pair), pairs=False
+            model.encoder.fields,
+            dataset,
+            (rows, rows),
+            EmbeddedParts(lambda: (part, part)),
+            pairs=False,
         ).pair[1]
     except NotApplicable:
         return None
     spaces = simple.probed()
-    one = spaces.get(field or FUSED) or next(iter(spaces.values()))
-    shared = torch.isin(one.rows, column.rows)
-    if int(shared.sum()) < len(column):  # some have none: they are not the same records
+    wanted = field or (FUSED if FUSED in spaces else next(iter(spaces)))
+    if wanted not in spaces or (field is None and len(model.fields) > 1 and wanted != FUSED):
         return None
-    return normalize(vectors_of(one)[shared].float(), dim=1)
+    one = spaces[wanted]
+    shared = torch.isin(one.rows, column.rows[places])
+    if int(shared.sum()) < len(places):  # some have none: they are not the same records
+        return None
+    return normalize(vectors_of(one)[shared].float(), dim=1), places
 
 
 def _described(
@@ -214,26 +247,38 @@ def _described(
     return descriptions(attributes, [keys[i] for i in some], cluster_N[some])
 
 
+def _check_label(dataset: Dataset, label: str) -> None:
+    if label not in dataset.labels:
+        raise unknown("label", label, dataset.labels)
+    if is_number(dataset.label(label)):
+        raise AmodalError(
+            f"the label {label!r} is a number, and clusters are compared with classes"
+        )
+
+
 def _scores(
     embedded: Embedded,
     label: str,
     column: Column,
     groups: Groups,
-    simple_ND: Tensor | None,
+    simple: tuple[Tensor, np.ndarray] | None,
     seed: int,
 ) -> dict[str, tuple[float, float | None]]:
-    values = embedded.label(label)
-    if is_number(values):
-        raise AmodalError(
-            f"the label {label!r} is a number, and clusters are compared with classes"
-        )
-    truth = values[column.rows.numpy()]
+    truth = embedded.label(label)[column.rows.numpy()]
     here = known(truth)
-    simple_N = None if simple_ND is None else _simple_fit(groups)(simple_ND, seed)
-
-    def both(metric: Any) -> tuple[float, float | None]:
-        classes = truth[here].astype(str)
-        beside = None if simple_N is None else metric(classes, simple_N[here])
-        return metric(classes, groups.cluster_N[here]), beside
-
-    return {"AMI": both(adjusted_mutual_information), "matched accuracy": both(matched_accuracy)}
+    if not here.any():
+        raise AmodalError(f"none of the clustered records has the label {label!r}")
+    metrics = {"AMI": adjusted_mutual_information, "matched accuracy": matched_accuracy}
+    scores = {
+        name: metric(truth[here].astype(str), groups.cluster_N[here])
+        for name, metric in metrics.items()
+    }
+    if simple is None:
+        return {name: (value, None) for name, value in scores.items()}
+    simple_ND, places = simple
+    simple_n, some = _simple_fit(groups)(simple_ND, seed), here[places]
+    classes = truth[places][some].astype(str)
+    return {
+        name: (value, metrics[name](classes, simple_n[some]) if some.any() else None)
+        for name, value in scores.items()
+    }

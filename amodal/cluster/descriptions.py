@@ -19,6 +19,7 @@ LEAST = 0.5
 """Standard deviations below which nothing is said."""
 MOST_WORDS = 5000
 """Words of a text field that are looked at, the most frequent ones."""
+MAX_PLACES = 6
 MIN_RECORDS = 3
 """With a word, or a class."""
 
@@ -58,12 +59,12 @@ def descriptions(
     }
     short = _short_names([*attributes.names, *attributes.texts])
     for one in _properties(attributes, keys):
-        known = np.isfinite(one.values)
+        known = np.isfinite(one.values) & (cluster_N >= 0)
         spread = float(np.std(one.values[known])) if known.any() else 0.0
         if spread == 0.0:
             continue
         for c in phrases:
-            inside, outside = known & (cluster_N == c), known & (cluster_N >= 0) & (cluster_N != c)
+            inside, outside = known & (cluster_N == c), known & (cluster_N != c)
             if not inside.any() or not outside.any():
                 continue
             inside_mean, outside_mean = (
@@ -118,12 +119,14 @@ def _phrase(one: _Property, name: str, inside_mean: float, outside_mean: float) 
     if one.of:
         return f"{name} {one.of} {inside_mean:.0%} (else {outside_mean:.0%})"
     # as many digits as the difference takes
-    places = min(max(1 - math.floor(math.log10(abs(inside_mean - outside_mean))), 0), 6)
+    places = max(1 - math.floor(math.log10(abs(inside_mean - outside_mean))), 0)
     shown = [_number(value, places) for value in (inside_mean, outside_mean)]
     return f"{name} {shown[0]} (else {shown[1]})"
 
 
 def _number(value: float, places: int) -> str:
+    if places > MAX_PLACES:
+        return f"{value:.3g}"
     return f"{value:,.{places}f}" if abs(value) >= 10_000 else f"{value:.{places}f}"
 
 

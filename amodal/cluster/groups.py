@@ -20,6 +20,8 @@ MAX_GRAPH = 2000
 """Vectors of which all pairs are compared; the others get the cluster that they are most alike."""
 MAX_JUDGED = 2000
 """Vectors by which the number of clusters is judged."""
+MIN_MEMBERS = 5
+"""Of a cluster in a half of the records, below which stability says nothing."""
 TRIES = 5
 
 
@@ -119,35 +121,57 @@ def silhouette(z_ND: Tensor, cluster_N: np.ndarray, *, seed: int = 0) -> float:
 
 def stability(
     z_ND: Tensor, fit: Callable[[Tensor, int], np.ndarray], *, pairs: int = 3, seed: int = 0
-) -> float:
-    """How much of a clustering comes back: adjusted Rand index of clusterings of two samples of
-    four fifths of the vectors, over those in both (after Ben-Hur, Elisseeff & Guyon 2002).
+) -> float | None:
+    """How much of a clustering comes back on other records: two halves of the vectors are clustered
+    apart, and the clusters of one half are compared with those of the other, carried over by the
+    nearest mean (after Lange, Roth, Braun & Buhmann 2004).
 
     Args:
-        z_ND: Vectors, of which `MAX_JUDGED` are taken.
+        z_ND: Unit vectors, of which `MAX_JUDGED` are taken.
         fit: (vectors, seed) -> their clusters.
-        pairs: Of samples, whose mean it is.
-        seed: Of the samples.
+        pairs: Of halves, whose mean it is.
+        seed: Of the halves.
 
     Returns:
-        1 where the same comes back, 0 for no more than by chance.
+        Adjusted Rand index: 1 where the same comes back, about 0 for no more than by chance; None
+        where a half has fewer than `MIN_MEMBERS` vectors a cluster, which says nothing.
     """
     from sklearn.metrics import adjusted_rand_score
 
     rng, some = np.random.default_rng(seed), _sample(len(z_ND), MAX_JUDGED, seed)
     values = []
     for pair in range(pairs):
-        samples = [np.sort(rng.permutation(some)[: max(2, 4 * len(some) // 5)]) for _ in "ab"]
-        labels = [fit(z_ND[rows], 2 * pair + side) for side, rows in enumerate(samples)]
-        _, one, other = np.intersect1d(samples[0], samples[1], return_indices=True)
-        values.append(adjusted_rand_score(labels[0][one], labels[1][other]))
+        order = rng.permutation(some)
+        one, other = (z_ND[half] for half in np.array_split(order, 2))
+        labels = [fit(half, 2 * pair + side) for side, half in enumerate((one, other))]
+        if min(map(len, labels)) < MIN_MEMBERS * max(len(np.unique(part)) for part in labels):
+            return None
+        carried = (other @ _means(one, labels[0]).T).argmax(1).numpy()
+        values.append(adjusted_rand_score(labels[1], carried))
     return float(np.mean(values))
 
 
+def one_cloud(z_ND: Tensor, *, seed: int = 0) -> Tensor:
+    """As many unit vectors of a normal distribution with the same mean and covariance: what the
+    same records would look like without any clusters.
+
+    Args:
+        z_ND: Unit vectors, of which `MAX_JUDGED` are taken.
+        seed: Of the draw.
+    """
+    z = z_ND[_sample(len(z_ND), MAX_JUDGED, seed)].double()
+    centred = z - z.mean(0)
+    # a mix of the vectors by normal weights has their covariance
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(len(z), len(z), generator=generator, dtype=torch.float64)
+    drawn = weights @ centred / np.sqrt(len(z)) + z.mean(0)
+    return normalize(drawn, dim=1).to(z_ND.dtype)
+
+
 def margins(z_ND: Tensor, cluster_N: np.ndarray) -> np.ndarray:
-    """(N,) cosine to the mean of the own cluster less that to the nearest other; 0 is a border."""
-    means = [z_ND[cluster_N == c].mean(0) for c in range(int(cluster_N.max()) + 1)]
-    cosine_NK = z_ND @ normalize(torch.stack(means), dim=1).T
+    """(N,) cosine to the mean of the own cluster less that to the nearest other, which is below 0
+    where another mean is nearer."""
+    cosine_NK = z_ND @ _means(z_ND, cluster_N).T
     own = cosine_NK.gather(1, torch.from_numpy(cluster_N)[:, None])[:, 0]
     if cosine_NK.shape[1] == 1:
         return np.asarray(own, dtype=np.float64)
@@ -155,17 +179,27 @@ def margins(z_ND: Tensor, cluster_N: np.ndarray) -> np.ndarray:
     return np.asarray(own - others, dtype=np.float64)
 
 
-def candidate_numbers(records: int, number: int | None, most: int) -> list[int]:
+def _means(z_ND: Tensor, cluster_N: np.ndarray) -> Tensor:
+    """(K, D) unit means of clusters 0 to K - 1."""
+    means = [z_ND[cluster_N == c].mean(0) for c in range(int(cluster_N.max()) + 1)]
+    return normalize(torch.stack(means), dim=1)
+
+
+def candidate_numbers(
+    records: int, number: int | None, most: int, *, fitted: int | None = None
+) -> list[int]:
     """The numbers of clusters to try.
 
     Args:
         records: That are clustered.
         number: The only one, None for 2 to `most`.
         most: The largest.
+        fitted: Records that are compared with each other, where these are fewer.
 
     Raises:
         AmodalError: For more clusters than records, and for less than 2.
     """
+    records = min(records, fitted or records)
     if number is not None:
         if not 2 <= number <= records:
             raise AmodalError(

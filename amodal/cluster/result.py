@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ CARDS = 8
 """Records of a cluster in a picture."""
 MAX_ROWS = 40
 """Clusters in a picture."""
+CLEAR = 0.05
+"""Silhouette above that of one cloud, below which clusters are a matter of degree."""
 LOW = 0.5
 """Stability below which clusters are called arbitrary."""
 
@@ -35,15 +38,17 @@ class Clustering:
         keys: Of N records.
         cluster: (N,) int64 numbers from 0, -1 for a record without the field.
         margin: (N,) cosine to the own cluster's mean less that to the nearest other, NaN without a
-            cluster. Records at 0 lie on a border.
+            cluster. Records near 0 lie on a border; below 0 another mean is nearer.
         source: The field, or `fused` for all.
         by: kmeans, spectral or membership.
         dataset: Where the records are.
         names: cluster -> name; {} where there were no words to choose from.
         descriptions: cluster -> what sets its records apart.
         judged: Number of clusters -> how good it is, higher is better; {} where it was given.
-        stability: Adjusted Rand index of clusterings of other samples; see
-            `amodal.cluster.groups.stability`.
+        stability: Adjusted Rand index of clusterings of two halves of the records, see
+            `amodal.cluster.groups.stability`; None where there are too few records a cluster.
+        silhouette: How much nearer records are to their own cluster than to the next, of at most 1.
+        cloud: The same of as many clusters of one normal cloud of the same spread, which has none.
         simple: The same of simple features of the same records, None without any.
         scores: Metric -> (this clustering, simple features) against a label that it did not see.
         label: The label of these.
@@ -58,7 +63,9 @@ class Clustering:
     names: Mapping[int, str] = field(default_factory=dict)
     descriptions: Mapping[int, str] = field(default_factory=dict)
     judged: Mapping[int, float] = field(default_factory=dict)
-    stability: float = 0.0
+    stability: float | None = None
+    silhouette: float = 0.0
+    cloud: float = 0.0
     simple: float | None = None
     scores: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
     label: str = ""
@@ -87,15 +94,26 @@ class Clustering:
             how += f", a number chosen from {low} to {high}"
             if self.number in (low, high) and low < high:
                 how += f" (the {'smallest' if self.number == low else 'largest'} of these)"
-        back = f"clusters of other samples agree by {self.stability:.2f} (adjusted Rand index"
-        back += "" if self.simple is None else f"; of simple features by {self.simple:.2f}"
-        parts = [how, f"{back})"]
-        if self.stability < LOW:
-            parts.append("that is little: other records would give other clusters")
+        parts = [how, *self._comes_back()]
         for metric, (value, simple) in self.scores.items():
             beside = "" if simple is None else f" (simple features {simple:.2f})"
             parts.append(f"{metric} with {self.label} {value:.2f}{beside}")
         return "; ".join(parts)
+
+    def _comes_back(self) -> list[str]:
+        parts = [f"silhouette {self.silhouette:.2f} (one cloud without clusters {self.cloud:.2f})"]
+        if self.silhouette < self.cloud + CLEAR:
+            parts.append("that is no more than one cloud has: where they end is a matter of degree")
+        if self.stability is None:
+            return [*parts, "too few records a cluster to say whether they come back"]
+        beside = "" if self.simple is None else f"; simple features {self.simple:.2f}"
+        parts.append(
+            f"clusters of halves of the records agree by {self.stability:.2f} (adjusted Rand index"
+            f"{beside})"
+        )
+        if self.stability < LOW:
+            parts.append("that is little: other records would give other clusters")
+        return parts
 
     def table(self) -> Table:
         """A table for a terminal."""
@@ -147,7 +165,8 @@ class Clustering:
                 pq.write_table(table, draft)
             draft.replace(path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink()
             raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
         return path
 
@@ -164,6 +183,7 @@ class Clustering:
         Raises:
             AmodalError: For a field that is not there, and if it cannot be written.
         """
+        check_picture(path)
         shown = field or (self.source if self.source in self.dataset.fields else None)
         shown = shown or next(iter(self.dataset.fields))
         self.dataset.present(shown)  # raises for one that is none
@@ -177,6 +197,17 @@ class Clustering:
                 [card(self.dataset, place[self.keys[i]], shown, t) for i, t in zip(some, titles)]
             )
         return sheet(lines, path, title=f"{self.number} clusters, typical records")
+
+
+def check_picture(path: str | Path) -> Path:
+    """The path of a picture.
+
+    Raises:
+        AmodalError: For an ending other than .png.
+    """
+    if Path(path).suffix != ".png":
+        raise AmodalError(f"the picture is written to a .png file, not {path}")
+    return Path(path)
 
 
 def check_suffix(path: str | Path) -> Path:

@@ -1,9 +1,9 @@
-"""A lock between processes, that ends with the process however that ends."""
+"""A lock between processes, that ends with the process and those that it forked meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -29,4 +29,10 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
             pass
         else:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        try:
+            yield
+        finally:
+            with suppress(ImportError):  # a process that was forked meanwhile would go on having it
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_UN)

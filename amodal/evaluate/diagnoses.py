@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ ALIKE = 0.6
 """`auroc` of volumes below which fields have no common space."""
 FEW_DIMENSIONS = 0.1
 """Share of the dimensions in use, below which they have collapsed for most purposes."""
+DISTINCT = 0.9
+"""Share of vectors that differ, below which neighbours are a matter of ties."""
+CLEARLY = 2.0
+"""Standard deviations above the mean, from which a record is named as odd."""
 
 Row = dict[str, str | float]
 
@@ -66,7 +71,8 @@ def _label_free(z: Embedded) -> list[Row]:
 
 
 def _geometry(z: Embedded) -> list[Row]:
-    return geometry(z.aligned) if _one_space(z) else []
+    # where signs mean nothing, distances do not either
+    return geometry(z.aligned) if _one_space(z) and not z.abs_cosine else []
 
 
 def _volume(z: Embedded) -> list[Row]:
@@ -79,13 +85,18 @@ def _neighbours(z: Embedded) -> list[Row]:
     rows: list[Row] = []
     for a, b in itertools.combinations(z.features.sources, 2):
         index, (x, y) = z.features.complete([a, b])
-        if len(index) > K:
+        if len(index) > K and _differ(x) and _differ(y):
             shared = mutual_knn(x.float(), y.float(), k=K)
             by_chance = K / (len(index) - 1)
             rows.append(
                 {"source": a, "target": b, "n": len(index), "shared": shared, "chance": by_chance}
             )
     return rows
+
+
+def _differ(x_ND: torch.Tensor) -> bool:
+    """Whether most vectors are different ones: equal ones have no nearest."""
+    return len(torch.unique(x_ND, dim=0)) > DISTINCT * len(x_ND)
 
 
 DIAGNOSES: Mapping[str, Callable[[Embedded], list[Row]]] = {
@@ -139,14 +150,16 @@ class Diagnosis:
         """What stands out."""
         parts = []
         width = {r["source"]: r["value"] for r in self.rows if r["metric"] == "width"}
+        # so few records span no more
+        most = {of: min(wide, self.records - 1) for of, wide in width.items()}
         for row in self.rows:
             of, value = row["source"], row["value"]
-            if row["metric"] == "rank" and value < FEW_DIMENSIONS * width.get(of, 0.0):
+            if row["metric"] == "rank" and value < FEW_DIMENSIONS * most.get(of, 0.0):
                 parts.append(f"{of} uses {value:.1f} of {width[of]:.0f} dimensions")
             if row["metric"] == "auroc" and value < ALIKE:
                 parts.append(
                     "the fields of a record are hardly more alike than those of different ones "
-                    f"({value:.2f}, by chance .5): they have no common space in this run"
+                    f"({value:.2f}, by chance .5)"
                 )
             if row["metric"] == "gap" and value > 1.0:
                 parts.append(f"{of} and {row['target']} lie apart (gap {value:.2f} of at most 2)")
@@ -208,7 +221,8 @@ class Diagnosis:
             draft.write_text(json.dumps(json_values(written), indent=1) + "\n", encoding="utf-8")
             draft.replace(path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink()
             raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
         return path
 
@@ -242,6 +256,8 @@ def diagnose(
     for name in only:
         if name not in DIAGNOSES:
             raise unknown("diagnosis", name, DIAGNOSES)
+    if seed < 0 or records < 3:
+        raise AmodalError(f"seed is at least 0 and records at least 3, not {seed} and {records}")
     dataset = model.with_features(model.read(data))
     rows = np.asarray(dataset.split(part) if part else np.arange(len(dataset)))
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:records])
@@ -250,6 +266,9 @@ def diagnose(
     models = [model, model.untrained()] if untrained else [model]
     with Bar("embed", len(rows) * len(models), shown=progress) as bar:
         embedded = [_embedded(one, dataset, rows, bar) for one in models]
+    for source, column in embedded[0].features.columns.items():
+        if not torch.isfinite(vectors_of(column)).all():
+            raise AmodalError(f"vectors of {source} are not finite: the run has diverged")
     names = tuple(only) or tuple(DIAGNOSES)
     trained, *before = (_measured(one, names) for one in embedded)
     numbers = [
@@ -299,7 +318,7 @@ def _one_space(z: Embedded) -> bool:
 
 def _odd(z: Embedded) -> dict[str, float]:
     """Records whose fields disagree most, among those that have all fields."""
-    if not any(float(row["auroc"]) >= ALIKE for row in _volume(z)):
+    if z.abs_cosine or not any(float(row["auroc"]) >= ALIKE for row in _volume(z)):
         return {}
     complete, _ = z.aligned.complete(z.aligned.sources)
     column = disagreement(z.aligned)
@@ -308,8 +327,10 @@ def _odd(z: Embedded) -> dict[str, float]:
     if len(values) < 3:
         return {}
     order = values.argsort(descending=True, stable=True)[:ODD]
-    mean = float(values.mean())
-    return {z.keys[int(rows[i])]: float(values[i]) - mean for i in order}
+    mean, least = float(values.mean()), CLEARLY * float(values.std())
+    return {
+        z.keys[int(rows[i])]: float(values[i]) - mean for i in order if values[i] - mean > least
+    }
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,8 @@
 """`amodal cluster` from records to a file, and what it says."""
 
+import copy
 import csv
+import dataclasses
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +14,9 @@ from amodal.cli import main
 from amodal.cluster import cluster, clustering, names
 from amodal.cluster.result import Clustering
 from amodal.core import AmodalError, Column
+from amodal.data import Dataset, Label
 from amodal.data import open as open_data
+from amodal.modalities import NoSimpleFeatures
 
 QUICK = dict(steps=2, size="nano", progress=False, logger=None)
 
@@ -59,6 +63,9 @@ def test_records_are_divided_by_what_they_are(clusters):
     assert clusters.scores["matched accuracy"] == pytest.approx((1.0, 1.0))
     assert "2 clusters of 40 records by kmeans of body" in clusters.sentence
     assert "a number chosen from 2 to 4 (the smallest of these)" in clusters.sentence
+    assert "agree by 1.00 (adjusted Rand index; simple features 1.00)" in clusters.sentence
+    assert clusters.silhouette > 0.8 > clusters.cloud + 0.05
+    assert "a matter of degree" not in clusters.sentence
     assert "AMI with kind 1.00 (simple features 1.00)" in clusters.sentence
     assert "little" not in clusters.sentence
     tall = int(clusters.cluster[1])
@@ -74,9 +81,16 @@ def test_the_label_is_not_looked_at(model, data, clusters):
 
 
 def test_clusters_that_do_not_come_back_are_called_so(clusters):
-    from dataclasses import replace
-
-    assert "other records would give other clusters" in replace(clusters, stability=0.2).sentence
+    assert (
+        "other records would give other clusters"
+        in dataclasses.replace(clusters, stability=0.2).sentence
+    )
+    assert (
+        "a matter of degree" in dataclasses.replace(clusters, silhouette=0.3, cloud=0.28).sentence
+    )
+    assert (
+        "too few records a cluster to say" in dataclasses.replace(clusters, stability=None).sentence
+    )
 
 
 def test_files(clusters, tmp_path):
@@ -96,6 +110,11 @@ def test_files(clusters, tmp_path):
     assert clusters.save_picture(tmp_path / "p.png").stat().st_size > 1000
     with pytest.raises(AmodalError, match="Did you mean body"):
         clusters.save_picture(tmp_path / "p.png", "boddy")
+    with pytest.raises(AmodalError, match="to a .png file, not"):
+        clusters.save_picture(tmp_path / "p.xyz")
+    (tmp_path / "file").touch()
+    with pytest.raises(AmodalError, match="could not write"):
+        clusters.save(tmp_path / "file" / "c.csv")
 
 
 def test_names_are_voted_for_in_the_space_of_the_text(model, data, monkeypatch):
@@ -158,6 +177,62 @@ def test_a_run_of_cpp_with_more_fields_asks_which(data, tmp_path):
     assert run.cluster(data, field="caption", number=2, progress=False).source == "caption"
 
 
+def test_all_fields_together_and_one_part(model, data):
+    fused = model.cluster(data, number=2, label="kind", part="train", progress=False)
+    assert fused.source == "fused" and len(fused.keys) == len(data.split("train"))
+    assert (fused.cluster >= 0).all(), "a record with one field has a place too"
+    spectral = model.cluster(data, field="body", by="spectral", number=2, progress=False)
+    assert spectral.by == "spectral" and spectral.number == 2
+
+
+def test_columns_that_the_run_does_not_read_describe_too(model, data, tmp_path):
+    body = data.select(["body"])
+    run = amodal.pretrain("simclr", body, tmp_path / "run", **QUICK)
+    clusters = run.cluster(data, number=2, progress=False)
+    assert "words tall" in " ".join(clusters.descriptions.values())
+
+
+def test_simple_features_are_those_of_the_clustered_field(model, data, monkeypatch):
+    table = type(data.fields["body"])
+
+    def none(self, train):
+        raise NoSimpleFeatures("none")
+
+    monkeypatch.setattr(table, "simple_features", none)
+    clusters = model.cluster(data, field="body", number=2, label="kind", progress=False)
+    assert clusters.simple is None and clusters.scores["AMI"][1] is None
+    assert "simple features" not in clusters.sentence
+
+
+def test_what_cannot_be_compared_or_has_diverged(model, data):
+    whole = open_data(
+        {
+            "body": [data.raw(i, "body") for i in range(41)],
+            "caption": [data.raw(i, "caption") for i in range(41)],
+            "kind": [None] * 40 + ["small"],
+            "height": [float(i) for i in range(41)],
+        }
+    )
+    labels = {"kind": Label(column="kind"), "height": Label(kind="number", column="height")}
+    nowhere = Dataset(whole.reader, dataclasses.replace(data.schema, labels=labels))
+    with pytest.raises(AmodalError, match="none of the clustered records has the label 'kind'"):
+        model.cluster(nowhere, field="body", number=2, label="kind", progress=False)
+    with pytest.raises(AmodalError, match="is a number, and clusters are compared with classes"):
+        model.cluster(nowhere, field="body", number=2, label="height", progress=False)
+    broken = copy.deepcopy(model)
+    for weight in broken.encoder.parameters():
+        weight.data.fill_(torch.nan)
+    with pytest.raises(AmodalError, match="not finite: the run has diverged"):
+        broken.cluster(data, field="body", number=2, progress=False)
+
+
+def test_where_signs_mean_nothing_fields_have_no_mean(data, tmp_path):
+    run = amodal.pretrain("gram", data, tmp_path / "gram", **QUICK)
+    with pytest.raises(AmodalError, match="say which field: body, caption"):
+        run.cluster(data, progress=False)
+    assert run.cluster(data, field="body", number=2, progress=False).number == 2
+
+
 def test_what_cannot_be_clustered_says_why(model, data, monkeypatch):
     for options, words in (
         ({"by": "kmeens"}, "Did you mean kmeans"),
@@ -165,6 +240,7 @@ def test_what_cannot_be_clustered_says_why(model, data, monkeypatch):
         ({"field": "boddy"}, "Did you mean body"),
         ({"number": 90}, "40 records make 2 to 40 clusters"),
         ({"label": "kid"}, "Did you mean kind"),
+        ({"seed": -1}, "seed is -1"),
     ):
         with pytest.raises(AmodalError, match=words):
             model.cluster(data, **{"field": "body", "progress": False} | options)
@@ -191,6 +267,8 @@ def test_the_verb(clusters, model, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n\n")
     for more, message in (
         (["--out", "c.xls"], "a .csv or .parquet file, not c.xls"),
+        (["--picture", "c.gif"], "to a .png file, not c.gif"),
+        (["--show-field", "tabel"], "Did you mean table"),
         (["--names", str(tmp_path / "no.txt")], "cannot read names"),
         (["--names", str(tmp_path / "names.txt")], "write one a line"),
     ):

@@ -53,6 +53,11 @@ def test_nothing_is_said_where_nothing_sets_a_cluster_apart():
 
 
 def test_records_without_a_cluster_are_on_neither_side():
-    rows = [{"mass": float(c)} for c in CLUSTER] + [{"mass": 1e6}] * 5
+    rows = [{"mass": c + i % 3 / 10} for i, c in enumerate(CLUSTER)] + [{"mass": 1e6}] * 5
     found = described({"body": rows}, CLUSTER + [-1] * 5)
-    assert set(found) == {0, 1}
+    assert found == {0: "mass 0.1 (else 1.1)", 1: "mass 1.1 (else 0.1)"}
+
+
+def test_tiny_numbers():
+    rows = [{"conc": 1e-9 if c else 3e-9} for c in CLUSTER]
+    assert described({"of": rows}, CLUSTER)[0] == "conc 3e-09 (else 1e-09)"

@@ -55,14 +55,48 @@ def test_membership_is_of_the_vectors_that_learnt_it():
     assert len({(a, b) for a, b in zip(found, truth)}) == 3  # one to one
 
 
-def test_what_is_there_comes_back_and_what_is_not_does_not():
-    def fit(z, seed):
-        return by_kmeans(z, [3], seed=seed).cluster_N
+def clusters(number):
+    return lambda z, seed: by_kmeans(z, [number], seed=seed).cluster_N
 
+
+def test_what_is_there_comes_back_and_what_is_not_does_not():
     z, _ = blobs()
     noise = normalize(torch.randn(100, 8, generator=torch.Generator().manual_seed(1)), dim=1)
-    assert stability(z, fit) == pytest.approx(1.0)
-    assert -0.2 < stability(noise, fit) < 0.7
+    assert stability(z, clusters(3)) == pytest.approx(1.0)
+    assert stability(noise, clusters(3)) < 0.5
+    # of two halves: five clusters of a circle lie anywhere, though most of a sample comes back
+    angle = torch.arange(400) * 2 * torch.pi / 400
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    assert stability(circle, clusters(5)) < 0.9
+
+
+def test_halves_share_no_record():
+    z, seen = blobs()[0], []
+
+    def fit(part, seed):
+        seen.append({tuple(row) for row in part.tolist()})
+        return by_kmeans(part, [3], seed=seed).cluster_N
+
+    stability(z, fit, pairs=2)
+    assert len(seen) == 4 and not seen[0] & seen[1] and not seen[2] & seen[3]
+    assert len(seen[0] | seen[1]) == 100 and seen[0] != seen[2]
+
+
+def test_few_records_a_cluster_say_nothing():
+    z, _ = blobs()
+    assert stability(z, clusters(11)) is None and stability(z, clusters(5)) is not None
+
+
+def test_one_cloud_has_the_same_mean_and_spread_and_no_clusters():
+    generator = torch.Generator().manual_seed(2)
+    z = torch.randn(2000, 4, generator=generator) * torch.tensor([0.3, 0.05, 0.05, 0.05])
+    z = normalize(z + torch.tensor([0.0, 0.0, 0.0, 1.0]), dim=1)
+    cloud = groups.one_cloud(z)
+    assert torch.allclose(cloud.mean(0), z.mean(0), atol=0.02)
+    assert torch.allclose(cloud.T.cov(), z.T.cov(), atol=0.01)
+    apart = blobs(noise=0.05)[0]
+    for vectors, low, high in ((apart, 0.7, 1.0), (groups.one_cloud(apart), 0.0, 0.6)):
+        assert low < silhouette(vectors, clusters(3)(vectors, 0)) < high
 
 
 def test_margins_are_of_cosines_to_means():
@@ -94,3 +128,6 @@ def test_numbers_that_cannot_be():
     ):
         with pytest.raises(AmodalError, match=words):
             candidate_numbers(*arguments)
+    assert candidate_numbers(90, None, 20, fitted=6) == [2, 3, 4, 5]
+    with pytest.raises(AmodalError, match="6 records make 2 to 6"):
+        candidate_numbers(90, 7, 20, fitted=6)
