@@ -8,7 +8,7 @@ from tests.structure.tree import ROOT
 GOLDEN = ROOT / "tests" / "golden"
 WITHOUT = frozenset(
     """
-    aa_ssl astrom3 biofusionnet capsule_attn clip_ild cta_ttt cuni_mmt finetune
+    aa_ssl biofusionnet capsule_attn cta_ttt cuni_mmt finetune
     less_bimodal mcl_multistage mhsa_dms missing_joint_embedding mm_guidance
     mm_robustness mmcl_theory multi_sk multimat skillnet_mm ssma surgical_feedback texttopicnet
     uda_cope
