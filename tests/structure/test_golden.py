@@ -10,7 +10,7 @@ WITHOUT = frozenset(
     """
     aa_ssl biofusionnet capsule_attn cta_ttt cuni_mmt
     less_bimodal mcl_multistage mhsa_dms missing_joint_embedding mm_guidance
-    mm_robustness mmcl_theory multi_sk multimat skillnet_mm ssma surgical_feedback texttopicnet
+    mm_robustness mmcl_theory multi_sk multimat skillnet_mm ssma texttopicnet
     uda_cope
     """.split()
 )

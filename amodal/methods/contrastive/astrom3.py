@@ -23,10 +23,10 @@ Differs:
 - loss: the mean over pairs and directions; the authors' code has their sum, 6 times as much.
 - a scale that has reached a bound still gets a gradient. The authors' clamping stops it, also at
   the bound where scales begin if rounding puts them past it.
-- recipe: Adam's decay is decoupled here. The rate falls on a plateau of the loss in training, by
-  entries of the log, theirs of the loss on validation data, by epochs, of which 6 without a lower
-  one end the run; they keep the epoch that matches fields of the validation data best. Numbers of
-  their search are rounded.
+- recipe: Adam's decay is decoupled here, and of matrices alone. The rate falls on a plateau of the
+  loss in training, by entries of the log, theirs of the loss on validation data, by epochs, of
+  which 6 without a lower one end the run; they keep the epoch that matches the fields of validation
+  data best. Numbers of their search are rounded.
 - product: `amodal search` finds similar stars, the method `finetune` classifies, `amodal cluster`
   finds subclasses; outliers are Python (`amodal.diagnose.disagreement`), no command. The authors'
   classifier of all fields reads the mean of the projected vectors; `finetune` has them side by
