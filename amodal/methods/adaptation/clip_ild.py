@@ -1,13 +1,35 @@
-"""A dual encoder that goes on learning, without labels, from montages of what its own prompts found
-and sentences of the reports. Van Uden, Bluethgen, Attias, Polacin, Guo, Simha, Raj and Langlotz,
-2023, arXiv:2306.01111. Row 55 of the catalogue.
+"""CLIP-ILD: a dual encoder goes on learning, without labels, from montages of the patches that its
+own prompts found and sentences of the reports.
+
+Van Uden, Bluethgen, Attias, Polacin, Guo, Simha, Raj and Langlotz, 2023, arXiv:2306.01111. Loss:
+CLIP's, between every two fields (Radford et al. 2021, figure 3), of which one side may rest. Row 55
+of the catalogue. Written from the paper's description; its code is not public.
 
 The whole way: `amodal.curate.montage` scores patches of a scan by prompts and puts the best into
 one picture; `amodal.curate.report_sections` takes sentences from reports; this page continues
-CLIP's contrast on both (`pretrain(..., init_from=RUN)`, with a small learning rate);
-`amodal.evaluate.protocols.zero_shot` decides, with several wordings of each class. Reconstructed
-from the paper's description, which has no public code: prompts, patch size, number of patches and
-temperature are the user's. No early stopping: the steps are the budget."""
+the contrast on both (`amodal pretrain clip_ild --init-from RUN`); `zero_shot` of `amodal evaluate`
+decides, with several wordings of each class.
+
+Differs:
+
+- encoder: that of RUN, which any dual method has trained here. The paper goes on from CLIP's
+  published weights. `--backbone` takes pretrained bodies of pictures and of texts, but the maps
+  into CLIP's common space do not come with them, so there is nothing to choose patches with before
+  a first run with pairs.
+- temperature: it begins anew at .07, or as told; the paper goes on from CLIP's, which is .01
+  (`--method.temperature 0.01`).
+- heads: both maps into the common space learn, also that of a side that rests.
+- more than two fields: the mean over pairs.
+- data: there is no kind for volumes; a scan is a list of slices to `PatchSelector`. Lungs are not
+  segmented: patches are cut from whole slices, within a window of intensities. Size and number of
+  patches, prompts and headings of reports are the user's.
+- recipe: none of the paper's; rate, batch and number of steps are the library's. There is no early
+  stopping: the steps are the budget.
+- views: `weak`, so montages are cropped and reports lose words at their ends (`--views all=plain`
+  for neither).
+- product: AUROC with intervals is Python (`amodal.stats.auroc`); `zero_shot` reports
+  accuracies and F1. Montages and sentences are made in Python, by no command.
+"""
 
 from amodal.core import unknown
 from amodal.methods.contrastive.clip import clip

@@ -1,4 +1,5 @@
 """Fine-tuning: an encoder, fresh or pretrained, and a head on all its fields learn labels together.
+
 What every adaptation is compared with, and from a fresh encoder the supervised baseline. `tuning`
 says what of the encoder learns: all of it; nothing, so that the head alone does; the biases
 (BitFit, Ben Zaken et al., ACL 2022, arXiv:2106.10199); a difference of low rank in each linear map
@@ -6,9 +7,32 @@ says what of the encoder learns: all of it; nothing, so that the head alone does
 narrow adapters behind each block (Houlsby et al., ICML 2019, arXiv:1902.00751); or learned tokens
 beside a record's own (Jia et al., ECCV 2022, arXiv:2203.12119).
 
-Any labels: classes, amounts, several of them, and times until an event (Cox). A record may lack any
-field; the head has a learned vector for it. The head is kept beside the encoder, for `amodal
-predict`."""
+Any labels: classes, amounts, several of them, and times until an event (Cox, ties as of Breslow).
+The loss is the mean over labels. A record may lack any field; the head has a learned vector for it,
+which begins as zero. The head is kept beside the encoder, for `amodal predict`.
+
+Differs:
+
+- encoder: any, of any fields (`amodal adapt RUN`, or a pretrained backbone,
+  `--backbone text=transformers:DIR`). The papers go on from BERT, RoBERTa, GPT and ViTs.
+- LoRA: every linear map of blocks and backbones has a difference, queries, keys and values of our
+  own blocks a common one; the authors' RoBERTa has them for queries and values alone. alpha is
+  twice the rank, as in their files for RoBERTa (8 and 16); GPT-2's is eight times (4 and 32), with
+  dropout. The map into the encoder's width learns too, if a backbone has one.
+- BitFit: biases of norms and of a field's first map are among them, as in the paper. Of a backbone
+  also the map behind it learns.
+- adapters are those of MMA-DFER (arXiv:2404.09010) for a field alone: one behind each block, with a
+  norm in the middle, GELU at the end and a gate that begins shut. Houlsby's are two in each block,
+  before its sums, with a nonlinearity in the middle, a path around and norms that learn.
+- prompts are at the first block and stay to the last; those of single fields get a second learned
+  part added behind the first block. The paper's deep variant has new ones for every block,
+  and it reads a class token, where here the mean of a record's own tokens is read.
+- recipe: none of a paper, since each way has its own; one rate for all parameters. LoRA's authors
+  train RoBERTa on MNLI by AdamW at 5e-4, linearly down after 6 % of warm-up, with a decay of .1, in
+  batches of 128 for 30 epochs (`--lr 5e-4 --schedule linear --warmup 0.06 --weight-decay 0.1
+  --batch-size 128 --epochs 30`).
+- views: `weak` by default; texts of the papers are whole (`--method.view plain`).
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,37 @@
-"""Does a remark change what a trainee does? A visual encoder goes on with masked
-reconstruction on clips of its domain. Gupta, Kocielnik, Wang, Nasriddinov, Yang, Wong,
-Anandkumar and Hung, ML4H 2024, arXiv:2411.10919: self-supervised fine-tuning (SSFT) is VideoMAE's
-objective (Tong et al., NeurIPS 2022, arXiv:2203.12602: tubes, normalised pixels), continued on
-unlabelled clips. Row 63 of the catalogue. The encoder to go on from comes from a run
+"""SSFT: a visual encoder goes on with masked reconstruction on clips of its domain, before it is
+asked whether a remark changes what a trainee does.
+
+Gupta, Kocielnik, Wang, Nasriddinov, Yang, Wong, Anandkumar and Hung, ML4H 2024, arXiv:2411.10919:
+self-supervised fine-tuning is VideoMAE's objective (Tong et al., NeurIPS 2022, arXiv:2203.12602),
+continued on unlabelled clips. Row 63 of the catalogue. The encoder to go on from comes from a run
 (`--init-from`).
 
 The whole way: `amodal.data.clips` cuts clips around events; this page continues the reconstruction;
 vectors of remark and clip, side by side, are probed with weighted classes and whole groups
 (`amodal.evaluate.grouped_cv`). Text is not touched: its tower stays as it is. Any other field takes
-part; a field without places (a series) is hidden token by token. No modality of video here yet."""
+part; a field without places (a series) is hidden token by token.
+
+Differs:
+
+- data: there is no kind for video. The authors read 16 frames of 224 pixels out of 10 seconds, in
+  cubes of 2 frames; here a picture or a series is in their place, and a place has one time.
+- encoder: that of a run. The authors go on from VideoMAE's weights (ViT-B, Kinetics), its decoder
+  among them; a pretrained backbone is refused here, since its tokens have seen each other, and the
+  decoder begins anew.
+- masks: tubes of 90 %, VideoMAE's. The authors' code hides cubes one by one, 85 % of them
+  (`--method.ratio 0.85`); with one time the two ways are the same.
+- targets: patches are normalised over all channels at once, as MAE's authors do it; theirs channel
+  by channel.
+- decoder: 4 blocks, half as wide as the encoder, heads 32 wide (theirs 64); it sees all fields of a
+  record that learn, each with a learned vector of its own.
+- recipe: `PAPER_RECIPE`. Its rate of 5e-7 is for a decoder that is trained already: with a new one
+  take more (`--lr`). The authors keep the epochs' checkpoints, here the last step is kept.
+- views: `weak`; with the paper's recipe pictures are as they are.
+- product: the authors' classifier reads VideoMAE's mean token, after fine-tuning with labels, and a
+  sentence's vector (MiniLM) by two perceptrons and a third on both, with the rarer class drawn more
+  often; here it is a probe of both vectors with weighted classes. Clips and the probe are Python,
+  no command.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +39,35 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Embeddings, Tokens, field_of, name_code, unknown
+from amodal.core import (
+    AmodalError,
+    Batch,
+    Embeddings,
+    Recipe,
+    Tokens,
+    field_of,
+    name_code,
+    unknown,
+)
 from amodal.masking.hashing import hash_bits
 from amodal.masking.tube import tube_keep
 from amodal.methods.shared.shapes import MaskedAutoencoder
 from amodal.nn.encoder import Encoder
+
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=5e-7,
+    weight_decay=0.05,
+    betas=(0.9, 0.999),
+    schedule="linear",
+    warmup_steps=0,
+    clip=1.0,
+    batch_size=24,
+    resolution=224,
+    epochs=500.0,
+    views={"image": ("plain",)},
+)
+"""The authors' code, and the defaults of the trainer of transformers where it has none."""
 
 
 def surgical_feedback(
@@ -44,14 +91,14 @@ def surgical_feedback(
         raise AmodalError(
             "there is text alone, whose tower stays as it is; give fields, or take mae"
         )
-    width = max(encoder.width // 2, 32)
+    width = encoder.width // 2
     return Continued(
         encoder,
         chosen=chosen,
         ratio=ratio,
         width=width,
         depth=decoder_depth,
-        heads=max(width // 32, 1),
+        heads=width // 32,
     )
 
 
