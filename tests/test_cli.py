@@ -256,6 +256,8 @@ def test_every_verb_of_the_readme_exists():
             "predict",
             "evaluate",
             "embed",
+            "cluster",
+            "diagnose",
             "index",
         ),
         *("search", "serve", "view", "export", "methods", "claim", "doctor", "plan"),

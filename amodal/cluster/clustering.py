@@ -98,6 +98,11 @@ def cluster(
     membership = model.config.get("method") == "cpp" if by == "auto" else by == "membership"
     if membership and model.config.get("method") != "cpp":
         raise AmodalError("membership is learnt by cpp, and this is no run of it; take spectral")
+    if membership and words:
+        raise AmodalError(
+            "the heads of cpp have no space in common with texts; without words, clusters are "
+            "described by what sets them apart"
+        )
     with Bar("embed", len(rows), shown=progress) as bar:
         embedded = embed_records(
             model.encoder,

@@ -38,7 +38,7 @@ class Attributes:
             for what, attribute in modality.attributes().items():
                 name = f"{field}.{what}"
                 self.of_fields[name] = field, attribute
-                if attribute.scale == "text":
+                if attribute.scale == "words":
                     texts.append(name)
                 else:
                     self.names[name] = attribute.scale

@@ -195,13 +195,13 @@ class Image(Modality):
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
 
-        weak: a crop of 60-100 % of the area, flipped half the time. crop: of 20-100 %, MAE's.
-        strong: SimCLR's (20-100 %, colour, grey, blur). local: 5-40 %, at `local_size`, with
-        strong's colours. blurred and solarized: the first and the second view of BYOL (8-100 %,
-        less change of saturation, blur always against seldom, and a fifth of the second ones
-        solarized). global and local_solarized: LeJEPA's (30-100 % and, at `local_size`, 5-30 %, the
-        colours of BYOL's second view, blur half the time). With fit "native" a crop has the shape
-        of its picture, or half of it.
+        weak: a crop of 60-100 % of the area, flipped half the time. crop: of 20-100 %, MAE's. half:
+        of 50-100 %, SLIP's. strong: SimCLR's (20-100 %, colour, grey, blur). simclr: of 8-100 %.
+        unblurred: so too, not blurred. local: 5-40 %, at `local_size`, with strong's colours.
+        blurred and solarized: the two views of BYOL (8-100 %, less change of saturation, blur
+        always or seldom, a fifth of the second ones solarized). global and local_solarized:
+        LeJEPA's (30-100 % and, at `local_size`, 5-30 %, BYOL's second colours, blur half the time).
+        With fit "native" a crop has the shape of its picture, or half of it.
 
         Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
         linear across channels. Each is one small matrix product, so a view costs the same for any

@@ -322,7 +322,7 @@ class Text(Modality):
     def attributes(self) -> dict[str, Attribute]:
         return {
             "length": Attribute("number", lambda value: float(len(self.text(value)))),
-            "words": Attribute("text", self.text),
+            "words": Attribute("words", self.text),
         }
 
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:

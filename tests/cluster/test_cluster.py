@@ -175,6 +175,8 @@ def test_a_run_of_cpp_with_more_fields_asks_which(data, tmp_path):
     with pytest.raises(AmodalError, match="say which: body, caption"):
         run.cluster(data, progress=False)
     assert run.cluster(data, field="caption", number=2, progress=False).source == "caption"
+    with pytest.raises(AmodalError, match="no space in common with texts"):
+        run.cluster(data, field="body", words=["small", "tall"], progress=False)
 
 
 def test_all_fields_together_and_one_part(model, data):

@@ -395,6 +395,17 @@ def test_the_two_views_of_byol_differ_in_blur_and_solarization():
             assert out.dtype == np.uint8 and out.shape == board.shape
 
 
+def test_the_views_of_slip_are_those_of_its_authors():
+    """Crops of arXiv:2112.12750: from .5 on for language, from .08 on for SimCLR."""
+    from amodal.modalities.shared import image_views
+
+    words, simclr, small = (image_views.VIEWS[v] for v in ("half", "simclr", "unblurred"))
+    assert words == image_views.ImageView((0.5, 1.0))
+    assert simclr.area == small.area == (0.08, 1.0) and (simclr.blur, small.blur) == (0.5, 0.0)
+    assert simclr.jitter == small.jitter == image_views.Jitter(0.4, 0.4, 0.4, 0.1)
+    assert [make("text").known_view(v) for v in ("half", "simclr")] == ["weak", "strong"]
+
+
 def test_the_two_views_of_lejepa_differ_in_what_they_show():
     """The table of the repository of arXiv:2511.08544."""
     from amodal.modalities.shared import image_views

@@ -2,16 +2,16 @@
 beside them, without a number of clusters. Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024,
 arXiv:2306.05272. Minimised: -R(Z) + R_c(Z | Pi) + weight / 2 |Pi|^2 of their section 3, with Pi the
 doubly stochastic membership of all rows of a batch; before that -R alone. Row 185 of the catalogue.
-Clusters, their number by coding length, and their names by votes of text are what `amodal cluster`
-gives of a run.
+Clusters and their number by coding length are what `amodal cluster` gives of a run.
 
 Each field is clustered by itself, with a head of its own, and losses are means over fields. The
 head's two branches, end to end, are the aligned vectors.
 
 Differs:
 
-- features: of any frozen encoder; the paper's are CLIP ViT-L/14's. The head is that of the
-  authors' code.
+- features: of any frozen encoder; the paper's are CLIP ViT-L/14's, in the space of its texts. Of
+  such a backbone the mean of its patches is taken, and the linear map to the encoder's width stays
+  random. The head is that of the authors' code.
 - groups: columns of Pi, as in the authors' code; its rows sum to 1 exactly after an odd number of
   half steps, its columns nearly.
 - optimizer: one rate and one weight decay, where theirs has 2e-3 and 5e-3 for the branch of
@@ -20,9 +20,10 @@ Differs:
   steps.
 - `distortion` .1 as in the authors' code, which ignores its own option for it.
 - product: `amodal cluster` groups by the memberships' branch and codes the subspaces' branch, of
-  up to 2,000 records; others get the cluster that they are most alike. Names are of candidates
-  that the user brings. `amodal evaluate` scores such clusters, of the vectors of both branches,
-  where there is a label (`number="coding length"`)."""
+  up to 2,000 records; others get the cluster that they are most alike. The paper names them by
+  votes of texts in CLIP's space. A run of this page has none, as its heads take the place of those
+  into a common space, so `--names` is of no use to it. `amodal evaluate` scores such clusters, of
+  the vectors of both branches, where there is a label (`number="coding length"`)."""
 
 from __future__ import annotations
 

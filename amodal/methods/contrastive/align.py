@@ -8,12 +8,17 @@ catalogue.
 Differs:
 
 - encoder: transformers over tokens, from scratch. The paper has EfficientNet-L2 with global
-  pooling and BERT-large's first token; both kinds can be had as backbones.
+  pooling and BERT-large's first token: `--backbone image=timm:tf_efficientnet_l2:289@scratch
+  caption=transformers:DIR@first@scratch`. Nothing is dropped in them here.
 - heads: a linear map of each field into a space of 640; the paper maps text alone, into the space
   of its pictures' features.
 - temperature: learned as a logarithm; the paper does not say. Its lower bound is ours.
-- views: `weak`; theirs are a random square of 289 of 346 pixels and a flip, and texts whole.
-- optimizer: after the warm-up a cosine, theirs falls linearly to 0.
+- views: `weak`, a crop of 60-100 % and a flip; theirs are a random square of 289 of 346 pixels (70
+  %) and a flip, and texts whole (`--views caption=plain`).
+- optimizer: after the warm-up a cosine, theirs falls linearly to 0 (`--schedule linear`).
+- data: the rules for pairs are called from Python (docs/curating.md), by no command.
+- product: zero-shot classes by their names alone, retrieval and probes by `amodal evaluate`,
+  queries of a picture and words by `amodal search`.
 - multilingual training is the same loss on other texts; fine-tuning on Flickr30K and COCO has no
   recipe here.
 """

@@ -20,6 +20,7 @@ Differs:
   (0.4) and delete (0.2); those here delete and swap words (`strong = "words"`), else characters.
 - pictures: their weak crops are of 50-100 % and not flipped (here 60-100 %, flipped), their strong
   ones of 8-100 % (here 20-100 %), 192 pixels wide on the largest data set.
+  `--views image=half,simclr,simclr` has these crops.
 - heads: BarLIP's projector ends with a norm that has weights, and the correlations are of what
   comes out of that; here they are of standardised vectors. Linear layers before a norm have no
   bias. `--separate-proj-child`, a further pair of projectors for strong views of SiamLIP, ByoLIP

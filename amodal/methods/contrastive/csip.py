@@ -8,7 +8,7 @@ Differs:
 
 - encoders: those of the library, from nothing. The paper has two ResNets that start from ImageNet
   weights, with pooled features; `--backbone picture=timm:resnet18@pretrained` and the like give
-  them, but with the statistics of BatchNorm fixed, which the authors train.
+  them, with `--train-backbones`, without which they stay as they are.
 - projections have no bias; the authors' linear layers have one. Both are 256 wide by their classes;
   the file of their pre-training says 128 (`--method.width 128`).
 - views: `weak`, a crop of 60 to 100 % and a flip, of each field on its own. The authors change both

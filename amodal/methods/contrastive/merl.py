@@ -25,7 +25,8 @@ Differs:
 - any fields: every two are aligned, and each that is not text has latent views.
 - data: no reader of WFDB files; leads come as arrays or columns (docs/data.md).
 - product: prompts come from a dictionary of phrases (`knowledge_prompts`), which the authors have
-  an LLM write from SNOMED CT and SCP-ECG.
+  an LLM write from SNOMED CT and SCP-ECG. `evaluate` takes it from Python, no command does; and a
+  record has one class there, where the authors measure the AUC of each of several findings.
 """
 
 from __future__ import annotations

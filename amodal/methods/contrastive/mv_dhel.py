@@ -11,17 +11,21 @@ each of its own views.
 Differs:
 
 - encoder: a transformer over tokens; the paper has ResNet-18 and ResNet-50, which can be had as
-  backbones (`timm:resnet50`, or `convnet` for small pictures).
+  backbones: `--backbone image=convnet:width=64,stages=4,blocks=2` for pictures of 32 pixels,
+  `image=timm:resnet50@scratch` for large ones. A linear map to the encoder's width is between
+  their features and the projector.
 - heads: with one field a projector of two layers, as wide as the encoder and then 128. With
   several, a linear map of each into a common space; the paper's setting for sentiment (three
   modalities, with labels) is not here.
 - temperature: .5 as in the authors' configurations for CIFAR; that for ImageNet has .1.
 - views: four of a lone field, `strong`: crops of 20-100 % with blur. Theirs are crops of 8-100 %,
-  with blur for ImageNet alone; two to five are tried (`views`).
+  with blur for ImageNet alone: `--views image=unblurred,unblurred,unblurred,unblurred`, and
+  `simclr` in its place for ImageNet. Two to five are tried (`views`).
 - rows without a view, see above: the paper's records are complete.
 - optimizer: the cosine ends at 1 % of the rate.
 - losses: the two of the paper and the baselines; the authors' code has more of other papers.
-- alignment and uniformity of pairs of fields are measured by `amodal.diagnose.geometry`.
+- product: the encoder, for probes by `amodal evaluate`; its rank, and alignment and uniformity of
+  pairs of fields (not of views), by `amodal diagnose`.
 """
 
 import torch

@@ -8,18 +8,21 @@ Differs:
 
 - encoder: both towers are transformers over tokens with the mean of tokens (`pool="cls"` for the
   paper's class token). Theirs are a ViT at 224 pixels and a causal text transformer of 12 layers,
-  512 wide, over 77 subwords, read at the end of the text. No tower here is causal. A ViT can be
-  had as a backbone.
-- views: `weak` is a crop of 60-100 % with a flip, theirs one of 50-100 % without; `strong` begins
-  at 20 % of the area, theirs at 8 %. A text's weak view is a slice of it, theirs a caption of
-  several.
+  512 wide, over 77 subwords, read at the end of the text. The networks can be had as backbones,
+  `--backbone image=timm:vit_base_patch16_224@scratch caption=transformers:DIR@scratch` with the
+  architecture and the tokenizer of a CLIP in DIR, but the vector is the mean of what they give.
+- views: `weak` is a crop of 60-100 %, `strong` begins at 20 % of the area, and a text's weak view
+  is a slice of it. `--views image=half,simclr,simclr caption=local` has the paper's 50-100 %, its
+  8-100 % and, of texts with a caption a line, one of several. All pictures may be flipped, theirs
+  for language are not.
 - projector: its first two layers have no bias, which BatchNorm would subtract again.
 - scale: bounded in value, with its gradient let through; theirs is clipped after a step, also at
   1.
 - self-supervision: SimCLR's alone; the paper also tries MoCo v3, BYOL and BEiT.
 - negatives: of all rows of the batch in both losses, as in the authors' code.
 - optimizer: the cosine ends at 1 % of the rate, theirs at 1e-5.
-- fine-tuning: the method `finetune` has no recipe of the paper's.
+- product: zero-shot classes by their names alone, probes and retrieval by `amodal evaluate`;
+  fine-tuning by `amodal adapt --tuning full`, without a recipe of the paper's.
 """
 
 from torch import Tensor, nn

@@ -11,6 +11,8 @@ Differs:
 
 - layers: the last ones are aligned. `amodal.diagnose.neighbours` measures which two are most
   alike, as in the paper (mutual nearest neighbours); nothing takes another layer as the features.
+- features: the mean of a backbone's tokens, of which a linear map to the encoder's width is made
+  that stays random. The authors' are those of the models themselves.
 - heads: linear without a bias (theirs have one), or a perceptron with GELU (`hidden`); their other
   head is linear with a gated residual of low rank.
 - divergence: that of Jensen and Shannon, the paper's. The released program takes the divergences of

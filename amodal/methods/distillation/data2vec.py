@@ -1,6 +1,23 @@
 """data2vec: from a partly hidden input, predict a momentum teacher's states of the whole input, in
 any field. Baevski et al., ICML 2022, arXiv:2202.03555. Targets: their 3.3; loss: eq. 2. Row 123 of
-the catalogue."""
+the catalogue.
+
+Differs:
+
+- encoder: transformers over patches, pieces of spectrograms and subwords, with fixed positions. The
+  paper has a convolutional network over raw sound, relative positions for pictures (BEiT's) and
+  BERT's order of norms for text. Backbones are refused: they have seen what is to be hidden.
+- one run learns all fields of the data with one setting; the paper trains a model for each kind.
+  Theirs are the top 8 blocks of 12 for speech, 10 for text and 6 for pictures (here 3: `top`), and
+  a beta of 4 for text, 2 for pictures and a squared error for speech.
+- masks: of text 15 % of the tokens, all replaced by the mask token; BERT leaves a tenth of them and
+  exchanges another.
+- teacher: its momentum rises over the whole run, theirs over 30,000 steps for speech and 100,000
+  for text, and is .9998 for pictures. On a short run the teacher stays near its start.
+- views: `weak`, of which theirs have crops of pictures and none else.
+- recipe: the paper has one for each kind (Adam, a schedule of three stages or a cosine); there is
+  none on the page, and the package's is taken.
+- product: labels by `amodal adapt`. No command transcribes speech (CTC)."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ Differs:
 - The inverse temperature is bounded in its value, and its gradient let through; theirs by clipping
   the parameter after a step.
 - The cosine ends at a hundredth of the rate, theirs at 0.
+- No command poisons data or measures the success of an attack; both are done from Python.
 - The second defence, fine-tuning of the pictures' tower on clean labels, is `amodal adapt`;
   unlearning of known poison and removal by similarity, which they compare with, are not here.
 - More than two fields, and records of which a field is missing, are ours.

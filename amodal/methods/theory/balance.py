@@ -12,6 +12,7 @@ Differs:
 - steps: any number of them; the paper trains with 0, 1 and 2.
 - with n fields, the mean over pairs of fields.
 - metadata balancing, the paper's second application, is not here.
+- product: the estimate, its variance and their prediction are called from Python, by no command.
 - optimizer and batch: the library's."""
 
 from torch import Tensor

@@ -16,16 +16,18 @@ Differs:
   theirs adapts them.
 - Encoder: theirs is a ResNet-50 or a ResNet-18, on pictures of 32 pixels with a first convolution
   of 3 pixels and without pooling. `--backbone image=convnet:width=64,stages=4,blocks=2` is the
-  latter; `image=timm:resnet50` has its first layers for large pictures. Ours is a transformer
-  unless one says so.
+  latter; `image=timm:resnet50` has its first layers for large pictures, and there is no ResNet-50
+  for small ones. Ours is a transformer unless one says so.
 - Projector: as wide inside as what the encoder gives (2,048 there). Its first layer has no bias,
   which the BatchNorm behind it would subtract; its last one has a bias, theirs has none.
 - Views are two of "strong", whose crops have 20 to 100 % of the area (theirs 8 to 100 %) and whose
-  blur theirs of CIFAR do not have; each is normalised for itself by the BatchNorm, as theirs is.
+  blur theirs of CIFAR do not have (`--views image=unblurred,unblurred` has these crops); each is
+  normalised for itself by the BatchNorm, as theirs is.
 - A term of 1e-6 under their logarithm is left out, and squared distances are at least 1e-8 under a
   root.
 - Several fields, each two as in CLIP: the paper has the theory of it, and no experiment. A linear
   map takes each field to the common space, without a projector.
+- Product: probes by `amodal evaluate`. The graph and its spectrum are measured from Python alone.
 - Left out: the arc-cosine kernels, distances of other norms than Euclid's, and the spectral loss of
   their program as a method (`amodal.objectives` has it).
 """

@@ -77,7 +77,7 @@ class Attribute:
     """A property of a value that a map can be coloured by, or clusters described.
 
     Attributes:
-        scale: "number", "classes", or "text" for one that is described by its words.
+        scale: "number", "classes", or "words" for a text that is described by its words.
         read: a decoded value -> a number, a class, a text, or None where it is missing.
     """
 

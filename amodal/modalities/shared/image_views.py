@@ -49,6 +49,10 @@ VIEWS = {
     "crop": ImageView((0.2, 1.0)),  # MAE's
     "strong": ImageView((0.2, 1.0), blur=0.5, jitter=SIMCLR),
     "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR, is_local=True),
+    # SLIP's, in the authors' code: for language, and for self-supervision
+    "half": ImageView((0.5, 1.0)),
+    "simclr": ImageView((0.08, 1.0), blur=0.5, jitter=SIMCLR),
+    "unblurred": ImageView((0.08, 1.0), jitter=SIMCLR),  # of small pictures
     # BYOL's two views, table 6 of arXiv:2006.07733
     "blurred": ImageView((0.08, 1.0), blur=1.0, jitter=BYOL),
     "solarized": ImageView((0.08, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),

@@ -11,14 +11,18 @@ VIEWS = ("plain", "weak", "strong", "local")
 (DINO's multi-crop)."""
 VARIANTS = {
     "crop": "weak",
+    "half": "weak",
+    "simclr": "strong",
+    "unblurred": "strong",
     "blurred": "strong",
     "solarized": "strong",
     "global": "strong",
     "local_solarized": "local",
 }
-"""Views that only some modalities make -> what the others make of them. crop is MAE's; blurred and
-solarized are the two views of BYOL, which differ for pictures; global and local_solarized are the
-large and the small view of LeJEPA."""
+"""Views that only some modalities make -> what the others make of them. crop is MAE's; half and
+simclr are those of SLIP, unblurred is SimCLR's for small pictures; blurred and solarized are the
+two views of BYOL, which differ for pictures; global and local_solarized are the large and the small
+view of LeJEPA."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:
