@@ -51,7 +51,7 @@ def cluster(
 ) -> None:
     """Divide records into clusters without any label: which, how many, and what sets each apart.
 
-    Says how much of them other samples of the records give again, beside clusters of simple
+    Says how much of them comes back on the other half of the records, beside clusters of simple
     features.
     """
     from amodal.cluster.names import read_names

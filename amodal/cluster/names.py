@@ -13,7 +13,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
-from amodal.diagnose.volume import volume
+from amodal.diagnose.volume import volume_of
 from amodal.evaluate.diagnoses import ALIKE
 from amodal.evaluate.self_labels import names_by_vote
 from amodal.inference.embed import Embedded, embed_values
@@ -91,5 +91,6 @@ def _one_space(aligned: Column, own_text: Column | None) -> bool:
     if own_text is None or own_text is aligned:
         return True
     size = int(max(aligned.rows.max(), own_text.rows.max())) + 1 if len(own_text) else 0
-    rows = volume(Embeddings({"records": aligned, "texts": own_text}, size)) if size else []
-    return all(float(row["auroc"]) >= ALIKE for row in rows if int(row["n"]) >= MIN_PAIRS)
+    both = Embeddings({"records": aligned, "texts": own_text}, size)
+    row = volume_of(both, both.sources) if size else None
+    return row is None or int(row["n"]) < MIN_PAIRS or float(row["auroc"]) >= ALIKE

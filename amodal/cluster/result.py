@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from amodal.core import AmodalError
+from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
 from amodal.evaluate.contact_sheet import card, sheet
 
@@ -156,17 +156,13 @@ class Clustering:
         types = {"key": pa.string(), "cluster": pa.int64(), "name": pa.string()}
         schema = pa.schema({**types, "margin": pa.float64()})
         table = pa.Table.from_pylist(self.rows(), schema=schema)
-        draft = path.with_name(f".{path.name}.draft")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".csv":
-                pyarrow.csv.write_csv(table, draft)
-            else:
-                pq.write_table(table, draft)
-            draft.replace(path)
+            with whole_file(path) as draft:
+                if path.suffix == ".csv":
+                    pyarrow.csv.write_csv(table, draft)
+                else:
+                    pq.write_table(table, draft)
         except OSError as error:
-            with suppress(OSError):
-                draft.unlink()
             raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
         return path
 

@@ -6,6 +6,7 @@ Cicchetti et al., ICLR 2025, arXiv:2412.11959, who find that it follows accuracy
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import normalize
@@ -24,25 +25,37 @@ def volume(embeddings: Embeddings) -> list[dict[str, str | float]]:
         that of tuples whose members come from different records; `auroc`, the share of pairs of one
         of each in which the matched tuple is the smaller (.5 by chance).
     """
-    rows: list[dict[str, str | float]] = []
-    for size in range(2, len(embeddings.sources) + 1):
-        for names in itertools.combinations(embeddings.sources, size):
-            index, vectors = embeddings.complete(names)
-            if len(index) < size:
-                continue
-            unit = [normalize(v.float(), dim=1) for v in vectors]
-            mixed = gram_volume([v.roll(shift, 0) for shift, v in enumerate(unit)])
-            matched = gram_volume(unit).sort().values
-            # ties count half: the mean of both sides of `searchsorted`
-            below = torch.searchsorted(matched, mixed)
-            below = below + torch.searchsorted(matched, mixed, right=True)
-            rows.append(
-                {
-                    "sources": " + ".join(names),
-                    "n": len(index),
-                    "matched": float(matched.mean()),
-                    "mixed": float(mixed.mean()),
-                    "auroc": float((below / (2 * len(matched))).mean()),
-                }
-            )
-    return rows
+    every = (
+        volume_of(embeddings, names)
+        for size in range(2, len(embeddings.sources) + 1)
+        for names in itertools.combinations(embeddings.sources, size)
+    )
+    return [row for row in every if row is not None]
+
+
+def volume_of(embeddings: Embeddings, names: Sequence[str]) -> dict[str, str | float] | None:
+    """The row of one set of sources, see `volume`.
+
+    Args:
+        embeddings: Vectors of one space.
+        names: Two or more of its sources.
+
+    Returns:
+        None where fewer records have all of them than there are.
+    """
+    index, vectors = embeddings.complete(names)
+    if len(index) < len(names):
+        return None
+    unit = [normalize(v.float(), dim=1) for v in vectors]
+    mixed = gram_volume([v.roll(shift, 0) for shift, v in enumerate(unit)])
+    matched = gram_volume(unit).sort().values
+    # ties count half: the mean of both sides of `searchsorted`
+    below = torch.searchsorted(matched, mixed)
+    below = below + torch.searchsorted(matched, mixed, right=True)
+    return {
+        "sources": " + ".join(names),
+        "n": len(index),
+        "matched": float(matched.mean()),
+        "mixed": float(mixed.mean()),
+        "auroc": float((below / (2 * len(matched))).mean()),
+    }

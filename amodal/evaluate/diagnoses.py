@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import vectors as vectors_of
+from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
 from amodal.diagnose.dimension import dimension
 from amodal.diagnose.disagreement import disagreement
@@ -29,7 +29,7 @@ from amodal.diagnose.geometry import geometry
 from amodal.diagnose.label_free import label_free_scores
 from amodal.diagnose.neighbours import mutual_knn
 from amodal.diagnose.spectrum import spectrum
-from amodal.diagnose.volume import volume
+from amodal.diagnose.volume import volume_of
 from amodal.evaluate.result import json_values
 from amodal.inference.embed import Embedded, embed_records
 from amodal.progress import Bar
@@ -77,8 +77,8 @@ def _geometry(z: Embedded) -> list[Row]:
 
 def _volume(z: Embedded) -> list[Row]:
     """Of all fields together; there are too many subsets to read."""
-    rows = volume(z.aligned) if _one_space(z) else []
-    return [row for row in rows if row["sources"] == " + ".join(z.aligned.sources)]
+    row = volume_of(z.aligned, z.aligned.sources) if _one_space(z) else None
+    return [] if row is None else [row]
 
 
 def _neighbours(z: Embedded) -> list[Row]:
@@ -215,14 +215,11 @@ class Diagnosis:
         path = Path(path)
         written = {"data": self.name, "records": self.records, "sentence": self.sentence}
         written |= {"rows": self.rows, "odd": dict(self.odd)}
-        draft = path.with_name(f".{path.name}.draft")
+        text = json.dumps(json_values(written), indent=1) + "\n"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(json_values(written), indent=1) + "\n", encoding="utf-8")
-            draft.replace(path)
+            with whole_file(path) as draft:
+                draft.write_text(text, encoding="utf-8")
         except OSError as error:
-            with suppress(OSError):
-                draft.unlink()
             raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
         return path
 

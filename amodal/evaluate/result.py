@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from amodal.core import AmodalError
+from amodal.core.whole_file import whole_file
 from amodal.evaluate import report_table as _table
 from amodal.evaluate.old_names import OLD_SOURCES, current_name
 from amodal.evaluate.row import Row, Spec
@@ -183,17 +184,14 @@ class Report:
         from amodal.evaluate import figures as _figures
 
         path = Path(path)
-        draft = path.with_name(f".{path.name}.draft")
+        written = json_values(self.as_dict())
+        text = json.dumps(written, indent=1, ensure_ascii=False, allow_nan=False)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written = json_values(self.as_dict())
-            text = json.dumps(written, indent=1, ensure_ascii=False, allow_nan=False)
-            draft.write_text(text + "\n", encoding="utf-8")
-            draft.replace(path)
+            with whole_file(path) as draft:
+                draft.write_text(text + "\n", encoding="utf-8")
             if figures:
                 _figures.report(self, path.with_suffix(""))
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise AmodalError(f"could not write the report to {path}: {error}") from error
         return path
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from amodal.core import AmodalError
+from amodal.core.whole_file import whole_file
 from amodal.evaluate.report_table import number
 from amodal.evaluate.result import json_values
 from amodal.evaluate.verdict import listed
@@ -227,10 +228,9 @@ class Comparison:
             "left_out": self.left_out,
         }
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps(json_values(written), indent=1) + "\n", encoding="utf-8")
-            draft.replace(path)
+            with whole_file(path) as draft:
+                text = json.dumps(json_values(written), indent=1) + "\n"
+                draft.write_text(text, encoding="utf-8")
         except OSError as error:
             raise AmodalError(f"could not write {path}: {error}") from error
         return path

@@ -14,7 +14,7 @@ from amodal import methods
 from amodal.core import unknown
 from amodal.data import Dataset
 from amodal.methods.recipes import SMALL, small_encoders
-from amodal.modalities import name_of
+from amodal.modalities import Modality, name_of
 from amodal.nn.backbones.pretrained import OWN, TOKENS, Backbone
 from amodal.nn.encoder import Encoder
 from amodal.train import run_dir
@@ -102,10 +102,20 @@ def _suitable(
     asked = asked or bool(settings.cache_features)
     if records >= SMALL or asked or settings.size not in SIZES:
         return {}
-    by_kind = small_encoders(methods.title(method))
+    return networks_of(methods.title(method), dataset.fields)
+
+
+def networks_of(method: str, fields: Mapping[str, Modality]) -> dict[str, str]:
+    """Field -> network with which a method did best on small data, of fields that have one.
+
+    Args:
+        method: Its name.
+        fields: Name -> modality.
+    """
+    by_kind = small_encoders(method)
     return {
         field: by_kind[kind]
-        for field, modality in dataset.fields.items()
+        for field, modality in fields.items()
         if (kind := name_of(modality)) in by_kind and modality.suits_small_networks
     }
 

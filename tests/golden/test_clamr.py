@@ -6,27 +6,19 @@ import torch
 
 from amodal.core import AmodalError
 from amodal.methods.embedding_retrieval.clamr import PAPER_RECIPE
-from tests.golden.harness import Reference, defaults, golden, unit
+from tests.golden.harness import defaults, golden, unit
+from tests.golden.pairs import LearnedTemperature
 from tests.methods.bench import batch, exact, method
 
 
-class Clamr(Reference):
+class Clamr(LearnedTemperature):
     """One direction: a query finds its record among those of the batch."""
 
     text_field, score, contrast, label, names = "words", "fields", "records", "", ()
-    temperature, max_scale, width = 0.07, 100.0, 8
 
     def check_start(self):
-        assert self.encoder.space_width == self.width and self.min_batch_size == 2
+        super().check_start()
         assert self.encoder.trunk == "joint"  # fields are read together, 3.2
-        begin = self.w["learned.log"].detach().exp()
-        assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
-
-    def scale(self):
-        log = self.w["learned.log"]
-        if log.detach().exp() > self.max_scale:
-            return self.max_scale * (log - log.detach()).exp()
-        return log.exp()
 
     def vectors(self, batch):
         """Row -> (n, D) of the query, and row -> field -> (n, D) of the record: all fields of a

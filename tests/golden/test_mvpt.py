@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from tests.golden.harness import Reference, common, defaults, golden, unit
+from tests.golden.harness import common, defaults, golden, unit
+from tests.golden.pairs import LearnedTemperature
 
 
 def info_nce(x, y, scale):
@@ -20,21 +21,13 @@ def info_nce(x, y, scale):
     return (total / 2 - logits.diagonal().sum()) / n
 
 
-class Mvpt(Reference):
+class Mvpt(LearnedTemperature):
+    log = "scale.log"
     timed, length, track, segment = ("words", "signal"), 2.0, 1.0, 1.0
-    width, temperature, max_scale = 8, 0.07, 100.0
 
     def check_start(self):
-        assert self.encoder.space_width == self.width and self.min_batch_size == 2
-        begin = self.w["scale.log"].detach().exp()
-        assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
+        super().check_start()
         assert all(p.requires_grad for p in self.encoder.parameters())
-
-    def scale(self):
-        log = self.w["scale.log"]
-        if log.detach().exp() > self.max_scale:
-            return self.max_scale * (log - log.detach()).exp()
-        return log.exp()
 
     def losses(self, batch):
         columns, terms = self.encoder(batch).columns, {}

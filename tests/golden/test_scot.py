@@ -11,7 +11,8 @@ import torch
 
 from amodal import modalities
 from amodal.core import AmodalError, Batch
-from tests.golden.harness import Reference, common, defaults, golden, unit
+from tests.golden.harness import common, defaults, golden, unit
+from tests.golden.pairs import LearnedTemperature
 from tests.methods import bench
 
 EDITS = ("picture", "words", "change", "signal", "changed")
@@ -25,15 +26,16 @@ def info_nce(logits):
     return (total / 2 - logits.diagonal().sum()) / n
 
 
-class Scot(Reference):
+class Scot(LearnedTemperature):
     """Texts of edits are read by the tower of captions; what is of another kind has its own.
 
     Attributes:
         towers: Of the field that says what to change and of the result, by whose tower it is read.
     """
 
+    log = "scale.log"
     stage, caption, change, changed, original = 1, "words", "change", "changed", True
-    width, project, hidden, temperature, max_scale, warmup = 8, 2, 3, 0.07, 100.0, 0.5
+    project, hidden, warmup = 2, 3, 0.5
     towers = {"change": "words", "changed": "words"}
 
     def __init__(self, page):
@@ -43,10 +45,8 @@ class Scot(Reference):
         self.frozen = [n for n, p in page.named_parameters() if not p.requires_grad]
 
     def check_start(self):
-        assert self.encoder.space_width == self.width and self.min_batch_size == 2
+        super().check_start()
         assert self.stages == ((self.warmup, 1.0) if self.warmup else (1.0,))
-        begin = self.w["scale.log"].detach().exp()
-        assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
         names = dict(self.encoder.named_parameters())
         assert names["combiner.change.0.weight"].shape == (self.project * self.width, self.width)
         assert names["combiner.mix.2.weight"].shape == (self.width, self.hidden * self.width)
@@ -60,12 +60,6 @@ class Scot(Reference):
             assert learns == combiner
         else:
             assert learns >= names.keys() - combiner
-
-    def scale(self):
-        log = self.w["scale.log"]
-        if log.detach().exp() > self.max_scale:
-            return self.max_scale * (log - log.detach()).exp()
-        return log.exp()
 
     def vectors(self, batch):
         """Of every field, those of edits by the tower of captions."""

@@ -7,9 +7,11 @@ import itertools
 import pytest
 import torch
 
-from amodal import modalities
-from tests.golden.harness import Reference, common, defaults, golden, unit
+from tests.golden.harness import common, defaults, golden, unit
+from tests.golden.pairs import LearnedTemperature
 from tests.methods import bench
+
+pytestmark = pytest.mark.usefixtures("larger_pictures")
 
 
 def info_nce(logits):
@@ -19,19 +21,8 @@ def info_nce(logits):
     return (total / 2 - logits.diagonal().sum()) / n
 
 
-class Sorce(Reference):
-    text_field, grid, weight, width, temperature, max_scale = "words", 2, 1.0, 8, 0.07, 100.0
-
-    def check_start(self):
-        assert self.encoder.space_width == self.width and self.min_batch_size == 2
-        begin = self.w["learned.log"].detach().exp()
-        assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
-
-    def scale(self):
-        log = self.w["learned.log"]
-        if log.detach().exp() > self.max_scale:
-            return self.max_scale * (log - log.detach()).exp()
-        return log.exp()
+class Sorce(LearnedTemperature):
+    text_field, grid, weight = "words", 2, 1.0
 
     def losses(self, batch):
         columns = self.encoder(batch).columns
@@ -72,18 +63,6 @@ class Sorce(Reference):
         means = [torch.stack(x).mean(0) for x in cells.values()] if self.grid > 1 else []
         means = [tokens.x[at].mean(0), *means]
         return unit(torch.stack(means) @ self.encoder.heads[field].weight.T)
-
-
-@pytest.fixture(autouse=True)
-def larger_pictures(monkeypatch):
-    """Of 4 by 4 patches, so that cells have several."""
-    small = bench.fields
-
-    def fields(names=bench.FIELDS):
-        picture = modalities.make("image", size=32, channels=3, patch=8)
-        return {n: picture if n == "picture" else m for n, m in small(tuple(names)).items()}
-
-    monkeypatch.setattr(bench, "fields", fields)
 
 
 def hold(fields=("picture", "words", "signal"), rows=6, **options):

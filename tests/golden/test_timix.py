@@ -5,35 +5,24 @@ import itertools
 import pytest
 import torch
 
-from amodal import modalities
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import batch_seed, beta, partners
 from amodal.methods.contrastive.timix import PAPER_RECIPE
 from tests.golden.harness import common, defaults, golden, unit
 from tests.golden.naive import code
 from tests.golden.pairs import PairsOfFields
-from tests.methods import bench
+
+pytestmark = pytest.mark.usefixtures("larger_pictures")
 
 
 class TiMix(PairsOfFields):
+    log = "scale.log"
     place, low, high, alpha = "text", 0.25, 0.75, 1.0
     weight, smoothing, soft, text_field = 1.0, 0.1, 0.0, "words"
 
     def check_start(self):
-        assert self.encoder.space_width == self.width and self.min_batch_size == 2
-        begin = self.w["scale.log"].detach().exp()
-        assert torch.isclose(begin, torch.tensor(1 / self.temperature).double(), rtol=1e-6)
+        super().check_start()
         assert all(p.requires_grad for p in self.encoder.parameters())
-
-    def __init__(self, page):
-        super().__init__(page)
-        self.w["learned.log"] = self.w["scale.log"]  # the name in `PairsOfFields`
-
-    def state(self):
-        return {n: v for n, v in super().state().items() if n != "learned.log"}
-
-    def parameters(self):
-        return {n: v for n, v in super().parameters().items() if n != "learned.log"}
 
     def loss(self, logits):
         """CLIP's, of what is not mixed."""
@@ -156,18 +145,6 @@ class TiMix(PairsOfFields):
     def total(self, score, grid, corner, window):
         cells = itertools.product(*(range(side) for side in window))
         return sum(score[(corner[0] + y) * grid[1] + corner[1] + x] for y, x in cells)
-
-
-@pytest.fixture(autouse=True)
-def larger_pictures(monkeypatch):
-    """Of 4 by 4 patches, so that windows have places to be in."""
-    small = bench.fields
-
-    def fields(names=bench.FIELDS):
-        picture = modalities.make("image", size=32, channels=3, patch=8)
-        return {n: picture if n == "picture" else m for n, m in small(tuple(names)).items()}
-
-    monkeypatch.setattr(bench, "fields", fields)
 
 
 def hold(fields=("picture", "words"), rows=6, **options):

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from tests.golden.harness import Reference, common, defaults, golden, unit
+from tests.golden.harness import common, defaults, golden, unit
+from tests.golden.pairs import LearnedTemperature
 from tests.methods.bench import batch, exact, method
 
 
-class V2l(Reference):
+class V2l(LearnedTemperature):
+    log = "scale.log"
     stage, label, coarse, margin, sharpness = 0, "kind", 0.5, 0.35, 30.0
-    view_temperature, width, temperature, max_scale = 0.1, 8, 0.07, 100.0
+    view_temperature = 0.1
 
     def __init__(self, page):
         page.on_stage_start(self.stage)
@@ -34,12 +36,6 @@ class V2l(Reference):
             assert self.w["prototypes"].requires_grad is (self.stage == 0)
         one, other = (dict(m.named_parameters()) for m in self.encoder.members)
         assert all(p.requires_grad for p in (*one.values(), *other.values()))
-
-    def scale(self):
-        log = self.w["scale.log"]
-        if log.detach().exp() > self.max_scale:
-            return self.max_scale * (log - log.detach()).exp()
-        return log.exp()
 
     def losses(self, batch):
         visual, named = (m(batch).columns for m in self.encoder.members)

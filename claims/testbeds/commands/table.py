@@ -15,7 +15,6 @@ from typing import Any
 
 import testbeds
 from amodal import methods
-from amodal.methods.recipes import small_encoders
 from amodal.modalities import name_of
 from amodal.stats.interval import half_width
 from amodal.studies import (
@@ -31,6 +30,7 @@ from amodal.studies import (
     standings,
     winner,
 )
+from amodal.train.small_networks import networks_of
 from testbeds import studies
 from testbeds.grid import ETA, RUNGS, TABLE
 from testbeds.studies import Options, Setups, Stored, Yardsticks
@@ -117,16 +117,8 @@ def stored_of(bed: Testbed, options: Options, setups: Setups) -> Stored:
 def candidate_of(method: str, bed: Testbed, setups: Setups) -> Candidate:
     """A method with the recipe and the networks that it has for small data."""
     fields = {name: setups[bed.name].dataset.fields[name] for name in bed.fields}
-    networks = small_encoders(method)
-    chosen = {
-        name: networks[name_of(modality)]
-        for name, modality in fields.items()
-        if name not in bed.backbones
-        and name_of(modality) in networks
-        and modality.suits_small_networks
-    }
     recipe = methods.small_recipe(method, [name_of(modality) for modality in fields.values()])
-    backbones = {**bed.backbones, **chosen}
+    backbones = {**networks_of(method, fields), **bed.backbones}
     return Candidate(method, recipe=recipe or {}, backbones=backbones, name=method)
 
 
