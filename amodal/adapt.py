@@ -28,12 +28,15 @@ from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
+from amodal.studies.adapt import adapt_best
 from amodal.train.pretrain import pretrain
 from amodal.train.settings import recipe_of
 
 if TYPE_CHECKING:
     from amodal.model import Model
 
+AUTO, OF_AUTO = "auto", "lora"
+"""The default: what is best on the validation part, and the tuning among its candidates."""
 EPOCHS = 30
 SETTINGS = (
     "recipe",
@@ -67,7 +70,7 @@ def adapt(
     out: str | Path,
     *,
     label: str,
-    tuning: str = "lora",
+    tuning: str = AUTO,
     task: str = "",
     shots: int | None = None,
     base_to_new: bool = False,
@@ -81,8 +84,10 @@ def adapt(
         data: As `amodal.open` takes it.
         out: The run folder to write.
         label: A label of the data, or several separated by commas.
-        tuning: full, head, bias, lora, adapters or prompts (see `amodal.nn.adapters.tuning`), or a
-            method that learns from a label.
+        tuning: auto: fine-tuning by LoRA, linear maps and boosted trees on frozen and on simple
+            features are compared on the validation part, and the best one is kept (see
+            `amodal.studies.choose_head`). Or full, head, bias, lora, adapters or prompts (see
+            `amodal.nn.adapters.tuning`), or a method that learns from a label.
         task: "auto", "survival" (label is TIME,EVENT), or "" for the default of the method.
         shots: Learn from this number of records of each class, drawn by the seed.
         base_to_new: Learn from the first half of the classes alone, in the order of their names.
@@ -106,7 +111,12 @@ def adapt(
     check_type("options", options or {}, has_names, "a dict of name -> value")
     check_type("shots", 1 if shots is None else shots, is_whole, "a whole number")
     check_plugins(run)  # before the data is opened, which may need them too
-    method, chosen = method_options(run, label, tuning, task, options or {})
+    if tuning == AUTO and base_to_new:
+        raise AmodalError(
+            "base_to_new needs a tuning that names classes it has not seen: --tuning mmrl"
+        )
+    tuned = OF_AUTO if tuning == AUTO else tuning
+    method, chosen = method_options(run, label, tuned, task, options or {})
     dataset = open_data(data)
     is_list = "," in label and label not in dataset.labels
     if is_list and (base_to_new or shots is not None):
@@ -119,17 +129,39 @@ def adapt(
     seed = settings.get("seed") or 0
     only = labelled(label) if shots is None else few_shot(label, shots, seed)
     recipe = recipe_of(method, settings.pop("recipe", None))
-    return pretrain(
-        method,
+
+    def fine_tune(folder: str | Path, resume: bool) -> Path:
+        return pretrain(
+            method,
+            dataset,
+            folder,
+            init_from=run,
+            adapt={"shots": shots, "base_to_new": base_to_new},
+            only=only,
+            options=chosen,
+            recipe=adaptation_recipe(recipe, run, tuned),
+            **settings | {"resume": resume},
+        )
+
+    resume = bool(settings.get("resume"))
+    if tuning != AUTO:
+        return fine_tune(out, resume)
+    choice = adapt_best(
+        run,
         dataset,
         out,
-        init_from=run,
-        adapt={"shots": shots, "base_to_new": base_to_new},
+        fine_tune,
+        label=label,
+        tuning=tuned,
+        task=task,
         only=only,
-        options=chosen,
-        recipe=adaptation_recipe(recipe, run, tuning),
-        **settings,
+        seed=seed,
+        device=settings.get("device", "auto"),
+        resume=resume,
+        progress=settings.get("progress", True),
     )
+    print(choice.summary)
+    return Path(out)
 
 
 def method_options(
@@ -143,7 +175,7 @@ def method_options(
     method = "finetune" if tuning in TUNINGS else tuning
     if method not in methods.names():
         supervised = [m for m in methods.names() if "label" in methods.options(m)]
-        raise unknown("tuning", tuning, [*TUNINGS, *supervised])
+        raise unknown("tuning", tuning, [AUTO, *TUNINGS, *supervised])
     accepted = methods.options(method)
     if "label" not in accepted:
         raise AmodalError(

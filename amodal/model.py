@@ -21,19 +21,19 @@ from amodal.core.part import Spec, supplied
 from amodal.data import Dataset, Openable
 from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
+from amodal.evaluate.context import AnyHead
 from amodal.evaluate.diagnoses import Diagnosis, diagnose
 from amodal.export.hub_mixin import HubMixin
 from amodal.inference.predict import MethodPredictor
+from amodal.inference.probe_head import ProbeHead
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
-from amodal.methods.saved import SPEC, BackboneLike, load_run, whole_method
+from amodal.methods.saved import SPEC, BackboneLike, encoder_spec, load_run, whole_method
 from amodal.modalities import Modality
 from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead
-from amodal.nn.needed_plugins import needed_plugins
-from amodal.nn.saved import FORMAT
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
 from amodal.train.cache_features import features_of_run
@@ -113,7 +113,7 @@ class Model(HubMixin):
         config: dict[str, Any],
         path: Path | None = None,
         trained: npt.NDArray[np.uint64] | None = None,
-        head: SupervisedHead | MethodPredictor | None = None,
+        head: AnyHead | None = None,
         *,
         method: Method | None = None,
         spec: Spec | None = None,
@@ -138,8 +138,10 @@ class Model(HubMixin):
         target = pick_device(device)
         run = load_run(folder, method=method, backbones=backbones, same_code=same_code)
         (run.encoder if run.method is None else run.method).to(target)
-        head: SupervisedHead | MethodPredictor | None = None
-        if run.head is not None:
+        head: AnyHead | None = None
+        if entry := run.config.get("head"):
+            head = ProbeHead.load(folder, entry, run.encoder)
+        elif run.head is not None:
             head = run.head.to(target)
         elif run.targets:
             head = MethodPredictor(run.method, run.targets)
@@ -361,7 +363,10 @@ class Model(HubMixin):
             beside[KEYS] = list(self.retriever.keys)
         # Before the model: one without it would be evaluated on what it was trained on.
         write_trained(make_dir(path), self.trained)
-        save_weights(path, weights(self.encoder if method is None else method), self.config, beside)
+        config = dict(self.config)
+        if isinstance(self.head, ProbeHead):
+            config["head"] = self.head.save(path)
+        save_weights(path, weights(self.encoder if method is None else method), config, beside)
         return path
 
     def _whole(self) -> tuple[Method | None, Spec]:
@@ -370,15 +375,12 @@ class Model(HubMixin):
             return self.method, self.spec
         if isinstance(self.head, SupervisedHead):  # of format 1, or unpickled
             return whole_method(self.encoder, self.head, self.config)
-        if self.head is not None:
+        if isinstance(self.head, MethodPredictor):
             raise AmodalError(
                 "a copy of a model by pickle has lost its method and cannot be saved; copy the run "
                 f"folder {self.path or ''} instead"
             )
-        encoder = self.encoder.spec
-        spec: Spec = {"format": FORMAT, "method": None, "code": None, "options": {}}
-        spec |= {"plugins": needed_plugins(encoder)}
-        return None, spec | {"encoder": encoder, "targets": [], "retrieves": False}
+        return None, encoder_spec(self.encoder)
 
     def _open_index(self, index: str | Path | None) -> Engine:
         if index is None and self.read_only:

@@ -294,10 +294,11 @@ def adapt(
     tuning: Annotated[
         str,
         arg(
-            help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, "
-            "such as mmrl"
+            help="auto: compare a fine-tuned network with heads on frozen and simple features, and "
+            "keep the best; or full, head, bias, lora, adapters, prompts, or a method that learns "
+            "from a label, such as mmrl"
         ),
-    ] = "lora",
+    ] = "auto",
     task: Annotated[
         str,
         arg(help="auto, by the type of each label, or survival; by default that of the method"),
@@ -316,9 +317,10 @@ def adapt(
     recipe: Recipes = DEFAULT,
     code: Code = NONE,
 ) -> None:
-    """Fine-tune a run to predict labels, for 30 epochs by default.
+    """Make a run predict labels: by fine-tuning, or by a head on what it knows already.
 
-    Options of the tuning itself: --method.NAME VALUE.
+    By default both are tried, beside simple features, and what does best on the validation part is
+    kept. Fine-tuning takes 30 epochs. Options of the tuning itself: --method.NAME VALUE.
     """
     from amodal.adapt import adapt as fine_tune
 

@@ -17,9 +17,10 @@ from amodal.evaluate.label_choice import LabelChoice
 from amodal.inference.embed import Embedded, embed_values
 from amodal.inference.forward_passes import AnyEncoder
 from amodal.inference.predict import MethodPredictor
+from amodal.inference.probe_head import ProbeHead
 from amodal.nn.heads.supervised import SupervisedHead
 
-AnyHead = SupervisedHead | MethodPredictor
+AnyHead = SupervisedHead | MethodPredictor | ProbeHead
 """What predicts labels in a run."""
 
 

@@ -21,9 +21,10 @@ from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.evaluate.context import EmbeddedParts, Pair, Run
 from amodal.evaluate.needed_parts import Choice, ComparedParts
-from amodal.evaluate.yardsticks import MAX_TRAIN, in_place_of, reduced, training_records
+from amodal.evaluate.yardsticks import MAX_TRAIN, in_place_of, training_records
 from amodal.inference.embed import device_of
 from amodal.inference.forward_passes import AnyEncoder, Device, eval_mode, sequential_loader
+from amodal.inference.simple_features import reduced
 from amodal.nn.backbones.module import ModuleBackbone
 from amodal.nn.backbones.pretrained import Backbone
 from amodal.progress import Bar

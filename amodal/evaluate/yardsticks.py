@@ -7,9 +7,8 @@ vectors. For retrieval each pair of fields has a space of its own, see `amodal.e
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import torch
@@ -20,25 +19,25 @@ from amodal.core.column import shared_rows
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.data import Dataset
-from amodal.data.cache import MAX_BYTES, Entry
 from amodal.evaluate.context import EmbeddedParts, Pair
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needed_parts import Choice, ComparedParts, NeededParts
 from amodal.evaluate.needed_records import Mask
 from amodal.evaluate.pair_maps import pair_maps
 from amodal.inference.embed import Embedded
-from amodal.modalities import BadValue, Modality, NoSimpleFeatures, Raw
+from amodal.inference.simple_features import (
+    FieldValues,
+    original_values,
+    reduced,
+    side_by_side,
+)
+from amodal.modalities import BadValue, Modality, NoSimpleFeatures
 from amodal.progress import Bar
-from amodal.train.cache_features import CachedFeatures
 
 MAX_TRAIN = 20_000
 """Training records that simple features are made of."""
 MIN_TRAIN = 2000
 """Training records that they are fitted on where protocols read fewer."""
-MAX_WIDTH = 256
-"""Dimensions of a field; wider ones are rotated and cut (PCA)."""
-MAX_FITTED = 5000
-"""Rows that a rotation is fitted on."""
 
 
 class SimpleParts(ComparedParts):
@@ -97,72 +96,6 @@ class SimpleParts(ComparedParts):
             raise
 
 
-def _decoded(dataset: Dataset, field: str) -> Dataset:
-    """The same records, with the values of a field as its modality decodes them."""
-    if isinstance(dataset, CachedFeatures) and field in dataset.stores:
-        return dataset.original
-    return dataset
-
-
-class FieldValues(Sequence[Raw]):
-    """Values of one field, read when asked for. Decoded values are taken from the dataset's cache.
-
-    Args:
-        dataset: Where they are.
-        field: Their field.
-        rows: (n,) numbers of records that have a value.
-
-    Raises:
-        BadValue: On reading a value that is gone.
-    """
-
-    def __init__(self, dataset: Dataset, field: str, rows: np.ndarray):
-        self.dataset, self.field, self.rows = dataset, field, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Raw: ...
-    @overload
-    def __getitem__(self, index: slice) -> FieldValues: ...
-    def __getitem__(self, index: int | slice) -> Raw | FieldValues:
-        if isinstance(index, slice):
-            return FieldValues(self.dataset, self.field, self.rows[index])
-        raw = self.dataset.raw(int(self.rows[index]), self.field)
-        if raw is None:
-            raise self._gone(self.rows[index])
-        return raw
-
-    def take(self, indices: Sequence[int]) -> FieldValues:
-        """The values at `indices`."""
-        return FieldValues(self.dataset, self.field, self.rows[np.asarray(indices, np.int64)])
-
-    def decoded(self, modality: Modality) -> list[np.ndarray]:
-        """See `amodal.modalities.DecodedValues`."""
-        if modality != self.dataset.fields[self.field]:
-            return [modality.decode(raw) for raw in self]
-        values = []
-        for row, entry in zip(self.rows, self._entries()):
-            if isinstance(entry, BadValue):
-                raise entry
-            if entry is None:
-                raise self._gone(row)
-            values.append(entry)
-        return values
-
-    def readable(self) -> np.ndarray:
-        """(n,) bool: which values can be decoded."""
-        return np.array([isinstance(e, np.ndarray) for e in self._entries()], dtype=bool)
-
-    def _entries(self) -> Iterator[Entry]:
-        cache = self.dataset.cache
-        return (cache.get(self.dataset, int(i), self.field, MAX_BYTES) for i in self.rows)
-
-    def _gone(self, row: int) -> BadValue:
-        return BadValue(f"{self.field} has no value in record {row}")
-
-
 @dataclass(frozen=True)
 class _Records:
     """The records that simple features are made of.
@@ -181,7 +114,7 @@ class _Records:
 
     def values(self, part: int, name: str, chosen: np.ndarray) -> FieldValues:
         """The values of a field of some records of a part."""
-        return FieldValues(_decoded(self.dataset, name), name, self.rows[part][chosen])
+        return FieldValues(original_values(self.dataset, name), name, self.rows[part][chosen])
 
     def with_value(self, part: int, name: str, chosen: np.ndarray) -> np.ndarray:
         """Positions in `chosen`, records of a part, of those that have a readable value."""
@@ -261,7 +194,7 @@ def in_place_of(
     flagged = [name for name, column in columns[0].items() if len(column) < len(chosen[0])]
     made = []
     for side, space, rows, whole in zip(columns, _aligned(columns, seed), chosen, models):
-        probed = side | ({FUSED: _fused(side, len(rows), flagged)} if fused else {})
+        probed = side | ({FUSED: side_by_side(side, len(rows), flagged)} if fused else {})
         made.append((_placed(space, rows, len(whole)), _placed(probed, rows, len(whole))))
     return (
         Embedded(train.keys, *made[0], train.labels, population=_population(train, columns[0])),
@@ -288,39 +221,6 @@ def _content(test: Embedded, columns: Embeddings) -> dict[str, Tensor]:
         for name, values in test.content.items()
         if name in columns
     }
-
-
-def reduced(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Training and test features of a typical length of 1, and of at most `MAX_WIDTH` dimensions
-    where there are enough rows to choose these."""
-    train = parts[0]
-    if train.shape[1] > MAX_WIDTH and len(train) > MAX_WIDTH:
-        some = train[torch.linspace(0, len(train) - 1, min(len(train), MAX_FITTED)).long()].double()
-        centred = some - some.mean(0)
-        v = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -MAX_WIDTH:].float()
-        parts = [part @ v for part in parts]
-    length = parts[0].square().sum(1).mean().sqrt().clamp_min(1e-9) if len(train) else 1.0
-    return [part / length for part in parts]
-
-
-def _fused(columns: Mapping[str, Column], size: int, flagged: Sequence[str]) -> Column:
-    """Features of all fields side by side, zeros for those that a record lacks, and flags of them.
-
-    Args:
-        columns: Of the fields.
-        size: Records.
-        flagged: Fields that some training records lack.
-    """
-    blocks, exists = [], torch.zeros(size, dtype=torch.bool)
-    for name, column in columns.items():
-        x = vectors_of(column)
-        blocks.append(x.new_zeros(size, x.shape[1]).index_copy(0, column.rows, x))
-        present = column.present(size)
-        exists |= present
-        if name in flagged:
-            blocks.append(present.to(x.dtype)[:, None])
-    rows = exists.nonzero().squeeze(1)
-    return Column(torch.cat(blocks, 1)[rows], rows)
 
 
 def _aligned(

@@ -132,10 +132,15 @@ class Embedded:
         Returns:
             Source -> its features and, where there is more than one source, `fused`.
         """
-        columns = {s: self.features[s] for s in self.features.sources}
-        if FUSED in self.features:
-            return columns | {FUSED: self.features[FUSED]}
-        return columns | ({FUSED: self.aligned.fused()} if len(columns) > 1 else {})
+        return probed_columns(self.features, self.aligned)
+
+
+def probed_columns(features: Embeddings, aligned: Embeddings) -> dict[str, Column]:
+    """See `Embedded.probed`."""
+    columns = {s: features[s] for s in features.sources}
+    if FUSED in features:
+        return columns | {FUSED: features[FUSED]}
+    return columns | ({FUSED: aligned.fused()} if len(columns) > 1 else {})
 
 
 def _mapped(embeddings: Embeddings, change: Callable[[Column], Column], size: int) -> Embeddings:

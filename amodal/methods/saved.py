@@ -449,6 +449,14 @@ def whole_method(
     raise AmodalError(f"this encoder and its head cannot be written as a method: {reason}")
 
 
+def encoder_spec(encoder: Encoder) -> Spec:
+    """The spec of an encoder without a method."""
+    own = encoder.spec
+    spec: Spec = {"format": files.FORMAT, "method": None, "code": None, "options": {}}
+    spec |= {"plugins": needed_plugins(own)}
+    return spec | {"encoder": own, "targets": [], "retrieves": False}
+
+
 def saved(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """The encoder in a folder, in evaluation mode, and its config.json.
 

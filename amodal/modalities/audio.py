@@ -24,7 +24,6 @@ from amodal.modalities.shared.base import (
     Modality,
     Raw,
     Schema,
-    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -301,13 +300,9 @@ class Audio(Modality):
             "loudness": Attribute("number", _loudness),
         }
 
-    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+    def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
         """Log duration, energy, log-mel bands, cepstral coefficients; see `simple.sounds`."""
-
-        def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
-            return _simple.sounds(self.decode_all(raws), self.rate)
-
-        return _simple.fitted(groups, train)
+        return _simple.sounds(self.decode_all(raws), self.rate)
 
     def json_schema(self, limits: Limits) -> Schema:
         accepted = ", ".join(_sound.FORMATS)

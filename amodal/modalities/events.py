@@ -30,7 +30,6 @@ from amodal.modalities.shared.base import (
     Modality,
     Raw,
     Schema,
-    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -314,16 +313,12 @@ class Events(Modality):
         files = all(isinstance(v, (str, bytes, Path)) for v in value)
         return list(value) if files or all(map(_is_record, value)) else [cast(Raw, value)]
 
-    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+    def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
         """Counts, span, gaps, and what the fields hold; see `simple.events`."""
         sizes = self.cells().num_codes()[: len(self.columns)]
-
-        def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
-            values = self.decode_all(raws)
-            times = [value[:, 0].astype(np.float64) / self.step for value in values]
-            return _simple.events(times, [value[:, 1:] for value in values], sizes)
-
-        return _simple.fitted(groups, train)
+        values = self.decode_all(raws)
+        times = [value[:, 0].astype(np.float64) / self.step for value in values]
+        return _simple.events(times, [value[:, 1:] for value in values], sizes)
 
     def json_schema(self, limits: Limits) -> Schema:
         rows = {"type": "array", "items": {"type": "object"}, "minItems": 1}

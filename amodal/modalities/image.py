@@ -27,7 +27,6 @@ from amodal.modalities.shared.base import (
     Modality,
     Raw,
     Schema,
-    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -74,6 +73,7 @@ class Image(Modality):
     std: tuple[float, ...] = ()
 
     simple_name: ClassVar[str] = "tiny pixels"
+    simple_by_column: ClassVar[bool] = False
     suffixes: ClassVar[frozenset[str]] = frozenset(
         {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
     )
@@ -343,15 +343,11 @@ class Image(Modality):
             "contrast": Attribute("number", lambda value: float(value.std())),
         }
 
-    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
+    def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
         """12 x 12 pixels, colours, and orientations of gradients; see `simple.pixels`."""
-
-        def groups(raws: Sequence[Raw]) -> list[_simple.Array]:
-            shape = (self.size, self.size)
-            square = [_maps.of_shape(v, shape) for v in self.decode_all(raws)]
-            return _simple.pixels(self._stacked(square), *self.scale())
-
-        return _simple.fitted(groups, train, by_column=False)
+        shape = (self.size, self.size)
+        square = [_maps.of_shape(v, shape) for v in self.decode_all(raws)]
+        return _simple.pixels(self._stacked(square), *self.scale())
 
     def json_schema(self, limits: Limits) -> Schema:
         return FILE | {

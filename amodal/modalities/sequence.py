@@ -21,7 +21,6 @@ from amodal.modalities.shared.base import (
     Modality,
     Raw,
     Schema,
-    SimpleFeatures,
     at_most,
     build,
     check_view,
@@ -70,6 +69,7 @@ class Sequence(Modality):
     max_length: int = 256
 
     simple_name: ClassVar[str] = "k-mers"
+    simple_by_column: ClassVar[bool] = False
     suffixes: ClassVar[frozenset[str]] = frozenset({".fa", ".fasta", ".fna", ".faa"})
     raw_text: ClassVar[str] = "either"
     placeholder: ClassVar[str] = "symbols"
@@ -257,13 +257,9 @@ class Sequence(Modality):
     def attributes(self) -> dict[str, Attribute]:
         return {"length": Attribute("number", lambda value: float(len(self.text(value))))}
 
-    def simple_features(self, train: abc.Sequence[Raw]) -> SimpleFeatures:
+    def simple_groups(self, raws: abc.Sequence[Raw]) -> list[_simple.Array]:
         """Length and frequencies of k-mers; see `simple.kmers`."""
-
-        def groups(raws: abc.Sequence[Raw]) -> list[_simple.Array]:
-            return _simple.kmers(self.decode_all(raws), len(self.alphabet))
-
-        return _simple.fitted(groups, train, by_column=False)
+        return _simple.kmers(self.decode_all(raws), len(self.alphabet))
 
     def json_schema(self, limits: Limits) -> Schema:
         return {"type": "string", "minLength": 1, "maxLength": limits.characters}

@@ -26,6 +26,7 @@ from amodal.modalities.shared.base import (
     FILE,
     Attribute,
     BadValue,
+    FittedFeatures,
     Modality,
     Raw,
     Schema,
@@ -281,7 +282,16 @@ class Series(Modality):
         autocorrelations, changes and spectrum (`simple.series`)."""
         if (model := _rocket.transformer()) is not None:
             return _rocket.rocket(self.decode_all, train, model)
-        return _simple.fitted(lambda raws: _simple.series(self.decode_all(raws)), train)
+        return super().simple_features(train)
+
+    def restored_simple_features(self, state: Mapping[str, Any]) -> FittedFeatures:
+        if "model" in state:
+            return _rocket.restored(self.decode_all, state)
+        return super().restored_simple_features(state)
+
+    def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
+        """See `simple.series`."""
+        return _simple.series(self.decode_all(raws))
 
     def queries(self, value: Any) -> list[Raw]:
         return super().queries(from_json(value))

@@ -22,6 +22,7 @@ from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     Attribute,
     BadValue,
+    FittedFeatures,
     Modality,
     NoSimpleFeatures,
     Raw,
@@ -325,8 +326,10 @@ class Table(Modality):
         """Standardised numbers, flags of missing ones, one-hot codes; see `simple.table`."""
         if not len(train):
             raise NoSimpleFeatures("there is no row to fit simple features on")
-        fit = _simple.table(self.decode_all(train), self.num_codes())
-        return lambda raws: fit(self.decode_all(raws))
+        return _simple.table(self.decode_all, train, self.num_codes())
+
+    def restored_simple_features(self, state: Mapping[str, Any]) -> FittedFeatures:
+        return _simple.Cells(self.decode_all, **state)
 
     def queries(self, value: Any) -> list[Raw]:
         """A list of texts is one row."""

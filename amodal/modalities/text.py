@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged, unknown
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
-from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared import subwords as _subwords
 from amodal.modalities.shared import text_views as _views
+from amodal.modalities.shared import tfidf as _tfidf
 from amodal.modalities.shared.base import (
     Attribute,
     BadValue,
+    FittedFeatures,
     Modality,
     NoSimpleFeatures,
     Raw,
@@ -326,11 +327,13 @@ class Text(Modality):
         }
 
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
-        """Word and character tf-idf of whole texts, reduced; see `simple.text`."""
+        """Word and character tf-idf of whole texts, reduced; see `shared.tfidf`."""
         if not len(train):
             raise NoSimpleFeatures("there is no text to fit simple features on")
-        fit = _simple.text([_read(raw) for raw in train])
-        return lambda raws: fit([_read(raw) for raw in raws])
+        return _tfidf.tfidf(train, _read)
+
+    def restored_simple_features(self, state: Mapping[str, Any]) -> FittedFeatures:
+        return _tfidf.TfIdf(_read, **state)
 
     def json_schema(self, limits: Limits) -> Schema:
         return {"type": "string", "minLength": 1, "maxLength": limits.characters}

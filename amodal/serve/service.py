@@ -17,8 +17,11 @@ from torch import Tensor
 from amodal.core import Batch, Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.core.protocols import Predicts
+from amodal.inference.embed import probed_columns
 from amodal.inference.forward_passes import to_cpu
 from amodal.inference.predict import MethodPredictor
+from amodal.inference.probe_head import ProbeHead
+from amodal.modalities import Raw
 from amodal.modalities.shared.base import shortened
 from amodal.model import Model
 from amodal.nn.encoder import Encoder
@@ -31,11 +34,12 @@ from amodal.serve.bodies import Record
 from amodal.serve.index_cache import IndexCache
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.metrics import Metrics
-from amodal.serve.values import decode_value
+from amodal.serve.values import ReadValues, read_value
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Decoded = dict[str, np.ndarray]
+Decoded = dict[str, tuple[Raw, np.ndarray]]
+"""Field -> a value as its modality bounds it, and decoded."""
 SPACES = ("aligned", "features")
 
 
@@ -184,7 +188,7 @@ class Service:
 
     def _decoded(self, record: Record) -> Decoded:
         return {
-            name: decode_value(self.model.fields[name], name, raw, self.limits)
+            name: read_value(self.model.fields[name], name, raw, self.limits)
             for name, raw in record.items()
         }
 
@@ -202,14 +206,14 @@ class Service:
                 for row, vector in zip(column.rows.tolist(), column.flat.numpy()):
                     encoded[row].in_space(space)[source] = vector
         self._add_query_vectors(batch, encoded)
-        self._add_predictions(batch, features, encoded)
+        self._add_predictions(batch, aligned, features, encoded, records)
         return encoded
 
     def _batch(self, records: Sequence[Decoded]) -> Batch:
         columns = {}
         for name, modality in self.model.fields.items():
             rows = [i for i, record in enumerate(records) if name in record]
-            values = modality.collate([records[i][name] for i in rows])
+            values = modality.collate([records[i][name][1] for i in rows])
             columns[name] = Column(values, torch.tensor(rows, dtype=torch.int64))
         # Every record has the same key and so the same seed: its vectors do not depend on which
         # records it shares a batch with.
@@ -226,15 +230,27 @@ class Service:
             for row, vectors in zip(column.rows.tolist(), lists):
                 encoded[row].query_vectors[name] = vectors.float().cpu().numpy()
 
-    def _add_predictions(self, batch: Batch, features: Embeddings, encoded: list[Encoded]) -> None:
+    def _add_predictions(
+        self,
+        batch: Batch,
+        aligned: Embeddings,
+        features: Embeddings,
+        encoded: list[Encoded],
+        records: Sequence[Decoded],
+    ) -> None:
         head = self.model.head
         if head is None:
             return
-        outputs = (
-            cast(Predicts, head.method).predict(batch).to("cpu")
-            if isinstance(head, MethodPredictor)
-            else head.predict(features)
-        )
+        if isinstance(head, MethodPredictor):
+            outputs = cast(Predicts, head.method).predict(batch).to("cpu")
+        elif isinstance(head, ProbeHead):
+            read = {}
+            for name in head.fields:
+                rows = np.array([i for i, record in enumerate(records) if name in record], int)
+                read[name] = rows, ReadValues([records[i][name] for i in rows])
+            outputs = head.of_values(probed_columns(features, aligned), read, len(records))
+        else:
+            outputs = head.predict(features)
         for target, values in head.predictions(outputs).items():
             for row, value in zip(outputs.rows.tolist(), values.numpy()):
                 encoded[row].predictions[target] = value

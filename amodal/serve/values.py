@@ -6,12 +6,13 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.modalities import BadValue, Modality, name_of
+from amodal.modalities import BadValue, Modality, Raw, name_of
 from amodal.modalities.shared import requests
 from amodal.modalities.shared.base import shortened
 from amodal.serve.limits import Limits, Refused
@@ -27,7 +28,7 @@ def parse_json(data: bytes, limits: Limits) -> Any:
         raise Refused(_status(error), str(error)) from None
 
 
-def decode_value(modality: Modality, name: str, raw: Any, limits: Limits) -> np.ndarray:
+def read_value(modality: Modality, name: str, raw: Any, limits: Limits) -> tuple[Raw, np.ndarray]:
     """Decode a value of the field `name` into its modality's canonical form.
 
     Args:
@@ -36,18 +37,53 @@ def decode_value(modality: Modality, name: str, raw: Any, limits: Limits) -> np.
         raw: Uploaded bytes, or a JSON value; bytes in JSON are {"base64": "..."}.
         limits: What a value may cost.
 
+    Returns:
+        The value as its modality's `bounds` gave it, and decoded.
+
     Raises:
         Refused: If it cannot be read, or would cost more than `limits` allow.
     """
     kind = name_of(modality)
     try:
-        return modality.decode(modality.bounds(_unwrapped(raw), limits))
+        bounded = modality.bounds(_unwrapped(raw), limits)
+        return bounded, modality.decode(bounded)
     except AmodalError as error:
         raise Refused(_status(error), f"{shortened(name)} ({kind}): {error}") from None
     except Exception as error:  # decoders raise whatever damaged data make them stumble over first
         log.warning("a value of the kind %s was not decodable: %r", kind, error)
         reason = f"damaged ({type(error).__name__})"
         raise Refused(422, f"{shortened(name)} ({kind}): {reason}") from None
+
+
+class ReadValues(Sequence[Raw]):
+    """Values that are decoded already, see `amodal.modalities.DecodedValues`.
+
+    Args:
+        values: Each as `read_value` gave it.
+    """
+
+    def __init__(self, values: Sequence[tuple[Raw, np.ndarray]]):
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> Raw: ...
+    @overload
+    def __getitem__(self, index: slice) -> ReadValues: ...
+    def __getitem__(self, index: int | slice) -> Raw | ReadValues:
+        if isinstance(index, slice):
+            return ReadValues(self.values[index])
+        return self.values[index][0]
+
+    def take(self, indices: Sequence[int]) -> ReadValues:
+        """The values at `indices`."""
+        return ReadValues([self.values[i] for i in indices])
+
+    def decoded(self, modality: Modality) -> list[np.ndarray]:
+        """What the modality of their field made of each."""
+        return [value for _, value in self.values]
 
 
 def _status(error: AmodalError) -> int:

@@ -260,6 +260,8 @@ def card(config: Config, digest: str) -> str:
         f"{steps} steps of {config['batch']} rows, learning rate "
         f"{config['schedule']['lr']:.3g}, seed {config['seed']}, {seconds} s"
     )
+    adapted = config.get("adapted")
+    head = f"| head | {adapted['head']}, predicts {adapted['label']} |\n" if adapted else ""
     return f"""# {config["method"]} on {data["name"]}
 
 | | |
@@ -268,7 +270,7 @@ def card(config: Config, digest: str) -> str:
 | encoder | {description} |
 | data | {size} |
 | training | {training} |
-| versions | {installed} |
+{head}| versions | {installed} |
 | weights | sha256 {digest} |
 
 | field | modality |

@@ -19,8 +19,9 @@ from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.evaluate.result import Result
 from amodal.evaluate.runner import parts
 from amodal.evaluate.verdict import summary
-from amodal.evaluate.yardsticks import FieldValues, SimpleParts, pair_maps
+from amodal.evaluate.yardsticks import SimpleParts, pair_maps
 from amodal.inference.embed import embed_records
+from amodal.inference.simple_features import FieldValues
 from amodal.modalities import NoSimpleFeatures
 from amodal.stats.paired_bootstrap import Bootstrap
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import skops.io
 
 from amodal import modalities
 from amodal.core import AmodalError
@@ -71,9 +72,19 @@ def test_simple_features_are_finite_rows(name):
         modality.simple_features([])
 
 
+@every
+def test_simple_features_can_be_stored_without_code(name):
+    modality = VARIANTS[name]
+    features = modality.simple_features(samples(name.partition(",")[0], (5, 1, 40, 17), seed=3))
+    stored = skops.io.loads(skops.io.dumps(dict(features.state)))
+    restored = modality.restored_simple_features(stored)
+    np.testing.assert_array_equal(restored(raws(name)), features(raws(name)))
+    assert restored([]).shape == features([]).shape
+
+
 def test_a_modality_without_simple_features_has_none():
     with pytest.raises(modalities.NoSimpleFeatures, match="has no simple features yet"):
-        modalities.Modality.simple_features(VARIANTS["image"], [])
+        modalities.Modality.simple_groups(VARIANTS["image"], [b""])
 
 
 @every

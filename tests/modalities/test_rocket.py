@@ -67,6 +67,8 @@ def test_series_have_rocket_features_where_there_is_a_library(library):
     assert transform([]).shape == (0, 7)
     both = np.concatenate([transform(values[:70]), transform(values[70:])])
     assert np.array_equal(both, features), "a row depends on its own value alone"
+    restored = series.restored_simple_features(transform.state)
+    assert restored.name == "MiniRocket" and np.array_equal(restored(values), features)
     with pytest.raises(NoSimpleFeatures):
         series.simple_features([])
 

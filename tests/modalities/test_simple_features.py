@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from amodal import modalities
-from amodal.modalities.shared import simple
+from amodal.modalities.shared import tfidf
 
 rng = np.random.default_rng
 
@@ -44,7 +44,7 @@ def test_text_features_are_tf_idf_of_words_and_characters():
     ]
     text = modalities.kind("text").infer(train)
     features = text.simple_features(train)
-    assert features(train).shape[1] <= simple.MAX_COMPONENTS
+    assert features(train).shape[1] <= tfidf.MAX_COMPONENTS
     found = nearest(features, ["the harbours of 7", "jungles", "a sonatas"], train)
     assert [i // 9 for i in found] == [0, 1, 2]
     assert np.isfinite(features(["", "中文", "\n"])).all()

@@ -71,17 +71,41 @@ def fit(x_ND: Tensor, y_N: Tensor, classes: int, seed: int = 0) -> Predict:
         classes: How many, 0 where `y_N` are numbers.
         seed: Of the part that early stopping looks at.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    how: dict[str, Any] = {"max_iter": ROUNDS, "max_leaf_nodes": LEAVES, "random_state": seed}
-    x, y = x_ND.numpy(), y_N.numpy()
     if not classes:
-        regressor = HistGradientBoostingRegressor(**how).fit(x, y)
-        return lambda other: torch.from_numpy(regressor.predict(other.numpy()))
-    known = np.unique(y)
-    if len(known) == 1:
-        return Trees(None, known, classes)
-    return Trees(HistGradientBoostingClassifier(**how).fit(x, y), known, classes)
+        model = regressor(x_ND, y_N.numpy(), seed)
+        return lambda other: torch.from_numpy(model.predict(other.numpy()))
+    y = y_N.numpy()
+    return Trees(classifier(x_ND, y, seed), np.unique(y), classes)
+
+
+def classifier(x_ND: Tensor, y_N: np.ndarray, seed: int = 0) -> Any:
+    """Scikit-learn's classifier, fitted; None where there is one class only.
+
+    Args:
+        x_ND: Features.
+        y_N: Classes by number.
+        seed: Of the part that early stopping looks at.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    counts = np.unique(y_N, return_counts=True)[1]
+    if len(counts) == 1:
+        return None
+    # the part of early stopping has a record of each class, so it needs two of each
+    stopping: dict[str, Any] = {} if counts.min() > 1 else {"early_stopping": False}
+    model = HistGradientBoostingClassifier(**_options(seed), **stopping)
+    return model.fit(x_ND.numpy(), y_N)
+
+
+def regressor(x_ND: Tensor, y_N: np.ndarray, seed: int = 0) -> Any:
+    """Scikit-learn's regressor, fitted; see `classifier`."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor(**_options(seed)).fit(x_ND.numpy(), y_N)
+
+
+def _options(seed: int) -> dict[str, Any]:
+    return {"max_iter": ROUNDS, "max_leaf_nodes": LEAVES, "random_state": seed}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from amodal.core import Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data.loader import class_numbers
-from amodal.evaluate.context import Context
+from amodal.evaluate.context import AnyHead, Context
 from amodal.evaluate.labels import (
     NotApplicable,
     calibration_rows,
@@ -27,14 +27,11 @@ from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded, known
-from amodal.inference.predict import MethodPredictor
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.stats.survival import concordance
 
 
-def head(
-    train: Embedded, test: Embedded, *, head: SupervisedHead | MethodPredictor | None = None
-) -> Result:
+def head(train: Embedded, test: Embedded, *, head: AnyHead | None = None) -> Result:
     """Score each target, from all fields of a record and from each field alone.
 
     Records without a value that the head reads are left out, and so are those of a class that it
@@ -62,13 +59,13 @@ def head(
     return Result("head", {"targets": [t.name for t in head.targets], "hidden": hidden}, rows)
 
 
-def outputs(test: Embedded, head: SupervisedHead | MethodPredictor) -> dict[str, Column]:
+def outputs(test: Embedded, head: AnyHead) -> dict[str, Column]:
     """What the head gives for all fields and, for a head on features that are not fused, for each
     alone."""
-    if not isinstance(head, SupervisedHead):  # a whole method reads the records themselves
+    if not isinstance(head, SupervisedHead):  # others read the records themselves
         forward = test.perturbed_forward
         if forward is None:
-            raise NotApplicable("the method reads records, and these are vectors only")
+            raise NotApplicable("the head reads records, and these are vectors only")
         return {FUSED: head.outputs(forward.dataset, forward.indices)}
     everything = test.features.columns
     seen = {FUSED: test.features}

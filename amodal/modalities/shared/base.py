@@ -38,6 +38,19 @@ Raw = Path | bytes | str | np.ndarray | list[Any] | dict[str, Any] | float | int
 SimpleFeatures = Callable[[Sequence[Raw]], npt.NDArray[np.float32]]
 """n raw values -> (n, F)."""
 
+
+@runtime_checkable
+class FittedFeatures(Protocol):
+    """Simple features that can be stored, see `Modality.restored_simple_features`."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was fitted: names -> arrays, numbers, and estimators of scikit-learn."""
+        ...
+
+    def __call__(self, raws: Sequence[Raw], /) -> npt.NDArray[np.float32]: ...
+
+
 LAYOUTS = ("tokens", "grid", "signal")
 RAW_TEXT = ("path", "value", "either")
 Schema = dict[str, Any]
@@ -125,6 +138,8 @@ class Modality(Corruptible, ABC):
     """Libraries of pretrained models that read it."""
     simple_name: ClassVar[str] = "simple features"
     """What people call its `simple_features`."""
+    simple_by_column: ClassVar[bool] = True
+    """Whether columns of `simple_groups` are divided by their own deviations, or by the group's."""
     example_tokens: ClassVar[int] = 0
     """Tokens of its made-up values where `plan` is not asked for others; 0: it counts without."""
     axis_names: ClassVar[Mapping[int, str]] = {0: "part"}
@@ -291,6 +306,22 @@ class Modality(Corruptible, ABC):
         Raises:
             NoSimpleFeatures: this modality has none, or there is no value to fit them on.
             BadValue: a value cannot be decoded.
+        """
+        from amodal.modalities.shared.simple import fitted
+
+        return fitted(self.simple_groups, train, by_column=self.simple_by_column)
+
+    def restored_simple_features(self, state: Mapping[str, Any]) -> FittedFeatures:
+        """Simple features as they were fitted once, of which `state` was stored."""
+        from amodal.modalities.shared.simple import Scaled
+
+        return Scaled(self.simple_groups, **state)
+
+    def simple_groups(self, raws: Sequence[Raw]) -> list[npt.NDArray[np.float64]]:
+        """Groups of columns, each (n, F) of n >= 1 values; `simple_features` brings them to one
+        scale.
+
+        Raises NoSimpleFeatures where there are none, BadValue where a value cannot be decoded.
         """
         raise NoSimpleFeatures(f"{self.kind} has no simple features yet")
 

@@ -7,14 +7,15 @@ convolutions. They are the strongest features without training that are known fo
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from amodal.modalities.shared.base import NoSimpleFeatures, Raw, SimpleFeatures
-from amodal.modalities.shared.simple import fitted, sample
+from amodal.modalities.shared.base import NoSimpleFeatures, Raw
+from amodal.modalities.shared.simple import Decode, Scaled, fitted, sample
 
 NAME = "MiniRocket"
 KERNELS = 2000
@@ -38,17 +39,25 @@ class Rocket:
     """Raw values -> (n, F) features, which say that they are MiniRocket's.
 
     Args:
-        transform: Makes them.
+        decode_all: Raw values -> (t, C) of each, NaN where a sample is missing.
+        model: MiniRocket, fitted.
+        steps: Length that series are brought to.
+        scaled: Brings its columns to one scale.
     """
 
     name = NAME
 
-    def __init__(self, transform: SimpleFeatures):
-        self._transform = transform
+    def __init__(self, decode_all: Decode, model: Transformer, steps: int, scaled: Scaled):
+        self.decode_all, self.model, self.steps, self.scaled = decode_all, model, steps, scaled
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """See `FittedFeatures`."""
+        return {"model": self.model, "steps": self.steps} | self.scaled.state
 
     def __call__(self, raws: Sequence[Raw]) -> npt.NDArray[np.float32]:
         """(n, F) float32."""
-        return self._transform(raws)
+        return self.scaled(raws)
 
 
 def transformer() -> Transformer | None:
@@ -62,11 +71,7 @@ def transformer() -> Transformer | None:
     return None
 
 
-def rocket(
-    decode_all: Callable[[Sequence[Raw]], Sequence[npt.NDArray[np.float32]]],
-    train: Sequence[Raw],
-    model: Transformer,
-) -> Rocket:
+def rocket(decode_all: Decode, train: Sequence[Raw], model: Transformer) -> Rocket:
     """MiniRocket's features, and the log length.
 
     Args:
@@ -83,14 +88,31 @@ def rocket(
         raise NoSimpleFeatures("there is no value to fit simple features on")
     steps = int(np.clip(np.median([len(value) for value in values]), MIN_STEPS, MAX_STEPS))
     model.fit(_of_length(values, steps))
+    scaled = fitted(partial(_groups, decode_all, model, steps), train)
+    return Rocket(decode_all, model, steps, scaled)
 
-    def groups(raws: Sequence[Raw]) -> list[npt.NDArray[np.float64]]:
-        decoded = decode_all(raws)
-        length = np.log([[max(len(value), 1)] for value in decoded])
-        features = np.asarray(model.transform(_of_length(decoded, steps)), dtype=np.float64)
-        return [length, features]
 
-    return Rocket(fitted(groups, train))
+def restored(decode_all: Decode, state: Mapping[str, Any]) -> Rocket:
+    """MiniRocket's features as they were fitted once.
+
+    Args:
+        decode_all: Raw values -> (t, C) of each, NaN where a sample is missing.
+        state: Of a `Rocket`.
+    """
+    model, steps = state["model"], state["steps"]
+    rest = {name: value for name, value in state.items() if name not in ("model", "steps")}
+    return Rocket(
+        decode_all, model, steps, Scaled(partial(_groups, decode_all, model, steps), **rest)
+    )
+
+
+def _groups(
+    decode_all: Decode, model: Transformer, steps: int, raws: Sequence[Raw]
+) -> list[npt.NDArray[np.float64]]:
+    decoded = decode_all(raws)
+    length = np.log([[max(len(value), 1)] for value in decoded])
+    features = np.asarray(model.transform(_of_length(decoded, steps)), dtype=np.float64)
+    return [length, features]
 
 
 def _of_length(values: Sequence[npt.NDArray[np.float32]], steps: int) -> npt.NDArray[np.float32]:

@@ -7,6 +7,8 @@ groups to one scale, which it measures on training values, so that cosines of ro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from amodal.core import Ragged
-from amodal.modalities.shared.base import DecodedValues, NoSimpleFeatures, Raw, SimpleFeatures
+from amodal.modalities.shared.base import DecodedValues, NoSimpleFeatures, Raw
 
 Array = npt.NDArray[np.float64]
 Groups = Callable[[Sequence[Raw]], list[Array]]
@@ -38,7 +40,6 @@ FREQUENCIES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
 MFCC = 13
 MAX_KMERS = 512
 """Different k-mers of one length."""
-MAX_WORDS, MAX_NGRAMS, MAX_COMPONENTS, MAX_DECOMPOSED = 20_000, 20_000, 256, 5000
 
 
 def sample(values: Sequence[Raw], most: int = MAX_FITTED) -> Sequence[Raw]:
@@ -49,16 +50,13 @@ def sample(values: Sequence[Raw], most: int = MAX_FITTED) -> Sequence[Raw]:
     return values.take(chosen) if isinstance(values, DecodedValues) else [values[i] for i in chosen]
 
 
-def fitted(groups: Groups, train: Sequence[Raw], *, by_column: bool = True) -> SimpleFeatures:
+def fitted(groups: Groups, train: Sequence[Raw], *, by_column: bool = True) -> Scaled:
     """Features of one scale: every group of columns counts the same in a cosine.
 
     Args:
         groups: Makes the columns.
         train: Raw values that means and deviations are measured on.
         by_column: Divide each column by its deviation, else a group by that of all its columns.
-
-    Returns:
-        Raw values -> (n, F) float32, finite.
 
     Raises:
         NoSimpleFeatures: There is no value to fit on.
@@ -75,20 +73,41 @@ def fitted(groups: Groups, train: Sequence[Raw], *, by_column: bool = True) -> S
         # what hardly differs is rounding, which must not become a feature
         deviation = np.maximum(np.sqrt(variance), 1e-4 * np.abs(group.mean(0)))
         scales.append(np.where(deviation > 1e-9, deviation, 1.0) * max(group.shape[1], 1) ** 0.5)
-    mean, scale = np.concatenate(means), np.concatenate(scales)
     widths = np.concatenate([np.full(len(m), max(len(m), 1) ** 0.5) for m in means])
+    return Scaled(groups, np.concatenate(means), np.concatenate(scales), widths)
 
-    def transform(raws: Sequence[Raw]) -> npt.NDArray[np.float32]:
+
+@dataclass(frozen=True)
+class Scaled:
+    """Raw values -> (n, F) columns of one scale.
+
+    Args:
+        groups: Makes the columns.
+        mean: (F,) of the training values.
+        scale: (F,) they are divided by.
+        widths: (F,) roots of the number of columns in the group of each.
+    """
+
+    groups: Groups
+    mean: Array
+    scale: Array
+    widths: Array
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """See `FittedFeatures`."""
+        return {"mean": self.mean, "scale": self.scale, "widths": self.widths}
+
+    def __call__(self, raws: Sequence[Raw]) -> npt.NDArray[np.float32]:
+        """(n, F) float32, finite."""
         if not len(raws):
-            return np.zeros((0, len(mean)), dtype=np.float32)
-        rows = (np.concatenate(_chunked(groups, raws), 1) - mean) / scale
-        rows = np.nan_to_num(rows, nan=0.0)
-        clipped: npt.NDArray[np.float32] = np.clip(rows, -CLIP / widths, CLIP / widths).astype(
-            np.float32
-        )
+            return np.zeros((0, len(self.mean)), dtype=np.float32)
+        rows = (np.concatenate(_chunked(self.groups, raws), 1) - self.mean) / self.scale
+        limit = CLIP / self.widths
+        clipped: npt.NDArray[np.float32] = np.clip(
+            np.nan_to_num(rows, nan=0.0), -limit, limit
+        ).astype(np.float32)
         return clipped
-
-    return transform
 
 
 def _chunked(groups: Groups, raws: Sequence[Raw]) -> list[Array]:
@@ -125,52 +144,6 @@ def pixels(x_NCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[
     edges = (edges / edges.sum(1, keepdim=True).clamp_min(1e-9)).sqrt()
     # products of square roots of frequencies are Bhattacharyya's coefficient
     return [part.double().numpy() for part in (small, colours.flatten(1).sqrt(), edges)]
-
-
-def text(texts: Sequence[str]) -> Callable[[Sequence[str]], npt.NDArray[np.float32]]:
-    """Word and character tf-idf, reduced to at most 256 dimensions by a truncated SVD.
-
-    Args:
-        texts: Training texts, for the vocabulary.
-
-    Returns:
-        Texts -> (n, F) float32 rows.
-
-    Raises:
-        NoSimpleFeatures: No text has a word or a character.
-    """
-    from scipy.sparse import hstack
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizers, parts = [], []
-    for options in (
-        {"token_pattern": r"(?u)\w+", "max_features": MAX_WORDS},
-        {"analyzer": "char_wb", "ngram_range": (2, 4), "max_features": MAX_NGRAMS},
-    ):
-        one = TfidfVectorizer(sublinear_tf=True, **options)
-        try:
-            parts.append(one.fit_transform(texts))
-        except ValueError:  # no word in any of them
-            continue
-        vectorizers.append(one)
-    if not vectorizers:
-        raise NoSimpleFeatures("the training texts have neither words nor characters")
-    matrix, svd = hstack(parts).tocsr(), None
-    if matrix.shape[1] > MAX_COMPONENTS:
-        rows = np.linspace(0, len(texts) - 1, min(len(texts), MAX_DECOMPOSED)).round().astype(int)
-        svd = TruncatedSVD(min(MAX_COMPONENTS, len(rows)), n_iter=4, random_state=0)
-        svd.fit(matrix[rows])
-
-    def transform(new: Sequence[str]) -> npt.NDArray[np.float32]:
-        if not len(new):
-            return np.zeros((0, svd.n_components if svd else matrix.shape[1]), dtype=np.float32)
-        found = hstack([one.transform(new) for one in vectorizers]).tocsr()
-        dense = svd.transform(found) if svd else found.toarray()
-        features: npt.NDArray[np.float32] = np.nan_to_num(dense).astype(np.float32)
-        return features
-
-    return transform
 
 
 def sounds(waves: Sequence[npt.NDArray[np.float32]], rate: int) -> list[Array]:
@@ -245,19 +218,22 @@ def _channel(samples: Array) -> Array:
     )
 
 
-def table(
-    values: Sequence[npt.NDArray[np.float32]], sizes: Sequence[int]
-) -> Callable[[Sequence[npt.NDArray[np.float32]]], npt.NDArray[np.float32]]:
+Decode = Callable[[Sequence[Raw]], Sequence[npt.NDArray[np.float32]]]
+"""Raw values -> what a modality makes of each."""
+
+
+def table(decode_all: Decode, train: Sequence[Raw], sizes: Sequence[int]) -> Cells:
     """Standardised numbers, flags of those that are missing, and one-hot categories.
 
     A missing number counts as the training mean. Columns in which all training values are there
     have no flag.
 
     Args:
-        values: Training rows, each (C,), NaN where a cell is missing.
+        decode_all: Raw values -> rows, each (C,), NaN where a cell is missing.
+        train: Training values.
         sizes: Codes of each column, 0 where it is numeric.
     """
-    x = np.stack(values).astype(np.float64)
+    x = np.stack(decode_all(train)).astype(np.float64)
     numeric = np.array([not size for size in sizes])
     present = np.isfinite(x)
     count = np.maximum(present.sum(0), 1)
@@ -265,17 +241,42 @@ def table(
     std = np.sqrt(np.square(np.where(present, x - mean, 0)).sum(0) / count)
     std = np.where(std > 1e-9, std, 1.0)
     flagged = numeric & ~present.all(0)
+    return Cells(decode_all, mean, std, flagged, np.array(sizes, dtype=np.int64))
 
-    def transform(new: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        cells = np.reshape(np.array(list(new), dtype=np.float64), (len(new), len(sizes)))
+
+@dataclass(frozen=True)
+class Cells:
+    """Raw values -> (n, F) standardised numbers, flags of missing ones and one-hot categories.
+
+    Args:
+        decode_all: Raw values -> rows, each (C,), NaN where a cell is missing.
+        mean: (C,) of the training rows.
+        std: (C,) theirs.
+        flagged: (C,) bool, columns with a flag of missing numbers.
+        sizes: (C,) codes of each column, 0 where it is numeric.
+    """
+
+    decode_all: Decode
+    mean: Array
+    std: Array
+    flagged: npt.NDArray[np.bool_]
+    sizes: npt.NDArray[np.int64]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """See `FittedFeatures`."""
+        return {name: value for name, value in vars(self).items() if name != "decode_all"}
+
+    def __call__(self, raws: Sequence[Raw]) -> npt.NDArray[np.float32]:
+        """(n, F) float32, finite."""
+        rows = list(self.decode_all(raws))
+        cells = np.reshape(np.array(rows, dtype=np.float64), (len(rows), len(self.sizes)))
         finite = np.isfinite(cells)
-        numbers = np.clip(np.where(finite, (cells - mean) / std, 0), -CLIP, CLIP)
-        parts = [numbers[:, numeric], ~finite[:, flagged]]
-        parts += [cells[:, [i]] == np.arange(size) for i, size in enumerate(sizes) if size]
+        numbers = np.clip(np.where(finite, (cells - self.mean) / self.std, 0), -CLIP, CLIP)
+        parts = [numbers[:, self.sizes == 0], ~finite[:, self.flagged]]
+        parts += [cells[:, [i]] == np.arange(size) for i, size in enumerate(self.sizes) if size]
         features: npt.NDArray[np.float32] = np.concatenate(parts, 1).astype(np.float32)
         return features
-
-    return transform
 
 
 def kmers(values: Sequence[npt.NDArray[np.int32]], symbols: int) -> list[Array]:

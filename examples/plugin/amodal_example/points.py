@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Ragged
-from amodal.modalities import BadValue, Raw, SimpleFeatures
-from amodal.modalities.shared import files, ragged, requests, simple
+from amodal.modalities import BadValue, Raw
+from amodal.modalities.shared import files, ragged, requests
 from amodal.modalities.shared.base import (
     FILE,
     Attribute,
@@ -114,14 +114,10 @@ class Points(VectorTokens):
             "height": Attribute("number", lambda v: float(np.ptp(v[:, 2]))),
         }
 
-    def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
-        """How far the points reach along their principal axes, in deviations."""
-
-        def extents(raws: Sequence[Raw]) -> list[np.ndarray]:
-            values = self.decode_all(raws)
-            return [np.array([np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values])]
-
-        return simple.fitted(extents, train)
+    def simple_groups(self, raws: Sequence[Raw]) -> list[np.ndarray]:
+        """How far the points reach along their principal axes."""
+        values = self.decode_all(raws)
+        return [np.array([np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values])]
 
     def json_schema(self, limits: requests.Limits) -> Schema:
         point = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}

@@ -1,0 +1,365 @@
+"""What predicts a label best on this data: a fine-tuned network, or a head on frozen features.
+
+Logistic regression (ridge for amounts, Cox's for times until an event) and boosted trees, on
+the encoder's features, on simple features and on both, are fitted to the training records and
+compared on the validation part, beside a fine-tuned network. The best one is kept.
+
+OUT/                   the run of what was chosen
+OUT/adaptation.json    what was compared, and the scores
+OUT/fine_tuned/        the run of the fine-tuned network, where it was not chosen
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amodal.core import AmodalError, Column
+from amodal.core.embeddings import vectors as vectors_of
+from amodal.data import Dataset
+from amodal.data.loader import class_numbers
+from amodal.evaluate.labels import codes
+from amodal.evaluate.protocols import boosting, linear
+from amodal.inference.embed import embed_records
+from amodal.inference.probe_head import (
+    FEATURES,
+    Estimator,
+    Linear,
+    ProbeHead,
+    SimpleFields,
+    Trees,
+    fitted_features,
+    joined,
+    values_of,
+    whole,
+)
+from amodal.nn.heads.supervised import Target
+from amodal.progress import Bar
+from amodal.stats.logistic import logistic
+from amodal.stats.survival import concordance, fit_cox
+
+FILE = "adaptation.json"
+FINE_TUNED = "fine_tuned"
+MAX_TREES = 20_000
+"""Records that trees are fitted on; drawn where there are more."""
+MIN_VALID = 2
+"""Validation records with the label, without which nothing can be chosen."""
+OF_FEATURES = {
+    "encoder": "the encoder's features",
+    "simple": "simple features",
+    "both": "the encoder's and simple features",
+}
+
+
+class Predicts(Protocol):
+    """A head, or a whole method."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]: ...
+    def predictions(self, outputs: Column) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one candidate predicts the validation records.
+
+    Attributes:
+        value: The mean over labels of accuracy, R2 or concordance.
+        error: Its standard error over records.
+        loss: Log loss, squared error in variances, or -concordance; decides between equal values.
+        seconds: It took to fit.
+    """
+
+    value: float
+    error: float
+    loss: float
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was compared, and what was chosen.
+
+    Attributes:
+        chosen: The name of a candidate.
+        metric: What the scores are.
+        scores: Candidate -> its score.
+        records: Validation records that were scored.
+        summary: A sentence for people.
+    """
+
+    chosen: str
+    metric: str
+    scores: Mapping[str, Score]
+    records: int
+    summary: str
+
+    def save(self, folder: Path) -> None:
+        """Write adaptation.json into a run folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{FILE}"
+        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        draft.replace(folder / FILE)
+
+    @staticmethod
+    def load(folder: Path) -> Choice | None:
+        """What an earlier call chose, None before it had."""
+        file = folder / FILE
+        if not file.exists():
+            return None
+        values = json.loads(file.read_text(encoding="utf-8"))
+        scores = {name: Score(**score) for name, score in values["scores"].items()}
+        return Choice(**values | {"scores": scores})
+
+
+@dataclass(frozen=True)
+class Records:
+    """Labelled records of one part of a dataset.
+
+    Args:
+        dataset: With the fields of the encoder.
+        rows: (N,) numbers of the records.
+    """
+
+    dataset: Dataset
+    rows: np.ndarray
+
+    def truth(self, target: Target) -> tuple[np.ndarray, ...]:
+        """Numbers of classes (-1: unknown), amounts (NaN: unknown), or times and events."""
+        labels = [self.dataset.label(name, required=True) for name in target.labels]
+        if target.kind == "classes":
+            return (codes(labels[0][self.rows], target.classes),)
+        amounts = labels[0][self.rows].astype(np.float64)
+        if target.kind == "amount":
+            return (amounts,)
+        # classes are numbered over all records: a part may lack one
+        return amounts, class_numbers(labels[1])[0][self.rows]
+
+    def known(self, target: Target) -> np.ndarray:
+        """(N,) bool: which records have the target."""
+        truth = self.truth(target)
+        if target.kind == "classes":
+            return np.asarray(truth[0] >= 0)
+        known = np.isfinite(truth[0])
+        return np.asarray(known if len(truth) == 1 else known & (truth[1] >= 0))
+
+
+def frozen_heads(
+    encoder: Any,
+    train: Records,
+    targets: Sequence[Target],
+    *,
+    seed: int = 0,
+    device: Any = None,
+    progress: bool = True,
+) -> dict[str, tuple[ProbeHead, Callable[[], None]]]:
+    """Heads on frozen features, not fitted yet.
+
+    Args:
+        encoder: What embeds, frozen.
+        train: Labelled training records.
+        targets: What is predicted.
+        seed: Of the draw of records that trees are fitted on.
+        device: Where the encoder is.
+        progress: Show bars.
+
+    Returns:
+        Name -> the head, and what fits it. Simple features are left out where no field has any.
+    """
+    size = len(train.rows)
+    with Bar("embed", size, shown=progress) as bar:
+        embedded = embed_records(
+            encoder,
+            train.dataset,
+            train.rows,
+            device=device,
+            labels=False,
+            progress=lambda n: bar.step("records", by=n),
+        )
+    probed = embedded.probed()
+    values = values_of(train.dataset, train.rows, tuple(encoder.fields))
+    transforms = {}
+    with Bar("simple features", len(values), shown=progress) as bar:
+        for name, (_, raws) in values.items():
+            if (made := fitted_features(encoder.fields[name], raws)) is not None:
+                transforms[name] = made
+            bar.step("fields")
+        simple = SimpleFields.fit(values, transforms, size) if transforms else None
+    features = vectors_of(whole(probed)).float()
+    length = float(features.square().sum(1).mean().sqrt().clamp_min(1e-9))
+    heads: dict[str, tuple[ProbeHead, Callable[[], None]]] = {}
+    for kind in FEATURES if simple is not None else FEATURES[:1]:
+        part = simple if kind != "encoder" else None
+        empty = ProbeHead(encoder, tuple(targets), kind, {}, part, length)
+        x = joined(empty.blocks(probed, values, size), size)
+        for estimator, fit in (("linear map", _linear), ("boosted trees", _trees)):
+            if estimator == "boosted trees" and any(t.kind == "survival" for t in targets):
+                continue  # scikit-learn's trees have no partial likelihood
+            name = f"{estimator} on {OF_FEATURES[kind]}"
+            estimators: dict[str, Estimator] = {}
+            head = ProbeHead(encoder, tuple(targets), kind, estimators, part, length, name)
+            heads[name] = head, _fitting(fit, x, train, targets, estimators, seed)
+    return heads
+
+
+def _fitting(
+    fit: Callable[[Tensor, tuple[np.ndarray, ...], Target, int], Estimator],
+    x: Column,
+    train: Records,
+    targets: Sequence[Target],
+    estimators: dict[str, Estimator],
+    seed: int,
+) -> Callable[[], None]:
+    """What fits an estimator to each target."""
+
+    def run() -> None:
+        rows = x.rows.numpy()
+        for target in targets:
+            usable = train.known(target)[rows]
+            truth = tuple(values[rows][usable] for values in train.truth(target))
+            chosen = vectors_of(x)[torch.from_numpy(usable)].float()
+            estimators[target.name] = fit(chosen, truth, target, seed)
+
+    return run
+
+
+def _linear(x_ND: Tensor, truth: tuple[np.ndarray, ...], target: Target, seed: int) -> Linear:
+    if target.kind == "classes":
+        w, b, _ = logistic(x_ND, torch.from_numpy(truth[0]), len(target.classes), seed=seed)
+        return Linear(w.float(), b.float())
+    if target.kind == "amount":
+        y = (torch.from_numpy(truth[0]) - target.mean) / target.std
+        w, b = linear.ridge(x_ND, y.float())
+        return Linear(w[:, None].float(), b.reshape(1).float())
+    model = fit_cox((x_ND, truth[0], truth[1] == target.event), seed=seed)
+    spread = model.spread[model.varying]
+    w = torch.zeros(x_ND.shape[1], dtype=torch.float64)
+    w[model.varying] = model.w / spread
+    return Linear(w[:, None].float(), -(w @ model.mean).reshape(1).float())
+
+
+def _trees(x_ND: Tensor, truth: tuple[np.ndarray, ...], target: Target, seed: int) -> Trees:
+    y = truth[0]
+    if len(y) > MAX_TREES:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(y))[:MAX_TREES])
+        x_ND, y = x_ND[torch.from_numpy(chosen)], y[chosen]
+    if target.kind == "classes":
+        return Trees(boosting.classifier(x_ND, y, seed), np.unique(y), len(target.classes))
+    z = (y - target.mean) / target.std
+    return Trees(boosting.regressor(x_ND, z, seed), np.zeros(0, np.int64), 0)
+
+
+def score_of(head: Predicts, outputs: Column, valid: Records) -> Score:
+    """How well a head predicts validation records.
+
+    Args:
+        head: Its targets are scored.
+        outputs: What it gives for them; a record without any counts as predicted like the mean.
+        valid: The records.
+    """
+    values, errors, losses = [], [], []
+    predicted = {name: value.double().numpy() for name, value in head.predictions(outputs).items()}
+    for target in head.targets:
+        known = valid.known(target)
+        rows = outputs.rows.numpy()
+        usable = known[rows]
+        truth = tuple(v[rows][usable] for v in valid.truth(target))
+        value, error, loss = _scored(target, predicted[target.name][usable], truth)
+        # what a head gives nothing for is wrong; else one that skips hard records would win
+        share = usable.sum() / max(known.sum(), 1)
+        values.append(value * share if target.kind == "classes" else value)
+        errors.append(error)
+        losses.append(loss)
+    error = math.sqrt(sum(e * e for e in errors)) / len(errors)
+    return Score(float(np.mean(values)), error, float(np.mean(losses)))
+
+
+def _scored(
+    target: Target, predicted: np.ndarray, truth: tuple[np.ndarray, ...]
+) -> tuple[float, float, float]:
+    """Value, standard error and loss of one target."""
+    n = max(len(predicted), 1)
+    if not len(predicted):
+        return 0.0, 0.0, math.inf
+    if target.kind == "classes":
+        right = predicted.argmax(1) == truth[0]
+        p = predicted[np.arange(len(predicted)), truth[0]].clip(1e-7)
+        return float(right.mean()), float(right.std() / math.sqrt(n)), float(-np.log(p).mean())
+    if target.kind == "amount":
+        variance = float(truth[0].var()) or 1.0
+        errors = np.square(predicted - truth[0]) / variance
+        return 1 - float(errors.mean()), float(errors.std() / math.sqrt(n)), float(errors.mean())
+    came = truth[1] == target.event
+    value = concordance(predicted, truth[0], came)
+    # of a share of comparable pairs, which are about as many as records with an event are worth
+    error = math.sqrt(max(value * (1 - value), 0.0) / max(int(came.sum()), 1))
+    return value, error, -value
+
+
+METRICS = {"classes": "accuracy", "amount": "R2", "survival": "concordance"}
+
+
+def metric_of(targets: Sequence[Target]) -> str:
+    """What a score is called."""
+    names = list(dict.fromkeys(METRICS[target.kind] for target in targets))
+    return names[0] if len(names) == 1 else f"mean of {' and '.join(names)}"
+
+
+def choose(scores: Mapping[str, Score], tuned: str) -> str:
+    """The candidate that is kept.
+
+    The best one; a fine-tuned network only if it is better than the best head on frozen features by
+    more than a standard error, since frozen features serve several labels and are cheaper to keep.
+
+    Args:
+        scores: Candidate -> its score.
+        tuned: The name of the fine-tuned network.
+    """
+
+    def order(name: str) -> tuple[float, float]:
+        return scores[name].value, -scores[name].loss
+
+    best = max(scores, key=order)
+    frozen = [name for name in scores if name != tuned]
+    if best != tuned or not frozen:
+        return best
+    other = max(frozen, key=order)
+    return best if scores[best].value - scores[other].value > scores[best].error else other
+
+
+def sentence(scores: Mapping[str, Score], chosen: str, metric: str, records: int) -> str:
+    """What was chosen, beside the best of the others."""
+    first = (
+        f"chose {chosen}: {metric} {scores[chosen].value:.3f} ±{1.96 * scores[chosen].error:.3f} "
+        f"on {records} validation records"
+    )
+    others = {name: score.value for name, score in scores.items() if name != chosen}
+    if not others:
+        return first
+    lines = [f"{name} {value:.3f}" for name, value in sorted(others.items(), key=lambda i: -i[1])]
+    return f"{first}; {', '.join(lines)}"
+
+
+def check_records(valid: Records, targets: Sequence[Target]) -> None:
+    """Check that there is something to choose by.
+
+    Raises:
+        AmodalError: If hardly a validation record has the label.
+    """
+    for target in targets:
+        count = int(valid.known(target).sum())
+        if count < MIN_VALID:
+            raise AmodalError(
+                f"{count} record{'s' * (count != 1)} of the validation part "
+                f"ha{'ve' if count != 1 else 's'} the label {target.name!r}, and at least "
+                f"{MIN_VALID} are needed to choose what predicts it best; choose yourself, such as "
+                "--tuning lora"
+            )
