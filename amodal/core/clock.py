@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,16 @@ class Clock:
 
     step: int
     steps: int
+
+    @property
+    def length_read(self) -> bool:
+        """Whether anything has read how long the run is."""
+        return "read" in self.__dict__
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "steps":
+            object.__setattr__(self, "read", True)
+        return object.__getattribute__(self, name)
 
     @property
     def progress(self) -> float:

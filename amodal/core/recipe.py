@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from amodal.errors import AmodalError, unknown
 
 OPTIMIZERS = ("adamw", "sgd", "lars", "lamb", "lion", "muon", "adafactor")
-SCHEDULES = ("cosine", "linear", "constant", "step", "plateau")
+SCHEDULES = ("cosine", "linear", "constant", "step", "plateau", "wsd")
+WSD_DECAY = 0.2
 PRECISIONS = ("auto", "float32", "bf16")
 SCALING = re.compile(r"(linear|sqrt)/([1-9]\d*)")
 
@@ -77,6 +78,11 @@ class Recipe:
     )
     decay_rate: float = _option(
         0.1, "schedules step and plateau: factor of the learning rate at each drop"
+    )
+    decay: float | None = _option(
+        None,
+        "schedule wsd (warm up, stable, decay): share of the steps at the end in which the "
+        "learning rate falls; 0.2 by default",
     )
     patience: int = _option(
         5, "schedule plateau: log entries without a lower loss before the learning rate drops"
@@ -185,6 +191,10 @@ class Recipe:
             1, round(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps
         )
 
+    def decay_of(self, steps: int) -> int:
+        """The number of steps at the end of `steps` in which the rate of schedule wsd falls."""
+        return max(1, round((WSD_DECAY if self.decay is None else self.decay) * steps))
+
     def scaled(self, lr: float, rows: int) -> float:
         """A learning rate scaled to a batch of `rows`, by `lr_scaling`."""
         if self.lr_scaling == "none":
@@ -212,7 +222,7 @@ _RANGES: tuple[tuple[str, typing.Callable[[float], bool], str], ...] = (
     ),
     *(
         (n, lambda v: 0 < v <= 1, "a number above 0, at most 1")
-        for n in ("decay_rate", "layer_decay")
+        for n in ("decay_rate", "layer_decay", "decay")
     ),
     ("warmup", lambda v: 0 <= v <= 1, "a share of the steps, from 0 to 1"),
 )

@@ -35,12 +35,20 @@ State = dict[str, Any]
 Optimizers = Sequence[torch.optim.Optimizer]
 
 
-def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, state: State) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    method: nn.Module,
+    optimizers: Optimizers,
+    state: State,
+    keep: int | None = None,
+) -> Path:
     """Write a checkpoint. A full disk or a kill leaves the older ones unchanged.
 
     Args:
         folder: RUN/checkpoints.
         state: The entries of state.json beside `step`.
+        keep: A step whose checkpoint stays, beside the newest ones.
 
     Returns:
         The folder of the checkpoint.
@@ -85,7 +93,8 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
             ) from e
         # only now, that the new one is complete
         for old in all_checkpoints(folder)[:-KEEP]:
-            shutil.rmtree(old)
+            if step_of(old) != keep:
+                shutil.rmtree(old)
     distributed.barrier()
     return final
 

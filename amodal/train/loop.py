@@ -23,7 +23,6 @@ from amodal.core.protocols import (
     KeepsOptimizer,
     Optimizers,
     Refreshes,
-    Staged,
 )
 from amodal.core.recipe import Recipe
 from amodal.data.loader import worker_errors
@@ -34,6 +33,7 @@ from amodal.progress import Bar
 from amodal.train import checkpoint, distributed
 from amodal.train.callbacks import Callback, Callbacks, Progress
 from amodal.train.collapse_monitor import CollapseMonitor, TrainingStopped, checkpoint_note
+from amodal.train.extend import LENGTH_READ
 from amodal.train.log import MetricsLog
 from amodal.train.loggers import Logger
 from amodal.train.loss_monitor import LossMonitor, StepLosses
@@ -42,7 +42,15 @@ from amodal.train.optim import FSDP_OPTIMIZERS, clip_gradients
 from amodal.train.players import Players
 from amodal.train.precision import context
 from amodal.train.prefetch import Batches, Stream
-from amodal.train.schedule import Plateau, Stages, factor, stages_of, weight_decay
+from amodal.train.schedule import (
+    Plateau,
+    Stages,
+    branch_of,
+    factor,
+    stages_of,
+    start_stage,
+    weight_decay,
+)
 from amodal.train.signals import interruptions
 from amodal.train.state import Records, TrainingState, embed_all, refresh
 from amodal.train.step import gradients
@@ -140,9 +148,11 @@ class Loop:
             raise AmodalError("a recipe needs steps and lr before training can start")
         self.method, self.recipe, self.run, self.monitoring = method, recipe, run, monitoring
         self.records, self.choose, self.device = records, choose, device
+        self.checkpoints = run / "checkpoints"
         self.steps, self.lr = recipe.steps, recipe.lr
         self.stages = Stages.of(stages_of(method, recipe), self.steps)
-        self.plateau = Plateau(recipe)
+        self.plateau, self.length_read = Plateau(recipe), False
+        self.branch = branch_of(recipe, self.steps)  # where a longer run goes on from
         self.callbacks = Callbacks(monitoring.callbacks)
         if isinstance(method, Refreshes | FitsStatistics) and records is None:
             raise AmodalError(
@@ -177,10 +187,6 @@ class Loop:
             )
         distributed.shard(self.training)
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.run / "checkpoints"
-
     def precision(self) -> contextlib.AbstractContextManager[object]:
         return context(self.recipe.precision, self.device, self.method.encoder.width)
 
@@ -207,6 +213,7 @@ class Loop:
             state = checkpoint.load(last, self.training, self.players.optimizers)
             self.first, self.earlier_seconds = state["step"], state["seconds"]
             self.plateau.restore(state.get("plateau", {}))
+            self.length_read = bool(state.get(LENGTH_READ))
             # last, since what was built before has drawn random numbers
             torch.set_rng_state(torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
 
@@ -243,7 +250,7 @@ class Loop:
                 bar.step(self._status())
                 # a signal reaches ranks at different times, and all must end after the same step
                 ending = distributed.any_rank(interrupted())
-                if step % self.save_every == 0 or step == self.steps or ending:
+                if step % self.save_every == 0 or step in (self.branch, self.steps) or ending:
                     self._save(step)
                 if ending and step < self.steps:
                     raise KeyboardInterrupt(f"interrupted after step {step} of {self.steps}")
@@ -299,11 +306,12 @@ class Loop:
         # also without clipping: the norm is logged, and shows gradients that are not finite
         norm = clip_gradients(method.parameters(), recipe.clip or float("inf"))
         step_losses = StepLosses(step, terms, norm)
-        # reads the losses of the step before, so that nothing waits for a GPU here
-        self.loss_monitor.update(step_losses)
+        self.loss_monitor.update(step_losses)  # of the step before: nothing waits for a GPU here
         self.players.step()
         # after the optimizer: teachers and the average follow the new weights
-        method.on_step_end(Clock(step, self.steps))
+        clock = Clock(step, self.steps)
+        method.on_step_end(clock)
+        self.length_read |= clock.length_read
         if self.training.average is not None:
             ema_update(self.training.average, method.encoder, recipe.ema)
         self.plateau.update(step_losses)
@@ -369,9 +377,10 @@ class Loop:
             "steps": self.steps,
             "seconds": self._seconds(),
             **({"plateau": self.plateau.state()} if self.plateau.active else {}),
+            **({LENGTH_READ: True} if self.length_read else {}),
         }
         path = checkpoint.save(
-            self.checkpoints, step, self.training, self.players.optimizers, state
+            self.checkpoints, step, self.training, self.players.optimizers, state, self.branch
         )
         self.callbacks.on_checkpoint(self._progress(step), path)
 
@@ -389,9 +398,3 @@ class Loop:
             f"{self.lr:g}) or --precision float32 may help; "
             f"{checkpoint_note(checkpoint.latest(self.checkpoints))}."
         )
-
-
-def start_stage(method: Method, stage: int) -> None:
-    """Call `on_stage_start` of a method that learns in stages."""
-    if isinstance(method, Staged):
-        method.on_stage_start(stage)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -23,7 +22,7 @@ from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Recipe
 from amodal.core.argument_types import check_type, is_path
-from amodal.core.matmul import fast_products, for_run
+from amodal.core.matmul import fast_products
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
 from amodal.data.loader import Views
@@ -33,9 +32,11 @@ from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_config, run_dir
+from amodal.train.batches import Batches
 from amodal.train.cache_features import with_cached_features
 from amodal.train.changed_code import earlier_code
 from amodal.train.collapse_monitor import CollapseMonitor
+from amodal.train.extend import Extension, extension
 from amodal.train.log import seconds_of
 from amodal.train.log_start import log_start
 from amodal.train.loop import train
@@ -45,6 +46,7 @@ from amodal.train.run_inputs import Built, Inputs, Prepared
 from amodal.train.run_setup import (
     classes_option,
     held_out_batches,
+    matmul_library,
     predicted_targets,
     resolve_batch_size,
     resolve_recipe,
@@ -55,6 +57,7 @@ from amodal.train.run_setup import (
     with_resolution,
 )
 from amodal.train.run_tokens import with_tokens, with_tokens_of, write_tokenizers
+from amodal.train.schedule import stages_of
 from amodal.train.settings import Settings, for_data, read_settings
 from amodal.train.small_networks import notes_of_added, with_small_networks, without_tokens
 from amodal.train.start import load_matching_weights
@@ -206,9 +209,12 @@ def prepare(inputs: Inputs, built: Built, out: Path) -> Prepared:
     if inputs.choose:
         notes.append(f"{settings.curate} selects {share:.0%} of every {pool} records")
     recipe = resolve_recipe(settings.recipe, len(part), rows, pool, built.encoder.size)
+    staged = len(stages_of(method, recipe)) > 1
+    longer = extension(out, recipe, settings.resume, staged)
+    recipe = recipe if longer is None else longer.recipe
     config = config_of(inputs, built, recipe)
-    config["matmul"] = matmul_library(out, settings)
-    make_folder(out, config, inputs, built, recipe)
+    config["matmul"] = matmul_library(out, settings.matmul, settings.resume)
+    make_folder(out, config, inputs, built, recipe, longer)
     if settings.progress and distributed.rank() == 0:
         log_start(config, method, inputs.dataset, notes)
     if inputs.choose:
@@ -220,13 +226,6 @@ def prepare(inputs: Inputs, built: Built, out: Path) -> Prepared:
             precision=context(recipe.precision, device, built.encoder.width),
         )
     return Prepared(out, device, dataset, views, rows, pool, recipe, held_out, config)
-
-
-def matmul_library(out: Path, settings: Settings) -> str:
-    """The library of float32 products on a CPU. A resumed run continues with the same one."""
-    file = out / "config.json"
-    before = run_dir.read_config(file) if settings.resume and file.exists() else {}
-    return for_run(settings.matmul, before.get("matmul"), distributed.from_first)
 
 
 def training_data(
@@ -281,11 +280,20 @@ def config_of(inputs: Inputs, built: Built, recipe: Recipe) -> Config:
     }
 
 
-def make_folder(out: Path, config: Config, inputs: Inputs, built: Built, recipe: Recipe) -> None:
+def make_folder(
+    out: Path,
+    config: Config,
+    inputs: Inputs,
+    built: Built,
+    recipe: Recipe,
+    longer: Extension | None,
+) -> None:
     """Create the run folder on the first process; the others wait for it."""
     if distributed.rank() == 0:
         source, dataset = inputs.settings.init_from, inputs.dataset
-        run_dir.prepare(out, config, inputs.settings.resume)
+        run_dir.prepare(out, longer.compared(config) if longer else config, inputs.settings.resume)
+        if longer:
+            longer.apply(config)
         spec = spec_of_run(inputs, built, out)
         run_config.write(out, inputs.method, dataset, inputs.settings, recipe, spec["plugins"])
         run_dir.write_json(out / SPEC, spec)
@@ -325,40 +333,6 @@ def fit(inputs: Inputs, built: Built, prepared: Prepared) -> nn.Module:
             config=prepared.config,
             progress=settings.progress,
         )
-
-
-class Batches:
-    """This process's share of the batches from any step on, and their unreadable values."""
-
-    def __init__(self, inputs: Inputs, built: Built, prepared: Prepared):
-        self.inputs, self.built, self.prepared = inputs, built, prepared
-        self.loaders: list[records.Loader] = []
-
-    def __call__(self, first: int, groups: npt.NDArray[np.int64] | None = None) -> records.Loader:
-        settings, prepared = self.inputs.settings, self.prepared
-        loader = records.Loader(
-            prepared.dataset,
-            self.inputs.part,
-            batch=prepared.pool,
-            views=prepared.views,
-            seed=settings.seed,
-            steps=prepared.recipe.steps,
-            start_step=first,
-            workers=settings.workers,
-            rank=distributed.rank(),
-            world=distributed.world(),
-            labels=self.built.method.labels,
-            groups=groups,
-        )
-        self.loaders.append(loader)
-        return loader
-
-    def quarantined(self) -> int:
-        """Write quarantine.jsonl. Returns the number of values in it."""
-        rank, loader = distributed.rank(), self.loaders[-1]
-        name = "quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"
-        loader.quarantine(self.prepared.out / name)
-        return len(loader.bad)
 
 
 def save(inputs: Inputs, built: Built, prepared: Prepared, encoder: nn.Module) -> None:

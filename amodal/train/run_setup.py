@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Batch, Recipe, unknown
+from amodal.core.matmul import for_run
 from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.data.loader import Views
 from amodal.data.measure import samples
@@ -22,6 +24,7 @@ from amodal.modalities import BadValue, Modality, name_of
 from amodal.nn.backbones.pretrained import input_size
 from amodal.nn.heads.supervised import Target, targets_of
 from amodal.nn.transformer import size_of
+from amodal.train import distributed, run_dir
 from amodal.train.cache_features import CachedFeatures
 from amodal.train.collapse_monitor import MIN_ROWS
 from amodal.train.settings import ALL
@@ -370,3 +373,10 @@ def held_out_batches(dataset: records.Dataset, part: Rows) -> list[Batch]:
             raise AmodalError(f"{message}; check dataset.toml")
         warnings.warn(message, stacklevel=2)
     return batches
+
+
+def matmul_library(out: Path, asked: str, resume: bool) -> str:
+    """The library of float32 products on a CPU. A resumed run continues with the same one."""
+    file = out / "config.json"
+    before = run_dir.read_config(file) if resume and file.exists() else {}
+    return for_run(asked, before.get("matmul"), distributed.from_first)

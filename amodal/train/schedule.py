@@ -64,6 +64,12 @@ def stages_of(method: Method, recipe: Recipe) -> Sequence[float]:
     return recipe.stages
 
 
+def start_stage(method: Method, stage: int) -> None:
+    """Call `on_stage_start` of a method that learns in stages."""
+    if isinstance(method, Staged):
+        method.on_stage_start(stage)
+
+
 def warmup_cosine(step: int, steps: int, *, warmup: int, floor: float = 0.01) -> float:
     """The factor of the learning rate at step 0, 1, …: linear warm-up, half a cosine to `floor`.
 
@@ -88,7 +94,19 @@ def factor(recipe: Recipe, step: int, steps: int) -> float:
         return (steps - step) / max(steps - warmup, 1)
     if recipe.schedule == "step":
         return recipe.decay_rate ** sum(step >= share * steps for share in recipe.milestones)
+    if recipe.schedule == "wsd":
+        start = branch_of(recipe, steps)
+        return 1 - math.sqrt(max(step - start, 0) / (steps - start))
     return 1.0
+
+
+def branch_of(recipe: Recipe, steps: int) -> int:
+    """The steps in which a run of `steps` does the same as any longer one.
+
+    The rate of `wsd` is constant until its last part, and falls there by 1 - sqrt(t) (Hägele et al.
+    2024, arXiv:2405.18392, for which this and a fifth of the steps did best).
+    """
+    return steps - recipe.decay_of(steps) if recipe.schedule == "wsd" else steps
 
 
 def weight_decay(recipe: Recipe, step: int, steps: int) -> float:

@@ -336,6 +336,7 @@ def test_every_field_is_written_and_read():
             "warmup_steps": 1,
         },
         **{"weight_decay_end": 0.1, "resolution": 8, "batch_size": 4, "micro_batch_size": 2},
+        decay=0.3,
     )
     assert set(whole.written()) == set(NAMES) - {"epochs", "warmup_epochs"}
     assert Recipe.of(json.loads(json.dumps(whole.written()))) == whole
