@@ -51,10 +51,13 @@ class Setups(Mapping[str, Setup]):
     Args:
         names: Of testbeds.
         beside: Whether candidates are measured with simple features beside them, too.
+        small_recipes: Whether candidates start from what `pretrain` would choose for the data.
     """
 
-    def __init__(self, names: Sequence[str], *, beside: bool = False) -> None:
-        self.names, self.beside = tuple(names), beside
+    def __init__(
+        self, names: Sequence[str], *, beside: bool = False, small_recipes: bool = False
+    ) -> None:
+        self.names, self.beside, self.small_recipes = tuple(names), beside, small_recipes
         self.opened: dict[str, Setup] = {}
 
     def __getitem__(self, name: str) -> Setup:
@@ -68,6 +71,7 @@ class Setups(Mapping[str, Setup]):
                 backbones=bed.backbones,
                 equal_records=True,
                 simple=SimpleFeatures() if self.beside else None,
+                small_recipes=self.small_recipes,
             )
         return self.opened[name]
 

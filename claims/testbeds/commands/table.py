@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     options = studies.read_options(asked, testbeds.names(), TABLE)
     if not asked.show:
-        setups = Setups(options.beds, beside=True)
+        setups = Setups(options.beds, beside=True, small_recipes=True)
         for name in options.beds:
             train(testbeds.testbed(name), options, setups)
     write(asked.page, testbeds.names(), options.out)
