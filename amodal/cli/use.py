@@ -124,9 +124,10 @@ def view(
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
     code: Code = NONE,
 ) -> None:
-    """View a run in the browser.
+    """View a run, or the folder of `amodal compare`, in the browser.
 
-    A map of the records, search, training curves, outliers, and the importance of each field.
+    A map of the records, search, training curves, outliers, and the importance of each field; of a
+    comparison all methods beside the yardsticks, while it runs and after.
     """
     from amodal.serve.view import view as run_page
 

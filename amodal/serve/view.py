@@ -23,7 +23,7 @@ from amodal.serve import runs
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service
-from amodal.serve.tabs import fields, records, search
+from amodal.serve.tabs import compare, fields, records, search
 from amodal.serve.tabs import map as map_tab
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -36,7 +36,11 @@ Number = Annotated[int, Query(ge=0)]
 
 
 def router(
-    run: Path, *, service: Service | None = None, dataset: Dataset | None = None
+    run: Path,
+    *,
+    service: Service | None = None,
+    dataset: Dataset | None = None,
+    comparison: Path | None = None,
 ) -> APIRouter:
     """The routes of the page.
 
@@ -45,10 +49,16 @@ def router(
         service: Of the model, whose index is shown.
         dataset: The records that were indexed. Without it and `service` (a run that still trains)
             there is the tab Run alone.
+        comparison: The folder of the comparison that the run has won.
     """
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
-    tabs = ["map", "search", "run", "records", "fields"] if whole else ["run"]
+    tabs = ["map", "search", "run", "records", "fields"] if whole else []
+    if not whole and (comparison is None or (run / "metrics.jsonl").exists()):
+        tabs.append("run")
+    if comparison is not None:
+        tabs.insert(0, "compare")
+        compare.add(made, comparison)
     static = {
         f.name: f.read_bytes()
         for f in files("amodal.serve").joinpath("static").iterdir()
@@ -82,7 +92,7 @@ def router(
 
         @made.get("/view/about")
         def about_run() -> Any:
-            name = run.resolve().name
+            name = (run if comparison is None else comparison).resolve().name
             return {"run": name, "tabs": tabs, "fields": {}, "labels": {}, "records": 0}
 
     else:
@@ -171,7 +181,8 @@ def application(
     """`app` of a run with the page on it. A run without a model yet shows how it trains.
 
     Args:
-        run: The run folder. Records that its index does not hold yet are indexed.
+        run: The run folder, or that of a comparison, whose winner is shown beside it. Records that
+            its index does not hold yet are indexed.
         data: Where the records are; what the run was trained on if None.
         device: auto, cpu, cuda, cuda:N.
         hosts: See `app`.
@@ -186,16 +197,17 @@ def application(
     from amodal.serve.metrics import Metrics
     from amodal.serve.middleware import LimitsMiddleware
 
-    run = Path(run)
+    comparison = compare.comparison_of(Path(run))
+    run = Path(run) if comparison is None else comparison / compare.RUN
     if not (run / "model.safetensors").exists():
-        if not (run / "metrics.jsonl").exists():
+        if comparison is None and not (run / "metrics.jsonl").exists():
             raise no_run(run)
         made = FastAPI(title="amodal", docs_url=None, redoc_url=None, openapi_url=None)
         made.add_middleware(
             LimitsMiddleware, limits=Limits(), metrics=Metrics(), token="", hosts=hosts
         )
         add_error_handlers(made)
-        made.include_router(router(run))
+        made.include_router(router(run, comparison=comparison))
         return made
     model = load(run, device=device)
     try:
@@ -216,7 +228,9 @@ def application(
         if progress:
             print(unreadable(index.bad))
     made = app(model, hosts=hosts)
-    made.include_router(router(run, service=made.state.service, dataset=dataset))
+    made.include_router(
+        router(run, service=made.state.service, dataset=dataset, comparison=comparison)
+    )
     return made
 
 
@@ -243,7 +257,7 @@ def view(
     """Show a run in the browser, for this machine only, until it is interrupted.
 
     Args:
-        run: The run folder.
+        run: The run folder, or that of a comparison.
         data: Where the records are; what the run was trained on if None.
         port: 0 for any that is free.
         device: auto, cpu, cuda, cuda:N.

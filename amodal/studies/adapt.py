@@ -178,6 +178,9 @@ def _write(
     """The run of an encoder as it was, with a head."""
     out.mkdir(parents=True, exist_ok=True)
     run_dir.write_trained(out, trained)
+    log = Path(adapted["from"]) / "metrics.jsonl"
+    if log.exists():  # of the encoder, which is still the same
+        shutil.copyfile(log, out / log.name)
     config = saved.config | {"head": head.save(out), "adapted": adapted | {"head": head.name}}
     whole = saved.encoder if saved.method is None else saved.method
     spec = encoder_spec(saved.encoder) if saved.method is None else saved.spec

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.faults kills|media|fuzz`: see the docstring of the package. Prints a summary,
+"""`python -m benchmarks.faults kills|studies|media|fuzz`: see the docstring of the package. Prints a summary,
 writes JSON, exits 1 for any fault."""
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from pathlib import Path
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("what", choices=("kills", "media", "fuzz"))
-    parser.add_argument("--count", type=int, help="runs to kill (50), or files to damage (5000)")
+    parser.add_argument("what", choices=("kills", "studies", "media", "fuzz"))
+    parser.add_argument(
+        "--count",
+        type=int,
+        help="runs to kill (50), processes of a comparison to kill (20), or files to damage (5000)",
+    )
     parser.add_argument("--embed", type=int, default=20, help="of kills: runs of `amodal embed`")
     parser.add_argument("--index", type=int, default=20, help="of kills: runs of `amodal index`")
     parser.add_argument(
@@ -42,6 +46,13 @@ def main() -> int:
             counts |= {name: getattr(asked, name) for name in ("embed", "index", "reindex")}
             result = kills.run(counts, Path(folder), seed=asked.seed)
             wrong = sum(len(each["wrong"]) for each in result.values())
+        elif asked.what == "studies":
+            from benchmarks.faults import studies
+
+            result = studies.run(
+                20 if asked.count is None else asked.count, Path(folder), seed=asked.seed
+            )
+            wrong = len(result["wrong"])
         elif asked.what == "media":
             from benchmarks.faults import media
 

@@ -32,8 +32,10 @@ from amodal.serve import app, runs, serve
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.projection import pca_2d
 from amodal.serve.tabs import map as map_tab
+from amodal.serve.tabs.compare import comparison_of
 from amodal.serve.tabs.map import numbers
 from amodal.serve.view import application, router, view
+from amodal.studies.comparison import Comparison, Entry
 from tests.serve.runs import RECORDS, data, png
 
 torch.set_num_threads(1)
@@ -46,6 +48,63 @@ def page(model):
     made.include_router(router(model.path, service=made.state.service, dataset=model.read(data())))
     with TestClient(made) as client:
         yield client
+
+
+def compared(folder, *, finished=True):
+    """The folder of a comparison, without a run."""
+    entries = [
+        Entry("simple features", "simple", 0.8, 0.05),
+        Entry(
+            "mae",
+            value=0.9,
+            half=0.04,
+            alone=0.7,
+            features="with simple features",
+            steps=8,
+            state="done" if finished else "running",
+            curve=[[4, {"probe": 0.5}], [8, {"probe": 0.6, "other": 0.8}]],
+        ),
+        Entry("clip", state="failed: it compares fields"),
+    ]
+    folder.mkdir()
+    about = {"data": "photos", "test": 0.88, "summary": "It is good."}
+    Comparison("kind (accuracy)", entries, {"tip": "no <table>"}, about).save(folder)
+    return folder
+
+
+def test_a_comparison_is_shown_before_its_winner_is_trained(tmp_path):
+    folder = compared(tmp_path / "compared", finished=False)
+    with TestClient(application(folder)) as client:
+        about = got(client, "/view/about")
+        assert about["tabs"] == ["compare"] and about["run"] == "compared"
+        found = got(client, "/view/comparison")
+        assert found["choice"] == "mae" and not found["finished"] and found["run"] == ""
+        assert found["sentence"].startswith("so far: take mae with simple features (0.900): above")
+        assert [e["name"] for e in found["entries"]] == ["simple features", "mae", "clip"]
+        assert found["entries"][0]["curve"] == [] and found["left_out"] == {"tip": "no <table>"}
+        compared(tmp_path / "other")
+        shutil.copy(tmp_path / "other" / "comparison.json", folder / "comparison.json")
+        now = got(client, "/view/comparison")
+        assert not now["finished"], "its winner is not trained yet"
+        (folder / "comparison.json").write_text("{}")
+        damaged = client.get("/view/comparison")
+        assert damaged.status_code == 409 and "is no result of" in damaged.json()["error"]
+
+
+def test_the_winner_of_a_comparison_has_all_tabs(model, tmp_path):
+    folder = compared(tmp_path / "compared")
+    shutil.copytree(model.path, folder / "run")
+    made, run = app(model), folder / "run"
+    dataset = model.read(data())
+    made.include_router(
+        router(run, service=made.state.service, dataset=dataset, comparison=comparison_of(run))
+    )
+    with TestClient(made) as client:
+        tabs = got(client, "/view/about")["tabs"]
+        assert tabs == ["compare", "map", "search", "run", "records", "fields"]
+        found = got(client, "/view/comparison")
+        assert found["finished"] and found["run"] == str(run) and found["test"] == 0.88
+    assert comparison_of(folder) == folder and comparison_of(model.path) is None
 
 
 def got(client, path, **asked):

@@ -13,6 +13,7 @@ import torch
 from amodal.serve import app
 from amodal.serve.view import application, router
 from tests.serve.runs import RECORDS, data, png, running
+from tests.serve.test_view import compared
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install playwright"
@@ -190,3 +191,17 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 26)"
     page.context.close()
+
+
+def test_a_comparison_is_drawn_and_followed(page, tmp_path):
+    folder = compared(tmp_path / "compared", finished=False)
+    with running(application(folder)) as port:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#sentence >> text=So far: take mae with simple features")
+        assert page.locator("tbody tr").count() == 3 and page.locator("tr.chosen").count() == 1
+        assert page.locator("circle").count() == 2, "one that failed has no value to draw"
+        assert page.locator("figure.card").count() == 2, "intervals and curves"
+        assert page.locator("details table").count() == 0, "reasons are text"
+        compared(tmp_path / "later")
+        (tmp_path / "later" / "comparison.json").replace(folder / "comparison.json")
+        page.wait_for_selector("#sentence >> text=On the test part, once: 0.88")

@@ -70,7 +70,7 @@ function differences(runs) {
 const W = 340, H = 150, L = 44, B = 18;
 
 /** lines: a name and, of each run, [[step, value], …]; others: the runs after this one. */
-function chart(title, lines, others) {
+export function chart(title, lines, others) {
   const points = lines.flatMap((l) => l.runs.flat());
   const steps = points.map((p) => p[0]), values = points.map((p) => p[1]);
   const [s0, s1] = [Math.min(...steps), Math.max(...steps)];

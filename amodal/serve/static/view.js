@@ -152,7 +152,7 @@ export function recordField(todo, act, id = "find") {
 
 export const FIELDS = [["", "all fields, fused"], ...(about.indexed || []).map((s) => [s, s])];
 
-const NAMES = { map: "Map", search: "Search", run: "Run", records: "Records", fields: "Fields" };
+const NAMES = { compare: "Compare", map: "Map", search: "Search", run: "Run", records: "Records", fields: "Fields" };
 const tabs = document.getElementById("tabs"), main = document.getElementById("main");
 let leave = () => {};
 
