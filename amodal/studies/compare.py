@@ -11,7 +11,8 @@ OUT/report.json        the winner on the test part, by `amodal evaluate`
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -136,11 +137,25 @@ def compare(
     result = _written(folder, result, study, outcomes)
     if jobs(study, outcomes) or result.winner is None:
         return result
-    with locked(folder / WINNER_LOCK):  # the others of a study wait for the one that trains it
+    with _locked(folder / WINNER_LOCK):  # the others of a study wait for the one that trains it
         now = Comparison.load(folder)
         if is_tested(folder, now):
             return now
         return tested(folder, dataset, about, setup, study, result, progress)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """See `locked`. Raises AmodalError where the folder cannot be written."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(file))
+        except OSError as error:
+            raise AmodalError(
+                f"{file.parent} cannot be written ({error.strerror or error}); make room or give "
+                "the comparison another --out"
+            ) from error
+        yield
 
 
 def is_tested(folder: Path, result: Comparison) -> bool:
@@ -196,7 +211,7 @@ def _written(folder: Path, result: Comparison, study: Study, outcomes: Outcomes)
     now = Comparison(
         result.title, entries_of(study, outcomes, yardsticks), result.left_out, about, folder
     )
-    with locked(folder / RESULT_LOCK):
+    with _locked(folder / RESULT_LOCK):
         if (folder / RESULT).exists() and is_tested(folder, stored := Comparison.load(folder)):
             return stored  # by a process that was faster
         now.save(folder)
@@ -247,7 +262,7 @@ def tested(
         result.about["test"] = mean(values)
     result.about["summary"] = report.about.get("summary", "")
     result.about[RUN] = RUN
-    with locked(folder / RESULT_LOCK):
+    with _locked(folder / RESULT_LOCK):
         result.save(folder)
     return result
 

@@ -19,7 +19,7 @@ from amodal.data import Label
 from amodal.data import open as open_data
 from amodal.diagnose.label_free import eigenvalue_decay, lidar
 from amodal.studies import Candidate, Cell, Outcome, Study
-from amodal.studies.compare import REPORT, RUN, WINNER_LOCK, seconds_of
+from amodal.studies.compare import REPORT, RUN, WINNER_LOCK, _locked, seconds_of
 from amodal.studies.comparison import RESULT, Comparison, Entry, entries_of
 from amodal.studies.fitting import MIN_STEPS, Fit, chosen, cost, every_method
 from amodal.studies.planning import PLAN, Options, _write_first, candidates_of
@@ -346,3 +346,12 @@ def test_each_method_has_each_encoder(digits):
     found = candidates_of(asked, digits)
     assert [c.name for c in found] == ["simclr", "mae", "simclr gru", "mae gru"]
     assert found[2].backbones == {"zer": "gru"}
+
+
+def test_a_folder_that_cannot_be_locked_is_an_error_for_people(tmp_path):
+    (tmp_path / "lock").mkdir()  # where the file should be
+    with pytest.raises(AmodalError, match="cannot be written .*another --out"):
+        with _locked(tmp_path / "lock"):
+            raise AssertionError("it was not locked")
+    with pytest.raises(OSError, match="of the block"), _locked(tmp_path / "other"):
+        raise OSError("of the block")
