@@ -22,15 +22,14 @@ from amodal.progress import Bar
 from amodal.studies.choose_head import (
     FINE_TUNED,
     Choice,
-    Records,
     Score,
     check_records,
     choose,
-    frozen_heads,
     metric_of,
     score_of,
     sentence,
 )
+from amodal.studies.frozen_heads import Described, Records, described, drawn, frozen_heads
 from amodal.train import distributed, run_dir
 from amodal.train.cache_features import features_of_run
 from amodal.train.start import pick_device
@@ -101,8 +100,10 @@ def adapt_best(
     targets = targets_of(dataset, train.rows, label, task or "auto")
     valid = Records(data, labelled_rows(Records(data, dataset.split("valid")), targets))
     check_records(valid, targets)
-    heads = frozen_heads(saved.encoder, train, targets, seed=seed, device=where, progress=progress)
-    scores = _scores(heads, valid, progress)
+    fitted = drawn(train, seed)
+    seen, unseen = (described(saved.encoder, one, where, progress) for one in (fitted, valid))
+    heads = frozen_heads(saved.encoder, fitted, seen, targets, seed=seed, progress=progress)
+    scores = _scores(heads, valid, unseen, progress)
     folder, name = out / FINE_TUNED, f"fine-tuning ({tuning})"
     began = time.perf_counter()
     fine_tune(folder, (folder / "config.json").exists())
@@ -127,7 +128,10 @@ def labelled_rows(part: Records, targets: Sequence[Target]) -> np.ndarray:
 
 
 def _scores(
-    heads: Mapping[str, tuple[ProbeHead, Callable[[], None]]], valid: Records, progress: bool
+    heads: Mapping[str, tuple[ProbeHead, Callable[[], None]]],
+    valid: Records,
+    unseen: Described,
+    progress: bool,
 ) -> dict[str, Score]:
     scores = {}
     with Bar("heads on frozen features", len(heads), shown=progress) as bar:
@@ -135,7 +139,7 @@ def _scores(
             began = time.perf_counter()
             fit()
             seconds = time.perf_counter() - began
-            outputs = head.outputs(valid.dataset, valid.rows)
+            outputs = head.of_values(unseen.probed, unseen.values, unseen.size)
             score = score_of(head, outputs, valid)
             scores[name] = Score(score.value, score.error, score.loss, seconds)
             bar.step("heads")

@@ -23,7 +23,8 @@ from amodal.serve.limits import Limits
 from amodal.serve.metrics import Metrics
 from amodal.serve.service import Service
 from amodal.studies import adapt as adapting
-from amodal.studies.choose_head import Choice, Records, Score, choose, score_of, sentence
+from amodal.studies.choose_head import Choice, Score, choose, score_of, sentence
+from amodal.studies.frozen_heads import Records, drawn
 
 QUICK = {"size": "nano", "batch_size": 64, "progress": False}
 TUNED = {"steps": 2, "batch_size": 64, "progress": False}
@@ -278,3 +279,11 @@ def test_a_choice_is_read_as_it_was_written(tmp_path):
     choice = Choice("a", "accuracy", {"a": Score(0.5, 0.1, 1.0, 2.0)}, 9, "chose a")
     choice.save(tmp_path)
     assert Choice.load(tmp_path) == choice and Choice.load(tmp_path / "none") is None
+
+
+def test_of_many_records_some_are_drawn_by_the_seed():
+    many = Records(None, np.arange(100, 200))
+    first, second = drawn(many, 0, most=10), drawn(many, 1, most=10)
+    assert len(first.rows) == 10 and set(first.rows) != set(second.rows)
+    assert list(first.rows) == sorted(set(first.rows)) and set(first.rows) <= set(many.rows)
+    assert drawn(many, 0, most=100) is many
