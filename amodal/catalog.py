@@ -349,6 +349,8 @@ def _shown_code(reference: str, source: bool) -> RenderableType:
 
 
 def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
+    from amodal.recipe_table import recipe_table
+
     parts: list[RenderableType] = [Text(page.docstring), Text()]
     if row and row.row:
         parts.append(Text(f"Row {row.row} of the catalogue: {row.title}{_arxiv(row)}"))
@@ -368,15 +370,11 @@ def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
         parts.append(
             Text("Default encoder: " + ", ".join(f"{k} = {v}" for k, v in page.encoder.items()))
         )
+    if (recipes := recipe_table(name, page.tree)) is not None:
+        parts.append(recipes)
     if page.parts:
-        parts.append(
-            Text(
-                "Made of: "
-                + "; ".join(
-                    f"{', '.join(names)} ({module})" for module, names in page.parts.items()
-                )
-            )
-        )
+        made = (f"{', '.join(names)} ({module})" for module, names in page.parts.items())
+        parts.append(Text("Made of: " + "; ".join(made)))
     if not page.name:
         parts.append(Text.assemble("Claim: ", _coloured(verdict(name) or "not tested yet")))
     parts.append(Text(f"amodal pretrain {name} --data DIR --out RUN", style="bold"))

@@ -22,7 +22,7 @@ from amodal.core.references import is_reference, load_reference, underlying
 from amodal.core.registry import Plugin, find_plugin, load, pages
 from amodal.core.user_code import async_mistake, definition_place, user_code
 from amodal.errors import AmodalError, unknown
-from amodal.methods.recipes import small_recipe
+from amodal.methods.recipes import PAPER_RECORDS, small_recipe
 
 if typing.TYPE_CHECKING:
     from amodal.methods.contract import Method
@@ -213,6 +213,11 @@ def paper_recipe(method: MethodLike) -> Recipe | None:
     """`PAPER_RECIPE` beside a method's function, for as much data as in the paper; else None."""
     found: Recipe | None = getattr(_beside(method), "PAPER_RECIPE", None)
     return found
+
+
+def paper_records(method: MethodLike) -> int:
+    """Records from which `PAPER_RECIPE` is the usual one: `PAPER_RECORDS` beside the function."""
+    return int(getattr(_beside(method), "PAPER_RECORDS", PAPER_RECORDS))
 
 
 def tokens(method: MethodLike) -> str:

@@ -22,6 +22,8 @@ FILE = Path(__file__).with_name("small_recipes.toml")
 SMALL = 100_000
 """Training records below which data is small. The testbeds have some hundred to 54,000, and what
 papers call large begins at a million."""
+PAPER_RECORDS = 1_000_000
+"""Training records from which a page's recipe for the paper's amount of data is the usual one."""
 
 
 @functools.cache
@@ -70,6 +72,7 @@ def choose(
     records: int | None = None,
     kinds: Collection[str] = (),
     below: int = SMALL,
+    large: int = PAPER_RECORDS,
 ) -> tuple[Recipe, str]:
     """The recipe of a method.
 
@@ -83,6 +86,7 @@ def choose(
         records: To train on, None if that is not known.
         kinds: Of the fields of the data.
         below: Records that are no small data any more.
+        large: Records from which the paper's recipe is taken without being asked for.
 
     Returns:
         The recipe, and which of `CHOICES` it is, or "page".
@@ -104,6 +108,6 @@ def choose(
         return Recipe.of(small), "small"
     if not choice and page is not None:
         return page, "page"
-    if not choice and paper is not None and records is not None and not is_small:
+    if not choice and paper is not None and records is not None and records >= large:
         return paper, "paper"
     return Recipe(), "plain"

@@ -45,7 +45,7 @@ class Score:
     """How well one candidate predicts the validation records.
 
     Attributes:
-        value: The mean over labels of accuracy, R2 or concordance.
+        value: The mean over labels of balanced accuracy, R2 or concordance.
         error: Its standard error over records.
         loss: Log loss, squared error in variances, or -concordance; decides between equal values.
         seconds: It took to fit.
@@ -101,38 +101,52 @@ def score_of(head: Predicts, outputs: Column, valid: Records) -> Score:
         outputs: What it gives for them; a record without any counts as predicted like the mean.
         valid: The records.
     """
-    values, errors, losses = [], [], []
-    predicted = {name: value.double().numpy() for name, value in head.predictions(outputs).items()}
+    scored = []
     for target in head.targets:
-        known = valid.known(target)
-        rows = outputs.rows.numpy()
-        usable = known[rows]
-        truth = tuple(v[rows][usable] for v in valid.truth(target))
-        value, error, loss = _scored(target, predicted[target.name][usable], truth)
-        # what a head gives nothing for is wrong; else one that skips hard records would win
-        share = usable.sum() / max(known.sum(), 1)
-        values.append(value * share if target.kind == "classes" else value)
-        errors.append(error)
-        losses.append(loss)
+        at = outputs.rows.numpy()
+        usable = valid.known(target)[at]
+        truth = tuple(values[at][usable] for values in valid.truth(target))
+        predicted = head.predictions(outputs)[target.name].double().numpy()[usable]
+        if target.kind == "classes":
+            every = valid.truth(target)[0]
+            scored.append(_of_classes(predicted, truth[0], every[every >= 0]))
+        else:
+            scored.append(_of_numbers(target, predicted, truth))
+    values, errors, losses = zip(*scored)
     error = math.sqrt(sum(e * e for e in errors)) / len(errors)
     return Score(float(np.mean(values)), error, float(np.mean(losses)))
 
 
-def _scored(
-    target: Target, predicted: np.ndarray, truth: tuple[np.ndarray, ...]
-) -> tuple[float, float, float]:
-    """Value, standard error and loss of one target."""
-    n = max(len(predicted), 1)
+Triple = tuple[float, float, float]
+"""Value, standard error and loss of one target."""
+
+
+def _of_classes(predicted: np.ndarray, truth: np.ndarray, every: np.ndarray) -> Triple:
+    """Balanced accuracy; records of a class that have no output count as wrong, or else a head that
+    skips hard ones would win."""
     if not len(predicted):
         return 0.0, 0.0, math.inf
-    if target.kind == "classes":
-        right = predicted.argmax(1) == truth[0]
-        p = predicted[np.arange(len(predicted)), truth[0]].clip(1e-7)
-        return float(right.mean()), float(right.std() / math.sqrt(n)), float(-np.log(p).mean())
+    right = predicted.argmax(1) == truth
+    recalls, variances = [], []
+    for number in np.unique(every):
+        n = int((every == number).sum())
+        recall = right[truth == number].sum() / n
+        recalls.append(recall)
+        variances.append(recall * (1 - recall) / n)
+    p = predicted[np.arange(len(predicted)), truth].clip(1e-7)
+    error = math.sqrt(sum(variances)) / len(recalls)
+    return float(np.mean(recalls)), error, float(-np.log(p).mean())
+
+
+def _of_numbers(target: Target, predicted: np.ndarray, truth: tuple[np.ndarray, ...]) -> Triple:
+    """R2 of amounts, concordance of times until an event."""
+    if not len(predicted):
+        return 0.0, 0.0, math.inf
     if target.kind == "amount":
         variance = float(truth[0].var()) or 1.0
         errors = np.square(predicted - truth[0]) / variance
-        return 1 - float(errors.mean()), float(errors.std() / math.sqrt(n)), float(errors.mean())
+        error = float(errors.std() / math.sqrt(len(errors)))
+        return 1 - float(errors.mean()), error, float(errors.mean())
     came = truth[1] == target.event
     value = concordance(predicted, truth[0], came)
     # of a share of comparable pairs, which are about as many as records with an event are worth
@@ -140,7 +154,7 @@ def _scored(
     return value, error, -value
 
 
-METRICS = {"classes": "accuracy", "amount": "R2", "survival": "concordance"}
+METRICS = {"classes": "balanced accuracy", "amount": "R2", "survival": "concordance"}
 
 
 def metric_of(targets: Sequence[Target]) -> str:

@@ -52,8 +52,8 @@ class Extension:
     def apply(self, config: Mapping[str, Any]) -> None:
         """Make the folder that of an unfinished run of the new length.
 
-        Checkpoints after `start` go first, the newest first: a kill in between leaves the run of the
-        old length, which can be extended as before.
+        Checkpoints after `start` go first, the newest first: a kill in between leaves the run
+        of the old length, which can be extended as before.
         """
         for folder in reversed(checkpoint.all_checkpoints(self.out / "checkpoints")):
             if checkpoint.step_of(folder) > self.start:

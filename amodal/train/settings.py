@@ -131,6 +131,7 @@ def for_data(
             methods.page_recipe(method),
             settings.recipe_from,
             paper=methods.paper_recipe(method),
+            large=methods.paper_records(method),
             records=records,
             kinds=kinds,
         )

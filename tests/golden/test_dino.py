@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from amodal.core import AmodalError
 from tests.golden.harness import Reference, defaults, golden, unit
 
 
@@ -107,6 +108,52 @@ def test_two_steps_with_other_options(options):
     )
 
 
+class Scheduled(Dino):
+    """The teacher's temperature rises from the first step on (section 3.1), prototypes are fixed
+    at first (appendix: the last layer, for an epoch)."""
+
+    start, warmup, fixed, done = 0.02, 0.5, 0.1, 0.0
+
+    def head(self, name, x):
+        own = self.w[f"{name}.prototypes"]
+        if name.startswith("heads.") and self.done < self.fixed:
+            self.w[f"{name}.prototypes"] = own.detach()
+        out = super().head(name, x)
+        self.w[f"{name}.prototypes"] = own
+        return out
+
+    def losses(self, batch):
+        share = min(self.done / self.warmup, 1)
+        self.teacher_temperature = self.start + share * (0.07 - self.start)
+        return super().losses(batch)
+
+    def after_step(self, step, steps):
+        super().after_step(step, steps)
+        self.done = step / steps
+        self.w["progress"] = torch.tensor(self.done, dtype=self.w["progress"].dtype)
+
+
+def test_the_temperature_rises_and_prototypes_begin_fixed():
+    options = {"teacher_temperature": 0.07, "teacher_start": 0.02, "teacher_warmup": 0.5}
+    golden(
+        "dino",
+        Scheduled,
+        views=VIEWS,
+        fields=("picture",),
+        prototypes=7,
+        local_views=1,
+        fixed_prototypes=0.1,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("name", ["teacher_warmup", "fixed_prototypes"])
+def test_shares_of_the_steps_are_shares(name):
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(AmodalError, match=f"{name} is a share of the steps, .*{wrong}"):
+            golden("dino", Dino, fields=("picture",), views=VIEWS, **{name: wrong})
+
+
 def test_defaults():
     """Temperatures, momenta: section 3.1 and 3.2; outputs and crops are fewer, as the page says."""
     assert defaults("dino") == {
@@ -116,6 +163,11 @@ def test_defaults():
         "teacher_temperature": 0.04,
         "center_momentum": 0.9,
         "momentum": 0.996,
+        "hidden": 256,
+        "bottleneck": 64,
+        "teacher_start": 0.04,
+        "teacher_warmup": 0.0,
+        "fixed_prototypes": 0.0,
     }
     reference = type("Dino", (Dino,), {"prototypes": 1024})
     crops = {"views": ("strong", "strong", *["local"] * 4), "local_views": 4}

@@ -32,6 +32,7 @@ BESIDE = {
     "progress": 0,
     "console": 0,
     "catalog": 4.5,
+    "recipe_table": 4.4,
     "untrained": 8,
     "model": 10.5,
     "estimator": 11,

@@ -75,7 +75,7 @@ def choice_of(folder):
 def test_simple_features_are_chosen_where_the_network_knows_nothing(chosen, capsys):
     dataset, folder, model = chosen
     choice = choice_of(folder)
-    assert len(choice["scores"]) == 7 and choice["metric"] == "accuracy"
+    assert len(choice["scores"]) == 7 and choice["metric"] == "balanced accuracy"
     best = max(score["value"] for score in choice["scores"].values())
     assert choice["scores"][choice["chosen"]]["value"] == best > 0.9
     assert choice["scores"]["fine-tuning (lora)"]["value"] < 0.8
@@ -270,7 +270,8 @@ def test_scores_count_records_without_an_output_as_wrong():
     )
     logits = torch.tensor([[5.0, 0], [5.0, 0]])
     score = score_of(head, Column(logits, torch.tensor([0, 1])), valid)
-    assert score.value == pytest.approx(0.5 * 2 / 3)
+    assert score.value == pytest.approx((1 / 2 + 0) / 2), "one of two a, and the only b is wrong"
+    assert score.error == pytest.approx(((0.25 / 2 + 0) ** 0.5) / 2)
     full = torch.tensor([[5.0, 0], [0, 5.0], [5.0, 0], [5.0, 0]])
     assert score_of(head, Column(full, torch.arange(4)), valid).value == 1
 

@@ -9,6 +9,20 @@ from amodal.nn.encoder import Encoder
 ENCODER = {"trunk": "joint"}
 # random resized crops of 20-100 % of the area and no colours, section 4 and table 1e
 RECIPE = Recipe(views={"image": ("crop",)})
+PAPER_RECIPE = Recipe(
+    optimizer="adamw",
+    lr=1.5e-4,
+    lr_scaling="linear/256",
+    weight_decay=0.05,
+    betas=(0.9, 0.95),
+    schedule="cosine",
+    warmup_epochs=40.0,
+    clip=0.0,
+    views={"image": ("crop",)},
+    batch_size=4096,
+    epochs=800.0,
+)
+"""Table 8 of the paper: of ViT on ImageNet."""
 
 
 def mae(

@@ -104,9 +104,10 @@ class PrototypeHead(nn.Module):
         )
         self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) * bottleneck**-0.5)
 
-    def forward(self, x_ND: Tensor) -> Tensor:
-        """(N, D) -> (N, K) cosines."""
-        return normalize(self.mlp(x_ND), dim=1) @ normalize(self.prototypes, dim=1).T
+    def forward(self, x_ND: Tensor, *, fixed: bool = False) -> Tensor:
+        """(N, D) -> (N, K) cosines; fixed: prototypes get no gradient."""
+        prototypes = self.prototypes.detach() if fixed else self.prototypes
+        return normalize(self.mlp(x_ND), dim=1) @ normalize(prototypes, dim=1).T
 
 
 class PairHead(nn.Module):
