@@ -108,7 +108,9 @@ def adapt_best(
     began = time.perf_counter()
     fine_tune(folder, (folder / "config.json").exists())
     scores[name] = _score_of_run(folder, dataset, valid, where, time.perf_counter() - began)
-    chosen, metric = choose(scores, name), metric_of(targets)
+    simple = [one for one, (head, _) in heads.items() if head.features == "simple"]
+    others = [one for one in heads if one not in simple]
+    chosen, metric = choose(scores, (simple, others, [name])), metric_of(targets)
     summary = sentence(scores, chosen, metric, len(valid.rows))
     choice = Choice(chosen, metric, scores, len(valid.rows), summary)
     choice.save(out)

@@ -2,7 +2,7 @@
 
 Logistic regression (ridge for amounts, Cox's for times until an event) and boosted trees, on
 the encoder's features, on simple features and on both, are fitted to the training records and
-compared on the validation part, beside a fine-tuned network. The best one is kept.
+compared on the validation part, beside a fine-tuned network. What needs more has to be clearly better.
 
 OUT/                   the run of what was chosen
 OUT/adaptation.json    what was compared, and the scores
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -163,26 +163,31 @@ def metric_of(targets: Sequence[Target]) -> str:
     return names[0] if len(names) == 1 else f"mean of {' and '.join(names)}"
 
 
-def choose(scores: Mapping[str, Score], tuned: str) -> str:
+def choose(scores: Mapping[str, Score], ladder: Sequence[Collection[str]]) -> str:
     """The candidate that is kept.
 
-    The best one; a fine-tuned network only if it is better than the best head on frozen features by
-    more than a standard error, since frozen features serve several labels and are cheaper to keep.
+    What needs more has to be better by more than a standard error: few validation records would
+    else prefer by chance what is worse. So simple features are the first step, then what reads the
+    encoder, then a fine-tuned network.
 
     Args:
         scores: Candidate -> its score.
-        tuned: The name of the fine-tuned network.
+        ladder: Candidates of each step; of a step the best one counts, by its loss where several
+            are equal.
     """
 
     def order(name: str) -> tuple[float, float]:
         return scores[name].value, -scores[name].loss
 
-    best = max(scores, key=order)
-    frozen = [name for name in scores if name != tuned]
-    if best != tuned or not frozen:
-        return best
-    other = max(frozen, key=order)
-    return best if scores[best].value - scores[other].value > scores[best].error else other
+    chosen = ""
+    for step in ladder:
+        names = [name for name in step if name in scores]
+        if not names:
+            continue
+        best = max(names, key=order)
+        if not chosen or scores[best].value - scores[chosen].value > scores[best].error:
+            chosen = best
+    return chosen
 
 
 def sentence(scores: Mapping[str, Score], chosen: str, metric: str, records: int) -> str:
