@@ -158,6 +158,13 @@ def plan(
     ema: Annotated[bool, arg(help="keep a moving average of the weights")] = False,
     precision: Annotated[str, arg(help="bf16 or float32")] = "bf16",
     trunk: Trunk = None,
+    backbone: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="FIELD=SPEC",
+            help="as in pretrain; fields of synthetic records are called image, text, …",
+        ),
+    ] = (),
     mfu: Annotated[
         float | None,
         arg(help="share of the peak FLOP/s that a step reaches, if you have measured it"),
@@ -194,6 +201,7 @@ def plan(
             batch_size=batch_size,
             micro_batch_size=micro_batch_size,
             trunk=trunk,
+            backbones=pairs(backbone) or None,
             options=METHOD_OPTIONS,
         )
         print(f"{method} on {data}, with these options, takes {timing}")
@@ -214,6 +222,7 @@ def plan(
         ema=ema,
         precision=precision,
         trunk=trunk,
+        backbones=pairs(backbone),
         options=METHOD_OPTIONS,
         mfu=mfu,
         efficiency=efficiency,

@@ -22,6 +22,7 @@ from amodal.core import AmodalError, Batch, unknown
 from amodal.core.recipe import PRECISIONS, accepts_old_names
 from amodal.data import Loader
 from amodal.methods.contract import Method
+from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.plan import examples, layout
@@ -122,6 +123,7 @@ def plan(
     ema: bool = False,
     precision: str = "bf16",
     trunk: str | None = None,
+    backbones: Mapping[str, str] | None = None,
     options: dict[str, object] | None = None,
     mfu: float | None = None,
     efficiency: float = layout.EFFICIENCY,
@@ -138,6 +140,8 @@ def plan(
         data: The data to count with, as `amodal.open` takes it.
         tokens: Without data, modality -> tokens of a value of synthetic records.
         batch_size, micro_batch_size, precision, trunk, options: As in `amodal.pretrain`.
+        backbones: Field -> a spec as in `amodal.pretrain`, trained if it is from scratch. Fields of
+            synthetic records are called as their modalities.
         ema: Whether an average of the weights is kept.
         mfu: Share of the peak FLOP/s that a step reaches. By default every operation takes as long
             as its products at the published peak, or its traffic at the published bandwidth, over
@@ -175,9 +179,14 @@ def plan(
     chosen |= classes_option(method, chosen, dataset)
     chosen |= targets_option(method, chosen, dataset, part)
     shape: dict[str, Any] = methods.encoder_options(method) | ({"trunk": trunk} if trunk else {})
-    built = weightless(
-        lambda: methods.build(method, Encoder(dataset.fields, size=size, **shape), **chosen)
-    )
+
+    def build() -> Method:
+        # from scratch they learn, with weights they stay frozen, as in `pretrain` by default
+        bodies = encoder_config.backbones(backbones or {}, dataset.fields, size, frozen=True)
+        encoder = Encoder(dataset.fields, size=size, backbones=bodies, **shape)
+        return methods.build(method, encoder, **chosen)
+
+    built = weightless(build)
     rows = resolve_batch_size(
         batch_size, size_of(size).batch, int(samples), gpus, built.min_batch_size
     )

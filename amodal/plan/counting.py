@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
+from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import Values
 from amodal.core.features import Features
 from amodal.methods.contract import Method
@@ -265,12 +265,12 @@ def count_losses(method: Method, batch: Batch, *, times: int) -> Count:
     with countable(), torch.no_grad():
         features = method.features(batch)
     leaves = {n: Column(_leaf(c.values), c.rows) for n, c in features.columns.items()}
-    whole = repeated(Embeddings(leaves, features.size), times)
+    whole = repeated(features.with_columns(leaves, features.size), times)
     counter = OpCounter(
         [*method.parameters(), *method.buffers(), *(c.flat for c in whole.columns.values())]
     )
     with countable(), counter:
-        torch.autograd.backward(total(method.losses(cast(Any, whole))))
+        torch.autograd.backward(total(method.losses(whole)))
     counted = counter.counted(method)
     method.zero_grad(set_to_none=True)
     return counted

@@ -261,6 +261,8 @@ def layouts(job: Job, steps: Steps, micro_batch_size: int | None = None) -> Iter
         return _layout(job, steps, option)
 
     def in_micro_batches(fsdp: bool, gradient_checkpointing: bool) -> Iterator[Layout]:
+        if micro_batch_size is None and steps.whole:
+            return  # its batch statistics are of all rows
         rows = micro_batch_size if micro_batch_size is not None else job.rows // 2
         least = sum(_weights(job, Option(fsdp, rows, gradient_checkpointing)).values())
         if micro_batch_size is None and least + RESERVED > job.gpu.memory:

@@ -17,6 +17,7 @@ import torch
 
 from amodal.core import Batch
 from amodal.methods.contract import Method
+from amodal.nn.batch_norm import active_norms
 from amodal.plan.counting import Count, count, count_losses
 
 ROWS = (48, 96)
@@ -74,10 +75,15 @@ class Steps:
         records: `EXAMPLES` example records.
         precision: Makes the context that features are computed in.
         world: Number of processes.
+
+    Attributes:
+        whole: Whether a step cannot be divided into micro-batches, as a backbone that learns reads
+            statistics of the whole batch.
     """
 
     def __init__(self, method: Method, records: Batch, precision: Precision, world: int):
         self.method, self.records, self.precision, self.world = method, records, precision, world
+        self.whole = bool(active_norms(method))
         self._steps: dict[tuple[int, int | None, int, bool], Count] = {}
         self._losses: dict[tuple[int, int], Count] = {}
 

@@ -2,7 +2,8 @@
 
 Logistic regression (ridge for amounts, Cox's for times until an event) and boosted trees, on
 the encoder's features, on simple features and on both, are fitted to the training records and
-compared on the validation part, beside a fine-tuned network. What needs more has to be clearly better.
+compared on the validation part, beside a fine-tuned network. What needs more has to be clearly
+better.
 
 OUT/                   the run of what was chosen
 OUT/adaptation.json    what was compared, and the scores

@@ -281,3 +281,21 @@ def test_the_table_is_plain():
         plan("mae", size="nano", gpus=2, batch_size=8, samples=1000).table()
     )
     assert "losses of the whole batch" in out.getvalue() and "$3.60 per hour" in out.getvalue()
+
+
+@pytest.mark.parametrize("method", ["byol", "moco_v3", "dino", "data2vec", "simsiam"])
+def test_methods_with_features_of_their_own_are_planned(method):
+    planned = plan(method, size="nano", gpus=2, samples=1e4, tokens={"image": 16}, batch_size=64)
+    assert planned.best is not None and planned.best.seconds > 0
+
+
+def test_a_backbone_from_scratch_is_counted_and_its_statistics_are_of_the_whole_batch():
+    common = {"size": "nano", "gpus": 1, "samples": 1e4, "tokens": {"image": 16}}
+    plain = plan("simclr", batch_size=64, **common)
+    deep = plan("simclr", batch_size=64, backbones={"image": "timm:resnet18@scratch"}, **common)
+    assert deep.best.memory["weights"] > 4 * 11e6 > 4 * plain.best.memory["weights"]
+    assert deep.best.seconds > 2 * plain.best.seconds
+    many = plan("simclr", batch_size=2**17, backbones={"image": "timm:resnet18@scratch"}, **common)
+    assert many.best is None and all(x.option.micro_batch_size is None for x in many.layouts)
+    with pytest.raises(AmodalError, match="no field is called 'imagee'.*image"):
+        plan("simclr", backbones={"imagee": "timm:resnet18@scratch"}, **common)
