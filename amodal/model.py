@@ -227,22 +227,25 @@ class Model(HubMixin):
         *,
         part: str | None = None,
         progress: Callable[[int], object] | None = None,
+        **by_name: Any,
     ) -> pa.Table:
-        """Predict labels of records, or the field that the method generates.
+        """Predict labels of records, classes by their names, or the field that a method generates.
 
         Args:
             data: Whatever `amodal.open` takes.
             part: "train", "valid" or "test"; all records if None.
             progress: Called with the number of records just done.
+            by_name: `classes=`, seen or not, and other options of `amodal.inference.classify`.
 
         Returns:
             A row for each record: `key`, the prediction of each label, and of classes also the
-            probability of each, `LABEL=CLASS`; or the generated field. Null where nothing is read.
+            probability of each, `LABEL=CLASS`; the generated field; of `classes` see
+            `ClassPredictions`. Null where nothing is read.
 
         Raises:
             AmodalError: For a run that predicts nothing.
         """
-        return predictions(self, data, part=part, progress=progress)
+        return predictions(self, data, part=part, progress=progress, **by_name)
 
     def evaluate(
         self,
@@ -356,8 +359,7 @@ class Model(HubMixin):
 
     def save(self, path: str | Path) -> Path:
         """Write the method, configuration, card, and hashes of the training keys to a folder."""
-        path = Path(path)
-        method, spec = self._whole()
+        path, (method, spec) = Path(path), self._whole()
         beside: dict[str, Any] = {SPEC: spec}
         if method is not None and spec["retrieves"]:
             beside[KEYS] = list(self.retriever.keys)

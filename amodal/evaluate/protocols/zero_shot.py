@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
 from amodal.core.embeddings import vectors as vectors_of
-from amodal.evaluate.knowledge_prompts import Knowledge, knowledge_prompts
+from amodal.inference.knowledge_prompts import Knowledge, knowledge_prompts
 from amodal.evaluate.labels import NotApplicable, classes_of, classification_rows, codes, is_number
 from amodal.evaluate.needed_records import labelled, no_record
 from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
@@ -49,7 +49,7 @@ def zero_shot(
         text: The field of the prompts, which is not classified itself.
         templates: Sentences with {} for the class.
         names: class -> the words to put there; "_" becomes a space for others.
-        knowledge: class -> phrases that follow its name, see `amodal.evaluate.knowledge_prompts`.
+        knowledge: class -> phrases that follow its name, see `amodal.inference.knowledge_prompts`.
 
     Raises:
         NotApplicable: See `likeness`.

@@ -110,6 +110,7 @@ class Clusters(StagedMethod):
 
     min_batch_size = 2
     refresh_first = False
+    compares_fields = False  # each field has subspaces of its own
 
     def __init__(
         self,

@@ -48,8 +48,9 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Recipe, 
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
-from amodal.methods.shared.prompts import AttributePrompts
+from amodal.methods.shared.prompts import AttributePrompts, attribute_vectors
 from amodal.methods.shared.shapes import share, token_mean, two_fields
+from amodal.methods.shared.typed_parts import table_modality
 from amodal.nn.attention.cross import CrossEncoder
 from amodal.nn.encoder import Encoder
 from amodal.objectives.attribute_contrast import attribute_contrast, draw_attribute_rows
@@ -262,6 +263,20 @@ class Duet(Method):
 
     def on_step_end(self, clock: Clock) -> None:
         self.prompts.get_buffer("count").add_(self._present)
+
+    @property
+    def description_field(self) -> str:
+        """The table of attributes."""
+        return self.field
+
+    @torch.no_grad()
+    def class_logits(self, batch: Batch, described: Batch) -> Embeddings:
+        """Compare predicted attributes with those of classes; what is not known of one is 0."""
+        table = table_modality(self.encoder, self.field)
+        classes_CA, _ = attribute_vectors(table, described[self.field].flat)
+        predicted = self.predict_attributes(batch)
+        columns = {s: Column(c.flat @ classes_CA.T, c.rows) for s, c in predicted.columns.items()}
+        return Embeddings(columns, batch.size)
 
     @torch.no_grad()
     def predict_attributes(self, batch: Batch) -> Embeddings:

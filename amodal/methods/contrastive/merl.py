@@ -3,7 +3,7 @@
 Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus uni-modal alignment
 (UMA). The two views of UMA are made in the latent space, a linear map and a dropout each, since a
 signal that is cut or distorted may lose its diagnostic content. Row 9 of the catalogue. Prompts
-that are enriched from a knowledge base, for zero-shot tests: `amodal.evaluate.knowledge_prompts`.
+that are enriched from a knowledge base, for zero-shot tests: `amodal.inference.knowledge_prompts`.
 
 Differs:
 

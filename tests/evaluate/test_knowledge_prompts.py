@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Column, Embeddings
-from amodal.evaluate.knowledge_prompts import knowledge_prompts, verified
+from amodal.inference.knowledge_prompts import knowledge_prompts, verified
 from amodal.evaluate.protocols.zero_shot import zero_shot
 from amodal.inference.embed import Embedded
 
