@@ -192,7 +192,7 @@ class Model(HubMixin):
         missing = dataset.missing_fields(self.fields)
         if missing and len(missing) < len(self.fields):
             warnings.warn(
-                f"{dataset.name!r} has no {' and no '.join(missing)}; predictions use the rest",
+                f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read",
                 stacklevel=3,
             )
             dataset = dataset.with_columns(missing)
@@ -268,7 +268,7 @@ class Model(HubMixin):
         needs_changes = changes_records(() if protocols is None else protocols)
         baseline = self.untrained().encoder if untrained else None
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
-        dataset = self.read(data)
+        dataset = self.read_partial(data)
         if not needs_changes:
             dataset = self.with_features(dataset)
         return run_protocols(

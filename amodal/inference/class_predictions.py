@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 HALF = 0.5
 """The probability from which a record has a class of its own, for runs that learnt a sigmoid."""
 NO_THRESHOLD = (
-    "No record has a class yet, as this run learnt which of several texts belongs to a record, and "
+    "No record has a class yet, as this run learnt which of many texts belongs to a record, and "
     "no probability of one text alone: columns are cosines, and --threshold says from which on a "
     "record has the class"
 )
@@ -82,7 +82,7 @@ class ClassPredictions:
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """(N, C): of one class of all; of each class by itself where labels are multiple."""
-        return self.likeness.probabilities(self.scores, each=self.multi_label)
+        return self.likeness.probabilities(self.scores, single=self.multi_label)
 
     @property
     def values(self) -> npt.NDArray[Any]:

@@ -85,10 +85,10 @@ class Likeness:
         usual = f"the usual temperature {USUAL_TEMPERATURE}, as this run has none"
         return Likeness(1 / USUAL_TEMPERATURE, None, usual)
 
-    def probabilities(self, scores_NC: np.ndarray, *, each: bool = False) -> np.ndarray:
-        """(N, C): of one class of all, or `each` class for itself."""
+    def probabilities(self, scores_NC: np.ndarray, *, single: bool = False) -> np.ndarray:
+        """(N, C): of one class of all, or of each `single` class by itself."""
         logits = torch.from_numpy(scores_NC).double() * self.scale
-        if each:
+        if single:
             return torch.sigmoid(logits + (self.bias or 0.0)).numpy()
         return logits.softmax(1).numpy()
 
@@ -161,28 +161,47 @@ def named_classes(
         NoClassSpace: For a run without such a field, or without a common space.
         AmodalError: For unknown fields, and for classes whose cells are not known.
     """
-    if isinstance(method, DescribesClasses) and by in ("", method.description_field):
-        by = method.description_field
-        sources = [f for f in encoder.fields if f != by]
-        _check_field(field, sources)
-        described = _cells(encoder, by, classes)
-        return NamedClasses(classes, {}, by, tuple([field] if field else sources), None, described)
-    by = by or _describing_field(encoder, method, classes)
-    if by not in encoder.fields:
-        raise unknown("field of this run", by, encoder.fields)
-    sources = _sources(encoder, method, by, field)
+    by, sources = check_space(encoder, method, classes, by, field)
+    if isinstance(method, DescribesClasses) and by == method.description_field:
+        return NamedClasses(classes, {}, by, tuple(sources), None, _cells(encoder, by, classes))
     if encoder.fields[by].is_row:
         described = _cells(encoder, by, classes)
         with torch.no_grad(), eval_mode(encoder):
             vectors = normalize(vectors_of(encoder(described)[by]).float().cpu(), dim=1)
         return NamedClasses(classes, {}, by, tuple(sources), vectors)
-    if not encoder.fields[by].takes_prompts:
-        raise NoClassSpace(
-            f"classes are described in words or in the cells of a table, and {by} is neither"
-        )
     prompts = classes.prompts(templates)
     vectors = class_vectors(lambda texts: embed_values(encoder, by, texts), prompts)
     return NamedClasses(classes, prompts, by, tuple(sources), vectors)
+
+
+def check_space(
+    encoder: AnyEncoder, method: Method | None, classes: Classes, by: str = "", field: str = ""
+) -> tuple[str, list[str]]:
+    """The field that classes are described in, and those whose records are compared with them.
+
+    Args:
+        encoder: See `named_classes`.
+        method: See `named_classes`.
+        classes: See `named_classes`.
+        by: See `named_classes`.
+        field: See `named_classes`.
+
+    Raises:
+        NoClassSpace: See `named_classes`.
+        AmodalError: For unknown fields.
+    """
+    if by and by not in encoder.fields:
+        raise unknown("field of this run", by, encoder.fields)
+    if isinstance(method, DescribesClasses) and by in ("", method.description_field):
+        sources = [f for f in encoder.fields if f != method.description_field]
+        _check_field(field, sources)
+        return method.description_field, [field] if field else sources
+    by = by or _describing_field(encoder, method, classes)
+    if not (encoder.fields[by].takes_prompts or encoder.fields[by].is_row):
+        raise NoClassSpace(
+            f"classes are described in words or in the cells of a table, and {by} is neither"
+        )
+    return by, _sources(encoder, method, by, field)
 
 
 def _describing_field(encoder: AnyEncoder, method: Method | None, classes: Classes) -> str:
