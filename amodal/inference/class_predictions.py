@@ -77,7 +77,8 @@ class ClassPredictions:
     @property
     def missing(self) -> npt.NDArray[np.bool_]:
         """(N,) which records could not be compared."""
-        return np.isnan(self.scores).any(1)
+        missing: npt.NDArray[np.bool_] = np.asarray(np.isnan(self.scores).any(1))
+        return missing
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float64]:

@@ -211,7 +211,7 @@ def _describing_field(encoder: AnyEncoder, method: Method | None, classes: Class
     shared = compared_fields(encoder, method)
     for name in (*texts, *(tables if classes.cells else ())):
         if name in shared or len(encoder.fields) == 1:
-            return name
+            return str(name)
     have = ", ".join(encoder.fields)
     if not texts:
         also = " (or a table, and a file with the cells of each class)" if tables else ""

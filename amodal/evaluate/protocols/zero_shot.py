@@ -155,8 +155,7 @@ def _category(test: Embedded, label: str) -> np.ndarray:
 
 def _all_classes(train: Embedded | None, test: Embedded, label: str) -> list[str]:
     labels = test.label(label)
-    more = [] if train is None or label not in train.labels else train.labels[label]
-    return classes_of([*labels, *more])
+    return classes_of([*labels, *(() if train is None else train.labels.get(label, ()))])
 
 
 def _described(
@@ -213,8 +212,7 @@ class Options:
 
 def training_records(part: PartRecords, context: Context) -> Mask:
     """One label a class, over the usual draws."""
-    few = 0 if getattr(context.options, "multi_label", False) else 1
-    return few_drawn(part, context, few, DRAWS)
+    return few_drawn(part, context, 1, DRAWS)
 
 
 def test_records(part: PartRecords, context: Context) -> Mask:
@@ -291,7 +289,9 @@ class ZeroShot(Protocol):
         if options.classes is not None:
             read = read_classes(options.classes)
         elif not is_number(test.label(label)):
-            read = _described(listed_classes(test.label(label)), label, None, options.names, None)
+            read = _described(
+                listed_classes(list(test.label(label))), label, None, options.names, None
+            )
         else:
             raise NotApplicable(f"say which classes there are, as {label!r} is a number: classes")
         return read, multi_truth(test.labels, label, read)
