@@ -27,6 +27,8 @@ COMMON = 0.5
 """The share of a class from which a sentence names it, if it is also `COMMON_TIMES` an even one."""
 COMMON_TIMES = 1.4
 SIMPLE = "simple features"
+OWN_TEXT = "simple features of the own text"
+"""What stands beside classes by their names."""
 BEFORE = {"untrained": "the untrained encoder", "frozen": "its frozen backbone"}
 
 
@@ -246,6 +248,7 @@ def _use(task: Task, simple: Score, names: Mapping[str, str]) -> str:
     fields = [*names] if row["source"] == FUSED else [row["source"], row.get("target", "")]
     of = {names.get(field, "") for field in fields if field}
     name = (of.pop() if len(of) == 1 else "") or SIMPLE
+    name = OWN_TEXT if task.against_chance else name
     return f"{name} for {task.name} ({protocol}{pair(simple.value, task.trained.value)})"
 
 

@@ -298,7 +298,7 @@ def test_below_chance_is_said_plainly():
     assert summary(ahead) == "", "nothing is said of gains over no yardstick"
     worse = [row(value=0.015, chance=0.045, protocol="zero_shot", n=200, simple=0.5)]
     assert summary(worse) == (
-        "nothing learnt here beats simple features: use simple features for kind from image by zero-shot "
+        "nothing learnt here beats simple features: use simple features of the own text for kind from image by zero-shot "
         "(zero_shot .50, trained .01); the model is below chance for kind from image by zero-shot (.015 against .045)."
     )
     equal = [row(value=0.045, chance=0.045, protocol="zero_shot", n=200)]

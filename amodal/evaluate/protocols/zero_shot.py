@@ -262,6 +262,10 @@ class ZeroShot(Protocol):
             )
         return Result("zero_shot", spec | _label_spec(context, read), rows)
 
+    def shortened(self, rows: Sequence[Row]) -> list[Row]:
+        """Of many classes their mean, which stands beside them."""
+        return [row for row in rows if "target" not in row]
+
     def remark(self, rows: Sequence[Row]) -> str:
         """Where one label a class, with simple features, is level with names or better."""
         named, labelled = (

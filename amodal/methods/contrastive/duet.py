@@ -28,11 +28,13 @@ Differs:
 - each row draws for itself whether its attributes are the prompt; there a whole batch does.
 - recipe: `PAPER_RECIPE` is that for CUB. The authors start Adam anew with every epoch, and keep the
   step with the best result on the test set. Views are `weak`; theirs are the centre.
-- product: unseen classes by their attributes, with calibrated stacking (scores of seen classes less
-  a constant). Here `predict_attributes` in Python; no command takes a list of classes.
+- product: unseen classes by their attributes, `amodal predict RUN --classes FILE` with a column for
+  each attribute (docs/predicting.md), and `amodal evaluate --protocols zero_shot`, with calibrated
+  stacking (scores of seen classes less a constant). Attributes are cells that a class has or has
+  not, where theirs have strengths. The constant is the user's.
 - the loss that calibrates unseen classes needs their descriptions in training and is left out.
 
-`predict_attributes` predicts the attributes of pictures, or of any field in their place.
+Pictures may be any field, and a field that is no table of attributes is compared by itself.
 """
 
 from __future__ import annotations
