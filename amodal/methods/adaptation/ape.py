@@ -16,7 +16,7 @@ Differs:
 - the pairs: their second lever, captions that resemble the task, is a matter of which records are
   trained on.
 - recipe: that of the library; the authors published no code.
-- zero-shot classes, with an ensemble of prompts: `amodal predict RUN --classes … --templates …`, and
+- zero-shot classes by an ensemble of prompts: `amodal predict RUN --classes … --templates …`, and
   `zero_shot` of `amodal evaluate`. The sets of templates that ship are few and short; files of
   others, such as CLIP's 80, are taken.
 """

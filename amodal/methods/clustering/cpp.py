@@ -22,8 +22,9 @@ Differs:
 - product: `amodal cluster` groups by the memberships' branch and codes the subspaces' branch, of
   up to 2,000 records; others get the cluster that they are most alike. The paper names them by
   votes of texts in CLIP's space. The heads of this page take the place of those into a common
-  space, so another run has it: `amodal cluster RUN --names FILE --names-by RUN2`. `amodal evaluate` scores such clusters, of
-  the vectors of both branches, where there is a label (`number="coding length"`)."""
+  space, so a run that has one does it: `amodal cluster RUN --names FILE --names-by RUN2`. `amodal
+  evaluate` scores such clusters, of the vectors of both branches, where there is a label
+  (`number="coding length"`)."""
 
 from __future__ import annotations
 

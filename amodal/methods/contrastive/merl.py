@@ -2,15 +2,17 @@
 
 Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus uni-modal alignment
 (UMA). The two views of UMA are made in the latent space, a linear map and a dropout each, since a
-signal that is cut or distorted may lose its diagnostic content. Row 9 of the catalogue. Findings
-by prompts that are enriched from a knowledge base: `amodal predict RUN --multi-label --classes FILE`
-(docs/predicting.md), and their AUC: `amodal evaluate --protocols zero_shot`, with the same options.
+signal that is cut or distorted may lose its diagnostic content. Row 9 of the catalogue.
+
+Findings by prompts that are enriched from a knowledge base: `amodal predict RUN --multi-label
+--classes FILE` (docs/predicting.md). Their AUC: `amodal evaluate RUN --protocols zero_shot`.
 
 Differs:
 
 - signals: `resnet1d` as a backbone is the kind of the authors' ResNet-18, and learns from scratch
-  (`--backbone ecg=resnet1d:width=64,stages=4,blocks=2,stem=2`), with one residual design of its own; without it a transformer reads patches of all leads. The authors' other
-  encoder, a ViT over patches of 12 leads, has no prepended token either.
+  (`--backbone ecg=resnet1d:width=64,stages=4,blocks=2,stem=2`), with one residual design of its
+  own; without it a transformer reads patches of all leads. The authors' other encoder, a ViT over
+  patches of 12 leads, has no prepended token either.
 - pooling: attention of learned queries without a position or a class token, for all fields. The
   latent views begin at the mean of the tokens of width D; the authors first reduce the channels of
   a ResNet to 256.
