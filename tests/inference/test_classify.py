@@ -149,6 +149,17 @@ def test_runs_that_compare_nothing_are_refused(data, tmp_path):
             run.predict(data.select(fields), classes=NAMES)
 
 
+def test_texts_alone_are_compared_with_names_in_their_own_space(data, tmp_path):
+    lone = data.select(["caption"])
+    run = amodal.pretrain("simcse", lone, tmp_path / "simcse", **QUICK)
+    found = classify(run, lone, ["low", "high"])
+    both = normalize(
+        run.embed(open_data({"caption": ["low", "high"]})).aligned["caption"].values, dim=1
+    )
+    own = normalize(run.embed(lone).aligned["caption"].values, dim=1)
+    assert np.allclose(found.scores, (own @ both.T).numpy(), atol=1e-5)
+
+
 def test_duet_compares_predicted_attributes_with_those_of_classes(tmp_path):
     rng = np.random.default_rng(0)
     signals = [rng.normal(size=(8, 2)).astype(np.float32) for _ in range(24)]
