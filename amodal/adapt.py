@@ -382,30 +382,3 @@ def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | N
         table = predictions(model, dataset, part=part, progress=lambda n: bar.step("records", by=n))
     write_table(table, out)
     return len(table)
-
-
-def write_classes(
-    model: Model, data: Any, out: str | Path, *, part: str | None = None, **options: Any
-) -> str:
-    """Write which of the named classes each record belongs to, to a .csv or .parquet file.
-
-    Args:
-        model: See `classify`.
-        data: Whatever `amodal.open` takes.
-        out: The file.
-        part: "train", "valid" or "test"; all records if None.
-        options: Of `classify`.
-
-    Returns:
-        How many records have which class.
-
-    Raises:
-        AmodalError: For another kind of file, and see `classify`.
-    """
-    out, dataset = check_file(out), open_data(data)
-    with Bar("predict", len(dataset.split(part) if part else dataset)) as bar:
-        found = classify(
-            model, dataset, part=part, progress=lambda n: bar.step("records", by=n), **options
-        )
-    write_table(found.table(), out)
-    return found.sentence

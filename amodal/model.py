@@ -191,10 +191,8 @@ class Model(HubMixin):
         dataset = records.open(data)
         missing = dataset.missing_fields(self.fields)
         if missing and len(missing) < len(self.fields):
-            warnings.warn(
-                f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read",
-                stacklevel=3,
-            )
+            lacking = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
+            warnings.warn(lacking, stacklevel=3)
             dataset = dataset.with_columns(missing)
         return dataset.with_fields(self.fields)
 
@@ -235,12 +233,11 @@ class Model(HubMixin):
             data: Whatever `amodal.open` takes.
             part: "train", "valid" or "test"; all records if None.
             progress: Called with the number of records just done.
-            by_name: `classes=`, seen or not, and other options of `amodal.inference.classify`.
+            by_name: `classes=`, seen or not; see `amodal.inference.class_predictions.classify`.
 
         Returns:
             A row for each record: `key`, the prediction of each label, and of classes also the
-            probability of each, `LABEL=CLASS`; the generated field; of `classes` see
-            `ClassPredictions`. Null where nothing is read.
+            probability of each, `LABEL=CLASS`; or the generated field. Null where nothing is read.
 
         Raises:
             AmodalError: For a run that predicts nothing.

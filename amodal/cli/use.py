@@ -42,7 +42,8 @@ def predict(
     """Predict the labels of records, with a run of `amodal adapt`; or classes by their names, with
     a run that compares words with other fields (--classes); or generate a field, with a run of a
     method that generates one."""
-    from amodal.adapt import write_classes, write_predictions
+    from amodal.adapt import write_predictions
+    from amodal.inference.class_predictions import write_classes
 
     options: dict[str, Any] = {"field": field, "threshold": threshold, "temperature": temperature}
     options = by_name.chosen() | {n: v for n, v in options.items() if v not in (None, "")}

@@ -14,11 +14,11 @@ from amodal.data import Dataset
 from amodal.evaluate.base_and_new import harmonic_mean
 from amodal.evaluate.labels import NotApplicable, classification_rows, codes, is_number
 from amodal.evaluate.row import Row
-from amodal.inference.simple_features import FieldValues, original_values
 from amodal.inference.class_prompts import Classes, spaced
 from amodal.inference.classify import Likeness
 from amodal.inference.embed import Embedded, known
 from amodal.inference.knowledge_prompts import plain
+from amodal.inference.simple_features import FieldValues, original_values
 from amodal.modalities import BadValue, NoSimpleFeatures
 from amodal.stats.auroc import auroc
 from amodal.stats.paired_bootstrap import Averaged, MeanAuroc

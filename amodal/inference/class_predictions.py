@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,8 @@ from amodal.inference.classify import (
 )
 from amodal.inference.common_space import ALIKE, pairs_alike
 from amodal.inference.embed import embed_records
+from amodal.inference.write_table import check_file, write_table
+from amodal.progress import Bar
 
 if TYPE_CHECKING:
     from amodal.model import Model
@@ -272,3 +275,30 @@ def _doubts(named: NamedClasses, column: Any, aligned: Any) -> list[str]:
         f"Do not rely on it: {both[0]} and {named.by} of a record are hardly more alike than those "
         f"of different records ({area:.2f}, by chance .5)"
     ]
+
+
+def write_classes(
+    model: Model, data: Any, out: str | Path, *, part: str | None = None, **options: Any
+) -> str:
+    """Write which of the named classes each record belongs to, to a .csv or .parquet file.
+
+    Args:
+        model: See `classify`.
+        data: Whatever `amodal.open` takes.
+        out: The file.
+        part: "train", "valid" or "test"; all records if None.
+        options: Of `classify`.
+
+    Returns:
+        How many records have which class.
+
+    Raises:
+        AmodalError: For another kind of file, and see `classify`.
+    """
+    out, dataset = check_file(out), records.open(data)
+    with Bar("predict", len(dataset.split(part) if part else dataset)) as bar:
+        found = classify(
+            model, dataset, part=part, progress=lambda n: bar.step("records", by=n), **options
+        )
+    write_table(found.table(), out)
+    return found.sentence
