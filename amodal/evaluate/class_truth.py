@@ -13,6 +13,7 @@ from amodal.core.embeddings import vectors as vectors_of
 from amodal.data import Dataset
 from amodal.evaluate.base_and_new import harmonic_mean
 from amodal.evaluate.labels import NotApplicable, classification_rows, codes, is_number
+from amodal.evaluate.protocols.knn import knn
 from amodal.evaluate.row import Row
 from amodal.inference.class_prompts import Classes, spaced
 from amodal.inference.classify import Likeness
@@ -28,6 +29,7 @@ YES, NO = frozenset({"yes", "true", "1", "1.0"}), frozenset({"no", "false", "0",
 BETWEEN = ";"
 """Between the classes of a label that has any number of them."""
 MEAN_AUROC = "AUROC, mean of classes"
+ONE_LABEL = "balanced accuracy, 1 label"
 MAX_FITTED = 5000
 """Texts that the simple features of class names are fitted on."""
 
@@ -227,3 +229,32 @@ def labelled_scores(
     who = column.rows.numpy()[known(labels)[column.rows.numpy()]]
     inside = torch.from_numpy(known(labels)[column.rows.numpy()])
     return codes(labels, classes)[who], vectors_of(column)[inside].numpy(), who
+
+
+def one_label_rows(
+    train: Embedded,
+    test: Embedded,
+    label: str | None,
+    sources: Sequence[str],
+    draws: int,
+    seed: int,
+) -> list[Row]:
+    """What one label a class gives, by the nearest of the labelled vectors.
+
+    Args:
+        train: Training records, some of which have vectors.
+        test: Test records.
+        label: The classes.
+        sources: The fields that are classified.
+        draws: Of the labels.
+        seed: Of the draws.
+    """
+    probed = [s for s in sources if s in train.probed() and s in test.probed()]
+    if label is None or not probed or is_number(train.labels.get(label, np.zeros(0))):
+        return []
+    result = knn(train, test, label=label, k=1, few=1, draws=draws, seed=seed, sources=probed)
+    return [
+        row | {"metric": ONE_LABEL} | ({} if outcome is None else {"outcome": outcome})
+        for row, outcome in zip(result.rows, result.outcomes)
+        if row["metric"] == "balanced accuracy"
+    ]

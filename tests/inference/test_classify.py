@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 import amodal
 from amodal.cli import main
+from amodal.cli.classes import ClassOptions
 from amodal.core import AmodalError
 from amodal.data import open as open_data
 from amodal.inference.class_predictions import classify
@@ -163,8 +164,8 @@ def test_texts_alone_are_compared_with_names_in_their_own_space(data, tmp_path):
 def test_duet_compares_predicted_attributes_with_those_of_classes(tmp_path):
     rng = np.random.default_rng(0)
     signals = [rng.normal(size=(8, 2)).astype(np.float32) for _ in range(24)]
-    facts = [{"shape": "disc" if i % 2 else "ring", "size": float(i)} for i in range(24)]
-    data = open_data({"signal": signals, "facts": facts})
+    cells = [{"shape": "disc" if i % 2 else "ring", "size": float(i)} for i in range(24)]
+    data = open_data({"signal": signals, "facts": cells})
     run = amodal.pretrain("duet", data, tmp_path / "duet", **QUICK)
     (tmp_path / "c.csv").write_text(
         "class,shape,size\nsmall disc,disc,1\nbig ring,ring,20\nany ring,ring,\n"
@@ -189,6 +190,17 @@ def test_what_scores_mean():
     assert np.allclose(of_all, [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))]])
     single = Likeness(2.0, -1.0, "").probabilities(np.array([[1.0, 0.5]]), single=True)
     assert np.allclose(single, [[1 / (1 + np.exp(-1)), 0.5]])
+
+
+def test_options_of_the_command_line():
+    set_ = ClassOptions(classes="a,b", seen="a, b", stacking=1.0, templates=("x {}",))
+    assert set_.chosen() == {
+        "classes": "a,b",
+        "seen": ["a", "b"],
+        "stacking": 1.0,
+        "templates": ("x {}",),
+    }
+    assert ClassOptions().chosen() == {}
 
 
 def test_the_verb(model, data, tmp_path, capsys):

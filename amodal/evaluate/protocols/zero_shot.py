@@ -21,12 +21,14 @@ from torch import Tensor
 from amodal.core import AmodalError, Column
 from amodal.evaluate.class_truth import (
     MEAN_AUROC,
+    ONE_LABEL,
     by_simple_text,
     check_found,
     labelled_scores,
     listed_classes,
     multi_rows,
     multi_truth,
+    one_label_rows,
     seen_rows,
     single_rows,
 )
@@ -36,7 +38,6 @@ from amodal.evaluate.needed_records import Mask, PartRecords, every_record, few_
 from amodal.evaluate.needs import CLASS_NAMES, LABEL
 from amodal.evaluate.options import Option, of_dataclass
 from amodal.evaluate.protocol import Protocol
-from amodal.evaluate.protocols.knn import knn
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row, Spec
 from amodal.evaluate.verdict import listed, pair
@@ -58,7 +59,6 @@ from amodal.inference.embed import Embedded
 from amodal.inference.knowledge_prompts import Knowledge, knowledge_prompts, plain
 
 TEMPLATES = ("{}",)
-ONE_LABEL = "balanced accuracy, 1 label"
 BY_TEXT = "simple is tf-idf of {} of the same records and of the sentences of a class"
 NO_TEXT = "without a text of the records there is no simple way to name their class"
 
@@ -255,7 +255,9 @@ class ZeroShot(Protocol):
             rows += [{"source": source, **row} for row in found]
         sources = named.sources
         if not context.options.multi_label:
-            rows += _one_label(context, sources)
+            rows += one_label_rows(
+                context.train, context.test, context.label, sources, DRAWS, context.seed
+            )
         if not rows and context.column == "trained":
             raise NotApplicable(
                 f"no record with the label {context.label!r} has a value of {' or '.join(sources)}"
@@ -388,23 +390,6 @@ def _label_spec(context: Context, read: Classes) -> Spec:
     many = context.options.multi_label
     label = f"{len(read)} classes" if many else context.label
     return {"label": label, "kind": "categories" if many else "category"}
-
-
-def _one_label(context: Context, sources: Sequence[str]) -> list[Row]:
-    """What one label a class gives, by the nearest of the labelled vectors."""
-    train, test, label = context.train, context.test, context.label
-    assert label is not None, "it needs a label"
-    probed = [s for s in sources if s in train.probed() and s in test.probed()]
-    if not probed or label not in train.labels or is_number(train.labels[label]):
-        return []
-    result = knn(
-        train, test, label=label, k=1, few=1, draws=DRAWS, seed=context.seed, sources=probed
-    )
-    return [
-        row | {"metric": ONE_LABEL} | ({} if outcome is None else {"outcome": outcome})
-        for row, outcome in zip(result.rows, result.outcomes)
-        if row["metric"] == "balanced accuracy"
-    ]
 
 
 PROTOCOL = ZeroShot()
