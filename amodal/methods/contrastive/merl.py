@@ -27,7 +27,7 @@ Differs:
 - any fields: every two are aligned, and each that is not text has latent views.
 - data: no reader of WFDB files; leads come as arrays or columns (docs/data.md).
 - product: prompts come from a file of phrases, which the authors have an LLM write from SNOMED CT
-  and SCP-ECG; here it is the user's. All phrases follow the name in one prompt, as theirs do.
+  and SCP-ECG; here it is the user's. All phrases follow the name, in one prompt.
 """
 
 from __future__ import annotations
