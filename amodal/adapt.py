@@ -21,8 +21,10 @@ from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.data.readers import Reader
 from amodal.evaluate.base_and_new import base_and_new
+from amodal.inference.class_predictions import classify
 from amodal.inference.embed import known
 from amodal.inference.generate import generated
+from amodal.inference.write_table import check_file, write_table
 from amodal.methods.saved import check_plugins, saved
 from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -318,14 +320,20 @@ def predictions(
     *,
     part: str | None = None,
     progress: Callable[[int], object] | None = None,
+    **by_name: Any,
 ) -> pa.Table:
     """See `amodal.Model.predict`."""
+    if by_name:
+        if "classes" not in by_name:
+            raise AmodalError(f"{', '.join(by_name)}: of classes by name, which `classes` names")
+        return classify(model, data, part=part, progress=progress, **by_name).table()
     if model.head is None and isinstance(model.method, Generates):
         return _generated_table(model, data, part=part, progress=progress)
     if model.head is None:
         raise AmodalError(
             "this run predicts no label. Make one that does: "
-            "amodal adapt RUN --data DIR --label LABEL --out OUT"
+            "amodal adapt RUN --data DIR --label LABEL --out OUT; or say which classes there are, "
+            'if it was trained with texts: --classes "a,b,c"'
         )
     dataset = model.read_partial(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
@@ -368,19 +376,9 @@ def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | N
     Raises:
         AmodalError: For another kind of file, and a run without a head.
     """
-    out = Path(out)
-    if out.suffix not in (".csv", ".parquet"):
-        raise AmodalError(f"{out}: predictions are written as .csv or .parquet")
+    out = check_file(out)
     dataset = model.read_partial(data)
     with Bar("predict", len(dataset)) as bar:
         table = predictions(model, dataset, part=part, progress=lambda n: bar.step("records", by=n))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".csv":
-        from pyarrow.csv import write_csv
-
-        write_csv(table, out)
-    else:
-        from pyarrow.parquet import write_table
-
-        write_table(table, out)
+    write_table(table, out)
     return len(table)

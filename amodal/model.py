@@ -191,10 +191,8 @@ class Model(HubMixin):
         dataset = records.open(data)
         missing = dataset.missing_fields(self.fields)
         if missing and len(missing) < len(self.fields):
-            warnings.warn(
-                f"{dataset.name!r} has no {' and no '.join(missing)}; predictions use the rest",
-                stacklevel=3,
-            )
+            lacking = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
+            warnings.warn(lacking, stacklevel=3)
             dataset = dataset.with_columns(missing)
         return dataset.with_fields(self.fields)
 
@@ -227,13 +225,15 @@ class Model(HubMixin):
         *,
         part: str | None = None,
         progress: Callable[[int], object] | None = None,
+        **by_name: Any,
     ) -> pa.Table:
-        """Predict labels of records, or the field that the method generates.
+        """Predict labels of records, classes by their names, or the field that a method generates.
 
         Args:
             data: Whatever `amodal.open` takes.
             part: "train", "valid" or "test"; all records if None.
             progress: Called with the number of records just done.
+            by_name: `classes=`, seen or not; see `amodal.inference.class_predictions.classify`.
 
         Returns:
             A row for each record: `key`, the prediction of each label, and of classes also the
@@ -242,7 +242,7 @@ class Model(HubMixin):
         Raises:
             AmodalError: For a run that predicts nothing.
         """
-        return predictions(self, data, part=part, progress=progress)
+        return predictions(self, data, part=part, progress=progress, **by_name)
 
     def evaluate(
         self,
@@ -265,7 +265,7 @@ class Model(HubMixin):
         needs_changes = changes_records(() if protocols is None else protocols)
         baseline = self.untrained().encoder if untrained else None
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
-        dataset = self.read(data)
+        dataset = self.read_partial(data)
         if not needs_changes:
             dataset = self.with_features(dataset)
         return run_protocols(
@@ -356,8 +356,7 @@ class Model(HubMixin):
 
     def save(self, path: str | Path) -> Path:
         """Write the method, configuration, card, and hashes of the training keys to a folder."""
-        path = Path(path)
-        method, spec = self._whole()
+        path, (method, spec) = Path(path), self._whole()
         beside: dict[str, Any] = {SPEC: spec}
         if method is not None and spec["retrieves"]:
             beside[KEYS] = list(self.retriever.keys)

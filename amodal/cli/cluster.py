@@ -29,11 +29,22 @@ def cluster(
     number: Annotated[int | None, arg(help="of clusters; by default chosen")] = None,
     most_clusters: Annotated[int, arg(help="the largest number that is tried")] = 20,
     names: Annotated[
-        Path | None,
+        str,
         arg(
-            metavar="FILE.txt",
-            help="candidates for names, one a line, for a run with a text field in the same space",
+            metavar="A,B|FILE",
+            help="candidates for names, for a run with a text field in the same space: with commas "
+            "between, or a .txt, .csv, .toml or .json file, with descriptions as for predict",
         ),
+    ] = "",
+    templates: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="TEXT", help='sentences around names, such as "a photo of a {}", as for predict'
+        ),
+    ] = (),
+    names_by: Annotated[
+        Path | None,
+        arg(metavar="RUN", help="name them in the space of texts of this run of the same fields"),
     ] = None,
     label: Annotated[
         str | None,
@@ -54,8 +65,8 @@ def cluster(
     Says how much of them comes back on the other half of the records, beside clusters of simple
     features.
     """
-    from amodal.cluster.names import read_names
     from amodal.cluster.result import check_picture, check_suffix
+    from amodal.model import load
 
     # clustering takes a while
     if out is not None:
@@ -71,7 +82,9 @@ def cluster(
         by=by,
         number=number,
         most_clusters=most_clusters,
-        words=() if names is None else read_names(names),
+        words=names,
+        templates=templates or ("name",),
+        names_by=None if names_by is None else load(names_by),
         label=label,
         part=part,
         seed=seed,

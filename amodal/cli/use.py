@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from amodal.cli.classes import NO_CLASSES, ByName, need_classes
 from amodal.cli.options import listed
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.shared import Data, Run, Runs, show
@@ -24,12 +25,33 @@ def predict(
         ),
     ],
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
+    by_name: ByName = NO_CLASSES,
+    field: Annotated[
+        str,
+        arg(metavar="FIELD", help="of --classes: whose values; by default all that are not words"),
+    ] = "",
+    threshold: Annotated[
+        float | None,
+        arg(help="of --multi-label: the probability or cosine from which a record has a class"),
+    ] = None,
+    temperature: Annotated[
+        float | None, arg(help="of --classes: of the softmax; by default the run's own")
+    ] = None,
     code: Code = NONE,
 ) -> None:
-    """Predict the labels of records, with a run of `amodal adapt`; or generate a field, with a run
-    of a method that generates one."""
+    """Predict the labels of records, with a run of `amodal adapt`; or classes by their names, with
+    a run that compares words with other fields (--classes); or generate a field, with a run of a
+    method that generates one."""
     from amodal.adapt import write_predictions
+    from amodal.inference.class_predictions import write_classes
 
+    options: dict[str, Any] = {"field": field, "threshold": threshold, "temperature": temperature}
+    options = by_name.chosen() | {n: v for n, v in options.items() if v not in (None, "")}
+    need_classes(options)
+    if options:
+        print(write_classes(code.open(run), data, out, part=part, **options))
+        print(f"wrote {out}")
+        return
     count = write_predictions(code.open(run), data, out, part=part)
     print(f"wrote predictions for {count} records to {out}")
 
@@ -70,6 +92,7 @@ def evaluate(
     simple: Annotated[
         bool, arg(help="also evaluate simple features: tf-idf, tiny pictures, lengths, …")
     ] = True,
+    by_name: ByName = NO_CLASSES,
     code: Code = NONE,
 ) -> None:
     """Evaluate a run on records it was not trained on; or more runs that differ by their seed, with
@@ -81,6 +104,7 @@ def evaluate(
     options: dict[str, Any] = {"simple": simple, "records": records, "label": label}
     options |= {"protocols": listed(protocols), "untrained": untrained}
     options |= {} if few is None else {"few": few}
+    options |= by_name.chosen()
     report = over_runs([code.open(one).evaluate(data, **options) for one in run])
     show(report.table())
     if json is not None:

@@ -24,7 +24,7 @@ from amodal.cluster.groups import (
     silhouette,
     stability,
 )
-from amodal.cluster.names import named
+from amodal.cluster.names import named, named_by_another
 from amodal.cluster.result import Clustering
 from amodal.core import AmodalError, Column, unknown
 from amodal.core.embeddings import FUSED
@@ -34,6 +34,7 @@ from amodal.data.attributes import Attributes
 from amodal.evaluate.context import EmbeddedParts
 from amodal.evaluate.labels import NotApplicable, is_number
 from amodal.evaluate.yardsticks import SimpleParts
+from amodal.inference.class_prompts import ClassesLike, TemplatesLike, read_classes
 from amodal.inference.embed import Embedded, embed_records, known
 from amodal.progress import Bar
 from amodal.stats.clustering import adjusted_mutual_information, matched_accuracy
@@ -57,7 +58,9 @@ def cluster(
     by: str = "auto",
     number: int | None = None,
     most_clusters: int = MOST_CLUSTERS,
-    words: Sequence[str] = (),
+    words: ClassesLike = (),
+    templates: TemplatesLike = ("name",),
+    names_by: Model | None = None,
     label: str | None = None,
     part: str | None = None,
     seed: int = 0,
@@ -76,8 +79,10 @@ def cluster(
         by: One of `BY`. auto is membership for a run of `cpp`, and kmeans for others.
         number: Of clusters, chosen unless set.
         most_clusters: The largest number that is tried.
-        words: Candidates for names. Each member votes for the nearest one, which takes a text field
-            in the space of the clustered one.
+        words: Candidates for names, or classes with descriptions. Each member votes for the nearest
+            one, which takes a text field in the space of the clustered one.
+        templates: Sentences around them, see `amodal.inference.class_prompts.read_templates`.
+        names_by: Another run, in whose space of texts members vote.
         label: One that clusters are compared with. They do not depend on it.
         part: "train", "valid" or "test"; all records unless set.
         seed: Of all that is random.
@@ -98,11 +103,16 @@ def cluster(
     membership = model.config.get("method") == "cpp" if by == "auto" else by == "membership"
     if membership and model.config.get("method") != "cpp":
         raise AmodalError("membership is learnt by cpp, and this is no run of it; take spectral")
-    if membership and words:
+    if membership and words and names_by is None:
         raise AmodalError(
-            "the heads of cpp have no space in common with texts; without words, clusters are "
-            "described by what sets them apart"
+            "the heads of cpp have no space in common with texts; name its clusters by a run that "
+            "has one (--names-by RUN), or leave names out: clusters are described by what sets "
+            "them apart"
         )
+    if names_by is not None and not words:
+        raise AmodalError("another run names clusters by words; say which: --names FILE")
+    if words:
+        read_classes(words)  # a mistake in them is refused before anything is embedded
     with Bar("embed", len(rows), shown=progress) as bar:
         embedded = embed_records(
             model.encoder,
@@ -148,6 +158,22 @@ def cluster(
     whole[column.rows.numpy()] = groups.cluster_N
     margin[column.rows.numpy()] = margins(z_ND, groups.cluster_N)
     described = _described(data, dataset, keys, groups.cluster_N, seed)
+    names: dict[int, str] = {}
+    if names_by is not None:
+        with Bar("names", len(rows), shown=progress) as bar:
+            names = named_by_another(
+                names_by,
+                records.open(data),
+                rows,
+                column.rows,
+                source,
+                groups.cluster_N,
+                words,
+                templates,
+                progress=lambda count: bar.step("records", by=count),
+            )
+    elif words:
+        names = named(model, embedded, column.rows, source, groups.cluster_N, words, templates)
     return Clustering(
         keys=embedded.keys,
         cluster=whole,
@@ -155,7 +181,7 @@ def cluster(
         source=source,
         by=way,
         dataset=decoded,
-        names=named(model, embedded, column.rows, source, groups.cluster_N, words) if words else {},
+        names=names,
         descriptions=described,
         judged=groups.judged,
         stability=stability(both_ND, fit_sample, seed=seed),

@@ -1,44 +1,32 @@
-"""Names for clusters, chosen from words by the votes of their members."""
+"""Names for clusters, chosen from classes by the votes of their members."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Column, Embeddings
+from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
-from amodal.diagnose.volume import volume_of
-from amodal.evaluate.diagnoses import ALIKE
+from amodal.data import Dataset
 from amodal.evaluate.self_labels import names_by_vote
-from amodal.inference.embed import Embedded, embed_values
+from amodal.inference.class_prompts import (
+    ClassesLike,
+    TemplatesLike,
+    class_vectors,
+    read_classes,
+    read_templates,
+)
+from amodal.inference.classify import named_classes
+from amodal.inference.common_space import ALIKE, compared_fields, pairs_alike
+from amodal.inference.embed import Embedded, embed_records, embed_values
 
 if TYPE_CHECKING:
     from amodal.model import Model
-
-MIN_PAIRS = 20
-"""Records with a text, by which a common space is recognised."""
-
-
-def read_names(path: str | Path) -> list[str]:
-    """Candidates for names, one a line; empty lines are left out.
-
-    Raises:
-        AmodalError: For a file that cannot be read, and for one without a name.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AmodalError(f"cannot read names from {path}: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise AmodalError(f"{path} has no name; write one a line")
-    return names
 
 
 def named(
@@ -47,20 +35,22 @@ def named(
     rows_n: Tensor,
     source: str,
     cluster_n: np.ndarray,
-    words: Sequence[str],
+    classes: ClassesLike,
+    templates: TemplatesLike = ("name",),
 ) -> dict[int, str]:
     """Name clusters.
 
     Args:
-        model: With a text field, in which the words are embedded.
+        model: With a text field, in which the classes are embedded.
         embedded: N records.
         rows_n: int64 rows of those that are clustered.
         source: What they are clustered by, a field or `fused`.
         cluster_n: Their clusters.
-        words: To choose from.
+        classes: To choose from, see `amodal.inference.class_prompts.read_classes`.
+        templates: See `amodal.inference.class_prompts.read_templates`.
 
     Returns:
-        cluster -> the word that most of its members are nearest to.
+        cluster -> the class that most of its members are nearest to.
 
     Raises:
         AmodalError: For a run that has no text field, or more than one, or none in the space of
@@ -71,26 +61,80 @@ def named(
         has = "none" if not texts else ", ".join(texts)
         raise AmodalError(
             f"names are chosen by the one text field of a run, and this run has {has}; without "
-            "words, clusters are described by what sets them apart"
+            "words, clusters are described by what sets them apart, and another run of the same "
+            "fields that has one text can name them: --names-by RUN"
         )
-    words_MD = embed_values(model.encoder, texts[0], list(words))
+    shared = compared_fields(model.encoder, model.method)
+    apart = AmodalError(
+        f"{source} and {texts[0]} have no common space in this run; names take a method that "
+        "aligns them, such as clip"
+    )
+    if texts[0] not in shared or (source != FUSED and source not in shared):
+        raise apart
+    read = read_classes(classes)
+    words_CD = class_vectors(
+        lambda sentences: embed_values(model.encoder, texts[0], sentences),
+        read.prompts(read_templates(templates)),
+    )
     aligned = embedded.fused() if source == FUSED else embedded.aligned[source]
     own_text = embedded.aligned[texts[0]] if texts[0] in embedded.aligned else None
-    if vectors_of(aligned).shape[1] != words_MD.shape[1] or not _one_space(aligned, own_text):
+    area = None if own_text is None or own_text is aligned else pairs_alike(aligned, own_text)
+    same = vectors_of(aligned).shape[1] == words_CD.shape[1]
+    if not same or (area is not None and area < ALIKE):
+        raise apart
+    among = torch.isin(aligned.rows, rows_n)
+    return names_by_vote(cluster_n, vectors_of(aligned)[among].float(), words_CD, read.names)
+
+
+def named_by_another(
+    model: Model,
+    data: Dataset,
+    rows_N: np.ndarray,
+    rows_n: Tensor,
+    source: str,
+    cluster_n: np.ndarray,
+    classes: ClassesLike,
+    templates: TemplatesLike = ("name",),
+    progress: Callable[[int], object] | None = None,
+) -> dict[int, str]:
+    """Name the clusters of one run in the space of another one.
+
+    Args:
+        model: The other run, which compares a text with the fields of these records.
+        data: The records.
+        rows_N: Numbers of those that were embedded.
+        rows_n: int64, which of these are clustered.
+        source: What they are clustered by: the field that votes, if the other run has it.
+        cluster_n: See `named`.
+        classes: See `named`.
+        templates: See `named`.
+        progress: Called with the number of records just done.
+
+    Returns:
+        See `named`. A cluster none of whose members the other run can read has no name.
+
+    Raises:
+        AmodalError: For a run without a common space, or without a field of these records.
+    """
+    read = read_classes(classes)
+    field = source if source in model.fields else ""
+    space = named_classes(
+        model.encoder, read, read_templates(templates), method=model.method, field=field
+    )
+    missing = data.missing_fields(model.fields)
+    if not set(space.sources) - set(missing):
         raise AmodalError(
-            f"{source} and {texts[0]} have no common space in this run; names take a method that "
-            "aligns them, such as clip"
+            f"the run of --names-by compares {', '.join(space.sources)} with texts, and "
+            f"{data.name!r} has none of these fields"
         )
-    here = torch.isin(aligned.rows, rows_n)
-    return names_by_vote(cluster_n, vectors_of(aligned)[here].float(), words_MD, words)
-
-
-def _one_space(aligned: Column, own_text: Column | None) -> bool:
-    """Whether records are more like their own texts than like those of others, where they have any:
-    methods that align nothing have vectors of one width too."""
-    if own_text is None or own_text is aligned:
-        return True
-    size = int(max(aligned.rows.max(), own_text.rows.max())) + 1 if len(own_text) else 0
-    both = Embeddings({"records": aligned, "texts": own_text}, size)
-    row = volume_of(both, both.sources) if size else None
-    return row is None or int(row["n"]) < MIN_PAIRS or float(row["auroc"]) >= ALIKE
+    whole = model.with_features(data.with_columns(missing).with_fields(model.fields))
+    embedded = embed_records(
+        model.encoder, whole, rows_N, device=model.device, progress=progress, labels=False
+    )
+    scores = space.together(embedded)
+    cluster_of = dict(zip(rows_n.tolist(), cluster_n.tolist()))
+    voting = [(i, row) for i, row in enumerate(scores.rows.tolist()) if row in cluster_of]
+    votes = np.array([cluster_of[row] for _, row in voting], dtype=np.int64)
+    index = torch.tensor([i for i, _ in voting], dtype=torch.int64)
+    # the scores are the coordinates by which a member is nearest to a class
+    return names_by_vote(votes, vectors_of(scores)[index], torch.eye(len(read)), read.names)

@@ -215,6 +215,30 @@ class HasLogitScale(Protocol):
 
 
 @runtime_checkable
+class DescribesClasses(Protocol):
+    """Classifies by attributes of classes, also of classes that it was not trained on.
+
+    Attributes:
+        description_field: The field, a table, whose values describe a class.
+    """
+
+    @property
+    def description_field(self) -> str: ...
+
+    def class_logits(self, batch: Batch, described: Batch) -> Embeddings:
+        """Compare records with classes.
+
+        Args:
+            batch: B rows.
+            described: C rows, whose `description_field` describes a class each.
+
+        Returns:
+            Field -> (N, C) logits of the rows that have it.
+        """
+        ...
+
+
+@runtime_checkable
 class Optimizers(Protocol):
     """Has players with losses of their own, such as a generator and a discriminator."""
 

@@ -14,6 +14,7 @@ from amodal.evaluate.label_choice import survival_label, usual_label
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needs import (
     CHANGED_RECORDS,
+    CLASS_NAMES,
     HEAD,
     LABEL,
     OPTIONAL_LABEL,
@@ -36,6 +37,7 @@ __all__ = [
     "LABEL",
     "OPTIONAL_LABEL",
     "SURVIVAL_LABEL",
+    "CLASS_NAMES",
     "TEXT_PROMPTS",
     "TWO_FIELDS",
     "Context",

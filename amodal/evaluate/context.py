@@ -80,6 +80,7 @@ class Context:
         labels: All labels of this evaluation.
         first: Whether this is the first label. What depends on no label is measured for that one
             only.
+        column: Of the report: "trained", "untrained", or what is measured beside these.
     """
 
     parts: EmbeddedParts
@@ -91,6 +92,7 @@ class Context:
     dataset: Dataset | None = None
     labels: LabelChoice = field(default_factory=lambda: LabelChoice(()))
     first: bool = True
+    column: str = "trained"
 
     @staticmethod
     def on(train: Embedded, test: Embedded, **more: Any) -> Context:

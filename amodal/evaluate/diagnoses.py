@@ -31,6 +31,7 @@ from amodal.diagnose.neighbours import mutual_knn
 from amodal.diagnose.spectrum import spectrum
 from amodal.diagnose.volume import volume_of
 from amodal.evaluate.result import json_values
+from amodal.inference.common_space import ALIKE
 from amodal.inference.embed import Embedded, embed_records
 from amodal.progress import Bar
 
@@ -42,8 +43,6 @@ MAX_RECORDS = 5000
 K = 10
 ODD = 10
 """Records whose fields disagree most, that are named."""
-ALIKE = 0.6
-"""`auroc` of volumes below which fields have no common space."""
 FEW_DIMENSIONS = 0.1
 """Share of the dimensions in use, below which they have collapsed for most purposes."""
 DISTINCT = 0.9

@@ -20,6 +20,7 @@ from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.evaluate.context import EmbeddedParts, Pair, Run
+from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needed_parts import Choice, ComparedParts
 from amodal.evaluate.yardsticks import MAX_TRAIN, in_place_of, training_records
 from amodal.inference.embed import device_of
@@ -101,6 +102,8 @@ class FrozenParts(ComparedParts):
 
     def _frozen(self) -> Pair:
         models, chosen = self.embedded.pair, self._chosen()
+        if not all(map(len, chosen)):
+            raise NotApplicable("no training or no test record is read")
         numbers = [rows[some] for rows, some in zip(self._rows, chosen)]
         with Bar("frozen features", sum(map(len, numbers)), shown=self._progress) as bar:
             sides = [

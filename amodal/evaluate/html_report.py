@@ -262,6 +262,8 @@ def _notes(parent: Element, report: Report) -> None:
     listed = SubElement(parent, "ul")
     for field, name in about.get("simple", {}).items():
         _text(listed, "li", f"simple features of {field}: {name}")
+    for name, note in about.get("notes", {}).items():
+        _text(listed, "li", f"{name}: {note}")
     if how := about.get("intervals"):
         groups = f", drawn as {how['groups']:,} groups" if "groups" in how else ""
         text = (

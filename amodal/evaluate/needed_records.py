@@ -100,15 +100,26 @@ def labelled(part: PartRecords, context: Context) -> Mask:
 def drawn(part: PartRecords, context: Context) -> Mask:
     """Those with the label; of these, where few labels are used, the ones that are drawn."""
     few = getattr(context.options, "few", None)
-    mask = part.labelled(context.label)
     if few is None or few < 1 or context.label not in part.labels:
-        return mask
-    wanted = np.zeros(len(part), dtype=bool)
+        return part.labelled(context.label)
+    return few_drawn(part, context, few, context.options.draws)
+
+
+def few_drawn(part: PartRecords, context: Context, few: int, draws: int) -> Mask:
+    """Those of some draws of so many labels a class; none for a label that is not there.
+
+    Args:
+        part: Records of a part.
+        context: Its label and seed.
+        few: Labels of each class, 0 for none.
+        draws: How often they are drawn.
+    """
+    mask, wanted = part.labelled(context.label), np.zeros(len(part), dtype=bool)
+    if few < 1 or context.label not in part.labels:
+        return wanted
     for rows in part.population().values():
         pool = rows[mask[rows]]
-        for picked in draws_of(
-            part.labels[context.label], pool, few, context.options.draws, context.seed
-        ):
+        for picked in draws_of(part.labels[context.label], pool, few, draws, context.seed):
             wanted[pool[picked]] = True
     return wanted
 

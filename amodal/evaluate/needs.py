@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.options import Option
+from amodal.inference.class_prompts import Classes, read_classes
+from amodal.inference.classify import NoClassSpace, check_space
 from amodal.inference.embed import Embedded
 
 if TYPE_CHECKING:
@@ -135,6 +137,27 @@ class TextPrompts(Need):
         return {"text": field, "embed_text": lambda sentences: context.embed_text(sentences, field)}
 
 
+class ClassNames(Need):
+    """A field in which classes can be described: a text in the space of other fields, or a table
+    where the cells of classes are known (the option `classes`) or a method compares attributes."""
+
+    name = "class names"
+
+    def met_by(self, context: Context) -> bool:
+        fields = context.encoder.fields.values() if context.encoder is not None else ()
+        return any(modality.takes_prompts or modality.is_row for modality in fields)
+
+    def check(self, context: Context) -> None:
+        if context.encoder is None:
+            raise NotApplicable("it compares records with names, which takes an encoder")
+        options, method = context.options, getattr(context.model, "method", None)
+        classes = Classes({}) if options.classes is None else read_classes(options.classes)
+        try:
+            check_space(context.encoder, method, classes, options.by or options.text)
+        except NoClassSpace as reason:
+            raise NotApplicable(str(reason)) from None
+
+
 class Head(Need):
     """A run with a head that predicts labels."""
 
@@ -191,6 +214,7 @@ LABEL = Label()
 OPTIONAL_LABEL = Label(optional=True)
 SURVIVAL_LABEL = SurvivalLabel()
 TEXT_PROMPTS = TextPrompts()
+CLASS_NAMES = ClassNames()
 HEAD = Head()
 CHANGED_RECORDS = ChangedRecords()
 TWO_FIELDS = TwoFields()

@@ -162,6 +162,14 @@ class Protocol:
         """What a table shows of many rows: means over targets, or over subsets of one size."""
         return report_table.means(rows)
 
+    def remark(self, rows: Sequence[Row]) -> str:
+        """What a report's sentence adds about this protocol; "" for nothing.
+
+        Args:
+            rows: Of this protocol, with the values of what is compared.
+        """
+        return ""
+
     def draw(self, result: Result, path: Path) -> Path | None:
         """Draw the result.
 

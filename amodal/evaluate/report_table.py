@@ -71,6 +71,7 @@ def table(
         notes += [escape(f"simple: {used}")]
     if "runs" in about:
         notes += [f"trained: mean of {about['runs']} runs, ± over the runs, ± over the records"]
+    notes += [escape(f"{name}: {note}") for name, note in about.get("notes", {}).items()]
     notes += [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
     shown = Table(
         title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left"

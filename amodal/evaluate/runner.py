@@ -112,7 +112,7 @@ def evaluate(
     if any(outcome is not None for one in measured["trained"] for outcome in one.outcomes):
         # outcomes are numbered in the whole test part, whichever of its records a protocol reads
         bootstrap = Bootstrap(len(test), seed=seed, group=test_groups(dataset, test))
-    return _report(measured, skipped, about, columns, bootstrap)
+    return _report(runs, measured, skipped, about, columns, bootstrap)
 
 
 def evaluate_many(
@@ -218,17 +218,21 @@ def _run(one: Protocol, context: Context, columns: Columns) -> dict[str, Result]
     trained = _result(one, replace(context, parts=columns.trained.only(needed)))
     found = {"trained": trained}
     if (before := columns.untrained) is not None:
-        seen = replace(context, parts=before.only(needed), encoder=before.encoder)
+        seen = replace(
+            context, parts=before.only(needed), encoder=before.encoder, column="untrained"
+        )
         found["untrained"] = _result(one, seen)
     for name, features in columns.beside():
         if name == "joined" and not one.joined:
             found[name] = replace(trained, rows=[])
             continue
-        found[name] = _beside(one, replace(context, parts=features.only(needed)), trained)
+        beside = replace(context, parts=features.only(needed), column=name)
+        found[name] = _beside(one, beside, trained)
     return found
 
 
 def _report(
+    runs: Sequence[ProtocolRun],
     measured: dict[str, list[Result]],
     skipped: dict[str, str],
     about: dict[str, Any],
@@ -240,6 +244,8 @@ def _report(
     about = about | ({"embedded": columns.trained.counts} if columns.trained.made else {})
     if columns.simple is not None and columns.simple.names:
         about["simple"] = columns.simple.names
+    notes = {r.protocol: r.spec["note"] for r in measured["trained"] if r.spec.get("note")}
+    about |= {"notes": notes} if notes else {}
     report = Report(
         measured["trained"],
         untrained=measured.get("untrained"),
@@ -254,8 +260,12 @@ def _report(
     )
     if bootstrap is not None:
         add_intervals(report, bootstrap)
-    if verdict := summary(report.rows(), report.outcomes(), bootstrap, about.get("simple")):
-        about["summary"] = verdict
+    rows = report.rows()
+    sentences = [summary(rows, report.outcomes(), bootstrap, about.get("simple"))]
+    for one in dict.fromkeys(one for one, _ in runs):
+        sentences.append(one.remark([row for row in rows if row["protocol"] == one.name]))
+    if any(sentences):
+        about["summary"] = " ".join(filter(None, sentences))
     return report
 
 

@@ -16,7 +16,7 @@ from amodal.evaluate.intervals import column_interval, difference, independent
 from amodal.evaluate.row import Row
 from amodal.stats.paired_bootstrap import Bootstrap, Outcome
 
-CALLED = ("balanced accuracy", "Spearman", "concordance")
+CALLED = ("balanced accuracy", "Spearman", "concordance", "AUROC, mean of classes")
 """The metrics that are compared, and Recall@k of the largest k. Accuracy is not among them: it
 praises a guess of the most frequent class."""
 SHOWN = 3
@@ -27,6 +27,8 @@ COMMON = 0.5
 """The share of a class from which a sentence names it, if it is also `COMMON_TIMES` an even one."""
 COMMON_TIMES = 1.4
 SIMPLE = "simple features"
+OWN_TEXT = "simple features of the own text"
+"""What stands beside classes by their names."""
 BEFORE = {"untrained": "the untrained encoder", "frozen": "its frozen backbone"}
 
 
@@ -85,6 +87,7 @@ class Task:
         labelled: Whether it is about a label, for which there is more than one protocol.
         compared: Whether simple features are measured on it.
         joined: The best of both side by side, if measured.
+        against_chance: Whether it is said where it is below chance, whatever else is said.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Task:
     labelled: bool
     compared: bool = True
     joined: Score | None = None
+    against_chance: bool = False
 
     @property
     def together(self) -> bool:
@@ -137,6 +141,9 @@ def summary(
         if task.simple is not None and task.simple.above(trained):
             gap = task.simple.value - trained.value
             loses.append((gap, _use(task, task.simple, simple or {})))
+            if task.against_chance and trained.value < task.chance - LEAST:
+                figures = pair(trained.value, task.chance, " against ")
+                below.append((task.chance - trained.value, f"{name} ({figures})"))
         elif not trained.above_number(task.chance):
             figures = pair(trained.value, task.chance, " against ")
             if trained.value < task.chance and len({*figures.split(" against ")}) > 1:
@@ -192,9 +199,9 @@ def tasks(
             continue
         name = f"{row['label']} from {row['source']}" if row.get("label") else ""
         name = f"retrieval of {target} by {row['source']}" if target else name
-        if not protocol.yardstick:
-            if not protocol.against_chance:
-                continue
+        if not (protocol.yardstick or protocol.against_chance):
+            continue
+        if protocol.against_chance:  # another question than that of probes, which learn from labels
             name += f" by {protocol.name.replace('_', '-')}" if name else ""
         key = (name, "recall" if recall else metric, protocol.yardstick)
         groups.setdefault(key, []).append(number)
@@ -218,9 +225,11 @@ def tasks(
             continue
         chance = max(float(rows[i]["chance"]) for i in same)
         before = best("frozen") or best("untrained")
-        labelled = kind != "recall"
+        labelled, simple = kind != "recall", best("simple")
+        named = protocol_of_report(rows[same[0]]["protocol"]).against_chance
+        compared &= simple is not None or not named
         found.append(
-            Task(name, trained, best("simple"), before, chance, labelled, compared, best("joined"))
+            Task(name, trained, simple, before, chance, labelled, compared, best("joined"), named)
         )
     return found
 
@@ -239,6 +248,7 @@ def _use(task: Task, simple: Score, names: Mapping[str, str]) -> str:
     fields = [*names] if row["source"] == FUSED else [row["source"], row.get("target", "")]
     of = {names.get(field, "") for field in fields if field}
     name = (of.pop() if len(of) == 1 else "") or SIMPLE
+    name = OWN_TEXT if task.against_chance else name
     return f"{name} for {task.name} ({protocol}{pair(simple.value, task.trained.value)})"
 
 

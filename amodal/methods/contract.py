@@ -41,6 +41,8 @@ class Method(nn.Module):
     `field:1` … `field:n`."""
     min_batch_size: int = 1
     """Rows that a batch needs for there to be anything to learn."""
+    compares_fields: bool = True
+    """Whether the heads of its encoder, where it has any, lead all fields into one space."""
     labels: tuple[str, ...] = ()
     """The labels that batches must bring along, for methods that learn from some."""
     lr_multipliers: Mapping[str, float] = {}

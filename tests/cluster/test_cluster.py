@@ -11,11 +11,12 @@ import torch
 
 import amodal
 from amodal.cli import main
-from amodal.cluster import cluster, clustering, names
+from amodal.cluster import cluster, clustering
 from amodal.cluster.result import Clustering
 from amodal.core import AmodalError, Column
 from amodal.data import Dataset, Label
 from amodal.data import open as open_data
+from amodal.inference.common_space import ALIKE, pairs_alike
 from amodal.modalities import NoSimpleFeatures
 
 QUICK = dict(steps=2, size="nano", progress=False, logger=None)
@@ -129,7 +130,7 @@ def test_names_are_voted_for_in_the_space_of_the_text(model, data, monkeypatch):
         return torch.stack([body[0:40:2].mean(0), body[1:40:2].mean(0), -body[:40].mean(0)])
 
     monkeypatch.setattr("amodal.cluster.names.embed_values", embed_values)
-    monkeypatch.setattr("amodal.cluster.names.MIN_PAIRS", 99)  # two steps have aligned nothing
+    monkeypatch.setattr("amodal.inference.common_space.MIN_PAIRS", 99)  # two steps align nothing
     clusters = model.cluster(data, field="body", number=2, words=words, progress=False)
     assert seen == [("caption", words)]
     assert clusters.name(int(clusters.cluster[0])) == "small"
@@ -145,10 +146,10 @@ def test_names_take_a_common_space_and_not_only_vectors_of_one_width(model, data
     aligned = model.embed(data).aligned
     body = aligned["body"]
     near = Column(body.values + 0.01 * torch.randn_like(body.values), body.rows)
-    assert names._one_space(body, near) and names._one_space(body, None)
-    assert not names._one_space(body, Column(body.values.roll(1, 0), body.rows))
+    assert pairs_alike(body, near) > 0.9
+    assert pairs_alike(body, Column(body.values.roll(1, 0), body.rows)) < ALIKE
     few = Column(body.values.roll(1, 0)[:10], body.rows[:10])
-    assert names._one_space(body, few), "too few to know"
+    assert pairs_alike(body, few) is None, "too few to know"
 
 
 def test_a_run_of_cpp_clusters_by_the_membership_that_it_learnt(data, tmp_path):
@@ -177,6 +178,34 @@ def test_a_run_of_cpp_with_more_fields_asks_which(data, tmp_path):
     assert run.cluster(data, field="caption", number=2, progress=False).source == "caption"
     with pytest.raises(AmodalError, match="no space in common with texts"):
         run.cluster(data, field="body", words=["small", "tall"], progress=False)
+
+
+def test_another_run_names_the_clusters_of_one_without_texts(model, data, tmp_path, monkeypatch):
+    """The record of the other run votes, in its space, with the descriptions of a class."""
+    settings = {**QUICK, "options": {"width": 8, "hidden": 16}}
+    bodies = data.select(["body"])
+    run = amodal.pretrain("cpp", bodies, tmp_path / "cpp", **settings)
+    own = model.embed(data).aligned["body"].values.float()
+    asked = []
+
+    def embed_values(encoder, field, values):
+        asked.extend(values)
+        return torch.stack([own[len(v) % 2 : 40 : 2].mean(0) for v in values])
+
+    monkeypatch.setattr("amodal.inference.classify.embed_values", embed_values)
+    words = {"small": ["even", "not tall"], "tall": "odd"}
+    clusters = run.cluster(bodies, number=2, words=words, names_by=model, progress=False)
+    assert asked == ["even", "not tall", "odd"]
+    unit = torch.nn.functional.normalize(own, dim=1)
+    prompts = torch.nn.functional.normalize(
+        torch.stack([own[0:40:2].mean(0), own[1:40:2].mean(0)]), dim=1
+    )
+    nearest = (unit @ prompts.T).argmax(1).numpy()
+    for c in (0, 1):
+        votes = np.bincount(nearest[clusters.cluster[:40] == c], minlength=2)
+        assert clusters.name(c) == ["small", "tall"][votes.argmax()]
+    with pytest.raises(AmodalError, match="say which: --names FILE"):
+        run.cluster(bodies, number=2, names_by=model, progress=False)
 
 
 def test_all_fields_together_and_one_part(model, data):
@@ -271,8 +300,8 @@ def test_the_verb(clusters, model, tmp_path, capsys):
         (["--out", "c.xls"], "a .csv or .parquet file, not c.xls"),
         (["--picture", "c.gif"], "to a .png file, not c.gif"),
         (["--show-field", "tabel"], "Did you mean table"),
-        (["--names", str(tmp_path / "no.txt")], "cannot read names"),
-        (["--names", str(tmp_path / "names.txt")], "write one a line"),
+        (["--names", str(tmp_path / "no.txt")], "cannot read classes"),
+        (["--names", str(tmp_path / "names.txt")], "one of two classes or more"),
     ):
         with pytest.raises(SystemExit) as ended:
             main([*words, *more])

@@ -295,7 +295,12 @@ def test_below_chance_is_said_plainly():
         "the model is below chance for kind from image by zero-shot (.035 against .045)."
     )
     ahead = [row(value=0.5, chance=0.045, protocol="zero_shot", n=200)]
-    assert summary(ahead) == "", "zero-shot has no yardstick, so nothing is said of its gains"
+    assert summary(ahead) == "", "nothing is said of gains over no yardstick"
+    worse = [row(value=0.015, chance=0.045, protocol="zero_shot", n=200, simple=0.5)]
+    assert summary(worse) == (
+        "nothing learnt here beats simple features: use simple features of the own text for kind from image by zero-shot "
+        "(zero_shot .50, trained .01); the model is below chance for kind from image by zero-shot (.015 against .045)."
+    )
     equal = [row(value=0.045, chance=0.045, protocol="zero_shot", n=200)]
     assert summary(equal) == "the model is not above chance for kind from image by zero-shot."
 

@@ -10,6 +10,10 @@ from amodal.train.step import gradients
 from tests.methods.bench import batch, method
 
 
+def test_heads_of_fields_share_no_space():
+    assert not method("cpp").compares_fields and method("clip").compares_fields
+
+
 def test_only_the_heads_learn():
     m = method("cpp")
     assert {n.split(".")[1] for n, p in m.named_parameters() if p.requires_grad} == {"heads"}

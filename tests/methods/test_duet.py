@@ -161,6 +161,27 @@ def test_predictions_do_not_look_at_the_attributes():
     )
 
 
+def test_classes_are_compared_by_the_products_of_their_attributes():
+    duet = method("duet", sources=FIELDS).eval()
+    rows, table = batch(duet.views, sources=FIELDS, patchy=False), duet.encoder.fields["facts"]
+    cells = rows["facts"].values[:2].clone()
+    cells[1, 0] = NAN  # what is not known of a class says nothing for or against it
+    described = Batch.of(2, {"facts": Column(cells, torch.arange(2))})
+    logits = duet.class_logits(rows, described)
+    predicted = duet.predict_attributes(rows)
+    assert duet.description_field == "facts" and logits.sources == ("picture",)
+    x, known = attribute_vectors(table, cells)
+    expected = torch.stack(
+        [
+            sum(a * v for a, v, k in zip(p, one, ks) if k)
+            for p in predicted["picture"].values
+            for one, ks in zip(x, known)
+        ]
+    ).view(-1, 2)
+    assert torch.allclose(logits["picture"].values, expected, atol=1e-5)
+    assert torch.equal(logits["picture"].rows, rows["picture"].rows)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="Did you mean facts"):
         method("duet", attributes="fact")

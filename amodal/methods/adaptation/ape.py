@@ -16,7 +16,9 @@ Differs:
 - the pairs: their second lever, captions that resemble the task, is a matter of which records are
   trained on.
 - recipe: that of the library; the authors published no code.
-- zero-shot classes are those of `amodal evaluate`, with the templates that it is given.
+- zero-shot classes by an ensemble of prompts: `amodal predict RUN --classes … --templates …`, and
+  `zero_shot` of `amodal evaluate`. The sets of templates that ship are few and short; files of
+  others, such as CLIP's 80, are taken.
 """
 
 from amodal.core import AmodalError, unknown

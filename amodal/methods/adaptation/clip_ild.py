@@ -27,8 +27,9 @@ Differs:
   stopping: the steps are the budget.
 - views: `weak`, so montages are cropped and reports lose words at their ends (`--views all=plain`
   for neither).
-- product: AUROC with intervals is Python (`amodal.stats.auroc`); `zero_shot` reports
-  accuracies and F1. Montages and sentences are made in Python, by no command.
+- product: classes with wordings of each are `amodal predict RUN --classes FILE --templates …`, and
+  AUROC with intervals is `zero_shot` of `amodal evaluate`. Montages and sentences are made in
+  Python, by no command.
 """
 
 from amodal.core import unknown

@@ -21,9 +21,10 @@ Differs:
 - `distortion` .1 as in the authors' code, which ignores its own option for it.
 - product: `amodal cluster` groups by the memberships' branch and codes the subspaces' branch, of
   up to 2,000 records; others get the cluster that they are most alike. The paper names them by
-  votes of texts in CLIP's space. A run of this page has none, as its heads take the place of those
-  into a common space, so `--names` is of no use to it. `amodal evaluate` scores such clusters, of
-  the vectors of both branches, where there is a label (`number="coding length"`)."""
+  votes of texts in CLIP's space. The heads of this page take the place of those into a common
+  space, so a run that has one does it: `amodal cluster RUN --names FILE --names-by RUN2`. `amodal
+  evaluate` scores such clusters, of the vectors of both branches, where there is a label
+  (`number="coding length"`)."""
 
 from __future__ import annotations
 
@@ -110,6 +111,7 @@ class Clusters(StagedMethod):
 
     min_batch_size = 2
     refresh_first = False
+    compares_fields = False  # each field has subspaces of its own
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Rizhko and Bloom, 2024, arXiv:2411.08842. Loss: their symmetric cross-entropy of each pair of
 fields, averaged over the pairs. Row 39 of the catalogue. What the paper does with it afterwards:
-`amodal.search` for similar objects, `amodal.diagnose.disagreement` for outliers.
+`amodal search` for similar objects, `amodal diagnose` for outliers.
 
 Differs:
 
@@ -28,9 +28,9 @@ Differs:
   which 6 without a lower one end the run; they keep the epoch that matches the fields of validation
   data best. Numbers of their search are rounded.
 - product: `amodal search` finds similar stars, the method `finetune` classifies, `amodal cluster`
-  finds subclasses; outliers are Python (`amodal.diagnose.disagreement`), no command. The authors'
-  classifier of all fields reads the mean of the projected vectors; `finetune` has them side by
-  side, before projection.
+  finds subclasses; `amodal diagnose` names the objects whose fields disagree most. Outliers by the
+  mean similarity of the members of a class are not there. The authors' classifier of all fields
+  reads the mean of the projected vectors; `finetune` has them side by side, before projection.
 - ours: any fields, and rows that lack some.
 """
 

@@ -28,11 +28,13 @@ Differs:
 - each row draws for itself whether its attributes are the prompt; there a whole batch does.
 - recipe: `PAPER_RECIPE` is that for CUB. The authors start Adam anew with every epoch, and keep the
   step with the best result on the test set. Views are `weak`; theirs are the centre.
-- product: unseen classes by their attributes, with calibrated stacking (scores of seen classes less
-  a constant). Here `predict_attributes` in Python; no command takes a list of classes.
+- product: unseen classes by their attributes, `amodal predict RUN --classes FILE` with a column for
+  each attribute (docs/predicting.md), and `amodal evaluate --protocols zero_shot`, with calibrated
+  stacking (scores of seen classes less a constant). Attributes are cells that a class has or has
+  not, where theirs have strengths. The constant is the user's.
 - the loss that calibrates unseen classes needs their descriptions in training and is left out.
 
-`predict_attributes` predicts the attributes of pictures, or of any field in their place.
+Pictures may be any field, and a field that is no table of attributes is compared by itself.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Recipe, 
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
-from amodal.methods.shared.prompts import AttributePrompts
+from amodal.methods.shared.prompts import AttributePrompts, attribute_vectors
 from amodal.methods.shared.shapes import share, token_mean, two_fields
+from amodal.methods.shared.typed_parts import table_modality
 from amodal.nn.attention.cross import CrossEncoder
 from amodal.nn.encoder import Encoder
 from amodal.objectives.attribute_contrast import attribute_contrast, draw_attribute_rows
@@ -262,6 +265,20 @@ class Duet(Method):
 
     def on_step_end(self, clock: Clock) -> None:
         self.prompts.get_buffer("count").add_(self._present)
+
+    @property
+    def description_field(self) -> str:
+        """The table of attributes."""
+        return self.field
+
+    @torch.no_grad()
+    def class_logits(self, batch: Batch, described: Batch) -> Embeddings:
+        """Compare predicted attributes with those of classes; what is not known of one is 0."""
+        table = table_modality(self.encoder, self.field)
+        classes_CA, _ = attribute_vectors(table, described[self.field].flat)
+        predicted = self.predict_attributes(batch)
+        columns = {s: Column(c.flat @ classes_CA.T, c.rows) for s, c in predicted.columns.items()}
+        return Embeddings(columns, batch.size)
 
     @torch.no_grad()
     def predict_attributes(self, batch: Batch) -> Embeddings:

@@ -2,15 +2,17 @@
 
 Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus uni-modal alignment
 (UMA). The two views of UMA are made in the latent space, a linear map and a dropout each, since a
-signal that is cut or distorted may lose its diagnostic content. Row 9 of the catalogue. Prompts
-that are enriched from a knowledge base, for zero-shot tests: `amodal.evaluate.knowledge_prompts`.
+signal that is cut or distorted may lose its diagnostic content. Row 9 of the catalogue.
+
+Findings by prompts that are enriched from a knowledge base: `amodal predict RUN --multi-label
+--classes FILE` (docs/predicting.md). Their AUC: `amodal evaluate RUN --protocols zero_shot`.
 
 Differs:
 
-- signals: `resnet1d` as a backbone is the kind of the authors' ResNet-18, from scratch
-  (`--backbone ecg=resnet1d:width=64,stages=4,blocks=2,stem=2 --train-backbones`), with one residual
-  design of its own; without it a transformer reads patches of all leads. The authors' other
-  encoder, a ViT over patches of 12 leads, has no prepended token either.
+- signals: `resnet1d` as a backbone is the kind of the authors' ResNet-18, and learns from scratch
+  (`--backbone ecg=resnet1d:width=64,stages=4,blocks=2,stem=2`), with one residual design of its
+  own; without it a transformer reads patches of all leads. The authors' other encoder, a ViT over
+  patches of 12 leads, has no prepended token either.
 - pooling: attention of learned queries without a position or a class token, for all fields. The
   latent views begin at the mean of the tokens of width D; the authors first reduce the channels of
   a ResNet to 256.
@@ -24,9 +26,8 @@ Differs:
   Weight decay is of matrices alone.
 - any fields: every two are aligned, and each that is not text has latent views.
 - data: no reader of WFDB files; leads come as arrays or columns (docs/data.md).
-- product: prompts come from a dictionary of phrases (`knowledge_prompts`), which the authors have
-  an LLM write from SNOMED CT and SCP-ECG. `evaluate` takes it from Python, no command does; and a
-  record has one class there, where the authors measure the AUC of each of several findings.
+- product: prompts come from a file of phrases, which the authors have an LLM write from SNOMED CT
+  and SCP-ECG; here it is the user's. All phrases follow the name, in one prompt.
 """
 
 from __future__ import annotations

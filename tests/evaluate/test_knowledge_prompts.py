@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Column, Embeddings
-from amodal.evaluate.knowledge_prompts import knowledge_prompts, verified
 from amodal.evaluate.protocols.zero_shot import zero_shot
 from amodal.inference.embed import Embedded
+from amodal.inference.knowledge_prompts import knowledge_prompts, verified
 
 BASE = {
     "Low voltage": {"names": ("small QRS",), "signs": ("reduced amplitude", "small QRS")},

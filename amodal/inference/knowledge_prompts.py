@@ -39,18 +39,18 @@ def knowledge_prompts(
     Raises:
         AmodalError: For a kind that no entry has.
     """
-    entries = {_plain(c): _by_kind(entry) for c, entry in knowledge.items()}
+    entries = {plain(c): _by_kind(entry) for c, entry in knowledge.items()}
     known = list(dict.fromkeys(kind for entry in entries.values() for kind in entry))
     for kind in kinds or ():
         if kind not in known:
             raise unknown("kind of phrase in this knowledge", kind, known)
     prompts = {}
     for c in classes:
-        entry = entries.get(_plain(c), {})
+        entry = entries.get(plain(c), {})
         phrases = [
             p for kind, some in entry.items() if kinds is None or kind in kinds for p in some
         ]
-        first = [_plain(c)] if name or not phrases else []
+        first = [plain(c)] if name or not phrases else []
         prompts[c] = ", ".join(dict.fromkeys(first + phrases))
     return prompts
 
@@ -58,11 +58,11 @@ def knowledge_prompts(
 def verified(proposed: Mapping[str, Sequence[str]], knowledge: Knowledge) -> dict[str, list[str]]:
     """Of the phrases proposed for each class, those that the knowledge base has, ignoring case."""
     known = {
-        _plain(c): {_plain(p) for some in _by_kind(entry).values() for p in some}
+        plain(c): {plain(p) for some in _by_kind(entry).values() for p in some}
         for c, entry in knowledge.items()
     }
     return {
-        c: [p for p in phrases if _plain(p) in known.get(_plain(c), ())]
+        c: [p for p in phrases if plain(p) in known.get(plain(c), ())]
         for c, phrases in proposed.items()
     }
 
@@ -71,5 +71,6 @@ def _by_kind(entry: Mapping[str, Sequence[str]] | Sequence[str]) -> Mapping[str,
     return entry if isinstance(entry, Mapping) else {"phrases": entry}
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
+    """Words in lower case, with spaces for underscores."""
     return " ".join(words.replace("_", " ").split()).lower()
