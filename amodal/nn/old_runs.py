@@ -159,7 +159,6 @@ RENAMED = {
         "choice_attention": "choose",
     },
     "MultiSourceDecoder": {"in_proj": "enter", "source_projections": "given"},
-    "PairHead": {"branch": "each"},
     "Queues": {"queue_all": "kept_kept"},
     "SeFusion": {"gate": "weigh"},
     "SpaceMaps": {"linears": "own"},

@@ -1,4 +1,4 @@
-"""The loss of a variational autoencoder: reconstruction, and the divergence from the prior.
+"""Divergence of Gaussians from the prior of a variational autoencoder.
 
 Kingma and Welling, ICLR 2014, arXiv:1312.6114, appendix B.
 """
@@ -29,16 +29,3 @@ def gaussian_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
 def kl_per_row(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
     """(N,) 1/2 sum_d (variance + mean^2 - 1 - log variance), the divergence of each row."""
     return (log_variance_ND.exp() + mean_ND.square() - 1 - log_variance_ND).sum(1) / 2
-
-
-@full_precision
-def negative_elbo(
-    x_ND: Tensor, decoded_ND: Tensor, mean_NL: Tensor, log_variance_NL: Tensor
-) -> Tensor:
-    """(N,) negative evidence lower bound of one sample a row, in nats.
-
-        ||x - decoded||^2 / 2 + KL(N(mean, diag(variance)) || N(0, I))
-
-    The likelihood is a Gaussian of variance 1, without its constant.
-    """
-    return (x_ND - decoded_ND).square().sum(1) / 2 + kl_per_row(mean_NL, log_variance_NL)

@@ -78,5 +78,7 @@ def test_a_further_field_learns_from_two_views_of_its_own():
 def test_half_a_pair_and_unknown_fields_are_refused():
     with pytest.raises(AmodalError, match="both fields"):
         build(first="before")
-    with pytest.raises(AmodalError, match="Did you mean action"):
-        build(action="acton")
+    for option, field in (("action", "action"), ("first", "before"), ("second", "after")):
+        names = {"action": "action", "first": "before", "second": "after"} | {option: field[:-1]}
+        with pytest.raises(AmodalError, match=f"Did you mean {field}"):
+            build(**names)

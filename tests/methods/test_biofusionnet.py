@@ -76,8 +76,8 @@ def test_the_autoencoder_loses_its_error_and_its_distance_from_the_prior():
     own = Normal(module.mean(inside), (module.log_variance(inside) / 2).exp())
     prior = kl_divergence(own, Normal(0.0, 1.0)).sum(1)
     decoded = module.out_proj(own.mean + own.stddev * noise)
-    # of a Gaussian of variance 1 around what is decoded, but for the constant
-    error = -Normal(decoded, 1.0).log_prob(x).sum(1) - 6 * math.log(2 * math.pi) / 2
+    # of a Gaussian of variance 1/2 around what is decoded, but for the constant
+    error = -Normal(decoded, math.sqrt(0.5)).log_prob(x).sum(1) - 6 * math.log(math.pi) / 2
     torch.testing.assert_close(loss, (error + prior) / 6)
     torch.testing.assert_close(means, own.mean)
 

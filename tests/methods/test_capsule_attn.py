@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Column
-from amodal.nn.heads.capsules import CapsuleHead
+from amodal.nn.heads.capsules import CapsuleHead, EMRouting, squash
 from tests.methods.bench import batch, method
 
 
@@ -38,3 +38,15 @@ def test_the_other_routings_learn_too(routing):
     sum(m.losses(m.features(batch(m.views))).values()).backward()
     votes = [p.grad for n, p in m.named_parameters() if "votes" in n]
     assert len(votes) == 4 and all(g.abs().sum() > 0 for g in votes)
+
+
+def test_capsules_that_are_off_or_far_apart_have_finite_gradients():
+    x = torch.zeros(2, 3, requires_grad=True)
+    squash(x).sum().backward()
+    assert x.grad.isfinite().all()
+    routing = EMRouting(4, 3)
+    for scale, active in ((1.0, torch.zeros(2, 4)), (1e6, torch.ones(2, 4))):
+        pose = (scale * torch.randn(2, 4, 3)).requires_grad_()
+        poses, above = routing(pose, active)
+        (poses.sum() + above.sum()).backward()
+        assert poses.isfinite().all() and above.isfinite().all() and pose.grad.isfinite().all()

@@ -70,6 +70,7 @@ def test_a_batch_without_a_field_is_classified_by_its_prediction():
     states = m.prompts(m.encoder, m.encoder.tokenize(one.only("words")))[1]["words"].values
     want = m.fusion.head(torch.cat([m.fusion.predictors["words>picture"](states), z], 1))
     torch.testing.assert_close(alone.values, want)
+    assert not alone.values.requires_grad
     both = m.predict(one)
     torch.testing.assert_close(
         both.values, m.fusion.head(torch.cat([m.encoder.features(one)["picture"].values, z], 1))

@@ -8,8 +8,7 @@ from tests.structure.tree import ROOT
 GOLDEN = ROOT / "tests" / "golden"
 WITHOUT = frozenset(
     """
-    aa_ssl biofusionnet capsule_attn cta_ttt cuni_mmt
-    less_bimodal mcl_multistage mhsa_dms missing_joint_embedding mm_guidance
+    mm_guidance
     mm_robustness mmcl_theory multi_sk multimat skillnet_mm ssma texttopicnet
     uda_cope
     """.split()
@@ -36,7 +35,9 @@ ALSO_OF_PARTS = {
     # the description of a label, by which the page is built
     "test_finetune.py": {"amodal.nn.heads.supervised"},
     "test_multimodn.py": {"amodal.nn.heads.supervised"},
+    "test_biofusionnet.py": {"amodal.nn.heads.supervised"},
     # only what it draws
+    "test_less_bimodal.py": {"amodal.objectives.matching"},
     "test_softmask_vl.py": {"amodal.objectives.matching"},
     "test_simsiam.py": {"amodal.objectives.negative_cosine"},
 }

@@ -5,9 +5,24 @@ learns with its head and symmetric InfoNCE between both on the same values. At t
 is the loss of views through the aligned path, for `amodal.train.test_time`. Row 80 of the
 catalogue.
 
-Any fields: each is aligned with itself, and the head reads all. `joint` is the Y-shaped network it
-is compared with (TTT, arXiv:1909.13231, with SimCLR's task). Which layers adapt, for how many
-steps, and the weights are reconstructed from summaries of the paper."""
+`joint` is the Y-shaped network it is compared with (TTT, arXiv:1909.13231, with SimCLR's task).
+
+Differs:
+
+- reconstructed from summaries of the paper, as there is no public code: which projectors the
+  alignment has, that the second view is the frozen encoder's, the weights and temperatures, which
+  layers adapt at test time, and for how many steps.
+- fields: any. Each is aligned with itself, and the head reads all; the paper has pictures.
+- encoders: transformers of the library by default; a ResNet-50 as the paper's can be had from
+  scratch (`--backbone image=timm:resnet50@scratch`). Both encoders are of one architecture and
+  begin with the same weights, theirs may be any two.
+- self-supervision: SimCLR's, in the first stage of the run (`alone`); of an encoder trained
+  elsewhere with `alone=0` and `--init-from`, of which its projector is not taken over.
+- recipe: that of the encoder's size; the paper's could not be had, so there is no `PAPER_RECIPE`.
+- views: `strong` of both, for labels too.
+- product: at test time `at_test` with `amodal.train.test_time.TestTimeTraining`, in Python. The
+  command line predicts without adapting.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,23 @@
 """Action-aware learning: two views of an object belong together, and the pair predicts the action.
 
-Aubret, Teulière and Triesch, 2024, arXiv:2407.06704: the action loss on top of SimCLR with views in
-time. The layout of the heads and the weight are ours. Row 150 of the catalogue.
+Aubret, Teulière and Triesch, ECCV 2024, arXiv:2407.06704: the action loss on top of SimCLR with
+views in time (AA-SimCLR). Row 150 of the catalogue.
+
+Differs:
+
+- inputs: any fields. An action is a field that the encoder reads, such as a table of turns; the
+  authors give its numbers, standardised, to the perceptron as they are.
+- encoders: transformers of the library by default; the authors' ResNet-18 can be had from scratch
+  (`--backbone before=timm:resnet18@scratch after=timm:resnet18@scratch` for fields of these names),
+  followed by a linear map to the width of the encoder.
+- views: of `first` and `second`, `weak` of each. The authors also augment both as SimCLR does, with
+  crops of 20 to 100 % (`--views before=strong after=strong`, which blurs too), and draw the pair of
+  each record anew from its clip in every epoch; here pairs are written to the data.
+- heads: biases before a BatchNorm, which would subtract them again, are left out.
+- self-supervision: SimCLR's; the authors' program also has BYOL and VICReg.
+- recipe: `PAPER_RECIPE`.
+- product: categories of objects by `amodal evaluate`. How viewpoints of different objects are
+  aligned has no command.
 """
 
 from __future__ import annotations
@@ -9,13 +25,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Embeddings, field_of, unknown
+from amodal.core import AmodalError, Batch, Embeddings, Recipe, field_of, unknown
 from amodal.methods.shared.shapes import Objective, Towers, share, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.projectors import PairHead, Projector
-from amodal.objectives.info_nce import info_nce, nt_xent
+from amodal.nn.heads.projectors import Projector
+from amodal.objectives.info_nce import nt_xent
+
+PAPER_RECIPE = Recipe(
+    lr=5e-4,
+    weight_decay=1e-6,
+    betas=(0.9, 0.999),
+    schedule="constant",
+    warmup=0.0,
+    clip=0.0,
+    batch_size=256,
+    epochs=100.0,
+)
 
 
 def aa_ssl(
@@ -26,10 +54,12 @@ def aa_ssl(
     second: str = "",
     weight: float = 1.0,
     width: int = 128,
-    temperature: float = 0.5,
+    hidden: int = 256,
+    pair_hidden: int = 1024,
+    temperature: float = 0.1,
     action_temperature: float = 0.1,
 ) -> Towers:
-    """SimCLR, and InfoNCE between pairs of views and the action that led from one to the other.
+    """SimCLR, and NT-Xent between pairs of views and the action that led from one to the other.
 
     Args:
         encoder: Trained in place; `second` is dropped from it.
@@ -39,6 +69,8 @@ def aa_ssl(
         second: The field after the action.
         weight: Weight of the action loss.
         width: Output width of the heads.
+        hidden: Of the projectors of views and of actions.
+        pair_hidden: Of the projector of pairs.
         temperature: Temperature of NT-Xent.
         action_temperature: Temperature of pairs against actions.
 
@@ -63,9 +95,9 @@ def aa_ssl(
     viewed = [f for f in encoder.fields if f != action]
     views = {f: ("strong", "strong") for f in viewed} | {f: ("weak",) for f in (first, second) if f}
     size = encoder.width
-    projectors = nn.ModuleDict({f: Projector(size, width, hidden=size) for f in viewed})
-    pair_heads = nn.ModuleDict({f: PairHead(size, width) for f in viewed})
-    action_head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, width))
+    projectors = nn.ModuleDict({f: Projector(size, width, hidden=hidden) for f in viewed})
+    pair_heads = nn.ModuleDict({f: Projector(2 * size, width, hidden=pair_hidden) for f in viewed})
+    action_head = Projector(size, width, hidden=hidden, last_norm=True)
 
     def objective(z: Embeddings) -> dict[str, Tensor]:
         invariance, actions = {}, {}
@@ -75,8 +107,9 @@ def aa_ssl(
                 *(projectors[f](v) for v in z.pair(a, b)), temperature=temperature
             )
             _, (before, after, done) = z.complete((a, b, action))
-            actions[f"action/{f}"] = info_nce(
-                pair_heads[f](before, after), action_head(done), temperature=action_temperature
+            pair = pair_heads[f](torch.cat([before, after], 1))
+            actions[f"action/{f}"] = nt_xent(
+                action_head(done), pair, temperature=action_temperature
             )
         return share(invariance) | {name: weight * term for name, term in share(actions).items()}
 
@@ -86,7 +119,7 @@ def aa_ssl(
         first=first,
         second=second,
         views=views,
-        learned=nn.ModuleDict({"z": projectors, "h": pair_heads, "u": action_head}),
+        learned=nn.ModuleDict({"z": projectors, "pair": pair_heads, "action": action_head}),
     )
 
 

@@ -12,8 +12,23 @@ Small groups share batches with their neighbours instead of being skipped. Each 
 encoder of its own, and the result has them all: its vectors are the concatenated unit vectors of
 all stages, whose cosine is the mean over stages.
 
-Differs: the paper's CLIP variant goes on from a trained CLIP, its text tower locked and the last
-blocks of its image tower unlocked.
+Differs:
+
+- the first stage: trained here with the others. The paper's CLIP variant takes a trained CLIP for
+  it; `--init-from` a run of `clip` begins all stages there, and trains the first one on.
+- what learns: the whole encoder. The authors lock the text tower, and the image tower but for its
+  last 6 blocks; a backbone is frozen or trained whole (`--train-backbones`).
+- encoders: transformers of the library by default; the paper's ResNet-18 of SimCLR and its CLIP
+  (ResNet-50, ViT-L/14) can be had as backbones, read through a linear map into the common space.
+- clusters: by default of the mean of all fields; the authors' are of pictures
+  (`cluster_field`). k-means over all records; theirs is over batches of a million.
+- batches: small groups share them with their neighbours; theirs skip groups that fill no batch,
+  and take one batch of each group in turn.
+- recipe: `PAPER_RECIPE` is that of CLIP, 20 epochs a stage. Theirs of SimCLR is not public.
+- views: `weak`; theirs for CLIP is a crop of 90 to 100 %.
+- product: probes, retrieval and zero-shot classes by `amodal evaluate`, with the mean of all
+  stages' cosines as in the authors' notebook. Accuracy on pairs that CLIP confuses (MMVP) has no
+  command.
 """
 
 from __future__ import annotations
@@ -24,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe, field_of, unknown
 from amodal.methods.contract import StagedMethod
 from amodal.methods.shared.shapes import field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
@@ -33,6 +48,18 @@ from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent
 from amodal.stats.kmeans import kmeans
+
+PAPER_RECIPE = Recipe(
+    lr=5e-4,
+    weight_decay=0.2,
+    betas=(0.9, 0.98),
+    schedule="constant",
+    warmup_steps=600,
+    clip=0.0,
+    batch_size=8000,
+    epochs=60.0,
+    resolution=224,
+)
 
 
 def mcl_multistage(

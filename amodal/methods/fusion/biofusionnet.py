@@ -4,12 +4,30 @@ arXiv:2402.10717: descriptors of patches through a variational autoencoder, co-d
 a transformer, a perceptron that clinical variables join late, and the weighted Cox loss. Row 47 of
 the catalogue.
 
-Differences. The risk set of an event is those who were still there at its time; the public code
-takes those of higher predicted risk, and sorts by that. There a patient's image, and the genes, are
-one vector each, so that every attention has one thing to read and comes to a linear map; here
-tokens are read (of the transformer, too). Patches see each other in the encoder's trunk. The
-autoencoder is trained along with the rest; fusion gets its means. Any fields, any of them missing;
-any labels, survival being what it is made for."""
+Differs:
+
+- risk sets: of those who were still under observation at the time of an event; the public code
+  takes those of higher predicted risk. Its weights are 5 of all patients alike, and cancel; here
+  they are of those with the event (`event_weight`), as the paper says.
+- encoders: one for each field, trained along or a frozen backbone. The paper puts three frozen
+  descriptors of a patch side by side (two of DINO, one of MoCo v3, 1152 numbers); written to a
+  column of sequences they are a field like any other (`--method.patches`). Patches see each other
+  in the encoder's trunk, in place of one layer of attention.
+- autoencoder: learns along with the rest, from what it reads as it is (no gradient into targets);
+  the paper trains it first, on normalised descriptors, and keeps it. Fusion gets its means.
+- attention: a patient's image, and the genes, are one vector each in the paper, so that every
+  attention has one thing to read and comes to a linear map. Here tokens are read, with an output
+  map and scaled scores at every stage; so are those of the transformer, whose means stand side by
+  side, and which has norms first and is 4 times as wide inside.
+- fields: any, any of them missing (a learned vector stands for it), and any labels.
+- dropout: of the first two layers; the paper's others have .01.
+- recipe: `PAPER_RECIPE`; Adam there adds the decay to the gradient, AdamW here does not. They stop
+  after 10 epochs without a better validation loss, we do not.
+- product: risks by `amodal predict`, their concordance by `head` of `amodal evaluate`. Curves of
+  risk groups with a log-rank test, and AUC over time, are those of Cox's regression on frozen
+  vectors (`survival`), not of these risks; hazard ratios and SHAP have no command. Stains are not
+  normalised.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +36,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amodal.core import Batch, Column, Embeddings, unknown
+from amodal.core import Batch, Column, Embeddings, Recipe, unknown
 from amodal.core.embeddings import FUSED
 from amodal.methods.contract import Method
 from amodal.methods.shared.regions import alone
@@ -30,6 +48,18 @@ from amodal.nn.fusion.co_attention import CoDualFusion
 from amodal.nn.generation.autoencoder import Autoencoder
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.objectives.cox import cox
+
+PAPER_RECIPE = Recipe(
+    lr=1e-4,
+    weight_decay=0.01,
+    betas=(0.9, 0.999),
+    schedule="constant",
+    warmup=0.0,
+    clip=0.0,
+    batch_size=12,
+    epochs=1000.0,
+    resolution=224,
+)
 
 
 def biofusionnet(

@@ -4,10 +4,21 @@ arXiv:2112.00775: primary capsules and routing by self-attention, of their secti
 softmax between every two fields (arXiv:1909.08782, eq. 2-4). Row 115 of the catalogue.
 
 The head is saved with the encoder. "dynamic" and "em" put the iterative routings of the comparison
-in its place. What differs: any fields, whose trunks learn with the rest (theirs are pooled features
-of pretrained networks); cosines with a learned temperature instead of plain products, because
-search ranks by cosine; the mean over pairs of fields. Reconstructed, as the authors published no
-code: widths, how activations enter the routing, and the layer norm before the gated linear map."""
+in its place.
+
+Differs:
+
+- inputs: any fields, whose trunks learn with the rest. The paper's are pooled features of
+  pretrained networks (a 2-D and a 3-D one of video, one of sound, word vectors); they can be had as
+  columns of numbers, or as frozen backbones. There is no modality of video yet.
+- reconstructed, as there is no public code: widths, how activations enter the routing, the softmax
+  over capsules, and the layer norm before the gated linear map.
+- loss: of cosines over a learned temperature, as search ranks by cosine, with the margin in logits;
+  the paper's is of plain products. The mean over pairs of fields.
+- recipe: that of the encoder's size. The paper's could not be had, so there is no `PAPER_RECIPE`.
+- product: retrieval by `amodal evaluate` and `amodal search`. Localisation of steps in time has no
+  command.
+"""
 
 from __future__ import annotations
 

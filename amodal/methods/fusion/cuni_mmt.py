@@ -6,11 +6,29 @@ sources: Libovický et al., arXiv:1811.04716, section 3, in
 catalogue.
 
 Rows that lack a field are translated from the others, and imagine nothing, so texts alone may be
-mixed in. What differs: a picture is read, or imagined, as its trunk leaves it, here learnt with the
-rest unless it is a pretrained backbone; the end of a text is a chance of its own beside the next
-token (together a softmax with an end), so that any field can be the target; tokens of the two texts
-are not shared; the weight of the imagination is reconstructed. `amodal.curate.in_domain` chooses
-more texts of the kind; back-translation is not there."""
+mixed in.
+
+Differs:
+
+- pictures: are read, or imagined, as their trunk leaves them. It learns with the rest, as a target
+  too, unless it is a pretrained backbone (`--backbone image=timm:resnet50`), as in the paper; of
+  one, the grid before pooling is read and the pooled vector imagined.
+- end of a text: a chance of its own beside the next token, which together are a softmax with an
+  end, so that any field can be the target.
+- vocabulary: bytes, or a tokenizer's parts; the two texts have embeddings of their own, the
+  paper's share one vocabulary of parts of words and its embeddings.
+- transformer: the decoder is as wide as the encoder, and its perceptrons 4 times as wide; what a
+  source says is normed and mapped first; queries, keys and values have biases; no dropout.
+- imagination: one hidden layer as wide as the encoder; its weight is reconstructed. The mean over
+  fields, where several are imagined.
+- recipe: that of the encoder's size. The paper's could not be had (the authors' program is public,
+  their configuration is not), so there is no `PAPER_RECIPE`, and averaging of checkpoints is an
+  average of the weights (`--ema`).
+- data: `amodal.curate.in_domain` chooses more texts of the kind; there is no back-translation.
+- product: `amodal predict RUN --data DIR --out FILE.csv` writes translations, by a beam search with
+  a length penalty, of a text with one byte or part a token (`patch = 1`); `amodal evaluate` has no
+  BLEU and no METEOR.
+"""
 
 from __future__ import annotations
 

@@ -6,9 +6,31 @@ labels instead of captions, then fine-tuning with a rate for each part. Row 135 
 Pairs are records with words and another field; lists of labels are a text field like any other. One
 run does both: a share of the steps on pairs, the rest on a label. Of more than two fields the words
 are read with each other one in turn, by the same layers, and predictions rest on all of these pairs
-(two pictures and a statement, as in NLVR2). Encoders trained apart come from a run or are
-backbones. Differences: mean tokens in the place of first ones; all masked words become the mask;
-negatives are of the batch; answers are one of a list of classes."""
+(two pictures and a statement, as in NLVR2).
+
+Differs:
+
+- encoders: words are read by a transformer of the library over bytes or a tokenizer's parts,
+  trained apart by a run of `data2vec` or `mae` (`--init-from`), as a backbone such as the authors'
+  RoBERTa gives hidden words away; with `pairs=0` it can be one. Pictures may have a backbone
+  (`--backbone image=timm:vit_base_patch16_224.augreg_in21k --train-backbones`). Encoders are not
+  projected before the fusion, the authors' are.
+- co-attention: norms come before a layer, as elsewhere here, after it in the authors' code.
+- vectors: means of tokens in place of class tokens. A field that is missing is read as an empty
+  list.
+- masked words: all of them become the mask, of the authors' one in ten another word and one in ten
+  stays. The head is one linear layer, theirs has a layer more. Of lists of labels whole labels are
+  masked in one of their variants.
+- matching: each pair is mismatched with probability 1/2, with a row of the batch; the authors
+  mismatch half of a batch, with rows of all data.
+- task: of one or more labels with a list of classes each; a linear layer, GELU and a linear layer.
+  Theirs has a norm before GELU, and VQA is scored by soft targets of several answers.
+- recipe: `PAPER_RECIPE` is that of pairs, with a batch of 48 rows, 10 steps of accumulation and 8
+  GPUs. The task has rates of 1e-5 to 2e-5 in batches of 48 or 96, and 10 for `cross_rate`: a run of
+  its own, `pairs=0` with `--init-from`.
+- views: `weak`, in place of RandAugment on a central crop.
+- product: accuracy by `amodal evaluate`; curves over numbers of pairs are one run for each number.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +41,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, name_code
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Recipe, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
@@ -33,6 +55,18 @@ from amodal.nn.fusion.co_encoder import CoEncoder
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.objectives.matching import matching, swap_partners
 
+PAPER_RECIPE = Recipe(
+    lr=1e-4,
+    weight_decay=0.01,
+    betas=(0.9, 0.98),
+    schedule="linear",
+    warmup=0.1,
+    clip=0.0,
+    batch_size=3840,
+    epochs=10.0,
+    resolution=224,
+)
+
 
 def less_bimodal(
     encoder: Encoder,
@@ -42,7 +76,7 @@ def less_bimodal(
     targets: tuple[Target, ...] = (),
     task: str = "auto",
     pairs: float = 0.5,
-    depth: int = 6,
+    depth: int = 2,
     ratio: float = 0.15,
     swap: float = 0.5,
     cross_rate: float = 5.0,
@@ -62,8 +96,9 @@ def less_bimodal(
         depth: Co-attention layers.
         ratio: Share of masked words.
         swap: Share of pairs with another's picture.
-        cross_rate: Learning rate of co-attention, times that of the encoders.
-        head_rate: Learning rate of the heads, times that of the encoders.
+        cross_rate: Learning rate of co-attention and of the heads of pairs, times that of the
+            encoders.
+        head_rate: Learning rate of the head of the label, times that of the encoders.
         view: How all fields but the text are augmented.
     """
     if not 0 <= pairs <= 1:
@@ -86,7 +121,7 @@ def less_bimodal(
         views={f: ("plain" if f == name else view,) for f in encoder.fields},
         lr_multipliers={
             "co": cross_rate,
-            "match": head_rate,
+            "match": cross_rate,
             "head": head_rate,
             "masked": cross_rate,
         },

@@ -4,11 +4,25 @@ workshops, arXiv:2304.06370: fusion by masked self-attention, SuMoCo (supervised
 queue of MoCo), then a classifier with focal loss. Row 56 of the catalogue. The fusions it is
 compared with: `fuse`.
 
-What differs. Any fields, with this library's trunks for the 3-D ResNets. The classifier is trained
-at the end on frozen vectors (theirs beside the contrast, on vectors without gradient). Contrast is
-with the keys of the batch and the queue, which begins empty (theirs: with noise of class 0; their
-code also has the other queries). Plain fusions have no batch norm, which couples rows, and zero for
-what is absent. The share of tokens left out is reconstructed: their code leaves it to the caller.
+Differs:
+
+- encoders: this library's transformers, or backbones, in place of 3-D ResNets of 8 frames that
+  begin with weights of Kinetics. There is no modality of video or depth yet; frames in a row are
+  pictures of their own, or a series of them.
+- contrast: with the keys of the batch and the queue, which begins empty (theirs with noise of class
+  0; their code also has the other queries of the batch among the candidates). The alternative for
+  detection, in which normal records alone are drawn together, is not there.
+- classifier: trained at the end, on frozen vectors with all tokens; theirs beside the contrast, on
+  vectors without gradient. Heads are as wide as the encoder inside, theirs 256.
+- attention: no dropout of attention weights. A token has a place of its field in all three axes,
+  of which the embeddings are added.
+- ratio: reconstructed, their code leaves it to the caller.
+- plain fusions: no batch norm, which couples rows, and zero for what is absent; theirs work with
+  all sources only.
+- recipe: `PAPER_RECIPE`, one cosine in place of one every 5 epochs; Adam there adds the decay to
+  the gradient; the classifier has ten times the rate, and training stops after 10 epochs without a
+  better result. A batch is half of normal, half of other clips, ours is drawn at random.
+- product: classes by `amodal predict`, `amodal evaluate` with any sources missing.
 """
 
 from __future__ import annotations
@@ -20,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Column
+from amodal.core import AmodalError, Batch, Column, Recipe
 from amodal.core.column import both
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Clock, FeatureRecord, StagedMethod
@@ -32,6 +46,18 @@ from amodal.nn.fusion.fusions import fusion_of
 from amodal.nn.queue import GroupedQueue
 from amodal.objectives.focal import focal
 from amodal.objectives.sup_moco import sup_moco
+
+PAPER_RECIPE = Recipe(
+    lr=1e-3,
+    weight_decay=1e-3,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    warmup=0.0,
+    clip=0.0,
+    batch_size=32,
+    epochs=100.0,
+    resolution=112,
+)
 
 
 def mhsa_dms(

@@ -4,11 +4,23 @@ read-only prompts gather what one field knows of another, and VICReg trains the 
 of the catalogue. The encoder must be trained beforehand, each field by itself (a run of `simclr` or
 `mae`, or pretrained backbones).
 
-What differs. Any number of fields: every ordered pair has a predictor, and a field that is lacking
-is the mean of what those present predict. Prompts cannot enter a pretrained backbone here; they
-read its finished tokens (see `amodal.nn.adapters.read_only_prompts`). The number of prompts, the
-predictor (a perceptron with one hidden layer) and the share of hidden fields are reconstructed from
-the paper's description."""
+Differs:
+
+- encoders: of any fields, trained beforehand (`--init-from` a run of `mae`, in which each field
+  learns by itself) or backbones. Prompts go through all blocks of our own transformers. They cannot
+  enter a backbone, such as a pretrained ViT or BERT: there they read its finished tokens, through a
+  block of their own (`amodal.nn.adapters.read_only_prompts`). The mean of tokens stands for the
+  class token.
+- fields: any number. Every ordered pair has a predictor, and a field that is lacking is the mean of
+  what those present predict; the paper has two.
+- reconstructed, as there is no public code: the number of prompts, the predictor (all final prompts
+  side by side, one hidden layer), the chance to hide a present field from the task, and the weights
+  of VICReg, which are its own paper's.
+- recipe: that of the encoder's size; the paper's could not be had, so there is no `PAPER_RECIPE`.
+- tuning: BitFit, none or all; the paper compares more.
+- views: `weak` of all fields.
+- metrics: accuracy and F1 of one label a record by `amodal evaluate`; MM-IMDb has several.
+"""
 
 from __future__ import annotations
 

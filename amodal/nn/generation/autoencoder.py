@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amodal.core import Tokens, name_code
 from amodal.masking.hashing import normal
-from amodal.objectives.gaussian_kl import negative_elbo
+from amodal.objectives.gaussian_kl import kl_per_row
 
 
 class Autoencoder(nn.Module):
@@ -41,12 +41,14 @@ class Autoencoder(nn.Module):
             noise_TL: Standard normal.
 
         Returns:
-            Means (T, L), and the negative ELBO of each token over D, (T,).
+            Means (T, L), and the loss of each token over D, (T,): the squared error plus the
+            divergence from the prior, as of a Gaussian of variance 1/2.
         """
         hidden = self.in_proj(x_TD)
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
         decoded = self.out_proj(mean + (log_variance / 2).exp() * noise_TL)
-        return mean, negative_elbo(x_TD.detach(), decoded, mean, log_variance) / x_TD.shape[1]
+        error = (x_TD.detach() - decoded).square().sum(1)
+        return mean, (error + kl_per_row(mean, log_variance)) / x_TD.shape[1]
 
     def compress(self, tokens: Tokens, seeds: Tensor) -> tuple[Tokens, Tensor]:
         """Tokens through the latent's mean, in the width that they had.

@@ -110,25 +110,6 @@ class PrototypeHead(nn.Module):
         return normalize(self.mlp(x_ND), dim=1) @ normalize(prototypes, dim=1).T
 
 
-class PairHead(nn.Module):
-    """A perceptron of two views, which first pass a layer each.
-
-    So the difference of two views can be predicted without being invariant in what they share.
-    """
-
-    def __init__(self, width_in: int, width: int):
-        super().__init__()
-        self.branch = nn.Sequential(nn.Linear(width_in, width_in), nn.GELU())
-        self.both = nn.Sequential(
-            nn.Linear(2 * width_in, width_in), nn.GELU(), nn.Linear(width_in, width)
-        )
-
-    def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """(N, D) and (N, D) -> (N, width)."""
-        out: Tensor = self.both(torch.cat([self.branch(before), self.branch(after)], 1))
-        return out
-
-
 class BranchHead(Part):
     """A perceptron with two linear outputs, features (the first half) and memberships (the second).
 
