@@ -23,6 +23,8 @@ FLOOR = {
     "cluster": 9,
     "studies": 9,
     "search": 9,
+    "selection": 9,
+    "linkage": 9,
     "export": 10,
     "serve": 11,
     "cli": 12,
