@@ -37,6 +37,7 @@ BESIDE = {
     "recipe_table": 4.4,
     "untrained": 8,
     "model": 10.5,
+    "run_ensemble": 10.6,
     "estimator": 11,
     "adapt": 10.4,
     "demo": 12,
