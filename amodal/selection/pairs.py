@@ -71,12 +71,12 @@ def clip_score(pool: Pool) -> Scores:
     )
 
 
-def _alike(own: np.ndarray, mixed: np.ndarray) -> list[str]:
+def _alike(matched: np.ndarray, mixed: np.ndarray) -> list[str]:
     """How often own fields are more alike than those of different records."""
-    have = ~np.isnan(own)
+    have = ~np.isnan(matched)
     if have.sum() < 2:
         return []
-    both = np.concatenate([own[have], mixed[have]])
+    both = np.concatenate([matched[have], mixed[have]])
     share = auroc(both, np.arange(len(both)) < have.sum())
     note = (
         f"own fields are more alike than those of different records in {share:.0%} (by chance 50%)"

@@ -9,8 +9,8 @@ Rows that lack a field are translated from the others, and imagine nothing, so t
 mixed in. What differs: a picture is read, or imagined, as its trunk leaves it, here learnt with the
 rest unless it is a pretrained backbone; the end of a text is a chance of its own beside the next
 token (together a softmax with an end), so that any field can be the target; tokens of the two texts
-are not shared; the weight of the imagination is reconstructed. `amodal.curate.in_domain` chooses
-more texts of the kind; back-translation is not there."""
+are not shared; the weight of the imagination is reconstructed. `amodal curate --by in_domain`
+chooses more texts of the kind; back-translation is not there."""
 
 from __future__ import annotations
 
