@@ -70,8 +70,8 @@ def open_dataset(
         path = _named_set(str(source)) or path
     if toml := local_schema(path):
         return from_toml(toml, name=name, root=path)
-    if is_subset(path):
-        return _subset(Path(path), name)
+    if isinstance(path, Path) and is_subset(path):
+        return _subset(path, name)
     declared = _toml(path)
     return from_toml(declared, name=name) if declared else infer(path, name=name)
 

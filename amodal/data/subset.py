@@ -23,9 +23,9 @@ FILE = "subset.toml"
 ENTRIES = ("data", "keys")
 
 
-def is_subset(folder: object) -> bool:
+def is_subset(path: Path) -> bool:
     """Whether a path is a folder with a subset.toml, or that file. Not in object storage."""
-    return isinstance(folder, Path) and (folder.name == FILE or (folder / FILE).is_file())
+    return path.name == FILE or (path / FILE).is_file()
 
 
 def read_subset(path: Path) -> tuple[str, list[str]]:

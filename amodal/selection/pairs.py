@@ -137,6 +137,10 @@ def learnability(pool: Pool) -> Scores:
 class _Loss:
     """The loss of each of n pairs among all of them, by a run's own scale."""
 
+    model: Model
+    scale: float
+    bias: float | None
+
     def __init__(self, model: Model, name: str):
         method = model.method
         scale = method.logit_scale() if isinstance(method, HasLogitScale) else None

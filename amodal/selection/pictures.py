@@ -36,7 +36,7 @@ def draw_scores(scores: Scores, selected: np.ndarray, cut: float, path: Path) ->
                 for wanted in (True, False)
             ]
             names = [f"stay, {len(parts[0]):,}", f"dropped, {len(parts[1]):,}"]
-            axes.hist(parts, edges, stacked=True, color=[COLOURS[0], REST], label=names)
+            axes.hist(parts, edges.tolist(), stacked=True, color=[COLOURS[0], REST], label=names)
         if np.isfinite(cut):
             axes.axvline(cut, color=COLOURS[5], linewidth=1.2, label=f"cut at {cut:.4g}")
         axes.set_xlabel(scores.meaning)
