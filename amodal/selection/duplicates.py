@@ -60,6 +60,7 @@ def _result(pool: Pool, distance: np.ndarray, before: np.ndarray, scale: Thresho
         score=distance,
         meaning=scale.meaning,
         lacking=scale.field,
+        fields=(scale.field,) if scale.field in pool.dataset.fields else (),
         threshold=scale.least,
         reasons={
             "near copies of an earlier record": near & ~leaks,

@@ -53,7 +53,8 @@ def clip_score(pool: Pool) -> Scores:
         own, mixed, count = (np.zeros(len(rows)) for _ in range(3))
         for a, b in pairs:
             x, y, who = _shared(z, a, b)
-            for total, other in ((own, y), (mixed, y.roll(1, 0))):
+            # neighbours in the data are often alike, so the other record is one from far away
+            for total, other in ((own, y), (mixed, y.roll(len(y) // 2, 0))):
                 cosine = (x * other).sum(1)
                 total[who] += (cosine.abs() if z.abs_cosine else cosine).numpy()
             count[who] += 1
@@ -66,6 +67,7 @@ def clip_score(pool: Pool) -> Scores:
     return Scores(
         score=score,
         meaning=f"cosine of {named}",
+        fields=tuple(dict.fromkeys(f for pair in pairs for f in pair)),
         lacking=named,
         notes=_alike(score, columns["mixed"]),
     )
@@ -129,6 +131,7 @@ def learnability(pool: Pool) -> Scores:
     return Scores(
         score=columns["learner"] - columns["reference"],
         meaning="loss of the learner less that of the reference",
+        fields=tuple(dict.fromkeys(f for pair in pairs for f in pair)),
         lacking=named,
         columns={f"loss of the {name}": values for name, values in columns.items()},
     )
@@ -216,6 +219,7 @@ def pair_rules(pool: Pool) -> Scores:
     return Scores(
         score=score,
         meaning="minus the number of rules that are broken",
+        fields=(picture, text),
         lacking=f"{picture} and {text}",
         threshold=0.0,
         reasons=reasons,

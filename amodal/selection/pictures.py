@@ -69,11 +69,12 @@ def draw_examples(
     Raises:
         AmodalError: For an unknown field.
     """
-    fields = dataset.fields
+    fields = [*dict.fromkeys([*scores.fields, *dataset.fields])]
+    modalities = dataset.fields
     if field is not None and field not in fields:
         raise unknown("field of this data", field, fields)
-    texts = [name for name, modality in fields.items() if isinstance(modality, Readable)]
-    shown = field or next((n for n in fields if n not in texts), next(iter(fields)))
+    texts = [name for name in fields if isinstance(modalities[name], Readable)]
+    shown = field or next((n for n in fields if n not in texts), fields[0])
     caption = next((name for name in texts if name != shown), None)
     scored = np.flatnonzero(~np.isnan(scores.score))
     signed = scores.score[scored] * (1 if lowest else -1)

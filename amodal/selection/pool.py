@@ -148,6 +148,7 @@ class Scores:
         threshold: The score from which records are selected where nobody says otherwise; None if
             there is no natural one.
         reasons: Why records are dropped -> (N,) bool.
+        fields: That the score is of, the first of which are shown.
         columns: More columns of the table of scores, (N,) each.
         tie: (N,) what decides between equal scores, higher is better; None for the hash of the key.
         notes: Sentences about the scores.
@@ -158,6 +159,7 @@ class Scores:
     lacking: str = "a value that could be read"
     threshold: float | None = None
     reasons: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    fields: Sequence[str] = ()
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     tie: np.ndarray | None = None
     notes: Sequence[str] = ()

@@ -60,6 +60,7 @@ def _moore_lewis(pool: Pool) -> Scores:
 
     return Scores(
         score=pool.chunks.each("in_domain", pool.rows, make)["gain"],
+        fields=(field,),
         meaning=f"nats a byte by which {field} is likelier in the domain",
         lacking=field,
     )
@@ -123,6 +124,7 @@ def _nearest(pool: Pool) -> Scores:
 
     return Scores(
         score=pool.chunks.each("in_domain", pool.rows, make)["cosine"],
+        fields=(field,),
         meaning=f"cosine of {field} to the nearest of {len(keys_MD):,} records of the domain",
         lacking=field,
     )

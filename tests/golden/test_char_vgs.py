@@ -117,6 +117,16 @@ def test_vectors_of_the_last_snapshots_are_added_up(width):
     plain = method("char_vgs", sources=("picture", "words"), cycles=4, width=width)
     inputs = batch(("plain",), sources=("picture", "words"))
     assert page.refresh_first is False and not hasattr(plain, "refresh")
+    assert page.stages == plain.stages and len(page.stages) == 4 and page.views == plain.views
+    narrow = method(
+        "char_vgs", sources=("picture", "words"), cycles=4, snapshots=2, width=width, margin=0.9
+    )
+    wide = method("char_vgs", sources=("picture", "words"), cycles=4, width=width, margin=0.9)
+    pair = [
+        {k: float(v.detach()) for k, v in one.losses(one.features(inputs)).items()}
+        for one in (narrow, wide)
+    ]
+    assert pair[0] == pytest.approx(pair[1])
     trained = {n for n, p in page.encoder.named_parameters() if p.requires_grad}
     assert trained == {f"members.0.{n}" for n, _ in plain.encoder.named_parameters()}
     ends = []

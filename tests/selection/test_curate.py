@@ -16,8 +16,9 @@ from amodal.cli import main
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.curate.in_domain import in_domain as moore_lewis
 from amodal.data import open as open_data
+from amodal.evaluate.contact_sheet import Card
 from amodal.inference.embed import Embedded
-from amodal.selection import RULES, curate, duplicates, pairs
+from amodal.selection import RULES, curate, duplicates, pairs, pictures
 from amodal.selection.chunks import Chunks
 from amodal.selection.pool import Scores
 from amodal.selection.select import choose
@@ -152,6 +153,30 @@ def embeds(monkeypatch, vectors):
         return Embedded([dataset.keys[i] for i in rows], z, z)
 
     monkeypatch.setattr(pairs, "embed_records", embed_records)
+
+
+def test_the_other_record_is_no_neighbour(monkeypatch, folder, run):
+    """Records of the data stand in pairs that are the same."""
+    image = np.repeat(np.random.default_rng(0).normal(size=(40, 3)), 2, 0)
+    embeds(monkeypatch, {"image": image, "text": image})
+    one = curate(str(folder), by="clip_score", model=run, keep=0.5, part="all", **QUIET)
+    assert "different records in 100% (by chance 50%)" in one.sentence
+
+
+def test_what_is_shown_is_what_is_scored(monkeypatch, tmp_path):
+    seen = set()
+
+    def card(data, row, shown, caption, title, frame):
+        seen.add((shown, caption))
+        return Card(np.zeros((4, 4, 3), dtype=np.uint8), title)
+
+    monkeypatch.setattr(pictures, "_card", card)
+    data = open_data({"first": ["a", "b"], "second": ["c", "d"], "body": [{"x": 1.0}, {"x": 2.0}]})
+    for fields, want in (((), ("body", "first")), (("second", "body"), ("body", "second"))):
+        seen.clear()
+        one = scores([0.0, 1.0], fields=fields)
+        pictures.draw_examples(data, np.arange(2), one, np.array([False, True]), tmp_path / "p.png")
+        assert seen == {want}
 
 
 def test_clip_score_is_the_cosine_of_the_fields(monkeypatch, folder, run):
