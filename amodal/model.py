@@ -395,7 +395,5 @@ class Model(HubMixin):
 
     def _run_dir(self) -> Path:
         if self.path is None:
-            raise AmodalError(
-                "this model was never saved; save it first, or say where the index is"
-            )
+            raise AmodalError("this model was never saved; save it, or say where the index is")
         return self.path

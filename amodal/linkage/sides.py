@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Column, unknown
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.data import Dataset
-from amodal.evaluate.yardsticks import FieldValues
 from amodal.inference.embed import Embedded, embed_records
+from amodal.inference.simple_features import FieldValues
 from amodal.linkage.nearest import Nearest, nearest_of, nearest_strings
 from amodal.methods.embedding_retrieval.clippings import Clippings, pooled
 from amodal.modalities import BadValue, NoSimpleFeatures
