@@ -194,21 +194,21 @@ def pair_rules(pool: Pool) -> Scores:
             side[place], length[place] = read["sizes"], [*map(len, encoded)]
             images[place] = [digest.hex() for digest in read["images"]]
         flat = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        return {"side": side, "image": images, "length": length, "bytes": flat}
+        return {"side": side, "digest": images, "length": length, "bytes": flat}
 
     # with the held-out records, whose pictures must not be trained on
     rows = np.concatenate([pool.rows, pool.held_out])
     columns = pool.chunks.each("pair_rules", rows, make)
     count = len(pool.rows)
-    whole = columns["image"][:count] != ""
+    whole = columns["digest"][:count] != ""
     ends = np.cumsum(columns["length"])[:count][whole]
     flat = columns["bytes"].tobytes()
     texts = [flat[e - n : e].decode() for e, n in zip(ends, columns["length"][:count][whole])]
     result = rules_of_pairs(
         texts,
-        images=columns["image"][:count][whole].tolist(),
+        images=columns["digest"][:count][whole].tolist(),
         sizes=[(int(h), int(w)) for h, w in columns["side"][:count][whole]],
-        held_out={*columns["image"][count:].tolist()} - {""},
+        held_out={*columns["digest"][count:].tolist()} - {""},
         **{name: _number(value) for name, value in pool.settings.limits.items()},  # type: ignore[arg-type]  # by name
     )
     reasons = {}
