@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the names of `__getattr__`, for type checkers
     from amodal.model import load as load
     from amodal.model import pretrain as pretrain
     from amodal.nn.encoder import Encoder as Encoder
+    from amodal.run_ensemble import Ensemble as Ensemble
     from amodal.studies.align import align as align
     from amodal.studies.compare import compare as compare
 
@@ -28,6 +29,7 @@ _HOME = {
     "Dataset": "amodal.data",
     "Embedder": "amodal.estimator",
     "Encoder": "amodal.nn.encoder",
+    "Ensemble": "amodal.run_ensemble",
     "Method": "amodal.methods.contract",
     "Mixture": "amodal.data",
     "Model": "amodal.model",

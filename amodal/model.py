@@ -297,7 +297,7 @@ class Model(HubMixin):
                 `amodal.search.Engine.update`.
         """
         dataset = self.with_features(self.read(data))
-        return self._open_index(path).update(dataset, device=self.device, **options)
+        return self.open_index(path).update(dataset, device=self.device, **options)
 
     def search(
         self,
@@ -322,7 +322,7 @@ class Model(HubMixin):
             query: Fields or kinds of data -> values.
         """
         return run_search(
-            self._open_index(index),
+            self.open_index(index),
             self.encoder,
             query,
             k=k,
@@ -381,7 +381,8 @@ class Model(HubMixin):
             )
         return None, encoder_spec(self.encoder)
 
-    def _open_index(self, index: str | Path | None) -> Engine:
+    def open_index(self, index: str | Path | None = None) -> Engine:
+        """The index of this run. index: a folder or an address; RUN/index if None."""
         if index is None and self.read_only:
             raise AmodalError(
                 "this model lies in the cache of the Hub, where no index belongs; say where it is, "
@@ -393,7 +394,5 @@ class Model(HubMixin):
 
     def _run_dir(self) -> Path:
         if self.path is None:
-            raise AmodalError(
-                "this model was never saved; save it first, or say where the index is"
-            )
+            raise AmodalError("this model was never saved; save it, or say where the index is")
         return self.path

@@ -12,8 +12,10 @@ import tyro
 
 from amodal.cli.cluster import cluster
 from amodal.cli.compare import compare
+from amodal.cli.curate import curate
 from amodal.cli.diagnose import diagnose
 from amodal.cli.find import index, search, serve
+from amodal.cli.link import link
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS
@@ -25,11 +27,16 @@ from amodal.errors import AmodalError, UserCodeError, unknown
 VERBS = {
     f.__name__: f
     for f in (
-        *(demo, init, data, compare, pretrain, plan, align, adapt, predict, evaluate),
-        *(embed, cluster, diagnose, index, search, serve, view),
+        *(demo, init, data, curate, compare, pretrain, plan, align, adapt, predict, evaluate),
+        *(embed, cluster, link, diagnose, index, search, serve, view),
         *(export, methods, claim, doctor),
     )
 }
+CONTINUED = {
+    "pretrain": "; add --resume to continue",
+    "curate": "; repeat the command to continue",
+}
+"""What is said of a verb that was interrupted."""
 TRAINING = ("pretrain", "align", "adapt", "plan")
 
 
@@ -43,11 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         run(rest)
     except KeyboardInterrupt as e:
-        resumes = rest[:1] == ["pretrain"]
-        print(
-            f"\n{str(e) or 'interrupted'}{'; add --resume to continue' if resumes else ''}",
-            file=sys.stderr,
-        )
+        to_continue = CONTINUED.get(next(iter(rest), ""), "")
+        print(f"\n{str(e) or 'interrupted'}{to_continue}", file=sys.stderr)
         raise SystemExit(130) from None
     except (AmodalError, OSError) as e:  # OSError: a missing or protected file, or a full disk
         if isinstance(e, UserCodeError) and e.code_traceback:

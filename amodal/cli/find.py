@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from amodal.cli.options import listed, numbers, pairs
+from amodal.cli.options import listed, numbers, pairs, weights_of
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.queries import QueryOptions, example_query, query_parts
 from amodal.cli.shared import Data, Run, Where, show
@@ -85,6 +85,13 @@ def search(
         str, arg(metavar="A,B", help="fields whose vectors are searched; by default all")
     ] = "",
     index: Annotated[str, arg(metavar="DIR|URL", help="by default RUN/index; or qdrant://…")] = "",
+    ensemble: Annotated[
+        tuple[Path, ...],
+        arg(metavar="RUN2", help="other runs, whose scores are averaged with those of RUN"),
+    ] = (),
+    ensemble_weights: Annotated[
+        str, arg(metavar="2,1", help="of RUN and the others; by default equal")
+    ] = "",
     generate: Annotated[
         bool, arg(help="without an index: generate identifiers of records (runs of grace)")
     ] = False,
@@ -101,12 +108,24 @@ def search(
     """Search an index by text, image, audio, or a mix of them."""
     from amodal.data.remote import training_data_of
     from amodal.errors import AmodalError
+    from amodal.run_ensemble import Ensemble
     from amodal.search import as_json, picture_sheet, table
 
     parts: dict[str, Any] = query_parts(modality) | pairs(query)
+    if ensemble_weights and not ensemble:
+        raise AmodalError("--ensemble-weights are of --ensemble RUN2, and there is none")
+    if ensemble and index:
+        raise AmodalError("--ensemble searches the index of each run, RUN/index; leave --index out")
     model = code.open(run)
+    options: dict[str, Any] = {
+        "where": pairs(where) or None,
+        "fields": listed(fields),
+        "like": like,
+        "weights": numbers(weight),
+    }
     if generate:
-        chosen = {"where": where, "fields": fields, "index": index, "like": like, "weight": weight}
+        chosen = {"ensemble": ensemble, "where": where, "fields": fields, "index": index}
+        chosen |= {"like": like, "weight": weight}
         index_options = [f"--{n}" for n, v in chosen.items() if v]
         if index_options:
             raise AmodalError(
@@ -114,16 +133,11 @@ def search(
                 "leave one of them out"
             )
         hits = model.generate(k=k, **parts)
+    elif ensemble:
+        runs = [model, *map(code.open, ensemble)]
+        hits = Ensemble(runs, weights_of(ensemble_weights)).search(k=k, **options, **parts)
     else:
-        hits = model.search(
-            k=k,
-            index=index or None,
-            where=pairs(where) or None,
-            fields=listed(fields),
-            like=like,
-            weights=numbers(weight),
-            **parts,
-        )
+        hits = model.search(k=k, index=index or None, **options, **parts)
     print(as_json(hits)) if json else show(table(hits))
     if sheet is not None:
         picture_sheet(hits, model.read(data or training_data_of(model.config)), sheet)

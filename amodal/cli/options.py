@@ -23,6 +23,16 @@ def pairs(items: tuple[str, ...]) -> dict[str, str]:
     return dict(item.split("=", 1) for item in items)
 
 
+def weights_of(text: str) -> list[float] | None:
+    """ "2, 1" -> [2.0, 1.0]; None for an empty text."""
+    from amodal.errors import AmodalError
+
+    try:
+        return [float(part) for part in listed(text) or ()] or None
+    except ValueError:
+        raise AmodalError(f"{text!r} should be numbers, one for each run, such as 2,1") from None
+
+
 def numbers(items: tuple[str, ...]) -> dict[str, float]:
     """("a=1", "like:b=c=-0.5") -> {"a": 1.0, "like:b=c": -0.5}."""
     from amodal.errors import AmodalError

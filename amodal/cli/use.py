@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from amodal.cli.classes import NO_CLASSES, ByName, need_classes
-from amodal.cli.options import listed
+from amodal.cli.options import listed, weights_of
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.shared import Data, Run, Runs, show
 from amodal.core import AmodalError
@@ -88,6 +88,13 @@ def evaluate(
         int | None,
         arg(help="use this number of training and of test records at most, drawn at random"),
     ] = None,
+    ensemble: Annotated[
+        tuple[Path, ...],
+        arg(metavar="RUN2", help="evaluate RUN and these as one, whose cosines are averaged"),
+    ] = (),
+    ensemble_weights: Annotated[
+        str, arg(metavar="2,1", help="of RUN and the others; by default equal")
+    ] = "",
     untrained: Annotated[bool, arg(help="also evaluate the untrained encoder")] = True,
     simple: Annotated[
         bool, arg(help="also evaluate simple features: tf-idf, tiny pictures, lengths, …")
@@ -98,6 +105,7 @@ def evaluate(
     """Evaluate a run on records it was not trained on; or more runs that differ by their seed, with
     means and intervals over them."""
     from amodal.evaluate import over_runs
+    from amodal.run_ensemble import Ensemble
 
     if not run:
         raise AmodalError("no run was named: amodal evaluate RUN --data DATA")
@@ -105,7 +113,15 @@ def evaluate(
     options |= {"protocols": listed(protocols), "untrained": untrained}
     options |= {} if few is None else {"few": few}
     options |= by_name.chosen()
-    report = over_runs([code.open(one).evaluate(data, **options) for one in run])
+    if ensemble_weights and not ensemble:
+        raise AmodalError("--ensemble-weights are of --ensemble RUN2, and there is none")
+    if ensemble and len(run) > 1:
+        raise AmodalError("--ensemble is of one RUN and others; runs side by side are seeds")
+    if ensemble:
+        runs = list(map(code.open, (*run, *ensemble)))
+        report = Ensemble(runs, weights_of(ensemble_weights)).evaluate(data, **options)
+    else:
+        report = over_runs([code.open(one).evaluate(data, **options) for one in run])
     show(report.table())
     if json is not None:
         report.save(json)

@@ -12,7 +12,21 @@ a_i = E[v_i y].
 
 Rules over the output of a detector are in `detection_scores`; the detector is the caller's (the
 paper's is Grounding DINO, prompted with the caption). The authors' other detector rules are not
-published in detail.
+published in detail. `amodal curate --by ensemble --rules A,B,C` runs rules of any kind over data,
+weighs them, and writes the list of records to train on.
+
+Differs:
+
+- detector: none comes with the library, so a rule over its output is a function of one's own
+  (`--rules FILE.py:NAME,…`), which turns boxes into scores by `detection_scores`.
+- rules: clip_score, pair_rules (length of texts, size of pictures), in_domain and duplicates are
+  at hand; DataComp's filters by language and by clusters near ImageNet are not. in_domain with a
+  run takes the nearest of example records in place of clusters.
+- label model: solved by triplets of rules in closed form, where the authors fit Snorkel's by
+  gradients, and with an accuracy of its own on good and on bad records; `symmetric=True` (Python)
+  is the paper's model. Of equal votes the verb takes those with the higher mean rank.
+- share of good records: a half, as nothing is known of it; the authors do not say theirs.
+- DataComp's pool, its recipe of CLIP and its 38 tasks are not bundled.
 """
 
 from __future__ import annotations

@@ -14,6 +14,20 @@ processes and after a resume. Losses of pairs are computed from embeddings, b / 
 time: no B x B matrix is held.
 
 Flexi-JEST, which scores with larger patches, is not here: an encoder has one patch size.
+
+Differs:
+
+- loss: that of the learner, a softmax or a sigmoid with its learned scale; the paper's is SigLIP's
+  sigmoid, for scores and for training. Both models are scored by the learner's scale and bias,
+  where `reference_scale` sets no other.
+- reference: any run of the same fields. The paper's has learnt from a billion curated pairs, and is
+  made once. Scores of it are cached by key where that is asked for (`cache_features`), with the
+  first augmentation; the paper stores them beside the data.
+- Flexi-JEST, see above: scoring costs a full forward pass of the learner and of the reference.
+- offline: `amodal curate --by learnability` scores each record once, against all others of a chunk,
+  and takes the best ones by themselves. The paper has no such use; its joint choice is in training.
+- numbers: super-batches are 1 / keep times the batch, with keep = 0.2 and 16 chunks as in the
+  paper, whose batch is 32,768 pairs.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from amodal.data.infer import infer, infer_arrays
 from amodal.data.measure import complete_fields
 from amodal.data.readers import FilePattern
 from amodal.data.remote import AnyPath, Remote, as_path, local_schema
+from amodal.data.subset import choose, is_subset, read_subset
 from amodal.modalities import Modality
 
 Openable = str | AnyPath | Mapping[str, Sequence[Any]] | Dataset
@@ -37,6 +38,7 @@ def open_dataset(
               fields are guessed (see `amodal.data.init`);
             - an address of one of these in object storage: s3://, gs://, az://, https://, …
               (docs/scaling.md). It may end in #FILE, a dataset.toml on this machine;
+            - a folder that `amodal curate` wrote: a choice of the records of other data;
             - the name of a bundled set, "globe" or "digits", or of a public one that was fetched,
               as "tuxpaint" (`amodal data` lists them; installed plug-ins can add to them);
             - a dict of lists, arrays or tensors of one length;
@@ -68,8 +70,24 @@ def open_dataset(
         path = _named_set(str(source)) or path
     if toml := local_schema(path):
         return from_toml(toml, name=name, root=path)
+    if isinstance(path, Path) and is_subset(path):
+        return _subset(path, name)
     declared = _toml(path)
     return from_toml(declared, name=name) if declared else infer(path, name=name)
+
+
+def _subset(path: Path, name: str) -> Dataset:
+    """Some records of other data, see `amodal.data.subset`."""
+    folder = path if path.is_dir() else path.parent
+    data, keys = read_subset(path)
+    beside = folder / data
+    if beside.resolve() == folder.resolve():
+        raise AmodalError(f"{folder} names itself as its data; name that which it is a choice of")
+    try:
+        whole = open_dataset(beside if beside.exists() else data, name=name)
+    except AmodalError as error:
+        raise AmodalError(f"{folder} is a choice of the records of {data}: {error}") from error
+    return choose(whole, keys, folder)
 
 
 def _named_set(name: str) -> Path | None:

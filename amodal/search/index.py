@@ -260,6 +260,7 @@ class Index(Engine):
             unsigned
             or len(vectors) <= max(self.threshold, MIN_VECTORS)
             or count < SELECTIVE * len(vectors)
+            or k >= count  # a score of every record, as an ensemble asks for
         ):
             scores, places = (part[0] for part in exact(vectors, query[None], k, mask, unsigned))
         else:

@@ -12,7 +12,7 @@ import torch
 from amodal.core import AmodalError
 from amodal.methods.contrastive.char_vgs import PAPER_RECIPE
 from tests.golden.harness import Reference, common, defaults, golden, unit
-from tests.methods.bench import method
+from tests.methods.bench import batch, method
 
 
 class CharVgs(Reference):
@@ -110,6 +110,55 @@ def test_cycles_are_of_equal_length_and_keep_one_optimizer():
         method("char_vgs", sources=("picture", "words"), cycles=0)
 
 
+@pytest.mark.parametrize("width", [0, 8])
+def test_vectors_of_the_last_snapshots_are_added_up(width):
+    """One of each cycle's end: those before the last, and the encoder itself."""
+    page = method("char_vgs", sources=("picture", "words"), cycles=4, snapshots=3, width=width)
+    plain = method("char_vgs", sources=("picture", "words"), cycles=4, width=width)
+    inputs = batch(("plain",), sources=("picture", "words"))
+    assert page.refresh_first is False and not hasattr(plain, "refresh")
+    assert page.stages == plain.stages and len(page.stages) == 4 and page.views == plain.views
+    narrow = method(
+        "char_vgs", sources=("picture", "words"), cycles=4, snapshots=2, width=width, margin=0.9
+    )
+    wide = method("char_vgs", sources=("picture", "words"), cycles=4, width=width, margin=0.9)
+    pair = [
+        {k: float(v.detach()) for k, v in one.losses(one.features(inputs)).items()}
+        for one in (narrow, wide)
+    ]
+    assert pair[0] == pytest.approx(pair[1])
+    trained = {n for n, p in page.encoder.named_parameters() if p.requires_grad}
+    assert trained == {f"members.0.{n}" for n, _ in plain.encoder.named_parameters()}
+    ends = []
+    for stage in range(4):
+        if stage:
+            assert page.refresh(stage, None) is None
+        with torch.no_grad():
+            for p in page.encoder.first.parameters():
+                p += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(stage))
+        page.train()
+        plain.encoder.load_state_dict(page.encoder.first.state_dict())
+        z = plain.encoder.eval()(inputs)
+        ends.append({f: unit(z[f].values) for f in ("picture", "words")})
+        alone = page.encoder(inputs)
+        torch.testing.assert_close(
+            alone["words"].values, plain.encoder.train()(inputs)["words"].values
+        )
+    page.eval()
+    for f in ("picture", "words"):
+        want = sum(end[f] for end in ends[-3:])
+        torch.testing.assert_close(page.encoder(inputs)[f].values, want)
+    assert page.encoder.space_width == plain.encoder.space_width
+    assert page.encoder.feature_width("words") == 3 * plain.encoder.feature_width("words")
+    assert page.encoder.features(inputs)["words"].values.shape[1] == page.encoder.feature_width(
+        "words"
+    )
+    with pytest.raises(AmodalError, match="there are 1 to 4, not 5"):
+        method("char_vgs", sources=("picture", "words"), cycles=4, snapshots=5)
+    with pytest.raises(AmodalError, match="there are 1 to 4, not 0"):
+        method("char_vgs", sources=("picture", "words"), cycles=4, snapshots=0)
+
+
 def test_without_a_sequence_there_is_no_space_of_sentences():
     with pytest.raises(AmodalError, match="a field of text"):
         method("char_vgs", sources=("picture", "facts"), width=0)
@@ -122,6 +171,7 @@ def test_defaults():
         "margin": 0.2,
         "reduction": "sum",
         "cycles": 8,
+        "snapshots": 1,
     }
     r = PAPER_RECIPE
     assert (r.optimizer, r.lr, r.weight_decay, r.betas) == ("adamw", 1e-4, 0.0, (0.9, 0.999))

@@ -16,7 +16,8 @@ Differs:
 - views: `weak`, a crop of 60-100 % and a flip; theirs are a random square of 289 of 346 pixels (70
   %) and a flip, and texts whole (`--views caption=plain`).
 - optimizer: after the warm-up a cosine, theirs falls linearly to 0 (`--schedule linear`).
-- data: the rules for pairs are called from Python (docs/curating.md), by no command.
+- data: the rules for pairs are `amodal curate --by pair_rules`, with the paper's limits; that on
+  adult pictures, which takes a classifier, is left out.
 - product: zero-shot classes by their names alone, retrieval and probes by `amodal evaluate`,
   queries of a picture and words by `amodal search`.
 - multilingual training is the same loss on other texts; fine-tuning on Flickr30K and COCO has no

@@ -16,9 +16,10 @@ Differs:
   (`--backbone image=timm:resnet152@pretrained`, of one crop). Without one they go through a
   transformer of their own.
 - cycles: a rate rises on a line for half of a cycle, then falls on a cosine to a hundredth of its
-  peak; the paper's rises on a cosine too. Adam goes on from cycle to cycle, as in the paper. The
-  encoder that is kept is that of the last cycle: the paper adds up the embeddings of the encoders
-  at the ends of cycles (snapshot ensemble), which is left out.
+  peak; the paper's rises on a cosine too. Adam goes on from cycle to cycle, as in the paper.
+- snapshots: `snapshots=5` adds up the unit vectors of the encoders at the ends of the last five
+  cycles, as the authors' program does with those that stand in a folder; by default a run is the
+  encoder of the last cycle. Probes read the features of all of them, one after another.
 - loss: the sum over all mismatches of a row, and the mean over rows; the authors' program takes the
   mean over all pairs, a constant factor. A GRU gives no attention loss, which their program has for
   more than one head.
@@ -26,6 +27,8 @@ Differs:
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -35,6 +38,7 @@ from amodal.methods.contract import StagedMethod
 from amodal.methods.shared.shapes import Objective, Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.linear import IdentityHead, LinearHead
+from amodal.nn.snapshots import Snapshots
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"mixer": "gru", "pool": "vector"}
@@ -61,6 +65,7 @@ def char_vgs(
     margin: float = 0.2,
     reduction: str = "sum",
     cycles: int = 8,
+    snapshots: int = 1,
 ) -> Cycles:
     """A ranking hinge between every two fields, under a cyclic learning rate.
 
@@ -71,12 +76,19 @@ def char_vgs(
         margin: By how much a pair must be closer than any mismatch.
         reduction: Reduction over a row's mismatches: "sum", "mean" or "hardest".
         cycles: Number of cycles of the learning rate.
+        snapshots: Encoders at the ends of the last cycles, whose vectors are added up.
 
     Raises:
-        AmodalError: Without a cycle, or for `width=0` without a field of text.
+        AmodalError: Without a cycle, for more snapshots than cycles, or for `width=0` without a
+            field of text.
     """
     if cycles < 1:
         raise AmodalError(f"there is at least one cycle of the learning rate, not {cycles}")
+    if not 1 <= snapshots <= cycles:
+        raise AmodalError(
+            f"snapshots are taken at the ends of cycles, so there are 1 to {cycles}, not "
+            f"{snapshots}"
+        )
 
     def objective(z: Embeddings) -> dict[str, Tensor]:
         return share(
@@ -87,7 +99,9 @@ def char_vgs(
         )
 
     aligned = two_fields(encoder).align(width) if width else map_to_sentences(two_fields(encoder))
-    return Cycles(aligned, objective, cycles=cycles)
+    if snapshots == 1:
+        return Cycles(aligned, objective, cycles=cycles)
+    return SnapshotCycles(Snapshots.of(aligned, snapshots), objective, cycles=cycles)
 
 
 def map_to_sentences(encoder: Encoder) -> Encoder:
@@ -117,6 +131,22 @@ class Cycles(StagedMethod, Towers):
 
     keeps_optimizer = True
 
-    def __init__(self, encoder: Encoder, objective: Objective, *, cycles: int):
-        super().__init__(encoder, objective, views=("plain",))
+    def __init__(self, encoder: Encoder | Snapshots, objective: Objective, *, cycles: int):
+        # an ensemble has what others use of an encoder
+        super().__init__(encoder, objective, views=("plain",))  # type: ignore[arg-type]
         self.stages = tuple((i + 1) / cycles for i in range(cycles))
+
+
+class SnapshotCycles(Cycles):
+    """The same, with a copy of the encoder from the end of each of the last cycles.
+
+    Args:
+        cycles: Number of stages, of equal length.
+    """
+
+    refresh_first = False
+    encoder: Snapshots  # type: ignore[assignment]  # see above
+
+    def refresh(self, stage: int, embed_all: Callable[[], Embeddings]) -> None:
+        """Copy the encoder as the last cycle has left it."""
+        self.encoder.take()

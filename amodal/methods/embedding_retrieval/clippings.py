@@ -2,7 +2,7 @@
 Yang, Jheng and Dell, 2023, arXiv:2304.03464. First, without labels, CLIP's loss between the fields
 of a record; then, where a label says which records are of one thing, supervised contrast (SupCon)
 of the pooled vectors, in batches of similar classes. Row 48 of the catalogue. Linking itself is
-`amodal.evaluate.linkage`: nearest exemplar with a no-match threshold, or single-linkage clusters.
+`amodal link`: nearest exemplar with a no-match threshold, or agglomerative clusters.
 
 Differs:
 
@@ -25,9 +25,10 @@ Differs:
   `--method.group 153`.
 - views: none, as in the program without `--augmented_crops`; its other views of documents and the
   paper's generated clippings in many fonts are left out.
-- product: exemplars with a threshold, and single-linkage clusters, are in Python
-  (`amodal.evaluate.linkage`); no command links records. The authors link with other weights of the
-  image (0.636 and 0.76) than they train with; `pooled` takes any.
+- product: `amodal link` takes exemplars (`--to DATA --many-to-one`) or makes groups, by single,
+  average or complete linkage, with a threshold that is chosen on validation records (`--label`).
+  The authors link with other weights of the image (0.636 and 0.76) than they train with:
+  `--weight picture=0.636 --weight text=0.364`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 make one vector. Wang, Sun, Yang and Yang, 2022, arXiv:2207.12994. The vision encoder learns coarse
 categories by a softmax with a margin (CosFace, arXiv:1801.09414), then tells every record from all
 others by two views of it; the other learns CLIP's loss between the fields of a record. Both are
-pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models, weighted:
-`amodal.search.ensemble`.
+pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models, weighted, of
+any method: `amodal search RUN --ensemble RUN2 RUN3 --ensemble-weights 2,1,1`.
 
 Differs:
 
 - encoders: one of each kind, of one architecture, that begin with the same weights and are trained
   in one run. The winners of the challenge put some twenty pretrained ones together, each trained by
-  itself, so that their errors differ for more reasons than the loss.
+  itself, so that their errors differ for more reasons than the loss; so do runs of any methods and
+  backbones that are searched as an ensemble.
 - fields: both encoders read all fields, so that titles can be searched by too; the paper keeps
   pictures alone. The margin and the views are those of each field.
 - losses: the report names the stages and leaves out their formulas and numbers, and the repository
@@ -17,8 +18,8 @@ Differs:
   view to tell records apart, and CLIP's loss of weak views are ours, as are equal shares of the
   losses and half of the steps for each stage.
 - head: a linear map; no normalised neck, no triplets.
-- test time: no averaging over flips and sizes, no weights of the two models (`search.ensemble` of
-  vectors has them).
+- test time: no averaging over flips and sizes. The two encoders of a run weigh the same; runs that
+  are searched or evaluated as an ensemble have weights, which nobody chooses by validation.
 - eProduct and its measure MAR@10 are not bundled.
 - recipe: none is published.
 """

@@ -24,7 +24,7 @@ Differs:
 - recipe: that of the encoder's size. The paper's could not be had (the authors' program is public,
   their configuration is not), so there is no `PAPER_RECIPE`, and averaging of checkpoints is an
   average of the weights (`--ema`).
-- data: `amodal.curate.in_domain` chooses more texts of the kind; there is no back-translation.
+- data: `amodal curate --by in_domain` chooses more texts of the kind; there is no back-translation.
 - product: `amodal predict RUN --data DIR --out FILE.csv` writes translations, by a beam search with
   a length penalty, of a text with one byte or part a token (`patch = 1`); `amodal evaluate` has no
   BLEU and no METEOR.

@@ -1,0 +1,242 @@
+"""What linking gives: the nearest record of each, whether it is a link, and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from amodal.core import AmodalError
+from amodal.core.whole_file import whole_file
+from amodal.evaluate.contact_sheet import Card, card, sheet
+from amodal.evaluate.drawing import COLOURS
+from amodal.evaluate.linkage import adjusted_rand
+from amodal.linkage.nearest import Nearest
+from amodal.linkage.sides import Side
+
+SUFFIXES = (".csv", ".parquet")
+PAIRS = 4
+"""Pairs in a row of the picture."""
+SHOWN = 8
+"""Links in the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Links of the N records of one side.
+
+    Args:
+        one: The records.
+        other: Those that they are linked to; None for each other.
+        nearest: The nearest of each.
+        linked: (N,) bool, whether it is a link.
+        group: (N,) int64 group of each, within one set; None between two.
+        threshold: Least cosine of a link; None without.
+        tuned: Whether it was chosen on the validation part.
+        many_to_one: Whether links need not be mutual.
+        linkage: Of groups.
+        simple: Name -> the nearest by what needs no network.
+        truth: (N,) and (M,) labels of both sides; None without.
+        label: Name of the label.
+        measured: (N,) bool, records that no threshold was chosen on; None for all.
+    """
+
+    one: Side
+    other: Side | None
+    nearest: Nearest
+    linked: np.ndarray
+    group: np.ndarray | None = None
+    threshold: float | None = None
+    tuned: bool = False
+    many_to_one: bool = False
+    linkage: str = "single"
+    simple: Mapping[str, Nearest] = field(default_factory=dict)
+    truth: tuple[np.ndarray, np.ndarray] | None = None
+    label: str = ""
+    measured: np.ndarray | None = None
+
+    @property
+    def keys(self) -> Side:
+        """The side that is linked to."""
+        return self.one if self.other is None else self.other
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Metric -> who -> value, against the label: `top-1` (the nearest has the same label, of
+        the records whose label another has), `precision` and `recall` of links, and the adjusted
+        Rand index of groups. Who is `links`, the names in `simple`, or `chance`."""
+        if self.truth is None:
+            return {}
+        mine, theirs = self.truth
+        rows = np.flatnonzero(self._measured() & np.array([t is not None for t in mine]))
+        counts: dict[str, int] = {}
+        for value in theirs.tolist():
+            if value is not None:
+                counts[value] = counts.get(value, 0) + 1
+        itself = int(self.other is None)
+        most = np.array([counts.get(mine[i], 0) - itself for i in rows])
+        some = rows[most > 0]
+        if not len(some):
+            return {}
+        total = max(len(theirs) - itself, 1)
+        top = {
+            name: float((theirs[near.index[some]] == mine[some]).mean())
+            for name, near in {"links": self.nearest, **self.simple}.items()
+        }
+        result = {"top-1": {**top, "chance": float(most[most > 0].mean() / total)}}
+        linked = rows[self.linked[rows]]
+        right = theirs[self.nearest.index[linked]] == mine[linked]
+        result["precision"] = {"links": float(right.mean()) if len(linked) else np.nan}
+        result["recall"] = {"links": float(right.sum() / len(some))}
+        if self.group is not None:
+            groups = self.group[rows]
+            result["ARI"] = {"links": adjusted_rand(mine[rows].astype(str), groups)}
+        return result
+
+    def _measured(self) -> np.ndarray:
+        return np.ones(len(self.linked), dtype=bool) if self.measured is None else self.measured
+
+    @property
+    def sentence(self) -> str:
+        """How many are linked, how, and how well."""
+        total, links = len(self.linked), int(self.linked.sum())
+        how = "mutual nearest neighbours"
+        if self.many_to_one or (self.other is None and self.threshold is not None):
+            how = "nearest neighbours"
+        if self.threshold is not None:
+            chosen = ", chosen on the validation part" if self.tuned else ""
+            how += f" with a cosine of {self.threshold:.3f} or more{chosen}"
+        to = "each other" if self.other is None else f"{len(self.keys.rows):,} others"
+        parts = [f"{links:,} of {total:,} records are linked to {to}: {how}"]
+        if self.group is not None:
+            sizes = np.bincount(self.group)
+            parts.append(
+                f"{int((sizes > 1).sum()):,} groups of two or more, the largest of "
+                f"{int(sizes.max()):,}; {len(sizes):,} different things"
+            )
+        for name, near in self.simple.items():
+            same = float((near.index == self.nearest.index).mean())
+            parts.append(f"{name} take the same nearest for {same:.0%}")
+        for metric, values in self.scores.items():
+            (_, value), *others = values.items()
+            beside = ", ".join(f"{name} {number:.2f}" for name, number in others)
+            parts.append(f"{metric} {value:.2f}{f' ({beside})' if beside else ''}")
+        return "; ".join(parts)
+
+    def table(self) -> Group:
+        """For a terminal: the sentence, and links from the surest to the least sure."""
+        order = self._order(linked=True)
+        shown = Table()
+        for heading in ("record", "linked to", "cosine", "margin"):
+            shown.add_column(
+                heading, justify="right" if heading in ("cosine", "margin") else "left"
+            )
+        places = np.unique(np.linspace(0, max(len(order) - 1, 0), SHOWN).astype(int))
+        for i in order[places] if len(order) else ():
+            row = self._row(int(i))
+            margin = "" if row["margin"] is None else f"{row['margin']:.3f}"
+            shown.add_row(escape(row["key"]), escape(row["other"]), f"{row['score']:.3f}", margin)
+        sentence = escape(f"{self.sentence}.")
+        return Group(sentence, shown) if len(order) else Group(sentence)
+
+    def _order(self, *, linked: bool) -> np.ndarray:
+        """Records that are linked, or not, the most similar pairs first, each pair once."""
+        rows = np.flatnonzero((self.linked == linked) & (self.nearest.index >= 0))
+        if self.other is None:  # a mutual pair stands twice
+            rows = rows[~(self.nearest.mutual[rows] & (self.nearest.index[rows] < rows))]
+        return rows[np.argsort(-self.nearest.score[rows], kind="stable")]
+
+    def _row(self, i: int) -> dict[str, Any]:
+        near, keys = self.nearest, self.keys
+        has = near.index[i] >= 0
+        row = {
+            "key": self.one.dataset.keys[int(self.one.rows[i])],
+            "other": keys.dataset.keys[int(keys.rows[near.index[i]])] if has else None,
+            "score": round(float(near.score[i]), 6) if has else None,
+            "margin": None if np.isnan(near.margin[i]) else round(float(near.margin[i]), 6),
+            "mutual": bool(near.mutual[i]),
+            "linked": bool(self.linked[i]),
+        }
+        return row if self.group is None else {**row, "group": int(self.group[i])}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """key, other (the nearest), score (its cosine), margin (by how much the second is less
+        similar), mutual, linked, and within one set group, of each record."""
+        return [self._row(i) for i in range(len(self.linked))]
+
+    def save(self, path: str | Path) -> Path:
+        """Write `rows` to a .csv or .parquet file.
+
+        Raises:
+            AmodalError: For another ending, and if it cannot be written.
+        """
+        path = check_suffix(path)
+        types = {"key": pa.string(), "other": pa.string(), "score": pa.float64()}
+        types |= {"margin": pa.float64(), "mutual": pa.bool_(), "linked": pa.bool_()}
+        types |= {} if self.group is None else {"group": pa.int64()}
+        table = pa.Table.from_pylist(self.rows(), schema=pa.schema(types))
+        try:
+            with whole_file(path) as draft:
+                if path.suffix == ".csv":
+                    pyarrow.csv.write_csv(table, draft)
+                else:
+                    pq.write_table(table, draft)
+        except OSError as error:
+            raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
+        return path
+
+    def save_picture(self, path: str | Path) -> Path:
+        """Draw pairs: the surest links, the last, and the nearest that are none.
+
+        Raises:
+            AmodalError: For another ending than .png, and if it cannot be written.
+        """
+        check_picture(path)
+        linked, others = self._order(linked=True), self._order(linked=False)
+        lines = {
+            "surest": linked[:PAIRS],
+            "last linked": linked[PAIRS:][-PAIRS:],
+            "first not": others[:PAIRS],
+        }
+        cards: list[list[Card]] = []
+        for name, rows in lines.items():
+            line = [c for i in rows.tolist() for c in self._pair(name, int(i))]
+            cards += [line] if line else []
+        if not cards:
+            raise AmodalError("there is no pair to draw")
+        return sheet(cards, path, title="pairs, side by side (green: linked)")
+
+    def _pair(self, name: str, i: int) -> list[Card]:
+        frame, near, keys = COLOURS[2] if self.linked[i] else COLOURS[5], self.nearest, self.keys
+        row, place = int(self.one.rows[i]), int(keys.rows[near.index[i]])
+        mine, theirs = (
+            next((f for f in side.fields if side.dataset.present(f)[at_row]), side.fields[0])
+            for side, at_row in ((self.one, row), (keys, place))
+        )
+        return [
+            card(self.one.dataset, row, mine, f"{name} {near.score[i]:.3f}", frame=frame),
+            card(keys.dataset, place, theirs, keys.dataset.keys[place], frame=frame),
+        ]
+
+
+def check_suffix(path: str | Path) -> Path:
+    """The path of a table. Raises AmodalError for an ending that is none of `SUFFIXES`."""
+    if Path(path).suffix not in SUFFIXES:
+        raise AmodalError(f"links are written to a {' or '.join(SUFFIXES)} file, not {path}")
+    return Path(path)
+
+
+def check_picture(path: str | Path) -> Path:
+    """The path of a picture. Raises AmodalError for an ending other than .png."""
+    if Path(path).suffix != ".png":
+        raise AmodalError(f"the picture is written to a .png file, not {path}")
+    return Path(path)
