@@ -257,6 +257,7 @@ def test_every_verb_of_the_readme_exists():
             "evaluate",
             "embed",
             "cluster",
+            "map",
             "diagnose",
             "index",
         ),

@@ -14,6 +14,7 @@ from amodal.cli.cluster import cluster
 from amodal.cli.compare import compare
 from amodal.cli.diagnose import diagnose
 from amodal.cli.find import index, search, serve
+from amodal.cli.map import map
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS
@@ -26,7 +27,7 @@ VERBS = {
     f.__name__: f
     for f in (
         *(demo, init, data, compare, pretrain, plan, align, adapt, predict, evaluate),
-        *(embed, cluster, diagnose, index, search, serve, view),
+        *(embed, cluster, map, diagnose, index, search, serve, view),
         *(export, methods, claim, doctor),
     )
 }

@@ -39,12 +39,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from amodal.core import AmodalError, Batch, Embeddings
+from amodal.core import AmodalError, Batch, Embeddings, Tokens
 from amodal.methods.adaptation.lit import to_lock
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import (
+    ProjectionTower,
     align_to_towers,
     projection_towers,
     with_projection_tower,
@@ -63,7 +64,7 @@ def dinotxt(
     pooling: str = "both",
     temperature: float = 0.07,
     max_scale: float = 100.0,
-) -> Towers:
+) -> DinoTxt:
     """Build dino.txt.
 
     Args:
@@ -91,7 +92,30 @@ def dinotxt(
             }
         )
 
-    return Towers(align_to_towers(encoder), objective, learned=scale)
+    return DinoTxt(align_to_towers(encoder), objective, learned=scale)
+
+
+class DinoTxt(Towers):
+    """`Towers` whose patches are compared with the patches' part of a text's vector."""
+
+    def patch_vectors(self, batch: Batch, field: str) -> Tokens:
+        """See `amodal.core.protocols.LocatesText`."""
+        tower = _tower(self.encoder, field)
+        patches = tower.patches(alone(self.encoder, batch.only(field))[field])
+        return patches.with_x(normalize(patches.x, dim=1))
+
+    def patch_queries(self, z_KD: Tensor, field: str) -> Tensor:
+        """See `amodal.core.protocols.LocatesText`."""
+        return z_KD[:, _tower(self.encoder, field).patch_slice]
+
+
+def _tower(encoder: Encoder, field: str) -> ProjectionTower:
+    towers = projection_towers(encoder)
+    if field not in towers:
+        raise AmodalError(
+            f"maps are of fields that dinotxt locked, {', '.join(towers) or 'none'}, not {field!r}"
+        )
+    return towers[field]
 
 
 @torch.no_grad()
@@ -115,12 +139,7 @@ def patch_maps(
         AmodalError: For a field without a projection tower, records without it, and patches that
             form no square.
     """
-    towers, maps = projection_towers(encoder), []
-    if field not in towers:
-        raise AmodalError(
-            f"maps are of fields that dinotxt locked, {', '.join(towers) or 'none'}, not {field!r}"
-        )
-    tower = towers[field]
+    tower, maps = _tower(encoder, field), []
     class_KD = normalize(classes_KD[:, tower.patch_slice], dim=1)
     for batch in batches:
         values = len(batch[field])

@@ -210,6 +210,15 @@ class Ssma(StagedMethod):
         column = self.probabilities(batch)
         return Column(column.flat.clamp(min=1e-12).log(), column.rows)
 
+    def class_maps(self, batch: Batch) -> Column:
+        """See `amodal.core.protocols.Segments`."""
+        if self.labels:
+            raise AmodalError(
+                f"this run of ssma learnt the label {self.label} of whole records, which has no "
+                "place in a picture; train it with label = a field of class maps"
+            )
+        return self.probabilities(batch)
+
     @torch.no_grad()
     def probabilities(self, batch: Batch, size: int = 0) -> Column:
         """Class probabilities of the rows that have any field.
