@@ -35,7 +35,7 @@ def otsu(count_B: np.ndarray, edge_B1: np.ndarray) -> tuple[float, float]:
     spread = (count * (middle - mean) ** 2).sum() / total
     with np.errstate(divide="ignore", invalid="ignore"):
         between = (mean * below - sum_below) ** 2 / (below * (total - below))
-    between = np.nan_to_num(between, nan=0.0, posinf=0.0) / total
+    between = np.nan_to_num(between, nan=0.0, posinf=0.0)
     # among equal ones, as over empty bins between the groups, the middle one
     best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
     chosen = int(best[len(best) // 2])
