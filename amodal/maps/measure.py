@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from amodal.core import AmodalError
 from amodal.maps.laying import label_map
 from amodal.maps.scores import (
     BINS,
@@ -57,19 +58,13 @@ class PixelClusters:
     """K-means of single pixels, which has no network.
 
     Args:
-        pictures: Of items.
-        items: Which have labels.
+        sample_TC: Pixels, among them none that does not count.
         number: Of clusters.
-        seed: Of k-means and of the sample.
+        seed: Of k-means.
     """
 
-    def __init__(self, pictures: Pictures, items: list[int], number: int, seed: int):
-        rng = np.random.default_rng(seed)
-        sampled = rng.permutation(items)[:MAX_SAMPLED].tolist()
-        most = MAX_PIXELS // len(sampled)
-        rows = [pictures(n)[0] for n in sampled]
-        pixels = [x.reshape(len(x), -1).T for x in rows]
-        sample = np.concatenate([rng.permutation(p)[:most] for p in pixels]).astype(float)
+    def __init__(self, sample_TC: np.ndarray, number: int, seed: int):
+        sample = sample_TC.astype(float)
         self.mean, self.std = sample.mean(0), sample.std(0) + 1e-9
         scaled = torch.from_numpy((sample - self.mean) / self.std)
         self.centres = kmeans(scaled, number, seed=seed)[1]
@@ -110,7 +105,9 @@ def measure_segments(
     if numbers is not None and layers == 1:
         numbers = [min(n for n in (*truth.numbers, 0) if n != numbers[0]), numbers[0]]
     labelled = [n for n, _ in _rasters(pictures, truth, items)]
-    clusters = PixelClusters(pictures, labelled, count, seed)
+    occurring = sorted({c for c in truth.numbers if numbers is None or c in numbers})
+    sample_TC = _pixels_of(pictures, truth, labelled, occurring, seed)
+    clusters = PixelClusters(sample_TC, count, seed)
     width = max(truth.numbers) + 1
     tables: dict[str, list[np.ndarray]] = {name: [] for name in (*laid, "pixels")}
     for n, raster in _rasters(pictures, truth, labelled):
@@ -120,8 +117,7 @@ def measure_segments(
             tables[name].append(_table(guess, raster, count, width))
         tables["pixels"].append(_table(clusters(pictures(n)[0]), raster, count, width))
     stacked = {name: np.stack(table) for name, table in tables.items()}
-    occurring = [c for c in truth.numbers if stacked["pixels"][:, :, c].any()]
-    classes = occurring if numbers is None else [c for c in occurring if c in numbers]
+    classes = [c for c in occurring if stacked["pixels"][:, :, c].any()]
     fixed = None if numbers is None else [numbers.index(c) for c in classes]
     columns = {
         name: pixel_score(table, classes, None if name == "pixels" else fixed)
@@ -135,6 +131,26 @@ def measure_segments(
     )
     left_out = 1 - whole[:, classes].sum() / max(whole.sum(), 1)
     return Measured((score,), len(labelled), float(left_out))
+
+
+def _pixels_of(
+    pictures: Pictures, truth: Truth, items: list[int], classes: list[int], seed: int
+) -> np.ndarray:
+    """(T, C) pixels of some items, of classes that count."""
+    rng = np.random.default_rng(seed)
+    sampled = np.sort(rng.permutation(items)[:MAX_SAMPLED]).tolist()
+    most, parts = MAX_PIXELS // max(len(sampled), 1), []
+    for n, raster in _rasters(pictures, truth, sampled):
+        picture = pictures(n)[0]
+        parts.append(rng.permutation(picture[:, np.isin(raster, classes)].T)[:most])
+    sample = np.concatenate(parts) if parts else np.zeros((0, 1))
+    if not len(sample):
+        named = ", ".join(map(str, classes)) or "none"
+        raise AmodalError(
+            f"no pixel of {truth.name!r} has a class that the map can name ({named}); its numbers "
+            f"are {', '.join(map(str, truth.numbers))}. Write the number before a query: 1=a cat"
+        )
+    return sample
 
 
 def _rasters(

@@ -107,7 +107,7 @@ def test_differences_are_of_the_same_draws():
 def test_clusters_of_pixels_are_their_colours():
     rng = np.random.default_rng(6)
     pictures = [np.where(rng.random((1, 8, 8)) < 0.5, 10, 200).repeat(3, 0) for _ in range(3)]
-    clusters = PixelClusters(lambda n: [pictures[n]], [0, 1, 2], 2, 0)
+    clusters = PixelClusters(np.concatenate([x.reshape(3, -1).T for x in pictures]), 2, 0)
     for x in pictures:
         label = clusters(x)
         assert len(np.unique(label[x[0] == 10])) == len(np.unique(label[x[0] == 200])) == 1
