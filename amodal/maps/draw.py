@@ -38,8 +38,8 @@ from amodal.maps.result import Maps
 from amodal.maps.truth import Truth
 from amodal.maps.values import Source, compute, range_of, sample
 from amodal.methods.contract import Method
-from amodal.nn.encoder import Encoder
 from amodal.modalities.shared.rasters import UNKNOWN
+from amodal.nn.encoder import Encoder
 from amodal.nn.patch_vectors import patch_features
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def _field(encoder: Encoder, dataset: Dataset, request: Request) -> str:
     return dense_field(encoder.fields, wanted, [*dataset.fields])
 
 
-def _items(
-    model: Model, dataset: Dataset, name: str, request: Request, rows: np.ndarray
-) -> Items:
+def _items(model: Model, dataset: Dataset, name: str, request: Request, rows: np.ndarray) -> Items:
     modality = model.encoder.fields[name]
     if request.by and request.time:
         by, time = request.by, request.time

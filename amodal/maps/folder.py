@@ -172,4 +172,4 @@ def palette() -> np.ndarray:
     cycles = [base, base * 0.55, base * 0.5 + 127, base * 0.75 + 40]
     many = np.concatenate(cycles * (256 // (len(base) * len(cycles)) + 1))[:256]
     many[255] = 255
-    return np.rint(many).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(many).clip(0, 255).astype(np.uint8))

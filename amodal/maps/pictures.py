@@ -138,7 +138,7 @@ class MapPictures:
             low, high = self.reach.low[-COLOURS:], self.reach.high[-COLOURS:]
             made[f"components/{stem}.png"] = components(laid[-COLOURS:], low, high)
         else:
-            for k, name in enumerate(mode.layers):
+            for k in range(len(mode.layers)):
                 low, high = float(self.reach.low[k]), float(self.reach.high[k])
                 file = f"{mode.folder}/{stem}" + (f".{k}" if len(mode.layers) > 1 else "")
                 made[f"{file}.png"] = in_colours(base, laid[k], low, high)
@@ -178,5 +178,3 @@ class MapPictures:
         share = shares(self.label(item), count)[-len(self.mode.layers) :]
         order = np.argsort(-share)[:2]
         return ", ".join(f"{self.mode.layers[k]} {share[k]:.0%}" for k in order)
-
-

@@ -30,7 +30,7 @@ class Maps:
         kind: "queries", "segments", "change" or "classes".
         layers: What a pixel can be.
         field: Of the encoder.
-        rows: Of the table, a dict a record: `key`, the share of each layer; of changes sorted by it.
+        rows: Of the table, a dict a record: `key`, the share of each layer; changes sorted by it.
         threshold: Above which a pixel is changed, None where the largest layer counts.
         between: Share of the variance that is between the two groups of that threshold.
         scores: Against rasters of labels; () without any.
@@ -103,8 +103,8 @@ class Maps:
             parts.append(text)
         if self.unscored >= 0.005:
             parts.append(
-                f"of {self.label} {self.unscored:.0%} of the pixels do not count, as nothing stands "
-                "for their class"
+                f"of {self.label} {self.unscored:.0%} of the pixels do not count, as nothing "
+                "stands for their class"
             )
         return parts
 

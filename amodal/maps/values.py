@@ -56,9 +56,7 @@ def sample(source: Source, items: Items, seed: int, *, progress: bool) -> Tensor
     most = max(1, MAX_PATCHES // (len(some) * len(items.views)))
     generator, parts = torch.Generator().manual_seed(seed), list[Tensor]()
     with Bar("fit", len(some), shown=progress) as bar:
-        for batch, made in item_grids(
-            source.encoder, items, source.patches, source.device, some
-        ):
+        for batch, made in item_grids(source.encoder, items, source.patches, source.device, some):
             for views in made.values():
                 for grid in views:
                     x_TD = grid.flatten(0, 1)
@@ -96,9 +94,7 @@ def compute(
         return list(range(len(items)))
     done = len(items) - len(todo)
     with Bar(source.name, len(items), start=done, shown=progress) as bar:
-        for batch, made in item_grids(
-            source.encoder, items, source.patches, source.device, todo
-        ):
+        for batch, made in item_grids(source.encoder, items, source.patches, source.device, todo):
             for n, views in made.items():
                 values = mode.values(views)
                 if not np.isfinite(values).all():

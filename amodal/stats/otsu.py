@@ -20,7 +20,8 @@ def otsu(count_B: np.ndarray, edge_B1: np.ndarray) -> tuple[float, float]:
 
     Returns:
         The upper end of the last bin of the lower group, and the share of the variance that lies
-        between the groups: near 1 for two clear groups, .75 for a uniform spread, .64 for a normal one.
+        between the groups: near 1 for two clear groups, .75 for a uniform spread, .64 for a normal
+        one.
 
     Raises:
         AmodalError: Unless two bins hold numbers.

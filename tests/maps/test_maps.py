@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image as Pillow
 
 import amodal
@@ -149,7 +148,7 @@ def test_segments_are_what_is_alike(halved, tmp_path):
 def change_records(light=1.0):
     """Three pairs: nothing new, a small square, a larger one; the later ones are lighter."""
     before, after, masks = [], [], []
-    for i, side in enumerate((0, 8, 12)):
+    for side in (0, 8, 12):
         pixels, _ = picture("red", 20, 4)
         pixels = (pixels * 0.7).astype(np.uint8)
         changed, mask = pixels.copy(), np.zeros((SIDE, SIDE), np.uint8)
@@ -217,7 +216,7 @@ def test_maps_go_on_where_they_were_interrupted(model, data, tmp_path, monkeypat
     compute, seen = values_of.item_grids, []
 
     def broken(*arguments):
-        for n, part in enumerate(compute(*arguments)):
+        for part in compute(*arguments):
             yield part
             raise KeyboardInterrupt
 
@@ -293,7 +292,9 @@ def test_what_cannot_be_mapped_is_refused_before_anything_is_embedded(
 
 
 def test_pictures_of_unequal_sizes_are_refused(tmp_path):
-    data = open_data({"before": [np.zeros((32, 32, 3), "u1")] * 3, "after": [np.zeros((32, 40, 3), "u1")] * 3})
+    data = open_data(
+        {"before": [np.zeros((32, 32, 3), "u1")] * 3, "after": [np.zeros((32, 40, 3), "u1")] * 3}
+    )
     model = planted(records(), fields=("image",))
     with pytest.raises(AmodalError, match="before 32 x 32, the picture after 32 x 40"):
         run_map(model, data, tmp_path / "m", change="before,after", progress=False)
@@ -323,7 +324,9 @@ def test_a_picture_that_cannot_be_read_is_left_out_by_name(tmp_path):
     data = open_data(folder)
     maps = run_map(planted(data), data, tmp_path / "m", queries=QUERIES, **QUIET)
     assert [r["key"] for r in maps.rows] == [data.keys[0], data.keys[2]]
-    assert list(maps.unreadable) == [data.keys[1]] and "1 pictures could not be read" in maps.sentence
+    assert (
+        list(maps.unreadable) == [data.keys[1]] and "1 pictures could not be read" in maps.sentence
+    )
 
 
 def test_the_verb(tmp_path, capsys):

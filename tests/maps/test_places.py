@@ -134,7 +134,13 @@ def png(array, palette=False):
 
 def test_rasters_are_the_numbers_of_the_file():
     numbers = np.array([[0, 3], [7, 255]], np.uint8)
-    for raw in (png(numbers), png(numbers, palette=True), numbers, numbers[..., None], numbers[None]):
+    for raw in (
+        png(numbers),
+        png(numbers, palette=True),
+        numbers,
+        numbers[..., None],
+        numbers[None],
+    ):
         assert class_raster(raw).tolist() == numbers.tolist()
     assert class_raster(numbers > 2).tolist() == [[0, 1], [1, 1]]
     for raw, words in (

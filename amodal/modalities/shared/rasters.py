@@ -28,17 +28,17 @@ def class_raster(raw: Raw) -> np.ndarray:
     Raises:
         BadValue: For what is no raster of whole numbers from 0 on.
     """
-    raw = unwrap(raw)
-    if isinstance(raw, (Path, str, bytes)):
-        data = read_bytes(raw)
-        raw = load_numpy(data) if is_numpy(data) else _open(data)
-    if isinstance(raw, Pillow.Image):
-        if raw.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+    content: object = unwrap(raw)
+    if isinstance(content, (Path, str, bytes)):
+        data = read_bytes(content)
+        content = load_numpy(data) if is_numpy(data) else _open(data)
+    if isinstance(content, Pillow.Image):
+        if content.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
             raise BadValue(
-                f"a raster of labels has one channel or a palette, and this picture is {raw.mode}"
+                "a raster of labels has one channel or a palette, and this picture is "
+                f"{content.mode}"
             )
-        raw = np.asarray(raw)
-    numbers = np.asarray(raw)
+    numbers = np.asarray(content)
     numbers = numbers[..., 0] if numbers.ndim == 3 and numbers.shape[2] == 1 else numbers
     numbers = numbers[0] if numbers.ndim == 3 and numbers.shape[0] == 1 else numbers
     if numbers.ndim != 2 or numbers.dtype.kind not in "bui" or 0 in numbers.shape:
@@ -76,15 +76,15 @@ def picture_sides(raw: Raw) -> tuple[int, int]:
     Raises:
         BadValue: If it cannot be read.
     """
-    raw = unwrap(raw)
-    if isinstance(raw, (Path, str, bytes)):
-        data = read_bytes(raw)
+    content: object = unwrap(raw)
+    if isinstance(content, (Path, str, bytes)):
+        data = read_bytes(content)
         if not is_numpy(data):
             return _header_sides(data)
-        raw = load_numpy(data)
-    if isinstance(raw, Pillow.Image):
-        return raw.height, raw.width
-    shape = np.shape(raw)
+        content = load_numpy(data)
+    if isinstance(content, Pillow.Image):
+        return content.height, content.width
+    shape = np.asarray(content).shape
     if len(shape) not in (2, 3):
         raise BadValue(f"an array of shape {shape} is no picture")
     # channels are the short side, first or last
