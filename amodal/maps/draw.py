@@ -258,8 +258,10 @@ class _Work:
             folder.write_fit(source.name, arrays)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if request.kind == "change":
-            return ChangeMode(**tensors)
-        return SegmentMode(**tensors, layers=tuple(f"segment {k}" for k in range(request.segments)))
+            return ChangeMode(tensors["scale_D"])
+        names = tuple(f"segment {k}" for k in range(request.segments))
+        mean, centres, axes = (tensors[name] for name in ("mean_D", "centre_KD", "axis_D3"))
+        return SegmentMode(mean, centres, axes, names)
 
     def _fitted(self, x_TD: Tensor) -> dict[str, np.ndarray]:
         request = self.request

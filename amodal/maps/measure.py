@@ -201,7 +201,7 @@ def measure_change(
         before, after = pictures(n)
         scores = {name: one(n)[0] for name, one in laid.items()}
         scores["pixels"] = _difference(before, after, scale)
-        scores["pixels, equalised"] = _difference(*map(_equalised, (before, after)), 1.0)
+        scores["pixels, equalised"] = _difference(_equalised(before), _equalised(after), 1.0)
         known = raster >= 0
         for score in scores.values():
             known &= np.isfinite(score)

@@ -139,9 +139,9 @@ class MapPictures:
             made[f"components/{stem}.png"] = components(laid[-COLOURS:], low, high)
         else:
             for k in range(len(mode.layers)):
-                low, high = float(self.reach.low[k]), float(self.reach.high[k])
+                dark, bright = float(self.reach.low[k]), float(self.reach.high[k])
                 file = f"{mode.folder}/{stem}" + (f".{k}" if len(mode.layers) > 1 else "")
-                made[f"{file}.png"] = in_colours(base, laid[k], low, high)
+                made[f"{file}.png"] = in_colours(base, laid[k], dark, bright)
         return made
 
     def _shown(self, item: int) -> list[np.ndarray]:

@@ -74,13 +74,11 @@ def read_queries(queries: str | Sequence[str] | Path, templates: Sequence[str] =
 
 
 def _parts(queries: str | Sequence[str] | Path) -> list[str]:
-    file = Path(queries) if isinstance(queries, (str, Path)) else None
-    if file is not None and (isinstance(queries, Path) or file.suffix == ".txt"):
+    if isinstance(queries, Path) or (isinstance(queries, str) and queries.endswith(".txt")):
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            parts = Path(queries).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise AmodalError(f"cannot read queries from {file}: {error}") from error
-        parts = lines
+            raise AmodalError(f"cannot read queries from {queries}: {error}") from error
     else:
         parts = queries.split(",") if isinstance(queries, str) else [str(q) for q in queries]
     parts = [part.strip() for part in parts if part.strip()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Maps:
     labelled: int = 0
     unscored: float = 0.0
     left_out: int = 0
-    unreadable: Sequence[str] = field(default_factory=tuple)
+    unreadable: Sequence[str] = ()
 
     @property
     def sentence(self) -> str:
