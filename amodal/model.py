@@ -295,10 +295,8 @@ class Model(HubMixin):
 
         Args:
             data: Whatever `amodal.open` takes.
-            path: A folder, RUN/index if None, or an address such as
-                qdrant://localhost:6333/photos.
-            options: prune=True to delete the records that `data` no longer has, progress; see
-                `amodal.search.Engine.update`.
+            path: A folder, or an address (qdrant://HOST:PORT/NAME); RUN/index if None.
+            options: prune=True deletes what `data` no longer has; see `amodal.search.Engine.update`.
         """
         dataset = self.with_features(self.read(data))
         return self._open_index(path).update(dataset, device=self.device, **options)
