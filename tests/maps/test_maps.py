@@ -145,22 +145,22 @@ def test_segments_are_what_is_alike(halved, tmp_path):
     assert np.abs(components[4, :4] - components[20, :4]).max() < 3
 
 
-def change_records(light=1.0):
-    """Three pairs: nothing new, a small square, a larger one; the later ones are lighter."""
+def change_records(light):
+    """Three pairs: nothing new, a small square, a larger one; light is added to the later ones."""
     before, after, masks = [], [], []
-    for side in (0, 8, 12):
+    for side, added in zip((0, 8, 12), light):
         pixels, _ = picture("red", 20, 4)
         pixels = (pixels * 0.7).astype(np.uint8)
         changed, mask = pixels.copy(), np.zeros((SIDE, SIDE), np.uint8)
         changed[4 : 4 + side, 8 : 8 + side] = RGB["green"]
         mask[4 : 4 + side, 8 : 8 + side] = 255
         before.append(pixels)
-        after.append((changed * light).clip(0, 255).astype(np.uint8))
+        after.append((changed.astype(int) + added).clip(0, 255).astype(np.uint8))
         masks.append(mask)
     return open_data({"before": before, "after": after, "mask": masks}), masks
 
 
-@pytest.mark.parametrize("light", [1.0, 1.2])
+@pytest.mark.parametrize("light", [(0, 0, 0), (90, 0, 25)])
 def test_change_is_where_a_square_is_new_whatever_the_light(light, tmp_path):
     data, masks = change_records(light)
     model = planted(records(), fields=("image",))
