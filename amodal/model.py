@@ -27,6 +27,7 @@ from amodal.export.hub_mixin import HubMixin
 from amodal.inference.predict import MethodPredictor
 from amodal.inference.probe_head import ProbeHead
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
+from amodal.maps import Maps, map_records
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
 from amodal.methods.saved import SPEC, BackboneLike, encoder_spec, load_run, whole_method
@@ -186,8 +187,7 @@ class Model(HubMixin):
         return features_of_run(dataset, self.encoder, self.config, self.device)
 
     def read_partial(self, data: Openable) -> Dataset:
-        """Open `data` that may lack whole fields of the encoder, with a warning; no record has a
-        value of them. Raises AmodalError if it has none of the fields."""
+        """Open `data` that may lack whole fields, with a warning. AmodalError if it lacks all."""
         dataset = records.open(data)
         missing = dataset.missing_fields(self.fields)
         if missing and len(missing) < len(self.fields):
@@ -276,6 +276,10 @@ class Model(HubMixin):
         """Divide records into clusters, without any label; see `amodal.cluster.cluster`."""
         return cluster(self, data, **options)
 
+    def map(self, data: Openable, out: str | Path, **options: Any) -> Maps:
+        """Draw where things are in pictures; see `amodal.maps.map_records`."""
+        return map_records(self, data, out, **options)
+
     def diagnose(self, data: Openable, **options: Any) -> Diagnosis:
         """What the vectors look like; see `amodal.evaluate.diagnoses.diagnose`."""
         return diagnose(self, data, **options)
@@ -291,10 +295,8 @@ class Model(HubMixin):
 
         Args:
             data: Whatever `amodal.open` takes.
-            path: A folder, RUN/index if None, or an address such as
-                qdrant://localhost:6333/photos.
-            options: prune=True to delete the records that `data` no longer has, progress; see
-                `amodal.search.Engine.update`.
+            path: A folder, or an address (qdrant://HOST:PORT/NAME); RUN/index if None.
+            options: prune=True deletes what `data` no longer has; see `amodal.search.Engine.update`.
         """
         dataset = self.with_features(self.read(data))
         return self.open_index(path).update(dataset, device=self.device, **options)
@@ -334,8 +336,7 @@ class Model(HubMixin):
 
     @cached_property
     def retriever(self) -> GenerativeRetriever:
-        """Writes identifiers of records, without an index. Raises AmodalError for a run of a
-        method that does not."""
+        """Writes identifiers of records, without an index. AmodalError for other methods."""
         if not self.spec.get("retrieves"):
             name = self.config.get("method", "this encoder")
             why = (
@@ -350,8 +351,7 @@ class Model(HubMixin):
         return GenerativeRetriever(cast(Method, self.method), keys_of(self._run_dir()))
 
     def generate(self, *, k: int = 10, **query: Any) -> list[Hit]:
-        """Name the k records for a query by generative retrieval (`grace`), among those that it
-        was trained on: `generate(text="a red boat")`. Raises AmodalError for other methods."""
+        """Name the k training records for a query by `grace`: `generate(text="a red boat")`."""
         return self.retriever(query, k=k)
 
     def save(self, path: str | Path) -> Path:

@@ -259,6 +259,7 @@ def test_every_verb_of_the_readme_exists():
             "embed",
             "cluster",
             "link",
+            "map",
             "diagnose",
             "index",
         ),

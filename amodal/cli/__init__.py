@@ -16,6 +16,7 @@ from amodal.cli.curate import curate
 from amodal.cli.diagnose import diagnose
 from amodal.cli.find import index, search, serve
 from amodal.cli.link import link
+from amodal.cli.map import map
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS
@@ -28,7 +29,7 @@ VERBS = {
     f.__name__: f
     for f in (
         *(demo, init, data, curate, compare, pretrain, plan, align, adapt, predict, evaluate),
-        *(embed, cluster, link, diagnose, index, search, serve, view),
+        *(embed, cluster, link, map, diagnose, index, search, serve, view),
         *(export, methods, claim, doctor),
     )
 }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from amodal.core.batch import Batch
 from amodal.core.column import Column
 from amodal.core.embeddings import Embeddings
+from amodal.core.tokens import Tokens
 
 
 @runtime_checkable
@@ -198,6 +199,53 @@ class CombinesGradients(Protocol):
 
         Returns:
             (P,), the gradient for the optimizer.
+        """
+        ...
+
+
+@runtime_checkable
+class LocatesText(Protocol):
+    """Compares patches with texts in a way of its own (`amodal map --queries`).
+
+    Not needed by a method whose heads take patches into the space of texts
+    (`amodal.nn.patch_vectors`).
+    """
+
+    def patch_vectors(self, batch: Batch, field: str) -> Tokens:
+        """Unit vectors (T, E) of the patches of a field, in reading order.
+
+        Raises:
+            AmodalError: For a field whose patches cannot be compared with texts.
+        """
+        ...
+
+    def patch_queries(self, z_KD: Tensor, field: str) -> Tensor:
+        """What of the vectors of K texts in the aligned space is compared with patches.
+
+        Returns:
+            (K, E), not normalised.
+        """
+        ...
+
+
+@runtime_checkable
+class Segments(Protocol):
+    """Has learnt classes of places, from all fields of a row (`amodal map`).
+
+    Attributes:
+        classes: How many.
+    """
+
+    classes: int
+
+    def class_maps(self, batch: Batch) -> Column:
+        """Probabilities of the classes, of the rows that have any field.
+
+        Returns:
+            (N, classes, rows, columns).
+
+        Raises:
+            AmodalError: For a method that learnt a label of whole records.
         """
         ...
 

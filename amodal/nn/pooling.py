@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,17 @@ class Pool(nn.Module):
     def forward(self, tokens: Tokens) -> Column:
         """Tokens x (T, D) -> (N, out_width), of the rows that have any."""
         raise NotImplementedError
+
+    def single(self, tokens: Tokens) -> Tensor:
+        """(T, out_width): what each token would be pooled into if it were all that its row has.
+
+        Args:
+            tokens: After the trunk and `strip`.
+        """
+        alone = replace(
+            tokens, row=torch.arange(len(tokens), device=tokens.row.device), size=len(tokens)
+        )
+        return self.forward(alone).flat
 
 
 class MeanPool(Pool):
@@ -68,6 +81,10 @@ class ClsPool(Pool):
     def forward(self, tokens: Tokens) -> Column:
         """See `Pool.forward`."""
         return tokens.first()
+
+    def single(self, tokens: Tokens) -> Tensor:
+        """See `Pool.single`; a token stands in the place of the class token."""
+        return tokens.x
 
 
 class AttentionPool(Pool):

@@ -180,3 +180,18 @@ def test_towers_without_a_class_token_and_other_mistakes():
         "picture",
         "signal",
     }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["both", "cls", "mean"])
+def test_patches_and_queries_give_the_maps(pooling):
+    m = method("dinotxt", sources=("picture", "words"), pooling=pooling)
+    rows = batch(("plain",), sources=("picture", "words"))
+    classes = torch.randn(3, m.encoder.heads_width, generator=torch.Generator().manual_seed(0))
+    patches = m.patch_vectors(rows, "picture")
+    queries = torch.nn.functional.normalize(m.patch_queries(classes, "picture"), dim=1)
+    maps = patch_maps(m.encoder, [rows], "picture", classes)
+    torch.testing.assert_close(
+        (patches.x @ queries.T).view(len(maps), 4, 3).mT.reshape(maps.shape), maps
+    )
+    assert (m.patch_queries(classes, "picture") == classes[:, 64 * (pooling == "both") :]).all()

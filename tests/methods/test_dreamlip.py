@@ -4,6 +4,7 @@ import torch
 
 from amodal.core import Column, Ragged
 from amodal.methods.contrastive.dreamlip import first_occurrences
+from amodal.methods.shared.regions import alone, regions
 from amodal.objectives.grouping import group_patches
 from tests.methods.bench import batch, exact, method
 
@@ -73,3 +74,16 @@ def test_equal_patches_weigh_alike():
     """Without a span there is no scale; also above a threshold of one over their number."""
     weights = group_patches(torch.ones(1, 1, 4), torch.ones(1, 3, 4), torch.ones(1, 3) > 0)[1]
     torch.testing.assert_close(weights, torch.full((1, 1, 3), 1 / 3))
+
+
+@torch.no_grad()
+def test_patches_of_maps_are_those_of_the_grouping_loss():
+    m = method("dreamlip", sources=("picture", "words"), width=8, captions=2)
+    rows = batch(("plain",), sources=("picture", "words"))
+    tokens, expected = (
+        m.patch_vectors(rows, "picture"),
+        regions(m.encoder, alone(m.encoder, rows)["picture"]),
+    )
+    torch.testing.assert_close(tokens.x, expected.flat)
+    z = torch.randn(2, 8)
+    assert m.patch_queries(z, "picture") is z

@@ -22,8 +22,9 @@ ALLOWED = {
         "evaluate/protocols/zero_shot.py",
         '"text": text,',
     ): "an option of the protocol, in its result",
+    ("methods/contrastive/simclr.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/fusion/surgical_feedback.py", 'views={"image"'): "what the paper did to pictures",
-    ("methods/masked/mae.py", 'RECIPE = Recipe(views={"image"'): "what the paper did to pictures",
+    ("methods/masked/mae.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/redundancy/vicreg.py", 'views={"image"'): "what the paper did to pictures",
 }
 """(file, part of a line) -> why this is no branch: a word that is also the name of a modality, or

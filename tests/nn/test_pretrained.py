@@ -402,3 +402,13 @@ def test_our_transformer_is_timms_blocks():
         torch.testing.assert_close(
             ours(tokens).x, peer(padded, see[:, None])[mask], rtol=1e-9, atol=1e-10
         )
+
+
+@pytest.mark.parametrize(
+    ("spec", "side"),
+    [("resnet18:64", 64), ("resnet18:64/8@scratch", 64), ("resnet18/8", 224), ("resnet18", 224)],
+)
+def test_the_size_of_a_model_is_read_with_a_stride_behind_it(spec, side):
+    from amodal.nn.backbones.timm import input_size
+
+    assert input_size(spec) == side

@@ -21,6 +21,7 @@ FLOOR = {
     "inference": 7,
     "evaluate": 8,
     "cluster": 9,
+    "maps": 9,
     "studies": 9,
     "search": 9,
     "selection": 9,

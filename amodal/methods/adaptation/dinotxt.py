@@ -10,9 +10,9 @@ others a linear map into its space.
 
 Differs:
 - Encoder: the paper's is DINOv2's ViT-L/14 with registers. A pretrained backbone here
-  (`--backbone image=timm:NAME`) gives its patches alone, so that the class token is a new one which
-  the blocks fill, and registers stay out of them; a tower that a run trained brings its class token
-  along.
+  (`--backbone image=timm:NAME`) gives its patches alone, through a linear map that learns, so that
+  the class token is a new one which the blocks fill, and registers stay out of them; a tower that
+  a run trained brings its class token along.
 - Blocks: theirs are dropped at random in training, at a rate of .3; these are not, because a
   pooling does not know the seeds of rows. Attention has a bias here, theirs has none. Matrices and
   biases start as torch has them, theirs normal with .02 and zero.
@@ -21,13 +21,14 @@ Differs:
 - Pooling of patches: their mean. The authors' model also has the maximum and a generalised mean,
   which the released one does not use, and can take patches from an earlier layer.
 - The inverse temperature is bounded by 100, CLIP's; their public code has no bound.
-- Recipe: the training program is not public, and this page has none. The paper's batches of 65,000
-  pairs and about 50,000 steps can be set, and 224 pixels.
+- Recipe: the training program is not public. `PAPER_RECIPE` has the batches, the number of steps
+  and the pixels that the paper names; optimizer and rate are the library's.
 - Data: the curation of both sides (captions balanced over concepts, clusters of images) is not
   here.
 - Views are `weak` of both fields: crops of 60 to 100 %, and slices of texts of 80 to 100 %.
-- `patch_maps` enlarges cosines bilinearly, the authors' notebook enlarges patches, bicubically;
-  windows that slide over a larger picture are left out. Maps are made from Python alone.
+- Product: `amodal map RUN --queries "a cat,a tree"` (with `--template` for prompts) is their
+  segmentation by texts; it and `patch_maps` enlarge cosines bilinearly, the authors' notebook
+  enlarges patches, bicubically. Windows that slide over a larger picture are left out.
 - Further fields, and several locked ones, are ours.
 """
 
@@ -39,12 +40,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from amodal.core import AmodalError, Batch, Embeddings
+from amodal.core import AmodalError, Batch, Embeddings, Recipe, Tokens
 from amodal.methods.adaptation.lit import to_lock
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import (
+    ProjectionTower,
     align_to_towers,
     projection_towers,
     with_projection_tower,
@@ -53,6 +55,8 @@ from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 
 ENCODER = {"pool": "cls"}
+PAPER_RECIPE = Recipe(batch_size=65_536, steps=50_000, resolution=224)
+"""What the paper says of it."""
 
 
 def dinotxt(
@@ -63,7 +67,7 @@ def dinotxt(
     pooling: str = "both",
     temperature: float = 0.07,
     max_scale: float = 100.0,
-) -> Towers:
+) -> DinoTxt:
     """Build dino.txt.
 
     Args:
@@ -91,7 +95,30 @@ def dinotxt(
             }
         )
 
-    return Towers(align_to_towers(encoder), objective, learned=scale)
+    return DinoTxt(align_to_towers(encoder), objective, learned=scale)
+
+
+class DinoTxt(Towers):
+    """`Towers` whose patches are compared with the patches' part of a text's vector."""
+
+    def patch_vectors(self, batch: Batch, field: str) -> Tokens:
+        """See `amodal.core.protocols.LocatesText`."""
+        tower = _tower(self.encoder, field)
+        patches = tower.patches(alone(self.encoder, batch.only(field))[field])
+        return patches.with_x(normalize(patches.x, dim=1))
+
+    def patch_queries(self, z_KD: Tensor, field: str) -> Tensor:
+        """See `amodal.core.protocols.LocatesText`."""
+        return z_KD[:, _tower(self.encoder, field).patch_slice]
+
+
+def _tower(encoder: Encoder, field: str) -> ProjectionTower:
+    towers = projection_towers(encoder)
+    if field not in towers:
+        raise AmodalError(
+            f"maps are of fields that dinotxt locked, {', '.join(towers) or 'none'}, not {field!r}"
+        )
+    return towers[field]
 
 
 @torch.no_grad()
@@ -115,12 +142,7 @@ def patch_maps(
         AmodalError: For a field without a projection tower, records without it, and patches that
             form no square.
     """
-    towers, maps = projection_towers(encoder), []
-    if field not in towers:
-        raise AmodalError(
-            f"maps are of fields that dinotxt locked, {', '.join(towers) or 'none'}, not {field!r}"
-        )
-    tower = towers[field]
+    tower, maps = _tower(encoder, field), []
     class_KD = normalize(classes_KD[:, tower.patch_slice], dim=1)
     for batch in batches:
         values = len(batch[field])

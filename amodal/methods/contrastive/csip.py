@@ -14,15 +14,19 @@ Differs:
 - views: `weak`, a crop of 60 to 100 % and a flip, of each field on its own. The authors change both
   fields in the same way, half the time each by a crop of 50 to 100 %, flips in both directions and
   a turn by up to 90 degrees, blur a fifth of them, and then shift the picture's colours by a hair
-  (strength .01) or make it grey (a fifth). There are no turns, no vertical flips and no blur here.
+  (strength .01) or make it grey (a fifth). There are no turns, no vertical flips and no blur here;
+  `--views picture=plain heights=plain` lets the two fields show one place, without any change.
 - heights are scaled as images of 16 bits there (divided by 65,535); here by what the field says.
 - recipe: `PAPER_RECIPE`, where betas and decay are those of AdamW in torch, at which the authors
   leave them; biases and norms decay too there. A batch of theirs is 4 tiles cut into patches of 512
   pixels, 16 of a tile of 2,048; here a record is a patch, drawn on its own.
 - product: the picture's encoder under a U-Net, and under Siamese fully convolutional networks for
-  changes (concatenated or subtracted), with focal and Jaccard losses. Here the heads are parts of
-  Python (`amodal.nn.heads.dense`), lighter than a U-Net, without skips from early layers, and no
-  command trains them or draws a map of changes.
+  changes (concatenated or subtracted), with focal and Jaccard losses. Here `amodal map RUN --change
+  BEFORE,AFTER` draws changes without a label, by the distance between the two maps of features, and
+  `--segments` divides pictures. With labels `amodal pretrain ssma --init-from RUN` trains a decoder
+  of pixels by cross-entropy on the encoder of the picture, which the map then shows; of two times
+  it has two encoders that share no weights. Shared ones are parts of Python
+  (`amodal.nn.heads.dense`), lighter than a U-Net, without skips from early layers.
 - ours: any fields, of which one is the image; with more than one other, the mean over them; and the
   direction from heights to pictures (`symmetric`).
 """

@@ -26,8 +26,10 @@ Differs:
   (`--size base`) of 224 pixels with a class token, and CLIP's text transformer.
 - Left out: pictures generated from captions as further views, the losses for several positives at
   once, for labels of nouns and for optimal transport that the program has beside.
-- Segmentation by sentences, with which the paper tests patches, is no command here; weights of
-  patches are what `amodal.objectives.grouping.group_patches` returns.
+- Product: `amodal map RUN --queries "a cat,a tree"` is the segmentation by texts with which the
+  paper tests patches, by the cosine of patches as the grouping loss compares them, at the
+  resolution of training; retrieval and zero-shot classes by `amodal evaluate`. Weights of patches
+  in a group are what `amodal.objectives.grouping.group_patches` returns.
 - Further fields than a picture and a text, and InfoNCE between them, are ours.
 """
 
@@ -38,13 +40,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from amodal.core import Batch, Column, Embeddings, Ragged, Recipe, field_of, views_of
+from amodal.core import Batch, Column, Embeddings, Ragged, Recipe, Tokens, field_of, views_of
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import alone, regions, sentences, texts_and_others, vectors
 from amodal.methods.shared.shapes import field_pairs, share
+from amodal.methods.shared.typed_parts import aligned_heads, field_pool
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.grouping import group_patches
@@ -165,6 +169,16 @@ class DreamLip(Method):
             groups=groups,
             distinct=distinct,
         )
+
+    def patch_vectors(self, batch: Batch, field: str) -> Tokens:
+        """See `amodal.core.protocols.LocatesText`: patches as the grouping loss compares them."""
+        tokens = alone(self.encoder, batch.only(field))[field]
+        patches = field_pool(self.encoder, field).strip(tokens)
+        return patches.with_x(normalize(aligned_heads(self.encoder)[field](patches.x), dim=1))
+
+    def patch_queries(self, z_KD: Tensor, field: str) -> Tensor:
+        """See `amodal.core.protocols.LocatesText`."""
+        return z_KD
 
     def losses(self, features: DreamLipFeatures) -> dict[str, Tensor]:
         z = Embeddings(

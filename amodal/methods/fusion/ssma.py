@@ -5,12 +5,25 @@ that the decoder weighs, cross-entropy with deep supervision. Row 6 of the catal
 labels: "self-supervised" means that features set their own gates.
 
 Three stages, as in the paper: each field learns alone, then all together, then fusion and decoder
-with encoders fixed; the shares of steps follow their iterations, and encoders do not learn more
-slowly in between. Differences: encoders are the library's, not ResNets of multiscale units, so
-skips are unfolded from a field's tokens before its trunk; experts have a linear head instead of a
-decoder; scores are brought to the picture's size bilinearly; pictures are not augmented. Any number
-of fields: one without a grid is the same at every place, grids are brought to the finest, and a
-field that a row lacks is a map of zeros."""
+with encoders fixed. Any number of fields: one without a grid is the same at every place, grids are
+brought to the finest, and a field that a row lacks is a map of zeros. `amodal map RUN` draws the
+classes of pixels (`class_maps`), with `--label` beside clusters of pixels and chance.
+
+Differs:
+
+- encoder: transformers over tokens. The paper has a ResNet-50 of multiscale residual units, with
+  two skips from early layers. Here skips are unfolded from a field's tokens before its trunk; of a
+  backbone these are the tokens at its end, so that nothing of an early layer comes in.
+- experts have a linear head in place of a decoder.
+- stages: the shares of steps follow the paper's iterations (150,000, 100,000 and 50,000), but all
+  have one rate and one size of batches; theirs are of 8, 7 and 12, and in the second stage encoders
+  learn ten times more slowly.
+- recipe: none on this page. Theirs is Adam from 1e-3, falling with a power of .9; `--schedule
+  linear` is the nearest.
+- pictures are not augmented, as a raster of labels would have to be changed in the same way; theirs
+  are turned, scaled, cropped, flipped, and changed in light and contrast.
+- resolution: squares; theirs are 768 x 384. Scores are brought to the picture's size bilinearly.
+"""
 
 from __future__ import annotations
 
@@ -209,6 +222,15 @@ class Ssma(StagedMethod):
         """Logarithms of the `probabilities`."""
         column = self.probabilities(batch)
         return Column(column.flat.clamp(min=1e-12).log(), column.rows)
+
+    def class_maps(self, batch: Batch) -> Column:
+        """See `amodal.core.protocols.Segments`."""
+        if self.labels:
+            raise AmodalError(
+                f"this run of ssma learnt the label {self.label} of whole records, which has no "
+                "place in a picture; train it with label = a field of class maps"
+            )
+        return self.probabilities(batch)
 
     @torch.no_grad()
     def probabilities(self, batch: Batch, size: int = 0) -> Column:

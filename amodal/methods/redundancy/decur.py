@@ -18,7 +18,12 @@ Differs:
   views of satellite images may be of two seasons.
 - optimizer: one rate for all; theirs has 0.0048 for biases and norms. The cosine ends at 1 % of
   the rate, theirs at 0.
-- transfer: `amodal evaluate` probes and fine-tunes; segmentation is not here.
+- product: `amodal evaluate` probes each field alone and all together, `amodal adapt` fine-tunes.
+  Segmentation: `amodal pretrain ssma --init-from RUN` trains a decoder of pixels on the encoders,
+  with all fields or some, and `amodal map` draws what it has learnt, or segments and changes
+  without labels. Theirs are SegFormer's decoder, FCN and CMX.
+- the two kinds of dimensions are in the projectors, which the run keeps; the authors' pictures of
+  what each kind looks at are not here.
 """
 
 from torch import Tensor

@@ -60,14 +60,14 @@ def input_size(rest: str) -> int:
     """The side in pixels of a model's input; 0 if timm does not say.
 
     Args:
-        rest: NAME[:SIZE][@WEIGHTS].
+        rest: NAME[:SIZE][/STRIDE][@WEIGHTS].
 
     Raises:
         AmodalError: If timm does not know the name.
     """
     import timm
 
-    name, _, size = rest.partition("@")[0].partition(":")
+    name, _, size = rest.partition("@")[0].partition("/")[0].partition(":")
     if size.isdecimal():
         return int(size)
     if not timm.is_model(name):
