@@ -296,7 +296,7 @@ class Model(HubMixin):
         Args:
             data: Whatever `amodal.open` takes.
             path: A folder, or an address (qdrant://HOST:PORT/NAME); RUN/index if None.
-            options: prune=True deletes what `data` no longer has; see `amodal.search.Engine.update`.
+            options: prune=True deletes what is gone from `data`; see `amodal.search.Engine.update`.
         """
         dataset = self.with_features(self.read(data))
         return self.open_index(path).update(dataset, device=self.device, **options)
