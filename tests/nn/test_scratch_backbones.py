@@ -46,6 +46,34 @@ def test_a_small_image_keeps_a_map_of_cells():
     assert len(backbone("convnet", four, 16)(images(channels=4), "image", 2))
 
 
+@pytest.mark.parametrize("layers, wide", [("18", 512), ("34", 512), ("50", 2048)])
+def test_a_resnet_for_small_images_is_that_of_timm_but_for_its_stem(layers, wide):
+    """He et al.: the same parameters, with a first convolution of 3 pixels in place of 7."""
+    import timm
+
+    side = make("image", size=32, channels=3, patch=8)
+    body = backbone(f"convnet:layers={layers},width=64", side, 16).body
+    reference = timm.create_model(f"resnet{layers}", num_classes=0)
+    count = {
+        k: sum(p.numel() for p in m.parameters()) for k, m in (("own", body), ("timm", reference))
+    }
+    assert body.width == reference.num_features == wide
+    assert count["timm"] - count["own"] == 64 * 3 * (7 * 7 - 3 * 3)
+    # the other layers, in eval mode, compute the same
+    own = [m for m in body.modules() if not list(m.children()) and list(m.parameters())]
+    theirs = [m for m in reference.modules() if not list(m.children()) and list(m.parameters())]
+    with torch.no_grad():
+        for m in theirs:
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 1.5), m.bias.uniform_(-1, 1)
+        for a, b in zip(own[1:], theirs[1:]):
+            a.load_state_dict(b.state_dict())
+        maps = torch.randn(2, 64, 8, 8)
+        blocks = (reference.layer1, reference.layer2, reference.layer3, reference.layer4)
+        expected = torch.nn.Sequential(*blocks).eval()(maps)
+        torch.testing.assert_close(body.blocks.eval()(maps), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("wanted", [0, 30, 200])
 def test_a_token_of_a_signal_sees_its_receptive_field(wanted):
     spec = f"resnet1d:width=4,norm=layer,receptive_field={wanted}"
@@ -200,6 +228,7 @@ def test_a_frozen_model_stays_in_evaluation_mode(tmp_path):
         ("convnet:widht=3", IMAGE, "Did you mean width"),
         ("convnet:width=0", IMAGE, "whole number of at least 1, got '0'"),
         ("convnet:norm=layer", IMAGE, "There are: batch, group"),
+        ("convnet:layers=20", IMAGE, "Did you mean 50"),
         ("convnet:norm=group,width=4", IMAGE, "a width that 8 groups divide"),
         ("convnet", SERIES, "convnet backbones are for image fields"),
         ("resnet1d:kernel=4", SERIES, "odd number"),
