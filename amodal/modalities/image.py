@@ -88,7 +88,7 @@ class Image(Modality):
     accepts: ClassVar[str] = "image/*,.npy"
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet")
+    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet", "amdim")
     example_tokens: ClassVar[int] = 196
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
     views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS)
@@ -201,7 +201,8 @@ class Image(Modality):
         blurred and solarized: the two views of BYOL (8-100 %, less change of saturation, blur
         always or seldom, a fifth of the second ones solarized). global and local_solarized:
         LeJEPA's (30-100 % and, at `local_size`, 5-30 %, BYOL's second colours, blur half the time).
-        With fit "native" a crop has the shape of its picture, or half of it.
+        amdim: of 30-100 %, more hue, not blurred. With fit "native" a crop has the shape of its
+        picture, or half of it.
 
         Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
         linear across channels. Each is one small matrix product, so a view costs the same for any

@@ -22,6 +22,7 @@ ALLOWED = {
         "evaluate/protocols/zero_shot.py",
         '"text": text,',
     ): "an option of the protocol, in its result",
+    ("methods/contrastive/amdim.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/fusion/surgical_feedback.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/masked/mae.py", 'RECIPE = Recipe(views={"image"'): "what the paper did to pictures",
     ("methods/redundancy/vicreg.py", 'views={"image"'): "what the paper did to pictures",

@@ -74,6 +74,54 @@ def test_a_resnet_for_small_images_is_that_of_timm_but_for_its_stem(layers, wide
         torch.testing.assert_close(body.blocks.eval()(maps), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("side, sees", [(32, {"patches": 8, "regions": 16}), (64, {"patches": 16})])
+def test_cells_of_the_network_of_amdim_see_their_own_part(side, sees):
+    """Without padding: a cell of 7 x 7 of 32 pixels sees 8 x 8 of them, and the last cell all."""
+    field = make("image", size=side, channels=3, patch=8)
+    body = backbone("amdim:width=4,depth=2,out=8,norm=none", field, 16).body.double()
+    torch.manual_seed(0)
+    for p in body.parameters():
+        p.data += 0.1 * torch.rand_like(p)  # convolutions that begin at zero see nothing
+    images = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    whole, maps = body.at_scales(images)
+    assert whole.shape == (1, 8) and {k: m.shape[1] for k, m in maps.items()} == {
+        "regions": 25,
+        "patches": 49,
+    }
+    for scale, pixels in sees.items():
+        cell = maps[scale][0, 0].sum()
+        (seen,) = torch.autograd.grad(cell, images, retain_graph=True)
+        rows, columns = (seen[0].abs().sum(0).sum(i).nonzero().flatten() for i in (1, 0))
+        assert rows.tolist() == columns.tolist() == list(range(pixels))
+    (seen,) = torch.autograd.grad(whole.sum(), images)
+    seen = seen[0].abs().sum(0) > 0
+    assert seen.any(0).all() and seen.any(1).all() and seen.double().mean() > 0.95
+
+
+def test_the_network_of_amdim_is_that_of_its_authors_and_begins_as_means():
+    """Parameters of their classes for 128 pixels, counted by hand; the second convolution of each
+    layer is zero at the start, so that all of them average."""
+    field, (w, d, out) = make("image", size=128, channels=3, patch=8), (4, 3, 40)
+    body = backbone(f"amdim:width={w},depth={d},out={out}", field, 16).body.eval()
+
+    def layers(a, b, kernel):
+        return a * b * kernel**2 + b * b + (d - 1) * 2 * b * b
+
+    stem = 3 * w * 25 + w + w * w * 9 + w
+    blocks = layers(w, 2 * w, 4) + layers(2 * w, 4 * w, 4) + layers(4 * w, 8 * w, 2)
+    last = 2 * layers(8 * w, 8 * w, 3) + 8 * w * out * 9 + out * out + 2 * out
+    assert sum(p.numel() for p in body.parameters()) == stem + blocks + last
+    images = torch.rand(2, 3, 128, 128)
+    whole, maps = body.at_scales(images)
+    means = body.stem((images - body.mean) / body.std)
+    for kernel in (4, 4, 2):
+        means = torch.nn.functional.avg_pool2d(means, kernel, 2)
+    torch.testing.assert_close(maps["patches"][:, :, :w].transpose(1, 2), means.flatten(2))
+    assert not maps["patches"][:, :, w:].any() and not whole[:, w:].any()
+    local = torch.rand(1, 3, 64, 64)  # a small part is enlarged
+    assert body.at_scales(local)[1]["regions"].shape == (1, 25, 8 * w)
+
+
 @pytest.mark.parametrize("wanted", [0, 30, 200])
 def test_a_token_of_a_signal_sees_its_receptive_field(wanted):
     spec = f"resnet1d:width=4,norm=layer,receptive_field={wanted}"
@@ -228,6 +276,7 @@ def test_a_frozen_model_stays_in_evaluation_mode(tmp_path):
         ("convnet:widht=3", IMAGE, "Did you mean width"),
         ("convnet:width=0", IMAGE, "whole number of at least 1, got '0'"),
         ("convnet:norm=layer", IMAGE, "There are: batch, group"),
+        ("amdim", IMAGE, "squares of 32, 64, 128 pixels"),
         ("convnet:layers=20", IMAGE, "Did you mean 50"),
         ("convnet:norm=group,width=4", IMAGE, "a width that 8 groups divide"),
         ("convnet", SERIES, "convnet backbones are for image fields"),

@@ -53,6 +53,7 @@ VIEWS = {
     "half": ImageView((0.5, 1.0)),
     "simclr": ImageView((0.08, 1.0), blur=0.5, jitter=SIMCLR),
     "unblurred": ImageView((0.08, 1.0), jitter=SIMCLR),  # of small pictures
+    "amdim": ImageView((0.3, 1.0), jitter=Jitter(hue=0.2)),  # of its authors' code, from 64 pixels
     # BYOL's two views, table 6 of arXiv:2006.07733
     "blurred": ImageView((0.08, 1.0), blur=1.0, jitter=BYOL),
     "solarized": ImageView((0.08, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),

@@ -37,6 +37,34 @@ class Body(nn.Module):
         raise NotImplementedError
 
 
+class MultiScaleBody(Body):
+    """A model with one token a value, and lists of features that have seen less of it.
+
+    Attributes:
+        scale_widths: Name of a scale -> dimensions of its features.
+    """
+
+    scale_widths: Mapping[str, int]
+
+    def at_scales(self, values: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Values of N rows -> (N, width) of the whole, and scale -> (N, L, scale_widths)."""
+        raise NotImplementedError
+
+    def position(self, one_ND: Tensor) -> Tensor:
+        """(N, 3), where the tokens (N, width) of wholes are."""
+        raise NotImplementedError
+
+    def forward(self, values: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Body.forward`."""
+        whole_ND, _ = self.at_scales(values)
+        return whole_ND, ones_like_rows(whole_ND), self.position(whole_ND)
+
+
+def ones_like_rows(x_ND: Tensor) -> Tensor:
+    """(N,) int64, ones."""
+    return torch.ones(len(x_ND), dtype=torch.int64, device=x_ND.device)
+
+
 class ImageField(Protocol):
     """What a body asks of a field of images: side and patch in pixels, how pictures are fitted into
     it, moments of each channel."""
