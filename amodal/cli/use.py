@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from amodal.cli.options import listed
 from amodal.cli.own_code import NONE, Code
-from amodal.cli.shared import Data, Run, Runs, show
+from amodal.cli.shared import PROTOCOL_OPTIONS, Data, Run, Runs, show
 from amodal.core import AmodalError
 
 
@@ -50,7 +50,7 @@ def evaluate(
             metavar="A,B",
             help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; by default all "
             "that apply except missing_modality_robustness, modality_subsets, prompts, "
-            "base_to_new, small_objects",
+            "base_to_new, small_objects, backdoor; their options: --protocol.NAME VALUE",
         ),
     ] = "",
     json: Annotated[
@@ -75,12 +75,14 @@ def evaluate(
     """Evaluate a run on records it was not trained on; or more runs that differ by their seed, with
     means and intervals over them."""
     from amodal.evaluate import over_runs
+    from amodal.evaluate.protocol_registry import options_from_text
 
     if not run:
         raise AmodalError("no run was named: amodal evaluate RUN --data DATA")
     options: dict[str, Any] = {"simple": simple, "records": records, "label": label}
     options |= {"protocols": listed(protocols), "untrained": untrained}
     options |= {} if few is None else {"few": few}
+    options |= options_from_text(listed(protocols) or (), PROTOCOL_OPTIONS)
     report = over_runs([code.open(one).evaluate(data, **options) for one in run])
     show(report.table())
     if json is not None:

@@ -26,6 +26,7 @@ ALLOWED = {
     ("methods/fusion/surgical_feedback.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/masked/mae.py", 'RECIPE = Recipe(views={"image"'): "what the paper did to pictures",
     ("methods/redundancy/vicreg.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/robustness/cleanclip.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/theory/kernel_infonce.py", 'views={"image"'): "what the paper did to pictures",
 }
 """(file, part of a line) -> why this is no branch: a word that is also the name of a modality, or

@@ -61,6 +61,8 @@ VIEWS = {
     "global": ImageView((0.3, 1.0), blur=0.5, jitter=BYOL, solarize=0.2),
     "local_solarized": ImageView((0.05, 0.3), blur=0.5, jitter=BYOL, solarize=0.2, is_local=True),
 }
+AUTO = "autoaugment"
+"""The view of `image_policies`, which is no crop."""
 JITTER_RATE, GREY_RATE = 0.8, 0.2
 """How often colours are changed and taken away, in SimCLR and BYOL."""
 
@@ -115,3 +117,10 @@ def solarized(planes: np.ndarray, low: float, high: float) -> np.ndarray:
     planes = planes.clip(low, high)
     out: np.ndarray = np.where(planes < (low + high) / 2, planes, low + high - planes)
     return out.astype(np.float32)
+
+
+def auto_augment(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """See `image_policies.auto_augment`, which is imported when asked for: torchvision is slow."""
+    from amodal.modalities.shared.image_policies import auto_augment
+
+    return auto_augment(value, rng)

@@ -15,6 +15,10 @@ VARIANTS = {
     "simclr": "strong",
     "unblurred": "strong",
     "amdim": "strong",
+    "autoaugment": "strong",
+    "eda": "strong",
+    "rocket": "strong",
+    "stopwords": "weak",
     "blurred": "strong",
     "solarized": "strong",
     "global": "strong",
@@ -23,7 +27,8 @@ VARIANTS = {
 """Views that only some modalities make -> what the others make of them. crop is MAE's; half and
 simclr are those of SLIP, unblurred is SimCLR's for small pictures, amdim is AMDIM's; blurred and
 solarized are the two views of BYOL, which differ for pictures; global and local_solarized are the
-large and the small view of LeJEPA."""
+large and the small view of LeJEPA. autoaugment and eda are CleanCLIP's, stopwords and rocket those
+of texts in CLIPRocket."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:
