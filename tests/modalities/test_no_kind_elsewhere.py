@@ -23,6 +23,7 @@ ALLOWED = {
         '"text": text,',
     ): "an option of the protocol, in its result",
     ("methods/contrastive/amdim.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/contrastive/clip_rocket.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/fusion/surgical_feedback.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/masked/mae.py", 'RECIPE = Recipe(views={"image"'): "what the paper did to pictures",
     ("methods/redundancy/vicreg.py", 'views={"image"'): "what the paper did to pictures",
