@@ -35,7 +35,7 @@ def numbers(items: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             name = ""
         if not name:
-            raise AmodalError(f"{item!r} should be PART=NUMBER, such as text=0.5 or image=-1")
+            raise AmodalError(f"{item!r} should be NAME=NUMBER, such as text=0.5 or image=-1")
     return values
 
 
