@@ -13,7 +13,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from amodal import methods
-from amodal.core import AmodalError, Recipe, unknown
+from amodal.core import AmodalError, Column, Recipe, unknown
 from amodal.core.argument_types import check_type, has_names, is_whole, is_word
 from amodal.core.protocols import Generates
 from amodal.core.recipe import NAMES, accepts_old_names
@@ -23,6 +23,7 @@ from amodal.data.readers import Reader
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.embed import known
 from amodal.inference.generate import generated
+from amodal.inference.predict import MethodPredictor
 from amodal.methods.saved import check_plugins, saved
 from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -317,6 +318,7 @@ def predictions(
     data: Any,
     *,
     part: str | None = None,
+    by_field: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> pa.Table:
     """See `amodal.Model.predict`."""
@@ -329,17 +331,34 @@ def predictions(
         )
     dataset = model.read_partial(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
+    columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}
+    if by_field:
+        if not isinstance(model.head, MethodPredictor):
+            raise AmodalError("this run has one head on all fields; leave by_field out")
+        steps = model.head.outputs_by_field(dataset, indices.tolist(), progress=progress)
+        for field, outputs in steps.items():
+            when = f"after {field}" if field else "before"
+            made = _columns(model.head, outputs, len(indices))
+            columns |= {f"{name}, {when}": values for name, values in made.items()}
+        return pa.table(columns)
     if isinstance(model.head, SupervisedHead):
         outputs = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
     else:
         outputs = model.head.outputs(dataset, indices.tolist(), progress=progress)
-    predicted = np.zeros(len(indices), dtype=bool)
+    return pa.table(columns | _columns(model.head, outputs, len(indices)))
+
+
+def _columns(
+    head: SupervisedHead | MethodPredictor, outputs: Column, size: int
+) -> dict[str, pa.Array]:
+    """The columns of all targets, of `size` records."""
+    predicted = np.zeros(size, dtype=bool)
     predicted[outputs.rows.numpy()] = True
-    result = _Predictions(model.head.predictions(outputs), predicted)
-    columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}
-    for target in model.head.targets:
+    result = _Predictions(head.predictions(outputs), predicted)
+    columns: dict[str, pa.Array] = {}
+    for target in head.targets:
         columns |= result.columns(target)
-    return pa.table(columns)
+    return columns
 
 
 def _generated_table(
@@ -359,7 +378,14 @@ def _generated_table(
     return pa.table({"key": keys, field: pa.array(texts, pa.string())})
 
 
-def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | None = None) -> int:
+def write_predictions(
+    model: Model,
+    data: Any,
+    out: str | Path,
+    *,
+    part: str | None = None,
+    by_field: bool = False,
+) -> int:
     """Write predictions to a .csv or .parquet file.
 
     Returns:
@@ -373,7 +399,13 @@ def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | N
         raise AmodalError(f"{out}: predictions are written as .csv or .parquet")
     dataset = model.read_partial(data)
     with Bar("predict", len(dataset)) as bar:
-        table = predictions(model, dataset, part=part, progress=lambda n: bar.step("records", by=n))
+        table = predictions(
+            model,
+            dataset,
+            part=part,
+            by_field=by_field,
+            progress=lambda n: bar.step("records", by=n),
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".csv":
         from pyarrow.csv import write_csv

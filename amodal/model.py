@@ -226,6 +226,7 @@ class Model(HubMixin):
         data: Openable,
         *,
         part: str | None = None,
+        by_field: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> pa.Table:
         """Predict labels of records, or the field that the method generates.
@@ -233,6 +234,7 @@ class Model(HubMixin):
         Args:
             data: Whatever `amodal.open` takes.
             part: "train", "valid" or "test"; all records if None.
+            by_field: Before any field and after each, `LABEL, after FIELD` (multimodn).
             progress: Called with the number of records just done.
 
         Returns:
@@ -242,7 +244,7 @@ class Model(HubMixin):
         Raises:
             AmodalError: For a run that predicts nothing.
         """
-        return predictions(self, data, part=part, progress=progress)
+        return predictions(self, data, part=part, by_field=by_field, progress=progress)
 
     def evaluate(
         self,

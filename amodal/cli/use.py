@@ -24,13 +24,17 @@ def predict(
         ),
     ],
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
+    by_field: Annotated[
+        bool,
+        arg(help="before any field and after each, of a method that reads one after another"),
+    ] = False,
     code: Code = NONE,
 ) -> None:
     """Predict the labels of records, with a run of `amodal adapt`; or generate a field, with a run
     of a method that generates one."""
     from amodal.adapt import write_predictions
 
-    count = write_predictions(code.open(run), data, out, part=part)
+    count = write_predictions(code.open(run), data, out, part=part, by_field=by_field)
     print(f"wrote predictions for {count} records to {out}")
 
 

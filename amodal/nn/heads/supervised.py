@@ -213,7 +213,7 @@ class SupervisedHead(nn.Module):
             {} if joint else {s: nn.Parameter(torch.zeros(widths[s])) for s in fields}
         )
         out = sum(target.width for target in targets)
-        self.net = (
+        self.net: nn.Module = (
             nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out))
             if hidden
             else nn.Sequential(nn.Linear(size, out))
