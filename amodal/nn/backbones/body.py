@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,15 @@ class Body(nn.Module):
     def forward(self, values: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Values of N rows -> features (T, width), lengths (N,), positions (T, 3)."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A body that says what its layers give."""
+
+    def hidden_states(self, values: Any) -> list[Tensor]:
+        """Layer by layer, the mean over the tokens of N values, (N, D)."""
+        ...
 
 
 class MultiScaleBody(Body):
@@ -144,10 +153,14 @@ class ImageBody(Body):
         Returns:
             Features (T, width), lengths (N,), positions (T, 3), where T = N rows columns.
         """
+        return map_tokens(self.maps(self.scaled(images_NCHW)), self.grid)
+
+    def scaled(self, images_NCHW: Tensor) -> Tensor:
+        """Images as the model was trained on, (N, 3, side, side)."""
         x = (images_NCHW.expand(-1, 3, -1, -1) - self.mean) / self.std
         if x.shape[2:] != (self.side, self.side):
             x = interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
-        return map_tokens(self.maps(x), self.grid)
+        return x
 
     def maps(self, images: Tensor) -> Tensor:
         """(N, 3, side, side) -> (N, rows, columns, C)."""
