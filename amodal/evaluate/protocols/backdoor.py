@@ -6,6 +6,7 @@ classification of test pictures with the trigger on them. Triggers: `amodal.cura
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +61,8 @@ def trigger_of(kind: str, size: float, seed: int) -> Trigger:
     if kind not in TRIGGERS:
         raise unknown("trigger", kind, TRIGGERS)
     sized: dict[str, Any] = {TRIGGERS[kind]: size} if size else {}
-    return {"patch": Patch, "blend": Blend, "warp": Warp}[kind](seed=seed, **sized)
+    kinds: dict[str, Callable[..., Trigger]] = {"patch": Patch, "blend": Blend, "warp": Warp}
+    return kinds[kind](seed=seed, **sized)
 
 
 class Backdoor(Protocol):

@@ -217,7 +217,8 @@ class Amdim(Method):
         self.views = ("strong", "strong") if self.of_views else ("weak",)
 
     def features(self, batch: Batch) -> AmdimFeatures:
-        encoder, tokens, whole, regions, patches = self.encoder, {}, {}, {}, {}
+        encoder, tokens = self.encoder, dict[str, Tokens]()
+        whole, regions, patches = dict[str, Column](), dict[str, Column](), dict[str, Column]()
         for s, column in batch.columns.items():
             backbone = multi_scale(encoder, field_of(s))
             if backbone is None:

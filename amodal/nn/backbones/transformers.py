@@ -33,6 +33,7 @@ class TextField(Protocol):
 
 
 SCRATCH, FIRST = "@scratch", "@first"
+LAYER = re.compile(r"@layer([1-9]\d*)$")
 
 
 def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport | None]:
@@ -91,10 +92,9 @@ def folder_of(named: str) -> tuple[str, bool, bool, int]:
         DIR, whether it has @scratch and @first, and N, 0 for the last layer.
     """
     whole = named.removesuffix(SCRATCH)
-    rest, layer = re.fullmatch(
-        r"(.*?)(?:@layer([1-9]\d*))?", whole.removesuffix(FIRST), re.S
-    ).groups()
-    return rest, whole != named, whole.endswith(FIRST), int(layer or 0)
+    named_layer = LAYER.search(bare := whole.removesuffix(FIRST))
+    rest, layer = (bare[: named_layer.start()], named_layer[1]) if named_layer else (bare, "0")
+    return rest, whole != named, whole.endswith(FIRST), int(layer)
 
 
 def input_size(rest: str) -> int:
