@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from torch import Tensor
 
 from amodal import methods
-from amodal.core import AmodalError, Column, Recipe, unknown
+from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.argument_types import check_type, has_names, is_whole, is_word
 from amodal.core.protocols import Generates
 from amodal.core.recipe import NAMES, accepts_old_names
@@ -24,9 +23,10 @@ from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.embed import known
 from amodal.inference.generate import generated
 from amodal.inference.predict import MethodPredictor
+from amodal.inference.prediction_table import prediction_columns
 from amodal.methods.saved import check_plugins, saved
 from amodal.nn.adapters.tuning import TUNINGS
-from amodal.nn.heads.supervised import SupervisedHead, Target
+from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.studies.adapt import adapt_best
@@ -284,35 +284,6 @@ def few_shot(label: str, shots: int, seed: int) -> Selection:
     return select
 
 
-@dataclass(frozen=True)
-class _Predictions:
-    """Predictions of some of n records.
-
-    Args:
-        values: Target -> (predicted, …).
-        predicted: (n,) which records have one.
-    """
-
-    values: Mapping[str, Tensor]
-    predicted: npt.NDArray[np.bool_]
-
-    def columns(self, target: Target) -> dict[str, pa.Array]:
-        """The columns of a target, null for records without a prediction."""
-        values, missing = self.values[target.name].numpy(), ~self.predicted
-        whole = np.zeros((len(missing), *values.shape[1:]), dtype=np.float32)
-        whole[self.predicted] = values
-        if target.kind == "classes":
-            names = np.array(target.classes)[whole.argmax(1)]
-            probabilities = {
-                f"{target.name}={c}": pa.array(whole[:, i], mask=missing)
-                for i, c in enumerate(target.classes)
-            }
-            return {target.name: pa.array(names.tolist(), mask=missing)} | probabilities
-        hazard = target.kind == "survival"
-        name = f"log hazard of {target.labels[1]}" if hazard else target.name
-        return {name: pa.array(whole, mask=missing)}
-
-
 def predictions(
     model: Model,
     data: Any,
@@ -338,27 +309,14 @@ def predictions(
         steps = model.head.outputs_by_field(dataset, indices.tolist(), progress=progress)
         for field, outputs in steps.items():
             when = f"after {field}" if field else "before"
-            made = _columns(model.head, outputs, len(indices))
+            made = prediction_columns(model.head, outputs, len(indices))
             columns |= {f"{name}, {when}": values for name, values in made.items()}
         return pa.table(columns)
     if isinstance(model.head, SupervisedHead):
         outputs = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
     else:
         outputs = model.head.outputs(dataset, indices.tolist(), progress=progress)
-    return pa.table(columns | _columns(model.head, outputs, len(indices)))
-
-
-def _columns(
-    head: SupervisedHead | MethodPredictor, outputs: Column, size: int
-) -> dict[str, pa.Array]:
-    """The columns of all targets, of `size` records."""
-    predicted = np.zeros(size, dtype=bool)
-    predicted[outputs.rows.numpy()] = True
-    result = _Predictions(head.predictions(outputs), predicted)
-    columns: dict[str, pa.Array] = {}
-    for target in head.targets:
-        columns |= result.columns(target)
-    return columns
+    return pa.table(columns | prediction_columns(model.head, outputs, len(indices)))
 
 
 def _generated_table(

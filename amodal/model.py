@@ -232,14 +232,12 @@ class Model(HubMixin):
         """Predict labels of records, or the field that the method generates.
 
         Args:
-            data: Whatever `amodal.open` takes.
-            part: "train", "valid" or "test"; all records if None.
+            data, part: Whatever `amodal.open` takes; "train", "valid" or "test", all if None.
             by_field: Before any field and after each, `LABEL, after FIELD` (multimodn).
             progress: Called with the number of records just done.
 
         Returns:
-            A row for each record: `key`, the prediction of each label, and of classes also the
-            probability of each, `LABEL=CLASS`; or the generated field. Null where nothing is read.
+            A row a record: `key`; each label, of classes also `LABEL=CLASS`; or the generated field.
 
         Raises:
             AmodalError: For a run that predicts nothing.

@@ -20,8 +20,8 @@ from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.linear import linear
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
-from amodal.inference.simple_features import FieldValues
 from amodal.inference.embed import Embedded
+from amodal.inference.simple_features import FieldValues
 from amodal.modalities import Modality
 from amodal.modalities.shared.protocols import HasNext
 
