@@ -237,7 +237,7 @@ class Model(HubMixin):
             progress: Called with the number of records just done.
 
         Returns:
-            A row a record: `key`; each label, of classes also `LABEL=CLASS`; or the generated field.
+            A row a record: `key`; each label, of classes also `LABEL=CLASS`; or what is generated.
 
         Raises:
             AmodalError: For a run that predicts nothing.

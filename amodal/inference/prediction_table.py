@@ -12,6 +12,7 @@ from torch import Tensor
 
 from amodal.core import Column
 from amodal.inference.predict import MethodPredictor
+from amodal.inference.probe_head import ProbeHead
 from amodal.nn.heads.supervised import SupervisedHead, Target
 
 
@@ -45,7 +46,7 @@ class Predictions:
 
 
 def prediction_columns(
-    head: SupervisedHead | MethodPredictor, outputs: Column, size: int
+    head: SupervisedHead | MethodPredictor | ProbeHead, outputs: Column, size: int
 ) -> dict[str, pa.Array]:
     """The columns of a table of predictions.
 

@@ -131,8 +131,9 @@ def without_last(part: Embedded, field: str, most: int) -> Prefixed:
     chosen, last = list[int](), list[dict[str, str | float | None]]()
     for row in part.features[field].rows.tolist():
         value = forward.dataset.value(int(forward.indices[row]), field)
-        before = None if value is None else modality.before_last(value)
-        if before is not None and len(chosen) < most:
+        if value is None or modality.before_last(value) is None:
+            continue
+        if len(chosen) < most:
             chosen.append(row)
             last.append(modality.last(value))
     values = Prefixes(forward.dataset, field, forward.indices[np.asarray(chosen, np.int64)])
