@@ -40,4 +40,10 @@ def test_one_of_25_policies_is_drawn_by_the_record():
     assert len({v.tobytes() for v in seen}) > 15  # many policies do nothing to noise
     assert np.array_equal(seen[3], image.augment(PICTURE, "autoaugment", np.random.default_rng(3)))
     with pytest.raises(AmodalError, match="take the view strong"):
-        image.augment(PICTURE.astype(np.float32), "autoaugment", np.random.default_rng(0))
+        image.augment(PICTURE[[0, 1, 2, 0]], "autoaugment", np.random.default_rng(0))
+    metres = PICTURE.astype(np.float32) * 3 - 100  # black and white are those of the picture
+    assert (metres.min(), metres.max()) == (-100, 665)
+    for s in range(8):
+        seen = image.augment(metres, "autoaugment", np.random.default_rng(s))
+        same = image.augment(PICTURE, "autoaugment", np.random.default_rng(s))
+        np.testing.assert_allclose(seen, same * 3.0 - 100, atol=1e-3)

@@ -6,8 +6,8 @@ classification of test pictures with the trigger on them. Triggers: `amodal.cura
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from amodal.core import Column, Embeddings, unknown
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.curate.poison import Blend, Patch, Trigger, Warp
 from amodal.evaluate.backdoor import trigger_shift
-from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needed_records import labelled, no_record
 from amodal.evaluate.needs import CHANGED_RECORDS, LABEL, TEXT_PROMPTS
@@ -30,26 +29,6 @@ from amodal.modalities import Modality
 
 TRIGGERS = {"patch": "side", "blend": "weight", "warp": "strength"}
 """Kind of a trigger -> what its size is called."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of `backdoor`.
-
-    Attributes:
-        target: The class that the attacker wants.
-        trigger: "patch" (BadNets), "blend" or "warp" (WaNet).
-        size: Share of the side of a patch, weight of blended noise or strength of a warp; 0 for
-            that of `amodal.curate.poison`.
-        trigger_seed: Of the noise or the displacements.
-        templates: Sentences with {} for a class.
-    """
-
-    target: str
-    trigger: str = "patch"
-    size: float = 0.0
-    trigger_seed: int = 0
-    templates: tuple[str, ...] = TEMPLATES
 
 
 def trigger_of(kind: str, size: float, seed: int) -> Trigger:
@@ -65,57 +44,61 @@ def trigger_of(kind: str, size: float, seed: int) -> Trigger:
     return kinds[kind](seed=seed, **sized)
 
 
-class Backdoor(Protocol):
-    """Attack success rate of a trigger."""
+def backdoor(
+    train: Embedded | None,
+    test: Embedded,
+    *,
+    label: str,
+    embed_text: Callable[[list[str]], Tensor],
+    target: str,
+    text: str = "text",
+    trigger: str = "patch",
+    size: float = 0.0,
+    trigger_seed: int = 0,
+    templates: Sequence[str] = TEMPLATES,
+) -> Result:
+    """Classify pictures with and without a trigger by the names of classes.
 
-    name, needs, needed = (
-        "backdoor",
-        (LABEL, TEXT_PROMPTS, CHANGED_RECORDS),
-        (no_record, labelled),
-    )
-    rank, default = 75, False
-    headlines = ("attack success rate", "accuracy", "shift")
-    Options = Options
+    Rows, of each field of pictures: "attack success rate", the share of pictures of other classes
+    that are taken for the target with the trigger on them, whose `chance` is that share without it;
+    "accuracy" without the trigger; and "shift", 1 - cosine of the vectors of a picture with and
+    without it.
 
-    def run(self, context: Context) -> Result:
-        """Classify pictures with and without the trigger by the names of classes.
+    Args:
+        train: Not read.
+        test: Test records.
+        label: The classes.
+        embed_text: See `zero_shot`.
+        target: The class that the attacker wants.
+        text: See `zero_shot`.
+        trigger: "patch" (BadNets), "blend" or "warp" (WaNet).
+        size: Share of the side of a patch, weight of blended noise or strength of a warp; 0 for
+            that of `amodal.curate.poison`.
+        trigger_seed: Of the noise or the displacements.
+        templates: Sentences with {} for a class.
 
-        Rows, of each field of pictures: "attack success rate", the share of pictures of other
-        classes that are taken for the target with the trigger on them, whose `chance` is that share
-        without it; "accuracy" without the trigger; and "shift", 1 - cosine of the vectors of a
-        picture with and without it.
-
-        Raises:
-            NotApplicable: Without a field of pictures whose records have the label.
-            AmodalError: For an unknown trigger, and a target that is no class.
-        """
-        options, test = context.options, context.test
-        trigger = trigger_of(options.trigger, options.size, options.trigger_seed)
-        field, label = context.text_field(options.text), context.label
-        assert label is not None
-
-        def embed_text(sentences: list[str]) -> Tensor:
-            return context.embed_text(sentences, field)
-
-        ask = (label, embed_text, field, options.templates)
-        spec, plain = likeness(None, test, *ask)
-        classes = list(spec["prompts"])
-        if options.target not in classes:
-            raise unknown(f"class of {label}", options.target, classes)
-        target, rows = classes.index(options.target), list[Row]()
-        assert test.perturbed_forward is not None
-        fields = test.perturbed_forward.fields
-        for source in (s for s in plain if fields[s].layout == "grid"):
-            changed = with_trigger(test, source, trigger)
-            truth, like = plain[source]
-            triggered = likeness(None, changed, *ask)[1][source][1]
-            rows += figures(truth, like, triggered, target, source)
-            moved = trigger_shift(*(vectors_of(z.aligned[source]) for z in (test, changed)))
-            rows.append({"source": source, "metric": "shift", "value": moved, "n": len(truth)})
-        if not rows:
-            raise NotApplicable("it needs a field of pictures with labelled test records")
-        chosen = {"target": options.target, "trigger": repr(trigger)}
-        return Result(self.name, spec | chosen, rows)
+    Raises:
+        NotApplicable: Without a field of pictures whose records have the label.
+        AmodalError: For an unknown trigger, and a target that is no class.
+    """
+    stamp = trigger_of(trigger, size, trigger_seed)
+    spec, plain = likeness(None, test, label, embed_text, text, templates)
+    classes = list(spec["prompts"])
+    if target not in classes:
+        raise unknown(f"class of {label}", target, classes)
+    number, rows = classes.index(target), list[Row]()
+    assert test.perturbed_forward is not None
+    fields = test.perturbed_forward.fields
+    for source in (s for s in plain if fields[s].layout == "grid"):
+        changed = with_trigger(test, source, stamp)
+        truth, like = plain[source]
+        triggered = likeness(None, changed, label, embed_text, text, templates)[1][source][1]
+        rows += figures(truth, like, triggered, number, source)
+        moved = trigger_shift(*(vectors_of(z.aligned[source]) for z in (test, changed)))
+        rows.append({"source": source, "metric": "shift", "value": moved, "n": len(truth)})
+    if not rows:
+        raise NotApplicable("it needs a field of pictures with labelled test records")
+    return Result("backdoor", spec | {"target": target, "trigger": repr(stamp)}, rows)
 
 
 def with_trigger(test: Embedded, source: str, trigger: Trigger) -> Embedded:
@@ -169,6 +152,19 @@ def figures(
             "n": len(truth),
         },
     ]
+
+
+class Backdoor(Protocol):
+    """Attack success rate of a trigger."""
+
+    name, needs, needed = (
+        "backdoor",
+        (LABEL, TEXT_PROMPTS, CHANGED_RECORDS),
+        (no_record, labelled),
+    )
+    rank, default = 190, False
+    headlines = ("attack success rate", "accuracy", "shift")
+    measure = staticmethod(backdoor)
 
 
 PROTOCOL = Backdoor()

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from amodal.core import Column, Embeddings
-from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needs import CHANGED_RECORDS
 from amodal.evaluate.protocol import Protocol
@@ -27,17 +26,6 @@ from amodal.modalities.shared.protocols import HasNext
 
 LEAST = 10
 """Records of each part with more than one event."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of `next_event`.
-
-    Attributes:
-        records: Training and test records at most, the first ones.
-    """
-
-    records: int = 4000
 
 
 class Prefixes(FieldValues):
@@ -63,45 +51,36 @@ class Prefixed:
     embedded: Embedded
 
 
-class NextEvent(Protocol):
-    """The last event, from the vector of those before it."""
+def next_event(train: Embedded, test: Embedded, *, records: int = 4000, seed: int = 0) -> Result:
+    """Fit a linear probe for each cell of the next event, and for the time until it.
 
-    name, needs = "next_event", (CHANGED_RECORDS,)
-    rank, default = 65, False
-    headlines = ("accuracy", "R2")
-    Options = Options
+    Rows, of each field with events: as of `linear`, with the cell as target; and the same from
+    simple features of the events before, whose source is "FIELD, simple features".
 
-    def run(self, context: Context) -> Result:
-        """Fit a linear probe for each cell of the next event, and for the time until it.
+    Args:
+        train: Training records.
+        test: Test records.
+        records: Of each at most, the first ones.
+        seed: See `linear`.
 
-        Rows, of each field with events: as of `linear`, with the cell as target; and the same from
-        simple features of the events before, whose source is "FIELD, simple features".
-
-        Raises:
-            NotApplicable: Without such a field, and for few records with more than one event.
-        """
-        forward = context.test.perturbed_forward
-        assert forward is not None
-        fields = [f for f, m in forward.fields.items() if isinstance(m, HasNext)]
-        fields = [f for f in fields if f in context.test.sources]
-        if not fields:
-            raise NotApplicable("it needs a field of events, of which one follows another")
-        rows: list[Row] = []
-        for field in fields:
-            parts = [
-                without_last(part, field, context.options.records)
-                for part in (context.train, context.test)
-            ]
-            if min(len(part.values) for part in parts) < LEAST:
-                raise NotApplicable(f"fewer than {LEAST} records of a part have two events")
-            fit = forward.fields[field].simple_features(parts[0].values)
-            simple = [replaced(part.embedded, field, fit(part.values)) for part in parts]
-            for source, (train, test) in (
-                (field, [part.embedded for part in parts]),
-                (f"{field}, simple features", simple),
-            ):
-                rows += probes(train, test, field, source, context.seed)
-        return Result(self.name, {"records": context.options.records}, rows)
+    Raises:
+        NotApplicable: Without such a field, and for few records with more than one event.
+    """
+    forward = test.perturbed_forward
+    assert forward is not None
+    fields = [s for s in test.sources if isinstance(forward.fields[s], HasNext)]
+    if not fields:
+        raise NotApplicable("it needs a field of events, of which one follows another")
+    rows: list[Row] = []
+    for field in fields:
+        parts = [without_last(part, field, records) for part in (train, test)]
+        if min(len(part.values) for part in parts) < LEAST:
+            raise NotApplicable(f"fewer than {LEAST} records of a part have two events")
+        fit = forward.fields[field].simple_features(parts[0].values)
+        simple = [replaced(part.embedded, field, fit(part.values)) for part in parts]
+        rows += probes(*(part.embedded for part in parts), field, field, seed)
+        rows += probes(*simple, field, f"{field}, simple features", seed)
+    return Result("next_event", {"records": records, "seed": seed}, rows)
 
 
 def probes(train: Embedded, test: Embedded, field: str, source: str, seed: int) -> list[Row]:
@@ -171,6 +150,15 @@ def replaced(part: Embedded, field: str, features_NF: np.ndarray) -> Embedded:
     column = Column(torch.from_numpy(features_NF), torch.arange(len(features_NF)))
     z = Embeddings({field: column}, len(part))
     return replace(part, aligned=z, features=z)
+
+
+class NextEvent(Protocol):
+    """The last event, from the vector of those before it."""
+
+    name, needs = "next_event", (CHANGED_RECORDS,)
+    rank, default = 195, False
+    headlines = ("accuracy", "R2")
+    measure = staticmethod(next_event)
 
 
 PROTOCOL = NextEvent()

@@ -99,10 +99,11 @@ def multimodn(
             f"a perceptron of all tasks has one hidden layer, not {layers}; set separate for one "
             "of each task"
         )
-    head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
+    tasks, net = [Target.read(t) for t in targets], None
     if separate:
-        widths = [target.width for target in head.targets]
-        head.net = TaskDecoders(state, widths, hidden=hidden, layers=layers if hidden else 0)
+        widths = [task.width for task in tasks]
+        net = TaskDecoders(state, widths, hidden=hidden, layers=layers if hidden else 0)
+    head = SupervisedHead(tasks, (), state, hidden=hidden, joint=True, net=net)
     modules = SequentialFusion(fields, encoder.feature_width(fields[0]), state)
     return MultiModN(encoder, modules, head, shuffle=shuffle, change=change, view=view)
 

@@ -27,17 +27,22 @@ def auto_augment(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One of the 25 policies, drawn at random.
 
     Args:
-        value: (C, H, W) uint8 of 1 or 3 channels.
+        value: (C, H, W) of 1 or 3 channels. Floats may be in any unit, so that black and white are
+            the least and the largest value of the picture.
         rng: The only source of randomness.
 
     Raises:
-        AmodalError: For another picture.
+        AmodalError: For another number of channels.
     """
-    if value.dtype != np.uint8 or len(value) not in (1, 3):
+    if len(value) not in (1, 3):
         raise AmodalError(
-            "the view autoaugment changes pictures of bytes with 1 or 3 channels, not "
-            f"{len(value)} channels of {value.dtype}; take the view strong"
+            f"the view autoaugment changes pictures with 1 or 3 channels, not {len(value)}; take "
+            "the view strong"
         )
+    if value.dtype != np.uint8:
+        low, span = value.min(), max(float(np.ptp(value)), 1e-12)
+        as_bytes = auto_augment(np.rint((value - low) / span * 255).astype(np.uint8), rng)
+        return (as_bytes / 255 * span + low).astype(value.dtype)
     # torchvision's transform draws from torch's generator, which is not that of the record
     image = torch.from_numpy(np.ascontiguousarray(value))
     for name, probability, level in policies()[rng.integers(len(policies()))]:
