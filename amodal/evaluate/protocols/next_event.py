@@ -77,9 +77,10 @@ def next_event(train: Embedded, test: Embedded, *, records: int = 4000, seed: in
         if min(len(part.values) for part in parts) < LEAST:
             raise NotApplicable(f"fewer than {LEAST} records of a part have two events")
         fit = forward.fields[field].simple_features(parts[0].values)
-        simple = [replaced(part.embedded, field, fit(part.values)) for part in parts]
-        rows += probes(*(part.embedded for part in parts), field, field, seed)
-        rows += probes(*simple, field, f"{field}, simple features", seed)
+        first, second = (part.embedded for part in parts)
+        rows += probes(first, second, field, field, seed)
+        first, second = (replaced(part.embedded, field, fit(part.values)) for part in parts)
+        rows += probes(first, second, field, f"{field}, simple features", seed)
     return Result("next_event", {"records": records, "seed": seed}, rows)
 
 

@@ -42,7 +42,8 @@ def auto_augment(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if value.dtype != np.uint8:
         low, span = value.min(), max(float(np.ptp(value)), 1e-12)
         as_bytes = auto_augment(np.rint((value - low) / span * 255).astype(np.uint8), rng)
-        return (as_bytes / 255 * span + low).astype(value.dtype)
+        scaled: np.ndarray = (as_bytes / 255 * span + low).astype(value.dtype)
+        return scaled
     # torchvision's transform draws from torch's generator, which is not that of the record
     image = torch.from_numpy(np.ascontiguousarray(value))
     for name, probability, level in policies()[rng.integers(len(policies()))]:

@@ -19,7 +19,7 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
 
     Args:
         rest: NAME[:SIZE][/STRIDE][@WEIGHTS]. STRIDE is of the map whose cells are the tokens, in
-            pixels of the input; by default the last. `layerN` in its place is the N-th block.
+            pixels of the input; by default the last. layer3 in its place is the third block.
         modality: Of the field.
         load: Load the weights.
 
