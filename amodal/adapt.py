@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from torch import Tensor
 
 from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
@@ -24,10 +23,12 @@ from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.class_predictions import classify
 from amodal.inference.embed import known
 from amodal.inference.generate import generated
+from amodal.inference.predict import MethodPredictor
+from amodal.inference.prediction_table import prediction_columns
 from amodal.inference.write_table import check_file, write_table
 from amodal.methods.saved import check_plugins, saved
 from amodal.nn.adapters.tuning import TUNINGS
-from amodal.nn.heads.supervised import SupervisedHead, Target
+from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.studies.adapt import adapt_best
@@ -285,40 +286,12 @@ def few_shot(label: str, shots: int, seed: int) -> Selection:
     return select
 
 
-@dataclass(frozen=True)
-class _Predictions:
-    """Predictions of some of n records.
-
-    Args:
-        values: Target -> (predicted, …).
-        predicted: (n,) which records have one.
-    """
-
-    values: Mapping[str, Tensor]
-    predicted: npt.NDArray[np.bool_]
-
-    def columns(self, target: Target) -> dict[str, pa.Array]:
-        """The columns of a target, null for records without a prediction."""
-        values, missing = self.values[target.name].numpy(), ~self.predicted
-        whole = np.zeros((len(missing), *values.shape[1:]), dtype=np.float32)
-        whole[self.predicted] = values
-        if target.kind == "classes":
-            names = np.array(target.classes)[whole.argmax(1)]
-            probabilities = {
-                f"{target.name}={c}": pa.array(whole[:, i], mask=missing)
-                for i, c in enumerate(target.classes)
-            }
-            return {target.name: pa.array(names.tolist(), mask=missing)} | probabilities
-        hazard = target.kind == "survival"
-        name = f"log hazard of {target.labels[1]}" if hazard else target.name
-        return {name: pa.array(whole, mask=missing)}
-
-
 def predictions(
     model: Model,
     data: Any,
     *,
     part: str | None = None,
+    by_field: bool = False,
     progress: Callable[[int], object] | None = None,
     **by_name: Any,
 ) -> pa.Table:
@@ -326,6 +299,8 @@ def predictions(
     if by_name:
         if "classes" not in by_name:
             raise AmodalError(f"{', '.join(by_name)}: of classes by name, which `classes` names")
+        if by_field:
+            raise AmodalError("by_field is of labels that the run has learnt; leave classes out")
         return classify(model, data, part=part, progress=progress, **by_name).table()
     if model.head is None and isinstance(model.method, Generates):
         return _generated_table(model, data, part=part, progress=progress)
@@ -337,17 +312,21 @@ def predictions(
         )
     dataset = model.read_partial(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
+    columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}
+    if by_field:
+        if not isinstance(model.head, MethodPredictor):
+            raise AmodalError("this run has one head on all fields; leave by_field out")
+        steps = model.head.outputs_by_field(dataset, indices.tolist(), progress=progress)
+        for field, outputs in steps.items():
+            when = f"after {field}" if field else "before"
+            made = prediction_columns(model.head, outputs, len(indices))
+            columns |= {f"{name}, {when}": values for name, values in made.items()}
+        return pa.table(columns)
     if isinstance(model.head, SupervisedHead):
         outputs = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
     else:
         outputs = model.head.outputs(dataset, indices.tolist(), progress=progress)
-    predicted = np.zeros(len(indices), dtype=bool)
-    predicted[outputs.rows.numpy()] = True
-    result = _Predictions(model.head.predictions(outputs), predicted)
-    columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}
-    for target in model.head.targets:
-        columns |= result.columns(target)
-    return pa.table(columns)
+    return pa.table(columns | prediction_columns(model.head, outputs, len(indices)))
 
 
 def _generated_table(
@@ -367,7 +346,14 @@ def _generated_table(
     return pa.table({"key": keys, field: pa.array(texts, pa.string())})
 
 
-def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | None = None) -> int:
+def write_predictions(
+    model: Model,
+    data: Any,
+    out: str | Path,
+    *,
+    part: str | None = None,
+    by_field: bool = False,
+) -> int:
     """Write predictions to a .csv or .parquet file.
 
     Returns:
@@ -379,6 +365,12 @@ def write_predictions(model: Model, data: Any, out: str | Path, *, part: str | N
     out = check_file(out)
     dataset = model.read_partial(data)
     with Bar("predict", len(dataset)) as bar:
-        table = predictions(model, dataset, part=part, progress=lambda n: bar.step("records", by=n))
+        table = predictions(
+            model,
+            dataset,
+            part=part,
+            by_field=by_field,
+            progress=lambda n: bar.step("records", by=n),
+        )
     write_table(table, out)
     return len(table)

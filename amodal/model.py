@@ -224,25 +224,26 @@ class Model(HubMixin):
         data: Openable,
         *,
         part: str | None = None,
+        by_field: bool = False,
         progress: Callable[[int], object] | None = None,
         **by_name: Any,
     ) -> pa.Table:
         """Predict labels of records, classes by their names, or the field that a method generates.
 
         Args:
-            data: Whatever `amodal.open` takes.
-            part: "train", "valid" or "test"; all records if None.
+            data, part: Whatever `amodal.open` takes; "train", "valid" or "test", all if None.
+            by_field: Before any field and after each, `LABEL, after FIELD` (multimodn).
             progress: Called with the number of records just done.
             by_name: `classes=`, seen or not; see `amodal.inference.class_predictions.classify`.
 
         Returns:
-            A row for each record: `key`, the prediction of each label, and of classes also the
-            probability of each, `LABEL=CLASS`; or the generated field. Null where nothing is read.
+            A row a record: `key`; each label, of classes also `LABEL=CLASS`; or what is generated.
 
         Raises:
             AmodalError: For a run that predicts nothing.
         """
-        return predictions(self, data, part=part, progress=progress, **by_name)
+        options = {"by_field": by_field, "progress": progress, **by_name}
+        return predictions(self, data, part=part, **options)
 
     def evaluate(
         self,

@@ -118,7 +118,10 @@ def _shown(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return "; ".join(f"{name}={','.join(views)}" for name, views in value.items())
+        return "; ".join(
+            f"{name}={','.join(of) if isinstance(of, (tuple, list)) else _shown(of)}"
+            for name, of in value.items()
+        )
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """The command line of amodal.
 
 Here are the verbs and their options only. Options of a method (`--method.NAME VALUE`) are those of
-its function.
+its function, those of an evaluation (`--protocol.NAME VALUE`) those of its protocols.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from amodal.cli.link import link
 from amodal.cli.map import map
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import take_method_options
-from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS
+from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
 from amodal.cli.use import embed, evaluate, export, predict, view
@@ -45,9 +45,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command line. A mistake of the user ends it with a message and exit code 2."""
     rest, options = take_method_options(sys.argv[1:] if argv is None else argv)
     rest, curate_options = take_method_options(rest, "--curate.")
+    rest, protocol_options = take_method_options(rest, "--protocol.")
     for shared, parsed in ((METHOD_OPTIONS, options), (CURATE_OPTIONS, curate_options)):
         shared.clear()
         shared.update(parsed)
+    PROTOCOL_OPTIONS.clear()
+    PROTOCOL_OPTIONS.update(protocol_options)
     try:
         run(rest)
     except KeyboardInterrupt as e:
@@ -75,6 +78,10 @@ def run(words: list[str]) -> None:
         raise AmodalError(
             f"--curate.{next(iter(CURATE_OPTIONS))} is an option of "
             "`amodal pretrain … --curate NAME`"
+        )
+    if PROTOCOL_OPTIONS and words[:1] != ["evaluate"]:
+        raise AmodalError(
+            f"--protocol.{next(iter(PROTOCOL_OPTIONS))} is an option of `amodal evaluate RUN`"
         )
     if words[:1] == ["pretrain"] and any(w.split("=")[0] == "--method" for w in words):
         raise AmodalError(

@@ -19,7 +19,8 @@ def diagnose(
         str,
         arg(
             metavar="A,B",
-            help="spectrum, dimension, label_free, geometry, neighbours, volume; by default all",
+            help="spectrum, dimension, label_free, geometry, neighbours, volume; by default all "
+            "these. layers: which layers of two pretrained backbones are most alike",
         ),
     ] = "",
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,

@@ -45,20 +45,20 @@ def numbers(items: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             name = ""
         if not name:
-            raise AmodalError(f"{item!r} should be PART=NUMBER, such as text=0.5 or image=-1")
+            raise AmodalError(f"{item!r} should be NAME=NUMBER, such as text=0.5 or image=-1")
     return values
 
 
 def take_method_options(
     argv: list[str], prefix: str = "--method."
-) -> tuple[list[str], dict[str, object]]:
+) -> tuple[list[str], dict[str, str]]:
     """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`.
 
     Returns:
         The other words, and name -> value.
     """
     rest: list[str] = []
-    options: dict[str, object] = {}
+    options: dict[str, str] = {}
     words = iter(argv)
     for word in words:
         if not word.startswith(prefix):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 
 from tyro.conf import arg
 
-from amodal.cli.options import listed, pairs
+from amodal.cli.options import listed, numbers, pairs
 from amodal.core.recipe import Recipe
 from amodal.core.run_options import RunOptions
 
@@ -91,6 +91,8 @@ def recipe_fields(options: Any) -> dict[str, Any]:
     }
     if "views" in fields:
         fields["views"] = {k: v.split(",") for k, v in pairs(fields["views"]).items()}
+    if "lr_multipliers" in fields:
+        fields["lr_multipliers"] = numbers(fields["lr_multipliers"])
     return fields
 
 

@@ -31,6 +31,8 @@ METHOD_OPTIONS: dict[str, object] = {}
 """The options `--method.NAME VALUE` of this command line."""
 CURATE_OPTIONS: dict[str, object] = {}
 """The options `--curate.NAME VALUE` of this command line."""
+PROTOCOL_OPTIONS: dict[str, str] = {}
+"""The options `--protocol.NAME VALUE` of this command line."""
 
 
 def show(renderable: object) -> None:

@@ -10,7 +10,7 @@ from tyro.conf import arg
 from amodal.cli.classes import NO_CLASSES, ByName, need_classes
 from amodal.cli.options import listed, weights_of
 from amodal.cli.own_code import NONE, Code
-from amodal.cli.shared import Data, Run, Runs, show
+from amodal.cli.shared import PROTOCOL_OPTIONS, Data, Run, Runs, show
 from amodal.core import AmodalError
 
 
@@ -25,6 +25,10 @@ def predict(
         ),
     ],
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
+    by_field: Annotated[
+        bool,
+        arg(help="before any field and after each, of a method that reads one after another"),
+    ] = False,
     by_name: ByName = NO_CLASSES,
     field: Annotated[
         str,
@@ -48,11 +52,13 @@ def predict(
     options: dict[str, Any] = {"field": field, "threshold": threshold, "temperature": temperature}
     options = by_name.chosen() | {n: v for n, v in options.items() if v not in (None, "")}
     need_classes(options)
+    if options and by_field:
+        raise AmodalError("--by-field is of labels that the run has learnt; leave --classes out")
     if options:
         print(write_classes(code.open(run), data, out, part=part, **options))
         print(f"wrote {out}")
         return
-    count = write_predictions(code.open(run), data, out, part=part)
+    count = write_predictions(code.open(run), data, out, part=part, by_field=by_field)
     print(f"wrote predictions for {count} records to {out}")
 
 
@@ -72,7 +78,7 @@ def evaluate(
             metavar="A,B",
             help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; by default all "
             "that apply except missing_modality_robustness, modality_subsets, prompts, "
-            "base_to_new, small_objects",
+            "base_to_new, small_objects, backdoor, next_event; options: --protocol.NAME VALUE",
         ),
     ] = "",
     json: Annotated[
@@ -105,6 +111,7 @@ def evaluate(
     """Evaluate a run on records it was not trained on; or more runs that differ by their seed, with
     means and intervals over them."""
     from amodal.evaluate import over_runs
+    from amodal.evaluate.protocol_registry import options_from_text
     from amodal.run_ensemble import Ensemble
 
     if not run:
@@ -113,6 +120,7 @@ def evaluate(
     options |= {"protocols": listed(protocols), "untrained": untrained}
     options |= {} if few is None else {"few": few}
     options |= by_name.chosen()
+    options |= options_from_text(listed(protocols) or (), PROTOCOL_OPTIONS)
     if ensemble_weights and not ensemble:
         raise AmodalError("--ensemble-weights are of --ensemble RUN2, and there is none")
     if ensemble and len(run) > 1:

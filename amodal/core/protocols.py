@@ -48,6 +48,20 @@ class Predicts(Protocol):
 
 
 @runtime_checkable
+class PredictsByField(Protocol):
+    """Predicts labels after each field that it reads (`amodal predict --by-field`)."""
+
+    def predict_by_field(self, batch: Batch) -> dict[str, Column]:
+        """Predict the labels of rows, step by step.
+
+        Returns:
+            "" for before any field, and each field in the order in which it is read -> (B, outputs)
+            of all rows, as of `Predicts.predict`.
+        """
+        ...
+
+
+@runtime_checkable
 class Generates(Protocol):
     """Generates the values of one field from others (`amodal predict`, `Model.generate`).
 

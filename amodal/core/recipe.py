@@ -94,6 +94,11 @@ class Recipe:
     layer_decay: float = _option(
         1.0, "factor of the learning rate for each layer further from the output"
     )
+    lr_multipliers: Mapping[str, float] | None = _option(
+        None,
+        "times the learning rate of the parameters whose names begin so, such as heads.=2",
+        metavar="PREFIX=FACTOR",
+    )
     ema: float = _option(
         0.0, "momentum of an exponential moving average of the weights, which is saved; 0: none"
     )
@@ -282,7 +287,11 @@ def _numbers(name: str, value: object, kind: typing.Any) -> tuple[float, ...]:
     return tuple(_number(name, v, None) for v in value)
 
 
-def _mapping(name: str, value: object, _: object) -> dict[str, tuple[str, ...]]:
+def _mapping(
+    name: str, value: object, kind: typing.Any
+) -> dict[str, tuple[str, ...]] | dict[str, float]:
+    if typing.get_args(kind)[1] is float:
+        return _factors(name, value)
     if not isinstance(value, Mapping):
         raise _bad(name, value, "field or modality -> views")
     named = {str(k): (v,) if isinstance(v, str) else v for k, v in value.items()}
@@ -294,6 +303,15 @@ def _mapping(name: str, value: object, _: object) -> dict[str, tuple[str, ...]]:
         ):
             raise _bad(name, value, "field or modality -> names of views")
     return {k: tuple(v) for k, v in named.items()}
+
+
+def _factors(name: str, value: object) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise _bad(name, value, "beginnings of names -> factors of 0 or more")
+    factors = {str(k): _number(name, v, None) for k, v in value.items()}
+    if not all(factor >= 0 for factor in factors.values()):
+        raise _bad(name, value, "beginnings of names -> factors of 0 or more")
+    return factors
 
 
 _READ: dict[type, typing.Callable[[str, object, typing.Any], object]] = {

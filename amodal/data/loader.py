@@ -387,4 +387,5 @@ def _views(dataset: Dataset, views: Views) -> dict[str, tuple[str, ...]]:
         for view in of_field:
             if view not in known and view not in VARIANTS:
                 raise unknown(f"view of {field}", view, dict.fromkeys((*known, *VARIANTS)))
+            dataset.fields[field].known_view(view)  # says what the view lacks
     return chosen

@@ -30,6 +30,7 @@ from amodal.diagnose.label_free import label_free_scores
 from amodal.diagnose.neighbours import mutual_knn
 from amodal.diagnose.spectrum import spectrum
 from amodal.diagnose.volume import volume_of
+from amodal.evaluate.layer_agreement import agreement_of_layers
 from amodal.evaluate.result import json_values
 from amodal.inference.common_space import ALIKE
 from amodal.inference.embed import Embedded, embed_records
@@ -107,7 +108,11 @@ DIAGNOSES: Mapping[str, Callable[[Embedded], list[Row]]] = {
     "volume": _volume,
 }
 """Name -> rows of embedded records: what they are of (texts), and numbers."""
+LAYERS = "layers"
+"""Of backbones, by forward passes of its own: run where it is named."""
 MEANING: Mapping[str, str] = {
+    "layer": "of the first backbone, counted from 1, most like `other layer` of the second one",
+    "by the last": "nearest records that the last layers agree on",
     "rank": "dimensions in use (effective rank of centred vectors), of `width`",
     "std": "1 where vectors are spread evenly over the sphere, 0 where they have collapsed",
     "least std": "the same of the least dimension",
@@ -239,7 +244,7 @@ def diagnose(
     Args:
         model: A run.
         data: Whatever `amodal.open` takes.
-        only: Names of `DIAGNOSES`, all unless set.
+        only: Names of `DIAGNOSES`, all unless set; or "layers", of pretrained backbones.
         part: "train", "valid" or "test"; all records unless set.
         records: How many at most, drawn at random; all pairs of them are compared.
         untrained: Measure the same encoder before training beside it.
@@ -250,8 +255,8 @@ def diagnose(
         AmodalError: For an unknown name, and for fewer than three records.
     """
     for name in only:
-        if name not in DIAGNOSES:
-            raise unknown("diagnosis", name, DIAGNOSES)
+        if name not in (*DIAGNOSES, LAYERS):
+            raise unknown("diagnosis", name, (*DIAGNOSES, LAYERS))
     if seed < 0 or records < 3:
         raise AmodalError(f"seed is at least 0 and records at least 3, not {seed} and {records}")
     dataset = model.with_features(model.read(data))
@@ -259,6 +264,14 @@ def diagnose(
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:records])
     if len(rows) < 3:
         raise AmodalError(f"a diagnosis takes three records at least, and here are {len(rows)}")
+    if list(only) == [LAYERS]:
+        with Bar("layers", len(rows), shown=progress) as bar:
+            found = agreement_of_layers(
+                model, dataset, rows.tolist(), lambda count: bar.step("records", by=count)
+            )
+        return Diagnosis(dataset.name, _flat(LAYERS, found), {}, len(rows))
+    if LAYERS in only:
+        raise AmodalError("layers are compared without other diagnoses: only layers")
     models = [model, model.untrained()] if untrained else [model]
     with Bar("embed", len(rows) * len(models), shown=progress) as bar:
         embedded = [_embedded(one, dataset, rows, bar) for one in models]
@@ -289,6 +302,23 @@ def _embedded(model: Model, dataset: Dataset, rows: np.ndarray, bar: Bar) -> Emb
         device=model.device,
         progress=lambda count: bar.step("records", by=count),
     )
+
+
+def _flat(diagnosis: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row of a diagnosis for each number, without an untrained encoder."""
+    return [
+        {
+            "diagnosis": diagnosis,
+            "source": row["source"],
+            "target": row["target"],
+            "metric": metric,
+            "value": float(value),
+            "untrained": None,
+        }
+        for row in rows
+        for metric, value in row.items()
+        if not isinstance(value, str)
+    ]
 
 
 def _measured(z: Embedded, names: Sequence[str]) -> dict[tuple[str, str, str, str], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -147,3 +148,29 @@ def _fits_sequence(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
     if kind is tuple and inner and inner[-1] is not Ellipsis:
         return len(value) == len(inner) and all(fits(v, one) for v, one in zip(value, inner))
     return not inner or all(fits(v, inner[0]) for v in value)
+
+
+def from_text(text: str, hint: Any) -> Any:
+    """A value of the command line in a type that an annotation names.
+
+    Lists have commas between their entries. A text that fits no type stays as it is, so that
+    `Option.check` can say what is wrong.
+    """
+    inner = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        # numbers first: every text is a text
+        for one in sorted(inner, key=lambda kind: kind is str):
+            if fits(value := from_text(text, one), one):
+                return value
+        return text
+    if hint is type(None) and text.lower() == "none":
+        return None
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    kind = get_origin(hint) or hint
+    if isinstance(kind, type) and kind is not str and issubclass(kind, Sequence):
+        entry = inner[0] if inner else str
+        return tuple(from_text(part.strip(), entry) for part in text.split(",") if part.strip())
+    with contextlib.suppress(ValueError):
+        return kind(text) if kind in (int, float) else text
+    return text

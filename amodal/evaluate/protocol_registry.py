@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import cast
 
@@ -23,6 +23,7 @@ from amodal.core.registry import (
 from amodal.core.user_code import call_mistake, user_code
 from amodal.evaluate.needs import CHANGED_RECORDS, Need
 from amodal.evaluate.old_names import OLD_NAMES, current_name
+from amodal.evaluate.options import from_text
 from amodal.evaluate.protocol import Protocol
 
 FOLDER = "evaluate/protocols"
@@ -84,6 +85,20 @@ def protocol_of_report(name: str) -> Protocol:
         return protocol(name) if ":" not in name else Protocol()
     except AmodalError:
         return Protocol()
+
+
+def options_from_text(names: Iterable[str], texts: Mapping[str, str]) -> dict[str, object]:
+    """Options of protocols that a command line names, in their types.
+
+    Args:
+        names: The protocols; all if there are none.
+        texts: Option -> text. One that no protocol has stays a text, for `evaluate` to refuse.
+    """
+    if not texts:
+        return {}
+    chosen = [protocol(name) for name in names] or all_protocols()
+    types = {o.name: o.type for one in chosen for o in one.options.values()}
+    return {n: from_text(t, types[n]) if n in types else t for n, t in texts.items()}
 
 
 def changes_records(protocols: Iterable[ProtocolLike]) -> bool:

@@ -77,10 +77,15 @@ def to_cpu(embeddings: Embeddings) -> Embeddings:
 
 @torch.no_grad()
 def _embed(
-    encoder: AnyEncoder, loader: Loader, device: Device, select: Callable[[Batch], Batch]
+    encoder: AnyEncoder,
+    loader: Loader,
+    device: Device,
+    select: Callable[[Batch], Batch],
+    embed: Callable[[Batch], Embeddings] | None = None,
 ) -> Embeddings:
+    embed = encoder if embed is None else embed
     with eval_mode(encoder):
-        return Embeddings.stack([to_cpu(encoder(select(part).to(device))) for part in loader])
+        return Embeddings.stack([to_cpu(embed(select(part).to(device))) for part in loader])
 
 
 def re_fuser(
@@ -137,17 +142,25 @@ class PerturbedForward:
         """Field -> its modality."""
         return self.dataset.fields
 
-    def __call__(self, field: str, perturbation: Perturbation, rows: Sequence[int]) -> Embeddings:
+    def __call__(
+        self,
+        field: str,
+        perturbation: Perturbation,
+        rows: Sequence[int],
+        *,
+        features: bool = False,
+    ) -> Embeddings:
         """Embed records with perturbed values.
 
         Args:
             field: The field that is perturbed.
             perturbation: Makes each new value. It draws from a generator of the record's own.
             rows: (n,) which of the N records, ascending.
+            features: What the trunk gives, before the heads.
 
         Returns:
-            Aligned vectors, with rows 0 to n - 1: of `field`, or of all sources and `fused` where
-            the encoder is joint.
+            Aligned vectors, or features, with rows 0 to n - 1: of `field`, or of all sources and
+            `fused` where the encoder is joint.
         """
         dataset = self.dataset if self.joint else self.dataset.select([field])
         with _no_warnings():
@@ -158,7 +171,8 @@ class PerturbedForward:
                 field=field,
                 perturbation=perturbation,
             )
-        return _embed(self.encoder, loader, self.device, lambda part: part)
+        embed = self.encoder.features if features else self.encoder
+        return _embed(self.encoder, loader, self.device, lambda part: part, embed)
 
 
 class _PerturbedLoader(Loader):

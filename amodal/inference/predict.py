@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Column
-from amodal.core.protocols import Predicts
+from amodal.core import AmodalError, Batch, Column
+from amodal.core.protocols import Predicts, PredictsByField
 from amodal.data import Dataset
 from amodal.inference.forward_passes import sequential_loader
 from amodal.methods.contract import Method
@@ -55,14 +55,52 @@ class MethodPredictor:
         """
         if not isinstance(self.method, Predicts):
             raise AmodalError(f"{type(self.method).__name__} does not predict labels")
+        predict = self.method.predict
+        return self._stacked(lambda part: {"": predict(part)}, dataset, indices, batch, progress)[
+            ""
+        ]
+
+    @torch.no_grad()
+    def outputs_by_field(
+        self,
+        dataset: Dataset,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        batch: int = 256,
+        progress: Callable[[int], object] | None = None,
+    ) -> dict[str, Column]:
+        """As `outputs`, before any field ("") and after each.
+
+        Raises:
+            AmodalError: If the method reads its fields at once.
+        """
+        if not isinstance(self.method, PredictsByField):
+            raise AmodalError(
+                f"{type(self.method).__name__} reads all fields of a record at once; only a method "
+                "that reads one after another, such as multimodn, predicts after each"
+            )
+        by_field = self.method.predict_by_field
+        return self._stacked(by_field, dataset, indices, batch, progress)
+
+    def _stacked(
+        self,
+        predict: Callable[[Batch], dict[str, Column]],
+        dataset: Dataset,
+        indices: Sequence[int] | np.ndarray,
+        batch: int,
+        progress: Callable[[int], object] | None,
+    ) -> dict[str, Column]:
+        """The columns of all batches on the CPU, one after another."""
         device = next(self.method.parameters()).device
-        columns, sizes = [], []
+        columns: dict[str, list[Column]] = {}
+        sizes = []
         for part in sequential_loader(dataset, indices, batch):
-            columns.append(self.method.predict(part.to(device)).to("cpu"))
+            for name, column in predict(part.to(device)).items():
+                columns.setdefault(name, []).append(column.to("cpu"))
             sizes.append(part.size)
             if progress is not None:
                 progress(part.size)
-        return Column.stack(columns, sizes)
+        return {name: Column.stack(parts, sizes) for name, parts in columns.items()}
 
     def predictions(self, outputs: Column) -> dict[str, Tensor]:
         """See `amodal.nn.heads.supervised.predictions`."""

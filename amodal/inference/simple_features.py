@@ -57,7 +57,7 @@ class FieldValues(Sequence[Raw]):
     def __getitem__(self, index: slice) -> FieldValues: ...
     def __getitem__(self, index: int | slice) -> Raw | FieldValues:
         if isinstance(index, slice):
-            return FieldValues(self.dataset, self.field, self.rows[index])
+            return type(self)(self.dataset, self.field, self.rows[index])
         raw = self.dataset.raw(int(self.rows[index]), self.field)
         if raw is None:
             raise self._gone(self.rows[index])
@@ -65,7 +65,7 @@ class FieldValues(Sequence[Raw]):
 
     def take(self, indices: Sequence[int]) -> FieldValues:
         """The values at `indices`."""
-        return FieldValues(self.dataset, self.field, self.rows[np.asarray(indices, np.int64)])
+        return type(self)(self.dataset, self.field, self.rows[np.asarray(indices, np.int64)])
 
     def decoded(self, modality: Modality) -> list[np.ndarray]:
         """See `amodal.modalities.DecodedValues`."""

@@ -305,6 +305,12 @@ class Events(Modality):
             "span": Attribute("number", lambda value: float(value[-1, 0])),
         }
 
+    def before_last(self, value: np.ndarray) -> np.ndarray | None:
+        return value[:-1] if len(value) > 1 else None
+
+    def last(self, value: np.ndarray) -> dict[str, str | float | None]:
+        return _records.cells_of_row(self.rows(value)[-1], (*self.columns, GAP), self.categories)
+
     def queries(self, value: Any) -> list[Raw]:
         """One record is a list of objects, or an object of lists."""
         value = from_json(value)

@@ -59,8 +59,7 @@ class Image(Modality):
             default; "crop" keeps the middle square, "pad" adds bars in the mean colour. "native"
             keeps each image's aspect, in whole patches, at most (size / patch)^2 of them; a smaller
             image is not enlarged.
-        flip: whether a mirror image means the same (not so for text, maps, or anything with a left
-            and a right hand).
+        flip: whether a mirror image means the same (not so for text, maps, left and right hands).
         mean, std: of each channel, measured by `infer`.
     """
 
@@ -88,10 +87,10 @@ class Image(Modality):
     accepts: ClassVar[str] = "image/*,.npy"
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet")
+    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet", "amdim")
     example_tokens: ClassVar[int] = 196
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
-    views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS)
+    views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS, _views.AUTO)
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
@@ -201,16 +200,18 @@ class Image(Modality):
         blurred and solarized: the two views of BYOL (8-100 %, less change of saturation, blur
         always or seldom, a fifth of the second ones solarized). global and local_solarized:
         LeJEPA's (30-100 % and, at `local_size`, 5-30 %, BYOL's second colours, blur half the time).
-        With fit "native" a crop has the shape of its picture, or half of it.
+        amdim: of 30-100 %, not blurred. autoaugment: the whole, by a policy of Cubuk et al. With
+        fit "native" a crop has the shape of its picture, or half of it.
 
-        Cropping, resizing, blurring and flipping are linear along each side, and colour jitter is
-        linear across channels. Each is one small matrix product, so a view costs the same for any
-        number of channels and bits. Above 64 pixels a crop is of whole pixels, and the weak view of
-        bytes is computed in whole numbers.
+        Cropping, resizing, blurring and flipping are linear along each side, colour jitter across
+        channels: small matrix products, which cost the same for any number of channels and bits.
+        Above 64 pixels a crop is of whole pixels, and the weak view of bytes in whole numbers.
         """
         check_view(view, self.views)
         if view == "plain":
             return value
+        if view == _views.AUTO:
+            return _views.auto_augment(value, rng)
         style, whole = _views.VIEWS[view], value.shape[1:]
         height, width = (self._half(n) for n in whole) if style.is_local else whole
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
@@ -361,8 +362,7 @@ class Image(Modality):
     def parts(self, value: np.ndarray) -> np.ndarray:
         """(H, W): patches."""
         down, across = (np.arange(side) // self.tile for side in value.shape[1:])
-        index: np.ndarray = down[:, None] * (across[-1] + 1) + across
-        return index
+        return cast(np.ndarray, down[:, None] * (across[-1] + 1) + across)
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
         return np.array(self.scale()[1]).reshape(-1, 1, 1) * _unit(value)

@@ -3,12 +3,9 @@ the ids of a local Hugging Face tokenizer."""
 
 from __future__ import annotations
 
-import contextlib
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -35,11 +32,12 @@ from amodal.modalities.shared.base import (
     format_range,
     shortened,
 )
-from amodal.modalities.shared.cells import is_missing
-from amodal.modalities.shared.files import read_bytes
 from amodal.modalities.shared.learnt import LEARNT
+from amodal.modalities.shared.raw_texts import preview, read_text, readable, script
 from amodal.modalities.shared.requests import text_of
+from amodal.modalities.shared.text_edits import EDITS, check_thesaurus, edited
 from amodal.modalities.shared.tokenizers.text import TextGraph, TextTokenizer
+from amodal.modalities.shared.views import VIEWS
 from amodal.modalities.shared.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
@@ -70,6 +68,8 @@ class Text(Modality):
         strong: what a strong view corrupts: "characters", or whole "words".
         tokens: what an id is: "subwords", "bytes" or "characters".
         vocabulary_size: ids that are learnt, at most.
+        thesaurus: path of synonyms for the views eda and rocket: a file of lines `WORD: SYNONYM,
+            SYNONYM`, or the directory of WordNet's database.
         merges: what has been learnt, see `amodal.modalities.shared.subwords`; a run writes it.
     """
 
@@ -79,6 +79,7 @@ class Text(Modality):
     strong: str = "characters"
     tokens: str = "subwords"
     vocabulary_size: int = 8192
+    thesaurus: str = ""
     merges: str = field(default="", repr=False, metadata=LEARNT)
 
     simple_name: ClassVar[str] = "tf-idf"
@@ -91,6 +92,7 @@ class Text(Modality):
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("transformers", "gru", "lstm")
     example_tokens: ClassVar[int] = 64
+    views: ClassVar[tuple[str, ...]] = (*VIEWS, *EDITS)
 
     def __post_init__(self) -> None:
         if self.max_length < 1 or self.patch < 1:
@@ -131,7 +133,7 @@ class Text(Modality):
     def learn_tokens(self, raws: Iterable[Raw]) -> str:
         """What is learnt of training texts, for `with_learnt`. Unreadable ones are skipped."""
         return _subwords.learn(
-            _readable(raws), characters=self.tokens == "characters", size=self.vocabulary_size
+            readable(raws), characters=self.tokens == "characters", size=self.vocabulary_size
         )
 
     def with_learnt(self, merges: str) -> Text:
@@ -207,7 +209,7 @@ class Text(Modality):
         return len(ids) - len(self._cut(ids))
 
     def _ids(self, raw: Raw) -> np.ndarray:
-        text = _read(raw).strip()
+        text = read_text(raw).strip()
         if not text:
             raise BadValue("empty text")
         if self.vocabulary:
@@ -244,10 +246,17 @@ class Text(Modality):
         dropped in short spans and one character in fifty replaced by another of the same text (or,
         with `strong="words"`, the whole text with words dropped and swapped); of subwords the words
         are what is dropped and replaced. local: one of its lines or, of a single line, a slice of
-        20-50 %.
+        20-50 %. eda: one of easy data augmentation's four edits of words. stopwords: mostly without
+        stop words; rocket: so too, and one of three edits.
         """
-        check_view(view)
+        check_view(view, self.views)
+        if view in EDITS:
+            return self._cut(self._ids(edited(self.text(value), view, rng, self.thesaurus)))
         return _views.augment(value, self._ids_are, view, rng, words=self.strong == "words")
+
+    def known_view(self, view: str) -> str:
+        check_thesaurus(view, self.thesaurus)
+        return super().known_view(view)
 
     def words(self, texts: Ragged) -> Tensor:
         """(T,) int64 number of the word of each token, in its text; see `HasWords`."""
@@ -309,10 +318,10 @@ class Text(Modality):
         return shortened(" ".join(self.text(value).split()))
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        texts = [text for raw in raws if (text := _preview(raw))]
+        texts = [text for raw in raws if (text := preview(raw))]
         scripts: Counter[str] = Counter()
         for text in texts:
-            scripts.update({_script(c) for c in text if c.isalpha()})
+            scripts.update({script(c) for c in text if c.isalpha()})
         common = [name for name, n in scripts.most_common(4) if n >= 0.01 * len(texts)]
         written = ", ".join(common) or "no letters"
         return f"{format_range(map(len, texts), 'characters')}, {written}" if texts else ""
@@ -330,10 +339,10 @@ class Text(Modality):
         """Word and character tf-idf of whole texts, reduced; see `shared.tfidf`."""
         if not len(train):
             raise NoSimpleFeatures("there is no text to fit simple features on")
-        return _tfidf.tfidf(train, _read)
+        return _tfidf.tfidf(train, read_text)
 
     def restored_simple_features(self, state: Mapping[str, Any]) -> FittedFeatures:
-        return _tfidf.TfIdf(_read, **state)
+        return _tfidf.TfIdf(read_text, **state)
 
     def json_schema(self, limits: Limits) -> Schema:
         return {"type": "string", "minLength": 1, "maxLength": limits.characters}
@@ -347,54 +356,3 @@ class Text(Modality):
         return cls(
             max_length=tokens, patch=4
         ), lambda: "".join(rng.choice(letters, 4 * tokens - 1)) + "x"
-
-
-def _read(raw: Raw) -> str:
-    if isinstance(raw, (Path, bytes)):
-        data = read_bytes(raw)
-        try:
-            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadValue(
-                f"not {error.encoding.upper()}: {error.reason} at byte {error.start}"
-            ) from None
-        if "\0" in text:  # what a disk leaves of blocks that were never written
-            raise BadValue(
-                f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of "
-                "another kind"
-            )
-        return text
-    if isinstance(raw, (list, tuple)) and all(isinstance(line, str) for line in raw):
-        return "\n".join(raw)
-    if isinstance(raw, str):
-        return raw
-    if is_missing(raw):
-        raise BadValue("empty text")
-    if isinstance(raw, (int, float, np.number)):
-        return str(raw)
-    raise BadValue(
-        f"a {type(raw).__name__} is not text: expected text, a list of texts, a Path or bytes"
-    )
-
-
-def _readable(raws: Iterable[Raw]) -> Iterator[str]:
-    for raw in raws:
-        # what cannot be read goes into quarantine when it is loaded
-        with contextlib.suppress(BadValue, UnicodeEncodeError):
-            text = _read(raw).strip()
-            text.encode()
-            yield text
-
-
-def _preview(raw: Raw) -> str:
-    """The text of a raw value, as far as it can be read."""
-    try:
-        data = raw.read_bytes() if isinstance(raw, Path) else raw
-        return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
-    except OSError:
-        return ""
-
-
-def _script(character: str) -> str:
-    """Latin, Cyrillic, Cjk, …: the first word of the character's name in Unicode."""
-    return unicodedata.name(character, "?").partition(" ")[0].capitalize()

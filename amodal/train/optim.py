@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, unknown
 from amodal.core.recipe import Recipe
 from amodal.train import distributed
 
@@ -110,17 +110,18 @@ def make(
     """The optimizer of a recipe, whose lr must be set.
 
     Args:
-        lr_multipliers, only: See `parameter_groups`.
+        lr_multipliers, only: See `parameter_groups`. Those of the recipe come first.
 
     Raises:
-        AmodalError: If no parameter requires a gradient.
+        AmodalError: If no parameter requires a gradient, and for a beginning in the recipe that no
+            parameter's name has.
     """
     assert recipe.lr is not None
     groups = parameter_groups(
         module,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
-        lr_multipliers=lr_multipliers,
+        lr_multipliers=checked_prefixes(recipe, module) | dict(lr_multipliers or {}),
         layer_decay=recipe.layer_decay,
         only=only,
     )
@@ -129,6 +130,23 @@ def make(
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
     return _of_timm(recipe, module, groups)
+
+
+def checked_prefixes(recipe: Recipe, module: nn.Module) -> dict[str, float]:
+    """The recipe's multipliers, each of which is of some parameter.
+
+    Raises:
+        AmodalError: For one that is of none.
+    """
+    chosen, names = dict(recipe.lr_multipliers or {}), [n for n, _ in module.named_parameters()]
+    for prefix in chosen:
+        if not any(name.startswith(prefix) for name in names):
+            parts = dict.fromkeys(name.rpartition(".")[0] + "." for name in names)
+            shorter = dict.fromkeys(name.partition(".")[0] + "." for name in names)
+            raise unknown(
+                "beginning of a parameter's name", prefix, [*shorter, *parts], "In lr_multipliers."
+            )
+    return chosen
 
 
 def _of_timm(

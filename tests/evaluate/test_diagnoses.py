@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_functions():
     assert found["neighbours", "a", "b", "chance"] == pytest.approx(10 / 38)
     assert found["volume", "a + b", "", "auroc"] > 0.99
     explained = {metric for *_, metric in found} - {"n", "width", "chance"}
-    assert explained == set(MEANING)
+    assert explained == set(MEANING) - {"layer", "by the last"}  # of layers, by passes of its own
 
 
 def test_what_stands_out_is_said():
@@ -170,3 +170,30 @@ def test_what_cannot_be_diagnosed_says_why(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["diagnose", str(tmp_path / "r"), "--data", str(table), "--only", "dimensions"])
     assert ended.value.code == 2 and "Did you mean dimension" in capsys.readouterr().err
+
+
+def test_the_layers_that_agree_most_are_named():
+    from amodal.evaluate.layer_agreement import most_alike_of
+
+    turn = torch.linspace(0, 6, 40)[:, None]
+    circle = torch.cat([turn.cos(), turn.sin()], 1)
+    noise = torch.randn(4, 40, 5, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(40)
+    a = [Column(x, rows) for x in (noise[0], circle, noise[1])]
+    b = [Column(x[5:], rows[5:]) for x in (noise[2], noise[3], 3 * circle)]
+    row = most_alike_of({"a": a, "b": b}, "a", "b")
+    assert (row["layer"], row["other layer"], row["n"]) == (2, 3, 35)
+    assert row["shared"] == pytest.approx(1.0) and row["by the last"] < 0.6
+    assert row["by chance"] == pytest.approx(10 / 34)
+    with pytest.raises(AmodalError, match="more than 10 records"):
+        most_alike_of({"a": [c.at(rows < 9) for c in a], "b": b}, "a", "b")
+
+
+def test_layers_are_those_of_backbones(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    nets = {"image": "timm:resnet18:32@scratch"}
+    amodal.pretrain("clip", folder, run, size="nano", steps=1, backbones=nets, progress=False)
+    with pytest.raises(AmodalError, match="two fields with backbones .* here are image"):
+        amodal.load(run).diagnose(folder, only=["layers"], progress=False)
+    with pytest.raises(AmodalError, match="only layers"):
+        amodal.load(run).diagnose(folder, only=["layers", "volume"], progress=False)

@@ -5,9 +5,11 @@ of section 3."""
 import pytest
 import torch
 
+from amodal import modalities
 from amodal.core import name_code
 from amodal.masking.hashing import hash_bits
 from tests.golden.harness import Reference, batch_norm, defaults, golden
+from tests.methods import bench
 
 SIDE = 2
 """Patches along each axis of the bench's pictures."""
@@ -186,6 +188,40 @@ def test_two_steps_of_fields():
     """Section 3: views may be of several modalities."""
     golden("amdim", Amdim, views=("weak",), fields=("picture", "words"), width=16)
     golden("amdim", Amdim, views=("weak",), fields=("picture", "words", "signal"), width=16)
+
+
+class OfMaps(Amdim):
+    """Section 3: the maps of 5 x 5 and 7 x 7 cells of one convolutional network are the scales."""
+
+    def check_start(self):
+        wide = {"whole": self.encoder.width, "regions": 16, "patches": 16}
+        for scale, width in wide.items():
+            bypass = self.w[f"heads.by_scale.picture.{scale}.bypass.weight"]
+            assert torch.equal(bypass, torch.eye(self.width, width).double())
+
+    def losses(self, batch):
+        vectors, scales = self.encoder(batch).columns, {}
+        self.seeds = batch.seeds
+        for s, column in vectors.items():
+            rows, backbone = column.rows.tolist(), self.encoder.tokenizers["picture"]
+            maps = backbone.body.at_scales(batch[s].values)[1]
+            assert [m.shape[1] for m in maps.values()] == [25, 49]
+            lists = {"whole": [[v] for v in column.values]}
+            lists |= {scale: [list(cells) for cells in maps[scale]] for scale in maps}
+            scales[s] = {
+                scale: dict(zip(rows, self.embedded(f"heads.by_scale.picture.{scale}", of_rows)))
+                for scale, of_rows in lists.items()
+            }
+        return self.terms(scales)
+
+
+@pytest.mark.parametrize("options", [{}, {"middle": False, "bound": 2.0}])
+def test_two_steps_with_the_network_of_the_paper(options, monkeypatch):
+    picture = modalities.make("image", size=32, channels=3, patch=8)
+    monkeypatch.setattr(bench, "fields", lambda names: {"picture": picture})
+    reference = type("OfMaps", (OfMaps,), options)
+    net = {"picture": "amdim:width=4,depth=2,out=8,norm=none"}
+    golden("amdim", reference, **TWO, rows=4, width=16, backbones=net, **options)
 
 
 def test_defaults():

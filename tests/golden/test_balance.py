@@ -2,6 +2,7 @@
 zero, one and two steps of balancing, as in the authors' code."""
 
 import pytest
+import torch
 
 from tests.golden.harness import defaults, golden
 from tests.golden.pairs import PairsOfFields
@@ -51,6 +52,26 @@ def test_two_steps_at_another_temperature(options):
     golden("balance", balance(**options), views=("weak",), width=8, **options)
 
 
+class WithPerceptrons(Balance):
+    """The authors' MiniCLIP: hidden layers with ReLU."""
+
+    layers = 2
+
+    def check_start(self):
+        super().check_start()
+        for head in self.encoder.heads.values():
+            kinds = [type(m).__name__ for m in head]
+            assert kinds == ["Linear", "ReLU"] * self.layers + ["Linear"]
+            widths = [m.out_features for m in head if isinstance(m, torch.nn.Linear)]
+            assert widths == [12] * self.layers + [self.width]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_two_steps_with_perceptrons_as_heads(layers):
+    reference = type("WithPerceptrons", (WithPerceptrons,), {"layers": layers})
+    golden("balance", reference, views=("weak",), width=8, hidden=12, layers=layers)
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("steps", [0, 2])
 def test_one_pair_and_none(rows, steps):
@@ -62,6 +83,8 @@ def test_defaults():
     assert defaults("balance") == {
         "steps": 2,
         "width": 128,
+        "hidden": 0,
+        "layers": 2,
         "temperature": 0.07,
         "max_scale": 100.0,
     }

@@ -198,4 +198,4 @@ def test_defaults():
     r = PAPER_RECIPE
     assert (r.optimizer, r.lr, r.weight_decay, r.betas) == ("adamw", 5e-5, 1e-4, (0.9, 0.999))
     assert (r.schedule, r.decay_rate, r.batch_size, r.epochs) == ("plateau", 0.2, 128, 25.0)
-    assert (r.warmup_steps, r.clip) == (0, 0.0)
+    assert (r.warmup_steps, r.clip, r.lr_multipliers) == (0, 0.0, {"heads.": 2.0})

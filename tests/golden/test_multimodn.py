@@ -17,7 +17,7 @@ SIDE = {"name": "side", "kind": "classes", "classes": ("left", "right")}
 
 class MultiModN(Reference):
     order, change, hidden, state_width, targets = ("picture", "words"), 0.003, 32, 50, (KIND,)
-    shuffle = False
+    shuffle, separate, layers = False, False, 1
 
     def check_start(self):
         assert self.w["steps.start"].shape == (self.state_width,)
@@ -72,15 +72,29 @@ class MultiModN(Reference):
         return made
 
     def decode(self, state):
+        if self.separate:
+            return torch.cat([self.decoder(state, n) for n in range(len(self.targets))])
         if self.hidden:
             x = self.w["head.net.0.weight"] @ state + self.w["head.net.0.bias"]
             x = x * (1 + torch.erf(x / 2**0.5)) / 2
             return self.w["head.net.2.weight"] @ x + self.w["head.net.2.bias"]
         return self.w["head.net.0.weight"] @ state + self.w["head.net.0.bias"]
 
+    def decoder(self, state, task):
+        """The authors' MLPDecoder: ReLU between linear layers."""
+        for layer in range(self.layers):
+            name = f"head.net.of_tasks.{task}.{2 * layer}"
+            state = (self.w[f"{name}.weight"] @ state + self.w[f"{name}.bias"]).relu()
+            assert len(state) == self.hidden
+        name = f"head.net.of_tasks.{task}.{2 * self.layers}"
+        return self.w[f"{name}.weight"] @ state + self.w[f"{name}.bias"]
+
+
+KNOWN = ("hidden", "change", "targets", "separate", "layers")
+
 
 def hold(sequence=("picture", "words"), fields=None, **options):
-    known = {k: v for k, v in options.items() if k in ("hidden", "change", "targets")}
+    known = {k: v for k, v in options.items() if k in KNOWN}
     known |= {"shuffle": options.get("shuffle", False)}
     known |= {"order": sequence, "state_width": options.get("state", 50)}
     golden(
@@ -125,6 +139,8 @@ def test_two_steps_of_two_tasks(monkeypatch):
 
     with_another(monkeypatch, labelled)
     hold(targets=(KIND, SIDE), change=0.5)
+    for layers in (0, 1, 2):
+        hold(targets=(KIND, SIDE), separate=True, layers=layers, hidden=6)
 
 
 def test_two_steps_where_no_record_has_a_field(monkeypatch):
@@ -138,6 +154,7 @@ def test_defaults():
     options = defaults("multimodn")
     assert (options["state"], options["hidden"], options["change"]) == (50, 32, 0.003)
     assert options["shuffle"] is False and options["view"] == "weak"
+    assert options["separate"] is False and options["layers"] == 1
     r = PAPER_RECIPE
     assert (r.optimizer, r.lr, r.weight_decay, r.betas) == ("adamw", 1e-3, 0.0, (0.9, 0.999))
     assert (r.schedule, r.clip, r.batch_size, r.epochs) == ("constant", 0.0, 16, 100.0)

@@ -11,7 +11,7 @@ from tests.golden.harness import Reference, common, defaults, golden, unit
 
 class Structure(Reference):
     temperature, weight, levels, margin, warmup = 0.05, 10.0, 1, 0.0, 4
-    width, hidden, weight_by_level = 8, 0, False
+    width, hidden, weight_by_level, bias = 8, 0, False, False
 
     def check_start(self):
         assert self.min_batch_size == 2 and self.encoder.space_width == self.width
@@ -21,6 +21,8 @@ class Structure(Reference):
         assert heads and frozen == {n for n, _ in self.encoder.named_parameters()} - heads
         for head in self.encoder.heads.values():
             widths = [m.out_features for m in head.modules() if isinstance(m, torch.nn.Linear)]
+            last = [m for m in head.modules() if isinstance(m, torch.nn.Linear)][-1]
+            assert (last.bias is not None) == self.bias
             assert widths == ([self.hidden] if self.hidden else []) + [self.width]
 
     def losses(self, batch):
@@ -86,6 +88,8 @@ def test_two_steps(fields):
     "options",
     [
         {"hidden": 11},
+        {"bias": True},
+        {"hidden": 11, "bias": True},
         {"levels": 3, "weight": 4.0, "temperature": 0.5},
         {"levels": 3, "weight_by_level": True, "temperature": 0.5},
         {"margin": 0.01, "warmup": 0, "temperature": 0.3},
@@ -106,6 +110,8 @@ def test_defaults():
     assert defaults("structure_reg") == {
         "width": 512,
         "hidden": 0,
+        "bias": False,
+        "isometry": False,
         "temperature": 0.05,
         "weight": 10.0,
         "levels": 1,

@@ -3,10 +3,12 @@ missing field does: nothing."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+import amodal
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.nn.fusion.sequential import SequentialFusion, random_orders
 from amodal.nn.heads.supervised import Target
@@ -81,7 +83,8 @@ def test_the_loss_is_that_of_every_state_and_task():
 def test_a_missing_field_leaves_the_prediction_as_it_was():
     m = method("multimodn", order="words, facts,picture,signal").eval()
     whole = batch(m.views)
-    curve, predicted = m.curve(whole), m.head.predictions(m.predict(whole))["kind"]
+    curve = {f: m.head.predictions(out) for f, out in m.predict_by_field(whole).items()}
+    predicted = m.head.predictions(m.predict(whole))["kind"]
     assert list(curve) == ["", "words", "facts", "picture", "signal"]
     torch.testing.assert_close(curve["signal"]["kind"], predicted)
     torch.testing.assert_close(curve[""]["kind"], curve[""]["kind"][:1].expand(8, -1))
@@ -113,3 +116,33 @@ def test_a_wrong_order_says_what_fields_there_are():
         method("multimodn", order="word,facts,picture,signal")
     with pytest.raises(AmodalError, match="each of picture, words, signal, facts once"):
         method("multimodn", order="words,facts")
+
+
+def test_predictions_before_and_after_each_field_are_written(tmp_path):
+    rng = np.random.default_rng(0)
+    data = {
+        "words": [f"{'red' if i % 2 else 'blue'} boat {i}" for i in range(60)],
+        "marks": [None if i % 3 == 0 else [float(i % 2), rng.normal()] for i in range(60)],
+        "kind": ["odd" if i % 2 else "even" for i in range(60)],
+    }
+    dataset = amodal.open(data, fields={"words": "text", "marks": "series"})
+    options = {"label": "kind", "separate": True, "layers": 2}
+    model = amodal.pretrain(
+        "multimodn",
+        dataset,
+        tmp_path / "run",
+        options=options,
+        size="nano",
+        steps=4,
+        progress=False,
+    )
+    table = model.predict(dataset, by_field=True).to_pandas()
+    names = [f"kind=odd, {when}" for when in ("before", "after words", "after marks")]
+    assert table[names[0]].nunique() == 1
+    has = np.array([m is not None for m in data["marks"]])
+    changed = (table[names[1]] - table[names[2]]).abs() > 1e-6
+    assert changed[has].all() and not changed[~has].any()
+    last = model.predict(dataset).to_pandas()["kind=odd"]
+    np.testing.assert_allclose(table[names[2]], last, rtol=1e-5)
+    with pytest.raises(AmodalError, match="set separate"):
+        method("multimodn", layers=2)

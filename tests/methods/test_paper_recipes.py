@@ -48,7 +48,10 @@ def read(text):
 
 def shown(value):
     if isinstance(value, dict):
-        return "; ".join(f"{n}={','.join(v)}" for n, v in value.items())
+        return "; ".join(
+            f"{n}={','.join(v) if isinstance(v, (tuple, list)) else shown(v)}"
+            for n, v in value.items()
+        )
     if isinstance(value, (tuple, list)):
         return ", ".join(map(shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -23,9 +23,13 @@ ALLOWED = {
         '"text": text,',
     ): "an option of the protocol, in its result",
     ("methods/contrastive/simclr.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/contrastive/amdim.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/contrastive/clip_rocket.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/fusion/surgical_feedback.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/masked/mae.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/redundancy/vicreg.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/robustness/cleanclip.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/theory/kernel_infonce.py", 'views={"image"'): "what the paper did to pictures",
 }
 """(file, part of a line) -> why this is no branch: a word that is also the name of a modality, or
 data that a user may replace."""

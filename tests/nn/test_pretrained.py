@@ -412,3 +412,45 @@ def test_the_size_of_a_model_is_read_with_a_stride_behind_it(spec, side):
     from amodal.nn.backbones.timm import input_size
 
     assert input_size(spec) == side
+
+
+# Layers
+
+
+def test_a_layer_of_a_vit_in_place_of_the_last_one(vit):
+    path, model = vit
+    column, scaled = images((0, 1)), None
+    depth = len(model.blocks)
+    for number in (1, depth):
+        tower = backbone(f"timm:{VIT}:32/layer{number}@{path}", IMAGE, 8)
+        with torch.no_grad():
+            scaled = tower.body.scaled(column.values)
+            x = model.norm_pre(model.pos_drop(model._pos_embed(model.patch_embed(scaled))))
+            for block in model.blocks[:number]:
+                x = block(x)
+            want = x[:, 1:]
+            flat, lengths, _ = tower.body(column.values)
+            torch.testing.assert_close(flat, want.flatten(0, 1), rtol=1e-4, atol=1e-5)
+            states = tower.body.hidden_states(column.values)
+        assert len(states) == depth
+        torch.testing.assert_close(states[number - 1], want.mean(1), rtol=1e-4, atol=1e-5)
+    with pytest.raises(AmodalError, match=f"layers 1 to {depth}, not {depth + 1}"):
+        backbone(f"timm:{VIT}:32/layer{depth + 1}@{path}", IMAGE, 8)
+
+
+def test_a_layer_of_a_text_model_in_place_of_the_last_one(bert):
+    path, model, field = bert
+    texts = [field.decode(t) for t in (" ".join(WORDS[:3]), WORDS[0])]
+    column = Column(field.collate(texts), torch.arange(2))
+    tower = backbone(f"transformers:{path}@layer1", field, 8)
+    with torch.no_grad():
+        ids = torch.tensor([[2, *texts[0].tolist(), 3]])
+        want = model(input_ids=ids, output_hidden_states=True).hidden_states[1][0, 1:-1]
+        flat, lengths, _ = tower.body(column.values)
+        torch.testing.assert_close(flat[:3], want, rtol=1e-4, atol=1e-5)
+        first, last = tower.body.hidden_states(column.values)
+    torch.testing.assert_close(first[0], want.mean(0), rtol=1e-4, atol=1e-5)
+    whole = backbone(f"transformers:{path}", field, 8).body(column.values)[0]
+    torch.testing.assert_close(last[0], whole[:3].mean(0), rtol=1e-4, atol=1e-5)
+    with pytest.raises(AmodalError, match="layers 1 to 2, not 3"):
+        backbone(f"transformers:{path}@layer3", field, 8)

@@ -46,6 +46,82 @@ def test_a_small_image_keeps_a_map_of_cells():
     assert len(backbone("convnet", four, 16)(images(channels=4), "image", 2))
 
 
+@pytest.mark.parametrize("layers, wide", [("18", 512), ("34", 512), ("50", 2048)])
+def test_a_resnet_for_small_images_is_that_of_timm_but_for_its_stem(layers, wide):
+    """He et al.: the same parameters, with a first convolution of 3 pixels in place of 7."""
+    import timm
+
+    side = make("image", size=32, channels=3, patch=8)
+    body = backbone(f"convnet:layers={layers},width=64", side, 16).body
+    reference = timm.create_model(f"resnet{layers}", num_classes=0)
+    count = {
+        k: sum(p.numel() for p in m.parameters()) for k, m in (("own", body), ("timm", reference))
+    }
+    assert body.width == reference.num_features == wide
+    assert count["timm"] - count["own"] == 64 * 3 * (7 * 7 - 3 * 3)
+    # the other layers, in eval mode, compute the same
+    own = [m for m in body.modules() if not list(m.children()) and list(m.parameters())]
+    theirs = [m for m in reference.modules() if not list(m.children()) and list(m.parameters())]
+    with torch.no_grad():
+        for m in theirs:
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 1.5), m.bias.uniform_(-1, 1)
+        for a, b in zip(own[1:], theirs[1:]):
+            a.load_state_dict(b.state_dict())
+        maps = torch.randn(2, 64, 8, 8)
+        blocks = (reference.layer1, reference.layer2, reference.layer3, reference.layer4)
+        expected = torch.nn.Sequential(*blocks).eval()(maps)
+        torch.testing.assert_close(body.blocks.eval()(maps), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side, sees", [(32, {"patches": 8, "regions": 16}), (64, {"patches": 16})])
+def test_cells_of_the_network_of_amdim_see_their_own_part(side, sees):
+    """Without padding: a cell of 7 x 7 of 32 pixels sees 8 x 8 of them, and the last cell all."""
+    field = make("image", size=side, channels=3, patch=8)
+    body = backbone("amdim:width=4,depth=2,out=8,norm=none", field, 16).body.double()
+    torch.manual_seed(0)
+    for p in body.parameters():
+        p.data += 0.1 * torch.rand_like(p)  # convolutions that begin at zero see nothing
+    images = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    whole, maps = body.at_scales(images)
+    assert whole.shape == (1, 8) and {k: m.shape[1] for k, m in maps.items()} == {
+        "regions": 25,
+        "patches": 49,
+    }
+    for scale, pixels in sees.items():
+        cell = maps[scale][0, 0].sum()
+        (seen,) = torch.autograd.grad(cell, images, retain_graph=True)
+        rows, columns = (seen[0].abs().sum(0).sum(i).nonzero().flatten() for i in (1, 0))
+        assert rows.tolist() == columns.tolist() == list(range(pixels))
+    (seen,) = torch.autograd.grad(whole.sum(), images)
+    seen = seen[0].abs().sum(0) > 0
+    assert seen.any(0).all() and seen.any(1).all() and seen.double().mean() > 0.95
+
+
+def test_the_network_of_amdim_is_that_of_its_authors_and_begins_as_means():
+    """Parameters of their classes for 128 pixels, counted by hand; the second convolution of each
+    layer is zero at the start, so that all of them average."""
+    field, (w, d, out) = make("image", size=128, channels=3, patch=8), (4, 3, 40)
+    body = backbone(f"amdim:width={w},depth={d},out={out}", field, 16).body.eval()
+
+    def layers(a, b, kernel):
+        return a * b * kernel**2 + b * b + (d - 1) * 2 * b * b
+
+    stem = 3 * w * 25 + w + w * w * 9 + w
+    blocks = layers(w, 2 * w, 4) + layers(2 * w, 4 * w, 4) + layers(4 * w, 8 * w, 2)
+    last = 2 * layers(8 * w, 8 * w, 3) + 8 * w * out * 9 + out * out + 2 * out
+    assert sum(p.numel() for p in body.parameters()) == stem + blocks + last
+    images = torch.rand(2, 3, 128, 128)
+    whole, maps = body.at_scales(images)
+    means = body.stem((images - body.mean) / body.std)
+    for kernel in (4, 4, 2):
+        means = torch.nn.functional.avg_pool2d(means, kernel, 2)
+    torch.testing.assert_close(maps["patches"][:, :, :w].transpose(1, 2), means.flatten(2))
+    assert not maps["patches"][:, :, w:].any() and not whole[:, w:].any()
+    local = torch.rand(1, 3, 64, 64)  # a small part is enlarged
+    assert body.at_scales(local)[1]["regions"].shape == (1, 25, 8 * w)
+
+
 @pytest.mark.parametrize("wanted", [0, 30, 200])
 def test_a_token_of_a_signal_sees_its_receptive_field(wanted):
     spec = f"resnet1d:width=4,norm=layer,receptive_field={wanted}"
@@ -200,6 +276,8 @@ def test_a_frozen_model_stays_in_evaluation_mode(tmp_path):
         ("convnet:widht=3", IMAGE, "Did you mean width"),
         ("convnet:width=0", IMAGE, "whole number of at least 1, got '0'"),
         ("convnet:norm=layer", IMAGE, "There are: batch, group"),
+        ("amdim", IMAGE, "squares of 32, 64, 128 pixels"),
+        ("convnet:layers=20", IMAGE, "Did you mean 50"),
         ("convnet:norm=group,width=4", IMAGE, "a width that 8 groups divide"),
         ("convnet", SERIES, "convnet backbones are for image fields"),
         ("resnet1d:kernel=4", SERIES, "odd number"),

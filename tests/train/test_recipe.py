@@ -157,6 +157,28 @@ def test_layers_further_from_the_output_learn_slower():
     assert {g["lr_multiplier"] for g in groups} == {1.0, 0.5, 0.25, 0.125}
 
 
+def test_parts_learn_at_rates_of_their_own():
+    m = method("m3col", sources=("words", "facts"))
+    factors = {"heads.alone.words.": 1, "heads.": 2, "encoder.tokenizers.words.": 0.5}
+    recipe = Recipe(lr=1.0, lr_multipliers=factors)
+    assert recipe.written()["lr_multipliers"] == factors
+    assert Recipe.of(recipe.written()) == recipe
+    optimizer = optim.make(recipe, m)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {
+        name: next((f for prefix, f in factors.items() if name.startswith(prefix)), 1.0)
+        for name, p in m.named_parameters()
+        if p.requires_grad
+    }
+    assert {n: rate[id(p)] for n, p in m.named_parameters() if p.requires_grad} == expected
+    assert set(expected.values()) == {0.5, 1.0, 2.0}
+    with pytest.raises(AmodalError, match="Did you mean heads."):
+        optim.make(Recipe(lr=1.0, lr_multipliers={"head.": 2.0}), m)
+    for wrong in ({"heads.": -1.0}, {"heads.": "fast"}, ["heads."]):
+        with pytest.raises(AmodalError, match="lr_multipliers must be"):
+            Recipe(lr_multipliers=wrong)
+
+
 FIELDS = ("words", "facts")
 
 
@@ -330,6 +352,7 @@ def test_every_field_is_written_and_read():
     whole = Recipe(
         **{
             "views": {"image": ("weak",)},
+            "lr_multipliers": {"heads.": 2.0},
             "stages": (0.5, 1.0),
             "lr": 1.0,
             "steps": 3,

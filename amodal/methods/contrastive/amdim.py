@@ -6,19 +6,20 @@ scores. Mixtures of global features are an option. Row 95 of the catalogue.
 
 Differs:
 
-- encoder: their scales are maps of a convolutional network with separate receptive fields. Tokens
-  of a transformer have all seen each other, so a scale here is what the same encoder makes of less
-  input: `whole` of all tokens (their f1), `regions` of local windows of tokens, each encoded alone
-  (f5), and `patches`, the tokens before the trunk, positions included (f7). Backbones, which
-  cannot be cut so, are refused.
-- sizes: 2 x 2 regions where they have 5 x 5, patches by the size of a picture where they have 7 x
-  7, a space of 128 where they have 1,024 and more (`parts`, `width`).
-- heads: `whole` has one like the others, their f1 none but BatchNorm. The perceptron's second
-  layer begins random, theirs at zero; the bypass as the identity, theirs with small noise beside
-  it.
-- views: with one field, two `strong` views predict each other; theirs are crops of 30-100 % with
-  weaker colours and no blur, and share the flip. With two or more fields, the fields predict each
-  other.
+- encoder: of pictures of 32, 64 or 128 pixels theirs can be had, a residual network without padding
+  whose maps of 1, 5 x 5 and 7 x 7 cells are the scales: `--backbone image=amdim:width=128,depth=10,
+  out=1024 --method.width 1024`, say. Else a scale is what the same transformer makes of less input:
+  `whole` of all tokens (their f1), `regions` of local windows of tokens, each encoded alone (f5),
+  and `patches`, the tokens before the trunk, positions included (f7); 2 x 2 regions (`parts`).
+  Other backbones, whose tokens have all seen each other, are refused.
+- width: of the space of scores 128, theirs is 1,024 and more (`width`).
+- heads: `whole` has one like the others, their f1 none but BatchNorm; between theirs and ours is a
+  linear map to the encoder's width, behind which vectors are probed. The perceptron's second layer
+  begins random, theirs at zero; the bypass as the identity, theirs with small noise beside it.
+- views: with one field, two `strong` views predict each other. Theirs are crops of 30-100 % with
+  more change of hue and no blur, `amdim` in the recipe; they share the flip. Pictures of 32 pixels
+  they move by 4 and do not crop, and their best results have the policy of Fast AutoAugment.
+  With two or more fields, the fields predict each other.
 - penalty: 4e-2 as in the paper; releases of the authors' code have 4e-2 and 5e-2.
 - locations: mean over those of a record, then over records, which may have several numbers of
   them.
@@ -37,13 +38,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Batch, Column, Embeddings, Ragged, Recipe, field_of, name_code
+from amodal.core import Batch, Column, Embeddings, Ragged, Recipe, Tokens, field_of, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import field_pairs, refuse_backbones, token_column, view_pairs
+from amodal.nn.backbones.body import MultiScaleBody
+from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import BypassHead
 from amodal.nn.local_windows import local_windows
@@ -61,6 +64,7 @@ PAPER_RECIPE = Recipe(
     decay_rate=0.2,
     warmup_steps=500,
     clip=0.0,
+    views={"image": ("amdim", "amdim")},
     batch_size=200,
     epochs=300.0,
 )
@@ -130,7 +134,9 @@ class AmdimHeads(nn.Module):
         super().__init__()
         self.by_scale = nn.ModuleDict(
             {
-                f: nn.ModuleDict({scale: BypassHead(encoder.width, width) for scale in SCALES})
+                f: nn.ModuleDict(
+                    {scale: BypassHead(scale_width(encoder, f, scale), width) for scale in SCALES}
+                )
                 for f in encoder.fields
             }
         )
@@ -153,6 +159,22 @@ class AmdimHeads(nn.Module):
             regions.with_flat(heads["regions"](regions.flat)),
             patches.with_flat(heads["patches"](patches.flat)),
         )
+
+
+def multi_scale(encoder: Encoder, field: str) -> Backbone | None:
+    """The backbone of a field, if its model has smaller receptive fields too."""
+    backbone = encoder.tokenizers[field] if field in encoder.tokenizers else None
+    of_scales = isinstance(getattr(backbone, "body", None), MultiScaleBody)
+    return backbone if of_scales and isinstance(backbone, Backbone) else None
+
+
+def scale_width(encoder: Encoder, field: str, scale: str) -> int:
+    """Dimensions of a field's features at a scale."""
+    backbone = multi_scale(encoder, field)
+    if backbone is None or scale == "whole":
+        return encoder.width
+    assert isinstance(backbone.body, MultiScaleBody)
+    return backbone.body.scale_widths[scale]
 
 
 class Amdim(Method):
@@ -184,6 +206,8 @@ class Amdim(Method):
             "amdim",
             "its regions and patches have seen all of the value, and a region is no harder to "
             "predict than the whole",
+            fields=[f for f in encoder.fields if multi_scale(encoder, f) is None],
+            instead="of pictures take the paper's network, FIELD=amdim",
         )
         self.encoder = encoder
         self.heads = AmdimHeads(encoder, width, mixtures)
@@ -193,17 +217,21 @@ class Amdim(Method):
         self.views = ("strong", "strong") if self.of_views else ("weak",)
 
     def features(self, batch: Batch) -> AmdimFeatures:
-        encoder, tokens = self.encoder, self.encoder.tokenize(batch)
-        whole, regions, patches = {}, {}, {}
+        encoder, tokens = self.encoder, dict[str, Tokens]()
+        whole, regions, patches = dict[str, Column](), dict[str, Column](), dict[str, Column]()
+        for s, column in batch.columns.items():
+            backbone = multi_scale(encoder, field_of(s))
+            if backbone is None:
+                tokens |= encoder.tokenize(batch.only(s))
+                continue
+            one, maps = backbone.at_scales(column, s, batch.size)
+            regions[s], patches[s] = maps["regions"], maps["patches"]
+            tokens[s] = encoder.add_positions(one)
         for s, context in alone(encoder, batch, tokens).items():
-            f = field_of(s)
-            pieces, owner = local_windows(tokens[s], self.parts)
-            # windows are rows here, so a region's tokens see nothing outside of it
-            vectors = encoder.pools[f](encoder.encode({s: pieces})[s]).flat
-            lengths = torch.bincount(owner, minlength=batch.size)
-            rows = lengths.nonzero().flatten()
-            whole[s], patches[s] = encoder.pools[f](context), token_column(tokens[s])
-            regions[s] = Column(Ragged(vectors, lengths[rows]), rows)
+            whole[s] = encoder.pools[field_of(s)](context)
+            if s not in patches:
+                patches[s] = token_column(tokens[s])
+                regions[s] = self.windows(tokens[s], s, batch.size)
         return AmdimFeatures(
             size=batch.size,
             whole=whole,
@@ -211,6 +239,16 @@ class Amdim(Method):
             patches=patches,
             seeds=seed_column(batch),
         )
+
+    def windows(self, tokens: Tokens, source: str, size: int) -> Column:
+        """The vectors of local windows of the N rows' tokens, each encoded alone."""
+        pieces, owner = local_windows(tokens, self.parts)
+        # windows are rows here, so a region's tokens see nothing outside of it
+        context = self.encoder.encode({source: pieces})[source]
+        vectors = self.encoder.pools[field_of(source)](context).flat
+        lengths = torch.bincount(owner, minlength=size)
+        rows = lengths.nonzero().flatten()
+        return Column(Ragged(vectors, lengths[rows]), rows)
 
     def losses(self, features: AmdimFeatures) -> dict[str, Tensor]:
         levels = {s: self.heads(features, s) for s in features.whole}

@@ -8,19 +8,24 @@ temperature of their own, with smoothed labels (their CL2L). One more loss can b
 - SiamLIP and ByoLIP: predict the other field's embedding; ByoLIP takes it from an EMA copy.
 - SwALIP: balanced soft targets.
 
-Text is best augmented by words: `strong = "words"` in its field. Row 87 of the catalogue.
+Text is best augmented by words: `--views text=stopwords,rocket,rocket` with a thesaurus, else
+`strong = "words"` in its field. Row 87 of the catalogue.
 
 Differs:
 
 - encoder: a bidirectional transformer that pools by the mean, for text too. The authors have
-  ResNet-50 or ViT for pictures (`--backbone image=timm:resnet50 --train-backbones`) and a causal
-  text transformer of 12 layers (6 on CC3M) whose vector is that of the last token. They drop up to
-  20 % of what enters the text's blocks, of strong views alone; here nothing is dropped.
-- text: their strong views of captions leave out stop words (0.8), replace by synonyms (0.4), swap
-  (0.4) and delete (0.2); those here delete and swap words (`strong = "words"`), else characters.
-- pictures: their weak crops are of 50-100 % and not flipped (here 60-100 %, flipped), their strong
-  ones of 8-100 % (here 20-100 %), 192 pixels wide on the largest data set.
-  `--views image=half,simclr,simclr` has these crops.
+  ResNet-50 or ViT for pictures and a causal text transformer of 12 layers (6 on CC3M):
+  `--backbone image=timm:resnet50@scratch text=transformers:DIR@scratch` with the architecture and
+  the tokenizer of a CLIP in DIR, whose vector is the mean of its tokens, theirs that of the last
+  one. They drop up to 20 % of what enters the text's blocks, of strong views alone (0 on the larger
+  data sets); here nothing is dropped.
+- text: `stopwords` and `rocket` are their weak and strong views: without stop words (0.8; 0.9 on
+  YFCC), then synonyms (0.4), a swap (0.4) or deletions (0.2). Stop words are those of scikit-learn,
+  theirs those of NLTK; `rocket` takes a thesaurus that the user names (`thesaurus` of the field:
+  WordNet's database, or a file). By default a text's views are a slice and damaged characters.
+- pictures: the recipe's `half` and `simclr` are their crops of 50-100 % and of 8-100 %, 192 pixels
+  wide on the largest data set. Their weak ones are not flipped, all of ours may be. Without the
+  recipe crops are of 60-100 % and 20-100 %.
 - heads: BarLIP's projector ends with a norm that has weights, and the correlations are of what
   comes out of that; here they are of standardised vectors. Linear layers before a norm have no
   bias. `--separate-proj-child`, a further pair of projectors for strong views of SiamLIP, ByoLIP
@@ -31,8 +36,9 @@ Differs:
   strong views the targets of a pair are its own. The authors have two only.
 - recipe: the cosine ends at 1 % of the rate, theirs at 1e-5. Weight decay is 0.5 on CC3M.
 - more than two fields: the mean over pairs of fields.
-- product: zero-shot classes and retrieval come from the common space of the weak views; the
-  authors also report the local projectors' and a mix of both.
+- product: zero-shot classes by prompts (`--protocol.templates`) and retrieval by `amodal evaluate`,
+  in the common space of the weak views; the authors also report the local projectors' and a mix of
+  both.
 """
 
 from __future__ import annotations
@@ -64,6 +70,7 @@ PAPER_RECIPE = Recipe(
     schedule="cosine",
     warmup_epochs=1.0,
     clip=0.0,
+    views={"image": ("half", "simclr", "simclr")},
     batch_size=4096,
     epochs=32.0,
 )

@@ -32,8 +32,10 @@ Differs:
   and batches of 64. Epochs are those of the last runs of their scripts, 70 and 250 (so
   `--method.contrastive_share 0.22`); the best epoch of the validation is taken. Adam's decay is
   AdamW's here.
-- product: the vector of a sequence, for probes, boosting and fine-tuning. Its other use, to predict
-  what comes next, is a probe of prefixes here (`claims/amodal_claims/mlem.py`), no command.
+- product: the vector of a sequence, for probes and boosting (`linear`, `boosting`) and fine-tuning
+  (`amodal adapt`), and what comes next: `amodal evaluate RUN --protocols next_event` reads each
+  cell of the last event, and the time until it, off the vector of those before. The first stage has
+  the rate and the batch of the second.
 """
 
 from __future__ import annotations

@@ -9,12 +9,14 @@ configuration. Row 92 of the catalogue.
 
 Differs:
 
-- layers: the last ones are aligned. `amodal.diagnose.neighbours` measures which two are most
-  alike, as in the paper (mutual nearest neighbours); nothing takes another layer as the features.
-- features: the mean of a backbone's tokens, of which a linear map to the encoder's width is made
-  that stays random. The authors' are those of the models themselves.
-- heads: linear without a bias (theirs have one), or a perceptron with GELU (`hidden`); their other
-  head is linear with a gated residual of low rank.
+- layers: `amodal diagnose RUN --only layers` says which of two backbones are most alike (10 mutual
+  nearest neighbours), and `--backbone image=timm:NAME/layer9@pretrained
+  text=transformers:DIR@layer7` takes them. Theirs are chosen within the program.
+- features: the mean of a backbone's tokens, through a linear map to the encoder's width that stays
+  random. `--method.isometry true` makes it one that changes no distance, where the encoder is as
+  wide as the backbone (`--size base` has 768): the heads then see what the model itself gives.
+- heads: linear, with `bias` as theirs, or a perceptron with GELU (`hidden`); their other head is
+  linear with a gated residual of low rank.
 - divergence: that of Jensen and Shannon, the paper's. The released program takes the divergences of
   the mean from both sides, KL(m || p) + KL(m || q), in its place.
 - levels: their mean without weights, as configured by the authors; `weight_by_level` is 1 / l.
@@ -25,7 +27,8 @@ Differs:
   and up again every 100 epochs, and it stops early.
 - duplicates: they train on one caption of each picture (`n_dup_samples: 1`).
 - more than two fields: the mean over pairs and over fields.
-- product: zero-shot classes and retrieval, from the common space.
+- product: zero-shot classes (`--protocol.templates`) and retrieval by `amodal evaluate`, from the
+  common space.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from amodal.core import Batch, Embeddings, Recipe
+from amodal.core import AmodalError, Batch, Embeddings, Recipe
 from amodal.methods.contract import Clock, Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
@@ -61,6 +64,8 @@ def structure_reg(
     *,
     width: int = 512,
     hidden: int = 0,
+    bias: bool = False,
+    isometry: bool = False,
     temperature: float = 0.05,
     weight: float = 10.0,
     levels: int = 1,
@@ -74,15 +79,22 @@ def structure_reg(
         encoder: Already trained; gets heads into a common space; needs two fields.
         width: Width of the common space.
         hidden: Hidden width of the heads, 0 for linear ones.
+        bias: Of the last layer of the heads.
+        isometry: The map behind a backbone, which stays as it begins, changes no distance.
         temperature: Temperature of InfoNCE and of the neighbourhoods.
         weight: Weight of the structure term after the warm-up.
         levels: Hops of a neighbourhood.
         weight_by_level: Divide the divergence after l hops by l.
         margin: A divergence that is not penalised.
         warmup: Steps over which the weight rises.
+
+    Raises:
+        AmodalError: For an isometry without backbones, and to fewer dimensions.
     """
+    if isometry:
+        keep_distances(encoder)
     return Structure(
-        two_fields(encoder).align(width, hidden),
+        two_fields(encoder).align(width, hidden, bias=bias),
         temperature=temperature,
         weight=weight,
         levels=levels,
@@ -90,6 +102,29 @@ def structure_reg(
         margin=margin,
         warmup=warmup,
     )
+
+
+def keep_distances(encoder: Encoder) -> None:
+    """Let the maps behind backbones begin as isometries.
+
+    Raises:
+        AmodalError: Without backbones, and for one that is wider than the encoder.
+    """
+    backbones = {f: encoder.tokenizers[f] for f in encoder.fields if encoder.contextual(f)}
+    if not backbones:
+        raise AmodalError("isometry is of the map behind a backbone, and no field has one")
+    for field, backbone in backbones.items():
+        project = backbone.project
+        assert isinstance(project, nn.Linear)
+        if project.in_features > project.out_features:
+            raise AmodalError(
+                f"the backbone of {field} gives {project.in_features} dimensions, and the encoder "
+                f"has {project.out_features}; take a larger size (base has 768, large 1,024)"
+            )
+        nn.init.orthogonal_(project.weight)
+        nn.init.zeros_(project.bias)
+        # a constant beside the vectors would change their cosines
+        nn.init.zeros_(encoder.field_token[field])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,18 @@ Differs:
   the authors' MLPEncoder. Their MIMIC experiments put the state in at the first layer, with ReLU
   after every layer and dropout of 0.2. Trunks learn with the rest; the authors read embeddings that
   were made beforehand (a frozen `--backbone`, or `cache_features`).
-- tasks: one perceptron for all, GELU after its hidden layer; the authors have one for each task,
-  ReLU, and two hidden layers (MIMIC) or none (Titanic: `hidden=0`, where nothing is shared). They
-  put sigmoid outputs into the cross-entropy, here it takes logits.
+- tasks: one perceptron for all, GELU after its hidden layer. `--method.separate true
+  --method.layers 2` has the authors' of MIMIC, one for each task, with ReLU and two hidden layers;
+  `layers 0` those of Titanic. They put sigmoid outputs into the cross-entropy, here it takes
+  logits.
 - order: with `shuffle`, one of its own for each record; there it is one for a batch.
 - views: `weak` by default; `view="plain"` is the paper's.
 - weights: the error's is 1 (0.7 in the Titanic experiments), that of change 0.3 of a hundredth
   (MIMIC: 0).
-- training: the authors keep the epoch that is best on validation records.
+- training: the authors keep the epoch that is best on validation records. Adam's decay is 0.
+- product: `amodal predict RUN --by-field` has each task before any field and after each: what a
+  field adds for a record; accuracies by `amodal evaluate` (`head`). Experiments with fields that
+  are missing by the label are protocols (`missing_modality_robustness`).
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from amodal.methods.contract import Columns, Method
 from amodal.methods.shared.supervised import LabelledFeatures, head_losses, label_columns
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.sequential import SequentialFusion, random_orders
+from amodal.nn.heads.decoders import TaskDecoders
 from amodal.nn.heads.supervised import SupervisedHead, Target
 
 PAPER_RECIPE = Recipe(
@@ -61,6 +66,8 @@ def multimodn(
     shuffle: bool = False,
     state: int = 50,
     hidden: int = 32,
+    layers: int = 1,
+    separate: bool = False,
     change: float = 0.003,
     view: str = "weak",
 ) -> MultiModN:
@@ -75,7 +82,9 @@ def multimodn(
             data).
         shuffle: Read them in a random order while training.
         state: Width of the shared state.
-        hidden: Width of the tasks' hidden layer (0: a linear map).
+        hidden: Width of the tasks' hidden layers (0: a linear map).
+        layers: Number of them; other than 1 with `separate` alone.
+        separate: Each task has a perceptron of its own, with ReLU.
         change: Weight of the mean squared change of the state.
         view: How values are augmented, such as "plain" or "weak".
     """
@@ -85,7 +94,16 @@ def multimodn(
             raise unknown("field", name, encoder.fields)
     if sorted(fields) != sorted(encoder.fields):
         raise AmodalError(f"order = {order!r} should name each of {', '.join(encoder.fields)} once")
-    head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
+    if layers < 0 or (layers != 1 and not separate):
+        raise AmodalError(
+            f"a perceptron of all tasks has one hidden layer, not {layers}; set separate for one "
+            "of each task"
+        )
+    tasks, net = [Target.read(t) for t in targets], None
+    if separate:
+        widths = [task.width for task in tasks]
+        net = TaskDecoders(state, widths, hidden=hidden, layers=layers if hidden else 0)
+    head = SupervisedHead(tasks, (), state, hidden=hidden, joint=True, net=net)
     modules = SequentialFusion(fields, encoder.feature_width(fields[0]), state)
     return MultiModN(encoder, modules, head, shuffle=shuffle, change=change, view=view)
 
@@ -169,20 +187,18 @@ class MultiModN(Method):
         return tasks | {"change": self.change * size}
 
     @torch.no_grad()
-    def curve(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """The predictions of all rows before any field, and after each.
+    def predict_by_field(self, batch: Batch) -> dict[str, Column]:
+        """The outputs of all rows before any field ("") and after each, in order.
 
-        A row that lacks a field is predicted as before it. The change by a field is its importance
-        for that row.
-
-        Returns:
-            field, in order, or "" for none -> target -> predictions.
+        A row that lacks a field keeps its outputs. The change by a field is its importance for that
+        row.
         """
         state, updates = self.initial_state(batch), self.steps(self.encoder.features(batch))[1]
-        states = {"": state}
-        for s, pair in updates.items():
-            states[s] = state = updated(state, pair)
-        return {s: self.head.predictions(self.head(state)) for s, state in states.items()}
+        outputs = {"": self.head(state)}
+        for field in self.steps.steps:
+            state = updated(state, updates[field]) if field in updates else state
+            outputs[field] = self.head(state)
+        return outputs
 
     def predict(self, batch: Batch) -> Column:
         """The outputs of all rows; one without any field is predicted as the average record."""

@@ -4,28 +4,27 @@ Loss: their eq. 2-3, CLIP between fields plus, within each field, InfoNCE from a
 view of it, all at one learned temperature. Row 50 of the catalogue.
 
 It goes on from a trained run, on pairs that are known to be clean: `pretrain(..., init_from=RUN)`.
-Attacks to measure it against are in `amodal.curate.poison`, their success in
-`amodal.evaluate.backdoor`.
+Attacks to measure it against are in `amodal.curate.poison`; how often one succeeds is said by
+`amodal evaluate RUN --protocols backdoor --protocol.target CLASS --protocol.trigger patch`.
 
 Differs:
 - Start: the encoder of a run of `clip`, with its width. The authors' program takes over the learned
   temperature and the state of the optimizer too; here give the temperature that the run ended with
   as `temperature`, or at the paper's rate it stays near .07, and the optimizer begins anew.
 - Encoder: theirs is CLIP's ResNet-50 (attention pooling, 1,024 dimensions, 224 pixels) with its
-  text transformer. `--backbone image=timm:resnet50 --train-backbones`, `--method.width 1024` and
-  `--resolution 224` are near to it, with a mean of the map and a linear map in place of the
-  attention.
-- Pictures are damaged by SimCLR's strong view (a crop of 20 to 100 %, colours, blur), the paper's
-  by AutoAugment, which turns, shears and changes colours and does not crop. Its original is the
-  centre of a picture, here what the field of `dataset.toml` makes of it.
-- Texts are best damaged by words (`strong = "words"` in their field): left out and swapped in one,
-  without synonyms and insertions, which need a thesaurus. The paper's (EDA) takes one of the four,
-  lowers the case and drops punctuation. Its program damages every text once, before training; here
-  it is damaged anew at each step.
+  text transformer. `--backbone image=timm:resnet50_clip@scratch text=transformers:DIR@scratch`,
+  `--method.width 1024` and `--resolution 224` are near to it, with a mean of the map and a linear
+  map in place of the attention.
+- Pictures: the recipe's `autoaugment`, as in the paper; without it SimCLR's strong view. The
+  original is what the field of `dataset.toml` makes of a picture, theirs its centre.
+- Texts: `--views text=plain,eda` has the four edits of the paper, with a thesaurus that the user
+  names (`thesaurus` of the field: WordNet, or a file). Without one words are left out and
+  swapped (`strong = "words"`), else characters. Their program damages every text once, before
+  training; here it is damaged anew at each step.
 - The inverse temperature is bounded in its value, and its gradient let through; theirs by clipping
   the parameter after a step.
 - The cosine ends at a hundredth of the rate, theirs at 0.
-- No command poisons data or measures the success of an attack; both are done from Python.
+- Product: the encoder, and the success of an attack on it. Data are poisoned from Python alone.
 - The second defence, fine-tuning of the pictures' tower on clean labels, is `amodal adapt`;
   unlearning of known poison and removal by similarity, which they compare with, are not here.
 - More than two fields, and records of which a field is missing, are ours.
@@ -47,6 +46,7 @@ PAPER_RECIPE = Recipe(
     schedule="cosine",
     warmup_steps=50,
     clip=0.0,
+    views={"image": ("plain", "autoaugment")},
     batch_size=64,
     epochs=10.0,
 )

@@ -10,24 +10,24 @@ Differs:
   the loss of a sum of kernels. There the second kernel is always Gaussian; `other_gamma` is ours.
 - Temperature, weight and learning rate they find by a random search over .01 to 1, 0 to 1 and .01
   to 10, and do not say what it found. The defaults are a Laplacian and a Gaussian kernel in equal
-  parts at .5, which are ours, and there is no recipe of the paper on this page. What is known of
-  it: `--optimizer lars --weight-decay 1e-6 --warmup-epochs 10 --clip 0`, batches of 128 or, in
-  their script for CIFAR-10, 256, and there 100 epochs. LARS here leaves biases and norms out,
-  theirs adapts them.
+  parts at .5, which are ours. `PAPER_RECIPE` is that of their script for CIFAR-10, whose rate and
+  temperature are those of the Gaussian kernel. LARS here leaves biases and norms out, theirs adapts
+  them; the cosine ends at a hundredth of the rate, theirs at 0.
 - Encoder: theirs is a ResNet-50 or a ResNet-18, on pictures of 32 pixels with a first convolution
-  of 3 pixels and without pooling. `--backbone image=convnet:width=64,stages=4,blocks=2` is the
-  latter; `image=timm:resnet50` has its first layers for large pictures, and there is no ResNet-50
-  for small ones. Ours is a transformer unless one says so.
+  of 3 pixels and without pooling: `--backbone image=convnet:layers=50,width=64`. Of larger pictures
+  `image=timm:resnet50@scratch`. A linear map to the encoder's width is between their features and
+  the projector, and what is probed is behind it. Ours is a transformer unless one says so.
 - Projector: as wide inside as what the encoder gives (2,048 there). Its first layer has no bias,
   which the BatchNorm behind it would subtract; its last one has a bias, theirs has none.
-- Views are two of "strong", whose crops have 20 to 100 % of the area (theirs 8 to 100 %) and whose
-  blur theirs of CIFAR do not have (`--views image=unblurred,unblurred` has these crops); each is
-  normalised for itself by the BatchNorm, as theirs is.
+- Views are two of "strong", whose crops have 20 to 100 % of the area. Theirs of CIFAR have 8 to 100
+  % and no blur: `unblurred`, in the recipe. Each is normalised for itself by the BatchNorm, as
+  theirs is.
 - A term of 1e-6 under their logarithm is left out, and squared distances are at least 1e-8 under a
   root.
 - Several fields, each two as in CLIP: the paper has the theory of it, and no experiment. A linear
   map takes each field to the common space, without a projector.
-- Product: probes by `amodal evaluate`. The graph and its spectrum are measured from Python alone.
+- Product: the encoder, for probes by `amodal evaluate` (`linear`). The graph of augmentations
+  and its spectrum, which the theory speaks of, are measured from Python alone.
 - Left out: the arc-cosine kernels, distances of other norms than Euclid's, and the spectral loss of
   their program as a method (`amodal.objectives` has it).
 """
@@ -36,13 +36,26 @@ from functools import partial
 
 from torch import Tensor
 
-from amodal.core import Embeddings, unknown
+from amodal.core import Embeddings, Recipe, unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.kernel_nce import concatenated_kernel_nce, kernel_info_nce
 
 MIXTURES = ("none", "sum", "concatenation")
+
+PAPER_RECIPE = Recipe(
+    optimizer="lars",
+    lr=1.5,
+    weight_decay=1e-6,
+    schedule="cosine",
+    warmup_epochs=10,
+    clip=0.0,
+    views={"image": ("unblurred", "unblurred")},
+    batch_size=256,
+    epochs=100,
+)
+"""Of pictures alone: the authors' script for CIFAR-10."""
 
 
 def kernel_infonce(

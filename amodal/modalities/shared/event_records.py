@@ -147,3 +147,16 @@ def sample_events(
         event -= ends[i] - len(next(iter(records[i].values())))
         rows.append({c: records[i][c][event] for c in columns if c in records[i]})
     return rows
+
+
+def cells_of_row(
+    row: np.ndarray, columns: Sequence[str], categories: Mapping[str, Sequence[str]]
+) -> dict[str, str | float | None]:
+    """Column -> a class, a number, or None where the cell is NaN."""
+    cells: dict[str, str | float | None] = {}
+    for name, cell in zip(columns, row.tolist()):
+        missing = np.isnan(cell)
+        cells[name] = (
+            None if missing else categories[name][int(cell)] if name in categories else cell
+        )
+    return cells

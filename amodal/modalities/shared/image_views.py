@@ -53,6 +53,7 @@ VIEWS = {
     "half": ImageView((0.5, 1.0)),
     "simclr": ImageView((0.08, 1.0), blur=0.5, jitter=SIMCLR),
     "unblurred": ImageView((0.08, 1.0), jitter=SIMCLR),  # of small pictures
+    "amdim": ImageView((0.3, 1.0), jitter=Jitter(hue=0.2)),  # of its authors' code, from 64 pixels
     # BYOL's two views, table 6 of arXiv:2006.07733
     "blurred": ImageView((0.08, 1.0), blur=1.0, jitter=BYOL),
     "solarized": ImageView((0.08, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
@@ -60,6 +61,8 @@ VIEWS = {
     "global": ImageView((0.3, 1.0), blur=0.5, jitter=BYOL, solarize=0.2),
     "local_solarized": ImageView((0.05, 0.3), blur=0.5, jitter=BYOL, solarize=0.2, is_local=True),
 }
+AUTO = "autoaugment"
+"""The view of `image_policies`, which is no crop."""
 JITTER_RATE, GREY_RATE = 0.8, 0.2
 """How often colours are changed and taken away, in SimCLR and BYOL."""
 
@@ -114,3 +117,10 @@ def solarized(planes: np.ndarray, low: float, high: float) -> np.ndarray:
     planes = planes.clip(low, high)
     out: np.ndarray = np.where(planes < (low + high) / 2, planes, low + high - planes)
     return out.astype(np.float32)
+
+
+def auto_augment(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """See `image_policies.auto_augment`, which is imported when asked for: torchvision is slow."""
+    from amodal.modalities.shared.image_policies import auto_augment
+
+    return auto_augment(value, rng)

@@ -44,6 +44,17 @@ class Readable(Protocol):
 
 
 @runtime_checkable
+class HasNext(Protocol):
+    """A modality of which one event follows another, so that the next one can be predicted."""
+
+    def before_last(self, value: np.ndarray) -> np.ndarray | None:
+        """The value without its last event; None if no event would be left."""
+
+    def last(self, value: np.ndarray) -> dict[str, str | float | None]:
+        """Name -> what the last event holds, a class, a number, or None where it is missing."""
+
+
+@runtime_checkable
 class Exports(Protocol):
     """A modality whose trained tokenizer has a dense form, for graphs of other runtimes."""
 

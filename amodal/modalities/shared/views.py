@@ -14,15 +14,21 @@ VARIANTS = {
     "half": "weak",
     "simclr": "strong",
     "unblurred": "strong",
+    "amdim": "strong",
+    "autoaugment": "strong",
+    "eda": "strong",
+    "rocket": "strong",
+    "stopwords": "weak",
     "blurred": "strong",
     "solarized": "strong",
     "global": "strong",
     "local_solarized": "local",
 }
 """Views that only some modalities make -> what the others make of them. crop is MAE's; half and
-simclr are those of SLIP, unblurred is SimCLR's for small pictures; blurred and solarized are the
-two views of BYOL, which differ for pictures; global and local_solarized are the large and the small
-view of LeJEPA."""
+simclr are those of SLIP, unblurred is SimCLR's for small pictures, amdim is AMDIM's; blurred and
+solarized are the two views of BYOL, which differ for pictures; global and local_solarized are the
+large and the small view of LeJEPA. autoaugment and eda are CleanCLIP's, stopwords and rocket those
+of texts in CLIPRocket."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:

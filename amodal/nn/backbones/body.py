@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,43 @@ class Body(nn.Module):
     def forward(self, values: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Values of N rows -> features (T, width), lengths (N,), positions (T, 3)."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A body that says what its layers give."""
+
+    def hidden_states(self, values: Any) -> list[Tensor]:
+        """Layer by layer, the mean over the tokens of N values, (N, D)."""
+        ...
+
+
+class MultiScaleBody(Body):
+    """A model with one token a value, and lists of features that have seen less of it.
+
+    Attributes:
+        scale_widths: Name of a scale -> dimensions of its features.
+    """
+
+    scale_widths: Mapping[str, int]
+
+    def at_scales(self, values: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Values of N rows -> (N, width) of the whole, and scale -> (N, L, scale_widths)."""
+        raise NotImplementedError
+
+    def position(self, one_ND: Tensor) -> Tensor:
+        """(N, 3), where the tokens (N, width) of wholes are."""
+        raise NotImplementedError
+
+    def forward(self, values: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Body.forward`."""
+        whole_ND, _ = self.at_scales(values)
+        return whole_ND, ones_like_rows(whole_ND), self.position(whole_ND)
+
+
+def ones_like_rows(x_ND: Tensor) -> Tensor:
+    """(N,) int64, ones."""
+    return torch.ones(len(x_ND), dtype=torch.int64, device=x_ND.device)
 
 
 class ImageField(Protocol):
@@ -116,10 +153,14 @@ class ImageBody(Body):
         Returns:
             Features (T, width), lengths (N,), positions (T, 3), where T = N rows columns.
         """
+        return map_tokens(self.maps(self.scaled(images_NCHW)), self.grid)
+
+    def scaled(self, images_NCHW: Tensor) -> Tensor:
+        """Images as the model was trained on, (N, 3, side, side)."""
         x = (images_NCHW.expand(-1, 3, -1, -1) - self.mean) / self.std
         if x.shape[2:] != (self.side, self.side):
             x = interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
-        return map_tokens(self.maps(x), self.grid)
+        return x
 
     def maps(self, images: Tensor) -> Tensor:
         """(N, 3, side, side) -> (N, rows, columns, C)."""

@@ -1,8 +1,8 @@
 """A small residual network for small images, from scratch.
 
-The basic blocks of He et al. 2016, arXiv:1512.03385, section 4.2: the first convolution is 3 x 3
-and keeps the size, so that an image of 28 pixels still has a map of 7 x 7 after three stages. timm
-has no such stem; for images of 64 pixels and more its models are the better choice.
+The blocks of He et al. 2016, arXiv:1512.03385, section 4.2: the first convolution is 3 x 3 and
+keeps the size, so that an image of 28 pixels still has a map of 7 x 7 after three stages. timm has
+no such stem; for images of 64 pixels and more its models are the better choice.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from amodal.nn.backbones.options import read_options
 
 NORMS = ("batch", "group")
 GROUPS = 8
+RESNETS: dict[str, tuple[int, ...]] = {
+    "18": (2, 2, 2, 2),
+    "34": (3, 4, 6, 3),
+    "50": (3, 4, 6, 3),
+    "101": (3, 4, 23, 3),
+}
+"""Layers -> blocks of each stage; from 50 on they are bottlenecks. Table 1 of the paper."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class ConvnetOptions:
         blocks: Of a stage, two convolutions each.
         stem: Stride of the first convolution.
         norm: "batch", or "group", which does not couple rows.
+        layers: "18", "34", "50" or "101": the stages and blocks of that ResNet, in place of
+            `stages` and `blocks`; with width=64 it is that ResNet for pictures of 32 pixels.
     """
 
     width: int = 32
@@ -37,6 +46,17 @@ class ConvnetOptions:
     blocks: int = 1
     stem: int = 1
     norm: str = "batch"
+    layers: str = "none"
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return RESNETS.get(self.layers, (self.blocks,) * self.stages)
+
+    @property
+    def expansion(self) -> int:
+        """How many times wider than its inner convolution a block is: 4 for a bottleneck."""
+        return 4 if self.layers in ("50", "101") else 1
 
 
 def build(library: str, rest: str, modality: ImageField) -> ConvnetBody:
@@ -50,7 +70,8 @@ def build(library: str, rest: str, modality: ImageField) -> ConvnetBody:
     Raises:
         AmodalError: For wrong options, and a width that groups do not divide.
     """
-    options = read_options(library, rest, ConvnetOptions, {"norm": NORMS})
+    words = {"norm": NORMS, "layers": ("none", *RESNETS)}
+    options = read_options(library, rest, ConvnetOptions, words)
     if options.norm == "group" and options.width % GROUPS:
         raise AmodalError(
             f"convnet:norm=group needs a width that {GROUPS} groups divide, got {options.width}"
@@ -77,19 +98,20 @@ class ConvnetBody(Body):
         moments = {"mean": modality.mean or [0.5], "std": modality.std or [0.25]}
         for name, numbers in moments.items():
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
-        widths = [options.width * 2**i for i in range(options.stages)]
-        self.width = widths[-1]
+        widths = [options.width * 2**i for i in range(len(options.depths))]
+        self.width = widths[-1] * options.expansion
         self.stem = nn.Sequential(
             nn.Conv2d(self.channels, widths[0], 3, options.stem, padding=1, bias=False),
             norm_of(options.norm, widths[0]),
             nn.ReLU(),
         )
         blocks, before = [], widths[0]
-        for stage, width in enumerate(widths):
-            for block in range(options.blocks):
+        kind = BasicBlock if options.expansion == 1 else Bottleneck
+        for stage, (width, depth) in enumerate(zip(widths, options.depths)):
+            for block in range(depth):
                 stride = 2 if stage and not block else 1
-                blocks.append(BasicBlock(before, width, stride, options.norm))
-                before = width
+                blocks.append(kind(before, width, stride, options.norm))
+                before = width * options.expansion
         self.blocks = nn.Sequential(*blocks)
 
     def example(self) -> Tensor:
@@ -102,19 +124,17 @@ class ConvnetBody(Body):
         return map_tokens(maps.permute(0, 2, 3, 1), self.grid)
 
 
-class BasicBlock(nn.Module):
-    """Two convolutions of 3 x 3 around a shortcut, which is a convolution of 1 x 1 where the shape
-    changes."""
+class Residual(nn.Module):
+    """Convolutions around a shortcut, which is a convolution of 1 x 1 where the shape changes.
 
-    def __init__(self, width_in: int, width: int, stride: int, norm: str):
+    Args:
+        body: (N, width_in, H, W) -> (N, width, H / stride, W / stride).
+        width_in, width, stride, norm: Of the block.
+    """
+
+    def __init__(self, body: nn.Module, width_in: int, width: int, stride: int, norm: str):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False),
-            norm_of(norm, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            norm_of(norm, width),
-        )
+        self.body = body
         self.shortcut = nn.Sequential()
         if stride > 1 or width_in != width:
             self.shortcut = nn.Sequential(
@@ -125,6 +145,37 @@ class BasicBlock(nn.Module):
         """(N, width_in, H, W) -> (N, width, H / stride, W / stride)."""
         out: Tensor = (self.body(x_NCHW) + self.shortcut(x_NCHW)).relu()
         return out
+
+
+class BasicBlock(Residual):
+    """Two convolutions of 3 x 3."""
+
+    def __init__(self, width_in: int, width: int, stride: int, norm: str):
+        body = nn.Sequential(
+            nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False),
+            norm_of(norm, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            norm_of(norm, width),
+        )
+        super().__init__(body, width_in, width, stride, norm)
+
+
+class Bottleneck(Residual):
+    """A convolution of 3 x 3 between two of 1 x 1, the last of which is 4 times as wide."""
+
+    def __init__(self, width_in: int, width: int, stride: int, norm: str):
+        body = nn.Sequential(
+            nn.Conv2d(width_in, width, 1, bias=False),
+            norm_of(norm, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride, padding=1, bias=False),
+            norm_of(norm, width),
+            nn.ReLU(),
+            nn.Conv2d(width, 4 * width, 1, bias=False),
+            norm_of(norm, 4 * width),
+        )
+        super().__init__(body, width_in, 4 * width, stride, norm)
 
 
 def norm_of(kind: str, width: int) -> nn.Module:

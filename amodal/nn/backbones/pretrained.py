@@ -6,7 +6,8 @@ are resized to, the model's own by default. `transformers:DIR`: a text or image 
 directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
-transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`),
+transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
+for images of 32, 64 and 128 pixels, whose cells see no more than their own part,
 `resnet1d` for series and sound, `gru` and `lstm` for series, sound, text and symbols, `mlp` for
 tables. Their options follow a colon: `convnet:width=32,norm=group`.
 """
@@ -28,7 +29,7 @@ from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
 from amodal.core.registry import find_plugin, not_installed, plugins, reserve
 from amodal.modalities import Modality
-from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport
+from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport, MultiScaleBody, ones_like_rows
 from amodal.nn.backbones.module import ModuleBackbone, copy_of, made_module
 from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.batch_norm import WholeBatchNorm, no_rows, with_whole_batch_norm
@@ -170,6 +171,7 @@ LIBRARIES = {
     "timm": "timm",
     "transformers": "transformers",
     "voice": "voice",
+    "amdim": "amdim",
     "convnet": "convnet",
     "resnet1d": "resnet1d",
     "gru": "rnn",
@@ -182,7 +184,7 @@ TOKENS = "tokens"
 default on small data is."""
 # package:NAME becomes one of the libraries in `amodal.train`
 reserve("backbones", [*LIBRARIES, TOKENS, "package"])
-OWN = ("convnet", "resnet1d", "gru", "lstm", "mlp")
+OWN = ("amdim", "convnet", "resnet1d", "gru", "lstm", "mlp")
 """Those that need no name of a model and have no weights to begin with."""
 
 
@@ -282,6 +284,34 @@ class Backbone(Part):
         with rows_of_values(column.rows, name):
             features, lengths, position = self.features(column)
         return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
+
+    def at_scales(self, column: Column, name: str, size: int) -> tuple[Tokens, dict[str, Column]]:
+        """As `forward`, and what a model with several receptive fields sees at each.
+
+        Args:
+            column: The values.
+            name: Of the source.
+            size: B.
+
+        Returns:
+            The tokens of wholes, and scale -> the N rows' lists of features.
+
+        Raises:
+            AmodalError: For a model with one receptive field.
+        """
+        if not isinstance(self.body, MultiScaleBody):
+            raise AmodalError(f"{self.name} has one receptive field, and no smaller ones")
+        with rows_of_values(column.rows, name):
+            if len(column):
+                whole, maps = self.body.at_scales(column.values)
+            else:
+                with no_rows():
+                    whole, maps = self.body.at_scales(self.body.example().to(column.rows.device))
+                    whole, maps = whole[:0], {k: m[:0] for k, m in maps.items()}
+        lengths, position = ones_like_rows(whole), self.body.position(whole)
+        tokens = Tokens.of(self.project(whole), column.rows, lengths, position, name, size)
+        lists = {k: Ragged(m.flatten(0, 1), lengths * m.shape[1]) for k, m in maps.items()}
+        return tokens, {k: Column(values, column.rows) for k, values in lists.items()}
 
     def features(self, column: Column) -> tuple[Tensor, Tensor, Tensor]:
         """What the model alone makes of N values or cached features.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, unknown
 from amodal.nn.backbones.body import ImageBody, ImageField, LoadReport, as_map, existing
 
-PRETRAINED, SCRATCH = "pretrained", "scratch"
+PRETRAINED, SCRATCH, LAYER = "pretrained", "scratch", "layer"
 
 
 def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, LoadReport | None]:
@@ -19,7 +19,7 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
 
     Args:
         rest: NAME[:SIZE][/STRIDE][@WEIGHTS]. STRIDE is of the map whose cells are the tokens, in
-            pixels of the input; by default the last.
+            pixels of the input; by default the last. layer3 in its place is the third block.
         modality: Of the field.
         load: Load the weights.
 
@@ -125,6 +125,11 @@ def _stage(model: Any, name: str, stride: str) -> tuple[int, int]:
         raise AmodalError(
             f"timm:{name} has no maps to choose from; leave /{stride} out, for its last features"
         )
+    if stride.removeprefix(LAYER).isdecimal() and stride.startswith(LAYER):
+        number = int(stride.removeprefix(LAYER)) - 1
+        if not 0 <= number < len(maps):
+            raise AmodalError(f"timm:{name} has layers 1 to {len(maps)}, not {number + 1}")
+        return number, maps[number]["num_chs"]
     if stride not in strides:
         raise unknown(f"stride of a map of {name}", stride, strides, "Expected NAME/STRIDE.")
     return strides[stride], maps[strides[stride]]["num_chs"]
@@ -173,3 +178,10 @@ class TimmBody(ImageBody):
             return as_map(map_, self.width, spec=self.spec)
         features: Tensor = self.model.forward_features(images)
         return as_map(features, self.width, rows=self.rows, spec=self.spec)
+
+    def hidden_states(self, values: Tensor) -> list[Tensor]:
+        """See `Layered.hidden_states`."""
+        if not hasattr(self.model, "forward_intermediates"):
+            raise AmodalError(f"{self.spec} does not say what its layers give")
+        maps = self.model.forward_intermediates(self.scaled(values), intermediates_only=True)
+        return [m.flatten(2).mean(2) for m in maps]

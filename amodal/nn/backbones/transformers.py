@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ class TextField(Protocol):
 
 
 SCRATCH, FIRST = "@scratch", "@first"
+LAYER = re.compile(r"@layer([1-9]\d*)$")
 
 
 def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport | None]:
@@ -41,7 +43,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
         rest: DIR, or DIR#{…}, where the braces hold the architecture as JSON, so that a saved
             encoder can be built without DIR. DIR@scratch takes the architecture and not the
             weights. DIR@first, of a text model, has the state of the special token before a text
-            (BERT's [CLS]) in place of those of the text.
+            (BERT's [CLS]) in place of those of the text. DIR@layerN has the states of the N-th
+            block in place of the last ones.
         modality: Of the field, text or images.
         load: Load the weights.
 
@@ -59,7 +62,7 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
             "pip install 'amodal[language]'"
         ) from None
     named, _, saved = rest.partition("#{")
-    directory, is_scratch, is_first = folder_of(named)
+    directory, is_scratch, is_first, layer = folder_of(named)
     known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
     report = None
     if load and not is_scratch:
@@ -70,18 +73,28 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     model = _part(model, modality)
     if is_first and not modality.takes_prompts:
         raise AmodalError(f"{FIRST} is for text; leave it out of transformers:{named}")
+    if layer > (deepest := getattr(model.config, "num_hidden_layers", layer)):
+        raise AmodalError(f"{directory} has layers 1 to {deepest}, not {layer}")
     body: Body = (
-        HfText(model, known, modality, directory, is_scratch=is_scratch, is_first=is_first)
+        HfText(
+            model, known, modality, directory, is_scratch=is_scratch, is_first=is_first, layer=layer
+        )
         if modality.takes_prompts
-        else HfImages(model, known, modality, is_scratch=is_scratch)
+        else HfImages(model, known, modality, is_scratch=is_scratch, layer=layer)
     )
     return body, f"transformers:{named}#{json.dumps(known)}", report
 
 
-def folder_of(named: str) -> tuple[str, bool, bool]:
-    """DIR of DIR, DIR@scratch, DIR@first or DIR@first@scratch, and whether it has either."""
+def folder_of(named: str) -> tuple[str, bool, bool, int]:
+    """What DIR[@layerN][@first][@scratch] says.
+
+    Returns:
+        DIR, whether it has @scratch and @first, and N, 0 for the last layer.
+    """
     whole = named.removesuffix(SCRATCH)
-    return whole.removesuffix(FIRST), whole != named, whole.endswith(FIRST)
+    named_layer = LAYER.search(bare := whole.removesuffix(FIRST))
+    rest, layer = (bare[: named_layer.start()], named_layer[1]) if named_layer else (bare, "0")
+    return rest, whole != named, whole.endswith(FIRST), int(layer)
 
 
 def input_size(rest: str) -> int:
@@ -156,7 +169,15 @@ def _part(model: Any, modality: Modality) -> nn.Module:
 class HfImages(ImageBody):
     """An image model, or the image tower of a model with two."""
 
-    def __init__(self, model: Any, known: Known, modality: ImageField, *, is_scratch: bool = False):
+    def __init__(
+        self,
+        model: Any,
+        known: Known,
+        modality: ImageField,
+        *,
+        is_scratch: bool = False,
+        layer: int = 0,
+    ):
         side = getattr(model.config, "image_size", None) or 224
         side = side if isinstance(side, int) else side[0]
         with torch.no_grad():
@@ -165,7 +186,7 @@ class HfImages(ImageBody):
                 getattr(model.config, "patch_size", None),
             )
         super().__init__(modality, width=width, side=side, mean=known["mean"], std=known["std"])
-        self.model, self.is_scratch = model, is_scratch
+        self.model, self.is_scratch, self.layer = model, is_scratch, layer
         self.rows = (
             side // token
             if isinstance(token, int) and hasattr(model.config, "num_attention_heads")
@@ -175,11 +196,26 @@ class HfImages(ImageBody):
     def maps(self, images: Tensor) -> Tensor:
         """See `ImageBody.maps`."""
         return as_map(
-            self.model(pixel_values=images).last_hidden_state,
+            states_of(self.model, self.layer, pixel_values=images),
             self.width,
             rows=self.rows,
             spec=type(self.model).__name__,
         )
+
+    def hidden_states(self, values: Tensor) -> list[Tensor]:
+        """See `Layered.hidden_states`."""
+        states = self.model(pixel_values=self.scaled(values), output_hidden_states=True)
+        maps = (as_map(s, s.shape[-1], rows=self.rows) for s in states.hidden_states[1:])
+        return [m.flatten(1, 2).mean(1) for m in maps]
+
+
+def states_of(model: Any, layer: int, **inputs: Tensor) -> Tensor:
+    """The states of a layer, counted from 1; 0 for the last ones, which a norm may follow."""
+    if not layer:
+        out: Tensor = model(**inputs).last_hidden_state
+        return out
+    out = model(**inputs, output_hidden_states=True).hidden_states[layer]
+    return out
 
 
 def _width(model: Any, images: Tensor) -> int:
@@ -200,6 +236,7 @@ class HfText(Body):
         modality: Of the field.
         directory: For messages.
         is_first: One token a text, the state of the first special token, in place of those of ids.
+        layer: Whose states they are, from 1; 0 for the last ones.
 
     Raises:
         AmodalError: If the ids of the field are not the model's, texts may be too long for it, or
@@ -215,9 +252,10 @@ class HfText(Body):
         *,
         is_scratch: bool = False,
         is_first: bool = False,
+        layer: int = 0,
     ):
         super().__init__()
-        self.is_scratch = is_scratch
+        self.is_scratch, self.layer = is_scratch, layer
         config = model.config
         if not modality.vocabulary:
             raise AmodalError(
@@ -259,6 +297,26 @@ class HfText(Body):
 
     def forward(self, texts: Ragged) -> tuple[Tensor, Tensor, Tensor]:
         """N lists of ids -> features (T, width), lengths (N,), positions (T, 3)."""
+        inputs, row, within = self.padded(texts)
+        hidden, lengths = states_of(self.model, self.layer, **inputs), texts.lengths
+        if self.is_first:
+            return hidden[:, 0], torch.ones_like(lengths), hidden.new_zeros(len(texts), 3).float()
+        position = torch.stack([within, within * 0, within * 0], 1).float()
+        return hidden[row, len(self.before) + within], lengths, position
+
+    def hidden_states(self, values: Ragged) -> list[Tensor]:
+        """See `Layered.hidden_states`."""
+        inputs, row, within = self.padded(values)
+        states = self.model(**inputs, output_hidden_states=True).hidden_states[1:]
+        whole = [s[:, 0] if self.is_first else s[row, len(self.before) + within] for s in states]
+        if self.is_first:
+            return whole
+        count = values.lengths.clamp(min=1)[:, None]
+        empty = whole[0].new_zeros(len(values), whole[0].shape[1])
+        return [empty.index_add(0, row, s) / count for s in whole]
+
+    def padded(self, texts: Ragged) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """What the model reads of N texts, and the text and the place within it of each id."""
         n, lengths = len(texts), texts.lengths
         before, after = (texts.flat.new_tensor(t) for t in (self.before, self.after))
         around = len(before) + len(after)
@@ -271,11 +329,7 @@ class HfText(Body):
         end = (len(before) + lengths)[:, None] + torch.arange(len(after), device=lengths.device)
         ids.scatter_(1, end, after.expand(n, -1))
         mask = (step < (lengths + around)[:, None]).long()
-        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        if self.is_first:
-            return hidden[:, 0], torch.ones_like(lengths), hidden.new_zeros(n, 3).float()
-        position = torch.stack([within, within * 0, within * 0], 1).float()
-        return hidden[row, len(before) + within], lengths, position
+        return {"input_ids": ids, "attention_mask": mask}, row, within
 
 
 def _room(config: Any, pad: int) -> int:

@@ -33,6 +33,22 @@ class MlpHead(Part, nn.Sequential):
         )
 
 
+class ReluHead(Part, nn.Sequential):
+    """(N, width_in) -> (N, width), a perceptron with ReLU.
+
+    Args:
+        width_in, width: Of input and output.
+        hidden: Of the hidden layers.
+        layers: Hidden layers.
+    """
+
+    def __init__(self, width_in: int, width: int, hidden: int, layers: int):
+        steps: list[nn.Module] = []
+        for k in range(layers):
+            steps += [nn.Linear(hidden if k else width_in, hidden), nn.ReLU()]
+        super().__init__(*steps, nn.Linear(hidden if layers else width_in, width))
+
+
 class ResidualHead(Part):
     """(N, width) -> (N, width), a perceptron beside the identity, which it begins as.
 

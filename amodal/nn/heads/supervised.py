@@ -183,6 +183,7 @@ class SupervisedHead(nn.Module):
         width: Of the vectors, or field -> width where they differ.
         hidden: Of the perceptron; 0 for a linear map.
         joint: Whether it reads fused vectors.
+        net: In place of the perceptron.
 
     Raises:
         AmodalError: Without targets, and for a target of an unknown kind.
@@ -196,6 +197,7 @@ class SupervisedHead(nn.Module):
         *,
         hidden: int = 0,
         joint: bool = False,
+        net: nn.Module | None = None,
     ):
         super().__init__()
         self.targets, self.hidden, self.joint = tuple(targets), hidden, joint
@@ -213,11 +215,8 @@ class SupervisedHead(nn.Module):
             {} if joint else {s: nn.Parameter(torch.zeros(widths[s])) for s in fields}
         )
         out = sum(target.width for target in targets)
-        self.net = (
-            nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out))
-            if hidden
-            else nn.Sequential(nn.Linear(size, out))
-        )
+        plain = [nn.Linear(size, hidden), nn.GELU()] if hidden and net is None else []
+        self.net = net or nn.Sequential(*plain, nn.Linear(hidden if hidden else size, out))
 
     @property
     def labels(self) -> tuple[str, ...]:
