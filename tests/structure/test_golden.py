@@ -8,7 +8,8 @@ from tests.structure.tree import ROOT
 GOLDEN = ROOT / "tests" / "golden"
 WITHOUT = frozenset(
     """
-    mm_guidance
+    aa_ssl biofusionnet capsule_attn cta_ttt cuni_mmt
+    less_bimodal mcl_multistage mhsa_dms missing_joint_embedding
     mm_robustness mmcl_theory multi_sk multimat skillnet_mm ssma texttopicnet
     uda_cope
     """.split()
