@@ -13,7 +13,10 @@ from tests.golden import harness
 from tests.golden.harness import Reference, common, defaults, golden, projector, unit
 from tests.methods.bench import fields, method
 
-ROWS, SHARE = 24, {"drop_false_positive": 0.1, "drop_false_negative": 0.05, "drop_easy_negative": 0.1}
+ROWS, SHARE = (
+    24,
+    {"drop_false_positive": 0.1, "drop_false_negative": 0.05, "drop_easy_negative": 0.1},
+)
 
 
 class Guided(Reference):
@@ -43,7 +46,9 @@ class Guided(Reference):
         for f in self.encoder.fields:
             assert self.w[f"towers.{f}.weight"].shape == (self.width, self.encoder.width)
             assert f"towers.{f}.bias" not in self.w
-        assert torch.isclose(self.w["scale.log"].exp().double(), torch.tensor(self.start_scale).double())
+        assert torch.isclose(
+            self.w["scale.log"].exp().double(), torch.tensor(self.start_scale).double()
+        )
         learns = {n.split(".")[0] for n, p in self.w.items() if p.requires_grad}
         assert learns == ({"heads"} if self.stage else {"towers", "scale"})
 
@@ -94,14 +99,19 @@ class Guided(Reference):
         near = unit(seen) @ unit(seen).T if seen is not None else None
         losses = []
         for i in range(2 * n):
-            own, others = (i + n) % (2 * n), [j for j in range(2 * n) if j not in (i, (i + n) % (2 * n))]
+            own, others = (
+                (i + n) % (2 * n),
+                [j for j in range(2 * n) if j not in (i, (i + n) % (2 * n))],
+            )
             wanted, negatives = [own], others
             if self.rule == "new_positive":
                 wanted.append(max(others, key=lambda j: float(near[i, j])))
             if self.rule in ("drop_false_negative", "drop_easy_negative"):
                 k = int(SHARE[self.rule] * len(others))
                 least_first = sorted(others, key=lambda j: float(near[i, j]))
-                negatives = least_first[k:] if "easy" in self.rule else least_first[: len(others) - k]
+                negatives = (
+                    least_first[k:] if "easy" in self.rule else least_first[: len(others) - k]
+                )
             everything = logits[i, [own, *negatives]].logsumexp(0)
             losses.append(everything - sum(logits[i, j] for j in wanted) / len(wanted))
         if self.rule == "drop_false_positive":

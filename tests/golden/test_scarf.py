@@ -186,10 +186,14 @@ def test_what_was_known_before_is_forgotten():
 
 def test_a_share_that_is_a_whole_number_of_cells_is_that_many():
     """29 of 100, though .29 * 100 is below 29 in floating point."""
-    wide = modalities.kind("table").infer([{f"c{i}": float(i + j) for i in range(100)} for j in (0, 1)])
+    wide = modalities.kind("table").infer(
+        [{f"c{i}": float(i + j) for i in range(100)} for j in (0, 1)]
+    )
     encoder = Encoder({"facts": wide}, size="nano")
     m = methods.build("scarf", encoder, corruption=0.29, quantiles=3)
-    m.fit_statistics([Batch.of(1, {"facts": Column(torch.full((1, 100), -5.0), torch.tensor([0]))})])
+    m.fit_statistics(
+        [Batch.of(1, {"facts": Column(torch.full((1, 100), -5.0), torch.tensor([0]))})]
+    )
     b = Batch.of(2, {"facts": Column(torch.zeros(2, 100), torch.arange(2))})
     assert (m.corrupt("facts", b["facts"], b.seeds) == -5).sum(1).tolist() == [29, 29]
 

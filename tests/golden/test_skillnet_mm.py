@@ -62,9 +62,7 @@ class SkillNet(Reference):
         if pairs:
             z = {f: self.vectors(f, content[f]) for f in fields}
             for a, b in pairs:
-                terms[f"info_nce/{a}~{b}"] = (
-                    self.contrast * share[a, b] * self.info_nce(z[a], z[b])
-                )
+                terms[f"info_nce/{a}~{b}"] = self.contrast * share[a, b] * self.info_nce(z[a], z[b])
         return terms
 
     def trunk(self, x, skills):

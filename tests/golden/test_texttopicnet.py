@@ -98,7 +98,8 @@ def texttopicnet(**options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"loss": "softmax"}, {"topics": 3, "buckets": 40}, {"fields": ("words", "facts")}]
+    "options",
+    [{}, {"loss": "softmax"}, {"topics": 3, "buckets": 40}, {"fields": ("words", "facts")}],
 )
 def test_two_steps(options):
     fields = options.get("fields", ("picture", "words"))

@@ -40,7 +40,9 @@ def objects(*_, size=6, seed=0, labelled=False, names=NAMES, **__):
         seen[i, rng.choice(PIXELS, 10 + 5 * i, replace=False)] = 0
     maps = [torch.from_numpy(v.transpose(0, 2, 1).reshape(size, 3, 8, 8)) for v in (x, seen)]
     columns = {
-        "picture": Column(torch.from_numpy(rng.random((size - 1, 3, 16, 16))), torch.arange(1, size)),
+        "picture": Column(
+            torch.from_numpy(rng.random((size - 1, 3, 16, 16))), torch.arange(1, size)
+        ),
         names[0]: Column(maps[1][1:], torch.arange(1, size)),
         names[1]: Column(maps[0][:4], torch.arange(4)),
         "signal": Column(
@@ -101,7 +103,8 @@ class UdaCope(Reference):
     def losses(self, batch):
         logits = self.logits(self.encoder, "coordinate_head", batch)
         points = {
-            r: v.flatten(1).T for r, v in zip(batch[self.names[0]].rows.tolist(), batch[self.names[0]].values)
+            r: v.flatten(1).T
+            for r, v in zip(batch[self.names[0]].rows.tolist(), batch[self.names[0]].values)
         }
         wanted = dict(zip(batch[self.names[1]].rows.tolist(), batch[self.names[1]].values))
         source = batch.labels[self.labelled].rows.tolist() if self.labelled else wanted
