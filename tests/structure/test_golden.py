@@ -34,6 +34,8 @@ ALSO_OF_PARTS = {
     "test_mae.py": {"amodal.methods.shared.shapes"},
     # the description of a label, by which the page is built
     "test_finetune.py": {"amodal.nn.heads.supervised"},
+    "test_mm_guidance.py": {"amodal.nn.heads.supervised"},
+    "test_mm_robustness.py": {"amodal.nn.heads.supervised"},
     "test_multimodn.py": {"amodal.nn.heads.supervised"},
     "test_biofusionnet.py": {"amodal.nn.heads.supervised"},
     # only what it draws
