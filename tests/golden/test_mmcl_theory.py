@@ -206,3 +206,11 @@ def test_defaults():
         "temperature": 0.5,
         "width": 128,
     }
+
+
+def test_recipe():
+    """configs/imagenet_train_epochs100_bs512.yaml of the authors, with what it says of batches."""
+    r = methods.paper_recipe("mmcl_theory")
+    assert (r.optimizer, r.lr, r.lr_scaling, r.weight_decay) == ("lars", 1.2, "none", 1e-6)
+    assert (r.schedule, r.warmup, r.batch_size, r.epochs) == ("cosine", 0.1, 256, 100)
+    assert r.views == {"image": ("simclr", "simclr")} and r.clip == 0

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from amodal import methods
 from tests.golden.harness import Reference, defaults, golden, unit
 
 
@@ -142,3 +143,10 @@ def test_defaults():
         "tuples": 128,
         "off_diagonal": 0.0051,
     }
+
+
+def test_recipe():
+    r = methods.paper_recipe("multimat")
+    assert r.scaled(r.lr, r.batch_size) == pytest.approx(5e-5) and r.betas == (0.9, 0.95)
+    assert (r.optimizer, r.weight_decay, r.clip) == ("adamw", 0.05, 0.0)
+    assert (r.schedule, r.warmup_epochs, r.batch_size, r.epochs) == ("cosine", 10, 128, 500)
