@@ -16,8 +16,8 @@ Differs:
   to the nearest point, in units of the object's space.
 - encoder: patches of pictures and of points go through the library's transformers; the paper has a
   PSPNet over colours and a graph network (3D-GCN) over points of no order.
-- head: one for all categories and no detector. The paper crops objects by a Mask R-CNN and has a
-  head for each category; objects with symmetries have no treatment of their own here.
+- head: one for all categories. There is no detector, by which the paper crops objects; objects with
+  symmetries have no treatment of their own.
 - recipe: the library's own, as that of the paper is not known here.
 - product: a run's `poses` of a batch are Python; no command prints poses, and accuracies within 5
   degrees and 5 cm, or boxes in three dimensions, are no protocol of `amodal evaluate`.

@@ -15,7 +15,7 @@ Differs:
   densities, and a frozen MatBERT with a perceptron of three layers for texts. Here all fields have
   the library's transformers, or a `--backbone`; each ends in one linear map. There is no 3-D grid.
 - losses: AnchoredCLIP is averaged over pairs; the authors divide by one more, the number of fields.
-  TensorCLIP is averaged over fields, theirs is a sum; Barlow Twins too. Tuples compete in blocks of
+  TensorCLIP is averaged over fields, theirs is a sum. Tuples compete in blocks of
   128 rows, their batch. Half positives of Barlow Twins, and TensorCLIP in which tuples with two
   equal indices are no negatives without being positives, are not offered.
 - optimizer: norms and biases do not decay. The cosine ends at 1 % of the rate, theirs at a tenth of

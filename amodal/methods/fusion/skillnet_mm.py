@@ -16,8 +16,8 @@ Differs:
 - skills: one for the kind of each field, a general one, and one for relating fields, which stands
   for the paper's of each pair of tasks. A video is no kind of its own yet, and code is a text
   (`skills="code=code+general"` gives it one).
-- encoder: a shared trunk of any size from here on (`--size`); copies begin as that trunk does. The
-  paper starts from trained networks, and its tokenizers of sound and pictures are deeper.
+- encoder: a shared trunk of any size; copies begin alike. In the paper sound passes convolutions
+  first.
 - towers: InfoNCE over the mean of tokens and one linear map, with a learned temperature.
 - recipe: the library's own, as that of the paper is not known here.
 - fine-tuning on many tasks at once: `finetune` of several labels of one data set; the paper's tasks

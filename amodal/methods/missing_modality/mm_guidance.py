@@ -17,8 +17,8 @@ Differs:
 - recipe: the library's own, as that of the paper is not known.
 - labels: any, not only one of two classes; what is not a class is distilled by squared error.
 - views: `weak`.
-- cost: `predict` reads the deployed field alone, and so do evaluations and graphs of ONNX; the
-  paper also measures the time of a picture, on its own machine.
+- cost: predictions read the deployed field alone; the time of a picture, which the paper measures,
+  is no report.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Differs:
 - text: towers of text learn their own mixture too, which the paper leaves to the topic model, so
   that pictures can be searched by text. Terms are averaged over fields.
 - retrieval: by the cosine of the logits. The paper compares mixtures by divergences, and a query's
-  is the topic model's own (4.3); no command does.
+  is the topic model's own; no command does.
 - words: of two letters and more, a short list of English function words left out; the authors take
   markup away, lemmatise, and keep three letters and more. Words are hashed.
 - topics: 20 batch updates; the authors have gensim's online ones, in one pass.

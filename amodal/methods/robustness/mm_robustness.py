@@ -18,10 +18,9 @@ Differs:
   networks on the validation part.
 - labels: classes that exclude each other, amounts and survival; AudioSet's sounds are several at a
   time, and its measure is their mean average precision.
-- encoder: a joint transformer of the library (`--size base` for the paper's ViT-B), with patches of
-  sound by its own tokenizer; video is no kind of data yet.
+- encoder: a joint transformer of the library, of any size; video is no kind of data yet.
 - pre-training: one run of one method, where the paper compares contrast, masked reconstruction and
-  none.
+  labels.
 - recipe: the library's own, as that of the paper is not known here.
 - views: `weak`.
 """

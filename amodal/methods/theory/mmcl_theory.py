@@ -18,8 +18,8 @@ Differs:
 - fields: each learns from its own two views, and the loss is the mean over fields.
 - temperature: the paper's; the authors' configuration has .1.
 - projector: statistics of batches are those of each view, theirs of both views together.
-- encoder: the paper's is a ResNet-18 (`--backbone FIELD=timm:resnet18 --train-backbones`), without
-  the narrow convolutions of their weights' beginning.
+- encoder: the paper's is a ResNet-18: `--backbone FIELD=timm:resnet18 --train-backbones`, whose
+  weights begin otherwise.
 - recipe: the authors' file is named after a batch of 512 and has 256, which is what `--recipe
   paper` takes; their classes are 100 of ImageNet's.
 - views: `strong` unless `--recipe paper`, which has SimCLR's, those of the authors.
