@@ -12,8 +12,9 @@ Differs:
   which is 1 for two and 3 for three.
 - fusion: the paper also contrasts each field with the fused vector of the other two, of one joint
   transformer. Here the towers are apart and only fields are compared.
-- encoder: any trunk, on frozen features by a `--backbone` of each field. The paper has ResNet-152 and ResNeXt-101 of a video, word2vec, and a network of spectrograms
-  that learns along, all mapped to 4,096 by gated linear maps.
+- encoder: any trunk, on frozen features by a `--backbone` of each field. The paper has ResNet-152
+  and ResNeXt-101 of a video, word2vec, and a network of spectrograms that learns along, all mapped
+  to 4,096 by gated linear maps, and one block.
 - head: a perceptron with one hidden layer; the paper's is a gated linear map to 6,144.
 - queues: of each field, until whose own is full its anchors wait; the authors' begin as random
   numbers and are all counted as one.
