@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MUTABLE = ("amodal.methods.shared", "amodal.objectives", "amodal.nn")
 """Where the parts of pages are. Not the masks: golden tests draw them by the same public functions,
 with the paper's numbers, and tests/masking holds those functions."""
+SAVED = ("amodal.nn.saved", "amodal.methods.saved")
+"""Opens runs, which is a matter of commands and has tests of its own; no page answers for it."""
 Definition = tuple[str, str]
 """A module, and a name that it defines."""
 
@@ -141,8 +143,9 @@ def reached(page: str) -> frozenset[Definition]:
     front = list(found)
     while front:
         for definition in uses(front.pop()) - found:
-            found.add(definition)
-            front.append(definition)
+            if definition[0] not in SAVED:
+                found.add(definition)
+                front.append(definition)
     return frozenset(found)
 
 

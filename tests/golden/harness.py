@@ -105,7 +105,9 @@ def assert_same(
     for name in one:
         a, b = one[name].detach(), other[name].detach()
         assert a.shape == b.shape and a.dtype == b.dtype, (what, name, a.shape, b.shape, a.dtype)
-        if a.numel():
+        if a.dtype == torch.bool:
+            assert torch.equal(a, b), (what, name)
+        elif a.numel():
             gap, largest = (a - b).abs().max(), b.abs().max()
             # below 1e-11 both are zero up to rounding, such as the gradient of a key's bias
             assert gap <= tolerance * largest + 1e-11, (what, name, float(gap), float(largest))

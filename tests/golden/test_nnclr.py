@@ -20,7 +20,7 @@ class NNCLR(Reference):
     def check_start(self):
         """Section 3.2: the support set begins as random vectors, and it is on the sphere."""
         sets = [v for n, v in self.w.items() if n.startswith("queues.queue_")]
-        assert len(sets) == len(self.fields)
+        assert len(sets) == len(self.fields) and self.min_batch_size == 2
         for z in sets:
             assert len(z) == self.queue
             torch.testing.assert_close((z**2).sum(1), torch.ones_like(z[:, 0]))

@@ -11,6 +11,7 @@ from amodal import methods, modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.nn.encoder import Encoder
 from tests.golden import naive
+from tests.golden.harness import defaults
 
 ROWS = [
     {"age": 3.0, "size": 1.5, "colour": "red", "shape": "round"},
@@ -174,7 +175,42 @@ def test_mistakes_are_sentences():
             page(**bad)
 
 
+def test_what_was_known_before_is_forgotten():
+    m, columns = page(quantiles=7), torch.arange(12.0).view(3, 4)
+    for x in (columns, columns[:1] + 5):
+        m.fit_statistics([Batch.of(len(x), {"facts": Column(x, torch.arange(len(x)))})])
+    assert m.marginals["facts"].count.tolist() == [1] * 4
+    assert torch.equal(m.marginals["facts"].value[0], columns[0].double() + 5)
+    assert not m.marginals["facts"].value[1:].any()
+
+
+def test_a_share_that_is_a_whole_number_of_cells_is_that_many():
+    """29 of 100, though .29 * 100 is below 29 in floating point."""
+    wide = modalities.kind("table").infer(
+        [{f"c{i}": float(i + j) for i in range(100)} for j in (0, 1)]
+    )
+    encoder = Encoder({"facts": wide}, size="nano")
+    m = methods.build("scarf", encoder, corruption=0.29, quantiles=3)
+    m.fit_statistics(
+        [Batch.of(1, {"facts": Column(torch.full((1, 100), -5.0), torch.tensor([0]))})]
+    )
+    b = Batch.of(2, {"facts": Column(torch.zeros(2, 100), torch.arange(2))})
+    assert (m.corrupt("facts", b["facts"], b.seeds) == -5).sum(1).tolist() == [29, 29]
+
+
+def test_heads_are_as_wide_as_they_are_said_to_be():
+    shapes = [tuple(p.shape) for p in page().heads["facts"].parameters()]
+    assert shapes == [(7, page().encoder.width), (7,), (5, 7), (5,)]
+
+
 def test_defaults_are_those_of_the_paper():
+    assert defaults("scarf") == {
+        "corruption": 0.6,
+        "temperature": 1.0,
+        "width": 256,
+        "hidden": 256,
+        "quantiles": 4096,
+    }
     m = methods.build("scarf", Encoder({"facts": table()}, size="nano"))
     assert m.corruption == 0.6 and m.views == ("plain",)
     first, _, last = m.heads["facts"]

@@ -25,7 +25,14 @@ class SwAV(Reference):
         self.step = 0
 
     def check_start(self):
-        """Prototypes begin on the sphere, queues empty."""
+        """Prototypes begin on the sphere, queues empty; the head has two layers."""
+        assert self.min_batch_size == 2
+        for f in self.fields:
+            assert self.w[f"prototypes.{f}"].shape == (SMALL["prototypes"], SMALL["width"])
+            first = (SMALL["hidden"], self.encoder.width)
+            assert self.w[f"heads.{f}.0.weight"].shape == first
+            assert self.w[f"heads.{f}.3.weight"].shape == (SMALL["width"], SMALL["hidden"])
+            assert f"heads.{f}.6.weight" not in self.w
         for name, value in self.w.items():
             if name.startswith("prototypes."):
                 torch.testing.assert_close((value**2).sum(1), torch.ones_like(value[:, 0]))

@@ -76,6 +76,28 @@ def test_masked_tokens_are_read_with_the_skills_of_their_field_alone():
         )
 
 
+@pytest.mark.parametrize("where", ["attention", "mlp"])
+def test_a_field_alone_goes_through_a_plain_trunk_that_does_the_same(where):
+    m = exact(method("skillnet_mm", sources=("picture", "words"), where=where, contrast=0.0))
+    with torch.no_grad():
+        for p in m.parameters():
+            p += 0.05 * torch.randn_like(p)
+    tokens = m.encoder.tokenize(exact(batch(m.views, sources=("picture", "words"))))
+    for field in ("picture", "words"):
+        only = {field: tokens[field]}
+        plain = m.encoder.block_hook.alone(m.encoder.trunks["all"], field)
+        assert not any(type(part).__name__ == "Copies" for part in plain.modules())
+        found = plain(tokens[field]).x
+        torch.testing.assert_close(found, m.encoder.encode(only)[field].x)
+        assert not any(p.grad_fn for p in plain.parameters())
+
+
+def test_without_a_record_no_task_has_weight():
+    m = method("skillnet_mm", sources=("picture", "words"))
+    m.records.zero_()
+    assert m.shares().tolist() == [0, 0, 0]
+
+
 def test_errors():
     with pytest.raises(AmodalError, match="Did you mean words"):
         method("skillnet_mm", skills="word=text")

@@ -60,19 +60,44 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
     assert (mixed[0] - mixed[1]).abs().max() > 0.5
 
 
-def test_texts_that_fill_their_room_are_warned_of_and_shorter_ones_are_not(recwarn):
+# 24 tokens of four bytes; up to three bytes may be empty where a character was cut in two
+@pytest.mark.parametrize(
+    "text, fills",
+    [
+        ("red boat " * 50, True),
+        ("red boat " * 10 + "red", True),
+        ("red boat " * 10 + "re", False),
+        ("red boat", False),
+    ],
+)
+def test_texts_that_fill_their_room_are_warned_of_and_shorter_ones_are_not(text, fills, recwarn):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(8)]
-    for room, text in ((True, "red boat " * 50), (False, "red boat")):
-        records = data.open({"picture": pictures, "words": [text] * 8}).with_fields(
-            fields(("picture", "words"))
-        )
-        m = method(
-            "texttopicnet", sources=("picture", "words"), min_df=1, max_df=1.0, topics=2, buckets=64
-        )
-        m.fit_statistics(data.Loader(records, range(8), batch=4, shuffle=False))
-        assert room == any("8 of 8 texts fill all the room" in str(w.message) for w in recwarn.list)
-        recwarn.clear()
+    records = data.open({"picture": pictures, "words": [text] * 8}).with_fields(
+        fields(("picture", "words"))
+    )
+    m = method(
+        "texttopicnet", sources=("picture", "words"), min_df=1, max_df=1.0, topics=2, buckets=64
+    )
+    m.fit_statistics(data.Loader(records, range(8), batch=4, shuffle=False))
+    found = any("8 of 8 texts fill all the room" in str(w.message) for w in recwarn.list)
+    assert found == fills
+
+
+@pytest.mark.parametrize("count, warns", [(0, False), (2, False), (3, True)])
+def test_one_text_in_twenty_may_be_cut(count, warns, recwarn):
+    rng = np.random.default_rng(0)
+    texts = ["red boat " * 50] * count + ["red boat"] * (40 - count)
+    columns = {"picture": [raw("picture", rng)] * 40, "words": texts}
+    records = data.open(columns).with_fields(fields(("picture", "words")))
+    m = method(
+        "texttopicnet", sources=("picture", "words"), min_df=1, max_df=1.0, topics=2, buckets=64
+    )
+    m.fit_statistics(data.Loader(records, range(40), batch=8, shuffle=False))
+    found = [w for w in recwarn.list if "fill all the room" in str(w.message)]
+    assert len(found) == warns
+    # it points at who called
+    assert all(w.filename == __file__ for w in found)
 
 
 def test_it_needs_text_and_something_beside_it():

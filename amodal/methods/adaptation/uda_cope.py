@@ -3,15 +3,26 @@ to real ones by geometry. Lee, Lee, Shin, Choe, Shin, Kweon and Yoon, CVPR 2022,
 Losses: cross-entropy of the bins of normalised object coordinates (NOCS) where they are known; else
 the pseudo-labels of a teacher: where its pose puts the points that pass the bidirectional filter
 (without the filter its prediction for all of them), and the distance of the prediction from where
-the pose puts the point. Row 73 of the catalogue. We know of no public code of the authors: weights,
-thresholds and momentum are ours.
+the pose puts the point. Row 73 of the catalogue.
 
 `points` is a picture whose three channels are x, y, z of what each pixel sees, 0, 0, 0 where that
 is nothing; `coordinates` likewise in [0, 1]. Records with coordinates are the labelled source.
-Fields are fused place by place: any pictures, and others say the same at every place. Differences:
-patches of pictures and of points go through the library's encoders, not PSPNet and 3D-GCN; one head
-for all categories; the filter measures to the nearest; objects with symmetries have no treatment of
-their own."""
+Fields are fused place by place: any pictures, and others say the same at every place.
+
+Differs:
+
+- reconstructed, as there is no public code of the authors: weights of the terms, both distances of
+  the filter, the share of steps before the teacher sets in, and its momentum. The filter measures
+  to the nearest point, in units of the object's space.
+- encoder: patches of pictures and of points go through the library's transformers; the paper has a
+  PSPNet over colours and a graph network (3D-GCN) over points of no order.
+- head: one for all categories. There is no detector, by which the paper crops objects; objects with
+  symmetries have no treatment of their own.
+- recipe: the library's own, as that of the paper is not known here.
+- product: a run's `poses` of a batch are Python; no command prints poses, and accuracies within 5
+  degrees and 5 cm, or boxes in three dimensions, are no protocol of `amodal evaluate`.
+- views: `plain`.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +74,9 @@ def uda_cope(
         pseudo: Weight of the cross-entropy on other records.
         geometry: Weight of the distances on other records.
         filtered: False takes the teacher's prediction for every point.
-        inlier_distance: Of the RANSAC pose, in the units of `coordinates`.
-        filter_distance: Threshold of the bidirectional filter, in the units of `coordinates`.
+        inlier_distance: Of the RANSAC pose, and of a point from the nearest coordinate in the
+            bidirectional filter, in the units of `coordinates`.
+        filter_distance: Of a coordinate from the nearest point in that filter.
         iterations: Of RANSAC.
     """
     check_fields(encoder, points, coordinates)

@@ -5,10 +5,23 @@ every two fields in contrast with a skill for relating fields as well, which is 
 reads them. Fine-tuning on several labels is `finetune` from this run, whose encoder keeps its
 skills. Row 98 of the catalogue.
 
-What differs. Tasks are not drawn one a step with chance p_i ~ N_i^alpha, each step has them all
-with weight p_i: the same on average. Any field is masked in the way of BERT, a share of its tokens,
-where the paper has a recipe for each kind. That queries, keys and values are what is copied, the
-mix of tasks, and alpha are reconstructed from the paper's description.
+Differs:
+
+- reconstructed, as there is no public code: that queries, keys and values are what is copied, the
+  mix of tasks in pre-training, alpha, and how often each is drawn. Tasks are not drawn one a step
+  with chance p_i ~ N_i^alpha; each step has them all with weight p_i, the same on average.
+- masking: any field in the way of BERT, a share of its tokens, each replaced by a learned one, of
+  which the text's are guessed and a picture's patches regressed; the paper has a recipe for each
+  kind of data.
+- skills: one for the kind of each field, a general one, and one for relating fields, which stands
+  for the paper's of each pair of tasks. A video is no kind of its own yet, and code is a text
+  (`skills="code=code+general"` gives it one).
+- encoder: a shared trunk of any size; copies begin alike. In the paper sound passes convolutions
+  first.
+- towers: InfoNCE over the mean of tokens and one linear map, with a learned temperature.
+- recipe: the library's own, as that of the paper is not known here.
+- fine-tuning on many tasks at once: `finetune` of several labels of one data set; the paper's tasks
+  are of five sets, one drawn for each step.
 """
 
 from __future__ import annotations

@@ -3,11 +3,23 @@ better at the same cost. Zhao, Palani, Liu, Evans and Toner, 2023, arXiv:2309.03
 content moderation): attention from the guide to the parts of the deployed field, a classifier of
 both, and one of the deployed field that is distilled from it. Row 116 of the catalogue.
 
-Reconstructed, as no code was published and the page follows a description of the paper: where
-attention weighs (tokens), what is distilled (the weighted vector, by cosine, and softened logits),
-and the weights of both. What differs: the deployed field may have any number of guides, whose unit
-vectors are averaged, each record those that it has; any labels; what is not a class is distilled by
-squared error."""
+Differs:
+
+- formula: no code was published, and the page follows a description of the paper. Reconstructed are
+  where attention weighs (tokens of the deployed field, which are averaged and not mapped), what is
+  distilled (the weighted vector, by cosine, and softened logits) and the weights of both.
+- fields: the paper has one picture and one text. Here the deployed field may have any number of
+  guides, whose unit vectors are averaged, each record those that it has. A record without a guide
+  learns from its label alone.
+- encoders: transformers trained from here on; the paper's towers are those of CLIP, and MobileOne
+  for pictures: `--backbone FIELD=timm:NAME` with `--train-backbones` for the one, a frozen
+  `--backbone FIELD=transformers:DIR` or `lock` for the other.
+- recipe: the library's own, as that of the paper is not known.
+- labels: any, not only one of two classes; what is not a class is distilled by squared error.
+- views: `weak`.
+- cost: predictions read the deployed field alone; the time of a picture, which the paper measures,
+  is no report.
+"""
 
 from __future__ import annotations
 

@@ -5,9 +5,23 @@ it; loss: a sigmoid for each topic (3.2). Row 66 of the catalogue.
 
 All text fields of a record are one document, as long as the encoder reads it: what a field's
 `max_length` and `patch` cut off the topic model does not see either, where the paper's point is the
-whole article. Give room for whole texts; a warning says when many fill theirs. Towers of text learn
-their own mixture too, which the paper leaves to the topic model, so that pictures can be searched
-by text. Words are not stemmed."""
+whole article. Give room for whole texts; a warning says when many fill theirs.
+
+Differs:
+
+- text: towers of text learn their own mixture too, which the paper leaves to the topic model, so
+  that pictures can be searched by text. Terms are averaged over fields.
+- retrieval: by the cosine of the logits. The paper compares mixtures by divergences, and a query's
+  is the topic model's own; no command does.
+- words: of two letters and more, a short list of English function words left out; the authors take
+  markup away, lemmatise, and keep three letters and more. Words are hashed.
+- topics: 20 batch updates; the authors have gensim's online ones, in one pass.
+- encoder: any, a network of convolutions by `--backbone`; the paper's is CaffeNet with dropout, and
+  its features for probes are those of inner layers, here the ones before the last map.
+- loss: summed over topics and averaged over pictures, as in the authors' network.
+- views: `weak`, crops of varying size and flips; theirs are crops of 227 out of 256 pixels, and
+  flips, of a picture without its mean. Rates of biases are not doubled.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amodal.core import Batch, Column, unknown
+from amodal.core import Batch, Column, Recipe, unknown
 from amodal.core.column import both
 from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.regions import texts_and_others
@@ -27,6 +41,21 @@ from amodal.methods.shared.typed_parts import text_modality
 from amodal.nn.encoder import Encoder
 from amodal.objectives.soft_targets import soft_sigmoid, soft_softmax
 from amodal.stats.topics import Topics
+
+PAPER_RECIPE = Recipe(
+    optimizer="sgd",
+    lr=1e-3,
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="step",
+    milestones=(0.3125, 0.625, 0.9375),
+    decay_rate=0.1,
+    warmup=0.0,
+    clip=0.0,
+    batch_size=64,
+    steps=160_000,
+    resolution=224,
+)
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigmoid": soft_sigmoid,

@@ -6,11 +6,24 @@ and the fine-tuned network (WiSE-FT), is `amodal.nn.adapters.wise.interpolate`; 
 fields in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
 
 The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --tuning mm_robustness` goes on
-with such a run. Reconstructed, as no code was published: the teacher is the network itself as it
-is, without a gradient, and reads all fields of a record unless others are named; the student reads
-any of its non-empty subsets. Any fields and labels; what is not a class follows by squared error.
-Records without a label take part in the distillation, where they are among those that are trained
-on."""
+with such a run. Records without a label take part in the distillation, where they are among those
+that are trained on.
+
+Differs:
+
+- reconstructed, as no code was published: the teacher is the network itself as it is, without a
+  gradient, and reads all fields of a record unless others are named; the student reads any of its
+  non-empty subsets, all equally likely; the weight of the distillation and its temperature are 1.
+- WiSE-FT is a function of Python alone: no command interpolates weights, or chooses between the two
+  networks on the validation part.
+- labels: classes that exclude each other, amounts and survival; AudioSet's sounds are several at a
+  time, and its measure is their mean average precision.
+- encoder: a joint transformer of the library, of any size; video is no kind of data yet.
+- pre-training: one run of one method, where the paper compares contrast, masked reconstruction and
+  labels.
+- recipe: the library's own, as that of the paper is not known here.
+- views: `weak`.
+"""
 
 from __future__ import annotations
 

@@ -4,11 +4,27 @@ rules inside SimCLR. Row 75 of the catalogue. Their theory as diagnostics (label
 connectivity, bound, the graph that texts induce) is `amodal.diagnose.positives`, their loss on a
 table `amodal.objectives.spectral`.
 
-The paper's teacher is OpenAI's CLIP. Here it is the encoder of another run or, without one, CLIP on
-the records' own fields, which the first part of the steps trains; then the encoder starts again
-from where it began. The authors' code computes drop_false_positive and does not use it; here it is
-as in the paper. The teacher is part of the method and of its run, so a run opens without the
-teacher's folder."""
+The teacher is part of the method and of its run, so a run opens without the teacher's folder.
+
+Differs:
+
+- teacher: the paper's is the image tower of OpenAI's CLIP (ViT-B/32), given all views as they are.
+  Here it is the encoder of another run or, without one, CLIP on the records' own fields, which the
+  first part of the steps trains; then the encoder starts again from where it began. A public CLIP
+  has to be made a run of its own before it can be `teacher`.
+- rules: the authors' code computes drop_false_positive and does not use it, and takes the share of
+  negatives from all 2N similarities of a row, itself and its positive among them; here they are as
+  in the paper.
+- fields: each learns from its own two views, and the loss is the mean over fields.
+- temperature: the paper's; the authors' configuration has .1.
+- projector: statistics of batches are those of each view, theirs of both views together.
+- encoder: the paper's is a ResNet-18: `--backbone FIELD=timm:resnet18 --train-backbones`, whose
+  weights begin otherwise.
+- recipe: the authors' file is named after a batch of 512 and has 256, which is what `--recipe
+  paper` takes; their classes are 100 of ImageNet's.
+- views: `strong` unless `--recipe paper`, which has SimCLR's, those of the authors.
+- theory: no command prints the labelling error and the bound of a data set.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +34,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
+from amodal.core import (
+    AmodalError,
+    Batch,
+    Column,
+    Embeddings,
+    Recipe,
+    field_of,
+    unknown,
+    view_of,
+)
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.saved import frozen
 from amodal.methods.shared.shapes import field_pairs, frozen_copy, share, view_pairs
@@ -27,6 +52,19 @@ from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
 from amodal.objectives.guided_nt_xent import SHARES, guided_nt_xent
 from amodal.objectives.info_nce import info_nce
+
+PAPER_RECIPE = Recipe(
+    optimizer="lars",
+    lr=1.2,
+    weight_decay=1e-6,
+    schedule="cosine",
+    warmup=0.1,
+    clip=0.0,
+    views={"image": ("simclr", "simclr")},
+    batch_size=256,
+    epochs=100.0,
+    resolution=224,
+)
 
 
 def mmcl_theory(
