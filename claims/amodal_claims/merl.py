@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 
 from amodal import methods
 from amodal.evaluate import embed_records
-from amodal.inference.knowledge_prompts import knowledge_prompts
 from amodal.inference.embed import embed_values
+from amodal.inference.knowledge_prompts import knowledge_prompts
 from amodal.stats.auroc import auroc
 from amodal.stats.logistic import logistic
 from amodal_claims import Comparison

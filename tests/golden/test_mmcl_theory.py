@@ -116,8 +116,8 @@ class Guided(Reference):
             losses.append(everything - sum(logits[i, j] for j in wanted) / len(wanted))
         if self.rule == "drop_false_positive":
             k = int(SHARE[self.rule] * n)
-            kept = sorted(range(n), key=lambda i: float(near[i, i + n]))[k:]
-            losses = [losses[i] for j in kept for i in (j, j + n)]
+            held = sorted(range(n), key=lambda i: float(near[i, i + n]))[k:]
+            losses = [losses[i] for j in held for i in (j, j + n)]
         return sum(losses) / len(losses)
 
 

@@ -21,9 +21,9 @@ class MultiSK(Reference):
         for f in self.encoder.fields:
             assert self.w[f"anchors.own/{f}"].shape == (self.anchors, self.encoder.width)
             assert self.w[f"anchors.shared/{f}"].shape == (self.anchors, self.width)
-            kept = self.queue if self.weight else 0
-            assert self.w[f"queue/own/{f}"].shape == (kept, self.encoder.width)
-            assert self.w[f"queue/shared/{f}"].shape == (kept, self.width)
+            held = self.queue if self.weight else 0
+            assert self.w[f"queue/own/{f}"].shape == (held, self.encoder.width)
+            assert self.w[f"queue/shared/{f}"].shape == (held, self.width)
             assert self.w[f"queued/{f}"] == 0
 
     def losses(self, batch):

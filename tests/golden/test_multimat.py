@@ -65,15 +65,15 @@ class MultiMat(Reference):
                 parts = [x[k] for x, k in zip(block, i)]
                 logit[i] = math.prod(parts[1:], start=parts[0]).sum() / self.temperature
             for axis, r in itertools.product(range(len(z)), range(n)):
-                own = [i for i in index if i[axis] == r]
-                total = total + self.of_row(own, logit) / len(z)
+                row = [i for i in index if i[axis] == r]
+                total = total + self.of_row(row, logit) / len(z)
         return total / max(rows, 1)
 
-    def of_row(self, own, logit):
-        negatives = [i for i in own if len(set(i)) == len(i)] if self.half else own
+    def of_row(self, row, logit):
+        negatives = [i for i in row if len(set(i)) == len(i)] if self.half else row
         everything = torch.stack([logit[i] for i in negatives]).logsumexp(0)
         weights = {1: 1.0, 2: 0.5 if self.half else 0.0}
-        return sum(weights.get(len(set(i)), 0.0) * (everything - logit[i]) for i in own)
+        return sum(weights.get(len(set(i)), 0.0) * (everything - logit[i]) for i in row)
 
     def barlow(self, z):
         """Each dimension of each field is standardised; products of one dimension average to 1."""

@@ -28,16 +28,16 @@ def texts_of(values):
     return found
 
 
-def counted(text, buckets, kept):
+def counted(text, buckets, held):
     """Bucket -> how often; function words are left out, of those that the tests have."""
     words = [w for w in re.findall(r"[a-z]{2,}", text.lower()) if w not in ("on", "the")]
     count = collections.Counter(code(w) % buckets for w in words)
-    return {b: n for b, n in count.items() if kept[b]}
+    return {b: n for b, n in count.items() if held[b]}
 
 
-def mixture(count, weight, kept, steps=50):
+def mixture(count, weight, held, steps=50):
     """The Dirichlet of a text's topics, gamma, and the responsibilities of topics for its words."""
-    beta = np.exp(digamma(weight[:, list(count)]) - digamma(weight[:, kept].sum(1))[:, None])
+    beta = np.exp(digamma(weight[:, list(count)]) - digamma(weight[:, held].sum(1))[:, None])
     gamma = np.ones(len(weight))
     for _ in range(steps + 1):
         before = gamma
@@ -48,18 +48,18 @@ def mixture(count, weight, kept, steps=50):
 
 
 def fitted(texts, weight, least, most, steps=20):
-    """Which buckets are kept, and lambda."""
+    """Which buckets are held, and lambda."""
     buckets = weight.shape[1]
     counts = [counted(t, buckets, np.ones(buckets)) for t in texts]
     having = collections.Counter(b for count in counts for b in count)
-    kept = np.array([least <= having[b] <= most * len(texts) for b in range(buckets)])
-    counts = [c for t in texts if (c := counted(t, buckets, kept))]
+    held = np.array([least <= having[b] <= most * len(texts) for b in range(buckets)])
+    counts = [c for t in texts if (c := counted(t, buckets, held))]
     for _ in range(steps):
         new = np.full_like(weight, 1 / len(weight))
         for count in counts:
-            new[:, list(count)] += mixture(count, weight, kept)[1] * list(count.values())
+            new[:, list(count)] += mixture(count, weight, held)[1] * list(count.values())
         weight = new
-    return kept, weight
+    return held, weight
 
 
 class TextTopicNet(Reference):
@@ -68,16 +68,16 @@ class TextTopicNet(Reference):
     def check_start(self):
         assert self.encoder.space_width == self.topics and self.min_batch_size == 1
         assert self.w["topics.weight"].shape == (self.topics, self.buckets)
-        assert self.w.keys() == {"topics.weight", "topics.kept"}
+        assert self.w.keys() == {"topics.weight", "topics.held"}
 
     def losses(self, batch):
         """Every field learns the topics of the text of its record; that of a text, so that texts can
         be compared with what has none."""
-        weight, kept = (self.w[f"topics.{name}"].numpy() for name in ("weight", "kept"))
+        weight, held = (self.w[f"topics.{name}"].numpy() for name in ("weight", "held"))
         target = {}
         for row, text in texts_of(batch).items():
-            if count := counted(text, self.buckets, kept):
-                gamma, _ = mixture(count, weight, kept)
+            if count := counted(text, self.buckets, held):
+                gamma, _ = mixture(count, weight, held)
                 target[row] = torch.from_numpy(gamma / gamma.sum())
         terms, columns = {}, self.encoder(batch).columns
         for field, column in columns.items():
@@ -130,9 +130,9 @@ def test_two_steps_with_topics_of_the_records(least, most, monkeypatch):
 
     def studied(*args, **options):
         page = method(*args, **options).double()
-        kept, weight = fitted(texts, page.state_dict()["topics.weight"].numpy(), least, most)
+        held, weight = fitted(texts, page.state_dict()["topics.weight"].numpy(), least, most)
         page.fit_statistics(iter(records))
-        assert page.state_dict()["topics.kept"].tolist() == kept.tolist() and 0 < kept.sum() < 40
+        assert page.state_dict()["topics.held"].tolist() == held.tolist() and 0 < held.sum() < 40
         np.testing.assert_allclose(page.state_dict()["topics.weight"], weight)
         return page
 

@@ -113,9 +113,9 @@ class UdaCope(Reference):
         total, n = zero, 0
         for r in supervised:
             aim = wanted[r].flatten(1).T
-            kept = [p for p in range(PIXELS) if points[r][p].any() and aim[p].any()]
-            total = total + self.cross_entropy(logits[r], aim, kept)
-            n += len(kept)
+            held = [p for p in range(PIXELS) if points[r][p].any() and aim[p].any()]
+            total = total + self.cross_entropy(logits[r], aim, held)
+            n += len(held)
         terms = {"coordinates": total / max(n, 1)}
         if self.stage:
             terms |= self.taught(batch, logits, points, source, zero)
@@ -132,23 +132,23 @@ class UdaCope(Reference):
             y, seed = points[r].numpy(), int(batch.seeds[r])
             valid = [p for p in range(PIXELS) if y[p].any()]
             if self.filtered:
-                fit, kept = self.filter_both_ways(x, y, valid, seed)
+                fit, held = self.filter_both_ways(x, y, valid, seed)
             else:
-                (fit, _), kept = self.ransac(x, y, valid, seed), valid
+                (fit, _), held = self.ransac(x, y, valid, seed), valid
             clean = torch.from_numpy(inverse(fit, y).clip(0, 1))
             aim = clean if self.filtered else torch.from_numpy(x)
-            total = total + self.cross_entropy(logits[r], aim, kept)
+            total = total + self.cross_entropy(logits[r], aim, held)
             centres = (torch.arange(self.bins) + 0.5) / self.bins
             mean = (logits[r].softmax(1) * centres[:, None]).sum(1).T
-            distance = distance + (mean[kept] - clean[kept]).abs().sum()
-            n += len(kept)
+            distance = distance + (mean[held] - clean[held]).abs().sum()
+            n += len(held)
         n = max(n, 1)
         return {"pseudo": self.pseudo * total / n, "geometry": self.geometry * distance / n}
 
-    def cross_entropy(self, logits, aim, kept):
+    def cross_entropy(self, logits, aim, held):
         """Summed over points, the mean over axes; what is outside goes to the outermost bins."""
         log, wanted = logits.log_softmax(1), torch.zeros_like(logits)
-        for p in kept:
+        for p in held:
             for axis in range(3):
                 b = min(max(math.floor(float(aim[p, axis]) * self.bins), 0), self.bins - 1)
                 wanted[axis, b, p] = 1 / 3
