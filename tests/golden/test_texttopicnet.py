@@ -68,12 +68,12 @@ class TextTopicNet(Reference):
     def check_start(self):
         assert self.encoder.space_width == self.topics and self.min_batch_size == 1
         assert self.w["topics.weight"].shape == (self.topics, self.buckets)
-        assert self.w.keys() == {"topics.weight", "topics.held"}
+        assert self.w.keys() == {"topics.weight", "topics.kept"}
 
     def losses(self, batch):
         """Every field learns the topics of the text of its record; that of a text, so that texts can
         be compared with what has none."""
-        weight, held = (self.w[f"topics.{name}"].numpy() for name in ("weight", "held"))
+        weight, held = (self.w[f"topics.{name}"].numpy() for name in ("weight", "kept"))
         target = {}
         for row, text in texts_of(batch).items():
             if count := counted(text, self.buckets, held):
@@ -132,7 +132,7 @@ def test_two_steps_with_topics_of_the_records(least, most, monkeypatch):
         page = method(*args, **options).double()
         held, weight = fitted(texts, page.state_dict()["topics.weight"].numpy(), least, most)
         page.fit_statistics(iter(records))
-        assert page.state_dict()["topics.held"].tolist() == held.tolist() and 0 < held.sum() < 40
+        assert page.state_dict()["topics.kept"].tolist() == held.tolist() and 0 < held.sum() < 40
         np.testing.assert_allclose(page.state_dict()["topics.weight"], weight)
         return page
 
