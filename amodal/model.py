@@ -190,7 +190,7 @@ class Model(HubMixin):
         """Open `data` that may lack whole fields, with a warning. AmodalError if it lacks all."""
         dataset = records.open(data)
         missing = dataset.missing_fields(self.fields)
-        if missing and len(missing) < len(self.fields):
+        if 0 < len(missing) < len(self.fields) and not dataset.renamed_fields(self.fields):
             lacking = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
             warnings.warn(lacking, stacklevel=3)
             dataset = dataset.with_columns(missing)

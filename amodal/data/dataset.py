@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -265,6 +266,12 @@ class Dataset:
             and name not in columns
             and not _cells_of_table(modality, self.reader)
         ]
+
+    def renamed_fields(self, modalities: Mapping[str, Modality]) -> dict[str, str]:
+        """Missing fields -> one here of nearly the same name, most likely the same field."""
+        others = [name for name in self.schema.fields if name not in modalities]
+        near = {n: get_close_matches(n, others, 1, 0.8) for n in self.missing_fields(modalities)}
+        return {name: names[0] for name, names in near.items() if names}
 
     def with_columns(self, names: Sequence[str]) -> Dataset:
         """The same records with more columns, which are empty."""

@@ -47,7 +47,7 @@ def test_trained_records_are_left_out_of_the_test_when_the_split_has_changed(
     changed = records.with_fields(model.fields)
     changed.parts = records.parts.copy()
     changed.parts[moved] = 2
-    monkeypatch.setattr(model, "read", lambda data: changed)
+    monkeypatch.setattr(model, "read_partial", lambda data: changed)
     report = model.evaluate(folder, **KNN)
     assert report.about["left_out"] == 10 and report.about["test"] == fine.about["test"]
     assert report.test.keys == fine.test.keys

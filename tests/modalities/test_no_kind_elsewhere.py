@@ -30,6 +30,7 @@ ALLOWED = {
     ("methods/redundancy/vicreg.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/robustness/cleanclip.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/theory/kernel_infonce.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/theory/mmcl_theory.py", 'views={"image"'): "what the paper did to pictures",
 }
 """(file, part of a line) -> why this is no branch: a word that is also the name of a modality, or
 data that a user may replace."""
