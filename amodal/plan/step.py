@@ -24,10 +24,10 @@ ROWS = (48, 96)
 """Batch sizes that are counted, to extrapolate to larger ones."""
 PIECES, PIECE_ROWS = (3, 6), (8, 16)
 """Numbers and sizes of micro-batches that are counted, to extrapolate to larger ones."""
-MAX_LOSS_ROWS = 8192
-"""Rows up to which losses are counted."""
 EXAMPLES = 96
 """Example records that the counts need."""
+MAX_LOSS_ROWS = 80 * EXAMPLES
+"""Rows up to which losses are counted."""
 
 Terms = Sequence[tuple[float, Count]]
 Precision = Callable[[], AbstractContextManager[object]]
@@ -109,7 +109,7 @@ class Steps:
             points = [(round(n * m), m, a * b) for n, a in pieces for m, b in sizes]
         total = rows * self.world
         terms = [
-            (weight, self._step(r, m, min(total, MAX_LOSS_ROWS), gradient_checkpointing))
+            (weight, self._step(r, m, compared_rows(total), gradient_checkpointing))
             for r, m, weight in points
         ]
         return Cost([*terms, *self._extrapolated_losses(total)])
@@ -166,6 +166,17 @@ class Steps:
         with torch.no_grad():
             features = self.method.features(self.records)
         return sum(c.flat.numel() * 4 for c in features.columns.values()) / self.records.size
+
+
+def compared_rows(total: int) -> int:
+    """About `total` rows, which losses compare in every count.
+
+    A multiple of the rows of each of them: the counts have large weights of both signs, so that a
+    difference of a hundredth in what losses cost would become seconds, or less than none.
+    """
+    if total <= EXAMPLES:
+        return total
+    return min(max(round(total / EXAMPLES), 1) * EXAMPLES, MAX_LOSS_ROWS)
 
 
 def copies(total: int, rows: int) -> int:
