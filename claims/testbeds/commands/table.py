@@ -124,11 +124,15 @@ def candidate_of(method: str, bed: Testbed, setups: Setups) -> Candidate:
 
 def write(page: Path, names: Iterable[str], folder: Path) -> None:
     """Write the page from stored results."""
-    parts = [HEAD]
+    parts, missing = [HEAD], []
     for name in names:
         path = folder / f"{name}.json"
-        if path.exists():
+        if path.exists() and not jobs(*read(path)):
             parts.append(section(testbeds.testbed(name), path))
+        else:
+            missing.append(f"`{name}`")
+    if missing:
+        parts.append(f"Not finished: {', '.join(missing)}.\n")
     page.write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -142,6 +146,8 @@ def section(bed: Testbed, path: Path) -> str:
     most = study.steps_of(Cell(study.candidates[0].name, bed.name, 0, study.rungs - 1))
     lines = [
         f"## {bed.title} (`{bed.name}`)",
+        "",
+        verdict(study, outcomes, bed),
         "",
         f"{most} steps of {bed.batch_size} records. " + yardsticks_line(bed),
         "",
@@ -165,6 +171,34 @@ def section(bed: Testbed, path: Path) -> str:
                 + yardsticks_line(bed, "test"),
             ]
     return "\n".join([*lines, ""])
+
+
+def verdict(study: Study, outcomes: Outcomes, bed: Testbed) -> str:
+    """What to take here, in one sentence."""
+    yardstick = Yardsticks(bed.name)
+    others = {"simple features": yardstick.of(bed.primary.name, "simple features")}
+    if (peer := yardstick.best_peer(bed.primary.name)) is not None:
+        others[peer[0].strip()] = peer[1]
+    known = {name: value for name, value in others.items() if value is not None}
+    best = next(iter(standings(study, outcomes)), None)
+    if best is None or not known:
+        return ""
+    ended = [outcomes[c] for c in study.cells([best.candidate], best.rung) if c in outcomes]
+    cases = [tasks(ended, bed.primary.name, how) for how in ("value", "joined")]
+    scores = max((some for some in cases if some), key=lambda s: mean(v for v, _ in s), default=[])
+    if not scores:
+        return ""
+    value, half = mean(v for v, _ in scores), interval(scores)
+    name = max(known, key=lambda one: known[one])
+    if value - half > known[name]:
+        return (
+            f"**{best.candidate} is clearly above {name}** ({value:.3f} against {known[name]:.3f})."
+        )
+    clearly = "clearly " if value + half < known[name] else ""
+    return (
+        f"**No method is clearly above {name}** ({known[name]:.3f}; {best.candidate}, the best here, has "
+        f"{value:.3f}{', ' + clearly + 'less' if value < known[name] else ''})."
+    )
 
 
 def yardsticks_line(bed: Testbed, part: str = "valid") -> str:
@@ -209,10 +243,15 @@ def tasks(
 
 def shown(values: Sequence[tuple[float, float]]) -> str:
     """A mean with its interval, over seeds and records, which vary independently."""
+    return f"{mean(value for value, _ in values):.3f} ± {interval(values):.3f}"
+
+
+def interval(values: Sequence[tuple[float, float]]) -> float:
+    """Half of the 95 % interval of a mean, over seeds and records."""
     numbers = [value for value, _ in values]
     over_seeds = half_width(numbers) if len(numbers) > 1 else 0.0
     over_records = 1.96 * mean(error for _, error in values)
-    return f"{mean(numbers):.3f} ± {math.hypot(over_seeds, over_records):.3f}"
+    return math.hypot(over_seeds, over_records)
 
 
 def read(path: Path) -> tuple[Study, Outcomes]:
