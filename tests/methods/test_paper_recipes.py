@@ -12,7 +12,8 @@ from amodal.recipe_table import ON_PAGE, recipe_rows, recipes_of, when
 from tests.structure.tree import ROOT
 
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
-SECTIONS = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+ALL = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+SECTIONS = [(title, section) for title, section in ALL if title != "Memory and days"]
 
 
 def settings_of(section):
