@@ -13,6 +13,8 @@ MUTABLE = ("amodal.methods.shared", "amodal.objectives", "amodal.nn")
 with the paper's numbers, and tests/masking holds those functions."""
 SAVED = ("amodal.nn.saved", "amodal.methods.saved")
 """Opens runs, which is a matter of commands and has tests of its own; no page answers for it."""
+OPENED = tuple(f"amodal.nn.backbones.{name}" for name in ("pretrained", "plugin", "body"))
+"""Opens backbones, for all pages alike; tests/nn holds it."""
 Definition = tuple[str, str]
 """A module, and a name that it defines."""
 
@@ -143,7 +145,7 @@ def reached(page: str) -> frozenset[Definition]:
     front = list(found)
     while front:
         for definition in uses(front.pop()) - found:
-            if definition[0] not in SAVED:
+            if definition[0] not in (*SAVED, *OPENED):
                 found.add(definition)
                 front.append(definition)
     return frozenset(found)
