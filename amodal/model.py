@@ -138,7 +138,7 @@ class Model(HubMixin):
     ) -> Model:
         target = pick_device(device)
         run = load_run(folder, method=method, backbones=backbones, same_code=same_code)
-        (run.encoder if run.method is None else run.method).to(target)
+        run.module.to(target)
         head: AnyHead | None = None
         if entry := run.config.get("head"):
             head = ProbeHead.load(folder, entry, run.encoder)

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
 from amodal.core import AmodalError
-from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
 from amodal.evaluate.contact_sheet import card, sheet
+from amodal.inference.write_table import save_table
 
 SUFFIXES = (".csv", ".parquet")
 CARDS = 8
@@ -156,15 +154,7 @@ class Clustering:
         types = {"key": pa.string(), "cluster": pa.int64(), "name": pa.string()}
         schema = pa.schema({**types, "margin": pa.float64()})
         table = pa.Table.from_pylist(self.rows(), schema=schema)
-        try:
-            with whole_file(path) as draft:
-                if path.suffix == ".csv":
-                    pyarrow.csv.write_csv(table, draft)
-                else:
-                    pq.write_table(table, draft)
-        except OSError as error:
-            raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
-        return path
+        return save_table(table, path)
 
     def save_picture(self, path: str | Path, field: str | None = None) -> Path:
         """Draw the records that lie deepest in each cluster, a row for each.

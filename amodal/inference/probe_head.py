@@ -19,6 +19,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Column
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
+from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
 from amodal.inference.embed import embed_records
 from amodal.inference.forward_passes import AnyEncoder
@@ -256,13 +257,10 @@ class ProbeHead:
                 "name": self.name,
             }
         )
-        draft = folder / f".{FILE}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(content)
-            draft.replace(folder / FILE)
+            with whole_file(folder / FILE) as draft:
+                draft.write_bytes(content)
         except OSError as e:
-            draft.unlink(missing_ok=True)
             raise AmodalError(f"could not write {folder / FILE}: {e}") from e
         return {"file": FILE, "sha256": hashlib.sha256(content).hexdigest()}
 

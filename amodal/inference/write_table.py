@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 
 from amodal.core import AmodalError
+from amodal.core.whole_file import whole_file
 
 
 def check_file(path: str | Path) -> Path:
@@ -25,16 +28,23 @@ def write_table(table: pa.Table, path: str | Path) -> Path:
     """Write a table as .csv or .parquet; its folder is made.
 
     Raises:
-        AmodalError: For another kind of file.
+        AmodalError: For another kind of file, and if it cannot be written.
     """
-    path = check_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".csv":
-        from pyarrow.csv import write_csv
+    return save_table(table, check_file(path))
 
-        write_csv(table, path)
-    else:
-        from pyarrow.parquet import write_table as write_parquet
 
-        write_parquet(table, path)
+def save_table(table: pa.Table, path: Path) -> Path:
+    """Write a table as .csv, else as Parquet, whole or not at all; its folder is made.
+
+    Raises:
+        AmodalError: If it cannot be written.
+    """
+    try:
+        with whole_file(path) as draft:
+            if path.suffix == ".csv":
+                pyarrow.csv.write_csv(table, draft)
+            else:
+                pyarrow.parquet.write_table(table, draft)
+    except OSError as error:
+        raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
     return path

@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from amodal.core import AmodalError
-from amodal.core.whole_file import whole_file
 from amodal.evaluate.contact_sheet import Card, card, sheet
 from amodal.evaluate.drawing import COLOURS
 from amodal.evaluate.linkage import adjusted_rand
+from amodal.inference.write_table import save_table
 from amodal.linkage.nearest import Nearest
 from amodal.linkage.sides import Side
 
@@ -184,15 +182,7 @@ class Links:
         types |= {"margin": pa.float64(), "mutual": pa.bool_(), "linked": pa.bool_()}
         types |= {} if self.group is None else {"group": pa.int64()}
         table = pa.Table.from_pylist(self.rows(), schema=pa.schema(types))
-        try:
-            with whole_file(path) as draft:
-                if path.suffix == ".csv":
-                    pyarrow.csv.write_csv(table, draft)
-                else:
-                    pq.write_table(table, draft)
-        except OSError as error:
-            raise AmodalError(f"could not write {path}: {error.strerror or error}") from error
-        return path
+        return save_table(table, path)
 
     def save_picture(self, path: str | Path) -> Path:
         """Draw pairs: the surest links, the last, and the nearest that are none.

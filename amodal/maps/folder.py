@@ -10,11 +10,13 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image as Pillow
 
 from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.evaluate.drawing import COLOURS as PALETTE
+from amodal.inference.write_table import save_table
 
 SUMMARY = "maps.json"
 
@@ -135,15 +137,8 @@ class Folder:
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
         """Write rows as NAME.csv and NAME.parquet."""
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.parquet as pq
-
         table = pa.Table.from_pylist([dict(row) for row in rows])
-        return [
-            self._write(f"{name}.csv", lambda draft: pyarrow.csv.write_csv(table, draft)),
-            self._write(f"{name}.parquet", lambda draft: pq.write_table(table, draft)),
-        ]
+        return [save_table(table, self.path / f"{name}{kind}") for kind in (".csv", ".parquet")]
 
     def _write(self, name: str, write: Any) -> Path:
         try:

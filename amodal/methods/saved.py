@@ -71,6 +71,11 @@ class SavedRun:
     targets: tuple[Target, ...] = ()
     user_code: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def module(self) -> Any:
+        """The whole method, or the encoder where only that was saved."""
+        return self.encoder if self.method is None else self.method
+
 
 def spec_of(
     method: methods.MethodLike,

@@ -93,7 +93,7 @@ def adapt_best(
             )
         return earlier
     saved, where = load_run(run), pick_device(device)
-    (saved.encoder if saved.method is None else saved.method).to(where)
+    saved.module.to(where)
     fields = dataset.with_fields(saved.encoder.fields)
     data = features_of_run(fields, saved.encoder, saved.config, where)
     train = Records(data, only(dataset, dataset.split("train")))
@@ -152,7 +152,7 @@ def _score_of_run(
     folder: Path, dataset: Dataset, valid: Records, device: Any, seconds: float
 ) -> Score:
     tuned = load_run(folder)
-    (tuned.encoder if tuned.method is None else tuned.method).to(device)
+    tuned.module.to(device)
     data = features_of_run(
         dataset.with_fields(tuned.encoder.fields), tuned.encoder, tuned.config, device
     )
@@ -188,9 +188,8 @@ def _write(
     if log.exists():  # of the encoder, which is still the same
         shutil.copyfile(log, out / log.name)
     config = saved.config | {"head": head.save(out), "adapted": adapted | {"head": head.name}}
-    whole = saved.encoder if saved.method is None else saved.method
     spec = encoder_spec(saved.encoder) if saved.method is None else saved.spec
-    run_dir.save_weights(out, run_dir.weights(whole), config, {SPEC: spec})
+    run_dir.save_weights(out, run_dir.weights(saved.module), config, {SPEC: spec})
 
 
 def _moved(folder: Path, out: Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from amodal.core import AmodalError, Column
+from amodal.core.whole_file import whole_file
 from amodal.nn.heads.supervised import Target
 from amodal.stats.survival import concordance
 from amodal.studies.frozen_heads import Records
@@ -78,10 +79,8 @@ class Choice:
 
     def save(self, folder: Path) -> None:
         """Write adaptation.json into a run folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{FILE}"
-        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        draft.replace(folder / FILE)
+        with whole_file(folder / FILE) as draft:
+            draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @staticmethod
     def load(folder: Path) -> Choice | None:
