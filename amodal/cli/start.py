@@ -76,9 +76,14 @@ def claim(
     key: Annotated[
         Positional[str], arg(metavar="KEY", help="a claim; `amodal methods` lists them")
     ],
-    seeds: Annotated[int | None, arg(help="paired seeds; by default as fixed by the claim")] = None,
+    seeds: Annotated[
+        int | None, arg(help="paired seeds; by default as many as the claim's pilot asks for")
+    ] = None,
     data: Annotated[
         str | None, arg(metavar="DIR", help="data to use instead of the claim's")
+    ] = None,
+    budget: Annotated[
+        str | None, arg(metavar="TIME", help="such as 90s or 10m; the same command goes on")
     ] = None,
 ) -> None:
     """Test the main claim of a paper at small scale, against its baseline."""
@@ -89,7 +94,10 @@ def claim(
             "claims are a distribution of their own, amodal-claims; in a checkout: "
             "pip install ./claims"
         ) from None
-    show(run(key, seeds=seeds, data=data).table())
+    from amodal.studies.compare import seconds_of
+
+    seconds = None if budget is None else seconds_of(budget)
+    show(run(key, seeds=seeds, data=data, budget=seconds).table())
 
 
 def doctor() -> None:
