@@ -8,7 +8,6 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import _chart, _results
-from benchmarks import time_to_quality as ttq
 from benchmarks._limits import counted
 from benchmarks._timing import Row
 
@@ -63,57 +62,6 @@ def test_the_page_is_what_the_results_say():
 
     text = benchmarks_page.PAGE.read_text()
     assert benchmarks_page.written(text) == text, "run: python scripts/benchmarks_page.py"
-
-
-def curve(*accuracies, seconds=1.0):
-    return [
-        ttq.Evaluation(4 * i, accuracy, 4 * i * seconds, 5 * i * seconds)
-        for i, accuracy in enumerate(accuracies)
-    ]
-
-
-def test_a_library_is_as_good_from_the_first_of_two_good_evaluations():
-    lucky = curve(0.5, 0.7, 0.5, 0.6, 0.6, 0.5)
-    assert ttq.first_as_good(lucky, 0.6, steps=20).step == 12
-    assert ttq.first_as_good(lucky, 0.65, steps=20) is None
-    assert ttq.first_as_good(curve(0.5, 0.5, 0.6), 0.6, steps=8).step == 8
-    assert ttq.first_as_good(curve(0.5, 0.5, 0.6), 0.6, steps=12) is None, (
-        "one look on the way may be luck"
-    )
-    assert ttq.first_as_good(curve(0.6, 0.6), 0.6, steps=8).step == 0
-
-
-def test_the_time_to_a_quality_counts_seeds_that_never_get_there():
-    theirs, quick = curve(0.5, 0.55, 0.6, seconds=3), curve(0.5, 0.6, 0.6)
-    never, untrained = curve(0.5, 0.5, 0.59), curve(0.6, 0.6)
-    line = ttq.row(
-        "mae", "pictures", "lightly", 8, [(theirs, quick), (theirs, quick), (theirs, never)]
-    )
-    assert (
-        line.speed == 6 and line.spread == (6, 6) and line.ours_ms == 4000 and line.peer_ms == 24000
-    )
-    assert (
-        "of 3 seeds 3 show a difference, in 2 ours is there" in line.note
-        and "at best 0.590" in line.note
-    )
-    line = ttq.row(
-        "mae", "pictures", "lightly", 8, [(theirs, never), (theirs, quick), (theirs, never)]
-    )
-    assert math.isnan(line.speed) and line.spread == (6, 6)
-    line = ttq.row(
-        "mae", "pictures", "lightly", 8, [(theirs, untrained), (theirs, quick), (theirs, quick)]
-    )
-    assert line.speed == 6 and "as good untrained" in line.note
-    fallen = curve(0.6, 0.5, 0.55, seconds=3)
-    line = ttq.row(
-        "mae", "pictures", "lightly", 8, [(fallen, quick), (theirs, untrained), (theirs, quick)]
-    )
-    assert math.isnan(line.speed) and "1 show a difference" in line.note, (
-        "neither side must be there untrained"
-    )
-    early = curve(0.5, 0.6, 0.6, seconds=3)
-    line = ttq.row("mae", "pictures", "lightly", 8, [(early, quick)])
-    assert line.speed == 3, "the peer is there before its end too"
 
 
 def test_a_profile_counts_each_operation_once_where_it_belongs():
