@@ -168,10 +168,10 @@ def claim(
     fixed = page(key)
     if seeds is not None and seeds < 2:
         raise AmodalError(f"an interval needs at least 2 seeds, not {seeds}")
-    own = data is None and seeds in (None, getattr(fixed, "SEEDS", None))
+    in_ledger = data is None and seeds in (None, getattr(fixed, "SEEDS", None))
     sets.ensure(data or fixed.DATA)
     begun = time.time()
-    folder = LEDGER / "journals" if own else Path()
+    folder = LEDGER / "journals" if in_ledger else Path()
     work = Work(
         key,
         data or fixed.DATA,
@@ -179,13 +179,13 @@ def claim(
         workers or os.cpu_count() or 1,
         None if budget is None else begun + budget,
     )
-    entry = _measured(fixed, work, seeds, own) | {
+    entry = _measured(fixed, work, seeds, in_ledger) | {
         "data": _data_of(data or fixed.DATA),
         "seconds": round(time.time() - begun),
         "date": time.strftime("%Y-%m-%d"),
         **_surroundings(),
     }
-    file = LEDGER / f"{key}.json" if own else Path(f"{key}.claim.json")
+    file = LEDGER / f"{key}.json" if in_ledger else Path(f"{key}.claim.json")
     _write(file, entry)
     for file_of_processes in work.journal.parent.glob(f"{work.journal.name}*"):
         file_of_processes.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def claim(
     return Record(entry)
 
 
-def _measured(fixed: ModuleType, work: Work, seeds: int | None, own: bool) -> dict[str, Any]:
+def _measured(fixed: ModuleType, work: Work, seeds: int | None, in_ledger: bool) -> dict[str, Any]:
     """What the ledger says of the seeds, without the surroundings."""
     from amodal_claims import _runner
 
@@ -205,8 +205,8 @@ def _measured(fixed: ModuleType, work: Work, seeds: int | None, own: bool) -> di
         return _entry(work.page, fixed, verdict_of_all(findings), findings, measured)
     plan = _runner.planned(work, fixed)
     print(f"{work.page}: {plan}", flush=True)
-    plans = LEDGER / "plans" if own else Path()
-    _write(plans / f"{work.page}{'' if own else '.plan'}.json", plan.as_dict())
+    plans = LEDGER / "plans" if in_ledger else Path()
+    _write(plans / f"{work.page}{'' if in_ledger else '.plan'}.json", plan.as_dict())
     if plan.below:
         return _entry(work.page, fixed, "no power", [], []) | _of_plan(plan, str(plan), None)
     if seeds is None:
