@@ -23,10 +23,14 @@ class Body(nn.Module):
     Attributes:
         width: Dimensions of its features.
         is_scratch: Whether it begins random on purpose, so that it learns where others are frozen.
+        has_class_token: Whether the first token of a value stands for the whole of it.
+        is_one_vector: Whether a value has one token.
     """
 
     width: int
     is_scratch: bool = False
+    has_class_token: bool = False
+    is_one_vector: bool = False
 
     def example(self) -> Tensor | Ragged:
         """One row of values."""

@@ -66,7 +66,7 @@ class MlpBody(Body):
         options: Sizes.
     """
 
-    is_scratch = True
+    is_scratch = is_one_vector = True
     first: Tensor
 
     def __init__(self, table: Table, options: MlpOptions):

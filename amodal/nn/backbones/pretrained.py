@@ -8,8 +8,9 @@ directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kH
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
 for images of 32, 64 and 128 pixels, whose cells see no more than their own part,
-`resnet1d` for series and sound, `gru` and `lstm` for series, sound, text and symbols, `mlp` for
-tables. Their options follow a colon: `convnet:width=32,norm=group`.
+`resnet1d` for series and sound, `transmil` for lists of vectors (series), `gru` and `lstm` for
+series, sound, text and symbols, `mlp` and `vector_transformer` for tables. Their options follow a
+colon: `convnet:width=32,norm=group`.
 """
 
 from __future__ import annotations
@@ -177,6 +178,8 @@ LIBRARIES = {
     "gru": "rnn",
     "lstm": "rnn",
     "mlp": "mlp",
+    "transmil": "transmil",
+    "vector_transformer": "vector_transformer",
 }
 """The first word of a spec -> the module that reads the rest."""
 TOKENS = "tokens"
@@ -184,7 +187,16 @@ TOKENS = "tokens"
 default on small data is."""
 # package:NAME becomes one of the libraries in `amodal.train`
 reserve("backbones", [*LIBRARIES, TOKENS, "package"])
-OWN = ("amdim", "convnet", "resnet1d", "gru", "lstm", "mlp")
+OWN = (
+    "amdim",
+    "convnet",
+    "resnet1d",
+    "gru",
+    "lstm",
+    "mlp",
+    "transmil",
+    "vector_transformer",
+)
 """Those that need no name of a model and have no weights to begin with."""
 
 
