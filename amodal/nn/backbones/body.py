@@ -25,12 +25,15 @@ class Body(nn.Module):
         is_scratch: Whether it begins random on purpose, so that it learns where others are frozen.
         has_class_token: Whether the first token of a value stands for the whole of it.
         is_one_vector: Whether a value has one token.
+        is_space: Whether its features are vectors of a space that was learnt for comparing them with
+            those of another body. They reach the encoder's vectors unchanged.
     """
 
     width: int
     is_scratch: bool = False
     has_class_token: bool = False
     is_one_vector: bool = False
+    is_space: bool = False
 
     def example(self) -> Tensor | Ragged:
         """One row of values."""

@@ -3,7 +3,7 @@
 `timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth
 without code in it) or the word `pretrained` for timm's own download. SIZE is the side that images
 are resized to, the model's own by default. `transformers:DIR`: a text or image model in a local
-directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
+directory; `transformers:DIR@projected`: a half of a CLIP, in the space of both halves. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
@@ -235,6 +235,8 @@ class Backbone(Part):
         self._learns = False
         self.describe_as(spec=name, modality=modality, width=width)
         self.project = nn.Linear(body.width, width)
+        if body.is_space:
+            self._keep_space()
         self.train(self.training)
         self.body.requires_grad_(False)
         if not frozen:
@@ -250,6 +252,19 @@ class Backbone(Part):
     ) -> Backbone:
         """The same module, without its weights."""
         return cast(Backbone, backbone(spec, modality, width, load=False))
+
+    @torch.no_grad()
+    def _keep_space(self) -> None:
+        """The map to the encoder's width fills dimensions up with zeros, and does not learn."""
+        if self.body.width > self.project.out_features:
+            raise AmodalError(
+                f"{self.name.partition('#')[0]} has a space of {self.body.width} dimensions, which "
+                f"an encoder {self.project.out_features} wide cannot hold: take a larger --size "
+                "(small has 384, base 768, large 1,024)"
+            )
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.project.requires_grad_(False)
 
     def load_body(self, other: Backbone) -> None:
         """Take the pretrained weights of another backbone of this name."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from amodal.core import AmodalError, Ragged
 from amodal.core.column import spans
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import Body, ImageBody, ImageField, LoadReport, as_map, existing
+from amodal.nn.backbones.model_sources import FIRST, PROJECTED, source_of
 
 Known = dict[str, Any]
 """What is saved of a model beside its weights: config, special tokens or scale of images."""
@@ -32,10 +33,6 @@ class TextField(Protocol):
     def patch(self) -> int: ...
 
 
-SCRATCH, FIRST = "@scratch", "@first"
-LAYER = re.compile(r"@layer([1-9]\d*)$")
-
-
 def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport | None]:
     """A model of transformers.
 
@@ -44,7 +41,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
             encoder can be built without DIR. DIR@scratch takes the architecture and not the
             weights. DIR@first, of a text model, has the state of the special token before a text
             (BERT's [CLS]) in place of those of the text. DIR@layerN has the states of the N-th
-            block in place of the last ones.
+            block in place of the last ones. DIR@projected, of a model of two kinds such as CLIP,
+            has one vector a value, in the space that both share.
         modality: Of the field, text or images.
         load: Load the weights.
 
@@ -62,7 +60,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
             "pip install 'amodal[language]'"
         ) from None
     named, _, saved = rest.partition("#{")
-    directory, is_scratch, is_first, layer = folder_of(named)
+    source = source_of(named)
+    directory, is_scratch, layer = source.directory, source.is_scratch, source.layer
     known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
     report = None
     if load and not is_scratch:
@@ -70,31 +69,35 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     else:
         auto: Any = transformers.AutoModel
         model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
+    name = f"transformers:{named}#{json.dumps(known)}"
+    if source.is_projected:
+        from amodal.nn.backbones.projected import projected  # which is built on this module
+
+        if source.is_first or layer:
+            raise AmodalError(
+                f"{PROJECTED} is of the whole model, so it has no {FIRST} and no @layer beside it: "
+                f"transformers:{named}"
+            )
+        return projected(model, known, modality, directory, is_scratch=is_scratch), name, report
     model = _part(model, modality)
-    if is_first and not modality.takes_prompts:
+    if source.is_first and not modality.takes_prompts:
         raise AmodalError(f"{FIRST} is for text; leave it out of transformers:{named}")
     if layer > (deepest := getattr(model.config, "num_hidden_layers", layer)):
         raise AmodalError(f"{directory} has layers 1 to {deepest}, not {layer}")
     body: Body = (
         HfText(
-            model, known, modality, directory, is_scratch=is_scratch, is_first=is_first, layer=layer
+            model,
+            known,
+            modality,
+            directory,
+            is_scratch=is_scratch,
+            is_first=source.is_first,
+            layer=layer,
         )
         if modality.takes_prompts
         else HfImages(model, known, modality, is_scratch=is_scratch, layer=layer)
     )
-    return body, f"transformers:{named}#{json.dumps(known)}", report
-
-
-def folder_of(named: str) -> tuple[str, bool, bool, int]:
-    """What DIR[@layerN][@first][@scratch] says.
-
-    Returns:
-        DIR, whether it has @scratch and @first, and N, 0 for the last layer.
-    """
-    whole = named.removesuffix(SCRATCH)
-    named_layer = LAYER.search(bare := whole.removesuffix(FIRST))
-    rest, layer = (bare[: named_layer.start()], named_layer[1]) if named_layer else (bare, "0")
-    return rest, whole != named, whole.endswith(FIRST), int(layer)
+    return body, name, report
 
 
 def input_size(rest: str) -> int:
@@ -110,11 +113,35 @@ def input_size(rest: str) -> int:
     if saved:
         config = json.loads("{" + saved)["config"]
     else:
-        file = existing(folder_of(directory)[0], "directory") / "config.json"
+        file = existing(source_of(directory).directory, "directory") / "config.json"
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     size = (config.get("vision_config") or config).get("image_size")
     size = size[0] if isinstance(size, list) else size
     return size if isinstance(size, int) else 0
+
+
+def longest_text(rest: str) -> int:
+    """How many ids of a text a model reads beside its special tokens; 0 for no limit.
+
+    Args:
+        rest: DIR, or DIR#{…}.
+    """
+    directory, _, saved = rest.partition("#{")
+    path = existing(source_of(directory).directory, "directory")
+    file = path / "config.json"
+    if saved or not file.is_file():
+        return 0
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config = config.get("text_config") or config
+    room = config.get("max_position_embeddings") or 0
+    if not room:
+        return 0
+    ids = SimpleNamespace(
+        max_position_embeddings=room, model_type=config.get("model_type") or ""
+    )
+    pad = config.get("pad_token_id")
+    around = sum(map(len, _special_tokens(path)))
+    return max(1, _room(ids, pad if isinstance(pad, int) else 0) - around)
 
 
 def _architecture(transformers: Any, directory: str, modality: Modality) -> Known:
