@@ -18,7 +18,7 @@ from amodal.cli.find import index, search, serve
 from amodal.cli.link import link
 from amodal.cli.map import map
 from amodal.cli.options import current_names as current_names
-from amodal.cli.options import take_method_options
+from amodal.cli.options import joined_pairs, take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
@@ -90,5 +90,6 @@ def run(words: list[str]) -> None:
         )
     if words[:1] and words[0] in TRAINING:
         words = current_names(words)
+    words = joined_pairs(words)
     description = (__doc__ or "").split(".")[0] + "."
     tyro.extras.subcommand_cli_from_dict(VERBS, args=words, prog="amodal", description=description)

@@ -60,10 +60,13 @@ def test_an_encoder_begins_in_the_space_of_the_pair(pair, fields, frozen):
     encoder = Encoder(fields, size="nano", backbones=nets).align(WIDTH).eval()
     batch = records(fields)
     with torch.no_grad():
-        z = encoder(batch)
+        z, features = encoder(batch), encoder.features(batch)
     for field, expected in zip(("image", "text"), vectors_of_the_library(pair, batch)):
         torch.testing.assert_close(z[field].values, expected, rtol=1e-4, atol=1e-5)
-        assert encoder.space_of(field) == WIDTH
+        # what a page with a head of its own reads
+        own = features[field].values
+        torch.testing.assert_close(own[:, :WIDTH], expected, rtol=1e-4, atol=1e-5)
+        assert not own[:, WIDTH:].any() and encoder.space_of(field) == WIDTH
         learns = {n for n, p in encoder.named_parameters() if p.requires_grad and field in n}
         assert f"heads.{field}.weight" in learns and f"field_token.{field}" not in learns
         assert not any("project." in n and "body" not in n for n in learns)

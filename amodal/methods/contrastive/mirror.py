@@ -11,7 +11,7 @@ over its one vector for the genes of a table.
 
     amodal pretrain mirror --data DATA --size base --recipe paper --out RUN
         --backbone slide=transmil:width=768 --backbone genes=vector_transformer
-    amodal pretrain finetune --init-from RUN --data DATA --method.label subtype --out RUN2
+    amodal adapt RUN --data DATA --label subtype --out RUN2
 
 `draw = 2048` of the field in `dataset.toml` draws that many patches anew in each epoch. Of a field
 that is one vector, entries are hidden, of one behind a class token all tokens but that one; fields
@@ -32,8 +32,8 @@ Differs:
   for retention and 0.1 for clusters.
 - views: without `draw`, `weak`; the authors change nothing but the draw, also of genes
   (`--views genes=plain`).
-- product: subtypes and survival are read by a head on both vectors (`finetune`, a label of classes
-  or TIME,EVENT); the authors' loss of survival is of discrete intervals, here it is Cox's.
+- product: subtypes and survival are read by a head on both vectors (`amodal adapt`, a label of
+  classes or TIME,EVENT); the authors' loss of survival is of discrete intervals, here it is Cox's.
 """
 
 from __future__ import annotations

@@ -14,9 +14,7 @@ from amodal.nn.backbones.model_sources import PROJECTED
 from amodal.nn.backbones.transformers import HfText, Known, TextField
 
 
-def projected(
-    model: Any, known: Known, modality: Any, directory: str, *, is_scratch: bool
-) -> Body:
+def projected(model: Any, known: Known, modality: Any, directory: str, *, is_scratch: bool) -> Body:
     """A half as a body, one vector a value.
 
     Args:

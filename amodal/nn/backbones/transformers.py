@@ -136,9 +136,7 @@ def longest_text(rest: str) -> int:
     room = config.get("max_position_embeddings") or 0
     if not room:
         return 0
-    ids = SimpleNamespace(
-        max_position_embeddings=room, model_type=config.get("model_type") or ""
-    )
+    ids = SimpleNamespace(max_position_embeddings=room, model_type=config.get("model_type") or "")
     pad = config.get("pad_token_id")
     around = sum(map(len, _special_tokens(path)))
     return max(1, _room(ids, pad if isinstance(pad, int) else 0) - around)
