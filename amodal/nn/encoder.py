@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-import torch
 from torch import nn
 
 from amodal.core import Batch, Column, Embeddings, Tokens, field_of

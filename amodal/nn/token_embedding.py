@@ -80,6 +80,12 @@ class TokenEmbedding(Part):
             offsets[field].requires_grad_(False).zero_()
         return nn.ParameterDict(offsets)
 
+    def prefix_tokens(self, field: str) -> int:
+        """How many tokens a field's backbone puts before those of parts: a class token and
+        registers."""
+        body = getattr(self.tokenizers[field], "body", None)
+        return int(getattr(body, "prefix_tokens", 0))
+
     def space_of(self, field: str) -> int:
         """Dimensions of the space that a field's backbone brings along, such as CLIP's; 0 for
         none."""

@@ -28,10 +28,10 @@ from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
+from amodal.nn.backbones.hf_text import longest_text
+from amodal.nn.backbones.model_sources import source_of
 from amodal.nn.backbones.module import made_module
 from amodal.nn.backbones.pretrained import input_size, is_own_code
-from amodal.nn.backbones.model_sources import source_of
-from amodal.nn.backbones.transformers import longest_text
 from amodal.nn.backbones.voice import RATE
 
 BackboneSpec = str | nn.Module

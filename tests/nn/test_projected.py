@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_said(pair, fields, tmp_path):
     nets = config.backbones(both(pair), fields, "nano")
     with pytest.raises(AmodalError, match=f"set --method.width {WIDTH}"):
         Encoder(fields, size="nano", backbones=nets).align(WIDTH - 1)
-    with pytest.raises(AmodalError, match="no @first and no @layer"):
+    with pytest.raises(AmodalError, match="no @first, @last or @layer"):
         backbone(f"transformers:{pair[0]}@first@projected", fields["text"], 64)
     from transformers import ViTConfig, ViTModel
 

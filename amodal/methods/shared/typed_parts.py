@@ -22,7 +22,7 @@ def field_pool(encoder: Encoder, source: str) -> Pool:
 
 def has_class_token(encoder: Encoder, field: str) -> bool:
     """Whether a field's backbone puts a token before the others that stands for the whole."""
-    return bool(getattr(_body(encoder, field), "has_class_token", False))
+    return encoder.prefix_tokens(field) > 0
 
 
 def is_one_vector(encoder: Encoder, field: str) -> bool:

@@ -3,7 +3,8 @@
 `timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth
 without code in it) or the word `pretrained` for timm's own download. SIZE is the side that images
 are resized to, the model's own by default. `transformers:DIR`: a text or image model in a local
-directory; `transformers:DIR@projected`: a half of a CLIP, in the space of both halves. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
+directory; `transformers:DIR@projected`: a half of a CLIP, in the space of both halves.
+`voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
@@ -236,7 +237,7 @@ class Backbone(Part):
         self.describe_as(spec=name, modality=modality, width=width)
         self.project = nn.Linear(body.width, width)
         if body.is_space:
-            self._keep_space()
+            self.keep_features()
         self.train(self.training)
         self.body.requires_grad_(False)
         if not frozen:
@@ -254,8 +255,12 @@ class Backbone(Part):
         return cast(Backbone, backbone(spec, modality, width, load=False))
 
     @torch.no_grad()
-    def _keep_space(self) -> None:
-        """The map to the encoder's width fills dimensions up with zeros, and does not learn."""
+    def keep_features(self) -> None:
+        """Let the map to the encoder's width fill dimensions up with zeros, and not learn.
+
+        Raises:
+            AmodalError: For an encoder that is less wide than the model.
+        """
         if self.body.width > self.project.out_features:
             raise AmodalError(
                 f"{self.name.partition('#')[0]} has a space of {self.body.width} dimensions, which "

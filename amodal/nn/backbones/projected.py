@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import Body, ImageBody, ImageField, map_tokens, ones_like_rows
+from amodal.nn.backbones.hf_text import HfText, Known, TextField
 from amodal.nn.backbones.model_sources import PROJECTED
-from amodal.nn.backbones.transformers import HfText, Known, TextField
 
 
 def projected(model: Any, known: Known, modality: Any, directory: str, *, is_scratch: bool) -> Body:

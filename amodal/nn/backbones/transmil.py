@@ -105,7 +105,7 @@ class TransMilBody(Body):
         options: Sizes.
     """
 
-    is_scratch = has_class_token = True
+    is_scratch, prefix_tokens = True, 1
 
     def __init__(self, modality: SignalField, options: TransMilOptions):
         super().__init__()
