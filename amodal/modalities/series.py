@@ -84,7 +84,14 @@ class Series(Modality):
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("resnet1d", "gru", "lstm", "transmil")
+    backbones: ClassVar[tuple[str, ...]] = (
+        "resnet1d",
+        "gru",
+        "lstm",
+        "transmil",
+        "informer",
+        "cnn1d",
+    )
 
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) < len(self.channels):

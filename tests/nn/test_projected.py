@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.tiny_clip import clip_folder
 
 import amodal
 from amodal.core import AmodalError, Batch, Column
@@ -11,6 +10,7 @@ from amodal.modalities import make
 from amodal.nn import config
 from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.encoder import Encoder
+from tests.tiny_clip import clip_folder
 
 WIDTH = 24
 

@@ -23,9 +23,9 @@ pictures with more pixels, which overlap by half or more; a patch is the mean of
 
 Differs:
 
-- Encoder: `timm:NAME` without `/class`, and other backbones, give patches alone, and the class token
-  is a new one that the blocks fill. Where a backbone is not as wide as the encoder, a linear map
-  that learns stands between them. Behind the text's tower is one linear map more than theirs.
+- Encoder: `timm:NAME` without `/class`, and other backbones, give patches alone, and the class
+  token is a new one that the blocks fill. Where a backbone is not as wide as the encoder, a linear
+  map that learns stands between them. Behind the text's tower is one linear map more than theirs.
 - Blocks: theirs are dropped at random in training, at a rate of .3; these are not, because a
   pooling does not know the seeds of rows. Attention has a bias here, theirs has none. Matrices and
   biases start as torch has them, theirs normal with .02 and zero.

@@ -9,7 +9,8 @@ directory; `transformers:DIR@projected`: a half of a CLIP, in the space of both 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
 for images of 32, 64 and 128 pixels, whose cells see no more than their own part,
-`resnet1d` for series and sound, `transmil` for lists of vectors (series), `gru` and `lstm` for
+`resnet1d` for series and sound, `transmil` for lists of vectors (series), `informer` and
+`cnn1d` for series of one length, `gru` and `lstm` for
 series, sound, text and symbols, `mlp` and `vector_transformer` for tables. Their options follow a
 colon: `convnet:width=32,norm=group`.
 """
@@ -180,6 +181,8 @@ LIBRARIES = {
     "lstm": "rnn",
     "mlp": "mlp",
     "transmil": "transmil",
+    "informer": "informer",
+    "cnn1d": "cnn1d",
     "vector_transformer": "vector_transformer",
 }
 """The first word of a spec -> the module that reads the rest."""
@@ -196,6 +199,8 @@ OWN = (
     "lstm",
     "mlp",
     "transmil",
+    "informer",
+    "cnn1d",
     "vector_transformer",
 )
 """Those that need no name of a model and have no weights to begin with."""
