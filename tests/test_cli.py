@@ -279,6 +279,7 @@ def test_every_verb_of_the_readme_exists():
             "init",
             "data",
             "curate",
+            "montage",
             "compare",
             "pretrain",
             "align",

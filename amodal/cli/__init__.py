@@ -17,6 +17,7 @@ from amodal.cli.diagnose import diagnose
 from amodal.cli.find import index, search, serve
 from amodal.cli.link import link
 from amodal.cli.map import map
+from amodal.cli.montage import montage
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import joined_pairs, take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
@@ -28,7 +29,8 @@ from amodal.errors import AmodalError, UserCodeError, unknown
 VERBS = {
     f.__name__: f
     for f in (
-        *(demo, init, data, curate, compare, pretrain, plan, align, adapt, predict, evaluate),
+        *(demo, init, data, curate, montage, compare, pretrain, plan, align, adapt, predict),
+        evaluate,
         *(embed, cluster, link, map, diagnose, index, search, serve, view),
         *(export, methods, claim, doctor),
     )
