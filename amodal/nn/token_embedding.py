@@ -89,8 +89,9 @@ class TokenEmbedding(Part):
     def space_of(self, field: str) -> int:
         """Dimensions of the space that a field's backbone brings along, such as CLIP's; 0 for
         none."""
-        tokenizer = self.tokenizers[field] if field in self.tokenizers else None
-        body = getattr(tokenizer, "body", None)
+        if field not in self.tokenizers:
+            return 0
+        body: Any = getattr(self.tokenizers[field], "body", None)
         return int(body.width) if getattr(body, "is_space", False) else 0
 
     def pretrained(self, field: str) -> bool:

@@ -151,6 +151,10 @@ def write_montages(
         raise AmodalError(f"{out} has records already; choose another folder")
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     base = dataset.reader.base or Path()
+    if not isinstance(base, Path):
+        raise AmodalError(
+            f"volumes are read from this machine, and {dataset.name!r} lies elsewhere"
+        )
     made = ("key", scan.column, report.column, selector.image, selector.text)
     others = [c for c in columns if c not in made]
     digits = max(1, math.ceil(math.log10(len(dataset) + 1)))

@@ -94,7 +94,8 @@ class SquarePositions(nn.Module):
         total = map_NDHW
         for convolution in self.convolutions:
             total = total + convolution(map_NDHW)
-        return total.flatten(2).transpose(1, 2)
+        out: Tensor = total.flatten(2).transpose(1, 2)
+        return out
 
 
 class TransMilBody(Body):
