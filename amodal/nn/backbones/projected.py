@@ -25,7 +25,7 @@ def projected(model: Any, known: Known, modality: Any, directory: str, *, is_scr
     Raises:
         AmodalError: For a model whose halves have no common space.
     """
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+    if not (hasattr(model, "vision_model") and hasattr(model, "text_model")):
         raise AmodalError(
             f"{PROJECTED} is for models of two kinds that share a space, such as CLIP, and "
             f"{directory} holds a {type(model).__name__}; leave {PROJECTED} out"
@@ -64,17 +64,17 @@ class ProjectedImages(ImageBody):
 
     def __init__(self, model: Any, known: Known, modality: ImageField, *, is_scratch: bool):
         side = model.config.vision_config.image_size
-        half = without(model.eval(), ("text",))
+        half, to_space = model.vision_model.eval(), map_to_space(model, "visual_projection")
         with torch.no_grad():
-            width = vector_of(half.get_image_features(pixel_values=torch.zeros(1, 3, side, side)))
+            z = to_space(half(pixel_values=torch.zeros(1, 3, side, side)).pooler_output)
         super().__init__(
-            modality, width=width.shape[1], side=side, mean=known["mean"], std=known["std"]
+            modality, width=z.shape[1], side=side, mean=known["mean"], std=known["std"]
         )
-        self.model, self.is_scratch = half, is_scratch
+        self.model, self.to_space, self.is_scratch = half, to_space, is_scratch
 
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images -> (N, width), lengths (N,), all 1, positions (N, 3) of their middles."""
-        z_ND = vector_of(self.model.get_image_features(pixel_values=self.scaled(images_NCHW)))
+        z_ND = self.to_space(self.model(pixel_values=self.scaled(images_NCHW)).pooler_output)
         return map_tokens(z_ND[:, None, None], self.grid)
 
 
@@ -91,27 +91,19 @@ class ProjectedText(HfText):
     def __init__(
         self, model: Any, known: Known, modality: TextField, directory: str, *, is_scratch: bool
     ):
-        super().__init__(model.text_model, known, modality, directory, is_scratch=is_scratch)
-        self.model = without(model.eval(), ("vision", "visual"))
+        super().__init__(model.text_model.eval(), known, modality, directory, is_scratch=is_scratch)
+        self.to_space = map_to_space(model, "text_projection")
         with torch.no_grad():
             self.width = self.forward(self.example())[0].shape[1]
 
     def forward(self, texts: Ragged) -> tuple[Tensor, Tensor, Tensor]:
         """N lists of ids -> (N, width), lengths (N,), all 1, positions (N, 3), all 0."""
         inputs, _, _ = self.padded(texts)
-        z_ND = vector_of(self.model.get_text_features(**inputs))
+        z_ND = self.to_space(self.model(**inputs).pooler_output)
         return z_ND, ones_like_rows(z_ND), z_ND.new_zeros(len(z_ND), 3)
 
 
-def without(model: Any, names: tuple[str, ...]) -> Any:
-    """The model without the parts of the other half, whose names begin so."""
-    parts: nn.Module = model
-    for name in [n for n, _ in parts.named_children() if n.startswith(names)]:
-        setattr(parts, name, None)
-    return model
-
-
-def vector_of(output: Any) -> Tensor:
-    """The vectors (N, D) that a half gives, in this and in earlier versions of the library."""
-    out: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+def map_to_space(model: Any, name: str) -> nn.Module:
+    """The map from a half's pooled state into the common space; SigLIP's is part of its half."""
+    out: nn.Module = getattr(model, name, None) or nn.Identity()
     return out
