@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from amodal import cli, methods
+from amodal.cli import options
 from amodal.core.recipe import NAMES
 
 HELP = """
@@ -71,6 +72,34 @@ def test_missing_and_empty_data_say_what_to_do(capsys, tmp_path):
     assert "empty" in refused(capsys, "init", tmp_path / "empty")
     assert "emty" in refused(capsys, "init", tmp_path / "emty")
     assert "not a run" in refused(capsys, "evaluate", tmp_path / "empty", "--data", "globe")
+
+
+def test_pairs_of_a_repeated_option_are_all_taken():
+    words = [
+        "pretrain",
+        "clip",
+        "--backbone",
+        "a=timm:x@f",
+        "--steps",
+        "3",
+        "--backbone",
+        "b=mlp:w=2",
+    ]
+    joined = ["pretrain", "clip", "--backbone", "a=timm:x@f", "b=mlp:w=2", "--steps", "3"]
+    assert options.joined_pairs(words) == joined
+    same = ["link", "R", "--weight=a=1", "--weight", "b=2", "c=3", "--label", "x"]
+    assert options.joined_pairs(same) == [
+        "link",
+        "R",
+        "--weight",
+        "a=1",
+        "b=2",
+        "c=3",
+        "--label",
+        "x",
+    ]
+    plain = ["--templates", "a {}", "--templates", "b {}", "--out=x", "-h"]
+    assert options.joined_pairs(plain) == plain
 
 
 def test_method_options_take_both_forms():
@@ -250,6 +279,7 @@ def test_every_verb_of_the_readme_exists():
             "init",
             "data",
             "curate",
+            "montage",
             "compare",
             "pretrain",
             "align",

@@ -17,8 +17,9 @@ from amodal.cli.diagnose import diagnose
 from amodal.cli.find import index, search, serve
 from amodal.cli.link import link
 from amodal.cli.map import map
+from amodal.cli.montage import montage
 from amodal.cli.options import current_names as current_names
-from amodal.cli.options import take_method_options
+from amodal.cli.options import joined_pairs, take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
@@ -28,7 +29,8 @@ from amodal.errors import AmodalError, UserCodeError, unknown
 VERBS = {
     f.__name__: f
     for f in (
-        *(demo, init, data, curate, compare, pretrain, plan, align, adapt, predict, evaluate),
+        *(demo, init, data, curate, montage, compare, pretrain, plan, align, adapt, predict),
+        evaluate,
         *(embed, cluster, link, map, diagnose, index, search, serve, view),
         *(export, methods, claim, doctor),
     )
@@ -90,5 +92,6 @@ def run(words: list[str]) -> None:
         )
     if words[:1] and words[0] in TRAINING:
         words = current_names(words)
+    words = joined_pairs(words)
     description = (__doc__ or "").split(".")[0] + "."
     tyro.extras.subcommand_cli_from_dict(VERBS, args=words, prog="amodal", description=description)

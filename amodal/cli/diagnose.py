@@ -23,6 +23,10 @@ def diagnose(
             "these. layers: which layers of two pretrained backbones are most alike",
         ),
     ] = "",
+    label: Annotated[
+        str | None,
+        arg(metavar="FIELD", help="also name records unlike the others of their class"),
+    ] = None,
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
     records: Annotated[
         int, arg(help="use this number at most, drawn at random; all pairs are compared")
@@ -37,6 +41,7 @@ def diagnose(
     diagnosis = code.open(run).diagnose(
         data,
         only=listed(only) or (),
+        label=label,
         part=part,
         records=records,
         untrained=untrained,

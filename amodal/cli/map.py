@@ -66,6 +66,13 @@ def map(
         float | None, arg(help="of change, or of a single query; by default Otsu's")
     ] = None,
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
+    resolution: Annotated[
+        int | None,
+        arg(
+            metavar="PIXELS",
+            help="read pictures with so many pixels a side, by windows of the run's own size",
+        ),
+    ] = None,
     pictures: Annotated[int, arg(help="records that are drawn; all have values and labels")] = 100,
     untrained: Annotated[bool, arg(help="with --label, also measure the untrained encoder")] = True,
     seed: int = 0,
@@ -90,6 +97,7 @@ def map(
         label=label,
         threshold=threshold,
         part=part,
+        resolution=resolution,
         pictures=pictures,
         untrained=untrained,
         seed=seed,

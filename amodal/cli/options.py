@@ -69,6 +69,32 @@ def take_method_options(
     return rest, options
 
 
+def joined_pairs(words: list[str]) -> list[str]:
+    """Put NAME=VALUE pairs of an option that is repeated behind its first occurrence.
+
+    The parser would take the last occurrence alone, and say nothing of the others.
+    """
+    groups: list[list[str]] = [[]]  # an option and what follows it
+    for word in words:
+        option, _, value = word.partition("=")
+        if word.startswith("--"):
+            groups.append([option, value] if "=" in value else [word])
+        else:
+            groups[-1].append(word)
+    first: dict[str, list[str]] = {}
+    out: list[list[str]] = []
+    for group in groups:
+        option, pairs_of = (group[0], group[1:]) if group else ("", [])
+        if not option.startswith("--") or not pairs_of or not all("=" in p for p in pairs_of):
+            out.append(group)
+        elif option in first:
+            first[option] += pairs_of
+        else:
+            first[option] = group
+            out.append(group)
+    return [word for group in out for word in group]
+
+
 def current_names(words: list[str]) -> list[str]:
     """Replace option names of the previous release, with a DeprecationWarning."""
     from amodal.core.recipe import OLD_NAMES

@@ -214,7 +214,9 @@ HELP = {f.name: f.metadata["help"] for f in dataclasses.fields(Recipe)}
 TYPES: dict[str, typing.Any] = typing.get_type_hints(Recipe)
 
 _RANGES: tuple[tuple[str, typing.Callable[[float], bool], str], ...] = (
-    *((n, lambda v: v > 0, "a number above 0") for n in ("lr", "epochs")),
+    ("epochs", lambda v: v > 0, "a number above 0"),
+    # a rate of 0 is a pretrained model as it is, made a run
+    ("lr", lambda v: v >= 0, "0 or more"),
     *(
         (n, lambda v: v > 0, "a whole number above 0")
         for n in ("batch_size", "micro_batch_size", "steps", "resolution", "patience")

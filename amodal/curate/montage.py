@@ -2,9 +2,9 @@
 
 The first half of the pipeline for interstitial lung disease of Van Uden et al. 2023,
 arXiv:2306.01111 (row 55 of the catalogue, with `amodal/methods/adaptation/clip_ild.py`), with any
-dual encoder in the place of CLIP and any findings. There is no volume modality yet: a scan is a
-list of slices for `PatchSelector`, and in a dataset an image. The number and size of patches and
-the prompts are the user's, as in the paper.
+dual encoder in the place of CLIP and any findings. A scan is a list of slices for `PatchSelector`;
+`amodal montage` reads volumes. The number and size of patches and the prompts are the user's, as in
+the paper.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from amodal.diagnose.label_free import label_free_scores
 from amodal.diagnose.neighbours import mutual_knn
 from amodal.diagnose.spectrum import spectrum
 from amodal.diagnose.volume import volume_of
+from amodal.evaluate.class_outliers import ClassOutlier, class_outliers, outlier_tables
 from amodal.evaluate.layer_agreement import agreement_of_layers
 from amodal.evaluate.result import json_values
 from amodal.inference.common_space import ALIKE
@@ -142,12 +143,16 @@ class Diagnosis:
         odd: Keys of records whose fields disagree most, and by how much: one minus their cosine,
             less the mean of that over records. {} where fields have no common space.
         records: How many were read.
+        outliers: Records unlike the others of their class, where a label was named; `by_untrained`
+            says which of them the encoder before training names too.
     """
 
     name: str
     rows: list[dict[str, Any]]
     odd: Mapping[str, float] = field(default_factory=dict)
     records: int = 0
+    outliers: Sequence[ClassOutlier] = ()
+    by_untrained: frozenset[str] = frozenset()
 
     @property
     def sentence(self) -> str:
@@ -176,7 +181,11 @@ class Diagnosis:
             escape(f"{self.name}, {self.records:,} records: {self.sentence}.")
         ]
         parts += [self._table(name) for name in names]
-        return Group(*parts, *filter(None, [self._odd_records()]))
+        return Group(
+            *parts,
+            *filter(None, [self._odd_records()]),
+            *outlier_tables(self.outliers, self.by_untrained),
+        )
 
     def _table(self, diagnosis: str) -> Table:
         rows = [row for row in self.rows if row["diagnosis"] == diagnosis]
@@ -219,6 +228,7 @@ class Diagnosis:
         path = Path(path)
         written = {"data": self.name, "records": self.records, "sentence": self.sentence}
         written |= {"rows": self.rows, "odd": dict(self.odd)}
+        written |= {"outliers": [asdict(outlier) for outlier in self.outliers]}
         text = json.dumps(json_values(written), indent=1) + "\n"
         try:
             with whole_file(path) as draft:
@@ -233,6 +243,7 @@ def diagnose(
     data: Any,
     *,
     only: Sequence[str] = (),
+    label: str | None = None,
     part: str | None = None,
     records: int = MAX_RECORDS,
     untrained: bool = True,
@@ -245,6 +256,7 @@ def diagnose(
         model: A run.
         data: Whatever `amodal.open` takes.
         only: Names of `DIAGNOSES`, all unless set; or "layers", of pretrained backbones.
+        label: Also name records that are unlike the others of their class.
         part: "train", "valid" or "test"; all records unless set.
         records: How many at most, drawn at random; all pairs of them are compared.
         untrained: Measure the same encoder before training beside it.
@@ -260,6 +272,8 @@ def diagnose(
     if seed < 0 or records < 3:
         raise AmodalError(f"seed is at least 0 and records at least 3, not {seed} and {records}")
     dataset = model.with_features(model.read(data))
+    if label is not None:
+        dataset.label(label, required=True)  # an unknown one is an error before anything is read
     rows = np.asarray(dataset.split(part) if part else np.arange(len(dataset)))
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:records])
     if len(rows) < 3:
@@ -291,7 +305,20 @@ def diagnose(
         }
         for (name, source, target, metric), value in trained.items()
     ]
-    return Diagnosis(dataset.name, numbers, _odd(embedded[0]), len(rows))
+    outliers: list[ClassOutlier] = []
+    by_untrained: frozenset[str] = frozenset()
+    if label is not None:
+        outliers = class_outliers(embedded[0], label)
+        if untrained:
+            by_untrained = frozenset(o.key for o in class_outliers(embedded[1], label))
+    return Diagnosis(
+        dataset.name,
+        numbers,
+        _odd(embedded[0]),
+        len(rows),
+        outliers=outliers,
+        by_untrained=by_untrained,
+    )
 
 
 def _embedded(model: Model, dataset: Dataset, rows: np.ndarray, bar: Bar) -> Embedded:

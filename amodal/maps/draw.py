@@ -37,6 +37,7 @@ from amodal.maps.request import Request, request_of
 from amodal.maps.result import Maps
 from amodal.maps.truth import Truth
 from amodal.maps.values import Source, compute, range_of, sample
+from amodal.maps.windows import enlarged, sliding
 from amodal.methods.contract import Method
 from amodal.modalities.shared.rasters import UNKNOWN
 from amodal.nn.encoder import Encoder
@@ -62,6 +63,7 @@ def map_records(
     label: str | None = None,
     threshold: float | None = None,
     part: str | None = None,
+    resolution: int | None = None,
     pictures: int = 100,
     untrained: bool = True,
     seed: int = 0,
@@ -85,6 +87,8 @@ def map_records(
         label: A field with rasters of labels, which maps are measured against.
         threshold: Of change, or of a single query; Otsu's unless set.
         part: "train", "valid" or "test"; all records unless set.
+        resolution: Side in pixels at which pictures are read, by windows of the encoder's size that
+            slide over them; the encoder's unless set.
         pictures: How many records are drawn; all have values and label maps.
         untrained: Measure the encoder before training too.
         seed: Of all that is random.
@@ -108,6 +112,7 @@ def map_records(
         text_field=text_field,
         label=label,
         part=part,
+        resolution=resolution,
         untrained=untrained,
         progress=progress,
     )
@@ -144,6 +149,8 @@ def _field(encoder: Encoder, dataset: Dataset, request: Request) -> str:
 
 def _items(model: Model, dataset: Dataset, name: str, request: Request, rows: np.ndarray) -> Items:
     modality = model.encoder.fields[name]
+    if request.resolution is not None:
+        modality = enlarged(modality, request.resolution)
     if request.by and request.time:
         by, time = request.by, request.time
         return changes_over_time(dataset, request.change[0], by, time, name, modality, rows)
@@ -215,6 +222,14 @@ class _Work:
 
     def patches(self, encoder: Encoder, method: Method | None) -> Patches:
         """What is computed of a batch."""
+        field = self.field
+        patches = self._patches_at_once(encoder, method)
+        if self.request.resolution is None:
+            return patches
+        side: int = cast(Any, encoder.fields[field]).size
+        return sliding(patches, field, side)
+
+    def _patches_at_once(self, encoder: Encoder, method: Method | None) -> Patches:
         field = self.field
         if self.request.kind == "queries":
             return text_queries.patches_of(encoder, method, field)

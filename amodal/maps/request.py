@@ -33,6 +33,7 @@ class Request:
         label: A field with rasters of labels.
         threshold: Of a single layer.
         part: Of the split.
+        resolution: Side in pixels at which pictures are read; None for the encoder's.
         pictures: How many records are drawn.
         untrained: Measure the encoder before training too.
         seed: Of all that is random.
@@ -50,6 +51,7 @@ class Request:
     label: str | None = None
     threshold: float | None = None
     part: str | None = None
+    resolution: int | None = None
     pictures: int = 100
     untrained: bool = True
     seed: int = 0
@@ -67,6 +69,8 @@ class Request:
             "time": self.time,
             "threshold": self.threshold,
             "part": self.part,
+            # maps of before it existed have none
+            **({"resolution": self.resolution} if self.resolution is not None else {}),
             "seed": self.seed,
         }
 
@@ -115,6 +119,11 @@ def request_of(
     number = (SEGMENTS if segments is None else segments) if kind == "segments" else 0
     if kind == "segments" and not 2 <= number <= MAX_LAYERS:
         raise AmodalError(f"a picture is divided into 2 to {MAX_LAYERS} segments, not {number}")
+    if kind == "classes" and others.get("resolution") is not None:
+        raise AmodalError(
+            "classes that the method has learnt are of whole pictures with all their fields; leave "
+            "--resolution out"
+        )
     texts = tuple(read_queries(queries, templates)) if queries is not None else ()
     if threshold is not None and kind not in ("change", "queries"):
         raise AmodalError("a threshold is of change, or of the similarity to queries")

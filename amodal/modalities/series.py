@@ -62,6 +62,9 @@ class Series(Modality):
         units: of each channel, for people.
         patch: steps of a token.
         max_steps: longer series are cut.
+        draw: steps that a view draws at random, in place of crops and noise, where their order
+            means nothing: vectors of a slide's patches. With replacement where there are fewer.
+            0: none.
         mean, std: of each channel, measured by `infer`.
     """
 
@@ -70,6 +73,7 @@ class Series(Modality):
     units: tuple[str, ...] = ()
     patch: int = 1
     max_steps: int = 1024
+    draw: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -80,7 +84,14 @@ class Series(Modality):
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("resnet1d", "gru", "lstm")
+    backbones: ClassVar[tuple[str, ...]] = (
+        "resnet1d",
+        "gru",
+        "lstm",
+        "transmil",
+        "informer",
+        "cnn1d",
+    )
 
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) < len(self.channels):
@@ -98,6 +109,8 @@ class Series(Modality):
                 f"a series needs patch and max_steps of at least 1, got {self.patch} and "
                 f"{self.max_steps}"
             )
+        if self.draw < 0:
+            raise AmodalError(f"series.draw is a number of steps, or 0 for none, not {self.draw}")
         at_most("series", {"patch": (self.patch, 2**16)})
 
     @classmethod
@@ -169,11 +182,14 @@ class Series(Modality):
 
         weak: 80-100 % of the steps, noise of .02 deviations. strong: 50-100 %, noise of .1, each
         channel scaled by about ±10 % around its mean, one in five missing. local: 20-50 %, noise of
-        .1 (Um et al., 2017).
+        .1 (Um et al., 2017). With `draw`: a draw of that many steps in all of them.
         """
         check_view(view)
         if view == "plain":
             return value
+        if self.draw:
+            out = value[rng.choice(len(value), self.draw, replace=len(value) < self.draw)]
+            return out if np.isfinite(out).any() else value
         out = value[_ragged.random_crop(len(value), *CROPS[view], rng, least=self.patch)]
         mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
         noise = rng.standard_normal(out.shape, dtype=np.float32)

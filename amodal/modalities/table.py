@@ -81,7 +81,7 @@ class Table(Modality):
     placeholder: ClassVar[str] = '{"column": value, …}'
     uploads: ClassVar[bool] = False
     is_row: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("mlp",)
+    backbones: ClassVar[tuple[str, ...]] = ("mlp", "vector_transformer")
 
     def __post_init__(self) -> None:
         if not self.columns or len(set(self.columns)) < len(self.columns):

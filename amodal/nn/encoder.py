@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-import torch
 from torch import nn
 
 from amodal.core import Batch, Column, Embeddings, Tokens, field_of
@@ -70,8 +69,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         self.width, self.num_heads = size_of(size).width, size_of(size).heads
         tokenizers = {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
         self.tokenizers = nn.ModuleDict(tokenizers)
-        offsets = {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
-        self.field_token = nn.ParameterDict(offsets)
+        self.field_token = self.new_offsets(fields)
         self.position = additive(positions, self.width)
         # tokens of a backbone have seen each other already: such fields need no trunk of their own
         own = {f: m for f, m in fields.items() if f not in backbones}

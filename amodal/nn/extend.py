@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+import torch
 from torch import nn
 
 from amodal.core import AmodalError, unknown
@@ -75,6 +76,8 @@ class Extensions:
     ) -> Encoder:
         """Add a head for each field into one space, in which sources are compared.
 
+        The linear head of a field whose backbone brings such a space along begins as the identity.
+
         Args:
             width: Dimensions of the space.
             hidden: Width of a hidden layer of the heads; 0 for linear maps.
@@ -84,7 +87,8 @@ class Extensions:
             similarity, multi_vector: See `Encoder`.
 
         Raises:
-            AmodalError: For an unknown similarity, and for options that `head` does not have.
+            AmodalError: For an unknown similarity, for options that `head` does not have, and for
+                a width below that of the space of a backbone.
         """
         encoder = cast("Encoder", self)
         if head and (hidden or bias):
@@ -94,17 +98,18 @@ class Extensions:
         self.similarity, self.multi_vector = similarity, multi_vector
         encoder.describe_as(similarity=similarity, multi_vector=multi_vector)
 
-        def made() -> Part:
+        def made(name: str) -> Part:
             if head:
                 return head(encoder.width, width)
-            return (
-                MlpHead(encoder.width, width, hidden, bias)
-                if hidden
-                else LinearHead(encoder.width, width, bias)
-            )
+            if hidden:
+                return MlpHead(encoder.width, width, hidden, bias)
+            linear = LinearHead(encoder.width, width, bias)
+            if space := encoder.space_of(name):
+                keep_space(linear, name, space)
+            return linear
 
         return self.set_heads(
-            {name: made() for name in encoder.pools if fused or name != FUSED}, width
+            {name: made(name) for name in encoder.pools if fused or name != FUSED}, width
         )
 
     def set_heads(self, heads: Mapping[str, Part], width: int) -> Encoder:
@@ -200,7 +205,7 @@ class Extensions:
         """Freeze a field's tower.
 
         Of a pretrained backbone the map from its width to the encoder's still learns: it begins
-        random.
+        random, unless the backbone brings a space along, which it leaves as it is.
 
         Raises:
             AmodalError: For a trunk that other fields use too.
@@ -213,7 +218,8 @@ class Extensions:
                 parts[field].requires_grad_(False)
         encoder.field_token[field].requires_grad_(False)
         if encoder.contextual(field):
-            cast(Any, encoder.tokenizers[field]).project.requires_grad_(True)
+            learns = not encoder.space_of(field)
+            cast(Any, encoder.tokenizers[field]).project.requires_grad_(learns)
 
     def _needs_towers(self, verb: str) -> None:
         trunk = cast("Encoder", self).trunk
@@ -222,6 +228,28 @@ class Extensions:
                 f'one tower can be {verb} with trunk="separate", where it shares nothing; this '
                 f"encoder has {trunk!r}"
             )
+
+
+@torch.no_grad()
+def keep_space(head: LinearHead, field: str, space: int) -> None:
+    """Let a head begin as the identity.
+
+    Args:
+        head: (N, D) -> (N, width).
+        field: For messages.
+        space: Dimensions that the D have; the others are zero.
+
+    Raises:
+        AmodalError: For a smaller width.
+    """
+    if head.out_features < space:
+        raise AmodalError(
+            f"the backbone of {field!r} brings a space of {space} dimensions along, and vectors of "
+            f"{head.out_features} would cut it: set --method.width {space}"
+        )
+    nn.init.eye_(head.weight)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
 
 
 def check_fields(fields: Mapping[str, Any], backbones: Collection[str]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from amodal.core import Column, Tokens, unknown
 from amodal.core.host import take
+from amodal.core.part import Part
 
 
 class Pool(nn.Module):
@@ -84,6 +85,29 @@ class ClsPool(Pool):
 
     def single(self, tokens: Tokens) -> Tensor:
         """See `Pool.single`; a token stands in the place of the class token."""
+        return tokens.x
+
+
+class FirstPool(Part, Pool):
+    """The first token of each row, for backbones whose first token stands for a whole value.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width)
+
+    def strip(self, tokens: Tokens) -> Tokens:
+        """Remove the first token of each row."""
+        return tokens.keep(tokens.skeleton().within() > 0)
+
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        return tokens.first()
+
+    def single(self, tokens: Tokens) -> Tensor:
+        """See `Pool.single`; a token stands in the place of the first one."""
         return tokens.x
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from amodal.core import Batch, Tokens, field_of, unknown
@@ -19,6 +20,7 @@ class TokenEmbedding(Part):
     tokenizers: nn.ModuleDict
     field_token: nn.ParameterDict
     position: nn.Module | None
+    width: int
 
     @classmethod
     def read_args(cls, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +71,28 @@ class TokenEmbedding(Part):
         """Whether the tokenizer of a field is a backbone, whose tokens have seen each other."""
         # asked by name: a tokenizer may be any module, of a modality or of a plug-in
         return bool(getattr(self.tokenizers[field], "contextual", False))
+
+    def new_offsets(self, fields: Iterable[str]) -> nn.ParameterDict:
+        """What is added to the tokens of each field; in a space that a backbone brings along,
+        nothing, and it does not learn."""
+        offsets = {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
+        for field in filter(self.space_of, offsets):
+            offsets[field].requires_grad_(False).zero_()
+        return nn.ParameterDict(offsets)
+
+    def prefix_tokens(self, field: str) -> int:
+        """How many tokens a field's backbone puts before those of parts: a class token and
+        registers."""
+        body = getattr(self.tokenizers[field], "body", None)
+        return int(getattr(body, "prefix_tokens", 0))
+
+    def space_of(self, field: str) -> int:
+        """Dimensions of the space that a field's backbone brings along, such as CLIP's; 0 for
+        none."""
+        if field not in self.tokenizers:
+            return 0
+        body: Any = getattr(self.tokenizers[field], "body", None)
+        return int(body.width) if getattr(body, "is_space", False) else 0
 
     def pretrained(self, field: str) -> bool:
         """Whether the tokenizer of a field is a backbone that did not begin random on purpose."""

@@ -28,9 +28,10 @@ from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
+from amodal.nn.backbones.hf_text import longest_text
+from amodal.nn.backbones.model_sources import source_of
 from amodal.nn.backbones.module import made_module
 from amodal.nn.backbones.pretrained import input_size, is_own_code
-from amodal.nn.backbones.transformers import folder_of
 from amodal.nn.backbones.voice import RATE
 
 BackboneSpec = str | nn.Module
@@ -206,8 +207,10 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
         # a modality of a plug-in may have the same attributes as Text or Audio
         modality: Any = dataset.fields[field]
         if library == "transformers" and modality.takes_prompts and not modality.vocabulary:
-            folder = folder_of(rest.partition("#{")[0])[0]
-            changed[field] = replace(modality, vocabulary=folder, patch=1)
+            folder = source_of(rest.partition("#{")[0]).directory
+            room = longest_text(rest)
+            length = min(modality.max_length, room or modality.max_length)
+            changed[field] = replace(modality, vocabulary=folder, patch=1, max_length=length)
         if library == "voice" and library in modality.backbones and modality.rate != RATE:
             changed[field] = replace(modality, rate=RATE)
         side = input_size(spec, modality)
@@ -218,11 +221,14 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
 
 
 def notes_of(before: Dataset, after: Dataset, backbones: Mapping[str, BackboneSpec]) -> list[str]:
-    """Lines about the pictures whose size `match_inputs` changed."""
+    """Lines about pictures whose size, and texts whose length `match_inputs` changed."""
     lines = []
     for field, spec in backbones.items():
         old, new = (getattr(d.fields.get(field), "size", 0) for d in (before, after))
         if old != new:
             name = str(spec).partition("@")[0].partition("#{")[0]
             lines.append(f"{field}: read at {new} pixels a side, as {name} takes it, not at {old}")
+        old, new = (getattr(d.fields.get(field), "max_length", 0) for d in (before, after))
+        if old != new:
+            lines.append(f"{field}: the first {new} ids of a text are read, all that {spec} takes")
     return lines

@@ -25,14 +25,15 @@ class Frozen:
 
 
 class APE(PairsOfFields):
-    anchor, blocks = "picture", 1
+    anchor, blocks, layers = "picture", 1, 0
 
     def check_start(self):
         """Nothing below the heads learns; the anchor has a linear map alone."""
         super().check_start()
         for name, p in self.encoder.named_parameters():
             assert p.requires_grad == name.startswith(("extra_blocks.", "heads.")), name
-        others = set(self.encoder.fields) - {self.anchor} if self.blocks else set()
+        extended = self.blocks and not self.layers
+        others = set(self.encoder.fields) - {self.anchor} if extended else set()
         names = dict(self.encoder.named_parameters())
         assert {n.split(".")[1] for n in names if n.startswith("extra_blocks")} == others
         for f in others:
@@ -55,9 +56,18 @@ class APE(PairsOfFields):
             for r in sorted(set(tokens.row.tolist())):
                 x = self.through(p, f"trunks.{f}", tokens.x[tokens.row == r], encoder.num_heads)
                 x = self.through(p, f"extra_blocks.{f}", x.detach(), encoder.num_heads)
-                of_row[r] = x.mean(0) @ p[f"heads.{f}.weight"].T
-            found[f] = Vectors(of_row, 0 * p[f"heads.{f}.weight"].sum(1))
+                of_row[r] = self.head(p, f, x.mean(0))
+            found[f] = Vectors(of_row, 0 * self.head(p, f, tokens.x.new_zeros(encoder.width)))
         return found
+
+    def head(self, p, field, x):
+        """A linear map; or a perceptron of so many layers, of which the last one has a bias too."""
+        if not self.layers or field == self.anchor:
+            return p[f"heads.{field}.weight"] @ x
+        for i in range(self.layers):
+            x = p[f"heads.{field}.{2 * i}.weight"] @ x + p[f"heads.{field}.{2 * i}.bias"]
+            x = x if i == self.layers - 1 else x.clamp(min=0)
+        return x
 
     def through(self, p, name, x, heads):
         blocks = {int(n.split(".")[3]) for n in p if n.startswith(f"{name}.blocks.")}
@@ -85,6 +95,8 @@ def hold(fields=("picture", "words"), rows=6, **options):
         {"blocks": 2, "temperature": 0.3},
         {"blocks": 0},
         {"anchor": "words"},
+        {"layers": 4},
+        {"layers": 2, "anchor": "words", "blocks": 3},
         {"temperature": 2.0, "max_scale": 0.4},
         {"temperature": 0.02, "max_scale": 20.0},
     ],
@@ -113,6 +125,7 @@ def test_defaults():
     assert defaults("ape") == {
         "anchor": "",
         "blocks": 1,
+        "layers": 0,
         "width": 256,
         "temperature": 0.07,
         "max_scale": 100.0,

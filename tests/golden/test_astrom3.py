@@ -80,6 +80,16 @@ def test_two_steps_at_the_bounds(options):
     hold(**options)
 
 
+def test_two_steps_with_the_papers_kinds_of_encoder():
+    hold(
+        fields=("signal", "facts"),
+        backbones={
+            "signal": "informer:length=8,width=8,layers=1,heads=2,hidden=8",
+            "facts": "mlp:width=8,layers=2",
+        },
+    )
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_few_rows(rows):
     """Of one row there is no pair, of two rows one or none."""

@@ -18,14 +18,16 @@ class DinoTxt(Reference):
     """A locked tower, blocks behind it that learn, and another tower that learns whole."""
 
     locked, blocks, pooling = ("picture",), 2, "both"
-    temperature, max_scale, heads = 0.07, 100.0, 2
+    temperature, max_scale, heads, prefix = 0.07, 100.0, 2, 1
 
     def __init__(self, page):
         super().__init__(page)
         for name, p in self.encoder.named_parameters():
             room, field = name.split(".")[:2]
             of_tail = room == "pools" and not name.endswith(".token")
-            p.requires_grad_(field not in self.locked or of_tail)
+            of_map = room == "tokenizers" and ".project." in name and "body" not in name
+            of_map = of_map and self.encoder.contextual(field)
+            p.requires_grad_(field not in self.locked or of_tail or of_map)
 
     def check_start(self):
         """A block begins as nothing much: its scales are 1e-5 (the authors' model). A locked tower
@@ -80,7 +82,7 @@ class DinoTxt(Reference):
             x = self.block({n.removeprefix(f"blocks.{i}."): p for n, p in w.items()}, x)
         if self.blocks:
             x = layer_norm(x, w["norm.weight"], w["norm.bias"])
-        whole = {"cls": x[0], "mean": x[1:].mean(0)}
+        whole = {"cls": x[0], "mean": x[self.prefix :].mean(0)}
         return torch.cat(list(whole.values())) if self.pooling == "both" else whole[self.pooling]
 
     def block(self, w, x):
@@ -115,6 +117,15 @@ class DinoTxt(Reference):
         for rows in (logits, logits.T):
             total = total + sum(rows[i].logsumexp(0) - rows[i, i] for i in range(n)) / n
         return total / 2
+
+
+def test_a_class_token_and_registers_of_the_backbone():
+    """They go through the blocks with the patches, and the mean is of these alone."""
+    import timm
+
+    net = "timm:vit_tiny_patch16_224:32/class@scratch"
+    assert timm.create_model("vit_tiny_patch16_224").num_prefix_tokens == 1
+    check(backbones={"picture": net})
 
 
 def check(fields=("picture", "words"), rows=6, locked=("picture",), **options):

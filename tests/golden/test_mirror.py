@@ -8,7 +8,7 @@ import torch
 
 from amodal.masking.random import random_keep
 from amodal.methods.contrastive.mirror import PAPER_RECIPE
-from tests.golden import naive
+from tests.golden import naive, nystrom
 from tests.golden.harness import Reference, common, defaults, golden, unit
 
 SINGLE = 1e-6
@@ -18,7 +18,7 @@ SINGLE = 1e-6
 class Mirror(Reference):
     width, prototypes, hidden, latent, ratio, stop_target = 8, 7, 10, 5, 0.75, False
     temperature, limit, align, retain, style, cluster = 0.07, 100.0, 0.5, 0.1, 0.1, 0.2
-    heads = 2
+    heads, hides = 2, {}
 
     def check_start(self):
         assert self.min_batch_size == 2 and self.encoder.space_width == self.width
@@ -36,12 +36,11 @@ class Mirror(Reference):
         assert "style.prototypes.bias" not in self.w
         p = self.w["style.prototypes.weight"].detach()  # orthogonal at the start
         torch.testing.assert_close(p @ p.T, torch.eye(len(p)).double(), rtol=1e-5, atol=1e-5)
-        names = [
-            n for n in self.w if ".blocks." in n and n.startswith("retention.decoders.picture")
-        ]
-        assert {n.split(".blocks.")[1][0] for n in names} == {"0"}  # one block
+        blocks = {tuple(n.split(".blocks.")) for n in self.w if ".blocks." in n}
+        assert {rest[0] for _, rest in blocks} <= {"0"}  # one block
         for f in self.encoder.fields:
-            assert 0.01 < self.w[f"retention.decoders.{f}.mask.{f}"].std() < 0.04
+            if f not in self.hides:
+                assert 0.01 < self.w[f"retention.decoders.{f}.mask.{f}"].std() < 0.04
 
     def losses(self, batch):
         contexts = self.encoder.encode(self.encoder.tokenize(batch))
@@ -53,7 +52,7 @@ class Mirror(Reference):
         for a, b in pairs:
             terms[f"info_nce/{a}~{b}"] = self.align * self.nce(*common(z, a, b)) / len(pairs)
         for f in fields:  # of two fields each has its full weight
-            retained = self.retention(f, contexts[f], batch)
+            retained = getattr(self, self.hides.get(f, "retention"))(f, contexts[f], batch)
             terms[f"retain/{f}"] = 2 * self.retain * retained / len(fields)
         for f in fields:
             mean, log_variance, _ = styles[f]
@@ -123,6 +122,42 @@ class Mirror(Reference):
             losses.append(((predicted - target) ** 2).mean(1))
         return torch.cat(losses).mean()
 
+    def hidden_of_list(self, field, tokens, batch):
+        """Tokens of a list, without the first one, predicted by a layer of Nystrom attention."""
+        name, losses = f"retention.lists.{field}", []
+        for row in tokens.row.unique().tolist():
+            at = tokens.row == row
+            x, count = tokens.x[at], int(at.sum()) - 1
+            draw = signed(naive.bits(int(batch.seeds[row]), naive.code(f"retained {field}")))
+            order, zeros = torch.arange(count), torch.zeros(count, dtype=torch.int64)
+            seen = random_keep(zeros, zeros + draw, order, self.ratio)
+            seen = torch.cat([torch.ones(1, dtype=torch.bool), seen])
+            inputs = torch.where(
+                seen[:, None], self.linear(f"{name}.embed", x), self.w[f"{name}.mask"]
+            )
+            inputs = inputs + positions(tokens.position[at], x.shape[1])
+            made = nystrom.layer(
+                self.w, f"{name}.layer", inputs, heads=self.heads, landmarks=x.shape[1] // 2
+            )
+            predicted = self.linear(f"{name}.head", self.norm(f"{name}.norm", made[~seen]))
+            losses.append(((predicted - x[~seen]) ** 2).mean(1))
+        return torch.cat(losses).mean()
+
+    def hidden_of_vector(self, field, tokens, batch):
+        """Entries of single vectors, predicted by a block between their heads."""
+        name, total, number = f"retention.vectors.{field}", 0, 0
+        for row, x in zip(tokens.row.tolist(), tokens.x):
+            draw = signed(naive.bits(int(batch.seeds[row]), naive.code(f"retained {field}")))
+            order, zeros = torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64)
+            seen = random_keep(zeros, zeros + draw, order, self.ratio)
+            inputs = torch.where(seen, self.linear(f"{name}.embed", x), self.w[f"{name}.mask"])
+            made = nystrom.vector_block(
+                self.w, f"{name}.block", inputs + self.w[f"{name}.place"], heads=self.heads
+            )
+            made = self.linear(f"{name}.head", nystrom.norm(self.w, f"{name}.norm", made, 1e-6))
+            total, number = total + ((made - x)[~seen] ** 2).sum(), number + int((~seen).sum())
+        return total / number
+
     def block(self, name, x):
         y, made = self.norm(f"{name}.blocks.0.norm1", x), []
         qkv = self.linear(f"{name}.blocks.0.attention.qkv", y)
@@ -161,6 +196,7 @@ def hold(fields=("picture", "words"), rows=6, **options):
     known = {k: v for k, v in options.items() if hasattr(Mirror, k)}
     known |= {"limit": options.get("max_scale", 100.0)}
     reference = type("Mirror", (Mirror,), known)
+    options.pop("hides", None)
     golden(
         "mirror",
         reference,
@@ -186,6 +222,18 @@ def test_two_steps(fields):
 )
 def test_two_steps_with_other_options(options):
     hold(**options)
+
+
+def test_two_steps_with_the_papers_kinds_of_encoder():
+    """A list of vectors behind TransMIL's class token, and cells that one vector holds."""
+    hold(
+        ("signal", "facts"),
+        backbones={
+            "signal": "transmil:width=16,heads=2,kernel=5",
+            "facts": "vector_transformer:width=12,heads=3,blocks=1",
+        },
+        hides={"signal": "hidden_of_list", "facts": "hidden_of_vector"},
+    )
 
 
 def test_defaults():

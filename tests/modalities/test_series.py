@@ -123,6 +123,19 @@ def test_views():
         assert np.isfinite(single).any()
 
 
+def test_a_view_draws_steps_that_have_no_order():
+    value = np.arange(20, dtype=np.float32)[:, None]
+    bag = make("series", draw=6)
+    rng = np.random.default_rng(0)
+    one, other = (bag.augment(value, view, rng).ravel().tolist() for view in ("weak", "strong"))
+    assert len(one) == len(set(one)) == len(other) == 6 and one != other
+    assert set(one) <= set(range(20)) and bag.augment(value, "plain", rng) is value
+    few = bag.augment(value[:3], "weak", rng).ravel()
+    assert len(few) == 6 and set(few) <= {0, 1, 2}
+    with pytest.raises(AmodalError, match="draw"):
+        make("series", draw=-1)
+
+
 def test_infer():
     rng = np.random.default_rng(0)
     walk = {

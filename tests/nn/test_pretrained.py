@@ -81,6 +81,23 @@ def bert(tmp_path_factory):
 # Images
 
 
+def test_a_class_token_may_stand_before_the_patches(vit):
+    path, model = vit
+    tower = backbone(f"timm:{VIT}:32/class@{path}", IMAGE, 8)
+    bag = tower(images(), "image", 3)
+    assert bag.lengths().tolist() == [5, 0, 5] and tower.body.prefix_tokens == 1
+    plain = backbone(f"timm:{VIT}:32@{path}", IMAGE, 8)
+    with torch.no_grad():
+        want = model.forward_features(plain.body.scaled(images().values))
+        patches, _, place = plain.body(images().values)
+        got, _, position = tower.body(images().values)
+    torch.testing.assert_close(got, want.flatten(0, 1), rtol=1e-4, atol=1e-5)
+    assert torch.equal(position.view(2, 5, 3)[:, 1:].flatten(0, 1), place) and not position[0].any()
+    torch.testing.assert_close(got.view(2, 5, -1)[:, 1:].flatten(0, 1), patches)
+    with pytest.raises(AmodalError, match="no class token; leave /class out"):
+        backbone("timm:resnet18:32/class@scratch", IMAGE, 8)
+
+
 def test_a_vit_gives_its_patches_with_the_weights_of_the_file(vit):
     path, model = vit
     tower = backbone(f"timm:{VIT}:32@{path}", IMAGE, 8)
@@ -256,6 +273,21 @@ def test_the_special_token_before_a_text_stands_for_it(bert):
     assert random.body.is_scratch and random(column, "text", 3).lengths().tolist() == [1, 1, 1]
     with pytest.raises(AmodalError, match="@first is for text"):
         backbone(f"transformers:{path}@first", IMAGE, 8)
+
+
+def test_the_special_token_behind_a_text_stands_for_it(bert):
+    path, model, modality = bert
+    column = texts(3, 1)
+    net = backbone(f"transformers:{path}@last", modality, 8)
+    with torch.no_grad():
+        got, lengths, _ = net.body(column.values)
+        for row, ids in zip(got, torch.split(column.values.flat, [3, 1])):
+            whole = torch.tensor([[2, *ids.tolist(), 3]])
+            want = model(input_ids=whole).last_hidden_state[0, -1]
+            torch.testing.assert_close(row, want, rtol=1e-4, atol=1e-5)
+    assert lengths.tolist() == [1, 1] and net.body.is_one_vector
+    with pytest.raises(AmodalError, match="@last is for text"):
+        backbone(f"transformers:{path}@last", IMAGE, 8)
 
 
 def test_berts_own_dropout_draws_from_the_seeds_of_rows(bert):

@@ -34,7 +34,7 @@ def sha(run) -> str:
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("lr", 0, "lr must be a number above 0; it is 0"),
+        ("lr", -0.1, "lr must be 0 or more; it is -0.1"),
         ("lr", "high", "lr must be a number; it is 'high'"),
         ("optimizer", "adan", "no optimizer is called 'adan'. Did you mean"),
         ("schedule", "cosinus", "Did you mean cosine"),

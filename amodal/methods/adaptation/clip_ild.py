@@ -5,31 +5,34 @@ Van Uden, Bluethgen, Attias, Polacin, Guo, Simha, Raj and Langlotz, 2023, arXiv:
 CLIP's, between every two fields (Radford et al. 2021, figure 3), of which one side may rest. Row 55
 of the catalogue. Written from the paper's description; its code is not public.
 
-The whole way: `amodal.curate.montage` scores patches of a scan by prompts and puts the best into
-one picture; `amodal.curate.report_sections` takes sentences from reports; this page continues
-the contrast on both (`amodal pretrain clip_ild --init-from RUN`); `zero_shot` of `amodal evaluate`
-decides, with several wordings of each class.
+The whole way, from CLIP's weights in DIR, which are made a run by a rate of 0:
+
+    amodal pretrain clip --data PAIRS --size base --method.width 512 --steps 1 --lr 0 --out CLIP
+        --backbone image=transformers:DIR@projected text=transformers:DIR@projected
+    amodal montage CLIP --data SCANS --scans COLUMN --findings FILE --level -600 --width 1500
+        --report COLUMN --sections Lungs,Findings --about "fibrosis,opacity" --out MONTAGES
+    amodal pretrain clip_ild --init-from CLIP --data MONTAGES --size base --method.width 512
+        --backbone image=transformers:DIR@projected text=transformers:DIR@projected
+        --train-backbones --method.temperature 0.01 --views all=plain --out RUN
+    amodal evaluate RUN --data MONTAGES --only zero_shot
+
+`montage` scores patches of the slices of each volume by prompts, puts the best into one picture,
+and takes sentences from reports; this page goes on with the contrast on both; `zero_shot` decides,
+with several wordings of each class, and has AUROC with intervals. In Python they are
+`amodal.selection.montages` and `amodal.curate.montage`.
 
 Differs:
 
-- encoder: that of RUN, which any dual method has trained here. The paper goes on from CLIP's
-  published weights. `--backbone` takes pretrained bodies of pictures and of texts, but the maps
-  into CLIP's common space do not come with them, so there is nothing to choose patches with before
-  a first run with pairs.
-- temperature: it begins anew at .07, or as told; the paper goes on from CLIP's, which is .01
-  (`--method.temperature 0.01`).
-- heads: both maps into the common space learn, also that of a side that rests.
+- temperature: it begins anew at .07, or as told; the paper goes on from CLIP's, which is .01.
+- heads: behind each of CLIP's projections is one more linear map, which begins as the identity and
+  learns, also that of a side that rests.
 - more than two fields: the mean over pairs.
-- data: there is no kind for volumes; a scan is a list of slices to `PatchSelector`. Lungs are not
+- data: volumes are stacks of slices (.npy, TIFF, folders of pictures), not DICOM. Lungs are not
   segmented: patches are cut from whole slices, within a window of intensities. Size and number of
   patches, prompts and headings of reports are the user's.
 - recipe: none of the paper's; rate, batch and number of steps are the library's. There is no early
   stopping: the steps are the budget.
-- views: `weak`, so montages are cropped and reports lose words at their ends (`--views all=plain`
-  for neither).
-- product: classes with wordings of each are `amodal predict RUN --classes FILE --templates …`, and
-  AUROC with intervals is `zero_shot` of `amodal evaluate`. Montages and sentences are made in
-  Python, by no command.
+- views: `weak` unless said otherwise, so montages are cropped and reports lose words at their ends.
 """
 
 from amodal.core import unknown

@@ -8,16 +8,27 @@ vector. Row 200 of the catalogue.
 For any fields: the locked ones get a projection tower (`amodal.nn.heads.projection_tower`), the
 others a linear map into its space.
 
+The paper's towers are DINOv2's ViT-L/14 with registers, whose class token and registers go through
+the blocks with its patches, and a causal transformer from scratch with the configuration of DIR
+(24 layers, 1,280 wide, CLIP's subwords), of which the state at the end of a text is taken:
+
+    amodal pretrain dinotxt --data DATA --recipe paper --size large --out RUN
+        --backbone image=timm:vit_large_patch14_reg4_dinov2:224/class@pretrained
+        text=transformers:DIR@last@scratch
+    amodal map RUN --data PICTURES --queries "a cat,a tree" --template "a photo of {}"
+        --resolution 448 --out MAPS
+
+That is its segmentation by texts. `--resolution` lets windows of the run's own size slide over
+pictures with more pixels, which overlap by half or more; a patch is the mean of all that show it.
+
 Differs:
-- Encoder: the paper's is DINOv2's ViT-L/14 with registers. A pretrained backbone here
-  (`--backbone image=timm:NAME`) gives its patches alone, through a linear map that learns, so that
-  the class token is a new one which the blocks fill, and registers stay out of them; a tower that
-  a run trained brings its class token along.
+
+- Encoder: `timm:NAME` without `/class`, and other backbones, give patches alone, and the class
+  token is a new one that the blocks fill. Where a backbone is not as wide as the encoder, a linear
+  map that learns stands between them. Behind the text's tower is one linear map more than theirs.
 - Blocks: theirs are dropped at random in training, at a rate of .3; these are not, because a
   pooling does not know the seeds of rows. Attention has a bias here, theirs has none. Matrices and
   biases start as torch has them, theirs normal with .02 and zero.
-- Text: this library's tower, which reads both ways and has a class token. Theirs reads causally
-  from scratch, 24 layers 1,280 wide, and gives the state at the end of the text, of 77 subwords.
 - Pooling of patches: their mean. The authors' model also has the maximum and a generalised mean,
   which the released one does not use, and can take patches from an earlier layer.
 - The inverse temperature is bounded by 100, CLIP's; their public code has no bound.
@@ -26,9 +37,8 @@ Differs:
 - Data: the curation of both sides (captions balanced over concepts, clusters of images) is not
   here.
 - Views are `weak` of both fields: crops of 60 to 100 %, and slices of texts of 80 to 100 %.
-- Product: `amodal map RUN --queries "a cat,a tree"` (with `--template` for prompts) is their
-  segmentation by texts; it and `patch_maps` enlarge cosines bilinearly, the authors' notebook
-  enlarges patches, bicubically. Windows that slide over a larger picture are left out.
+- Maps enlarge cosines bilinearly, the authors' notebook enlarges patches, bicubically. Size and
+  overlap of windows are ours.
 - Further fields, and several locked ones, are ours.
 """
 
@@ -44,6 +54,7 @@ from amodal.core import AmodalError, Batch, Embeddings, Recipe, Tokens
 from amodal.methods.adaptation.lit import to_lock
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
+from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import (
     ProjectionTower,
@@ -84,6 +95,7 @@ def dinotxt(
     default = [f for f in candidates if encoder.pretrained(f)] or candidates[:1]
     for field in to_lock(encoder, lock or ",".join(default)):
         encoder.lock(field)
+        _keep_features(encoder, field)
         with_projection_tower(encoder, field, blocks=blocks, output=pooling)
     scale = Scale(1 / temperature, most=max_scale)
 
@@ -96,6 +108,17 @@ def dinotxt(
         )
 
     return DinoTxt(align_to_towers(encoder), objective, learned=scale)
+
+
+@torch.no_grad()
+def _keep_features(encoder: Encoder, field: str) -> None:
+    """Blocks read the tokens of a pretrained backbone as they are, where they are as wide."""
+    backbone = encoder.tokenizers[field]
+    if not isinstance(backbone, Backbone) or not encoder.pretrained(field):
+        return
+    if backbone.body.width == encoder.width:
+        backbone.keep_features()
+        encoder.field_token[field].zero_()
 
 
 class DinoTxt(Towers):

@@ -7,24 +7,31 @@ Clusters and their number by coding length are what `amodal cluster` gives of a 
 Each field is clustered by itself, with a head of its own, and losses are means over fields. The
 head's two branches, end to end, are the aligned vectors.
 
+The paper's features are CLIP ViT-L/14's, in the space of its texts, by whose votes clusters are
+named. With that model in DIR, and CLIP as a run (a rate of 0; any data with both fields):
+
+    amodal pretrain cpp --data DATA --recipe paper --size base
+        --backbone image=transformers:DIR@projected --out RUN
+    amodal pretrain clip --data PAIRS --size base --method.width 768 --steps 1 --lr 0
+        --backbone image=transformers:DIR@projected text=transformers:DIR@projected --out CLIP
+    amodal cluster RUN --data DATA --names FILE --names-by CLIP
+
+The head is that of the authors' code. Any other frozen encoder gives features as well.
+
 Differs:
 
-- features: of any frozen encoder; the paper's are CLIP ViT-L/14's, in the space of its texts. Of
-  such a backbone the mean of its patches is taken, and the linear map to the encoder's width stays
-  random. The head is that of the authors' code.
 - groups: columns of Pi, as in the authors' code; its rows sum to 1 exactly after an odd number of
   half steps, its columns nearly.
-- optimizer: one rate and one weight decay, where theirs has 2e-3 and 5e-3 for the branch of
-  memberships. Stages have an optimizer each, so that its moments do not outlive the warm-up.
+- optimizer: one rate, where theirs has 2e-3 for the branch of memberships (`--lr-multipliers
+  encoder.heads.image.member.=0.667`), and one weight decay, where theirs has 5e-3 there. Stages
+  have an optimizer each, so that its moments do not outlive the warm-up.
 - warm-up: a share of the steps with its own rise and fall of the rate; theirs is a number of
   steps.
 - `distortion` .1 as in the authors' code, which ignores its own option for it.
 - product: `amodal cluster` groups by the memberships' branch and codes the subspaces' branch, of
-  up to 2,000 records; others get the cluster that they are most alike. The paper names them by
-  votes of texts in CLIP's space. The heads of this page take the place of those into a common
-  space, so a run that has one does it: `amodal cluster RUN --names FILE --names-by RUN2`. `amodal
-  evaluate` scores such clusters, of the vectors of both branches, where there is a label
-  (`number="coding length"`)."""
+  up to 2,000 records; others get the cluster that they are most alike. `amodal evaluate` scores
+  such clusters, of the vectors of both branches, where there is a label (`number="coding
+  length"`)."""
 
 from __future__ import annotations
 

@@ -1,25 +1,29 @@
 """AstroM3: every two fields of an object are contrasted, each pair at a temperature of its own.
 
 Rizhko and Bloom, 2024, arXiv:2411.08842. Loss: their symmetric cross-entropy of each pair of
-fields, averaged over the pairs. Row 39 of the catalogue. What the paper does with it afterwards:
-`amodal search` for similar objects, `amodal diagnose` for outliers.
+fields, averaged over the pairs. Row 39 of the catalogue. The authors' encoders are backbones from
+scratch: an Informer over 200 steps of a light curve, the plain convolutions of GalSpecNet over
+2,575 places of a spectrum, and two layers over the metadata.
+
+    amodal pretrain astrom3 --data DATA --recipe paper --size base --views all=plain --out RUN
+        --backbone light=informer spectrum=cnn1d metadata=mlp:width=512,layers=2
+    amodal search RUN ...                   # similar stars, within a field and across fields
+    amodal diagnose RUN --data DATA --label class     # fields that disagree; unlike their class
+    amodal cluster RUN --data DATA          # subclasses
+    amodal adapt RUN --data DATA --label class --out RUN2
 
 Differs:
 
-- encoders: those of the library. `--backbone spectrum=resnet1d --backbone facts=mlp` are a
-  convolutional network with shortcuts for spectra and a residual perceptron; theirs are plain
-  convolutions (GalSpecNet) and two layers. Light curves go through blocks with whole attention,
-  theirs through an Informer (8 layers, 128 wide, 4 heads), which computes a part of it.
-- what is projected is a field's vector in the encoder's width, by a linear map without a bias; the
-  authors lay all 200 steps of a light curve, and all places of a spectrum, side by side.
+- encoders: between a backbone and the common space are two linear maps, through the width of
+  `--size`, the second without a bias. ProbSparse attention draws its keys once for all series,
+  theirs anew at each step. A light curve of more steps is cut to its middle, also in training,
+  where theirs is cut at random (`--views light=weak` for 80 to 100 % of the steps with some noise).
 - dropout: the authors' encoders have .25, .34 and .16; there is none here.
 - inputs: a light curve is scaled by the channels' mean and deviation over the training records; the
   authors scale each by its own mean and median deviation, put its times between 0 and 1 and its
-  length and deviation beside each step, with four of the star's numbers. Steps that lie unevenly in
-  time need a channel of their own for it (a column that is not called time). Spectra come as they
-  are, not brought to one grid of wavelengths.
-- views: `weak`, 80 to 100 % of the steps with some noise, and a tenth of the cells dropped. The
-  authors only choose 200 steps in a row of a longer light curve (`--views all=plain` for none).
+  length and deviation beside each step, with four of the star's numbers: channels that the data
+  has to bring. Steps that lie unevenly in time need a channel of their own for it (a column that is
+  not called time). Spectra come as they are, not brought to one grid of wavelengths.
 - loss: the mean over pairs and directions; the authors' code has their sum, 6 times as much.
 - a scale that has reached a bound still gets a gradient. The authors' clamping stops it, also at
   the bound where scales begin if rounding puts them past it.
@@ -27,11 +31,9 @@ Differs:
   loss in training, by entries of the log, theirs of the loss on validation data, by epochs, of
   which 6 without a lower one end the run; they keep the epoch that matches the fields of validation
   data best. Numbers of their search are rounded.
-- product: `amodal search` finds similar stars, the method `finetune` classifies, `amodal cluster`
-  finds subclasses; `amodal diagnose` names the objects whose fields disagree most. Outliers by the
-  mean similarity of the members of a class are not there. The authors' classifier of all fields
-  reads the mean of the projected vectors; `finetune` has them side by side, before projection.
-- ours: any fields, and rows that lack some.
+- product: the authors' classifier of all fields reads the mean of the projected vectors; `adapt`
+  has the fields side by side, before projection.
+- ours: any fields, and rows that lack some; other encoders and views.
 """
 
 import itertools

@@ -5,14 +5,24 @@ alignment (symmetric InfoNCE), retention (masked tokens of the encoder's own out
 variational bottleneck that the fields share) and cluster (agreement on prototypes). Row 62 of the
 catalogue.
 
+The paper's encoders are backbones from scratch, of the width of `--size base`: TransMIL for a
+slide, a list of vectors that a frozen network made of its patches, and a perceptron with two blocks
+over its one vector for the genes of a table.
+
+    amodal pretrain mirror --data DATA --size base --recipe paper --out RUN
+        --backbone slide=transmil:width=768 --backbone genes=vector_transformer
+    amodal adapt RUN --data DATA --label subtype --out RUN2
+
+`draw = 2048` of the field in `dataset.toml` draws that many patches anew in each epoch. Of a field
+that is one vector, entries are hidden, of one behind a class token all tokens but that one; fields
+with other encoders are hidden token by token.
+
 Differs:
 
-- encoder: a transformer for every field. The authors have TransMIL (Nystrom attention, positions by
-  convolutions, a class token) over 2,048 vectors of patches that a frozen network made, and for
-  10,234 genes one vector that a perceptron makes, through two blocks. Here genes are cells of a
-  table, each a token.
-- retention: any field is hidden token by token; the authors hide entries of the single vector of
-  the genes. A class token is not decoded, theirs is. At least one token stays visible.
+- encoder: a linear map stands between each backbone and the common width, and the authors' dropout
+  of .1 is at rest. Landmarks' pseudoinverses begin at each slide's own scale, theirs at the largest
+  of the batch. Cells of genes are in deviations of their column.
+- retention: places in a list are sines, theirs are learned. At least one token stays visible.
 - as in their program, the target of retention is the encoder's output with its gradient, unless
   `stop_target`.
 - alignment takes cosines of linear maps without a bias; their program normalises before its linear
@@ -20,15 +30,17 @@ Differs:
 - any number of fields: pairs and fields are averaged so that two of them weigh as in the paper.
 - weights: those of the paper and of the program's loss; its template of a configuration has 0.15
   for retention and 0.1 for clusters.
-- views: `weak`; the authors draw 2,048 patches anew in each epoch, and change nothing else.
-- product: subtypes and survival are read by a head on both vectors (`finetune`, a label of classes
-  or TIME,EVENT); the authors' loss of survival is of discrete intervals, here it is Cox's.
+- views: without `draw`, `weak`; the authors change nothing but the draw, also of genes
+  (`--views genes=plain`).
+- product: subtypes and survival are read by a head on both vectors (`amodal adapt`, a label of
+  classes or TIME,EVENT); the authors' loss of survival is of discrete intervals, here it is Cox's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, Recipe, Tokens, field_of, name_code
@@ -38,10 +50,12 @@ from amodal.methods.contract import Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import seed_column
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, row_losses, share, token_mean, two_fields
-from amodal.methods.shared.typed_parts import field_pool
+from amodal.methods.shared.typed_parts import field_pool, has_class_token, is_one_vector
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.gaussian_bottleneck import GaussianBottleneck
 from amodal.nn.generation.mask_decoder import MaskDecoder
+from amodal.nn.generation.retention import ListDecoder, VectorDecoder
+from amodal.nn.pooling import FirstPool
 from amodal.nn.scale import Scale
 from amodal.objectives.gaussian_kl import gaussian_kl
 from amodal.objectives.info_nce import info_nce
@@ -96,10 +110,13 @@ def mirror(
         cluster: Weight of cluster agreement.
     """
     weights = Weights(align=align, retain=retain, style=style, cluster=cluster)
+    for field in two_fields(encoder).fields:
+        if has_class_token(encoder, field):
+            encoder.set_pool(field, FirstPool(encoder.width))
     heads = GaussianBottleneck(encoder.width, hidden, latent, prototypes)
     scale = Scale(1 / temperature, most=max_scale)
     return Mirror(
-        two_fields(encoder).align(width),
+        encoder.align(width),
         retention=Retention(encoder, ratio, stop_target),
         style=heads,
         scale=scale,
@@ -188,21 +205,30 @@ class Mirror(Method):
 class Retention(nn.Module):
     """Hides most encoded tokens of a field, and predicts them from the others by one block.
 
+    Of a field that is one vector, entries are hidden. Where the first token stands for the whole,
+    it stays visible.
+
     Args:
-        ratio: Share of the tokens that are hidden.
+        encoder: Its fields' backbones decide what is hidden.
+        ratio: Share of the tokens, or of the entries, that are hidden.
         stop_target: Stop the gradient through the targets.
     """
 
     def __init__(self, encoder: Encoder, ratio: float, stop_target: bool):
         super().__init__()
         self.ratio, self.stop_target, width = ratio, stop_target, encoder.width
+        heads, vectors, lists = encoder.num_heads, {}, {}
+        for f in encoder.fields:
+            if is_one_vector(encoder, f):
+                vectors[f] = VectorDecoder(width, heads)
+            elif has_class_token(encoder, f):
+                lists[f] = ListDecoder(width, heads)
+        others = [f for f in encoder.fields if f not in vectors | lists]
+        self.vectors, self.lists = nn.ModuleDict(vectors), nn.ModuleDict(lists)
         self.decoders = nn.ModuleDict(
-            {
-                f: MaskDecoder([f], width, width=width, depth=1, heads=encoder.num_heads)
-                for f in encoder.fields
-            }
+            {f: MaskDecoder([f], width, width=width, depth=1, heads=heads) for f in others}
         )
-        self.predictors = nn.ModuleDict({f: nn.Linear(width, width) for f in encoder.fields})
+        self.predictors = nn.ModuleDict({f: nn.Linear(width, width) for f in others})
 
     def forward(self, encoder: Encoder, tokens: Tokens, seeds: Tensor) -> Column:
         """The losses of the hidden tokens of each row.
@@ -216,11 +242,31 @@ class Retention(nn.Module):
         """
         source = tokens.names[0]
         field = field_of(source)
-        tokens = field_pool(encoder, source).strip(tokens)
         draws = hash_bits(seeds, name_code(f"retained {source}"))
-        keep = random_keep(tokens.row, draws[tokens.row], tokens.within(), self.ratio)
-        hidden = tokens.keep(~keep)
-        [decoded] = self.decoders[field]([tokens.keep(keep)], [hidden])
-        target = hidden.x.detach() if self.stop_target else hidden.x
-        loss_T = masked_mse(self.predictors[field](decoded.x), target, normalise=False)
-        return row_losses(loss_T, hidden)
+        if field in self.vectors:
+            return self._entries(tokens, draws, self.vectors[field])
+        parts = field_pool(encoder, source).strip(tokens)
+        keep = random_keep(parts.row, draws[parts.row], parts.within(), self.ratio)
+        hidden = parts.keep(~keep)
+        if field in self.lists:
+            whole = tokens.skeleton().within() > 0
+            hidden_T = torch.zeros_like(whole).masked_scatter(whole, ~keep.to(whole.device))
+            predicted = self.lists[field](tokens, hidden_T.to(tokens.x.device))
+        else:
+            [decoded] = self.decoders[field]([parts.keep(keep)], [hidden])
+            predicted = self.predictors[field](decoded.x)
+        return row_losses(masked_mse(predicted, self._target(hidden.x), normalise=False), hidden)
+
+    def _entries(self, tokens: Tokens, draws: Tensor, decoder: nn.Module) -> Column:
+        """The losses of the hidden entries of single vectors."""
+        count, width = tokens.x.shape
+        vector = torch.arange(count, device=draws.device).repeat_interleave(width)
+        entry = torch.arange(width, device=draws.device).repeat(count)
+        keep = random_keep(vector, draws[tokens.row].repeat_interleave(width), entry, self.ratio)
+        hidden_ND = ~keep.view(count, width).to(tokens.x.device)
+        error_ND = (decoder(tokens.x, hidden_ND) - self._target(tokens.x)).square() * hidden_ND
+        losses = torch.stack([error_ND.sum(1), hidden_ND.sum(1).to(error_ND.dtype)], 1)
+        return Column(losses, tokens.rows())
+
+    def _target(self, x: Tensor) -> Tensor:
+        return x.detach() if self.stop_target else x

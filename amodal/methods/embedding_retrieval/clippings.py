@@ -4,11 +4,21 @@ of a record; then, where a label says which records are of one thing, supervised
 of the pooled vectors, in batches of similar classes. Row 48 of the catalogue. Linking itself is
 `amodal link`: nearest exemplar with a no-match threshold, or agglomerative clusters.
 
+The paper goes on from CLIP, with a run and a rate for each stage; DIR holds it, such as ViT-B/32
+(rates are those of the examples of the authors' program):
+
+    amodal pretrain clippings --data DATA --recipe paper --size base --lr 5e-6 --train-backbones
+        --backbone picture=transformers:DIR@projected text=transformers:DIR@projected --out RUN
+    amodal pretrain clippings --data DATA --recipe paper --size base --lr 5e-9 --train-backbones
+        --backbone picture=transformers:DIR@projected text=transformers:DIR@projected
+        --init-from RUN --method.label LABEL --method.unlabelled 0 --out RUN2
+    amodal link RUN2 --data DATA --to EXEMPLARS --many-to-one
+
+Both stages in one run, split by `unlabelled`, is ours.
+
 Differs:
 
-- encoders: those of the library, from nothing. The paper goes on from CLIP (ViT-B/32, and a
-  Japanese one), on which its results rest; `--backbone picture=timm:NAME@pretrained` and a text
-  model of `transformers:DIR` can be had, but not the halves of one CLIP with their common space.
+- encoders: behind each of CLIP's projections is one more linear map, which begins as the identity.
 - the perceptron over both vectors, which the authors' program has in place of their weighted mean,
   is left out, as it is from the final results.
 - batches: whole classes in groups of about 126 records that lie together, formed once, when the
@@ -18,11 +28,9 @@ Differs:
   text share the weight of the image. Records without a label are not in the second stage.
 - the bound of the inverse temperature holds its value; CLIP's clips the parameter, and the program
   sets none. It is one number for all pairs of fields.
-- recipe: both stages are one run of one recipe, split by `unlabelled`, and end where the steps end.
-  The program has a run and a rate for each (from 5e-9 to 5e-5), cosines that restart (10 steps,
-  then twice as many each time; `PAPER_RECIPE` has one), and keeps the epoch with the best
-  validation loss or adjusted Rand index. With that recipe groups of a batch are
-  `--method.group 153`.
+- recipe: the program's cosines restart (10 steps, then twice as many each time); `PAPER_RECIPE` has
+  one. It keeps the epoch with the best validation loss or adjusted Rand index; here a run ends
+  where its steps end. With that recipe groups of a batch are `--method.group 153`.
 - views: none, as in the program without `--augmented_crops`; its other views of documents and the
   paper's generated clippings in many fonts are left out.
 - product: `amodal link` takes exemplars (`--to DATA --many-to-one`) or makes groups, by single,

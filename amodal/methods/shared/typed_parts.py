@@ -20,6 +20,20 @@ def field_pool(encoder: Encoder, source: str) -> Pool:
     return cast(Pool, encoder.pools[field_of(source)])
 
 
+def has_class_token(encoder: Encoder, field: str) -> bool:
+    """Whether a field's backbone puts a token before the others that stands for the whole."""
+    return encoder.prefix_tokens(field) > 0
+
+
+def is_one_vector(encoder: Encoder, field: str) -> bool:
+    """Whether a field's backbone makes one vector of a value."""
+    return bool(getattr(_body(encoder, field), "is_one_vector", False))
+
+
+def _body(encoder: Encoder, field: str) -> object:
+    return getattr(encoder.tokenizers[field], "body", None)
+
+
 def aligned_heads(encoder: Encoder) -> nn.ModuleDict:
     """field -> its head, of an encoder that has been aligned."""
     assert encoder.heads is not None

@@ -69,7 +69,7 @@ def train_projections(encoder: Encoder) -> Encoder:
     """
     for field, tokenizer in encoder.tokenizers.items():
         if encoder.pretrained(field):
-            cast(Any, tokenizer).project.requires_grad_(True)
+            cast(Any, tokenizer).project.requires_grad_(not encoder.space_of(field))
     return encoder
 
 

@@ -23,10 +23,18 @@ class Body(nn.Module):
     Attributes:
         width: Dimensions of its features.
         is_scratch: Whether it begins random on purpose, so that it learns where others are frozen.
+        prefix_tokens: How many tokens stand before those of the parts of a value, such as
+            registers; the first of them stands for the whole.
+        is_one_vector: Whether a value has one token.
+        is_space: Whether its features are vectors of a space that was learnt for comparing them
+            with those of another body. They reach the encoder's vectors unchanged.
     """
 
     width: int
     is_scratch: bool = False
+    prefix_tokens: int = 0
+    is_one_vector: bool = False
+    is_space: bool = False
 
     def example(self) -> Tensor | Ragged:
         """One row of values."""

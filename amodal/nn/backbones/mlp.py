@@ -34,11 +34,13 @@ class MlpOptions:
         width: Of the hidden states.
         blocks: Of two layers each, around a shortcut.
         norm: "batch", or "layer", which does not couple rows.
+        layers: Plain layers with ReLU, the first over the cells, in place of blocks; 0 for blocks.
     """
 
     width: int = 256
     blocks: int = 2
     norm: str = "batch"
+    layers: int = 0
 
 
 def build(library: str, rest: str, modality: Table) -> MlpBody:
@@ -66,7 +68,7 @@ class MlpBody(Body):
         options: Sizes.
     """
 
-    is_scratch = True
+    is_scratch = is_one_vector = True
     first: Tensor
 
     def __init__(self, table: Table, options: MlpOptions):
@@ -79,9 +81,11 @@ class MlpBody(Body):
         self.codes = nn.Embedding(max(1, int(sizes.sum())), options.width)
         nn.init.normal_(self.codes.weight, std=columns**-0.5)
         self.register_buffer("first", sizes.cumsum(0) - sizes)
-        self.blocks = nn.Sequential(
-            *(Block(options.width, options.norm) for _ in range(options.blocks))
-        )
+        plain: list[nn.Module] = [nn.ReLU()]
+        for _ in range(options.layers - 1):
+            plain += [nn.Linear(options.width, options.width), nn.ReLU()]
+        residual = [Block(options.width, options.norm) for _ in range(options.blocks)]
+        self.blocks = nn.Sequential(*(plain if options.layers else residual))
 
     def example(self) -> Tensor:
         """(1, C), zeros."""

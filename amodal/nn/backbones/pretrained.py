@@ -3,13 +3,16 @@
 `timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth
 without code in it) or the word `pretrained` for timm's own download. SIZE is the side that images
 are resized to, the model's own by default. `transformers:DIR`: a text or image model in a local
-directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
+directory; `transformers:DIR@projected`: a half of a CLIP, in the space of both halves.
+`voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
 for images of 32, 64 and 128 pixels, whose cells see no more than their own part,
-`resnet1d` for series and sound, `gru` and `lstm` for series, sound, text and symbols, `mlp` for
-tables. Their options follow a colon: `convnet:width=32,norm=group`.
+`resnet1d` for series and sound, `transmil` for lists of vectors (series), `informer` and
+`cnn1d` for series of one length, `gru` and `lstm` for
+series, sound, text and symbols, `mlp` and `vector_transformer` for tables. Their options follow a
+colon: `convnet:width=32,norm=group`.
 """
 
 from __future__ import annotations
@@ -177,6 +180,10 @@ LIBRARIES = {
     "gru": "rnn",
     "lstm": "rnn",
     "mlp": "mlp",
+    "transmil": "transmil",
+    "informer": "informer",
+    "cnn1d": "cnn1d",
+    "vector_transformer": "vector_transformer",
 }
 """The first word of a spec -> the module that reads the rest."""
 TOKENS = "tokens"
@@ -184,7 +191,18 @@ TOKENS = "tokens"
 default on small data is."""
 # package:NAME becomes one of the libraries in `amodal.train`
 reserve("backbones", [*LIBRARIES, TOKENS, "package"])
-OWN = ("amdim", "convnet", "resnet1d", "gru", "lstm", "mlp")
+OWN = (
+    "amdim",
+    "convnet",
+    "resnet1d",
+    "gru",
+    "lstm",
+    "mlp",
+    "transmil",
+    "informer",
+    "cnn1d",
+    "vector_transformer",
+)
 """Those that need no name of a model and have no weights to begin with."""
 
 
@@ -223,6 +241,8 @@ class Backbone(Part):
         self._learns = False
         self.describe_as(spec=name, modality=modality, width=width)
         self.project = nn.Linear(body.width, width)
+        if body.is_space:
+            self.keep_features()
         self.train(self.training)
         self.body.requires_grad_(False)
         if not frozen:
@@ -238,6 +258,23 @@ class Backbone(Part):
     ) -> Backbone:
         """The same module, without its weights."""
         return cast(Backbone, backbone(spec, modality, width, load=False))
+
+    @torch.no_grad()
+    def keep_features(self) -> None:
+        """Let the map to the encoder's width fill dimensions up with zeros, and not learn.
+
+        Raises:
+            AmodalError: For an encoder that is less wide than the model.
+        """
+        if self.body.width > self.project.out_features:
+            raise AmodalError(
+                f"{self.name.partition('#')[0]} has a space of {self.body.width} dimensions, which "
+                f"an encoder {self.project.out_features} wide cannot hold: take a larger --size "
+                "(small has 384, base 768, large 1,024)"
+            )
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.project.requires_grad_(False)
 
     def load_body(self, other: Backbone) -> None:
         """Take the pretrained weights of another backbone of this name."""

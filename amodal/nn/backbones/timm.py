@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, unknown
-from amodal.nn.backbones.body import ImageBody, ImageField, LoadReport, as_map, existing
+from amodal.nn.backbones.body import (
+    ImageBody,
+    ImageField,
+    LoadReport,
+    as_map,
+    existing,
+    map_tokens,
+)
 
-PRETRAINED, SCRATCH, LAYER = "pretrained", "scratch", "layer"
+PRETRAINED, SCRATCH, LAYER, CLASS = "pretrained", "scratch", "layer", "class"
 
 
 def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, LoadReport | None]:
@@ -19,7 +26,8 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
 
     Args:
         rest: NAME[:SIZE][/STRIDE][@WEIGHTS]. STRIDE is of the map whose cells are the tokens, in
-            pixels of the input; by default the last. layer3 in its place is the third block.
+            pixels of the input; by default the last. layer3 in its place is the third block, and
+            class is the last one with the class token and registers before the patches.
         modality: Of the field.
         load: Load the weights.
 
@@ -45,14 +53,24 @@ def build(rest: str, modality: ImageField, load: bool) -> tuple[ImageBody, str, 
             f"timm:{architecture}: the size after the name must be a number of pixels, got {size!r}"
         )
     model = _create(timm, name, int(size or 0), load and weights == PRETRAINED)
-    stage = _stage(model, name, stride) if stride else None
+    stage = _stage(model, name, stride) if stride not in ("", CLASS) else None
+    if stride == CLASS and not getattr(model, "num_prefix_tokens", 0):
+        raise AmodalError(f"timm:{name} has no class token; leave /{CLASS} out")
     report = None
     if load and weights == PRETRAINED:
         report = LoadReport.of(f"timm:{name}, downloaded", model.state_dict(), model.state_dict())
     elif load and weights and weights != SCRATCH:
         report = _load(model, weights)
     spec, scratch = f"timm:{architecture}", weights == SCRATCH
-    body = TimmBody(model, spec, int(size or 0), modality, stage, is_scratch=scratch)
+    body = TimmBody(
+        model,
+        spec,
+        int(size or 0),
+        modality,
+        stage,
+        is_scratch=scratch,
+        with_class=stride == CLASS,
+    )
     return body, f"timm:{rest}", report
 
 
@@ -145,6 +163,7 @@ class TimmBody(ImageBody):
         modality: Of the field.
         stage: Number and channels of the map whose cells are the tokens; None for the last.
         is_scratch: See `Body`.
+        with_class: Give the class token and registers before the patches.
     """
 
     def __init__(
@@ -156,6 +175,7 @@ class TimmBody(ImageBody):
         stage: tuple[int, int] | None = None,
         *,
         is_scratch: bool = False,
+        with_class: bool = False,
     ):
         has = model.pretrained_cfg
         size = size or has.get("input_size", (3, 224, 224))[-1]
@@ -163,10 +183,24 @@ class TimmBody(ImageBody):
         super().__init__(modality, width=width, side=size, mean=has["mean"], std=has["std"])
         self.model, self.spec, self.stage = model, spec, stage
         self.is_scratch = is_scratch
+        self.prefix_tokens = int(model.num_prefix_tokens) if with_class else 0
         grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         self.rows = grid[0] if grid else None
         with torch.no_grad():
             self.eval()(self.example())  # a model whose features are no map is found out now
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `ImageBody.forward`."""
+        if not self.prefix_tokens:
+            return super().forward(images_NCHW)
+        features_NLC: Tensor = self.model.forward_features(self.scaled(images_NCHW))
+        map_ = as_map(features_NLC, self.width, rows=self.rows, spec=self.spec)
+        patches, lengths, position = map_tokens(map_, self.grid)
+        n, before = len(features_NLC), self.prefix_tokens
+        both = [features_NLC[:, :before], patches.view(n, -1, self.width)]
+        places = position.view(n, -1, position.shape[1])
+        places = torch.cat([places.new_zeros(n, before, places.shape[2]), places], 1)
+        return torch.cat(both, 1).flatten(0, 1), lengths + before, places.flatten(0, 1)
 
     def maps(self, images: Tensor) -> Tensor:
         """See `ImageBody.maps`."""

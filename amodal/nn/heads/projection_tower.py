@@ -67,18 +67,24 @@ class ProjectionTower(Part, ClsPool):
         heads: Of attention.
         blocks: How many; without any, tokens stay as they leave the trunk.
         output: "both" for (2 D) class token, then mean patch; "cls" or "mean" for one of them (D).
+        prefix: Tokens before the patches that the tower brings along, a class token and registers;
+            0 for a new class token.
 
     Raises:
         AmodalError: For another output, and for a negative number of blocks.
     """
 
-    def __init__(self, width: int, heads: int, *, blocks: int = 2, output: str = "both"):
+    def __init__(
+        self, width: int, heads: int, *, blocks: int = 2, output: str = "both", prefix: int = 0
+    ):
         super().__init__(width)
         if output not in OUTPUTS:
             raise unknown("output of a projection tower", output, OUTPUTS)
         if blocks < 0:
             raise AmodalError(f"a projection tower has 0 blocks or more, not {blocks}")
-        self.output, self.width = output, width
+        self.output, self.width, self.prefix = output, width, prefix
+        if prefix:
+            self.register_parameter("token", None)
         self.out_width = width * (2 if output == "both" else 1)
         self.blocks = nn.ModuleList(LayerScaleBlock(width, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width) if blocks else nn.Identity()
@@ -91,6 +97,14 @@ class ProjectionTower(Part, ClsPool):
     def share_token(self, pool: ClsPool) -> None:
         """Use the class token of another pooling, which may be frozen."""
         self.token = pool.token
+
+    def prepare(self, tokens: Tokens) -> Tokens:
+        """See `Pool.prepare`; a class token that the tower has is the one."""
+        return tokens if self.prefix else super().prepare(tokens)
+
+    def strip(self, tokens: Tokens) -> Tokens:
+        """Remove the class token and registers."""
+        return tokens.keep(tokens.skeleton().within() >= max(self.prefix, 1))
 
     def run_blocks(self, tokens: Tokens) -> Tokens:
         """The class token and the patches of each row after the blocks.
@@ -124,8 +138,9 @@ def with_projection_tower(
 ) -> Encoder:
     """Put a projection tower behind a field's tower, before `align_to_towers`.
 
-    A class token that the tower was trained with is taken over, locked or not. Other towers (other
-    poolings, pretrained backbones, which give patches alone) get a new one for the blocks to fill.
+    A class token that the tower was trained with is taken over, locked or not, and so is that of a
+    backbone that gives one (`timm:NAME/class`). Other towers (other poolings, backbones that give
+    patches alone) get a new one for the blocks to fill.
 
     Args:
         encoder: Its trunk must not be joint.
@@ -140,10 +155,13 @@ def with_projection_tower(
             "a projection tower stands behind the tower of one field; this encoder has "
             'trunk="joint"'
         )
-    tower = ProjectionTower(encoder.width, encoder.num_heads, blocks=blocks, output=output)
+    prefix = encoder.prefix_tokens(field)
+    tower = ProjectionTower(
+        encoder.width, encoder.num_heads, blocks=blocks, output=output, prefix=prefix
+    )
     before = encoder.pools[field]
     trained = before if isinstance(before, ClsPool) and not encoder.contextual(field) else None
-    if trained is None and not blocks and output != "mean":
+    if trained is None and not prefix and not blocks and output != "mean":
         raise AmodalError(
             f"the tower of {field} has no class token; give its projection tower a block, or take "
             "the mean patch alone"

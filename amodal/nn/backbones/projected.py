@@ -1,0 +1,109 @@
+"""One half of a pretrained pair (CLIP, SigLIP) up to the space that both halves share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Ragged
+from amodal.modalities import Modality
+from amodal.nn.backbones.body import Body, ImageBody, ImageField, map_tokens, ones_like_rows
+from amodal.nn.backbones.hf_text import HfText, Known, TextField
+from amodal.nn.backbones.model_sources import PROJECTED
+
+
+def projected(model: Any, known: Known, modality: Any, directory: str, *, is_scratch: bool) -> Body:
+    """A half as a body, one vector a value.
+
+    Args:
+        model: Of both halves.
+        known, directory, is_scratch: As for `HfText`.
+        modality: Of the field, which says the half.
+
+    Raises:
+        AmodalError: For a model whose halves have no common space.
+    """
+    if not (hasattr(model, "vision_model") and hasattr(model, "text_model")):
+        raise AmodalError(
+            f"{PROJECTED} is for models of two kinds that share a space, such as CLIP, and "
+            f"{directory} holds a {type(model).__name__}; leave {PROJECTED} out"
+        )
+    made = _made_text if _is_text(modality) else _made_images
+    return made(model, known, modality, directory, is_scratch)
+
+
+def _is_text(modality: Modality) -> bool:
+    return modality.takes_prompts
+
+
+def _made_text(
+    model: Any, known: Known, modality: TextField, directory: str, is_scratch: bool
+) -> Body:
+    return ProjectedText(model, known, modality, directory, is_scratch=is_scratch)
+
+
+def _made_images(
+    model: Any, known: Known, modality: ImageField, directory: str, is_scratch: bool
+) -> Body:
+    return ProjectedImages(model, known, modality, is_scratch=is_scratch)
+
+
+class ProjectedImages(ImageBody):
+    """Images -> their vectors in the common space.
+
+    Args:
+        model: Of both halves.
+        known: Its `mean` and `std` are those of images.
+        modality: Of the field.
+        is_scratch: See `Body`.
+    """
+
+    is_one_vector = is_space = True
+
+    def __init__(self, model: Any, known: Known, modality: ImageField, *, is_scratch: bool):
+        side = model.config.vision_config.image_size
+        half, to_space = model.vision_model.eval(), map_to_space(model, "visual_projection")
+        with torch.no_grad():
+            z = to_space(half(pixel_values=torch.zeros(1, 3, side, side)).pooler_output)
+        super().__init__(
+            modality, width=z.shape[1], side=side, mean=known["mean"], std=known["std"]
+        )
+        self.model, self.to_space, self.is_scratch = half, to_space, is_scratch
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images -> (N, width), lengths (N,), all 1, positions (N, 3) of their middles."""
+        z_ND = self.to_space(self.model(pixel_values=self.scaled(images_NCHW)).pooler_output)
+        return map_tokens(z_ND[:, None, None], self.grid)
+
+
+class ProjectedText(HfText):
+    """Texts -> their vectors in the common space.
+
+    Args:
+        model: Of both halves.
+        known, modality, directory, is_scratch: See `HfText`.
+    """
+
+    is_one_vector = is_space = True
+
+    def __init__(
+        self, model: Any, known: Known, modality: TextField, directory: str, *, is_scratch: bool
+    ):
+        super().__init__(model.text_model.eval(), known, modality, directory, is_scratch=is_scratch)
+        self.to_space = map_to_space(model, "text_projection")
+        with torch.no_grad():
+            self.width = self.forward(self.example())[0].shape[1]
+
+    def forward(self, texts: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+        """N lists of ids -> (N, width), lengths (N,), all 1, positions (N, 3), all 0."""
+        inputs, _, _ = self.padded(texts)
+        z_ND = self.to_space(self.model(**inputs).pooler_output)
+        return z_ND, ones_like_rows(z_ND), z_ND.new_zeros(len(z_ND), 3)
+
+
+def map_to_space(model: Any, name: str) -> nn.Module:
+    """The map from a half's pooled state into the common space; SigLIP's is part of its half."""
+    out: nn.Module = getattr(model, name, None) or nn.Identity()
+    return out
