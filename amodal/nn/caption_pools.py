@@ -50,19 +50,21 @@ class CaptionerPool(Part, Pool):
     Args:
         width: D.
         heads: Of attention.
-        queries: Of the first pooler.
+        queries: Of the first pooler; 0 for none: a decoder reads the tokens.
         cascade: The single query reads what the first pooler gives, else the tokens themselves.
     """
 
     def __init__(self, width: int, heads: int, *, queries: int = 256, cascade: bool = True):
         super().__init__(width)
-        self.generative = AttentionalPooler(width, heads, queries)
+        self.generative = AttentionalPooler(width, heads, queries) if queries else None
         self.contrastive = AttentionalPooler(width, heads, 1)
         self.cascade = cascade
 
     def read(self, tokens: Tokens) -> Column:
         """What a decoder reads: lists (queries, D) of the rows that have tokens."""
         column = token_column(tokens)
+        if self.generative is None:
+            return column
         assert isinstance(column.values, Ragged)
         return Column(self.generative(column.values), column.rows)
 

@@ -56,6 +56,7 @@ PAPER_RECIPE = Recipe(
     steps=500_000,
     resolution=288,
 )
+"""Section 4.1, but for an epoch at 576 pixels that ends it."""
 
 
 def coca(
@@ -78,7 +79,8 @@ def coca(
             fields, each with a trunk of its own.
         text_field: The field that is written from all others. Default: the first text field.
         width: Width of the common space.
-        queries: Of the pooler that the decoder reads, in each other field.
+        queries: Of the pooler that the decoder reads, in each other field; 0 for none, so that it
+            reads the tokens of the trunk.
         cascade: Whether the pooler with a single query, for the contrast, reads what the first one
             gives, or the tokens of the trunk beside it.
         depth: Blocks of the decoder's second half; 0 for as many as its first half, the trunk of
@@ -104,10 +106,8 @@ def coca(
             "coca reads the text in a causal order and all else in none, so it needs "
             f'trunk="separate" and mixer="attention", not {encoder.trunk!r} and {encoder.mixer!r}'
         )
-    if queries < 1 or depth < 0:
-        raise AmodalError(
-            f"coca needs a query at least and a depth of 0 or more, not {queries} and {depth}"
-        )
+    if queries < 0 or depth < 0:
+        raise AmodalError(f"coca has 0 queries and blocks or more, not {queries} and {depth}")
     heads = encoder.num_heads
     encoder.set_pool(text_field, CausalTextPool(encoder.width))
     for f in others:
@@ -190,14 +190,14 @@ class CoCa(Method):
             self.predictor,
             self.ends,
         )
-        return CoCaFeatures(
-            size=batch.size, aligned=aligned.columns, captions=Column(losses, rows)
-        )
+        return CoCaFeatures(size=batch.size, aligned=aligned.columns, captions=Column(losses, rows))
 
     def losses(self, features: CoCaFeatures) -> dict[str, Tensor]:
         z = Embeddings({f: features.aligned[f] for f in self.encoder.fields}, features.size)
+        # equation 2 adds up both directions; `info_nce` is their mean
         pairs = {
             f"info_nce/{a}~{b}": self.contrastive_weight
+            * 2
             * info_nce(*z.pair(a, b), temperature=1 / self.scale())
             for a, b in field_pairs(z)
         }
@@ -283,9 +283,7 @@ class CoCa(Method):
         some = ids if length else ids.new_zeros(len(ids), 1)
         rows = torch.arange(len(ids), device=ids.device)
         column = Column(Ragged(some.flatten(), torch.full_like(rows, some.shape[1])), rows)
-        tokens = self.encoder.add_positions(
-            self.encoder.tokenizers[field](column, field, len(ids))
-        )
+        tokens = self.encoder.add_positions(self.encoder.tokenizers[field](column, field, len(ids)))
         states = self.text_pool.states(self.encoder.encode({field: tokens})[field])
         table = states.x.unflatten(0, (len(ids), -1))[:, : length + 1]
         return Ragged(table.flatten(0, 1), torch.full_like(rows, length + 1))

@@ -9,7 +9,7 @@ image-text matching (ITM). A row with one field has that field's masked modellin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -18,7 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Recipe, Tokens, name_code
+from amodal.core import (
+    AmodalError,
+    Batch,
+    Column,
+    Embeddings,
+    Ragged,
+    Recipe,
+    Tokens,
+    name_code,
+    unknown,
+)
 from amodal.core.column import shared_rows
 from amodal.masking.by_layout import layout_mask
 from amodal.masking.hashing import hash_bits
@@ -43,7 +53,6 @@ from amodal.nn.codebook import Codebook
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.multimodal_encoder import MultimodalEncoder
 from amodal.nn.scale import Scale
-from amodal.nn.trunks import SourceTokens
 from amodal.objectives.common import connected_zero
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.matching import swap_partners
@@ -59,8 +68,10 @@ PAPER_RECIPE = Recipe(
     warmup_steps=10_000,
     clip=0.0,
     batch_size=8192,
+    steps=214_000,
     resolution=224,
 )
+"""Table A.1; the steps are those in which .7 of the batches, 150,000, are of pairs."""
 UNIMODAL = ("unpaired", "all")
 
 
@@ -68,7 +79,7 @@ def flava(
     encoder: Encoder,
     *,
     text_field: str = "",
-    width: int = 0,
+    width: int = 512,
     depth: int = 6,
     codes: int = 512,
     image: float = 0.38,
@@ -91,7 +102,7 @@ def flava(
         encoder: Gets heads into a common space; needs two fields, each with a trunk of its own.
         text_field: The field that is exchanged for another row's where a pair should not match.
             Default: the first text field.
-        width: Width of the common space; 0 for the encoder's.
+        width: Width of the common space.
         depth: Blocks of the multimodal encoder.
         codes: Discrete codes of tokens of images and signals, which are what is predicted of them
             (8192 in the paper); 0 to predict their values.
@@ -121,8 +132,6 @@ def flava(
             f"them itself; this encoder has {encoder.trunk!r}"
         )
     if unimodal not in UNIMODAL:
-        from amodal.core import unknown
-
         raise unknown("flava.unimodal", unimodal, UNIMODAL)
     if depth < 1 or codes < 0 or codes == 1:
         raise AmodalError(
@@ -134,10 +143,8 @@ def flava(
             f"flava.mismatched is a probability below 1, so that some pairs match, not {mismatched}"
         )
     return Flava(
-        encoder.align(width or encoder.width, bias=True),
-        multimodal=MultimodalEncoder(
-            list(encoder.fields), encoder.width, depth, encoder.num_heads
-        ),
+        encoder.align(width, bias=True),
+        multimodal=MultimodalEncoder(list(encoder.fields), encoder.width, depth, encoder.num_heads),
         scale=Scale(1 / temperature, least=1.0, most=max_scale),
         text_field=text_field,
         codes=codes,
@@ -245,3 +252,192 @@ class Flava(Method):
 
         self.unimodal_heads, self.mmm_heads = heads(), heads()
         self.itm_head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
+
+    def logit_scale(self) -> Scale:
+        """The learned scale of cosines."""
+        return self.scale
+
+    def fit_statistics(self, records: Iterable[Batch]) -> None:
+        """Fit the codes of each field to its tokens in all records."""
+        whole = [
+            batch.only(*(f for f in self.codebooks if f in batch.columns)) for batch in records
+        ]
+        for f, book in self.codebooks.items():
+            modality = self.encoder.fields[f]
+            cast(Codebook, book).fit(
+                modality.targets(batch[f].values) for batch in whole if f in batch.columns
+            )
+
+    def features(self, batch: Batch) -> FlavaFeatures:
+        encoder, size = self.encoder, batch.size
+        content = encoder.patchify(batch)
+        # the contrast sees whole values, everything else those with hidden tokens (section 3.2)
+        context = encoder.encode({f: encoder.add_positions(t) for f, t in content.items()})
+        aligned = vectors(encoder, context, size)
+        hidden = {f: self.hidden(tokens, batch) for f, tokens in content.items()}
+        masked = encoder.encode(
+            {f: encoder.add_positions(self.replace(t, hidden[f])) for f, t in content.items()}
+        )
+        targets = {f: self.targets(f, batch[f].values) for f in content}
+        several = fields_of_rows(batch) > 1
+        tokens = {f: token_column(part) for f, part in masked.items()}
+        joint, read = self.multimodal(
+            {f: column.at(several[column.rows]) for f, column in tokens.items()}, size
+        )
+        unimodal, mmm = {}, {}
+        for f, part in masked.items():
+            strip = field_pool(encoder, f).strip
+            of_pairs = several[content[f].row]
+            counted = ~of_pairs if self.unpaired_only else torch.ones_like(of_pairs)
+            unimodal[f] = self.token_losses(
+                self.unimodal_heads, f, strip(part), hidden[f], counted, targets[f]
+            )
+            # of the rows with several fields all tokens are there, in their order
+            whole = strip(read[f])
+            mmm[f] = self.token_losses(
+                self.mmm_heads,
+                f,
+                whole,
+                hidden[f][of_pairs],
+                torch.ones_like(whole.row, dtype=torch.bool),
+                targets[f][of_pairs],
+            )
+        return FlavaFeatures(
+            size=size,
+            aligned=aligned.columns,
+            unimodal=unimodal,
+            mmm=mmm,
+            joint=joint,
+            tokens=tokens,
+            text_keys=text_keys(batch, self.text_field),
+            seeds=seed_column(batch),
+        )
+
+    def losses(self, features: FlavaFeatures) -> dict[str, Tensor]:
+        z = Embeddings({f: features.aligned[f] for f in self.encoder.fields}, features.size)
+        pairs = {
+            f"info_nce/{a}~{b}": self.weights["contrast"]
+            * info_nce(*z.pair(a, b), temperature=1 / self.scale())
+            for a, b in field_pairs(z)
+        }
+        terms = share(pairs)
+        for f in self.encoder.fields:
+            terms[f"unimodal/{f}"] = self.weights["unimodal"] * token_mean(features.unimodal[f])
+            terms[f"mmm/{f}"] = self.weights["mmm"] * token_mean(features.mmm[f])
+        return terms | {f"itm/{self.text_field}": self.weights["itm"] * self.matching(features)}
+
+    def matching(self, features: FlavaFeatures) -> Tensor:
+        """The matching loss: some rows have another row's text, and are no pairs.
+
+        Features hold the class tokens of pairs as they are; those that do not match go through the
+        multimodal encoder here, once for the whole batch.
+        """
+        text = features.tokens[self.text_field]
+        a, b = shared_rows(features.joint, text)
+        rows = features.joint.rows[a]
+        partner = swap_partners(
+            hash_bits(features.seeds.flat[rows], name_code("itm")),
+            self.mismatched,
+            group_N=features.text_keys.flat[b],
+        )
+        swapped = partner != torch.arange(len(partner), device=partner.device)
+        lists = {
+            f: self.of_rows(features.tokens[f], rows[swapped], features.size)
+            for f in features.tokens
+        }
+        lists[self.text_field] = Column(ragged(text)[b[partner[swapped]]], rows[swapped])
+        wrong, _ = self.multimodal(lists, features.size)
+        joint = torch.cat([features.joint.flat[a[~swapped]], wrong.flat])
+        if not len(joint):
+            return connected_zero(self.itm_head(joint))
+        matches = torch.arange(len(joint), device=joint.device) < len(joint) - len(wrong)
+        return cross_entropy(self.itm_head(joint), matches.long())
+
+    def of_rows(self, column: Column, rows: Tensor, size: int) -> Column:
+        """The entries of some rows."""
+        chosen = torch.zeros(size, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+        return column.at(chosen[column.rows])
+
+    def hidden(self, tokens: Tokens, batch: Batch) -> Tensor:
+        """(T,) bool, which tokens of a field are replaced by its mask token."""
+        field = tokens.names[0]
+        layout = self.encoder.fields[field].layout
+        if self.whole_words and layout == "tokens":
+            bits = hash_bits(batch.seeds, name_code(field))[tokens.row]
+            unit = units(self.encoder, tokens, batch[field].values, whole_words=True)
+            return ~random_keep_units(tokens.row, bits, unit, self.other)
+        return self.hide(layout, tokens, batch.seeds)
+
+    def replace(self, tokens: Tokens, hidden_T: Tensor) -> Tokens:
+        """The mask token in the place of hidden ones."""
+        mask_D = self.masks[tokens.names[0]].to(tokens.x.dtype)
+        return tokens.with_x(torch.where(hidden_T.unsqueeze(1), mask_D, tokens.x))
+
+    def targets(self, field: str, values: Any) -> Tensor:
+        """(T, ...) what is predicted of each token: a code, or what the modality says."""
+        targets = self.encoder.fields[field].targets(values)
+        return self.codebooks[field](targets) if field in self.codebooks else targets
+
+    def token_losses(
+        self,
+        heads: nn.ModuleDict,
+        field: str,
+        tokens: Tokens,
+        hidden_T: Tensor,
+        counted_T: Tensor,
+        targets: Tensor,
+    ) -> Column:
+        """The losses of hidden tokens.
+
+        Args:
+            heads: field -> its predictions.
+            field: Of the tokens.
+            tokens: T tokens of one source.
+            hidden_T: Which are hidden.
+            counted_T: Which count, by their rows.
+            targets: (T, ...) of `targets`.
+
+        Returns:
+            (N, 2) of `row_losses`.
+        """
+        chosen = hidden_T & counted_T
+        part = tokens.keep(chosen)
+        prediction, target = heads[field](part.x), targets[chosen]
+        if field in self.codebooks:
+            return row_losses(masked_cross_entropy(prediction, target), part)
+        return row_losses(self.encoder.fields[field].token_loss(prediction, target), part)
+
+    @torch.no_grad()
+    def multimodal_vectors(self, batch: Batch) -> Column:
+        """The class token (N, D) of the multimodal encoder, of rows with any field, unmasked."""
+        tokens = self.encoder.tokenize(batch)
+        lists = {f: token_column(part) for f, part in self.encoder.encode(tokens).items()}
+        return self.multimodal(lists, batch.size)[0]
+
+
+def code_width(modality: Modality) -> int:
+    """Numbers of a token of an image or a signal, 0 for what is predicted as its modality says."""
+    if modality.layout == "tokens":
+        return 0
+    targets = modality.targets(modality.collate([]))
+    real = targets.dim() == 2 and targets.is_floating_point()
+    return targets.shape[1] if real else 0
+
+
+def fields_of_rows(batch: Batch) -> Tensor:
+    """(B,) int64: how many fields each row has."""
+    return batch.present().sum(1)
+
+
+def text_keys(batch: Batch, field: str) -> Column:
+    """(N,) int64 of the rows that have a field, equal for equal texts; for no text the seeds."""
+    column = batch[field]
+    values = column.values
+    if not isinstance(values, Ragged) or values.flat.is_floating_point() or values.flat.dim() > 1:
+        return Column(batch.seeds[column.rows], column.rows)
+    owner = torch.repeat_interleave(
+        torch.arange(len(values), device=column.rows.device), values.lengths
+    )
+    place = torch.arange(len(owner), device=owner.device) - values.starts()[owner]
+    keys = torch.zeros_like(values.lengths)
+    return Column(keys.index_add(0, owner, hash_bits(values.flat, place)), column.rows)

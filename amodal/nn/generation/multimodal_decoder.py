@@ -26,9 +26,7 @@ class MultimodalDecoder(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            MultiSourceBlock(width, heads, 1, "flat") for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(MultiSourceBlock(width, heads, 1, "flat") for _ in range(depth))
         self.norm_keys, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         for module in self.modules():
             if isinstance(module, nn.Linear):
