@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from amodal.stats.kmeans import assign
 
 SAMPLE = 100_000
-"""Tokens that centres are fitted to, at most."""
+"""Tokens that kept for fitting centres, at most."""
 
 
 class Codebook(nn.Module):
@@ -28,6 +26,7 @@ class Codebook(nn.Module):
 
     def __init__(self, codes: int, width: int):
         super().__init__()
+        self.codes = codes
         self.register_buffer("centres", torch.randn(codes, width))
 
     @torch.no_grad()
@@ -35,15 +34,10 @@ class Codebook(nn.Module):
         """(T,) int64: the code of each token."""
         return assign(x_TP.to(self.centres.dtype), self.centres)[0]
 
-    def fit(self, tokens: Iterable[Tensor]) -> None:
-        """Fit the centres by mini-batch k-means; fewer tokens than centres leave some unused.
-
-        Args:
-            tokens: Parts (T, P) of all there are. Of more than `SAMPLE` so many are drawn.
-        """
+    def fit(self, x_TP: Tensor) -> None:
+        """Fit the centres by mini-batch k-means; fewer tokens than centres leave some unused."""
         from sklearn.cluster import MiniBatchKMeans
 
-        x_TP = sample(tokens, SAMPLE)
         if not len(x_TP):
             return
         count = min(len(self.centres), len(x_TP))
@@ -54,15 +48,23 @@ class Codebook(nn.Module):
         self.centres.copy_(torch.cat([centres, rest]))
 
 
-def sample(parts: Iterable[Tensor], count: int) -> Tensor:
-    """At most `count` rows of all parts (n, P), each as likely, on the CPU."""
-    generator = torch.Generator().manual_seed(0)
-    chosen, keys = torch.zeros(0, 0), torch.zeros(0)
-    for part in parts:
-        part = part.detach().cpu()
-        chosen = torch.cat([chosen, part]) if len(chosen) else part
-        keys = torch.cat([keys, torch.rand(len(part), generator=generator)])
-        if len(keys) > count:
-            best = keys.topk(count).indices.sort().values
-            chosen, keys = chosen[best], keys[best]
-    return chosen
+class TokenSample:
+    """A sample of tokens that come in parts, each token as likely, on the CPU.
+
+    Args:
+        count: How many are kept at most.
+    """
+
+    def __init__(self, count: int = SAMPLE):
+        self.count, self.tokens, self._keys = count, torch.zeros(0, 0), torch.zeros(0)
+        self._generator = torch.Generator().manual_seed(0)
+
+    def add(self, part_TP: Tensor) -> None:
+        """Draw from some more tokens too."""
+        part = part_TP.detach().cpu()
+        self.tokens = torch.cat([self.tokens, part]) if len(self.tokens) else part
+        keys = torch.rand(len(part), generator=self._generator)
+        self._keys = torch.cat([self._keys, keys])
+        if len(self._keys) > self.count:
+            best = self._keys.topk(self.count).indices.sort().values
+            self.tokens, self._keys = self.tokens[best], self._keys[best]

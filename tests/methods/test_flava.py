@@ -1,19 +1,22 @@
 """What FLAVA alone does: which rows have which loss, codes, and pairs that do not match."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+import amodal
 from amodal import data, methods
 from amodal.core import AmodalError, Column, Ragged
 from amodal.data import Loader
 from amodal.masking.hashing import hash_bits
 from amodal.methods.masked.flava import text_keys
-from amodal.nn.codebook import Codebook, sample
+from amodal.nn.codebook import Codebook, TokenSample
 from amodal.nn.encoder import Encoder
+from amodal.nn.image_codes import ImageCodes
 from amodal.objectives.matching import swap_partners
 from tests.methods.bench import FIELDS, batch, exact, method
 
@@ -163,24 +166,82 @@ def test_codes_are_the_nearest_of_centres_that_are_fitted_to_all_records():
     book = Codebook(3, 2)
     centres = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
     points = centres.repeat(50, 1) + 0.1 * torch.randn(150, 2)
-    book.fit(points.split(20))
+    book.fit(points)
     assert torch.cdist(book.centres, centres).amin(1).max() < 0.1
     codes = book(points).view(50, 3)
     assert (codes == codes[0]).all() and len({*codes[0].tolist()}) == 3
     few = Codebook(5, 2)
-    few.fit([points[:2]])
+    few.fit(points[:2])
     assert {*few(points[:2]).tolist()} < {0, 1, 2, 3, 4} and len({*few(points[:2]).tolist()}) == 2
     before = few.centres.clone()
-    few.fit([])
+    few.fit(points[:0])
     assert torch.equal(few.centres, before)
 
 
 def test_a_sample_is_of_all_parts_in_their_order():
-    parts = torch.arange(1000.0)[:, None].split(7)
-    drawn = sample(parts, 100).flatten()
-    assert len(drawn) == 100 and (drawn.diff() > 0).all()
-    assert drawn[0] < 100 and drawn[-1] > 900
-    assert torch.equal(sample(parts, 2000), torch.arange(1000.0)[:, None])
+    def drawn(count):
+        some = TokenSample(count)
+        for part in torch.arange(1000.0)[:, None].split(7):
+            some.add(part)
+        return some.tokens.flatten()
+
+    assert len(drawn(100)) == 100 and (drawn(100).diff() > 0).all()
+    assert drawn(100)[0] < 100 and drawn(100)[-1] > 900
+    assert torch.equal(drawn(2000), torch.arange(1000.0))
+    assert len(TokenSample().tokens) == 0
+
+
+@pytest.fixture
+def codebook(tmp_path):
+    """A folder of a small dVAE with random weights."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.FlavaImageCodebookConfig(
+        num_groups=4, hidden_size=4, vocab_size=11, num_blocks_per_group=1
+    )
+    model = transformers.FlavaImageCodebook(config).eval()
+    model.save_pretrained(tmp_path / "dvae")
+    return str(tmp_path / "dvae"), model
+
+
+def test_a_codebook_of_images_gives_the_codes_of_their_patches(codebook):
+    folder, model = codebook
+    m = method("flava", codebook=folder)
+    images = batch(("plain",))["picture"].values  # 16 pixels, patches of 8: a code is of 8 x 8
+    codes = m.targets("picture", images).view(-1, 2, 2)
+    with torch.no_grad():
+        own = model.blocks(0.8 * images + 0.1).argmax(1)
+    assert torch.equal(codes, own) and len({*codes.flatten().tolist()}) > 1
+    assert m.mmm_heads["picture"].out.out_features == 11
+    assert m.mmm_heads["signal"].out.out_features == 6  # by k-means
+    assert not any("dvae" in n or "blocks.input" in n for n in m.state_dict())
+    larger = torch.nn.functional.interpolate(images, size=(32, 32), mode="nearest")
+    assert ImageCodes(folder, 8)(larger).shape == (len(images) * 16,)
+    assert ImageCodes(folder, 16)(larger).shape == (len(images) * 4,)  # shrunk to 16 pixels
+
+
+def test_a_run_with_a_codebook_opens_without_its_folder(codebook, tmp_path):
+    folder, _ = codebook
+    rng = np.random.default_rng(0)
+    pictures = list(rng.integers(0, 255, (16, 16, 16, 3), dtype=np.uint8))
+    d = amodal.open({"image": pictures, "told": [f"it is {i}" for i in range(16)]})
+    options = {"codebook": folder, "depth": 1}
+    quick = {"size": "nano", "steps": 2, "batch_size": 8, "progress": False, "device": "cpu"}
+    amodal.pretrain("flava", d, tmp_path / "run", options=options, **quick)
+    shutil.rmtree(folder)
+    again = amodal.load(tmp_path / "run")
+    assert len(again.embed(d).aligned["image"]) == 16
+    with pytest.raises(AmodalError, match="there is no directory"):
+        again.method.targets("image", torch.rand(1, 3, 16, 16))
+
+
+def test_a_bad_codebook_is_refused(tmp_path, codebook):
+    with pytest.raises(AmodalError, match="there is no directory"):
+        method("flava", codebook=str(tmp_path / "nowhere"))
+    with pytest.raises(AmodalError, match="holds no codebook of images"):
+        method("flava", codebook=str(tmp_path))
+    with pytest.raises(AmodalError, match="three channels.*words, facts"):
+        method("flava", sources=("words", "facts"), codebook=codebook[0])
 
 
 def test_a_run_fits_codes_of_images_and_signals_and_predicts_the_rest_as_it_is():

@@ -2,7 +2,35 @@
 and is contrasted with the picture, its second half reads the picture too and writes the text.
 
 Yu, Wang, Vasudevan, Yeung, Seyedhosseini and Wu, TMLR 2022, arXiv:2205.01917, section 3.2. Loss:
-their equation 4, InfoNCE and the cross-entropy of the text given the picture (equation 3).
+their equation 4, a contrast in both directions (equation 2, the sum of two means) and the
+cross-entropy of the text given the picture (equation 3). Any other fields may be described beside
+pictures: the decoder reads what there is of them, and every two fields are contrasted. Rows without
+a text, or with nothing else, have the losses that are left.
+
+Differs:
+
+- encoder: the trunk of the text is causal and the first half of the decoder, as deep as the size
+  says; with the second half (`depth`) at `--size base` these are CoCa-Base's 12, 12 and 12 blocks.
+  Blocks have biases. Pictures have fixed positions; their networks may be backbones
+  (`--backbone image=timm:vit_base_patch16_224@scratch`), those of the text are refused.
+- captioning: the mean over tokens of a batch, where equation 3 is a sum over a text (open_clip and
+  others have the mean too).
+- end of a text: a chance of its own beside the next token, which together are a softmax with an
+  end, so that any field can be written. A learned token begins a text. It and the class token have
+  no position.
+- poolers: a norm before keys and values, of which the paper does not speak; open_clip norms queries
+  and the result as well. The state of the trunk's last norm is what the second half reads.
+- temperature: its inverse is bounded by 100; the paper names no bound.
+- tokens: up to 8,192 subwords learned from the texts, theirs are 64,000. The classes of JFT as
+  texts, and their prompts, are a matter of the data.
+- optimizer: `PAPER_RECIPE` ends without their epoch at 576 pixels (`--init-from RUN --resolution
+  576`); gradients are not clipped, of which they do not speak.
+- views: `weak` of all but the text, which is whole; the paper names none.
+- product: retrieval, zero-shot classes, probes and search by their verbs; captions by `amodal
+  predict RUN --data DIR --out FILE.csv`, a beam search with a length penalty, of a text with one id
+  a token, which computes a text anew for each token. Of a frozen encoder the paper learns a new
+  pooler; probes here are of the vectors. Videos as the mean of frames, and questions (VQA), are not
+  here.
 """
 
 from __future__ import annotations
@@ -57,6 +85,7 @@ PAPER_RECIPE = Recipe(
     resolution=288,
 )
 """Section 4.1, but for an epoch at 576 pixels that ends it."""
+PAPER_RECORDS = 100_000_000
 
 
 def coca(

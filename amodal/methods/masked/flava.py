@@ -1,10 +1,41 @@
 """FLAVA: an encoder for each field and one over all of them, learned from records that have one
 field and from records that have several.
 
-Singh, Hu, Goswami, Couairon, Galuba, Rohrbach and Kiela, CVPR 2022, arXiv:2112.04482, section 3.2.
-A row with several fields has the multimodal losses: a contrast of the fields, over the rows of all
-processes; masked multimodal modelling (MMM), hidden tokens of every field from all fields; and
-image-text matching (ITM). A row with one field has that field's masked modelling (MIM, MLM) alone.
+Singh, Hu, Goswami, Couairon, Galuba, Rohrbach and Kiela, CVPR 2022, arXiv:2112.04482, sections 3.2
+and 3.3. A row with several fields has the multimodal losses: the contrast of the fields over the
+rows of all processes (their global contrast, as of every method here); masked multimodal modelling
+(MMM), the hidden tokens of each field from all fields of the row; and matching (ITM). A row with
+one field has the masked modelling of that field alone (MIM, MLM).
+
+Differs:
+
+- codes: what is predicted of patches are, in the paper, codes of DALL-E's dVAE, of 8,192. Its
+  weights do not come with this library: `--method.codebook DIR` takes a copy of
+  facebook/flava-image-codebook. Without one they are the nearest of 512 centres of patches by
+  k-means, which say less than a dVAE's; series and sounds, which the paper does not have, always
+  have such. Authors' pixels of the codebook are resized from the file, these from the view.
+- encoder: the fields' trunks are the paper's, pre-norm and with class tokens, ViT-B at `--size
+  base`. They begin random; the paper's begin from DINO and from masked language modelling
+  (`--init-from RUN`). Backbones are refused: they have seen what is hidden. Positions are fixed.
+  What the multimodal encoder reads is normed by the trunks, in the authors' code it is not.
+- masks: blocks of a picture that cover 38 %, the 75 of 196 patches of the authors' code, drawn as
+  `amodal.masking.block` says; 15 % of the tokens of a text, each replaced by the mask token, which
+  is what the paper says (the authors' code leaves a tenth and exchanges another, as BERT).
+- matching: a tenth of the pairs get another row's text, as in the authors' code, and only the other
+  ones are positives; the paper gives no number. The text is of the same batch, theirs is of the
+  whole set. A pair whose text is exchanged is whole in the contrast and in MMM, from which the
+  authors leave it out.
+- batches: theirs are of pairs (.7), of pictures (.15) or of texts (.15); here a batch holds rows as
+  they come, and each loss is a mean over its own tokens or rows in the batch.
+- temperature: its inverse is from 1 to 100, as in the authors' code.
+- predictions: the last layer is not tied to the embeddings of words, as in the authors' code.
+- with more than two fields MMM and unimodal terms are added up, contrasts averaged over pairs of
+  fields, and the text is what is exchanged.
+- views: `weak` of all but texts, crops of 60-100 % of a picture; theirs are of 90-100 %, unflipped.
+- recipe: the steps of `PAPER_RECIPE` are 150,000 of pairs over .7. FP16 is bfloat16 here.
+- product: retrieval, zero-shot classes, probes, search and fine-tuning of single fields are by
+  verbs. The vector of a whole record, [CLS_M], on which the paper answers questions, is to be had
+  in Python (`multimodal_vectors`); verbs that fuse fields take the mean of their vectors.
 """
 
 from __future__ import annotations
@@ -49,9 +80,11 @@ from amodal.methods.shared.shapes import (
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.methods.shared.whole_words import units
 from amodal.modalities import Modality
-from amodal.nn.codebook import Codebook
+from amodal.modalities.shared.protocols import Grid
+from amodal.nn.codebook import Codebook, TokenSample
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.multimodal_encoder import MultimodalEncoder
+from amodal.nn.image_codes import ImageCodes
 from amodal.nn.scale import Scale
 from amodal.objectives.common import connected_zero
 from amodal.objectives.info_nce import info_nce
@@ -72,6 +105,7 @@ PAPER_RECIPE = Recipe(
     resolution=224,
 )
 """Table A.1; the steps are those in which .7 of the batches, 150,000, are of pairs."""
+PAPER_RECORDS = 50_000_000
 UNIMODAL = ("unpaired", "all")
 
 
@@ -82,6 +116,7 @@ def flava(
     width: int = 512,
     depth: int = 6,
     codes: int = 512,
+    codebook: str = "",
     image: float = 0.38,
     sequence: float = 0.49,
     span: int = 10,
@@ -105,7 +140,10 @@ def flava(
         width: Width of the common space.
         depth: Blocks of the multimodal encoder.
         codes: Discrete codes of tokens of images and signals, which are what is predicted of them
-            (8192 in the paper); 0 to predict their values.
+            (8192 in the paper): the nearest of so many centres of the tokens of all records, by
+            k-means; 0 to predict their values.
+        codebook: Folder of the paper's codebook of images, a dVAE (`FlavaImageCodebook` of
+            transformers), which then gives the codes of images with three channels.
         image: Share of an image that is masked, in blocks, see `amodal.masking.by_layout`.
         sequence: Share of a signal that is masked.
         span: Tokens of a masked span of a signal.
@@ -148,6 +186,7 @@ def flava(
         scale=Scale(1 / temperature, least=1.0, most=max_scale),
         text_field=text_field,
         codes=codes,
+        codebook=codebook,
         shares={"image": image, "sequence": sequence, "span": span, "other": other},
         whole_words=whole_words,
         mismatched=mismatched,
@@ -211,13 +250,12 @@ class Flava(Method):
         encoder: A trunk for each field.
         multimodal: Reads what the trunks give.
         scale: The learned inverse temperature.
-        text_field, codes, whole_words, mismatched, unimodal: As of `flava`.
+        text_field, codes, codebook, whole_words, mismatched, unimodal: As of `flava`.
         shares: What is masked, see `layout_mask`.
         weights: Of "contrast", "unimodal", "mmm" and "itm".
     """
 
     min_batch_size = 2
-    views = ("weak",)
 
     def __init__(
         self,
@@ -227,6 +265,7 @@ class Flava(Method):
         scale: Scale,
         text_field: str,
         codes: int,
+        codebook: str,
         shares: Mapping[str, Any],
         whole_words: bool,
         mismatched: float,
@@ -235,38 +274,55 @@ class Flava(Method):
     ):
         super().__init__()
         self.encoder, self.multimodal, self.scale = encoder, multimodal, scale
+        # texts stay whole, so that equal ones are known as such
+        self.views = {
+            f: ("plain" if m.takes_prompts else "weak",) for f, m in encoder.fields.items()
+        }
         self.text_field, self.mismatched, self.whole_words = text_field, mismatched, whole_words
         self.unpaired_only, self.weights = unimodal == UNIMODAL[0], dict(weights)
         self.hide = partial(layout_mask, **shares)
         self.other = float(shares["other"])
         width, fields = encoder.width, encoder.fields
         coded = {f: code_width(m) for f, m in fields.items()} if codes else {}
-        self.codebooks = nn.ModuleDict({f: Codebook(codes, w) for f, w in coded.items() if w})
+        made: dict[str, Codebook | ImageCodes] = {
+            f: Codebook(codes, w) for f, w in coded.items() if w
+        }
+        if codebook:
+            made |= image_codes(fields, codebook)
+        self.codebooks = nn.ModuleDict(made)
         self.masks = nn.ParameterDict({f: nn.Parameter(torch.randn(width) * 0.02) for f in fields})
 
         def heads() -> nn.ModuleDict:
-            number = {f: codes if f in self.codebooks else 0 for f in fields}
             return nn.ModuleDict(
-                {f: PredictionHead(m, width, number[f]) for f, m in fields.items()}
+                {
+                    f: PredictionHead(m, width, made[f].codes if f in made else 0)
+                    for f, m in fields.items()
+                }
             )
 
         self.unimodal_heads, self.mmm_heads = heads(), heads()
         self.itm_head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
+
+    @property
+    def spec_options(self) -> Mapping[str, object]:
+        """The number of codes beside the folder, so that a run opens when the folder is gone."""
+        named = {b.named for b in self.codebooks.values() if isinstance(b, ImageCodes)}
+        return {"codebook": named.pop()} if named else {}
 
     def logit_scale(self) -> Scale:
         """The learned scale of cosines."""
         return self.scale
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
-        """Fit the codes of each field to its tokens in all records."""
-        whole = [
-            batch.only(*(f for f in self.codebooks if f in batch.columns)) for batch in records
-        ]
-        for f, book in self.codebooks.items():
-            modality = self.encoder.fields[f]
-            cast(Codebook, book).fit(
-                modality.targets(batch[f].values) for batch in whole if f in batch.columns
-            )
+        """Fit the codes of each field to a sample of its tokens in all records."""
+        samples = {
+            f: TokenSample() for f, book in self.codebooks.items() if isinstance(book, Codebook)
+        }
+        for batch in records:
+            for f in (f for f in samples if f in batch.columns):
+                samples[f].add(self.encoder.fields[f].targets(batch[f].values))
+        for f, drawn in samples.items():
+            cast(Codebook, self.codebooks[f]).fit(drawn.tokens)
 
     def features(self, batch: Batch) -> FlavaFeatures:
         encoder, size = self.encoder, batch.size
@@ -375,8 +431,12 @@ class Flava(Method):
 
     def targets(self, field: str, values: Any) -> Tensor:
         """(T, ...) what is predicted of each token: a code, or what the modality says."""
+        book = self.codebooks[field] if field in self.codebooks else None
+        if isinstance(book, ImageCodes):
+            codes: Tensor = book(values)
+            return codes
         targets = self.encoder.fields[field].targets(values)
-        return self.codebooks[field](targets) if field in self.codebooks else targets
+        return targets if book is None else book(targets)
 
     def token_losses(
         self,
@@ -413,6 +473,25 @@ class Flava(Method):
         tokens = self.encoder.tokenize(batch)
         lists = {f: token_column(part) for f, part in self.encoder.encode(tokens).items()}
         return self.multimodal(lists, batch.size)[0]
+
+
+def image_codes(fields: Mapping[str, Modality], named: str) -> dict[str, ImageCodes]:
+    """Field -> the codebook of its images, of the fields with square ones of three channels.
+
+    Raises:
+        AmodalError: Without such a field, and for a folder without a codebook.
+    """
+    squares = {
+        f: cast(Grid, m)
+        for f, m in fields.items()
+        if m.layout == "grid" and getattr(m.collate([]), "shape", ())[1:2] == (3,)
+    }
+    if not squares:
+        raise AmodalError(
+            "flava.codebook is of square images with three channels, and none of the fields "
+            f"{', '.join(fields)} has such; leave it out"
+        )
+    return {f: ImageCodes(named, m.tile) for f, m in squares.items()}
 
 
 def code_width(modality: Modality) -> int:
