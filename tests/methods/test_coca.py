@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy, normalize
 from amodal import data, methods, modalities
 from amodal.core import AmodalError, Column, Ragged
 from amodal.data import Loader
+from amodal.export.dense_encoder import why_not_exportable
 from amodal.methods.shared.regions import alone
+from amodal.nn.adapters.block_tokens import require_no_hook
 from amodal.nn.caption_pools import AttentionalPooler, CaptionerPool
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, exact, method
@@ -151,8 +153,8 @@ def records(n=24):
         "told": modalities.make("text", max_length=16),
     }
     shown = [None if i == 3 else p for i, p in enumerate(pictures)]
-    told = [None if i == 5 else t for i, t in enumerate(captions)]
-    return data.open({"image": shown, "told": told}).with_fields(fields), captions
+    texts = [None if i == 5 else t for i, t in enumerate(captions)]
+    return data.open({"image": shown, "told": texts}).with_fields(fields), captions
 
 
 def made(fields, **options):
@@ -208,6 +210,14 @@ def test_errors_say_what_to_do():
     recurrent = Encoder(shades.fields, size="nano", mixer="gru")
     with pytest.raises(AmodalError, match="'separate' and 'gru'"):
         methods.build("coca", recurrent)
+
+
+def test_what_would_undo_its_order_or_has_no_graph_is_refused_by_name():
+    m = method("coca")
+    with pytest.raises(AmodalError, match="words is read in a causal order.*lora"):
+        require_no_hook(m.encoder)
+    assert "in a causal order" in why_not_exportable(m.encoder, "words")
+    assert "learned queries pool" in why_not_exportable(m.encoder, "picture")
 
 
 def test_any_field_may_be_what_is_written():

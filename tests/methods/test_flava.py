@@ -229,10 +229,10 @@ def test_a_run_with_a_codebook_opens_without_its_folder(codebook, tmp_path):
     quick = {"size": "nano", "steps": 2, "batch_size": 8, "progress": False, "device": "cpu"}
     amodal.pretrain("flava", d, tmp_path / "run", options=options, **quick)
     shutil.rmtree(folder)
-    again = amodal.load(tmp_path / "run")
-    assert len(again.embed(d).aligned["image"]) == 16
+    opened = amodal.load(tmp_path / "run")
+    assert len(opened.embed(d).aligned["image"]) == 16
     with pytest.raises(AmodalError, match="there is no directory"):
-        again.method.targets("image", torch.rand(1, 3, 16, 16))
+        opened.method.targets("image", torch.rand(1, 3, 16, 16))
 
 
 def test_a_bad_codebook_is_refused(tmp_path, codebook):

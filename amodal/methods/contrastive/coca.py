@@ -30,7 +30,7 @@ Differs:
   predict RUN --data DIR --out FILE.csv`, a beam search with a length penalty, of a text with one id
   a token, which computes a text anew for each token. Of a frozen encoder the paper learns a new
   pooler; probes here are of the vectors. Videos as the mean of frames, and questions (VQA), are not
-  here.
+  here. Nor are graphs of ONNX.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ Differs:
 - masks: blocks of a picture that cover 38 %, the 75 of 196 patches of the authors' code, drawn as
   `amodal.masking.block` says; 15 % of the tokens of a text, each replaced by the mask token, which
   is what the paper says (the authors' code leaves a tenth and exchanges another, as BERT).
-- matching: a tenth of the pairs get another row's text, as in the authors' code, and only the other
-  ones are positives; the paper gives no number. The text is of the same batch, theirs is of the
-  whole set. A pair whose text is exchanged is whole in the contrast and in MMM, from which the
-  authors leave it out.
+- matching: of values with hidden tokens, as in the authors' code; the paper does not say. A tenth
+  of the pairs get another row's text, as in that code (the paper has no number), and only the other
+  ones are positives. The text is of the same batch, theirs is of the whole set. A pair whose text
+  is exchanged is whole in the contrast and in MMM, from which the authors leave it out.
 - batches: theirs are of pairs (.7), of pictures (.15) or of texts (.15); here a batch holds rows as
   they come, and each loss is a mean over its own tokens or rows in the batch.
 - temperature: its inverse is from 1 to 100, as in the authors' code.
@@ -40,7 +40,7 @@ Differs:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -280,7 +280,7 @@ class Flava(Method):
         }
         self.text_field, self.mismatched, self.whole_words = text_field, mismatched, whole_words
         self.unpaired_only, self.weights = unimodal == UNIMODAL[0], dict(weights)
-        self.hide = partial(layout_mask, **shares)
+        self.hide: Callable[..., Tensor] = partial(layout_mask, **shares)
         self.other = float(shares["other"])
         width, fields = encoder.width, encoder.fields
         coded = {f: code_width(m) for f, m in fields.items()} if codes else {}
@@ -335,15 +335,15 @@ class Flava(Method):
             {f: encoder.add_positions(self.replace(t, hidden[f])) for f, t in content.items()}
         )
         targets = {f: self.targets(f, batch[f].values) for f in content}
-        several = fields_of_rows(batch) > 1
+        paired = fields_of_rows(batch) > 1
         tokens = {f: token_column(part) for f, part in masked.items()}
         joint, read = self.multimodal(
-            {f: column.at(several[column.rows]) for f, column in tokens.items()}, size
+            {f: column.at(paired[column.rows]) for f, column in tokens.items()}, size
         )
         unimodal, mmm = {}, {}
         for f, part in masked.items():
             strip = field_pool(encoder, f).strip
-            of_pairs = several[content[f].row]
+            of_pairs = paired[content[f].row]
             counted = ~of_pairs if self.unpaired_only else torch.ones_like(of_pairs)
             unimodal[f] = self.token_losses(
                 self.unimodal_heads, f, strip(part), hidden[f], counted, targets[f]
@@ -472,7 +472,8 @@ class Flava(Method):
         """The class token (N, D) of the multimodal encoder, of rows with any field, unmasked."""
         tokens = self.encoder.tokenize(batch)
         lists = {f: token_column(part) for f, part in self.encoder.encode(tokens).items()}
-        return self.multimodal(lists, batch.size)[0]
+        joint: Column = self.multimodal(lists, batch.size)[0]
+        return joint
 
 
 def image_codes(fields: Mapping[str, Modality], named: str) -> dict[str, ImageCodes]:
