@@ -187,7 +187,8 @@ def flava(
         text_field=text_field,
         codes=codes,
         codebook=codebook,
-        shares={"image": image, "sequence": sequence, "span": span, "other": other},
+        hide=partial(layout_mask, image=image, sequence=sequence, span=span, other=other),
+        other=other,
         whole_words=whole_words,
         mismatched=mismatched,
         unimodal=unimodal,
@@ -250,8 +251,8 @@ class Flava(Method):
         encoder: A trunk for each field.
         multimodal: Reads what the trunks give.
         scale: The learned inverse temperature.
-        text_field, codes, codebook, whole_words, mismatched, unimodal: As of `flava`.
-        shares: What is masked, see `layout_mask`.
+        text_field, codes, codebook, other, whole_words, mismatched, unimodal: As of `flava`.
+        hide: (layout, tokens, seeds) -> (T,) bool, True where a token is masked.
         weights: Of "contrast", "unimodal", "mmm" and "itm".
     """
 
@@ -266,7 +267,8 @@ class Flava(Method):
         text_field: str,
         codes: int,
         codebook: str,
-        shares: Mapping[str, Any],
+        hide: Callable[[str, Tokens, Tensor], Tensor],
+        other: float,
         whole_words: bool,
         mismatched: float,
         unimodal: str,
@@ -280,8 +282,7 @@ class Flava(Method):
         }
         self.text_field, self.mismatched, self.whole_words = text_field, mismatched, whole_words
         self.unpaired_only, self.weights = unimodal == UNIMODAL[0], dict(weights)
-        self.hide: Callable[..., Tensor] = partial(layout_mask, **shares)
-        self.other = float(shares["other"])
+        self.hide, self.other = hide, other
         width, fields = encoder.width, encoder.fields
         coded = {f: code_width(m) for f, m in fields.items()} if codes else {}
         made: dict[str, Codebook | ImageCodes] = {
