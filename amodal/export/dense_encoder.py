@@ -20,6 +20,7 @@ from amodal.modalities.shared.protocols import Exports
 from amodal.nn.adapters.skills import Skills
 from amodal.nn.attention.varlen import Attention
 from amodal.nn.backbones.pretrained import Backbone
+from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import projection_towers
 from amodal.nn.pooling import AttentionPool, ClsPool
@@ -49,6 +50,10 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
         return _why_no_backbone(encoder, field)
     if field in projection_towers(encoder):
         return "it has trained blocks behind a locked tower, of which there is no dense form yet"
+    if isinstance(encoder.block_hook, CausalFields):
+        causal = field in encoder.block_hook.fields
+        how = "it is read in a causal order" if causal else "learned queries pool its tokens"
+        return f"{how}, of which there is no dense form yet"
     if encoder.block_hook is not None and not isinstance(encoder.block_hook, Skills):
         return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
     if encoder.experts:

@@ -114,7 +114,7 @@ def hard_negatives(
 
 
 @torch.no_grad()
-def swap_partners(seed_N: Tensor, share: float) -> Tensor:
+def swap_partners(seed_N: Tensor, share: float, *, group_N: Tensor | None = None) -> Tensor:
     """Replace row i by another row with probability `share`, each other row as likely.
 
     The same seeds give the same rows, in any order. METER (Dou et al., CVPR 2022,
@@ -123,12 +123,17 @@ def swap_partners(seed_N: Tensor, share: float) -> Tensor:
     Args:
         seed_N: int64, the only source of randomness of a row.
         share: probability of a swap.
+        group_N: int64; a row is not replaced by another of its group (the same caption twice).
 
     Returns:
         (N,) int64 row numbers, i itself where nothing is swapped.
     """
     index = torch.arange(len(seed_N), device=seed_N.device)
     other = sample_negatives(
-        index.new_zeros(len(index), len(index)).double(), index, seed_N, column_N=seed_N
+        index.new_zeros(len(index), len(index)).double(),
+        index,
+        seed_N,
+        group_N=group_N,
+        column_N=seed_N,
     )
     return torch.where((uniform(seed_N, -1) < share) & (other >= 0), other, index)

@@ -51,6 +51,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
         "anchors": 6,
         "queue": 0,
     },  # so that all terms are there from the first step
+    "coca": {"width": 16, "queries": 3},
+    # every row of the bench has several fields, and half of these few pairs should not match
+    "flava": {"width": 16, "depth": 1, "codes": 6, "unimodal": "all", "mismatched": 0.5},
     "mil_vl": {"width": 32, "captions": 2},
     "softmask_vl": {"width": 16, "queue": 8, "warmup": 0.0, "ratio": 0.5},
     "amdim": {"width": 16},

@@ -27,6 +27,7 @@ REFUSED = {
     "amdim": "regions and patches have seen all of the value",
     "cma_harmonize": "set drop to 0",
     "data2vec": "hiding some of them hides nothing",
+    "flava": "hiding some of them hides nothing",
     "mae": "hiding some of them hides nothing",
     "medflip": "hiding some of them hides nothing",
     "mlem": "give away the values that are to be generated",

@@ -11,6 +11,10 @@ from amodal.core.protocols import Generates
 QUICK = {"size": "nano", "steps": 3, "batch_size": 8, "progress": False, "device": "cpu"}
 TEXTS = [f"a{i % 2}" for i in range(24)]
 CASES = {
+    "coca": (
+        {"text_field": "text", "depth": 1, "queries": 4},
+        ("series", list(np.random.default_rng(0).normal(size=(24, 9, 3)).astype(np.float32))),
+    ),
     "cuni_mmt": (
         {"target": "text", "source": "other", "depth": 1},
         ("text", [f"number {i}" for i in range(24)]),

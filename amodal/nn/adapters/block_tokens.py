@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Tokens
+from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import Transformer
 
@@ -50,6 +51,12 @@ def without_prompts(tokens: Tokens) -> Tokens:
 
 def require_no_hook(encoder: Encoder) -> Encoder:
     """The encoder, which must not have a block hook yet, else AmodalError."""
+    if isinstance(encoder.block_hook, CausalFields):
+        raise AmodalError(
+            f"{', '.join(sorted(encoder.block_hook.fields))} is read in a causal order by this "
+            "encoder, which learned tokens between its blocks would undo; tune it in another way "
+            "(full, lora, bias or head), or begin with another run"
+        )
     if encoder.block_hook is not None:
         raise AmodalError(
             "learned tokens or skills stand between the blocks of this encoder already "

@@ -72,15 +72,7 @@ class FieldDecoder(nn.Module):
             number.
         """
         states = self.decoder(sources, content)
-        last = torch.zeros(len(states.flat), dtype=torch.bool, device=targets_T.device)
-        last[states.lengths.cumsum(0) - 1] = True
-        end_T = self.ends(states.flat).squeeze(1)
-        loss_T = binary_cross_entropy_with_logits(end_T, last.to(end_T.dtype), reduction="none")
-        token_loss_T = self.modality.token_loss(self.predictor(states.flat[~last]), targets_T)
-        # each state says whether the value ends here; all but the last also predict a token
-        loss_T = loss_T.index_add(0, (~last).nonzero().squeeze(1), token_loss_T.to(loss_T.dtype))
-        both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
-        return both.new_zeros(len(content), 2).index_add(0, row_index(states.lengths), both)
+        return value_losses(states, targets_T, self.modality, self.predictor, self.ends)
 
     @torch.no_grad()
     def write(
@@ -102,7 +94,7 @@ class FieldDecoder(nn.Module):
         Raises:
             AmodalError: Unless the field is text with one id a token.
         """
-        if not self.modality.takes_prompts or _text(self.modality).patch > 1:
+        if not can_be_written(self.modality):
             raise AmodalError("only text with one id a token (patch = 1) can be written")
 
         decoding = self.decoder.begin(sources)
@@ -115,25 +107,62 @@ class FieldDecoder(nn.Module):
                     Column(Ragged(ids[:, -1], torch.ones_like(owner)), rows), "text", len(owner)
                 ).x
             state = decoding.step(last, owner, parent)
-            end = self.ends(state)
-            return torch.cat(
-                # log p(id) = log(1 - p(end)) + log p(id | it goes on), and log p(end) as the last
-                # entry
-                [
-                    self.predictor(state).squeeze(1).log_softmax(1) + logsigmoid(-end),
-                    logsigmoid(end),
-                ],
-                1,
-            )
+            return next_scores(state, self.predictor, self.ends)
 
         device = sources[0].lengths.device
         texts = beam_search(
             step, len(sources[0]), beams=beams, longest=longest, alpha=alpha, device=device
         )
-        return [
-            _text(self.modality).text(torch.tensor(ids, dtype=torch.int64).numpy())
-            for ids, _ in texts
-        ]
+        return [text_of(self.modality, ids) for ids, _ in texts]
+
+
+def value_losses(
+    states: Ragged, targets_T: Tensor, modality: Modality, predictor: nn.Module, ends: nn.Module
+) -> Tensor:
+    """The loss of each value, from the states before its tokens and after the last.
+
+    Args:
+        states: N lists (length + 1, width).
+        targets_T: What the tokens are, end to end.
+        modality: Of the values.
+        predictor: Of the modality, (t, width) -> predictions.
+        ends: (t, width) -> (t, 1) logits of the end.
+
+    Returns:
+        (N, 2): of each value the sum of the losses of its tokens and of its end, and their number.
+    """
+    last = torch.zeros(len(states.flat), dtype=torch.bool, device=targets_T.device)
+    last[states.lengths.cumsum(0) - 1] = True
+    end_T = ends(states.flat).squeeze(1)
+    loss_T = binary_cross_entropy_with_logits(end_T, last.to(end_T.dtype), reduction="none")
+    token_loss_T = modality.token_loss(predictor(states.flat[~last]), targets_T)
+    # each state says whether the value ends here; all but the last also predict a token
+    loss_T = loss_T.index_add(0, (~last).nonzero().squeeze(1), token_loss_T.to(loss_T.dtype))
+    both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
+    return both.new_zeros(len(states), 2).index_add(0, row_index(states.lengths), both)
+
+
+def next_scores(state_MD: Tensor, predictor: nn.Module, ends: nn.Module) -> Tensor:
+    """(M, A + 1) log probabilities of the next id, and of the end, of M texts.
+
+    Args:
+        state_MD: Before the next token.
+        predictor, ends: As of `value_losses`, of text with one id a token.
+    """
+    end = ends(state_MD)
+    # log p(id) = log(1 - p(end)) + log p(id | it goes on), and log p(end) as the last entry
+    ids = predictor(state_MD).squeeze(1).log_softmax(1) + logsigmoid(-end)
+    return torch.cat([ids, logsigmoid(end)], 1)
+
+
+def can_be_written(modality: Modality) -> bool:
+    """Whether values are text with one id a token."""
+    return modality.takes_prompts and _text(modality).patch == 1
+
+
+def text_of(modality: Modality, ids: Sequence[int]) -> str:
+    """The text of some ids."""
+    return _text(modality).text(torch.tensor(ids, dtype=torch.int64).numpy())
 
 
 def every_row(column: Column, size: int) -> Ragged:
