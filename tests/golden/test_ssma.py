@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from amodal import methods, modalities
 from amodal.core import Column
+from amodal.methods.fusion.ssma import columns_of
 from amodal.nn.encoder import Encoder
 from tests.golden import harness
 from tests.golden.harness import Reference, batch_norm, defaults, golden
@@ -247,6 +248,21 @@ def test_predictions_are_logarithms_of_probabilities_without_infinity():
     certain = page.predict(rows).values
     torch.testing.assert_close(certain[:, 2], torch.zeros(len(certain)).double())
     torch.testing.assert_close(certain[:, 0].exp(), torch.full((len(certain),), 1e-12).double())
+
+
+def test_gates_of_a_place_are_means_over_channels():
+    page = exact(method("ssma", sources=("picture", "words"))).train()
+    reference = type("Ssma", (Ssma,), {"stage": 1})(page)
+    rows = exact(batch(("plain",), patchy=False, sources=("picture", "words")))
+    maps, every = reference.maps(rows)["deep"], list(range(8))
+    deep = [reference.pyramid(f, reference.stack(maps[f], every)) for f in reference.fields]
+    narrow = reference.conv("network.fuse.gate.0", torch.cat(deep, 1), 1).relu()
+    gate = reference.conv("network.fuse.gate.2", narrow, 1).sigmoid()
+    wanted = torch.stack([g.mean(1) for g in gate.chunk(2, 1)], 1)
+    found = page.network.gates(columns_of(page.maps(rows)), torch.arange(8))
+    torch.testing.assert_close(found, wanted)
+    plain = exact(method("ssma", sources=("picture", "words"), gated=False))
+    assert (plain.network.gates(columns_of(plain.maps(rows)), torch.arange(8)) == 1).all()
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
