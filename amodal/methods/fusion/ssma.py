@@ -20,6 +20,12 @@ Differs:
   learn ten times more slowly.
 - recipe: none on this page. Theirs is Adam from 1e-3, falling with a power of .9; `--schedule
   linear` is the nearest.
+- BatchNorm: running statistics move by a tenth of the way in each step; theirs by a hundredth. No
+  dropout; theirs drops seven of ten units of the last block. All rows that have a field count for
+  the statistics of its expert; fusion sees those with a label.
+- decoder: its last layer is a convolution at four times the side of the grid; theirs passes ReLU
+  and a transposed convolution to the size of the picture. Unlabelled pixels count for nothing;
+  theirs count in what the loss is divided by.
 - pictures are not augmented, as a raster of labels would have to be changed in the same way; theirs
   are turned, scaled, cropped, flipped, and changed in light and contrast.
 - resolution: squares; theirs are 768 x 384. Scores are brought to the picture's size bilinearly.
@@ -31,7 +37,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
 from amodal.core.column import shared_rows
@@ -178,8 +184,21 @@ class Ssma(StagedMethod):
 
     def on_stage_start(self, stage: int) -> None:
         self.phase = self.phases[stage]
-        for part in (self.encoder, *self.network.streams()):
+        for part in self.experts():
             part.requires_grad_(self.phase != 2)
+        self.train(self.training)
+
+    def experts(self) -> list[nn.Module]:
+        """What is fixed at last."""
+        return [self.encoder, *self.network.streams()]
+
+    def train(self, mode: bool = True) -> Ssma:
+        """Training mode, in which fixed experts keep the statistics of their BatchNorm."""
+        super().train(mode)
+        if self.phase == 2:
+            for part in self.experts():
+                part.eval()
+        return self
 
     def features(self, batch: Batch) -> SsmaFeatures:
         label = dense_labels(batch, self.label, self.classes)

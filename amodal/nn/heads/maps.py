@@ -181,6 +181,25 @@ class MapDecoder(nn.Module):
         return self.last(x_NCHW), deep
 
 
+class Shuffle(nn.Module):
+    """`nn.PixelShuffle`, which has no gradient for a batch without rows.
+
+    Args:
+        times: How much larger the map becomes.
+    """
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.times = times
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C / times**2, H * times, W * times)."""
+        n, c, h, w = x_NCHW.shape
+        t = self.times
+        small = x_NCHW.reshape(n, c // t**2, t, t, h, w).permute(0, 1, 4, 2, 5, 3)
+        return small.reshape(n, c // t**2, h * t, w * t)
+
+
 class Unfold(nn.Module):
     """A token of a patch as a small map of its own, with BatchNorm.
 
@@ -192,7 +211,7 @@ class Unfold(nn.Module):
     def __init__(self, width_in: int, width: int, times: int):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(width_in, width * times**2, 1), nn.PixelShuffle(times), MapNorm(width)
+            nn.Conv2d(width_in, width * times**2, 1), Shuffle(times), MapNorm(width)
         )
 
     def forward(self, x_NDHW: Tensor) -> Tensor:
