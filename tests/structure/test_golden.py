@@ -33,6 +33,7 @@ ALSO_OF_PARTS = {
     "test_multimodn.py": {"amodal.nn.heads.supervised"},
     "test_biofusionnet.py": {"amodal.nn.heads.supervised"},
     # only what it draws
+    "test_flava.py": {"amodal.objectives.matching"},
     "test_less_bimodal.py": {"amodal.objectives.matching"},
     "test_softmask_vl.py": {"amodal.objectives.matching"},
     "test_simsiam.py": {"amodal.objectives.negative_cosine"},
