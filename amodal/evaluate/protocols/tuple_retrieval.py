@@ -8,7 +8,7 @@ the cosines. Both ways: a field finds the rest of its record, and the rest finds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def tuple_retrieval(
         label = " + ".join(n for n in names if n != name)
         scores = score_matrix(vectors[i], rest, test.abs_cosine)
         for source, target, table in ((name, label, scores), (label, name, scores.T)):
-            metrics = metrics_of(lambda a, b, table=table: table[a:b], index.numpy(), recall_at)
+            metrics = metrics_of(table, index.numpy(), recall_at)
             rows += [{"source": source, "target": target, **row} for row in metrics]
     spec = {
         "recall_at": list(recall_at),
@@ -93,19 +93,16 @@ def score_matrix(query_ND: Tensor, rest: Sequence[Tensor], by_volume: bool) -> T
     return torch.stack([unit @ normalize(v.float(), dim=1).T for v in rest]).mean(0)
 
 
-def metrics_of(
-    score: Callable[[int, int], Tensor], who: np.ndarray, recall_at: Sequence[int]
-) -> list[Row]:
+def metrics_of(score_NN: Tensor, who: np.ndarray, recall_at: Sequence[int]) -> list[Row]:
     """A row for each metric.
 
     Args:
-        score: (start, stop) -> (stop - start, N) scores of queries; the right one has the same
-            number.
+        score_NN: Of each query with each record; the right one has the same number.
         who: (N,) numbers of the records.
         recall_at: The k of Recall@k.
     """
     n = len(who)
-    ahead, tied, equal = ranks_by(score, n)
+    ahead, tied, equal = ranks_by(lambda start, stop: score_NN[start:stop], n)
     chance = chance_of(np.ones(n, dtype=np.int64), n, recall_at)
     of_query = {f"recall@{k}": hits(ahead, tied, equal, k) for k in recall_at}
     of_query["MRR"] = reciprocal_ranks(ahead, tied, equal)

@@ -333,11 +333,10 @@ class Tip(Method):
         context = alone(self.encoder, batch)
         tokens = m.token_features(self.encoder, context, list(context))
         total, number = (torch.zeros_like(batch.seeds, dtype=torch.float32) for _ in range(2))
-        cells = tokens.get(f"tokens/{self.table}")
-        for other in self.others if cells is not None else ():
-            if f"tokens/{other}" not in tokens:
+        for other in self.others:
+            if not {f"tokens/{self.table}", f"tokens/{other}"} <= tokens.keys():
                 continue
-            seen = tokens[f"tokens/{other}"]
+            cells, seen = tokens[f"tokens/{self.table}"], tokens[f"tokens/{other}"]
             at = shared_rows(cells, seen)
             logits = self.pair_logits(ragged(cells)[at[0]], ragged(seen)[at[1]])
             total = total.index_add(0, cells.rows[at[0]], logits.float())
