@@ -148,9 +148,9 @@ def test_the_fused_vector_is_what_verbs_read():
     m, b = one()
     m.eval()
     torch.testing.assert_close(m.encoder.features(b)["fused"].values, m.fused(b).values)
-    again = exact(config.build(m.encoder.spec)).eval()
-    again.load_state_dict(m.encoder.state_dict())
-    torch.testing.assert_close(again.features(b)["fused"].values, m.fused(b).values)
+    rebuilt = exact(config.build(m.encoder.spec)).eval()
+    rebuilt.load_state_dict(m.encoder.state_dict())
+    torch.testing.assert_close(rebuilt.features(b)["fused"].values, m.fused(b).values)
     assert set(m.encoder(b)) == set(FIELDS)  # in the common space each field is by itself
     assert "fused" not in one(match=0.0, fill=0.0)[0].encoder.features(b)
 
@@ -161,8 +161,8 @@ def test_class_tokens_of_the_pooling_are_left_out():
     context = m.encoder.encode(m.encoder.tokenize(b))
     lists = {}
     for s, tokens in context.items():
-        kept = tokens.keep(tokens.within() > 0)
-        lists[s] = Ragged(kept.x, kept.lengths())
+        rest = tokens.keep(tokens.within() > 0)
+        lists[s] = Ragged(rest.x, rest.lengths())
     by_hand = m.interaction.vector(lists["facts"], lists["picture"])
     torch.testing.assert_close(m.fused(b).values, by_hand)
 
