@@ -291,6 +291,7 @@ def test_every_verb_of_the_readme_exists():
             "link",
             "map",
             "diagnose",
+            "estimate",
             "index",
         ),
         *("search", "serve", "view", "export", "methods", "claim", "doctor", "plan"),

@@ -14,6 +14,7 @@ from amodal.cli.cluster import cluster
 from amodal.cli.compare import compare
 from amodal.cli.curate import curate
 from amodal.cli.diagnose import diagnose
+from amodal.cli.estimate import estimate
 from amodal.cli.find import index, search, serve
 from amodal.cli.link import link
 from amodal.cli.map import map
@@ -31,7 +32,7 @@ VERBS = {
     for f in (
         *(demo, init, data, curate, montage, compare, pretrain, plan, align, adapt, predict),
         evaluate,
-        *(embed, cluster, link, map, diagnose, index, search, serve, view),
+        *(embed, cluster, link, map, diagnose, estimate, index, search, serve, view),
         *(export, methods, claim, doctor),
     )
 }

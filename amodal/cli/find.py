@@ -95,13 +95,20 @@ def search(
     generate: Annotated[
         bool, arg(help="without an index: generate identifiers of records (runs of grace)")
     ] = False,
+    volume: Annotated[
+        bool, arg(help="rank by the volume of the query and all fields of a record (runs of gram)")
+    ] = False,
+    rerank: Annotated[
+        int,
+        arg(metavar="N", help="order the first N by the run's matching head; reads their data"),
+    ] = 0,
     json: Annotated[bool, arg(help="print JSON")] = False,
     sheet: Annotated[
         Path | None, arg(metavar="FILE.png", help="draw the records found; needs their data")
     ] = None,
     data: Annotated[
         str | None,
-        arg(metavar="DIR", help="the records, for --sheet; by default the training data"),
+        arg(metavar="DIR", help="the records, for --sheet and --rerank; by default of training"),
     ] = None,
     code: Code = NONE,
 ) -> None:
@@ -109,7 +116,8 @@ def search(
     from amodal.data.remote import training_data_of
     from amodal.errors import AmodalError
     from amodal.run_ensemble import Ensemble
-    from amodal.search import as_json, picture_sheet, table
+    from amodal.search import as_json, by_volume, picture_sheet, table
+    from amodal.search import rerank as by_matching
 
     parts: dict[str, Any] = query_parts(modality) | pairs(query)
     if ensemble_weights and not ensemble:
@@ -123,6 +131,17 @@ def search(
         "like": like,
         "weights": numbers(weight),
     }
+    found = max(k, rerank)
+    if volume and (like or weight or ensemble or generate):
+        raise AmodalError(
+            "--volume takes each part of a query as it is; leave --like, --weight, --ensemble and "
+            "--generate out"
+        )
+    if rerank and (ensemble or generate or like):
+        raise AmodalError(
+            "--rerank reads the query and the records by one run; leave --like, --ensemble and "
+            "--generate out"
+        )
     if generate:
         chosen = {"ensemble": ensemble, "where": where, "fields": fields, "index": index}
         chosen |= {"like": like, "weight": weight}
@@ -136,8 +155,20 @@ def search(
     elif ensemble:
         runs = [model, *map(code.open, ensemble)]
         hits = Ensemble(runs, weights_of(ensemble_weights)).search(k=k, **options, **parts)
+    elif volume:
+        hits = by_volume(
+            model.open_index(index or None),
+            model.encoder,
+            parts,
+            k=found,
+            where=options["where"],
+            fields=options["fields"],
+        )
     else:
-        hits = model.search(k=k, index=index or None, **options, **parts)
+        hits = model.search(k=found, index=index or None, **options, **parts)
+    if rerank:
+        records = model.read(data or training_data_of(model.config))
+        hits = by_matching(hits, model.method, model.with_features(records), parts, k=k)
     print(as_json(hits)) if json else show(table(hits))
     if sheet is not None:
         picture_sheet(hits, model.read(data or training_data_of(model.config)), sheet)

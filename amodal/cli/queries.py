@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from amodal.modalities import Modality
 
 TAKEN = frozenset(
-    "run query like weight k where fields index ensemble ensemble_weights generate json sheet data "
-    "code method backbone modality help".split()
+    "run query like weight k where fields index ensemble ensemble_weights generate volume rerank "
+    "json sheet data code method backbone modality help".split()
 )
 """The other options of `amodal search`. A modality of such a name is reached by --query."""
 # names alone: to import modalities takes longer than all of `amodal --help`

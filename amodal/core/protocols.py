@@ -116,6 +116,22 @@ class Retrieves(Protocol):
 
 
 @runtime_checkable
+class MatchesFields(Protocol):
+    """Judges whether the fields of a row belong together (`amodal search --rerank`)."""
+
+    def match_logits(self, batch: Batch) -> Column:
+        """Judge rows.
+
+        Returns:
+            (N,) logits, of the rows that have what is compared.
+
+        Raises:
+            AmodalError: If the method was trained without its matching head.
+        """
+        ...
+
+
+@runtime_checkable
 class Collects(Protocol):
     """Makes its own data from a batch, such as rollouts of a policy."""
 

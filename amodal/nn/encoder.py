@@ -130,9 +130,9 @@ class Encoder(Extensions, TokenEmbedding, Part):
         return out
 
     def pool(self, context: SourceTokens) -> dict[str, Column]:
-        """Source -> (N, D); of a joint trunk also `fused`, of its fusion tokens or of all."""
+        """Source -> (N, D); with a pool of that name also `fused`, of fusion tokens or of all."""
         pooled = {s: self.pools[field_of(s)](part) for s, part in context.items() if s != FUSED}
-        if self.trunk == "joint":
+        if FUSED in self.pools:  # as with a joint trunk
             whole = context[FUSED] if FUSED in context else Tokens.join(list(context.values()))
             pooled[FUSED] = self.pools[FUSED](whole)
         return pooled

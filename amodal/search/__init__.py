@@ -12,8 +12,20 @@ from amodal.nn.encoder import Encoder
 from amodal.search.engine import Engine
 from amodal.search.index import Index
 from amodal.search.query import as_json, picture_sheet, search, table
+from amodal.search.tuples import by_volume, rerank
 
-__all__ = ["Engine", "Hit", "Index", "as_json", "open_index", "picture_sheet", "search", "table"]
+__all__ = [
+    "Engine",
+    "Hit",
+    "Index",
+    "as_json",
+    "by_volume",
+    "open_index",
+    "picture_sheet",
+    "rerank",
+    "search",
+    "table",
+]
 
 
 def open_index(

@@ -201,9 +201,10 @@ class Index(Engine):
                 if record not in best or score > best[record][0]:
                     best[record] = score, field
         ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:k]
-        return [self._match(r, score, field) for r, (score, field) in ordered]
+        return [self.match(r, score, field) for r, (score, field) in ordered]
 
-    def _match(self, number: int, score: float, field: str, part: int = -1) -> Match:
+    def match(self, number: int, score: float, field: str, part: int = -1) -> Match:
+        """The record of a number, as what a query found."""
         record = self._records[number]
         return Match(record["key"], score, field, record["labels"], part)
 
@@ -225,8 +226,29 @@ class Index(Engine):
             parts = lists[field].parts
             known = parts is not None and place >= 0
             part = int(parts[spans[field].start + place]) if parts is not None and known else -1
-            matches.append(self._match(record, score, field, part))
+            matches.append(self.match(record, score, field, part))
         return matches
+
+    def complete(
+        self, fields: Sequence[str], where: Where | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The records that have all of some fields.
+
+        Args:
+            fields: One at least.
+            where: A filter.
+
+        Returns:
+            (n,) their numbers, and (n, D) vectors of each field.
+        """
+        chosen = self.alive
+        if where is not None:
+            chosen = chosen & allowed(where, self.labels, len(self._records))
+        columns = [self.mean_vectors(field) for field in fields]
+        for _, rows in columns:
+            chosen = chosen & np.isin(np.arange(len(self._records)), rows)
+        numbers = np.flatnonzero(chosen)
+        return numbers, [v[np.searchsorted(rows, numbers)] for v, rows in columns]
 
     def mean_vectors(self, field: str) -> tuple[np.ndarray, np.ndarray]:
         """(n, D) one vector for each record that has the field, the mean of a list, and the (n,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,11 +29,29 @@ def ranks(
         how many are as near, and how many right ones are as near, itself among them.
     """
     query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_ND.float(), dim=1)
-    n, ahead, tied, equal = len(query), [], [], []
+
+    def score(start: int, stop: int) -> Tensor:
+        similarity = query[start:stop] @ gallery.T
+        return similarity.abs() if abs_cosine else similarity
+
+    return ranks_by(score, len(query), same_N)
+
+
+def ranks_by(
+    score: Callable[[int, int], Tensor], n: int, same_N: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `ranks`, of any scores.
+
+    Args:
+        score: (start, stop) -> (stop - start, n) scores of those queries, higher is nearer. The
+            right one of a query has its number.
+        n: Queries.
+        same_N: See `ranked`.
+    """
+    ahead, tied, equal = [], [], []
     step = max(1, MAX_SIMILARITIES // max(n, 1))
     for start in range(0, n, step):
-        similarity = query[start : start + step] @ gallery.T
-        similarity = similarity.abs() if abs_cosine else similarity
+        similarity = score(start, min(start + step, n))
         number = torch.arange(start, start + len(similarity))
         if same_N is None:
             right = similarity.gather(1, number[:, None])

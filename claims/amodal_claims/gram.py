@@ -46,7 +46,7 @@ COMPARISONS = tuple(
 
 
 def gram(anchor, encoder):
-    return methods.build("gram", encoder, anchor=anchor, width=WIDTH)
+    return methods.build("gram", encoder, anchor=anchor, width=WIDTH, match=0.0)
 
 
 def cosines(anchor, encoder):

@@ -158,7 +158,7 @@ def arms(seed, dataset, names):
             method = trained(whole, few, late_fusion, BUDGET, seed, *BUDGET.rates)
             found[name] = [accuracy(method, d, test, labels) for d in filled]
             continue
-        make = partial(methods.build, "tip", view="weak", depth=2, **TIP[name])
+        make = partial(methods.build, "tip", view="weak", depth=2, corruption=0.0, **TIP[name])
         method = trained(whole, train, make, BUDGET, seed, *BUDGET.rates)
         found[name] = probed(method, whole, few, labels, holes, test)
         if name == "contrast":

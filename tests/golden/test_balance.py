@@ -6,6 +6,7 @@ import torch
 
 from tests.golden.harness import defaults, golden
 from tests.golden.pairs import PairsOfFields
+from tests.methods.bench import method
 
 
 class Balance(PairsOfFields):
@@ -52,6 +53,13 @@ def test_two_steps_at_another_temperature(options):
     golden("balance", balance(**options), views=("weak",), width=8, **options)
 
 
+def test_two_steps_at_the_fixed_temperature_of_the_authors():
+    options = {"temperature": 0.01, "learn_temperature": False, "width": 8}
+    golden("balance", balance(temperature=0.01), views=("weak",), tolerance=1e-8, **options)
+    page = method("balance", **options)
+    assert not page.learned.log.requires_grad
+
+
 class WithPerceptrons(Balance):
     """The authors' MiniCLIP: hidden layers with ReLU."""
 
@@ -87,4 +95,5 @@ def test_defaults():
         "layers": 2,
         "temperature": 0.07,
         "max_scale": 100.0,
+        "learn_temperature": True,
     }

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from tests.golden.harness import Reference, defaults, golden, projector, unit
+from tests.golden.harness import Reference, batch_norm, defaults, golden, projector, unit
 
 
 class MultiView(Reference):
@@ -150,6 +150,38 @@ def test_other_numbers_of_views():
     golden("mv_dhel", MultiView, views=("strong",) * 2, also={"views": 2}, fields=fields, width=8)
 
 
+class WithLastNorm(MultiView):
+    """The authors' projector ends with a BatchNorm; this one has no scale."""
+
+    def losses(self, batch):
+        columns = self.encoder(batch).columns
+        self.zero = 0 * sum(c.values.sum() for c in columns.values())
+        w, z = self.w, {}
+        for s, c in columns.items():
+            x = batch_norm(w, "heads.picture.1", c.values @ w["heads.picture.0.weight"].T).relu()
+            x = x @ w["heads.picture.3.weight"].T
+            mean, var = x.mean(0), x.var(0, unbiased=False)
+            z[s] = (x - mean) / (var + 1e-5).sqrt()
+            with torch.no_grad():
+                for name, value in (("mean", mean), ("var", var * len(x) / (len(x) - 1))):
+                    key = f"heads.picture.4.running_{name}"
+                    w[key] = 0.9 * w[key] + 0.1 * value
+                key = "heads.picture.4.num_batches_tracked"
+                w[key] = w[key] + 1
+        rows = [
+            {s: unit(z[s])[c.rows.tolist().index(r)] for s, c in columns.items()}
+            for r in range(batch.size)
+            if r in next(iter(columns.values())).rows.tolist()
+        ]
+        self.views = list(z)
+        return {self.loss: self.mv_dhel(rows)}
+
+
+def test_two_steps_with_a_norm_at_the_end():
+    views = ("strong",) * 4
+    golden("mv_dhel", WithLastNorm, views=views, fields=("picture",), width=8, last_norm=True)
+
+
 def test_defaults():
     """0.5: authors' configuration for CIFAR."""
     assert defaults("mv_dhel") == {
@@ -157,4 +189,5 @@ def test_defaults():
         "views": 0,
         "temperature": 0.5,
         "width": 128,
+        "last_norm": False,
     }

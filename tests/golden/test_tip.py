@@ -32,11 +32,17 @@ class TIP(Reference):
             shapes = [(n, tuple(p.shape)) for n, p in head.named_parameters()]
             expected = [("0.weight", (d, d)), ("0.bias", (d,)), ("2.weight", (self.width, d))]
             assert shapes == expected, name
-        assert f"module.cross.blocks.{self.depth - 1}.up.weight" in self.w
-        assert f"module.cross.blocks.{self.depth}.up.weight" not in self.w
-        for token in ("module.cls", "masked.token"):
-            assert token not in self.w or 0.01 < self.w[token].std() < 0.04, token
+        fused = self.fused_weights()
+        assert f"cross.blocks.{self.depth - 1}.up.weight" in fused
+        assert f"cross.blocks.{self.depth}.up.weight" not in fused
+        assert 0.01 < fused["cls"].std() < 0.04
+        assert "masked.token" not in self.w or 0.01 < self.w["masked.token"].std() < 0.04
+        assert ("match_head.weight" in self.w) == bool(self.match)
         assert ("masked.token" in self.w) == bool(self.fill)
+
+    def fused_weights(self):
+        """Those of the interaction module, which the encoder has as its pool of all fields."""
+        return dict(self.encoder.pools["fused"].named_parameters())
 
     def losses(self, batch):
         """A third of each; with more fields all are contrasted with each other."""
@@ -67,7 +73,7 @@ class TIP(Reference):
         return {r: tokens.x[tokens.row == r] for r in sorted(set(tokens.row.tolist()))}
 
     def nothing(self):
-        return 0 * self.w["module.head.weight"].sum()
+        return 0 * self.fused_weights()["cls"].sum()
 
     # image-tabular contrast
 
@@ -98,7 +104,7 @@ class TIP(Reference):
         loss = 0
         for (i, j), same in [(p, True) for p in pairs] + [(p, False) for p in wrong]:
             cls = self.interact(table[i], image[j])[0]
-            logit = linear(self.w, "module.head", cls)[0]
+            logit = linear(self.w, "match_head", cls)[0]
             # cross-entropy of two classes, of which the second one's logit is 0
             classes = torch.stack([logit, 0 * logit])
             loss = loss + classes.logsumexp(0) - classes[0 if same else 1]
@@ -119,11 +125,12 @@ class TIP(Reference):
 
     def interact(self, cells, image):
         """The class token and cells read the image."""
-        x = torch.cat([self.w["module.cls"][None], cells])
-        y = norm(self.w, "module.cross.norm_keys", image)
+        w = self.fused_weights()
+        x = torch.cat([w["cls"][None], cells])
+        y = norm(w, "cross.norm_keys", image)
         for i in range(self.depth):
-            x = read_block(self.w, f"module.cross.blocks.{i}", x, y, HEADS)
-        return norm(self.w, "module.cross.norm", x)
+            x = read_block(w, f"cross.blocks.{i}", x, y, HEADS)
+        return norm(w, "cross.norm", x)
 
     # masked tabular reconstruction
 
@@ -262,6 +269,7 @@ def test_defaults():
         "width": 128,
         "temperature": 0.1,
         "depth": 4,
+        "corruption": 0.3,
         "view": "strong",
     }
     hold(width=128)

@@ -5,9 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.core import AmodalError, Batch, Ragged, row_seeds
+from amodal import methods
+from amodal.core import AmodalError, Batch, Column, Ragged, row_seeds
+from amodal.nn import config
+from amodal.nn.encoder import Encoder
 from amodal.objectives.matching import sample_negatives
-from tests.methods.bench import batch, exact, method
+from tests.methods.bench import batch, exact, fields, method
 
 FIELDS = ("picture", "facts")
 
@@ -15,6 +18,11 @@ FIELDS = ("picture", "facts")
 def one(**options):
     m = exact(method("tip", sources=FIELDS, **options))
     return m, exact(batch(m.views, sources=FIELDS, patchy=False))
+
+
+def built(**encoder):
+    torch.manual_seed(0)
+    return methods.build("tip", Encoder(fields(FIELDS), size="nano", **encoder))
 
 
 def test_three_losses_a_third_each():
@@ -73,8 +81,8 @@ def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
     cells = m.encoder.encode(m.encoder.tokenize(holes.only("facts")))["facts"]
     assert len(cells) == b.size
     pictures = m.encoder.encode(m.encoder.tokenize(holes.only("picture")))["picture"]
-    first = torch.stack([m.module.cls, cells.x[3]])
-    by_hand = m.module.cross(_ragged(first), _ragged(pictures.x[pictures.row == 3])).flat[0]
+    first = torch.stack([m.interaction.cls, cells.x[3]])
+    by_hand = m.interaction.cross(_ragged(first), _ragged(pictures.x[pictures.row == 3])).flat[0]
     torch.testing.assert_close(left[3], by_hand)
     without = b.columns | {"facts": b["facts"].at(torch.arange(0))}
     alone = m.fused(Batch.of(b.size, without, b.keys))
@@ -106,7 +114,7 @@ def test_a_pair_has_one_logit():
     m, b = one()
     tokens = {f: m.encoder.tokenize(b.only(f))[f] for f in FIELDS}
     lists = [Ragged(t.x, t.lengths()) for t in (tokens["facts"], tokens["picture"])]
-    assert m.module(*lists).shape == (b.size,)
+    assert m.pair_logits(*lists).shape == (b.size,)
 
 
 def test_other_fields_are_encoded_one_by_one_and_their_mean_is_fused():
@@ -117,7 +125,9 @@ def test_other_fields_are_encoded_one_by_one_and_their_mean_is_fused():
     torch.testing.assert_close(m.fused(b).values, sum(p.values for p in parts) / 2)
     context = {s: m.encoder.encode(m.encoder.tokenize(b.only(s)))[s] for s in fields}
     lists = {s: Ragged(t.x, t.lengths()) for s, t in context.items()}
-    torch.testing.assert_close(m.module.vector(lists["facts"], lists["picture"]), parts[0].values)
+    torch.testing.assert_close(
+        m.interaction.vector(lists["facts"], lists["picture"]), parts[0].values
+    )
 
 
 def _without(b, field):
@@ -131,3 +141,76 @@ def test_the_table_may_be_any_field_but_must_be_one():
         method("tip", table="fact")
     with pytest.raises(AmodalError, match="only facts"):
         method("tip", sources=("facts",))
+
+
+def test_the_fused_vector_is_what_verbs_read():
+    """`amodal evaluate` and `embed` see it as that of all fields, and a saved encoder has it."""
+    m, b = one()
+    m.eval()
+    torch.testing.assert_close(m.encoder.features(b)["fused"].values, m.fused(b).values)
+    rebuilt = exact(config.build(m.encoder.spec)).eval()
+    rebuilt.load_state_dict(m.encoder.state_dict())
+    torch.testing.assert_close(rebuilt.features(b)["fused"].values, m.fused(b).values)
+    assert set(m.encoder(b)) == set(FIELDS)  # in the common space each field is by itself
+    assert "fused" not in one(match=0.0, fill=0.0)[0].encoder.features(b)
+
+
+def test_class_tokens_of_the_pooling_are_left_out():
+    m = exact(built(pool="cls")).eval()
+    b = exact(batch(m.views, sources=FIELDS, patchy=False))
+    context = m.encoder.encode(m.encoder.tokenize(b))
+    lists = {}
+    for s, tokens in context.items():
+        rest = tokens.keep(tokens.within() > 0)
+        lists[s] = Ragged(rest.x, rest.lengths())
+    by_hand = m.interaction.vector(lists["facts"], lists["picture"])
+    torch.testing.assert_close(m.fused(b).values, by_hand)
+
+
+def test_rows_are_judged_by_the_matching_head():
+    m, b = one()
+    tokens = {f: m.encoder.encode(m.encoder.tokenize(b.only(f)))[f] for f in FIELDS}
+    lists = [Ragged(t.x, t.lengths()) for t in (tokens["facts"], tokens["picture"])]
+    judged = m.match_logits(b)
+    assert judged.rows.tolist() == list(range(b.size))
+    torch.testing.assert_close(judged.values, m.pair_logits(*lists).float())
+    assert len(m.match_logits(b.only("picture"))) == 0
+    with pytest.raises(AmodalError, match="without matching"):
+        one(match=0.0)[0].match_logits(b)
+
+
+def test_a_joint_trunk_is_refused():
+    with pytest.raises(AmodalError, match="separate or shared"):
+        built(trunk="joint")
+
+
+def test_cells_of_other_records_are_contrasted_and_true_ones_predicted():
+    """Section 4 and the authors' program: three tenths of the cells of the table that is contrasted
+    and matched are those of other records; hidden cells are predicted from a table that is whole."""
+    m, b = one(corruption=0.5)
+    plain = one(corruption=0.0)[0]
+    plain.load_state_dict({k: v for k, v in m.state_dict().items() if "marginals" not in k})
+    assert torch.equal(m.corrupt(b)["facts"].values, b["facts"].values)  # nothing to draw from yet
+    table = b["facts"].values
+    numbers = torch.tensor(m.encoder.fields["facts"].numeric())
+    other = torch.where(numbers, table + 100, table.nan_to_num(0)[:1])  # one category for all
+    m.fit_statistics([Batch.of(b.size, {"facts": Column(other, b["facts"].rows)})])
+    changed = m.corrupt(b)
+    cells = changed["facts"].values
+    present, moved = ~table.isnan(), (cells > 50) & numbers
+    assert torch.equal(cells.isnan(), table.isnan())
+    assert torch.equal(cells[present & numbers & ~moved], table[present & numbers & ~moved])
+    assert set(cells[moved].tolist()) <= set(other.flatten().tolist()) and moved.any()
+    number = (present.sum(1) * 0.5).floor()
+    assert ((cells != table) & present).sum(1).le(number).all()
+    ours, of_changed, of_whole = m.features(b), plain.features(changed), plain.features(b)
+    for f in FIELDS:
+        torch.testing.assert_close(ours.vectors[f].values, of_changed.vectors[f].values)
+    same = (ours.reconstruct["picture"].values, of_whole.reconstruct["picture"].values)
+    torch.testing.assert_close(*same)
+    assert (ours.vectors["facts"].values - of_whole.vectors["facts"].values).abs().max() > 1e-3
+
+
+def test_the_share_of_replaced_cells_is_that_of_the_paper():
+    assert methods.options("tip")["corruption"].default == 0.3
+    assert method("tip", sources=("picture", "words")).marginals is None

@@ -8,24 +8,33 @@ Rows with a subset of the views have their own term over the views that they hav
 view has no positive and is a negative of the others. In MV-DHEL a row's product has a factor for
 each of its own views.
 
+The authors' system for CIFAR, but for what stands below:
+
+    amodal pretrain mv_dhel --data DATA --recipe paper --method.last_norm True --resolution 32
+        --backbone image=convnet:width=64,stages=4,blocks=2
+        --views image=unblurred,unblurred,unblurred,unblurred
+
+For ImageNet: `timm:resnet50@scratch`, `simclr` for `unblurred`, `--method.temperature 0.1 --lr 0.3
+--warmup 0.1 --steps 1000912 --resolution 224`. For two modalities or more give as many fields: each
+is a view. `--method.loss` has MV-InfoNCE and the baselines.
+
+Product: the encoder, for probes by `amodal evaluate`; its rank, which the paper finds to stay full
+with many views, by `amodal diagnose`.
+
 Differs:
 
-- encoder: a transformer over tokens; the paper has ResNet-18 and ResNet-50, which can be had as
-  backbones: `--backbone image=convnet:width=64,stages=4,blocks=2` for pictures of 32 pixels,
-  `image=timm:resnet50@scratch` for large ones. A linear map to the encoder's width is between
-  their features and the projector.
-- heads: with one field a projector of two layers, as wide as the encoder and then 128. With
-  several, a linear map of each into a common space; the paper's setting for sentiment (three
-  modalities, with labels) is not here.
-- temperature: .5 as in the authors' configurations for CIFAR; that for ImageNet has .1.
-- views: four of a lone field, `strong`: crops of 20-100 % with blur. Theirs are crops of 8-100 %,
-  with blur for ImageNet alone: `--views image=unblurred,unblurred,unblurred,unblurred`, and
-  `simclr` in its place for ImageNet. Two to five are tried (`views`).
+- encoder: a transformer over tokens unless `--backbone` names the ResNets. A linear map to the
+  encoder's width is between their features and the projector.
+- heads: with one field a projector of two layers, as wide as the encoder and then 128. The authors
+  have a BatchNorm with a scale at its end; `last_norm` has one without. With several fields, a
+  linear map of each into a common space. The program for sentiment, with three modalities and
+  labels, is not among the authors'; here it is `amodal adapt` of such a run.
+- views: four of a lone field, `strong`: crops of 20-100 % with blur. Two to five are tried
+  (`views`). Theirs for CIFAR have half of SimCLR's strength of colours.
 - rows without a view, see above: the paper's records are complete.
 - optimizer: the cosine ends at 1 % of the rate.
 - losses: the two of the paper and the baselines; the authors' code has more of other papers.
-- product: the encoder, for probes by `amodal evaluate`; its rank, and alignment and uniformity of
-  pairs of fields (not of views), by `amodal diagnose`.
+- alignment and uniformity are measured of pairs of fields, not of views.
 """
 
 import torch
@@ -65,6 +74,7 @@ def mv_dhel(
     views: int = 0,
     temperature: float = 0.5,
     width: int = 128,
+    last_norm: bool = False,
 ) -> Towers:
     """One contrastive term over all views of each row.
 
@@ -76,6 +86,7 @@ def mv_dhel(
         views: Augmentations of each value; 0 for four with one field, and for one each with more.
         temperature: Temperature of the softmax.
         width: Output width of the projector with one field, width of the common space with more.
+        last_norm: A BatchNorm at the end of the projector.
 
     Raises:
         AmodalError: If `loss` is unknown.
@@ -85,7 +96,10 @@ def mv_dhel(
     one_field = len(encoder.fields) == 1
     views = views or (4 if one_field else 1)
     heads = (
-        {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields}
+        {
+            f: Projector(encoder.width, width, hidden=encoder.width, last_norm=last_norm)
+            for f in encoder.fields
+        }
         if one_field
         else {}
     )

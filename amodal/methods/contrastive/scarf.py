@@ -26,9 +26,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe, name_code
-from amodal.masking.hashing import uniform
+from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe
 from amodal.methods.contract import Features
+from amodal.methods.shared.marginals import Marginals
 from amodal.methods.shared.one_modality import only_fields
 from amodal.methods.shared.shapes import Towers, share, view_pairs
 from amodal.methods.shared.typed_parts import table_modality
@@ -145,65 +145,13 @@ class Scarf(Towers):
         return Embeddings({s: z[s] for s in columns}, batch.size)
 
     def corrupt(self, field: str, column: Column, seeds: Tensor) -> Tensor:
-        """Draw some cells of each row anew.
-
-        Args:
-            field: The table.
-            column: Its N rows of C cells, NaN where one is missing.
-            seeds: (B,) of the rows of the batch.
-
-        Returns:
-            (N, C), with NaN where `column` has it.
-        """
-        x_NC, code = column.flat, name_code(field)
-        cell_C = torch.arange(x_NC.shape[1], device=x_NC.device)
-        seed_N1 = seeds[column.rows].unsqueeze(1)
-        present = ~x_NC.isnan()
-        order = torch.where(present, uniform(seed_N1, code, 0, cell_C), 2.0)  # missing ones last
-        rank = order.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-        # nudged before rounding, so that .29 of 100 cells are 29 and not 28
-        number_N1 = (present.sum(1, keepdim=True).double() * self.corruption + 1e-9).floor()
-        marginals = self._marginals(field)
-        drawn = marginals(uniform(seed_N1, code, 1, cell_C)).to(x_NC.dtype)
-        # a column that no training record has a value in has nothing to draw from
-        return torch.where(present & (rank < number_N1) & (marginals.count > 0), drawn, x_NC)
+        """(N, C) the rows of a table with some cells drawn anew; see `Marginals.corrupt`."""
+        return self._marginals(field).corrupt(
+            column.flat, seeds[column.rows], share=self.corruption, name=field
+        )
 
     def _marginals(self, field: str) -> Marginals:
         return cast(Marginals, self.marginals[field])
-
-
-class Marginals(nn.Module):
-    """The empirical marginal distribution of each column.
-
-    Args:
-        columns: C.
-        size: Values that are kept of each column, at most.
-    """
-
-    value: Tensor
-    count: Tensor
-
-    def __init__(self, columns: int, size: int):
-        super().__init__()
-        self.register_buffer("value", torch.zeros(size, columns))
-        self.register_buffer("count", torch.zeros(columns, dtype=torch.int64))
-
-    def fit(self, x_NC: Tensor) -> None:
-        """Keep the values that are present, or evenly spaced ones of them in their order."""
-        size = len(self.value)
-        self.value.zero_()
-        for c, column in enumerate(x_NC.double().unbind(1)):
-            sorted_n = column[~column.isnan()].sort().values
-            if len(sorted_n) > size:
-                middle = (torch.arange(size, dtype=torch.float64) + 0.5) * (len(sorted_n) / size)
-                sorted_n = sorted_n[middle.long()]
-            self.value[: len(sorted_n), c] = sorted_n.to(self.value)
-            self.count[c] = len(sorted_n)
-
-    def forward(self, uniform_NC: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) -> values of the columns (N, C); 0 of a column without."""
-        index = (uniform_NC.double() * self.count).long()
-        return self.value.gather(0, index)
 
 
 def projector(width_in: int, hidden: int, width: int) -> nn.Sequential:

@@ -1,19 +1,24 @@
 """Balanced CLIP: similarities are scaled to uniform marginals for k steps, of which CLIP takes one.
 Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two fields of a
-record; what balancing does to the variance of an estimate is measured by `amodal.diagnose.balance`.
-Row 42 of the catalogue.
+record. Row 42 of the catalogue.
+
+Product: an estimate of a mean over a population of which two labels are known, with its predicted
+error and the dependence that decides how much balancing gains (eq. 3-6, theorem 1): `amodal
+estimate DATA --value V --by A,B`, `amodal.diagnose.estimate`. Metadata balancing, the second
+application, is `amodal curate DATA --by balance --words FILE`.
 
 Differs:
 
-- encoder: any, trained whole, with linear heads. The paper trains perceptrons of two hidden layers
+- encoder: any, trained whole, with linear heads. The authors train perceptrons of two hidden layers
   of 256 with ReLU on frozen features of CLIP, BERT and GPT-2 (128 outputs, as here):
   `--backbone image=timm:NAME@pretrained text=transformers:DIR --method.hidden 256`, here behind a
   linear map to the encoder's width, which learns.
-- temperature: learned from .07; .01 and fixed in the paper (`temperature=0.01` begins there).
+- temperature: learned from .07. Theirs is .01 and fixed: `--method.temperature 0.01
+  --method.learn_temperature False`.
 - steps: any number of them; the paper trains with 0, 1 and 2.
 - with n fields, the mean over pairs of fields.
-- metadata balancing, the paper's second application, is not here.
-- product: the estimate, its variance and their prediction are called from Python, by no command.
+- estimates: a value that varies inside a cell of the two labels adds its variance, which no step
+  removes; the paper's is a function of the cell.
 - recipe: the library's. The authors' repository has the models that they trained, and not the
   program that trained them."""
 
@@ -38,6 +43,7 @@ def balance(
     layers: int = 2,
     temperature: float = 0.07,
     max_scale: float = 100.0,
+    learn_temperature: bool = True,
 ) -> Towers:
     """Build balanced CLIP.
 
@@ -50,8 +56,9 @@ def balance(
         temperature: Where the learned softmax temperature starts (fixed at .01 in the paper, whose
             features are pretrained).
         max_scale: Bound of its inverse.
+        learn_temperature: Whether it learns.
     """
-    scale = Scale(1 / temperature, most=max_scale)
+    scale = Scale(1 / temperature, most=max_scale).requires_grad_(learn_temperature)
 
     def objective(z: Embeddings) -> dict[str, Tensor]:
         return share(

@@ -371,12 +371,12 @@ def supervised_head(
     """The head that fits the features of an encoder.
 
     Args:
-        encoder: Its trunk says whether features are fused.
+        encoder: Its pools say whether features are fused.
         targets: Targets, or what `Target.written` makes of them.
         hidden: See `SupervisedHead`.
     """
     made, fields = [Target.read(t) for t in targets], list(encoder.fields)
-    if encoder.trunk == "joint":
+    if FUSED in encoder.pools:
         return SupervisedHead(made, fields, encoder.feature_width(FUSED), hidden=hidden, joint=True)
     widths = {f: encoder.feature_width(f) for f in fields}
     return SupervisedHead(made, fields, widths, hidden=hidden)
