@@ -7,7 +7,8 @@ directory. `voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kH
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
-for images of 32, 64 and 128 pixels, whose cells see no more than their own part,
+for images of 32, 64 and 128 pixels, whose cells see no more than their own part, `caffenet` for
+images of 67 pixels and more (AlexNet's kind), `vgg` for images and spectrograms,
 `resnet1d` for series and sound, `gru` and `lstm` for series, sound, text and symbols, `mlp` for
 tables. Their options follow a colon: `convnet:width=32,norm=group`.
 """
@@ -172,11 +173,13 @@ LIBRARIES = {
     "transformers": "transformers",
     "voice": "voice",
     "amdim": "amdim",
+    "caffenet": "caffenet",
     "convnet": "convnet",
     "resnet1d": "resnet1d",
     "gru": "rnn",
     "lstm": "rnn",
     "mlp": "mlp",
+    "vgg": "vgg",
 }
 """The first word of a spec -> the module that reads the rest."""
 TOKENS = "tokens"
@@ -184,7 +187,7 @@ TOKENS = "tokens"
 default on small data is."""
 # package:NAME becomes one of the libraries in `amodal.train`
 reserve("backbones", [*LIBRARIES, TOKENS, "package"])
-OWN = ("amdim", "convnet", "resnet1d", "gru", "lstm", "mlp")
+OWN = ("amdim", "caffenet", "convnet", "resnet1d", "gru", "lstm", "mlp", "vgg")
 """Those that need no name of a model and have no weights to begin with."""
 
 
