@@ -33,11 +33,11 @@ Differs:
   heads come from running moments of all steps; the authors fit the layer anew to 25,000 training
   pairs at the end.
 - with more than two fields each is mapped towards the first, and the loss is the mean over pairs.
-- recipe: `PAPER_RECIPE` is that of pretraining on sound. Scores have a rate of 5e-4, batches of 256
-  and 180 epochs, and stage 2 has 4e-4 (`--lr 4e-4 --method.pretrain 0` for a second run), which is
-  halved five times from the best weights after 30, then 10 epochs without a better ranking. Their
-  plateau is one of the ranking of validation, in epochs; here of the loss, in entries of the log.
-  Adam's decay of theirs goes through the gradient, here it is AdamW's.
+- recipe: `PAPER_RECIPE` is that of pretraining on sound; docs/recipes.md has the commands for
+  scores and for pairs too. Stage 2 of theirs is halved five times from the best weights, after 30,
+  then 10 epochs without a better ranking. Their plateau is one of the ranking of validation, in
+  epochs; here of the loss, in entries of the log. Adam's decay of theirs goes through the gradient,
+  here it is AdamW's.
 - product: snippets are found by the verbs for retrieval, with the paper's Recall, MRR and median
   rank; pieces by the votes of their snippets, `amodal evaluate --protocols track_identification
   --protocol.whole LABEL` (25 neighbours each, as theirs).

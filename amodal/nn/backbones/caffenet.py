@@ -123,7 +123,8 @@ class CaffenetBody(Body):
 
     def hidden_states(self, values: Tensor) -> list[Tensor]:
         """See `Layered`: five maps, each after its maxima where it has them, and fc6 and fc7."""
-        states, x = [], self.scaled(values)
+        states: list[Tensor] = []
+        x = self.scaled(values)
         for part in self.maps:
             x = part(x)
             if isinstance(part, nn.MaxPool2d):  # in place of the map that it is made of

@@ -71,7 +71,11 @@ def build(library: str, rest: str, modality: ImageField | SpectralField) -> VggB
             f"vgg:norm=group needs a width and an out that {GROUPS} groups divide, got "
             f"{options.width} and {options.out}"
         )
-    front = Spectrogram(modality) if hasattr(modality, "max_frames") else Picture(modality)
+    front: Front
+    if hasattr(modality, "max_frames"):
+        front = Spectrogram(cast(SpectralField, modality))
+    else:
+        front = Picture(cast(ImageField, modality))
     if min(front.shape[1:]) < MIN_SIDE:
         raise AmodalError(
             f"vgg halves a map four times, so it needs {MIN_SIDE} cells a side, and this field has "
