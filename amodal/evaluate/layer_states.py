@@ -19,8 +19,9 @@ BATCH = 64
 
 def layered_bodies(encoder: AnyEncoder) -> dict[str, Layered]:
     """Field -> the network of its backbone, where that says what its layers give."""
-    tokenizers = encoder.tokenizers if isinstance(encoder, Encoder) else {}
-    bodies = {f: getattr(t, "body", None) for f, t in tokenizers.items()}
+    if not isinstance(encoder, Encoder):
+        return {}
+    bodies = {f: getattr(t, "body", None) for f, t in encoder.tokenizers.items()}
     return {f: body for f, body in bodies.items() if isinstance(body, Layered)}
 
 

@@ -97,7 +97,7 @@ class Image(Modality):
     )
     example_tokens: ClassVar[int] = 196
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
-    views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS, _views.AUTO, _views.SHEET)
+    views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS, *_views.WHOLE)
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
@@ -201,16 +201,10 @@ class Image(Modality):
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
 
-        weak: a crop of 60-100 % of the area, flipped half the time. crop: of 20-100 %, MAE's. half:
-        of 50-100 %, SLIP's. alexnet: a square of 227 of 256 pixels a side. strong: SimCLR's
-        (20-100 %, colour, grey, blur). simclr: of 8-100 %.
-        unblurred: so too, not blurred. local: 5-40 %, at `local_size`, with strong's colours.
-        blurred and solarized: the two views of BYOL (8-100 %, less change of saturation, blur
-        always or seldom, a fifth of the second ones solarized). global and local_solarized:
-        LeJEPA's (30-100 % and, at `local_size`, 5-30 %, BYOL's second colours, blur half the time).
-        amdim: of 30-100 %, not blurred. autoaugment: the whole, by a policy of Cubuk et al. sheet:
-        UCASR's for printed music, see `sheet_views`. With
-        fit "native" a crop has the shape of its picture, or half of it.
+        weak: a crop of 60-100 % of the area, flipped half the time. strong: SimCLR's (20-100 %,
+        colour, grey, blur). local: 5-40 %, at `local_size`, with strong's colours. Others are those
+        of papers, see `image_views`. With fit "native" a crop has the shape of its picture, or half
+        of it.
 
         Cropping, resizing, blurring and flipping are linear along each side, colour jitter across
         channels: small matrix products, which cost the same for any number of channels and bits.
@@ -219,10 +213,8 @@ class Image(Modality):
         check_view(view, self.views)
         if view == "plain":
             return value
-        if view == _views.AUTO:
-            return _views.auto_augment(value, rng)
-        if view == _views.SHEET:
-            return _views.print_augment(value, rng)
+        if view in _views.WHOLE:
+            return _views.WHOLE[view](value, rng)
         style, whole = _views.VIEWS[view], value.shape[1:]
         height, width = (self._half(n) for n in whole) if style.is_local else whole
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.

@@ -6,7 +6,7 @@ import torch
 
 import amodal
 from amodal import data, methods, modalities
-from amodal.core import AmodalError, Batch, Column, Recipe
+from amodal.core import AmodalError, Batch, Column, Recipe, part
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.train.collapse_monitor import CollapseMonitor
@@ -198,3 +198,15 @@ def test_the_wide_layers_of_caffenet_drop_half_in_training_alone():
         m.features(b)
     assert torch.equal(seen[0], seen[1]), "by the seeds of rows"
     assert not (seen[2] == 0).all(0).any() and 0.3 < (seen[0] == 0).float().mean() < 0.8
+
+
+def test_an_encoder_with_a_topic_model_is_built_from_its_description():
+    two = fields(("picture", "words"))
+    m = methods.build("texttopicnet", Encoder(two, size="nano"), text="topics", topics=4, min_df=1)
+    made = part.build(m.encoder.spec)
+    made.load_state_dict(m.encoder.state_dict())
+    values = batch({"picture": ("plain",), "words": ("plain",)}, sources=("picture", "words"))
+    with torch.no_grad():
+        for one, other in zip(m.encoder(values).columns.values(), made(values).columns.values()):
+            torch.testing.assert_close(one.values, other.values)
+    assert made.tokenizers["words"].topics.least == 1

@@ -49,12 +49,12 @@ def layer_probe(
     spec: Spec = {}
     rows: list[Row] = []
     for name in names:
-        parts = (
-            replace(part, features=one, aligned=one)
+        one, other = (
+            replace(part, features=alone, aligned=alone)
             for part, columns in ((train, learnt), (test, tested))
-            for one in (Embeddings({name: columns[name]}, len(part)),)
+            for alone in (Embeddings({name: columns[name]}, len(part)),)
         )
-        spec, of_layer = measure_sources(fit, *parts, label, few=few, draws=draws, seed=seed)
+        spec, of_layer = measure_sources(fit, one, other, label, few=few, draws=draws, seed=seed)
         rows += of_layer
     return Result("layer_probe", spec | {"space": "layers"}, rows)
 

@@ -43,7 +43,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Column, Recipe, field_of, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe, field_of, unknown
 from amodal.core.column import both
 from amodal.core.part import Part
 from amodal.methods.contract import Columns, FeatureRecord, Method
@@ -112,7 +112,7 @@ def texttopicnet(
     if text not in TEXTS:
         raise unknown("text", text, TEXTS)
     texts, others = texts_and_others(encoder)
-    words = {"least": min_df, "most": max_df, "buckets": buckets}
+    words: dict[str, Any] = {"least": min_df, "most": max_df, "buckets": buckets}
     if text == "topics":
         read_topics(encoder, texts, topics, loss == "softmax", words)
     else:
@@ -265,7 +265,8 @@ class TextTopicNet(Method):
     def logits(self, batch: Batch) -> Columns:
         """Source -> (N, K), of the fields that learn."""
         if self.learned is None:
-            return self.encoder(batch).columns
+            z: Embeddings = self.encoder(batch)
+            return z.columns
         own = [s for s in batch.sources if field_of(s) in self.learned]
         features, heads = self.encoder.features(batch.only(*own)), aligned_heads(self.encoder)
         return {

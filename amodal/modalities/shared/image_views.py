@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,7 @@ VIEWS = {
 AUTO = "autoaugment"
 """The view of `image_policies`, which is no crop."""
 SHEET = "sheet"
-"""The view of `sheet_views`, of dark print on white."""
+"""The view of `sheet_views`, of dark print on white: UCASR's of scores."""
 JITTER_RATE, GREY_RATE = 0.8, 0.2
 """How often colours are changed and taken away, in SimCLR and BYOL."""
 
@@ -147,3 +148,10 @@ def print_augment(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return value
     out = sheet_view(value.astype(np.float32), low, high, rng)
     return np.rint(out).astype(np.uint8) if is_bytes else out
+
+
+WHOLE: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    AUTO: auto_augment,
+    SHEET: print_augment,
+}
+"""Views that are no crops."""

@@ -75,7 +75,7 @@ def build(library: str, rest: str, modality: ImageField | SpectralField) -> VggB
     if hasattr(modality, "max_frames"):
         front = Spectrogram(cast(SpectralField, modality))
     else:
-        front = Picture(cast(ImageField, modality))
+        front = Picture(modality)
     if min(front.shape[1:]) < MIN_SIDE:
         raise AmodalError(
             f"vgg halves a map four times, so it needs {MIN_SIDE} cells a side, and this field has "
