@@ -51,9 +51,10 @@ class RunOptions:
     backbones: dict[str, str] | None = _option(
         None,
         "timm:NAME@pretrained, timm:NAME@scratch, transformers:DIR; or small ones from scratch: "
-        "convnet and amdim (images), resnet1d (series, sound), transmil (lists of vectors), "
-        "mlp and vector_transformer (tables), gru and lstm (sequences), with options after a "
-        "colon: convnet:width=64,norm=group; or FILE.py:NAME of your own. Some methods have one by "
+        "convnet, caffenet and amdim (images), vgg (images, sound), resnet1d (series, sound), "
+        "transmil (lists of vectors), mlp and vector_transformer (tables), gru and lstm "
+        "(sequences), with options after a colon: "
+        "convnet:width=64,norm=group; or FILE.py:NAME of your own. Some methods have one by "
         "default on small data: FIELD=tokens takes it away",
         metavar="FIELD=SPEC",
         name="backbone",

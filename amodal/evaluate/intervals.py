@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from amodal.evaluate.result import Report
 
 QUANTILE = 1.96
-SHARES = ("accuracy", "balanced accuracy", "macro F1", "AUROC", "concordance", "MRR", "Spearman")
+SHARES = (
+    "accuracy",
+    "balanced accuracy",
+    "macro F1",
+    "AUROC",
+    "concordance",
+    "MRR",
+    "MAP",
+    "Spearman",
+)
 """Metrics, beside Recall@k, of which `standard_error` knows an interval without outcomes."""
 DIGITS = 4
 

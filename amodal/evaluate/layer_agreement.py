@@ -10,20 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from amodal.core import AmodalError, Column
 from amodal.core.column import shared_rows
 from amodal.data import Dataset
 from amodal.diagnose.neighbours import layer_agreement, most_alike
-from amodal.inference.forward_passes import sequential_loader
-from amodal.nn.backbones.body import Layered
+from amodal.evaluate.layer_states import layered_bodies, states_of_layers
 
 if TYPE_CHECKING:
     from amodal.model import Model
 
 K = 10
-BATCH = 64
 Row = dict[str, str | float]
 
 
@@ -50,33 +47,13 @@ def agreement_of_layers(
         AmodalError: For fewer than two fields with backbones whose layers can be read, and for too
             few records that have both.
     """
-    bodies = {
-        f: body
-        for f in model.encoder.fields
-        if isinstance(body := getattr(model.encoder.tokenizers[f], "body", None), Layered)
-    }
+    bodies = layered_bodies(model.encoder)
     if len(bodies) < 2:
         raise AmodalError(
             "layers are compared between two fields with backbones of timm or transformers, and "
             f"here are {', '.join(bodies) or 'none'}"
         )
-    states: dict[str, list[list[Tensor]]] = {f: [] for f in bodies}
-    rows: dict[str, list[Tensor]] = {f: [] for f in bodies}
-    done = 0
-    for batch in sequential_loader(dataset.select(list(bodies)), indices, BATCH):
-        moved = batch.to(model.device)
-        for field, body in bodies.items():
-            if len(column := moved[field]):
-                states[field].append([s.float().cpu() for s in body.hidden_states(column.values)])
-                rows[field].append(done + column.rows.cpu())
-        done += batch.size
-        if progress is not None:
-            progress(batch.size)
-    columns = {
-        f: [Column(torch.cat(layer), torch.cat(rows[f])) for layer in zip(*states[f])]
-        for f in bodies
-        if states[f]
-    }
+    columns = states_of_layers(bodies, dataset, indices, model.device, progress)
     return [most_alike_of(columns, a, b) for a, b in itertools.combinations(columns, 2)]
 
 

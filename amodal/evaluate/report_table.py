@@ -17,6 +17,7 @@ HEADLINES = (
     "R2",
     "AMI",
     "recall@10",
+    "MAP",
     "macro top-1, harmonic mean",
     "MRR, by votes",
     "worth",

@@ -17,8 +17,10 @@ from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared import sound as _sound
+from amodal.modalities.shared import sound_views as _sound_views
 from amodal.modalities.shared.base import (
     FILE,
+    VIEWS,
     Attribute,
     BadValue,
     Modality,
@@ -40,6 +42,7 @@ MAX_SAMPLES = 2**28
 DEFAULT_SECONDS = 10.0
 """Maximum of `max_seconds` that `infer` sets."""
 FEATURES = ("logmel", "waveform")
+MUSIC = "music"
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 
 
@@ -85,8 +88,9 @@ class Audio(Modality):
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("voice", "resnet1d", "gru", "lstm")
+    backbones: ClassVar[tuple[str, ...]] = ("voice", "resnet1d", "vgg", "gru", "lstm")
     axis_names: ClassVar[Mapping[int, str]] = {0: "time", 1: "pitch"}
+    views: ClassVar[tuple[str, ...]] = (*VIEWS, MUSIC)
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -194,11 +198,14 @@ class Audio(Modality):
 
         weak: 80-100 % of the clip, ±3 dB. strong: 50-100 % at 90-110 % speed, ±6 dB, white noise
         10-40 dB below, one interval of time and one band of frequencies masked (Park et al.,
-        SpecAugment, 2019). local: 20-50 %, ±6 dB.
+        SpecAugment, 2019). local: 20-50 %, ±6 dB. music: UCASR's, which leaves pitch and length,
+        see `sound_views`.
         """
-        check_view(view)
+        check_view(view, self.views)
         if view == "plain":
             return value
+        if view == MUSIC:
+            return _sound_views.music_view(value, self.rate, rng)
         decibels = rng.uniform(-1, 1) * (3 if view == "weak" else 6)
         out = value[_ragged.random_crop(len(value), *CROPS[view], rng, least=self.min_samples)]
         if view == "strong":
@@ -243,6 +250,11 @@ class Audio(Modality):
     def token_steps(self) -> int:
         """Steps of a token: frames of the spectrogram, or samples."""
         return self.tile[0]
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of the longest recording; 0 without a limit."""
+        return math.ceil(self.max_seconds * self.rate / self.hop)
 
     @property
     def step_width(self) -> int:

@@ -87,10 +87,17 @@ class Image(Modality):
     accepts: ClassVar[str] = "image/*,.npy"
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers", "convnet", "amdim")
+    backbones: ClassVar[tuple[str, ...]] = (
+        "timm",
+        "transformers",
+        "convnet",
+        "caffenet",
+        "vgg",
+        "amdim",
+    )
     example_tokens: ClassVar[int] = 196
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
-    views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS, _views.AUTO)
+    views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS, *_views.WHOLE)
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
@@ -194,14 +201,10 @@ class Image(Modality):
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
 
-        weak: a crop of 60-100 % of the area, flipped half the time. crop: of 20-100 %, MAE's. half:
-        of 50-100 %, SLIP's. strong: SimCLR's (20-100 %, colour, grey, blur). simclr: of 8-100 %.
-        unblurred: so too, not blurred. local: 5-40 %, at `local_size`, with strong's colours.
-        blurred and solarized: the two views of BYOL (8-100 %, less change of saturation, blur
-        always or seldom, a fifth of the second ones solarized). global and local_solarized:
-        LeJEPA's (30-100 % and, at `local_size`, 5-30 %, BYOL's second colours, blur half the time).
-        amdim: of 30-100 %, not blurred. autoaugment: the whole, by a policy of Cubuk et al. With
-        fit "native" a crop has the shape of its picture, or half of it.
+        weak: a crop of 60-100 % of the area, flipped half the time. strong: SimCLR's (20-100 %,
+        colour, grey, blur). local: 5-40 %, at `local_size`, with strong's colours. Others are those
+        of papers, see `image_views`. With fit "native" a crop has the shape of its picture, or half
+        of it.
 
         Cropping, resizing, blurring and flipping are linear along each side, colour jitter across
         channels: small matrix products, which cost the same for any number of channels and bits.
@@ -210,14 +213,14 @@ class Image(Modality):
         check_view(view, self.views)
         if view == "plain":
             return value
-        if view == _views.AUTO:
-            return _views.auto_augment(value, rng)
+        if view in _views.WHOLE:
+            return _views.WHOLE[view](value, rng)
         style, whole = _views.VIEWS[view], value.shape[1:]
         height, width = (self._half(n) for n in whole) if style.is_local else whole
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
         blurred = style.blur > 0 and rng.random() < style.blur
         sigma = rng.uniform(0.1, 2.0) * min(height, width) / 224 if blurred else 0.0
-        low, high, mirrored = self._crop(style.area, whole, rng)
+        low, high, mirrored = self._crop(style, whole, rng)
         if max(whole) > _maps.MAX_DENSE_SIDE:
             (top, left), (bottom, right) = low.astype(int), high.astype(int)
             # from here on relative to what was cut out
@@ -240,11 +243,11 @@ class Image(Modality):
         return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
 
     def _crop(
-        self, share: tuple[float, float], shape: tuple[int, ...], rng: np.random.Generator
+        self, style: _views.ImageView, shape: tuple[int, ...], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, bool]:
         """A random resized crop: start and end (y, x), and whether it is flipped."""
         whole = np.array(shape)
-        area, ratio = rng.uniform(*share), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        area, ratio = rng.uniform(*style.area), np.exp(rng.uniform(*np.log(style.aspect)))
         sides, offset = (
             np.minimum(1, np.sqrt([area / ratio, area * ratio])) * whole,
             rng.random(2),

@@ -184,6 +184,24 @@ class Extensions:
         finally:
             self.block_hook = before
 
+    def set_backbone(self, field: str, backbone: Part) -> Encoder:
+        """Read a field by a part whose tokens have seen each other, in place of its tower.
+
+        The offset of the field is zero from then on, so that the tokens are what the part gives.
+
+        Raises:
+            AmodalError: For a trunk that other fields use too.
+        """
+        encoder = cast("Encoder", self)
+        self._needs_towers("replaced")
+        encoder.tokenizers[field] = backbone
+        if field in encoder.trunks:
+            encoder.trunks.pop(field)
+        encoder.field_token[field].requires_grad_(False).zero_()
+        backbones = {**encoder.recorded_args.get("backbones", {}), field: backbone}
+        encoder.describe_as(backbones=backbones)
+        return encoder
+
     def drop(self, field: str) -> None:
         """Remove a field's tower, before `align`: a method reads the field by another one's."""
         encoder = cast("Encoder", self)

@@ -114,6 +114,58 @@ def reciprocal_ranks(ahead_N: Tensor, tied_N: Tensor, equal_N: Tensor) -> Tensor
     return mean.index_copy(0, more, torch.stack(values)[which])
 
 
+def average_precisions(
+    query_ND: Tensor,
+    gallery_MD: Tensor,
+    right: Callable[[int], Tensor],
+    abs_cosine: bool = False,
+) -> Tensor:
+    """Average precision of each query, expected where ties are broken at random.
+
+    Args:
+        query_ND: Queries.
+        gallery_MD: Gallery.
+        right: Number of a query -> (M,) bool, which of the gallery are right for it.
+        abs_cosine: See `ranked`.
+
+    Returns:
+        (N,) float64; NaN for a query for which nothing is right.
+    """
+    query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_MD.float(), dim=1)
+    place = torch.arange(1, len(gallery) + 1, dtype=torch.float64)
+    values = []
+    for i, vector in enumerate(query):
+        similarity = gallery @ vector
+        ranked, order = torch.sort(similarity.abs() if abs_cosine else similarity, descending=True)
+        _, tie, size = torch.unique_consecutive(ranked, return_inverse=True, return_counts=True)
+        right_of_tie = torch.zeros(len(size), dtype=torch.float64)
+        right_of_tie.index_add_(0, tie, right(i)[order].double())
+        # of the group of equals at a place: its size, its right ones, and what comes before it
+        m, r = size[tie].double(), right_of_tie[tie]
+        ahead, right_ahead = (
+            (total.cumsum(0) - total)[tie] for total in (size.double(), right_of_tie)
+        )
+        # a right one at place j of the group has (j - 1) (r - 1) / (m - 1) right ones before it
+        # there
+        within = (place - ahead - 1) * (r - 1) / (m - 1).clamp(min=1)
+        precision = r / m * (right_ahead + 1 + within) / place
+        values.append(precision.sum() / right_of_tie.sum())
+    return torch.stack(values) if values else torch.zeros(0, dtype=torch.float64)
+
+
+def chance_of_average_precision(sizes: np.ndarray, n: int) -> np.ndarray:
+    """The average precision of random ranks.
+
+    Args:
+        sizes: (N,) right answers of each query, at least 1.
+        n: Size of the gallery.
+    """
+    harmonic = (1 / np.arange(1, n + 1)).sum()
+    share = (sizes - 1) / max(n - 1, 1)
+    out: np.ndarray = (harmonic * (1 - share) + n * share) / n
+    return out
+
+
 def group_sizes(same: Tensor) -> np.ndarray:
     """How many equal values there are of each."""
     _, inverse, counts = np.unique(same.numpy(), return_inverse=True, return_counts=True)

@@ -34,6 +34,7 @@ class CollapseMonitor:
     def __init__(self, held_out: Sequence[Batch], min_rank: float = 1.5):
         self.held_out, self.min_rank = list(held_out), min_rank
         self.low_counts: dict[str, int] = {}
+        self.fixed: set[str] = set()
 
     @torch.no_grad()
     def measure(self, encoder: Encoder) -> dict[str, float]:
@@ -47,6 +48,7 @@ class CollapseMonitor:
         if not self.held_out:
             return {}
         training = encoder.training
+        self.fixed = fixed_fields(encoder)
         encoder.eval()
         # a method may have taken fields out of the encoder to read them another way
         readable = (
@@ -101,7 +103,7 @@ class CollapseMonitor:
                 )
             if not settled:
                 continue
-            low = rank < self.min_rank
+            low = rank < self.min_rank and field_of(source) not in self.fixed
             self.low_counts[source] = self.low_counts.get(source, 0) + 1 if low else 0
             if self.low_counts[source] >= 2:
                 raise TrainingStopped(
@@ -114,3 +116,16 @@ class CollapseMonitor:
 
 def checkpoint_note(last_good: object) -> str:
     return f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
+
+
+def fixed_fields(encoder: nn.Module) -> set[str]:
+    """The fields of which no part learns before the heads."""
+    if not isinstance(encoder, Encoder) or encoder.trunk != "separate":
+        return set()
+    parts = (encoder.tokenizers, encoder.trunks, encoder.pools, encoder.extra_blocks)
+
+    def learns(field: str) -> bool:
+        own = [p for part in parts if field in part for p in part[field].parameters()]
+        return any(p.requires_grad for p in [*own, encoder.field_token[field]])
+
+    return {field for field in encoder.fields if not learns(field)}

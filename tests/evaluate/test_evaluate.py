@@ -232,3 +232,42 @@ def test_an_encoder_of_one_point_scores_chance_with_equal_values_too():
     rows = ranked(torch.ones(48, 4), torch.ones(48, 4), same)
     for row in rows[:-1]:
         assert row["value"] == pytest.approx(row["chance"], abs=1e-9), row["metric"]
+
+
+def test_average_precision_is_that_of_scikit_learn_and_the_mean_over_orders_of_ties():
+    import itertools
+
+    from sklearn.metrics import average_precision_score
+
+    from amodal.stats.ranking import average_precisions, chance_of_average_precision
+
+    torch.manual_seed(0)
+    query, gallery, codes = torch.randn(5, 3), torch.randn(12, 3), torch.arange(12) % 3
+    unit = torch.nn.functional.normalize
+    similarity = unit(query, dim=1) @ unit(gallery, dim=1).T
+    got = average_precisions(query, gallery, lambda i: codes == codes[i])
+    for i, value in enumerate(got):
+        expected = average_precision_score((codes == codes[i]).numpy(), similarity[i].numpy())
+        assert float(value) == pytest.approx(expected, abs=1e-9)
+    # two groups of equals, of 2 and of 4: the mean over all their orders
+    gallery = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1]])
+    right = torch.tensor([True, False, True, True, False, False])
+    orders = [
+        [*first, *last]
+        for first in itertools.permutations([0, 1])
+        for last in itertools.permutations([2, 3, 4, 5])
+    ]
+    mean = np.mean(
+        [
+            average_precision_score(right[o].numpy(), -np.arange(6))
+            for o in (torch.tensor(order) for order in orders)
+        ]
+    )
+    got = average_precisions(torch.tensor([[1.0, 0.1]]), gallery, lambda i: right)
+    assert float(got[0]) == pytest.approx(mean, abs=1e-9)
+    # one point for all is chance
+    got = average_precisions(torch.ones(1, 2), torch.ones(6, 2), lambda i: right)
+    assert float(got[0]) == pytest.approx(float(chance_of_average_precision(np.array([3]), 6)[0]))
+    assert average_precisions(
+        torch.ones(1, 2), torch.ones(2, 2), lambda i: right[:2] & False
+    ).isnan()

@@ -161,3 +161,42 @@ def test_a_label_that_nobody_has_names_those_that_exist():
         knn(train, test, label="none")
     with pytest.raises(AmodalError, match="Did you mean kind"):
         linear(train, test, label="kinds")
+
+
+def test_layers_of_a_backbone_are_probed_one_by_one():
+    """A label that is the brightness of a picture: the probe of a layer is that of its states."""
+    from amodal import data
+    from amodal.evaluate import evaluate
+    from amodal.modalities import make
+    from amodal.nn import config as encoder_config
+    from amodal.nn.encoder import Encoder
+
+    rng = np.random.default_rng(0)
+    bright = np.arange(160) % 2
+    pictures = [
+        rng.integers(0, 120, (67, 67, 1), dtype=np.uint8) + np.uint8(60) * np.uint8(b)
+        for b in bright
+    ]
+    fields = {"image": make("image", size=67, channels=1, mean=(0.3,), std=(0.2,))}
+    nets = encoder_config.backbones({"image": "caffenet:width=16,channels=16"}, fields, "nano")
+    torch.manual_seed(0)
+    encoder = Encoder(fields, size="nano", backbones=nets)
+    kinds = [("dark", "bright")[b] for b in bright]
+    records = data.open({"image": pictures, "kind": kinds}).with_fields(fields)
+    report = evaluate(encoder, records, label="kind", protocols=["layer_probe"], progress=False)
+    rows = {r["source"]: r for r in report["layer_probe"].rows if r["metric"] == "accuracy"}
+    assert list(rows) == [f"image/layer{i}" for i in range(1, 8)]
+    # by hand: the third layer, of the same records
+    train = np.asarray(records.split("train"))  # nothing was trained, so all others are tested on
+    test = np.setdiff1d(np.arange(160), train)
+    decoded = torch.stack([torch.tensor(p).permute(2, 0, 1) / 255 for p in pictures])
+    with torch.no_grad():
+        states = nets["image"].body.hidden_states(decoded)[2]
+    classes = torch.tensor([sorted(set(kinds)).index(k) for k in kinds])
+    predict = fit(states[train], classes[train], 2)
+    accuracy = (predict(states[test]) == classes[test]).float().mean()
+    assert rows["image/layer3"]["value"] == pytest.approx(float(accuracy), abs=1e-6)
+    assert rows["image/layer3"]["n"] == len(test) and accuracy > 0.9
+    own = Encoder(fields, size="nano")
+    with pytest.raises(AmodalError, match="no field has a backbone whose layers"):
+        evaluate(own, records, label="kind", protocols=["layer_probe"], progress=False)

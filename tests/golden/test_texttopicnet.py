@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.special import digamma
 
-from amodal.core import Batch
+from amodal.core import Batch, Column
+from amodal.nn.hidden_dropout import hidden_dropout
 from tests.golden import harness
 from tests.golden.harness import Reference, defaults, golden
 from tests.golden.naive import code
@@ -63,7 +64,7 @@ def fitted(texts, weight, least, most, steps=20):
 
 
 class TextTopicNet(Reference):
-    loss, topics, buckets = "sigmoid", 6, 256
+    loss, topics, buckets, dropout = "sigmoid", 6, 256, 0.0
 
     def check_start(self):
         assert self.encoder.space_width == self.topics and self.min_batch_size == 1
@@ -73,13 +74,8 @@ class TextTopicNet(Reference):
     def losses(self, batch):
         """Every field learns the topics of the text of its record; that of a text, so that texts can
         be compared with what has none."""
-        weight, held = (self.w[f"topics.{name}"].numpy() for name in ("weight", "kept"))
-        target = {}
-        for row, text in texts_of(batch).items():
-            if count := counted(text, self.buckets, held):
-                gamma, _ = mixture(count, weight, held)
-                target[row] = torch.from_numpy(gamma / gamma.sum())
-        terms, columns = {}, self.encoder(batch).columns
+        target = {row: t for row, t in self.mixtures(batch).items() if t is not None}
+        terms, columns = {}, self.logits(batch)
         for field, column in columns.items():
             outputs = dict(zip(column.rows.tolist(), column.values))
             losses = [self.of_row(outputs[r], target[r]) for r in outputs if r in target]
@@ -87,10 +83,60 @@ class TextTopicNet(Reference):
             terms[f"topics/{field}"] = total / max(len(losses), 1) / len(columns)
         return terms
 
+    def mixtures(self, batch):
+        """Row -> the mixture of its text, None for one without a word."""
+        weight, held = (self.w[f"topics.{name}"].numpy() for name in ("weight", "kept"))
+        result = {}
+        for row, text in texts_of(batch).items():
+            result[row] = None
+            if count := counted(text, self.buckets, held):
+                gamma, _ = mixture(count, weight, held)
+                result[row] = torch.from_numpy(gamma / gamma.sum())
+        return result
+
+    def logits(self, batch):
+        with hidden_dropout(self.dropout, batch.seeds):
+            return self.encoder(batch).columns
+
     def of_row(self, o, theta):
         if self.loss == "softmax":
             return -(theta * o.softmax(0).log()).sum()
         return -(theta * o.sigmoid().log() + (1 - theta) * (-o).sigmoid().log()).sum()
+
+
+class OfTopics(TextTopicNet):
+    """As in the paper: texts are read by the topic model, and nothing learns from them."""
+
+    def logits(self, batch):
+        self.check_space(batch)
+        features = self.encoder.features(batch).columns
+        heads = self.encoder.state_dict()
+        layer = {n: dict(self.encoder.named_parameters())[f"heads.picture.linear.{n}"] for n in
+                 ("weight", "bias")}  # fmt: skip
+        assert not any(name.startswith(("heads.words", "trunks.words")) for name in heads)
+        logits = features["picture"].values @ layer["weight"].T + layer["bias"]
+        return {"picture": Column(logits, features["picture"].rows)}
+
+    def check_space(self, batch):
+        """Cosines are 1 less the squared distance of Hellinger between mixtures."""
+        with torch.no_grad():
+            z = self.encoder(batch).columns
+            o = (
+                self.encoder.features(batch)["picture"].values
+                @ self.encoder.state_dict()["heads.picture.linear.weight"].T
+                + self.encoder.state_dict()["heads.picture.linear.bias"]
+            )
+        shares = (
+            o.softmax(1) if self.loss == "softmax" else o.sigmoid() / o.sigmoid().sum(1)[:, None]
+        )
+        mixtures = self.mixtures(batch)
+        for row, text in zip(z["words"].rows.tolist(), z["words"].values):
+            # a text without a word has the mean of the prior
+            mixed = torch.full((self.topics,), 1 / self.topics).double()
+            mixed = mixed if mixtures[row] is None else mixtures[row]
+            for share, picture in zip(shares, z["picture"].values):
+                hellinger = (share.sqrt() - mixed.sqrt()).square().sum() / 2
+                assert abs(1 - hellinger - text @ picture) < 1e-6
 
 
 def texttopicnet(**options):
@@ -99,13 +145,26 @@ def texttopicnet(**options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"loss": "softmax"}, {"topics": 3, "buckets": 40}, {"fields": ("words", "facts")}],
+    [
+        {},
+        {"loss": "softmax"},
+        {"topics": 3, "buckets": 40},
+        {"fields": ("words", "facts")},
+        {"dropout": 0.4},
+    ],
 )
 def test_two_steps(options):
     fields = options.get("fields", ("picture", "words"))
     own = {k: v for k, v in options.items() if k != "fields"}
     views = {f: VIEWS[f] for f in fields}
     golden("texttopicnet", texttopicnet(**own), views=views, fields=fields, **(SMALL | own))
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_two_steps_with_texts_read_by_the_topic_model(loss):
+    reference = type("OfTopics", (OfTopics,), {"loss": loss})
+    views = {f: VIEWS[f] for f in ("picture", "words")}
+    golden("texttopicnet", reference, views=views, text="topics", loss=loss, **SMALL)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -150,4 +209,6 @@ def test_defaults():
         "min_df": 20,
         "max_df": 0.5,
         "buckets": 8192,
+        "text": "learned",
+        "dropout": 0.0,
     }

@@ -30,7 +30,10 @@ def settings_of(section):
     assert values.pop("recipe") == ["paper"]
     options = {n.removeprefix("method."): v[0] for n, v in values.items() if "." in n}
     changes = {n: read(v[0]) for n, v in values.items() if n in NAMES}
-    known = {"data", "backbone", "size", "pool"}
+    if "views" in values:  # FIELD=VIEW,VIEW, as the command line has them
+        views = dict(word.split("=") for word in values["views"])
+        changes["views"] = {field: tuple(own.split(",")) for field, own in views.items()}
+    known = {"data", "backbone", "size", "pool", "fields", "init_from"}
     assert set(values) <= set(NAMES) | known | {f"method.{n}" for n in options}
     recipe = Recipe.of(changes, methods.paper_recipe(method))
     assert set(options) <= set(methods.options(method)), method

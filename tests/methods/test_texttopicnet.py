@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from amodal import data, methods
-from amodal.core import AmodalError, Recipe
+import amodal
+from amodal import data, methods, modalities
+from amodal.core import AmodalError, Batch, Column, Recipe, part
+from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
@@ -107,3 +109,104 @@ def test_it_needs_text_and_something_beside_it():
         method("texttopicnet", loss="softmx")
     m = method("texttopicnet", loss="softmax")
     assert m.losses(m.features(batch(m.views)))["topics/signal"].isfinite()
+
+
+def illustrated(rows=90, seed=0):
+    """Pictures whose colour says which of three subjects their article is of."""
+    rng = np.random.default_rng(seed)
+    words = (
+        ("boat", "sea", "wave", "sail", "port"),
+        ("barn", "cow", "hay", "field", "plough"),
+        ("goal", "ball", "team", "match", "coach"),
+    )
+    columns = {"image": [], "text": [], "subject": []}
+    for i in range(rows):
+        picture = rng.integers(0, 60, (16, 16, 3), dtype=np.uint8)
+        picture[..., i % 3] += 180
+        columns["image"].append(picture)
+        columns["text"].append(" ".join(rng.choice(words[i % 3], 12)))
+        columns["subject"].append(("sea", "farm", "sport")[i % 3])
+    return columns
+
+
+def test_pictures_are_retrieved_by_articles_that_the_topic_model_reads(tmp_path):
+    amodal.pretrain(
+        "texttopicnet",
+        illustrated(),
+        tmp_path / "run",
+        size="nano",
+        steps=60,
+        lr=3e-3,
+        batch_size=32,
+        progress=False,
+        workers=0,
+        fields=["image", "text"],
+        options={"text": "topics", "topics": 3, "min_df": 2, "max_df": 0.9},
+    )
+    others = illustrated(40, seed=1)
+    opened = amodal.load(tmp_path / "run")
+    z = opened.embed({n: others[n] for n in ("image", "text")}).aligned
+    for column in z.columns.values():
+        torch.testing.assert_close(column.values.norm(dim=1), torch.ones(40), atol=1e-5, rtol=0)
+        assert (column.values >= 0).all()
+    cosines = z["text"].values @ z["image"].values.T
+    same = torch.arange(40)[:, None] % 3 == torch.arange(40)[None] % 3
+    assert cosines[same].min() > cosines[~same].max()
+    # what was fitted is what reads: a text of the sea is of one topic
+    assert z["text"].values[0].max() > 0.9
+    report = opened.evaluate(
+        illustrated(200, seed=1), protocols=["retrieval"], category="subject", untrained=False, progress=False
+    )  # fmt: skip
+    assert report["retrieval"].value("text", "MAP", target="image") == pytest.approx(1)
+
+
+def test_what_the_topic_model_needs_is_said():
+    two = fields(("picture", "words"))
+
+    def built(**options):
+        kind = {"size": "nano"} | options.pop("encoder", {})
+        return methods.build("texttopicnet", Encoder(two, **kind), **options)
+
+    with pytest.raises(AmodalError, match="no room for 65 topics"):
+        built(text="topics", topics=65)
+    with pytest.raises(AmodalError, match='pool="attention" would change'):
+        built(text="topics", encoder={"pool": "attention"})
+    with pytest.raises(AmodalError, match='trunk="separate"'):
+        built(text="topics", encoder={"trunk": "joint"})
+    with pytest.raises(AmodalError, match="Did you mean topics"):
+        built(text="topic")
+    nets = encoder_config.backbones({"picture": "convnet:width=8"}, two, "nano")
+    with pytest.raises(AmodalError, match="the backbone of picture has no dropout"):
+        built(dropout=0.5, encoder={"backbones": nets})
+
+
+def test_the_wide_layers_of_caffenet_drop_half_in_training_alone():
+    one = {"picture": modalities.make("image", size=67, channels=3), "words": fields()["words"]}
+    nets = encoder_config.backbones({"picture": "caffenet:width=64,channels=16"}, one, "nano")
+    m = methods.build(
+        "texttopicnet", Encoder(one, size="nano", backbones=nets), text="topics", topics=4,
+        dropout=0.5,
+    )  # fmt: skip
+    pictures = Column(torch.rand(6, 3, 67, 67), torch.arange(6))
+    b = Batch.of(6, {"picture": pictures}, [str(i) for i in range(6)])
+    seen = []
+    m.encoder.tokenizers["picture"].project.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].detach())
+    )
+    for training in (True, True, False):
+        m.train(training)
+        m.features(b)
+    assert torch.equal(seen[0], seen[1]), "by the seeds of rows"
+    assert not (seen[2] == 0).all(0).any() and 0.3 < (seen[0] == 0).float().mean() < 0.8
+
+
+def test_an_encoder_with_a_topic_model_is_built_from_its_description():
+    two = fields(("picture", "words"))
+    m = methods.build("texttopicnet", Encoder(two, size="nano"), text="topics", topics=4, min_df=1)
+    made = part.build(m.encoder.spec)
+    made.load_state_dict(m.encoder.state_dict())
+    values = batch({"picture": ("plain",), "words": ("plain",)}, sources=("picture", "words"))
+    with torch.no_grad():
+        for one, other in zip(m.encoder(values).columns.values(), made(values).columns.values()):
+            torch.testing.assert_close(one.values, other.values)
+    assert made.tokenizers["words"].topics.least == 1

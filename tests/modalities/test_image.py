@@ -406,6 +406,18 @@ def test_the_views_of_slip_are_those_of_its_authors():
     assert [make("text").known_view(v) for v in ("half", "simclr")] == ["weak", "strong"]
 
 
+def test_the_view_of_alexnet_is_a_square_of_227_of_256_pixels():
+    image, rng = make("image", size=256, channels=1, flip=True), np.random.default_rng(0)
+    ramp = np.broadcast_to(np.arange(256, dtype=np.float32)[None, None], (1, 256, 256)).copy()
+    starts = set()
+    for _ in range(20):
+        row = np.sort(image.augment(ramp, "alexnet", rng)[0, 128])  # a flip turns it round
+        assert row[-1] - row[0] == pytest.approx(226, abs=1.5)
+        starts.add(round(float(row[0])))
+    assert len(starts) > 5 and max(starts) <= 29
+    assert make("text").known_view("alexnet") == "weak"
+
+
 def test_the_two_views_of_lejepa_differ_in_what_they_show():
     """The table of the repository of arXiv:2511.08544."""
     from amodal.modalities.shared import image_views

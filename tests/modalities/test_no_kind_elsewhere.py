@@ -27,6 +27,7 @@ ALLOWED = {
     ("methods/contrastive/clip_rocket.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/fusion/surgical_feedback.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/masked/mae.py", 'views={"image"'): "what the paper did to pictures",
+    ("methods/pretext/texttopicnet.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/redundancy/vicreg.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/robustness/cleanclip.py", 'views={"image"'): "what the paper did to pictures",
     ("methods/theory/kernel_infonce.py", 'views={"image"'): "what the paper did to pictures",

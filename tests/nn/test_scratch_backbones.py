@@ -270,6 +270,53 @@ def test_a_frozen_model_stays_in_evaluation_mode(tmp_path):
     assert not active_norms(net)
 
 
+def test_caffenet_is_that_of_caffe():
+    """Layers and fillers of train_val.prototxt, in the repository of arXiv:1705.08631."""
+    field = make("image", size=227, channels=3)
+    body = backbone("caffenet", field, 16).body.requires_grad_(False)
+    shapes = {n: tuple(p.shape) for n, p in body.named_parameters() if n.endswith("weight")}
+    assert list(shapes.values()) == [
+        (96, 3, 11, 11),
+        (256, 48, 5, 5),
+        (384, 256, 3, 3),
+        (384, 192, 3, 3),
+        (256, 192, 3, 3),
+        (4096, 256 * 6 * 6),
+        (4096, 4096),
+    ]
+    biases = [float(p.min()) for n, p in body.named_parameters() if n.endswith("bias")]
+    assert biases == [0, 1, 0, 1, 1, 1, 1]
+    assert body.maps[0].weight.std() == pytest.approx(0.01, rel=0.05)
+    assert body.wide[3].weight.std() == pytest.approx(0.005, rel=0.05)
+
+
+def test_caffenet_computes_maxima_before_neighbouring_channels():
+    """Against a convolution, maxima, and a division that are written out."""
+    field = make("image", size=67, channels=1, mean=(0.5,), std=(1.0,))
+    net = backbone("caffenet:width=8,channels=16", field, 16).double().requires_grad_(False)
+    net.body.maps[0].weight.data *= 100  # so that the division can be seen
+    pictures = torch.rand(2, 1, 67, 67, dtype=torch.float64)
+    first, (weight, bias) = net.body.maps[:4](pictures - 0.5), net.body.maps[0].parameters()
+    for n, channel, y, x in [(0, 0, 0, 0), (1, 2, 3, 5), (0, 5, 6, 6)]:
+        cells = torch.zeros(6, dtype=torch.float64)
+        for c in range(6):
+            window = []
+            for i in range(2 * y, 2 * y + 3):
+                for j in range(2 * x, 2 * x + 3):
+                    seen = pictures[n, :, 4 * i : 4 * i + 11, 4 * j : 4 * j + 11] - 0.5
+                    window.append(((seen * weight[c]).sum() + bias[c]).clamp(min=0))
+            cells[c] = max(window)
+        near = cells[max(channel - 2, 0) : channel + 3]
+        expected = cells[channel] / (1 + 1e-4 / 5 * near.square().sum()) ** 0.75
+        assert torch.allclose(first[n, channel, y, x], expected, rtol=1e-9)
+    states = net.body.hidden_states(pictures)
+    assert [s.shape[1] for s in states] == [6, 16, 24, 24, 16, 8, 8]
+    assert torch.allclose(net.body.maps[:3](pictures - 0.5).mean((2, 3)), states[0])
+    assert torch.equal(net.body(pictures)[0], states[-1])
+    tokens = net(Column(pictures, torch.arange(2)), "image", 2)
+    assert tokens.x.shape == (2, 16) and tokens.lengths().tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     "spec, field, words",
     [
@@ -277,6 +324,8 @@ def test_a_frozen_model_stays_in_evaluation_mode(tmp_path):
         ("convnet:width=0", IMAGE, "whole number of at least 1, got '0'"),
         ("convnet:norm=layer", IMAGE, "There are: batch, group"),
         ("amdim", IMAGE, "squares of 32, 64, 128 pixels"),
+        ("caffenet", IMAGE, "squares of at least 67 pixels .* not of 28"),
+        ("caffenet:channels=24", make("image", size=67), "a multiple of 16, got 24"),
         ("convnet:layers=20", IMAGE, "Did you mean 50"),
         ("convnet:norm=group,width=4", IMAGE, "a width that 8 groups divide"),
         ("convnet", SERIES, "convnet backbones are for image fields"),

@@ -145,6 +145,24 @@ def test_collapse_stops_the_run_with_a_reason():
     watch.check({"rank/text": 1.01}, 300, None)  # once is not a collapse
 
 
+def test_what_does_not_learn_cannot_collapse():
+    from amodal.nn.encoder import Encoder
+    from amodal.train.collapse_monitor import fixed_fields
+    from tests.methods.bench import fields
+
+    encoder = Encoder(fields(("picture", "words")), size="nano")
+    assert fixed_fields(encoder) == set()
+    encoder.lock("words")
+    encoder.tokenizers["picture"].requires_grad_(False)
+    assert fixed_fields(encoder) == {"words"}
+    watch = CollapseMonitor([])
+    watch.fixed = {"words"}
+    for _ in range(3):
+        watch.check({"rank/words": 1.0, "rank/picture": 9.0}, 100, None)
+    shared = Encoder(fields(("picture", "words")), size="nano", trunk="shared")
+    assert fixed_fields(shared.requires_grad_(False)) == set(), "not judged"
+
+
 def test_watch_measures_every_field(folder, tmp_path):
     run = tmp_path / "run"
     pretrain("clip", folder, run, steps=10, **QUICK)

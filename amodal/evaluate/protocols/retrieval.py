@@ -4,6 +4,9 @@ For every pair of fields, both ways, in the aligned space, by cosine (|cosine| w
 `similarity` is "abs_cosine"), among the test records that have both. Equal gallery values (the same
 caption twice) are equally right. Ties count as they would on average if they were broken at random.
 So an encoder that maps everything to one point scores chance.
+
+With `category`, a label, also the mean average precision where all records of a query's category
+are right (Rasiwasia et al. 2010).
 """
 
 from __future__ import annotations
@@ -24,9 +27,17 @@ from amodal.evaluate.needs import TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
-from amodal.inference.embed import Embedded
+from amodal.inference.embed import Embedded, known
 from amodal.stats.paired_bootstrap import Mean
-from amodal.stats.ranking import chance_of, group_sizes, hits, ranks, reciprocal_ranks
+from amodal.stats.ranking import (
+    average_precisions,
+    chance_of,
+    chance_of_average_precision,
+    group_sizes,
+    hits,
+    ranks,
+    reciprocal_ranks,
+)
 
 MIN_RECORDS = 10
 """Below which a rank says nothing."""
@@ -40,6 +51,7 @@ def retrieval(
     pairs: Sequence[tuple[str, str]] | None = None,
     duplicates: bool = True,
     gallery: int = 20_000,
+    category: str = "",
     seed: int = 0,
 ) -> Result:
     """Measure retrieval for pairs of fields.
@@ -51,6 +63,7 @@ def retrieval(
         pairs: (query, gallery) fields, all unless set.
         duplicates: Whether all gallery records with an equal value are right.
         gallery: Records at most, chosen by `seed`.
+        category: A label whose records are all right for each other; none unless set.
         seed: Of that choice.
 
     Raises:
@@ -71,6 +84,8 @@ def retrieval(
         query, target = vectors_of(test.aligned[a])[at_a], vectors_of(test.aligned[b])[at_b]
         who = test.aligned[a].rows[at_a].numpy()
         metrics = ranked(query, target, same, recall_at, test.abs_cosine, who)
+        if category:
+            metrics += by_category(query, target, test.label(category)[who], test.abs_cosine, who)
         rows += [{"source": a, "target": b, **row} for row in metrics]
     if not rows:
         raise NotApplicable(
@@ -83,8 +98,41 @@ def retrieval(
         "gallery": gallery,
         "seed": seed,
         "test": len(test),
-    }
+    } | ({"category": category} if category else {})
     return Result("retrieval", spec, rows)
+
+
+def by_category(
+    query_ND: Tensor, gallery_ND: Tensor, labels_N: np.ndarray, abs_cosine: bool, who: np.ndarray
+) -> list[Row]:
+    """The mean average precision of retrieval of the same category.
+
+    Args:
+        query_ND: Queries.
+        gallery_ND: Gallery, of the same records.
+        labels_N: Their categories; records without one are left out.
+        abs_cosine: Whether to compare by |cosine|.
+        who: (N,) numbers of the records.
+
+    Returns:
+        A row; none where fewer than MIN_RECORDS have a category.
+    """
+    labelled = np.flatnonzero(known(labels_N))
+    if len(labelled) < MIN_RECORDS:
+        return []
+    codes = torch.from_numpy(np.unique(labels_N[labelled], return_inverse=True)[1])
+    query, gallery = query_ND[labelled], gallery_ND[labelled]
+    values = average_precisions(query, gallery, lambda i: codes == codes[i], abs_cosine).numpy()
+    chance = chance_of_average_precision(group_sizes(codes), len(codes))
+    return [
+        {
+            "metric": "MAP",
+            "value": float(values.mean()),
+            "chance": float(chance.mean()),
+            "n": len(values),
+            "outcome": Mean(who[labelled], values),
+        }
+    ]
 
 
 @fast_products()

@@ -11,31 +11,36 @@ weights of the first.
 
 Differs:
 
-- encoders: those of the library, with the mean of tokens. Both towers of the paper are a VGG of
-  four blocks of two convolutions (24, 48, 96 and 96 filters, ELU, BatchNorm), whose whole last map
-  goes into the heads. `--backbone image=convnet` is the nearest here.
-- inputs: any fields. Theirs are strips of a staff of 160 x 200 pixels, halved, and logarithmic
-  spectrograms of 92 bands, 20 frames a second, over 2.1, 4.2 or 8.4 seconds.
-- views: `strong`, and `weak` in stage 2. The authors shift, stretch (.5 to 1.8), mask and equalise
-  sound, turn its sign, and add noise and gain, each with a chance of its own; they shift, scale and
-  turn sheets (4 degrees), bend them elastically, blur them, and add Gaussian and Perlin's noise. In
-  stage 2 notes are played by other synthesisers and tempi.
-- pretraining: both fields at once, on the same records. The authors train each tower by itself on
-  other data (MAESTRO's sound, scores of IMSLP), or one of both kinds (`mixed`, a network for both,
-  which is not here), and keep the epoch with the best validation.
+- encoders: `--backbone image=vgg audio=vgg` is the paper's network for both towers (four blocks of
+  two convolutions, 24 to 96 filters, ELU, BatchNorm), whose whole last map goes through a linear
+  map to the encoder's width and then into the heads. Without it, transformers.
+- inputs: any fields. Theirs are strips of a staff of 160 x 200 pixels, halved, here squares
+  (`size = 100`, `fit = "pad"` of the field); and logarithmic spectrograms of 92 bands from 30 to
+  6,000 Hz, 20 frames a second, over 2.1, 4.2 or 8.4 seconds, here of mel bands over all
+  frequencies (`mels = 92`, `hop_ms = 50`, `window_ms = 93`, `max_seconds = 4.2`, `rate = 22050`).
+- views: `strong`, and `weak` in stage 2. `--views audio=music,music image=sheet,sheet` (for both
+  stages in one run `weak,music,music` and `weak,sheet,sheet`) has the paper's of pretraining, each
+  change with its chance. There one view of two is not shifted, equalisers have parametric filters,
+  a band is masked in the spectrogram, and more of the recording follows a clip that is played
+  faster; here silence does. In stage 2 notes are played by other synthesisers and tempi.
+- pretraining: both towers in one run, each on the records that have its field, which need be no
+  pairs (scores without sound and sound without scores, as the authors' IMSLP and MAESTRO). Theirs
+  are two runs, each with a batch and a rate of its own, and a third kind (`mixed`, one network for
+  both) is not here. They keep the epoch with the best validation.
 - CCA: the ridge is a share of the mean variance, theirs is 1e-3 itself. All but the first field are
   turned towards it, which cosines do not tell from turning both. Directions without correlation are
   shrunk (as by 1e-3 added to squared correlations), theirs whitened like all others. The encoder's
   heads come from running moments of all steps; the authors fit the layer anew to 25,000 training
   pairs at the end.
 - with more than two fields each is mapped towards the first, and the loss is the mean over pairs.
-- recipe: `PAPER_RECIPE` is that of pretraining on sound. Scores have a rate of 5e-4, batches of 256
-  and 180 epochs, and stage 2 has 4e-4 (`--lr 4e-4 --method.pretrain 0` for a second run), which is
-  halved five times from the best weights after 30, then 10 epochs without a better ranking. Their
-  plateau is one of the ranking of validation, in epochs; here of the loss, in entries of the log.
-  Adam's decay of theirs goes through the gradient, here it is AdamW's.
+- recipe: `PAPER_RECIPE` is that of pretraining on sound; docs/recipes.md has the commands for
+  scores and for pairs too. Stage 2 of theirs is halved five times from the best weights, after 30,
+  then 10 epochs without a better ranking. Their plateau is one of the ranking of validation, in
+  epochs; here of the loss, in entries of the log. Adam's decay of theirs goes through the gradient,
+  here it is AdamW's.
 - product: snippets are found by the verbs for retrieval, with the paper's Recall, MRR and median
-  rank. That the snippets of a recording vote for a piece is not here.
+  rank; pieces by the votes of their snippets, `amodal evaluate --protocols track_identification
+  --protocol.whole LABEL` (25 neighbours each, as theirs).
 """
 
 from __future__ import annotations

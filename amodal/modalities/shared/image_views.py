@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ class ImageView:
         jitter: of the colours; None leaves them.
         solarize: how often bright values are inverted.
         is_local: a small part, at half the side.
+        aspect: smallest and largest ratio of a crop's height to its width.
     """
 
     area: tuple[float, float]
@@ -41,6 +43,7 @@ class ImageView:
     jitter: Jitter | None = None
     solarize: float = 0.0
     is_local: bool = False
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
 
 
 SIMCLR, BYOL = Jitter(), Jitter(saturation=0.2)
@@ -54,6 +57,8 @@ VIEWS = {
     "simclr": ImageView((0.08, 1.0), blur=0.5, jitter=SIMCLR),
     "unblurred": ImageView((0.08, 1.0), jitter=SIMCLR),  # of small pictures
     "amdim": ImageView((0.3, 1.0), jitter=Jitter(hue=0.2)),  # of its authors' code, from 64 pixels
+    # of AlexNet: 227 of 256 pixels on each side
+    "alexnet": ImageView(((227 / 256) ** 2,) * 2, aspect=(1.0, 1.0)),
     # BYOL's two views, table 6 of arXiv:2006.07733
     "blurred": ImageView((0.08, 1.0), blur=1.0, jitter=BYOL),
     "solarized": ImageView((0.08, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
@@ -63,6 +68,8 @@ VIEWS = {
 }
 AUTO = "autoaugment"
 """The view of `image_policies`, which is no crop."""
+SHEET = "sheet"
+"""The view of `sheet_views`, of dark print on white: UCASR's of scores."""
 JITTER_RATE, GREY_RATE = 0.8, 0.2
 """How often colours are changed and taken away, in SimCLR and BYOL."""
 
@@ -124,3 +131,27 @@ def auto_augment(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     from amodal.modalities.shared.image_policies import auto_augment
 
     return auto_augment(value, rng)
+
+
+def print_augment(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """See `sheet_views.sheet_view`, which is imported when asked for: scipy is slow.
+
+    Args:
+        value: (C, H, W) uint8, or float32 in any unit.
+        rng: the only source of randomness.
+    """
+    from amodal.modalities.shared.sheet_views import sheet_view
+
+    is_bytes = value.dtype == np.uint8
+    low, high = (0.0, 255.0) if is_bytes else (float(value.min()), float(value.max()))
+    if low == high:
+        return value
+    out = sheet_view(value.astype(np.float32), low, high, rng)
+    return np.rint(out).astype(np.uint8) if is_bytes else out
+
+
+WHOLE: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    AUTO: auto_augment,
+    SHEET: print_augment,
+}
+"""Views that are no crops."""

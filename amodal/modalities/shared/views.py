@@ -12,6 +12,7 @@ VIEWS = ("plain", "weak", "strong", "local")
 VARIANTS = {
     "crop": "weak",
     "half": "weak",
+    "alexnet": "weak",
     "simclr": "strong",
     "unblurred": "strong",
     "amdim": "strong",
@@ -19,16 +20,18 @@ VARIANTS = {
     "eda": "strong",
     "rocket": "strong",
     "stopwords": "weak",
+    "sheet": "strong",
+    "music": "strong",
     "blurred": "strong",
     "solarized": "strong",
     "global": "strong",
     "local_solarized": "local",
 }
 """Views that only some modalities make -> what the others make of them. crop is MAE's; half and
-simclr are those of SLIP, unblurred is SimCLR's for small pictures, amdim is AMDIM's; blurred and
-solarized are the two views of BYOL, which differ for pictures; global and local_solarized are the
-large and the small view of LeJEPA. autoaugment and eda are CleanCLIP's, stopwords and rocket those
-of texts in CLIPRocket."""
+simclr are those of SLIP, alexnet is AlexNet's, unblurred is SimCLR's for small pictures, amdim is
+AMDIM's; blurred and solarized are the two views of BYOL, which differ for pictures; global and
+local_solarized are the large and the small view of LeJEPA. autoaugment and eda are CleanCLIP's,
+stopwords and rocket those of texts in CLIPRocket, sheet and music those of UCASR."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:

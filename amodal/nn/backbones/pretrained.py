@@ -8,11 +8,11 @@ directory; `transformers:DIR@projected`: a half of a CLIP, in the space of both 
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
-for images of 32, 64 and 128 pixels, whose cells see no more than their own part,
-`resnet1d` for series and sound, `transmil` for lists of vectors (series), `informer` and
-`cnn1d` for series of one length, `gru` and `lstm` for
-series, sound, text and symbols, `mlp` and `vector_transformer` for tables. Their options follow a
-colon: `convnet:width=32,norm=group`.
+for images of 32, 64 and 128 pixels, whose cells see no more than their own part, `caffenet` for
+images of 67 pixels and more (AlexNet's kind), `vgg` for images and spectrograms, `resnet1d` for
+series and sound, `transmil` for lists of vectors (series), `informer` and `cnn1d` for series of one
+length, `gru` and `lstm` for series, sound, text and symbols, `mlp` and `vector_transformer` for
+tables. Their options follow a colon: `convnet:width=32,norm=group`.
 """
 
 from __future__ import annotations
@@ -175,6 +175,7 @@ LIBRARIES = {
     "transformers": "transformers",
     "voice": "voice",
     "amdim": "amdim",
+    "caffenet": "caffenet",
     "convnet": "convnet",
     "resnet1d": "resnet1d",
     "gru": "rnn",
@@ -184,6 +185,7 @@ LIBRARIES = {
     "informer": "informer",
     "cnn1d": "cnn1d",
     "vector_transformer": "vector_transformer",
+    "vgg": "vgg",
 }
 """The first word of a spec -> the module that reads the rest."""
 TOKENS = "tokens"
@@ -193,6 +195,7 @@ default on small data is."""
 reserve("backbones", [*LIBRARIES, TOKENS, "package"])
 OWN = (
     "amdim",
+    "caffenet",
     "convnet",
     "resnet1d",
     "gru",
@@ -202,6 +205,7 @@ OWN = (
     "informer",
     "cnn1d",
     "vector_transformer",
+    "vgg",
 )
 """Those that need no name of a model and have no weights to begin with."""
 
