@@ -114,12 +114,18 @@ def subset(
     return train, test, about
 
 
+def trained_on(run: Run, dataset: Dataset) -> np.ndarray:
+    """(N,) bool, which records have keys of records that a run was trained on."""
+    trained = run.trained
+    return np.isin(hash_keys(dataset.keys), [] if trained is None else trained)
+
+
 def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
     """(N,) bool, which records the model was trained on, and a warning if their keys do not say."""
     run = model if isinstance(model, Run) else None
     trained = run.trained if run is not None else None
     data = run.config.get("data", {}) if run is not None else {}
-    seen = np.isin(hash_keys(dataset.keys), [] if trained is None else trained)
+    seen = np.zeros(len(dataset), dtype=bool) if run is None else trained_on(run, dataset)
     if data.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
         return seen, ""
     if trained is None:
