@@ -15,6 +15,7 @@ from amodal.evaluate import evaluate as run_protocols
 from amodal.nn.run_ensemble import RunEnsemble, checked_weights
 from amodal.search import Hit
 from amodal.search.ensemble import search_ensemble
+from amodal.train.run_dir import CHOSEN_ON
 
 if TYPE_CHECKING:
     from amodal.model import Model
@@ -34,9 +35,11 @@ class Ensemble:
 
     @property
     def config(self) -> dict[str, Any]:
-        """That of the first run. What a run has learnt labels for counts for all."""
+        """That of the first run. What a run has learnt labels for, or was chosen on, counts for
+        all."""
         labelled = [m.config for m in self.models if m.config.get("options", {}).get("label")]
-        return (labelled or [self.models[0].config])[0]
+        chosen = [m.config[CHOSEN_ON] for m in self.models if m.config.get(CHOSEN_ON)]
+        return (labelled or [self.models[0].config])[0] | {CHOSEN_ON: one for one in chosen}
 
     @cached_property
     def encoder(self) -> RunEnsemble:

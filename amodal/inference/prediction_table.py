@@ -11,9 +11,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from amodal.core import Column
-from amodal.inference.predict import MethodPredictor
-from amodal.inference.probe_head import ProbeHead
-from amodal.nn.heads.supervised import SupervisedHead, Target
+from amodal.inference.heads import AnyHead
+from amodal.nn.heads.supervised import Target
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Predictions:
 
 
 def prediction_columns(
-    head: SupervisedHead | MethodPredictor | ProbeHead, outputs: Column, size: int
+    head: AnyHead, outputs: Column, size: int
 ) -> dict[str, pa.Array]:
     """The columns of a table of predictions.
 
