@@ -14,7 +14,6 @@ from amodal.cli.own_code import NONE, Code
 from amodal.cli.shared import PROTOCOL_OPTIONS, Data, Run, Runs, show
 from amodal.core import AmodalError
 
-
 NOT_OF_PROTOCOLS = ("label", "protocols", "simple", "untrained", "records")
 """Options of an evaluation, which no protocol has."""
 

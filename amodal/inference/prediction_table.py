@@ -44,9 +44,7 @@ class Predictions:
         return {name: pa.array(whole, mask=missing)}
 
 
-def prediction_columns(
-    head: AnyHead, outputs: Column, size: int
-) -> dict[str, pa.Array]:
+def prediction_columns(head: AnyHead, outputs: Column, size: int) -> dict[str, pa.Array]:
     """The columns of a table of predictions.
 
     Args:

@@ -74,8 +74,8 @@ class Links:
         """Metric -> who -> value, against the label: `top-1` (the nearest has the same label, of
         the records whose label another has), `precision` and `recall` of links, and the adjusted
         Rand index of groups. Who is `links`, the names in `simple` (whose nearest neighbours are
-        linked, mutual ones if those of `links` are, whatever their similarity), or `chance`. A nearest record without a
-        label is neither right nor wrong: such records do not count."""
+        linked, mutual ones if those of `links` are, whatever their similarity), or `chance`. A
+        nearest record without a label is neither right nor wrong: such records do not count."""
         if self.truth is None:
             return {}
         mine, theirs = self.truth

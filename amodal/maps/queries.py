@@ -67,9 +67,7 @@ def read_queries(queries: str | Sequence[str] | Path, templates: Sequence[str] =
             raise AmodalError(f"the query {part!r} has no words")
         filled = [t.replace("{}", p) for p in prompts for t in templates or ("{}",)]
         numbered = number is not None
-        made.append(
-            Query(prompts[0], tuple(filled), place if number is None else number, numbered)
-        )
+        made.append(Query(prompts[0], tuple(filled), place if number is None else number, numbered))
     for what in ("name", "number"):
         values = [getattr(q, what) for q in made]
         double = next((v for v in values if values.count(v) > 1), None)

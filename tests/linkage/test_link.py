@@ -219,7 +219,7 @@ def test_simple_features_and_edit_distance_stand_beside(data, run):
     assert links.scores["top-1"]["simple features"] > 0.9
     assert "edit distance take the same nearest for" in links.sentence
     names, copies = data.subset(range(30)), data.subset(range(30, 60))
-    links = link(run, names, to=copies, field="text", label="who", threshold=0.0, **QUIET)
+    links = run.link(names, to=copies, field="text", label="who", threshold=0.0, **QUIET)
     for metric in ("precision", "recall"):  # of mutual neighbours, by a loop
         near = links.simple["edit distance"]
         judged = near.mutual & links.measured

@@ -186,7 +186,7 @@ def test_clip_score_is_the_cosine_of_the_fields(monkeypatch, folder, run):
     image, text = rng.normal(size=(2, 80, 3))
     text[5::7] = np.nan
     embeds(monkeypatch, {"image": image, "text": text})
-    one = curate(str(folder), by="clip_score", model=run, keep=0.5, part="all", **QUIET)
+    one = run.curate(str(folder), by="clip_score", keep=0.5, part="all", **QUIET)
     want = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(image, text)]
     np.testing.assert_allclose(one.scores.score, want, atol=1e-5)
     have = ~np.isnan(want)
@@ -497,7 +497,9 @@ def test_an_interrupted_choice_goes_on(folder, tmp_path, monkeypatch):
 def test_an_interrupted_choice_does_not_go_on_with_other_examples(tmp_path, monkeypatch):
     """What an edited file of examples or an edited rule says is not what the first one said."""
     texts = [f"a {'red boat' if i % 2 else 'blue car'} {i}" for i in range(60)]
-    (tmp_path / "own.csv").write_text("\n".join(["id,note", *(f"{i},{t}" for i, t in enumerate(texts))]))
+    (tmp_path / "own.csv").write_text(
+        "\n".join(["id,note", *(f"{i},{t}" for i, t in enumerate(texts))])
+    )
     data = open_data(str(tmp_path / "own.csv"))
     like, out = tmp_path / "like.txt", tmp_path / "out"
     options = dict(by="in_domain", keep=0.5, part="all", like=str(like), **QUIET)
