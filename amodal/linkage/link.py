@@ -204,7 +204,8 @@ def correct(
 
 def judged(near: Nearest, truth: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """(N,) bool: records whose label is known, and that of the nearest."""
-    return _known(truth[0]) & _known(truth[1][near.index]) & (near.index >= 0)
+    sure: np.ndarray = _known(truth[0]) & _known(truth[1][near.index]) & (near.index >= 0)
+    return sure
 
 
 def _linked(nearest: Nearest, threshold: float | None, many: bool) -> np.ndarray:
