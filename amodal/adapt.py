@@ -23,6 +23,7 @@ from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.class_predictions import classify
 from amodal.inference.embed import known
 from amodal.inference.generate import generated
+from amodal.inference.heads import head_outputs
 from amodal.inference.predict import MethodPredictor
 from amodal.inference.prediction_table import prediction_columns
 from amodal.inference.write_table import check_file, write_table
@@ -33,7 +34,8 @@ from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.studies.adapt import adapt_best
 from amodal.train.pretrain import pretrain
-from amodal.train.settings import recipe_of
+from amodal.train.run_dir import read_config
+from amodal.train.settings import recipe_of, with_changes
 
 if TYPE_CHECKING:
     from amodal.model import Model
@@ -149,6 +151,7 @@ def adapt(
     resume = bool(settings.get("resume"))
     if tuning != AUTO:
         return fine_tune(out, resume)
+    changes = {name: settings[name] for name in NAMES if name in settings}
     choice = adapt_best(
         run,
         dataset,
@@ -158,6 +161,15 @@ def adapt(
         tuning=tuned,
         task=task,
         only=only,
+        asked={
+            "label": label,
+            "task": task,
+            "shots": shots,
+            "seed": seed,
+            "data": dataset.fingerprint,
+            "run": read_config(Path(run) / "config.json").get("weights_sha256"),
+            "fine-tuning": with_changes(adaptation_recipe(recipe, run, tuned), changes).written(),
+        },
         seed=seed,
         device=settings.get("device", "auto"),
         resume=resume,
@@ -322,10 +334,8 @@ def predictions(
             made = prediction_columns(model.head, outputs, len(indices))
             columns |= {f"{name}, {when}": values for name, values in made.items()}
         return pa.table(columns)
-    if isinstance(model.head, SupervisedHead):
-        outputs = model.head.predict(model.embed(dataset, part=part, progress=progress).features)
-    else:
-        outputs = model.head.outputs(dataset, indices.tolist(), progress=progress)
+    data = model.with_features(dataset) if isinstance(model.head, SupervisedHead) else dataset
+    outputs = head_outputs(model.head, model.encoder, data, indices, progress=progress)
     return pa.table(columns | prediction_columns(model.head, outputs, len(indices)))
 
 

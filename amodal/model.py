@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +18,25 @@ from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_path
 from amodal.core.part import Spec, supplied
 from amodal.data import Dataset, Openable
-from amodal.evaluate import Embedded, Report, changes_records, embed_records
-from amodal.evaluate import evaluate as run_protocols
-from amodal.evaluate.context import AnyHead
+from amodal.evaluate import Embedded, Report, embed_records
 from amodal.evaluate.diagnoses import Diagnosis, diagnose
+from amodal.evaluation import evaluate_run
 from amodal.export.hub_mixin import HubMixin
-from amodal.inference.predict import MethodPredictor
+from amodal.inference.heads import AnyHead, head_of, method_of_head
+from amodal.inference.partial_data import read_partial
 from amodal.inference.probe_head import ProbeHead
-from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
+from amodal.inference.retrieve import KEYS, GenerativeRetriever, retriever_of
+from amodal.linkage import Links, link
 from amodal.maps import Maps, map_records
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
-from amodal.methods.saved import SPEC, BackboneLike, encoder_spec, load_run, whole_method
+from amodal.methods.saved import SPEC, BackboneLike, load_run
 from amodal.modalities import Modality
 from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import SupervisedHead
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
+from amodal.selection import Selection, curate
 from amodal.train.cache_features import features_of_run
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
@@ -139,19 +139,12 @@ class Model(HubMixin):
         target = pick_device(device)
         run = load_run(folder, method=method, backbones=backbones, same_code=same_code)
         run.module.to(target)
-        head: AnyHead | None = None
-        if entry := run.config.get("head"):
-            head = ProbeHead.load(folder, entry, run.encoder)
-        elif run.head is not None:
-            head = run.head.to(target)
-        elif run.targets:
-            head = MethodPredictor(run.method, run.targets)
         return cls(
             run.encoder,
             run.config,
             folder,
             read_trained(folder),
-            head,
+            head_of(run, folder, target),
             method=run.method,
             spec=run.spec,
             user_code=run.user_code,
@@ -188,13 +181,7 @@ class Model(HubMixin):
 
     def read_partial(self, data: Openable) -> Dataset:
         """Open `data` that may lack whole fields, with a warning. AmodalError if it lacks all."""
-        dataset = records.open(data)
-        missing = dataset.missing_fields(self.fields)
-        if 0 < len(missing) < len(self.fields) and not dataset.renamed_fields(self.fields):
-            lacking = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
-            warnings.warn(lacking, stacklevel=3)
-            dataset = dataset.with_columns(missing)
-        return dataset.with_fields(self.fields)
+        return read_partial(data, self.fields, stacklevel=4)
 
     def embed(
         self,
@@ -263,14 +250,16 @@ class Model(HubMixin):
             untrained: Measure the same encoder before training beside it.
             options: Of `amodal.evaluate.evaluate`.
         """
-        needs_changes = changes_records(() if protocols is None else protocols)
-        baseline = self.untrained().encoder if untrained else None
-        chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
-        dataset = self.read_partial(data)
-        if not needs_changes:
-            dataset = self.with_features(dataset)
-        return run_protocols(
-            self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options
+        return evaluate_run(
+            self,
+            data,
+            self.fields,
+            protocols=protocols,
+            baseline=self.untrained().encoder if untrained else None,
+            device=self.device,
+            with_features=self.with_features,
+            label=label,
+            **options,
         )
 
     def cluster(self, data: Openable, **options: Any) -> Clustering:
@@ -280,6 +269,14 @@ class Model(HubMixin):
     def map(self, data: Openable, out: str | Path, **options: Any) -> Maps:
         """Draw where things are in pictures; see `amodal.maps.map_records`."""
         return map_records(self, data, out, **options)
+
+    def link(self, data: Openable, **options: Any) -> Links:
+        """Link records of one thing, of one set or two; see `amodal.linkage.link`."""
+        return link(self, data, **options)
+
+    def curate(self, data: Openable, *, by: str, **options: Any) -> Selection:
+        """Choose records by a rule that scores by this run; see `amodal.selection.curate`."""
+        return curate(data, by=by, model=self, **options)
 
     def diagnose(self, data: Openable, **options: Any) -> Diagnosis:
         """What the vectors look like; see `amodal.evaluate.diagnoses.diagnose`."""
@@ -338,18 +335,8 @@ class Model(HubMixin):
     @cached_property
     def retriever(self) -> GenerativeRetriever:
         """Writes identifiers of records, without an index. AmodalError for other methods."""
-        if not self.spec.get("retrieves"):
-            name = self.config.get("method", "this encoder")
-            why = (
-                "the run was made before its decoder was saved, or with an average of weights; "
-                "train it anew"
-                if name == "grace"
-                else f"{name} finds records by an index: leave --generate out, or train grace"
-            )
-            raise AmodalError(
-                f"the run in {self._run_dir()} writes no identifiers of records: {why}"
-            )
-        return GenerativeRetriever(cast(Method, self.method), keys_of(self._run_dir()))
+        name = self.config.get("method", "this encoder")
+        return retriever_of(self.method, bool(self.spec.get("retrieves")), self._run_dir(), name)
 
     def generate(self, *, k: int = 10, **query: Any) -> list[Hit]:
         """Name the k training records for a query by `grace`: `generate(text="a red boat")`."""
@@ -373,14 +360,7 @@ class Model(HubMixin):
         """The method, None for an encoder alone, and its spec."""
         if self.method is not None:
             return self.method, self.spec
-        if isinstance(self.head, SupervisedHead):  # of format 1, or unpickled
-            return whole_method(self.encoder, self.head, self.config)
-        if isinstance(self.head, MethodPredictor):
-            raise AmodalError(
-                "a copy of a model by pickle has lost its method and cannot be saved; copy the run "
-                f"folder {self.path or ''} instead"
-            )
-        return None, encoder_spec(self.encoder)
+        return method_of_head(self.head, self.encoder, self.config, self.path)
 
     def open_index(self, index: str | Path | None = None) -> Engine:
         """The index of this run. index: a folder or an address; RUN/index if None."""

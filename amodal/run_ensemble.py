@@ -11,10 +11,11 @@ import numpy as np
 from amodal.core import AmodalError
 from amodal.data import Openable
 from amodal.evaluate import Report, changes_records
-from amodal.evaluate import evaluate as run_protocols
+from amodal.evaluation import evaluate_run
 from amodal.nn.run_ensemble import RunEnsemble, checked_weights
 from amodal.search import Hit
 from amodal.search.ensemble import search_ensemble
+from amodal.train.run_dir import CHOSEN_ON
 
 if TYPE_CHECKING:
     from amodal.model import Model
@@ -34,9 +35,11 @@ class Ensemble:
 
     @property
     def config(self) -> dict[str, Any]:
-        """That of the first run. What a run has learnt labels for counts for all."""
+        """That of the first run. What a run has learnt labels for, or was chosen on, counts for
+        all."""
         labelled = [m.config for m in self.models if m.config.get("options", {}).get("label")]
-        return (labelled or [self.models[0].config])[0]
+        chosen_on = next((part for m in self.models if (part := m.config.get(CHOSEN_ON))), None)
+        return (labelled or [self.models[0].config])[0] | {CHOSEN_ON: chosen_on}
 
     @cached_property
     def encoder(self) -> RunEnsemble:
@@ -93,14 +96,13 @@ class Ensemble:
         if untrained:
             before = [m.untrained().encoder for m in self.models]
             baseline = RunEnsemble(before, self.weights).eval()
-        chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
-        dataset = self.models[0].read(data).select(self.encoder.fields)
-        return run_protocols(
+        return evaluate_run(
             self,
-            dataset,
-            label=label,
+            data,
+            self.encoder.fields,
+            protocols=protocols,
             baseline=baseline,
             device=self.models[0].device,
-            **chosen,
+            label=label,
             **options,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,9 @@ from amodal.cli.options import listed, weights_of
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.shared import PROTOCOL_OPTIONS, Data, Run, Runs, show
 from amodal.core import AmodalError
+
+NOT_OF_PROTOCOLS = ("label", "protocols", "simple", "untrained", "records")
+"""Options of an evaluation, which no protocol has."""
 
 
 def predict(
@@ -111,7 +115,6 @@ def evaluate(
     """Evaluate a run on records it was not trained on; or more runs that differ by their seed, with
     means and intervals over them."""
     from amodal.evaluate import over_runs
-    from amodal.evaluate.protocol_registry import options_from_text
     from amodal.run_ensemble import Ensemble
 
     if not run:
@@ -120,7 +123,7 @@ def evaluate(
     options |= {"protocols": listed(protocols), "untrained": untrained}
     options |= {} if few is None else {"few": few}
     options |= by_name.chosen()
-    options |= options_from_text(listed(protocols) or (), PROTOCOL_OPTIONS)
+    options |= _protocol_options(listed(protocols) or (), options)
     if ensemble_weights and not ensemble:
         raise AmodalError("--ensemble-weights are of --ensemble RUN2, and there is none")
     if ensemble and len(run) > 1:
@@ -137,6 +140,26 @@ def evaluate(
     if html is not None:
         report.save_html(html)
         print(f"wrote {html}")
+
+
+def _protocol_options(protocols: Sequence[str], others: Mapping[str, Any]) -> dict[str, object]:
+    """The options `--protocol.NAME VALUE`.
+
+    Args:
+        protocols: Their names; all if there are none.
+        others: Options of this command line without that prefix.
+
+    Raises:
+        AmodalError: For an option that is set twice, and one of the evaluation as a whole.
+    """
+    from amodal.evaluate.protocol_registry import options_from_text
+
+    for name in PROTOCOL_OPTIONS:
+        option = f"--{name.replace('_', '-')}"
+        if name in NOT_OF_PROTOCOLS or others.get(name) not in (None, ""):
+            why = "is set twice" if name not in NOT_OF_PROTOCOLS else "is of all protocols together"
+            raise AmodalError(f"{name} {why}: write {option} and leave --protocol.{name} out")
+    return options_from_text(protocols, PROTOCOL_OPTIONS)
 
 
 def embed(

@@ -16,12 +16,7 @@ from amodal.data import Dataset
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.inference.embed import Embedded, embed_values
 from amodal.inference.forward_passes import AnyEncoder
-from amodal.inference.predict import MethodPredictor
-from amodal.inference.probe_head import ProbeHead
-from amodal.nn.heads.supervised import SupervisedHead
-
-AnyHead = SupervisedHead | MethodPredictor | ProbeHead
-"""What predicts labels in a run."""
+from amodal.inference.heads import AnyHead
 
 
 @runtime_checkable

@@ -13,10 +13,11 @@ from amodal.data import Dataset
 from amodal.evaluate.context import Run
 from amodal.evaluate.needed_records import sampled
 from amodal.inference.forward_passes import AnyEncoder
-from amodal.train.run_dir import hash_keys
+from amodal.train.run_dir import CHOSEN_ON, hash_keys
 
 MIN_TEST_RECORDS = 100
-"""Below which the validation part is tested on too, as it was not trained on either."""
+"""Below which the validation part is tested on too, as it was not trained on either; but not a run
+that was chosen on it, as by `amodal adapt`, `align` and `compare`."""
 MIN_GROUPS = 8
 """Below which groups say too little to be drawn as wholes."""
 
@@ -39,7 +40,8 @@ def parts(
     """
     seen, warning = _seen(model, dataset)
     train, test, names = dataset.split("train"), dataset.split("test"), "test"
-    if (~seen[test]).sum() < MIN_TEST_RECORDS:
+    chosen_on = model.config.get(CHOSEN_ON) if isinstance(model, Run) else None
+    if (~seen[test]).sum() < MIN_TEST_RECORDS and chosen_on != "valid":
         test, names = np.sort(np.concatenate([test, dataset.split("valid")])), "test and validation"
     left_out, test = int(seen[test].sum()), test[~seen[test]]
     if left_out and not len(test):
@@ -114,12 +116,18 @@ def subset(
     return train, test, about
 
 
+def trained_on(run: Run, dataset: Dataset) -> np.ndarray:
+    """(N,) bool, which records have keys of records that a run was trained on."""
+    trained = run.trained
+    return np.isin(hash_keys(dataset.keys), [] if trained is None else trained)
+
+
 def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
     """(N,) bool, which records the model was trained on, and a warning if their keys do not say."""
     run = model if isinstance(model, Run) else None
     trained = run.trained if run is not None else None
     data = run.config.get("data", {}) if run is not None else {}
-    seen = np.isin(hash_keys(dataset.keys), [] if trained is None else trained)
+    seen = np.zeros(len(dataset), dtype=bool) if run is None else trained_on(run, dataset)
     if data.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
         return seen, ""
     if trained is None:

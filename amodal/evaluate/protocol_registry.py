@@ -92,13 +92,20 @@ def options_from_text(names: Iterable[str], texts: Mapping[str, str]) -> dict[st
 
     Args:
         names: The protocols; all if there are none.
-        texts: Option -> text. One that no protocol has stays a text, for `evaluate` to refuse.
+        texts: Option -> text.
+
+    Raises:
+        AmodalError: For an option that no protocol has.
     """
     if not texts:
         return {}
     chosen = [protocol(name) for name in names] or all_protocols()
     types = {o.name: o.type for one in chosen for o in one.options.values()}
-    return {n: from_text(t, types[n]) if n in types else t for n, t in texts.items()}
+    for name in texts:
+        if name not in types:
+            owner = chosen[0].name if len(chosen) == 1 else "these protocols"
+            raise unknown(f"option of {owner}", name, types)
+    return {n: from_text(t, types[n]) for n, t in texts.items()}
 
 
 def changes_records(protocols: Iterable[ProtocolLike]) -> bool:

@@ -11,9 +11,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from amodal.core import Column
-from amodal.inference.predict import MethodPredictor
-from amodal.inference.probe_head import ProbeHead
-from amodal.nn.heads.supervised import SupervisedHead, Target
+from amodal.inference.heads import AnyHead
+from amodal.nn.heads.supervised import Target
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,7 @@ class Predictions:
         return {name: pa.array(whole, mask=missing)}
 
 
-def prediction_columns(
-    head: SupervisedHead | MethodPredictor | ProbeHead, outputs: Column, size: int
-) -> dict[str, pa.Array]:
+def prediction_columns(head: AnyHead, outputs: Column, size: int) -> dict[str, pa.Array]:
     """The columns of a table of predictions.
 
     Args:

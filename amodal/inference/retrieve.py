@@ -23,6 +23,31 @@ from amodal.modalities import Raw
 KEYS = "keys.json"
 
 
+def retriever_of(
+    method: Method | None, retrieves: bool, folder: Path, name: str
+) -> GenerativeRetriever:
+    """The retriever of a run.
+
+    Args:
+        method: Of the run.
+        retrieves: Whether it writes identifiers, as its spec says.
+        folder: Of the run, with the keys of its records.
+        name: Of its method, for messages.
+
+    Raises:
+        AmodalError: For a run that writes no identifiers.
+    """
+    if not retrieves or method is None:
+        why = (
+            "the run was made before its decoder was saved, or with an average of weights; "
+            "train it anew"
+            if name == "grace"
+            else f"{name} finds records by an index: leave --generate out, or train grace"
+        )
+        raise AmodalError(f"the run in {folder} writes no identifiers of records: {why}")
+    return GenerativeRetriever(method, keys_of(folder))
+
+
 @dataclass(frozen=True)
 class GenerativeRetriever:
     """Finds records by a method that generates their identifiers.

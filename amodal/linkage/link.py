@@ -9,6 +9,7 @@ import numpy as np
 
 from amodal.core import AmodalError, unknown
 from amodal.data.splits import PARTS
+from amodal.evaluate.held_out import trained_on
 from amodal.evaluate.labels import is_number
 from amodal.evaluate.linkage import adjusted_rand, best_threshold
 from amodal.linkage.nearest import Nearest, check_linkage, groups_of, nearest_of
@@ -87,6 +88,7 @@ def link(
         score = _goal(one, other, nearest, truth, valid, linkage, many_to_one)
         tuned = threshold = best_threshold(score, _candidates(nearest.score))
     linked = _linked(nearest, threshold, many_to_one or (other is None and threshold is not None))
+    measured, seen = _measured(model, one, truth, tuned is not None)
     group = None
     if other is None:
         pairs = nearest.index if threshold is None else None
@@ -104,7 +106,8 @@ def link(
         simple=simple_nearest(one, other),
         truth=truth,
         label=label or "",
-        measured=None if tuned is None else np.asarray(one.parts != PARTS.index("valid")),
+        measured=measured,
+        trained_on=seen,
     )
 
 
@@ -139,6 +142,25 @@ def _labels(side: Side, label: str) -> np.ndarray:
     return side.label(label)
 
 
+def _measured(
+    model: Model, one: Side, truth: tuple[np.ndarray, np.ndarray] | None, tuned: bool
+) -> tuple[np.ndarray | None, bool]:
+    """Records that links are measured on: no threshold was chosen on them, and the run was not
+    trained on them if there are such.
+
+    Returns:
+        (N,) bool, None without labels; whether the run was trained on all of them.
+    """
+    if truth is None:
+        return None, False
+    free = one.parts != PARTS.index("valid") if tuned else np.ones(len(one.rows), dtype=bool)
+    unseen = free & ~trained_on(model, one.dataset)[one.rows]
+    known = _known(truth[0])
+    if (unseen & known).any() or not (free & known).any():
+        return unseen, False
+    return free, True
+
+
 def _known(values: np.ndarray) -> np.ndarray:
     return np.array([v is not None for v in values], dtype=bool)
 
@@ -165,7 +187,9 @@ def _goal(
     if other is None:
         unit = one.unit[np.flatnonzero(valid)]
         return lambda t: adjusted_rand(truth[0][valid].astype(str), groups_of(unit, t, linkage))
-    return lambda t: float(correct(nearest, _linked(nearest, t, many_to_one), truth)[valid].mean())
+    sure = valid & judged(nearest, truth)
+    sure = sure if sure.any() else valid
+    return lambda t: float(correct(nearest, _linked(nearest, t, many_to_one), truth)[sure].mean())
 
 
 def correct(
@@ -176,6 +200,12 @@ def correct(
     right = np.array([t in matches for t in truth[0]], dtype=bool)
     same = truth[1][nearest.index] == truth[0]
     return np.where(linked, same & right, ~right)
+
+
+def judged(near: Nearest, truth: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """(N,) bool: records whose label is known, and that of the nearest."""
+    sure: np.ndarray = _known(truth[0]) & _known(truth[1][near.index]) & (near.index >= 0)
+    return sure
 
 
 def _linked(nearest: Nearest, threshold: float | None, many: bool) -> np.ndarray:

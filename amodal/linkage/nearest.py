@@ -110,7 +110,7 @@ def groups_of(unit_ND: Tensor, threshold: float, linkage: str = "single") -> np.
         n_clusters=None,
         metric="precomputed",
         linkage=linkage,
-        distance_threshold=1 - threshold + 1e-9,
+        distance_threshold=max(1 - threshold + 1e-9, 0.0),  # a cosine of rounded vectors is over 1
     ).fit_predict(distance)
     _, first, place = np.unique(label, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[place]

@@ -45,7 +45,8 @@ class Links:
         simple: Name -> the nearest by what needs no network.
         truth: (N,) and (M,) labels of both sides; None without.
         label: Name of the label.
-        measured: (N,) bool, records that no threshold was chosen on; None for all.
+        measured: (N,) bool, records that links are measured on; None for all.
+        trained_on: Whether the run was trained on all of these.
     """
 
     one: Side
@@ -61,6 +62,7 @@ class Links:
     truth: tuple[np.ndarray, np.ndarray] | None = None
     label: str = ""
     measured: np.ndarray | None = None
+    trained_on: bool = False
 
     @property
     def keys(self) -> Side:
@@ -71,7 +73,9 @@ class Links:
     def scores(self) -> dict[str, dict[str, float]]:
         """Metric -> who -> value, against the label: `top-1` (the nearest has the same label, of
         the records whose label another has), `precision` and `recall` of links, and the adjusted
-        Rand index of groups. Who is `links`, the names in `simple`, or `chance`."""
+        Rand index of groups. Who is `links`, the names in `simple` (whose nearest neighbours are
+        linked, mutual ones if those of `links` are, whatever their similarity), or `chance`. A
+        nearest record without a label is neither right nor wrong: such records do not count."""
         if self.truth is None:
             return {}
         mine, theirs = self.truth
@@ -85,20 +89,26 @@ class Links:
         some = rows[most > 0]
         if not len(some):
             return {}
-        total = max(len(theirs) - itself, 1)
-        top = {
-            name: float((theirs[near.index[some]] == mine[some]).mean())
-            for name, near in {"links": self.nearest, **self.simple}.items()
-        }
-        result = {"top-1": {**top, "chance": float(most[most > 0].mean() / total)}}
-        linked = rows[self.linked[rows]]
-        right = theirs[self.nearest.index[linked]] == mine[linked]
-        result["precision"] = {"links": float(right.mean()) if len(linked) else np.nan}
-        result["recall"] = {"links": float(right.sum() / len(some))}
+        total = max(sum(counts.values()) - itself, 1)
+        result: dict[str, dict[str, float]] = {"top-1": {}, "precision": {}, "recall": {}}
+        for name, near in {"links": self.nearest, **self.simple}.items():
+            linked = self.linked if name == "links" else near.mutual | self._any_nearest
+            judged = np.array([t is not None for t in theirs[near.index]]) & (near.index >= 0)
+            right = judged & (theirs[near.index] == mine)
+            among, links = some[judged[some]], rows[judged[rows] & linked[rows]]
+            result["top-1"][name] = _mean(right[among])
+            result["precision"][name] = _mean(right[links])
+            result["recall"][name] = _mean((right & linked)[among])
+        result["top-1"]["chance"] = float(most[most > 0].mean() / total)
         if self.group is not None:
             groups = self.group[rows]
             result["ARI"] = {"links": adjusted_rand(mine[rows].astype(str), groups)}
         return result
+
+    @property
+    def _any_nearest(self) -> bool:
+        """Whether links need not be mutual."""
+        return self.many_to_one or (self.other is None and self.threshold is not None)
 
     def _measured(self) -> np.ndarray:
         return np.ones(len(self.linked), dtype=bool) if self.measured is None else self.measured
@@ -108,7 +118,7 @@ class Links:
         """How many are linked, how, and how well."""
         total, links = len(self.linked), int(self.linked.sum())
         how = "mutual nearest neighbours"
-        if self.many_to_one or (self.other is None and self.threshold is not None):
+        if self._any_nearest:
             how = "nearest neighbours"
         if self.threshold is not None:
             chosen = ", chosen on the validation part" if self.tuned else ""
@@ -128,7 +138,21 @@ class Links:
             (_, value), *others = values.items()
             beside = ", ".join(f"{name} {number:.2f}" for name, number in others)
             parts.append(f"{metric} {value:.2f}{f' ({beside})' if beside else ''}")
+        if self.truth is not None:
+            parts.append(self._measured_on())
         return "; ".join(parts)
+
+    def _measured_on(self) -> str:
+        assert self.truth is not None
+        known = self._measured() & np.array([t is not None for t in self.truth[0]])
+        if not self.scores:
+            why = "the threshold was chosen on all of them" if self.tuned else "none has a match"
+            return f"of no record with {self.label} can it be said how good links are: {why}"
+        text = f"measured on {int(known.sum()):,} records with {self.label}"
+        text += ", none of which chose the threshold" if self.tuned else ""
+        return text + (
+            "; the run was trained on all of them, so that this flatters" if self.trained_on else ""
+        )
 
     def table(self) -> Group:
         """For a terminal: the sentence, and links from the surest to the least sure."""
@@ -216,6 +240,10 @@ class Links:
             card(self.one.dataset, row, mine, f"{name} {near.score[i]:.3f}", frame=frame),
             card(keys.dataset, place, theirs, keys.dataset.keys[place], frame=frame),
         ]
+
+
+def _mean(right: np.ndarray) -> float:
+    return float(right.mean()) if len(right) else float("nan")
 
 
 def check_suffix(path: str | Path) -> Path:

@@ -16,6 +16,7 @@ from amodal import data as records
 from amodal.core import AmodalError, Batch, Tokens
 from amodal.core.protocols import LocatesText, Segments
 from amodal.data import Dataset
+from amodal.evaluate.held_out import trained_on
 from amodal.inference.embed import as_encoder
 from amodal.maps import queries as text_queries
 from amodal.maps.dense import Patches, check_dense, dense_field
@@ -118,6 +119,7 @@ def map_records(
     )
     work = _work(model, records.open(data), request)
     settings = {"run": model.fingerprint, "data": work.dataset.fingerprint, "field": work.field}
+    settings |= {"text": work.text} if work.text else {}
     return work.run(Folder.open(out, settings | request.settings))
 
 
@@ -197,7 +199,10 @@ class _Work:
         drawn = self._values(folder, as_encoder(self.model.encoder), self.model.method, "values")
         shares = drawn.all_shares(progress=progress)
         rows = self._rows(drawn, shares)
-        measured = Measured((), 0) if self.truth is None else self._measured(folder, drawn)
+        to_measure, held_out = self._held_out(drawn.readable)
+        measured = Measured((), 0)
+        if self.truth is not None:
+            measured = self._measured(folder, drawn, to_measure)
         unreadable = sorted({*range(len(self.items))} - {*drawn.readable})
         maps = Maps(
             path=folder.path,
@@ -211,6 +216,7 @@ class _Work:
             label=self.request.label or "",
             labelled=measured.records,
             unscored=measured.left_out,
+            held_out=held_out,
             left_out=self.items.left_out,
             unreadable=tuple(self.items.keys[n] for n in unreadable),
         )
@@ -305,7 +311,22 @@ class _Work:
             rows.sort(key=lambda pair: (-pair[1]["changed"], -pair[1]["mean"]))
         return rows
 
-    def _measured(self, folder: Folder, drawn: MapPictures) -> Measured:
+    def _held_out(self, readable: list[int]) -> tuple[list[int], bool | None]:
+        """The items that a map is measured on: those that the run was not trained on, or else all.
+
+        Returns:
+            The items; True if some were left out, False if all were trained on, None for neither.
+        """
+        if self.truth is None:
+            return [], None
+        rows, seen = self.items.labelled, trained_on(self.model, self.dataset)
+        labelled = [n for n in readable if self.dataset.present(self.truth.name)[rows[n]]]
+        unseen = [n for n in labelled if not seen[rows[n]]]
+        if len(unseen) == len(labelled):
+            return readable, None
+        return (unseen, True) if unseen else (readable, False)
+
+    def _measured(self, folder: Folder, drawn: MapPictures, items: list[int]) -> Measured:
         assert self.truth is not None
         columns = {THIS: drawn}
         before = self._untrained() if self.request.untrained else None
@@ -316,13 +337,13 @@ class _Work:
         if self.request.kind == "change":
             tops = {name: one.reach.top for name, one in columns.items()}
             return measure_change(
-                laid, drawn.pixels, self.truth, drawn.readable, threshold=thresholds, top=tops
+                laid, drawn.pixels, self.truth, items, threshold=thresholds, top=tops
             )
         return measure_segments(
             laid,
             drawn.pixels,
             self.truth,
-            drawn.readable,
+            items,
             numbers=self._numbers(drawn),
             layers=len(drawn.mode.layers),
             threshold=thresholds,
@@ -332,7 +353,11 @@ class _Work:
     def _numbers(self, drawn: MapPictures) -> list[int] | None:
         """The class number of each layer, None where layers stand for no class."""
         if self.request.kind == "queries":
-            return [q.number for q in self.request.queries]
+            queries = self.request.queries
+            if len(queries) == 1 and self.truth is not None and self.truth.is_mask:
+                # a mask marks what is looked for, and its 0 is the ground
+                return [queries[0].number if queries[0].numbered else 1]
+            return [q.number for q in queries]
         return list(range(len(drawn.mode.layers))) if self.request.kind == "classes" else None
 
     def _colours(self, drawn: MapPictures) -> dict[int, int]:

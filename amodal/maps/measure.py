@@ -103,7 +103,7 @@ def measure_segments(
     # one layer divides a picture into two
     count = max(layers, 2)
     if numbers is not None and layers == 1:
-        numbers = [min(n for n in (*truth.numbers, 0) if n != numbers[0]), numbers[0]]
+        truth, numbers = truth.only(numbers[0]), [0, 1]
     labelled = [n for n, _ in _rasters(pictures, truth, items)]
     occurring = sorted({c for c in truth.numbers if numbers is None or c in numbers})
     sample_TC = _pixels_of(pictures, truth, labelled, occurring, seed)
@@ -111,16 +111,21 @@ def measure_segments(
     width = max(truth.numbers) + 1
     tables: dict[str, list[np.ndarray]] = {name: [] for name in (*laid, "pixels")}
     for n, raster in _rasters(pictures, truth, labelled):
-        for name, one in laid.items():
-            guess = label_map(one(n), threshold[name]).astype(np.int64)
-            guess = np.where(guess == UNKNOWN, -1, guess)
-            tables[name].append(_table(guess, raster, count, width))
-        tables["pixels"].append(_table(clusters(pictures(n)[0]), raster, count, width))
+        values = {name: one(n) for name, one in laid.items()}
+        # what lies outside of the part that the encoder reads counts in no column
+        inside = np.all([np.isfinite(value).all(0) for value in values.values()], 0)
+        raster = np.where(inside, raster, -1)
+        for name, value in values.items():
+            guess = label_map(value, threshold[name]).astype(np.int64)
+            # below a threshold a pixel has no layer, and what is there was missed
+            guess = np.where(guess == UNKNOWN, count, guess)
+            tables[name].append(_table(guess, raster, count + 1, width))
+        tables["pixels"].append(_table(clusters(pictures(n)[0]), raster, count + 1, width))
     stacked = {name: np.stack(table) for name, table in tables.items()}
     classes = [c for c in occurring if stacked["pixels"][:, :, c].any()]
     fixed = None if numbers is None else [numbers.index(c) for c in classes]
     columns = {
-        name: pixel_score(table, classes, None if name == "pixels" else fixed)
+        name: pixel_score(table, classes, None if name == "pixels" else fixed, count)
         for name, table in stacked.items()
     }
     whole = stacked["pixels"].sum(0)
@@ -163,8 +168,8 @@ def _rasters(
 
 
 def _table(guess_HW: np.ndarray, truth_HW: np.ndarray, layers: int, classes: int) -> np.ndarray:
-    """(layers, classes): how many pixels have both; a pixel without a layer has none of these."""
-    known = (truth_HW >= 0) & (guess_HW >= 0)
+    """(layers, classes): how many pixels have both; those without a layer are the last one's."""
+    known = truth_HW >= 0
     pair = guess_HW[known] * classes + truth_HW[known]
     return np.bincount(pair, minlength=layers * classes).reshape(layers, classes)
 

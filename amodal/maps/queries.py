@@ -31,11 +31,13 @@ class Query:
         name: In tables and pictures.
         prompts: Whose mean unit vector is its vector.
         number: Of the class in a raster of labels.
+        numbered: Whether the user wrote that number.
     """
 
     name: str
     prompts: tuple[str, ...]
     number: int
+    numbered: bool = False
 
 
 def read_queries(queries: str | Sequence[str] | Path, templates: Sequence[str] = ()) -> list[Query]:
@@ -59,12 +61,13 @@ def read_queries(queries: str | Sequence[str] | Path, templates: Sequence[str] =
             )
     made = []
     for place, part in enumerate(_parts(queries)):
-        number, text = _numbered(part, place)
+        number, text = _numbered(part)
         prompts = [p.strip() for p in text.split("|") if p.strip()]
         if not prompts:
             raise AmodalError(f"the query {part!r} has no words")
         filled = [t.replace("{}", p) for p in prompts for t in templates or ("{}",)]
-        made.append(Query(prompts[0], tuple(filled), number))
+        numbered = number is not None
+        made.append(Query(prompts[0], tuple(filled), place if number is None else number, numbered))
     for what in ("name", "number"):
         values = [getattr(q, what) for q in made]
         double = next((v for v in values if values.count(v) > 1), None)
@@ -89,11 +92,11 @@ def _parts(queries: str | Sequence[str] | Path) -> list[str]:
     return parts
 
 
-def _numbered(part: str, place: int) -> tuple[int, str]:
+def _numbered(part: str) -> tuple[int | None, str]:
     number, equals, text = part.partition("=")
     if equals and number.strip().isdecimal():
         return int(number), text
-    return place, part
+    return None, part
 
 
 def text_field(encoder: Encoder, wanted: str | None, method_name: str, field: str) -> str:

@@ -37,6 +37,8 @@ class Maps:
         label: The field of these.
         labelled: Records with a raster.
         unscored: Share of their pixels whose class no layer stands for.
+        held_out: Whether scores are of the records that the run was not trained on; False where it
+            was trained on all of them, None where it was on none.
         left_out: Records without the pictures.
         unreadable: Keys of records whose picture could not be read.
     """
@@ -52,6 +54,7 @@ class Maps:
     label: str = ""
     labelled: int = 0
     unscored: float = 0.0
+    held_out: bool | None = None
     left_out: int = 0
     unreadable: Sequence[str] = ()
 
@@ -101,6 +104,12 @@ class Maps:
             elif low <= 0:
                 text += ": no better than pixels alone, within the error"
             parts.append(text)
+        if self.held_out is not None:
+            parts.append(
+                f"measured on the {self.labelled:,} records that the run was not trained on"
+                if self.held_out
+                else f"the run was trained on all {self.labelled:,} of them, so that this flatters"
+            )
         if self.unscored >= 0.005:
             parts.append(
                 f"of {self.label} {self.unscored:.0%} of the pixels do not count, as nothing "
@@ -163,4 +172,5 @@ class Maps:
             "label": self.label,
             "labelled": self.labelled,
             "unscored": self.unscored,
+            "held_out": self.held_out,
         }

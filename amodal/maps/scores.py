@@ -34,7 +34,10 @@ class Score:
 
 
 def pixel_score(
-    table_NLC: np.ndarray, classes: Sequence[int], layer_of: Sequence[int] | None
+    table_NLC: np.ndarray,
+    classes: Sequence[int],
+    layer_of: Sequence[int] | None,
+    layers: int | None = None,
 ) -> tuple[float, np.ndarray]:
     """Mean intersection over union, for all records together and for draws of them.
 
@@ -43,24 +46,31 @@ def pixel_score(
         classes: Columns of the table that count.
         layer_of: The layer of each of these classes, -1 for none; None for the assignment of one
             layer to one class with the largest sum of intersections over unions.
+        layers: How many rows of the table are layers; others are of pixels without any, which are
+            missed. All unless set.
 
     Returns:
         The value, and (DRAWS,) of the bootstrap.
     """
     table = table_NLC[:, :, list(classes)].astype(float)
     whole = table.sum(0)
-    layers = matched(whole) if layer_of is None else list(layer_of)
+    chosen = matched(whole, layers) if layer_of is None else list(layer_of)
     weights = _draws(len(table))
     drawn = np.einsum("bn,nlc->blc", weights, table, optimize=True)
-    values = np.array([_mean_iou(one, layers) for one in (whole, *drawn)])
+    values = np.array([_mean_iou(one, chosen) for one in (whole, *drawn)])
     return float(values[0]), values[1:]
 
 
-def matched(table_LC: np.ndarray) -> list[int]:
-    """The layer of each class, -1 for none, with the largest sum of intersections over unions."""
+def matched(table_LC: np.ndarray, layers: int | None = None) -> list[int]:
+    """The layer of each class, -1 for none, with the largest sum of intersections over unions.
+
+    Args:
+        table_LC: How many pixels have a layer and a class.
+        layers: How many rows are layers; all unless set.
+    """
     union = table_LC.sum(1, keepdims=True) + table_LC.sum(0, keepdims=True) - table_LC
-    layers, classes = linear_sum_assignment(-table_LC / np.maximum(union, 1))
-    by_class = dict(zip(classes.tolist(), layers.tolist()))
+    chosen, classes = linear_sum_assignment((-table_LC / np.maximum(union, 1))[:layers])
+    by_class = dict(zip(classes.tolist(), chosen.tolist()))
     return [by_class.get(c, -1) for c in range(table_LC.shape[1])]
 
 

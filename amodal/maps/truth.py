@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Truth:
         rows: (N,) records of the items.
         numbers: The class numbers that occur.
         is_mask: Whether they are 0 and 255 alone, which then stand for 0 and 1.
+        one: The class that is 1, while all others are 0; None for class numbers as they are.
     """
 
     dataset: Dataset
@@ -30,6 +31,7 @@ class Truth:
     rows: np.ndarray
     numbers: tuple[int, ...]
     is_mask: bool
+    one: int | None = None
 
     @classmethod
     def open(cls, dataset: Dataset, name: str, items: Items) -> Truth:
@@ -76,5 +78,21 @@ class Truth:
         except BadValue:
             return None
         if self.is_mask:
-            return np.asarray((numbers > 0).astype(np.int64))
-        return np.where(numbers == UNKNOWN, -1, numbers)
+            numbers = np.asarray((numbers > 0).astype(np.int64))
+        known = np.ones(numbers.shape, dtype=bool) if self.is_mask else numbers != UNKNOWN
+        if self.one is not None:
+            numbers = (numbers == self.one).astype(np.int64)
+        return np.where(known, numbers, -1)
+
+    def only(self, number: int) -> Truth:
+        """One class against all others.
+
+        Raises:
+            AmodalError: If it does not occur, so that nothing can be measured.
+        """
+        if number not in self.numbers:
+            raise AmodalError(
+                f"no pixel of {self.name!r} has the class {number} of the query; its numbers are "
+                f"{', '.join(map(str, self.numbers))}. Write the number before a query: 1=a cat"
+            )
+        return replace(self, one=number, numbers=(0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amodal.core import AmodalError, unknown
+from amodal.core.references import load_reference
+from amodal.core.source_code import source_hash
 from amodal.data import Openable
 from amodal.data import open as open_data
 from amodal.data.splits import PARTS
@@ -103,7 +106,8 @@ def curate(
         "part": part,
         "run": None if model is None else model.fingerprint,
         "reference": None if reference is None else reference.fingerprint,
-        "settings": [field, [*fields], str(like), [*words], over, limits, seed],
+        "settings": [field, [*fields], _content(like), [*words], over, limits, seed],
+        "code": [source_hash(load_reference(name)) for name in (by, *rules) if ":" in name],
     }
     chunks = Chunks(None if out is None else Path(out) / ".scores", plan, progress=progress)
     pool = Pool(
@@ -116,7 +120,7 @@ def curate(
     )
     if not selected.any():
         raise AmodalError(
-            f"no record would be left: {by} is the {scores.meaning}, and the best is "
+            f"no record would be left: {by} scores by {scores.meaning}, and the best is "
             f"{_best(scores.score, lowest)}; lower --threshold, or raise --keep"
         )
     return Selection(
@@ -194,6 +198,15 @@ def _check(by: str, keep: float | None, threshold: float | None, unscored: str) 
             f"{by} has no threshold of its own: say how many records stay, --keep 0.3 for three "
             "of ten, or from which score on, --threshold"
         )
+
+
+def _content(like: Any) -> str:
+    """What says whether the examples of a domain are still the same."""
+    if like is None or (isinstance(like, Sequence) and not isinstance(like, str)):
+        return str(like)
+    if isinstance(like, str | Path) and Path(like).is_file():
+        return hashlib.sha256(Path(like).read_bytes()).hexdigest()
+    return open_data(like).fingerprint
 
 
 def _source(data: Openable, path: object) -> str:

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from amodal.core import AmodalError, Column
+from amodal.core import AmodalError
 from amodal.data import Dataset
-from amodal.inference.embed import embed_records
-from amodal.inference.forward_passes import AnyEncoder
+from amodal.inference.heads import AnyHead, head_outputs
 from amodal.inference.predict import MethodPredictor
 from amodal.inference.probe_head import ProbeHead
 from amodal.methods.saved import SPEC, SavedRun, encoder_spec, load_run
-from amodal.nn.heads.supervised import SupervisedHead, Target, targets_of
+from amodal.nn.heads.supervised import Target, targets_of
 from amodal.progress import Bar
 from amodal.studies.choose_head import (
     FINE_TUNED,
@@ -48,6 +47,7 @@ def adapt_best(
     tuning: str,
     task: str = "",
     only: Callable[[Dataset, np.ndarray], np.ndarray],
+    asked: Mapping[str, Any],
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -64,14 +64,15 @@ def adapt_best(
         tuning: What `fine_tune` does, the name of its candidate.
         task: As `amodal.adapt.adapt` takes it.
         only: Training records -> those to learn from.
+        asked: Name -> what was asked for, in JSON. A run that is resumed is of the same.
         seed: Of all that is random.
         device: Where the encoder is computed.
         resume: Go on in `out`.
         progress: Show bars.
 
     Raises:
-        AmodalError: If `out` holds a run and is not resumed, in more than one process, and where
-            hardly a validation record has the label.
+        AmodalError: If `out` holds a run and is not resumed or is of something else, in more than
+            one process, and where hardly a validation record has the label.
     """
     out = Path(out)
     distributed.start()
@@ -91,6 +92,7 @@ def adapt_best(
                 f"the run in {out} was started with a tuning of its own; name it, as in --tuning "
                 "lora, to continue it"
             )
+        earlier.check(asked, out)
         return earlier
     saved, where = load_run(run), pick_device(device)
     saved.module.to(where)
@@ -112,9 +114,10 @@ def adapt_best(
     others = [one for one in heads if one not in simple]
     chosen, metric = choose(scores, (simple, others, [name])), metric_of(targets)
     summary = sentence(scores, chosen, metric, len(valid.rows))
-    choice = Choice(chosen, metric, scores, len(valid.rows), summary)
+    choice = Choice(chosen, metric, scores, len(valid.rows), summary, asked)
     choice.save(out)
     if chosen == name:
+        run_dir.mark_chosen(folder)
         _moved(folder, out)
     else:
         written = _hashes(run, dataset, train.rows)
@@ -157,18 +160,12 @@ def _score_of_run(
         dataset.with_fields(tuned.encoder.fields), tuned.encoder, tuned.config, device
     )
     records = Records(data, valid.rows)
+    head: AnyHead = MethodPredictor(tuned.method, tuned.targets)
     if tuned.head is not None:
-        outputs = _of_head(tuned.encoder, tuned.head.to(device), records, device)
-        score = score_of(tuned.head, outputs, records)
-    else:
-        predictor = MethodPredictor(tuned.method, tuned.targets)
-        score = score_of(predictor, predictor.outputs(data, records.rows), records)
+        head = tuned.head.to(device)
+    outputs = head_outputs(head, tuned.encoder, data, records.rows)
+    score = score_of(head, outputs, records)
     return Score(score.value, score.error, score.loss, seconds)
-
-
-def _of_head(encoder: AnyEncoder, head: SupervisedHead, records: Records, device: Any) -> Column:
-    embedded = embed_records(encoder, records.dataset, records.rows, device=device, labels=False)
-    return head.predict(embedded.features)
 
 
 def _hashes(run: str | Path, dataset: Dataset, rows: np.ndarray) -> Any:
@@ -188,6 +185,7 @@ def _write(
     if log.exists():  # of the encoder, which is still the same
         shutil.copyfile(log, out / log.name)
     config = saved.config | {"head": head.save(out), "adapted": adapted | {"head": head.name}}
+    config |= {run_dir.CHOSEN_ON: "valid"}
     spec = encoder_spec(saved.encoder) if saved.method is None else saved.spec
     run_dir.save_weights(out, run_dir.weights(saved.module), config, {SPEC: spec})
 

@@ -26,7 +26,7 @@ from amodal.studies.trainer import Setup, Trainer
 from amodal.studies.worker import run as work
 from amodal.train import distributed
 from amodal.train.pretrain import pretrain
-from amodal.train.run_dir import read_config
+from amodal.train.run_dir import mark_chosen, read_config
 from amodal.train.settings import read_settings
 
 FILE = "alignment.json"
@@ -272,6 +272,8 @@ def _train(
         resume=resume and (alignment.run / "config.json").exists(),
         **setup.run_settings(job) | settings,
     )
+    if distributed.rank() == 0:
+        mark_chosen(alignment.run)
 
 
 def _earlier(out: Path) -> Alignment | None:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,7 @@ from amodal.core.whole_file import whole_file
 from amodal.nn.heads.supervised import Target
 from amodal.stats.survival import concordance
 from amodal.studies.frozen_heads import Records
+from amodal.train.run_dir import difference
 
 FILE = "adaptation.json"
 FINE_TUNED = "fine_tuned"
@@ -69,6 +70,7 @@ class Choice:
         scores: Candidate -> its score.
         records: Validation records that were scored.
         summary: A sentence for people.
+        asked: Name -> what the user asked for, which a run that is resumed must be asked for too.
     """
 
     chosen: str
@@ -76,11 +78,29 @@ class Choice:
     scores: Mapping[str, Score]
     records: int
     summary: str
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, asked: Mapping[str, Any], out: Path) -> None:
+        """Check that it was made for the same request.
+
+        Raises:
+            AmodalError: For the first entry that differs.
+        """
+        # through JSON, so that tuples compare equal to lists
+        now = json.loads(json.dumps(asked, default=str))
+        for name, then in self.asked.items():
+            if now.get(name) != then:
+                what, before, new = difference(then, now.get(name), name)
+                raise AmodalError(
+                    f"the run in {out} was adapted otherwise: {what} was {before}, and is {new} "
+                    "now; choose another --out"
+                )
 
     def save(self, folder: Path) -> None:
         """Write adaptation.json into a run folder."""
         with whole_file(folder / FILE) as draft:
-            draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            content = json.dumps(asdict(self), indent=1, default=str)
+            draft.write_text(content + "\n", encoding="utf-8")
 
     @staticmethod
     def load(folder: Path) -> Choice | None:
@@ -98,7 +118,8 @@ def score_of(head: Predicts, outputs: Column, valid: Records) -> Score:
 
     Args:
         head: Its targets are scored.
-        outputs: What it gives for them; a record without any counts as predicted like the mean.
+        outputs: What it gives for them. A record without any counts as a wrong class, or as the
+            mean of the training records' amounts; it has no part in a concordance.
         valid: The records.
     """
     scored = []
@@ -107,9 +128,14 @@ def score_of(head: Predicts, outputs: Column, valid: Records) -> Score:
         usable = valid.known(target)[at]
         truth = tuple(values[at][usable] for values in valid.truth(target))
         predicted = head.predictions(outputs)[target.name].double().numpy()[usable]
+        known = valid.known(target)
+        every = valid.truth(target)[0][known]
         if target.kind == "classes":
-            every = valid.truth(target)[0]
-            scored.append(_of_classes(predicted, truth[0], every[every >= 0]))
+            scored.append(_of_classes(predicted, truth[0], every))
+        elif target.kind == "amount":
+            whole = np.full(len(known), target.mean)
+            whole[at[usable]] = predicted
+            scored.append(_of_numbers(target, whole[known], (every,)))
         else:
             scored.append(_of_numbers(target, predicted, truth))
     values, errors, losses = zip(*scored)

@@ -38,7 +38,7 @@ from amodal.studies.task import Asked, Task, task_of
 from amodal.studies.trainer import Setup, Trainer
 from amodal.studies.worker import run as work
 from amodal.train.pretrain import pretrain
-from amodal.train.run_dir import read_trained
+from amodal.train.run_dir import mark_chosen, read_trained
 
 RUN = "run"
 REPORT = "report.json"
@@ -244,6 +244,7 @@ def tested(
             logger=None,
             resume=(run / "config.json").exists(),
         )
+    mark_chosen(run)
     saved = load_run(run)
     choice, questions = result.choice or winner, about.questions
     if choice.protocol:

@@ -225,6 +225,25 @@ def read_trained(run: Path) -> Hashes | None:
         ) from e
 
 
+CHOSEN_ON = "chosen_on"
+"""Entry of config.json: the part of the split that a run was chosen on, which tests it no more."""
+
+
+def mark_chosen(run: Path) -> None:
+    """Say in config.json that a finished run was chosen on the validation part.
+
+    Raises:
+        AmodalError: If it cannot be read or written.
+    """
+    file = run / "config.json"
+    content = read_config(file)
+    if content.get(CHOSEN_ON) != "valid":
+        try:
+            write_json(file, content | {CHOSEN_ON: "valid"})
+        except OSError as e:
+            raise AmodalError(f"could not write {file}: {e.strerror or e}") from e
+
+
 def write_json(file: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write a JSON file atomically."""
     draft = file.with_name(f".{file.name}.draft")

@@ -13,6 +13,7 @@ from amodal.evaluate.backdoor import attack_success, nearest_class, trigger_shif
 from amodal.evaluate.options import from_text
 from amodal.evaluate.protocol_registry import options_from_text
 from amodal.evaluate.protocols import backdoor
+from amodal.evaluate.protocols.knn import knn
 
 
 def test_attack_success_counts_the_others_taken_for_the_target():
@@ -98,13 +99,34 @@ def test_options_of_protocols_come_from_the_command_line(capsys):
     assert from_text("3", int) == 3 and from_text("3", float) == 3.0 and from_text("x", int) == "x"
     assert from_text("true", bool) is True and from_text("none", int | None) is None
     assert from_text("4", int | str) == 4 and from_text("coding length", int | str) != 4
-    asked = {"templates": "a {},the {}", "k": "7", "wrong": "x"}
+    asked = {"templates": "a {},the {}", "k": "7"}
     assert options_from_text(["zero_shot", "knn"], asked) == {
         "templates": ("a {}", "the {}"),
         "k": 7,
-        "wrong": "x",
     }
+    with pytest.raises(AmodalError, match="no option of knn is called 'kk'. Did you mean k"):
+        options_from_text(["knn"], {"kk": "7"})
     assert options_from_text([], {"few": "5"})["few"] == 5 and options_from_text([], {}) == {}
     with pytest.raises(SystemExit):
         cli.main(["embed", "run", "--protocol.k", "7"])
     assert "an option of `amodal evaluate RUN`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--protocol.records", "20"], "records is of all protocols together: write --records"),
+        (["--protocol.simple", "false"], "simple is of all protocols together: write --simple"),
+        (["--protocol.few", "3", "--few", "2"], "few is set twice: write --few and leave"),
+    ],
+)
+def test_options_of_an_evaluation_are_none_of_a_protocol(words, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", "run", "--data", "digits", "--protocols", "knn", *words])
+    assert end.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_without_a_neighbour_nobody_votes():
+    """Or all columns of the report would be those of one class."""
+    with pytest.raises(AmodalError, match="k = 0: at least one neighbour has to vote"):
+        knn(None, None, label="kind", k=0)

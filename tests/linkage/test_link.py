@@ -90,6 +90,11 @@ def test_groups_are_those_of_agglomerative_clustering(linkage):
         assert ours[0] == 0 and set(ours) == set(range(len(set(want))))
 
 
+def test_a_cosine_of_rounded_vectors_may_be_over_one():
+    z = unit(5, 3)
+    assert len(set(nearest.groups_of(z, 1.0000004, "average").tolist())) == 5
+
+
 def test_what_no_linkage_takes(monkeypatch):
     with pytest.raises(AmodalError, match="Did you mean average"):
         nearest.groups_of(unit(4, 2), 0.5, "averag")
@@ -156,7 +161,14 @@ def test_a_label_chooses_the_threshold_and_measures_on_the_rest(monkeypatch, dat
     )
     assert links.tuned and ", chosen on the validation part" in links.sentence
     valid = links.one.parts == 1
-    assert valid.sum() > 1 and (links.measured == ~valid).all()
+    # of a run that was trained on the training part
+    assert valid.sum() > 1 and (links.measured == (links.one.parts == 2)).all()
+    assert "measured on 9 records with who, none of which chose" in links.sentence
+    options = {"field": "text", "label": "who", **QUIET}
+    alone = link(run, data, part="valid", **options)
+    assert not alone.scores and "the threshold was chosen on all of them" in alone.sentence
+    trained = link(run, data, part="train", threshold=0.5, **options)
+    assert trained.scores["top-1"]["links"] == 1.0 and "so that this flatters" in trained.sentence
     z[30:] = unit(30, 6, seed=5)  # half of the second set is other things
     embeds(monkeypatch, {"text": z})
     links = link(run, data, field="text", label="who", threshold=0.99, **QUIET)
@@ -188,6 +200,14 @@ def test_scores_against_a_count(data, run):
     scores = links.scores
     assert scores["top-1"] == {"links": 0.75, "chance": 0.25}
     assert scores["precision"]["links"] == 0.5 and scores["recall"]["links"] == 0.25
+    # a nearest record without a label is neither right nor wrong
+    partly = dict(options, truth=(truth[0], np.array(["a", "b", None, "c"], dtype=object)))
+    scores = Links(linked=np.array([1, 0, 1, 0, 1], bool), **partly).scores
+    assert scores["precision"]["links"] == 1.0 and scores["recall"]["links"] == 0.5
+    hidden = np.array(["a", None, "c", "x"], dtype=object)
+    scores = Links(linked=np.ones(5, bool), **dict(options, truth=(truth[0], hidden))).scores
+    assert scores["precision"]["links"] == pytest.approx(2 / 3), "of a, c and the other a"
+    assert scores["top-1"]["chance"] == pytest.approx(1 / 3)
     some = Links(linked=links.linked, measured=np.array([0, 1, 1, 1, 1], bool), **options)
     assert some.scores["top-1"]["links"] == pytest.approx(2 / 3)
 
@@ -198,6 +218,14 @@ def test_simple_features_and_edit_distance_stand_beside(data, run):
     assert links.scores["top-1"]["edit distance"] == 1.0
     assert links.scores["top-1"]["simple features"] > 0.9
     assert "edit distance take the same nearest for" in links.sentence
+    names, copies = data.subset(range(30)), data.subset(range(30, 60))
+    links = run.link(names, to=copies, field="text", label="who", threshold=0.0, **QUIET)
+    for metric in ("precision", "recall"):  # of mutual neighbours, by a loop
+        near = links.simple["edit distance"]
+        judged = near.mutual & links.measured
+        right = sum(links.truth[1][near.index[i]] == links.truth[0][i] for i in judged.nonzero()[0])
+        total = {"precision": judged, "recall": links.measured}[metric].sum()
+        assert links.scores[metric]["edit distance"] == pytest.approx(right / total)
     body = link(run, data, field="body", threshold=0.5, **QUIET)
     assert set(body.simple) == {"simple features"}
     both = link(run, data, to=data, threshold=0.5, **QUIET)

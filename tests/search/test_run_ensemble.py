@@ -193,3 +193,27 @@ def test_what_is_no_ensemble(runs, folder, tmp_path):
     gram = amodal.pretrain("gram", data, tmp_path / "gram", **QUICK)
     with pytest.raises(AmodalError, match="compares by"):
         RunEnsemble([clip.encoder, gram.encoder])
+
+
+def test_data_may_lack_a_field_as_for_one_run(runs, folder):
+    whole = open_data(str(folder)).with_fields(runs[0].fields)
+    pictures = [whole.raw(i, "image") for i in range(len(whole))]
+    alone = open_data(
+        {"image": pictures, "kind": [k.split("/")[0] for k in whole.keys]},
+        fields={"image": whole.fields["image"]},
+    )
+    with pytest.warns(UserWarning, match="has no text; what it has is read"):
+        report = amodal.Ensemble(runs).evaluate(
+            alone, label="kind", protocols=["knn"], untrained=False, simple=False, progress=False
+        )
+    assert {row["source"] for row in report.rows()} >= {"image"}
+
+
+def test_a_run_that_was_chosen_on_the_validation_part_counts_for_all(runs, folder):
+    one, two = runs
+    chosen = amodal.Model(two.encoder, two.config | {"chosen_on": "valid"}, trained=two.trained)
+    options = dict(protocols=["knn"], untrained=False, simple=False, progress=False)
+    both = amodal.Ensemble([one, two]).evaluate(str(folder), **options)
+    assert both.about["parts"] == "train; test and validation"
+    report = amodal.Ensemble([one, chosen]).evaluate(str(folder), **options)
+    assert report.about["parts"] == "train; test"

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -184,7 +186,7 @@ def test_clip_score_is_the_cosine_of_the_fields(monkeypatch, folder, run):
     image, text = rng.normal(size=(2, 80, 3))
     text[5::7] = np.nan
     embeds(monkeypatch, {"image": image, "text": text})
-    one = curate(str(folder), by="clip_score", model=run, keep=0.5, part="all", **QUIET)
+    one = run.curate(str(folder), by="clip_score", keep=0.5, part="all", **QUIET)
     want = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(image, text)]
     np.testing.assert_allclose(one.scores.score, want, atol=1e-5)
     have = ~np.isnan(want)
@@ -490,6 +492,38 @@ def test_an_interrupted_choice_goes_on(folder, tmp_path, monkeypatch):
     damaged.write_bytes(b"nothing")
     with pytest.raises(AmodalError, match="is damaged"):
         curate(str(folder), **{**options, "seed": 1})
+
+
+def test_an_interrupted_choice_does_not_go_on_with_other_examples(tmp_path, monkeypatch):
+    """What an edited file of examples or an edited rule says is not what the first one said."""
+    texts = [f"a {'red boat' if i % 2 else 'blue car'} {i}" for i in range(60)]
+    (tmp_path / "own.csv").write_text(
+        "\n".join(["id,note", *(f"{i},{t}" for i, t in enumerate(texts))])
+    )
+    data = open_data(str(tmp_path / "own.csv"))
+    like, out = tmp_path / "like.txt", tmp_path / "out"
+    options = dict(by="in_domain", keep=0.5, part="all", like=str(like), **QUIET)
+    like.write_text("red boat")
+    first = curate(data, out=out, **options).scores.score  # not saved, as after an interruption
+    like.write_text("blue car")
+    second = curate(data, out=out, **options).scores.score
+    np.testing.assert_array_equal(second, curate(data, **options).scores.score)
+    assert not np.allclose(first, second)
+
+
+def test_an_interrupted_choice_does_not_go_on_with_another_rule(tmp_path):
+    rule = tmp_path / "own.py"
+    wanted = []
+    for sign in ("", "-"):
+        rule.write_text(f"def score(dataset, rows):\n    return {sign}1.0 * rows\n")
+        code = (
+            "from amodal.selection import curate\n"
+            f"c = curate('digits', by={f'{rule}:score'!r}, keep=.5, out={str(tmp_path / 'o')!r}, "
+            "progress=False)\nprint(c.scores.score[-1] > 0)"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        wanted.append(ended.stdout.strip())
+    assert wanted == ["True", "False"], ended.stderr
 
 
 def test_interrupts_say_how_to_go_on(monkeypatch, capsys, tmp_path):

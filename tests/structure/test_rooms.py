@@ -37,6 +37,7 @@ BESIDE = {
     "catalog": 4.5,
     "recipe_table": 4.4,
     "untrained": 8,
+    "evaluation": 10.4,
     "model": 10.5,
     "run_ensemble": 10.6,
     "estimator": 11,

@@ -56,6 +56,7 @@ def test_it_compares_chooses_and_trains(pictures, tmp_path, monkeypatch):
     stored = json.loads((out / "alignment.json").read_text())
     assert stored["chosen"] == alignment.chosen and stored["scores"] == alignment.scores
     model, config = amodal.load(out), json.loads((out / "config.json").read_text())
+    assert config["chosen_on"] == "valid"
     assert config["schedule"]["cache_features"] == "mean" and model.encoder.width == 768
     rows = model.evaluate(dataset, protocols=["retrieval"], simple=False, progress=False).rows()
     assert all(r["value"] > 0.4 for r in rows if r["metric"] == "recall@10")

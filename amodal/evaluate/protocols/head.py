@@ -13,7 +13,7 @@ import torch
 from amodal.core import Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data.loader import class_numbers
-from amodal.evaluate.context import AnyHead, Context
+from amodal.evaluate.context import Context
 from amodal.evaluate.labels import (
     NotApplicable,
     calibration_rows,
@@ -27,6 +27,7 @@ from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded, known
+from amodal.inference.heads import AnyHead
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.stats.survival import concordance
 

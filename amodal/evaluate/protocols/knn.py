@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from amodal.core import AmodalError
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import Predict, measure_sources
 from amodal.evaluate.needed_records import drawn, labelled
@@ -53,7 +54,12 @@ def knn(
         sources: All unless set.
         prefilter: Look for neighbours in bfloat16 first. It is faster where the processor has
             bfloat16, and may miss a neighbour on the margin.
+
+    Raises:
+        AmodalError: For fewer than one neighbour.
     """
+    if k < 1:
+        raise AmodalError(f"k = {k}: at least one neighbour has to vote")
 
     def fit(x: Tensor, y: Tensor, classes: int) -> Predict:
         return neighbours(x, y, classes, k=k, temperature=temperature, prefilter=prefilter)

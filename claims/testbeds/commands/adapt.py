@@ -22,9 +22,7 @@ import amodal
 import testbeds
 from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
-from amodal.inference.embed import embed_records
-from amodal.inference.probe_head import ProbeHead
-from amodal.nn.heads.supervised import SupervisedHead
+from amodal.inference.heads import head_outputs
 from amodal.studies.choose_head import Choice, score_of
 from amodal.studies.frozen_heads import Records
 from testbeds import studies
@@ -91,13 +89,8 @@ def measured(bed: Testbed) -> dict[str, Any]:
         data = dataset.with_fields(model.fields)
         test = Records(data, data.split("test"))
         head = model.head
-        if isinstance(head, SupervisedHead):
-            embedded = embed_records(model.encoder, data, test.rows, labels=False)
-            outputs = head.predict(embedded.features)
-        else:
-            assert isinstance(head, ProbeHead), "no whole method is among the candidates"
-            outputs = head.outputs(data, test.rows)
-        score = score_of(head, outputs, test)
+        assert head is not None, "adapt has just made it"
+        score = score_of(head, head_outputs(head, model.encoder, data, test.rows), test)
     return {
         "testbed": bed.name,
         "task": task.name,
