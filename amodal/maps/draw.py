@@ -119,7 +119,7 @@ def map_records(
     )
     work = _work(model, records.open(data), request)
     settings = {"run": model.fingerprint, "data": work.dataset.fingerprint, "field": work.field}
-    settings |= {"text": work.text} if work.text else {}
+    settings |= {"text_field": work.text} if work.text else {}
     return work.run(Folder.open(out, settings | request.settings))
 
 

@@ -61,8 +61,8 @@ class CoCa(Reference):
                 if f == self.text:
                     states[r], vectors[f][r] = self.first_half(x)
                 else:
-                    own, vectors[f][r] = self.pooled(f, self.trunk(f, x))
-                    read[r] = torch.cat([read[r], own]) if r in read else own
+                    query, vectors[f][r] = self.pooled(f, self.trunk(f, x))
+                    read[r] = torch.cat([read[r], query]) if r in read else query
         terms = self.contrast(vectors)
         column, total, count = batch[self.text], 0 * self.w["ends.bias"].sum(), 0
         for r, text in zip(column.rows.tolist(), column.values.split()):
@@ -157,10 +157,10 @@ class CoCa(Reference):
 VIEWS = {"picture": ("weak",), "words": ("plain",), "signal": ("weak",), "facts": ("weak",)}
 
 
-def steps(fields=("picture", "words"), rows=6, **own):
-    reference = type("CoCa", (CoCa,), {n: v for n, v in own.items() if n != "text_field"})
+def steps(fields=("picture", "words"), rows=6, **changed):
+    reference = type("CoCa", (CoCa,), {n: v for n, v in changed.items() if n != "text_field"})
     views = {f: VIEWS[f] for f in fields}
-    golden("coca", reference, views=views, fields=fields, rows=rows, also=own)
+    golden("coca", reference, views=views, fields=fields, rows=rows, also=changed)
 
 
 def test_defaults():

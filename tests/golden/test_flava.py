@@ -64,10 +64,11 @@ class Flava(Reference):
             placed = self.encoder.add_positions(t.with_x(shown))
             for r in rows[f]:
                 masked[f][r] = self.trunk(f, placed.x[placed.row == r])
-        several = [r for r in range(batch.size) if sum(r in masked[f] for f in self.fields) > 1]
+        with_more = [r for r in range(batch.size) if sum(r in masked[f] for f in self.fields) > 1]
         terms = self.contrast(batch)
         fused = {
-            r: self.fuse({f: masked[f][r] for f in self.fields if r in masked[f]}) for r in several
+            r: self.fuse({f: masked[f][r] for f in self.fields if r in masked[f]})
+            for r in with_more
         }
         for kind, heads in (("unimodal", "unimodal_heads"), ("mmm", "mmm_heads")):
             for f in self.fields:
@@ -75,7 +76,7 @@ class Flava(Reference):
                 for r in rows.get(f, ()):
                     if kind == "mmm" and r not in fused:
                         continue
-                    if kind == "unimodal" and self.unimodal == "unpaired" and r in several:
+                    if kind == "unimodal" and self.unimodal == "unpaired" and r in with_more:
                         continue
                     x = fused[r][1][f] if kind == "mmm" else masked[f][r]
                     at = hidden[f][content[f].row == r]
@@ -84,7 +85,7 @@ class Flava(Reference):
                         total, count = total + each[t], count + 1
                 weight = self.mmm_weight if kind == "mmm" else self.unimodal_weight
                 terms[f"{kind}/{f}"] = weight * total / max(count, 1)
-        terms[f"itm/{self.text}"] = self.itm_weight * self.matching(batch, masked, several)
+        terms[f"itm/{self.text}"] = self.itm_weight * self.matching(batch, masked, with_more)
         return terms
 
     # encoders
@@ -95,9 +96,9 @@ class Flava(Reference):
             x = block(self.e, f"trunks.{field}.blocks.{i}", x, self.encoder.num_heads)
         return norm(self.e, f"trunks.{field}.norm", x)
 
-    def fuse(self, own):
+    def fuse(self, of_fields):
         """Section 3.1: a linear map of each field's states, and a class token before them."""
-        parts = {f: linear(self.w, f"multimodal.projections.{f}", x) for f, x in own.items()}
+        parts = {f: linear(self.w, f"multimodal.projections.{f}", x) for f, x in of_fields.items()}
         x = torch.cat([self.w["multimodal.cls.token"][None], *parts.values()])
         for i in range(self.depth):
             x = block(self.w, f"multimodal.trunk.blocks.{i}", x, self.encoder.num_heads)
@@ -167,10 +168,10 @@ class Flava(Reference):
             return x
         return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-6).sqrt()
 
-    def samples(self, column, at):
+    def samples(self, column, position):
         series = self.encoder.fields["signal"]
         mean, std = (torch.tensor(v).double() for v in series.scale())
-        x = (column.values.split()[at].double() - mean) / std
+        x = (column.values.split()[position].double() - mean) / std
         return pad(x, (0, 0, 0, -len(x) % series.patch)).reshape(-1, series.patch * x.shape[1])
 
     # contrast and matching
@@ -201,9 +202,9 @@ class Flava(Reference):
             return bound * (log - log.detach()).exp()
         return log.exp()
 
-    def matching(self, batch, masked, several):
+    def matching(self, batch, masked, with_more):
         """Of some rows another text is read; the class token says whether a row belongs together."""
-        rows = [r for r in several if r in masked[self.text]]
+        rows = [r for r in with_more if r in masked[self.text]]
         column = batch[self.text]
         texts = {r: tuple(v.tolist()) for r, v in zip(column.rows.tolist(), column.values.split())}
         seen = list(dict.fromkeys(texts[r] for r in rows))
@@ -214,9 +215,9 @@ class Flava(Reference):
         ).tolist()
         total = 0 * self.w["itm_head.2.bias"].sum()
         for i, r in enumerate(rows):
-            own = {f: masked[f][r] for f in self.fields if r in masked[f]}
-            own[self.text] = masked[self.text][rows[partner[i]]]
-            first = self.fuse(own)[0]
+            swapped = {f: masked[f][r] for f in self.fields if r in masked[f]}
+            swapped[self.text] = masked[self.text][rows[partner[i]]]
+            first = self.fuse(swapped)[0]
             y = linear(self.w, "itm_head.2", linear(self.w, "itm_head.0", first).tanh())
             total = total + y.logsumexp(0) - y[int(partner[i] == i)]
         return total / max(len(rows), 1)
@@ -227,9 +228,9 @@ SINGLE = 1e-6
 """The scale of a signal is in single precision."""
 
 
-def steps(fields=("picture", "words"), rows=6, tolerance=1e-9, **own):
-    reference = type("Flava", (Flava,), {n: v for n, v in own.items() if n != "text_field"})
-    options = {"mismatched": 0.5, "unimodal": "unpaired"} | own
+def steps(fields=("picture", "words"), rows=6, tolerance=1e-9, **changed):
+    reference = type("Flava", (Flava,), {n: v for n, v in changed.items() if n != "text_field"})
+    options = {"mismatched": 0.5, "unimodal": "unpaired"} | changed
     golden(
         "flava",
         reference,

@@ -33,17 +33,17 @@ class Ssma(Reference):
         self.fields = list(self.encoder.fields)
 
     def check_start(self):
-        n, own, skips = len(self.fields), self.width, self.skip
+        n, width, skips = len(self.fields), self.width, self.skip
         fixed = self.stage == 2
         if self.gated:
-            narrow, thin = n * own // self.squeeze, n * skips // self.skip_squeeze
-            assert self.w["network.fuse.gate.0.weight"].shape == (narrow, n * own, 3, 3)
+            narrow, thin = n * width // self.squeeze, n * skips // self.skip_squeeze
+            assert self.w["network.fuse.gate.0.weight"].shape == (narrow, n * width, 3, 3)
             assert self.w["network.fuse_skips.1.gate.2.weight"].shape == (n * skips, thin, 3, 3)
         else:
             assert not any(".gate." in name for name in self.w)
-        assert self.w["network.fuse.mix.0.weight"].shape == (own, n * own, 1, 1)
+        assert self.w["network.fuse.mix.0.weight"].shape == (width, n * width, 1, 1)
         assert self.w["network.fuse_skips.0.mix.weight"].shape == (skips, n * skips, 3, 3)
-        assert self.w["network.decoder.last.weight"].shape == (self.classes, own, 1, 1)
+        assert self.w["network.decoder.last.weight"].shape == (self.classes, width, 1, 1)
         assert all(p.requires_grad != fixed for p in self.encoder.parameters())
         for name, value in self.w.items():
             if value.is_floating_point() and "running" not in name:
@@ -67,11 +67,13 @@ class Ssma(Reference):
         rows = [r for r in sorted(truth) if any(r in maps["deep"][f] for f in self.fields)]
         deep, skips = [], [[], []]
         for f in self.fields:
-            own = list(maps["deep"][f])
-            deep.append(self.spread(self.pyramid(f, self.stack(maps["deep"][f], own)), own, rows))
+            present = list(maps["deep"][f])
+            deep.append(
+                self.spread(self.pyramid(f, self.stack(maps["deep"][f], present)), present, rows)
+            )
             for k, part in enumerate(skips):
-                early = self.unfold(f, k, self.stack(maps["early"][f], own))
-                part.append(self.spread(early, own, rows))
+                early = self.unfold(f, k, self.stack(maps["early"][f], present))
+                part.append(self.spread(early, present, rows))
         x = self.fuse("network.fuse", deep)
         x = self.norm("network.fuse.mix.1", conv2d(x, self.w["network.fuse.mix.0.weight"]))
         weights, terms = (self.coarse, self.fine), []
@@ -114,10 +116,11 @@ class Ssma(Reference):
             return torch.zeros(0, self.encoder.width, side, side, dtype=torch.float64)
         return torch.stack([maps[r] for r in rows])
 
-    def spread(self, values, own, rows):
+    def spread(self, values, present, rows):
         """Zeros for rows that lack the field."""
         made = [
-            values[own.index(r)] if r in own else values.new_zeros(values.shape[1:]) for r in rows
+            values[present.index(r)] if r in present else values.new_zeros(values.shape[1:])
+            for r in rows
         ]
         return torch.stack(made) if made else values.new_zeros(0, *values.shape[1:])
 
@@ -211,9 +214,9 @@ class Ssma(Reference):
         return total / max(n, 1)
 
 
-def steps(fields=("picture", "words"), rows=6, **own):
-    reference = type("Ssma", (Ssma,), own)
-    options = {n: v for n, v in own.items() if n not in ("stage", "dense", "classes")}
+def steps(fields=("picture", "words"), rows=6, **changed):
+    reference = type("Ssma", (Ssma,), changed)
+    options = {n: v for n, v in changed.items() if n not in ("stage", "dense", "classes")}
     golden("ssma", reference, views=("plain",), fields=fields, rows=rows, **options)
 
 

@@ -113,5 +113,5 @@ def test_other_words_of_another_field_need_another_folder(tmp_path):
     twice = open_data(columns, fields={"text": "text", "title": "text"})
     run = planted(twice, fields=("image", "text", "title"))
     run_map(run, twice, tmp_path / "m", queries="red,green", text_field="text", **QUIET)
-    with pytest.raises(AmodalError, match="text differ"):
+    with pytest.raises(AmodalError, match="text_field differ"):
         run_map(run, twice, tmp_path / "m", queries="red,green", text_field="title", **QUIET)

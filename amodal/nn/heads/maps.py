@@ -182,7 +182,7 @@ class MapDecoder(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """`nn.PixelShuffle`, which has no gradient for a batch without rows.
+    """Depth to space, as torch has it; that one has no gradient for a batch without rows.
 
     Args:
         times: How much larger the map becomes.
