@@ -74,6 +74,12 @@ def link(
     other = None
     if to is not None:
         other = side_of(model, to, field=to_field or field, part=None, **settings)
+        if (to_field or field) == field and other.dataset.fingerprint == one.dataset.fingerprint:
+            raise AmodalError(
+                f"--to is the data itself, in which each record of {one.dataset.name!r} is its own "
+                "nearest; leave --to out to link records to each other, or name two fields of "
+                "them: --field, --to-field"
+            )
     keys = one if other is None else other
     nearest = nearest_of(one.unit, None if other is None else other.unit)
     truth = None if label is None else (_labels(one, label), _labels(keys, label))

@@ -147,12 +147,16 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+MEASURES_NOTHING = ("__init__", "_power", "_runner", "_verdict")
+"""Files that pages share and that do not change what they measure."""
+
+
 def digest(key: str) -> str:
     """Of the text of a page and of what pages share, such as `_arms`."""
-    page = _page(key)
-    folder = Path(__file__).parent
-    texts = [inspect.getsource(page).encode()] if page.__spec__ else []
-    texts += [file.read_bytes() for file in sorted(folder.glob("_*.py")) if file != Path(__file__)]
+    texts = [inspect.getsource(_page(key)).encode()]
+    for file in sorted(Path(__file__).parent.glob("_*.py")):
+        if file.stem not in MEASURES_NOTHING:
+            texts.append(file.read_bytes())
     return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
