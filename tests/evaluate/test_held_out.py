@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import amodal
+from amodal import evaluation
 from amodal.core import AmodalError
 from amodal.data import Label
 from amodal.evaluate import evaluate, usual_label
@@ -47,7 +48,7 @@ def test_trained_records_are_left_out_of_the_test_when_the_split_has_changed(
     changed = records.with_fields(model.fields)
     changed.parts = records.parts.copy()
     changed.parts[moved] = 2
-    monkeypatch.setattr(model, "read_partial", lambda data: changed)
+    monkeypatch.setattr(evaluation, "read_partial", lambda data, fields: changed)
     report = model.evaluate(folder, **KNN)
     assert report.about["left_out"] == 10 and report.about["test"] == fine.about["test"]
     assert report.test.keys == fine.test.keys
