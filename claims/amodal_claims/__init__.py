@@ -44,7 +44,6 @@ from amodal_claims._verdict import (
 )
 
 if TYPE_CHECKING:
-    from amodal.data import Dataset
     from amodal_claims._power import Measurements, Plan
     from amodal_claims._runner import Work
 
@@ -163,7 +162,7 @@ def claim(
             up.
     """
     from amodal.data import sets
-    from amodal_claims._runner import Work
+    from amodal_claims._runner import Work, opened
 
     fixed = page(key)
     if seeds is not None and seeds < 2:
@@ -190,7 +189,7 @@ def claim(
     for file_of_processes in work.journal.parent.glob(f"{work.journal.name}*"):
         file_of_processes.unlink(missing_ok=True)
     if hasattr(fixed, "picture"):
-        fixed.picture(_open(data or fixed.DATA), file.with_suffix(".png"))
+        fixed.picture(opened(data or fixed.DATA), file.with_suffix(".png"))
         print(f"wrote {file.with_suffix('.png')}")
     return Record(entry)
 
@@ -252,14 +251,10 @@ def _write(file: Path, entry: dict[str, Any]) -> None:
     print(f"wrote {file}", flush=True)
 
 
-def _open(data: str) -> Dataset:
-    from amodal.data import open as open_data
-
-    return open_data(data)
-
-
 def _data_of(data: str) -> dict[str, Any]:
-    dataset = _open(data)
+    from amodal_claims._runner import opened
+
+    dataset = opened(data)
     return {"name": dataset.name, "records": len(dataset), "fingerprint": dataset.fingerprint}
 
 

@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amodal.core import AmodalError
 from amodal.studies.candidate import Candidate
@@ -24,6 +25,9 @@ from amodal.studies.study import Job, Study, jobs
 from amodal.studies.worker import run as run_study
 from amodal_claims import _power
 from amodal_claims._power import MOST, PILOT_SEEDS, Measurements, Pilot, Plan, detectable, seeds_for
+
+if TYPE_CHECKING:
+    from amodal.data import Dataset
 
 FLOORS, CONTROL, MEASURE = "floors", "control", "measure"
 """The functions of a page: what has to be cleared, the control arm, and all arms."""
@@ -106,11 +110,9 @@ class Work:
         trains_for = function != FLOORS and hasattr(page, "STEPS")
 
         def measure(job: Job, check: Check) -> Measured:
-            from amodal.data import open as open_data
-
             arguments = (job.steps,) if trains_for else ()
             try:
-                measured = getattr(page, function)(job.seed, open_data(data), *arguments)
+                measured = getattr(page, function)(job.seed, opened(data), *arguments)
             except Exception as error:
                 if not isinstance(error, AmodalError):
                     traceback.print_exc(file=sys.stderr)
@@ -119,6 +121,14 @@ class Work:
             return Measured(0.0, {"measured": {k: float(v) for k, v in measured.items()}})
 
         return measure
+
+
+@lru_cache(maxsize=1)
+def opened(data: str) -> Dataset:
+    """The records, once for all seeds of a process: to look at a table takes seconds."""
+    from amodal.data import open as open_data
+
+    return open_data(data)
 
 
 def _page(key: str) -> ModuleType:
