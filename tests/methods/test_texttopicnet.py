@@ -6,9 +6,11 @@ import torch
 
 import amodal
 from amodal import data, methods, modalities
-from amodal.core import AmodalError, Batch, Column, Recipe, part
+from amodal.core import AmodalError, Batch, Column, Ragged, Recipe, part
 from amodal.nn import config as encoder_config
+from amodal.nn.backbones.topics import TopicTokens
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.mixtures import MixtureHead, RootHead
 from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from tests.methods.bench import batch, fields, method, raw
@@ -210,3 +212,46 @@ def test_an_encoder_with_a_topic_model_is_built_from_its_description():
         for one, other in zip(m.encoder(values).columns.values(), made(values).columns.values()):
             torch.testing.assert_close(one.values, other.values)
     assert made.tokenizers["words"].topics.least == 1
+
+
+def test_the_root_of_a_share_of_zero_has_a_finite_gradient():
+    x_ND = torch.tensor([[0.0, 1.0, 5.0]], requires_grad=True)
+    root_NK = RootHead(2)(x_ND)
+    torch.testing.assert_close(root_NK, torch.tensor([[1e-6, 1.0]]), atol=0, rtol=1e-6)
+    root_NK.sum().backward()
+    assert x_ND.grad.isfinite().all()
+    head = MixtureHead(2, 3, softmax=True)
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.linear.bias.copy_(torch.tensor([0.0, 0.0, -200.0]))
+    shares = torch.tensor([[0.5**0.5, 0.5**0.5, 1e-6]])
+    torch.testing.assert_close(head(torch.zeros(1, 2)), shares, atol=0, rtol=1e-6)
+
+
+def test_topics_do_not_compete_unless_told_to():
+    torch.manual_seed(0)
+    x_ND = torch.randn(4, 5)
+    head = MixtureHead(5, 3)
+    share_NK = head.linear(x_ND).sigmoid()
+    wanted = (share_NK / share_NK.sum(1, keepdim=True)).sqrt()
+    torch.testing.assert_close(head(x_ND), wanted)
+
+
+def test_a_topic_model_in_the_place_of_a_network():
+    options = {"topics": 3, "least": 2, "most": 0.7, "buckets": 64}
+    reader = TopicTokens(fields()["words"], 8, **options)
+    assert (reader.topics.least, reader.topics.most, len(reader.topics.weight)) == (2, 0.7, 3)
+    assert reader.contextual and not reader.frozen and reader.body.is_scratch
+    empty = reader.body.example()
+    assert empty.flat.shape == (0,) and empty.lengths.tolist() == [0]
+    words = Column(Ragged.of([torch.tensor([3, 4]), torch.tensor([5])]), torch.tensor([0, 2]))
+    tokens = reader(words, "words", 3)
+    assert tokens.x.shape == (2, 8) and tokens.position.shape == (2, 3)
+
+
+def test_only_what_learns_has_to_be_able_to_drop_entries():
+    two = fields(("picture", "words"))
+    nets = encoder_config.backbones({"words": "gru"}, two, "nano")  # which drops nothing
+    encoder = Encoder(two, size="nano", backbones=nets)
+    with pytest.raises(AmodalError, match="the backbone of words has no dropout"):
+        methods.build("texttopicnet", encoder, dropout=0.5)
