@@ -228,7 +228,7 @@ def test_the_root_of_a_share_of_zero_has_a_finite_gradient():
     torch.testing.assert_close(head(torch.zeros(1, 2)), shares, atol=0, rtol=1e-6)
 
 
-def test_topics_do_not_compete_unless_told_to():
+def test_topics_compete_with_a_softmax_alone():
     torch.manual_seed(0)
     x_ND = torch.randn(4, 5)
     head = MixtureHead(5, 3)
