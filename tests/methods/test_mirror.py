@@ -4,6 +4,9 @@ from the rows' seeds."""
 import torch
 
 from amodal.core import Column
+from amodal.nn.backbones.transmil import TransMilOptions, lists_of_one_length
+from amodal.nn.backbones.vector_transformer import VectorBlock
+from amodal.nn.generation.retention import ListDecoder, VectorDecoder
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
 
@@ -71,3 +74,35 @@ def test_the_style_is_drawn_from_seeds():
     weight = m.style.prototypes.weight @ m.style.out_proj.weight
     spread = (weight.square() @ log_variance[0].exp()).sqrt()
     torch.testing.assert_close(many.std(0), spread, rtol=0.08, atol=0)
+
+
+def test_the_authors_sizes_are_the_defaults():
+    o = TransMilOptions()
+    assert (o.width, o.heads, o.landmarks, o.iterations, o.kernel) == (512, 8, 0, 6, 33)
+    block = VectorBlock(8, 2)
+    hidden = {m.out_features for m in block.modules() if isinstance(m, torch.nn.Linear)}
+    assert 4 * 8 in hidden and max(hidden) == 4 * 8
+
+
+def test_masks_and_places_begin_small():
+    torch.manual_seed(0)
+    lists, vectors = ListDecoder(512, 8), VectorDecoder(512, 8)
+    for values in (lists.mask, vectors.place):
+        assert 0.017 < values.std() < 0.023
+    masks = torch.stack([VectorDecoder(8, 2).mask.detach() for _ in range(300)])
+    assert 0.017 < masks.std() < 0.023
+
+
+def test_no_list_at_all_keeps_the_parameters_in_the_graph():
+    layer = torch.nn.Linear(4, 4)
+    x_TD = torch.zeros(0, 4, requires_grad=True)
+    seen = []
+
+    def function(x_NLD):
+        seen.append(x_NLD.shape)
+        return torch.cat([layer(x_NLD)] * 3, 1)
+
+    out_TD = lists_of_one_length(x_TD, torch.zeros(0, dtype=torch.int64), function)
+    assert seen == [(1, 1, 4)] and out_TD.shape == (0, 4)
+    out_TD.sum().backward()
+    assert layer.weight.grad.eq(0).all() and x_TD.grad.shape == (0, 4)
