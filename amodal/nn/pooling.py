@@ -58,7 +58,23 @@ class MeanPool(Pool):
         return tokens.pool()
 
 
-class ClsPool(Pool):
+class LeadingTokenPool(Pool):
+    """The first token of each row."""
+
+    def strip(self, tokens: Tokens) -> Tokens:
+        """Remove the first token of each row."""
+        return tokens.keep(tokens.skeleton().within() > 0)
+
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        return tokens.first()
+
+    def single(self, tokens: Tokens) -> Tensor:
+        """See `Pool.single`; a token stands in the place of the first one."""
+        return tokens.x
+
+
+class ClsPool(LeadingTokenPool):
     """A learned class token, which is put before those of each row and read at the end."""
 
     def __init__(self, width: int):
@@ -75,20 +91,8 @@ class ClsPool(Pool):
         cls = Tokens(x_ND, rows, source, position, tokens.names, tokens.size)
         return Tokens.join([cls, tokens])
 
-    def strip(self, tokens: Tokens) -> Tokens:
-        """Remove the class tokens."""
-        return tokens.keep(tokens.skeleton().within() > 0)
 
-    def forward(self, tokens: Tokens) -> Column:
-        """See `Pool.forward`."""
-        return tokens.first()
-
-    def single(self, tokens: Tokens) -> Tensor:
-        """See `Pool.single`; a token stands in the place of the class token."""
-        return tokens.x
-
-
-class FirstPool(Part, Pool):
+class FirstPool(Part, LeadingTokenPool):
     """The first token of each row, for backbones whose first token stands for a whole value.
 
     Args:
@@ -97,18 +101,6 @@ class FirstPool(Part, Pool):
 
     def __init__(self, width: int):
         super().__init__(width)
-
-    def strip(self, tokens: Tokens) -> Tokens:
-        """Remove the first token of each row."""
-        return tokens.keep(tokens.skeleton().within() > 0)
-
-    def forward(self, tokens: Tokens) -> Column:
-        """See `Pool.forward`."""
-        return tokens.first()
-
-    def single(self, tokens: Tokens) -> Tensor:
-        """See `Pool.single`; a token stands in the place of the first one."""
-        return tokens.x
 
 
 class AttentionPool(Pool):

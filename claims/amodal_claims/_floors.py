@@ -10,23 +10,20 @@ from collections.abc import Sequence
 from statistics import mean
 
 import numpy as np
-import torch
+from testbeds import simple
+from testbeds.testbed import Records
 
-from amodal.core import Column, Embeddings
+from amodal.core import Column
 from amodal.data import Dataset
-from amodal.evaluate.context import EmbeddedParts, Pair
+from amodal.evaluate.context import Pair
 from amodal.evaluate.protocols.retrieval import retrieval
-from amodal.evaluate.yardsticks import SimpleParts
-from amodal.inference.embed import Embedded
 from amodal_claims._arms import probe, side_by_side
 
 
 def simple_pair(dataset: Dataset, train: Sequence[int], test: Sequence[int]) -> Pair:
-    """Simple features of training and of test records, each field alone (`features`) and in the
-    space of two fields where these are compared (`aligned`)."""
-    rows = np.asarray(train), np.asarray(test)
-    blank = EmbeddedParts(lambda: (_blank(dataset, rows[0]), _blank(dataset, rows[1])))
-    return SimpleParts(dataset.fields, dataset, rows, blank).pair
+    """Simple features of training and of test records, see `testbeds.simple.simple_pair`."""
+    parts = (Records(dataset, np.asarray(rows)) for rows in (train, test))
+    return simple.simple_pair(*parts)
 
 
 def simple_recall(
@@ -69,13 +66,3 @@ def simple_probe(
             part.features[names[0]] if len(names) == 1 else side_by_side(part.features, names)
         )
     return probe(columns[0], train_labels, columns[1], test_labels)
-
-
-def _blank(dataset: Dataset, rows: np.ndarray) -> Embedded:
-    """Records without vectors: which of them have which field."""
-    columns = {}
-    for field in dataset.fields:
-        there = np.flatnonzero(dataset.present(field)[rows])
-        columns[field] = Column(torch.zeros(len(there), 1), torch.from_numpy(there))
-    made = Embeddings(columns, len(rows))
-    return Embedded([str(row) for row in rows], made, made)

@@ -21,6 +21,7 @@ from amodal.core import AmodalError
 from amodal.studies.candidate import Candidate
 from amodal.studies.limits import Check
 from amodal.studies.outcome import Measured
+from amodal.studies.storage import Trials
 from amodal.studies.study import Job, Study, jobs
 from amodal.studies.worker import run as run_study
 from amodal_claims import _power
@@ -69,10 +70,11 @@ class Work:
         """
         study = self.study(function, seeds, steps)
         self.journal.parent.mkdir(parents=True, exist_ok=True)
+        left = jobs(study, Trials(study, self.journal).snapshot().outcomes)
         spawn = multiprocessing.get_context("spawn")
         others = [
             spawn.Process(target=_help, args=(self, function, tuple(seeds), steps), daemon=True)
-            for _ in range(min(self.workers, len(seeds)) - 1)
+            for _ in range(min(self.workers, len(left)) - 1)
         ]
         for process in others:
             process.start()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from amodal.core import AmodalError
-from amodal.nn.backbones.body import ImageField, MultiScaleBody
+from amodal.nn.backbones.body import ImageField, MultiScaleBody, register_moments
 from amodal.nn.backbones.options import read_options
 
 NORMS = ("last", "batch", "none")
@@ -83,9 +83,7 @@ class AmdimBody(MultiScaleBody):
             )
         self.channels, self.side = modality.channels, modality.size
         self.middle = (modality.size / modality.tile - 1) / 2
-        moments = {"mean": modality.mean or [0.5], "std": modality.std or [0.25]}
-        for name, numbers in moments.items():
-            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
+        register_moments(self, modality.mean or [0.5], modality.std or [0.25])
         every = options.norm == "batch"
         self.stem = nn.Sequential(*stem(self.channels, options.width, modality.size))
         width, blocks = options.width, list[nn.Module]()

@@ -45,6 +45,12 @@ class Body(nn.Module):
         raise NotImplementedError
 
 
+def register_moments(body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Give a body the buffers `mean` and `std`, (C, 1, 1), by which it scales pictures."""
+    for name, numbers in (("mean", mean), ("std", std)):
+        body.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
+
+
 @runtime_checkable
 class Layered(Protocol):
     """A body that says what its layers give."""
@@ -145,8 +151,7 @@ class ImageBody(Body):
             not 0 <= m <= 1 or s > 0.5 for m, s in zip(modality.mean, modality.std)
         ):
             mean, std = modality.mean, modality.std
-        for name, numbers in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
+        register_moments(self, mean, std)
 
     def example(self) -> Tensor:
         """(1, C, side, side), zeros."""

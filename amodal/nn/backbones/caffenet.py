@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from amodal.core import AmodalError
-from amodal.nn.backbones.body import Body, ImageField, ones_like_rows
+from amodal.nn.backbones.body import Body, ImageField, ones_like_rows, register_moments
 from amodal.nn.backbones.options import read_options
 
 MIN_SIDE = 67
@@ -79,9 +79,7 @@ class CaffenetBody(Body):
         super().__init__()
         self.channels, self.side = modality.channels, modality.size
         self.middle = (modality.size / modality.tile - 1) / 2
-        moments = {"mean": modality.mean or [0.5], "std": modality.std or [0.25]}
-        for name, numbers in moments.items():
-            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
+        register_moments(self, modality.mean or [0.5], modality.std or [0.25])
         c, std = options.channels, 0.01 * (256 / options.channels) ** 0.5
         self.maps = nn.Sequential(
             convolution(self.channels, 3 * c // 8, 11, stride=4, bias=0.0, std=0.01),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
-from amodal.nn.backbones.body import Body, ImageField, map_tokens
+from amodal.nn.backbones.body import Body, ImageField, map_tokens, register_moments
 from amodal.nn.backbones.options import read_options
 
 NORMS = ("batch", "group")
@@ -95,9 +95,7 @@ class ConvnetBody(Body):
         super().__init__()
         self.channels, self.side = modality.channels, modality.size
         self.grid = modality.size / modality.tile
-        moments = {"mean": modality.mean or [0.5], "std": modality.std or [0.25]}
-        for name, numbers in moments.items():
-            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
+        register_moments(self, modality.mean or [0.5], modality.std or [0.25])
         widths = [options.width * 2**i for i in range(len(options.depths))]
         self.width = widths[-1] * options.expansion
         self.stem = nn.Sequential(

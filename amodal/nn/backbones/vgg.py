@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from amodal.core import AmodalError, Ragged
-from amodal.nn.backbones.body import Body, ImageField, ones_like_rows
+from amodal.nn.backbones.body import Body, ImageField, ones_like_rows, register_moments
 from amodal.nn.backbones.options import read_options
 
 NORMS = ("batch", "group")
@@ -120,9 +120,7 @@ class Picture(Front):
         self.shape = modality.channels, modality.size, modality.size
         place = (modality.size / modality.tile - 1) / 2
         self.middle = 0.0, place, place
-        moments = {"mean": modality.mean or [0.5], "std": modality.std or [0.25]}
-        for name, numbers in moments.items():
-            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
+        register_moments(self, modality.mean or [0.5], modality.std or [0.25])
 
     def example(self) -> Tensor:
         """(1, C, S, S), zeros."""

@@ -22,7 +22,7 @@ from amodal.stats.interval import half_width
 from amodal.studies import Candidate, Cell, Check, Job, Measured, Outcomes, Study, Trainer, jobs
 from amodal.studies.questions import answer
 from testbeds import studies
-from testbeds.commands.table import candidate_of
+from testbeds.commands.table import candidate_of, read
 from testbeds.peers import pretraining
 from testbeds.studies import Options, Setups, Stored, Yardsticks
 from testbeds.testbed import Testbed
@@ -150,8 +150,7 @@ def write(page: Path, options: Options) -> None:
         if not path.exists():
             missing.append(method)
             continue
-        study = _stored(path)
-        outcomes = Stored(path, study).read()
+        study, outcomes = read(path)
         parts.append(section(method, study, outcomes))
         if jobs(study, outcomes):
             missing.append(method)
@@ -159,13 +158,6 @@ def write(page: Path, options: Options) -> None:
         parts.append(f"Not finished: {', '.join(f'`{name}`' for name in missing)}.\n")
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(parts), encoding="utf-8")
-
-
-def _stored(path: Path) -> Study:
-    import json
-
-    written = json.loads(path.read_text(encoding="utf-8"))["study"]
-    return study_of(path.stem, next(iter(written["steps"].values())))
 
 
 HEAD = """# Races
