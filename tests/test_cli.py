@@ -86,9 +86,9 @@ def test_pairs_of_a_repeated_option_are_all_taken():
         "b=mlp:w=2",
     ]
     joined = ["pretrain", "clip", "--backbone", "a=timm:x@f", "b=mlp:w=2", "--steps", "3"]
-    assert options.joined_pairs(words) == joined
+    assert options.joined(words) == joined
     same = ["link", "R", "--weight=a=1", "--weight", "b=2", "c=3", "--label", "x"]
-    assert options.joined_pairs(same) == [
+    assert options.joined(same) == [
         "link",
         "R",
         "--weight",
@@ -99,7 +99,13 @@ def test_pairs_of_a_repeated_option_are_all_taken():
         "x",
     ]
     plain = ["--templates", "a {}", "--templates", "b {}", "--out=x", "-h"]
-    assert options.joined_pairs(plain) == plain
+    assert options.joined(plain) == plain
+    lists = options.list_options(cli.VERBS["predict"])
+    assert "--templates" in lists and "--classes" not in lists
+    assert options.joined(plain, lists) == ["--templates", "a {}", "b {}", "--out=x", "-h"]
+    equals = ["--templates=a {}", "--templates=b {}", "--top", "1", "--top", "2"]
+    assert options.joined(equals, lists) == ["--templates", "a {}", "b {}", *equals[2:]]
+    assert {"--tokens", "--backbone"} <= options.list_options(cli.VERBS["plan"])
 
 
 def test_method_options_take_both_forms():

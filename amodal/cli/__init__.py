@@ -20,7 +20,7 @@ from amodal.cli.link import link
 from amodal.cli.map import map
 from amodal.cli.montage import montage
 from amodal.cli.options import current_names as current_names
-from amodal.cli.options import joined_pairs, take_method_options
+from amodal.cli.options import joined, list_options, take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
@@ -93,6 +93,6 @@ def run(words: list[str]) -> None:
         )
     if words[:1] and words[0] in TRAINING:
         words = current_names(words)
-    words = joined_pairs(words)
+    words = joined(words, list_options(VERBS[words[0]]) if words[:1] and words[0] in VERBS else ())
     description = (__doc__ or "").split(".")[0] + "."
     tyro.extras.subcommand_cli_from_dict(VERBS, args=words, prog="amodal", description=description)

@@ -6,6 +6,9 @@ It imports nothing that takes time.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Collection
+from dataclasses import is_dataclass
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 
 def listed(text: str) -> list[str] | None:
@@ -69,26 +72,49 @@ def take_method_options(
     return rest, options
 
 
-def joined_pairs(words: list[str]) -> list[str]:
-    """Put NAME=VALUE pairs of an option that is repeated behind its first occurrence.
+def list_options(verb: Callable[..., None]) -> set[str]:
+    """The options of a verb that take any number of values, as "--templates"."""
+    return _lists(get_type_hints(verb, include_extras=True))
+
+
+def _lists(hints: dict[str, object]) -> set[str]:
+    found: set[str] = set()
+    for name, hint in hints.items():
+        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if get_origin(kind) is tuple:
+            found.add(f"--{name.replace('_', '-')}")
+        elif is_dataclass(kind):  # options that verbs share
+            found |= _lists(get_type_hints(kind, include_extras=True))
+    return found
+
+
+def joined(words: list[str], lists: Collection[str] = ()) -> list[str]:
+    """Put the values of an option that is repeated behind its first occurrence.
 
     The parser would take the last occurrence alone, and say nothing of the others.
+
+    Args:
+        words: Of a command line.
+        lists: Options that take any number of values; others are joined where all of their values
+            are NAME=VALUE.
     """
     groups: list[list[str]] = [[]]  # an option and what follows it
     for word in words:
-        option, _, value = word.partition("=")
+        option, equals, value = word.partition("=")
         if word.startswith("--"):
-            groups.append([option, value] if "=" in value else [word])
+            split = equals and ("=" in value or option in lists)
+            groups.append([option, value] if split else [word])
         else:
             groups[-1].append(word)
     first: dict[str, list[str]] = {}
     out: list[list[str]] = []
     for group in groups:
-        option, pairs_of = (group[0], group[1:]) if group else ("", [])
-        if not option.startswith("--") or not pairs_of or not all("=" in p for p in pairs_of):
+        option, values = (group[0], group[1:]) if group else ("", [])
+        many = option in lists or all("=" in v for v in values)
+        if not option.startswith("--") or not values or not many:
             out.append(group)
         elif option in first:
-            first[option] += pairs_of
+            first[option] += values
         else:
             first[option] = group
             out.append(group)

@@ -144,6 +144,7 @@ def plan(
             "synthetic ones",
         ),
     ] = None,
+    fields: Fields = "",
     tokens: Annotated[
         tuple[str, ...],
         arg(
@@ -190,13 +191,14 @@ def plan(
                 f"--tokens {modality}={number}: it takes a whole number of tokens, "
                 f"such as {modality}=64"
             )
-    check_records(data, counts)
+    check_records(data, counts, listed(fields))
     if data is not None:
         from amodal.plan.here import time_steps
 
         timing = time_steps(
             method,
             data,
+            fields=listed(fields),
             size=size or None,
             batch_size=batch_size,
             micro_batch_size=micro_batch_size,
@@ -216,6 +218,7 @@ def plan(
         gpus=64 if gpus is None else gpus,
         gpu=gpu,
         data=data,
+        fields=listed(fields) or (),
         tokens={modality: int(number) for modality, number in counts.items()},
         batch_size=batch_size,
         micro_batch_size=micro_batch_size,

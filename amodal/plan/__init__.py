@@ -7,7 +7,7 @@ of small encoders on a CPU (`python -m benchmarks plan`), and on no GPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,10 +102,17 @@ errors). Times assume that records arrive as fast as they are used, and that com
 overlap with computing."""
 
 
-def check_records(data: Any, tokens: Mapping[str, Any] | None) -> None:
-    """Raise an AmodalError where records are given and their tokens too."""
+def check_records(
+    data: Any, tokens: Mapping[str, Any] | None, fields: Sequence[str] | None = None
+) -> None:
+    """Raise an AmodalError where records are given and their tokens too, or fields of none."""
     if data is not None and tokens:
         raise AmodalError("give data or tokens, not both: records have the tokens that they have")
+    if data is None and fields:
+        raise AmodalError(
+            "fields are of records: say which with data (--data), or give tokens (--tokens) of the "
+            "modalities that are to be counted"
+        )
 
 
 @accepts_old_names
@@ -117,6 +124,7 @@ def plan(
     gpus: int = 64,
     gpu: str = "h100",
     data: Any = None,
+    fields: Sequence[str] = (),
     tokens: Mapping[str, int] | None = None,
     batch_size: int | None = None,
     micro_batch_size: int | None = None,
@@ -138,6 +146,7 @@ def plan(
         gpus: Number of GPUs, with one process each.
         gpu: A name of `amodal.plan.hardware.GPUS`.
         data: The data to count with, as `amodal.open` takes it.
+        fields: Of the data, by default all.
         tokens: Without data, modality -> tokens of a value of synthetic records.
         batch_size, micro_batch_size, precision, trunk, options: As in `amodal.pretrain`.
         backbones: Field -> a spec as in `amodal.pretrain`, trained if it is from scratch. Fields of
@@ -162,7 +171,7 @@ def plan(
     ):
         if not number > 0:
             raise AmodalError(f"{name} must be above 0, not {number}")
-    check_records(data, tokens)
+    check_records(data, tokens, fields)
     if mfu is not None and not 0 < mfu <= 1:
         raise AmodalError(f"mfu is a share of the peak, between 0 and 1, not {mfu}")
     if precision not in ("bf16", "float32"):
@@ -170,6 +179,7 @@ def plan(
     tokens = tokens or examples.default_tokens()
     if data is not None:
         dataset = records.open(data)
+        dataset = dataset.select(list(fields)) if fields else dataset
         part = dataset.split("train")
         dataset = records.learn_tokens(with_tokens(dataset, methods.tokens(method)), part)
     else:

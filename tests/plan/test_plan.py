@@ -255,6 +255,13 @@ def test_the_verb_prints_a_plan_of_the_users_records(capsys, folder):
     )
 
 
+def test_some_of_the_fields_are_planned(folder):
+    asked = {"data": str(folder), "size": "nano", "gpus": 1, "samples": 1e4}
+    both, one = (plan("mae", fields=fields, **asked) for fields in ((), ["image"]))
+    lines = [next(x for x in p.notes if x.startswith("tokens per row")) for p in (both, one)]
+    assert "text" in lines[0] and "image" in lines[1] and "text" not in lines[1]
+
+
 def test_what_cannot_be_planned_says_why(capsys):
     for arguments, words in (
         (["--gpu", "h10"], "Did you mean h100"),
@@ -264,6 +271,7 @@ def test_what_cannot_be_planned_says_why(capsys):
         (["clp"], "Did you mean clip"),
         (["--data", "digits", "--tokens", "image=4"], "not both"),
         (["--mfu", "40"], "between 0 and 1"),
+        (["--fields", "image"], "say which with data"),
     ):
         with pytest.raises(SystemExit):
             cli.main(["plan", *arguments])
