@@ -54,8 +54,27 @@ def ensemble(pool: Pool) -> Scores:
         threshold=0.5,
         columns={name: one.score for name, one in scores.items()},
         tie=np.mean([_ranks(one.score) for one in scores.values()], 0),
-        notes=[f"estimated accuracy of the rules, without a label: {accuracy}"],
+        notes=[
+            f"estimated accuracy of the rules, without a label: {accuracy}",
+            *_reversed(fitted.accuracy),
+        ],
     )
+
+
+def _reversed(accuracy: Mapping[str, float]) -> list[str]:
+    """What is to be said of rules whose votes count the other way round."""
+    below = [name for name, value in accuracy.items() if value < 0.5]
+    if not below:
+        return []
+    votes, them, right = (
+        ("its votes count", "it", "it is")
+        if len(below) == 1
+        else ("their votes count", "them", "they are")
+    )
+    return [
+        f"the others contradict {' and '.join(below)}, so {votes} the other way round; if {right} "
+        f"right and the others are not, leave {them} out of --rules, or take --by {below[0]} alone"
+    ]
 
 
 def _votes(one: Scores, share: float) -> np.ndarray:

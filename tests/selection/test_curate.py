@@ -387,6 +387,9 @@ def test_an_ensemble_weighs_rules_by_how_they_agree(tmp_path):
             f"    return (truth(dataset) + {s} * noise)[rows]\n"
             for k, s in enumerate((0.3, 0.8, 3.0))
         )
+        + "def against(dataset, rows):\n"
+        "    noise = np.random.default_rng(7).normal(size=len(dataset))\n"
+        "    return (0.8 * noise - truth(dataset))[rows]\n"
     )
     data = open_data({"caption": [f"text {i}" for i in range(600)]})
     names = [f"{tmp_path / 'own.py'}:r{k}" for k in range(3)]
@@ -397,6 +400,12 @@ def test_an_ensemble_weighs_rules_by_how_they_agree(tmp_path):
     accuracy = [float(p.split()[-1].rstrip("%")) for p in note.split(": ", 1)[1].split(", ")]
     assert accuracy[0] > accuracy[1] > accuracy[2]
     assert set(one.scores.columns) == set(names)
+    assert not any("other way round" in n for n in one.scores.notes)
+    against = f"{tmp_path / 'own.py'}:against"
+    other = curate(data, by="ensemble", rules=[*names[:2], against], keep=0.5, part="all", **QUIET)
+    assert (other.selected == good).mean() > 0.9
+    [warned] = [n for n in other.scores.notes if "other way round" in n]
+    assert f"contradict {against}, so its votes" in warned
     with pytest.raises(AmodalError, match="three rules or more"):
         curate(data, by="ensemble", rules=names[:2], keep=0.5, **QUIET)
 
