@@ -1,85 +1,121 @@
-"""Balancing (row 42): scaling a table to known marginals takes variance off what is estimated from
-it, and two steps in CLIP's loss serve zero-shot classification better than its one. Liu et al.,
-NeurIPS 2024, arXiv:2408.15065.
+"""Balancing (row 42): two steps in CLIP's loss serve zero-shot classification better than its one.
+Liu et al., NeurIPS 2024, arXiv:2408.15065.
 
-The variance part is on GENERATED tables, where the truth is known: P = (1 - s) p q' + s (a permuted
-diagonal), so that s is the second singular value. The loss part is on real pictures and captions.
+Small heads on frozen vectors of pictures and of names, as in the paper: emoji, with perceptrons of
+one hidden layer, 128 pairs a batch. Nine of Unicode's groups are predicted zero-shot: a picture
+belongs to the group whose training names' mean vector lies nearest. No group is learnt from. Arms
+differ in the number of balancing steps alone: none, one (CLIP), two, four; each takes the better of
+two rates on validation emoji. Emoji are divided by the seed.
+
+That the variance of an estimate falls by balancing a GENERATED table, by as much as predicted, and
+that the plateau comes later where the second singular value is larger, is a theorem: it moved to
+the tests of `amodal.diagnose.balance`. An earlier form of this claim trained from scratch on Tux
+Paint at 32 pixels, with no floors (.305 against .271).
 """
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from amodal import methods
-from amodal.diagnose.balance import balance, variances
-from amodal_claims import Comparison
-from amodal_claims._arms import Budget, trained
-from amodal_claims._captions import halves, small, zero_shot
+from amodal.evaluate import embed_records
+from amodal_claims import Comparison, _frozen
+from amodal_claims._arms import Budget, fit
+from amodal_claims._floors import simple_pair
 
 CLAIM = (
-    "On generated 10 x 10 tables the error of an estimate falls with each of the first two steps of balancing and, over steps 0 to 4, is "
-    "the predicted one within 5 %; the plateau is reached later where the second singular value is larger; and on pictures and captions "
-    "the doubly centred loss (two steps) gives higher zero-shot accuracy than CLIP's (one step) and the jointly centred one (none) at "
-    "batches of 32."
+    "With heads on frozen vectors of pictures and names, two balancing steps in the contrastive loss give a higher zero-shot accuracy than "
+    "CLIP's one at the same batches of 128."
 )
-DATA = "tuxpaint"
-SEEDS = 5
-BUDGET = Budget(steps=300, batch=32, rates=(2e-3,))
-SAMPLES, DRAWS, CELLS, STEPS = 4000, 5000, 10, 4
-LOW, HIGH = 0.3, 0.8
-MSE = "n times mean squared error"
-ACCURACY = "accuracy, category of held-out pictures, zero-shot"
-COMPARISONS = (
-    Comparison("no step against one", MSE, "mse, 0 steps", "mse, 1 steps"),
-    Comparison("one step against two", MSE, "mse, 1 steps", "mse, 2 steps"),
-    Comparison(
-        "measured over predicted", "ratio, mean over 0 to 4 steps", "ratio", 1.0, within=0.05
-    ),
-    Comparison(
-        "steps to the plateau, s = .8 against s = .3",
-        "steps",
-        f"plateau, {HIGH}",
-        f"plateau, {LOW}",
-    ),
-    Comparison("doubly centred against CLIP", ACCURACY, "2 steps", "1 steps"),
-    Comparison("doubly centred against jointly centred", ACCURACY, "2 steps", "0 steps"),
+DATA = _frozen.DATA
+STEPS = (150, 300)
+BATCH, RATES = 128, (1e-3, 4e-3)
+VALID, TEST = 300, 600
+WIDTH = 128
+GROUPS = (
+    "activities", "animals-nature", "flags", "food-drink", "objects", "people-body", "smileys-emotion", "symbols", "travel-places",
+)  # fmt: skip
+ARMS = (0, 1, 2, 4)
+ACCURACY = "balanced accuracy, zero-shot, nine groups of held-out emoji"
+PRIMARY = Comparison(
+    "two steps against one (CLIP)",
+    ACCURACY,
+    "2 steps",
+    "1 steps",
+    # The paper's gains at small batches are of one to several points.
+    interest=0.03,
 )
+SECONDARY = (
+    Comparison("two steps against none", ACCURACY, "2 steps", "0 steps"),
+    Comparison("four steps against two", ACCURACY, "4 steps", "2 steps"),
+)
+FLOORS = ("chance", "untrained", "simple features")
 
 
-def table(seed, s):
-    """(the joint table, the function h whose mean is estimated)."""
-    rng = np.random.default_rng(seed)
-    p, order = rng.dirichlet(np.full(CELLS, 5.0)), rng.permutation(CELLS)
-    joint = ((1 - s) * np.outer(p, p) + s * np.diag(p))[:, order]
-    return torch.from_numpy(joint), torch.from_numpy(rng.normal(size=(CELLS, CELLS)))
+def parts_of(dataset, seed):
+    """Emoji of the nine groups: to train on, to choose by, to test on."""
+    emoji = _frozen.of_source(dataset, _frozen.EMOJI)
+    emoji = emoji[np.isin(dataset.label("category")[emoji], GROUPS)]
+    order = np.random.default_rng([seed, 42]).permutation(emoji)
+    return [np.sort(part) for part in np.split(order, [-VALID - TEST, -TEST])]
 
 
-def errors(seed, s):
-    """(STEPS + 1,) n times the mean squared error over many samples, and what is predicted."""
-    joint, h = table(seed, s)
-    counts = np.random.default_rng([seed, 1]).multinomial(SAMPLES, joint.flatten(), size=DRAWS)
-    found = torch.zeros(STEPS + 1, dtype=torch.float64)
-    for drawn in torch.from_numpy(counts).view(DRAWS, CELLS, CELLS):
-        for k in range(STEPS + 1):
-            estimate = (balance(drawn, joint.sum(1), joint.sum(0), steps=k) * h).sum()
-            found[k] += SAMPLES / DRAWS * (estimate - (joint * h).sum()) ** 2
-    return found, variances(joint, h, steps=STEPS)
+def built(balanced, two, seed):
+    torch.manual_seed(seed)
+    encoder = _frozen.copying(two.fields)
+    head = {"width": WIDTH, "hidden": encoder.width, "layers": 1}
+    method = methods.build("balance", encoder, steps=balanced, **head)
+    method.views = ("plain",)
+    return method
 
 
-def plateau(seed, s):
-    """The first step whose predicted variance is within 1 % of the last."""
-    predicted = variances(*table(seed, s), steps=200)
-    return int((predicted <= 1.01 * predicted[-1]).nonzero()[0])
+def nearest_group(names, name_labels, pictures, labels):
+    """Balanced accuracy of the group whose names' mean vector lies nearest. names, pictures: (N, D)."""
+    names, pictures = normalize(names.float(), dim=1), normalize(pictures.float(), dim=1)
+    means = torch.stack([names[torch.from_numpy(name_labels == g)].mean(0) for g in GROUPS])
+    guess = np.array(GROUPS)[(pictures @ normalize(means, dim=1).T).argmax(1).numpy()]
+    return float(np.mean([(guess == g)[labels == g].mean() for g in GROUPS if (labels == g).any()]))
 
 
-def measure(seed, dataset):
-    measured, predicted = errors(seed, LOW)
-    found = {f"mse, {k} steps": float(measured[k]) for k in range(STEPS + 1)}
-    found |= {"ratio": float((measured / predicted).mean())}
-    found |= {f"plateau, {s}": plateau(seed, s) for s in (LOW, HIGH)}
-    pictures = small(dataset)
-    train, test = halves(pictures, seed)
-    for steps in (0, 1, 2, 4):
-        make = lambda encoder, steps=steps: methods.build("balance", encoder, steps=steps)  # noqa: E731
-        method = trained(pictures, train, make, BUDGET, seed, *BUDGET.rates)
-        found[f"{steps} steps"] = zero_shot(method, pictures, train, test)
+def zero_shot(method, dataset, two, train, test):
+    group = dataset.label("category")
+    seen, held = (
+        embed_records(method.encoder, two, rows, labels=False).aligned for rows in (train, test)
+    )
+    return nearest_group(seen["words"].values, group[train], held["image"].values, group[test])
+
+
+def of_arm(balanced, seed, dataset, steps):
+    two = _frozen.vectors(dataset)
+    train, valid, test = parts_of(dataset, seed)
+    budget = Budget(steps, BATCH, RATES)
+    tried = [fit(built(balanced, two, seed), two, train, budget, seed, rate) for rate in RATES]
+    best = max(tried, key=lambda one: zero_shot(one, dataset, two, train, valid))
+    return {f"{balanced} steps": zero_shot(best, dataset, two, train, test)}
+
+
+def floors(seed, dataset):
+    two, group = _frozen.vectors(dataset), dataset.label("category")
+    train, _, test = parts_of(dataset, seed)
+    both = _frozen.originals(dataset, np.concatenate([train, test]))
+    seen, held = simple_pair(
+        both, range(len(train)), range(len(train), len(train) + len(test))
+    )  # of which the second field is mapped to the first, as retrieval does
+    return {
+        "chance": 1 / len(GROUPS),
+        "untrained": zero_shot(built(1, two, seed).eval(), dataset, two, train, test),
+        "simple features": nearest_group(
+            seen.aligned["name"].values, group[train], held.aligned["picture"].values, group[test]
+        ),
+    }
+
+
+def control(seed, dataset, steps):
+    return of_arm(1, seed, dataset, steps)
+
+
+def measure(seed, dataset, steps):
+    found = {}
+    for balanced in ARMS:
+        found |= of_arm(balanced, seed, dataset, steps)
     return found

@@ -18,13 +18,13 @@ import torch
 
 from amodal import methods
 from amodal.data import Dataset, Loader
+from amodal.data.readers import Reader
 from amodal.evaluate import embed_records
 from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.nn.heads.capsules import CapsuleHead
 from amodal.train.step import gradients
 from amodal_claims import Comparison, _stamps
 from amodal_claims._arms import Budget, best, untrained
-from amodal_claims.align import ReplacedText
 from amodal_claims.gram import small
 
 CLAIM = (
@@ -49,6 +49,35 @@ COMPARISONS = (
     Comparison("attention against a linear map", METRIC, "attention", "linear"),
     Comparison("dynamic routing against a linear map", METRIC, "dynamic", "linear"),
 )
+
+
+class ReplacedText(Reader):
+    """The records of another reader, some of which (by number) have another text in `column`."""
+
+    def __init__(self, reader: Reader, column: str, texts: dict[int, str]):
+        self.reader, self.column, self.texts = reader, column, texts
+        self.keys, self.columns, self.base, self.ignored = (
+            reader.keys,
+            reader.columns,
+            reader.base,
+            reader.ignored,
+        )
+
+    def get(self, i, column):
+        return (
+            self.texts[i]
+            if column == self.column and i in self.texts
+            else self.reader.get(i, column)
+        )
+
+    def present(self, column):
+        return self.reader.present(column)
+
+    def check(self, column):
+        return self.reader.check(column)
+
+    def stamp(self):
+        return self.reader.stamp()
 
 
 def build(arm, encoder):

@@ -3,19 +3,24 @@ after fewer steps than a joint model. Geng & Tang, 2024, arXiv:2412.13847. GENER
 whose attributes must be known, cut into their cells of one shape, each with its line of the caption
 and its size, colour and shape in a table. A match is right if a held-out picture scores higher with
 its sentence than with the same sentence that has one attribute exchanged (chance .5), looked at
-every five steps.
+every five steps; an arm's value is the mean over that curve, which is higher the fewer steps it
+takes.
 
 Both arms have the same trunks, batches, steps and learning rate, on values that are not augmented.
 The joint one is CLIP from scratch on pictures and sentences; the projectors learn from the table
 too, as in the paper, and need no pairs. The concept space is learnt beforehand, on 21 concepts, in
-about two seconds that are not counted. Beside the comparisons: a linear classifier for each concept
-in the place of the space, and questions."""
+about two seconds that are not counted. At its end the control has to clear simple features: the
+regularised CCA between pixels with histograms and tf-idf of the same records. Beside: a linear
+classifier for each concept in the place of the space.
+
+Known before: an earlier form measured the same without floors on five seeds, .74 for concepts and
+.92 for CLIP over a curve of 160 steps.
+"""
 
 from io import BytesIO
 from statistics import mean
 
 import numpy as np
-import torch
 from PIL import Image as Picture
 from torch import nn
 from torch.nn.functional import logsigmoid, normalize
@@ -28,36 +33,39 @@ from amodal.modalities import make
 from amodal.modalities.table import Table
 from amodal.objectives.entailment import log_agreement
 from amodal_claims import Comparison
-from amodal_claims._arms import Budget, plain_clip, trained
+from amodal_claims._arms import Budget, plain_clip, trained, untrained
+from amodal_claims._floors import simple_pair
 from amodal_claims.sets import scenes
 
 CLAIM = (
-    "Projectors of pictures and sentences into a concept space that was learnt beforehand reach 90 % right matches against sentences "
-    "with one exchanged attribute after fewer steps than CLIP with the same trunks, and end no more than .02 below it."
+    "Projectors of pictures and sentences into a concept space that was learnt beforehand match them better, on the mean over the course of "
+    "training, than CLIP with the same trunks."
 )
 DATA = "scenes"
-SEEDS = 5
-BUDGET = Budget(steps=160, batch=64, rates=(2e-3,))
-TRAIN, TEST, EVERY, ENOUGH = 4000, 400, 5, 0.9
+STEPS = (240, 480)
+BATCH, RATE = 64, 2e-3
+TRAIN, TEST, EVERY = 4000, 400, 5
 PARTS = {"size": tuple(scenes.SIZES), "colour": tuple(scenes.COLOURS), "shape": scenes.SHAPES}
 MATCHES = "right matches, held out"
-COMPARISONS = (
+PRIMARY = Comparison(
+    "concepts against CLIP, over the course of training",
+    f"{MATCHES}, mean over the curve",
+    "curve: concepts",
+    "curve: joint",
+    # what ten steps of eighty are worth when a curve rises from .5 to .95
+    interest=0.05,
+)
+SECONDARY = (
+    Comparison("concepts against CLIP, at the end", MATCHES, "end: concepts", "end: joint"),
     Comparison(
-        "steps to 90 %: CLIP against concepts",
-        "steps, 165 if never",
-        "steps: joint",
-        "steps: concepts",
-    ),
-    Comparison(
-        "concepts against CLIP, over all steps",
+        "boxes against a linear classifier a concept",
         f"{MATCHES}, mean over the curve",
         "curve: concepts",
-        "curve: joint",
-    ),
-    Comparison(
-        "concepts against CLIP, at the end", MATCHES, "end: concepts", "end: joint", margin=-0.02
+        "curve: classifiers",
     ),
 )
+CONTROL = "end: joint"
+FLOORS = ("chance", "untrained", "simple features")
 
 
 def cells(dataset, seed):
@@ -107,7 +115,7 @@ class Classifier(nn.Linear):
     def forward(self, x_ND):
         return self.log_membership(x_ND).exp()
 
-    def holds(self, low, side):
+    def set_concepts(self, low, side):
         """It has no boxes to take."""
 
 
@@ -129,48 +137,84 @@ ARMS = {
 }
 
 
-def measure(seed, dataset):
-    shapes, said = cells(dataset, seed)
-    test, train = np.arange(TEST), np.arange(len(shapes) - TRAIN, len(shapes))
-    rng = np.random.default_rng([seed, 1])
-    own = [shapes.raw(int(i), "text") for i in test]
-    other = [exchanged(line, said[i], rng) for i, line in enumerate(own)]
+class Test:
+    """Held-out pictures, their sentences, and these with one attribute exchanged.
 
-    def matches(method, like):
+    Args:
+        seed: of the scenes and of what is exchanged.
+        dataset: the scenes.
+    """
+
+    def __init__(self, seed, dataset):
+        self.shapes, said = cells(dataset, seed)
+        self.rows = np.arange(TEST)
+        self.train = np.arange(len(self.shapes) - TRAIN, len(self.shapes))
+        rng = np.random.default_rng([seed, 1])
+        self.own = [self.shapes.raw(int(i), "text") for i in self.rows]
+        self.other = [exchanged(line, said[i], rng) for i, line in enumerate(self.own)]
+
+    def matches(self, method, like):
+        """Share of pictures that score higher with their own sentence."""
+        pictures = self.shapes.select(["image"])
         with eval_mode(method.encoder):
-            seen = (
-                embed_records(method.encoder, shapes.select(["image"]), test, labels=False)
-                .aligned["image"]
-                .values
+            embedded = embed_records(method.encoder, pictures, self.rows, labels=False)
+            seen = embedded.aligned["image"].values
+            right, wrong = (
+                embed_values(method.encoder, "text", lines) for lines in (self.own, self.other)
             )
-            right, wrong = (embed_values(method.encoder, "text", lines) for lines in (own, other))
         return float((like(seen, right) > like(seen, wrong)).float().mean())
 
-    found = {}
-    for arm, (make_arm, like) in ARMS.items():
-        one = shapes.select(["image", "text"]) if arm == "joint" else shapes
-        curve = []
+    def simple(self):
+        """The same of simple features, mapped to each other."""
+        rows = [*self.train.tolist(), *self.rows.tolist()]
+        pictures = [self.shapes.raw(int(i), "image") for i in rows]
+        lines = [self.shapes.raw(int(i), "text") for i in self.train]
+        columns = {
+            "image": pictures + pictures[TRAIN:],
+            "text": lines + self.own + self.other,
+        }
+        fields = {f: self.shapes.fields[f] for f in columns}
+        both = data.open(columns, name="sentences", fields=fields)
+        held = simple_pair(both, range(TRAIN), range(TRAIN, TRAIN + 2 * TEST))[1].aligned
+        score = cosine(held["image"].values.double(), held["text"].values.double())
+        right, wrong = score.split(TEST)
+        return float((right > wrong).double().mean())
 
-        def look(method, batch, step, like=like, curve=curve):
-            if step and step % EVERY == 0:
-                curve.append(matches(method, like))
-            return batch
 
-        method = trained(one, train, make_arm, BUDGET, seed, BUDGET.rates[0], choose=look)
-        curve.append(matches(method, like))
-        reached = [(i + 1) * EVERY for i, value in enumerate(curve) if value >= ENOUGH]
-        found[f"steps: {arm}"] = float(reached[0] if reached else BUDGET.steps + EVERY)
-        found |= {f"curve: {arm}": mean(curve), f"end: {arm}": curve[-1]}
-        if arm != "joint":
-            found |= {f"questions: {arm}": asked(method, shapes, test)}
+def of_arm(arm, test, seed, steps):
+    """The mean over the curve and its end."""
+    make_arm, like = ARMS[arm]
+    shapes = test.shapes.select(["image", "text"]) if arm == "joint" else test.shapes
+    curve = []
+
+    def look(method, batch, step):
+        if step and step % EVERY == 0:
+            curve.append(test.matches(method, like))
+        return batch
+
+    budget = Budget(steps, BATCH)
+    method = trained(shapes, test.train, make_arm, budget, seed, RATE, choose=look)
+    curve.append(test.matches(method, like))
+    return {f"curve: {arm}": mean(curve), f"end: {arm}": curve[-1]}
+
+
+def floors(seed, dataset):
+    test = Test(seed, dataset)
+    pair = test.shapes.select(["image", "text"])
+    begun = untrained(pair, plain_clip, Budget(1, BATCH), seed).eval()
+    return {
+        "chance": 0.5,
+        "untrained": test.matches(begun, cosine),
+        "simple features": test.simple(),
+    }
+
+
+def control(seed, dataset, steps):
+    return of_arm("joint", Test(seed, dataset), seed, steps)
+
+
+def measure(seed, dataset, steps):
+    test, found = Test(seed, dataset), {}
+    for arm in ARMS:
+        found |= of_arm(arm, test, seed, steps)
     return found
-
-
-def asked(method, shapes, rows):
-    """Share of right answers to which size, colour and shape a picture shows."""
-    batch = next(iter(data.Loader(shapes, rows, batch=len(rows), shuffle=False)))
-    right = [
-        method.predict_category(batch, c)["image"].values == batch["attributes"].values[:, i]
-        for i, c in enumerate(PARTS)
-    ]
-    return float(torch.stack(right).float().mean())

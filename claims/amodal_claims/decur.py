@@ -1,12 +1,19 @@
-"""DeCUR (row 2): keeping apart what two modalities share and what each has alone saves what cross-modal
-training throws away. Wang et al., ECCV 2024, arXiv:2309.05300.
+"""DeCUR (row 2): keeping apart what modalities share and what each has alone, against training them
+to agree on every dimension. Wang et al., ECCV 2024, arXiv:2309.05300.
 
-Two settings. Real: colour and relief of the Earth. Control, GENERATED because no real set comes
-with its factors: real handwritten digits, painted in one of five hues in the first modality and turned
-by one of five angles in the second, so that the digit is shared and hue and angle are private.
-Three arms at the same steps, batch and search, all on weak augmentations, which are crops (jitter
-would destroy the hue): DeCUR, Barlow Twins between modalities only, CLIP. DeCUR needs two views of each
-modality and so computes twice as much a step.
+Three tables of features of real handwritten digits, each through a perceptron of its own. The
+control is Barlow Twins between modalities, on the same projectors; CLIP stands beside. All have
+"strong" augmentation, the same steps, batch and rate; DeCUR needs two views of each modality and so
+computes twice as much a step. Features of all tables side by side are probed with five labels a
+class. The second part has GENERATED factors, because no real set comes with its own: real digits
+painted in one of five hues in the first modality and turned by one of five angles in the second, so
+that the digit is shared and hue and angle are private; it is beside, and a probe of labels on
+pixels would read the hue as well.
+
+Known before: the settings of the page `_tables`, looked at with controls; and, by a slip, one
+training of DeCUR on each seed of the pilot, which was below the control (.90 for .93). Nothing was
+changed after it. An earlier form of this claim had colour and relief of the Earth, and was
+inconclusive (-.030, 80 steps).
 """
 
 import colorsys
@@ -23,40 +30,49 @@ from amodal.methods.shared.shapes import Towers, field_pairs, share
 from amodal.modalities.image import Image
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.barlow import barlow_twins
-from amodal_claims import Comparison
-from amodal_claims._arms import Budget, best, features, labelled, probe, side_by_side
+from amodal_claims import Comparison, _tables
+from amodal_claims._arms import Budget, features, probe, side_by_side, trained
 
 CLAIM = (
-    "DeCUR's features predict private factors (and, on real data, the climate zone), from both modalities and from one alone, better than "
-    "those of cross-modal-only Barlow Twins and of CLIP, with the shared factor within .05 of theirs; and of its projections the "
-    "common block predicts the shared factor better than the unique block, the unique block the private ones."
+    "Features that keep apart what modalities share and what each has alone tell digits from five labels a class better than those of "
+    "Barlow Twins between modalities on every dimension."
 )
-DATA = "globe"
-SEEDS = 5
-BUDGET = Budget(steps=80, batch=128)
+DATA = _tables.DATA
+STEPS = (200, 400)
+ROW = 2
 WIDTH = 256
-FIELDS, VIEWS = ("colour", "relief"), ("painted", "turned")
+COMMON = 0.875  # the paper's share for radar and optical images
+FACTOR_STEPS, EQUAL = 80, 0.5  # of the second part: equal halves, so that blocks compare
+VIEWS = ("painted", "turned")
 HUES, ANGLES = 5, (-60, -30, 0, 30, 60)
-JOINT, ALONE = "from both modalities", "from one modality, mean of two"
-COMPARISONS = tuple(
-    Comparison(f"{where}: DeCUR against {name}", f"accuracy, {metric}", f"{metric}: decur", f"{metric}: {arm}", within=within)
-    for where, metrics, within in (
-        ("real", (f"zone {JOINT}", f"zone {ALONE}"), None),
-        ("control", (f"private {JOINT}", f"private {ALONE}"), None),
-        ("control", (f"shared {JOINT}",), 0.05),
-    )
-    for metric in metrics
-    for arm, name in (("barlow", "Barlow Twins between modalities"), ("clip", "CLIP"))
-) + (
-    Comparison("control: common against unique block", "accuracy, shared", "shared: common block", "shared: unique block"),
-    Comparison("control: unique against common block", "accuracy, private", "private: unique block", "private: common block"),
-)  # fmt: skip
+FACTORS = "accuracy of a linear probe, private factors, mean of both modalities"
+BLOCKS = "accuracy of a linear probe on projections"
+PRIMARY = Comparison(
+    "DeCUR against Barlow Twins between modalities",
+    _tables.ACCURACY,
+    "probe: decur",
+    "probe: barlow",
+    # The paper's gains with one label in a hundred are of two to five points of accuracy.
+    interest=0.02,
+)
+SECONDARY = (
+    Comparison("DeCUR against CLIP", _tables.ACCURACY, "probe: decur", "probe: clip"),
+    Comparison("factors: DeCUR against Barlow Twins", FACTORS, "private: decur", "private: barlow"),
+    Comparison(
+        "factors, the digit: common against unique block", BLOCKS, "digit: common", "digit: unique"
+    ),
+    Comparison(
+        "factors, hue and angle: unique against common block",
+        BLOCKS,
+        "private: unique",
+        "private: common",
+    ),
+)
+FLOORS = ("chance", "untrained", "simple features")
 
 
 def decur(common, encoder):
-    method = methods.build("decur", encoder, width=WIDTH, common=common)
-    method.views = ("weak", "weak")
-    return method
+    return methods.build("decur", encoder, width=WIDTH, common=common)
 
 
 def barlow(encoder):
@@ -78,12 +94,20 @@ def barlow(encoder):
     )
 
 
-def arms(common):
-    return {
-        "decur": partial(decur, common),
-        "barlow": barlow,
-        "clip": lambda encoder: methods.build("clip", encoder),
+def viewed(make, views, encoder):
+    method = make(encoder)
+    method.views = views
+    return method
+
+
+def arms(common, views):
+    """Name -> what builds an arm with these augmentations (DeCUR has two of each value)."""
+    made = {
+        "decur": (partial(decur, common), views * 2),
+        "barlow": (barlow, views),
+        "clip": (partial(methods.build, "clip"), views),
     }
+    return {name: partial(viewed, *each) for name, each in made.items()}
 
 
 def factors(seed, digits):
@@ -114,33 +138,28 @@ def factors(seed, digits):
     return data.open(raw, name="painted and turned digits", fields=fields), labels
 
 
-def read(vectors, train, test, wanted):
-    """Probes. vectors: records -> Embeddings; wanted: name -> (modalities side by side, labels)."""
-    a, b = vectors(train), vectors(test)
-    return {
-        n: probe(side_by_side(a, s), y[train], side_by_side(b, s), y[test])
-        for n, (s, y) in wanted.items()
-    }
+def of_arm(arm, seed, digits, steps):
+    """Accuracy of the probe on five labels a class."""
+    parts = _tables.division(digits, seed, ROW)
+    make = arms(COMMON, ("strong",))[arm]
+    encoder = _tables.learnt(make, digits, parts.train, seed, steps)
+    return {f"probe: {arm}": _tables.probed(encoder, digits, parts)}
 
 
-def compare(make, seed, dataset, rows, wanted):
-    """The best of an arm, and its probes on the test part. rows: part -> records that have the
-    labels."""
-
-    def probes(method, part):
-        return read(
-            lambda r: features(method.encoder, dataset, r), rows["train"], rows[part], wanted
+def read(vectors, dataset, labels, of):
+    """Mean accuracy of the factors `of`: view -> the label that is read from it. vectors: records ->
+    Embeddings."""
+    train, test = (dataset.split(part) for part in ("train", "test"))
+    seen, held = vectors(train), vectors(test)
+    return mean(
+        probe(
+            side_by_side(seen, [view]),
+            labels[factor][train],
+            side_by_side(held, [view]),
+            labels[factor][test],
         )
-
-    method = best(
-        dataset,
-        dataset.split("train"),
-        make,
-        BUDGET,
-        seed,
-        lambda m: mean(probes(m, "valid").values()),
+        for view, factor in of.items()
     )
-    return method, probes(method, "test")
 
 
 def block(method, dataset, common, records):
@@ -151,42 +170,34 @@ def block(method, dataset, common, records):
     return Embeddings({s: Column(z[s].values[:, half], z[s].rows) for s in z}, z.size)
 
 
-def measure(seed, dataset):
-    return real(seed, dataset.select(FIELDS)) | control(seed, data.open("digits"))
-
-
-def real(seed, globe):
-    rows = {part: labelled(globe, part, "zone") for part in ("train", "valid", "test")}
-    zone, found = globe.label("zone"), {}
-    wanted = {"both": (FIELDS, zone)} | {s: ((s,), zone) for s in FIELDS}
-    for arm, make in arms(0.875).items():  # the paper's share for radar and optical images
-        _, probes = compare(make, seed, globe, rows, wanted)
-        found |= {
-            f"zone {JOINT}: {arm}": probes["both"],
-            f"zone {ALONE}: {arm}": mean(probes[s] for s in FIELDS),
-        }
-    return found
-
-
-def control(seed, digits):
+def with_factors(seed, digits):
+    """The second part: private factors by both arms, and the blocks of DeCUR."""
     dataset, labels = factors(seed, digits)
-    rows = {part: dataset.split(part) for part in ("train", "valid", "test")}
-    own = dict(zip(VIEWS, ("hue", "angle")))
-    wanted = {"digit": (VIEWS, labels["digit"])}
-    wanted |= {f"{f}, joint": (VIEWS, labels[f]) for f in own.values()}
-    wanted |= {f"{f}, alone": ((v,), labels[f]) for v, f in own.items()}
-    found = {}
-    for arm, make in arms(0.5).items():  # equal halves, so that blocks compare at equal width
-        method, probes = compare(make, seed, dataset, rows, wanted)
-        found[f"shared {JOINT}: {arm}"] = probes["digit"]
-        for metric, how in ((JOINT, "joint"), (ALONE, "alone")):
-            found[f"private {metric}: {arm}"] = mean(probes[f"{f}, {how}"] for f in own.values())
+    private, digit, found = dict(zip(VIEWS, ("hue", "angle"))), dict.fromkeys(VIEWS, "digit"), {}
+    for arm in ("decur", "barlow"):
+        make, budget = arms(EQUAL, ("weak",))[arm], Budget(FACTOR_STEPS, _tables.BATCH)
+        method = trained(dataset, dataset.split("train"), make, budget, seed, _tables.RATE)
+        seen = partial(features, method.encoder, dataset)
+        found[f"private: {arm}"] = read(seen, dataset, labels, private)
         if arm == "decur":
-            for name, common in (("common block", True), ("unique block", False)):
-                vectors = partial(block, method, dataset, common)
-                for kind, of in (("shared", dict.fromkeys(VIEWS, "digit")), ("private", own)):
-                    each = {v: ((v,), labels[of[v]]) for v in VIEWS}
-                    found[f"{kind}: {name}"] = mean(
-                        read(vectors, rows["train"], rows["test"], each).values()
-                    )
+            for name, common in (("common", True), ("unique", False)):
+                projected = partial(block, method, dataset, common)
+                found[f"private: {name}"] = read(projected, dataset, labels, private)
+                found[f"digit: {name}"] = read(projected, dataset, labels, digit)
     return found
+
+
+def floors(seed, dataset):
+    begun = arms(COMMON, ("strong",))["barlow"]
+    return _tables.floors(begun, _tables.tables(dataset), seed, ROW)
+
+
+def control(seed, dataset, steps):
+    return of_arm("barlow", seed, _tables.tables(dataset), steps)
+
+
+def measure(seed, dataset, steps):
+    digits, found = _tables.tables(dataset), {}
+    for arm in ("decur", "barlow", "clip"):
+        found |= of_arm(arm, seed, digits, steps)
+    return found | with_factors(seed, dataset)

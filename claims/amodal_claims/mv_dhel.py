@@ -1,77 +1,82 @@
-"""MV-DHEL (row 89): all views in one term against the mean of pairwise NT-Xent, on handwritten
-digits and on modalities of the Earth. Koromilas et al. 2025, arXiv:2507.06979. Real data; the same
-steps, batch (of records), encoder and rate in every arm, so an arm with more views computes more a
-step, as in the paper."""
+"""MV-DHEL (row 89): all views in one term against the mean of pairwise NT-Xent. Koromilas et al.
+2025, arXiv:2507.06979.
 
-from statistics import mean
+Views are three tables of features of real handwritten digits, pixels, Fourier and Karhunen-Loeve
+coefficients, each through a perceptron of its own; no label is used. Digits are then told by a
+linear probe on five labels a class. Arms have the same encoders, steps, batch and rate, and each
+loss its temperature as published. Chosen beforehand on the control alone and on seeds of the pilot:
+the tables, "strong" augmentation, 200 steps (the page `_tables` says why). An earlier form of this
+claim had pictures of digits with crops for views, where simple features do better than either arm,
+and was inconclusive (+.001) at 3 views.
+"""
+
+from functools import partial
 
 import numpy as np
-from PIL import Image as Picture
 
-from amodal import data, methods
+from amodal import methods
 from amodal.diagnose.spectrum import effective_rank
-from amodal.evaluate import embed_records
-from amodal.evaluate.protocols.retrieval import retrieval
-from amodal.modalities.image import Image
-from amodal_claims import Comparison
-from amodal_claims._arms import Budget, features, probe, trained
+from amodal_claims import Comparison, _tables
+from amodal_claims._arms import features
 
 CLAIM = (
-    "With 3 and with 5 augmented views MV-DHEL gives features of higher probe accuracy and of higher effective rank than the mean of "
-    "NT-Xent over pairs of views at the same batch and steps; it gains from 2 to 5 views; and with three modalities instead of views it finds "
-    "records by another modality better."
+    "With three tables of a record as views MV-DHEL gives features from which five labels a class "
+    "tell digits better than the mean of NT-Xent over pairs of views does, at the same batch and "
+    "steps."
 )
-DATA = "digits"
-SEEDS = 5
-BUDGET = Budget(steps=80, batch=64, rates=(2e-3,))
-FIELDS = ("colour", "relief", "climate")
-ACCURACY, RANK = (
-    "accuracy of a linear probe, held-out digits",
-    "effective rank of centred features, held-out digits",
+DATA = _tables.DATA
+STEPS = (200, 400)
+ROW = 89
+LOSSES = ("mv_dhel", "mv_info_nce", "pairwise")
+RANK = "effective rank of centred features, mean of three tables, held-out digits"
+PRIMARY = Comparison(
+    "MV-DHEL against the mean over pairs",
+    _tables.ACCURACY,
+    "probe: mv_dhel",
+    "probe: pairwise",
+    # a quarter of the errors that the control makes here
+    interest=0.02,
 )
-RECALL = "Recall@5, mean of six directions, held-out tiles"
-COMPARISONS = (
-    *(Comparison(f"{n} views, against pairwise", ACCURACY, f"probe, mv_dhel, {n}", f"probe, pairwise, {n}") for n in (3, 5)),
-    *(Comparison(f"{n} views, against pairwise", RANK, f"rank, mv_dhel, {n}", f"rank, pairwise, {n}") for n in (3, 5)),
-    Comparison("5 views, against 2", ACCURACY, "probe, mv_dhel, 5", "probe, mv_dhel, 2"),
-    Comparison("three modalities, against pairwise", RECALL, "recall, mv_dhel", "recall, pairwise"),
-)  # fmt: skip
-ARMS = (("mv_dhel", 2), ("mv_dhel", 3), ("mv_dhel", 5), ("pairwise", 3), ("pairwise", 5))
+SECONDARY = (
+    Comparison(
+        "MV-InfoNCE against the mean over pairs",
+        _tables.ACCURACY,
+        "probe: mv_info_nce",
+        "probe: pairwise",
+    ),
+    Comparison("MV-DHEL against the mean over pairs", RANK, "rank: mv_dhel", "rank: pairwise"),
+)
+FLOORS = ("chance", "untrained", "simple features")
 
 
-def pictures(digits):
-    """The digits as 16-pixel pictures of four patches, with their labels."""
-    ink = [
-        digits.value(i, "pix").reshape(16, 15) * (255 / 6) for i in range(len(digits))
-    ]  # 0 to 6 in the source
-    wide = [np.asarray(Picture.fromarray(x.astype(np.uint8)).resize((16, 16))) for x in ink]
-    field = Image.infer(wide, channels=1, size=16, patch=8, flip=False)
-    return data.open(
-        {"digit": wide}, name="pictures of digits", fields={"digit": field}
-    ), digits.label("digit")
+def make(loss, encoder):
+    method = methods.build("mv_dhel", encoder, loss=loss, views=1)
+    method.views = ("strong",)
+    return method
 
 
-def train(dataset, loss, views, seed):
-    def make(encoder):
-        return methods.build("mv_dhel", encoder, loss=loss, views=views)
+def of_loss(loss, seed, digits, steps):
+    """Accuracy of the probe, and the rank of features."""
+    parts = _tables.division(digits, seed, ROW)
+    encoder = _tables.learnt(partial(make, loss), digits, parts.train, seed, steps)
+    held = features(encoder, digits, parts.test)
+    ranks = [float(effective_rank(c.values - c.values.mean(0))) for c in held.columns.values()]
+    return {
+        f"probe: {loss}": _tables.probed(encoder, digits, parts),
+        f"rank: {loss}": float(np.mean(ranks)),
+    }
 
-    return trained(dataset, dataset.split("train"), make, BUDGET, seed, *BUDGET.rates)
+
+def floors(seed, dataset):
+    return _tables.floors(partial(make, "pairwise"), _tables.tables(dataset), seed, ROW)
 
 
-def measure(seed, dataset):
-    found = {}
-    digits, label = pictures(dataset)
-    parts = [digits.split(part) for part in ("train", "test")]
-    for loss, views in ARMS:
-        encoder = train(digits, loss, views, seed).encoder
-        seen, held = (features(encoder, digits, rows)["digit"] for rows in parts)
-        found[f"probe, {loss}, {views}"] = probe(seen, label[parts[0]], held, label[parts[1]])
-        found[f"rank, {loss}, {views}"] = float(effective_rank(held.values - held.values.mean(0)))
-    globe = data.open("globe").select(FIELDS)
-    for loss in ("mv_dhel", "pairwise"):
-        encoder = train(globe, loss, 1, seed).encoder
-        rows = retrieval(
-            None, embed_records(encoder, globe, globe.split("test")), recall_at=(5,)
-        ).rows
-        found[f"recall, {loss}"] = mean(row["value"] for row in rows if row["metric"] == "recall@5")
+def control(seed, dataset, steps):
+    return of_loss("pairwise", seed, _tables.tables(dataset), steps)
+
+
+def measure(seed, dataset, steps):
+    digits, found = _tables.tables(dataset), {}
+    for loss in LOSSES:
+        found |= of_loss(loss, seed, digits, steps)
     return found

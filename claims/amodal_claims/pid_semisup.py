@@ -1,11 +1,20 @@
 """Bounds of synergy without labelled pairs (row 10). Liang et al., ICLR 2024, arXiv:2306.04539.
-Generated tables of two binary modalities and a binary label, 200 for each seed, uniform over all such
-tables (the truth must be known exactly); and real ones: handwritten digits, of which each two of
-six tables of features are the modalities, cut into five clusters, for three labels: the digit, whether
-it is even, and whether the numbers of both clusters add up to an even one, which no modality predicts
-alone. 1,600 of the 2,000 records for each seed. The truth is computed from labelled pairs, and the
-tables of single modalities and of pairs are margins of the same records, so that what is tested is the
-bounds and not how well tables are estimated."""
+
+Handwritten digits, of which each two of six tables of features are the modalities, cut into five
+clusters, for three labels: the digit, whether it is even, and whether the numbers of both clusters
+add up to an even one, which no modality predicts alone. 1,600 of the 2,000 records for each seed.
+The truth is computed from labelled pairs, and the tables of single modalities and of pairs are
+margins of the same records, so that what is tested is the bounds and not how well tables are
+estimated. Beside them 200 GENERATED tables of binary variables, uniform over all such tables.
+
+Two estimates of the synergy without labelled pairs are compared by the rank of the truth over all
+tables of a seed: the paper's bound by redundancy, and its bound by the disagreement of classifiers
+of single modalities. What the better modality leaves of the label's entropy is the simple way to
+guess. Nothing is trained, so there is no length to choose. That the synergy lies between its bounds
+is a theorem and stands in the tests of `amodal.diagnose.pid_semisup`. Known before: an earlier form
+of this claim measured the same tables on five seeds, without floors and with other parts, and had
+.33 for redundancy and .67 for disagreement on digits, .48 and .26 on random tables.
+"""
 
 import itertools
 
@@ -18,22 +27,36 @@ from amodal.stats.kmeans import kmeans
 from amodal_claims import Comparison
 
 CLAIM = (
-    "The true synergy always lies between the larger of the lower bounds (or 0) and the upper bound, all without labelled pairs; the bound "
-    "by redundancy follows the true synergy, and more closely than how much single-modality classifiers disagree."
+    "On real tables the lower bound of synergy by redundancy orders pairs of modalities and labels by their true synergy better than the "
+    "bound by disagreement does, both without labelled pairs."
 )
 DATA = "digits"
-SEEDS = 5
-TABLES, CLUSTERS, RECORDS, TOLERANCE = 200, 5, 1600, 1e-3
-SETS = {"random": "random tables", "digits": "digits"}
-COMPARISONS = tuple(
-    comparison
-    for key, words in SETS.items()
-    for comparison in (
-        Comparison(f"{words}: synergy inside its bounds", "share of tables, against all", f"{key}: inside", 1.0, within=0.002),
-        Comparison(f"{words}: the redundancy bound follows synergy", "rank correlation over tables", f"{key}: redundancy", 0.0, margin=0.3),
-        Comparison(f"{words}: redundancy against disagreement", "rank correlation", f"{key}: redundancy", f"{key}: disagreement"),
-    )
-)  # fmt: skip
+STEPS = (1,)
+TABLES, CLUSTERS, RECORDS = 200, 5, 1600
+RANK = "rank correlation with the true synergy"
+PRIMARY = Comparison(
+    "digits: redundancy against disagreement",
+    f"{RANK}, 45 tables of digits",
+    "digits: redundancy",
+    "digits: disagreement",
+    # Of a correlation, less than a tenth would not change which pairs one collects labels for.
+    interest=0.1,
+)
+SECONDARY = (
+    Comparison(
+        "random tables: redundancy against disagreement",
+        f"{RANK}, 200 random tables",
+        "random: redundancy",
+        "random: disagreement",
+    ),
+    Comparison(
+        "digits: redundancy against what the better modality leaves",
+        f"{RANK}, 45 tables of digits",
+        "digits: redundancy",
+        "simple features",
+    ),
+)
+FLOORS = ("chance", "simple features")
 
 
 def random_tables(seed):
@@ -70,24 +93,46 @@ def digit_tables(dataset, seed):
     return found
 
 
-def measure(seed, dataset):
+def entropy(p):
+    return -(p * p.clamp(min=1e-300).log()).flatten(1).sum(1)
+
+
+def unexplained(tables):
+    """(N,) the entropy of the label less its information with the better modality."""
+    p = tables / tables.sum((1, 2, 3), keepdim=True)
+    label = entropy(p.sum((1, 2)))
+    with_one = [
+        entropy(p.sum(axis)) - entropy(p.sum((axis, 3))) for axis in (1, 2)
+    ]  # of the label, where the modality is known
+    return torch.minimum(*with_one).minimum(label)
+
+
+def ranks(tables, estimates):
+    """Rank correlation of each estimate with the true synergy of all tables."""
+    true = torch.cat([synergy(p) for p in tables])
+    return {name: float(spearmanr(x, true).statistic) for name, x in estimates.items()}
+
+
+def bounds(tables, *names):
+    each = [pid_semisup(p.sum(-2), p.sum(-3), p.sum(-1)) for p in tables]
+    return {n: torch.cat([getattr(b, f"by_{n}") for b in each]) for n in names}
+
+
+def floors(seed, dataset):
+    tables = digit_tables(dataset, seed)
+    simple = torch.cat([unexplained(p) for p in tables])
+    return {"chance": 0.0} | ranks(tables, {"simple features": simple})
+
+
+def control(seed, dataset, steps):
+    tables = digit_tables(dataset, seed)
+    [value] = ranks(tables, bounds(tables, "disagreement")).values()
+    return {"digits: disagreement": value}
+
+
+def measure(seed, dataset, steps):
     found = {}
-    for key, parts in (("random", random_tables(seed)), ("digits", digit_tables(dataset, seed))):
-        bounds = [pid_semisup(p.sum(-2), p.sum(-3), p.sum(-1)) for p in parts]
-        true = torch.cat([synergy(p) for p in parts])
-        lower, upper, greedy, redundancy, disagreement = (
-            torch.cat([getattr(b, name) for b in bounds])
-            for name in ("lower", "upper", "upper_greedy", "by_redundancy", "by_disagreement")
-        )
-        inside = (lower <= true + TOLERANCE) & (true <= upper + TOLERANCE)
-        found |= {
-            f"{key}: inside": float(inside.double().mean()),
-            f"{key}: greedy upper holds": float((true <= greedy + TOLERANCE).double().mean()),
-            f"{key}: redundancy": float(spearmanr(redundancy, true).statistic),
-            f"{key}: disagreement": float(spearmanr(disagreement, true).statistic),
-            f"{key}: upper": float(spearmanr(upper, true).statistic),
-            f"{key}: true synergy": float(true.mean()),
-            f"{key}: lower bound": float(lower.mean()),
-            f"{key}: upper bound": float(upper.mean()),
-        }
+    for key, tables in (("digits", digit_tables(dataset, seed)), ("random", random_tables(seed))):
+        correlations = ranks(tables, bounds(tables, "redundancy", "disagreement"))
+        found |= {f"{key}: {name}": value for name, value in correlations.items()}
     return found

@@ -1,8 +1,15 @@
 """Absence as the normal case: learn from every record with what it has, rather than only from the
-complete ones. The method is CLIP between every two modalities; no row of its own: a claim about the
-library."""
+complete ones. No row of its own: a claim about the library.
 
-from statistics import mean
+Three tables of features of real handwritten digits, each through a perceptron of its own, trained
+to agree by NT-Xent between every two tables that a record has. Of their values 30 % are missing at
+random, so that a third of the records are complete; in a second comparison 60 %. Both arms have the
+same encoders, steps, batch and rate. Tested is a linear probe on five labels a class, on records
+that have everything. Simple features and the untrained encoder, the floors, have everything in
+training too. A record left with one table has nothing to be compared with and is in no batch. The
+settings are those of the page `_tables`, looked at with controls alone. An earlier form had three
+modalities of the Earth, retrieval, no floors, and was inconclusive at 30 % (-.002).
+"""
 
 import numpy as np
 
@@ -10,26 +17,27 @@ from amodal import methods
 from amodal.core import row_seeds
 from amodal.data import Dataset
 from amodal.data.readers import Reader
-from amodal.evaluate import embed_records
-from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.masking.hashing import uniform
-from amodal_claims import Comparison
-from amodal_claims._arms import Budget, best, untrained
+from amodal_claims import Comparison, _tables
 
 CLAIM = (
-    "With 30, 60 and 90 % of the values of three modalities missing at random, training on all records with whatever modalities they have "
-    "finds held-out complete records better than training, at the same steps, on the complete records alone."
+    "With 30 % of the values of three modalities missing at random, training on all records with whatever modalities they have gives features "
+    "from which five labels a class tell digits better than training, at the same steps, on the complete records alone."
 )
-DATA = "globe"
-SEEDS = 5
-BUDGET = Budget(steps=80, batch=128)
-FIELDS = ("colour", "relief", "climate")
-SHARES = (0.3, 0.6, 0.9)
-METRIC = "Recall@10, mean of six directions, held-out tiles that have all modalities"
-COMPARISONS = tuple(
-    Comparison(f"{p:.0%} of values missing", METRIC, f"all, {p:.0%}", f"complete, {p:.0%}")
-    for p in SHARES
+DATA = _tables.DATA
+STEPS = (200, 400)
+FIELDS = _tables.TABLES
+SHARE, MORE = 0.3, 0.6
+PRIMARY = Comparison(
+    "30% of values missing",
+    _tables.ACCURACY,
+    "all, 30%",
+    "complete, 30%",
+    # a fifth of the control's errors
+    interest=0.02,
 )
+SECONDARY = (Comparison("60% of values missing", _tables.ACCURACY, "all, 60%", "complete, 60%"),)
+FLOORS = ("chance", "untrained", "simple features")
 
 
 class Hiding(Reader):
@@ -60,37 +68,35 @@ class Hiding(Reader):
         return self.reader.stamp()
 
 
-def measure(seed, dataset):
-    """Both arms see tiles that had all three modalities before values were hidden. A record left with
-    one modality has nothing to be compared with and is in no batch; an arm with fewer records than a
-    batch has takes them all at each step, one with fewer than two stays untrained."""
-    globe = dataset.select(FIELDS)
-    whole = np.logical_and.reduce([globe.present(s) for s in FIELDS])
-    held = {part: (rows := globe.split(part))[whole[rows]] for part in ("train", "valid", "test")}
+def make(encoder):
+    method = methods.build("mv_dhel", encoder, loss="pairwise", views=1)
+    method.views = ("strong",)
+    return method
 
-    def recall(method, part):
-        found = retrieval(
-            None, embed_records(method.encoder, globe, held[part]), recall_at=(10,)
-        ).rows
-        return mean(row["value"] for row in found if row["metric"] == "recall@10")
 
-    def make(encoder):
-        return methods.build("clip", encoder)
+def of_arm(arm, share, seed, dataset, steps):
+    """Accuracy of the probe, and how many records were learnt from. arm: "all" or "complete"."""
+    digits = _tables.tables(dataset)
+    parts = _tables.division(digits, seed, 0)
+    hiding = Hiding(digits.reader, FIELDS, share, seed)
+    left = Dataset(hiding, digits.schema, digits.path, digits.name)
+    number = np.sum([left.present(f) for f in FIELDS], axis=0)[parts.train]
+    rows = parts.train[number >= (2 if arm == "all" else len(FIELDS))]
+    encoder, name = _tables.learnt(make, left, rows, seed, steps), f"{arm}, {share:.0%}"
+    return {name: _tables.probed(encoder, digits, parts), f"records: {name}": len(rows)}
 
-    found = {"untrained": recall(untrained(globe, make, BUDGET, seed), "test")}
-    for share in SHARES:
-        left = Dataset(
-            Hiding(globe.reader, FIELDS, share, seed), globe.schema, globe.path, globe.name
-        )
-        fields = np.sum([left.present(s) for s in FIELDS], axis=0)[held["train"]]
-        for arm, least in (("all", 2), ("complete", 3)):
-            rows = held["train"][fields >= least]
-            name = f"{arm}, {share:.0%}"
-            found[f"records: {name}"] = len(rows)
-            if len(rows) < 2:
-                found[name] = found["untrained"]
-                continue
-            found[name] = recall(
-                best(left, rows, make, BUDGET, seed, lambda m: recall(m, "valid")), "test"
-            )
+
+def floors(seed, dataset):
+    return _tables.floors(make, _tables.tables(dataset), seed, 0)
+
+
+def control(seed, dataset, steps):
+    return of_arm("complete", SHARE, seed, dataset, steps)
+
+
+def measure(seed, dataset, steps):
+    found = {}
+    for share in (SHARE, MORE):
+        for arm in ("all", "complete"):
+            found |= of_arm(arm, share, seed, dataset, steps)
     return found
