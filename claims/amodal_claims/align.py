@@ -4,10 +4,11 @@ pictures make them better. Jia et al., ICML 2021, arXiv:2102.05918.
 Linear heads on frozen vectors of emoji and of their names: 1,400 pairs of which 30 % of the names
 were exchanged, which no rule can see, or the clean quarter of them. The paper's encoders learn from
 nothing, on two billion pairs; here that would not reach what simple features find. Both arms take
-the same steps of the same batch and the better of two rates on clean validation emoji; that sixty are enough, and linear heads better than
-perceptrons, was looked at with the control alone. Division and exchanges are drawn by the seed; what is tested on is clean. An earlier form of this claim trained
-on Tux Paint's stamps from scratch, without floors, and was inconclusive (-.014); it also had
-`pair_rules` find boilerplate and lists of keywords among captions, which tests of that part do.
+the same steps of the same batch and the better of two rates on clean validation emoji; that sixty
+are enough, and linear heads better than perceptrons, was looked at with the control alone. Division
+and exchanges are drawn by the seed; what is tested on is clean. An earlier form of this claim
+trained on Tux Paint's stamps from scratch, without floors, and was inconclusive (-.014); it also
+had `pair_rules` find boilerplate and lists of keywords among captions, which tests of that part do.
 """
 
 import numpy as np
