@@ -77,18 +77,8 @@ def _home(source: str) -> tuple[Dataset, dict[str, int]]:
     return home, {key: i for i, key in enumerate(home.reader.keys)}
 
 
-def originals(
-    dataset: Dataset,
-    rows: Sequence[int] | np.ndarray,
-    names: Sequence[int] | np.ndarray | None = None,
-) -> Dataset:
-    """The same records as they are, a picture and a name, in the order of `rows`.
-
-    Args:
-        dataset: the set.
-        rows: records.
-        names: those whose names they have, by default their own.
-    """
+def originals(dataset: Dataset, rows: Sequence[int] | np.ndarray) -> Dataset:
+    """The same records as they are, a picture and a name, in the order of `rows`."""
     sources = dataset.label("source")
     pictures = []
     for i in rows:
@@ -98,7 +88,7 @@ def originals(
         pictures.append(home.raw(number[key], ORIGINALS[source][0]))
     columns = {
         "picture": pictures,
-        "name": [dataset.raw(int(i), "name") for i in (rows if names is None else names)],
+        "name": [dataset.raw(int(i), "name") for i in rows],
     }
     picture = Image.infer(pictures[:100], size=32, channels=3, patch=8, flip=False)
     return data.open(columns, fields={"picture": picture, "name": dataset.fields["name"]})

@@ -1,147 +1,119 @@
-"""Capsules routed by self-attention (row 115): better than dynamic routing and several times
-faster, and better than a linear map. Duarte et al., 2021, arXiv:2112.00775. Tux Paint's stamps:
-picture, French caption and that caption spoken; a fifth of the captions to learn from are another
-record's. All arms have the same trunks, loss, steps, batch and rates, and only the head from a
-trunk into the common space differs. Beside the comparisons: a perceptron of as many hidden units as
-all poses have together, and the time of EM routing.
+"""Capsules routed by self-attention (row 115): better than dynamic routing at a fraction of its time,
+and better than a linear map. Duarte et al., 2021, arXiv:2112.00775.
 
-Times are processor seconds of whole training steps at the size of the comparison, in turns within
-one process, medians; and of one head alone with the paper's 128 capsules of 32, forward and
-backward."""
+Heads from the frozen vectors of emoji and of their names into a common space: capsules routed by
+self-attention, by dynamic routing, a linear map, and a perceptron with as many hidden units as all
+poses have together. All have the same loss, steps and batch, and the better of two rates on
+validation emoji. Emoji are divided by the seed. Times are processor seconds of whole training
+steps, in turns within one process, medians. With a fifth of the names exchanged the control hardly
+cleared simple features of the same pairs, so names are as they are. An earlier form trained the
+trunks too, on stamps with speech and exchanged captions, from scratch and without floors (-.023).
+"""
 
-from functools import partial
-from statistics import mean, median
+from statistics import median
 from time import process_time
 
 import numpy as np
 import torch
 
 from amodal import methods
-from amodal.data import Dataset, Loader
-from amodal.data.readers import Reader
-from amodal.evaluate import embed_records
-from amodal.evaluate.protocols.retrieval import retrieval
-from amodal.nn.heads.capsules import CapsuleHead
+from amodal.data import Loader
 from amodal.train.step import gradients
-from amodal_claims import Comparison, _stamps
-from amodal_claims._arms import Budget, best, untrained
-from amodal_claims.gram import small
+from amodal_claims import Comparison, _frozen
+from amodal_claims._arms import Budget, fit
+from amodal_claims._captions import recall
+from amodal_claims._floors import simple_recall
 
 CLAIM = (
-    "With the same number of capsules, self-attention routing gives a higher mean Recall@10 between picture, caption and speech of "
-    "held-out records than dynamic routing, at less than half of its time a step; and both give a higher one than a linear map."
+    "With the same number of capsules, heads routed by self-attention give a higher Recall@10 between pictures and names of held-out emoji than "
+    "heads with dynamic routing."
 )
-DATA = "tuxpaint"
-SEEDS = 5
-BUDGET = Budget(steps=80, batch=64, rates=(1e-3, 4e-3))
-FIELDS, TEXT, WRONG = ("caption_fr", "image", "speech"), "caption_fr", 0.2
+DATA = _frozen.DATA
+STEPS = (100, 200)
+BATCH, RATES = 128, (1e-3, 4e-3)
+VALID, TEST = 300, 500
 CAPSULES, POSE, WIDTH = 32, 16, 64
 ARMS = ("attention", "dynamic", "linear", "perceptron")
-METRIC = "Recall@10, mean of three pairs of modalities and both directions, held out"
-COMPARISONS = (
-    Comparison("attention against dynamic routing", METRIC, "attention", "dynamic"),
-    Comparison(
-        "time of a step: dynamic / attention",
-        "ratio of medians, above 2",
-        "step: dynamic / attention",
-        2.0,
-    ),
-    Comparison("attention against a linear map", METRIC, "attention", "linear"),
-    Comparison("dynamic routing against a linear map", METRIC, "dynamic", "linear"),
+ROUTED = ARMS[:2]
+RECALL = "Recall@10, mean of both directions, 500 held-out emoji"
+PRIMARY = Comparison(
+    "attention against dynamic routing",
+    RECALL,
+    "attention",
+    "dynamic",
+    # The paper's own routing is above dynamic routing by two to four points.
+    interest=0.03,
 )
+SECONDARY = (
+    Comparison("attention against a linear map", RECALL, "attention", "linear"),
+    Comparison("attention against a perceptron", RECALL, "attention", "perceptron"),
+    Comparison(
+        "time of a step: dynamic / attention", "ratio of medians, above 2", "times slower", 2.0
+    ),
+)
+FLOORS = ("chance", "untrained", "simple features")
 
 
-class ReplacedText(Reader):
-    """The records of another reader, some of which (by number) have another text in `column`."""
-
-    def __init__(self, reader: Reader, column: str, texts: dict[int, str]):
-        self.reader, self.column, self.texts = reader, column, texts
-        self.keys, self.columns, self.base, self.ignored = (
-            reader.keys,
-            reader.columns,
-            reader.base,
-            reader.ignored,
-        )
-
-    def get(self, i, column):
-        return (
-            self.texts[i]
-            if column == self.column and i in self.texts
-            else self.reader.get(i, column)
-        )
-
-    def present(self, column):
-        return self.reader.present(column)
-
-    def check(self, column):
-        return self.reader.check(column)
-
-    def stamp(self):
-        return self.reader.stamp()
+def parts_of(dataset, seed):
+    """Emoji to train on, to choose by, to test on."""
+    emoji = _frozen.of_source(dataset, _frozen.EMOJI)
+    order = np.random.default_rng([seed, 115]).permutation(emoji)
+    return np.split(order, [-VALID - TEST, -TEST])
 
 
-def build(arm, encoder):
-    routed = {"routing": arm} if arm in ("attention", "dynamic", "em") else {}
-    method = methods.build(
-        "capsule_attn", encoder, capsules=CAPSULES, pose=POSE, width=WIDTH, **routed
-    )
-    if not routed:
+def built(arm, two, seed):
+    torch.manual_seed(seed)
+    encoder = _frozen.copying(two.fields)
+    routing = {"routing": arm} if arm in ROUTED else {}
+    sizes = {"capsules": CAPSULES, "pose": POSE, "width": WIDTH}
+    method = methods.build("capsule_attn", encoder, **sizes, **routing)
+    if not routing:
         encoder.align(WIDTH, hidden=CAPSULES * POSE if arm == "perceptron" else 0)
+    method.views = ("plain",)
     return method
 
 
-def mispaired(dataset: Dataset, rows, rng) -> Dataset:
-    """Some of the captions of `rows` change places."""
-    wrong = rng.permutation(rows)[: round(WRONG * len(rows))]
-    texts = {int(i): dataset.raw(int(j), TEXT) for i, j in zip(wrong, np.roll(wrong, 1))}
-    reader = ReplacedText(dataset.reader, dataset.columns[TEXT], texts)
-    return Dataset(reader, dataset.schema, dataset.path, dataset.name)
+def of_arm(arm, seed, dataset, steps):
+    two = _frozen.vectors(dataset)
+    train, valid, test = parts_of(dataset, seed)
+    budget = Budget(steps, BATCH)
+    tried = [fit(built(arm, two, seed), two, np.sort(train), budget, seed, r) for r in RATES]
+    best = max(tried, key=lambda one: recall(one, two, np.sort(valid)))
+    return {arm: recall(best, two, np.sort(test))}
 
 
-def recall(method, dataset, rows):
-    found = retrieval(
-        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(10,)
-    ).rows
-    return mean(row["value"] for row in found if row["metric"] == "recall@10")
-
-
-def medians(calls, repeat):
-    """Processor seconds of each, called in turns."""
-    taken = {name: [] for name in calls}
-    for turn in range(repeat + 1):
-        for name, call in calls.items():
+def times_slower(seed, dataset, turns=7):
+    """Processor seconds of a training step with dynamic routing over those with attention."""
+    two = _frozen.vectors(dataset)
+    rows = np.sort(parts_of(dataset, seed)[0])
+    batch = next(iter(Loader(two, rows, batch=BATCH, seed=seed, steps=1)))
+    arms, taken = [built(arm, two, seed) for arm in ROUTED], ([], [])
+    for turn in range(turns + 1):
+        for method, seconds in zip(arms, taken):
             begun = process_time()
-            call()
-            taken[name] += [process_time() - begun] * (turn > 0)  # the first is to warm up
-    return {name: median(each) for name, each in taken.items()}
+            gradients(method, batch)
+            seconds += [process_time() - begun] * (turn > 0)  # the first is to warm up
+    attention, dynamic = map(median, taken)
+    return dynamic / attention
 
 
-def head_alone(routing):
-    head, x = CapsuleHead(64, WIDTH, capsules=128, pose=32, routing=routing), torch.randn(16, 64)
-    return lambda: torch.autograd.grad(head(x).square().sum(), list(head.parameters()))
-
-
-def times(dataset, rows, seed):
-    batch = next(iter(Loader(dataset, rows, batch=BUDGET.batch, seed=seed, steps=1)))
-    arms = {arm: untrained(dataset, partial(build, arm), BUDGET, seed) for arm in (*ARMS, "em")}
-    steps = medians({arm: partial(gradients, method, batch) for arm, method in arms.items()}, 7)
-    heads = medians({arm: head_alone(arm) for arm in ("attention", "dynamic")}, 3)
-    return {f"step, ms: {arm}": 1000 * seconds for arm, seconds in steps.items()} | {
-        "step: dynamic / attention": steps["dynamic"] / steps["attention"],
-        "head alone, 128 capsules: dynamic / attention": heads["dynamic"] / heads["attention"],
+def floors(seed, dataset):
+    two = _frozen.vectors(dataset)
+    train, _, test = parts_of(dataset, seed)
+    both = _frozen.originals(dataset, np.concatenate([train, test]))
+    return {
+        "chance": 10 / TEST,
+        "untrained": recall(built("dynamic", two, seed).eval(), two, np.sort(test)),
+        "simple features": simple_recall(both, range(len(train)), range(len(train), len(both))),
     }
 
 
-def measure(seed, dataset):
-    stamps = small(dataset, FIELDS)
-    parts = _stamps.parts(dataset, seed)
-    noisy = mispaired(stamps, parts["train"], np.random.default_rng([seed, 1]))
+def control(seed, dataset, steps):
+    return of_arm("dynamic", seed, dataset, steps)
 
-    def score(method):
-        return recall(method, stamps, parts["valid"])
 
-    found = {}
+def measure(seed, dataset, steps):
+    found = {"times slower": times_slower(seed, dataset)}
     for arm in ARMS:
-        method = best(noisy, parts["train"], partial(build, arm), BUDGET, seed, score)
-        found[arm] = recall(method, stamps, parts["test"])
-    return found | times(noisy, parts["train"], seed)
+        found |= of_arm(arm, seed, dataset, steps)
+    return found
