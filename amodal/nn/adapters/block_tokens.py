@@ -1,52 +1,14 @@
-"""Tokens that are inserted between the blocks of a trunk, and removed before its end."""
+"""Tokens that are inserted between the blocks of a trunk: which encoders take them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor
-
-from amodal.core import AmodalError, Tokens
+from amodal.core import AmodalError
 from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import Transformer
-
-PROMPT = ".prompt"
-"""The source of tokens that are put in."""
-
-
-def insert(tokens: Tokens, rows: Tensor, x_NPD: Tensor) -> Tokens:
-    """Put P tokens before those of each of some rows.
-
-    Args:
-        tokens: Of any rows.
-        rows: (N,) int64, the rows that get tokens.
-        x_NPD: What those hold.
-    """
-    n, count = x_NPD.shape[:2]
-    position = tokens.position.new_zeros(n * count, tokens.position.shape[1])
-    lengths = torch.full_like(rows, count)
-    return Tokens.join(
-        [
-            Tokens.of(
-                x_NPD.to(tokens.x.dtype).flatten(0, 1), rows, lengths, position, PROMPT, tokens.size
-            ),
-            tokens,
-        ]
-    )
-
-
-def are_prompts(tokens: Tokens) -> Tensor:
-    """(T,) bool: which of the tokens were inserted."""
-    number = tokens.names.index(PROMPT) if PROMPT in tokens.names else -1
-    return tokens.source == number
-
-
-def without_prompts(tokens: Tokens) -> Tokens:
-    """The tokens without those that were inserted."""
-    return tokens.keep(~are_prompts(tokens)) if PROMPT in tokens.names else tokens
 
 
 def require_no_hook(encoder: Encoder) -> Encoder:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, field_of
 from amodal.core.part import Part
-from amodal.nn.adapters.block_tokens import PROMPT, are_prompts, depth_of, insert, without_prompts
+from amodal.nn.adapters.block_tokens import depth_of
 from amodal.nn.adapters.lora import LowRank
 from amodal.nn.encoder import Encoder
+from amodal.nn.inserted_tokens import PROMPT, are_prompts, insert, without_prompts
 
 
 class SpaceMaps(nn.Module):
