@@ -63,7 +63,7 @@ class TokenEmbedding(Part):
         field = field_of(tokens.names[0])
         x_TD: Tensor = tokens.x + self.field_token[field]
         # a pretrained backbone has given its tokens positions of its own
-        if self.position is not None and not self.contextual(field):
+        if self.position is not None and not self.positioned(field):
             x_TD = x_TD + self.position(tokens.position).to(x_TD.dtype)
         return tokens.with_x(x_TD)
 
@@ -72,12 +72,17 @@ class TokenEmbedding(Part):
         # asked by name: a tokenizer may be any module, of a modality or of a plug-in
         return bool(getattr(self.tokenizers[field], "contextual", False))
 
+    def positioned(self, field: str) -> bool:
+        """Whether the tokens of a field have positions, and what says the field, already."""
+        return self.contextual(field) or bool(getattr(self.tokenizers[field], "positioned", False))
+
     def new_offsets(self, fields: Iterable[str]) -> nn.ParameterDict:
-        """What is added to the tokens of each field; in a space that a backbone brings along,
-        nothing, and it does not learn."""
+        """What is added to the tokens of each field; in a space that a backbone brings along, and
+        in front of a pretrained trunk, nothing, and it does not learn."""
         offsets = {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
-        for field in filter(self.space_of, offsets):
-            offsets[field].requires_grad_(False).zero_()
+        for field, offset in offsets.items():
+            if self.space_of(field) or (self.positioned(field) and not self.contextual(field)):
+                offset.requires_grad_(False).zero_()
         return nn.ParameterDict(offsets)
 
     def prefix_tokens(self, field: str) -> int:

@@ -176,7 +176,7 @@ def prefixed(layer, x_LD, key, value, causal=False):
         norm, out = layer.norm1, layer.attn.proj
         q, k, v = layer.attn.qkv(norm(x_LD)).chunk(3, 1)
     else:
-        norm = getattr(layer, "layer_norm1", None) or getattr(layer, "layernorm_before")
+        norm = getattr(layer, "layer_norm1", None) or layer.layernorm_before
         linear = {n.rpartition(".")[2]: m for n, m in named.items()}
         y = norm(x_LD)
         q, k, v = (

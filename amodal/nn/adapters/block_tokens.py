@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from amodal.core import AmodalError
+from amodal.nn.backbones.single_stream import SingleStreamTrunk
 from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import Transformer
@@ -39,7 +40,8 @@ def depth_of(encoder: Encoder) -> int:
         if encoder.trunk != "separate"
         else [f for f in encoder.fields if f not in encoder.trunks]
     )
-    fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, Transformer)]
+    takes_tokens = (Transformer, SingleStreamTrunk)
+    fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, takes_tokens)]
     if fields:
         raise AmodalError(
             "tokens are put between the blocks of this library's own transformers, and "
@@ -48,7 +50,7 @@ def depth_of(encoder: Encoder) -> int:
             "take a method without such tokens (finetune, clip, lit)"
         )
     trunk = next(iter(encoder.trunks.values()))
-    assert isinstance(trunk, Transformer)
+    assert isinstance(trunk, takes_tokens)
     return len(trunk.blocks)
 
 

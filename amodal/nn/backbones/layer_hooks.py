@@ -179,9 +179,7 @@ def _grown_arguments(
         return _grown(value, added_L, causal) if isinstance(value, Tensor) else value
 
     for name, value in [*enumerate(args), *kwargs.items()]:
-        is_mask = (
-            isinstance(value, Tensor) and value.dim() in (2, 4) and value.shape[-1] == length
-        )
+        is_mask = isinstance(value, Tensor) and value.dim() in (2, 4) and value.shape[-1] == length
         if _has_tensors(value) and not (is_mask and (isinstance(name, int) or name in MASKS)):
             raise AmodalError(
                 f"{type(layer).__name__} takes more than tokens and masks "

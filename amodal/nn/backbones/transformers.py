@@ -36,20 +36,14 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     Raises:
         AmodalError: If transformers is missing, or the directory holds no model for such fields.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise AmodalError(
-            "a transformers backbone needs the package `transformers`: "
-            "pip install 'amodal[language]'"
-        ) from None
+    transformers = library()
     named, _, saved = rest.partition("#{")
     source = source_of(named)
     directory, is_scratch, layer = source.directory, source.is_scratch, source.layer
-    known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
+    known = json.loads("{" + saved) if saved else architecture(directory, modality)
     report = None
     if load and not is_scratch:
-        model, report = _load(transformers, directory)
+        model, report = load_model(directory)
     else:
         auto: Any = transformers.AutoModel
         model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
@@ -105,9 +99,26 @@ def input_size(rest: str) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _architecture(transformers: Any, directory: str, modality: Modality) -> Known:
+def library() -> Any:
+    """The package `transformers`. Raises AmodalError where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise AmodalError(
+            "a transformers backbone needs the package `transformers`: "
+            "pip install 'amodal[language]'"
+        ) from None
+    return transformers
+
+
+def architecture(directory: str, modality: Modality) -> Known:
     """What a directory says, without its weights: the model's config, and special tokens or the
-    scale of images."""
+    scale of images.
+
+    Raises:
+        AmodalError: If it holds no model.
+    """
+    transformers = library()
     path = existing(directory, "directory")
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -128,7 +139,13 @@ def _architecture(transformers: Any, directory: str, modality: Modality) -> Know
     }
 
 
-def _load(transformers: Any, directory: str) -> tuple[nn.Module, LoadReport]:
+def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
+    """The model of a directory with its weights, and what they matched.
+
+    Raises:
+        AmodalError: If they cannot be read.
+    """
+    transformers = library()
     path = existing(directory, "directory")
     try:
         model, info = transformers.AutoModel.from_pretrained(
