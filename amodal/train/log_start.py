@@ -51,7 +51,8 @@ def log_start(
     for field in filter(encoder.contextual, encoder.fields):
         backbone = cast(Backbone, encoder.tokenizers[field])
         name = backbone.name.partition("#{")[0]
-        weights = backbone.report or ("learns" if not backbone.frozen else "no weights loaded")
+        learns = any(p.requires_grad for p in backbone.body.parameters())
+        weights = backbone.report or ("learns" if learns else "frozen, of the run")
         lines.append(f"{field}: {name}: {weights}")
     lines += [f"trunk: {trunk.report or 'no weights loaded'}" for trunk in pretrained]
     for line in lines:

@@ -128,7 +128,8 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; "
             "more records are needed"
         )
-    settings, added = for_data(method, settings, dataset, len(part)), {}
+    settings = for_data(method, settings, dataset, len(part))
+    added: dict[str, str] = {}
     dataset = with_resolution(dataset, settings.recipe.resolution, backbones)
     if not is_model(settings.trunk):
         settings, added = with_small_networks(method, settings, dataset, len(part), source, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from amodal.core import AmodalError
@@ -29,8 +29,12 @@ def require_no_hook(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def depth_of(encoder: Encoder) -> int:
+def depth_of(encoder: Encoder, names: Collection[str] | None = None) -> int:
     """How many blocks the trunks of an encoder have.
+
+    Args:
+        encoder: The encoder.
+        names: Of the fields that must be read by trunks; all unless given.
 
     Raises:
         AmodalError: If a field is not read by a transformer of this library.
@@ -38,7 +42,7 @@ def depth_of(encoder: Encoder) -> int:
     fields = (
         []
         if encoder.trunk != "separate"
-        else [f for f in encoder.fields if f not in encoder.trunks]
+        else [f for f in names or encoder.fields if f not in encoder.trunks]
     )
     takes_tokens = (Transformer, SingleStreamTrunk)
     fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, takes_tokens)]

@@ -8,11 +8,11 @@ tokens, change and remove them, and give keys and values to the layer; attention
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,17 @@ KEYS, VALUES, FUSED_QKV = ("key", "k_proj", "k_lin"), ("value", "v_proj", "v_lin
 """What they call the linear maps to keys, to values, and to queries, keys and values at once."""
 MASKS = ("attention_mask", "attn_mask", "causal_attention_mask", "mask")
 CAUSAL = "is_causal"
+
+
+@runtime_checkable
+class HooksBackbones(Protocol):
+    """A block hook that is called around the layers of backbones too.
+
+    Attributes:
+        backbone_fields: The fields whose backbones those are.
+    """
+
+    backbone_fields: Collection[str]
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
@@ -178,7 +189,8 @@ def _grown_arguments(
     def grown(value: Any) -> Any:
         return _grown(value, added_L, causal) if isinstance(value, Tensor) else value
 
-    for name, value in [*enumerate(args), *kwargs.items()]:
+    named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for name, value in named:
         is_mask = isinstance(value, Tensor) and value.dim() in (2, 4) and value.shape[-1] == length
         if _has_tensors(value) and not (is_mask and (isinstance(name, int) or name in MASKS)):
             raise AmodalError(

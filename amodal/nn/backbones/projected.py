@@ -103,6 +103,28 @@ class ProjectedText(HfText):
         return z_ND, ones_like_rows(z_ND), z_ND.new_zeros(len(z_ND), 3)
 
 
+def token_space(body: nn.Module, field: str) -> tuple[nn.Module, nn.Linear]:
+    """The norm and the map by which a half makes a vector of the common space of one token.
+
+    Args:
+        body: Of the backbone.
+        field: Its field, for messages.
+
+    Raises:
+        AmodalError: For a body that is no half with such parts: SigLIP pools in another way.
+    """
+    names = ("post_layernorm", "final_layer_norm")
+    model, to_space = getattr(body, "model", None), getattr(body, "to_space", None)
+    norm = next((getattr(model, name) for name in names if hasattr(model, name)), None)
+    if not isinstance(to_space, nn.Linear) or norm is None:
+        raise AmodalError(
+            f"tokens of a common space enter the two halves of a CLIP, and the backbone of "
+            f"{field!r} is none: take transformers:DIR{PROJECTED} of a CLIP for all fields, or "
+            f"leave the backbone of {field!r} out (--backbone {field}=tokens)"
+        )
+    return norm, to_space
+
+
 def map_to_space(model: Any, name: str) -> nn.Module:
     """The map from a half's pooled state into the common space; SigLIP's is part of its half."""
     out: nn.Module = getattr(model, name, None) or nn.Identity()

@@ -25,7 +25,7 @@ from amodal.modalities import Modality
 from amodal.nn.backbones.body import LoadReport
 from amodal.nn.backbones.layer_hooks import hook_layers
 from amodal.nn.backbones.transformers import architecture, load_model
-from amodal.nn.backbones.vilt_parts import ViltPool, ViltTokenizer, model_config
+from amodal.nn.backbones.vilt_parts import ViltPool, ViltTokenizer, model_config, modeling
 from amodal.nn.transformer import BlockHook, Collector, size_of
 from amodal.nn.trunks import RouterLogitsOf, SourceTokens, TrunkRouting
 
@@ -116,11 +116,9 @@ class SingleStreamTrunk(Part):
         *,
         blank: bool = True,
     ):
-        from transformers.models.vilt.modeling_vilt import ViltEncoder
-
         super().__init__()
         made = model_config(config)
-        self.encoder = ViltEncoder(made)
+        self.encoder = modeling().ViltEncoder(made)
         self.norm = nn.LayerNorm(made.hidden_size, eps=made.layer_norm_eps)
         self.fields, self.blank = (text_field, picture_field), blank
         for number, field in enumerate(self.fields):

@@ -5,6 +5,7 @@ Kim, Son and Kim, ICML 2021, arXiv:2102.03334.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,6 +30,11 @@ def model_config(config: Mapping[str, Any]) -> Any:
     return AutoConfig.for_model(**config)
 
 
+def modeling() -> Any:
+    """The networks that a ViLT of transformers is made of."""
+    return importlib.import_module("transformers.models.vilt.modeling_vilt")
+
+
 class ViltWords(HfText):
     """Texts -> the embeddings of their ids, special tokens among them.
 
@@ -38,8 +44,6 @@ class ViltWords(HfText):
     """
 
     def __init__(self, known: Known, modality: TextField):
-        from transformers.models.vilt.modeling_vilt import TextEmbeddings
-
         config = model_config(known["config"])
         around = len(known["before"]) + len(known["after"])
         longest = modality.max_length * modality.patch + around
@@ -47,7 +51,7 @@ class ViltWords(HfText):
             config = model_config({**known["config"], "max_position_embeddings": longest})
         model = SimpleNamespace(config=config)
         super().__init__(model, known, modality, modality.vocabulary)
-        self.model = TextEmbeddings(config)
+        self.model = modeling().TextEmbeddings(config)
         self.offset = nn.Parameter(torch.zeros(config.hidden_size))
 
     def forward(self, texts: Ragged) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,12 +91,10 @@ class ViltPatches(ImageBody):
     prefix_tokens = 1
 
     def __init__(self, known: Known, modality: ImageField):
-        from transformers.models.vilt.modeling_vilt import ViltPatchEmbeddings
-
         config = model_config(known["config"])
         width, side = config.hidden_size, config.image_size
         super().__init__(modality, width=width, side=side, mean=known["mean"], std=known["std"])
-        self.patches = ViltPatchEmbeddings(config)
+        self.patches = modeling().ViltPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, self.patches.num_patches + 1, width))
         self.offset = nn.Parameter(torch.zeros(width))
