@@ -150,6 +150,12 @@ def test_a_vilt_stays_and_its_pooler_learns(tmp_path):
     assert encoder.block_hook.tokens.shape == (3, 2, 2, 64)
     texts = run.predict({"words": words})["kind"]
     assert texts.to_pylist() == ["k0", "k1", "k2"]
+    assert trunk.blank  # as in the paper; and else not
+    host = {"trunk": f"transformers:{folder}", "size": "nano", "steps": 1}
+    other = amodal.pretrain(
+        NAME, dataset, tmp_path / "other", options={"label": "kind", "blank": False}, **host
+    )
+    assert not other.encoder.trunks["all"].blank
     with pytest.raises(AmodalError, match="for methods that learn a label"):
         amodal.pretrain("clip", dataset, tmp_path / "no", trunk=f"transformers:{folder}", steps=1)
     with pytest.raises(AmodalError, match="leave the backbone of picture out"):
