@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import Body, ImageBody, ImageField, LoadReport, as_map, existing
-from amodal.nn.backbones.hf_text import HfText, Known, special_tokens, states_of
+from amodal.nn.backbones.hf_text import HfText, Known, mask_token, special_tokens, states_of
 from amodal.nn.backbones.model_sources import FIRST, LAST, PROJECTED, source_of
 from amodal.nn.backbones.projected import projected
 
@@ -130,7 +130,8 @@ def architecture(directory: str, modality: Modality) -> Known:
     }
     known["config"].pop("transformers_version", None)
     if modality.takes_prompts:
-        return known | dict(zip(("before", "after"), special_tokens(path)))
+        known |= dict(zip(("before", "after"), special_tokens(path)))
+        return known | ({"mask": mask} if (mask := mask_token(path)) is not None else {})
     file = path / "preprocessor_config.json"
     scale = json.loads(file.read_text()) if file.is_file() else {}
     return known | {
