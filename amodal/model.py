@@ -27,7 +27,7 @@ from amodal.inference.partial_data import read_partial
 from amodal.inference.probe_head import ProbeHead
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, retriever_of
 from amodal.linkage import Links, link
-from amodal.maps import Maps, map_records
+from amodal.maps import Maps, RegionTexts, map_records
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
 from amodal.methods.saved import SPEC, BackboneLike, load_run
@@ -266,7 +266,7 @@ class Model(HubMixin):
         """Divide records into clusters, without any label; see `amodal.cluster.cluster`."""
         return cluster(self, data, **options)
 
-    def map(self, data: Openable, out: str | Path, **options: Any) -> Maps:
+    def map(self, data: Openable, out: str | Path, **options: Any) -> Maps | RegionTexts:
         """Draw where things are in pictures; see `amodal.maps.map_records`."""
         return map_records(self, data, out, **options)
 

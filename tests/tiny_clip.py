@@ -13,13 +13,14 @@ VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "[1]": 2, "[2]": 3, "[3]": 4, "<s>": START
 VOCABULARY |= {word: 6 + i for i, word in enumerate(WORDS)} | {"</s>": END}
 
 
-def clip_folder(path: Path, width: int, *, side: int = 32):
+def clip_folder(path: Path, width: int, *, side: int = 32, layers: int = 2):
     """Write one into a folder.
 
     Args:
         path: The folder.
         width: Of the space that both halves share.
         side: Of its pictures, in pixels.
+        layers: Of each half.
 
     Returns:
         The folder and the model.
@@ -33,7 +34,7 @@ def clip_folder(path: Path, width: int, *, side: int = 32):
         single="<s> $A </s>", special_tokens=[("<s>", START), ("</s>", END)]
     )
     tokenizer.save(str(path / "tokenizer.json"))
-    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = {"num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
     special = {"pad_token_id": 0, "bos_token_id": START, "eos_token_id": END}
     torch.manual_seed(0)
     config = CLIPConfig(

@@ -44,6 +44,14 @@ def map(
             help="two fields or columns of a record; or one, with --by and --time",
         ),
     ] = None,
+    texts: Annotated[
+        str | None,
+        arg(
+            metavar="align|write",
+            help="place the words of each record's text on regions of its picture, or write a text "
+            "for each region, by a method that does so (deepvs)",
+        ),
+    ] = None,
     by: Annotated[
         str | None, arg(metavar="COLUMN", help="the place of a record, for change over time")
     ] = None,
@@ -78,8 +86,8 @@ def map(
     seed: int = 0,
     code: Code = NONE,
 ) -> None:
-    """Draw where things are in pictures: texts, segments, what changed, or classes that the method
-    has learnt.
+    """Draw where things are in pictures: texts, segments, what changed, classes that the method
+    has learnt, or texts of regions.
 
     Beside every figure of quality stands that of pixels alone.
     """
@@ -90,6 +98,7 @@ def map(
         templates=template,
         segments=segments,
         change=change,
+        texts=texts,
         by=by,
         time=time,
         field=field,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from amodal.core.batch import Batch
 from amodal.core.column import Column
 from amodal.core.embeddings import Embeddings
+from amodal.core.region_text import RegionText
 from amodal.core.tokens import Tokens
 
 
@@ -255,6 +256,52 @@ class LocatesText(Protocol):
         Returns:
             (K, E), not normalised.
         """
+        ...
+
+
+@runtime_checkable
+class PlacesTexts(Protocol):
+    """Places texts on regions of pictures (`amodal map --texts`).
+
+    Attributes:
+        text_field: The field of the texts.
+    """
+
+    text_field: str
+
+    def place_texts(self, batch: Batch, field: str) -> list[RegionText]:
+        """Place the parts of each row's own text on regions of its picture.
+
+        Args:
+            batch: With both fields.
+            field: Of the pictures.
+
+        Returns:
+            Along each text its parts.
+        """
+        ...
+
+    def write_texts(
+        self, batch: Batch, field: str, *, beams: int = 4, longest: int = 40
+    ) -> list[RegionText]:
+        """Write a text for each region of each picture.
+
+        Args:
+            batch: With the pictures.
+            field: Of the pictures.
+            beams: Of the beam search.
+            longest: Ids of a text at most.
+
+        Returns:
+            The likeliest texts of each row first.
+
+        Raises:
+            AmodalError: If the method was trained without its writer.
+        """
+        ...
+
+    def pair_scores(self, batch: Batch, field: str) -> Tensor:
+        """(n, n) the score of each picture with each text, of the rows that have both."""
         ...
 
 

@@ -44,7 +44,9 @@ class RunOptions:
         False, "resume although code of your own is not what the run was started with"
     )
     trunk: str | None = _option(
-        None, "separate, shared or joint; by default as in the method's paper"
+        None,
+        "separate, shared or joint, or transformers:DIR of a pretrained ViLT; by default as in "
+        "the method's paper",
     )
     positions: str | None = _option(None, "position embedding: sincos, learned, rotary or none")
     pool: str | None = _option(None, "pooling: mean, cls or attention")

@@ -159,20 +159,29 @@ class ClassNames(Need):
 
 
 class Head(Need):
-    """A run with a head that predicts labels."""
+    """A run with a head that predicts labels.
+
+    Args:
+        optional: Whether the protocol also runs without one, or beside the run, and measures less.
+    """
 
     name = "head"
     provides = frozenset({"head"})
 
+    def __init__(self, *, optional: bool = False):
+        self.optional = optional
+
     def met_by(self, context: Context) -> bool:
-        return context.head is not None
+        return self.optional or context.head is not None
 
     def check(self, context: Context) -> None:
-        if context.head is None:
+        if context.head is None and not self.optional:
             raise NotApplicable(NO_HEAD)
 
     def arguments(self, context: Context) -> dict[str, Any]:
-        return {"head": context.head}
+        # beside the run are an untrained encoder and frozen features, of which it is no head
+        hidden = self.optional and context.column != "trained"
+        return {"head": None if hidden else context.head}
 
 
 NO_HEAD = "it measures the head of a run that learnt to predict labels (amodal adapt RUN --label …)"
@@ -216,5 +225,6 @@ SURVIVAL_LABEL = SurvivalLabel()
 TEXT_PROMPTS = TextPrompts()
 CLASS_NAMES = ClassNames()
 HEAD = Head()
+OPTIONAL_HEAD = Head(optional=True)
 CHANGED_RECORDS = ChangedRecords()
 TWO_FIELDS = TwoFields()

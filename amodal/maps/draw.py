@@ -34,6 +34,7 @@ from amodal.maps.modes import (
     fit_segments,
 )
 from amodal.maps.pictures import MapPictures
+from amodal.maps.region_texts import RegionTexts, check_alone, place_texts
 from amodal.maps.request import Request, request_of
 from amodal.maps.result import Maps
 from amodal.maps.truth import Truth
@@ -57,6 +58,7 @@ def map_records(
     templates: Sequence[str] = (),
     segments: int | None = None,
     change: str | Sequence[str] | None = None,
+    texts: str | None = None,
     by: str | None = None,
     time: str | None = None,
     field: str | None = None,
@@ -69,8 +71,9 @@ def map_records(
     untrained: bool = True,
     seed: int = 0,
     progress: bool = True,
-) -> Maps:
-    """Map pictures: where texts are, segments, change, or the classes that a method has learnt.
+) -> Maps | RegionTexts:
+    """Map pictures: where texts are, segments, change, the classes that a method has learnt, or
+    texts of regions.
 
     Args:
         model: Its encoder keeps the places of a picture.
@@ -81,6 +84,8 @@ def map_records(
         templates: Sentences with {} for a query.
         segments: K of unsupervised segmentation, which is made where nothing else is asked for.
         change: Two fields, "BEFORE,AFTER", or one beside `by` and `time`.
+        texts: "align" places the words of each record's text on regions of its picture, "write"
+            writes a text for each region, by methods that do so; see `amodal.maps.region_texts`.
         by: The label or column with the place of a record.
         time: The label or column by which records of a place are in order.
         field: Of the encoder, whose network reads the pictures; the only one with pictures.
@@ -98,6 +103,12 @@ def map_records(
     Raises:
         AmodalError: For options that do not fit the run or the data.
     """
+    if texts is not None:
+        others = {"queries": queries, "segments": segments, "change": change, "label": label}
+        check_alone(others | {"threshold": threshold, "resolution": resolution, "by": by})
+        return place_texts(
+            model, records.open(data), out, texts, field, part, pictures, progress=progress
+        )
     request = request_of(
         model.method,
         queries=queries,

@@ -46,6 +46,8 @@ def arguments(config: Description) -> dict[str, Any]:
         spec = spec["args"]["members"][0]
     defaults = {"size": "tiny", "trunk": "separate", "positions": "sincos", "pool": "mean"}
     out: dict[str, Any] = defaults | spec["args"]
+    if not isinstance(out["trunk"], str):  # a pretrained one
+        out["trunk"] = "joint"
     return out
 
 

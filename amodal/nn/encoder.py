@@ -16,7 +16,7 @@ from amodal.nn.pooling import Pool, pool_of
 from amodal.nn.positions import additive
 from amodal.nn.token_embedding import TokenEmbedding
 from amodal.nn.transformer import BlockHook, Collector, size_of
-from amodal.nn.trunks import RouterLogitsOf, SourceTokens, TrunkRouting, make_trunks
+from amodal.nn.trunks import RouterLogitsOf, SourceTokens, kind_of, make_trunks, routing_of
 
 
 class Encoder(Extensions, TokenEmbedding, Part):
@@ -25,7 +25,8 @@ class Encoder(Extensions, TokenEmbedding, Part):
     Args:
         fields: Name -> modality of each field that records may have.
         size: Width, depth and attention heads: nano, tiny, small, base, large, huge.
-        trunk: "separate", a transformer a field; "shared"; or "joint", of all sources of a row.
+        trunk: "separate", a transformer a field; "shared"; "joint", of all sources of a row; or a
+            pretrained joint one (`amodal.nn.backbones.single_stream`).
         positions, pool: Names, see `amodal.nn.positions.KINDS` and `amodal.nn.pooling.POOLS`.
         backbones: Field -> pretrained backbone (`amodal.nn.backbones`), in place of a tokenizer.
         experts: Experts of every second block, one a token (`amodal.nn.experts`); 0 for none.
@@ -45,7 +46,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         fields: Mapping[str, Modality],
         *,
         size: str = "tiny",
-        trunk: str = "separate",
+        trunk: str | Part = "separate",
         positions: str = "sincos",
         pool: str = "mean",
         backbones: Mapping[str, nn.Module] | None = None,
@@ -64,7 +65,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
     ):
         super().__init__()
         check_fields(fields, backbones := backbones or {})
-        self.fields, self.size, self.trunk = dict(fields), size, trunk
+        self.fields, self.size, self.trunk = dict(fields), size, kind_of(trunk)
         self.positions, self.pool_name, self.experts, self.mixer = positions, pool, experts, mixer
         self.width, self.num_heads = size_of(size).width, size_of(size).heads
         tokenizers = {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
@@ -77,9 +78,9 @@ class Encoder(Extensions, TokenEmbedding, Part):
             own, kind=trunk, size=size, rotary=positions == "rotary", experts=experts, mixer=mixer
         )
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
-        if trunk == "joint":  # no "cls" here: `encode` puts class tokens into each source
+        if self.trunk == "joint":  # no "cls" here: `encode` puts class tokens into each source
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
-        self.routing = TrunkRouting(trunk, self.width, mask_rule=mask_rule)
+        self.routing = routing_of(trunk, self.width, mask_rule)
         if fusion_tokens:
             self.fuse(fusion_tokens, mask_rule)
         self.heads: nn.ModuleDict | None = None

@@ -130,8 +130,17 @@ class Extensions:
         Args:
             tokens: How many.
             mask_rule: "full", "pure" (Zorro) or "bottleneck" (MBT).
+
+        Raises:
+            AmodalError: For trunks that are not of this library, and other than joint ones.
         """
         encoder = cast("Encoder", self)
+        trunk = encoder.trunks[ALL] if ALL in encoder.trunks else None
+        if trunk is not None and not isinstance(trunk, Transformer):
+            raise AmodalError(
+                "fusion tokens and mask rules are of trunks of this library, and this one is a "
+                "pretrained model; leave --trunk transformers:DIR out"
+            )
         self.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
         cast(Transformer, encoder.trunks[ALL]).set_mask_rule(rule(mask_rule))
         encoder.describe_as(fusion_tokens=tokens, mask_rule=mask_rule)

@@ -68,6 +68,27 @@ def token_grids(tokens: Tokens) -> dict[int, Tensor]:
     return grids
 
 
+def token_boxes(tokens: Tokens) -> dict[int, list[tuple[float, float, float, float]]]:
+    """Which part of a value each token stands for.
+
+    Args:
+        tokens: As of `token_grids`.
+
+    Returns:
+        row -> for each of its tokens left, top, right and bottom, as shares of the value; rows
+        whose tokens form no grid are left out.
+    """
+    boxes = {}
+    for row, grid in token_grids(tokens).items():
+        rows, columns = grid.shape[:2]
+        boxes[row] = [
+            (x / columns, y / rows, (x + 1) / columns, (y + 1) / rows)
+            for y in range(rows)
+            for x in range(columns)
+        ]
+    return boxes
+
+
 def _shape(position_TP: Tensor) -> tuple[int, int] | None:
     """Rows and columns; a module of the user's own does not say where its tokens lie, which are
     then those of a square."""

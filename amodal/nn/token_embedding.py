@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Batch, Tokens, field_of, unknown
+from amodal.core import Batch, Column, Tokens, field_of, unknown
 from amodal.core.part import Part
+from amodal.nn.backbones.layer_hooks import HooksBackbones, hook_layers, layers_of
 from amodal.nn.backbones.module import for_field
+from amodal.nn.transformer import BlockHook
 from amodal.nn.trunks import SourceTokens
 
 
@@ -20,6 +23,7 @@ class TokenEmbedding(Part):
     tokenizers: nn.ModuleDict
     field_token: nn.ParameterDict
     position: nn.Module | None
+    block_hook: nn.Module | None
     width: int
 
     @classmethod
@@ -49,10 +53,18 @@ class TokenEmbedding(Part):
         for source in batch.sources:
             if field_of(source) not in self.tokenizers:
                 raise unknown("field of this encoder", field_of(source), self.tokenizers)
-        return {
-            s: self.tokenizers[field_of(s)](column, s, batch.size)
-            for s, column in batch.columns.items()
-        }
+        return {s: self._read(s, column, batch.size) for s, column in batch.columns.items()}
+
+    def _read(self, source: str, column: Column, size: int) -> Tokens:
+        """The tokens of a source by its tokenizer."""
+        field, hook = field_of(source), self.block_hook
+        tokenizer: Any = self.tokenizers[field]
+        hooked: AbstractContextManager[None] = nullcontext()
+        if isinstance(hook, HooksBackbones) and field in hook.backbone_fields:
+            hooked = hook_layers(layers_of(tokenizer.body.model), cast(BlockHook, hook), (source,))
+        with hooked:
+            out: Tokens = tokenizer(column, source, size)
+        return out
 
     def add_positions(self, tokens: Tokens) -> Tokens:
         """Add the embeddings of field and position.
@@ -63,7 +75,7 @@ class TokenEmbedding(Part):
         field = field_of(tokens.names[0])
         x_TD: Tensor = tokens.x + self.field_token[field]
         # a pretrained backbone has given its tokens positions of its own
-        if self.position is not None and not self.contextual(field):
+        if self.position is not None and not self.positioned(field):
             x_TD = x_TD + self.position(tokens.position).to(x_TD.dtype)
         return tokens.with_x(x_TD)
 
@@ -72,12 +84,17 @@ class TokenEmbedding(Part):
         # asked by name: a tokenizer may be any module, of a modality or of a plug-in
         return bool(getattr(self.tokenizers[field], "contextual", False))
 
+    def positioned(self, field: str) -> bool:
+        """Whether the tokens of a field have positions, and what says the field, already."""
+        return self.contextual(field) or bool(getattr(self.tokenizers[field], "positioned", False))
+
     def new_offsets(self, fields: Iterable[str]) -> nn.ParameterDict:
-        """What is added to the tokens of each field; in a space that a backbone brings along,
-        nothing, and it does not learn."""
+        """What is added to the tokens of each field; in a space that a backbone brings along, and
+        in front of a pretrained trunk, nothing, and it does not learn."""
         offsets = {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
-        for field in filter(self.space_of, offsets):
-            offsets[field].requires_grad_(False).zero_()
+        for field, offset in offsets.items():
+            if self.space_of(field) or (self.positioned(field) and not self.contextual(field)):
+                offset.requires_grad_(False).zero_()
         return nn.ParameterDict(offsets)
 
     def prefix_tokens(self, field: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from amodal.core import AmodalError, Tokens, field_of, unknown, view_of
 from amodal.core.column import joined
 from amodal.core.embeddings import FUSED
 from amodal.core.host import host_copy, on_host, to_device
+from amodal.core.part import Part
 from amodal.modalities import Modality
 from amodal.nn.dilated import Dilated
 from amodal.nn.drop_path import side_by_side
@@ -34,10 +36,30 @@ RouterLogitsOf = dict[tuple[str, int], SourceTokens]
 """(trunk, number of the sparse block) -> source -> tokens whose x are router logits (T, E)."""
 
 
+class PretrainedTrunk(Protocol):
+    """A pretrained model as a joint trunk, such as `backbones.single_stream.SingleStreamTrunk`."""
+
+    def routing(self, width: int) -> TrunkRouting:
+        """What sends tokens of this width through it."""
+        ...
+
+
+def kind_of(trunk: str | Part) -> str:
+    """The kind of a trunk: a pretrained one is joint."""
+    return trunk if isinstance(trunk, str) else "joint"
+
+
+def routing_of(trunk: str | Part, width: int, mask_rule: str) -> TrunkRouting:
+    """What sends tokens through a trunk, of a name or pretrained."""
+    if isinstance(trunk, str):
+        return TrunkRouting(trunk, width, mask_rule=mask_rule)
+    return cast(PretrainedTrunk, trunk).routing(width)
+
+
 def make_trunks(
     fields: Mapping[str, Modality],
     *,
-    kind: str,
+    kind: str | Part,
     size: str,
     rotary: bool = False,
     experts: int = 0,
@@ -48,7 +70,7 @@ def make_trunks(
     Args:
         fields: Name -> modality, of the fields that need a trunk.
         kind: "separate", a trunk for each field; "shared", one that sees one source at a time;
-            "joint", one that sees all sources of a row together.
+            "joint", one that sees all sources of a row together; or one that is pretrained.
         size: See `amodal.nn.transformer.size_of`.
         rotary: Rotary positions.
         experts: Of every second block; 0 for none.
@@ -61,8 +83,17 @@ def make_trunks(
     Raises:
         AmodalError: For unknown names, and for combinations that do not exist.
     """
+    if isinstance(kind, Part):
+        if rotary or experts or mixer != "attention":
+            raise AmodalError(
+                "a pretrained trunk has positions and layers of its own: leave positions, experts "
+                "and mixer as they are"
+            )
+        return nn.ModuleDict({ALL: kind})
     if kind not in KINDS:
-        raise unknown("trunk", kind, KINDS)
+        raise unknown(
+            "trunk", kind, KINDS, "Or transformers:DIR, of a directory with a pretrained ViLT."
+        )
     if mixer not in MIXERS:
         raise unknown("mixer", mixer, MIXERS)
     if mixer != "attention" and kind != "separate":

@@ -11,6 +11,7 @@ from amodal.data import Dataset
 from amodal.methods.contract import Method
 from amodal.modalities.shared.learnt import LearnsTokens
 from amodal.nn.backbones.pretrained import Backbone
+from amodal.nn.backbones.single_stream import SingleStreamTrunk
 from amodal.nn.transformer import size_of
 
 
@@ -24,14 +25,16 @@ def log_start(
         notes: Further lines.
     """
     encoder, schedule = method.encoder, config["schedule"]
-    shape = size_of(encoder.size)
+    shape, trunks = size_of(encoder.size), getattr(encoder, "trunks", {}).values()
+    pretrained = [trunk for trunk in trunks if isinstance(trunk, SingleStreamTrunk)]
+    depth = len(pretrained[0].blocks) if pretrained else shape.depth
     parameters = sum(p.numel() for p in encoder.parameters())
     fields = ", ".join(f"{name} ({m.kind})" for name, m in dataset.fields.items())
     console = Console(stderr=True)
     console.print(
         f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of "
         f"{len(dataset)} records to train on; {fields}\n"
-        f"encoder {encoder.size}: {encoder.trunk} trunk, width {shape.width}, depth {shape.depth}, "
+        f"encoder {encoder.size}: {encoder.trunk} trunk, width {shape.width}, depth {depth}, "
         f"{parameters / 1e6:.2f} M parameters; batch size {config['batch']}, "
         f"learning rate {schedule['lr']:.3g}, {schedule['steps']} steps",
         highlight=False,
@@ -48,7 +51,9 @@ def log_start(
     for field in filter(encoder.contextual, encoder.fields):
         backbone = cast(Backbone, encoder.tokenizers[field])
         name = backbone.name.partition("#{")[0]
-        weights = backbone.report or ("learns" if not backbone.frozen else "no weights loaded")
+        learns = any(p.requires_grad for p in backbone.body.parameters())
+        weights = backbone.report or ("learns" if learns else "frozen, of the run")
         lines.append(f"{field}: {name}: {weights}")
+    lines += [f"trunk: {trunk.report or 'no weights loaded'}" for trunk in pretrained]
     for line in lines:
         console.print(line, highlight=False)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -218,6 +218,21 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
             patch = modality.patch if side % max(modality.patch, 1) == 0 else 0
             changed[field] = replace(modality, size=side, patch=patch)
     return dataset.with_fields(dataset.fields | changed) if changed else dataset
+
+
+def match_trunk(dataset: Dataset, trunk: str) -> Dataset:
+    """The dataset, decoded as a pretrained trunk reads it.
+
+    Texts keep their length: the positions of the model are stretched.
+    """
+    specs = {f: trunk for f, m in dataset.fields.items() if trunk.partition(":")[0] in m.backbones}
+    changed: dict[str, Modality] = {}
+    for field, modality in match_inputs(dataset, specs).fields.items():
+        before: Any = dataset.fields[field]
+        is_text = modality.takes_prompts and hasattr(before, "max_length")
+        lengths = {"max_length": before.max_length} if is_text else {}
+        changed[field] = replace(cast(Any, modality), **lengths)
+    return dataset.with_fields(changed)
 
 
 def notes_of(before: Dataset, after: Dataset, backbones: Mapping[str, BackboneSpec]) -> list[str]:

@@ -27,8 +27,8 @@ from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, Refreshes, Retrieves
 from amodal.data.loader import Views
 from amodal.methods.saved import SPEC, check_plugins, code_hash, code_of_source, saved, spec_of
-from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
+from amodal.nn.backbones.single_stream import is_model
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_config, run_dir
@@ -37,6 +37,7 @@ from amodal.train.cache_features import with_cached_features
 from amodal.train.changed_code import earlier_code
 from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.extend import Extension, extension
+from amodal.train.fresh_encoder import fresh_encoder
 from amodal.train.log import seconds_of
 from amodal.train.log_start import log_start
 from amodal.train.loop import train
@@ -112,6 +113,8 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     dataset = dataset.select(list(settings.fields)) if settings.fields else dataset
     backbones = packaged.resolve_specs(without_tokens(settings.backbones or {}))
     declared, dataset = dataset, packaged.match_inputs(dataset, backbones)
+    if is_model(settings.trunk):
+        dataset = packaged.match_trunk(dataset, str(settings.trunk))
     dataset = with_tokens(dataset, methods.tokens(method))
     source: Encoder | None = saved(settings.init_from)[0] if settings.init_from else None
     if source is not None:
@@ -126,8 +129,10 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
             "more records are needed"
         )
     settings = for_data(method, settings, dataset, len(part))
+    added: dict[str, str] = {}
     dataset = with_resolution(dataset, settings.recipe.resolution, backbones)
-    settings, added = with_small_networks(method, settings, dataset, len(part), source, out)
+    if not is_model(settings.trunk):
+        settings, added = with_small_networks(method, settings, dataset, len(part), source, out)
     backbones = {**backbones, **added}
     if settings.resume:
         dataset = with_tokens_of(out, dataset)
@@ -171,16 +176,6 @@ def build(inputs: Inputs) -> Built:
             f"`amodal pretrain {methods.title(name)} --init-from RUN` continues a run"
         )
     return built
-
-
-def fresh_encoder(inputs: Inputs) -> Encoder:
-    """A new encoder for the fields of the data, by default as on the method's page."""
-    settings, fields = inputs.settings, inputs.dataset.fields
-    backbones = encoder_config.backbones(
-        inputs.backbones, fields, settings.size, frozen=not settings.train_backbones
-    )
-    arguments: dict[str, Any] = methods.encoder_options(inputs.method) | settings.encoder
-    return Encoder(fields, size=settings.size, backbones=backbones, **arguments)
 
 
 def prepare(inputs: Inputs, built: Built, out: Path) -> Prepared:

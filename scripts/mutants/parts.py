@@ -182,8 +182,9 @@ def files_of(page: str) -> set[str]:
 
 def tests_of(page: str) -> list[str]:
     """The tests that have to notice, the golden one first."""
-    both = (f"tests/golden/test_{page}.py", f"tests/methods/test_{page}.py")
-    return [test for test in both if (ROOT / test).exists()]
+    folders = ("golden", "methods", "pretrained")
+    tests = [f"tests/{folder}/test_{page}.py" for folder in folders]
+    return [test for test in tests if (ROOT / test).exists()]
 
 
 def importers(module: str, loaded: dict[str, str]) -> Iterator[str]:

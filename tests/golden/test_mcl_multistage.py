@@ -221,6 +221,9 @@ def test_defaults():
         "carry_on": False,
         "temperature": 0.0,
         "width": 128,
+        "first": "train",
+        "locked": "",
+        "unlocked": 0,
     }
     r = PAPER_RECIPE
     assert (r.optimizer, r.lr, r.weight_decay, r.betas) == ("adamw", 5e-4, 0.2, (0.9, 0.98))

@@ -153,6 +153,10 @@ def test_defaults():
         "accumulate": True,
         "missing_aware": True,
         "hidden": 2.0,
+        "head_norm": False,
+        "blank": True,
+        "missing": 0.0,
+        "missing_fields": "",
         "view": "weak",
     }
     r = PAPER_RECIPE

@@ -62,7 +62,7 @@ def test_tokens_go_on_unless_beta_is_1(beta):
 
 def test_tokens_are_those_of_mmrl_by_default():
     tokens = SpaceTokens(("picture",), 8, 2)
-    assert (tokens.count, tokens.space, tokens.first) == (5, 512, 0)
+    assert (tokens.count, tokens.space, tokens.first) == (5, 512, {"picture": 0})
     assert (tokens.beta, tokens.rank) == (1.0, 0) and tokens.bank.shape == (5, 512)
     assert SpaceTokens(("picture",), 8, 2, space=16).space == 16
     assert len(SpaceMaps(4, 8, 3).linears) == 3

@@ -12,10 +12,11 @@ from toys import WIDTH, bag_of, joined, quick, random, vectors
 from amodal.core import AmodalError, Tokens
 from amodal.core.part import build, to_spec
 from amodal.export.dense_encoder import why_not_exportable
-from amodal.nn.adapters.block_tokens import PROMPT, hook_disabled, require_no_hook
+from amodal.nn.adapters.block_tokens import hook_disabled, require_no_hook
 from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.attention.masks import RULES, rule
 from amodal.nn.attention.varlen import attend, layout_of, with_prefix
+from amodal.nn.inserted_tokens import PROMPT
 from amodal.nn.transformer import Transformer
 
 

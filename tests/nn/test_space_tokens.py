@@ -25,9 +25,9 @@ def reference(trunk, tokens, deep, field):
         x = tokens.x[tokens.row == row]
         n = len(x)
         for i, block in enumerate(trunk.blocks):
-            if i >= deep.first:
-                own = deep.maps[field](deep.bank, i - deep.first)
-                own = own if i == deep.first else deep.beta * own + (1 - deep.beta) * x[:-n]
+            if i >= deep.first[field]:
+                own = deep.maps[field](deep.bank, i - deep.first[field])
+                own = own if i == deep.first[field] else deep.beta * own + (1 - deep.beta) * x[:-n]
                 x = torch.cat([own, x[-n:]])
             x = dense_block(block, x)
         out[tokens.row == row] = trunk.norm(x[-n:])
@@ -38,9 +38,10 @@ def reference(trunk, tokens, deep, field):
 @pytest.mark.parametrize("first", [0, 1, 3])
 @pytest.mark.parametrize("beta, rank, space", [(1.0, 0, 8), (0.9, 2, 8), (0.0, 0, 8), (1.0, 0, 0)])
 def test_tokens_enter_go_on_and_are_collected(first, beta, rank, space):
-    trunk, bag, collected_tokens = trunk_of(4), bag_of([2, 0, 3, 1], "text:1"), {}
+    trunk, bag = trunk_of(4), bag_of([2, 0, 3, 1], "text:1")
     deep = tokens_of(first=first, beta=beta, rank=rank, space=space)
-    got = trunk(bag, block_hook=lambda i, t, block: deep(i, t, block, collected=collected_tokens))
+    with deep.collect() as collected_tokens:
+        got = trunk(bag, block_hook=deep)
     want, became = reference(trunk, bag, deep, "text")
     torch.testing.assert_close(got.x, want)
     torch.testing.assert_close(collected_tokens["text"].values, became)

@@ -3,20 +3,23 @@ without them is kept near.
 
 Guo and Gu, CVPR 2025, arXiv:2503.08497. Space tokens: their 3.2; loss: 3.3, cross-entropies of the
 class feature and of the representation feature, and cosines to what the frozen towers give;
-decoupled inference: 3.4. The encoder must be trained to compare its fields with texts beforehand
-(`clip`); `amodal adapt` goes on with such a run, from few records of each class (`--shots`). Any
-number of fields: each but the text field has its own class and representation features.
+decoupled inference: 3.4.
+
+The paper's encoder is a CLIP of ViT-B/16: `--backbone image=transformers:DIR@projected
+text=transformers:DIR@projected --size base`. The tokens enter its layers behind the class token of
+a picture and the start of a text, whose order stays causal, and the trained projection is a copy of
+CLIP's. A run of `clip` goes on by `amodal adapt --tuning mmrl`, from few records of each class
+(`--shots`), of any number of fields: each but the text field has its own class and representation
+features. `amodal predict` uses both features, and for other classes (`--classes`, zero-shot, the
+new half of `base_to_new`) the class feature alone.
 
 Differs:
 
-- encoder: what `clip` learnt here on patches and parts of words. The paper has OpenAI's ViT-B/16;
-  tokens cannot enter a pretrained backbone here.
-- class features are means over a record's own tokens; the paper's are its class token, and the end
-  token of a text. Texts are read both ways, so there is no causal mask to extend.
+- in an encoder of this library class features are means over a record's own tokens, and texts are
+  read both ways.
 - projections are trained too where the encoder has no common space yet.
-- `predict` averages the probabilities of both features, the authors' code their logits. For unseen
-  classes the encoder itself is what to ask, as in the paper: its vectors are the class features
-  (zero-shot in `amodal evaluate`).
+- `predict` averages the probabilities of both features, as in the paper; the authors' code averages
+  their logits.
 - weight 1, template "{}" and 512 dimensions unless set; the authors choose weights (0.01 to 7) and
   templates by data set, and 2,048 dimensions for EuroSAT.
 - recipe: that of base and novel classes; ImageNet has 32 records a step, few shots 50 epochs. The
@@ -68,7 +71,7 @@ def mmrl(
     """Build MMRL.
 
     Args:
-        encoder: Trained to compare its fields with texts.
+        encoder: Trained to compare its fields with texts, by `clip` or as a CLIP of transformers.
         label: What to predict, a label of the data that is a category.
         targets: Its classes (by default read from the data).
         text_field: The field that class names are read in (by default the first of text).
@@ -80,7 +83,7 @@ def mmrl(
         scale: Of cosines as logits.
         template: A sentence with {} for the class.
         width: Of the space of vectors, if the encoder has aligned none (its maps into one then
-            learn).
+            learn; those of a CLIP stay).
         view: How values are augmented, such as "plain" or "weak".
     """
     tokens = partial(space_tokens, count=count, space=space, first=first - 1 if first else None)

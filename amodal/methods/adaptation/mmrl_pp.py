@@ -49,7 +49,7 @@ def mmrl_pp(
     """Build MMRL++.
 
     Args:
-        encoder: Trained to compare its fields with texts.
+        encoder: Trained to compare its fields with texts, by `clip` or as a CLIP of transformers.
         label: What to predict, a label of the data that is a category.
         targets: Its classes (by default read from the data).
         text_field: The field that class names are read in (by default the first of text).
@@ -65,7 +65,7 @@ def mmrl_pp(
         scale: Of cosines as logits.
         template: A sentence with {} for the class.
         width: Of the space of vectors, if the encoder has aligned none (its maps into one then
-            learn).
+            learn; those of a CLIP stay).
         view: How values are augmented, such as "plain" or "weak".
     """
     tokens = partial(

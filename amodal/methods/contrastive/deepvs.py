@@ -9,6 +9,10 @@ Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. Row 157 of the catalogue.
 - A caption generator is trained in a second stage, on whole pictures and on the regions' snippets:
   eq. 13-15.
 
+Products: `amodal map --texts align` places the words of each record's sentence on regions of its
+picture, by eq. 10-12; `--texts write` writes a text for each region, and `amodal predict` one for
+the whole picture, by eq. 13-15 and a beam search.
+
 Differs:
 
 - regions: the tokens of the picture's trunk, and their mean as the whole. The paper has the 19 best
@@ -27,12 +31,12 @@ Differs:
 - vectors: those that `embed` gives are the mean of the parts, which only approximates the score.
   `scores` has the score itself.
 - any field may be the words. All other fields are paired with it.
-- product: captions by `amodal predict` (beam search); regions' texts from Python alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,18 +44,24 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import shared_rows
+from amodal.core.region_text import WHOLE, RegionText
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.matching import pick_text_field, token_features
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_mean, two_fields
-from amodal.methods.shared.snippets import assign, cut, scores
+from amodal.methods.shared.snippets import assign, by_word, cut, scores
 from amodal.methods.shared.typed_parts import text_modality
+from amodal.modalities.shared.learnt import HasWords
 from amodal.nn.attention.cross import join_lists
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.captioner import Captioner
+from amodal.nn.patch_vectors import patch_features, token_boxes
 from amodal.objectives.margin import ranking_hinge_of_scores
+from amodal.stats.chain_crf import snippets
 
 ENCODER = {"mixer": "brnn"}
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as shares of a picture."""
 
 
 def deepvs(
@@ -169,7 +179,8 @@ class DeepVS(StagedMethod):
         whole = encoder.pool(context)
         aligned, trunk = {}, {}
         assert encoder.heads is not None
-        for name, column in token_features(encoder, context, list(encoder.fields)).items():
+        fields = [f for f in encoder.fields if f in context]
+        for name, column in token_features(encoder, context, fields).items():
             s, lists = name.removeprefix("tokens/"), column.values
             assert isinstance(lists, Ragged)
             if s != self.text_field:
@@ -211,8 +222,7 @@ class DeepVS(StagedMethod):
         Raises:
             AmodalError: For a run that was trained without captions.
         """
-        if self.writer is None:
-            raise AmodalError("this deepvs has no captioner: train it with captions above 0")
+        writer = self.need_writer()
         texts: dict[int, str] = {}
         field = text_modality(self.encoder, self.text_field)
         others = [s for s in batch.sources if s != self.text_field]
@@ -220,9 +230,121 @@ class DeepVS(StagedMethod):
         for column in self.encoder.pool(context).values():
             for row, vector in zip(column.rows.tolist(), column.flat):
                 if row not in texts:
-                    ids, _ = self.writer.write(vector, beams=beams, longest=longest)
+                    ids, _ = writer.write(vector, beams=beams, longest=longest)
                     texts[row] = field.text(np.array(ids, dtype=np.int64))
         return texts
+
+    @torch.no_grad()
+    def place_texts(self, batch: Batch, field: str) -> list[RegionText]:
+        """Place the words of each text on regions of its picture; see `PlacesTexts`.
+
+        A score is the mean over the words of v.s, in eq. 8.
+
+        Raises:
+            AmodalError: Where words have no tokens of their own.
+        """
+        batch = batch.only(field, self.text_field)
+        aligned, boxes = self.encode_parts(batch)[0], self.boxes_of(batch, field)
+        a, b = shared_rows(aligned[field], aligned[self.text_field])
+        if not len(a):
+            return []
+        words, starts = self.words_of(lists_of(aligned[self.text_field], b), batch, b)
+        seen = lists_of(aligned[field], a)
+        paths = assign(seen, words, self.beta).split()
+        ids = lists_of(batch[self.text_field], b).split()
+        texts, placed = text_modality(self.encoder, self.text_field), []
+        rows = aligned[field].rows[a].tolist()
+        for row, path, begins, line, word_WD, part_RD in zip(
+            rows, paths, starts, ids, words.split(), seen.split()
+        ):
+            for start, stop, region in snippets(path):
+                span = line[begins[start] * texts.patch : begins[stop] * texts.patch]
+                text = " ".join(texts.text(span.cpu().numpy()).split())
+                score = float((word_WD[start:stop] @ part_RD[region]).mean())
+                placed.append(RegionText(row, text, boxes[row][region], score))
+        return placed
+
+    def words_of(
+        self, tokens: Ragged, batch: Batch, index: Tensor
+    ) -> tuple[Ragged, list[list[int]]]:
+        """The words of some texts, as of `by_word`; without words of a language, their tokens.
+
+        Args:
+            tokens: Of the n texts, in the common space.
+            batch: With the texts.
+            index: (n,) which of them.
+        """
+        texts = lists_of(batch[self.text_field], index)
+        patch = text_modality(self.encoder, self.text_field).patch
+        if not torch.equal(tokens.lengths, -(-texts.lengths // patch)):
+            raise AmodalError(
+                f"the backbone of {self.text_field} gives one vector of a text, so no word has a "
+                "region; take one with a token for each word"
+            )
+        modality = self.encoder.fields[self.text_field]
+        if isinstance(modality, HasWords):
+            return by_word(tokens, modality.words(texts).to(tokens.flat.device))
+        one_each = torch.arange(len(tokens.flat), device=tokens.flat.device)
+        return by_word(tokens, one_each)
+
+    def boxes_of(self, batch: Batch, field: str) -> dict[int, list[Box]]:
+        """Row -> the boxes of its regions, the whole first.
+
+        Raises:
+            AmodalError: For pictures whose tokens form no grid.
+        """
+        if not self.regions:
+            return {row: [WHOLE] for row in batch[field].rows.tolist()}
+        boxes = token_boxes(patch_features(self.encoder, batch, field))
+        if len(boxes) < len(batch[field]):
+            raise AmodalError(
+                f"the tokens of {field} form no grid, so its regions have no places; take a "
+                "network that keeps places, such as the default one or a ViT"
+            )
+        return {row: [WHOLE, *own] for row, own in boxes.items()}
+
+    @torch.no_grad()
+    def write_texts(
+        self, batch: Batch, field: str, *, beams: int = 4, longest: int = 40
+    ) -> list[RegionText]:
+        """Write a text for each region of each picture; see `PlacesTexts`.
+
+        A score is the mean log probability of an id.
+        """
+        writer, texts = self.need_writer(), text_modality(self.encoder, self.text_field)
+        batch = batch.only(field)
+        regions, boxes = self.region_vectors(batch, field), self.boxes_of(batch, field)
+        written = []
+        for row, vector_RD in zip(regions.rows.tolist(), cast(Ragged, regions.values).split()):
+            own = []
+            for vector_D, box in zip(vector_RD, boxes[row]):
+                ids, total = writer.write(vector_D, beams=beams, longest=longest)
+                text = texts.text(np.array(ids, dtype=np.int64))
+                own.append(RegionText(row, text, box, total / (len(ids) + 1)))
+            written += sorted(own, key=lambda region: -region.score)
+        return written
+
+    def region_vectors(self, batch: Batch, field: str) -> Column:
+        """N lists of regions as the trunk left them, the whole first, of a batch without texts."""
+        context = alone(self.encoder, batch)
+        whole = self.encoder.pool(context)[field]
+        column = token_features(self.encoder, context, [field])[f"tokens/{field}"]
+        first = Ragged(whole.flat, torch.ones_like(column.rows))
+        lists = join_lists([first, cast(Ragged, column.values)]) if self.regions else first
+        return Column(lists, column.rows)
+
+    @torch.no_grad()
+    def pair_scores(self, batch: Batch, field: str) -> Tensor:
+        """Eq. 8 of every picture with every text, of the rows that have both; see `PlacesTexts`."""
+        aligned = self.encode_parts(batch.only(field, self.text_field))[0]
+        a, b = shared_rows(aligned[field], aligned[self.text_field])
+        return scores(lists_of(aligned[field], a), lists_of(aligned[self.text_field], b))
+
+    def need_writer(self) -> Captioner:
+        """The caption generator. Raises AmodalError without one."""
+        if self.writer is None:
+            raise AmodalError("this deepvs has no captioner: train it with captions above 0")
+        return self.writer
 
     def losses(self, features: DeepVSFeatures) -> dict[str, Tensor]:
         if self.stage:

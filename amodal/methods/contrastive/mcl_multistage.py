@@ -12,23 +12,29 @@ Small groups share batches with their neighbours instead of being skipped. Each 
 encoder of its own, and the result has them all: its vectors are the concatenated unit vectors of
 all stages, whose cosine is the mean over stages.
 
+The paper's CLIP variant begins with a trained CLIP, which is the first stage, and every later one
+begins from it with a locked text tower and unlocked upper blocks of pictures: `--backbone
+image=transformers:DIR@projected text=transformers:DIR@projected --method.first keep --method.locked
+text --method.unlocked 5 --method.temperature 0.01`, or `--init-from` a run of `clip` with `first
+keep`. Products: probes, retrieval and zero-shot classes by `amodal evaluate`, with the mean of all
+stages' cosines as in the authors' notebook, and pairs that CLIP confuses (MMVP) by `--protocols
+pair_accuracy`.
+
 Differs:
 
-- the first stage: trained here with the others. The paper's CLIP variant takes a trained CLIP for
-  it; `--init-from` a run of `clip` begins all stages there, and trains the first one on.
-- what learns: the whole encoder. The authors lock the text tower, and the image tower but for its
-  last 6 blocks; a backbone is frozen or trained whole (`--train-backbones`).
-- encoders: transformers of the library by default; the paper's ResNet-18 of SimCLR and its CLIP
-  (ResNet-50, ViT-L/14) can be had as backbones, read through a linear map into the common space.
+- encoders: transformers of the library by default; the paper's ResNet-18 of SimCLR can be had as a
+  backbone, and so can its CLIP with a ViT (ViT-L/14: `--size large --method.width 768`), but not
+  the one with a ResNet-50.
+- unlocked blocks: a number of the last ones, with the norm and the projection. The authors count
+  groups: their six are the projection, the last block with the norm, and four blocks more.
 - clusters: by default of the mean of all fields; the authors' are of pictures
   (`cluster_field`). k-means over all records; theirs is over batches of a million.
 - batches: small groups share them with their neighbours; theirs skip groups that fill no batch,
   and take one batch of each group in turn.
 - recipe: `PAPER_RECIPE` is that of CLIP, 20 epochs a stage. Theirs of SimCLR is not public.
 - views: `weak`; theirs for CLIP is a crop of 90 to 100 %.
-- product: probes, retrieval and zero-shot classes by `amodal evaluate`, with the mean of all
-  stages' cosines as in the authors' notebook. Accuracy on pairs that CLIP confuses (MMVP) has no
-  command.
+- by default the first stage is trained with the others, as for SimCLR, and all of the encoder
+  learns.
 """
 
 from __future__ import annotations
@@ -42,6 +48,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe, field_of, unknown
 from amodal.methods.contract import StagedMethod
 from amodal.methods.shared.shapes import field_pairs, share, view_pairs
+from amodal.nn.backbones.projected import unlock_last
 from amodal.nn.encoder import Encoder
 from amodal.nn.ensemble import Ensemble
 from amodal.nn.heads.projectors import Projector
@@ -49,6 +56,7 @@ from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent
 from amodal.stats.kmeans import kmeans
 
+FIRST = ("train", "keep")
 PAPER_RECIPE = Recipe(
     lr=5e-4,
     weight_decay=0.2,
@@ -71,6 +79,9 @@ def mcl_multistage(
     carry_on: bool = False,
     temperature: float = 0.0,
     width: int = 128,
+    first: str = "train",
+    locked: str = "",
+    unlocked: int = 0,
 ) -> Multistage:
     """SimCLR or CLIP in stages, with negatives from the same clusters of all earlier stages.
 
@@ -83,19 +94,34 @@ def mcl_multistage(
         carry_on: Start a stage with the weights of the one before, not with initial ones.
         temperature: Temperature of NT-Xent with one field, or initial value of CLIP's learned one;
             0 for .5 and .07.
-        width: Output width of the projector, or width of each stage's common space.
+        width: Output width of the projector, or width of each stage's common space; of a CLIP at
+            least that of its own.
+        first: "train", the first stage like the others; or "keep", as it is, a CLIP or the run of
+            `--init-from` (the paper's CLIP variant).
+        locked: Fields whose towers do not learn, with commas between (the text in the paper).
+        unlocked: How many of the last layers of the other fields' pretrained backbones learn (5 of
+            a CLIP in the paper; 0: none, or all with `--train-backbones`).
 
     Raises:
-        AmodalError: If there is no stage or no cluster, or `cluster_field` is unknown.
+        AmodalError: If there is no stage or no cluster, a field is unknown, or nothing is left to
+            learn.
     """
+    if first not in FIRST:
+        raise unknown("first stage", first, FIRST)
     if parts < 1 or clusters < 1:
         raise AmodalError(
             f"mcl_multistage needs a stage and a cluster at least, not {parts} and {clusters}"
         )
     if cluster_field and cluster_field not in encoder.fields:
         raise unknown("field to cluster by", cluster_field, encoder.fields)
+    if first == "keep" and parts < 2:
+        raise AmodalError("a first stage that stays needs a second one: parts must be 2 or more")
     of_views = len(encoder.fields) == 1
-    ensemble = Ensemble.of(encoder if of_views else encoder.align(width), parts)
+    aligned = (
+        encoder if of_views else encoder.align(max([width, *map(encoder.space_of, encoder.fields)]))
+    )
+    lock_towers(aligned, locked, unlocked)
+    ensemble = Ensemble.of(aligned, parts)
     size, scale = encoder.width, 1 / (temperature or 0.07)
     heads: list[Projector | Scale] = [
         Projector(size, width, hidden=size) if of_views else Scale(scale, most=100.0)
@@ -109,7 +135,45 @@ def mcl_multistage(
         carry_on=carry_on,
         temperature=temperature or 0.5,
         views=("strong", "strong") if of_views else ("weak",),
+        fixed=int(first == "keep"),
     )
+
+
+def lock_towers(encoder: Encoder, locked: str, unlocked: int) -> None:
+    """Freeze the towers of some fields, and all but the last layers of the others' backbones.
+
+    In a space that backbones bring along, the heads stay the identity.
+
+    Args:
+        encoder: Gets no more heads after this.
+        locked: Fields with commas between.
+        unlocked: Of each other pretrained backbone, how many of the last layers learn; 0 leaves
+            backbones as they are.
+
+    Raises:
+        AmodalError: For unknown fields, numbers out of range, and if nothing is left to learn.
+    """
+    names = [name.strip() for name in locked.split(",") if name.strip()]
+    for name in names:
+        if name not in encoder.fields:
+            raise unknown("field to lock", name, encoder.fields)
+        encoder.lock(name)
+    others = [f for f in encoder.fields if f not in names and encoder.pretrained(f)]
+    if unlocked < 0 or (unlocked and not others):
+        raise AmodalError(
+            f"unlocked = {unlocked} is of layers of pretrained backbones that are not locked; "
+            "there are none here, or the number is below 0"
+        )
+    for field in others if unlocked else ():
+        unlock_last(encoder.tokenizers[field], unlocked, field)
+    for field, head in (encoder.heads or {}).items():
+        if encoder.space_of(field) and (names or unlocked):
+            head.requires_grad_(False)
+    if not any(p.requires_grad for p in encoder.parameters()):
+        raise AmodalError(
+            "nothing is left to learn: all towers are locked or frozen. Unlock layers of a "
+            "backbone (--method.unlocked 5), or let it learn (--train-backbones)"
+        )
 
 
 class Multistage(StagedMethod):
@@ -120,11 +184,11 @@ class Multistage(StagedMethod):
         cluster_field: The field whose vectors are clustered, "" for the mean of all.
         temperature: Of NT-Xent.
         clusters, carry_on: As of `mcl_multistage`.
+        fixed: How many encoders, the first ones, are not trained.
     """
 
     encoder: Ensemble  # type: ignore[assignment]  # stands for an Encoder, as a drop-in
     min_batch_size = 2
-    refresh_first = False
 
     def __init__(
         self,
@@ -136,11 +200,14 @@ class Multistage(StagedMethod):
         carry_on: bool,
         temperature: float,
         views: tuple[str, ...],
+        fixed: int = 0,
     ):
         super().__init__()
         self.encoder, self.clusters, self.cluster_field = encoder, clusters, cluster_field
         self.carry_on, self.temperature, self.views = carry_on, temperature, views
-        self.stages = tuple((i + 1) / len(heads) for i in range(len(heads)))
+        trained = len(heads) - fixed
+        self.fixed, self.refresh_first = fixed, fixed > 0
+        self.stages = tuple((i + 1) / trained for i in range(trained))
         first = dict(encoder.first.named_parameters())
         # all but a frozen backbone
         self.trainable = {n for n, p in first.items() if p.requires_grad}
@@ -154,7 +221,7 @@ class Multistage(StagedMethod):
         return member
 
     def on_stage_start(self, stage: int) -> None:
-        self.stage = stage
+        self.stage = stage = stage + self.fixed
         self.requires_grad_(False)
         for name, p in self.member(stage).named_parameters():
             p.requires_grad_(name in self.trainable)
@@ -169,6 +236,7 @@ class Multistage(StagedMethod):
         Returns:
             (n,) int64, the group of each record.
         """
+        stage += self.fixed
         if self.carry_on:
             before, new = (self.member(i).state_dict() for i in (stage - 1, stage))
             for name, value in new.items():

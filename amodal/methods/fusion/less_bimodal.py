@@ -8,19 +8,20 @@ run does both: a share of the steps on pairs, the rest on a label. Of more than 
 are read with each other one in turn, by the same layers, and predictions rest on all of these pairs
 (two pictures and a statement, as in NLVR2).
 
+The authors' two encoders are RoBERTa and a ViT: `--backbone text=transformers:DIR
+image=timm:vit_base_patch16_224.augreg_in21k@pretrained --train-backbones --size base`. Words are
+then hidden inside the text model, by its own mask, and its ids are predicted; 80 % of them become
+the mask, 10 % another id, and 10 % stay. Without a backbone words are read by a transformer of the
+library, trained apart by a run of `data2vec` or `mae` (`--init-from`).
+
 Differs:
 
-- encoders: words are read by a transformer of the library over bytes or a tokenizer's parts,
-  trained apart by a run of `data2vec` or `mae` (`--init-from`), as a backbone such as the authors'
-  RoBERTa gives hidden words away; with `pairs=0` it can be one. Pictures may have a backbone
-  (`--backbone image=timm:vit_base_patch16_224.augreg_in21k --train-backbones`). Encoders are not
-  projected before the fusion, the authors' are.
+- encoders of the library are not projected before the fusion, backbones are, as the authors'.
 - co-attention: norms come before a layer, as elsewhere here, after it in the authors' code.
 - vectors: means of tokens in place of class tokens. A field that is missing is read as an empty
   list.
-- masked words: all of them become the mask, of the authors' one in ten another word and one in ten
-  stays. The head is one linear layer, theirs has a layer more. Of lists of labels whole labels are
-  masked in one of their variants.
+- masked words: in an encoder of the library all of them become the mask, and the head is one linear
+  layer. Of lists of labels whole labels are masked in one of the authors' variants.
 - matching: each pair is mismatched with probability 1/2, with a row of the batch; the authors
   mismatch half of a batch, with rows of all data.
 - task: of one or more labels with a list of classes each; a linear layer, GELU and a linear layer.
@@ -46,6 +47,7 @@ from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared import matching as m
+from amodal.methods.shared.masked_ids import masked_text
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import ragged, share, token_mean, two_fields
 from amodal.methods.shared.supervised import HeadFeatures, head_losses, label_columns
@@ -106,7 +108,7 @@ def less_bimodal(
             f"pairs = {pairs} is the share of the steps before the label, from 0 to 1"
         )
     name, rest = m.pick_text_field(two_fields(encoder), text_field)
-    masked = m.MaskedWords(encoder, name, ratio, method="less_bimodal") if pairs else None
+    masked = masked_text(encoder, name, ratio, method="less_bimodal") if pairs else None
     width, head = 2 * encoder.width, None
     if pairs < 1 or targets:
         head = SupervisedHead([Target.read(t) for t in targets], rest, width, hidden=width)
@@ -200,7 +202,7 @@ class LessBimodal(StagedMethod):
         context, masked = alone(self.encoder, batch), {}
         columns = m.token_features(self.encoder, context, list(batch.sources))
         tokens = {s: columns[f"tokens/{s}"] for s in batch.sources}
-        content = self.encoder.patchify(batch.only(self.text_field))[self.text_field]
+        content = self.masked.content(self.encoder, batch)
         for s in (s for s in batch.sources if s != self.text_field):
             read = partial(self.co.read, self.text_field, s)
             masked[s] = self.masked(self.encoder, batch, content, tokens[s], read)

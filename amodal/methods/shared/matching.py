@@ -254,6 +254,10 @@ class MaskedWords(nn.Module):
         self.token = nn.Parameter(torch.randn(encoder.width) * 0.02)
         self.predictor = encoder.fields[field].predictor(encoder.width)
 
+    def content(self, encoder: Encoder, batch: Batch) -> Tokens:
+        """The field's tokens before they see each other."""
+        return encoder.patchify(batch.only(self.field))[self.field]
+
     def draw(self, encoder: Encoder, tokens: Tokens, batch: Batch) -> Tensor:
         """Draw the mask (T,) bool of the tokens of a batch, True where one is hidden."""
         bits = hash_bits(batch.seeds, name_code(f"masked {self.field}"))[tokens.row]
@@ -273,7 +277,12 @@ class MaskedWords(nn.Module):
         return encoder.encode({source: encoder.add_positions(content.with_x(x_TD))})[source]
 
     def forward(
-        self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder
+        self,
+        encoder: Encoder,
+        batch: Batch,
+        content: Tokens,
+        seen: Column,
+        cross: Callable[[Ragged, Ragged], Ragged],
     ) -> Column:
         """The losses of hidden tokens.
 

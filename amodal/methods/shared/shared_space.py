@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +22,7 @@ from amodal.methods.shared.supervised import label_columns
 from amodal.methods.shared.typed_parts import aligned_heads
 from amodal.nn.adapters.block_tokens import hook_disabled, require_no_hook
 from amodal.nn.adapters.shared_space_tokens import SpaceTokens
+from amodal.nn.backbones.projected import token_space
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target
 from amodal.nn.transformer import Transformer
@@ -47,6 +47,11 @@ def one_category(targets: Sequence[Target | dict[str, Any]], method: str) -> Tar
             "category"
         )
     return parsed[0]
+
+
+def body_of(encoder: Encoder, field: str) -> nn.Module:
+    """The model of a field's backbone."""
+    return cast(nn.Module, cast(Any, encoder.tokenizers[field]).body)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +118,16 @@ class NamedClasses(Method):
             )
         self.alpha, self.weight, self.scale, self.template = alpha, weight, scale, template
         encoder.requires_grad_(False)
+        in_space = [f for f in encoder.fields if encoder.contextual(f)]
+        ends = {f: token_space(body_of(encoder, f), f) for f in in_space}
         if encoder.heads is None:
-            encoder.align(width)
-        encoder.set_block_hook(tokens(require_no_hook(encoder)))
+            encoder.align(max([width, *(encoder.space_of(f) for f in ends)]))
         heads = aligned_heads(encoder)
-        self.heads = nn.ModuleDict({s: projection(heads[s]) for s in self.sources})
+        for field in ends:  # the vectors are those of the space already
+            heads[field].requires_grad_(False)
+        encoder.set_block_hook(tokens(require_no_hook(encoder)))
+        made = {f: projection(ends[f][1] if f in ends else heads[f]) for f in self.sources}
+        self.heads = nn.ModuleDict(made)
 
     def features(self, batch: Batch) -> NamedClassFeatures:
         z, representation = self.encode(batch)
@@ -133,21 +143,27 @@ class NamedClasses(Method):
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
         """Class features and representation features of all sources but the text field's."""
-        encoder, collected = self.encoder, dict[str, Column]()
-        tokens = encoder.tokenize(
-            batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
-        )
-        hook = cast(SpaceTokens, encoder.block_hook)
-        context = encoder.encode(tokens, block_hook=partial(hook, collected=collected))
-        final = {s: collected[field_of(s)] for s in tokens}
-        columns = {s: Column(self.read_out(field_of(s), c.flat), c.rows) for s, c in final.items()}
+        encoder, own = self.encoder, (s for s in batch.sources if field_of(s) in self.sources)
+        batch = batch.only(*own)
+        with cast(SpaceTokens, encoder.block_hook).collect() as collected:
+            context = encoder.encode(encoder.tokenize(batch))
         z = encoder.project(Embeddings(encoder.pool(context), batch.size))
+        # of a backbone that had no value an example was read
+        final = {s: collected[field_of(s)].flat[: len(z[s])] for s in z}
+        columns = {s: Column(self.read_out(field_of(s), x), z[s].rows) for s, x in final.items()}
         return z, Embeddings(columns, batch.size)
 
     def read_out(self, field: str, tokens_NKD: Tensor) -> Tensor:
         """The representation features (N, D) of the K tokens of each row."""
-        norm = cast(Transformer, self.encoder.trunks[field]).norm
-        vectors: Tensor = self.heads[field](norm(tokens_NKD).mean(1))
+        if not self.encoder.contextual(field):
+            norm = cast(Transformer, self.encoder.trunks[field]).norm
+            vectors: Tensor = self.heads[field](norm(tokens_NKD).mean(1))
+            return vectors
+        norm, _ = token_space(body_of(self.encoder, field), field)
+        in_space = self.heads[field](norm(tokens_NKD).mean(1))
+        # as class features go on from there
+        tokenizer, head = self.encoder.tokenizers[field], aligned_heads(self.encoder)[field]
+        vectors = head(cast(Any, tokenizer).project(in_space))
         return vectors
 
     def class_vectors(self, names: Sequence[str] | None = None, tokens: bool = True) -> Tensor:

@@ -51,6 +51,33 @@ def assign(seen: Ragged, words: Ragged, beta: float) -> Ragged:
     return viterbi(Ragged(torch.cat(block) if block else words.flat, words.lengths), beta)
 
 
+def by_word(vectors: Ragged, number_T: Tensor) -> tuple[Ragged, list[list[int]]]:
+    """Words of tokens that are parts of words.
+
+    The score of a word with a region is the sum over its tokens, so the vector of a word is their
+    sum.
+
+    Args:
+        vectors: The tokens of N texts.
+        number_T: (T,) of each the number of its word in the text, ascending.
+
+    Returns:
+        The words of the N texts, and of each text where its words begin, and its end, in tokens.
+    """
+    sums, lengths, starts = [], [], []
+    for vector_LD, number_L in zip(vectors.split(), number_T.split(vectors.lengths.tolist())):
+        _, index_L, counts = torch.unique_consecutive(
+            number_L, return_inverse=True, return_counts=True
+        )
+        sums.append(
+            vector_LD.new_zeros(len(counts), vector_LD.shape[1]).index_add(0, index_L, vector_LD)
+        )
+        lengths.append(len(counts))
+        starts.append([0, *counts.cumsum(0).tolist()])
+    flat = torch.cat(sums) if sums else vectors.flat
+    return Ragged(flat, torch.tensor(lengths, dtype=torch.int64, device=flat.device)), starts
+
+
 def cut(regions: Ragged, ids: Ragged, paths: Ragged) -> tuple[Tensor, Tensor, Ragged]:
     """Cut the texts of N pairs into P snippets, one for each region and one of the whole text.
 

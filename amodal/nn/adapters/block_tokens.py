@@ -1,52 +1,15 @@
-"""Tokens that are inserted between the blocks of a trunk, and removed before its end."""
+"""Tokens that are inserted between the blocks of a trunk: which encoders take them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor
-
-from amodal.core import AmodalError, Tokens
+from amodal.core import AmodalError
+from amodal.nn.backbones.single_stream import SingleStreamTrunk
 from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import Transformer
-
-PROMPT = ".prompt"
-"""The source of tokens that are put in."""
-
-
-def insert(tokens: Tokens, rows: Tensor, x_NPD: Tensor) -> Tokens:
-    """Put P tokens before those of each of some rows.
-
-    Args:
-        tokens: Of any rows.
-        rows: (N,) int64, the rows that get tokens.
-        x_NPD: What those hold.
-    """
-    n, count = x_NPD.shape[:2]
-    position = tokens.position.new_zeros(n * count, tokens.position.shape[1])
-    lengths = torch.full_like(rows, count)
-    return Tokens.join(
-        [
-            Tokens.of(
-                x_NPD.to(tokens.x.dtype).flatten(0, 1), rows, lengths, position, PROMPT, tokens.size
-            ),
-            tokens,
-        ]
-    )
-
-
-def are_prompts(tokens: Tokens) -> Tensor:
-    """(T,) bool: which of the tokens were inserted."""
-    number = tokens.names.index(PROMPT) if PROMPT in tokens.names else -1
-    return tokens.source == number
-
-
-def without_prompts(tokens: Tokens) -> Tokens:
-    """The tokens without those that were inserted."""
-    return tokens.keep(~are_prompts(tokens)) if PROMPT in tokens.names else tokens
 
 
 def require_no_hook(encoder: Encoder) -> Encoder:
@@ -66,8 +29,12 @@ def require_no_hook(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def depth_of(encoder: Encoder) -> int:
+def depth_of(encoder: Encoder, names: Collection[str] | None = None) -> int:
     """How many blocks the trunks of an encoder have.
+
+    Args:
+        encoder: The encoder.
+        names: Of the fields that must be read by trunks; all unless given.
 
     Raises:
         AmodalError: If a field is not read by a transformer of this library.
@@ -75,9 +42,10 @@ def depth_of(encoder: Encoder) -> int:
     fields = (
         []
         if encoder.trunk != "separate"
-        else [f for f in encoder.fields if f not in encoder.trunks]
+        else [f for f in names or encoder.fields if f not in encoder.trunks]
     )
-    fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, Transformer)]
+    takes_tokens = (Transformer, SingleStreamTrunk)
+    fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, takes_tokens)]
     if fields:
         raise AmodalError(
             "tokens are put between the blocks of this library's own transformers, and "
@@ -86,7 +54,7 @@ def depth_of(encoder: Encoder) -> int:
             "take a method without such tokens (finetune, clip, lit)"
         )
     trunk = next(iter(encoder.trunks.values()))
-    assert isinstance(trunk, Transformer)
+    assert isinstance(trunk, takes_tokens)
     return len(trunk.blocks)
 
 

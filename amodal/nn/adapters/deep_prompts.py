@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown
 from amodal.core.part import Part
-from amodal.nn.adapters.block_tokens import depth_of, insert, without_prompts
+from amodal.nn.adapters.block_tokens import depth_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.inserted_tokens import insert, without_prompts
 
 MAX_FIELDS = 10
 LEVELS = ("input", "attention")

@@ -15,9 +15,10 @@ from torch import nn
 
 from amodal.core import AmodalError, Tokens, field_of
 from amodal.core.part import Part
-from amodal.nn.adapters.block_tokens import PROMPT, are_prompts, depth_of, insert, without_prompts
+from amodal.nn.adapters.block_tokens import depth_of
 from amodal.nn.adapters.read_only_prompts import trunk_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.inserted_tokens import PROMPT, are_prompts, insert, without_prompts
 from amodal.nn.pooling import Pool
 from amodal.nn.transformer import Transformer
 from amodal.nn.trunks import SourceTokens

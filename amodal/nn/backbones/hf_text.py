@@ -15,6 +15,8 @@ from amodal.core.column import spans
 from amodal.nn.backbones.body import Body, existing
 from amodal.nn.backbones.model_sources import FIRST, LAST, source_of
 
+MASKS = ("<mask>", "[MASK]")
+"""What tokenizers call the token that hides another."""
 Known = dict[str, Any]
 """What is saved of a model beside its weights: config, special tokens or scale of images."""
 
@@ -39,7 +41,7 @@ class HfText(Body):
 
     Args:
         model: The model.
-        known: Its `before` and `after` are the ids around a text.
+        known: Its `before` and `after` are the ids around a text, its `mask` the id that hides one.
         modality: Of the field.
         directory: For messages.
         is_first: One token a text, the state of the first special token, in place of those of ids.
@@ -81,6 +83,7 @@ class HfText(Body):
             )
         _same_tokenizer(modality.vocabulary, directory)
         self.before, self.after = known["before"], known["after"]
+        self.mask_id: int | None = known.get("mask")  # specs of before have none
         self.pad = (
             config.pad_token_id if isinstance(getattr(config, "pad_token_id", None), int) else 0
         )
@@ -211,6 +214,13 @@ def special_tokens(path: Path) -> tuple[list[int], list[int]]:
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     return [], []
+
+
+def mask_token(path: Path) -> int | None:
+    """The id with which the tokenizer of a directory hides others; None without one."""
+    tokenizer = _tokenizer(path)
+    ids = (tokenizer.token_to_id(name) for name in MASKS) if tokenizer is not None else ()
+    return next((int(number) for number in ids if number is not None), None)
 
 
 def _same_tokenizer(vocabulary: str, directory: str) -> None:

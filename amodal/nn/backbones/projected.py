@@ -11,6 +11,7 @@ from amodal.core import AmodalError, Ragged
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import Body, ImageBody, ImageField, map_tokens, ones_like_rows
 from amodal.nn.backbones.hf_text import HfText, Known, TextField
+from amodal.nn.backbones.layer_hooks import layers_of
 from amodal.nn.backbones.model_sources import PROJECTED
 
 
@@ -101,6 +102,56 @@ class ProjectedText(HfText):
         inputs, _, _ = self.padded(texts)
         z_ND = self.to_space(self.model(**inputs).pooler_output)
         return z_ND, ones_like_rows(z_ND), z_ND.new_zeros(len(z_ND), 3)
+
+
+def token_space(body: nn.Module, field: str) -> tuple[nn.Module, nn.Linear]:
+    """The norm and the map by which a half makes a vector of the common space of one token.
+
+    Args:
+        body: Of the backbone.
+        field: Its field, for messages.
+
+    Raises:
+        AmodalError: For a body that is no half with such parts: SigLIP pools in another way.
+    """
+    names = ("post_layernorm", "final_layer_norm")
+    model, to_space = getattr(body, "model", None), getattr(body, "to_space", None)
+    norm = next((getattr(model, name) for name in names if hasattr(model, name)), None)
+    if not isinstance(to_space, nn.Linear) or norm is None:
+        raise AmodalError(
+            f"tokens of a common space enter the two halves of a CLIP, and the backbone of "
+            f"{field!r} is none: take transformers:DIR{PROJECTED} of a CLIP for all fields, or "
+            f"leave the backbone of {field!r} out (--backbone {field}=tokens)"
+        )
+    return norm, to_space
+
+
+def unlock_last(backbone: Any, count: int, field: str) -> None:
+    """Let the last layers of a pretrained model learn, with the norm and the map behind them.
+
+    Args:
+        backbone: A `Backbone`; all else of its model is frozen.
+        count: How many layers.
+        field: Its field, for messages.
+
+    Raises:
+        AmodalError: For a model without a list of layers, and more layers than it has.
+    """
+    body = backbone.body
+    layers = layers_of(getattr(body, "model", body))
+    if count > len(layers):
+        raise AmodalError(
+            f"the backbone of {field!r} has {len(layers)} layers, of which {count} cannot learn"
+        )
+    backbone.thaw()
+    learns = {id(p) for p in body.parameters() if p.requires_grad}
+    names = ("post_layernorm", "final_layer_norm", "layernorm", "norm")
+    ends = [getattr(getattr(body, "model", body), name, None) for name in names]
+    upper = [*layers[len(layers) - count :], *ends, getattr(body, "to_space", None)]
+    body.requires_grad_(False)
+    for part in (p for p in upper if isinstance(p, nn.Module)):
+        for parameter in part.parameters():
+            parameter.requires_grad_(id(parameter) in learns)
 
 
 def map_to_space(model: Any, name: str) -> nn.Module:

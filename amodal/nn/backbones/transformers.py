@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import Body, ImageBody, ImageField, LoadReport, as_map, existing
-from amodal.nn.backbones.hf_text import HfText, Known, special_tokens, states_of
+from amodal.nn.backbones.hf_text import HfText, Known, mask_token, special_tokens, states_of
 from amodal.nn.backbones.model_sources import FIRST, LAST, PROJECTED, source_of
 from amodal.nn.backbones.projected import projected
 
@@ -36,20 +36,14 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     Raises:
         AmodalError: If transformers is missing, or the directory holds no model for such fields.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise AmodalError(
-            "a transformers backbone needs the package `transformers`: "
-            "pip install 'amodal[language]'"
-        ) from None
+    transformers = library()
     named, _, saved = rest.partition("#{")
     source = source_of(named)
     directory, is_scratch, layer = source.directory, source.is_scratch, source.layer
-    known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
+    known = json.loads("{" + saved) if saved else architecture(directory, modality)
     report = None
     if load and not is_scratch:
-        model, report = _load(transformers, directory)
+        model, report = load_model(directory)
     else:
         auto: Any = transformers.AutoModel
         model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
@@ -105,9 +99,26 @@ def input_size(rest: str) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _architecture(transformers: Any, directory: str, modality: Modality) -> Known:
+def library() -> Any:
+    """The package `transformers`. Raises AmodalError where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise AmodalError(
+            "a transformers backbone needs the package `transformers`: "
+            "pip install 'amodal[language]'"
+        ) from None
+    return transformers
+
+
+def architecture(directory: str, modality: Modality) -> Known:
     """What a directory says, without its weights: the model's config, and special tokens or the
-    scale of images."""
+    scale of images.
+
+    Raises:
+        AmodalError: If it holds no model.
+    """
+    transformers = library()
     path = existing(directory, "directory")
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -119,7 +130,8 @@ def _architecture(transformers: Any, directory: str, modality: Modality) -> Know
     }
     known["config"].pop("transformers_version", None)
     if modality.takes_prompts:
-        return known | dict(zip(("before", "after"), special_tokens(path)))
+        known |= dict(zip(("before", "after"), special_tokens(path)))
+        return known | ({"mask": mask} if (mask := mask_token(path)) is not None else {})
     file = path / "preprocessor_config.json"
     scale = json.loads(file.read_text()) if file.is_file() else {}
     return known | {
@@ -128,7 +140,13 @@ def _architecture(transformers: Any, directory: str, modality: Modality) -> Know
     }
 
 
-def _load(transformers: Any, directory: str) -> tuple[nn.Module, LoadReport]:
+def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
+    """The model of a directory with its weights, and what they matched.
+
+    Raises:
+        AmodalError: If they cannot be read.
+    """
+    transformers = library()
     path = existing(directory, "directory")
     try:
         model, info = transformers.AutoModel.from_pretrained(

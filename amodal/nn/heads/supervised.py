@@ -184,6 +184,7 @@ class SupervisedHead(nn.Module):
         hidden: Of the perceptron; 0 for a linear map.
         joint: Whether it reads fused vectors.
         net: In place of the perceptron.
+        norm: A LayerNorm before the perceptron's activation.
 
     Raises:
         AmodalError: Without targets, and for a target of an unknown kind.
@@ -198,6 +199,7 @@ class SupervisedHead(nn.Module):
         hidden: int = 0,
         joint: bool = False,
         net: nn.Module | None = None,
+        norm: bool = False,
     ):
         super().__init__()
         self.targets, self.hidden, self.joint = tuple(targets), hidden, joint
@@ -215,7 +217,9 @@ class SupervisedHead(nn.Module):
             {} if joint else {s: nn.Parameter(torch.zeros(widths[s])) for s in fields}
         )
         out = sum(target.width for target in targets)
-        plain = [nn.Linear(size, hidden), nn.GELU()] if hidden and net is None else []
+        plain: list[nn.Module] = []
+        if hidden and net is None:
+            plain = [nn.Linear(size, hidden), *([nn.LayerNorm(hidden)] if norm else []), nn.GELU()]
         self.net = net or nn.Sequential(*plain, nn.Linear(hidden if hidden else size, out))
 
     @property
@@ -366,17 +370,22 @@ def _distillation(target: Target, x: Tensor, aim: Tensor, temperature: float) ->
 
 
 def supervised_head(
-    encoder: Encoder, targets: Sequence[Target | Mapping[str, Any]], hidden: int = 0
+    encoder: Encoder,
+    targets: Sequence[Target | Mapping[str, Any]],
+    hidden: int = 0,
+    *,
+    norm: bool = False,
 ) -> SupervisedHead:
     """The head that fits the features of an encoder.
 
     Args:
         encoder: Its pools say whether features are fused.
         targets: Targets, or what `Target.written` makes of them.
-        hidden: See `SupervisedHead`.
+        hidden, norm: See `SupervisedHead`.
     """
     made, fields = [Target.read(t) for t in targets], list(encoder.fields)
     if FUSED in encoder.pools:
-        return SupervisedHead(made, fields, encoder.feature_width(FUSED), hidden=hidden, joint=True)
+        width = encoder.feature_width(FUSED)
+        return SupervisedHead(made, fields, width, hidden=hidden, joint=True, norm=norm)
     widths = {f: encoder.feature_width(f) for f in fields}
-    return SupervisedHead(made, fields, widths, hidden=hidden)
+    return SupervisedHead(made, fields, widths, hidden=hidden, norm=norm)
