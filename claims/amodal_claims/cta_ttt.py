@@ -3,11 +3,12 @@ a self-supervised one. Barbeau et al., arXiv:2507.05221.
 
 Handwritten digits at 16 pixels, split anew for each seed: 600 to train on, 100 to choose by, 200 to
 test on. Damaged test digits: noise, blur, lost contrast and rotation, each at three severities, in
-batches of 50. Every arm has the same nano encoder, batch and learning rate and 160 steps with
-labels: `plain`, labels alone; `joint`, labels and views in one Y-shaped trunk; `cta`, after 100
-steps in which the self-supervised encoder learns alone; `unaligned`, the same with lambda = 0. At
-test time each batch begins with the trained weights and norms learn for three steps of Adam: from
-views (`joint`, `cta`, `unaligned`), or to make predictions sure (TENT, on `plain`). Of RATES at
+batches of 50. Every arm has the same nano encoder, batch and learning rate and as many steps with
+labels: `plain`, labels alone; `joint`, labels and views in one Y-shaped trunk; `cta`, after five
+eighths as many in which the self-supervised encoder learns alone; `unaligned`, the same with lambda
+= 0. At test time each batch begins with the trained weights and norms learn for three steps of
+Adam: from views (`joint`, `cta`, `unaligned`), or to make predictions sure (TENT, on `plain`). The
+control is the Y-shaped network after adapting, which is what the paper improves on. Of RATES at
 test time every arm takes what is best on validation digits with another damage, lost pixels. The
 learning rate and the severities were set by what `plain` gives on validation and damaged digits of
 another seed, unadapted."""
@@ -27,17 +28,17 @@ from amodal.modalities.image import Image
 from amodal.nn.heads.supervised import targets_of
 from amodal.train.test_time import TestTimeTraining, norms, tent
 from amodal_claims import Comparison, _digits
-from amodal_claims._arms import Budget, trained
+from amodal_claims._arms import Budget, trained, untrained
+from amodal_claims._floors import simple_probe
 
 CLAIM = (
-    "On damaged digits the views' loss at test time makes an encoder that was aligned with a self-supervised one predict more of them than "
-    "it does unadapted, and gains more than the same steps on a jointly trained Y-shaped network or without the alignment, while clean "
-    "digits are predicted as well as by labels alone (within .02)."
+    "On damaged digits, after three steps on views at test time, an encoder that was aligned with a self-supervised one predicts more of "
+    "them than a Y-shaped network that learnt labels and views jointly does after the same steps."
 )
 DATA = _digits.DATA
-SEEDS = 5
-BUDGET = Budget(steps=160, batch=64, rates=(4e-3,))
-ALONE, AT_ONCE, STEPS, RATES = 100, 50, 3, (3e-3, 3e-2)
+STEPS = (160, 320)
+BATCH, RATE = 64, 4e-3
+ALONE, AT_ONCE, AT_TEST, RATES = 5 / 8, 50, 3, (3e-3, 3e-2)
 TRAIN, VALID, TEST = 600, 100, 200
 SEVERITIES = {
     "noise": (0.2, 0.35, 0.5),
@@ -47,12 +48,20 @@ SEVERITIES = {
 }
 ARMS = {"plain": "finetune", "joint": {"joint": True}, "cta": {}, "unaligned": {"weight": 0.0}}
 GAIN, ACCURACY = "gain in accuracy at test time, mean over damages", "accuracy, mean over damages"
-COMPARISONS = (
+PRIMARY = Comparison(
+    "adapted: aligned against a Y-shaped network",
+    ACCURACY,
+    "cta, adapted",
+    "joint, adapted",
+    # Of practice: of a hundred damaged digits, five more.
+    interest=0.05,
+)
+SECONDARY = (
     Comparison("adapted against not", ACCURACY, "cta, adapted", "cta, damaged"),
-    Comparison("gain against a Y-shaped network's", GAIN, "cta, gain", "joint, gain"),
     Comparison("gain against that without alignment", GAIN, "cta, gain", "unaligned, gain"),
     Comparison("clean, adapted, against labels alone, at most .02 less", "clean accuracy", "cta, clean adapted", "plain, clean", -0.02),
 )  # fmt: skip
+FLOORS = ("chance", "untrained", "simple features")
 
 
 def damaged(ink, kind, severity, rng):
@@ -85,16 +94,19 @@ def opened(ink, labels, like=None):
     )
 
 
-def arm(name, digits, rows, seed, budget=BUDGET):
+def fitted(name, digits, seed, steps):
+    """An arm after so many steps with labels; 0 for none."""
+    rows = np.arange(len(digits))
     how = {"label": "class", "targets": targets_of(digits, rows, "class"), "view": "weak"}
+    alone = 0 if name in ("plain", "joint") else round(ALONE * steps)
+    budget = Budget(max(steps + alone, 1), BATCH, (RATE,))
     if ARMS[name] == "finetune":
-        return trained(
-            digits, rows, partial(methods.build, "finetune", **how), budget, seed, budget.rates[0]
-        )
-    alone = 0 if name == "joint" else ALONE
-    longer = Budget(budget.steps + alone, budget.batch, budget.rates)
-    make = partial(methods.build, "cta_ttt", alone=alone / longer.steps, **how, **ARMS[name])
-    return trained(digits, rows, make, longer, seed, budget.rates[0])
+        make = partial(methods.build, "finetune", **how)
+    else:
+        make = partial(methods.build, "cta_ttt", alone=alone / budget.steps, **how, **ARMS[name])
+    if not steps:
+        return untrained(digits, make, budget, seed).eval()
+    return trained(digits, rows, make, budget, seed, RATE)
 
 
 def right(method, digits, seed, rate=None):
@@ -105,9 +117,9 @@ def right(method, digits, seed, rate=None):
     with_views = hasattr(method, "at_test")
     loss = method.at_test if with_views else tent(method.encoder, method.head)
     how = {
-        "learn": lambda m: norms(m.encoder),
-        "steps": STEPS,
-        "rate": rate or 0.0,
+        "select": lambda m: norms(m.encoder),
+        "steps": AT_TEST,
+        "lr": rate or 0.0,
         "optimizer": torch.optim.Adam,
     }
     with TestTimeTraining(method, loss, **how) as adapt:
@@ -147,24 +159,43 @@ def parts_of(digits, seed):
     return clean, with_damage(test), with_damage(valid), with_damage(valid, "pixels", 0.3), tests
 
 
-def measure(seed, dataset):
-    train, clean, _, pixels, tests = parts_of(dataset, seed)
-    found = {}
-    for name in ARMS:
-        method = arm(name, train, np.arange(len(train)), seed)
-        rate = max(RATES, key=lambda r, m=method: right(m, pixels, seed, r))
-        before = {k: right(method, d, seed) for k, d in tests.items()}
-        after = {k: right(method, d, seed, rate) for k, d in tests.items()}
-        found |= {
-            f"{name}, clean": right(method, clean, seed),
-            f"{name}, clean adapted": right(method, clean, seed, rate),
-            f"{name}, damaged": mean(before.values()),
-            f"{name}, adapted": mean(after.values()),
-            f"{name}, gain": mean(after[k] - before[k] for k in tests),
-            f"{name}, rate": rate,
-        }
-        found |= {
-            f"{name}, gain, {kind}": mean(after[k] - before[k] for k in tests if k[0] == kind)
-            for kind in SEVERITIES
-        }
-    return found
+def floors(seed, dataset):
+    train, _, _, _, tests = parts_of(dataset, seed)
+    before = fitted("joint", train, seed, 0)
+    every = [train, *tests.values()]
+    ink = [one.raw(i, "digit") for one in every for i in range(len(one))]
+    labels = np.concatenate([one.label("class") for one in every])
+    rows = np.arange(len(ink))
+    seen, held = rows[: len(train)], rows[len(train) :]
+    return {
+        "chance": 0.1,
+        "untrained": mean(right(before, one, seed) for one in tests.values()),
+        "simple features": simple_probe(
+            opened(ink, labels, train), seen, labels[seen], held, labels[held]
+        ),
+    }
+
+
+def arm(name, seed, parts, steps):
+    train, clean, _, pixels, tests = parts
+    method = fitted(name, train, seed, steps)
+    rate = max(RATES, key=lambda r: right(method, pixels, seed, r))
+    before = {k: right(method, d, seed) for k, d in tests.items()}
+    after = {k: right(method, d, seed, rate) for k, d in tests.items()}
+    return {
+        f"{name}, clean": right(method, clean, seed),
+        f"{name}, clean adapted": right(method, clean, seed, rate),
+        f"{name}, damaged": mean(before.values()),
+        f"{name}, adapted": mean(after.values()),
+        f"{name}, gain": mean(after[k] - before[k] for k in tests),
+        f"{name}, rate": rate,
+    }
+
+
+def control(seed, dataset, steps):
+    return arm("joint", seed, parts_of(dataset, seed), steps)
+
+
+def measure(seed, dataset, steps):
+    parts = parts_of(dataset, seed)
+    return {key: value for name in ARMS for key, value in arm(name, seed, parts, steps).items()}
