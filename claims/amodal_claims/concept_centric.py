@@ -150,8 +150,8 @@ class Test:
         self.rows = np.arange(TEST)
         self.train = np.arange(len(self.shapes) - TRAIN, len(self.shapes))
         rng = np.random.default_rng([seed, 1])
-        self.own = [self.shapes.raw(int(i), "text") for i in self.rows]
-        self.other = [exchanged(line, said[i], rng) for i, line in enumerate(self.own)]
+        self.sentences = [self.shapes.raw(int(i), "text") for i in self.rows]
+        self.exchanged = [exchanged(line, said[i], rng) for i, line in enumerate(self.sentences)]
 
     def matches(self, method, like):
         """Share of pictures that score higher with their own sentence."""
@@ -160,7 +160,8 @@ class Test:
             embedded = embed_records(method.encoder, pictures, self.rows, labels=False)
             seen = embedded.aligned["image"].values
             right, wrong = (
-                embed_values(method.encoder, "text", lines) for lines in (self.own, self.other)
+                embed_values(method.encoder, "text", lines)
+                for lines in (self.sentences, self.exchanged)
             )
         return float((like(seen, right) > like(seen, wrong)).float().mean())
 
@@ -171,7 +172,7 @@ class Test:
         lines = [self.shapes.raw(int(i), "text") for i in self.train]
         columns = {
             "image": pictures + pictures[TRAIN:],
-            "text": lines + self.own + self.other,
+            "text": lines + self.sentences + self.exchanged,
         }
         fields = {f: self.shapes.fields[f] for f in columns}
         both = data.open(columns, name="sentences", fields=fields)

@@ -76,8 +76,8 @@ def emoji(dataset):
         home = data.open(ORIGINALS)
         both = np.flatnonzero(home.present("image") & home.present("annotation"))  # the set's order
         rows = np.flatnonzero(dataset.label("source") == ORIGINALS)
-        kept = ~np.isin(dataset.label(LABEL)[rows].astype(str), CATCH_ALL)
-        rows, both = rows[kept], both[kept]
+        counted = ~np.isin(dataset.label(LABEL)[rows].astype(str), CATCH_ALL)
+        rows, both = rows[counted], both[counted]
         vectors = {
             "pictures": [dataset.value(int(i), "image") for i in rows],
             "names": sentence_encoder()([dataset.raw(int(i), "name") for i in rows])[:, None],
@@ -132,10 +132,10 @@ def learnt(encoder, dataset, seed, steps):
     return lambda x_ND: head(x_ND).chunk(2, 1)
 
 
-def means(each):
+def means(scores):
     """ "metric: arm, set, number" -> value, to means over sets and drawings, "metric: arm"."""
-    arms = sorted({", ".join(key.split(", ")[:-2]) for key in each})
-    return {a: mean(v for key, v in each.items() if key.startswith(f"{a}, ")) for a in arms}
+    arms = sorted({", ".join(key.split(", ")[:-2]) for key in scores})
+    return {a: mean(v for key, v in scores.items() if key.startswith(f"{a}, ")) for a in arms}
 
 
 def floors(seed, dataset):

@@ -104,12 +104,12 @@ def triplets(dataset, seed):
     return data.open(columns, fields=fields, name="edits of scenes"), own[:TEST], after[:TEST]
 
 
-def recalls(query_ND, pictures_ND, own, after):
+def recalls(query_ND, pictures_ND, pictured, after):
     """Recall@1 and @5 of queries for whose kind there is a picture other than their own."""
     near = normalize(query_ND, dim=1) @ normalize(pictures_ND, dim=1).T
     best = near.fill_diagonal_(-torch.inf).topk(5, dim=1).indices.tolist()
-    asked = [i for i, kind in enumerate(after) if kind is not None and kind in own]
-    hit = np.array([[own[j] == after[i] for j in best[i]] for i in asked])
+    asked = [i for i, kind in enumerate(after) if kind is not None and kind in pictured]
+    hit = np.array([[pictured[j] == after[i] for j in best[i]] for i in asked])
     return {"recall@1": float(hit[:, 0].mean()), "recall@5": float(hit.any(1).mean())}
 
 

@@ -91,8 +91,8 @@ def seen(dataset):
         pictures.fields, size="nano", backbones=config.backbones(specs, pictures.fields, "nano")
     )
     device = torch.device("cpu")
-    kept = with_cached_features(pictures, encoder, device, pooled=True, progress=False)
-    return np.stack([kept.value(i, "image")[0] for i in range(len(kept))])[:, :1280].astype(
+    cached = with_cached_features(pictures, encoder, device, pooled=True, progress=False)
+    return np.stack([cached.value(i, "image")[0] for i in range(len(cached))])[:, :1280].astype(
         np.float32
     )
 
@@ -170,16 +170,16 @@ def runs(seed, dataset, steps):
 
 
 def control(seed, dataset, steps):
-    looks, _ = zip(*runs(seed, dataset, steps))
-    return {"looks + looks": recall(*looks)}
+    by_look, _ = zip(*runs(seed, dataset, steps))
+    return {"looks + looks": recall(*by_look)}
 
 
 def measure(seed, dataset, steps):
-    looks, names = zip(*runs(seed, dataset, steps))
+    by_look, names = zip(*runs(seed, dataset, steps))
     return {
-        "looks": mean(recall(m) for m in looks),
+        "looks": mean(recall(m) for m in by_look),
         "names": mean(recall(m) for m in names),
-        "looks + looks": recall(*looks),
+        "looks + looks": recall(*by_look),
         "names + names": recall(*names),
-        "looks + names": mean(recall(a, b) for a, b in product(looks, names)),
+        "looks + names": mean(recall(a, b) for a, b in product(by_look, names)),
     }
