@@ -33,6 +33,10 @@ FIELDS = ("image", "words")
 EMOJI, STAMPS = "openmoji", "tuxpaint"
 ORIGINALS = {EMOJI: ("image", "annotation"), STAMPS: ("image", "caption")}
 """Set -> its picture and its text."""
+GROUPS = (
+    "activities", "animals-nature", "flags", "food-drink", "objects", "people-body", "smileys-emotion", "symbols", "travel-places",
+)  # fmt: skip
+"""Of emoji, in Unicode."""
 WIDTH = "small"
 """384, which holds the 128 and the 256 dimensions."""
 

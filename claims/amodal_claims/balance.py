@@ -32,9 +32,6 @@ STEPS = (150, 300)
 BATCH, RATES = 128, (1e-3, 4e-3)
 VALID, TEST = 300, 600
 WIDTH = 128
-GROUPS = (
-    "activities", "animals-nature", "flags", "food-drink", "objects", "people-body", "smileys-emotion", "symbols", "travel-places",
-)  # fmt: skip
 ARMS = (0, 1, 2, 4)
 ACCURACY = "balanced accuracy, zero-shot, nine groups of held-out emoji"
 PRIMARY = Comparison(
@@ -55,7 +52,7 @@ FLOORS = ("chance", "untrained", "simple features")
 def parts_of(dataset, seed):
     """Emoji of the nine groups: to train on, to choose by, to test on."""
     emoji = _frozen.of_source(dataset, _frozen.EMOJI)
-    emoji = emoji[np.isin(dataset.label("category")[emoji], GROUPS)]
+    emoji = emoji[np.isin(dataset.label("category")[emoji], _frozen.GROUPS)]
     order = np.random.default_rng([seed, 42]).permutation(emoji)
     return [np.sort(part) for part in np.split(order, [-VALID - TEST, -TEST])]
 
@@ -72,9 +69,11 @@ def built(balanced, two, seed):
 def nearest_group(names, name_labels, pictures, labels):
     """Balanced accuracy of the group whose names' mean vector lies nearest. names, pictures: (N, D)."""
     names, pictures = normalize(names.float(), dim=1), normalize(pictures.float(), dim=1)
-    means = torch.stack([names[torch.from_numpy(name_labels == g)].mean(0) for g in GROUPS])
-    guess = np.array(GROUPS)[(pictures @ normalize(means, dim=1).T).argmax(1).numpy()]
-    return float(np.mean([(guess == g)[labels == g].mean() for g in GROUPS if (labels == g).any()]))
+    means = torch.stack([names[torch.from_numpy(name_labels == g)].mean(0) for g in _frozen.GROUPS])
+    guess = np.array(_frozen.GROUPS)[(pictures @ normalize(means, dim=1).T).argmax(1).numpy()]
+    return float(
+        np.mean([(guess == g)[labels == g].mean() for g in _frozen.GROUPS if (labels == g).any()])
+    )
 
 
 def zero_shot(method, dataset, two, train, test):
@@ -102,7 +101,7 @@ def floors(seed, dataset):
         both, range(len(train)), range(len(train), len(train) + len(test))
     )  # of which the second field is mapped to the first, as retrieval does
     return {
-        "chance": 1 / len(GROUPS),
+        "chance": 1 / len(_frozen.GROUPS),
         "untrained": zero_shot(built(1, two, seed).eval(), dataset, two, train, test),
         "simple features": nearest_group(
             seen.aligned["name"].values, group[train], held.aligned["picture"].values, group[test]

@@ -33,9 +33,6 @@ CLAIM = (
 DATA = _frozen.DATA
 STEPS = (150, 300)
 BATCH, RATE, WIDTH, TEST = 128, 1e-3, 128, 600
-GROUPS = (
-    "activities", "animals-nature", "flags", "food-drink", "objects", "people-body", "smileys-emotion", "symbols", "travel-places",
-)  # fmt: skip
 EXPLAINED = "share of the variance of the curve over M"
 PRIMARY = Comparison(
     "1 / sqrt(M) against 1 / M",
@@ -53,10 +50,10 @@ def parts_of(dataset, seed):
     """Emoji of the nine groups to learn from and to test on, and the number of each one's group."""
     emoji = _frozen.of_source(dataset, _frozen.EMOJI)
     group = dataset.label("category")
-    emoji = emoji[np.isin(group[emoji], GROUPS)]
+    emoji = emoji[np.isin(group[emoji], _frozen.GROUPS)]
     order = np.random.default_rng([seed, 54]).permutation(emoji)
     train, test = (np.sort(part) for part in np.split(order, [-TEST]))
-    codes = [torch.tensor([GROUPS.index(g) for g in group[rows]]) for rows in (train, test)]
+    codes = [torch.tensor([_frozen.GROUPS.index(g) for g in group[rows]]) for rows in (train, test)]
     return train, test, codes
 
 
