@@ -15,7 +15,7 @@ README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- claims: written by scripts/claims_table.py -->", "<!-- end of claims -->"
 PILOTED = {
     "reproduced": "Reproduced",
-    "not reproduced": "Not reproduced, and an effect of interest would have been seen",
+    "not reproduced": "Not reproduced: the opposite was seen, or an effect of interest is excluded",
     "inconclusive": "Inconclusive",
     "no power": "No power: the control learns too little, or the seeds find too little",
 }
