@@ -34,7 +34,7 @@ from amodal_claims import Comparison, _tables
 from amodal_claims._arms import Budget, features, probe, side_by_side, trained
 
 CLAIM = (
-    "Features that keep apart what modalities share and what each has alone tell digits from five labels a class better than those of "
+    "Features that keep apart what modalities share and what each has alone predict digits from five labels a class better than those of "
     "Barlow Twins between modalities on every dimension."
 )
 DATA = _tables.DATA

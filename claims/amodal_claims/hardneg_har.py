@@ -18,7 +18,7 @@ from amodal import methods
 from amodal_claims import Comparison, _tables
 
 CLAIM = (
-    "Contrast between three tables of a record with hard negatives (beta 1, prior .1) gives features from which five labels a class tell digits "
+    "Contrast between three tables of a record with hard negatives (beta 1, prior .1) gives features from which five labels a class predict digits "
     "better than with plain InfoNCE."
 )
 DATA = _tables.DATA

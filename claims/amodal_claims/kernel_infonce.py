@@ -17,7 +17,7 @@ from amodal_claims import Comparison, _tables
 
 CLAIM = (
     "Contrast with the mean of the Gaussian's and the Laplacian kernel's losses gives features from "
-    "which five labels a class tell digits better than contrast with the Gaussian kernel alone does."
+    "which five labels a class predict digits better than contrast with the Gaussian kernel alone does."
 )
 DATA = _tables.DATA
 STEPS = (200, 400)

@@ -20,7 +20,7 @@ from amodal_claims import Comparison, _tables
 from amodal_claims._arms import features, side_by_side
 
 CLAIM = (
-    "The vectors of three contrastive stages side by side, each with negatives from the clusters of those before, tell digits from five labels "
+    "The vectors of three contrastive stages side by side, each with negatives from the clusters of those before, predict digits from five labels "
     "a class better than those of three encoders of equal width that were trained apart, at the same steps in all."
 )
 DATA = _tables.DATA

@@ -21,7 +21,7 @@ from amodal_claims._arms import features
 
 CLAIM = (
     "With three tables of a record as views MV-DHEL gives features from which five labels a class "
-    "tell digits better than the mean of NT-Xent over pairs of views does, at the same batch and "
+    "predict digits better than the mean of NT-Xent over pairs of views does, at the same batch and "
     "steps."
 )
 DATA = _tables.DATA

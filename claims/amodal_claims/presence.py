@@ -22,7 +22,7 @@ from amodal_claims import Comparison, _tables
 
 CLAIM = (
     "With 30 % of the values of three modalities missing at random, training on all records with whatever modalities they have gives features "
-    "from which five labels a class tell digits better than training, at the same steps, on the complete records alone."
+    "from which five labels a class predict digits better than training, at the same steps, on the complete records alone."
 )
 DATA = _tables.DATA
 STEPS = (200, 400)
