@@ -149,18 +149,20 @@ def place_texts(
                 own += _own_fits(method.pair_scores(batch, name))
             start += batch.size
             bar.step("records", batch.size)
+    of_record: dict[int, list[RegionText]] = {}
+    for i, text in placed:
+        of_record.setdefault(i, []).append(text)
     result = RegionTexts(
         path=folder.path,
         way=way,
         field=name,
         rows=[_row(dataset.keys[i], text) for i, text in placed],
-        records=len({i for i, _ in placed}),
+        records=len(of_record),
         left_out=left_out,
         own_share=float(np.mean(own)) if own else None,
     )
     modality = encoder.fields[name]
-    for i in list(dict.fromkeys(i for i, _ in placed))[:pictures]:
-        texts = [text for j, text in placed if j == i]
+    for i, texts in list(of_record.items())[:pictures]:
         drawn = drawing(view, name, modality, i, texts if way == "align" else best_of_each(texts))
         folder.write_picture(f"regions/{file_name(dataset.keys[i])}.png", drawn)
     folder.write_table("table", result.rows)

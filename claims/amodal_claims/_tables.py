@@ -140,6 +140,12 @@ def learnt(make: Make, dataset: Dataset, rows: np.ndarray, seed: int, steps: int
     return trained(dataset, rows, make, budget, seed, RATE, backbones=encoders).encoder
 
 
+def accuracy(make: Make, dataset: Dataset, seed: int, row: int, steps: int) -> float:
+    """What `probed` says of `learnt`, in the division of this seed and row."""
+    parts = division(dataset, seed, row)
+    return probed(learnt(make, dataset, parts.train, seed, steps), dataset, parts)
+
+
 def floors(make: Make, dataset: Dataset, seed: int, row: int) -> Mapping[str, float]:
     """What a control arm has to clear: "untrained" is it before its first step."""
     parts, encoders = division(dataset, seed, row), perceptrons(dataset, seed)

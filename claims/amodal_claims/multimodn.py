@@ -37,12 +37,10 @@ from amodal.core import row_seeds
 from amodal.data import Loader
 from amodal.masking.hashing import uniform
 from amodal.modalities.table import Table
-from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.heads.supervised import targets_of
-from amodal.nn.transformer import size_of
 from amodal.stats.auroc import auroc
 from amodal.stats.logistic import logistic
-from amodal_claims import Comparison
+from amodal_claims import Comparison, _tables
 from amodal_claims._arms import Budget, side_by_side, trained, untrained
 from amodal_claims._floors import simple_pair
 
@@ -54,7 +52,6 @@ DATA = "digits"
 STEPS = (300, 600)
 BATCH, RATE = 32, 2e-3
 SHARE, HIDDEN = 0.8, 32
-PERCEPTRON = "mlp:width=128,norm=layer"
 ARMS = {
     "modular": ("multimodn", {"change": 0.0, "hidden": HIDDEN, "view": "plain"}),
     "learned": ("finetune", {"hidden": HIDDEN, "view": "plain"}),
@@ -150,16 +147,6 @@ def maker(arm, targets):
     return partial(methods.build, name, targets=targets, **options)
 
 
-def perceptrons(dataset, budget, seed):
-    """field -> an encoder that has learnt nothing, the same for all arms of a seed."""
-    torch.manual_seed(seed)
-    width = size_of(budget.size).width
-    return {
-        field: backbone(PERCEPTRON, modality, width, frozen=False)
-        for field, modality in dataset.fields.items()
-    }
-
-
 def of_set(where, dataset, seed, steps, wanted):
     """AUC of test records. wanted: pairs of an arm and "complete" or "turned"."""
     (field, labels), parts = SETS[where], split(dataset, seed)
@@ -177,7 +164,7 @@ def of_set(where, dataset, seed, steps, wanted):
             seed,
             RATE,
             choose=lambda m, batch, step, shown=shown: shown(batch),
-            backbones=perceptrons(dataset, budget, seed),
+            backbones=_tables.perceptrons(dataset, seed),
         )
         tests = {what: at_test} | ({"as in training": shown} if what == "turned" else {})
         found |= {
@@ -202,7 +189,7 @@ def floors(seed, dataset):
     parts, labels = split(halves, seed), SETS["digits"][1]
     label, targets = labels.split(",")[0], targets_of(halves, parts["train"], labels)
     budget = Budget(1, BATCH)
-    begun = perceptrons(halves, budget, seed)
+    begun = _tables.perceptrons(halves, seed)
     fresh = untrained(halves, maker("learned", targets), budget, seed, backbones=begun).eval()
     return {
         "chance": 0.5,
