@@ -322,7 +322,7 @@ def predictions(
             "amodal adapt RUN --data DIR --label LABEL --out OUT; or say which classes there are, "
             'if it was trained with texts: --classes "a,b,c"'
         )
-    dataset = model.read_partial(data)
+    dataset = model.read(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
     columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}
     if by_field:
@@ -348,7 +348,7 @@ def _generated_table(
     progress: Callable[[int], object] | None = None,
 ) -> pa.Table:
     """A row for each record: `key`, and the value of the field that the method generates."""
-    dataset = model.read_partial(data)
+    dataset = model.read(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
     texts = generated(model.method, dataset, indices, beams=beams, progress=progress)
     keys = pa.array([dataset.keys[i] for i in indices.tolist()])
@@ -373,7 +373,7 @@ def write_predictions(
         AmodalError: For another kind of file, and a run without a head.
     """
     out = check_file(out)
-    dataset = model.read_partial(data)
+    dataset = model.read(data)
     with Bar("predict", len(dataset)) as bar:
         table = predictions(
             model,

@@ -13,6 +13,10 @@ class AmodalError(ValueError):
     """A mistake that the user can correct. The command line prints it without a traceback."""
 
 
+class AmodalWarning(UserWarning):
+    """What a user should know, and nothing stops for. The command line prints the message alone."""
+
+
 class UserCodeError(AmodalError):
     """Code of the user's raised. The command line prints the traceback of that code too.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from amodal.core import AmodalError, Recipe, unknown
+from amodal.core import AmodalError, AmodalWarning, Recipe, unknown
 from amodal.core.recipe import NAMES, renamed
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ class Embedder:
         if empty := len(dataset) - len(fused):
             warnings.warn(
                 f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN",
+                AmodalWarning,
                 stacklevel=2,
             )
         return vectors

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from amodal import data as records
 from amodal.adapt import adapt, predictions
 from amodal.cluster import Clustering, cluster
 from amodal.core import AmodalError
@@ -172,16 +171,15 @@ class Model(HubMixin):
         return digest[:16]
 
     def read(self, data: Openable) -> Dataset:
-        """Open `data` with the fields of the encoder, decoded as it was trained to."""
-        return records.open(data).with_fields(self.fields)
+        """Open `data` with the fields of the encoder, decoded as it was trained to.
+
+        What lacks whole fields is read too, with a warning; AmodalError if it lacks all of them.
+        """
+        return read_partial(data, self.fields, stacklevel=4)
 
     def with_features(self, dataset: Dataset) -> Dataset:
         """The dataset with cached features of frozen backbones, if the run was trained on such."""
         return features_of_run(dataset, self.encoder, self.config, self.device)
-
-    def read_partial(self, data: Openable) -> Dataset:
-        """Open `data` that may lack whole fields, with a warning. AmodalError if it lacks all."""
-        return read_partial(data, self.fields, stacklevel=4)
 
     def embed(
         self,

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from amodal.core import AmodalWarning
 from amodal.core.part import Spec
 from amodal.methods.saved import untrained
 from amodal.nn import config as encoder_config
@@ -49,6 +50,7 @@ def _reset_backbone(before: Encoder, trained: Encoder, field: str, *, learnt: bo
         warnings.warn(
             f"the backbone of {field!r} is your own module and was trained; its weights before "
             "that are not known, so the untrained encoder has the trained ones",
+            AmodalWarning,
             stacklevel=4,
         )
         fresh.load_body(mine)

@@ -7,6 +7,9 @@ its function, those of an evaluation (`--protocol.NAME VALUE`) those of its prot
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import tyro
 
@@ -25,7 +28,7 @@ from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
 from amodal.cli.use import embed, evaluate, export, predict, view
-from amodal.errors import AmodalError, UserCodeError, unknown
+from amodal.errors import AmodalError, AmodalWarning, UserCodeError, unknown
 
 VERBS = {
     f.__name__: f
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     PROTOCOL_OPTIONS.clear()
     PROTOCOL_OPTIONS.update(protocol_options)
     try:
-        run(rest)
+        with short_warnings():
+            run(rest)
     except KeyboardInterrupt as e:
         to_continue = CONTINUED.get(next(iter(rest), ""), "")
         print(f"\n{str(e) or 'interrupted'}{to_continue}", file=sys.stderr)
@@ -65,6 +69,29 @@ def main(argv: list[str] | None = None) -> None:
             print(e.code_traceback, file=sys.stderr)
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Print warnings for users without the line of code that they come from."""
+    usual = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if issubclass(category, AmodalWarning):
+            return f"warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def run(words: list[str]) -> None:

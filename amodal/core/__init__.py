@@ -9,6 +9,7 @@ coordinates · K classes or prototypes
 from typing import TYPE_CHECKING, Any
 
 from amodal.errors import AmodalError as AmodalError
+from amodal.errors import AmodalWarning as AmodalWarning
 from amodal.errors import unknown as unknown
 
 if TYPE_CHECKING:  # the names of `__getattr__`, for type checkers
@@ -39,7 +40,7 @@ _HOME = {
     "view_of": "sources",
     "views_of": "sources",
 }
-__all__ = sorted([*_HOME, "AmodalError", "unknown"])
+__all__ = sorted([*_HOME, "AmodalError", "AmodalWarning", "unknown"])
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import amodal
 from amodal.core.argument_types import check_type, is_word
-from amodal.errors import AmodalError, unknown
+from amodal.errors import AmodalError, AmodalWarning, unknown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -244,7 +244,7 @@ def find_plugin(kind: str, name: str) -> Plugin | None:
     name, found = canonical(name), installed(kind)
     if name in found.shadowed and name not in found.warned:
         found.warned.add(name)
-        warnings.warn(found.shadowed[name], stacklevel=3)
+        warnings.warn(found.shadowed[name], AmodalWarning, stacklevel=3)
     if name in found.conflicts:
         raise AmodalError(found.conflicts[name])
     return found.plugins.get(name)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 from amodal.data.fetch import cache
 
 EVICT_TO = 0.8
@@ -101,6 +101,7 @@ def put(key: str, content: bytes) -> None:
             part.unlink(missing_ok=True)
         warnings.warn(
             f"downloads cannot be cached in {cache() / 'remote'}: {error.strerror or error}",
+            AmodalWarning,
             stacklevel=2,
         )
     folder = str(cache() / "remote")

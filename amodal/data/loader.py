@@ -20,7 +20,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from amodal.core import AmodalError, Batch, Column, Ragged, row_seeds, unknown, views_of
+from amodal.core import (
+    AmodalError,
+    AmodalWarning,
+    Batch,
+    Column,
+    Ragged,
+    row_seeds,
+    unknown,
+    views_of,
+)
 from amodal.data import order
 from amodal.data.cache import MAX_BYTES, Entry
 from amodal.data.dataset import Dataset
@@ -120,11 +129,8 @@ class Loader:
         self.steps = self.steps_per_epoch if steps is None else steps
         for field in dataset.fields:
             if not dataset.present(field)[self.indices].any():
-                warnings.warn(
-                    f"none of the {len(self.indices):,} records has the field {field!r} "
-                    f"of {dataset.name!r}",
-                    stacklevel=2,
-                )
+                none = f"none of the {len(self.indices):,} records has the field {field!r}"
+                warnings.warn(f"{none} of {dataset.name!r}", AmodalWarning, stacklevel=2)
 
     def _mixture_sampler(self, dataset: Dataset) -> MixtureSampler | None:
         if dataset.proportions is None:

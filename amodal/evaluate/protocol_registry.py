@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import cast
 
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError, AmodalWarning, unknown
 from amodal.core.argument_types import check_type, is_list
 from amodal.core.references import load_reference
 from amodal.core.registry import (
@@ -69,7 +69,7 @@ def all_protocols() -> list[Protocol]:
         try:
             chosen.append(protocol(name))
         except AmodalError as error:
-            warnings.warn(f"{error} It is left out.", stacklevel=2)
+            warnings.warn(f"{error} It is left out.", AmodalWarning, stacklevel=2)
     return sorted(chosen, key=lambda p: (p.rank, p.name))
 
 

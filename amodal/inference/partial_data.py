@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from amodal import data as records
 from amodal.data import Dataset, Openable
-from amodal.modalities import Modality
+from amodal.errors import AmodalError, AmodalWarning
+from amodal.modalities import Modality, name_of
 
 
 def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: int = 3) -> Dataset:
@@ -23,8 +24,34 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
     """
     dataset = records.open(data)
     missing = dataset.missing_fields(fields)
-    if 0 < len(missing) < len(fields) and not dataset.renamed_fields(fields):
+    renamed = dataset.renamed_fields(fields)
+    if missing and not renamed and len(missing) == len(fields):
+        raise _none_of(dataset, fields)
+    if missing and not renamed:
         lacking = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
-        warnings.warn(lacking, stacklevel=stacklevel)
+        warnings.warn(lacking, AmodalWarning, stacklevel=stacklevel)
         dataset = dataset.with_columns(missing)
     return dataset.with_fields(fields)
+
+
+def _none_of(dataset: Dataset, fields: Mapping[str, Modality]) -> AmodalError:
+    """The error for data without any field of the run, with those that are of the same kind."""
+    described = [f"{name} ({name_of(modality)})" for name, modality in fields.items()]
+    here = [f"{name} ({name_of(modality)})" for name, modality in dataset.fields.items()]
+    message = (
+        f"{dataset.name!r} has no field of this run, which reads {', '.join(described)}; "
+        f"it has {', '.join(here) or 'none'}."
+    )
+    alike = [
+        f"[fields.{there}] to [fields.{name}]"
+        for there, other in dataset.fields.items()
+        for name, modality in fields.items()
+        if type(other) is type(modality)
+    ]
+    if alike:
+        message += (
+            f" If it is the same under another name, change {' or '.join(alike)} in the "
+            "dataset.toml that `amodal init` writes"
+        )
+        message += ', and for a column of a table say which it is: column = "NAME".'
+    return AmodalError(message)

@@ -88,7 +88,7 @@ def side_of(
     for name in [*weights, *([] if field is None else [field])]:
         if name not in model.fields:
             raise unknown("field of this run", name, model.fields)
-    decoded = model.read_partial(data)
+    decoded = model.read(data)
     dataset = model.with_features(decoded)
     rows = np.asarray(dataset.split(part) if part else np.arange(len(dataset)))
     if not len(rows):

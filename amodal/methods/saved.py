@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from amodal import methods
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 from amodal.core import part as parts
 from amodal.core.argument_types import check_type, has_names
 from amodal.core.part import Spec, from_spec, supplied, to_spec
@@ -206,12 +206,14 @@ def load_run(
         warnings.warn(
             f"the run in {folder} has not been finished: this is step "
             f"{files.step_of(weights.parent)} of {steps}",
+            AmodalWarning,
             stacklevel=2,
         )
     for one in () if same_code else changed:
         warnings.warn(
             f"{one.described} is not the code that the run in {folder} was trained with: the "
             "weights fit, and what is computed may differ",
+            AmodalWarning,
             stacklevel=2,
         )
     made.eval()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import amodal
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 from amodal.core.part import part_name
 from amodal.core.registry import KINDS, canonical, installed, pages
 from amodal.nn.backbones.plugin import PluginBackbone
@@ -109,5 +109,6 @@ def _warn_of_another(what: str, then: str, now: str) -> None:
     if then.partition(" ")[0] != now.partition(" ")[0]:
         warnings.warn(
             f"the {what} of this run was of the plug-in {then}, and here it is of {now}",
+            AmodalWarning,
             stacklevel=4,
         )

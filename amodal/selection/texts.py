@@ -108,7 +108,7 @@ def _nearest(pool: Pool) -> Scores:
         like = {field: texts_like(like, field)}
     elif isinstance(like, Sequence) and not isinstance(like, str | Mapping):
         like = {field: list(like)}
-    domain = model.with_features(model.read_partial(like)).select([field])
+    domain = model.with_features(model.read(like)).select([field])
     near = embedded(model, domain, np.arange(len(domain)))
     if field not in near.aligned or not len(near.aligned[field]):
         raise AmodalError(f"none of the records of --like has a {field} that could be read")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from amodal import data as records
 from amodal import methods
-from amodal.core import AmodalError, Batch, Recipe, unknown
+from amodal.core import AmodalError, AmodalWarning, Batch, Recipe, unknown
 from amodal.core.matmul import for_run
 from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.data.loader import Views
@@ -249,6 +249,7 @@ def with_resolution(
                 f"pixels a side: it is enlarged, which costs {(resolution / own) ** 2:.1f} times "
                 f"the pixels and shows nothing more; resolution {_tiled(fields[field], own)} would "
                 "do",
+                AmodalWarning,
                 stacklevel=2,
             )
     return dataset.with_fields(fields | {f: replace(fields[f], size=resolution) for f in sized})
@@ -371,7 +372,7 @@ def held_out_batches(dataset: records.Dataset, part: Rows) -> list[Batch]:
         )
         if len(unreadable) == len(dataset.fields):
             raise AmodalError(f"{message}; check dataset.toml")
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, AmodalWarning, stacklevel=2)
     return batches
 
 

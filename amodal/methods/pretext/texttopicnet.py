@@ -43,7 +43,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Recipe, field_of, unknown
+from amodal.core import (
+    AmodalError,
+    AmodalWarning,
+    Batch,
+    Column,
+    Embeddings,
+    Recipe,
+    field_of,
+    unknown,
+)
 from amodal.core.column import both
 from amodal.core.part import Part
 from amodal.methods.contract import Columns, FeatureRecord, Method
@@ -245,6 +254,7 @@ class TextTopicNet(Method):
                 f"{full:,} of {total:,} texts fill all the room there is (max_length times patch), "
                 "so they were probably cut, and the topics are those of their beginnings; give "
                 "their fields more",
+                AmodalWarning,
                 stacklevel=2,
             )
         self.topics.fit(documents)

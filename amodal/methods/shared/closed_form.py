@@ -11,7 +11,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code
+from amodal.core import (
+    AmodalError,
+    AmodalWarning,
+    Batch,
+    Column,
+    Embeddings,
+    Tokens,
+    field_of,
+    name_code,
+)
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.features import Features
 from amodal.core.part import Part
@@ -149,6 +158,7 @@ class LinearTowers(Towers):
             warnings.warn(
                 f"fewer than {MIN_PAIRS} training records have {name} and another field, so there "
                 "is nothing to fit its map to; it begins random",
+                AmodalWarning,
                 stacklevel=2,
             )
         if not names:

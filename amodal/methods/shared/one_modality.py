@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 from amodal.modalities import Modality
 from amodal.nn.encoder import Encoder
 
@@ -43,6 +43,7 @@ def only_fields(
             f"{method} learns from {kind}: {', '.join(own)}. The vectors of "
             f"{', '.join(untrained)} stay those of fresh weights; leave such fields out with "
             "--fields, or give them a pretrained backbone",
+            AmodalWarning,
             stacklevel=3,
         )
     return own

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal import modalities
-from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
+from amodal.core import AmodalError, AmodalWarning, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
 from amodal.core.registry import find_plugin, not_installed, plugins, reserve
 from amodal.modalities import Modality
@@ -108,6 +108,7 @@ def backbone(
         warnings.warn(
             f"{library}:{rest.partition('@')[0].partition('#{')[0]} takes pictures of {side} "
             f"pixels a side, and enlarges this field's {own}; set size = {side} for the field",
+            AmodalWarning,
             stacklevel=2,
         )
     return Backbone(body, name, width, modality=modality, frozen=frozen, report=report)

@@ -1,0 +1,75 @@
+"""Data that lacks fields of a run: what it has is read by every verb, and the user is told."""
+
+import warnings
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import amodal
+from amodal.cli import main, short_warnings
+from amodal.core import AmodalError, AmodalWarning
+
+COLOURS = ("red", "green", "blue")
+
+
+def records(n, fields=("caption", "wave", "motion")):
+    rng, rows = np.random.default_rng(0), []
+    for i in range(n):
+        values = {
+            "caption": f"a {COLOURS[i % 3]} thing number {i}",
+            "wave": rng.normal(i % 3, 1, (32, 2)).astype(np.float32),
+            "motion": rng.normal(-(i % 3), 1, (24, 3)).astype(np.float32),
+        }
+        rows.append({name: values[name] for name in fields})
+    return {name: [row[name] for row in rows] for name in fields}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("partial") / "run"
+    return amodal.pretrain("clip", records(60), out, size="nano", steps=2, batch_size=16)
+
+
+def test_one_field_is_embedded_as_it_is_beside_the_others(run):
+    whole = run.embed(records(6))
+    with pytest.warns(AmodalWarning, match="has no wave and no motion; what it has is read"):
+        part = run.embed(records(6, ["caption"]))
+    assert [len(part.aligned[field].rows) for field in ("caption", "wave", "motion")] == [6, 0, 0]
+    np.testing.assert_allclose(
+        part.aligned["caption"].values, whole.aligned["caption"].values, atol=1e-6
+    )
+
+
+def test_one_field_is_indexed_and_found_by_the_others(run, tmp_path):
+    with pytest.warns(AmodalWarning, match="what it has is read"):
+        engine = run.index(records(12, ["caption"]), tmp_path / "index")
+    assert len(engine) == 12
+    wave = records(1)["wave"][0]
+    hits = run.search(wave=wave, index=tmp_path / "index", k=3)
+    assert [hit.source for hit in hits] == ["caption"] * 3
+
+
+def test_none_of_the_fields_is_an_error_with_the_remedy(run):
+    with pytest.raises(AmodalError) as error:
+        run.embed({"words": records(6)["caption"]})
+    assert "has no field of this run, which reads caption (text)" in str(error.value)
+    assert "[fields.words] to [fields.caption]" in str(error.value)
+
+
+def test_the_command_line_reads_one_field(run, tmp_path):
+    table, out = tmp_path / "one.csv", tmp_path / "e.parquet"
+    table.write_text("\n".join(["caption", *records(5)["caption"]]))
+    with pytest.warns(AmodalWarning, match="has no wave and no motion"):
+        main(["embed", str(run.path), "--data", str(table), "--out", str(out)])
+    assert pq.read_table(out).column("source").to_pylist() == ["caption"] * 5
+
+
+def test_the_command_line_prints_the_sentence_alone():
+    usual = warnings.formatwarning
+    with short_warnings():
+        said = warnings.formatwarning("it lacks a field", AmodalWarning, "amodal/use.py", 3)
+        other = warnings.formatwarning("deprecated", UserWarning, "library.py", 3)
+    assert said == "warning: it lacks a field\n"
+    assert "library.py:3" in other
+    assert warnings.formatwarning is usual
