@@ -6,7 +6,10 @@ from tests.structure.tree import files
 
 OF_LIBRARIES = {
     ("amodal/studies/storage.py", "connection.isolation_level"): "SQLAlchemy's recipe for SQLite",
-    ("amodal/cli/__init__.py", "warnings.formatwarning"): "the place of the standard library for it",
+    (
+        "amodal/cli/__init__.py",
+        "warnings.formatwarning",
+    ): "the place of the standard library for it",
     ("amodal/core/source_texts.py", "inner.body"): "a tree of `ast` is changed in place",
     ("amodal/data/loader.py", "philox.state"): "numpy sets a generator's key this way alone",
     ("amodal/evaluate/html_report.py", "element.text"): "ElementTree sets a text this way alone",
