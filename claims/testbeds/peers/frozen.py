@@ -10,7 +10,7 @@ from amodal_claims.sets import frozen_pairs
 
 from amodal.core import AmodalError
 from amodal.data.fetch import download
-from amodal.train.packaged import resolve_specs
+from amodal.train.packaged import EFFICIENTNET, resolve_specs
 from testbeds.peers.features import Describe
 from testbeds.testbed import Records
 
@@ -43,7 +43,7 @@ def _vectors(
 
 
 def _seen(records: Records, field: str) -> np.ndarray:
-    return frozen_pairs.see(records.raw(field), download(frozen_pairs.VISION))
+    return frozen_pairs.see(records.raw(field), download(EFFICIENTNET))
 
 
 def _read(records: Records, field: str) -> np.ndarray:
