@@ -103,7 +103,9 @@ def reason(bed: Testbed, folder: Path = RESULTS) -> str:
 def _run(bed: Testbed, steps: int) -> dict[str, Any]:
     data, started = bed.open(), time.perf_counter()
     # always with tokens: the budget must not change with the networks that are chosen within it
-    settings: dict[str, Any] = {"backbones": dict.fromkeys(bed.fields, TOKENS) | bed.backbones}
+    settings: dict[str, Any] = {
+        "backbones": dict.fromkeys(bed.fields, TOKENS) | dict(bed.backbones)
+    }
     settings |= {"cache_features": "mean"} if bed.backbones else {}
     with tempfile.TemporaryDirectory() as folder:
         model = amodal.pretrain(

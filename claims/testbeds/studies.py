@@ -281,7 +281,7 @@ class Options:
 
     def first_steps(self, steps: int) -> int:
         """Steps of rung 0 where the last rung has `steps`."""
-        return max(1, round((self.steps or steps) / ETA ** (RUNGS - 1)))
+        return max(1, round((self.steps or steps) / float(ETA ** (RUNGS - 1))))
 
 
 def add_options(parser: argparse.ArgumentParser, out: Path) -> None:

@@ -79,7 +79,7 @@ def measured(bed: Testbed) -> dict[str, Any]:
         model = amodal.load(run).adapt(
             dataset,
             out,
-            label=task.label,
+            label=task.label or "",
             task="survival" if survival else "",
             steps=ADAPTING,
             seed=SEED,

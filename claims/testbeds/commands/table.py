@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,6 +22,7 @@ from amodal.studies import (
     Cell,
     Outcome,
     Outcomes,
+    Setup,
     Standing,
     Study,
     Trainer,
@@ -114,7 +115,7 @@ def stored_of(bed: Testbed, options: Options, setups: Setups) -> Stored:
     return Stored(path, study, {"unfit": reasons, "fitting": fitting})
 
 
-def candidate_of(method: str, bed: Testbed, setups: Setups) -> Candidate:
+def candidate_of(method: str, bed: Testbed, setups: Mapping[str, Setup]) -> Candidate:
     """A method with the recipe and the networks that it has for small data."""
     fields = {name: setups[bed.name].dataset.fields[name] for name in bed.fields}
     recipe = methods.small_recipe(method, [name_of(modality) for modality in fields.values()])

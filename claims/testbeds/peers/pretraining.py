@@ -27,7 +27,7 @@ from amodal.data import Dataset
 from amodal.evaluate.context import Pair
 from amodal.inference.embed import Embedded
 
-SHAPE = {"embed_dim": 128, "depth": 4, "num_heads": 4}
+SHAPE: dict[str, Any] = {"embed_dim": 128, "depth": 4, "num_heads": 4}
 TIMED = 12
 """Steps by which the length of a training is set; the first third warms up."""
 
@@ -39,7 +39,7 @@ class Recipe:
     Args:
         package: The library.
         parts: All modules that are trained.
-        augment: Picture -> its views.
+        augment: Picture -> its views, tensors.
         still: Picture -> tensor, for embedding.
         encode: Field -> (values of the field: tensors of `still`, or texts) -> (n, D) features.
         loss: (views, numbers of the records) -> loss.
@@ -50,7 +50,7 @@ class Recipe:
 
     package: str
     parts: nn.Module
-    augment: Callable[[Any], Sequence[Tensor]]
+    augment: Callable[[Any], Any]
     still: Callable[[Any], Tensor]
     encode: Mapping[str, Callable[[Any], Tensor]]
     loss: Callable[[Sequence[Tensor], Tensor], Tensor]
@@ -90,12 +90,15 @@ class Data:
         here = self.dataset.present(self.image)[rows]
         if self.text:
             here &= self.dataset.present(self.text)[rows]
-        return rows[here]
+        return np.asarray(rows[here])
 
     def pictures(self, rows: np.ndarray) -> list[Any]:
         """Decoded, in RGB."""
         values = (self.dataset.value(int(i), self.image) for i in rows)  # (C, H, W)
-        return [Picture.fromarray(np.moveaxis(v, 0, -1).squeeze()).convert("RGB") for v in values]
+        return [
+            Picture.fromarray(np.moveaxis(np.asarray(v), 0, -1).squeeze()).convert("RGB")
+            for v in values
+        ]
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """As they are."""
@@ -105,7 +108,7 @@ class Data:
 class Augmented(torch.utils.data.Dataset[Any]):
     """(views, number) of pictures in memory."""
 
-    def __init__(self, pictures: Sequence[Any], augment: Callable[[Any], Sequence[Tensor]]) -> None:
+    def __init__(self, pictures: Sequence[Any], augment: Callable[[Any], Any]) -> None:
         self.pictures, self.augment = pictures, augment
 
     def __len__(self) -> int:
@@ -243,7 +246,7 @@ def simclr(side: int, steps: int, _: Sequence[str], batch_size: int) -> Recipe:
     """lightly's."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
-    from lightly.transforms import SimCLRTransform
+    from lightly.transforms.simclr_transform import SimCLRTransform
 
     backbone, head = convnet(), SimCLRProjectionHead(128, 128, 128)
     parts, criterion = nn.Sequential(backbone, head), NTXentLoss()
@@ -269,7 +272,7 @@ def byol(side: int, steps: int, _: Sequence[str], batch_size: int) -> Recipe:
     from lightly.loss import NegativeCosineSimilarity
     from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
     from lightly.models.utils import update_momentum
-    from lightly.transforms import SimCLRTransform
+    from lightly.transforms.simclr_transform import SimCLRTransform
     from lightly.utils.scheduler import cosine_schedule
 
     backbone, head = convnet(), BYOLProjectionHead(128, 512, 128)
@@ -306,7 +309,7 @@ def mae(side: int, steps: int, _: Sequence[str], batch_size: int, ratio: float =
     """lightly's."""
     from lightly.models import utils
     from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
-    from lightly.transforms import MAETransform
+    from lightly.transforms.mae_transform import MAETransform
 
     backbone = MaskedVisionTransformerTIMM(vit(side))
     length, patch = backbone.sequence_length, 4
@@ -342,7 +345,7 @@ def dino(
     from lightly.loss import DINOLoss
     from lightly.models.modules import DINOProjectionHead
     from lightly.models.utils import update_momentum
-    from lightly.transforms import DINOTransform
+    from lightly.transforms.dino_transform import DINOTransform
     from lightly.utils.scheduler import cosine_schedule
 
     def network() -> nn.ModuleList:
