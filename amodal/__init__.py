@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the names of `__getattr__`, for type checkers
     from amodal.core.recipe import Recipe as Recipe
     from amodal.data import Dataset as Dataset
     from amodal.data import Mixture as Mixture
+    from amodal.data import as_dataset as as_dataset
     from amodal.data import init as init
     from amodal.data import open as open
     from amodal.estimator import Embedder as Embedder
@@ -35,6 +36,7 @@ _HOME = {
     "Model": "amodal.model",
     "Recipe": "amodal.core.recipe",
     "align": "amodal.studies.align",
+    "as_dataset": "amodal.data",
     "compare": "amodal.studies.compare",
     "init": "amodal.data",
     "load": "amodal.model",

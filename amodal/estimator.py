@@ -244,15 +244,6 @@ def _readable(X: Any) -> Any:
         return {str(name): list(X[name]) for name in X.columns}
     if isinstance(X, np.ndarray) or hasattr(X, "detach"):
         return {"x": X}
-    return _columns(X) if isinstance(X, (list, tuple)) else X
+    from amodal.data.in_memory import records_of
 
-
-def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Records as columns, None where a record lacks a value."""
-    if not rows or not all(isinstance(row, Mapping) for row in rows):
-        got = f"a list of {type(rows[0]).__name__}" if rows else "an empty list"
-        raise AmodalError(
-            f"a list is taken as records, and must hold dicts name -> value; got {got}"
-        )
-    names = dict.fromkeys(str(name) for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return records_of(X).data if isinstance(X, (list, tuple)) else X

@@ -21,6 +21,7 @@ from amodal.evaluate import Embedded, Report, embed_records
 from amodal.evaluate.diagnoses import Diagnosis, diagnose
 from amodal.evaluation import evaluate_run
 from amodal.export.hub_mixin import HubMixin
+from amodal.inference.encode import EncodeMixin
 from amodal.inference.heads import AnyHead, head_of, method_of_head
 from amodal.inference.partial_data import read_partial
 from amodal.inference.probe_head import ProbeHead
@@ -93,7 +94,7 @@ def load(
     return Model._open(Path(path), device=device, method=method, backbones=backbones)
 
 
-class Model(HubMixin):
+class Model(EncodeMixin, HubMixin):
     """A trained method and its encoder.
 
     Args:

@@ -20,14 +20,20 @@ class Bar:
     """A progress bar with the remaining time; without a terminal, a line from time to time.
 
     Args:
-        total: Steps of the whole work.
+        total: Steps of the whole work, None where nobody knows.
         start: Steps that are done already.
         shown: Whether to print anything.
         every: Seconds between lines without a terminal.
     """
 
     def __init__(
-        self, title: str, total: int, *, start: int = 0, shown: bool = True, every: float = 15.0
+        self,
+        title: str,
+        total: int | None,
+        *,
+        start: int = 0,
+        shown: bool = True,
+        every: float = 15.0,
     ):
         self.title, self.total, self.every = title, total, every
         self.start = self.done = start
@@ -64,11 +70,12 @@ class Bar:
         self.done += by
         if self.live_shown:
             self.live.update(self.task, completed=self.done, note=note)
-        elif self.shown and (time.monotonic() - self.last > self.every or self.done >= self.total):
+        elif self.shown and (time.monotonic() - self.last > self.every or self.done == self.total):
             self.last = time.monotonic()
             rate = (self.done - self.start) / max(self.last - self.started, 1e-9)
-            left = (self.total - self.done) / max(rate, 1e-9)
-            line = (
-                f"{self.title} {self.done}/{self.total} · {note} · {rate:.1f}/s · {left:.0f} s left"
-            )
+            of = left = ""
+            if self.total is not None:
+                of = f"/{self.total}"
+                left = f" · {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
+            line = f"{self.title} {self.done}{of} · {note} · {rate:.1f}/s{left}"
             self.console.print(line, highlight=False, soft_wrap=True)

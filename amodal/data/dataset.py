@@ -15,6 +15,7 @@ import numpy as np
 from amodal.core import AmodalError, unknown
 from amodal.data import splits
 from amodal.data.cache import Cache
+from amodal.data.items import ItemsMixin
 from amodal.data.readers import Reader
 from amodal.data.readers.base import Cell
 from amodal.data.readers.changed import Subset, WithColumns
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from amodal.data.mixture import Proportions
 
 
-class Dataset:
+class Dataset(ItemsMixin):
     """N records. Any field may be missing in any record.
 
     Args:

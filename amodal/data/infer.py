@@ -4,7 +4,7 @@ measure the fields."""
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,11 +113,30 @@ def infer_arrays(
     Raises:
         AmodalError: the columns differ in length, or none is a field.
     """
-    guesses = _guess(readers.Arrays(columns))
+    return infer_reader(lambda key: readers.Arrays(columns, key), name=name, fields=fields)
+
+
+def infer_reader(
+    make: Callable[[str], Reader],
+    *,
+    name: str = "",
+    fields: Mapping[str, str | Modality] | None = None,
+) -> Dataset:
+    """Open what a reader reads.
+
+    Args:
+        make: name of the key column, "" for none -> reader.
+        name: of the dataset.
+        fields: column -> modality that shall not be guessed.
+
+    Raises:
+        AmodalError: none of the columns is a field.
+    """
+    reader = make("")
+    guesses = _guess(reader)
     key = next((column for column, guess in guesses.items() if guess.role == "key"), "")
-    return _assemble(
-        readers.Arrays(columns, key), guesses, Schema({}, name=name), None, fields or {}
-    )
+    reader = make(key) if key else reader
+    return _assemble(reader, guesses, Schema({}, name=name), None, fields or {})
 
 
 def _infer(path: AnyPath, name: str = "") -> tuple[Dataset, dict[str, ColumnGuess]]:

@@ -32,6 +32,7 @@ from amodal.core import (
 )
 from amodal.data import order
 from amodal.data.cache import MAX_BYTES, Entry
+from amodal.data.class_numbers import class_numbers, known_numbers
 from amodal.data.dataset import Dataset
 from amodal.data.groups import GroupSampler
 from amodal.data.mixture import MixtureSampler
@@ -209,7 +210,7 @@ class Loader:
             rows, values = list(decoded), list(decoded.values())
             for source, view in zip(views_of(field, len(views)), views):
                 columns[source] = self._column(field, source, view, values, rows, seeds)
-        labels = {name: _known(values[records]) for name, values in self.labels.items()}
+        labels = {name: known_numbers(values[records]) for name, values in self.labels.items()}
         return Batch(len(keys), columns, tuple(keys), seeds, labels), bad
 
     def _entry(self, field: str, i: int) -> Entry:
@@ -335,28 +336,6 @@ class _Steps(torch.utils.data.Dataset[tuple[SharedBatch, list[Bad]]]):
     def __getitem__(self, number: int) -> tuple[SharedBatch, list[Bad]]:
         batch, bad = self.loader.load_uncollated(self.steps[number])
         return SharedBatch.pack(batch), bad
-
-
-def class_numbers(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Number the classes of a label.
-
-    Args:
-        values: (n,) as `Dataset.label` returns them.
-
-    Returns:
-        (n,) int64 classes, -1 where unknown, and their names in order. Of a label of numbers (n,)
-        float32, NaN where unknown, and no names.
-    """
-    if values.dtype != object:
-        return values.astype(np.float32), []
-    names = sorted({v for v in values if v is not None})
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number.get(v, -1) for v in values], dtype=np.int64), names
-
-
-def _known(values: np.ndarray) -> Column:
-    rows = np.flatnonzero(values >= 0 if values.dtype == np.int64 else ~np.isnan(values))
-    return Column(torch.from_numpy(values[rows]), torch.from_numpy(rows))
 
 
 def _identity(item: T) -> T:

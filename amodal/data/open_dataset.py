@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from amodal.core.argument_types import check_type, has_names
 from amodal.core.registry import canonical, find_plugin
 from amodal.data import bundled, infer_schema, readers, schema, sets
 from amodal.data.dataset import Dataset, columns_of
-from amodal.data.infer import infer, infer_arrays
+from amodal.data.in_memory import rows_of
+from amodal.data.infer import infer, infer_arrays, infer_reader
 from amodal.data.measure import complete_fields
 from amodal.data.readers import FilePattern
+from amodal.data.readers.in_memory import Numbered
 from amodal.data.remote import AnyPath, Remote, as_path, local_schema
 from amodal.data.subset import choose, is_subset, read_subset
 from amodal.modalities import Modality
 
-Openable = str | AnyPath | Mapping[str, Sequence[Any]] | Dataset
+Openable = str | AnyPath | Mapping[str, Sequence[Any]] | Dataset | Iterable[Any] | Numbered
 """What `open_dataset` takes."""
 
 
@@ -28,6 +30,7 @@ def open_dataset(
     *,
     name: str = "",
     fields: Mapping[str, str | Modality] | None = None,
+    limit: int | None = None,
 ) -> Dataset:
     """Open a dataset.
 
@@ -42,9 +45,14 @@ def open_dataset(
             - the name of a bundled set, "globe" or "digits", or of a public one that was fetched,
               as "tuxpaint" (`amodal data` lists them; installed plug-ins can add to them);
             - a dict of lists, arrays or tensors of one length;
+            - rows in memory (`amodal.data.in_memory.rows_of`): a data frame, an Arrow table, a list
+              of dicts, a dataset of Hugging Face or torch, a stream of records, an array of records
+              of one field;
             - a Dataset, which is returned as it is.
         name: of the dataset, in place of its own.
-        fields: of a dict, column -> modality (a name, or an object) that shall not be guessed.
+        fields: of what is in memory, column -> modality (a name, or an object) that shall not be
+            guessed.
+        limit: of a stream, records that are read at most.
 
     Raises:
         AmodalError: nothing is there (with the nearest names), nothing can be read, or there is a
@@ -52,14 +60,19 @@ def open_dataset(
     """
     if isinstance(source, Dataset):
         return source
+    if not isinstance(source, str | bytes | os.PathLike | Remote):
+        if (make := rows_of(source, limit)) is not None:
+            check_type("fields", fields or {}, has_names, "a dict of column -> modality")
+            return infer_reader(make, name=name or "rows", fields=fields)
     if isinstance(source, Mapping):
         check_type("data in memory", source, has_names, "a dict of name -> values")
         check_type("fields", fields or {}, has_names, "a dict of column -> modality")
         return infer_arrays(source, name=name, fields=fields)
     if not isinstance(source, str | os.PathLike | Remote):
         raise AmodalError(
-            "data is a path, an address, the name of a set, a dict of name -> values, or a "
-            f"Dataset, not of type {type(source).__name__}"
+            "data is a path, an address, the name of a set, a dict of name -> values, a data "
+            "frame, a list of dicts, a dataset of Hugging Face or torch, or a Dataset, not of type "
+            f"{type(source).__name__}"
         )
     if fields:
         raise AmodalError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from amodal.core import Column
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.data import Dataset
-from amodal.data.loader import class_numbers
+from amodal.data.class_numbers import class_numbers
 from amodal.evaluate.labels import codes
 from amodal.evaluate.protocols import boosting, linear
 from amodal.inference.embed import embed_records

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from amodal.data.loader import class_numbers
+from amodal.data import class_numbers
 from amodal.inference.embed import known
 from amodal.nn.heads.supervised import survival_of
 from amodal.stats.ranking import chance_of

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from PIL import Image as Picture
 
 from amodal.data.readers.base import Cell
 
@@ -71,6 +72,8 @@ def _as_bytes(cell: Cell) -> bytes:
         )
     if isinstance(cell, (list, tuple, np.ndarray)):
         return _list_as_bytes(cell)
+    if isinstance(cell, Picture.Image):
+        return f"{cell.mode}{cell.size}".encode() + cell.tobytes()
     return (repr(cell) if isinstance(cell, numbers.Real) else str(cell)).encode(
         "utf-8", "surrogatepass"
     )

@@ -1,5 +1,5 @@
-"""Parts of tables, one file each: lists in memory, a Parquet file, or Arrow record batches mapped
-from disk."""
+"""Parts of tables: lists in memory, a Parquet file, or Arrow record batches in memory or
+mapped from disk."""
 
 from __future__ import annotations
 
@@ -46,7 +46,17 @@ class TablePart(Protocol):
         """(rows,) bool: which rows have a cell in this column."""
 
 
-class Lists:
+class HashedPart:
+    """A part that may know the hashes of its rows.
+
+    Attributes:
+        hashes: (rows,) uint64, None where they are those of the values.
+    """
+
+    hashes: np.ndarray | None
+
+
+class Lists(HashedPart):
     """A part in memory.
 
     Args:
@@ -173,21 +183,15 @@ def _source(path: AnyPath) -> Path | io.RawIOBase:
     return path.ranges() if isinstance(path, Remote) else path
 
 
-class Mapped(Lazy):
-    """Arrow record batches mapped from disk.
+class ArrowPart(Lazy):
+    """A part whose cells are in an Arrow table, which `_table` is."""
 
-    Args:
-        path: of the file.
-        open: path -> table; a function of a module, so that it can be pickled.
-    """
+    columns: tuple[str, ...]
+    rows: int
 
-    def __init__(self, path: AnyPath, open: Callable[[Path], pa.Table]) -> None:
-        self.path, self.open = path, open
-        self.columns, self.rows = tuple(self._table.column_names), self._table.num_rows
-
-    @cached_property
+    @property
     def _table(self) -> pa.Table:
-        return self.open(self.path.local() if isinstance(self.path, Remote) else self.path)
+        raise NotImplementedError
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -205,6 +209,35 @@ class Mapped(Lazy):
 
     def present(self, column: str) -> np.ndarray:
         return flags(one_array(self._table.column(column).is_valid()))
+
+
+class Mapped(ArrowPart):
+    """Arrow record batches mapped from disk.
+
+    Args:
+        path: of the file.
+        open: path -> table; a function of a module, so that it can be pickled.
+    """
+
+    def __init__(self, path: AnyPath, open: Callable[[Path], pa.Table]) -> None:
+        self.path, self.open = path, open
+        self.columns, self.rows = tuple(self._table.column_names), self._table.num_rows
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return self.open(self.path.local() if isinstance(self.path, Remote) else self.path)
+
+
+class Held(ArrowPart):
+    """An Arrow table in memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self.columns, self.rows = tuple(table.column_names), table.num_rows
+
+    @property
+    def _table(self) -> pa.Table:
+        return self.table
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:

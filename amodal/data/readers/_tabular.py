@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._content import content_keys, row_hashes
-from amodal.data.readers._parts import Lists, TablePart, starts_of
+from amodal.data.readers._parts import HashedPart, TablePart, starts_of
 from amodal.data.readers.base import Cell, Reader, stamp_files, unique_keys
 from amodal.data.remote import AnyPath
 
@@ -129,18 +129,22 @@ class Tabular(Reader):
 
     def _keys(self, key: str) -> list[str]:
         if key:
-            where = (
-                self.paths[0].name
-                if len(self.paths) == 1
-                else f"{len(self.paths)} files in {self.base}"
-            )
-            return unique_keys(self.cells(key), key, where)
-        return content_keys(
-            np.concatenate([self._read_part(n, "*", _hashes) for n in range(len(self.parts))])
-        )
+            return unique_keys(self.cells(key), key, self._described())
+        return content_keys(self._hashes())
+
+    def _described(self) -> str:
+        """Where the rows are, for errors."""
+        if len(self.paths) == 1:
+            return self.paths[0].name
+        return f"{len(self.paths)} files in {self.base}"
+
+    def _hashes(self) -> np.ndarray:
+        """(N,) uint64 of the content of the rows."""
+        parts = range(len(self.parts))
+        return np.concatenate([self._read_part(n, "*", _hashes_of) for n in parts])
 
 
-def _hashes(part: TablePart) -> np.ndarray:
-    if isinstance(part, Lists) and part.hashes is not None:
+def _hashes_of(part: TablePart) -> np.ndarray:
+    if isinstance(part, HashedPart) and part.hashes is not None:
         return part.hashes
     return row_hashes(((column, part.iterate(column)) for column in part.columns), part.rows)

@@ -12,7 +12,7 @@ import torch
 
 from amodal.core import Column, Embeddings
 from amodal.core.embeddings import FUSED
-from amodal.data.loader import class_numbers
+from amodal.data.class_numbers import class_numbers
 from amodal.evaluate.context import Context
 from amodal.evaluate.labels import (
     NotApplicable,

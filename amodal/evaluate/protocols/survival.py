@@ -19,7 +19,7 @@ import torch
 
 from amodal.core import Column
 from amodal.core.embeddings import vectors as vectors_of
-from amodal.data.loader import class_numbers
+from amodal.data.class_numbers import class_numbers
 from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needed_records import labelled

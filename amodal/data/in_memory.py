@@ -1,0 +1,126 @@
+"""What people have in memory, as rows that can be read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from amodal.core import AmodalError
+from amodal.data.readers import Reader
+from amodal.data.readers._parts import Held, Lists, TablePart
+from amodal.data.readers.in_memory import Items, Rows, cell_of, lists
+
+MakeReader = Callable[[str], Reader]
+"""Name of the key column, "" for none -> reader."""
+SPLIT = "split"
+
+
+def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
+    """How to read something in memory that has rows.
+
+    Args:
+        source: a data frame (pandas, polars), an Arrow table or whatever has `to_arrow` (a table of
+            LanceDB, a relation of DuckDB), a dataset of Hugging Face or a dict of such, a list of
+            dicts, a dataset of torch, or anything that gives records one by one (a streaming
+            dataset, a pipeline of WebDataset, a generator).
+        limit: records that are read at most, of what gives them one by one.
+
+    Returns:
+        None for anything else.
+
+    Raises:
+        AmodalError: there are no rows, or a list holds something else.
+    """
+    if limit is not None and limit < 1:
+        raise AmodalError(f"limit is at least 1, not {limit}")
+    if _is_huggingface(source):
+        return _huggingface({"": source})
+    if isinstance(source, Mapping):
+        if source and all(_is_huggingface(one) for one in source.values()):
+            return _huggingface(source)
+        return None
+    if (table := _arrow(source)) is not None:
+        return _reader([Held(table)])
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):
+        return _reader([_frame(source)])
+    if isinstance(source, (list, tuple)):
+        return _reader([records_of(source)])
+    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        return _reader([lists(source, shown=False)])
+    kind = type(source)
+    if hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+        return _reader([Items(source)])
+    if hasattr(kind, "__iter__"):
+        return _reader([lists(source, limit=limit)])
+    return None
+
+
+def _reader(
+    parts: Sequence[TablePart],
+    class_names: Mapping[str, list[str]] | None = None,
+    extra_columns: Mapping[str, list[Any]] | None = None,
+) -> MakeReader:
+    return lambda key: Rows(parts, key, class_names, extra_columns)
+
+
+def _is_huggingface(source: Any) -> bool:
+    """Whether it is a `datasets.Dataset`, which is not imported for that."""
+    library = sys.modules.get("datasets")
+    return library is not None and isinstance(source, library.Dataset)
+
+
+def _huggingface(splits: Mapping[str, Any]) -> MakeReader:
+    """Datasets of Hugging Face one after the other, pictures and sound as they are stored."""
+    parts = [Held(one.with_format("arrow")[:]) for one in splits.values()]
+    names = {
+        column: list(feature.names)
+        for one in splits.values()
+        for column, feature in one.features.items()
+        if hasattr(feature, "names")
+    }
+    column = [str(name) for part, name in zip(parts, splits) for _ in range(part.rows)]
+    return _reader(parts, names, {SPLIT: column} if any(splits) else None)
+
+
+def _arrow(source: Any) -> pa.Table | None:
+    """An Arrow table, None for what cannot be one."""
+    for name in ("to_arrow", "to_arrow_table"):
+        if callable(make := getattr(source, name, None)):
+            source = make()
+            break
+    if isinstance(source, pa.RecordBatchReader):
+        return source.read_all()
+    if isinstance(source, pa.RecordBatch):
+        return pa.Table.from_batches([source])
+    return source if isinstance(source, pa.Table) else None
+
+
+def _frame(frame: Any) -> Lists:
+    """A data frame of pandas. An index with a name is a column too."""
+    frame = frame.reset_index() if getattr(frame.index, "name", None) is not None else frame
+    if twice := [str(c) for c in frame.columns[frame.columns.duplicated()]]:
+        raise AmodalError(
+            f"the data frame has more than one column called {twice[0]!r}; rename one of them"
+        )
+    columns = {}
+    for name in frame.columns:
+        missing = frame[name].isna().tolist()
+        cells = [None if gone else cell_of(c) for c, gone in zip(frame[name].tolist(), missing)]
+        columns[str(name)] = cells
+    return Lists(columns, len(frame))
+
+
+def records_of(rows: Sequence[Any]) -> Lists:
+    """Records as columns, None where a record lacks a value."""
+    other = [type(row).__name__ for row in rows if not isinstance(row, Mapping)]
+    if not rows or other:
+        got = f"a list of {other[0]}" if other else "an empty list"
+        raise AmodalError(
+            f"a list is taken as records, and must hold dicts name -> value; got {got}. For values "
+            'of one field give its name too: {"photo": values}'
+        )
+    return lists(rows, shown=False)

@@ -1,0 +1,130 @@
+"""Records as a user's own loop reads them: items, batches of them, a data frame."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from amodal.core import AmodalError, Batch, Column
+from amodal.data import splits
+from amodal.data.class_numbers import class_numbers, known_numbers
+from amodal.modalities import BadValue
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from amodal.data.readers import Reader
+    from amodal.data.schema import Label
+    from amodal.modalities import Modality, Raw
+
+KEY, ROW, PART = "key", "row", "part"
+
+
+class ItemsMixin:
+    """Makes a dataset one of torch: it has a length, and items by number."""
+
+    reader: Reader
+    fields: dict[str, Modality]
+    labels: dict[str, Label]
+    keys: list[str]
+    name: str
+
+    if TYPE_CHECKING:
+
+        @cached_property
+        def parts(self) -> np.ndarray: ...
+        def value(self, i: int, field: str) -> np.ndarray | None: ...
+        def raw(self, i: int, field: str) -> Raw | None: ...
+        def label(self, name: str, *, required: bool = False) -> np.ndarray: ...
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Record i, decoded: `torch.utils.data.DataLoader(dataset, 8, collate_fn=dataset.collate)`.
+
+        Returns:
+            `key`; `row`, its number; each field as an array, None where the record has none, in the
+            shape that its modality's `collate` takes.
+
+        Raises:
+            IndexError: there is no such record.
+            AmodalError: the number is none, or a value cannot be read. A `Loader` goes on there.
+        """
+        try:
+            number = operator.index(i)
+        except TypeError:
+            raise AmodalError(
+                f"a record is asked for by its number, not by {i!r}; take "
+                "dataset.subset([0, 1]) for a choice, and dataset.value(0, name) for one field"
+            ) from None
+        n = len(self.keys)
+        if not -n <= number < n:
+            raise IndexError(f"record {number} of {n}")
+        number %= n
+        item: dict[str, Any] = {KEY: self.keys[number], ROW: number}
+        for field in self.fields:
+            try:
+                item[field] = self.value(number, field)
+            except BadValue as error:
+                raise AmodalError(
+                    f"{field} of the record {self.keys[number]!r} cannot be read: {error}"
+                ) from error
+        return item
+
+    def collate(self, items: Sequence[Mapping[str, Any]]) -> Batch:
+        """Items as a batch that an encoder takes.
+
+        Args:
+            items: of `__getitem__`. Arrays may have been changed, for an augmentation of one's own.
+
+        Returns:
+            A batch of the values that exist. Its labels are class numbers, in the order of
+            `classes`, and amounts.
+        """
+        if not items:
+            raise AmodalError("a batch has one record at least")
+        columns = {}
+        for field, modality in self.fields.items():
+            rows = [row for row, item in enumerate(items) if item.get(field) is not None]
+            rng = np.random.default_rng(0)  # the plain view draws nothing
+            seen = [modality.augment(items[row][field], "plain", rng) for row in rows]
+            columns[field] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
+        numbers = [item[ROW] for item in items]
+        batch = Batch.of(len(items), columns, [item[KEY] for item in items])
+        labels = {
+            name: known_numbers(values[numbers]) for name, (values, _) in self._numbered.items()
+        }
+        return Batch(batch.size, batch.columns, batch.keys, batch.seeds, labels)
+
+    def classes(self, label: str) -> list[str]:
+        """The names of the classes of a label, in the order of their numbers in batches."""
+        return class_numbers(self.label(label))[1]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The records as they are in the data: a column for the key, each field, each label and the
+        part of the split (train, valid, test).
+
+        Raises:
+            AmodalError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise AmodalError("a data frame needs pandas: pip install pandas") from error
+        columns: dict[str, Any] = {KEY: list(self.keys)}
+        for field in self.fields:
+            columns[field] = [self.raw(i, field) for i in range(len(self.keys))]
+        for name in self.labels:
+            columns[name if name not in columns else f"label {name}"] = self.label(name)
+        columns[PART if PART not in columns else f"{PART} of the split"] = np.array(splits.PARTS)[
+            self.parts
+        ]
+        return pd.DataFrame(columns)
+
+    @cached_property
+    def _numbered(self) -> dict[str, tuple[np.ndarray, list[str]]]:
+        """Label -> its class numbers or amounts, and the names of the classes."""
+        return {name: class_numbers(self.label(name)) for name in self.labels}

@@ -1,0 +1,172 @@
+"""Vectors of values that are in memory, and how similar they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as Picture
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError
+from amodal.data import Dataset
+from amodal.data.in_memory import rows_of
+from amodal.inference.embed import embed_records, embed_values
+from amodal.inference.query import field_for
+from amodal.modalities import name_of
+from amodal.progress import Bar
+
+if TYPE_CHECKING:
+    from amodal.nn.encoder import Encoder
+
+Vectors = npt.NDArray[np.float32]
+
+
+class EncodeMixin:
+    """Vectors of values, with the option names of sentence-transformers."""
+
+    encoder: Encoder
+
+    if TYPE_CHECKING:
+
+        @property
+        def device(self) -> torch.device: ...
+        def read(self, data: Any) -> Dataset: ...
+
+    def encode(
+        self,
+        values: Any,
+        *,
+        field: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+    ) -> Any:
+        """Embed values of one field, or records of all fields that they have.
+
+        Args:
+            values: A list of values of one field (texts, pictures, arrays, paths of files) or a
+                single one; or records: a dict of columns, a list of dicts, a data frame, a Dataset
+                (see `amodal.as_dataset`).
+            field: Of the values, or its kind, such as "image"; by default the only one, or the only
+                one of words for texts and of pictures for pictures.
+            batch_size: Values embedded at once.
+            show_progress_bar: Whether to show a bar.
+            convert_to_tensor: Return a tensor, and not an array.
+            normalize_embeddings: Scale vectors to length 1.
+
+        Returns:
+            (n, D) float32 in the space where fields can be compared, (D,) of a single value. NaN
+            for a record without a readable value.
+
+        Raises:
+            AmodalError: It is not clear which field is meant, or a value cannot be read.
+        """
+        if batch_size < 1:
+            raise AmodalError(f"batch_size is at least 1, not {batch_size}")
+        if field is None and _are_records(values):
+            vectors, single = self._encode_records(values, batch_size, show_progress_bar), False
+        else:
+            single = _is_single(values)
+            listed = [values] if single else list(values)
+            if not listed:
+                raise AmodalError("there are no values to embed")
+            vectors = self._encode_values(listed, field, batch_size, show_progress_bar)
+        vectors = normalize(vectors, dim=1) if normalize_embeddings else vectors
+        vectors = vectors[0] if single else vectors
+        return vectors if convert_to_tensor else vectors.numpy()
+
+    @overload
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor: ...
+    @overload
+    def similarity(self, a: Vectors, b: Vectors) -> Vectors: ...
+    def similarity(self, a: Any, b: Any) -> Any:
+        """Cosines between vectors, without a sign where the encoder gives it no meaning.
+
+        Args:
+            a: (n, D) of `encode`.
+            b: (m, D).
+
+        Returns:
+            (n, m), a tensor if `a` is one.
+        """
+        left, right = (torch.as_tensor(np.asarray(x)).float() for x in (a, b))
+        for name, x in (("a", left), ("b", right)):
+            if x.shape[-1:] != (self.encoder.space_width,) or x.dim() > 2:
+                raise AmodalError(
+                    f"{name} has the shape {tuple(x.shape)}; vectors of this model are (n, "
+                    f"{self.encoder.space_width})"
+                )
+        left, right = (normalize(torch.atleast_2d(x), dim=1) for x in (left, right))
+        cosines = left @ right.T
+        cosines = cosines.abs() if self.encoder.similarity == "abs_cosine" else cosines
+        return cosines if isinstance(a, Tensor) else cosines.numpy()
+
+    def _encode_records(self, values: Any, batch_size: int, shown: bool) -> Tensor:
+        dataset = self.read(values)
+        with Bar("encode", len(dataset), shown=shown) as bar:
+            embedded = embed_records(
+                self.encoder,
+                dataset,
+                range(len(dataset)),
+                batch=batch_size,
+                device=self.device,
+                labels=False,
+                progress=lambda n: bar.step("records", by=n),
+            )
+        fused = embedded.fused()
+        vectors = torch.full((len(dataset), self.encoder.space_width), torch.nan)
+        vectors[fused.rows] = fused.flat.float()
+        return vectors
+
+    def _encode_values(
+        self, values: Sequence[Any], field: str | None, batch_size: int, shown: bool
+    ) -> Tensor:
+        name = field_for(self.encoder, field or self._field_of(values))
+        done = []
+        with Bar("encode", len(values), shown=shown) as bar:
+            for start in range(0, len(values), batch_size):
+                part = values[start : start + batch_size]
+                done.append(embed_values(self.encoder, name, part, batch=batch_size))
+                bar.step("values", by=len(part))
+        return torch.cat(done)
+
+    def _field_of(self, values: Sequence[Any]) -> str:
+        """The field that values are of, by what they are."""
+        fields = {name: name_of(modality) for name, modality in self.encoder.fields.items()}
+        if len(fields) == 1:
+            return next(iter(fields))
+        kind = ""
+        if all(isinstance(v, str) for v in values):
+            kind = "text"
+        elif all(isinstance(v, Picture.Image) for v in values):
+            kind = "image"
+        if list(fields.values()).count(kind) == 1:
+            return kind
+        listed = ", ".join(f"{name} ({kind})" for name, kind in fields.items())
+        raise AmodalError(
+            "say which field the values are of, as in encode(values, "
+            f"field={next(iter(fields))!r}); this model reads {listed}. Records of more than "
+            "one field are a list of dicts or a data frame."
+        )
+
+
+def _are_records(values: Any) -> bool:
+    """Whether these are records with names of fields, and not values of one field."""
+    if isinstance(values, (Dataset, Mapping)):
+        return True
+    if isinstance(values, (list, tuple)):
+        return bool(values) and all(isinstance(v, Mapping) for v in values)
+    if _is_single(values) or isinstance(values, np.ndarray) or hasattr(values, "detach"):
+        return False
+    return rows_of(values) is not None
+
+
+def _is_single(values: Any) -> bool:
+    return isinstance(values, (str, bytes, os.PathLike, Picture.Image))

@@ -1,0 +1,210 @@
+"""What people have in memory is read as the same rows on disk are."""
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image as Picture
+from torch.utils.data import DataLoader, IterableDataset
+
+import amodal
+from amodal.core import AmodalError
+
+N = 24
+
+
+def picture(i):
+    rng = np.random.default_rng(i)
+    return Picture.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A table with paths of pictures, texts and numbers, with gaps."""
+    root = tmp_path_factory.mktemp("rows")
+    for i in range(N):
+        picture(i).save(root / f"{i}.png")
+    frame().to_csv(root / "t.csv", index=False)
+    return root
+
+
+def frame(root=None):
+    at = (lambda i: f"{i}.png") if root is None else (lambda i: str(root / f"{i}.png"))
+    return pd.DataFrame(
+        {
+            "photo": [None if i == 3 else at(i) for i in range(N)],
+            "words": [f"a sentence about thing {i} of many" for i in range(N)],
+            "weight": [np.nan if i == 5 else (i + 0.5) / 7 for i in range(N)],
+            "height": [i**2 for i in range(N)],
+            "colour": ["red" if i % 2 else "blue" for i in range(N)],
+        }
+    )
+
+
+class Numbered(torch.utils.data.Dataset):
+    """As torchvision's sets are: pairs of a picture and a class number."""
+
+    classes = ("cat", "dog", "owl")
+
+    def __init__(self):
+        self.asked = 0
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, i):
+        if i >= N:
+            raise IndexError
+        self.asked += 1
+        return picture(i), i % 3
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(frame().drop(columns="photo").to_dict("records"))
+
+
+def test_a_frame_is_the_table_of_its_rows(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # where relative paths of a frame start
+    on_disk, here = amodal.open(folder / "t.csv"), amodal.as_dataset(frame())
+    assert here.keys == on_disk.keys
+    assert here.fields == on_disk.fields and list(here.labels) == list(on_disk.labels) == ["colour"]
+    assert (here.parts == on_disk.parts).all()
+    for i in (0, 3, 5):
+        for field in here.fields:
+            np.testing.assert_equal(here.value(i, field), on_disk.value(i, field))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: f.to_dict("records"),
+        lambda f: pa.Table.from_pandas(f, preserve_index=False),
+        lambda f: pa.Table.from_pandas(f, preserve_index=False).to_reader(),
+        lambda f: datasets.Dataset.from_pandas(f),
+        lambda f: (row for row in f.to_dict("records")),
+        lambda f: f.set_index("words"),
+    ],
+    ids=["records", "arrow", "arrow reader", "huggingface", "generator", "index with a name"],
+)
+def test_whatever_holds_the_rows_has_the_same_records(folder, make):
+    of_frame, other = amodal.as_dataset(frame(folder)), amodal.as_dataset(make(frame(folder)))
+    assert other.keys == of_frame.keys
+    assert set(other.fields) == set(of_frame.fields)
+    assert list(other.label("colour")) == list(of_frame.label("colour"))
+    for field in of_frame.fields:
+        assert (other.present(field) == of_frame.present(field)).all()
+
+
+def test_huggingface_pictures_classes_and_splits():
+    features = datasets.Features(
+        {"photo": datasets.Image(), "animal": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = {"photo": [picture(i) for i in range(N)], "animal": [i % 2 for i in range(N)]}
+    one = datasets.Dataset.from_dict(rows, features=features)
+    both = datasets.DatasetDict({"train": one.select(range(20)), "test": one.select([22, 21])})
+    dataset = amodal.as_dataset(both)
+    assert len(dataset) == 22 and len(dataset.split("test")) == 2
+    assert list(dataset.label("animal"))[-2:] == ["cat", "dog"]
+    np.testing.assert_equal(dataset.value(20, "photo"), np.moveaxis(np.asarray(picture(22)), -1, 0))
+
+
+def test_items_of_torch_are_read_when_they_are_needed():
+    items = Numbered()
+    dataset = amodal.as_dataset(items)
+    assert set(dataset.fields) == {"x"} and list(dataset.labels) == ["label"]
+    asked = items.asked
+    assert list(dataset.label("label"))[:4] == ["cat", "dog", "owl", "cat"]
+    assert items.asked == asked, "labels are remembered"
+    np.testing.assert_equal(dataset.value(7, "x"), np.moveaxis(np.asarray(picture(7)), -1, 0))
+    assert items.asked > asked
+    assert amodal.as_dataset(Numbered()).keys == dataset.keys, "names follow from content"
+    assert amodal.as_dataset(Numbered()).fingerprint == dataset.fingerprint
+
+
+def test_streams_are_read_up_to_a_limit(capsys):
+    dataset = amodal.as_dataset(Stream(), limit=10)
+    assert len(dataset) == 10 and "words" in dataset.fields
+    assert "read 10/10" in capsys.readouterr().err
+
+
+def test_an_array_is_records_of_one_field():
+    rows = np.random.default_rng(0).normal(size=(N, 16, 2)).astype(np.float32)
+    for values in (rows, torch.from_numpy(rows)):
+        dataset = amodal.as_dataset(values)
+        assert set(dataset.fields) == {"x"} and len(dataset) == N
+        np.testing.assert_array_equal(dataset.raw(3, "x"), rows[3])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "an empty list"),
+        ([1, 2], "a list of int"),
+        ([{"a": 1}, "b"], "a list of str"),
+        (iter(()), "no row in them"),
+        (frame().iloc[:0], "no row in them"),
+        (3, "not of type int"),
+        (object(), "not of type object"),
+        (frame().rename(columns={"words": "photo"}), "more than one column called 'photo'"),
+    ],
+)
+def test_what_is_no_data_is_said(wrong, message):
+    with pytest.raises(AmodalError, match=message):
+        amodal.as_dataset(wrong)
+
+
+def test_a_limit_is_a_number_of_records():
+    with pytest.raises(AmodalError, match="limit is at least 1, not 0"):
+        amodal.as_dataset(Stream(), limit=0)
+
+
+def test_a_loader_of_torch_makes_batches_that_an_encoder_takes(folder):
+    dataset = amodal.as_dataset(frame(folder))
+    loader = DataLoader(dataset, batch_size=8, collate_fn=dataset.collate)
+    batches = list(loader)
+    assert [b.size for b in batches] == [8, 8, 8]
+    ours = next(iter(amodal.data.Loader(dataset, range(8), batch=8, shuffle=False)))
+    first = batches[0]
+    assert first.keys == ours.keys and set(first.columns) == set(ours.columns)
+    assert first.columns["photo"].rows.tolist() == [0, 1, 2, 4, 5, 6, 7]
+    for field, column in ours.columns.items():
+        mine, theirs = first.columns[field].values, column.values
+        if isinstance(theirs, torch.Tensor):
+            torch.testing.assert_close(mine, theirs, equal_nan=True)
+        else:
+            torch.testing.assert_close(mine.flat, theirs.flat)
+    assert dataset.classes("colour") == ["blue", "red"]
+    assert first.labels["colour"].values.tolist() == [0, 1] * 4
+
+
+def test_items_by_number(folder):
+    dataset = amodal.as_dataset(frame(folder))
+    assert dataset[-1]["key"] == dataset.keys[-1] and dataset[3]["photo"] is None
+    assert len(list(dataset)) == N
+    with pytest.raises(IndexError, match=f"record {N} of {N}"):
+        dataset[N]
+    with pytest.raises(AmodalError, match="asked for by its number"):
+        dataset["photo"]
+    with pytest.raises(AmodalError, match="one record at least"):
+        dataset.collate([])
+
+
+def test_an_unreadable_item_names_the_record(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    picture(1).save(tmp_path / "1.png")
+    dataset = amodal.as_dataset([{"photo": str(tmp_path / f"{i}.png")} for i in range(2)])
+    with pytest.raises(AmodalError, match=f"photo of the record {dataset.keys[0]!r} cannot"):
+        dataset[0]
+
+
+def test_to_pandas_and_back(folder):
+    dataset = amodal.as_dataset(frame(folder))
+    table = dataset.to_pandas()
+    assert list(table.columns) == ["key", "photo", "words", "table", "colour", "part"]
+    assert list(table["key"]) == dataset.keys
+    assert set(table["part"]) <= {"train", "valid", "test"}
+    assert table["table"][4] == {"weight": 4.5 / 7, "height": 16}
+    assert table["photo"][3] is None or table["photo"].isna()[3]

@@ -1,0 +1,106 @@
+"""Vectors of values in memory."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image as Picture
+
+import amodal
+from amodal.core import AmodalError
+
+COLOURS = ("red", "green", "blue")
+
+
+def picture(i):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[4:12, 4:12, i % 3] = 200
+    pixels[0, 0] = i
+    return Picture.fromarray(pixels)
+
+
+def frame(n):
+    return pd.DataFrame(
+        {
+            "photo": [picture(i) for i in range(n)],
+            "words": [f"a {COLOURS[i % 3]} square number {i}" for i in range(n)],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    out = tmp_path_factory.mktemp("encode") / "run"
+    return amodal.pretrain("clip", frame(48), out, size="nano", steps=2, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def embedded(model):
+    return model.embed(frame(5)).aligned
+
+
+def test_values_are_embedded_as_records_are(model, embedded):
+    words = frame(5)["words"].tolist()
+    np.testing.assert_allclose(model.encode(words), embedded["words"].values, atol=1e-5)
+    photos = frame(5)["photo"].tolist()
+    np.testing.assert_allclose(model.encode(photos), embedded["photo"].values, atol=1e-5)
+    by_two = model.encode(words, field="text", batch_size=2)
+    np.testing.assert_allclose(by_two, embedded["words"].values, atol=1e-5)
+    assert by_two.dtype == np.float32
+
+
+def test_a_single_value_is_a_vector(model, embedded):
+    one = model.encode(frame(1)["words"][0])
+    assert one.shape == (model.encoder.space_width,)
+    np.testing.assert_allclose(one, embedded["words"].values[0], atol=1e-5)
+    tensor = model.encode(picture(0), convert_to_tensor=True, normalize_embeddings=True)
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.norm() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [frame(5), frame(5).to_dict("records"), frame(5).to_dict("list")],
+    ids=["frame", "records", "columns"],
+)
+def test_records_are_fused(model, embedded, records):
+    np.testing.assert_allclose(model.encode(records), embedded.fused().values, atol=1e-5)
+
+
+def test_records_may_lack_fields(model):
+    rows = frame(3).to_dict("records")
+    del rows[1]["photo"]
+    vectors = model.encode([*rows, {"photo": None, "words": None}])
+    assert np.isnan(vectors[3]).all() and np.isfinite(vectors[:3]).all()
+    alone = model.similarity(vectors[1], model.encode(rows[1]["words"]))
+    assert alone.item() == pytest.approx(1, abs=1e-5)
+
+
+def test_similarity_is_the_cosine(model):
+    words, photos = (
+        model.encode(frame(4)["words"].tolist()),
+        model.encode(frame(3)["photo"].tolist()),
+    )
+    cosines = model.similarity(words, photos)
+    assert cosines.shape == (4, 3) and isinstance(cosines, np.ndarray)
+    expected = words @ photos.T / np.outer(*(np.linalg.norm(x, axis=1) for x in (words, photos)))
+    np.testing.assert_allclose(cosines, expected, atol=1e-5)
+    assert isinstance(model.similarity(torch.from_numpy(words), photos), torch.Tensor)
+    assert model.similarity(words[0], photos).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.encode([3, "a"]), r"say which field .* reads photo \(image\), words \(text\)"),
+        (lambda m: m.encode([]), "no values to embed"),
+        (lambda m: m.encode("a", field="wrods"), "Did you mean words"),
+        (lambda m: m.encode("a", batch_size=0), "batch_size is at least 1, not 0"),
+        (lambda m: m.encode([b"no picture"], field="photo"), "cannot read"),
+        (lambda m: m.encode({"sound": ["a", "b"]}), "has no field of this run"),
+        (lambda m: m.similarity(np.ones((2, 3)), np.ones((2, 3))), "a has the shape"),
+    ],
+)
+def test_what_is_meant_must_be_clear(model, call, message):
+    with pytest.raises(AmodalError, match=message):
+        call(model)
