@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 PIPE_WIDTH = 140
 """Columns where stdout is not a terminal. Tables need more than rich's default of 80."""
@@ -13,3 +14,17 @@ PIPE_WIDTH = 140
 def stdout() -> Console:
     """A rich console on stdout."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+class Printed:
+    """A result that `print` shows as its table."""
+
+    def table(self) -> RenderableType:
+        """For a terminal."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        Console(width=width, file=text).print(self.table())
+        return text.getvalue().rstrip("\n")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amodal import data as records
 from amodal.adapt import adapt, predictions
 from amodal.cluster import Clustering, cluster
 from amodal.core import AmodalError
@@ -38,6 +39,7 @@ from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
 from amodal.selection import Selection, curate
 from amodal.train.cache_features import features_of_run
+from amodal.train.own_loop import config_of
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 from amodal.train.run_dir import make_dir, read_trained, save_weights, weights, write_trained
@@ -150,6 +152,19 @@ class Model(EncodeMixin, HubMixin):
             user_code=run.user_code,
             read_only=read_only,
         )
+
+    @classmethod
+    def of(cls, encoder: Encoder, data: Openable, rows: npt.ArrayLike | None = None) -> Model:
+        """A model of an encoder that a loop of one's own has trained.
+
+        Args:
+            encoder: It is put into evaluation mode.
+            data: What it was trained on.
+            rows: Numbers of the records that it was trained on, all if None: no evaluation tests it
+                on these.
+        """
+        config, trained = config_of(encoder, records.open(data), rows)
+        return cls(encoder, config, trained=np.unique(trained))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the method out: an estimator needs the encoder and the head alone."""

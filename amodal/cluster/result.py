@@ -12,6 +12,7 @@ import pyarrow as pa
 from rich.markup import escape
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.evaluate.contact_sheet import card, sheet
@@ -29,7 +30,7 @@ LOW = 0.5
 
 
 @dataclass(frozen=True)
-class Clustering:
+class Clustering(Printed):
     """Records in clusters, the largest first.
 
     Args:

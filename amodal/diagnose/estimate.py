@@ -18,6 +18,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from amodal.console import Printed
 from amodal.core import AmodalError, unknown
 from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
@@ -28,7 +29,7 @@ FITTED = 50
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Printed):
     """Estimates of one mean after each number of steps.
 
     Args:

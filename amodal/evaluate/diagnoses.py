@@ -19,6 +19,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.whole_file import whole_file
@@ -133,7 +134,7 @@ MEANING: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Printed):
     """What the vectors of a run look like.
 
     Args:

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError, unknown
 from amodal.curate.shared.cells import cell_names, cells
 from amodal.curate.shared.near import near_duplicates
@@ -44,7 +45,7 @@ MIN_PAPERS = 20
 
 
 @dataclass(frozen=True)
-class Papers:
+class Papers(Printed):
     """The report.
 
     Args:

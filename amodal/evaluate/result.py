@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.evaluate import report_table as _table
@@ -65,7 +66,7 @@ class Result:
 
 
 @dataclass
-class Report:
+class Report(Printed):
     """All results of an evaluation.
 
     Args:

@@ -50,7 +50,7 @@ def _none_of(dataset: Dataset, fields: Mapping[str, Modality]) -> AmodalError:
     ]
     if alike:
         message += (
-            f" If it is the same under another name, change {' or '.join(alike)} in the "
+            f" If it is the same under another name, change {' and '.join(alike)} in the "
             "dataset.toml that `amodal init` writes"
         )
         message += ', and for a column of a table say which it is: column = "NAME".'

@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError
 from amodal.evaluate.contact_sheet import Card, card, sheet
 from amodal.evaluate.drawing import COLOURS
@@ -29,7 +30,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Links:
+class Links(Printed):
     """Links of the N records of one side.
 
     Args:

@@ -14,6 +14,7 @@ from PIL import ImageDraw, ImageFont
 from rich.markup import escape
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError, Batch, unknown
 from amodal.core.matmul import fast_products
 from amodal.core.protocols import PlacesTexts
@@ -40,7 +41,7 @@ LINE, SHOWN, DRAWN = 16, 12, 8
 
 
 @dataclass(frozen=True)
-class RegionTexts:
+class RegionTexts(Printed):
     """Texts on regions of N pictures.
 
     Args:

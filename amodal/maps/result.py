@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.maps.measure import THIS
 from amodal.maps.scores import Score
 
@@ -22,7 +23,7 @@ a uniform spread has .75, a normal one .64."""
 
 
 @dataclass(frozen=True)
-class Maps:
+class Maps(Printed):
     """Maps of N records.
 
     Args:

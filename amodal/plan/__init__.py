@@ -18,6 +18,7 @@ from rich.table import Table
 
 from amodal import data as records
 from amodal import methods
+from amodal.console import Printed
 from amodal.core import AmodalError, Batch, unknown
 from amodal.core.recipe import PRECISIONS, accepts_old_names
 from amodal.data import Loader
@@ -35,7 +36,7 @@ from amodal.train.run_tokens import with_tokens
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Printed):
     """A planned run.
 
     Args:

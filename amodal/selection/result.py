@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.data import Dataset, pack
@@ -39,7 +40,7 @@ OURS |= {"packed"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Printed):
     """A choice of records.
 
     Args:

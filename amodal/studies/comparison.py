@@ -13,6 +13,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from amodal.console import Printed
 from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.evaluate.report_table import number
@@ -63,7 +64,7 @@ class Entry:
 
 
 @dataclass
-class Comparison:
+class Comparison(Printed):
     """The result of `amodal.compare`.
 
     Args:

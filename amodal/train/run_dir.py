@@ -264,9 +264,9 @@ def versions() -> dict[str, str]:
 def card(config: Config, digest: str) -> str:
     """The text of RUN/README.md. digest: sha256 of the weights."""
     encoder, data = arguments(config["encoder"]), config["data"]
-    steps, seconds = config["schedule"]["steps"], config.get("seconds", "?")
     fields = "\n".join(f"| {name} | {m['modality']} |" for name, m in encoder["fields"].items())
     options = ", ".join(f"{k} = {v}" for k, v in config["options"].items())
+    options = f" ({options})" if options else ""
     installed = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items())
     description = (
         f"{encoder['size']}, {encoder['trunk']} trunk, {encoder['pool']} pooling, "
@@ -275,17 +275,19 @@ def card(config: Config, digest: str) -> str:
     size = (
         f"{data['records']} records, {data['train']} trained on, fingerprint {data['fingerprint']}"
     )
-    training = (
-        f"{steps} steps of {config['batch']} rows, learning rate "
-        f"{config['schedule']['lr']:.3g}, seed {config['seed']}, {seconds} s"
-    )
+    training = "by a loop of the user's own"
+    if steps := config["schedule"].get("steps"):
+        training = (
+            f"{steps} steps of {config['batch']} rows, learning rate "
+            f"{config['schedule']['lr']:.3g}, seed {config['seed']}, {config.get('seconds', '?')} s"
+        )
     adapted = config.get("adapted")
     head = f"| head | {adapted['head']}, predicts {adapted['label']} |\n" if adapted else ""
     return f"""# {config["method"]} on {data["name"]}
 
 | | |
 |---|---|
-| method | {config["method"]} ({options}) |
+| method | {config["method"]}{options} |
 | encoder | {description} |
 | data | {size} |
 | training | {training} |

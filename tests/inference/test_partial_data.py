@@ -54,7 +54,7 @@ def test_none_of_the_fields_is_an_error_with_the_remedy(run):
     with pytest.raises(AmodalError) as error:
         run.embed({"words": records(6)["caption"]})
     assert "has no field of this run, which reads caption (text)" in str(error.value)
-    assert "[fields.words] to [fields.caption]" in str(error.value)
+    assert "change [fields.words] to [fields.caption] in" in str(error.value)
 
 
 def test_the_command_line_reads_one_field(run, tmp_path):

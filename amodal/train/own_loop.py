@@ -1,0 +1,54 @@
+"""What is known of an encoder that was trained by a loop of the user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amodal.core import AmodalError
+from amodal.data import Dataset
+from amodal.nn.encoder import Encoder
+from amodal.train.run_dir import Hashes, hash_keys, versions
+
+NAME = "own loop"
+
+
+def config_of(
+    encoder: Encoder, dataset: Dataset, rows: npt.ArrayLike | None
+) -> tuple[dict[str, Any], Hashes]:
+    """The configuration of such a run, as far as there is one, and hashes of the keys that it was
+    trained on.
+
+    Args:
+        encoder: What was trained.
+        dataset: The records.
+        rows: Numbers of those that were trained on, None for all.
+
+    Raises:
+        AmodalError: For numbers that no record has, and fields that the encoder lacks or the data.
+    """
+    dataset.with_fields(encoder.fields)
+    chosen = np.arange(len(dataset)) if rows is None else np.asarray(rows, dtype=np.int64)
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(dataset):
+        raise AmodalError(
+            f"rows are numbers of the {len(dataset)} records that were trained on, from 0; got "
+            f"{chosen.min()} to {chosen.max()}"
+        )
+    config = {
+        "method": NAME,
+        "options": {},
+        "encoder": encoder.spec,
+        "data": {
+            "name": dataset.name,
+            "path": str(dataset.path or ""),
+            "fingerprint": dataset.fingerprint,
+            "records": len(dataset),
+            "train": len(chosen),
+        },
+        "seed": 0,
+        "schedule": {"train_backbones": True},
+        "versions": versions(),
+    }
+    return config, hash_keys([dataset.keys[i] for i in chosen.tolist()])
