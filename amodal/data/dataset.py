@@ -124,7 +124,7 @@ class Dataset(ItemsMixin):
         modality = self.fields[self.find_field(field)]
         try:
             raw = self.raw(i, field)
-            return None if raw is None else modality.decode(raw)
+            return None if raw is None else modality.decode_finite(raw)
         except (BadValue, Unreachable):
             raise
         except AmodalError as error:  # of a reader, and written for a person

@@ -179,7 +179,7 @@ def _field(dataset: Dataset, name: str) -> FieldReport:
     values, reasons = [], []
     for raw in raws:
         try:
-            values.append(modality.decode(raw))
+            values.append(modality.decode_finite(raw))
         except BadValue as error:
             reasons.append(str(error))
     present = dataset.present(name)

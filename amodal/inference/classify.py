@@ -251,7 +251,7 @@ def _cells(encoder: AnyEncoder, by: str, classes: Classes) -> Batch:
     for name in classes.names:
         cells = {**classes.cells.get(name, {})}
         try:
-            values.append(modality.decode(cells))
+            values.append(modality.decode_finite(cells))
         except BadValue as error:
             raise AmodalError(
                 f"the class {name!r} cannot be described by {by}: {error}. A file of classes has "

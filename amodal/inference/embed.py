@@ -376,7 +376,7 @@ def value_batches(
         values = []
         for raw in raws[start : start + batch]:
             try:
-                values.append(modality.augment(modality.decode(raw), "plain", rng))
+                values.append(modality.augment(modality.decode_finite(raw), "plain", rng))
             except BadValue as error:
                 raise AmodalError(
                     f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}"

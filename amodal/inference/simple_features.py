@@ -70,7 +70,7 @@ class FieldValues(Sequence[Raw]):
     def decoded(self, modality: Modality) -> list[np.ndarray]:
         """See `amodal.modalities.DecodedValues`."""
         if modality != self.dataset.fields[self.field]:
-            return [modality.decode(raw) for raw in self]
+            return [modality.decode_finite(raw) for raw in self]
         values = []
         for row, entry in zip(self.rows, self._entries()):
             if isinstance(entry, BadValue):

@@ -71,6 +71,7 @@ class Audio(Modality):
     mean: float = 0.0
     std: float = 0.0
 
+    largest: ClassVar[float] = 1e12  # the power of a frame is a sum of squares in float32
     simple_name: ClassVar[str] = "log-mel statistics"
     suffixes: ClassVar[frozenset[str]] = frozenset(
         {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
@@ -192,6 +193,9 @@ class Audio(Modality):
             if not len(wave):
                 raise BadValue(f"too short for a sample at {self.rate} Hz")
         return wave[: round(self.max_seconds * self.rate)] if self.max_seconds else wave
+
+    def place(self, index: tuple[int, ...]) -> str:
+        return f"the sample at {index[0] / self.rate:.3f} s"
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.

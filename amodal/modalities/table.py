@@ -90,12 +90,8 @@ class Table(Modality):
             )
         for name in self.categories:
             if name not in self.columns:
-                raise unknown(
-                    "column of this table",
-                    name,
-                    self.columns,
-                    "It has categories but is not among the columns.",
-                )
+                hint = "It has categories but is not among the columns."
+                raise unknown("column of this table", name, self.columns, hint)
         if self.patch < 1:
             raise AmodalError(f"table.patch is a number of columns, at least 1, not {self.patch}")
         at_most("table", {"patch": (self.patch, 2**16), "frequencies": (self.frequencies, 4096)})
@@ -170,6 +166,9 @@ class Table(Modality):
         if np.isnan(value).all():
             raise BadValue("every cell is missing")
         return value
+
+    def place(self, index: tuple[int, ...]) -> str:
+        return f"the cell {self.columns[index[0]]!r}"
 
     def _cell(self, column: str, cell: Any) -> float:
         if column in self.categories:

@@ -46,7 +46,7 @@ def read_value(modality: Modality, name: str, raw: Any, limits: Limits) -> tuple
     kind = name_of(modality)
     try:
         bounded = modality.bounds(_unwrapped(raw), limits)
-        return bounded, modality.decode(bounded)
+        return bounded, modality.decode_finite(bounded)
     except AmodalError as error:
         raise Refused(_status(error), f"{shortened(name)} ({kind}): {error}") from None
     except Exception as error:  # decoders raise whatever damaged data make them stumble over first

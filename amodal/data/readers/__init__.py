@@ -82,8 +82,10 @@ def exists(path: AnyPath, also: Sequence[str] = ()) -> AnyPath:
         AmodalError: it does not; the nearest names are offered.
     """
     try:
-        if path.exists():
+        if path.is_file() or path.is_dir():
             return path
+        if path.exists():
+            raise AmodalError(f"{path} is no file or folder, but a pipe, a socket or a device")
     except OSError as error:  # such as a name that is too long
         name = path.name if len(path.name) < 100 else f"{path.name[:99]}…"
         raise AmodalError(f"{name!r} is no file or folder: {error.strerror}") from error

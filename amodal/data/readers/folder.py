@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 from amodal.data.readers._files import FilePattern, Files, ending_of
 from amodal.data.readers.base import stamp_files
@@ -66,13 +65,23 @@ def names_below(base: AnyPath) -> list[str]:
             for name, inside, file in split
             if not any(f.startswith((".", "__")) for f in inside.split("/") if f) and _shown(file)
         ]
-    names = []
-    for folder, folders, files in os.walk(base):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
-        inside = Path(folder).relative_to(base).as_posix()
-        start = "" if inside == "." else f"{inside}/"
-        names += [start + file for file in files if _shown(file)]
-    return sorted(names)
+    return sorted(_names_in(str(base), ""))
+
+
+def _names_in(folder: str, start: str) -> Iterator[str]:
+    """Names of files, each after `start`. A pipe, a socket or a device is no file: to open one may
+    wait for ever. A link that leads nowhere is one, and ends in quarantine."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if not entry.name.startswith((".", "__")):
+                    yield from _names_in(entry.path, f"{start}{entry.name}/")
+            elif _shown(entry.name) and not entry.is_dir() and _is_regular(entry):
+                yield start + entry.name
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def _shown(file: str) -> bool:

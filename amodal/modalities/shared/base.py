@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged
 from amodal.modalities.shared.corruption import Corruptible
+from amodal.modalities.shared.finite import BadValue as BadValue
+from amodal.modalities.shared.finite import Finite
 from amodal.modalities.shared.formatting import first_names as first_names
 from amodal.modalities.shared.formatting import format_range as format_range
 from amodal.modalities.shared.formatting import listed as listed
@@ -69,16 +71,12 @@ class DecodedValues(Protocol):
     """A sequence of raw values that are decoded already, or need not be decoded twice."""
 
     def decoded(self, modality: Modality) -> list[np.ndarray]:
-        """What `modality.decode` makes of each."""
+        """What `modality.decode_finite` makes of each."""
         ...
 
     def take(self, indices: Sequence[int]) -> Sequence[Raw]:
         """The values at `indices`."""
         ...
-
-
-class BadValue(AmodalError):
-    """A value that cannot be decoded. The text is the reason, short enough for a table."""
 
 
 class NoSimpleFeatures(AmodalError):
@@ -98,7 +96,7 @@ class Attribute:
     read: Callable[[np.ndarray], float | str | None]
 
 
-class Modality(Corruptible, ABC):
+class Modality(Corruptible, Finite, ABC):
     """One field of the data: how its values are decoded, augmented, tokenised, predicted and shown.
 
     Everything is a function of its arguments: no state, no global random generator. A subclass is
@@ -291,7 +289,7 @@ class Modality(Corruptible, ABC):
         """
         if isinstance(raws, DecodedValues):
             return raws.decoded(self)
-        return [self.decode(raw) for raw in raws]
+        return [self.decode_finite(raw) for raw in raws]
 
     def simple_features(self, train: Sequence[Raw]) -> SimpleFeatures:
         """Features without a network, the yardstick of learned ones.
@@ -376,7 +374,7 @@ def decodable(modality: Modality, samples: Sequence[Raw]) -> list[np.ndarray]:
     values, first = [], BadValue("no samples to look at")
     for raw in samples:
         try:
-            values.append(modality.decode(raw))
+            values.append(modality.decode_finite(raw))
         except BadValue as error:
             first = error if not values else first
     if not values:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,9 @@ def read_bytes(raw: Path | str | bytes) -> bytes:
     """
     if not isinstance(raw, bytes):
         try:
+            # to open a pipe would wait for somebody who writes into it
+            if not stat.S_ISREG(os.stat(raw).st_mode):
+                raise BadValue(f"no file but a folder, a pipe or a device: {raw!s}")
             with open(raw, "rb") as file:
                 raw = file.read()
         except FileNotFoundError:

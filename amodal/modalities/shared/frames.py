@@ -44,7 +44,7 @@ def whole_picture(modality: Modality, raw: Raw, most: int) -> tuple[np.ndarray, 
     """
     fit, channels = getattr(modality, "fit", ""), getattr(modality, "channels", 0)
     if not fit or not channels:
-        value = modality.decode(raw)
+        value = modality.decode_finite(raw)
         return value, Frame(0, 0, *value.shape[1:])
     picture = pixels.with_channels(pixels.read(raw), channels)
     _, height, width = pixels.shape(picture)

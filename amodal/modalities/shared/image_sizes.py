@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 from amodal.modalities.shared import pixels
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, read_bytes, unwrap
+from amodal.modalities.shared.png import check_sides
 
 MIN_SIDE, MAX_SIDE = 8, 224
 """Sides that `default_size` chooses between. The upper one bounds the cost alone: it is what most
@@ -67,7 +68,10 @@ def short_side(raw: Raw) -> int:
         if not is_numpy(data):
             try:
                 with Pillow.open(io.BytesIO(data)) as picture:
+                    check_sides(*picture.size)
                     return min(picture.size)
+            except BadValue:
+                raise
             except Exception as error:  # as `pixels.read`: plugins raise nearly anything
                 raise BadValue(f"not a picture: {error}") from None
     return min(pixels.shape(pixels.read(raw))[1:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
 from amodal.modalities.shared.image_maps import LUMA
+from amodal.modalities.shared.png import PNG, check_png, check_sides
 from amodal.modalities.shared.requests import NUMPY, Limits, TooLarge, array_of, file_of
 
 try:
@@ -66,42 +66,22 @@ def read(raw: Raw, target_size: int = 0) -> Picture:
     raise BadValue(f"a {type(raw).__name__} is not a picture: expected a path, bytes or an array")
 
 
-PNG = b"\x89PNG\r\n\x1a\n"
-CHECKED_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"eXIf")
-"""The parts of a PNG that decide how it looks."""
-
-
-def _check_png(data: bytes) -> None:
-    """Raise BadValue where a checksum is wrong: Pillow does not check those of the pixels."""
-    offset = len(PNG)
-    while offset + 12 <= len(data):
-        kind, stop = (
-            data[offset + 4 : offset + 8],
-            offset + 8 + int.from_bytes(data[offset : offset + 4], "big"),
-        )
-        if kind in CHECKED_CHUNKS and stop + 4 <= len(data):
-            if zlib.crc32(memoryview(data)[offset + 4 : stop]) != int.from_bytes(
-                data[stop : stop + 4], "big"
-            ):
-                raise BadValue(
-                    f"damaged picture: the checksum of {kind.decode()} at byte {offset:,} is wrong"
-                )
-        offset = len(data) if kind == b"IEND" else stop + 4
-
-
 def _open(data: bytes, target_size: int) -> Pillow.Image:
     if data.startswith(PNG):
-        _check_png(data)
+        check_png(data)
     try:
         with warnings.catch_warnings():
             # up to twice its limit Pillow only warns
             warnings.simplefilter("error", Pillow.DecompressionBombWarning)
             picture = Pillow.open(io.BytesIO(data))
+            check_sides(*picture.size)
             if target_size:
                 # a JPEG is decoded at a half, a quarter or an eighth, with twice the final side at
                 # least, so that the resampling still averages; other formats are read whole
                 picture.draft(None, (2 * target_size, 2 * target_size))
             picture.load()
+    except BadValue:
+        raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise BadValue(f"too many pixels: {error}") from None
     except UnidentifiedImageError:
@@ -342,6 +322,8 @@ def decode_untrusted(raw: Any, limits: Limits, target_size: int) -> np.ndarray |
     data = file_of(raw)
     if data.startswith(NUMPY):
         return array_of(data)
+    if data.startswith(PNG):
+        check_png(data)
     try:
         picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
         _allow(picture, limits)
@@ -372,5 +354,6 @@ def decode_untrusted(raw: Any, limits: Limits, target_size: int) -> np.ndarray |
 
 def _allow(picture: Pillow.Image, limits: Limits) -> None:
     width, height = picture.size
+    check_sides(width, height)
     if width * height > limits.pixels:
         raise TooLarge(f"{width} x {height} pixels; at most {limits.pixels:,} are read")

@@ -1,0 +1,123 @@
+"""What once stopped, filled the memory or was lost without a word."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image as Picture
+
+import amodal
+from amodal.core import AmodalError
+from amodal.modalities import BadValue
+from amodal.modalities.events import Events
+from amodal.modalities.image import Image
+from amodal.modalities.series import Series
+from amodal.modalities.shared.requests import Limits
+
+
+def png(width, height, pixels, *, depth=8, colour=0):
+    """A PNG whose header says one thing and whose pixels may be another."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+LINE = png(1, 50_000_000, b"\0" * 10)
+SHORT = png(2000, 2000, b"\0" * 10)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(LINE, "1 x 50,000,000 pixels; a side"), (SHORT, "end after 10 of 4,000,000 bytes")],
+)
+def test_a_small_file_is_no_large_picture(data, reason):
+    image = Image(size=16)
+    assert len(data) < 100
+    with pytest.raises(BadValue, match=reason):
+        image.decode(data)
+    with pytest.raises(BadValue, match=reason):
+        image.bounds(data, Limits())
+
+
+def test_dense_pictures_that_are_whole_are_read(tmp_path):
+    for mode, colour in (("L", 7), ("RGB", (1, 2, 3)), ("1", 1), ("RGBA", (1, 2, 3, 4))):
+        Picture.new(mode, (3000, 2000), colour).save(tmp_path / "flat.png")
+        assert (tmp_path / "flat.png").stat().st_size < 60_000
+        Image(size=16, channels=3).decode(tmp_path / "flat.png")
+
+
+def test_such_pictures_go_to_quarantine_and_measure_nothing(tmp_path):
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Picture.fromarray(noise).save(tmp_path / f"{i}.png")
+    (tmp_path / "line.png").write_bytes(LINE)
+    (tmp_path / "short.png").write_bytes(SHORT)
+    dataset = amodal.open(tmp_path)
+    assert dataset.fields["image"].size == 16
+    loader = amodal.data.Loader(dataset, range(len(dataset)), batch=14, shuffle=False)
+    (batch,) = list(loader)
+    assert len(batch.columns["image"]) == 12
+    assert {bad.key for bad in loader.bad} == {"line", "short"}
+
+
+def test_a_pipe_among_the_files_is_passed_over(tmp_path):
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Picture.fromarray(noise).save(tmp_path / f"{i}.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    dataset = amodal.open(tmp_path)
+    assert len(dataset) == 13, "a link that leads nowhere is a record, and ends in quarantine"
+    with pytest.raises(AmodalError, match="a pipe, a socket or a device"):
+        amodal.open(tmp_path / "pipe.png")
+    with pytest.raises(BadValue, match="no file but a folder, a pipe"):
+        Image(size=16).decode(tmp_path / "pipe.png")
+
+
+def test_a_cell_beyond_float32_is_named_and_set_aside(tmp_path):
+    rows = [f"{i / 3},{i % 7}" for i in range(40)]
+    rows[7] = "1.5,1e39"
+    (tmp_path / "t.csv").write_text("\n".join(["a,b", *rows]))
+    dataset = amodal.open(tmp_path / "t.csv")
+    table = dataset.fields["table"]
+    assert np.isfinite(table.mean).all() and max(table.std) < 10
+    loader = amodal.data.Loader(dataset, range(40), batch=40, shuffle=False)
+    (batch,) = list(loader)
+    assert len(batch.columns["table"]) == 39
+    (bad,) = loader.bad
+    assert bad.key == dataset.keys[7] and "the cell 'b' is inf" in bad.reason
+    run = tmp_path / "run"
+    amodal.pretrain("simclr", dataset, run, size="nano", steps=2, batch_size=32, progress=False)
+    assert dataset.keys[7] in (run / "quarantine.jsonl").read_text()
+
+
+def test_a_sample_beyond_any_sound_is_named_and_measures_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        wave = rng.normal(0, 0.1, 4000).astype(np.float32)
+        wave[400] = 1e30 if i == 3 else 0
+        soundfile.write(tmp_path / f"{i}.wav", wave, 16000, subtype="FLOAT")
+    report = amodal.init(tmp_path)
+    text = (tmp_path / "dataset.toml").read_text()
+    assert "nan" not in text and "inf" not in text
+    assert "the sample at 0.025 s is 1e+30" in str(report)
+    audio = amodal.open(tmp_path).fields["audio"]
+    with pytest.raises(BadValue, match="numbers are at most 1e"):
+        audio.decode_finite(tmp_path / "3.wav")
+
+
+def test_infinite_samples_and_cells_of_events_are_missing():
+    value = np.zeros((9, 2), np.float32)
+    value[4, 1] = -np.inf
+    assert np.isnan(Series(channels=("x", "y")).decode_finite(value)[4, 1])
+    rows = [{"t": 0, "price": 1}, {"t": 2, "price": 1e60}]
+    read = Events(columns=("price",), time="t").decode_finite(rows)
+    assert read[0, 1] == 1 and np.isnan(read[1, 1])
