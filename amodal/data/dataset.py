@@ -103,7 +103,7 @@ class Dataset(ItemsMixin):
         """A value as in `raw`, but a file in object storage is a `Remote`, not read."""
         columns = self.columns[self.find_field(field)]
         if isinstance(columns, tuple):
-            cells = {c: self.reader.get(i, c) for c in columns}
+            cells = self.reader.row(i, columns)
             return cells if any(cell is not None for cell in cells.values()) else None
         cell = self.reader.get(i, columns)
         return self._located(cell, self.fields[field]) if isinstance(cell, str) else cell

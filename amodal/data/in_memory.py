@@ -44,7 +44,7 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
             return _huggingface(source)
         return None
     if (table := _arrow(source)) is not None:
-        return _reader([Held(table)])
+        return _reader([Held(table)], lists_as_arrays=True)
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
         return _reader([_frame(source)])
     if isinstance(source, (list, tuple)):
@@ -63,8 +63,10 @@ def _reader(
     parts: Sequence[TablePart],
     class_names: Mapping[str, list[str]] | None = None,
     extra_columns: Mapping[str, list[Any]] | None = None,
+    *,
+    lists_as_arrays: bool = False,
 ) -> MakeReader:
-    return lambda key: Rows(parts, key, class_names, extra_columns)
+    return lambda key: Rows(parts, key, class_names, extra_columns, lists_as_arrays)
 
 
 def _is_huggingface(source: Any) -> bool:

@@ -153,7 +153,7 @@ def _infer(path: AnyPath, name: str = "") -> tuple[Dataset, dict[str, ColumnGues
 
 def _guess(reader: Reader) -> dict[str, ColumnGuess]:
     """What each column is. Of more than one key, the first whose name says so is the key."""
-    numeric = {column for column in reader.columns if _is_numeric(reader, column)}
+    numeric = infer_schema.number_names(c for c in reader.columns if _is_numeric(reader, c))
     guesses = {column: _guess_column(reader, column, numeric) for column in reader.columns}
     keys = [column for column, guess in guesses.items() if guess.role == "key"]
     best = next((k for k in keys if infer_schema.is_key_name(k)), keys[0] if keys else None)
@@ -192,15 +192,20 @@ def _guess_column(reader: Reader, column: str, numeric: Collection[str]) -> Colu
     )
 
 
+def _cells_at(reader: Reader, column: str, among: np.ndarray | None = None) -> list[Cell]:
+    """SAMPLES cells, spread evenly over the records, or over these."""
+    among = np.arange(len(reader.keys)) if among is None else among
+    return [reader.get(int(i), column) for i in among[evenly_spaced(len(among), SAMPLES)]]
+
+
 def _some_cells(reader: Reader, column: str) -> list[Cell]:
     """Up to SAMPLES cells that are not empty, spread evenly over the data."""
-    cells = [reader.get(int(i), column) for i in evenly_spaced(len(reader.keys), SAMPLES)]
+    cells = reader.cells(column) if len(reader.keys) <= SAMPLES else _cells_at(reader, column)
     if all(cell is None for cell in cells):
-        have = reader.present(column).nonzero()[0]
-        cells = [reader.get(int(i), column) for i in have[evenly_spaced(len(have), SAMPLES)]]
+        cells = _cells_at(reader, column, reader.present(column).nonzero()[0])
     # Readers of tables turn lists into arrays for speed. An array would pass for a picture here.
-    table = isinstance(reader, readers.Table)
-    cells = [cell.tolist() if table and isinstance(cell, np.ndarray) else cell for cell in cells]
+    turned = reader.lists_as_arrays
+    cells = [cell.tolist() if turned and isinstance(cell, np.ndarray) else cell for cell in cells]
     return [cell for cell in cells if cell is not None and not (isinstance(cell, str) and not cell)]
 
 

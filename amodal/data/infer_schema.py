@@ -12,7 +12,7 @@ import decimal
 import io
 import numbers
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def guess_column(
         samples: some of its cells, none missing.
         all_cells: returns all cells; called only where they are small.
         base: for relative paths.
-        numeric: the columns of the data that hold single numbers.
+        numeric: the columns of the data that hold single numbers, as `number_names` has them.
     """
     if not samples:
         return ColumnGuess("out", reason="every cell is empty")
@@ -129,6 +129,12 @@ def guess_column(
     if sort == "words":
         return _date(name, [c for c in all_cells() if is_date(c)])
     return _number(name, [c if _sort(c) == "number" else None for c in all_cells()], numeric)
+
+
+def number_names(columns: Iterable[str]) -> frozenset[str]:
+    """Names of columns as they are compared: lower case, with and without "json."."""
+    lower = [column.lower() for column in columns]
+    return frozenset(lower) | {name.removeprefix("json.") for name in lower}
 
 
 def is_number(cell: Cell) -> bool:
@@ -237,7 +243,7 @@ def _date(name: str, cells: Sequence[str]) -> ColumnGuess:
         return ColumnGuess("out", reason=f"always {cells[0]}")
     if _named(name, LABEL_WORDS):
         return ColumnGuess("label", "number", f"{len(distinct)} different times", unit="seconds")
-    return ColumnGuess("cell", _cell_kind(), "dates, as seconds")
+    return ColumnGuess("cell", "", "dates, as seconds")
 
 
 def _number(name: str, cells: Sequence[Cell], numeric: Collection[str]) -> ColumnGuess:
@@ -270,11 +276,7 @@ def _number(name: str, cells: Sequence[Cell], numeric: Collection[str]) -> Colum
         return ColumnGuess("out", reason=f"always {filled[0]}")
     if whole and len(filled) == len(distinct) and _named(name, KEY_WORDS):
         return ColumnGuess("out", reason="an id that some records lack")
-    return ColumnGuess("cell", _cell_kind(), "numbers")
-
-
-def _cell_kind() -> str:
-    return modalities.name_of(modalities.of_columns(["value"]))
+    return ColumnGuess("cell", "", "numbers")
 
 
 def is_key_name(name: str) -> bool:
@@ -301,20 +303,19 @@ def _parts(name: str) -> list[str]:
 
 def _is_axis(name: str, numeric: Collection[str]) -> bool:
     """Whether a `y` is no target but a coordinate, since there is an `x` or a `z`."""
-    others = {other.removeprefix("json.").lower() for other in numeric}
-    return name.removeprefix("json.").lower() == "y" and bool(others & {"x", "z"})
+    return name.removeprefix("json.").lower() == "y" and ("x" in numeric or "z" in numeric)
 
 
 def _is_place(name: str, numeric: Collection[str]) -> bool:
     """Whether a column is a latitude or a longitude. `lat` and `long` are parts of other names too
     (`hair_long`): they count only if both exist (`start_lat`, `start_long`)."""
-    parts, others = _parts(name), {other.lower() for other in numeric}
+    parts = _parts(name)
     for word in map(str.lower, parts):
         if word in ("latitude", "longitude") or (word in PLACE_WORDS and len(parts) == 1):
             return True
         partners = LONGITUDES if word == "lat" else {"lat"} if word in LONGITUDES else set()
         if any(
-            re.sub(rf"(?<![a-z]){word}(?![a-z])", other, name.lower()) in others
+            re.sub(rf"(?<![a-z]){word}(?![a-z])", other, name.lower()) in numeric
             for other in partners
         ):
             return True

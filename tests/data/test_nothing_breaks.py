@@ -11,6 +11,9 @@ from PIL import Image as Picture
 
 import amodal
 from amodal.core import AmodalError
+from amodal.data.infer import infer_reader
+from amodal.data.readers._parts import Lists
+from amodal.data.readers.in_memory import Rows
 from amodal.modalities import BadValue
 from amodal.modalities.events import Events
 from amodal.modalities.image import Image
@@ -121,3 +124,26 @@ def test_infinite_samples_and_cells_of_events_are_missing():
     rows = [{"t": 0, "price": 1}, {"t": 2, "price": 1e60}]
     read = Events(columns=("price",), time="t").decode_finite(rows)
     assert read[0, 1] == 1 and np.isnan(read[1, 1])
+
+
+def test_work_on_a_wide_table_grows_with_its_columns(tmp_path):
+    """Counted, as time is noisy: how often a name is looked for among all names of columns."""
+
+    class Name(str):
+        compared = 0
+
+        def __eq__(self, other):
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    def compared(width):
+        columns = {Name(f"c{i}"): [i + row / 3 for row in range(12)] for i in range(width)}
+        reader = Rows([Lists(columns, 12)])
+        Name.compared = 0
+        dataset = infer_reader(lambda key: reader)
+        dataset.value(3, "table")
+        return Name.compared
+
+    assert compared(400) < 3 * compared(200), "twice the columns, four times the work"

@@ -45,6 +45,7 @@ class Tabular(Reader):
     ) -> None:
         self.parts, self.paths, self.base = list(parts), list(paths), base
         self.starts = starts_of(parts)
+        self.columns_of = [frozenset(part.columns) for part in parts]
         self.class_names, self.extra_columns = class_names or {}, extra_columns or {}
         self.ignored = Counter()
         self.columns = tuple(
@@ -57,8 +58,8 @@ class Tabular(Reader):
     def get(self, i: int, column: str) -> Cell:
         if column in self.extra_columns:
             return self.extra_columns[column][i]
-        part = self.parts[number := bisect_right(self.starts, i) - 1]
-        if column not in part.columns:
+        number = bisect_right(self.starts, i) - 1
+        if column not in self.columns_of[number]:
             self.check(column)
             return None
         return self._cell(
@@ -66,13 +67,30 @@ class Tabular(Reader):
             column,
         )
 
+    def row(self, i: int, columns: Sequence[str]) -> dict[str, Cell]:
+        number = bisect_right(self.starts, i) - 1
+        if not self.columns_of[number].issuperset(columns):  # some are of no part, or of others
+            return super().row(i, columns)
+        start = int(self.starts[number])
+
+        def read(part: TablePart) -> dict[str, Cell]:
+            return {column: part.cell(i - start, column) for column in columns}
+
+        cells = self._read_part(number, ", ".join(columns[:3]), read)
+        return {column: self._cell(cell, column) for column, cell in cells.items()}
+
+    def check(self, column: str) -> str:
+        if any(column in names for names in self.columns_of):  # a thousand columns are quick
+            return column
+        return super().check(column)
+
     def cells(self, column: str) -> list[Cell]:
         if column in self.extra_columns:
             return list(self.extra_columns[column])
         self.check(column)
         columns = (
             self._read_part(n, column, lambda p: p.cells(column))
-            if column in part.columns
+            if column in self.columns_of[n]
             else [None] * part.rows
             for n, part in enumerate(self.parts)
         )
@@ -85,7 +103,7 @@ class Tabular(Reader):
         return np.concatenate(
             [
                 self._read_part(n, column, lambda p: p.present(column))
-                if column in p.columns
+                if column in self.columns_of[n]
                 else np.zeros(p.rows, bool)
                 for n, p in enumerate(self.parts)
             ]

@@ -48,6 +48,8 @@ class Reader(Lazy):
         base: where relative paths in cells start.
         ignored: what was passed over, and how often: {"*.db": 3}.
         reader: the one whose cells this one changes, for a reader that wraps another.
+        lists_as_arrays: whether an array may have been a list in the data, so that its shape says
+            nothing.
     """
 
     keys: Sequence[str]
@@ -55,6 +57,7 @@ class Reader(Lazy):
     base: AnyPath | None = None
     ignored: Counter[str]
     reader: Reader | None = None
+    lists_as_arrays: bool = False
 
     @property
     def is_remote(self) -> bool:
@@ -75,6 +78,10 @@ class Reader(Lazy):
             None where the record has none.
         """
         raise NotImplementedError
+
+    def row(self, i: int, columns: Sequence[str]) -> dict[str, Cell]:
+        """Column -> the cell of a record."""
+        return {column: self.get(i, column) for column in columns}
 
     def cells(self, column: str) -> list[Cell]:
         """The N cells of a column. It is meant for small ones: labels, keys, numbers."""

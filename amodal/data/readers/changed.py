@@ -23,6 +23,9 @@ class Subset(Reader):
     def get(self, i: int, column: str) -> Cell:
         return self.reader.get(int(self.indices[i]), column)
 
+    def row(self, i: int, columns: Sequence[str]) -> dict[str, Cell]:
+        return self.reader.row(int(self.indices[i]), columns)
+
     def present(self, column: str) -> np.ndarray:
         return self.reader.present(column)[self.indices]
 

@@ -35,6 +35,7 @@ class Rows(Tabular):
     Args:
         parts: one after the other.
         key, class_names, extra_columns: as of `Tabular`.
+        lists_as_arrays: see `Reader`.
 
     Raises:
         AmodalError: there are none.
@@ -46,7 +47,9 @@ class Rows(Tabular):
         key: str = "",
         class_names: Mapping[str, list[str]] | None = None,
         extra_columns: Mapping[str, list[Cell]] | None = None,
+        lists_as_arrays: bool = False,
     ) -> None:
+        self.lists_as_arrays = lists_as_arrays
         if not any(part.rows for part in parts):
             raise AmodalError("these are no records: there is no row in them")
         super().__init__(parts, [], Path(), key, class_names, extra_columns)

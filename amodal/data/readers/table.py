@@ -40,6 +40,8 @@ class Table(Tabular):
         AmodalError: a file is no table, or there are no rows.
     """
 
+    lists_as_arrays = True
+
     def __init__(self, paths: Sequence[AnyPath], key: str = "") -> None:
         paths = [as_path(path) for path in paths]
         parts = parallel_map(read, paths, isinstance(paths[0], Remote))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import numbers
 import re
 from collections.abc import Sequence
@@ -89,6 +90,8 @@ def number(cell: Any) -> float:
     Raises:
         ValueError: it is no number.
     """
+    if type(cell) is float:  # nearly all cells of most tables
+        return cell if math.isfinite(cell) else float("nan")
     if isinstance(cell, str) and is_date(cell):
         return as_number(datetime.datetime.fromisoformat(cell.strip()))
     return as_number(cell)
