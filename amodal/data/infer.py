@@ -19,7 +19,7 @@ from amodal.data.locate import locate
 from amodal.data.measure import SAMPLES, complete_fields, evenly_spaced, samples
 from amodal.data.readers import Reader
 from amodal.data.readers.base import Cell
-from amodal.data.remote import AnyPath, Remote, as_path, local_schema
+from amodal.data.remote import AnyPath, Remote, Unreachable, as_path, local_schema
 from amodal.data.report import Report, groups_of
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import Modality
@@ -171,7 +171,7 @@ def _is_numeric(reader: Reader, column: str) -> bool:
     if isinstance(reader, readers.Files) and column in reader.patterns:
         return False
     few = evenly_spaced(len(reader.keys), 5)
-    return any(infer_schema.is_number(reader.get(int(i), column)) for i in few)
+    return any(infer_schema.is_number(_cell_at(reader, int(i), column)) for i in few)
 
 
 def _guess_column(reader: Reader, column: str, numeric: Collection[str]) -> ColumnGuess:
@@ -188,19 +188,34 @@ def _guess_column(reader: Reader, column: str, numeric: Collection[str]) -> Colu
             else ColumnGuess("out", reason="one folder only")
         )
     return infer_schema.guess_column(
-        column, _some_cells(reader, column), lambda: reader.cells(column), reader.base, numeric
+        column, _some_cells(reader, column), lambda: _whole(reader, column), reader.base, numeric
     )
 
 
 def _cells_at(reader: Reader, column: str, among: np.ndarray | None = None) -> list[Cell]:
     """SAMPLES cells, spread evenly over the records, or over these."""
     among = np.arange(len(reader.keys)) if among is None else among
-    return [reader.get(int(i), column) for i in among[evenly_spaced(len(among), SAMPLES)]]
+    return [_cell_at(reader, int(i), column) for i in among[evenly_spaced(len(among), SAMPLES)]]
+
+
+def _whole(reader: Reader, column: str) -> list[Cell]:
+    """All cells of a column, without those of damaged lines."""
+    return [cell for i, cell in enumerate(reader.cells(column)) if i not in reader.damaged]
+
+
+def _cell_at(reader: Reader, i: int, column: str) -> Cell:
+    """A cell, None of a damaged line."""
+    try:
+        return reader.get(i, column)
+    except Unreachable:
+        raise
+    except AmodalError:
+        return None
 
 
 def _some_cells(reader: Reader, column: str) -> list[Cell]:
     """Up to SAMPLES cells that are not empty, spread evenly over the data."""
-    cells = reader.cells(column) if len(reader.keys) <= SAMPLES else _cells_at(reader, column)
+    cells = _whole(reader, column) if len(reader.keys) <= SAMPLES else _cells_at(reader, column)
     if all(cell is None for cell in cells):
         cells = _cells_at(reader, column, reader.present(column).nonzero()[0])
     # Readers of tables turn lists into arrays for speed. An array would pass for a picture here.

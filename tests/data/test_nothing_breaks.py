@@ -1,5 +1,6 @@
 """What once stopped, filled the memory or was lost without a word."""
 
+import json
 import os
 import struct
 import zlib
@@ -147,3 +148,61 @@ def test_work_on_a_wide_table_grows_with_its_columns(tmp_path):
         return Name.compared
 
     assert compared(400) < 3 * compared(200), "twice the columns, four times the work"
+
+
+def csv_lines(n=40):
+    return [f"k{i},{i / 3},a sentence about thing {i}" for i in range(n)]
+
+
+@pytest.mark.parametrize("key", ["key", "code"], ids=["with a key", "without"])
+def test_a_damaged_line_of_a_csv_is_set_aside(tmp_path, key):
+    head = f"{key if key == 'key' else 'kind'},weight,words"
+    lines = csv_lines()
+    (tmp_path / "whole.csv").write_text("\n".join([head, *lines]))
+    lines[7] += ",and,more"
+    (tmp_path / "t.csv").write_text("\n".join([head, *lines]))
+    whole, dataset = amodal.open(tmp_path / "whole.csv"), amodal.open(tmp_path / "t.csv")
+    assert len(dataset) == 40 and dataset.fields.keys() == whole.fields.keys()
+    assert [k for i, k in enumerate(dataset.keys) if i != 7] == [
+        k for i, k in enumerate(whole.keys) if i != 7
+    ], "other rows keep their names"
+    loader = amodal.data.Loader(dataset, range(40), batch=40, shuffle=False)
+    (batch,) = list(loader)
+    assert all(len(column) == 39 for column in batch.columns.values())
+    assert {(b.key, b.reason) for b in loader.bad} == {
+        (dataset.keys[7], "t.csv, line 9: 5 cells, but the first line names 3")
+    }
+    assert "damaged lines" in str(amodal.init(tmp_path / "t.csv"))
+
+
+def test_damaged_lines_of_jsonl_are_set_aside(tmp_path):
+    lines = [json.dumps({"words": f"a sentence about thing {i}", "x": i / 3}) for i in range(30)]
+    lines[4], lines[9], lines[11] = '{"words": "cut', "[1, 2]", '{"x": ' + "9" * 5000 + "}"
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    dataset = amodal.open(tmp_path / "t.jsonl")
+    loader = amodal.data.Loader(dataset, range(30), batch=30, shuffle=False)
+    (batch,) = list(loader)
+    assert len(batch.columns["words"]) == 27
+    reasons = {bad.reason.partition(": ")[0] for bad in loader.bad}
+    assert reasons == {"t.jsonl, line 5", "t.jsonl, line 10", "t.jsonl, line 12"}
+    assert len(set(dataset.keys)) == 30
+
+
+def test_a_table_that_is_mostly_damaged_is_an_error(tmp_path):
+    (tmp_path / "t.csv").write_text("one\n" + "\n".join(csv_lines()))
+    with pytest.raises(AmodalError, match="40 of 40 lines. Is the first line"):
+        amodal.open(tmp_path / "t.csv")
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n{\n}\n')
+    with pytest.raises(AmodalError, match="2 of 3 lines cannot be read"):
+        amodal.open(tmp_path / "t.jsonl")
+
+
+def test_encodings_are_read_or_refused_with_the_remedy(tmp_path):
+    text = "\n".join(["name,weight", *(f"Jörg {i} der Größere,{i / 3}" for i in range(20))])
+    for name, encoding in (("a", "utf-8"), ("b", "utf-16"), ("c", "utf-8-sig")):
+        (tmp_path / f"{name}.csv").write_bytes(text.encode(encoding))
+    keys = {tuple(amodal.open(tmp_path / f"{name}.csv").keys) for name in "abc"}
+    assert len(keys) == 1
+    (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(AmodalError, match="iconv -f LATIN1 -t UTF-8 d.csv > d-utf8.csv"):
+        amodal.open(tmp_path / "d.csv")

@@ -276,8 +276,8 @@ def test_unreadable_tables(tmp_path):
     bad = {
         "a.csv": ("", "is empty"),
         "b.csv": ("x,x\n1,2\n", "more than one column is called 'x'"),
-        "c.csv": ("x,y\n1,2,3\n", "row 1 has 3 cells"),
-        "d.jsonl": ('{"a": 1}\nnonsense\n{"a": 2}\n', "line 2"),
+        "c.csv": ("x,y\n1,2,3\n", "line 2: 3 cells, but the first line names 2"),
+        "d.jsonl": ('nonsense\n{"a": 1}\nmore\n{"a": 2}\n', "line 1"),
         "e.jsonl": ("[1, 2]\n", "no object"),
         "f.parquet": ("PAR1", "no complete Parquet file"),
         "g.csv": ("x,y\n", "no rows"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -47,13 +48,15 @@ class TablePart(Protocol):
 
 
 class HashedPart:
-    """A part that may know the hashes of its rows.
+    """A part that may know the hashes of its rows, and rows that are damaged.
 
     Attributes:
         hashes: (rows,) uint64, None where they are those of the values.
+        damaged: row -> what is wrong with it. It has no cells.
     """
 
-    hashes: np.ndarray | None
+    hashes: np.ndarray | None = None
+    damaged: Mapping[int, str] = MappingProxyType({})
 
 
 class Lists(HashedPart):
@@ -63,12 +66,18 @@ class Lists(HashedPart):
         columns: name -> one value for each row.
         rows: how many there are.
         hashes: (rows,) uint64 of the rows, where those of the values would be wrong.
+        damaged: see `HashedPart`.
     """
 
     def __init__(
-        self, columns: dict[str, list[Cell]], rows: int, hashes: np.ndarray | None = None
+        self,
+        columns: dict[str, list[Cell]],
+        rows: int,
+        hashes: np.ndarray | None = None,
+        damaged: Mapping[int, str] | None = None,
     ) -> None:
         self.data, self.columns, self.rows, self.hashes = columns, tuple(columns), rows, hashes
+        self.damaged = dict(damaged or {})
 
     def cell(self, i: int, column: str) -> Cell:
         return self.data[column][i]
@@ -80,7 +89,9 @@ class Lists(HashedPart):
         return iter(self.data[column])
 
     def present(self, column: str) -> np.ndarray:
-        return np.array([cell is not None for cell in self.data[column]], dtype=bool)
+        have = np.array([cell is not None for cell in self.data[column]], dtype=bool)
+        have[list(self.damaged)] = True  # whoever reads it learns why it cannot be read
+        return have
 
 
 class Parquet(Lazy):

@@ -47,7 +47,13 @@ class Tabular(Reader):
         self.starts = starts_of(parts)
         self.columns_of = [frozenset(part.columns) for part in parts]
         self.class_names, self.extra_columns = class_names or {}, extra_columns or {}
-        self.ignored = Counter()
+        self.damaged = {
+            int(start) + row: reason
+            for start, part in zip(self.starts, self.parts)
+            if isinstance(part, HashedPart)
+            for row, reason in part.damaged.items()
+        }
+        self.ignored = Counter({"damaged lines": len(self.damaged)} if self.damaged else {})
         self.columns = tuple(
             dict.fromkeys([*(c for part in parts for c in part.columns), *self.extra_columns])
         )
@@ -56,6 +62,8 @@ class Tabular(Reader):
         self.keys = self._keys(key)
 
     def get(self, i: int, column: str) -> Cell:
+        if i in self.damaged:
+            raise AmodalError(self.damaged[i])
         if column in self.extra_columns:
             return self.extra_columns[column][i]
         number = bisect_right(self.starts, i) - 1
@@ -68,6 +76,8 @@ class Tabular(Reader):
         )
 
     def row(self, i: int, columns: Sequence[str]) -> dict[str, Cell]:
+        if i in self.damaged:
+            raise AmodalError(self.damaged[i])
         number = bisect_right(self.starts, i) - 1
         if not self.columns_of[number].issuperset(columns):  # some are of no part, or of others
             return super().row(i, columns)
@@ -147,7 +157,12 @@ class Tabular(Reader):
 
     def _keys(self, key: str) -> list[str]:
         if key:
-            return unique_keys(self.cells(key), key, self._described())
+            # a damaged line says where it is
+            cells = [
+                self.damaged[i].partition(": ")[0] if i in self.damaged else cell
+                for i, cell in enumerate(self.cells(key))
+            ]
+            return unique_keys(cells, key, self._described())
         return content_keys(self._hashes())
 
     def _described(self) -> str:

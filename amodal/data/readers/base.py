@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class Reader(Lazy):
         reader: the one whose cells this one changes, for a reader that wraps another.
         lists_as_arrays: whether an array may have been a list in the data, so that its shape says
             nothing.
+        damaged: number of a record -> why none of its cells can be read.
     """
 
     keys: Sequence[str]
@@ -58,6 +60,7 @@ class Reader(Lazy):
     ignored: Counter[str]
     reader: Reader | None = None
     lists_as_arrays: bool = False
+    damaged: Mapping[int, str] = MappingProxyType({})
 
     @property
     def is_remote(self) -> bool:

@@ -19,6 +19,9 @@ class Subset(Reader):
         self.reader, self.indices = reader, np.asarray(indices, dtype=np.int64)
         self.keys = [reader.keys[i] for i in self.indices]
         self.columns, self.base, self.ignored = reader.columns, reader.base, reader.ignored
+        if reader.damaged:
+            there = ((n, reader.damaged.get(int(i))) for n, i in enumerate(self.indices))
+            self.damaged = {n: reason for n, reason in there if reason is not None}
 
     def get(self, i: int, column: str) -> Cell:
         return self.reader.get(int(self.indices[i]), column)
@@ -44,7 +47,7 @@ class WithColumns(Reader):
     def __init__(self, reader: Reader, names: Sequence[str]) -> None:
         self.reader, self.empty = reader, frozenset(names)
         self.keys, self.columns = reader.keys, (*reader.columns, *names)
-        self.base, self.ignored = reader.base, reader.ignored
+        self.base, self.ignored, self.damaged = reader.base, reader.ignored, reader.damaged
 
     def get(self, i: int, column: str) -> Cell:
         return None if column in self.empty else self.reader.get(i, column)

@@ -5,11 +5,12 @@ A row is a record. Cells are values, or paths relative to the file.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,8 @@ MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL",
 MOST_CELLS = 2**27
 """Rows times columns above which a table may not be nearly empty: a small file would fill the
 memory."""
+DAMAGED = "\0damaged"
+"""The column of damaged lines in hashes, which no file can have."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
@@ -68,25 +71,37 @@ def read(path: AnyPath) -> TablePart:
         raise AmodalError(
             f"{path} is no table that can be read; expected one of {', '.join(sorted(SUFFIXES))}"
         )
+    text = _text(path)
+    return _csv(text, path) if ending in (".csv", ".tsv") else _json(text, path)
+
+
+def _text(path: AnyPath) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark.
+
+    Raises:
+        AmodalError: it is in another encoding.
+    """
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-16" if marked else "utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise AmodalError(
-            f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8."
+            f"{path} is no text in UTF-8 (byte {error.start:,}). If it is of an older program, in "
+            f"Latin-1 say: iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
         ) from error
-    return _csv(text, path) if ending in (".csv", ".tsv") else _json(text, path)
 
 
 def _csv(text: str, path: AnyPath) -> Lists:
     csv.field_size_limit(sys.maxsize)
     first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
     try:
-        rows = [
-            row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row
-        ]
+        numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise AmodalError(f"{path} is no table: {error}") from error
+    rows = [row for _, row in numbered]
     if not rows:
         raise AmodalError(f"{path} is empty. Its first line must name the columns.")
     names = [name.strip() or f"column{i + 1}" for i, name in enumerate(rows[0])]
@@ -95,20 +110,29 @@ def _csv(text: str, path: AnyPath) -> Lists:
             f"{path}: more than one column is called {repeated[0]!r}. "
             "Give each its own name in the first line."
         )
-    if long := next((n for n, row in enumerate(rows) if len(row) > len(names)), None):
+    damaged = {
+        n: f"{path.name}, line {line}: {len(row)} cells, but the first line names {len(names)}"
+        for n, (line, row) in enumerate(numbered[1:])
+        if len(row) > len(names)
+    }
+    if damaged and 2 * len(damaged) >= len(rows) - 1:
         raise AmodalError(
-            f"{path}: row {long} has {len(rows[long])} cells, "
-            f"but the first line names {len(names)} columns."
+            f"{next(iter(damaged.values()))}; so have {len(damaged):,} of {len(rows) - 1:,} lines. "
+            "Is the first line that of the names?"
         )
+    whole = [[] if n in damaged else row for n, row in enumerate(rows[1:])]
     cells = {
-        name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)
+        name: [row[c] if c < len(row) else "" for row in whole] for c, name in enumerate(names)
     }
     # Hashes are of the text of the cells: one that is no number turns its whole column into text,
     # and that must not change the keys of the other rows.
-    hashes = row_hashes(
-        ((name, map(str.strip, column)) for name, column in cells.items()), len(rows) - 1
-    )
-    return Lists({name: typed(column) for name, column in cells.items()}, len(rows) - 1, hashes)
+    texts: dict[str, Iterable[str | None]] = {n: map(str.strip, c) for n, c in cells.items()}
+    if damaged:
+        lines = [delimiter.join(row) if n in damaged else None for n, row in enumerate(rows[1:])]
+        texts[DAMAGED] = lines
+    hashes = row_hashes(texts.items(), len(whole))
+    columns = {name: typed(column) for name, column in cells.items()}
+    return Lists(columns, len(whole), hashes, damaged)
 
 
 def _json(text: str, path: AnyPath) -> Lists:
@@ -122,8 +146,9 @@ def _json(text: str, path: AnyPath) -> Lists:
                 else f": {error}"
             )
             raise AmodalError(f"{path}{where}") from error
+        damaged: dict[int, str] = {}
     else:
-        objects = _lines(text, path)
+        objects, damaged = _lines(text, path)
     wrong = next((i for i, o in enumerate(objects) if not isinstance(o, dict)), None)
     if wrong is not None:
         raise AmodalError(
@@ -136,26 +161,40 @@ def _json(text: str, path: AnyPath) -> Lists:
             f"{path}: {len(objects):,} records have {len(names):,} different names, hardly one of "
             "them twice. Give each value the name of what it is, the same in all records."
         )
-    return Lists({name: [o.get(name) for o in objects] for name in names}, len(objects))
+    columns = {name: [o.get(name) for o in objects] for name in names}
+    hashes = None
+    if damaged:
+        reasons = [damaged.get(n) for n in range(len(objects))]
+        hashes = row_hashes([*columns.items(), (DAMAGED, reasons)], len(objects))
+    return Lists(columns, len(objects), hashes, damaged)
 
 
-def _lines(text: str, path: AnyPath) -> list[Any]:
-    lines, objects = text.split("\n"), []
+def _lines(text: str, path: AnyPath) -> tuple[list[Any], dict[int, str]]:
+    """The objects of JSONL, {} for a line that is none; and its number among them -> why."""
+    lines, objects, damaged = text.split("\n"), list[Any](), dict[int, str]()
     for number, line in enumerate(lines, 1):
         if line.strip():
+            reason = ""
             try:
-                objects.append(json.loads(line))
+                one = json.loads(line)
+                reason = "" if isinstance(one, dict) else "it is no object with named values"
             except json.JSONDecodeError as error:
                 # The last line has no newline: the writer was stopped, all lines before are whole.
                 if number == len(lines):
                     break
-                raise AmodalError(
-                    f"{path}, line {number}: {error.msg}. Each line must be one JSON object."
-                ) from error
+                reason = error.msg
             # Numbers and nesting beyond what Python reads.
             except (ValueError, RecursionError) as error:
-                raise AmodalError(f"{path}, line {number}: {error}") from error
-    return objects
+                reason = str(error)
+            if reason:
+                damaged[len(objects)] = f"{path.name}, line {number}: {reason}"
+            objects.append({} if reason else one)
+    if damaged and 2 * len(damaged) >= len(objects):
+        raise AmodalError(
+            f"{next(iter(damaged.values()))}; {len(damaged):,} of {len(objects):,} lines cannot be "
+            "read. Each line must be one JSON object."
+        )
+    return objects, damaged
 
 
 def typed(texts: Sequence[str]) -> list[Cell]:
