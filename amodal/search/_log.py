@@ -1,7 +1,7 @@
 """An append log: files that only grow, and a manifest that says how much of them counts.
 
-    manifest.json                  format, fingerprint of the encoder, width, generation, counts;
-                                   replaced in one step
+    manifest.json                  format, fingerprint of the encoder, width, generation, counts,
+                                   checksums of what counts of each file; replaced in one step
     records.GENERATION.jsonl       one line a record: key, stamp of its content, labels
     dead.GENERATION.bin            int64 numbers of records that were deleted or written anew
     FIELD.GENERATION.f16           unit vectors, float16, one after another
@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,10 @@ Record = dict[str, Any]
 
 FORMATS = (1, 2)
 """2 has fields with lists of vectors."""
+CHECKSUMS, OWN = "checksums", "checksum"
+"""Entries of the manifest: CRC-32 of what counts of each file, and of the manifest without this."""
+CHUNK = 2**24
+"""Bytes that are summed at once."""
 MAX_WIDTH = 2**24
 """Dimensions that a manifest may promise: a query has as many, before any file is looked at."""
 
@@ -49,6 +54,7 @@ class Log:
     def __init__(self, path: Path):
         self.path = path
         self.manifest: dict[str, Any] = {}
+        self.checked: dict[Path, tuple[int, int]] = {}  # file -> bytes and checksum that are right
         self.reload()
 
     def reload(self) -> None:
@@ -70,6 +76,12 @@ class Log:
                 f"{FORMATS[-1]}; index anew"
             )
 
+        written = {k: v for k, v in self.manifest.items() if k != OWN}
+        if OWN in self.manifest and self.manifest[OWN] != _checksum_of(written):
+            raise AmodalError(
+                f"{file} is damaged: its checksum is another; remove the folder {self.path} and "
+                "index anew"
+            )
         if wrong := _wrong(self.manifest):
             raise AmodalError(
                 f"{file} is damaged: {wrong}; remove the folder {self.path} and index anew"
@@ -101,7 +113,9 @@ class Log:
         file, size = self.file("records", "jsonl"), self.manifest["record_bytes"]
         try:
             with file.open("rb") as stream:
-                lines = stream.read(size).splitlines()
+                content = stream.read(size)
+            self._check_content(file, content)
+            lines = content.splitlines()
             # Three times as fast as line by line.
             records: list[Record] = json.loads(b"[" + b",".join(lines) + b"]")
         except (OSError, ValueError) as error:
@@ -146,7 +160,29 @@ class Log:
         have = file.stat().st_size if file.exists() else 0
         self._check_count(have // np.dtype(dtype).itemsize, int(np.prod(shape)), file)
         # torch takes the mode "c" as it is; "r" it wants copied.
-        return np.memmap(file, dtype=dtype, mode="c", shape=shape)
+        array = np.memmap(file, dtype=dtype, mode="c", shape=shape)
+        self._check_content(file, array.data.cast("B"))
+        return array
+
+    def _check_content(self, file: Path, content: bytes | memoryview) -> None:
+        """Compare what counts of a file with its checksum, once for each process and state.
+
+        Raises:
+            AmodalError: It is another. Indices of before have none.
+        """
+        expected = self.manifest.get(CHECKSUMS, {}).get(_name_of(file))
+        state = len(content), expected
+        if expected is None or self.checked.get(file) == state:
+            return
+        found = 0
+        for start in range(0, len(content), CHUNK):
+            found = zlib.crc32(content[start : start + CHUNK], found)
+        if found != expected:
+            raise AmodalError(
+                f"{file} is damaged: its content has another checksum than when it was written; "
+                f"remove the folder {self.path} and index anew"
+            )
+        self.checked[file] = len(content), expected
 
     def _check_count(self, count: int, expected: int, file: Path, exactly: bool = False) -> None:
         if count < expected or exactly and count != expected:
@@ -219,26 +255,25 @@ class Log:
             "dead": m["dead"] + len(dead),
             "vectors": dict(m["vectors"]),
         }
+        sums = dict(m.get(CHECKSUMS, {}))
         try:
-            _extend(self.file("records", "jsonl"), m["record_bytes"], lines)
-            _extend(
-                self.file("dead", "bin"), 8 * m["dead"], np.asarray(dead, dtype=np.int64).tobytes()
-            )
+            self._write(self.file("records", "jsonl"), m["record_bytes"], lines, sums)
+            numbers = np.asarray(dead, dtype=np.int64).tobytes()
+            self._write(self.file("dead", "bin"), 8 * m["dead"], numbers, sums)
             for source, added in vectors.items():
                 have, lists = m["vectors"].get(source, 0), m.get("lists", {}).get(source, 0)
-                self._extend(source, "f16", have * m["width"], added.values, np.float16)
-                self._extend(
-                    source, "rows", have if added.lengths is None else lists, added.rows, np.int64
-                )
+                self._extend(source, "f16", have * m["width"], added.values, np.float16, sums)
+                before = have if added.lengths is None else lists
+                self._extend(source, "rows", before, added.rows, np.int64, sums)
                 new["vectors"][source] = have + len(added.values)
                 if added.lengths is not None:
-                    self._extend(source, "lengths", lists, added.lengths, np.int64)
+                    self._extend(source, "lengths", lists, added.lengths, np.int64, sums)
                     assert added.parts is not None, "lists have numbers of parts"
-                    self._extend(source, "parts", have, added.parts, np.int32)
+                    self._extend(source, "parts", have, added.parts, np.int32, sums)
                     new["lists"] = new.get("lists", {}) | {source: lists + len(added.rows)}
                     new["format"] = FORMATS[1]
             # last: what lies behind the counts of a manifest is not there for readers
-            self.commit(new)
+            self.commit(new | {CHECKSUMS: sums})
         except OSError as error:
             raise AmodalError(
                 f"could not write to the index in {self.path}: {error}. What was in it before is "
@@ -246,13 +281,32 @@ class Log:
             ) from error
 
     def _extend(
-        self, source: str, ending: str, have: int, values: np.ndarray, dtype: npt.DTypeLike
+        self,
+        source: str,
+        ending: str,
+        have: int,
+        values: np.ndarray,
+        dtype: npt.DTypeLike,
+        sums: dict[str, int],
     ) -> None:
         content = np.ascontiguousarray(values, dtype=dtype)
-        _extend(self.file(source, ending), have * content.itemsize, content.tobytes())
+        self._write(self.file(source, ending), have * content.itemsize, content.tobytes(), sums)
+
+    def _write(self, file: Path, offset: int, content: bytes, sums: dict[str, int]) -> None:
+        """Write at a byte, and replace the checksum in `sums` by that of the whole file. A file of
+        an index of before has none, and gets none."""
+        _extend(file, offset, content)
+        name = _name_of(file)
+        before = sums.get(name) if offset else 0
+        if before is not None:
+            sums[name] = zlib.crc32(content, before)
+            if not offset or self.checked.get(file) == (offset, before):
+                self.checked[file] = offset + len(content), sums[name]
 
     def commit(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest: from now on readers see what was appended."""
+        manifest = {k: v for k, v in manifest.items() if k != OWN}
+        manifest[OWN] = _checksum_of(manifest)
         write_atomically(
             self.path / "manifest.json", json.dumps(manifest, indent=1).encode("utf-8")
         )
@@ -268,6 +322,7 @@ class Log:
             left = lists.select(np.flatnonzero(number[lists.rows] >= 0))
             vectors[source] = replace(left, rows=number[left.rows])
         counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}, "lists": {}}
+        counts |= {CHECKSUMS: {}}
         before, self.manifest = (
             self.manifest,
             self.manifest | counts | {"generation": self.generation + 1},
@@ -299,6 +354,16 @@ def _wrong(manifest: dict[str, Any]) -> str:
         if not isinstance(counts, dict) or not all(map(count, counts.values())):
             return f"{name} should say how many there are of each field, and is {counts!r}"[:200]
     return "" if isinstance(manifest.get("fingerprint"), str) else "it names no encoder"
+
+
+def _checksum_of(manifest: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _name_of(file: Path) -> str:
+    """A file without its folder and generation."""
+    name, _, ending = file.name.rsplit(".", 2)
+    return f"{name}.{ending}"
 
 
 def _extend(file: Path, offset: int, content: bytes) -> None:

@@ -319,7 +319,7 @@ def read_options(
     beds = [n for n in names if n in testbeds.names()] or list(usual)
     here = tuple(name for name in beds if testbeds.testbed(name).is_here)
     if not here:
-        raise AmodalError(f"the data of {', '.join(beds)} is not here: amodal data get NAME")
+        raise AmodalError(f"the data of {', '.join(beds)} is not here: amodal data {beds[0]}")
     return Options(
         tuple(n for n in names if n in methods) or tuple(methods),
         here,
