@@ -51,6 +51,7 @@ SETTINGS = (
     "save_every",
     "resume",
     "accept_changed_code",
+    "deterministic",
     "cache_features",
     "progress",
     "callbacks",

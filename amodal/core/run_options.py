@@ -43,6 +43,9 @@ class RunOptions:
     accept_changed_code: bool = _option(
         False, "resume although code of your own is not what the run was started with"
     )
+    deterministic: bool = _option(
+        False, "sum in one order, on a GPU too; a resumed run takes the threads that it had"
+    )
     trunk: str | None = _option(
         None,
         "separate, shared or joint, or transformers:DIR of a pretrained ViLT; by default as in "

@@ -42,6 +42,7 @@ from amodal.train.log import seconds_of
 from amodal.train.log_start import log_start
 from amodal.train.loop import train
 from amodal.train.precision import context
+from amodal.train.repeatable import repeatable
 from amodal.train.run_dir import Config
 from amodal.train.run_inputs import Built, Inputs, Prepared
 from amodal.train.run_setup import (
@@ -94,8 +95,11 @@ def pretrain(method: methods.MethodLike, data: Any, out: str | Path, **settings:
         inputs = open_inputs(method, data, read, Path(out))
         built = build(inputs)
     prepared = prepare(inputs, built, Path(out))
-    encoder = fit(inputs, built, prepared)
-    save(inputs, built, prepared, encoder)
+    alone = run_dir.alone(prepared.out, distributed.rank())
+    resume, deterministic = read.resume, read.deterministic
+    with alone, repeatable(prepared.out, deterministic=deterministic, resume=resume):
+        encoder = fit(inputs, built, prepared)
+        save(inputs, built, prepared, encoder)
     return prepared.out
 
 

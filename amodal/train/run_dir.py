@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.core.file_lock import locked
 from amodal.modalities.shared.formatting import shortened
 from amodal.nn.changed_code import without_sources
 from amodal.nn.config import arguments
@@ -42,6 +44,36 @@ SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "recipe", "batch",
 Config = dict[str, Any]
 """The content of RUN/config.json."""
 Hashes = npt.NDArray[np.uint64]
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def alone(out: Path, rank: int) -> Iterator[None]:
+    """Have a run folder to oneself while a run goes on in it; the lock ends with the process.
+
+    Args:
+        out: The run folder.
+        rank: Of this process; the first one has it for all.
+
+    Raises:
+        AmodalError: If another process trains there.
+    """
+    if rank > 0:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out / LOCK, wait=False))
+        except BlockingIOError:
+            raise AmodalError(
+                f"another process is training in {out}: wait for it to end (the log is "
+                f"{out / 'metrics.jsonl'}), or choose another --out"
+            ) from None
+        except OSError as error:
+            raise AmodalError(f"cannot write to {out}: {error.strerror or error}") from error
+        yield
 
 
 def prepare(out: Path, config: Config, resume: bool) -> None:
