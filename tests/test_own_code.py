@@ -20,6 +20,7 @@ from amodal import cli, methods
 from amodal.core import AmodalError
 from amodal.core import part as parts
 from amodal.core.references import FILE_PREFIX, load_reference, reference_to
+from amodal.data import sets
 
 PAGE = '''
 """A page outside the package."""
@@ -868,6 +869,7 @@ def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, m
 
 
 def test_a_module_sees_no_missing_cell(tmp_path):
+    sets.ensure("wine", say=lambda line: None)
     wine = amodal.open("wine").select(["basic"])
     net = torch.nn.Linear(len(wine.fields["basic"].columns), 16)
     run = amodal.pretrain(

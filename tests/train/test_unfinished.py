@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import amodal
 from amodal.cli import main
 from amodal.core import AmodalError
+from amodal.data import sets
 from amodal.train.callbacks import Progress
 
 HOW = dict(size="nano", batch_size=16, steps=8, save_every=3, progress=False, logger=None)
@@ -21,6 +22,11 @@ class Stop:
     def on_step(self, progress: Progress, terms):
         if progress.step == self.step:
             raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wine():
+    sets.ensure("wine", say=lambda line: None)  # generated, nothing is fetched
 
 
 @pytest.fixture(scope="module", params=["simclr", "dino"])
