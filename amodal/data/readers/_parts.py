@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from amodal.data.readers._parquet_footer import all_or_none, null_counts
 from amodal.data.readers.base import Cell, Lazy
 from amodal.data.remote import AnyPath, Remote, Unreachable, parallel_map
 
@@ -114,6 +115,18 @@ class Parquet(Lazy):
         return pq.read_metadata(_source(self.path))
 
     @cached_property
+    def _null_counts(self) -> list[dict[str, int]]:
+        """For each row group column -> missing values; [] of a footer that is damaged."""
+        try:
+            source = _source(self.path)
+            with source if isinstance(source, io.RawIOBase) else source.open("rb") as stream:
+                return null_counts(stream)
+        except Unreachable:
+            raise
+        except (OSError, ValueError):
+            return []
+
+    @cached_property
     def _locks(self) -> dict[tuple[int, str], Lock]:
         return {}
 
@@ -148,18 +161,17 @@ class Parquet(Lazy):
     def _present(self, group: int, column: str) -> np.ndarray:
         """By the statistics in the footer where they suffice: pictures need not be read to know
         that none is missing."""
-        meta = self._footer.row_group(group)
-        leaves = (meta.column(c) for c in range(meta.num_columns))
-        stats = next((leaf.statistics for leaf in leaves if leaf.path_in_schema == column), None)
-        if stats is not None and stats.has_null_count and stats.null_count in (0, meta.num_rows):
-            return np.full(meta.num_rows, stats.null_count == 0)
+        rows = self._footer.row_group(group).num_rows
+        counts = self._null_counts[group] if group < len(self._null_counts) else {}
+        if (known := all_or_none(counts, column, rows)) is not None:
+            return known
         try:
             return flags(self._column(group, column).is_valid())
         except Unreachable:
             raise
         except (pa.ArrowException, OSError, ValueError):
             # It is damaged. Each of its cells will be an error when it is read.
-            return np.ones(meta.num_rows, bool)
+            return np.ones(rows, bool)
 
     def _column(self, group: int, column: str) -> pa.Array:
         """The cells of a column of a group, from the cache if they are in it."""
