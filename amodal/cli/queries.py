@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from tyro.conf import arg
@@ -56,4 +57,4 @@ def example_query(fields: Mapping[str, Modality]) -> str:
         kind = fields[name].kind
         if kind in MODALITIES and kinds.count(kind) == 1:  # else it says too little
             return f"--{kind.replace('_', '-')} …"
-    return f"--query {next(iter(fields))}=…"
+    return f"--query {quote(next(iter(fields)))}=…"

@@ -230,6 +230,8 @@ def _text(name: str, cells: Sequence[str], complete: bool) -> ColumnGuess:
     if few or _named(name, LABEL_WORDS | GROUP_WORDS):
         return ColumnGuess("label", "category", f"{len(distinct)} different values")
     if longest <= MAX_CLASS_NAME and _named(name, KEY_WORDS):
+        if complete and len(distinct) == len(cells):  # with spaces in it
+            return ColumnGuess("key", reason="different in every record")
         return ColumnGuess("out", reason="an id that is not unique")
     return ColumnGuess("field", *modalities.guess_texts(cells))
 

@@ -143,7 +143,7 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
             out / "projection.safetensors",
         )
     with _quiet():
-        loaded = AutoModel.from_pretrained(out)
+        loaded = AutoModel.from_pretrained(out, trust_remote_code=False, use_safetensors=True)
     error = disagreement(encoder, field, loaded.eval())
     if not error <= TOLERANCE:
         shutil.rmtree(out)

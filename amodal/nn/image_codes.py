@@ -82,7 +82,9 @@ def _load(folder: str) -> nn.Module:
         ) from None
     path = existing(folder, "directory")
     try:
-        loaded: Any = FlavaImageCodebook.from_pretrained(path, local_files_only=True)
+        loaded: Any = FlavaImageCodebook.from_pretrained(
+            path, local_files_only=True, use_safetensors=True
+        )
     except Exception as error:  # no weights, or damaged ones
         raise AmodalError(f"cannot read the weights in {path}: {error}") from error
     model: nn.Module = loaded.eval().requires_grad_(False)

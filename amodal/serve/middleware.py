@@ -211,7 +211,9 @@ def _too_large(limits: Limits) -> Refused:
 
 
 def _host(header: bytes) -> str:
-    """The name in a Host header, without the port."""
+    """The name in a Host header, without the port; "" for what is none, such as user@name."""
+    if set(header) & set(b"@/?#\\ \t"):
+        return ""
     try:
         return urlsplit("//" + header.decode("ascii")).hostname or ""
     except ValueError:

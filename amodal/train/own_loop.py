@@ -10,7 +10,7 @@ import numpy.typing as npt
 from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.nn.encoder import Encoder
-from amodal.train.run_dir import Hashes, hash_keys, versions
+from amodal.train.run_dir import Hashes, hash_keys, path_of, versions
 
 NAME = "own loop"
 
@@ -42,7 +42,7 @@ def config_of(
         "encoder": encoder.spec,
         "data": {
             "name": dataset.name,
-            "path": str(dataset.path or ""),
+            "path": path_of(dataset),
             "fingerprint": dataset.fingerprint,
             "records": len(dataset),
             "train": len(chosen),

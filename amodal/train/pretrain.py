@@ -257,7 +257,7 @@ def config_of(inputs: Inputs, built: Built, recipe: Recipe) -> Config:
         "encoder": built.method.encoder.spec,
         "data": {
             "name": dataset.name,
-            "path": str(dataset.path or ""),
+            "path": run_dir.path_of(dataset),
             "fingerprint": dataset.fingerprint,
             "records": len(dataset),
             "train": len(part),

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.core.file_lock import locked
+from amodal.data import Dataset
 from amodal.modalities.shared.formatting import shortened
 from amodal.nn.changed_code import without_sources
 from amodal.nn.config import arguments
@@ -281,6 +282,12 @@ def write_json(file: Path, content: Mapping[str, Any] | list[Any]) -> None:
     draft = file.with_name(f".{file.name}.draft")
     draft.write_text(json.dumps(content, indent=1))
     draft.replace(file)
+
+
+def path_of(dataset: Dataset) -> str:
+    """Where the data is, whatever folder is current later; "" for data in memory."""
+    path = dataset.path
+    return str(path.resolve()) if isinstance(path, Path) else str(path or "")
 
 
 def versions() -> dict[str, str]:

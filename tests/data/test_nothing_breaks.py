@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import soundfile
 from PIL import Image as Picture
 
 import amodal
+from amodal.cli.queries import example_query
 from amodal.core import AmodalError
 from amodal.data.infer import infer_reader
 from amodal.data.readers._parts import Lists
@@ -20,6 +22,7 @@ from amodal.modalities.events import Events
 from amodal.modalities.image import Image
 from amodal.modalities.series import Series
 from amodal.modalities.shared.requests import Limits
+from amodal.modalities.text import Text
 
 
 def png(width, height, pixels, *, depth=8, colour=0):
@@ -206,3 +209,28 @@ def test_encodings_are_read_or_refused_with_the_remedy(tmp_path):
     (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(AmodalError, match="iconv -f LATIN1 -t UTF-8 d.csv > d-utf8.csv"):
         amodal.open(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize("name, role", [("key", "key"), ("words", "field")])
+def test_a_key_may_have_spaces(tmp_path, name, role):
+    rows = [f"rec {i},a sentence about thing {i} of many" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join([f"{name},text", *rows]))
+    dataset = amodal.open(tmp_path / "t.csv")
+    assert (dataset.keys[3] == "rec 3") == (role == "key")
+    (tmp_path / "t.csv").write_text("\n".join([f"{name},text", *rows, rows[0]]))
+    assert "not unique" in str(amodal.init(tmp_path / "t.csv")) or name != "key"
+
+
+def test_a_run_knows_its_data_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("\n".join(["a,b", *(f"{i / 3},{i % 7}" for i in range(40))]))
+    monkeypatch.chdir(tmp_path)
+    amodal.pretrain("simclr", "t.csv", "run", size="nano", steps=2, batch_size=16, progress=False)
+    path = json.loads((tmp_path / "run" / "config.json").read_text())["data"]["path"]
+    assert Path(path).is_absolute()
+    monkeypatch.chdir("/")
+    assert len(amodal.open(path)) == 40
+
+
+def test_an_example_of_a_query_can_be_pasted():
+    text = Text()
+    assert example_query({'the "best" text': text, "note": text}) == "--query 'the \"best\" text'=…"

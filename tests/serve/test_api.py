@@ -258,6 +258,8 @@ def test_a_token_guards_everything_but_health_also_what_is_added_later(model):
     assert client.get("/map", headers=other).status_code == 400, (
         "a page whose name was pointed here reads nothing"
     )
+    for host in ("evil.example@localhost", "localhost/evil.example", "evil.example#@localhost"):
+        assert client.get("/map", headers=right | {"host": host}).status_code == 400, host
 
 
 def test_requests_beyond_the_queue_or_the_time_limit_are_refused(model):

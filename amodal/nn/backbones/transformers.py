@@ -121,7 +121,9 @@ def architecture(directory: str, modality: Modality) -> Known:
     transformers = library()
     path = existing(directory, "directory")
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # no config.json, or one of an unknown kind
         raise AmodalError(f"{path} holds no model of transformers: {error}") from error
     known = {
@@ -150,7 +152,12 @@ def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
     path = existing(directory, "directory")
     try:
         model, info = transformers.AutoModel.from_pretrained(
-            path, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+            path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:  # no weights, or damaged ones
         raise AmodalError(f"cannot read the weights in {path}: {error}") from error
