@@ -168,14 +168,15 @@ def embed(
     out: Annotated[
         Path,
         arg(
-            metavar="FILE.parquet",
-            help="columns: key, source, vector; an interrupted file is continued",
+            metavar="FILE",
+            help="FILE.parquet, .csv or .npy: key, source, vector; an interrupted file is continued",
         ),
     ],
     code: Code = NONE,
 ) -> None:
-    """Embed every record into a Parquet file; under torchrun on all ranks."""
-    from amodal.export.vectors import check_suffix, write_vectors
+    """Embed every record into a file; under torchrun on all ranks."""
+    from amodal.export.vector_files import check_suffix
+    from amodal.export.vectors import write_vectors
     from amodal.train import distributed
 
     check_suffix(out)  # a run takes a while to open

@@ -1,8 +1,10 @@
-"""`amodal embed`: the vectors of every record in one Parquet file, made in chunks that survive an
+"""`amodal embed`: the vectors of every record in one file, made in chunks that survive an
 interruption.
 
     FILE.parquet         key (string), source (string), vector (D float32); metadata: which encoder,
                          which data
+    FILE.csv             key, source, v0, v1, …
+    FILE.npy             (n, D) float32; FILE.rows.csv beside it: key and source of each row
     .FILE.parquet.parts/ while it is made: plan.json and a Parquet file for each chunk that is done
 
 A row for each field that a record has, in the space where fields are compared, and one called
@@ -13,11 +15,10 @@ have no row.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,13 @@ from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data import Bad, Dataset, Openable
 from amodal.evaluate import Embedded, embed_records
+from amodal.export.vector_files import (
+    SHARED,
+    check_suffix,
+    holds_vectors,
+    replace_file,
+    write_vectors_of,
+)
 from amodal.inference.embed import unreadable
 from amodal.nn.saved import read_json
 from amodal.progress import Bar
@@ -41,14 +49,12 @@ if TYPE_CHECKING:
     from amodal.model import Model
 
 CHUNK = 2048  # records: what an interruption costs
-SHARED = ["key", "source"]  # columns whose values repeat; vectors do not
-COLUMNS = [*SHARED, "vector"]
 
 
 def write_vectors(
     model: Model, data: Openable, out: str | Path, *, chunk: int = CHUNK, progress: bool = True
 ) -> int:
-    """Embed every record of a dataset into a Parquet file.
+    """Embed every record of a dataset into a file.
 
     Under torchrun, rank r of W makes chunks r, r + W, …, on as many machines as share the folder of
     `out`; rank 0 waits for all and merges them.
@@ -61,7 +67,7 @@ def write_vectors(
     Args:
         model: The model.
         data: Whatever `amodal.open` takes.
-        out: The Parquet file.
+        out: The file; its ending is .parquet, .csv or .npy.
         chunk: Records in a chunk.
         progress: Show a bar.
 
@@ -74,11 +80,11 @@ def write_vectors(
     out = Path(out)
     if out.is_dir():
         raise AmodalError(
-            f"{out} is a folder; give the name of the Parquet file to write, such as "
+            f"{out} is a folder; give the name of the file to write, such as "
             f"{out / 'vectors.parquet'}"
         )
     check_suffix(out)
-    if out.exists() and not _holds_vectors(out):
+    if out.exists() and not holds_vectors(out):
         raise AmodalError(
             f"{out} is there already and holds no vectors of amodal; choose another name, or "
             "remove it first"
@@ -119,7 +125,7 @@ def write_vectors(
             for start in _arriving(parts, set(todo) - set(rank_share)):
                 bar.step("records, of other ranks", by=sizes[start])
         met = _bad([_part(parts, s) for s in starts])
-        total = _merge([_part(parts, s) for s in starts], out, plan)
+        total = write_vectors_of([_part(parts, s) for s in starts], out, plan)
     except OSError as e:
         raise AmodalError(
             f"could not write {out}: {e.strerror or e}. The chunks that are done stay in "
@@ -136,23 +142,6 @@ def write_vectors(
     if met:
         Console(stderr=True).print(unreadable(met), highlight=False, markup=False, soft_wrap=True)
     return total
-
-
-def check_suffix(out: Path) -> None:
-    """Raises AmodalError for a file that is not called FILE.parquet."""
-    if out.suffix != ".parquet":
-        raise AmodalError(
-            f"vectors are written as Parquet only, and {out} ends in {out.suffix or 'no suffix'}; "
-            f"call it {out.with_suffix('.parquet')}"
-        )
-
-
-def _holds_vectors(file: Path) -> bool:
-    try:
-        names: list[str] = pq.read_schema(file).names
-        return names == COLUMNS
-    except (OSError, pa.ArrowInvalid):
-        return False
 
 
 def _prepare(parts: Path, plan: dict[str, Any]) -> None:
@@ -174,7 +163,7 @@ def _prepare(parts: Path, plan: dict[str, Any]) -> None:
     if parts.exists():
         shutil.rmtree(parts)
     parts.mkdir(parents=True)
-    _replace(file, lambda draft: draft.write_text(json.dumps(plan)))
+    replace_file(file, lambda draft: draft.write_text(json.dumps(plan)))
 
 
 def _join(parts: Path, plan: dict[str, Any]) -> None:
@@ -248,41 +237,7 @@ def _part(parts: Path, start: int) -> Path:
 
 
 def _commit(file: Path, table: pa.Table) -> None:
-    _replace(file, lambda draft: pq.write_table(table, draft, use_dictionary=SHARED))
-
-
-def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file as a whole or not at all."""
-    draft = file.with_name(f".{file.name}.draft")
-    try:
-        write(draft)
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        draft.replace(file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _merge(parts: Sequence[Path], out: Path, plan: dict[str, Any]) -> int:
-    """All parts as one file, a part in memory at a time."""
-    about = {
-        f"amodal.{name}": json.dumps(plan[name]) if name == "fields" else str(plan[name])
-        for name in ("encoder", "data", "fields")
-    }
-    schema = pq.read_schema(parts[0]).with_metadata(about)
-    total = 0
-
-    def write(draft: Path) -> None:
-        nonlocal total
-        with pq.ParquetWriter(draft, schema, use_dictionary=SHARED) as writer:
-            for part in parts:
-                table = pq.ParquetFile(part).read().replace_schema_metadata(about)
-                writer.write_table(table)
-                total += len(table)
-
-    _replace(out, write)
-    return total
+    replace_file(file, lambda draft: pq.write_table(table, draft, use_dictionary=SHARED))
 
 
 def _digest(encoder: torch.nn.Module) -> str:

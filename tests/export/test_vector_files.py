@@ -1,0 +1,65 @@
+"""Vectors in every format are the same vectors."""
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import amodal
+from amodal.core import AmodalError
+from amodal.export.vectors import write_vectors
+
+
+def rows(n=20):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "key": f"rec {i}, the {i}th",
+            "wave": None if i == 3 else rng.normal(i % 3, 1, (16, 2)).astype(np.float32),
+            "motion": rng.normal(-(i % 3), 1, (12, 3)).astype(np.float32),
+        }
+        for i in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    out = tmp_path_factory.mktemp("vectors") / "run"
+    return amodal.pretrain("clip", rows(), out, size="nano", steps=2, batch_size=16, progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("files")
+    for name in ("v.parquet", "v.csv", "v.npy"):
+        assert write_vectors(model, rows(), out / name, chunk=6, progress=False) == 39
+    return out
+
+
+def test_they_agree(folder):
+    table = pq.read_table(folder / "v.parquet").to_pandas()
+    expected = np.stack(table["vector"])
+    csv = pd.read_csv(folder / "v.csv")
+    assert list(csv.columns[:3]) == ["key", "source", "v0"]
+    assert csv[["key", "source"]].equals(table[["key", "source"]])
+    np.testing.assert_allclose(csv.iloc[:, 2:], expected, rtol=1e-6)
+    np.testing.assert_array_equal(np.load(folder / "v.npy"), expected)
+    beside = pd.read_csv(folder / "v.rows.csv")
+    assert beside.equals(table[["key", "source"]])
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_only_vectors_are_overwritten(model, folder, tmp_path):
+    for name in ("v.csv", "v.npy"):
+        write_vectors(model, rows(), folder / name, progress=False)
+        mine = tmp_path / name
+        mine.write_text("key,words\n1,mine\n")
+        with pytest.raises(AmodalError, match="holds no vectors"):
+            write_vectors(model, rows(), mine, progress=False)
+        assert mine.read_text() == "key,words\n1,mine\n"
+
+
+@pytest.mark.parametrize("name, better", [("v.cvs", "v.csv"), ("v.txt", "v.parquet"), ("v", "v.p")])
+def test_another_ending_says_which_there_are(model, tmp_path, name, better):
+    with pytest.raises(AmodalError, match=rf"\.parquet, \.csv, \.npy, and .*call it .*{better}"):
+        write_vectors(model, rows(), tmp_path / name, progress=False)
