@@ -169,7 +169,7 @@ def embed(
         Path,
         arg(
             metavar="FILE",
-            help="FILE.parquet, .csv or .npy: key, source, vector; an interrupted file is continued",
+            help=".parquet, .csv or .npy: key, source, vector; an interrupted file goes on",
         ),
     ],
     code: Code = NONE,

@@ -241,7 +241,7 @@ def test_a_file_of_another_kind_is_refused_before_anything_is_read(tmp_path, nam
         write_vectors(model(encoder("photo")), records(), out, **QUIET)
     with pytest.raises(SystemExit):  # before the run is opened, which is not even there
         main(["embed", str(tmp_path / "run"), "--data", str(tmp_path), "--out", str(out)])
-    assert "as Parquet only" in capsys.readouterr().err
+    assert "as .parquet, .csv, .npy" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
