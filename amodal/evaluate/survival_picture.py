@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,33 @@ def survival(result: Result, path: str | Path) -> Path:
         raise AmodalError(
             "this result holds no curves to draw; it is not one of the protocol survival"
         )
+    return curves(groups, result.rows, result.spec["label"].split(",")[0], path)
+
+
+def curves(
+    groups: Mapping[str, Mapping[str, Any]], rows: Sequence[Row], time: str, path: str | Path
+) -> Path:
+    """Draw the curves of risk groups, a panel for each source.
+
+    Args:
+        groups: Source -> what `amodal.evaluate.risks.risk_groups` made.
+        rows: With the concordance of each source.
+        time: Name of the time.
+        path: A PNG file.
+
+    Returns:
+        The path.
+    """
     columns = min(len(groups), 3)
     lines = -(-len(groups) // columns)
-    concordance = {r["source"]: r for r in result.rows if r["metric"] == "concordance"}
+    concordance = {r["source"]: r for r in rows if r["metric"] == "concordance"}
     with drawing(path, 3.3 * columns, 2.7 * lines) as figure:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes in panels[len(groups) :]:
             axes.remove()
-        for axes, (source, curves) in zip(panels, groups.items()):
-            _panel(axes, source, curves, concordance[source])
-            axes.set_xlabel(result.spec["label"].split(",")[0])
+        for axes, (source, group) in zip(panels, groups.items()):
+            _panel(axes, source, group, concordance[source])
+            axes.set_xlabel(time)
         panels[0].set_ylabel("without the event")
     return Path(path)
 

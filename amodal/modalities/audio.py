@@ -55,6 +55,9 @@ class Audio(Modality):
         max_seconds: of a recording; 0 for no limit.
         features: of tokens, patches of the "logmel" spectrogram or of the "waveform".
         mels: bands of the spectrogram.
+        spacing: of the bands, equally in "mel" or in octaves ("log").
+        low_hz, high_hz: ends of the bands; 0: 20 Hz, or a hundredth of the highest frequency where
+            that is less, and half the rate.
         window_ms: length of a frame.
         hop_ms: from one frame to the next.
         patch: (frames, bands) of a token, or (samples,) of the waveform; (): (16, 16), or 40 ms.
@@ -70,6 +73,9 @@ class Audio(Modality):
     patch: tuple[int, ...] = ()
     mean: float = 0.0
     std: float = 0.0
+    spacing: str = "mel"
+    low_hz: float = 0.0
+    high_hz: float = 0.0
 
     largest: ClassVar[float] = 1e12  # the power of a frame is a sum of squares in float32
     simple_name: ClassVar[str] = "log-mel statistics"
@@ -105,6 +111,14 @@ class Audio(Modality):
             raise AmodalError(
                 "audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or "
                 "more"
+            )
+        if self.spacing not in _sound.SPACINGS:
+            raise unknown("spacing of bands", self.spacing, _sound.SPACINGS)
+        highest = self.high_hz or self.rate / 2
+        if not 0 <= self.low_hz < highest <= self.rate / 2:
+            raise AmodalError(
+                f"audio needs low_hz < high_hz <= half the rate, {self.rate / 2:g}; got "
+                f"{self.low_hz:g} and {self.high_hz:g}"
             )
         at_most(
             "audio",
@@ -224,7 +238,12 @@ class Audio(Modality):
     def spectrogram(self, waves: Ragged) -> tuple[Tensor, Tensor]:
         """Log-mel power (F, mels), not standardised, and frames a clip (N,)."""
         window = max(2, round(self.rate * self.window_ms / 1000))
-        return _sound.log_mel(waves, self.rate, window, self.hop, self.mels)
+        return _sound.log_mel(waves, self.rate, window, self.hop, self.mels, self.band)
+
+    @property
+    def band(self) -> _sound.Band:
+        """How the bands are spaced, and their ends."""
+        return self.spacing, self.low_hz, self.high_hz
 
     def scale(self) -> tuple[float, float]:
         """Mean and deviation; those of typical speech where they were not measured."""

@@ -65,9 +65,14 @@ def evaluation_times(
 
 
 def scores(
-    parts: Sequence[Predictions], times: np.ndarray, *, draws: int = 200, seed: int = 0
+    parts: Sequence[Predictions],
+    times: np.ndarray,
+    *,
+    draws: int = 200,
+    seed: int = 0,
+    metrics: Sequence[str] = METRICS,
 ) -> dict[str, np.ndarray]:
-    """Compute all metrics.
+    """Compute metrics.
 
     Only people predicted by the same model are compared with each other.
 
@@ -76,6 +81,7 @@ def scores(
         times: (T,) of the curves.
         draws: Of the bootstrap.
         seed: Of the draws.
+        metrics: Of `METRICS`; the first two read no curves.
 
     Returns:
         metric -> (1 + draws,): of the people as they are, then of bootstrap draws of them.
@@ -84,12 +90,13 @@ def scores(
     rng = np.random.default_rng([seed, people])
     weight = rng.multinomial(people, np.full(people, 1 / people), size=draws).astype(np.float64)
     weight = np.concatenate([np.ones((1, people)), weight])
-    return {
-        "concordance": _ratio([_concordant(part, weight[:, part.who]) for part in parts]),
-        "AUC over time": _mean_auc(parts, times, weight),
-        "integrated Brier": _integrated(_brier(parts, times, weight), times),
-        "calibration error": _calibration(parts, times, weight),
+    computed = {
+        "concordance": lambda: _ratio([_concordant(part, weight[:, part.who]) for part in parts]),
+        "AUC over time": lambda: _mean_auc(parts, times, weight),
+        "integrated Brier": lambda: _integrated(_brier(parts, times, weight), times),
+        "calibration error": lambda: _calibration(parts, times, weight),
     }
+    return {metric: computed[metric]() for metric in metrics}
 
 
 def bootstrap_interval(values: np.ndarray) -> list[float]:

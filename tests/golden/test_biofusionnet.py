@@ -156,6 +156,76 @@ class Survival(BioFusionNet):
         return {"predict/days,dead": total / max(events, 1e-9)}
 
 
+def linear_of(network, x):
+    return x @ network.weight.T + network.bias
+
+
+class Descriptors(BioFusionNet):
+    """The paper's order: descriptors of patches through an autoencoder that learns first and then
+    is fixed, one layer of attention among what it makes of them, and fusion."""
+
+    stage, patches = 0, "signal"
+
+    def __init__(self, page):
+        page.on_stage_start(self.stage)
+        super().__init__(page)
+
+    def check_start(self):
+        d, body = self.encoder.width, self.encoder.tokenizers["signal"].body
+        assert body.autoencoder.mean.weight.shape == (self.latent, 2 * self.latent)
+        assert body.autoencoder.in_proj[0].weight.shape == (2 * self.latent, 2)
+        assert self.encoder.tokenizers["signal"].project.weight.shape == (d, self.latent)
+        learns = {n for n, p in self.encoder.named_parameters() if p.requires_grad}
+        first = {n for n in learns if n.startswith("tokenizers.signal.body.autoencoder.")}
+        assert (learns == first and len(first) == 10) if self.stage == 0 else not first
+        assert any(p.requires_grad for p in self.w.values()) == bool(self.stage)
+
+    def losses(self, batch):
+        if self.stage == 0:
+            return {"elbo": self.elbo * torch.cat(self.of_patches(batch)).mean()}
+        tokens = self.encoder.encode(self.encoder.tokenize(batch.only("words")))
+        tokens = {"words": [tokens["words"].x[tokens["words"].row == r] for r in range(batch.size)]}
+        tokens["signal"] = self.slides(batch)
+        outputs = {}
+        for r in range(batch.size):
+            present = {f: x[r] for f in ("signal", "words") if len((x := tokens[f])[r])}
+            if present:
+                outputs[r] = self.output(present, batch.seeds[r])
+        return self.supervised(batch, outputs)
+
+    def lists(self, batch):
+        """Row -> its descriptors in deviations from the means of all records."""
+        series, column = self.encoder.fields["signal"], batch["signal"]
+        mean, std = (torch.tensor(m, dtype=torch.float64) for m in (series.mean, series.std))
+        lists = column.values.flat.split(column.values.lengths.tolist())
+        return {r: (x - mean) / std for r, x in zip(column.rows.tolist(), lists)}
+
+    def of_patches(self, batch):
+        vae, losses = self.encoder.tokenizers["signal"].body.autoencoder, []
+        for r, x in self.lists(batch).items():
+            inside = relu(linear_of(vae.in_proj[0], x))
+            mean, log_var = linear_of(vae.mean, inside), linear_of(vae.log_variance, inside)
+            z = mean + (log_var / 2).exp() * self.noise(x, batch.seeds[r])
+            made = linear_of(vae.out_proj[2], relu(linear_of(vae.out_proj[0], z)))
+            prior = -(1 + log_var - mean**2 - log_var.exp()).sum(1) / 2
+            losses.append((((made - x) ** 2).sum(1) + prior) / 2)
+        return losses
+
+    def slides(self, batch):
+        """Row -> the tokens of its patches, of which there may be none."""
+        reader, out = self.encoder.tokenizers["signal"], {}
+        vae, attention = reader.body.autoencoder, reader.body.attention
+        for r, x in self.lists(batch).items():
+            mean = linear_of(vae.mean, relu(linear_of(vae.in_proj[0], x)))
+            q, (k, v) = (
+                linear_of(attention.query, mean),
+                linear_of(attention.key_value, mean).chunk(2, 1),
+            )
+            mixed = torch.softmax(q @ k.T / self.latent**0.5, 1) @ v
+            out[r] = linear_of(reader.project, linear_of(attention.out, mixed))
+        return {r: out.get(r, torch.zeros(0)) for r in range(batch.size)}
+
+
 def hold(base=BioFusionNet, fields=("picture", "words"), rows=6, target=KIND, **options):
     options = {"dropout": 0.0, "hidden": 32, "latent": 8, "depth": 1} | options
     reference = type("BioFusionNet", (base,), options)
@@ -183,6 +253,21 @@ def test_two_steps(options):
 @pytest.mark.parametrize("options", [{"late": "facts"}, {"dropout": 0.2}])
 def test_two_steps_of_three_fields(options):
     hold(fields=("words", "picture", "facts"), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stage": 0},
+        {"stage": 1, "elbo": 0.3},
+        {"stage": 0, "elbo": 0.3, "latent": 5, "rows": 2},
+        {"stage": 1, "latent": 5, "depth": 2, "dropout": 0.3},
+    ],
+)
+def test_an_autoencoder_of_descriptors_learns_first(options):
+    stage = options.pop("stage")
+    base = type("Descriptors", (Descriptors,), {"stage": stage})
+    hold(base, fields=("signal", "words"), patches="signal", pretrain=0.25, **options)
 
 
 def test_narrow_layers():
@@ -226,6 +311,7 @@ def test_defaults():
         "event_weight": 5.0,
         "late": "",
         "patches": "",
+        "pretrain": 0.0,
         "elbo": 1.0,
         "latent": 256,
         "depth": 3,

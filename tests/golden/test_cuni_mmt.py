@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from amodal import methods, modalities
+from amodal.core import Batch, Column, Ragged
+from amodal.nn.encoder import Encoder
 from tests.golden.harness import Reference, defaults, golden, unit
 from tests.golden.naive import positions
 from tests.golden.transformers import attend, linear, mlp, norm
-from tests.methods.bench import method
+from tests.methods.bench import batch, exact, fields, method
 
 PATCH = 4
 
@@ -201,3 +204,85 @@ def test_how_texts_are_written():
         "longest": 64,
         "alpha": 0.6,
     }
+
+
+class Writer(Translator):
+    """Beam search over texts of bytes, of which every one is scored from its beginning."""
+
+    source, target, depth = "picture", "told", 1
+
+    @torch.no_grad()
+    def next_scores(self, sources, ids):
+        """Log probabilities of every next byte, and of the end."""
+        content = torch.zeros(0, self.encoder.width).double()
+        if ids:
+            column = Column(Ragged(torch.tensor(ids), torch.tensor([len(ids)])), torch.tensor([0]))
+            content = self.encoder.patchify(Batch.of(1, {"told": column}))["told"].x
+        d, y = "writer.decoder", {}
+        for i, x in sources.items():
+            x = norm(self.w, f"{d}.source_projections.{i}.0", x)
+            y[i] = linear(self.w, f"{d}.source_projections.{i}.1", x)
+        x = torch.cat([self.w[f"{d}.start"][None], linear(self.w, f"{d}.in_proj", content)])
+        place = torch.zeros(len(x), 3).double()
+        place[:, 0] = torch.arange(len(x))
+        x = self.block(f"{d}.blocks.0", x + positions(place, x.shape[1]), y)
+        last = norm(self.w, f"{d}.norm", x)[-1]
+        end = linear(self.w, "writer.ends", last)[0]
+        letters = linear(self.w, "writer.predictor.0", last).log_softmax(0) - softplus(end)
+        return letters.tolist(), -float(softplus(-end))
+
+    def write_best(self, sources, beams, longest, alpha):
+        """The finished text with the most log p over ((5 + ids and end) / 6) ** alpha. An end
+        counts if it is among the best continuations of all beams; so does what is cut off."""
+        alive, finished = [((), 0.0)], []
+        for t in range(longest):
+            grown = []
+            for ids, score in alive:
+                letters, end = self.next_scores(sources, list(ids))
+                grown += [(score + value, ids, k) for k, value in enumerate(letters)]
+                grown.append((score + end, ids, None))
+            best = sorted(grown, key=lambda one: -one[0])
+            finished += [
+                (score / ((6 + t) / 6) ** alpha, ids) for score, ids, k in best[:beams] if k is None
+            ]
+            alive = [((*ids, k), score) for score, ids, k in best if k is not None][:beams]
+        finished += [(score / ((5 + longest) / 6) ** alpha, ids) for ids, score in alive]
+        return bytes(max(finished)[1]).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("beams", "longest", "alpha", "end"),
+    [
+        (1, 4, 0.6, -1.0),
+        (3, 4, 0.6, 0.5),
+        (6, 3, 0.0, 0.0),
+        (6, 5, 4.0, 0.0),
+        (2, 2, 0.6, -30.0),
+    ],
+)
+def test_what_is_written(beams, longest, alpha, end):
+    every = fields(("picture", "words")) | {"told": modalities.make("text", max_length=24)}
+    torch.manual_seed(0)
+    encoder = Encoder(every, size="nano", **methods.encoder_options("cuni_mmt"))
+    options = {"source": "picture", "target": "told", "depth": 1}
+    page = exact(methods.build("cuni_mmt", encoder, **options)).eval()
+    with torch.no_grad():
+        for p in page.writer.parameters():
+            p += 0.3 * torch.randn_like(p)
+        page.writer.ends.bias.fill_(end)
+    rows = exact(batch(("plain",), size=4, sources=("picture", "words")))
+    reference = Writer(page)
+    tokens = reference.encoder.encode(reference.encoder.tokenize(rows))
+    expected = {}
+    for r in range(4):
+        lists = {i: tokens[f].x[tokens[f].row == r] for i, f in enumerate(("picture", "words"))}
+        if present := {i: x for i, x in lists.items() if len(x)}:
+            expected[r] = reference.write_best(present, beams, longest, alpha)
+    assert page.generate(rows, beams=beams, longest=longest, alpha=alpha) == expected
+
+
+def test_what_is_generated_learns_nothing_where_it_is_read():
+    every = fields(("picture", "words"))
+    page = methods.build("cuni_mmt", Encoder(every, size="nano"), target="words", depth=1)
+    learns = {f: p.requires_grad for f in every for p in page.encoder.trunks[f].parameters()}
+    assert learns == {"picture": True, "words": False}

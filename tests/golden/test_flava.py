@@ -41,8 +41,8 @@ class Flava(Reference):
     def check_start(self):
         d = self.encoder.width
         assert self.min_batch_size == 2
-        assert f"multimodal.trunk.blocks.{self.depth - 1}.up.weight" in self.w
-        assert f"multimodal.trunk.blocks.{self.depth}.up.weight" not in self.w
+        assert f"pools.fused.trunk.blocks.{self.depth - 1}.up.weight" in self.e
+        assert f"pools.fused.trunk.blocks.{self.depth}.up.weight" not in self.e
         self.assert_shapes(itm_head__0__weight=(d, d), itm_head__2__weight=(2, d))
         start = self.w["scale.log"].detach()
         assert torch.isclose(start, -torch.tensor(self.temperature).double().log(), rtol=1e-6)
@@ -98,11 +98,11 @@ class Flava(Reference):
 
     def fuse(self, of_fields):
         """Section 3.1: a linear map of each field's states, and a class token before them."""
-        parts = {f: linear(self.w, f"multimodal.projections.{f}", x) for f, x in of_fields.items()}
-        x = torch.cat([self.w["multimodal.cls.token"][None], *parts.values()])
+        parts = {f: linear(self.e, f"pools.fused.projections.{f}", x) for f, x in of_fields.items()}
+        x = torch.cat([self.e["pools.fused.cls.token"][None], *parts.values()])
         for i in range(self.depth):
-            x = block(self.w, f"multimodal.trunk.blocks.{i}", x, self.encoder.num_heads)
-        x = norm(self.w, "multimodal.trunk.norm", x)
+            x = block(self.e, f"pools.fused.trunk.blocks.{i}", x, self.encoder.num_heads)
+        x = norm(self.e, "pools.fused.trunk.norm", x)
         of_fields = x[1:].split([len(p) for p in parts.values()])
         return x[0], dict(zip(parts, of_fields))
 
@@ -248,7 +248,7 @@ def test_a_row_is_its_multimodal_class_token():
     page = exact(method("flava", sources=sources, depth=2)).eval()
     reference = type("Flava", (Flava,), {"depth": 2})(page)
     rows = exact(batch(page.views, sources=sources))
-    tokens, found = page.encoder.tokenize(rows), page.multimodal_vectors(rows)
+    tokens, found = page.encoder.tokenize(rows), page.encoder.features(rows)["fused"]
     assert found.rows.tolist() == list(range(8))
     for r, vector in enumerate(found.values):
         parts = {f: tokens[f].x[tokens[f].row == r] for f in sources}

@@ -15,6 +15,7 @@ COST_TEMPERATURE, DAMPED = 0.1, 0.25
 class MultiSK(Reference):
     width, temperature, anchors, assigned, epsilon, iterations = 8, 0.05, 5, 0.5, 0.07, 20
     queue, weight, across = 0, 1.0, True
+    minor, minor_weight, blocks, head = "", 0.1, 0, "perceptron"
 
     def check_start(self):
         assert self.encoder.space_width == self.width and self.min_batch_size == 2
@@ -25,6 +26,13 @@ class MultiSK(Reference):
             assert self.w[f"queue/own/{f}"].shape == (held, self.encoder.width)
             assert self.w[f"queue/shared/{f}"].shape == (held, self.width)
             assert self.w[f"queued/{f}"] == 0
+            gated = (self.width, self.width) if self.head == "gated" else None
+            gate = getattr(self.encoder.heads[f], "gate", None)
+            assert (None if gate is None else gate.weight.shape) == gated
+            above = f"extra_blocks.{f}."
+            names = {n.removeprefix(above) for n in self.encoder.state_dict() if above in n}
+            depth = {n.split(".")[1] for n in names if n.startswith("blocks.")}
+            assert len(depth) == self.blocks and bool(names) == bool(self.blocks), names
 
     def losses(self, batch):
         shared, spaces = self.encoder(batch).columns, {}
@@ -35,15 +43,23 @@ class MultiSK(Reference):
         self.new = {name: unit(x) for name, x in spaces.items()}
         fields, terms = list(shared), {}
         pairs = list(itertools.combinations(fields, 2))
+        total_weight = sum(self.weight_of(a, b) for a, b in pairs)
         for a, b in pairs:
             x, y = (unit(v) for v in common(shared, a, b))
-            terms[f"info_nce/{a}~{b}"] = self.info_nce(x @ y.T / self.temperature) / len(pairs)
+            term = self.info_nce(x @ y.T / self.temperature)
+            terms[f"info_nce/{a}~{b}"] = self.weight_of(a, b) * term / total_weight
         full = [f for f in fields if self.weight and self.w[f"queued/{f}"] >= self.queue]
         for a, b in itertools.product(full, full):
             if a == b or self.across:
-                total = self.weight * self.consistency(shared, a, b)
-                terms[f"anchors/{b}~{a}"] = total / len(pairs)
+                total = self.weight * self.weight_of(a, b) * self.consistency(shared, a, b)
+                terms[f"anchors/{b}~{a}"] = total / total_weight
         return terms
+
+    def weight_of(self, a, b):
+        """tv_weight, ta_weight, … and c_loss_1_1, … of the authors' configuration: a tenth with
+        sound, also of sound alone."""
+        minor = self.minor.split(",")
+        return self.minor_weight if a in minor or b in minor else 1.0
 
     def info_nce(self, logits):
         """The sum of both directions, as in the authors' NormSoftmaxLoss."""
@@ -118,6 +134,14 @@ SMALL = {"width": 8, "anchors": 5, "queue": 0}
         {"temperature": 0.2, "assigned": 0.2, "epsilon": 0.2, "weight": 0.3, "anchors": 6},
         {"assigned": 0.9, "anchors": 3, "width": 4},
         {"weight": 0.0, "queue": 4},
+        {"fields": ("picture", "words", "facts"), "minor": "facts", "head": "gated"},
+        {
+            "fields": ("picture", "words", "facts"),
+            "minor": "facts,words",
+            "minor_weight": 0.4,
+            "weight": 1.2,
+        },
+        {"blocks": 1, "head": "gated"},
     ],
 )
 def test_two_steps(options):
@@ -143,6 +167,10 @@ def test_defaults():
         "queue": 5500,
         "weight": 1.0,
         "across": True,
+        "head": "perceptron",
+        "blocks": 0,
+        "minor": "",
+        "minor_weight": 0.1,
     }
 
 

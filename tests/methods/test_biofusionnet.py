@@ -4,12 +4,14 @@ run on a label of two columns."""
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+import amodal
 from amodal import methods
-from amodal.core import AmodalError, Batch, Column, Tokens
+from amodal.core import AmodalError, Batch, Column, Ragged, Tokens
 from amodal.data.schema import Label
 from amodal.data.sets.shared.writing import describe, field, records
 from amodal.nn.encoder import Encoder
@@ -150,6 +152,108 @@ def test_fields_that_there_are_not():
             methods.build(
                 "biofusionnet", Encoder(fields(), size="nano"), targets=SURVIVAL, **{option: "fcts"}
             )
+
+
+def described(**options):
+    return method("biofusionnet", sources=("signal", "facts"), targets=SURVIVAL, **options)
+
+
+def test_the_autoencoder_of_descriptors_learns_first_and_is_then_fixed():
+    m = described(patches="signal", pretrain=0.2, late="facts")
+    inside = "encoder.tokenizers.signal.body.autoencoder."
+    learns = lambda: {n for n, p in m.named_parameters() if p.requires_grad}  # noqa: E731
+    assert m.stages == (0.2, 1.0) and m.lr_multipliers == {inside: 10.0} and m.vae is None
+    every = {n for n, _ in m.named_parameters()} - {"encoder.field_token.signal"}
+    first = {n for n in every if n.startswith(inside)}
+    assert learns() == first
+    whole = with_times(batch(m.views, sources=("signal", "facts")))
+    features = m.features(whole)
+    assert len(features.outputs) == 0 and set(m.losses(features)) == {"elbo"}
+    m.on_stage_start(1)
+    assert learns() == every - first
+    assert set(m.losses(m.features(whole))) == {"predict/days,dead"}
+    m.on_stage_start(0)
+    assert learns() == first
+
+
+def test_without_a_list_of_descriptors_none_is_lost():
+    m = described(patches="signal", pretrain=0.2)
+    none = with_times(batch(m.views, sources=("signal", "facts"), absent=("signal",)))
+    loss = m.losses(m.features(none))["elbo"]
+    assert loss.item() == 0 and loss.requires_grad
+
+
+def test_missing_numbers_of_descriptors_count_as_their_mean():
+    m = described(patches="signal", pretrain=0.2)
+    reader = m.encoder.tokenizers["signal"]
+    mean = torch.tensor(m.encoder.fields["signal"].mean)
+    x = torch.randn(3, 2)
+    x[1, 0] = torch.nan
+    filled = torch.where(x.isnan(), mean, x)
+    lists = [Ragged(value, torch.tensor([3])) for value in (x, filled)]
+    a, b = (reader(Column(v, torch.tensor([0])), "signal", 1).x for v in lists)
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pretrain": 1.0, "patches": "signal"}, "less than 1, not 1.0"),
+        ({"pretrain": -0.5, "patches": "signal"}, "not -0.5"),
+        ({"pretrain": 0.5}, "name the field of descriptors in --method.patches"),
+        ({"pretrain": 0.5, "patches": "signal", "elbo": 0.0}, "leave --method.elbo above 0"),
+        ({"pretrain": 0.5, "patches": "facts"}, "this field is table"),
+    ],
+)
+def test_what_cannot_learn_first(options, message):
+    with pytest.raises(AmodalError, match=message):
+        described(**options)
+
+
+def test_descriptors_are_read_one_by_one_and_without_a_backbone():
+    every = fields(("signal", "facts"))
+    options = {"targets": SURVIVAL, "patches": "signal", "pretrain": 0.5}
+    joined = every | {"signal": dataclasses.replace(every["signal"], patch=4)}
+    with pytest.raises(AmodalError, match="joins 4 descriptors; set patch = 1"):
+        methods.build("biofusionnet", Encoder(joined, size="nano"), **options)
+    with pytest.raises(AmodalError, match="backbone: leave --backbone signal"):
+        described(backbones={"signal": "gru"}, patches="signal", pretrain=0.5)
+
+
+def test_slides_genes_and_clinical_variables_to_curves_of_risk(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    n, grade = 80, torch.rand(80, generator=g)
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for i in range(n):
+        patches = torch.randn(int(torch.randint(3, 9, (1,), generator=g)), 6, generator=g)
+        np.save(slides / f"{i}.npy", (patches + grade[i]).numpy())
+    columns = {
+        "key": [f"k{i}" for i in range(n)],
+        "slide": [f"slides/{i}.npy" for i in range(n)],
+        "genes": torch.randn(n, 3, generator=g).tolist(),
+        "clinical": torch.randn(n, 2, generator=g).tolist(),
+        "months": (30 * (1.5 - grade)).tolist(),
+        "died": ["1" if i % 2 else "0" for i in range(n)],
+    }
+    records(tmp_path, columns)
+    kinds = {
+        "slide": field("series", channels=list("abcdef"), patch=1),
+        "genes": field("table", columns=["a", "b", "c"]),
+        "clinical": field("table", columns=["d", "e"]),
+    }
+    describe(tmp_path, kinds, {"months": Label("number"), "died": "category"})
+    options = {"label": "months,died", "hidden": 32, "latent": 4, "depth": 1}
+    options |= {"patches": "slide", "pretrain": 0.5, "late": "clinical"}
+    some = dict(size="nano", steps=6, batch=16, progress=False, options=options)
+    model = amodal.load(pretrain("biofusionnet", tmp_path, tmp_path / "run", **some))
+    risks = model.predict(tmp_path)
+    assert len(risks) == n and np.isfinite(np.array(risks["log hazard of died"])).all()
+    report = model.evaluate(tmp_path, protocols=["head"], label="months,died", untrained=False)
+    rows = {row["metric"]: row for row in report["head"].rows}
+    assert set(rows) == {"concordance", "AUC over time"}
+    report.save(tmp_path / "risks.json")
+    assert (tmp_path / "risks.head.png").exists()
 
 
 def test_a_run_reads_times_and_events_from_the_data(tmp_path):

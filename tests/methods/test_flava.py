@@ -10,10 +10,12 @@ from torch.nn.functional import cross_entropy, normalize
 
 import amodal
 from amodal import data, methods
+from amodal.adapt import adapt
 from amodal.core import AmodalError, Column, Ragged
 from amodal.data import Loader
 from amodal.masking.hashing import hash_bits
 from amodal.methods.masked.flava import text_keys
+from amodal.methods.shared.shapes import token_column
 from amodal.nn.codebook import Codebook, TokenSample
 from amodal.nn.encoder import Encoder
 from amodal.nn.image_codes import ImageCodes
@@ -64,7 +66,7 @@ def test_a_row_with_one_field_teaches_that_field_alone():
     terms["unimodal/words"].backward()
     moved = {n for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any("trunks.words" in n for n in moved) and "masks.words" in moved
-    assert not any("picture" in n or "multimodal" in n or "mmm" in n for n in moved)
+    assert not any("picture" in n or "pools.fused" in n or "mmm" in n for n in moved)
 
 
 def test_without_pairs_and_without_single_fields_losses_are_zeros_of_the_graph():
@@ -132,7 +134,7 @@ def test_matching_is_of_own_texts_and_of_texts_of_other_rows():
     )
     for row, vector in zip(swapped, joint[len(own) :]):
         made = {
-            other: m.multimodal(
+            other: m.multimodal.read(
                 {
                     "picture": Column(Ragged.of([pictures[row]]), torch.tensor([0])),
                     "words": Column(Ragged.of([texts[other]]), torch.tensor([0])),
@@ -289,10 +291,36 @@ def test_words_are_hidden_whole_if_asked():
 def test_the_multimodal_vector_is_of_all_fields_of_a_row():
     m = exact(method("flava")).eval()
     b = exact(batch(("plain",)))
-    z = m.multimodal_vectors(b)
+    z = m.encoder.features(b)["fused"]
     assert z.rows.tolist() == list(range(8)) and z.flat.shape == (8, m.encoder.width)
-    fewer = m.multimodal_vectors(b.only("picture", "words"))
+    fewer = m.encoder.features(b.only("picture", "words"))["fused"]
     assert ((z.flat - fewer.flat).abs().amax(1) > 1e-6).all()
+
+
+def test_verbs_read_the_class_token_of_a_whole_record(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = list(rng.integers(0, 255, (60, 16, 16, 3), dtype=np.uint8))
+    texts = [f"it is number {i}" if i % 5 else None for i in range(60)]
+    d = amodal.open({"image": pictures, "told": texts, "kind": ["ab"[i % 2] for i in range(60)]})
+    d = d.select(["image", "told"])
+    quick = {"size": "nano", "steps": 2, "batch_size": 16, "progress": False, "device": "cpu"}
+    run = amodal.pretrain("flava", d, tmp_path / "run", options={"depth": 1}, **quick)
+    opened = amodal.load(tmp_path / "run")
+    embedded = opened.embed(d)
+    known = d.with_fields(opened.encoder.fields)  # with the parts of words that it has learnt
+    b = next(iter(Loader(known, range(60), batch=60, shuffle=False)))
+    with torch.no_grad():
+        lists = opened.encoder.encode(opened.encoder.tokenize(b))
+        columns = {f: token_column(t) for f, t in lists.items()}
+        expected = opened.method.multimodal.read(columns, 60)[0]
+    torch.testing.assert_close(embedded.features["fused"].values, expected.values)
+    assert len(embedded.features["fused"]) == 60 and "fused" not in embedded.aligned
+    asked = {"protocols": ["linear"], "label": "kind", "untrained": False}
+    sources = {row["source"] for row in run.evaluate(d, **asked)["linear"].rows}
+    assert sources == {"image", "told", "fused"}
+    tuned = {"label": "kind", "tuning": "full", "steps": 2, "batch_size": 16, "device": "cpu"}
+    model = amodal.load(adapt(tmp_path / "run", d, tmp_path / "tuned", progress=False, **tuned))
+    assert model.head.joint and len(model.predict(d)) == 60
 
 
 def test_errors_say_what_to_do():

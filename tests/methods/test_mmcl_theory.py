@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import amodal
-from amodal import data
+from amodal import data, methods
 from amodal.core import AmodalError
 from amodal.methods.saved import load_run
 from amodal.methods.theory.mmcl_theory import Guided, GuidedFeatures
@@ -118,3 +118,22 @@ def test_one_field_needs_a_teacher_from_elsewhere():
     assert method("mmcl_theory", sources=("picture",), rule="none").teacher is None
     with pytest.raises(AmodalError, match="Did you mean drop_easy_negative"):
         method("mmcl_theory", rule="drop_easy_negatives")
+
+
+def test_a_teacher_that_does_not_know_a_field_is_refused():
+    teacher = Encoder(fields(("picture", "words")), size="nano").align(8)
+    with pytest.raises(AmodalError, match="field of the teacher is called 'facts'"):
+        methods.build(
+            "mmcl_theory",
+            Encoder(fields(("picture", "facts")), size="nano"),
+            rule="new_positive",
+            teacher=teacher,
+        )
+
+
+def test_the_temperature_of_the_teacher_is_clips():
+    m = method("mmcl_theory", sources=("picture", "words"))
+    with torch.no_grad():
+        assert m.scale().item() == pytest.approx(1 / 0.07)
+        m.scale.log.fill_(9.0)
+        assert m.scale().item() == pytest.approx(100.0)

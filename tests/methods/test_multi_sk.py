@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from amodal.core import AmodalError
 from amodal.methods.contract import Clock
+from amodal.nn.heads.linear import GatedHead
 from tests.methods.bench import batch, method
 
 FIELDS = ("picture", "words")
@@ -60,3 +62,55 @@ def test_a_share_of_anchors_that_is_none_is_refused(share):
     m = method("multi_sk", sources=FIELDS, assigned=share)
     with pytest.raises(ValueError, match="share between 0 and 1"):
         m.losses(m.features(batch(m.views, sources=FIELDS)))
+
+
+def test_a_gated_head_weighs_what_a_linear_map_gives():
+    torch.manual_seed(0)
+    head, x = GatedHead(3, 4), torch.randn(5, 3)
+    y = x @ head.linear.weight.T + head.linear.bias
+    gate = 1 / (1 + torch.exp(-(y @ head.gate.weight.T + head.gate.bias)))
+    torch.testing.assert_close(head(x), y * gate)
+    assert head.spec["args"] == {"width_in": 3, "width": 4}
+
+
+def test_the_papers_encoder_is_a_block_on_descriptors_and_a_gated_head():
+    m = method(
+        "multi_sk",
+        sources=("signal", "words"),
+        backbones={"signal": "resnet1d:width=8"},
+        head="gated",
+        blocks=1,
+    )
+    assert all(isinstance(m.encoder.heads[f], GatedHead) for f in ("signal", "words"))
+    assert all(len(m.encoder.extra_blocks[f].blocks) == 1 for f in ("signal", "words"))
+    assert "signal" not in m.encoder.trunks
+    plain = method("multi_sk", sources=FIELDS)
+    assert not plain.encoder.extra_blocks and not isinstance(
+        plain.encoder.heads["words"], GatedHead
+    )
+
+
+def test_terms_of_a_minor_field_weigh_less():
+    def terms(**options):
+        m = method("multi_sk", sources=("picture", "words", "facts"), **options)
+        return {n: v.item() for n, v in m.losses(m.features(b)).items()}
+
+    m = method("multi_sk", sources=("picture", "words", "facts"))
+    b = batch(m.views, size=6, sources=("picture", "words", "facts"), patchy=False)
+    equal, lesser = terms(), terms(minor="facts", minor_weight=0.25)
+    for name, value in equal.items():
+        share = (0.25 if "facts" in name else 1.0) / 1.5
+        assert lesser[name] == pytest.approx(3 * share * value, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "gate"}, "Did you mean gated"),
+        ({"minor": "words,pictur"}, "Did you mean picture"),
+        ({"minor": "words", "minor_weight": 0.0}, "more than 0, got 0.0"),
+    ],
+)
+def test_what_cannot_be(options, message):
+    with pytest.raises(AmodalError, match=message):
+        method("multi_sk", sources=FIELDS, **options)

@@ -154,6 +154,46 @@ def test_log_mel_keeps_its_precision_under_autocast():
     torch.testing.assert_close(low, AUDIO.spectrogram(waves)[0])
 
 
+@pytest.mark.parametrize("spacing", ["mel", "log"])
+def test_bands_have_ends_and_equal_steps(spacing):
+    rate, bins, mels, low, high = 22050, 4097, 24, 100.0, 6000.0
+    filters = mel_filters(rate, bins, mels, (spacing, low, high)).numpy()
+    hertz = np.linspace(0, rate / 2, bins)
+    inside = filters.sum(1) > 0
+    assert hertz[inside].min() > low and hertz[inside].max() < high
+    step = {"mel": lambda f: np.log10(1 + f / 700), "log": np.log}[spacing]
+    steps = np.diff(step(hertz[filters.argmax(0)]))
+    assert np.allclose(steps, steps.mean(), rtol=0.1)
+    np.testing.assert_allclose(filters.sum(0), 1, rtol=1e-5)
+
+
+def test_bands_of_a_field_are_those_of_its_spectrogram():
+    wave = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
+    narrow = make("audio", rate=8000, mels=16, low_hz=50.0, high_hz=500.0, spacing="log")
+    every = make("audio", rate=8000, mels=16)
+    power = torch.fft.rfft(torch.from_numpy(wave[:200]) * torch.hann_window(200))
+    power = power.abs().square() / torch.hann_window(200).square().sum()
+    for audio, band in ((narrow, ("log", 50.0, 500.0)), (every, ("mel", 0.0, 0.0))):
+        expected = (power @ mel_filters(8000, 101, 16, band)).log()
+        found = audio.spectrogram(audio.collate([wave]))[0][0]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"spacing": "logs"}, "Did you mean log"),
+        ({"low_hz": 9000.0}, "half the rate, 8000; got 9000 and 0"),
+        ({"high_hz": 9000.0}, "half the rate, 8000; got 0 and 9000"),
+        ({"low_hz": 500.0, "high_hz": 400.0}, "got 500 and 400"),
+        ({"low_hz": -1.0}, "got -1 and 0"),
+    ],
+)
+def test_bands_that_cannot_be(options, words):
+    with pytest.raises(AmodalError, match=words):
+        make("audio", **options)
+
+
 def test_a_tone_lights_its_band():
     spectrogram = AUDIO.spectrogram(
         AUDIO.collate([tone(16000, hertz=200), tone(16000, hertz=4000)])

@@ -11,7 +11,17 @@ from amodal.modalities import make
 from amodal.nn.backbones.pretrained import backbone
 
 SOUND = make("audio", rate=8000, mels=32, hop_ms=25.0, window_ms=50.0, max_seconds=1.0)
-PAPER_SOUND = make("audio", rate=22050, mels=92, hop_ms=50.0, window_ms=93.0, max_seconds=4.2)
+PAPER_SOUND = make(
+    "audio",
+    rate=22050,
+    mels=92,
+    hop_ms=50.0,
+    window_ms=93.0,
+    max_seconds=4.2,
+    spacing="log",
+    low_hz=30.0,
+    high_hz=6000.0,
+)
 
 
 def clips(*samples, seed=0):
@@ -64,6 +74,26 @@ def test_spectrograms_have_one_length_and_clips_do_not_see_each_other():
     torch.testing.assert_close(both[1:2], alone.x)
 
 
+STRIP = make("image", size=90, patch=10, channels=1, fit="native", mean=(0.5,), std=(0.25,))
+
+
+def test_strips_of_a_staff_have_their_own_shape():
+    """160 x 200 pixels, halved, as the authors read them."""
+    net = backbone("vgg:rows=80,columns=100,width=4,out=8", STRIP, 8).eval().requires_grad_(False)
+    assert net.body.width == 8 * 5 * 6
+    strips = [np.random.default_rng(i).integers(0, 255, (160, 200), dtype=np.uint8) for i in (0, 1)]
+    values = [STRIP.decode(strip) for strip in strips]
+    assert values[0].shape == (1, 80, 100)
+    maps = net.body.front(STRIP.collate(values))
+    expected = torch.from_numpy(np.stack(values)).float() / 255
+    torch.testing.assert_close(maps, (expected - 0.5) / 0.25)
+    other = STRIP.collate([STRIP.decode(strips[0]), STRIP.decode(strips[0][:60])])
+    assert net.body.front(other).shape == (2, 1, 80, 100)
+    torch.testing.assert_close(net.body.front(other)[:1], maps[:1])
+    assert net.body.front(STRIP.collate([])).shape == (0, 1, 80, 100)
+    assert net(Column(other, torch.arange(2)), "image", 2).x.shape == (2, 8)
+
+
 @pytest.mark.parametrize(
     "spec, field, words",
     [
@@ -71,7 +101,10 @@ def test_spectrograms_have_one_length_and_clips_do_not_see_each_other():
         ("vgg", make("image", size=8), "16 cells a side, and this field has 8 x 8"),
         ("vgg", make("audio", max_seconds=0.0), "set features = .* and max_seconds"),
         ("vgg", make("audio", features="waveform"), "vgg reads spectrograms"),
-        ("vgg", make("image", size=32, fit="native"), "keeps each picture's aspect"),
+        ("vgg", make("image", size=32, fit="native"), "say the shape in pixels"),
+        ("vgg:rows=32", make("image", size=32, fit="native"), "say the shape in pixels"),
+        ("vgg:rows=32,columns=32", make("image", size=32), "leave them out"),
+        ("vgg:rows=8,columns=32", make("image", fit="native"), "this field has 8 x 32"),
         ("vgg", make("series", channels=("a",)), "vgg backbones are for audio and image"),
     ],
 )
@@ -86,19 +119,22 @@ def test_music_and_its_print_from_the_command_line_to_votes(tmp_path):
     data = {"image": [], "audio": [], "piece": []}
     for i in range(72):
         pitch = i % 6
-        sheet = np.full((32, 32, 1), 255, dtype=np.uint8)
-        sheet[4 + 4 * pitch : 8 + 4 * pitch, 4:28] = rng.integers(0, 60)
+        sheet = np.full((32, 48, 1), 255, dtype=np.uint8)
+        sheet[4 + 4 * pitch : 8 + 4 * pitch, 4:44] = rng.integers(0, 60)
         data["image"].append(sheet)
         time = np.arange(4000) / 8000
         tone = np.sin(2 * np.pi * 200 * 1.5**pitch * time + rng.uniform(0, 6))
         data["audio"].append({"array": tone.astype(np.float32) * 0.3, "sampling_rate": 8000})
         data["piece"].append(f"piece {pitch}")
+    strip = make("image", size=40, patch=8, channels=1, fit="native", mean=(0.8,), std=(0.3,))
+    data = amodal.open(data)
+    data = data.with_fields(dict(data.fields) | {"image": strip})
     run = amodal.pretrain(
         "ucasr",
         data,
         tmp_path / "run",
         fields=["image", "audio"],
-        backbones={"image": "vgg:width=8,out=8", "audio": "vgg:width=8,out=8"},
+        backbones={"image": "vgg:rows=32,columns=48,width=8,out=8", "audio": "vgg:width=8,out=8"},
         views={"image": ["weak", "sheet", "sheet"], "audio": ["weak", "music", "music"]},
         size="nano",
         steps=6,

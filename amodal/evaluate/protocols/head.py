@@ -2,10 +2,14 @@
 from.
 
 Classes: accuracy, balanced accuracy, expected calibration error and Brier score. Amounts: R2 and
-Spearman's correlation. Times until an event: concordance.
+Spearman's correlation. Times until an event: concordance and AUC over time, and a picture of the
+curves of those at low and at high predicted risk.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +29,12 @@ from amodal.evaluate.needed_records import Mask, PartRecords, no_record
 from amodal.evaluate.needs import HEAD, NO_HEAD
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
-from amodal.evaluate.row import Row
+from amodal.evaluate.risks import risk_groups, risk_rows
+from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded, known
 from amodal.inference.heads import AnyHead
 from amodal.nn.heads.supervised import SupervisedHead, Target
-from amodal.stats.survival import concordance
+from amodal.stats.survival_scores import Predictions
 
 
 def head(train: Embedded, test: Embedded, *, head: AnyHead | None = None) -> Result:
@@ -49,15 +54,20 @@ def head(train: Embedded, test: Embedded, *, head: AnyHead | None = None) -> Res
     if head is None:
         raise NotApplicable(NO_HEAD)
     rows: list[Row] = []
+    groups: dict[str, Any] = {}
     hidden = head.hidden if isinstance(head, SupervisedHead) else 0
     for source, column in outputs(test, head).items():
         predicted = {name: value.numpy() for name, value in head.predictions(column).items()}
         for target in head.targets:
             scores = scores_of(target, predicted[target.name], column.rows.numpy(), train, test)
             rows += [{"source": source, "target": target.name, **row} for row in scores]
+            if target.kind == "survival" and scores:
+                part = risks_of(target, predicted[target.name], column.rows.numpy(), train, test)
+                groups.setdefault(target.name, {})[source] = risk_groups([part])
     if not rows:
         raise NotApplicable("no test record has a label that the head predicts")
-    return Result("head", {"targets": [t.name for t in head.targets], "hidden": hidden}, rows)
+    spec: Spec = {"targets": [t.name for t in head.targets], "hidden": hidden}
+    return Result("head", spec | ({"groups": groups} if groups else {}), rows)
 
 
 def outputs(test: Embedded, head: AnyHead) -> dict[str, Column]:
@@ -115,9 +125,39 @@ def scores_of(
         return accuracies + calibration_rows(truth, predicted, counts)
     if target.kind == "amount":
         return regression_rows(labels[0][rows], predicted)
-    time, event = (class_numbers(values)[0][rows] for values in labels)
-    value = concordance(predicted, time, event == target.event)
-    return [{"metric": "concordance", "value": value, "chance": 0.5, "n": len(rows)}]
+    return risk_rows(risks_of(target, predicted, rows, train, test))
+
+
+def risks_of(
+    target: Target, risk: np.ndarray, rows: np.ndarray, train: Embedded, test: Embedded
+) -> Predictions:
+    """Predicted risks of records beside their times and events.
+
+    Args:
+        target: A time until an event.
+        risk: (n,) log hazards.
+        rows: (n,) test records, of which those without a label are left out.
+        train: Training records, by which censoring is estimated.
+        test: Test records.
+    """
+
+    def outcomes(part: Embedded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        labels = [part.labels[name] for name in target.labels]
+        have = np.all([known(values) for values in labels], 0)
+        time, event = (class_numbers(values)[0] for values in labels)
+        return time, event == target.event, have
+
+    time, event, have = outcomes(test)
+    fit_time, fit_event, learnt = outcomes(train)
+    risk, rows = risk[have[rows]], rows[have[rows]]
+    return Predictions(
+        np.arange(len(rows)),
+        time[rows],
+        event[rows],
+        risk,
+        np.zeros((len(rows), 0)),
+        (fit_time[learnt], fit_event[learnt]),
+    )
 
 
 def labelled_by_targets(part: PartRecords, context: Context) -> Mask:
@@ -133,6 +173,15 @@ class HeadOfRun(Protocol):
     name, needs, needed = "head", (HEAD,), (no_record, labelled_by_targets)
     rank = 10
     measure = staticmethod(head)
+
+    def draw(self, result: Result, path: Path) -> Path | None:
+        """The curves of risk groups, of the first target that is a time until an event."""
+        from amodal.evaluate.survival_picture import curves
+
+        for target, groups in (result.spec.get("groups") or {}).items():
+            rows = [row for row in result.rows if row.get("target") == target]
+            return curves(groups, rows, target.split(",")[0], path)
+        return None
 
 
 PROTOCOL = HeadOfRun()

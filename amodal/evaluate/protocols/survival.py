@@ -26,11 +26,12 @@ from amodal.evaluate.needed_records import labelled
 from amodal.evaluate.needs import NO_TIME, SURVIVAL_LABEL
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
+from amodal.evaluate.risks import risk_groups
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded, known
 from amodal.nn.heads.supervised import survival_of
 from amodal.stats.paired_bootstrap import Drawn
-from amodal.stats.survival import fit_cox, kaplan_meier, log_rank
+from amodal.stats.survival import fit_cox, kaplan_meier
 from amodal.stats.survival_scores import (
     METRICS,
     Predictions,
@@ -172,38 +173,6 @@ def _predicted(splits: Sequence[Split], times: np.ndarray, seed: int) -> list[Pr
         curves = model.curves(risk, times)
         parts.append(Predictions(who, time, event, risk, curves, (fit_time, fit_event)))
     return parts
-
-
-def risk_groups(parts: Sequence[Predictions], points: int = 200) -> dict[str, Any]:
-    """Kaplan-Meier curves of people at low and at high predicted risk.
-
-    The groups are below and above the median of the same model. p is of the log-rank test between
-    them; it is a little too small where models have learnt from each other's people.
-
-    Args:
-        parts: Predictions.
-        points: Times of a curve at most.
-    """
-    time = np.concatenate([part.time for part in parts])
-    event = np.concatenate([part.event for part in parts])
-    high = np.concatenate([part.risk > np.median(part.risk) for part in parts])
-    low_high = {"low": ~high, "high": high}
-    last = {name: float(time[half].max(initial=0.0)) for name, half in low_high.items()}
-    steps = np.unique(time[event])
-    steps = steps if len(steps) <= points else np.quantile(steps, np.linspace(0, 1, points))
-    times = np.unique(np.concatenate([[0.0], steps, list(last.values())]))
-    curves = {
-        name: kaplan_meier(time[half], event[half], times).tolist()
-        for name, half in low_high.items()
-    }
-    n = {name: int(half.sum()) for name, half in low_high.items()}
-    return {
-        "times": times.tolist(),
-        **curves,
-        "last": last,
-        "n": n,
-        "p": log_rank(time, event, high)[1],
-    }
 
 
 def _divided(event: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

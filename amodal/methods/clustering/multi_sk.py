@@ -5,17 +5,25 @@ mean of its tokens before the trunk; of a pretrained backbone these are its feat
 shared one; the scores in each space are fitted to the other's assignments of several anchors, which
 queues of earlier rows help to balance. Row 69 of the catalogue.
 
+The authors' program, on descriptors of clips (lists of vectors, a field of kind `series`), words
+and sound:
+
+    amodal pretrain multi_sk --data DATA --recipe paper --size huge --out RUN
+        --backbone text=transformers:DIR --backbone audio=resnet1d --method.blocks 1
+        --method.head gated --method.width 6144 --method.minor audio --method.weight 1.2
+
 Differs:
 
-- pairs: all weigh the same, as video and text do in the paper, where those with sound have a tenth
-  of the weight. Costs are added there; here their sum is divided by the number of pairs of fields,
-  which is 1 for two and 3 for three.
-- fusion: the paper also contrasts each field with the fused vector of the other two, of one joint
-  transformer. Here the towers are apart and only fields are compared.
-- encoder: any trunk, on frozen features by a `--backbone` of each field. The paper has ResNet-152
-  and ResNeXt-101 of a video, word2vec, and a network of spectrograms that learns along, all mapped
-  to 4,096 by gated linear maps, and one block.
-- head: a perceptron with one hidden layer; the paper's is a gated linear map to 6,144.
+- pairs: `minor` has the authors' weights, a tenth where sound is one of two, and the same weighted
+  mean of contrasts. Their costs of assignments are a sum; here it is divided by the sum of the
+  weights of pairs, which is 1 for two fields, and 1.2 for three with one minor (`weight`).
+- fusion: figures of the paper show one transformer for all fields, and fused vectors; the authors'
+  program, by its only configuration, has a transformer for each field and fuses none. So has this.
+- encoder: their descriptors are those of ResNet-152 and ResNeXt-101, 12 in 8 seconds, words are
+  word2vec's, and spectrograms go through a network of their own (`resnet1d` is of its kind); gated
+  linear maps and a norm lead each into 4,096 dimensions and one block of 64 heads. Here linear
+  maps lead a backbone into the encoder's width, at most 1,280, and `blocks` follow.
+- head: a perceptron with one hidden layer, unless `head` is the paper's gated linear map.
 - queues: of each field, until whose own is full its anchors wait; the authors' begin as random
   numbers and are all counted as one.
 - optimizer: weights are averaged in the paper beside those that learn (`ema`); here the average is
@@ -28,20 +36,23 @@ Differs:
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from amodal.core import Batch, Embeddings, Recipe
+from amodal.core import AmodalError, Batch, Embeddings, Recipe, unknown
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
-from amodal.methods.shared.shapes import field_pairs, share, two_fields
+from amodal.methods.shared.shapes import field_pairs, two_fields
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.linear import GatedHead
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.multi_sinkhorn import anchor_cost, multi_sinkhorn
 
+HEADS = ("perceptron", "gated")
 PAPER_RECIPE = Recipe(
     optimizer="adamw",
     lr=5e-5,
@@ -70,6 +81,10 @@ def multi_sk(
     queue: int = 5500,
     weight: float = 1.0,
     across: bool = True,
+    head: str = "perceptron",
+    blocks: int = 0,
+    minor: str = "",
+    minor_weight: float = 0.1,
 ) -> Method:
     """Build multi-assignment Sinkhorn.
 
@@ -84,9 +99,33 @@ def multi_sk(
         queue: Earlier rows of each field; the anchors are not used before it is full.
         weight: Of the consistency terms, 0 for none.
         across: Also compare one field's input space with another's place in the shared space.
+        head: Into the shared space: "perceptron" or "gated".
+        blocks: Of a transformer, on top of each field's own network.
+        minor: A,B, fields whose terms weigh less, as those of sound in the paper.
+        minor_weight: Of terms with a minor field, against 1.
+
+    Raises:
+        AmodalError: For an unknown head, minor fields that there are not, and a weight of nothing.
     """
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    lesser = tuple(name.strip() for name in minor.split(",") if name.strip())
+    for name in lesser:
+        if name not in encoder.fields:
+            raise unknown("field", name, encoder.fields)
+    if minor_weight <= 0:
+        raise AmodalError(
+            f"multi_sk.minor_weight is more than 0, got {minor_weight}; leave the field out with "
+            "--fields for no weight"
+        )
+    for field in two_fields(encoder).fields if blocks else ():
+        encoder.extend(field, blocks)
+    if head == "gated":
+        encoder.align(width, head=GatedHead)
+    else:
+        encoder.align(width, hidden=encoder.width)
     return MultiSK(
-        two_fields(encoder).align(width, hidden=encoder.width),
+        two_fields(encoder),
         temperature=temperature,
         anchors=anchors,
         assigned=assigned,
@@ -95,6 +134,8 @@ def multi_sk(
         queue=queue,
         weight=weight,
         across=across,
+        minor=lesser,
+        minor_weight=minor_weight,
     )
 
 
@@ -124,6 +165,8 @@ class MultiSK(Method):
         queue: Earlier rows of each field.
         weight: Of the consistency terms.
         across: Also compare the spaces of different fields.
+        minor: Fields whose terms weigh less.
+        minor_weight: Of these terms, against 1.
     """
 
     min_batch_size = 2
@@ -141,11 +184,14 @@ class MultiSK(Method):
         queue: int,
         weight: float,
         across: bool,
+        minor: Sequence[str],
+        minor_weight: float,
     ):
         super().__init__()
         self.encoder, self.temperature, self.assigned = encoder, temperature, assigned
         self.epsilon, self.iterations = epsilon, iterations
         self.queue, self.weight, self.across = queue, weight, across
+        self.minor, self.minor_weight = tuple(minor), minor_weight
         # "own" (of the inputs) and "shared" are part of the names of tensors in runs
         widths = {"own": encoder.width, "shared": encoder.heads_width}
         self.anchors = nn.ParameterDict(
@@ -173,13 +219,15 @@ class MultiSK(Method):
     def losses(self, features: TwoSpaces) -> dict[str, Tensor]:
         fields = list(self.encoder.fields)
         z = Embeddings({f: features.shared[f] for f in fields}, features.size)
+        pairs = list(field_pairs(z))
+        total = sum(self.weight_of(a, b) for a, b in pairs)
         # both directions are added, as in the authors' code, not averaged
-        terms = share(
-            {
-                f"info_nce/{a}~{b}": 2 * info_nce(*z.pair(a, b), temperature=self.temperature)
-                for a, b in field_pairs(z)
-            }
-        )
+        terms = {
+            f"info_nce/{a}~{b}": 2
+            * info_nce(*z.pair(a, b), temperature=self.temperature)
+            * (self.weight_of(a, b) / total)
+            for a, b in pairs
+        }
         if not self.weight:
             return terms
         units = {f"own/{f}": normalize(features.inputs[f].flat, dim=1) for f in fields}
@@ -191,10 +239,15 @@ class MultiSK(Method):
         # a field in the shared space, and the field whose anchors it is scored on
         for of, to in itertools.product(full, full):
             if of == to or self.across:
-                term = self.weight * self.consistency(features, units, of, to)
+                weight = self.weight * self.weight_of(of, to)
+                term = weight * self.consistency(features, units, of, to)
                 consistent[f"anchors/{of}~{to}"] = term
         # the consistency of two fields is a sum, and of n fields as much for each two
-        return terms | {name: term / len(terms) for name, term in consistent.items()}
+        return terms | {name: term / total for name, term in consistent.items()}
+
+    def weight_of(self, *fields: str) -> float:
+        """The weight of a term of these fields."""
+        return self.minor_weight if any(f in self.minor for f in fields) else 1.0
 
     def consistency(
         self, features: TwoSpaces, units: dict[str, Tensor], of: str, to: str

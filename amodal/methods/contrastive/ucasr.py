@@ -11,13 +11,16 @@ weights of the first.
 
 Differs:
 
-- encoders: `--backbone image=vgg audio=vgg` is the paper's network for both towers (four blocks of
-  two convolutions, 24 to 96 filters, ELU, BatchNorm), whose whole last map goes through a linear
-  map to the encoder's width and then into the heads. Without it, transformers.
-- inputs: any fields. Theirs are strips of a staff of 160 x 200 pixels, halved, here squares
-  (`size = 100`, `fit = "pad"` of the field); and logarithmic spectrograms of 92 bands from 30 to
-  6,000 Hz, 20 frames a second, over 2.1, 4.2 or 8.4 seconds, here of mel bands over all
-  frequencies (`mels = 92`, `hop_ms = 50`, `window_ms = 93`, `max_seconds = 4.2`, `rate = 22050`).
+- encoders: `--backbone image=vgg:rows=80,columns=100 audio=vgg` is the paper's network for both
+  towers (four blocks of two convolutions, 24 to 96 filters, ELU, BatchNorm), whose whole last map
+  goes through a linear map to the encoder's width and then into the heads. Without it,
+  transformers.
+- inputs: any fields. Theirs are strips of a staff of 160 x 200 pixels, halved (`fit = "native"`,
+  `size = 90`, `patch = 10` of the field), and logarithmic spectrograms of 92 bands from 30 to 6,000
+  Hz, 20 frames a second, over 2.1, 4.2 or 8.4 seconds (`mels = 92`, `spacing = "log"`, `low_hz =
+  30`, `high_hz = 6000`, `hop_ms = 50`, `window_ms = 93`, `max_seconds = 4.2`, `rate = 22050`).
+  Their bands are those of 16 an octave whose bins differ, and hold log(1 + magnitude); here bands
+  are spaced evenly and hold the log of power.
 - views: `strong`, and `weak` in stage 2. `--views audio=music,music image=sheet,sheet` (for both
   stages in one run `weak,music,music` and `weak,sheet,sheet`) has the paper's of pretraining, each
   change with its chance. There one view of two is not shifted, equalisers have parametric filters,

@@ -33,9 +33,12 @@ Differs:
   fields, and the text is what is exchanged.
 - views: `weak` of all but texts, crops of 60-100 % of a picture; theirs are of 90-100 %, unflipped.
 - recipe: the steps of `PAPER_RECIPE` are 150,000 of pairs over .7. FP16 is bfloat16 here.
-- product: retrieval, zero-shot classes, probes, search and fine-tuning of single fields are by
-  verbs. The vector of a whole record, [CLS_M], on which the paper answers questions, is to be had
-  in Python (`multimodal_vectors`); verbs that fuse fields take the mean of their vectors.
+- product: retrieval, zero-shot classes and search compare single fields, as in the paper. The
+  vector of a whole record, [CLS_M], on which the paper answers questions, is `fused` of `amodal
+  embed` and of the probes of `amodal evaluate`, and what `amodal adapt` puts a head on; of one
+  field too, where the paper's probes of pictures and of texts read that field's own class token
+  (here beside it, under the field's name). Fine-tuning has a linear map; the paper's, of two layers
+  with dropout, is `--method.hidden` without the dropout.
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ from amodal.core import (
     unknown,
 )
 from amodal.core.column import shared_rows
+from amodal.core.embeddings import FUSED
 from amodal.masking.by_layout import layout_mask
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep_units
@@ -180,9 +184,10 @@ def flava(
         raise AmodalError(
             f"flava.mismatched is a probability below 1, so that some pairs match, not {mismatched}"
         )
+    fields, heads = list(encoder.fields), encoder.num_heads
+    encoder.set_pool(FUSED, MultimodalEncoder(fields, encoder.width, depth=depth, heads=heads))
     return Flava(
         encoder.align(width, bias=True),
-        multimodal=MultimodalEncoder(list(encoder.fields), encoder.width, depth, encoder.num_heads),
         scale=Scale(1 / temperature, least=1.0, most=max_scale),
         text_field=text_field,
         codes=codes,
@@ -248,8 +253,7 @@ class Flava(Method):
     """See `flava`.
 
     Args:
-        encoder: A trunk for each field.
-        multimodal: Reads what the trunks give.
+        encoder: A trunk for each field, and the multimodal encoder as the pool of all of them.
         scale: The learned inverse temperature.
         text_field, codes, codebook, other, whole_words, mismatched, unimodal: As of `flava`.
         hide: (layout, tokens, seeds) -> (T,) bool, True where a token is masked.
@@ -262,7 +266,6 @@ class Flava(Method):
         self,
         encoder: Encoder,
         *,
-        multimodal: MultimodalEncoder,
         scale: Scale,
         text_field: str,
         codes: int,
@@ -275,7 +278,7 @@ class Flava(Method):
         weights: Mapping[str, float],
     ):
         super().__init__()
-        self.encoder, self.multimodal, self.scale = encoder, multimodal, scale
+        self.encoder, self.scale = encoder, scale
         # texts stay whole, so that equal ones are known as such
         self.views = {
             f: ("plain" if m.takes_prompts else "weak",) for f, m in encoder.fields.items()
@@ -303,6 +306,11 @@ class Flava(Method):
 
         self.unimodal_heads, self.mmm_heads = heads(), heads()
         self.itm_head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
+
+    @property
+    def multimodal(self) -> MultimodalEncoder:
+        """Reads what the trunks of the fields give."""
+        return cast(MultimodalEncoder, self.encoder.pools[FUSED])
 
     @property
     def spec_options(self) -> Mapping[str, object]:
@@ -338,7 +346,7 @@ class Flava(Method):
         targets = {f: self.targets(f, batch[f].values) for f in content}
         paired = fields_of_rows(batch) > 1
         tokens = {f: token_column(part) for f, part in masked.items()}
-        joint, read = self.multimodal(
+        joint, read = self.multimodal.read(
             {f: column.at(paired[column.rows]) for f, column in tokens.items()}, size
         )
         unimodal, mmm = {}, {}
@@ -403,7 +411,7 @@ class Flava(Method):
             for f in features.tokens
         }
         lists[self.text_field] = Column(ragged(text)[b[partner[swapped]]], rows[swapped])
-        wrong, _ = self.multimodal(lists, features.size)
+        wrong, _ = self.multimodal.read(lists, features.size)
         joint = torch.cat([features.joint.flat[a[~swapped]], wrong.flat])
         if not len(joint):
             return connected_zero(self.itm_head(joint))
@@ -467,14 +475,6 @@ class Flava(Method):
         if field in self.codebooks:
             return row_losses(masked_cross_entropy(prediction, target), part)
         return row_losses(self.encoder.fields[field].token_loss(prediction, target), part)
-
-    @torch.no_grad()
-    def multimodal_vectors(self, batch: Batch) -> Column:
-        """The class token (N, D) of the multimodal encoder, of rows with any field, unmasked."""
-        tokens = self.encoder.tokenize(batch)
-        lists = {f: token_column(part) for f, part in self.encoder.encode(tokens).items()}
-        joint: Column = self.multimodal(lists, batch.size)[0]
-        return joint
 
 
 def image_codes(fields: Mapping[str, Modality], named: str) -> dict[str, ImageCodes]:

@@ -186,36 +186,47 @@ def _declared_size(head: bytes) -> int:
     return start + size // 2 * 2 if 0 < size < 0x7F000000 else 0
 
 
+SPACINGS = ("mel", "log")
+Band = tuple[str, float, float]
+"""How bands are spaced, and the lowest and highest of their frequencies in Hz, 0 by default."""
+MEL: Band = ("mel", 0.0, 0.0)
+
+
 @cache
-def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
-    """Triangular mel filters, each of sum 1: the output of a band is its mean power.
+def mel_filters(rate: int, bins: int, mels: int, band: Band = MEL) -> Tensor:
+    """Triangular filters, each of sum 1: the output of a band is its mean power.
 
     No triangle is narrower than the distance of two bins, so none is empty.
 
     Args:
         rate: in Hz.
         bins: of a real Fourier transform, 0 … rate / 2.
-        mels: number of bands, equally spaced in mel.
+        mels: number of bands, equally spaced in mel, or in octaves ("log").
+        band: see `Band`.
 
     Returns:
         (bins, mels) float32
     """
-    # mel = 2595 log10(1 + f / 700)
+    spacing, lowest, highest = band
     hertz = np.linspace(0, rate / 2, bins)
     # 20 Hz by convention, where hearing ends (Kaldi's default, too). Slow signals have a large part
     # of their band below it: from rates of 4 kHz down it is a hundredth of the highest frequency.
-    lowest = min(20.0, rate / 200)
-    low, high = (float(2595 * np.log10(1 + f / 700)) for f in (lowest, rate / 2))
-    mel = np.linspace(low, high, mels + 2)
-    edge = 700 * (10 ** (mel / 2595) - 1)
+    ends = lowest or min(20.0, rate / 200), highest or rate / 2
+    if spacing == "log":
+        edge = np.geomspace(*ends, mels + 2)
+    else:  # mel = 2595 log10(1 + f / 700)
+        low, high = (float(2595 * np.log10(1 + f / 700)) for f in ends)
+        edge = 700 * (10 ** (np.linspace(low, high, mels + 2) / 2595) - 1)
     width = np.maximum(np.diff(edge), hertz[1])
     distance = hertz[:, None] - edge[1:-1]
     weight = np.maximum(0, np.minimum(1 + distance / width[:-1], 1 - distance / width[1:]))
     return torch.tensor(weight / weight.sum(0), dtype=torch.float32)
 
 
-def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple[Tensor, Tensor]:
-    """Natural logarithm of the power in each mel band.
+def log_mel(
+    waves: Ragged, rate: int, window: int, hop: int, mels: int, band: Band = MEL
+) -> tuple[Tensor, Tensor]:
+    """Natural logarithm of the power in each band.
 
     Args:
         waves: N clips.
@@ -223,6 +234,7 @@ def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple
         window: samples of a frame.
         hop: samples between frames.
         mels: number of bands.
+        band: see `Band`.
 
     Returns:
         (F, mels), one row every `hop` samples of each clip, and rows a clip (N,).
@@ -234,7 +246,7 @@ def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple
     hann, index = torch.hann_window(window, device=device), torch.arange(window, device=device)
     # noise of variance 1 gets power 1 in every bin, whatever the length of the window
     hann = hann / hann.square().sum().sqrt()
-    filters = mel_filters(rate, window // 2 + 1, mels).to(device)
+    filters = mel_filters(rate, window // 2 + 1, mels, band).to(device)
     bands = []
     with torch.autocast(
         device.type, enabled=False

@@ -32,11 +32,14 @@ class VggOptions:
         width: Channels of the first block; the second has twice, the others four times as many.
         out: Channels of the last map.
         norm: "batch", or "group", which does not couple rows.
+        rows, columns: Pixels of pictures that keep their aspect, all of which are brought to it.
     """
 
     width: int = 24
     out: int = 32
     norm: str = "batch"
+    rows: int = 0
+    columns: int = 0
 
 
 class SpectralField(Protocol):
@@ -74,8 +77,15 @@ def build(library: str, rest: str, modality: ImageField | SpectralField) -> VggB
     front: Front
     if hasattr(modality, "max_frames"):
         front = Spectrogram(cast(SpectralField, modality))
+    elif modality.fit == "native":
+        front = NativePicture(cast(NativeField, modality), options.rows, options.columns)
     else:
         front = Picture(modality)
+    if (options.rows or options.columns) and not isinstance(front, NativePicture):
+        raise AmodalError(
+            "vgg:rows and columns are of pictures that keep their aspect: set fit = "
+            '"native" for this field, or leave them out'
+        )
     if min(front.shape[1:]) < MIN_SIDE:
         raise AmodalError(
             f"vgg halves a map four times, so it needs {MIN_SIDE} cells a side, and this field has "
@@ -112,11 +122,6 @@ class Picture(Front):
 
     def __init__(self, modality: ImageField):
         super().__init__()
-        if modality.fit == "native":
-            raise AmodalError(
-                "vgg reads squares, and this field keeps each picture's aspect: set fit = "
-                '"stretch" or "pad" for it, not "native"'
-            )
         self.shape = modality.channels, modality.size, modality.size
         place = (modality.size / modality.tile - 1) / 2
         self.middle = 0.0, place, place
@@ -128,10 +133,62 @@ class Picture(Front):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images -> (N, C, S, S)."""
-        x_NCHW = (images_NCHW - self.mean) / self.std
-        if x_NCHW.shape[2:] != self.shape[1:]:  # a view of a small part
-            x_NCHW = interpolate(x_NCHW, self.shape[1:], mode="bicubic", antialias=True)
-        return x_NCHW
+        # a view of a small part is smaller
+        return as_large((images_NCHW - self.mean) / self.std, self.shape[1:])
+
+
+class NativeField(ImageField, Protocol):
+    """What the body asks of a field of pictures that keep their aspect."""
+
+    def targets(self, values: Ragged) -> Tensor: ...
+
+
+class NativePicture(Front):
+    """Pictures of one aspect, such as strips of a staff, from lists of their patches.
+
+    Args:
+        modality: Of the field, with fit "native".
+        rows, columns: Pixels of the maps. Pictures of another size are brought to it.
+
+    Raises:
+        AmodalError: Without both.
+    """
+
+    def __init__(self, modality: NativeField, rows: int, columns: int):
+        super().__init__()
+        if not rows or not columns:
+            raise AmodalError(
+                "vgg reads pictures of one shape, and this field keeps each picture's aspect: say "
+                "the shape in pixels, as in vgg:rows=80,columns=100, or set fit = "
+                '"stretch" or "pad" for the field'
+            )
+        self.modality, self.shape = modality, (modality.channels, rows, columns)
+        place = (modality.size / modality.tile - 1) / 2
+        self.middle = 0.0, place, place
+
+    def example(self) -> Ragged:
+        """A picture of one patch, of zeros."""
+        numbers = 2 + self.modality.channels * self.modality.tile**2
+        return Ragged(torch.zeros(1, numbers), torch.ones(1, dtype=torch.int64))
+
+    def forward(self, values: Ragged) -> Tensor:
+        """N lists of patches in reading order, behind their positions -> (N, C, rows, columns)."""
+        side, lists = self.modality.tile, []
+        pixels = self.modality.targets(values)
+        heights, lengths = values.flat[:, 0], values.lengths.tolist()
+        for y, x in zip(heights.split(lengths), pixels.split(lengths)):
+            across = int((y == y[0]).sum())
+            tiles = x.view(-1, across, self.shape[0], side, side)
+            map_CHW = tiles.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+            lists.append(as_large(map_CHW[None], self.shape[1:]))
+        return torch.cat(lists) if lists else pixels.new_zeros(0, *self.shape)
+
+
+def as_large(maps_NCHW: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The maps at another size."""
+    if maps_NCHW.shape[2:] == shape:
+        return maps_NCHW
+    return interpolate(maps_NCHW, shape, mode="bicubic", antialias=True)
 
 
 class Spectrogram(Front):

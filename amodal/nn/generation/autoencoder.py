@@ -21,16 +21,22 @@ class Autoencoder(nn.Module):
         width: D of the tokens.
         hidden: Width of the hidden layers.
         latent: L, dimensions of the latent.
+        compresses: Whether `compress` is used, which has a map of its own back to D.
     """
 
-    def __init__(self, width: int, hidden: int, latent: int):
+    def __init__(self, width: int, hidden: int, latent: int, *, compresses: bool = True):
         super().__init__()
         self.in_proj = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
         self.mean, self.log_variance = (nn.Linear(hidden, latent) for _ in range(2))
         self.out_proj = nn.Sequential(
             nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, width)
         )
-        self.latent_proj = nn.Linear(latent, width)
+        self.latent_proj = nn.Linear(latent, width) if compresses else None
+
+    def means(self, x_TD: Tensor) -> Tensor:
+        """(T, L) means of the latent."""
+        means: Tensor = self.mean(self.in_proj(x_TD))
+        return means
 
     def forward(self, x_TD: Tensor, noise_TL: Tensor) -> tuple[Tensor, Tensor]:
         """Encode and decode.
@@ -50,18 +56,28 @@ class Autoencoder(nn.Module):
         error = (x_TD.detach() - decoded).square().sum(1)
         return mean, (error + kl_per_row(mean, log_variance)) / x_TD.shape[1]
 
-    def compress(self, tokens: Tokens, seeds: Tensor) -> tuple[Tokens, Tensor]:
-        """Tokens through the latent's mean, in the width that they had.
+    def losses(self, tokens: Tokens, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (T, L) and losses (T,) of tokens.
 
         Args:
             tokens: x (T, D).
             seeds: (B,) int64 of the rows, from which the noise follows.
-
-        Returns:
-            The tokens, and their losses (T,).
         """
         place = tokens.within()[:, None]
         number = torch.arange(self.mean.out_features, device=seeds.device)
         noise = normal(seeds[tokens.row, None], name_code("compressed"), place, number)
         means, loss_T = self(tokens.x, noise.to(tokens.x.dtype))
+        return means, loss_T
+
+    def compress(self, tokens: Tokens, seeds: Tensor) -> tuple[Tokens, Tensor]:
+        """Tokens through the latent's mean, in the width that they had.
+
+        Args:
+            tokens, seeds: See `losses`.
+
+        Returns:
+            The tokens, and their losses (T,).
+        """
+        assert self.latent_proj is not None
+        means, loss_T = self.losses(tokens, seeds)
         return tokens.with_x(self.latent_proj(means)), loss_T

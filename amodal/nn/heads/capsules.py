@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm, normalize
 
 from amodal.core import unknown
 from amodal.core.part import Part
+from amodal.nn.heads.linear import GatedLinear
 
 MIN_VARIANCE = 1e-4
 """Smallest variance of votes for a capsule, whose logarithm is taken."""
@@ -130,23 +131,6 @@ def squash(x: Tensor) -> Tensor:
     square = x.square().sum(-1, keepdim=True)
     # x / |x| times |x|^2 / (1 + |x|^2), without dividing by |x|
     return x * (square + 1e-12).sqrt() / (1 + square)
-
-
-class GatedLinear(nn.Module):
-    """A linear map whose outputs are weighed by a sigmoid of a linear map of them.
-
-    Miech et al. 2018, arXiv:1804.02516, eq. 3-4.
-    """
-
-    def __init__(self, width_in: int, width: int):
-        super().__init__()
-        self.linear, self.gate = nn.Linear(width_in, width), nn.Linear(width, width)
-
-    def forward(self, x_ND: Tensor) -> Tensor:
-        """(N, width_in) -> (N, width)."""
-        y = self.linear(x_ND)
-        out: Tensor = y * self.gate(y).sigmoid()
-        return out
 
 
 class CapsuleHead(Part):

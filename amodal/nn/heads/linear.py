@@ -1,4 +1,4 @@
-"""The plain heads of an encoder: a linear map, a perceptron, and the identity."""
+"""The plain heads of an encoder: linear maps, gated or not, perceptrons, and the identity."""
 
 from __future__ import annotations
 
@@ -47,6 +47,30 @@ class ReluHead(Part, nn.Sequential):
         for k in range(layers):
             steps += [nn.Linear(hidden if k else width_in, hidden), nn.ReLU()]
         super().__init__(*steps, nn.Linear(hidden if layers else width_in, width))
+
+
+class GatedLinear(nn.Module):
+    """A linear map whose outputs are weighed by a sigmoid of a linear map of them.
+
+    Miech et al. 2018, arXiv:1804.02516, eq. 3-4.
+    """
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.linear, self.gate = nn.Linear(width_in, width), nn.Linear(width, width)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """(N, width_in) -> (N, width)."""
+        y = self.linear(x_ND)
+        out: Tensor = y * self.gate(y).sigmoid()
+        return out
+
+
+class GatedHead(Part, GatedLinear):
+    """(N, width_in) -> (N, width), a gated linear map."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__(width_in, width)
 
 
 class ResidualHead(Part):

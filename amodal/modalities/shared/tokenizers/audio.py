@@ -68,7 +68,8 @@ class AudioGraph(nn.Module):
             fourier = torch.fft.rfft(torch.diag(hann / hann.square().sum().sqrt()))
             self.register_buffer("real", fourier.real.float())
             self.register_buffer("imaginary", fourier.imag.float())
-            filters = _sound.mel_filters(self.audio.rate, fourier.shape[1], self.audio.mels)
+            bins, audio = fourier.shape[1], self.audio
+            filters = _sound.mel_filters(audio.rate, bins, audio.mels, audio.band)
             self.register_buffer("filters", filters)
 
     def forward(self, samples: Tensor, lengths: Tensor) -> _dense.Tokenised:
