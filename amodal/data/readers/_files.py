@@ -257,7 +257,8 @@ def propose(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str, FilePat
     - `a.front.png b.front.png` make a column `front`, if many stems share the middle part;
     - `photos/1.png texts/1.txt` make the columns `photos` and `texts`, if each top folder has one
       kind of file and they share stems;
-    - `a.jpg a.png` make the columns `jpg` and `png`, if most stems that have one have the other.
+    - `a.jpg a.png` make the columns `jpg` and `png`, if most stems that have one have the other and
+      none of them is rare.
 
     Args:
         names: paths of files with /.
@@ -325,10 +326,16 @@ def _folders_by_kind(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str
     return {top: FilePattern(tuple(sorted(of_top)), top) for top, of_top in endings.items()}
 
 
+RARE = 10
+"""In how many records two endings come together once, so that it is no accident: one .jpg beside a
+hundred .png is a second file for its record, and no field of its own."""
+
+
 def _side_by_side(stems: Sequence[set[str]]) -> bool:
     """Whether files of different endings belong to the same records."""
-    smallest = min(map(len, stems))
-    return smallest > 0 and 2 * len(set.intersection(*stems)) >= smallest
+    smallest, largest = min(map(len, stems)), max(map(len, stems))
+    together = len(set.intersection(*stems))
+    return smallest > 0 and 2 * together >= smallest and RARE * together >= largest
 
 
 def folder_labels(keys: Sequence[str], splits: Iterable[str]) -> dict[str, list[str | None]]:

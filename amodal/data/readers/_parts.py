@@ -54,10 +54,12 @@ class HashedPart:
     Attributes:
         hashes: (rows,) uint64, None where they are those of the values.
         damaged: row -> what is wrong with it. It has no cells.
+        notes: see `Reader`.
     """
 
     hashes: np.ndarray | None = None
     damaged: Mapping[int, str] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
 
 class Lists(HashedPart):
@@ -67,7 +69,7 @@ class Lists(HashedPart):
         columns: name -> one value for each row.
         rows: how many there are.
         hashes: (rows,) uint64 of the rows, where those of the values would be wrong.
-        damaged: see `HashedPart`.
+        damaged, notes: see `HashedPart`.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class Lists(HashedPart):
         rows: int,
         hashes: np.ndarray | None = None,
         damaged: Mapping[int, str] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.data, self.columns, self.rows, self.hashes = columns, tuple(columns), rows, hashes
-        self.damaged = dict(damaged or {})
+        self.damaged, self.notes = dict(damaged or {}), tuple(notes)
 
     def cell(self, i: int, column: str) -> Cell:
         return self.data[column][i]

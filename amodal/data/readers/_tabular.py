@@ -53,6 +53,8 @@ class Tabular(Reader):
             if isinstance(part, HashedPart)
             for row, reason in part.damaged.items()
         }
+        hashed = [part for part in parts if isinstance(part, HashedPart)]
+        self.notes = tuple(dict.fromkeys(note for part in hashed for note in part.notes))
         self.ignored = Counter({"damaged lines": len(self.damaged)} if self.damaged else {})
         self.columns = tuple(
             dict.fromkeys([*(c for part in parts for c in part.columns), *self.extra_columns])

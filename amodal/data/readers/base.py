@@ -52,6 +52,7 @@ class Reader(Lazy):
         lists_as_arrays: whether an array may have been a list in the data, so that its shape says
             nothing.
         damaged: number of a record -> why none of its cells can be read.
+        notes: what a person should know about how it was read, a line each.
     """
 
     keys: Sequence[str]
@@ -61,6 +62,7 @@ class Reader(Lazy):
     reader: Reader | None = None
     lists_as_arrays: bool = False
     damaged: Mapping[int, str] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     @property
     def is_remote(self) -> bool:

@@ -19,6 +19,7 @@ class Subset(Reader):
         self.reader, self.indices = reader, np.asarray(indices, dtype=np.int64)
         self.keys = [reader.keys[i] for i in self.indices]
         self.columns, self.base, self.ignored = reader.columns, reader.base, reader.ignored
+        self.notes = reader.notes
         if reader.damaged:
             there = ((n, reader.damaged.get(int(i))) for n, i in enumerate(self.indices))
             self.damaged = {n: reason for n, reason in there if reason is not None}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -131,8 +132,28 @@ def _csv(text: str, path: AnyPath) -> Lists:
         lines = [delimiter.join(row) if n in damaged else None for n, row in enumerate(rows[1:])]
         texts[DAMAGED] = lines
     hashes = row_hashes(texts.items(), len(whole))
-    columns = {name: typed(column) for name, column in cells.items()}
-    return Lists(columns, len(whole), hashes, damaged)
+    # a comma that divides no cells may divide whole numbers from fractions
+    commas = [] if delimiter == "," else [name for name in names if has_decimal_commas(cells[name])]
+    columns = {
+        name: typed([cell.replace(",", ".") for cell in column] if name in commas else column)
+        for name, column in cells.items()
+    }
+    notes = [f"decimal commas: {', '.join(commas)} are read as numbers"] if commas else []
+    return Lists(columns, len(whole), hashes, damaged, notes)
+
+
+def has_decimal_commas(texts: Sequence[str]) -> bool:
+    """Whether the cells of a column are numbers of which some have a decimal comma.
+
+    1,234 could be a thousand too: if all commas are followed by three digits, it is not decided.
+    """
+    filled = [text.strip() for text in texts if text.strip() not in MISSING]
+    with_comma = [text for text in filled if "," in text]
+    return (
+        any(not re.fullmatch(r"[+-]?\d{1,3},\d{3}", text) for text in with_comma)
+        and all(re.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?", text) for text in with_comma)
+        and all(re.fullmatch(r"[+-]?\d+", text) for text in filled if "," not in text)
+    )
 
 
 def _json(text: str, path: AnyPath) -> Lists:

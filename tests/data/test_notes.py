@@ -1,0 +1,69 @@
+"""What `init` says of data that could have been read otherwise."""
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+import amodal
+from amodal.data.readers.table import has_decimal_commas
+
+
+def noise(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    Picture.fromarray(pixels).save(path)
+
+
+def test_a_stray_ending_is_no_field_of_its_own(tmp_path):
+    for i in range(12):
+        noise(tmp_path / f"{i}.png", i)
+    noise(tmp_path / "3.jpg", 3)
+    noise(tmp_path / "20.jpg", 20)
+    dataset = amodal.open(tmp_path)
+    assert list(dataset.fields) == ["image"] and len(dataset) == 13
+    assert "second file for image: 1 times" in str(amodal.init(tmp_path))
+
+
+def test_endings_that_come_together_are_fields(tmp_path):
+    for i in range(6):
+        noise(tmp_path / f"{i}.png", i)
+        noise(tmp_path / f"{i}.jpg", i)
+    assert set(amodal.open(tmp_path).fields) == {"png", "jpg"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1,5", "2,25", "-0,1", "3", ""], True),
+        (["1,234", "2,500"], False),  # a thousand?
+        (["1,234", "2,5"], True),
+        (["1", "2"], False),
+        (["1,5", "a"], False),
+        (["1.234,5", "2,5"], False),
+        (["1,5e-3", ",5"], True),
+    ],
+)
+def test_decimal_commas(cells, expected):
+    assert has_decimal_commas(cells) == expected
+
+
+def test_decimal_commas_are_read_and_said(tmp_path):
+    lines = [f"{i},5;{i * 2};{i},{i + 100};x{i % 3}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["a;b;c;city", *lines]))
+    report = str(amodal.init(tmp_path / "t.csv"))
+    assert "decimal commas: a are read as numbers" in report
+    dataset = amodal.open(tmp_path / "t.csv")
+    assert dataset.raw(3, "table")["a"] == 3.5 and dataset.raw(3, "table")["b"] == 6
+
+
+def test_the_column_of_names_is_said(tmp_path):
+    lines = [f"k{i},a sentence about thing {i} of many" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["code,text", *lines]))
+    assert "records are called by the column 'code'" in str(amodal.init(tmp_path / "t.csv"))
+
+
+def test_arrays_may_be_pictures(tmp_path):
+    for i in range(12):
+        np.save(tmp_path / f"{i}.npy", np.random.default_rng(i).normal(size=(64, 3)))
+    report = " ".join(str(amodal.init(tmp_path)).split())
+    assert "arrays of (64, 3) are read as 64 steps of 3 channels" in report
+    assert 'modality = "image"' in report
