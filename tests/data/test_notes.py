@@ -1,11 +1,15 @@
 """What `init` says of data that could have been read otherwise."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image as Picture
 
 import amodal
-from amodal.data.readers.table import has_decimal_commas
+from amodal import modalities
+from amodal.data.readers.table import SUFFIXES, has_decimal_commas
 
 
 def noise(path, seed):
@@ -67,3 +71,14 @@ def test_arrays_may_be_pictures(tmp_path):
     report = " ".join(str(amodal.init(tmp_path)).split())
     assert "arrays of (64, 3) are read as 64 steps of 3 channels" in report
     assert 'modality = "image"' in report
+
+
+def test_the_page_lists_every_ending():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    listed = {}
+    for kind, endings in re.findall(r"^\| (\w+) \| (\.[^|]*?) *\|$", text, re.M):
+        listed[kind] = set(re.findall(r"(?<![\w.])\.\w+", endings.partition(",")[0]))
+    known = modalities.suffixes()
+    for kind in {*known.values()}:
+        assert listed[kind] == {ending for ending, of in known.items() if of == kind}, kind
+    assert SUFFIXES <= listed["records"]
