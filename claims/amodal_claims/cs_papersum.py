@@ -5,9 +5,16 @@ their sentences by TextRank, since no language model is at hand; cosines of Mini
 counts and rarity. Shuffled pairs from all entries and from those of the same category. Corruption:
 a share of the four sentences is replaced by sentences of other entries' summaries. Trends: the
 entries' own categories as they are, of 60 entries or more; years GENERATED, six of them, each drawn
-evenly, so that nothing grows; in corpora with growth, entries of four categories drawn at random
-take theirs with weights that rise from .25 to 1.75, and what that does to the slope of every
-category, those that share entries with them included, follows from the weights."""
+evenly, but that entries of four categories drawn at random take theirs with weights that rise from
+.25 to 1.75; what that does to the slope of every category, those that share entries with them
+included, follows from the weights.
+
+What decides is how well a summary with one sentence of four that is another entry's is separated
+from the sound one: by the cosine of MiniLM, against the cosine of tf-idf, the yardstick of a text,
+fitted on the texts and the sound summaries. It has to do better than chance and than the overlap of
+keywords. In an earlier form of this claim ten comparisons decided together, and nearly all were of
+1.000 against .95; the cosine of MiniLM had .84 here, keywords .73, and tf-idf was not measured. By
+a slip, a trial on one other seed showed both arms (.84 and .87); nothing was changed after it."""
 
 import numpy as np
 
@@ -19,30 +26,41 @@ from amodal.train.packaged import sentence_encoder
 from amodal_claims import Comparison
 
 CLAIM = (
-    "Cosines and keyword overlap of texts with their own summaries exceed those of shuffled pairs with an AUROC above .95, cosines also "
-    "among texts of one category; both fall with every further quarter of the sentences that is swapped for others'; TextRank's sentences "
-    "are more alike to the text than random or first ones; of categories with planted growth more than .8 are found at a false discovery "
-    "rate of .05, slopes come out as planted (within a tenth), and where nothing grows 5 % of the corpora raise an alarm (within 5 points)."
+    "Cosines of a sentence encoder separate summaries in which one sentence of four is another text's from sound ones with a higher AUROC "
+    "than cosines of tf-idf."
 )
 DATA = "foldoc"
-SEEDS = 5
+STEPS = (1,)  # nothing is trained
 RECORDS, LONG, COUNT, WORDS = 64, 8, 4, 10
 SHARES = (0, 25, 50, 75, 100)
+DETECTED = 25  # percent, by what decides
 YEARS, GROWTH, PLANTED, LEAST, ALARM = 6, 0.75, 4, 60, 0.05
-CORPORA, DRAWS = {"none": 60, "grown": 12}, 1000
+CORPORA, DRAWS = 4, 1000
 OWN, STEP = (
     "AUROC of own against shuffled pairs, against .95",
     "least of four steps down, mean of 64",
 )
+DETECTS = "AUROC, sound summaries against those with one sentence of four swapped"
 COSINE = "mean cosine of a summary with its text, MiniLM"
-COMPARISONS = (
-    Comparison("cosine: own against shuffled", OWN, "cosine: auroc", 0.95),
-    Comparison("keywords: own against shuffled", OWN, "keywords: auroc", 0.95),
+PRIMARY = Comparison(
+    "cosine of MiniLM against cosine of tf-idf",
+    DETECTS,
+    "cosine: detects 25 %",
+    "tf-idf: detects 25 %",
+    # Of practice: a tenth of the way from chance to certainty.
+    interest=0.05,
+)
+SECONDARY = (
+    Comparison(
+        "cosine of MiniLM against keywords",
+        DETECTS,
+        "cosine: detects 25 %",
+        "keywords: detects 25 %",
+    ),
     Comparison(
         "cosine: own against another of the same category", OWN, "cosine: auroc, category", 0.95
     ),
     Comparison("cosine: falls with corruption", STEP, "cosine: least step", 0.0),
-    Comparison("keywords: fall with corruption", STEP, "keywords: least step", 0.0),
     Comparison("TextRank against random sentences", COSINE, "cosine: textrank", "cosine: random"),
     Comparison("TextRank against the first sentences", COSINE, "cosine: textrank", "cosine: lead"),
     Comparison(
@@ -55,14 +73,8 @@ COMPARISONS = (
         1.0,
         within=0.1,
     ),
-    Comparison(
-        "alarms where nothing grows",
-        "share of corpora, against .05",
-        "trends: alarms",
-        ALARM,
-        within=0.05,
-    ),
 )
+FLOORS = ("chance", "keywords")
 
 
 def drawn(dataset, seed):
@@ -103,53 +115,64 @@ def within(categories, seed):
     return other
 
 
-def measure(seed, dataset):
+def likenesses(texts, shorts):
+    """Measure -> (N,) of each text with its summary, tf-idf fitted on texts and sound summaries."""
+    words, bags, found = keywords(texts, WORDS), TfIdf([*texts, *shorts[0]]), {}
+    known = bags(texts)
+    for share, short in shorts.items():
+        found["tf-idf", share] = (known * bags(short)).sum(1)
+        pairs = zip(words, keywords(short, WORDS))
+        found["keywords", share] = np.array([jaccard(a, b) for a, b in pairs])
+    return found
+
+
+def detects(clean, spoilt):
+    """How well a measure separates sound summaries from spoilt ones."""
+    return auroc(np.concatenate([clean, spoilt]), np.repeat([True, False], len(clean)))
+
+
+def summaries(dataset, seed, shares):
+    """(texts, categories, sentences of each text, share -> summaries)."""
     texts, categories, said = drawn(dataset, seed)
-    embed = sentence_encoder()
     chosen = [top_sentences(s, textrank, COUNT) for s in said]
-    known, words = embed(texts), keywords(texts, WORDS)
-    other, near = derangement(len(texts), seed), within(categories, seed)
-    found, level = {}, {"cosine": [], "keywords": []}
-    for share in SHARES:
-        short = corrupted(chosen, share, seed)
-        vectors, extracted = embed(short), keywords(short, WORDS)
-        likeness = {
-            "cosine": (known * vectors).sum(1),
-            "keywords": np.array([jaccard(a, b) for a, b in zip(words, extracted)]),
-        }
-        for name, values in likeness.items():
-            level[name].append(float(values.mean()))
-            found[f"{name}: {share} %"] = level[name][-1]
-        if share == 0:
-            clean, shuffled = likeness, {"cosine": (known * vectors[other]).sum(1)}
-            shuffled["keywords"] = np.array(
-                [jaccard(a, extracted[j]) for a, j in zip(words, other)]
-            )
-            alone = near >= 0
-            same = compare_likeness(
-                clean["cosine"][alone], (known * vectors[near]).sum(1)[alone], seed=seed
-            )
-            found["cosine: auroc, category"] = same.auroc
-            bags = TfIdf([*texts, *short])
-            a, b = bags(texts), bags(short)
-            found["tf-idf: auroc"] = compare_likeness(
-                (a * b).sum(1), (a * b[other]).sum(1), seed=seed
-            ).auroc
-        elif (
-            share < 100
-        ):  # not claimed: how well one score separates a spoilt summary from a sound one
-            for name, values in likeness.items():
-                both = np.concatenate([clean[name], values])
-                found[f"{name}: detects {share} %"] = auroc(
-                    both, np.repeat([True, False], len(values))
-                )
-    for name, steps in level.items():
-        found[f"{name}: auroc"] = compare_likeness(clean[name], shuffled[name], seed=seed).auroc
-        found[f"{name}: least step"] = float(-np.diff(steps).max())
-    found["cosine: textrank"] = found["cosine: 0 %"]
+    return texts, categories, said, {k: corrupted(chosen, k, seed) for k in shares}
+
+
+def simple(dataset, seed, measure):
+    """What a measure without a model detects."""
+    texts, _, _, shorts = summaries(dataset, seed, (0, DETECTED))
+    found = likenesses(texts, shorts)
+    return detects(found[measure, 0], found[measure, DETECTED])
+
+
+def floors(seed, dataset):
+    return {"chance": 0.5, "keywords": simple(dataset, seed, "keywords")}
+
+
+def control(seed, dataset, steps):
+    return {f"tf-idf: detects {DETECTED} %": simple(dataset, seed, "tf-idf")}
+
+
+def measure(seed, dataset, steps):
+    texts, categories, said, shorts = summaries(dataset, seed, SHARES)
+    embed, near = sentence_encoder(), within(categories, seed)
+    known, found = embed(texts), {}
+    vectors = {share: embed(short) for share, short in shorts.items()}
+    values = likenesses(texts, shorts)
+    values |= {("cosine", share): (known * v).sum(1) for share, v in vectors.items()}
+    for name in ("cosine", "keywords", "tf-idf"):
+        level = [float(values[name, share].mean()) for share in SHARES]
+        found |= {f"{name}: {share} %": x for share, x in zip(SHARES, level)}
+        found[f"{name}: least step"] = float(-np.diff(level).max())
+        for share in SHARES[1:-1]:
+            found[f"{name}: detects {share} %"] = detects(values[name, 0], values[name, share])
+    alone = near >= 0
+    others = (known * vectors[0][near]).sum(1)[alone]
+    same = compare_likeness(values["cosine", 0][alone], others, seed=seed)
+    found |= {"cosine: auroc, category": same.auroc, "cosine: textrank": found["cosine: 0 %"]}
     for name, rank in (("lead", lead), ("random", random_rank(seed))):
-        vectors = embed([" ".join(top_sentences(s, rank, COUNT)) for s in said])
-        found[f"cosine: {name}"] = float((known * vectors).sum(1).mean())
+        short = embed([" ".join(top_sentences(s, rank, COUNT)) for s in said])
+        found[f"cosine: {name}"] = float((known * short).sum(1).mean())
     return found | over_years(dataset, seed)
 
 
@@ -159,15 +182,8 @@ def over_years(dataset, seed):
     names = sorted({n for each in of for n in each if sum(n in o for o in of) >= LEAST})
     topics = {n: np.array([n in o for o in of]) for n in names}
     rng, years = np.random.default_rng([seed, 37]), np.arange(YEARS)
-    alarms = {"q": [], "p": []}
-    for _ in range(CORPORA["none"]):
-        course = trends(
-            rng.integers(YEARS, size=len(of)), topics, draws=DRAWS, seed=int(rng.integers(2**31))
-        )
-        for which, list_ in alarms.items():
-            list_.append(any(getattr(one, which) < ALARM for one in course.values()))
     hits, true, estimated = [], [], []
-    for _ in range(CORPORA["grown"]):
+    for _ in range(CORPORA):
         grown = rng.choice(names, PLANTED, replace=False).tolist()
         growing = np.logical_or.reduce([topics[n] for n in grown])
         law = np.where(growing[:, None], np.linspace(1 - GROWTH, 1 + GROWTH, YEARS), 1.0) / YEARS
@@ -181,7 +197,5 @@ def over_years(dataset, seed):
     return {
         "trends: found": float(np.mean(hits)),
         "trends: slope": float(np.polyfit(true, estimated, 1)[0]),
-        "trends: alarms": float(np.mean(alarms["q"])),
-        "trends: alarms, uncorrected": float(np.mean(alarms["p"])),
         "trends: categories": float(len(names)),
     }
