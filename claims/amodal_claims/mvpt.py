@@ -139,7 +139,7 @@ def vectors(method, dataset):
     alone = f"segments/{FIELDS[0]}" not in z
     flat = {s: z[s].values if alone else z[f"segments/{s}"].values.flat for s in FIELDS}
     each = {s: normalize(v, dim=1).unflatten(0, (-1, QUARTERS // SEGMENT)) for s, v in flat.items()}
-    return each, {s: each[s].mean(1) if alone else z[s].values for s in FIELDS}
+    return each, {s: each[s].mean(1) if alone else z[f"tracks/{s}"].values for s in FIELDS}
 
 
 def recalls(method, dataset):
