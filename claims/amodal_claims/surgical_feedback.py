@@ -11,7 +11,7 @@ page's method, on all clips (as in the paper, without outcomes, but those of peo
 among them). Three quarters of the tokens are hidden in both, since twenty tokens of one place have
 no tubes; both domains are standardised. The text tower stays as it began, untrained, for lack of a
 pretrained one; the remarks can be distinguished in it. Probe: a perceptron with 32 hidden units of
-standardised vectors, classes weighed alike. AUROC is a mean over five folds of people, three times.
+standardised vectors, classes weighed alike. AUROC is a mean over five folds of people.
 
 The control is the yardstick of a remark itself, tf-idf of its words with the same probe; it has to
 do better than chance and than a clip through the encoder before its first step. Beside it, what
@@ -67,18 +67,11 @@ SECONDARY = (
         "both, continued",
         "both, simple",
     ),
-    Comparison("remark and clip against the clip", AUROC, "both, continued", "clip, continued"),
     Comparison(
         "both: going on in the domain against the generic encoder",
         AUROC,
         "both, continued",
         "both, generic",
-    ),
-    Comparison(
-        "clip alone: going on against the generic encoder",
-        AUROC,
-        "clip, continued",
-        "clip, generic",
     ),
 )
 FLOORS = ("chance", "untrained")
@@ -153,7 +146,7 @@ def made(encoder):
 def judged(vectors, changed, who, seed):
     """AUROC of the probe, people held out."""
     fit_one = probe(hidden=32, seed=seed)
-    return grouped(vectors, changed, who, fit=fit_one, repeats=3, seed=seed).mean
+    return grouped(vectors, changed, who, fit=fit_one, repeats=1, seed=seed).mean
 
 
 def simple(dataset, field):
@@ -192,7 +185,6 @@ def measure(seed, dataset, steps):
     fit(method.train(), here, range(len(here)), domain, seed, DOMAIN_RATE)
     clip |= {"continued": vectors(method, here, "clip"), "simple": simple(here, "clip")}
     remark = simple(here, "remark")
-    inputs = {f"clip, {a}": x for a, x in clip.items()}
-    inputs |= {f"both, {a}": side_by_side([remark, x]) for a, x in clip.items()}
+    inputs = {f"both, {a}": side_by_side([remark, x]) for a, x in clip.items()}
     found = {arm: judged(x, changed, who, seed) for arm, x in inputs.items()}
     return found | control(seed, dataset, steps)
