@@ -57,9 +57,7 @@ FLOORS = ("chance", "untrained", "simple features")
 
 
 def made(arm):
-    return partial(
-        methods.build, "mil_vl", width=64, captions=4, sharpness=SHARPNESS, **ARMS[arm]
-    )
+    return partial(methods.build, "mil_vl", width=64, captions=4, sharpness=SHARPNESS, **ARMS[arm])
 
 
 def learnt_from(words, seed):
@@ -82,9 +80,7 @@ def measured(arm, method, words):
         .values
     )
     return {
-        f"recall: {arm}": recall_at_1(
-            scores(method, ARMS[arm], pictures, patches, lines, lengths)
-        ),
+        f"recall: {arm}": recall_at_1(scores(method, ARMS[arm], pictures, patches, lines, lengths)),
         f"cnr: {arm}": mean(contrast_to_noise(maps, cover).tolist()),
         f"pointing: {arm}": mean(pointing(maps, cover).tolist()),
     }
