@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch.utils.data import IterableDataset
 
 from amodal.core import AmodalError
 from amodal.data.readers import Reader
@@ -35,8 +37,8 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
     Raises:
         AmodalError: there are no rows, or a list holds something else.
     """
-    if limit is not None and limit < 1:
-        raise AmodalError(f"limit is at least 1, not {limit}")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise AmodalError(f"limit is at least 1, not {limit!r}")
     if _is_huggingface(source):
         return _huggingface({"": source})
     if isinstance(source, Mapping):
@@ -44,15 +46,21 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
             return _huggingface(source)
         return None
     if (table := _arrow(source)) is not None:
+        _check_names(table.column_names)
         return _reader([Held(table)], lists_as_arrays=True)
+    if hasattr(source, "to_dict") and hasattr(source, "index") and hasattr(source, "tolist"):
+        return _reader([lists(source.tolist(), shown=False)])  # a Series: values of one field
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
         return _reader([_frame(source)])
     if isinstance(source, (list, tuple)):
         return _reader([records_of(source)])
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        if not source.ndim:
+            raise AmodalError("a single number is no data: give an array of records")
         return _reader([lists(source, shown=False)])
     kind = type(source)
-    if hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+    indexed = hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
+    if indexed and not isinstance(source, IterableDataset):
         return _reader([Items(source)])
     if hasattr(kind, "__iter__"):
         return _reader([lists(source, limit=limit)])
@@ -61,12 +69,11 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
 
 def _reader(
     parts: Sequence[TablePart],
-    class_names: Mapping[str, list[str]] | None = None,
     extra_columns: Mapping[str, list[Any]] | None = None,
     *,
     lists_as_arrays: bool = False,
 ) -> MakeReader:
-    return lambda key: Rows(parts, key, class_names, extra_columns, lists_as_arrays)
+    return lambda key: Rows(parts, key, extra_columns, lists_as_arrays)
 
 
 def _is_huggingface(source: Any) -> bool:
@@ -77,15 +84,24 @@ def _is_huggingface(source: Any) -> bool:
 
 def _huggingface(splits: Mapping[str, Any]) -> MakeReader:
     """Datasets of Hugging Face one after the other, pictures and sound as they are stored."""
-    parts = [Held(one.with_format("arrow")[:]) for one in splits.values()]
-    names = {
-        column: list(feature.names)
-        for one in splits.values()
-        for column, feature in one.features.items()
-        if hasattr(feature, "names")
-    }
+    parts = [Held(_with_names(one)) for one in splits.values()]
     column = [str(name) for part, name in zip(parts, splits) for _ in range(part.rows)]
-    return _reader(parts, names, {SPLIT: column} if any(splits) else None)
+    return _reader(parts, {SPLIT: column} if any(splits) else None)
+
+
+def _with_names(one: Any) -> pa.Table:
+    """A dataset of Hugging Face as a table, with the names of classes for their numbers: those of
+    another split may be in another order."""
+    table: pa.Table = one.with_format("arrow")[:]
+    for column, feature in one.features.items():
+        if (names := getattr(feature, "names", None)) is not None:
+            numbers = table.column(column).to_pylist()
+            known = [
+                None if n is None or not 0 <= n < len(names) else str(names[n]) for n in numbers
+            ]
+            place = table.column_names.index(column)
+            table = table.set_column(place, column, pa.array(known, pa.string()))
+    return table
 
 
 def _arrow(source: Any) -> pa.Table | None:
@@ -101,13 +117,18 @@ def _arrow(source: Any) -> pa.Table | None:
     return source if isinstance(source, pa.Table) else None
 
 
+def _check_names(names: Sequence[str]) -> None:
+    """Raise AmodalError where two columns have one name."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise AmodalError(f"more than one column is called {name!r}; rename one of them")
+
+
 def _frame(frame: Any) -> Lists:
     """A data frame of pandas. An index with a name is a column too."""
-    frame = frame.reset_index() if getattr(frame.index, "name", None) is not None else frame
-    if twice := [str(c) for c in frame.columns[frame.columns.duplicated()]]:
-        raise AmodalError(
-            f"the data frame has more than one column called {twice[0]!r}; rename one of them"
-        )
+    named = [name for name in frame.index.names if name is not None]
+    _check_names([*map(str, named), *map(str, frame.columns)])
+    frame = frame.reset_index(level=named) if named else frame
     columns = {}
     for name in frame.columns:
         missing = frame[name].isna().tolist()

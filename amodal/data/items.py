@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from amodal.data.schema import Label
     from amodal.modalities import Modality, Raw
 
-KEY, ROW, PART = "key", "row", "part"
+ITEM_KEY = "__key__"
+"""Of an item, as in WebDataset: no field can have a name that begins so."""
+KEY, PART = "key", "part"
 
 
 class ItemsMixin:
@@ -46,8 +48,8 @@ class ItemsMixin:
         """Record i, decoded: `torch.utils.data.DataLoader(dataset, 8, collate_fn=dataset.collate)`.
 
         Returns:
-            `key`; `row`, its number; each field as an array, None where the record has none, in the
-            shape that its modality's `collate` takes.
+            `__key__`, and each field as an array, None where the record has none, in the shape that
+            its modality's `collate` takes.
 
         Raises:
             IndexError: there is no such record.
@@ -64,7 +66,7 @@ class ItemsMixin:
         if not -n <= number < n:
             raise IndexError(f"record {number} of {n}")
         number %= n
-        item: dict[str, Any] = {KEY: self.keys[number], ROW: number}
+        item: dict[str, Any] = {ITEM_KEY: self.keys[number]}
         for field in self.fields:
             try:
                 item[field] = self.value(number, field)
@@ -86,14 +88,20 @@ class ItemsMixin:
         """
         if not items:
             raise AmodalError("a batch has one record at least")
+        keys = [str(item.get(ITEM_KEY)) for item in items]
+        if strange := [key for key in keys if key not in self._number_of]:
+            raise AmodalError(
+                f"collate takes items of this dataset, {self.name!r}, and none of its records is "
+                f"called {strange[0]!r}"
+            )
         columns = {}
         for field, modality in self.fields.items():
             rows = [row for row, item in enumerate(items) if item.get(field) is not None]
             rng = np.random.default_rng(0)  # the plain view draws nothing
             seen = [modality.augment(items[row][field], "plain", rng) for row in rows]
             columns[field] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
-        numbers = [item[ROW] for item in items]
-        batch = Batch.of(len(items), columns, [item[KEY] for item in items])
+        numbers = [self._number_of[key] for key in keys]
+        batch = Batch.of(len(items), columns, keys)
         labels = {
             name: known_numbers(values[numbers]) for name, (values, _) in self._numbered.items()
         }
@@ -114,15 +122,26 @@ class ItemsMixin:
             import pandas as pd
         except ImportError as error:
             raise AmodalError("a data frame needs pandas: pip install pandas") from error
-        columns: dict[str, Any] = {KEY: list(self.keys)}
+        columns: dict[str, Any] = {ITEM_KEY if KEY in self.fields else KEY: list(self.keys)}
         for field in self.fields:
-            columns[field] = [self.raw(i, field) for i in range(len(self.keys))]
+            columns[field] = [self._raw_or_none(i, field) for i in range(len(self.keys))]
         for name in self.labels:
             columns[name if name not in columns else f"label {name}"] = self.label(name)
         columns[PART if PART not in columns else f"{PART} of the split"] = np.array(splits.PARTS)[
             self.parts
         ]
         return pd.DataFrame(columns)
+
+    def _raw_or_none(self, i: int, field: str) -> Raw | None:
+        """A value as the data holds it, None of a damaged line."""
+        try:
+            return self.raw(i, field)
+        except AmodalError:
+            return None
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return {key: i for i, key in enumerate(self.keys)}
 
     @cached_property
     def _numbered(self) -> dict[str, tuple[np.ndarray, list[str]]]:

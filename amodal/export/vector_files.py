@@ -55,11 +55,16 @@ def holds_vectors(file: Path) -> bool:
             with file.open(encoding="utf-8") as stream:
                 return stream.readline().startswith("key,source,v0")
         if file.suffix == ".npy":
-            return beside(file).exists()
+            return _holds_rows(beside(file))
         names: list[str] = pq.read_schema(file).names
         return names == COLUMNS
     except (OSError, ValueError, pa.ArrowInvalid):
         return False
+
+
+def _holds_rows(file: Path) -> bool:
+    with file.open(encoding="utf-8") as stream:
+        return stream.readline().replace('"', "").strip() == ",".join(SHARED)
 
 
 def beside(file: Path) -> Path:
@@ -125,6 +130,9 @@ def _csv(parts: list[Path], out: Path, plan: Plan) -> int:
 def _npy(parts: list[Path], out: Path, plan: Plan) -> int:
     """(n, D) float32, and beside it which record and field each row is of."""
     total, width = _count(parts), pq.read_schema(parts[0]).field("vector").type.list_size
+    rows = beside(out)
+    if rows.exists() and not _holds_rows(rows):
+        raise AmodalError(f"{rows} is there already and says no rows; remove it, or rename {out}")
 
     def write_rows(draft: Path) -> None:
         tables = [pq.ParquetFile(part).read(columns=SHARED) for part in parts]
@@ -139,15 +147,15 @@ def _npy(parts: list[Path], out: Path, plan: Plan) -> int:
             for part in parts:
                 stream.write(_matrix(pq.ParquetFile(part).read()).astype("<f4").tobytes())
 
-    replace_file(beside(out), write_rows)
+    replace_file(rows, write_rows)
     replace_file(out, write)
     return total
 
 
 def _matrix(table: pa.Table) -> np.ndarray:
     column = table.column("vector")
-    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
-    return flat.reshape(len(table), -1)
+    chunks = [np.zeros(0, np.float32), *(chunk.flatten().to_numpy() for chunk in column.chunks)]
+    return np.concatenate(chunks).reshape(len(table), column.type.list_size)
 
 
 def _count(parts: list[Path]) -> int:

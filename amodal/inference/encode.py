@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from PIL import Image as Picture
 from torch import Tensor
@@ -15,7 +16,6 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
 from amodal.data import Dataset
-from amodal.data.in_memory import rows_of
 from amodal.inference.embed import embed_records, embed_values
 from amodal.inference.query import field_for
 from amodal.modalities import name_of
@@ -51,11 +51,13 @@ class EncodeMixin:
         """Embed values of one field, or records of all fields that they have.
 
         Args:
-            values: A list of values of one field (texts, pictures, arrays, paths of files) or a
-                single one; or records: a dict of columns, a list of dicts, a data frame, a Dataset
-                (see `amodal.as_dataset`).
+            values: Values of one field (a list, a Series or an array of texts, pictures, arrays,
+                paths of files), or a single text, path or picture; or records: a dict of columns, a
+                list of dicts, a data frame, a Dataset (see `amodal.as_dataset`).
             field: Of the values, or its kind, such as "image"; by default the only one, or the only
-                one of words for texts and of pictures for pictures.
+                one of words for texts and of pictures for pictures. Of records, whose vectors of
+                this field are wanted; by default all fields that a record has make one vector of
+                length 1.
             batch_size: Values embedded at once.
             show_progress_bar: Whether to show a bar.
             convert_to_tensor: Return a tensor, and not an array.
@@ -68,13 +70,14 @@ class EncodeMixin:
         Raises:
             AmodalError: It is not clear which field is meant, or a value cannot be read.
         """
-        if batch_size < 1:
-            raise AmodalError(f"batch_size is at least 1, not {batch_size}")
-        if field is None and _are_records(values):
-            vectors, single = self._encode_records(values, batch_size, show_progress_bar), False
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise AmodalError(f"batch_size is a whole number, at least 1, not {batch_size!r}")
+        if _are_records(values):
+            vectors = self._encode_records(values, field, batch_size, show_progress_bar)
+            single = False
         else:
             single = _is_single(values)
-            listed = [values] if single else list(values)
+            listed = [values] if single else _listed(values)
             if not listed:
                 raise AmodalError("there are no values to embed")
             vectors = self._encode_values(listed, field, batch_size, show_progress_bar)
@@ -96,7 +99,14 @@ class EncodeMixin:
         Returns:
             (n, m), a tensor if `a` is one.
         """
-        left, right = (torch.as_tensor(np.asarray(x)).float() for x in (a, b))
+        try:
+            left, right = (
+                x.detach().cpu().float() if isinstance(x, Tensor) else torch.tensor(np.asarray(x))
+                for x in (a, b)
+            )
+        except (TypeError, ValueError):
+            raise AmodalError("similarity compares vectors: what `encode` returns") from None
+        left, right = left.float(), right.float()
         for name, x in (("a", left), ("b", right)):
             if x.shape[-1:] != (self.encoder.space_width,) or x.dim() > 2:
                 raise AmodalError(
@@ -108,8 +118,11 @@ class EncodeMixin:
         cosines = cosines.abs() if self.encoder.similarity == "abs_cosine" else cosines
         return cosines if isinstance(a, Tensor) else cosines.numpy()
 
-    def _encode_records(self, values: Any, batch_size: int, shown: bool) -> Tensor:
+    def _encode_records(
+        self, values: Any, field: str | None, batch_size: int, shown: bool
+    ) -> Tensor:
         dataset = self.read(values)
+        name = None if field is None else field_for(self.encoder, field)
         with Bar("encode", len(dataset), shown=shown) as bar:
             embedded = embed_records(
                 self.encoder,
@@ -120,9 +133,9 @@ class EncodeMixin:
                 labels=False,
                 progress=lambda n: bar.step("records", by=n),
             )
-        fused = embedded.fused()
+        found = embedded.fused() if name is None else embedded.aligned[name]
         vectors = torch.full((len(dataset), self.encoder.space_width), torch.nan)
-        vectors[fused.rows] = fused.flat.float()
+        vectors[found.rows] = found.flat.float()
         return vectors
 
     def _encode_values(
@@ -159,14 +172,26 @@ class EncodeMixin:
 
 def _are_records(values: Any) -> bool:
     """Whether these are records with names of fields, and not values of one field."""
-    if isinstance(values, (Dataset, Mapping)):
+    if isinstance(values, (Dataset, Mapping, pa.Table, pa.RecordBatch)):
         return True
     if isinstance(values, (list, tuple)):
         return bool(values) and all(isinstance(v, Mapping) for v in values)
-    if _is_single(values) or isinstance(values, np.ndarray) or hasattr(values, "detach"):
-        return False
-    return rows_of(values) is not None
+    # data frames, and datasets of Hugging Face
+    return hasattr(values, "columns") or hasattr(values, "column_names")
 
 
 def _is_single(values: Any) -> bool:
     return isinstance(values, (str, bytes, os.PathLike, Picture.Image))
+
+
+def _listed(values: Any) -> list[Any]:
+    """Values of one field as a list: of a Series or a column of Arrow too."""
+    for name in ("to_pylist", "tolist"):
+        if not isinstance(values, np.ndarray) and callable(listed := getattr(values, name, None)):
+            return list(listed())
+    try:
+        return list(values)
+    except TypeError:
+        raise AmodalError(
+            f"encode takes a value, a list of values or records, not {type(values).__name__}"
+        ) from None

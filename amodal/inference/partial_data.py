@@ -25,9 +25,16 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
     dataset = records.open(data)
     missing = dataset.missing_fields(fields)
     renamed = dataset.renamed_fields(fields)
-    if missing and not renamed and len(missing) == len(fields):
+    if renamed:
+        name, near = next(iter(renamed.items()))
+        raise AmodalError(
+            f"{dataset.name!r} has no field {name!r}, which this run reads, but {near!r}: if that "
+            f"is it, change [fields.{near}] to [fields.{name}] in the dataset.toml that "
+            "`amodal init` writes, or rename the column"
+        )
+    if missing and len(missing) == len(fields):
         raise _none_of(dataset, fields)
-    if missing and not renamed:
+    if missing:
         lacking = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
         warnings.warn(lacking, AmodalWarning, stacklevel=stacklevel)
         dataset = dataset.with_columns(missing)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from amodal.core import AmodalError
 from amodal.data import Dataset
+from amodal.modalities.shared.formatting import shortened
 from amodal.nn.encoder import Encoder
 from amodal.train.run_dir import Hashes, hash_keys, path_of, versions
 
@@ -30,7 +31,15 @@ def config_of(
         AmodalError: For numbers that no record has, and fields that the encoder lacks or the data.
     """
     dataset.with_fields(encoder.fields)
-    chosen = np.arange(len(dataset)) if rows is None else np.asarray(rows, dtype=np.int64)
+    chosen = np.arange(len(dataset)) if rows is None else np.asarray(rows)
+    if chosen.dtype == bool and chosen.shape == (len(dataset),):
+        chosen = np.flatnonzero(chosen)
+    if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+        raise AmodalError(
+            "rows are the numbers of the records that were trained on, such as "
+            f'dataset.split("train"), or true for each of them; got {shortened(str(rows))}'
+        )
+    chosen = np.unique(chosen).astype(np.int64)
     if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(dataset):
         raise AmodalError(
             f"rows are numbers of the {len(dataset)} records that were trained on, from 0; got "

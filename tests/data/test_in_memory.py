@@ -148,7 +148,7 @@ def test_an_array_is_records_of_one_field():
         (frame().iloc[:0], "no row in them"),
         (3, "not of type int"),
         (object(), "not of type object"),
-        (frame().rename(columns={"words": "photo"}), "more than one column called 'photo'"),
+        (frame().rename(columns={"words": "photo"}), "more than one column is called 'photo'"),
     ],
 )
 def test_what_is_no_data_is_said(wrong, message):
@@ -182,7 +182,7 @@ def test_a_loader_of_torch_makes_batches_that_an_encoder_takes(folder):
 
 def test_items_by_number(folder):
     dataset = amodal.as_dataset(frame(folder))
-    assert dataset[-1]["key"] == dataset.keys[-1] and dataset[3]["photo"] is None
+    assert dataset[-1]["__key__"] == dataset.keys[-1] and dataset[3]["photo"] is None
     assert len(list(dataset)) == N
     with pytest.raises(IndexError, match=f"record {N} of {N}"):
         dataset[N]
@@ -208,3 +208,77 @@ def test_to_pandas_and_back(folder):
     assert set(table["part"]) <= {"train", "valid", "test"}
     assert table["table"][4] == {"weight": 4.5 / 7, "height": 16}
     assert table["photo"][3] is None or table["photo"].isna()[3]
+
+
+def test_a_series_is_values_in_its_order():
+    words = [f"a sentence about thing {i}" for i in range(12)]
+    series = pd.Series(words, index=range(11, -1, -1))
+    dataset = amodal.as_dataset(series)
+    assert [dataset.raw(i, "x") for i in range(12)] == words
+    assert len(amodal.as_dataset(series[series.index > 5])) == 6
+
+
+def test_classes_of_splits_may_be_in_another_order():
+    def split(names, values):
+        features = datasets.Features(
+            {"words": datasets.Value("string"), "animal": datasets.ClassLabel(names=names)}
+        )
+        rows = {
+            "words": [f"sentence {i} of {names} on {v}" for i, v in enumerate(values)],
+            "animal": [names.index(v) for v in values],
+        }
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    values = ["cat", "cat", "dog"] * 4
+    both = datasets.DatasetDict(
+        {"train": split(["cat", "dog"], values), "test": split(["dog", "cat"], values)}
+    )
+    assert list(amodal.as_dataset(both).label("animal")) == values * 2
+
+
+def test_items_of_a_subset_keep_their_labels(folder):
+    whole = amodal.as_dataset(frame(folder))
+    part = whole.subset([1, 2, 5])
+    expected = [whole.classes("colour").index(whole.label("colour")[i]) for i in (1, 2, 5)]
+    assert whole.collate(list(part)).labels["colour"].values.tolist() == expected
+    with pytest.raises(AmodalError, match="none of its records is called"):
+        part.collate([whole[0]])
+
+
+def test_fields_may_be_called_key_and_row():
+    rows = {
+        "key": [f"a sentence about thing {i % 9}" for i in range(12)],
+        "row": [f"another one on subject {i % 7}" for i in range(12)],
+    }
+    dataset = amodal.as_dataset(rows, fields={"key": "text", "row": "text"})
+    batch = dataset.collate([dataset[2], dataset[4]])
+    assert batch.keys == (dataset.keys[2], dataset.keys[4]) and set(batch.columns) == {"key", "row"}
+    assert list(dataset.to_pandas()["__key__"]) == dataset.keys
+
+
+class Fails(Numbered):
+    def __getitem__(self, i):
+        if i == 5:
+            raise RuntimeError("the disk is gone")
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Fails, "item 5 of this Fails cannot be read: RuntimeError: the disk is gone"),
+        (lambda: frame().set_index("words", drop=False), "more than one column is called 'words'"),
+        (lambda: pa.table([[1], [2]], names=["a", "a"]), "more than one column is called 'a'"),
+        (lambda: frame().rename(columns={"words": 1, "weight": "1"}), "is called '1'"),
+        (lambda: np.array(3.0), "a single number is no data"),
+    ],
+)
+def test_what_cannot_be_rows_is_said(make, message):
+    with pytest.raises(AmodalError, match=message):
+        amodal.as_dataset(make())
+
+
+def test_levels_of_an_index_with_names_are_columns():
+    table = frame().drop(columns="photo").set_index(["colour", "height"])
+    dataset = amodal.as_dataset(table)
+    assert list(dataset.labels) == ["colour"] and "height" in dataset.fields["table"].columns

@@ -234,3 +234,28 @@ def test_a_run_knows_its_data_from_any_folder(tmp_path, monkeypatch):
 def test_an_example_of_a_query_can_be_pasted():
     text = Text()
     assert example_query({'the "best" text': text, "note": text}) == "--query 'the \"best\" text'=…"
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\f", "\v"])
+def test_a_line_of_a_csv_ends_where_it_ends(tmp_path, mark):
+    lines = [f"a sentence{mark}about thing {i},{i / 3}" for i in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["words,x", *lines]), encoding="utf-8")
+    dataset = amodal.open(tmp_path / "t.csv")
+    assert len(dataset) == 12 and dataset.raw(3, "words") == f"a sentence{mark}about thing 3"
+
+
+def test_line_ends_of_other_systems_are_line_ends(tmp_path):
+    text = "\n".join(["words,x", *(f"a sentence about {i},{i / 3}" for i in range(12))])
+    for name, end in (("a", "\n"), ("b", "\r\n"), ("c", "\r")):
+        (tmp_path / f"{name}.csv").write_bytes(text.replace("\n", end).encode())
+    assert len({tuple(amodal.open(tmp_path / f"{name}.csv").keys) for name in "abc"}) == 1
+
+
+def test_a_damaged_line_has_no_label_in_a_mixture_and_no_value_in_a_frame(tmp_path):
+    lines = [f"a sentence about {i},kind {i % 3}" for i in range(20)]
+    lines[7] += ",more,and more"
+    (tmp_path / "t.csv").write_text("\n".join(["words,kind", *lines]))
+    dataset = amodal.open(tmp_path / "t.csv")
+    assert dataset.label("kind")[7] is None and dataset.to_pandas()["words"].isna()[7]
+    mixture = amodal.Mixture([dataset, amodal.open({"words": ["another", "and one"]})])
+    assert mixture.label("kind")[7] is None and mixture.label("kind")[6] == "kind 0"

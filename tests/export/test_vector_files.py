@@ -63,3 +63,17 @@ def test_only_vectors_are_overwritten(model, folder, tmp_path):
 def test_another_ending_says_which_there_are(model, tmp_path, name, better):
     with pytest.raises(AmodalError, match=rf"\.parquet, \.csv, \.npy, and .*call it .*{better}"):
         write_vectors(model, rows(), tmp_path / name, progress=False)
+
+
+def test_a_foreign_file_beside_is_not_overwritten(model, tmp_path):
+    (tmp_path / "v.rows.csv").write_text("precious\n")
+    with pytest.raises(AmodalError, match="says no rows"):
+        write_vectors(model, rows(), tmp_path / "v.npy", progress=False)
+    assert (tmp_path / "v.rows.csv").read_text() == "precious\n"
+
+
+def test_a_chunk_without_vectors_is_none(model, tmp_path):
+    empty = [{"key": f"none {i}", "wave": None, "motion": None} for i in range(8)]
+    for name in ("v.csv", "v.npy"):
+        count = write_vectors(model, rows() + empty, tmp_path / name, chunk=4, progress=False)
+        assert count == 39

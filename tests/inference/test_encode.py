@@ -95,7 +95,7 @@ def test_similarity_is_the_cosine(model):
         (lambda m: m.encode([3, "a"]), r"say which field .* reads photo \(image\), words \(text\)"),
         (lambda m: m.encode([]), "no values to embed"),
         (lambda m: m.encode("a", field="wrods"), "Did you mean words"),
-        (lambda m: m.encode("a", batch_size=0), "batch_size is at least 1, not 0"),
+        (lambda m: m.encode("a", batch_size=0), "batch_size is a whole number, at least 1, not 0"),
         (lambda m: m.encode([b"no picture"], field="photo"), "cannot read"),
         (lambda m: m.encode({"sound": ["a", "b"]}), "has no field of this run"),
         (lambda m: m.similarity(np.ones((2, 3)), np.ones((2, 3))), "a has the shape"),
@@ -104,3 +104,31 @@ def test_similarity_is_the_cosine(model):
 def test_what_is_meant_must_be_clear(model, call, message):
     with pytest.raises(AmodalError, match=message):
         call(model)
+
+
+def test_records_and_a_field_are_the_vectors_of_that_field(model, embedded):
+    for records in (frame(5), frame(5).to_dict("records"), frame(5).to_dict("list")):
+        vectors = model.encode(records, field="words")
+        np.testing.assert_allclose(vectors, embedded["words"].values, atol=1e-5)
+
+
+def test_values_of_a_series_and_of_a_generator(model, embedded):
+    words = frame(5)["words"]
+    for values in (words, words.sort_index(), (w for w in words), words.to_numpy()):
+        np.testing.assert_allclose(
+            model.encode(values, field="words"), embedded["words"].values, atol=1e-5
+        )
+    np.testing.assert_allclose(model.encode(words), embedded["words"].values, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", [5, None])
+def test_what_is_no_value_is_said(model, values):
+    with pytest.raises(AmodalError, match="encode takes a value, a list of values or records"):
+        model.encode(values)
+
+
+def test_similarity_takes_vectors_alone(model):
+    with pytest.raises(AmodalError, match="compares vectors"):
+        model.similarity("a", "b")
+    grown = torch.ones(2, model.encoder.space_width, requires_grad=True)
+    assert model.similarity(grown, grown.detach().bfloat16()).shape == (2, 2)

@@ -59,10 +59,20 @@ def test_what_it_was_trained_on_is_not_tested_on(trained):
         amodal.Model.of(encoder, dataset).evaluate(dataset, **settings)
 
 
-@pytest.mark.parametrize("rows", [[60], [-1, 3]])
+def test_a_mask_and_numbers_are_the_same_rows(trained):
+    dataset, encoder = trained
+    mask = dataset.parts == 0
+    by_mask, by_number = (
+        amodal.Model.of(encoder, dataset, rows) for rows in (mask, np.flatnonzero(mask).repeat(2))
+    )
+    assert (by_mask.trained == by_number.trained).all()
+    assert by_mask.config["data"]["train"] == by_number.config["data"]["train"] == mask.sum()
+
+
+@pytest.mark.parametrize("rows", [[60], [-1, 3], [0.5, 1.7], "train", [[1, 2]], [True, False]])
 def test_rows_are_records(trained, rows):
     dataset, encoder = trained
-    with pytest.raises(AmodalError, match="numbers of the 60 records"):
+    with pytest.raises(AmodalError, match="rows are (the )?numbers of the"):
         amodal.Model.of(encoder, dataset, rows)
 
 

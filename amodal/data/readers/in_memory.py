@@ -34,7 +34,7 @@ class Rows(Tabular):
 
     Args:
         parts: one after the other.
-        key, class_names, extra_columns: as of `Tabular`.
+        key, extra_columns: as of `Tabular`.
         lists_as_arrays: see `Reader`.
 
     Raises:
@@ -45,14 +45,13 @@ class Rows(Tabular):
         self,
         parts: Sequence[TablePart],
         key: str = "",
-        class_names: Mapping[str, list[str]] | None = None,
         extra_columns: Mapping[str, list[Cell]] | None = None,
         lists_as_arrays: bool = False,
     ) -> None:
         self.lists_as_arrays = lists_as_arrays
         if not any(part.rows for part in parts):
             raise AmodalError("these are no records: there is no row in them")
-        super().__init__(parts, [], Path(), key, class_names, extra_columns)
+        super().__init__(parts, [], Path(), key, None, extra_columns)
 
     def stamp(self) -> str:
         digest = hashlib.blake2b(repr(self.columns).encode(), digest_size=16)
@@ -126,7 +125,13 @@ class Items(HashedPart):
         return self.in_rows[column]
 
     def _item(self, i: int) -> dict[str, Cell]:
-        item = named(self.source[i])
+        try:
+            item = named(self.source[i])
+        except Exception as error:  # code of the user's
+            raise AmodalError(
+                f"item {i:,} of this {type(self.source).__name__} cannot be read: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         label = item.get("label")
         if isinstance(label, int) and 0 <= label < len(self.names):
             item["label"] = self.names[label]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import re
 import sys
@@ -85,7 +86,8 @@ def _text(path: AnyPath) -> str:
     content = path.read_bytes()
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if marked else "utf-8-sig").replace("\r\n", "\n")
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise AmodalError(
             f"{path} is no text in UTF-8 (byte {error.start:,}). If it is of an older program, in "
@@ -97,7 +99,7 @@ def _csv(text: str, path: AnyPath) -> Lists:
     csv.field_size_limit(sys.maxsize)
     first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     try:
         numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
