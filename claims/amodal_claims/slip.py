@@ -1,46 +1,85 @@
-"""SLIP (row 103): captions and augmented views together teach pictures better than either. Mu et
-al., ECCV 2022, arXiv:2112.12750. Tux Paint's stamps: 618 pairs to learn from, which is scarce
-indeed. Each arm takes the same steps of the same batch at the learning rate that the library uses
-for this size; SLIP sees three views of a picture where CLIP sees one."""
+"""SLIP (row 103): names and augmented views together teach a common space better than names alone. Mu
+et al., ECCV 2022, arXiv:2112.12750.
 
-from functools import partial
+Linear heads on frozen vectors of emoji's pictures and names, with 1,600 pairs to learn from: with
+400 the control was hardly above simple features on other seeds (.22 and .21). Views are of the
+vectors: a tenth of noise, a fifth of the values missing. Both arms have CLIP's loss on the same mild
+view; SLIP adds SimCLR's on two strong views of both, behind a perceptron of its own. The control is
+CLIP, which has to do better than chance, than itself before the first step and than a CCA of simple
+features. Each arm takes the better of two rates on validation emoji.
+
+An earlier form of this claim trained from scratch on 618 pairs of Tux Paint, without floors, and was
+inconclusive (zero-shot .208 against .174, linear probe .478 against .470).
+"""
+
+import numpy as np
+import torch
 
 from amodal import methods
-from amodal_claims import Comparison, _stamps
-from amodal_claims._arms import Budget, trained
+from amodal_claims import Comparison, _frozen
+from amodal_claims._arms import Budget, fit
+from amodal_claims._captions import recall
+from amodal_claims._floors import simple_recall
 
 CLAIM = (
-    "On the same pairs and steps, CLIP with SimCLR's loss beats CLIP alone on zero-shot and on linear-probe accuracy of held-out "
-    "pictures, and beats SimCLR alone on linear-probe accuracy."
+    "On the same pairs of frozen vectors and steps, CLIP with SimCLR's loss on augmented views finds held-out emoji by name and the reverse "
+    "better than CLIP alone."
 )
-DATA = _stamps.DATA
-SEEDS = 5
-BUDGET = Budget(steps=200, batch=64, rates=(2e-3,))
-WIDTH = 64
-ZERO_SHOT, PROBE = (
-    "balanced accuracy, zero-shot, 10 categories",
-    "accuracy, linear probe, 10 categories",
+DATA = _frozen.DATA
+STEPS = (150, 300)
+BATCH, RATES = 128, (1e-3, 4e-3)
+TRAIN, VALID, TEST, WIDTH = 1600, 300, 500, 128
+RECALL = "Recall@10, mean of both directions, 500 held-out emoji"
+PRIMARY = Comparison(
+    "SLIP against CLIP",
+    RECALL,
+    "slip",
+    "clip",
+    # Of practice: one query more in thirty.
+    interest=0.03,
 )
-COMPARISONS = (
-    Comparison("zero-shot: SLIP against CLIP", ZERO_SHOT, "zero-shot: slip", "zero-shot: clip"),
-    Comparison("probe: SLIP against CLIP", PROBE, "probe: slip", "probe: clip"),
-    Comparison("probe: SLIP against SimCLR", PROBE, "probe: slip", "probe: simclr"),
-)
-OPTIONS = {
-    "clip": {"width": WIDTH},
-    "slip": {"width": WIDTH, "hidden": 4 * WIDTH, "projection": WIDTH},
-    "simclr": {"width": WIDTH, "temperature": 0.1},
-}
+FLOORS = ("chance", "untrained", "simple features")
+ARMS = {"clip": {}, "slip": {"hidden": 4 * WIDTH, "projection": WIDTH}}
 
 
-def measure(seed, dataset):
-    stamps = _stamps.stamps(dataset)
-    parts, found = _stamps.parts(stamps, seed), {}
-    for arm, options in OPTIONS.items():
-        data = stamps.select([_stamps.IMAGE]) if arm == "simclr" else stamps
-        make = partial(methods.build, arm, **options)
-        method = trained(data, parts["train"], make, BUDGET, seed, BUDGET.rates[0])
-        found[f"probe: {arm}"] = _stamps.linear(method, data, parts["train"], parts["test"])
-        if arm != "simclr":
-            found[f"zero-shot: {arm}"] = _stamps.zero_shot(method, data, parts["test"])
-    return found
+def parts_of(dataset, seed):
+    """Emoji to train on, to choose by, to test on."""
+    emoji = _frozen.of_source(dataset, _frozen.EMOJI)
+    order = np.random.default_rng([seed, 103]).permutation(emoji)[: TRAIN + VALID + TEST]
+    return [np.sort(part) for part in np.split(order, [TRAIN, TRAIN + VALID])]
+
+
+def built(arm, two, seed):
+    torch.manual_seed(seed)
+    method = methods.build(arm, _frozen.copying(two.fields), width=WIDTH, **ARMS[arm])
+    if arm == "clip":
+        method.views = ("weak",)
+    return method
+
+
+def floors(seed, dataset):
+    two = _frozen.vectors(dataset)
+    train, _, test = parts_of(dataset, seed)
+    both = _frozen.originals(dataset, np.concatenate([train, test]))
+    return {
+        "chance": 10 / TEST,
+        "untrained": recall(built("clip", two, seed).eval(), two, test),
+        "simple features": simple_recall(both, range(TRAIN), range(TRAIN, len(both))),
+    }
+
+
+def arm(name, seed, dataset, steps):
+    two = _frozen.vectors(dataset)
+    train, valid, test = parts_of(dataset, seed)
+    budget = Budget(steps, BATCH, RATES)
+    tried = [fit(built(name, two, seed), two, train, budget, seed, rate) for rate in RATES]
+    best = max(tried, key=lambda one: recall(one, two, valid))
+    return {name: recall(best, two, test)}
+
+
+def control(seed, dataset, steps):
+    return arm("clip", seed, dataset, steps)
+
+
+def measure(seed, dataset, steps):
+    return {key: value for name in ARMS for key, value in arm(name, seed, dataset, steps).items()}
