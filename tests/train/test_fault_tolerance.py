@@ -269,7 +269,7 @@ def test_a_schema_that_changed_since_the_run_is_reported_by_every_verb(tmp_path)
                 words=("text", words),
                 kind=("label", kinds),
             ),
-            "no field .* is called 'signal'.*signals",
+            "no field .*'signal'.*signals",
         ),
     }
     for source, message in changed.values():
