@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -165,7 +166,7 @@ class Tabular(Reader):
                 for i, cell in enumerate(self.cells(key))
             ]
             return unique_keys(cells, key, self._described())
-        return content_keys(self._hashes())
+        return content_keys(self._hashes)
 
     def _described(self) -> str:
         """Where the rows are, for errors."""
@@ -173,6 +174,7 @@ class Tabular(Reader):
             return self.paths[0].name
         return f"{len(self.paths)} files in {self.base}"
 
+    @cached_property
     def _hashes(self) -> np.ndarray:
         """(N,) uint64 of the content of the rows."""
         parts = range(len(self.parts))

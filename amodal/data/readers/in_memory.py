@@ -55,7 +55,7 @@ class Rows(Tabular):
 
     def stamp(self) -> str:
         digest = hashlib.blake2b(repr(self.columns).encode(), digest_size=16)
-        digest.update(self._hashes().tobytes())
+        digest.update(self._hashes.tobytes())
         return digest.hexdigest()
 
     def _described(self) -> str:
