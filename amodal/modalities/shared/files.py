@@ -26,7 +26,7 @@ def read_bytes(raw: Path | str | bytes) -> bytes:
         try:
             # to open a pipe would wait for somebody who writes into it
             if not stat.S_ISREG(os.stat(raw).st_mode):
-                raise BadValue(f"no file but a folder, a pipe or a device: {raw!s}")
+                raise BadValue(f"no file but a directory, a pipe or a device: {raw!s}")
             with open(raw, "rb") as file:
                 raw = file.read()
         except FileNotFoundError:

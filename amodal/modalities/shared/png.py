@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
+from PIL import Image
+
 from amodal.modalities.shared.base import BadValue
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -40,6 +42,8 @@ def _check_length(data: bytes, header: bytes, compressed: Sequence[memoryview]) 
     """
     width, height = (int.from_bytes(header[i : i + 4], "big") for i in (0, 4))
     check_sides(width, height)
+    if width * height > (Image.MAX_IMAGE_PIXELS or 0):
+        return  # Pillow refuses it by name, before a pixel is decoded
     samples = PNG_SAMPLES.get(header[9], 1)
     declared = height * -(-width * samples * header[8] // 8)
     # interlaced lines are other ones, of the same number of pixels at least
