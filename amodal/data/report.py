@@ -6,7 +6,6 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -151,13 +150,8 @@ class Report:
         if key := self.dataset.schema.key:
             notes.append(f"records are called by the column {key!r}")
         for name, modality in self.dataset.fields.items():
-            if modality.kind == "series" and (shape := _array_shape(self.dataset, name)):
-                steps, channels = shape
-                notes.append(
-                    f"{name}: arrays of ({steps}, {channels}) are read as {steps} steps of "
-                    f'{channels} channels; if they are pictures, write modality = "image" in '
-                    f"{self.path.name}"
-                )
+            if doubt := modality.doubt(samples(self.dataset, name, 1)):
+                notes.append(f"{name}: {doubt} in {self.path.name}")
         return notes
 
     def warnings(self) -> list[str]:
@@ -189,18 +183,6 @@ def groups_of(dataset: Dataset) -> list[str]:
     `split_by` already decides about the parts."""
     divided = not dataset.schema.split and not dataset.schema.split_by
     return [name for name in dataset.labels if divided and is_group_name(name)]
-
-
-def _array_shape(dataset: Dataset, name: str) -> tuple[int, int] | None:
-    """The shape of the first value of a field that is a file of an array of two dimensions."""
-    for raw in samples(dataset, name, 1):
-        if isinstance(raw, Path) and raw.suffix == ".npy":
-            try:
-                array = np.load(raw, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError):
-                return None
-            return (array.shape[0], array.shape[1]) if array.ndim == 2 else None
-    return None
 
 
 def _field(dataset: Dataset, name: str) -> FieldReport:

@@ -333,6 +333,14 @@ class Series(Modality):
             )
         return data
 
+    def doubt(self, raws: Sequence[Raw]) -> str:
+        if raws and (shape := _columns.array_shape(raws[0])):
+            return (
+                f"arrays of {shape} are read as {shape[0]} steps of {shape[1]} channels; if they "
+                'are pictures, write modality = "image"'
+            )
+        return ""
+
     def deviation(self, value: np.ndarray) -> np.ndarray:
         return np.array(self.scale()[1])
 

@@ -18,6 +18,7 @@ ALLOWED = {
     ("evaluate/papers.py", '| {"text": t}'): "what papers and their summaries say, by column",
     ("evaluate/protocols/prompts.py", '"text": text,'): "an option of the protocol, in its result",
     ("evaluate/protocols/survival.py", '"events": events,'): "how many records had the event",
+    ("evaluate/risks.py", '"events": events,'): "how many records had the event",
     (
         "evaluate/protocols/zero_shot.py",
         '"text": text,',

@@ -27,6 +27,7 @@ from amodal.modalities.shared.formatting import listed as listed
 from amodal.modalities.shared.formatting import shortened as shortened
 from amodal.modalities.shared.parameters import at_most as at_most
 from amodal.modalities.shared.parameters import build as build
+from amodal.modalities.shared.remarks import Remarks
 from amodal.modalities.shared.views import VARIANTS as VARIANTS
 from amodal.modalities.shared.views import VIEWS as VIEWS
 from amodal.modalities.shared.views import check_view as check_view
@@ -96,7 +97,7 @@ class Attribute:
     read: Callable[[np.ndarray], float | str | None]
 
 
-class Modality(Corruptible, Finite, ABC):
+class Modality(Corruptible, Finite, Remarks, ABC):
     """One field of the data: how its values are decoded, augmented, tokenised, predicted and shown.
 
     Everything is a function of its arguments: no state, no global random generator. A subclass is
@@ -256,14 +257,6 @@ class Modality(Corruptible, Finite, ABC):
             values: those of them that decode.
         """
         return format_range((len(v) for v in values), "long")
-
-    def comment(self, raws: Sequence[Raw]) -> str:
-        """What to know about the parameters that `infer` chose, for dataset.toml; "" for nothing.
-
-        Args:
-            raws: some raw values.
-        """
-        return ""
 
     def card(self, value: np.ndarray) -> dict[str, Any]:
         """What a page shows of a value beside its picture, as JSON: "text", "curves" or "cells"."""

@@ -53,6 +53,17 @@ def read(raw: Raw) -> Columns:
     raise BadValue(f"a {type(raw).__name__} is not a series: expected {wanted}")
 
 
+def array_shape(raw: Raw) -> tuple[int, int] | None:
+    """The shape of a .npy file of two dimensions, from its header; None for anything else."""
+    if not isinstance(raw, Path) or raw.suffix.lower() != ".npy":
+        return None
+    try:
+        array = np.load(raw, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return (array.shape[0], array.shape[1]) if array.ndim == 2 else None
+
+
 def _array(raw: Any) -> np.ndarray:
     try:
         return np.asarray(raw)

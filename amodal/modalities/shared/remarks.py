@@ -1,0 +1,29 @@
+"""What `init` says of a field beside its content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.base import Raw
+
+
+class Remarks:
+    """The remarks of a modality that has nothing to remark."""
+
+    def comment(self, raws: Sequence[Raw]) -> str:
+        """What to know about the parameters that `infer` chose, for dataset.toml; "" for nothing.
+
+        Args:
+            raws: some raw values.
+        """
+        return ""
+
+    def doubt(self, raws: Sequence[Raw]) -> str:
+        """What else the values may be, and the line of dataset.toml that says so; "" for no doubt.
+
+        Args:
+            raws: some raw values.
+        """
+        return ""
