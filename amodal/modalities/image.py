@@ -90,6 +90,7 @@ class Image(Modality):
     backbones: ClassVar[tuple[str, ...]] = (
         "timm",
         "transformers",
+        "open_clip",
         "convnet",
         "caffenet",
         "vgg",

@@ -90,7 +90,13 @@ class Text(Modality):
     is_sequence: ClassVar[bool] = True
     takes_prompts: ClassVar[bool] = True
     self_explaining: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("transformers", "gru", "lstm")
+    backbones: ClassVar[tuple[str, ...]] = (
+        "transformers",
+        "sentence-transformers",
+        "open_clip",
+        "gru",
+        "lstm",
+    )
     example_tokens: ClassVar[int] = 64
     views: ClassVar[tuple[str, ...]] = (*VIEWS, *EDITS)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from amodal.core import AmodalError
-from amodal.nn.backbones.body import existing
+from amodal.core.hub_client import model_folder
 
 CELL = 8
 """Side in pixels of what one code is of."""
@@ -63,7 +63,7 @@ class ImageCodes(nn.Module):
 
 
 def _codes_of(folder: str) -> int:
-    file = existing(folder, "directory") / "config.json"
+    file = model_folder(folder) / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("model_type") != "flava_image_codebook":
         raise AmodalError(
@@ -80,7 +80,7 @@ def _load(folder: str) -> nn.Module:
         raise AmodalError(
             "a codebook of images needs the package `transformers`: pip install 'amodal[language]'"
         ) from None
-    path = existing(folder, "directory")
+    path = model_folder(folder)
     try:
         loaded: Any = FlavaImageCodebook.from_pretrained(
             path, local_files_only=True, use_safetensors=True

@@ -5,6 +5,7 @@
 - minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0)
 - efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0)
 - resemblyzer: speakers' voices, 256 wide (Apache-2.0)
+- whisper_tiny_en, whisper_base: speech, English or of 99 languages, 384 and 512 wide (MIT)
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
-from amodal.nn.backbones.hf_text import longest_text
-from amodal.nn.backbones.model_sources import source_of
+from amodal.nn.backbones.hf_sound import hears, is_sound
+from amodal.nn.backbones.libraries import input_size, text_input
 from amodal.nn.backbones.module import made_module
-from amodal.nn.backbones.pretrained import input_size, is_own_code
+from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.backbones.voice import RATE
+from amodal.train.packaged_whisper import BASE, TINY_EN, write_whisper
 
 BackboneSpec = str | nn.Module
 """The spec of a backbone, or a module of the user's own."""
@@ -135,7 +137,23 @@ def _resemblyzer(folder: Path) -> str:
     return f"voice:resemblyzer@{file}"
 
 
-PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet, "resemblyzer": _resemblyzer}
+def _whisper_tiny(folder: Path) -> str:
+    write_whisper(TINY_EN, folder)
+    return f"transformers:{folder}"
+
+
+def _whisper_base(folder: Path) -> str:
+    write_whisper(BASE, folder)
+    return f"transformers:{folder}"
+
+
+PACKAGED = {
+    "minilm": _minilm,
+    "efficientnet_lite0": _efficientnet,
+    "resemblyzer": _resemblyzer,
+    "whisper_tiny_en": _whisper_tiny,
+    "whisper_base": _whisper_base,
+}
 
 
 def sentence_encoder(
@@ -195,8 +213,8 @@ def _decoded(modality: Text, text: str) -> npt.NDArray[Any]:
 def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dataset:
     """The dataset, decoded as its backbones read it.
 
-    Text of a transformers backbone is read as ids of its tokenizer, unless the field has a
-    vocabulary. Sound of a voice model is resampled to its rate. Pictures are decoded at the side
+    Text of a pretrained backbone is read as ids of its tokenizer, unless the field has a
+    vocabulary. Sound is resampled to the rate of its model. Pictures are decoded at the side
     that their model takes, from the files themselves.
     """
     changed: dict[str, Modality] = {}
@@ -206,18 +224,28 @@ def match_inputs(dataset: Dataset, backbones: Mapping[str, BackboneSpec]) -> Dat
             continue
         # a modality of a plug-in may have the same attributes as Text or Audio
         modality: Any = dataset.fields[field]
-        if library == "transformers" and modality.takes_prompts and not modality.vocabulary:
-            folder = source_of(rest.partition("#{")[0]).directory
-            room = longest_text(rest)
-            length = min(modality.max_length, room or modality.max_length)
-            changed[field] = replace(modality, vocabulary=folder, patch=1, max_length=length)
+        if modality.takes_prompts and not modality.vocabulary:
+            folder, room = text_input(spec, modality, cache() / "models")
+            if folder:
+                length = min(modality.max_length, room or modality.max_length)
+                changed[field] = replace(modality, vocabulary=folder, patch=1, max_length=length)
         if library == "voice" and library in modality.backbones and modality.rate != RATE:
             changed[field] = replace(modality, rate=RATE)
+        if library == "transformers" and is_sound(modality) and library in modality.backbones:
+            changed[field] = _as_heard(modality, *hears(rest.partition("#{")[0]))
         side = input_size(spec, modality)
         if side and modality.size != side:
             patch = modality.patch if side % max(modality.patch, 1) == 0 else 0
             changed[field] = replace(modality, size=side, patch=patch)
     return dataset.with_fields(dataset.fields | changed) if changed else dataset
+
+
+def _as_heard(modality: Any, rate: int, longest: float) -> Modality:
+    """A field of sound at the rate of a model, and not longer than it hears."""
+    seconds = min(modality.max_seconds or longest, longest) if longest else modality.max_seconds
+    # moments are of spectrograms at the rate of before, and no backbone reads them
+    heard: Modality = replace(modality, rate=rate, max_seconds=seconds)
+    return heard
 
 
 def match_trunk(dataset: Dataset, trunk: str) -> Dataset:
@@ -236,7 +264,7 @@ def match_trunk(dataset: Dataset, trunk: str) -> Dataset:
 
 
 def notes_of(before: Dataset, after: Dataset, backbones: Mapping[str, BackboneSpec]) -> list[str]:
-    """Lines about pictures whose size, and texts whose length `match_inputs` changed."""
+    """Lines about the sizes, lengths and rates that `match_inputs` changed."""
     lines = []
     for field, spec in backbones.items():
         old, new = (getattr(d.fields.get(field), "size", 0) for d in (before, after))
@@ -246,4 +274,7 @@ def notes_of(before: Dataset, after: Dataset, backbones: Mapping[str, BackboneSp
         old, new = (getattr(d.fields.get(field), "max_length", 0) for d in (before, after))
         if old != new:
             lines.append(f"{field}: the first {new} ids of a text are read, all that {spec} takes")
+        old, new = (getattr(d.fields.get(field), "max_seconds", 0) for d in (before, after))
+        if old != new:
+            lines.append(f"{field}: the first {new:g} s of a clip are heard, all that {spec} takes")
     return lines

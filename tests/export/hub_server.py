@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def may_see(self, repo: str) -> bool:
         known = repo in self.hub.commits
-        return known and (not self.hub.private[repo] or bool(self.headers.get("Authorization")))
+        return known and (not self.hub.private.get(repo) or bool(self.headers.get("Authorization")))
 
     def create(self, body: bytes) -> None:
         asked = json.loads(body)

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 
 from amodal import Model
 from amodal.core import AmodalError
-from amodal.export import hub_client
-from tests.export.hub_server import hub_server
+from amodal.core import hub_client
 from tests.export.models import encoder, model, records
 from tests.export.test_weights import CARD
 
@@ -49,20 +48,6 @@ def vectors(made: Model) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub, and this process as if HF_ENDPOINT and HF_HUB_CACHE had been set before it began."""
-    from huggingface_hub import constants
-
-    with hub_server() as server:
-        files = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
-        yield server
 
 
 def test_what_is_pushed_gives_equal_vectors_in_a_fresh_process(hub, tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Ragged
 from amodal.core.column import spans
-from amodal.nn.backbones.body import Body, existing
+from amodal.core.hub_client import model_folder
+from amodal.nn.backbones.body import Body
 from amodal.nn.backbones.model_sources import FIRST, LAST, source_of
 
 MASKS = ("<mask>", "[MASK]")
@@ -173,7 +174,7 @@ def longest_text(rest: str) -> int:
         rest: DIR, or DIR#{…}.
     """
     directory, _, saved = rest.partition("#{")
-    path = existing(source_of(directory).directory, "directory")
+    path = model_folder(source_of(directory).directory)
     file = path / "config.json"
     if saved or not file.is_file():
         return 0
@@ -214,6 +215,13 @@ def special_tokens(path: Path) -> tuple[list[int], list[int]]:
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     return [], []
+
+
+def token_ids(path: Path, text: str, *, special: bool = False) -> list[int]:
+    """The ids of a text by the tokenizer of a directory; with `special` also those around it."""
+    tokenizer = _tokenizer(path)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=special).ids if tokenizer else []
+    return ids
 
 
 def mask_token(path: Path) -> int | None:

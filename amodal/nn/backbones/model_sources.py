@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 SCRATCH, FIRST, LAST, PROJECTED = "@scratch", "@first", "@last", "@projected"
 LAYER = re.compile(r"@layer([1-9]\d*)$")
@@ -41,3 +43,19 @@ def source_of(named: str) -> Source:
         states != whole,
         int(layer),
     )
+
+
+def preprocessing(folder: Path, part: str) -> dict[str, Any]:
+    """How a folder says that values become inputs, {} where it does not.
+
+    Args:
+        folder: Of a model of transformers.
+        part: "image_processor" or "feature_extractor", by which newer folders, with one
+            processor_config.json for all kinds of values, call it.
+    """
+    old, new = folder / "preprocessor_config.json", folder / "processor_config.json"
+    file = old if old.is_file() else new
+    if not file.is_file():
+        return {}
+    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return known if file is old else dict(known.get(part) or {})

@@ -2,9 +2,11 @@
 
 `timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth
 without code in it) or the word `pretrained` for timm's own download. SIZE is the side that images
-are resized to, the model's own by default. `transformers:DIR`: a text or image model in a local
-directory; `transformers:DIR@projected`: a half of a CLIP, in the space of both halves.
-`voice:resemblyzer@WEIGHTS`: the voices of speakers in sound at 16 kHz.
+are resized to, the model's own by default. `transformers:DIR`: a text, image or sound model, in a
+directory or by its name on the Hub, OWNER/NAME; `transformers:DIR@projected`: a half of a CLIP or
+CLAP, in the space of both halves. `sentence-transformers:DIR`: a sentence encoder, one vector a
+text. `open_clip:NAME@WEIGHTS`: a half of a model of open_clip. `voice:resemblyzer@WEIGHTS`: the
+voices of speakers in sound at 16 kHz.
 
 From scratch: WEIGHTS may be the word `scratch`, for a random model that learns; so it may be of
 transformers. Small ones are our own: `convnet` for images (`amodal.nn.backbones.convnet`), `amdim`
@@ -17,7 +19,6 @@ tables. Their options follow a colon: `convnet:width=32,norm=group`.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 import warnings
@@ -33,6 +34,11 @@ from amodal.core.part import Part
 from amodal.core.registry import find_plugin, not_installed, plugins, reserve
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import MIN_SHARE, Body, LoadReport, MultiScaleBody, ones_like_rows
+from amodal.nn.backbones.libraries import LIBRARIES as LIBRARIES
+from amodal.nn.backbones.libraries import OWN as OWN
+from amodal.nn.backbones.libraries import TOKENS as TOKENS
+from amodal.nn.backbones.libraries import input_size as input_size
+from amodal.nn.backbones.libraries import module_of
 from amodal.nn.backbones.module import ModuleBackbone, copy_of, made_module
 from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.batch_norm import WholeBatchNorm, no_rows, with_whole_batch_norm
@@ -80,7 +86,8 @@ def backbone(
             "library of backbones",
             library,
             [*LIBRARIES, TOKENS, *plugins("backbones")],
-            "Expected timm:NAME@WEIGHTS, transformers:DIR, one of our own from scratch "
+            "Expected timm:NAME@WEIGHTS, transformers:DIR, sentence-transformers:DIR, "
+            "open_clip:NAME@WEIGHTS, one of our own from scratch "
             f"({', '.join(OWN)}), FILE.py:NAME of your own, or the name of an installed plug-in. "
             + not_installed("backbones", library),
         )
@@ -90,8 +97,7 @@ def backbone(
             f"{library} backbones are for {' and '.join(kinds)} fields, but this field is "
             f"{modality.kind}: {spec}"
         )
-    # imported when asked for: the libraries behind them are slow to import, and some are optional
-    module = importlib.import_module(f"amodal.nn.backbones.{LIBRARIES[library]}")
+    module = module_of(library)
     if library in OWN:
         body, name, report = module.build(library, rest, modality), spec, None
     else:
@@ -112,30 +118,6 @@ def backbone(
             stacklevel=2,
         )
     return Backbone(body, name, width, modality=modality, frozen=frozen, report=report)
-
-
-def input_size(spec: object, modality: Modality) -> int:
-    """The side at which a backbone reads pictures, in pixels.
-
-    Args:
-        spec: As in `backbone`.
-        modality: Of the field.
-
-    Returns:
-        The side; 0 for a field without pixels, a module of the user's own, and a model that takes
-        any size.
-
-    Raises:
-        AmodalError: If the library does not know the model.
-    """
-    library, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    if library not in LIBRARIES or library not in modality.backbones or not rest:
-        return 0
-    if not isinstance(getattr(modality, "size", None), int):
-        return 0
-    module = importlib.import_module(f"amodal.nn.backbones.{library}")
-    side_of = getattr(module, "input_size", None)  # networks of our own take any size
-    return 0 if side_of is None else int(side_of(rest))
 
 
 def user_module(
@@ -171,44 +153,8 @@ def is_own_code(spec: object) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-LIBRARIES = {
-    "timm": "timm",
-    "transformers": "transformers",
-    "voice": "voice",
-    "amdim": "amdim",
-    "caffenet": "caffenet",
-    "convnet": "convnet",
-    "resnet1d": "resnet1d",
-    "gru": "rnn",
-    "lstm": "rnn",
-    "mlp": "mlp",
-    "transmil": "transmil",
-    "informer": "informer",
-    "cnn1d": "cnn1d",
-    "vector_transformer": "vector_transformer",
-    "vgg": "vgg",
-}
-"""The first word of a spec -> the module that reads the rest."""
-TOKENS = "tokens"
-"""In place of a spec, in `pretrain`: the field's own tokenizer and a transformer, whatever its
-default on small data is."""
 # package:NAME becomes one of the libraries in `amodal.train`
 reserve("backbones", [*LIBRARIES, TOKENS, "package"])
-OWN = (
-    "amdim",
-    "caffenet",
-    "convnet",
-    "resnet1d",
-    "gru",
-    "lstm",
-    "mlp",
-    "transmil",
-    "informer",
-    "cnn1d",
-    "vector_transformer",
-    "vgg",
-)
-"""Those that need no name of a model and have no weights to begin with."""
 
 
 class Backbone(Part):

@@ -1,4 +1,4 @@
-"""One half of a pretrained pair (CLIP, SigLIP) up to the space that both halves share."""
+"""One half of a pretrained pair (CLIP, SigLIP, CLAP) up to the space that both halves share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import Body, ImageBody, ImageField, map_tokens, ones_like_rows
+from amodal.nn.backbones.hf_sound import ProjectedSound, SoundField, is_sound
 from amodal.nn.backbones.hf_text import HfText, Known, TextField
 from amodal.nn.backbones.layer_hooks import layers_of
 from amodal.nn.backbones.model_sources import PROJECTED
@@ -26,17 +27,21 @@ def projected(model: Any, known: Known, modality: Any, directory: str, *, is_scr
     Raises:
         AmodalError: For a model whose halves have no common space.
     """
-    if not (hasattr(model, "vision_model") and hasattr(model, "text_model")):
+    half = half_of(modality)
+    if not hasattr(model, "text_model") or not hasattr(model, half):
         raise AmodalError(
-            f"{PROJECTED} is for models of two kinds that share a space, such as CLIP, and "
-            f"{directory} holds a {type(model).__name__}; leave {PROJECTED} out"
+            f"{PROJECTED} is for models of two kinds that share a space, such as CLIP and CLAP, and "
+            f"{directory} holds a {type(model).__name__} without a half for {modality.kind}; leave "
+            f"{PROJECTED} out"
         )
-    made = _made_text if _is_text(modality) else _made_images
-    return made(model, known, modality, directory, is_scratch)
+    return MADE[half](model, known, modality, directory, is_scratch)
 
 
-def _is_text(modality: Modality) -> bool:
-    return modality.takes_prompts
+def half_of(modality: Modality) -> str:
+    """What transformers calls the half of a model of two kinds that reads a field."""
+    if modality.takes_prompts:
+        return "text_model"
+    return "audio_model" if is_sound(modality) else "vision_model"
 
 
 def _made_text(
@@ -49,6 +54,15 @@ def _made_images(
     model: Any, known: Known, modality: ImageField, directory: str, is_scratch: bool
 ) -> Body:
     return ProjectedImages(model, known, modality, is_scratch=is_scratch)
+
+
+def _made_sound(
+    model: Any, known: Known, modality: SoundField, directory: str, is_scratch: bool
+) -> Body:
+    return ProjectedSound(model, known, modality, directory, is_scratch=is_scratch)
+
+
+MADE = {"text_model": _made_text, "vision_model": _made_images, "audio_model": _made_sound}
 
 
 class ProjectedImages(ImageBody):

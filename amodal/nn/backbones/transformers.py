@@ -1,33 +1,36 @@
-"""Text and image models in a local Hugging Face directory."""
+"""Text, image and sound models of transformers, in a folder or by their names on the Hub."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.core.hub_client import model_folder
 from amodal.modalities import Modality
-from amodal.nn.backbones.body import Body, ImageBody, ImageField, LoadReport, as_map, existing
-from amodal.nn.backbones.hf_text import HfText, Known, mask_token, special_tokens, states_of
-from amodal.nn.backbones.model_sources import FIRST, LAST, PROJECTED, source_of
-from amodal.nn.backbones.projected import projected
+from amodal.nn.backbones.body import Body, ImageBody, ImageField, LoadReport, as_map
+from amodal.nn.backbones.hf_sound import is_sound, sound_body
+from amodal.nn.backbones.hf_text import HfText, Known, longest_text, mask_token, special_tokens, states_of
+from amodal.nn.backbones.model_sources import FIRST, LAST, PROJECTED, preprocessing, source_of
+from amodal.nn.backbones.projected import half_of, projected
 
 
 def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport | None]:
     """A model of transformers.
 
     Args:
-        rest: DIR, or DIR#{…}, where the braces hold the architecture as JSON, so that a saved
-            encoder can be built without DIR. DIR@scratch takes the architecture and not the
+        rest: DIR or OWNER/NAME of the Hub, or DIR#{…}, where the braces hold the architecture as
+            JSON, so that a saved encoder can be built without DIR. DIR@scratch takes the architecture and not the
             weights. DIR@first, of a text model, has the state of the special token before a text
             (BERT's [CLS]) in place of those of the text, and DIR@last that of the one behind it,
             for models that read from left to right. DIR@layerN has the states of the N-th block in
             place of the last ones. DIR@projected, of a model of two kinds such as CLIP, has one
             vector a value, in the space that both share.
-        modality: Of the field, text or images.
+        modality: Of the field, text, images or sound.
         load: Load the weights.
 
     Returns:
@@ -40,6 +43,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     named, _, saved = rest.partition("#{")
     source = source_of(named)
     directory, is_scratch, layer = source.directory, source.is_scratch, source.layer
+    if not saved:
+        directory = str(model_folder(directory))
     known = json.loads("{" + saved) if saved else architecture(directory, modality)
     report = None
     if load and not is_scratch:
@@ -62,8 +67,9 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
         raise AmodalError(f"{word} is for text; leave it out of transformers:{named}")
     if layer > (deepest := getattr(model.config, "num_hidden_layers", layer)):
         raise AmodalError(f"{directory} has layers 1 to {deepest}, not {layer}")
-    body: Body = (
-        HfText(
+    body: Body
+    if modality.takes_prompts:
+        body = HfText(
             model,
             known,
             modality,
@@ -73,9 +79,10 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
             is_last=source.is_last,
             layer=layer,
         )
-        if modality.takes_prompts
-        else HfImages(model, known, modality, is_scratch=is_scratch, layer=layer)
-    )
+    elif is_sound(modality):
+        body = sound_body(model, known, modality, directory, is_scratch=is_scratch, layer=layer)
+    else:
+        body = HfImages(model, known, modality, is_scratch=is_scratch, layer=layer)
     return body, name, report
 
 
@@ -92,11 +99,17 @@ def input_size(rest: str) -> int:
     if saved:
         config = json.loads("{" + saved)["config"]
     else:
-        file = existing(source_of(directory).directory, "directory") / "config.json"
+        file = model_folder(source_of(directory).directory) / "config.json"
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     size = (config.get("vision_config") or config).get("image_size")
     size = size[0] if isinstance(size, list) else size
     return size if isinstance(size, int) else 0
+
+
+def text_input(rest: str, cache: Path) -> tuple[str, int]:
+    """See `libraries.text_input`. The tokenizer is the folder's own."""
+    folder = model_folder(source_of(rest.partition("#{")[0]).directory)
+    return str(folder), longest_text(rest)
 
 
 def library() -> Any:
@@ -119,7 +132,7 @@ def architecture(directory: str, modality: Modality) -> Known:
         AmodalError: If it holds no model.
     """
     transformers = library()
-    path = existing(directory, "directory")
+    path = model_folder(directory)
     try:
         config = transformers.AutoConfig.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
@@ -134,8 +147,15 @@ def architecture(directory: str, modality: Modality) -> Known:
     if modality.takes_prompts:
         known |= dict(zip(("before", "after"), special_tokens(path)))
         return known | ({"mask": mask} if (mask := mask_token(path)) is not None else {})
-    file = path / "preprocessor_config.json"
-    scale = json.loads(file.read_text()) if file.is_file() else {}
+    if is_sound(modality):
+        scale = preprocessing(path, "feature_extractor")
+        if not scale:
+            raise AmodalError(
+                f"there is no preprocessor_config.json in {path}: a sound backbone needs to know "
+                "how waves were made into its inputs"
+            )
+        return known | {"extractor": scale}
+    scale = preprocessing(path, "image_processor")
     return known | {
         "mean": scale.get("image_mean", [0.5] * 3),
         "std": scale.get("image_std", [0.5] * 3),
@@ -149,7 +169,7 @@ def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
         AmodalError: If they cannot be read.
     """
     transformers = library()
-    path = existing(directory, "directory")
+    path = model_folder(directory)
     try:
         model, info = transformers.AutoModel.from_pretrained(
             path,
@@ -170,9 +190,9 @@ def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
 
 
 def _part(model: Any, modality: Modality) -> nn.Module:
-    """Of a model of two kinds (CLIP, SigLIP) the one that is asked for; of an encoder-decoder the
+    """Of a model of two kinds (CLIP, SigLIP, CLAP) the one that is asked for; of an encoder-decoder the
     encoder."""
-    part = getattr(model, "text_model" if modality.takes_prompts else "vision_model", model)
+    part = getattr(model, half_of(modality), model)
     if getattr(part.config, "is_encoder_decoder", False):
         part = part.get_encoder()
     out: nn.Module = part

@@ -1,7 +1,8 @@
 """Model repositories of the Hugging Face Hub: what is pushed there, and what is fetched.
 
-A repository holds the files of a run folder: spec.json, config.json, model.safetensors, and a model
-card. Only JSON and safetensors are fetched, and nothing of them is run.
+A repository of this library holds the files of a run folder: spec.json, config.json,
+model.safetensors, and a model card. Others hold a model of transformers. Only JSON, safetensors and
+lists of words are fetched, and nothing of them is run.
 
 `huggingface_hub.ModelHubMixin` is not used: it is a base class, so `import amodal` would need the
 package, and it writes a config.json of its own.
@@ -12,10 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amodal.core import AmodalError
+from amodal.errors import AmodalError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,6 +28,39 @@ PUSHED = (*FETCHED, "README.md")
 PATIENCE = 5.0
 """Seconds in which the Hub must begin to answer the first request."""
 REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is fetched of a repository.
+
+    Attributes:
+        first: The small file that tells what it holds; without it nothing else is fetched.
+        fetched, left_out: Patterns of names.
+        required: Files, of which none may be missing.
+        lacking: What a repository without `first` is, as the end of a sentence.
+    """
+
+    first: str
+    fetched: tuple[str, ...]
+    lacking: str
+    required: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+OF_AMODAL = Contents(
+    "spec.json",
+    FETCHED,
+    "is not a model of amodal: it has no spec.json. Push one by `model.push_to_hub`.",
+    REQUIRED,
+)
+OF_TRANSFORMERS = Contents(
+    "config.json",
+    ("*.json", "*.safetensors", "*.txt"),
+    "is not a model of transformers: it has no config.json.",
+    # the same weights for other engines
+    left_out=("onnx/*", "openvino/*", "coreml/*"),
+)
 
 
 def is_repo_id(name: str) -> bool:
@@ -40,6 +75,7 @@ def download(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    contents: Contents = OF_AMODAL,
 ) -> Path:
     """Fetch a model into the cache of huggingface_hub.
 
@@ -49,18 +85,19 @@ def download(
         token: Of a private repository; True or None for that of `hf auth login`, False for none.
         cache_dir: In place of the usual cache.
         local_files_only: Ask nobody and take what the cache holds.
+        contents: What the repository holds.
 
     Returns:
         The folder, in the cache.
 
     Raises:
-        AmodalError: If there is no such repository or revision, if it holds no amodal model, or if
+        AmodalError: If there is no such repository or revision, if it holds something else, or if
             the Hub cannot be reached and the cache does not hold it.
     """
     api = _api(token)
-    with _explained(repo_id, revision):
-        if not local_files_only and (reason := _unreachable(api, repo_id, revision)):
-            if not _is_cached(api, repo_id, revision, cache_dir):
+    with _explained(repo_id, revision, contents):
+        if not local_files_only and (reason := _unreachable(api, repo_id, revision, contents)):
+            if not _is_cached(api, repo_id, revision, cache_dir, contents):
                 raise AmodalError(
                     f"{_at(repo_id, revision)} is not in the cache, and {_hub()} cannot be "
                     f"reached: {reason}. Connect and retry, or give a folder."
@@ -69,7 +106,7 @@ def download(
         # The small file first: a repository of something else is refused before its weights come.
         spec = api.hf_hub_download(
             repo_id,
-            "spec.json",
+            contents.first,
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
@@ -81,14 +118,40 @@ def download(
             revision=folder.name,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
-            allow_patterns=list(FETCHED),
+            allow_patterns=list(contents.fetched),
+            ignore_patterns=list(contents.left_out) or None,
         )
-    if missing := [name for name in REQUIRED if not (folder / name).exists()]:
+    if missing := [name for name in contents.required if not (folder / name).exists()]:
         raise AmodalError(
             f"{' and '.join(missing)} of {repo_id} is neither in the cache nor in the repository. "
             "Load it once while the Hub can be reached, or push the model anew."
         )
     return folder
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model of transformers.
+
+    Args:
+        name: A folder, or OWNER/NAME on the Hugging Face Hub, of which JSON, word lists and
+            safetensors come into the Hub's cache. What exists as a folder is a folder; what is in
+            the cache is taken from there when the Hub cannot be reached.
+
+    Raises:
+        AmodalError: If there is neither.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name, re.ASCII):
+        raise AmodalError(
+            f"there is no directory {folder}; expected one with a model of transformers, or "
+            "OWNER/NAME of the Hugging Face Hub"
+        )
+    try:
+        return download(name, contents=OF_TRANSFORMERS)
+    except AmodalError as error:
+        raise AmodalError(f"there is no directory {folder}, and {error}") from error
 
 
 def upload(
@@ -140,7 +203,9 @@ def _api(token: str | bool | None) -> HfApi:
 
 
 @contextmanager
-def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
+def _explained(
+    repo_id: str, revision: str | None, contents: Contents = OF_AMODAL
+) -> Iterator[None]:
     """Errors of the client as one sentence that says what to do."""
     from huggingface_hub import errors
 
@@ -162,10 +227,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
             "Load it without local_files_only, or give a folder."
         ) from e
     except errors.EntryNotFoundError as e:
-        raise AmodalError(
-            f"{repo_id} is not a model of amodal: it has no spec.json. Push one by "
-            "`model.push_to_hub`."
-        ) from e
+        raise AmodalError(f"{repo_id} {contents.lacking}") from e
     except errors.HFValidationError as e:
         raise AmodalError(f"{repo_id!r} names no repository; expected OWNER/NAME") from e
     except errors.HfHubHTTPError as e:
@@ -179,7 +241,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         raise AmodalError(_failed(hub, repo_id, e)) from e
 
 
-def _unreachable(api: HfApi, repo_id: str, revision: str | None) -> str:
+def _unreachable(api: HfApi, repo_id: str, revision: str | None, contents: Contents) -> str:
     """Why the Hub cannot be asked for a repository, "" if it answers.
 
     The client's downloads retry for most of a minute, and say so in the log; one request tells.
@@ -191,7 +253,7 @@ def _unreachable(api: HfApi, repo_id: str, revision: str | None) -> str:
 
     try:
         api.get_hf_file_metadata(
-            url=hf_hub_url(repo_id, "spec.json", revision=revision), timeout=PATIENCE
+            url=hf_hub_url(repo_id, contents.first, revision=revision), timeout=PATIENCE
         )
     except errors.HFValidationError:
         raise
@@ -205,13 +267,17 @@ def _unreachable(api: HfApi, repo_id: str, revision: str | None) -> str:
 
 
 def _is_cached(
-    api: HfApi, repo_id: str, revision: str | None, cache_dir: str | Path | None
+    api: HfApi,
+    repo_id: str,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    contents: Contents,
 ) -> bool:
     from huggingface_hub import errors
 
     try:
         api.hf_hub_download(
-            repo_id, "spec.json", revision=revision, cache_dir=cache_dir, local_files_only=True
+            repo_id, contents.first, revision=revision, cache_dir=cache_dir, local_files_only=True
         )
     except errors.LocalEntryNotFoundError:
         return False
