@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 
-from amodal.core import AmodalError
-from amodal.core import hub_client
+from amodal.core import AmodalError, hub_client
 from amodal.export.model_card import model_card
 from amodal.modalities import Modality
 from amodal.nn.saved import read_config

@@ -85,6 +85,22 @@ class EncodeMixin:
         vectors = vectors[0] if single else vectors
         return vectors if convert_to_tensor else vectors.numpy()
 
+    def embed_documents(self, texts: Sequence[str]) -> list[list[float]]:
+        """Vectors of texts as lists, as LangChain's vector stores ask for them.
+
+        Raises:
+            AmodalError: As `encode` does.
+        """
+        return [] if not texts else [list(map(float, v)) for v in self.encode(list(texts))]
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a text as a list, as LangChain's vector stores ask for it.
+
+        Raises:
+            AmodalError: As `encode` does.
+        """
+        return [float(number) for number in self.encode(text)]
+
     @overload
     def similarity(self, a: Tensor, b: Tensor) -> Tensor: ...
     @overload

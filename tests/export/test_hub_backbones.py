@@ -54,8 +54,8 @@ def test_without_the_hub_the_cache_serves_and_a_saved_spec_needs_neither(
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
     assert backbone(f"transformers:{REPO}", field, 16).report.share == 1
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    again = type(made).from_args(**made._args)
-    again.load_state_dict(made.state_dict())
+    rebuilt = type(made).from_args(**made._args)
+    rebuilt.load_state_dict(made.state_dict())
     with pytest.raises(AmodalError, match="no directory .*is not in the cache, and http"):
         backbone(f"transformers:{REPO}", field, 16)
 

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from amodal import Model
-from amodal.core import AmodalError
-from amodal.core import hub_client
+from amodal.core import AmodalError, hub_client
 from tests.export.models import encoder, model, records
 from tests.export.test_weights import CARD
 

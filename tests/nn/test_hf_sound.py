@@ -181,9 +181,9 @@ def test_layers_a_checkpoint_and_no_rows(name, request):
     first = backbone(f"transformers:{path}@layer1", field(), 8)
     clips = features_by_clip(first, sounds())
     torch.testing.assert_close(torch.stack([x.mean(0) for x, _ in clips]), layers[0])
-    again = Backbone.from_args(**made._args)
-    again.load_state_dict(made.state_dict())
-    assert torch.equal(again(sounds(), "a", 4).x, made(sounds(), "a", 4).x)
+    rebuilt = Backbone.from_args(**made._args)
+    rebuilt.load_state_dict(made.state_dict())
+    assert torch.equal(rebuilt(sounds(), "a", 4).x, made(sounds(), "a", 4).x)
     tuned = backbone(f"transformers:{path}", field(), 8, frozen=False)
     none = Column(Ragged(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), torch.arange(0))
     for column, least in ((none, -1), (sounds(), 0)):

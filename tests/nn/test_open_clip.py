@@ -12,7 +12,12 @@ from amodal.nn.backbones.pretrained import Backbone, backbone
 
 open_clip = pytest.importorskip("open_clip")
 NAME = "tiny-for-tests"
-TEXTS = ["A photo of a Cat's  tail, 1984!", "naïve café — 漢字 😀", "hello\nworld " * 3, "don't I've"]
+TEXTS = [
+    "A photo of a Cat's  tail, 1984!",
+    "naïve café — 漢字 😀",
+    "hello\nworld " * 3,
+    "don't I've",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +54,9 @@ def test_texts(tiny, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(made.features(column)[0], model.encode_text(tokens))
     assert made.report.share == 1 and made.body.is_space
-    again = Backbone.from_args(**made._args)
-    again.load_state_dict(made.state_dict())
-    assert torch.equal(again.features(column)[0], made.features(column)[0])
+    rebuilt = Backbone.from_args(**made._args)
+    rebuilt.load_state_dict(made.state_dict())
+    assert torch.equal(rebuilt.features(column)[0], made.features(column)[0])
 
 
 def test_pictures(tiny):

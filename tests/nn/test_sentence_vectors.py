@@ -92,9 +92,9 @@ def test_a_vector_is_the_mean_mapped_and_of_unit_length(folder):
             want = torch.tanh(dense["linear.weight"] @ state + dense["linear.bias"])
         torch.testing.assert_close(vector, want / want.norm())
     assert lengths.tolist() == [1, 1, 1] and built.body.is_space
-    again = Backbone.from_args(**built._args)
-    again.load_state_dict(built.state_dict())
-    assert torch.equal(again.features(column)[0], got)
+    rebuilt = Backbone.from_args(**built._args)
+    rebuilt.load_state_dict(built.state_dict())
+    assert torch.equal(rebuilt.features(column)[0], got)
 
 
 def test_vectors_are_those_of_the_package(folder):

@@ -15,6 +15,14 @@ OF_LIBRARIES = {
     ("amodal/evaluate/html_report.py", "element.text"): "ElementTree sets a text this way alone",
     ("amodal/modalities/shared/subwords.py", "tokenizer.decoder"): "as `tokenizers` is used",
     ("amodal/modalities/shared/subwords.py", "tokenizer.pre_tokenizer"): "as `tokenizers` is used",
+    (
+        "amodal/nn/backbones/hf_sound.py",
+        "self.model.config.max_source_positions",
+    ): "transformers has no argument for shorter clips",
+    (
+        "amodal/nn/backbones/hf_sound.py",
+        "self.model.embed_positions",
+    ): "transformers has no argument for shorter clips",
     ("amodal/search/_approximate.py", "codes.by_residual"): "faiss has no argument for it",
     ("amodal/search/_approximate.py", "codes.cp.niter"): "faiss has no argument for it",
     ("amodal/search/_approximate.py", "codes.pq.cp.niter"): "faiss has no argument for it",

@@ -186,6 +186,8 @@ def _declared_size(head: bytes) -> int:
     return start + size // 2 * 2 if 0 < size < 0x7F000000 else 0
 
 
+BACKBONES = ("voice", "transformers", "resnet1d", "vgg", "gru", "lstm")
+"""Libraries of backbones that read sound."""
 SPACINGS = ("mel", "log")
 Band = tuple[str, float, float]
 """How bands are spaced, and the lowest and highest of their frequencies in Hz, 0 by default."""

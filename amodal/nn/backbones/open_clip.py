@@ -33,7 +33,7 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     """One half of a model, by the field that it reads.
 
     Args:
-        rest: NAME[@WEIGHTS]. WEIGHTS is a tag of `open_clip.list_pretrained`, a file, or "scratch".
+        rest: NAME[@WEIGHTS]. WEIGHTS is a tag of open_clip, a file, or "scratch".
         modality: Of the field, text or images.
         load: Load the weights.
 
@@ -155,9 +155,9 @@ def _config(rest: str) -> dict[str, Any]:
 def _check_tokenizer(text: dict[str, Any], name: str) -> None:
     if other := text.get("hf_tokenizer_name") or text.get("hf_model_name"):
         raise AmodalError(
-            f"the text half of open_clip:{name} reads the ids of {other}, and only those of CLIP's "
-            "own tokenizer are read here, such as of ViT-B-32; transformers has many of the others: "
-            "transformers:OWNER/NAME@projected"
+            f"the text half of open_clip:{name} reads the ids of {other}, and only those of "
+            "CLIP's own tokenizer are read here, such as of ViT-B-32; transformers has many of the "
+            "others: transformers:OWNER/NAME@projected"
         )
 
 

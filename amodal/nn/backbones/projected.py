@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,9 +31,9 @@ def projected(model: Any, known: Known, modality: Any, directory: str, *, is_scr
     half = half_of(modality)
     if not hasattr(model, "text_model") or not hasattr(model, half):
         raise AmodalError(
-            f"{PROJECTED} is for models of two kinds that share a space, such as CLIP and CLAP, and "
-            f"{directory} holds a {type(model).__name__} without a half for {modality.kind}; leave "
-            f"{PROJECTED} out"
+            f"{PROJECTED} is for models of two kinds that share a space, such as CLIP and CLAP, "
+            f"and {directory} holds a {type(model).__name__} without a half for {modality.kind}; "
+            f"leave {PROJECTED} out"
         )
     return MADE[half](model, known, modality, directory, is_scratch)
 
@@ -62,7 +63,12 @@ def _made_sound(
     return ProjectedSound(model, known, modality, directory, is_scratch=is_scratch)
 
 
-MADE = {"text_model": _made_text, "vision_model": _made_images, "audio_model": _made_sound}
+MADE: dict[str, Callable[..., Body]] = {
+    "text_model": _made_text,
+    "vision_model": _made_images,
+    "audio_model": _made_sound,
+}
+"""Half of a model of two kinds -> what makes its body."""
 
 
 class ProjectedImages(ImageBody):

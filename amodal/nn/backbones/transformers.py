@@ -14,7 +14,14 @@ from amodal.core.hub_client import model_folder
 from amodal.modalities import Modality
 from amodal.nn.backbones.body import Body, ImageBody, ImageField, LoadReport, as_map
 from amodal.nn.backbones.hf_sound import is_sound, sound_body
-from amodal.nn.backbones.hf_text import HfText, Known, longest_text, mask_token, special_tokens, states_of
+from amodal.nn.backbones.hf_text import (
+    HfText,
+    Known,
+    longest_text,
+    mask_token,
+    special_tokens,
+    states_of,
+)
 from amodal.nn.backbones.model_sources import FIRST, LAST, PROJECTED, preprocessing, source_of
 from amodal.nn.backbones.projected import half_of, projected
 
@@ -24,12 +31,12 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
 
     Args:
         rest: DIR or OWNER/NAME of the Hub, or DIR#{…}, where the braces hold the architecture as
-            JSON, so that a saved encoder can be built without DIR. DIR@scratch takes the architecture and not the
-            weights. DIR@first, of a text model, has the state of the special token before a text
-            (BERT's [CLS]) in place of those of the text, and DIR@last that of the one behind it,
-            for models that read from left to right. DIR@layerN has the states of the N-th block in
-            place of the last ones. DIR@projected, of a model of two kinds such as CLIP, has one
-            vector a value, in the space that both share.
+            JSON, so that a saved encoder can be built without DIR. DIR@scratch takes the
+            architecture and not the weights. DIR@first, of a text model, has the state of the
+            special token before a text (BERT's [CLS]) in place of those of the text, and DIR@last
+            that of the one behind it, for models that read from left to right. DIR@layerN has the
+            states of the N-th block in place of the last ones. DIR@projected, of a model of two
+            kinds such as CLIP, has one vector a value, in the space that both share.
         modality: Of the field, text, images or sound.
         load: Load the weights.
 
@@ -190,8 +197,8 @@ def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
 
 
 def _part(model: Any, modality: Modality) -> nn.Module:
-    """Of a model of two kinds (CLIP, SigLIP, CLAP) the one that is asked for; of an encoder-decoder the
-    encoder."""
+    """Of a model of two kinds (CLIP, SigLIP, CLAP) the one that is asked for; of an
+    encoder-decoder the encoder."""
     part = getattr(model, half_of(modality), model)
     if getattr(part.config, "is_encoder_decoder", False):
         part = part.get_encoder()
