@@ -131,8 +131,8 @@ def _needs(kind: Any, name: str) -> bool:
 class SentenceModule(nn.Module):
     """A model as the one module of a SentenceTransformer, for its evaluators and indices.
 
-    A `SentenceTransformer` whose modules are this one has the vectors of `Model.encode`. They come
-    without gradients: a model is trained by its own methods.
+    A model of sentence-transformers whose only module this is has the vectors of `Model.encode`.
+    They come without gradients: a model is trained by its own methods.
 
     Args:
         model: Of this library.
