@@ -95,7 +95,7 @@ class Attributes:
         return made
 
     def _decoded(self, field: str, i: int) -> np.ndarray | None:
-        if i < 0:
+        if i < 0 or i in self.dataset.reader.damaged:
             return None
         try:
             return self.dataset.value(i, field)
@@ -133,7 +133,8 @@ def _kind(dataset: Dataset, column: str) -> str:
     cells = [
         cell
         for i in range(min(len(dataset), SAMPLE_SIZE))
-        if (cell := dataset.reader.get(i, column)) not in (None, "")
+        if i not in dataset.reader.damaged
+        and (cell := dataset.reader.get(i, column)) not in (None, "")
     ]
     named = (str, bool, int, float, np.number)
     if not cells or not all(isinstance(cell, named) or is_date(cell) for cell in cells):

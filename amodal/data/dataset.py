@@ -95,7 +95,12 @@ class Dataset(ItemsMixin):
         Returns:
             None where the record has none. A file is a Path, in object storage its bytes; the cells
             of a table are a dict.
+
+        Raises:
+            BadValue: of a record that is damaged, such as a torn line.
         """
+        if i in self.reader.damaged:
+            raise BadValue(self.reader.damaged[i])
         cell: Cell = self.cell(i, field)
         return cell.read_bytes() if isinstance(cell, Remote) else cell
 

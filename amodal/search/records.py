@@ -17,8 +17,11 @@ def stamp_of(dataset: Dataset, i: int, labels: dict[str, np.ndarray]) -> str:
     that the file need not be read."""
     digest = hashlib.blake2b(digest_size=12)
     for field in dataset.fields:
-        raw = dataset.raw(i, field)
         digest.update(f"\0{field}\0".encode())
+        if i in dataset.reader.damaged:
+            digest.update(dataset.reader.damaged[i].encode())
+            continue
+        raw = dataset.raw(i, field)
         if isinstance(raw, Path):
             try:
                 state = raw.stat()

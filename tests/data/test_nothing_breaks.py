@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image as Picture
 
 import amodal
+from amodal.cli import main
 from amodal.cli.queries import example_query
 from amodal.core import AmodalError
 from amodal.data.infer import infer_reader
@@ -176,6 +177,25 @@ def test_a_damaged_line_of_a_csv_is_set_aside(tmp_path, key):
         (dataset.keys[7], "t.csv, line 9: 5 cells, but the first line names 3")
     }
     assert "damaged lines" in str(amodal.init(tmp_path / "t.csv"))
+
+
+def test_every_verb_goes_on_beside_a_damaged_line(tmp_path):
+    # also columns that no field reads: cluster and curate describe records by them
+    lines = [f"k{i},a sentence {i} of words {i * 7 % 13},{i / 3},{'ab'[i % 2]}" for i in range(40)]
+    lines[7] = "k7,too,many,cells,by,far"
+    (tmp_path / "t.csv").write_text("\n".join(["code,words,weight,side", *lines]))
+    data, run = tmp_path / "t.csv", tmp_path / "run"
+    model = amodal.pretrain("clip", data, run, size="nano", steps=2, batch_size=8)
+    model.index(data)
+    assert model.search(text="a sentence 3", k=3)
+    assert model.index(data)  # stamps of what is damaged are compared, too
+    for verb in (
+        ["cluster", run, "--data", data],
+        ["diagnose", run, "--data", data],
+        ["curate", data, "--by", "duplicates", "--out", tmp_path / "unlike"],
+        ["evaluate", run, "--data", data, "--label", "side", "--protocols", "knn"],
+    ):
+        main(list(map(str, verb)))
 
 
 def test_damaged_lines_of_jsonl_are_set_aside(tmp_path):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import amodal
 import amodal.data as data
 from amodal.core import AmodalError
 from amodal.data.readers import Table
@@ -259,17 +260,42 @@ def test_damaged_pack(tmp_path):
 def test_damaged_tar(tmp_path):
     shard = b.tars(tmp_path, shards=1) / "part-0.tar"
     whole = shard.read_bytes()
-    second = next(o for o in range(512, len(whole), 512) if whole[o + 257 : o + 262] == b"ustar")
-    for damaged in (
-        whole[:second] + b"#" * 512 + whole[second + 512 :],
-        whole[: len(whole) // 2],
-        whole[: second + 100],
+    headers = [o for o in range(0, len(whole), 512) if whole[o + 257 : o + 262] == b"ustar"]
+    second, third = headers[1:3]
+    kept = data.open(tmp_path)
+    for damaged, stretch, lost in (
+        # the name of a member is unreadable: what it holds is lost, and no more
+        (whole[:second] + b"#" * 512 + whole[second + 512 :], (second, third), 1),
+        # zeros, as of a sector that was never written
+        (whole[:second] + bytes(512) + whole[second + 512 :], (second, third), 1),
+        (whole[: headers[-3] + 100], (headers[-3], headers[-3] + 100), 3),
     ):
         shard.write_bytes(damaged)
-        with pytest.raises(
-            AmodalError, match=r"part-0.tar is damaged at byte .*files before it can be read"
-        ):
-            data.open(tmp_path)
+        dataset = data.open(tmp_path)
+        place = f"part-0.tar:{stretch[0]}"
+        assert dataset.keys[-1] == place and len(dataset.keys) in (len(kept) + 1, len(kept))
+        files = [sum((r >= 0).sum() for r in d.reader.file_index.values()) for d in (kept, dataset)]
+        assert files[0] - files[1] == lost
+        number = len(dataset.keys) - 1
+        field = next(iter(dataset.fields))
+        assert dataset.present(field)[number]
+        with pytest.raises(AmodalError, match=f"between the bytes {stretch[0]:,} and"):
+            dataset.value(number, field)
+        assert dataset.classes("folder") == kept.classes("folder")
+    report = str(amodal.init(tmp_path))
+    assert "damaged stretches of shards" in report
+    shard.write_bytes(b"#" * 512 + bytes(10240))
+    with pytest.raises(AmodalError, match=r"part-0.tar is damaged at byte 0 of"):
+        data.open(tmp_path)
+
+
+def test_a_damaged_tar_trains_and_its_damage_is_in_quarantine(tmp_path):
+    shard = b.tars(tmp_path / "data", shards=1) / "part-0.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:512] + whole[512:].replace(b"r03.png", b"r0?.png", 1))
+    run = tmp_path / "run"
+    amodal.pretrain("clip", tmp_path / "data", run, size="nano", steps=2, batch_size=4)
+    assert "part-0.tar:" in (run / "quarantine.jsonl").read_text()
 
 
 def test_unreadable_tables(tmp_path):

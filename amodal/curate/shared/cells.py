@@ -30,7 +30,8 @@ def cells(dataset: Dataset, name: str) -> list[Any]:
     if name in dataset.labels:
         return [None if v is None or v != v else v for v in dataset.label(name).tolist()]
     if name in dataset.fields:
-        values = [dataset.raw(i, name) for i in range(len(dataset))]
+        damaged = dataset.reader.damaged
+        values = [None if i in damaged else dataset.raw(i, name) for i in range(len(dataset))]
     elif name in dataset.reader.columns:
         values = [None if v is None or v != v else v for v in dataset.reader.cells(name)]
     else:

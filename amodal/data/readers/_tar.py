@@ -1,7 +1,7 @@
 """List the files in a tar, and where their content begins.
 
 A tar has no checksum over content, and Python's tarfile stops silently at a damaged header. Here a
-listing that does not account for every byte is an error.
+listing that does not account for every byte is an error, or says which bytes are lost.
 
 Python's tarfile takes 25 us for each member. Plain files and folders, which is nearly all there is,
 are listed here in a tenth of that. A tar with anything else in it, or with anything wrong, is left
@@ -35,6 +35,10 @@ Member = tuple[str, int, int]
 """Name, where its content begins, bytes."""
 
 
+class Damaged(AmodalError):
+    """A tar that cannot be accounted for."""
+
+
 class Unusual(Exception):
     """A tar that is left to tarfile."""
 
@@ -46,7 +50,8 @@ def members(shard: AnyPath) -> list[Member]:
         shard: the tar.
 
     Raises:
-        AmodalError: it is damaged; the error says how many files precede the damage.
+        Damaged: with how many files precede the damage.
+        AmodalError: it is compressed, or has files with holes.
     """
     total = shard.stat().st_size
     try:
@@ -57,12 +62,60 @@ def members(shard: AnyPath) -> list[Member]:
         file.seek(end)
         rest = file.read(PADDING + 1)
     if not BLOCK <= len(rest) <= PADDING or any(rest):
-        raise AmodalError(
+        raise Damaged(
             f"{shard} is damaged at byte {end:,} of {total:,}: {len(files)} files before it can be "
             "read, nothing after. Download it anew, or list the good shards as `records` in "
             "dataset.toml."
         )
     return files
+
+
+def recovered(shard: AnyPath) -> tuple[list[Member], list[tuple[int, int]]]:
+    """List the files before and behind the damage of a tar.
+
+    Behind a header that cannot be read the next one whose checksum is right goes on. A member that
+    is a tar itself, and lost its header, is listed as its own members.
+
+    Args:
+        shard: the tar.
+
+    Returns:
+        The files, and the first byte and the end of each stretch that is lost. There are no files
+        where names are in members of their own (long ones, those of PAX), which may be lost.
+    """
+    total = shard.stat().st_size
+    files: list[Member] = []
+    lost: list[tuple[int, int]] = []
+    position, since = 0, -1
+    with shard.open("rb") as file:
+        while position < total:
+            file.seek(position)
+            head = file.read(BLOCK)
+            if since < 0 and head == ZEROS and not any(file.read(PADDING)):
+                break
+            member = _header(head)
+            start = position + BLOCK
+            stop = start if member is None else start + -(-member.size // BLOCK) * BLOCK
+            if member is None or stop > total:
+                since, position = (position if since < 0 else since), start
+                continue
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
+                return [], []
+            lost += [(since, position)] if since >= 0 else []
+            since, position = -1, stop if member.isfile() else start
+            hidden = member.name[member.name.rfind("/") + 1 :].startswith(".")
+            if member.isfile() and not hidden:
+                files.append((member.name.removeprefix("./"), start, member.size))
+    return files, lost + ([(since, total)] if since >= 0 else [])
+
+
+def _header(head: bytes) -> tarfile.TarInfo | None:
+    if head[257:262] != b"ustar" or len(head) < BLOCK:
+        return None
+    try:
+        return tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except tarfile.TarError:
+        return None
 
 
 Entry = tuple[str, bool, int, int]

@@ -89,8 +89,13 @@ class Reader(Lazy):
         return {column: self.get(i, column) for column in columns}
 
     def cells(self, column: str) -> list[Cell]:
-        """The N cells of a column. It is meant for small ones: labels, keys, numbers."""
-        return parallel_map(lambda i: self.get(i, column), range(len(self.keys)), self.is_remote)
+        """The N cells of a column, None of damaged records. It is meant for small ones: labels,
+        keys, numbers."""
+
+        def cell(i: int) -> Cell:
+            return None if i in self.damaged else self.get(i, column)
+
+        return parallel_map(cell, range(len(self.keys)), self.is_remote)
 
     def present(self, column: str) -> np.ndarray:
         """(N,) bool: which records have a cell in this column."""
