@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 
 SHOWN = 24
 """Names that an error lists at most."""
+
+
+LONGEST = 80
+"""Characters of a value in an error."""
 
 
 class AmodalError(ValueError):
@@ -30,6 +35,26 @@ class UserCodeError(AmodalError):
         self.code_traceback = code_traceback
 
 
+def described(value: object) -> str:
+    """What a person gave, for an error: containers by their entries, all else as Python writes it,
+    up to 80 characters."""
+    if isinstance(value, Mapping):
+        return f"a dict of {_listed(value)}" if value else "an empty dict"
+    if isinstance(value, (list, tuple, set, frozenset)):
+        kind = type(value).__name__
+        if not value:
+            return f"an empty {kind}"
+        plain = all(isinstance(entry, (str, int, float)) for entry in value)
+        return f"a {kind} of {_listed(value) if plain else f'{len(value)} entries'}"
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _listed(entries: Collection[object]) -> str:
+    few = [str(entry)[:20] for entry in itertools.islice(entries, 4)]
+    return ", ".join(few) + (f", … ({len(entries)} in all)" if len(entries) > len(few) else "")
+
+
 def nearest(name: object, names: Iterable[str]) -> list[str]:
     """Up to three of `names` that are similar to `name`, best first; none to what is no text."""
     if not isinstance(name, str):
@@ -49,7 +74,7 @@ def unknown(kind: str, name: object, names: Iterable[str], hint: str = "") -> Am
     listed = ", ".join(names[:SHOWN]) or "none"
     if len(names) > SHOWN:
         listed += f", … ({len(names)} in all)"
-    message = f"no {kind} is called {name!r}."
+    message = f"no {kind} is called {described(name)}."
     if close:
         message += f" Did you mean {' or '.join(close)}?"
     message += f" There are: {listed}."

@@ -37,6 +37,7 @@ from amodal import modalities
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
 from amodal.data.remote import AnyPath, as_path
+from amodal.errors import described
 from amodal.modalities import Modality
 
 T = TypeVar("T")
@@ -329,7 +330,7 @@ def _known(where: str, entry: Iterable[str], names: Iterable[str]) -> None:
 
 def _kind(name: str, value: object, kind: type[T], word: str) -> T:
     if not isinstance(value, kind):
-        raise AmodalError(f"{name} must be {word}, got {value!r}")
+        raise AmodalError(f"{name} must be {word}, got {described(value)}")
     return value
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from amodal.core import AmodalError
+from amodal.errors import described
 
 REQUIRED = MISSING
 """The default of an option that has none."""
@@ -46,7 +47,9 @@ class Option:
             return value
         wanted = getattr(self.type, "__name__", None) if isinstance(self.type, type) else None
         shown = wanted or str(self.type).replace("collections.abc.", "").replace("typing.", "")
-        raise AmodalError(f"{self.name} = {value!r}: the protocol {owner} needs {shown} here")
+        raise AmodalError(
+            f"{self.name} = {described(value)}: the protocol {owner} needs {shown} here"
+        )
 
 
 def of_function(function: Callable[..., Any], without: Collection[str] = ()) -> dict[str, Option]:

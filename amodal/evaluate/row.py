@@ -6,6 +6,7 @@ import numbers
 from typing import Any
 
 from amodal.core import AmodalError
+from amodal.errors import described
 
 Row = dict[str, Any]
 """One line of a result: `source`, `metric`, `value`, `chance`, `n` and what a protocol adds.
@@ -42,4 +43,4 @@ def check_row(row: object, shown: str) -> None:
         value = row[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             wanted = "a text" if kind is str else "a number"
-            raise AmodalError(f"{name!r} of {shown} is {value!r}, and must be {wanted}")
+            raise AmodalError(f"{name!r} of {shown} is {described(value)}, and must be {wanted}")

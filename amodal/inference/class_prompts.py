@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, unknown
+from amodal.errors import described
 from amodal.inference.knowledge_prompts import knowledge_prompts, plain
 
 ClassesLike = str | Path | Mapping[str, Any] | Sequence[str]
@@ -172,7 +173,9 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
         return (value,)
     if isinstance(value, Sequence) and all(isinstance(one, str) and one for one in value):
         return tuple(value)
-    raise AmodalError(f"{where}: a text or a list of texts is expected here, not {value!r}")
+    raise AmodalError(
+        f"{where}: a text or a list of texts is expected here, not {described(value)}"
+    )
 
 
 def _read_file(path: Path) -> Mapping[str, Any] | list[str]:

@@ -21,7 +21,7 @@ from amodal.core.recipe import Recipe
 from amodal.core.references import is_reference, load_reference, underlying
 from amodal.core.registry import Plugin, find_plugin, load, pages
 from amodal.core.user_code import async_mistake, definition_place, user_code
-from amodal.errors import AmodalError, unknown
+from amodal.errors import AmodalError, described, unknown
 from amodal.methods.recipes import PAPER_RECORDS, small_recipe
 
 if typing.TYPE_CHECKING:
@@ -339,12 +339,12 @@ def read_option(what: str, value: object, kind: type) -> object:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, kind):
-            raise AmodalError(f"{what} must be a {kind.__name__}, not {value!r}")
+            raise AmodalError(f"{what} must be a {kind.__name__}, not {described(value)}")
         return value
     try:
         return {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
     except (KeyError, ValueError):
-        raise AmodalError(f"{what} must be a {kind.__name__}, not {value!r}") from None
+        raise AmodalError(f"{what} must be a {kind.__name__}, not {described(value)}") from None
 
 
 def check_required(method: MethodLike, chosen: Mapping[str, object]) -> None:

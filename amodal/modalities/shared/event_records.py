@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from amodal.errors import described
 from amodal.modalities.shared.base import BadValue, Raw, listed
 from amodal.modalities.shared.cells import category, is_date, is_missing, number, plain
 from amodal.modalities.shared.columns import TIME_COLUMNS
@@ -67,7 +68,9 @@ def _cell_list(cells: Any, name: str) -> list[Any]:
     if isinstance(cells, np.ndarray):
         cells = [plain(c) for c in cells] if cells.dtype.kind == "M" else cells.tolist()
     if not isinstance(cells, (list, tuple)):
-        raise BadValue(f"{name}: expected a list with a cell for each event, got {cells!r}"[:200])
+        raise BadValue(
+            f"{name}: expected a list with a cell for each event, got {described(cells)}"
+        )
     return list(cells)
 
 

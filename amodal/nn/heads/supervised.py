@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
 from amodal.core.embeddings import FUSED
+from amodal.errors import described
 from amodal.nn.fusion.late_fusion import side_by_side
 from amodal.objectives.common import at_least_single, connected_zero
 from amodal.objectives.cox import cox
@@ -87,8 +88,8 @@ class Target:
             return item
         if not isinstance(item, Mapping):
             raise AmodalError(
-                f"a target is written as name, kind, classes, …, not as {item!r}; it is usually "
-                "read from the data"
+                f"a target is written as name, kind, classes, …, not as {described(item)}; it is "
+                "usually read from the data"
             )
         return Target(**{**item, "classes": tuple(item.get("classes", ()))})
 
