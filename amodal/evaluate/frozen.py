@@ -49,6 +49,8 @@ def pretrained_fields(
     for field in filter(encoder.contextual, encoder.fields):
         backbone = encoder.tokenizers[field]
         learnt = schedule.get("train_backbones", not getattr(backbone, "frozen", False))
+        # what begins random learns, whatever is said of pretrained ones
+        learnt = learnt or (isinstance(backbone, Backbone) and backbone.body.is_scratch)
         if not learnt or (baseline is not None and has_weights(backbone)):
             fields.append(field)
     return (encoder if baseline is None else baseline), fields
@@ -57,6 +59,8 @@ def pretrained_fields(
 def has_weights(backbone: nn.Module) -> bool:
     """Whether the spec of a backbone names weights; a module of the user's own has no spec."""
     if not isinstance(backbone, Backbone):
+        return False
+    if backbone.body.is_scratch:
         return False
     return "@" in backbone.name or not backbone.name.startswith("timm:")
 

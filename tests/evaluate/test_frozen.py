@@ -1,5 +1,7 @@
 """The column of frozen backbones: their own features, before any training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -11,6 +13,7 @@ import amodal
 from amodal.core.embeddings import FUSED
 from amodal.data import Label
 from amodal.evaluate import Report, evaluate
+from amodal.evaluate.context import Run
 from amodal.evaluate.frozen import pooled_features, pretrained_fields
 from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.transformer import size_of
@@ -139,3 +142,15 @@ def test_what_was_trained_is_not_called_frozen(records, tmp_path):
         of = amodal.Encoder({"image": image}, size="nano", backbones={"image": tower})
         assert pretrained_fields(of, of, None)[1] == []
         assert pretrained_fields(of, of, of)[1] == (["image"] if known else [])
+
+
+@pytest.mark.parametrize("spec", [f"timm:{VIT}:32@scratch", "convnet"])
+def test_what_began_random_is_not_called_frozen_where_pretrained_ones_stay(spec):
+    image = amodal.modalities.make("image", size=32, patch=8)
+    net = backbone(spec, image, size_of("nano").width)
+    encoder = amodal.Encoder({"image": image}, size="nano", backbones={"image": net})
+    config = {"schedule": {"train_backbones": False}}
+    model = SimpleNamespace(config=config, encoder=encoder, trained=None, head=None)
+    assert isinstance(model, Run)
+    assert pretrained_fields(model, encoder, None)[1] == []
+    assert pretrained_fields(model, encoder, encoder)[1] == []
