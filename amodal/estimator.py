@@ -121,6 +121,48 @@ class Embedder:
         self.n_features_out_ = encoder.space_width
         return self
 
+    @classmethod
+    def load(cls, run: str | Path, *, device: str = "auto") -> Embedder:
+        """A fitted Embedder of a run folder.
+
+        Args:
+            run: What `out`, `save` or `amodal.pretrain` wrote.
+            device: As in the constructor.
+
+        Returns:
+            One that embeds as the run does. Of the constructor's arguments it knows method, options
+            and device; `fit` would begin anew with the defaults of the others.
+
+        Raises:
+            AmodalError: As `amodal.load` does.
+        """
+        from amodal.data.schema import Field
+        from amodal.model import load
+
+        model = load(run, device=device)
+        options = model.config.get("options") or {}
+        made = cls(str(model.config.get("method", "clip")), options=dict(options), device=device)
+        made.model_ = model
+        made.schema_ = {name: Field(m) for name, m in model.encoder.fields.items()}
+        made.n_features_out_ = model.encoder.space_width
+        return made
+
+    def save(self, run: str | Path) -> Path:
+        """Write what `load` reads.
+
+        Args:
+            run: A new folder, or one of a run.
+
+        Raises:
+            AmodalError: If it has not been fitted, or the folder cannot be written.
+        """
+        return self._fitted().save(run)
+
+    def _fitted(self) -> Model:
+        if not self.__sklearn_is_fitted__():
+            raise AmodalError("this Embedder has not been fitted: call fit first")
+        return self.model_
+
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
         """Embed each record of X from all fields that it has.
 
@@ -129,8 +171,7 @@ class Embedder:
         """
         from amodal.evaluate import embed_records
 
-        if not self.__sklearn_is_fitted__():
-            raise AmodalError("this Embedder has not been fitted: call fit first")
+        self._fitted()
         dataset = self._read(_readable(X))
         embedded = embed_records(
             self.model_.encoder,

@@ -105,6 +105,18 @@ def test_a_fitted_one_can_be_pickled(fitted):
     )
 
 
+def test_one_that_was_saved_embeds_as_before(fitted, tmp_path):
+    X, _ = toys(12, seed=2)
+    loaded = Embedder.load(fitted.save(tmp_path / "saved"), device="cpu")
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
+    assert loaded.method == fitted.method and loaded.n_features_out_ == fitted.n_features_out_
+    assert loaded.transform([{"caption": "a dark one"}]).shape == (1, loaded.n_features_out_)
+    with pytest.raises(AmodalError, match="has not been fitted"):
+        Embedder().save(tmp_path / "none")
+    with pytest.raises(AmodalError, match="no"):
+        Embedder.load(tmp_path / "none")
+
+
 def test_the_run_is_saved_where_it_is_asked_for(tmp_path, folder):
     import amodal
 

@@ -262,7 +262,7 @@ def test_damaged_tar(tmp_path):
     whole = shard.read_bytes()
     headers = [o for o in range(0, len(whole), 512) if whole[o + 257 : o + 262] == b"ustar"]
     second, third = headers[1:3]
-    kept = data.open(tmp_path)
+    intact = data.open(tmp_path)
     for damaged, stretch, lost in (
         # the name of a member is unreadable: what it holds is lost, and no more
         (whole[:second] + b"#" * 512 + whole[second + 512 :], (second, third), 1),
@@ -273,15 +273,15 @@ def test_damaged_tar(tmp_path):
         shard.write_bytes(damaged)
         dataset = data.open(tmp_path)
         place = f"part-0.tar:{stretch[0]}"
-        assert dataset.keys[-1] == place and len(dataset.keys) in (len(kept) + 1, len(kept))
-        files = [sum((r >= 0).sum() for r in d.reader.file_index.values()) for d in (kept, dataset)]
+        assert dataset.keys[-1] == place and len(dataset.keys) in (len(intact) + 1, len(intact))
+        files = [sum((r >= 0).sum() for r in d.reader.file_index.values()) for d in (intact, dataset)]
         assert files[0] - files[1] == lost
         number = len(dataset.keys) - 1
         field = next(iter(dataset.fields))
         assert dataset.present(field)[number]
         with pytest.raises(AmodalError, match=f"between the bytes {stretch[0]:,} and"):
             dataset.value(number, field)
-        assert dataset.classes("folder") == kept.classes("folder")
+        assert dataset.classes("folder") == intact.classes("folder")
     report = str(amodal.init(tmp_path))
     assert "damaged stretches of shards" in report
     shard.write_bytes(b"#" * 512 + bytes(10240))
