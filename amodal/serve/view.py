@@ -23,7 +23,7 @@ from amodal.serve import runs
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service
-from amodal.serve.tabs import compare, fields, records, search
+from amodal.serve.tabs import compare, fields, gallery, records, search
 from amodal.serve.tabs import map as map_tab
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -53,7 +53,7 @@ def router(
     """
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
-    tabs = ["map", "search", "run", "records", "fields"] if whole else []
+    tabs = ["map", "gallery", "search", "run", "records", "fields"] if whole else []
     if not whole and (comparison is None or (run / "metrics.jsonl").exists()):
         tabs.append("run")
     if comparison is not None:
@@ -115,16 +115,19 @@ def _add_tabs(
     attributes = Attributes(dataset)
     _precompute(embedding_map)
     map_tab.add(made, embedding_map, attributes)
-    records.add(made, run, embedding_map, dataset, service.limits)
+    value = records.reader_of(embedding_map, dataset)
+    records.add(made, run, embedding_map, dataset, value, service.limits)
+    method = str(service.model.config.get("method", ""))
+    gallery.add(made, run, embedding_map, dataset, attributes, value, service.limits, method=method)
     search.add(made, embedding_map, service)
     fields.add(made, run, embedding_map)
 
     @made.get("/view/about")
     def about() -> Any:
-        labels = embedding_map.labels.items()
+        labels, named = embedding_map.labels.items(), dataset.fields.items()
         return {
             "run": run.resolve().name,
-            "method": service.model.config.get("method", ""),
+            "method": method,
             "tabs": tabs,
             "fields": {name: m.kind for name, m in service.model.fields.items()},
             "inputs": {name: _input(m) for name, m in service.model.fields.items()},
@@ -135,6 +138,10 @@ def _add_tabs(
             "shown": len(embedding_map.shown),
             "first": embedding_map.most_complete,
             "data": dataset.name,
+            "stamp": embedding_map.stamp,
+            "pictured": next(
+                (n for n, m in named if m.self_explaining), next(iter(dataset.fields))
+            ),
         }
 
 

@@ -101,7 +101,7 @@ def test_the_winner_of_a_comparison_has_all_tabs(model, tmp_path):
     )
     with TestClient(made) as client:
         tabs = got(client, "/view/about")["tabs"]
-        assert tabs == ["compare", "map", "search", "run", "records", "fields"]
+        assert tabs == ["compare", "map", "gallery", "search", "run", "records", "fields"]
         found = got(client, "/view/comparison")
         assert found["finished"] and found["run"] == str(run) and found["test"] == 0.88
     assert comparison_of(folder) == folder and comparison_of(model.path) is None
@@ -140,6 +140,9 @@ def test_the_page_needs_nothing_from_elsewhere(page):
         "run.js",
         "records.js",
         "fields.js",
+        "gallery.js",
+        "facets.js",
+        "tagging.js",
     ):
         text = page.get(f"/view/static/{name}").text
         assert "https://" not in text and "http://" not in text.replace(

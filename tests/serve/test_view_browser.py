@@ -118,6 +118,7 @@ def test_every_tab_opens_by_the_keyboard(page, address):
     page.goto(address)
     page.focus("[role=tab][data-tab=map]")
     for name, inside in (
+        ("gallery", ".tiles img"),
         ("search", ".query"),
         ("run", ".charts svg"),
         ("records", "[data-list=outliers] td"),
@@ -184,7 +185,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
     page = browser.new_context(
         viewport={"width": 360, "height": 740}, color_scheme="dark"
     ).new_page()
-    for name in ("map", "search", "run", "records", "fields"):
+    for name in ("map", "gallery", "search", "run", "records", "fields"):
         page.goto(f"{address}#{name}")
         page.reload()
         page.wait_for_selector(f"[role=tabpanel][data-tab={name}] > *")

@@ -1,4 +1,4 @@
-import { about, ask, attempt, card, chooser, count, el, MISSING, PALETTE, place, recordField, FIELDS, short } from "./view.js";
+import { about, ask, attempt, card, chooser, count, download, el, galleryButton, MISSING, PALETTE, place, recordField, FIELDS, short } from "./view.js";
 import { Scatter } from "./scatter.js";
 
 const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb);
@@ -14,7 +14,9 @@ export async function draw(page, { record } = {}) {
   let by = Object.keys(about.labels).map((n) => `label:${n}`).find((n) => about.labels[n.slice(6)] === "classes") || "count";
   const stage = el("div", { class: "stage" }), legend = el("div", { class: "legend" }), side = el("div", { "aria-live": "polite" });
   const list = el("ul", { class: "list", "aria-label": "selected records" }), total = el("p", { class: "faint" }), note = el("p", { class: "faint" });
-  const save = el("button", { type: "button", hidden: true, onclick: () => attempt(saved) }, "Save the selection as CSV");
+  const save = el("button", { type: "button", hidden: true, onclick: () => attempt(() => download("selection.csv", "/view/selection", numbers())) }, "Save the selection as CSV");
+  const gallery = galleryButton(numbers, () => "a selection on the map");
+  gallery.hidden = true;
   const choices = [...Object.keys(about.labels).map((n) => [`label:${n}`, n, "labels"]),
     ...about.indexed.map((s) => [`has:${s}`, `has ${s}?`, "fields"]), ["count", "how many fields", "fields"],
     ["agreement", "do fields agree on neighbours?", "fields"],
@@ -29,7 +31,7 @@ export async function draw(page, { record } = {}) {
       el("button", { type: "button", onclick: () => { scatter.home(); mark(-1); select([]); } }, "Reset")),
     el("div", { class: "split" },
       el("div", {}, stage, legend, note, el("p", { class: "faint" }, "Drag to move, wheel or + and − to zoom, Shift-drag for a lasso; on the keyboard arrows, +, −, 0, and Enter for the record in the middle.")),
-      el("aside", { "aria-label": "records" }, side, total, save, list)));
+      el("aside", { "aria-label": "records" }, side, total, el("div", { class: "bar" }, save, gallery), list)));
 
   async function load(of) {
     field = of;
@@ -82,14 +84,6 @@ export async function draw(page, { record } = {}) {
     mark(i);
     scatter.show(i);
     place(side, made, ...(drawn.number === number ? [] : [el("p", { class: "faint" }, "It is not among the records that are drawn; the ring is round the drawn one that is nearest to it.")]));
-  }
-
-  async function saved() {
-    const answer = await fetch("/view/selection", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(chosen.map((i) => map.numbers[i])) });
-    if (!answer.ok) throw new Error((await answer.json()).error);
-    const link = el("a", { href: URL.createObjectURL(await answer.blob()), download: "selection.csv" });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   function shade() {
@@ -146,7 +140,7 @@ export async function draw(page, { record } = {}) {
 
   function select(indices) {
     chosen = indices;
-    save.hidden = !indices.length;
+    save.hidden = gallery.hidden = !indices.length;
     total.textContent = indices.length ? `${count(indices.length)} record${indices.length > 1 ? "s" : ""} selected${indices.length > 300 ? ", of which 300 are listed" : ""}` : "Nothing is selected. Click a point to see its record.";
     total.dataset.selected = indices.length;
     list.replaceChildren(...indices.slice(0, 300).map((i) => el("li", {}, el("button", { type: "button", onclick: () => pick(i) }, name(i)))));
@@ -158,6 +152,7 @@ export async function draw(page, { record } = {}) {
     });
     shade();
   }
+  function numbers() { return chosen.map((i) => map.numbers[i]); }
   function name(i) { return names[i] || `record ${map.numbers[i]}`; }
 
   await load("");

@@ -1,4 +1,4 @@
-import { about, ask, attempt, card, el, record, recordField } from "./view.js";
+import { about, ask, attempt, card, el, galleryButton, record, recordField } from "./view.js";
 
 export async function draw(page, { like } = {}) {
   const parts = [], records = new Map();
@@ -48,7 +48,7 @@ export async function draw(page, { like } = {}) {
     const columns = await Promise.all(Object.entries(lists).map(async ([field, hits]) =>
       el("section", { "data-field": field || "any", "aria-label": field ? `by ${field}` : "by any field" }, el("h2", {}, field ? `by ${field}` : "by any field"),
         ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (field ? "" : ` by ${hit.field}`), only: field }))))
-          .map(withAddButton))));
+          .map(withAddButton), hits.length ? galleryButton(() => hits.map((hit) => hit.number), () => `a search ${field ? `by ${field}` : "by any field"}`) : null)));
     results.replaceChildren(...columns);
     if (results.getBoundingClientRect().top > innerHeight - 150) results.scrollIntoView();
   }
