@@ -18,7 +18,9 @@ from amodal.data.splits import PARTS
 from amodal.evaluate.labels import is_number
 from amodal.modalities.shared.base import shortened
 from amodal.serve.embedding_map import EmbeddingMap
+from amodal.serve.facet import Facet, facet_of
 from amodal.serve.limits import Refused
+from amodal.serve.map_clusters import MapClusters
 from amodal.serve.tags import Tags
 
 MAX_CONDITIONS = 32
@@ -27,36 +29,6 @@ MAX_VALUES = 1000
 """Of one condition."""
 MAX_TEXT = 500
 """Characters of a part of a key that is searched for."""
-
-
-@dataclass(frozen=True)
-class Facet:
-    """A property of N records.
-
-    Args:
-        values: (N,) float64 with NaN, or int64 codes with -1 where it is not known.
-        names: Of the codes, in the order of the alphabet; None for numbers.
-    """
-
-    values: np.ndarray
-    names: tuple[str, ...] | None = None
-
-    @property
-    def known(self) -> np.ndarray:
-        """(N,) bool."""
-        return np.isfinite(self.values) if self.names is None else self.values >= 0
-
-    @property
-    def ranks(self) -> np.ndarray:
-        """(N,) float64 by which records are sorted, NaN where it is not known."""
-        return np.where(self.known, self.values, np.nan)
-
-    def at(self, number: int) -> float | str | None:
-        """The value of a record."""
-        if not self.known[number]:
-            return None
-        value = self.values[number]
-        return float(value) if self.names is None else self.names[int(value)]
 
 
 @dataclass(frozen=True)
@@ -148,6 +120,7 @@ class RecordFilter:
         dataset: Where they are; records that it lacks have no part and no attributes.
         attributes: Of the data.
         tags: Of the records.
+        clusters: Of the records.
     """
 
     def __init__(
@@ -156,8 +129,10 @@ class RecordFilter:
         dataset: Dataset,
         attributes: Attributes,
         tags: Tags,
+        clusters: MapClusters,
     ):
         self.embedding_map, self.attributes, self.tags = embedding_map, attributes, tags
+        self.clusters = clusters
         self.keys: Sequence[str] = embedding_map.keys
         self.dataset = dataset
 
@@ -167,6 +142,7 @@ class RecordFilter:
         labels = self.embedding_map.labels.items()
         found = [(f"label:{n}", n, "number" if is_number(v) else "classes") for n, v in labels]
         found += [("part", "split", "classes"), ("tag", "tags", "classes")]
+        found.append(("cluster", "cluster on the map", "classes"))
         found += [(f"has:{name}", f"has {name}", "classes") for name in self.embedding_map.fields]
         return found + [(f"data:{n}", n, scale) for n, scale in self.attributes.names.items()]
 
@@ -179,6 +155,8 @@ class RecordFilter:
         kind, _, name = by.partition(":")
         if by == "part":
             return self._parts
+        if by == "cluster":
+            return self.clusters.facet()
         if kind == "label" and name in self.embedding_map.labels:
             return self._of_label(name)
         if kind == "has" and name in self.embedding_map.fields:
@@ -261,13 +239,13 @@ class RecordFilter:
 
     @cached_property
     def _labels(self) -> dict[str, Facet]:
-        return {name: _facet(values) for name, values in self.embedding_map.labels.items()}
+        return {name: facet_of(values) for name, values in self.embedding_map.labels.items()}
 
     def _of_label(self, name: str) -> Facet:
         return self._labels[name]
 
     def _of_attribute(self, name: str) -> Facet:
-        return _facet(self.attributes.values(name, self.keys))
+        return facet_of(self.attributes.values(name, self.keys))
 
 
 def _only(by: str, condition: Mapping[str, Any], parts: Sequence[str]) -> Mapping[str, Any]:
@@ -281,12 +259,3 @@ def _only(by: str, condition: Mapping[str, Any], parts: Sequence[str]) -> Mappin
             f"{wrong[0] if wrong else 'nothing'}",
         )
     return condition
-
-
-def _facet(values: np.ndarray) -> Facet:
-    """Of labels or an attribute as data has them."""
-    if is_number(values):
-        return Facet(values.astype(np.float64))
-    names = tuple(sorted({str(v) for v in values if v is not None}))
-    code = {name: i for i, name in enumerate(names)}
-    return Facet(np.array([-1 if v is None else code[str(v)] for v in values], np.int64), names)

@@ -22,9 +22,12 @@ from amodal.search import Index
 from amodal.serve import runs
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits, Refused
+from amodal.serve.map_clusters import MapClusters
+from amodal.serve.record_filter import RecordFilter
 from amodal.serve.service import Service
 from amodal.serve.tabs import compare, fields, gallery, records, search
 from amodal.serve.tabs import map as map_tab
+from amodal.serve.tags import Tags
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 POLICY = (
@@ -113,12 +116,15 @@ def _add_tabs(
     unsigned = service.encoder.similarity == "abs_cosine"
     embedding_map = EmbeddingMap(index, run / "view", test_keys=test_keys, unsigned=unsigned)
     attributes = Attributes(dataset)
-    _precompute(embedding_map)
-    map_tab.add(made, embedding_map, attributes)
+    clusters = MapClusters(embedding_map, attributes)
+    _precompute(embedding_map, clusters)
+    map_tab.add(made, embedding_map, attributes, clusters)
     value = records.reader_of(embedding_map, dataset)
     records.add(made, run, embedding_map, dataset, value, service.limits)
     method = str(service.model.config.get("method", ""))
-    gallery.add(made, run, embedding_map, dataset, attributes, value, service.limits, method=method)
+    tags = Tags(run / "view" / "tags.json")
+    found = RecordFilter(embedding_map, dataset, attributes, tags, clusters)
+    gallery.add(made, run, found, value, service.limits, method=method)
     search.add(made, embedding_map, service)
     fields.add(made, run, embedding_map)
 
@@ -139,15 +145,17 @@ def _add_tabs(
             "first": embedding_map.most_complete,
             "data": dataset.name,
             "stamp": embedding_map.stamp,
+            "colour": map_tab.default_colour(embedding_map),
             "pictured": next(
                 (n for n, m in named if m.self_explaining), next(iter(dataset.fields))
             ),
         }
 
 
-def _precompute(embedding_map: EmbeddingMap) -> None:
+def _precompute(embedding_map: EmbeddingMap, clusters: MapClusters) -> None:
     """Begin what the page will ask for, so that it is there by then."""
     embedding_map.in_background("layout", "", embedding_map.projection)
+    clusters.facet()
     embedding_map.in_background("outliers", "")
     embedding_map.in_background("near_duplicates", "", records.SAME)
     embedding_map.in_background("retrieval", embedding_map.fields)

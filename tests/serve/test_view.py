@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,13 +24,14 @@ from torch.nn.functional import normalize
 
 import amodal
 from amodal import data as records
-from amodal.core import AmodalError, Embeddings
+from amodal.core import AmodalError, Column, Embeddings
 from amodal.data import Dataset
 from amodal.data.attributes import Attributes
 from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search import Index
 from amodal.serve import app, runs, serve
 from amodal.serve.embedding_map import EmbeddingMap
+from amodal.serve.map_clusters import MapClusters
 from amodal.serve.projection import pca_2d
 from amodal.serve.tabs import map as map_tab
 from amodal.serve.tabs.compare import comparison_of
@@ -201,6 +203,50 @@ def test_a_colour_for_each_record(page):
     }
     for bad in ("label:no", "data:no", "no"):
         assert page.get("/view/colour", params={"by": bad}).status_code == 404
+
+
+def test_clusters_colour_the_map_and_have_names(page, model):
+    for field in ("", "cells"):
+        found = got(page, "/view/colour", by=f"cluster:{field}")
+        sizes = np.bincount(found["values"], minlength=len(found["names"]))
+        assert sizes.sum() == RECORDS and (sizes > 0).all()
+        assert len(set(found["names"])) == len(found["names"]) and all(found["names"])
+    assert page.get("/view/colour", params={"by": "cluster:imag"}).status_code == 422
+    assert page.get("/view/about").json()["colour"] == "label:colour"
+
+
+def test_clusters_are_those_of_the_vectors(tmp_path):
+    """Two groups far apart are never one cluster, and each is called by its label."""
+    n = 4000  # more than are fitted
+    side = np.arange(n) % 2
+    z = torch.randn(n, 8) * 0.1 + torch.from_numpy(np.where(side, 5.0, -5.0))[:, None].float()
+    rows = torch.tensor([i for i in range(n) if i != 7])
+    index = Index(tmp_path / "index", fingerprint="x")
+    names = np.array(["left", "right"], dtype=object)[side]
+    keys = [f"k{i}" for i in range(n)]
+    index.add(keys, Embeddings({"a": Column(z[rows], rows)}, n), {"side": names})
+    made = EmbeddingMap(index, tmp_path / "view")
+    dataset = records.open({"a": [{"x": 1.0}] * 20})
+    found = MapClusters(made, Attributes(dataset)).fitted("a")
+    missing = made.number_of.get("k7")
+    assert missing is None or found.values[missing] == -1
+    for code, name in enumerate(found.names):
+        mine = {names[int(made.keys[i][1:])] for i in np.flatnonzero(found.values == code)}
+        assert len(mine) == 1 and name.startswith(mine.pop())
+
+
+def test_a_label_that_most_records_lack_does_not_colour_the_map_unasked():
+    def colour(**labels):
+        made = SimpleNamespace(labels=labels, shown=np.arange(10))
+        return map_tab.default_colour(made)
+
+    half = np.array(["a", "b", "a", "b"] + [None] * 6, dtype=object)
+    whole = np.array(["a", "b"] * 5, dtype=object)
+    alone = np.array(["a"] * 10, dtype=object)
+    many = np.array([str(i) for i in range(10)] * 5, dtype=object)
+    assert colour(half=half) == "cluster" and colour(age=np.arange(10.0)) == "cluster"
+    assert colour(alone=alone) == "cluster" and colour(half=half, whole=whole) == "label:whole"
+    assert colour(many=many) == "label:many"
 
 
 def test_columns_that_nobody_described_can_colour_the_map():
@@ -413,8 +459,6 @@ def small(tmp_path, n=40, max_points=20_000):
     torch.manual_seed(0)
     a = torch.randn(n, 8)
     a[30] = a[3]
-    from amodal.core import Column, Embeddings
-
     turn, _ = torch.linalg.qr(torch.randn(8, 8))
     rows = torch.tensor([i for i in range(n) if i != 7])
     columns = {
@@ -503,7 +547,8 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
     hidden = next(i for i in range(40) if i not in shown)
     assert embedding_map.near(a[hidden], ["a"], 1)[0][0] == hidden, "search sees all"
     router_of = FastAPI()
-    map_tab.add(router_of, embedding_map, Attributes(records.open({"text": ["a"]})))
+    attributes = Attributes(records.open({"text": ["a"]}))
+    map_tab.add(router_of, embedding_map, attributes, MapClusters(embedding_map, attributes))
     client = TestClient(router_of)
     found = got(client, "/view/map", field="a")
     assert (
@@ -591,7 +636,8 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
             layout(field, projection) if projection == "pca" or slow.wait(20) else None
         ),
     )
-    map_tab.add(made, embedding_map, Attributes(records.open({"text": ["a"]})))
+    attributes = Attributes(records.open({"text": ["a"]}))
+    map_tab.add(made, embedding_map, attributes, MapClusters(embedding_map, attributes))
     client = TestClient(made)
     first = got(client, "/view/map", field="a")
     assert (first["projection"], first["final"]) == ("pca", False), "what is quick comes first"

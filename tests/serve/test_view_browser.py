@@ -92,6 +92,23 @@ def test_lasso_pick_and_hover_on_the_map(page, address, query):
     page.wait_for_selector(".legend >> text=there")
 
 
+def test_the_legend_filters_the_map(page, address):
+    page.goto(address)
+    page.wait_for_selector(f".stage[data-points='{RECORDS}']")
+    page.focus("[data-code] >> text=blue")
+    page.locator("[data-code]:has-text('blue')").press("Enter")
+    page.click("text=Select what is in view")
+    assert page.get_attribute("[data-selected]", "data-selected") == str(RECORDS // 2)
+    page.locator("[data-code]:has-text('red')").press("Space")
+    page.click("text=Select what is in view")
+    assert page.get_attribute("[data-selected]", "data-selected") == str(RECORDS)
+    page.locator("[data-code]:has-text('blue')").press("Space")
+    assert page.get_attribute("[data-selected]", "data-selected") == str(RECORDS // 2)
+    page.click("text=Show all")
+    page.select_option("label:has-text('Colour') select", "cluster")
+    page.wait_for_selector("[data-code]:not(:has-text('red'))")
+
+
 def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
     page.goto(address + "#search")
     page.fill("#q-text", "a thing, number 7")

@@ -26,6 +26,8 @@ from amodal.serve import app
 from amodal.serve.api import add_error_handlers
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits
+from amodal.serve.map_clusters import MapClusters
+from amodal.serve.record_filter import RecordFilter
 from amodal.serve.tabs import gallery
 from amodal.serve.tabs.records import reader_of
 from amodal.serve.tags import MAX_TAGS, Tags
@@ -396,9 +398,15 @@ def test_a_hundred_thousand_records_are_paged_in_no_time(tmp_path):
     made = FastAPI()
     add_error_handlers(made)
     value = reader_of(embedding_map, dataset)
-    gallery.add(
-        made, tmp_path, embedding_map, dataset, Attributes(dataset), value, Limits(), "clip"
+    attributes = Attributes(dataset)
+    found = RecordFilter(
+        embedding_map,
+        dataset,
+        attributes,
+        Tags(tmp_path / "tags.json"),
+        MapClusters(embedding_map, attributes),
     )
+    gallery.add(made, tmp_path, found, value, Limits(), "clip")
     with TestClient(made) as client:
         numbers(client, sort="data:cells.a")  # it is read once
         began = time.time()

@@ -8,7 +8,8 @@ void main() { vec2 d = gl_PointCoord - 0.5; float r = dot(d, d); if (r > 0.25) d
 export class Scatter {
   /** stage: the element to fill; x, y: numbers from 0 to 1; hover(index or -1, px, py), pick(index), lasso([indices]): callbacks. */
   constructor(stage, x, y, { hover = () => {}, pick = () => {}, lasso = () => {}, label = "map", flat = false } = {}) {
-    Object.assign(this, { stage, x, y, hover, pick, lasso, n: x.length, lassoing: false, marked: -1 });
+    Object.assign(this, { stage, x, y, hover, pick, lasso, n: x.length, lassoing: false, marked: -1, names: [] });
+    this.ignored = new Uint8Array(this.n); // 1: neither found, nor selected
     this.canvas = document.createElement("canvas");
     this.over = document.createElement("canvas");
     this.over.className = "over";
@@ -58,9 +59,9 @@ export class Scatter {
     return buffer;
   }
 
-  /** colours: (4 n) bytes, red green blue alpha. */
-  paint(colours) {
-    this.colours = colours;
+  /** colours: (4 n) bytes, red green blue alpha; ignored: (n) bytes; names: [text, [indices]], written over the middle of theirs. */
+  paint(colours, ignored = this.ignored, names = []) {
+    Object.assign(this, { colours, ignored, names: names.map(([text, indices]) => [text, this.middle(indices)]) });
     this.packed = new Uint32Array(colours.buffer, colours.byteOffset, this.n);
     if (!this.gl) this.order = Uint32Array.from(this.packed.keys()).sort((a, b) => this.packed[a] - this.packed[b]); // each colour is set once
     if (this.gl) {
@@ -115,6 +116,7 @@ export class Scatter {
     const pen = this.over.getContext("2d"), ink = getComputedStyle(this.stage).color;
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     pen.clearRect(0, 0, this.w, this.h);
+    this.drawNames(pen, ink);
     pen.strokeStyle = ink;
     pen.lineWidth = 2;
     if (this.marked >= 0) for (const [tint, width] of [[getComputedStyle(document.body).backgroundColor, 6], [ink, 2.5]]) {
@@ -124,6 +126,24 @@ export class Scatter {
       pen.stroke();
     }
     if (this.path?.length > 1) { pen.beginPath(); this.path.forEach((p) => pen.lineTo(...p)); pen.setLineDash([5, 4]); pen.stroke(); pen.setLineDash([]); }
+  }
+
+  /** The median of some points. */
+  middle(indices) {
+    return [this.x, this.y].map((axis) => { const sorted = Float32Array.from(indices, (i) => axis[i]).sort(); return sorted[sorted.length >> 1]; });
+  }
+
+  /** Names that do not cover each other, those of the most points first. */
+  drawNames(pen, ink) {
+    const paper = getComputedStyle(document.body).backgroundColor, taken = [];
+    Object.assign(pen, { font: "600 13px system-ui, sans-serif", textAlign: "center", textBaseline: "middle", lineJoin: "round", lineWidth: 4, strokeStyle: paper, fillStyle: ink });
+    for (const [text, [x, y]] of this.names) {
+      const half = pen.measureText(text).width / 2 + 4, px = Math.max(half, Math.min(this.w - half, this.w / 2 + (x - this.centre[0]) * this.w * this.zoom)), py = this.h / 2 - (y - this.centre[1]) * this.h * this.zoom;
+      if (py < 8 || py > this.h - 8 || taken.some(([a, b, c]) => Math.abs(a - px) < c + half && Math.abs(b - py) < 18)) continue;
+      taken.push([px, py, half]);
+      pen.strokeText(text, px, py);
+      pen.fillText(text, px, py);
+    }
   }
 
   mark(i) { this.marked = i; this.draw(); }
@@ -151,7 +171,7 @@ export class Scatter {
     for (let a = span[0]; a <= span[1]; a++) for (let b = span[2]; b <= span[3]; b++)
       for (const i of this.cells.get(a * 1000 + b) || []) {
         const [x, y] = this.screen(i), d = (x - px) ** 2 + (y - py) ** 2;
-        if (d < least) { least = d; best = i; }
+        if (d < least && !this.ignored[i]) { least = d; best = i; }
       }
     return best;
   }
@@ -159,6 +179,7 @@ export class Scatter {
   inside(path) {
     const indices = [];
     for (let i = 0; i < this.n; i++) {
+      if (this.ignored[i]) continue;
       const [x, y] = this.screen(i);
       let odd = false;
       for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
@@ -235,7 +256,7 @@ export class Scatter {
     let best = -1, least = Infinity;
     for (let i = 0; i < this.n; i++) {
       const d = (this.x[i] - this.centre[0]) ** 2 + (this.y[i] - this.centre[1]) ** 2;
-      if (d < least) { least = d; best = i; }
+      if (d < least && !this.ignored[i]) { least = d; best = i; }
     }
     return best;
   }

@@ -12,14 +12,13 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from amodal.data import Dataset
-from amodal.data.attributes import Attributes
 from amodal.modalities import name_of
 from amodal.modalities.shared.base import shortened
 from amodal.serve.bodies import read_body
-from amodal.serve.embedding_map import EmbeddingMap
+from amodal.serve.facet import Facet
 from amodal.serve.limits import Limits, Refused
-from amodal.serve.record_filter import Facet, RecordFilter, checked_records
 from amodal.serve.record_filter import Query as RecordQuery
+from amodal.serve.record_filter import RecordFilter, checked_records
 from amodal.serve.tabs._responses import checked_number, not_ready, plain
 from amodal.serve.tabs.records import Value, as_csv
 from amodal.serve.tags import Tags
@@ -42,9 +41,7 @@ MAX_CELLS = 8
 def add(
     made: APIRouter,
     run: Path,
-    embedding_map: EmbeddingMap,
-    dataset: Dataset,
-    attributes: Attributes,
+    records: RecordFilter,
     value: Value,
     limits: Limits,
     method: str,
@@ -53,16 +50,13 @@ def add(
 
     Args:
         made: Gets them.
-        run: The run folder; tags are in RUN/view/tags.json.
-        embedding_map: Of the records.
-        dataset: Where they are.
-        attributes: Of the data.
+        run: The run folder.
+        records: That are shown, and their tags.
         value: Decodes one.
         limits: Of requests.
         method: Of the run.
     """
-    tags = Tags(run / "view" / "tags.json")
-    records = RecordFilter(embedding_map, dataset, attributes, tags)
+    embedding_map, dataset, tags = records.embedding_map, records.dataset, records.tags
     thumbnails = Thumbnails(lambda n, field: dataset.fields[field].show(value(n, field)))
     total = len(embedding_map.keys)
 
