@@ -143,6 +143,8 @@ def test_the_page_needs_nothing_from_elsewhere(page):
         "records.js",
         "fields.js",
         "gallery.js",
+        "chart.js",
+        "legend.js",
         "facets.js",
         "tagging.js",
     ):

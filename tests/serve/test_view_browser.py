@@ -116,6 +116,10 @@ def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
     first = page.locator("[data-field=text] article").first
     first.wait_for()
     assert first.get_attribute("data-number") == "7"
+    assert page.locator(".query").is_hidden(), "the form folds away after the first hit"
+    summary = "summary:has-text('Query: text “a thing, number 7”')"
+    assert page.locator(f"{summary}:focus").count() == 1
+    page.keyboard.press("Enter")
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, "p.png")
         picture.write_bytes(png(5))
@@ -123,9 +127,11 @@ def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
         page.fill("#q-text", "")
         page.click("button.main")
         page.wait_for_selector("[data-field=image] article:first-of-type[data-number='5']")
+        page.click("summary:has-text('Query: image p.png')")
         page.get_by_label("weight of image").fill("-1")
         page.click("button.main")
         page.wait_for_selector("[data-field=image] article:first-of-type:not([data-number='5'])")
+    page.click("summary:has-text('Query: image p.png × -1')")
     page.click("text=Clear")
     page.click("button.main")
     page.wait_for_selector("#status >> text=nothing to look for")
@@ -196,6 +202,44 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
             more.write('{"step": 3, "loss": 1.5}\n')
         page.wait_for_selector("[data-step='3']")
         assert page.locator("path.other").count() == 2, "and still compared"
+
+
+def test_values_of_a_run_under_the_cursor_smoothed_and_on_a_log_scale(page, tmp_path):
+    losses = [8.0, 4.0, 2.0, 4.0]
+    (tmp_path / "config.json").write_text('{"method": "clip", "status": "done"}')
+    lines = [{"step": 10 * i, "loss": v, "alignment/a": v - 4} for i, v in enumerate(losses, 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with running(application(tmp_path)) as port:
+        page.goto(f"http://127.0.0.1:{port}/")
+        loss = page.locator("figure:has(svg[data-title='Loss'])")
+        loss.wait_for()
+        assert loss.locator("figcaption").inner_text() == "4"
+        box = loss.locator("svg").bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.42, box["y"] + box["height"] / 2)
+        assert loss.locator("h3").inner_text() == "Loss step 20"
+        assert loss.locator("figcaption").inner_text() == "4"
+        other = page.locator("figure:has(svg[data-title='Alignment'])")
+        assert other.locator("figcaption").inner_text() == "0", "the cursor is of all charts"
+        page.mouse.move(0, 0)
+        loss.locator("svg").focus()
+        for key, step, value in (("ArrowLeft", 40, "4"), ("ArrowLeft", 30, "2"), ("Home", 10, "8")):
+            page.keyboard.press(key)
+            assert loss.locator("h3").inner_text() == f"Loss step {step}"
+            assert loss.locator("figcaption").inner_text() == value
+        page.keyboard.press("Escape")
+        assert loss.locator("h3").inner_text() == "Loss"
+        page.get_by_label("smoothing").fill("0.5")
+        mean = (8 / 8 + 4 / 4 + 2 / 2 + 4) / (1 / 8 + 1 / 4 + 1 / 2 + 1)
+        assert loss.locator("figcaption").inner_text() == f"{mean:.2f} (raw 4)"
+        page.get_by_label("smoothing").fill("0")
+        middle = "svg[data-title='Loss'] path:not(.axis, .cursor)"
+        before = page.get_attribute(middle, "d")
+        page.get_by_label("Log scale").check()
+        after = page.get_attribute(middle, "d")
+        height = [float(p.split()[1]) for p in after[1:].split("L")]
+        assert height[1] - height[0] == pytest.approx(height[2] - height[1], abs=0.2), "8, 4, 2"
+        assert after != before
+        assert other.locator("text=Linear: some values are not above 0").count() == 1
 
 
 def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
