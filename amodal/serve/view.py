@@ -25,7 +25,7 @@ from amodal.serve.limits import Limits, Refused
 from amodal.serve.map_clusters import MapClusters
 from amodal.serve.record_filter import RecordFilter
 from amodal.serve.service import Service
-from amodal.serve.tabs import compare, fields, gallery, records, search
+from amodal.serve.tabs import compare, fields, gallery, records, search, yardsticks
 from amodal.serve.tabs import map as map_tab
 from amodal.serve.tags import Tags
 
@@ -56,7 +56,7 @@ def router(
     """
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
-    tabs = ["map", "gallery", "search", "run", "records", "fields"] if whole else []
+    tabs = ["map", "gallery", "search", "run", "yardsticks", "records", "fields"] if whole else []
     if not whole and (comparison is None or (run / "metrics.jsonl").exists()):
         tabs.append("run")
     if comparison is not None:
@@ -127,6 +127,7 @@ def _add_tabs(
     gallery.add(made, run, found, value, service.limits, method=method)
     search.add(made, embedding_map, service)
     fields.add(made, run, embedding_map)
+    yardsticks.add(made, run, str(dataset.path or "DIR"))
 
     @made.get("/view/about")
     def about() -> Any:

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from amodal.core import AmodalError, Column, Embeddings
 from amodal.data import Dataset
 from amodal.data.attributes import Attributes
 from amodal.evaluate.protocols.retrieval import ranked
+from amodal.evaluate.result import Report, Result
 from amodal.search import Index
 from amodal.serve import app, runs, serve
 from amodal.serve.embedding_map import EmbeddingMap
@@ -103,7 +105,8 @@ def test_the_winner_of_a_comparison_has_all_tabs(model, tmp_path):
     )
     with TestClient(made) as client:
         tabs = got(client, "/view/about")["tabs"]
-        assert tabs == ["compare", "map", "gallery", "search", "run", "records", "fields"]
+        usual = ["map", "gallery", "search", "run", "yardsticks", "records", "fields"]
+        assert tabs == ["compare", *usual]
         found = got(client, "/view/comparison")
         assert found["finished"] and found["run"] == str(run) and found["test"] == 0.88
     assert comparison_of(folder) == folder and comparison_of(model.path) is None
@@ -145,6 +148,7 @@ def test_the_page_needs_nothing_from_elsewhere(page):
         "gallery.js",
         "chart.js",
         "legend.js",
+        "yardsticks.js",
         "facets.js",
         "tagging.js",
     ):
@@ -351,6 +355,25 @@ def test_a_query_that_makes_no_field_is_refused(page, files, query, status):
     assert answer.status_code == status and answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        ("/view/near/2?k=0", "k: 1 or more is expected, not '0'"),
+        ("/view/near/2?k=51", "k: 50 or less is expected, not '51'"),
+        ("/view/near/2?k={0}", "k: a whole number is expected, not '{0}'"),
+        ("/view/list/near_duplicates?least=x", "least: a number is expected, not 'x'"),
+        ("/view/colour", "by: it is needed"),
+        ("/view/keys?" + "n=0&" * 301, "n: at most 300 of them are taken"),
+        ("/view/map?best=maybe", "best: true or false is expected, not 'maybe'"),
+        ("/view/nothing", "there is no page '/view/nothing' here"),
+        ("/view/search", "'/view/search' takes no GET"),
+    ],
+)
+def test_mistakes_in_an_address_are_said_in_words(page, path, words):
+    answer = page.get(path)
+    assert 400 <= answer.status_code < 500 and answer.json() == {"error": words}
+
+
 def test_neighbours_and_their_probe_change_with_the_fields_that_are_on(page):
     all_on = got(page, "/view/near/2")
     one = got(page, "/view/near/2", on=["text"])
@@ -453,6 +476,39 @@ def test_missing_rows_come_from_the_newest_report(tmp_path):
     )
     (tmp_path / "other.json").write_text("[1, 2]")
     assert runs.missing_rows(tmp_path) == [{"protocol": "missing_modality", "label": "zone"} | row]
+
+
+def test_what_was_measured_stands_beside_yardsticks(page, model):
+    empty = page.get("/view/yardsticks").json()
+    assert empty["file"] == "" and empty["groups"] == []
+    words = shlex.split(empty["command"])
+    assert words[:3] == ["amodal", "evaluate", str(model.path)] and words[-2] == "--json"
+    rows = [
+        {"source": "a", "metric": "balanced accuracy", "value": 0.7, "chance": 0.5, "n": 9}
+        | {"intervals": {"trained": [0.6, 0.8], "simple": [0.5, 0.9]}},
+        {"source": "a", "metric": "Brier", "value": 0.2, "chance": 0.25},
+    ]
+    simple = [row | {"value": 0.8} for row in rows]
+    spec, file = {"label": "<b>zone</b>"}, model.path / "report.json"
+    Report(
+        [Result("knn", spec, rows)],
+        simple=[Result("knn", spec, simple)],
+        skipped={"head": "it needs one"},
+        about={"data": "photos", "train": 8, "test": 9, "summary": "it is good."},
+    ).save(file, figures=False)
+    try:
+        found = page.get("/view/yardsticks").json()
+    finally:
+        file.unlink()
+    assert found["file"] == "report.json" and not found["old"]
+    assert found["columns"] == ["trained", "simple", "chance"]
+    assert found["counts"] == {"train": 8, "test": 9} and found["summary"] == "it is good."
+    (group,) = found["groups"]
+    assert group["title"] == "knn · <b>zone</b>" and len(group["rows"]) + found["others"] == 2
+    row = group["rows"][0]
+    assert row["values"] == [0.7, 0.8, 0.5] and row["what"] == "a" and not row["lower"]
+    assert row["intervals"] == [[0.6, 0.8], [0.5, 0.9], None]
+    assert found["skipped"] == {"head": "it needs one"}
 
 
 def small(tmp_path, n=40, max_points=20_000):

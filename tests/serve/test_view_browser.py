@@ -144,6 +144,7 @@ def test_every_tab_opens_by_the_keyboard(page, address):
         ("gallery", ".tiles img"),
         ("search", ".query"),
         ("run", ".charts svg"),
+        ("yardsticks", "pre >> text=amodal evaluate"),
         ("records", "[data-list=outliers] td"),
         ("fields", "tbody td"),
     ):
@@ -246,7 +247,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
     page = browser.new_context(
         viewport={"width": 360, "height": 740}, color_scheme="dark"
     ).new_page()
-    for name in ("map", "gallery", "search", "run", "records", "fields"):
+    for name in ("map", "gallery", "search", "run", "yardsticks", "records", "fields"):
         page.goto(f"{address}#{name}")
         page.reload()
         page.wait_for_selector(f"[role=tabpanel][data-tab={name}] > *")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import amodal
+from amodal import data as records
 from amodal.serve import app
 from amodal.serve.view import router
 from tests.serve.runs import RECORDS, data, running
@@ -108,7 +110,7 @@ def test_selections_of_other_tabs_open_in_the_gallery(page, address):  # noqa: F
     page.click("[data-tab=search]")
     page.fill("#q-text", "a thing, number 7")
     page.press("#q-text", "Enter")
-    page.click("[data-field=text] >> text=Show in the gallery")
+    page.click("[data-field=text] >> text=In the gallery")
     page.wait_for_selector(f"{PAGE} #sum >> text=12 of a search by text")
     assert page.get_attribute(".tiles li >> nth=0", "data-number") == "7", "in its order"
     page.click("[data-tab=records]")
@@ -131,3 +133,45 @@ def test_all_that_pass_a_filter_are_selected(page, address):  # noqa: F811
     page.click("text=Select none")
     page.click("text=Save as CSV")
     page.wait_for_selector("#status >> text=nothing is selected")
+
+
+NASTY = "<img src=x onerror=\"document.title='owned'\">"
+
+
+def test_records_labels_and_tags_of_markup_stay_text(page, tmp_path):  # noqa: F811
+    columns = {
+        "key": [f"{i} {NASTY}" for i in range(24)],
+        "text": [f"{NASTY} number {i}" for i in range(24)],
+        "cells": [{"a": float(i % 5), NASTY: NASTY if i % 2 else "b"} for i in range(24)],
+        "zone": [NASTY, "plain"] * 12,
+    }
+    dataset = records.open(columns)
+    options = {"size": "nano", "steps": 1, "batch": 8, "progress": False}
+    model = amodal.pretrain("clip", dataset, tmp_path / "run", **options)
+    model.index(dataset)
+    made = app(model)
+    made.include_router(router(model.path, service=made.state.service, dataset=dataset))
+    with running(made) as port:
+        page.goto(f"http://127.0.0.1:{port}/#gallery")
+        page.wait_for_selector(".tiles .words")
+        total(page, 24)
+        assert NASTY in page.inner_text(".tiles li >> nth=0")
+        page.select_option("label:has-text('Show') select", "cells")
+        page.wait_for_selector(".tiles .words >> text=<img")
+        for facet in page.locator("details[data-facet]").all():
+            if facet.is_visible() and facet.get_attribute("open") is None:
+                facet.locator("summary").click()
+        page.locator(".facet [data-value^='<img'] input").first.check()
+        page.wait_for_selector("#sum:not([data-total='24'])")
+        page.click("text=Select all")
+        page.get_by_label("tag", exact=True).fill(NASTY[:60])
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".marks")
+        page.click("summary:has-text('Tags, and training')")
+        page.wait_for_selector(".tags th >> text=<img")
+        page.click(".tile >> nth=0")
+        page.wait_for_selector("dialog[open] .card")
+        page.keyboard.press("Escape")
+        page.click("[data-tab=map]")
+        page.wait_for_selector(".legend.filters >> text=<img")
+        assert page.locator("img[src=x]").count() == 0 and page.title() != "owned"

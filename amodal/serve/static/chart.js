@@ -72,7 +72,7 @@ export function chart(title, lines, others, shared = new Shared()) {
 
   function show(step) {
     lines.forEach((line, i) => {
-      const value = (r) => { const run = smooth[i][r]; return !run.length ? "–" : short((step == null ? run.at(-1) : nearest(run, step))[1]); };
+      const value = (r) => { const run = smooth[i][r]; return !run.length || (step != null && (step < run[0][0] || step > run.at(-1)[0])) ? "–" : short((step == null ? run.at(-1) : nearest(run, step))[1]); };
       const raw = shared.smoothing && line.runs[0].length ? ` (raw ${step == null ? end(line.runs[0]) : short(nearest(line.runs[0], step)[1])})` : "";
       cells[i][0].textContent = value(0);
       cells[i][1].textContent = `${raw}${others.length ? ` (${line.runs.slice(1).map((_, r) => value(r + 1)).join("; ")})` : ""}`;

@@ -48,8 +48,9 @@ export async function draw(page, { like } = {}) {
     const lists = await ask("/view/search?k=12", { method: "POST", body });
     const columns = await Promise.all(Object.entries(lists).map(async ([field, hits]) =>
       el("section", { "data-field": field || "any", "aria-label": field ? `by ${field}` : "by any field" }, el("h2", {}, field ? `by ${field}` : "by any field"),
+        hits.length ? el("p", {}, galleryButton(() => hits.map((hit) => hit.number), () => `a search ${field ? `by ${field}` : "by any field"}`, "In the gallery")) : null,
         ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (field ? "" : ` by ${hit.field}`), only: field }))))
-          .map(withAddButton), hits.length ? galleryButton(() => hits.map((hit) => hit.number), () => `a search ${field ? `by ${field}` : "by any field"}`) : null)));
+          .map(withAddButton))));
     results.replaceChildren(...columns);
     if (Object.values(lists).some((hits) => hits.length)) away();
     if (results.getBoundingClientRect().top > innerHeight - 150) results.scrollIntoView();

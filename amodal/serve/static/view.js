@@ -170,7 +170,7 @@ export function galleryButton(records, title, text = "Show in the gallery") {
   return el("button", { type: "button", onclick: () => open("gallery", { records: records(), title: title() }) }, text);
 }
 
-const NAMES = { compare: "Compare", map: "Map", gallery: "Gallery", search: "Search", run: "Run", records: "Records", fields: "Fields" };
+const NAMES = { compare: "Compare", map: "Map", gallery: "Gallery", search: "Search", run: "Run", yardsticks: "Yardsticks", records: "Records", fields: "Fields" };
 const tabs = document.getElementById("tabs"), main = document.getElementById("main");
 let leave = () => {};
 
@@ -182,6 +182,7 @@ export async function open(name, state = {}) {
     const on = tab.dataset.tab === name;
     tab.setAttribute("aria-selected", on);
     tab.tabIndex = on ? 0 : -1;
+    if (on) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
   const page = el("section", { role: "tabpanel", "aria-labelledby": `tab-${name}`, "data-tab": name });
   main.replaceChildren(page);
