@@ -65,11 +65,12 @@ def page(browser):
     made.context.close()
 
 
-@pytest.mark.parametrize("query", ["", "?flat"])
+@pytest.mark.parametrize("query", ["", "?webgl", "?canvas"])
 def test_lasso_pick_and_hover_on_the_map(page, address, query):
     page.goto(address + query)
     page.wait_for_selector(f".stage[data-points='{RECORDS}']")
-    assert query == "" or page.get_attribute(".stage", "data-kind") == "canvas"
+    drawn = page.get_attribute(".stage", "data-kind")
+    assert drawn == query[1:] or (query == "" and drawn == "canvas"), "WebGL is in software here"
     box = page.locator(".stage").bounding_box()
     corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99)]
     x, y = zip(*[(box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in corners])
@@ -107,6 +108,40 @@ def test_the_legend_filters_the_map(page, address):
     page.click("text=Show all")
     page.select_option("label:has-text('Colour') select", "cluster")
     page.wait_for_selector("[data-code]:not(:has-text('red'))")
+
+
+COLOURED = """([tint]) => {
+  const canvas = document.querySelector(".stage canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0;
+  for (let i = 0; i < data.length; i += 4)
+    count += data[i] === tint[0] && data[i + 1] === tint[1] && data[i + 2] === tint[2];
+  return count;
+}"""
+
+
+def test_points_have_the_colours_of_the_legend(page, address):
+    page.goto(f"{address}?canvas")
+    page.wait_for_selector("[data-code]:has-text('blue')")
+    tints = {}
+    for name in ("red", "blue"):
+        tint = page.locator(f"[data-code]:has-text('{name}') i").evaluate(
+            "mark => getComputedStyle(mark).backgroundColor.match(/[0-9]+/g).map(Number)"
+        )
+        tints[name] = [tint]
+
+    def coloured(name, most):
+        for _ in range(50):
+            found = page.evaluate(COLOURED, tints[name])
+            if (found == 0) == (most == 0):
+                break
+            page.wait_for_timeout(50)
+        return found
+
+    assert tints["red"] != tints["blue"]
+    assert 40 < coloured("red", 1) < 12 * 12 * RECORDS and 40 < coloured("blue", 1)
+    page.click("[data-code]:has-text('blue')")
+    assert coloured("red", 0) == 0 and coloured("blue", 1) > 40
 
 
 def test_search_by_words_a_picture_a_record_and_a_mix(page, address):

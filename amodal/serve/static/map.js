@@ -52,7 +52,7 @@ export async function draw(page, { record } = {}) {
     scatter?.close();
     stage.replaceChildren();
     const unit = (v) => Float32Array.from(v, (n) => n / 65535);
-    scatter = new Scatter(stage, unit(map.x), unit(map.y), { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, flat: location.search === "?flat" });
+    scatter = new Scatter(stage, unit(map.x), unit(map.y), { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, kind: location.search.slice(1) });
     stage.dataset.kind = scatter.kind;
     stage.dataset.points = map.numbers.length;
     const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
