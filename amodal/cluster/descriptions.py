@@ -21,7 +21,7 @@ LEAST = 0.5
 MOST_WORDS = 5000
 """Words of a text field that are looked at, the most frequent ones."""
 MIN_SHARE = 0.2
-"""Of a cluster's records, that have a class or a word by which it is called."""
+"""Of a cluster's records, that have the class, the word or the number by which it is called."""
 MAX_PLACES = 6
 MIN_RECORDS = 3
 """With a word, or a class."""
@@ -92,7 +92,7 @@ def cluster_words(
         c: dict.fromkeys(
             _word(d, short[d.property.name])
             for d in found
-            if not d.property.of or d.inside_mean >= MIN_SHARE
+            if d.inside_known * (d.inside_mean if d.property.of else 1) >= MIN_SHARE
         )
         for c, found in _differences(properties, cluster_N).items()
     }
@@ -101,12 +101,14 @@ def cluster_words(
 
 @dataclass(frozen=True)
 class _Difference:
-    """How much more or less of a property a cluster has, effect in standard deviations."""
+    """How much more or less of a property a cluster has, effect in standard deviations, and for
+    which share of its records it is known."""
 
     property: _Property
     effect: float
     inside_mean: float
     outside_mean: float
+    inside_known: float
 
 
 def _differences(
@@ -127,7 +129,8 @@ def _differences(
             effect = (means[0] - means[1]) / spread
             # a class or a word that is rare in a cluster says little of what the cluster is
             if (effect if one.of else abs(effect)) >= LEAST:
-                found[c].append(_Difference(one, effect, *means))
+                share = float(inside.sum() / (cluster_N == c).sum())
+                found[c].append(_Difference(one, effect, *means, share))
     return {c: sorted(some, key=lambda d: -abs(d.effect)) for c, some in found.items()}
 
 

@@ -81,3 +81,12 @@ def test_clusters_are_called_by_words_of_labels_and_texts():
     nothing = data.open({"body": [{"mass": float(i % 5)} for i in range(20)]})
     empty = cluster_words(Attributes(nothing), nothing.keys, np.array(CLUSTER), {})
     assert empty == {0: "", 1: ""}
+
+
+def test_a_cluster_is_not_called_by_what_few_of_its_records_have_at_all():
+    cluster = np.array(CLUSTER * 4)
+    kind = np.where(cluster, "boat", "tree").astype(object)
+    kind[np.flatnonzero(cluster)[4:]] = None  # 4 of 40 boats are known to be boats
+    dataset = data.open({"body": [{"mass": float(i % 5)} for i in range(80)]})
+    words = cluster_words(Attributes(dataset), dataset.keys, cluster, {"kind": kind})
+    assert words == {0: "tree", 1: ""}
