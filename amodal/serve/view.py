@@ -147,6 +147,7 @@ def _add_tabs(
             "data": dataset.name,
             "stamp": embedding_map.stamp,
             "colour": map_tab.default_colour(embedding_map),
+            "in_data": list(dataset.fields),
             "pictured": next(
                 (n for n, m in named if m.self_explaining), next(iter(dataset.fields))
             ),

@@ -30,7 +30,7 @@ export async function draw(page, state = {}) {
   const side = el("details", { class: "filters", open: !matchMedia(NARROW).matches }, el("summary", {}, "Filters"), filters.side);
 
   page.append(
-    el("div", { class: "bar" }, chooser("Show", Object.keys(about.fields).map((n) => [n, n]), (v) => { now.field = v; attempt(load); }, now.field), chooser("Sort by", sortings, (v) => { now.sort = v; attempt(first); }, now.sort), flip, drop),
+    el("div", { class: "bar" }, chooser("Show", about.in_data.map((n) => [n, n]), (v) => { now.field = v; attempt(load); }, now.field), chooser("Sort by", sortings, (v) => { now.sort = v; attempt(first); }, now.sort), flip, drop),
     el("div", { class: "split gallery" }, side,
       el("div", {}, sum, el("div", { class: "bar" }, amount, button("Select this page", () => { shown.forEach((it) => chosen.set(it.number, it.key)); everything = false; mark(); }), button("Select all", () => { chosen.clear(); everything = true; mark(); }), button("Select none", () => { reset(); mark(); })),
         tags.bar, tags.tags, tiles, pages, el("p", { class: "faint" }, "On the keyboard arrows move, Enter opens a record, x selects it, Page Up and Page Down turn the page."))), viewer);
