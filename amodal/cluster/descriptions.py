@@ -125,12 +125,14 @@ def _differences(
             inside, outside = known & (cluster_N == c), known & (cluster_N != c)
             if not inside.any() or not outside.any():
                 continue
-            means = [float(one.values[which].mean()) for which in (inside, outside)]
-            effect = (means[0] - means[1]) / spread
+            inside_mean, outside_mean = (
+                float(one.values[which].mean()) for which in (inside, outside)
+            )
+            effect = (inside_mean - outside_mean) / spread
             # a class or a word that is rare in a cluster says little of what the cluster is
             if (effect if one.of else abs(effect)) >= LEAST:
                 share = float(inside.sum() / (cluster_N == c).sum())
-                found[c].append(_Difference(one, effect, *means, share))
+                found[c].append(_Difference(one, effect, inside_mean, outside_mean, share))
     return {c: sorted(some, key=lambda d: -abs(d.effect)) for c, some in found.items()}
 
 

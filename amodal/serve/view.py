@@ -156,8 +156,8 @@ def _add_tabs(
 
 def _precompute(embedding_map: EmbeddingMap, clusters: MapClusters) -> None:
     """Begin what the page will ask for, so that it is there by then."""
+    embedding_map.in_background("layout", "", "pca")  # it is shown until a better one is there
     embedding_map.in_background("layout", "", embedding_map.projection)
-    clusters.facet()
     embedding_map.in_background("outliers", "")
     embedding_map.in_background("near_duplicates", "", records.SAME)
     embedding_map.in_background("retrieval", embedding_map.fields)
@@ -166,6 +166,7 @@ def _precompute(embedding_map: EmbeddingMap, clusters: MapClusters) -> None:
         embedding_map.in_background("missing", label)
     if len(embedding_map.shown) < len(embedding_map.keys):
         embedding_map.in_background("column", ())  # of a million records it takes seconds
+    clusters.facet()
 
 
 def _input(modality: Modality) -> dict[str, Any]:
