@@ -39,6 +39,7 @@ from amodal.modalities.shared.base import (
 from amodal.modalities.shared.cells import category, is_missing, is_numeric, moments, number, plain
 from amodal.modalities.shared.corruption import with_missing
 from amodal.modalities.shared.files import read_bytes
+from amodal.modalities.shared.formatting import not_json
 from amodal.modalities.shared.requests import cells_of
 from amodal.modalities.shared.tokenizers.table import TableGraph, TableTokenizer, group_columns
 
@@ -371,7 +372,7 @@ def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
         except (ValueError, RecursionError) as error:
             if isinstance(error, BadValue):
                 raise
-            raise BadValue(f"not JSON: {error}") from None
+            raise BadValue(not_json(error)) from None
     if isinstance(raw, Mapping):
         return {str(name): _plain(cell, name) for name, cell in raw.items()}
     if not isinstance(raw, (list, tuple, np.ndarray)):

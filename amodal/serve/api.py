@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -269,14 +269,17 @@ def add_error_handlers(made: FastAPI) -> None:
     """Every error is {"error": a sentence}."""
 
     @made.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        return Json({"error": error.detail}, error.status_code, error.headers)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        path = shortened(request.url.path)
+        words = {"Not Found": f"there is no page {path!r} here"}
+        words["Method Not Allowed"] = f"{path!r} takes no {request.method}"
+        text = words.get(str(error.detail), error.detail)
+        return Json({"error": text}, error.status_code, error.headers)
 
     @made.exception_handler(RequestValidationError)
     async def not_valid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        return Json({"error": shortened(f"{where}: {first['msg']}", 500)}, 422)
+        return Json({"error": shortened(mistake(first), 500)}, 422)
 
     @made.exception_handler(AmodalError)
     async def unusable(_: Request, error: AmodalError) -> Response:
@@ -289,6 +292,33 @@ def add_error_handlers(made: FastAPI) -> None:
     @made.exception_handler(Exception)
     async def ours(_: Request, error: Exception) -> Response:
         return Json({"error": "something went wrong in the server; its log says what"}, 500)
+
+
+EXPECTED = {
+    "missing": "it is needed",
+    "int_parsing": "a whole number is expected",
+    "int_type": "a whole number is expected",
+    "float_parsing": "a number is expected",
+    "bool_parsing": "true or false is expected",
+    "greater_than": "more than {gt} is expected",
+    "greater_than_equal": "{ge} or more is expected",
+    "less_than": "less than {lt} is expected",
+    "less_than_equal": "{le} or less is expected",
+    "too_long": "at most {max_length} of them are taken",
+    "literal_error": "{expected} is expected",
+}
+"""The kind of pydantic's errors -> words for a person."""
+
+
+def mistake(error: Mapping[str, Any]) -> str:
+    """What is wrong with a parameter of a request, by pydantic's account: its name, what it is and
+    what is expected."""
+    where = ".".join(str(part) for part in error["loc"][1:])
+    words = EXPECTED.get(error["type"])
+    expected = str(error["msg"]) if words is None else words.format(**error.get("ctx", {}))
+    asked = error.get("input")
+    instead = f", not {shortened(asked)!r}" if isinstance(asked, str) else ""
+    return f"{where}: {expected}{instead}"
 
 
 def _pairs(items: list[str], *, last: bool = False) -> dict[str, str]:

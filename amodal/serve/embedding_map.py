@@ -135,15 +135,16 @@ class EmbeddingMap:
         """The first of the records that have most fields."""
         return int(np.sum([self.present(s) for s in self.fields], axis=0).argmax())
 
-    def in_background(self, method: str, *args: Hashable) -> Any | None:
-        """The result of a method of this object, computed once in another thread; None until it is
-        there."""
+    def in_background(self, method: str | Callable[..., object], *args: Hashable) -> Any | None:
+        """The result of a method of this object, or of another one, computed once in another
+        thread; None until it is there."""
         with self._asking:
             job = self._jobs.get((method, *args))
             if job is None:
                 for old in [key for key, job in self._jobs.items() if job.done()][:-MAX_JOBS]:
                     del self._jobs[old]
-                job = self._jobs[method, *args] = self._worker.submit(getattr(self, method), *args)
+                work = getattr(self, method) if isinstance(method, str) else method
+                job = self._jobs[method, *args] = self._worker.submit(work, *args)
         return job.result() if job.done() else None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,20 @@ def quarantined(run: Path) -> list[Bad]:
     return list(found.values())
 
 
-def missing_rows(run: Path) -> list[dict[str, Any]]:
-    """Rows of the protocol `missing_modality` in the newest report in the run folder, if any."""
-    files = [p for p in run.glob("*.json") if p.name != "config.json"]
+def reports(run: Path) -> Iterator[tuple[Path, Report]]:
+    """The reports of `amodal evaluate` in the run folder, the newest first."""
+    files = [p for p in run.glob("*.json") if p.name not in ("config.json", "spec.json")]
     for file in sorted(files, key=lambda p: p.stat().st_mtime, reverse=True):
         try:
-            rows = [r for r in Report.load(file).rows() if r["protocol"] == "missing_modality"]
+            yield file, Report.load(file)
         except AmodalError:  # some other JSON
             continue
+
+
+def missing_rows(run: Path) -> list[dict[str, Any]]:
+    """Rows of the protocol `missing_modality` in the newest report in the run folder, if any."""
+    for _, report in reports(run):
+        rows = [r for r in report.rows() if r["protocol"] == "missing_modality"]
         if rows:
             return [{k: v for k, v in row.items() if v == v} for row in rows]
     return []

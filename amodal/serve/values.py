@@ -48,7 +48,9 @@ def read_value(modality: Modality, name: str, raw: Any, limits: Limits) -> tuple
         bounded = modality.bounds(_unwrapped(raw), limits)
         return bounded, modality.decode_finite(bounded)
     except AmodalError as error:
-        raise Refused(_status(error), f"{shortened(name)} ({kind}): {error}") from None
+        example = f"; it is such as {modality.placeholder}" if _is_json(error) else ""
+        text = f"{shortened(name)} ({kind}): {error}{example if modality.placeholder else ''}"
+        raise Refused(_status(error), text) from None
     except Exception as error:  # decoders raise whatever damaged data make them stumble over first
         log.warning("a value of the kind %s was not decodable: %r", kind, error)
         reason = f"damaged ({type(error).__name__})"
@@ -84,6 +86,10 @@ class ReadValues(Sequence[Raw]):
     def decoded(self, modality: Modality) -> list[np.ndarray]:
         """What the modality of their field made of each."""
         return [value for _, value in self.values]
+
+
+def _is_json(error: AmodalError) -> bool:
+    return isinstance(error, requests.NotJson) or str(error).startswith("not JSON")
 
 
 def _status(error: AmodalError) -> int:

@@ -22,9 +22,12 @@ from amodal.search import Index
 from amodal.serve import runs
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits, Refused
+from amodal.serve.map_clusters import MapClusters
+from amodal.serve.record_filter import RecordFilter
 from amodal.serve.service import Service
-from amodal.serve.tabs import compare, fields, records, search
+from amodal.serve.tabs import compare, fields, gallery, records, search, yardsticks
 from amodal.serve.tabs import map as map_tab
+from amodal.serve.tags import Tags
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 POLICY = (
@@ -53,7 +56,7 @@ def router(
     """
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
-    tabs = ["map", "search", "run", "records", "fields"] if whole else []
+    tabs = ["map", "gallery", "search", "run", "yardsticks", "records", "fields"] if whole else []
     if not whole and (comparison is None or (run / "metrics.jsonl").exists()):
         tabs.append("run")
     if comparison is not None:
@@ -113,18 +116,25 @@ def _add_tabs(
     unsigned = service.encoder.similarity == "abs_cosine"
     embedding_map = EmbeddingMap(index, run / "view", test_keys=test_keys, unsigned=unsigned)
     attributes = Attributes(dataset)
-    _precompute(embedding_map)
-    map_tab.add(made, embedding_map, attributes)
-    records.add(made, run, embedding_map, dataset, service.limits)
+    clusters = MapClusters(embedding_map, attributes)
+    _precompute(embedding_map, clusters)
+    map_tab.add(made, embedding_map, attributes, clusters)
+    value = records.reader_of(embedding_map, dataset)
+    records.add(made, run, embedding_map, dataset, value, service.limits)
+    method = str(service.model.config.get("method", ""))
+    tags = Tags(run / "view" / "tags.json")
+    found = RecordFilter(embedding_map, dataset, attributes, tags, clusters)
+    gallery.add(made, run, found, value, service.limits, method=method)
     search.add(made, embedding_map, service)
     fields.add(made, run, embedding_map)
+    yardsticks.add(made, run, str(dataset.path or "DIR"))
 
     @made.get("/view/about")
     def about() -> Any:
-        labels = embedding_map.labels.items()
+        labels, named = embedding_map.labels.items(), dataset.fields.items()
         return {
             "run": run.resolve().name,
-            "method": service.model.config.get("method", ""),
+            "method": method,
             "tabs": tabs,
             "fields": {name: m.kind for name, m in service.model.fields.items()},
             "inputs": {name: _input(m) for name, m in service.model.fields.items()},
@@ -135,11 +145,18 @@ def _add_tabs(
             "shown": len(embedding_map.shown),
             "first": embedding_map.most_complete,
             "data": dataset.name,
+            "stamp": embedding_map.stamp,
+            "colour": map_tab.default_colour(embedding_map),
+            "in_data": list(dataset.fields),
+            "pictured": next(
+                (n for n, m in named if m.self_explaining), next(iter(dataset.fields))
+            ),
         }
 
 
-def _precompute(embedding_map: EmbeddingMap) -> None:
+def _precompute(embedding_map: EmbeddingMap, clusters: MapClusters) -> None:
     """Begin what the page will ask for, so that it is there by then."""
+    embedding_map.in_background("layout", "", "pca")  # it is shown until a better one is there
     embedding_map.in_background("layout", "", embedding_map.projection)
     embedding_map.in_background("outliers", "")
     embedding_map.in_background("near_duplicates", "", records.SAME)
@@ -149,6 +166,7 @@ def _precompute(embedding_map: EmbeddingMap) -> None:
         embedding_map.in_background("missing", label)
     if len(embedding_map.shown) < len(embedding_map.keys):
         embedding_map.in_background("column", ())  # of a million records it takes seconds
+    clusters.facet()
 
 
 def _input(modality: Modality) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from amodal import data
-from amodal.cluster.descriptions import descriptions
+from amodal.cluster.descriptions import cluster_words, descriptions
 from amodal.data.attributes import Attributes
 
 
@@ -61,3 +61,32 @@ def test_records_without_a_cluster_are_on_neither_side():
 def test_tiny_numbers():
     rows = [{"conc": 1e-9 if c else 3e-9} for c in CLUSTER]
     assert described({"of": rows}, CLUSTER)[0] == "conc 3e-09 (else 1e-09)"
+
+
+def test_clusters_are_called_by_words_of_labels_and_texts():
+    """Not by what few of their records have, however rare it is elsewhere."""
+    animals = ("cat", "dog")
+    texts = [f"picture {i}: a {animals[c]}" for i, c in enumerate(CLUSTER * 4)]
+    texts[:4] = [f"{text} rare" for text in texts[:4]]
+    rows = [{"mass": c + i % 3 / 10} for i, c in enumerate(CLUSTER * 4)]
+    records = data.open({"caption": texts, "body": rows})
+    kind = np.array(["pet" if c else None for c in CLUSTER * 4], dtype=object)
+    cluster = np.array(CLUSTER * 4)
+    words = cluster_words(Attributes(records), records.keys, cluster, {"kind": kind}, most=9)
+    assert set(words[0].split(", ")) == {"cat", "low mass"}, "4 of 40 are rare"
+    assert set(words[1].split(", ")) == {"dog", "high mass"}, "everybody with a label has the same"
+    side = np.array(["left", "right"], dtype=object)[cluster]
+    words = cluster_words(Attributes(records), records.keys, cluster, {"side": side}, most=1)
+    assert words == {0: "left", 1: "right"}, "labels come first where all say the same"
+    nothing = data.open({"body": [{"mass": float(i % 5)} for i in range(20)]})
+    empty = cluster_words(Attributes(nothing), nothing.keys, np.array(CLUSTER), {})
+    assert empty == {0: "", 1: ""}
+
+
+def test_a_cluster_is_not_called_by_what_few_of_its_records_have_at_all():
+    cluster = np.array(CLUSTER * 4)
+    kind = np.where(cluster, "boat", "tree").astype(object)
+    kind[np.flatnonzero(cluster)[4:]] = None  # 4 of 40 boats are known to be boats
+    dataset = data.open({"body": [{"mass": float(i % 5)} for i in range(80)]})
+    words = cluster_words(Attributes(dataset), dataset.keys, cluster, {"kind": kind})
+    assert words == {0: "tree", 1: ""}

@@ -109,3 +109,38 @@ def test_parameters_that_somebody_else_wrote(kind, settings, message):
             kind,
             **json.loads(json.dumps(settings)) if "a\0b" not in settings.values() else settings,
         )
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (b" \n ", "there is nothing in it"),
+        (b"hello", "one line alone"),
+        (b'"a,b\n1,2\n', "a quote is not closed"),
+        (b"a,b\n1,2\n1,2,3\n", "line 3 has 3 cells, and the first line 2"),
+    ],
+)
+def test_a_damaged_table_of_text_is_described_in_words(text, words):
+    with pytest.raises(BadValue, match=words) as error:
+        modalities.make("series", channels=("a", "b")).decode(text)
+    assert "CSV" not in str(error.value), "that is what a library says"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (b" ", "there is nothing in it"),
+        (b"{", r"a name in double quotes is expected \(line 1, column 2\)"),
+        (b'{"a": 1\n"b": 2}', r"a comma is expected \(line 2, column 1\)"),
+        (b'{"a" 1}', "a colon is expected"),
+        (b"hello", r"a value is expected \(line 1, column 1\)"),
+        (b"{} {}", "there is more after its end"),
+        (b'{"a', "a text begins that is not closed"),
+        (b'{"a\n": 1}', "a line break, or the like, stands in a text"),
+        (b'{"\xff', r"it is no text in UTF-8 \(byte 2\)"),
+        (b"[" * 100_000, "brackets in brackets, too deep"),
+    ],
+)
+def test_damaged_json_is_described_in_words(text, words):
+    with pytest.raises(BadValue, match=f"not JSON: {words}"):
+        modalities.make("table", columns=("a",)).decode(text)

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,13 +25,15 @@ from torch.nn.functional import normalize
 
 import amodal
 from amodal import data as records
-from amodal.core import AmodalError, Embeddings
+from amodal.core import AmodalError, Column, Embeddings
 from amodal.data import Dataset
 from amodal.data.attributes import Attributes
 from amodal.evaluate.protocols.retrieval import ranked
+from amodal.evaluate.result import Report, Result
 from amodal.search import Index
 from amodal.serve import app, runs, serve
 from amodal.serve.embedding_map import EmbeddingMap
+from amodal.serve.map_clusters import MapClusters
 from amodal.serve.projection import pca_2d
 from amodal.serve.tabs import map as map_tab
 from amodal.serve.tabs.compare import comparison_of
@@ -101,7 +105,8 @@ def test_the_winner_of_a_comparison_has_all_tabs(model, tmp_path):
     )
     with TestClient(made) as client:
         tabs = got(client, "/view/about")["tabs"]
-        assert tabs == ["compare", "map", "search", "run", "records", "fields"]
+        usual = ["map", "gallery", "search", "run", "yardsticks", "records", "fields"]
+        assert tabs == ["compare", *usual]
         found = got(client, "/view/comparison")
         assert found["finished"] and found["run"] == str(run) and found["test"] == 0.88
     assert comparison_of(folder) == folder and comparison_of(model.path) is None
@@ -140,6 +145,12 @@ def test_the_page_needs_nothing_from_elsewhere(page):
         "run.js",
         "records.js",
         "fields.js",
+        "gallery.js",
+        "chart.js",
+        "legend.js",
+        "yardsticks.js",
+        "facets.js",
+        "tagging.js",
     ):
         text = page.get(f"/view/static/{name}").text
         assert "https://" not in text and "http://" not in text.replace(
@@ -198,6 +209,50 @@ def test_a_colour_for_each_record(page):
     }
     for bad in ("label:no", "data:no", "no"):
         assert page.get("/view/colour", params={"by": bad}).status_code == 404
+
+
+def test_clusters_colour_the_map_and_have_names(page, model):
+    for field in ("", "cells"):
+        found = got(page, "/view/colour", by=f"cluster:{field}")
+        sizes = np.bincount(found["values"], minlength=len(found["names"]))
+        assert sizes.sum() == RECORDS and (sizes > 0).all()
+        assert len(set(found["names"])) == len(found["names"]) and all(found["names"])
+    assert page.get("/view/colour", params={"by": "cluster:imag"}).status_code == 422
+    assert page.get("/view/about").json()["colour"] == "label:colour"
+
+
+def test_clusters_are_those_of_the_vectors(tmp_path):
+    """Two groups far apart are never one cluster, and each is called by its label."""
+    n = 4000  # more than are fitted
+    side = np.arange(n) % 2
+    z = torch.randn(n, 8) * 0.1 + torch.from_numpy(np.where(side, 5.0, -5.0))[:, None].float()
+    rows = torch.tensor([i for i in range(n) if i != 7])
+    index = Index(tmp_path / "index", fingerprint="x")
+    names = np.array(["left", "right"], dtype=object)[side]
+    keys = [f"k{i}" for i in range(n)]
+    index.add(keys, Embeddings({"a": Column(z[rows], rows)}, n), {"side": names})
+    made = EmbeddingMap(index, tmp_path / "view")
+    dataset = records.open({"a": [{"x": 1.0}] * 20})
+    found = MapClusters(made, Attributes(dataset)).fitted("a")
+    missing = made.number_of.get("k7")
+    assert missing is None or found.values[missing] == -1
+    for code, name in enumerate(found.names):
+        mine = {names[int(made.keys[i][1:])] for i in np.flatnonzero(found.values == code)}
+        assert len(mine) == 1 and name.startswith(mine.pop())
+
+
+def test_a_label_that_most_records_lack_does_not_colour_the_map_unasked():
+    def colour(**labels):
+        made = SimpleNamespace(labels=labels, shown=np.arange(10))
+        return map_tab.default_colour(made)
+
+    half = np.array(["a", "b", "a", "b"] + [None] * 6, dtype=object)
+    whole = np.array(["a", "b"] * 5, dtype=object)
+    alone = np.array(["a"] * 10, dtype=object)
+    many = np.array([str(i) for i in range(10)] * 5, dtype=object)
+    assert colour(half=half) == "cluster" and colour(age=np.arange(10.0)) == "cluster"
+    assert colour(alone=alone) == "cluster" and colour(half=half, whole=whole) == "label:whole"
+    assert colour(many=many) == "label:many"
 
 
 def test_columns_that_nobody_described_can_colour_the_map():
@@ -298,6 +353,25 @@ def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
 def test_a_query_that_makes_no_field_is_refused(page, files, query, status):
     answer = asked(page, files, **query)
     assert answer.status_code == status and answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        ("/view/near/2?k=0", "k: 1 or more is expected, not '0'"),
+        ("/view/near/2?k=51", "k: 50 or less is expected, not '51'"),
+        ("/view/near/2?k={0}", "k: a whole number is expected, not '{0}'"),
+        ("/view/list/near_duplicates?least=x", "least: a number is expected, not 'x'"),
+        ("/view/colour", "by: it is needed"),
+        ("/view/keys?" + "n=0&" * 301, "n: at most 300 of them are taken"),
+        ("/view/map?best=maybe", "best: true or false is expected, not 'maybe'"),
+        ("/view/nothing", "there is no page '/view/nothing' here"),
+        ("/view/search", "'/view/search' takes no GET"),
+    ],
+)
+def test_mistakes_in_an_address_are_said_in_words(page, path, words):
+    answer = page.get(path)
+    assert 400 <= answer.status_code < 500 and answer.json() == {"error": words}
 
 
 def test_neighbours_and_their_probe_change_with_the_fields_that_are_on(page):
@@ -404,14 +478,45 @@ def test_missing_rows_come_from_the_newest_report(tmp_path):
     assert runs.missing_rows(tmp_path) == [{"protocol": "missing_modality", "label": "zone"} | row]
 
 
+def test_what_was_measured_stands_beside_yardsticks(page, model):
+    empty = page.get("/view/yardsticks").json()
+    assert empty["file"] == "" and empty["groups"] == []
+    words = shlex.split(empty["command"])
+    assert words[:3] == ["amodal", "evaluate", str(model.path)] and words[-2] == "--json"
+    rows = [
+        {"source": "a", "metric": "balanced accuracy", "value": 0.7, "chance": 0.5, "n": 9}
+        | {"intervals": {"trained": [0.6, 0.8], "simple": [0.5, 0.9]}},
+        {"source": "a", "metric": "Brier", "value": 0.2, "chance": 0.25},
+    ]
+    simple = [row | {"value": 0.8} for row in rows]
+    spec, file = {"label": "<b>zone</b>"}, model.path / "report.json"
+    Report(
+        [Result("knn", spec, rows)],
+        simple=[Result("knn", spec, simple)],
+        skipped={"head": "it needs one"},
+        about={"data": "photos", "train": 8, "test": 9, "summary": "it is good."},
+    ).save(file, figures=False)
+    try:
+        found = page.get("/view/yardsticks").json()
+    finally:
+        file.unlink()
+    assert found["file"] == "report.json" and not found["old"]
+    assert found["columns"] == ["trained", "simple", "chance"]
+    assert found["counts"] == {"train": 8, "test": 9} and found["summary"] == "it is good."
+    (group,) = found["groups"]
+    assert group["title"] == "knn · <b>zone</b>" and len(group["rows"]) + found["others"] == 2
+    row = group["rows"][0]
+    assert row["values"] == [0.7, 0.8, 0.5] and row["what"] == "a" and not row["lower"]
+    assert row["intervals"] == [[0.6, 0.8], [0.5, 0.9], None]
+    assert found["skipped"] == {"head": "it needs one"}
+
+
 def small(tmp_path, n=40, max_points=20_000):
     """An index of which field b is field a turned (so neighbours agree), c is chance; record 7 has
     no b; 3 and 30 are the same."""
     torch.manual_seed(0)
     a = torch.randn(n, 8)
     a[30] = a[3]
-    from amodal.core import Column, Embeddings
-
     turn, _ = torch.linalg.qr(torch.randn(8, 8))
     rows = torch.tensor([i for i in range(n) if i != 7])
     columns = {
@@ -500,7 +605,8 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
     hidden = next(i for i in range(40) if i not in shown)
     assert embedding_map.near(a[hidden], ["a"], 1)[0][0] == hidden, "search sees all"
     router_of = FastAPI()
-    map_tab.add(router_of, embedding_map, Attributes(records.open({"text": ["a"]})))
+    attributes = Attributes(records.open({"text": ["a"]}))
+    map_tab.add(router_of, embedding_map, attributes, MapClusters(embedding_map, attributes))
     client = TestClient(router_of)
     found = got(client, "/view/map", field="a")
     assert (
@@ -588,7 +694,8 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
             layout(field, projection) if projection == "pca" or slow.wait(20) else None
         ),
     )
-    map_tab.add(made, embedding_map, Attributes(records.open({"text": ["a"]})))
+    attributes = Attributes(records.open({"text": ["a"]}))
+    map_tab.add(made, embedding_map, attributes, MapClusters(embedding_map, attributes))
     client = TestClient(made)
     first = got(client, "/view/map", field="a")
     assert (first["projection"], first["final"]) == ("pca", False), "what is quick comes first"

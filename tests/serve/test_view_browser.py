@@ -65,11 +65,12 @@ def page(browser):
     made.context.close()
 
 
-@pytest.mark.parametrize("query", ["", "?flat"])
+@pytest.mark.parametrize("query", ["", "?webgl", "?canvas"])
 def test_lasso_pick_and_hover_on_the_map(page, address, query):
     page.goto(address + query)
     page.wait_for_selector(f".stage[data-points='{RECORDS}']")
-    assert query == "" or page.get_attribute(".stage", "data-kind") == "canvas"
+    drawn = page.get_attribute(".stage", "data-kind")
+    assert drawn == query[1:] or (query == "" and drawn == "canvas"), "WebGL is in software here"
     box = page.locator(".stage").bounding_box()
     corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99)]
     x, y = zip(*[(box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in corners])
@@ -92,6 +93,57 @@ def test_lasso_pick_and_hover_on_the_map(page, address, query):
     page.wait_for_selector(".legend >> text=there")
 
 
+def test_the_legend_filters_the_map(page, address):
+    page.goto(address)
+    page.wait_for_selector(f".stage[data-points='{RECORDS}']")
+    page.focus("[data-code] >> text=blue")
+    page.locator("[data-code]:has-text('blue')").press("Enter")
+    page.click("text=Select what is in view")
+    assert page.get_attribute("[data-selected]", "data-selected") == str(RECORDS // 2)
+    page.locator("[data-code]:has-text('red')").press("Space")
+    page.click("text=Select what is in view")
+    assert page.get_attribute("[data-selected]", "data-selected") == str(RECORDS)
+    page.locator("[data-code]:has-text('blue')").press("Space")
+    assert page.get_attribute("[data-selected]", "data-selected") == str(RECORDS // 2)
+    page.click("text=Show all")
+    page.select_option("label:has-text('Colour') select", "cluster")
+    page.wait_for_selector("[data-code]:not(:has-text('red'))")
+
+
+COLOURED = """([tint]) => {
+  const canvas = document.querySelector(".stage canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0;
+  for (let i = 0; i < data.length; i += 4)
+    count += data[i] === tint[0] && data[i + 1] === tint[1] && data[i + 2] === tint[2];
+  return count;
+}"""
+
+
+def test_points_have_the_colours_of_the_legend(page, address):
+    page.goto(f"{address}?canvas")
+    page.wait_for_selector("[data-code]:has-text('blue')")
+    tints = {}
+    for name in ("red", "blue"):
+        tint = page.locator(f"[data-code]:has-text('{name}') i").evaluate(
+            "mark => getComputedStyle(mark).backgroundColor.match(/[0-9]+/g).map(Number)"
+        )
+        tints[name] = [tint]
+
+    def coloured(name, most):
+        for _ in range(50):
+            found = page.evaluate(COLOURED, tints[name])
+            if (found == 0) == (most == 0):
+                break
+            page.wait_for_timeout(50)
+        return found
+
+    assert tints["red"] != tints["blue"]
+    assert 40 < coloured("red", 1) < 12 * 12 * RECORDS and 40 < coloured("blue", 1)
+    page.click("[data-code]:has-text('blue')")
+    assert coloured("red", 0) == 0 and coloured("blue", 1) > 40
+
+
 def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
     page.goto(address + "#search")
     page.fill("#q-text", "a thing, number 7")
@@ -99,6 +151,10 @@ def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
     first = page.locator("[data-field=text] article").first
     first.wait_for()
     assert first.get_attribute("data-number") == "7"
+    assert page.locator(".query").is_hidden(), "the form folds away after the first hit"
+    summary = "summary:has-text('Query: text “a thing, number 7”')"
+    assert page.locator(f"{summary}:focus").count() == 1
+    page.keyboard.press("Enter")
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, "p.png")
         picture.write_bytes(png(5))
@@ -106,9 +162,11 @@ def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
         page.fill("#q-text", "")
         page.click("button.main")
         page.wait_for_selector("[data-field=image] article:first-of-type[data-number='5']")
+        page.click("summary:has-text('Query: image p.png')")
         page.get_by_label("weight of image").fill("-1")
         page.click("button.main")
         page.wait_for_selector("[data-field=image] article:first-of-type:not([data-number='5'])")
+    page.click("summary:has-text('Query: image p.png × -1')")
     page.click("text=Clear")
     page.click("button.main")
     page.wait_for_selector("#status >> text=nothing to look for")
@@ -118,8 +176,10 @@ def test_every_tab_opens_by_the_keyboard(page, address):
     page.goto(address)
     page.focus("[role=tab][data-tab=map]")
     for name, inside in (
+        ("gallery", ".tiles img"),
         ("search", ".query"),
         ("run", ".charts svg"),
+        ("yardsticks", "pre >> text=amodal evaluate"),
         ("records", "[data-list=outliers] td"),
         ("fields", "tbody td"),
     ):
@@ -180,11 +240,49 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
         assert page.locator("path.other").count() == 2, "and still compared"
 
 
+def test_values_of_a_run_under_the_cursor_smoothed_and_on_a_log_scale(page, tmp_path):
+    losses = [8.0, 4.0, 2.0, 4.0]
+    (tmp_path / "config.json").write_text('{"method": "clip", "status": "done"}')
+    lines = [{"step": 10 * i, "loss": v, "alignment/a": v - 4} for i, v in enumerate(losses, 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with running(application(tmp_path)) as port:
+        page.goto(f"http://127.0.0.1:{port}/")
+        loss = page.locator("figure:has(svg[data-title='Loss'])")
+        loss.wait_for()
+        assert loss.locator("figcaption").inner_text() == "4"
+        box = loss.locator("svg").bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.42, box["y"] + box["height"] / 2)
+        assert loss.locator("h3").inner_text() == "Loss step 20"
+        assert loss.locator("figcaption").inner_text() == "4"
+        other = page.locator("figure:has(svg[data-title='Alignment'])")
+        assert other.locator("figcaption").inner_text() == "0", "the cursor is of all charts"
+        page.mouse.move(0, 0)
+        loss.locator("svg").focus()
+        for key, step, value in (("ArrowLeft", 40, "4"), ("ArrowLeft", 30, "2"), ("Home", 10, "8")):
+            page.keyboard.press(key)
+            assert loss.locator("h3").inner_text() == f"Loss step {step}"
+            assert loss.locator("figcaption").inner_text() == value
+        page.keyboard.press("Escape")
+        assert loss.locator("h3").inner_text() == "Loss"
+        page.get_by_label("smoothing").fill("0.5")
+        mean = (8 / 8 + 4 / 4 + 2 / 2 + 4) / (1 / 8 + 1 / 4 + 1 / 2 + 1)
+        assert loss.locator("figcaption").inner_text() == f"{mean:.2f} (raw 4)"
+        page.get_by_label("smoothing").fill("0")
+        middle = "svg[data-title='Loss'] path:not(.axis, .cursor)"
+        before = page.get_attribute(middle, "d")
+        page.get_by_label("Log scale").check()
+        after = page.get_attribute(middle, "d")
+        height = [float(p.split()[1]) for p in after[1:].split("L")]
+        assert height[1] - height[0] == pytest.approx(height[2] - height[1], abs=0.2), "8, 4, 2"
+        assert after != before
+        assert other.locator("text=Linear: some values are not above 0").count() == 1
+
+
 def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
     page = browser.new_context(
         viewport={"width": 360, "height": 740}, color_scheme="dark"
     ).new_page()
-    for name in ("map", "search", "run", "records", "fields"):
+    for name in ("map", "gallery", "search", "run", "yardsticks", "records", "fields"):
         page.goto(f"{address}#{name}")
         page.reload()
         page.wait_for_selector(f"[role=tabpanel][data-tab={name}] > *")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,8 @@ from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
 
 TIME_COLUMNS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
 """Names of a column of times; it is no channel."""
+
+WRONG_ROW = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)")
 
 MAX_COLUMNS = 2**14
 """Of a text table; arrays may have more."""
@@ -79,6 +82,8 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
         raise BadValue(
             f"neither a numpy file nor a table of text: {error.reason} at byte {error.start}"
         ) from None
+    if not head:
+        raise BadValue("not a table of text: there is nothing in it")
     delimiter = delimiter or max(",;\t", key=head.count)
     if head.count(delimiter) >= MAX_COLUMNS:  # each costs 10 kB, however short its name
         raise BadValue(f"{head.count(delimiter) + 1:,} columns, more than {MAX_COLUMNS:,}")
@@ -90,7 +95,7 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
             pyarrow.csv.ParseOptions(delimiter=delimiter),
         )
     except pyarrow.ArrowInvalid as error:
-        raise BadValue(f"not a table of text: {str(error).splitlines()[0]}") from None
+        raise BadValue(f"not a table of text: {_mistake(str(error), data)}") from None
     columns = {
         name.strip(): column.to_numpy() for name, column in zip(table.column_names, table.columns)
     }
@@ -100,6 +105,17 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
             f"{listed(name.strip() or '(empty)' for name in table.column_names)}"
         )
     return np.stack([numbers(c, n) for n, c in columns.items()], 1) if headerless else columns
+
+
+def _mistake(text: str, data: bytes) -> str:
+    """What is wrong with a table that pyarrow says this of, in words."""
+    if row := WRONG_ROW.match(text):
+        line, expected, count = (f"{int(n):,}" for n in row.groups())
+        return f"line {line} has {count} cells, and the first line {expected}"
+    if "Empty CSV" in text:  # what it calls a table without the end of a first line
+        quoted = data.count(b'"') % 2
+        return "a quote is not closed" if quoted else "one line alone, which ends without a row"
+    return text.splitlines()[0].removeprefix("CSV parse error: ")
 
 
 def _is_number(cell: str) -> bool:

@@ -14,6 +14,7 @@ from amodal.modalities.shared.base import BadValue, Raw, listed
 from amodal.modalities.shared.cells import category, is_date, is_missing, number, plain
 from amodal.modalities.shared.columns import TIME_COLUMNS
 from amodal.modalities.shared.files import read_bytes
+from amodal.modalities.shared.formatting import not_json
 
 MAX_CELLS = 2**26
 MAX_SAMPLED_EVENTS = 20_000
@@ -83,7 +84,7 @@ def _from_json(data: bytes) -> Any:
         except json.JSONDecodeError:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:
-        raise BadValue(f"not JSON: {error}") from None
+        raise BadValue(not_json(error)) from None
 
 
 def numbers_of(cells: list[Any], name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 
@@ -27,3 +28,32 @@ def format_range(numbers: Iterable[float], unit: str, form: str = ",") -> str:
 def first_names(names: Sequence[str], most: int = 4) -> str:
     """The first `most` names of a list."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+JSON_MISTAKES = {
+    "Expecting value": "a value is expected",
+    "Expecting property name enclosed in double quotes": "a name in double quotes is expected",
+    "Expecting ',' delimiter": "a comma is expected",
+    "Expecting ':' delimiter": "a colon is expected",
+    "Extra data": "there is more after its end",
+    "Unterminated string starting at": "a text begins that is not closed",
+    "Invalid control character at": "a line break, or the like, stands in a text",
+    "Invalid \\escape": "a backslash stands before a character that needs none",
+    "Illegal trailing comma before end of object": "a comma stands before the end",
+    "Illegal trailing comma before end of array": "a comma stands before the end",
+}
+"""What Python's parser of JSON says -> the same for a person."""
+
+
+def not_json(error: Exception) -> str:
+    """What is wrong with JSON, in words: `not JSON: a comma is expected (line 2, column 5)`."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not JSON: it is no text in UTF-8 (byte {error.start:,})"
+    if isinstance(error, RecursionError):
+        return "not JSON: brackets in brackets, too deep"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error}"
+    if not error.doc.strip():
+        return "not JSON: there is nothing in it"
+    mistake = JSON_MISTAKES.get(error.msg, error.msg)
+    return f"not JSON: {mistake} (line {error.lineno:,}, column {error.colno:,})"

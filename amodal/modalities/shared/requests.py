@@ -16,6 +16,7 @@ import numpy as np
 
 from amodal.modalities.shared.base import BadValue
 from amodal.modalities.shared.files import is_numpy
+from amodal.modalities.shared.formatting import not_json
 
 MIB = 2**20
 MAX_TEXT_ARRAY = 16_000_000
@@ -71,7 +72,7 @@ def parsed(data: bytes, limits: Limits) -> Any:
             data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_unique_keys
         )
     except (ValueError, RecursionError) as error:
-        raise NotJson(f"not JSON: {error}") from None
+        raise NotJson(not_json(error)) from None
 
 
 def _no_number(word: str) -> NoReturn:

@@ -300,8 +300,12 @@ def check_untrusted(raw: Any, limits: Limits, rate: int, seconds: float) -> byte
         with soundfile.SoundFile(SeekableBytes(data)) as file:
             frames, rate, channels = file.frames, file.samplerate, file.channels
             form = file.format
+    except soundfile.LibsndfileError:
+        raise BadValue(
+            f"damaged, or no sound in an accepted format: {', '.join(FORMATS)}, or .npy"
+        ) from None
     except Exception as error:
-        raise BadValue(f"damaged sound, or none that libsndfile reads: {error}") from None
+        raise BadValue(f"damaged sound: {error}") from None
     if form not in FORMATS:
         accepted = ", ".join(FORMATS)
         raise BadValue(f"a sound file of the format {form}; accepted are {accepted}, or .npy")

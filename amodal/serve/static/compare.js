@@ -1,5 +1,5 @@
 import { ask, el, PALETTE, short, svg } from "./view.js";
-import { chart } from "./run.js";
+import { chart } from "./chart.js";
 
 const EVERY = 4000;
 

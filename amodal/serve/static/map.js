@@ -1,46 +1,45 @@
-import { about, ask, attempt, card, chooser, count, el, MISSING, PALETTE, place, recordField, FIELDS, short } from "./view.js";
+import { about, ask, attempt, card, chooser, count, download, el, galleryButton, place, recordField, FIELDS } from "./view.js";
+import { key, middles, shades } from "./legend.js";
 import { Scatter } from "./scatter.js";
-
-const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb);
-function rgb(hex) { return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)); }
-function viridis(share) {
-  const position = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(position));
-  return VIRIDIS[i].map((v, c) => v + (VIRIDIS[i + 1][c] - v) * (position - i));
-}
 
 export async function draw(page, { record } = {}) {
   const names = {};
   let scatter, map, colour, chosen = [], marked = -1, field = "";
-  let by = Object.keys(about.labels).map((n) => `label:${n}`).find((n) => about.labels[n.slice(6)] === "classes") || "count";
-  const stage = el("div", { class: "stage" }), legend = el("div", { class: "legend" }), side = el("div", { "aria-live": "polite" });
+  let by = about.colour;
+  const stage = el("div", { class: "stage" }), legend = el("div"), side = el("div", { "aria-live": "polite" });
   const list = el("ul", { class: "list", "aria-label": "selected records" }), total = el("p", { class: "faint" }), note = el("p", { class: "faint" });
-  const save = el("button", { type: "button", hidden: true, onclick: () => attempt(saved) }, "Save the selection as CSV");
-  const choices = [...Object.keys(about.labels).map((n) => [`label:${n}`, n, "labels"]),
+  const save = el("button", { type: "button", hidden: true, onclick: () => attempt(() => download("selection.csv", "/view/selection", numbers())) }, "Save the selection as CSV");
+  const gallery = galleryButton(numbers, () => "a selection on the map");
+  gallery.hidden = true;
+  const only = new Set(); // codes of the legend that are shown; none: all
+  const choices = [["cluster", "clusters of the map", "fields"], ...Object.keys(about.labels).map((n) => [`label:${n}`, n, "labels"]),
     ...about.indexed.map((s) => [`has:${s}`, `has ${s}?`, "fields"]), ["count", "how many fields", "fields"],
     ["agreement", "do fields agree on neighbours?", "fields"],
     ...Object.keys(about.attributes).map((n) => { const field = n.split(".")[0]; return [`data:${n}`, n, field in about.fields ? `data: ${field}` : "data: other columns"]; })];
+  const naming = el("button", { type: "button", "aria-pressed": "true", onclick: () => { naming.setAttribute("aria-pressed", naming.getAttribute("aria-pressed") !== "true"); shade(); } }, "Names");
   const lassoing = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
     scatter.lassoing = !scatter.lassoing;
     lassoing.setAttribute("aria-pressed", scatter.lassoing);
   } }, "Lasso");
   page.append(
-    el("div", { class: "bar" }, chooser("Map of", FIELDS, (v) => attempt(() => load(v)), field), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), ...recordField("Find", find, "find-on-map").parts, lassoing,
+    el("div", { class: "bar" }, chooser("Map of", FIELDS, (v) => attempt(() => load(v)), field), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), ...recordField("Find", find, "find-on-map").parts, naming, lassoing,
       el("button", { type: "button", onclick: () => select(scatter.inView()) }, "Select what is in view"),
       el("button", { type: "button", onclick: () => { scatter.home(); mark(-1); select([]); } }, "Reset")),
     el("div", { class: "split" },
       el("div", {}, stage, legend, note, el("p", { class: "faint" }, "Drag to move, wheel or + and − to zoom, Shift-drag for a lasso; on the keyboard arrows, +, −, 0, and Enter for the record in the middle.")),
-      el("aside", { "aria-label": "records" }, side, total, save, list)));
+      el("aside", { "aria-label": "records" }, side, total, el("div", { class: "bar" }, save, gallery), list)));
 
   async function load(of) {
     field = of;
     Object.keys(names).forEach((i) => delete names[i]);
     stage.replaceChildren(el("p", { class: "faint" }, " computing …"));
     const asked = `/view/map?field=${encodeURIComponent(of)}`;
-    const [computed, tints] = await Promise.all([ask(asked), ask(`/view/colour?by=${encodeURIComponent(by)}`)]);
+    const computed = await ask(asked);
     if (!page.isConnected || field !== of) return;
-    colour = tints;
+    if (by === "cluster") colour = null; // they are of this field's vectors
     show(computed);
     select([]);
+    if (!colour) attempt(() => paint(by)); // clusters may take longer than the map
     if (!map.final) attempt(async () => { // UMAP is not there yet: these are the principal components
       const better = await ask(`${asked}&best=true`);
       if (page.isConnected && field === of) { const selected = chosen; show(better); select(selected); }
@@ -53,23 +52,27 @@ export async function draw(page, { record } = {}) {
     scatter?.close();
     stage.replaceChildren();
     const unit = (v) => Float32Array.from(v, (n) => n / 65535);
-    scatter = new Scatter(stage, unit(map.x), unit(map.y), { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, flat: location.search === "?flat" });
+    scatter = new Scatter(stage, unit(map.x), unit(map.y), { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, kind: location.search.slice(1) });
     stage.dataset.kind = scatter.kind;
     stage.dataset.points = map.numbers.length;
     const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
     note.textContent = few + (map.projection === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (field ? ` of ${field}.` : " of all fields.");
     mark(number >= 0 ? map.numbers.indexOf(number) : -1);
-    shade();
-    legend.replaceChildren(...key());
+    fill();
   }
 
   async function paint(choice) {
     by = choice;
-    const tints = await ask(`/view/colour?by=${encodeURIComponent(choice)}`);
-    if (by !== choice || !page.isConnected) return;
+    const of = field, tints = await ask(`/view/colour?by=${encodeURIComponent(choice === "cluster" ? `cluster:${of}` : choice)}`);
+    if (by !== choice || field !== of || !page.isConnected) return;
     colour = tints;
+    only.clear();
+    fill();
+  }
+
+  function fill() {
     shade();
-    legend.replaceChildren(...key());
+    legend.replaceChildren(colour ? key(colour, map.places, only, () => { shade(); select(chosen.filter((i) => !scatter.ignored[i])); }) : el("p", { class: "faint" }, "finding clusters …"));
   }
 
   function mark(i) { marked = i; scatter.mark(i); }
@@ -84,36 +87,10 @@ export async function draw(page, { record } = {}) {
     place(side, made, ...(drawn.number === number ? [] : [el("p", { class: "faint" }, "It is not among the records that are drawn; the ring is round the drawn one that is nearest to it.")]));
   }
 
-  async function saved() {
-    const answer = await fetch("/view/selection", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(chosen.map((i) => map.numbers[i])) });
-    if (!answer.ok) throw new Error((await answer.json()).error);
-    const link = el("a", { href: URL.createObjectURL(await answer.blob()), download: "selection.csv" });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }
-
   function shade() {
-    if (!colour || !scatter) return;
-    const bytes = new Uint8Array(4 * map.numbers.length), on = new Set(chosen), grey = rgb(MISSING), names = PALETTE.map(rgb);
-    map.numbers.forEach((_, i) => {
-      const value = colour.values[map.places[i]];
-      const known = colour.kind === "classes" ? value >= 0 : value != null;
-      const paint = !known ? grey : colour.kind === "numbers" ? viridis((value - colour.low) / (colour.high - colour.low || 1)) : names[value % names.length];
-      bytes.set([...paint, on.size && !on.has(i) ? 28 : known ? 225 : 110], 4 * i);
-    });
-    scatter.paint(bytes);
-  }
-
-  function key() {
-    const dot = (tint, text) => { const mark = el("i"); mark.style.background = tint; return el("span", {}, mark, text); };
-    if (colour.kind === "classes") {
-      const entries = colour.names.slice(0, PALETTE.length).map((name, i) => dot(PALETTE[i], name));
-      if (colour.names.length > PALETTE.length) entries.push(el("span", { class: "faint" }, `and ${colour.names.length - PALETTE.length} rarer in the same colours`));
-      return colour.values.includes(-1) ? [...entries, dot(MISSING, "not known")] : entries;
-    }
-    const strip = el("canvas", { width: 100, height: 1, role: "img", "aria-label": "from low to high" }), pen = strip.getContext("2d");
-    for (let i = 0; i < 100; i++) { pen.fillStyle = `rgb(${viridis(i / 99).map(Math.round)})`; pen.fillRect(i, 0, 1, 1); }
-    return [`${colour.clipped ? "≤ " : ""}${short(colour.low)}`, strip, `${colour.clipped ? "≥ " : ""}${short(colour.high)}`, ...(colour.values.includes(null) ? [dot(MISSING, "not known")] : [])];
+    if (!scatter) return;
+    const names = colour && naming.getAttribute("aria-pressed") === "true" ? middles(colour, map.places, only) : [];
+    scatter.paint(...shades(colour, map.places, only, chosen), names);
   }
 
   let over = -1, tip;
@@ -146,7 +123,7 @@ export async function draw(page, { record } = {}) {
 
   function select(indices) {
     chosen = indices;
-    save.hidden = !indices.length;
+    save.hidden = gallery.hidden = !indices.length;
     total.textContent = indices.length ? `${count(indices.length)} record${indices.length > 1 ? "s" : ""} selected${indices.length > 300 ? ", of which 300 are listed" : ""}` : "Nothing is selected. Click a point to see its record.";
     total.dataset.selected = indices.length;
     list.replaceChildren(...indices.slice(0, 300).map((i) => el("li", {}, el("button", { type: "button", onclick: () => pick(i) }, name(i)))));
@@ -158,6 +135,7 @@ export async function draw(page, { record } = {}) {
     });
     shade();
   }
+  function numbers() { return chosen.map((i) => map.numbers[i]); }
   function name(i) { return names[i] || `record ${map.numbers[i]}`; }
 
   await load("");

@@ -1,4 +1,4 @@
-import { about, ask, attempt, card, chooser, el, place, FIELDS } from "./view.js";
+import { about, ask, attempt, card, chooser, el, galleryButton, place, FIELDS } from "./view.js";
 
 const LISTS = [["quarantine", "Values that could not be read", "Every value of the data that was read could be decoded."],
   ["near_duplicates", "Near duplicates", "No two records are so alike."],
@@ -25,7 +25,8 @@ export async function draw(page) {
       const more = list.rows.length > rows.length ? `, of which ${rows.length} are shown` : "";
       boxes[k].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.more ? "the first " : ""}${list.rows.length.toLocaleString("en")}${more}`)));
       if (!rows.length) { boxes[k].append(el("p", { class: "faint" }, none)); return; }
-      boxes[k].append(el("p", {}, el("a", { href: `/view/csv/${what}?${asked}`, download: `${what}.csv` }, "Save the list as CSV")),
+      const numbers = [...new Set(list.numbers.flat().filter((n) => n >= 0))];
+      boxes[k].append(el("div", { class: "bar" }, el("a", { href: `/view/csv/${what}?${asked}`, download: `${what}.csv` }, "Save the list as CSV"), numbers.length ? galleryButton(() => numbers, () => title.toLowerCase()) : null),
         el("div", { class: "scroll", tabindex: 0, "aria-label": title, role: "region" },
           el("table", {}, el("thead", {}, el("tr", {}, ...list.columns.map((c) => el("th", { scope: "col" }, c)))), el("tbody", {}, ...rows))));
     }));

@@ -1,14 +1,27 @@
-// Points on a plane: WebGL where there is some, else Canvas2D. Pan, zoom, lasso, who is under the pointer.
+// Points on a plane: WebGL where a graphics card draws it, else pixels that are set here, which is faster than WebGL in software. Pan, zoom, lasso, who is under the pointer.
 
 const VERTEX = `attribute vec2 point; attribute vec4 colour; uniform vec2 shift; uniform vec2 scale; uniform float size; varying vec4 v;
 void main() { gl_Position = vec4((point - shift) * scale, 0.0, 1.0); gl_PointSize = size; v = colour; }`;
 const FRAGMENT = `precision mediump float; varying vec4 v;
 void main() { vec2 d = gl_PointCoord - 0.5; float r = dot(d, d); if (r > 0.25) discard; gl_FragColor = vec4(v.rgb * v.a, v.a); }`;
 
+/** Whether WebGL is there and not drawn in software. */
+function accelerated() {
+  const gl = document.createElement("canvas").getContext("webgl");
+  if (!gl) return false;
+  const info = gl.getExtension("WEBGL_debug_renderer_info"), name = gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
+}
+
+const MANY = 300000; // points above which one may be a single pixel
+const OPAQUE = 200; // of 255, from which a point hides what is under it
+
 export class Scatter {
-  /** stage: the element to fill; x, y: numbers from 0 to 1; hover(index or -1, px, py), pick(index), lasso([indices]): callbacks. */
-  constructor(stage, x, y, { hover = () => {}, pick = () => {}, lasso = () => {}, label = "map", flat = false } = {}) {
-    Object.assign(this, { stage, x, y, hover, pick, lasso, n: x.length, lassoing: false, marked: -1 });
+  /** stage: the element to fill; x, y: numbers from 0 to 1; hover(index or -1, px, py), pick(index), lasso([indices]): callbacks; kind: webgl or canvas, by default what is faster. */
+  constructor(stage, x, y, { hover = () => {}, pick = () => {}, lasso = () => {}, label = "map", kind = "" } = {}) {
+    Object.assign(this, { stage, x, y, hover, pick, lasso, n: x.length, lassoing: false, marked: -1, names: [] });
+    this.ignored = new Uint8Array(this.n); // 1: neither found, nor selected
     this.canvas = document.createElement("canvas");
     this.over = document.createElement("canvas");
     this.over.className = "over";
@@ -16,7 +29,7 @@ export class Scatter {
     stage.append(this.canvas, this.over);
     this.colours = new Uint8Array(4 * this.n).fill(200);
     this.home();
-    this.gl = flat ? null : this.canvas.getContext("webgl", { antialias: true, premultipliedAlpha: true });
+    this.gl = (kind || (accelerated() ? "webgl" : "canvas")) === "canvas" ? null : this.canvas.getContext("webgl", { antialias: true, premultipliedAlpha: true });
     if (this.gl) this.prepare();
     this.kind = this.gl ? "webgl" : "canvas";
     this.paint(this.colours);
@@ -58,11 +71,14 @@ export class Scatter {
     return buffer;
   }
 
-  /** colours: (4 n) bytes, red green blue alpha. */
-  paint(colours) {
-    this.colours = colours;
+  /** colours: (4 n) bytes, red green blue alpha; ignored: (n) bytes; names: [text, [indices]], written over the middle of theirs. */
+  paint(colours, ignored = this.ignored, names = []) {
+    Object.assign(this, { colours, ignored, names: names.map(([text, indices]) => [text, this.middle(indices)]) });
     this.packed = new Uint32Array(colours.buffer, colours.byteOffset, this.n);
-    if (!this.gl) this.order = Uint32Array.from(this.packed.keys()).sort((a, b) => this.packed[a] - this.packed[b]); // each colour is set once
+    const places = new Uint32Array(this.n); // faint ones from the front, others from the back
+    let front = 0, back = this.n;
+    for (let i = 0; i < this.n; i++) places[this.packed[i] >>> 24 < OPAQUE ? front++ : --back] = i;
+    Object.assign(this, { faint: places.subarray(0, front), solid: places.subarray(front).reverse() });
     if (this.gl) {
       this.gl.bindBuffer(this.gl.ARRAY_BUFFER, this.buffers[1]);
       this.gl.bufferData(this.gl.ARRAY_BUFFER, colours, this.gl.DYNAMIC_DRAW);
@@ -84,7 +100,7 @@ export class Scatter {
   draw() { if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = 0; this.now(); }); }
 
   now() {
-    const size = Math.max(2, Math.min(12, Math.sqrt((this.w * this.h) / this.n) * 0.45 * Math.sqrt(this.zoom))) * this.ratio;
+    const size = Math.max(this.n > MANY ? 1 : 2, Math.min(12, Math.sqrt((this.w * this.h) / this.n) * 0.45 * Math.sqrt(this.zoom))) * this.ratio;
     if (this.gl) {
       const gl = this.gl;
       gl.viewport(0, 0, this.canvas.width, this.canvas.height);
@@ -94,27 +110,44 @@ export class Scatter {
       gl.uniform2f(this.uniform.scale, 2 * this.zoom, 2 * this.zoom);
       gl.uniform1f(this.uniform.size, size);
       gl.drawArrays(gl.POINTS, 0, this.n);
-    } else {
-      const pen = this.canvas.getContext("2d"), c = this.colours;
-      pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-      pen.clearRect(0, 0, this.w, this.h);
-      const s = size / this.ratio;
-      let last = -1;
-      for (const i of this.order) {
-        const [px, py] = this.screen(i);
-        if (px < -9 || py < -9 || px > this.w + 9 || py > this.h + 9) continue;
-        if (this.packed[i] !== last) pen.fillStyle = `rgba(${c[4 * i]},${c[4 * i + 1]},${c[4 * i + 2]},${c[4 * i + 3] / 255})`;
-        last = this.packed[i];
-        pen.fillRect(px - s / 2, py - s / 2, s, s);
+    } else this.raster(Math.max(1, Math.round(size)));
+    this.drawOver();
+  }
+
+  /** Sets the pixels of points that are discs of a diameter; faint ones first. */
+  raster(size) {
+    const { width, height } = this.canvas, pen = this.canvas.getContext("2d");
+    if (!width || !height) return;
+    if (this.image?.width !== width || this.image?.height !== height) this.image = pen.createImageData(width, height);
+    const pixels = new Uint32Array(this.image.data.buffer), [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number);
+    pixels.fill((255 << 24) | (b << 16) | (g << 8) | r);
+    const half = size / 2, low = Math.ceil(half), disc = [];
+    for (let dy = 0; dy < size; dy++) for (let dx = 0; dx < size; dx++)
+      if (size < 3 || (dx + 0.5 - half) ** 2 + (dy + 0.5 - half) ** 2 <= half * half) disc.push((dy - (size >> 1)) * width + dx - (size >> 1));
+    const ax = width * this.zoom, bx = width / 2 - this.centre[0] * ax, ay = height * this.zoom, by = height / 2 + this.centre[1] * ay;
+    const { x, y, packed } = this, offsets = Int32Array.from(disc), count = offsets.length, right = width - low, bottom = height - low;
+    for (const i of this.faint) {
+      const px = (x[i] * ax + bx) | 0, py = (by - y[i] * ay) | 0, colour = packed[i], alpha = colour >>> 24;
+      if (px < low || py < low || px >= right || py >= bottom) continue;
+      for (let k = 0; k < count; k++) {
+        const place = py * width + px + offsets[k], below = pixels[place], mixed = (shift) => { const under = (below >> shift) & 255; return (under + ((((colour >> shift) & 255) - under) * alpha) / 255) << shift; };
+        pixels[place] = 0xff000000 | mixed(0) | mixed(8) | mixed(16);
       }
     }
-    this.drawOver();
+    for (let j = 0; j < this.solid.length; j++) {
+      const i = this.solid[j], px = (x[i] * ax + bx) | 0, py = (by - y[i] * ay) | 0;
+      if (px < low || py < low || px >= right || py >= bottom) continue;
+      const middle = py * width + px, colour = packed[i] | 0xff000000;
+      if (count === 1) pixels[middle] = colour; else for (let k = 0; k < count; k++) pixels[middle + offsets[k]] = colour;
+    }
+    pen.putImageData(this.image, 0, 0);
   }
 
   drawOver() {
     const pen = this.over.getContext("2d"), ink = getComputedStyle(this.stage).color;
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     pen.clearRect(0, 0, this.w, this.h);
+    this.drawNames(pen, ink);
     pen.strokeStyle = ink;
     pen.lineWidth = 2;
     if (this.marked >= 0) for (const [tint, width] of [[getComputedStyle(document.body).backgroundColor, 6], [ink, 2.5]]) {
@@ -124,6 +157,24 @@ export class Scatter {
       pen.stroke();
     }
     if (this.path?.length > 1) { pen.beginPath(); this.path.forEach((p) => pen.lineTo(...p)); pen.setLineDash([5, 4]); pen.stroke(); pen.setLineDash([]); }
+  }
+
+  /** The median of some points. */
+  middle(indices) {
+    return [this.x, this.y].map((axis) => { const sorted = Float32Array.from(indices, (i) => axis[i]).sort(); return sorted[sorted.length >> 1]; });
+  }
+
+  /** Names that do not cover each other, those of the most points first. */
+  drawNames(pen, ink) {
+    const paper = getComputedStyle(document.body).backgroundColor, taken = [];
+    Object.assign(pen, { font: "600 13px system-ui, sans-serif", textAlign: "center", textBaseline: "middle", lineJoin: "round", lineWidth: 4, strokeStyle: paper, fillStyle: ink });
+    for (const [text, [x, y]] of this.names) {
+      const half = pen.measureText(text).width / 2 + 4, px = Math.max(half, Math.min(this.w - half, this.w / 2 + (x - this.centre[0]) * this.w * this.zoom)), py = this.h / 2 - (y - this.centre[1]) * this.h * this.zoom;
+      if (py < 8 || py > this.h - 8 || taken.some(([a, b, c]) => Math.abs(a - px) < c + half && Math.abs(b - py) < 18)) continue;
+      taken.push([px, py, half]);
+      pen.strokeText(text, px, py);
+      pen.fillText(text, px, py);
+    }
   }
 
   mark(i) { this.marked = i; this.draw(); }
@@ -151,7 +202,7 @@ export class Scatter {
     for (let a = span[0]; a <= span[1]; a++) for (let b = span[2]; b <= span[3]; b++)
       for (const i of this.cells.get(a * 1000 + b) || []) {
         const [x, y] = this.screen(i), d = (x - px) ** 2 + (y - py) ** 2;
-        if (d < least) { least = d; best = i; }
+        if (d < least && !this.ignored[i]) { least = d; best = i; }
       }
     return best;
   }
@@ -159,6 +210,7 @@ export class Scatter {
   inside(path) {
     const indices = [];
     for (let i = 0; i < this.n; i++) {
+      if (this.ignored[i]) continue;
       const [x, y] = this.screen(i);
       let odd = false;
       for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
@@ -235,7 +287,7 @@ export class Scatter {
     let best = -1, least = Infinity;
     for (let i = 0; i < this.n; i++) {
       const d = (this.x[i] - this.centre[0]) ** 2 + (this.y[i] - this.centre[1]) ** 2;
-      if (d < least) { least = d; best = i; }
+      if (d < least && !this.ignored[i]) { least = d; best = i; }
     }
     return best;
   }

@@ -1,4 +1,4 @@
-import { about, ask, attempt, card, el, record, recordField } from "./view.js";
+import { about, ask, attempt, card, el, galleryButton, record, recordField } from "./view.js";
 
 export async function draw(page, { like } = {}) {
   const parts = [], records = new Map();
@@ -19,14 +19,15 @@ export async function draw(page, { like } = {}) {
   const named = recordField("Add", add, "q-record"), [key, keys, more] = named.parts;
   form.append(el("span", {}, el("label", { for: "q-record" }, "record")), el("div", {}, key, keys), more);
   form.append(el("span"), el("div", { class: "bar" }, el("button", { type: "submit", class: "main" }, "Search"),
-    el("button", { type: "button", onclick: () => { form.reset(); records.clear(); chosen.replaceChildren(); results.replaceChildren(); } }, "Clear")), el("span"));
-  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one field of theirs. Files may be dropped anywhere here."), form, chosen, results);
+    el("button", { type: "button", onclick: () => { form.reset(); records.clear(); chosen.replaceChildren(); results.replaceChildren(); summary.textContent = "Query"; } }, "Clear")), el("span"));
+  const summary = el("summary", {}, "Query"), fold = el("details", { class: "fold", open: true }, summary, form, chosen);
+  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one field of theirs. Files may be dropped anywhere here."), fold, results);
   anywhere(page, parts, () => attempt(search));
 
   async function add(number, weight = 1) {
     const it = await record(number);
     const amount = el("input", { type: "number", step: "0.1", value: weight, "aria-label": `weight of ${it.key}` });
-    const tag = el("span", { class: "card" }, `${it.key} `, amount, " ", el("button", { type: "button", "aria-label": `remove ${it.key}`, onclick: () => { records.delete(number); tag.remove(); } }, "×"));
+    const tag = el("span", { class: "card", "data-key": it.key }, `${it.key} `, amount, " ", el("button", { type: "button", "aria-label": `remove ${it.key}`, onclick: () => { records.delete(number); tag.remove(); } }, "×"));
     if (records.has(number)) return;
     records.set(number, amount);
     chosen.append(tag);
@@ -47,14 +48,26 @@ export async function draw(page, { like } = {}) {
     const lists = await ask("/view/search?k=12", { method: "POST", body });
     const columns = await Promise.all(Object.entries(lists).map(async ([field, hits]) =>
       el("section", { "data-field": field || "any", "aria-label": field ? `by ${field}` : "by any field" }, el("h2", {}, field ? `by ${field}` : "by any field"),
+        hits.length ? el("p", {}, galleryButton(() => hits.map((hit) => hit.number), () => `a search ${field ? `by ${field}` : "by any field"}`, "In the gallery")) : null,
         ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (field ? "" : ` by ${hit.field}`), only: field }))))
           .map(withAddButton))));
     results.replaceChildren(...columns);
+    if (Object.values(lists).some((hits) => hits.length)) away();
     if (results.getBoundingClientRect().top > innerHeight - 150) results.scrollIntoView();
   }
 
+  /** Folds the form away, and says what was asked for. */
+  function away() {
+    const asked = parts.filter(({ control, typed }) => (typed ? control.value.trim() : control.files[0])).map(({ field, control, typed, weight }) => `${field} ${typed ? `“${control.value.trim().slice(0, 60)}”` : control.files[0].name}${weight.value === "1" ? "" : ` × ${weight.value}`}`);
+    const likes = [...chosen.children].map((tag) => tag.dataset.key);
+    const within = fold.contains(document.activeElement);
+    summary.textContent = `Query: ${[...asked, ...likes.slice(0, 3), ...(likes.length > 3 ? [`${likes.length - 3} more records`] : [])].join(", ")}`;
+    fold.open = false;
+    if (within) summary.focus();
+  }
+
   function withAddButton(made) {
-    made.append(el("div", { class: "do" }, el("button", { type: "button", onclick: () => attempt(async () => { await add(Number(made.dataset.number)); }) }, "Add to the query")));
+    made.append(el("div", { class: "do" }, el("button", { type: "button", onclick: () => attempt(async () => { await add(Number(made.dataset.number)); fold.open = true; }) }, "Add to the query")));
     return made;
   }
 

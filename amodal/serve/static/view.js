@@ -29,6 +29,19 @@ export async function ask(path, options) {
   }
 }
 
+/** JSON of a route that takes JSON. */
+export const post = (path, content) => ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(content) });
+
+/** Saves the answer of a route that takes JSON as a file. */
+export async function download(name, path, content) {
+  const answer = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(content) });
+  if (answer.status === 202) { await new Promise((done) => setTimeout(done, 500)); return download(name, path, content); }
+  if (!answer.ok) throw new Error((await answer.json()).error);
+  const link = el("a", { href: URL.createObjectURL(await answer.blob()), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
 /** Runs what a person asked for, and says what went wrong. */
 export async function attempt(work) {
   try { say(""); return await work(); } catch (error) { say(error.message); }
@@ -80,8 +93,8 @@ function shownField(number, name, field, full) {
   }
   if (field.curves) return el("figure", {}, caption, plot(name, field, full));
   const url = `/view/record/${number}/${encodeURIComponent(name)}`;
-  const parts = [caption, el("img", { src: `${url}.png`, alt: `${name}: ${field.says}`, loading: "lazy" })];
-  if (field.plays) parts.push(el("audio", { src: `${url}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
+  const parts = [caption, el("img", { src: `${url}.png?v=${about.stamp}`, alt: `${name}: ${field.says}`, loading: "lazy" })];
+  if (field.plays) parts.push(el("audio", { src: `${url}.wav?v=${about.stamp}`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
   return el("figure", {}, ...parts);
 }
 
@@ -93,7 +106,7 @@ export function svg(name, attributes, text) {
 }
 
 /** Curves of a series; named: with what each of them is. */
-function plot(name, field, named) {
+export function plot(name, field, named) {
   const { names, values } = field.curves, all = values.flat().filter((v) => v != null);
   const low = Math.min(...all), span = Math.max(...all) - low || 1, last = Math.max(1, values[0].length - 1);
   const drawn = svg("svg", { viewBox: "0 0 160 80", class: "plot", role: "img", "aria-label": `${name}: ${field.says}` });
@@ -152,7 +165,12 @@ export function recordField(todo, act, id = "find") {
 
 export const FIELDS = [["", "all fields, fused"], ...(about.indexed || []).map((s) => [s, s])];
 
-const NAMES = { compare: "Compare", map: "Map", search: "Search", run: "Run", records: "Records", fields: "Fields" };
+/** A button that shows records in the gallery. records: () => their numbers; title: () => where they are from. */
+export function galleryButton(records, title, text = "Show in the gallery") {
+  return el("button", { type: "button", onclick: () => open("gallery", { records: records(), title: title() }) }, text);
+}
+
+const NAMES = { compare: "Compare", map: "Map", gallery: "Gallery", search: "Search", run: "Run", yardsticks: "Yardsticks", records: "Records", fields: "Fields" };
 const tabs = document.getElementById("tabs"), main = document.getElementById("main");
 let leave = () => {};
 
@@ -164,6 +182,7 @@ export async function open(name, state = {}) {
     const on = tab.dataset.tab === name;
     tab.setAttribute("aria-selected", on);
     tab.tabIndex = on ? 0 : -1;
+    if (on) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
   const page = el("section", { role: "tabpanel", "aria-labelledby": `tab-${name}`, "data-tab": name });
   main.replaceChildren(page);

@@ -12,6 +12,7 @@ from amodal.evaluate.labels import classes_of, is_number
 from amodal.modalities.shared.base import shortened
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Refused
+from amodal.serve.map_clusters import MapClusters
 from amodal.serve.tabs._responses import checked_number, not_ready, plain
 
 CLASSES = 40
@@ -21,7 +22,30 @@ TAILS = 0.01
 the colours."""
 
 
-def add(made: APIRouter, embedding_map: EmbeddingMap, attributes: Attributes) -> None:
+MIN_KNOWN = 0.5
+"""Share of the records that a label needs to colour the map unasked."""
+
+
+def default_colour(embedding_map: EmbeddingMap) -> str:
+    """By which a map is coloured unasked: the label with classes that most records have, unless
+    most have none; else the clusters."""
+    best, most = "cluster", MIN_KNOWN
+    for name, values in embedding_map.labels.items():
+        if is_number(values):
+            continue
+        known = values[embedding_map.shown] != None  # noqa: E711  # of each of them
+        share, names = known.mean(), len(classes_of(values))
+        if share > most and 2 <= names <= CLASSES:
+            best, most = f"label:{name}", share
+    return best
+
+
+def add(
+    made: APIRouter,
+    embedding_map: EmbeddingMap,
+    attributes: Attributes,
+    clusters: MapClusters,
+) -> None:
     @made.get("/view/map")
     def layout(field: str = "", best: bool = False) -> Any:
         """Where records lie; 202 while it is computed, then to be asked for again. UMAP takes a
@@ -62,8 +86,14 @@ def add(made: APIRouter, embedding_map: EmbeddingMap, attributes: Attributes) ->
     @made.get("/view/colour")
     def colour(by: str) -> Any:
         """A colour for each shown record, in their order: of `label:NAME`, `data:ATTRIBUTE`,
-        `has:FIELD`, `agreement` or `count` (of fields)."""
+        `has:FIELD`, `cluster:FIELD` ("" for all fields), `agreement` or `count` (of fields)."""
         kind, _, name = by.partition(":")
+        if kind == "cluster":
+            facet = clusters.facet(name)
+            if facet is None:
+                return not_ready()
+            codes = facet.values[embedding_map.shown]
+            return {"kind": "classes", "names": facet.names, "values": codes.tolist()}
         if kind == "label" and name in embedding_map.labels:
             values = embedding_map.labels[name][embedding_map.shown]
             return numbers(values) if is_number(values) else classes(values)

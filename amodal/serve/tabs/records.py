@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +29,12 @@ SAME = 0.99
 Least = Annotated[float, Query(ge=0.5, le=1)]
 
 
-def add(
-    made: APIRouter, run: Path, embedding_map: EmbeddingMap, dataset: Dataset, limits: Limits
-) -> None:
+Value = Callable[[int, str], np.ndarray]
+"""(number of a record, field) -> its decoded value; raises Refused where there is none."""
+
+
+def reader_of(embedding_map: EmbeddingMap, dataset: Dataset) -> Value:
+    """Decodes values of the records of a map."""
     place = {key: i for i, key in enumerate(dataset.keys)}
 
     def value(number: int, field: str) -> np.ndarray:
@@ -48,6 +52,17 @@ def add(
             raise Refused(404, "this record does not have this field")
         return found
 
+    return value
+
+
+def add(
+    made: APIRouter,
+    run: Path,
+    embedding_map: EmbeddingMap,
+    dataset: Dataset,
+    value: Value,
+    limits: Limits,
+) -> None:
     @made.get("/view/find")
     def find(key: str) -> Any:
         """The numbers of records whose key holds a text, up to 20."""

@@ -1,0 +1,58 @@
+// Colours of points, and the legend, which filters.
+
+import { count, el, MISSING, PALETTE, short } from "./view.js";
+
+const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb);
+const MOST_NAMES = 24; // that are written on the map
+function rgb(hex) { return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)); }
+function viridis(share) {
+  const position = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(position));
+  return VIRIDIS[i].map((v, c) => v + (VIRIDIS[i + 1][c] - v) * (position - i));
+}
+
+/** (4 n) bytes of colour, and (n) bytes of what the legend leaves out. colour: null before it is known; places: of the points in it; only: codes that are shown, all if none; chosen: indices. */
+export function shades(colour, places, only, chosen) {
+  const bytes = new Uint8Array(4 * places.length), ignored = new Uint8Array(places.length), on = new Set(chosen), tints = PALETTE.map(rgb), grey = rgb(MISSING), plain = rgb(PALETTE[0]);
+  places.forEach((place, i) => {
+    const value = colour?.values[place], known = !colour || (colour.kind === "classes" ? value >= 0 : value != null);
+    const tint = !colour ? plain : !known ? grey : colour.kind === "numbers" ? viridis((value - colour.low) / (colour.high - colour.low || 1)) : tints[value % tints.length];
+    ignored[i] = only.size && !only.has(known ? value : -1) ? 1 : 0;
+    bytes.set([...tint, ignored[i] ? 10 : on.size && !on.has(i) ? 28 : known ? 225 : 110], 4 * i);
+  });
+  return [bytes, ignored];
+}
+
+/** [name, indices of its points] of the classes that are shown, the largest first. */
+export function middles(colour, places, only) {
+  if (colour.kind !== "classes") return [];
+  const members = colour.names.map(() => []);
+  places.forEach((place, i) => { const code = colour.values[place]; if (code >= 0 && (!only.size || only.has(code))) members[code].push(i); });
+  return members.map((indices, code) => [colour.names[code], indices]).filter(([, indices]) => indices.length).sort((a, b) => b[1].length - a[1].length).slice(0, MOST_NAMES);
+}
+
+/** The legend: of classes, buttons that show some of them alone; change: called after that. */
+export function key(colour, places, only, change) {
+  const dot = (tint, text) => { const mark = el("i"); mark.style.background = tint; return el("span", {}, mark, text); };
+  if (colour.kind === "numbers") {
+    const strip = el("canvas", { width: 100, height: 1, role: "img", "aria-label": "from low to high" }), pen = strip.getContext("2d");
+    for (let i = 0; i < 100; i++) { pen.fillStyle = `rgb(${viridis(i / 99).map(Math.round)})`; pen.fillRect(i, 0, 1, 1); }
+    return el("div", { class: "legend" }, `${colour.clipped ? "≤ " : ""}${short(colour.low)}`, strip, `${colour.clipped ? "≥ " : ""}${short(colour.high)}`, colour.values.includes(null) ? dot(MISSING, "not known") : null);
+  }
+  const total = new Map();
+  for (const place of places) total.set(colour.values[place], (total.get(colour.values[place]) || 0) + 1);
+  const buttons = [...colour.names.keys(), -1].filter((code) => total.has(code)).sort((a, b) => (b >= 0) - (a >= 0) || total.get(b) - total.get(a)).map((code) => {
+    const button = el("button", { type: "button", "aria-pressed": String(only.has(code)), "data-code": code, title: "show this alone, or with others", onclick: () => {
+      only.has(code) ? only.delete(code) : only.add(code);
+      mark();
+      change();
+    } }, dot(code < 0 ? MISSING : PALETTE[code % PALETTE.length], code < 0 ? "not known" : colour.names[code]), el("span", { class: "faint" }, count(total.get(code))));
+    return button;
+  });
+  const all = el("button", { type: "button", onclick: () => { only.clear(); mark(); change(); } }, "Show all");
+  function mark() {
+    for (const button of buttons) button.setAttribute("aria-pressed", only.has(Number(button.dataset.code)));
+    all.hidden = !only.size;
+  }
+  mark();
+  return el("div", { class: "legend filters", role: "group", "aria-label": "legend: press a class to show it alone" }, ...buttons, all);
+}
