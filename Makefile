@@ -30,7 +30,7 @@ bench: .venv/.dev  ## ratios against peer libraries
 	$(PYTHON) -m venv .venv
 
 .venv/.core: .venv/bin/python pyproject.toml
-	$(BIN)/python scripts/install.py
+	$(BIN)/python scripts/install.py demo
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml claims/pyproject.toml
