@@ -79,3 +79,15 @@ def test_what_is_missing_from_a_distribution_and_what_is_too_much():
         "not in the source distribution: tests/test_a.py",
         "not in the wheel: amodal/catalog.toml",
     ]
+
+
+def test_the_image_of_the_server_is_built_from_files_of_the_repository():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [
+        w for li in lines if li.startswith("COPY ") and "--from" not in li for w in li.split()[1:-1]
+    ]
+    shown = (ROOT / ".dockerignore").read_text().splitlines()
+    assert copied and all((ROOT / c).exists() and f"!{c}" in shown for c in copied)
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users and users[-1] not in ("0", "root")
+    assert {*PROJECT["license-files"]} <= {"LICENSE", "amodal/data/bundled/globe/NOTICE"}

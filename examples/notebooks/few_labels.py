@@ -1,0 +1,40 @@
+# %% [markdown]
+# # Adapt with few labels
+#
+# The bundled Earth: 7,200 tiles with a colour picture and a relief, many with the climate of the sea or names of places. The climate zone
+# is known for some tiles on land. An encoder is pretrained on all tiles without it, and then adapted with 20 labels of
+# each zone. `adapt` tries heads on frozen and on simple features and keeps what does best on the validation part.
+
+# %%
+import amodal
+
+data = amodal.open("globe")
+for name, modality in data.fields.items():
+    print(f"{name}: {modality.kind}, in {data.present(name).mean():.0%} of {len(data)} records")
+
+# %%
+model = amodal.pretrain("clip", "globe", "run", size="nano", steps=150, logger=[])
+
+# %% [markdown]
+# ## A head from 20 labels a zone
+#
+# `tuning="auto"` would also fine-tune the network by LoRA, which takes minutes; `"head"` trains a head on the frozen encoder.
+
+# %%
+adapted = model.adapt("globe", "adapted", label="zone", tuning="head", shots=20, steps=100)
+print(adapted.evaluate("globe", label="zone", protocols=["head"]))
+
+# %% [markdown]
+# ## Beside the simple thing
+#
+# The same number of labels for a linear probe on what the encoder makes, on tiny pixels, statistics and tf-idf, and on the encoder
+# before training.
+
+# %%
+print(model.evaluate("globe", label="zone", protocols=["linear"], few=20))
+
+# %% [markdown]
+# ## Predictions
+
+# %%
+adapted.predict("globe", part="test").to_pandas().head(5)
