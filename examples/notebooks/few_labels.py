@@ -14,7 +14,7 @@ for name, modality in data.fields.items():
 
 # %%
 fields = ["colour", "climate", "places"]
-model = amodal.pretrain("clip", "globe", "run", size="nano", steps=100, fields=fields, logger=[])
+model = amodal.pretrain("clip", "globe", "run", size="nano", steps=60, fields=fields, logger=[])
 
 # %% [markdown]
 # ## A head from 20 labels a zone
@@ -23,8 +23,8 @@ model = amodal.pretrain("clip", "globe", "run", size="nano", steps=100, fields=f
 # which takes minutes, and what does best on the validation part is taken.
 
 # %%
-adapted = model.adapt("globe", "adapted", label="zone", tuning="head", shots=20, steps=100)
-print(adapted.evaluate("globe", label="zone", protocols=["head"]))
+adapted = model.adapt("globe", "adapted", label="zone", tuning="head", shots=20, steps=60)
+print(adapted.evaluate("globe", label="zone", protocols=["head"], untrained=False))
 
 # %% [markdown]
 # ## Beside the simple thing
