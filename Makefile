@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint audit mutants env bench clean
+.PHONY: demo test lint docs dist audit mutants env bench clean
 
 demo: .venv/.core  ## pretrain on the bundled Earth, print the table, write the pictures
 	$(BIN)/amodal demo
@@ -14,6 +14,14 @@ lint: .venv/.dev  ## style, and the types of what people call
 	$(BIN)/ruff check amodal benchmarks claims examples scripts tests
 	$(BIN)/ruff format --check amodal benchmarks claims examples scripts tests
 	$(BIN)/mypy
+	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; fi
+
+docs: .venv/.dev  ## run the notebooks, and build the site into build/site; a link that leads nowhere ends it
+	$(BIN)/python scripts/notebooks.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: .venv/.dev  ## build the source distribution and the wheel, and look what they hold
+	$(BIN)/python scripts/check_dist.py
 
 audit: .venv/.dev  ## known weaknesses of what is installed; asks a service on the network, and says so where it cannot be asked
 	$(BIN)/python scripts/audit.py
@@ -30,7 +38,7 @@ bench: .venv/.dev  ## ratios against peer libraries
 	$(PYTHON) -m venv .venv
 
 .venv/.core: .venv/bin/python pyproject.toml
-	$(BIN)/python scripts/install.py
+	$(BIN)/python scripts/install.py demo
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml claims/pyproject.toml
@@ -38,4 +46,4 @@ bench: .venv/.dev  ## ratios against peer libraries
 	@touch $@ .venv/.core
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

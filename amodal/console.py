@@ -11,9 +11,17 @@ PIPE_WIDTH = 140
 """Columns where stdout is not a terminal. Tables need more than rich's default of 80."""
 
 
+# In a notebook rich would show HTML beside what is printed, and write nothing where it is asked to.
+
+
 def stdout() -> Console:
     """A rich console on stdout."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, force_jupyter=False)
+
+
+def stderr() -> Console:
+    """A rich console on stderr, for progress and notes."""
+    return Console(stderr=True, force_jupyter=False)
 
 
 class Printed:
@@ -26,5 +34,5 @@ class Printed:
     def __str__(self) -> str:
         text = io.StringIO()
         width = None if sys.stdout.isatty() else PIPE_WIDTH
-        Console(width=width, file=text).print(self.table())
+        Console(width=width, file=text, force_jupyter=False).print(self.table())
         return text.getvalue().rstrip("\n")

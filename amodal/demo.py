@@ -115,7 +115,7 @@ def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
     for path, caption in figures.items():
         console.print(f"{path}  [dim]{caption}[/]", highlight=False, soft_wrap=True)
     console.print(
-        f"\nNext:\n  amodal index {out} --data globe\n"
+        f"\nNext:\n  amodal view {out}\n  amodal index {out} --data globe\n"
         f"  amodal search {out} --query places='Norway; Troms; Tromso' --sheet found.png\n"
         "  amodal init YOUR_FOLDER && amodal pretrain clip --data YOUR_FOLDER --out runs/mine",
         highlight=False,

@@ -94,12 +94,16 @@ def bf16() -> dict[str, bool]:
     return {device: has_hardware_bf16(torch.device(device)) for device in devices}
 
 
+GROUPS = ("all", "demo", "dev", "docs")
+"""Extras that a user has no question about: groups of others, and those of developers."""
+
+
 def extras() -> dict[str, str]:
     """Extra -> the versions of its packages, and the command that installs missing ones."""
     wanted: dict[str, list[str]] = {}
     for line in _requirements():
         match = re.match(r"""([\w.-]+).*;\s*extra\s*==\s*["'](\w+)["']""", line)
-        if match and match[2] not in ("all", "dev"):
+        if match and match[2] not in GROUPS and match[1] != "amodal":
             wanted.setdefault(match[2], []).append(match[1])
     return {extra: _state(extra, names) for extra, names in wanted.items()}
 

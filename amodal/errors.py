@@ -55,11 +55,15 @@ def _listed(entries: Collection[object]) -> str:
     return ", ".join(few) + (f", … ({len(entries)} in all)" if len(entries) > len(few) else "")
 
 
-def nearest(name: object, names: Iterable[str]) -> list[str]:
-    """Up to three of `names` that are similar to `name`, best first; none to what is no text."""
+def nearest(name: object, names: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """Up to three of `names` that are similar to `name`, best first; none to what is no text.
+
+    Args:
+        cutoff: The least similarity, from 0 to 1.
+    """
     if not isinstance(name, str):
         return []
-    return difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return difflib.get_close_matches(name, list(names), n=3, cutoff=cutoff)
 
 
 def unknown(kind: str, name: object, names: Iterable[str], hint: str = "") -> AmodalError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +13,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from amodal.console import stderr
 
 
 class Bar:
@@ -37,7 +38,7 @@ class Bar:
     ):
         self.title, self.total, self.every = title, total, every
         self.start = self.done = start
-        self.console = Console(stderr=True)
+        self.console = stderr()
         self.started = self.last = time.monotonic()
         self.live = Progress(
             TextColumn("[bold]{task.description}"),

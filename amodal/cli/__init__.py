@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tyro
+from tyro.conf import DisallowNone
 
+from amodal import __version__
 from amodal.cli.cluster import cluster
 from amodal.cli.compare import compare
 from amodal.cli.curate import curate
@@ -22,6 +24,7 @@ from amodal.cli.find import index, search, serve
 from amodal.cli.link import link
 from amodal.cli.map import map
 from amodal.cli.montage import montage
+from amodal.cli.near_names import check_options
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import joined, list_options, take_method_options
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
@@ -118,8 +121,14 @@ def run(words: list[str]) -> None:
             "the method stands without an option: `amodal pretrain METHOD …`; that of the run of "
             "--init-from is --init-method"
         )
+    if words == ["--version"]:
+        print(f"amodal {__version__}")
+        return
     if words[:1] and words[0] in TRAINING:
         words = current_names(words)
+    check_options(words, VERBS, TRAINING)
     words = joined(words, list_options(VERBS[words[0]]) if words[:1] and words[0] in VERBS else ())
     description = (__doc__ or "").split(".")[0] + "."
-    tyro.extras.subcommand_cli_from_dict(VERBS, args=words, prog="amodal", description=description)
+    tyro.extras.subcommand_cli_from_dict(
+        VERBS, args=words, prog="amodal", description=description, config=(DisallowNone,)
+    )

@@ -62,17 +62,57 @@ def options_of(owner: type) -> Any:
     return dataclasses.make_dataclass(f"{owner.__name__}Options", options, frozen=True)
 
 
-RecipeOptions = options_of(Recipe)
+RECIPE_GROUPS = {
+    "optimization": "optimizer lr lr_scaling lr_multipliers layer_decay weight_decay "
+    "weight_decay_end betas momentum clip drop_path ema",
+    "schedule": "epochs steps stages schedule warmup warmup_steps warmup_epochs milestones "
+    "decay_rate decay patience",
+    "augmentation": "views resolution",
+    "batch": "batch_size micro_batch_size precision gradient_checkpointing fsdp",
+}
+RUN_GROUPS = {
+    "data": "fields curate",
+    "model": "size trunk positions pool backbones train_backbones cache_features init_from",
+    "run": "recipe_from seed resume accept_changed_code deterministic save_every logger conflict",
+    "machine": "device workers matmul",
+}
+"""Heading of `--help` -> the fields below it."""
+
+
+def grouped(owner: type, groups: Mapping[str, str]) -> Any:
+    """A dataclass of dataclasses: the options for the fields of `owner`, by headings."""
+    options = options_of(owner)
+    fields = {f.name: f for f in dataclasses.fields(options)}
+    hints = typing.get_type_hints(options, include_extras=True)
+    headings: list[tuple[str, Any, Any]] = []
+    for heading, names in groups.items():
+        below: list[tuple[str, Any, Any]] = [
+            (n, hints[n], dataclasses.field(default=fields[n].default)) for n in names.split()
+        ]
+        kind = dataclasses.make_dataclass(f"{heading.title()}Options", below, frozen=True)
+        headings.append((heading, kind, dataclasses.field(default=kind())))
+    return dataclasses.make_dataclass(f"{owner.__name__}Options", headings, frozen=True)
+
+
+RecipeOptions = grouped(Recipe, RECIPE_GROUPS)
 """Every field of a `Recipe` as an option. Unset ones are left to the method's page."""
-RunSettings = options_of(RunOptions)
+RunSettings = grouped(RunOptions, RUN_GROUPS)
 """Every field of `RunOptions` as an option. Unset ones are left to a file, and to the defaults."""
+
+
+def _values(options: Any) -> dict[str, Any]:
+    """Name -> value of options, also of those below headings."""
+    values: dict[str, Any] = {}
+    for name, value in vars(options).items():
+        values |= _values(value) if dataclasses.is_dataclass(value) else {name: value}
+    return values
 
 
 def chosen(options: Any) -> dict[str, Any]:
     """Name -> value of the options of `RunOptions` that are set."""
     hints = typing.get_type_hints(RunOptions)
     values = {}
-    for name, value in vars(options).items():
+    for name, value in _values(options).items():
         members = _members(hints[name])
         if value is None or value is False or value in ("", ()):  # 0 is a value
             continue
@@ -87,7 +127,7 @@ def chosen(options: Any) -> dict[str, Any]:
 def recipe_fields(options: Any) -> dict[str, Any]:
     """The fields of a recipe that the command line sets."""
     fields = {
-        n: v for n, v in vars(options).items() if v is not None and v is not False and v != ()
+        n: v for n, v in _values(options).items() if v is not None and v is not False and v != ()
     }
     if "views" in fields:
         fields["views"] = {k: v.split(",") for k, v in pairs(fields["views"]).items()}

@@ -13,9 +13,9 @@ from amodal.cli.recipes import RecipeOptions, RunSettings, chosen, recipe_fields
 from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
 
-Recipes = Annotated[RecipeOptions, OmitArgPrefixes]
+Recipes = Annotated[RecipeOptions, OmitArgPrefixes, arg(name="")]  # headings without a prefix
 DEFAULT = RecipeOptions()
-Settings = Annotated[RunSettings, OmitArgPrefixes]
+Settings = Annotated[RunSettings, OmitArgPrefixes, arg(name="")]
 UNSET = RunSettings()
 
 Fields = Annotated[str, arg(metavar="A,B", help="fields to use; by default all")]

@@ -26,7 +26,7 @@ def file_of(definition: Any) -> str:
     """The file of a function or class, "" where that is unknown."""
     try:
         return inspect.getsourcefile(definition) or ""
-    except TypeError:
+    except (TypeError, OSError):  # OSError: a class of an interactive session
         return ""
 
 

@@ -174,7 +174,7 @@ class Report:
 
     def __str__(self) -> str:
         text = io.StringIO()
-        Console(file=text, width=140).print(self)
+        Console(file=text, width=140, force_jupyter=False).print(self)
         return text.getvalue()
 
 

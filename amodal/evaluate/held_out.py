@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from amodal.console import stderr
 from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.evaluate.context import Run
@@ -144,5 +144,5 @@ def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
         "on under other keys (from another folder, say), they are tested on too and the results "
         "flatter."
     )
-    Console(stderr=True).print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    stderr().print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     return seen, warning

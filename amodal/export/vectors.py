@@ -27,9 +27,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rich.console import Console
 
 from amodal import modalities
+from amodal.console import stderr
 from amodal.core import AmodalError
 from amodal.data import Bad, Dataset, Openable
 from amodal.evaluate import Embedded, embed_records
@@ -140,7 +140,7 @@ def write_vectors(
         ) from e
     shutil.rmtree(parts)
     if met:
-        Console(stderr=True).print(unreadable(met), highlight=False, markup=False, soft_wrap=True)
+        stderr().print(unreadable(met), highlight=False, markup=False, soft_wrap=True)
     return total
 
 
@@ -156,7 +156,7 @@ def _prepare(parts: Path, plan: dict[str, Any]) -> None:
         if found == plan:
             return
         differ = [name for name in plan if found.get(name) != plan[name]]
-        Console(stderr=True).print(
+        stderr().print(
             f"embed: starting anew, {parts.name} was made with another {', '.join(differ)}",
             highlight=False,
         )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from amodal.console import stderr
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.evaluate.contact_sheet import Card, card, sheet
@@ -251,7 +251,7 @@ def picture_sheet(
             f"{len(gone)} of {len(hits)} hits are not drawn, {dataset.name!r} no longer has them: "
             f"{named}"
         )
-        Console(stderr=True).print(note, highlight=False, markup=False, soft_wrap=True)
+        stderr().print(note, highlight=False, markup=False, soft_wrap=True)
     for number, hit in enumerate(hits, 1):
         if hit.key not in place:
             continue

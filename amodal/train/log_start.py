@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from rich.console import Console
-
+from amodal.console import stderr
 from amodal.data import Dataset
 from amodal.methods.contract import Method
 from amodal.modalities.shared.learnt import LearnsTokens
@@ -30,7 +29,7 @@ def log_start(
     depth = len(pretrained[0].blocks) if pretrained else shape.depth
     parameters = sum(p.numel() for p in encoder.parameters())
     fields = ", ".join(f"{name} ({m.kind})" for name, m in dataset.fields.items())
-    console = Console(stderr=True)
+    console = stderr()
     console.print(
         f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of "
         f"{len(dataset)} records to train on; {fields}\n"

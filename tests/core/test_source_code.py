@@ -6,12 +6,14 @@ import inspect
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from amodal.core.code_values import file_of, is_of_user
 from amodal.core.references import FILE_PREFIX, load_reference
 from amodal.core.source_code import files_of, has_changed, source_hash
 
@@ -346,3 +348,10 @@ def test_a_hash_is_the_same_in_every_process(tmp_path):
         for seed in ("1", "2", "3")
     }
     assert len(hashed) == 1 and len(hashed.pop().strip()) == 64
+
+
+def test_a_class_of_an_interactive_session_has_no_file(monkeypatch):
+    session = types.ModuleType("__main__")  # as in a notebook: without __file__
+    monkeypatch.setitem(sys.modules, "__main__", session)
+    exec("class Mine: pass", vars(session))
+    assert file_of(session.Mine) == "" and is_of_user(session.Mine)

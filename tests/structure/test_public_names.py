@@ -8,6 +8,8 @@ import re
 import subprocess
 import tomllib
 
+import pytest
+
 import amodal
 from amodal.core.registry import KINDS
 from tests.structure.tree import PACKAGE, ROOT, files
@@ -72,6 +74,8 @@ def test_a_name_that_is_not_there_is_seen():
 def test_package_data_names_files_of_the_repository():
     """A pattern may match nothing; a plain name that is not in the repository is packed on some
     machines and not on others."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository: the source distribution is checked when it is built")
     tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
     tracked = subprocess.run(
         ["git", "ls-files", "amodal"], cwd=ROOT, capture_output=True, text=True, check=True
