@@ -274,7 +274,9 @@ def test_damaged_tar(tmp_path):
         dataset = data.open(tmp_path)
         place = f"part-0.tar:{stretch[0]}"
         assert dataset.keys[-1] == place and len(dataset.keys) in (len(intact) + 1, len(intact))
-        files = [sum((r >= 0).sum() for r in d.reader.file_index.values()) for d in (intact, dataset)]
+        files = [
+            sum((r >= 0).sum() for r in d.reader.file_index.values()) for d in (intact, dataset)
+        ]
         assert files[0] - files[1] == lost
         number = len(dataset.keys) - 1
         field = next(iter(dataset.fields))

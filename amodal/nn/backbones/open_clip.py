@@ -83,7 +83,7 @@ def library() -> Any:
         import open_clip
     except ImportError:
         raise AmodalError(
-            "an open_clip backbone needs the package `open_clip`: pip install 'amodal[open_clip]'"
+            "an open_clip backbone needs the package `open_clip`: pip install 'amodal[openclip]'"
         ) from None
     return open_clip
 
