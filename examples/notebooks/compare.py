@@ -4,7 +4,7 @@
 # Which method is worth training, and is any better than what needs no training? `amodal.compare` trains candidates a little, the better half
 # longer, chooses on the validation part and measures the winner once on the test part; chance, simple features, boosted trees
 # and an untrained encoder stand beside them. Here on the bundled handwritten digits, of which two tables of features are read (ink and Fourier
-# coefficients), with two candidates, twenty steps, and a budget of four minutes that is not
+# coefficients), with two candidates, twenty steps, and a budget of two minutes that is not
 # used up on a quiet machine.
 
 # %%
@@ -18,7 +18,7 @@ found = amodal.compare(
     methods=["clip", "scarf"],
     steps=20,
     seeds=1,
-    budget="4m",
+    budget="2m",
     progress=False,
 )
 print(found)
