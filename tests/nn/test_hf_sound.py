@@ -206,6 +206,29 @@ def test_the_data_is_read_at_the_rate_and_length_that_the_model_hears(whisper, w
     assert line.startswith("s: the first 1 s of a clip are heard")
 
 
+def test_a_model_in_half_precision_is_whole_also_after_a_checkpoint(wav2vec2, tmp_path):
+    path, model, extractor = wav2vec2
+    saved(transformers.Wav2Vec2Model.from_pretrained(path).half(), extractor, tmp_path)
+    made = backbone(f"transformers:{tmp_path}", field(), 8)
+    rebuilt = Backbone.from_args(**made._args)
+    assert {p.dtype for p in rebuilt.parameters()} == {torch.float32}
+    rebuilt.load_state_dict(made.state_dict())
+    assert torch.equal(rebuilt(sounds(), "a", 4).x, made(sounds(), "a", 4).x)
+
+
+def test_a_model_of_another_kind_of_values_is_refused(whisper, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")).save(
+        str(whisper[0] / "tokenizer.json")
+    )
+    text = make("text", vocabulary=str(whisper[0]), max_length=4)
+    with pytest.raises(AmodalError, match="holds a WhisperEncoder, which does not read text"):
+        backbone(f"transformers:{whisper[0]}", text, 8)
+    with pytest.raises(AmodalError, match="'transformers:' names no model: write transformers:N"):
+        backbone("transformers:", text, 8)
+
+
 def test_what_cannot_be_heard_is_refused(wav2vec2, tmp_path):
     path, model, _ = wav2vec2
     with pytest.raises(AmodalError, match="hears 16000 Hz, and this field has 8000 Hz: set rate"):

@@ -81,7 +81,9 @@ def backbone(
             f"{TOKENS} is a field's own tokenizer, and no backbone: FIELD={TOKENS} in `pretrain`, "
             f"without options, not {spec!r}"
         )
-    if library not in LIBRARIES or not (rest or library in OWN):
+    if library in LIBRARIES and not rest and library not in OWN:
+        raise AmodalError(f"{spec!r} names no model: write {library}:NAME or {library}:DIR")
+    if library not in LIBRARIES:
         raise unknown(
             "library of backbones",
             library,

@@ -19,7 +19,7 @@ from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.hub_client import model_folder
 from amodal.nn.backbones.body import LoadReport, ones_like_rows
 from amodal.nn.backbones.hf_text import HfText, Known, TextField, longest_text, token_ids
-from amodal.nn.backbones.transformers import architecture, library, load_model
+from amodal.nn.backbones.transformers import architecture, check_inputs, empty_model, load_model
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 OLD_POOLINGS = {
@@ -55,16 +55,16 @@ def build(rest: str, modality: Any, load: bool) -> tuple[SentenceText, str, Load
     Raises:
         AmodalError: For a folder without such a model, and for kinds of modules that are not read.
     """
-    transformers = library()
     named, _, saved = rest.partition("#{")
     is_scratch, name = named.endswith(SCRATCH), named.removesuffix(SCRATCH)
     folder = name if saved else str(model_folder(name))
     known = json.loads("{" + saved) if saved else _known(Path(folder), modality)
-    auto, report = transformers.AutoModel, None
+    report = None
     if load and not is_scratch:
         model, report = load_model(str(Path(folder) / known["transformer"]))
     else:
-        model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
+        model = empty_model(known)
+    check_inputs(model, modality, folder)
     body = SentenceText(model, known, modality, folder, is_scratch=is_scratch)
     if report is not None:
         body.load_dense(Path(folder), known["dense_files"])

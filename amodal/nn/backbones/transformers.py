@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,6 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     Raises:
         AmodalError: If transformers is missing, or the directory holds no model for such fields.
     """
-    transformers = library()
     named, _, saved = rest.partition("#{")
     source = source_of(named)
     directory, is_scratch, layer = source.directory, source.is_scratch, source.layer
@@ -57,8 +57,7 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     if load and not is_scratch:
         model, report = load_model(directory)
     else:
-        auto: Any = transformers.AutoModel
-        model = auto.from_config(transformers.AutoConfig.for_model(**known["config"]))
+        model = empty_model(known)
     name = f"transformers:{named}#{json.dumps(known)}"
     if source.is_projected:
         if source.is_first or source.is_last or layer:
@@ -75,6 +74,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     if layer > (deepest := getattr(model.config, "num_hidden_layers", layer)):
         raise AmodalError(f"{directory} has layers 1 to {deepest}, not {layer}")
     body: Body
+    if not is_sound(modality):
+        check_inputs(model, modality, directory)
     if modality.takes_prompts:
         body = HfText(
             model,
@@ -167,6 +168,24 @@ def architecture(directory: str, modality: Modality) -> Known:
         "mean": scale.get("image_mean", [0.5] * 3),
         "std": scale.get("image_std", [0.5] * 3),
     }
+
+
+def empty_model(known: Known) -> Any:
+    """The model of a config, without weights. Some configs ask for half precision, in which the
+    files are; numbers here are whole."""
+    transformers = library()
+    auto: Any = transformers.AutoModel
+    return auto.from_config(transformers.AutoConfig.for_model(**known["config"])).float()
+
+
+def check_inputs(model: nn.Module, modality: Modality, directory: str) -> None:
+    """Raise AmodalError for a model that reads values of another kind than a field has."""
+    wanted = "input_ids" if modality.takes_prompts else "pixel_values"
+    if wanted not in inspect.signature(model.forward).parameters:
+        raise AmodalError(
+            f"{directory} holds a {type(model).__name__}, which does not read {modality.kind}: "
+            "name a model that does, or another field"
+        )
 
 
 def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
