@@ -1,112 +1,99 @@
 """Gradient harmonization (row 53): where triplets do not fit together, let no loss undo the other,
-and leave out what conflicts most. Wu et al., NeurIPS 2022, arXiv:2211.02077. Tux Paint's stamps as
-triplets of picture, caption and spoken name (French), anchored to the picture. Of the triplets to
-train on 20 % get another's caption and 20 % another's voice; those to test on are as they are. All
-arms have one trunk for all modalities and the same steps, batch and rate. A projected step goes forward
-twice, and back once for each loss."""
+and leave out what conflicts most. Wu et al., NeurIPS 2022, arXiv:2211.02077. Emoji as frozen models
+see them: pictures by EfficientNet-lite0, names and tags by MiniLM, through linear heads that learn
+from 1,600 triplets and are anchored to the picture. Of these 20 % get another's name and 20 %
+another's tags; the 500 to test on are as they are. All arms have the same steps, batch and rate. A
+projected step goes forward twice, and back once for each loss. The paper's gradients meet in a
+trunk that all modalities share; here they meet in the picture's maps alone.
 
-from dataclasses import replace
-from functools import partial
+The control sums both losses; it has to do better than chance, than itself before the first step and
+than CCAs of simple features of the same mismatched triplets. An earlier form of this claim trained
+from scratch on stamps, without floors: Recall@5 .044 with both steps, .043 with the sum, linear
+probe .427 and .425, AUC of the cosine .556.
+"""
+
 from statistics import mean
 
 import numpy as np
+import torch
 
 from amodal import methods
 from amodal.curate.poison import mismatched
 from amodal.evaluate import embed_records
-from amodal.evaluate.drawing import COLOURS, drawing
 from amodal.evaluate.protocols.retrieval import retrieval
-from amodal.methods.contrastive.cma_harmonize import HarmonizedGradients
-from amodal_claims import Comparison, _stamps
-from amodal_claims._arms import Budget, fit, untrained
+from amodal_claims import Comparison, _frozen
+from amodal_claims._arms import Budget, fit
+from amodal_claims._emoji import FIELDS, originals, triplets
+from amodal_claims._floors import simple_pair
 
 CLAIM = (
     "With 40 % of the triplets mismatched, projecting conflicting gradients and leaving out the most conflicting triplets gives a higher "
-    "Recall@5 between picture and caption and voice and a higher linear-probe accuracy than summing the two losses; each of the two steps "
-    "alone does so too; and a triplet's mean gradient cosine over training separates clean from mismatched ones (AUC above .5)."
+    "Recall@10 between held-out pictures and names and tags than summing the two losses."
 )
-DATA = _stamps.DATA
-SEEDS = 5
-BUDGET = Budget(steps=80, batch=64, rates=(2e-3,))
-FIELDS = ("image", "caption", "speech")
-WRONG = 0.4
+DATA = "frozen_pairs"
+STEPS = (150, 300)
+BATCH, RATE, WIDTH = 128, 1e-3, 128
+TRAIN, TEST, WRONG = 1600, 500, 0.4
+PICTURE, OTHERS = "image", ("name", "tags")
 ARMS = {
-    "sum": {"realigned": False, "sift": "none"},
-    "projected": {"realigned": True, "sift": "none"},
-    "sifted": {"realigned": False, "sift": "row"},
-    "both": {"realigned": True, "sift": "row"},
+    "sum": {"realigned": False, "curriculum": "none"},
+    "projected": {"realigned": True, "curriculum": "none"},
+    "sifted": {"realigned": False, "curriculum": "row"},
+    "both": {"realigned": True, "curriculum": "row"},
 }
-RECALL = "Recall@5, mean of picture with caption and with voice, held out"
-PROBE = "accuracy, linear probe, 10 categories"
+RECALL = "Recall@10, mean of picture with name and with tags, 500 held-out emoji"
 AUC = "AUC of the mean gradient cosine, clean against mismatched"
-COMPARISONS = (
-    *(
-        Comparison(f"{words} against the sum", metric, f"{short}: {arm}", f"{short}: sum")
-        for short, metric in (("recall", RECALL), ("probe", PROBE))
-        for arm, words in (
-            ("both", "projected and sifted"),
-            ("projected", "projected"),
-            ("sifted", "sifted"),
-        )
-    ),
+PRIMARY = Comparison(
+    "projected and sifted against the sum",
+    RECALL,
+    "both",
+    "sum",
+    # Of practice: one query in thirty. The paper's gains are of some points.
+    interest=0.03,
+)
+SECONDARY = (
+    Comparison("projected against the sum", RECALL, "projected", "sum"),
+    Comparison("sifted against the sum", RECALL, "sifted", "sum"),
     Comparison("detecting mismatched triplets, arm with both", AUC, "auc: both", 0.5),
 )
+FLOORS = ("chance", "untrained", "simple features")
 
 
-def small(dataset):
-    """Pictures of 32 pixels, captions in tokens of 2 bytes, voices in tokens of .3 s of 32 mel
-    bands."""
-    speech = replace(
-        dataset.fields["speech"], mels=32, hop_ms=20.0, patch=(16, 32), mean=0.0, std=0.0
+def parts(three, seed):
+    """Emoji to train on, to test on; those to train on with another's name, with another's tags."""
+    order = np.random.default_rng([seed, 53]).permutation(len(three))[: TRAIN + TEST]
+    wrong = order[: round(WRONG * TRAIN)]
+    return np.sort(order[:TRAIN]), np.sort(order[TRAIN:]), np.sort(wrong[::2]), np.sort(wrong[1::2])
+
+
+def spoilt(dataset, fields, wrong, seed):
+    """The dataset with the values of each of `fields` moved among its records of `wrong`."""
+    for field, rows in zip(fields, wrong):
+        dataset = mismatched(dataset, rows, field=field, seed=seed)
+    return dataset
+
+
+def built(arm, three, seed):
+    torch.manual_seed(seed)
+    encoder = _frozen.copying(three.fields)
+    options = {"anchor": PICTURE, "drop": 0.0, "width": WIDTH}
+    method = methods.build("cma_harmonize", encoder, **options, **ARMS[arm])
+    method.views = ("plain",)
+    return method
+
+
+def of_picture(embedded):
+    """Recall@10 of the picture with each other field, in both directions."""
+    found = retrieval(None, embedded, recall_at=(10,)).rows
+    return mean(
+        r["value"]
+        for r in found
+        if r["metric"] == "recall@10" and PICTURE in (r["source"], r["target"])
     )
-    return dataset.with_fields(_stamps.stamps(dataset).fields | {"speech": speech})
 
 
-def spoilt(dataset, rows, seed, share=WRONG):
-    """The dataset with half of `share` of the rows having another's caption and half another's
-    voice, and which rows these are."""
-    order = np.random.default_rng([seed, 53]).permutation(rows)[: round(share * len(rows))]
-    texts, voices = order[::2], order[1::2]
-    for field, some in (("caption", texts), ("speech", voices)):
-        dataset = mismatched(dataset, some, field=field, seed=seed) if len(some) else dataset
-    return dataset, order
-
-
-def triplets(dataset, seed):
-    rows = {part: np.asarray(r) for part, r in _stamps.parts(dataset, seed).items()}
-    return {part: r[dataset.present("speech")[r]] for part, r in rows.items()}
-
-
-def run(arm, dataset, rows, seed, watched=False):
-    """The trained method, of each record the mean cosine of its two gradients (where rows are
-    sifted), and of each step that of the gradients of the two losses (of the arms that project;
-    `watched`: of any)."""
-    method = untrained(
-        dataset,
-        partial(methods.build, "cma_harmonize", captions=1, width=64, **ARMS[arm]),
-        BUDGET,
-        seed,
-        trunk="shared",
-    )
-    if watched:
-        method.combine_gradients = HarmonizedGradients.combine_gradients.__get__(method)
-    each, last, steps = {}, [], []
-
-    def note(method, batch, step):
-        take()
-        last[:] = batch.keys
-        return batch
-
-    def take():
-        rows = method.last_row_cosines
-        if last and rows is not None:
-            for row, value in zip(rows.rows.tolist(), rows.values.tolist()):
-                each.setdefault(last[row], []).append(value)
-        steps.extend(float(v) for v in method.last_cosines.values())
-
-    fit(method, dataset, rows, BUDGET, seed, BUDGET.rates[0], choose=note)
-    take()
-    return method, {key: mean(values) for key, values in each.items()}, steps
+def recall(method, three, rows):
+    return of_picture(embed_records(method.encoder, three, rows, labels=False))
 
 
 def auc(cosine, keys, wrong):
@@ -119,80 +106,53 @@ def auc(cosine, keys, wrong):
     )
 
 
-def recall(method, dataset, rows):
-    found = retrieval(
-        None, embed_records(method.encoder, dataset, rows, labels=False), recall_at=(5,)
-    ).rows
-    return mean(
-        r["value"]
-        for r in found
-        if r["metric"] == "recall@5" and "image" in (r["source"], r["target"])
-    )
+def floors(seed, dataset):
+    three = triplets(dataset)
+    train, test, *wrong = parts(three, seed)
+    both = {FIELDS[other]: rows for other, rows in zip(OTHERS, wrong)}
+    noisy = spoilt(originals(FIELDS), both, both.values(), seed)
+    return {
+        "chance": 10 / TEST,
+        "untrained": recall(built("sum", three, seed).eval(), three, test),
+        "simple features": of_picture(simple_pair(noisy, train, test)[1]),
+    }
 
 
-def measure(seed, dataset):
-    stamps, found = small(dataset), {}
-    rows = triplets(stamps, seed)
-    noisy, wrong = spoilt(stamps, rows["train"], seed)
-    keys, bad = [stamps.keys[i] for i in rows["train"]], {stamps.keys[i] for i in wrong}
-    for arm in ARMS:
-        method, cosine, steps = run(arm, noisy, rows["train"], seed)
-        found[f"recall: {arm}"] = recall(method, stamps, rows["test"])
-        found[f"probe: {arm}"] = _stamps.linear(method, stamps, rows["train"], rows["test"])
-        if cosine:
-            found[f"auc: {arm}"] = auc(cosine, keys, bad)
-        if steps:
-            found[f"steps in conflict: {arm}"] = float(np.mean(np.array(steps) < 0))
+def of_arm(arm, seed, dataset, steps):
+    """Recall; of arms that sift also how well cosines detect mismatched triplets, of those that
+    project how many steps were in conflict."""
+    three = triplets(dataset)
+    train, test, *wrong = parts(three, seed)
+    noisy, each, last, conflicts = spoilt(three, OTHERS, wrong, seed), {}, [], []
+    method = built(arm, three, seed)
+
+    def take():
+        rows = method.last_row_cosines
+        if last and rows is not None:
+            for row, value in zip(rows.rows.tolist(), rows.values.tolist()):
+                each.setdefault(last[row], []).append(value)
+        conflicts.extend(float(v) < 0 for v in method.last_cosines.values())
+
+    def note(method, batch, step):
+        take()
+        last[:] = batch.keys
+        return batch
+
+    fit(method, noisy, train, Budget(steps, BATCH, (RATE,)), seed, RATE, choose=note)
+    take()
+    found = {arm: recall(method, three, test)}
+    if each:
+        bad = {three.keys[i] for rows in wrong for i in rows}
+        cosines = {key: mean(values) for key, values in each.items()}
+        found[f"auc: {arm}"] = auc(cosines, [three.keys[i] for i in train], bad)
+    if conflicts:
+        found[f"steps in conflict: {arm}"] = mean(conflicts)
     return found
 
 
-def picture(dataset, path):
-    """How the gradients of the two losses stand to each other over training, and the mean cosines
-    of triplets, clean and mismatched."""
-    stamps = small(dataset)
-    rows = triplets(stamps, 0)
-    noisy, wrong = spoilt(stamps, rows["train"], 0)
-    bad = {stamps.keys[i] for i in wrong}
-    lines = (
-        ("sum", stamps, "all triplets fit, summed"),
-        ("sum", noisy, "40 % mismatched, summed"),
-        ("both", noisy, "40 %, both steps"),
-    )
-    with drawing(path, 9, 3.2) as figure:
-        left, right = figure.subplots(1, 2)
-        for (arm, data, words), colour in zip(lines, COLOURS):
-            _, cosine, steps = run(arm, data, rows["train"], 0, watched=True)
-            angles = np.degrees(np.arccos(np.clip(steps, -1, 1)))
-            width = max(1, len(angles) // 10)
-            smooth = np.convolve(angles, np.ones(width) / width, "valid")
-            left.plot(
-                np.arange(1, len(angles) + 1), angles, color=colour, alpha=0.25, linewidth=0.8
-            )
-            left.plot(np.arange(len(smooth)) + (width + 1) / 2, smooth, color=colour, label=words)
-        left.axhline(90, color="#444444", linewidth=0.8, linestyle="--")
-        left.set(
-            title="Angle between the gradients of the two losses",
-            xlabel="step",
-            ylabel="degrees; above 90: conflict",
-        )
-        left.legend(fontsize=7)
-        parts = {
-            "clean": [v for k, v in cosine.items() if k not in bad],
-            "mismatched": [v for k, v in cosine.items() if k in bad],
-        }
-        for (words, values), colour in zip(parts.items(), COLOURS):
-            right.hist(
-                values,
-                bins=30,
-                range=(-0.75, 0.75),
-                density=True,
-                alpha=0.6,
-                color=colour,
-                label=f"{words}, {len(values)}",
-            )
-        right.set(
-            title="Mean cosine of a triplet's two gradients",
-            xlabel="cosine at the picture's vector",
-            ylabel="density",
-        )
-        right.legend()
+def control(seed, dataset, steps):
+    return of_arm("sum", seed, dataset, steps)
+
+
+def measure(seed, dataset, steps):
+    return {k: value for arm in ARMS for k, value in of_arm(arm, seed, dataset, steps).items()}

@@ -11,30 +11,35 @@ page's method, on all clips (as in the paper, without outcomes, but those of peo
 among them). Three quarters of the tokens are hidden in both, since twenty tokens of one place have
 no tubes; both domains are standardised. The text tower stays as it began, untrained, for lack of a
 pretrained one; the remarks can be distinguished in it. Probe: a perceptron with 32 hidden units of
-standardised vectors, classes weighed alike. AUROC is a mean over five folds of people, three times.
-Settings were fixed before the first run."""
+standardised vectors, classes weighed alike. AUROC is a mean over five folds of people.
 
-from functools import lru_cache, partial
+The control is the yardstick of a remark itself, tf-idf of its words with the same probe; it has to
+do better than chance and than a clip through the encoder before its first step. Beside it, what
+simple features of the clip are worth to it. An earlier form of this claim had four comparisons that
+decided together, and .741 for remark and clip, .698 for the remark by the untrained tower."""
+
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from amodal import data, methods
+from amodal.data import sets
 from amodal.data.clips import around
 from amodal.evaluate.grouped_cv import grouped, probe, side_by_side
 from amodal.modalities import make
 from amodal.modalities.series import Series
 from amodal_claims import Comparison
 from amodal_claims._arms import Budget, features, fit, untrained
+from amodal_claims._floors import simple_pair
 
 CLAIM = (
-    "A remark and the clip around it predict whether behaviour changes with a higher AUROC than the remark alone and than the clip alone, and "
-    "going on with masked reconstruction on unlabelled clips of the domain beats the generic encoder as it is."
+    "A remark and the clip around it, read by an encoder that went on with masked reconstruction on unlabelled clips of the domain, predict "
+    "whether behaviour changes with a higher AUROC than the remark alone."
 )
 DATA = "watch"
-SEEDS = 5
-GENERIC = Budget(steps=200, batch=64, rates=(2e-3,))
-BUDGET = Budget(steps=200, batch=64, rates=(1e-3,))
+STEPS = (200,)
+BATCH, GENERIC_RATE, DOMAIN_RATE = 64, 2e-3, 1e-3
 RATE, BEFORE, AFTER, REMARKS_EACH = 50.0, 1.0, 3.0, 2
 REMARKS = {
     "slow": ("go slower", "not so fast, slower", "take more time"),
@@ -47,22 +52,29 @@ REMARKS = {
     "grip": ("hold it tighter", "firm grip", "do not let go"),
 }
 AUROC = "AUROC, people held out"
-COMPARISONS = (
-    Comparison("remark and clip against the remark", AUROC, "both, continued", "remark"),
-    Comparison("remark and clip against the clip", AUROC, "both, continued", "clip, continued"),
+PRIMARY = Comparison(
+    "remark and clip against the remark",
+    AUROC,
+    "both, continued",
+    "remark",
+    # Of practice: a tenth of the way from chance to certainty.
+    interest=0.05,
+)
+SECONDARY = (
+    Comparison(
+        "remark and clip against the remark and simple features of the clip",
+        AUROC,
+        "both, continued",
+        "both, simple",
+    ),
     Comparison(
         "both: going on in the domain against the generic encoder",
         AUROC,
         "both, continued",
         "both, generic",
     ),
-    Comparison(
-        "clip alone: going on against the generic encoder",
-        AUROC,
-        "clip, continued",
-        "clip, generic",
-    ),
 )
+FLOORS = ("chance", "untrained")
 FIELDS = {
     "clip": Series(
         channels=("x", "y", "z"),
@@ -121,33 +133,26 @@ def standard(clips):
 @lru_cache(1)
 def other_series():
     """Three leads of electrocardiograms, as if they were axes, and no remarks."""
+    sets.ensure("heartbeats")
     hearts = data.open("heartbeats").select(["ecg"])
     clips = [hearts.value(i, "ecg")[:200, :3] for i in range(len(hearts))]
     return data.open({"clip": standard(clips), "remark": ["-"] * len(clips)}).with_fields(FIELDS)
 
 
-def measure(seed, dataset):
-    make_it = partial(methods.build, "surgical_feedback", ratio=0.75)
-    elsewhere, (here, changed, who) = other_series(), events(dataset, seed)
-    method = untrained(elsewhere, make_it, GENERIC, seed)
-    fit(method, elsewhere, range(len(elsewhere)), GENERIC, seed, *GENERIC.rates)
-    clip = {"generic": vectors(method, here, "clip")}
-    fit(method.train(), here, range(len(here)), BUDGET, seed, *BUDGET.rates)
-    clip["continued"], remark = vectors(method, here, "clip"), vectors(method, here, "remark")
-    inputs = {"remark": remark} | {f"clip, {a}": x for a, x in clip.items()}
-    inputs |= {f"both, {a}": side_by_side([remark, x]) for a, x in clip.items()}
-    judge = partial(
-        grouped,
-        wanted_N=changed,
-        group_N=who,
-        fit=probe(hidden=32, seed=seed),
-        repeats=3,
-        seed=seed,
-    )
-    results = {arm: judge(x) for arm, x in inputs.items()}
-    return {arm: r.mean for arm, r in results.items()} | {
-        f"deviation over folds: {a}": r.std for a, r in results.items()
-    }
+def made(encoder):
+    return methods.build("surgical_feedback", encoder, ratio=0.75)
+
+
+def judged(vectors, changed, who, seed):
+    """AUROC of the probe, people held out."""
+    fit_one = probe(hidden=32, seed=seed)
+    return grouped(vectors, changed, who, fit=fit_one, repeats=1, seed=seed).mean
+
+
+def simple(dataset, field):
+    """Simple features, which need no outcome: tf-idf of remarks, statistics of clips."""
+    every = range(len(dataset))
+    return simple_pair(dataset.select([field]), every, every)[0].features[field].values.float()
 
 
 def vectors(method, dataset, field):
@@ -155,3 +160,31 @@ def vectors(method, dataset, field):
         return features(method.eval().encoder, dataset.select([field]), range(len(dataset)))[
             field
         ].values.float()
+
+
+def floors(seed, dataset):
+    here, changed, who = events(dataset, seed)
+    before = untrained(other_series(), made, Budget(1, BATCH), seed)
+    return {
+        "chance": 0.5,
+        "untrained": judged(vectors(before, here, "clip"), changed, who, seed),
+    }
+
+
+def control(seed, dataset, steps):
+    here, changed, who = events(dataset, seed)
+    return {"remark": judged(simple(here, "remark"), changed, who, seed)}
+
+
+def measure(seed, dataset, steps):
+    elsewhere, (here, changed, who) = other_series(), events(dataset, seed)
+    generic, domain = (Budget(steps, BATCH, (r,)) for r in (GENERIC_RATE, DOMAIN_RATE))
+    method = untrained(elsewhere, made, generic, seed)
+    fit(method, elsewhere, range(len(elsewhere)), generic, seed, GENERIC_RATE)
+    clip = {"generic": vectors(method, here, "clip")}
+    fit(method.train(), here, range(len(here)), domain, seed, DOMAIN_RATE)
+    clip |= {"continued": vectors(method, here, "clip"), "simple": simple(here, "clip")}
+    remark = simple(here, "remark")
+    inputs = {f"both, {a}": side_by_side([remark, x]) for a, x in clip.items()}
+    found = {arm: judged(x, changed, who, seed) for arm, x in inputs.items()}
+    return found | control(seed, dataset, steps)
