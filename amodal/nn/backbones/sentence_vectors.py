@@ -19,7 +19,7 @@ from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.hub_client import model_folder
 from amodal.nn.backbones.body import LoadReport, ones_like_rows
 from amodal.nn.backbones.hf_text import HfText, Known, TextField, longest_text, token_ids
-from amodal.nn.backbones.transformers import architecture, check_inputs, empty_model, load_model
+from amodal.nn.backbones.transformers import architecture, check_inputs, empty_model, library, load_model
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 OLD_POOLINGS = {
@@ -55,6 +55,7 @@ def build(rest: str, modality: Any, load: bool) -> tuple[SentenceText, str, Load
     Raises:
         AmodalError: For a folder without such a model, and for kinds of modules that are not read.
     """
+    library()  # says how to install what is missing, before anything else is looked for
     named, _, saved = rest.partition("#{")
     is_scratch, name = named.endswith(SCRATCH), named.removesuffix(SCRATCH)
     folder = name if saved else str(model_folder(name))

@@ -47,6 +47,7 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     Raises:
         AmodalError: If transformers is missing, or the directory holds no model for such fields.
     """
+    library()  # says how to install what is missing, before anything else is looked for
     named, _, saved = rest.partition("#{")
     source = source_of(named)
     directory, is_scratch, layer = source.directory, source.is_scratch, source.layer
