@@ -225,7 +225,7 @@ def test_a_model_of_another_kind_of_values_is_refused(whisper, tmp_path):
     text = make("text", vocabulary=str(whisper[0]), max_length=4)
     with pytest.raises(AmodalError, match="holds a WhisperEncoder, which does not read text"):
         backbone(f"transformers:{whisper[0]}", text, 8)
-    with pytest.raises(AmodalError, match="'transformers:' names no model: write transformers:N"):
+    with pytest.raises(AmodalError, match="'transformers:' names no model. Expected timm:NAME@W"):
         backbone("transformers:", text, 8)
 
 

@@ -44,6 +44,11 @@ from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.batch_norm import WholeBatchNorm, no_rows, with_whole_batch_norm
 from amodal.nn.hidden_dropout import rows_of_values, seed_dropout
 
+EXPECTED = (
+    "Expected timm:NAME@WEIGHTS, transformers:DIR, sentence-transformers:DIR, "
+    f"open_clip:NAME@WEIGHTS, one of our own from scratch ({', '.join(OWN)}), FILE.py:NAME of your "
+    "own, or the name of an installed plug-in."
+)
 MakeModule = Callable[[], nn.Module]
 """Makes a module of the user's own."""
 
@@ -82,16 +87,13 @@ def backbone(
             f"without options, not {spec!r}"
         )
     if library in LIBRARIES and not rest and library not in OWN:
-        raise AmodalError(f"{spec!r} names no model: write {library}:NAME or {library}:DIR")
+        raise AmodalError(f"{spec!r} names no model. {EXPECTED}")
     if library not in LIBRARIES:
         raise unknown(
             "library of backbones",
             library,
             [*LIBRARIES, TOKENS, *plugins("backbones")],
-            "Expected timm:NAME@WEIGHTS, transformers:DIR, sentence-transformers:DIR, "
-            "open_clip:NAME@WEIGHTS, one of our own from scratch "
-            f"({', '.join(OWN)}), FILE.py:NAME of your own, or the name of an installed plug-in. "
-            + not_installed("backbones", library),
+            f"{EXPECTED} " + not_installed("backbones", library),
         )
     if library not in modality.backbones:
         kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]

@@ -19,7 +19,13 @@ from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.hub_client import model_folder
 from amodal.nn.backbones.body import LoadReport, ones_like_rows
 from amodal.nn.backbones.hf_text import HfText, Known, TextField, longest_text, token_ids
-from amodal.nn.backbones.transformers import architecture, check_inputs, empty_model, library, load_model
+from amodal.nn.backbones.transformers import (
+    architecture,
+    check_inputs,
+    empty_model,
+    library,
+    load_model,
+)
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 OLD_POOLINGS = {
