@@ -6,7 +6,7 @@ Nothing of those libraries is imported before it is asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +46,11 @@ class MtebEncoder:
         self.model, self.name, self.revision = model, name, revision
         known = model.encoder.fields
         chosen = dict(fields or {})
-        for kind in ("text", "image", "audio"):
-            having = [field for field, modality in known.items() if modality.kind == kind]
-            if kind not in chosen and len(having) == 1:
-                chosen[kind] = having[0]
+        # the benchmark calls kinds of values as modalities are called here
+        kinds = [modality.kind for modality in known.values()]
+        for field, kind in zip(known, kinds):
+            if kinds.count(kind) == 1:
+                chosen.setdefault(kind, field)
         for kind, field in chosen.items():
             if field not in known:
                 raise AmodalError(
@@ -61,6 +62,7 @@ class MtebEncoder:
     def mteb_model_meta(self) -> Any:
         """What the table of results says of the model."""
         from mteb.models import ModelMeta
+        from mteb.types import Modalities
 
         encoder = self.model.encoder
         values: dict[str, Any] = dict.fromkeys(ModelMeta.model_fields)
@@ -71,7 +73,7 @@ class MtebEncoder:
             "embed_dim": encoder.space_width,
             "similarity_fn_name": "cosine",
             "framework": ["PyTorch"],
-            "modalities": sorted(self.fields),
+            "modalities": sorted(set(self.fields) & set(get_args(Modalities))),
             "use_instructions": False,
         }
         return ModelMeta(
@@ -97,11 +99,7 @@ class MtebEncoder:
         return joined
 
     def _vectors(self, batch: Mapping[str, Any]) -> Vectors:
-        columns = {
-            self.fields[k]: list(batch[k])
-            for k in ("text", "image", "audio")
-            if k in batch and k in self.fields
-        }
+        columns = {self.fields[k]: list(batch[k]) for k in self.fields if k in batch}
         if not columns:
             raise AmodalError(
                 f"the task has {', '.join(batch)}, and the model reads {', '.join(self.fields)}"

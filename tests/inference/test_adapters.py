@@ -103,7 +103,7 @@ def test_pairs_of_kinds_and_what_a_model_does_not_read(model):
     assert torch.allclose(
         similarity.diagonal(), encoder.similarity_pairwise(both, alone), atol=1e-6
     )
-    with pytest.raises(AmodalError, match="the task has audio, and the model reads text, image"):
+    with pytest.raises(AmodalError, match="the task has audio, and the model reads image, text"):
         encoder.encode([{"audio": [1]}])
     with pytest.raises(AmodalError, match="no field 'words' for text; it has photo, caption"):
         MtebEncoder(model, fields={"text": "words"})

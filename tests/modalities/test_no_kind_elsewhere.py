@@ -19,6 +19,8 @@ ALLOWED = {
     ("evaluate/protocols/prompts.py", '"text": text,'): "an option of the protocol, in its result",
     ("evaluate/protocols/survival.py", '"events": events,'): "how many records had the event",
     ("evaluate/risks.py", '"events": events,'): "how many records had the event",
+    ("serve/tabs/gallery.py", 'if "text" in shown:'): "a part of a card, see `Modality.card`",
+    ("serve/tabs/gallery.py", 'shown["text"] ='): "a part of a card, see `Modality.card`",
     (
         "evaluate/protocols/zero_shot.py",
         '"text": text,',
