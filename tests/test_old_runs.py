@@ -20,7 +20,7 @@ from tests.old_runs.records import pictures
 STORED = Path(__file__).parent / "old_runs"
 RUNS = ("encoder", "head", "lora", "generative", "whole", "ensemble", "backbone")
 ENCODERS = json.loads((STORED / "encoders.json").read_text())
-CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # processors sum in orders of their own: up to 3e-6 was seen
 
 
 @pytest.fixture(scope="module")
