@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import IO
 
 from rich.console import Console, RenderableType
 
@@ -14,9 +15,10 @@ PIPE_WIDTH = 140
 # In a notebook rich would show HTML beside what is printed, and write nothing where it is asked to.
 
 
-def stdout() -> Console:
-    """A rich console on stdout."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, force_jupyter=False)
+def stdout(file: IO[str] | None = None) -> Console:
+    """A rich console on stdout, or on a file in the width of stdout."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(file=file, width=width, force_jupyter=False)
 
 
 def stderr() -> Console:
@@ -33,6 +35,5 @@ class Printed:
 
     def __str__(self) -> str:
         text = io.StringIO()
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        Console(width=width, file=text, force_jupyter=False).print(self.table())
+        stdout(text).print(self.table())
         return text.getvalue().rstrip("\n")

@@ -143,7 +143,7 @@ def model_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.exists():
         return folder
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name, re.ASCII):
+    if "/" not in name or not is_repo_id(name):
         raise AmodalError(
             f"there is no directory {folder}; expected one with a model of transformers, or "
             "OWNER/NAME of the Hugging Face Hub"

@@ -95,7 +95,7 @@ class Attributes:
         return made
 
     def _decoded(self, field: str, i: int) -> np.ndarray | None:
-        if i < 0 or i in self.dataset.reader.damaged:
+        if i < 0:
             return None
         try:
             return self.dataset.value(i, field)
@@ -109,7 +109,7 @@ class Attributes:
             field, attribute = self.of_fields[name]
             value = self._decoded(field, i)
             return None if value is None else attribute.read(value)
-        cell = self.dataset.reader.get(i, name)
+        cell = self.dataset.reader.undamaged(i, name)
         if cell is None or cell == "":
             return None
         if self.columns[name] == "classes":
@@ -133,8 +133,7 @@ def _kind(dataset: Dataset, column: str) -> str:
     cells = [
         cell
         for i in range(min(len(dataset), SAMPLE_SIZE))
-        if i not in dataset.reader.damaged
-        and (cell := dataset.reader.get(i, column)) not in (None, "")
+        if (cell := dataset.reader.undamaged(i, column)) not in (None, "")
     ]
     named = (str, bool, int, float, np.number)
     if not cells or not all(isinstance(cell, named) or is_date(cell) for cell in cells):

@@ -115,9 +115,9 @@ class JoinedReader(Reader):
         if column.startswith(LABEL):
             name = column.removeprefix(LABEL)
             label = member.labels.get(name)
-            if label is None or record in member.reader.damaged:
+            if label is None:
                 return None
-            return member.reader.get(record, label.column or name)
+            return member.reader.undamaged(int(record), label.column or name)
         return member.raw(record, column) if column in member.fields else None
 
     def present(self, column: str) -> np.ndarray:

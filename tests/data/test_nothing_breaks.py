@@ -15,6 +15,7 @@ import amodal
 from amodal.cli import main
 from amodal.cli.queries import example_query
 from amodal.core import AmodalError
+from amodal.data.attributes import Attributes
 from amodal.data.infer import infer_reader
 from amodal.data.readers._parts import Lists
 from amodal.data.readers.in_memory import Rows
@@ -196,6 +197,15 @@ def test_every_verb_goes_on_beside_a_damaged_line(tmp_path):
         ["evaluate", run, "--data", data, "--label", "side", "--protocols", "knn"],
     ):
         main(list(map(str, verb)))
+
+
+def test_an_attribute_of_a_damaged_line_is_missing(tmp_path):
+    lines = [f"k{i},a sentence {i} of words,{i / 3}" for i in range(40)]
+    lines[7] = "k7,too,many,cells,by,far"
+    (tmp_path / "t.csv").write_text("\n".join(["code,words,weight", *lines]))
+    dataset = amodal.open(tmp_path / "t.csv").select(["words"])  # so that no field reads weight
+    weights = Attributes(dataset).values("weight", dataset.keys)
+    assert np.isnan(weights[7]) and np.isfinite(np.delete(weights, 7)).all()
 
 
 def test_damaged_lines_of_jsonl_are_set_aside(tmp_path):

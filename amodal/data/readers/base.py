@@ -91,11 +91,12 @@ class Reader(Lazy):
     def cells(self, column: str) -> list[Cell]:
         """The N cells of a column, None of damaged records. It is meant for small ones: labels,
         keys, numbers."""
+        every = range(len(self.keys))
+        return parallel_map(lambda i: self.undamaged(i, column), every, self.is_remote)
 
-        def cell(i: int) -> Cell:
-            return None if i in self.damaged else self.get(i, column)
-
-        return parallel_map(cell, range(len(self.keys)), self.is_remote)
+    def undamaged(self, i: int, column: str) -> Cell:
+        """A cell as `get` reads it, None of a damaged record."""
+        return None if i in self.damaged else self.get(i, column)
 
     def present(self, column: str) -> np.ndarray:
         """(N,) bool: which records have a cell in this column."""

@@ -203,11 +203,9 @@ class Whisper(HfSound):
         known: dict[str, Any],
         modality: SoundField,
         folder: str,
-        *,
-        is_scratch: bool = False,
-        layer: int = 0,
+        **options: Any,
     ):
-        super().__init__(model, known, modality, folder, is_scratch=is_scratch, layer=layer)
+        super().__init__(model, known, modality, folder, **options)
         room = self.model.config.max_source_positions * WHISPER_STRIDE  # frames
         longest = room * self.extract.hop_length / self.rate
         if not 0 < modality.max_seconds <= longest:
@@ -221,7 +219,6 @@ class Whisper(HfSound):
         table = self.model.embed_positions.weight.detach()[: self.positions].clone()
         self.model.embed_positions = nn.Embedding.from_pretrained(table, freeze=True)
         self.model.config.max_source_positions = self.positions
-        self.width = int(model.config.d_model)
 
     def states(self, clips: Tensor, with_layers: bool = False) -> States:
         step = self.extract.hop_length * WHISPER_STRIDE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from amodal.modalities import Modality
 
@@ -71,12 +73,9 @@ def input_size(spec: object, modality: Modality) -> int:
     Raises:
         AmodalError: If the library does not know the model.
     """
-    library, _, rest = _parts(spec)
-    if library not in LIBRARIES or library not in modality.backbones or not rest:
-        return 0
     if not isinstance(getattr(modality, "size", None), int):
         return 0
-    side_of = getattr(module_of(library), "input_size", None)  # networks of our own take any size
+    side_of, rest = _reader("input_size", spec, modality)  # networks of our own take any size
     return 0 if side_of is None else int(side_of(rest))
 
 
@@ -95,15 +94,19 @@ def text_input(spec: object, modality: Modality, cache: Path) -> tuple[str, int]
     Raises:
         AmodalError: If the library does not know the model.
     """
-    library, _, rest = _parts(spec)
-    if library not in LIBRARIES or library not in modality.backbones or not rest:
+    if not modality.takes_prompts:
         return "", 0
-    read = getattr(module_of(library), "text_input", None)
-    if read is None or not modality.takes_prompts:
+    read, rest = _reader("text_input", spec, modality)
+    if read is None:
         return "", 0
     folder, longest = read(rest, cache)
     return str(folder), int(longest)
 
 
-def _parts(spec: object) -> tuple[str, str, str]:
-    return spec.partition(":") if isinstance(spec, str) else ("", "", "")
+def _reader(name: str, spec: object, modality: Modality) -> tuple[Callable[..., Any] | None, str]:
+    """The function of this name of the library that a spec is of, None where it has none or does
+    not read such fields; and the rest of the spec."""
+    library, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if library not in LIBRARIES or library not in modality.backbones or not rest:
+        return None, ""
+    return getattr(module_of(library), name, None), rest

@@ -44,10 +44,8 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
         AmodalError: If open_clip is missing, does not know the name or the tag, cannot load the
             weights, or the text half has a tokenizer of another kind than CLIP's.
     """
-    open_clip = library()
+    open_clip, config = library(), _config(rest)
     name, _, weights = rest.partition("@")
-    if name not in open_clip.list_models():
-        raise unknown("model of open_clip", name, open_clip.list_models())
     is_file = bool(weights) and ("/" in weights or "." in weights)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if is_file:
@@ -55,7 +53,7 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     elif weights not in ("", SCRATCH) and weights not in tags:
         raise unknown(f"weights of open_clip:{name}", weights, [*tags, SCRATCH], "Or give a file.")
     if modality.takes_prompts:
-        _check_tokenizer(_config(name)["text_cfg"], name)
+        _check_tokenizer(config["text_cfg"], name)
     is_loaded = load and weights not in ("", SCRATCH)
     options: dict[str, Any] = {"force_custom_text": True, "pretrained_text": False}
     if is_loaded:

@@ -19,6 +19,7 @@ from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.hub_client import model_folder
 from amodal.nn.backbones.body import LoadReport, ones_like_rows
 from amodal.nn.backbones.hf_text import HfText, Known, TextField, longest_text, token_ids
+from amodal.nn.backbones.model_sources import SCRATCH
 from amodal.nn.backbones.transformers import (
     architecture,
     check_inputs,
@@ -43,7 +44,6 @@ OLD_POOLINGS = {
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
 READ = ("Transformer", "Pooling", "Dense", "Normalize")
 """Kinds of modules."""
-SCRATCH = "@scratch"
 
 
 def build(rest: str, modality: Any, load: bool) -> tuple[SentenceText, str, LoadReport | None]:
@@ -82,7 +82,7 @@ def text_input(rest: str, cache: Path) -> tuple[str, int]:
     """See `libraries.text_input`. The tokenizer is the folder's own."""
     folder = model_folder(rest.partition("#{")[0].removesuffix(SCRATCH))
     inner = folder / _modules(folder)[0][1]
-    room, prompt = longest_text(str(inner)), _prompt_ids(folder, inner)[0]
+    room, prompt = longest_text(str(inner)), _prompt_ids(folder, inner)
     declared = (
         _read(inner / "sentence_bert_config.json").get("max_seq_length"),
         _read(inner / "tokenizer_config.json").get("model_max_length"),
@@ -178,7 +178,7 @@ def _known(folder: Path, modality: Any) -> Known:
     modules = _modules(folder)
     inner = folder / modules[0][1]
     known = architecture(str(inner), modality)
-    prompt, is_pooled = _prompt_ids(folder, inner)
+    prompt, is_pooled = _prompt_ids(folder, inner), True
     pooling, dense, files, unit = ["mean"], [], [], False
     for kind, path in modules[1:]:
         config = _read(folder / path / "config.json")
@@ -236,12 +236,12 @@ def _dense(config: dict[str, Any]) -> list[Any]:
     return [inputs, outputs, bool(config.get("bias", True)), activation]
 
 
-def _prompt_ids(folder: Path, inner: Path) -> tuple[list[int], bool]:
-    """The ids of what the model puts before every text by default, and whether they are pooled."""
+def _prompt_ids(folder: Path, inner: Path) -> list[int]:
+    """The ids of what the model puts before every text by default."""
     config = _read(folder / "config_sentence_transformers.json")
     prompt = (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
     # the space behind it begins the first word of the text
-    return token_ids(inner, prompt.rstrip()) if prompt.strip() else [], True
+    return token_ids(inner, prompt.rstrip()) if prompt.strip() else []
 
 
 def _around(inner: Path) -> int:
