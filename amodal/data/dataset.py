@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from amodal.core import AmodalError, unknown
 from amodal.data import splits
@@ -18,7 +19,7 @@ from amodal.data.cache import Cache
 from amodal.data.items import ItemsMixin
 from amodal.data.readers import Reader
 from amodal.data.readers.base import Cell
-from amodal.data.readers.changed import Subset, WithColumns
+from amodal.data.readers.changed import Subset, WithColumns, row_numbers
 from amodal.data.remote import AnyPath, Remote, Unreachable
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import BadValue, Modality, Raw, config, name_of
@@ -283,11 +284,18 @@ class Dataset(ItemsMixin):
         """The same records with more columns, which are empty."""
         return Dataset(WithColumns(self.reader, names), self.schema, self.path, self.name)
 
-    def subset(self, indices: Sequence[int]) -> Dataset:
-        """The records at `indices`, in that order."""
-        parts = self.parts[np.asarray(indices, dtype=np.int64)]
-        reader = Subset(self.reader, indices)
-        return Dataset(reader, self.schema, self.path, self.name, parts=parts)
+    def subset(self, indices: npt.ArrayLike) -> Dataset:
+        """Some of the records, in the order asked for.
+
+        Args:
+            indices: whole numbers, from -N to N - 1, or a mask: N times whether to take a record.
+
+        Raises:
+            AmodalError: there is no such record, or something else is given.
+        """
+        rows = row_numbers(indices, len(self.keys), self.name)
+        reader = Subset(self.reader, rows)
+        return Dataset(reader, self.schema, self.path, self.name, parts=self.parts[rows])
 
     def with_parts(self, parts: np.ndarray) -> Dataset:
         """The same records, split anew: (N,) an index into `splits.PARTS` for each."""

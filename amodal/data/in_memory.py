@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from torch.utils.data import IterableDataset
 
 from amodal.core import AmodalError
 from amodal.data.readers import Reader
+from amodal.data.readers._as_numpy import as_numpy, is_array
 from amodal.data.readers._parts import Held, Lists, TablePart
 from amodal.data.readers.in_memory import Items, Rows, cell_of, lists
 
@@ -54,10 +54,10 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
         return _reader([_frame(source)])
     if isinstance(source, (list, tuple)):
         return _reader([records_of(source)])
-    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+    if is_array(source):
         if not source.ndim:
             raise AmodalError("a single number is no data: give an array of records")
-        return _reader([lists(source, shown=False)])
+        return _reader([lists(as_numpy(source), shown=False)])
     kind = type(source)
     indexed = hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
     if indexed and not isinstance(source, IterableDataset):

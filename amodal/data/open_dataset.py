@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import ConcatDataset
+from torch.utils.data import Subset as TorchSubset
+
 from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, has_names
 from amodal.core.registry import canonical, find_plugin
@@ -48,7 +51,7 @@ def open_dataset(
             - rows in memory (`amodal.data.in_memory.rows_of`): a data frame, an Arrow table, a list
               of dicts, a dataset of Hugging Face or torch, a stream of records, an array of records
               of one field;
-            - a Dataset, which is returned as it is.
+            - a Dataset, which is returned as it is, or a `torch.utils.data.Subset` of one.
         name: of the dataset, in place of its own.
         fields: of what is in memory, column -> modality (a name, or an object) that shall not be
             guessed.
@@ -58,6 +61,7 @@ def open_dataset(
         AmodalError: nothing is there (with the nearest names), nothing can be read, or there is a
             mistake in dataset.toml.
     """
+    source = _unwrapped(source)
     if isinstance(source, Dataset):
         return source
     if not isinstance(source, str | bytes | os.PathLike | Remote):
@@ -87,6 +91,22 @@ def open_dataset(
         return _subset(path, name)
     declared = _toml(path)
     return from_toml(declared, name=name) if declared else infer(path, name=name)
+
+
+def _unwrapped(source: Any) -> Any:
+    """A choice of a Dataset's records by torch as a Dataset: its items are decoded ones, in which
+    nothing could be found any more."""
+    if isinstance(source, TorchSubset):
+        whole = _unwrapped(source.dataset)
+        return whole.subset(source.indices) if isinstance(whole, Dataset) else source
+    if isinstance(source, ConcatDataset) and any(
+        isinstance(_unwrapped(part), Dataset) for part in source.datasets
+    ):
+        raise AmodalError(
+            "items of this ConcatDataset are decoded already. Give the dataset itself, or "
+            "amodal.Mixture([first, second]) of two"
+        )
+    return source
 
 
 def _subset(path: Path, name: str) -> Dataset:

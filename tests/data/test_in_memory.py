@@ -1,5 +1,7 @@
 """What people have in memory is read as the same rows on disk are."""
 
+import re
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -282,3 +284,86 @@ def test_levels_of_an_index_with_names_are_columns():
     table = frame().drop(columns="photo").set_index(["colour", "height"])
     dataset = amodal.as_dataset(table)
     assert list(dataset.labels) == ["colour"] and "height" in dataset.fields["table"].columns
+
+
+def test_records_are_chosen_by_numbers_or_a_mask():
+    whole = amodal.as_dataset(frame())
+    mask = np.arange(N) % 2 == 0
+    for choice in (np.flatnonzero(mask), np.flatnonzero(mask).tolist(), mask, mask.tolist()):
+        assert whole.subset(choice).keys == whole.keys[::2]
+        assert (whole.subset(choice).parts == whole.parts[::2]).all()
+    last = whole.subset([-1, 0])
+    assert last.keys == [whole.keys[-1], whole.keys[0]]
+    np.testing.assert_equal(last.value(0, "words"), whole.value(N - 1, "words"))
+    assert (last.present("words") == whole.present("words")[[-1, 0]]).all()
+    assert len(whole.subset([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ([100], f"has no record 100: it has {N}, from 0 to {N - 1}"),
+        ([0, -N - 1], f"has no record {-N - 1}"),
+        ([True, False], f"a mask of 2 for the {N} records"),
+        ([0.5], "chosen by a list of their numbers"),
+        ("words", "not by 'words'"),
+        (3, "not by 3"),
+        ([[0, 1]], "chosen by a list of their numbers"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(choice, message):
+    with pytest.raises(AmodalError, match=re.escape(message)):
+        amodal.as_dataset(frame()).subset(choice)
+
+
+def test_a_subset_of_torch_is_one_of_the_dataset():
+    whole = amodal.as_dataset(frame())
+    first, second = torch.utils.data.random_split(whole, [0.5, 0.5])
+    inner = torch.utils.data.Subset(first, [2, 0])
+    for choice, numbers in ((first, first.indices), (inner, [first.indices[i] for i in (2, 0)])):
+        dataset = amodal.as_dataset(choice)
+        assert dataset.keys == [whole.keys[i] for i in numbers]
+        assert dataset.fields == whole.fields
+    with pytest.raises(AmodalError, match="decoded already.*Give the dataset itself"):
+        amodal.as_dataset(torch.utils.data.ConcatDataset([first, second]))
+
+
+def test_tensors_that_numpy_lacks_are_read_as_what_they_hold():
+    rows = torch.randn(N, 16, 2, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    for source in (rows, {"x": rows}, {"x": list(rows)}, [{"x": row} for row in rows]):
+        np.testing.assert_array_equal(amodal.as_dataset(source).raw(3, "x"), rows[3].float())
+    sparse = (rows.float() * (rows > 0)).to_sparse()
+    np.testing.assert_array_equal(
+        amodal.as_dataset({"x": sparse}).raw(3, "x"), sparse.to_dense()[3]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.empty(N, 16, device="meta"), "device 'meta', which has no values"),
+        (np.ones((N, 16, 2)) * 1j, "np.stack([x.real, x.imag], -1)"),
+    ],
+)
+def test_arrays_without_numbers_are_refused(values, message):
+    for source in (values, {"x": values}, [{"x": row} for row in values]):
+        with pytest.raises(AmodalError, match=re.escape(message)):
+            amodal.as_dataset(source)
+
+
+def test_masked_values_are_missing():
+    rng = np.random.default_rng(0)
+    rows, hidden = rng.normal(size=(N, 16, 2)), rng.random((N, 16, 2)) > 0.8
+    ages, gone = np.arange(N) ** 2, np.arange(N) % 3 == 0
+    names = np.array([f"a name such as {i}" for i in range(N)])
+    columns = {
+        "x": np.ma.masked_array(rows, hidden),
+        "age": np.ma.masked_array(ages, gone),
+        "words": np.ma.masked_array(names, gone),
+    }
+    dataset = amodal.as_dataset(columns)
+    np.testing.assert_array_equal(dataset.raw(3, "x"), np.where(hidden, np.nan, rows)[3])
+    assert (dataset.present("words") == ~gone).all()
+    ages_read = [dataset.reader.get(i, "age") for i in range(N)]
+    assert ages_read == [None if gone[i] else ages[i] for i in range(N)]
+    assert np.isnan(amodal.as_dataset(columns["x"]).raw(3, "x")).sum() == hidden[3].sum()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from amodal.core import AmodalError
+from amodal.data.readers._as_numpy import as_numpy, is_array
 from amodal.data.readers.base import Cell, Reader, unique_keys
 from amodal.modalities.shared.cells import plain
 
@@ -69,14 +70,12 @@ class Arrays(Reader):
 def _plain(values: Any, name: str) -> np.ndarray | list[Cell]:
     """A column as an array or a list. Tensors become arrays, also one by one in a list. `values`
     may be of any type: a Series of pandas, for one."""
-    if hasattr(values, "detach"):
-        return np.asarray(values.detach().cpu().numpy())
-    if isinstance(values, np.ndarray):
-        return values
+    if is_array(values):
+        return as_numpy(values, name)
     if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
         raise AmodalError(
             f"column {name!r} must be a list, array or tensor with a value for each record, "
             f"not {type(values).__name__}"
         )
     values = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [v.detach().cpu().numpy() if hasattr(v, "detach") else v for v in values]
+    return [as_numpy(v, name) if is_array(v) else v for v in values]

@@ -7,7 +7,40 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from amodal.core import AmodalError
 from amodal.data.readers.base import Cell, Reader
+from amodal.errors import described
+
+
+def row_numbers(indices: npt.ArrayLike, n: int, name: str) -> np.ndarray:
+    """A choice of records by their numbers.
+
+    Args:
+        indices: whole numbers, from -n to n - 1, or a mask of n.
+        n: how many records there are.
+        name: of the dataset, for messages.
+
+    Returns:
+        (K,) int64, from 0 to n - 1.
+
+    Raises:
+        AmodalError: there is no such record, or something else is given.
+    """
+    rows = np.asarray(indices)
+    rows = rows.astype(np.int64) if not rows.size and rows.dtype.kind == "f" else rows  # [] is one
+    if rows.ndim != 1 or rows.dtype.kind not in "iub":
+        raise AmodalError(
+            "records are chosen by a list of their numbers, as [0, 1], or a mask with True or "
+            f"False for each, not by {described(indices)}"
+        )
+    if rows.dtype.kind == "b":
+        if len(rows) != n:
+            raise AmodalError(f"a mask of {len(rows):,} for the {n:,} records of {name!r}")
+        return np.flatnonzero(rows)
+    wrong = rows[(rows < -n) | (rows >= n)]
+    if len(wrong):
+        raise AmodalError(f"{name!r} has no record {wrong[0]}: it has {n:,}, from 0 to {n - 1:,}")
+    return rows.astype(np.int64) % max(n, 1)
 
 
 class Subset(Reader):

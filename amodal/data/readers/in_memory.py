@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from amodal.core import AmodalError
+from amodal.data.readers._as_numpy import as_numpy, is_array
 from amodal.data.readers._content import row_hashes
 from amodal.data.readers._parts import HashedPart, Lists, TablePart
 from amodal.data.readers._tabular import Tabular
@@ -179,10 +180,9 @@ def named(item: Any) -> dict[str, Cell]:
 
 def cell_of(value: Any) -> Cell:
     """A value as readers return it: tensors as arrays, NaN and pandas' NaT and NA as None."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray) and not value.ndim:
-        value = value[()]
+    if is_array(value):
+        value = as_numpy(value)
+        value = value if value.ndim else value[()]
     value = plain(value)
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
