@@ -110,7 +110,8 @@ def test_a_tar_with_holes_is_not_read_as_if_it_had_none(tmp_path, format):
         data.open(tmp_path / "x.tar")
 
 
-def test_a_tar_with_a_size_below_zero(tmp_path):
+@pytest.mark.parametrize("size", [-1, -512, -1024, -(2**60)])
+def test_a_tar_with_a_size_below_zero(tmp_path, size):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("a.txt", "b.txt"):
             member = tarfile.TarInfo(name)
@@ -118,14 +119,16 @@ def test_a_tar_with_a_size_below_zero(tmp_path):
             tar.addfile(member, io.BytesIO(b"words"))
     content = bytearray((tmp_path / "a.tar").read_bytes())
     second = 1024
-    field = (-512).to_bytes(12, "big", signed=True)
+    field = size.to_bytes(12, "big", signed=True)
     content[second + 124 : second + 136] = field
     head = content[second : second + 512]
     head[148:156] = b" " * 8
     content[second + 148 : second + 156] = b"%06o\0 " % sum(head)
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(AmodalError, match="damaged"):
-        data.open(tmp_path / "a.tar")
+    dataset = data.open(tmp_path / "a.tar")
+    assert dataset.keys == ["a", "a.tar:1024"]
+    with pytest.raises(AmodalError, match="between the bytes 1,024 and"):
+        dataset.value(1, next(iter(dataset.fields)))
 
 
 @pytest.mark.skipif(

@@ -65,15 +65,15 @@ def served(folder):
 @contextmanager
 def running(application, protocol=None):
     """The application on a free port of this machine, in a thread; gives the port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    bound = socket.create_server(("127.0.0.1", 0))  # a port that nobody takes in the meantime
+    port = bound.getsockname()[1]
     config = uvicorn_config(application, port=port, level="critical")
     config.http = protocol or config.http
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
     while not server.started:
+        assert thread.is_alive(), "the server could not start"
         time.sleep(0.01)
     try:
         yield port

@@ -113,9 +113,10 @@ def _header(head: bytes) -> tarfile.TarInfo | None:
     if head[257:262] != b"ustar" or len(head) < BLOCK:
         return None
     try:
-        return tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+        member = tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
     except tarfile.TarError:
         return None
+    return member if member.size >= 0 else None
 
 
 Entry = tuple[str, bool, int, int]
