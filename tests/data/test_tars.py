@@ -100,3 +100,27 @@ def test_damaged_tars_are_reported_alike(tmp_path, monkeypatch):
         assert quick == listed(path, monkeypatch, quickly=False)
         errors += isinstance(quick, str)
     assert errors > 200
+
+
+def test_sizes_that_lead_elsewhere_end_a_listing(tmp_path):
+    """Under a right checksum: before the first byte, into another member, beyond any file."""
+    whole, chance = tar(tmp_path / "a.tar", NAMES).read_bytes(), random.Random(0)
+    heads = [o for o in range(0, len(whole), 512) if whole[o + 257 : o + 262] == b"ustar"]
+    path = tmp_path / "damaged.tar"
+    for _ in range(300):
+        content = bytearray(whole)
+        start = chance.choice(heads)
+        head = memoryview(content)[start : start + 512]
+        size = chance.randrange(2 ** chance.randrange(9, 80)) * chance.choice((1, -1))
+        head[124:136] = size.to_bytes(12, "big", signed=True)
+        head[156:157] = chance.choice(b"0125LKxg").to_bytes(1, "big")
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+        path.write_bytes(content)
+        try:
+            _tar.members(path)
+        except AmodalError as error:
+            assert "damaged at byte" in str(error) or "holes" in str(error)
+        files, lost = _tar.recovered(path)
+        assert all(0 <= a < b <= len(content) for a, b in lost)
+        assert all(0 < begin <= begin + size <= len(content) for _, begin, size in files)

@@ -10,6 +10,7 @@ to tarfile as a whole.
 
 from __future__ import annotations
 
+import errno
 import re
 import tarfile
 from collections.abc import Iterator
@@ -186,8 +187,11 @@ def _by_tarfile(shard: AnyPath) -> Iterator[Entry]:
                     )
                 first = False
                 yield member.name, member.isfile(), member.offset_data, member.size
-    except (tarfile.TarError, ValueError, OverflowError, LookupError, EOFError) as error:
-        if isinstance(error, AmodalError):
+    except (tarfile.TarError, ValueError, OverflowError, LookupError, EOFError, OSError) as error:
+        # a size that leads before the first byte or beyond the last there can be is damage; another
+        # error of the system is not
+        outside = isinstance(error, OSError) and error.errno == errno.EINVAL
+        if isinstance(error, AmodalError) or (isinstance(error, OSError) and not outside):
             raise
         if first and shard.name.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
             raise AmodalError(
