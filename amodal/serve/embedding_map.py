@@ -24,10 +24,13 @@ from amodal.evaluate.labels import measure
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.retrieval import MIN_RECORDS, ranked
 from amodal.search import Index
-from amodal.serve.projection import best_projection, project_2d
+from amodal.serve.projection import among_nearest, best_projection, project_2d
 
-MAX_POINTS = 20_000
+MAX_DRAWN = 1_000_000
 """Points on a map; of more records that many are drawn by chance, the same each time."""
+MAX_COMPARED = 20_000
+"""Records that are all compared with each other, or fitted by UMAP; of more, that many of those
+that are drawn, by chance."""
 MAX_JOBS = 64
 """Results of background jobs in memory."""
 MAX_PAIRS = 1000
@@ -47,7 +50,8 @@ class EmbeddingMap:
         index: Its records in their order are numbered from 0.
         cache: A folder for what takes long to compute.
         test_keys: Keys of the records that probes are tested on; they learn from the others.
-        max_points: Points on a map.
+        max_drawn: Points on a map.
+        max_compared: Records that are all compared with each other.
         unsigned: Near is a large |cosine|, see `Embedded.unsigned`.
     """
 
@@ -57,7 +61,8 @@ class EmbeddingMap:
         cache: Path,
         *,
         test_keys: Iterable[str] = (),
-        max_points: int = MAX_POINTS,
+        max_drawn: int = MAX_DRAWN,
+        max_compared: int = MAX_COMPARED,
         unsigned: bool = False,
     ):
         self.index, self.cache, self.unsigned = index, cache, unsigned
@@ -71,11 +76,8 @@ class EmbeddingMap:
         self.vectors = Embeddings(columns, len(self.keys))  # unit, float16
         self.is_test = np.zeros(len(self.keys), dtype=bool)
         self.is_test[[self.number_of[key] for key in test_keys if key in self.number_of]] = True
-        self.shown = np.arange(len(self.keys))
-        if len(self.keys) > max_points:
-            self.shown = np.sort(
-                np.random.default_rng(0).choice(len(self.keys), max_points, replace=False)
-            )
+        self.drawn = _some(np.arange(len(self.keys)), max_drawn)
+        self.compared = _some(self.drawn, max_compared)
         sums = (f"{s}{columns[s].flat.sum(dtype=torch.float64):.4f}" for s in columns)
         content = "\n".join([index.fingerprint, *sums, *self.keys])
         self.stamp = hashlib.blake2b(
@@ -153,11 +155,14 @@ class EmbeddingMap:
         return best_projection()
 
     def attribute(self, values: Callable[[str, list[str]], np.ndarray], name: str) -> np.ndarray:
-        """`values(name, keys)` of the shown records."""
-        return values(name, [self.keys[i] for i in self.shown])
+        """`values(name, keys)` of the drawn records."""
+        return values(name, [self.keys[i] for i in self.drawn])
 
     def layout(self, field: str = "", projection: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """Project the shown records on a plane; cached on disk.
+        """Project the drawn records on a plane; cached on disk.
+
+        UMAP is fitted to the compared ones; of more, each other one lies among those it is nearest
+        to.
 
         Args:
             field: Whose vectors; "" for the fused ones.
@@ -168,15 +173,16 @@ class EmbeddingMap:
         """
         projection = projection or self.projection
         file = self.cache / (
-            f"map-{_safe(field or FUSED)}-{projection}-{self.stamp}-{len(self.shown)}.npz"
+            f"map-{_safe(field or FUSED)}-{projection}-{self.stamp}-{len(self.drawn)}.npz"
         )
         if not file.exists():
-            part = self._of_shown([field] if field else [])
-            np.savez(
-                _draft(file),
-                numbers=part.rows.numpy(),
-                flat=project_2d(part.flat, projection),
-            )
+            part = self.column([field] if field else [], self.drawn)
+            fitted = torch.from_numpy(np.isin(part.rows.numpy(), self.compared))
+            if projection == "pca" or fitted.all():
+                flat = project_2d(part.flat, projection)
+            else:
+                flat = among_nearest(part.flat, fitted, project_2d(part.flat[fitted], projection))
+            np.savez(_draft(file), numbers=part.rows.numpy(), flat=flat)
             _draft(file).replace(file)
         with np.load(file, allow_pickle=False) as saved:
             return saved["numbers"], saved["flat"]
@@ -188,26 +194,24 @@ class EmbeddingMap:
         mine = self.vector(number, fields)
         if mine is None:
             return -1
-        drawn = self._of_shown(fields)
+        drawn = self.column(fields, self.drawn)
         if (drawn.rows == number).any():
             return number
+        if not len(drawn):
+            return -1
         cosine = drawn.flat @ mine
-        return (
-            int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()])
-            if len(drawn)
-            else -1
-        )
+        return int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()])
 
     def agreement(self) -> np.ndarray:
         """(N,) float32: of the nearest neighbours by one field, the share that are so by another as
-        well, mean over the pairs of fields a record has; NaN for records that are not shown or have
-        one field. Cached on disk."""
-        file = self.cache / f"agreement-{self.stamp}-{len(self.shown)}.npy"
+        well, mean over the pairs of fields a record has; NaN for records that are not compared or
+        have one field. Cached on disk."""
+        file = self.cache / f"agreement-{self.stamp}-{len(self.compared)}.npy"
         if file.exists():
             saved: np.ndarray = np.load(file, allow_pickle=False)
             return saved
         total, count = np.zeros(len(self.keys), np.float32), np.zeros(len(self.keys), np.float32)
-        columns = {s: self._of_shown([s]) for s in self.fields}
+        columns = {s: self._of_compared([s]) for s in self.fields}
         for i, a in enumerate(self.fields):
             for b in self.fields[i + 1 :]:
                 rows = np.intersect1d(columns[a].rows.numpy(), columns[b].rows.numpy())
@@ -266,7 +270,7 @@ class EmbeddingMap:
         return [(n, s) for n, s in found if n != number][:k]
 
     def probe(self, fields: tuple[str, ...], label: str) -> dict[str, Any]:
-        """Predict a label by the nearest neighbours in these fields, on the shown test records.
+        """Predict a label by the nearest neighbours in these fields, on the compared test records.
 
         Returns:
             {metric, value, chance, n}; {} where there is nothing to test.
@@ -276,7 +280,7 @@ class EmbeddingMap:
         """
         if label not in self.labels:
             raise unknown("label", label, self.labels)
-        column, values = self._of_shown(fields), self.labels[label]
+        column, values = self._of_compared(fields), self.labels[label]
         test = torch.from_numpy(self.is_test[column.rows.numpy()])
         learnt, asked = (Column(column.flat[m], column.rows[m]) for m in (~test, test))
         rows = measure(neighbours, learnt, values, {"it": asked}, values).get("it", [])
@@ -284,14 +288,14 @@ class EmbeddingMap:
         return result
 
     def retrieval(self, fields: tuple[str, ...], k: int = 10) -> list[dict[str, Any]]:
-        """Recall at k of retrieval between fields, on the shown test records.
+        """Recall at k of retrieval between fields, on the compared test records.
 
         Returns:
             {source, target, value, chance, n} for every two of these fields, and, where there are
             more, for all the others together (source ""). Records whose vectors are equal are
             equally right.
         """
-        asked = self.shown[self.is_test[self.shown]]
+        asked = self.compared[self.is_test[self.compared]]
         rows = []
         for target in fields:
             others = [s for s in fields if s != target]
@@ -323,9 +327,9 @@ class EmbeddingMap:
         ]
 
     def outliers(self, field: str = "", most: int = 200) -> list[tuple[int, float]]:
-        """(number, mean cosine to its nearest neighbours) of the shown records that are least like
-        any other, worst first."""
-        part = self._of_shown([field] if field else [])
+        """(number, mean cosine to its nearest neighbours) of the compared records that are least
+        like any other, worst first."""
+        part = self._of_compared([field] if field else [])
         if len(part) <= 1:
             return []
         unit = part.flat
@@ -337,9 +341,9 @@ class EmbeddingMap:
     def near_duplicates(
         self, field: str = "", least: float = 0.99, most: int = MAX_PAIRS
     ) -> list[tuple[int, int, float]]:
-        """(number, number, cosine) of pairs of shown records that are nearly the same, the most
+        """(number, number, cosine) of pairs of compared records that are nearly the same, the most
         alike first. least: the cosine, above 0."""
-        part = self._of_shown([field] if field else [])
+        part = self._of_compared([field] if field else [])
         unit = part.flat
         found: list[tuple[int, int, float]] = []
         for start in range(0, len(unit), 1024):
@@ -354,8 +358,14 @@ class EmbeddingMap:
             )[:most]
         return found
 
-    def _of_shown(self, fields: Sequence[str]) -> Column:
-        return self.column(fields, self.shown)
+    def _of_compared(self, fields: Sequence[str]) -> Column:
+        return self.column(fields, self.compared)
+
+
+def _some(numbers: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of them by chance, ascending, the same each time."""
+    chosen = np.random.default_rng(0).permutation(numbers)[:most]
+    return np.sort(chosen) if len(numbers) > most else numbers
 
 
 def _column(vectors: np.ndarray, rows: np.ndarray, place: np.ndarray) -> Column:

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+AMONG = 3
+"""Neighbours that give a row its place."""
+TILE = 2048
+"""Rows that are compared at once."""
+
 
 def project_2d(x_ND: Tensor, projection: str) -> np.ndarray:
     """(N, 2) float32 in 0 to 1: "umap" of unit vectors where there are enough of them, else the
@@ -24,6 +29,27 @@ def project_2d(x_ND: Tensor, projection: str) -> np.ndarray:
         found = pca_2d(unit)
     low, high = found.amin(0), found.amax(0)
     return ((found - low) / (high - low).clamp_min(1e-9)).float().numpy()
+
+
+def among_nearest(x_ND: Tensor, fitted_N: Tensor, place_M2: np.ndarray) -> np.ndarray:
+    """Places of all rows, of which some have one: each other one lies at the mean place of the rows
+    that it is most similar to.
+
+    Args:
+        x_ND: Unit vectors.
+        fitted_N: bool, which rows have a place.
+        place_M2: Theirs, in their order.
+
+    Returns:
+        (N, 2) float32.
+    """
+    fitted_MD, place = x_ND[fitted_N], torch.from_numpy(place_M2)
+    found = torch.empty(len(x_ND), 2)
+    found[fitted_N] = place
+    for rows in torch.nonzero(~fitted_N).flatten().split(TILE):
+        nearest = (x_ND[rows] @ fitted_MD.T).topk(min(AMONG, len(fitted_MD)), sorted=False).indices
+        found[rows] = place[nearest].mean(1)
+    return found.numpy()
 
 
 def pca_2d(x_ND: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def _add_tabs(
             "labels": {name: "number" if is_number(v) else "classes" for name, v in labels},
             "attributes": attributes.names,
             "records": len(embedding_map.keys),
-            "shown": len(embedding_map.shown),
+            "shown": len(embedding_map.drawn),
             "first": embedding_map.most_complete,
             "data": dataset.name,
             "stamp": embedding_map.stamp,
@@ -164,7 +164,7 @@ def _precompute(embedding_map: EmbeddingMap, clusters: MapClusters) -> None:
     if label := next(iter(embedding_map.labels), ""):
         embedding_map.in_background("probe", embedding_map.fields, label)
         embedding_map.in_background("missing", label)
-    if len(embedding_map.shown) < len(embedding_map.keys):
+    if len(embedding_map.compared) < len(embedding_map.keys):
         embedding_map.in_background("column", ())  # of a million records it takes seconds
     clusters.facet()
 

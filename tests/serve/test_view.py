@@ -1,5 +1,6 @@
 """The routes behind the page of `amodal view`."""
 
+import base64
 import csv
 import io
 import itertools
@@ -32,6 +33,7 @@ from amodal.evaluate.protocols.retrieval import ranked
 from amodal.evaluate.result import Report, Result
 from amodal.search import Index
 from amodal.serve import app, runs, serve
+from amodal.serve import embedding_map as embedding_map_module
 from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.map_clusters import MapClusters
 from amodal.serve.projection import pca_2d
@@ -112,13 +114,27 @@ def test_the_winner_of_a_comparison_has_all_tabs(model, tmp_path):
     assert comparison_of(folder) == folder and comparison_of(model.path) is None
 
 
+PACKED = ("/view/map", "/view/colour")
+KINDS = {"numbers": "<u4", "places": "<u4", "x": "<u2", "y": "<u2"}
+
+
+def unpacked(found):
+    """An answer with lists in place of base64; None for a number that is not known."""
+    values = {"values": "<i2" if found.get("kind") == "classes" else "<f4"}
+    for name, kind in (KINDS | values).items():
+        if name in found:
+            read = np.frombuffer(base64.b64decode(found[name], validate=True), kind).tolist()
+            found[name] = [None if v != v else v for v in read]
+    return found
+
+
 def got(client, path, **asked):
     """The JSON of a route, asked again while it is computed."""
     for _ in range(200):
         answer = client.get(path, params=asked)
         if answer.status_code != 202:
             assert answer.status_code == 200, answer.text
-            return answer.json()
+            return unpacked(answer.json()) if path in PACKED else answer.json()
         time.sleep(0.02)
     raise AssertionError(f"{path} is never done")
 
@@ -243,7 +259,7 @@ def test_clusters_are_those_of_the_vectors(tmp_path):
 
 def test_a_label_that_most_records_lack_does_not_colour_the_map_unasked():
     def colour(**labels):
-        made = SimpleNamespace(labels=labels, shown=np.arange(10))
+        made = SimpleNamespace(labels=labels, drawn=np.arange(10))
         return map_tab.default_colour(made)
 
     half = np.array(["a", "b", "a", "b"] + [None] * 6, dtype=object)
@@ -275,7 +291,7 @@ def test_columns_that_nobody_described_can_colour_the_map():
 
 
 def test_a_few_large_numbers_do_not_take_all_the_colours():
-    found = numbers(np.array([*range(500), 1e9, np.nan]))
+    found = unpacked(numbers(np.array([*range(500), 1e9, np.nan])))
     assert 490 < found["high"] < 510 and found["clipped"] and found["values"][-1] is None
     plain = numbers(np.arange(10.0))
     assert (plain["low"], plain["high"], plain["clipped"]) == (0, 9, False)
@@ -511,7 +527,7 @@ def test_what_was_measured_stands_beside_yardsticks(page, model):
     assert found["skipped"] == {"head": "it needs one"}
 
 
-def small(tmp_path, n=40, max_points=20_000):
+def small(tmp_path, n=40, max_drawn=20_000, max_compared=20_000):
     """An index of which field b is field a turned (so neighbours agree), c is chance; record 7 has
     no b; 3 and 30 are the same."""
     torch.manual_seed(0)
@@ -530,7 +546,13 @@ def small(tmp_path, n=40, max_points=20_000):
     index.add(keys, Embeddings(columns, n), labels)
     return (
         index,
-        EmbeddingMap(index, tmp_path / "view", test_keys=keys[::2], max_points=max_points),
+        EmbeddingMap(
+            index,
+            tmp_path / "view",
+            test_keys=keys[::2],
+            max_drawn=max_drawn,
+            max_compared=max_compared,
+        ),
         a,
     )
 
@@ -584,18 +606,41 @@ def test_agreement_is_the_shared_neighbours_of_each_pair_of_fields(tmp_path):
 
 
 def test_of_many_records_some_are_drawn_and_always_the_same(tmp_path):
-    index, embedding_map, _ = small(tmp_path, max_points=10)
+    index, embedding_map, _ = small(tmp_path, max_drawn=10)
     numbers, flat = embedding_map.layout("b")
-    assert len(embedding_map.shown) == 10 and len(numbers) <= 10 and flat.shape == (len(numbers), 2)
+    assert len(embedding_map.drawn) == 10 and len(numbers) <= 10 and flat.shape == (len(numbers), 2)
     assert np.array_equal(
-        embedding_map.shown, EmbeddingMap(index, tmp_path / "view", max_points=10).shown
+        embedding_map.drawn, EmbeddingMap(index, tmp_path / "view", max_drawn=10).drawn
     )
     assert np.isnan(embedding_map.agreement()).sum() == 30
 
 
+def test_of_the_drawn_some_are_compared_and_umap_places_the_others(tmp_path, monkeypatch):
+    _, embedding_map, a = small(tmp_path, n=200, max_compared=60)
+    assert len(embedding_map.drawn) == 200 and len(embedding_map.compared) == 60
+    asked = []
+
+    def projected(x, projection):
+        asked.append(len(x))
+        return x[:, :2].numpy()
+
+    monkeypatch.setattr(embedding_map_module, "project_2d", projected)
+    numbers, flat = embedding_map.layout("a", "umap")
+    assert asked == [60] and numbers.tolist() == list(range(200))
+    unit, compared = normalize(a, dim=1), embedding_map.compared
+    for i in range(200):
+        near = [i] if i in compared else sorted(compared, key=lambda j: -float(unit[i] @ unit[j]))
+        expected = unit[near[:3], :2].mean(0)
+        torch.testing.assert_close(torch.from_numpy(flat[i]), expected, atol=2e-3, rtol=0)
+    assert len(embedding_map.layout("a", "pca")[1]) == 200 and asked == [60, 200]
+    assert np.isnan(embedding_map.agreement()).sum() == 140
+    numbered = {n for n, _ in embedding_map.outliers("a")}
+    assert len(numbered) == 60 and numbered == set(compared.tolist())
+
+
 def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
-    index, embedding_map, a = small(tmp_path, max_points=10)
-    unit, shown = normalize(a, dim=1), embedding_map.shown.tolist()
+    index, embedding_map, a = small(tmp_path, max_drawn=10)
+    unit, shown = normalize(a, dim=1), embedding_map.drawn.tolist()
     for number in range(40):
         wanted = (
             number if number in shown else max(shown, key=lambda i: float(unit[i] @ unit[number]))

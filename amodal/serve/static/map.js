@@ -1,4 +1,4 @@
-import { about, ask, attempt, card, chooser, count, download, el, galleryButton, place, recordField, FIELDS } from "./view.js";
+import { about, ask, attempt, card, chooser, count, download, el, galleryButton, place, recordField, unpack, FIELDS } from "./view.js";
 import { key, middles, shades } from "./legend.js";
 import { Scatter } from "./scatter.js";
 
@@ -34,16 +34,22 @@ export async function draw(page, { record } = {}) {
     Object.keys(names).forEach((i) => delete names[i]);
     stage.replaceChildren(el("p", { class: "faint" }, " computing …"));
     const asked = `/view/map?field=${encodeURIComponent(of)}`;
-    const computed = await ask(asked);
+    const computed = points(await ask(asked));
     if (!page.isConnected || field !== of) return;
     if (by === "cluster") colour = null; // they are of this field's vectors
     show(computed);
     select([]);
     if (!colour) attempt(() => paint(by)); // clusters may take longer than the map
     if (!map.final) attempt(async () => { // UMAP is not there yet: these are the principal components
-      const better = await ask(`${asked}&best=true`);
+      const better = points(await ask(`${asked}&best=true`));
       if (page.isConnected && field === of) { const selected = chosen; show(better); select(selected); }
     });
+  }
+
+  /** A map as typed arrays, with coordinates from 0 to 1. */
+  function points(sent) {
+    const unit = (text) => Float32Array.from(unpack(text, Uint16Array), (n) => n / 65535);
+    return { ...sent, numbers: unpack(sent.numbers, Uint32Array), places: unpack(sent.places, Uint32Array), x: unit(sent.x), y: unit(sent.y) };
   }
 
   function show(computed) {
@@ -51,8 +57,7 @@ export async function draw(page, { record } = {}) {
     map = computed;
     scatter?.close();
     stage.replaceChildren();
-    const unit = (v) => Float32Array.from(v, (n) => n / 65535);
-    scatter = new Scatter(stage, unit(map.x), unit(map.y), { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, kind: location.search.slice(1) });
+    scatter = new Scatter(stage, map.x, map.y, { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, kind: location.search.slice(1) });
     stage.dataset.kind = scatter.kind;
     stage.dataset.points = map.numbers.length;
     const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
@@ -65,7 +70,7 @@ export async function draw(page, { record } = {}) {
     by = choice;
     const of = field, tints = await ask(`/view/colour?by=${encodeURIComponent(choice === "cluster" ? `cluster:${of}` : choice)}`);
     if (by !== choice || field !== of || !page.isConnected) return;
-    colour = tints;
+    colour = { ...tints, values: unpack(tints.values, tints.kind === "classes" ? Int16Array : Float32Array) };
     only.clear();
     fill();
   }

@@ -15,6 +15,8 @@ function accelerated() {
 }
 
 const MANY = 300000; // points above which one may be a single pixel
+const CELLS = 1000; // along an axis, in which points are looked for
+const column = (v) => Math.floor(Math.max(0, Math.min(1, v)) * (CELLS - 1));
 const OPAQUE = 200; // of 255, from which a point hides what is under it
 
 export class Scatter {
@@ -161,7 +163,8 @@ export class Scatter {
 
   /** The median of some points. */
   middle(indices) {
-    return [this.x, this.y].map((axis) => { const sorted = Float32Array.from(indices, (i) => axis[i]).sort(); return sorted[sorted.length >> 1]; });
+    const step = Math.max(1, Math.floor(indices.length / 2000)), some = indices.filter((_, k) => k % step === 0); // near enough, of many
+    return [this.x, this.y].map((axis) => { const sorted = Float32Array.from(some, (i) => axis[i]).sort(); return sorted[sorted.length >> 1]; });
   }
 
   /** Names that do not cover each other, those of the most points first. */
@@ -186,32 +189,33 @@ export class Scatter {
     this.draw();
   }
 
+  /** Which points lie in each of 1,000 x 1,000 cells: those of cell c are order[first[c]] to order[first[c + 1] - 1]. */
   grid() {
-    this.cells = new Map();
-    for (let i = 0; i < this.n; i++) {
-      const key = Math.floor(this.x[i] * 100) * 1000 + Math.floor(this.y[i] * 100);
-      this.cells.has(key) ? this.cells.get(key).push(i) : this.cells.set(key, [i]);
-    }
+    const cell = new Uint32Array(this.n), first = new Uint32Array(CELLS * CELLS + 1), order = new Uint32Array(this.n);
+    for (let i = 0; i < this.n; i++) { cell[i] = column(this.x[i]) * CELLS + column(this.y[i]); first[cell[i] + 1]++; }
+    for (let c = 0; c < CELLS * CELLS; c++) first[c + 1] += first[c];
+    const next = first.slice();
+    for (let i = 0; i < this.n; i++) order[next[cell[i]]++] = i;
+    this.cells = { first, order };
   }
 
   /** The point nearest to a place on the screen, -1 if none is within 14 pixels. */
   under(px, py) {
-    const [a0, b1] = this.plane(px - 14, py - 14), [a1, b0] = this.plane(px + 14, py + 14);
-    const span = [a0, a1, b0, b1].map((v) => Math.floor(Math.max(0, Math.min(1, v)) * 100));
+    const [a0, b1] = this.plane(px - 14, py - 14).map(column), [a1, b0] = this.plane(px + 14, py + 14).map(column), { first, order } = this.cells;
     let best = -1, least = 14 * 14;
-    for (let a = span[0]; a <= span[1]; a++) for (let b = span[2]; b <= span[3]; b++)
-      for (const i of this.cells.get(a * 1000 + b) || []) {
-        const [x, y] = this.screen(i), d = (x - px) ** 2 + (y - py) ** 2;
-        if (d < least && !this.ignored[i]) { least = d; best = i; }
-      }
+    for (let a = a0; a <= a1; a++) for (let k = first[a * CELLS + b0]; k < first[a * CELLS + b1 + 1]; k++) {
+      const i = order[k], dx = this.w / 2 + (this.x[i] - this.centre[0]) * this.w * this.zoom - px, dy = this.h / 2 - (this.y[i] - this.centre[1]) * this.h * this.zoom - py, d = dx * dx + dy * dy;
+      if (d < least && !this.ignored[i]) { least = d; best = i; }
+    }
     return best;
   }
 
   inside(path) {
-    const indices = [];
+    const indices = [], low = [0, 1].map((k) => Math.min(...path.map((p) => p[k]))), high = [0, 1].map((k) => Math.max(...path.map((p) => p[k])));
     for (let i = 0; i < this.n; i++) {
       if (this.ignored[i]) continue;
-      const [x, y] = this.screen(i);
+      const x = this.w / 2 + (this.x[i] - this.centre[0]) * this.w * this.zoom, y = this.h / 2 - (this.y[i] - this.centre[1]) * this.h * this.zoom;
+      if (x < low[0] || y < low[1] || x > high[0] || y > high[1]) continue;
       let odd = false;
       for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
         const [xa, ya] = path[a], [xb, yb] = path[b];

@@ -29,6 +29,13 @@ export async function ask(path, options) {
   }
 }
 
+/** Numbers from base64 of their bytes, which are those of a typed array. */
+export function unpack(text, Kind) {
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return new Kind(bytes.buffer);
+}
+
 /** JSON of a route that takes JSON. */
 export const post = (path, content) => ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(content) });
 
