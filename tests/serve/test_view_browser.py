@@ -303,3 +303,33 @@ def test_a_comparison_is_drawn_and_followed(page, tmp_path):
         compared(tmp_path / "later")
         (tmp_path / "later" / "comparison.json").replace(folder / "comparison.json")
         page.wait_for_selector("#sentence >> text=On the test part, once: 0.88")
+
+
+@pytest.mark.parametrize("query", ["?webgl", "?canvas"])
+def test_density_stands_in_for_the_points_and_follows_the_legend(page, address, query):
+    page.goto(address + query)
+    page.wait_for_selector(f".stage[data-points='{RECORDS}']")
+    page.wait_for_selector("[data-code]:has-text('blue')")
+    squares = """() => {
+      const over = document.querySelector(".stage canvas.over"), pixels = over.getContext("2d").getImageData(0, 0, over.width, over.height).data;
+      let found = 0;
+      for (let i = 3; i < pixels.length; i += 4) if (pixels[i] === 255) found++;
+      return found;
+    }"""
+    page.click("text=Names")  # nothing else is drawn above the points
+
+    def drawn(fits):
+        """How many pixels there are, as soon as that fits."""
+        for _ in range(100):
+            if fits(found := page.evaluate(squares)):
+                return found
+            page.wait_for_timeout(50)
+        raise AssertionError(f"{found} pixels")
+
+    drawn(lambda n: n == 0)
+    page.click("text=Density")
+    whole = drawn(lambda n: n > 0)
+    page.locator("[data-code]:has-text('blue')").press("Enter")
+    drawn(lambda n: 0 < n < whole)
+    page.click("text=Density")
+    drawn(lambda n: n == 0)

@@ -109,6 +109,46 @@ def test_sorting_and_pages(page):
     assert numbers(page, start=1000) == []
 
 
+def counted(page, by, **query):
+    for _ in range(2000):
+        answer = page.post("/view/counts", params={"by": by}, json=query)
+        if answer.status_code != 202:
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+        time.sleep(0.02)
+    raise AssertionError("never done")
+
+
+AGE, COLOUR, KIND = "data:cells.age", "label:colour", "data:cells.kind"
+
+
+def test_facets_count_the_records_that_pass_the_others(page):
+    where = {AGE: {"least": 6, "most": 17}, COLOUR: {"any": ["red"]}}
+    passed = {  # without the condition on the facet itself
+        AGE: [i for i in range(RECORDS) if i % 2 == 0],
+        COLOUR: range(6, 18),
+        KIND: [i for i in range(6, 18) if i % 2 == 0],
+    }
+    for by in (COLOUR, KIND):
+        names = [name for name, _ in got(page, "/view/facet", by=by)["names"]]
+        label = {COLOUR: ("red", "blue"), KIND: "ab"}[by]
+        expected = [sum(label[i % 2] == name for i in passed[by]) for name in names]
+        assert counted(page, by, where=where) == {"counts": expected, "missing": 0}
+    about = got(page, "/view/facet", by=AGE)
+    assert about["bins"] == [1] * RECORDS, "as many bars as ages"
+    assert counted(page, AGE, where=where)["counts"] == [1, 0] * (RECORDS // 2)
+    assert counted(page, AGE, where=where, records=[3, 4])["counts"] == [
+        int(i == 4) for i in range(RECORDS)
+    ]
+    assert sum(counted(page, "part", where=where)["counts"]) == 6
+    page.post("/view/tags", json={"tag": "odd", "records": [1, 6, 8, 20]})
+    assert counted(page, "tag", where=where) == {"counts": [2], "missing": 4}
+    assert counted(page, "has:image", where=where) == {"counts": [6, 0], "missing": 0}
+    wrong = page.post("/view/counts", params={"by": "label:no"}, json={})
+    assert wrong.status_code == 404 and "nothing called" in wrong.json()["error"]
+    assert page.post("/view/counts", json={}).status_code == 422
+
+
 def test_facets_have_their_values_and_ranges(page):
     listed = {it["by"]: it["kind"] for it in page.get("/view/facets").json()}
     assert listed["label:colour"] == "classes" and listed["data:cells.age"] == "number"

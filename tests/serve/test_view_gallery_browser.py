@@ -175,3 +175,35 @@ def test_records_labels_and_tags_of_markup_stay_text(page, tmp_path):  # noqa: F
         page.click("[data-tab=map]")
         page.wait_for_selector(".legend.filters >> text=<img")
         assert page.locator("img[src=x]").count() == 0 and page.title() != "owned"
+
+
+def test_a_range_is_dragged_on_a_histogram_and_brushes_the_others(page, address):  # noqa: F811
+    page.goto(f"{address}#gallery")
+    total(page, RECORDS)
+    page.click("[data-facet='label:colour'] summary")
+    page.click("text=What the data say")
+    page.click("[data-facet='data:cells.age'] summary")
+    histogram = page.locator("[data-facet='data:cells.age'] .histogram")
+    histogram.locator("[data-count='1']").first.wait_for(state="attached")
+    box = histogram.bounding_box()
+
+    def drag(start, end):
+        page.mouse.move(box["x"] + start * box["width"], box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + end * box["width"], box["y"] + 20, steps=4)
+        page.mouse.up()
+
+    drag(0.48, 0.999)
+    total(page, RECORDS // 2)
+    assert float(page.get_by_label("least of cells.age").input_value()) == pytest.approx(
+        11, abs=0.5
+    )
+    blue = page.locator("[data-facet='label:colour'] label[data-value='blue'] span:last-child")
+    blue.filter(has_text=f"{RECORDS // 4}").wait_for()
+    page.get_by_label("blue").press("Space")
+    total(page, RECORDS // 4)
+    page.wait_for_selector("[data-facet='data:cells.age'] [data-count='0']", state="attached")
+    assert histogram.locator("[data-count='1']").count() == RECORDS // 2, "blue ones of all ages"
+    drag(0.5, 0.5)
+    total(page, RECORDS // 2)
+    assert page.get_by_label("least of cells.age").input_value() == ""

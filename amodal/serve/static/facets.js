@@ -1,11 +1,12 @@
-// Filters: a part for each property of records, whose values are asked for when it is opened.
+// Filters: a part for each property of records, whose values are asked for when it is opened. Each shows how many records pass the others.
 
-import { ask, attempt, count, el, short } from "./view.js";
+import { brushed } from "./histogram.js";
+import { ask, attempt, count, el, post, say, short } from "./view.js";
 
 const FEW = 12; // values above which they can be narrowed by typing
 
-/** where: facet -> condition, changed in place; change: called after that. Its element, and how to show the values of tags anew. */
-export async function facets(where, change) {
+/** where: facet -> condition, changed in place; query: all that is asked for, as JSON; change: called after a change. Its element, and how to show the values of tags anew, or all counts. */
+export async function facets(where, query, change) {
   const all = await ask("/view/facets"), boxes = new Map();
   const text = el("input", { type: "search", value: where.key?.holds ?? "", placeholder: "a part of the name", onchange: () => set("key", text.value.trim() ? { holds: text.value.trim() } : null) });
   const of = (kind) => all.filter(({ by }) => by.split(":")[0] === kind).map(box);
@@ -19,6 +20,7 @@ export async function facets(where, change) {
     else delete where[by];
     boxes.get(by)?.note();
     change();
+    recount();
   }
 
   function clear() {
@@ -28,15 +30,29 @@ export async function facets(where, change) {
     change();
   }
 
+  function recount() { for (const one of boxes.values()) one.recount(); }
+
   function box({ by, name, kind }) {
     const note = el("span", { class: "faint" }), inside = el("div", { class: "facet" });
+    let show = () => {}, turn = 0;
     const made = el("details", { "data-facet": by, open: Boolean(where[by]), ontoggle: () => { if (made.open && !inside.childElementCount) fill(); } }, el("summary", {}, name, " ", note), inside);
     const fill = () => { if (made.open) attempt(async () => {
       if (!inside.childElementCount) inside.replaceChildren(el("p", { class: "faint" }, "reading the data …"));
       const about = await ask(`/view/facet?by=${encodeURIComponent(by)}`);
-      inside.replaceChildren(...(kind === "number" ? range(by, name, about) : classes(by, name, about)));
+      const [parts, showing] = kind === "number" ? range(by, name, about) : classes(by, name, about);
+      inside.replaceChildren(...parts);
+      show = showing;
+      recount();
     }); else inside.replaceChildren(); };
-    boxes.set(by, { fill, note: () => { note.textContent = inWords(where[by]); } });
+    const recount = async () => {
+      if (!made.open || !inside.childElementCount) return;
+      const mine = ++turn;
+      try {
+        const found = await post(`/view/counts?by=${encodeURIComponent(by)}`, query());
+        if (mine === turn) show(found);
+      } catch (error) { say(error.message); } // what was said before stays where there is none
+    };
+    boxes.set(by, { fill, recount, note: () => { note.textContent = inWords(where[by]); } });
     boxes.get(by).note();
     if (made.open) fill();
     return made;
@@ -44,39 +60,48 @@ export async function facets(where, change) {
 
   function classes(by, name, about) {
     const chosen = new Set(where[by]?.any || []);
+    const amounts = [];
     const line = (value, title, number) => {
+      const amount = el("span", { class: "faint" }, count(number));
+      amounts.push(amount);
       const check = el("input", { type: "checkbox", checked: chosen.has(value), onchange: () => {
         if (check.checked) chosen.add(value); else chosen.delete(value);
         set(by, chosen.size ? { any: [...chosen] } : null);
       } });
-      return el("label", { "data-value": value ?? "" }, check, el("span", value == null ? { class: "faint" } : {}, title), el("span", { class: "faint" }, count(number)));
+      return el("label", { "data-value": value ?? "" }, check, el("span", value == null ? { class: "faint" } : {}, title), amount);
     };
     const lines = about.names.map(([value, number]) => line(value, value, number));
     const absent = about.missing ? [line(null, by === "tag" ? "without a tag" : "not known", about.missing)] : [];
-    if (!lines.length && by === "tag") return [el("p", { class: "faint" }, "There is no tag yet. Select records, and tag them.")];
+    const show = (found) => [...found.counts, found.missing].slice(0, amounts.length).forEach((n, i) => { amounts[i].textContent = count(n); });
+    if (!lines.length && by === "tag") return [[el("p", { class: "faint" }, "There is no tag yet. Select records, and tag them.")], show];
     const narrow = lines.length > FEW ? [el("input", { type: "search", "aria-label": `narrow the values of ${name}`, placeholder: "narrow", oninput: (event) => {
       const asked = event.target.value.toLowerCase();
       for (const one of lines) one.hidden = !one.dataset.value.toLowerCase().includes(asked);
     } })] : [];
     const more = about.more ? [el("p", { class: "faint" }, `and ${count(about.more)} rarer values`)] : [];
-    return [...narrow, el("div", { class: "values" }, ...lines, ...absent), ...more];
+    return [[...narrow, el("div", { class: "values" }, ...lines, ...absent), ...more], show];
   }
 
   function range(by, name, about) {
     const input = (part, edge) => el("input", { type: "number", step: "any", "aria-label": `${part} of ${name}`, placeholder: short(about[edge]), value: where[by]?.[part], onchange: changed });
     const least = input("least", "low"), most = input("most", "high");
     const missing = el("input", { type: "checkbox", checked: where[by]?.missing, onchange: changed });
+    const histogram = brushed(about, (a, b) => { least.value = a ?? ""; most.value = b ?? ""; changed(); }, name);
     function changed() {
       const asked = {};
       if (least.value !== "") asked.least = Number(least.value);
       if (most.value !== "") asked.most = Number(most.value);
       if (missing.checked) asked.missing = true;
+      histogram.mark(asked.least, asked.most);
       set(by, "least" in asked || "most" in asked ? asked : null);
     }
-    return [el("div", { class: "range" }, least, "to", most), about.missing ? el("label", {}, missing, `and the ${count(about.missing)} without it`) : null].filter(Boolean);
+    histogram.mark(where[by]?.least, where[by]?.most);
+    const absent = about.missing ? el("span", {}, `and the ${count(about.missing)} without it`) : null;
+    const show = (found) => { histogram.show(found.counts); if (absent) absent.textContent = `and the ${count(found.missing)} without it`; };
+    return [[histogram.drawn, el("div", { class: "range" }, least, "to", most), absent ? el("label", {}, missing, absent) : null].filter(Boolean), show];
   }
 
-  return { side, fresh: (by) => boxes.get(by)?.fill() };
+  return { side, recount, fresh: (by) => boxes.get(by)?.fill() };
 }
 
 /** A condition in a few words. */

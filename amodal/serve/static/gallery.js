@@ -22,11 +22,11 @@ export async function draw(page, state = {}) {
     onkeydown: (event) => { const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key]; if (step) { event.preventDefault(); attempt(() => look(opened + step)); } } });
   const tags = tagging({ number: size, changed: async () => { filters.fresh("tag"); await load(); }, show: (tag) => open("gallery", { where: { tag: { any: [tag] } } }),
     selected: () => (everything ? { query: query() } : chosen.size ? { records: [...chosen.keys()] } : null) });
-  const filters = await facets(now.where, () => { now.start = 0; reset(); attempt(load); });
+  const filters = await facets(now.where, query, () => { now.start = 0; reset(); attempt(load); });
   const listed = await ask("/view/facets");
   const sortings = [["", "the order of the data"], ["key", "name"], ...listed.filter(({ by }) => by !== "tag").map(({ by, name }) => [by, name, by.split(":")[0] === "data" ? "what the data say" : "records"])];
   const flip = el("button", { type: "button", "aria-pressed": String(now.descending), onclick: () => { now.descending = !now.descending; flip.setAttribute("aria-pressed", now.descending); attempt(first); } }, "Largest first");
-  const drop = el("button", { type: "button", onclick: () => { Object.assign(now, { records: null, title: "" }); attempt(first); } }, "Show all records");
+  const drop = el("button", { type: "button", onclick: () => { Object.assign(now, { records: null, title: "" }); attempt(first); filters.recount(); } }, "Show all records");
   const side = el("details", { class: "filters", open: !matchMedia(NARROW).matches }, el("summary", {}, "Filters"), filters.side);
 
   page.append(

@@ -1,15 +1,9 @@
 // Colours of points, and the legend, which filters.
 
+import { rgb, viridis } from "./colours.js";
 import { count, el, MISSING, PALETTE, short } from "./view.js";
 
-const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb);
 const MOST_NAMES = 24; // that are written on the map
-function rgb(hex) { return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)); }
-function viridis(share) {
-  const position = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(position));
-  return VIRIDIS[i].map((v, c) => v + (VIRIDIS[i + 1][c] - v) * (position - i));
-}
-
 const SHADES = 256; // of a number's colour
 function isKnown(colour, value) { return !colour || (colour.kind === "classes" ? value >= 0 : Number.isFinite(value)); }
 function shadeOf(value, { low, high }) { return Math.round(Math.max(0, Math.min(1, (value - low) / (high - low || 1))) * (SHADES - 1)); }

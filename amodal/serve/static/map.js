@@ -17,12 +17,17 @@ export async function draw(page, { record } = {}) {
     ["agreement", "do fields agree on neighbours?", "fields"],
     ...Object.keys(about.attributes).map((n) => { const field = n.split(".")[0]; return [`data:${n}`, n, field in about.fields ? `data: ${field}` : "data: other columns"]; })];
   const naming = el("button", { type: "button", "aria-pressed": "true", onclick: () => { naming.setAttribute("aria-pressed", naming.getAttribute("aria-pressed") !== "true"); shade(); } }, "Names");
+  const dense = el("button", { type: "button", "aria-pressed": "false", title: "how many points lie where, in place of the points", onclick: () => {
+    scatter.density = !scatter.density;
+    dense.setAttribute("aria-pressed", scatter.density);
+    scatter.draw();
+  } }, "Density");
   const lassoing = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
     scatter.lassoing = !scatter.lassoing;
     lassoing.setAttribute("aria-pressed", scatter.lassoing);
   } }, "Lasso");
   page.append(
-    el("div", { class: "bar" }, chooser("Map of", FIELDS, (v) => attempt(() => load(v)), field), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), ...recordField("Find", find, "find-on-map").parts, naming, lassoing,
+    el("div", { class: "bar" }, chooser("Map of", FIELDS, (v) => attempt(() => load(v)), field), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), ...recordField("Find", find, "find-on-map").parts, naming, dense, lassoing,
       el("button", { type: "button", onclick: () => select(scatter.inView()) }, "Select what is in view"),
       el("button", { type: "button", onclick: () => { scatter.home(); mark(-1); select([]); } }, "Reset")),
     el("div", { class: "split" },
@@ -58,10 +63,11 @@ export async function draw(page, { record } = {}) {
     scatter?.close();
     stage.replaceChildren();
     scatter = new Scatter(stage, map.x, map.y, { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, kind: location.search.slice(1) });
+    scatter.density = dense.getAttribute("aria-pressed") === "true";
     stage.dataset.kind = scatter.kind;
     stage.dataset.points = map.numbers.length;
     const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
-    note.textContent = few + (map.projection === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (field ? ` of ${field}.` : " of all fields.");
+    note.textContent = few + (map.projection === "umap" ? "UMAP" : "Principal components") + (field ? ` of ${field}` : " of all fields") + (map.final ? "." : ", until UMAP is done.");
     mark(number >= 0 ? map.numbers.indexOf(number) : -1);
     fill();
   }

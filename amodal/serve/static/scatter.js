@@ -1,5 +1,7 @@
 // Points on a plane: WebGL where a graphics card draws it, else pixels that are set here, which is faster than WebGL in software. Pan, zoom, lasso, who is under the pointer.
 
+import { viridis } from "./colours.js";
+
 const VERTEX = `attribute vec2 point; attribute vec4 colour; uniform vec2 shift; uniform vec2 scale; uniform float size; varying vec4 v;
 void main() { gl_Position = vec4((point - shift) * scale, 0.0, 1.0); gl_PointSize = size; v = colour; }`;
 const FRAGMENT = `precision mediump float; varying vec4 v;
@@ -17,6 +19,7 @@ function accelerated() {
 const MANY = 300000; // points above which one may be a single pixel
 const CELLS = 1000; // along an axis, in which points are looked for
 const column = (v) => Math.floor(Math.max(0, Math.min(1, v)) * (CELLS - 1));
+const SQUARE = 6; // CSS pixels, in which points are counted for their density
 const OPAQUE = 200; // of 255, from which a point hides what is under it
 
 export class Scatter {
@@ -111,8 +114,9 @@ export class Scatter {
       gl.uniform2f(this.uniform.shift, ...this.centre);
       gl.uniform2f(this.uniform.scale, 2 * this.zoom, 2 * this.zoom);
       gl.uniform1f(this.uniform.size, size);
-      gl.drawArrays(gl.POINTS, 0, this.n);
-    } else this.raster(Math.max(1, Math.round(size)));
+      if (!this.density) gl.drawArrays(gl.POINTS, 0, this.n);
+    } else if (this.density) this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+    else this.raster(Math.max(1, Math.round(size)));
     this.drawOver();
   }
 
@@ -149,6 +153,7 @@ export class Scatter {
     const pen = this.over.getContext("2d"), ink = getComputedStyle(this.stage).color;
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     pen.clearRect(0, 0, this.w, this.h);
+    if (this.density) this.drawDensity(pen);
     this.drawNames(pen, ink);
     pen.strokeStyle = ink;
     pen.lineWidth = 2;
@@ -159,6 +164,24 @@ export class Scatter {
       pen.stroke();
     }
     if (this.path?.length > 1) { pen.beginPath(); this.path.forEach((p) => pen.lineTo(...p)); pen.setLineDash([5, 4]); pen.stroke(); pen.setLineDash([]); }
+  }
+
+  /** How many points lie in each square of a few pixels, from few (violet) to most (yellow) on a scale of logarithms. */
+  drawDensity(pen) {
+    const columns = Math.ceil(this.w / SQUARE), rows = Math.ceil(this.h / SQUARE), counts = new Uint32Array(columns * rows);
+    const ax = (this.w * this.zoom) / SQUARE, bx = this.w / 2 / SQUARE - this.centre[0] * ax, ay = (this.h * this.zoom) / SQUARE, by = this.h / 2 / SQUARE + this.centre[1] * ay;
+    let most = 0;
+    for (let i = 0; i < this.n; i++) {
+      const a = Math.floor(this.x[i] * ax + bx), b = Math.floor(by - this.y[i] * ay);
+      if (this.ignored[i] || a < 0 || b < 0 || a >= columns || b >= rows) continue;
+      const count = ++counts[b * columns + a];
+      if (count > most) most = count;
+    }
+    for (let k = 0; k < counts.length; k++) if (counts[k]) {
+      const [r, g, b] = viridis(most > 1 ? Math.log(counts[k]) / Math.log(most) : 1);
+      pen.fillStyle = `rgb(${r | 0} ${g | 0} ${b | 0})`;
+      pen.fillRect((k % columns) * SQUARE, Math.floor(k / columns) * SQUARE, SQUARE, SQUARE);
+    }
   }
 
   /** The median of some points. */

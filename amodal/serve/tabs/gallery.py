@@ -32,6 +32,8 @@ MAX_TILES = 24
 """Values of one answer: they are decoded for it."""
 MAX_NAMES = 200
 """Classes of a facet that are listed, the commonest first."""
+BINS = 24
+"""Bars of a histogram."""
 MAX_TEXT = 300
 """Characters of a text on a tile."""
 MAX_CELLS = 8
@@ -78,6 +80,26 @@ def add(
             return _tags_facet(records, tags)
         found = records.facet(by)
         return not_ready() if found is None else _about(found)
+
+    @made.post("/view/counts")
+    async def counts(request: Request, by: str) -> Any:
+        """How many of the records that a query finds, without its condition on this facet, have
+        each value that `/view/facet` lists, or lie in each of `BINS` parts of a number's range."""
+        query = RecordQuery.parse(await json_of(request), total)
+
+        def counted() -> Any:
+            others = {name: one for name, one in query.where.items() if name != by}
+            found = records.find(RecordQuery(query.records, others))
+            if found is None:
+                return not_ready()
+            if by == "tag":
+                listed = [records.tag_mask(keys)[found].sum() for keys in tags.all().values()]
+                none = ~records.tag_mask(frozenset().union(*tags.all().values()))
+                return {"counts": [int(n) for n in listed], "missing": int(none[found].sum())}
+            facet = records.facet(by)
+            return not_ready() if facet is None else _counts(facet, found)
+
+        return await run_in_threadpool(counted)
 
     @made.post("/view/gallery")
     async def gallery(
@@ -226,12 +248,38 @@ def _about(facet: Facet) -> dict[str, Any]:
     if facet.names is None:
         known = facet.values[facet.known]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-        return {"kind": "number", "low": low, "high": high, "missing": missing}
-    counts = np.bincount(facet.values[facet.known], minlength=len(facet.names)).tolist()
-    order = sorted(range(len(counts)), key=lambda i: -counts[i])
-    names = [[facet.names[i], counts[i]] for i in order[:MAX_NAMES]]
+        about = {"kind": "number", "low": low, "high": high, "missing": missing}
+        return about | {"bins": _in_bins(known, low, high)}
+    counts, order = _ordered(facet, facet.names)
+    names = [[facet.names[i], int(counts[i])] for i in order[:MAX_NAMES]]
     more = max(0, len(order) - MAX_NAMES)
     return {"kind": "classes", "names": names, "more": more, "missing": missing}
+
+
+def _counts(facet: Facet, found: np.ndarray) -> dict[str, Any]:
+    """Of the found records, in the order of `_about`."""
+    known = facet.known[found]
+    values, missing = facet.values[found][known], int((~known).sum())
+    if facet.names is None:
+        every = facet.values[facet.known]
+        low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 0.0)
+        return {"counts": _in_bins(values, low, high), "missing": missing}
+    counts = np.bincount(values, minlength=len(facet.names))
+    order = _ordered(facet, facet.names)[1][:MAX_NAMES]
+    return {"counts": counts[order].tolist(), "missing": missing}
+
+
+def _ordered(facet: Facet, names: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """How many records have each class, and the classes, the commonest first."""
+    counts = np.bincount(facet.values[facet.known], minlength=len(names))
+    return counts, sorted(range(len(counts)), key=lambda i: -counts[i])
+
+
+def _in_bins(values: np.ndarray, low: float, high: float) -> list[int]:
+    """How many lie in each of `BINS` equal parts of a range."""
+    if high <= low:
+        return [len(values)] + [0] * (BINS - 1)
+    return np.histogram(values, bins=BINS, range=(low, high))[0].tolist()
 
 
 def _tags_facet(records: RecordFilter, tags: Tags) -> dict[str, Any]:
