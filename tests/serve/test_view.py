@@ -118,14 +118,14 @@ PACKED = ("/view/map", "/view/colour")
 KINDS = {"numbers": "<u4", "places": "<u4", "x": "<u2", "y": "<u2"}
 
 
-def unpacked(found):
+def unpacked(answer):
     """An answer with lists in place of base64; None for a number that is not known."""
-    values = {"values": "<i2" if found.get("kind") == "classes" else "<f4"}
+    values = {"values": "<i2" if answer.get("kind") == "classes" else "<f4"}
     for name, kind in (KINDS | values).items():
-        if name in found:
-            read = np.frombuffer(base64.b64decode(found[name], validate=True), kind).tolist()
-            found[name] = [None if v != v else v for v in read]
-    return found
+        if name in answer:
+            read = np.frombuffer(base64.b64decode(answer[name], validate=True), kind).tolist()
+            answer[name] = [None if v != v else v for v in read]
+    return answer
 
 
 def got(client, path, **asked):

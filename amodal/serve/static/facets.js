@@ -48,8 +48,8 @@ export async function facets(where, query, change) {
       if (!made.open || !inside.childElementCount) return;
       const mine = ++turn;
       try {
-        const found = await post(`/view/counts?by=${encodeURIComponent(by)}`, query());
-        if (mine === turn) show(found);
+        const counted = await post(`/view/counts?by=${encodeURIComponent(by)}`, query());
+        if (mine === turn) show(counted);
       } catch (error) { say(error.message); } // what was said before stays where there is none
     };
     boxes.set(by, { fill, recount, note: () => { note.textContent = inWords(where[by]); } });
@@ -72,7 +72,7 @@ export async function facets(where, query, change) {
     };
     const lines = about.names.map(([value, number]) => line(value, value, number));
     const absent = about.missing ? [line(null, by === "tag" ? "without a tag" : "not known", about.missing)] : [];
-    const show = (found) => [...found.counts, found.missing].slice(0, amounts.length).forEach((n, i) => { amounts[i].textContent = count(n); });
+    const show = ({ counts, missing }) => [...counts, missing].slice(0, amounts.length).forEach((n, i) => { amounts[i].textContent = count(n); });
     if (!lines.length && by === "tag") return [[el("p", { class: "faint" }, "There is no tag yet. Select records, and tag them.")], show];
     const narrow = lines.length > FEW ? [el("input", { type: "search", "aria-label": `narrow the values of ${name}`, placeholder: "narrow", oninput: (event) => {
       const asked = event.target.value.toLowerCase();
@@ -97,7 +97,7 @@ export async function facets(where, query, change) {
     }
     histogram.mark(where[by]?.least, where[by]?.most);
     const absent = about.missing ? el("span", {}, `and the ${count(about.missing)} without it`) : null;
-    const show = (found) => { histogram.show(found.counts); if (absent) absent.textContent = `and the ${count(found.missing)} without it`; };
+    const show = (counted) => { histogram.show(counted.counts); if (absent) absent.textContent = `and the ${count(counted.missing)} without it`; };
     return [[histogram.drawn, el("div", { class: "range" }, least, "to", most), absent ? el("label", {}, missing, absent) : null].filter(Boolean), show];
   }
 

@@ -12,13 +12,13 @@ export function brushed(about, choose, name) {
   const tall = (n) => HEIGHT * Math.sqrt(n / most), bar = (n, i, kind) => svg("rect", { class: kind, x: i * width, width: Math.max(1, width - 1), y: HEIGHT - tall(n), height: tall(n) });
   const band = svg("rect", { class: "band", y: 0, height: HEIGHT, width: 0 }), some = bins.map((n, i) => bar(n, i, "some"));
   drawn.append(band, ...bins.map((n, i) => bar(n, i, "every")), ...some);
-  const at = (event) => { const box = drawn.getBoundingClientRect(); return Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)); };
+  const under = (event) => { const box = drawn.getBoundingClientRect(); return Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)); };
   let from = null;
-  drawn.addEventListener("pointerdown", (event) => { from = at(event); drawn.setPointerCapture(event.pointerId); });
-  drawn.addEventListener("pointermove", (event) => { if (from !== null) place(Math.min(from, at(event)), Math.max(from, at(event))); });
+  drawn.addEventListener("pointerdown", (event) => { from = under(event); drawn.setPointerCapture(event.pointerId); });
+  drawn.addEventListener("pointermove", (event) => { if (from !== null) place(Math.min(from, under(event)), Math.max(from, under(event))); });
   drawn.addEventListener("pointerup", (event) => {
     if (from === null) return;
-    const to = at(event), value = (share) => Number((low + share * (high - low)).toPrecision(4)), [a, b] = [Math.min(from, to), Math.max(from, to)];
+    const to = under(event), value = (share) => Number((low + share * (high - low)).toPrecision(4)), [a, b] = [Math.min(from, to), Math.max(from, to)];
     from = null;
     if ((b - a) * bins.length < 0.5) choose(); // a click
     else choose(a < 0.01 ? undefined : value(a), b > 0.99 ? undefined : value(b)); // near an end it is the end

@@ -256,10 +256,10 @@ def _about(facet: Facet) -> dict[str, Any]:
     return {"kind": "classes", "names": names, "more": more, "missing": missing}
 
 
-def _counts(facet: Facet, found: np.ndarray) -> dict[str, Any]:
-    """Of the found records, in the order of `_about`."""
-    known = facet.known[found]
-    values, missing = facet.values[found][known], int((~known).sum())
+def _counts(facet: Facet, numbers: np.ndarray) -> dict[str, Any]:
+    """Of these records, in the order of `_about`."""
+    known = facet.known[numbers]
+    values, missing = facet.values[numbers][known], int((~known).sum())
     if facet.names is None:
         every = facet.values[facet.known]
         low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 0.0)
