@@ -100,6 +100,23 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
 }
 
 
+REFUSED = {
+    "amdim": "regions and patches have seen all of the value",
+    "cma_harmonize": "set drop to 0",
+    "data2vec": "hiding some of them hides nothing",
+    "flava": "hiding some of them hides nothing",
+    "mae": "hiding some of them hides nothing",
+    "medflip": "hiding some of them hides nothing",
+    "mlem": "give away the values that are to be generated",
+    "mma_dfer": "between the blocks of this library's own transformers",
+    "mmrl": "enter the two halves of a CLIP",
+    "mmrl_pp": "enter the two halves of a CLIP",
+    "simcse": "no dropout in its backbone",
+    "skillnet_mm": "hiding some of them hides nothing",
+    "surgical_feedback": "hiding some of them hides nothing",
+}
+"""Methods that a network of convolutions would break -> why, as their message says."""
+
 FIELDS = ("picture", "words", "signal", "facts")
 
 

@@ -15,7 +15,7 @@ from amodal.nn import config as encoder_config
 from amodal.nn.batch_norm import WholeBatchNorm, active_norms
 from amodal.train import distributed
 from amodal.train.step import gradients
-from tests.methods.bench import FIELDS, batch, exact, method
+from tests.methods.bench import FIELDS, REFUSED, batch, exact, method
 from tests.methods.test_contract import (
     assert_same_gradient,
     gradient,
@@ -23,22 +23,6 @@ from tests.methods.test_contract import (
     without_late_words,
 )
 
-REFUSED = {
-    "amdim": "regions and patches have seen all of the value",
-    "cma_harmonize": "set drop to 0",
-    "data2vec": "hiding some of them hides nothing",
-    "flava": "hiding some of them hides nothing",
-    "mae": "hiding some of them hides nothing",
-    "medflip": "hiding some of them hides nothing",
-    "mlem": "give away the values that are to be generated",
-    "mma_dfer": "between the blocks of this library's own transformers",
-    "mmrl": "enter the two halves of a CLIP",
-    "mmrl_pp": "enter the two halves of a CLIP",
-    "simcse": "no dropout in its backbone",
-    "skillnet_mm": "hiding some of them hides nothing",
-    "surgical_feedback": "hiding some of them hides nothing",
-}
-"""Methods that a network of convolutions would break -> why, as their message says."""
 LOCKED = {
     "ape": "a few-shot head of a frozen encoder",
     "cca": "closed-form maps of frozen encoders",

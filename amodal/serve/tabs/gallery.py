@@ -279,7 +279,8 @@ def _in_bins(values: np.ndarray, low: float, high: float) -> list[int]:
     """How many lie in each of `BINS` equal parts of a range."""
     if high <= low:
         return [len(values)] + [0] * (BINS - 1)
-    return np.histogram(values, bins=BINS, range=(low, high))[0].tolist()
+    counts: list[int] = np.histogram(values, bins=BINS, range=(low, high))[0].tolist()
+    return counts
 
 
 def _tags_facet(records: RecordFilter, tags: Tags) -> dict[str, Any]:
