@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -203,8 +205,15 @@ def view(
     """
     from amodal.serve.view import view as run_page
 
-    with code.supplied(run):
-        run_page(run, data=data, port=port, browse=browse, device=device)
+    try:
+        with code.supplied(run):
+            run_page(run, data=data, port=port, browse=browse, device=device)
+    except KeyboardInterrupt:
+        # A map by UMAP in another thread, which cannot be stopped, would be waited for for minutes.
+        # Nothing is lost: files get their names when they are whole.
+        print("\ninterrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)
 
 
 def export(

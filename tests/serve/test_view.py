@@ -7,14 +7,17 @@ import itertools
 import json
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -712,7 +715,6 @@ def test_principal_components_are_those_of_the_singular_vectors():
 
 def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
     import importlib.machinery
-    import sys
     import types
 
     class UMAP:
@@ -804,3 +806,33 @@ def test_the_router_stands_in_any_application(model):
     made.include_router(router(model.path))
     with TestClient(made) as client:
         assert client.get("/view/about").json()["tabs"] == ["run"]
+
+
+SLOW_MAP = """
+import sys, time
+import torch
+torch.set_num_threads(1)
+from amodal.cli import main
+from amodal.serve import embedding_map
+embedding_map.project_2d = lambda *_: time.sleep(300)
+main(["view", sys.argv[1], "--data", sys.argv[2], "--port", "0"])
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_map(tmp_path):
+    table = {"x": [{"a": float(i), "b": i % 3} for i in range(40)]}
+    dataset = records.open(table, fields={"x": "table"})
+    dataset.to_pandas().to_csv(tmp_path / "t.csv", index=False)
+    amodal.pretrain("simclr", tmp_path / "t.csv", tmp_path / "run", size="nano", steps=1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_MAP, str(tmp_path / "run"), str(tmp_path / "t.csv")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    address = process.stdout.readline().split()[0]
+    assert httpx.get(f"{address}view/about").status_code == 200
+    assert httpx.get(f"{address}view/map").status_code == 202, "the map is being computed"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.strip().endswith("interrupted")
