@@ -486,3 +486,17 @@ def test_a_layer_of_a_text_model_in_place_of_the_last_one(bert):
     torch.testing.assert_close(last[0], whole[:3].mean(0), rtol=1e-4, atol=1e-5)
     with pytest.raises(AmodalError, match="layers 1 to 2, not 3"):
         backbone(f"transformers:{path}@layer3", field, 8)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_of_the_package_are_off_while_a_model_is_read(bert, capfd, shown):
+    from transformers.utils import logging as bars
+
+    path, _, modality = bert
+    (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+    try:
+        backbone(f"transformers:{path}", modality, 8)
+        assert bars.is_progress_bar_enabled() is shown
+    finally:
+        bars.enable_progress_bar()
+    assert "Loading weights" not in capfd.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,21 @@ def library() -> Any:
     return transformers
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """The package without its progress bars: one for each model that is read is in the way of
+    ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def architecture(directory: str, modality: Modality) -> Known:
     """What a directory says, without its weights: the model's config, and special tokens or the
     scale of images.
@@ -198,14 +215,15 @@ def load_model(directory: str) -> tuple[nn.Module, LoadReport]:
     transformers = library()
     path = model_folder(directory)
     try:
-        model, info = transformers.AutoModel.from_pretrained(
-            path,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        with without_bars():
+            model, info = transformers.AutoModel.from_pretrained(
+                path,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except Exception as error:  # no weights, or damaged ones
         raise AmodalError(f"cannot read the weights in {path}: {error}") from error
     model = model.float()
