@@ -147,7 +147,7 @@ def without_bars() -> Iterator[None]:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def architecture(directory: str, modality: Modality) -> Known:
