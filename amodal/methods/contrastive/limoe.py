@@ -27,6 +27,8 @@ Differs:
   `PAPER_RECIPE`; the learning rate and schedule are those of the encoder's size.
 - product: zero-shot classes and retrieval by the usual verbs. How the experts divide the fields
   among themselves is measured by the claim alone (`claims/amodal_claims/limoe.py`).
+- open: the number of experts as an option of the command line, buffers of experts by group, and the
+  recipe. Waits for work, and the configuration.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ Differs:
 - product: `amodal predict RUN --data DIR --out FILE.csv` writes translations, by a beam search with
   a length penalty, of a text with one byte or part a token (`patch = 1`); `amodal evaluate` has no
   BLEU and no METEOR.
+- open: BLEU and METEOR by a verb, one vocabulary with shared embeddings, dropout, back-translation,
+  and the recipe. Waits for work, and the configuration.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ Differs:
 - estimates: a value that varies inside a cell of the two labels adds its variance, which no step
   removes; the paper's is a function of the cell.
 - recipe: the library's. The authors' repository has the models that they trained, and not the
-  program that trained them."""
+  program that trained them.
+- open: the optimizer, rate and batch of that program; nothing else. Waits for the configuration.
+"""
 
 from functools import partial
 
