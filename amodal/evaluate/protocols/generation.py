@@ -9,7 +9,6 @@ another test record.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,8 @@ import torch
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.protocols import Generates
 from amodal.data import Dataset
-from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable
-from amodal.evaluate.needed_records import EVERYTHING
+from amodal.evaluate.needs import WRITER
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.open_set import nearest
 from amodal.evaluate.result import Result
@@ -34,6 +32,58 @@ from amodal.stats.chrf import chrf
 
 METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {"BLEU": bleu, "chrF": chrf}
 MIN_RECORDS = 2
+
+
+def generation(
+    train: Embedded,
+    test: Embedded,
+    *,
+    writer: Method | None = None,
+    writes: bool = True,
+    beams: int = 4,
+    sources: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Score the texts of test records that a method writes from their other fields.
+
+    Args:
+        train: Training records, among which the nearest is looked for.
+        test: Test records; those that lack the text are left out.
+        writer: The method.
+        writes: Whether it is asked; else only nearest records are scored.
+        beams: Of the beam search.
+        sources: Fields whose nearest record is scored, all unless set.
+        seed: Of the draw of other records, for chance.
+
+    Raises:
+        NotApplicable: Without a method that writes, or with fewer than two texts.
+    """
+    if not isinstance(writer, Generates):
+        raise NotApplicable("no method is there that writes a text")
+    field = writer.generated_field
+    wanted, known = texts_of(test, field), texts_of(train, field)
+    if len(wanted) < MIN_RECORDS:
+        raise NotApplicable(
+            f"{len(wanted)} test records have a text in {field!r}, and {MIN_RECORDS} are needed"
+        )
+    rows: list[Row] = []
+    others = [s for s in test.sources if s != field]
+    forward = test.perturbed_forward
+    if writes and forward is not None:
+        at = np.asarray(forward.indices)[list(wanted)]
+        # without the field itself, so that nothing of it is read
+        records = forward.dataset.select([f for f in forward.dataset.fields if f != field])
+        made = generated(writer, records, at, beams=beams)
+        pairs = [(m, r) for m, r in zip(made, wanted.values()) if m is not None]
+        if len(pairs) >= MIN_RECORDS:
+            texts, references = zip(*pairs)
+            rows += scored("+".join(others), field, texts, references, "", seed)
+    for source in others if sources is None else sources:
+        rows += _nearest(train, test, source, field, known, wanted, seed)
+    if not rows:
+        raise NotApplicable(f"no test record has a field to write {field!r} from")
+    spec = {"field": field, "beams": beams, "seed": seed}
+    return Result("generation", spec | {"train": len(train), "test": len(test)}, rows)
 
 
 def scored(
@@ -85,55 +135,6 @@ def _raw(dataset: Dataset, index: int, field: str) -> str:
     return " ".join(text.split())
 
 
-class Generation(Protocol):
-    """Texts that the method writes, beside those of the records."""
-
-    name = "generation"
-    default = False
-    needed = EVERYTHING
-    rank = 118
-    headlines = (*METRICS, *(f"{name}, nearest record" for name in METRICS))
-
-    @dataclass(frozen=True)
-    class Options:
-        """Beams of the search, and the fields whose nearest record is compared (all unless set)."""
-
-        beams: int = 4
-        nearest: tuple[str, ...] = ()
-
-    def run(self, context: Context) -> Result:
-        method = getattr(context.model, "method", None)
-        if not isinstance(method, Generates) or not isinstance(method, Method):
-            raise NotApplicable(
-                "the method of this run generates no text; cuni_mmt, deepvs and coca do"
-            )
-        field, test, train = method.generated_field, context.test, context.train
-        wanted, known = texts_of(test, field), texts_of(train, field)
-        if len(wanted) < MIN_RECORDS:
-            raise NotApplicable(
-                f"{len(wanted)} test records have a text in {field!r}, and {MIN_RECORDS} are needed"
-            )
-        rows: list[Row] = []
-        others = [s for s in test.sources if s != field]
-        if context.column == "trained":
-            forward = test.perturbed_forward
-            assert forward is not None  # `texts_of` has read it
-            at = np.asarray(forward.indices)[list(wanted)]
-            # without the field itself, so that nothing of it is read
-            records = forward.dataset.select([f for f in forward.dataset.fields if f != field])
-            made = generated(method, records, at, beams=context.options.beams)
-            pairs = [(m, r) for m, r in zip(made, wanted.values()) if m is not None]
-            if len(pairs) >= MIN_RECORDS:
-                texts, references = zip(*pairs)
-                rows += scored("+".join(others), field, texts, references, "", context.seed)
-        for source in context.options.nearest or others:
-            rows += _nearest(train, test, source, field, known, wanted, context.seed)
-        if not rows:
-            raise NotApplicable(f"no test record has a field to write {field!r} from")
-        spec = {"field": field, "beams": context.options.beams, "seed": context.seed}
-        return Result(self.name, spec | {"train": len(train), "test": len(test)}, rows)
-
-
 def _nearest(
     train: Embedded,
     test: Embedded,
@@ -156,6 +157,16 @@ def _nearest(
     references = [wanted[row] for row in queries.rows.tolist()]
     made = [known[row] for row in chosen]
     return scored(source, field, made, references, ", nearest record", seed)
+
+
+class Generation(Protocol):
+    """Texts that the method writes, beside those of the records."""
+
+    name, needs = "generation", (WRITER,)
+    default = False
+    rank = 118
+    headlines = (*METRICS, *(f"{name}, nearest record" for name in METRICS))
+    measure = staticmethod(generation)
 
 
 PROTOCOL = Generation()
