@@ -69,6 +69,19 @@ def test_the_bar_is_claimed_only_with_what_it_asks_for():
     assert noticed.keys() <= catalog.pages().keys()
 
 
+def test_open_rows_say_what_is_missing_and_the_table_has_it():
+    sys.path.insert(0, str(TESTS.parent / "scripts"))
+    import rows_table
+
+    for row in catalog.rows():
+        if row.status == "done":
+            what, waits = rows_table.missing(row)
+            assert bool(what and waits) == rows_table.is_open(row), (
+                f"{row.key}: an open row has a line '- open: … Waits for …', and no other has one"
+            )
+    assert rows_table.PAGE.read_text() == rows_table.written(), "run: python scripts/rows_table.py"
+
+
 def test_every_page_is_in_the_catalogue_and_every_home_is_there():
     for name, page in catalog.pages().items():
         row = catalog.find(name)

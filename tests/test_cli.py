@@ -298,6 +298,7 @@ def test_every_verb_of_the_readme_exists():
             "map",
             "diagnose",
             "estimate",
+            "papers",
             "index",
         ),
         *("search", "serve", "view", "export", "methods", "claim", "doctor", "plan"),

@@ -27,6 +27,7 @@ from amodal.cli.montage import montage
 from amodal.cli.near_names import check_options
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import joined, list_options, take_method_options
+from amodal.cli.papers import papers
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
 from amodal.cli.start import claim, data, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
@@ -38,7 +39,7 @@ VERBS = {
     for f in (
         *(demo, init, data, curate, montage, compare, pretrain, plan, align, adapt, predict),
         evaluate,
-        *(embed, cluster, link, map, diagnose, estimate, index, search, serve, view),
+        *(embed, cluster, link, map, diagnose, estimate, papers, index, search, serve, view),
         *(export, methods, claim, doctor),
     )
 }

@@ -72,7 +72,7 @@ RECIPE_GROUPS = {
 }
 RUN_GROUPS = {
     "data": "fields curate",
-    "model": "size trunk positions pool backbones train_backbones cache_features init_from",
+    "model": "size trunk positions pool experts backbones train_backbones cache_features init_from",
     "run": "recipe_from seed resume accept_changed_code deterministic save_every logger conflict",
     "machine": "device workers matmul",
 }

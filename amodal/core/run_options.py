@@ -53,6 +53,9 @@ class RunOptions:
     )
     positions: str | None = _option(None, "position embedding: sincos, learned, rotary or none")
     pool: str | None = _option(None, "pooling: mean, cls or attention")
+    experts: int | None = _option(
+        None, "of every second block of the trunk, 0 for none; by default as in the method's paper"
+    )
     backbones: dict[str, str] | None = _option(
         None,
         "timm:NAME@pretrained, timm:NAME@scratch, transformers:DIR; or small ones from scratch: "

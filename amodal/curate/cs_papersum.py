@@ -1,9 +1,23 @@
 """Structured summaries of a collection of papers: one record of labelled fields a paper, validated.
 
-Row 35 of the catalogue, CS-PaperSum: papers -> text -> a fixed prompt for a language model ->
-labelled fields -> a table. Its names of fields and its prompt are reconstructed. Beside a language
-model, which may be any function of a text, there is an extractive summariser. The quality of
-summaries is measured by `amodal.evaluate.papers`.
+Row 35 of the catalogue, CS-PaperSum (arXiv:2502.20582): papers -> text -> a fixed prompt for a
+language model -> labelled fields -> a table. Beside a language model, which may be any function of
+a text, there is an extractive summariser. `amodal papers DATA --out DIR` makes the summaries and
+measures them by `amodal.evaluate.papers`, also those that a table brings (docs/papers.md).
+
+Differs:
+
+- data: the 91,919 records of 31 conferences are not bundled; any table with texts will do, and one
+  with summaries is read by `--summaries A,B`. Texts come as columns or files of text, not as PDF.
+- names of fields and the prompt are reconstructed. The paper asks ChatGPT; here the model is the
+  user's, behind a function from a prompt to an answer (`--ask FILE.py:NAME`), and an answer that
+  cannot be parsed is asked for once more.
+- similarity of paper and summary is measured against shuffled pairs, with an AUROC and intervals;
+  the paper shows means and a projection. Vectors are tf-idf unless an encoder is named.
+- keywords are those with the highest count times rarity; which tool the paper takes is not known.
+- trends have a slope, a permutation test and a correction for their number, which the paper lacks.
+  Its forecasts, and the index of how much fields cross over, are left out; `shares` has each topic
+  by venue.
 """
 
 from __future__ import annotations
@@ -228,6 +242,51 @@ def cs_papersum(
     return Summaries(summaries, failed)
 
 
+def read_summaries(dataset: Dataset, source: str) -> Summaries:
+    """Summaries that somebody else made.
+
+    Args:
+        dataset: of the papers.
+        source: columns of the dataset, with commas between, or a file of JSON lines with `key` and
+            `summary` (a text, or fields).
+
+    Raises:
+        AmodalError: unknown columns, a file that holds no summaries, or no summary at all.
+    """
+    if source.endswith((".jsonl", ".json")):
+        if not Path(source).is_file():
+            raise AmodalError(f"there is no file {source} with summaries")
+        lines = _lines_by_key(Path(source).read_bytes(), source)
+        made = {k: _as_fields(line.get("summary"), k, source) for k, line in lines.items()}
+    else:
+        columns = {name.strip(): cells(dataset, name.strip()) for name in source.split(",")}
+        rows: list[Summary] = [
+            {name: str(values[i]) for name, values in columns.items() if values[i] is not None}
+            for i in range(len(dataset))
+        ]
+        made = dict(zip(dataset.keys, rows))
+    made = {key: summary for key, summary in made.items() if summary}
+    if not made:
+        raise AmodalError(f"{source} holds no summary of these papers")
+    return Summaries(made)
+
+
+def _as_fields(summary: object, key: str, file: str) -> Summary:
+    """A summary as fields, without those that say nothing."""
+    fields = {"summary": summary} if isinstance(summary, str) else summary
+    if not isinstance(fields, dict) or not all(
+        value is None or isinstance(value, str | list) for value in fields.values()
+    ):
+        raise AmodalError(
+            f"the summary of {key!r} in {file} is neither a text nor fields of texts and lists"
+        )
+    return {
+        name: value if isinstance(value, str) else tuple(map(str, value))
+        for name, value in fields.items()
+        if value
+    }
+
+
 def _has_cue(sentence: str, cues: Sequence[str]) -> bool:
     """Whether a word begins with a cue; punctuation may stand anywhere."""
     low = f" {sentence.lower()}"
@@ -251,12 +310,18 @@ def _read_finished(out: str | Path | None) -> dict[str, dict[str, Any]]:
     if len(whole) < len(content):
         with open(out, "r+b") as stream:
             stream.truncate(len(whole))
+    return _lines_by_key(whole, out)
+
+
+def _lines_by_key(content: bytes, file: str | Path) -> dict[str, dict[str, Any]]:
     try:
-        entries = [json.loads(line) for line in whole.decode("utf-8").splitlines() if line.strip()]
+        entries = [
+            json.loads(line) for line in content.decode("utf-8").splitlines() if line.strip()
+        ]
         return {e["key"]: e for e in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise AmodalError(
-            f"{out} holds no summaries ({error}): give another file, or delete this one"
+            f"{file} holds no summaries ({error}): give another file, or delete this one"
         ) from None
 
 

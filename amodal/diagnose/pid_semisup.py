@@ -9,15 +9,20 @@ all of discrete values (clusters, see `amodal.stats.kmeans`). Redundancy and uni
 follow from them (Bertschinger et al. 2014). Synergy S lies between two lower bounds and an upper
 bound. All in bits.
 
-Differences from the paper:
+`amodal evaluate RUN --data DIR --protocols synergy --label NAME` cuts the vectors of a run into
+clusters and bounds every two fields (docs/evaluating.md).
 
-- The unique information comes from alternating projections (Banerjee et al. 2018,
-  arXiv:1709.07487), not from a conic solver.
-- The redundancy bound is the value of the dual problem, so it holds wherever the iteration stops.
-- The disagreement bound has its own constant, see `disagreement_bound`.
-- The greedy coupling may miss the least entropy by up to a bit, so its bound is no guarantee.
-  Beside it is a bound that is one.
-- What the paper makes of this for training is not here.
+Differs:
+
+- unique information: from alternating projections (Banerjee et al. 2018, arXiv:1709.07487), not
+  from a conic solver.
+- redundancy: the bound is the value of the dual problem, so it holds wherever the iteration stops.
+- disagreement: the bound has a constant of its own, see `disagreement_bound`.
+- upper bound: the greedy coupling may miss the least entropy by up to a bit, so its bound is no
+  guarantee. Beside it is a bound that is one.
+- accuracy: bounds by Feder and Merhav and by Fano, as in the paper. What a classifier of one field
+  reaches is counted from its table, in place of a network that is trained.
+- training: the paper also relaxes masked prediction, so that fields may disagree; that is not here.
 """
 
 from __future__ import annotations

@@ -14,9 +14,21 @@ dP(x, z) / dP(x) dP(z). The terms of the loss:
 
 `indirect` and `terms` are exact for tables, `two_stage` is the plug-in estimator.
 
-Differences: residual dependence is the fall of cross-validated squared risk when X is added to Z;
-the distance of prompts is a kernel's. `amodal evaluate --protocols prompts` measures all of it on a
-trained model.
+`amodal evaluate RUN --data DIR --protocols prompts --label NAME` measures all of it on a trained
+model or on a pretrained CLIP (docs/evaluating.md).
+
+Differs:
+
+- residual dependence is the fall of cross-validated squared risk, of kernel ridge regression, when
+  X is added to Z; the paper has the population's quantity and conditional means in a reproducing
+  kernel space.
+- the distance of prompts from captions is a kernel's (maximum mean discrepancy), in place of a
+  distance of the predictors that they give; `terms` has that one, for tables.
+- classes by captions are the nearest mean of unit vectors, as CLIP's prompts are used. `two_stage`
+  is the paper's predictor by kernel ridge regression, in Python.
+- the limit for prompts without end is a line in 1 / sqrt(M), fitted to the sizes that were drawn.
+- constants and confidence of the bounds are left out; a bound that holds for all kernels says
+  little about one encoder. Captions of ImageNet and the authors' experiments are not bundled.
 """
 
 from __future__ import annotations

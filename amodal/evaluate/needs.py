@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from amodal.core.protocols import Generates
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.options import Option
@@ -187,6 +188,25 @@ class Head(Need):
 NO_HEAD = "it measures the head of a run that learnt to predict labels (amodal adapt RUN --label …)"
 
 
+class Writer(Need):
+    """A run whose method generates a field, such as translations."""
+
+    name = "writer"
+    provides = frozenset({"writer", "writes"})
+
+    def met_by(self, context: Context) -> bool:
+        return isinstance(getattr(context.model, "method", None), Generates)
+
+    def check(self, context: Context) -> None:
+        if not self.met_by(context):
+            raise NotApplicable("this run's method writes no text; cuni_mmt, deepvs and coca do")
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        # beside the run are encoders of the same records, which write nothing
+        method = getattr(context.model, "method", None)
+        return {"writer": method, "writes": context.column == "trained"}
+
+
 class ChangedRecords(Need):
     """Records whose values can be corrupted and embedded anew. Cached features do not do."""
 
@@ -226,5 +246,6 @@ TEXT_PROMPTS = TextPrompts()
 CLASS_NAMES = ClassNames()
 HEAD = Head()
 OPTIONAL_HEAD = Head(optional=True)
+WRITER = Writer()
 CHANGED_RECORDS = ChangedRecords()
 TWO_FIELDS = TwoFields()

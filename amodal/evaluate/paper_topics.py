@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,39 @@ def topics_of(
         pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})(?:s|es)?\b", re.IGNORECASE)
         has[name] = [bool(pattern.search(text)) for text in texts]
     return has
+
+
+def read_topics(text: str) -> dict[str, tuple[str, ...]] | int:
+    """Topics as a command line gives them.
+
+    Args:
+        text: A number, or a file of lines "name: word, word".
+
+    Returns:
+        What `topics_of` takes.
+
+    Raises:
+        AmodalError: For what is neither, and a line without a name or words.
+    """
+    if text.isdecimal():
+        return int(text)
+    if not Path(text).is_file():
+        raise AmodalError(
+            f"topics are a number, or a file of lines such as 'vision: image, pixel'; {text!r} is "
+            "neither"
+        )
+    topics = {}
+    for number, line in enumerate(Path(text).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, rest = line.partition(":")
+        words = tuple(word.strip() for word in rest.split(",") if word.strip())
+        if not name.strip() or not words:
+            raise AmodalError(
+                f"line {number} of {text} is {line!r}; a topic is written 'vision: image, pixel'"
+            )
+        topics[name.strip()] = words
+    return topics
 
 
 def courses_of(

@@ -29,7 +29,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cache_features": (is_word, "mean or tokens"),
     "fields": (is_list_of_words, "a list of names, such as ['image', 'text']"),
     "seed": (is_seed, "a whole number of at most 63 bits"),
-    **dict.fromkeys(("workers", "save_every"), (is_count, "a whole number, 0 or more")),
+    **dict.fromkeys(("workers", "save_every", "experts"), (is_count, "a whole number, 0 or more")),
     **dict.fromkeys(
         ("resume", "train_backbones", "conflict", "progress"), (is_flag, "True or False")
     ),

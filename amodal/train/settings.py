@@ -74,9 +74,10 @@ class Settings(RunOptions):
         return check_loggers(self.logger)
 
     @property
-    def encoder(self) -> dict[str, str]:
+    def encoder(self) -> dict[str, Any]:
         """The arguments of the encoder that are set."""
-        arguments = {"trunk": self.trunk, "positions": self.positions, "pool": self.pool}
+        names = ("trunk", "positions", "pool", "experts")
+        arguments = {name: getattr(self, name) for name in names}
         return {name: value for name, value in arguments.items() if value is not None}
 
 

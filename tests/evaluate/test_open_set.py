@@ -1,9 +1,14 @@
 """Open-set retrieval (bioscan5m) against a loop, on classes of which some were never trained on."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import amodal
+from amodal.cli import main
 from amodal.core import Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
 from amodal.evaluate.protocols.open_set import harmonic_mean, open_set
@@ -131,3 +136,54 @@ def test_what_cannot_be_asked_is_refused_with_a_reason():
     with pytest.raises(NotApplicable, match="was in training"):
         open_set(train, train, label="species")
     assert harmonic_mean(0, 0) == 0 and harmonic_mean(0.5, 0) == 0
+
+
+def test_a_table_with_barcodes_ranks_and_roles_is_measured_by_the_verb(tmp_path, monkeypatch):
+    """The columns of BIOSCAN-5M, with `part` and `role` made of its split (docs/evaluating.md)."""
+    rng = np.random.default_rng(3)
+    kinds = [f"Genus{g} species{s}" for g in range(3) for s in range(3)]
+    barcode = {kind: rng.choice(list("ACGT"), 80) for kind in kinds}
+    rows = []
+    for i in range(144):
+        kind = kinds[i % 9]
+        unseen = i % 3 == 2
+        letters = np.where(rng.random(80) < 0.03, "N", barcode[kind])
+        part = "test" if unseen else "train" if i % 4 else "test"
+        known = part == "test" or i % 8 != 1
+        rows.append(
+            {
+                "processid": f"P{i}",
+                "dna_barcode": "".join(letters),
+                "genus": kind.split()[0],
+                "species": kind if known else "",
+                "part": part,
+                "role": "key" if unseen and i % 2 else "query",
+            }
+        )
+    with open(tmp_path / "specimens.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    monkeypatch.chdir(tmp_path)
+    main(["init", "specimens.csv"])
+    data = amodal.open(tmp_path / "specimens.csv")
+    assert data.fields["dna_barcode"].k == 4
+    amodal.pretrain(
+        "mae", data, "run", fields=["dna_barcode"], size="nano", steps=1, progress=False
+    )
+    main(
+        [
+            *("evaluate", "run", "--data", "specimens.csv", "--protocols", "open_set"),
+            *("--label", "genus", "--protocol.by", "species", "--protocol.role", "role"),
+            *("--json", "report.json"),
+        ]
+    )
+    found = json.loads((tmp_path / "report.json").read_text())["results"][0]["rows"]
+    counted = {row["metric"]: row["n"] for row in found}
+    measured = [rows[i] for part in ("valid", "test") for i in data.split(part)]  # few: both
+    unseen = [r for r in measured if r["species"].endswith("2") and r["role"] == "query"]
+    assert counted["top-1, unseen"] == len(unseen)
+    seen = [r for r in measured if r["species"] and not r["species"].endswith("2")]
+    assert counted["top-1, seen"] == len(seen)
+    best = next(r for r in found if r["metric"] == "macro top-1, harmonic mean")
+    assert best["value"] > 0.9 > 0.5 > best["chance"]

@@ -37,6 +37,9 @@ def test_a_queue_holds_the_newest_unit_vectors_in_order():
         m.on_step_end(Clock(step, 2))
     assert torch.allclose(m.get_buffer("queue/own/words"), torch.cat(seen)[-4:])
     assert int(m.get_buffer("queued/words")) == 6
+    assert not m.get_buffer("queue/own/words").requires_grad
+    m.on_step_end(Clock(2, 2))  # of a step that had no losses
+    assert int(m.get_buffer("queued/words")) == 6
 
 
 def test_without_weight_it_is_info_nce_between_fields():

@@ -6,7 +6,28 @@ The protocol of BIOSCAN-5M (Gharaee et al., NeurIPS 2024, arXiv:2406.12723) and 
 every unseen class. Queries are the other held-out records. The prediction is the class of the
 nearest key by cosine in the aligned space, for every field of the query and of the key. Measured is
 accuracy on queries of seen and of unseen classes, averaged by record (micro) and by class (macro),
-and their harmonic mean.
+and their harmonic mean. Row 28 of the catalogue.
+
+The data set's other two tasks by verbs: masked barcodes (`amodal pretrain mae --fields BARCODE
+--method.ratio 0.5`, `amodal adapt` for species) and clusters without labels (the protocol
+`cluster`). How its table is read, and all commands: docs/evaluating.md.
+
+Differs:
+
+- data: the 5 million specimens are not bundled. `amodal init` reads their table: pictures by path,
+  barcodes as sequences in words of four letters without overlap, ranks as labels. Names of its
+  split have to be mapped to train, valid and test, as docs/evaluating.md shows.
+- contrast: `clip` with a ViT-B (`timm:vit_base_patch16_224@pretrained`), BERT (`transformers:DIR`)
+  and this library's transformer over words, trained whole (`--train-backbones`); the authors tune
+  all three by LoRA of rank 4. Their recipe: Adam at 1e-3 for 4 epochs in batches of 400, 768 wide,
+  temperature 0.07 and fixed (`--lr 1e-3 --weight-decay 0 --epochs 4 --batch-size 400 --schedule
+  constant --method.width 768`; here the temperature is learned).
+- masked barcodes: hidden words are left out and filled in by a decoder (as in the authors' later
+  BarcodeMAE, arXiv:2502.18405), where BarcodeBERT has a mask token.
+- clusters: Ward's, without UMAP before.
+- the authors also average or join the vectors of picture and barcode, search keys of all fields at
+  once, and count the 3 and 5 nearest; here it is each field, and the nearest.
+- keys of seen classes are all training records with a label; their evaluation has a part for it.
 """
 
 from __future__ import annotations

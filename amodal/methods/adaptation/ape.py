@@ -21,6 +21,7 @@ Differs:
 - zero-shot classes by an ensemble of prompts: `amodal predict RUN --classes … --templates …`, and
   `zero_shot` of `amodal evaluate`. The sets of templates that ship are few and short; files of
   others, such as CLIP's 80, are taken.
+- open: what a layer of the head consists of, and the recipe. Waits for the configuration.
 """
 
 from typing import cast

@@ -33,6 +33,7 @@ Differs:
 - recipe: none of the paper's; rate, batch and number of steps are the library's. There is no early
   stopping: the steps are the budget.
 - views: `weak` unless said otherwise, so montages are cropped and reports lose words at their ends.
+- open: lungs as masks, DICOM, and the recipe. Waits for work, and the configuration.
 """
 
 from amodal.core import unknown

@@ -22,6 +22,9 @@ Differs:
 - views: `strong` of both, for labels too.
 - product: at test time `at_test` with `amodal.train.test_time.TestTimeTraining`, in Python. The
   command line predicts without adapting.
+- open: for `loss`, public code or a text to hold the reconstruction against; for `system`, two
+  encoders of different kinds, and a verb that adapts at test time. Waits for the paper's text, and
+  work.
 """
 
 from __future__ import annotations

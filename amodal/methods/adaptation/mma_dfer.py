@@ -22,6 +22,8 @@ Differs:
 - views: `weak`, in place of crops, flips and colours of faces.
 - metrics: accuracy (WAR) and balanced accuracy (UAR) of `amodal evaluate`, on one split in place of
   five folds. Weights of classes (`balanced`) are those of the batch; the authors' code has none.
+- open: the data (sixteen frames of a face, with sound) and the encoders (an MAE of faces,
+  AudioMAE). Waits for video.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ Differs:
 - product: a run's `poses` of a batch are Python; no command prints poses, and accuracies within 5
   degrees and 5 cm, or boxes in three dimensions, are no protocol of `amodal evaluate`.
 - views: `plain`.
+- open: for `loss`, public code or a text to hold the reconstruction against; for `system`, points
+  of no order with a graph network, a PSPNet over colours, and a verb that gives poses and their
+  accuracy. Waits for point clouds.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ Differs (there is no program of the authors to compare with):
 - more than two other fields: every two of them are compared, and a row goes by its lowest cosine.
 - product: `last_row_cosines` and `last_cosines` say from Python which rows conflict; a noise score
   of each record has no command.
+- open: the data (video, sound, narration), VATT's encoders and its recipe. Waits for video.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ Differs:
 - vectors: those that `embed` gives are the mean of the parts, which only approximates the score.
   `scores` has the score itself.
 - any field may be the words. All other fields are paired with it.
+- open: boxes of an R-CNN whose network learns on, and the generator's own recipe (RMSprop,
+  dropout). Waits for a detector's weights, and work.
 """
 
 from __future__ import annotations

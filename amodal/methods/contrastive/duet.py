@@ -33,6 +33,8 @@ Differs:
   stacking (scores of seen classes less a constant). Attributes are cells that a class has or has
   not, where theirs have strengths. The constant is the user's.
 - the loss that calibrates unseen classes needs their descriptions in training and is left out.
+- open: a prompt of BERT's words with the network that predicts them, attributes with strengths, and
+  LXMERT's order of layers. Waits for work.
 
 Pictures may be any field, and a field that is no table of attributes is compared by itself.
 """

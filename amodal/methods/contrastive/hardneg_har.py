@@ -17,6 +17,9 @@ Differs (there is no program of the authors to compare with):
 - negatives: of both sensors; `within=False` takes those of the other sensor alone.
 - product: activities are read by a linear probe or by `finetune`, from one sensor or from all that
   a record has; splits by subject or session are those of the data.
+- open: the two encoders (convolutions with a transformer for inertial sensors, convolutions over
+  joints and time for skeletons), rotations and shear of skeletons, and the recipe. Waits for work,
+  and the configuration.
 """
 
 from torch import Tensor

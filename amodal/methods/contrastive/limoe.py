@@ -11,9 +11,8 @@ router's logits get no noise; the load loss assumes one, as published.
 
 Differs:
 
-- encoder: one of the sizes, with 8 experts in every second block (`encoder={"experts": 32}` in
-  Python; no option of the command line). The paper's are ViTs of S/32 to H/14 with up to 32, and
-  texts are SentencePieces there.
+- encoder: one of the sizes, with 8 experts in every second block (`--experts 32`). The paper's are
+  ViTs of S/32 to H/14 with up to 32, and texts are SentencePieces there.
 - routing: an expert of theirs has a buffer, which the tokens of one group of pictures or texts
   fill, the surest first. Here a token is left out below a threshold, by the batch before.
 - noise: the routers of V-MoE add noise to their logits in training. Here there is none, so routing
@@ -27,6 +26,7 @@ Differs:
   `PAPER_RECIPE`; the learning rate and schedule are those of the encoder's size.
 - product: zero-shot classes and retrieval by the usual verbs. How the experts divide the fields
   among themselves is measured by the claim alone (`claims/amodal_claims/limoe.py`).
+- open: buffers of experts by group, and the recipe. Waits for the configuration.
 """
 
 from __future__ import annotations

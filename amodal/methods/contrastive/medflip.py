@@ -25,6 +25,9 @@ Differs:
   `PAPER_RECIPE`.
 - product: zero-shot classes by prompts, and retrieval between pictures and reports, by the usual
   verbs, on any pictures; no reader of chest X-rays (DICOM) and their findings.
+- open: a pretrained encoder of pictures that hides patches (a ViT of ImageNet, MedCLIP's Swin),
+  soft targets from the findings of two records, and the recipe. Waits for work, and the
+  configuration.
 """
 
 from __future__ import annotations

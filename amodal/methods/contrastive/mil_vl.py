@@ -22,8 +22,12 @@ Differs (there is no program of the authors to compare with):
   searches them.
 - more fields: every field that is no text is tied to every text; two of them have CLIP's loss.
 - recipe: the paper's is not released; that of the package is taken.
-- product: the score map of a sentence is read by `amodal.evaluate.grounding`, from Python alone;
-  the linear probe, zero-shot classes and retrieval read the vectors of wholes.
+- product: `amodal map RUN --queries FILE.txt` lays the scores of a sentence with each region over
+  the picture, and measures them against masks (`--label`); boxes of phrases are for
+  `amodal.evaluate.grounding`, in Python. The linear probe, zero-shot classes and retrieval read the
+  vectors of wholes.
+- open: the attention layer of the non-local score, whose form and width were not read, and the
+  recipe. Waits for the configuration.
 """
 
 from __future__ import annotations

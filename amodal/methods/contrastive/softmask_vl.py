@@ -22,6 +22,8 @@ Differs:
 - temperature: learned as a logarithm, above .001.
 - product: retrieval and search are by vectors; nothing is ranked a second time by the matcher on
   the command line, and questions (VQA, NLVR) and grounding are not here.
+- open: a pretrained ViT and BERT from which words are hidden (ALBEF), texts ranked by the matcher,
+  questions, and the recipe. Waits for work, and the configuration.
 """
 
 from __future__ import annotations

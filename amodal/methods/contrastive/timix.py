@@ -30,6 +30,8 @@ Differs:
 - any field that is not the text is mixed, a series or a table along its one line.
 - recipe: one rate; theirs of the ViT is a tenth of the other one (1e-5). They warm up from 1e-6
   and end there, here from 0 to 1 % of the peak.
+- open: ALBEF or mPLUG as host (fusion, matching, masked words, a teacher), and backbones whose
+  patches are mixed. Waits for work.
 
 Mixing couples rows, so mixtures go through the trunk in `losses`, once for the whole batch.
 Micro-batches save memory for everything but them, and each process computes all of them.

@@ -17,7 +17,10 @@ Differs:
 - views: `weak`, of which theirs have crops of pictures and none else.
 - recipe: the paper has one for each kind (Adam, a schedule of three stages or a cosine); there is
   none on the page, and the package's is taken.
-- product: labels by `amodal adapt`. No command transcribes speech (CTC)."""
+- product: labels by `amodal adapt`. No command transcribes speech (CTC).
+- open: raw sound through convolutions with masked frames and CTC, BEiT's relative positions, and
+  the recipe of each kind. Waits for work.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ Differs:
   query is about; queries without one, or about a field that their record lacks, count by equation
   2. The authors' program for 5 has the score of the whole record in place of the right field's.
 - recipe: theirs has AdamW with 8 bits.
+- open: video with speech, and Qwen2.5-VL tuned by LoRA as the encoder of all fields in one
+  sequence. Waits for video, and a language model.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ Differs:
 - ours: any field may hold the queries, and all others are the record; if they are several, the loss
   of memorising is their mean. Records without a query are memorised all the same; those with
   nothing but a query have no identifier.
+- open: a pretrained language model that reads pictures (OpenFlamingo, 3 billion weights) as the
+  decoder that is tuned. Waits for a language model as decoder.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ Differs:
   the query (`amodal.search`).
 - YouTube8M-MusicVideo and MovieClips are not bundled, and nobody was asked which music fits.
 - recipe: none; no program of the authors is public.
+- open: what makes vectors of CLIP and DeepSim of a video file, and steering by words. Waits for
+  video.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ Differs:
   with the gate on the reference instead of on the change, which is the same up to its sign.
 - evaluation: FashionIQ and CIRR are not bundled.
 - recipe: none; the authors' program is not to be had.
+- open: Recall@K of composed queries by a verb, the combiner's dropout, and the recipe. Waits for
+  work, and the configuration.
 """
 
 from __future__ import annotations

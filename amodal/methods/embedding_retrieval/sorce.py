@@ -24,6 +24,8 @@ Differs:
   along its own axes. SORCE-1K is not bundled; its three levels, where the same picture is cut out
   closer, are no fields of the protocol, which goes by the size of what is asked for.
 - recipe: none is published.
+- open: E5-V (Llama 3 of 8 billion weights) asked about each region, and the training, which is not
+  published. Waits for a language model.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ Differs:
 - recipe: that of the encoder's size. The paper's could not be had, so there is no `PAPER_RECIPE`.
 - product: retrieval by `amodal evaluate` and `amodal search`. Localisation of steps in time has no
   command.
+- open: for `loss`, public code or a text to hold the reconstruction against; for `system`, features
+  of video clips and steps found in time. Waits for video.
 """
 
 from __future__ import annotations

@@ -26,8 +26,10 @@ Differs:
   average of the weights (`--ema`).
 - data: `amodal curate --by in_domain` chooses more texts of the kind; there is no back-translation.
 - product: `amodal predict RUN --data DIR --out FILE.csv` writes translations, by a beam search with
-  a length penalty, of a text with one byte or part a token (`patch = 1`); `amodal evaluate` has no
-  BLEU and no METEOR.
+  a length penalty, of a text with one byte or part a token (`patch = 1`); `amodal evaluate
+  --protocols generation` has BLEU and chrF, and no METEOR, which needs stems and synonyms.
+- open: one vocabulary with shared embeddings, dropout, back-translation, METEOR, and the recipe.
+  Waits for work, and the configuration.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ Differs:
   the gradient; the classifier has ten times the rate, and training stops after 10 epochs without a
   better result. A batch is half of normal, half of other clips, ours is drawn at random.
 - product: classes by `amodal predict`, `amodal evaluate` with any sources missing.
+- open: the data (clips of infrared and depth from two places) and the encoders (3-D ResNets over
+  eight frames). Waits for video.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ Differs:
 - recipe: the library's own, as that of the paper is not known here.
 - fine-tuning on many tasks at once: `finetune` of several labels of one data set; the paper's tasks
   are of five sets, one drawn for each step.
+- open: for `loss`, public code or a text to hold the reconstruction against; for `system`, sound
+  through convolutions, video, code and several data sets in one run, and the recipe. Waits for
+  video, and the configuration.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ Differs:
 - pictures are not augmented, as a raster of labels would have to be changed in the same way; theirs
   are turned, scaled, cropped, flipped, and changed in light and contrast.
 - resolution: squares; theirs are 768 x 384. Scores are brought to the picture's size bilinearly.
+- open: a ResNet-50 of multiscale residual units with skips of two early layers, decoders for
+  experts, pictures augmented together with their rasters, rates and batches of each stage. Waits
+  for work.
 """
 
 from __future__ import annotations

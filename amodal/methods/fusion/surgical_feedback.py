@@ -31,6 +31,8 @@ Differs:
   sentence's vector (MiniLM) by two perceptrons and a third on both, with the rarer class drawn more
   often; here it is a probe of both vectors with weighted classes. Clips and the probe are Python,
   no command.
+- open: the data (clips of sixteen frames), VideoMAE's weights with their decoder, and verbs for
+  clips and for the probe. Waits for video.
 """
 
 from __future__ import annotations

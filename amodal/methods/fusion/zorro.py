@@ -22,6 +22,8 @@ Differs:
   here. Views are `weak`.
 - labels: no supervised training of all outputs with modalities dropped out; `amodal adapt` tunes
   a run. A stream that is missing is left out, with the same vectors of the others.
+- open: video with sound, the trunks Swin and HiP, labels for all outputs with fields dropped, and
+  the recipes for AudioSet and ACAV. Waits for video.
 """
 
 from torch import Tensor

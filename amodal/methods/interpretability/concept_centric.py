@@ -26,6 +26,9 @@ Differs:
 - questions: the category of a column that follows most from a value (`predict_category`, in Python
   alone); nothing reads a question in words.
 - recipe: the plain one of a size. Views are `weak`, of the table `plain`.
+- open: for `loss`, public code or a text to hold the reconstruction against; for `system`,
+  attributes and objects of pictures, knowledge that records do not show, and questions in words.
+  Waits for the paper's text, and work.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ Differs:
 - tuning: BitFit, none or all; the paper compares more.
 - views: `weak` of all fields.
 - metrics: accuracy and F1 of one label a record by `amodal evaluate`; MM-IMDb has several.
+- open: for `loss`, a text of the paper to hold the reconstruction against; for `system`, prompts
+  inside a pretrained ViT or BERT, several labels a record, and the recipe. Waits for the paper's
+  text, and work.
 """
 
 from __future__ import annotations

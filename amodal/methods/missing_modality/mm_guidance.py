@@ -19,6 +19,8 @@ Differs:
 - views: `weak`.
 - cost: predictions read the deployed field alone; the time of a picture, which the paper measures,
   is no report.
+- open: for `loss`, public code or a text to hold the reconstruction against; for `system`, the
+  recipe and a report of the time that a picture takes. Waits for the paper's text.
 """
 
 from __future__ import annotations

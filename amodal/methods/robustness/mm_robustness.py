@@ -23,6 +23,9 @@ Differs:
   labels.
 - recipe: the library's own, as that of the paper is not known here.
 - views: `weak`.
+- open: for `loss`, public code or a text to hold the reconstruction against; for `system`, video
+  with sound, several labels a record (mean average precision), and weights between two networks by
+  a verb. Waits for video.
 """
 
 from __future__ import annotations

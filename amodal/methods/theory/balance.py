@@ -10,17 +10,19 @@ application, is `amodal curate DATA --by balance --words FILE`.
 Differs:
 
 - encoder: any, trained whole, with linear heads. The authors train perceptrons of two hidden layers
-  of 256 with ReLU on frozen features of CLIP, BERT and GPT-2 (128 outputs, as here):
-  `--backbone image=timm:NAME@pretrained text=transformers:DIR --method.hidden 256`, here behind a
-  linear map to the encoder's width, which learns.
+  of 256 with ReLU on frozen features of CLIP (ViT-B/32), BERT and GPT-2 (128 outputs, as here):
+  `--backbone image=open_clip:ViT-B-32@FILE text=transformers:DIR --method.hidden 256`, here behind
+  a linear map to the encoder's width, which learns; theirs bring features to length one instead.
 - temperature: learned from .07. Theirs is .01 and fixed: `--method.temperature 0.01
   --method.learn_temperature False`.
 - steps: any number of them; the paper trains with 0, 1 and 2.
 - with n fields, the mean over pairs of fields.
 - estimates: a value that varies inside a cell of the two labels adds its variance, which no step
   removes; the paper's is a function of the cell.
-- recipe: the library's. The authors' repository has the models that they trained, and not the
-  program that trained them."""
+- recipe: the library's. The authors' repository has the models that they trained, with figures
+  after each 500 of 5,000 steps, some in batches of 128, and not the program that trained them.
+- open: the optimizer, rate and batch of that program; nothing else. Waits for the configuration.
+"""
 
 from functools import partial
 

@@ -4,26 +4,33 @@ rules inside SimCLR. Row 75 of the catalogue. Their theory as diagnostics (label
 connectivity, bound, the graph that texts induce) is `amodal.diagnose.positives`, their loss on a
 table `amodal.objectives.spectral`.
 
-The teacher is part of the method and of its run, so a run opens without the teacher's folder.
+The teacher is part of the method and of its run, so a run opens without the teacher's folder. With
+the paper's networks, a CLIP (ViT-B/32) in DIR, which a rate of 0 makes a run, and a ResNet-18:
+
+    amodal pretrain clip --data PAIRS --size base --method.width 512 --steps 1 --lr 0 --out CLIP
+        --backbone image=transformers:DIR@projected text=transformers:DIR@projected
+    amodal pretrain mmcl_theory --data PICTURES --fields image --recipe paper --out RUN
+        --backbone image=timm:resnet18@scratch --method.teacher CLIP --method.rule new_positive
 
 Differs:
 
-- teacher: the paper's is the image tower of OpenAI's CLIP (ViT-B/32), given all views as they are.
-  Here it is the encoder of another run or, without one, CLIP on the records' own fields, which the
-  first part of the steps trains; then the encoder starts again from where it began. A public CLIP
-  has to be made a run of its own before it can be `teacher`.
+- teacher: the paper's is the image tower of OpenAI's CLIP, given all views as they are. Here it is
+  the encoder of another run, as above or of any method; without one, CLIP on the records' own
+  fields, which the first part of the steps trains; then the encoder starts again from where it
+  began.
 - rules: the authors' code computes drop_false_positive and does not use it, and takes the share of
   negatives from all 2N similarities of a row, itself and its positive among them; here they are as
   in the paper.
 - fields: each learns from its own two views, and the loss is the mean over fields.
 - temperature: the paper's; the authors' configuration has .1.
 - projector: statistics of batches are those of each view, theirs of both views together.
-- encoder: the paper's is a ResNet-18: `--backbone FIELD=timm:resnet18 --train-backbones`, whose
-  weights begin otherwise.
+- encoder: the paper's ResNet-18 begins with other weights here; without `--backbone` it is one of
+  the sizes.
 - recipe: the authors' file is named after a batch of 512 and has 256, which is what `--recipe
   paper` takes; their classes are 100 of ImageNet's.
 - views: `strong` unless `--recipe paper`, which has SimCLR's, those of the authors.
-- theory: no command prints the labelling error and the bound of a data set.
+- theory: labelling error, connectivity and the bound of a data set are Python alone
+  (`amodal.diagnose.positives`).
 """
 
 from __future__ import annotations
