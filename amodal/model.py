@@ -31,6 +31,7 @@ from amodal.linkage import Links, link
 from amodal.maps import Maps, RegionTexts, map_records
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
+from amodal.methods.packaged_weights import leave_out
 from amodal.methods.saved import SPEC, BackboneLike, load_run
 from amodal.modalities import Modality
 from amodal.nn.backbones.pretrained import is_own_code
@@ -356,8 +357,11 @@ class Model(EncodeMixin, HubMixin):
         """Name the k training records for a query by `grace`: `generate(text="a red boat")`."""
         return self.retriever(query, k=k)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the method, configuration, card, and hashes of the training keys to a folder."""
+    def save(self, path: str | Path, *, packaged: bool = True) -> Path:
+        """Write the method, configuration, card, and hashes of the training keys to a folder.
+
+        packaged: with the weights of frozen `package:` backbones, which are fetched else.
+        """
         path, (method, spec) = Path(path), self._whole()
         beside: dict[str, Any] = {SPEC: spec}
         if method is not None and spec["retrieves"]:
@@ -367,7 +371,11 @@ class Model(EncodeMixin, HubMixin):
         config = dict(self.config)
         if isinstance(self.head, ProbeHead):
             config["head"] = self.head.save(path)
-        save_weights(path, weights(self.encoder if method is None else method), config, beside)
+        module = self.encoder if method is None else method
+        tensors = weights(module)
+        if not packaged:
+            tensors, beside[SPEC], config = leave_out(module, tensors, spec, config)
+        save_weights(path, tensors, config, beside)
         return path
 
     def _whole(self) -> tuple[Method | None, Spec]:

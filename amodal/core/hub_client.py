@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 REQUIRED = ("spec.json", "config.json", "model.safetensors")
-FETCHED = (*REQUIRED, "keys.json")  # the latter of methods that name records themselves
+FETCHED = (*REQUIRED, "keys.json", "tokenizer-*.json")
+"""The last two of methods that name records themselves, and of pretrained text models."""
 PUSHED = (*FETCHED, "README.md")
 PATIENCE = 5.0
 """Seconds in which the Hub must begin to answer the first request."""

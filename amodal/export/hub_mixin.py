@@ -44,7 +44,7 @@ class HubMixin:
     def fields(self) -> dict[str, Modality]:
         raise NotImplementedError
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, packaged: bool = True) -> Path:
         raise NotImplementedError
 
     @classmethod
@@ -101,8 +101,14 @@ class HubMixin:
         )
         return cls._open(folder, device=device, method=method, backbones=backbones, read_only=True)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, *, packaged: bool = True) -> Path:
         """Write what `from_pretrained` reads, with a model card for the Hugging Face Hub.
+
+        Args:
+            folder: Where.
+            packaged: With the weights of frozen `package:` backbones. Without, they are fetched
+                from their packages when the model is opened: heads on MiniLM and EfficientNet-lite0
+                take 5 MB in place of 110.
 
         Returns:
             The folder.
@@ -110,7 +116,7 @@ class HubMixin:
         Raises:
             AmodalError: If it cannot be written.
         """
-        return self._save_for_hub(self.save(folder), name="FOLDER")
+        return self._save_for_hub(self.save(folder, packaged=packaged), name="FOLDER")
 
     def push_to_hub(
         self,
@@ -120,6 +126,7 @@ class HubMixin:
         token: str | bool | None = None,
         revision: str | None = None,
         commit_message: str = "Upload the model",
+        packaged: bool = True,
     ) -> str:
         """Push the model to the Hugging Face Hub: spec.json, config.json, model.safetensors and a
         model card. Needs `pip install amodal[hub]`.
@@ -130,6 +137,7 @@ class HubMixin:
             token: With the right to write; None for that of `hf auth login`.
             revision: The branch; the main one if None.
             commit_message: Of the commit.
+            packaged: See `save_pretrained`.
 
         Returns:
             The address of the commit.
@@ -138,7 +146,7 @@ class HubMixin:
             AmodalError: If the Hub cannot be reached, or refuses.
         """
         with tempfile.TemporaryDirectory(prefix="amodal-") as temporary:
-            folder = self._save_for_hub(self.save(temporary), name=repo_id)
+            folder = self._save_for_hub(self.save(temporary, packaged=packaged), name=repo_id)
             return hub_client.upload(
                 folder,
                 repo_id,

@@ -29,6 +29,7 @@ from amodal.core.references import dotted_name, load_reference
 from amodal.core.registry import canonical
 from amodal.core.source_code import source_hash
 from amodal.errors import unknown
+from amodal.methods.packaged_weights import PackagedWeights
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
 from amodal.nn.backbones.module import made_module, supplied_as
@@ -39,6 +40,7 @@ from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.nn.needed_plugins import Needed, check_installed, needed_plugins, read_needed
 from amodal.nn.old_runs import new_names
 from amodal.nn.saved import BUILD_ERRORS, fill, read_config, read_json, read_tensors, size_of_file
+from amodal.nn.saved_tokenizers import with_saved_tokenizers
 
 if TYPE_CHECKING:
     from amodal.methods.contract import Method
@@ -188,15 +190,19 @@ def load_run(
     config, spec = read_config(folder / "config.json"), read_spec(folder)
     checkpoint = files.unfinished_weights(folder, config)
     weights = checkpoint or files.checked_weights(folder, config)
+    packaged = PackagedWeights.of(config, spec, folder / "config.json")
+    spec = with_saved_tokenizers(packaged.spec, folder)
     check_type("backbones", backbones or {}, has_names, "a dict of field -> module")
     code = user_code(spec, method, backbones)
     with describing(folder / SPEC, spec), supplied(code):
         changed = changed_code(spec, parts.supplies())  # before a method changes the modules
-        with Bounded(*size_of_file(weights), str(folder / SPEC)):
+        tensors_there, numbers = size_of_file(weights)
+        there = (tensors_there + packaged.tensors, numbers + packaged.numbers)
+        with Bounded(*there, str(folder / SPEC)):
             made = build(spec)
         needed = own_code(spec)  # which whoever opens this run inside another may have supplied
         code = {name: thing for name, thing in parts.supplies().items() if name in needed}
-    tensors = read_tensors(weights)
+    tensors = read_tensors(weights) | packaged.of_module(made, folder / "config.json")
     if checkpoint is None:
         fill(merged(made), tensors, str(weights))
     else:  # its low-rank differences are still apart

