@@ -157,8 +157,8 @@ class HubMixin:
             )
 
     def _save_for_hub(self, folder: Path, *, name: str) -> Path:
-        digest = read_config(folder / "config.json")["weights_sha256"]
-        text = model_card(self, digest, name=name)
+        written = read_config(folder / "config.json")
+        text = model_card(self, written["weights_sha256"], name=name, written=written)
         try:
             (folder / "README.md").write_text(text, encoding="utf-8")
         except OSError as e:

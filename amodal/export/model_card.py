@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from amodal import catalog
+from amodal.data.packaged_models import LIBRARY
 from amodal.modalities import Modality, name_of
 from amodal.modalities.image import Image
 from amodal.train.run_dir import card as run_card
@@ -35,6 +36,7 @@ def model_card(
     name: str = "FOLDER",
     towers: Collection[str] = (),
     reasons: Mapping[str, str] | None = None,
+    written: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the card of a model.
 
@@ -44,6 +46,7 @@ def model_card(
         name: Where people will find it: a folder, or `OWNER/NAME`.
         towers: Fields whose tower transformers loads from `name`.
         reasons: field -> why transformers cannot.
+        written: The config.json in the folder, where it says more than the model's.
 
     Returns:
         Markdown behind YAML metadata.
@@ -65,6 +68,7 @@ def model_card(
         f"An encoder of {listed}, trained by {trained_by}. Each source becomes a vector; vectors "
         "of different sources are compared by cosine. Any source of a record may be missing.",
         _use(name),
+        _left_out(written or config),
         *(_tower_use(f, fields[f], name) for f in towers),
         *(f"`{field}` is loaded by amodal only: {why}." for field, why in (reasons or {}).items()),
         _last_metrics(model.path),
@@ -85,6 +89,16 @@ vectors = model.embed("DATA").aligned
 
 A local folder is taken as it is; from the Hub, JSON and safetensors are fetched. Nothing of them \
 is run."""
+
+
+def _left_out(config: Mapping[str, Any]) -> str:
+    """What is fetched when the model is opened; "" where nothing is left out."""
+    names = dict.fromkeys(str(e["name"]) for e in config.get("packaged", {}).values())
+    listed = " and ".join(f"`{LIBRARY}:{name}`" for name in names)
+    return listed and (
+        f"The weights of {listed}, frozen, are not here: each comes once from its package "
+        "when the model is opened, and is checked by its sha256."
+    )
 
 
 def _tower_use(field: str, image: Modality, name: str) -> str:

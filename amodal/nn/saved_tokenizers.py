@@ -1,7 +1,7 @@
 """Tokenizers of pretrained text models beside the weights, so that a run is whole without them.
 
 A field of text names its tokenizer by a path. RUN/tokenizer-FIELD.json is a copy, which is read
-where that path is not there or holds another tokenizer, as on another machine.
+where that path is not there, as on another machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def with_saved_tokenizers(spec: Spec, folder: Path) -> Spec:
     moved = {}
     for field, vocabulary in _vocabularies(spec):
         copy = folder / _file(field)
-        if copy.is_file() and _content(Path(vocabulary)) != _content(copy):
+        if copy.is_file() and _content(Path(vocabulary)) is None:
             moved[vocabulary] = str(copy.resolve())
     return _replaced(spec, moved) if moved else spec
 
