@@ -282,7 +282,8 @@ class Dataset(ItemsMixin):
 
     def with_columns(self, names: Sequence[str]) -> Dataset:
         """The same records with more columns, which are empty."""
-        return Dataset(WithColumns(self.reader, names), self.schema, self.path, self.name)
+        reader, parts = WithColumns(self.reader, names), self._known_parts
+        return Dataset(reader, self.schema, self.path, self.name, parts=parts)
 
     def subset(self, indices: npt.ArrayLike) -> Dataset:
         """Some of the records, in the order asked for.
@@ -318,10 +319,15 @@ class Dataset(ItemsMixin):
             schema,
             self.path,
             self.name,
-            parts=parts,
+            parts=self._known_parts if parts is None else parts,
             cache=cache,
             proportions=self.proportions,
         )
+
+    @property
+    def _known_parts(self) -> np.ndarray | None:
+        """The parts, if they were given or computed: of other fields they are the same."""
+        return self.__dict__.get("parts")
 
     def find_field(self, name: str) -> str:
         """The name of a field, after a check that there is one. Raises AmodalError otherwise."""

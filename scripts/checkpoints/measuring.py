@@ -1,8 +1,8 @@
 """What a checkpoint is asked, and what answers beside it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +16,10 @@ from amodal.nn.encoder import Encoder
 from amodal.train.packaged import match_inputs, resolve_specs
 
 BALANCED, RECALL = "balanced accuracy", "recall@10"
+OURS = ("trained", "joined", "untrained")
+"""Columns that are no yardstick."""
 Open = Callable[[], data.Dataset]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Task:
         records: At most so many to learn from and to test on.
         is_transfer: The data is another than the checkpoint was made from.
         options: Of the protocol.
+        compared: Columns of what else is measured, None for all.
     """
 
     title: str
@@ -46,11 +50,17 @@ class Task:
     records: int | None = None
     is_transfer: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    compared: tuple[str, ...] | None = None
 
     @property
     def metric(self) -> str:
         """The name of its number."""
         return RECALL if self.protocol == "retrieval" else BALANCED
+
+
+_reports: dict[tuple[Any, ...], Any] = {}
+Others = dict[str, Callable[[Task], Row]]
+"""Column -> what gives the row whose value stands there."""
 
 
 @dataclass
@@ -61,7 +71,6 @@ class Measured:
         task: Its title.
         metric: Of the values.
         n: Records that were tested.
-        few: Labels of each class, None for all.
         is_transfer: See `Task`.
         chance: A blind guess.
         values: Column -> value; `trained` is the checkpoint, `joined` has simple features beside.
@@ -72,120 +81,117 @@ class Measured:
     task: str
     metric: str
     n: int
-    few: int | None
     is_transfer: bool
     chance: float
     values: dict[str, float]
     intervals: dict[str, list[float]]
     lead: dict[str, list[float]]
 
-    @property
-    def simple(self) -> str:
-        """The best column that needs no training of ours."""
-        ours = ("trained", "joined", "untrained")
-        return max((c for c in self.values if c not in ours), key=lambda c: self.values[c])
-
     as_dict = asdict
 
 
-def rows_of(model: Any, task: Task, **settings: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def row_of(model: Any, task: Task, **settings: Any) -> tuple[Row, dict[str, str]]:
     """The row of a task in a report of `amodal evaluate`, and the names of simple features."""
     dataset = task.data()
-    options = task.options | ({} if task.few is None else {"few": task.few})
-    options |= settings | ({} if task.records is None else {"records": task.records})
-    options |= {"label": task.label} if task.label else {}
-    if isinstance(model, Model):
-        report = model.evaluate(dataset, protocols=[task.protocol], progress=False, **options)
-    else:
-        report = evaluate(model, dataset, protocols=[task.protocol], progress=False, **options)
-    wanted = {"source": task.source, "metric": task.metric} | (
-        {"target": task.target} if task.target else {}
-    )
-    row = next(r for r in report.rows() if all(r.get(k) == v for k, v in wanted.items()))
-    return row, report.about.get("simple", {})
+    options = dict(task.options) | {"progress": False} | settings
+    for name in ("label", "few", "records"):
+        options |= {} if getattr(task, name) is None else {name: getattr(task, name)}
+    run = model.evaluate if isinstance(model, Model) else partial(evaluate, model)
+    asked = (id(model), id(dataset), task.protocol, repr(options))
+    if asked not in _reports:  # both ways of a retrieval are rows of one report
+        _reports[asked] = run(dataset, protocols=[task.protocol], **options)
+    report = _reports[asked]
+    wanted = {"source": task.source, "metric": task.metric}
+    wanted |= {"target": task.target} if task.target else {}
+    rows = [r for r in report.rows() if all(r.get(k) == v for k, v in wanted.items())]
+    return rows[0], report.about.get("simple", {})
 
 
-def measured(
-    model: Model, task: Task, others: dict[str, Callable[[Task], dict[str, Any]]]
-) -> Measured:
+def measured(model: Model, task: Task, others: Others) -> Measured:
     """A checkpoint beside chance, itself untrained, simple features, and others.
 
     Args:
         model: The checkpoint.
         task: What is asked.
-        others: Column -> what gives the row of it.
+        others: What else is measured.
     """
-    row, names = rows_of(model, task)
-    simple = " and ".join(dict.fromkeys(names.values())) or "simple"
-    columns = {"trained": "trained", "untrained": "untrained", "simple": simple, "joined": "joined"}
-    values = {
-        new: row["value"] if c == "trained" else row[c]
-        for c, new in columns.items()
-        if c == "trained" or c in row
-    }
-    frozen = {"frozen": "frozen, maps fitted here"} if "frozen" in row else {}
-    values |= {new: row[c] for c, new in frozen.items()}
-    inside = row.get("intervals", {})
-    intervals = {new: inside[c] for c, new in (columns | frozen).items() if c in inside}
-    lead = {
-        new: inside[f"trained - {c}"]
-        for c, new in (columns | frozen).items()
-        if f"trained - {c}" in inside
-    }
-    for name, of in others.items():
-        beside = of(task)
-        values[name] = beside["value"]
-        intervals |= {name: beside["intervals"]["trained"]} if "intervals" in beside else {}
-    return Measured(
+    row, names = row_of(model, task)
+    simple = " and ".join(dict.fromkeys(names.values())) or "simple features"
+    columns = {"value": "trained", "untrained": "untrained", "simple": simple}
+    columns |= {"joined": "joined", "frozen": "frozen, maps fitted there"}
+    columns = {old: new for old, new in columns.items() if old in row}
+    inside = {"value" if k == "trained" else k: v for k, v in row.get("intervals", {}).items()}
+    found = Measured(
         task.title,
         task.metric,
         row["n"],
-        task.few,
         task.is_transfer,
         row.get("chance", 0.0),
-        values,
-        intervals,
-        lead,
+        {new: row[old] for old, new in columns.items()},
+        {new: inside[old] for old, new in columns.items() if old in inside},
+        {new: inside[f"trained - {c}"] for c, new in columns.items() if f"trained - {c}" in inside},
     )
+    for name, of in others.items():
+        if task.compared is None or name in task.compared:
+            beside = of(task)
+            found.values[name] = beside["value"]
+            if "interval" in beside:
+                found.intervals[name] = beside["interval"]
+    return found
 
 
-@contextmanager
-def statistics() -> Iterator[None]:
-    """Inside, simple features of series are statistics although MiniRocket is installed."""
-    with patch.object(rocket, "transformer", lambda: None):
-        yield
+def by_statistics(model: Model) -> Others:
+    """Statistics, where simple features are those of MiniRocket; nothing where they are not."""
+    if rocket.transformer() is None or not any(is_series(m) for m in model.fields.values()):
+        return {}
+
+    def row(task: Task) -> Row:
+        with patch.object(rocket, "transformer", lambda: None):
+            found, _ = row_of(model, task, untrained=False)
+        return {"value": found["simple"], "interval": found["intervals"]["simple"]}
+
+    return {"statistics": row}
 
 
-def by_statistics(model: Model) -> Callable[[Task], dict[str, Any]]:
-    """Gives the row of statistics, where simple features are those of MiniRocket."""
+def is_series(modality: Any) -> bool:
+    """Whether MiniRocket reads a field."""
+    return bool(modality.kind == "series")
 
-    def row(task: Task) -> dict[str, Any]:
-        with statistics():
-            found, _ = rows_of(model, task, untrained=False)
-        return {"value": found["simple"], "intervals": {"trained": found["intervals"]["simple"]}}
+
+def by_run(model: Model) -> Callable[[Task], Row]:
+    """Another run in the place of the checkpoint."""
+
+    def row(task: Task) -> Row:
+        found, _ = row_of(model, task, untrained=False, simple=False)
+        inside = found.get("intervals", {})
+        return {"value": found["value"]} | ({"interval": inside["trained"]} if inside else {})
 
     return row
 
 
-def by_frozen(spec: str, name: str) -> Callable[[Task], dict[str, Any]]:
-    """Gives the row of a frozen encoder's mean states."""
+def by_frozen(spec: str, name: str) -> Callable[[Task], Row]:
+    """The mean states of a frozen encoder, with the probe of the checkpoint.
 
-    def row(task: Task) -> dict[str, Any]:
-        dataset = task.data()
-        specs = resolve_specs({name: spec})
-        field_ = match_inputs(dataset, specs).fields[name]
+    Args:
+        spec: Of the backbone.
+        name: Of the field.
+    """
+
+    def row(task: Task) -> Row:
+        dataset, specs = task.data(), resolve_specs({name: spec})
+        modality = match_inputs(dataset, specs).fields[name]
         torch.manual_seed(0)
         made = Encoder(
-            {name: field_}, size="nano", backbones={name: backbone(specs[name], field_, 64)}
+            {name: modality}, size="nano", backbones={name: backbone(specs[name], modality, 64)}
         )
-        there = Task(**(vars(task) | {"data": lambda: dataset.with_fields({name: field_})}))
-        found, _ = rows_of(made.eval(), there, simple=False)
-        return {"value": found["frozen"], "intervals": {"trained": found["intervals"]["frozen"]}}
+        there = replace(task, data=lambda: dataset.with_fields({name: modality}))
+        found, _ = row_of(made.eval(), there, simple=False)
+        return {"value": found["frozen"], "interval": found["intervals"]["frozen"]}
 
     return row
 
 
 def mean_score(model: Model, tasks: Sequence[Task]) -> tuple[float, list[float]]:
     """The mean over tasks, and each."""
-    scores = [rows_of(model, t, untrained=False, simple=False)[0]["value"] for t in tasks]
+    scores = [row_of(model, t, untrained=False, simple=False)[0]["value"] for t in tasks]
     return sum(scores) / len(scores), scores

@@ -1,18 +1,18 @@
 """What each checkpoint is trained on: records of fetched sets, in a folder of its own."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from amodal_claims.sets import emoji_vendors
+from testbeds.sets import basic_motions
 
 from amodal import data
 from amodal.data import sets
 from amodal.data.fetch import download
 from amodal.data.sets import openmoji
-from amodal.data.sets.shared.archives import tgz
+from amodal.data.sets.shared.archives import tgz, wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
 SENSORS = ("accelerometer", "gyroscope")
@@ -118,6 +118,27 @@ def at_50_hz(
     )
 
 
+def gestures() -> data.Dataset:
+    """Ten people who pick up a Wii remote (PickupGestureWiimoteZ of the UEA archive, in aeon): its
+    accelerometer along one axis, in g, 100 samples a second; the two other axes are missing."""
+    archive = wheel(download(basic_motions.PACKAGES[0]))
+    cells: dict[str, list] = {"accelerometer": [], "person": []}
+    parts = []
+    for part in ("train", "test"):
+        file = f"aeon/datasets/data/PickupGestureWiimoteZ/PickupGestureWiimoteZ_{part.upper()}.ts"
+        for line in archive.read(file).decode().splitlines():
+            if line.strip() and line[0] not in "@#":
+                axis, person = line.split(":")
+                window = resampled(np.array(axis.split(","), dtype=float)[:, None], 100.0)
+                cells["accelerometer"].append(
+                    np.pad(window, ((0, 0), (2, 0)), constant_values=np.nan)
+                )
+                cells["person"].append(f"person {person}")
+                parts.append(data.splits.PARTS.index(part))
+    axes = {"accelerometer": data.open("watch_people").fields["accelerometer"]}
+    return data.open(cells, name="gestures", fields=axes).with_parts(np.array(parts, dtype=np.int8))
+
+
 def resampled(window: np.ndarray, rate: float) -> np.ndarray:
     """(T, C) of any rate -> steps of a fiftieth of a second, by straight lines."""
     length = len(window) / rate
@@ -197,8 +218,3 @@ def without_test(dataset: data.Dataset) -> data.Dataset:
         ]
     )
     return chosen.with_parts(parts)
-
-
-def scratch() -> tempfile.TemporaryDirectory:
-    """A folder for training data."""
-    return tempfile.TemporaryDirectory(prefix="amodal-checkpoint-")

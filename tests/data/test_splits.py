@@ -62,3 +62,14 @@ def test_dataset_split_parts_and_groups(tmp_path):
     assert not sites[0] & sites[1] and not sites[0] & sites[2] and all(sites)
     with pytest.raises(AmodalError, match="Did you mean valid"):
         grouped.split("vlid")
+
+
+def test_records_have_the_parts_that_they_were_given_whatever_is_read_of_them():
+    made = data.open({"x": np.random.default_rng(0).random((60, 3)), "y": np.ones((60, 2))})
+    chosen = np.arange(60) % 3
+    split = made.with_parts(chosen.astype(np.int8))
+    kind = dict(split.fields)
+    for other in (split.with_fields(kind), split.select(["y"]), split.with_columns(["z"])):
+        assert np.array_equal(other.parts, chosen)
+    some = made.subset(range(0, 60, 4))
+    assert np.array_equal(some.with_fields(kind).parts, made.parts[::4])

@@ -9,6 +9,8 @@ import pytest
 import amodal
 from amodal.cli import main, short_warnings
 from amodal.core import AmodalError, AmodalWarning
+from amodal.inference.partial_data import read_partial
+from amodal.modalities.series import Series
 
 COLOURS = ("red", "green", "blue")
 
@@ -73,3 +75,22 @@ def test_the_command_line_prints_the_sentence_alone():
     assert said == "warning: it lacks a field\n"
     assert "library.py:3" in other
     assert warnings.formatwarning is usual
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        ({"rate": 10.0}, "has 10 steps a second, and the run was trained on 50"),
+        ({"rate": 50.0, "units": ("m",)}, "has the units m, and the run was trained on g"),
+        ({"rate": 50.0, "units": ("g",)}, ""),
+        ({}, ""),
+    ],
+)
+def test_series_of_another_rate_or_unit_are_read_with_a_warning(here, said, recwarn):
+    trained = Series(channels=("x",), rate=50.0, units=("g",))
+    data = amodal.open(
+        {"wave": [[[1.0]] * 8] * 4}, fields={"wave": Series(channels=("x",), **here)}
+    )
+    assert read_partial(data, {"wave": trained}).fields["wave"] == trained
+    warned = [str(w.message) for w in recwarn if w.category is AmodalWarning]
+    assert len(warned) == bool(said) and all(said in w and "as they are" in w for w in warned)
