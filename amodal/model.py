@@ -31,8 +31,8 @@ from amodal.linkage import Links, link
 from amodal.maps import Maps, RegionTexts, map_records
 from amodal.methods import is_user_code
 from amodal.methods.contract import Method
-from amodal.methods.packaged_weights import leave_out
 from amodal.methods.saved import SPEC, BackboneLike, load_run
+from amodal.methods.shared.packaged_weights import leave_out
 from amodal.modalities import Modality
 from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.encoder import Encoder
@@ -358,9 +358,8 @@ class Model(EncodeMixin, HubMixin):
         return self.retriever(query, k=k)
 
     def save(self, path: str | Path, *, packaged: bool = True) -> Path:
-        """Write the method, configuration, card, and hashes of the training keys to a folder.
-
-        packaged: with the weights of frozen `package:` backbones, which are fetched else.
+        """Write the method, configuration, card, and hashes of the training keys to a folder; the
+        weights of frozen `package:` backbones too, unless `packaged` is False.
         """
         path, (method, spec) = Path(path), self._whole()
         beside: dict[str, Any] = {SPEC: spec}

@@ -29,7 +29,7 @@ from amodal.core.references import dotted_name, load_reference
 from amodal.core.registry import canonical
 from amodal.core.source_code import source_hash
 from amodal.errors import unknown
-from amodal.methods.packaged_weights import PackagedWeights
+from amodal.methods.shared.packaged_weights import PackagedWeights
 from amodal.nn import saved as files
 from amodal.nn.adapters.lora import merged
 from amodal.nn.backbones.module import made_module, supplied_as

@@ -14,7 +14,14 @@ import amodal
 from amodal.data import Dataset
 from amodal.train.run_dir import mark_chosen
 from scripts.checkpoints import card
-from scripts.checkpoints.measuring import Others, by_run, by_statistics, mean_score, measured
+from scripts.checkpoints.measuring import (
+    SAME_PAIRS,
+    Others,
+    by_run,
+    by_statistics,
+    mean_score,
+    measured,
+)
 from scripts.checkpoints.recipes import PILOT_SEED, RECIPES, SEED, Recipe
 
 MEASURED = "measured.json"
@@ -55,9 +62,34 @@ def make(recipe: Recipe, out: Path, steps: int | None = None) -> dict[str, Any]:
         "trained_on": int(len(data.split("train"))),
         "results": [one.as_dict() for one in results],
     }
+    describe(recipe, content, out)
+    return content
+
+
+def measure_again(recipe: Recipe, out: Path, title: str) -> dict[str, Any]:
+    """Ask a checkpoint some of its tasks anew; what other runs have there stays as it was.
+
+    Args:
+        recipe: How it was made.
+        out: Its folder.
+        title: Of the tasks, or a part of it.
+    """
+    content = json.loads((out / MEASURED).read_text())
+    model = amodal.load(out)
+    for task in recipe.tasks:
+        if title in task.title:
+            result = measured(model, task, by_statistics(model)).as_dict()
+            before = next(r for r in content["results"] if r["task"] == task.title)
+            for name in ("values", "intervals", "lead"):
+                before[name] |= result[name]
+    describe(recipe, content, out)
+    return content
+
+
+def describe(recipe: Recipe, content: dict[str, Any], out: Path) -> None:
+    """Write the figures and the card into the folder of a checkpoint."""
     (out / MEASURED).write_text(json.dumps(content, indent=1) + "\n")
     (out / "README.md").write_text(card.text(recipe, content, out), encoding="utf-8")
-    return content
 
 
 def training_data(recipe: Recipe, scratch: Path) -> Dataset:
@@ -80,9 +112,7 @@ def trained(
         else:
             amodal.align(data, run, recipe.heads, method="linear_heads", **settings)
         closed = amodal.align(data, scratch / "closed", recipe.heads, method="cca", progress=False)
-        return amodal.load(run), recipe.others | {
-            "CCA, same pairs": by_run(amodal.load(closed.run))
-        }
+        return amodal.load(run), recipe.others | {SAME_PAIRS: by_run(amodal.load(closed.run))}
     model = amodal.pretrain(recipe.method, data, run, logger=[], **settings)
     mark_chosen(run)  # settings were, so validation parts are not tested on
     return amodal.load(model.path), recipe.others | by_statistics(amodal.load(model.path))
@@ -114,6 +144,7 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", help="candidates of the pilot that have it in their name"
     )
+    parser.add_argument("--again", help="measure the tasks with this in their title anew")
     parser.add_argument("--store", action="store_true", help="the figures are those of the page")
     parser.add_argument("--page", action="store_true", help="write the figures into the page")
     arguments = parser.parse_args()
@@ -126,7 +157,10 @@ def main() -> int:
     if arguments.pilot:
         pilot(RECIPES[arguments.name], arguments.only)
         return 0
-    content = make(RECIPES[arguments.name], arguments.out, arguments.steps)
+    if arguments.again:
+        content = measure_again(RECIPES[arguments.name], arguments.out, arguments.again)
+    else:
+        content = make(RECIPES[arguments.name], arguments.out, arguments.steps)
     if arguments.store:
         card.RESULTS.mkdir(exist_ok=True)
         (card.RESULTS / f"{arguments.name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.train.run_dir import card as run_card
-from scripts.checkpoints.measuring import OURS
+from scripts.checkpoints.measuring import OURS, RECALL, SAME_PAIRS
 from scripts.checkpoints.recipes import RECIPES, Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -14,6 +14,13 @@ PAGE = ROOT / "docs" / "checkpoints.md"
 BEGIN, END = (
     "<!-- checkpoints: python -m scripts.checkpoints --page -->",
     "<!-- end of checkpoints -->",
+)
+NOTE = (
+    "± is half of a 95 % interval, over the records that were tested and, with few labels, over "
+    "draws of these. *untrained* is the same network before training; *with simple* has simple "
+    "features beside the vectors. To find one field by another, simple features and frozen encoders "
+    "have maps that were fitted on the training pairs of the very set that is tested; the "
+    "checkpoint, and CCA on the pairs that it learnt from, have seen no pair of new data."
 )
 LEAST = 0.01
 """Differences below are called level: two decimals do not show them."""
@@ -39,9 +46,7 @@ def text(recipe: Recipe, content: dict[str, Any], folder: Path) -> str:
         f"## Use\n\n`pip install amodal`; {content['megabytes']:g} MB.\n\n```python\n{recipe.use}\n```",
         fetched(config),
         f"## Measured\n\n{table(content)}",
-        "± is half of a 95 % interval, over the records that were tested and, with few labels, over "
-        "draws of these. *untrained* is the same network before training; *with simple* has simple "
-        "features beside the vectors.",
+        NOTE,
         f"## Made from\n\n{sources(recipe)}",
         f"The weights may be used under {recipe.licence.upper()}; name the makers of the data above. "
         "No record is in this folder. Sets that were only tested on (Tux Paint's GPL-2 stamps and "
@@ -128,10 +133,12 @@ def verdict(content: dict[str, Any]) -> str:
         if not beside:
             continue
         name = max(beside, key=lambda c: beside[c])
+        fitted = r["metric"] == RECALL and name != SAME_PAIRS
+        where = f"{name}, fitted on pairs of that set" if fitted else name
         mine, other = r["values"]["trained"], beside[name]
         kind = "level" if abs(mine - other) < LEAST else "ahead" if mine > other else "behind"
         figures = f"{mine:.2f} and {other:.2f}".replace("0.", ".")
-        lines[kind].append(f"{r['task']} ({figures}, {name}{clearly(r, name)})")
+        lines[kind].append(f"{r['task']} ({figures}, {where}{clearly(r, name)})")
     said = {
         "behind": "**Something simpler does better than this checkpoint** at {}.",
         "ahead": "The checkpoint is ahead of everything simpler that was measured at {}.",
@@ -159,13 +166,16 @@ def written(page: str) -> str:
     parts = []
     for name, recipe in RECIPES.items():
         file = RESULTS / f"{name}.json"
+        if not file.exists():
+            parts.append(f"## {recipe.title}\n\n`{name}` has not been made and measured yet.")
+            continue
         content = json.loads(file.read_text())
-        facts = (
+        details = (
             f"`{name}`: {content['megabytes']:g} MB, {content['method']}, {content['steps']:,} steps, "
             f"{content['cpu_seconds']:,} CPU seconds, {recipe.licence.upper()}."
         )
-        parts.append(f"## {recipe.title}\n\n{verdict(content)}\n\n{facts}\n\n{table(content)}")
-        parts.append(f"```python\n{recipe.use}\n```".replace("FOLDER", f"checkpoints/{name}"))
+        parts.append(f"## {recipe.title}\n\n{verdict(content)}\n\n{details}\n\n{table(content)}")
+        parts.append(f"```py\n{recipe.use}\n```".replace("FOLDER", f"checkpoints/{name}"))
         parts.append(sources(recipe))
         parts.append("\n\n".join(recipe.limits))
     return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + after

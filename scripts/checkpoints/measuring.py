@@ -10,12 +10,15 @@ import torch
 
 from amodal import Model, data
 from amodal.evaluate import evaluate
+from amodal.evaluate.class_truth import ONE_LABEL
 from amodal.modalities.shared import rocket
 from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.encoder import Encoder
 from amodal.train.packaged import match_inputs, resolve_specs
 
 BALANCED, RECALL = "balanced accuracy", "recall@10"
+SAME_PAIRS = "CCA, same pairs"
+"""The closed form on what a checkpoint of heads has learnt from."""
 OURS = ("trained", "joined", "untrained")
 """Columns that are no yardstick."""
 Open = Callable[[], data.Dataset]
@@ -90,7 +93,7 @@ class Measured:
     as_dict = asdict
 
 
-def row_of(model: Any, task: Task, **settings: Any) -> tuple[Row, dict[str, str]]:
+def row_of(model: Any, task: Task, metric: str = "", **settings: Any) -> tuple[Row, dict[str, str]]:
     """The row of a task in a report of `amodal evaluate`, and the names of simple features."""
     dataset = task.data()
     options = dict(task.options) | {"progress": False} | settings
@@ -99,9 +102,10 @@ def row_of(model: Any, task: Task, **settings: Any) -> tuple[Row, dict[str, str]
     run = model.evaluate if isinstance(model, Model) else partial(evaluate, model)
     asked = (id(model), id(dataset), task.protocol, repr(options))
     if asked not in _reports:  # both ways of a retrieval are rows of one report
-        _reports[asked] = run(dataset, protocols=[task.protocol], **options)
-    report = _reports[asked]
-    wanted = {"source": task.source, "metric": task.metric}
+        report = run(dataset, protocols=[task.protocol], **options)
+        _reports[asked] = (report, model, dataset)  # whose ids nothing else may get
+    report = _reports[asked][0]
+    wanted = {"source": task.source, "metric": metric or task.metric}
     wanted |= {"target": task.target} if task.target else {}
     rows = [r for r in report.rows() if all(r.get(k) == v for k, v in wanted.items())]
     return rows[0], report.about.get("simple", {})
@@ -131,6 +135,12 @@ def measured(model: Model, task: Task, others: Others) -> Measured:
         {new: inside[old] for old, new in columns.items() if old in inside},
         {new: inside[f"trained - {c}"] for c, new in columns.items() if f"trained - {c}" in inside},
     )
+    if task.protocol == "zero_shot":  # names need no label; a single one is the simple way
+        one, names = row_of(model, task, ONE_LABEL)
+        for old in ("simple", "frozen"):
+            if old in one:
+                found.values[f"{old}, 1 label a class"] = one[old]
+                found.intervals[f"{old}, 1 label a class"] = one["intervals"][old]
     for name, of in others.items():
         if task.compared is None or name in task.compared:
             beside = of(task)

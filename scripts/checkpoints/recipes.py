@@ -255,7 +255,7 @@ print(vector.shape)""",
 )
 
 OF_SOUND = {"size": "nano", "batch_size": 64}
-READ_ALOUD = {"source": "audio", "is_transfer": True, "records": 400}
+READ_ALOUD = {"source": "audio", "is_transfer": True, "records": 300}
 FAMILY = {"label": "family", "source": "audio"}
 RESNET_SOUND = {"backbones": {"audio": "resnet1d:stem=4,norm=layer"}}
 WHISPER = "Whisper tiny.en, frozen"
@@ -288,7 +288,7 @@ print(model.similarity(vectors, vectors))""",
         "for something else.",
     ),
     "simclr",
-    OF_SOUND | {"steps": 150},
+    OF_SOUND | {"steps": 120},
     others={WHISPER: by_frozen("package:whisper_tiny_en", "audio")},
     chosen_by=(
         Task("language", valid(spoken), few=5, label="language", **READ_ALOUD),

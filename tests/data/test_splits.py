@@ -64,7 +64,7 @@ def test_dataset_split_parts_and_groups(tmp_path):
         grouped.split("vlid")
 
 
-def test_records_have_the_parts_that_they_were_given_whatever_is_read_of_them():
+def test_other_fields_of_a_dataset_have_the_parts_of_its_split():
     made = data.open({"x": np.random.default_rng(0).random((60, 3)), "y": np.ones((60, 2))})
     chosen = np.arange(60) % 3
     split = made.with_parts(chosen.astype(np.int8))

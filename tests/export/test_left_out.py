@@ -38,7 +38,7 @@ def cached(tmp_path, monkeypatch):
     monkeypatch.setenv("AMODAL_CACHE", str(tmp_path / "here"))
     monkeypatch.setattr(packaged_models, "PACKAGED", {"tiny": tiny})
     # what a module has imported by name is the dict itself
-    monkeypatch.setattr("amodal.methods.packaged_weights.PACKAGED", {"tiny": tiny})
+    monkeypatch.setattr("amodal.methods.shared.packaged_weights.PACKAGED", {"tiny": tiny})
     return fetched
 
 
@@ -68,9 +68,9 @@ def test_a_run_is_read_where_the_folder_of_its_tokenizer_is_gone(tmp_path):
     folder = model.save(tmp_path / "out")
     shutil.rmtree(tmp_path / "model")
     assert (amodal.load(folder).encode(TEXTS) == wanted).all()
-    again = amodal.load(amodal.load(folder).save(tmp_path / "again"))
+    second = amodal.load(amodal.load(folder).save(tmp_path / "again"))
     shutil.rmtree(folder)
-    assert (amodal.load(again.path).encode(TEXTS) == wanted).all()
+    assert (amodal.load(second.path).encode(TEXTS) == wanted).all()
 
 
 def test_packaged_weights_are_left_out_and_fetched(tmp_path, monkeypatch, cached):
@@ -87,8 +87,8 @@ def test_packaged_weights_are_left_out_and_fetched(tmp_path, monkeypatch, cached
     loaded = amodal.load(small)
     assert len(cached) == 2 and (loaded.encode(TEXTS) == wanted).all()
     assert (loaded.untrained().encode(TEXTS) != wanted).any(), "its head is another"
-    kept = loaded.save(tmp_path / "kept")
-    assert (amodal.load(kept).encode(TEXTS) == wanted).all() and len(cached) == 2
+    whole = loaded.save(tmp_path / "both")
+    assert (amodal.load(whole).encode(TEXTS) == wanted).all() and len(cached) == 2
 
 
 @pytest.mark.parametrize("packaged", [True, False])

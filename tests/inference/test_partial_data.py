@@ -78,7 +78,7 @@ def test_the_command_line_prints_the_sentence_alone():
 
 
 @pytest.mark.parametrize(
-    ("here", "said"),
+    ("other", "message"),
     [
         ({"rate": 10.0}, "has 10 steps a second, and the run was trained on 50"),
         ({"rate": 50.0, "units": ("m",)}, "has the units m, and the run was trained on g"),
@@ -86,11 +86,11 @@ def test_the_command_line_prints_the_sentence_alone():
         ({}, ""),
     ],
 )
-def test_series_of_another_rate_or_unit_are_read_with_a_warning(here, said, recwarn):
+def test_series_of_another_rate_or_unit_are_read_with_a_warning(other, message, recwarn):
     trained = Series(channels=("x",), rate=50.0, units=("g",))
     data = amodal.open(
-        {"wave": [[[1.0]] * 8] * 4}, fields={"wave": Series(channels=("x",), **here)}
+        {"wave": [[[1.0]] * 8] * 4}, fields={"wave": Series(channels=("x",), **other)}
     )
     assert read_partial(data, {"wave": trained}).fields["wave"] == trained
     warned = [str(w.message) for w in recwarn if w.category is AmodalWarning]
-    assert len(warned) == bool(said) and all(said in w and "as they are" in w for w in warned)
+    assert len(warned) == bool(message) and all(message in w and "as they are" in w for w in warned)
