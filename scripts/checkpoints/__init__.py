@@ -9,6 +9,6 @@ DIR is what `amodal.load`, `amodal.Model.from_pretrained` and every verb take, a
 `hf upload OWNER/NAME DIR` publishes. Weights are not in the repository.
 
 Fixed before the runs: data, tasks, metrics, how many labels a probe has, seeds, and that the simple
-thing is said first where it wins. Settings are chosen by `--pilot` on validation parts with a seed
-of its own; what is tested on is read once, by the run that is described.
+thing is said first where it wins. `--pilot` compares settings on validation parts with a seed of
+its own; what is tested on is read once, by the run that is described.
 """

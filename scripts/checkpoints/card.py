@@ -77,7 +77,7 @@ def how(recipe: Recipe, content: dict[str, Any]) -> str:
         "part."
         if recipe.heads
         else f"{content['method']}, {content['steps']:,} steps of {content['batch']} records, from "
-        "scratch; settings were chosen on validation parts."
+        f"scratch; {recipe.chosen}."
     )
     return (
         f"{learnt} {content['trained_on']:,} records, {content['cpu_seconds']:,} CPU seconds of one "
@@ -163,7 +163,7 @@ def written(page: str) -> str:
     """The page with the figures that are stored."""
     before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]
-    parts = []
+    parts = [NOTE]
     for name, recipe in RECIPES.items():
         file = RESULTS / f"{name}.json"
         if not file.exists():

@@ -45,6 +45,7 @@ class Recipe:
         use: Five lines of Python.
         limits: What it is for and what not, in sentences.
         method, settings: Of `amodal.pretrain`.
+        chosen: How the settings were chosen, the end of a sentence.
         heads: Frozen backbones that heads are learnt for by `amodal.align`, in its place.
         others: What is measured beside it.
         chosen_by: Tasks on validation parts, by whose mean `--pilot` compares.
@@ -62,6 +63,7 @@ class Recipe:
     limits: tuple[str, ...]
     method: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    chosen: str = ""
     heads: dict[str, str] = field(default_factory=dict)
     others: Others = field(default_factory=dict)
     chosen_by: tuple[Task, ...] = ()
@@ -183,7 +185,7 @@ print(model.similarity(words, pictures))""",
         "names of classes.",
         "Photographs were hardly trained on. Sentences about more than one thing, other languages "
         "than English, and pictures of 32 pixels and less are not what it is for.",
-        "Pictures of people are drawings by four projects; what they show and do not show of people "
+        "Pictures of people are drawings by three projects; what they show and do not show of people "
         "is what the model knows.",
     ),
     heads={"image": "package:efficientnet_lite0", "text": "package:minilm"},
@@ -235,11 +237,12 @@ print(vector.shape)""",
         "For telling movements of a wrist or an arm apart with few labels, from one sensor or both.",
         "It reads 50 samples a second, in g (with gravity) and radians a second: bring other rates "
         "to that by interpolation first. Longer recordings are cut into windows of about 10 s.",
-        "It has heard of ten people's shoulders and of nothing else: no falls, no sleep, no "
+        "It has learnt from six people's shoulder exercises and nothing else: no falls, no sleep, no "
         "illness, and no medical use.",
     ),
     "simclr",
     OF_SENSORS | {"steps": 150} | networks(RESNET),
+    "the network is the default of `simclr` for small data, which was chosen on validation parts",
     chosen_by=(
         Task("activity", valid(motions), few=1, **ACTIVITY),
         Task("exercise", valid(people), few=5, **EXERCISE),
@@ -289,6 +292,7 @@ print(model.similarity(vectors, vectors))""",
     ),
     "simclr",
     OF_SOUND | {"steps": 120},
+    "settings are the defaults of `simclr`, and nothing was chosen",
     others={WHISPER: by_frozen("package:whisper_tiny_en", "audio")},
     chosen_by=(
         Task("language", valid(spoken), few=5, label="language", **READ_ALOUD),
