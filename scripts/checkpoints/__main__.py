@@ -66,7 +66,7 @@ def make(recipe: Recipe, out: Path, steps: int | None = None) -> dict[str, Any]:
     return content
 
 
-def measure_again(recipe: Recipe, out: Path, title: str) -> dict[str, Any]:
+def remeasured(recipe: Recipe, out: Path, title: str) -> dict[str, Any]:
     """Ask a checkpoint some of its tasks anew; what other runs have there stays as it was.
 
     Args:
@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", help="candidates of the pilot that have it in their name"
     )
-    parser.add_argument("--again", help="measure the tasks with this in their title anew")
+    parser.add_argument("--remeasure", help="measure the tasks with this in their title anew")
     parser.add_argument("--store", action="store_true", help="the figures are those of the page")
     parser.add_argument("--page", action="store_true", help="write the figures into the page")
     arguments = parser.parse_args()
@@ -157,8 +157,8 @@ def main() -> int:
     if arguments.pilot:
         pilot(RECIPES[arguments.name], arguments.only)
         return 0
-    if arguments.again:
-        content = measure_again(RECIPES[arguments.name], arguments.out, arguments.again)
+    if arguments.remeasure:
+        content = remeasured(RECIPES[arguments.name], arguments.out, arguments.remeasure)
     else:
         content = make(RECIPES[arguments.name], arguments.out, arguments.steps)
     if arguments.store:

@@ -234,7 +234,7 @@ window = np.random.randn(500, 3).astype("float32")  # 10 s, 50 samples a second,
 vector = model.encode({"accelerometer": [window], "gyroscope": [window]})  # g; radians a second
 print(vector.shape)""",
     (
-        "For telling movements of a wrist or an arm apart with few labels, from one sensor or both.",
+        "For classes of movements of a wrist or an arm with few labels, from one sensor or both.",
         "It reads 50 samples a second, in g (with gravity) and radians a second: bring other rates "
         "to that by interpolation first. Longer recordings are cut into windows of about 10 s.",
         "It has learnt from six people's shoulder exercises and nothing else: no falls, no sleep, no "
@@ -284,10 +284,10 @@ model = amodal.Model.from_pretrained("FOLDER")
 vectors = model.encode(["bell.wav", "hello.ogg"])  # any rate; the first four seconds are heard
 print(model.similarity(vectors, vectors))""",
     (
-        "For telling short recordings apart with few labels: kinds of sounds, instruments, voices.",
+        "For classes of short recordings with few labels: kinds of sounds, instruments, voices.",
         "It hears up to 4,000 Hz, as a telephone does, and four seconds. It does not know words: "
         "for what is said take Whisper.",
-        "Speech of two readers was trained on. It may tell voices and microphones where you ask "
+        "Speech of two readers was trained on. It may hear voices and microphones where you ask "
         "for something else.",
     ),
     "simclr",
