@@ -44,14 +44,10 @@ def clip(encoder: Encoder) -> Method:
     return method
 
 
-def learnt(
-    make: Make, words: Dataset, seed: int, row: int, steps: int, *, share: float = 1.0, **encoder
-) -> Method:
-    """A method after so many steps. share: of the pairs; encoder: its options, such as trunk."""
-    rows = learnt_from(words, seed, row)
-    chosen = np.random.default_rng([seed, row, 1]).permutation(rows)[: round(share * len(rows))]
+def learnt(make: Make, words: Dataset, seed: int, row: int, steps: int, **encoder) -> Method:
+    """A method after so many steps. encoder: its options, such as trunk."""
     budget = Budget(steps, BATCH, (RATE,))
-    return trained(words, np.sort(chosen), make, budget, seed, RATE, **encoder)
+    return trained(words, learnt_from(words, seed, row), make, budget, seed, RATE, **encoder)
 
 
 def recall(method: Method, words: Dataset) -> float:
