@@ -41,7 +41,7 @@ FIELDS = ("image", "annotation")
 TRAIN, TEST = (0.0, 0.35, 0.7), (0.0, 0.35, 0.7, 1.0)
 ARMS = {
     "aware": ("missing_aware_prompts", {}),
-    "shared": ("missing_aware_prompts", {"aware": False}),
+    "shared": ("missing_aware_prompts", {"missing_aware": False}),
     "head": ("finetune", {"tuning": "head", "hidden": 128}),
     "full": ("finetune", {"tuning": "full", "hidden": 128}),
 }

@@ -4,8 +4,15 @@ by search. Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111.
 Generated lattices, because no package holds crystals with densities of states and because
 properties must be exact: periodic 8 x 8 lattices, their tight-binding density of states, charge
 density (a quarter missing) and description. Nothing is augmented, for a crop of a lattice is
-another lattice. Fine-tuning trains the whole structure encoder and a linear map to both properties;
-from scratch it may take as many steps more as the others were pre-trained for.
+another lattice. Fine-tuning trains the whole structure encoder and a linear map to both properties,
+at the better of two rates on validation lattices; from scratch it may take as many steps more as the
+other was pre-trained for.
+
+The control is from scratch with 50 labels. It has to do better than the mean of the labels, than
+ridge regression of the 50 from the untrained encoder and than the same from simple features. An
+earlier form of this claim had no floors and five comparisons that decided together, which all came
+out: errors of .220 and .239 with 50 labels, .161 and .137 with 800. Which lattices have labels is
+drawn by other seeds here.
 """
 
 import copy
@@ -19,36 +26,47 @@ from torch.nn.functional import normalize
 from amodal import methods
 from amodal.core import Column, Embeddings
 from amodal.evaluate import embed_records
+from amodal.evaluate.protocols.linear import fit as probe
 from amodal.methods.contract import Method
 from amodal_claims import Comparison
-from amodal_claims._arms import Budget, fit, trained, untrained
+from amodal_claims._arms import Budget, features, fit, trained, untrained
+from amodal_claims._floors import simple_pair
 
 CLAIM = (
     "Pre-trained against density of states, charge density and text, the structure encoder has a lower error after fine-tuning with 50 "
-    "labels than from scratch, and gains more with 50 labels than with 800; with four modalities its error is at most .02 above that with "
-    "two; and the structure found by a held-out density of states has properties nearer to the query's than a random one or one of "
-    "the same elements."
+    "labels than from scratch, with as many steps in all."
 )
 DATA = "lattices"
-SEEDS = 5
-BUDGET = Budget(steps=150, batch=64, rates=(2e-3,))
+STEPS = (150, 300)  # before fine-tuning
+BATCH, RATE = 64, 2e-3
 TUNING = Budget(steps=80, batch=32, rates=(1e-3, 4e-3))
 PROPERTIES = ("gap", "energy")
 FEW, MANY = 50, 800
-ARMS = {
-    "two modalities": ("anchored", ("structure", "dos")),
-    "anchored": ("anchored", ("structure", "dos", "charge", "text")),
-    "all_pairs": ("all_pairs", ("structure", "dos", "charge", "text")),
-    "tensor": ("tensor", ("structure", "dos", "charge", "text")),
-}
-ERROR = "absolute error in deviations, mean of gap and energy, held out"
-COMPARISONS = (
-    Comparison("pre-trained against scratch, 50 labels", f"reduction of {ERROR}", f"scratch, {FEW}", f"anchored, {FEW}"),
-    Comparison("gain with 50 labels against 800", f"reduction of {ERROR}", f"gain, {FEW}", f"gain, {MANY}"),
-    Comparison("four modalities against two, 50 labels", f"reduction of {ERROR}", f"two modalities, {FEW}", f"anchored, {FEW}", margin=-0.02),
-    Comparison("search by density of states, against random", f"reduction of {ERROR}", "search: random", "search: anchored"),
-    Comparison("search, against the same elements", f"reduction of {ERROR}", "search: same elements", "search: anchored"),
-)  # fmt: skip
+FIELDS = ("structure", "dos", "charge", "text")
+SCORE = "1 - absolute error in deviations, mean of gap and energy, held out"
+PRIMARY = Comparison(
+    "pre-trained against scratch, 50 labels",
+    SCORE,
+    f"anchored, {FEW}",
+    f"scratch, {FEW}",
+    # Of practice: a tenth of the error of the control.
+    interest=0.02,
+)
+SECONDARY = (
+    Comparison(
+        "gain with 50 labels against 800",
+        f"difference of {SCORE}",
+        f"gain, {FEW}",
+        f"gain, {MANY}",
+    ),
+    Comparison(
+        "search by density of states, against random", SCORE, "search: anchored", "search: random"
+    ),
+    Comparison(
+        "search, against the same elements", SCORE, "search: anchored", "search: same elements"
+    ),
+)
+FLOORS = ("chance", "untrained", "simple features")
 
 
 class Properties(Method):
@@ -74,11 +92,10 @@ class Properties(Method):
         }
 
     @torch.no_grad()
-    def error(self, dataset, rows):
+    def score(self, dataset, rows):
         z = embed_records(self.encoder, dataset, rows, labels=False).features["structure"].values
-        return float(
-            (self.map(z) - (properties(dataset, rows) - self.centre) / self.spread).abs().mean()
-        )
+        error = self.map(z) - (properties(dataset, rows) - self.centre) / self.spread
+        return 1 - float(error.abs().mean())
 
 
 def properties(dataset, rows):
@@ -88,29 +105,45 @@ def properties(dataset, rows):
     )
 
 
-def build(loss, encoder):
-    method = methods.build("multimat", encoder, loss=loss)
+def moments(dataset):
+    """Mean and deviation of both properties among the training lattices."""
+    whole = properties(dataset, dataset.split("train"))
+    return whole.mean(0), whole.std(0)
+
+
+def labelled(dataset, seed):
+    """Number of labels -> the lattices that have them."""
+    order = np.random.default_rng([seed, 46]).permutation(dataset.split("train"))
+    return {n: np.sort(order[:n]) for n in (FEW, MANY)}
+
+
+def build(encoder):
+    method = methods.build("multimat", encoder, loss="anchored")
     method.views = ("plain",)
     return method
 
 
+def fresh(structures, seed):
+    """The structure encoder before its first step."""
+    return untrained(
+        structures, partial(methods.build, "simclr"), Budget(1, BATCH), seed
+    ).encoder.train()
+
+
 def tuned(encoder, structures, rows, steps, seed):
-    """Held-out error after fine-tuning at the rate with the smaller validation error."""
-    all_train = properties(structures, structures.split("train"))
+    """Held-out score after fine-tuning at the rate with the better validation score."""
     found = []
     for rate in TUNING.rates:
         torch.manual_seed(seed)
-        start = Properties(copy.deepcopy(encoder), all_train.mean(0), all_train.std(0))
+        start = Properties(copy.deepcopy(encoder), *moments(structures))
         method = fit(start, structures, rows, Budget(steps, TUNING.batch), seed, rate)
-        found.append(
-            [method.error(structures, structures.split(part)) for part in ("valid", "test")]
-        )
-    return min(found)[1]
+        found.append([method.score(structures, structures.split(p)) for p in ("valid", "test")])
+    return max(found)[1]
 
 
 def search(method, dataset, rng):
-    """Mean difference of properties between held-out lattices and what is found for each among the
-    other held-out ones."""
+    """1 - the mean difference of properties between held-out lattices and what is found for each among
+    the other held-out ones."""
     rows = np.sort(np.concatenate([dataset.split("valid"), dataset.split("test")]))
     z = embed_records(method.encoder, dataset, rows, labels=False).aligned
     like = normalize(z["dos"].values, dim=1) @ normalize(z["structure"].values, dim=1).T
@@ -122,28 +155,55 @@ def search(method, dataset, rng):
     asked = (same & ~own).any(1)  # those for which there is another lattice of the same elements
     chance = torch.from_numpy(rng.random((len(rows), len(rows)), dtype=np.float32))
     ways = {"anchored": like, "random": chance, "same elements": chance + same}
-    truth, spread = properties(dataset, rows), properties(dataset, dataset.split("train")).std(0)
+    truth, spread = properties(dataset, rows), moments(dataset)[1]
     picks = {way: score.masked_fill(own, -2).argmax(1) for way, score in ways.items()}
     return {
-        f"search: {way}": float(((truth - truth[p]) / spread).abs()[asked].mean())
+        f"search: {way}": 1 - float(((truth - truth[p]) / spread).abs()[asked].mean())
         for way, p in picks.items()
     }
 
 
-def measure(seed, dataset):
-    rng, train = np.random.default_rng(seed), dataset.split("train")
-    labelled = {n: np.sort(rng.permutation(train)[:n]) for n in (FEW, MANY)}
-    structures, found = dataset.select(["structure"]), {}
-    new = untrained(structures, partial(methods.build, "simclr"), BUDGET, seed).encoder
-    for n, rows in labelled.items():
-        found[f"scratch, {n}"] = tuned(new, structures, rows, TUNING.steps + BUDGET.steps, seed)
-    for arm, (loss, fields) in ARMS.items():
-        chosen = dataset.select(fields)
-        method = trained(chosen, train, partial(build, loss), BUDGET, seed, *BUDGET.rates)
-        for n, rows in labelled.items():
-            found[f"{arm}, {n}"] = tuned(method.encoder, structures, rows, TUNING.steps, seed)
-        if arm == "anchored":
-            found |= search(method, chosen, rng)
-    return found | {
-        f"gain, {n}": found[f"scratch, {n}"] - found[f"anchored, {n}"] for n in labelled
+def of_ridge(train, test, structures, few):
+    """Score of ridge regressions of both properties from vectors of the labelled and of the test
+    lattices."""
+    centre, spread = moments(structures)
+    known, truth = (
+        (properties(structures, rows) - centre) / spread for rows in (few, structures.split("test"))
+    )
+    guesses = [probe(train, known[:, k], 0)(test) for k in range(len(PROPERTIES))]
+    return 1 - float((torch.stack(guesses, 1) - truth).abs().mean())
+
+
+def floors(seed, dataset):
+    structures, test = dataset.select(["structure"]), dataset.split("test")
+    few = labelled(dataset, seed)[FEW]
+    simple = (p.features["structure"].values.float() for p in simple_pair(structures, few, test))
+    encoder, spread = fresh(structures, seed).eval(), moments(structures)[1]
+    begun = (features(encoder, structures, rows)["structure"].values for rows in (few, test))
+    truth, guess = properties(structures, test), properties(structures, few).mean(0)
+    return {
+        "chance": 1 - float(((truth - guess) / spread).abs().mean()),
+        "untrained": of_ridge(*begun, structures, few),
+        "simple features": of_ridge(*simple, structures, few),
     }
+
+
+def scratch(n, seed, dataset, steps):
+    structures, rows = dataset.select(["structure"]), labelled(dataset, seed)[n]
+    score = tuned(fresh(structures, seed), structures, rows, TUNING.steps + steps, seed)
+    return {f"scratch, {n}": score}
+
+
+def control(seed, dataset, steps):
+    return scratch(FEW, seed, dataset, steps)
+
+
+def measure(seed, dataset, steps):
+    found = {k: v for n in (FEW, MANY) for k, v in scratch(n, seed, dataset, steps).items()}
+    chosen, structures = dataset.select(FIELDS), dataset.select(["structure"])
+    budget = Budget(steps, BATCH, (RATE,))
+    method = trained(chosen, dataset.split("train"), build, budget, seed, RATE)
+    for n, rows in labelled(dataset, seed).items():
+        found[f"anchored, {n}"] = tuned(method.encoder, structures, rows, TUNING.steps, seed)
+        found[f"gain, {n}"] = found[f"anchored, {n}"] - found[f"scratch, {n}"]
+    return found | search(method, chosen, np.random.default_rng([seed, 46, 1]))
