@@ -809,8 +809,9 @@ def test_the_router_stands_in_any_application(model):
 
 
 SLOW_MAP = """
-import sys, time
+import signal, sys, time
 import torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs behind it
 torch.set_num_threads(1)
 from amodal.cli import main
 from amodal.serve import embedding_map
