@@ -27,6 +27,7 @@ from tests.serve.runs import running
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 DRAGS = 60
+RECORDS = 1_000_000
 ONLY_BY_NAME = True
 FPS = """async (drags) => {
   const canvas = document.querySelector(".stage canvas"), box = canvas.getBoundingClientRect();
@@ -60,7 +61,8 @@ def filled(folder: Path, n: int) -> tuple[amodal.Model, amodal.Dataset]:
     return model, dataset
 
 
-def run(n: int = 1_000_000) -> list[Row]:
+def run() -> list[Row]:
+    n = RECORDS
     folder = Path(tempfile.mkdtemp())
     rows = []
 
