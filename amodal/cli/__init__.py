@@ -6,6 +6,7 @@ its function, those of an evaluation (`--protocol.NAME VALUE`) those of its prot
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -48,6 +49,9 @@ CONTINUED = {
     "curate": "; repeat the command to continue",
 }
 """What is said of a verb that was interrupted."""
+LEFT_AT_ONCE = ("view",)
+"""Verbs whose threads are not waited for when they are interrupted: a map by UMAP cannot be stopped
+and takes minutes. Nothing is lost: files get their names when they are whole."""
 TRAINING = ("pretrain", "align", "adapt", "plan")
 
 
@@ -65,8 +69,11 @@ def main(argv: list[str] | None = None) -> None:
         with short_warnings():
             run(rest)
     except KeyboardInterrupt as e:
-        to_continue = CONTINUED.get(next(iter(rest), ""), "")
-        print(f"\n{str(e) or 'interrupted'}{to_continue}", file=sys.stderr)
+        verb = next(iter(rest), "")
+        print(f"\n{str(e) or 'interrupted'}{CONTINUED.get(verb, '')}", file=sys.stderr, flush=True)
+        if verb in LEFT_AT_ONCE:
+            sys.stdout.flush()
+            os._exit(130)
         raise SystemExit(130) from None
     except (AmodalError, OSError) as e:  # OSError: a missing or protected file, or a full disk
         if isinstance(e, UserCodeError) and e.code_traceback:

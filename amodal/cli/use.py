@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -205,15 +203,8 @@ def view(
     """
     from amodal.serve.view import view as run_page
 
-    try:
-        with code.supplied(run):
-            run_page(run, data=data, port=port, browse=browse, device=device)
-    except KeyboardInterrupt:
-        # A map by UMAP in another thread, which cannot be stopped, would be waited for for minutes.
-        # Nothing is lost: files get their names when they are whole.
-        print("\ninterrupted", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(130)
+    with code.supplied(run):
+        run_page(run, data=data, port=port, browse=browse, device=device)
 
 
 def export(

@@ -31,6 +31,23 @@ class Facet:
         """(N,) float64 by which records are sorted, NaN where it is not known."""
         return np.where(self.known, self.values, np.nan)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The smallest and the largest number that is known; zeros where none is."""
+        known = self.values[self.known]
+        return (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+
+    def sizes(self, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """How many records have each class; numbers: of those that count."""
+        known = self.values[numbers][self.known[numbers]]
+        return np.bincount(known, minlength=len(self.names or ()))
+
+    @property
+    def commonest(self) -> list[int]:
+        """The classes, those of most records first."""
+        sizes = self.sizes()
+        return sorted(range(len(sizes)), key=lambda i: -sizes[i])
+
     def at(self, number: int) -> float | str | None:
         """The value of a record."""
         if not self.known[number]:

@@ -87,7 +87,7 @@ def test_nothing_private_is_imported_across_rooms():
 
 
 OF_LIBRARIES = {
-    ("amodal/cli/use.py", "_exit"): "Python's own way to end without waiting for threads",
+    ("amodal/cli/__init__.py", "_exit"): "Python's own way to end without waiting for threads",
     ("amodal/studies/storage.py", "_trial_id"): "Optuna's own documentation names it for storages",
     ("amodal/data/sets/shared/archives.py", "_reconstruct"): "numpy's pickles name this function",
     ("amodal/data/store.py", "_strip_protocol"): "fsspec's hook for the path in an address",

@@ -188,10 +188,9 @@ def _by_tarfile(shard: AnyPath) -> Iterator[Entry]:
                 first = False
                 yield member.name, member.isfile(), member.offset_data, member.size
     except (tarfile.TarError, ValueError, OverflowError, LookupError, EOFError, OSError) as error:
-        # a size that leads before the first byte or beyond the last there can be is damage; another
-        # error of the system is not
-        outside = isinstance(error, OSError) and error.errno == errno.EINVAL
-        if isinstance(error, AmodalError) or (isinstance(error, OSError) and not outside):
+        # of the system's errors only that of a place before the first byte, or beyond the last that
+        # there can be, is damage
+        if isinstance(error, AmodalError) or getattr(error, "errno", errno.EINVAL) != errno.EINVAL:
             raise
         if first and shard.name.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
             raise AmodalError(

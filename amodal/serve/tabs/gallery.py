@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,6 @@ from amodal.serve.record_filter import Query as RecordQuery
 from amodal.serve.record_filter import RecordFilter, checked_records
 from amodal.serve.tabs._responses import checked_number, not_ready, plain
 from amodal.serve.tabs.records import Value, as_csv
-from amodal.serve.tags import Tags
 from amodal.serve.thumbnails import Thumbnails, media_type
 from amodal.serve.values import parse_json
 from amodal.serve.without import train_without
@@ -77,7 +76,7 @@ def add(
     def facet(by: str) -> Any:
         """Values of a facet and how many records have them, or the range of a number."""
         if by == "tag":
-            return _tags_facet(records, tags)
+            return _tags_facet(records, tags.all())
         found = records.facet(by)
         return not_ready() if found is None else _about(found)
 
@@ -93,9 +92,7 @@ def add(
             if found is None:
                 return not_ready()
             if by == "tag":
-                listed = [records.tag_mask(keys)[found].sum() for keys in tags.all().values()]
-                none = ~records.tag_mask(frozenset().union(*tags.all().values()))
-                return {"counts": [int(n) for n in listed], "missing": int(none[found].sum())}
+                return _tag_counts(records, tags.all(), found)
             facet = records.facet(by)
             return not_ready() if facet is None else _counts(facet, found)
 
@@ -244,35 +241,25 @@ def _checked(content: object, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _about(facet: Facet) -> dict[str, Any]:
-    missing = int((~facet.known).sum())
+    counted = _counts(facet)
     if facet.names is None:
-        known = facet.values[facet.known]
-        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-        about = {"kind": "number", "low": low, "high": high, "missing": missing}
-        return about | {"bins": _in_bins(known, low, high)}
-    counts, order = _ordered(facet, facet.names)
-    names = [[facet.names[i], int(counts[i])] for i in order[:MAX_NAMES]]
+        low, high = facet.span
+        about = {"kind": "number", "low": low, "high": high, "missing": counted["missing"]}
+        return about | {"bins": counted["counts"]}
+    order = facet.commonest
+    names = [[facet.names[i], n] for i, n in zip(order, counted["counts"])]
     more = max(0, len(order) - MAX_NAMES)
-    return {"kind": "classes", "names": names, "more": more, "missing": missing}
+    return {"kind": "classes", "names": names, "more": more, "missing": counted["missing"]}
 
 
-def _counts(facet: Facet, numbers: np.ndarray) -> dict[str, Any]:
+def _counts(facet: Facet, numbers: np.ndarray | slice = slice(None)) -> dict[str, Any]:
     """Of these records, in the order of `_about`."""
     known = facet.known[numbers]
-    values, missing = facet.values[numbers][known], int((~known).sum())
+    missing = int((~known).sum())
     if facet.names is None:
-        every = facet.values[facet.known]
-        low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 0.0)
-        return {"counts": _in_bins(values, low, high), "missing": missing}
-    counts = np.bincount(values, minlength=len(facet.names))
-    order = _ordered(facet, facet.names)[1][:MAX_NAMES]
-    return {"counts": counts[order].tolist(), "missing": missing}
-
-
-def _ordered(facet: Facet, names: Sequence[str]) -> tuple[np.ndarray, list[int]]:
-    """How many records have each class, and the classes, the commonest first."""
-    counts = np.bincount(facet.values[facet.known], minlength=len(names))
-    return counts, sorted(range(len(counts)), key=lambda i: -counts[i])
+        return {"counts": _in_bins(facet.values[numbers][known], *facet.span), "missing": missing}
+    counts = facet.sizes(numbers)[facet.commonest[:MAX_NAMES]]
+    return {"counts": counts.tolist(), "missing": missing}
 
 
 def _in_bins(values: np.ndarray, low: float, high: float) -> list[int]:
@@ -283,11 +270,21 @@ def _in_bins(values: np.ndarray, low: float, high: float) -> list[int]:
     return counts
 
 
-def _tags_facet(records: RecordFilter, tags: Tags) -> dict[str, Any]:
-    tagged = tags.all()
-    names = [[tag, int(records.tag_mask(keys).sum())] for tag, keys in tagged.items()]
-    untagged = int((~records.tag_mask(frozenset().union(*tagged.values()))).sum())
-    return {"kind": "classes", "names": names, "more": 0, "missing": untagged}
+def _tags_facet(records: RecordFilter, tagged: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+    counted = _tag_counts(records, tagged)
+    names = [[tag, n] for tag, n in zip(tagged, counted["counts"])]
+    return {"kind": "classes", "names": names, "more": 0, "missing": counted["missing"]}
+
+
+def _tag_counts(
+    records: RecordFilter,
+    tagged: Mapping[str, frozenset[str]],
+    numbers: np.ndarray | slice = slice(None),
+) -> dict[str, Any]:
+    """Of these records, how many have each tag, and how many none."""
+    counts = [int(records.tag_mask(keys)[numbers].sum()) for keys in tagged.values()]
+    untagged = ~records.tag_mask(frozenset().union(*tagged.values()))
+    return {"counts": counts, "missing": int(untagged[numbers].sum())}
 
 
 def _tile(
