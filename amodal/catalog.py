@@ -79,7 +79,7 @@ def general() -> tuple[Row, ...]:
 
 @cache
 def _toml() -> dict[str, list[dict[str, Any]]]:
-    return tomllib.loads((ROOT / "catalog.toml").read_text())
+    return tomllib.loads((ROOT / "catalog.toml").read_text(encoding="utf-8"))
 
 
 def find(key: str) -> Row | None:
@@ -91,7 +91,11 @@ def verdict(key: str) -> str:
     """What the ledger says about the claim of `key`; "" if it has not been run."""
     folder = ledger()
     file = folder / f"{key}.json" if folder else None
-    return str(json.loads(file.read_text())["verdict"]) if file and file.exists() else ""
+    return (
+        str(json.loads(file.read_text(encoding="utf-8"))["verdict"])
+        if file and file.exists()
+        else ""
+    )
 
 
 @cache
@@ -112,7 +116,7 @@ class Page:
 
     @cached_property
     def source(self) -> str:
-        return self.file.read_text()
+        return self.file.read_text(encoding="utf-8")
 
     @cached_property
     def tree(self) -> ast.Module:

@@ -57,7 +57,7 @@ def read(folder: Path = FOLDER) -> list[dict]:
 
 
 def read_one(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def plain(row: Row) -> dict:
@@ -118,7 +118,7 @@ def machine() -> str:
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(
             (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
         )

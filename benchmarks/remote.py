@@ -103,7 +103,7 @@ def _files(root: Path) -> Path:
     for i in range(RECORDS):
         pixels = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"{i}.jpg")
-        (root / f"{i}.txt").write_text(f"picture number {i} shows something")
+        (root / f"{i}.txt").write_text(f"picture number {i} shows something", encoding="utf-8")
     return root
 
 

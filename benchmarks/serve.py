@@ -178,6 +178,13 @@ async def loaded(port: int, pid: int, *, clients: int, seconds: float) -> Load:
 def resident(pid: int) -> float:
     """MiB in memory; 0 where /proc does not say."""
     try:
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
+        return (
+            int(
+                re.search(
+                    r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+                )[1]
+            )
+            / 1024
+        )
     except OSError:
         return 0.0

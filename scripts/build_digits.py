@@ -92,7 +92,7 @@ def main() -> None:
         use_byte_stream_split=[f"{v}.list.element" for v in VIEWS if v != "pix"],
         write_page_checksum=True,
     )
-    (out / "dataset.toml").write_text(toml())
+    (out / "dataset.toml").write_text(toml(), encoding="utf-8")
     print(
         f"{out}: {len(table)} digits, {len(VIEWS)} views of {', '.join(map(str, VIEWS.values()))} numbers"
     )

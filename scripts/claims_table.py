@@ -127,5 +127,5 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
-    RESULTS.write_text(results())
+    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    RESULTS.write_text(results(), encoding="utf-8")

@@ -145,10 +145,10 @@ def main(out: Path, only: str, steps: int, base: Path | None) -> None:
             begun = copies(fixed(name, m), "fixed")
             if base is not None and (base / f"{name}.safetensors").exists():
                 names = begin_with(m, load_file(base / f"{name}.safetensors"))
-                (out / f"{name}.json").write_text(json.dumps(names))
+                (out / f"{name}.json").write_text(json.dumps(names), encoding="utf-8")
             save_file(begun | trace(m, steps, all_records), out / f"{name}.safetensors")
         except Exception as error:
-            (out / f"{name}.error").write_text(f"{type(error).__name__}: {error}")
+            (out / f"{name}.error").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
 
 
 if __name__ == "__main__":

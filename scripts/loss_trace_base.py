@@ -101,7 +101,7 @@ def main(out: Path, only: str, steps: int) -> None:
         try:
             save_file(trace(name, steps, all_records), out / f"{name}.safetensors")
         except Exception as error:
-            (out / f"{name}.error").write_text(f"{type(error).__name__}: {error}")
+            (out / f"{name}.error").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
 
 
 if __name__ == "__main__":

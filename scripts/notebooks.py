@@ -78,7 +78,7 @@ def publish(notebook: NotebookNode, name: str) -> Path:
         f"[This page as a notebook]({name}.ipynb), with what it printed when the site was built."
     )
     title, _, rest = text.lstrip().partition("\n")
-    (PAGES / f"{name}.md").write_text(f"{title}\n\n{source}\n{rest}")
+    (PAGES / f"{name}.md").write_text(f"{title}\n\n{source}\n{rest}", encoding="utf-8")
     return PAGES / f"{name}.md"
 
 

@@ -28,7 +28,7 @@ whether the paper's claim comes out, stands in [results](results.md).
 
 def docstring(row: catalog.Row) -> str:
     """Of the page of a row that is done."""
-    return ast.get_docstring(ast.parse((catalog.ROOT / row.home).read_text())) or ""
+    return ast.get_docstring(ast.parse((catalog.ROOT / row.home).read_text(encoding="utf-8"))) or ""
 
 
 def missing(row: catalog.Row) -> tuple[str, str]:
@@ -63,5 +63,5 @@ def written() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written())
+    PAGE.write_text(written(), encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -86,7 +86,7 @@ def base_traces(revision: str, cache: Path, only: str, steps: int) -> Path:
     if found.returncode:
         raise SystemExit(f"git has no revision {revision!r}: {found.stderr.strip()}")
     key = hashlib.sha256(
-        f"{BASE_DRIVER.read_text()}{torch.__version__}{only}{steps}".encode()
+        f"{BASE_DRIVER.read_text(encoding='utf-8')}{torch.__version__}{only}{steps}".encode()
     ).hexdigest()[:8]
     place = cache / f"{found.stdout.strip()[:12]}-{key}"
     if not (place / "done").exists():
@@ -121,7 +121,7 @@ def compared(before: Path, after: Path, tolerance: float = 0.0) -> list[tuple[st
             lines.append((name, "new" if name in methods_of(after) else "gone", ""))
             continue
         errors = [
-            (f / f"{name}.error").read_text()
+            (f / f"{name}.error").read_text(encoding="utf-8")
             for f in (before, after)
             if (f / f"{name}.error").exists()
         ]
@@ -140,7 +140,7 @@ def compared(before: Path, after: Path, tolerance: float = 0.0) -> list[tuple[st
 
 def mapped(after: Path, name: str) -> dict[str, str]:
     file = after / f"{name}.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 KINDS = ("fixed", "initial", "term", "gradient", "after", "embed")

@@ -81,7 +81,7 @@ def outside() -> list[str]:
     found, seen = [*START], {*waiting}
     while waiting:
         page = waiting.pop()
-        for link in links((ROOT / page).read_text()):
+        for link in links((ROOT / page).read_text(encoding="utf-8")):
             path = target(link, page)
             if path and path not in seen and not path.startswith("docs/"):
                 seen.add(path)
@@ -93,7 +93,7 @@ def outside() -> list[str]:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in ("README.md", *outside()):
         if path.endswith(".md"):
-            text = relinked((ROOT / path).read_text(), path)
+            text = relinked((ROOT / path).read_text(encoding="utf-8"), path)
             files.append(File.generated(config, place(path), content=text))
         else:
             files.append(File.generated(config, place(path), abs_src_path=str(ROOT / path)))

@@ -34,7 +34,7 @@ def pictures(root: Path) -> Path:
     """As in tests/old_runs/records.py, which this revision does not have."""
     file = Path(__file__).parent.parent / "tests" / "old_runs" / "records.py"
     space: dict = {"__name__": "records"}
-    exec(compile(file.read_text(), str(file), "exec"), space)
+    exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), space)
     return space["pictures"](root)
 
 
@@ -102,7 +102,7 @@ def encoders(out: Path) -> None:
         with torch.no_grad():
             found = encoder(batch(("plain",), seed=5))
         vectors |= {f"{name}/{s}": found[s].values.contiguous() for s in found}
-    (out / "encoders.json").write_text(json.dumps(described, indent=None))
+    (out / "encoders.json").write_text(json.dumps(described, indent=None), encoding="utf-8")
     save_file(vectors, out / "encoders.safetensors")
 
 
@@ -119,9 +119,13 @@ def main(out: Path) -> None:
             tensors, said = outputs(run, folder)
             shutil.copytree(run, out / run.name, dirs_exist_ok=True)
             save_file(tensors, out / run.name / "outputs.safetensors")
-            (out / run.name / "outputs.json").write_text(json.dumps(said, indent=1))
+            (out / run.name / "outputs.json").write_text(
+                json.dumps(said, indent=1), encoding="utf-8"
+            )
             file = out / run.name / "config.json"
-            file.write_text(file.read_text().replace(place, "elsewhere"))
+            file.write_text(
+                file.read_text(encoding="utf-8").replace(place, "elsewhere"), encoding="utf-8"
+            )
     encoders(out)
 
 

@@ -69,5 +69,7 @@ def folder(tmp_path_factory):
         noise = rng.normal(0, 25, (20, 24, 3)) + COLOURS[name]
         Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / name / f"{i:03d}.png")
         if i % 3:
-            (root / name / f"{i:03d}.txt").write_text(f"a {name} picture, number {i}")
+            (root / name / f"{i:03d}.txt").write_text(
+                f"a {name} picture, number {i}", encoding="utf-8"
+            )
     return root

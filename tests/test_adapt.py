@@ -90,7 +90,7 @@ def test_tuning_between_blocks_says_how_to_get_blocks(start):
 def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(start):
     digits, folder = start
     run(start, "few", tuning="head", shots=2)
-    config = json.loads((folder / "few" / "config.json").read_text())
+    config = json.loads((folder / "few" / "config.json").read_text(encoding="utf-8"))
     assert config["data"]["train"] == 20 and config["schedule"]["adapt"] == {
         "shots": 2,
         "base_to_new": False,
@@ -205,7 +205,7 @@ def test_base_classes_alone_are_learnt_and_both_halves_are_predicted_by_name(tmp
         steps=2,
         progress=False,
     )
-    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))
     assert (
         config["options"]["targets"][0]["classes"] == ["boat", "car"]
         and config["data"]["train"] == 10

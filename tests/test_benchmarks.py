@@ -55,14 +55,16 @@ def test_an_unknown_name_gets_the_nearest(capsys):
 def test_every_known_benchmark_can_be_run_by_its_name():
     folder = Path(command.__file__).parent
     for name in command.known():
-        assert "\ndef run() -> list[Row]:" in (folder / f"{name}.py").read_text(), name
+        assert "\ndef run() -> list[Row]:" in (folder / f"{name}.py").read_text(encoding="utf-8"), (
+            name
+        )
 
 
 def test_the_page_is_what_the_results_say():
     sys.path.insert(0, str(ROOT / "scripts"))
     import benchmarks_page
 
-    text = benchmarks_page.PAGE.read_text()
+    text = benchmarks_page.PAGE.read_text(encoding="utf-8")
     assert benchmarks_page.written(text) == text, "run: python scripts/benchmarks_page.py"
 
 

@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 
 
 def printed(thing) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(thing)
     return console.export_text()
 
@@ -30,7 +30,7 @@ def test_there_are_202_rows_numbered_in_order_with_names_of_their_own():
 
 
 def test_a_row_that_is_done_has_page_test_claim_and_ledger_entry():
-    tests = {file: file.read_text() for file in TESTS.rglob("test_*.py")}
+    tests = {file: file.read_text(encoding="utf-8") for file in TESTS.rglob("test_*.py")}
     contract = any(
         "methods.names()" in text or "names()" in text
         for file, text in tests.items()
@@ -51,7 +51,7 @@ def test_a_row_that_is_done_has_page_test_claim_and_ledger_entry():
 
 
 def test_the_bar_is_claimed_only_with_what_it_asks_for():
-    noticed = tomllib.loads((TESTS / "golden" / "mutants.toml").read_text())
+    noticed = tomllib.loads((TESTS / "golden" / "mutants.toml").read_text(encoding="utf-8"))
     for row in (*catalog.rows(), *catalog.general()):
         assert {row.loss, row.system} <= {"yes", "no"} and row.learns in ("yes", "no", ""), row.key
         assert row.evidence in ("", *catalog.EVIDENCE), row.key
@@ -61,7 +61,7 @@ def test_the_bar_is_claimed_only_with_what_it_asks_for():
             assert noticed.get(row.key, 0) >= 90, f"{row.key}: mutants are not noticed"
         text = page.docstring if page is not None else ""
         if page is None and row.home:
-            text = (catalog.ROOT / row.home).read_text()
+            text = (catalog.ROOT / row.home).read_text(encoding="utf-8")
         if row.system == "yes":
             assert "Differs" in text, f"{row.key}: what is not as in the paper?"
         if row.learns:
@@ -79,7 +79,9 @@ def test_open_rows_say_what_is_missing_and_the_table_has_it():
             assert bool(what and waits) == rows_table.is_open(row), (
                 f"{row.key}: an open row has a line '- open: … Waits for …', and no other has one"
             )
-    assert rows_table.PAGE.read_text() == rows_table.written(), "run: python scripts/rows_table.py"
+    assert rows_table.PAGE.read_text(encoding="utf-8") == rows_table.written(), (
+        "run: python scripts/rows_table.py"
+    )
 
 
 def test_every_page_is_in_the_catalogue_and_every_home_is_there():

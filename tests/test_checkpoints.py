@@ -45,13 +45,13 @@ def test_a_checkpoint_is_made_measured_and_described(tmp_path, monkeypatch):
         recipes.SENSORS, tasks=asked, settings=recipes.SENSORS.settings | {"batch_size": 8}
     )
     content = command.make(recipe, tmp_path / "out", steps=2)
-    assert json.loads((tmp_path / "out" / "measured.json").read_text()) == content
+    assert json.loads((tmp_path / "out" / "measured.json").read_text(encoding="utf-8")) == content
     assert content["trained_on"] == 18 * training_data.COPIES and content["steps"] == 2
     for result in content["results"]:
         assert result["n"] == 9 and {"trained", "untrained", "joined"} < result["values"].keys()
-    config = (tmp_path / "out" / "config.json").read_text()
+    config = (tmp_path / "out" / "config.json").read_text(encoding="utf-8")
     assert "/tmp/" not in config and '"chosen_on": "valid"' in config
-    text = (tmp_path / "out" / "README.md").read_text()
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     for said in (
         "license: bsd-3-clause",
         "| `watch_people` |",

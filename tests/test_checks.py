@@ -35,7 +35,8 @@ def test_no_answer_is_not_a_clean_bill(answer, code, words, tmp_path, capsys):
     fake = tmp_path / "fake.py"
     said = "" if answer is None else json.dumps({"dependencies": answer})
     fake.write_text(
-        f"import sys; print({said!r}); print('no route', file=sys.stderr); sys.exit({int(code == 1)})"
+        f"import sys; print({said!r}); print('no route', file=sys.stderr); sys.exit({int(code == 1)})",
+        encoding="utf-8",
     )
     assert audit.main((sys.executable, str(fake))) == code
     captured = capsys.readouterr()
@@ -47,7 +48,7 @@ def test_types_of_what_people_call(tmp_path):
     """And a mistake in using it is seen, which it is only if the package says that it has types."""
     pytest.importorskip("mypy")
     user = tmp_path / "user.py"
-    user.write_text("import amodal\n\nmodel: amodal.Model = amodal.load(3)\n")
+    user.write_text("import amodal\n\nmodel: amodal.Model = amodal.load(3)\n", encoding="utf-8")
     own = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
     assert own.returncode == 0, own.stdout
     config = ["--ignore-missing-imports", "--follow-imports", "silent", "--config-file", ""]

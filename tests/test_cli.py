@@ -119,7 +119,7 @@ def test_unreadable_values_are_set_aside_and_the_run_goes_on(capsys, folder, tmp
     data = tmp_path / "photos"
     shutil.copytree(folder, data)
     (data / "red" / "000.png").write_bytes(b"not a picture")
-    (data / "green" / "001.txt").write_text("")
+    (data / "green" / "001.txt").write_text("", encoding="utf-8")
     run = tmp_path / "run"
     cli.main(
         [
@@ -137,7 +137,10 @@ def test_unreadable_values_are_set_aside_and_the_run_goes_on(capsys, folder, tmp
             "80",
         ]
     )
-    entries = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
+    entries = [
+        json.loads(line)
+        for line in (run / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert {(e["key"], e["field"]) for e in entries} <= {
         ("red/000", "image"),
         ("green/001", "text"),
@@ -220,7 +223,7 @@ def test_options_reach_the_run_also_by_their_old_names(folder, tmp_path):
         "none",
     ]
     cli.main([*words, "--callback", "retrieval"])
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     recipe = config["recipe"]
     assert (
         recipe["ema"] == 0.5
@@ -231,7 +234,9 @@ def test_options_reach_the_run_also_by_their_old_names(folder, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "step-00000001").exists()
     assert any(
         "retrieval/" in line
-        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1:]
+        for line in (tmp_path / "run" / "metrics.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()[-1:]
     )
 
 
@@ -255,14 +260,15 @@ def test_a_config_runs_a_run_a_second_time(capsys, folder, tmp_path):
         ["pretrain", "--config", str(file), "--out", str(tmp_path / "longer"), "--epochs", "1"]
     )
     configs = [
-        json.loads((tmp_path / name / "config.json").read_text())
+        json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))
         for name in ("first", "second", "longer")
     ]
     assert configs[0]["weights_sha256"] == configs[1]["weights_sha256"]
     assert configs[2]["schedule"]["steps"] == 3 and configs[2]["options"]["temperature"] == 0.2
     own = tmp_path / "own.toml"
     own.write_text(
-        f'method = "clip"\ndata = "{folder}"\nsize = "nano"\nsteps = 1\n[recipe]\nbatch = 16\n'
+        f'method = "clip"\ndata = "{folder}"\nsize = "nano"\nsteps = 1\n[recipe]\nbatch = 16\n',
+        encoding="utf-8",
     )
     cli.main(["pretrain", "--config", str(own), "--out", str(tmp_path / "own")])
     assert "needs --out DIR" in refused(capsys, "pretrain", "--config", own)
@@ -273,7 +279,7 @@ def test_a_config_runs_a_run_a_second_time(capsys, folder, tmp_path):
         ("[recipe]\nlr = 'high'", "lr must be a number; it is 'high'"),
         ("recipe = 3", "recipe must be a table"),
     ):
-        own.write_text(f'data = "{folder}"\nout = "{tmp_path / "x"}"\n{text}\n')
+        own.write_text(f'data = "{folder}"\nout = "{tmp_path / "x"}"\n{text}\n', encoding="utf-8")
         assert words in refused(capsys, "pretrain", "clip", "--config", own)
     assert "cannot be read" in refused(capsys, "pretrain", "--config", tmp_path / "gone.toml")
 
@@ -369,9 +375,9 @@ def test_embed_counts_what_is_bad_and_spares_other_files(capsys, photos):
         "its own file it overwrites"
     )
     mine = run / "mine.parquet"
-    mine.write_text("a,b\n1,2\n")
+    mine.write_text("a,b\n1,2\n", encoding="utf-8")
     assert "holds no vectors" in refused(capsys, "embed", run, "--data", data, "--out", mine)
-    assert mine.read_text() == "a,b\n1,2\n"
+    assert mine.read_text(encoding="utf-8") == "a,b\n1,2\n"
 
 
 def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(
@@ -393,22 +399,27 @@ def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(
         "0",
     ]
     config = run / "config.json"
-    whole = json.loads(config.read_text())
+    whole = json.loads(config.read_text(encoding="utf-8"))
     assert whole["format"] == 2
-    config.write_text(json.dumps(whole | {"format": 7}))
+    config.write_text(json.dumps(whole | {"format": 7}), encoding="utf-8")
     assert "has format 7; this version of amodal reads formats 1 and 2" in refused(
         capsys, "evaluate", run, "--data", data
     )
-    config.write_text(json.dumps(whole))
+    config.write_text(json.dumps(whole), encoding="utf-8")
     spec = run / "spec.json"
-    described = spec.read_text()
-    spec.write_text(json.dumps({k: v for k, v in json.loads(described).items() if k != "encoder"}))
+    described = spec.read_text(encoding="utf-8")
+    spec.write_text(
+        json.dumps({k: v for k, v in json.loads(described).items() if k != "encoder"}),
+        encoding="utf-8",
+    )
     assert "lacks 'encoder'" in refused(capsys, "evaluate", run, "--data", data)
-    spec.write_text(described)
-    config.write_text(json.dumps({k: v for k, v in whole.items() if k != "schedule"}))
+    spec.write_text(described, encoding="utf-8")
+    config.write_text(
+        json.dumps({k: v for k, v in whole.items() if k != "schedule"}), encoding="utf-8"
+    )
     assert "lacks 'schedule'" in refused(capsys, *command, "--out", run, "--resume")
     for broken in ('{"method": ', "[]"):
-        config.write_text(broken)
+        config.write_text(broken, encoding="utf-8")
         assert "config.json" in refused(capsys, "evaluate", run, "--data", data)
         assert "train anew" in refused(capsys, *command, "--out", run, "--resume")
     file = run / "README.md"
@@ -436,4 +447,6 @@ def test_runs_of_two_seeds_a_subset_and_a_page_go_together(capsys, photos, tmp_p
     printed = said(capsys, *call, "--records", 30, "--html", page)
     subset = "a subset, drawn with seed 0, of "
     assert subset in printed and "mean of 2 runs" in printed and " simple " in printed
-    assert subset in page.read_text() and "trained - untrained" in page.read_text()
+    assert subset in page.read_text(encoding="utf-8") and "trained - untrained" in page.read_text(
+        encoding="utf-8"
+    )

@@ -10,7 +10,7 @@ import amodal
 from amodal import catalog, methods
 from amodal.cli import main
 
-TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -27,7 +27,7 @@ def data():
 @pytest.mark.parametrize("number, name", [(0, "mine"), (1, "byol")])
 def test_a_method_in_a_file(number, name, data, tmp_path, capsys):
     file = tmp_path / f"{name}_file.py"
-    file.write_text(BLOCKS[number])
+    file.write_text(BLOCKS[number], encoding="utf-8")
     reference = f"{file}:{name}"
     quick = {"size": "nano", "steps": 3, "batch_size": 8, "progress": False, "device": "cpu"}
     quick |= {"optimizer": "sgd", "lr": 0.01}  # Adam makes steps of rounding errors

@@ -29,7 +29,9 @@ def test_examples_run(page, folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "example"}
-    for language, text in re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.M | re.S):
+    for language, text in re.findall(
+        r"^```(sh|python)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
+    ):
         if language == "python":
             exec(compile(text, page.name, "exec"), names)
             continue
@@ -42,7 +44,7 @@ def test_examples_run(page, folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
@@ -53,9 +55,9 @@ def test_the_tables_of_claims_are_the_ledger():
     sys.path.insert(0, str(ROOT / "scripts"))
     import claims_table
 
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert claims_table.written(text) == text, "run: python scripts/claims_table.py"
-    assert claims_table.RESULTS.read_text() == claims_table.results(), (
+    assert claims_table.RESULTS.read_text(encoding="utf-8") == claims_table.results(), (
         "run: python scripts/claims_table.py"
     )
     assert all(claims.recorded(k) for k in claims.names()), "a claim without a ledger entry"

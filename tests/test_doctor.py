@@ -9,7 +9,7 @@ from amodal import doctor
 
 
 def printed(table) -> str:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(table)
     return console.export_text()
 
@@ -28,6 +28,8 @@ def test_a_missing_extra_is_shown_with_the_command_that_gets_it(monkeypatch):
 
 
 def test_every_extra_of_the_package_is_looked_at():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads(
+        (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
     assert set(doctor.extras()) == set(project["optional-dependencies"]) - {*doctor.GROUPS}
     assert not doctor.extras()["view"].startswith("amodal")  # which that extra includes

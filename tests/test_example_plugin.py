@@ -55,10 +55,10 @@ def clouds(tmp_path_factory):
         (root / shape).mkdir(exist_ok=True)
         file = root / shape / f"{i:02}"
         if i % 3:
-            file.with_suffix(".xyz").write_text(lines)
+            file.with_suffix(".xyz").write_text(lines, encoding="utf-8")
         else:
-            file.with_suffix(".ply").write_text(header + lines + "3 0 1 2\n")
-        file.with_suffix(".txt").write_text(f"a {shape} of points, number {i}")
+            file.with_suffix(".ply").write_text(header + lines + "3 0 1 2\n", encoding="utf-8")
+        file.with_suffix(".txt").write_text(f"a {shape} of points, number {i}", encoding="utf-8")
     return root
 
 
@@ -220,7 +220,9 @@ def test_the_set_holds_what_its_card_says(installed, tmp_path):
 
 
 def test_without_the_package_the_data_says_what_there_is(clouds, tmp_path):
-    (tmp_path / "dataset.toml").write_text('[fields.points]\nmodality = "points"\n')
+    (tmp_path / "dataset.toml").write_text(
+        '[fields.points]\nmodality = "points"\n', encoding="utf-8"
+    )
     code = "from amodal import data as records\nrecords.open(folder)\n"
     done = subprocess.run(
         [sys.executable, "-c", HEAD + code, str(tmp_path), "-", "-"],

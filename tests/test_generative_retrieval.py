@@ -53,10 +53,10 @@ def test_a_saved_copy_finds_the_same(run, tmp_path):
     model = amodal.load(run)
     loaded = amodal.load(model.save(tmp_path / "copy"))
     assert loaded.generate(text="blue", k=4) == model.generate(text="blue", k=4)
-    (tmp_path / "copy" / "keys.json").write_text("[]")
+    (tmp_path / "copy" / "keys.json").write_text("[]", encoding="utf-8")
     with pytest.raises(AmodalError, match="has 0 records.*of another run"):
         amodal.load(tmp_path / "copy").generate(text="blue")
-    (tmp_path / "copy" / "keys.json").write_text("{")
+    (tmp_path / "copy" / "keys.json").write_text("{", encoding="utf-8")
     with pytest.raises(AmodalError, match="keys.json.*cannot be read"):
         amodal.load(tmp_path / "copy").generate(text="blue")
 

@@ -175,12 +175,12 @@ def test_there_is_a_page():
 
 @pytest.fixture
 def target(tmp_path, monkeypatch):
-    (tmp_path / "made_up_page.py").write_text(PAGE)
+    (tmp_path / "made_up_page.py").write_text(PAGE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def build(test):
         file = tmp_path / "test_made_up.py"
-        file.write_text(test)
+        file.write_text(test, encoding="utf-8")
         return Target("made_up_page", tmp_path / "made_up_page.py", None, [str(file)])
 
     yield build
@@ -225,8 +225,8 @@ def test_mutants_leave_this_process_as_it_is(target):
 def test_a_module_is_imported_anew_from_its_package_too(tmp_path, monkeypatch):
     folder = tmp_path / "package_of_one"
     folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "part.py").write_text("VALUE = []")
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    (folder / "part.py").write_text("VALUE = []", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     from package_of_one import part
 
@@ -282,11 +282,11 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     out = tmp_path / "mutants.jsonl"
     arguments = ["siglip", "--sample", "2", "--seed", "abc", "--out", str(out)]
     assert cli.main(arguments) == 0
-    first = out.read_text()
+    first = out.read_text(encoding="utf-8")
     assert len(first.splitlines()) == 2 and "2 mutants" in capsys.readouterr().out
     monkeypatch.setattr(Target, "verdict", lambda *_: pytest.fail("run a second time"))
     assert cli.main(arguments) == 0
-    assert out.read_text() == first
+    assert out.read_text(encoding="utf-8") == first
 
 
 def test_survivors_are_shown_and_too_many_of_them_fail(tmp_path, capsys, monkeypatch):

@@ -19,7 +19,7 @@ from tests.old_runs.records import pictures
 
 STORED = Path(__file__).parent / "old_runs"
 RUNS = ("encoder", "head", "lora", "generative", "whole", "ensemble", "backbone")
-ENCODERS = json.loads((STORED / "encoders.json").read_text())
+ENCODERS = json.loads((STORED / "encoders.json").read_text(encoding="utf-8"))
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # processors sum in orders of their own: up to 3e-6 was seen
 
 
@@ -50,7 +50,7 @@ def test_embeds_what_it_did(run, folder):
 
 @pytest.mark.parametrize("run", ["head", "lora", "whole"], indirect=True)
 def test_predicts_what_it_did(run, folder):
-    then = json.loads((run / "outputs.json").read_text())["predict"]
+    then = json.loads((run / "outputs.json").read_text(encoding="utf-8"))["predict"]
     now = amodal.load(run).predict(folder).to_pydict()
     assert now.keys() == then.keys()
     for name, values in then.items():
@@ -76,8 +76,8 @@ def test_is_written_anew_as_a_whole_method_that_predicts_the_same(run, folder, t
 @pytest.mark.parametrize("run", ["head"], indirect=True)
 def test_a_head_beside_an_unknown_method_is_written_as_finetune(run, folder, tmp_path):
     """Methods that had other weights too, which runs of format 1 did not keep."""
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"method": "cta_ttt"}))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    (run / "config.json").write_text(json.dumps(config | {"method": "cta_ttt"}), encoding="utf-8")
     old = amodal.load(run)
     new = amodal.load(old.save(tmp_path / "new"))
     assert new.spec["method"] == "finetune"
@@ -86,20 +86,20 @@ def test_a_head_beside_an_unknown_method_is_written_as_finetune(run, folder, tmp
 
 @pytest.mark.parametrize("run", ["head"], indirect=True)
 def test_saving_an_old_run_runs_no_code_that_its_config_names(run, tmp_path):
-    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
-    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')", encoding="utf-8")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     evil = {"method": f"{tmp_path}/evil.py:method"}
-    (run / "config.json").write_text(json.dumps(config | evil))
+    (run / "config.json").write_text(json.dumps(config | evil), encoding="utf-8")
     amodal.load(run).save(tmp_path / "new")
     assert amodal.load(tmp_path / "new").spec["method"] == "finetune"
 
 
 @pytest.mark.parametrize("run", ["whole"], indirect=True)
 def test_a_method_that_is_code_is_not_run_from_an_old_config(run, tmp_path):
-    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
-    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')", encoding="utf-8")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     evil = {"method": f"{tmp_path}/evil.py:method"}
-    (run / "config.json").write_text(json.dumps(config | evil))
+    (run / "config.json").write_text(json.dumps(config | evil), encoding="utf-8")
     with pytest.raises(AmodalError, match="names its method"):
         amodal.load(run)
 
@@ -108,7 +108,7 @@ def test_a_method_that_is_code_is_not_run_from_an_old_config(run, tmp_path):
     ("run", "verb"), [("generative", "generate"), ("encoder", "search")], indirect=["run"]
 )
 def test_finds_what_it_did(run, verb):
-    then = json.loads((run / "outputs.json").read_text())[verb]
+    then = json.loads((run / "outputs.json").read_text(encoding="utf-8"))[verb]
     hits = getattr(amodal.load(run), verb)(text="a red picture", k=5)
     assert [h.key for h in hits] == [key for key, *_ in then]
     assert [h.score for h in hits] == pytest.approx([score for _, score, _ in then], abs=1e-6)

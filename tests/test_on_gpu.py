@@ -15,7 +15,7 @@ def test_the_tree_is_sent_and_a_piece_comes_back(tmp_path, capsys):
     out = tmp_path / "found.json"
     call = ["--device", "cpu", "--dry-run", "--only", "varlen", "--out", str(out)]
     assert on_gpu.main([*call, "--through", "sh -c", "--python", sys.executable]) == 0
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     assert (
         found["varlen"]["ok"] and found["varlen"]["largest relative error"]["torch.float32"] < 1e-4
     )
@@ -24,12 +24,12 @@ def test_the_tree_is_sent_and_a_piece_comes_back(tmp_path, capsys):
 
 def test_a_piece_that_fails_says_why_and_the_others_stay(tmp_path, capsys):
     out = tmp_path / "found.json"
-    out.write_text(json.dumps({"memory": {"ok": True}}))
+    out.write_text(json.dumps({"memory": {"ok": True}}), encoding="utf-8")
     assert (
         on_gpu.main(["--device", "cuda:77", "--dry-run", "--only", "varlen", "--out", str(out)])
         == 1
     )
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     assert found["memory"]["ok"] and not found["varlen"]["ok"] and found["varlen"]["reason"]
     assert "FAILED" in capsys.readouterr().out
 

@@ -69,7 +69,7 @@ class Net(nn.Module):
 @pytest.fixture
 def file(tmp_path):
     page = tmp_path / "mine.py"
-    page.write_text(PAGE)
+    page.write_text(PAGE, encoding="utf-8")
     return page
 
 
@@ -82,7 +82,7 @@ def test_a_method_in_a_file_is_trained_resumed_and_loaded(file, folder, tmp_path
     method, run = f"{file}:pulled", tmp_path / "run"
     model = amodal.pretrain(method, folder, run, options={"temperature": "0.1"}, **QUICK)
     assert model.encoder.pool_name == "attention" and model.config["method"] == "pulled"
-    spec = json.loads((run / "spec.json").read_text())
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     assert spec["code"]["name"].endswith(":pulled") and len(spec["code"]["sha256"]) == 64
     assert spec["options"]["temperature"] == 0.1
     same(model, amodal.load(run, method=method), folder)
@@ -130,7 +130,7 @@ def test_what_cannot_be_a_method_says_why(file, folder, tmp_path, name, words):
 def test_files_that_are_not_there_or_do_not_run(tmp_path):
     with pytest.raises(AmodalError, match="there is no file"):
         methods.function(str(tmp_path / "none.py") + ":f")
-    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
     with pytest.raises(AmodalError, match="cannot be run: ZeroDivisionError"):
         methods.function(str(tmp_path / "broken.py") + ":f")
     with pytest.raises(AmodalError, match="cannot be imported"):
@@ -301,8 +301,8 @@ def test_factories_that_fail_are_named(folder, tmp_path):
 def test_a_spec_cannot_import_anything(folder, tmp_path):
     run = tmp_path / "run"
     amodal.pretrain("clip", folder, run, **QUICK)
-    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
-    spec = json.loads((run / "spec.json").read_text())
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')", encoding="utf-8")
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     for name in (
         "evil:Thing",
         "os.path:Thing",
@@ -313,7 +313,7 @@ def test_a_spec_cannot_import_anything(folder, tmp_path):
         "subprocess.x:Popen",
     ):
         spec["encoder"]["part"] = name
-        (run / "spec.json").write_text(json.dumps(spec))
+        (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         with pytest.raises(AmodalError, match="part|plug-in"):
             amodal.load(run)
         with pytest.raises(AmodalError):
@@ -329,16 +329,22 @@ def test_a_spec_imports_of_a_plug_in_only_what_its_entry_points_import(
     (package / "inner").mkdir(parents=True)
     part = "from amodal.core.part import Part\nclass Good(Part): ...\n"
     lazy = "def __getattr__(name):\n    from goodplug import evil\n"
-    (package / "__init__.py").write_text("")
-    (package / "inner/__init__.py").write_text(part)
-    (package / "page.py").write_text(part + "import goodplug.inner\nplain = 3\n" + lazy)
-    (package / "evil.py").write_text("raise SystemExit('it was imported')")
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "inner/__init__.py").write_text(part, encoding="utf-8")
+    (package / "page.py").write_text(
+        part + "import goodplug.inner\nplain = 3\n" + lazy, encoding="utf-8"
+    )
+    (package / "evil.py").write_text("raise SystemExit('it was imported')", encoding="utf-8")
     about = site / "goodplug-1.0.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: goodplug\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[amodal.methods]\ngood = goodplug.page:plain\n")
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: goodplug\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (about / "entry_points.txt").write_text(
+        "[amodal.methods]\ngood = goodplug.page:plain\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(site)
-    spec = json.loads((run / "spec.json").read_text())
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     try:
         for name, words in (
             ("goodplug.evil:Evil", r"does not import .* \(goodplug.page\)"),
@@ -346,7 +352,7 @@ def test_a_spec_imports_of_a_plug_in_only_what_its_entry_points_import(
             ("goodplug.page:Evil", "goodplug.page has no Evil"),
         ):
             spec["encoder"]["part"] = name
-            (run / "spec.json").write_text(json.dumps(spec))
+            (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
             with pytest.raises(AmodalError, match=words):
                 amodal.load(run)
             with pytest.raises(AmodalError, match=words):
@@ -362,18 +368,18 @@ def test_a_spec_imports_of_a_plug_in_only_what_its_entry_points_import(
 def test_a_spec_cannot_name_a_method_that_is_code(folder, tmp_path, monkeypatch, name):
     run = tmp_path / "run"
     amodal.pretrain("clip", folder, run, **QUICK)
-    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    spec = json.loads((run / "spec.json").read_text())
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     spec["method"] = name.format(tmp_path) if isinstance(name, str) else name
-    (run / "spec.json").write_text(json.dumps(spec))
+    (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     with pytest.raises(AmodalError, match="names its method"):
         amodal.load(run)
 
 
 def test_a_mistake_in_own_code_is_named_by_its_line(folder, tmp_path):
     file = tmp_path / "broken.py"
-    file.write_text("def broken(encoder):\n    return encoder.nothing_like_it\n")
+    file.write_text("def broken(encoder):\n    return encoder.nothing_like_it\n", encoding="utf-8")
     with pytest.raises(AmodalError, match=r"broken\(\) raised AttributeError: .*line \d+"):
         amodal.pretrain(f"{file}:broken", folder, tmp_path / "run", **QUICK)
 
@@ -385,10 +391,12 @@ def test_a_backbone_that_does_not_fit_names_its_input(folder, tmp_path):
 
 
 def test_a_runs_own_toml_finds_its_file_from_any_folder(folder, tmp_path, monkeypatch):
-    (tmp_path / "page.py").write_text(PAGE)
+    (tmp_path / "page.py").write_text(PAGE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     amodal.pretrain("page.py:pulled", folder, tmp_path / "run", **QUICK)
-    assert f'method = "{tmp_path / "page.py"}:pulled"' in (tmp_path / "run/config.toml").read_text()
+    assert f'method = "{tmp_path / "page.py"}:pulled"' in (tmp_path / "run/config.toml").read_text(
+        encoding="utf-8"
+    )
 
 
 NET = """
@@ -405,7 +413,7 @@ class Net(nn.Module):
 
 def test_the_command_line_opens_a_run_with_own_code(file, folder, tmp_path, capsys):
     net = tmp_path / "net.py"
-    net.write_text(NET)
+    net.write_text(NET, encoding="utf-8")
     run, out = tmp_path / "run", tmp_path / "vectors.parquet"
     method, backbone = f"{file}:pulled", f"image={net}:Net"
     made = load_reference(f"{net}:Net")()
@@ -464,7 +472,7 @@ def unwritable(encoder, *, write=print):
 
 @pytest.mark.parametrize("name", ["checked", "bound", "maker"])
 def test_options_are_typed_whatever_is_callable(folder, tmp_path, name):
-    (tmp_path / "typed.py").write_text(TYPED)
+    (tmp_path / "typed.py").write_text(TYPED, encoding="utf-8")
     method, run = f"{tmp_path / 'typed.py'}:{name}", tmp_path / "run"
     assert methods.parse(method, {"width": "5"}) == {"width": 5}
     with pytest.raises(AmodalError, match=r"\.width must be a int, not 'wide'"):
@@ -472,14 +480,14 @@ def test_options_are_typed_whatever_is_callable(folder, tmp_path, name):
     model = amodal.pretrain(method, folder, run, **QUICK)
     assert model.encoder.heads_width == (6 if name == "bound" else 4)
     assert model.encoder.pool_name == "attention"
-    code = json.loads((run / "spec.json").read_text())["code"]
+    code = json.loads((run / "spec.json").read_text(encoding="utf-8"))["code"]
     assert code["name"].endswith(":Maker" if name == "maker" else ":checked") and code["sha256"]
     same(model, amodal.load(run, method=method), folder)
     same(model, amodal.load(run, method=load_reference(method)), folder)
 
 
 def test_a_lambda_is_loaded_by_its_reference(folder, tmp_path):
-    (tmp_path / "typed.py").write_text(TYPED)
+    (tmp_path / "typed.py").write_text(TYPED, encoding="utf-8")
     method, run = f"{tmp_path / 'typed.py'}:short", tmp_path / "run"
     model = amodal.pretrain(method, folder, run, **QUICK)
     same(model, amodal.load(run, method=method), folder)
@@ -498,7 +506,7 @@ def test_the_options_of_a_class_are_those_of_its_constructor():
 def test_what_has_no_signature_or_no_json_is_named(folder, tmp_path):
     with pytest.raises(AmodalError, match="dict does not say which arguments it takes"):
         methods.function(dict)
-    (tmp_path / "typed.py").write_text(TYPED)
+    (tmp_path / "typed.py").write_text(TYPED, encoding="utf-8")
     method = f"{tmp_path / 'typed.py'}:unwritable"
     with pytest.raises(AmodalError, match=r"unwritable\.write is of type builtin_function"):
         amodal.pretrain(method, folder, tmp_path / "run", **QUICK)
@@ -520,17 +528,17 @@ def run_cli(*words):
 def test_the_command_line_trains_with_a_module_of_a_file(folder, tmp_path, monkeypatch, capsys):
     home = tmp_path / "home"
     home.mkdir()
-    (home / "net.py").write_text(NET)
+    (home / "net.py").write_text(NET, encoding="utf-8")
     monkeypatch.chdir(home)
     run_cli("clip", "--data", folder, "--out", "run", "--backbone", "image=net.py:Net")
     assert "--backbone image=net.py:Net" in capsys.readouterr().out
-    text = (home / "run/config.toml").read_text()
+    text = (home / "run/config.toml").read_text(encoding="utf-8")
     assert f'image = "{home / "net.py"}:Net"' in text
     cli.main(["embed", "run", f"--data={folder}", "--out=v.parquet", "--backbone=image=net.py:Net"])
     monkeypatch.chdir(tmp_path)
     run_cli("--config", home / "run/config.toml", "--out", "second")
     (home / "mine.toml").write_text(
-        f'method = "clip"\ndata = "{folder}"\n[backbones]\nimage = "net.py:Net"\n'
+        f'method = "clip"\ndata = "{folder}"\n[backbones]\nimage = "net.py:Net"\n', encoding="utf-8"
     )
     run_cli("--config", home / "mine.toml", "--out", "third")
     for run in ("run", "second", "third"):
@@ -548,14 +556,14 @@ def test_the_command_line_trains_with_a_module_of_a_file(folder, tmp_path, monke
         with pytest.raises(SystemExit):
             run_cli("clip", "--data", folder, "--out", "no", "--backbone", f"image={backbone}")
         assert re.search(words, capsys.readouterr().err)
-    (home / "mine.toml").write_text('backbone = "net.py:Net"\n')
+    (home / "mine.toml").write_text('backbone = "net.py:Net"\n', encoding="utf-8")
     with pytest.raises(SystemExit):
         run_cli("clip", "--data", folder, "--config", home / "mine.toml", "--out", "no")
     assert "Did you mean backbones" in capsys.readouterr().err
 
 
 def test_a_reference_is_a_backbone_in_python(folder, tmp_path):
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
     backbones = {"image": f"{tmp_path / 'net.py'}:Net"}
     model = amodal.pretrain("clip", folder, tmp_path / "run", backbones=backbones, **QUICK)
     same(model, amodal.load(tmp_path / "run", backbones=backbones), folder)
@@ -563,11 +571,11 @@ def test_a_reference_is_a_backbone_in_python(folder, tmp_path):
 
 def test_a_python_run_with_importable_code_has_a_config(file, folder, tmp_path):
     """A function and a class that a module has are named, so the file alone runs."""
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
     method, net = load_reference(f"{file}:pulled"), load_reference(f"{tmp_path / 'net.py'}:Net")
     run = tmp_path / "run"
     amodal.pretrain(method, folder, run, backbones={"image": net}, **QUICK)
-    text = (run / "config.toml").read_text()
+    text = (run / "config.toml").read_text(encoding="utf-8")
     assert f'method = "{file}:pulled"' in text and "own_code" not in text
     run_cli("--config", run / "config.toml", "--out", tmp_path / "second")
     backbones = {"image": net}
@@ -577,7 +585,7 @@ def test_a_python_run_with_importable_code_has_a_config(file, folder, tmp_path):
 
 def test_a_python_run_with_other_code_says_what_to_pass(file, folder, tmp_path, capsys):
     """What was made by hand, or stands in a function, has no name that leads to it."""
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
     pulled = load_reference(f"{file}:pulled")
 
     def mine(encoder, *, width: int = 8):
@@ -613,9 +621,9 @@ def test_code_of_the_program_itself_is_not_named(monkeypatch):
 def fresh(*changes):
     """Edit files, and forget what was imported of them, as another process has not imported it."""
     for file, before, after in changes:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         assert before in text
-        file.write_text(text.replace(before, after))
+        file.write_text(text.replace(before, after), encoding="utf-8")
     for module in [m for m in sys.modules if m.startswith(FILE_PREFIX)]:
         del sys.modules[module]
 
@@ -635,7 +643,7 @@ def test_a_changed_method_is_not_resumed_in_silence(file, folder, tmp_path, monk
         return amodal.pretrain(f"{file}:pulled", folder, run, checkpoint_every=2, **QUICK, **more)
 
     def spec():
-        return json.loads((run / "spec.json").read_text())
+        return json.loads((run / "spec.json").read_text(encoding="utf-8"))
 
     stop(monkeypatch, train)
     first = spec()["code"]
@@ -652,12 +660,12 @@ def test_a_changed_method_is_not_resumed_in_silence(file, folder, tmp_path, monk
     train(resume=True)
     assert spec()["code"] == second and spec()["earlier_code"] == [{"what": "method", **first}]
     copy = amodal.load(run, method=f"{file}:pulled").save(tmp_path / "copy")
-    copied = json.loads((copy / "spec.json").read_text())
+    copied = json.loads((copy / "spec.json").read_text(encoding="utf-8"))
     assert copied["earlier_code"] == spec()["earlier_code"]
 
 
 def test_changed_code_is_named_where_a_run_is_used(file, folder, tmp_path, capsys):
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
     method, net, run = f"{file}:pulled", f"{tmp_path / 'net.py'}:Net", tmp_path / "run"
     options = {"backbones": {"image": net}, "train_backbones": True}
     with warnings.catch_warnings():
@@ -674,8 +682,8 @@ def test_changed_code_is_named_where_a_run_is_used(file, folder, tmp_path, capsy
     assert len(messages) == 2 and all("the weights fit" in m for m in messages), messages
     assert "mine.py (method pulled)" in messages[0]
     assert "net.py (backbone of image Net) is not the code that" in messages[1]
-    stored = json.loads((run / "spec.json").read_text())
-    copied = json.loads((model.save(tmp_path / "copy") / "spec.json").read_text())
+    stored = json.loads((run / "spec.json").read_text(encoding="utf-8"))
+    copied = json.loads((model.save(tmp_path / "copy") / "spec.json").read_text(encoding="utf-8"))
     assert copied == stored  # the weights are those of the code of then
     words = ["embed", run, "--data", folder, "--out", tmp_path / "v.parquet"]
     with pytest.warns(UserWarning, match="the weights fit"):
@@ -683,7 +691,7 @@ def test_changed_code_is_named_where_a_run_is_used(file, folder, tmp_path, capsy
 
 
 def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monkeypatch, capsys):
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
     net = tmp_path / "net.py"
     words = (f"{file}:pulled", "--data", folder, "--out", tmp_path / "run", "--save-every", 1)
     words += ("--backbone", f"image={net}:Net", "--steps", 4)
@@ -693,7 +701,7 @@ def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monke
     monkeypatch.delenv("STOP_AT")
 
     def stored():
-        spec = json.loads((tmp_path / "run/spec.json").read_text())
+        spec = json.loads((tmp_path / "run/spec.json").read_text(encoding="utf-8"))
         return spec["encoder"]["args"]["backbones"]["image"]["args"]["source"], spec
 
     first, _ = stored()
@@ -708,7 +716,9 @@ def test_a_changed_module_is_resumed_when_accepted(file, folder, tmp_path, monke
     assert spec["earlier_code"] == [
         {"what": "backbone of image", "name": "net.py:Net", "sha256": first}
     ]
-    assert second != first and "accept" not in (tmp_path / "run/config.toml").read_text()
+    assert second != first and "accept" not in (tmp_path / "run/config.toml").read_text(
+        encoding="utf-8"
+    )
     run_cli(*words, "--resume")
     with pytest.raises(AmodalError, match="is for a run that is resumed"):
         amodal.pretrain("clip", folder, tmp_path / "no", accept_changed_code=True, **QUICK)
@@ -725,7 +735,7 @@ class DenseOfPictures(nn.Module):
 
 def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path, capsys):
     net = tmp_path / "net.py"
-    net.write_text(NET)
+    net.write_text(NET, encoding="utf-8")
     method, backbones = f"{file}:pulled", {"image": f"{net}:Net"}
     run = tmp_path / "run"
     amodal.pretrain(method, folder, run, backbones=backbones, train_backbones=True, **QUICK)
@@ -758,7 +768,7 @@ def test_runs_with_own_code_are_adapted_and_started_from(file, folder, tmp_path,
         amodal.pretrain("clip", folder, started, init_method=method, **QUICK)
     assert not started.exists()
     amodal.pretrain("clip", folder, started, init_from=run, **code, **QUICK)
-    text = (started / "config.toml").read_text()
+    text = (started / "config.toml").read_text(encoding="utf-8")
     assert f'init_method = "{method}"' in text and f'[init_backbones]\nimage = "{net}:Net"' in text
     run_cli("--config", started / "config.toml", "--out", tmp_path / "second")
     words = ("clip", "--data", folder, "--out", tmp_path / "third", "--init-from", run)
@@ -779,13 +789,14 @@ def test_the_arguments_of_a_partial_are_in_the_config(file, folder, tmp_path, ca
     bound = functools.partial(pulled, temperature=0.07, width=4)
     amodal.pretrain(bound, folder, run, options={"width": 6}, **QUICK)
     run_cli("--config", run / "config.toml", "--out", second)
-    configs = [json.loads((r / "config.json").read_text()) for r in (run, second)]
+    configs = [json.loads((r / "config.json").read_text(encoding="utf-8")) for r in (run, second)]
     assert configs[0]["options"] == configs[1]["options"] == {"temperature": 0.07, "width": 6}
 
     other = tmp_path / "other.py"
     other.write_text(
         "from amodal import methods\n\n"
-        "def other(encoder, *, more=1):\n    return methods.build('clip', encoder)\n"
+        "def other(encoder, *, more=1):\n    return methods.build('clip', encoder)\n",
+        encoding="utf-8",
     )
     without = functools.partial(load_reference(f"{other}:other"), more=None)
     amodal.pretrain(without, folder, tmp_path / "none", **QUICK)
@@ -856,13 +867,13 @@ def test_runs_of_before_are_resumed_with_the_same_code(file, folder, tmp_path, m
     run = tmp_path / "run"
     options = {"checkpoint_every": 2, "backbones": {"image": Net}, **QUICK}
     stop(monkeypatch, lambda: amodal.pretrain(f"{file}:pulled", folder, run, **options))
-    spec = json.loads((run / "spec.json").read_text())
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     plain = [
         hashlib.sha256(inspect.getsource(code).encode()).hexdigest()
         for code in (load_reference(f"{file}:pulled"), Net)
     ]
     spec["code"]["sha256"], spec["encoder"]["args"]["backbones"]["image"]["args"]["source"] = plain
-    (run / "spec.json").write_text(json.dumps(spec))
+    (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         amodal.pretrain(f"{file}:pulled", folder, run, resume=True, **options)

@@ -11,7 +11,7 @@ import amodal
 from scripts import check_dist
 from tests.structure.tree import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
@@ -39,7 +39,7 @@ def test_versions_of_python_are_those_that_are_required():
 def test_the_version_has_one_source():
     read = read_configuration(ROOT / "pyproject.toml", dist=Distribution())
     assert read["project"]["version"] == amodal.__version__
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(citation["version"]) == amodal.__version__
     assert citation["license"] == PROJECT["license"]
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
@@ -53,11 +53,11 @@ def test_extras_hold_what_they_are_named_for():
     # what a user of everything has no use for: hosted loggers, one method's library, our own tools
     left_out = {"all", "dev", "docs", "demo", "loggers", "rocket"}
     assert set(EXTRAS) - members("all") == left_out - {"all"}
-    assert "install.py demo\n" in (ROOT / "Makefile").read_text()
+    assert "install.py demo\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_the_source_distribution_names_what_the_tests_read():
-    lines = (ROOT / "MANIFEST.in").read_text().splitlines()
+    lines = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
     named = {word for line in lines for word in line.split()[1:] if not line.startswith("#")}
     for needed in ("tests", "scripts", "docs", "examples", "claims", "benchmarks", "Makefile"):
         assert needed in named
@@ -82,11 +82,11 @@ def test_what_is_missing_from_a_distribution_and_what_is_too_much():
 
 
 def test_the_image_of_the_server_is_built_from_files_of_the_repository():
-    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     copied = [
         w for li in lines if li.startswith("COPY ") and "--from" not in li for w in li.split()[1:-1]
     ]
-    shown = (ROOT / ".dockerignore").read_text().splitlines()
+    shown = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert copied and all((ROOT / c).exists() and f"!{c}" in shown for c in copied)
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users and users[-1] not in ("0", "root")

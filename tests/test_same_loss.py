@@ -30,11 +30,17 @@ def test_a_changed_loss_is_seen(before, tmp_path):
         )
     clip = tmp_path / "amodal" / "methods" / "contrastive" / "clip.py"
     clip.write_text(
-        clip.read_text().replace("temperature: float = 0.07", "temperature: float = 0.0700001")
+        clip.read_text(encoding="utf-8").replace(
+            "temperature: float = 0.07", "temperature: float = 0.0700001"
+        ),
+        encoding="utf-8",
     )
     dino = tmp_path / "amodal" / "methods" / "distillation" / "dino.py"
     dino.write_text(
-        dino.read_text().replace("center_momentum: float = 0.9,", "center_momentum: float = 0.8,")
+        dino.read_text(encoding="utf-8").replace(
+            "center_momentum: float = 0.9,", "center_momentum: float = 0.8,"
+        ),
+        encoding="utf-8",
     )
     after = same_loss.trace(tmp_path, tmp_path / "after", "clip,dino,mae", 1, before)
     lines = verdicts(same_loss.compared(before, after))
@@ -56,7 +62,7 @@ def made(folder, tensors, names=None):
     folder.mkdir()
     save_file(tensors, folder / "m.safetensors")
     if names:
-        (folder / "m.json").write_text(json.dumps(names))
+        (folder / "m.json").write_text(json.dumps(names), encoding="utf-8")
     return folder
 
 
@@ -78,8 +84,8 @@ def test_names_are_mapped_and_tolerance_is_a_share_of_the_largest(tmp_path):
 def test_what_is_gone_new_or_fails(tmp_path):
     old, new = made(tmp_path / "old", {"1/term/x": torch.ones(())}), tmp_path / "new"
     new.mkdir()
-    (new / "n.error").write_text("ValueError: no")
-    (old / "n.error").write_text("ValueError: no")
+    (new / "n.error").write_text("ValueError: no", encoding="utf-8")
+    (old / "n.error").write_text("ValueError: no", encoding="utf-8")
     assert verdicts(same_loss.compared(old, new)) == {
         "m": ("gone", ""),
         "n": ("fails", "ValueError: no"),

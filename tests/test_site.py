@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.py"))
 
 
 def nav() -> list[str]:
-    text = (ROOT / "mkdocs.yml").read_text()
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
     def pages(entry):
         if isinstance(entry, str):
@@ -36,7 +36,9 @@ def test_every_page_and_notebook_has_a_place_in_the_site():
 
 
 def test_every_public_name_is_in_the_reference():
-    text = "\n".join(p.read_text() for p in (ROOT / "docs" / "reference").glob("*.md"))
+    text = "\n".join(
+        p.read_text(encoding="utf-8") for p in (ROOT / "docs" / "reference").glob("*.md")
+    )
     assert {*re.findall(r"^::: amodal\.(\w+)$", text, re.M)} == {*amodal.__all__}
 
 

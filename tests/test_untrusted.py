@@ -100,12 +100,14 @@ def run(tmp_path_factory):
 @FEW
 @given(data=st.data())
 def test_config_of_a_run(run, data):
-    whole = (run / "config.json").read_text()
+    whole = (run / "config.json").read_text(encoding="utf-8")
     try:
-        (run / "config.json").write_text(json.dumps(data.draw(mutated(json.loads(whole)))))
+        (run / "config.json").write_text(
+            json.dumps(data.draw(mutated(json.loads(whole)))), encoding="utf-8"
+        )
         survives(lambda: amodal.load(run, device="cpu"))
     finally:
-        (run / "config.json").write_text(whole)
+        (run / "config.json").write_text(whole, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def adapted(tmp_path_factory):
 @given(data=st.data())
 def test_config_of_an_adapted_run(adapted, data):
     run = data.draw(st.sampled_from(adapted))
-    whole = (run / "spec.json").read_text()
+    whole = (run / "spec.json").read_text(encoding="utf-8")
     config = json.loads(whole)
     name = data.draw(st.sampled_from(["targets", "options", "method", "code", "encoder"]))
     try:
@@ -142,11 +144,12 @@ def test_config_of_an_adapted_run(adapted, data):
                     if isinstance(changed := data.draw(mutated({name: config[name]})), dict)
                     else {name: changed}
                 )
-            )
+            ),
+            encoding="utf-8",
         )
         survives(lambda: amodal.load(run, device="cpu"))
     finally:
-        (run / "spec.json").write_text(whole)
+        (run / "spec.json").write_text(whole, encoding="utf-8")
 
 
 @FEW
@@ -165,13 +168,13 @@ def test_what_a_run_was_trained_on(run, data, tmp_path_factory):
 @FEW
 @given(data=st.data())
 def test_config_of_a_run_that_goes_on(run, data):
-    whole = (run / "config.json").read_text()
+    whole = (run / "config.json").read_text(encoding="utf-8")
     before = json.loads(whole)
     try:
-        (run / "config.json").write_text(json.dumps(data.draw(mutated(before))))
+        (run / "config.json").write_text(json.dumps(data.draw(mutated(before))), encoding="utf-8")
         survives(lambda: prepare(run, before, True))
     finally:
-        (run / "config.json").write_text(whole)
+        (run / "config.json").write_text(whole, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -188,21 +191,23 @@ def test_config_of_a_run_that_goes_on(run, data):
     ],
 )
 def test_config_that_is_none(run, text):
-    whole = (run / "config.json").read_text()
+    whole = (run / "config.json").read_text(encoding="utf-8")
     try:
-        (run / "config.json").write_text(text)
+        (run / "config.json").write_text(text, encoding="utf-8")
         with pytest.raises(AmodalError):
             amodal.load(run, device="cpu")
     finally:
-        (run / "config.json").write_text(whole)
+        (run / "config.json").write_text(whole, encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["aligned_width", "aligned_hidden", "others"])
 def test_a_small_old_file_that_describes_a_huge_model_asks_for_no_memory(name, tmp_path):
     shutil.copytree(Path(__file__).parent / "old_runs" / "encoder", tmp_path / "run")
     file = tmp_path / "run" / "config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps(config | {"encoder": config["encoder"] | {name: 10**9}}))
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(
+        json.dumps(config | {"encoder": config["encoder"] | {name: 10**9}}), encoding="utf-8"
+    )
     is_too_large(tmp_path / "run")
 
 
@@ -212,13 +217,13 @@ def test_a_small_old_file_that_describes_a_huge_model_asks_for_no_memory(name, t
 def test_a_small_file_that_describes_a_huge_model_asks_for_no_memory(run, path, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     file = tmp_path / "run" / "spec.json"
-    spec = json.loads(file.read_text())
+    spec = json.loads(file.read_text(encoding="utf-8"))
     *way, last = path.split("/")
     inner = spec
     for key in way:
         inner = inner[key]
     inner[last] = 10**9
-    file.write_text(json.dumps(spec))
+    file.write_text(json.dumps(spec), encoding="utf-8")
     if last == "max_length":  # of the text that is read, not of the model
         survives(lambda: amodal.load(tmp_path / "run", device="cpu"))
     else:
@@ -253,17 +258,17 @@ def test_the_bound_counts_what_is_asked_for():
 @given(data=st.data())
 def test_state_of_a_checkpoint(run, data):
     folder = checkpoint.latest(run / "checkpoints")
-    whole = (folder / "state.json").read_text()
+    whole = (folder / "state.json").read_text(encoding="utf-8")
     changed = data.draw(mutated(json.loads(whole)))
     if changed == json.loads(whole):
         return
-    (folder / "state.json").write_text(json.dumps(changed))
+    (folder / "state.json").write_text(json.dumps(changed), encoding="utf-8")
     try:
         survives(
             lambda: checkpoint.check_state(folder, checkpoint.read_json(folder / "state.json", ""))
         )
     finally:
-        (folder / "state.json").write_text(whole)
+        (folder / "state.json").write_text(whole, encoding="utf-8")
 
 
 def test_a_damaged_checkpoint_names_itself_and_the_one_before(run, tmp_path):
@@ -308,11 +313,11 @@ def test_headers_of_safetensors(run, data, tmp_path_factory):
         content = bytearray((copied / "model.safetensors").read_bytes())
         content[data.draw(st.integers(0, 200))] ^= 1 << data.draw(st.integers(0, 7))
         (copied / "model.safetensors").write_bytes(content)
-    config = json.loads((copied / "config.json").read_text())
+    config = json.loads((copied / "config.json").read_text(encoding="utf-8"))
     config["weights_sha256"] = hashlib.sha256(
         (copied / "model.safetensors").read_bytes()
     ).hexdigest()
-    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "config.json").write_text(json.dumps(config), encoding="utf-8")
     survives(lambda: amodal.load(copied, device="cpu"))
 
 
@@ -352,9 +357,11 @@ def as_toml(tree) -> str:
 @FEW
 @given(data=st.data())
 def test_dataset_toml(described, data):
-    whole = (described / "dataset.toml").read_text()
+    whole = (described / "dataset.toml").read_text(encoding="utf-8")
     (described / "dataset.toml").write_text(
-        as_toml(data.draw(mutated(tomlkit.parse(whole).unwrap()))), errors="replace"
+        as_toml(data.draw(mutated(tomlkit.parse(whole).unwrap()))),
+        errors="replace",
+        encoding="utf-8",
     )
 
     def work() -> None:
@@ -367,7 +374,7 @@ def test_dataset_toml(described, data):
     try:
         survives(work)
     finally:
-        (described / "dataset.toml").write_text(whole)
+        (described / "dataset.toml").write_text(whole, encoding="utf-8")
 
 
 @FEW
@@ -381,10 +388,10 @@ def test_text_that_is_no_dataset_toml(text):
 )
 def test_records_do_not_lead_out_of_the_folder(tmp_path, records):
     (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "a.txt").write_text("secret words")
+    (tmp_path / "secret" / "a.txt").write_text("secret words", encoding="utf-8")
     (tmp_path / "data").mkdir()
     lines = [f"records = {json.dumps(records)}", '[fields.text]\nmodality = "text"']
-    (tmp_path / "data" / "dataset.toml").write_text("\n".join(lines))
+    (tmp_path / "data" / "dataset.toml").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(AmodalError):
         amodal.open(tmp_path / "data")
 
@@ -433,7 +440,10 @@ def test_manifests_of_packs_and_of_saved_datasets(data, tmp_path_factory):
                 )
             )
         )
-    file.write_text(json.dumps(data.draw(mutated(json.loads(file.read_text())))))
+    file.write_text(
+        json.dumps(data.draw(mutated(json.loads(file.read_text(encoding="utf-8"))))),
+        encoding="utf-8",
+    )
     where = root / ("pack" if (root / "pack").exists() else "saved")
     survives(lambda: list(amodal.data.Loader(amodal.open(where), [0], batch=1, shuffle=False)))
 
@@ -441,9 +451,9 @@ def test_manifests_of_packs_and_of_saved_datasets(data, tmp_path_factory):
 def test_a_manifest_does_not_lead_out_of_its_folder(tmp_path):
     builders.huggingface(tmp_path / "saved")
     shutil.copytree(tmp_path / "saved", tmp_path / "other")
-    state = json.loads((tmp_path / "other" / "state.json").read_text())
+    state = json.loads((tmp_path / "other" / "state.json").read_text(encoding="utf-8"))
     state["_data_files"] = [{"filename": f"../saved/{f['filename']}"} for f in state["_data_files"]]
-    (tmp_path / "other" / "state.json").write_text(json.dumps(state))
+    (tmp_path / "other" / "state.json").write_text(json.dumps(state), encoding="utf-8")
     with pytest.raises(AmodalError, match="leads out of"):
         amodal.open(tmp_path / "other")
 
@@ -451,7 +461,7 @@ def test_a_manifest_does_not_lead_out_of_its_folder(tmp_path):
 def test_an_index_cannot_ask_for_queries_of_a_billion_numbers(tmp_path):
     counts = {"records": 0, "record_bytes": 0, "dead": 0, "generation": 0, "vectors": {}}
     about = {"format": 1, "fingerprint": "a", "width": 10**9} | counts
-    (tmp_path / "manifest.json").write_text(json.dumps(about))
+    (tmp_path / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
     with pytest.raises(AmodalError, match="width"):
         Index.open(tmp_path)
 
@@ -471,7 +481,10 @@ def test_manifest_of_an_index(run, data, tmp_path_factory):
         root / "index",
     )
     file = root / "index" / "manifest.json"
-    file.write_text(json.dumps(data.draw(mutated(json.loads(file.read_text())))))
+    file.write_text(
+        json.dumps(data.draw(mutated(json.loads(file.read_text(encoding="utf-8"))))),
+        encoding="utf-8",
+    )
 
     def work() -> None:
         index = Index.open(root / "index")

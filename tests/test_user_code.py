@@ -16,7 +16,7 @@ from amodal.nn.encoder import Encoder
 @pytest.fixture
 def module(tmp_path):
     def write(text: str, name: str = "f", file: str = "mine.py") -> str:
-        (tmp_path / file).write_text(text)
+        (tmp_path / file).write_text(text, encoding="utf-8")
         return f"{tmp_path / file}:{name}"
 
     return write
@@ -46,7 +46,7 @@ def test_a_file_that_does_not_run_to_its_end(module, text, words):
 
 
 def test_a_module_that_ends_the_program(tmp_path, monkeypatch):
-    (tmp_path / "ends_here.py").write_text("import sys\nsys.exit()\n")
+    (tmp_path / "ends_here.py").write_text("import sys\nsys.exit()\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AmodalError, match=r"'ends_here' cannot be imported: SystemExit.*line 2"):
         load_reference("ends_here:f")

@@ -51,5 +51,5 @@ def clip_folder(path: Path, width: int, *, side: int = 32, layers: int = 2):
     model = CLIPModel(config).eval()
     model.save_pretrained(path)
     moments = {"image_mean": [0.4] * 3, "image_std": [0.25] * 3}
-    (path / "preprocessor_config.json").write_text(json.dumps(moments))
+    (path / "preprocessor_config.json").write_text(json.dumps(moments), encoding="utf-8")
     return path, model

@@ -54,5 +54,5 @@ def vilt_folder(path: Path, *, width: int = 64, positions: int = 16):
                 p.normal_(std=0.2)
     model.save_pretrained(path)
     moments = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    (path / "preprocessor_config.json").write_text(json.dumps(moments))
+    (path / "preprocessor_config.json").write_text(json.dumps(moments), encoding="utf-8")
     return path, model

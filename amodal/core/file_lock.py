@@ -22,7 +22,7 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         BlockingIOError: If another process has it, and `wait` is False.
         OSError: If it cannot be written.
     """
-    with Path(path).open("w") as file:
+    with Path(path).open("w", encoding="utf-8") as file:
         try:
             import fcntl
         except ImportError:

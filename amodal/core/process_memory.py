@@ -11,7 +11,7 @@ def memory_in_use() -> int:
     """Resident bytes of this process; the most so far where a system does not say."""
     pages = Path("/proc/self/statm")
     if pages.exists():
-        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(pages.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return peak_memory()
 
 

@@ -84,7 +84,7 @@ def init(path: str | Path, *, force: bool = False) -> Report:
     text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, guesses))
     if isinstance(toml, Remote):
         try:
-            toml.write_text(text)
+            toml.write_text(text, encoding="utf-8")
         except (AmodalError, NotImplementedError) as error:
             raise AmodalError(
                 f"{toml} cannot be written ({error}). Keep it on this machine: give "

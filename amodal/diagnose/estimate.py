@@ -89,7 +89,7 @@ class Estimate(Printed):
         """Write all numbers but the weights as JSON."""
         content = {name: value for name, value in vars(self).items() if name != "weights"}
         with whole_file(Path(path)) as file:
-            file.write_text(json.dumps(content, indent=1))
+            file.write_text(json.dumps(content, indent=1), encoding="utf-8")
         return Path(path)
 
     def save_weights(self, path: str | Path) -> Path:

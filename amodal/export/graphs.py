@@ -101,7 +101,7 @@ def write(model: Model, out: Path) -> list[Path]:
         "fields": fields,
     }
     card = out / "fields.json"
-    card.write_text(json.dumps(about, indent=1) + "\n")
+    card.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return [*written, card, *write_tokenizers(out, encoder.fields)]
 
 

@@ -136,7 +136,9 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
     fill(getattr(made, "vision_model", made), dense)  # transformers 4 has it one level further down
     with _quiet():
         made.save_pretrained(out)
-    (out / "preprocessor_config.json").write_text(json.dumps(preprocessor(image), indent=1))
+    (out / "preprocessor_config.json").write_text(
+        json.dumps(preprocessor(image), indent=1), encoding="utf-8"
+    )
     if encoder.heads is not None:
         save_file(
             {k: v.contiguous() for k, v in encoder.heads[field].state_dict().items()},

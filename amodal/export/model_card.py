@@ -131,7 +131,11 @@ def _preprocessing(modality: Modality) -> str:
 def _last_metrics(run_dir: Path | None) -> str:
     """The last line of the run's log, where the run still has it."""
     log = run_dir / "metrics.jsonl" if run_dir is not None else None
-    if log is None or not log.exists() or not (lines := log.read_text().splitlines()):
+    if (
+        log is None
+        or not log.exists()
+        or not (lines := log.read_text(encoding="utf-8").splitlines())
+    ):
         return ""
     groups = ("loss", "rank", "uniformity", "alignment")
     rows = "\n".join(

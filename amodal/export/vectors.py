@@ -163,7 +163,7 @@ def _prepare(parts: Path, plan: dict[str, Any]) -> None:
     if parts.exists():
         shutil.rmtree(parts)
     parts.mkdir(parents=True)
-    replace_file(file, lambda draft: draft.write_text(json.dumps(plan)))
+    replace_file(file, lambda draft: draft.write_text(json.dumps(plan), encoding="utf-8"))
 
 
 def _join(parts: Path, plan: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
         warnings.warn(lacking, AmodalWarning, stacklevel=stacklevel)
         dataset = dataset.with_columns(missing)
     for field in fields.keys() & dataset.fields.keys():
-        if said := _other_steps(dataset.fields[field], fields[field]):
+        if said := dataset.fields[field].mismatch(fields[field]):
             warnings.warn(
                 f"{field!r} of {dataset.name!r} has {said}; its steps are read as they are. Bring "
                 "them to those of the run first, by interpolation or a factor",
@@ -47,20 +47,6 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
                 stacklevel=stacklevel,
             )
     return dataset.with_fields(fields)
-
-
-def _other_steps(here: Modality, trained: Modality) -> str:
-    """How steps of a series differ in time or unit from those of training; "" if they do not, or
-    one of the two does not say. Sound is resampled when it is read."""
-    if here.kind != "series" or trained.kind != "series":
-        return ""
-    rates = [float(getattr(m, "rate", 0)) for m in (here, trained)]
-    if all(rates) and rates[0] != rates[1]:
-        return f"{rates[0]:g} steps a second, and the run was trained on {rates[1]:g}"
-    units = [tuple(getattr(m, "units", ())) for m in (here, trained)]
-    if all(units) and units[0] != units[1]:
-        return f"the units {', '.join(units[0])}, and the run was trained on {', '.join(units[1])}"
-    return ""
 
 
 def _none_of(dataset: Dataset, fields: Mapping[str, Modality]) -> AmodalError:

@@ -279,6 +279,16 @@ class Series(Modality):
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
         return f"{format_range((len(v) for v in values), 'steps')} of {first_names(self.channels)}"
 
+    def mismatch(self, trained: Modality) -> str:
+        if not isinstance(trained, Series):
+            return ""
+        if self.rate and trained.rate and self.rate != trained.rate:
+            return f"{self.rate:g} steps a second, and the run was trained on {trained.rate:g}"
+        if self.units and trained.units and self.units != trained.units:
+            mine, theirs = (", ".join(units) for units in (self.units, trained.units))
+            return f"the units {mine}, and the run was trained on {theirs}"
+        return ""
+
     def card(self, value: np.ndarray) -> dict[str, Any]:
         """ "curves": names, and values of each channel in deviations; null where one is missing."""
         mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())

@@ -111,7 +111,7 @@ class Approximate:
     def _read(lib: Any, file: Path, meta: Path) -> Approximate | None:
         try:
             built = lib.deserialize_index(np.frombuffer(file.read_bytes(), dtype=np.uint8))
-            made = Approximate(built, **json.loads(meta.read_text()))
+            made = Approximate(built, **json.loads(meta.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RuntimeError):
             return None  # also one of an earlier version
         # The two files are written one after the other: a killed writer leaves an old one.

@@ -83,11 +83,13 @@ class Chunks:
             return None
         plan = self.folder / "plan.json"
         try:
-            if self.folder.exists() and (not plan.is_file() or plan.read_text() != self.plan):
+            if self.folder.exists() and (
+                not plan.is_file() or plan.read_text(encoding="utf-8") != self.plan
+            ):
                 shutil.rmtree(self.folder)
             if not plan.is_file():
                 with whole_file(plan) as draft:
-                    draft.write_text(self.plan)
+                    draft.write_text(self.plan, encoding="utf-8")
         except OSError as error:
             raise AmodalError(
                 f"could not write {self.folder}: {error.strerror or error}"

@@ -184,7 +184,9 @@ class Selection(Printed):
                 pq.write_table(self.rows_table(), draft)
             about = {"by": self.by, "sentence": self.sentence, "cut": self.cut}
             with whole_file(out / "selection.json") as draft:
-                draft.write_text(json.dumps({**about, **self.settings}, indent=1, default=str))
+                draft.write_text(
+                    json.dumps({**about, **self.settings}, indent=1, default=str), encoding="utf-8"
+                )
         except OSError as error:
             raise AmodalError(f"could not write {out}: {error.strerror or error}") from error
         written += [out / "scores.parquet", out / "selection.json"]

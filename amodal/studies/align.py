@@ -85,7 +85,7 @@ class Alignment:
         """Write alignment.json into the run folder."""
         self.run.mkdir(parents=True, exist_ok=True)
         values = {name: value for name, value in vars(self).items() if name != "run"}
-        (self.run / FILE).write_text(json.dumps(values, indent=1) + "\n")
+        (self.run / FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 @fast_products()
@@ -281,5 +281,5 @@ def _earlier(out: Path) -> Alignment | None:
     file = out / FILE
     if not file.exists():
         return None
-    values = json.loads(file.read_text())
+    values = json.loads(file.read_text(encoding="utf-8"))
     return Alignment(out, **values)

@@ -75,7 +75,7 @@ def save(
             draft.mkdir(parents=True)
             save_file(model, draft / "model.safetensors")
             save_file(moments, draft / "optimizer.safetensors")
-            (draft / "state.json").write_text(json.dumps(state, indent=1))
+            (draft / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
             # The content reaches the disk before the name does. A rename does not replace a folder
             # that is not empty, so one of this step goes first; older checkpoints are still there
             # if a kill comes now.

@@ -200,7 +200,7 @@ class FeatureStore:
         return None if length < 0 else np.array(chunk.flat[end - length : end])
 
     def _read(self, start: int) -> _Chunk:
-        header = json.loads(self._file(start, "json").read_text())
+        header = json.loads(self._file(start, "json").read_text(encoding="utf-8"))
         lengths = np.array(header["lengths"])
         flat = np.load(self._file(start, "npy"), mmap_mode="r", allow_pickle=False)
         return _Chunk(flat, lengths, np.maximum(lengths, 0).cumsum(), header["bad"])
@@ -229,7 +229,9 @@ class FeatureStore:
         done = self.records - sum(min(CHUNK, self.records - s) for s in missing)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "plan.json").write_text(json.dumps(self.description, indent=1))
+            (self.folder / "plan.json").write_text(
+                json.dumps(self.description, indent=1), encoding="utf-8"
+            )
             if missing:
                 with Bar(f"features of {field}", self.records, start=done, shown=progress) as bar:
                     for start in missing:
@@ -259,7 +261,7 @@ class FeatureStore:
             "lengths": [length for part in parts for length in part.lengths],
             "bad": {i: reason for part in parts for i, reason in part.bad.items()},
         }
-        draft.write_text(json.dumps(header))
+        draft.write_text(json.dumps(header), encoding="utf-8")
         draft.replace(self._file(start, "json"))
 
     def _file(self, start: int, suffix: str) -> Path:

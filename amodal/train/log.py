@@ -40,9 +40,9 @@ class MetricsLog:
         try:
             # written beside the log and renamed: a kill here must not lose earlier entries
             draft = self.path.with_name(f".{self.path.name}.draft")
-            draft.write_text("".join(json.dumps(line) + "\n" for line in entries))
+            draft.write_text("".join(json.dumps(line) + "\n" for line in entries), encoding="utf-8")
             draft.replace(self.path)
-            self.file = self.path.open("a", buffering=1)
+            self.file = self.path.open("a", buffering=1, encoding="utf-8")
         except OSError as error:
             raise self._failed(error) from error
         made = make_loggers(loggers, run, config or {}, resume_at)

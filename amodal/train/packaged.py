@@ -74,7 +74,7 @@ def sentence_encoder(
         raise AmodalError(
             f"{spec} reads no text: give package:minilm, or transformers:DIR of a sentence encoder"
         )
-    config = json.loads((Path(rest) / "config.json").read_text())
+    config = json.loads((Path(rest) / "config.json").read_text(encoding="utf-8"))
     positions = config.get("max_position_embeddings", 512)
     # room for the special tokens around a text
     modality = Text(max_length=min(positions, 512) - 8, vocabulary=rest)

@@ -189,7 +189,7 @@ def save_weights(
         for name, content in beside.items():
             write_json(out / name, content)
         draft.replace(out / "model.safetensors")
-        (out / "README.md").write_text(card(config, digest))
+        (out / "README.md").write_text(card(config, digest), encoding="utf-8")
         sync(out)  # without power, too, nothing is lost that config.json says is there
         write_json(out / "config.json", config | {"format": FORMAT, "weights_sha256": digest})
         sync(out)
@@ -285,7 +285,7 @@ def mark_chosen(run: Path) -> None:
 def write_json(file: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write a JSON file atomically."""
     draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(json.dumps(content, indent=1))
+    draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
     draft.replace(file)
 
 

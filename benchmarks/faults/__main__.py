@@ -75,7 +75,7 @@ def main() -> int:
         "seconds": round(time.time() - begun),
     }
     if asked.out:
-        asked.out.write_text(json.dumps(about | {"result": result}, indent=1))
+        asked.out.write_text(json.dumps(about | {"result": result}, indent=1), encoding="utf-8")
     print(json.dumps(about | {"result": summary(result)}, indent=1))
     return 1 if wrong else 0
 

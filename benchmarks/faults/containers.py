@@ -50,13 +50,14 @@ def plain(root: Path, ending: str, rng: np.random.Generator) -> Path:
         lines = [mark.join(names)] + [
             mark.join(str(rows[n][i] or "") for n in names) for i in range(N)
         ]
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
         objects = [{n: rows[n][i] for n in names} for i in range(N)]
         path.write_text(
             json.dumps(objects)
             if ending == "json"
-            else "".join(json.dumps(o) + "\n" for o in objects)
+            else "".join(json.dumps(o) + "\n" for o in objects),
+            encoding="utf-8",
         )
     _toml(root, path.name, ("text",))
     return path
@@ -100,9 +101,9 @@ def saved(root: Path, rng: np.random.Generator) -> Path:
     ):
         out.write_table(table)
     (root / "state.json").write_text(
-        json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]})
+        json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}), encoding="utf-8"
     )
-    (root / "dataset_info.json").write_text(json.dumps({"features": {}}))
+    (root / "dataset_info.json").write_text(json.dumps({"features": {}}), encoding="utf-8")
     _toml(root, ".", ("image", "text"))
     return root / "data-00000-of-00001.arrow"
 
@@ -127,7 +128,7 @@ def _toml(
             "size = 16" if name == "image" else "max_length = 64",
         ]
     (root / "dataset.toml").write_text(
-        "\n".join([*lines, "[labels.species]", f'column = "{label}"', ""])
+        "\n".join([*lines, "[labels.species]", f'column = "{label}"', ""]), encoding="utf-8"
     )
 
 

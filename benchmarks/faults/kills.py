@@ -58,7 +58,9 @@ def data(root: Path, records: int, rng: np.random.Generator) -> Path:
         noise = (rng.normal(0, 25, (16, 16, 3)) + colour).clip(0, 255).astype(np.uint8)
         Image.fromarray(noise).save(root / f"{i:05d}.png")
         if i % 3:
-            (root / f"{i:05d}.txt").write_text(f"colour {' '.join(map(str, colour))}, number {i}")
+            (root / f"{i:05d}.txt").write_text(
+                f"colour {' '.join(map(str, colour))}, number {i}", encoding="utf-8"
+            )
         if i % 17 == 0:
             whole = (root / f"{i:05d}.png").read_bytes()
             (root / f"{i:05d}.png").write_bytes(whole[: len(whole) // 2])
@@ -86,7 +88,8 @@ def table(root: Path, records: int, rng: np.random.Generator, word: str = "numbe
     pq.write_table(pa.table(cells), root / "records.parquet", row_group_size=1024)
     fields = "\n".join(f'[fields.{name}]\nmodality = "{name}"' for name in ("image", "text"))
     (root / "dataset.toml").write_text(
-        f'records = "records.parquet"\nkey = "id"\n{fields}\nmax_length = 32\npatch = 4\n'
+        f'records = "records.parquet"\nkey = "id"\n{fields}\nmax_length = 32\npatch = 4\n',
+        encoding="utf-8",
     )
     return root
 
@@ -120,13 +123,18 @@ def pretraining(where: Path, source: Path, out: Path, steps: int = STEPS) -> Job
         )
 
     def content() -> dict[str, str]:
-        config = json.loads((out / "config.json").read_text())
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
         found = {"model.safetensors": digest(out / "model.safetensors"), "status": config["status"]}
         found["promised"] = config["weights_sha256"]
-        entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        entries = [
+            json.loads(line)
+            for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         untimed = [{k: v for k, v in e.items() if k not in TIMES} for e in entries]
         found["metrics"] = json.dumps(untimed)
-        found["quarantine"] = "\n".join(sorted((out / "quarantine.jsonl").read_text().splitlines()))
+        found["quarantine"] = "\n".join(
+            sorted((out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines())
+        )
         found["trained.npy"] = digest(out / "trained.npy")
         last = sorted((out / "checkpoints").glob("step-*"))[-1]
         found["checkpoint"] = last.name + "".join(
@@ -140,7 +148,7 @@ def pretraining(where: Path, source: Path, out: Path, steps: int = STEPS) -> Job
         for folder in sorted((out / "checkpoints").glob("step-*"))[-1:]:
             for name in ("model", "optimizer"):
                 load_file(folder / f"{name}.safetensors")
-            json.loads((folder / "state.json").read_text())
+            json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
     def resumed() -> list[str]:
         return [*command, "--resume"] if (out / "config.json").exists() else command
@@ -214,7 +222,7 @@ def straight(job: Job, log: Path) -> float:
     """Seconds of wall time. Raises RuntimeError if the command fails."""
     begun = time.monotonic()
     if start(job.command, log).wait():
-        raise RuntimeError(f"the straight run failed:\n{log.read_text()[-3000:]}")
+        raise RuntimeError(f"the straight run failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
     return time.monotonic() - begun
 
 
@@ -285,7 +293,9 @@ def _trial(job: Job, seconds: float, wanted: dict[str, str], rng: random.Random,
         words = job.resumed()
     code = start(words, log).wait()
     if code:
-        wrong.append(f"the resumed run ended with {code}: {log.read_text()[-1500:]}")
+        wrong.append(
+            f"the resumed run ended with {code}: {log.read_text(encoding='utf-8')[-1500:]}"
+        )
     else:
         found = job.content()
         wrong += [
@@ -327,7 +337,7 @@ def run(
             "2",
         ]
         if start(small, where / "log.txt").wait():
-            raise RuntimeError((where / "log.txt").read_text()[-3000:])
+            raise RuntimeError((where / "log.txt").read_text(encoding="utf-8")[-3000:])
     for name, count in counts.items():
         if not count:
             continue

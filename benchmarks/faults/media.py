@@ -47,7 +47,9 @@ def build(root: Path, count: int, rng: np.random.Generator) -> dict[str, list[di
             modality,
             suffix=tuple({e.lower() for e in (*endings, *BOMBS[kind], *MORE_BOMBS.get(kind, {}))}),
         )
-        (folder / "dataset.toml").write_text(schema.dumps(schema.Schema({kind: field})))
+        (folder / "dataset.toml").write_text(
+            schema.dumps(schema.Schema({kind: field})), encoding="utf-8"
+        )
         for ending, make in (*BOMBS[kind].items(), *MORE_BOMBS.get(kind, {}).items()):
             _add(folder, kind, cases, ending, make(), b"", "bomb")
     for i in range(count):
@@ -140,13 +142,13 @@ def _peak() -> int:
 def _status(name: str) -> int:
     """Bytes, by the kernel; 0 where there is no such file (then memory is not looked at)."""
     file = Path("/proc/self/status")
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def _forget_peak() -> None:
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         pass
 
@@ -159,26 +161,33 @@ def watched(folder: Path, kind: str, count: int, seen) -> list[dict]:
         command = [sys.executable, "-c", f"import sys; from benchmarks.faults.media import child; from pathlib import Path; "
                    f"child(Path({str(folder)!r}), {kind!r}, {first})"]  # fmt: skip
         said = folder / f".said-{first}.txt"
-        with said.open("w") as out, (folder / ".errors.txt").open("a") as errors:
+        with (
+            said.open("w", encoding="utf-8") as out,
+            (folder / ".errors.txt").open("a", encoding="utf-8") as errors,
+        ):
             process = subprocess.Popen(command, stdout=out, stderr=errors, cwd=ROOT)
         begun, lines = time.monotonic(), 0
         while process.poll() is None:
             time.sleep(0.02)
-            now = said.read_text().count("\n")
+            now = said.read_text(encoding="utf-8").count("\n")
             if now != lines:
                 seen((now // 2) - (lines // 2))
                 begun, lines = time.monotonic(), now
             elif time.monotonic() - begun > PATIENCE + (20 if not lines else 0):
                 process.kill()
                 process.wait()
-        entries = [json.loads(line) for line in said.read_text().splitlines() if line.endswith("}")]
+        entries = [
+            json.loads(line)
+            for line in said.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}")
+        ]
         found += [e for e in entries if "done" in e]
         started = max((e["start"] for e in entries if "start" in e), default=None)
         if process.returncode == 0:
             seen(max(0, sum("done" in e for e in entries) - lines // 2))
             break
         if started is None:
-            raise RuntimeError((folder / ".errors.txt").read_text()[-3000:])
+            raise RuntimeError((folder / ".errors.txt").read_text(encoding="utf-8")[-3000:])
         what = "hang" if process.returncode == -9 else f"crash ({process.returncode})"
         found.append({"done": started, "key": f"{started:05d}", "fault": what})
         first = started + 1

@@ -43,7 +43,9 @@ def run(kills: int, where: Path, *, seed: int = 0, shown: bool = True) -> dict[s
     log = where / "log.txt"
     begun = time.monotonic()
     if _start(straight, log).wait():
-        raise RuntimeError(f"the straight comparison failed:\n{log.read_text()[-3000:]}")
+        raise RuntimeError(
+            f"the straight comparison failed:\n{log.read_text(encoding='utf-8')[-3000:]}"
+        )
     seconds = time.monotonic() - begun
     rng, wrong = random.Random(seed), []
     workers = [_start(shared, log), _start(shared, log)]
@@ -55,7 +57,9 @@ def run(kills: int, where: Path, *, seed: int = 0, shown: bool = True) -> dict[s
             workers[0].kill()
             if workers[0].wait() != -9:  # all was done, so what follows begins anew
                 if workers[1].wait():
-                    wrong.append(f"a process ended with an error: {log.read_text()[-1500:]}")
+                    wrong.append(
+                        f"a process ended with an error: {log.read_text(encoding='utf-8')[-1500:]}"
+                    )
                     break
                 wrong += differences(straight, shared, len(moments))
                 shared = where / f"shared{len(moments)}"
@@ -67,7 +71,9 @@ def run(kills: int, where: Path, *, seed: int = 0, shown: bool = True) -> dict[s
     for worker in workers:
         try:
             if worker.wait(timeout=LIMIT):
-                wrong.append(f"a process ended with {worker.returncode}: {log.read_text()[-1500:]}")
+                wrong.append(
+                    f"a process ended with {worker.returncode}: {log.read_text(encoding='utf-8')[-1500:]}"
+                )
         except subprocess.TimeoutExpired:
             worker.kill()
             wrong.append("a process did not end")

@@ -83,7 +83,7 @@ def measure(
 def read(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
     """What was measured of a testbed, None if nothing was."""
     path = folder / f"{name}.json"
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def reason(bed: Testbed, folder: Path = RESULTS) -> str:

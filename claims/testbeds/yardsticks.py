@@ -80,7 +80,7 @@ def measure(
 def read(name: str, folder: Path = RESULTS) -> list[Cell]:
     """The numbers of a testbed that have been measured, [] if there are none."""
     path = folder / f"{name}.json"
-    return list(json.loads(path.read_text())["cells"]) if path.exists() else []
+    return list(json.loads(path.read_text(encoding="utf-8"))["cells"]) if path.exists() else []
 
 
 def shown(cell: Mapping[str, Any]) -> str:
@@ -217,7 +217,7 @@ def _stored(path: Path, data: Dataset) -> list[Cell]:
     """What was measured on these records; nothing where they are others now."""
     if not path.exists():
         return []
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     missing = "is not installed"
     return [c for c in stored["cells"] if stored["fingerprint"] == data.fingerprint
             and not str(c.get("skipped", "")).endswith(missing)]  # fmt: skip

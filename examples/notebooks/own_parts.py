@@ -104,7 +104,7 @@ class Outline(VectorTokens):
     def simple_groups(self, raws):
         return [np.array([[*np.std(v, 0), len(v)] for v in self.decode_all(raws)])]
 '''
-print(Path("my_outline.py").write_text(OUTLINE), "characters")
+print(Path("my_outline.py").write_text(OUTLINE, encoding="utf-8"), "characters")
 
 # %% [markdown]
 # amodal finds it by an entry point of an installed package, so that a run that was saved can be opened again. `pip install` of a project with
@@ -116,8 +116,12 @@ print(Path("my_outline.py").write_text(OUTLINE), "characters")
 # %%
 installed = Path("my_outline-1.0.dist-info")
 installed.mkdir()
-(installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-outline\nVersion: 1.0\n")
-(installed / "entry_points.txt").write_text("[amodal.modalities]\noutline = my_outline:Outline\n")
+(installed / "METADATA").write_text(
+    "Metadata-Version: 2.1\nName: my-outline\nVersion: 1.0\n", encoding="utf-8"
+)
+(installed / "entry_points.txt").write_text(
+    "[amodal.modalities]\noutline = my_outline:Outline\n", encoding="utf-8"
+)
 print(amodal.modalities.names())
 
 # %%

@@ -37,7 +37,7 @@ for number in range(900):
     folder.mkdir(parents=True, exist_ok=True)
     picture(colour, shape).save(folder / f"{number:04}.png")
     if rng.random() < 0.6:  # the others have no caption, and are trained on all the same
-        (folder / f"{number:04}.txt").write_text(f"a {colour} {shape}")
+        (folder / f"{number:04}.txt").write_text(f"a {colour} {shape}", encoding="utf-8")
 print(
     len(list(Path("photos").rglob("*.png"))),
     "pictures,",

@@ -74,7 +74,7 @@ def remeasured(recipe: Recipe, out: Path, title: str) -> dict[str, Any]:
         out: Its folder.
         title: Of the tasks, or a part of it.
     """
-    content = json.loads((out / MEASURED).read_text())
+    content = json.loads((out / MEASURED).read_text(encoding="utf-8"))
     model = amodal.load(out)
     for task in recipe.tasks:
         if title in task.title:
@@ -88,7 +88,7 @@ def remeasured(recipe: Recipe, out: Path, title: str) -> dict[str, Any]:
 
 def describe(recipe: Recipe, content: dict[str, Any], out: Path) -> None:
     """Write the figures and the card into the folder of a checkpoint."""
-    (out / MEASURED).write_text(json.dumps(content, indent=1) + "\n")
+    (out / MEASURED).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (out / "README.md").write_text(card.text(recipe, content, out), encoding="utf-8")
 
 
@@ -163,7 +163,9 @@ def main() -> int:
         content = make(RECIPES[arguments.name], arguments.out, arguments.steps)
     if arguments.store:
         card.RESULTS.mkdir(exist_ok=True)
-        (card.RESULTS / f"{arguments.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        (card.RESULTS / f"{arguments.name}.json").write_text(
+            json.dumps(content, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 

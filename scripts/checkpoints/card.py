@@ -34,7 +34,7 @@ def text(recipe: Recipe, content: dict[str, Any], folder: Path) -> str:
         content: Of measured.json.
         folder: Of the checkpoint.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     front = ["---", "library_name: amodal", f"license: {recipe.licence}"]
     front += ["pipeline_tag: feature-extraction", "tags:"]
     front += [f"- {tag}" for tag in ("amodal", "self-supervised-learning", *recipe.kinds)] + ["---"]
@@ -169,7 +169,7 @@ def written(page: str) -> str:
         if not file.exists():
             parts.append(f"## {recipe.title}\n\n`{name}` has not been made and measured yet.")
             continue
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         details = (
             f"`{name}`: {content['megabytes']:g} MB, {content['method']}, {content['steps']:,} steps, "
             f"{content['cpu_seconds']:,} CPU seconds, {recipe.licence.upper()}."

@@ -94,7 +94,9 @@ def sources(page: str) -> str:
     import hashlib
 
     files = sorted(parts.files_of(page) | {"tests/golden/harness.py"})
-    text = "".join((parts.ROOT / f).read_text() for f in files if (parts.ROOT / f).exists())
+    text = "".join(
+        (parts.ROOT / f).read_text(encoding="utf-8") for f in files if (parts.ROOT / f).exists()
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -102,7 +104,7 @@ def stored(out: Path | None) -> dict[tuple[str, str, str], dict[str, Any]]:
     """(page, mutant, sources) -> the line of a former run."""
     if out is None or not out.exists():
         return {}
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     return {(line["page"], line["mutant"], line["sources"]): line for line in lines}
 
 
@@ -124,7 +126,7 @@ def rows(page: str, options: Options) -> Iterator[dict[str, Any]]:
         verdict = target.verdict(mutant, limit)
         row = line_of(page, mutant, state, verdict.outcome, verdict.by, verdict.seconds)
         if options.out is not None:
-            with options.out.open("a") as file:
+            with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         yield row
 

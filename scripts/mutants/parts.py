@@ -92,7 +92,7 @@ def pages() -> dict[str, str]:
 def definitions(module: str) -> dict[str, ast.stmt]:
     """The names that a module defines, and the statements that do."""
     found: dict[str, ast.stmt] = {}
-    for statement in ast.parse(module_files()[module].read_text()).body:
+    for statement in ast.parse(module_files()[module].read_text(encoding="utf-8")).body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             found[statement.name] = statement
         elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
@@ -106,7 +106,7 @@ def imported(module: str) -> dict[str, Definition]:
     """Local name -> where it comes from; the second part is "" for a module."""
     known = module_files()
     found: dict[str, Definition] = {}
-    for node in ast.walk(ast.parse(known[module].read_text())):
+    for node in ast.walk(ast.parse(known[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("amodal"):
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"

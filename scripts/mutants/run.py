@@ -103,7 +103,7 @@ def stale_modules(module: str, place: Path) -> list[str]:
     for name, entry in list(sys.modules.items()):
         file = getattr(entry, "__file__", None)
         if file and file.startswith(near) and ".venv" not in file and file.endswith(".py"):
-            loaded[name] = Path(file).read_text()
+            loaded[name] = Path(file).read_text(encoding="utf-8")
     stale = [n for n in importers(module, loaded) if n in sys.modules]
     return [n for n in stale if not hasattr(sys.modules[n], "__path__")]
 
@@ -140,7 +140,7 @@ def in_fork(work: Callable[[], dict[str, str]], seconds: float) -> Ended:
         work: What it returns must be short.
         seconds: Of computing. A fork that only waits is stopped after twenty times as many.
     """
-    with tempfile.TemporaryFile("w+") as paper:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as paper:
         child = os.fork()
         if not child:
             try:
@@ -174,7 +174,7 @@ def silence() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     # whoever captures output has put other files in their place
-    sys.stdout = sys.stderr = open(os.devnull, "w")
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
 
 
 def pytest_answer(tests: Sequence[str]) -> dict[str, str]:
@@ -213,7 +213,7 @@ class Target:
         calls: Sequence[ast.Call] = (),
     ):
         self.module, self.file, self.tests = module, file, list(tests)
-        self.tree = ast.parse(file.read_text())
+        self.tree = ast.parse(file.read_text(encoding="utf-8"))
         self.stale: list[str] = []
         names = vars(importlib.import_module(module))
         shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file

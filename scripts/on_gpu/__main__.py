@@ -124,7 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     for name in chosen:
         if name not in PIECES:
             parser.error(f"there is no piece {name!r}; there are {', '.join(PIECES)}")
-    found = json.loads(asked.out.read_text()) if asked.only and asked.out.exists() else {}
+    found = (
+        json.loads(asked.out.read_text(encoding="utf-8"))
+        if asked.only and asked.out.exists()
+        else {}
+    )
     python = asked.python or ("python" if asked.through else sys.executable)
     with tempfile.TemporaryDirectory(prefix="on-gpu-") as folder:
         archive = pack(Path(folder) / "tree.tar.gz") if asked.through else None
@@ -134,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             verdict = "ok" if found[name]["ok"] else f"FAILED: {found[name].get('reason', '')}"
             print(f"{name:20} {verdict}", flush=True)
-            asked.out.write_text(json.dumps(found, indent=1))
+            asked.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return int(not all(found[name]["ok"] for name in chosen))
 
 

@@ -50,7 +50,7 @@ def test_a_page_of_a_method_names_its_paper(key):
 
 @pytest.mark.parametrize("file", ENTRIES, ids=[file.stem for file in ENTRIES])
 def test_an_entry_of_the_ledger_is_what_its_page_says(file):
-    entry, page = json.loads(file.read_text()), claims.page(file.stem)
+    entry, page = json.loads(file.read_text(encoding="utf-8")), claims.page(file.stem)
     assert KEYS <= entry.keys()
     assert entry["key"] == file.stem and entry["seeds"] == len(entry["measured"])
     assert entry["claim"] == page.CLAIM
@@ -67,7 +67,7 @@ def test_an_entry_of_the_ledger_is_what_its_page_says(file):
 
 @pytest.mark.parametrize("file", ENTRIES, ids=[file.stem for file in ENTRIES])
 def test_the_verdicts_follow_from_the_measurements(file):
-    entry, page = json.loads(file.read_text()), claims.page(file.stem)
+    entry, page = json.loads(file.read_text(encoding="utf-8")), claims.page(file.stem)
     findings = []
     for comparison, written in zip(claims.comparisons(page), entry["findings"]):
         findings.append(claims.judge(comparison, entry["measured"]))

@@ -62,7 +62,7 @@ def add(monkeypatch, tmp_path):
 
     def add(name, text):
         file = tmp_path / f"{name}.py"
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         spec = importlib.util.spec_from_file_location(f"amodal_claims.{name}", file)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, f"amodal_claims.{name}", module)
@@ -84,7 +84,7 @@ def run(key, **options):
 def test_a_run_is_written_to_the_ledger(add, tmp_path):
     add("quick", EARLIER)
     record = run("quick")
-    entry = json.loads((tmp_path / "ledger" / "quick.json").read_text())
+    entry = json.loads((tmp_path / "ledger" / "quick.json").read_text(encoding="utf-8"))
     assert record.entry == entry and record.verdict == entry["verdict"] == "reproduced"
     assert [m["seed"] for m in entry["measured"]] == [0.0, 1.0, 2.0]
     assert entry["data"]["name"] == "digits" and entry["data"]["records"] == 2000
@@ -97,7 +97,7 @@ def test_a_run_with_other_seeds_leaves_the_ledger_alone(add, tmp_path):
     add("quick", EARLIER)
     run("quick", seeds=2)
     assert not (tmp_path / "ledger").exists()
-    assert json.loads((tmp_path / "quick.claim.json").read_text())["seeds"] == 2
+    assert json.loads((tmp_path / "quick.claim.json").read_text(encoding="utf-8"))["seeds"] == 2
 
 
 def test_one_seed_is_too_few(add):
@@ -119,7 +119,10 @@ def test_the_pilot_takes_the_fewest_steps_at_which_the_control_clears_its_floors
     assert page.CALLS[:4] == [("control", s, n) for n in (10, 20) for s in (1000, 1001)]
     assert page.CALLS[4:] == [("measure", s, 20) for s in range(5)]
     assert entry["seeds"] == entry["plan"]["seeds"] == 5
-    assert json.loads((tmp_path / "ledger/plans/piloted.json").read_text()) == entry["plan"]
+    assert (
+        json.loads((tmp_path / "ledger/plans/piloted.json").read_text(encoding="utf-8"))
+        == entry["plan"]
+    )
     assert entry["verdict"] == "reproduced" and len(entry["findings"]) == 2
 
 

@@ -42,7 +42,7 @@ def measured(tmp_path, monkeypatch):
         for task in testbeds.testbed("digits").tasks
         for method, value in (("chance", 0.1), ("simple features", 0.6), ("forest", 0.7))
     ]
-    (tmp_path / "digits.json").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "digits.json").write_text(json.dumps({"cells": cells}), encoding="utf-8")
     monkeypatch.setattr(yardsticks, "RESULTS", tmp_path)
     return studies.Yardsticks("digits")
 
@@ -82,7 +82,9 @@ def test_results_go_on_elsewhere_and_those_of_another_study_are_refused(tmp_path
     stored = Stored(tmp_path / "a" / "s.json", one, {"unfit": {}})
     half = dict(list(outcomes.items())[:10])
     stored.write(half)
-    assert stored.read() == half and json.loads(stored.path.read_text())["unfit"] == {}
+    assert (
+        stored.read() == half and json.loads(stored.path.read_text(encoding="utf-8"))["unfit"] == {}
+    )
     worked = []
 
     def objective(job, check):
@@ -110,14 +112,17 @@ def test_winners_are_written_with_those_of_a_kind_that_clearly_differs(tmp_path)
     outcomes = played(one, score)
     defaults.write(file, "simclr", stored, outcomes, ["--budget", "9"])
     defaults.write(file, "mae", stored, outcomes, ["--budget", "9"])
-    read = tomllib.loads(file.read_text())
+    read = tomllib.loads(file.read_text(encoding="utf-8"))
     assert set(read) == {"simclr", "mae"}
     assert read["simclr"] == {
         "recipe": {"weight_decay": 0.2},
         "kinds": {"image": {"weight_decay": 0.1}},
     }
-    assert file.read_text().splitlines()[3] == "# python -m testbeds defaults --budget 9"
-    assert "commit" in file.read_text().splitlines()[4]
+    assert (
+        file.read_text(encoding="utf-8").splitlines()[3]
+        == "# python -m testbeds defaults --budget 9"
+    )
+    assert "commit" in file.read_text(encoding="utf-8").splitlines()[4]
 
 
 def test_the_network_of_each_kind_is_the_best_over_testbeds(tmp_path, monkeypatch, capsys):
@@ -147,11 +152,11 @@ def test_the_network_of_each_kind_is_the_best_over_testbeds(tmp_path, monkeypatc
 
     monkeypatch.setattr(encoders, "OnTestbeds", lambda trainer: objective)
     file = tmp_path / "small.toml"
-    file.write_text("[simclr.recipe]\nlr = 0.5\n[mae.recipe]\nlr = 0.1\n")
+    file.write_text("[simclr.recipe]\nlr = 0.5\n[mae.recipe]\nlr = 0.1\n", encoding="utf-8")
     command = ["--only", "simclr", "--out", str(tmp_path / "results"), "--write", str(file)]
     command += ["--only", "simclr,digits,wine,watch"]
     assert encoders.main(command) == 0
-    written = tomllib.loads(file.read_text())
+    written = tomllib.loads(file.read_text(encoding="utf-8"))
     assert written == {
         "simclr": {"recipe": {"lr": 0.5}, "encoders": {"table": small}},
         "mae": {"recipe": {"lr": 0.1}},
@@ -212,7 +217,7 @@ def test_the_page_is_written_from_what_is_stored(tmp_path, measured):
     about = {"unfit": {"ts2vec": "no series here"}}
     Stored(tmp_path / "out" / "digits.json", one, about).write(outcomes)
     table.write(tmp_path / "page.md", ["digits", "globe"], tmp_path / "out")
-    page = (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| clip | 0.905 ± 0.066 | 0.945 ± 0.066 |  |  | 200 | 12 | 1,024 |  |" in page
     assert (
         "| mae | 0.505 ± 0.066 | 0.545 ± 0.066 |  |  | 100 | 12 | 1,024 | stopped at 100 |" in page

@@ -286,7 +286,7 @@ def test_the_verb(clusters, model, tmp_path, capsys):
     rows = ["key,height,width,kind"]
     rows += [f"r{i},{1 + 8 * (i % 2) + i / 99},{5 - 10 * (i % 2)},k{i % 2}" for i in range(40)]
     table = tmp_path / "t.csv"
-    table.write_text("\n".join(rows))
+    table.write_text("\n".join(rows), encoding="utf-8")
     run = str(tmp_path / "run")
     amodal.pretrain("simclr", str(table), run, **QUICK)
     capsys.readouterr()
@@ -295,7 +295,7 @@ def test_the_verb(clusters, model, tmp_path, capsys):
     main([*words, "--out", out, "--picture", picture])
     said = capsys.readouterr().out
     assert "2 clusters of 40 records by kmeans" in said and f"wrote {out}" in said
-    (tmp_path / "names.txt").write_text("\n\n")
+    (tmp_path / "names.txt").write_text("\n\n", encoding="utf-8")
     for more, message in (
         (["--out", "c.xls"], "a .csv or .parquet file, not c.xls"),
         (["--picture", "c.gif"], "to a .png file, not c.gif"),
@@ -306,7 +306,7 @@ def test_the_verb(clusters, model, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main([*words, *more])
         assert ended.value.code == 2 and message in capsys.readouterr().err
-    (tmp_path / "names.txt").write_text("small\ntall\n")
+    (tmp_path / "names.txt").write_text("small\ntall\n", encoding="utf-8")
     with pytest.raises(SystemExit):
         main([*words, "--names", str(tmp_path / "names.txt")])
     assert "the one text field of a run, and this run has none" in capsys.readouterr().err

@@ -136,8 +136,8 @@ def test_it_is_measured_once_for_a_machine_and_cached(own_cache, monkeypatch):
     first = matmul.measured()
     matmul.measured.cache_clear()  # as another process
     assert matmul.measured() == first and len(taken) == 1
-    assert json.loads(own_cache.read_text())[matmul.machine()]["onednn"] == 201.0
-    own_cache.write_text("{torn")
+    assert json.loads(own_cache.read_text(encoding="utf-8"))[matmul.machine()]["onednn"] == 201.0
+    own_cache.write_text("{torn", encoding="utf-8")
     matmul.measured.cache_clear()
     assert matmul.measured().onednn == 202.0
 
@@ -154,7 +154,7 @@ def test_of_two_processes_that_measure_at_once_the_first_holds(own_cache, monkey
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     assert matmul._store(
         tmp_path / "file" / "matmul.json", "x", Measurement(1, 2, True)
     ) == Measurement(1, 2, True)

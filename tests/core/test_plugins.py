@@ -47,7 +47,7 @@ def install(tmp_path, monkeypatch):
 
 
 def printed(table) -> str:
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))
+    console = Console(width=140, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(table)
     return console.export_text()
 

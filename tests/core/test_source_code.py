@@ -89,7 +89,7 @@ def hashes(tmp_path):
 
     def of(content, *names):
         file = tmp_path / "page.py"
-        file.write_text(content)
+        file.write_text(content, encoding="utf-8")
         for module in [m for m in sys.modules if m.startswith(FILE_PREFIX)]:
             del sys.modules[module]
         loaded = [load_reference(f"{file}:{name}") for name in names]
@@ -165,10 +165,12 @@ def test_code_without_a_source():
 
 def test_a_file_that_is_edited_later_is_not_the_code_that_runs(tmp_path):
     """What is imported goes on running as it was; so does its hash."""
-    (tmp_path / "page.py").write_text(FILE)
+    (tmp_path / "page.py").write_text(FILE, encoding="utf-8")
     mine = load_reference(f"{tmp_path / 'page.py'}:mine")
     then = source_hash(mine)
-    (tmp_path / "page.py").write_text(FILE.replace("return Mine()", "return None"))
+    (tmp_path / "page.py").write_text(
+        FILE.replace("return Mine()", "return None"), encoding="utf-8"
+    )
     assert source_hash(mine) == then
 
 
@@ -306,7 +308,9 @@ def test_hashes_without_values_are_those_of_before(hashes, tmp_path):
     loaded = load_reference(f"{tmp_path / 'page.py'}:mine")
     before = hashlib.sha256("\n".join(BEFORE).encode()).hexdigest()
     assert before != then and not has_changed(before, loaded)
-    (tmp_path / "page.py").write_text(FILE.replace("return helper(x)\n", "return -helper(x)\n"))
+    (tmp_path / "page.py").write_text(
+        FILE.replace("return helper(x)\n", "return -helper(x)\n"), encoding="utf-8"
+    )
     for module in [m for m in sys.modules if m.startswith(FILE_PREFIX)]:
         del sys.modules[module]
     assert has_changed(before, load_reference(f"{tmp_path / 'page.py'}:mine"))
@@ -330,7 +334,8 @@ def test_a_hash_is_the_same_in_every_process(tmp_path):
         "A = 1; B = 2; C = {'x', 'y', 'z'}; D = 4\nimport math, os, json as math, sys as os\n"
         "def make(*names):\n    def inner(encoder):\n"
         "        return names, A, B, C, D, math, os\n    return inner\n"
-        "m = make({'one', 'two', 'three'}, {'a': {1.5, 'b'}}, print, math.loads, object())\n"
+        "m = make({'one', 'two', 'three'}, {'a': {1.5, 'b'}}, print, math.loads, object())\n",
+        encoding="utf-8",
     )
     code = (
         "from amodal.core.source_code import source_hash; "

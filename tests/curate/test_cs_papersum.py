@@ -290,7 +290,7 @@ def table(tmp_path):
             )
             for i, t in enumerate(rows)
         ]
-        (tmp_path / "papers.jsonl").write_text("\n".join(lines) + "\n")
+        (tmp_path / "papers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return amodal.open(tmp_path / "papers.jsonl")
 
     return write
@@ -309,7 +309,7 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
     papers = table(rows)
     with pytest.raises(KeyboardInterrupt):
         cs_papersum(papers, PromptedSummariser(ask), out=out, progress=False)
-    with open(out, "a") as stream:
+    with open(out, "a", encoding="utf-8") as stream:
         stream.write('{"key": "cut of')
     made = cs_papersum(papers, PromptedSummariser(ask), out=out, progress=False)
     assert (
@@ -318,7 +318,8 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
         and list(made.failed.values()) == ["the field 'abstract' is empty"]
     )
     assert [
-        json.loads(line)["summary"]["future_work"] for line in out.read_text().splitlines()
+        json.loads(line)["summary"]["future_work"]
+        for line in out.read_text(encoding="utf-8").splitlines()
     ] == ["More data."] * 3
     rows[1] = "Another text, changed."
     resumed = cs_papersum(table(rows), PromptedSummariser(ask), out=out, progress=False)
@@ -326,7 +327,7 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
     assert cs_papersum(table(rows), out=out, progress=False)[papers.keys[0]]["method"].startswith(
         "We propose"
     )
-    (tmp_path / "no.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "no.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
     with pytest.raises(AmodalError, match="holds no summaries"):
         cs_papersum(papers, out=tmp_path / "no.jsonl", progress=False)
 

@@ -39,7 +39,7 @@ def test_a_run_that_chooses_says_so_and_resumes_bit_for_bit(records, clean, tmp_
     }
     common["curate_options"] = {"reference": str(clean), "keep": "0.25", "chunks": 2}
     straight = pretrain("siglip", records, tmp_path / "straight", steps=4, **common)
-    config = json.loads((straight / "config.json").read_text())
+    config = json.loads((straight / "config.json").read_text(encoding="utf-8"))
     assert (
         config["batch"] == 8
         and config["curation"]["trained"] == 32

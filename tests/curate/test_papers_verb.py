@@ -26,7 +26,9 @@ def table(tmp_path, monkeypatch):
         }
         for i in range(40)
     ]
-    (tmp_path / "papers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "papers.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8"
+    )
     return tmp_path / "papers.jsonl"
 
 
@@ -36,7 +38,9 @@ def run(capsys, *words):
 
 
 def test_summaries_a_report_and_a_search(table, capsys):
-    (table.parent / "topics.txt").write_text("graphs: graph, network\n\npictures: image\n")
+    (table.parent / "topics.txt").write_text(
+        "graphs: graph, network\n\npictures: image\n", encoding="utf-8"
+    )
     shown = run(
         capsys,
         *(table, "--out", "made", "--topics", "topics.txt"),
@@ -44,13 +48,15 @@ def test_summaries_a_report_and_a_search(table, capsys):
     )
     lines = [json.loads(x) for x in (table.parent / "made/summaries.jsonl").open()]
     assert len(lines) == 40 and lines[3]["summary"]["future_work"].endswith("item3.")
-    report = json.loads((table.parent / "made/report.json").read_text())
+    report = json.loads((table.parent / "made/report.json").read_text(encoding="utf-8"))
     assert set(report["trends"]) == {"graphs", "pictures"} and len(report["papers"]) == 40
     assert report["trends"]["graphs"]["shares"] == [1.0] * 4
     assert "venue KDD" in shown and "add item7." in shown.splitlines()[-5]
     resumed = run(capsys, table, "--out", "made", "--topics", "2")
     assert "40 summaries" in resumed
-    assert len((table.parent / "made/summaries.jsonl").read_text().splitlines()) == 40
+    assert (
+        len((table.parent / "made/summaries.jsonl").read_text(encoding="utf-8").splitlines()) == 40
+    )
 
 
 def test_a_language_model_is_a_function_of_the_users(table, capsys):
@@ -58,7 +64,8 @@ def test_a_language_model_is_a_function_of_the_users(table, capsys):
         "def ask(prompt):\n"
         "    if 'part3 ' in prompt:\n"
         "        return 'I cannot say.'\n"
-        "    return 'Key takeaways: A graph.\\nKeywords: graphs, parts'\n"
+        "    return 'Key takeaways: A graph.\\nKeywords: graphs, parts'\n",
+        encoding="utf-8",
     )
     shown = run(capsys, table, "--out", "made", "--ask", "model.py:ask")
     assert "39 summaries, 1 failed" in shown and "no summary of" in shown
@@ -68,7 +75,7 @@ def test_a_language_model_is_a_function_of_the_users(table, capsys):
 
 def test_summaries_of_others_are_columns_or_lines(table, capsys):
     run(capsys, table, "--out", "made", "--summaries", "tldr")
-    report = json.loads((table.parent / "made/report.json").read_text())
+    report = json.loads((table.parent / "made/report.json").read_text(encoding="utf-8"))
     assert len(report["papers"]) == 39 and len(report["without"]) == 1
     assert report["papers"][4]["summary"]["tldr"] == "The part5 for graphs works."
     assert not (table.parent / "made/summaries.jsonl").exists()
@@ -82,12 +89,12 @@ def test_summaries_of_others_are_columns_or_lines(table, capsys):
         {"key": dataset.keys[2], "summary": None},
     ]
     file = table.parent / "theirs.jsonl"
-    file.write_text("".join(json.dumps(x) + "\n" for x in lines[:2]))
+    file.write_text("".join(json.dumps(x) + "\n" for x in lines[:2]), encoding="utf-8")
     assert dict(read_summaries(dataset, str(file))) == {
         dataset.keys[0]: {"method": "Graphs.", "keywords": ("a", "b")},
         dataset.keys[1]: {"summary": "A text."},
     }
-    file.write_text(json.dumps(lines[2]) + "\n")
+    file.write_text(json.dumps(lines[2]) + "\n", encoding="utf-8")
     with pytest.raises(AmodalError, match="neither a text nor fields"):
         read_summaries(dataset, str(file))
     with pytest.raises(AmodalError, match="no file"):
@@ -98,9 +105,9 @@ def test_summaries_of_others_are_columns_or_lines(table, capsys):
 
 def test_topics_are_a_number_or_a_file(tmp_path):
     assert read_topics("7") == 7
-    (tmp_path / "t.txt").write_text("a: x , y\nb c: z\n")
+    (tmp_path / "t.txt").write_text("a: x , y\nb c: z\n", encoding="utf-8")
     assert read_topics(str(tmp_path / "t.txt")) == {"a": ("x", "y"), "b c": ("z",)}
-    (tmp_path / "t.txt").write_text("a: x\nnothing\n")
+    (tmp_path / "t.txt").write_text("a: x\nnothing\n", encoding="utf-8")
     with pytest.raises(AmodalError, match="line 2 of"):
         read_topics(str(tmp_path / "t.txt"))
     with pytest.raises(AmodalError, match="a number, or a file"):

@@ -65,14 +65,14 @@ def messy(root: Path) -> Path:
     damaged picture, an empty text."""
     folder(root)
     (root / ".DS_Store").write_bytes(b"x")
-    (root / "README.md").write_text("about this folder")
+    (root / "README.md").write_text("about this folder", encoding="utf-8")
     (root / "Thumbs.db").write_bytes(b"x")
-    (root / "dog" / "notes.xyz").write_text("?")
+    (root / "dog" / "notes.xyz").write_text("?", encoding="utf-8")
     (root / "__MACOSX").mkdir()
     (root / "__MACOSX" / "._r00.png").write_bytes(b"x")
     (root / "dog" / "R20.PNG").write_bytes(png(0))
     (root / "cat" / "r21.png").write_bytes(png(1)[:60])
-    (root / "cat" / "r22.txt").write_text("")
+    (root / "cat" / "r22.txt").write_text("", encoding="utf-8")
     return root
 
 
@@ -96,12 +96,12 @@ def table(root: Path, ending: str) -> Path:
     folder(root / "files")
     path = root / f"records.{ending}"
     if ending == "csv":
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows()[0]))
             writer.writeheader()
             writer.writerows(rows())
     elif ending == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
     else:
         pq.write_table(pa.Table.from_pylist(rows()), path, row_group_size=3)
     return path
@@ -146,7 +146,9 @@ def huggingface(root: Path, splits: bool = False) -> Path:
     parts = {"train": whole.slice(0, 8), "test": whole.slice(8)} if splits else {"": whole}
     root.mkdir(parents=True, exist_ok=True)
     if splits:
-        (root / "dataset_dict.json").write_text(json.dumps({"splits": list(parts)}))
+        (root / "dataset_dict.json").write_text(
+            json.dumps({"splits": list(parts)}), encoding="utf-8"
+        )
     for name, part in parts.items():
         folder = root / name
         folder.mkdir(exist_ok=True)
@@ -162,9 +164,12 @@ def huggingface(root: Path, splits: bool = False) -> Path:
         (folder / "state.json").write_text(
             json.dumps(
                 {"_data_files": [{"filename": n} for n in names], "_indices_data_files": None}
-            )
+            ),
+            encoding="utf-8",
         )
-        (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+        (folder / "dataset_info.json").write_text(
+            json.dumps({"features": features}), encoding="utf-8"
+        )
     return root
 
 

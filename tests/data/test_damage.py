@@ -35,13 +35,13 @@ def test_tables_that_python_does_not_read(tmp_path, name, content, message):
 
 
 def test_a_cell_of_brackets_is_text(tmp_path):
-    (tmp_path / "a.csv").write_text("x,y\n" + "[" * 100_000 + ",1\n[1],2\n")
+    (tmp_path / "a.csv").write_text("x,y\n" + "[" * 100_000 + ",1\n[1],2\n", encoding="utf-8")
     assert Table([tmp_path / "a.csv"]).get(1, "x") == "[1]"
 
 
 def test_records_with_names_of_their_own_are_no_table(tmp_path):
     (tmp_path / "a.jsonl").write_text(
-        "".join(json.dumps({f"n{i}": 1}) + "\n" for i in range(20_000))
+        "".join(json.dumps({f"n{i}": 1}) + "\n" for i in range(20_000)), encoding="utf-8"
     )
     with pytest.raises(AmodalError, match="hardly one of them twice"):
         Table([tmp_path / "a.jsonl"])
@@ -79,8 +79,10 @@ def test_offsets_that_point_nowhere_are_reported_and_never_followed(tmp_path, so
         pa.ipc.new_stream(sink, table.schema) as out,
     ):
         out.write_table(table)
-    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
-    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": "data.arrow"}]}), encoding="utf-8"
+    )
+    (tmp_path / "dataset_info.json").write_text("{}", encoding="utf-8")
     with pytest.raises(AmodalError, match="data.arrow is no complete Arrow file"):
         data.open(tmp_path)
 
@@ -137,7 +139,7 @@ def test_a_tar_with_a_size_below_zero(tmp_path, size):
 def test_a_label_file_that_vanished_names_itself(tmp_path):
     root = builders.folder(tmp_path / "files")
     for key in ("cat/r01", "dog/r00"):
-        (root / f"{key}.cls").write_text("1")
+        (root / f"{key}.cls").write_text("1", encoding="utf-8")
     dataset = data.open(root)
     (root / "cat" / "r01.cls").unlink()
     with pytest.raises(AmodalError, match="r01.cls.*when the folder was listed"):
@@ -163,11 +165,13 @@ def test_names_of_columns_become_names_of_files(tmp_path):
         "".join(
             json.dumps({"../up/x": f"some words number {i} of many", "y": i / 7}) + "\n"
             for i in range(30)
-        )
+        ),
+        encoding="utf-8",
     )
     assert all("/" not in name for name in data.open(tmp_path / "a.jsonl").fields)
     (tmp_path / "dataset.toml").write_text(
-        'records = "a.jsonl"\n[fields."../up"]\nmodality = "text"\ncolumn = "../up/x"\n'
+        'records = "a.jsonl"\n[fields."../up"]\nmodality = "text"\ncolumn = "../up/x"\n',
+        encoding="utf-8",
     )
     with pytest.raises(AmodalError, match="cannot be called '../up'"):
         data.open(tmp_path)

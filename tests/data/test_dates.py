@@ -81,7 +81,7 @@ def test_arrays_in_memory(unit):
 def test_csv_parquet_memory_and_pack_train_on_the_same(tmp_path):
     days = [DAY, DAY + datetime.timedelta(1), DAY + datetime.timedelta(5)]
     ages = [1.5, 2.5, 3.5]
-    with (tmp_path / "a.csv").open("w", newline="") as file:
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("seen", "age"), *zip(days, ages)])
     pq.write_table(pa.table({"seen": days, "age": ages}), tmp_path / "a.parquet")
     memory = {"seen": np.array(days, "datetime64[ns]"), "age": ages}
@@ -113,7 +113,7 @@ def test_modalities_read_them_alike():
 def test_a_column_of_dates_is_no_channel_of_a_series(tmp_path, ending):
     days = [f"2024-01-{day}{ending}" for day in (29, 30, 31)]
     lines = [f"{day},{x}" for day, x in zip(days, (1.0, 2.5, 0.5))]
-    (tmp_path / "a.csv").write_text("\n".join(["when,x", *lines]))
+    (tmp_path / "a.csv").write_text("\n".join(["when,x", *lines]), encoding="utf-8")
     assert kind("series").infer([tmp_path / "a.csv"]).channels == ("x",)
     values = [datetime.datetime.fromisoformat(day) for day in days]
     for column in (days, values, [v.date() for v in values]):

@@ -67,7 +67,10 @@ def test_an_edited_toml_is_respected(tmp_path):
     root = b.table(tmp_path / "set", "csv").parent
     data.init(root)
     path = root / "dataset.toml"
-    text, table = path.read_text(), '[fields.table]\nmodality = "table"\ncolumns = ["height"]\n\n'
+    text, table = (
+        path.read_text(encoding="utf-8"),
+        '[fields.table]\nmodality = "table"\ncolumns = ["height"]\n\n',
+    )
     text = text[: text.index("[fields.table]")] + table + text[text.index("[labels.species]") :]
     for old, new in (
         ("size = 12\n", "size = 16\n"),
@@ -76,7 +79,7 @@ def test_an_edited_toml_is_respected(tmp_path):
     ):
         assert old in text
         text = text.replace(old, new)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     dataset = data.open(root / "records.csv")
     assert (
         list(dataset.fields) == ["photo", "caption", "table"] and dataset.fields["photo"].size == 16
@@ -87,11 +90,14 @@ def test_an_edited_toml_is_respected(tmp_path):
 
 def test_parameters_that_are_left_out_are_measured(tmp_path):
     b.folder(tmp_path)
-    (tmp_path / "dataset.toml").write_text('[fields.image]\nmodality = "image"\nsize = 8\n')
+    (tmp_path / "dataset.toml").write_text(
+        '[fields.image]\nmodality = "image"\nsize = 8\n', encoding="utf-8"
+    )
     image = data.open(tmp_path).fields["image"]
     assert image.size == 8 and len(image.mean) == 3
     (tmp_path / "dataset.toml").write_text(
-        '[fields.image]\nmodality = "image"\nmean = [0.1, 0.1, 0.1]\nstd = [1, 1, 1]\n'
+        '[fields.image]\nmodality = "image"\nmean = [0.1, 0.1, 0.1]\nstd = [1, 1, 1]\n',
+        encoding="utf-8",
     )
     image = data.open(tmp_path).fields["image"]
     assert image.mean == (0.1, 0.1, 0.1)
@@ -99,11 +105,13 @@ def test_parameters_that_are_left_out_are_measured(tmp_path):
 
 def test_zero_rows_of_a_source_are_reported(tmp_path):
     (tmp_path / "t.jsonl").write_text(
-        "".join(json.dumps({"text": f"some words {i}", "sound": None}) + "\n" for i in range(5))
+        "".join(json.dumps({"text": f"some words {i}", "sound": None}) + "\n" for i in range(5)),
+        encoding="utf-8",
     )
     assert data.init(tmp_path).left_out == {"sound": "every cell is empty"}
     (tmp_path / "dataset.toml").write_text(
-        'records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[fields.sound]\nmodality = "audio"\n'
+        'records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[fields.sound]\nmodality = "audio"\n',
+        encoding="utf-8",
     )
     dataset = data.open(tmp_path)
     assert not dataset.present("sound").any()
@@ -113,7 +121,8 @@ def test_zero_rows_of_a_source_are_reported(tmp_path):
 
 def test_no_usable_field(tmp_path):
     (tmp_path / "t.csv").write_text(
-        "id,species,always\n" + "".join(f"k{i},{'ab'[i % 2]},same\n" for i in range(20))
+        "id,species,always\n" + "".join(f"k{i},{'ab'[i % 2]},same\n" for i in range(20)),
+        encoding="utf-8",
     )
     with pytest.raises(
         AmodalError, match="(?s)no usable field.*id: a key.*species: a label.*always: always 'same'"
@@ -123,10 +132,11 @@ def test_no_usable_field(tmp_path):
 
 def test_label_missing_everywhere(tmp_path):
     (tmp_path / "t.jsonl").write_text(
-        "".join(json.dumps({"text": f"some words {i}", "kind": None}) + "\n" for i in range(5))
+        "".join(json.dumps({"text": f"some words {i}", "kind": None}) + "\n" for i in range(5)),
+        encoding="utf-8",
     )
     (tmp_path / "dataset.toml").write_text(
-        'records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[labels.kind]\n'
+        'records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[labels.kind]\n', encoding="utf-8"
     )
     dataset = data.open(tmp_path)
     assert dataset.label("kind").tolist() == [None] * 5
@@ -135,8 +145,12 @@ def test_label_missing_everywhere(tmp_path):
 
 
 def test_another_toml_does_not_describe_this_file(tmp_path):
-    (tmp_path / "a.csv").write_text("words\n" + "".join(f"some words {i}\n" for i in range(5)))
-    (tmp_path / "b.csv").write_text("height\n" + "".join(f"{i}.5\n" for i in range(5)))
+    (tmp_path / "a.csv").write_text(
+        "words\n" + "".join(f"some words {i}\n" for i in range(5)), encoding="utf-8"
+    )
+    (tmp_path / "b.csv").write_text(
+        "height\n" + "".join(f"{i}.5\n" for i in range(5)), encoding="utf-8"
+    )
     data.init(tmp_path / "a.csv")
     assert set(data.open(tmp_path / "b.csv").fields) == {"table"} and set(
         data.open(tmp_path).fields
@@ -224,7 +238,9 @@ def test_mixed_cells_do_not_stop_init(tmp_path):
     rows = [
         {"reading": "oops" if i % 10 == 3 else i / 7, "words": f"some words {i}"} for i in range(40)
     ]
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     report = data.init(tmp_path)
     table = next(f for f in report.fields if f.name == "table")
     assert "'oops' is not a number" in table.reason and 0 < table.unreadable < 0.2
@@ -233,7 +249,7 @@ def test_mixed_cells_do_not_stop_init(tmp_path):
 
 def test_dates_are_cells_of_the_table(tmp_path):
     lines = [f"2024-01-{1 + i % 28:02d},some words {i}\n" for i in range(60)]
-    (tmp_path / "t.csv").write_text("day,words\n" + "".join(lines))
+    (tmp_path / "t.csv").write_text("day,words\n" + "".join(lines), encoding="utf-8")
     dataset = data.open(tmp_path / "t.csv")
     assert dataset.fields["table"].columns == ("day",) and not dataset.fields["table"].categories
     assert (
@@ -246,7 +262,7 @@ def test_a_key_column_beside_files_is_left_out(tmp_path, make):
     root = make(tmp_path / "set")
     if make is b.folder:
         for i, stem in enumerate(sorted({file.with_suffix("") for file in root.rglob("r*.*")})):
-            stem.with_suffix(".json").write_text(json.dumps({"id": i}))
+            stem.with_suffix(".json").write_text(json.dumps({"id": i}), encoding="utf-8")
     else:
         for tar in root.iterdir():
             tar.unlink()
@@ -285,7 +301,8 @@ def test_fields_have_names_that_a_network_can_have(tmp_path):
     words = [f"some words {i}" for i in range(10)]
     columns = ["type", "type_", "values", "a.b", "a:b", "_apply", "plain", "fused"]
     (tmp_path / "t.jsonl").write_text(
-        "".join(json.dumps({name: f"{name} {text}" for name in columns}) + "\n" for text in words)
+        "".join(json.dumps({name: f"{name} {text}" for name in columns}) + "\n" for text in words),
+        encoding="utf-8",
     )
     data.init(tmp_path)
     dataset = data.open(tmp_path)
@@ -316,7 +333,9 @@ def test_the_names_that_torch_keeps_are_all_known():
 def test_report_warns_of_groups_and_of_little_data(tmp_path):
     def report(n, extra=""):
         lines = [f"p{i % 9},some words {i},{'train' if i % 3 else 'test'}\n" for i in range(n)]
-        (tmp_path / f"t{n}.csv").write_text(f"patient,words,{extra or 'other'}\n" + "".join(lines))
+        (tmp_path / f"t{n}.csv").write_text(
+            f"patient,words,{extra or 'other'}\n" + "".join(lines), encoding="utf-8"
+        )
         return data.init(tmp_path / f"t{n}.csv", force=True)
 
     (grouped,) = report(200).warnings()
@@ -324,7 +343,7 @@ def test_report_warns_of_groups_and_of_little_data(tmp_path):
         'uncomment split_by = "patient" in dataset.toml' in grouped and "of one patient" in grouped
     )
     assert "uncomment" in str(report(200)).replace("\n", " ")
-    assert '# split_by = "patient"' in (tmp_path / "dataset.toml").read_text()
+    assert '# split_by = "patient"' in (tmp_path / "dataset.toml").read_text(encoding="utf-8")
     assert report(201, "split").warnings() == []
     assert "records to train on" in report(18).warnings()[-1]
 

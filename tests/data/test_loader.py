@@ -148,11 +148,11 @@ def test_quarantine(messy, tmp_path):
     ]
     path = tmp_path / "run" / "quarantine.jsonl"
     assert loaded.quarantine(path) == 2 and loaded.quarantine(path) == 0
-    assert {json.loads(line)["key"] for line in path.read_text().splitlines()} == {
+    assert {json.loads(line)["key"] for line in path.read_text(encoding="utf-8").splitlines()} == {
         "cat/r21",
         "cat/r22",
     }
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write('{"key": "torn')
     other = loader(messy, steps=None, shuffle=False)
     list(other)
@@ -163,9 +163,12 @@ def test_quarantine(messy, tmp_path):
 def test_missing_files_and_web_addresses_are_quarantined(tmp_path):
     path = b.table(tmp_path, "csv")
     (tmp_path / "files" / "dog" / "r00.png").unlink()
-    path.write_text(path.read_text().replace("files/cat/r01.png", "https://example.org/a.png"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("files/cat/r01.png", "https://example.org/a.png"),
+        encoding="utf-8",
+    )
     (tmp_path / "dataset.toml").write_text(
-        'records = "records.csv"\nkey = "id"\n[fields.file]\nmodality = "image"\n'
+        'records = "records.csv"\nkey = "id"\n[fields.file]\nmodality = "image"\n', encoding="utf-8"
     )
     loaded = data.Loader(data.open(tmp_path), range(b.N), batch=b.N, shuffle=False)
     (batch,) = loaded

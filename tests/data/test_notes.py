@@ -52,7 +52,7 @@ def test_decimal_commas(cells, expected):
 
 def test_decimal_commas_are_read_and_said(tmp_path):
     lines = [f"{i},5;{i * 2};{i},{i + 100};x{i % 3}" for i in range(40)]
-    (tmp_path / "t.csv").write_text("\n".join(["a;b;c;city", *lines]))
+    (tmp_path / "t.csv").write_text("\n".join(["a;b;c;city", *lines]), encoding="utf-8")
     report = str(amodal.init(tmp_path / "t.csv"))
     assert "decimal commas: a are read as numbers" in report
     dataset = amodal.open(tmp_path / "t.csv")
@@ -61,7 +61,7 @@ def test_decimal_commas_are_read_and_said(tmp_path):
 
 def test_the_column_of_names_is_said(tmp_path):
     lines = [f"k{i},a sentence about thing {i} of many" for i in range(30)]
-    (tmp_path / "t.csv").write_text("\n".join(["code,text", *lines]))
+    (tmp_path / "t.csv").write_text("\n".join(["code,text", *lines]), encoding="utf-8")
     assert "records are called by the column 'code'" in str(amodal.init(tmp_path / "t.csv"))
 
 
@@ -74,7 +74,7 @@ def test_arrays_may_be_pictures(tmp_path):
 
 
 def test_the_page_lists_every_ending():
-    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     listed = {}
     for kind, endings in re.findall(r"^\| (\w+) \| (\.[^|]*?) *\|$", text, re.M):
         listed[kind] = set(re.findall(r"(?<![\w.])\.\w+", endings.partition(",")[0]))

@@ -94,7 +94,7 @@ def test_a_pipe_among_the_files_is_passed_over(tmp_path):
 def test_a_cell_beyond_float32_is_named_and_set_aside(tmp_path):
     rows = [f"{i / 3},{i % 7}" for i in range(40)]
     rows[7] = "1.5,1e39"
-    (tmp_path / "t.csv").write_text("\n".join(["a,b", *rows]))
+    (tmp_path / "t.csv").write_text("\n".join(["a,b", *rows]), encoding="utf-8")
     dataset = amodal.open(tmp_path / "t.csv")
     table = dataset.fields["table"]
     assert np.isfinite(table.mean).all() and max(table.std) < 10
@@ -105,7 +105,7 @@ def test_a_cell_beyond_float32_is_named_and_set_aside(tmp_path):
     assert bad.key == dataset.keys[7] and "the cell 'b' is inf" in bad.reason
     run = tmp_path / "run"
     amodal.pretrain("simclr", dataset, run, size="nano", steps=2, batch_size=32, progress=False)
-    assert dataset.keys[7] in (run / "quarantine.jsonl").read_text()
+    assert dataset.keys[7] in (run / "quarantine.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_sample_beyond_any_sound_is_named_and_measures_nothing(tmp_path):
@@ -115,7 +115,7 @@ def test_a_sample_beyond_any_sound_is_named_and_measures_nothing(tmp_path):
         wave[400] = 1e30 if i == 3 else 0
         soundfile.write(tmp_path / f"{i}.wav", wave, 16000, subtype="FLOAT")
     report = amodal.init(tmp_path)
-    text = (tmp_path / "dataset.toml").read_text()
+    text = (tmp_path / "dataset.toml").read_text(encoding="utf-8")
     assert "nan" not in text and "inf" not in text
     assert "the sample at 0.025 s is 1e+30" in str(report)
     audio = amodal.open(tmp_path).fields["audio"]
@@ -163,9 +163,9 @@ def csv_lines(n=40):
 def test_a_damaged_line_of_a_csv_is_set_aside(tmp_path, key):
     head = f"{key if key == 'key' else 'kind'},weight,words"
     lines = csv_lines()
-    (tmp_path / "whole.csv").write_text("\n".join([head, *lines]))
+    (tmp_path / "whole.csv").write_text("\n".join([head, *lines]), encoding="utf-8")
     lines[7] += ",and,more"
-    (tmp_path / "t.csv").write_text("\n".join([head, *lines]))
+    (tmp_path / "t.csv").write_text("\n".join([head, *lines]), encoding="utf-8")
     whole, dataset = amodal.open(tmp_path / "whole.csv"), amodal.open(tmp_path / "t.csv")
     assert len(dataset) == 40 and dataset.fields.keys() == whole.fields.keys()
     assert [k for i, k in enumerate(dataset.keys) if i != 7] == [
@@ -184,7 +184,7 @@ def test_every_verb_goes_on_beside_a_damaged_line(tmp_path):
     # also columns that no field reads: cluster and curate describe records by them
     lines = [f"k{i},a sentence {i} of words {i * 7 % 13},{i / 3},{'ab'[i % 2]}" for i in range(40)]
     lines[7] = "k7,too,many,cells,by,far"
-    (tmp_path / "t.csv").write_text("\n".join(["code,words,weight,side", *lines]))
+    (tmp_path / "t.csv").write_text("\n".join(["code,words,weight,side", *lines]), encoding="utf-8")
     data, run = tmp_path / "t.csv", tmp_path / "run"
     model = amodal.pretrain("clip", data, run, size="nano", steps=2, batch_size=8)
     model.index(data)
@@ -202,7 +202,7 @@ def test_every_verb_goes_on_beside_a_damaged_line(tmp_path):
 def test_an_attribute_of_a_damaged_line_is_missing(tmp_path):
     lines = [f"k{i},a sentence {i} of words,{i / 3}" for i in range(40)]
     lines[7] = "k7,too,many,cells,by,far"
-    (tmp_path / "t.csv").write_text("\n".join(["code,words,weight", *lines]))
+    (tmp_path / "t.csv").write_text("\n".join(["code,words,weight", *lines]), encoding="utf-8")
     dataset = amodal.open(tmp_path / "t.csv").select(["words"])  # so that no field reads weight
     weights = Attributes(dataset).values("weight", dataset.keys)
     assert np.isnan(weights[7]) and np.isfinite(np.delete(weights, 7)).all()
@@ -211,7 +211,7 @@ def test_an_attribute_of_a_damaged_line_is_missing(tmp_path):
 def test_damaged_lines_of_jsonl_are_set_aside(tmp_path):
     lines = [json.dumps({"words": f"a sentence about thing {i}", "x": i / 3}) for i in range(30)]
     lines[4], lines[9], lines[11] = '{"words": "cut', "[1, 2]", '{"x": ' + "9" * 5000 + "}"
-    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     dataset = amodal.open(tmp_path / "t.jsonl")
     loader = amodal.data.Loader(dataset, range(30), batch=30, shuffle=False)
     (batch,) = list(loader)
@@ -222,10 +222,10 @@ def test_damaged_lines_of_jsonl_are_set_aside(tmp_path):
 
 
 def test_a_table_that_is_mostly_damaged_is_an_error(tmp_path):
-    (tmp_path / "t.csv").write_text("one\n" + "\n".join(csv_lines()))
+    (tmp_path / "t.csv").write_text("one\n" + "\n".join(csv_lines()), encoding="utf-8")
     with pytest.raises(AmodalError, match="40 of 40 lines. Is the first line"):
         amodal.open(tmp_path / "t.csv")
-    (tmp_path / "t.jsonl").write_text('{"a": 1}\n{\n}\n')
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n{\n}\n', encoding="utf-8")
     with pytest.raises(AmodalError, match="2 of 3 lines cannot be read"):
         amodal.open(tmp_path / "t.jsonl")
 
@@ -244,18 +244,22 @@ def test_encodings_are_read_or_refused_with_the_remedy(tmp_path):
 @pytest.mark.parametrize("name, role", [("key", "key"), ("words", "field")])
 def test_a_key_may_have_spaces(tmp_path, name, role):
     rows = [f"rec {i},a sentence about thing {i} of many" for i in range(40)]
-    (tmp_path / "t.csv").write_text("\n".join([f"{name},text", *rows]))
+    (tmp_path / "t.csv").write_text("\n".join([f"{name},text", *rows]), encoding="utf-8")
     dataset = amodal.open(tmp_path / "t.csv")
     assert (dataset.keys[3] == "rec 3") == (role == "key")
-    (tmp_path / "t.csv").write_text("\n".join([f"{name},text", *rows, rows[0]]))
+    (tmp_path / "t.csv").write_text("\n".join([f"{name},text", *rows, rows[0]]), encoding="utf-8")
     assert "not unique" in str(amodal.init(tmp_path / "t.csv")) or name != "key"
 
 
 def test_a_run_knows_its_data_from_any_folder(tmp_path, monkeypatch):
-    (tmp_path / "t.csv").write_text("\n".join(["a,b", *(f"{i / 3},{i % 7}" for i in range(40))]))
+    (tmp_path / "t.csv").write_text(
+        "\n".join(["a,b", *(f"{i / 3},{i % 7}" for i in range(40))]), encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     amodal.pretrain("simclr", "t.csv", "run", size="nano", steps=2, batch_size=16, progress=False)
-    path = json.loads((tmp_path / "run" / "config.json").read_text())["data"]["path"]
+    path = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["data"][
+        "path"
+    ]
     assert Path(path).is_absolute()
     monkeypatch.chdir("/")
     assert len(amodal.open(path)) == 40
@@ -284,7 +288,7 @@ def test_line_ends_of_other_systems_are_line_ends(tmp_path):
 def test_a_damaged_line_has_no_label_in_a_mixture_and_no_value_in_a_frame(tmp_path):
     lines = [f"a sentence about {i},kind {i % 3}" for i in range(20)]
     lines[7] += ",more,and more"
-    (tmp_path / "t.csv").write_text("\n".join(["words,kind", *lines]))
+    (tmp_path / "t.csv").write_text("\n".join(["words,kind", *lines]), encoding="utf-8")
     dataset = amodal.open(tmp_path / "t.csv")
     assert dataset.label("kind")[7] is None and dataset.to_pandas()["words"].isna()[7]
     mixture = amodal.Mixture([dataset, amodal.open({"words": ["another", "and one"]})])

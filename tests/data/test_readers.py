@@ -142,7 +142,7 @@ def test_many_files_are_one_table(tmp_path):
             json.dumps({"text": f"some words {part} {i}"} | ({"extra": i / 7} if part else {}))
             for i in range(4)
         ]
-        (tmp_path / f"p{part}.jsonl").write_text("\n".join(lines))
+        (tmp_path / f"p{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     dataset = data.open(tmp_path)
     assert (
         len(set(dataset.keys)) == 8
@@ -297,7 +297,7 @@ def test_a_damaged_tar_trains_and_its_damage_is_in_quarantine(tmp_path):
     shard.write_bytes(whole[:512] + whole[512:].replace(b"r03.png", b"r0?.png", 1))
     run = tmp_path / "run"
     amodal.pretrain("clip", tmp_path / "data", run, size="nano", steps=2, batch_size=4)
-    assert "part-0.tar:" in (run / "quarantine.jsonl").read_text()
+    assert "part-0.tar:" in (run / "quarantine.jsonl").read_text(encoding="utf-8")
 
 
 def test_unreadable_tables(tmp_path):
@@ -311,20 +311,22 @@ def test_unreadable_tables(tmp_path):
         "g.csv": ("x,y\n", "no rows"),
     }
     for name, (text, message) in bad.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(AmodalError, match=message):
             data.open(tmp_path / name)
 
 
 def test_torn_last_line_is_passed_over(tmp_path):
-    (tmp_path / "t.jsonl").write_text('{"text": "some words here"}\n{"text": "other words"}\n{"te')
+    (tmp_path / "t.jsonl").write_text(
+        '{"text": "some words here"}\n{"text": "other words"}\n{"te', encoding="utf-8"
+    )
     assert len(data.open(tmp_path / "t.jsonl")) == 2
 
 
 def test_keys_must_be_different(tmp_path):
-    (tmp_path / "t.csv").write_text("id,text\na,some words\na,other words\n")
+    (tmp_path / "t.csv").write_text("id,text\na,some words\na,other words\n", encoding="utf-8")
     (tmp_path / "dataset.toml").write_text(
-        'records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n'
+        'records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n', encoding="utf-8"
     )
     with pytest.raises(AmodalError, match="occur more than once, such as 'a'"):
         data.open(tmp_path)
@@ -332,7 +334,8 @@ def test_keys_must_be_different(tmp_path):
 
 def test_what_pandas_and_r_write_for_nothing_is_missing_in_every_column_of_a_csv(tmp_path):
     (tmp_path / "t.csv").write_text(
-        "sex,alive,eggs,damage\nNA,true,1,none\nfemale,NaN,NA,none\nN/A,false,3,\n"
+        "sex,alive,eggs,damage\nNA,true,1,none\nfemale,NaN,NA,none\nN/A,false,3,\n",
+        encoding="utf-8",
     )
     table = Table([tmp_path / "t.csv"])
     assert table.cells("sex") == [None, "female", None]
@@ -388,12 +391,12 @@ def test_rows_are_named_by_their_bytes_and_lists(tmp_path):
 
 def _keyless(path, rows):
     if path.suffix == ".csv":
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:
         pq.write_table(
             pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]}), path

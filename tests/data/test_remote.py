@@ -283,7 +283,7 @@ def test_no_file_of_a_dataset_leads_to_an_address_or_out_of_one(tmp_path):
     store = fsspec.filesystem("memory")
     address = pictures(store)
     (tmp_path / "dataset.toml").write_text(
-        f'records = "{address}"\n[fields.image]\nmodality = "image"\n'
+        f'records = "{address}"\n[fields.image]\nmodality = "image"\n', encoding="utf-8"
     )
     with pytest.raises(AmodalError, match="no file or folder"):
         data.open(tmp_path)
@@ -318,7 +318,10 @@ def test_a_schema_on_this_machine_describes_a_store_that_cannot_be_written_to(
         data.init(address)
     monkeypatch.chdir(tmp_path)
     described = data.init(f"{address}#mine.toml").path
-    described.write_text(described.read_text().replace("[fields.text]", "[fields.words]"))
+    described.write_text(
+        described.read_text(encoding="utf-8").replace("[fields.text]", "[fields.words]"),
+        encoding="utf-8",
+    )
     dataset = data.open(f"{address}#mine.toml")
     assert list(dataset.fields) == ["image", "words", "audio"] and len(dataset) == 10
     assert (
@@ -446,7 +449,7 @@ def test_a_run_that_reads_from_s3_and_is_killed_ends_with_the_weights_of_a_local
     builders.folder(tmp_path / "photos")
     data.init(tmp_path / "photos")
     s3.put(str(tmp_path / "photos"), "bucket/photos", recursive=True)
-    (tmp_path / "run.py").write_text(RUN)
+    (tmp_path / "run.py").write_text(RUN, encoding="utf-8")
 
     def start(where, out, mode):
         return subprocess.Popen(
@@ -466,4 +469,6 @@ def test_a_run_that_reads_from_s3_and_is_killed_ends_with_the_weights_of_a_local
     assert start("s3://bucket/photos", "far", "resume").wait() == 0
     one, two = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("local", "far"))
     assert one == two
-    assert "secret" not in json.dumps(json.loads((tmp_path / "far" / "config.json").read_text()))
+    assert "secret" not in json.dumps(
+        json.loads((tmp_path / "far" / "config.json").read_text(encoding="utf-8"))
+    )

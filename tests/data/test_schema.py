@@ -93,13 +93,13 @@ def test_long_lists_and_odd_text_survive():
 )
 def test_mistakes(tmp_path, old, new, message):
     path = tmp_path / "dataset.toml"
-    path.write_text(GOOD.replace(old, new, 1))
+    path.write_text(GOOD.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(AmodalError, match=message):
         schema.load(path)
 
 
 def test_no_field(tmp_path):
-    (tmp_path / "dataset.toml").write_text('name = "x"\n')
+    (tmp_path / "dataset.toml").write_text('name = "x"\n', encoding="utf-8")
     with pytest.raises(AmodalError, match="describes no field"):
         data.open(tmp_path)
 
@@ -139,9 +139,9 @@ columns = ["weight", "height"]
 [labels.species]
 """
     path = tmp_path / "dataset.toml"
-    path.write_text(good)
+    path.write_text(good, encoding="utf-8")
     assert data.open(tmp_path).value(1, "sizes").tolist() == [1.5, 11]
-    path.write_text(good.replace(old, new, 1))
+    path.write_text(good.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(AmodalError, match=message):
         data.open(tmp_path)
 
@@ -156,7 +156,7 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(AmodalError, match="no files in"):
         data.open(tmp_path / "empty")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "a.xyz").write_text("?")
+    (tmp_path / "other" / "a.xyz").write_text("?", encoding="utf-8")
     with pytest.raises(AmodalError, match=r"There are \*.xyz; expected any of .*\*.png"):
         data.open(tmp_path / "other")
     with pytest.raises(AmodalError, match="is no data that can be read"):

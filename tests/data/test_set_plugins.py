@@ -54,7 +54,7 @@ def test_a_plugin_is_one_of_the_sets(install):
         dataset = data.open(name)
         assert (dataset.name, dataset.keys) == ("wild_birds", ["a", "b", "c"])
         assert list(dataset.fields) == ["sizes"] and list(dataset.labels) == ["kind"]
-    assert "Made up." in (folder / "README.md").read_text()
+    assert "Made up." in (folder / "README.md").read_text(encoding="utf-8")
     table = printed(sets.listing())
     assert "wild_birds" in table and "Birds: three sizes" in table and "tuxpaint" in table
     with pytest.raises(AmodalError, match="Did you mean wild_birds"):
@@ -65,7 +65,7 @@ def test_a_plugin_is_one_of_the_sets(install):
 def test_a_module_is_a_page_too(install, tmp_path):
     install("birds-plugin", {"birds": "_"}, BIRDS, kind="datasets")
     entries = tmp_path / "birds_plugin-1.0.dist-info" / "entry_points.txt"
-    entries.write_text("[amodal.datasets]\nbirds = birds_plugin\n")
+    entries.write_text("[amodal.datasets]\nbirds = birds_plugin\n", encoding="utf-8")
     registry.installed.cache_clear()
     sets.ensure("birds", say=lambda line: None)
     assert len(data.open("birds")) == 3
@@ -111,7 +111,7 @@ def test_two_of_one_name_are_an_error_that_names_both(install, tmp_path):
     with pytest.raises(AmodalError, match=both):
         data.open("birds")
     (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "a.txt").write_text("words of a text")
+    (tmp_path / "there" / "a.txt").write_text("words of a text", encoding="utf-8")
     assert len(data.open(tmp_path / "there")) == 1, "a path needs no plug-in"
 
 

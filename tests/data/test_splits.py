@@ -44,7 +44,8 @@ def test_declared_splits():
 
 def test_dataset_split_parts_and_groups(tmp_path):
     (tmp_path / "t.csv").write_text(
-        "id,text,site\n" + "".join(f"k{i},words number {i},s{i % 37}\n" for i in range(400))
+        "id,text,site\n" + "".join(f"k{i},words number {i},s{i % 37}\n" for i in range(400)),
+        encoding="utf-8",
     )
     plain = data.open(tmp_path / "t.csv")
     parts = [plain.split(p) for p in ("train", "valid", "test")]
@@ -52,7 +53,8 @@ def test_dataset_split_parts_and_groups(tmp_path):
         plain.split("all"), np.arange(400)
     )
     (tmp_path / "dataset.toml").write_text(
-        'records="t.csv"\nkey="id"\nsplit_by="site"\n[fields.text]\nmodality="text"\n'
+        'records="t.csv"\nkey="id"\nsplit_by="site"\n[fields.text]\nmodality="text"\n',
+        encoding="utf-8",
     )
     grouped = data.open(tmp_path)
     sites = [

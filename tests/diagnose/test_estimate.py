@@ -20,7 +20,7 @@ def folder(path, n=1200, known=400, seed=0):
     lack it."""
     rng = np.random.default_rng(seed)
     path.mkdir()
-    with (path / "records.csv").open("w", newline="") as file:
+    with (path / "records.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["key", "x", "y", "z", "amount", "text"])
         for i in range(n):
@@ -29,7 +29,8 @@ def folder(path, n=1200, known=400, seed=0):
             writer.writerow([f"r{i}", x, y, i % 7, amount if i < known else "", f"record {i}"])
     (path / "dataset.toml").write_text(
         'records = "records.csv"\nkey = "key"\n[fields.text]\nmodality = "text"\ncolumn = "text"\n'
-        + "".join(f'[labels.{n}]\nkind = "{kind}"\ncolumn = "{n}"\n' for n, kind in KINDS.items())
+        + "".join(f'[labels.{n}]\nkind = "{kind}"\ncolumn = "{n}"\n' for n, kind in KINDS.items()),
+        encoding="utf-8",
     )
     return path
 
@@ -129,4 +130,4 @@ def test_the_command_writes_weights_and_numbers(tmp_path, capsys):
     assert "measured error" in " ".join(capsys.readouterr().out.split())
     weights = list(csv.reader(out.open()))
     assert weights[0] == ["key", "weight"] and len(weights) > 60
-    assert json.loads(numbers.read_text())["rows"][2]["steps"] == 2
+    assert json.loads(numbers.read_text(encoding="utf-8"))["rows"][2]["steps"] == 2

@@ -139,7 +139,7 @@ def test_tables_and_the_file(run, tmp_path):
     text = console.export_text()
     assert "spectrum (in brackets: untrained)" in text and "dimensions in use" in text
     assert "a ~ b" in text and found.sentence[:40] in text
-    written = json.loads(found.save(tmp_path / "deep" / "d.json").read_text())
+    written = json.loads(found.save(tmp_path / "deep" / "d.json").read_text(encoding="utf-8"))
     assert written["records"] == 30 and written["rows"] == found.rows
 
 
@@ -160,7 +160,9 @@ def test_what_cannot_be_diagnosed_says_why(run, tmp_path, capsys):
     with pytest.raises(AmodalError, match="could not write"):
         model.diagnose(data, only=["spectrum"], progress=False).save(tmp_path / "file" / "d.json")
     table = tmp_path / "t.csv"
-    table.write_text("key,x,y\n" + "\n".join(f"r{i},{i / 7},{i % 5}" for i in range(20)))
+    table.write_text(
+        "key,x,y\n" + "\n".join(f"r{i},{i / 7},{i % 5}" for i in range(20)), encoding="utf-8"
+    )
     amodal.pretrain("simclr", str(table), tmp_path / "r", steps=2, size="nano", progress=False)
     main(
         ["diagnose", str(tmp_path / "r"), "--data", str(table), "--json", str(tmp_path / "o.json")]

@@ -254,7 +254,7 @@ def test_a_subset_is_of_the_same_rows_for_every_column(passes):
     assert report.about["subset"] == (
         f"a subset, drawn with seed 0, of {train} training and {test} test records"
     )
-    console = Console(width=250, record=True, file=open("/dev/null", "w"))
+    console = Console(width=250, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(report.table())
     assert "a subset, drawn with seed 0, of" in console.export_text()
     repeated, other = (

@@ -89,13 +89,13 @@ def test_a_report_has_everything_side_by_side(report, tmp_path):
         and "part of" in report.skipped["track_identification"]
     )
     assert all("untrained" in r and "chance" in r for r in rows)
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(report.table())
     shown = console.export_text()
     for word in ("knn", "zero_shot", "trained", "untrained", "chance", "3 labels of each class"):
         assert word in shown
     file = report.save(tmp_path / "deep" / "report.json")
-    read = json.loads(file.read_text())
+    read = json.loads(file.read_text(encoding="utf-8"))
     assert read["about"]["fingerprint"] and read["results"][0]["spec"]["few"] == 3
     loaded = Report.load(file)
     assert len(loaded.rows()) == len(rows)
@@ -104,7 +104,7 @@ def test_a_report_has_everything_side_by_side(report, tmp_path):
     for name in ("missing_modality", "cross_modal_transfer", "map"):
         assert Image.open(tmp_path / "deep" / f"report.{name}.png").size[0] > 300
     with pytest.raises(AmodalError, match="is not a report"):
-        (tmp_path / "x.json").write_text("{}")
+        (tmp_path / "x.json").write_text("{}", encoding="utf-8")
         Report.load(tmp_path / "x.json")
 
 
@@ -193,7 +193,9 @@ def test_figures_leave_pyplot_alone(records, tmp_path):
         {"step": i, "loss": 5 / i} | ({"rank/a": i / 2, "rank/b": i / 3} if i % 5 == 0 else {})
         for i in range(1, 50)
     ]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
     figures.curves(run, tmp_path / "curves.png")
     for name in ("sheet", "world", "map", "curves"):
         assert Image.open(tmp_path / f"{name}.png").size[0] > 300

@@ -56,10 +56,13 @@ def run(tmp_path_factory):
         a, b = rng.integers(5, size=2)
         said = f"the number {NAMES[a]} and the number {NAMES[b]}"
         rows.append({"key": f"r{i}", "digits": f"{a} {b}", "said": said if i % 10 else None})
-    (folder / "numbers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "numbers.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8"
+    )
     (folder / "dataset.toml").write_text(
         'records = "numbers.jsonl"\nkey = "key"\n[fields.digits]\nmodality = "text"\n'
-        '[fields.said]\nmodality = "text"\n'
+        '[fields.said]\nmodality = "text"\n',
+        encoding="utf-8",
     )
     data = amodal.open(folder)
     options = {"depth": 1, "target": "said"}
@@ -105,7 +108,7 @@ def test_the_verb_and_what_writes_nothing(run, tmp_path, capsys):
             *("--json", str(tmp_path / "report.json")),
         ]
     )
-    found = json.loads((tmp_path / "report.json").read_text())["results"][0]["rows"]
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["results"][0]["rows"]
     assert {"BLEU", "chrF", "BLEU, nearest record"} <= {row["metric"] for row in found}
     assert "chrF" in capsys.readouterr().out
     amodal.pretrain(

@@ -37,7 +37,9 @@ def report():
 
 @pytest.fixture(scope="module")
 def page(report, tmp_path_factory):
-    return report.save_html(tmp_path_factory.mktemp("page") / "new" / "r.html").read_text()
+    return report.save_html(tmp_path_factory.mktemp("page") / "new" / "r.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_texts_of_a_user_are_never_code(page):
@@ -94,10 +96,10 @@ def test_intervals_are_drawn_where_the_values_are(report, page):
 def test_pictures_are_inside_and_can_be_left_out(report, page, tmp_path):
     for source in html.fromstring(page).xpath("//img/@src"):
         assert base64.b64decode(source.partition(",")[2]).startswith(b"\x89PNG")
-    plain = report.save_html(tmp_path / "r.html", figures=False).read_text()
+    plain = report.save_html(tmp_path / "r.html", figures=False).read_text(encoding="utf-8")
     assert "<img" not in plain and "<svg" in plain
     read = Report.load(report.save(tmp_path / "r.json", figures=False))
-    assert read.save_html(tmp_path / "s.html", figures=False).read_text() == plain
-    (tmp_path / "file").write_text("")
+    assert read.save_html(tmp_path / "s.html", figures=False).read_text(encoding="utf-8") == plain
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(AmodalError, match="could not write the report"):
         report.save_html(tmp_path / "file" / "r.html", figures=False)

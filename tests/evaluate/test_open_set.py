@@ -160,7 +160,7 @@ def test_a_table_with_barcodes_ranks_and_roles_is_measured_by_the_verb(tmp_path,
                 "role": "key" if unseen and i % 2 else "query",
             }
         )
-    with open(tmp_path / "specimens.csv", "w", newline="") as file:
+    with open(tmp_path / "specimens.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
@@ -178,7 +178,7 @@ def test_a_table_with_barcodes_ranks_and_roles_is_measured_by_the_verb(tmp_path,
             *("--json", "report.json"),
         ]
     )
-    found = json.loads((tmp_path / "report.json").read_text())["results"][0]["rows"]
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["results"][0]["rows"]
     counted = {row["metric"]: row["n"] for row in found}
     measured = [rows[i] for part in ("valid", "test") for i in data.split(part)]  # few: both
     unseen = [r for r in measured if r["species"].endswith("2") and r["role"] == "query"]

@@ -87,11 +87,13 @@ def test_what_it_needs_is_said():
 def test_from_a_run(tmp_path):
     """Of a table whose split keeps pairs together."""
     (tmp_path / "data.csv").write_text(
-        "front,back,pair\n" + "".join(f"a {i} b,c {i * 7} d,p{i // 2}\n" for i in range(400))
+        "front,back,pair\n" + "".join(f"a {i} b,c {i * 7} d,p{i // 2}\n" for i in range(400)),
+        encoding="utf-8",
     )
     (tmp_path / "dataset.toml").write_text(
         'records = "data.csv"\nsplit_by = "pair"\n[fields.front]\nmodality = "text"\n'
-        '[fields.back]\nmodality = "text"\n[labels.pair]\nkind = "category"\n'
+        '[fields.back]\nmodality = "text"\n[labels.pair]\nkind = "category"\n',
+        encoding="utf-8",
     )
     model = amodal.pretrain(
         "clip", tmp_path, tmp_path / "run", size="nano", steps=2, batch_size=16, progress=False

@@ -38,7 +38,7 @@ def corpus(tmp_path_factory):
         )
     rows[-1] = dict(rows[0], year=2024, venue="KDD") | {"title": "On item0a"}
     file = tmp_path_factory.mktemp("papers") / "papers.jsonl"
-    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return amodal.open(file)
 
 
@@ -103,12 +103,12 @@ def test_search_in_one_field(corpus, report):
 
 
 def test_a_report_is_shown_and_saved(report, tmp_path):
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    console = Console(width=160, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(report.table())
     shown = console.export_text()
     assert "venue KDD" in shown and "near duplicates" in shown and "graphs" in shown
     report.save(tmp_path / "report.json")
-    saved = json.loads((tmp_path / "report.json").read_text())
+    saved = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert saved["rows"][0]["papers"] == len(saved["papers"]) == 240 and set(
         saved["trends"]
     ) == set(FIELDS)

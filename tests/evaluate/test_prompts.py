@@ -92,6 +92,6 @@ def test_it_is_measured_when_it_is_named(folder):
         row["target"] for row in rows if "target" in row
     }
     assert all(np.isfinite(row["value"]) for row in rows)
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(report.table())
     assert "captions, limit" in console.export_text()

@@ -87,7 +87,7 @@ def test_every_file_holds_a_protocol_of_its_name_and_the_order_is_by_rank():
 
 
 def test_the_runner_names_no_protocol():
-    tree = ast.parse(Path(runner_module.__file__).read_text())
+    tree = ast.parse(Path(runner_module.__file__).read_text(encoding="utf-8"))
     strings = {
         n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
     }
@@ -123,7 +123,7 @@ def test_old_reports_are_read(tmp_path):
     results = [{"protocol": old, "spec": {"label": "kind"}, "rows": [row]} for old in OLD_NAMES]
     skipped = {"identify": "no", "transfer (kind)": "no"}
     (tmp_path / "old.json").write_text(
-        json.dumps({"about": {}, "results": results, "skipped": skipped})
+        json.dumps({"about": {}, "results": results, "skipped": skipped}), encoding="utf-8"
     )
     report = Report.load(tmp_path / "old.json")
     assert [r.protocol for r in report.results] == list(OLD_NAMES.values())
@@ -179,7 +179,7 @@ def test_a_protocol_of_an_object_a_file_and_a_module_are_one(
     records, encoder, tmp_path, monkeypatch
 ):
     source = "from tests.evaluate.test_protocol_objects import Cosine\n\n\nclass Mine(Cosine):\n    name = 'mine'\n\n\nONE = Mine()\n"
-    (tmp_path / "own_protocols.py").write_text(source)
+    (tmp_path / "own_protocols.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / "own_protocols.py"
     for which in (f"{file}:Mine", f"{file}:ONE", "own_protocols:Mine", Cosine, Cosine()):
@@ -197,8 +197,8 @@ def test_a_protocol_of_an_object_a_file_and_a_module_are_one(
 
 
 def test_mistakes_with_protocols_from_outside(records, encoder, tmp_path):
-    (tmp_path / "bad.py").write_text("import there_is_no_such_module\n")
-    (tmp_path / "good.py").write_text("Mine = 3\n")
+    (tmp_path / "bad.py").write_text("import there_is_no_such_module\n", encoding="utf-8")
+    (tmp_path / "good.py").write_text("Mine = 3\n", encoding="utf-8")
 
     def refused(which, **options):
         with pytest.raises(AmodalError) as error:

@@ -142,7 +142,7 @@ def things(folder, count):
             | {"text": names[k], "box": box, "count": len(names)}
         )
     pq.write_table(pa.Table.from_pylist(rows), folder / "things.parquet")
-    (folder / "dataset.toml").write_text(TOML)
+    (folder / "dataset.toml").write_text(TOML, encoding="utf-8")
     return folder
 
 
@@ -175,7 +175,12 @@ def test_any_method_is_measured_and_drawn(method, kind, one_thing_each, tmp_path
     ) == result.value("one", "recall@1", target="all")
     assert Image.open(tmp_path / "report.small_objects.png").size[0] > 800
     old = tmp_path / "old.json"
-    old.write_text(saved.read_text().replace('"source": "multi_vector"', '"source": "several"'))
+    old.write_text(
+        saved.read_text(encoding="utf-8").replace(
+            '"source": "multi_vector"', '"source": "several"'
+        ),
+        encoding="utf-8",
+    )
     assert Report.load(old)["small_objects"].rows == Report.load(saved)["small_objects"].rows
     from rich.console import Console
 

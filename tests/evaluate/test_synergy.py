@@ -140,6 +140,6 @@ def test_it_is_a_protocol_of_the_command_line(folder, tmp_path, capsys):
         ]
     )
     assert "synergy, at most" in capsys.readouterr().out
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     metrics = {row["metric"] for result in report["results"] for row in result["rows"]}
     assert {"synergy, at least", "redundancy", "unique", "accuracy, at least"} <= metrics

@@ -39,7 +39,7 @@ def opened(values, label=None):
 
 
 def shown(report, **options):
-    console = Console(width=250, record=True, file=open("/dev/null", "w"))
+    console = Console(width=250, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(report.table(**options))
     return console.export_text()
 
@@ -90,7 +90,7 @@ def test_only_protocols_that_are_marked_have_a_yardstick(captions, tmp_path):
     measured = {r["protocol"]: "simple" in r for r in report.rows()}
     assert measured == {"linear": True, "retrieval": True, "cluster": False}
     file = report.save(tmp_path / "report.json", figures=False)
-    read = json.loads(file.read_text())
+    read = json.loads(file.read_text(encoding="utf-8"))
     assert read["about"]["summary"] == report.about["summary"]
     assert "simple" in read["results"][0]["rows"][0]
     assert Report.load(file).rows() == report.rows()
@@ -98,7 +98,7 @@ def test_only_protocols_that_are_marked_have_a_yardstick(captions, tmp_path):
         for row in result["rows"]:
             row.pop("simple", None)
     read["about"].pop("summary")
-    file.write_text(json.dumps(read))
+    file.write_text(json.dumps(read), encoding="utf-8")
     older = Report.load(file)
     assert older.simple is None and older.untrained is not None
     assert "simple" not in shown(older)

@@ -78,7 +78,7 @@ def test_each_field_becomes_a_graph_that_agrees_for_any_batch_and_length(tmp_pat
     assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items()), (
         "exporting changes nothing"
     )
-    about = json.loads((tmp_path / "fields.json").read_text())["fields"]
+    about = json.loads((tmp_path / "fields.json").read_text(encoding="utf-8"))["fields"]
     for field in fields:
         assert about[field]["largest_error"] < graphs.TOLERANCE
         assert b"/amodal/" not in (tmp_path / f"{field}.onnx").read_bytes(), (
@@ -156,7 +156,7 @@ def test_a_trained_network_from_scratch_is_a_graph_with_its_statistics(
     for n, length in ((1, 1), (4, 31)):
         np.testing.assert_allclose(*compared(made, field, n, length), atol=1e-5)
     export(model(made), "onnx", tmp_path)
-    about = json.loads((tmp_path / "fields.json").read_text())
+    about = json.loads((tmp_path / "fields.json").read_text(encoding="utf-8"))
     assert about["fields"][field]["largest_error"] < 1e-4
 
 

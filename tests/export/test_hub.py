@@ -25,7 +25,7 @@ def written(made, out):
     trained.config |= CARD
     trained.path = out.parent
     (out.parent / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 9}\n{"step": 2, "loss": 1.25, "rank/photo": 7.5}\n'
+        '{"step": 1, "loss": 9}\n{"step": 2, "loss": 1.25, "rank/photo": 7.5}\n', encoding="utf-8"
     )
     files = export(trained, "huggingface", out)
     assert all(f.exists() for f in files) and {f.suffix for f in out.rglob("*.*")} <= {
@@ -73,7 +73,7 @@ def test_the_folder_is_what_amodal_loads_and_the_card_says_what_it_is(tmp_path):
         "| rank/photo | 7.5 |",
         'AutoModel.from_pretrained("FOLDER/photo")',
         "`caption` is loaded by amodal only",
-        json.loads((tmp_path / "out/config.json").read_text())["weights_sha256"],
+        json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))["weights_sha256"],
     ):
         assert said in card.text
 
@@ -89,14 +89,18 @@ def test_the_folder_is_what_amodal_loads_and_the_card_says_what_it_is(tmp_path):
 def test_what_transformers_lacks_is_left_out_and_the_card_says_why(tmp_path, shape, why):
     hidden = shape.pop("hidden", 0)
     written(encoder("photo", **shape).align(16, hidden=hidden), tmp_path / "out")
-    assert not (tmp_path / "out/photo").exists() and why in (tmp_path / "out/README.md").read_text()
+    assert not (tmp_path / "out/photo").exists() and why in (tmp_path / "out/README.md").read_text(
+        encoding="utf-8"
+    )
     assert amodal.load(tmp_path / "out", device="cpu").fields
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
 def test_the_preprocessor_does_to_pictures_what_the_encoder_does(tmp_path, fit):
     image = ImageField(size=16, channels=3, fit=fit, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(hub.preprocessor(image)))
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(hub.preprocessor(image)), encoding="utf-8"
+    )
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     mean, std = (torch.tensor(s).view(3, 1, 1) for s in image.scale())
     for width, height in ((16, 16), (60, 40), (40, 90), (10, 20)):

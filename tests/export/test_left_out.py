@@ -81,8 +81,8 @@ def test_packaged_weights_are_left_out_and_fetched(tmp_path, monkeypatch, cached
     names = safe_open(small / "model.safetensors", "pt").keys()
     assert names and not any(".body." in name for name in names)
     assert (small / "model.safetensors").stat().st_size < whole.stat().st_size / 2
-    assert str(tmp_path) not in (small / "spec.json").read_text()
-    assert "package:tiny" in (small / "README.md").read_text()
+    assert str(tmp_path) not in (small / "spec.json").read_text(encoding="utf-8")
+    assert "package:tiny" in (small / "README.md").read_text(encoding="utf-8")
     elsewhere(monkeypatch, tmp_path)
     loaded = amodal.load(small)
     assert len(cached) == 2 and (loaded.encode(TEXTS) == wanted).all()
@@ -124,7 +124,7 @@ def test_a_model_without_packaged_weights_says_so(tmp_path, cached):
 )
 def test_a_damaged_entry_is_refused(tmp_path, cached, entry, message):
     folder = trained().save(tmp_path / "out", packaged=False)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"packaged": entry}))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"packaged": entry}), encoding="utf-8")
     with pytest.raises(AmodalError, match=message):
         amodal.load(folder)

@@ -91,7 +91,7 @@ def test_a_folder_never_touches_the_network(tmp_path, monkeypatch):
     monkeypatch.setattr(hub_client, "_api", lambda token: pytest.fail("the Hub was asked"))
     made = trained()
     folder = made.save_pretrained(tmp_path / "someone" / "toys")
-    assert "library_name: amodal" in (folder / "README.md").read_text()
+    assert "library_name: amodal" in (folder / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for name in (folder, str(folder), REPO):  # the last is a folder here, and not a repository
         assert equal(vectors(Model.from_pretrained(name, device="cpu")), vectors(made))

@@ -53,10 +53,10 @@ def test_only_vectors_are_overwritten(model, folder, tmp_path):
     for name in ("v.csv", "v.npy"):
         write_vectors(model, rows(), folder / name, progress=False)
         mine = tmp_path / name
-        mine.write_text("key,words\n1,mine\n")
+        mine.write_text("key,words\n1,mine\n", encoding="utf-8")
         with pytest.raises(AmodalError, match="holds no vectors"):
             write_vectors(model, rows(), mine, progress=False)
-        assert mine.read_text() == "key,words\n1,mine\n"
+        assert mine.read_text(encoding="utf-8") == "key,words\n1,mine\n"
 
 
 @pytest.mark.parametrize("name, better", [("v.cvs", "v.csv"), ("v.txt", "v.parquet"), ("v", "v.p")])
@@ -66,10 +66,10 @@ def test_another_ending_says_which_there_are(model, tmp_path, name, better):
 
 
 def test_a_foreign_file_beside_is_not_overwritten(model, tmp_path):
-    (tmp_path / "v.rows.csv").write_text("precious\n")
+    (tmp_path / "v.rows.csv").write_text("precious\n", encoding="utf-8")
     with pytest.raises(AmodalError, match="says no rows"):
         write_vectors(model, rows(), tmp_path / "v.npy", progress=False)
-    assert (tmp_path / "v.rows.csv").read_text() == "precious\n"
+    assert (tmp_path / "v.rows.csv").read_text(encoding="utf-8") == "precious\n"
 
 
 def test_a_chunk_without_vectors_is_none(model, tmp_path):

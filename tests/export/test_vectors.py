@@ -124,7 +124,7 @@ def one_rank(
     embed = vectors._embed
 
     def noted(model, dataset, indices, *rest):
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             file.write(f"{rank} {indices[0]}\n")
         time.sleep(pause)
         return embed(model, dataset, indices, *rest)
@@ -133,7 +133,7 @@ def one_rank(
     made = write_vectors(
         model(encoder("photo", "caption")), records(60, data_seed), out, chunk=2, **QUIET
     )
-    log.with_name(f"made{rank}").write_text(str(made))
+    log.with_name(f"made{rank}").write_text(str(made), encoding="utf-8")
     distributed.stop()
 
 
@@ -167,14 +167,16 @@ def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
         process.join()
     assert not out.exists()
     finished = {int(p.stem) for p in parts.glob("0*.parquet")}
-    first = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    first = [tuple(map(int, line.split())) for line in log.read_text(encoding="utf-8").splitlines()]
     assert 6 <= len(finished) < 30 and len({r for r, _ in first}) > 1
     assert all(start // 2 % 3 == r for r, start in first), "rank r takes chunks r, r + 3, ..."
     log.unlink()
     for process in launch(2, out, log, 0.0):  # another number of ranks goes on
         process.join(60)
         assert process.exitcode == 0
-    restarted = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    restarted = [
+        tuple(map(int, line.split())) for line in log.read_text(encoding="utf-8").splitlines()
+    ]
     assert sorted(start for _, start in restarted) == sorted(set(range(0, 60, 2)) - finished), (
         "each that was missing, once"
     )
@@ -182,7 +184,7 @@ def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
     count = write_vectors(
         model(encoder("photo", "caption")), records(60), tmp_path / "one.parquet", chunk=2, **QUIET
     )
-    assert int((tmp_path / "made0").read_text()) == count
+    assert int((tmp_path / "made0").read_text(encoding="utf-8")) == count
     assert out.read_bytes() == (tmp_path / "one.parquet").read_bytes()
     assert not parts.exists()
 
@@ -193,7 +195,10 @@ def test_a_rank_with_other_data_is_refused(tmp_path):
     assert ranks[1].exitcode == 1 and not (tmp_path / "out.parquet").exists()
     ranks[0].kill()
     ranks[0].join()
-    assert all(line.startswith("0 ") for line in (tmp_path / "log").read_text().splitlines())
+    assert all(
+        line.startswith("0 ")
+        for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    )
 
 
 @pytest.mark.parametrize("what", ["encoder", "data"])
@@ -267,6 +272,6 @@ def test_another_file_is_not_overwritten_and_a_broken_plan_says_what_to_do(tmp_p
     out.unlink()
     parts = tmp_path / ".out.parquet.parts"
     parts.mkdir()
-    (parts / "plan.json").write_text("{")
+    (parts / "plan.json").write_text("{", encoding="utf-8")
     with pytest.raises(AmodalError, match="plan.json cannot be read.*remove the folder"):
         write_vectors(made, records(), out, **QUIET)

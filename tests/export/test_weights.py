@@ -27,7 +27,7 @@ def test_vectors_are_identical_after_a_round_trip(tmp_path, shape):
         assert torch.equal(a[source].values, b[source].values) and torch.equal(
             a[source].rows, b[source].rows
         )
-    assert json.loads((tmp_path / "out/config.json").read_text())["weights_sha256"]
+    assert json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))["weights_sha256"]
 
 
 CARD = {
@@ -46,6 +46,6 @@ def test_another_form_is_an_error_with_the_nearest_name(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(AmodalError, match="could not write the export"):
         export(model(encoder("facts")), "safetensors", tmp_path / "file")

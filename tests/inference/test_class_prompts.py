@@ -55,20 +55,22 @@ def test_one_content_in_every_kind_of_file(tmp_path):
         "hen": {"descriptions": ["a bird", "a fowl"], "legs": "two"},
         "cow": {"legs": "four"},
     }
-    (tmp_path / "c.json").write_text(json.dumps(content))
+    (tmp_path / "c.json").write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "c.toml").write_text(
-        '[hen]\ndescriptions = ["a bird", "a fowl"]\nlegs = "two"\n[cow]\nlegs = "four"\n'
+        '[hen]\ndescriptions = ["a bird", "a fowl"]\nlegs = "two"\n[cow]\nlegs = "four"\n',
+        encoding="utf-8",
     )
     (tmp_path / "c.csv").write_text(
-        "class, description, legs\nhen, a bird, two\nhen, a fowl, \ncow, , four\n\n"
+        "class, description, legs\nhen, a bird, two\nhen, a fowl, \ncow, , four\n\n",
+        encoding="utf-8",
     )
     expected = read_classes(content)
     assert expected.wordings["hen"] == ("a bird", "a fowl", "hen, legs: two")
     for kind in ("json", "toml", "csv"):
         assert read_classes(tmp_path / f"c.{kind}") == expected, kind
-    (tmp_path / "c.txt").write_text("hen\n\ncow\n")
+    (tmp_path / "c.txt").write_text("hen\n\ncow\n", encoding="utf-8")
     assert read_classes(str(tmp_path / "c.txt")).wordings == {"hen": ("hen",), "cow": ("cow",)}
-    (tmp_path / "p.csv").write_text("class,signs\na,one; two\nb,three\n")
+    (tmp_path / "p.csv").write_text("class,signs\na,one; two\nb,three\n", encoding="utf-8")
     assert read_classes(tmp_path / "p.csv").wordings == {
         "a": ("a, one, two",),
         "b": ("b, signs: three",),
@@ -97,7 +99,7 @@ def test_a_damaged_file_is_refused(tmp_path):
         ("a.json", "3", "NAME = what is known of it"),
         ("a.csv", "", "has no heading"),
     ):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(AmodalError, match=message):
             read_classes(tmp_path / name)
 
@@ -114,7 +116,7 @@ def test_classes_take_the_names_of_a_label():
 
 
 def test_templates_are_sentences_files_and_sets(tmp_path):
-    (tmp_path / "t.txt").write_text("the {}\n\nno {}\n")
+    (tmp_path / "t.txt").write_text("the {}\n\nno {}\n", encoding="utf-8")
     read = read_templates(["a {}", str(tmp_path / "t.txt"), "name", "a {}"])
     assert read == ("a {}", "the {}", "no {}", "{}")
     assert all(t.count("{}") == 1 for templates in TEMPLATE_SETS.values() for t in templates)

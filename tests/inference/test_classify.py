@@ -168,7 +168,7 @@ def test_duet_compares_predicted_attributes_with_those_of_classes(tmp_path):
     data = open_data({"signal": signals, "facts": cells})
     run = amodal.pretrain("duet", data, tmp_path / "duet", **QUICK)
     (tmp_path / "c.csv").write_text(
-        "class,shape,size\nsmall disc,disc,1\nbig ring,ring,20\nany ring,ring,\n"
+        "class,shape,size\nsmall disc,disc,1\nbig ring,ring,20\nany ring,ring,\n", encoding="utf-8"
     )
     found = classify(run, data.select(["signal"]), tmp_path / "c.csv")
     mean, std = run.fields["facts"].scale()
@@ -205,7 +205,7 @@ def test_options_of_the_command_line():
 
 def test_the_verb(model, data, tmp_path, capsys):
     (tmp_path / "d.csv").write_text(
-        "caption,height,kind\n" + "".join(f"c {i},{i},a\n" for i in range(6))
+        "caption,height,kind\n" + "".join(f"c {i},{i},a\n" for i in range(6)), encoding="utf-8"
     )
     amodal.pretrain("clip", str(tmp_path / "d.csv"), tmp_path / "run", **QUICK)
     words = [

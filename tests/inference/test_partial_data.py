@@ -61,7 +61,7 @@ def test_none_of_the_fields_is_an_error_with_the_remedy(run):
 
 def test_the_command_line_reads_one_field(run, tmp_path):
     table, out = tmp_path / "one.csv", tmp_path / "e.parquet"
-    table.write_text("\n".join(["caption", *records(5)["caption"]]))
+    table.write_text("\n".join(["caption", *records(5)["caption"]]), encoding="utf-8")
     with pytest.warns(AmodalWarning, match="has no wave and no motion"):
         main(["embed", str(run.path), "--data", str(table), "--out", str(out)])
     assert pq.read_table(out).column("source").to_pylist() == ["caption"] * 5

@@ -78,7 +78,7 @@ def test_files(located):
     assert len(list((located.path / "overlays").iterdir())) == 2
     assert len(list((located.path / "similarity").iterdir())) == 6  # three queries of two records
     assert Pillow.open(located.path / "labels" / "0.png").mode == "P"
-    summary = json.loads((located.path / "maps.json").read_text())
+    summary = json.loads((located.path / "maps.json").read_text(encoding="utf-8"))
     assert summary["layers"] == ["a red square", "a green square", "a blue square"]
     assert summary["scores"][0]["values"] == dict(located.scores[0].values)
     with (located.path / "table.csv").open() as file:
@@ -243,7 +243,7 @@ def test_maps_go_on_where_they_were_interrupted(model, data, tmp_path, monkeypat
     with pytest.raises(AmodalError, match=r"made otherwise \(queries differ\)"):
         run_map(model, data, tmp_path / "m", **{**options, "queries": "a cat,a dog"})
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("x")
+    (tmp_path / "full" / "mine.txt").write_text("x", encoding="utf-8")
     with pytest.raises(AmodalError, match="holds no maps"):
         run_map(model, data, tmp_path / "full", **options)
 
@@ -319,7 +319,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_by_name(tmp_path):
     folder.mkdir()
     for i, (pixels, caption) in enumerate(zip(pictures, captions)):
         Pillow.fromarray(pixels).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(caption)
+        (folder / f"{i}.txt").write_text(caption, encoding="utf-8")
     (folder / "1.png").write_bytes(b"no picture")
     data = open_data(folder)
     maps = run_map(planted(data), data, tmp_path / "m", queries=QUERIES, **QUIET)
@@ -336,7 +336,7 @@ def test_the_verb(tmp_path, capsys):
     folder.mkdir()
     for i, (pixels, caption) in enumerate(zip(pictures, captions)):
         Pillow.fromarray(pixels).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(caption)
+        (folder / f"{i}.txt").write_text(caption, encoding="utf-8")
     amodal.pretrain(
         "dreamlip", folder, tmp_path / "run", size="nano", steps=1, batch_size=4,
         progress=False, logger=None,

@@ -169,7 +169,7 @@ def test_queries_as_they_are_written(tmp_path):
     a, b = read_queries("a cat|cats, 7=a tree", ["a photo of {}", "{}"])
     assert (a.name, a.number, b.name, b.number) == ("a cat", 0, "a tree", 7)
     assert a.prompts == ("a photo of a cat", "a cat", "a photo of cats", "cats")
-    (tmp_path / "q.txt").write_text("one, with a comma\n\n2 = two\n")
+    (tmp_path / "q.txt").write_text("one, with a comma\n\n2 = two\n", encoding="utf-8")
     first, second = read_queries(str(tmp_path / "q.txt"))
     assert first.name == "one, with a comma" and (second.name, second.number) == ("two", 2)
     with pytest.raises(AmodalError, match="cannot read queries"):

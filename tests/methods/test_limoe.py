@@ -18,7 +18,7 @@ def test_the_number_of_experts_is_an_option_and_part_of_the_run(folder, tmp_path
     main(["pretrain", "clip", *common, "--experts", "2", "--out", str(tmp_path / "clip")])
     assert experts_of(tmp_path / "three") == {3} and experts_of(tmp_path / "paper") == {8}
     assert experts_of(tmp_path / "clip") == {2}
-    assert "experts = 3" in (tmp_path / "three" / "config.toml").read_text()
+    assert "experts = 3" in (tmp_path / "three" / "config.toml").read_text(encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["pretrain", "limoe", *common, "--experts", "1", "--out", str(tmp_path / "one")])
     assert "experts are 0, or at least 2" in capsys.readouterr().err

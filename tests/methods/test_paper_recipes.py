@@ -11,7 +11,7 @@ from amodal.methods.recipes import choose
 from amodal.recipe_table import ON_PAGE, recipe_rows, recipes_of, when
 from tests.structure.tree import ROOT
 
-PAGE = (ROOT / "docs" / "recipes.md").read_text()
+PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 ALL = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
 SECTIONS = [(title, section) for title, section in ALL if title != "Memory and days"]
 

@@ -93,7 +93,7 @@ def test_a_run_of_a_plugins_method_opens_where_it_is_installed(install, records,
     install("methods", {"mine": "mine"}, METHOD)
     run = tmp_path / "run"
     model = amodal.pretrain("mine", records, run, options={"width": 6}, **QUICK)
-    assert json.loads((run / "spec.json").read_text())["plugin"] == "odd-plugin 1.0"
+    assert json.loads((run / "spec.json").read_text(encoding="utf-8"))["plugin"] == "odd-plugin 1.0"
     assert amodal.load(run).encoder.heads_width == 6 and model.method is not None
     assert "mine" in catalog.pages() and catalog.pages()["mine"].options[0][0] == "width"
     install.remove()
@@ -148,11 +148,13 @@ def curves(folder, modality):
     for i in range(24):
         file = folder / "ab"[i % 2] / f"{i:02}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"number {i}")
+        file.write_text(f"number {i}", encoding="utf-8")
         np.save(file.with_suffix(".npy"), rng.normal(size=(9, 3)).astype(np.float32))
     amodal.init(folder)
     toml = folder / "dataset.toml"
-    toml.write_text(toml.read_text().replace('"series"', f'"{modality}"'))
+    toml.write_text(
+        toml.read_text(encoding="utf-8").replace('"series"', f'"{modality}"'), encoding="utf-8"
+    )
     return next(name for name in amodal.open(folder).fields if name != "text")
 
 
@@ -183,7 +185,7 @@ def test_every_verb_names_the_distribution_of_a_plugin_that_is_gone(
     options = [word.replace("curve=", f"{field}=") for word in options]
     short = ["--size", "nano", "--steps", "2", "--batch-size", "8", "--device", "cpu"]
     cli.main(["pretrain", method, "--data", str(data), "--out", str(run), *short, *options])
-    spec = json.loads((run / "spec.json").read_text())
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     assert spec["plugins"] == {kind: {name: "odd-plugin 1.0"}}
     model = amodal.load(run, device="cpu")
     copy = model.save(tmp_path / "copy")
@@ -221,9 +223,11 @@ def test_a_config_needs_no_plugin_that_is_replaced(install, tmp_path):
 def test_a_plugin_of_another_distribution_is_named(install, records, tmp_path):
     install("methods", {"mine": "mine"}, METHOD)
     amodal.pretrain("mine", records, tmp_path / "run", **QUICK)
-    spec = json.loads((tmp_path / "run/spec.json").read_text())
+    spec = json.loads((tmp_path / "run/spec.json").read_text(encoding="utf-8"))
     for plugins in ({"methods": {"mine": "first-plugin 2.0"}}, {"methods": 3}, {"nets": {}}, 3):
-        (tmp_path / "run/spec.json").write_text(json.dumps(spec | {"plugins": plugins}))
+        (tmp_path / "run/spec.json").write_text(
+            json.dumps(spec | {"plugins": plugins}), encoding="utf-8"
+        )
         if plugins == {"methods": {"mine": "first-plugin 2.0"}}:
             with pytest.warns(UserWarning, match="of the plug-in first-plugin 2.0, and here it is"):
                 amodal.load(tmp_path / "run")
@@ -234,9 +238,9 @@ def test_a_plugin_of_another_distribution_is_named(install, records, tmp_path):
 
 def test_a_method_that_is_amodals_own_now_is_named(install, records, tmp_path):
     amodal.pretrain("clip", records, tmp_path / "run", **QUICK)
-    spec = json.loads((tmp_path / "run/spec.json").read_text())
+    spec = json.loads((tmp_path / "run/spec.json").read_text(encoding="utf-8"))
     needed = {"plugins": {"methods": {"clip": "odd-plugin 1.0"}}}
-    (tmp_path / "run/spec.json").write_text(json.dumps(spec | needed))
+    (tmp_path / "run/spec.json").write_text(json.dumps(spec | needed), encoding="utf-8")
     with pytest.warns(UserWarning, match="of the plug-in odd-plugin 1.0, and here it is of amodal"):
         amodal.load(tmp_path / "run")
 
@@ -244,9 +248,9 @@ def test_a_method_that_is_amodals_own_now_is_named(install, records, tmp_path):
 def test_runs_of_before_name_the_plugin_of_their_method(install, records, tmp_path):
     install("methods", {"mine": "mine"}, METHOD)
     amodal.pretrain("mine", records, tmp_path / "run", **QUICK)
-    spec = json.loads((tmp_path / "run/spec.json").read_text())
+    spec = json.loads((tmp_path / "run/spec.json").read_text(encoding="utf-8"))
     del spec["plugins"]
-    (tmp_path / "run/spec.json").write_text(json.dumps(spec))
+    (tmp_path / "run/spec.json").write_text(json.dumps(spec), encoding="utf-8")
     install.remove()
     with pytest.raises(AmodalError, match="mine of the plug-in odd-plugin 1.0.*install odd-plugin"):
         amodal.load(tmp_path / "run")
@@ -269,15 +273,15 @@ def test_a_data_set_of_a_plugin_that_is_gone(install, tmp_path, monkeypatch, cap
     monkeypatch.setenv("AMODAL_CACHE", str(cache))
     install("datasets", {"shapes": "__name__"}, "")  # the module itself, see below
     folder = tmp_path / "site"
-    (folder / "odd_plugin.py").write_text(SHAPES)
+    (folder / "odd_plugin.py").write_text(SHAPES, encoding="utf-8")
     entry_points = next(folder.glob("*.dist-info")) / "entry_points.txt"
-    entry_points.write_text("[amodal.datasets]\nshapes = odd_plugin\n")
+    entry_points.write_text("[amodal.datasets]\nshapes = odd_plugin\n", encoding="utf-8")
     registry.installed.cache_clear()
     cli.main(["data", "shapes"])
     run = tmp_path / "run"
     short = ["--size", "nano", "--steps", "2", "--batch-size", "8", "--device", "cpu"]
     cli.main(["pretrain", "simclr", "--data", "shapes", "--out", str(run), *short])
-    assert 'shapes = "odd-plugin"' in (run / "config.toml").read_text()
+    assert 'shapes = "odd-plugin"' in (run / "config.toml").read_text(encoding="utf-8")
     install.remove()
     monkeypatch.setenv("AMODAL_CACHE", str(cache))
     second = ["pretrain", "--config", f"{run}/config.toml", "--out"]

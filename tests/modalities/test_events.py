@@ -25,7 +25,7 @@ VALUE = np.array([[0, 0, np.nan], [0, 2, 9], [2, 1, 2.5]], dtype=np.float32)
 
 
 def test_kinds_of_raw(tmp_path):
-    (tmp_path / "a.events").write_text("\n".join(map(json.dumps, LIST)))
+    (tmp_path / "a.events").write_text("\n".join(map(json.dumps, LIST)), encoding="utf-8")
     records = np.array(
         [(3, "tea", 2.5), (1, "milk", np.nan), (1, "rum", 9)],
         dtype=[("time", "f8"), ("item", "U4"), ("price", "f4")],
@@ -187,7 +187,9 @@ def test_tables_of_events(tmp_path, form):
     if form == "struct of lists":
         rows = [{name: [e[name] for e in row] for name in row[0]} for row in rows]
     if form == "jsonl":
-        (tmp_path / "r.jsonl").write_text("\n".join(json.dumps({"visits": r}) for r in rows))
+        (tmp_path / "r.jsonl").write_text(
+            "\n".join(json.dumps({"visits": r}) for r in rows), encoding="utf-8"
+        )
     else:
         pq.write_table(pa.table({"visits": rows}), tmp_path / "r.parquet")
     report = data.init(tmp_path)

@@ -19,7 +19,7 @@ INSULIN = (
 
 
 def test_kinds_of_raw(tmp_path):
-    (tmp_path / "a.fasta").write_text(">seq 1 of a beetle\nACG\nTNA\n")
+    (tmp_path / "a.fasta").write_text(">seq 1 of a beetle\nACG\nTNA\n", encoding="utf-8")
     for raw in (
         "ACGTNA",
         "acg tna",
@@ -143,7 +143,7 @@ def test_a_table_with_barcodes(tmp_path):
         }
         for i in range(30)
     ]
-    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert "symbols of ACGT, words of 4" in str(data.init(tmp_path))
     dataset = data.open(tmp_path)
     assert type(dataset.fields["note"]).__name__ == "Text" and dataset.fields["barcode"].k == 4

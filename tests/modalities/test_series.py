@@ -21,9 +21,9 @@ def npz(**arrays) -> bytes:
 
 def test_kinds_of_raw(tmp_path):
     np.save(tmp_path / "a.npy", VALUES)
-    (tmp_path / "a.csv").write_text("x,y\n1,2\n3,\n5,6\n")
-    (tmp_path / "a.tsv").write_text("y\tnote\tx\n2\ta\t1\n\tb\t3\n6\tc\t5\n")
-    (tmp_path / "bare.csv").write_text("1;2\n3;nan\n5;6")
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n3,\n5,6\n", encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("y\tnote\tx\n2\ta\t1\n\tb\t3\n6\tc\t5\n", encoding="utf-8")
+    (tmp_path / "bare.csv").write_text("1;2\n3;nan\n5;6", encoding="utf-8")
     (tmp_path / "a.npz").write_bytes(npz(x=VALUES[:, 0], y=VALUES[:, 1]))
     records = np.array([tuple(v) for v in VALUES], dtype=[("x", "f4"), ("y", "f8")])
     raws = (

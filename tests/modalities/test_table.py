@@ -22,7 +22,7 @@ TABLE = make(
 
 def test_kinds_of_raw(tmp_path):
     row = {"colour": "red", "age": 30, "else": [1, 2]}
-    (tmp_path / "row.json").write_text(json.dumps({"colour": "red", "age": 30}))
+    (tmp_path / "row.json").write_text(json.dumps({"colour": "red", "age": 30}), encoding="utf-8")
     del row["else"]
     for raw in (
         row,

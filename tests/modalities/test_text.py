@@ -174,7 +174,7 @@ def test_lines_of_a_vocabulary_end_at_its_line_breaks(tmp_path):
     pytest.importorskip("tokenizers")
     from amodal_claims.sets import scenes
 
-    (tmp_path / "tokenizer.json").write_text(scenes.vocabulary())
+    (tmp_path / "tokenizer.json").write_text(scenes.vocabulary(), encoding="utf-8")
     text = make("text", vocabulary=tmp_path)
     value = text.decode("a large red ring\none small blue bar can be seen")
     views = {text.text(text.augment(value, "local", np.random.default_rng(i))) for i in range(20)}
@@ -184,6 +184,6 @@ def test_lines_of_a_vocabulary_end_at_its_line_breaks(tmp_path):
 def test_vocabulary_errors(tmp_path):
     with pytest.raises(AmodalError, match="there is no file"):
         make("text", vocabulary=str(tmp_path)).decode("a")
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(AmodalError, match="is not a tokenizer.json"):
         make("text", vocabulary=str(tmp_path)).decode("a")

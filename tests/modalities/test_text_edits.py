@@ -52,7 +52,7 @@ def test_stop_words_are_left_out_four_times_of_five():
 
 
 def test_a_thesaurus_is_a_file_or_wordnet(tmp_path):
-    (tmp_path / "data.noun").write_text(LICENCE + SYNSETS)
+    (tmp_path / "data.noun").write_text(LICENCE + SYNSETS, encoding="utf-8")
     known = edits.synonyms(str(tmp_path))
     assert known == {
         "boat": ("small ship",),
@@ -61,14 +61,16 @@ def test_a_thesaurus_is_a_file_or_wordnet(tmp_path):
         "quick": ("fast", "speedy"),
         "speedy": ("fast", "quick"),
     }
-    (tmp_path / "own.txt").write_text("Boat: ship, Vessel\n\nno line of it\nempty:\n")
+    (tmp_path / "own.txt").write_text(
+        "Boat: ship, Vessel\n\nno line of it\nempty:\n", encoding="utf-8"
+    )
     assert edits.synonyms(str(tmp_path / "own.txt")) == {"boat": ("ship", "vessel")}
     with pytest.raises(AmodalError, match="WORD: SYNONYM"):
         edits.synonyms(str(tmp_path / "none.txt"))
 
 
 def test_views_of_a_text_field(tmp_path):
-    (tmp_path / "own.txt").write_text("boat: ship\nred: scarlet\n")
+    (tmp_path / "own.txt").write_text("boat: ship\nred: scarlet\n", encoding="utf-8")
     plain, text = make("text"), make("text", thesaurus=str(tmp_path / "own.txt"))
     value = text.decode("The red boat's sail, on THE sea!")
     seen = Counter(text.text(text.augment(value, "eda", rng(s))) for s in range(200))

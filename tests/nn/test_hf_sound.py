@@ -236,11 +236,15 @@ def test_what_cannot_be_heard_is_refused(wav2vec2, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(AmodalError, match="there is no preprocessor_config.json"):
         backbone(f"transformers:{tmp_path}", field(), 8)
-    newer = {"feature_extractor": json.loads((path / "preprocessor_config.json").read_text())}
-    (tmp_path / "processor_config.json").write_text(json.dumps(newer))
+    newer = {
+        "feature_extractor": json.loads(
+            (path / "preprocessor_config.json").read_text(encoding="utf-8")
+        )
+    }
+    (tmp_path / "processor_config.json").write_text(json.dumps(newer), encoding="utf-8")
     assert backbone(f"transformers:{tmp_path}", field(), 8).body.rate == 16000
     newer["feature_extractor"]["feature_extractor_type"] = "NoFeatureExtractor"
-    (tmp_path / "processor_config.json").write_text(json.dumps(newer))
+    (tmp_path / "processor_config.json").write_text(json.dumps(newer), encoding="utf-8")
     with pytest.raises(AmodalError, match="'NoFeatureExtractor', which transformers .* not have"):
         backbone(f"transformers:{tmp_path}", field(), 8)
     with pytest.raises(AmodalError, match="are for .*audio"):

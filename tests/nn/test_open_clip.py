@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
         "vision_cfg": {"image_size": 32, "patch_size": 16, "head_width": 32, **side},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 2, **side},
     }
-    (folder / f"{NAME}.json").write_text(json.dumps(config))
+    (folder / f"{NAME}.json").write_text(json.dumps(config), encoding="utf-8")
     open_clip.add_model_config(folder)
     torch.manual_seed(0)
     model = open_clip.create_model(NAME).eval()

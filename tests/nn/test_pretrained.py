@@ -368,7 +368,7 @@ def test_an_image_model_of_transformers(tmp_path):
     model = ViTModel(ViTConfig(image_size=16, patch_size=8, **shape)).eval()
     model.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(
-        '{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}'
+        '{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}', encoding="utf-8"
     )
     tower = backbone(f"transformers:{tmp_path}", IMAGE, 8)
     column = images()

@@ -20,7 +20,7 @@ TEXTS = ["a red apple and a green pear", "pear", "and and a"]
 
 def write(path, **file):
     for name, content in file.items():
-        (path / f"{name}.json").write_text(json.dumps(content))
+        (path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_the_prompt_before_every_text_and_the_longest_text(folder):
 
 
 def test_other_modules_are_refused_by_their_names(folder):
-    modules = json.loads((folder / "modules.json").read_text())
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     write(folder, modules=[modules[0], modules[1] | {"type": "x.y.WordWeights"}])
     with pytest.raises(AmodalError, match="made of Transformer, WordWeights; read are"):
         made(folder)

@@ -101,7 +101,7 @@ def tiny(tmp_path_factory):
         lines.append(
             f"w{i} x,{'cat' if i % 2 else 'dog'},{i % 7},{i + 1},{'yes' if i % 3 else 'no'},{'abc'[i % 3]}"
         )
-    (folder / "t.csv").write_text("\n".join(lines))
+    (folder / "t.csv").write_text("\n".join(lines), encoding="utf-8")
     (folder / "dataset.toml").write_text(
         'name = "tiny"\nrecords = "t.csv"\n[fields.words]\nmodality = "text"\n'
         + "".join(
@@ -113,7 +113,8 @@ def tiny(tmp_path_factory):
                 ("dead", "category"),
                 ("odd", "category"),
             )
-        )
+        ),
+        encoding="utf-8",
     )
     return data.open(folder)
 

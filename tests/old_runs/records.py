@@ -24,5 +24,7 @@ def pictures(root: Path, count: int = 48) -> Path:
         noise = rng.normal(0, 25, (16, 16, 3)) + COLOURS[name]
         Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / name / f"{i:03d}.png")
         if i % 3:
-            (root / name / f"{i:03d}.txt").write_text(f"a {name} picture, number {i}")
+            (root / name / f"{i:03d}.txt").write_text(
+                f"a {name} picture, number {i}", encoding="utf-8"
+            )
     return root

@@ -28,7 +28,7 @@ def test_it_counts_the_steps_of_the_run_that_would_be_started(data, tmp_path, mo
     timing = time_steps("simclr", data, seconds=0.0, **QUICK)
     assert len(seen) == here.WARM_UP + here.LEAST, "then it stops"
     run = pretrain("simclr", data, tmp_path / "run", progress=False, logger=None, **QUICK)
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert (timing.steps, timing.batch_size) == (config["schedule"]["steps"], config["batch"])
     assert timing.records == config["data"]["train"] and timing.memory > 2**25
     assert 0 < timing.step_seconds < timing.seconds and timing.device == "cpu"

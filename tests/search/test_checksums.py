@@ -42,7 +42,7 @@ def test_two_steps_are_one_file_with_its_checksum(model, index, tmp_path):
     model.index(rows(30), tmp_path / "once")
     assert search(model, index) == search(model, tmp_path / "once")
     sums = [
-        json.loads((p / "manifest.json").read_text())["checksums"]
+        json.loads((p / "manifest.json").read_text(encoding="utf-8"))["checksums"]
         for p in (index, tmp_path / "once")
     ]
     assert sums[0] == sums[1] and set(sums[0]) == {
@@ -68,20 +68,23 @@ def test_a_flipped_bit_is_an_error(model, index, file):
 
 @pytest.mark.parametrize("content", ["", "{}", "[]"])
 def test_an_empty_manifest_is_an_error(model, index, content):
-    (index / "manifest.json").write_text(content)
+    (index / "manifest.json").write_text(content, encoding="utf-8")
     with pytest.raises(AmodalError, match="index anew"):
         search(model, index)
 
 
 def test_an_index_of_before_is_read_and_grows(model, index):
-    manifest = json.loads((index / "manifest.json").read_text())
+    manifest = json.loads((index / "manifest.json").read_text(encoding="utf-8"))
     for name in ("checksums", "checksum"):
         del manifest[name]
-    (index / "manifest.json").write_text(json.dumps(manifest))
+    (index / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     before = search(model, index)
     model.index(rows(34), index)
     assert len(before) == 30 and len(search(model, index)) == 30
-    assert "wave.f16" not in json.loads((index / "manifest.json").read_text())["checksums"]
+    assert (
+        "wave.f16"
+        not in json.loads((index / "manifest.json").read_text(encoding="utf-8"))["checksums"]
+    )
 
 
 def test_what_is_removed_and_written_anew_has_checksums(model, index):

@@ -233,7 +233,7 @@ def test_damage_and_misuse_are_explained(filled, tmp_path):
     (index.path / "image.0.f16").write_bytes(b"12")
     with pytest.raises(AmodalError, match="damaged.*index anew"):
         Index.open(index.path).nearest(torch.ones(16))
-    (index.path / "manifest.json").write_text("{")
+    (index.path / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(AmodalError, match="cannot be read.*index anew"):
         Index.open(index.path)
 
@@ -356,7 +356,7 @@ def test_a_cache_of_an_earlier_version_is_rebuilt(tmp_path):
     old.add(e["image"].values.numpy())
     (tmp_path / "image.0.faiss").write_bytes(faiss.serialize_index(old).tobytes())
     (tmp_path / "image.0.faiss.json").write_text(
-        '{"count": 2000, "trained": 2000, "probes": 4, "recall": 0.97}'
+        '{"count": 2000, "trained": 2000, "probes": 4, "recall": 0.97}', encoding="utf-8"
     )
     reopened = Index.open(tmp_path, threshold=1000)
     assert (

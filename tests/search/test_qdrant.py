@@ -233,7 +233,7 @@ def fill(folder, place, log):
     original = encoder.features
 
     def features(batch):
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             file.writelines(f"{key}\n" for key in batch.keys)
         if multiprocessing.parent_process() is not None:
             time.sleep(0.15)  # long enough to be killed in
@@ -249,19 +249,19 @@ def test_a_killed_update_goes_on_after_what_was_written(folder, place, tmp_path)
     process.start()
     deadline = time.time() + 60
     while (
-        (not log.exists() or len(log.read_text().split()) < 30)
+        (not log.exists() or len(log.read_text(encoding="utf-8").split()) < 30)
         and process.is_alive()
         and time.time() < deadline
     ):
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    before = len(log.read_text().split())
+    before = len(log.read_text(encoding="utf-8").split())
     assert 30 <= before < 80
     stored = len(open_index(place, fingerprint="f"))
     assert 20 <= stored <= before, "all commits but the last were whole"
     index = fill(folder, place, log)
-    assert len(index) == 80 and len(log.read_text().split()) - before == 80 - stored
+    assert len(index) == 80 and len(log.read_text(encoding="utf-8").split()) - before == 80 - stored
 
 
 def test_ranks_share_the_records(folder, place, monkeypatch):

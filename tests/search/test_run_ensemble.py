@@ -136,7 +136,7 @@ def test_it_is_evaluated_like_a_run(runs, folder, tmp_path, capsys, monkeypatch)
             "2,1",
         ]
     )
-    assert json.loads(out.read_text())
+    assert json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_the_verb(runs, folder, capsys, tmp_path):

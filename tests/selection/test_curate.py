@@ -31,7 +31,7 @@ QUIET = dict(progress=False)
 
 def table(tmp_path, rows, name="t.csv"):
     path = tmp_path / name
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -131,7 +131,8 @@ def test_a_score_that_is_the_length_in_disguise_is_called_so(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def score(dataset, rows):\n    return [-len(dataset.raw(i, 'caption')) for i in rows]\n"
         "def short(dataset, rows):\n    return [1.0]\n"
-        "def broken(dataset, rows):\n    return rows / dataset\n"
+        "def broken(dataset, rows):\n    return rows / dataset\n",
+        encoding="utf-8",
     )
     one = curate(captions(), by=f"{tmp_path / 'mine.py'}:score", keep=0.5, **QUIET)
     assert one.correlated[0] == "caption.length" and one.correlated[1] < -0.99
@@ -389,7 +390,8 @@ def test_an_ensemble_weighs_rules_by_how_they_agree(tmp_path):
         )
         + "def against(dataset, rows):\n"
         "    noise = np.random.default_rng(7).normal(size=len(dataset))\n"
-        "    return (0.8 * noise - truth(dataset))[rows]\n"
+        "    return (0.8 * noise - truth(dataset))[rows]\n",
+        encoding="utf-8",
     )
     data = open_data({"caption": [f"text {i}" for i in range(600)]})
     names = [f"{tmp_path / 'own.py'}:r{k}" for k in range(3)]
@@ -434,7 +436,9 @@ def test_a_choice_is_data_for_every_verb(folder, tmp_path, capsys):
     }
     bright = sorted((r["score"] for r in rows), reverse=True)
     assert min(r["score"] for r in rows if r["selected"]) == bright[round(0.3 * train) - 1]
-    assert json.loads((out / "selection.json").read_text())["by"] == "image.brightness"
+    assert (
+        json.loads((out / "selection.json").read_text(encoding="utf-8"))["by"] == "image.brightness"
+    )
     for name in ("scores.png", "examples.png"):
         assert min(Image.open(out / name).size) > 100
     assert not (out / ".scores").exists()
@@ -454,14 +458,14 @@ def test_a_choice_is_data_for_every_verb(folder, tmp_path, capsys):
 def test_what_is_wrong_with_a_list_of_keys(folder, tmp_path):
     out = tmp_path / "chosen"
     curate(str(folder), by="random", keep=0.5, out=out, **QUIET).save(out)
-    toml, keys = out / "subset.toml", (out / "keys.txt").read_text()
-    (out / "keys.txt").write_text(keys + "nobody\n")
+    toml, keys = out / "subset.toml", (out / "keys.txt").read_text(encoding="utf-8")
+    (out / "keys.txt").write_text(keys + "nobody\n", encoding="utf-8")
     with pytest.raises(AmodalError, match="1 of .* are no longer in .*'nobody'"):
         open_data(str(out))
-    (out / "keys.txt").write_text("\n")
+    (out / "keys.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(AmodalError, match="has no keys"):
         open_data(str(out))
-    toml.write_text('data = "nowhere_at_all"\nkeys = "keys.txt"\n')
+    toml.write_text('data = "nowhere_at_all"\nkeys = "keys.txt"\n', encoding="utf-8")
     with pytest.raises(AmodalError, match="a choice of the records of nowhere_at_all"):
         open_data(str(out))
     for text, words in (
@@ -471,7 +475,7 @@ def test_what_is_wrong_with_a_list_of_keys(folder, tmp_path):
         ("data = [", "cannot be read"),
         ('data = "x"\nkeys = "gone.txt"', "keys cannot be read"),
     ):
-        toml.write_text(text)
+        toml.write_text(text, encoding="utf-8")
         with pytest.raises(AmodalError, match=words):
             open_data(str(out))
 
@@ -481,7 +485,8 @@ def test_an_interrupted_choice_goes_on(folder, tmp_path, monkeypatch):
         "seen, stop = [], [True]\n"
         "def score(dataset, rows):\n"
         "    if stop[0] and len(seen) == 2:\n        raise KeyboardInterrupt\n"
-        "    seen.append(len(rows))\n    return rows.astype(float)\n"
+        "    seen.append(len(rows))\n    return rows.astype(float)\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(Chunks.__init__, "__kwdefaults__", {"size": 16, "progress": False})
     name, out = f"{tmp_path / 'own.py'}:score", tmp_path / "out"
@@ -507,14 +512,14 @@ def test_an_interrupted_choice_does_not_go_on_with_other_examples(tmp_path, monk
     """What an edited file of examples or an edited rule says is not what the first one said."""
     texts = [f"a {'red boat' if i % 2 else 'blue car'} {i}" for i in range(60)]
     (tmp_path / "own.csv").write_text(
-        "\n".join(["id,note", *(f"{i},{t}" for i, t in enumerate(texts))])
+        "\n".join(["id,note", *(f"{i},{t}" for i, t in enumerate(texts))]), encoding="utf-8"
     )
     data = open_data(str(tmp_path / "own.csv"))
     like, out = tmp_path / "like.txt", tmp_path / "out"
     options = dict(by="in_domain", keep=0.5, part="all", like=str(like), **QUIET)
-    like.write_text("red boat")
+    like.write_text("red boat", encoding="utf-8")
     first = curate(data, out=out, **options).scores.score  # not saved, as after an interruption
-    like.write_text("blue car")
+    like.write_text("blue car", encoding="utf-8")
     second = curate(data, out=out, **options).scores.score
     np.testing.assert_array_equal(second, curate(data, **options).scores.score)
     assert not np.allclose(first, second)
@@ -524,7 +529,9 @@ def test_an_interrupted_choice_does_not_go_on_with_another_rule(tmp_path):
     rule = tmp_path / "own.py"
     wanted = []
     for sign in ("", "-"):
-        rule.write_text(f"def score(dataset, rows):\n    return {sign}1.0 * rows\n")
+        rule.write_text(
+            f"def score(dataset, rows):\n    return {sign}1.0 * rows\n", encoding="utf-8"
+        )
         code = (
             "from amodal.selection import curate\n"
             f"c = curate('digits', by={f'{rule}:score'!r}, keep=.5, out={str(tmp_path / 'o')!r}, "
@@ -607,7 +614,7 @@ def test_every_rule_is_in_the_help_and_in_the_docs(capsys):
     with pytest.raises(SystemExit):
         main(["curate", "--help"])
     help_text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    docs = (ROOT / "docs" / "curating.md").read_text()
+    docs = (ROOT / "docs" / "curating.md").read_text(encoding="utf-8")
     assert all(name in help_text and f"`{name}`" in docs for name in RULES)
 
 

@@ -55,7 +55,7 @@ def volume(seed=0):
 def folder_of_records(path):
     for i in range(3):
         np.save(path / f"scan{i}.npy", volume(i))
-    with (path / "records.csv").open("w", newline="") as file:
+    with (path / "records.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "scan", "report", "disease"])
         writer.writerows(

@@ -350,11 +350,11 @@ def test_a_server_for_everyone_must_be_asked_for(model, tmp_path, monkeypatch):
     with pytest.raises(AmodalError, match="--anyone"):
         serve(model.path, host="0.0.0.0")
     file = tmp_path / "token"
-    file.write_text(" word\n")
+    file.write_text(" word\n", encoding="utf-8")
     assert read_token(file) == "word" and read_token(None) == ""
     monkeypatch.setenv("AMODAL_TOKEN", "other")
     assert read_token(None) == "other"
-    file.write_text("")
+    file.write_text("", encoding="utf-8")
     with pytest.raises(AmodalError, match="is empty"):
         read_token(file)
     with pytest.raises(AmodalError, match="concurrent"):

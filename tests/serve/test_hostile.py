@@ -45,7 +45,7 @@ def server(model, tmp_path_factory):
             socket.create_connection(("127.0.0.1", port), 1).close()
             break
         except OSError:
-            assert process.poll() is None, log.read_text()
+            assert process.poll() is None, log.read_text(encoding="utf-8")
             time.sleep(0.05)
     yield port, process, log
     process.terminate()
@@ -54,7 +54,7 @@ def server(model, tmp_path_factory):
 
 def resident(process) -> float:
     """MiB of the server in memory."""
-    with open(f"/proc/{process.pid}/status") as file:
+    with open(f"/proc/{process.pid}/status", encoding="utf-8") as file:
         return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1]) / 1024
 
 
@@ -137,4 +137,6 @@ def test_a_thousand_hostile_requests(server):
     metrics = fetched(port, "/metrics")
     assert not re.search(r'status="5\d\d"', metrics)
     assert "amodal_requests_at_work 0.0" in metrics
-    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+    assert "Traceback" not in log.read_text(encoding="utf-8"), log.read_text(encoding="utf-8")[
+        -3000:
+    ]

@@ -95,7 +95,7 @@ def test_a_comparison_is_shown_before_its_winner_is_trained(tmp_path):
         shutil.copy(tmp_path / "other" / "comparison.json", folder / "comparison.json")
         now = got(client, "/view/comparison")
         assert not now["finished"], "its winner is not trained yet"
-        (folder / "comparison.json").write_text("{}")
+        (folder / "comparison.json").write_text("{}", encoding="utf-8")
         damaged = client.get("/view/comparison")
         assert damaged.status_code == 409 and "is no result of" in damaged.json()["error"]
 
@@ -430,7 +430,7 @@ def test_a_selection_is_saved_with_keys_and_labels(page):
 
 def test_lists_and_what_is_saved_of_them(page, model):
     (model.path / "quarantine.jsonl").write_text(
-        '{"key": "=SUM(1)", "field": "image", "reason": "empty file"}\n{"torn'
+        '{"key": "=SUM(1)", "field": "image", "reason": "empty file"}\n{"torn', encoding="utf-8"
     )
     try:
         assert got(page, "/view/list/quarantine")["rows"] == [["=SUM(1)", "image", "empty file"]]
@@ -473,16 +473,20 @@ def test_a_run_without_a_model_yet_shows_how_it_trains(tmp_path):
         application(run)
     run.mkdir()
     (run / "config.json").write_text(
-        '{"method": "clip", "status": "running", "schedule": {"steps": 9}}'
+        '{"method": "clip", "status": "running", "schedule": {"steps": 9}}', encoding="utf-8"
     )
-    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "rank/a": NaN}\n{"step": 2, "lo')
+    (run / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 2.0, "rank/a": NaN}\n{"step": 2, "lo', encoding="utf-8"
+    )
     with TestClient(application(run)) as client:
         assert (
             client.get("/view/about").json()["tabs"] == ["run"]
             and client.get("/view/map").status_code == 404
         )
         assert client.get("/view/run").json()["columns"] == {"loss": [[1, 2.0]]}
-        (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n')
+        (run / "metrics.jsonl").write_text(
+            '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n', encoding="utf-8"
+        )
         later = client.get("/view/run", params={"since": 1}).json()
         assert later["last"] == 2 and later["columns"] == {"loss": [[2, 1.5]]}
 
@@ -491,9 +495,9 @@ def test_missing_rows_come_from_the_newest_report(tmp_path):
     row = {"source": "a", "metric": "accuracy", "value": 0.5, "chance": 0.1}
     result = {"protocol": "missing", "spec": {"label": "zone"}, "rows": [row]}
     (tmp_path / "report.json").write_text(
-        json.dumps({"about": {}, "results": [result], "skipped": {}})
+        json.dumps({"about": {}, "results": [result], "skipped": {}}), encoding="utf-8"
     )
-    (tmp_path / "other.json").write_text("[1, 2]")
+    (tmp_path / "other.json").write_text("[1, 2]", encoding="utf-8")
     assert runs.missing_rows(tmp_path) == [{"protocol": "missing_modality", "label": "zone"} | row]
 
 
@@ -777,7 +781,7 @@ def test_values_that_could_not_be_read_for_the_page_are_in_the_list(tmp_path):
     folder.mkdir()
     for i in range(12):
         (folder / f"r{i}.png").write_bytes(png(i))
-        (folder / f"r{i}.txt").write_text(f"thing {i}")
+        (folder / f"r{i}.txt").write_text(f"thing {i}", encoding="utf-8")
     run = tmp_path / "run"
     amodal.pretrain("clip", folder, run, size="nano", steps=1, batch=4, progress=False)
     (folder / "r5.png").write_bytes(png(5)[:60])
@@ -790,15 +794,15 @@ def test_values_that_could_not_be_read_for_the_page_are_in_the_list(tmp_path):
 
 def test_the_data_of_a_run_that_have_moved_are_asked_for(model):
     run = model.path.parent / "first"
-    config = (run / "config.json").read_text()
+    config = (run / "config.json").read_text(encoding="utf-8")
     try:
         (run / "config.json").write_text(
-            json.dumps(json.loads(config) | {"data": {"path": "/nowhere/at/all"}})
+            json.dumps(json.loads(config) | {"data": {"path": "/nowhere/at/all"}}), encoding="utf-8"
         )
         with pytest.raises(AmodalError, match="--data DIR"):
             application(run)
     finally:
-        (run / "config.json").write_text(config)
+        (run / "config.json").write_text(config, encoding="utf-8")
 
 
 def test_the_router_stands_in_any_application(model):

@@ -209,7 +209,7 @@ def test_a_record_is_found_on_the_map_coloured_by_raw_data_and_saved_in_a_list(p
     page.click("text=Select what is in view")
     with page.expect_download() as saved:
         page.click("text=Save the selection as CSV")
-    assert Path(saved.value.path()).read_text().splitlines()[0] == "record,colour"
+    assert Path(saved.value.path()).read_text(encoding="utf-8").splitlines()[0] == "record,colour"
     page.fill("#find-on-map", "nobody")
     page.press("#find-on-map", "Enter")
     page.wait_for_selector("#status >> text=no record's name holds nobody")
@@ -220,12 +220,12 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
     for folder, steps in ((run, 2), (tmp_path / "before", 4)):
         folder.mkdir()
         config = {"method": "clip", "status": "running", "schedule": {"steps": 4, "lr": 1 / steps}}
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         lines = [
             json.dumps({"step": i, "loss": 3 - i / 2, "conflict/a~b": 0.1})
             for i in range(1, steps + 1)
         ]
-        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with running(application(run)) as port:
         page.goto(f"http://127.0.0.1:{port}/")
         page.wait_for_selector("[data-step='2']")
@@ -234,7 +234,7 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
         page.get_by_label("before").check()
         page.wait_for_selector("path.other")
         assert page.inner_text("tr:has-text('lr') td:nth-of-type(2)") == "0.25"
-        with (run / "metrics.jsonl").open("a") as more:
+        with (run / "metrics.jsonl").open("a", encoding="utf-8") as more:
             more.write('{"step": 3, "loss": 1.5}\n')
         page.wait_for_selector("[data-step='3']")
         assert page.locator("path.other").count() == 2, "and still compared"
@@ -242,9 +242,11 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
 
 def test_values_of_a_run_under_the_cursor_smoothed_and_on_a_log_scale(page, tmp_path):
     losses = [8.0, 4.0, 2.0, 4.0]
-    (tmp_path / "config.json").write_text('{"method": "clip", "status": "done"}')
+    (tmp_path / "config.json").write_text('{"method": "clip", "status": "done"}', encoding="utf-8")
     lines = [{"step": 10 * i, "loss": v, "alignment/a": v - 4} for i, v in enumerate(losses, 1)]
-    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8"
+    )
     with running(application(tmp_path)) as port:
         page.goto(f"http://127.0.0.1:{port}/")
         loss = page.locator("figure:has(svg[data-title='Loss'])")

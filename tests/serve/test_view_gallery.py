@@ -349,10 +349,10 @@ def test_many_tags_and_threads(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"tags": []}', '{"tags": {"a": "k"}}', '{"tags": '])
 def test_damaged_tags_are_not_taken_for_none(tmp_path, text):
-    (tmp_path / "tags.json").write_text(text)
+    (tmp_path / "tags.json").write_text(text, encoding="utf-8")
     with pytest.raises(AmodalError, match=r"tags\.json does not hold tags .* move it away"):
         Tags(tmp_path / "tags.json")
-    assert (tmp_path / "tags.json").read_text() == text
+    assert (tmp_path / "tags.json").read_text(encoding="utf-8") == text
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +362,7 @@ def on_disk(tmp_path_factory):
     rng = np.random.default_rng(0)
     lines = ["name,a,b,c,d"]
     lines += [f"n{i}," + ",".join(f"{v:.4f}" for v in rng.normal(size=4)) for i in range(60)]
-    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     options = ["--size", "nano", "--steps", "1", "--batch-size", "8"]
     cli.main(["init", str(folder / "table.csv")])
     cli.main(
@@ -393,8 +393,8 @@ def test_the_command_trains_without_the_tagged_records(on_disk, capsys):
     cli.main(arguments)
     out = arguments[arguments.index("--out") + 1]
     capsys.readouterr()
-    config = json.loads((run.parent / out / "config.json").read_text())
-    before = json.loads((run / "config.json").read_text())
+    config = json.loads((run.parent / out / "config.json").read_text(encoding="utf-8"))
+    before = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert config["schedule"] == before["schedule"] and config["options"] == before["options"]
     learnt = records.open(config["data"]["path"])
     assert set(learnt.keys) == set(whole.keys) - keys

@@ -66,7 +66,7 @@ def test_filter_sort_select_and_tag_by_the_keyboard(page, address):  # noqa: F81
     page.click("summary:has-text('Tags, and training')")
     with page.expect_download() as saved:
         page.click("text=CSV of keys")
-    assert Path(saved.value.path()).read_text().split() == ["record", "3", "7"]
+    assert Path(saved.value.path()).read_text(encoding="utf-8").split() == ["record", "3", "7"]
     page.click("text=Train without these")
     page.wait_for_selector("#status >> text=these records are in memory")
     page.click(".tags button:text-is('Show')")
@@ -128,7 +128,7 @@ def test_all_that_pass_a_filter_are_selected(page, address):  # noqa: F811
     assert page.get_attribute("#amount", "data-selected") == "6"
     with page.expect_download() as saved:
         page.click("text=Save as CSV")
-    lines = Path(saved.value.path()).read_text().splitlines()
+    lines = Path(saved.value.path()).read_text(encoding="utf-8").splitlines()
     assert lines[0] == "record,split,colour" and len(lines) == 7
     page.click("text=Select none")
     page.click("text=Save as CSV")

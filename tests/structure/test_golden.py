@@ -50,7 +50,7 @@ def test_pages_have_golden_tests():
 
 def test_references_are_independent_of_the_package():
     for file in sorted(GOLDEN.glob("test_*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if isinstance(node, ast.Import):
                 named = [alias.name for alias in node.names]

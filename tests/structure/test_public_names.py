@@ -76,7 +76,7 @@ def test_package_data_names_files_of_the_repository():
     machines and not on others."""
     if not (ROOT / ".git").exists():
         pytest.skip("no repository: the source distribution is checked when it is built")
-    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     tracked = subprocess.run(
         ["git", "ls-files", "amodal"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()

@@ -205,14 +205,14 @@ def test_no_file_is_long():
     """A page is as long as its paper; everything else can be read in one sitting."""
     long = [
         f"{file}: {lines}"
-        for file, lines in ((f, len(f.read_text().splitlines())) for f in files())
+        for file, lines in ((f, len(f.read_text(encoding="utf-8").splitlines())) for f in files())
         if lines > LONGEST and "methods" not in file.parts
     ]
     assert not long, long
 
 
 def test_what_everything_hangs_on_stays_small():
-    assert len((PACKAGE / "nn/encoder.py").read_text().splitlines()) <= 150
+    assert len((PACKAGE / "nn/encoder.py").read_text(encoding="utf-8").splitlines()) <= 150
     tree = files()[Path("amodal/train/pretrain.py")]
     node = next(n for n in ast.walk(tree) if getattr(n, "name", "") == "pretrain")
     assert node.end_lineno - node.lineno + 1 <= 60

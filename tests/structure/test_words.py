@@ -55,7 +55,7 @@ PAGES = sorted(p for p in (PACKAGE / "serve" / "static").iterdir() if p.is_file(
 @cache
 def files_beside():
     found = chain.from_iterable(sorted((ROOT / folder).rglob("*.py")) for folder in BESIDE)
-    return {file.relative_to(ROOT): ast.parse(file.read_text()) for file in found}
+    return {file.relative_to(ROOT): ast.parse(file.read_text(encoding="utf-8")) for file in found}
 
 
 def all_files():
@@ -177,7 +177,7 @@ def test_parameters_and_attributes():
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda p: p.name)
 def test_names_of_the_page(file):
-    assert not banned_on_page(file.read_text(), file.suffix)
+    assert not banned_on_page(file.read_text(encoding="utf-8"), file.suffix)
 
 
 def test_names_of_elements_that_python_writes():
@@ -344,7 +344,7 @@ def test_pages_of_the_documentation():
         f"{file.relative_to(ROOT)}:{number}: {', '.join(sorted(banned))}"
         for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md"))
         if file.name != "CHANGELOG.md"
-        for number, line in enumerate(file.read_text().splitlines(), 1)
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
         if (banned := (BANNED - ENGLISH) & set(re.findall(r"[a-z]+", prose_of(line))))
     ]
     assert not found, "\n".join(found)

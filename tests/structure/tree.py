@@ -16,7 +16,7 @@ PACKAGE = ROOT / "amodal"
 def files() -> dict[Path, ast.Module]:
     """Every file of the package, relative to the repository, and what it says."""
     found = sorted(PACKAGE.rglob("*.py"))
-    return {file.relative_to(ROOT): ast.parse(file.read_text()) for file in found}
+    return {file.relative_to(ROOT): ast.parse(file.read_text(encoding="utf-8")) for file in found}
 
 
 def room(module: tuple[str, ...]) -> str:

@@ -36,7 +36,7 @@ class Formula:
 
     def __call__(self, job, check):
         cell = [job.candidate.name, job.data, job.seed, job.rung, job.steps]
-        with self.log.open("a") as file:
+        with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(cell) + "\n")
         end = time.monotonic() + random.random() * self.seconds
         while time.monotonic() < end:

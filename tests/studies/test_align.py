@@ -53,9 +53,9 @@ def test_it_compares_chooses_and_trains(pictures, tmp_path, monkeypatch):
     assert CLOSED_FORM in alignment.summary and alignment.chosen in alignment.summary
     assert alignment.scores[CLOSED_FORM] > 0.6
     assert alignment.scores[alignment.chosen] >= alignment.scores[CLOSED_FORM]
-    stored = json.loads((out / "alignment.json").read_text())
+    stored = json.loads((out / "alignment.json").read_text(encoding="utf-8"))
     assert stored["chosen"] == alignment.chosen and stored["scores"] == alignment.scores
-    model, config = amodal.load(out), json.loads((out / "config.json").read_text())
+    model, config = amodal.load(out), json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["chosen_on"] == "valid"
     assert config["schedule"]["cache_features"] == "mean" and model.encoder.width == 768
     rows = model.evaluate(dataset, protocols=["retrieval"], simple=False, progress=False).rows()

@@ -69,7 +69,7 @@ def chosen(start):
 
 
 def choice_of(folder):
-    return json.loads((folder / "adaptation.json").read_text())
+    return json.loads((folder / "adaptation.json").read_text(encoding="utf-8"))
 
 
 def test_simple_features_are_chosen_where_the_network_knows_nothing(chosen, capsys):
@@ -103,7 +103,7 @@ def test_the_run_predicts_the_same_when_it_is_opened_and_saved(chosen, tmp_path)
     # the validation part, which the head was chosen on, is not tested on
     assert report.about["parts"] == "train; test" and report.about["test"] == len(truth)
     assert report["head"].value("fused", "accuracy", target="kind") == pytest.approx(share)
-    assert "kind" in (folder / "README.md").read_text()
+    assert "kind" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_records_that_lack_what_it_reads(chosen):
@@ -174,17 +174,17 @@ def test_few_labels_are_those_that_are_learnt_from(start, monkeypatch):
         ),
     )
     adapt(folder / "run", dataset, folder / "few", label="kind", shots=3, seed=1, **TUNED)
-    config = json.loads((folder / "few" / "fine_tuned" / "config.json").read_text())
+    config = json.loads((folder / "few" / "fine_tuned" / "config.json").read_text(encoding="utf-8"))
     assert len(seen[0]) == 6 == config["data"]["train"]
 
 
 def test_a_run_is_gone_on_with_and_never_overwritten(chosen):
     dataset, folder, model = chosen
-    before = (folder / "config.json").read_text()
+    before = (folder / "config.json").read_text(encoding="utf-8")
     with pytest.raises(AmodalError, match="holds a run already; add --resume"):
         adapt(folder.parent / "run", dataset, folder, label="kind", **TUNED)
     adapt(folder.parent / "run", dataset, folder, label="kind", resume=True, **TUNED)
-    assert (folder / "config.json").read_text() == before
+    assert (folder / "config.json").read_text(encoding="utf-8") == before
     for other in (
         {"label": "parity"},
         {"label": "kind", "shots": 3},
@@ -244,7 +244,10 @@ def test_mistakes_are_said_before_anything_is_trained(start):
 def test_heads_that_are_damaged_or_hold_other_types_are_not_opened(chosen, tmp_path):
     dataset, folder, model = chosen
     copy = model.save(tmp_path / "copy")
-    file, config = copy / probe_head.FILE, json.loads((copy / "config.json").read_text())
+    file, config = (
+        copy / probe_head.FILE,
+        json.loads((copy / "config.json").read_text(encoding="utf-8")),
+    )
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"x")
     with pytest.raises(AmodalError, match=f"{probe_head.FILE} is damaged"):
@@ -258,7 +261,7 @@ def test_heads_that_are_damaged_or_hold_other_types_are_not_opened(chosen, tmp_p
     foreign = skops.io.dumps({"targets": [], "model": Counter})
     file.write_bytes(foreign)
     config["head"]["sha256"] = hashlib.sha256(foreign).hexdigest()
-    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(AmodalError, match="cannot be opened"):
         amodal.load(copy)
 

@@ -55,7 +55,7 @@ def test_candidates_stand_beside_yardsticks_and_the_winner_is_a_run(digits, comp
         assert entry.value >= entry.alone and entry.half > 0 and entry.seconds > 0
     model = amodal.load(out / RUN)
     assert model.config["recipe"]["steps"] == 8 and model.config["method"] == found.winner.name
-    report = json.loads((out / REPORT).read_text())
+    report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     # few test records, and yet none of the validation part, by which the winner was chosen
     assert report["about"]["parts"] == "train; test"
     choice = found.choice
@@ -88,7 +88,7 @@ def test_a_finished_one_is_read_and_another_is_not_mixed_in(digits, comparison, 
     with pytest.raises(AmodalError, match="another data"):
         amodal.compare(digits.subset(range(200)), "digit", out=out, progress=False, **options)
     (out / "broken").mkdir()
-    (out / "broken" / PLAN).write_text("{")
+    (out / "broken" / PLAN).write_text("{", encoding="utf-8")
     with pytest.raises(AmodalError, match="damaged"):
         amodal.compare(digits, "digit", out=out / "broken", progress=False, **options)
 
@@ -135,7 +135,7 @@ def test_who_comes_last_waits_for_the_winner_and_keeps_its_test(digits, comparis
 def test_the_first_plan_wins(tmp_path):
     for number in (1, 2):
         _write_first(tmp_path / "new" / PLAN, {"number": number})
-    assert json.loads((tmp_path / "new" / PLAN).read_text()) == {"number": 1}
+    assert json.loads((tmp_path / "new" / PLAN).read_text(encoding="utf-8")) == {"number": 1}
     assert [p.name for p in (tmp_path / "new").iterdir()] == [PLAN]
 
 
@@ -299,7 +299,7 @@ def test_a_comparison_survives_its_file(tmp_path):
     second = Comparison.load(tmp_path)
     assert second.sentence == found.sentence and len(second.entries) == 3
     assert math.isnan(second.entries[-1].half)
-    (tmp_path / RESULT).write_text("[]")
+    (tmp_path / RESULT).write_text("[]", encoding="utf-8")
     with pytest.raises(AmodalError, match="no result of `amodal compare`"):
         Comparison.load(tmp_path)
 

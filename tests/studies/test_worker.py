@@ -26,7 +26,7 @@ def storage(request, tmp_path):
 
 def worked(log):
     """How often each cell was worked on."""
-    return Counter(tuple(json.loads(line)) for line in log.read_text().splitlines())
+    return Counter(tuple(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines())
 
 
 def expected(one):
@@ -193,13 +193,13 @@ def test_a_torn_line_of_a_killed_writer_is_cut(tmp_path):
     run(one, Formula(tmp_path / "log"), journal, budget=0, **QUICK)
     trials = Trials(one, journal)
     trials.enqueue(jobs(one, {})[:1])
-    with journal.open("a") as file:
+    with journal.open("a", encoding="utf-8") as file:
         file.write('{"op_code": 4, "worker')
     assert len(run(one, Formula(tmp_path / "log"), journal, **QUICK)) == 6
 
 
 def test_storages_that_cannot_be_opened(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for where, sentence in (
         (tmp_path / "file" / "s", "cannot be written"),
         ("nodb://x", "no database"),

@@ -82,7 +82,7 @@ def test_the_first_sentence_says_who_is_ahead(ours, theirs, words, tmp_path):
     Stored(tmp_path / "simclr.json", study).write(found)
     options = type("Options", (), {"out": tmp_path})
     race.write(tmp_path / "race.md", options)
-    page = (tmp_path / "race.md").read_text()
+    page = (tmp_path / "race.md").read_text(encoding="utf-8")
     assert f"**{words}** 9 CPU seconds a training." in page
     assert f"| {ours + 0.01:.3f} ± 0.025 | {theirs + 0.01:.3f} ± 0.025 |" in page
     assert "Steps of 256 records: amodal 7, lightly 7." in page

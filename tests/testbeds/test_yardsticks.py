@@ -41,9 +41,11 @@ def test_the_command_on_digits(one_page, tmp_path, capsys):
         assert cell["value"] > 0.7 and cell["n"] == 200 and cell["part"] == "valid"
     assert found["logistic regression", "tuned"]["options"] in ({}, *logistic().grid)
     assert "logistic regression tuned" in capsys.readouterr().out
-    before = (tmp_path / "small.json").read_text()
+    before = (tmp_path / "small.json").read_text(encoding="utf-8")
     assert main(["yardsticks", "small", "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "small.json").read_text() == before, "what is there is not measured anew"
+    assert (tmp_path / "small.json").read_text(encoding="utf-8") == before, (
+        "what is there is not measured anew"
+    )
 
 
 def test_the_test_part_tunes_on_validation(tmp_path):
@@ -81,9 +83,9 @@ def test_a_peer_that_is_not_installed_or_fails_is_a_result(tmp_path):
 def test_numbers_of_other_records_are_dropped(tmp_path):
     bed = replace(BED, peers=())
     path = yardsticks.measure(bed, folder=tmp_path, say=lambda line: None)
-    stored = json.loads(path.read_text()) | {"fingerprint": "of other records"}
+    stored = json.loads(path.read_text(encoding="utf-8")) | {"fingerprint": "of other records"}
     stored["cells"][1]["value"] = 2.0
-    path.write_text(json.dumps(stored))
+    path.write_text(json.dumps(stored), encoding="utf-8")
     yardsticks.measure(bed, folder=tmp_path, say=lambda line: None)
     assert yardsticks.read("small", tmp_path)[1]["value"] < 1
 

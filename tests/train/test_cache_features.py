@@ -120,7 +120,9 @@ def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch)
     how = {"size": "nano", "steps": 3, "batch": 8, "backbones": {"image": spec}, "progress": False}
     model = amodal.pretrain("clip", dataset, tmp_path / "run", cache_features="mean", **how)
     assert (
-        json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]["cache_features"]
+        json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["schedule"][
+            "cache_features"
+        ]
         == "mean"
     )
     found = model.embed(dataset)
@@ -131,7 +133,7 @@ def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch)
     )
     report = model.evaluate(dataset, protocols=["knn"], label="kind")
     assert not calls and report.about["fingerprint"] == dataset.fingerprint
-    quarantined = (tmp_path / "run" / "quarantine.jsonl").read_text()
+    quarantined = (tmp_path / "run" / "quarantine.jsonl").read_text(encoding="utf-8")
     assert "image" in quarantined
 
 
@@ -167,7 +169,7 @@ def folder(tmp_path_factory):
         pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
         lines.append(f"{i}.png,{'ab'[i % 2]},{rng.normal():.3f},{rng.normal():.3f}")
-    (folder / "records.csv").write_text("\n".join(lines) + "\n")
+    (folder / "records.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 

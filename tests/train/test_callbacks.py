@@ -17,7 +17,7 @@ QUICK = dict(size="nano", batch_size=16, steps=4, save_every=2, seed=1, progress
 
 
 def sha(run) -> str:
-    return json.loads((run / "config.json").read_text())["weights_sha256"]
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["weights_sha256"]
 
 
 class Nosy:
@@ -112,7 +112,8 @@ def test_callbacks_of_the_command_line(folder, tmp_path):
     assert isinstance(callbacks.from_spec("retrieval", dataset), OnlineRetrieval)
     file = tmp_path / "mine.py"
     file.write_text(
-        "class Mine:\n    def __init__(self, data):\n        self.data = data\n    on_step = print\n"
+        "class Mine:\n    def __init__(self, data):\n        self.data = data\n    on_step = print\n",
+        encoding="utf-8",
     )
     assert callbacks.from_spec(f"{file}:Mine", dataset).data is dataset
     assert isinstance(

@@ -30,7 +30,10 @@ def sha(run):
 
 
 def lines(run):
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    entries = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [(e["step"], e["loss"], e["lr"]) for e in entries if "loss" in e]
 
 
@@ -53,7 +56,7 @@ def test_an_extended_run_equals_the_straight_one(dataset, tmp_path, options):
     assert sha(run) == sha(straight) != short
     first, second = ([e for e in lines(r) if e[0] % 10 == 0] for r in (run, straight))
     assert first == second
-    assert json.loads((run / "config.json").read_text())["schedule"]["steps"] == 20
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["schedule"]["steps"] == 20
 
 
 def test_a_run_is_extended_twice_and_an_unfinished_one_shortened(dataset, tmp_path):
@@ -104,7 +107,7 @@ def test_what_follows_the_whole_length_cannot_be_extended(dataset, tmp_path):
     with pytest.raises(AmodalError, match="another seed"):
         own = pretrain("clip", dataset, tmp_path / "seed", steps=4, **WSD, **QUICK)
         pretrain("clip", dataset, own, steps=8, seed=3, resume=True, **WSD, **QUICK)
-    assert json.loads((own / "config.json").read_text())["schedule"]["steps"] == 4
+    assert json.loads((own / "config.json").read_text(encoding="utf-8"))["schedule"]["steps"] == 4
 
 
 def test_the_rate_is_constant_and_then_falls_by_a_root():

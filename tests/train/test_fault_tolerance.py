@@ -149,7 +149,7 @@ def pictures(root: Path, count: int = 96) -> Path:
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
             root / f"{i:03d}.png"
         )
-        (root / f"{i:03d}.txt").write_text(f"number {i}")
+        (root / f"{i:03d}.txt").write_text(f"number {i}", encoding="utf-8")
     return root
 
 
@@ -241,7 +241,9 @@ def table(root: Path, **columns) -> Path:
         f'[fields.{n}]\nmodality = "{kind}"' for n, (kind, _) in columns.items() if kind != "label"
     ]
     labels = [f"[labels.{n}]" for n, (kind, _) in columns.items() if kind == "label"]
-    (root / "dataset.toml").write_text("\n".join(['records = "records.parquet"', *fields, *labels]))
+    (root / "dataset.toml").write_text(
+        "\n".join(['records = "records.parquet"', *fields, *labels]), encoding="utf-8"
+    )
     return root
 
 
@@ -308,7 +310,7 @@ def test_data_of_which_nothing_can_be_read_is_reported(done, tmp_path, capsys):
     for file in root.iterdir():
         file.write_bytes(b"")
     (root / "dataset.toml").write_text(
-        '[fields.image]\nmodality = "image"\n[fields.text]\nmodality = "text"\n'
+        '[fields.image]\nmodality = "image"\n[fields.text]\nmodality = "text"\n', encoding="utf-8"
     )
     model = amodal.load(done)
     assert write_vectors(model, root, tmp_path / "v.parquet", progress=False) == 0

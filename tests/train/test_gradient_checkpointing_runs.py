@@ -17,7 +17,7 @@ QUICK = dict(size="nano", batch=16, seed=1, progress=False, checkpoint_every=4)
 
 
 def sha(run) -> str:
-    return json.loads((run / "config.json").read_text())["weights_sha256"]
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["weights_sha256"]
 
 
 def test_a_run_with_it_gives_the_weights_of_one_without_also_when_it_is_turned_on_later(

@@ -87,7 +87,10 @@ def check_that_ranks_may_send_different_numbers(inputs, rank):
 
 def one_rank(rank, folder):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": (open(f"{folder}/port").read()), "LOCAL_RANK": str(rank)}
+    os.environ |= {
+        "MASTER_PORT": (open(f"{folder}/port", encoding="utf-8").read()),
+        "LOCAL_RANK": str(rank),
+    }
     torch.set_num_threads(1)
     distributed.start()
     # ranks reach different layers, layer 5 is reached by none, and layer 4 had a gradient before
@@ -127,7 +130,7 @@ def test_gradients_of_two_ranks_are_those_of_one(tmp_path):
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(s.getsockname()[1]))
+        (tmp_path / "port").write_text(str(s.getsockname()[1]), encoding="utf-8")
     spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
     m = exact(method("clip"))
     gradients(m, exact(batch(("plain",), size=12)))

@@ -135,7 +135,7 @@ class Fails:
 
 
 def sha(run) -> str:
-    return json.loads((run / "config.json").read_text())["weights_sha256"]
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["weights_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def fails(data):
 
 def test_the_command_line_shows_the_traceback_of_the_users_code_alone(folder, tmp_path, capsys):
     file = tmp_path / "mine.py"
-    file.write_text(CALLBACK)
+    file.write_text(CALLBACK, encoding="utf-8")
     words = ["pretrain", "clip", "--data", str(folder), "--size", "nano", "--steps", "2"]
     words += ["--logger", "none", "--device", "cpu", "--out", str(tmp_path / "run")]
     for name, first, last in (

@@ -26,11 +26,15 @@ def test_the_choice_is_stored_and_used_on_resume(tmp_path, monkeypatch):
     run, options = tmp_path / "run", {"size": "nano", "steps": 2, "batch": 8, "progress": False}
     pretrain("clip", records(), run, matmul="torch", **options)
     config = run / "config.json"
-    assert json.loads(config.read_text())["matmul"] == "torch"
-    config.write_text(config.read_text().replace('"done"', '"running"'))
+    assert json.loads(config.read_text(encoding="utf-8"))["matmul"] == "torch"
+    config.write_text(
+        config.read_text(encoding="utf-8").replace('"done"', '"running"'), encoding="utf-8"
+    )
     used.clear()
     pretrain("clip", records(), run, resume=True, **options)
-    assert json.loads(config.read_text())["matmul"] == "torch" and used[0] == "torch"
+    assert (
+        json.loads(config.read_text(encoding="utf-8"))["matmul"] == "torch" and used[0] == "torch"
+    )
     with pytest.raises(AmodalError, match="began with matmul = torch"):
         pretrain("clip", records(), run, resume=True, matmul="onednn", **options)
     with pytest.raises(AmodalError, match="Did you mean auto"):

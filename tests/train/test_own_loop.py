@@ -44,8 +44,10 @@ def test_it_is_saved_and_opened(trained, tmp_path):
     model.save(tmp_path / "mine")
     opened = amodal.load(tmp_path / "mine")
     np.testing.assert_array_equal(opened.encode(columns(6)), model.encode(columns(6)))
-    assert "by a loop of the user's own" in (tmp_path / "mine" / "README.md").read_text()
-    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert "by a loop of the user's own" in (tmp_path / "mine" / "README.md").read_text(
+        encoding="utf-8"
+    )
+    config = json.loads((tmp_path / "mine" / "config.json").read_text(encoding="utf-8"))
     assert config["data"]["train"] == len(dataset.split("train"))
 
 

@@ -100,14 +100,21 @@ def test_mae_has_the_crops_of_its_paper_on_pictures_alone(tmp_path):
         fields={"image": Image(16), "words": "text"},
     )
     amodal.pretrain("mae", both, tmp_path / "both", **QUICK)
-    written = json.loads((tmp_path / "both" / "config.json").read_text())["recipe"]["views"]
+    written = json.loads((tmp_path / "both" / "config.json").read_text(encoding="utf-8"))["recipe"][
+        "views"
+    ]
     assert written == {"image": ["crop"]}
     amodal.pretrain("mae", both.select(["words"]), tmp_path / "words", **QUICK)
-    assert "views" not in json.loads((tmp_path / "words" / "config.json").read_text())["recipe"]
+    assert (
+        "views"
+        not in json.loads((tmp_path / "words" / "config.json").read_text(encoding="utf-8"))[
+            "recipe"
+        ]
+    )
     amodal.pretrain("mae", both, tmp_path / "weak", views={"image": ("weak",)}, **QUICK)
-    assert json.loads((tmp_path / "weak" / "config.json").read_text())["recipe"]["views"] == {
-        "image": ["weak"]
-    }
+    assert json.loads((tmp_path / "weak" / "config.json").read_text(encoding="utf-8"))["recipe"][
+        "views"
+    ] == {"image": ["weak"]}
 
 
 @pytest.mark.parametrize("method", ["mae", "data2vec", "dino"])
@@ -123,7 +130,7 @@ def test_native_aspect_from_training_to_the_exported_graph(method, tmp_path):
     inputs = onnxruntime.InferenceSession(tmp_path / "onnx" / "image.onnx").get_inputs()
     assert [len(i.shape) for i in inputs] == [3, 1] and isinstance(inputs[0].shape[1], str)
     export(model, "huggingface", tmp_path / "hub")
-    assert "each at its own aspect" in (tmp_path / "hub" / "README.md").read_text()
+    assert "each at its own aspect" in (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
     model.index(native, tmp_path / "index")
     query = io.BytesIO()
     Pillow.fromarray(pictures[1]).save(query, "PNG")

@@ -28,7 +28,7 @@ QUICK = dict(size="nano", batch_size=16, seed=1, progress=False, logger=None)
 
 
 def sha(run) -> str:
-    return json.loads((run / "config.json").read_text())["weights_sha256"]
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["weights_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_muon_turns_matrices_and_lars_adapts_them_alone():
 def test_a_run_says_its_recipe_and_its_file_runs_it_a_second_time(folder, tmp_path):
     settings = {"ema": 0.9, "warmup_steps": 2, "clip": 0.5, "options": {"temperature": 0.2}}
     first = pretrain("clip", folder, tmp_path / "first", epochs=1, **settings, **QUICK)
-    config = json.loads((first / "config.json").read_text())
+    config = json.loads((first / "config.json").read_text(encoding="utf-8"))
     assert (
         config["recipe"]["ema"] == 0.9 and config["recipe"]["steps"] == config["schedule"]["steps"]
     )
@@ -314,7 +314,7 @@ def test_a_run_says_its_recipe_and_its_file_runs_it_a_second_time(folder, tmp_pa
         found.pop("method"), found.pop("data"), tmp_path / "again", progress=False, **found
     )
     assert sha(second) == sha(first)
-    recipe = tomllib.loads((first / "config.toml").read_text())["recipe"]
+    recipe = tomllib.loads((first / "config.toml").read_text(encoding="utf-8"))["recipe"]
     assert Recipe.of(recipe).steps == config["schedule"]["steps"]
     with pytest.raises(AmodalError, match="another recipe"):
         pretrain("clip", folder, first, epochs=1, resume=True, **settings | {"clip": 0.4}, **QUICK)
@@ -330,8 +330,8 @@ def test_views_resolution_and_stages_of_a_recipe(folder, tmp_path):
         resolution=16,
         **QUICK,
     )
-    config = json.loads((run / "config.json").read_text())
-    encoder = json.loads((run / "spec.json").read_text())["encoder"]
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    encoder = json.loads((run / "spec.json").read_text(encoding="utf-8"))["encoder"]
     assert encoder["args"]["fields"]["image"]["size"] == 16
     assert config["recipe"]["views"] == {"image": ["weak", "strong"]}
     mistakes = [

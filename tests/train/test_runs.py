@@ -26,7 +26,7 @@ QUICK = dict(size="nano", batch=16, seed=1, progress=False)
 
 
 def sha(run) -> str:
-    return json.loads((run / "config.json").read_text())["weights_sha256"]
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["weights_sha256"]
 
 
 def test_a_killed_run_resumes_to_the_weights_of_a_straight_one(folder, tmp_path):
@@ -276,7 +276,7 @@ def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
         dataset.fields | {"text": modalities.make("text", max_length=18, tokens="bytes")}
     )
     pretrain("clip", short, tmp_path / "run", steps=1, **QUICK | {"progress": True})
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert 0 < config["data"]["truncated"]["text"] <= 1
     assert "are truncated" in capsys.readouterr().err
 
@@ -312,6 +312,6 @@ def test_settings_that_make_no_field_are_refused_before_a_folder_is_made(folder,
 def test_a_finished_run_keeps_its_time_when_it_is_resumed(folder, tmp_path):
     run = tmp_path / "run"
     pretrain("clip", folder, run, steps=20, **QUICK)
-    before = (run / "config.json").read_text()
+    before = (run / "config.json").read_text(encoding="utf-8")
     pretrain("clip", folder, run, steps=20, resume=True, **QUICK)
-    assert json.loads((run / "config.json").read_text()) == json.loads(before)
+    assert json.loads((run / "config.json").read_text(encoding="utf-8")) == json.loads(before)

@@ -29,7 +29,9 @@ SCONTROL = '#!/bin/bash\necho "$@" >> asked\necho localhost\n'
 def script(steps: int) -> str:
     (found,) = (
         block
-        for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+        for block in re.findall(
+            r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S
+        )
         if "#SBATCH" in block
     )
     assert "--data photos" in found and "--steps 100000 --workers 8" in found
@@ -45,9 +47,9 @@ def test_the_batch_script_runs_is_stopped_queues_itself_and_goes_on(folder, tmp_
     tools.mkdir()
     amodal = f'#!/bin/bash\nexec {sys.executable} -m amodal "$@"\n'
     for name, text in {"srun": SRUN, "scontrol": SCONTROL, "amodal": amodal}.items():
-        (tools / name).write_text(text)
+        (tools / name).write_text(text, encoding="utf-8")
         (tools / name).chmod(stat.S_IRWXU)
-    (tmp_path / "job").write_text(script(400))
+    (tmp_path / "job").write_text(script(400), encoding="utf-8")
     where = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "OMP_NUM_THREADS": "1"}
     where["PYTHONPATH"] = str(PAGE.parent.parent)
     run, options = tmp_path / "runs" / "first", {"cwd": tmp_path, "env": os.environ | where}
@@ -55,15 +57,15 @@ def test_the_batch_script_runs_is_stopped_queues_itself_and_goes_on(folder, tmp_
     while job.poll() is None and len(log.read_metrics(run / "metrics.jsonl")) < 2:
         time.sleep(0.05)
     for task in (
-        (tmp_path / "tasks").read_text().split()
+        (tmp_path / "tasks").read_text(encoding="utf-8").split()
     ):  # as SLURM signals the tasks, and not the script
         os.kill(int(task), signal.SIGTERM)
     assert job.wait(timeout=60) == 130
-    assert "requeue 7" in (tmp_path / "asked").read_text()
+    assert "requeue 7" in (tmp_path / "asked").read_text(encoding="utf-8")
     stopped = checkpoint.step_of(checkpoint.latest(run / "checkpoints"))
     assert 0 < stopped < 400 and not (run / "model.safetensors").exists()
     assert subprocess.run(["bash", "job"], timeout=120, **options).returncode == 0
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert config["status"] == "done" and config["processes"] == 2
     steps = [entry["step"] for entry in log.read_metrics(run / "metrics.jsonl")]
     assert steps == sorted(set(steps)) and steps[-1] == 400

@@ -28,7 +28,8 @@ def file(tmp_path, monkeypatch):
     """A file of encoders, as the script writes it."""
     path = tmp_path / "small.toml"
     path.write_text(
-        "[clip.encoders]\n" + "".join(f'{kind} = "{spec}"\n' for kind, spec in NETWORKS.items())
+        "[clip.encoders]\n" + "".join(f'{kind} = "{spec}"\n' for kind, spec in NETWORKS.items()),
+        encoding="utf-8",
     )
     content = recipes.small_recipes(path)
     monkeypatch.setattr(recipes, "small_recipes", lambda: content)
@@ -104,7 +105,7 @@ def test_a_run_says_what_it_got_and_keeps_it(data, tmp_path, monkeypatch, capsys
     assert "photo: convnet" in said
     assert "--backbone photo=tokens for a transformer" in said
     assert networks(run) == {"photo": NETWORKS["image"], "facts": NETWORKS["table"]}
-    written = tomllib.loads((run / "config.toml").read_text())
+    written = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     assert written["backbones"] == networks(run)
     tokens = pretrain("clip", data, tmp_path / "b", backbones={"photo": TOKENS}, **QUICK)
     assert networks(tokens) == {"facts": NETWORKS["table"]}
@@ -144,7 +145,7 @@ def test_an_interrupted_run_goes_on_with_what_it_has(
     after = amodal.load(folder).embed(data).features["photo"].values
     assert networks(folder).keys() == ({"photo"} if begun == "today" else set())
     assert torch.equal(before, after) and "did best" not in capsys.readouterr().err
-    written = tomllib.loads((folder / "config.toml").read_text())["backbones"]
+    written = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["backbones"]
     assert written["facts"] == TOKENS, "what was asked for at first is not lost"
 
 

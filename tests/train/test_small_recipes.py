@@ -23,7 +23,8 @@ def file(tmp_path, monkeypatch):
     path = tmp_path / "small.toml"
     path.write_text(
         "[simclr.recipe]\nweight_decay = 0.5\ndrop_path = 0.1\nviews = { all = ['weak'] }\n"
-        "[simclr.kinds.table]\nweight_decay = 0.25\n"
+        "[simclr.kinds.table]\nweight_decay = 0.25\n",
+        encoding="utf-8",
     )
     content = recipes.small_recipes(path)
     monkeypatch.setattr(recipes, "small_recipes", lambda: content)
@@ -41,7 +42,7 @@ def test_without_a_file_nothing_changes(tmp_path, table):
     if not recipes.FILE.exists():
         assert choose("simclr", None, records=10) == (Recipe(), "plain")
         run = pretrain("simclr", table, tmp_path / "run", **QUICK)
-        assert "recipe_from" not in json.loads((run / "config.json").read_text())
+        assert "recipe_from" not in json.loads((run / "config.json").read_text(encoding="utf-8"))
 
 
 def test_what_is_chosen(file):
@@ -75,16 +76,19 @@ def test_what_is_chosen(file):
 
 def test_a_run_uses_it_says_so_and_is_run_once_more_by_its_config(file, table, tmp_path):
     run = pretrain("simclr", table, tmp_path / "a", drop_path=0.0, **QUICK)
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert config["recipe_from"] == "small" and config["recipe"]["weight_decay"] == 0.25
     assert config["recipe"]["drop_path"] == 0.0, "what is set by hand counts"
-    written = tomllib.loads((run / "config.toml").read_text())
+    written = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     assert written["recipe_from"] == "small" and written["recipe"]["weight_decay"] == 0.25
     plain = pretrain("simclr", table, tmp_path / "b", recipe="plain", **QUICK)
-    config = json.loads((plain / "config.json").read_text())
+    config = json.loads((plain / "config.json").read_text(encoding="utf-8"))
     assert config["recipe_from"] == "plain" and config["recipe"]["weight_decay"] == 0.05
     own = pretrain("simclr", table, tmp_path / "c", recipe=Recipe(), **QUICK)
-    assert json.loads((own / "config.json").read_text())["recipe"]["weight_decay"] == 0.05
+    assert (
+        json.loads((own / "config.json").read_text(encoding="utf-8"))["recipe"]["weight_decay"]
+        == 0.05
+    )
     with pytest.raises(AmodalError, match="Did you mean plain"):
         read_settings("simclr", {"recipe": "plane"})
 
@@ -106,15 +110,17 @@ def test_the_command_line_chooses(file, tmp_path):
                 *options,
             ]
         )
-        config = json.loads((out / "config.json").read_text())
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
         assert (config["recipe_from"], config["recipe"]["weight_decay"]) == (choice, decay)
     main(["pretrain", "--config", f"{tmp_path}/plain/config.toml", "--out", f"{tmp_path}/again"])
-    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    config = json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8"))
     assert config["recipe"]["weight_decay"] == 0.05 and "views" not in config["recipe"]
 
 
 def test_views_of_all_fields(table, tmp_path):
     run = pretrain("dino", table, tmp_path / "a", views={"all": ("weak",)}, **QUICK)
-    assert json.loads((run / "config.json").read_text())["recipe"]["views"] == {"all": ["weak"]}
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["recipe"]["views"] == {
+        "all": ["weak"]
+    }
     with pytest.raises(AmodalError, match="must be one"):
         pretrain("simclr", table, tmp_path / "b", views={"all": ("weak", "strong")}, **QUICK)

@@ -86,13 +86,13 @@ def test_a_run_resumes_with_its_tokens_only(run, records, caption):
         )
         with pytest.raises(AmodalError, match=rf"another encoder.*{caption}\.{message}"):
             pretrain("clip", other, run, resume=True, **QUICK)
-    spec = json.loads((run / "spec.json").read_text())
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     spec["encoder"]["args"]["fields"][caption]["merges"] = "a b"
-    whole = (run / "spec.json").read_text()
-    (run / "spec.json").write_text(json.dumps(spec))
+    whole = (run / "spec.json").read_text(encoding="utf-8")
+    (run / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     with pytest.raises(AmodalError, match=rf"another encoder.*{caption}\.merges = "):
         pretrain("clip", records, run, resume=True, **QUICK)
-    (run / "spec.json").write_text(whole)
+    (run / "spec.json").write_text(whole, encoding="utf-8")
 
 
 def test_bytes_stay_an_option(records, caption, tmp_path):

@@ -265,7 +265,7 @@ def records_of(source: Page) -> int | None:
 
 def build_info(name: str) -> dict[str, Any]:
     """What a set was built from: its records, licence and packages."""
-    return dict(json.loads((folder_of(name) / BUILD_INFO).read_text()))
+    return dict(json.loads((folder_of(name) / BUILD_INFO).read_text(encoding="utf-8")))
 
 
 def _claims_hint() -> str:
@@ -307,4 +307,4 @@ def _finish(built: Path, source: Page, archives: list[Path], any_version: bool) 
         "licence": source.LICENCE,
         "packages": built_from,
     }
-    (built / BUILD_INFO).write_text(json.dumps(written, indent=1) + "\n")
+    (built / BUILD_INFO).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

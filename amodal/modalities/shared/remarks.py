@@ -1,4 +1,4 @@
-"""What `init` says of a field beside its content."""
+"""What is said of a field beside its content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from amodal.modalities.shared.base import Raw
+    from amodal.modalities.shared.base import Modality, Raw
 
 
 class Remarks:
@@ -25,5 +25,18 @@ class Remarks:
 
         Args:
             raws: some raw values.
+        """
+        return ""
+
+    def mismatch(self, trained: Modality) -> str:
+        """How values of this field differ in scale or time from those of a run; "" where they do
+        not, or one of the two does not say.
+
+        Args:
+            trained: the field of the run, which reads these values as its own.
+
+        Returns:
+            What follows "the field has", such as "10 steps a second, and the run was trained on
+            50".
         """
         return ""

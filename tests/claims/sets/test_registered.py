@@ -14,7 +14,9 @@ from amodal.data import sets
 
 FOLDER = Path(pages.__file__).parent
 PROJECT = FOLDER.parents[1] / "pyproject.toml"
-ENTRIES = tomllib.loads(PROJECT.read_text())["project"]["entry-points"]["amodal.datasets"]
+ENTRIES = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["entry-points"][
+    "amodal.datasets"
+]
 
 
 def test_every_page_has_an_entry_point_of_its_name():
