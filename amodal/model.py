@@ -18,8 +18,8 @@ from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_path
 from amodal.core.part import Spec, supplied
 from amodal.data import Dataset, Openable
-from amodal.evaluate import Embedded, Report, embed_records
-from amodal.evaluate.diagnoses import Diagnosis, diagnose
+from amodal.evaluate import Diagnosis, Embedded, Report, embed_records
+from amodal.evaluate.diagnoses import diagnose
 from amodal.evaluation import evaluate_run
 from amodal.export.hub_mixin import HubMixin
 from amodal.inference.encode import EncodeMixin

@@ -20,7 +20,8 @@ def diagnose(
         arg(
             metavar="A,B",
             help="spectrum, dimension, label_free, geometry, neighbours, volume; by default all "
-            "these. layers: which layers of two pretrained backbones are most alike",
+            "these, and where the encoder has experts also experts: which fields go to which. "
+            "layers: which layers of two pretrained backbones are most alike",
         ),
     ] = "",
     label: Annotated[

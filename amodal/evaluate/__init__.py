@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from amodal.evaluate import figures
 from amodal.evaluate.context import Context
+from amodal.evaluate.diagnosis import Diagnosis
 from amodal.evaluate.label_choice import survival_label, usual_label
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needs import (
@@ -41,6 +42,7 @@ __all__ = [
     "TEXT_PROMPTS",
     "TWO_FIELDS",
     "Context",
+    "Diagnosis",
     "Embedded",
     "Need",
     "NotApplicable",

@@ -67,6 +67,11 @@ class Experts(nn.Module):
         return y_TD * surest_T.to(y_TD.dtype).unsqueeze(1), logits_TE
 
 
+def sparse_layers(trunk: nn.Module) -> list[Experts]:
+    """The sparse layers of a trunk, first to last."""
+    return [module for module in trunk.modules() if isinstance(module, Experts)]
+
+
 def thresholds(surest_T: Tensor, expert_T: Tensor, experts: int, capacity: float) -> Tensor:
     """Router probabilities below which tokens are left out, by the tokens of a batch.
 

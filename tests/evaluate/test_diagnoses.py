@@ -13,12 +13,15 @@ from torch.nn.functional import normalize
 import amodal
 from amodal.cli import main
 from amodal.core import AmodalError, Column, Embeddings
+from amodal.data import Loader
 from amodal.data import open as open_data
 from amodal.diagnose.dimension import intrinsic_dimension
 from amodal.diagnose.neighbours import mutual_knn
 from amodal.evaluate import diagnoses
-from amodal.evaluate.diagnoses import DIAGNOSES, MEANING, Diagnosis
+from amodal.evaluate.diagnoses import DIAGNOSES
+from amodal.evaluate.diagnosis import MEANING, Diagnosis
 from amodal.inference.embed import Embedded
+from amodal.nn.experts import Experts
 
 N, D = 40, 16
 
@@ -50,7 +53,9 @@ def test_numbers_are_those_of_the_functions():
     assert found["neighbours", "a", "b", "chance"] == pytest.approx(10 / 38)
     assert found["volume", "a + b", "", "auroc"] > 0.99
     explained = {metric for *_, metric in found} - {"n", "width", "chance"}
-    assert explained == set(MEANING) - {"layer", "by the last"}  # of layers, by passes of its own
+    others = {"layer", "by the last"}  # by passes of their own
+    others |= {"reach", "used", "effective", "sure", "share"}
+    assert explained == set(MEANING) - others
 
 
 def test_what_stands_out_is_said():
@@ -199,3 +204,78 @@ def test_layers_are_those_of_backbones(folder, tmp_path, capsys):
         amodal.load(run).diagnose(folder, only=["layers"], progress=False)
     with pytest.raises(AmodalError, match="only layers"):
         amodal.load(run).diagnose(folder, only=["layers", "volume"], progress=False)
+
+
+def test_experts_are_counted_as_they_are_used(tmp_path):
+    """By a loop over tokens, with thresholds that leave some out."""
+    columns = {
+        "a": [{"x": float(i % 5), "y": float(i)} for i in range(30)],
+        "b": [{"x": float(i % 7)} for i in range(30)],
+    }
+    data = open_data(columns)
+    quick = dict(steps=3, size="nano", progress=False, logger=None)
+    model = amodal.pretrain("limoe", data, tmp_path / "run", **quick)
+    trunk = model.encoder.trunks["all"]
+    layers = [module for module in trunk.modules() if isinstance(module, Experts)]
+    layers[0].router.data = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) / 4
+    batch = next(iter(Loader(data, np.arange(30), batch=30, shuffle=False)))
+    logits = {}
+    with torch.no_grad():
+        model.encoder.encode(model.encoder.tokenize(batch), router_logits=logits)
+    surest = [t.x.softmax(1).max(1).values for t in logits["all", 0].values()]
+    layers[0].threshold[::2] = torch.cat(surest).median()
+    found = model.diagnose(data, only=["experts"], progress=False)
+    assert {row["diagnosis"] for row in found.rows} == {"routing", "experts"}
+    values = {(r["source"], r["metric"]): r["value"] for r in found.rows}
+    passed, chosen = {}, {}
+    for field in "ab":
+        for e in range(8):
+            passed[field, e] = 0
+        probabilities = logits["all", 0][field].x.softmax(1)
+        for p in probabilities:
+            e = int(p.argmax())
+            passed[field, e] += bool(p[e] >= layers[0].threshold[e])
+        chosen[field] = sum(passed[field, e] for e in range(8))
+        assert values[field, "tokens"] == len(probabilities) and values[field, "experts"] == 8
+        assert values[field, "reach"] == pytest.approx(chosen[field] / len(probabilities))
+        least = max(1, 0.01 * chosen[field])
+        assert values[field, "used"] == sum(passed[field, e] >= least for e in range(8))
+        mean = probabilities.double().mean(0)
+        assert values[field, "effective"] == pytest.approx(float((-mean * mean.log()).sum().exp()))
+        assert values[field, "sure"] == pytest.approx(float(probabilities.max(1).values.mean()))
+    assert 0 < sum(chosen.values()) < sum(len(logits["all", 0][f].x) for f in "ab")
+    for e in range(8):
+        expert = f"expert {e + 1}"
+        mine = passed["a", e] + passed["b", e]
+        assert values[expert, "share"] == pytest.approx(mine / sum(chosen.values()))
+        if mine:
+            assert values[expert, "from a"] == pytest.approx(passed["a", e] / mine)
+        else:
+            assert (expert, "from a") not in values
+    # before training nothing is left out; both are in the whole diagnosis too
+    reach = [r["untrained"] for r in found.rows if r["metric"] == "reach"]
+    assert reach and set(reach) == {1.0}
+    whole = model.diagnose(data, untrained=False, progress=False)
+    assert {"routing", "experts", "spectrum"} <= {row["diagnosis"] for row in whole.rows}
+
+    deep = amodal.pretrain(
+        "limoe", data, tmp_path / "two", trunk="separate", **quick | {"size": "tiny"}
+    )
+    found = deep.diagnose(data, only=["experts"], untrained=False, progress=False)
+    named = {row["source"] for row in found.rows if row["diagnosis"] == "routing"}
+    assert named == {f"{f}, sparse block {n} of trunk {f}" for f in "ab" for n in (1, 2)}
+
+
+def test_a_router_that_has_collapsed_stands_out(run):
+    def entry(source, metric, value):
+        numbers = {"source": source, "target": "", "metric": metric, "value": value}
+        return {"diagnosis": "routing", "untrained": None} | numbers
+
+    rows = [entry("words", "experts", 32.0), entry("words", "used", 4.0)]
+    rows += [entry("image", "experts", 32.0), entry("image", "used", 5.0)]
+    rows += [entry("words", "reach", 0.5), entry("image", "reach", 0.9)]
+    assert Diagnosis("set", rows).sentence == (
+        "tokens of words go to 4 of 32 experts; 50% of the tokens of words reach no expert"
+    )
+    with pytest.raises(AmodalError, match="no experts to look at.*--experts"):
+        run[0].diagnose(run[1], only=["experts"], progress=False)

@@ -14,7 +14,9 @@ Differs:
 - encoder: one of the sizes, with 8 experts in every second block (`--experts 32`). The paper's are
   ViTs of S/32 to H/14 with up to 32, and texts are SentencePieces there.
 - routing: an expert of theirs has a buffer, which the tokens of one group of pictures or texts
-  fill, the surest first. Here a token is left out below a threshold, by the batch before.
+  fill, the surest first. Here a token is left out below a threshold, by the batch before: as many
+  are left out, and the same ones where batches are alike, but a row's vector is the same in any
+  batch, which micro-batches, the gradient cache and `embed` need.
 - noise: the routers of V-MoE add noise to their logits in training. Here there is none, so routing
   is the same in both directions of a step and on any number of processes.
 - thresholds of the global entropy are shares of the experts: log 9 and log 20 of 32 there. Of 8
@@ -24,9 +26,9 @@ Differs:
 - views are `weak`. The common space has no bias, and the temperature no bound.
 - recipe: the authors have released neither their configuration nor their pairs, so there is no
   `PAPER_RECIPE`; the learning rate and schedule are those of the encoder's size.
-- product: zero-shot classes and retrieval by the usual verbs. How the experts divide the fields
-  among themselves is measured by the claim alone (`claims/amodal_claims/limoe.py`).
-- open: buffers of experts by group, and the recipe. Waits for the configuration.
+- product: zero-shot classes and retrieval by the usual verbs. `amodal diagnose RUN --data DATA
+  --only experts`: the share of each field's tokens that reach an expert (their routing success),
+  the experts that a field uses, and the fields that each expert gets its tokens from.
 """
 
 from __future__ import annotations
@@ -42,9 +44,8 @@ from amodal.methods.contract import Clock, Columns, FeatureRecord, Method
 from amodal.methods.shared.matching import pick_text_field
 from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.experts import thresholds
+from amodal.nn.experts import sparse_layers, thresholds
 from amodal.nn.scale import Scale
-from amodal.nn.transformer import SparseBlock
 from amodal.objectives import routing
 from amodal.objectives.info_nce import info_nce
 
@@ -219,7 +220,5 @@ class Limoe(Method):
 
     def on_step_end(self, clock: Clock) -> None:
         for (trunk, number), least in self._thresholds.items():
-            modules = self.encoder.trunks[trunk].modules()
-            sparse = [block for block in modules if isinstance(block, SparseBlock)]
-            sparse[number].mlp.get_buffer("threshold").copy_(least)
+            sparse_layers(self.encoder.trunks[trunk])[number].threshold.copy_(least)
         self._thresholds = {}

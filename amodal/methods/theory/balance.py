@@ -20,8 +20,8 @@ Differs:
 - estimates: a value that varies inside a cell of the two labels adds its variance, which no step
   removes; the paper's is a function of the cell.
 - recipe: the library's. The authors' repository has the models that they trained, with figures
-  after each 500 of 5,000 steps, some in batches of 128, and not the program that trained them.
-- open: the optimizer, rate and batch of that program; nothing else. Waits for the configuration.
+  after each 500 of 5,000 steps, some in batches of 128, and not the program that trained them: its
+  optimizer, rate and batch are not known.
 """
 
 from functools import partial
