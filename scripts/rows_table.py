@@ -21,7 +21,8 @@ HEAD = """# How far the rows are
 
 Written by `scripts/rows_table.py` from `amodal/catalog.toml` and from what the pages say under `Differs:`. A row has **loss** where a golden test of its whole page (of
 a row without a training page: its statistic or reader) agrees with an independent computation and at least 90 % of its mutants are noticed. It has **system** where the
-paper's kind of encoder, of data, its recipe (where that is known) and its product can be had by verbs, and its page says what is otherwise. Whether it **learns**, and
+paper's kind of encoder, of data, its recipe (where that is known: the page says so where authors published none, or it could not be read) and its product can be had by verbs, and its page says
+what is otherwise. Whether it **learns**, and
 whether the paper's claim comes out, stands in [results](results.md).
 """
 

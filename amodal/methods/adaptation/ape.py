@@ -16,12 +16,11 @@ Differs:
   consists of was not read: here it is a linear map as wide as the encoder, and ReLU.
 - the pairs: their second lever, captions that resemble the task, is a matter of which records are
   trained on.
-- recipe: that of the library; the authors published no code, and their rates and batches were not
-  read.
+- recipe: that of the library; the authors published no code, and their rates and batches are not
+  known here.
 - zero-shot classes by an ensemble of prompts: `amodal predict RUN --classes … --templates …`, and
   `zero_shot` of `amodal evaluate`. The sets of templates that ship are few and short; files of
   others, such as CLIP's 80, are taken.
-- open: what a layer of the head consists of, and the recipe. Waits for the configuration.
 """
 
 from typing import cast
