@@ -69,9 +69,10 @@ def steps_of(title: str, words: list[str], folder: Path) -> Row:
     run = folder / re.sub(r"\W+", "_", title)
     data = value(words, "--data")
     small = ["--batch-size", str(BATCH), "--steps", str(STEPS), "--out", str(run), "--seed", "0"]
-    if "--batch-size" in words:
-        at = words.index("--batch-size")
-        words = words[:at] + words[at + 2 :]
+    for option in ("--batch-size", "--epochs"):
+        if option in words:
+            at = words.index(option)
+            words = words[:at] + words[at + 2 :]
     words = [str(folder / data) if word == data else word for word in words]
     log = folder / "log.txt"
     with log.open("w", encoding="utf-8") as out:
