@@ -16,6 +16,8 @@ from tests.golden.harness import common, defaults, golden, unit
 from tests.golden.pairs import LearnedTemperature
 from tests.methods import bench
 
+ALIKE = {"sound": "signal", "depth": "picture"}
+"""Fields of the kind of those of the bench."""
 EDITS = ("picture", "words", "change", "signal", "changed")
 """In this order a row that has a picture and its edit may have the caption of before, or may not."""
 
@@ -132,14 +134,14 @@ def texts_of_edits(monkeypatch):
 
     def fields(names=bench.FIELDS):
         text, plain = modalities.make("text", max_length=24, patch=4), small(bench.FIELDS)
-        return {n: plain["signal"] if n == "sound" else plain.get(n, text) for n in names}
+        return {n: plain[ALIKE[n]] if n in ALIKE else plain.get(n, text) for n in names}
 
     def raw(field, rng):
         if field in ("change", "changed"):
             return str(rng.choice(["a boat", "the sea", "red"]))
         if field in ("words", "note"):
             return str(rng.choice(["a boat", "the sea", "blue"]))
-        return draw("signal" if field == "sound" else field, rng)
+        return draw(ALIKE.get(field, field), rng)
 
     monkeypatch.setattr(bench, "fields", fields)
     monkeypatch.setattr(bench, "raw", raw)
@@ -181,6 +183,7 @@ def test_two_steps_without_a_text(stage):
     towers = {"signal": "sound"}
     options = {"change": "facts", "changed": "signal", "caption": "sound", "towers": towers}
     hold(fields, stage=stage, **options)
+    hold(("picture", "depth", "sound", "facts", "signal"), stage=stage, **options)
 
 
 @pytest.mark.parametrize(

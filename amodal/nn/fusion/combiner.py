@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core.part import Part
+from amodal.nn.drop_path import identity
 from amodal.nn.hidden_dropout import Dropout
-
-
-def _whole(x: Tensor, place: int) -> Tensor:
-    return x
 
 
 class Combiner(Part):
@@ -42,7 +39,7 @@ class Combiner(Part):
         )
         self.gate = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, v_ND: Tensor, m_ND: Tensor, dropout: Dropout = _whole) -> Tensor:
+    def forward(self, v_ND: Tensor, m_ND: Tensor, dropout: Dropout = identity) -> Tensor:
         """Combine.
 
         Args:
