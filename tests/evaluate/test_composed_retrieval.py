@@ -201,6 +201,11 @@ def test_what_is_wrong_is_said(encoder):
     with pytest.raises(AmodalError, match="fewer than 10 of the"):
         few = [None] * (N - 3) + ["make it red"] * 3
         measured(encoder, records(change=few), target="target")
+    with pytest.raises(AmodalError, match="have a reference .image., 'change' and 'target'"):
+        measured(encoder, records(change=[None] * N), target="target")
+    words = methods.build("simclr", Encoder({"caption": TEXT}, size="nano")).encoder
+    with pytest.raises(AmodalError, match="needs a field beside 'caption', whose values words"):
+        measured(words, dataset)
     alone = methods.build("simclr", Encoder({"image": IMAGE}, size="nano")).encoder
     with pytest.raises(AmodalError, match="needs a text field; this encoder has image"):
         measured(alone, dataset)

@@ -222,6 +222,8 @@ class ComposedRetrieval(Protocol):
                 raise NotApplicable(f"it needs a text field; this encoder has {have}")
             text = context.text_field(options.text)
         references = [f for f in encoder.fields if f != text]
+        if not references:
+            raise NotApplicable(f"it needs a field beside {text!r}, whose values words change")
         if options.reference:
             if options.reference not in references:
                 raise unknown("field that can be changed", options.reference, references)
@@ -251,8 +253,8 @@ class ComposedRetrieval(Protocol):
         change, target = embedded(text, options.change), embedded(field, options.target)
         rows: list[Row] = []
         for reference in references:
-            if reference not in test.sources:
-                continue
+            if reference not in test.sources or not change.sources or not target.sources:
+                continue  # no test record has it
             queries = queries_of(test, reference, change, target)
             if len(queries.rows) < MIN_RECORDS:
                 continue

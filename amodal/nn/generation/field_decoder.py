@@ -79,9 +79,9 @@ class FieldDecoder(nn.Module):
         content: Ragged,
         targets_T: Tensor,
         *,
-        embedding_VD: Tensor | None = None,
-        seeds_N: Tensor | None = None,
-        dropout: float = 0.0,
+        embedding_VD: Tensor | None,
+        seeds_N: Tensor,
+        dropout: float,
     ) -> Tensor:
         """The loss of each value.
 
@@ -89,7 +89,7 @@ class FieldDecoder(nn.Module):
             sources: Of each, N lists of tokens (length, width_in).
             content: N lists of what the tokens to be predicted hold.
             targets_T: What they are, end to end.
-            embedding_VD: Of a tied decoder.
+            embedding_VD: Of a tied decoder, else None.
             seeds_N: See `MultiSourceDecoder.forward`.
             dropout: Its rate.
 
@@ -110,14 +110,14 @@ class FieldDecoder(nn.Module):
         beams: int,
         longest: int,
         alpha: float,
-        embedding_VD: Tensor | None = None,
+        embedding_VD: Tensor | None,
     ) -> list[str]:
         """A text for each row.
 
         Args:
             sources: Of each, N lists of tokens (length, width_in).
             tokenizer: Of the field.
-            embedding_VD: Of a tied decoder.
+            embedding_VD: Of a tied decoder, else None.
             beams, longest, alpha: See `beam_search`.
 
         Raises:
