@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +18,7 @@ from amodal.core.protocols import Generates
 from amodal.core.recipe import NAMES, accepts_old_names
 from amodal.data import Dataset
 from amodal.data import open as open_data
+from amodal.data.copied_cells import copied_cells, with_copies
 from amodal.data.readers import Reader
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.class_predictions import classify
@@ -364,17 +365,28 @@ def write_predictions(
     *,
     part: str | None = None,
     by_field: bool = False,
+    copy: Sequence[str] = (),
 ) -> int:
     """Write predictions to a .csv or .parquet file.
+
+    Args:
+        model: A run that predicts labels, or generates a field.
+        data: Whatever `amodal.open` takes.
+        out: The file.
+        part: See `predictions`.
+        by_field: See `predictions`.
+        copy: Columns of the data that are written beside the predictions.
 
     Returns:
         The number of records.
 
     Raises:
-        AmodalError: For another kind of file, and a run without a head.
+        AmodalError: For another kind of file, a run without a head, and columns that are not there
+            or hold arrays.
     """
     out = check_file(out)
     dataset = model.read(data)
+    copies = {name: copied_cells(dataset, name, part) for name in copy}
     with Bar("predict", len(dataset)) as bar:
         table = predictions(
             model,
@@ -383,5 +395,5 @@ def write_predictions(
             by_field=by_field,
             progress=lambda n: bar.step("records", by=n),
         )
-    write_table(table, out)
+    write_table(with_copies(table, copies), out)
     return len(table)

@@ -29,6 +29,10 @@ def predict(
         ),
     ],
     part: Annotated[str | None, arg(help="train, valid or test; by default all records")] = None,
+    copy: Annotated[
+        str,
+        arg(metavar="A,B", help="columns of the data to write beside the predictions"),
+    ] = "",
     by_field: Annotated[
         bool,
         arg(help="before any field and after each, of a method that reads one after another"),
@@ -58,11 +62,15 @@ def predict(
     need_classes(options)
     if options and by_field:
         raise AmodalError("--by-field is of labels that the run has learnt; leave --classes out")
+    if options and copy:
+        raise AmodalError("--copy is of labels or a field that is predicted; leave --classes out")
     if options:
         print(write_classes(code.open(run), data, out, part=part, **options))
         print(f"wrote {out}")
         return
-    count = write_predictions(code.open(run), data, out, part=part, by_field=by_field)
+    copied = listed(copy) or ()
+    model = code.open(run)
+    count = write_predictions(model, data, out, part=part, by_field=by_field, copy=copied)
     print(f"wrote predictions for {count} records to {out}")
 
 

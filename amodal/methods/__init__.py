@@ -225,6 +225,11 @@ def tokens(method: MethodLike) -> str:
     return str(getattr(_beside(method), "TOKENS", ""))
 
 
+def shares_tokens(method: MethodLike) -> bool:
+    """Whether texts of a run learn one vocabulary: `SHARED_TOKENS` beside the function."""
+    return bool(getattr(_beside(method), "SHARED_TOKENS", False))
+
+
 def recipe(method: MethodLike) -> Recipe:
     """The recipe of a method on data of unknown size: that of its page, or the plain one."""
     return page_recipe(method) or Recipe()

@@ -182,7 +182,9 @@ def plan(
         dataset = records.open(data)
         dataset = dataset.select(list(fields)) if fields else dataset
         part = dataset.split("train")
-        dataset = records.learn_tokens(with_tokens(dataset, methods.tokens(method)), part)
+        dataset = records.learn_tokens(
+            with_tokens(dataset, methods.tokens(method)), part, shared=methods.shares_tokens(method)
+        )
     else:
         dataset = examples.synthetic_records(tokens, EXAMPLES)
         part = dataset.split("all")

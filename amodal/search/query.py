@@ -17,7 +17,8 @@ from amodal.console import stderr
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.evaluate.contact_sheet import Card, card, sheet
-from amodal.inference.embed import device_of, embed_queries, embed_values
+from amodal.inference.compose import change_field, compose
+from amodal.inference.embed import embed_queries, embed_values
 from amodal.inference.query import Hit, field_for
 from amodal.modalities import Raw, name_of
 from amodal.nn.encoder import Encoder
@@ -155,24 +156,19 @@ def query_vectors(
     return torch.cat(lists), torch.cat(shares)
 
 
-@torch.no_grad()
 def composed(encoder: Encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
     """(D,): the reference (the mean of the other parts) with the change applied; None if the
     encoder cannot compose, or the query has nothing to compose."""
-    if (combiner := getattr(encoder, "combiner", None)) is None:
+    if not (field := change_field(encoder)):
         return None
-    change_field = combiner.change_field
     changes, others = (
-        [v for n, v in parts.items() if is_field(encoder, n, change_field) is wanted]
+        [v for n, v in parts.items() if is_field(encoder, n, field) is wanted]
         for wanted in (True, False)
     )
     if not changes or not others:
         return None
-    reference, change = (
-        torch.stack(each).mean(0, keepdim=True).to(device_of(encoder)) for each in (others, changes)
-    )
-    result: Tensor = combiner(reference, change)
-    return result[0].float().cpu()
+    reference, change = (torch.stack(each).mean(0, keepdim=True) for each in (others, changes))
+    return compose(encoder, reference, change)[0]
 
 
 def is_field(encoder: Encoder, name: str, field: str) -> bool:

@@ -141,7 +141,11 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     if settings.resume:
         dataset = with_tokens_of(out, dataset)
     dataset = records.learn_tokens(
-        dataset, part, known=source.fields if source else (), agree=distributed.from_first
+        dataset,
+        part,
+        known=source.fields if source else (),
+        agree=distributed.from_first,
+        shared=methods.shares_tokens(method),
     )
     notes = tuple(packaged.notes_of(declared, dataset, backbones))
     notes += tuple(notes_of_added(added, settings, source))

@@ -9,11 +9,14 @@ import torch
 from torch.nn.functional import softplus
 
 from amodal import methods, modalities
-from amodal.core import Batch, Column, Ragged
+from amodal.core import AmodalError, Batch, Column, Ragged
+from amodal.masking.hashing import hash_bits, uniform
 from amodal.nn.encoder import Encoder
+from amodal.nn.hidden_dropout import hidden_dropout
 from tests.golden.harness import Reference, defaults, golden, unit
-from tests.golden.naive import positions
+from tests.golden.naive import code, positions
 from tests.golden.transformers import attend, linear, mlp, norm
+from tests.methods import bench
 from tests.methods.bench import batch, exact, fields, method
 
 PATCH = 4
@@ -21,9 +24,16 @@ PATCH = 4
 
 class Translator(Reference):
     source, target, images, strategy, depth = "words", "picture", "read", "serial", 2
-    weight, margin = 1.0, 0.1
+    weight, margin, tied, dropout = 1.0, 0.1, False, 0.0
+    seed, place = torch.tensor(0), 0  # of a row and of a block, for dropout
 
     def check_start(self):
+        if self.tied:
+            assert "writer.predictor.0.weight" not in self.w
+            assert not self.w["writer.predictor.bias"].any()
+            learns = {n for n, p in self.encoder.named_parameters() if p.requires_grad}
+            assert f"tokenizers.{self.source}.embed.weight" in learns
+            assert not any(n.startswith(f"tokenizers.{self.target}.") for n in learns)
         assert self.encoder.trunk == "shared" and self.min_batch_size == 1
         d, fields = self.encoder.width, self.others()
         sources = 1 + len(fields) * (self.images != "imagine")
@@ -47,17 +57,19 @@ class Translator(Reference):
 
     def losses(self, batch):
         fields = [self.source, *self.others()]
-        tokens = self.encoder.encode(self.encoder.tokenize(batch.only(*fields)))
+        with hidden_dropout(self.dropout, batch.seeds):
+            tokens = self.encoder.encode(self.encoder.tokenize(batch.only(*fields)))
         states = {f: {} for f in fields}
         for f, t in tokens.items():
             states[f] = {r: t.x[t.row == r] for r in t.row.unique().tolist()}
         column = batch[self.target]
         total, count = 0 * self.w["writer.ends.bias"].sum(), 0
-        content = self.encoder.patchify(batch.only(self.target))[self.target]
+        content = self.content_of(batch[self.target], batch.size)
         read = fields[:1] if self.images == "imagine" else fields
         for r, text in zip(column.rows.tolist(), column.values.split()):
             own = {i: states[f][r] for i, f in enumerate(read) if r in states[f]}
             if own:
+                self.seed = batch.seeds[r]
                 loss, n = self.write(own, content.x[content.row == r], text)
                 total, count = total + loss, count + n
         terms = {"translate": total / max(count, 1)}
@@ -67,6 +79,28 @@ class Translator(Reference):
         return terms
 
     # the decoder
+
+    def content_of(self, column, size):
+        """A target without embeddings of its own has those of the source."""
+        field = self.source if self.tied else self.target
+        return self.encoder.patchify(Batch.of(size, {field: column}, range(size)))[field]
+
+    def drop(self, x, place):
+        """Each entry of each token by a draw of the row and of the token's number."""
+        token = torch.arange(len(x))
+        seeds = hash_bits(self.seed[None], code("decoder dropout"), token)
+        stays = uniform(seeds[:, None], place, torch.arange(x.shape[1])) >= self.dropout
+        return torch.where(stays, x, 0.0) / (1 - self.dropout)
+
+    def logits(self, x):
+        """By the embeddings of the ids, over the root of their width; or by a layer."""
+        if self.tied:
+            table = dict(self.encoder.named_parameters())
+            table = table[f"tokenizers.{self.source}.embed.weight"][:256]
+            return (table @ x / len(x) ** 0.5 + self.w["writer.predictor.bias"])[None]
+        return linear(self.w, "writer.predictor.0", x).view(self.patch, -1)
+
+    patch = PATCH
 
     def write(self, sources, content, text):
         """The sum of losses of a text's tokens, each of up to four bytes, and of its end; and their
@@ -79,15 +113,16 @@ class Translator(Reference):
         x = torch.cat([self.w[f"{d}.start"][None], linear(self.w, f"{d}.in_proj", content)])
         place = torch.zeros(len(x), 3).double()
         place[:, 0] = torch.arange(len(x))
-        x = x + positions(place, x.shape[1])
+        x = self.drop(x + positions(place, x.shape[1]), 0)
         for i in range(self.depth):
+            self.place = 1 + i * (len(self.others()) * (self.images != "imagine") + 3)
             x = self.block(f"{d}.blocks.{i}", x, y)
         x = norm(self.w, f"{d}.norm", x)
         ends = linear(self.w, "writer.ends", x)[:, 0]
         loss = softplus(ends[:-1]).sum() + softplus(-ends[-1])
         for t in range(len(x) - 1):
-            logits = linear(self.w, "writer.predictor.0", x[t]).view(PATCH, -1)
-            piece = text[PATCH * t : PATCH * t + PATCH].tolist()
+            logits = self.logits(x[t])
+            piece = text[self.patch * t : self.patch * t + self.patch].tolist()
             each = [logits[k].logsumexp(0) - logits[k, b] for k, b in enumerate(piece)]
             loss = loss + sum(each) / len(each)
         return loss, len(x)
@@ -96,9 +131,9 @@ class Translator(Reference):
         """Attention to what is written, to the sources, and a perceptron, norms before."""
         earlier = torch.ones(len(x), len(x), dtype=torch.bool).tril()
         z = norm(self.w, f"{name}.norm1", x)
-        x = x + self.read(f"{name}.self_attention", z, z, earlier)
+        x = x + self.drop(self.read(f"{name}.self_attention", z, z, earlier), self.place)
         x = getattr(self, self.strategy)(name, x, sources)
-        return x + mlp(self.w, name, norm(self.w, f"{name}.norm3", x))
+        return x + self.drop(mlp(self.w, name, norm(self.w, f"{name}.norm3", x)), self.place + 1)
 
     def read(self, name, x, y, see=None):
         q = linear(self.w, f"{name}.query", x)
@@ -106,12 +141,15 @@ class Translator(Reference):
         return linear(self.w, f"{name}.out", attend(q, k, v, self.encoder.num_heads, see))
 
     def sources_of(self, name, z, sources):
-        return [self.read(f"{name}.source_attention.{i}", z, y) for i, y in sources.items()]
+        return [self.read_source(name, i, z, y) for i, y in sources.items()]
+
+    def read_source(self, name, i, z, y):
+        return self.drop(self.read(f"{name}.source_attention.{i}", z, y), self.place + 2 + i)
 
     def serial(self, name, x, sources):
         for i, y in sources.items():
             z = norm(self.w, f"{name}.norms.{i}", x)
-            x = x + self.read(f"{name}.source_attention.{i}", z, y)
+            x = x + self.read_source(name, i, z, y)
         return x
 
     def parallel(self, name, x, sources):
@@ -119,7 +157,7 @@ class Translator(Reference):
 
     def flat(self, name, x, sources):
         z, y = norm(self.w, f"{name}.norms.0", x), torch.cat(list(sources.values()))
-        return x + self.read(f"{name}.source_attention.0", z, y)
+        return x + self.read_source(name, 0, z, y)
 
     def hierarchical(self, name, x, sources):
         """What is read of each source is read again, with the same queries."""
@@ -148,6 +186,24 @@ class Translator(Reference):
         return self.weight * total / max(len(rows), 1)
 
 
+LANGUAGES = ("picture", "english", "german")
+
+
+@pytest.fixture
+def languages(monkeypatch):
+    """Two texts of bytes, one a token, and what is theirs of a batch."""
+    small, draw = bench.fields, bench.raw
+
+    def fields(names=bench.FIELDS):
+        text, plain = modalities.make("text", max_length=24), small(bench.FIELDS)
+        return {n: plain.get(n, text) for n in names}
+
+    monkeypatch.setattr(bench, "fields", fields)
+    monkeypatch.setattr(
+        bench, "raw", lambda f, rng: draw("words" if f in LANGUAGES[1:] else f, rng)
+    )
+
+
 def hold(fields=("picture", "words", "signal"), rows=6, **options):
     options = {"source": "picture", "target": "words", "images": "read", "depth": 1} | options
     reference = type("Translator", (Translator,), options)
@@ -174,6 +230,36 @@ def test_two_steps_of_imagining(options):
     hold(("picture", "words", "signal", "facts"), rows=4, source="signal", **options)
 
 
+@pytest.mark.parametrize("strategy", ["serial", "parallel", "flat", "hierarchical"])
+def test_two_steps_with_dropout(strategy):
+    """Of what enters the encoder's trunk and the decoder, and of what each part of a block adds."""
+    hold(dropout=0.3, strategy=strategy, depth=2)
+
+
+@pytest.mark.parametrize("images", ["read", "imagine"])
+def test_two_steps_of_one_table_of_embeddings(languages, images):
+    options = {"source": "english", "target": "german", "patch": 1, "tied": True}
+    reference = type("Tied", (Translator,), options | {"images": images, "depth": 1})
+    del options["patch"]
+    golden(
+        "cuni_mmt", reference, views=("plain",), fields=LANGUAGES, depth=1, images=images, **options
+    )
+
+
+def test_dropout_of_evaluation_is_none():
+    page = exact(method("cuni_mmt", dropout=0.5)).eval()
+    plain = exact(method("cuni_mmt")).eval()
+    rows = exact(batch(("plain",)))
+    for name, value in page.losses(page.features(rows)).items():
+        assert torch.equal(value, plain.losses(plain.features(rows))[name])
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_dropout_is_a_probability(rate):
+    with pytest.raises(AmodalError, match="dropout is a probability from 0 to below 1"):
+        method("cuni_mmt", dropout=rate)
+
+
 def test_two_steps_of_deeper_ones():
     hold(depth=2)
 
@@ -192,6 +278,8 @@ def test_defaults():
         "depth": 6,
         "weight": 1.0,
         "margin": 0.1,
+        "tied": False,
+        "dropout": 0.0,
     }
 
 

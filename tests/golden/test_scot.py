@@ -9,12 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from amodal import modalities
-from amodal.core import AmodalError, Batch
+from amodal import methods, modalities
+from amodal.core import AmodalError, Batch, name_code
+from amodal.masking.hashing import hash_bits, uniform
 from tests.golden.harness import common, defaults, golden, unit
 from tests.golden.pairs import LearnedTemperature
 from tests.methods import bench
 
+ALIKE = {"sound": "signal", "depth": "picture"}
+"""Fields of the kind of those of the bench."""
 EDITS = ("picture", "words", "change", "signal", "changed")
 """In this order a row that has a picture and its edit may have the caption of before, or may not."""
 
@@ -35,7 +38,7 @@ class Scot(LearnedTemperature):
 
     log = "scale.log"
     stage, caption, change, changed, original = 1, "words", "change", "changed", True
-    project, hidden, warmup = 2, 3, 0.5
+    project, hidden, warmup, dropout = 2, 3, 0.5, 0.0
     towers = {"change": "words", "changed": "words"}
 
     def __init__(self, page):
@@ -72,7 +75,7 @@ class Scot(LearnedTemperature):
 
     def losses(self, batch):
         columns = self.vectors(batch)
-        return self.contrast(columns) if self.stage == 0 else self.compose(columns)
+        return self.contrast(columns) if self.stage == 0 else self.compose(columns, batch)
 
     def contrast(self, columns):
         """CLIP's, of what the towers are of."""
@@ -84,7 +87,7 @@ class Scot(LearnedTemperature):
             terms[f"info_nce/{a}~{b}"] = loss / len(pairs)
         return terms
 
-    def compose(self, columns):
+    def compose(self, columns, batch):
         references = [f for f in columns if f not in (self.caption, self.change, self.changed)]
         value = {f: dict(zip(c.rows.tolist(), unit(c.values))) for f, c in columns.items()}
         terms = {}
@@ -94,7 +97,8 @@ class Scot(LearnedTemperature):
             target = [value[self.changed][r] for r in rows]
             total = 0 * sum(p.sum() for p in self.encoder.combiner.parameters())
             for i, r in enumerate(rows):
-                c = self.combined(value[f][r], value[self.change][r])
+                seed = hash_bits(batch.seeds[r][None], name_code(f))
+                c = self.combined(value[f][r], value[self.change][r], seed)
                 others = [u for j, u in enumerate(target) if j != i]
                 if self.original and r in value[self.caption]:
                     others.append(value[self.caption][r])
@@ -105,15 +109,21 @@ class Scot(LearnedTemperature):
             terms[f"compose/{f}"] = total / max(len(rows), 1) / len(references)
         return terms
 
-    def combined(self, v, m):
+    def combined(self, v, m, seed):
+        """Every hidden layer loses entries, each with a draw of its own."""
         w = dict(self.encoder.named_parameters())
 
         def linear(name, x):
             return w[f"combiner.{name}.weight"] @ x + w[f"combiner.{name}.bias"]
 
-        both = torch.cat([linear("reference.0", v).relu(), linear("change.0", m).relu()])
-        gate = 1 / (1 + (-linear("gate.2", linear("gate.0", both).relu())).exp())
-        mixed = linear("mix.2", linear("mix.0", both).relu())
+        def drop(x, place):
+            stays = uniform(seed, place, torch.arange(len(x))) >= self.dropout
+            return torch.where(stays, x, 0.0) / (1 - self.dropout)
+
+        both = [drop(linear("reference.0", v).relu(), 0), drop(linear("change.0", m).relu(), 1)]
+        both = torch.cat(both)
+        gate = 1 / (1 + (-linear("gate.2", drop(linear("gate.0", both).relu(), 3))).exp())
+        mixed = linear("mix.2", drop(linear("mix.0", both).relu(), 2))
         return unit(gate * v + (1 - gate) * m + mixed)
 
 
@@ -124,14 +134,14 @@ def texts_of_edits(monkeypatch):
 
     def fields(names=bench.FIELDS):
         text, plain = modalities.make("text", max_length=24, patch=4), small(bench.FIELDS)
-        return {n: plain["signal"] if n == "sound" else plain.get(n, text) for n in names}
+        return {n: plain[ALIKE[n]] if n in ALIKE else plain.get(n, text) for n in names}
 
     def raw(field, rng):
         if field in ("change", "changed"):
             return str(rng.choice(["a boat", "the sea", "red"]))
         if field in ("words", "note"):
             return str(rng.choice(["a boat", "the sea", "blue"]))
-        return draw("signal" if field == "sound" else field, rng)
+        return draw(ALIKE.get(field, field), rng)
 
     monkeypatch.setattr(bench, "fields", fields)
     monkeypatch.setattr(bench, "raw", raw)
@@ -173,9 +183,12 @@ def test_two_steps_without_a_text(stage):
     towers = {"signal": "sound"}
     options = {"change": "facts", "changed": "signal", "caption": "sound", "towers": towers}
     hold(fields, stage=stage, **options)
+    hold(("picture", "depth", "sound", "facts", "signal"), stage=stage, **options)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.5}, {"max_scale": 5.0}, {"hidden": 1}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.5}, {"max_scale": 5.0}, {"hidden": 1}, {"dropout": 0.5}]
+)
 def test_two_steps_with_other_options(options):
     hold(**options)
 
@@ -192,6 +205,26 @@ def test_some_edits_change_nothing():
     texts = [dict(zip(b[f].rows.tolist(), b[f].values.split())) for f in ("words", "changed")]
     rows = set.intersection(*(set(b[f].rows.tolist()) for f in EDITS if f != "signal"))
     assert {texts[0][r].tolist() == texts[1][r].tolist() for r in rows} == {False, True}
+
+
+def test_dropout_of_two_references():
+    """Draws of one field are not those of another."""
+    two = ("note", "picture", "change", "words", "changed")
+    hold(two, caption="note", dropout=0.5)
+
+
+def test_the_combiner_of_its_authors():
+    """CLIP4Cir: Adam with 2e-5 at batches of 4,096, 300 epochs, nothing else."""
+    r = methods.paper_recipe("scot")
+    assert (r.optimizer, r.lr, r.weight_decay, r.betas) == ("adamw", 2e-5, 0.0, (0.9, 0.999))
+    assert (r.batch_size, r.epochs, r.schedule) == (4096, 300.0, "constant")
+    assert (r.warmup, r.clip, r.ema) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_dropout_is_a_probability(rate):
+    with pytest.raises(AmodalError, match="dropout is a probability from 0 to below 1"):
+        bench.method("scot", dropout=rate)
 
 
 def test_stages():
@@ -211,6 +244,7 @@ def test_defaults():
         "width": 256,
         "project": 4,
         "hidden": 8,
+        "dropout": 0.0,
         "temperature": 0.07,
         "max_scale": 100.0,
     }

@@ -9,7 +9,7 @@ import torch
 from amodal_claims._arms import Budget, fit
 from torch.nn.functional import normalize
 
-from amodal import data, methods, modalities
+from amodal import data, methods, modalities, pretrain
 from amodal.core import AmodalError
 from amodal.curate.edits import edits, exchangeable
 from amodal.data import Loader
@@ -20,6 +20,7 @@ from amodal.search import Index, search
 from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
+from tests.tiny_clip import clip_folder
 
 COLOURS, THINGS = ("red", "green", "blue"), ("boat", "sea", "hat", "tree")
 CAPTIONS = [f"a {c} {t}" for c in COLOURS for t in THINGS]
@@ -176,3 +177,78 @@ def test_what_is_wrong_is_said():
         method("scot", change="fact", changed="signal")
     with pytest.raises(AmodalError, match="warmup"):
         method("scot", warmup=-1.0)
+
+
+def test_dropout_is_of_training_alone_and_follows_the_seeds():
+    m = exact(composing(dropout=0.5))
+    b = exact(batch(m.views, patchy=False))
+    one, same = (m.train().features(b).composed["picture"].values for _ in range(2))
+    plain = m.eval().features(b).composed["picture"].values
+    assert torch.equal(one, same) and not torch.allclose(one, plain)
+    other = replace(b, seeds=b.seeds + 1)
+    assert not torch.allclose(m.train().features(other).composed["picture"].values, one)
+    v, change = m.encoder(b)["picture"].values, m.encoder(b)["facts"].values
+    torch.testing.assert_close(m.encoder.combiner(v, change), plain)
+
+
+def test_texts_of_edits_that_are_read_otherwise_are_refused():
+    fields = records().fields
+    other = modalities.make("text", max_length=24, patch=4)
+    encoder = Encoder(fields | {"change": other}, size="nano")
+    with pytest.raises(AmodalError, match="'change' has another backbone than 'caption', or other"):
+        methods.build("scot", encoder)
+
+
+def test_a_run_from_a_table_shares_its_subwords(tmp_path):
+    """Also after a resume, when the vocabulary is that of the run."""
+    dataset = records()
+    text = modalities.make("text", max_length=24)
+    dataset = dataset.with_fields(
+        dataset.fields | dict.fromkeys(("caption", "change", "changed"), text)
+    )
+    for resume in (False, True):
+        model = pretrain(
+            "scot", dataset, tmp_path / "run", size="nano", steps=2, batch_size=8, resume=resume
+        )
+    assert list(model.encoder.fields) == ["image", "caption"]
+    assert model.encoder.fields["caption"].merges
+    assert model.method.towers == {"change": "caption", "changed": "caption"}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return clip_folder(tmp_path_factory.mktemp("clip"), 24)[0]
+
+
+def test_a_pretrained_pair_is_frozen_and_only_the_combiner_learns(clip, tmp_path):
+    columns = {
+        "image": [np.full((32, 32, 3), 9 * i, dtype=np.uint8) for i in range(24)],
+        "caption": ["a red pear", "a green apple"] * 12,
+        "change": ["a green", "red and"] * 12,
+        "changed": ["a green pear", "a red apple"] * 12,
+    }
+    texts = dict.fromkeys(("caption", "change", "changed"), modalities.make("text"))
+    fields = {"image": modalities.make("image", size=32, channels=3, patch=16)} | texts
+    dataset = data.open(columns, fields=fields)
+    pair = dict.fromkeys(fields, f"transformers:{clip}@projected")
+    options = {"warmup": 0.0, "width": 24, "temperature": 0.01, "dropout": 0.5}
+    model = pretrain(
+        "scot",
+        dataset,
+        tmp_path / "run",
+        size="nano",
+        backbones=pair,
+        options=options,
+        recipe_from="paper",
+        batch_size=8,
+        epochs=None,
+        steps=2,
+    )
+    m = model.method
+    assert m.towers == {"change": "caption", "changed": "caption"}
+    learns = {n for n, p in m.named_parameters() if p.requires_grad}
+    assert learns and all(n.startswith("encoder.combiner.") for n in learns)
+    assert torch.equal(model.encoder.heads["caption"].weight[:, :24], torch.eye(24))
+    missing = {f: s for f, s in pair.items() if f != "change"}
+    with pytest.raises(AmodalError, match="'change' has another backbone than 'caption'"):
+        pretrain("scot", dataset, tmp_path / "other", backbones=missing, options=options)

@@ -217,3 +217,27 @@ def test_dataset_toml_says_what_is_declared_only(tmp_path):
     assert schema.loads(written).fields["caption"].modality == replace(field.modality, merges="")
     with pytest.raises(AmodalError, match="merges"):
         schema.loads('[fields.caption]\nmodality = "text"\nmerges = "a b"')
+
+
+def test_fields_may_share_what_they_learn():
+    columns = {"one": ["the boat"] * 40, "two": ["a xylophone"] * 40, "other": ["a boat"] * 40}
+    fields = {"one": Text(), "two": Text(max_length=9, patch=2), "other": Text(tokens="bytes")}
+    records = data.open(columns, fields=fields)
+    rows = np.arange(40)
+    apart, together = (data.learn_tokens(records, rows, shared=s).fields for s in (False, True))
+    assert apart["one"].merges != apart["two"].merges
+    assert together["one"].merges == together["two"].merges and not together["other"].merges
+    assert len(together["one"].decode("xylophone")) == 1 == len(together["two"].decode("boat"))
+    # what one of them has, the others take over, also from a field that is known
+    known = records.with_fields(fields | {"one": apart["one"]})
+    for names in ((), ("one",)):
+        taken = data.learn_tokens(known, rows, known=names, shared=True).fields
+        assert taken["two"].merges == apart["one"].merges
+
+
+def test_too_few_texts_to_share_are_bytes_of_one_patch():
+    fields = {"one": Text(patch=2, max_length=16), "two": Text(patch=4, max_length=10)}
+    records = data.open({"one": ["a"], "two": ["b"]}, fields=fields)
+    found = data.learn_tokens(records, np.arange(1), shared=True).fields
+    assert [(m.patch, m.max_length, m.merges) for m in found.values()] == [(2, 16, ""), (2, 20, "")]
+    assert data.learn_tokens(records, np.arange(1)) is records

@@ -1,9 +1,10 @@
 """Generation: how close are the texts that a method writes to those of the records?
 
-BLEU (Papineni et al. 2002) and chrF (Popović 2015) of the whole collection, for methods that
-generate a field (`amodal.core.protocols.Generates`): translations, captions. Beside them is what
-needs no writer: the text of the training record whose other field is nearest. Chance is the text of
-another test record.
+BLEU (Papineni et al. 2002), chrF (Popović 2015) and METEOR of exact words (Banerjee and Lavie 2005,
+without stems and synonyms) of the whole collection, for methods that generate a field
+(`amodal.core.protocols.Generates`): translations, captions. Beside them is what needs no writer:
+the text of the training record whose other field is nearest. Chance is the text of another test
+record.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ from amodal.inference.generate import generated
 from amodal.methods.contract import Method
 from amodal.stats.bleu import bleu
 from amodal.stats.chrf import chrf
+from amodal.stats.meteor import meteor
 
-METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {"BLEU": bleu, "chrF": chrf}
+METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
+    "BLEU": bleu,
+    "chrF": chrf,
+    "METEOR (exact)": meteor,
+}
 MIN_RECORDS = 2
 
 

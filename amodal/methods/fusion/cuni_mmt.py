@@ -15,27 +15,31 @@ Differs:
   one, the grid before pooling is read and the pooled vector imagined.
 - end of a text: a chance of its own beside the next token, which together are a softmax with an
   end, so that any field can be the target.
-- vocabulary: bytes, or a tokenizer's parts; the two texts have embeddings of their own, the
-  paper's share one vocabulary of parts of words and its embeddings.
+- vocabulary: the texts of a run learn one, of byte pairs in place of the paper's parts of words.
+  `--method.tied true` gives source, target and the decoder's last layer one table of embeddings, as
+  theirs; by default each has its own.
 - transformer: the decoder is as wide as the encoder, and its perceptrons 4 times as wide; what a
-  source says is normed and mapped first; queries, keys and values have biases; no dropout.
+  source says is normed and mapped first; queries, keys and values have biases.
+- dropout: `--method.dropout`, of what enters encoder and decoder and of what each part of a block
+  adds. In Neural Monkey hidden layers of perceptrons and, if one wants, attention have it too.
 - imagination: one hidden layer as wide as the encoder; its weight is reconstructed. The mean over
   fields, where several are imagined.
-- recipe: that of the encoder's size. The paper's could not be had (the authors' program is public,
-  their configuration is not), so there is no `PAPER_RECIPE`, and averaging of checkpoints is an
-  average of the weights (`--ema`).
-- data: `amodal curate --by in_domain` chooses more texts of the kind; there is no back-translation.
+- recipe: that of the encoder's size. The paper's could not be had: its program, Neural Monkey, is
+  public and has tests of a Transformer, but no configuration of theirs, so there is no
+  `PAPER_RECIPE`. Averaging of checkpoints is an average of the weights (`--ema`).
+- data: `amodal curate --by in_domain` chooses more texts of the kind. Back-translation is a run of
+  the other direction and `amodal predict --copy` (docs/predicting.md).
 - product: `amodal predict RUN --data DIR --out FILE.csv` writes translations, by a beam search with
-  a length penalty, of a text with one byte or part a token (`patch = 1`); `amodal evaluate
-  --protocols generation` has BLEU and chrF, and no METEOR, which needs stems and synonyms.
-- open: one vocabulary with shared embeddings, dropout, back-translation, METEOR, and the recipe.
-  Waits for work, and the configuration.
+  a length penalty, of a text with one id a token (`patch = 1`); `amodal evaluate --protocols
+  generation` has BLEU, chrF and METEOR of exact words, without the stems, synonyms and paraphrases
+  of the program that the task is judged by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +56,20 @@ from amodal.methods.shared.shapes import (
     token_mean,
     two_fields,
 )
+from amodal.modalities.shared.tokenizers.text import TextTokenizer
+from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
-from amodal.nn.generation.field_decoder import FieldDecoder, decoded_from, every_row
+from amodal.nn.generation.field_decoder import (
+    FieldDecoder,
+    can_be_written,
+    decoded_from,
+    every_row,
+)
+from amodal.nn.hidden_dropout import hidden_dropout
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"trunk": "shared"}
+SHARED_TOKENS = True  # both languages have one vocabulary
 ROUTES = ("read", "imagine", "both")
 
 
@@ -70,6 +83,8 @@ def cuni_mmt(
     depth: int = 6,
     weight: float = 1.0,
     margin: float = 0.1,
+    tied: bool = False,
+    dropout: float = 0.0,
 ) -> Translator:
     """Build CUNI's multimodal translation.
 
@@ -84,7 +99,16 @@ def cuni_mmt(
         depth: Blocks of the decoder.
         weight: Lambda of the imagination.
         margin: Of its loss.
+        tied: One table of embeddings for the source, the target and the decoder's last layer.
+        dropout: Of what enters the encoder and the decoder, and of what each part of their blocks
+            adds.
+
+    Raises:
+        AmodalError: For an unknown field or choice, nothing to imagine, a dropout that is no
+            probability, and tied texts without one vocabulary.
     """
+    if not 0 <= dropout < 1:
+        raise AmodalError(f"dropout is a probability from 0 to below 1, not {dropout:g}")
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     target, others = pick_text_field(encoder, target or (texts[-1] if texts else ""))
     source = source or next((f for f in others if f in texts), others[0])
@@ -104,6 +128,7 @@ def cuni_mmt(
         fields=[target],
         instead="choose another target",
     )
+    ids = shared_ids(encoder, source, target) if tied else 0
     read = [source, *pictures] if images != "imagine" else [source]
     writer = FieldDecoder(
         encoder.fields[target],
@@ -113,6 +138,7 @@ def cuni_mmt(
         heads=encoder.num_heads,
         sources=len(read),
         strategy=strategy,
+        tied=ids,
     )
     return Translator(
         encoder,
@@ -123,7 +149,33 @@ def cuni_mmt(
         imagined=pictures if images != "read" else [],
         weight=weight,
         margin=margin,
+        tied=tied,
+        dropout=dropout,
     )
+
+
+def shared_ids(encoder: Encoder, source: str, target: str) -> int:
+    """How many ids two texts share.
+
+    Args:
+        encoder: Of both.
+        source: One.
+        target: The other.
+
+    Raises:
+        AmodalError: Unless they are texts of one vocabulary with one id a token, the source read
+            without a backbone.
+    """
+    texts = [encoder.fields[f] for f in (source, target)]
+    names = ("tokens", "vocabulary", "merges", "patch")
+    one, other = ([getattr(m, n, None) for n in names] for m in texts)
+    if one != other or encoder.contextual(source) or not can_be_written(texts[1]):
+        raise AmodalError(
+            f"tied embeddings are of two texts of one vocabulary with one id a token, and "
+            f"{source!r} and {target!r} are none: leave backbones of {source!r} out, give both "
+            "the same tokens (and patch = 1) in dataset.toml, or leave --method.tied out"
+        )
+    return int(cast(Text, texts[1]).vocab_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +206,8 @@ class Translator(Method):
         imagined: The fields that are predicted from the source.
         weight: Lambda of the imagination.
         margin: Of its loss.
+        tied: Whether the target has the embeddings of the source.
+        dropout: In training.
     """
 
     def __init__(
@@ -167,12 +221,15 @@ class Translator(Method):
         imagined: Sequence[str],
         weight: float,
         margin: float,
+        tied: bool,
+        dropout: float,
     ):
         super().__init__()
         self.encoder, self.writer, self.target = encoder, writer, target
         self.generated_field = target
         self.source, self.read = source, list(read)
         self.weight, self.margin, width = weight, margin, encoder.width
+        self.tied, self.dropout = tied, dropout
         heads = (
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
             for _ in imagined
@@ -180,6 +237,18 @@ class Translator(Method):
         self.imagine = nn.ModuleDict(dict(zip(imagined, heads)))
         if target in encoder.trunks:  # it is generated and never read
             encoder.trunks[target].requires_grad_(False)
+        if tied:
+            encoder.tokenizers[target].requires_grad_(False)
+
+    @property
+    def tokenizer(self) -> nn.Module:
+        """What embeds the target."""
+        return self.encoder.tokenizers[self.source if self.tied else self.target]
+
+    @property
+    def embedding(self) -> Tensor | None:
+        """(V, D) of a tied decoder."""
+        return cast(TextTokenizer, self.tokenizer).embed.weight if self.tied else None
 
     def encode(self, batch: Batch) -> tuple[dict[str, Column], list[Ragged]]:
         """Encode all fields but the target.
@@ -194,13 +263,23 @@ class Translator(Method):
         return self.encoder.pool(context), [every_row(c, batch.size) for c in columns]
 
     def features(self, batch: Batch) -> TranslationFeatures:
-        pooled, lists = self.encode(batch)
+        rate = self.dropout if self.training else 0.0
+        with hidden_dropout(rate, batch.seeds):
+            pooled, lists = self.encode(batch)
         values = batch[self.target].values
-        tokens = token_column(self.encoder.patchify(batch.only(self.target))[self.target])
+        content = self.tokenizer(batch[self.target], self.target, batch.size)
+        tokens = token_column(content)
         targets = Ragged(self.encoder.fields[self.target].targets(values), ragged(tokens).lengths)
         index = decoded_from(lists)[tokens.rows].nonzero().squeeze(1)
         rows, text = tokens.rows[index], pooled[self.source]
-        losses = self.writer([s[rows] for s in lists], ragged(tokens)[index], targets[index].flat)
+        losses = self.writer(
+            [s[rows] for s in lists],
+            ragged(tokens)[index],
+            targets[index].flat,
+            embedding_VD=self.embedding,
+            seeds_N=batch.seeds[rows],
+            dropout=rate,
+        )
         return TranslationFeatures(
             size=batch.size,
             translated=Column(losses, rows),
@@ -241,7 +320,8 @@ class Translator(Method):
         rows = decoded_from(lists).nonzero().squeeze(1)
         texts = self.writer.write(
             [s[rows] for s in lists],
-            self.encoder.tokenizers[self.target],
+            self.tokenizer,
+            embedding_VD=self.embedding,
             beams=beams,
             longest=longest,
             alpha=alpha,

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core.part import Part
+from amodal.nn.drop_path import identity
+from amodal.nn.hidden_dropout import Dropout
 
 
 class Combiner(Part):
     """c = normalize(g v + (1 - g) m + W h), for composed queries.
 
     v and m are the unit vectors of the reference and of the change, v' and m' perceptrons of them,
-    g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])). The published dropout is left out.
+    g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])). In training, entries of v', m', h and of
+    the hidden layer of the gate are dropped (of one half in the published one).
 
     Args:
         width: D.
@@ -36,9 +39,19 @@ class Combiner(Part):
         )
         self.gate = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, v_ND: Tensor, m_ND: Tensor) -> Tensor:
-        """(N, D) references and (N, D) changes -> (N, D) of length 1."""
+    def forward(self, v_ND: Tensor, m_ND: Tensor, dropout: Dropout = identity) -> Tensor:
+        """Combine.
+
+        Args:
+            v_ND: References.
+            m_ND: Changes.
+            dropout: Of the hidden layers: places 0 and 1 are v' and m', 2 is h and 3 the gate's.
+
+        Returns:
+            (N, D) of length 1.
+        """
         v, m = normalize(v_ND, dim=1), normalize(m_ND, dim=1)
-        both = torch.cat([self.reference(v), self.change(m)], 1)
-        g = self.gate(both).sigmoid()
-        return normalize(g * v + (1 - g) * m + self.mix(both), dim=1)
+        both = torch.cat([dropout(self.reference(v), 0), dropout(self.change(m), 1)], 1)
+        g = self.gate[2](dropout(self.gate[:2](both), 3)).sigmoid()
+        mixed = self.mix[2](dropout(self.mix[:2](both), 2))
+        return normalize(g * v + (1 - g) * m + mixed, dim=1)

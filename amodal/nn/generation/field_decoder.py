@@ -7,14 +7,14 @@ tokens are no ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, linear, logsigmoid
 
 from amodal.core import AmodalError, Column, Ragged
 from amodal.modalities import Modality
@@ -48,31 +48,58 @@ class FieldDecoder(nn.Module):
         width_in: Of all tokens that enter.
         width: Of the states.
         sources: How many lists are read.
+        tied: For the embeddings of how many ids, which are passed to `forward` and `write`, take
+            the place of the last layer; 0 for a layer of its own.
         decoder: Other options of `MultiSourceDecoder`.
     """
 
     def __init__(
-        self, modality: Modality, width_in: int, *, width: int, sources: int, **decoder: Any
+        self,
+        modality: Modality,
+        width_in: int,
+        *,
+        width: int,
+        sources: int,
+        tied: int = 0,
+        **decoder: Any,
     ):
         super().__init__()
         self.modality = modality
         self.decoder = MultiSourceDecoder(width_in, width=width, sources=sources, **decoder)
-        self.predictor, self.ends = modality.predictor(width), nn.Linear(width, 1)
+        self.predictor = TiedPredictor(tied) if tied else modality.predictor(width)
+        self.ends = nn.Linear(width, 1)
 
-    def forward(self, sources: Sequence[Ragged], content: Ragged, targets_T: Tensor) -> Tensor:
+    def _predictor(self, embedding_VD: Tensor | None) -> Callable[[Tensor], Tensor]:
+        predictor = self.predictor
+        return predictor if embedding_VD is None else lambda state: predictor(state, embedding_VD)
+
+    def forward(
+        self,
+        sources: Sequence[Ragged],
+        content: Ragged,
+        targets_T: Tensor,
+        *,
+        embedding_VD: Tensor | None,
+        seeds_N: Tensor,
+        dropout: float,
+    ) -> Tensor:
         """The loss of each value.
 
         Args:
             sources: Of each, N lists of tokens (length, width_in).
             content: N lists of what the tokens to be predicted hold.
             targets_T: What they are, end to end.
+            embedding_VD: Of a tied decoder, else None.
+            seeds_N: See `MultiSourceDecoder.forward`.
+            dropout: Its rate.
 
         Returns:
             (N, 2): of each value the sum of the losses of its tokens and of its end, and their
             number.
         """
-        states = self.decoder(sources, content)
-        return value_losses(states, targets_T, self.modality, self.predictor, self.ends)
+        states = self.decoder(sources, content, seeds_N, dropout)
+        predictor = self._predictor(embedding_VD)
+        return value_losses(states, targets_T, self.modality, predictor, self.ends)
 
     @torch.no_grad()
     def write(
@@ -83,12 +110,14 @@ class FieldDecoder(nn.Module):
         beams: int,
         longest: int,
         alpha: float,
+        embedding_VD: Tensor | None,
     ) -> list[str]:
         """A text for each row.
 
         Args:
             sources: Of each, N lists of tokens (length, width_in).
             tokenizer: Of the field.
+            embedding_VD: Of a tied decoder, else None.
             beams, longest, alpha: See `beam_search`.
 
         Raises:
@@ -97,7 +126,7 @@ class FieldDecoder(nn.Module):
         if not can_be_written(self.modality):
             raise AmodalError("only text with one id a token (patch = 1) can be written")
 
-        decoding = self.decoder.begin(sources)
+        decoding, predictor = self.decoder.begin(sources), self._predictor(embedding_VD)
 
         def step(ids: Tensor, owner: Tensor, parent: Tensor) -> Tensor:
             last = None
@@ -107,7 +136,7 @@ class FieldDecoder(nn.Module):
                     Column(Ragged(ids[:, -1], torch.ones_like(owner)), rows), "text", len(owner)
                 ).x
             state = decoding.step(last, owner, parent)
-            return next_scores(state, self.predictor, self.ends)
+            return next_scores(state, predictor, self.ends)
 
         device = sources[0].lengths.device
         texts = beam_search(
@@ -116,8 +145,32 @@ class FieldDecoder(nn.Module):
         return [text_of(self.modality, ids) for ids, _ in texts]
 
 
+class TiedPredictor(nn.Module):
+    """Logits of ids by their embeddings (Vaswani et al. 2017, 3.4), and a bias.
+
+    Embeddings enter as they are and are divided by the root of their width here, which is the
+    paper's, where they are multiplied by it there.
+
+    Args:
+        ids: How many.
+    """
+
+    def __init__(self, ids: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(ids))
+
+    def forward(self, state_TD: Tensor, embedding_VD: Tensor) -> Tensor:
+        """(T, 1, ids) logits."""
+        weight = embedding_VD[: len(self.bias)] / embedding_VD.shape[1] ** 0.5
+        return linear(state_TD, weight, self.bias).unsqueeze(1)
+
+
 def value_losses(
-    states: Ragged, targets_T: Tensor, modality: Modality, predictor: nn.Module, ends: nn.Module
+    states: Ragged,
+    targets_T: Tensor,
+    modality: Modality,
+    predictor: Callable[[Tensor], Tensor],
+    ends: nn.Module,
 ) -> Tensor:
     """The loss of each value, from the states before its tokens and after the last.
 
@@ -142,7 +195,7 @@ def value_losses(
     return both.new_zeros(len(states), 2).index_add(0, row_index(states.lengths), both)
 
 
-def next_scores(state_MD: Tensor, predictor: nn.Module, ends: nn.Module) -> Tensor:
+def next_scores(state_MD: Tensor, predictor: Callable[[Tensor], Tensor], ends: nn.Module) -> Tensor:
     """(M, A + 1) log probabilities of the next id, and of the end, of M texts.
 
     Args:

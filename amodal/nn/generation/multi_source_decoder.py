@@ -9,27 +9,35 @@ parallel      q + sum_i A_i(N(q))
 flat          q + A(N(q)), one softmax over the tokens of all sources
 hierarchical  q + A'(N(q), {A_i(N(q))}), a second attention, to what was read from each source
 
+In training, entries of what enters and of what each attention and the MLP add may be dropped.
+
 A source that a row lacks takes no part: it adds nothing, and the second attention does not see it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from amodal.core import POSITION_DIMS, Ragged, unknown
+from amodal.core import POSITION_DIMS, Ragged, name_code, unknown
 from amodal.core.column import spans
 from amodal.core.host import on_host, take
+from amodal.masking.hashing import hash_bits
 from amodal.nn.attention.cross import PaddedAttention, PaddedLayout, join_lists
+from amodal.nn.drop_path import identity
+from amodal.nn.dropout import seeded_dropout
 from amodal.nn.gradient_checkpointing import recomputed
+from amodal.nn.hidden_dropout import Dropout
 from amodal.nn.positions import sincos
 from amodal.objectives.packed import row_index
 
 STRATEGIES = ("serial", "parallel", "flat", "hierarchical")
+_SALT = name_code("decoder dropout")  # other draws than those of the encoder
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values (M, H, L, d) of M texts."""
 
@@ -80,12 +88,20 @@ class MultiSourceDecoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, sources: Sequence[Ragged], content: Ragged) -> Ragged:
+    def forward(
+        self,
+        sources: Sequence[Ragged],
+        content: Ragged,
+        seeds_N: Tensor | None = None,
+        rate: float = 0.0,
+    ) -> Ragged:
         """States before each token, and one after the last.
 
         Args:
             sources: Of each, N lists of tokens (length, width_in), which may be empty.
             content: N lists of what the tokens to be predicted hold.
+            seeds_N: int64, from which dropout is drawn.
+            rate: Of the dropout of the tokens that enter and of what each part of a block adds.
 
         Returns:
             N lists (length + 1, width).
@@ -96,13 +112,15 @@ class MultiSourceDecoder(nn.Module):
         )
         text = join_lists([start, Ragged(self.in_proj(content.flat), content.lengths)])
         number = spans(torch.zeros_like(text.lengths), text.lengths)
-        x_TD = text.flat + position_of(number, text.flat)
+        dropout = token_dropout(seeds_N, text.lengths, number, rate)
+        x_TD = dropout(text.flat + position_of(number, text.flat), 0)
         lists, present_NS = self.project(sources)
         present_TS = take(present_NS, row_index(text.lengths))
         text_layout = PaddedLayout(text.lengths)
         layouts = [PaddedLayout(s.lengths) for s in lists]
-        for block in self.blocks:
-            x_TD = block(x_TD, [s.flat for s in lists], text_layout, layouts, present_TS)
+        for i, block in enumerate(self.blocks):
+            parts = partial(_of_block, dropout, i * (len(sources) + 2))
+            x_TD = block(x_TD, [s.flat for s in lists], text_layout, layouts, present_TS, parts)
         return Ragged(self.norm(x_TD), text.lengths)
 
     def begin(self, sources: Sequence[Ragged]) -> Decoding:
@@ -117,6 +135,28 @@ class MultiSourceDecoder(nn.Module):
         ]
         present_NS = torch.stack([on_host(lambda n: n > 0, s.lengths) for s in lists], 1)
         return [join_lists(lists)] if self.strategy == "flat" else lists, present_NS
+
+
+def _of_block(dropout: Dropout, first: int, x_TD: Tensor, part: int) -> Tensor:
+    return dropout(x_TD, 1 + first + part)
+
+
+def token_dropout(
+    seeds_N: Tensor | None, lengths_N: Tensor, number_T: Tensor, rate: float
+) -> Dropout:
+    """Dropout of tokens of N texts: a draw follows from a text's seed and the number of the token.
+
+    Args:
+        seeds_N: Of the texts, int64; None for no dropout.
+        lengths_N: Of the texts.
+        number_T: Of each token in its text.
+        rate: Probability to drop an entry.
+    """
+    if seeds_N is None or not rate:
+        return identity
+    row_T = row_index(lengths_N)
+    seed_T = hash_bits(seeds_N[row_T.to(seeds_N.device)], _SALT, number_T.to(seeds_N.device))
+    return lambda x_TD, place: seeded_dropout(x_TD, seed_T, rate, place)
 
 
 def position_of(number: Tensor, like: Tensor) -> Tensor:
@@ -211,6 +251,7 @@ class MultiSourceBlock(nn.Module):
         text_layout: PaddedLayout,
         layouts: list[PaddedLayout],
         present_TS: Tensor,
+        dropout: Dropout = identity,
     ) -> Tensor:
         """Tokens of N texts after the block.
 
@@ -219,8 +260,9 @@ class MultiSourceBlock(nn.Module):
             sources: Of each, the tokens of N lists, end to end.
             text_layout, layouts: Of the texts, and of each source.
             present_TS: Bool, which sources the row of each token has.
+            dropout: Of what is added: place 0 by self-attention, 1 by the MLP, then by each source.
         """
-        return recomputed(self.compute, x_TD, sources, text_layout, layouts, present_TS)
+        return recomputed(self.compute, x_TD, sources, text_layout, layouts, present_TS, dropout)
 
     def compute(
         self,
@@ -229,16 +271,18 @@ class MultiSourceBlock(nn.Module):
         text_layout: PaddedLayout,
         layouts: list[PaddedLayout],
         present_TS: Tensor,
+        dropout: Dropout = identity,
     ) -> Tensor:
         """`forward`, without gradient checkpointing."""
         normed = self.norm1(x_TD)
-        x_TD = x_TD + self.self_attention(normed, normed, text_layout, text_layout, causal=True)[0]
+        context = self.self_attention(normed, normed, text_layout, text_layout, causal=True)[0]
+        x_TD = x_TD + dropout(context, 0)
 
         def read(i: int, query: Tensor) -> Tensor:
             mixed: Tensor = self.source_attention[i](query, sources[i], text_layout, layouts[i])[0]
-            return mixed
+            return dropout(mixed, 2 + i)
 
-        return self._rest(x_TD, read, present_TS)
+        return self._rest(x_TD, read, present_TS, dropout)
 
     def step(
         self,
@@ -271,7 +315,11 @@ class MultiSourceBlock(nn.Module):
         return self._rest(x_MD, read, present_MS), (k, v)
 
     def _rest(
-        self, x_TD: Tensor, read: Callable[[int, Tensor], Tensor], present_TS: Tensor
+        self,
+        x_TD: Tensor,
+        read: Callable[[int, Tensor], Tensor],
+        present_TS: Tensor,
+        dropout: Dropout = identity,
     ) -> Tensor:
         """The sources and the MLP. read: (number of a source, queries) -> what they read."""
         # an empty list still gives the bias of `PaddedAttention.out`, which these weights remove
@@ -294,5 +342,5 @@ class MultiSourceBlock(nn.Module):
                 counts = on_host(lambda present: present.sum(1), present_TS)
                 chosen = self.choice_attention(query, key, query_layout, PaddedLayout(counts))[0]
                 x_TD = x_TD + any_T * chosen
-        out: Tensor = x_TD + self.down(self.act(self.up(self.norm3(x_TD))))
+        out: Tensor = x_TD + dropout(self.down(self.act(self.up(self.norm3(x_TD)))), 1)
         return out
