@@ -8,14 +8,16 @@ from typing import Any, cast
 
 import torch
 
-from amodal.core import AmodalWarning
+from amodal.core import AmodalError, AmodalWarning
 from amodal.core.part import Spec
 from amodal.methods.saved import untrained
 from amodal.nn import config as encoder_config
 from amodal.nn.backbones.module import ModuleBackbone
 from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.backbones.pretrained import Backbone
+from amodal.nn.backbones.vit_weights import vit_weights
 from amodal.nn.encoder import Encoder
+from amodal.train.start import load_matching_weights
 
 
 def untrained_encoder(
@@ -36,7 +38,26 @@ def untrained_encoder(
         before = encoder_config.build(config["encoder"])
     for field in filter(before.contextual, before.fields):
         _reset_backbone(before, encoder, field, learnt=config["schedule"]["train_backbones"])
+    if start := config["schedule"].get("init_from"):
+        _load_start(before, str(start))
     return before
+
+
+def _load_start(before: Encoder, start: str) -> None:
+    """Give the encoder the weights of the vision transformer that training began with."""
+    try:
+        vit = vit_weights(start)
+    except AmodalError as error:
+        warnings.warn(
+            f"the weights that this run began with cannot be read ({error}), so the untrained "
+            "encoder is a random one",
+            AmodalWarning,
+            stacklevel=4,
+        )
+        return
+    if vit is not None:
+        fields = vit.fields_of(before.fields, [*filter(before.contextual, before.fields)])
+        load_matching_weights(before, vit.encoder(fields, before.trunk, before.pool_name), start)
 
 
 def _reset_backbone(before: Encoder, trained: Encoder, field: str, *, learnt: bool) -> None:

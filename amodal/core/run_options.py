@@ -26,8 +26,9 @@ class RunOptions:
     Args:
         curate: A page of `amodal.curate`. Super-batches, from which it selects, are 1 / keep times
             as large as batches.
-        init_from: Folder of a run. Of its encoder's weights those are taken whose names and shapes
-            agree.
+        init_from: Folder of a run, or timm:NAME@WEIGHTS of a plain ViT
+            (`amodal.nn.backbones.vit_weights`). Of its encoder's weights those are taken whose
+            names and shapes agree.
         cache_features: See `amodal.train.cache_features`. "" runs the backbones at every step.
         conflict: It costs a few steps and does not change the training.
         logger: Also a callable (step, values) -> None, or a sequence of these and names; None for
@@ -51,7 +52,9 @@ class RunOptions:
         "separate, shared or joint, or transformers:DIR of a pretrained ViLT; by default as in "
         "the method's paper",
     )
-    positions: str | None = _option(None, "position embedding: sincos, learned, rotary or none")
+    positions: str | None = _option(
+        None, "position embedding: sincos, learned, rotary, none, or grid:SIDE of patches"
+    )
     pool: str | None = _option(None, "pooling: mean, cls or attention")
     experts: int | None = _option(
         None, "of every second block of the trunk, 0 for none; by default as in the method's paper"
@@ -80,7 +83,9 @@ class RunOptions:
         "", "online data selection, such as jest; its options: --curate.NAME VALUE"
     )
     init_from: str | Path = _option(
-        "", "start from the weights of this run that fit", metavar="RUN"
+        "",
+        "start from the weights of this run that fit, or of timm:NAME@WEIGHTS, a plain ViT",
+        metavar="RUN",
     )
     cache_features: str = _option(
         "",

@@ -62,6 +62,34 @@ class Learned(nn.Module):
         return torch.lerp(self.table[axis, low], self.table[axis, low + 1], part).sum(-2)
 
 
+class Grid(nn.Module):
+    """A learned table over the plane, as of a vision transformer (Dosovitskiy et al. 2021), with
+    linear interpolation between its entries; order in time by `sincos`, nothing at time 0.
+
+    Args:
+        width: D.
+        side: Rows and columns of the table; coordinates beyond it get the last ones.
+    """
+
+    def __init__(self, width: int, side: int):
+        super().__init__()
+        self.width = width
+        self.table = nn.Parameter(torch.randn(side, side, width) * 0.02)
+
+    def forward(self, position_TP: Tensor) -> Tensor:
+        """(T, P) -> (T, D)."""
+        last = len(self.table) - 1
+        place = position_TP[..., 1:].clamp(0, last)
+        low = place.floor().long().clamp(max=max(last - 1, 0))
+        part = (place - low).unsqueeze(-2)
+        (y, x), (next_y, next_x) = low.unbind(-1), (low + 1).clamp(max=last).unbind(-1)
+        upper = torch.lerp(self.table[y, x], self.table[y, next_x], part[..., 1])
+        lower = torch.lerp(self.table[next_y, x], self.table[next_y, next_x], part[..., 1])
+        time = position_TP * position_TP.new_tensor([1.0] + [0.0] * (POSITION_DIMS - 1))
+        order = sincos(time, self.width) - sincos(torch.zeros_like(time), self.width)
+        return torch.lerp(upper, lower, part[..., 0]) + order
+
+
 class Rotary:
     """Rotates queries and keys by their coordinates (Su et al. 2021): attention sees differences.
 
@@ -96,16 +124,21 @@ class Rotary:
 
 
 KINDS = ("sincos", "learned", "rotary", "none")
+GRID = "grid"
+"""grid:SIDE, a `Grid`."""
 
 
 def additive(kind: str, width: int) -> nn.Module | None:
     """The module that makes embeddings of a kind, which are added to tokens; None for other kinds.
 
     Raises:
-        AmodalError: For a kind that is not in `KINDS`.
+        AmodalError: For a kind that is neither in `KINDS` nor `GRID`:SIDE.
     """
+    grid, _, side = kind.partition(":")
+    if grid == GRID and side.isdecimal() and int(side):
+        return Grid(width, int(side))
     if kind not in KINDS:
-        raise unknown("kind of position", kind, KINDS)
+        raise unknown("kind of position", kind, (*KINDS, f"{GRID}:SIDE"))
     if kind == "sincos":
         return SinCos(width)
     return Learned(width) if kind == "learned" else None

@@ -29,6 +29,7 @@ from amodal.data.loader import Views
 from amodal.methods.saved import SPEC, check_plugins, code_hash, code_of_source, saved, spec_of
 from amodal.nn.adapters.lora import merged
 from amodal.nn.backbones.single_stream import is_model
+from amodal.nn.backbones.vit_weights import vit_weights
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_config, run_dir
@@ -62,7 +63,7 @@ from amodal.train.run_tokens import with_tokens, with_tokens_of, write_tokenizer
 from amodal.train.schedule import stages_of
 from amodal.train.settings import Settings, for_data, read_settings
 from amodal.train.small_networks import notes_of_added, with_small_networks, without_tokens
-from amodal.train.start import load_matching_weights
+from amodal.train.start import encoder_of_vit, load_matching_weights, start_from_vit
 from amodal.train.start import pick_device as pick_device
 
 EXACT = ("micro_batch_size", "gradient_checkpointing", "fsdp")
@@ -120,7 +121,11 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     if is_model(settings.trunk):
         dataset = packaged.match_trunk(dataset, str(settings.trunk))
     dataset = with_tokens(dataset, methods.tokens(method))
-    source: Encoder | None = saved(settings.init_from)[0] if settings.init_from else None
+    vit = vit_weights(settings.init_from)
+    if vit is not None:
+        dataset, settings = start_from_vit(vit, dataset, settings)
+    from_run = bool(settings.init_from) and vit is None
+    source: Encoder | None = saved(settings.init_from)[0] if from_run else None
     if source is not None:
         # the weights are valid only for values that are decoded as they were then
         shared = {f: source.fields.get(f, m) for f, m in dataset.fields.items()}
@@ -135,6 +140,8 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     settings = for_data(method, settings, dataset, len(part))
     added: dict[str, str] = {}
     dataset = with_resolution(dataset, settings.recipe.resolution, backbones)
+    if vit is not None:
+        source = encoder_of_vit(vit, method, dataset, settings)
     if not is_model(settings.trunk):
         settings, added = with_small_networks(method, settings, dataset, len(part), source, out)
     backbones = {**backbones, **added}

@@ -36,7 +36,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backbones": (has_names, "field -> backbone, such as {'image': 'convnet'}"),
     **dict.fromkeys(("options", "curate_options"), (has_names, "a dict of name -> value")),
     "init_backbones": (has_names, "field -> backbone, such as {'image': Net}"),
-    "init_from": (is_path, "the folder of a run"),
+    "init_from": (is_path, "the folder of a run, or timm:NAME@WEIGHTS"),
     "adapt": (has_names, "a dict of name -> value"),
     "only": (_is_selection, "a function (dataset, rows) -> rows"),
 }

@@ -289,10 +289,12 @@ def refuse_backbones(
     }
     if read:
         by = ", ".join(f"{f} by {name}" for f, name in read.items())
+        timm = [name for name in read.values() if name.startswith("timm:vit_")]
+        begin = f", begin with its weights: --init-from {timm[0]}" if timm else ""
         raise AmodalError(
             f"{method} cannot have a backbone for {', '.join(read)} (read {by}): tokens of a "
             f"backbone have seen each other, so {why}. Leave the backbone out (FIELD=tokens, if it "
-            f"is of the run of --init-from), or {instead}."
+            f"is of the run of --init-from){begin}, or {instead}."
         )
 
 
