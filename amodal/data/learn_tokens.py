@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from amodal.data.dataset import Dataset
 from amodal.data.remote import Unreachable
 from amodal.modalities import Modality, Raw
 from amodal.modalities.shared.learnt import LearnsTokens
-from amodal.modalities.text import Text
 
 Decide = Callable[[], str]
 
@@ -77,7 +76,7 @@ def _groups(dataset: Dataset, shared: bool) -> list[list[str]]:
 def _of_one_patch(fields: Mapping[str, Modality]) -> dict[str, Modality]:
     """Texts of bytes with as many bytes a token as the shortest has, and room for as many bytes as
     before."""
-    texts = {name: m for name, m in fields.items() if isinstance(m, Text)}
+    texts: dict[str, Any] = {name: m for name, m in fields.items() if m.takes_prompts}
     patch = min((m.patch for m in texts.values()), default=1)
     return {
         name: replace(m, patch=patch, max_length=-(-m.max_length * m.patch // patch))

@@ -275,7 +275,7 @@ class ComposedRetrieval(Protocol):
                 f"fewer than {MIN_RECORDS} of the {len(test)} test records have a reference "
                 f"({' or '.join(references)}), {options.change!r} and {options.target!r}"
             )
-        spec = {**vars(options), "text": text, "target_field": field, "space": "aligned"}
+        spec = {**vars(options), "text_field": text, "target_field": field, "space": "aligned"}
         spec |= {"recall_at": list(options.recall_at), "test": len(test)}
         if unread := len(change.bad) + len(target.bad):
             spec["note"] = f"{unread:,} changes or targets could not be read and are left out"
