@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as spawn
 
 from amodal import data, methods
 from amodal.core import Batch, Column, Recipe
@@ -21,6 +20,7 @@ from amodal.train.collapse_monitor import CollapseMonitor
 from amodal.train.loop import train
 from amodal.train.step import gradients, total
 from tests.methods.bench import FIELDS, REFUSED, batch, exact, fields, method, raw
+from tests.processes import run_ranks
 
 NAMES = (
     os.environ.get("AMODAL_ONLY", "").split(",")
@@ -135,7 +135,7 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_give_the_gradient_of_one(tmp_path):
-    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
     for name in NAMES:
         alone = exact(method(name))

@@ -277,7 +277,9 @@ def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, two_processes, 
     weights of one."""
     method, settings, _ = RUNS[name]
     pretrain(method, folder, tmp_path / "one", steps=6, **QUICK, **settings)
-    one, two = (load_file(f / "model.safetensors") for f in (tmp_path / "one", two_processes / name))
+    one, two = (
+        load_file(f / "model.safetensors") for f in (tmp_path / "one", two_processes / name)
+    )
     for name in one:
         torch.testing.assert_close(
             one[name], two[name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
