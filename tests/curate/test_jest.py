@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as spawn
 import torch.nn.functional as F
 
 from amodal import curate, methods
@@ -16,6 +15,7 @@ from amodal.nn.encoder import Encoder
 from amodal.train import distributed
 from tests.methods.bench import batch as make_batch
 from tests.methods.bench import fields
+from tests.processes import run_ranks
 
 
 def vectors(n, seed, width=6):
@@ -161,7 +161,7 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_choose_what_one_chooses(tmp_path):
-    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, tmp_path)
     keys = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert sum(map(list, keys), []) == list(selection(super_batch())[0].keys)
     assert set(keys[0]) <= set(super_batch().keys[:12])

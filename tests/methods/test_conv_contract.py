@@ -5,7 +5,6 @@ import copy
 
 import pytest
 import torch
-import torch.multiprocessing as spawn
 
 from amodal import methods
 from amodal.core import AmodalError
@@ -22,6 +21,7 @@ from tests.methods.test_contract import (
     share_of,
     without_late_words,
 )
+from tests.processes import run_ranks
 
 LOCKED = {
     "ape": "a few-shot head of a frozen encoder",
@@ -158,7 +158,7 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_give_gradient_and_statistics_of_one(tmp_path):
-    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
     for name in NAMES:
         alone = exact(conv(name))

@@ -62,7 +62,7 @@ LEFT_OUT = {  # by torch's own counter
 )
 def test_flops_and_memory_are_those_of_the_real_step(name, micro, recompute):
     real, counted = made(name), weightless(lambda: made(name))
-    b = records(real, 20)
+    b = records(real, 15)
 
     def step():
         with recomputation(recompute):
@@ -75,12 +75,11 @@ def test_flops_and_memory_are_those_of_the_real_step(name, micro, recompute):
         precision=torch.autocast("cpu", enabled=False),
     )
     found = count(counted, b, **how)
-    step()
-    real.zero_grad(set_to_none=True)
-    measured = peak_mib(step) * 2**20
-    assert found.peak == pytest.approx(measured, rel=0.03)
     with FlopCounterMode(display=False, custom_mapping=LEFT_OUT) as seen:
         step()
+    real.zero_grad(set_to_none=True)
+    measured = peak_mib(step) * 2**20  # of a second step: the first fills caches
+    assert found.peak == pytest.approx(measured, rel=0.03)
     assert found.flops == pytest.approx(seen.get_total_flops(), rel=1e-6)
 
 

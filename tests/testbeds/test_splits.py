@@ -1,5 +1,7 @@
 """Splits are those of the lock, divide no group, and leave every task something to measure."""
 
+from functools import cache
+
 import pytest
 import testbeds
 from testbeds import splits
@@ -12,6 +14,7 @@ GROUPS = {"watch": "subject", "speech": "stamp"}
 """Testbed -> the label that must not be divided, beside `split_by` of its dataset.toml."""
 
 
+@cache
 def opened(name):
     bed = testbeds.testbed(name)
     if not bed.is_here:

@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-import torch.multiprocessing as spawn
 
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.train import distributed
 from amodal.train.pretrain import pretrain
 from amodal.train.step import gradients
 from tests.methods.bench import batch, method
+from tests.processes import run_ranks
 
 QUICK = dict(size="nano", batch=16, seed=1, progress=False, checkpoint_every=4)
 
@@ -83,6 +83,6 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_give_the_same_to_the_bit_with_whole_and_with_sharded_weights(tmp_path):
-    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, tmp_path)
     for rank in range(2):
         assert torch.load(tmp_path / f"rank{rank}.pt") == []

@@ -5,13 +5,13 @@ import weakref
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as spawn
 from torch import nn
 
 from amodal.train import distributed
 from amodal.train.gradient_sync import IN_FLIGHT, GradientSync, numbers_in_flight
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
+from tests.processes import run_ranks
 
 
 def network():
@@ -131,7 +131,7 @@ def test_gradients_of_two_ranks_are_those_of_one(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         (tmp_path / "port").write_text(str(s.getsockname()[1]), encoding="utf-8")
-    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, tmp_path)
     m = exact(method("clip"))
     gradients(m, exact(batch(("plain",), size=12)))
     for micro in (None, 2):

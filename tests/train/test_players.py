@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-import torch.multiprocessing as spawn
 from torch import nn
 from torch.nn.functional import softplus
 
@@ -18,6 +17,7 @@ from amodal.train.loop import train
 from amodal.train.players import Players
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields
+from tests.processes import run_ranks
 
 FIELDS = ("words", "facts")
 
@@ -112,7 +112,7 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_ranks_are_the_whole_batch(tmp_path):
-    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, tmp_path)
     m = exact(Game())
     seen = collected(m, exact(batch(("plain",), sources=FIELDS)))
     terms = gradients(m, seen, players=players(m))

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as spawn
 
 from amodal import data
 from amodal.core import AmodalError, Batch, Recipe
@@ -21,6 +20,7 @@ from amodal.train.precision import context
 from amodal.train.schedule import Stages
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields
+from tests.processes import run_ranks
 
 RECORDS = 24
 
@@ -303,7 +303,7 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_what_the_first_process_sees_holds_for_all(tmp_path):
-    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, tmp_path)
     (mean, groups), (its_mean, its_groups) = (
         torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
     )
