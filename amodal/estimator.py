@@ -198,10 +198,10 @@ class Embedder:
         from amodal.data.schema import Schema
 
         if not isinstance(X, Mapping):
-            dataset = records.open(X)
-            present = {
-                name: f.modality for name, f in self.schema_.items() if name in dataset.fields
-            }
+            fitted = {name: field.modality for name, field in self.schema_.items()}
+            dataset = records.open(X, expected=fitted)
+            missing = dataset.missing_fields(fitted)
+            present = {name: fitted[name] for name in fitted if name not in missing}
             if not present:
                 raise self._no_field(dataset.fields)
             return dataset.with_fields(present)

@@ -251,7 +251,7 @@ class Dataset(ItemsMixin):
             if (
                 old is None
                 and name not in self.reader.columns
-                and not _cells_of_table(modality, self.reader)
+                and not is_read_from_cells(modality, self.reader)
             ):
                 raise unknown(
                     f"field of {self.name!r}",
@@ -271,7 +271,7 @@ class Dataset(ItemsMixin):
             for name, modality in modalities.items()
             if name not in self.schema.fields
             and name not in columns
-            and not _cells_of_table(modality, self.reader)
+            and not is_read_from_cells(modality, self.reader)
         ]
 
     def renamed_fields(self, modalities: Mapping[str, Modality]) -> dict[str, str]:
@@ -361,7 +361,7 @@ def _columns(name: str, field: Field, reader: Reader) -> str | tuple[str, ...]:
     return columns
 
 
-def _cells_of_table(modality: Modality, reader: Reader) -> bool:
+def is_read_from_cells(modality: Modality, reader: Reader) -> bool:
     """Whether a modality is read from a column for each cell, and the reader has them all."""
     columns = columns_of(modality)
     return bool(columns) and all(column in reader.columns for column in columns)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data import infer_schema, readers, schema
-from amodal.data.dataset import Dataset
+from amodal.data.dataset import Dataset, is_read_from_cells
 from amodal.data.infer_schema import ColumnGuess
 from amodal.data.locate import locate
 from amodal.data.measure import SAMPLES, complete_fields, evenly_spaced, samples
@@ -45,17 +46,20 @@ Delete a parameter of a field to have it measured anew."""
 """The comment at the top of dataset.toml."""
 
 
-def infer(path: str | Path | Remote, *, name: str = "") -> Dataset:
+def infer(
+    path: str | Path | Remote, *, name: str = "", expected: Mapping[str, Modality] | None = None
+) -> Dataset:
     """Open the records in a folder or file with a guessed schema.
 
     Args:
         path: of the data.
         name: of the dataset, in place of the path's.
+        expected: field -> modality, taken from columns of these names where none is a field.
 
     Raises:
         AmodalError: there is nothing that can be read.
     """
-    return _infer(as_path(path), name)[0]
+    return _infer(as_path(path), name, expected)[0]
 
 
 def init(path: str | Path, *, force: bool = False) -> Report:
@@ -102,6 +106,7 @@ def infer_arrays(
     *,
     name: str = "",
     fields: Mapping[str, str | Modality] | None = None,
+    expected: Mapping[str, Modality] | None = None,
 ) -> Dataset:
     """Open values in memory.
 
@@ -109,11 +114,13 @@ def infer_arrays(
         columns: name -> N values.
         name: of the dataset.
         fields: column -> modality that shall not be guessed.
+        expected: field -> modality, taken from columns of these names where none is a field.
 
     Raises:
         AmodalError: the columns differ in length, or none is a field.
     """
-    return infer_reader(lambda key: readers.Arrays(columns, key), name=name, fields=fields)
+    make = partial(readers.Arrays, columns)
+    return infer_reader(make, name=name, fields=fields, expected=expected)
 
 
 def infer_reader(
@@ -121,6 +128,7 @@ def infer_reader(
     *,
     name: str = "",
     fields: Mapping[str, str | Modality] | None = None,
+    expected: Mapping[str, Modality] | None = None,
 ) -> Dataset:
     """Open what a reader reads.
 
@@ -128,6 +136,7 @@ def infer_reader(
         make: name of the key column, "" for none -> reader.
         name: of the dataset.
         fields: column -> modality that shall not be guessed.
+        expected: field -> modality, taken from columns of these names where none is a field.
 
     Raises:
         AmodalError: none of the columns is a field.
@@ -136,10 +145,12 @@ def infer_reader(
     guesses = _guess(reader)
     key = next((column for column, guess in guesses.items() if guess.role == "key"), "")
     reader = make(key) if key else reader
-    return _assemble(reader, guesses, Schema({}, name=name), None, fields or {})
+    return _assemble(reader, guesses, Schema({}, name=name), None, fields or {}, expected)
 
 
-def _infer(path: AnyPath, name: str = "") -> tuple[Dataset, dict[str, ColumnGuess]]:
+def _infer(
+    path: AnyPath, name: str = "", expected: Mapping[str, Modality] | None = None
+) -> tuple[Dataset, dict[str, ColumnGuess]]:
     root, records = locate(readers.exists(path))
     paths = readers.find(root, records)
     reader = readers.open_records(paths, None, infer_schema.suffix_modalities())
@@ -148,7 +159,7 @@ def _infer(path: AnyPath, name: str = "") -> tuple[Dataset, dict[str, ColumnGues
     if key:
         reader = readers.open_records(paths, None, infer_schema.suffix_modalities(), key)
     base = Schema({}, records=records, name=name or path.resolve().stem, key=key)
-    return _assemble(reader, guesses, base, path, {}), guesses
+    return _assemble(reader, guesses, base, path, {}, expected), guesses
 
 
 def _guess(reader: Reader) -> dict[str, ColumnGuess]:
@@ -230,6 +241,7 @@ def _assemble(
     base: Schema,
     path: AnyPath | None,
     chosen: Mapping[str, str | Modality],
+    expected: Mapping[str, Modality] | None,
 ) -> Dataset:
     """The dataset whose schema follows from the guesses, measured."""
     for column in chosen:
@@ -256,19 +268,36 @@ def _assemble(
         names = (modalities.name_of(row), "cells", "numbers")
         name = next(n for n in names if n not in fields and n not in reader.columns)
         fields[name] = Field(row, declared=("columns",))
+    fields = fields or _expected_fields(reader, expected or {})
     if not fields:
         raise AmodalError(
             "no usable field: nothing here is a kind of data that can be learnt from.\n"
             + _reasons(guesses)
         )
+    used = {*chosen, *(field.column or name for name, field in fields.items())}
     labels = {
         column: Label(guess.kind, guess.unit)
         for column, guess in guesses.items()
-        if guess.role == "label" and column not in chosen
+        if guess.role == "label" and column not in used
     }
     split = next((column for column, guess in guesses.items() if guess.role == "split"), "")
     schema = replace(base, fields=fields, labels=labels, split=split)
     return complete_fields(Dataset(reader, schema, path))
+
+
+def _expected_fields(reader: Reader, expected: Mapping[str, Modality]) -> dict[str, Field]:
+    """The fields of a run that the columns can be, by their names."""
+    names = {name: column for column, name in _field_names(reader.columns).items()}
+    fields = {
+        name: Field(modality, names[name] if names[name] != name else "")
+        for name, modality in expected.items()
+        if name in names
+    }
+    return fields | {
+        name: Field(modality)
+        for name, modality in expected.items()
+        if name not in fields and is_read_from_cells(modality, reader)
+    }
 
 
 def _field(reader: Reader, column: str, guess: ColumnGuess, name: str) -> Field:

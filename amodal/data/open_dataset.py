@@ -34,6 +34,7 @@ def open_dataset(
     name: str = "",
     fields: Mapping[str, str | Modality] | None = None,
     limit: int | None = None,
+    expected: Mapping[str, Modality] | None = None,
 ) -> Dataset:
     """Open a dataset.
 
@@ -56,6 +57,8 @@ def open_dataset(
         fields: of what is in memory, column -> modality (a name, or an object) that shall not be
             guessed.
         limit: of a stream, records that are read at most.
+        expected: field -> modality that a run reads. Where no column is guessed to be a field,
+            those of these names are: a few texts of one word would pass for labels or keys.
 
     Raises:
         AmodalError: nothing is there (with the nearest names), nothing can be read, or there is a
@@ -67,11 +70,11 @@ def open_dataset(
     if not isinstance(source, str | bytes | os.PathLike | Remote):
         if (make := rows_of(source, limit)) is not None:
             check_type("fields", fields or {}, has_names, "a dict of column -> modality")
-            return infer_reader(make, name=name or "rows", fields=fields)
+            return infer_reader(make, name=name or "rows", fields=fields, expected=expected)
     if isinstance(source, Mapping):
         check_type("data in memory", source, has_names, "a dict of name -> values")
         check_type("fields", fields or {}, has_names, "a dict of column -> modality")
-        return infer_arrays(source, name=name, fields=fields)
+        return infer_arrays(source, name=name, fields=fields, expected=expected)
     if not isinstance(source, str | os.PathLike | Remote):
         raise AmodalError(
             "data is a path, an address, the name of a set, a dict of name -> values, a data "
@@ -90,7 +93,7 @@ def open_dataset(
     if isinstance(path, Path) and is_subset(path):
         return _subset(path, name)
     declared = _toml(path)
-    return from_toml(declared, name=name) if declared else infer(path, name=name)
+    return from_toml(declared, name=name) if declared else infer(path, name=name, expected=expected)
 
 
 def _unwrapped(source: Any) -> Any:

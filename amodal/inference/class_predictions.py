@@ -234,7 +234,7 @@ def classify(
 
 def readable(model: Model, data: Any, named: NamedClasses) -> Dataset:
     """The data with the fields of the model, of which it needs to have one that is compared."""
-    dataset = records.open(data)
+    dataset = records.open(data, expected=model.fields)
     missing = dataset.missing_fields(model.fields)
     if not set(named.sources) - set(missing):
         raise _nothing(dataset, named)
@@ -295,7 +295,7 @@ def write_classes(
     Raises:
         AmodalError: For another kind of file, and see `classify`.
     """
-    out, dataset = check_file(out), records.open(data)
+    out, dataset = check_file(out), records.open(data, expected=model.fields)
     with Bar("predict", len(dataset.split(part) if part else dataset)) as bar:
         found = classify(
             model, dataset, part=part, progress=lambda n: bar.step("records", by=n), **options

@@ -22,7 +22,7 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
     Raises:
         AmodalError: If it lacks all of them, or has one under another name.
     """
-    dataset = records.open(data)
+    dataset = records.open(data, expected=fields)
     missing = dataset.missing_fields(fields)
     renamed = dataset.renamed_fields(fields)
     if renamed:

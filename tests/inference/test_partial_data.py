@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -94,3 +95,45 @@ def test_series_of_another_rate_or_unit_are_read_with_a_warning(other, message, 
     assert read_partial(data, {"wave": trained}).fields["wave"] == trained
     warned = [str(w.message) for w in recwarn if w.category is AmodalWarning]
     assert len(warned) == bool(message) and all(message in w and "as they are" in w for w in warned)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["red thing"] * 40, ["red", "blue"] * 20, [f"red{i}" for i in range(40)]],
+    ids=["one text", "a label", "a key"],
+)
+def test_a_column_of_the_run_is_read_whatever_it_would_pass_for_alone(run, tmp_path, texts):
+    wave = np.random.default_rng(0).normal(size=(40, 32, 2)).astype(np.float32)
+    expected = run.encode({"caption": texts, "wave": wave}, field="caption")
+    table = tmp_path / "one.csv"
+    table.write_text("\n".join(["caption", *texts]), encoding="utf-8")
+    for data in ({"caption": texts}, [{"caption": text} for text in texts], table):
+        with pytest.warns(AmodalWarning, match="has no wave and no motion"):
+            embedded = run.embed(data)
+        vectors = embedded.aligned["caption"].values
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+        assert not run.read(data).labels
+
+
+def test_a_row_of_the_run_is_read_where_its_cells_hardly_differ(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"a": float(a), "b": float(b), "note": f"a thing of number {i} {a:.2f}"}
+        for i, (a, b) in enumerate(rng.normal(size=(60, 2)))
+    ]
+    model = amodal.pretrain("clip", rows, tmp_path / "run", size="nano", steps=2, batch_size=16)
+    expected = model.encode(rows, field="table")
+    with pytest.warns(AmodalWarning, match="has no note"):
+        vectors = model.encode([{"a": rows[3]["a"], "b": rows[3]["b"]}] * 3)
+    np.testing.assert_allclose(model.similarity(vectors, expected[3:4]), 1, atol=1e-5)
+
+
+def test_an_embedder_reads_a_field_that_would_pass_for_a_label():
+    frame = pd.DataFrame(records(60, ["caption"]) | {"n": np.random.default_rng(0).normal(size=60)})
+    fitted = amodal.Embedder("clip", size="nano", steps=2, batch_size=16).fit(frame)
+    few = pd.DataFrame({"caption": ["red", "blue"] * 20, "n": np.arange(40) / 7})
+    both = fitted.transform(few)
+    alone = fitted.transform(few[["n"]])
+    words = fitted.transform(few[["caption"]])
+    assert not np.isnan(words).any()
+    assert not np.allclose(both, alone, atol=1e-3)
