@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -15,7 +17,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
+from amodal.core.argument_types import check_type, is_whole, is_word
 from amodal.data import Dataset
+from amodal.errors import AmodalWarning
 from amodal.inference.embed import embed_records, embed_values
 from amodal.inference.query import field_for
 from amodal.modalities import name_of
@@ -68,10 +72,12 @@ class EncodeMixin:
             for a record without a readable value.
 
         Raises:
-            AmodalError: It is not clear which field is meant, or a value cannot be read.
+            AmodalError: It is not clear which field is meant, or a value is missing or cannot be
+                read.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not is_whole(batch_size) or batch_size < 1:
             raise AmodalError(f"batch_size is a whole number, at least 1, not {batch_size!r}")
+        check_type("field", field or "", is_word, "the name of one field")
         if _are_records(values):
             vectors = self._encode_records(values, field, batch_size, show_progress_bar)
             single = False
@@ -158,6 +164,11 @@ class EncodeMixin:
         self, values: Sequence[Any], field: str | None, batch_size: int, shown: bool
     ) -> Tensor:
         name = field_for(self.encoder, field or self._field_of(values))
+        if missing := [i for i, value in enumerate(values) if _is_missing(value)]:
+            raise AmodalError(
+                f"value {missing[0]} of {len(values)} is missing: leave it out, or give records, "
+                f"which may lack values, as in encode({{{name!r}: values}})"
+            )
         done = []
         with Bar("encode", len(values), shown=shown) as bar:
             for start in range(0, len(values), batch_size):
@@ -166,14 +177,33 @@ class EncodeMixin:
                 bar.step("values", by=len(part))
         return torch.cat(done)
 
+    def _fields_of_files(self, values: Sequence[Any]) -> list[str]:
+        """The fields that read files with such endings; none where the values are no names."""
+        if not values or not all(isinstance(v, (str, os.PathLike)) for v in values):
+            return []
+        endings = {Path(v).suffix.lower() for v in values}
+        fields = self.encoder.fields.items()
+        return [n for n, modality in fields if "" not in endings and endings <= modality.suffixes]
+
     def _field_of(self, values: Sequence[Any]) -> str:
         """The field that values are of, by what they are."""
+        values = [value for value in values if not _is_missing(value)]
         fields = {name: name_of(modality) for name, modality in self.encoder.fields.items()}
         if len(fields) == 1:
             return next(iter(fields))
         kind = ""
+        named = self._fields_of_files(values)
         if all(isinstance(v, str) for v in values):
             kind = "text"
+            if named and all(os.path.isfile(v) for v in values):
+                warnings.warn(
+                    f"these texts are names of files, such as {values[0]!r}, and are embedded as "
+                    f"words; for what the files hold: encode(values, field={named[0]!r})",
+                    AmodalWarning,
+                    stacklevel=4,
+                )
+        elif len(named) == 1 and all(isinstance(v, os.PathLike) for v in values):
+            return named[0]
         elif all(isinstance(v, Picture.Image) for v in values):
             kind = "image"
         if list(fields.values()).count(kind) == 1:
@@ -184,6 +214,11 @@ class EncodeMixin:
             f"field={next(iter(fields))!r}); this model reads {listed}. Records of more than "
             "one field are a list of dicts or a data frame."
         )
+
+
+def _is_missing(value: Any) -> bool:
+    """None, or the NaN that pandas has for a missing text."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _are_records(values: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, has_names
 
 Where = Mapping[str, object] | Callable[[dict[str, np.ndarray]], np.ndarray]
 """label -> what it must be, or a function of the labels (name -> (N,) array) that gives (N,) bool.
@@ -57,6 +58,7 @@ def allowed(where: Where, labels: Labels, count: int) -> np.ndarray:
                 f"{mask.dtype}"
             )
         return mask
+    check_type("where", where, has_names, "a dict of label -> value, or a function")
     mask = np.ones(count, dtype=bool)
     for name, wanted in where.items():
         if name not in labels:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from numbers import Real
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from rich.table import Table
@@ -15,6 +17,7 @@ from torch.nn.functional import normalize
 
 from amodal.console import stderr
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, has_names, is_list_of_words, is_whole
 from amodal.data import Dataset
 from amodal.evaluate.contact_sheet import Card, card, sheet
 from amodal.inference.compose import change_field, compose
@@ -67,11 +70,18 @@ def search(
     Raises:
         AmodalError: For unknown names, and values that cannot be read.
     """
+    check_type("k", k, is_whole, "a whole number")
+    check_type("fields", fields or (), is_list_of_words, "a list of names, such as ['image']")
+    check_type("like", like, is_list_of_words, "a list of names of records")
+    check_type("weights", weights or {}, _has_weights, "a dict of part -> finite number")
     query = {**query, **{f"{LIKE}{key}": _recorded(index, key) for key in like}}
     if not query:
         raise AmodalError(
             f"a query needs something to look for; this encoder takes {', '.join(encoder.fields)}"
         )
+    for name, value in query.items():
+        if isinstance(value, (list, tuple)) and not value:
+            raise AmodalError(f"the part {name!r} of the query is empty")
     for name in weights or {}:
         if name not in query:
             raise unknown("part of this query", name, query, "It has a weight.")
@@ -99,6 +109,12 @@ def search(
         for key, score, source, labels, part in matches
         if key not in like
     ][:k]
+
+
+def _has_weights(value: Any) -> bool:
+    return has_names(value) and all(
+        isinstance(weight, Real) and math.isfinite(weight) for weight in value.values()
+    )
 
 
 def _recorded(index: Engine, key: str) -> Tensor:

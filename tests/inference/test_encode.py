@@ -1,5 +1,7 @@
 """Vectors of values in memory."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import torch
 from PIL import Image as Picture
 
 import amodal
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 
 COLOURS = ("red", "green", "blue")
 
@@ -94,6 +96,10 @@ def test_similarity_is_the_cosine(model):
     [
         (lambda m: m.encode([3, "a"]), r"say which field .* reads photo \(image\), words \(text\)"),
         (lambda m: m.encode([]), "no values to embed"),
+        (lambda m: m.encode("a", field=["words"]), "field must be the name of one field"),
+        (lambda m: m.encode(["a", None]), r"value 1 of 2 is missing: leave it out, or give rec"),
+        (lambda m: m.encode(pd.Series(["a", np.nan])), "value 1 of 2 is missing"),
+        (lambda m: m.save(None), "path must be a folder; it is NoneType"),
         (lambda m: m.encode("a", field="wrods"), "Did you mean words"),
         (lambda m: m.encode("a", batch_size=0), "batch_size is a whole number, at least 1, not 0"),
         (lambda m: m.encode([b"no picture"], field="photo"), "cannot read"),
@@ -104,6 +110,36 @@ def test_similarity_is_the_cosine(model):
 def test_what_is_meant_must_be_clear(model, call, message):
     with pytest.raises(AmodalError, match=message):
         call(model)
+
+
+def test_names_of_files_are_not_taken_for_words_without_a_word(model, tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for i, file in enumerate(files):
+        picture(i).save(file)
+    names = [str(file) for file in files]
+    with pytest.warns(AmodalWarning, match="names of files, .* encode.values, field='photo'"):
+        words = model.encode(names)
+    np.testing.assert_allclose(words, model.encode(names, field="words"), atol=1e-6)
+    pictures = model.encode(names, field="photo")
+    np.testing.assert_allclose(model.encode(files), pictures, atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode(["no file.png", "a red square"])
+
+
+def test_pictures_whose_file_is_closed_or_damaged_are_said(model, tmp_path):
+    file = tmp_path / "a.png"
+    Picture.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8)).save(file)
+    closed = Picture.open(file)
+    closed.close()
+    file.write_bytes(file.read_bytes()[:9000])
+    for wrong in (closed, Picture.open(file)):
+        with pytest.raises(AmodalError, match="the picture that Pillow opened cannot be read"):
+            model.encode([wrong], field="photo")
+
+
+def test_sizes_of_batches_may_be_of_numpy(model):
+    assert model.encode(["a", "b"], batch_size=np.int64(1)).shape[0] == 2
 
 
 def test_records_and_a_field_are_the_vectors_of_that_field(model, embedded):

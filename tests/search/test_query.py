@@ -68,6 +68,29 @@ def test_a_record_of_the_index_is_a_part_of_a_query_and_is_not_found(made):
         search(index, encoder, {}, like=["nobody"])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": "3"}, "k must be a whole number; it is '3'"),
+        ({"fields": "image"}, "fields must be a list of names, such as .* it is 'image'"),
+        ({"like": "red/000"}, "like must be a list of names of records; it is 'red/000'"),
+        ({"where": "folder"}, "where must be a dict of label -> value, or a function"),
+        ({"weights": {"text": float("nan")}}, "weights must be a dict of part -> finite number"),
+        ({"weights": 2}, "weights must be a dict of part -> finite number; it is 2"),
+    ],
+)
+def test_options_of_another_type_are_said(made, options, message):
+    _, encoder, index, _, _ = made
+    with pytest.raises(AmodalError, match=message):
+        search(index, encoder, {"text": "a red picture"}, **options)
+
+
+def test_a_part_without_values_is_said(made):
+    _, encoder, index, _, _ = made
+    with pytest.raises(AmodalError, match="the part 'text' of the query is empty"):
+        search(index, encoder, {"text": []})
+
+
 def test_filters_are_labels_of_the_records(made):
     records, encoder, index, image, text = made
     label = next(iter(records.labels))

@@ -60,7 +60,11 @@ def read(raw: Raw, target_size: int = 0) -> Picture:
             return _normalise_picture(_open(data, target_size))
         raw = load_numpy(data)
     if isinstance(raw, Pillow.Image):
-        return _normalise_picture(raw)
+        try:
+            raw.load()  # its file is read only now
+            return _normalise_picture(raw)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadValue(f"the picture that Pillow opened cannot be read: {error}") from error
     if isinstance(raw, (np.ndarray, list, tuple)):
         return _from_array(raw)
     raise BadValue(f"a {type(raw).__name__} is not a picture: expected a path, bytes or an array")
