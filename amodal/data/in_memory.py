@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from amodal.core import AmodalError
 from amodal.data.readers import Reader
@@ -44,7 +44,10 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
     if isinstance(source, Mapping):
         if source and all(_is_huggingface(one) for one in source.values()):
             return _huggingface(source)
+        if source and all(_is_stream(one) for one in source.values()):
+            return _streams(source, limit)
         return None
+    _check_records(source)
     if (table := _arrow(source)) is not None:
         _check_names(table.column_names)
         return _reader([Held(table)], lists_as_arrays=True)
@@ -82,6 +85,29 @@ def _is_huggingface(source: Any) -> bool:
     return library is not None and isinstance(source, library.Dataset)
 
 
+def _is_stream(source: Any) -> bool:
+    """Whether it is a streaming dataset of Hugging Face."""
+    library = sys.modules.get("datasets")
+    return library is not None and isinstance(source, library.IterableDataset)
+
+
+def _streams(splits: Mapping[str, Any], limit: int | None) -> MakeReader:
+    """Streaming datasets one after the other, up to `limit` records of each."""
+    parts = [lists(one, limit=limit) for one in splits.values()]
+    names = [str(name) for part, name in zip(parts, splits) for _ in range(part.rows)]
+    return _reader(parts, {SPLIT: names})
+
+
+def _check_records(source: Any) -> None:
+    """Raise AmodalError for what would pass for records and holds none."""
+    if isinstance(source, DataLoader):
+        raise AmodalError("a DataLoader gives batches; give the dataset in it: loader.dataset")
+    if hasattr(source, "collect") and hasattr(source, "collect_schema"):
+        raise AmodalError("a lazy frame of polars has no rows yet; give frame.collect()")
+    if hasattr(source, "toarray") and hasattr(source, "nnz"):
+        raise AmodalError("a sparse matrix of scipy is not read; give matrix.toarray()")
+
+
 def _huggingface(splits: Mapping[str, Any]) -> MakeReader:
     """Datasets of Hugging Face one after the other, pictures and sound as they are stored."""
     parts = [Held(_with_names(one)) for one in splits.values()]
@@ -106,7 +132,9 @@ def _with_names(one: Any) -> pa.Table:
 
 def _arrow(source: Any) -> pa.Table | None:
     """An Arrow table, None for what cannot be one."""
-    for name in ("to_arrow", "to_arrow_table"):
+    if isinstance(source, (pa.Array, pa.ChunkedArray)):
+        return pa.table({"x": source})
+    for name in ("to_arrow", "to_arrow_table", "to_table"):  # the last: a dataset of pyarrow
         if callable(make := getattr(source, name, None)):
             source = make()
             break

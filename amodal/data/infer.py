@@ -3,7 +3,7 @@ measure the fields."""
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from amodal import modalities
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 from amodal.data import infer_schema, readers, schema
 from amodal.data.dataset import Dataset, is_read_from_cells
-from amodal.data.infer_schema import ColumnGuess
+from amodal.data.field_names import field_names
+from amodal.data.infer_schema import UNREAD, ColumnGuess
 from amodal.data.locate import locate
 from amodal.data.measure import SAMPLES, complete_fields, evenly_spaced, samples
 from amodal.data.readers import Reader
@@ -25,21 +26,6 @@ from amodal.data.report import Report, groups_of
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import Modality
 
-RESERVED = frozenset(
-    """fused T_destination add_module apply bfloat16 buffers call_super_init children clear compile
-    copy cpu cuda double dump_patches eval extra_repr float forward fromkeys get get_buffer
-    get_extra_state get_parameter get_submodule half ipu items keys load_state_dict modules
-    mtia named_buffers named_children named_modules named_parameters parameters pop popitem
-    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
-    register_full_backward_hook register_full_backward_pre_hook
-    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
-    register_parameter register_state_dict_post_hook register_state_dict_pre_hook
-    requires_grad_ set_extra_state set_submodule setdefault share_memory smart_apply
-    state_dict to to_empty train training type update values xpu zero_grad""".split()
-)
-"""Names that no field can have: the encoder holds a module for each field under its name, and these
-are attributes of torch's modules (one by transformers). Names that begin with _ are reserved too.
-"""
 HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
 [fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; columns may be moved.
 Delete a parameter of a field to have it measured anew."""
@@ -232,7 +218,14 @@ def _some_cells(reader: Reader, column: str) -> list[Cell]:
     # Readers of tables turn lists into arrays for speed. An array would pass for a picture here.
     turned = reader.lists_as_arrays
     cells = [cell.tolist() if turned and isinstance(cell, np.ndarray) else cell for cell in cells]
-    return [cell for cell in cells if cell is not None and not (isinstance(cell, str) and not cell)]
+    return [cell for cell in cells if not _is_empty(cell)]
+
+
+def _is_empty(cell: Cell) -> bool:
+    """Whether there is nothing in a cell: no text, an empty list, an array without a number."""
+    if isinstance(cell, np.ndarray):
+        return not cell.size or (cell.dtype.kind == "f" and bool(np.isnan(cell).all()))
+    return cell is None or (isinstance(cell, (str, list, tuple, dict)) and not cell)
 
 
 def _assemble(
@@ -246,20 +239,23 @@ def _assemble(
     """The dataset whose schema follows from the guesses, measured."""
     for column in chosen:
         reader.check(column)
+    if "" in guesses:
+        raise AmodalError("a column has no name; give it one")
+    _warn_of_unread(guesses, chosen)
     fields: dict[str, Field] = {}
-    field_names = _field_names(
+    names_of = field_names(
         [column for column, guess in guesses.items() if column in chosen or guess.role == "field"]
     )
     for column, guess in guesses.items():
         if column in chosen:
-            kind, name = chosen[column], field_names[column]
+            kind, name = chosen[column], names_of[column]
             other = column if name != column else ""
             if not isinstance(kind, Modality):
                 fields[name] = Field(modalities.make(kind), other, declared=())
             else:
                 fields[name] = Field(kind, other)
         elif guess.role == "field":
-            fields[field_names[column]] = _field(reader, column, guess, field_names[column])
+            fields[names_of[column]] = _field(reader, column, guess, names_of[column])
     cells = [
         column for column, guess in guesses.items() if guess.role == "cell" and column not in chosen
     ]
@@ -285,9 +281,18 @@ def _assemble(
     return complete_fields(Dataset(reader, schema, path))
 
 
+def _warn_of_unread(guesses: Mapping[str, ColumnGuess], chosen: Collection[str]) -> None:
+    """Say which columns hold what nothing reads: who opens data in memory sees no report."""
+    for column, guess in guesses.items():
+        if guess.role == "out" and guess.reason.startswith(UNREAD) and column not in chosen:
+            warnings.warn(
+                f"the column {column!r} is left out: {guess.reason}", AmodalWarning, stacklevel=2
+            )
+
+
 def _expected_fields(reader: Reader, expected: Mapping[str, Modality]) -> dict[str, Field]:
     """The fields of a run that the columns can be, by their names."""
-    names = {name: column for column, name in _field_names(reader.columns).items()}
+    names = {name: column for column, name in field_names(reader.columns).items()}
     fields = {
         name: Field(modality, names[name] if names[name] != name else "")
         for name, modality in expected.items()
@@ -324,25 +329,6 @@ def _field(reader: Reader, column: str, guess: ColumnGuess, name: str) -> Field:
 def _kind_of(pattern: readers.FilePattern) -> str | None:
     """The modality of a column of files: `.png` of `.front.png` says which."""
     return infer_schema.suffix_modalities().get(Path("x" + pattern.suffixes[0]).suffix)
-
-
-def _field_names(columns: Sequence[str]) -> dict[str, str]:
-    """Column -> a field name that is valid in `image:2`, on a command line and in a network,
-    different for each."""
-    names: dict[str, str] = {}
-    # Valid names first, so that they stay as they are.
-    for column in sorted(columns, key=lambda c: c != _field_name(c)):
-        name = _field_name(column)
-        while name in names.values():
-            name += "_"
-        names[column] = name
-    return names
-
-
-def _field_name(column: str) -> str:
-    name = re.sub(r"[:./\\]", "_", column.removeprefix("json.").strip()) or "field"
-    name = "".join(c if c.isprintable() else "_" for c in name)
-    return f"{name}_" if name in RESERVED or name.startswith("_") else name
 
 
 def _reasons(guesses: Mapping[str, ColumnGuess]) -> str:

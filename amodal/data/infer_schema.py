@@ -63,6 +63,11 @@ FILES = "files"
 NUMPY = {".npy", ".npz"}
 REAL = (numbers.Real, decimal.Decimal)
 """Numbers, unlike dates and complex numbers."""
+COMPLEX = (complex, np.complexfloating)
+IN_TIME = (datetime.date, datetime.time, datetime.timedelta, np.timedelta64)
+"""Dates, times of a day and durations: numbers, in seconds."""
+UNREAD = "no modality reads"
+"""How the reason begins for a column of what no modality reads."""
 MAX_CLASS_NAME = 64
 """Characters of a class name or an id."""
 MAX_CLASSES = 100
@@ -139,7 +144,9 @@ def number_names(columns: Iterable[str]) -> frozenset[str]:
 
 def is_number(cell: Cell) -> bool:
     """Whether a cell is one number."""
-    return isinstance(cell, (bool, np.bool_, numbers.Number, decimal.Decimal, datetime.date))
+    if isinstance(cell, COMPLEX):
+        return False
+    return isinstance(cell, (bool, np.bool_, numbers.Number, decimal.Decimal, *IN_TIME))
 
 
 def _sort(cell: Cell) -> str:
@@ -165,6 +172,8 @@ def of_files(paths: Sequence[AnyPath]) -> ColumnGuess:
 
 def of_values(values: Sequence[Cell]) -> ColumnGuess:
     """Guess a column of bytes, arrays, lists or objects."""
+    if any(isinstance(value, COMPLEX) for value in values):
+        return ColumnGuess("out", reason=f"{UNREAD} complex numbers")
     kind, reason = modalities.guess_column(values)
     if kind is None:
         return ColumnGuess("out", reason=reason)

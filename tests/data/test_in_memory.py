@@ -1,18 +1,21 @@
 """What people have in memory is read as the same rows on disk are."""
 
+import datetime
 import re
 
 import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 import torch
 from PIL import Image as Picture
+from scipy import sparse
 from torch.utils.data import DataLoader, IterableDataset
 
 import amodal
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 
 N = 24
 
@@ -273,11 +276,78 @@ class Fails(Numbered):
         (lambda: pa.table([[1], [2]], names=["a", "a"]), "more than one column is called 'a'"),
         (lambda: frame().rename(columns={"words": 1, "weight": "1"}), "is called '1'"),
         (lambda: np.array(3.0), "a single number is no data"),
+        (lambda: {"a": np.array(3.0)}, "column 'a' is a single value; give one for each record"),
+        (lambda: sparse.eye(4).tocsr(), "give matrix.toarray"),
+        (lambda: {"a": sparse.eye(4).tocsr()}, "column 'a' is a sparse matrix of scipy"),
+        (lambda: DataLoader(Numbered(), batch_size=2), "give the dataset in it: loader.dataset"),
+        (lambda: LazyFrame(), "give frame.collect"),
+        (lambda: frame().rename(columns={"words": ""}), "a column has no name; give it one"),
+        (lambda: {"a": [[]] * 20}, "a: every cell is empty"),
+        (lambda: np.full((20, 3), np.nan), "x: every cell is empty"),
+        (lambda: np.zeros((20, 0)), "x: every cell is empty"),
     ],
 )
 def test_what_cannot_be_rows_is_said(make, message):
     with pytest.raises(AmodalError, match=message):
         amodal.as_dataset(make())
+
+
+class LazyFrame:
+    """As polars has it."""
+
+    def collect(self): ...
+
+    def collect_schema(self): ...
+
+
+def test_what_no_modality_reads_is_said_once_and_the_rest_is_read():
+    for odd in ({1, 2}, 1j, object()):
+        rows = [{"a": i / 7, "odd": odd} for i in range(20)]
+        with pytest.warns(AmodalWarning, match="the column 'odd' is left out: no modality reads"):
+            dataset = amodal.as_dataset(rows)
+        assert dataset.fields["table"].columns == ("a",)
+        assert dataset.collate([dataset[3]]).size == 1
+
+
+def test_durations_and_times_of_a_day_are_seconds():
+    hours = pd.to_timedelta(np.arange(20), unit="h")
+    day = [datetime.time(i, 30) for i in range(20)]
+    nanoseconds = hours.to_numpy()
+    for source in (
+        pd.DataFrame({"x": np.arange(20) / 7, "taken": hours, "at": day}),
+        pa.table({"x": np.arange(20) / 7, "taken": pa.array(nanoseconds), "at": day}),
+        {"x": np.arange(20) / 7, "taken": nanoseconds, "at": day},
+    ):
+        dataset = amodal.as_dataset(source)
+        table = dataset.fields["table"]
+        assert table.columns == ("x", "taken", "at")
+        row = dataset.raw(2, "table")
+        decoded = table.decode(row)
+        expected = table.decode({"x": 2 / 7, "taken": 7200.0, "at": 2.5 * 3600})
+        np.testing.assert_allclose(np.asarray(decoded, dtype=float), expected, atol=1e-5)
+
+
+def test_a_dict_of_streams_is_splits():
+    one = datasets.Dataset.from_dict({"x": (np.arange(20) / 7).tolist()})
+    other = datasets.Dataset.from_dict({"x": (np.arange(9) / 3).tolist()})
+    streams = {"train": one.to_iterable_dataset(), "test": other.to_iterable_dataset()}
+    dataset = amodal.as_dataset(datasets.IterableDatasetDict(streams), limit=12)
+    assert len(dataset.split("train")) == 12 and len(dataset.split("test")) == 9
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: pa.array(x),
+        lambda x: pa.chunked_array([x[:9], x[9:]]),
+        lambda x: ds.dataset(pa.table({"x": x})),
+    ],
+    ids=["array", "chunks", "dataset"],
+)
+def test_whatever_arrow_has_is_read(make):
+    x = np.random.default_rng(0).normal(size=20)
+    dataset = amodal.as_dataset(make(x))
+    assert [dataset.raw(i, "table")["x"] for i in range(20)] == x.tolist()
 
 
 def test_levels_of_an_index_with_names_are_columns():

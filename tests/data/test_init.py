@@ -10,7 +10,7 @@ import amodal.data as data
 from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data import bundled, infer_schema
-from amodal.data.infer import RESERVED
+from amodal.data.field_names import RESERVED
 from amodal.nn.encoder import Encoder
 from tests.data import builders as b
 

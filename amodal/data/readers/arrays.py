@@ -70,8 +70,13 @@ class Arrays(Reader):
 def _plain(values: Any, name: str) -> np.ndarray | list[Cell]:
     """A column as an array or a list. Tensors become arrays, also one by one in a list. `values`
     may be of any type: a Series of pandas, for one."""
+    if hasattr(values, "toarray") and hasattr(values, "nnz"):
+        raise AmodalError(f"column {name!r} is a sparse matrix of scipy; give its .toarray()")
     if is_array(values):
-        return as_numpy(values, name)
+        array = as_numpy(values, name)
+        if not array.ndim:
+            raise AmodalError(f"column {name!r} is a single value; give one for each record")
+        return array
     if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
         raise AmodalError(
             f"column {name!r} must be a list, array or tensor with a value for each record, "

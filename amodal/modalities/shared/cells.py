@@ -29,8 +29,11 @@ def is_missing(cell: Any) -> bool:
 def plain(cell: Any) -> Any:
     """A cell of numpy as one of Python: a date as a `datetime`, NaT as None.
 
-    `item` makes whole nanoseconds of a `datetime64[ns]`, which nobody would take for a date.
+    `item` makes whole nanoseconds of a `datetime64[ns]`, which nobody would take for a date, and
+    of a `timedelta64[ns]`.
     """
+    if isinstance(cell, np.timedelta64):
+        return None if np.isnat(cell) else cell / np.timedelta64(1, "s")
     if not isinstance(cell, np.datetime64):
         return cell.item() if isinstance(cell, np.generic) else cell
     # Years that Python does not have come back as whole seconds, which is what a date counts.
@@ -39,7 +42,8 @@ def plain(cell: Any) -> Any:
 
 
 def as_number(cell: Any) -> float:
-    """A cell as a number: NaN where missing or infinite, dates as seconds since 1970 in UTC.
+    """A cell as a number: NaN where missing or infinite, dates as seconds since 1970 in UTC, times
+    of a day as seconds since midnight, durations as seconds.
 
     A day counts from its midnight, and a time without a zone is one in UTC.
 
@@ -57,6 +61,10 @@ def as_number(cell: Any) -> float:
             else datetime.datetime.combine(cell, midnight)
         )
         return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
+    if isinstance(cell, datetime.timedelta):
+        return cell.total_seconds()
+    if isinstance(cell, datetime.time):
+        return cell.hour * 3600 + cell.minute * 60 + cell.second + cell.microsecond / 1e6
     try:
         number = float(cell)
     except TypeError as error:
