@@ -65,6 +65,8 @@ def init(path: str | Path, *, force: bool = False) -> Report:
     data = as_path(path)
     folder = readers.exists(data) if data.is_dir() else readers.exists(data).parent
     toml = local_schema(data) or folder / "dataset.toml"
+    if toml.is_dir():
+        raise AmodalError(f"{toml} is a folder, where the schema is to be written; rename it")
     if toml.exists() and not force:
         raise AmodalError(
             f"{toml} exists already. Edit it, or overwrite it with --force "

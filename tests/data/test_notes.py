@@ -40,6 +40,7 @@ def test_endings_that_come_together_are_fields(tmp_path):
         (["1,5", "2,25", "-0,1", "3", ""], True),
         (["1,234", "2,500"], False),  # a thousand?
         (["1,234", "2,5"], True),
+        (["0,195", "-0,012", "1,234"], True),
         (["1", "2"], False),
         (["1,5", "a"], False),
         (["1.234,5", "2,5"], False),
@@ -50,8 +51,19 @@ def test_decimal_commas(cells, expected):
     assert has_decimal_commas(cells) == expected
 
 
+def test_commas_that_may_divide_thousands_and_a_line_without_names_are_said(tmp_path):
+    table = tmp_path / "t.csv"
+    rows = "\n".join(f"{i}{i}{i};{i},23{i};some words for {i}" for i in range(1, 10))
+    table.write_text("n;price;words\n" + rows, encoding="utf-8")
+    (note,) = (n for n in amodal.init(table).notes() if "thousands" in n)
+    assert note.startswith("price: read as text") and "write 1234 or 1.234" in note
+    table.write_text("\n".join(f"{i / 7:.4f},{i / 3:.4f}" for i in range(1, 30)), encoding="utf-8")
+    notes = amodal.init(table, force=True).notes()
+    assert "the first line names the columns, and has numbers: 0.1429, 0.3333" in notes
+
+
 def test_decimal_commas_are_read_and_said(tmp_path):
-    lines = [f"{i},5;{i * 2};{i},{i + 100};x{i % 3}" for i in range(40)]
+    lines = [f"{i},5;{i * 2};{i + 1},{i + 100};x{i % 3}" for i in range(40)]
     (tmp_path / "t.csv").write_text("\n".join(["a;b;c;city", *lines]), encoding="utf-8")
     report = str(amodal.init(tmp_path / "t.csv"))
     assert "decimal commas: a are read as numbers" in report

@@ -14,7 +14,7 @@ from PIL import Image as Picture
 import amodal
 from amodal.cli import main
 from amodal.cli.queries import example_query
-from amodal.core import AmodalError
+from amodal.core import AmodalError, AmodalWarning
 from amodal.data.attributes import Attributes
 from amodal.data.infer import infer_reader
 from amodal.data.readers._parts import Lists
@@ -89,6 +89,30 @@ def test_a_pipe_among_the_files_is_passed_over(tmp_path):
         amodal.open(tmp_path / "pipe.png")
     with pytest.raises(BadValue, match="no file but a directory, a pipe"):
         Image(size=16).decode(tmp_path / "pipe.png")
+
+
+def test_a_link_to_itself_is_set_aside_and_links_to_folders_are_said(tmp_path):
+    root, other = tmp_path / "data", tmp_path / "other"
+    for i in range(5):
+        for folder in (root, other):
+            folder.mkdir(exist_ok=True)
+            Picture.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(folder / f"{i}.png")
+    (root / "self.png").symlink_to("self.png")
+    (root / "loop").symlink_to(".")
+    (root / "more").symlink_to(other)
+    with pytest.warns(AmodalWarning, match="links to folders are not followed: loop in .* 1 more"):
+        dataset = amodal.open(root)
+    assert dataset.keys == ["0", "1", "2", "3", "4", "self"]
+    assert dataset.value(1, "image") is not None
+    with pytest.raises(AmodalError, match="self"):
+        dataset.value(5, "image")
+
+
+def test_a_folder_in_the_place_of_the_schema_is_said(tmp_path):
+    Picture.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "dataset.toml").mkdir()
+    with pytest.raises(AmodalError, match="is a folder, where the schema is to be written"):
+        amodal.init(tmp_path, force=True)
 
 
 def test_a_cell_beyond_float32_is_named_and_set_aside(tmp_path):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 
-from amodal.data.readers._files import FilePattern, Files, ending_of
+from amodal.data.readers._files import FilePattern, Files, ending_of, printable
 from amodal.data.readers.base import stamp_files
 from amodal.data.remote import AnyPath, Remote, as_path
+from amodal.errors import AmodalWarning
 
 ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}
 ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
@@ -65,23 +67,40 @@ def names_below(base: AnyPath) -> list[str]:
             for name, inside, file in split
             if not any(f.startswith((".", "__")) for f in inside.split("/") if f) and _shown(file)
         ]
-    return sorted(_names_in(str(base), ""))
+    links: list[str] = []
+    names = sorted(_names_in(str(base), "", links))
+    if links:
+        warnings.warn(
+            f"links to folders are not followed: {printable(min(links))} in {base}"
+            f"{f' and {len(links) - 1} more' if links[1:] else ''}; "
+            "give what they lead to, or copy it there",
+            AmodalWarning,
+            stacklevel=2,
+        )
+    return names
 
 
-def _names_in(folder: str, start: str) -> Iterator[str]:
-    """Names of files, each after `start`. A pipe, a socket or a device is no file: to open one may
-    wait for ever. A link that leads nowhere is one, and ends in quarantine."""
+def _names_in(folder: str, start: str, links: list[str]) -> Iterator[str]:
+    """Names of files, each after `start`; adds links to folders to `links`.
+
+    A pipe, a socket or a device is no file: to open one may wait for ever. A link that leads
+    nowhere is one, and ends in quarantine.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if not entry.name.startswith((".", "__")):
-                    yield from _names_in(entry.path, f"{start}{entry.name}/")
-            elif _shown(entry.name) and not entry.is_dir() and _is_regular(entry):
+                    yield from _names_in(entry.path, f"{start}{entry.name}/", links)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                if not entry.name.startswith((".", "__")):
+                    links.append(start + entry.name)
+            elif _shown(entry.name) and _is_regular(entry):
                 yield start + entry.name
 
 
 def _is_regular(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    # of a link that leads to itself `is_file` of the entry raises, unlike that of the path
+    return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def _shown(file: str) -> bool:

@@ -31,6 +31,8 @@ MOST_CELLS = 2**27
 memory."""
 DAMAGED = "\0damaged"
 """The column of damaged lines in hashes, which no file can have."""
+THOUSANDS = r"[+-]?[1-9]\d{0,2},\d{3}"
+"""A number whose comma may divide thousands."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
@@ -141,18 +143,40 @@ def _csv(text: str, path: AnyPath) -> Lists:
         for name, column in cells.items()
     }
     notes = [f"decimal commas: {', '.join(commas)} are read as numbers"] if commas else []
+    texts_of = {} if delimiter == "," else {n: c for n, c in cells.items() if n not in commas}
+    if doubtful := [name for name, column in texts_of.items() if _may_be_thousands(column)]:
+        notes.append(
+            f"{', '.join(doubtful)}: read as text, since the comma of a number such as 1,234 may "
+            "divide thousands or fractions; write 1234 or 1.234"
+        )
+    if len(set(names) - MISSING) > 1 and all(_is_value(name) for name in names):
+        notes.append(f"the first line names the columns, and has numbers: {', '.join(names[:3])}")
     return Lists(columns, len(whole), hashes, damaged, notes)
+
+
+def _may_be_thousands(texts: Sequence[str]) -> bool:
+    """Whether a column is numbers with commas, of which one cannot say what they divide."""
+    filled = [text.strip() for text in texts if text.strip() not in MISSING]
+    return any("," in text for text in filled) and all(
+        re.fullmatch(THOUSANDS, text) or re.fullmatch(r"[+-]?\d+", text) for text in filled
+    )
+
+
+def _is_value(name: str) -> bool:
+    """Whether the name of a column is a number with a fraction, which hardly anyone calls one."""
+    return bool(re.fullmatch(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?", name))
 
 
 def has_decimal_commas(texts: Sequence[str]) -> bool:
     """Whether the cells of a column are numbers of which some have a decimal comma.
 
-    1,234 could be a thousand too: if all commas are followed by three digits, it is not decided.
+    1,234 could be a thousand too, and 0,234 could not: if all commas are followed by three digits,
+    and no number begins with 0, it is not decided.
     """
     filled = [text.strip() for text in texts if text.strip() not in MISSING]
     with_comma = [text for text in filled if "," in text]
     return (
-        any(not re.fullmatch(r"[+-]?\d{1,3},\d{3}", text) for text in with_comma)
+        any(not re.fullmatch(THOUSANDS, text) for text in with_comma)
         and all(re.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?", text) for text in with_comma)
         and all(re.fullmatch(r"[+-]?\d+", text) for text in filled if "," not in text)
     )
