@@ -74,6 +74,22 @@ def test_missing_and_empty_data_say_what_to_do(capsys, tmp_path):
     assert "not a run" in refused(capsys, "evaluate", tmp_path / "empty", "--data", "globe")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["embed", "run", "--data", "digits", "--out", ""], "an empty name behind --out"),
+        (["init", ""], "an empty name behind init"),
+        (["export", "run", "--to", "onnx", "--out="], "an empty name behind --out="),
+    ],
+)
+def test_an_empty_name_is_not_this_folder(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_pairs_of_a_repeated_option_are_all_taken():
     words = [
         "pretrain",

@@ -52,6 +52,8 @@ CONTINUED = {
 LEFT_AT_ONCE = ("view",)
 """Verbs whose threads are not waited for when they are interrupted: a map by UMAP cannot be stopped
 and takes minutes. Nothing is lost: files get their names when they are whole."""
+FILES = ("--data", "--out", "--index", "--to", "--init-from", "--config")
+"""Options with the name of a file or folder, for which nothing is no name."""
 TRAINING = ("pretrain", "align", "adapt", "plan")
 
 
@@ -105,8 +107,25 @@ def short_warnings() -> Iterator[None]:
         warnings.formatwarning = usual
 
 
+def check_empty(words: list[str]) -> None:
+    """Raise AmodalError where a name of data or of a run is empty: that would be this folder."""
+    for i, word in enumerate(words):
+        option, _, value = word.partition("=")
+        behind = words[i - 1] if i else "amodal"
+        if word == "" and (behind in FILES or not behind.startswith("-")):
+            where = f"behind {behind}"
+        elif option in FILES and "=" in word and not value:
+            where = f"behind {option}="
+        else:
+            continue
+        raise AmodalError(
+            f"there is an empty name {where}; is a variable of the shell not set? This folder is ."
+        )
+
+
 def run(words: list[str]) -> None:
     """Run a command line without options of methods."""
+    check_empty(words)
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise unknown("verb of amodal", words[0], VERBS)
     if METHOD_OPTIONS and words[:1] not in ([verb] for verb in TRAINING):

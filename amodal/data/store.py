@@ -230,6 +230,8 @@ class Store:
             raise AmodalError(
                 f"{self.protocol}:// addresses need a package that is not installed: {todo}"
             ) from error
+        except OSError as error:  # a server that is not there
+            raise AmodalError(f"{self.root} cannot be opened: {error}") from error
         except ValueError as error:
             raise AmodalError(
                 f"{self.root} is no address that can be read: {_message(error)}"

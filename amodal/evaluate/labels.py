@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Column
+from amodal.core import AmodalError, AmodalWarning, Column
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded, known
@@ -241,6 +242,14 @@ def draws_of(
         groups = np.searchsorted(np.quantile(y, np.arange(1, BINS) / BINS), y, side="right")
     else:
         groups = codes(y, classes_of(labels))
+    largest = int(np.bincount(groups).max())
+    if few > largest:
+        warnings.warn(
+            f"few = {few}, and no class has more than {largest} records with a label here: all of "
+            "them are taken",
+            AmodalWarning,
+            stacklevel=2,
+        )
     picked = []
     for draw in range(draws):
         # one order of all records for every field, so that draws for different fields overlap as

@@ -472,3 +472,8 @@ def test_a_run_that_reads_from_s3_and_is_killed_ends_with_the_weights_of_a_local
     assert "secret" not in json.dumps(
         json.loads((tmp_path / "far" / "config.json").read_text(encoding="utf-8"))
     )
+
+
+def test_a_server_that_is_not_there_is_said():
+    with pytest.raises(AmodalError, match="ftp://localhost:1/photos cannot be opened"):
+        data.open("ftp://localhost:1/photos")

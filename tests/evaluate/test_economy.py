@@ -1,12 +1,14 @@
 """An evaluation embeds the records that its protocols read, once each."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 import amodal
-from amodal.core import AmodalError, Column
+from amodal.core import AmodalError, AmodalWarning, Column
 from amodal.data import Label
 from amodal.evaluate import LABEL, Protocol, Result, evaluate, needed_parts
 from amodal.evaluate.labels import draws_of, measure
@@ -305,3 +307,14 @@ def test_records_are_known_before_they_are_embedded():
     assert part.labelled("kind,size").tolist() == part.labelled("kind").tolist()
     assert not part.labelled(None).any() and not part.labelled("no such").any()
     assert set(part.population()) == {"a", "b", "fused"}
+
+
+def test_more_labels_than_there_are_is_said():
+    labels = np.array(["a", "b", "a", "a", None, "b"], dtype=object)
+    pool = np.array([0, 1, 2, 3, 5])
+    with pytest.warns(AmodalWarning, match="no class has more than 3 records with a label here"):
+        (drawn,) = draws_of(labels, pool, 4, 1, 0)
+    assert len(drawn) == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draws_of(labels, pool, 3, 1, 0)
