@@ -155,7 +155,7 @@ def singular(matrix_FG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     try:
         u, s, vh = torch.linalg.svd(matrix_FG, full_matrices=False)
-    except torch.linalg.LinAlgError:  # of gesdd; gesvd takes longer and converges
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of gesdd; gesvd converges
         from scipy.linalg import svd
 
         parts = svd(matrix_FG.numpy(), full_matrices=False, lapack_driver="gesvd")
