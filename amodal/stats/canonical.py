@@ -143,12 +143,32 @@ class Spectra:
         )
 
 
+def singular(matrix_FG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin singular value decomposition, also where LAPACK's fast one does not converge, as
+    happens with many singular values at rounding level.
+
+    Args:
+        matrix_FG: Finite.
+
+    Returns:
+        (F, k), (k,) from the largest, (k, G).
+    """
+    try:
+        u, s, vh = torch.linalg.svd(matrix_FG, full_matrices=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of gesdd; gesvd converges
+        from scipy.linalg import svd
+
+        parts = svd(matrix_FG.numpy(), full_matrices=False, lapack_driver="gesvd")
+        u, s, vh = (torch.from_numpy(part) for part in parts)
+    return u, s, vh
+
+
 def _leading(
     names: Sequence[str], sizes: Mapping[str, int], whitened: Mapping[tuple[str, str], Tensor]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The unit directions that agree most, of whitened fields: field -> (F, k), and (k,)."""
     if len(names) == 2 and whitened:
-        u, s, vh = torch.linalg.svd(whitened[names[0], names[1]], full_matrices=False)
+        u, s, vh = singular(whitened[names[0], names[1]])
         # above 1 only where records lack a field, so that covariances are of different ones
         return {names[0]: u, names[1]: vh.T}, s.clamp(max=1)
     starts = dict(zip(names, itertools.accumulate(sizes.values(), initial=0)))

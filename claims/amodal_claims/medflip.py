@@ -1,79 +1,74 @@
 """MedFLIP (row 51): pictures seen in part, so that the same time pays for more steps. Li et al.,
-2024, arXiv:2403.04626. Tux Paint's stamps in 64 patches: 618 pairs to learn from, drawn anew for
-each seed, as are those to test on. All arms are one dual encoder at the learning rate that the
-library uses for this size; they differ in the share of patches that is dropped and in their number
-of steps, which makes the time equal: a step with 50 and 75 % dropped takes .60 and .455 of the time
-of a whole one here (processor time of one thread, measured before the first run; what each arm took
-is in the ledger). Targets are hard: soft ones would be made of the categories that are asked for.
-One arm has as many steps as the whole one and is reported without a verdict."""
+2024, arXiv:2403.04626.
+
+GENERATED scenes of one to four shapes in 36 patches, captions in words; 400 pairs to learn from. Both
+arms are one dual encoder at one rate, with values as they are; they differ in the share of patches
+that is dropped and in their number of steps, which makes the time equal: a step with half of the
+patches takes .71 of the time of a whole one here (processor time of one thread, measured before the
+first run, .69 and .74; what each arm took is in the ledger). Targets are hard, as every record is a
+class of its own; what the paper adds with labels of findings and a term in the leading singular value
+is not asked here.
+
+The control sees all patches. It has to do better than chance, than itself before the first step and
+than a CCA of simple features. An earlier form of this claim had Tux Paint's stamps and five
+comparisons that decided together, without floors: Recall@10 .127 from all patches, .168 from half
+and .176 from a quarter of them in the same time.
+"""
 
 import time
 from dataclasses import replace
 from functools import partial
 
 from amodal import methods
-from amodal_claims import Comparison, _stamps
-from amodal_claims._arms import Budget, trained
+from amodal_claims import Comparison, _scene_pairs
+from amodal_claims.sets import scenes
 
 CLAIM = (
-    "In the same time, training on 50 and on 25 % of the patches reaches a zero-shot accuracy and a Recall@10 at most .02 below "
-    "those of training on all patches; and at 50 % the term in the leading singular value raises zero-shot accuracy."
+    "In the same time, training on half of the patches finds held-out pictures by caption and the reverse at most .02 less often (Recall@1) than "
+    "training on all patches."
 )
-DATA = _stamps.DATA
-SEEDS = 5
-BUDGET = Budget(steps=120, batch=64, rates=(2e-3,))
-STEPS = {0.0: 120, 0.5: 200, 0.75: 264}
-ARMS = {  # share dropped, weight of the spectral term, steps
-    "all": (0.0, 0.0, STEPS[0.0]),
-    "50 %": (0.5, 0.0, STEPS[0.5]),
-    "25 %": (0.75, 0.0, STEPS[0.75]),
-    "50 %, spectral": (0.5, 1.0, STEPS[0.5]),
-    "50 %, as many steps": (0.5, 0.0, STEPS[0.0]),
-}
-ZERO_SHOT, RECALL = (
-    "balanced accuracy, zero-shot, 10 categories",
-    "Recall@10, mean of both directions, 238 held-out pairs",
+DATA = _scene_pairs.DATA
+STEPS = (150, 300)
+ROW = 51
+ARMS = {"all": (0.0, 1.0), "half": (0.5, 1.4)}  # share dropped; steps for one with all patches
+PRIMARY = Comparison(
+    "half of the patches against all, at most .02 less",
+    _scene_pairs.RECALL,
+    "half",
+    "all",
+    margin=-0.02,
+    interest=_scene_pairs.INTEREST,
 )
-COMPARISONS = (
-    Comparison(
-        "50 % of the patches against all",
-        ZERO_SHOT,
-        "zero-shot: 50 %",
-        "zero-shot: all",
-        margin=-0.02,
-    ),
-    Comparison(
-        "25 % of the patches against all",
-        ZERO_SHOT,
-        "zero-shot: 25 %",
-        "zero-shot: all",
-        margin=-0.02,
-    ),
-    Comparison(
-        "50 % of the patches against all", RECALL, "recall: 50 %", "recall: all", margin=-0.02
-    ),
-    Comparison(
-        "25 % of the patches against all", RECALL, "recall: 25 %", "recall: all", margin=-0.02
-    ),
-    Comparison(
-        "with the spectral term against without",
-        ZERO_SHOT,
-        "zero-shot: 50 %, spectral",
-        "zero-shot: 50 %",
-    ),
-)
+FLOORS = _scene_pairs.FLOORS
 
 
-def measure(seed, dataset):
-    stamps = _stamps.stamps(dataset, size=64, tile=8)
-    parts, found = _stamps.parts(stamps, seed), {}
-    for arm, (ratio, spectral, steps) in ARMS.items():
-        make = partial(methods.build, "medflip", width=64, ratio=ratio, spectral=spectral)
-        begun = time.process_time()
-        method = trained(
-            stamps, parts["train"], make, replace(BUDGET, steps=steps), seed, BUDGET.rates[0]
-        )
-        found[f"seconds: {arm}"] = time.process_time() - begun
-        found[f"zero-shot: {arm}"] = _stamps.zero_shot(method, stamps, parts["test"])
-        found[f"recall: {arm}"] = _stamps.recall(method, stamps, parts["test"])
-    return found
+def prepared(dataset):
+    """Captions in words, pictures in 6 x 6 patches: a shape lies in one to nine of them."""
+    words = scenes.words(dataset)
+    return words.with_fields(words.fields | {"image": replace(words.fields["image"], patch=8)})
+
+
+def made(arm):
+    width = _scene_pairs.WIDTH
+    return partial(methods.build, "medflip", width=width, ratio=ARMS[arm][0], spectral=0.0)
+
+
+def floors(seed, dataset):
+    return _scene_pairs.floors(made("all"), prepared(dataset), seed, ROW)
+
+
+def of_arm(arm, seed, dataset, steps):
+    words, begun = prepared(dataset), time.process_time()
+    method = _scene_pairs.learnt(made(arm), words, seed, ROW, round(steps * ARMS[arm][1]))
+    return {
+        f"seconds: {arm}": time.process_time() - begun,
+        arm: _scene_pairs.recall(method, words),
+    }
+
+
+def control(seed, dataset, steps):
+    return of_arm("all", seed, dataset, steps)
+
+
+def measure(seed, dataset, steps):
+    return {k: value for arm in ARMS for k, value in of_arm(arm, seed, dataset, steps).items()}

@@ -96,3 +96,19 @@ def test_three_fields_agree_on_what_they_share():
     found = Spectra.of(sums).directions(dict.fromkeys("abc", 1e-6))
     assert found.maps["c"].shape == (3, len(found.correlation)) and len(found.correlation) <= 3
     assert (found.correlation <= 1).all() and (found.correlation[:-1] >= found.correlation[1:]).all()  # fmt: skip
+
+
+def test_directions_are_found_where_the_fast_decomposition_does_not_converge(monkeypatch):
+    spectra = Spectra.of(summed([columns()]))
+    penalties = {"a": 1e-2, "b": 1e-2}
+    usual = spectra.directions(penalties)
+
+    def refuse(*_, **__):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "svd", refuse)
+    other = spectra.directions(penalties)
+    torch.testing.assert_close(other.correlation, usual.correlation)
+    for name, w in usual.maps.items():  # a direction may point the other way
+        sign = (other.maps[name] * w).sum(0).sign()
+        torch.testing.assert_close(other.maps[name] * sign, w)
