@@ -359,8 +359,7 @@ class Model(EncodeMixin, HubMixin):
 
     def save(self, path: str | Path, *, packaged: bool = True) -> Path:
         """Write the method, configuration, card, and hashes of the training keys to a folder; the
-        weights of frozen `package:` backbones too, unless `packaged` is False.
-        """
+        weights of frozen `package:` backbones too, unless `packaged` is False."""
         check_type("path", path, is_path, "a folder")
         path, (method, spec) = Path(path), self._whole()
         beside: dict[str, Any] = {SPEC: spec}
