@@ -273,9 +273,8 @@ def _described(
     data: Any, dataset: Dataset, keys: Sequence[str], cluster_N: np.ndarray, seed: int
 ) -> dict[int, str]:
     some = np.sort(np.random.default_rng(seed).permutation(len(keys))[:MAX_DESCRIBED])
-    whole = records.open(
-        data, expected=dataset.fields
-    )  # with the fields and columns that the run does not read
+    # with the fields and columns that the run does not read
+    whole = records.open(data, expected=dataset.fields)
     attributes = Attributes(whole if whole.keys == dataset.keys else dataset)
     return descriptions(attributes, [keys[i] for i in some], cluster_N[some])
 
