@@ -158,8 +158,8 @@ def singular(matrix_FG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of gesdd; gesvd converges
         from scipy.linalg import svd
 
-        parts = svd(matrix_FG.numpy(), full_matrices=False, lapack_driver="gesvd")
-        u, s, vh = (torch.from_numpy(part) for part in parts)
+        parts = svd(matrix_FG.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+        u, s, vh = (torch.from_numpy(part).to(matrix_FG) for part in parts)
     return u, s, vh
 
 
