@@ -225,10 +225,14 @@ def export(
         ),
     ],
     out: Annotated[Path | None, arg(help="by default RUN/export")] = None,
+    packaged: Annotated[
+        bool,
+        arg(help="with the weights of frozen `package:` backbones; else they are fetched again"),
+    ] = True,
     code: Code = NONE,
 ) -> None:
     """Write the encoder for use elsewhere."""
     from amodal.export import export as write
 
-    for path in write(code.open(run), to, out or run / "export"):
+    for path in write(code.open(run), to, out or run / "export", packaged=packaged):
         print(f"wrote {path}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMS", "export"]
 
 
-def export(model: Model, to: str, out: str | Path) -> list[Path]:
+def export(model: Model, to: str, out: str | Path, *, packaged: bool = True) -> list[Path]:
     """Write a model for use elsewhere.
 
     Args:
@@ -27,30 +27,39 @@ def export(model: Model, to: str, out: str | Path) -> list[Path]:
             `amodal.export.hub`; "onnx", `FIELD.onnx` for each field and `fields.json`, which says
             what to feed them, see `amodal.export.graphs`.
         out: The folder.
+        packaged: With the weights of frozen `package:` backbones; without, they are fetched when
+            the folder is opened.
 
     Returns:
         The files.
 
     Raises:
-        AmodalError: For another form, a field that cannot be a graph, or a graph that does not
-            agree with the encoder.
+        AmodalError: For another form, a field that cannot be a graph, a graph that does not agree
+            with the encoder, or one without weights.
     """
     if to not in FORMS:
         raise unknown("form to export to", to, FORMS)
+    if to == "onnx" and not packaged:
+        raise AmodalError(
+            "a graph holds all of its weights; leave weights of packages out of safetensors or "
+            "huggingface"
+        )
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return FORMS[to](model, out)
+        return to_onnx(model, out) if to == "onnx" else FOLDERS[to](model, out, packaged)
     except OSError as e:
         raise AmodalError(f"could not write the export to {out}: {e}") from e
 
 
-def to_safetensors(model: Model, out: Path) -> list[Path]:
+def to_safetensors(model: Model, out: Path, packaged: bool = True) -> list[Path]:
     """spec.json, model.safetensors, config.json (with the weights' sha256), README.md."""
-    model.save(out)
+    model.save(out, packaged=packaged)
     written = load_file(out / "model.safetensors")
     saved = model.encoder if model.method is None else model.method
     for name, value in saved.state_dict().items():
+        if name not in written and not packaged:
+            continue  # `save` has said that only packages lack
         if name not in written or not torch.equal(written[name], value.cpu()):
             raise AmodalError(
                 f"{out / 'model.safetensors'} does not hold {name!r} as the model has it. Is the "
@@ -66,12 +75,13 @@ def to_onnx(model: Model, out: Path) -> list[Path]:
     return write(model, out)
 
 
-def to_huggingface(model: Model, out: Path) -> list[Path]:
+def to_huggingface(model: Model, out: Path, packaged: bool = True) -> list[Path]:
     """See `amodal.export.hub`."""
     from amodal.export.hub import write
 
-    plain = to_safetensors(model, out)
+    plain = to_safetensors(model, out, packaged)
     return [*(file for file in plain if file.name != "README.md"), *write(model, out)]
 
 
-FORMS = {"safetensors": to_safetensors, "huggingface": to_huggingface, "onnx": to_onnx}
+FOLDERS = {"safetensors": to_safetensors, "huggingface": to_huggingface}
+FORMS = (*FOLDERS, "onnx")

@@ -10,8 +10,10 @@ from safetensors import safe_open
 
 import amodal
 from amodal import modalities
+from amodal.cli import main
 from amodal.core import AmodalError
 from amodal.data import packaged_models
+from amodal.export import export
 from amodal.model import Model
 from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.encoder import Encoder
@@ -83,6 +85,14 @@ def test_packaged_weights_are_left_out_and_fetched(tmp_path, monkeypatch, cached
     assert (small / "model.safetensors").stat().st_size < whole.stat().st_size / 2
     assert str(tmp_path) not in (small / "spec.json").read_text(encoding="utf-8")
     assert "package:tiny" in (small / "README.md").read_text(encoding="utf-8")
+    for form in ("safetensors", "huggingface"):
+        verb = tmp_path / form
+        run = str(model.save(tmp_path / "run"))
+        main(["export", run, "--to", form, "--out", str(verb), "--no-packaged"])
+        same = (verb / "model.safetensors").stat().st_size
+        assert same == (small / "model.safetensors").stat().st_size
+    with pytest.raises(AmodalError, match="a graph holds all of its weights"):
+        export(model, "onnx", tmp_path / "graph", packaged=False)
     elsewhere(monkeypatch, tmp_path)
     loaded = amodal.load(small)
     assert len(cached) == 2 and (loaded.encode(TEXTS) == wanted).all()
