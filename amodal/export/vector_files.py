@@ -41,7 +41,7 @@ def replace_file(file: Path, write: Callable[[Path], object]) -> None:
 def check_suffix(out: Path) -> None:
     """Raises AmodalError for a file whose ending is not one of those that are written."""
     if out.suffix not in WRITERS:
-        better = next(iter(nearest(out.suffix, WRITERS)), ".parquet")
+        better = next(iter(nearest(out.suffix.lower(), WRITERS)), ".parquet")
         named = out.with_suffix(better) if out.name else f"vectors{better}"
         raise AmodalError(
             f"vectors are written as {', '.join(WRITERS)}, and {out} ends in "

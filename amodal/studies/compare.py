@@ -163,6 +163,10 @@ def is_tested(folder: Path, result: Comparison) -> bool:
     return RUN in result.about and (folder / REPORT).exists()
 
 
+LONGEST = 8760 * 3600.0
+"""Seconds of a budget, at most: a longer one is a slip of the pen."""
+
+
 def seconds_of(budget: float | str) -> float:
     """Seconds of a budget.
 
@@ -170,7 +174,7 @@ def seconds_of(budget: float | str) -> float:
         budget: Seconds, or a number with s, m or h behind it.
 
     Raises:
-        AmodalError: For another text, and for no time.
+        AmodalError: For another text, for no time, and for more than `LONGEST`.
     """
     text = str(budget).strip().lower()
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -178,8 +182,11 @@ def seconds_of(budget: float | str) -> float:
         value = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
     except ValueError as error:
         raise AmodalError(f"a budget is a time such as 90s, 30m or 2h, not {budget!r}") from error
-    if not 0 < value < float("inf"):
-        raise AmodalError(f"a budget is more than no time, not {budget!r}")
+    if not 0 < value <= LONGEST:
+        raise AmodalError(
+            f"a budget is more than no time and at most {LONGEST / 3600:,.0f}h, a year, not "
+            f"{budget!r}"
+        )
     return value
 
 

@@ -59,7 +59,9 @@ def test_only_vectors_are_overwritten(model, folder, tmp_path):
         assert mine.read_text(encoding="utf-8") == "key,words\n1,mine\n"
 
 
-@pytest.mark.parametrize("name, better", [("v.cvs", "v.csv"), ("v.txt", "v.parquet"), ("v", "v.p")])
+@pytest.mark.parametrize(
+    "name, better", [("v.cvs", "v.csv"), ("v.CSV", "v.csv"), ("v.txt", "v.parquet"), ("v", "v.p")]
+)
 def test_another_ending_says_which_there_are(model, tmp_path, name, better):
     with pytest.raises(AmodalError, match=rf"\.parquet, \.csv, \.npy, and .*call it .*{better}"):
         write_vectors(model, rows(), tmp_path / name, progress=False)
