@@ -1,18 +1,23 @@
-"""Data that lacks fields of a run."""
+"""Data that lacks fields of a run, or columns of a table."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from amodal import data as records
 from amodal.data import Dataset, Openable
+from amodal.data.dataset import columns_of
 from amodal.errors import AmodalError, AmodalWarning
 from amodal.modalities import Modality, name_of
 
+FEW = 5
+"""Names of columns in a message."""
+
 
 def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: int = 3) -> Dataset:
-    """Open data that may lack whole fields of a run, with a warning.
+    """Open data that may lack fields of a run, or columns of a table, with a warning.
 
     Args:
         data: Whatever `amodal.open` takes.
@@ -23,6 +28,14 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
         AmodalError: If it lacks all of them, or has one under another name.
     """
     dataset = records.open(data, expected=fields)
+    if lacking := _lacking_columns(dataset, fields):
+        dataset = dataset.with_columns(lacking)
+        few = ", ".join(lacking[:FEW]) + (", …" if len(lacking) > FEW else "")
+        warnings.warn(
+            f"{dataset.name!r} has no {few}; these cells are read as missing",
+            AmodalWarning,
+            stacklevel=stacklevel,
+        )
     missing = dataset.missing_fields(fields)
     renamed = dataset.renamed_fields(fields)
     if renamed:
@@ -35,8 +48,8 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
     if missing and len(missing) == len(fields):
         raise _none_of(dataset, fields)
     if missing:
-        lacking = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
-        warnings.warn(lacking, AmodalWarning, stacklevel=stacklevel)
+        note = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
+        warnings.warn(note, AmodalWarning, stacklevel=stacklevel)
         dataset = dataset.with_columns(missing)
     for field in fields.keys() & dataset.fields.keys():
         if said := dataset.fields[field].mismatch(fields[field]):
@@ -47,6 +60,31 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
                 stacklevel=stacklevel,
             )
     return dataset.with_fields(fields)
+
+
+def _lacking_columns(dataset: Dataset, fields: Mapping[str, Modality]) -> list[str]:
+    """The columns of tables of which the data have others.
+
+    Raises:
+        AmodalError: If the data have one under nearly the same name.
+    """
+    here = dataset.reader.columns
+    lacking: dict[str, None] = {}
+    for name, modality in fields.items():
+        columns = columns_of(modality)
+        if name in here or not any(column in here for column in columns):
+            continue
+        others = [column for column in here if column not in columns and column not in fields]
+        for column in columns:
+            if column in here:
+                continue
+            if near := get_close_matches(column, others, 1, 0.8):
+                raise AmodalError(
+                    f"{dataset.name!r} has no column {column!r}, which this run reads, but "
+                    f"{near[0]!r}: if that is it, rename it; if not, add an empty column {column!r}"
+                )
+            lacking[column] = None
+    return [*lacking]
 
 
 def _none_of(dataset: Dataset, fields: Mapping[str, Modality]) -> AmodalError:

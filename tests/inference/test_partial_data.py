@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import amodal
 from amodal.cli import main, short_warnings
@@ -137,3 +138,35 @@ def test_an_embedder_reads_a_field_that_would_pass_for_a_label():
     words = fitted.transform(few[["caption"]])
     assert not np.isnan(words).any()
     assert not np.allclose(both, alone, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def of_cells(tmp_path_factory):
+    """A run on a table of three columns and a text, and its data."""
+    rng = np.random.default_rng(0)
+    words = [
+        f"word {i} of a text that says {i * 7 % 13} things about apple and pear" for i in range(40)
+    ]
+    data = {"a": rng.normal(size=40), "b": rng.normal(size=40), "width": rng.normal(size=40)}
+    frame = pd.DataFrame({**data, "words": words})
+    quick = dict(steps=1, size="nano", progress=False, logger=None)
+    return amodal.pretrain("clip", frame, tmp_path_factory.mktemp("cells") / "run", **quick), frame
+
+
+def test_columns_that_a_table_lacks_are_missing_cells(of_cells):
+    model, frame = of_cells
+    with pytest.warns(AmodalWarning, match="no a, width; these cells are read as missing"):
+        some = model.embed(frame[["b", "words"]]).features
+    blank = frame.assign(a=np.nan, width=np.nan)
+    whole = model.embed(blank).features
+    assert set(some.sources) == {"table", "words"} and len(some["table"]) == 40
+    for source in whole.sources:
+        assert torch.equal(some[source].values, whole[source].values)
+    with pytest.warns(AmodalWarning, match="no table"):  # of a table without any of its columns
+        assert len(model.embed(frame[["words"]]).features["table"]) == 0
+
+
+def test_a_column_of_nearly_the_same_name_is_no_missing_one(of_cells):
+    model, frame = of_cells
+    with pytest.raises(AmodalError, match="no column 'width'.* but 'widht': if that is it, rename"):
+        model.embed(frame.rename(columns={"width": "widht"}))
