@@ -185,7 +185,7 @@ class ComposedRetrieval(Protocol):
     name, needed = "composed_retrieval", (no_record, every_record)
     default = False
     reads_tokens = True  # columns beside the run's fields are not among cached features
-    rank = 62
+    rank = 119
     headlines = tuple(
         f"recall@10{what}" for what in ("", ", average", ", reference alone", ", words alone")
     )
