@@ -43,15 +43,15 @@ class Writes:
             monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
 
     def counted(self, write):
-        def stopping(*args):
+        def stopping(*args, **options):
             self.count += 1
             here = self.count == self.last + 1
             if here and self.when == "before":
                 raise self.error("no space left")
             if here and self.when == "halfway" and write.__name__ == "write_text":
-                write(args[0], args[1][: len(args[1]) // 2])
+                write(args[0], args[1][: len(args[1]) // 2], **options)
                 raise self.error("no space left")
-            result = write(*args)
+            result = write(*args, **options)
             if here:
                 raise self.error("no space left")
             return result

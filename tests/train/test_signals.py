@@ -43,6 +43,15 @@ def test_a_study_ends_where_a_run_took_the_signal(tmp_path):
     assert len(run(one, Formula(log), storage, progress=False)) > 1  # and goes on
 
 
+@pytest.fixture
+def usual_handler():
+    """That of Python: a shell lets what it runs in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_handler")
 def test_a_signal_is_not_lost_on_who_handles_an_error():
     with pytest.raises(KeyboardInterrupt), interruptions():
         signal.raise_signal(signal.SIGINT)
