@@ -227,9 +227,7 @@ def export(
     out: Annotated[Path | None, arg(help="by default RUN/export")] = None,
     packaged: Annotated[
         bool,
-        arg(
-            help="with the weights of frozen `package:` backbones; else they are fetched where it is opened"
-        ),
+        arg(help="with weights of frozen `package:` backbones; else fetched where it is opened"),
     ] = True,
     code: Code = NONE,
 ) -> None:
