@@ -6,10 +6,11 @@ further term is in the leading singular value of the similarities. Row 51 of the
 
 Differs:
 
-- encoders: those of the library, from nothing, with means of tokens. The paper goes on from
-  MedCLIP: a Swin transformer or a ViT with weights of ImageNet, and BioClinicalBERT. Texts may have
-  it (`--backbone report=transformers:DIR --train-backbones`); pictures may not, since a network
-  that has seen all patches hides none.
+- encoders: by default those of the library, from nothing, with means of tokens. The paper goes on
+  from MedCLIP: a Swin transformer or a ViT with weights of ImageNet, and BioClinicalBERT. Pictures
+  have such a ViT by `--init-from timm:vit_base_patch16_224@pretrained`, whose patches are hidden
+  before its layers, and texts the other by `--backbone report=transformers:DIR --train-backbones`.
+  A Swin transformer, whose windows need all patches, may not be a backbone.
 - masking: of every field that is not text, whatever its kind, and every two fields are matched. A
   class token, which the paper never drops, is there with `pool="cls"` alone.
 - targets come from one label of a record. The paper compares the findings of a picture and of a
@@ -25,8 +26,7 @@ Differs:
   `PAPER_RECIPE`.
 - product: zero-shot classes by prompts, and retrieval between pictures and reports, by the usual
   verbs, on any pictures; no reader of chest X-rays (DICOM) and their findings.
-- open: a pretrained encoder of pictures that hides patches (a ViT of ImageNet, MedCLIP's Swin),
-  soft targets from the findings of two records, and the recipe. Waits for work, and the
+- open: soft targets from the findings of two records, and the recipe. Waits for work, and the
   configuration.
 """
 
