@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from amodal.core import AmodalError
 from amodal.data.readers import Reader
-from amodal.data.readers._as_numpy import as_numpy, is_array
+from amodal.data.readers._as_numpy import as_numpy, is_array, is_sparse
 from amodal.data.readers._parts import Held, Lists, TablePart
 from amodal.data.readers.in_memory import Items, Rows, cell_of, lists
 
@@ -44,7 +44,7 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
     if isinstance(source, Mapping):
         if source and all(_is_huggingface(one) for one in source.values()):
             return _huggingface(source)
-        if source and all(_is_stream(one) for one in source.values()):
+        if source and all(_is_huggingface(one, "IterableDataset") for one in source.values()):
             return _streams(source, limit)
         return None
     _check_records(source)
@@ -79,23 +79,16 @@ def _reader(
     return lambda key: Rows(parts, key, extra_columns, lists_as_arrays)
 
 
-def _is_huggingface(source: Any) -> bool:
-    """Whether it is a `datasets.Dataset`, which is not imported for that."""
+def _is_huggingface(source: Any, name: str = "Dataset") -> bool:
+    """Whether it is of a class of `datasets`, which is not imported for that."""
     library = sys.modules.get("datasets")
-    return library is not None and isinstance(source, library.Dataset)
-
-
-def _is_stream(source: Any) -> bool:
-    """Whether it is a streaming dataset of Hugging Face."""
-    library = sys.modules.get("datasets")
-    return library is not None and isinstance(source, library.IterableDataset)
+    return library is not None and isinstance(source, getattr(library, name))
 
 
 def _streams(splits: Mapping[str, Any], limit: int | None) -> MakeReader:
     """Streaming datasets one after the other, up to `limit` records of each."""
     parts = [lists(one, limit=limit) for one in splits.values()]
-    names = [str(name) for part, name in zip(parts, splits) for _ in range(part.rows)]
-    return _reader(parts, {SPLIT: names})
+    return _reader(parts, {SPLIT: _split_names(parts, splits)})
 
 
 def _check_records(source: Any) -> None:
@@ -104,15 +97,19 @@ def _check_records(source: Any) -> None:
         raise AmodalError("a DataLoader gives batches; give the dataset in it: loader.dataset")
     if hasattr(source, "collect") and hasattr(source, "collect_schema"):
         raise AmodalError("a lazy frame of polars has no rows yet; give frame.collect()")
-    if hasattr(source, "toarray") and hasattr(source, "nnz"):
+    if is_sparse(source):
         raise AmodalError("a sparse matrix of scipy is not read; give matrix.toarray()")
 
 
 def _huggingface(splits: Mapping[str, Any]) -> MakeReader:
     """Datasets of Hugging Face one after the other, pictures and sound as they are stored."""
     parts = [Held(_with_names(one)) for one in splits.values()]
-    column = [str(name) for part, name in zip(parts, splits) for _ in range(part.rows)]
-    return _reader(parts, {SPLIT: column} if any(splits) else None)
+    return _reader(parts, {SPLIT: _split_names(parts, splits)} if any(splits) else None)
+
+
+def _split_names(parts: Sequence[Held | Lists], splits: Iterable[Any]) -> list[str]:
+    """The name of the split of each record."""
+    return [str(name) for part, name in zip(parts, splits) for _ in range(part.rows)]
 
 
 def _with_names(one: Any) -> pa.Table:

@@ -11,9 +11,7 @@ from amodal.data import Dataset, Openable
 from amodal.data.dataset import columns_of
 from amodal.errors import AmodalError, AmodalWarning
 from amodal.modalities import Modality, name_of
-
-FEW = 5
-"""Names of columns in a message."""
+from amodal.modalities.shared.formatting import first_names
 
 
 def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: int = 3) -> Dataset:
@@ -30,9 +28,8 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
     dataset = records.open(data, expected=fields)
     if lacking := _lacking_columns(dataset, fields):
         dataset = dataset.with_columns(lacking)
-        few = ", ".join(lacking[:FEW]) + (", …" if len(lacking) > FEW else "")
         warnings.warn(
-            f"{dataset.name!r} has no {few}; these cells are read as missing",
+            f"{dataset.name!r} has no {first_names(lacking, 5)}; these cells are read as missing",
             AmodalWarning,
             stacklevel=stacklevel,
         )

@@ -9,6 +9,11 @@ import numpy as np
 from amodal.core import AmodalError
 
 
+def is_sparse(values: Any) -> bool:
+    """Whether it is a sparse matrix of scipy, which is not imported for that."""
+    return hasattr(values, "toarray") and hasattr(values, "nnz")
+
+
 def is_array(value: Any) -> bool:
     """Whether a value is an array of numpy or a tensor of torch, which is not imported for that."""
     return isinstance(value, np.ndarray) or hasattr(value, "detach")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.data.readers._as_numpy import as_numpy, is_array
+from amodal.data.readers._as_numpy import as_numpy, is_array, is_sparse
 from amodal.data.readers.base import Cell, Reader, unique_keys
 from amodal.modalities.shared.cells import plain
 
@@ -70,7 +70,7 @@ class Arrays(Reader):
 def _plain(values: Any, name: str) -> np.ndarray | list[Cell]:
     """A column as an array or a list. Tensors become arrays, also one by one in a list. `values`
     may be of any type: a Series of pandas, for one."""
-    if hasattr(values, "toarray") and hasattr(values, "nnz"):
+    if is_sparse(values):
         raise AmodalError(f"column {name!r} is a sparse matrix of scipy; give its .toarray()")
     if is_array(values):
         array = as_numpy(values, name)
