@@ -54,6 +54,14 @@ def compare(
     label_free: Annotated[
         bool, arg(help="also measure what needs no labels: RankMe, alpha, LiDAR")
     ] = False,
+    frozen: Annotated[
+        str,
+        arg(
+            metavar="auto|none|FIELD=SPEC,…",
+            help="pretrained encoders that are measured as they are; auto: those in packages "
+            "whose weights are here",
+        ),
+    ] = "auto",
 ) -> None:
     """Compare methods on your data, next to simple features, and train the best one.
 
@@ -62,6 +70,7 @@ def compare(
     """
     from amodal.studies.compare import REPORT, RUN
     from amodal.studies.compare import compare as run
+    from amodal.studies.frozen_encoders import command_of
 
     found = run(
         data,
@@ -78,6 +87,7 @@ def compare(
         steps=steps,
         storage=storage,
         label_free=label_free,
+        frozen=frozen,
     )
     show(found.table())
     if not found.finished:
@@ -85,6 +95,11 @@ def compare(
         return
     if "test" in found.about:
         print(f"on the test part, of what was chosen: {found.about['test']:.3f}")
+    choice, specs = found.choice, found.about.get("frozen", {})
+    if choice is not None and choice.kind == "frozen":
+        print(f"Next: {command_of(specs, str(data), str(found.about['label']), fields)}")
+        print(f"The best that was trained here is {out / RUN}.")
+        return
     if found.about.get("summary"):
         print(found.about["summary"])
     print(f"wrote {out / RUN}, {out / REPORT}. Next: amodal embed {out / RUN} --data {data}")

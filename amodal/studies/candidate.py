@@ -23,6 +23,8 @@ class Candidate:
         size: Of the encoder; "" for the one that whoever trains it takes.
         recipe: Fields of a `Recipe` that differ from the method's own.
         name: How it is listed; by default what is written above.
+        cache_features: Of its backbones, which are frozen then, see `amodal.train.cache_features`;
+            "" for what whoever trains it does.
 
     Raises:
         AmodalError: For a method that is no text, and for fields that a recipe does not have.
@@ -34,6 +36,7 @@ class Candidate:
     size: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    cache_features: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str):
@@ -61,4 +64,6 @@ class Candidate:
     def written(self) -> dict[str, Any]:
         """The candidate in JSON types."""
         values: dict[str, Any] = json.loads(json.dumps(vars(self), default=dict))
+        if not self.cache_features:  # studies that were stored before it do not have it
+            del values["cache_features"]
         return values

@@ -30,8 +30,9 @@ from amodal.evaluate import evaluate
 from amodal.methods.saved import load_run
 from amodal.nn.transformer import size_of
 from amodal.studies.comparison import JOINED, RESULT, Comparison, Entry, entries_of
+from amodal.studies.frozen_encoders import AUTO, FrozenEncoders, read_asked
 from amodal.studies.outcome import Outcomes
-from amodal.studies.planning import LAST, Options, planned, study_of
+from amodal.studies.planning import LAST, Options, planned, study_of, yardsticks_of
 from amodal.studies.questions import SimpleFeatures
 from amodal.studies.study import Study, jobs
 from amodal.studies.task import Asked, Task, task_of
@@ -63,6 +64,7 @@ def compare(
     steps: int | None = None,
     storage: str = "",
     label_free: bool = False,
+    frozen: str | Mapping[str, str] = AUTO,
     progress: bool = True,
 ) -> Comparison:
     """Compare methods on one's own data, by successive halving, next to simple features.
@@ -87,6 +89,9 @@ def compare(
         steps: Of the last rung; by default what the budget allows.
         storage: URL of a database; by default a file in `out`.
         label_free: Also measure what needs no labels (RankMe, alpha, LiDAR).
+        frozen: Pretrained encoders that are measured as they are: field -> spec; or "auto" for
+            those packaged ones whose weights are here already, as far as the budget allows; or
+            "none". Where each field has one, maps between them are candidates for retrieval.
         progress: Show bars.
 
     Returns:
@@ -100,6 +105,7 @@ def compare(
     if seeds < 1:
         raise AmodalError(f"seeds is {seeds}, and at least 1 is needed")
     folder = Path(out)
+    read = read_asked(frozen) if isinstance(frozen, str) else dict(frozen)
     dataset = records.open(data)
     dataset = dataset.select(fields) if fields else dataset
     size_of(size)  # raises for one that is none
@@ -115,6 +121,7 @@ def compare(
         seeds,
         steps,
         label_free or about.kind == "label-free",
+        read,
     )
     setup = setup_of(dataset, about, asked)
     result = planned(folder, dataset, about, asked, setup, seconds, progress)
@@ -254,7 +261,7 @@ def tested(
     mark_chosen(run)
     saved = load_run(run)
     choice, questions = result.choice or winner, about.questions
-    if choice.protocol:
+    if choice.protocol and choice.kind != "frozen":
         questions = tuple(one.with_protocol(choice.protocol) for one in questions)
     report = evaluate(
         Trained(saved.encoder.eval(), saved.config, read_trained(run)),
@@ -264,9 +271,12 @@ def tested(
         progress=progress,
     )
     report.save(folder / REPORT, figures=False)
-    test = [_value(one, report.rows(), choice, [*dataset.fields]) for one in questions]
-    values = [value for value in test if value is not None]
-    if values and len(values) == len(test):
+    if choice.kind == "frozen":  # the run does not have these encoders
+        values = _of_frozen(choice.name, setup, about, result)
+    else:
+        test = [_value(one, report.rows(), choice, [*dataset.fields]) for one in questions]
+        values = [value for value in test if value is not None]
+    if values and len(values) == len(questions):
         result.about["test"] = mean(values)
     result.about["summary"] = report.about.get("summary", "")
     result.about[RUN] = RUN
@@ -290,6 +300,13 @@ class Trained:
     config: dict[str, Any]
     trained: np.ndarray | None
     head: None = None
+
+
+def _of_frozen(name: str, setup: Setup, about: Task, result: Comparison) -> list[float]:
+    """What a yardstick of frozen encoders has on the test part, of each question."""
+    frozen = FrozenEncoders.of(setup.dataset, result.about["frozen"])
+    measured, _ = yardsticks_of(setup, about, "test", lambda: None, frozen)
+    return [one["value"] for one in measured[name]]
 
 
 def _value(

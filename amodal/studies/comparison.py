@@ -162,6 +162,9 @@ class Comparison(Printed):
     def table(self) -> Table:
         """A table for a terminal."""
         notes = [f"{name}: left out, {reason}" for name, reason in self.left_out.items()]
+        if specs := self.about.get("frozen"):
+            read = ", ".join(f"{field} by {spec}" for field, spec in specs.items())
+            notes.insert(0, f"frozen encoders: {read}; of other fields simple features are read")
         shown = Table(
             title=escape(f"{self.about.get('data', '')} · {self.title}\n{self.sentence}."),
             caption=escape("\n".join(notes[:MAX_NOTES] + _more(notes))) or None,

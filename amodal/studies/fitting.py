@@ -102,7 +102,7 @@ def fit_of(candidate: Candidate, setup: Setup, check: Check) -> Fit:
     Raises:
         AmodalError: It does not fit the data; the message says why.
     """
-    ticks = [time.monotonic()]
+    ticks, job = [time.monotonic()], Job(candidate, "", 0, 0, PROBED)
 
     class Clock:
         def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
@@ -111,14 +111,17 @@ def fit_of(candidate: Candidate, setup: Setup, check: Check) -> Fit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are said when it is trained
         try:
-            trained(setup, Job(candidate, "", 0, 0, PROBED), [Stop(check), Clock()])
+            trained(setup, job, [Stop(check), Clock()])
         except TrainingStopped:  # three steps may end anywhere
             pass
         except AmodalError:
             raise
         except Exception as error:  # a method that breaks on this data is left out, not the others
             raise AmodalError(f"{type(error).__name__}: {error}") from error
-    steps = [b - a for a, b in zip(ticks[1:], ticks[2:])] or [ticks[-1] - ticks[0]]
+    steps = [b - a for a, b in zip(ticks[1:], ticks[2:])]
+    if not steps and setup.steps(job) == 1:  # solved in one step, however many there might be
+        steps = [0.0]
+    steps = steps or [ticks[-1] - ticks[0]]
     return Fit(candidate, max(min(steps), 1e-4), max(ticks[min(1, len(ticks) - 1)] - ticks[0], 0.0))
 
 

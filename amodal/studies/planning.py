@@ -16,7 +16,9 @@ import torch
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, unknown
+from amodal.core.embeddings import FUSED
 from amodal.data import Dataset
+from amodal.evaluate.context import Pair
 from amodal.evaluate.joined import side_by_side
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
@@ -24,6 +26,7 @@ from amodal.progress import Bar
 from amodal.studies.candidate import Candidate
 from amodal.studies.comparison import QUANTILE, RESULT, Comparison, Entry
 from amodal.studies.fitting import chosen, every_method, fits_of
+from amodal.studies.frozen_encoders import AUTO, FROZEN, FrozenEncoders, encoders_of, maps_of
 from amodal.studies.questions import answer, embedded
 from amodal.studies.study import Study
 from amodal.studies.task import Asked, Task
@@ -35,8 +38,12 @@ TRIED = 0.25
 """Share of the budget for finding out which methods fit."""
 LAST = 0.15
 """Share of the budget that is kept for training and testing the winner."""
+FEATURES = 0.25
+"""Share of the budget that features of frozen encoders may take, where nobody asked for them."""
 UNTRAINED, SIMPLE = "untrained encoder", "simple features"
 BOOSTED = f"boosted trees on {SIMPLE}"
+Answers = Sequence[Mapping[str, float]]
+"""One for each question."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Options:
     seeds: int
     steps: int | None
     label_free: bool
+    frozen: str | Mapping[str, str] = AUTO
 
 
 def candidates_of(asked: Options, dataset: Dataset) -> list[Candidate]:
@@ -106,9 +114,8 @@ def planned(
         plan = written | _begin(dataset, about, asked, setup, seconds, progress)
         _write_first(path, plan)
     before = _read_plan(path)
-    differ = [
-        name for name, value in written["options"].items() if before["options"].get(name) != value
-    ]
+    # a comparison that was begun before an option was there goes on without it
+    differ = [n for n, value in before["options"].items() if written["options"].get(n) != value]
     if before["fingerprint"] != dataset.fingerprint:
         differ.insert(0, "data")
     if differ:
@@ -136,8 +143,15 @@ def _begin(
     def check() -> None:
         pass
 
-    everything = candidates_of(asked, dataset)
-    yardsticks, measuring = yardsticks_of(setup, about, check)
+    specs, without = dict[str, str](), dict[str, str]()
+    frozen = None
+    if about.questions:
+        specs, without = encoders_of(dataset, asked.frozen)
+        frozen = _frozen(dataset, specs, asked, seconds * FEATURES, progress, without)
+    specs = {} if frozen is None else specs
+    maps = maps_of(specs, dataset) if about.kind == "retrieval" else []
+    everything = [*maps, *candidates_of(asked, dataset)]
+    values, measuring = yardsticks_of(setup, about, "valid", check, frozen)
     with Bar("which methods fit", len(everything), shown=progress) as bar:
         fits, reasons = fits_of(
             everything, setup, check, seconds * TRIED, lambda name: bar.step(name)
@@ -158,8 +172,8 @@ def _begin(
     parts = {part: len(dataset.split(part)) for part in ("train", "valid", "test")}
     return {
         "study": choice.study.written(),
-        "yardsticks": [vars(entry) for entry in yardsticks],
-        "left_out": reasons | dict(choice.left_out),
+        "yardsticks": [vars(entry) for entry in entries_of_yardsticks(values)],
+        "left_out": without | reasons | dict(choice.left_out),
         "about": {
             "data": dataset.name,
             "task": about.kind,
@@ -168,8 +182,46 @@ def _begin(
             "parts": parts,
             "seeds": len(choice.study.seeds),
             "expected_seconds": round(choice.seconds, 1),
+            "frozen": specs,
         },
     }
+
+
+def _frozen(
+    dataset: Dataset,
+    specs: Mapping[str, str],
+    asked: Options,
+    seconds: float,
+    progress: bool,
+    left_out: dict[str, str],
+) -> FrozenEncoders | None:
+    """The frozen encoders, their features computed; None where there is none.
+
+    Where nobody asked for them, it may also be said in `left_out` why there is none.
+
+    Raises:
+        AmodalError: If one that was asked for cannot be loaded.
+    """
+    if not specs:
+        return None
+    named = not isinstance(asked.frozen, str)
+    try:
+        frozen = FrozenEncoders.of(dataset, specs)
+        expected = 0.0 if named else frozen.seconds()
+    except AmodalError as error:
+        if named:
+            raise
+        left_out[FROZEN] = str(error)
+        return None
+    if expected > seconds:
+        named_as = ",".join(f"{field}={spec}" for field, spec in specs.items())
+        left_out[FROZEN] = (
+            f"their features would take {expected / 60:.1f} minutes, too much of the budget; "
+            f"a larger --budget, or --frozen {named_as}, has them computed"
+        )
+        return None
+    frozen.compute(progress)
+    return frozen
 
 
 def _write_first(path: Path, plan: Mapping[str, Any]) -> None:
@@ -210,12 +262,23 @@ def study_of(folder: Path) -> Study:
 
 
 def yardsticks_of(
-    setup: Setup, about: Task, check: Callable[[], None]
-) -> tuple[list[Entry], float]:
-    """Chance, simple features and an untrained encoder, on the validation part.
+    setup: Setup,
+    about: Task,
+    part: str,
+    check: Callable[[], None],
+    frozen: FrozenEncoders | None = None,
+) -> tuple[dict[str, Answers], float]:
+    """Simple features, frozen encoders and an untrained one, on a part.
+
+    Args:
+        setup: The data.
+        about: What is asked.
+        part: Of the split.
+        check: Called between measurements.
+        frozen: Pretrained encoders, None without any.
 
     Returns:
-        The entries, the best first, and the seconds that measuring one encoder takes.
+        Name -> the answers, and the seconds that measuring one encoder takes.
     """
     torch.manual_seed(0)
     dataset = records.learn_tokens(setup.dataset, setup.dataset.split("train"))
@@ -224,36 +287,54 @@ def yardsticks_of(
         encoder = encoder.align(encoder.width)
     encoder = encoder.eval()
     start = time.monotonic()
-    data, pair = embedded(encoder, dataset, "valid", check)
-    measured = {UNTRAINED: _measured(about.questions, encoder, data, pair)}
+    data, pair = embedded(encoder, dataset, part, check)
+
+    def answers(pair: Pair, questions: Sequence[Asked] = about.questions) -> Answers:
+        check()
+        return [answer(one, encoder, data, pair, 0) for one in questions]
+
+    boosting = [one.with_protocol("boosting") for one in about.questions]
+    measured = {UNTRAINED: answers(pair)}
     seconds = time.monotonic() - start
-    simple = setup.simple.beside(encoder, data, "valid", pair) if setup.simple else None
+    simple = None
+    if setup.simple is not None:
+        simple = setup.simple.beside(encoder.fields, data, part, pair)
     if simple is not None:
-        measured[SIMPLE] = _measured(about.questions, encoder, data, simple)
+        measured[SIMPLE] = answers(simple)
         start = time.monotonic()
-        _measured(about.questions, encoder, data, side_by_side(pair, simple))
+        answers(side_by_side(pair, simple))
         seconds += time.monotonic() - start
         if about.kind == "label":
-            boosted = [one.with_protocol("boosting") for one in about.questions]
-            measured[BOOSTED] = _measured(boosted, encoder, data, simple)
-    if not about.questions:
-        return [], seconds
+            measured[BOOSTED] = answers(simple, boosting)
+    if frozen is not None and about.kind != "retrieval":
+        alone, joined = frozen.beside(part, pair, simple, check)
+        if FUSED in alone[1].probed() or len(dataset.fields) == 1:
+            measured[FROZEN] = answers(alone)
+        if joined is not None:
+            measured[f"{FROZEN} with {SIMPLE}"] = answers(joined)
+            if about.kind == "label":
+                measured[f"boosted trees on {FROZEN} and {SIMPLE}"] = answers(joined, boosting)
+    return measured, seconds
+
+
+def entries_of_yardsticks(measured: Mapping[str, Answers]) -> list[Entry]:
+    """The lines of yardsticks, and of chance, the best first.
+
+    Args:
+        measured: Name -> its answers; none where nothing is asked.
+    """
+    if not all(measured.values()):
+        return []
     chance = mean(one["chance"] for one in measured[UNTRAINED])
     entries = [
         Entry(
             name,
-            "untrained" if name == UNTRAINED else "simple",
+            "untrained" if name == UNTRAINED else "frozen" if FROZEN in name else "simple",
             mean(one["value"] for one in values),
             QUANTILE * mean(one["standard_error"] for one in values),
-            protocol="boosting" if name == BOOSTED else "",
+            protocol="boosting" if name.startswith("boosted") else "",
         )
         for name, values in measured.items()
     ]
     entries.append(Entry("chance", "chance", chance, 0.0))
-    return sorted(entries, key=lambda e: -(e.value or 0.0)), seconds
-
-
-def _measured(
-    questions: Sequence[Asked], encoder: Any, data: Dataset, pair: Any
-) -> list[dict[str, float]]:
-    return [answer(one, encoder, data, pair, 0) for one in questions]
+    return sorted(entries, key=lambda e: -(e.value or 0.0))

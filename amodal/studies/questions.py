@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from amodal.evaluate.joined import side_by_side
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.row import Row
 from amodal.evaluate.yardsticks import SimpleParts
+from amodal.modalities import Modality
 from amodal.studies.limits import Check
 from amodal.train.cache_features import CachedFeatures
 
@@ -59,12 +60,14 @@ class SimpleFeatures:
     seed: int = 0
     made: dict[str, Pair | None] = field(default_factory=dict)
 
-    def beside(self, encoder: Any, dataset: Dataset, part: str, embedded: Pair) -> Pair | None:
+    def beside(
+        self, fields: Mapping[str, Modality], dataset: Dataset, part: str, embedded: Pair
+    ) -> Pair | None:
         """The records of `embedded` with simple features in the place of vectors; None where no
         field has any.
 
         Args:
-            encoder: Its fields are described.
+            fields: Name -> modality, which are described.
             dataset: With these fields.
             part: Of the split that is measured.
             embedded: Training records and those of the part, as the encoder embeds them.
@@ -73,7 +76,7 @@ class SimpleFeatures:
             rows: tuple[np.ndarray, np.ndarray] = (dataset.split("train"), dataset.split(part))
             parts = EmbeddedParts(lambda: embedded)
             try:
-                made = SimpleParts(encoder.fields, dataset, rows, parts, seed=self.seed).pair
+                made = SimpleParts(fields, dataset, rows, parts, seed=self.seed).pair
             except NotApplicable:
                 self.made[part] = None
             else:

@@ -99,14 +99,18 @@ class Setup:
         )
         return with_changes(usual.recipe, candidate.recipe)
 
-    def measured(self, encoder: nn.Module) -> Dataset:
+    def measured(self, encoder: nn.Module, candidate: Candidate) -> Dataset:
         """The dataset with an encoder's fields, or with the cached features of its backbones."""
-        if not self.cache_features:
+        how = self.cached(candidate)
+        if not how:
             return self.dataset
         dataset = self.dataset.with_fields(cast(Encoder, encoder).fields)
         device = next(encoder.parameters()).device
-        pooled = self.cache_features == "mean"
-        return reuse_features(dataset, encoder, device, pooled=pooled)
+        return reuse_features(dataset, encoder, device, pooled=how == "mean")
+
+    def cached(self, candidate: Candidate) -> str:
+        """Which features of its backbones are cached, see `cache_features`."""
+        return candidate.cache_features or self.cache_features
 
     def run_settings(self, job: Job) -> dict[str, Any]:
         """The settings of `pretrain` that a job decides, beside method, data and run folder."""
@@ -120,7 +124,7 @@ class Setup:
             "seed": job.seed,
             "options": dict(candidate.options),
             "backbones": self._backbones(candidate) or None,
-            "cache_features": self.cache_features,
+            "cache_features": self.cached(candidate),
         }
 
     def _backbones(self, candidate: Candidate) -> dict[str, str]:
@@ -162,14 +166,18 @@ class Trainer:
         """
         setup, curve = self.setups[job.data], list[tuple[int, dict[str, float]]]()
         steps = setup.steps(job)
-        callbacks = [Stop(check), *_curves(setup, steps, curve)]
+        cached = setup.cached(job.candidate)
+        callbacks = [Stop(check), *([] if cached else _curves(setup, steps, curve))]
         encoder = trained(setup, job, callbacks)
         check()
-        dataset = setup.measured(encoder.eval())
+        dataset = setup.measured(encoder.eval(), job.candidate)
         data, pair = embedded(encoder, dataset, self.part, check)
         beside = None
         if setup.simple is not None and setup.questions:
-            beside = setup.simple.beside(encoder, data, self.part, pair)
+            # of the values as they are, whatever reads them
+            plain = setup.dataset if cached else data
+            fields = plain.fields if cached else cast(AnyEncoder, encoder).fields
+            beside = setup.simple.beside(fields, plain, self.part, pair)
         measured = answer_all(setup.questions, encoder, data, pair, job.seed, check, beside)
         details = {"part": self.part, "steps": steps, "tasks": measured, "curve": curve}
         if setup.label_free:
@@ -277,7 +285,7 @@ class Curve:
 
 def _curves(setup: Setup, steps: int, points: list[tuple[int, dict[str, float]]]) -> list[Callback]:
     """The learning curve of the first question, where it is cheap: a few forward passes."""
-    if not setup.questions or setup.cache_features:
+    if not setup.questions:
         return []
     first = setup.questions[0]
     every = max(steps // CURVE_POINTS // LOGGED, 1) * LOGGED

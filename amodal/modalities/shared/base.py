@@ -135,6 +135,8 @@ class Modality(Corruptible, Finite, Remarks, ABC):
     """Whether the picture of a value says all that `describe` does."""
     backbones: ClassVar[tuple[str, ...]] = ()
     """Libraries of pretrained models that read it."""
+    packaged: ClassVar[tuple[str, ...]] = ()
+    """Names of `amodal.data.packaged_models` that read it, the one to take first first."""
     simple_name: ClassVar[str] = "simple features"
     """What people call its `simple_features`."""
     simple_by_column: ClassVar[bool] = True

@@ -15,6 +15,8 @@ from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, read_bytes, unwrap
 from amodal.modalities.shared.png import check_sides
 
+BACKBONES = ("timm", "transformers", "open_clip", "convnet", "caffenet", "vgg", "amdim")
+"""Libraries and networks that read pictures."""
 MIN_SIDE, MAX_SIDE = 8, 224
 """Sides that `default_size` chooses between. The upper one bounds the cost alone: it is what most
 models of photographs read, at 196 tokens a picture."""

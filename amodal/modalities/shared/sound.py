@@ -186,6 +186,8 @@ def _declared_size(head: bytes) -> int:
     return start + size // 2 * 2 if 0 < size < 0x7F000000 else 0
 
 
+MAGIC = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3")
+"""How files of sound begin."""
 BACKBONES = ("voice", "transformers", "resnet1d", "vgg", "gru", "lstm")
 """Libraries of backbones that read sound."""
 SPACINGS = ("mel", "log")
