@@ -1,6 +1,7 @@
 """`--init-from timm:NAME@FILE`: our own layers compute what a ViT of timm computes."""
 
 import json
+import shutil
 import tomllib
 from dataclasses import replace
 
@@ -306,6 +307,33 @@ def test_a_run_goes_on_from_a_run_that_began_with_a_vit(begun, pictures, tmp_pat
     assert weights_in(tmp_path / "same") == weights_in(tmp_path / "again")
     main([*words, "--init-from", str(begun), "--out", str(tmp_path / "mean"), "--pool", "mean"])
     assert amodal.load(tmp_path / "mean").encoder.pool_name == "mean"
+
+
+def test_the_model_that_a_run_began_with_has_the_column_frozen(begun, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 155, (64, 64, 3)) + [100 * (i % 2), 0, 0]
+        Pillow.fromarray(pixels.astype("uint8")).save(tmp_path / f"data/{'ab'[i % 2]}/{i}.png")
+    shutil.copytree(begun, tmp_path / "run")
+    model = amodal.load(tmp_path / "run")
+    for weight in model.encoder.parameters():
+        weight.data.zero_()  # as if training had spoilt it
+    ask = dict(label="folder", protocols=["knn"], progress=False)
+    report = model.evaluate(str(tmp_path / "data"), **ask)
+    row = next(r for r in report.rows() if r["metric"] == "accuracy" and r["source"] == "image")
+    assert row["frozen"] == row["untrained"] > row["value"]
+    headings = [c.header for c in report.table().columns]
+    assert "frozen" in headings and "untrained" not in headings
+    assert "its pretrained model" in report.about["summary"]
+    assert model.evaluate(str(tmp_path / "data"), untrained=False, **ask).frozen is None
+    config = tmp_path / "run" / "config.json"
+    gone = json.loads(config.read_text(encoding="utf-8"))
+    gone["schedule"]["init_from"] = f"timm:{NAME}@gone.safetensors"
+    config.write_text(json.dumps(gone), encoding="utf-8")
+    with pytest.warns(AmodalWarning, match="gone.safetensors"):
+        report = amodal.load(tmp_path / "run").evaluate(str(tmp_path / "data"), **ask)
+    assert report.frozen is None and report.untrained is not None, "these are random"
 
 
 @pytest.mark.parametrize(
