@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from amodal import methods
 from amodal.core import AmodalError, unknown
@@ -14,14 +16,22 @@ from amodal.nn import config as encoder_config
 from amodal.nn.backbones.vit_weights import VitWeights, grid_of, resampled
 from amodal.nn.encoder import Encoder
 from amodal.nn.positions import GRID, Grid
+from amodal.nn.trunks import ALL
 from amodal.train.settings import Settings
+
+
+def _renamed(state: Mapping[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    """The entries below one name, below another."""
+    return {new + n.removeprefix(old): v for n, v in state.items() if n.startswith(old)}
 
 
 @torch.no_grad()
 def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str:
     """Copy the weights that both encoders have under the same name and in the same shape.
 
-    A table of positions over the plane is resampled where it has another side.
+    A table of positions over the plane is resampled where it has another side. The trunk of all
+    fields and those of single fields have the same layers: each of these begins as that one, and
+    that one as the trunk of a single field if there is one alone.
 
     Args:
         encoder: What to copy into.
@@ -34,9 +44,14 @@ def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str
         AmodalError: If no weight fits.
     """
     target, state = encoder.state_dict(), source.state_dict()
-    if isinstance(encoder.position, Grid) and isinstance(source.position, Grid):
-        side = len(encoder.position.table)
-        state["position.table"] = resampled(source.position.table, side)
+    trunks = [*getattr(source, "trunks", ())]  # an ensemble has those of its members
+    if len(trunks) == 1:
+        for trunk in getattr(encoder, "trunks", ()):
+            if trunk not in trunks and ALL in (trunk, *trunks):
+                state |= _renamed(state, f"trunks.{trunks[0]}.", f"trunks.{trunk}.")
+    now, then = (getattr(e, "position", None) for e in (encoder, source))
+    if isinstance(now, Grid) and isinstance(then, Grid):
+        state["position.table"] = resampled(then.table, len(now.table))
     shared = [name for name in target if name in state and target[name].shape == state[name].shape]
     described = ", ".join(
         f"--{k} {v}"

@@ -309,6 +309,19 @@ def test_a_run_goes_on_from_a_run_that_began_with_a_vit(begun, pictures, tmp_pat
     assert amodal.load(tmp_path / "mean").encoder.pool_name == "mean"
 
 
+def test_a_method_with_other_trunks_goes_on_from_such_a_run(begun, pictures, tmp_path, capsys):
+    """`mae` has one trunk for all fields, `simclr` one for each."""
+    source = begun
+    for method in ("simclr", "mae"):
+        words = ["pretrain", method, "--data", str(pictures), *QUICK, "--lr", "1e-9"]
+        main([*words, "--init-from", str(source), "--out", str(tmp_path / method)])
+        source = tmp_path / method
+        assert "151 of 151 weights taken" in " ".join(capsys.readouterr().err.split())
+    trunks = [amodal.load(r).encoder.trunks for r in (begun, tmp_path / "simclr", source)]
+    assert [[*t] for t in trunks] == [["all"], ["image"], ["all"]]
+    torch.testing.assert_close(trunks[2].state_dict(), trunks[0].state_dict(), rtol=0, atol=1e-6)
+
+
 def test_the_model_that_a_run_began_with_has_the_column_frozen(begun, tmp_path):
     rng = np.random.default_rng(0)
     for i in range(60):
