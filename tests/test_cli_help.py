@@ -72,7 +72,7 @@ def test_pretrain_has_an_option_for_each_setting_with_its_help_and_default(capsy
         assert " ".join(field.metadata["help"].split()) in shown
     names = {field.name for field in dataclasses.fields(RunOptions)}
     assert names <= {*SETTINGS} and names <= {*WRITTEN, *NOT_WRITTEN}
-    assert "(default: tiny)" in shown and "(default: tensorboard)" in shown
+    assert "(default: auto)" in shown and "(default: tensorboard)" in shown
 
 
 def test_a_new_setting_is_an_option():

@@ -28,7 +28,8 @@ class RunOptions:
             as large as batches.
         init_from: Folder of a run, or timm:NAME@WEIGHTS of a plain ViT
             (`amodal.nn.backbones.vit_weights`). Of its encoder's weights those are taken whose
-            names and shapes agree.
+            names and shapes agree. Where it is such a ViT, or a run that began with one, its size,
+            positions and pooling are taken too (`amodal.train.start`).
         cache_features: See `amodal.train.cache_features`. "" runs the backbones at every step.
         conflict: It costs a few steps and does not change the training.
         logger: Also a callable (step, values) -> None, or a sequence of these and names; None for
@@ -37,7 +38,11 @@ class RunOptions:
             data. `recipe="small"` sets it too.
     """
 
-    size: str = _option("tiny", "of the encoder: nano, tiny, small, base, large or huge")
+    size: str | None = _option(
+        None,
+        "of the encoder: nano, tiny, small, base, large or huge; by default tiny, or as the ViT "
+        "that --init-from begins with",
+    )
     fields: Sequence[str] | None = _option(None, "fields to use; by default all", metavar="A,B")
     seed: int = _option(0, "of weights, records, augmentation and masks")
     resume: bool = _option(False, "continue the run in --out")

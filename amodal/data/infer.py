@@ -18,7 +18,13 @@ from amodal.data.dataset import Dataset, is_read_from_cells
 from amodal.data.field_names import field_names
 from amodal.data.infer_schema import UNREAD, ColumnGuess
 from amodal.data.locate import locate
-from amodal.data.measure import SAMPLES, complete_fields, evenly_spaced, samples
+from amodal.data.measure import (
+    SAMPLES,
+    complete_fields,
+    evenly_spaced,
+    samples,
+    why_unreadable,
+)
 from amodal.data.readers import Reader
 from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, Unreachable, as_path, local_schema
@@ -60,7 +66,8 @@ def init(path: str | Path, *, force: bool = False) -> Report:
         A report, to print.
 
     Raises:
-        AmodalError: there is a dataset.toml already and not `force`, or it cannot be written.
+        AmodalError: there is a dataset.toml already and not `force`, it cannot be written, or no
+            field has a value that can be read.
     """
     data = as_path(path)
     folder = readers.exists(data) if data.is_dir() else readers.exists(data).parent
@@ -72,7 +79,7 @@ def init(path: str | Path, *, force: bool = False) -> Report:
             f"{toml} exists already. Edit it, or overwrite it with --force "
             "(in Python: init(path, force=True))."
         )
-    dataset, guesses = _infer(data)
+    dataset, guesses = _readable(*_infer(data))
     text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, guesses))
     if isinstance(toml, Remote):
         try:
@@ -148,6 +155,23 @@ def _infer(
         reader = readers.open_records(paths, None, infer_schema.suffix_modalities(), key)
     base = Schema({}, records=records, name=name or path.resolve().stem, key=key)
     return _assemble(reader, guesses, base, path, {}, expected), guesses
+
+
+def _readable(
+    dataset: Dataset, guesses: Mapping[str, ColumnGuess]
+) -> tuple[Dataset, dict[str, ColumnGuess]]:
+    """The data without fields that have no readable value, and why these are left out."""
+    left = {name: why for name in dataset.fields if (why := why_unreadable(dataset, name))}
+    if not left:
+        return dataset, dict(guesses)
+    fields = dataset.schema.fields
+    out = {fields[n].column or n: ColumnGuess("out", reason=why) for n, why in left.items()}
+    guesses = {**guesses, **out}
+    remain = {name: field for name, field in fields.items() if name not in left}
+    if not remain:
+        raise AmodalError("no usable field: nothing here can be read.\n" + _reasons(guesses))
+    schema = replace(dataset.schema, fields=remain)
+    return Dataset(dataset.reader, schema, dataset.path, dataset.name), guesses
 
 
 def _guess(reader: Reader) -> dict[str, ColumnGuess]:

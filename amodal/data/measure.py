@@ -18,6 +18,9 @@ SAMPLES, ROWS = 200, 2000
 """Values that a modality is measured on: of files, and of rows of a table, which cost little and
 may have rare categories."""
 
+CHUNK = 8
+"""Values that are read at once, where all of a field may be unreadable."""
+
 
 def complete_fields(dataset: Dataset) -> Dataset:
     """Measure the parameters of modalities that nobody chose.
@@ -74,6 +77,40 @@ def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
     chosen: Iterable[int] = have[evenly_spaced(len(have), n)].tolist()
     raws = parallel_map(raw, chosen, dataset.reader.is_remote)
     return [value for value in raws if value is not None]
+
+
+def why_unreadable(dataset: Dataset, name: str) -> str:
+    """Why no value of a field can be read, "" if one can or there is none.
+
+    A readable value ends the search, so a usual field costs a few values.
+
+    Args:
+        dataset: to read from.
+        name: of the field.
+    """
+
+    def mistake(i: int) -> str | None:
+        try:
+            dataset.value(i, name)
+        except BadValue as error:
+            return str(error)
+        return None
+
+    have = np.flatnonzero(dataset.present(name))
+    first = ""
+    # a value in the middle is likelier to be of another source than the second one is
+    spread = have[evenly_spaced(len(have), SAMPLES)]
+    order = np.concatenate([spread, np.setdiff1d(have, spread)]).tolist()
+    for start in range(0, len(order), CHUNK):
+        mistakes = parallel_map(mistake, order[start : start + CHUNK], dataset.reader.is_remote)
+        for reason in mistakes:
+            if reason is None:
+                return ""
+            first = first or reason
+    if not first:
+        return ""
+    values = "the only value" if len(have) == 1 else f"all {len(have):,} values"
+    return f"{values} of {name!r} could not be read: {first}"
 
 
 def evenly_spaced(length: int, n: int) -> np.ndarray:

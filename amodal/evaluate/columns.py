@@ -29,7 +29,7 @@ class Columns:
         trained: Of the encoder that is evaluated.
         untrained: Of the one before training.
         simple: Simple features.
-        frozen: Features of pretrained backbones.
+        frozen: Features of pretrained models.
         joined: The vectors of the encoder, and simple features beside them.
     """
 
@@ -107,7 +107,7 @@ def columns_of(
     def frozen_parts() -> FrozenParts | None:
         model = runs[0][1].model if runs else None
         holder, fields = pretrained_fields(model or encoder, encoder, baseline)
-        # one field with a backbone is compared with no other
+        # one field with a pretrained model is compared with no other
         few = [run for run in compared if len(fields) > 1 or not run[0].compares_fields]
         if not fields or not few:
             return None

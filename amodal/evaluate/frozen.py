@@ -1,20 +1,21 @@
-"""The yardstick of frozen backbones: what their own features get on the same records.
+"""The yardstick of pretrained models: what their own features get on the same records.
 
-The mean of the features of a value's tokens, before any head or trunk of this training, in the
-place of an encoder's vectors. Two backbones meet in retrieval by the closed-form maps of
-`amodal.evaluate.yardsticks`.
+Of a backbone it is the mean of the features of a value's tokens, before any head or trunk of this
+training; of a vision transformer that a run began with (`--init-from timm:…`) the vector that it
+gave. Both stand in the place of an encoder's vectors. Two models meet in retrieval by the
+closed-form maps of `amodal.evaluate.yardsticks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from amodal.core import Column
+from amodal.core import AmodalError, Column
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
@@ -24,17 +25,24 @@ from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needed_parts import Choice, ComparedParts
 from amodal.evaluate.yardsticks import MAX_TRAIN, in_place_of, training_records
 from amodal.inference.embed import device_of
-from amodal.inference.forward_passes import AnyEncoder, Device, eval_mode, sequential_loader
+from amodal.inference.forward_passes import (
+    AnyEncoder,
+    Device,
+    eval_mode,
+    sequential_loader,
+    to_cpu,
+)
 from amodal.inference.simple_features import reduced
 from amodal.nn.backbones.module import ModuleBackbone
 from amodal.nn.backbones.pretrained import Backbone
+from amodal.nn.backbones.vit_weights import vit_weights
 from amodal.progress import Bar
 
 
 def pretrained_fields(
     model: Run | AnyEncoder, encoder: AnyEncoder, baseline: AnyEncoder | None
 ) -> tuple[AnyEncoder, list[str]]:
-    """The fields whose backbones had weights before this training, and who has these weights.
+    """The fields whose models had weights before this training, and who has these weights.
 
     Args:
         model: What is evaluated. A run says whether it trained its backbones.
@@ -45,7 +53,7 @@ def pretrained_fields(
         An encoder, and fields of it; none where the weights have changed and no one has the former.
     """
     schedule: dict[str, Any] = model.config.get("schedule", {}) if isinstance(model, Run) else {}
-    fields = []
+    fields = [] if baseline is None else _of_vit(schedule, encoder)
     for field in filter(encoder.contextual, encoder.fields):
         backbone = encoder.tokenizers[field]
         learnt = schedule.get("train_backbones", not getattr(backbone, "frozen", False))
@@ -54,6 +62,17 @@ def pretrained_fields(
         if not learnt or (baseline is not None and has_weights(backbone)):
             fields.append(field)
     return (encoder if baseline is None else baseline), fields
+
+
+def _of_vit(schedule: Mapping[str, Any], encoder: AnyEncoder) -> list[str]:
+    """The fields that began with the weights of a vision transformer; none if they are gone, as
+    `amodal.untrained` warns."""
+    try:
+        vit = vit_weights(schedule.get("init_from", ""))
+    except AmodalError:
+        return []
+    taken = [*filter(encoder.contextual, encoder.fields)]
+    return [] if vit is None else [*vit.fields_of(encoder.fields, taken)]
 
 
 def has_weights(backbone: nn.Module) -> bool:
@@ -66,12 +85,12 @@ def has_weights(backbone: nn.Module) -> bool:
 
 
 class FrozenParts(ComparedParts):
-    """Pooled features of backbones of the records and rows of a model's embedded parts, made when
-    first needed.
+    """Pooled features of pretrained models of the records and rows of a model's embedded parts,
+    made when first needed.
 
     Args:
-        encoder: Whose backbones.
-        fields: Those with a backbone.
+        encoder: As it was before training.
+        fields: Those that had weights then.
         dataset: Where the records are; cached features of the backbones are taken.
         rows: Numbers of the training and of the test records.
         embedded: The model's parts.
@@ -146,11 +165,11 @@ def pooled_features(
     device: Device | None = None,
     bar: Bar | None = None,
 ) -> dict[str, Column]:
-    """The mean features of the tokens of each value.
+    """The mean features of the tokens of each value, or its vector where no backbone reads it.
 
     Args:
-        encoder: Whose backbones.
-        fields: Those with a backbone.
+        encoder: As it was before training.
+        fields: Those that had weights then.
         dataset: Where the records are.
         indices: (N,) which records.
         batch: Records at once.
@@ -168,7 +187,11 @@ def pooled_features(
             here = part.to(device)
             for field, found in parts.items():
                 if field in here.columns and len(here.columns[field]):
-                    pooled = _pooled(encoder.tokenizers[field], here.columns[field])
+                    pooled = (
+                        _pooled(encoder.tokenizers[field], here.columns[field])
+                        if encoder.contextual(field)
+                        else to_cpu(encoder.features(here.only(field)))[field]
+                    )
                     found.append(Column(vectors_of(pooled), pooled.rows + size))
             size += part.size
             if bar is not None:

@@ -1,4 +1,4 @@
-"""The table of a report for a terminal: trained beside simple features, frozen backbones,
+"""The table of a report for a terminal: trained beside simple features, frozen pretrained models,
 untrained and chance."""
 
 from __future__ import annotations

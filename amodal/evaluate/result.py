@@ -78,7 +78,7 @@ class Report(Printed):
         test: The embedded test records, for figures; not saved.
         simple: The same of simple features of the records, with no rows for a protocol that is not
             measured on them; None if that was not measured.
-        frozen: The same of the features of pretrained backbones, before any of this training.
+        frozen: The same of the features of pretrained models, before any of this training.
         joined: The same of the encoder's vectors with simple features beside them.
         bootstrap: Draws of the test records, by which intervals were computed; not saved.
     """

@@ -29,7 +29,7 @@ COMMON_TIMES = 1.4
 SIMPLE = "simple features"
 OWN_TEXT = "simple features of the own text"
 """What stands beside classes by their names."""
-BEFORE = {"untrained": "the untrained encoder", "frozen": "its frozen backbone"}
+BEFORE = {"untrained": "the untrained encoder", "frozen": "its pretrained model"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Task:
         name: For people, such as "folder from text".
         trained: The best of the trained encoder.
         simple: The best of simple features, if measured.
-        before: The best of the frozen backbone, else of the untrained encoder, if measured.
+        before: The best of the pretrained model, else of the untrained encoder, if measured.
         chance: By chance.
         labelled: Whether it is about a label, for which there is more than one protocol.
         compared: Whether simple features are measured on it.

@@ -4,17 +4,18 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import amodal
-from amodal.core import AmodalError
+from amodal.core import AmodalError, unknown
 from amodal.inference.query import field_for
 from amodal.modalities.shared.base import shortened
 from amodal.model import Model
@@ -113,9 +114,17 @@ def app(
         takes: dict[str, Any] | None = None,
     ) -> Callable[[Handler], Handler]:
         responses = schema.ok_response(response, text) | schema.error_responses(*statuses)
-        add: Callable[[Handler], Handler] = getattr(made, verb)(
-            path, responses=responses, openapi_extra=takes, response_class=Json
-        )
+
+        def add(handler: Handler) -> Handler:
+            added: Handler = getattr(made, verb)(
+                path,
+                responses=responses,
+                openapi_extra=takes,
+                response_class=Json,
+                dependencies=[Depends(_no_others(handler, path))],
+            )(handler)
+            return added
+
         return add
 
     vectors = schema.object_of(
@@ -319,6 +328,20 @@ def mistake(error: Mapping[str, Any]) -> str:
     asked = error.get("input")
     instead = f", not {shortened(asked)!r}" if isinstance(asked, str) else ""
     return f"{where}: {expected}{instead}"
+
+
+def _no_others(handler: Handler, path: str) -> Callable[[Request], Awaitable[None]]:
+    """A check that a request has no parameters but those of its route, which FastAPI passes over:
+    a misspelt filter would filter nothing."""
+    names = [n for n in signature(handler).parameters if n != "request" and f"{{{n}" not in path]
+    page = path.partition("{")[0]
+
+    async def check(request: Request) -> None:
+        for name in request.query_params:
+            if name not in names:
+                raise Refused(400, str(unknown(f"parameter of {page}", shortened(name), names)))
+
+    return check
 
 
 def _pairs(items: list[str], *, last: bool = False) -> dict[str, str]:

@@ -16,7 +16,7 @@ ERROR: Schema = {
     "required": ["error"],
 }
 ERRORS = {
-    400: "not JSON, or not a form",
+    400: "not JSON, not a form, or a parameter that there is not",
     401: "the token is missing or wrong",
     408: "the request came in too slowly",
     413: "larger than the server reads",

@@ -14,17 +14,18 @@ from amodal.train.run_inputs import Inputs
 
 
 def fresh_encoder(inputs: Inputs) -> Encoder:
-    """A new encoder for the fields of the data, by default as on the method's page."""
+    """A new encoder for the fields of the data, by default as on the method's page, or as what it
+    starts from."""
     settings, fields = inputs.settings, inputs.dataset.fields
+    arguments: dict[str, Any] = inputs.encoder_arguments
     backbones = encoder_config.backbones(
-        inputs.backbones, fields, settings.size, frozen=not settings.train_backbones
+        inputs.backbones, fields, arguments["size"], frozen=not settings.train_backbones
     )
-    arguments: dict[str, Any] = methods.encoder_options(inputs.method) | settings.encoder
     if is_model(settings.trunk):
         check_labelled(inputs.method, backbones)
-        backbones, more = single_stream(str(settings.trunk), fields, settings.size)
+        backbones, more = single_stream(str(settings.trunk), fields, arguments["size"])
         arguments |= more
-    return Encoder(fields, size=settings.size, backbones=backbones, **arguments)
+    return Encoder(fields, backbones=backbones, **arguments)
 
 
 def check_labelled(method: methods.MethodLike, backbones: Mapping[str, object]) -> None:

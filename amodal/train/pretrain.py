@@ -10,6 +10,7 @@ RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ from amodal.nn.backbones.single_stream import is_model
 from amodal.nn.backbones.vit_weights import vit_weights
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
-from amodal.train import distributed, packaged, run_config, run_dir
+from amodal.train import distributed, packaged, run_config, run_dir, start
 from amodal.train.batches import Batches
 from amodal.train.cache_features import with_cached_features
 from amodal.train.changed_code import earlier_code
@@ -61,9 +62,8 @@ from amodal.train.run_setup import (
 )
 from amodal.train.run_tokens import with_tokens, with_tokens_of, write_tokenizers
 from amodal.train.schedule import stages_of
-from amodal.train.settings import Settings, for_data, read_settings
+from amodal.train.settings import SIZE, Settings, for_data, read_settings
 from amodal.train.small_networks import notes_of_added, with_small_networks, without_tokens
-from amodal.train.start import encoder_of_vit, load_matching_weights, start_from_vit
 from amodal.train.start import pick_device as pick_device
 
 EXACT = ("micro_batch_size", "gradient_checkpointing", "fsdp")
@@ -121,9 +121,9 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     if is_model(settings.trunk):
         dataset = packaged.match_trunk(dataset, str(settings.trunk))
     dataset = with_tokens(dataset, methods.tokens(method))
-    vit = vit_weights(settings.init_from)
+    vit, inherited = vit_weights(settings.init_from), dict[str, Any]()
     if vit is not None:
-        dataset, settings = start_from_vit(vit, dataset, settings)
+        dataset, inherited = start.start_from_vit(vit, dataset, settings)
     from_run = bool(settings.init_from) and vit is None
     source: Encoder | None = saved(settings.init_from)[0] if from_run else None
     if source is not None:
@@ -141,7 +141,11 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     added: dict[str, str] = {}
     dataset = with_resolution(dataset, settings.recipe.resolution, backbones)
     if vit is not None:
-        source = encoder_of_vit(vit, method, dataset, settings)
+        source = start.encoder_of_vit(vit, method, dataset, settings, inherited)
+    elif source is not None:
+        inherited = start.inherited_from_run(source, dataset, settings)
+    if not inherited:
+        settings = replace(settings, size=settings.size or SIZE)  # written, as it may change
     if not is_model(settings.trunk):
         settings, added = with_small_networks(method, settings, dataset, len(part), source, out)
     backbones = {**backbones, **added}
@@ -160,7 +164,16 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     if settings.curate:
         choose = curation.batch_selector(settings.curate, settings.curate_options)
     return Inputs(
-        method, settings, dataset, part, backbones, source, choose, notes, code_hash(method)
+        method,
+        settings,
+        dataset,
+        part,
+        backbones,
+        source,
+        inherited,
+        choose,
+        notes,
+        code_hash(method),
     )
 
 
@@ -175,14 +188,15 @@ def build(inputs: Inputs) -> Built:
     methods.check_writable(name, options)
     source = None if inputs.adapts else inputs.source
     if source is not None:  # before the method, which may copy the encoder as a teacher
-        load_matching_weights(encoder, source, str(settings.init_from))
+        start.load_matching_weights(encoder, source, str(settings.init_from))
     encoder_spec = encoder.spec
     method = methods.build(name, encoder, **options)
-    if settings.pool == "cls":  # a page that asks for it knows what it reads
+    pool = (inputs.inherited | settings.encoder).get("pool")
+    if pool == "cls":  # a page that asks for it knows what it reads
         encoder.check_pools()
     notes = []
     if source is not None:  # and after it, for the heads that it adds
-        notes = [load_matching_weights(method.encoder, source, str(settings.init_from))]
+        notes = [start.load_matching_weights(method.encoder, source, str(settings.init_from))]
     predicts = predicted_targets(method, options, dataset)
     built = Built(encoder, method, options, encoder_spec, predicts, notes)
     if inputs.adapts and not built.predicts and built.head is None:

@@ -22,7 +22,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead
 from amodal.train.packaged import BackboneSpec
 from amodal.train.run_dir import Config
-from amodal.train.settings import Settings
+from amodal.train.settings import SIZE, Settings
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Inputs:
         part: (n,) the training records.
         backbones: Field -> spec.
         source: The encoder of `init_from`, if there is one.
+        inherited: Arguments of the encoder that it has from `source`, where none is set.
         choose: Selects batches from super-batches.
         notes: Lines to print when the run starts.
         code: Hash of a method of the user's own, before it has run: it may count its calls.
@@ -45,9 +46,16 @@ class Inputs:
     part: npt.NDArray[np.int64]
     backbones: dict[str, BackboneSpec]
     source: Encoder | None = None
+    inherited: dict[str, Any] = field(default_factory=dict)
     choose: BatchSelector | None = None
     notes: tuple[str, ...] = ()
     code: str = ""
+
+    @property
+    def encoder_arguments(self) -> dict[str, Any]:
+        """The arguments of the encoder: of the method's page, of `source`, and what is set."""
+        page = {"size": SIZE} | methods.encoder_options(self.method)
+        return page | self.inherited | self.settings.encoder
 
     @property
     def adapts(self) -> bool:

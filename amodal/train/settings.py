@@ -76,12 +76,14 @@ class Settings(RunOptions):
     @property
     def encoder(self) -> dict[str, Any]:
         """The arguments of the encoder that are set."""
-        names = ("trunk", "positions", "pool", "experts")
+        names = ("size", "trunk", "positions", "pool", "experts")
         arguments = {name: getattr(self, name) for name in names}
         return {name: value for name, value in arguments.items() if value is not None}
 
 
 SETTINGS = tuple(f.name for f in fields(Settings))
+SIZE = "tiny"
+"""Of encoders for which none is set."""
 LENGTHS = ({"epochs", "steps"}, {"warmup_epochs", "warmup_steps"})
 """Two units of one length. Setting one resets the other."""
 

@@ -18,7 +18,7 @@ from amodal.modalities import Modality, name_of
 from amodal.nn.backbones.pretrained import OWN, TOKENS, Backbone
 from amodal.nn.encoder import Encoder
 from amodal.train import run_dir
-from amodal.train.settings import Settings
+from amodal.train.settings import SIZE, Settings
 
 SpecT = TypeVar("SpecT")
 
@@ -100,7 +100,7 @@ def _suitable(
     """Field -> network that suits small data."""
     asked = settings.recipe_from in ("plain", "paper") or settings.pool == "cls"
     asked = asked or bool(settings.cache_features)
-    if records >= SMALL or asked or settings.size not in SIZES:
+    if records >= SMALL or asked or (settings.size or SIZE) not in SIZES:
         return {}
     return networks_of(methods.title(method), dataset.fields)
 

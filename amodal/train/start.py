@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from amodal import methods
 from amodal.core import AmodalError, unknown
-from amodal.core.run_options import RunOptions
 from amodal.data import Dataset
 from amodal.nn import config as encoder_config
-from amodal.nn.backbones.vit_weights import VitWeights
+from amodal.nn.backbones.vit_weights import VitWeights, grid_of, resampled
 from amodal.nn.encoder import Encoder
+from amodal.nn.positions import GRID, Grid
+from amodal.nn.trunks import ALL
 from amodal.train.settings import Settings
+
+
+def _renamed(state: Mapping[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    """The entries below one name, below another."""
+    return {new + n.removeprefix(old): v for n, v in state.items() if n.startswith(old)}
 
 
 @torch.no_grad()
 def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str:
     """Copy the weights that both encoders have under the same name and in the same shape.
+
+    A table of positions over the plane is resampled where it has another side. The trunk of all
+    fields and those of single fields have the same layers: each of these begins as that one, and
+    that one as the trunk of a single field if there is one alone.
 
     Args:
         encoder: What to copy into.
@@ -32,6 +44,14 @@ def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str
         AmodalError: If no weight fits.
     """
     target, state = encoder.state_dict(), source.state_dict()
+    trunks = [*getattr(source, "trunks", ())]  # an ensemble has those of its members
+    if len(trunks) == 1:
+        for trunk in getattr(encoder, "trunks", ()):
+            if trunk not in trunks and ALL in (trunk, *trunks):
+                state |= _renamed(state, f"trunks.{trunks[0]}.", f"trunks.{trunk}.")
+    now, then = (getattr(e, "position", None) for e in (encoder, source))
+    if isinstance(now, Grid) and isinstance(then, Grid):
+        state["position.table"] = resampled(then.table, len(now.table))
     shared = [name for name in target if name in state and target[name].shape == state[name].shape]
     described = ", ".join(
         f"--{k} {v}"
@@ -50,54 +70,93 @@ def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str
 
 def start_from_vit(
     vit: VitWeights, dataset: Dataset, settings: Settings
-) -> tuple[Dataset, Settings]:
+) -> tuple[Dataset, dict[str, Any]]:
     """Read pictures as a vision transformer does, and take its size, positions and pooling.
 
     Args:
         vit: Of `init_from`.
         dataset: With the fields to learn from. Fields with a backbone stay as they are.
-        settings: Its pool is used if it is set.
+        settings: Of the run.
 
     Returns:
-        Both, as they are for this run.
+        The dataset as it is for this run, and the arguments of the encoder where none are set.
 
     Raises:
         AmodalError: For settings that the weights do not fit.
     """
-    if settings.size not in (RunOptions.size, vit.size):
+    _check_size(settings, vit.spec, vit.size)
+    if settings.experts:
         raise AmodalError(
-            f"{vit.spec} is of size {vit.size}, and the setting is {settings.size}: leave --size "
-            "out"
+            f"{vit.spec} has its experts as it was trained: leave --experts {settings.experts} out"
         )
-    for name in ("positions", "experts"):
-        if (value := getattr(settings, name)) not in (None, 0):
-            raise AmodalError(
-                f"{vit.spec} has its {name} as it was trained: leave --{name} {value} out"
-            )
     if settings.trunk is not None and ":" in settings.trunk:
         raise AmodalError(f"--trunk {settings.trunk} and --init-from {vit.spec} are two models")
     taken = settings.backbones or {}
     free = {f: m for f, m in dataset.fields.items() if f not in taken}
     read = vit.pictures(free, settings.recipe.resolution)
-    settings = replace(
-        settings,
-        size=vit.size,
-        positions=vit.positions(read),
-        pool=settings.pool or vit.pool,
-    )
-    return dataset.with_fields(dataset.fields | read), settings
+    positions = grid_of(read)
+    _check_positions(settings, vit.spec, positions)
+    inherited = {"size": vit.size, "positions": positions, "pool": vit.pool}
+    return dataset.with_fields(dataset.fields | read), inherited
+
+
+def inherited_from_run(source: Encoder, dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    """The arguments of an encoder that it has from the run that it starts from.
+
+    Args:
+        source: The encoder of that run.
+        dataset: With the fields to learn from, at the resolution of this run.
+        settings: Of this run.
+
+    Returns:
+        Size, positions and pooling of a run that began with a vision transformer, as they are where
+        none are set: without them its weights fit nothing. {} for other runs.
+
+    Raises:
+        AmodalError: For settings that the weights do not fit.
+    """
+    has = encoder_config.arguments(source.spec)
+    if settings.adapt is not None or not has["positions"].startswith(f"{GRID}:"):
+        return {}
+    now = VitWeights.fields_of(dataset.fields, without=settings.backbones or {})
+    resized = any(f in source.fields and m != source.fields[f] for f, m in now.items())
+    positions = grid_of(now) if resized else has["positions"]
+    _check_size(settings, str(settings.init_from), str(has["size"]))
+    _check_positions(settings, str(settings.init_from), positions)
+    return {"size": has["size"], "positions": positions, "pool": has["pool"]}
+
+
+def _check_size(settings: Settings, start: str, size: str) -> None:
+    if settings.size not in (None, size):
+        raise AmodalError(
+            f"{start} is of size {size}, and the setting is {settings.size}: leave --size out"
+        )
+
+
+def _check_positions(settings: Settings, start: str, positions: str) -> None:
+    if settings.positions not in (None, positions):
+        raise AmodalError(
+            f"{start} has positions {positions} here, as it was trained, and the setting is "
+            f"{settings.positions}: leave --positions {settings.positions} out"
+        )
 
 
 def encoder_of_vit(
-    vit: VitWeights, method: methods.MethodLike, dataset: Dataset, settings: Settings
+    vit: VitWeights,
+    method: methods.MethodLike,
+    dataset: Dataset,
+    settings: Settings,
+    inherited: dict[str, Any],
 ) -> Encoder:
     """An encoder with the weights of a vision transformer, to start from.
 
     Args:
-        dataset, settings: Of `start_from_vit`.
+        settings: Of the run.
+        dataset, inherited: Of `start_from_vit`.
     """
     fields = vit.fields_of(dataset.fields, without=settings.backbones or {})
-    arguments = {"trunk": "separate"} | methods.encoder_options(method) | settings.encoder
+    arguments = {"trunk": "separate"} | methods.encoder_options(method)
+    arguments |= inherited | settings.encoder
     return vit.encoder(fields, str(arguments["trunk"]), str(arguments["pool"]))
 
 

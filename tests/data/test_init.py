@@ -5,6 +5,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import amodal.data as data
 from amodal import modalities
@@ -245,6 +246,37 @@ def test_mixed_cells_do_not_stop_init(tmp_path):
     table = next(f for f in report.fields if f.name == "table")
     assert "'oops' is not a number" in table.reason and 0 < table.unreadable < 0.2
     assert data.open(tmp_path).value(0, "table").tolist() == [0]
+
+
+def test_a_field_without_a_readable_value_is_left_out(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i:02d}.png").write_text("no picture", encoding="utf-8")
+        (tmp_path / f"{i:02d}.txt").write_text(f"some words {i}", encoding="utf-8")
+    report, toml = data.init(tmp_path), tmp_path / "dataset.toml"
+    why = "all 12 values of 'image' could not be read: not a picture in any format"
+    assert report.left_out["image"].startswith(why) and why in str(report)
+    assert [f.name for f in report.fields] == [*data.open(tmp_path).fields] == ["text"]
+    assert f"# Left out: image: {why}" in toml.read_text(encoding="utf-8")
+    # one picture that can be read, whichever it is, and the field stays
+    Image.new("RGB", (8, 8)).save(tmp_path / "10.png")
+    assert {f.name for f in data.init(tmp_path, force=True).fields} == {"image", "text"}
+    (tmp_path / "10.png").write_text("no picture", encoding="utf-8")
+    toml.unlink()
+    for file in tmp_path.glob("*.txt"):
+        file.unlink()
+    with pytest.raises(AmodalError, match=f"no usable field: [^\\n]*\n  image: {why}"):
+        data.init(tmp_path)
+    assert not toml.exists()
+
+
+def test_a_table_of_files_none_of_which_is_a_picture(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i}.jpg").write_text("no picture", encoding="utf-8")
+    lines = [f"{i}.jpg,some words {i}\n" for i in range(12)]
+    (tmp_path / "t.csv").write_text("photo file,words\n" + "".join(lines), encoding="utf-8")
+    report = data.init(tmp_path / "t.csv")
+    assert [f.name for f in report.fields] == ["words"]
+    assert "all 12 values of 'photo file' could not be read" in report.left_out["photo file"]
 
 
 def test_dates_are_cells_of_the_table(tmp_path):

@@ -91,7 +91,7 @@ def test_frozen_features_have_a_column_and_spoilt_ones_are_named(records, tmp_pa
     assert found["frozen"] > 0.7 > 0.4 > found["value"], "closed-form maps of two frozen encoders"
     assert left["intervals"]["trained - frozen"][1] < 0
     sentence = report.about["summary"]
-    assert "training made worse " in sentence and "its frozen backbone" in sentence
+    assert "training made worse " in sentence and "its pretrained model" in sentence
     headings = [c.header for c in report.table().columns]
     assert headings[-4:] == ["joined", "simple", "frozen", "chance"], "untrained it is not"
     read = Report.load(report.save(tmp_path / "r.json", figures=False))

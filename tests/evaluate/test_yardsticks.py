@@ -270,7 +270,7 @@ def test_the_sentence_calls_only_what_exceeds_the_interval():
     idle = [row(value=0.9, simple=0.6, untrained=0.89)]
     assert summary(idle) == "the model is no better than the untrained encoder for kind from image."
     frozen = [row(value=0.9, simple=0.6, untrained=0.5, frozen=0.89)]
-    assert "no better than its frozen backbone for kind" in summary(frozen)
+    assert "no better than its pretrained model for kind" in summary(frozen)
     best = [
         row(value=0.9, simple=0.6, protocol="linear"),
         row(value=0.6, simple=0.9, protocol="knn"),
@@ -312,7 +312,7 @@ def test_training_that_spoils_features_is_named():
     )
     both = [row(value=0.6, simple=0.8, frozen=0.95, untrained=0.3)]
     assert summary(both) == (
-        "training made worse kind from image (its frozen backbone .95, trained .60); nothing learnt "
+        "training made worse kind from image (its pretrained model .95, trained .60); nothing learnt "
         "here beats simple features: use simple features for kind from image (knn .80, trained .60)."
     )
 

@@ -1,6 +1,8 @@
 """`--init-from timm:NAME@FILE`: our own layers compute what a ViT of timm computes."""
 
 import json
+import shutil
+import tomllib
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,13 @@ import amodal
 from amodal.cli import main
 from amodal.core import POSITION_DIMS, AmodalError, AmodalWarning, Batch, Column
 from amodal.modalities.image import Image
-from amodal.nn.backbones.vit_weights import VitWeights, not_plain, resampled, vit_weights
+from amodal.nn.backbones.vit_weights import (
+    VitWeights,
+    grid_of,
+    not_plain,
+    resampled,
+    vit_weights,
+)
 from amodal.nn.positions import Grid, additive, sincos
 
 timm = pytest.importorskip("timm")
@@ -97,7 +105,7 @@ def test_at_another_resolution_positions_are_resampled_as_timm_does():
     larger.pos_embed.data = table
     weights = weights_of(model)
     fields = weights.pictures({"image": Image(size=64)}, 56)
-    assert fields["image"].size == 56 and weights.positions(fields) == "grid:7"
+    assert fields["image"].size == 56 and grid_of(fields) == "grid:7"
     encoder = same_norms(weights.encoder(fields, "separate", "cls"))
     x_NCHW = torch.rand(2, 3, 56, 56)
     with torch.no_grad():
@@ -233,4 +241,127 @@ def test_other_networks_are_refused(options, reason):
 
 def test_sizes_that_no_encoder_has():
     with pytest.raises(AmodalError, match="width 192, 12 blocks and 3 heads, and no size"):
-        _ = weights_of(small(embed_dim=192, num_heads=3)).size
+        weights_of(small(embed_dim=192, num_heads=3)).check_size()
+    weights_of(small()).check_size()
+
+
+def test_a_network_of_no_size_is_refused_before_anything_is_read(tmp_path):
+    file = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), file)
+    with pytest.raises(AmodalError, match="width 192, 12 blocks and 3 heads, and no size"):
+        vit_weights(f"timm:vit_tiny_patch16_224@{file}")
+
+
+def weights_in(run):
+    return (run / "model.safetensors").read_bytes()
+
+
+QUICK = ["--steps", "1", "--batch-size", "4"]
+
+
+@pytest.fixture(scope="module")
+def begun(file, pictures, tmp_path_factory):
+    """A run that began with a ViT."""
+    run = tmp_path_factory.mktemp("begun") / "run"
+    words = ["pretrain", "mae", "--data", str(pictures), "--init-from", f"timm:{NAME}@{file}"]
+    main([*words, "--out", str(run), "--resolution", "64", *QUICK])
+    return run
+
+
+def test_a_run_that_began_with_a_vit_is_repeated_by_its_config(begun, tmp_path):
+    settings = tomllib.loads((begun / "config.toml").read_text(encoding="utf-8"))
+    assert not settings.keys() & {"size", "positions", "pool"}, "they follow from the ViT"
+    same = tmp_path / "same"
+    main(["pretrain", "--config", str(begun / "config.toml"), "--out", str(same)])
+    assert weights_in(same) == weights_in(begun)
+    # a config.toml of an earlier version has what was derived
+    main(
+        ["pretrain", "--config", str(begun / "config.toml"), "--out", str(tmp_path / "earlier")]
+        + ["--size", "small", "--positions", "grid:2", "--pool", "cls"]
+    )
+    assert weights_in(tmp_path / "earlier") == weights_in(begun)
+    larger = tmp_path / "larger"
+    main(
+        ["pretrain", "--config", str(begun / "config.toml"), "--out", str(larger)]
+        + ["--resolution", "96"]
+    )
+    assert amodal.load(larger).encoder.positions == "grid:3"
+
+
+def test_a_run_goes_on_from_a_run_that_began_with_a_vit(begun, pictures, tmp_path, capsys):
+    words = ["pretrain", "mae", "--data", str(pictures), *QUICK, "--lr", "1e-9"]
+    source, encoders = begun, {}
+    for name, more in {"again": [], "larger": ["--resolution", "96"]}.items():  # the second in turn
+        main([*words, "--init-from", str(source), "--out", str(tmp_path / name), *more])
+        source = tmp_path / name
+        assert "151 of 151 weights taken" in " ".join(capsys.readouterr().err.split())
+        encoders[name] = amodal.load(source).encoder
+        assert (encoders[name].size, encoders[name].pool_name) == ("small", "cls")
+    assert [e.positions for e in encoders.values()] == ["grid:2", "grid:3"]
+    table, larger = (e.position.table.detach() for e in encoders.values())
+    torch.testing.assert_close(larger, resampled(table, 3), rtol=1e-4, atol=1e-4)
+    main(
+        ["pretrain", "--config", str(tmp_path / "again" / "config.toml")]
+        + ["--out", str(tmp_path / "same")]
+    )
+    assert weights_in(tmp_path / "same") == weights_in(tmp_path / "again")
+    main([*words, "--init-from", str(begun), "--out", str(tmp_path / "mean"), "--pool", "mean"])
+    assert amodal.load(tmp_path / "mean").encoder.pool_name == "mean"
+
+
+def test_a_method_with_other_trunks_goes_on_from_such_a_run(begun, pictures, tmp_path, capsys):
+    """`mae` has one trunk for all fields, `simclr` one for each."""
+    source = begun
+    for method in ("simclr", "mae"):
+        words = ["pretrain", method, "--data", str(pictures), *QUICK, "--lr", "1e-9"]
+        main([*words, "--init-from", str(source), "--out", str(tmp_path / method)])
+        source = tmp_path / method
+        assert "151 of 151 weights taken" in " ".join(capsys.readouterr().err.split())
+    trunks = [amodal.load(r).encoder.trunks for r in (begun, tmp_path / "simclr", source)]
+    assert [[*t] for t in trunks] == [["all"], ["image"], ["all"]]
+    torch.testing.assert_close(trunks[2].state_dict(), trunks[0].state_dict(), rtol=0, atol=1e-6)
+
+
+def test_the_model_that_a_run_began_with_has_the_column_frozen(begun, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 155, (64, 64, 3)) + [100 * (i % 2), 0, 0]
+        Pillow.fromarray(pixels.astype("uint8")).save(tmp_path / f"data/{'ab'[i % 2]}/{i}.png")
+    shutil.copytree(begun, tmp_path / "run")
+    model = amodal.load(tmp_path / "run")
+    for weight in model.encoder.parameters():
+        weight.data.zero_()  # as if training had spoilt it
+    ask = dict(label="folder", protocols=["knn"], progress=False)
+    report = model.evaluate(str(tmp_path / "data"), **ask)
+    row = next(r for r in report.rows() if r["metric"] == "accuracy" and r["source"] == "image")
+    assert row["frozen"] == row["untrained"] > row["value"]
+    headings = [c.header for c in report.table().columns]
+    assert "frozen" in headings and "untrained" not in headings
+    assert "its pretrained model" in report.about["summary"]
+    assert model.evaluate(str(tmp_path / "data"), untrained=False, **ask).frozen is None
+    config = tmp_path / "run" / "config.json"
+    gone = json.loads(config.read_text(encoding="utf-8"))
+    gone["schedule"]["init_from"] = f"timm:{NAME}@gone.safetensors"
+    config.write_text(json.dumps(gone), encoding="utf-8")
+    with pytest.warns(AmodalWarning, match="gone.safetensors"):
+        report = amodal.load(tmp_path / "run").evaluate(str(tmp_path / "data"), **ask)
+    assert report.frozen is None and report.untrained is not None, "these are random"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": "base"}, "is of size small, and the setting is base: leave --size out"),
+        ({"size": "tiny"}, "is of size small, and the setting is tiny: leave --size out"),
+        ({"positions": "grid:4"}, "has positions grid:2 here, .* and the setting is grid:4"),
+    ],
+)
+@pytest.mark.parametrize("from_run", [True, False])
+def test_what_is_set_must_not_contradict_what_it_starts_from(
+    settings, message, from_run, begun, file, pictures, tmp_path
+):
+    start = begun if from_run else f"timm:{NAME}@{file}"
+    settings = settings | {"init_from": start, "resolution": 64, "steps": 1, "progress": False}
+    with pytest.raises(AmodalError, match=message):
+        amodal.pretrain("mae", str(pictures), tmp_path / "run", **settings)

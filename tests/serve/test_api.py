@@ -195,6 +195,21 @@ def test_records_and_the_index_that_changes(model, tmp_path):
     assert client.get("/model").json()["records"] == 0
 
 
+def test_a_misspelt_parameter_is_refused(client):
+    for asked, words in {
+        "/records?strat=3": "no parameter of /records is called 'strat'. Did you mean start?",
+        "/records?start=3&whre=colour=red": "Did you mean where? There are: count, start, where.",
+        "/records?count=nothing&Count=1": "Did you mean count?",
+        "/records/a?start=1": "no parameter of /records/ is called 'start'. There are: none.",
+        "/model?" + "x" * 1000: "no parameter of /model is called",
+    }.items():
+        answer = client.get(asked)
+        assert answer.status_code == 400 and words in answer.json()["error"]
+        assert len(answer.json()["error"]) < 600
+    answer = client.post("/search?limit=3&k=3", json={"text": "a"})
+    assert answer.status_code == 400 and "There are: fields, k, like" in answer.json()["error"]
+
+
 def test_an_index_elsewhere_is_searched_and_not_listed(model, tmp_path):
     pytest.importorskip("qdrant_client")
     made = app(model, index=f"qdrant://{tmp_path}/served")

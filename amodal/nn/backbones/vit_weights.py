@@ -24,7 +24,7 @@ from amodal.modalities.image import Image
 from amodal.nn.backbones import timm as timm_models
 from amodal.nn.encoder import Encoder
 from amodal.nn.positions import Grid
-from amodal.nn.transformer import SIZES, Block, Transformer
+from amodal.nn.transformer import SIZES, Block, Size, Transformer
 from amodal.nn.trunks import ALL
 
 LIBRARY = "timm"
@@ -58,19 +58,27 @@ class VitWeights:
 
     @property
     def size(self) -> str:
-        """The size of encoders that has its width, depth and heads.
+        """The size of encoders that has its width, depth and heads; see `check_size`."""
+        return next(name for name, size in SIZES.items() if self._shape == _shape_of(size))
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Width, blocks and heads."""
+        blocks = self.model.blocks
+        return self.model.embed_dim, len(blocks), blocks[0].attn.num_heads
+
+    def check_size(self) -> None:
+        """Check that encoders of some size have its width, depth and heads.
 
         Raises:
-            AmodalError: If none has.
+            AmodalError: If none have.
         """
-        heads = self.model.blocks[0].attn.num_heads
-        has = (self.model.embed_dim, len(self.model.blocks), heads)
-        for name, size in SIZES.items():
-            if has == (size.width, size.depth, size.heads):
-                return name
+        if self._shape in map(_shape_of, SIZES.values()):
+            return
+        width, depth, heads = self._shape
         sizes = "; ".join(f"{n} {s.width}, {s.depth}, {s.heads}" for n, s in SIZES.items())
         raise AmodalError(
-            f"{self.spec} has width {has[0]}, {has[1]} blocks and {has[2]} heads, and no size of "
+            f"{self.spec} has width {width}, {depth} blocks and {heads} heads, and no size of "
             f"encoders has these ({sizes})"
         )
 
@@ -120,11 +128,6 @@ class VitWeights:
         """The fields that hold pictures, `without` those that a backbone reads."""
         return {f: m for f, m in fields.items() if LIBRARY in m.backbones and f not in without}
 
-    def positions(self, fields: Mapping[str, Modality]) -> str:
-        """The kind of positions for pictures that `pictures` gave."""
-        side = max(cast(Image, m).size for m in fields.values())
-        return f"grid:{side // self.patch}"
-
     @torch.no_grad()
     def encoder(self, fields: Mapping[str, Modality], trunk: str, pool: str) -> Encoder:
         """An encoder of its fields of pictures that computes what the model computes.
@@ -134,9 +137,7 @@ class VitWeights:
             trunk: "separate", "shared" or "joint".
             pool: "cls" for what the model's class token reads, or another.
         """
-        encoder = Encoder(
-            fields, size=self.size, trunk=trunk, positions=self.positions(fields), pool=pool
-        )
+        encoder = Encoder(fields, size=self.size, trunk=trunk, positions=grid_of(fields), pool=pool)
         assert isinstance(encoder.position, Grid)
         table = encoder.position.table
         prefix_PD, grid_HWD = self.position_table()
@@ -214,7 +215,7 @@ def vit_weights(source: str | Path) -> VitWeights | None:
         )
     mean, std = (tuple(float(v) for v in t.flatten()) for t in (body.mean, body.std))
     made = VitWeights(source, model, int(body.side), mean, std)
-    made.size  # noqa: B018  # an unknown one is an error before anything is read
+    made.check_size()  # before anything is read
     return made
 
 
@@ -255,6 +256,12 @@ def not_plain(model: Any) -> str:
 PARTS = {"norm1", "attn", "ls1", "norm2", "mlp", "ls2"}
 
 
+def grid_of(fields: Mapping[str, Modality]) -> str:
+    """The kind of positions for fields of pictures: a table with as many patches a side."""
+    pictures = cast(Mapping[str, Image], fields)
+    return f"grid:{max(m.size // m.tile for m in pictures.values())}"
+
+
 def resampled(table_HWD: Tensor, side: int) -> Tensor:
     """A table of positions at another number of patches (side, side, D), as timm has it."""
     if table_HWD.shape[:2] == (side, side):
@@ -264,6 +271,10 @@ def resampled(table_HWD: Tensor, side: int) -> Tensor:
         table_1DHW, (side, side), mode="bicubic", antialias=True, align_corners=False
     )
     return wanted[0].permute(1, 2, 0).to(table_HWD.dtype)
+
+
+def _shape_of(size: Size) -> tuple[int, int, int]:
+    return size.width, size.depth, size.heads
 
 
 def _is_identity(module: Any) -> bool:

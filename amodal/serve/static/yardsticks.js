@@ -3,7 +3,7 @@
 import { ask, count, el, PALETTE, svg } from "./view.js";
 
 const TINTS = { trained: PALETTE[0], joined: PALETTE[4], simple: PALETTE[1], frozen: PALETTE[3], untrained: PALETTE[2], chance: "#8a8f98" };
-const MEANING = { trained: "this run", joined: "this run with simple features beside it", simple: "simple features", frozen: "its frozen backbones", untrained: "the encoder before training", chance: "chance" };
+const MEANING = { trained: "this run", joined: "this run with simple features beside it", simple: "simple features", frozen: "its pretrained models, frozen", untrained: "the encoder before training", chance: "chance" };
 const W = 170, H = 22;
 
 export async function draw(page) {
