@@ -57,7 +57,24 @@ def data(
         show(sets.listing())
         return
     folder = sets.fetch(name, out=out, any_version=any_version)
-    print(f"Next: amodal pretrain clip --data {name if out is None else folder} --out RUN")
+    print(f"Next: {next_command(folder, name if out is None else str(folder))}")
+
+
+def next_command(folder: Path, named: str) -> str:
+    """A command to begin with on a data set: a method that its fields allow.
+
+    Args:
+        folder: Where the set is.
+        named: As a command names it.
+    """
+    from amodal import data as records
+
+    dataset = records.open(folder)
+    train = dataset.split("train")
+    together = sum(dataset.present(field)[train].astype(int) for field in dataset.fields)
+    # fields are aligned where records have two of them; views of a field are there for any
+    pairs = len(dataset.fields) > 1 and (together > 1).sum() > len(train) / 2
+    return f"amodal pretrain {'clip' if pairs else 'simclr'} --data {named} --out RUN"
 
 
 def methods(
