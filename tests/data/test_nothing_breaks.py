@@ -256,9 +256,10 @@ def test_a_table_that_is_mostly_damaged_is_an_error(tmp_path):
 
 def test_encodings_are_read_or_refused_with_the_remedy(tmp_path):
     text = "\n".join(["name,weight", *(f"Jörg {i} der Größere,{i / 3}" for i in range(20))])
-    for name, encoding in (("a", "utf-8"), ("b", "utf-16"), ("c", "utf-8-sig")):
+    encodings = ("utf-8", "utf-16", "utf-8-sig", "utf-16-le", "utf-16-be")
+    for name, encoding in zip("abcef", encodings):
         (tmp_path / f"{name}.csv").write_bytes(text.encode(encoding))
-    keys = {tuple(amodal.open(tmp_path / f"{name}.csv").keys) for name in "abc"}
+    keys = {tuple(amodal.open(tmp_path / f"{name}.csv").keys) for name in "abcef"}
     assert len(keys) == 1
     (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(AmodalError, match="iconv -f LATIN1 -t UTF-8 d.csv > d-utf8.csv"):

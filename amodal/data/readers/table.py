@@ -80,21 +80,34 @@ def read(path: AnyPath) -> TablePart:
 
 
 def _text(path: AnyPath) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark.
+    """The text of a file in UTF-8 or UTF-16.
 
     Raises:
         AmodalError: it is in another encoding.
     """
     content = path.read_bytes()
-    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = content.decode("utf-16" if marked else "utf-8-sig")
+        text = content.decode(_encoding(content))
         return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise AmodalError(
             f"{path} is no text in UTF-8 (byte {error.start:,}). If it is of an older program, in "
             f"Latin-1 say: iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
         ) from error
+
+
+def _encoding(content: bytes) -> str:
+    """UTF-16 by its mark or, without one, by zeros at every other place of the beginning, where a
+    table has ASCII; else UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    first, second = content[:8:2], content[1:8:2]
+    if len(second) > 1 and len(first) == len(second):
+        if all(first) and not any(second):
+            return "utf-16-le"
+        if all(second) and not any(first):
+            return "utf-16-be"
+    return "utf-8-sig"
 
 
 def _csv(text: str, path: AnyPath) -> Lists:
