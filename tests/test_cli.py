@@ -33,6 +33,16 @@ def test_help_lists_and_typos_answer_without_importing_torch(arguments):
     assert out.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("arguments", [["methods"], ["align", "--help"]])
+def test_who_reads_no_further_gets_no_error(arguments):
+    with subprocess.Popen(
+        [sys.executable, "-m", "amodal", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()  # before anything is written, as `| true` does
+        assert process.stderr.read() == b""
+        assert process.wait() in (1, 141)  # rich, which prints tables, ends with 1
+
+
 def refused(capsys, *arguments) -> str:
     with pytest.raises(SystemExit) as stop:
         cli.main([str(a) for a in arguments])

@@ -7,6 +7,7 @@ its function, those of an evaluation (`--protocol.NAME VALUE`) those of its prot
 from __future__ import annotations
 
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator
@@ -77,11 +78,25 @@ def main(argv: list[str] | None = None) -> None:
             sys.stdout.flush()
             os._exit(130)
         raise SystemExit(130) from None
+    except BrokenPipeError as e:
+        if not _reader_is_gone():
+            print(f"error: {e}", file=sys.stderr)
+            raise SystemExit(2) from None
+        # `amodal methods | head`: who reads has enough; Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except (AmodalError, OSError) as e:  # OSError: a missing or protected file, or a full disk
         if isinstance(e, UserCodeError) and e.code_traceback:
             print(e.code_traceback, file=sys.stderr)
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads the standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager
