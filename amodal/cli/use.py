@@ -177,7 +177,7 @@ def embed(
         Path,
         arg(
             metavar="FILE",
-            help=".parquet, .csv or .npy: key, source, vector; an interrupted file goes on",
+            help=".parquet, .csv, .npy or .lance: key, source, vector; an interrupted file goes on",
         ),
     ],
     code: Code = NONE,

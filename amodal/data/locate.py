@@ -22,7 +22,7 @@ def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
     """
     if path.is_file():
         return path.parent, (path.name,)
-    if readers.is_huggingface(path):
+    if readers.is_huggingface(path) or readers.is_lance(path):
         return path, (".",)
     children: list[AnyPath] = [*path.iterdir()]
     files = [

@@ -1,10 +1,10 @@
-"""Files of vectors, by the ending of their names: .parquet, .csv, .npy."""
+"""Files of vectors, by the ending of their names: .parquet, .csv, .npy, and folders .lance."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from amodal.core import AmodalError
+from amodal.data.readers import lance_table
 from amodal.errors import nearest
 
 COLUMNS = ["key", "source", "vector"]
@@ -39,7 +40,10 @@ def replace_file(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def check_suffix(out: Path) -> None:
-    """Raises AmodalError for a file whose ending is not one of those that are written."""
+    """Raises AmodalError for a file whose ending is not one of those that are written, and for one
+    of a format whose package is not installed."""
+    if out.suffix == lance_table.SUFFIX:
+        lance_table.library()
     if out.suffix not in WRITERS:
         better = next(iter(nearest(out.suffix.lower(), WRITERS)), ".parquet")
         named = out.with_suffix(better) if out.name else f"vectors{better}"
@@ -57,10 +61,17 @@ def holds_vectors(file: Path) -> bool:
                 return stream.readline().startswith("key,source,v0")
         if file.suffix == ".npy":
             return _holds_rows(beside(file))
+        if file.suffix == lance_table.SUFFIX:
+            return lance_table.is_lance(file) and _lance_names(file) == COLUMNS
         names: list[str] = pq.read_schema(file).names
         return names == COLUMNS
     except (OSError, ValueError, pa.ArrowInvalid):
         return False
+
+
+def _lance_names(folder: Path) -> list[str]:
+    names: list[str] = lance_table.library().dataset(str(folder)).schema.names
+    return names
 
 
 def _holds_rows(file: Path) -> bool:
@@ -153,6 +164,20 @@ def _npy(parts: list[Path], out: Path, plan: Plan) -> int:
     return total
 
 
+def _lance(parts: list[Path], out: Path, plan: Plan) -> int:
+    """A table of Lance, whose new version counts once it is whole."""
+    schema = pq.read_schema(parts[0]).remove_metadata()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            table = pq.ParquetFile(part).read().replace_schema_metadata(None)
+            yield from table.cast(schema).to_batches()
+
+    reader = pa.RecordBatchReader.from_batches(schema, batches())
+    lance_table.library().write_dataset(reader, str(out), mode="overwrite")
+    return _count(parts)
+
+
 def _matrix(table: pa.Table) -> np.ndarray:
     column = table.column("vector")
     chunks = [np.zeros(0, np.float32), *(chunk.flatten().to_numpy() for chunk in column.chunks)]
@@ -167,5 +192,6 @@ WRITERS: dict[str, Callable[[list[Path], Path, Plan], int]] = {
     ".parquet": _parquet,
     ".csv": _csv,
     ".npy": _npy,
+    lance_table.SUFFIX: _lance,
 }
 """Ending -> what writes such a file."""

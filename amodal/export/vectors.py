@@ -5,6 +5,7 @@ interruption.
                          which data
     FILE.csv             key, source, v0, v1, …
     FILE.npy             (n, D) float32; FILE.rows.csv beside it: key and source of each row
+    FOLDER.lance/        a table of Lance: key, source, vector; another run of it is a new version
     .FILE.parquet.parts/ while it is made: plan.json and a Parquet file for each chunk that is done
 
 A row for each field that a record has, in the space where fields are compared, and one called
@@ -32,6 +33,7 @@ from amodal import modalities
 from amodal.console import stderr
 from amodal.core import AmodalError
 from amodal.data import Bad, Dataset, Openable
+from amodal.data.readers import is_lance
 from amodal.evaluate import Embedded, embed_records
 from amodal.export.vector_files import (
     SHARED,
@@ -67,7 +69,7 @@ def write_vectors(
     Args:
         model: The model.
         data: Whatever `amodal.open` takes.
-        out: The file; its ending is .parquet, .csv or .npy.
+        out: The file; its ending is .parquet, .csv, .npy or .lance.
         chunk: Records in a chunk.
         progress: Show a bar.
 
@@ -78,7 +80,7 @@ def write_vectors(
         AmodalError: If the file cannot be written. The chunks that are done stay on disk.
     """
     out = Path(out)
-    if out.is_dir():
+    if out.is_dir() and not is_lance(out):
         raise AmodalError(
             f"{out} is a folder; give the name of the file to write, such as "
             f"{out / 'vectors.parquet'}"

@@ -31,7 +31,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("files")
-    for name in ("v.parquet", "v.csv", "v.npy"):
+    for name in ("v.parquet", "v.csv", "v.npy", "v.lance"):
         assert write_vectors(model, rows(), out / name, chunk=6, progress=False) == 39
     return out
 
@@ -46,7 +46,32 @@ def test_they_agree(folder):
     np.testing.assert_array_equal(np.load(folder / "v.npy"), expected)
     beside = pd.read_csv(folder / "v.rows.csv")
     assert beside.equals(table[["key", "source"]])
+    lance = amodal.data.readers.lance_table.open_lance(folder / "v.lance").to_pandas()
+    assert lance[["key", "source"]].equals(table[["key", "source"]])
+    np.testing.assert_array_equal(np.stack(lance["vector"]), expected)
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_vectors_in_lance_are_a_new_version_and_a_foreign_table_stays(model, folder, tmp_path):
+    import lance
+    import pyarrow as pa
+
+    before = lance.dataset(str(folder / "v.lance")).version
+    write_vectors(model, rows(), folder / "v.lance", progress=False)
+    again = lance.dataset(str(folder / "v.lance"))
+    assert (again.version, again.count_rows()) == (before + 1, 39)
+    lance.write_dataset(pa.table({"mine": [1, 2]}), str(tmp_path / "mine.lance"))
+    with pytest.raises(AmodalError, match="holds no vectors"):
+        write_vectors(model, rows(), tmp_path / "mine.lance", progress=False)
+    (tmp_path / "folder.lance").mkdir()
+    with pytest.raises(AmodalError, match="is a folder"):
+        write_vectors(model, rows(), tmp_path / "folder.lance", progress=False)
+
+
+def test_lance_without_its_package_is_said_at_once(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lance", None)
+    with pytest.raises(AmodalError, match=r"pip install 'amodal\[lance\]'"):
+        write_vectors(model, rows(), tmp_path / "v.lance", progress=False)
 
 
 def test_only_vectors_are_overwritten(model, folder, tmp_path):
@@ -63,7 +88,9 @@ def test_only_vectors_are_overwritten(model, folder, tmp_path):
     "name, better", [("v.cvs", "v.csv"), ("v.CSV", "v.csv"), ("v.txt", "v.parquet"), ("v", "v.p")]
 )
 def test_another_ending_says_which_there_are(model, tmp_path, name, better):
-    with pytest.raises(AmodalError, match=rf"\.parquet, \.csv, \.npy, and .*call it .*{better}"):
+    with pytest.raises(
+        AmodalError, match=rf"\.parquet, \.csv, \.npy, \.lance, and .*call it .*{better}"
+    ):
         write_vectors(model, rows(), tmp_path / name, progress=False)
 
 

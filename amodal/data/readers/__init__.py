@@ -12,6 +12,7 @@ from amodal.data.readers.arrays import Arrays
 from amodal.data.readers.base import Reader, inside
 from amodal.data.readers.folder import Folder, names_below
 from amodal.data.readers.huggingface import HuggingFace, is_huggingface
+from amodal.data.readers.lance_table import LanceTable, is_lance
 from amodal.data.readers.native import Native
 from amodal.data.readers.table import Table
 from amodal.data.readers.webdataset import WebDataset
@@ -23,6 +24,7 @@ __all__ = [
     "Files",
     "Folder",
     "HuggingFace",
+    "LanceTable",
     "Native",
     "Reader",
     "Table",
@@ -31,6 +33,7 @@ __all__ = [
     "exists",
     "find",
     "is_huggingface",
+    "is_lance",
     "names_below",
     "native",
     "open_records",
@@ -130,6 +133,8 @@ def open_records(
         return Native(paths[0])
     if sort == "saved":
         return HuggingFace(paths[0], key)
+    if sort == "lance":
+        return LanceTable(paths[0], key)
     if sort == "columns":
         return Table(paths, key)
     return WebDataset(paths, columns, kinds) if sort == "tar" else Folder(paths[0], columns, kinds)
@@ -137,7 +142,7 @@ def open_records(
 
 def _sort(path: AnyPath) -> str:
     if path.is_dir():
-        return "saved" if is_huggingface(path) else "folder"
+        return "saved" if is_huggingface(path) else "lance" if is_lance(path) else "folder"
     ending = path.suffix.lower()
     if path.name.startswith("manifest-") and ending == ".json":
         return "manifest"
