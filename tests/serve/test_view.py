@@ -76,7 +76,8 @@ def compared(folder, *, finished=True):
         Entry("clip", state="failed: it compares fields"),
     ]
     folder.mkdir()
-    about = {"data": "photos", "test": 0.88, "summary": "It is good."}
+    frozen = {"image": "timm:vit"}
+    about = {"data": "photos", "test": 0.88, "summary": "It is good.", "frozen": frozen}
     Comparison("kind (accuracy)", entries, {"tip": "no <table>"}, about).save(folder)
     return folder
 
@@ -98,6 +99,18 @@ def test_a_comparison_is_shown_before_its_winner_is_trained(tmp_path):
         (folder / "comparison.json").write_text("{}", encoding="utf-8")
         damaged = client.get("/view/comparison")
         assert damaged.status_code == 409 and "is no result of" in damaged.json()["error"]
+
+
+def test_frozen_encoders_that_are_chosen_are_named_and_no_run_is_praised(tmp_path):
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    entries = [Entry("frozen encoders", "frozen", 0.9, 0.01), Entry("mae", value=0.5, half=0.1)]
+    about = {"summary": "It is good.", "frozen": {"image": "timm:vit"}}
+    Comparison("kind (accuracy)", entries, {}, about).save(folder)
+    with TestClient(application(folder)) as client:
+        found = got(client, "/view/comparison")
+    assert found["choice"] == "frozen encoders" and found["summary"] == ""
+    assert found["frozen"] == {"image": "timm:vit"}
 
 
 def test_the_winner_of_a_comparison_has_all_tabs(model, tmp_path):

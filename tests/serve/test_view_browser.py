@@ -302,6 +302,7 @@ def test_a_comparison_is_drawn_and_followed(page, tmp_path):
         assert page.locator("circle").count() == 2, "one that failed has no value to draw"
         assert page.locator("figure.card").count() == 2, "intervals and curves"
         assert page.locator("details table").count() == 0, "reasons are text"
+        assert page.locator("text=Frozen encoders: image by timm:vit.").count() == 1
         compared(tmp_path / "later")
         (tmp_path / "later" / "comparison.json").replace(folder / "comparison.json")
         page.wait_for_selector("#sentence >> text=On the test part, once: 0.88")

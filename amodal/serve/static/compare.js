@@ -31,7 +31,8 @@ function parts(now) {
   return [
     el("h2", {}, `${now.data} · ${now.title}`),
     el("p", { id: "sentence" }, `${now.sentence[0]?.toUpperCase()}${now.sentence.slice(1)}.${scored}`, now.summary ? el("span", { class: "faint" }, ` ${now.summary}`) : ""),
-    now.run ? el("p", {}, "The winner is ready: ", el("code", {}, `amodal evaluate ${now.run} --data DIR`), ", ", el("code", {}, `amodal adapt ${now.run} --data DIR --label LABEL --out OUT`)) : null,
+    now.run ? el("p", {}, "The best that was trained is ready: ", el("code", {}, `amodal evaluate ${now.run} --data DIR`), ", ", el("code", {}, `amodal adapt ${now.run} --data DIR --label LABEL --out OUT`)) : null,
+    Object.keys(now.frozen).length ? el("p", { class: "faint" }, `Frozen encoders: ${Object.entries(now.frozen).map(([field, spec]) => `${field} by ${spec}`).join(", ")}.`) : null,
     now.finished ? null : el("p", { class: "faint", "aria-live": "polite" }, "Still comparing; this page follows."),
     el("div", { class: "split wide" }, el("div", {}, table(ranked, rest, now.choice)), el("div", { class: "charts" }, ranked.length ? intervals([...ranked].sort((a, b) => b.value - a.value), now.choice) : null,
       curves.length ? chart("On validation records, while training", curves, []) : null)),

@@ -41,6 +41,7 @@ def add(made: APIRouter, folder: Path) -> None:
             raise Refused(409, str(error)) from None
         run, choice = folder / RUN, result.choice
         ready = (run / "model.safetensors").exists()
+        frozen = choice is not None and choice.kind == "frozen"
         return {
             "title": result.title,
             "sentence": result.sentence,
@@ -50,6 +51,8 @@ def add(made: APIRouter, folder: Path) -> None:
             "left_out": result.left_out,
             "data": result.about.get("data", ""),
             "test": result.about.get("test"),
-            "summary": result.about.get("summary", ""),
+            # of the run that was trained, whatever was chosen
+            "summary": "" if frozen else result.about.get("summary", ""),
+            "frozen": result.about.get("frozen", {}),
             "run": str(run) if ready else "",
         }
