@@ -20,6 +20,7 @@ class Hit:
         labels: Name -> the record's label.
         part: Which vector of that value is nearest, where an index holds many vectors a value and
             the query is one vector.
+        name: What people call the record where its key is a hash of a row, else "".
     """
 
     key: str
@@ -27,6 +28,7 @@ class Hit:
     source: str
     labels: dict[str, str | float | None] = field(default_factory=dict)
     part: str = ""
+    name: str = ""
 
 
 def field_for(encoder: AnyEncoder, name: str) -> str:

@@ -2,7 +2,8 @@
 
     manifest.json                  format, fingerprint of the encoder, width, generation, counts,
                                    checksums of what counts of each file; replaced in one step
-    records.GENERATION.jsonl       one line a record: key, stamp of its content, labels
+    records.GENERATION.jsonl       one line a record: key, stamp of its content, labels and, where
+                                   the key is a hash of a row, what people call it
     dead.GENERATION.bin            int64 numbers of records that were deleted or written anew
     FIELD.GENERATION.f16           unit vectors, float16, one after another
     FIELD.GENERATION.rows          int64 number of the record that each vector, or list of vectors,
@@ -36,7 +37,7 @@ from amodal.core.file_lock import locked
 from amodal.search._maxsim import Lists
 
 Record = dict[str, Any]
-"""key, stamp, labels."""
+"""key, stamp, labels, and a name where there is one."""
 
 FORMATS = (1, 2)
 """2 has fields with lists of vectors."""

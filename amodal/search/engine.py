@@ -1,5 +1,4 @@
-"""The interface of an index, and what its engines share: `Index` in a folder of this machine, and
-`Qdrant` for many machines.
+"""The interface of an index, and what `Index` (a folder of this machine) and `Qdrant` share.
 
 An engine stores, removes and ranks records. What to embed, the checks and their errors are here.
 """
@@ -20,6 +19,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Embeddings, Ragged, unknown
 from amodal.core.embeddings import FUSED
 from amodal.data import Bad, Dataset
+from amodal.data.row_names import row_names
 from amodal.evaluate import embed_records
 from amodal.inference.embed import embed_multi_vector
 from amodal.nn.encoder import Encoder
@@ -64,6 +64,7 @@ class Engine(ABC):
 
     Attributes:
         bad: Values that could not be read.
+        names: Key -> what people call the record, of those that are about to be put.
         stale: Records that the dataset of the last `update` did not have.
         concurrent: Whether many processes may write at once.
     """
@@ -73,6 +74,7 @@ class Engine(ABC):
     def __init__(self, path: str | Path, encoder: Encoder | None, fingerprint: str):
         self.path, self.encoder, self.fingerprint = path, encoder, fingerprint
         self.bad: list[Bad] = []
+        self.names: dict[str, str] = {}
         self.stale = 0
 
     # What each engine does in its own way
@@ -152,6 +154,10 @@ class Engine(ABC):
 
     # What all engines share
 
+    def name_of(self, key: str) -> str:
+        """What people call a record whose key is a hash of a row; "" where that is not known."""
+        return ""
+
     def vector(self, key: str) -> Tensor:
         """(D,) unit vector of all fields of one record: the fused one of the network, or else the
         mean. Raises KeyError."""
@@ -204,6 +210,7 @@ class Engine(ABC):
         if dataset.fields != self.encoder.fields:  # decode as in training
             dataset = dataset.with_fields(self.encoder.fields)
         labels, keys = {name: dataset.label(name) for name in dataset.labels}, list(dataset.keys)
+        options = {"device": device, "batch": batch, "progress": progress}
         if self.concurrent:
             distributed.start()
         with self.writing():
@@ -217,17 +224,10 @@ class Engine(ABC):
                     elif progress is not None:
                         progress(1)
                 while len(wanted) >= COMMIT_SIZE:
-                    self._embed(
-                        dataset,
-                        wanted[:COMMIT_SIZE],
-                        labels,
-                        device=device,
-                        batch=batch,
-                        progress=progress,
-                    )
+                    self._embed(dataset, wanted[:COMMIT_SIZE], labels, **options)
                     wanted = wanted[COMMIT_SIZE:]
             if wanted:
-                self._embed(dataset, wanted, labels, device=device, batch=batch, progress=progress)
+                self._embed(dataset, wanted, labels, **options)
             alone = not self.concurrent or distributed.rank() == 0
             stale = self.keys_except(set(keys)) if alone else set()
             self.stale = len(stale)
@@ -248,11 +248,11 @@ class Engine(ABC):
             keys, vectors, parts, bad = embed_multi_vector(encoder, dataset, rows, **options)
         else:
             embedded = embed_records(encoder, dataset, rows, labels=False, **options)
-            keys, vectors, bad = embedded.keys, embedded.aligned, embedded.bad
-            parts = {}
+            keys, vectors, parts, bad = embedded.keys, embedded.aligned, {}, embedded.bad
         self.bad += bad
-        row_labels = [{name: plain(values[i]) for name, values in labels.items()} for i in rows]
-        self._put(keys, vectors, [stamp for _, stamp in wanted], row_labels, parts)
+        labelled = [{name: plain(values[i]) for name, values in labels.items()} for i in rows]
+        self.names = {key: n for key, n in zip(keys, row_names(dataset, rows)) if n}
+        self._put(keys, vectors, [stamp for _, stamp in wanted], labelled, parts)
 
     def add(
         self, keys: Iterable[str], vectors: Embeddings, labels: dict[str, np.ndarray] | None = None

@@ -125,6 +125,9 @@ class Index(Engine):
     def stamps(self, keys: Sequence[str]) -> dict[str, str]:
         return {k: self._records[self.number[k]]["stamp"] for k in keys if k in self.number}
 
+    def name_of(self, key: str) -> str:
+        return str(self._records[self.number[key]].get("name", ""))
+
     def keys_except(self, keys: set[str]) -> set[str]:
         return set(self.number) - keys
 
@@ -150,7 +153,10 @@ class Index(Engine):
                 self.fingerprint, next((lists.values.shape[1] for lists in vectors.values()), 0)
             )
         first = len(self._records)
-        records = [{"key": k, "stamp": s, "labels": v} for k, s, v in zip(keys, stamps, labels)]
+        records = [
+            {"key": k, "stamp": s, "labels": v} | ({"name": n} if (n := self.names.get(k)) else {})
+            for k, s, v in zip(keys, stamps, labels)
+        ]
         added = {
             source: replace(lists, rows=lists.rows + first) for source, lists in vectors.items()
         }

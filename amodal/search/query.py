@@ -105,6 +105,7 @@ def search(
             multi_vector.part(encoder, source, part)
             if multi_vector is not None and part >= 0
             else "",
+            index.name_of(key),
         )
         for key, score, source, labels, part in matches
         if key not in like
@@ -210,15 +211,18 @@ def table(hits: Sequence[Hit]) -> Table:
     names = list(dict.fromkeys(name for hit in hits for name in hit.labels))[:4]
     shown.add_column("", justify="right")
     shown.add_column("record", overflow="fold")
+    called = any(hit.name for hit in hits)
+    if called:
+        shown.add_column("name", overflow="fold")
     shown.add_column("score", justify="right")
     shown.add_column("by")
     for name in names:
         shown.add_column(name)
     for place, hit in enumerate(hits, 1):
         by = f"{hit.source}: {hit.part}" if hit.part else hit.source
-        shown.add_row(
-            str(place), hit.key, f"{hit.score:.3f}", by, *(_cell(hit.labels.get(n)) for n in names)
-        )
+        name_cell = [hit.name] if called else []
+        labels = (_cell(hit.labels.get(n)) for n in names)
+        shown.add_row(str(place), hit.key, *name_cell, f"{hit.score:.3f}", by, *labels)
     return shown
 
 
@@ -227,7 +231,7 @@ def _cell(value: object) -> str:
 
 
 def as_json(hits: Sequence[Hit]) -> str:
-    """Hits as a JSON list of {key, score, source, labels, part}."""
+    """Hits as a JSON list of {key, score, source, labels, part, name}."""
     return json.dumps(
         [asdict(hit) | {"score": round(hit.score, 5)} for hit in hits], indent=1, ensure_ascii=False
     )

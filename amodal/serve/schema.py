@@ -44,8 +44,9 @@ HIT: Schema = {
         "source": {"type": "string"},
         "labels": LABELS,
         "part": {"type": "string"},
+        "name": {"type": "string"},
     },
-    "required": ["key", "score", "source", "labels", "part"],
+    "required": ["key", "score", "source", "labels", "part", "name"],
 }
 RECORD: Schema = {
     "type": "object",

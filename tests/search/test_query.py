@@ -148,6 +148,7 @@ def test_results_as_table_json_and_pictures(made, tmp_path):
         "source",
         "labels",
         "part",
+        "name",
     }
     assert Image.open(picture_sheet(hits, records, tmp_path / "hits.png")).size[1] > 300
     with pytest.raises(AmodalError, match="no record 'ghost'"):

@@ -62,7 +62,7 @@ class Tabular(Reader):
         )
         if not self.starts[-1]:
             raise AmodalError(f"no rows in {', '.join(map(str, self.paths[:3])) or base}")
-        self.keys = self._keys(key)
+        self.key, self.keys = key, self._keys(key)
 
     def get(self, i: int, column: str) -> Cell:
         if i in self.damaged:
