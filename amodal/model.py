@@ -316,6 +316,8 @@ class Model(EncodeMixin, HubMixin):
 
     def search(
         self,
+        parts: Mapping[str, Any] | None = None,
+        /,
         *,
         k: int = 10,
         index: str | Path | None = None,
@@ -328,6 +330,7 @@ class Model(EncodeMixin, HubMixin):
         """Find the records nearest to a query, best first: `search(image="boat.png", text="red")`.
 
         Args:
+            parts: The query, or parts of it that have a name of an option here (`{"k": 5}`).
             k: How many.
             index: A folder or an address; RUN/index if None.
             where: A filter on labels, see `amodal.search.filter.Where`.
@@ -336,16 +339,9 @@ class Model(EncodeMixin, HubMixin):
             weights: Of parts by name, of records by `like:KEY`; below 0 for what is unwanted.
             query: Fields or kinds of data -> values.
         """
-        return run_search(
-            self.open_index(index),
-            self.encoder,
-            query,
-            k=k,
-            where=where,
-            fields=fields,
-            weights=weights,
-            like=like,
-        )
+        query, engine = {**(parts or {}), **query}, self.open_index(index)
+        options: dict[str, Any] = {"where": where, "fields": fields, "weights": weights}
+        return run_search(engine, self.encoder, query, k=k, like=like, **options)
 
     @cached_property
     def retriever(self) -> GenerativeRetriever:
@@ -353,9 +349,11 @@ class Model(EncodeMixin, HubMixin):
         name = self.config.get("method", "this encoder")
         return retriever_of(self.method, bool(self.spec.get("retrieves")), self._run_dir(), name)
 
-    def generate(self, *, k: int = 10, **query: Any) -> list[Hit]:
+    def generate(
+        self, parts: Mapping[str, Any] | None = None, /, *, k: int = 10, **query: Any
+    ) -> list[Hit]:
         """Name the k training records for a query by `grace`: `generate(text="a red boat")`."""
-        return self.retriever(query, k=k)
+        return self.retriever({**(parts or {}), **query}, k=k)
 
     def save(self, path: str | Path, *, packaged: bool = True) -> Path:
         """Write the method, configuration, card, and hashes of the training keys to a folder; the

@@ -60,6 +60,8 @@ class Ensemble:
 
     def search(
         self,
+        parts: Mapping[str, Any] | None = None,
+        /,
         *,
         k: int = 10,
         where: dict[str, Any] | None = None,
@@ -71,6 +73,7 @@ class Ensemble:
         """Find the records nearest to a query by the weighted mean of the runs' scores, each in the
         index of its own run; the options are those of `Model.search`."""
         members = [(m.open_index(None), m.encoder) for m in self.models]
+        query = {**(parts or {}), **query}
         options = {"where": where, "fields": fields, "like": like}
         return search_ensemble(
             members, query, ensemble_weights=self.weights, k=k, weights=weights, **options

@@ -96,6 +96,9 @@ def compare(
     if "test" in found.about:
         print(f"on the test part, of what was chosen: {found.about['test']:.3f}")
     choice, specs = found.choice, found.about.get("frozen", {})
+    if not found.candidates:
+        print("nothing was trained; a larger --budget in the same command goes on to that")
+        return
     if choice is not None and choice.kind == "frozen":
         print(f"Next: {command_of(specs, str(data), str(found.about['label']), fields)}")
         print(f"The best that was trained here is {out / RUN}.")

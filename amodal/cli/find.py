@@ -151,10 +151,10 @@ def search(
                 f"{index_options[0]} is of an index, and --generate uses none; "
                 "leave one of them out"
             )
-        hits = model.generate(k=k, **parts)
+        hits = model.generate(parts, k=k)
     elif ensemble:
         runs = [model, *map(code.open, ensemble)]
-        hits = Ensemble(runs, weights_of(ensemble_weights)).search(k=k, **options, **parts)
+        hits = Ensemble(runs, weights_of(ensemble_weights)).search(parts, k=k, **options)
     elif volume:
         hits = by_volume(
             model.open_index(index or None),
@@ -165,7 +165,7 @@ def search(
             fields=options["fields"],
         )
     else:
-        hits = model.search(k=found, index=index or None, **options, **parts)
+        hits = model.search(parts, k=found, index=index or None, **options)
     if rerank:
         records = model.read(data or training_data_of(model.config))
         hits = by_matching(hits, model.method, model.with_features(records), parts, k=k)

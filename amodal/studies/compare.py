@@ -129,6 +129,8 @@ def compare(
         return result
     left = seconds * (1 - LAST) - (time.monotonic() - start)
     study = study_of(folder)
+    if study is None:
+        return of_yardsticks(folder, setup, about, result)
 
     def report(so_far: Outcomes) -> None:
         _written(folder, result, study, so_far)
@@ -272,7 +274,7 @@ def tested(
     )
     report.save(folder / REPORT, figures=False)
     if choice.kind == "frozen":  # the run does not have these encoders
-        values = _of_frozen(choice.name, setup, about, result)
+        values = _of_yardstick(choice.name, setup, about, result)
     else:
         test = [_value(one, report.rows(), choice, [*dataset.fields]) for one in questions]
         values = [value for value in test if value is not None]
@@ -302,9 +304,21 @@ class Trained:
     head: None = None
 
 
-def _of_frozen(name: str, setup: Setup, about: Task, result: Comparison) -> list[float]:
-    """What a yardstick of frozen encoders has on the test part, of each question."""
-    frozen = FrozenEncoders.of(setup.dataset, result.about["frozen"])
+def of_yardsticks(folder: Path, setup: Setup, about: Task, result: Comparison) -> Comparison:
+    """A comparison whose budget pays for no training: the best yardstick, on the test part too."""
+    choice = result.choice
+    if choice is not None:
+        measured = _of_yardstick(choice.name, setup, about, result)
+        result.about["test"] = mean(measured)
+    with _locked(folder / RESULT_LOCK):
+        result.save(folder)
+    return result
+
+
+def _of_yardstick(name: str, setup: Setup, about: Task, result: Comparison) -> list[float]:
+    """What a yardstick has on the test part, of each question."""
+    specs = result.about["frozen"]
+    frozen = FrozenEncoders.of(setup.dataset, specs) if specs else None
     measured, _ = yardsticks_of(setup, about, "test", lambda: None, frozen)
     return [one["value"] for one in measured[name]]
 

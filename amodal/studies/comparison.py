@@ -125,7 +125,12 @@ class Comparison(Printed):
                 "nothing has been measured yet" if not self.finished else "every candidate failed"
             )
         if winner is None or winner.value is None:
-            return f"take {choice.name}: no candidate could be trained"
+            why = (
+                "no candidate could be trained"
+                if self.candidates
+                else "the time pays for no training"
+            )
+            return f"take {choice.name} ({number(choice.value)}): {why}"
         start = "" if self.finished else "so far: "
         if choice is not winner:
             gap = (choice.value or 0.0) - winner.value

@@ -80,6 +80,10 @@ class Chosen:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
+class TooShort(AmodalError):
+    """A budget that pays for no study."""
+
+
 def every_method() -> list[str]:
     """The methods that learn without a label, the general ones first."""
     names = [name for name in methods.names() if _learns_alone(name)]
@@ -180,7 +184,7 @@ def chosen(
         steps: Of the last rung; None for what the budget allows.
 
     Raises:
-        AmodalError: The budget does not pay for two candidates.
+        TooShort: The budget does not pay for two candidates.
     """
     left_out: dict[str, str] = {}
     middle = median(fit.step for fit in fits)
@@ -212,9 +216,9 @@ def chosen(
                 )
                 return Chosen(study, expected, left_out)
     least = cost(remaining[:2], 1, MIN_STEPS, measuring)
-    raise AmodalError(
-        f"{seconds / 60:.1f} minutes are left, and two candidates with {MIN_STEPS} steps on the "
-        f"first rung would take {least / 60:.1f}; give a larger --budget, a smaller --size, or "
+    raise TooShort(
+        f"{max(seconds, 0) / 60:.1f} minutes are left, and two candidates with {MIN_STEPS} steps "
+        f"on the first rung would take {least / 60:.1f}; give a larger --budget, a smaller --size, or "
         "fewer records"
     )
 

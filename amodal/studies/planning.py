@@ -25,7 +25,7 @@ from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.studies.candidate import Candidate
 from amodal.studies.comparison import QUANTILE, RESULT, Comparison, Entry
-from amodal.studies.fitting import chosen, every_method, fits_of
+from amodal.studies.fitting import Chosen, TooShort, chosen, every_method, fits_of
 from amodal.studies.frozen_encoders import AUTO, FROZEN, FrozenEncoders, encoders_of, maps_of
 from amodal.studies.questions import answer, embedded
 from amodal.studies.study import Study
@@ -42,6 +42,8 @@ FEATURES = 0.25
 """Share of the budget that features of frozen encoders may take, where nobody asked for them."""
 UNTRAINED, SIMPLE = "untrained encoder", "simple features"
 BOOSTED = f"boosted trees on {SIMPLE}"
+TRAINING = "training"
+"""Name of what is left out where the budget pays for none."""
 Answers = Sequence[Mapping[str, float]]
 """One for each question."""
 
@@ -110,6 +112,9 @@ def planned(
         "fingerprint": dataset.fingerprint,
         "options": json.loads(json.dumps(vars(asked), default=dict)),
     }
+    if path.exists() and _read_plan(path)["study"] is None:
+        path.unlink()  # its budget paid for no training; this one may
+        (folder / RESULT).unlink(missing_ok=True)
     if not path.exists():
         plan = written | _begin(dataset, about, asked, setup, seconds, progress)
         _write_first(path, plan)
@@ -160,28 +165,28 @@ def _begin(
         first = next(iter(reasons.items()), ("", "there is none"))
         raise AmodalError(f"no method fits {dataset.name}; {first[0]}: {first[1]}")
     rows, count = size_of(asked.size).batch, len(dataset.split("train"))
-    choice = chosen(
-        fits,
-        count,
-        min(rows, count),
-        seconds * (1 - LAST) - (time.monotonic() - start),
-        seeds=asked.seeds,
-        measuring=measuring,
-        steps=asked.steps,
-    )
+    left = seconds * (1 - LAST) - (time.monotonic() - start)
+    options: dict[str, Any] = {"seeds": asked.seeds, "measuring": measuring, "steps": asked.steps}
+    choice: Chosen | None = None
+    try:
+        choice = chosen(fits, count, min(rows, count), left, **options)
+    except TooShort as error:
+        if not values:
+            raise
+        without[TRAINING] = str(error)
     parts = {part: len(dataset.split(part)) for part in ("train", "valid", "test")}
     return {
-        "study": choice.study.written(),
+        "study": None if choice is None else choice.study.written(),
         "yardsticks": [vars(entry) for entry in entries_of_yardsticks(values)],
-        "left_out": without | reasons | dict(choice.left_out),
+        "left_out": without | reasons | ({} if choice is None else dict(choice.left_out)),
         "about": {
             "data": dataset.name,
             "task": about.kind,
             "label": about.label,
             "label_free": about.kind == "label-free",
             "parts": parts,
-            "seeds": len(choice.study.seeds),
-            "expected_seconds": round(choice.seconds, 1),
+            "seeds": 0 if choice is None else len(choice.study.seeds),
+            "expected_seconds": 0.0 if choice is None else round(choice.seconds, 1),
             "frozen": specs,
         },
     }
@@ -249,9 +254,11 @@ def _read_plan(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def study_of(folder: Path) -> Study:
-    """The study of a comparison."""
+def study_of(folder: Path) -> Study | None:
+    """The study of a comparison, None where the budget pays for no training."""
     written = _read_plan(folder / PLAN)["study"]
+    if written is None:
+        return None
     return Study(
         tuple(Candidate(**one) for one in written["candidates"]),
         tuple(written["seeds"]),

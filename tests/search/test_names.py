@@ -76,3 +76,15 @@ def test_an_index_without_names_is_read(folder, tmp_path):
     vectors = model.embed(folder / "pictures.csv").aligned
     engine.add(amodal.open(folder / "pictures.csv").keys, vectors)
     assert {hit.name for hit in model.search(text="thing 7", k=3)} == {""}
+
+
+def test_a_field_may_be_called_like_an_option(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    columns = {name: [*rng.normal(size=(20, 5)).astype(np.float32)] for name in ("k", "where")}
+    run = tmp_path / "run"
+    model = amodal.pretrain("clip", columns, run, size="nano", steps=1, progress=False)
+    model.index(columns)
+    (best, *_) = model.search({"k": columns["k"][3], "where": columns["where"][3]}, k=5)
+    assert best.key == "3"
+    main(["search", str(run), "--query", f"k={json.dumps(columns['k'][3].tolist())}", "--k", "4"])
+    assert "score" in capsys.readouterr().out

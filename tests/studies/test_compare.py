@@ -357,3 +357,24 @@ def test_a_folder_that_cannot_be_locked_is_an_error_for_people(tmp_path):
             raise AssertionError("it was not locked")
     with pytest.raises(OSError, match="of the block"), _locked(tmp_path / "other"):
         raise OSError("of the block")
+
+
+def test_a_budget_that_pays_for_no_training_still_says_what_to_take(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(3, size=300)
+    waves = [*(rng.normal(size=(300, 40, 2)) + kinds[:, None, None]).astype(np.float32)]
+    made = amodal.open({"wave": waves, "kind": [f"k{k}" for k in kinds]})
+    made.labels["kind"] = Label()
+    made, out = made.select(["wave"]), tmp_path / "out"
+    options = dict(out=out, methods=["simclr", "mae"], frozen="none", progress=False)
+    found = amodal.compare(made, "kind", budget=1e-3, **options)
+    assert found.candidates == [] and found.finished and found.winner is None
+    assert found.choice.kind == "simple" and found.choice.value > 0.6
+    assert found.sentence.startswith(f"take {found.choice.name} (")
+    assert "pays for no training" in found.sentence
+    assert "give a larger --budget" in found.left_out["training"]
+    assert 0.6 < found.about["test"] <= 1
+    assert Comparison.load(out).about["test"] == found.about["test"]
+    # a larger budget goes on to training, in the same folder
+    later = amodal.compare(made, "kind", budget="1h", steps=4, seeds=1, **options)
+    assert {e.name for e in later.candidates} == {"simclr", "mae"} and (out / RUN).is_dir()

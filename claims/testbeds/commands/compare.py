@@ -76,7 +76,7 @@ def measured(bed: Testbed, budget: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         found = None
         # where other work took the processor its time may be up: the same call goes on
-        while found is None or not found.finished or RUN not in found.about:
+        while found is None or not is_over(found):
             found = run(
                 dataset,
                 None if retrieval else task.label,
@@ -107,6 +107,12 @@ def measured(bed: Testbed, budget: float) -> dict[str, Any]:
         "versions": {"amodal": amodal.__version__, "torch": torch.__version__},
         "commit": studies.commit(),
     }
+
+
+def is_over(found: Comparison) -> bool:
+    """Whether another call would add nothing: its winner is tested, or there will be none."""
+    nothing = found.finished and found.winner is None
+    return not found.candidates or nothing or RUN in found.about
 
 
 def kind_of(entry: Entry) -> str:
