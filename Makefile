@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs dist audit mutants env bench clean
+.PHONY: demo test lint docs dist fresh audit mutants env bench clean
 
 demo: .venv/.core  ## pretrain on the bundled Earth, print the table, write the pictures
 	$(BIN)/amodal demo
@@ -22,6 +22,9 @@ docs: .venv/.dev  ## run the notebooks, and build the site into build/site; a li
 
 dist: .venv/.dev  ## build the source distribution and the wheel, and look what they hold
 	$(BIN)/python scripts/check_dist.py
+
+fresh: .venv/.dev  ## the README's example, the demo and its page in an environment that has nothing else
+	$(BIN)/python scripts/fresh_install.py
 
 audit: .venv/.dev  ## known weaknesses of what is installed; asks a service on the network, and says so where it cannot be asked
 	$(BIN)/python scripts/audit.py

@@ -1,13 +1,14 @@
 """The command line as people use and misuse it."""
 
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from amodal import cli, methods
-from amodal.cli import options
+from amodal.cli import options, shared
 from amodal.core.recipe import NAMES
 
 HELP = """
@@ -31,6 +32,22 @@ def test_help_lists_and_typos_answer_without_importing_torch(arguments):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert out.splitlines()[-1] == "[]"
+
+
+def test_a_command_can_be_pasted():
+    words = shared.command("evaluate", "runs/a b", "--data", "it's")
+    assert shlex.split(words) == ["amodal", "evaluate", "runs/a b", "--data", "it's"]
+
+
+def test_the_next_command_is_quoted(tmp_path, capsys):
+    (tmp_path / "my data").mkdir()
+    rows = [f"{i / 7},a thing of sort {i}" for i in range(30)]
+    (tmp_path / "my data" / "t.csv").write_text("\n".join(["x,words", *rows]), encoding="utf-8")
+    data, out = str(tmp_path / "my data"), str(tmp_path / "a run")
+    options = ["--size", "nano", "--steps", "1", "--batch-size", "8"]
+    cli.main(["pretrain", "simclr", "--data", data, "--out", out, *options])
+    said = capsys.readouterr().out.partition("Next: ")[2]
+    assert shlex.split(said)[:5] == ["amodal", "evaluate", out, "--data", data]
 
 
 @pytest.mark.parametrize("arguments", [["methods"], ["align", "--help"]])

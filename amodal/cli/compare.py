@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from amodal.cli.options import listed, pairs
-from amodal.cli.shared import Data, show
+from amodal.cli.shared import Data, command, show
 
 
 def compare(
@@ -105,4 +105,4 @@ def compare(
         return
     if found.about.get("summary"):
         print(found.about["summary"])
-    print(f"wrote {out / RUN}, {out / REPORT}. Next: amodal embed {out / RUN} --data {data}")
+    print(f"wrote {out / RUN}, {out / REPORT}. Next: {command('embed', out / RUN, '--data', data)}")

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from amodal.cli.options import listed, numbers
 from amodal.cli.own_code import NONE, Code
-from amodal.cli.shared import DATA_HELP, show
+from amodal.cli.shared import DATA_HELP, command, show
 
 
 def curate(
@@ -112,4 +112,4 @@ def curate(
     show(chosen.table())
     for path in chosen.save(out, copy=copy, field=show_field):
         print(f"wrote {path}")
-    print(f"Next: amodal pretrain METHOD --data {out} --out RUN")
+    print(f"Next: {command('pretrain', 'METHOD', '--data', out, '--out', 'RUN')}")

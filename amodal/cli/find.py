@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from amodal.cli.options import listed, numbers, pairs, weights_of
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.queries import QueryOptions, example_query, query_parts
-from amodal.cli.shared import Data, Run, Where, show
+from amodal.cli.shared import Data, Run, Where, command, show
 
 Queries = Annotated[QueryOptions, OmitArgPrefixes]  # type: ignore[valid-type]  # made at run time
 NO_QUERY = QueryOptions()
@@ -59,7 +59,7 @@ def index(
     query += f" --index {to or out}" if to or out else ""
     if distributed.rank() == 0:
         note = " so far (other ranks may still be running)" if distributed.world() > 1 else ""
-        print(f"{len(engine)} records in the index{note}. Next: amodal search {run} {query}")
+        print(f"{len(engine)} records in the index{note}. Next: {command('search', run)} {query}")
 
 
 def search(

@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from amodal.cli.options import listed
 from amodal.cli.own_code import NONE, Code
-from amodal.cli.shared import Data, Run
+from amodal.cli.shared import Data, Run, command
 
 
 def montage(
@@ -96,4 +96,5 @@ def montage(
         report=Report(column=report, sections=listed(sections) or (), about=listed(about) or ()),
     )
     print(f"wrote {written}")
-    print(f"Next: amodal pretrain clip_ild --init-from {run} --data {out} --out RUN")
+    words = ("pretrain", "clip_ild", "--init-from", run, "--data", out, "--out", "RUN")
+    print(f"Next: {command(*words)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,11 @@ CURATE_OPTIONS: dict[str, object] = {}
 """The options `--curate.NAME VALUE` of this command line."""
 PROTOCOL_OPTIONS: dict[str, str] = {}
 """The options `--protocol.NAME VALUE` of this command line."""
+
+
+def command(*words: object) -> str:
+    """`amodal WORDS` as it can be pasted into a shell: names with spaces are quoted."""
+    return shlex.join(["amodal", *map(str, words)])
 
 
 def show(renderable: object) -> None:

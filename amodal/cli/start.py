@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from amodal.cli.shared import show
+from amodal.cli.shared import command, show
 from amodal.core import AmodalError
 
 
@@ -57,15 +57,16 @@ def data(
         show(sets.listing())
         return
     folder = sets.fetch(name, out=out, any_version=any_version)
-    print(f"Next: {next_command(folder, name if out is None else str(folder))}")
+    method = first_method(folder)
+    named = name if out is None else folder
+    print(f"Next: {command('pretrain', method, '--data', named, '--out', 'RUN')}")
 
 
-def next_command(folder: Path, named: str) -> str:
-    """A command to begin with on a data set: a method that its fields allow.
+def first_method(folder: Path) -> str:
+    """A method to begin with on a data set, which its fields allow.
 
     Args:
         folder: Where the set is.
-        named: As a command names it.
     """
     from amodal import data as records
 
@@ -74,7 +75,7 @@ def next_command(folder: Path, named: str) -> str:
     together = sum(dataset.present(field)[train].astype(int) for field in dataset.fields)
     # fields are aligned where records have two of them; views of a field are there for any
     pairs = len(dataset.fields) > 1 and (together > 1).sum() > len(train) / 2
-    return f"amodal pretrain {'clip' if pairs else 'simclr'} --data {named} --out RUN"
+    return "clip" if pairs else "simclr"
 
 
 def methods(

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from amodal.cli.options import listed, pairs
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.recipes import RecipeOptions, RunSettings, chosen, recipe_fields, with_file
-from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, show
+from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, command, show
 from amodal.errors import AmodalError
 
 Recipes = Annotated[RecipeOptions, OmitArgPrefixes, arg(name="")]  # headings without a prefix
@@ -111,7 +111,7 @@ def pretrain(
         own = f" --method {method}" if methods.is_user_code(str(method)) else ""
         specs = asked.get("backbones") or {}
         own += "".join(f" --backbone {f}={s}" for f, s in specs.items() if is_own_code(s))
-        print(f"wrote {out}. Next: amodal evaluate {out} --data {data}{own}")
+        print(f"wrote {out}. Next: {command('evaluate', out, '--data', data)}{own}")
 
 
 def plan(
@@ -293,7 +293,7 @@ def align(
     )
     if alignment.summary:
         print(alignment.summary)
-    print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
+    print(f"wrote {out}. Next: {command('evaluate', out, '--data', data)}")
 
 
 def adapt(
@@ -356,6 +356,6 @@ def adapt(
         )
     own = "".join(f" --backbone {backbone}" for backbone in code.backbones)
     print(
-        f"wrote {out}. Next: amodal evaluate {out} --data {data}{own}, "
-        f"or amodal predict {out} --data {data} --out predicted.csv{own}"
+        f"wrote {out}. Next: {command('evaluate', out, '--data', data)}{own}, "
+        f"or {command('predict', out, '--data', data, '--out', 'predicted.csv')}{own}"
     )

@@ -218,8 +218,8 @@ def chosen(
     least = cost(remaining[:2], 1, MIN_STEPS, measuring)
     raise TooShort(
         f"{max(seconds, 0) / 60:.1f} minutes are left, and two candidates with {MIN_STEPS} steps "
-        f"on the first rung would take {least / 60:.1f}; give a larger --budget, a smaller --size, or "
-        "fewer records"
+        f"on the first rung would take {least / 60:.1f}; give a larger --budget, a smaller --size, "
+        "or fewer records"
     )
 
 

@@ -8,6 +8,7 @@ field. Between fields they are candidates: maps from their features into one spa
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,11 +119,11 @@ def command_of(specs: Mapping[str, str], data: str, label: str, fields: str = ""
         label: What is predicted.
         fields: That the comparison was of, with commas; "" for all.
     """
-    read = fields or ",".join(specs)
-    backbones = " ".join(f"{field}={spec}" for field, spec in specs.items())
-    words = ["amodal pretrain finetune --data", data, "--fields", read, "--method.label", label]
-    words += ["--method.tuning head --backbone", backbones, "--cache-features mean --out RUN"]
-    return " ".join(words)
+    words = ["amodal", "pretrain", "finetune", "--data", data]
+    words += ["--fields", fields or ",".join(specs), "--method.label", label]
+    words += ["--method.tuning", "head", "--backbone"]
+    words += [f"{field}={spec}" for field, spec in specs.items()]
+    return shlex.join([*words, "--cache-features", "mean", "--out", "RUN"])
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def open_storage(where: str | Path) -> BaseStorage:
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise AmodalError(
-            'comparing needs Optuna, which is not installed: pip install "amodal[compare]"'
+            "comparing needs Optuna, which is not installed: pip install optuna"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if "://" in str(where):
