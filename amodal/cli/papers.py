@@ -27,9 +27,10 @@ def papers(
     ask: Annotated[
         str,
         arg(
-            metavar="FILE.py:NAME",
-            help="a function from a prompt to the answer of a language model; by default sentences "
-            "are taken out of the text",
+            metavar="SPEC|FILE.py:NAME",
+            help="a language model, transformers:DIR or package:smollm2 (too small to fill in the "
+            "fields), or a function from a prompt to an answer; by default sentences are taken "
+            "out of the text",
         ),
     ] = "",
     sentences: Annotated[int, arg(help="of a key takeaway, where no model is asked")] = 3,
@@ -77,6 +78,7 @@ def papers(
     )
     from amodal.evaluate.paper_topics import read_topics
     from amodal.evaluate.papers import papers as run
+    from amodal.inference.language_model import LanguageModel, is_language_model
     from amodal.train.packaged import sentence_encoder
 
     dataset, chosen = records_of.open(data), read_topics(topics)
@@ -85,11 +87,10 @@ def papers(
     if summaries:
         made = read_summaries(dataset, summaries)
     else:
-        summarise = (
-            PromptedSummariser(load_reference(ask))
-            if ask
-            else ExtractiveSummariser(count=sentences)
-        )
+        summarise: ExtractiveSummariser | PromptedSummariser = ExtractiveSummariser(count=sentences)
+        if ask:
+            model = LanguageModel(ask) if is_language_model(ask) else load_reference(ask)
+            summarise = PromptedSummariser(model)
         file = out / "summaries.jsonl"
         made = cs_papersum(dataset, summarise, title=title, text=text, out=file)
         for key, reason in list(made.failed.items())[:5]:

@@ -243,8 +243,8 @@ def align(
         tuple[str, ...],
         arg(
             metavar="FIELD=SPEC",
-            help="package:minilm, package:efficientnet_lite0, timm:NAME[@WEIGHTS], "
-            "transformers:DIR",
+            help="package:minilm, package:efficientnet_lite0, package:smollm2, "
+            "timm:NAME[@WEIGHTS], transformers:DIR",
         ),
     ],
     method: Annotated[

@@ -10,8 +10,8 @@ Differs:
 - data: the 91,919 records of 31 conferences are not bundled; any table with texts will do, and one
   with summaries is read by `--summaries A,B`. Texts come as columns or files of text, not as PDF.
 - names of fields and the prompt are reconstructed. The paper asks ChatGPT; here the model is the
-  user's, behind a function from a prompt to an answer (`--ask FILE.py:NAME`), and an answer that
-  cannot be parsed is asked for once more.
+  user's: a function from a prompt to an answer (`--ask FILE.py:NAME`), or one that runs here
+  (`--ask transformers:DIR`). An answer that cannot be parsed is asked for once more.
 - similarity of paper and summary is measured against shuffled pairs, with an AUROC and intervals;
   the paper shows means and a projection. Vectors are tf-idf unless an encoder is named.
 - keywords are those with the highest count times rarity; which tool the paper takes is not known.
@@ -116,7 +116,8 @@ class PromptedSummariser:
     reason. Exceptions of `ask` propagate.
 
     Attributes:
-        ask: prompt -> answer.
+        ask: prompt -> answer, such as `amodal.inference.language_model.LanguageModel`. Its `about`,
+            if it has one, names it in what is saved.
         tries: prompts at most; then AmodalError.
         parts: the fields.
     """
@@ -127,7 +128,8 @@ class PromptedSummariser:
 
     @property
     def about(self) -> str:
-        return f"asked {getattr(self.ask, '__qualname__', type(self.ask).__qualname__)}"
+        name = getattr(self.ask, "__qualname__", type(self.ask).__qualname__)
+        return f"asked {getattr(self.ask, 'about', name)}"
 
     def __call__(self, title: str, text: str) -> Summary:
         prompt = first = build_prompt(title, text, self.parts)

