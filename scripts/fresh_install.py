@@ -48,7 +48,7 @@ def first_example() -> str:
     return found[1]
 
 
-def answers(port: int) -> bool:
+def is_up(port: int) -> bool:
     """Whether the page of a run answers with the page."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
@@ -67,7 +67,7 @@ def view(program: Path, run_folder: Path, folder: Path) -> None:
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as page:
         end = time.monotonic() + WAIT
-        while not answers(port):
+        while not is_up(port):
             if page.poll() is not None or time.monotonic() > end:
                 page.kill()
                 said = page.stdout.read().decode() if page.stdout else ""

@@ -44,7 +44,7 @@ UNTRAINED, SIMPLE = "untrained encoder", "simple features"
 BOOSTED = f"boosted trees on {SIMPLE}"
 TRAINING = "training"
 """Name of what is left out where the budget pays for none."""
-Answers = Sequence[Mapping[str, float]]
+Measures = Sequence[Mapping[str, float]]
 """One for each question."""
 
 
@@ -274,7 +274,7 @@ def yardsticks_of(
     part: str,
     check: Callable[[], None],
     frozen: FrozenEncoders | None = None,
-) -> tuple[dict[str, Answers], float]:
+) -> tuple[dict[str, Measures], float]:
     """Simple features, frozen encoders and an untrained one, on a part.
 
     Args:
@@ -296,35 +296,35 @@ def yardsticks_of(
     start = time.monotonic()
     data, pair = embedded(encoder, dataset, part, check)
 
-    def answers(pair: Pair, questions: Sequence[Asked] = about.questions) -> Answers:
+    def measures(pair: Pair, questions: Sequence[Asked] = about.questions) -> Measures:
         check()
         return [answer(one, encoder, data, pair, 0) for one in questions]
 
     boosting = [one.with_protocol("boosting") for one in about.questions]
-    measured = {UNTRAINED: answers(pair)}
+    measured = {UNTRAINED: measures(pair)}
     seconds = time.monotonic() - start
     simple = None
     if setup.simple is not None:
         simple = setup.simple.beside(encoder.fields, data, part, pair)
     if simple is not None:
-        measured[SIMPLE] = answers(simple)
+        measured[SIMPLE] = measures(simple)
         start = time.monotonic()
-        answers(side_by_side(pair, simple))
+        measures(side_by_side(pair, simple))
         seconds += time.monotonic() - start
         if about.kind == "label":
-            measured[BOOSTED] = answers(simple, boosting)
+            measured[BOOSTED] = measures(simple, boosting)
     if frozen is not None and about.kind != "retrieval":
         alone, joined = frozen.beside(part, pair, simple, check)
         if FUSED in alone[1].probed() or len(dataset.fields) == 1:
-            measured[FROZEN] = answers(alone)
+            measured[FROZEN] = measures(alone)
         if joined is not None:
-            measured[f"{FROZEN} with {SIMPLE}"] = answers(joined)
+            measured[f"{FROZEN} with {SIMPLE}"] = measures(joined)
             if about.kind == "label":
-                measured[f"boosted trees on {FROZEN} and {SIMPLE}"] = answers(joined, boosting)
+                measured[f"boosted trees on {FROZEN} and {SIMPLE}"] = measures(joined, boosting)
     return measured, seconds
 
 
-def entries_of_yardsticks(measured: Mapping[str, Answers]) -> list[Entry]:
+def entries_of_yardsticks(measured: Mapping[str, Measures]) -> list[Entry]:
     """The lines of yardsticks, and of chance, the best first.
 
     Args:

@@ -58,8 +58,8 @@ def test_vectors_in_lance_are_a_new_version_and_a_foreign_table_stays(model, fol
 
     before = lance.dataset(str(folder / "v.lance")).version
     write_vectors(model, rows(), folder / "v.lance", progress=False)
-    again = lance.dataset(str(folder / "v.lance"))
-    assert (again.version, again.count_rows()) == (before + 1, 39)
+    later = lance.dataset(str(folder / "v.lance"))
+    assert (later.version, later.count_rows()) == (before + 1, 39)
     lance.write_dataset(pa.table({"mine": [1, 2]}), str(tmp_path / "mine.lance"))
     with pytest.raises(AmodalError, match="holds no vectors"):
         write_vectors(model, rows(), tmp_path / "mine.lance", progress=False)

@@ -35,7 +35,7 @@ def library() -> Any:
         return importlib.import_module("lance")
     except ImportError as error:
         raise AmodalError(
-            f"tables of Lance need the package `pylance`: pip install 'amodal[lance]' ({error})"
+            f"tables of Lance need the package pylance: pip install 'amodal[lance]' ({error})"
         ) from None
 
 
@@ -43,7 +43,7 @@ def open_lance(folder: Path) -> pa.Table:
     """The latest version of a table.
 
     Raises:
-        AmodalError: it is damaged, or `pylance` is not installed.
+        AmodalError: it is damaged, or pylance is not installed.
     """
     lance = library()
     try:

@@ -109,10 +109,10 @@ def measured(bed: Testbed, budget: float) -> dict[str, Any]:
     }
 
 
-def is_over(found: Comparison) -> bool:
+def is_over(comparison: Comparison) -> bool:
     """Whether another call would add nothing: its winner is tested, or there will be none."""
-    nothing = found.finished and found.winner is None
-    return not found.candidates or nothing or RUN in found.about
+    nothing = comparison.finished and comparison.winner is None
+    return not comparison.candidates or nothing or RUN in comparison.about
 
 
 def kind_of(entry: Entry) -> str:
@@ -123,10 +123,10 @@ def kind_of(entry: Entry) -> str:
     return "frozen" if entry.name.startswith("closed form") else "learnt"
 
 
-def entries_of(found: Comparison) -> list[dict[str, Any]]:
+def entries_of(comparison: Comparison) -> list[dict[str, Any]]:
     """The lines of a comparison, without curves."""
     names = ("name", "kind", "value", "half", "features", "alone", "steps", "state")
-    return [{name: row[name] for name in names} for row in found.rows()]
+    return [{name: row[name] for name in names} for row in comparison.rows()]
 
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:
