@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from amodal.core.regular_file import regular
+
 
 @contextmanager
 def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
@@ -22,7 +24,7 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         BlockingIOError: If another process has it, and `wait` is False.
         OSError: If it cannot be written.
     """
-    with Path(path).open("w", encoding="utf-8") as file:
+    with regular(Path(path)).open("w", encoding="utf-8") as file:
         try:
             import fcntl
         except ImportError:

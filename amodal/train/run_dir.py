@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.core.file_lock import locked
+from amodal.core.regular_file import regular
 from amodal.data import Dataset
 from amodal.methods.saved import SPEC
 from amodal.modalities.shared.formatting import shortened
@@ -252,7 +253,7 @@ def read_trained(run: Path) -> Hashes | None:
         return None
     try:
         # memory-mapped, so that a damaged header cannot request more memory than the file has
-        hashes = np.array(np.load(file, mmap_mode="r", allow_pickle=False))
+        hashes = np.array(np.load(regular(file), mmap_mode="r", allow_pickle=False))
         if hashes.dtype != np.uint64 or hashes.ndim != 1:
             raise ValueError(f"it holds {hashes.dtype} of shape {hashes.shape}")
         return hashes
