@@ -152,8 +152,7 @@ class Table(Modality):
     def decode(self, raw: Raw) -> np.ndarray:
         """(C,) float32 from a dict name -> cell, a list or array, or the cell of a single column.
 
-        A dict also as JSON (Path or bytes); a list is in the order of `columns`. Other columns are
-        ignored, absent ones are missing.
+        A dict (also JSON: Path or bytes) may have other columns, and lack some; a list is in order.
         """
         row = _read(raw, self.columns)
         if not any(c in row for c in self.columns):
@@ -163,7 +162,8 @@ class Table(Modality):
                 f"none of the columns {listed(self.columns)}; it has "
                 f"{listed(row) or 'nothing'}{hint}"
             )
-        value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
+        cells = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float64)
+        value = self.bounded(cells).astype(np.float32)
         if np.isnan(value).all():
             raise BadValue("every cell is missing")
         return value
