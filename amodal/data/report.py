@@ -18,6 +18,7 @@ from amodal.data.measure import samples
 from amodal.data.outliers import outlier
 from amodal.data.remote import AnyPath
 from amodal.data.splits import PARTS
+from amodal.data.strays import rare_field
 from amodal.modalities import BadValue
 
 REPORT_SAMPLES = 50
@@ -160,6 +161,9 @@ class Report:
     def warnings(self) -> list[str]:
         """What would make a score wrong, and what to do about it."""
         warnings = [field.outlier for field in self.fields if field.outlier]
+        warnings += [
+            rare for name in self.dataset.fields if (rare := rare_field(self.dataset, name))
+        ]
         if groups := groups_of(self.dataset):
             lines = " or ".join(f'split_by = "{name}"' for name in groups)
             warnings.append(

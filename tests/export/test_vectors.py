@@ -18,6 +18,7 @@ import torch
 
 from amodal.cli import main
 from amodal.core import AmodalError
+from amodal.core.file_lock import locked
 from amodal.export import vectors
 from amodal.export.vectors import write_vectors
 from amodal.train import distributed
@@ -228,6 +229,46 @@ def test_a_full_disk_keeps_what_is_done_and_says_so(tmp_path, monkeypatch):
         with pytest.raises(AmodalError, match="No space left.*stay in.*repeat the command"):
             write_vectors(made, records(), out, chunk=5, **QUIET)
     assert len(list((tmp_path / ".out.parquet.parts").glob("0*.parquet"))) == 2
+
+
+def test_two_at_once_write_one_file_and_the_second_is_told(tmp_path, monkeypatch):
+    made, data, out = model(encoder("photo").align(16)), records(8), tmp_path / "v.parquet"
+    embed, refused = vectors._embed, []
+
+    def second(*args):
+        for name in ("v.parquet", "other.parquet"):
+            monkeypatch.setattr(vectors, "_embed", embed)
+            try:
+                write_vectors(made, data, tmp_path / name, **QUIET)
+            except AmodalError as error:
+                refused.append(str(error))
+        return embed(*args)
+
+    monkeypatch.setattr(vectors, "_embed", second)
+    assert write_vectors(made, data, out, **QUIET) == 8
+    assert len(read(out)) == 8
+    (message,) = refused
+    assert f"another process is writing {out}" in message
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["other.parquet", "v.parquet"]
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_not_had(tmp_path):
+    file, inner = tmp_path / "lock", []
+    with locked(file, wait=False, remove=True):
+        with pytest.raises(BlockingIOError), locked(file, wait=False, remove=True):
+            inner.append(1)
+    opened = Path.open
+
+    def removed(self, *args, **options):
+        made = opened(self, *args, **options)
+        self.unlink()
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", removed)
+        with pytest.raises(BlockingIOError), locked(file, wait=False, remove=True):
+            inner.append(2)
+    assert not inner and not file.exists()
 
 
 def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):

@@ -24,6 +24,7 @@ from amodal.data.readers._parts import Lists, Parquet, TablePart
 from amodal.data.readers._tabular import Tabular
 from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, as_path, parallel_map
+from amodal.data.splits import SPELLINGS
 
 MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
 """Cells of a CSV that stand for a missing value. As for pandas, "none" is an ordinary word."""
@@ -55,7 +56,19 @@ class Table(Tabular):
     def __init__(self, paths: Sequence[AnyPath], key: str = "") -> None:
         paths = [as_path(path) for path in paths]
         parts = parallel_map(read, paths, isinstance(paths[0], Remote))
-        super().__init__(parts, paths, paths[0].parent, key)
+        super().__init__(parts, paths, paths[0].parent, key, extra_columns=_split(parts, paths))
+        if len(paths) > 1 and self.extra_columns:
+            names = ", ".join(path.name for path in paths)
+            self.notes = (*self.notes, f"each of {names} is a part of the split")
+
+
+def _split(parts: Sequence[TablePart], paths: Sequence[AnyPath]) -> dict[str, list[Cell]]:
+    """The part of each row by the name of its file, where all files are called after parts."""
+    names = [path.name.partition(".")[0].lower() for path in paths]
+    taken = any("split" in part.columns for part in parts)
+    if taken or len(set(names)) < 2 or not set(names) <= set(SPELLINGS):
+        return {}
+    return {"split": [name for name, part in zip(names, parts) for _ in range(part.rows)]}
 
 
 def read(path: AnyPath) -> TablePart:
