@@ -145,12 +145,16 @@ def number_names(columns: Iterable[str]) -> frozenset[str]:
 
 def is_number(cell: Cell) -> bool:
     """Whether a cell is one number."""
+    if type(cell) is float:  # nearly all cells of most tables
+        return True
     if isinstance(cell, COMPLEX):
         return False
     return isinstance(cell, (bool, np.bool_, numbers.Number, decimal.Decimal, *IN_TIME))
 
 
 def _sort(cell: Cell) -> str:
+    if type(cell) is float:  # nearly all cells of most tables
+        return "number"
     if isinstance(cell, (Path, Remote)):
         return "path"
     return "words" if isinstance(cell, str) else "number" if is_number(cell) else "value"

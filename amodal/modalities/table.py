@@ -374,7 +374,7 @@ def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
                 raise
             raise BadValue(not_json(error)) from None
     if isinstance(raw, Mapping):
-        return {str(name): _plain(cell, name) for name, cell in raw.items()}
+        return {str(n): c if type(c) is float else _plain(c, n) for n, c in raw.items()}
     if not isinstance(raw, (list, tuple, np.ndarray)):
         raw = [raw]
     cells = list(raw.ravel() if isinstance(raw, np.ndarray) else raw)
