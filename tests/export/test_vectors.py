@@ -231,7 +231,7 @@ def test_a_full_disk_keeps_what_is_done_and_says_so(tmp_path, monkeypatch):
     assert len(list((tmp_path / ".out.parquet.parts").glob("0*.parquet"))) == 2
 
 
-def test_two_at_once_write_one_file_and_the_second_is_told(tmp_path, monkeypatch):
+def test_of_two_that_write_one_file_the_second_is_refused(tmp_path, monkeypatch):
     made, data, out = model(encoder("photo").align(16)), records(8), tmp_path / "v.parquet"
     embed, refused = vectors._embed, []
 
