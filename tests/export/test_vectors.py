@@ -282,7 +282,7 @@ def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):
 @pytest.mark.parametrize(("name", "ends"), [("q.txt", ".txt"), ("q", "no suffix")])
 def test_a_file_of_another_kind_is_refused_before_anything_is_read(tmp_path, name, ends, capsys):
     out = tmp_path / name
-    expected = f"as .parquet, .csv, .npy, and .*{name} ends in {ends}; call it .*q.parquet"
+    expected = f"as .parquet, .csv, .npy, .lance, and .*{name} ends in {ends}; call it .*q.parquet"
     with pytest.raises(AmodalError, match=expected):
         write_vectors(model(encoder("photo")), records(), out, **QUIET)
     with pytest.raises(SystemExit):  # before the run is opened, which is not even there
