@@ -43,7 +43,7 @@ from amodal.train.cache_features import features_of_run
 from amodal.train.own_loop import config_of
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
-from amodal.train.run_dir import make_dir, read_trained, save_weights, weights, write_trained
+from amodal.train.run_dir import model_dir, read_trained, save_weights, weights, write_trained
 from amodal.untrained import untrained_encoder
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ class Model(EncodeMixin, HubMixin):
         if method is not None and spec["retrieves"]:
             beside[KEYS] = list(self.retriever.keys)
         # Before the model: one without it would be evaluated on what it was trained on.
-        write_trained(make_dir(path), self.trained)
+        write_trained(model_dir(path), self.trained)
         config = dict(self.config)
         if isinstance(self.head, ProbeHead):
             config["head"] = self.head.save(path)

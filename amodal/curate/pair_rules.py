@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.data import Dataset
 from amodal.modalities.shared.base import Raw
 from amodal.modalities.shared.protocols import Readable
@@ -155,7 +156,7 @@ def _size(raw: Raw | None) -> tuple[int, int]:
     if isinstance(raw, (Path, str, bytes)):
         from PIL import Image
 
-        with Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw) as picture:
+        with Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else regular(raw)) as picture:
             return picture.height, picture.width
     height, width = np.asarray(raw).shape[:2]
     return height, width

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.core import AmodalError, unknown
+from amodal.core.regular_file import is_file_or_pipe
 from amodal.data import splits
 from amodal.data.cache import Cache
 from amodal.data.items import ItemsMixin
@@ -348,7 +349,7 @@ class Dataset(ItemsMixin):
         named = (
             len(cell) < 256 and Path(cell).suffix.lower() in modality.suffixes and "\n" not in cell
         )
-        return base / cell if named and (base / cell).is_file() else cell
+        return base / cell if named and is_file_or_pipe(base / cell) else cell
 
 
 def _columns(name: str, field: Field, reader: Reader) -> str | tuple[str, ...]:

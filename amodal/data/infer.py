@@ -30,6 +30,7 @@ from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, Unreachable, as_path, local_schema
 from amodal.data.report import Report, groups_of
 from amodal.data.schema import Field, Label, Schema
+from amodal.data.strays import tables_beside
 from amodal.modalities import Modality
 
 HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
@@ -154,7 +155,10 @@ def _infer(
     if key:
         reader = readers.open_records(paths, None, infer_schema.suffix_modalities(), key)
     base = Schema({}, records=records, name=name or path.resolve().stem, key=key)
-    return _assemble(reader, guesses, base, path, {}, expected), guesses
+    dataset = _assemble(reader, guesses, base, path, {}, expected)
+    if beside := tables_beside(dataset.reader):
+        warnings.warn(beside, AmodalWarning, stacklevel=4)
+    return dataset, guesses
 
 
 def _readable(

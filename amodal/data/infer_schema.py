@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from amodal import modalities
+from amodal.core.regular_file import regular
 from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote
 from amodal.data.splits import SPELLINGS
@@ -144,12 +145,16 @@ def number_names(columns: Iterable[str]) -> frozenset[str]:
 
 def is_number(cell: Cell) -> bool:
     """Whether a cell is one number."""
+    if type(cell) is float:  # nearly all cells of most tables
+        return True
     if isinstance(cell, COMPLEX):
         return False
     return isinstance(cell, (bool, np.bool_, numbers.Number, decimal.Decimal, *IN_TIME))
 
 
 def _sort(cell: Cell) -> str:
+    if type(cell) is float:  # nearly all cells of most tables
+        return "number"
     if isinstance(cell, (Path, Remote)):
         return "path"
     return "words" if isinstance(cell, str) else "number" if is_number(cell) else "value"
@@ -183,7 +188,8 @@ def of_values(values: Sequence[Cell]) -> ColumnGuess:
 def _load(path: AnyPath) -> np.ndarray | None:
     try:
         loaded = np.load(
-            io.BytesIO(path.read_bytes()) if isinstance(path, Remote) else path, allow_pickle=False
+            io.BytesIO(path.read_bytes()) if isinstance(path, Remote) else regular(path),
+            allow_pickle=False,
         )
         return loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
     except Exception:  # a damaged file is for the quarantine to report

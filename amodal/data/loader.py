@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ from amodal.data.dataset import Dataset
 from amodal.data.groups import GroupSampler
 from amodal.data.mixture import MixtureSampler
 from amodal.data.quarantine import Bad, Quarantine
+from amodal.data.readers import Reader
 from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VARIANTS
@@ -48,6 +50,9 @@ Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
 
 UNUSED_RNG = np.random.default_rng(0)
 """For the plain view, which draws nothing from it."""
+
+WARNED: weakref.WeakKeyDictionary[Reader, set[str]] = weakref.WeakKeyDictionary()
+"""What was warned of some records: a training makes more than one loader of them."""
 
 
 class Loader:
@@ -131,7 +136,10 @@ class Loader:
         for field in dataset.fields:
             if not dataset.present(field)[self.indices].any():
                 none = f"none of the {len(self.indices):,} records has the field {field!r}"
-                warnings.warn(f"{none} of {dataset.name!r}", AmodalWarning, stacklevel=2)
+                message = f"{none} of {dataset.name!r}"
+                if message not in (warned := WARNED.setdefault(dataset.reader, set())):
+                    warned.add(message)
+                    warnings.warn(message, AmodalWarning, stacklevel=2)
 
     def _mixture_sampler(self, dataset: Dataset) -> MixtureSampler | None:
         if dataset.proportions is None:

@@ -42,6 +42,9 @@ def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
     tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv", ".json")]
     if len(tables) == 1 and (_names_files(tables[0]) or not _has_media(path, tables[0])):
         return path, (tables[0].name,)
+    rows = [file for file in tables if file.suffix.lower() != ".json"]
+    if len(rows) > 1 and all(_names_existing_files(file) for file in rows):
+        return path, tuple(file.name for file in rows)
     if not _has_media(path) and any(path.rglob("*.parquet")):
         return path, ("**/*.parquet",)
     return path, (".",)
@@ -52,6 +55,21 @@ def _names_files(file: AnyPath) -> bool:
     reader = readers.Table([file])
     return any(
         infer_schema.names_files(_texts(reader, column), file.parent) for column in reader.columns
+    )
+
+
+def _names_existing_files(file: AnyPath) -> bool:
+    """Whether a table has a column of files of which some exist. One that cannot be read has none:
+    it may be a series among others."""
+    try:
+        reader = readers.Table([file])
+    except AmodalError:
+        return False
+    columns = [_texts(reader, column) for column in reader.columns]
+    return any(
+        infer_schema.names_files(texts, file.parent)
+        and any((file.parent / text).is_file() for text in texts[:50] if len(text) < 256)
+        for texts in columns
     )
 
 

@@ -49,11 +49,15 @@ def _complete(dataset: Dataset, name: str) -> Modality:
         return field.modality
     config = modalities.config(field.modality)
     declared = {key: value for key, value in config.items() if key in field.declared}
-    count = ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES
     try:
-        return kind.infer(samples(dataset, name, count), **declared)
+        return kind.infer(samples(dataset, name, sample_count(dataset, name)), **declared)
     except BadValue:  # no value, or none that can be read
         return field.modality
+
+
+def sample_count(dataset: Dataset, name: str) -> int:
+    """How many values of a field are measured at most."""
+    return ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES
 
 
 def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,11 @@ def read(path: str | Path) -> list[Bad]:
     """The entries of a quarantine file. A line that a killed run left half written is passed
     over."""
     entries = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        text = regular(Path(path)).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise AmodalError(f"{path} cannot be read: {error}") from error
+    for line in text.splitlines():
         try:
             entries.append(Bad(**json.loads(line)))
         except (ValueError, TypeError, RecursionError):

@@ -15,8 +15,10 @@ from rich.text import Text
 from amodal.data.dataset import Dataset
 from amodal.data.infer_schema import ColumnGuess, is_group_name
 from amodal.data.measure import samples
+from amodal.data.outliers import outlier
 from amodal.data.remote import AnyPath
 from amodal.data.splits import PARTS
+from amodal.data.strays import rare_field
 from amodal.modalities import BadValue
 
 REPORT_SAMPLES = 50
@@ -37,6 +39,7 @@ class FieldReport:
         unreadable: share of the REPORT_SAMPLES values that could not be decoded.
         reason: why the first of these could not, "" if all could.
         example: one value, in a line.
+        outlier: a number beside which all others are the same, in a sentence; "" for none.
     """
 
     name: str
@@ -46,6 +49,7 @@ class FieldReport:
     unreadable: float
     reason: str
     example: str
+    outlier: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,10 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What would make a score wrong, and what to do about it."""
-        warnings = []
+        warnings = [field.outlier for field in self.fields if field.outlier]
+        warnings += [
+            rare for name in self.dataset.fields if (rare := rare_field(self.dataset, name))
+        ]
         if groups := groups_of(self.dataset):
             lines = " or ".join(f'split_by = "{name}"' for name in groups)
             warnings.append(
@@ -203,6 +210,7 @@ def _field(dataset: Dataset, name: str) -> FieldReport:
         unreadable=len(reasons) / len(raws) if raws else 0.0,
         reason=reasons[0] if reasons else "",
         example=modality.describe(values[0]) if values else example,
+        outlier=outlier(dataset, name, values),
     )
 
 

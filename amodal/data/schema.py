@@ -36,6 +36,7 @@ from tomlkit.exceptions import ParseError, TOMLKitError
 from amodal import modalities
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
+from amodal.core.regular_file import regular
 from amodal.data.remote import AnyPath, as_path
 from amodal.errors import described
 from amodal.modalities import Modality
@@ -125,7 +126,7 @@ def load(path: str | AnyPath) -> Schema:
     """
     path = as_path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AmodalError(f"{path} cannot be read: {error}") from error
     try:

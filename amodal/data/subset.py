@@ -16,6 +16,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from amodal.core import AmodalError, unknown
+from amodal.core.regular_file import regular
 from amodal.core.whole_file import whole_file
 from amodal.data.dataset import Dataset
 
@@ -39,7 +40,7 @@ def read_subset(path: Path) -> tuple[str, list[str]]:
     """
     file = path if path.name == FILE else path / FILE
     try:
-        content = tomlkit.parse(file.read_text(encoding="utf-8")).unwrap()
+        content = tomlkit.parse(regular(file).read_text(encoding="utf-8")).unwrap()
     except (OSError, UnicodeDecodeError, TOMLKitError) as error:
         raise AmodalError(f"{file} cannot be read: {error}") from error
     for name in content:
@@ -49,7 +50,8 @@ def read_subset(path: Path) -> tuple[str, list[str]]:
         if not isinstance(content.get(name), str) or not content[name]:
             raise AmodalError(f'{file} needs {name} = "…"; `amodal curate` writes both')
     try:
-        keys = (file.parent / content["keys"]).read_text(encoding="utf-8").split("\n")
+        keys_file = regular(file.parent / content["keys"])
+        keys = keys_file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise AmodalError(f"{file}: the keys cannot be read: {error}") from error
     return content["data"], [key for key in keys if key]

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from amodal.console import Printed
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.core.whole_file import whole_file
 from amodal.evaluate import report_table as _table
 from amodal.evaluate.old_names import OLD_SOURCES, current_name
@@ -228,7 +229,7 @@ class Report(Printed):
             AmodalError: If the file is no report.
         """
         try:
-            read = json.loads(Path(path).read_text(encoding="utf-8"))
+            read = json.loads(regular(Path(path)).read_text(encoding="utf-8"))
             results = [_read(result) for result in read["results"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AmodalError(f"{path} is not a report of `amodal evaluate`: {error}") from error

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from amodal.core import AmodalError, unknown
+from amodal.train.overwriting import check_graphs, check_tower
 
 if TYPE_CHECKING:
     from amodal.model import Model
@@ -72,13 +73,16 @@ def to_onnx(model: Model, out: Path) -> list[Path]:
     """See `amodal.export.graphs`."""
     from amodal.export.graphs import write
 
+    check_graphs(out, model.encoder.fields)
     return write(model, out)
 
 
 def to_huggingface(model: Model, out: Path, packaged: bool = True) -> list[Path]:
     """See `amodal.export.hub`."""
-    from amodal.export.hub import write
+    from amodal.export.hub import towers_of, write
 
+    for field in towers_of(model.encoder):
+        check_tower(out / field)
     plain = to_safetensors(model, out, packaged)
     return [*(file for file in plain if file.name != "README.md"), *write(model, out)]
 

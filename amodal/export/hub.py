@@ -62,12 +62,17 @@ def write(model: Model, out: Path) -> list[Path]:
     """
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
     reasons = {field: why for field in encoder.fields if (why := why_no_tower(encoder, field))}
-    towers = [field for field in encoder.fields if field not in reasons]
+    towers = towers_of(encoder)
     written = [file for field in towers for file in tower(encoder, field, out / field)]
     digest = read_config(out / "config.json")["weights_sha256"]
     card = model_card(model, digest, towers=towers, reasons=reasons)
     (out / "README.md").write_text(card, encoding="utf-8")
     return [*written, out / "README.md"]
+
+
+def towers_of(encoder: Encoder) -> list[str]:
+    """The fields whose tower transformers has."""
+    return [field for field in encoder.fields if not why_no_tower(encoder, field)]
 
 
 def why_no_tower(encoder: Encoder, field: str) -> str:

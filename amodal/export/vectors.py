@@ -20,6 +20,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ import torch
 from amodal import modalities
 from amodal.console import stderr
 from amodal.core import AmodalError
+from amodal.core.file_lock import locked
 from amodal.data import Bad, Dataset, Openable
 from amodal.data.readers import is_lance
 from amodal.evaluate import Embedded, embed_records
@@ -77,7 +79,8 @@ def write_vectors(
         The number of vectors; on ranks other than 0, of those that the rank made.
 
     Raises:
-        AmodalError: If the file cannot be written. The chunks that are done stay on disk.
+        AmodalError: If the file cannot be written, or another process writes it. The chunks that
+            are done stay on disk.
     """
     out = Path(out)
     if out.is_dir() and not is_lance(out):
@@ -95,6 +98,38 @@ def write_vectors(
     if not len(dataset):
         raise AmodalError(f"{dataset.name!r} has no records to embed")
     rank, _ = distributed.start()
+    with _alone(out, rank):
+        return _write_in_chunks(model, dataset, out, chunk, rank, progress)
+
+
+@contextmanager
+def _alone(out: Path, rank: int) -> Iterator[None]:
+    """Have a file to oneself while it is written; the first rank has it for all.
+
+    Raises AmodalError if another process writes it."""
+    if rank > 0:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            lock = out.with_name(f".{out.name}.lock")
+            stack.enter_context(locked(lock, wait=False, remove=True))
+        except BlockingIOError:
+            raise AmodalError(
+                f"another process is writing {out}: wait for it to end, or choose another name"
+            ) from None
+        except OSError as e:
+            raise AmodalError(
+                f"could not write {out}: {e.strerror or e}; choose a folder that can be written to"
+            ) from e
+        yield
+
+
+def _write_in_chunks(
+    model: Model, dataset: Dataset, out: Path, chunk: int, rank: int, progress: bool
+) -> int:
+    """See `write_vectors`."""
     plan = {
         "encoder": model.fingerprint or _digest(model.encoder),
         "fields": {name: modalities.config(m) for name, m in model.encoder.fields.items()},

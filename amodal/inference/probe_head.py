@@ -19,6 +19,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Column
 from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
+from amodal.core.regular_file import regular
 from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
 from amodal.inference.embed import embed_records
@@ -281,7 +282,7 @@ class ProbeHead:
 
         file = folder / FILE
         try:
-            content = file.read_bytes()
+            content = regular(file).read_bytes()
         except OSError as e:
             raise AmodalError(f"{file} cannot be read ({e}); restore it from a copy") from e
         if hashlib.sha256(content).hexdigest() != entry.get("sha256"):

@@ -15,6 +15,7 @@ import torch
 from amodal.core import AmodalError
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.protocols import Retrieves
+from amodal.core.regular_file import regular
 from amodal.inference.embed import value_batches
 from amodal.inference.query import Hit, field_for
 from amodal.methods.contract import Method
@@ -117,7 +118,7 @@ def keys_of(folder: str | Path) -> list[str]:
     """
     file = Path(folder) / KEYS
     try:
-        return [str(key) for key in json.loads(file.read_text(encoding="utf-8"))]
+        return [str(key) for key in json.loads(regular(file).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as e:
         raise AmodalError(
             f"{file}, the records that the run can name, cannot be read ({e}); train it anew"

@@ -14,6 +14,7 @@ import pyarrow as pa
 from PIL import Image as Pillow
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.core.whole_file import whole_file
 from amodal.evaluate.drawing import COLOURS as PALETTE
 from amodal.inference.write_table import save_table
@@ -82,7 +83,7 @@ class Folder:
             AmodalError: If it is damaged.
         """
         try:
-            out: np.ndarray = np.load(self.path / name, allow_pickle=False)
+            out: np.ndarray = np.load(regular(self.path / name), allow_pickle=False)
             return out
         except (OSError, ValueError, EOFError) as error:
             raise AmodalError(
@@ -104,7 +105,7 @@ class Folder:
         if not file.exists():
             return None
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with np.load(regular(file), allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise AmodalError(
@@ -124,7 +125,7 @@ class Folder:
             AmodalError: If it is damaged.
         """
         try:
-            return np.asarray(Pillow.open(self.path / name), dtype=np.uint8)
+            return np.asarray(Pillow.open(regular(self.path / name)), dtype=np.uint8)
         except OSError as error:
             raise AmodalError(
                 f"{self.path / name} is damaged ({error}); delete it, and it is made anew"
@@ -153,7 +154,7 @@ class Folder:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(regular(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AmodalError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict):

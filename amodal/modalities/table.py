@@ -152,8 +152,7 @@ class Table(Modality):
     def decode(self, raw: Raw) -> np.ndarray:
         """(C,) float32 from a dict name -> cell, a list or array, or the cell of a single column.
 
-        A dict also as JSON (Path or bytes); a list is in the order of `columns`. Other columns are
-        ignored, absent ones are missing.
+        A dict (also JSON: Path or bytes) may have other columns, and lack some; a list is in order.
         """
         row = _read(raw, self.columns)
         if not any(c in row for c in self.columns):
@@ -163,7 +162,8 @@ class Table(Modality):
                 f"none of the columns {listed(self.columns)}; it has "
                 f"{listed(row) or 'nothing'}{hint}"
             )
-        value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
+        cells = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float64)
+        value = self.bounded(cells).astype(np.float32)
         if np.isnan(value).all():
             raise BadValue("every cell is missing")
         return value
@@ -374,7 +374,7 @@ def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
                 raise
             raise BadValue(not_json(error)) from None
     if isinstance(raw, Mapping):
-        return {str(name): _plain(cell, name) for name, cell in raw.items()}
+        return {str(n): c if type(c) is float else _plain(c, n) for n, c in raw.items()}
     if not isinstance(raw, (list, tuple, np.ndarray)):
         raw = [raw]
     cells = list(raw.ravel() if isinstance(raw, np.ndarray) else raw)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.nn import config as encoder_config
 from amodal.nn.bounded import Bounded
 from amodal.nn.encoder import Encoder
@@ -66,8 +67,11 @@ def checked_weights(folder: Path, config: Config) -> Path:
             f"the run in {folder} has not been finished ({missing}); go on with it by "
             "`amodal pretrain … --resume`, or save the model anew"
         )
-    with weights.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
+    try:
+        with regular(weights).open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise AmodalError(f"{weights} cannot be read: {e}") from e
     if digest != config.get("weights_sha256"):
         raise AmodalError(
             f"{weights} is damaged or belongs to another run: its sha256 is not the one in "
@@ -162,7 +166,7 @@ def size_of_file(weights: Path) -> tuple[int, int]:
         AmodalError: For a damaged file.
     """
     try:
-        with safe_open(weights, "pt") as file:
+        with safe_open(regular(weights), "pt") as file:
             # it is no dict, and cannot be iterated over
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     except Exception as e:  # the library raises its own kinds, and Rust's
@@ -177,7 +181,7 @@ def read_tensors(weights: Path) -> dict[str, Tensor]:
         AmodalError: For a damaged file.
     """
     try:
-        return load_file(weights)
+        return load_file(regular(weights))
     except Exception as e:  # the library raises its own kinds, and Rust's
         raise AmodalError(f"{weights} cannot be read: {e}") from e
 
@@ -266,7 +270,7 @@ def read_json(file: Path, remedy: str) -> dict[str, Any]:
         AmodalError: If it cannot be read, or holds no object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(regular(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise AmodalError(f"{file} cannot be read ({e}); {remedy}") from e
     if not isinstance(content, dict):

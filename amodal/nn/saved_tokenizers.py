@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.core.part import Spec
+from amodal.core.regular_file import regular
 
 
 def tokenizer_files(spec: Spec) -> dict[str, dict[str, Any]]:
@@ -54,7 +55,7 @@ def _content(path: Path) -> dict[str, Any] | None:
     """What a tokenizer.json says, None where it is none."""
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(regular(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # what builds the field says what is wrong
         return None
     return content if isinstance(content, dict) else None

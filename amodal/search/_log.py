@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from amodal.core import AmodalError
 from amodal.core.file_lock import locked
+from amodal.core.regular_file import regular
 from amodal.search._maxsim import Lists
 
 Record = dict[str, Any]
@@ -65,7 +66,7 @@ class Log:
             self.manifest = {}
             return
         try:
-            self.manifest = json.loads(file.read_text(encoding="utf-8"))
+            self.manifest = json.loads(regular(file).read_text(encoding="utf-8"))
             version = self.manifest["format"]
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise AmodalError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.data.quarantine import Bad
 from amodal.data.quarantine import read as read_quarantine
 from amodal.evaluate import Report
@@ -118,7 +119,9 @@ def missing_rows(run: Path) -> list[dict[str, Any]]:
 
 def _config(run: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(
+            regular(run / "config.json").read_text(encoding="utf-8")
+        )
         return config
     except (OSError, ValueError):
         return {}

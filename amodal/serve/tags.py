@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from amodal.core import AmodalError, unknown
+from amodal.core.regular_file import regular
 from amodal.core.whole_file import whole_file
 from amodal.modalities.shared.base import shortened
 
@@ -107,7 +108,7 @@ class Tags:
             stat = self.file.stat()
             stamp = (stat.st_mtime_ns, stat.st_size)
             if stamp != self._stamp:
-                self._read = _parsed(self.file.read_text(encoding="utf-8"))
+                self._read = _parsed(regular(self.file).read_text(encoding="utf-8"))
                 self._stamp = stamp
         except FileNotFoundError:
             self._read, self._stamp = {}, None

@@ -31,6 +31,7 @@ from amodal.studies.choose_head import (
 from amodal.studies.frozen_heads import Described, Records, described, drawn, frozen_heads
 from amodal.train import distributed, run_dir
 from amodal.train.cache_features import features_of_run
+from amodal.train.overwriting import check_overwritten
 from amodal.train.start import pick_device
 
 FineTune = Callable[[Path, bool], object]
@@ -94,6 +95,7 @@ def adapt_best(
             )
         earlier.check(asked, out)
         return earlier
+    check_overwritten(out)
     saved, where = load_run(run), pick_device(device)
     saved.module.to(where)
     fields = dataset.with_fields(saved.encoder.fields)

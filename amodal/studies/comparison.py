@@ -15,6 +15,7 @@ from rich.table import Table
 
 from amodal.console import Printed
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.core.whole_file import whole_file
 from amodal.evaluate.report_table import number
 from amodal.evaluate.result import json_values
@@ -253,7 +254,7 @@ class Comparison(Printed):
         """
         path = Path(folder) / RESULT
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
+            read = json.loads(regular(path).read_text(encoding="utf-8"))
             entries = [Entry(**{**e, "half": _nan(e["half"])}) for e in read["entries"]]
             return Comparison(read["title"], entries, read["left_out"], read["about"], Path(folder))
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -17,6 +17,7 @@ from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
+from amodal.core.regular_file import regular
 from amodal.data import Dataset
 from amodal.evaluate.context import Pair
 from amodal.evaluate.joined import side_by_side
@@ -246,7 +247,7 @@ def _write_first(path: Path, plan: Mapping[str, Any]) -> None:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        plan: dict[str, Any] = json.loads(regular(path).read_text(encoding="utf-8"))
         return {name: plan[name] for name in (*PLANNED, "fingerprint", "options")}
     except (OSError, ValueError, KeyError) as error:
         raise AmodalError(

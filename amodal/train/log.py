@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.train.hooks import calls_logger
 from amodal.train.loggers import Logger, make_loggers
 
@@ -80,7 +81,11 @@ class MetricsLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The entries of a metrics.jsonl, up to a last line that a kill cut short."""
     entries: list[dict[str, Any]] = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    try:
+        there = path.exists()
+        text = regular(path).read_text(encoding="utf-8", errors="replace") if there else ""
+    except OSError as error:
+        raise AmodalError(f"the log {path} cannot be read: {error}") from error
     for line in text.splitlines():
         try:
             entry = json.loads(line)

@@ -18,6 +18,7 @@ from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, OLD_NAMES, renamed
 from amodal.core.references import dotted_name, reference_to
+from amodal.core.regular_file import regular
 from amodal.data import Dataset, sets
 from amodal.nn.needed_plugins import Needed, check_installed, read_needed
 from amodal.train.settings import SETTINGS, Settings
@@ -183,7 +184,7 @@ def read(file: str | Path, overridden: Mapping[str, Any] | None = None) -> dict[
     """
     file = Path(file)
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(regular(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise AmodalError(f"{file} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.core.file_lock import locked
+from amodal.core.regular_file import regular
 from amodal.data import Dataset
 from amodal.methods.saved import SPEC
 from amodal.modalities.shared.formatting import shortened
@@ -40,6 +41,7 @@ from amodal.nn.saved import read_config as read_config
 from amodal.nn.saved_tokenizers import tokenizer_files
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
+from amodal.train.overwriting import RUN, check_overwritten
 
 SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "recipe", "batch", "seed", "data")
 
@@ -83,13 +85,14 @@ def prepare(out: Path, config: Config, resume: bool) -> None:
     """Create the run folder, or check that the run in it can be resumed.
 
     Raises:
-        AmodalError: If it cannot be created, holds another run, or was started with another
-            configuration.
+        AmodalError: If it cannot be created, holds another run or files of the user's, or was
+            started with another configuration.
     """
     if out.exists() and not out.is_dir():
         raise AmodalError(
             f"{out} is a file; give the name of a folder for the run, which is created if needed"
         )
+    check_overwritten(out, RUN)
     file = out / "config.json"
     if file.exists():
         before = read_config(file)
@@ -208,12 +211,13 @@ def mark_unfinished(file: Path) -> None:
         write_json(file, config | {"status": "running"})
 
 
-def make_dir(out: Path) -> Path:
-    """Create a folder if it does not exist, and return it.
+def model_dir(out: Path) -> Path:
+    """Create a folder for a model if it does not exist, and return it.
 
     Raises:
-        AmodalError: If it cannot be created.
+        AmodalError: If it cannot be created, or a file of the user's would be overwritten.
     """
+    check_overwritten(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -252,7 +256,7 @@ def read_trained(run: Path) -> Hashes | None:
         return None
     try:
         # memory-mapped, so that a damaged header cannot request more memory than the file has
-        hashes = np.array(np.load(file, mmap_mode="r", allow_pickle=False))
+        hashes = np.array(np.load(regular(file), mmap_mode="r", allow_pickle=False))
         if hashes.dtype != np.uint64 or hashes.ndim != 1:
             raise ValueError(f"it holds {hashes.dtype} of shape {hashes.shape}")
         return hashes

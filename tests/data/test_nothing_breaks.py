@@ -1,8 +1,10 @@
 """What once stopped, filled the memory or was lost without a word."""
 
+import codecs
 import json
 import os
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -87,7 +89,7 @@ def test_a_pipe_among_the_files_is_passed_over(tmp_path):
     assert len(dataset) == 13, "a link that leads nowhere is a record, and ends in quarantine"
     with pytest.raises(AmodalError, match="a pipe, a socket or a device"):
         amodal.open(tmp_path / "pipe.png")
-    with pytest.raises(BadValue, match="no file but a directory, a pipe"):
+    with pytest.raises(BadValue, match="it is no file, but a pipe"):
         Image(size=16).decode(tmp_path / "pipe.png")
 
 
@@ -126,10 +128,41 @@ def test_a_cell_beyond_float32_is_named_and_set_aside(tmp_path):
     (batch,) = list(loader)
     assert len(batch.columns["table"]) == 39
     (bad,) = loader.bad
-    assert bad.key == dataset.keys[7] and "the cell 'b' is inf" in bad.reason
+    assert bad.key == dataset.keys[7] and "the cell 'b' is 1e+39" in bad.reason
     run = tmp_path / "run"
     amodal.pretrain("simclr", dataset, run, size="nano", steps=2, batch_size=32, progress=False)
     assert dataset.keys[7] in (run / "quarantine.jsonl").read_text(encoding="utf-8")
+
+
+def as_rows(root, values):
+    """A table of two columns, one number of which is not like the others."""
+    rows = [f"{i % 7},{value[0, 0]}" for i, value in enumerate(values)]
+    (root / "t.csv").write_text("\n".join(["a,b", *rows]), encoding="utf-8")
+
+
+def as_series(root, values):
+    for i, value in enumerate(values):
+        np.save(root / f"{i}.npy", value)
+
+
+def as_pictures(root, values):
+    for i, value in enumerate(values):
+        Picture.fromarray(value[:, :16].copy(), mode="F").save(root / f"{i}.tiff")
+
+
+@pytest.mark.parametrize("write", [as_rows, as_series, as_pictures])
+@pytest.mark.parametrize("largest", [3e38, 40])
+def test_init_names_the_number_beside_which_all_others_are_one(tmp_path, write, largest):
+    values = np.random.default_rng(0).normal(size=(60, 32, 20)).astype(np.float32)
+    values[31, :8, :2] = largest
+    write(tmp_path, values)
+    report = amodal.init(tmp_path)
+    found = [line for line in report.warnings() if "are one number" in line]
+    assert len(found) == (largest > 1e30)
+    keys = report.dataset.keys
+    record = keys[31] if write == as_rows else "31"
+    assert all(f"of the record {record!r} has the size 3e+38" in line for line in found)
+    assert all(line in " ".join(str(report).split()) for line in found)
 
 
 def test_a_sample_beyond_any_sound_is_named_and_measures_nothing(tmp_path):
@@ -256,14 +289,32 @@ def test_a_table_that_is_mostly_damaged_is_an_error(tmp_path):
 
 def test_encodings_are_read_or_refused_with_the_remedy(tmp_path):
     text = "\n".join(["name,weight", *(f"Jörg {i} der Größere,{i / 3}" for i in range(20))])
-    encodings = ("utf-8", "utf-16", "utf-8-sig", "utf-16-le", "utf-16-be")
-    for name, encoding in zip("abcef", encodings):
-        (tmp_path / f"{name}.csv").write_bytes(text.encode(encoding))
-    keys = {tuple(amodal.open(tmp_path / f"{name}.csv").keys) for name in "abcef"}
+    marks = {"g": codecs.BOM_UTF32_LE, "h": codecs.BOM_UTF32_BE}
+    encodings = {"a": "utf-8", "b": "utf-16", "c": "utf-8-sig", "e": "utf-16-le", "f": "utf-16-be"}
+    encodings |= {"g": "utf-32-le", "h": "utf-32-be", "i": "utf-32-le", "j": "utf-32-be"}
+    for name, encoding in encodings.items():
+        (tmp_path / f"{name}.csv").write_bytes(marks.get(name, b"") + text.encode(encoding))
+    keys = {tuple(amodal.open(tmp_path / f"{name}.csv").keys) for name in encodings}
     assert len(keys) == 1
-    (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(AmodalError, match="iconv -f LATIN1 -t UTF-8 d.csv > d-utf8.csv"):
-        amodal.open(tmp_path / "d.csv")
+    (tmp_path / "g.csv").write_bytes((tmp_path / "g.csv").read_bytes()[:-2])
+    with pytest.raises(AmodalError, match="no text in UTF-32.*Is it whole"):
+        amodal.open(tmp_path / "g.csv")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "quote", "name"),
+    [("latin-1", "'", "LATIN1"), ("cp1252", "\u2019", "WINDOWS-1252")],
+)
+def test_the_remedy_for_an_older_encoding_leaves_one_whole_table(tmp_path, encoding, quote, name):
+    text = "\n".join(["name,weight", *(f"Jörg{quote}s {i} der Größere,{i / 3}" for i in range(20))])
+    file = tmp_path / "my d.csv"
+    file.write_bytes(text.encode(encoding))
+    with pytest.raises(AmodalError, match=f"iconv -f {name} -t UTF-8 ") as error:
+        amodal.open(file)
+    command = str(error.value).partition("say: ")[2]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert file.read_text(encoding="utf-8") == text
+    assert amodal.open(tmp_path).reader.get(3, "name") == f"Jörg{quote}s 3 der Größere"
 
 
 @pytest.mark.parametrize("name, role", [("key", "key"), ("words", "field")])

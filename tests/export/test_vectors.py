@@ -18,6 +18,7 @@ import torch
 
 from amodal.cli import main
 from amodal.core import AmodalError
+from amodal.core.file_lock import locked
 from amodal.export import vectors
 from amodal.export.vectors import write_vectors
 from amodal.train import distributed
@@ -230,6 +231,46 @@ def test_a_full_disk_keeps_what_is_done_and_says_so(tmp_path, monkeypatch):
     assert len(list((tmp_path / ".out.parquet.parts").glob("0*.parquet"))) == 2
 
 
+def test_of_two_that_write_one_file_the_second_is_refused(tmp_path, monkeypatch):
+    made, data, out = model(encoder("photo").align(16)), records(8), tmp_path / "v.parquet"
+    embed, refused = vectors._embed, []
+
+    def second(*args):
+        for name in ("v.parquet", "other.parquet"):
+            monkeypatch.setattr(vectors, "_embed", embed)
+            try:
+                write_vectors(made, data, tmp_path / name, **QUIET)
+            except AmodalError as error:
+                refused.append(str(error))
+        return embed(*args)
+
+    monkeypatch.setattr(vectors, "_embed", second)
+    assert write_vectors(made, data, out, **QUIET) == 8
+    assert len(read(out)) == 8
+    (message,) = refused
+    assert f"another process is writing {out}" in message
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["other.parquet", "v.parquet"]
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_not_had(tmp_path):
+    file, inner = tmp_path / "lock", []
+    with locked(file, wait=False, remove=True):
+        with pytest.raises(BlockingIOError), locked(file, wait=False, remove=True):
+            inner.append(1)
+    opened = Path.open
+
+    def removed(self, *args, **options):
+        made = opened(self, *args, **options)
+        self.unlink()
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", removed)
+        with pytest.raises(BlockingIOError), locked(file, wait=False, remove=True):
+            inner.append(2)
+    assert not inner and not file.exists()
+
+
 def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):
     made = model(encoder("photo"))
     with pytest.raises(AmodalError, match="is a folder"):
@@ -241,7 +282,7 @@ def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):
 @pytest.mark.parametrize(("name", "ends"), [("q.txt", ".txt"), ("q", "no suffix")])
 def test_a_file_of_another_kind_is_refused_before_anything_is_read(tmp_path, name, ends, capsys):
     out = tmp_path / name
-    expected = f"as .parquet, .csv, .npy, and .*{name} ends in {ends}; call it .*q.parquet"
+    expected = f"as .parquet, .csv, .npy, .lance, and .*{name} ends in {ends}; call it .*q.parquet"
     with pytest.raises(AmodalError, match=expected):
         write_vectors(model(encoder("photo")), records(), out, **QUIET)
     with pytest.raises(SystemExit):  # before the run is opened, which is not even there

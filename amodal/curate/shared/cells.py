@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.core import unknown
+from amodal.core.regular_file import regular
 from amodal.data import Dataset
 
 
@@ -36,4 +37,4 @@ def cells(dataset: Dataset, name: str) -> list[Any]:
         values = [None if v is None or v != v else v for v in dataset.reader.cells(name)]
     else:
         raise unknown("field, label or column of the papers", name, cell_names(dataset))
-    return [v.read_text(encoding="utf-8") if isinstance(v, Path) else v for v in values]
+    return [regular(v).read_text(encoding="utf-8") if isinstance(v, Path) else v for v in values]

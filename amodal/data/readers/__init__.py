@@ -62,7 +62,8 @@ def find(root: AnyPath, patterns: Sequence[str]) -> list[AnyPath]:
                 ) from error
             if not matches:
                 raise AmodalError(f"no file in {root} matches records = {pattern!r}")
-            paths += matches
+            # a pipe would be waited for
+            paths += [path if isinstance(path, Remote) else exists(path) for path in matches]
         else:
             paths.append(exists(root / pattern))
     return paths

@@ -59,6 +59,8 @@ def _digest(start: hashlib.blake2b, cell: Cell) -> bytes:
 def _as_bytes(cell: Cell) -> bytes:
     """A cell as bytes, the same for every kind of table. 3 is 3.0, since tables with missing cells
     return whole numbers as floats."""
+    if type(cell) is str:  # of CSV all are
+        return cell.encode("utf-8", "surrogatepass")
     if cell is None or (isinstance(cell, float) and cell != cell):
         return b""
     if isinstance(cell, bytes):

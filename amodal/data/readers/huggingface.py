@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.data import download_cache
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._tabular import Tabular
@@ -123,7 +124,7 @@ def _data_files(folder: AnyPath) -> list[AnyPath]:
 
 def _json(path: AnyPath) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AmodalError(
             f"{path} cannot be read: {error}. Is {path.parent} what `save_to_disk` wrote?"

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from amodal.core import AmodalError
+from amodal.core.regular_file import regular
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._shards import RemoteShard
 from amodal.data.readers._tabular import Tabular
@@ -179,7 +180,7 @@ def _plain(value: Any) -> Any:
 
 def _read(manifest: AnyPath) -> dict[str, Any]:
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = json.loads(regular(manifest).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AmodalError(f"{manifest} cannot be read: {error}. Pack the data anew.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from amodal.data.readers._parts import Lists, Parquet, TablePart
 from amodal.data.readers._tabular import Tabular
 from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, as_path, parallel_map
+from amodal.data.splits import SPELLINGS
 
 MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
 """Cells of a CSV that stand for a missing value. As for pandas, "none" is an ordinary word."""
@@ -31,6 +33,8 @@ MOST_CELLS = 2**27
 memory."""
 DAMAGED = "\0damaged"
 """The column of damaged lines in hashes, which no file can have."""
+CONTROLS = re.compile(rb"[\x80-\x9f]")
+"""Control characters of Latin-1, which no table has: in Windows-1252 they are quotes and dashes."""
 THOUSANDS = r"[+-]?[1-9]\d{0,2},\d{3}"
 """A number whose comma may divide thousands."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
@@ -52,7 +56,19 @@ class Table(Tabular):
     def __init__(self, paths: Sequence[AnyPath], key: str = "") -> None:
         paths = [as_path(path) for path in paths]
         parts = parallel_map(read, paths, isinstance(paths[0], Remote))
-        super().__init__(parts, paths, paths[0].parent, key)
+        super().__init__(parts, paths, paths[0].parent, key, extra_columns=_split(parts, paths))
+        if len(paths) > 1 and self.extra_columns:
+            names = ", ".join(path.name for path in paths)
+            self.notes = (*self.notes, f"each of {names} is a part of the split")
+
+
+def _split(parts: Sequence[TablePart], paths: Sequence[AnyPath]) -> dict[str, list[Cell]]:
+    """The part of each row by the name of its file, where all files are called after parts."""
+    names = [path.name.partition(".")[0].lower() for path in paths]
+    taken = any("split" in part.columns for part in parts)
+    if taken or len(set(names)) < 2 or not set(names) <= set(SPELLINGS):
+        return {}
+    return {"split": [name for name, part in zip(names, parts) for _ in range(part.rows)]}
 
 
 def read(path: AnyPath) -> TablePart:
@@ -80,7 +96,7 @@ def read(path: AnyPath) -> TablePart:
 
 
 def _text(path: AnyPath) -> str:
-    """The text of a file in UTF-8 or UTF-16.
+    """The text of a file in UTF-8, UTF-16 or UTF-32.
 
     Raises:
         AmodalError: it is in another encoding.
@@ -90,17 +106,28 @@ def _text(path: AnyPath) -> str:
         text = content.decode(_encoding(content))
         return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
+        encoding = error.encoding.upper()
+        where = f"{path} is no text in {encoding} (byte {error.start:,})."
+        if encoding != "UTF-8":
+            raise AmodalError(f"{where} Is it whole? Copy it anew, or save it as UTF-8.") from error
+        older = "WINDOWS-1252" if CONTROLS.search(content) else "LATIN1"
+        name, draft = shlex.quote(path.name), shlex.quote(f"{path.stem}.utf8")
         raise AmodalError(
-            f"{path} is no text in UTF-8 (byte {error.start:,}). If it is of an older program, in "
-            f"Latin-1 say: iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
+            f"{where} If it is of an older program, in {older} say: iconv -f {older} -t UTF-8 "
+            f"{name} > {draft} && mv {draft} {name}"
         ) from error
 
 
 def _encoding(content: bytes) -> str:
-    """UTF-16 by its mark or, without one, by zeros at every other place of the beginning, where a
+    """UTF-32 and UTF-16 by their marks or, without one, by the zeros of the beginning, where a
     table has ASCII; else UTF-8."""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16's
+        return "utf-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    filled = [bool(byte) for byte in content[:8]]
+    if filled in ([True, False, False, False] * 2, [False, False, False, True] * 2):
+        return "utf-32-le" if filled[0] else "utf-32-be"
     first, second = content[:8:2], content[1:8:2]
     if len(second) > 1 and len(first) == len(second):
         if all(first) and not any(second):

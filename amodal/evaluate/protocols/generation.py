@@ -17,6 +17,7 @@ import torch
 
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.protocols import Generates
+from amodal.core.regular_file import regular
 from amodal.data import Dataset
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.needs import WRITER
@@ -136,7 +137,7 @@ def _raw(dataset: Dataset, index: int, field: str) -> str:
         return ""
     value = dataset.raw(index, field)
     if isinstance(value, Path):
-        value = value.read_bytes()
+        value = regular(value).read_bytes()
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return " ".join(text.split())
 

@@ -17,6 +17,8 @@ DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:
 
 def is_missing(cell: Any) -> bool:
     """Whether a cell of a table holds no value."""
+    if type(cell) is float:  # nearly all cells of most tables
+        return not math.isfinite(cell)
     if cell is None:
         return True
     if isinstance(cell, str):

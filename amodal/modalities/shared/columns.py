@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow.csv
 
+from amodal.core.regular_file import regular
 from amodal.modalities.shared.base import BadValue, Raw, listed
 from amodal.modalities.shared.cells import is_date, is_missing, number
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
@@ -61,7 +62,7 @@ def array_shape(raw: Raw) -> tuple[int, int] | None:
     if not isinstance(raw, Path) or raw.suffix.lower() != ".npy":
         return None
     try:
-        array = np.load(raw, mmap_mode="r", allow_pickle=False)
+        array = np.load(regular(raw), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
     return (array.shape[0], array.shape[1]) if array.ndim == 2 else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from amodal.core.regular_file import regular
 from amodal.modalities.shared.base import BadValue, Raw
 
 
@@ -24,10 +23,7 @@ def read_bytes(raw: Path | str | bytes) -> bytes:
     """
     if not isinstance(raw, bytes):
         try:
-            # to open a pipe would wait for somebody who writes into it
-            if not stat.S_ISREG(os.stat(raw).st_mode):
-                raise BadValue(f"no file but a directory, a pipe or a device: {raw!s}")
-            with open(raw, "rb") as file:
+            with open(regular(raw), "rb") as file:
                 raw = file.read()
         except FileNotFoundError:
             raise BadValue(f"no such file: {raw!s}") from None

@@ -30,7 +30,10 @@ class Finite:
             BadValue: it cannot be decoded, or a number is larger than `largest`. NaN is allowed: it
                 stands for what is missing.
         """
-        value = self.decode(raw)
+        return self.bounded(self.decode(raw))
+
+    def bounded(self, value: np.ndarray) -> np.ndarray:
+        """The numbers, after a check that none is larger than `largest`; else BadValue."""
         if value.dtype.kind == "f" and value.size:
             # the extremes first: they need no memory of the value's size
             with np.errstate(invalid="ignore"):

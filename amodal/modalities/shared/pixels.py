@@ -14,6 +14,7 @@ import torch
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
+from amodal.core.regular_file import regular
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
 from amodal.modalities.shared.image_maps import LUMA
@@ -295,7 +296,8 @@ def summary(raws: Sequence[Raw]) -> str:
     modes: Counter[str] = Counter()
     for raw in raws:
         try:
-            with Pillow.open(io.BytesIO(raw) if isinstance(raw, bytes) else str(raw)) as picture:
+            opened = io.BytesIO(raw) if isinstance(raw, bytes) else regular(str(raw))
+            with Pillow.open(opened) as picture:
                 sizes.append(picture.size)
                 modes[picture.mode] += 1
         except Exception:  # not a file of a picture, or a damaged one

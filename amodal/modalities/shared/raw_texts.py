@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amodal.core.regular_file import regular
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.cells import is_missing
 from amodal.modalities.shared.files import read_bytes
@@ -60,7 +61,7 @@ def readable(raws: Iterable[Raw]) -> Iterator[str]:
 def preview(raw: Raw) -> str:
     """The text of a raw value, as far as it can be read."""
     try:
-        data = raw.read_bytes() if isinstance(raw, Path) else raw
+        data = regular(raw).read_bytes() if isinstance(raw, Path) else raw
         return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
     except OSError:
         return ""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import Ragged
+from amodal.core.regular_file import regular
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared.base import BadValue, Raw, format_range
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
@@ -268,7 +269,8 @@ def summary(raws: Sequence[Raw]) -> str:
     seconds: list[float] = []
     for raw in raws:
         try:
-            about = soundfile.info(io.BytesIO(raw) if isinstance(raw, bytes) else str(raw))
+            opened = io.BytesIO(raw) if isinstance(raw, bytes) else regular(str(raw))
+            about = soundfile.info(opened)
         except Exception:  # not a file of sound, or a damaged one
             continue
         rates[about.samplerate] += 1

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.hub_client import model_folder
+from amodal.core.regular_file import regular
 from amodal.nn.backbones.body import LoadReport, ones_like_rows
 from amodal.nn.backbones.hf_text import HfText, Known, TextField, longest_text, token_ids
 from amodal.nn.backbones.model_sources import SCRATCH
@@ -126,7 +127,7 @@ class SentenceText(HfText):
         linears = [layer for layer in self.dense if isinstance(layer, nn.Linear)]
         for layer, file in zip(linears, files):
             try:
-                state = load_file(folder / file)
+                state = load_file(regular(folder / file))
                 layer.load_state_dict({n.removeprefix("linear."): t for n, t in state.items()})
             except Exception as error:  # no file, a damaged one, other shapes
                 raise AmodalError(f"cannot read the weights {folder / file}: {error}") from error
