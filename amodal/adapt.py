@@ -16,6 +16,7 @@ from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.argument_types import check_type, has_names, is_whole, is_word
 from amodal.core.protocols import Generates
 from amodal.core.recipe import NAMES, accepts_old_names
+from amodal.core.usual_names import unknown_setting
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.data.copied_cells import copied_cells, with_copies
@@ -111,7 +112,7 @@ def adapt(
     """
     for name in settings:
         if name not in SETTINGS:
-            raise unknown(
+            raise unknown_setting(
                 "setting of adapt", name, SETTINGS, "The encoder stays as the run has it."
             )
     check_type("label", label, is_word, "the name of a label")

@@ -66,16 +66,31 @@ def nearest(name: object, names: Iterable[str], cutoff: float = 0.5) -> list[str
     return difflib.get_close_matches(name, list(names), n=3, cutoff=cutoff)
 
 
-def unknown(kind: str, name: object, names: Iterable[str], hint: str = "") -> AmodalError:
+def _quoted(name: str) -> str:
+    """A name as it stands in a list: in double quotes if it has a comma."""
+    return f'"{name}"' if "," in name else name
+
+
+def unknown(
+    kind: str,
+    name: object,
+    names: Iterable[str],
+    hint: str = "",
+    *,
+    meant: str = "",
+    cutoff: float = 0.5,
+) -> AmodalError:
     """The error for a name that is not one of `names`.
 
     Args:
         kind: What it should be a name of, such as "field".
         hint: A sentence to add.
+        meant: The one of `names` that is proposed; by default those that are similar.
+        cutoff: See `nearest`.
     """
     names = sorted(names)
-    close = nearest(name, names)
-    listed = ", ".join(names[:SHOWN]) or "none"
+    close = [_quoted(n) for n in ([meant] if meant else nearest(name, names, cutoff))]
+    listed = ", ".join(map(_quoted, names[:SHOWN])) or "none"
     if len(names) > SHOWN:
         listed += f", … ({len(names)} in all)"
     message = f"no {kind} is called {described(name)}."

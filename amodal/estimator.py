@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from amodal.core import AmodalError, AmodalWarning, Recipe, unknown
+from amodal.core import AmodalError, AmodalWarning, Recipe
 from amodal.core.recipe import NAMES, renamed
+from amodal.core.usual_names import unknown_setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,7 +245,7 @@ class Embedder:
         """
         for name, value in params.items():
             if name not in _parameters():
-                raise unknown("parameter of Embedder", name, _parameters())
+                raise unknown_setting("parameter of Embedder", name, _parameters())
             setattr(self, name, value)
         return self
 

@@ -6,10 +6,11 @@ import pytest
 
 import amodal
 from amodal import cli
-from amodal.cli.near_names import USUAL, option_names
+from amodal.cli.near_names import option_names
 from amodal.cli.recipes import RECIPE_GROUPS, RUN_GROUPS
 from amodal.core.recipe import NAMES
 from amodal.core.run_options import RunOptions
+from amodal.core.usual_names import USUAL
 
 
 def refused(capsys, words: str) -> str:

@@ -11,49 +11,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
+from amodal.core.usual_names import USUAL
 from amodal.errors import AmodalError, nearest
 
-USUAL = {
-    "accum-freq": "micro-batch-size",
-    "amp": "precision",
-    "arch": "backbone",
-    "bf16": "precision",
-    "bs": "batch-size",
-    "checkpoint": "init-from",
-    "data-dir": "data",
-    "data-path": "data",
-    "dataset": "data",
-    "dtype": "precision",
-    "ema-decay": "ema",
-    "fp16": "precision",
-    "grad-clip": "clip",
-    "gradient-accumulation-steps": "micro-batch-size",
-    "image-size": "resolution",
-    "img-size": "resolution",
-    "input-size": "resolution",
-    "learning-rate": "lr",
-    "lr-scheduler": "schedule",
-    "max-epochs": "epochs",
-    "max-grad-norm": "clip",
-    "max-steps": "steps",
-    "model": "backbone",
-    "n-epochs": "epochs",
-    "num-epochs": "epochs",
-    "num-steps": "steps",
-    "num-workers": "workers",
-    "opt": "optimizer",
-    "output": "out",
-    "output-dir": "out",
-    "pretrained": "init-from",
-    "save-dir": "out",
-    "save-steps": "save-every",
-    "target": "label",
-    "top-k": "k",
-    "topk": "k",
-    "warmup-ratio": "warmup",
-    "wd": "weight-decay",
-}
-"""What other tools call an option -> what it is called here."""
 TOP = ("--help", "--version")
 MANY = 5
 """Verbs that are named at most."""

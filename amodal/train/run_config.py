@@ -15,10 +15,11 @@ from typing import Any
 import tomlkit
 
 from amodal import methods
-from amodal.core import AmodalError, Recipe, unknown
+from amodal.core import AmodalError, Recipe
 from amodal.core.recipe import NAMES, OLD_NAMES, renamed
 from amodal.core.references import dotted_name, reference_to
 from amodal.core.regular_file import regular
+from amodal.core.usual_names import unknown_setting
 from amodal.data import Dataset, sets
 from amodal.nn.needed_plugins import Needed, check_installed, read_needed
 from amodal.train.settings import SETTINGS, Settings
@@ -200,7 +201,7 @@ def read(file: str | Path, overridden: Mapping[str, Any] | None = None) -> dict[
     for table_name, table, names in (("[recipe]", recipe, NAMES), ("", content, top_level)):
         for name in table:
             if name not in names and name not in OLD_NAMES:
-                raise unknown(f"setting in {file} {table_name}".rstrip(), name, names)
+                raise unknown_setting(f"setting in {file} {table_name}".rstrip(), name, names)
     _check_plugins(needed, content, overridden or {})
     _check_passed(file, own_code, overridden or {})
     _resolve_references(content, file)

@@ -13,6 +13,7 @@ from amodal import methods
 from amodal.core import AmodalError, Recipe, unknown
 from amodal.core.recipe import NAMES, renamed
 from amodal.core.run_options import RunOptions
+from amodal.core.usual_names import unknown_setting
 from amodal.data import Dataset
 from amodal.methods.recipes import choose
 from amodal.methods.saved import BackboneLike
@@ -103,7 +104,7 @@ def read_settings(method: methods.MethodLike, settings: Mapping[str, Any]) -> Se
         chosen["logger"] = settings["logger"]
     for name in chosen:
         if name not in SETTINGS and name not in NAMES:
-            raise unknown("setting of pretrain", name, [*SETTINGS, *NAMES])
+            raise unknown_setting("setting of pretrain", name, [*SETTINGS, *NAMES])
     chosen = typed(chosen)
     recipe = chosen.pop("recipe", None)
     if isinstance(recipe, str):

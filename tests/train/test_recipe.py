@@ -65,6 +65,24 @@ def test_a_misspelt_field_and_two_lengths_are_mistakes():
         read_settings("clip", {"recipe": {"lr": 1.0}})
 
 
+@pytest.mark.parametrize(
+    ("usual", "meant"),
+    [
+        ("learning_rate", "lr"),
+        ("num_epochs", "epochs"),
+        ("wd", "weight_decay"),
+        ("arch", "backbones"),
+        ("gradient_accumulation_steps", "micro_batch_size"),
+    ],
+)
+def test_what_other_tools_call_a_setting_is_understood(usual, meant):
+    with pytest.raises(AmodalError, match=rf"called '{usual}'. Did you mean {meant}\?"):
+        read_settings("clip", {usual: 1})
+    if meant in NAMES:
+        with pytest.raises(AmodalError, match=rf"Did you mean {meant}\?"):
+            amodal.Embedder("clip").set_params(**{usual: 1})
+
+
 def test_page_recipe_and_keywords_in_that_order(monkeypatch):
     assert read_settings("clip", {}).recipe == Recipe()
     page = methods.page("clip")
