@@ -5,10 +5,13 @@ import shlex
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
+import amodal
 from amodal import cli, methods
 from amodal.cli import options, shared
+from amodal.cli.options import listed
 from amodal.core.recipe import NAMES
 
 HELP = """
@@ -72,6 +75,20 @@ def test_features_of_backbones_are_cached_by_an_option(capsys, folder, tmp_path)
     words = ["pretrain", "clip", "--data", folder, "--out", tmp_path / "run", "--cache-features"]
     assert "Did you mean tokens" in refused(capsys, *words, "token")
     assert "no frozen backbone whose features could be cached" in refused(capsys, *words, "mean")
+
+
+def test_a_field_whose_name_has_a_comma_is_named_in_quotes(capsys, tmp_path):
+    assert listed('"size, in m", colour,"say ""a"""') == ["size, in m", "colour", 'say "a"']
+    words = [f"a text of {i} words about {i * 7 % 5} things" for i in range(20)]
+    file = tmp_path / "texts.csv"
+    pd.DataFrame({"text, short": words, "text, long": words[::-1]}).to_csv(file, index=False)
+    tried = ["pretrain", "simcse", "--data", file, "--out", tmp_path / "run", "--steps", 1]
+    tried += ["--size", "nano", "--fields"]
+    error = " ".join(refused(capsys, *tried, "text, short").split())
+    assert 'There are: "text, long", "text, short"' in error
+    assert "double quotes around names" in refused(capsys, *tried, '"text, short')
+    cli.main([*map(str, tried), '"text, short"'])
+    assert [*amodal.load(tmp_path / "run").fields] == ["text, short"]
 
 
 def test_typos_offer_the_nearest_name(capsys, folder, tmp_path):

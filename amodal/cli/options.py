@@ -5,6 +5,7 @@ It imports nothing that takes time.
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import is_dataclass
@@ -12,8 +13,23 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 
 def listed(text: str) -> list[str] | None:
-    """ "a, b" -> ["a", "b"]; None for an empty text."""
-    return [part.strip() for part in text.split(",") if part.strip()] or None
+    """ "a, b" -> ["a", "b"]; None for an empty text. A name with a comma stands in double quotes.
+
+    Raises:
+        AmodalError: For quotes that are not closed.
+    """
+    from amodal.errors import AmodalError
+
+    parts = text.split(",")
+    if '"' in text:
+        try:
+            parts = next(csv.reader([text], skipinitialspace=True, strict=True))
+        except csv.Error:
+            raise AmodalError(
+                f"{text} should be A,B with double quotes around names that have a comma, such as "
+                "'\"size, in m\",colour'"
+            ) from None
+    return [part.strip() for part in parts if part.strip()] or None
 
 
 def pairs(items: tuple[str, ...]) -> dict[str, str]:

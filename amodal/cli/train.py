@@ -18,7 +18,10 @@ DEFAULT = RecipeOptions()
 Settings = Annotated[RunSettings, OmitArgPrefixes, arg(name="")]
 UNSET = RunSettings()
 
-Fields = Annotated[str, arg(metavar="A,B", help="fields to use; by default all")]
+Fields = Annotated[
+    str,
+    arg(metavar="A,B", help="fields to use; by default all; a name with a comma in double quotes"),
+]
 Out = Annotated[Path, arg(help="the run folder to write")]
 Resume = Annotated[bool, arg(help="continue the run in --out")]
 Accept = Annotated[

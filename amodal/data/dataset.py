@@ -247,7 +247,7 @@ class Dataset(ItemsMixin):
                 kinds = [name_of(m) for m in (old.modality, modality)]
                 raise AmodalError(
                     f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is "
-                    "expected. Rename it in dataset.toml."
+                    f"expected. Rename {'it in dataset.toml' if self.path else 'the column'}."
                 )
             if (
                 old is None

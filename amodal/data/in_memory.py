@@ -97,6 +97,11 @@ def _check_records(source: Any) -> None:
         raise AmodalError("a DataLoader gives batches; give the dataset in it: loader.dataset")
     if hasattr(source, "collect") and hasattr(source, "collect_schema"):
         raise AmodalError("a lazy frame of polars has no rows yet; give frame.collect()")
+    if isinstance(source, (set, frozenset)):
+        raise AmodalError(
+            "a set has no order, so its records would have none; give a list, such as "
+            "sorted(values)"
+        )
     if is_sparse(source):
         raise AmodalError("a sparse matrix of scipy is not read; give matrix.toarray()")
 

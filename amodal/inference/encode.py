@@ -19,10 +19,12 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_whole, is_word
 from amodal.data import Dataset
-from amodal.errors import AmodalWarning
-from amodal.inference.embed import embed_records, embed_values
+from amodal.data.dataset import columns_of
+from amodal.errors import AmodalWarning, described
+from amodal.inference.embed import embed_records, embed_values, unreadable
 from amodal.inference.query import field_for
-from amodal.modalities import name_of
+from amodal.modalities import Modality, name_of
+from amodal.modalities.shared.formatting import first_names
 from amodal.progress import Bar
 
 if TYPE_CHECKING:
@@ -143,6 +145,7 @@ class EncodeMixin:
     def _encode_records(
         self, values: Any, field: str | None, batch_size: int, shown: bool
     ) -> Tensor:
+        _check_columns(values, self.encoder.fields)
         dataset = self.read(values)
         name = None if field is None else field_for(self.encoder, field)
         with Bar("encode", len(dataset), shown=shown) as bar:
@@ -155,6 +158,8 @@ class EncodeMixin:
                 labels=False,
                 progress=lambda n: bar.step("records", by=n),
             )
+        if embedded.bad:
+            warnings.warn(unreadable(embedded.bad), AmodalWarning, stacklevel=3)
         found = embedded.fused() if name is None else embedded.aligned[name]
         vectors = torch.full((len(dataset), self.encoder.space_width), torch.nan)
         vectors[found.rows] = found.flat.float()
@@ -214,6 +219,20 @@ class EncodeMixin:
             f"field={next(iter(fields))!r}); this model reads {listed}. Records of more than "
             "one field are a list of dicts or a data frame."
         )
+
+
+def _check_columns(values: Any, fields: Mapping[str, Modality]) -> None:
+    """Raise AmodalError for a dict in the place of a column, such as one row of a table."""
+    if not isinstance(values, Mapping):
+        return
+    for name, column in values.items():
+        if isinstance(column, Mapping):
+            cells = columns_of(fields[name]) if name in fields else ()
+            raise AmodalError(
+                f"{name!r} is {described(column)}, and a dict of records has a list for each "
+                f"field: {{{name!r}: [{{…}}]}}"
+                + (f"; the columns of {name!r} are {first_names(cells, 12)}" if cells else "")
+            )
 
 
 def _is_missing(value: Any) -> bool:

@@ -25,7 +25,7 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
     Raises:
         AmodalError: If it lacks all of them, or has one under another name.
     """
-    dataset = records.open(data, expected=fields)
+    dataset = _without_other_rows(records.open(data, expected=fields), fields)
     if lacking := _lacking_columns(dataset, fields):
         dataset = dataset.with_columns(lacking)
         warnings.warn(
@@ -57,6 +57,30 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
                 stacklevel=stacklevel,
             )
     return dataset.with_fields(fields)
+
+
+def _without_other_rows(dataset: Dataset, fields: Mapping[str, Modality]) -> Dataset:
+    """The data without fields that are read from single cells, and have no column of the run's
+    field of that name.
+
+    Raises:
+        AmodalError: If nothing of the run is left then.
+    """
+    other = {
+        name: columns_of(dataset.fields[name])
+        for name, modality in fields.items()
+        if name in dataset.fields
+        and isinstance(dataset.columns[name], tuple)
+        and not any(column in dataset.reader.columns for column in columns_of(modality))
+    }
+    rest = [name for name in dataset.fields if name not in other]
+    if other and not any(name in fields or name in dataset.reader.columns for name in rest):
+        name, here = next(iter(other.items()))
+        raise AmodalError(
+            f"{dataset.name!r} has none of the columns that {name!r} of this run reads, "
+            f"{first_names(columns_of(fields[name]), 12)}; it has {first_names(here, 12)}"
+        )
+    return dataset.select(rest) if other else dataset
 
 
 def _lacking_columns(dataset: Dataset, fields: Mapping[str, Modality]) -> list[str]:

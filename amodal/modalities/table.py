@@ -39,7 +39,7 @@ from amodal.modalities.shared.base import (
 from amodal.modalities.shared.cells import category, is_missing, is_numeric, moments, number, plain
 from amodal.modalities.shared.corruption import with_missing
 from amodal.modalities.shared.files import read_bytes
-from amodal.modalities.shared.formatting import not_json
+from amodal.modalities.shared.formatting import not_a_row, not_json
 from amodal.modalities.shared.requests import cells_of
 from amodal.modalities.shared.tokenizers.table import TableGraph, TableTokenizer, group_columns
 
@@ -380,7 +380,7 @@ def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
     cells = list(raw.ravel() if isinstance(raw, np.ndarray) else raw)
     columns = columns or ([f"c{i}" for i in range(len(cells))] if len(cells) != 1 else ["value"])
     if len(cells) != len(columns):
-        raise BadValue(f"{len(cells)} cells for {len(columns)} columns")
+        raise BadValue(not_a_row(len(cells), columns))
     return {name: _plain(cell, name) for name, cell in zip(columns, cells)}
 
 

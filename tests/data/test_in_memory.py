@@ -437,3 +437,31 @@ def test_masked_values_are_missing():
     ages_read = [dataset.reader.get(i, "age") for i in range(N)]
     assert ages_read == [None if gone[i] else ages[i] for i in range(N)]
     assert np.isnan(amodal.as_dataset(columns["x"]).raw(3, "x")).sum() == hidden[3].sum()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"b", "a"}, "a set has no order"),
+        (frozenset("ab"), "a set has no order"),
+        ({"a": {"b": [1, 2, 3]}}, "column 'a' is a dict of b, and a column is a list"),
+        (frame().to_dict(), r"a dict of 0, 1, 2, 3, … .*frame.to_dict\('list'\)"),
+        ({"words": {"y", "x"}}, "column 'words' must be a list.*not set"),
+    ],
+)
+def test_what_has_no_order_or_no_rows_is_refused(source, message):
+    with pytest.raises(AmodalError, match=message):
+        amodal.as_dataset(source)
+
+
+def test_names_of_files_and_sets_are_offered_where_they_are_near(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("watch", "photos"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(AmodalError) as error:
+        amodal.as_dataset("nopath")
+    assert "no file or folder 'nopath' in" in str(error.value)
+    assert "no set of this name" in str(error.value) and "watch" not in str(error.value)
+    for wrong, right in (("phots", "photos"), ("digts", "digits")):
+        with pytest.raises(AmodalError, match=rf"Did you mean {right}\?"):
+            amodal.as_dataset(wrong)

@@ -170,3 +170,39 @@ def test_a_column_of_nearly_the_same_name_is_no_missing_one(of_cells):
     model, frame = of_cells
     with pytest.raises(AmodalError, match="no column 'width'.* but 'widht': if that is it, rename"):
         model.embed(frame.rename(columns={"width": "widht"}))
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ({"table": {"Helligkeit": 1}}, "'table' is a dict of Helligkeit, .*columns of 'table' are"),
+        ([{"Helligkeit": 1}], "has none of the columns that 'table' of this run reads, .*Helligk"),
+    ],
+)
+def test_cells_of_unknown_names_are_refused_with_the_columns(of_cells, records, message):
+    model, _ = of_cells
+    with pytest.raises(AmodalError, match=message) as error:
+        model.encode(records)
+    assert "a, b, width" in str(error.value) and "dataset.toml" not in str(error.value)
+
+
+def test_another_table_beside_a_field_of_the_run_is_left_out(of_cells):
+    model, frame = of_cells
+    other = pd.DataFrame({"words": frame["words"], "Helligkeit": np.arange(40) / 7})
+    with pytest.warns(AmodalWarning, match="has no table; what it has is read"):
+        vectors = model.encode(other)
+    np.testing.assert_array_equal(vectors, model.encode({"words": list(frame["words"])}))
+
+
+def test_rows_that_cannot_be_read_are_said(of_cells):
+    model, _ = of_cells
+    with pytest.warns(AmodalWarning, match="1 value could not be read:\n.*it has Helligkeit"):
+        vectors = model.encode({"table": [{"Helligkeit": 1}, {"a": 2}]})
+    assert np.isnan(vectors).all(1).tolist() == [True, False]
+
+
+def test_data_in_memory_has_no_file_to_correct(of_cells):
+    model, _ = of_cells
+    numbers = {"table": [f"words that say {i} things of {i * 7 % 5}" for i in range(20)]}
+    with pytest.raises(AmodalError, match="is text in .* Rename the column"):
+        model.encode(numbers)

@@ -50,9 +50,9 @@ def test_missing_and_unseen_cells():
     [
         ({"age": None, "colour": ""}, "every cell is missing"),
         ({"agee": 3}, "it has agee; did you mean age\\?"),
-        ({}, "it has nothing"), ([1], "1 cells for 2 columns"), ([1, 2, 3], "3 cells for 2 columns"),
+        ({}, "it has nothing"), ([1], "1 cell for 2 columns"), ([1, 2, 3], "3 cells for 2 columns"),
         ({"age": "old", "colour": "red"}, "age: 'old' is not a number"), ({"age": [1]}, "age: a cell must be"),
-        (b"{", "not JSON"), (b"\xff\xfe\xfd", "not JSON"), (b"[1, 2, 3]", "3 cells"), ("red", "1 cells"),
+        (b"{", "not JSON"), (b"\xff\xfe\xfd", "not JSON"), (b"[1, 2, 3]", "3 cells"), ("red", "1 cell for"),
     ],
 )  # fmt: skip
 def test_bad_values(raw, reason):
@@ -220,3 +220,13 @@ def test_a_column_is_what_most_of_its_cells_are():
     assert list(table.categories) == ["b"]  # digits as text may be codes
     with pytest.raises(BadValue, match="a: 'oops' is not a number"):
         table.decode({"a": "oops", "b": "1"})
+
+
+@pytest.mark.parametrize("raw", ["5", "width=5", [5], b"[1, 2, 3]"])
+def test_the_forms_of_a_row_are_said(raw):
+    table = make("table", columns=["width", "height"])
+    with pytest.raises(BadValue) as error:
+        table.decode(table.queries(raw)[0])
+    assert "for 2 columns (width, height); a row is a list with a cell for each" in str(error.value)
+    form = str(error.value).partition("such as ")[2]
+    assert table.decode(table.queries(form)[0])[0] == 1.5  # what is said is taken

@@ -17,6 +17,7 @@ from amodal.data.readers.native import Native
 from amodal.data.readers.table import Table
 from amodal.data.readers.webdataset import WebDataset
 from amodal.data.remote import AnyPath, Remote
+from amodal.errors import nearest
 
 __all__ = [
     "Arrays",
@@ -80,7 +81,7 @@ def exists(path: AnyPath, also: Sequence[str] = ()) -> AnyPath:
 
     Args:
         path: of a file or folder.
-        also: other names that the user could have meant.
+        also: names of sets, which the user could have meant.
 
     Raises:
         AmodalError: it does not; the nearest names are offered.
@@ -97,7 +98,18 @@ def exists(path: AnyPath, also: Sequence[str] = ()) -> AnyPath:
     if not parent.is_dir():
         exists(parent)  # the first part of the path that is wrong is the one to name
     siblings = [p.name for p in parent.iterdir() if not p.name.startswith(".")]
-    raise unknown(f"file or folder in {parent.resolve()}", path.name, [*siblings, *also])
+    names = [*siblings, *also]
+    if also and not nearest(path.name, names, NEAR):
+        raise AmodalError(
+            f"there is no file or folder {path.name!r} in {parent.resolve()}, and no set of this "
+            "name; `amodal data` lists the sets"
+        )
+    raise unknown(f"file or folder in {parent.resolve()}", path.name, names, cutoff=NEAR)
+
+
+NEAR = 0.65
+"""How similar the name of a file or set must be to be proposed: almost any short name has some that
+share half of its letters."""
 
 
 def open_records(

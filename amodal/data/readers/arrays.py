@@ -16,6 +16,7 @@ import numpy as np
 from amodal.core import AmodalError
 from amodal.data.readers._as_numpy import as_numpy, is_array, is_sparse
 from amodal.data.readers.base import Cell, Reader, unique_keys
+from amodal.errors import described
 from amodal.modalities.shared.cells import plain
 
 
@@ -77,6 +78,11 @@ def _plain(values: Any, name: str) -> np.ndarray | list[Cell]:
         if not array.ndim:
             raise AmodalError(f"column {name!r} is a single value; give one for each record")
         return array
+    if isinstance(values, Mapping):  # such as pandas' to_dict()
+        raise AmodalError(
+            f"column {name!r} is {described(values)}, and a column is a list with a value for each "
+            "record, as of frame.to_dict('list'); records that are dicts are a list of dicts"
+        )
     if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
         raise AmodalError(
             f"column {name!r} must be a list, array or tensor with a value for each record, "

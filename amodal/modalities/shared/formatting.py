@@ -30,6 +30,15 @@ def first_names(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
+def not_a_row(cells: int, columns: Sequence[str]) -> str:
+    """Why a number of cells is no row of these columns, with the forms that one has."""
+    form = json.dumps({columns[0]: 1.5}, ensure_ascii=False)
+    return (
+        f"{cells} cell{'s' * (cells != 1)} for {len(columns)} columns ({listed(columns)}); a row "
+        f"is a list with a cell for each, or cells by the names of columns, such as {form}"
+    )
+
+
 JSON_MISTAKES = {
     "Expecting value": "a value is expected",
     "Expecting property name enclosed in double quotes": "a name in double quotes is expected",
