@@ -44,6 +44,8 @@ _HOME = {
     "pretrain": "amodal.model",
 }
 __all__ = sorted(_HOME)
+_ROOMS = ("data", "methods")
+"""Which a loop of one's own needs, without an import of its own."""
 
 
 def __getattr__(name: str) -> Any:
@@ -52,6 +54,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"amodal.{name}")
     raise AttributeError(f"module 'amodal' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amodal.core.column import Column
 from amodal.core.host import host_copy, on_host, take, to_device
-from amodal.errors import unknown
+from amodal.errors import AmodalError, unknown
 
 
 def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
@@ -132,3 +132,17 @@ class Batch:
             {s: c.to(device) for s, c in part.items()} for part in (self.columns, self.labels)
         )
         return replace(self, columns=columns, seeds=to_device(self.seeds, device), labels=labels)
+
+
+def check_batch(batch: object) -> None:
+    """Raise AmodalError for what is no batch."""
+    if not isinstance(batch, Batch):
+        raise AmodalError(
+            f"a batch is expected, not {_described(batch)}: what dataset.collate([dataset[0]]) "
+            "makes, or DataLoader(dataset, batch_size=32, collate_fn=dataset.collate), or "
+            "amodal.data.Loader"
+        )
+
+
+def _described(value: object) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"

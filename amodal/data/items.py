@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.data import splits
 from amodal.data.class_numbers import class_numbers, known_numbers
+from amodal.errors import described
 from amodal.modalities import BadValue
 
 if TYPE_CHECKING:
@@ -25,6 +27,32 @@ if TYPE_CHECKING:
 ITEM_KEY = "__key__"
 """Of an item, as in WebDataset: no field can have a name that begins so."""
 KEY, PART = "key", "part"
+
+
+class Item(dict[str, Any]):
+    """A record as a dict, which torch's own way to make batches meets by its type."""
+
+
+def stacked(items: Sequence[Item], *, collate_fn_map: Any = None) -> Any:
+    """Items as torch stacks them, where a loader has no `collate_fn`: a dict of tensors.
+
+    Raises:
+        AmodalError: An item lacks a value, or values differ in shape.
+    """
+    advice = "; pass collate_fn=dataset.collate to the DataLoader, which makes batches for encoders"
+    for item in items:
+        if missing := [field for field, value in item.items() if value is None]:
+            raise AmodalError(
+                f"the record {item.get(ITEM_KEY)!r} has no {missing[0]!r}, and torch cannot stack "
+                f"what is missing{advice}"
+            )
+    try:
+        return collate([dict(item) for item in items], collate_fn_map=collate_fn_map)
+    except (RuntimeError, TypeError) as error:
+        raise AmodalError(f"torch cannot stack these records: {error}{advice}") from error
+
+
+default_collate_fn_map[Item] = stacked  # torch's way to say how a type is collated
 
 
 class ItemsMixin:
@@ -66,7 +94,7 @@ class ItemsMixin:
         if not -n <= number < n:
             raise IndexError(f"record {number} of {n}")
         number %= n
-        item: dict[str, Any] = {ITEM_KEY: self.keys[number]}
+        item = Item({ITEM_KEY: self.keys[number]})
         for field in self.fields:
             try:
                 item[field] = self.value(number, field)
@@ -88,11 +116,16 @@ class ItemsMixin:
         """
         if not items:
             raise AmodalError("a batch has one record at least")
+        if strange := [item for item in items if not isinstance(item, Mapping)]:
+            raise AmodalError(
+                f"collate takes items of this dataset, as in [dataset[0], dataset[1]], not "
+                f"{described(strange[0])}"
+            )
         keys = [str(item.get(ITEM_KEY)) for item in items]
-        if strange := [key for key in keys if key not in self._number_of]:
+        if others := [key for key in keys if key not in self._number_of]:
             raise AmodalError(
                 f"collate takes items of this dataset, {self.name!r}, and none of its records is "
-                f"called {strange[0]!r}"
+                f"called {others[0]!r}"
             )
         columns = {}
         for field, modality in self.fields.items():

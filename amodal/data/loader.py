@@ -31,6 +31,7 @@ from amodal.core import (
     unknown,
     views_of,
 )
+from amodal.core.argument_types import check_type, is_whole
 from amodal.data import order
 from amodal.data.cache import MAX_BYTES, Entry
 from amodal.data.class_numbers import class_numbers, known_numbers
@@ -39,6 +40,7 @@ from amodal.data.groups import GroupSampler
 from amodal.data.mixture import MixtureSampler
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.readers import Reader
+from amodal.data.readers.changed import row_numbers
 from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VARIANTS
@@ -105,7 +107,14 @@ class Loader:
         groups: Sequence[int] | np.ndarray | None = None,
         cache_bytes: int = MAX_BYTES,
     ) -> None:
-        self.dataset, self.indices = dataset, np.asarray(indices, dtype=np.int64)
+        if not isinstance(dataset, Dataset):
+            raise AmodalError(
+                "a Loader reads a Dataset, such as amodal.as_dataset(data), not an object of type "
+                f"{type(dataset).__name__}"
+            )
+        check_type("batch", batch, is_whole, "a whole number, the rows of a batch")
+        rows = row_numbers(indices, len(dataset), dataset.name)
+        self.dataset, self.indices = dataset, rows
         self.batch, self.seed, self.start_step, self.shuffle = batch, seed, start_step, shuffle
         self.workers, self.rank, self.world = workers, rank, world
         self.cache_bytes = cache_bytes // max(workers, 1)

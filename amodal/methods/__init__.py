@@ -382,7 +382,14 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
             user's that raises, and for one that returns no Method.
     """
     from amodal.methods.contract import Method
+    from amodal.nn.encoder import Encoder
 
+    if not isinstance(encoder, Encoder):
+        raise AmodalError(
+            "a method is built around an encoder, as in methods.build('clip', "
+            f"amodal.Encoder(dataset.fields)), not around an object of type "
+            f"{type(encoder).__name__}"
+        )
     parsed = parse(method, options)
     check_required(method, parsed)
     builder = function(method)

@@ -6,13 +6,15 @@ says by the protocols of `amodal.core.protocols`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
 
-from amodal.core import Batch, Embeddings
+from amodal.core import AmodalError, Batch, Embeddings
 from amodal.core import features as core_features
+from amodal.core.batch import check_batch
 from amodal.core.clock import Clock as Clock
 from amodal.core.features import Columns as Columns
 from amodal.core.features import FeatureRecord as FeatureRecord
@@ -48,6 +50,13 @@ class Method(nn.Module):
     lr_multipliers: Mapping[str, float] = {}
     """The beginning of a parameter's name -> times the learning rate; the first that fits counts,
     others learn at the rate itself."""
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        # A loop of one's own calls these two, and any page would fail somewhere inside.
+        for name, check in (("features", check_batch), ("losses", _check_features)):
+            if callable(function := cls.__dict__.get(name)):
+                setattr(cls, name, _checked(function, check))
 
     def features(self, batch: Batch) -> core_features.Features:
         """Compute what the losses need of each row.
@@ -85,6 +94,25 @@ class Method(nn.Module):
         Args:
             clock: How far training is.
         """
+
+
+def _checked(function: Callable[..., Any], check: Callable[[object], None]) -> Callable[..., Any]:
+    """A method of a `Method` that checks its first argument."""
+
+    @wraps(function)
+    def call(self: Method, value: Any, *arguments: Any, **options: Any) -> Any:
+        check(value)
+        return function(self, value, *arguments, **options)
+
+    return call
+
+
+def _check_features(features: object) -> None:
+    if not isinstance(features, core_features.Features):
+        raise AmodalError(
+            "losses are of what `features` returns, as in method.losses(method.features(batch)), "
+            f"not of {'None' if features is None else f'a {type(features).__name__}'}"
+        )
 
 
 class StagedMethod(Method):

@@ -12,6 +12,7 @@ from torch import nn
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
+from amodal.errors import described
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead
@@ -281,9 +282,19 @@ def keep_space(head: LinearHead, field: str, space: int) -> None:
 
 def check_fields(fields: Mapping[str, Any], backbones: Collection[str]) -> None:
     """Raise AmodalError for names that fields cannot have, no field, and backbones of no field."""
+    if not isinstance(fields, Mapping):
+        raise AmodalError(
+            "an encoder is made of fields, a dict of name -> modality such as "
+            f"amodal.as_dataset(data).fields, not of an object of type {type(fields).__name__}"
+        )
     if not fields:
         raise AmodalError("an encoder needs at least one field; the data's schema has none")
-    for name in fields:
+    for name, modality in fields.items():
+        if not callable(getattr(modality, "tokenizer", None)):
+            raise AmodalError(
+                f"the field {name!r} needs a modality, such as those of "
+                f"amodal.as_dataset(data).fields, not {described(modality)}"
+            )
         if FUSED == name or any(c in name for c in ".:"):
             raise AmodalError(
                 f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a "

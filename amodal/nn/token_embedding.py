@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Tokens, field_of, unknown
+from amodal.core.batch import check_batch
 from amodal.core.part import Part
 from amodal.nn.backbones.layer_hooks import HooksBackbones, hook_layers, layers_of
 from amodal.nn.backbones.module import for_field
@@ -50,6 +51,7 @@ class TokenEmbedding(Part):
 
     def patchify(self, batch: Batch) -> SourceTokens:
         """As `tokenize`, with content alone: masked models predict it, mixing mixes it."""
+        check_batch(batch)
         for source in batch.sources:
             if field_of(source) not in self.tokenizers:
                 raise unknown("field of this encoder", field_of(source), self.tokenizers)

@@ -30,6 +30,12 @@ def config_of(
     Raises:
         AmodalError: For numbers that no record has, and fields that the encoder lacks or the data.
     """
+    if not isinstance(encoder, Encoder):
+        inside = isinstance(getattr(encoder, "encoder", None), Encoder)
+        raise AmodalError(
+            f"Model.of takes the encoder that was trained, not an object of type "
+            f"{type(encoder).__name__}" + ("; give its .encoder" if inside else "")
+        )
     dataset.with_fields(encoder.fields)
     chosen = np.arange(len(dataset)) if rows is None else np.asarray(rows)
     if chosen.dtype == bool and chosen.shape == (len(dataset),):
