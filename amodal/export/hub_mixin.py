@@ -5,17 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from torch import nn
 
 from amodal.core import AmodalError, hub_client
+from amodal.core.argument_types import check_type, is_path
 from amodal.export.model_card import model_card
 from amodal.modalities import Modality
 from amodal.nn.saved import read_config
 
 if TYPE_CHECKING:
     from amodal.methods import MethodLike
+    from amodal.model import Model
 
 
 class HubMixin:
@@ -46,6 +48,28 @@ class HubMixin:
 
     def save(self, path: str | Path, *, packaged: bool = True) -> Path:
         raise NotImplementedError
+
+    def export(
+        self, out: str | Path, *, to: str = "safetensors", packaged: bool = True
+    ) -> list[Path]:
+        """Write the model for use elsewhere, as `amodal export` does.
+
+        Args:
+            out: The folder.
+            to: "safetensors", a folder for `amodal.load`; "huggingface", the same for the Hub (see
+                `push_to_hub`, which uploads it); "onnx", a graph for each field.
+            packaged: See `save_pretrained`.
+
+        Returns:
+            The files.
+
+        Raises:
+            AmodalError: For another form, and as `amodal.export.export` does.
+        """
+        from amodal.export import export as write
+
+        check_type("out", out, is_path, "a folder")
+        return write(cast("Model", self), to, out, packaged=packaged)
 
     @classmethod
     def from_pretrained(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -26,6 +27,7 @@ from amodal.inference.query import field_for
 from amodal.modalities import Modality, name_of
 from amodal.modalities.shared.formatting import first_names
 from amodal.progress import Bar
+from amodal.train.start import pick_device
 
 if TYPE_CHECKING:
     from amodal.nn.encoder import Encoder
@@ -53,6 +55,7 @@ class EncodeMixin:
         show_progress_bar: bool = False,
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = False,
+        device: str | torch.device | None = None,
     ) -> Any:
         """Embed values of one field, or records of all fields that they have.
 
@@ -68,6 +71,8 @@ class EncodeMixin:
             show_progress_bar: Whether to show a bar.
             convert_to_tensor: Return a tensor, and not an array.
             normalize_embeddings: Scale vectors to length 1.
+            device: Where to compute: auto, cpu, cuda, cuda:N. By default where the model is, and it
+                is there afterwards too.
 
         Returns:
             (n, D) float32 in the space where fields can be compared, (D,) of a single value. NaN
@@ -75,20 +80,20 @@ class EncodeMixin:
 
         Raises:
             AmodalError: It is not clear which field is meant, or a value is missing or cannot be
-                read.
+                read, or there is no such device.
         """
         if not is_whole(batch_size) or batch_size < 1:
             raise AmodalError(f"batch_size is a whole number, at least 1, not {batch_size!r}")
         check_type("field", field or "", is_word, "the name of one field")
-        if _are_records(values):
-            vectors = self._encode_records(values, field, batch_size, show_progress_bar)
-            single = False
-        else:
-            single = _is_single(values)
-            listed = [values] if single else _listed(values)
-            if not listed:
-                raise AmodalError("there are no values to embed")
-            vectors = self._encode_values(listed, field, batch_size, show_progress_bar)
+        single = not _are_records(values) and _is_single(values)
+        with self._on(device):
+            if _are_records(values):
+                vectors = self._encode_records(values, field, batch_size, show_progress_bar)
+            else:
+                listed = [values] if single else _listed(values)
+                if not listed:
+                    raise AmodalError("there are no values to embed")
+                vectors = self._encode_values(listed, field, batch_size, show_progress_bar)
         vectors = normalize(vectors, dim=1) if normalize_embeddings else vectors
         vectors = vectors[0] if single else vectors
         return vectors if convert_to_tensor else vectors.numpy()
@@ -141,6 +146,21 @@ class EncodeMixin:
         cosines = left @ right.T
         cosines = cosines.abs() if self.encoder.similarity == "abs_cosine" else cosines
         return cosines if isinstance(a, Tensor) else cosines.numpy()
+
+    @contextmanager
+    def _on(self, device: str | torch.device | None) -> Iterator[None]:
+        """Within it the encoder is on another device."""
+        if device is None:
+            yield
+            return
+        known = "the name of one device: auto, cpu, cuda, cuda:N"
+        check_type("device", device, lambda one: isinstance(one, str | torch.device), known)
+        before = self.device
+        try:
+            self.encoder.to(pick_device(str(device)))
+            yield
+        finally:
+            self.encoder.to(before)
 
     def _encode_records(
         self, values: Any, field: str | None, batch_size: int, shown: bool

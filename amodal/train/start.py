@@ -176,4 +176,8 @@ def pick_device(name: str) -> torch.device:
         raise unknown("device", name, ["auto", "cpu", "cuda"]) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise AmodalError("no CUDA device is available; take --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise AmodalError(f"there is no device {device}: CUDA has {count}, from cuda:0 on")
+    if device.type == "meta":
+        raise AmodalError("the device meta holds no values; take auto, cpu or cuda")
     return device

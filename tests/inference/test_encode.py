@@ -10,6 +10,7 @@ from PIL import Image as Picture
 
 import amodal
 from amodal.core import AmodalError, AmodalWarning
+from amodal.inference import encode
 
 COLOURS = ("red", "green", "blue")
 
@@ -168,3 +169,44 @@ def test_similarity_takes_vectors_alone(model):
         model.similarity("a", "b")
     grown = torch.ones(2, model.encoder.space_width, requires_grad=True)
     assert model.similarity(grown, grown.detach().bfloat16()).shape == (2, 2)
+
+
+def test_the_model_is_where_it_was_after_another_device(model, embedded, monkeypatch):
+    words, moved = frame(5)["words"].tolist(), []
+    there = model.encode(words, device="cpu")
+    np.testing.assert_allclose(there, embedded["words"].values, atol=1e-5)
+    assert model.encode("a", device=torch.device("cpu")).shape == there[0].shape
+    monkeypatch.setattr(encode, "pick_device", torch.device)
+    monkeypatch.setattr(type(model.encoder), "to", lambda self, device: moved.append(str(device)))
+    model.encode(words, device="cuda:0")
+    with pytest.raises(AmodalError, match="no values to embed"):
+        model.encode([], device="cuda:0")
+    assert moved == ["cuda:0", str(model.device)] * 2
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "no device is called 'gpu'"),
+        ("meta", "holds no values"),
+        (["cpu", "cuda"], "device must be the name of one device: .* it is list"),
+        ("cuda:99", "no CUDA device is available|there is no device cuda:99"),
+    ],
+)
+def test_a_device_that_is_none(model, device, message):
+    before = model.encode("a")
+    with pytest.raises(AmodalError, match=message):
+        model.encode("a", device=device)
+    np.testing.assert_array_equal(model.encode("a"), before)
+
+
+def test_a_model_is_exported_as_by_the_command_line(model, tmp_path):
+    files = model.export(tmp_path / "plain")
+    assert {file.name for file in files} >= {"model.safetensors", "spec.json", "config.json"}
+    opened = amodal.load(tmp_path / "plain", device="cpu")
+    np.testing.assert_array_equal(opened.encode(["a b"]), model.encode(["a b"]))
+    assert all(file.exists() for file in model.export(tmp_path / "hub", to="huggingface"))
+    with pytest.raises(AmodalError, match="no form to export to is called 'onxx'. Did you mean on"):
+        model.export(tmp_path / "x", to="onxx")
+    with pytest.raises(AmodalError, match="out must be a folder"):
+        model.export(None)
