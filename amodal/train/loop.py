@@ -28,6 +28,7 @@ from amodal.core.recipe import Recipe
 from amodal.data.loader import worker_errors
 from amodal.methods.contract import Method
 from amodal.methods.shared.shapes import ema_update
+from amodal.nn.backbones.module_output import NanFlags
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.progress import Bar
 from amodal.train import checkpoint, distributed
@@ -229,7 +230,7 @@ class Loop:
                 config=monitoring.config,
             )
         self.started, self.data_seconds, self.rows = time.monotonic(), 0.0, 0
-        self.loss_monitor = LossMonitor(self._divergence)
+        self.loss_monitor, self.nan_flags = LossMonitor(self._divergence), NanFlags(self.method)
         bar = Bar("pretrain", self.steps, start=self.first, shown=monitoring.progress and is_main)
         with (
             bar,
@@ -305,7 +306,7 @@ class Loop:
             )
         # also without clipping: the norm is logged, and shows gradients that are not finite
         norm = clip_gradients(method.parameters(), recipe.clip or float("inf"))
-        step_losses = StepLosses(step, terms, norm)
+        step_losses = StepLosses(step, terms, norm, self.nan_flags.take())
         self.loss_monitor.update(step_losses)  # of the step before: nothing waits for a GPU here
         self.players.step()
         # after the optimizer: teachers and the average follow the new weights
@@ -391,10 +392,5 @@ class Loop:
         return round(self.earlier_seconds + time.monotonic() - self.started, 1)
 
     def _divergence(self, step_losses: StepLosses) -> str:
-        terms = ", ".join(f"{k} {v:.3g}" for k, v in step_losses.terms.items())
-        return (
-            f"stopped at step {step_losses.step}: the loss is {step_losses.loss} and the gradient "
-            f"norm {step_losses.norm:.3g} (terms: {terms}). A lower learning rate (--lr, now "
-            f"{self.lr:g}) or --precision float32 may help; "
-            f"{checkpoint_note(checkpoint.latest(self.checkpoints))}."
-        )
+        note = checkpoint_note(checkpoint.latest(self.checkpoints))
+        return f"stopped at step {step_losses.step}: {step_losses.cause(self.lr)}; {note}."

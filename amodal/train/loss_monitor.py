@@ -8,9 +8,9 @@ and a step that fails is checked before its error is raised. So nothing damaged 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import torch
 from torch import Tensor
@@ -23,11 +23,21 @@ class StepLosses:
     """The loss of a step, its terms and its gradient norm, on their way from the device.
 
     Reading an attribute waits until they have arrived.
+
+    Args:
+        nan_outputs: What made features -> () bool, whether any of them was NaN.
     """
 
-    def __init__(self, step: int, terms: dict[str, Tensor], norm: Tensor):
-        self.step, self.names = step, tuple(terms)
-        values = torch.stack([total(terms), norm, *terms.values()])
+    def __init__(
+        self,
+        step: int,
+        terms: dict[str, Tensor],
+        norm: Tensor,
+        nan_outputs: Mapping[str, Tensor] = MappingProxyType({}),
+    ):
+        self.step, self.names, self.sources = step, tuple(terms), tuple(nan_outputs)
+        whole, flags = total(terms), nan_outputs.values()
+        values = torch.stack([whole, norm, *terms.values(), *(f.to(whole) for f in flags)])
         # into pinned memory, so that the next step can begin
         self._values = values.to("cpu", non_blocking=values.is_cuda)
         self._arrived = (
@@ -52,6 +62,25 @@ class StepLosses:
     @property
     def terms(self) -> dict[str, float]:
         return dict(zip(self.names, self._read[2:]))
+
+    def cause(self, lr: float) -> str:
+        """Why it may not be finite, and what to do.
+
+        Args:
+            lr: The learning rate.
+        """
+        flags = self._read[2 + len(self.names) :]
+        for source, flag in zip(self.sources, flags):
+            if flag:
+                return (
+                    f"the output of {source} is NaN, and so is the loss. Look for a division by "
+                    "zero, a log or a root in its forward, or a NaN in its weights"
+                )
+        terms = ", ".join(f"{k} {v:.3g}" for k, v in self.terms.items())
+        return (
+            f"the loss is {self.loss} and the gradient norm {self.norm:.3g} (terms: {terms}). A "
+            f"lower learning rate (--lr, now {lr:g}) or --precision float32 may help"
+        )
 
     @property
     def finite(self) -> bool:

@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.core import AmodalError, Column, Ragged, Tokens, field_of
 from amodal.core.part import Part, part_name, take, to_spec
 from amodal.core.references import dotted_name
 from amodal.core.source_code import source_hash
 from amodal.core.user_code import user_code
 from amodal.modalities import Modality
+from amodal.nn.backbones.module_output import (
+    NanFlag,
+    as_weights,
+    check_has_values,
+    forward_of,
+    tokens_of,
+)
 from amodal.nn.batch_norm import no_rows, with_whole_batch_norm
 
 
@@ -43,18 +50,15 @@ class ModuleBackbone(Part):
         super().__init__()
         self.module, self.frozen, self.name = module, frozen, dotted_name(type(module))
         self.source = source_hash(module)
+        self.nan, self.described_as = NanFlag(), f"the backbone {self.name}"
+        check_has_values(module, self.described_as)
         if frozen:
             module.eval()  # BatchNorm in training takes no single row, which `example` is
         else:
             self.module = with_whole_batch_norm(module)
-        try:
-            with torch.no_grad(), no_rows():
-                x, _ = self._tokens(modality.for_module(example(modality)))
-        except (RuntimeError, TypeError, ValueError, IndexError) as e:
-            raise AmodalError(
-                f"the backbone {self.name} cannot take the values of a {modality.kind} field, "
-                f"{described(modality)}: {type(e).__name__}: {e}"
-            ) from e
+        self.described_as += f", called with {described(modality)} of a {modality.kind} field,"
+        with torch.no_grad(), no_rows():
+            x, _ = self._tokens(modality.for_module(example(modality)))
         self.project = nn.Linear(x.shape[1], width)
         self.modality, self.width_out = modality, width
         self.module.requires_grad_(not frozen)
@@ -113,7 +117,10 @@ class ModuleBackbone(Part):
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
         """Values of N rows -> tokens, x (T, width). name: of the source; size: B."""
+        self.described_as = f"the backbone {self.name} of the field {field_of(name)!r}"
         x_TD, lengths, position = self.features(column)
+        if self.training:
+            self.nan.add(x_TD)
         return Tokens.of(self.project(x_TD), column.rows, lengths, position, name, size)
 
     def features(self, column: Column) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,25 +146,25 @@ class ModuleBackbone(Part):
 
     def _tokens(self, values: Tensor | Ragged) -> tuple[Tensor, Tensor]:
         """(T, D) tokens of all rows and their numbers (N,)."""
+        inputs: tuple[Tensor, ...]
         if isinstance(values, Ragged):
-            padded = nn.utils.rnn.pad_sequence(
-                list(torch.split(values.flat, values.lengths.tolist())), batch_first=True
-            )
-            out = self.module(padded, values.lengths)
+            rows = list(torch.split(values.flat, values.lengths.tolist()))
+            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            inputs = (padded, values.lengths)
         else:
-            out = self.module(values)
-        if not isinstance(out, Tensor) or out.dim() not in (2, 3, 4):
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise AmodalError(
-                f"the backbone {self.name} gave {shape}; expected a tensor (N, D), (N, T, D) or "
-                "maps (N, D, H, W)"
-            )
-        if out.dim() == 4:
-            out = out.flatten(2).transpose(1, 2)
-        if out.dim() == 2:
-            out = out.unsqueeze(1)
-        rows, count = out.shape[:2]
-        return out.flatten(0, 1), torch.full((rows,), count, dtype=torch.int64, device=out.device)
+            inputs = (values,)
+        with forward_of(self.described_as):
+            out = self.module(*inputs)
+        out = tokens_of(out, len(values), inputs[0].device, self.described_as)
+        (n, count, width), project = out.shape, getattr(self, "project", None)
+        if project is not None:
+            if width != project.in_features:
+                raise AmodalError(
+                    f"{self.described_as} gave {width} features, and {project.in_features} when "
+                    "it was built; their number must stay"
+                )
+            out = as_weights(out, project.weight)
+        return out.flatten(0, 1), torch.full((n,), count, dtype=torch.int64, device=out.device)
 
 
 def supplied_as(field: str) -> str:
