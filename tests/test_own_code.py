@@ -386,7 +386,7 @@ def test_a_mistake_in_own_code_is_named_by_its_line(folder, tmp_path):
 
 def test_a_backbone_that_does_not_fit_names_its_input(folder, tmp_path):
     backbones = {"image": nn.Linear(77, 4)}
-    with pytest.raises(AmodalError, match=r"Linear cannot take .* image field, a tensor \(N, 3, "):
+    with pytest.raises(AmodalError, match=r"Linear, called with image values, a tensor \(N, 3, "):
         amodal.pretrain("clip", folder, tmp_path / "run", backbones=backbones, **QUICK)
 
 

@@ -56,7 +56,7 @@ class ModuleBackbone(Part):
             module.eval()  # BatchNorm in training takes no single row, which `example` is
         else:
             self.module = with_whole_batch_norm(module)
-        self.described_as += f", called with {described(modality)} of a {modality.kind} field,"
+        self.described_as += f", called with {modality.kind} values, {described(modality)},"
         with torch.no_grad(), no_rows():
             x, _ = self._tokens(modality.for_module(example(modality)))
         self.project = nn.Linear(x.shape[1], width)
