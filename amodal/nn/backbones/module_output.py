@@ -76,8 +76,8 @@ def check_has_values(module: nn.Module, what: str) -> None:
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)
     if empty is not None:
         raise AmodalError(
-            f"{what} is on the meta device, where {empty} has no values; make it on the CPU, or "
-            "module.to_empty(device='cpu') and load its weights"
+            f"{what} is on the meta device, where {empty} has no values; make it on the CPU, "
+            "and load its weights there"
         )
 
 
@@ -85,17 +85,17 @@ class NanFlag:
     """Whether tensors had a NaN, held where they are: to ask a GPU would make the CPU wait."""
 
     def __init__(self) -> None:
-        self.found: Tensor | None = None
+        self.value: Tensor | None = None
 
     def add(self, x: Tensor) -> None:
         """Look at one more tensor."""
         new = x.detach().isnan().any()
-        same = self.found is not None and self.found.device == new.device
-        self.found = self.found | new if same and self.found is not None else new
+        same = self.value is not None and self.value.device == new.device
+        self.value = self.value | new if same and self.value is not None else new
 
     def take(self) -> Tensor | None:
         """() bool since the last call, None if there was no tensor."""
-        found, self.found = self.found, None
+        found, self.value = self.value, None
         return found
 
 
