@@ -27,13 +27,14 @@ from amodal.core.file_lock import locked
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.evaluate import evaluate
+from amodal.inference.forward_passes import AnyEncoder
 from amodal.methods.saved import load_run
 from amodal.nn.transformer import size_of
 from amodal.studies.comparison import JOINED, RESULT, Comparison, Entry, entries_of
 from amodal.studies.frozen_encoders import AUTO, FrozenEncoders, read_asked
 from amodal.studies.outcome import Outcomes
 from amodal.studies.planning import LAST, Options, planned, study_of, yardsticks_of
-from amodal.studies.questions import SimpleFeatures
+from amodal.studies.questions import SimpleFeatures, answer_all, embedded
 from amodal.studies.study import Study, jobs
 from amodal.studies.task import Asked, Task, task_of
 from amodal.studies.trainer import Setup, Trainer
@@ -278,6 +279,8 @@ def tested(
     else:
         test = [_value(one, report.rows(), choice, [*dataset.fields]) for one in questions]
         values = [value for value in test if value is not None]
+        if choice.features == JOINED and len(values) < len(test):  # not in reports of survival
+            values = _joined(saved.encoder, setup, questions)
     if values and len(values) == len(questions):
         result.about["test"] = mean(values)
     result.about["summary"] = report.about.get("summary", "")
@@ -302,6 +305,18 @@ class Trained:
     config: dict[str, Any]
     trained: np.ndarray | None
     head: None = None
+
+
+def _joined(encoder: AnyEncoder, setup: Setup, questions: Sequence[Asked]) -> list[float]:
+    """What a trained encoder has on the test part with simple features beside its vectors."""
+
+    def check() -> None:
+        pass
+
+    data, pair = embedded(encoder, setup.dataset, "test", check)
+    simple = setup.simple.beside(encoder.fields, data, "test", pair) if setup.simple else None
+    measured = answer_all(questions, encoder, data, pair, 0, check, simple)
+    return [one["joined"] for one in measured.values() if "joined" in one]
 
 
 def of_yardsticks(folder: Path, setup: Setup, about: Task, result: Comparison) -> Comparison:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from amodal.data import open as open_data
 from amodal.diagnose.label_free import eigenvalue_decay, lidar
 from amodal.studies import Candidate, Cell, Outcome, Study
 from amodal.studies.compare import REPORT, RUN, WINNER_LOCK, _locked, seconds_of
-from amodal.studies.comparison import RESULT, Comparison, Entry, entries_of
+from amodal.studies.comparison import JOINED, RESULT, Comparison, Entry, entries_of
 from amodal.studies.fitting import MIN_STEPS, Fit, chosen, cost, every_method
 from amodal.studies.planning import PLAN, Options, _write_first, candidates_of
 from amodal.studies.task import task_of
@@ -378,3 +379,28 @@ def test_a_budget_that_pays_for_no_training_still_says_what_to_take(tmp_path, ca
     # a larger budget goes on to training, in the same folder
     later = amodal.compare(made, "kind", budget="1h", steps=4, seeds=1, **options)
     assert {e.name for e in later.candidates} == {"simclr", "mae"} and (out / RUN).is_dir()
+
+
+def test_what_is_chosen_for_survival_is_measured_on_the_test_part(tmp_path, monkeypatch):
+    """Reports of survival have no column for both side by side, which `compare` may choose."""
+    rng = np.random.default_rng(0)
+    risk = rng.normal(size=400)
+    cells = [*np.stack([risk, rng.normal(size=400)], 1).astype(np.float32)]
+    time, event = rng.exponential(np.exp(-risk)), rng.integers(2, size=400).astype(float)
+    made = amodal.open({"blood": cells, "time": time, "event": event}).select(["blood"])
+    made.labels.update({"time": Label("number"), "event": Label("number")})
+    joined = property(lambda self: replace(self.winner, features=JOINED))
+    monkeypatch.setattr(Comparison, "choice", joined)
+    found = amodal.compare(
+        made,
+        "time,event",
+        out=tmp_path / "out",
+        methods=["simclr"],
+        seeds=1,
+        steps=2,
+        budget="1h",
+        frozen="none",
+        progress=False,
+    )
+    assert found.title == "time,event (concordance, survival)"
+    assert 0.6 < found.about["test"] < 0.95
