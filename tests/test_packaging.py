@@ -51,7 +51,7 @@ def test_extras_hold_what_they_are_named_for():
     assert "view" in members("demo") and "view" in members("all")
     assert any(line.startswith("umap-learn") for line in EXTRAS["view"])
     # what a user of everything has no use for: hosted loggers, one method's library, our own tools
-    left_out = {"all", "dev", "docs", "demo", "loggers", "rocket"}
+    left_out = {"all", "dev", "docs", "demo", "lance", "loggers", "rocket"}
     assert set(EXTRAS) - members("all") == left_out - {"all"}
     assert "install.py demo\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 

@@ -242,7 +242,7 @@ def test_missing_and_empty_files(name, tmp_path):
         (tmp_path / "none", "no such file"),
         (tmp_path / "empty", "empty"),
         (b"", "empty"),
-        (tmp_path, "directory"),
+        (tmp_path, "folder"),
     ):
         with pytest.raises(BadValue, match=f"(?i){reason}"):
             VARIANTS[name].decode(raw)
