@@ -171,7 +171,9 @@ that was learnt, and clearly above simple features and frozen encoders.
 Each had {budgets} minutes on one core of a busy machine, chose on the validation part, and was measured
 once on the test part. Intervals are 95 %, over records. Peers are estimators with documented defaults
 and tuned; see [cards](testbeds-cards.md). "Best trained" is on the validation part, alone or beside
-simple features, whether it was chosen or not.
+simple features, whether it was chosen or not. The testbeds ask their simple features by estimators
+of their own, so the same choice may have another value there. Where nothing is the best trained,
+the time paid for no training.
 
 Written by `python -m testbeds compare` from `claims/testbeds/results/compare`.
 
