@@ -78,14 +78,11 @@ def main(argv: list[str] | None = None) -> None:
             sys.stdout.flush()
             os._exit(130)
         raise SystemExit(130) from None
-    except BrokenPipeError as e:
-        if not _reader_is_gone():
-            print(f"error: {e}", file=sys.stderr)
-            raise SystemExit(2) from None
-        # `amodal methods | head`: who reads has enough; Python flushes once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
     except (AmodalError, OSError) as e:  # OSError: a missing or protected file, or a full disk
+        if isinstance(e, BrokenPipeError) and _reader_is_gone():
+            # `amodal methods | head`: who reads has enough; Python flushes once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
         if isinstance(e, UserCodeError) and e.code_traceback:
             print(e.code_traceback, file=sys.stderr)
         print(f"error: {e}", file=sys.stderr)

@@ -8,7 +8,7 @@ closed-form maps of `amodal.evaluate.yardsticks`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -135,11 +135,7 @@ class FrozenParts(ComparedParts):
                 )
                 for part in numbers
             ]
-        columns: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
-        for name in (name for name in self._fields if all(name in side for side in sides)):
-            pair = [side[name] for side in sides]
-            for side, old, x in zip(columns, pair, reduced([vectors_of(c) for c in pair])):
-                side[name] = Column(x, old.rows)
+        columns = reduced_columns(self._fields, sides)
         whole = FUSED in models[0].probed() and set(columns[0]) >= set(models[1].sources)
         return in_place_of(models, columns, chosen, fused=whole, seed=self._seed)
 
@@ -152,6 +148,23 @@ class FrozenParts(ComparedParts):
         present = [self._dataset.present(name)[self._rows[0][learnt]] for name in self._fields]
         useful = train[learnt] | (np.sum(present, 0) > 1)
         return learnt[useful], np.flatnonzero(test)
+
+
+def reduced_columns(
+    fields: Iterable[str], sides: Sequence[Mapping[str, Column]]
+) -> tuple[dict[str, Column], dict[str, Column]]:
+    """Features of training and of test records, each field's reduced as its training records ask.
+
+    Args:
+        fields: Of which a field that either side lacks is left out.
+        sides: Field -> features, of the training and of the test records.
+    """
+    columns: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
+    for name in (name for name in fields if all(name in side for side in sides)):
+        pair = [side[name] for side in sides]
+        for made, old, x in zip(columns, pair, reduced([vectors_of(c) for c in pair])):
+            made[name] = Column(x, old.rows)
+    return columns
 
 
 @fast_products()

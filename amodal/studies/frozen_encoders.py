@@ -21,11 +21,10 @@ from amodal.core.embeddings import vectors as vectors_of
 from amodal.data import Dataset
 from amodal.data.packaged_models import LIBRARY, is_fetched
 from amodal.evaluate.context import Pair
-from amodal.evaluate.frozen import pooled_features
+from amodal.evaluate.frozen import pooled_features, reduced_columns
 from amodal.evaluate.joined import side_by_side
 from amodal.evaluate.yardsticks import MAX_TRAIN, in_place_of, training_records
 from amodal.inference.embed import device_of
-from amodal.inference.simple_features import reduced
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.studies.align import CANDIDATES
@@ -169,8 +168,7 @@ class FrozenEncoders:
     def compute(self, progress: bool) -> None:
         """Compute the features of all records, so that candidates find them cached."""
         if isinstance(self.dataset, CachedFeatures):
-            for field, store in self.dataset.stores.items():
-                store.fill(self.dataset.original, field, progress=progress)
+            self.dataset.fill(progress)
 
     def beside(
         self, part: str, models: Pair, simple: Pair | None, check: Callable[[], None]
@@ -194,11 +192,7 @@ class FrozenEncoders:
             rows = self.dataset.split(name)[numbers]
             sides.append(pooled_features(self.encoder, self.fields, self.dataset, rows))
             check()
-        columns: tuple[dict[str, Column], dict[str, Column]] = ({}, {})
-        for field in (f for f in self.fields if all(f in side for side in sides)):
-            pair = [side[field] for side in sides]
-            for made, old, x in zip(columns, pair, reduced([vectors_of(c) for c in pair])):
-                made[field] = Column(x, old.rows)
+        columns = reduced_columns(self.fields, sides)
         others = _others(models[1].sources, columns, simple, chosen)
         for made, more in zip(columns, others):
             made.update(more)

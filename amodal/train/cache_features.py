@@ -109,6 +109,20 @@ class CachedFeatures(Dataset):
         }
         return CachedFeatures(self.original, self.stores, readers, self.cache)
 
+    def fill(self, progress: bool) -> None:
+        """Compute the features of all records that are not cached, by one rank for all.
+
+        Args:
+            progress: Show bars.
+
+        Raises:
+            AmodalError: The cache cannot be written.
+        """
+        for field, store in self.stores.items():
+            if distributed.rank() == 0:
+                store.fill(self.original, field, progress=progress)
+            distributed.barrier()
+
     def cell(self, i: int, field: str) -> Cell:
         return self.original.cell(i, field)
 
@@ -200,10 +214,7 @@ def with_cached_features(
             "there is no frozen backbone whose features could be cached: "
             "give one for each field, --backbone FIELD=SPEC"
         )
-    for field, store in cached.stores.items():
-        if distributed.rank() == 0:
-            store.fill(dataset, field, progress=progress)
-        distributed.barrier()
+    cached.fill(progress)
     return cached
 
 
