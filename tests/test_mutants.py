@@ -2,6 +2,7 @@
 
 import ast
 import json
+import mmap
 import sys
 import textwrap
 
@@ -245,6 +246,16 @@ def test_a_long_answer_arrives_and_a_dead_fork_is_seen():
     assert in_fork(lambda: {"text": "x" * 200_000}, 20).answer["text"] == "x" * 200_000
     dead = in_fork(lambda: {"text": str(1 / 0)}, 20)
     assert dead.answer == {} and not dead.late
+
+
+def test_what_the_process_maps_does_not_count_as_memory_of_a_fork(monkeypatch):
+    monkeypatch.setattr("scripts.mutants.run.MEMORY", 4 << 30)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    # never touched, as the pools of many libraries
+    with mmap.mmap(-1, 5 << 30, flags=flags, prot=mmap.PROT_READ):
+        small = in_fork(lambda: {"bytes": str(len(bytes(1 << 30)))}, 20)
+        assert small.answer == {"bytes": str(1 << 30)}
+        assert in_fork(lambda: {"bytes": str(len(bytes(5 << 30)))}, 20).answer == {}
 
 
 def test_parts_of_a_page_are_those_that_it_alone_uses():

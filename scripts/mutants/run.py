@@ -26,7 +26,8 @@ from scripts.mutants.parts import ROOT, importers
 from scripts.mutants.trees import Mutant, mutants
 
 MEMORY = 12 << 30
-"""Bytes of address space of a fork, so that a width of ten times ten times does no harm."""
+"""Bytes of address space of a fork beside those of the process that it is a fork of, so that a
+width of ten times ten times does no harm."""
 SLACK = 5.0
 """Seconds of computing that a fork has beside ten times those of the tests without a mutant."""
 
@@ -147,7 +148,8 @@ def in_fork(work: Callable[[], dict[str, str]], seconds: float) -> Ended:
                 # the first limit is a signal that kills, the second one cannot be caught
                 limit = math.ceil(seconds)
                 resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
-                resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+                memory = address_space() + MEMORY
+                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
                 silence()
                 json.dump(work(), paper)
                 paper.flush()
@@ -166,6 +168,15 @@ def in_fork(work: Callable[[], dict[str, str]], seconds: float) -> Ended:
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
     took = usage.ru_utime + usage.ru_stime
     return Ended(json.loads(text) if text else {}, took, killed)
+
+
+def address_space() -> int:
+    """Bytes that this process maps. Threads and memory pools of libraries map gigabytes that they
+    never touch, and a fork starts with them. 0 where the system does not say."""
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        return 0
+    return int(pages.read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
 
 
 def silence() -> None:
