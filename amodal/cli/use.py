@@ -177,12 +177,29 @@ def embed(
         Path,
         arg(
             metavar="FILE",
-            help=".parquet, .csv, .npy or .lance: key, source, vector; an interrupted file goes on",
+            help=".parquet, .csv, .npy or .lance: key, source, vector; an interrupted file goes "
+            "on. With --dense a .tif file of all records, or a folder with one of each",
         ),
     ],
+    dense: Annotated[
+        bool,
+        arg(help="a vector for each place on the ground, of GeoTIFF of any size, as GeoTIFF"),
+    ] = False,
+    field: Annotated[
+        str, arg(metavar="FIELD", help="of --dense: whose places; by default the only one")
+    ] = "",
     code: Code = NONE,
 ) -> None:
     """Embed every record into a file; under torchrun on all ranks."""
+    if dense:
+        from amodal.maps.ground import write_dense
+
+        files = write_dense(code.open(run), data, out, field=field or None)
+        few = ", ".join(map(str, files)) if len(files) < 3 else f"{len(files)} files to {out}"
+        print(f"wrote {few}")
+        return
+    if field:
+        raise AmodalError("--field is of --dense; vectors are made of all fields")
     from amodal.export.vector_files import check_suffix
     from amodal.export.vectors import write_vectors
     from amodal.train import distributed

@@ -32,6 +32,9 @@ def cache() -> Path:
     return cache_dir()
 
 
+REQUIREMENTS = "requirements.txt"
+
+
 @dataclass(frozen=True)
 class Package:
     """A package of a registry.
@@ -52,7 +55,8 @@ class Package:
     client: ClassVar[str] = ""
 
     def command(self, any_version: bool) -> list[str]:
-        """The command line that downloads the archive into the working directory."""
+        """The command line that downloads the archive into the working directory, where
+        `REQUIREMENTS` is a file of pip with its checksum."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -76,15 +80,18 @@ class Debian(Package):
 
 @dataclass(frozen=True)
 class Pypi(Package):
-    """A wheel of PyPI.
+    """A wheel of PyPI, or a source distribution.
 
     Attributes:
+        source: the source distribution. pip asks its build script for metadata, which runs code of
+            the package, so it compares the checksum first.
         platform: of a wheel that is not for every machine, so that all machines read the same one.
         python: its version, with `platform`.
     """
 
     platform: str = ""
     python: str = ""
+    source: bool = False
 
     registry: ClassVar[str] = "PyPI"
     client: ClassVar[str] = "pip"
@@ -95,6 +102,9 @@ class Pypi(Package):
         )
         wanted = self.name if any_version else f"{self.name}=={self.version}"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        if self.source:
+            hashed = [wanted] if any_version else ["--require-hashes", "-r", REQUIREMENTS]
+            return [*pip, "--no-deps", "--no-binary", ":all:", *hashed]
         return [*pip, "--no-deps", "--only-binary", ":all:", *built_for, wanted]
 
 
@@ -157,7 +167,11 @@ def download(
 
 
 def _run(package: Package, any_version: bool, draft: Path) -> Path:
+    requirements = draft / REQUIREMENTS
+    pinned = f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n"
+    requirements.write_text(pinned, encoding="utf-8")
     done = subprocess.run(package.command(any_version), cwd=draft, capture_output=True, text=True)
+    requirements.unlink()
     files = [file for file in draft.iterdir() if file.is_file()]
     if done.returncode or len(files) != 1:
         output = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]

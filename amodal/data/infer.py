@@ -204,7 +204,7 @@ def _is_numeric(reader: Reader, column: str) -> bool:
 def _guess_column(reader: Reader, column: str, numeric: Collection[str]) -> ColumnGuess:
     if isinstance(reader, readers.Files) and column in reader.patterns:
         pattern = reader.patterns[column]
-        if {Path("x" + ending).suffix for ending in pattern.suffixes} <= infer_schema.NUMPY:
+        if {Path("x" + ending).suffix for ending in pattern.suffixes} <= infer_schema.by_content():
             return infer_schema.guess_column(column, _some_cells(reader, column)[:20], list)
         return ColumnGuess("field", _kind_of(pattern) or "", infer_schema.FILES)
     if isinstance(reader, readers.Files) and column in ("folder", "subfolder"):
@@ -346,7 +346,7 @@ def _field(reader: Reader, column: str, guess: ColumnGuess, name: str) -> Field:
             p for c, p in reader.patterns.items() if c != column and p.within == pattern.within
         ]
         alone = (
-            not any(_kind_of(p) == guess.kind for p in others)
+            not any(_kind_of(p) in (guess.kind, _kind_of(pattern)) for p in others)
             and set(pattern.suffixes) <= modality.suffixes
         )
         # Without a suffix, files with other endings of the modality that are added later belong to

@@ -69,6 +69,8 @@ IN_TIME = (datetime.date, datetime.time, datetime.timedelta, np.timedelta64)
 """Dates, times of a day and durations: numbers, in seconds."""
 UNREAD = "no modality reads"
 """How the reason begins for a column of what no modality reads."""
+LOOKED_INTO = 50
+"""Files of a column whose headers are read, where more than one modality reads their ending."""
 MAX_CLASS_NAME = 64
 """Characters of a class name or an id."""
 MAX_CLASSES = 100
@@ -96,6 +98,11 @@ class ColumnGuess:
 def suffix_modalities() -> dict[str, str]:
     """Ending -> modality, for every ending that a modality reads."""
     return modalities.suffixes()
+
+
+def by_content() -> frozenset[str]:
+    """Endings of files that are looked into, since the ending does not say the modality."""
+    return frozenset(NUMPY) | modalities.header_suffixes()
 
 
 def guess_column(
@@ -169,7 +176,8 @@ def of_files(paths: Sequence[AnyPath]) -> ColumnGuess:
             if arrays
             else ColumnGuess("field", suffix_modalities()[paths[0].suffix.lower()], FILES)
         )
-    kinds = [kind for path in paths if (kind := suffix_modalities().get(path.suffix.lower()))]
+    kinds = [kind for path in paths[:LOOKED_INTO] if (kind := modalities.file_kind(path))]
+    kinds += [k for p in paths[LOOKED_INTO:] if (k := suffix_modalities().get(p.suffix.lower()))]
     if not kinds:
         return ColumnGuess("out", reason=f"no modality reads *{paths[0].suffix}")
     return ColumnGuess("field", max(set(kinds), key=kinds.count), FILES)

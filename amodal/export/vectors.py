@@ -21,14 +21,12 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from amodal import modalities
 from amodal.console import stderr
@@ -45,7 +43,7 @@ from amodal.export.vector_files import (
     write_vectors_of,
 )
 from amodal.inference.embed import unreadable
-from amodal.nn.saved import read_json
+from amodal.nn.saved import read_json, weights_digest
 from amodal.progress import Bar
 from amodal.train import distributed
 
@@ -131,7 +129,7 @@ def _write_in_chunks(
 ) -> int:
     """See `write_vectors`."""
     plan = {
-        "encoder": model.fingerprint or _digest(model.encoder),
+        "encoder": model.fingerprint or weights_digest(model.encoder),
         "fields": {name: modalities.config(m) for name, m in model.encoder.fields.items()},
         "data": dataset.fingerprint,
         "records": len(dataset),
@@ -275,13 +273,3 @@ def _part(parts: Path, start: int) -> Path:
 
 def _commit(file: Path, table: pa.Table) -> None:
     replace_file(file, lambda draft: pq.write_table(table, draft, use_dictionary=SHARED))
-
-
-def _digest(encoder: torch.nn.Module) -> str:
-    """A fingerprint of an encoder that was never saved."""
-    digest = sha256()
-    for name, value in encoder.state_dict().items():
-        digest.update(
-            name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()[:16]

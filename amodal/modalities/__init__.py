@@ -25,7 +25,14 @@ from amodal.modalities.shared.base import (
     SimpleFeatures,
     build,
 )
-from amodal.modalities.shared.guess import guess, guess_column, guess_texts, suffixes
+from amodal.modalities.shared.guess import (
+    file_kind,
+    guess,
+    guess_column,
+    guess_texts,
+    header_suffixes,
+    suffixes,
+)
 
 __all__ = [
     "VARIANTS",
@@ -39,9 +46,11 @@ __all__ = [
     "check_plugin",
     "config",
     "every",
+    "file_kind",
     "guess",
     "guess_column",
     "guess_texts",
+    "header_suffixes",
     "kind",
     "make",
     "name_of",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +297,13 @@ def format_error(file: Path, config: Config, missing: str = "") -> AmodalError:
         f"{file} has format {config.get('format', 'unknown')}{lacks}; this version of amodal reads "
         "formats 1 and 2. Use the version that wrote it, or train anew."
     )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A fingerprint of a module that was never saved: of its names and weights."""
+    digest = sha256()
+    for name, value in module.state_dict().items():
+        digest.update(
+            name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from amodal import modalities
 
-NAMES = ("image", "text", "audio", "series", "table", "sequence", "events")
+NAMES = ("image", "text", "audio", "series", "table", "sequence", "events", "raster")
 
 
 def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
@@ -39,6 +39,14 @@ def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
             }
             for t in rng.exponential(1, n).cumsum()
         ],
+        "raster": lambda n: {
+            "values": np.where(
+                rng.random((1 + n % 3, 5, 12, 8 + n % 5)) < 0.2,
+                np.nan,
+                rng.standard_normal((1 + n % 3, 5, 12, 8 + n % 5)) * 3 + n,
+            ),
+            "dates": [f"2020-0{month + 1}-15" for month in range(1 + n % 3)],
+        },
     }[kind]
     raw = [make(n) for n in lengths]
     if kind == "series":
@@ -66,6 +74,8 @@ def variants() -> dict[str, modalities.Modality]:
         "sequence": inferred("sequence"),
         "sequence, words of 3": inferred("sequence", k=3),
         "events": inferred("events"),
+        "raster": inferred("raster"),
+        "raster, one date": inferred("raster", dates=1, patch=5, turn=False),
         "events, gaps as they are": inferred("events", log=False),
         "table, periodic": inferred("table", frequencies=3),
     }

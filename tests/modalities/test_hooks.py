@@ -113,7 +113,7 @@ def test_what_costs_too_much_is_another_error():
 
 def test_examples_have_about_the_tokens_asked_for():
     made = [m for m in modalities.every().values() if issubclass(m, MakesExamples)]
-    assert {m.kind for m in made} == {"image", "text", "audio", "series"}
+    assert {m.kind for m in made} == {"image", "text", "audio", "series", "raster"}
     for kind in made:
         modality, raw = kind.example(64, np.random.default_rng(0))
         assert 32 <= len(modality.targets(modality.collate([modality.decode(raw())]))) <= 128

@@ -17,6 +17,7 @@ OF_LIBRARIES = {
     ("amodal/data/packaged_llama.py", "tokenizer.pre_tokenizer"): "as `tokenizers` is used",
     ("amodal/modalities/shared/subwords.py", "tokenizer.decoder"): "as `tokenizers` is used",
     ("amodal/modalities/shared/subwords.py", "tokenizer.pre_tokenizer"): "as `tokenizers` is used",
+    ("amodal/data/sets/shared/scenes.py", "file.scales"): "as `rasterio` is used",
     (
         "amodal/nn/backbones/hf_sound.py",
         "self.model.config.max_source_positions",

@@ -207,6 +207,11 @@ class Modality(Corruptible, Finite, Remarks, ABC):
         Bytes (uint8) of one shape may come as one array.
         """
 
+    @classmethod
+    def recognises(cls, file: Path | bytes) -> bool:
+        """Whether a file is of this kind by its header, where its ending is that of others too."""
+        return False
+
     @property
     def suits_small_networks(self) -> bool:
         """Whether a small network from scratch is a default for its values on small data."""

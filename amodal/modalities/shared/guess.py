@@ -76,6 +76,31 @@ def guess_texts(cells: Sequence[str]) -> tuple[str, str]:
     return "text", "text"
 
 
+def file_kind(path: Path | object) -> str | None:
+    """The modality of a file: by its header where more than one reads its ending, else by that.
+
+    Args:
+        path: of this machine; or of a store, whose ending alone counts.
+    """
+    ending = str(getattr(path, "suffix", "")).lower()
+    return _recognised(path, ending) or suffixes().get(ending)
+
+
+def header_suffixes() -> frozenset[str]:
+    """Endings of which the header of a file may say the modality."""
+    default = Modality.recognises.__func__  # type: ignore[attr-defined]
+    kinds = (k for k in _every().values() if getattr(k.recognises, "__func__", None) is not default)
+    return frozenset(ending for kind in kinds for ending in kind.suffixes)
+
+
+def _recognised(file: object, ending: str = "") -> str | None:
+    """The modality that recognises a file, or bytes, by their header."""
+    if not isinstance(file, (Path, bytes)):
+        return None
+    shared = (k for k in _every().items() if not ending or ending in k[1].suffixes)
+    return next((name for name, kind in shared if kind.recognises(file)), None)
+
+
 def suffixes() -> dict[str, str]:
     """Ending -> modality, the first that has it; the package's come before those of plug-ins."""
     return _suffixes(tuple(_every().items()))
@@ -94,7 +119,7 @@ def _every() -> dict[str, type[Modality]]:
 
 def _one(value: Raw, same_shape: bool) -> str | None:
     if isinstance(value, Path):
-        return guess(value.suffix)
+        return file_kind(value)
     if isinstance(value, str):
         named = guess(Path(value).suffix) if len(value) < 500 and "\n" not in value else None
         return named or ("sequence" if is_sequence(value) else "text")
@@ -105,6 +130,8 @@ def _one(value: Raw, same_shape: bool) -> str | None:
     if isinstance(value, dict):
         if "sampling_rate" in value:
             return "audio"
+        if np.ndim(value.get("values", 0)) >= 3:
+            return "raster"
         if not any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()):
             return "table"
         return "events" if _has_events(value) else "series"
@@ -137,12 +164,16 @@ def _array(value: np.ndarray, same_shape: bool) -> str | None:
             if value.dtype == np.uint8 or same_shape and short >= 8 and long <= 2 * short
             else "series"
         )
+    if value.ndim == 4 and value.shape[1] < min(value.shape[2:]):
+        return "raster"
     return "image" if value.ndim == 3 else None
 
 
 def _by_content(data: bytes) -> str | None:
     if data[:4] == b"RIFF":
         return "image" if data[8:12] == b"WEBP" else "audio"
+    if named := _recognised(data):
+        return named
     for name, kind in _every().items():
         if kind.magic and data.startswith(kind.magic):
             return name

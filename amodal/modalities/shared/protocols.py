@@ -36,6 +36,29 @@ def is_pixel_map(modality: Modality) -> bool:
 
 
 @runtime_checkable
+class OnGround(Protocol):
+    """A modality whose values may say where on the earth they lie.
+
+    Attributes:
+        size: side in pixels of the largest value that a network reads whole.
+    """
+
+    size: int
+
+    @property
+    def tile(self) -> int:
+        """Side of a token in pixels."""
+        ...
+
+    def on_ground(self, raw: Raw | None) -> tuple[np.ndarray, tuple[str, tuple[float, ...]]]:
+        """A decoded value of any size, and its coordinate reference system and transform.
+
+        Raises:
+            BadValue: it cannot be decoded.
+        """
+
+
+@runtime_checkable
 class Readable(Protocol):
     """A modality whose values are text to a person."""
 

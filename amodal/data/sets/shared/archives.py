@@ -54,6 +54,20 @@ def tgz(archive: Path, below: str = "package/") -> Iterator[tuple[str, bytes]]:
         yield from _regular(tar, below)
 
 
+def sdist(archive: Path, below: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files in one folder of a source distribution.
+
+    Args:
+        archive: the package.
+        below: path of the folder within the one that all its files are in.
+    """
+    with tarfile.open(archive, mode="r|gz") as tar:
+        for path, content in _regular(tar, ""):
+            inner = path.partition("/")[2]
+            if inner.startswith(below) and "/" not in inner[len(below) :]:
+                yield inner[len(below) :], content
+
+
 def wheel(archive: Path) -> zipfile.ZipFile:
     """The files of a wheel."""
     return zipfile.ZipFile(archive)

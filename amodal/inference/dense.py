@@ -1,0 +1,121 @@
+"""Features of the places of one value of any size, by windows that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from amodal.core import Batch, Column, Tokens
+from amodal.core.matmul import fast_products
+from amodal.inference.forward_passes import eval_mode
+from amodal.nn.encoder import Encoder
+from amodal.nn.patch_vectors import patch_features
+from amodal.progress import Bar
+
+WINDOWS = 16
+"""Windows of one forward pass."""
+OVERLAP = 0.5
+"""Of neighbouring windows, as a share of their side."""
+
+
+@fast_products()
+@torch.no_grad()
+def dense_features(
+    encoder: Encoder,
+    name: str,
+    value: np.ndarray,
+    device: torch.device | str = "cpu",
+    bar: Bar | None = None,
+) -> np.ndarray:
+    """Features of the tokens of one value of any size.
+
+    Args:
+        encoder: What embeds.
+        name: Of a field on the ground.
+        value: (T, planes, H, W), decoded, with a finite pixel.
+        device: Where the encoder is.
+        bar: Of windows.
+
+    Returns:
+        (rows, columns, D) float32, means over dates; NaN where there is no data.
+    """
+    modality: Any = encoder.fields[name]
+    tile, side = modality.tile, _whole(modality.size, modality.tile)
+    rows, columns = (-(-length // tile) for length in value.shape[2:])
+    total: np.ndarray | None = None
+    weight = np.zeros((rows, columns, 1), dtype=np.float64)
+    corners = [
+        (top, left) for top in starts(rows, side // tile) for left in starts(columns, side // tile)
+    ]
+    with eval_mode(encoder):
+        for begin in range(0, len(corners), WINDOWS):
+            chunk = corners[begin : begin + WINDOWS]
+            if bar is not None:
+                bar.step("windows", by=len(chunk))
+            windows = [
+                value[:, :, y * tile : y * tile + side, x * tile : x * tile + side]
+                for y, x in chunk
+            ]
+            filled = [i for i, w in enumerate(windows) if np.isfinite(w[:, 1:]).any()]
+            if not filled:
+                continue
+            column = Column(modality.collate([windows[i] for i in filled]), torch.tensor(filled))
+            batch = Batch.of(len(chunk), {name: column}).to(device)
+            tokens = patch_features(encoder, batch, name)
+            x_TD = tokens.x.float().cpu().numpy()
+            if total is None:
+                total = np.zeros((rows, columns, x_TD.shape[1]), dtype=np.float64)
+            y_T, x_T, share_T = _places(tokens, chunk, side // tile)
+            np.add.at(total, (y_T, x_T), x_TD * share_T[:, None])
+            np.add.at(weight[..., 0], (y_T, x_T), share_T)
+    assert total is not None, "a decoded value has a pixel"
+    with np.errstate(invalid="ignore"):
+        out: np.ndarray = np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan)
+    return out.astype(np.float32)
+
+
+def _whole(side: int, tile: int) -> int:
+    """The side of a window: whole tokens, at least one."""
+    return max(side // tile, 1) * tile
+
+
+def window_corners(shape: Sequence[int], modality: Any) -> list[tuple[int, int]]:
+    """Rows and columns, in tokens, where the windows of a value begin.
+
+    Args:
+        shape: height and width of the value in pixels.
+        modality: of a field on the ground.
+    """
+    window = _whole(modality.size, modality.tile) // modality.tile
+    rows, columns = (starts(-(-length // modality.tile), window) for length in shape)
+    return [(top, left) for top in rows for left in columns]
+
+
+def starts(length: int, window: int) -> list[int]:
+    """Where windows begin that cover a length with an overlap of at least `OVERLAP`.
+
+    Args:
+        length: tokens to cover.
+        window: tokens of a window.
+    """
+    if length <= window:
+        return [0]
+    count = 1 + -(-(length - window) // max(int(window * (1 - OVERLAP)), 1))
+    return [round(start) for start in np.linspace(0, length - window, count).tolist()]
+
+
+def _places(
+    tokens: Tokens, corners: Sequence[tuple[int, int]], side: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row and column of each token in the whole value, and how much it counts."""
+    row = tokens.row.cpu().numpy()
+    within = tokens.position[:, 1:].cpu().numpy().round().astype(int)
+    corner = np.array(corners)[row]
+    # highest in the middle of a window, and nowhere 0
+    middle = (side - 1) / 2
+    share = 1 - np.abs(within - middle).max(1) / (middle + 1)
+    place = corner + within
+    return place[:, 0], place[:, 1], share

@@ -1,0 +1,365 @@
+"""Rasters: measurements on a grid on the ground, in any bands, at one date or more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Ragged
+from amodal.errors import nearest
+from amodal.modalities.shared import geotiff as _geotiff
+from amodal.modalities.shared import raster_patches as _patches
+from amodal.modalities.shared import raster_values as _values
+from amodal.modalities.shared import simple as _simple
+from amodal.modalities.shared.base import (
+    FILE,
+    Attribute,
+    BadValue,
+    Modality,
+    Raw,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    decodable,
+    listed,
+)
+from amodal.modalities.shared.cells import moments
+from amodal.modalities.shared.tokenizers.raster import RasterGraph, RasterTokenizer
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
+
+CROPS = {"weak": (0.7, 1.0), "strong": (0.5, 1.0), "local": (0.25, 0.5)}  # share of a side
+EXAMPLE_BANDS, EXAMPLE_PATCH = 10, 8
+MAX_PICTURES = 6
+"""Dates that are shown beside each other."""
+
+
+@dataclass(frozen=True)
+class Raster(Modality):
+    """Measurements on a grid on the ground, such as a tile of a satellite's scene.
+
+    A value is (T, 1 + C, H, W) float32, NaN where a pixel is missing: T dates in order; the first
+    plane has the month of the date, counted from January 2000, NaN if unknown; then the bands.
+    Sides are never resampled: a pixel has a size on the ground.
+
+    Attributes:
+        bands: their names, in order.
+        size: pixels of the longer side at most.
+        patch: side of a token in pixels; 0: about size / 8, at least 4.
+        resolution: metres of a pixel's side, 0 if unknown.
+        dates: of a value at most; of more, evenly spaced ones are read, and a view draws.
+        turn: whether a rotated or mirrored value means the same, as seen from above.
+        mean, std: of each band, measured by `infer`.
+    """
+
+    bands: tuple[str, ...] = ("value",)
+    size: int = 64
+    patch: int = 0
+    resolution: float = 0.0
+    dates: int = 1
+    turn: bool = True
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    simple_name: ClassVar[str] = "statistics of bands"
+    suffixes: ClassVar[frozenset[str]] = frozenset({".tif", ".tiff", ".gtiff", ".npy", ".npz"})
+    accepts: ClassVar[str] = ".tif,.tiff,.npy"
+    layout: ClassVar[str] = "grid"
+    example_tokens: ClassVar[int] = 64
+    axis_names: ClassVar[Mapping[int, str]] = {0: "month", 1: "row", 2: "column"}
+
+    def __post_init__(self) -> None:
+        if not self.bands or len(set(self.bands)) < len(self.bands):
+            raise AmodalError(
+                f"raster.bands must be one or more different names, got {list(self.bands)}"
+            )
+        if self.size < 1 or self.dates < 1 or self.patch < 0:
+            raise AmodalError(
+                "a raster needs size and dates of at least 1 and a patch of at least 0, got "
+                f"{self.size}, {self.dates} and {self.patch}"
+            )
+        limits = {"size": (self.size, 16384), "patch": (self.patch, 1024)}
+        at_most("raster", limits | {"bands": (len(self.bands), 4096), "dates": (self.dates, 4096)})
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (0, len(self.bands)):
+                raise AmodalError(
+                    f"raster.{name} has {len(getattr(self, name))} numbers for {len(self.bands)} "
+                    "bands"
+                )
+
+    @property
+    def tile(self) -> int:
+        """Side of a token in pixels: `patch`, or the default for 0."""
+        return self.patch or min(self.size, max(4, self.size // 8))
+
+    @property
+    def channels(self) -> int:
+        """Number of bands."""
+        return len(self.bands)
+
+    @property
+    def suits_small_networks(self) -> bool:
+        """See `Modality.suits_small_networks`: none reads patches with gaps."""
+        return False
+
+    @classmethod
+    def recognises(cls, file: Path | bytes) -> bool:
+        """See `Modality.recognises`: a TIFF with a place on the earth, or with many bands."""
+        return _geotiff.is_raster(file)
+
+    @classmethod
+    def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Raster:
+        """See `Modality.infer`.
+
+        bands: their names in the file, or numbers. size: the longest side. dates: the most of any
+        sample. resolution: the median. mean and std: measured.
+        """
+        stacks, first = [], None
+        for raw in samples:
+            try:
+                stacks.append(_values.read(raw))
+            except BadValue as error:
+                first = first or error
+        if not stacks:
+            raise first or BadValue("no samples to look at")
+        resolutions = [s.resolution for s in stacks if s.resolution]
+        measured: dict[str, Any] = {
+            "bands": _values.band_names(stacks),
+            "size": max(max(s.pixels.shape[2:]) for s in stacks),
+            "dates": max(len(s.pixels) for s in stacks),
+            "resolution": float(f"{np.median(resolutions):.4g}") if resolutions else 0.0,
+        }
+        raster = build(cls, measured | overrides)
+        bands = [v[:, 1:].transpose(0, 2, 3, 1) for v in decodable(raster, samples)]
+        mean, std = moments(np.concatenate([b.reshape(-1, raster.channels) for b in bands]))
+        return replace(raster, mean=raster.mean or mean, std=raster.std or std)
+
+    def decode(self, raw: Raw) -> np.ndarray:
+        """(T, 1 + C, H, W) float32 from a GeoTIFF, a .npy or .npz file (path or bytes), an array
+        (H, W), (C, H, W) or (T, C, H, W), or {"values": array, "dates": texts}.
+
+        Bands of a file are found by their names where it has names, else by their order. Absent
+        ones are missing.
+        """
+        stack = _values.read(raw)
+        height, width = stack.pixels.shape[2:]
+        if max(height, width) > self.size:
+            raise BadValue(
+                f"{height:,} x {width:,} pixels, and a side has {self.size} at most (size): cut it "
+                "into tiles"
+            )
+        return self._decoded(stack)
+
+    def on_ground(self, raw: Raw | None) -> tuple[np.ndarray, tuple[str, tuple[float, ...]]]:
+        """See `OnGround`: as `decode`, of any size."""
+        if raw is None:
+            raise BadValue("no value")
+        stack = _values.read(raw)
+        return self.bounded(self._decoded(stack)), stack.place
+
+    def _decoded(self, stack: _values.Stack) -> np.ndarray:
+        pixels = self._by_name(stack) if stack.named else self._by_place(stack)
+        if not np.isfinite(pixels).any():
+            raise BadValue("every pixel is missing")
+        return _values.in_order(pixels, stack.months, self.dates)
+
+    def _by_name(self, stack: _values.Stack) -> np.ndarray:
+        present = [b for b in self.bands if b in stack.bands]
+        if not present:
+            close = [c for name in self.bands for c in nearest(name, stack.bands)]
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise BadValue(
+                f"none of the bands {listed(self.bands)}; it has {listed(stack.bands)}{hint}"
+            )
+        dates, _, height, width = stack.pixels.shape
+        pixels = np.full((dates, self.channels, height, width), np.nan, dtype=np.float32)
+        for i, name in enumerate(self.bands):
+            if name in stack.bands:
+                pixels[:, i] = stack.pixels[:, stack.bands.index(name)]
+        return pixels
+
+    def _by_place(self, stack: _values.Stack) -> np.ndarray:
+        count = stack.pixels.shape[1]
+        if count != self.channels:
+            raise BadValue(
+                f"{count} band{'s' * (count > 1)} without names, expected {self.channels}: "
+                f"{listed(self.bands)}"
+            )
+        return stack.pixels
+
+    def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
+        """See `Modality.augment`.
+
+        A crop of whole pixels, turned and mirrored (`turn`), and half of the dates or more. weak:
+        70-100 % of each side. strong: 50-100 %, each band scaled and shifted by about a tenth of
+        its deviation, noise of .05, one band in five missing. local: 25-50 %, changed as strong.
+        """
+        check_view(view)
+        if view == "plain":
+            return value
+        out = _values.crop(value, CROPS[view], self.tile, rng)
+        if len(out) > 1:
+            count = int(rng.integers(-(-len(out) // 2), len(out) + 1))
+            out = out[np.sort(rng.choice(len(out), count, replace=False))]
+        if self.turn:
+            out = np.rot90(out, int(rng.integers(4)), axes=(2, 3))
+            out = out[..., ::-1] if rng.random() < 0.5 else out
+        if view != "weak":
+            out = self._distorted(out, rng)
+        return np.ascontiguousarray(out) if np.isfinite(out[:, 1:]).any() else value
+
+    def _distorted(self, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        out, count = value.copy(), self.channels
+        mean, std = (np.asarray(s, dtype=np.float32)[:, None, None] for s in self.scale())
+        gain = rng.normal(1, 0.1, (count, 1, 1)).astype(np.float32)
+        shift = rng.normal(0, 0.1, (count, 1, 1)).astype(np.float32) * std
+        noise = 0.05 * std * rng.standard_normal(out[:, 1:].shape, dtype=np.float32)
+        out[:, 1:] = mean + (out[:, 1:] - mean) * gain + shift + noise
+        silent = np.flatnonzero(rng.random(count) < 0.2)
+        if len(silent) < count:
+            out[:, 1 + silent] = np.nan
+        return out
+
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each band; 0 and 1 where not measured."""
+        return self.mean or (0.0,) * self.channels, self.std or (1.0,) * self.channels
+
+    def collate(self, values: Sequence[np.ndarray]) -> Ragged:
+        """Lists of the patches that have data, with their positions; see `raster_patches`."""
+        return _patches.patches_of(values, self)
+
+    def tokenizer(self, width: int) -> RasterTokenizer:
+        return RasterTokenizer(self, width)
+
+    def graph(self, tokenizer: nn.Module) -> nn.Module:
+        return RasterGraph(cast(RasterTokenizer, tokenizer))
+
+    def targets(self, values: Ragged) -> Tensor:
+        """(T, C * tile * tile) standardised pixels, NaN where missing."""
+        return values.flat[:, _patches.PLACE :]
+
+    def predictor(self, width: int) -> nn.Linear:
+        return nn.Linear(width, self.channels * self.tile**2)
+
+    def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(t,) mean squared error over the pixels that exist, in deviations of their band."""
+        present = ~target.isnan()
+        error = torch.where(present, prediction - target.nan_to_num(), 0.0).square()
+        loss: Tensor = error.sum(1) / present.sum(1).clamp(min=1)
+        return loss
+
+    def show(self, value: np.ndarray) -> np.ndarray:
+        """(h, w, 3) uint8: the dates beside each other, in true colour where bands of these names
+        are there; what is missing is grey."""
+        chosen = value[np.unique(np.linspace(0, len(value) - 1, MAX_PICTURES).astype(int))]
+        return _values.picture(chosen[:, 1:], self.bands)
+
+    def describe(self, value: np.ndarray) -> str:
+        dates, planes, height, width = value.shape
+        missing = float(np.isnan(value[:, 1:]).mean())
+        ends = [_geotiff.date_of(float(month)) for month in value[[0, -1], 0, 0, 0]]
+        when = " … ".join(dict.fromkeys(e for e in ends if e))
+        parts = [f"{planes - 1} band{'s' * (planes > 2)}", f"{height} x {width} pixels"]
+        parts += [f"{dates} dates"] if dates > 1 else []
+        parts += [when] if when else []
+        return ", ".join(parts + ([f"{missing:.0%} missing"] if missing else []))
+
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        ground = f" of {self.resolution:g} m" if self.resolution else ""
+        sides = sorted({max(v.shape[2:]) for v in values}) or [self.size]
+        across = f"{sides[0]} … {sides[-1]}" if len(sides) > 1 else f"{sides[0]}"
+        parts = [f"{self.channels} bands ({listed(self.bands)})", f"{across} pixels{ground} a side"]
+        months = [m for v in values for m in v[:, 0, 0, 0].tolist() if math.isfinite(m)]
+        if months:
+            ends = dict.fromkeys(_geotiff.date_of(m) for m in (min(months), max(months)))
+            parts.append(f"{' … '.join(ends)}")
+        if missing := float(np.mean([np.isnan(v[:, 1:]).mean() for v in values] or [0])):
+            parts.append(f"{missing:.1%} of the pixels missing")
+        return ", ".join(parts)
+
+    def comment(self, raws: Sequence[Raw]) -> str:
+        tokens = (-(-self.size // self.tile)) ** 2
+        return f"patch: {self.tile} pixels a side, {tokens} tokens a date of the largest value"
+
+    def mismatch(self, trained: Modality) -> str:
+        """Another ground resolution, which is never resampled."""
+        if not isinstance(trained, Raster) or not self.resolution or not trained.resolution:
+            return ""
+        ratio = self.resolution / trained.resolution
+        if 0.8 < ratio < 1.25:
+            return ""
+        return (
+            f"pixels of {self.resolution:g} m, and the run was trained on {trained.resolution:g} m"
+        )
+
+    def attributes(self) -> dict[str, Attribute]:
+        def mean(value: np.ndarray) -> float:
+            return float(np.nanmean(value[:, 1:]))
+
+        def missing(value: np.ndarray) -> float:
+            return float(np.isnan(value[:, 1:]).mean())
+
+        def vegetation(value: np.ndarray) -> float | None:
+            return _values.vegetation(value[:, 1:], self.bands)
+
+        found = {"mean": Attribute("number", mean), "missing": Attribute("number", missing)}
+        if _values.has_vegetation(self.bands):
+            found["vegetation"] = Attribute("number", vegetation)
+        return found
+
+    def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
+        """Of each band mean, deviation, quantiles, differences of neighbours and change over time;
+        the ratios of bands."""
+        return _values.statistics([value[:, 1:] for value in self.decode_all(raws)])
+
+    def json_schema(self, limits: Limits) -> Schema:
+        return FILE | {"description": "the bytes of a GeoTIFF, or .npy of (bands, height, width)"}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return _values.checked(raw, limits)
+
+    def parts(self, value: np.ndarray) -> np.ndarray:
+        """(T, 1, H, W): patches."""
+        down, across = (np.arange(side) // self.tile for side in value.shape[2:])
+        grid = down[:, None] * (across[-1] + 1) + across
+        return cast(
+            np.ndarray, np.arange(len(value))[:, None, None, None] * (grid.max() + 1) + grid
+        )
+
+    def deviation(self, value: np.ndarray) -> np.ndarray:
+        return np.array((0.0, *self.scale()[1]))[:, None, None]
+
+    def exchanged(self, value: np.ndarray, other: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        """Patches of the other value at the same place; where it has none they stay."""
+        dates, height, width = (min(a, b) for a, b in zip(_tyx(value), _tyx(other)))
+        out, part = value.copy(), (slice(dates), slice(1, None), slice(height), slice(width))
+        out[part] = np.where(hit[:dates, :, :height, :width], other[part], value[part])
+        return out if np.isfinite(out[:, 1:]).any() else value
+
+    def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        """NaN in their place."""
+        out = value.copy()
+        out[:, 1:] = np.where(hit, np.float32(np.nan), out[:, 1:])
+        return out if np.isfinite(out[:, 1:]).any() else value
+
+    @classmethod
+    def example(
+        cls, tokens: int, rng: np.random.Generator
+    ) -> tuple[Raster, Callable[[], np.ndarray]]:
+        side = EXAMPLE_PATCH * max(round(math.sqrt(tokens)), 1)
+        bands = tuple(f"band {i + 1}" for i in range(EXAMPLE_BANDS))
+        made = cls(bands=bands, size=side, patch=EXAMPLE_PATCH)
+        return made, lambda: rng.standard_normal((EXAMPLE_BANDS, side, side), dtype=np.float32)
+
+
+def _tyx(value: np.ndarray) -> tuple[int, int, int]:
+    return len(value), value.shape[2], value.shape[3]

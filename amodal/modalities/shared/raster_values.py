@@ -1,0 +1,335 @@
+"""Rasters from files and arrays, and what is made of their pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amodal.modalities.shared import geotiff
+from amodal.modalities.shared.base import BadValue, Raw
+from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
+from amodal.modalities.shared.requests import Limits, TooLarge, array_of, file_of
+
+VALUES, DATES, BANDS = "values", "dates", "bands"
+"""Names within a .npz file and a dict."""
+NEXT = 1e-3
+"""Months between two pictures of one day, so that they have an order."""
+COLOURS = (("red", "b04", "b4"), ("green", "b03", "b3"), ("blue", "b02", "b2"))
+"""Names of bands in true colour, lower case; the numbers are Sentinel-2's."""
+NEAR_INFRARED = ("nir", "b08", "b8", "near infrared", "nir08")
+SHOWN = (2, 98)
+"""Percentiles that become black and white."""
+MIN_SIDE = 32
+"""Smaller pictures are enlarged."""
+QUANTILES = (0.1, 0.5, 0.9)
+MAX_RATIOS = 16
+"""Bands of which all normalised differences are features."""
+GREY = 128
+NOWHERE = "", (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The pixels of a raw value.
+
+    Attributes:
+        pixels: (T, C, H, W) float32, NaN where missing.
+        bands: their names; "" for a band without.
+        months: (T,) of the dates, since January 2000; NaN if unknown.
+        resolution: metres of a pixel's side; 0 if unknown.
+        place: coordinate reference system and transform, see `geotiff.Scene`.
+    """
+
+    pixels: np.ndarray
+    bands: tuple[str, ...]
+    months: np.ndarray
+    resolution: float = 0.0
+    place: tuple[str, tuple[float, ...]] = NOWHERE
+
+    @property
+    def named(self) -> bool:
+        """Whether every band has a name of its own."""
+        return all(self.bands) and len(set(self.bands)) == len(self.bands)
+
+
+def read(raw: Raw) -> Stack:
+    """A raster of any kind.
+
+    Args:
+        raw: a file or its bytes, an array (H, W), (C, H, W) or (T, C, H, W), a dict with "values"
+            and, if known, "dates" and "bands", or a list of rasters, one for each date.
+
+    Raises:
+        BadValue: it is none, or damaged.
+    """
+    raw = unwrap(raw)
+    if isinstance(raw, (Path, str, bytes)):
+        data = read_bytes(raw)
+        if not is_numpy(data):
+            return _of_scene(geotiff.read(data, "" if isinstance(raw, bytes) else str(raw)))
+        raw = load_numpy(data)
+    if isinstance(raw, dict):
+        return _of_dict(raw)
+    if isinstance(raw, (list, tuple)) and raw and all(_is_file(part) for part in raw):
+        return _joined([read(part) for part in raw])
+    return _of_array(raw)
+
+
+def _is_file(part: object) -> bool:
+    return isinstance(part, (Path, str, bytes, dict)) or (
+        isinstance(part, np.ndarray) and part.ndim == 3
+    )
+
+
+def _of_scene(scene: geotiff.Scene) -> Stack:
+    place = scene.crs, scene.transform
+    return Stack(scene.pixels[None], scene.bands, np.array([scene.month]), scene.resolution, place)
+
+
+def _of_dict(raw: dict[str, Any]) -> Stack:
+    if VALUES not in raw:
+        raise BadValue(
+            f'a raster as a dict has "{VALUES}" and, if known, "{DATES}" and "{BANDS}"; it has '
+            f"{', '.join(map(str, raw)) or 'nothing'}"
+        )
+    stack = _of_array(raw[VALUES])
+    dates, bands = (np.ravel(raw[n]).tolist() if n in raw else [] for n in (DATES, BANDS))
+    for name, entries, axis in ((DATES, dates, 0), (BANDS, bands, 1)):
+        if entries and len(entries) != stack.pixels.shape[axis]:
+            raise BadValue(
+                f"{len(entries)} {name} for values of shape {stack.pixels.shape}, expected "
+                f"{stack.pixels.shape[axis]}"
+            )
+    months = np.array([geotiff.month_of(str(date)) for date in dates]) if dates else stack.months
+    return Stack(stack.pixels, tuple(map(str, bands)) or stack.bands, months)
+
+
+def _of_array(raw: object) -> Stack:
+    try:
+        array = np.asarray(raw)
+    except ValueError as error:
+        raise BadValue(f"not an array of pixels: {error}") from None
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3, 4) or 0 in array.shape:
+        raise BadValue(
+            f"an array of shape {array.shape} and type {array.dtype} is no raster: expected "
+            "(height, width), (bands, height, width) or (dates, bands, height, width) numbers"
+        )
+    pixels = array.astype(np.float32).reshape((1,) * (4 - array.ndim) + array.shape)
+    pixels[~np.isfinite(pixels)] = np.nan
+    return Stack(pixels, ("",) * pixels.shape[1], np.full(len(pixels), np.nan))
+
+
+def _joined(stacks: Sequence[Stack]) -> Stack:
+    """Rasters of one place at different dates."""
+    shapes = list(dict.fromkeys(s.pixels.shape[1:] for s in stacks))
+    if len(shapes) > 1 or len({s.bands for s in stacks}) > 1:
+        raise BadValue(
+            "the dates of one value have the same bands and sides, and these have "
+            f"{' and '.join(map(str, shapes[:2]))}: bring them to one grid first"
+        )
+    if len({s.place for s in stacks}) > 1:
+        raise BadValue(
+            "the dates of one value lie on one grid, and these have different coordinate systems "
+            "or corners: bring them to one grid first"
+        )
+    return Stack(
+        np.concatenate([s.pixels for s in stacks]),
+        stacks[0].bands,
+        np.concatenate([s.months for s in stacks]),
+        stacks[0].resolution,
+        stacks[0].place,
+    )
+
+
+def band_names(stacks: Sequence[Stack]) -> tuple[str, ...]:
+    """Names of the bands of a field: those of the files in the order of the first, or numbers.
+
+    Raises:
+        BadValue: some files have names and others none, or another number of bands.
+    """
+    if all(s.named for s in stacks):
+        return tuple(dict.fromkeys(b for s in stacks for b in s.bands))
+    counts = [s.pixels.shape[1] for s in stacks]
+    count = max(set(counts), key=counts.count)
+    return tuple(f"band {i + 1}" for i in range(count))
+
+
+def in_order(pixels: np.ndarray, months: np.ndarray, most: int) -> np.ndarray:
+    """(T, 1 + C, H, W) float32: dates in order, at most so many, the month as the first plane.
+
+    Args:
+        pixels: (T, C, H, W).
+        months: (T,), NaN where unknown; then dates stay in the order they have.
+        most: dates; of more evenly spaced ones.
+    """
+    # a date without any pixel says nothing
+    filled = np.isfinite(pixels).any((1, 2, 3))
+    pixels, months = pixels[filled], months[filled]
+    if np.isfinite(months).all():
+        order = np.argsort(months, kind="stable")
+        pixels, months = pixels[order], months[order]
+        for i in range(1, len(months)):
+            months[i] = max(months[i], months[i - 1] + NEXT)
+    else:
+        months = np.full(len(pixels), np.nan)
+    if len(pixels) > most:
+        chosen = np.linspace(0, len(pixels) - 1, most).round().astype(int)
+        pixels, months = pixels[chosen], months[chosen]
+    plane = np.broadcast_to(months[:, None, None, None], (len(pixels), 1, *pixels.shape[2:]))
+    return np.concatenate([plane.astype(np.float32), pixels.astype(np.float32)], 1)
+
+
+def crop(
+    value: np.ndarray, shares: tuple[float, float], least: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A random window of whole pixels.
+
+    Args:
+        value: (T, planes, H, W).
+        shares: of a side, from and to.
+        least: pixels of a side, where the value has so many.
+        rng: the only source of randomness.
+    """
+    share = rng.uniform(*shares)
+    windows = []
+    for side in value.shape[2:]:
+        length = min(side, max(least, round(share * side)))
+        start = int(rng.integers(side - length + 1))
+        windows.append(slice(start, start + length))
+    out: np.ndarray = value[:, :, windows[0], windows[1]]
+    return out
+
+
+def _index(bands: Sequence[str], names: Sequence[str]) -> int | None:
+    lower = [band.lower() for band in bands]
+    return next((lower.index(name) for name in names if name in lower), None)
+
+
+def has_vegetation(bands: Sequence[str]) -> bool:
+    """Whether red and near infrared are among the bands."""
+    return None not in (_index(bands, COLOURS[0]), _index(bands, NEAR_INFRARED))
+
+
+def vegetation(pixels: np.ndarray, bands: Sequence[str]) -> float | None:
+    """The normalised difference of near infrared and red (NDVI, Rouse et al. 1974), the mean over
+    pixels; None where there is none.
+
+    Args:
+        pixels: (T, C, H, W).
+        bands: their names, see `has_vegetation`.
+    """
+    red, near = _index(bands, COLOURS[0]), _index(bands, NEAR_INFRARED)
+    if red is None or near is None:
+        return None
+    index = _difference(pixels[:, near], pixels[:, red])
+    return float(np.nanmean(index)) if np.isfinite(index).any() else None
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    total = a + b
+    return np.where(np.abs(total) > 1e-12, (a - b) / np.where(total == 0, 1, total), np.nan)
+
+
+def picture(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:
+    """(h, w, 3) uint8 of dates beside each other; what is missing is grey.
+
+    Args:
+        pixels: (T, C, H, W).
+        bands: their names.
+    """
+    colours = [_index(bands, names) for names in COLOURS]
+    count = pixels.shape[1]
+    chosen = [c for c in colours if c is not None]
+    if len(chosen) < 3:
+        chosen = [0, 1, 2] if count >= 3 else [0, 0, 0]
+    shown = pixels[:, chosen]
+    out = np.full(shown.shape, GREY, dtype=np.float32)
+    for i in range(3):
+        band = shown[:, i]
+        if np.isfinite(band).any():
+            low, high = np.nanpercentile(band, SHOWN)
+            out[:, i] = np.nan_to_num(
+                (band - low) / max(float(high - low), 1e-12) * 255, nan=float(GREY)
+            )
+    whole = np.concatenate(list(out.clip(0, 255).astype(np.uint8)), 2).transpose(1, 2, 0)
+    times = max(1, math.ceil(MIN_SIDE / min(whole.shape[:2])))
+    return np.ascontiguousarray(whole.repeat(times, 0).repeat(times, 1))
+
+
+def statistics(values: Sequence[np.ndarray]) -> list[npt.NDArray[np.float64]]:
+    """Groups of columns of n >= 1 values (T, C, H, W), NaN where nothing is known."""
+    rows: list[list[np.ndarray]] = []
+    for value in values:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rows.append(_statistics(value.astype(np.float64)))
+    return [np.stack(group) for group in zip(*rows)]
+
+
+def _statistics(value: np.ndarray) -> list[np.ndarray]:
+    count = value.shape[1]
+    flat = value.transpose(1, 0, 2, 3).reshape(count, -1)
+    present = np.isfinite(flat)
+    # a band without a pixel has NaN in all of its columns, and no warning
+    safe = np.where(present.any(1, keepdims=True), flat, 0.0)
+    mean, deviation = np.nanmean(safe, 1), np.nanstd(safe, 1)
+    quantiles = np.nanquantile(safe, QUANTILES, axis=1)
+    across = [_mean_of(np.abs(np.diff(value, axis=axis)), (0, 2, 3)) for axis in (2, 3)]
+    by_date = _mean_of(value, (2, 3))
+    change = np.where(np.isfinite(by_date).any(0), np.nanmax(_filled(by_date), 0), 0)
+    change = change - np.where(np.isfinite(by_date).any(0), np.nanmin(_filled(by_date), 0), 0)
+    used = mean[:MAX_RATIOS]
+    upper = np.triu_indices(len(used), 1)
+    ratios = np.nan_to_num(_difference(used[:, None], used[None]))[upper]
+    groups = [mean, deviation, quantiles.ravel(), np.concatenate(across), change, ratios]
+    unknown = ~present.any(1)
+    for group in groups[:2]:
+        group[unknown] = np.nan
+    return [group for group in groups if group.size]
+
+
+def _filled(values: np.ndarray) -> np.ndarray:
+    """Columns without any number are 0, so that numpy does not warn."""
+    return np.where(np.isfinite(values).any(0), values, 0.0)
+
+
+def _mean_of(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The mean over axes of what exists, NaN where nothing does."""
+    present = np.isfinite(values)
+    count = present.sum(axes)
+    total = np.where(present, values, 0).sum(axes)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def checked(raw: Any, limits: Limits) -> Raw:
+    """An untrusted raster, after a look at its header.
+
+    Args:
+        raw: bytes of a file, or parsed JSON: {"values": lists, "dates": texts, "bands": texts}.
+        limits: of the cost.
+
+    Raises:
+        TooLarge: it would cost more than `limits` allow.
+        BadValue: it is of another kind, or damaged.
+    """
+    if isinstance(raw, dict) and VALUES in raw and raw.keys() <= {VALUES, DATES, BANDS}:
+        stack = _of_dict(raw)  # which opens no file
+        _check_size(stack.pixels.size, limits)
+        return raw
+    data = file_of(raw)
+    if is_numpy(data):
+        array = array_of(data)
+        _check_size(array.size, limits)
+        return array
+    _check_size(math.prod(geotiff.sides(data)), limits)
+    return data
+
+
+def _check_size(numbers: int, limits: Limits) -> None:
+    if numbers > limits.pixels:
+        raise TooLarge(f"{numbers:,} pixels of all bands; at most {limits.pixels:,} are read")

@@ -1,0 +1,74 @@
+"""Tokens of `Raster`: a linear map of each patch of each date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amodal.core import Column, Ragged, Tokens
+from amodal.modalities.shared import dense as _dense
+from amodal.modalities.shared import raster_patches as _patches
+
+if TYPE_CHECKING:
+    from amodal.modalities.raster import Raster
+
+
+class RasterTokenizer(nn.Module):
+    """A linear map of the pixels of a patch, all bands of one date, and of the mask of those that
+    exist. A missing pixel counts as the mean of its band.
+
+    Args:
+        raster: the modality.
+        width: D of the tokens.
+    """
+
+    def __init__(self, raster: Raster, width: int):
+        super().__init__()
+        self.raster = raster
+        self.project = nn.Linear(2 * len(raster.bands) * raster.tile**2, width)
+
+    def forward(self, column: Column, name: str, size: int) -> Tokens:
+        """Tokens of rasters, at the positions (month, row, column of the patch)."""
+        values = cast(Ragged, column.values)
+        x_TD = self.project(torch.cat(_patches.pixels_of(values.flat), 1))
+        place = values.flat[:, : _patches.PLACE]
+        return Tokens.of(x_TD, column.rows, values.lengths, place, name, size)
+
+
+class RasterGraph(nn.Module):
+    """Dense form of `RasterTokenizer`: as many tokens as a batch needs."""
+
+    inputs: ClassVar[dict[str, str]] = {
+        "patches": "(N, L, 3 + bands * patch * patch) float32: month, row and column of each "
+        "patch, then its standardised pixels, NaN where missing; anything past the end",
+        "lengths": "(N,) int64: patches of each raster, at least 1",
+    }
+    axes: ClassVar[tuple[dict[int, str], ...]] = ({0: "batch", 1: "patches"}, {0: "batch"})
+
+    def __init__(self, tokenizer: RasterTokenizer):
+        super().__init__()
+        self.raster, self.project = tokenizer.raster, tokenizer.project
+
+    def forward(self, patches: Tensor, lengths: Tensor) -> _dense.Tokenised:
+        """See `amodal.modalities.shared.dense`."""
+        mask_NL = _dense.length_mask(patches, lengths)
+        # what pads a batch may be anything
+        patches = torch.where(mask_NL.unsqueeze(2), patches, 0.0)
+        x_NLD = self.project(torch.cat(_patches.pixels_of(patches), 2))
+        return x_NLD, patches[..., : _patches.PLACE], mask_NL
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """n random values of different sides, with gaps."""
+        tile = self.raster.tile
+        sides = [tile * max(1, round(max(length - i, 1) ** 0.5)) for i in range(n)]
+        values = [
+            _dense.random_values(self.raster.scale(), (1, side, side), rng).transpose(0, 3, 1, 2)
+            for side in sides
+        ]
+        return [
+            self.raster.decode(np.where(rng.random(v.shape) < 0.2, np.float32(np.nan), v))
+            for v in values
+        ]
