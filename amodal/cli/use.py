@@ -90,7 +90,8 @@ def evaluate(
             metavar="A,B",
             help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; by default all "
             "that apply except missing_modality_robustness, modality_subsets, prompts, "
-            "base_to_new, small_objects, backdoor, next_event; options: --protocol.NAME VALUE",
+            "base_to_new, small_objects, backdoor, next_event, dense; options: "
+            "--protocol.NAME VALUE",
         ),
     ] = "",
     json: Annotated[

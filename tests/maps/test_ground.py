@@ -76,7 +76,7 @@ def test_all_tiles_become_one_file_on_the_grid_of_the_scene(trained, tmp_path, c
     # as of the whole scene: the borders of tiles do not show
     whole = np.concatenate([np.full((1, 1, 64, 64), np.nan), scene()[None]], 1)
     expected = dense.dense_features(model.encoder, "image", whole.astype(np.float32))
-    np.testing.assert_allclose(values, expected.transpose(2, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(values, expected.transpose(2, 0, 1), atol=2e-3)
     assert "wrote" in capsys.readouterr().out
 
 
@@ -91,7 +91,7 @@ def test_a_scene_is_read_by_windows_and_has_no_seams(trained, tmp_path):
     with Pillow.open(picture) as drawn:
         assert drawn.size == (15, 15) and len(set(drawn.getdata())) > 50
     first = dense.dense_features(model.encoder, "image", model.read(trained[1]).value(0, "image"))
-    np.testing.assert_allclose(values[:, 0, 0], first[0, 0], atol=1e-5)
+    np.testing.assert_allclose(values[:, 0, 0], first[0, 0], atol=2e-3)
     # the steps between neighbours are no larger where windows begin than elsewhere
     step = np.abs(np.diff(values, axis=2)).mean((0, 1))
     edges = [s - 1 for s in dense.starts(15, TILE // PATCH) if s]
@@ -184,7 +184,7 @@ def test_values_of_other_dates_are_other_measurements(trained, tmp_path):
     )
     file, picture = ground.write_dense(model, data, tmp_path / "m.tif", progress=False)
     mean = (tiles[0] + tiles[1]) / 2
-    np.testing.assert_allclose(read(file)[0], mean.transpose(2, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(read(file)[0], mean.transpose(2, 0, 1), atol=2e-3)
 
 
 def test_a_run_without_rasters_says_so(tmp_path):

@@ -51,6 +51,32 @@ def class_raster(raw: Raw) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
+def amount_raster(raw: Raw) -> np.ndarray:
+    """Amounts, such as depth, as they stand in a file.
+
+    Args:
+        raw: A GeoTIFF, .npy or picture of one channel, its bytes, or an array (H, W).
+
+    Returns:
+        (H, W) float64, NaN where missing.
+
+    Raises:
+        BadValue: For what has more than one channel.
+    """
+    from amodal.modalities.shared import pixels, raster_values
+
+    content = unwrap(raw)
+    try:
+        found = raster_values.read(content).pixels[0]
+    except BadValue:
+        picture = pixels.read(content)
+        found = picture if isinstance(picture, np.ndarray) else np.asarray(picture)[None]
+    if found.ndim != 3 or len(found) != 1:
+        raise BadValue(f"amounts are one channel (H, W), not an array of shape {found.shape}")
+    amounts = found[0].astype(np.float64)
+    return np.where(np.isfinite(amounts), amounts, np.nan)
+
+
 def _open(data: bytes) -> Pillow.Image:
     try:
         picture = Pillow.open(io.BytesIO(data))

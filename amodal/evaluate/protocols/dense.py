@@ -1,0 +1,211 @@
+"""The dense probe: how much of a map of classes or amounts a linear map reads off frozen tokens.
+
+As frozen encoders are compared on segmentation and depth (Oquab et al., DINOv2, TMLR 2024,
+arXiv:2304.07193, section 7.4, "lin."): a linear layer on the tokens of the last layer, whose
+outputs are enlarged to the pixels of the map. Tokens learn the class that most of their pixels
+have, or the mean amount. Raw values, the pixels of a token without a network, are probed alike.
+
+`source` of a row is the field, or "raw values". Intervals are 95 %, from resampling records.
+
+Differs: from the paper in the solver (penalised logistic and ridge regression, the penalty chosen
+by cross-validation, in place of SGD over a grid of rates) and in that probes learn from tokens, not
+from enlarged logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from amodal.core import AmodalError, Batch, Column, unknown
+from amodal.core.matmul import fast_products
+from amodal.data.other_column import read_from
+from amodal.evaluate.context import Context
+from amodal.evaluate.dense_probe import Example, probe_amounts, probe_classes
+from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.protocol import Protocol
+from amodal.evaluate.result import Result
+from amodal.inference.dense import dense_features
+from amodal.inference.embed import Embedded
+from amodal.inference.forward_passes import eval_mode
+from amodal.modalities import BadValue, Modality
+from amodal.modalities.shared.protocols import OnGround
+from amodal.modalities.shared.rasters import amount_raster, class_raster
+from amodal.nn.encoder import Encoder
+from amodal.nn.patch_vectors import patch_features, token_grids
+
+RAW = "raw values"
+MIN_RECORDS = 5
+"""With a map, of each part; fewer measure nothing."""
+
+Grids = Callable[[np.ndarray], np.ndarray | None]
+"""A decoded value -> (rows, columns, D) float32, NaN where there is no data; None without a grid.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the protocol.
+
+    Args:
+        truth: The field or column with maps: pictures of class numbers, 255 where unknown; or of
+            amounts.
+        places: The field whose tokens are probed; by default the only one that has places.
+        amounts: Whether maps hold amounts, such as depth, and not classes.
+        records: Of each part at most.
+        draws: Of the intervals.
+    """
+
+    truth: str = ""
+    places: str = ""
+    amounts: bool = False
+    records: int = 500
+    draws: int = 500
+
+
+class Dense(Protocol):
+    """Linear probes on tokens."""
+
+    name, default = "dense", False
+    rank = 120
+    reads_tokens = True
+    headlines = ("mIoU", "R2")
+    Options = Options
+
+    def run(self, context: Context) -> Result:
+        options, dataset, encoder = context.options, context.dataset, context.encoder
+        if dataset is None or not isinstance(encoder, Encoder):
+            raise NotApplicable("it reads records by one encoder, and these are vectors only")
+        field = _field(encoder, options.places, options.truth, list(dataset.fields))
+        if not options.truth:
+            raise NotApplicable(
+                "it needs the field with maps of classes or amounts: --protocol.truth FIELD"
+            )
+        read = amount_raster if options.amounts else class_raster
+        sources = _sources(encoder, field, _device(context))
+        train, test = (
+            list(_examples(part, field, options.truth, read, sources, options.records))
+            for part in (context.train, context.test)
+        )
+        for name, part in (("training", train), ("test", test)):
+            if len(part) < MIN_RECORDS:
+                raise NotApplicable(
+                    f"{len(part)} {name} records have both {field} and a readable map in "
+                    f"{options.truth}; it needs {MIN_RECORDS}"
+                )
+        measure = probe_amounts if options.amounts else probe_classes
+        rows, spec = measure(train, test, options.draws, context.seed)
+        named = [row | {"source": field if row["source"] != RAW else RAW} for row in rows]
+        spec |= {"places": field, "truth": options.truth, "records": [len(train), len(test)]}
+        return Result(self.name, spec | {"solver": "linear, on tokens"}, named)
+
+
+def _device(context: Context) -> Any:
+    forward = context.test.perturbed_forward
+    return forward.device if forward is not None else "cpu"
+
+
+def _field(encoder: Encoder, wanted: str, truth: str, present: list[str]) -> str:
+    """The field whose tokens are probed."""
+    dense = [f for f, m in encoder.fields.items() if m.layout == "grid" and f in present]
+    if wanted:
+        if wanted not in dense:
+            raise unknown("field with places", wanted, dense)
+        return wanted
+    dense = [f for f in dense if f != truth]
+    if not dense:
+        raise NotApplicable("no field of this run has places: pictures, or rasters")
+    if len(dense) > 1:
+        raise AmodalError(
+            f"{' and '.join(dense)} have places: say whose tokens are probed, --protocol.places "
+            f"{dense[0]}"
+        )
+    return dense[0]
+
+
+def _sources(encoder: Encoder, field: str, device: Any) -> dict[str, Grids]:
+    """What is probed: name -> what makes a grid of a decoded value."""
+    modality = encoder.fields[field]
+    if isinstance(modality, OnGround):
+        raw = _raw_on_ground(modality)
+        return {field: lambda v: dense_features(encoder, field, v, device), RAW: raw}
+    return {
+        field: lambda v: _tokens(encoder, field, v, device),
+        RAW: lambda v: _raw(modality, v),
+    }
+
+
+@torch.no_grad()
+def _tokens(encoder: Encoder, field: str, value: np.ndarray, device: Any) -> np.ndarray | None:
+    column = Column(encoder.fields[field].collate([value]), torch.zeros(1, dtype=torch.int64))
+    with eval_mode(encoder), fast_products():
+        grids = token_grids(patch_features(encoder, Batch.of(1, {field: column}).to(device), field))
+    return grids[0].float().cpu().numpy() if 0 in grids else None
+
+
+def _raw(modality: Modality, value: np.ndarray) -> np.ndarray | None:
+    """Pixels of the modality's own patches."""
+    values = modality.collate([value])
+    column = Column(values, torch.zeros(1, dtype=torch.int64))
+    position = modality.tokenizer(8)(column, "field", 1).position
+    rows, columns = (len(position[:, axis].unique()) for axis in (1, 2))
+    targets = modality.targets(values)
+    if rows * columns != len(targets):
+        return None
+    return targets.reshape(rows, columns, -1).nan_to_num().numpy()
+
+
+def _raw_on_ground(modality: Modality) -> Grids:
+    tile = cast(OnGround, modality).tile
+
+    def grid(value: np.ndarray) -> np.ndarray:
+        flat = cast(Any, modality.collate([value])).flat
+        rows, columns = (-(-side // tile) for side in value.shape[2:])
+        place, pixels = flat[:, 1:3].long(), flat[:, 3:].nan_to_num()
+        index = place[:, 0] * columns + place[:, 1]
+        count = torch.bincount(index, minlength=rows * columns).unsqueeze(1)
+        total = torch.zeros(rows * columns, pixels.shape[1]).index_add_(0, index, pixels)
+        out = torch.where(count > 0, total / count, torch.nan)
+        return out.reshape(rows, columns, -1).numpy()
+
+    return grid
+
+
+def _examples(
+    part: Embedded,
+    field: str,
+    truth: str,
+    read: Callable[[Any], np.ndarray],
+    sources: dict[str, Grids],
+    most: int,
+) -> Iterator[Example]:
+    """Records that have the field and a map, evenly spaced."""
+    forward = part.perturbed_forward
+    if forward is None:
+        raise NotApplicable("tokens are read from records, and these are vectors only")
+    dataset, rows = forward.dataset, np.asarray(forward.indices)
+    maps = read_from(dataset, field, truth)
+    rows = rows[dataset.present(field)[rows] & maps.present(field)[rows]]
+    for row in rows[
+        np.unique(np.linspace(0, max(len(rows) - 1, 0), most).astype(int))[: len(rows)]
+    ]:
+        try:
+            value, content = dataset.value(int(row), field), maps.raw(int(row), field)
+            if value is None or content is None:
+                continue
+            target = read(content)
+        except BadValue:
+            continue
+        grids = {name: make(value) for name, make in sources.items()}
+        if grids[field] is None:
+            raise NotApplicable(
+                f"the encoder makes one vector of a value of {field}, or tokens that form no grid"
+            )
+        yield Example({n: g for n, g in grids.items() if g is not None}, target)
+
+
+PROTOCOL = Dense()
