@@ -150,13 +150,10 @@ class Raster(Modality):
         Bands of a file are found by their names where it has names, else by their order. Absent
         ones are missing.
         """
-        stack = _values.read(raw)
+        stack = _values.read(raw, self.size)
         height, width = stack.pixels.shape[2:]
         if max(height, width) > self.size:
-            raise BadValue(
-                f"{height:,} x {width:,} pixels, and a side has {self.size} at most (size): cut it "
-                "into tiles"
-            )
+            raise _geotiff.too_large(height, width, self.size)
         return self._decoded(stack)
 
     def on_ground(self, raw: Raw | None) -> tuple[np.ndarray, tuple[str, tuple[float, ...]]]:

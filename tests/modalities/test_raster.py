@@ -151,6 +151,14 @@ def test_larger_values_are_not_resampled_without_a_word():
         raster.decode(tiff(pixels()))
 
 
+def test_a_small_file_of_a_large_scene_is_refused_by_its_header(monkeypatch):
+    data = tiff(np.zeros((1, 8192, 8192), np.uint8), ("B02",), compress="deflate")
+    assert len(data) < 400_000
+    monkeypatch.setattr(np.ma, "filled", lambda *_: pytest.fail("pixels were read"))
+    with pytest.raises(BadValue, match="8,192 x 8,192 pixels, and a side has 64 at most"):
+        modalities.make("raster", bands=BANDS).decode(data)
+
+
 def test_turned_views_have_the_same_pixels():
     raster = modalities.make("raster", bands=("a",), size=8)
     value = raster.decode(np.arange(64, dtype=np.float32).reshape(1, 8, 8))
@@ -180,6 +188,16 @@ def test_a_tiff_is_a_raster_by_its_place_or_its_bands(tmp_path, crs, bands, kind
         assert modalities.guess([path]) == kind
         assert modalities.guess([data]) == kind
     assert geotiff.is_raster(data) == geotiff.is_raster(path) == (kind == "raster")
+
+
+def test_a_system_of_coordinates_without_a_plane_says_no_ground_resolution():
+    assert geotiff.read(tiff(pixels(), crs="EPSG:4978")).resolution == 0  # geocentric
+
+
+def test_a_header_that_leads_past_all_memory_is_no_raster():
+    data = bytearray(tiff(pixels(), BIGTIFF="YES"))
+    data[8:16] = b"\xff" * 8
+    assert not geotiff.is_raster(bytes(data))
 
 
 def test_degrees_are_metres_along_a_meridian():

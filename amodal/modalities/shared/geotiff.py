@@ -25,7 +25,7 @@ from amodal.modalities.shared.base import BadValue
 DRIVERS = ("GTiff", "JP2OpenJPEG")
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """TIFF and BigTIFF, of either byte order."""
-MAX_PIXELS = 2**28
+MAX_PIXELS = 2**27
 """Pixels times bands of a file that is read whole."""
 SAMPLES, SCALE_TAG, TIE_TAG, MATRIX_TAG, KEYS_TAG = 277, 33550, 33922, 34264, 34735
 """Of TIFF: samples a pixel, and the tags of GeoTIFF 1.1 (OGC 19-008r4)."""
@@ -103,7 +103,8 @@ def is_raster(file: Path | bytes) -> bool:
             with open(regular(file), "rb") as stream:
                 with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
                     tags = dict(_tags(content))
-    except (OSError, struct.error, ValueError):  # ValueError: an empty file cannot be mapped
+    # an empty file cannot be mapped (ValueError), an offset may be past all memory (OverflowError)
+    except (OSError, struct.error, ValueError, OverflowError):
         return False
     placed = {SCALE_TAG, TIE_TAG, MATRIX_TAG, KEYS_TAG} & tags.keys()
     return bool(placed) or tags.get(SAMPLES, 1) > PICTURE_BANDS
@@ -135,22 +136,25 @@ def sides(data: bytes) -> tuple[int, int, int]:
         return file.count, file.height, file.width
 
 
-def read(data: bytes, name: str = "", *, most: int = MAX_PIXELS) -> Scene:
+def read(data: bytes, name: str = "", *, longest: int = 0) -> Scene:
     """All bands of a file.
 
     Args:
         data: its bytes.
         name: of the file, which may name the day.
-        most: pixels times bands that are read.
+        longest: pixels of a side at most; 0 for as many as `MAX_PIXELS` allows. A larger file is
+            refused by its header: a few bytes may unpack to a scene of a gigabyte.
 
     Raises:
         BadValue: it is no raster, damaged, or too large.
     """
     with _opened(data) as file:
-        if (size := file.count * file.height * file.width) > most:
+        if longest and max(file.height, file.width) > longest:
+            raise too_large(file.height, file.width, longest)
+        if (size := file.count * file.height * file.width) > MAX_PIXELS:
             raise BadValue(
                 f"{file.count} bands of {file.height:,} x {file.width:,} pixels are {size:,} "
-                f"numbers, more than {most:,}: cut it into tiles"
+                f"numbers, more than {MAX_PIXELS:,}: cut it into tiles"
             )
         if np.dtype(file.dtypes[0]).kind == "c":
             raise BadValue("complex numbers; save amplitude and phase, or real and imaginary part")
@@ -170,6 +174,13 @@ def read(data: bytes, name: str = "", *, most: int = MAX_PIXELS) -> Scene:
         )
 
 
+def too_large(height: int, width: int, longest: int) -> BadValue:
+    """The error for a value that no network reads whole."""
+    return BadValue(
+        f"{height:,} x {width:,} pixels, and a side has {longest} at most (size): cut it into tiles"
+    )
+
+
 def _month(tags: Mapping[str, str], name: str) -> float:
     lower = {key.lower(): text for key, text in tags.items()}
     texts = [lower[key.lower()] for key in DATE_TAGS if key.lower() in lower]
@@ -184,9 +195,12 @@ def _metres(file: Any) -> float:
     """Metres of a pixel's side, the geometric mean of both; 0 if unknown."""
     if file.crs is None:
         return 0.0
-    per_unit = (
-        METRES_PER_DEGREE if file.crs.is_geographic else float(file.crs.linear_units_factor[1])
-    )
+    try:
+        per_unit = (
+            METRES_PER_DEGREE if file.crs.is_geographic else float(file.crs.linear_units_factor[1])
+        )
+    except ValueError:  # a system that is neither of degrees nor of a plane
+        return 0.0
     a, b, _, d, e, _ = tuple(file.transform)[:6]
     return float(abs(a * e - b * d) ** 0.5 * per_unit)
 
@@ -198,7 +212,11 @@ def _opened(data: bytes) -> Iterator[Any]:
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # of a file without a place
-            rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"),
+            rasterio.Env(
+                GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+                GDAL_PAM_ENABLED="NO",
+                GDAL_NUM_THREADS="1",
+            ),
             rasterio.io.MemoryFile(data) as memory,
             memory.open(driver=list(DRIVERS), sharing=False) as file,
         ):

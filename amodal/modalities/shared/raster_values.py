@@ -58,12 +58,13 @@ class Stack:
         return all(self.bands) and len(set(self.bands)) == len(self.bands)
 
 
-def read(raw: Raw) -> Stack:
+def read(raw: Raw, longest: int = 0) -> Stack:
     """A raster of any kind.
 
     Args:
         raw: a file or its bytes, an array (H, W), (C, H, W) or (T, C, H, W), a dict with "values"
             and, if known, "dates" and "bands", or a list of rasters, one for each date.
+        longest: pixels of a side at most, 0 for any number.
 
     Raises:
         BadValue: it is none, or damaged.
@@ -72,12 +73,13 @@ def read(raw: Raw) -> Stack:
     if isinstance(raw, (Path, str, bytes)):
         data = read_bytes(raw)
         if not is_numpy(data):
-            return _of_scene(geotiff.read(data, "" if isinstance(raw, bytes) else str(raw)))
+            name = "" if isinstance(raw, bytes) else str(raw)
+            return _of_scene(geotiff.read(data, name, longest=longest))
         raw = load_numpy(data)
     if isinstance(raw, dict):
         return _of_dict(raw)
     if isinstance(raw, (list, tuple)) and raw and all(_is_file(part) for part in raw):
-        return _joined([read(part) for part in raw])
+        return _joined([read(part, longest) for part in raw])
     return _of_array(raw)
 
 
