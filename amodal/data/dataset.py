@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, is_list_of_words
 from amodal.core.regular_file import is_file_or_pipe
 from amodal.data import splits
 from amodal.data.cache import Cache
@@ -164,12 +165,8 @@ class Dataset(ItemsMixin):
             AmodalError: there is no such label, or no record has it and it is `required`.
         """
         if name not in self.labels:
-            raise unknown(
-                "label of this dataset",
-                name,
-                self.labels,
-                "Labels are declared in dataset.toml: [labels.NAME].",
-            )
+            hint = "Labels are declared in dataset.toml: [labels.NAME]."
+            raise unknown("label of this dataset", name, self.labels, hint)
         label = self.labels[name]
         cells = self.reader.cells(label.column or name)
         values = (
@@ -227,6 +224,10 @@ class Dataset(ItemsMixin):
 
     def select(self, fields: Iterable[str]) -> Dataset:
         """The same records with only these fields. The cache of decoded values is shared."""
+        fields = (
+            fields if isinstance(fields, str) or not isinstance(fields, Iterable) else [*fields]
+        )
+        check_type("fields", fields, is_list_of_words, "a list of names, such as ['image']")
         chosen = {self.find_field(name): self.schema.fields[name] for name in fields}
         return self._with(replace(self.schema, fields=chosen), self.cache)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from amodal import data as records
 from amodal.core import AmodalError
+from amodal.core.argument_types import check_type, has_names, is_list_of_words, is_path
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.studies.candidate import Candidate
@@ -125,6 +126,10 @@ def align(
     Raises:
         AmodalError: For a mistake in the arguments or the data.
     """
+    check_type("out", out, is_path, "the run folder to write")
+    check_type("backbones", backbones, has_names, "field -> backbone, such as {'image': SPEC}")
+    check_type("fields", fields or [], is_list_of_words, "a list of names, such as ['image']")
+    check_type("options", options or {}, has_names, "a dict of name -> value")
     common = {"backbones": dict(backbones), "progress": progress, **settings}
     earlier = _earlier(Path(out)) if resume else None
     if method:
