@@ -46,7 +46,7 @@ OPEN = {
 
 
 @pytest.mark.parametrize("call, words", OPEN.values(), ids=OPEN)
-def test_opening(call, words, data, recwarn):
+def test_what_is_opened(call, words, data, recwarn):
     with pytest.raises(AmodalError, match=words):
         call(data)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 from amodal.errors import AmodalError
 
@@ -60,6 +60,14 @@ def is_list(value: Any) -> bool:
 
 def is_list_of_words(value: Any) -> bool:
     return is_list(value) and all(isinstance(word, str) for word in value)
+
+
+def list_of_words(name: str, value: Any, example: str) -> list[str]:
+    """Texts that come one by one, as a list. Raises AmodalError for a single text, and for what is
+    none."""
+    words = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else value
+    check_type(name, words, is_list_of_words, f"a list of names, such as {example}")
+    return cast(list[str], words)
 
 
 def has_names(value: Any) -> bool:

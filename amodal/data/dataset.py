@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.core import AmodalError, unknown
-from amodal.core.argument_types import check_type, is_list_of_words
+from amodal.core.argument_types import list_of_words
 from amodal.core.regular_file import is_file_or_pipe
 from amodal.data import splits
 from amodal.data.cache import Cache
@@ -224,11 +224,8 @@ class Dataset(ItemsMixin):
 
     def select(self, fields: Iterable[str]) -> Dataset:
         """The same records with only these fields. The cache of decoded values is shared."""
-        fields = (
-            fields if isinstance(fields, str) or not isinstance(fields, Iterable) else [*fields]
-        )
-        check_type("fields", fields, is_list_of_words, "a list of names, such as ['image']")
-        chosen = {self.find_field(name): self.schema.fields[name] for name in fields}
+        names = list_of_words("fields", fields, "['image']")
+        chosen = {self.find_field(name): self.schema.fields[name] for name in names}
         return self._with(replace(self.schema, fields=chosen), self.cache)
 
     def with_fields(self, modalities: Mapping[str, Modality]) -> Dataset:
