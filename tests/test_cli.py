@@ -66,6 +66,17 @@ def test_the_next_command_measures_what_there_is(tmp_path, capsys):
     assert "`amodal diagnose` measures" in refused(capsys, "evaluate", out, "--data", data)
 
 
+def test_a_query_without_a_field_is_refused_with_what_to_write(capsys):
+    error = refused(capsys, "search", "runs/a b", "a dog", "on a beach", "--k", "3")
+    assert "amodal search 'runs/a b' --query FIELD='a dog on a beach'" in error
+
+
+def test_a_packaged_encoder_without_its_library(capsys, folder, tmp_path):
+    words = ["pretrain", "simclr", "--data", str(folder), "--out", str(tmp_path / "run")]
+    error = refused(capsys, *words, "--backbone", "image=efficientnet_lite0")
+    assert "write package:efficientnet_lite0" in error
+
+
 @pytest.mark.parametrize("arguments", [["methods"], ["align", "--help"]])
 def test_who_reads_no_further_gets_no_error(arguments):
     with subprocess.Popen(
