@@ -77,6 +77,11 @@ def test_a_model(call, words, model, data):
         call(model, data)
 
 
+def test_a_field_of_another_kind_is_said_with_what_to_write(model):
+    with pytest.raises(AmodalError, match=r"fields=\{'pix': 'table'\}\); if it is not, rename"):
+        model.encode({"pix": ["some words", "and others", "of a text"]})
+
+
 def test_progress_is_a_flag_everywhere(model, data, tmp_path, capsys):
     few = data.subset(range(8))
     assert len(model.embed(few, progress=False).keys) == 8

@@ -243,9 +243,10 @@ class Dataset(ItemsMixin):
             old = self.schema.fields.get(name)
             if old is not None and type(old.modality) is not type(modality):
                 kinds = [name_of(m) for m in (old.modality, modality)]
+                where = "in its dataset.toml" if self.path else f"fields={{{name!r}: {kinds[1]!r}}}"
                 raise AmodalError(
                     f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is "
-                    f"expected. Rename {'it in dataset.toml' if self.path else 'the column'}."
+                    f"expected. If it is that, say so ({where}); if it is not, rename it."
                 )
             if (
                 old is None
