@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.core import AmodalError, AmodalWarning, Recipe
+from amodal.core.argument_types import check_type, has_names, is_list_of_words, is_path
 from amodal.core.recipe import NAMES, renamed
 from amodal.core.usual_names import unknown_setting
 
@@ -94,6 +95,9 @@ class Embedder:
         from amodal import data as records
         from amodal.model import pretrain
 
+        check_type("fields", self.fields or [], _are_fields, "names, or a dict of name -> modality")
+        check_type("options", self.options or {}, has_names, "a dict of name -> value")
+        check_type("out", self.out or "run", is_path, "the run folder to write")
         modalities = self.fields if isinstance(self.fields, Mapping) else None
         dataset = records.open(_readable(X), fields=modalities or None)
         names = dataset.fields if modalities is not None else self.fields or dataset.fields
@@ -171,6 +175,7 @@ class Embedder:
             (n, D), NaN for records without a readable value, which a warning counts.
         """
         from amodal.evaluate import embed_records
+        from amodal.inference.embed import unreadable
 
         self._fitted()
         dataset = self._read(_readable(X))
@@ -186,7 +191,8 @@ class Embedder:
         vectors[fused.rows.numpy()] = cast("Tensor", fused.values).numpy()
         if empty := len(dataset) - len(fused):
             warnings.warn(
-                f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN",
+                f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN"
+                + (f"\n{unreadable(embedded.bad)}" if embedded.bad else ""),
                 AmodalWarning,
                 stacklevel=2,
             )
@@ -213,6 +219,12 @@ class Embedder:
         }
         if not columns:
             raise self._no_field(X)
+        for name, column in X.items():
+            if not hasattr(column, "__len__") or isinstance(column, str):
+                raise AmodalError(
+                    f"column {name!r} must be a list, array or tensor with a value for each "
+                    f"record, not {type(column).__name__}"
+                )
         n = len(next(iter(X.values())))
         empty = {c: [None] * n for name, f in columns.items() for c in _columns_of(name, f, X)}
         return records.Dataset(Arrays(empty | dict(X)), Schema(columns))
@@ -229,6 +241,7 @@ class Embedder:
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
         """(D,) embedder0, embedder1, …"""
+        self._fitted()
         return np.array([f"embedder{i}" for i in range(self.n_features_out_)], dtype=object)
 
     # the interface of scikit-learn estimators, without depending on scikit-learn
@@ -266,6 +279,10 @@ class Embedder:
 
 
 PASSED = ("size", "trunk", "positions", "pool", "device", "progress", "recipe")
+
+
+def _are_fields(fields: Any) -> bool:
+    return is_list_of_words(fields) or has_names(fields)
 
 
 def _parameters() -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,8 @@ from amodal.inference.encode import EncodeMixin
 from amodal.inference.heads import AnyHead, head_of, method_of_head
 from amodal.inference.partial_data import read_partial
 from amodal.inference.probe_head import ProbeHead
-from amodal.inference.retrieve import KEYS, GenerativeRetriever, retriever_of
+from amodal.inference.query import merged
+from amodal.inference.retrieve import KEYS, RetrieveMixin
 from amodal.linkage import Links, link
 from amodal.maps import Maps, RegionTexts, map_records
 from amodal.methods import is_user_code
@@ -36,6 +36,7 @@ from amodal.methods.shared.packaged_weights import leave_out
 from amodal.modalities import Modality
 from amodal.nn.backbones.pretrained import is_own_code
 from amodal.nn.encoder import Encoder
+from amodal.progress import Counter, counted
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
 from amodal.selection import Selection, curate
@@ -97,7 +98,7 @@ def load(
     return Model._open(Path(path), device=device, method=method, backbones=backbones)
 
 
-class Model(EncodeMixin, HubMixin):
+class Model(EncodeMixin, RetrieveMixin, HubMixin):
     """A trained method and its encoder.
 
     Args:
@@ -203,18 +204,19 @@ class Model(EncodeMixin, HubMixin):
         data: Openable,
         *,
         part: str | None = None,
-        progress: Callable[[int], object] | None = None,
+        progress: Counter = None,
     ) -> Embedded:
         """Embed records: a vector of each source of each, with keys and labels.
 
         Args:
             data: Whatever `amodal.open` takes.
             part: "train", "valid" or "test"; all records if None.
-            progress: Called with the number of records just done.
+            progress: True for a bar, or called with the number of records just done.
         """
         dataset = self.with_features(self.read(data))
-        indices = dataset.split(part) if part else range(len(dataset))
-        return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
+        rows = dataset.split(part) if part else range(len(dataset))
+        with counted(progress, "embed", len(rows)) as done:
+            return embed_records(self.encoder, dataset, rows, device=self.device, progress=done)
 
     def adapt(self, data: Openable, out: str | Path, *, label: str, **settings: Any) -> Model:
         """Fine-tune this encoder to predict `label`; see `amodal.adapt.adapt` for the settings."""
@@ -227,7 +229,7 @@ class Model(EncodeMixin, HubMixin):
         *,
         part: str | None = None,
         by_field: bool = False,
-        progress: Callable[[int], object] | None = None,
+        progress: Counter = None,
         **by_name: Any,
     ) -> pa.Table:
         """Predict labels of records, classes by their names, or the field that a method generates.
@@ -235,7 +237,7 @@ class Model(EncodeMixin, HubMixin):
         Args:
             data, part: Whatever `amodal.open` takes; "train", "valid" or "test", all if None.
             by_field: Before any field and after each, `LABEL, after FIELD` (multimodn).
-            progress: Called with the number of records just done.
+            progress: True for a bar, or called with the number of records just done.
             by_name: `classes=`, seen or not; see `amodal.inference.class_predictions.classify`.
 
         Returns:
@@ -244,8 +246,8 @@ class Model(EncodeMixin, HubMixin):
         Raises:
             AmodalError: For a run that predicts nothing.
         """
-        options = {"by_field": by_field, "progress": progress, **by_name}
-        return predictions(self, data, part=part, **options)
+        with counted(progress, "predict") as done:
+            return predictions(self, data, part=part, by_field=by_field, progress=done, **by_name)
 
     def evaluate(
         self,
@@ -309,10 +311,13 @@ class Model(EncodeMixin, HubMixin):
         Args:
             data: Whatever `amodal.open` takes.
             path: A folder, or an address (qdrant://HOST:PORT/NAME); RUN/index if None.
-            options: prune=True deletes what is gone from `data`; see `amodal.search.Engine.update`.
+            options: prune=True deletes what is gone from `data`; progress is that of `embed`; see
+                `amodal.search.Engine.update`.
         """
         dataset = self.with_features(self.read(data))
-        return self.open_index(path).update(dataset, device=self.device, **options)
+        with counted(options.pop("progress", None), "index", len(dataset)) as done:
+            options |= {"device": self.device, "progress": done}
+            return self.open_index(path).update(dataset, **options)
 
     def search(
         self,
@@ -339,21 +344,9 @@ class Model(EncodeMixin, HubMixin):
             weights: Of parts by name, of records by `like:KEY`; below 0 for what is unwanted.
             query: Fields or kinds of data -> values.
         """
-        query, engine = {**(parts or {}), **query}, self.open_index(index)
+        query, engine = merged(parts, query), self.open_index(index)
         options: dict[str, Any] = {"where": where, "fields": fields, "weights": weights}
         return run_search(engine, self.encoder, query, k=k, like=like, **options)
-
-    @cached_property
-    def retriever(self) -> GenerativeRetriever:
-        """Writes identifiers of records, without an index. AmodalError for other methods."""
-        name = self.config.get("method", "this encoder")
-        return retriever_of(self.method, bool(self.spec.get("retrieves")), self._run_dir(), name)
-
-    def generate(
-        self, parts: Mapping[str, Any] | None = None, /, *, k: int = 10, **query: Any
-    ) -> list[Hit]:
-        """Name the k training records for a query by `grace`: `generate(text="a red boat")`."""
-        return self.retriever({**(parts or {}), **query}, k=k)
 
     def save(self, path: str | Path, *, packaged: bool = True) -> Path:
         """Write the method, configuration, card, and hashes of the training keys to a folder; the
@@ -389,7 +382,9 @@ class Model(EncodeMixin, HubMixin):
                 'as in model.index(data, "photos.index")'
             )
         return open_index(
-            index or self._run_dir() / "index", encoder=self.encoder, fingerprint=self.fingerprint
+            self._run_dir() / "index" if index is None else index,
+            encoder=self.encoder,
+            fingerprint=self.fingerprint,
         )
 
     def _run_dir(self) -> Path:

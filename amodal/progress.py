@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
@@ -15,6 +17,11 @@ from rich.progress import (
 )
 
 from amodal.console import stderr
+from amodal.errors import AmodalError
+
+Counter = Callable[[int], object] | bool | None
+"""What a verb takes as `progress`: what is called with the number of records just done, True for
+a bar, False or None for neither."""
 
 
 class Bar:
@@ -80,3 +87,31 @@ class Bar:
                 left = f" · {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
             line = f"{self.title} {self.done}{of} · {note} · {rate:.1f}/s{left}"
             self.console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def counted(
+    progress: Counter, title: str, total: int | None = None
+) -> Iterator[Callable[[int], object] | None]:
+    """What is called with the number of records just done.
+
+    Args:
+        progress: As a user gives it.
+        title: Of the bar, if there is to be one.
+        total: Records of the whole work, None where nobody knows.
+
+    Raises:
+        AmodalError: For what is neither True, False nor callable.
+    """
+    if progress is None or progress is False:
+        yield None
+    elif progress is True:
+        with Bar(title, total) as bar:
+            yield lambda n: bar.step("records", by=n)
+    elif callable(progress):
+        yield progress
+    else:
+        raise AmodalError(
+            "progress must be True, for a bar, False, or a function that is called with the "
+            f"number of records just done; it is {progress!r}"
+        )

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amodal.core import AmodalError
+from amodal.core.argument_types import check_type, is_list
 from amodal.data import Openable
 from amodal.evaluate import Report, changes_records
 from amodal.evaluation import evaluate_run
+from amodal.export.hub_mixin import HubMixin
+from amodal.inference.query import merged
 from amodal.nn.run_ensemble import RunEnsemble, checked_weights
 from amodal.search import Hit
 from amodal.search.ensemble import search_ensemble
@@ -19,6 +22,10 @@ from amodal.train.run_dir import CHOSEN_ON
 
 if TYPE_CHECKING:
     from amodal.model import Model
+
+
+def _are_models(models: Any) -> bool:
+    return is_list(models) and all(isinstance(one, HubMixin) for one in models)
 
 
 class Ensemble:
@@ -30,6 +37,7 @@ class Ensemble:
     """
 
     def __init__(self, models: Sequence[Model], weights: Sequence[float] | None = None):
+        check_type("the models", models, _are_models, "a list of models, as amodal.load opens them")
         self.weights = checked_weights(weights, len(models))
         self.models = list(models)
 
@@ -73,7 +81,7 @@ class Ensemble:
         """Find the records nearest to a query by the weighted mean of the runs' scores, each in the
         index of its own run; the options are those of `Model.search`."""
         members = [(m.open_index(None), m.encoder) for m in self.models]
-        query = {**(parts or {}), **query}
+        query = merged(parts, query)
         options = {"where": where, "fields": fields, "like": like}
         return search_ensemble(
             members, query, ensemble_weights=self.weights, k=k, weights=weights, **options

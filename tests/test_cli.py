@@ -53,6 +53,30 @@ def test_the_next_command_is_quoted(tmp_path, capsys):
     assert shlex.split(said)[:5] == ["amodal", "evaluate", out, "--data", data]
 
 
+def test_the_next_command_measures_what_there_is(tmp_path, capsys):
+    rows = [f"a thing of sort {i} and others" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["words", *rows]), encoding="utf-8")
+    data, out = str(tmp_path / "t.csv"), str(tmp_path / "run")
+    options = ["--size", "nano", "--steps", "1", "--batch-size", "8"]
+    cli.main(["pretrain", "simcse", "--data", data, "--out", out, *options])
+    verb, *words = shlex.split(capsys.readouterr().out.partition("Next: amodal ")[2])
+    assert verb == "diagnose", "on one field without a label nothing is evaluated"
+    cli.main([verb, *words])
+    assert "anisotropy" in capsys.readouterr().out
+    assert "`amodal diagnose` measures" in refused(capsys, "evaluate", out, "--data", data)
+
+
+def test_a_query_without_a_field_is_refused_with_what_to_write(capsys):
+    error = refused(capsys, "search", "runs/a b", "a dog", "on a beach", "--k", "3")
+    assert "amodal search 'runs/a b' --query FIELD='a dog on a beach'" in error
+
+
+def test_a_packaged_encoder_without_its_library(capsys, folder, tmp_path):
+    words = ["pretrain", "simclr", "--data", str(folder), "--out", str(tmp_path / "run")]
+    error = refused(capsys, *words, "--backbone", "image=efficientnet_lite0")
+    assert "write package:efficientnet_lite0" in error
+
+
 @pytest.mark.parametrize("arguments", [["methods"], ["align", "--help"]])
 def test_who_reads_no_further_gets_no_error(arguments):
     with subprocess.Popen(

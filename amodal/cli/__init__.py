@@ -26,7 +26,7 @@ from amodal.cli.find import index, search, serve
 from amodal.cli.link import link
 from amodal.cli.map import map
 from amodal.cli.montage import montage
-from amodal.cli.near_names import check_options
+from amodal.cli.near_names import check_options, check_query
 from amodal.cli.options import current_names as current_names
 from amodal.cli.options import joined, list_options, take_method_options
 from amodal.cli.papers import papers
@@ -166,6 +166,7 @@ def run(words: list[str]) -> None:
     if words[:1] and words[0] in TRAINING:
         words = current_names(words)
     check_options(words, VERBS, TRAINING)
+    check_query(words)
     words = joined(words, list_options(VERBS[words[0]]) if words[:1] and words[0] in VERBS else ())
     description = (__doc__ or "").split(".")[0] + "."
     tyro.extras.subcommand_cli_from_dict(

@@ -5,8 +5,10 @@ It imports nothing that takes time.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
+from itertools import takewhile
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
@@ -63,6 +65,19 @@ def check_options(
         option = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and option not in known:
             raise _unknown_option(option, verb, known, verbs, training)
+
+
+def check_query(words: Sequence[str]) -> None:
+    """Raise AmodalError for a query that does not say what it is a value of."""
+    if words[:1] != ["search"]:
+        return
+    bare = [*takewhile(lambda word: not word.startswith("-"), words[2:])]
+    if bare:
+        query = shlex.quote(" ".join(bare))
+        raise AmodalError(
+            f"a query says which field its value is of: amodal search {shlex.quote(words[1])} "
+            f"--query FIELD={query}; `amodal search --help` lists an option for each kind of data"
+        )
 
 
 def _unknown_option(

@@ -41,6 +41,17 @@ def command(*words: object) -> str:
     return shlex.join(["amodal", *map(str, words)])
 
 
+def command_after_training(out: object, data: object) -> str:
+    """What measures a run that was just trained: `diagnose` on data of one field without a label,
+    on which `evaluate` measures nothing."""
+    from amodal.data import open as open_data
+    from amodal.train.run_dir import read_config
+
+    fields = read_config(Path(str(out)) / "config.json")["encoder"]["args"]["fields"]
+    nothing = len(fields) == 1 and not open_data(str(data)).labels
+    return command("diagnose" if nothing else "evaluate", out, "--data", data)
+
+
 def show(renderable: object) -> None:
     """Print a rich renderable or a text."""
     from amodal.console import stdout

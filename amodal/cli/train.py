@@ -10,7 +10,16 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from amodal.cli.options import listed, pairs
 from amodal.cli.own_code import NONE, Code
 from amodal.cli.recipes import RecipeOptions, RunSettings, chosen, recipe_fields, with_file
-from amodal.cli.shared import CURATE_OPTIONS, DATA_HELP, METHOD_OPTIONS, Data, Run, command, show
+from amodal.cli.shared import (
+    CURATE_OPTIONS,
+    DATA_HELP,
+    METHOD_OPTIONS,
+    Data,
+    Run,
+    command,
+    command_after_training,
+    show,
+)
 from amodal.errors import AmodalError
 
 Recipes = Annotated[RecipeOptions, OmitArgPrefixes, arg(name="")]  # headings without a prefix
@@ -114,7 +123,7 @@ def pretrain(
         own = f" --method {method}" if methods.is_user_code(str(method)) else ""
         specs = asked.get("backbones") or {}
         own += "".join(f" --backbone {f}={s}" for f, s in specs.items() if is_own_code(s))
-        print(f"wrote {out}. Next: {command('evaluate', out, '--data', data)}{own}")
+        print(f"wrote {out}. Next: {command_after_training(out, data)}{own}")
 
 
 def plan(
@@ -296,7 +305,7 @@ def align(
     )
     if alignment.summary:
         print(alignment.summary)
-    print(f"wrote {out}. Next: {command('evaluate', out, '--data', data)}")
+    print(f"wrote {out}. Next: {command_after_training(out, data)}")
 
 
 def adapt(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Collection, Mapping
-from numbers import Integral
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, cast
 
 from amodal.errors import AmodalError
 
@@ -61,10 +62,36 @@ def is_list_of_words(value: Any) -> bool:
     return is_list(value) and all(isinstance(word, str) for word in value)
 
 
+def list_of_words(name: str, value: Any, example: str) -> list[str]:
+    """Texts that come one by one, as a list. Raises AmodalError for a single text, and for what is
+    none."""
+    words = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else value
+    check_type(name, words, is_list_of_words, f"a list of names, such as {example}")
+    return cast(list[str], words)
+
+
 def has_names(value: Any) -> bool:
     """Whether it is a mapping whose keys are texts."""
     return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
+LONGEST_NAME = 255
+"""Bytes of the name of a file or folder that a file system takes."""
+
+
 def is_path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike)
+    """Whether it may name a file or folder: an empty text would be the working directory."""
+    if not isinstance(value, str):
+        return isinstance(value, os.PathLike)
+    names = value.split("/")
+    return bool(value) and "\0" not in value and max(map(_length, names)) <= LONGEST_NAME
+
+
+def _length(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
+
+
+def is_list_of_numbers(value: Any) -> bool:
+    return is_list(value) and all(
+        isinstance(one, Real) and math.isfinite(one) and not isinstance(one, bool) for one in value
+    )

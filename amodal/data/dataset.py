@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import list_of_words
 from amodal.core.regular_file import is_file_or_pipe
 from amodal.data import splits
 from amodal.data.cache import Cache
@@ -164,12 +165,8 @@ class Dataset(ItemsMixin):
             AmodalError: there is no such label, or no record has it and it is `required`.
         """
         if name not in self.labels:
-            raise unknown(
-                "label of this dataset",
-                name,
-                self.labels,
-                "Labels are declared in dataset.toml: [labels.NAME].",
-            )
+            hint = "Labels are declared in dataset.toml: [labels.NAME]."
+            raise unknown("label of this dataset", name, self.labels, hint)
         label = self.labels[name]
         cells = self.reader.cells(label.column or name)
         values = (
@@ -227,7 +224,8 @@ class Dataset(ItemsMixin):
 
     def select(self, fields: Iterable[str]) -> Dataset:
         """The same records with only these fields. The cache of decoded values is shared."""
-        chosen = {self.find_field(name): self.schema.fields[name] for name in fields}
+        names = list_of_words("fields", fields, "['image']")
+        chosen = {self.find_field(name): self.schema.fields[name] for name in names}
         return self._with(replace(self.schema, fields=chosen), self.cache)
 
     def with_fields(self, modalities: Mapping[str, Modality]) -> Dataset:
@@ -245,9 +243,10 @@ class Dataset(ItemsMixin):
             old = self.schema.fields.get(name)
             if old is not None and type(old.modality) is not type(modality):
                 kinds = [name_of(m) for m in (old.modality, modality)]
+                where = "in its dataset.toml" if self.path else f"fields={{{name!r}: {kinds[1]!r}}}"
                 raise AmodalError(
                     f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is "
-                    f"expected. Rename {'it in dataset.toml' if self.path else 'the column'}."
+                    f"expected. If it is that, say so ({where}); if it is not, rename it."
                 )
             if (
                 old is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,9 @@ def rows_of(source: Any, limit: int | None = None) -> MakeReader | None:
             return _streams(source, limit)
         return None
     _check_records(source)
+    if isinstance(source, io.IOBase):
+        name = getattr(source, "name", "")
+        raise AmodalError(f"an open file is no data; give its path{f': {name!r}' if name else ''}")
     if (table := _arrow(source)) is not None:
         _check_names(table.column_names)
         return _reader([Held(table)], lists_as_arrays=True)

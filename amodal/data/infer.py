@@ -13,6 +13,7 @@ import numpy as np
 
 from amodal import modalities
 from amodal.core import AmodalError, AmodalWarning
+from amodal.core.argument_types import check_type, is_path
 from amodal.data import infer_schema, readers, schema
 from amodal.data.dataset import Dataset, is_read_from_cells
 from amodal.data.field_names import field_names
@@ -30,6 +31,7 @@ from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, Unreachable, as_path, local_schema
 from amodal.data.report import Report, groups_of
 from amodal.data.schema import Field, Label, Schema
+from amodal.data.schema_file import check_free, write
 from amodal.data.strays import tables_beside
 from amodal.modalities import Modality
 
@@ -70,30 +72,14 @@ def init(path: str | Path, *, force: bool = False) -> Report:
         AmodalError: there is a dataset.toml already and not `force`, it cannot be written, or no
             field has a value that can be read.
     """
+    check_type("the data", path, lambda one: isinstance(one, Remote) or is_path(one), "a path")
     data = as_path(path)
     folder = readers.exists(data) if data.is_dir() else readers.exists(data).parent
     toml = local_schema(data) or folder / "dataset.toml"
-    if toml.is_dir():
-        raise AmodalError(f"{toml} is a folder, where the schema is to be written; rename it")
-    if toml.exists() and not force:
-        raise AmodalError(
-            f"{toml} exists already. Edit it, or overwrite it with --force "
-            "(in Python: init(path, force=True))."
-        )
+    check_free(toml, data, force)
     dataset, guesses = _readable(*_infer(data))
     text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, guesses))
-    if isinstance(toml, Remote):
-        try:
-            toml.write_text(text, encoding="utf-8")
-        except (AmodalError, NotImplementedError) as error:
-            raise AmodalError(
-                f"{toml} cannot be written ({error}). Keep it on this machine: give "
-                f"'{data}#photos.toml' as the address, here and wherever the data is used."
-            ) from error
-    else:
-        part = toml.with_suffix(".toml.part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(toml)
+    write(toml, data, text)
     return Report.of(dataset, guesses, toml)
 
 

@@ -71,6 +71,10 @@ UNREAD = "no modality reads"
 """How the reason begins for a column of what no modality reads."""
 LOOKED_INTO = 50
 """Files of a column whose headers are read, where more than one modality reads their ending."""
+DIGITS = r"(\d+|\d{1,3}([.,']\d{3})+)"
+AMOUNT = re.compile(rf"[+-]?[$€£¥]?[+-]?{DIGITS}([.,]\d+[%$€£¥]?|[%$€£¥])|[+-]?[$€£¥]{DIGITS}")
+"""Text of a quantity: 12%, €1.250, 1.250,00. It is different in every record by chance, and names
+none."""
 MAX_CLASS_NAME = 64
 """Characters of a class name or an id."""
 MAX_CLASSES = 100
@@ -242,7 +246,7 @@ def _text(name: str, cells: Sequence[str], complete: bool) -> ColumnGuess:
         if (
             _named(name, KEY_WORDS)
             or sum(bool(re.search(r"\d", c)) for c in cells) > len(cells) / 2
-        ):
+        ) and not all(map(AMOUNT.fullmatch, cells)):
             return ColumnGuess("key", reason="different in every record")
     if len(distinct) == 1 and len(cells) > 1:
         return ColumnGuess("out", reason=f"always {cells[0][:40]!r}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amodal.core import AmodalError
 from amodal.data import infer_schema, readers
 from amodal.data.readers import native
 from amodal.data.remote import AnyPath
+from amodal.data.splits import SPELLINGS
 
 
 def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
@@ -45,6 +48,8 @@ def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
     rows = [file for file in tables if file.suffix.lower() != ".json"]
     if len(rows) > 1 and all(_names_existing_files(file) for file in rows):
         return path, tuple(file.name for file in rows)
+    if len(rows) > 1 and _are_parts(rows, path):
+        return path, tuple(file.name for file in rows)
     if not _has_media(path) and any(path.rglob("*.parquet")):
         return path, ("**/*.parquet",)
     return path, (".",)
@@ -80,6 +85,15 @@ def _has_media(path: AnyPath, besides: AnyPath | None = None) -> bool:
         readers.ending_of(name) in known
         for name in readers.names_below(path)
         if besides is None or name != besides.name
+    )
+
+
+def _are_parts(tables: Sequence[AnyPath], path: AnyPath) -> bool:
+    """Whether tables are called after parts of a split, and no other data is beside them."""
+    known = infer_schema.suffix_modalities()
+    names = {name for name in readers.names_below(path) if readers.ending_of(name) in known}
+    return names == {file.name for file in tables} and all(
+        file.stem.lower() in SPELLINGS for file in tables
     )
 
 

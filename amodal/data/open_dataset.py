@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset
 from torch.utils.data import Subset as TorchSubset
 
 from amodal.core import AmodalError
-from amodal.core.argument_types import check_type, has_names
+from amodal.core.argument_types import check_type, has_names, is_path
 from amodal.core.registry import canonical, find_plugin
 from amodal.data import bundled, infer_schema, readers, schema, sets
 from amodal.data.dataset import Dataset, columns_of
@@ -85,6 +85,13 @@ def open_dataset(
         raise AmodalError(
             "`fields` is for values in memory. For data on disk write them into its dataset.toml."
         )
+    if limit is not None:
+        raise AmodalError(
+            "limit is for streams. Of data on disk take some records of the whole: "
+            f"amodal.as_dataset(data).subset(range({limit!r}))"
+        )
+    if not isinstance(source, Remote):
+        check_type("data", source, is_path, "the path of a file or folder, or the name of a set")
     path = as_path(source)
     if not path.exists():  # names of sets are asked for only now: plug-ins may be broken
         path = _named_set(str(source)) or path

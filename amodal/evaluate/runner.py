@@ -207,8 +207,14 @@ def _measured(
         for name, results in measured.items():
             results.append(found[name])
     if not measured["trained"]:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise AmodalError("nothing could be measured: " + reasons)
+        named: dict[str, list[str]] = {}
+        for name, why in skipped.items():
+            named.setdefault(why, []).append(name)
+        reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in named.items())
+        raise AmodalError(
+            f"nothing could be measured: {reasons}. `amodal diagnose` measures the vectors of "
+            "data that has neither labels nor a second field"
+        )
     return measured, skipped
 
 

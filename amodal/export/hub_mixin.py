@@ -104,6 +104,7 @@ class HubMixin:
             AmodalError: If there is no such folder, repository or revision, if the Hub cannot be
                 reached and the cache does not hold it, and as `load` does.
         """
+        check_type("name", name, is_path, "a folder, or OWNER/NAME of a repository on the Hub")
         folder = Path(name).expanduser()
         if folder.exists():
             if revision is not None:

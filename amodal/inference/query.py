@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from amodal.core import AmodalError, unknown
+from amodal.errors import described
 from amodal.inference.forward_passes import AnyEncoder
 from amodal.modalities import name_of
 
@@ -31,6 +35,20 @@ class Hit:
     name: str = ""
 
 
+def merged(parts: Mapping[str, Any] | None, query: Mapping[str, Any]) -> dict[str, Any]:
+    """A query of parts in a dict and parts by their names.
+
+    Raises:
+        AmodalError: If the first is no dict, such as a bare text.
+    """
+    if parts is not None and not isinstance(parts, Mapping):
+        raise AmodalError(
+            "a query says which field or kind of data a value is of, as in search(text='a red "
+            f"boat') or search({{'text': 'a red boat'}}), not {described(parts)}"
+        )
+    return {**(parts or {}), **query}
+
+
 def field_for(encoder: AnyEncoder, name: str) -> str:
     """The field that a name means: itself, or the one field of the modality with that name.
 
@@ -48,6 +66,6 @@ def field_for(encoder: AnyEncoder, name: str) -> str:
     if len(fields) > 1:
         raise AmodalError(
             f"this encoder has {len(fields)} {name} fields: {', '.join(fields)}. "
-            f"Say which one is meant, e.g. --query {fields[0]}=…"
+            f"Say which one is meant, e.g. --query {shlex.quote(f'{fields[0]}=…')}"
         )
     return fields[0]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +19,7 @@ from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.protocols import Retrieves
 from amodal.core.regular_file import regular
 from amodal.inference.embed import value_batches
-from amodal.inference.query import Hit, field_for
+from amodal.inference.query import Hit, field_for, merged
 from amodal.methods.contract import Method
 from amodal.modalities import Raw
 
@@ -123,3 +125,27 @@ def keys_of(folder: str | Path) -> list[str]:
         raise AmodalError(
             f"{file}, the records that the run can name, cannot be read ({e}); train it anew"
         ) from e
+
+
+class RetrieveMixin:
+    """The records that a run names by itself, without an index."""
+
+    config: dict[str, Any]
+    method: Method | None
+    spec: dict[str, Any]
+
+    if TYPE_CHECKING:
+
+        def _run_dir(self) -> Path: ...
+
+    @cached_property
+    def retriever(self) -> GenerativeRetriever:
+        """Writes identifiers of records, without an index. AmodalError for other methods."""
+        name = self.config.get("method", "this encoder")
+        return retriever_of(self.method, bool(self.spec.get("retrieves")), self._run_dir(), name)
+
+    def generate(
+        self, parts: Mapping[str, Any] | None = None, /, *, k: int = 10, **query: Any
+    ) -> list[Hit]:
+        """Name the k training records for a query by `grace`: `generate(text="a red boat")`."""
+        return self.retriever(merged(parts, query), k=k)

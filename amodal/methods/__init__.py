@@ -397,13 +397,29 @@ def build(method: MethodLike, encoder: Encoder, **options: object) -> Method:
         with user_code(f"{title(method)}()", builder):
             made = builder(encoder, **parsed)
     else:
-        made = builder(encoder, **parsed)
+        try:
+            made = builder(encoder, **parsed)
+        except ArithmeticError as error:
+            raise _impossible(method, options, error) from error
+        except ValueError as error:
+            if isinstance(error, AmodalError) or not options:
+                raise
+            raise _impossible(method, options, error) from error
     if not isinstance(made, Method):
         raise AmodalError(
             f"{title(method)}() returned {type(made).__name__}; a method's function returns an "
             "amodal.Method, with features and losses"
         )
     return made
+
+
+def _impossible(method: MethodLike, options: Mapping[str, object], error: Exception) -> AmodalError:
+    """The error for options with which arithmetic fails, such as a temperature of 0."""
+    listed = ", ".join(f"{name} = {value!r}" for name, value in options.items())
+    return AmodalError(
+        f"{title(method)} cannot be made with {listed} ({error}); "
+        f"`amodal methods {title(method)}` shows what its options mean"
+    )
 
 
 __all__ = [

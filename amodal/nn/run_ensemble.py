@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
+from amodal.core.argument_types import check_type, is_list_of_numbers
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.part import Part
 from amodal.modalities import Modality
@@ -128,13 +129,14 @@ def checked_weights(weights: Sequence[float] | None, members: int) -> list[float
     """
     if members < 2:
         raise AmodalError("an ensemble is of two runs or more")
-    weights = [1.0] * members if weights is None else [float(w) for w in weights]
+    weights = [1.0] * members if weights is None else weights
+    check_type("weights", weights, is_list_of_numbers, "a list of numbers, one for each run")
     if len(weights) != members or min(weights) <= 0:
         raise AmodalError(
             f"an ensemble of {members} runs has as many weights, each above 0, the first run's "
             f"first; got {', '.join(map(str, weights))}"
         )
-    return [w / sum(weights) for w in weights]
+    return [float(w / sum(weights)) for w in weights]
 
 
 def _scaled(z: Embeddings, factor: float) -> Embeddings:

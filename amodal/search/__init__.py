@@ -7,6 +7,7 @@ table(hits), as_json(hits), picture_sheet(hits, dataset, "hits.png")
 
 from pathlib import Path
 
+from amodal.core.argument_types import check_type, is_path
 from amodal.inference.query import Hit as Hit
 from amodal.nn.encoder import Encoder
 from amodal.search.engine import Engine
@@ -41,6 +42,7 @@ def open_index(
     Raises:
         AmodalError: If another encoder made the index, or the address leads nowhere.
     """
+    check_type("the index", location, is_path, "a folder or an address")
     if isinstance(location, str) and "://" in location:
         from amodal.search.qdrant import Qdrant
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
+from amodal.core.argument_types import check_type, is_whole
 from amodal.inference.query import Hit
 from amodal.nn.encoder import Encoder
 from amodal.nn.run_ensemble import checked_weights
@@ -77,6 +78,7 @@ def search_ensemble(
     """
     shares = checked_weights(ensemble_weights, len(members))
     _check_same([index for index, _ in members])
+    check_type("k", k, is_whole, "a whole number")
     if k < 1:
         raise AmodalError(f"k = {k}: at least one record must be asked for")
     total: dict[str, float] = {}

@@ -71,6 +71,7 @@ def search(
         AmodalError: For unknown names, and values that cannot be read.
     """
     check_type("k", k, is_whole, "a whole number")
+    check_type("fields", fields, lambda f: f is None or f, "a list of names, or None for all")
     check_type("fields", fields or (), is_list_of_words, "a list of names, such as ['image']")
     check_type("like", like, is_list_of_words, "a list of names of records")
     check_type("weights", weights or {}, _has_weights, "a dict of part -> finite number")

@@ -25,7 +25,9 @@ def stamp_of(dataset: Dataset, i: int, labels: dict[str, np.ndarray]) -> str:
         if isinstance(raw, Path):
             try:
                 state = raw.stat()
-                digest.update(f"{raw.name} {state.st_size} {state.st_mtime_ns}".encode())
+                stamp = f"{raw.name} {state.st_size} {state.st_mtime_ns}"
+                # a file name may have bytes that are no text
+                digest.update(stamp.encode("utf-8", "surrogatepass"))
             except OSError:
                 digest.update(b"unreadable")
         elif isinstance(raw, (bytes, bytearray, memoryview)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amodal.core import AmodalError, unknown
+from amodal.core.argument_types import check_type, is_word
 from amodal.core.references import load_reference
 from amodal.core.source_code import source_hash
 from amodal.data import Openable
@@ -76,6 +77,7 @@ def curate(
     Raises:
         AmodalError: For options that do not fit the rule or the data, and if no record is selected.
     """
+    check_type("by", by, is_word, "the name of a rule")
     _check(by, keep, threshold, unscored)
     dataset = open_data(data)
     if label is not None and label not in dataset.labels:

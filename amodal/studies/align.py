@@ -6,6 +6,7 @@ OUT/alignment.json     what was compared, and the scores
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -14,8 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
+from amodal import __version__
 from amodal import data as records
+from amodal.console import stderr
 from amodal.core import AmodalError
+from amodal.core.argument_types import check_type, has_names, is_list_of_words, is_path
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.studies.candidate import Candidate
@@ -25,12 +31,17 @@ from amodal.studies.task import task_of
 from amodal.studies.trainer import Setup, Trainer
 from amodal.studies.worker import run as work
 from amodal.train import distributed
-from amodal.train.pretrain import pretrain
+from amodal.train.cache_features import with_cached_features
+from amodal.train.pretrain import build, open_inputs, pick_device, pretrain
 from amodal.train.run_dir import mark_chosen, read_config
 from amodal.train.settings import read_settings
 
 FILE = "alignment.json"
 CLOSED_FORM = "closed form"
+JOURNAL = ".trials-"
+"""How the name begins of the file of trials in the run folder, until one is chosen."""
+PATIENCE = 15.0
+"""Seconds after which the trial of a process that gives no sign of life is begun anew."""
 WIDE = "base"
 """Size of the encoder for maps alone: there is no trunk, so its width is all that it decides."""
 OF_MAPS = ("cca", "linear_heads")
@@ -125,6 +136,10 @@ def align(
     Raises:
         AmodalError: For a mistake in the arguments or the data.
     """
+    check_type("out", out, is_path, "the run folder to write")
+    check_type("backbones", backbones, has_names, "field -> backbone, such as {'image': SPEC}")
+    check_type("fields", fields or [], is_list_of_words, "a list of names, such as ['image']")
+    check_type("options", options or {}, has_names, "a dict of name -> value")
     common = {"backbones": dict(backbones), "progress": progress, **settings}
     earlier = _earlier(Path(out)) if resume else None
     if method:
@@ -160,7 +175,7 @@ def align(
     steps = int(recipe.pop("steps", 0)) or _steps(dataset)
     candidates = tuple(_changed(c, recipe, size) for c in CANDIDATES)
     study = Study(candidates, (int(settings.get("seed") or 0),), steps, rungs=1, name="align")
-    alignment = earlier or _compared(study, setup, Path(out), progress)
+    alignment = earlier or _compared(study, setup, Path(out), progress, settings)
     # before training, so that a run that is resumed is of what was chosen
     alignment.save()
     _train(study, setup, alignment, {n: v for n, v in common.items() if n not in recipe}, resume)
@@ -208,13 +223,67 @@ def _changed(candidate: Candidate, recipe: Mapping[str, Any], size: str) -> Cand
     return replace(candidate, recipe={**candidate.recipe, **recipe}, size=size or candidate.size)
 
 
-def _compared(study: Study, setup: Setup, out: Path, progress: bool) -> Alignment:
-    """Train and measure all candidates, and choose one of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = work(
-            study, Trainer({"": setup}), Path(folder) / "study.journal", progress=progress
-        )
+def _compared(
+    study: Study, setup: Setup, out: Path, progress: bool, settings: Mapping[str, Any]
+) -> Alignment:
+    """Train and measure all candidates, and choose one of them.
+
+    Features and trials that are done lie on disk: repeated after a kill, it goes on with them.
+    """
+    if progress:
+        _print_start(study, setup)
+    try:
+        _compute_features(study, setup, progress, settings)
+        with tempfile.TemporaryDirectory() as folder:
+            journal = _journal(study, setup, out) or Path(folder) / "study.journal"
+            outcomes = work(
+                study, Trainer({"": setup}), journal, progress=progress, patience=PATIENCE, every=3
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "interrupted; the same command goes on with the features and trials that are done"
+        ) from None
+    for file in out.glob(f"{JOURNAL}*"):
+        file.unlink(missing_ok=True)
     return chosen({cell.candidate: one for cell, one in outcomes.items()}, out)
+
+
+def _print_start(study: Study, setup: Setup) -> None:
+    dataset = setup.dataset
+    encoders = ", ".join(f"{field} by {spec}" for field, spec in setup.backbones.items())
+    stderr().print(
+        f"[bold]align[/] on {escape(dataset.name)}: {len(dataset.split('train')):,} of "
+        f"{len(dataset):,} records to train on; {escape(encoders)}\n"
+        f"first the features of the frozen encoders, once, then {len(study.candidates)} ways to "
+        "lead them into one space",
+        highlight=False,
+    )
+
+
+def _compute_features(
+    study: Study, setup: Setup, progress: bool, settings: Mapping[str, Any]
+) -> None:
+    """Fill the cache of features, under a bar of its own: most of the time is theirs."""
+    candidate = study.candidates[0]
+    job = study.job(study.cells([candidate.name], 0)[0])
+    options = setup.run_settings(job) | {"progress": False, "logger": None}
+    read = read_settings(candidate.method, options | {"device": settings.get("device", "auto")})
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = open_inputs(candidate.method, setup.dataset, read, Path(folder) / "run")
+        encoder, device = build(inputs).encoder, pick_device(read.device)
+        with_cached_features(
+            inputs.dataset, encoder.to(device), device, pooled=True, progress=progress
+        )
+
+
+def _journal(study: Study, setup: Setup, out: Path) -> Path | None:
+    """Where the trials of this comparison are written: another one has another name. None where an
+    encoder is an object in memory, which a later call cannot be known to pass again."""
+    if not all(isinstance(spec, str) for spec in setup.backbones.values()):
+        return None
+    about = [setup.dataset.fingerprint, dict(setup.backbones), study.written(), __version__]
+    digest = hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=8)
+    return out / f"{JOURNAL}{digest.hexdigest()}"
 
 
 def chosen(outcomes: Mapping[str, Outcome], out: Path) -> Alignment:

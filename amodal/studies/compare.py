@@ -22,6 +22,14 @@ import numpy as np
 
 from amodal import data as records
 from amodal.core import AmodalError
+from amodal.core.argument_types import (
+    check_type,
+    has_names,
+    is_list_of_words,
+    is_path,
+    is_whole,
+    is_word,
+)
 from amodal.core.embeddings import FUSED
 from amodal.core.file_lock import locked
 from amodal.core.matmul import fast_products
@@ -103,6 +111,16 @@ def compare(
             of the comparison in `out`.
     """
     start, seconds = time.monotonic(), seconds_of(budget)
+    check_type("out", out, is_path, "the folder of the comparison")
+    check_type("label", label or "", is_word, "the name of one label")
+    check_type("methods", methods, _are_names, "auto, or a list of names such as ['clip']")
+    check_type("encoders", encoders, is_list_of_words, "a list such as ['image=convnet']")
+    check_type("fields", fields or [], is_list_of_words, "a list of names, such as ['image']")
+    check_type("backbones", backbones or {}, has_names, "a dict of field -> backbone")
+    check_type("seeds", seeds, is_whole, "a whole number")
+    check_type("steps", 1 if steps is None else steps, _is_positive, "a whole number above 0")
+    check_type("storage", storage, is_word, "the URL of a database")
+    check_type("frozen", frozen, lambda one: is_word(one) or has_names(one), "auto, none, or specs")
     if seeds < 1:
         raise AmodalError(f"seeds is {seeds}, and at least 1 is needed")
     folder = Path(out)
@@ -198,6 +216,14 @@ def seconds_of(budget: float | str) -> float:
             f"{budget!r}"
         )
     return value
+
+
+def _are_names(chosen: Any) -> bool:
+    return is_word(chosen) or is_list_of_words(chosen)
+
+
+def _is_positive(value: Any) -> bool:
+    return is_whole(value) and value > 0
 
 
 def _names(chosen: str | Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from amodal.core import AmodalError
 from amodal.core.regular_file import regular
+from amodal.data import Dataset
 
 MODEL = ("config.json", "spec.json", "model.safetensors", "keys.json", "README.md")
 """What saving a model writes, beside files whose names nobody else would choose."""
@@ -97,3 +98,16 @@ def _content(file: Path) -> dict[str, Any]:
             f"{file} cannot be read ({error}); restore it from a copy, or choose another folder"
         ) from error
     return content if isinstance(content, dict) else {}
+
+
+def check_beside_data(out: Path, dataset: Dataset) -> None:
+    """Raise AmodalError for a new run in the very folder of its data: each of its JSON files would
+    be a record from then on. Runs in folders below are passed over."""
+    path = dataset.path
+    if not isinstance(path, Path) or not path.is_dir() or (out / "config.json").exists():
+        return
+    if out.resolve() == path.resolve():
+        raise AmodalError(
+            f"{out} holds the data, and the files of a run would be read as records of it; choose "
+            f"another --out, such as {out / 'run'}"
+        )

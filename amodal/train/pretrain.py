@@ -43,6 +43,7 @@ from amodal.train.fresh_encoder import fresh_encoder
 from amodal.train.log import seconds_of
 from amodal.train.log_start import log_start
 from amodal.train.loop import train
+from amodal.train.overwriting import check_beside_data
 from amodal.train.precision import context
 from amodal.train.repeatable import repeatable
 from amodal.train.run_dir import Config
@@ -115,6 +116,7 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     """
     distributed.start()
     dataset = records.open(data)
+    check_beside_data(out, dataset)
     dataset = dataset.select(list(settings.fields)) if settings.fields else dataset
     backbones = packaged.resolve_specs(without_tokens(settings.backbones or {}))
     declared, dataset = dataset, packaged.match_inputs(dataset, backbones)

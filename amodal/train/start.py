@@ -160,6 +160,15 @@ def encoder_of_vit(
     return vit.encoder(fields, str(arguments["trunk"]), str(arguments["pool"]))
 
 
+def _is_device(name: str) -> bool:
+    """Whether torch knows a device by that name, on whatever machine."""
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
+
+
 def pick_device(name: str) -> torch.device:
     """The device of a name: auto, cpu, cuda, cuda:1, …
 
@@ -172,8 +181,12 @@ def pick_device(name: str) -> torch.device:
         name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
     try:
         device = torch.device(name)
-    except RuntimeError:
+        torch.empty(0, device=device) if device.type not in ("cpu", "cuda", "meta") else None
+    except TypeError:
         raise unknown("device", name, ["auto", "cpu", "cuda"]) from None
+    except (RuntimeError, NotImplementedError, AssertionError):
+        hint = "torch cannot use it on this machine." if _is_device(name) else ""
+        raise unknown("device", name, ["auto", "cpu", "cuda"], hint) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise AmodalError("no CUDA device is available; take --device cpu")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):

@@ -204,5 +204,5 @@ def test_rows_that_cannot_be_read_are_said(of_cells):
 def test_data_in_memory_has_no_file_to_correct(of_cells):
     model, _ = of_cells
     numbers = {"table": [f"words that say {i} things of {i * 7 % 5}" for i in range(20)]}
-    with pytest.raises(AmodalError, match="is text in .* Rename the column"):
+    with pytest.raises(AmodalError, match="is text in .* if it is not, rename it"):
         model.encode(numbers)

@@ -1,6 +1,7 @@
 """Rows of a table without a key are called by hashes; a hit says what people call them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -88,3 +89,17 @@ def test_a_field_may_be_called_like_an_option(tmp_path, capsys):
     assert best.key == "3"
     main(["search", str(run), "--query", f"k={json.dumps(columns['k'][3].tolist())}", "--k", "4"])
     assert "score" in capsys.readouterr().out
+
+
+def test_a_file_whose_name_is_no_text_is_indexed(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(30):
+        Image.new("RGB", (16, 16), (i, 200 - i, 9)).save(folder / f"{i}.png")
+    odd = os.fsencode(folder) + b"/odd\xff.png"
+    with open(odd, "wb") as file:
+        file.write((folder / "3.png").read_bytes())
+    data = amodal.open(folder)
+    model = amodal.Model.of(amodal.Encoder(data.fields, size="nano"), data)
+    index = model.index(data, tmp_path / "index")
+    assert len(index) == 31 and any(key.startswith("odd") for key in index.keys)

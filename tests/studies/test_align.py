@@ -11,6 +11,7 @@ import amodal
 from amodal import data
 from amodal.core import AmodalError
 from amodal.studies import align as module
+from amodal.studies import trainer
 from amodal.studies.align import CANDIDATES, CLOSED_FORM, align, chosen
 from amodal.studies.outcome import Outcome
 from amodal.train import feature_store
@@ -81,6 +82,40 @@ def test_trials_run_the_backbones_once(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CANDIDATES", CANDIDATES[:2])
     align(dataset, tmp_path / "run", backbones, steps=2, progress=False, logger=None)
     assert sum(calls) == 2 * len(dataset)
+
+
+@pytest.mark.filterwarnings("ignore:timm.test_vit")
+def test_it_begins_with_a_line_and_goes_on_with_the_trials_that_are_done(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    dataset, backbones = pictures
+    monkeypatch.setattr(module, "CANDIDATES", CANDIDATES[:3])
+    begun, whole, out = [], trainer.trained, tmp_path / "run"
+
+    def interrupted(setup, job, callbacks=()):
+        if job.candidate.name not in begun:
+            begun.append(job.candidate.name)
+        elif stop:
+            raise AssertionError("a trial that is done is trained repeated")
+        if stop and len(begun) == 3:
+            raise KeyboardInterrupt
+        return whole(setup, job, callbacks)
+
+    monkeypatch.setattr(trainer, "trained", interrupted)
+    stop = True
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        align(dataset, out, backbones, steps=2, logger=None)
+    said = capsys.readouterr().err
+    assert said.startswith("align on ") and "then 3 ways" in said
+    assert [*out.glob(".trials-*")] and not (out / "config.json").exists()
+    stop, repeated = False, []
+    monkeypatch.setattr(
+        trainer,
+        "trained",
+        lambda setup, job, calls=(): repeated.append(job) or whole(setup, job, calls),
+    )
+    assert len(align(dataset, out, backbones, steps=2, progress=False, logger=None).scores) == 3
+    assert len(repeated) == 1 and not [*out.glob(".trials-*")]
 
 
 @pytest.mark.filterwarnings("ignore:timm.test_vit")

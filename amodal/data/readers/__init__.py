@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from amodal.core import AmodalError, unknown
 from amodal.data.readers import native, table
-from amodal.data.readers._files import FilePattern, Files, ending_of
+from amodal.data.readers._files import FilePattern, Files, ending_of, remedy
 from amodal.data.readers.arrays import Arrays
 from amodal.data.readers.base import Reader, inside
 from amodal.data.readers.folder import Folder, names_below
@@ -166,4 +166,5 @@ def _sort(path: AnyPath) -> str:
     raise AmodalError(
         f"{path} is no data that can be read; "
         f"expected a folder, a table ({', '.join(sorted(table.SUFFIXES))}) or .tar shards"
+        f"{remedy(ending)}"
     )

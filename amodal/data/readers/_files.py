@@ -17,6 +17,8 @@ from amodal.data.readers.base import Cell, Reader
 from amodal.data.remote import AnyPath, parallel_map
 from amodal.data.splits import SPELLINGS
 
+ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+SHEETS = {".xls", ".xlsx", ".xlsm", ".ods"}
 VALUES = {".json": "json", ".cls": "cls", ".id": "id"}
 """Ending -> column of files that hold small values rather than data: an object, a class, a
 number."""
@@ -244,8 +246,21 @@ def _no_file_message(
     expected = ", ".join("*" + suffix for suffix in sorted(suffixes or set(kinds)))
     return (
         f"no file in {what} has an ending that can be read. There are {present}; "
-        f"expected any of {expected}."
+        f"expected any of {expected}{remedy(*sorted(endings))}."
     )
+
+
+def remedy(*endings: str) -> str:
+    """What to do with files that nothing here reads, as the end of a sentence."""
+    for ending in endings:
+        if ending in ARCHIVES:
+            return f"; unpack *{ending} into a folder, and give that"
+        if ending in SHEETS:
+            return (
+                f"; save the sheet of *{ending} as CSV (UTF-8), or in Python give a data frame, "
+                "such as that of pandas.read_excel"
+            )
+    return ""
 
 
 def propose(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str, FilePattern]:

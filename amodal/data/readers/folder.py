@@ -20,11 +20,15 @@ ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
 """Stems and endings of files that are about a folder and no data: README, LICENSE.txt, …"""
 
 
+RUN_FILES = ("spec.json", "config.json")
+"""What every run folder holds."""
+
+
 class Folder(Files):
     """The files below a folder, as paths.
 
-    Hidden files and files about the folder (README, LICENSE, …) are passed over. The key of a
-    record is its path below the folder without the ending: `animals/cat`.
+    Hidden files, files about the folder (README, LICENSE, …) and runs in it are passed over. The
+    key of a record is its path below the folder without the ending: `animals/cat`.
 
     Args:
         base: the folder.
@@ -89,13 +93,18 @@ def _names_in(folder: str, start: str, links: list[str]) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                if not entry.name.startswith((".", "__")):
+                if not entry.name.startswith((".", "__")) and not _is_run(entry.path):
                     yield from _names_in(entry.path, f"{start}{entry.name}/", links)
             elif entry.is_symlink() and os.path.isdir(entry.path):
                 if not entry.name.startswith((".", "__")):
                     links.append(start + entry.name)
             elif _shown(entry.name) and _is_regular(entry):
                 yield start + entry.name
+
+
+def _is_run(folder: str) -> bool:
+    """Whether a run or a saved model lies there, whose JSON files would pass for records."""
+    return all(os.path.isfile(os.path.join(folder, name)) for name in RUN_FILES)
 
 
 def _is_regular(entry: os.DirEntry[str]) -> bool:

@@ -22,12 +22,11 @@ from amodal.core import AmodalError
 from amodal.data.readers._content import row_hashes
 from amodal.data.readers._parts import Lists, Parquet, TablePart
 from amodal.data.readers._tabular import Tabular
+from amodal.data.readers._written_numbers import MISSING, is_fraction, plain_numbers
 from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, as_path, parallel_map
 from amodal.data.splits import SPELLINGS
 
-MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
-"""Cells of a CSV that stand for a missing value. As for pandas, "none" is an ordinary word."""
 MOST_CELLS = 2**27
 """Rows times columns above which a table may not be nearly empty: a small file would fill the
 memory."""
@@ -35,8 +34,6 @@ DAMAGED = "\0damaged"
 """The column of damaged lines in hashes, which no file can have."""
 CONTROLS = re.compile(rb"[\x80-\x9f]")
 """Control characters of Latin-1, which no table has: in Windows-1252 they are quotes and dashes."""
-THOUSANDS = r"[+-]?[1-9]\d{0,2},\d{3}"
-"""A number whose comma may divide thousands."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
@@ -140,12 +137,16 @@ def _encoding(content: bytes) -> str:
 def _csv(text: str, path: AnyPath) -> Lists:
     csv.field_size_limit(sys.maxsize)
     first = text.partition("\n")[0]
+    # a line that spreadsheets write for themselves
+    declared = re.fullmatch(r'"?sep=(.)"?', first.strip("\ufeff"))
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+    delimiter = declared[1] if declared else delimiter
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     try:
         numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise AmodalError(f"{path} is no table: {error}") from error
+    numbered = numbered[1:] if declared else numbered
     rows = [row for _, row in numbered]
     if not rows:
         raise AmodalError(f"{path} is empty. Its first line must name the columns.")
@@ -154,6 +155,7 @@ def _csv(text: str, path: AnyPath) -> Lists:
         raise AmodalError(
             f"{path}: more than one column is called {repeated[0]!r}. "
             "Give each its own name in the first line."
+            + (" Is it one of names?" if re.fullmatch(r"[+-]?[\d.]+", repeated[0]) else "")
         )
     damaged = {
         n: f"{path.name}, line {line}: {len(row)} cells, but the first line names {len(names)}"
@@ -176,50 +178,14 @@ def _csv(text: str, path: AnyPath) -> Lists:
         lines = [delimiter.join(row) if n in damaged else None for n, row in enumerate(rows[1:])]
         texts[DAMAGED] = lines
     hashes = row_hashes(texts.items(), len(whole))
-    # a comma that divides no cells may divide whole numbers from fractions
-    commas = [] if delimiter == "," else [name for name in names if has_decimal_commas(cells[name])]
-    columns = {
-        name: typed([cell.replace(",", ".") for cell in column] if name in commas else column)
-        for name, column in cells.items()
-    }
-    notes = [f"decimal commas: {', '.join(commas)} are read as numbers"] if commas else []
-    texts_of = {} if delimiter == "," else {n: c for n, c in cells.items() if n not in commas}
-    if doubtful := [name for name, column in texts_of.items() if _may_be_thousands(column)]:
+    plain, notes = plain_numbers(cells, delimiter)
+    columns = {name: typed(plain.get(name, column)) for name, column in cells.items()}
+    if odd := [name for name in names if is_fraction(name)]:
         notes.append(
-            f"{', '.join(doubtful)}: read as text, since the comma of a number such as 1,234 may "
-            "divide thousands or fractions; write 1234 or 1.234"
+            f"the first line names the columns, and has numbers: {', '.join(odd[:3])}. If it is a "
+            "record, write a line of names before it"
         )
-    if len(set(names) - MISSING) > 1 and all(_is_value(name) for name in names):
-        notes.append(f"the first line names the columns, and has numbers: {', '.join(names[:3])}")
     return Lists(columns, len(whole), hashes, damaged, notes)
-
-
-def _may_be_thousands(texts: Sequence[str]) -> bool:
-    """Whether a column is numbers with commas, of which one cannot say what they divide."""
-    filled = [text.strip() for text in texts if text.strip() not in MISSING]
-    return any("," in text for text in filled) and all(
-        re.fullmatch(THOUSANDS, text) or re.fullmatch(r"[+-]?\d+", text) for text in filled
-    )
-
-
-def _is_value(name: str) -> bool:
-    """Whether the name of a column is a number with a fraction, which hardly anyone calls one."""
-    return bool(re.fullmatch(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?", name))
-
-
-def has_decimal_commas(texts: Sequence[str]) -> bool:
-    """Whether the cells of a column are numbers of which some have a decimal comma.
-
-    1,234 could be a thousand too, and 0,234 could not: if all commas are followed by three digits,
-    and no number begins with 0, it is not decided.
-    """
-    filled = [text.strip() for text in texts if text.strip() not in MISSING]
-    with_comma = [text for text in filled if "," in text]
-    return (
-        any(not re.fullmatch(THOUSANDS, text) for text in with_comma)
-        and all(re.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?", text) for text in with_comma)
-        and all(re.fullmatch(r"[+-]?\d+", text) for text in filled if "," not in text)
-    )
 
 
 def _json(text: str, path: AnyPath) -> Lists:

@@ -191,7 +191,7 @@ def made_module(backbone: object) -> nn.Module:
         AmodalError: For anything else, and for a factory that raises.
     """
     if isinstance(backbone, nn.Module):
-        return backbone
+        return _made(backbone)
     made: object = None
     if callable(backbone):
         name = getattr(backbone, "__name__", type(backbone).__name__)
@@ -205,7 +205,17 @@ def made_module(backbone: object) -> nn.Module:
             "a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function "
             f"without arguments that makes one, not {received}"
         )
-    return made
+    return _made(made)
+
+
+def _made(module: nn.Module) -> nn.Module:
+    """The module. Raises AmodalError for one whose class leaves torch's constructor out."""
+    if "_modules" not in vars(module):
+        raise AmodalError(
+            f"the backbone {type(module).__qualname__} is no complete module: its __init__ must "
+            "begin with super().__init__()"
+        )
+    return module
 
 
 def copy_of(module: nn.Module) -> nn.Module:
