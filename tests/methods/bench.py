@@ -105,6 +105,7 @@ REFUSED = {
     "cma_harmonize": "set drop to 0",
     "data2vec": "hiding some of them hides nothing",
     "flava": "hiding some of them hides nothing",
+    "i_jepa": "hiding some of them hides nothing",
     "mae": "hiding some of them hides nothing",
     "medflip": "hiding some of them hides nothing",
     "mlem": "give away the values that are to be generated",

@@ -36,6 +36,7 @@ class ImageView:
         solarize: how often bright values are inverted.
         is_local: a small part, at half the side.
         aspect: smallest and largest ratio of a crop's height to its width.
+        flips: whether half of the crops are mirrored, if a mirror image means the same.
     """
 
     area: tuple[float, float]
@@ -44,12 +45,14 @@ class ImageView:
     solarize: float = 0.0
     is_local: bool = False
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flips: bool = True
 
 
 SIMCLR, BYOL = Jitter(), Jitter(saturation=0.2)
 VIEWS = {
     "weak": ImageView((0.6, 1.0)),
     "crop": ImageView((0.2, 1.0)),  # MAE's
+    "i_jepa": ImageView((0.3, 1.0), flips=False),  # of its authors' configurations
     "strong": ImageView((0.2, 1.0), blur=0.5, jitter=SIMCLR),
     "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR, is_local=True),
     # SLIP's, in the authors' code: for language, and for self-supervision
