@@ -68,6 +68,10 @@ VIEWS = {
     # the large and the small view of LeJEPA, in the repository of arXiv:2511.08544
     "global": ImageView((0.3, 1.0), blur=0.5, jitter=BYOL, solarize=0.2),
     "local_solarized": ImageView((0.05, 0.3), blur=0.5, jitter=BYOL, solarize=0.2, is_local=True),
+    # two large views and the small one of iBOT with crops of two sizes, in its repository
+    "ibot": ImageView((0.25, 1.0), blur=1.0, jitter=BYOL),
+    "ibot_solarized": ImageView((0.25, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
+    "ibot_local": ImageView((0.05, 0.25), blur=0.5, jitter=BYOL, is_local=True),
 }
 AUTO = "autoaugment"
 """The view of `image_policies`, which is no crop."""

@@ -27,11 +27,15 @@ VARIANTS = {
     "solarized": "strong",
     "global": "strong",
     "local_solarized": "local",
+    "ibot": "strong",
+    "ibot_solarized": "strong",
+    "ibot_local": "local",
 }
 """Views that only some modalities make -> what the others make of them. crop is MAE's and i_jepa
 I-JEPA's; half and simclr are those of SLIP, alexnet is AlexNet's, unblurred is SimCLR's for small
 pictures, amdim is AMDIM's; blurred and solarized are the two views of BYOL, which differ for
-pictures; global and local_solarized are the large and the small view of LeJEPA. autoaugment and eda
+pictures; global and local_solarized are the large and the small view of LeJEPA; ibot,
+ibot_solarized and ibot_local are the two large views and the small one of iBOT. autoaugment and eda
 are CleanCLIP's, stopwords and rocket those of texts in CLIPRocket, sheet and music those of
 UCASR."""
 
