@@ -27,11 +27,13 @@ Differs: from the authors' program, for pictures of ImageNet:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Recipe
-from amodal.methods.contract import Clock
+from amodal.core import Recipe, Tokens
+from amodal.methods.contract import Clock, Columns
 from amodal.methods.shared.masked_distillation import (
     Distillation,
     MaskedDistillation,
@@ -40,6 +42,7 @@ from amodal.methods.shared.masked_distillation import (
 )
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import PrototypeHead
+from amodal.nn.multi_vector import token_column
 from amodal.objectives.dino import update_center
 
 ENCODER = {"pool": "cls"}
@@ -158,12 +161,17 @@ class Ibot(MaskedDistillation):
         self.centers, self.patch_centers = zero_centers(heads), zero_centers(heads)
         self._next_centers: dict[str, tuple[Tensor, Tensor]] = {}
 
+    def visible(self, whole: Mapping[str, Tokens], hidden: Mapping[str, Tensor]) -> Columns:
+        """All of them, for the centre."""
+        return {s: token_column(tokens.keep(~hidden[s])) for s, tokens in whole.items()}
+
     def targets(self, field: str, logits: TeacherLogits) -> tuple[Tensor, Tensor]:
         """Centred and sharpened, eq. 1 and 2."""
         progress, numbers = float(self.progress), self.numbers
         center, patch_center = self.centers[field], self.patch_centers[field]
         # the centre of tokens is of all of them, hidden or not
-        every = [logits.hidden_TK, self.patch_head(field, teacher=True)(logits.visible_tokens)]
+        head = self.patch_head(field, teacher=True)
+        every = [logits.hidden_TK, *map(head, logits.visible_tokens)]
         # until the step ends, as losses may be computed more than once
         self._next_centers[field] = (
             update_center(center, logits.vectors_VNK, momentum=self.center_momentum),

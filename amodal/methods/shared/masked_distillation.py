@@ -95,7 +95,8 @@ class DistilledFeatures(FeatureRecord):
         teacher: source -> (N, D), of the large views whole. No gradient, here and below.
         student_tokens: source -> lists (t, D), states of the hidden tokens of large views.
         teacher_tokens: source -> lists (t, D), of the same tokens, which the teacher sees.
-        visible_tokens: source -> lists (t, D), the teacher's of all other tokens.
+        visible_tokens: source -> lists (t, D), the teacher's of all other tokens, for methods that
+            need them; see `MaskedDistillation.visible`.
     """
 
     student: Columns
@@ -112,12 +113,12 @@ class TeacherLogits:
     Attributes:
         vectors_VNK: Of its large views.
         hidden_TK: Of hidden tokens of all of them.
-        visible_tokens: Their other tokens (t, D), before the head.
+        visible_tokens: Their other tokens (t, D), before the head; none unless a method needs them.
     """
 
     vectors_VNK: Tensor
     hidden_TK: Tensor
-    visible_tokens: Tensor
+    visible_tokens: list[Tensor]
 
 
 class MaskedDistillation(StudentTeacher):
@@ -168,7 +169,7 @@ class MaskedDistillation(StudentTeacher):
         """
 
     def further_terms(self, field: str, large: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Other terms of the loss of one field, by the student's vectors (N, D) of large views."""
+        """Terms of one more kind of one field, by the student's vectors (N, D) of large views."""
         return {}
 
     def hide(self, tokens: Tokens, seeds_B: Tensor) -> Tensor:
@@ -201,8 +202,17 @@ class MaskedDistillation(StudentTeacher):
             teacher={s: teacher[s] for s in large},
             student_tokens={s: token_column(states[s].keep(hidden[s])) for s in large},
             teacher_tokens={s: token_column(whole[s].keep(hidden[s])) for s in large},
-            visible_tokens={s: token_column(whole[s].keep(~hidden[s])) for s in large},
+            visible_tokens=self.visible(whole, hidden),
         )
+
+    def visible(self, whole: Mapping[str, Tokens], hidden: Mapping[str, Tensor]) -> Columns:
+        """What the targets need of the teacher's tokens that are not hidden.
+
+        Args:
+            whole: Large source -> the teacher's states of all its tokens.
+            hidden: Large source -> (T,) bool.
+        """
+        return {}
 
     def strip(self, tokens: Tokens) -> Tokens:
         """Tokens of one source without what its pooling added."""
@@ -233,7 +243,7 @@ class MaskedDistillation(StudentTeacher):
                 rows=rows,
             )
             further |= self.further_terms(f, vectors[:LARGE])
-        return share(across) | share(within) | further
+        return share(across) | share(within) | share(further)
 
     def patch_head(self, field: str, *, teacher: bool = False) -> nn.Module:
         """The head of tokens of a field."""
@@ -249,14 +259,11 @@ class MaskedDistillation(StudentTeacher):
     ) -> TeacherLogits:
         """See `TeacherLogits`."""
         head, patch_head = self.teacher_heads[field], self.patch_head(field, teacher=True)
-        hidden, visible = (
-            torch.cat([column[s].flat for s in large])
-            for column in (features.teacher_tokens, features.visible_tokens)
-        )
+        hidden = torch.cat([features.teacher_tokens[s].flat for s in large])
         return TeacherLogits(
             torch.stack([head(features.teacher[s].flat) for s in large]),
             patch_head(hidden),
-            visible,
+            [features.visible_tokens[s].flat for s in large if s in features.visible_tokens],
         )
 
     def on_step_end(self, clock: Clock) -> None:

@@ -72,6 +72,10 @@ VIEWS = {
     "ibot": ImageView((0.25, 1.0), blur=1.0, jitter=BYOL),
     "ibot_solarized": ImageView((0.25, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
     "ibot_local": ImageView((0.05, 0.25), blur=0.5, jitter=BYOL, is_local=True),
+    # the same of DINOv2, in its authors' configurations
+    "dinov2": ImageView((0.32, 1.0), blur=1.0, jitter=BYOL),
+    "dinov2_solarized": ImageView((0.32, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
+    "dinov2_local": ImageView((0.05, 0.32), blur=0.5, jitter=BYOL, is_local=True),
 }
 AUTO = "autoaugment"
 """The view of `image_policies`, which is no crop."""

@@ -30,14 +30,17 @@ VARIANTS = {
     "ibot": "strong",
     "ibot_solarized": "strong",
     "ibot_local": "local",
+    "dinov2": "strong",
+    "dinov2_solarized": "strong",
+    "dinov2_local": "local",
 }
 """Views that only some modalities make -> what the others make of them. crop is MAE's and i_jepa
 I-JEPA's; half and simclr are those of SLIP, alexnet is AlexNet's, unblurred is SimCLR's for small
 pictures, amdim is AMDIM's; blurred and solarized are the two views of BYOL, which differ for
 pictures; global and local_solarized are the large and the small view of LeJEPA; ibot,
-ibot_solarized and ibot_local are the two large views and the small one of iBOT. autoaugment and eda
-are CleanCLIP's, stopwords and rocket those of texts in CLIPRocket, sheet and music those of
-UCASR."""
+ibot_solarized and ibot_local are the two large views and the small one of iBOT, and those of dinov2
+the same of DINOv2. autoaugment and eda are CleanCLIP's, stopwords and rocket those of texts in
+CLIPRocket, sheet and music those of UCASR."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:
