@@ -16,4 +16,4 @@ def masked_tokens(tokens: Tokens, hidden_T: Tensor, mask_D: Tensor) -> Tokens:
         hidden_T: (T,) bool, on the device of the tokens.
         mask_D: The mask token.
     """
-    return tokens.with_x(torch.where(hidden_T.unsqueeze(1), mask_D.to(tokens.x.dtype), tokens.x))
+    return tokens.with_x(torch.where(hidden_T[:, None], mask_D.to(tokens.x.dtype), tokens.x))

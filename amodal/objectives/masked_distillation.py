@@ -11,7 +11,7 @@ from amodal.objectives.common import connected_zero, full_precision
 
 @full_precision
 def masked_distillation(
-    student_TK: Tensor, target_TK: Tensor, row_T: Tensor, *, temperature: float = 0.1, rows: int
+    student_TK: Tensor, target_TK: Tensor, row_T: Tensor, *, temperature: float, rows: int
 ) -> Tensor:
     """Cross-entropy of hidden tokens, a mean over those of each row and then over all rows.
 

@@ -17,7 +17,9 @@ Differs: from the authors' configuration of ViT-L/14 on ImageNet-22k (vitl14):
   `amodal.masking.block`. Signals hide spans, other fields random tokens.
 - views: two large ones of 32-100 % and `local_views` of 5-32 %, of which they have 8, with their
   colours; other fields have `strong` and `local`.
-- Sinkhorn and KoLeo see the whole batch; their KoLeo sees the rows of one GPU.
+- Sinkhorn and KoLeo see the whole batch; their KoLeo sees the rows of one GPU. Each process
+  computes the losses of all rows, theirs those of its own: 131,072 prototypes for the hidden tokens
+  of 3,072 rows do not fit a GPU here.
 - schedules: theirs of the temperature and of fixed prototypes are by the epoch (of 1,250 steps),
   here by the step, as shares of the run: `teacher_warmup`, `fixed_prototypes`.
 - momentum: that of step k of K is taken at k, counted from 1; the program counts from 0.
