@@ -36,7 +36,6 @@ SHARED: dict[str, tuple[str, ...]] = {
     ),
     "ibot": (
         "amodal.methods.shared.masked_distillation:Distillation",
-        "amodal.methods.shared.masked_distillation:owners",
         "amodal.methods.shared.masked_distillation:prototype_heads",
         "amodal.objectives.masked_distillation:masked_distillation",
         "amodal.nn.masked_tokens:masked_tokens",

@@ -15,8 +15,8 @@ def drawn(tokens=5, prototypes=4):
 
 def test_each_row_counts_once_however_many_tokens_it_hides():
     student, logits = drawn()
-    target, row = logits.softmax(1), torch.tensor([0, 0, 0, 2, 2])
-    loss = masked_distillation(student, target, row, temperature=0.2, rows=4)
+    target, lengths = logits.softmax(1), torch.tensor([3, 2])
+    loss = masked_distillation(student, target, lengths, temperature=0.2, rows=4)
     each = -(target * (student / 0.2).log_softmax(1)).sum(1)
     expected = (each[:3].mean() + each[3:].mean()) / 4
     torch.testing.assert_close(loss, expected)
@@ -26,23 +26,23 @@ def test_each_row_counts_once_however_many_tokens_it_hides():
 
 def test_it_is_least_where_the_student_is_the_teacher():
     student, _ = drawn()
-    row = torch.arange(5)
-    same = masked_distillation(student, (student / 0.1).softmax(1), row, rows=5)
-    other = masked_distillation(student.flip(0), (student / 0.1).softmax(1), row, rows=5)
+    ones = torch.ones(5, dtype=torch.int64)
+    target, options = (student / 0.1).softmax(1), {"temperature": 0.1, "rows": 5}
+    same = masked_distillation(student, target, ones, **options)
+    other = masked_distillation(student.flip(0), target, ones, **options)
     assert same < other
 
 
 def test_nothing_hidden_is_no_loss_and_stays_in_the_graph():
     student = torch.zeros(0, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
-    loss = masked_distillation(student, torch.zeros(0, 4), none, rows=3)
+    loss = masked_distillation(student, torch.zeros(0, 4), none, temperature=0.1, rows=3)
     loss.backward()
     assert loss == 0 and student.grad.shape == (0, 4)
 
 
 def test_shapes_that_do_not_fit():
     student, logits = drawn()
-    with pytest.raises(ValueError, match="do not fit"):
-        masked_distillation(student, logits.softmax(1)[:3], torch.arange(5), rows=5)
-    with pytest.raises(ValueError, match="do not fit"):
-        masked_distillation(student, logits.softmax(1), torch.arange(4), rows=5)
+    for target, lengths in ((logits[:3], torch.ones(5)), (logits, torch.ones(6))):
+        with pytest.raises(ValueError, match="do not fit"):
+            masked_distillation(student, target, lengths.long(), temperature=0.1, rows=6)

@@ -174,9 +174,9 @@ class DinoV2(MaskedDistillation):
         super().__init__(encoder, heads, patch_heads, views=views, numbers=numbers, name="dinov2")
         self.iterations, self.koleo_weight = iterations, koleo_weight
 
-    def targets(self, field: str, logits: TeacherLogits) -> tuple[Tensor, Tensor]:
+    def targets(self, field: str, logits: TeacherLogits, progress: float) -> tuple[Tensor, Tensor]:
         """Balanced over prototypes: the vectors of both views together, and all hidden tokens."""
-        numbers, progress = self.numbers, float(self.progress)
+        numbers = self.numbers
         across, within = (
             sinkhorn(scores, epsilon=numbers.rising(last, progress), iterations=self.iterations)
             for scores, last in (

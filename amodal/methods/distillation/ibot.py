@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import Recipe, Tokens
+from amodal.core.host import on_host
 from amodal.methods.contract import Clock, Columns
 from amodal.methods.shared.masked_distillation import (
     Distillation,
@@ -163,11 +164,12 @@ class Ibot(MaskedDistillation):
 
     def visible(self, whole: Mapping[str, Tokens], hidden: Mapping[str, Tensor]) -> Columns:
         """All of them, for the centre."""
-        return {s: token_column(tokens.keep(~hidden[s])) for s, tokens in whole.items()}
+        seen = {s: on_host(torch.logical_not, mask) for s, mask in hidden.items()}
+        return {s: token_column(tokens.keep(seen[s])) for s, tokens in whole.items()}
 
-    def targets(self, field: str, logits: TeacherLogits) -> tuple[Tensor, Tensor]:
+    def targets(self, field: str, logits: TeacherLogits, progress: float) -> tuple[Tensor, Tensor]:
         """Centred and sharpened, eq. 1 and 2."""
-        progress, numbers = float(self.progress), self.numbers
+        numbers = self.numbers
         center, patch_center = self.centers[field], self.patch_centers[field]
         # the centre of tokens is of all of them, hidden or not
         head = self.patch_head(field, teacher=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Ragged, Tokens, field_of, views_of
+from amodal.core import AmodalError, Batch, Tokens, field_of, views_of
+from amodal.core.column import joined
 from amodal.masking.by_layout import partial_mask
 from amodal.methods.contract import Clock, Columns, FeatureRecord
 from amodal.methods.shared.shapes import (
@@ -161,8 +162,13 @@ class MaskedDistillation(StudentTeacher):
         self.register_buffer("progress", torch.zeros(()))
 
     @abstractmethod
-    def targets(self, field: str, logits: TeacherLogits) -> tuple[Tensor, Tensor]:
+    def targets(self, field: str, logits: TeacherLogits, progress: float) -> tuple[Tensor, Tensor]:
         """Probabilities that the student learns of one field.
+
+        Args:
+            field: Its name.
+            logits: Of the teacher.
+            progress: The share of the run that is done.
 
         Returns:
             (V, N, K) of class vectors of the large views, and (T, K) of hidden tokens.
@@ -222,7 +228,8 @@ class MaskedDistillation(StudentTeacher):
         across: dict[str, Tensor] = {}
         within: dict[str, Tensor] = {}
         further: dict[str, Tensor] = {}
-        fixed = float(self.progress) < self.numbers.fixed_prototypes
+        progress = float(self.progress)
+        fixed = progress < self.numbers.fixed_prototypes
         for f in self.encoder.fields:
             sources = views_of(f, len(self.views))
             large = sources[:LARGE]
@@ -232,13 +239,13 @@ class MaskedDistillation(StudentTeacher):
             tokens = torch.cat([features.student_tokens[s].flat for s in large])
             with torch.no_grad():
                 teacher = self.teacher_logits(features, f, large)
-                across_VNK, within_TK = self.targets(f, teacher)
+                across_VNK, within_TK = self.targets(f, teacher, progress)
             temperature, rows = self.numbers.temperature, LARGE * len(vectors[0])
             across[f"cls/{f}"] = view_cross_entropy(student, across_VNK, temperature=temperature)
             within[f"patch/{f}"] = self.numbers.patch_weight * masked_distillation(
                 patch_head(tokens, fixed=fixed),
                 within_TK,
-                owners([ragged(features.student_tokens[s]) for s in large]),
+                joined([ragged(features.student_tokens[s]).lengths for s in large]),
                 temperature=temperature,
                 rows=rows,
             )
@@ -272,14 +279,6 @@ class MaskedDistillation(StudentTeacher):
         ema_update(self.teacher_heads, self.heads, momentum)
         ema_update(self.teacher_patch_heads, self.patch_heads, momentum)
         self.progress.fill_(clock.progress)
-
-
-def owners(lists: Sequence[Ragged]) -> Tensor:
-    """(T,) int64, a number for each list, repeated for each of its tokens."""
-    lengths = torch.cat([some.lengths for some in lists])
-    tokens = sum(len(some.flat) for some in lists)
-    number = torch.arange(len(lengths), device=lengths.device)
-    return torch.repeat_interleave(number, lengths, output_size=tokens)
 
 
 def prototype_heads(
