@@ -124,7 +124,9 @@ class _Grid:
             torch.where(flat_G[segment_T], y_T, x_T),
         )
         high_G, wide_G = torch.where(flat_G, time_G, high_G), torch.where(flat_G, high_G, wide_G)
-        cells = torch.unique(torch.stack([segment_T, y_T, x_T]), dim=1)[0]
+        # one number for each cell of each group: torch finds unique numbers faster than columns
+        rows, columns = int(high_G.max()), int(wide_G.max())
+        cells = torch.unique((segment_T * rows + y_T) * columns + x_T) // (rows * columns)
         full_G = torch.bincount(cells, minlength=len(size_G)) == high_G * wide_G
         line_G = ~(full_G & (high_G > 1) & (wide_G > 1))
         line_T = line_G[segment_T]
@@ -176,7 +178,7 @@ class _Grid:
 def _ranks(segment_T: Tensor, segments: int, value_T: Tensor) -> tuple[Tensor, Tensor]:
     """(T,) int64, which of the distinct values of its group each token has, from 0, and (G,) how
     many there are."""
-    _, value_T = torch.unique(value_T, return_inverse=True)
-    pairs, index_T = torch.unique(torch.stack([segment_T, value_T]), dim=1, return_inverse=True)
-    count_G = torch.bincount(pairs[0], minlength=segments)
+    values, value_T = torch.unique(value_T, return_inverse=True)
+    pairs, index_T = torch.unique(segment_T * len(values) + value_T, return_inverse=True)
+    count_G = torch.bincount(pairs // len(values), minlength=segments)
     return index_T - (count_G.cumsum(0) - count_G)[segment_T], count_G
