@@ -7,10 +7,10 @@ and the loss is the mean over fields.
 Differs: from the authors' program and their configuration of ViT-H/14 on ImageNet
 (in1k_vith14_ep300):
 
-- encoder: `--size` and patches of 8 pixels as the dataset says; ViT-H/14 is `--size huge
-  --resolution 224` with `patch = 14` in dataset.toml. Positions are sines of three coordinates,
-  theirs of two. Linear layers begin by Xavier's rule, theirs with a deviation of .02 and output
-  layers divided by the root of twice their number.
+- encoder: `--size`, and patches as dataset.toml says; ViT-H/14 is `--size huge --resolution 224`
+  with `patch = 14` there. Positions are sines of three coordinates, theirs of two. Linear layers
+  begin by Xavier's rule, theirs with a deviation of .02 and output layers divided by the root of
+  twice their number.
 - blocks: each target has a size of its own, drawn from the row's seed, as the paper has it; the
   program draws one size for a batch, and cuts all masks to the shortest. Blocks may touch the last
   row and column, see `amodal.masking.multiblock`. Fields without a grid have stretches.
