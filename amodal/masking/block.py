@@ -42,7 +42,7 @@ def block_mask(
     seed_T: Tensor,
     position_TP: Tensor,
     *,
-    ratio: float,
+    ratio: float | Tensor,
     smallest: float = 0.08,
     aspect: float = 0.3,
 ) -> Tensor:
@@ -54,7 +54,7 @@ def block_mask(
             video) are hidden together, up to the last block's cut: tubes. The grid is what the
             tokens of a group span.
         ratio: Share to hide, in [0, 1]; of two tokens or more at least one is hidden and one
-            visible.
+            visible. A tensor has one for each token, the same within a group.
         smallest: Area of the smallest block as a share of the grid (16 of 196 patches in the
             paper).
         aspect: Height : width lies between `aspect` and 1 / `aspect`, on a log scale, relative to
@@ -72,7 +72,7 @@ def block_mask(
             "block_mask needs (T, P >= 2) positions ending in y, x, got "
             f"{tuple(position_TP.shape)}."
         )
-    if not 0 <= ratio <= 1:
+    if not isinstance(ratio, Tensor) and not 0 <= ratio <= 1:
         raise ValueError(f"ratio is the share of tokens to hide, between 0 and 1, got {ratio}.")
     if len(group_T) == 0:
         return torch.zeros_like(group_T, dtype=torch.bool)
@@ -81,7 +81,13 @@ def block_mask(
     y_T, x_T = (_unit(position_TP[:, axis], segment_T, len(size_G)) for axis in (-2, -1))
 
     seed_G = seed_T.new_zeros(size_G.shape).scatter_(0, segment_T, seed_T)
-    largest = max(smallest, ratio)
+    largest: float | Tensor
+    if isinstance(ratio, Tensor):
+        ratio_G = torch.zeros_like(size_G, dtype=torch.float64)
+        ratio_G.scatter_(0, segment_T, ratio.to(size_G.device, torch.float64))
+        wanted_G, largest = size_G * ratio_G, ratio_G.clamp(min=smallest).float()
+    else:
+        wanted_G, largest = size_G * ratio, max(smallest, ratio)
     # key = (number of the first block that covers the token) + (how far from that block's middle,
     # at most 1/2)
     key_T = y_T.new_full(y_T.shape, float(_DRAWS))
@@ -103,5 +109,5 @@ def block_mask(
     # where the token is.
     tie_T = hash_bits(seed_T, _DRAWS, *position_TP.contiguous().view(torch.int32).unbind(1))
     # nudged as in `random_keep`
-    hidden_T = (size_G * ratio + 1e-9).round().clamp(min=1).minimum(size_G - 1)[segment_T]
+    hidden_T = (wanted_G + 1e-9).round().clamp(min=1).minimum(size_G - 1)[segment_T]
     return rank_in_segment(segment_T, size_G, tie_T, key_T) < hidden_T

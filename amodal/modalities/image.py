@@ -251,7 +251,7 @@ class Image(Modality):
             low = np.floor(offset * (whole - sides + 1))
         else:
             low = offset * (whole - sides)
-        return low, low + sides, bool(self.flip and rng.random() < 0.5)
+        return low, low + sides, bool(self.flip and style.flips and rng.random() < 0.5)
 
     def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor | Ragged:
         """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views.

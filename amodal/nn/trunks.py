@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown, view_of
-from amodal.core.column import joined
 from amodal.core.embeddings import FUSED
 from amodal.core.host import host_copy, on_host, to_device
 from amodal.core.part import Part
@@ -17,6 +16,7 @@ from amodal.modalities import Modality
 from amodal.nn.dilated import Dilated
 from amodal.nn.drop_path import side_by_side
 from amodal.nn.recurrent import Brnn, Recurrent
+from amodal.nn.stacked import stack, unstack
 from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
 
 KINDS = ("separate", "shared", "joint")
@@ -175,8 +175,8 @@ class TrunkRouting(nn.Module):
             else:
                 logits: list[Tensor] | None = None if router_logits is None else []
                 with side_by_side([view_of(names[0]) for names in sequences]):
-                    stacked = trunks[key](_stack(whole), collect, logits, **hooked)
-                outputs = _unstack(stacked, whole)
+                    stacked = trunks[key](stack(whole), collect, logits, **hooked)
+                outputs = unstack(stacked, whole)
                 for number, logits_TE in enumerate(logits or ()):
                     assert router_logits is not None
                     parts = zip(
@@ -223,28 +223,3 @@ class TrunkRouting(nn.Module):
 def _only(tokens: Tokens, source: str) -> Tokens:
     """The tokens of one source, under its name."""
     return tokens.only(source).renamed(source)
-
-
-def _stack(parts: Sequence[Tokens]) -> Tokens:
-    """Sequences of one batch side by side, as rows of a larger one."""
-    if len(parts) == 1:
-        return parts[0]
-    # by field: views of one field are one source to a mask rule
-    names = tuple(dict.fromkeys(field_of(n) for tokens in parts for n in tokens.names))
-    return Tokens(
-        torch.cat([b.x for b in parts]),
-        joined(
-            # row numbers of their own, so that sequences of one record do not see each other
-            [on_host(lambda row, start=i * b.size: row + start, b.row) for i, b in enumerate(parts)]
-        ),
-        joined([b.source_among(names, field_of) for b in parts]),
-        torch.cat([b.position for b in parts]),
-        names,
-        sum(b.size for b in parts),
-    )
-
-
-def _unstack(whole: Tokens, parts: Sequence[Tokens]) -> list[Tokens]:
-    return [
-        tokens.with_x(x) for tokens, x in zip(parts, torch.split(whole.x, [len(b) for b in parts]))
-    ]

@@ -34,6 +34,13 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.objectives.dino:update_center",
         "amodal.nn.heads.projectors:PrototypeHead",
     ),
+    "ibot": (
+        "amodal.methods.shared.masked_distillation:Distillation",
+        "amodal.methods.shared.masked_distillation:prototype_heads",
+        "amodal.objectives.masked_distillation:masked_distillation",
+        "amodal.nn.masked_tokens:masked_tokens",
+    ),
+    "dinov2": ("amodal.methods.shared.masked_distillation:MaskedDistillation",),
     "mae": (
         "amodal.methods.shared.shapes:MaskedAutoencoder",
         "amodal.methods.shared.shapes:row_losses",

@@ -260,7 +260,7 @@ def test_features_must_not_hold_other_rows():
 
 
 @pytest.mark.parametrize("pool", ["mean", "cls"])
-@pytest.mark.parametrize("name", ["mae", "data2vec"])
+@pytest.mark.parametrize("name", ["mae", "data2vec", "i_jepa"])
 def test_what_is_hidden_is_what_is_predicted_whatever_the_pooling(name, pool):
     """A CLS token before each row moves every other token along; losses must follow the tokens."""
     torch.manual_seed(0)

@@ -429,9 +429,47 @@ def test_the_two_views_of_lejepa_differ_in_what_they_show():
     image, value = make("image", size=32, patch=4), np.zeros((3, 32, 32), np.uint8)
     shapes = [image.augment(value, v, np.random.default_rng(0)).shape for v in image.views]
     small_views = {v for v, shape in zip(image.views, shapes) if shape == (3, 16, 16)}
-    assert small_views == {"local", "local_solarized"}
+    assert small_views == {"local", "local_solarized", "ibot_local", "dinov2_local"}
     assert make("text").known_view("global") == "strong"
     assert make("text").known_view("local_solarized") == "local"
+
+
+@pytest.mark.parametrize(
+    "name, large, small", [("ibot", 0.25, (0.05, 0.25)), ("dinov2", 0.32, (0.05, 0.32))]
+)
+def test_the_three_views_of_ibot_and_dinov2(name, large, small):
+    """The README and `main_ibot.py` of bytedance/ibot; the configurations and `augmentations.py` of
+    facebookresearch/dinov2."""
+    from amodal.modalities.shared import image_views
+
+    first, second, local = (image_views.VIEWS[name + end] for end in ("", "_solarized", "_local"))
+    assert first.area == second.area == (large, 1.0) and local.area == small
+    assert (first.blur, second.blur, local.blur) == (1.0, 0.1, 0.5)
+    assert (first.solarize, second.solarize, local.solarize) == (0.0, 0.2, 0.0)
+    colours = image_views.Jitter(0.4, 0.4, 0.2, 0.1)
+    assert first.jitter == second.jitter == local.jitter == colours
+    text = make("text")
+    assert [text.known_view(name + end) for end in ("", "_solarized", "_local")] == [
+        "strong",
+        "strong",
+        "local",
+    ]
+
+
+def test_the_view_of_i_jepa_is_a_crop_and_no_mirror_image():
+    """The configurations of facebookresearch/ijepa: crops of 30-100 %, no flips, no colours."""
+    image, rng = make("image", size=32, patch=4, channels=1), np.random.default_rng(0)
+    ramp = np.tile(np.linspace(0, 250, 32), (1, 32, 1)).astype(np.float32)
+    widths = []
+    for _ in range(60):
+        row = image.augment(ramp, "i_jepa", rng)[0, 16]
+        assert row[-1] > row[0]
+        widths.append((row[-1] - row[0]) / 250)
+    assert 0.4 < min(widths) < 0.7 and max(widths) > 0.9
+    assert any(
+        row[-1] < row[0] for row in (image.augment(ramp, "crop", rng)[0, 16] for _ in range(9))
+    )
+    assert make("text").known_view("i_jepa") == "weak"
 
 
 def test_bright_values_are_turned_round():

@@ -45,6 +45,7 @@ from amodal.methods.shared.shapes import (
 )
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.nn.encoder import Encoder
+from amodal.nn.masked_tokens import masked_tokens
 from amodal.objectives.smooth_l1 import smooth_l1
 
 
@@ -140,8 +141,7 @@ class Data2vec(StudentTeacher):
 
     def replace_hidden(self, tokens: Tokens, hidden_T: Tensor) -> Tokens:
         """The mask token in the place of hidden ones."""
-        mask_D = self.mask[field_of(tokens.names[0])].to(tokens.x.dtype)
-        return tokens.with_x(torch.where(hidden_T.unsqueeze(1), mask_D, tokens.x))
+        return masked_tokens(tokens, hidden_T, self.mask[field_of(tokens.names[0])])
 
     def regress(self, student: Tokens, teacher: Tokens, hidden_T: Tensor) -> Column:
         """The losses (N, 2) of hidden tokens."""

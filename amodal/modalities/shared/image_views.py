@@ -36,6 +36,7 @@ class ImageView:
         solarize: how often bright values are inverted.
         is_local: a small part, at half the side.
         aspect: smallest and largest ratio of a crop's height to its width.
+        flips: whether half of the crops are mirrored, if a mirror image means the same.
     """
 
     area: tuple[float, float]
@@ -44,12 +45,14 @@ class ImageView:
     solarize: float = 0.0
     is_local: bool = False
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flips: bool = True
 
 
 SIMCLR, BYOL = Jitter(), Jitter(saturation=0.2)
 VIEWS = {
     "weak": ImageView((0.6, 1.0)),
     "crop": ImageView((0.2, 1.0)),  # MAE's
+    "i_jepa": ImageView((0.3, 1.0), flips=False),  # of its authors' configurations
     "strong": ImageView((0.2, 1.0), blur=0.5, jitter=SIMCLR),
     "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR, is_local=True),
     # SLIP's, in the authors' code: for language, and for self-supervision
@@ -65,6 +68,14 @@ VIEWS = {
     # the large and the small view of LeJEPA, in the repository of arXiv:2511.08544
     "global": ImageView((0.3, 1.0), blur=0.5, jitter=BYOL, solarize=0.2),
     "local_solarized": ImageView((0.05, 0.3), blur=0.5, jitter=BYOL, solarize=0.2, is_local=True),
+    # two large views and the small one of iBOT with crops of two sizes, in its repository
+    "ibot": ImageView((0.25, 1.0), blur=1.0, jitter=BYOL),
+    "ibot_solarized": ImageView((0.25, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
+    "ibot_local": ImageView((0.05, 0.25), blur=0.5, jitter=BYOL, is_local=True),
+    # the same of DINOv2, in its authors' configurations
+    "dinov2": ImageView((0.32, 1.0), blur=1.0, jitter=BYOL),
+    "dinov2_solarized": ImageView((0.32, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
+    "dinov2_local": ImageView((0.05, 0.32), blur=0.5, jitter=BYOL, is_local=True),
 }
 AUTO = "autoaugment"
 """The view of `image_policies`, which is no crop."""

@@ -11,6 +11,7 @@ VIEWS = ("plain", "weak", "strong", "local")
 (DINO's multi-crop)."""
 VARIANTS = {
     "crop": "weak",
+    "i_jepa": "weak",
     "half": "weak",
     "alexnet": "weak",
     "simclr": "strong",
@@ -26,12 +27,20 @@ VARIANTS = {
     "solarized": "strong",
     "global": "strong",
     "local_solarized": "local",
+    "ibot": "strong",
+    "ibot_solarized": "strong",
+    "ibot_local": "local",
+    "dinov2": "strong",
+    "dinov2_solarized": "strong",
+    "dinov2_local": "local",
 }
-"""Views that only some modalities make -> what the others make of them. crop is MAE's; half and
-simclr are those of SLIP, alexnet is AlexNet's, unblurred is SimCLR's for small pictures, amdim is
-AMDIM's; blurred and solarized are the two views of BYOL, which differ for pictures; global and
-local_solarized are the large and the small view of LeJEPA. autoaugment and eda are CleanCLIP's,
-stopwords and rocket those of texts in CLIPRocket, sheet and music those of UCASR."""
+"""Views that only some modalities make -> what the others make of them. crop is MAE's and i_jepa
+I-JEPA's; half and simclr are those of SLIP, alexnet is AlexNet's, unblurred is SimCLR's for small
+pictures, amdim is AMDIM's; blurred and solarized are the two views of BYOL, which differ for
+pictures; global and local_solarized are the large and the small view of LeJEPA; ibot,
+ibot_solarized and ibot_local are the two large views and the small one of iBOT, and those of dinov2
+the same of DINOv2. autoaugment and eda are CleanCLIP's, stopwords and rocket those of texts in
+CLIPRocket, sheet and music those of UCASR."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:
