@@ -71,7 +71,7 @@ class Raster(Modality):
     std: tuple[float, ...] = ()
 
     simple_name: ClassVar[str] = "statistics of bands"
-    suffixes: ClassVar[frozenset[str]] = frozenset({".tif", ".tiff", ".gtiff", ".npy", ".npz"})
+    suffixes: ClassVar[frozenset[str]] = frozenset({".tif", ".tiff", ".gtiff"})
     accepts: ClassVar[str] = ".tif,.tiff,.npy"
     layout: ClassVar[str] = "grid"
     example_tokens: ClassVar[int] = 64
