@@ -23,6 +23,9 @@ FIELDS = {
         mean=(0, 3, 0.7),
         std=(1, 2, 0.5),
     ),
+    "field": modalities.make(
+        "raster", bands=("red", "nir"), size=16, patch=4, mean=(1.0, 2.0), std=(0.5, 2.0)
+    ),
     "facts": modalities.make(
         "table", columns=("size", "kind", "age"), categories={"kind": ("a", "b")}, frequencies=2
     ),

@@ -61,14 +61,12 @@ class RasterGraph(nn.Module):
         return x_NLD, patches[..., : _patches.PLACE], mask_NL
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """n random values of different sides, with gaps."""
-        tile = self.raster.tile
-        sides = [tile * max(1, round(max(length - i, 1) ** 0.5)) for i in range(n)]
-        values = [
-            _dense.random_values(self.raster.scale(), (1, side, side), rng).transpose(0, 3, 1, 2)
-            for side in sides
-        ]
-        return [
-            self.raster.decode(np.where(rng.random(v.shape) < 0.2, np.float32(np.nan), v))
-            for v in values
-        ]
+        """n random values of different sides, up to the largest, with gaps."""
+        tile, longest = self.raster.tile, max(self.raster.size // self.raster.tile, 1)
+        raws = []
+        for i in range(n):
+            side = tile * min(max(1, round(max(length - i, 1) ** 0.5)), longest)
+            pixels = _dense.random_values(self.raster.scale(), (1, side, side), rng)
+            gaps = rng.random(pixels.shape) < 0.2
+            raws.append(np.where(gaps, np.float32(np.nan), pixels).transpose(0, 3, 1, 2))
+        return [self.raster.decode(raw) for raw in raws]
