@@ -153,9 +153,10 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
             "" if best_learnt is None else f"{best_learnt['name']} {number(best_learnt['value'])}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    budgets = sorted({f"{result['budget_seconds'] / 60:g}" for result in results})
+    minutes = sorted({result["budget_seconds"] / 60 for result in results}) or [0.0]
+    budgets = " to ".join(f"{n:g}" for n in dict.fromkeys((minutes[0], minutes[-1])))
     head = HEAD.format(
-        level=level, counted=counted, learnt=learnt, beds=len(results), budgets=" or ".join(budgets)
+        level=level, counted=counted, learnt=learnt, beds=len(results), budgets=budgets
     )
     rest = [name for name in testbeds.names() if name not in {r["testbed"] for r in results}]
     tail = f"\nNot measured yet: {', '.join(f'`{name}`' for name in rest)}.\n" if rest else ""
