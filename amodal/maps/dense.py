@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Tokens
 from amodal.core.matmul import fast_products
+from amodal.inference.choose_field import choose_field
 from amodal.inference.forward_passes import eval_mode, sequential_loader
 from amodal.maps.items import Items, View
 from amodal.modalities import Modality
@@ -43,19 +44,7 @@ def dense_field(fields: dict[str, Modality], wanted: str | None, data: Sequence[
             "maps are of pictures, and this run has none: its fields are "
             f"{', '.join(f'{n} ({m.kind})' for n, m in fields.items())}"
         )
-    if wanted is not None:
-        if wanted not in dense:
-            from amodal.core import unknown
-
-            raise unknown("field with pictures in this run", wanted, dense)
-        return wanted
-    choice = [name for name in dense if name in data] or dense
-    if len(choice) > 1:
-        raise AmodalError(
-            f"this run has {len(choice)} fields with pictures; say which: --field "
-            f"{' or --field '.join(choice)}"
-        )
-    return choice[0]
+    return choose_field(dense, wanted, data, what="with pictures")
 
 
 @fast_products()

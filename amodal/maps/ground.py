@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.data import Dataset, Openable
+from amodal.inference.choose_field import choose_field
 from amodal.inference.dense import dense_features, window_corners
 from amodal.maps.items import file_name
 from amodal.modalities import BadValue, Modality
@@ -192,8 +193,6 @@ def ground_field(
     Raises:
         AmodalError: Without one, for one that does not lie on the ground, and for more than one.
     """
-    from amodal.core import unknown
-
     ground = [name for name, modality in fields.items() if isinstance(modality, OnGround)]
     if not ground:
         raise AmodalError(
@@ -201,17 +200,7 @@ def ground_field(
             f"has none: its fields are {', '.join(f'{n} ({m.kind})' for n, m in fields.items())}. "
             "Vectors of whole records: leave --dense out"
         )
-    if wanted is not None:
-        if wanted not in ground:
-            raise unknown("field on the ground in this run", wanted, ground)
-        return wanted
-    choice = [name for name in ground if name in present] or ground
-    if len(choice) > 1:
-        raise AmodalError(
-            f"this run has {len(choice)} fields on the ground; say which: --field "
-            f"{' or --field '.join(choice)}"
-        )
-    return choice[0]
+    return choose_field(ground, wanted, present, what="on the ground")
 
 
 def _values(

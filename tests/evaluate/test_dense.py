@@ -122,7 +122,7 @@ def run(tmp_path_factory):
         picture = np.where(disc, 170, 80)[..., None] + rng.normal(0, 30, (32, 32, 3))
         Pillow.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"r{i:02}.photo.png")
         Pillow.fromarray(disc.astype(np.uint8)).save(folder / f"r{i:02}.areas.png")
-    out = folder.parent / "run"
+    out = tmp_path_factory.mktemp("run") / "run"
     options = {"steps": 3, "batch_size": 16, "size": "nano", "progress": False}
     amodal.pretrain("simclr", data=folder, out=out, fields=["photo"], **options)
     return amodal.load(out), folder

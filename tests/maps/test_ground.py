@@ -54,7 +54,7 @@ def trained(tmp_path_factory):
         f"size = {TILE}\npatch = {PATCH}\nmean = [1000.0, 1000.0]\nstd = [400.0, 400.0]\n",
         encoding="utf-8",
     )
-    run = folder.parent / "run"
+    run = tmp_path_factory.mktemp("run") / "run"
     amodal.pretrain(
         "mae", data=folder, out=run, steps=2, batch_size=8, size="nano", progress=False, seed=0
     )

@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from amodal.core import AmodalError, Batch, Column, unknown
+from amodal.core import Batch, Column
 from amodal.core.matmul import fast_products
 from amodal.data.other_column import read_from
 from amodal.evaluate.context import Context
@@ -29,6 +29,7 @@ from amodal.evaluate.dense_probe import Example, probe_amounts, probe_classes
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
+from amodal.inference.choose_field import choose_field
 from amodal.inference.dense import dense_features
 from amodal.inference.embed import Embedded
 from amodal.inference.forward_passes import eval_mode
@@ -111,20 +112,12 @@ def _device(context: Context) -> Any:
 
 def _field(encoder: Encoder, wanted: str, truth: str, present: list[str]) -> str:
     """The field whose tokens are probed."""
-    dense = [f for f, m in encoder.fields.items() if m.layout == "grid" and f in present]
-    if wanted:
-        if wanted not in dense:
-            raise unknown("field with places", wanted, dense)
-        return wanted
-    dense = [f for f in dense if f != truth]
-    if not dense:
+    places = [f for f, m in encoder.fields.items() if m.layout == "grid" and f in present]
+    if not wanted:
+        places = [f for f in places if f != truth]
+    if not places:
         raise NotApplicable("no field of this run has places: pictures, or rasters")
-    if len(dense) > 1:
-        raise AmodalError(
-            f"{' and '.join(dense)} have places: say whose tokens are probed, --protocol.places "
-            f"{dense[0]}"
-        )
-    return dense[0]
+    return choose_field(places, wanted, what="with places", option="--protocol.places")
 
 
 def _sources(encoder: Encoder, field: str, device: Any) -> dict[str, Grids]:
