@@ -76,7 +76,7 @@ def guess_texts(cells: Sequence[str]) -> tuple[str, str]:
     return "text", "text"
 
 
-def file_kind(path: Path | object) -> str | None:
+def file_kind(path: object) -> str | None:
     """The modality of a file: by its header where more than one reads its ending, else by that.
 
     Args:
