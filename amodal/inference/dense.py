@@ -45,11 +45,8 @@ def dense_features(
     modality: Any = encoder.fields[name]
     tile, side = modality.tile, _whole(modality.size, modality.tile)
     rows, columns = (-(-length // tile) for length in value.shape[2:])
-    total: np.ndarray | None = None
-    weight = np.zeros((rows, columns, 1), dtype=np.float64)
-    corners = [
-        (top, left) for top in starts(rows, side // tile) for left in starts(columns, side // tile)
-    ]
+    mean = GridMean(rows, columns)
+    corners = window_corners(value.shape[2:], modality)
     with eval_mode(encoder):
         for begin in range(0, len(corners), WINDOWS):
             chunk = corners[begin : begin + WINDOWS]
@@ -65,16 +62,34 @@ def dense_features(
             column = Column(modality.collate([windows[i] for i in filled]), torch.tensor(filled))
             batch = Batch.of(len(chunk), {name: column}).to(device)
             tokens = patch_features(encoder, batch, name)
-            x_TD = tokens.x.float().cpu().numpy()
-            if total is None:
-                total = np.zeros((rows, columns, x_TD.shape[1]), dtype=np.float64)
-            y_T, x_T, share_T = _places(tokens, chunk, side // tile)
-            np.add.at(total, (y_T, x_T), x_TD * share_T[:, None])
-            np.add.at(weight[..., 0], (y_T, x_T), share_T)
-    assert total is not None, "a decoded value has a pixel"
-    with np.errstate(invalid="ignore"):
-        out: np.ndarray = np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan)
-    return out.astype(np.float32)
+            mean.add(tokens.x.float().cpu().numpy(), *_places(tokens, chunk, side // tile))
+    return mean.grid()
+
+
+class GridMean:
+    """Weighted means of vectors by their places on a grid.
+
+    Args:
+        rows, columns: Of the grid.
+    """
+
+    def __init__(self, rows: int, columns: int):
+        self.weight = np.zeros((rows, columns, 1), dtype=np.float64)
+        self.total: np.ndarray | None = None
+
+    def add(self, x_TD: np.ndarray, y_T: np.ndarray, x_T: np.ndarray, share_T: np.ndarray) -> None:
+        """Add vectors (T, D) at rows y and columns x, which count by their shares."""
+        if self.total is None:
+            self.total = np.zeros((*self.weight.shape[:2], x_TD.shape[1]), dtype=np.float64)
+        np.add.at(self.total, (y_T, x_T), x_TD * share_T[:, None])
+        np.add.at(self.weight[..., 0], (y_T, x_T), share_T)
+
+    def grid(self) -> np.ndarray:
+        """(rows, columns, D) float32, NaN where nothing was added."""
+        assert self.total is not None, "a decoded value has a pixel"
+        known = self.weight > 0
+        mean = np.where(known, self.total / np.where(known, self.weight, 1), np.nan)
+        return mean.astype(np.float32)
 
 
 def _whole(side: int, tile: int) -> int:

@@ -251,10 +251,11 @@ def _mosaic_features(
     high = (corners + [part.value.shape[2:] for part in parts]).max(0)
     corners, shape = corners - low, (high - low).tolist()
     # values of other dates are other measurements of a place
-    dates = [tuple(part.value[:, 0, 0, 0].tolist()) for part in parts]
-    groups = [[i for i, own in enumerate(dates) if _same(own, one)] for one in _distinct(dates)]
+    groups: dict[bytes, list[int]] = {}
+    for i, part in enumerate(parts):
+        groups.setdefault(part.value[:, 0, 0, 0].tobytes(), []).append(i)
     numbers = parts[0].value.shape[1] * float(shape[0]) * float(shape[1])
-    if numbers * max(map(len, dates)) > MAX_NUMBERS:
+    if numbers * max(len(part.value) for part in parts) > MAX_NUMBERS:
         raise AmodalError(
             f"all records together are {shape[0]:,} x {shape[1]:,} pixels with "
             f"{parts[0].value.shape[1] - 1} bands; name a folder: --out {out.with_suffix('')}/"
@@ -263,7 +264,7 @@ def _mosaic_features(
     count = np.zeros((), dtype=np.float32)
     windows = len(groups) * len(window_corners(shape, modality))
     with Bar("embed", windows, shown=progress) as bar:
-        for group in groups:
+        for group in groups.values():
             merged = _merged([parts[i] for i in group], corners[group], shape)
             grid = dense_features(model.encoder, name, merged, model.device, bar)
             present = np.isfinite(grid).all(2, keepdims=True)
@@ -273,15 +274,6 @@ def _mosaic_features(
     place = Place(first.crs, (a, b, c + a * x + b * y, d, e, f + d * x + e * y))
     grid = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
     return grid, place.of_tokens(modality.tile)
-
-
-def _distinct(dates: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Each once; unknown dates (NaN) are equal."""
-    return list({repr(one): one for one in dates}.values())
-
-
-def _same(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return repr(one) == repr(other)
 
 
 def _merged(parts: Sequence[Located], corners: np.ndarray, shape: Sequence[int]) -> np.ndarray:

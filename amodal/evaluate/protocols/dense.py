@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from amodal.core import Batch, Column
 from amodal.core.matmul import fast_products
+from amodal.data.measure import evenly_spaced
 from amodal.data.other_column import read_from
 from amodal.evaluate.context import Context
 from amodal.evaluate.dense_probe import Example, probe_amounts, probe_classes
@@ -30,7 +31,7 @@ from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.choose_field import choose_field
-from amodal.inference.dense import dense_features
+from amodal.inference.dense import GridMean, dense_features
 from amodal.inference.embed import Embedded
 from amodal.inference.forward_passes import eval_mode
 from amodal.modalities import BadValue, Modality
@@ -124,12 +125,8 @@ def _sources(encoder: Encoder, field: str, device: Any) -> dict[str, Grids]:
     """What is probed: name -> what makes a grid of a decoded value."""
     modality = encoder.fields[field]
     if isinstance(modality, OnGround):
-        raw = _raw_on_ground(modality)
-        return {field: lambda v: dense_features(encoder, field, v, device), RAW: raw}
-    return {
-        field: lambda v: _tokens(encoder, field, v, device),
-        RAW: lambda v: _raw(modality, v),
-    }
+        return {field: lambda v: dense_features(encoder, field, v, device), RAW: _raw(modality)}
+    return {field: lambda v: _tokens(encoder, field, v, device), RAW: _raw(modality)}
 
 
 @torch.no_grad()
@@ -140,30 +137,23 @@ def _tokens(encoder: Encoder, field: str, value: np.ndarray, device: Any) -> np.
     return grids[0].float().cpu().numpy() if 0 in grids else None
 
 
-def _raw(modality: Modality, value: np.ndarray) -> np.ndarray | None:
-    """Pixels of the modality's own patches."""
-    values = modality.collate([value])
-    column = Column(values, torch.zeros(1, dtype=torch.int64))
-    position = modality.tokenizer(8)(column, "field", 1).position
-    rows, columns = (len(position[:, axis].unique()) for axis in (1, 2))
-    targets = modality.targets(values)
-    if rows * columns != len(targets):
-        return None
-    return targets.reshape(rows, columns, -1).nan_to_num().numpy()
+def _raw(modality: Modality) -> Grids:
+    """Pixels of the modality's own patches, by the places of its own tokens."""
+    tokenizer = modality.tokenizer(8)
 
-
-def _raw_on_ground(modality: Modality) -> Grids:
-    tile = cast(OnGround, modality).tile
-
-    def grid(value: np.ndarray) -> np.ndarray:
-        flat = cast(Any, modality.collate([value])).flat
-        rows, columns = (-(-side // tile) for side in value.shape[2:])
-        place, pixels = flat[:, 1:3].long(), flat[:, 3:].nan_to_num()
-        index = place[:, 0] * columns + place[:, 1]
-        count = torch.bincount(index, minlength=rows * columns).unsqueeze(1)
-        total = torch.zeros(rows * columns, pixels.shape[1]).index_add_(0, index, pixels)
-        out = torch.where(count > 0, total / count, torch.nan)
-        return out.reshape(rows, columns, -1).numpy()
+    @torch.no_grad()
+    def grid(value: np.ndarray) -> np.ndarray | None:
+        values = modality.collate([value])
+        column = Column(values, torch.zeros(1, dtype=torch.int64))
+        pixels = modality.targets(values).flatten(1).nan_to_num()
+        tokens = tokenizer(column, "field", 1).with_x(pixels)
+        if not isinstance(modality, OnGround):
+            grids = token_grids(tokens)
+            return grids[0].numpy() if 0 in grids else None
+        mean = GridMean(*(-(-side // modality.tile) for side in value.shape[2:]))
+        y, x = tokens.position[:, 1:].long().T.numpy()
+        mean.add(pixels.numpy(), y, x, np.ones(len(y)))
+        return mean.grid()
 
     return grid
 
@@ -183,11 +173,9 @@ def _examples(
     dataset, rows = forward.dataset, np.asarray(forward.indices)
     maps = read_from(dataset, field, truth)
     rows = rows[dataset.present(field)[rows] & maps.present(field)[rows]]
-    for row in rows[
-        np.unique(np.linspace(0, max(len(rows) - 1, 0), most).astype(int))[: len(rows)]
-    ]:
+    for row in rows[evenly_spaced(len(rows), most)].tolist():
         try:
-            value, content = dataset.value(int(row), field), maps.raw(int(row), field)
+            value, content = dataset.value(row, field), maps.raw(row, field)
             if value is None or content is None:
                 continue
             target = read(content)

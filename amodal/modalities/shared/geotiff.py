@@ -221,9 +221,7 @@ def _opened(data: bytes) -> Iterator[Any]:
             memory.open(driver=list(DRIVERS), sharing=False) as file,
         ):
             yield file
-    except BadValue:
-        raise
-    except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError) as error:
+    except rasterio.errors.RasterioError as error:
         raise BadValue(f"not a GeoTIFF or JPEG 2000 that can be read: {_reason(error)}") from None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
+from amodal.modalities.shared import pixels, raster_values
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
 
@@ -52,7 +53,7 @@ def class_raster(raw: Raw) -> np.ndarray:
 
 
 def amount_raster(raw: Raw) -> np.ndarray:
-    """Amounts, such as depth, as they stand in a file.
+    """Amounts, such as depth, as they stand in a file; pictures of 16 bits as 0 … 1.
 
     Args:
         raw: A GeoTIFF, .npy or picture of one channel, its bytes, or an array (H, W).
@@ -63,8 +64,6 @@ def amount_raster(raw: Raw) -> np.ndarray:
     Raises:
         BadValue: For what has more than one channel.
     """
-    from amodal.modalities.shared import pixels, raster_values
-
     content = unwrap(raw)
     try:
         found = raster_values.read(content).pixels[0]
