@@ -14,6 +14,7 @@ from amodal.inference.choose_field import choose_field
 from amodal.inference.forward_passes import eval_mode, sequential_loader
 from amodal.maps.items import Items, View
 from amodal.modalities import Modality
+from amodal.modalities.shared.protocols import is_picture
 from amodal.nn.encoder import Encoder
 from amodal.nn.patch_vectors import token_grids
 
@@ -24,7 +25,7 @@ Patches = Callable[[Batch], Tokens]
 
 def dense_fields(fields: dict[str, Modality]) -> list[str]:
     """The fields whose values have places: pictures."""
-    return [name for name, modality in fields.items() if modality.layout == "grid"]
+    return [name for name, modality in fields.items() if is_picture(modality)]
 
 
 def dense_field(fields: dict[str, Modality], wanted: str | None, data: Sequence[str] = ()) -> str:
@@ -42,7 +43,8 @@ def dense_field(fields: dict[str, Modality], wanted: str | None, data: Sequence[
     if not dense:
         raise AmodalError(
             "maps are of pictures, and this run has none: its fields are "
-            f"{', '.join(f'{n} ({m.kind})' for n, m in fields.items())}"
+            f"{', '.join(f'{n} ({m.kind})' for n, m in fields.items())}. Features of what lies on "
+            "the ground are written by `amodal embed --dense`"
         )
     return choose_field(dense, wanted, data, what="with pictures")
 

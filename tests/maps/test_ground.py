@@ -187,6 +187,12 @@ def test_values_of_other_dates_are_other_measurements(trained, tmp_path):
     np.testing.assert_allclose(read(file)[0], mean.transpose(2, 0, 1), atol=2e-3)
 
 
+def test_maps_of_pictures_are_not_of_rasters(trained, tmp_path):
+    run, folder = trained
+    with pytest.raises(AmodalError, match="maps are of pictures.*embed --dense"):
+        amodal.load(run).map(folder, tmp_path / "map", segments=3)
+
+
 def test_a_run_without_rasters_says_so(tmp_path):
     with pytest.raises(AmodalError, match="this run has none: its fields are words .text."):
         ground.ground_field({"words": amodal.modalities.make("text")}, None)

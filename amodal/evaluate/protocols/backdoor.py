@@ -26,6 +26,7 @@ from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
 from amodal.inference.embed import Embedded
 from amodal.modalities import Modality
+from amodal.modalities.shared.protocols import is_picture
 
 TRIGGERS = {"patch": "side", "blend": "weight", "warp": "strength"}
 """Kind of a trigger -> what its size is called."""
@@ -89,7 +90,7 @@ def backdoor(
     number, rows = classes.index(target), list[Row]()
     assert test.perturbed_forward is not None
     fields = test.perturbed_forward.fields
-    for source in (s for s in plain if fields[s].layout == "grid"):
+    for source in (s for s in plain if is_picture(fields[s])):
         changed = with_trigger(test, source, stamp)
         truth, like = plain[source]
         triggered = likeness(None, changed, label, embed_text, text, templates)[1][source][1]

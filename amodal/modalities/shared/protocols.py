@@ -58,6 +58,11 @@ class OnGround(Protocol):
         """
 
 
+def is_picture(modality: Modality) -> bool:
+    """Whether a value is one picture (C, H, W), of any sides."""
+    return modality.layout == "grid" and not isinstance(modality, OnGround)
+
+
 @runtime_checkable
 class Readable(Protocol):
     """A modality whose values are text to a person."""
