@@ -38,6 +38,7 @@ from amodal.modalities.shared.base import (
     format_range,
     from_json,
     listed,
+    read_each,
     shortened,
 )
 from amodal.modalities.shared.cells import moments, tidy
@@ -122,14 +123,7 @@ class Events(Modality):
         a table. step: the median gap. max_events: a quarter more than the longest sample has, at
         most 1,024.
         """
-        records, first = [], None
-        for raw in samples:
-            try:
-                records.append(_records.read(raw))
-            except BadValue as error:
-                first = first or error
-        if not records:
-            raise first or BadValue("no samples to look at")
+        records = read_each(samples, _records.read)
         names = dict.fromkeys(name for record in records for name in record)
         time = overrides.get("time", _records.find_time_field(records, names))
         columns = tuple(

@@ -30,6 +30,7 @@ from amodal.modalities.shared.base import (
     check_view,
     decodable,
     listed,
+    read_each,
 )
 from amodal.modalities.shared.cells import moments
 from amodal.modalities.shared.tokenizers.raster import RasterGraph, RasterTokenizer
@@ -123,14 +124,7 @@ class Raster(Modality):
         bands: their names in the file, or numbers. size: the longest side. dates: the most of any
         sample. resolution: the median. mean and std: measured.
         """
-        stacks, first = [], None
-        for raw in samples:
-            try:
-                stacks.append(_values.read(raw))
-            except BadValue as error:
-                first = first or error
-        if not stacks:
-            raise first or BadValue("no samples to look at")
+        stacks = read_each(samples, _values.read)
         resolutions = [s.resolution for s in stacks if s.resolution]
         measured: dict[str, Any] = {
             "bands": _values.band_names(stacks),

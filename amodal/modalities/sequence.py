@@ -25,6 +25,7 @@ from amodal.modalities.shared.base import (
     build,
     check_view,
     format_range,
+    read_each,
     shortened,
 )
 from amodal.modalities.shared.cells import is_missing
@@ -112,14 +113,7 @@ class Sequence(Modality):
         symbols. k: 4 for DNA and RNA with a median length above 64, as in BarcodeBERT, else 1.
         max_length: a quarter more than the longest sample, at most 512.
         """
-        texts, first = [], None
-        for raw in samples:
-            try:
-                texts.append(_read(raw))
-            except BadValue as error:
-                first = first or error
-        if not texts:
-            raise first or BadValue("no samples to look at")
+        texts = read_each(samples, _read)
         fold, gaps = overrides.get("fold", True), overrides.get("gaps", False)
         counts = Counter("".join(texts).upper() if fold else "".join(texts))
         alphabet_found = (

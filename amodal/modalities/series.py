@@ -39,6 +39,7 @@ from amodal.modalities.shared.base import (
     format_range,
     from_json,
     listed,
+    read_each,
 )
 from amodal.modalities.shared.cells import moments, tidy
 from amodal.modalities.shared.corruption import with_missing
@@ -121,14 +122,7 @@ class Series(Modality):
         the times, if there are any. patch: such that the median sample has at most 32 tokens. mean
         and std: measured.
         """
-        tables, first = [], None
-        for raw in samples:
-            try:
-                tables.append(_columns.read(raw))
-            except BadValue as error:
-                first = first or error
-        if not tables:
-            raise first or BadValue("no samples to look at")
+        tables = read_each(samples, _columns.read)
         measured: dict[str, Any] = {"channels": _columns.numeric_names(tables)}
         lengths = [_columns.num_steps(t) for t in tables]
         measured["patch"] = max(1, -(-int(np.median(lengths)) // 32))

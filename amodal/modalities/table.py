@@ -35,6 +35,7 @@ from amodal.modalities.shared.base import (
     first_names,
     from_json,
     listed,
+    read_each,
 )
 from amodal.modalities.shared.cells import category, is_missing, is_numeric, moments, number, plain
 from amodal.modalities.shared.corruption import with_missing
@@ -113,14 +114,8 @@ class Table(Modality):
         are numbers or dates and no text; else its categories are the 256 most frequent cells. mean
         and std: measured. patch: such that tables wider than 64 columns have about 32 tokens.
         """
-        rows, first = [], None
-        for raw in samples:
-            try:
-                rows.append(_read(raw, tuple(overrides.get("columns", ()))))
-            except BadValue as error:
-                first = first or error
-        if not rows:
-            raise first or BadValue("no samples to look at")
+        wanted = tuple(overrides.get("columns", ()))
+        rows = read_each(samples, lambda raw: _read(raw, wanted))
         columns = tuple(
             overrides.get("columns") or dict.fromkeys(name for row in rows for name in row)
         )

@@ -30,6 +30,7 @@ from amodal.modalities.shared.base import (
     build,
     check_view,
     format_range,
+    read_each,
     shortened,
 )
 from amodal.modalities.shared.learnt import LEARNT
@@ -186,14 +187,8 @@ class Text(Modality):
         patch: 1, 2 or 4 bytes such that 90 % of the texts have at most 64 tokens. max_length: a
         quarter more than the longest, at most 256.
         """
-        probe, lengths, first = build(cls, overrides), [], None
-        for raw in samples:
-            try:
-                lengths.append(len(probe._ids(raw)))
-            except BadValue as error:
-                first = first or error
-        if not lengths:
-            raise first or BadValue("no samples to look at")
+        probe = build(cls, overrides)
+        lengths = read_each(samples, lambda raw: len(probe._ids(raw)))
         typical = np.percentile(lengths, 90)
         small = 1 if probe.vocabulary else next((p for p in (1, 2, 4) if typical <= 64 * p), 4)
         patch = build(cls, {"patch": small} | overrides).patch

@@ -28,6 +28,7 @@ from amodal.modalities.shared.formatting import shortened as shortened
 from amodal.modalities.shared.parameters import at_most as at_most
 from amodal.modalities.shared.parameters import build as build
 from amodal.modalities.shared.remarks import Remarks
+from amodal.modalities.shared.samples import read_each as read_each
 from amodal.modalities.shared.views import VARIANTS as VARIANTS
 from amodal.modalities.shared.views import VIEWS as VIEWS
 from amodal.modalities.shared.views import check_view as check_view
@@ -371,15 +372,7 @@ def decodable(modality: Modality, samples: Sequence[Raw]) -> list[np.ndarray]:
     Raises:
         BadValue: none does; it is that of the first.
     """
-    values, first = [], BadValue("no samples to look at")
-    for raw in samples:
-        try:
-            values.append(modality.decode_finite(raw))
-        except BadValue as error:
-            first = error if not values else first
-    if not values:
-        raise first
-    return values
+    return read_each(samples, modality.decode_finite)
 
 
 def from_json(value: Any) -> Any:
