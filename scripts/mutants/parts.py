@@ -30,6 +30,8 @@ SHARED: dict[str, tuple[str, ...]] = {
     "dino": (
         "amodal.methods.shared.shapes:StudentTeacher",
         "amodal.methods.shared.shapes:ema_update",
+        "amodal.methods.shared.prototypes:zero_centers",
+        "amodal.methods.shared.prototypes:rising_temperature",
         "amodal.objectives.dino:dino_loss",
         "amodal.objectives.dino:update_center",
         "amodal.nn.heads.projectors:PrototypeHead",

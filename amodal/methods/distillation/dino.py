@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Recipe, views_of
 from amodal.methods.contract import Clock, Columns, FeatureRecord
+from amodal.methods.shared.prototypes import rising_temperature, zero_centers
 from amodal.methods.shared.shapes import StudentTeacher, ema_update, frozen_copy, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import PrototypeHead
@@ -158,11 +159,7 @@ class Dino(StudentTeacher):
         super().__init__(encoder, momentum=momentum, final_momentum=1.0, views=views)
         self.heads = nn.ModuleDict(heads)
         self.teacher_heads = frozen_copy(self.heads)
-        centers = {
-            f: nn.Parameter(torch.zeros(len(head.prototypes)), requires_grad=False)
-            for f, head in heads.items()
-        }
-        self.centers = nn.ParameterDict(centers)
+        self.centers = zero_centers(heads)
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.center_momentum = center_momentum
         self._next_centers: dict[str, Tensor] = {}
@@ -173,10 +170,14 @@ class Dino(StudentTeacher):
 
     def teacher_temperature_now(self) -> float:
         """The teacher's temperature of this step."""
-        if not self.teacher_warmup:
+        if not self.teacher_warmup:  # then there is no `progress`
             return self.teacher_temperature
-        share_done = min(float(self.progress) / self.teacher_warmup, 1.0)
-        return self.teacher_start + share_done * (self.teacher_temperature - self.teacher_start)
+        return rising_temperature(
+            self.teacher_start,
+            self.teacher_temperature,
+            self.teacher_warmup,
+            float(self.progress),
+        )
 
     def features(self, batch: Batch) -> DinoFeatures:
         student = self.encoder.features(batch).columns

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amodal.core import Recipe, Tokens
 from amodal.core.host import on_host
@@ -41,6 +41,7 @@ from amodal.methods.shared.masked_distillation import (
     TeacherLogits,
     prototype_heads,
 )
+from amodal.methods.shared.prototypes import zero_centers
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import PrototypeHead
 from amodal.nn.multi_vector import token_column
@@ -191,13 +192,3 @@ class Ibot(MaskedDistillation):
         for field, (center, patch_center) in self._next_centers.items():
             self.centers[field].data.copy_(center)
             self.patch_centers[field].data.copy_(patch_center)
-
-
-def zero_centers(heads: dict[str, PrototypeHead]) -> nn.ParameterDict:
-    """Field -> a centre (K,) of its head's outputs, which no gradient moves."""
-    return nn.ParameterDict(
-        {
-            f: nn.Parameter(torch.zeros(len(head.prototypes)), requires_grad=False)
-            for f, head in heads.items()
-        }
-    )

@@ -13,6 +13,7 @@ from amodal.core import AmodalError, Batch, Tokens, field_of, views_of
 from amodal.core.column import joined
 from amodal.masking.by_layout import partial_mask
 from amodal.methods.contract import Clock, Columns, FeatureRecord
+from amodal.methods.shared.prototypes import rising_temperature
 from amodal.methods.shared.shapes import (
     StudentTeacher,
     ema_update,
@@ -81,10 +82,7 @@ class Distillation:
 
     def rising(self, last: float, progress: float) -> float:
         """A temperature of the teacher, which ends at `last`, at a moment of training."""
-        if not self.teacher_warmup:
-            return last
-        done = min(progress / self.teacher_warmup, 1.0)
-        return self.teacher_start + done * (last - self.teacher_start)
+        return rising_temperature(self.teacher_start, last, self.teacher_warmup, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
