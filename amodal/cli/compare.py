@@ -26,6 +26,13 @@ def compare(
     task: Annotated[
         str, arg(help="linear or knn (how a label is predicted), retrieval or label-free; or auto")
     ] = "auto",
+    metric: Annotated[
+        str,
+        arg(
+            help="of a label: balanced accuracy, accuracy, macro F1 or AUROC; Spearman or R2 of "
+            "numbers"
+        ),
+    ] = "auto",
     budget: Annotated[str, arg(metavar="TIME", help="such as 90s, 30m or 2h")] = "30m",
     methods: Annotated[
         str, arg(metavar="A,B", help="by default all that learn from such fields")
@@ -77,6 +84,7 @@ def compare(
         label,
         out=out,
         task=task,
+        metric=metric,
         budget=budget,
         methods=methods,
         encoders=encoder,

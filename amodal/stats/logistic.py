@@ -35,7 +35,7 @@ CHUNK = 4096
 
 @dataclass(frozen=True)
 class Scaled:
-    """Standardised features with Z'Z = V diag(s) V'.
+    """Standardised features with Z'Z = V diag(s) V', weighted where records are.
 
     Args:
         z: (N, D) features; what never varies is zero.
@@ -52,8 +52,14 @@ class Scaled:
     v: Tensor
 
     @staticmethod
-    def of(x_ND: Tensor) -> Scaled:
-        """Standardise (N, D) features."""
+    def of(x_ND: Tensor, weights_N: Tensor | None = None) -> Scaled:
+        """Standardise (N, D) features.
+
+        Args:
+            x_ND: Features.
+            weights_N: Of the records in the loss, at least 0; the decomposition is then that of
+                Z' diag(weights) Z. 1 each unless set.
+        """
         mean = x_ND.mean(0)
         z = x_ND - mean
         # torch's own deviation over the first dimension takes four times as long
@@ -63,11 +69,18 @@ class Scaled:
             std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std)
         )
         z.mul_(inverse)
+        if weights_N is not None:
+            # the bias is free, so any centre serves; about this one its curvature is apart from
+            # that of the weights
+            centre = (weights_N.to(z.dtype) @ z) / weights_N.sum().to(z.dtype)
+            z.sub_(centre)
+            mean = mean + centre / inverse.where(inverse > 0, torch.ones_like(inverse))
+        root = z if weights_N is None else z * weights_N.to(z.dtype).sqrt()[:, None]
         tall = len(z) >= z.shape[1]
-        s, u = torch.linalg.eigh((z.T @ z if tall else z @ z.T).double())
+        s, u = torch.linalg.eigh((root.T @ root if tall else root @ root.T).double())
         nonzero = s > 1e-7 * s[-1].clamp_min(1e-30)  # float32 features hold nothing below
         s, u = s[nonzero], u[:, nonzero]
-        v = u if tall else z.T.double() @ u / s.sqrt()
+        v = u if tall else root.T.double() @ u / s.sqrt()
         return Scaled(z, mean, inverse, s.to(z.dtype), v.to(z.dtype))
 
     def unscaled(self, w_DK: Tensor, b_K: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +91,7 @@ class Scaled:
 
 @fast_products()
 def logistic(
-    x_ND: Tensor, y_N: Tensor, classes: int, *, seed: int = 0
+    x_ND: Tensor, y_N: Tensor, classes: int, *, seed: int = 0, balanced: bool = False
 ) -> tuple[Tensor, Tensor, float]:
     """Fit a classifier; its penalty is chosen by the log-loss of held-out records.
 
@@ -89,6 +102,8 @@ def logistic(
         y_N: int64 classes.
         classes: K.
         seed: Of the folds.
+        balanced: Whether classes weigh the same, in the fit and in the held-out loss, however many
+            records they have (scikit-learn's `class_weight="balanced"`).
 
     Returns:
         Weights (D, K), biases (K,), the penalty.
@@ -97,15 +112,27 @@ def logistic(
     limit = max(1000, min(TUNED_ON, MAX_LOGITS // (len(PENALTIES) * classes)))
     tuned = shuffled[:limit].sort().values
     everything = len(tuned) == len(x_ND)
-    scaled = Scaled.of(x_ND if everything else x_ND[tuned])
-    penalty = _choose(scaled, y_N if everything else y_N[tuned], classes, seed)
+    x, y = (x_ND, y_N) if everything else (x_ND[tuned], y_N[tuned])
+    weights = balanced_weights(y, classes) if balanced else None
+    scaled = Scaled.of(x, weights)
+    penalty = _choose(scaled, y, classes, seed, weights)
     if not everything:
-        scaled = Scaled.of(x_ND)
-    w, b = solve(scaled, y_N, classes, torch.tensor([penalty]))
+        weights = balanced_weights(y_N, classes) if balanced else None
+        scaled = Scaled.of(x_ND, weights)
+    mask = None if weights is None else weights[:, None].to(x_ND.dtype)
+    w, b = solve(scaled, y_N, classes, torch.tensor([penalty]), mask)
     return *scaled.unscaled(w[:, 0], b[0]), penalty
 
 
-def _choose(scaled: Scaled, y: Tensor, classes: int, seed: int) -> float:
+def balanced_weights(y_N: Tensor, classes: int) -> Tensor:
+    """(N,) float64, inverse to how many records a class has, with mean 1."""
+    counts = torch.bincount(y_N, minlength=classes)
+    return len(y_N) / ((counts > 0).sum() * counts[y_N]).double()
+
+
+def _choose(
+    scaled: Scaled, y: Tensor, classes: int, seed: int, weights: Tensor | None = None
+) -> float:
     """The penalty with the least held-out loss."""
     n, folds = len(y), 5 if len(y) < 2000 else 4
     # folds take turns within each class, so that every fold has of each
@@ -118,11 +145,14 @@ def _choose(scaled: Scaled, y: Tensor, classes: int, seed: int) -> float:
     used = folds if n < 2000 else 1
     in_fold = torch.stack([fold != f for f in range(used)], 1)
     mask = in_fold.repeat_interleave(len(PENALTIES), 1).to(scaled.z.dtype)
+    each = torch.ones_like(mask[:, :1]) if weights is None else weights[:, None].to(mask.dtype)
     # which penalty is best shows long before the last digits of the weights do
-    w, b = solve(scaled, y, classes, torch.tensor(PENALTIES).repeat(used), mask, tolerance=1e-2)
+    w, b = solve(
+        scaled, y, classes, torch.tensor(PENALTIES).repeat(used), each * mask, tolerance=1e-2
+    )
     logits = (scaled.z @ w.flatten(1)).view(n, *b.shape) + b
     loss = logits.logsumexp(2) - logits[torch.arange(n), :, y]
-    held_out = (loss * (1 - mask)).sum(0).view(used, -1).sum(0)
+    held_out = (loss * (1 - mask) * each).sum(0).view(used, -1).sum(0)
     return PENALTIES[int(held_out.argmin())]
 
 

@@ -63,6 +63,7 @@ def compare(
     *,
     out: str | Path,
     task: str = "auto",
+    metric: str = "auto",
     budget: float | str = "30m",
     methods: str | Sequence[str] = "auto",
     encoders: Sequence[str] = (),
@@ -86,7 +87,7 @@ def compare(
         data: As `amodal.open` takes it.
         label: What is to be predicted from the fields; TIME,EVENT for a survival time.
         out: The folder of the comparison. One that is there is continued.
-        task: See `amodal.studies.task.task_of`.
+        task, metric: See `amodal.studies.task.task_of`.
         budget: Seconds, or a text such as "30m" or "2h".
         methods: Names, or auto: all that learn from such fields without a label.
         encoders: FIELD=SPEC for an encoder from scratch in the place of the own one (such as
@@ -113,6 +114,7 @@ def compare(
     start, seconds = time.monotonic(), seconds_of(budget)
     check_type("out", out, is_path, "the folder of the comparison")
     check_type("label", label or "", is_word, "the name of one label")
+    check_type("metric", metric, is_word, "auto, or a name such as accuracy")
     check_type("methods", methods, _are_names, "auto, or a list of names such as ['clip']")
     check_type("encoders", encoders, is_list_of_words, "a list such as ['image=convnet']")
     check_type("fields", fields or [], is_list_of_words, "a list of names, such as ['image']")
@@ -128,7 +130,7 @@ def compare(
     dataset = records.open(data)
     dataset = dataset.select(fields) if fields else dataset
     size_of(size)  # raises for one that is none
-    about = task_of(dataset, label, task)
+    about = task_of(dataset, label, task, metric)
     asked = Options(
         label,
         task,
@@ -141,6 +143,7 @@ def compare(
         steps,
         label_free or about.kind == "label-free",
         read,
+        metric,
     )
     setup = setup_of(dataset, about, asked)
     result = planned(folder, dataset, about, asked, setup, seconds, progress)
@@ -297,6 +300,7 @@ def tested(
         setup.dataset,
         label=about.label,
         protocols=sorted({one.protocol for one in (*questions, *about.questions)}) or None,
+        **{name: value for one in questions for name, value in one.options.items()},
         progress=progress,
     )
     report.save(folder / REPORT, figures=False)

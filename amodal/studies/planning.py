@@ -64,6 +64,7 @@ class Options:
     steps: int | None
     label_free: bool
     frozen: str | Mapping[str, str] = AUTO
+    metric: str = "auto"
 
 
 def candidates_of(asked: Options, dataset: Dataset) -> list[Candidate]:
@@ -122,6 +123,8 @@ def planned(
     before = _read_plan(path)
     # a comparison that was begun before an option was there goes on without it
     differ = [n for n, value in before["options"].items() if written["options"].get(n) != value]
+    if "metric" not in before["options"] and any(one.options for one in about.questions):
+        differ.append("weight of classes")  # its probes were fitted without
     if before["fingerprint"] != dataset.fingerprint:
         differ.insert(0, "data")
     if differ:

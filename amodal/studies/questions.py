@@ -33,6 +33,7 @@ class Question(Protocol):
         label: What is predicted, "TIME,EVENT" for survival, None without a label.
         fields: What it is predicted from, () for all fields together; (query, gallery) for
             retrieval.
+        options: Of the protocol, beside those that follow from the fields.
     """
 
     @property
@@ -45,6 +46,8 @@ class Question(Protocol):
     def label(self) -> str | None: ...
     @property
     def fields(self) -> tuple[str, ...]: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
 
 
 @dataclass
@@ -202,12 +205,12 @@ def _row(
 def _options(question: Question, embedded: Embedded) -> dict[str, Any]:
     """Options by which a protocol measures what is asked only."""
     if question.protocol == "retrieval":
-        return {"pairs": [question.fields]}
+        return {**question.options, "pairs": [question.fields]}
     fields = question.fields or embedded.sources
     for name in fields:
         if name not in embedded.sources:
             raise AmodalError(f"{question.name!r} needs the field {name!r}, which is not embedded")
-    return {"sources": [fields[0] if len(fields) == 1 else FUSED]}
+    return {**question.options, "sources": [fields[0] if len(fields) == 1 else FUSED]}
 
 
 def _only_fused(embedded: Embedded, fields: Sequence[str]) -> Embedded:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,11 @@ from amodal.evaluate.labels import is_number
 from amodal.inference.embed import known
 
 TASKS = ("linear", "knn", "retrieval", "label-free")
+METRICS = {
+    "class": ("balanced accuracy", "accuracy", "macro F1", "AUROC"),
+    "number": ("Spearman", "R2"),
+}
+"""Of a label by its kind; the first is the default."""
 RECALL = 10
 """K of Recall@K, which is asked of retrieval."""
 MIN_RECORDS = 20
@@ -32,6 +39,7 @@ class Asked:
         row_metric: The metric of its rows.
         label: What is predicted, None without a label.
         fields: What it is predicted from, () for all; (query, gallery) for retrieval.
+        options: Of the protocol.
     """
 
     name: str
@@ -39,10 +47,11 @@ class Asked:
     row_metric: str
     label: str | None = None
     fields: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def with_protocol(self, protocol: str) -> Asked:
-        """The same question by another protocol with the same metrics."""
-        return Asked(self.name, protocol, self.row_metric, self.label, self.fields)
+        """The same question by another protocol with the same metrics and options."""
+        return replace(self, protocol=protocol)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,9 @@ class Task:
         return f"{self.label} ({self.questions[0].row_metric}, {self.questions[0].protocol})"
 
 
-def task_of(dataset: Dataset, label: str | None = None, task: str = "auto") -> Task:
+def task_of(
+    dataset: Dataset, label: str | None = None, task: str = "auto", metric: str = "auto"
+) -> Task:
     """The task of a comparison.
 
     Args:
@@ -78,6 +89,9 @@ def task_of(dataset: Dataset, label: str | None = None, task: str = "auto") -> T
             data that people care about.
         task: linear or knn (how a label is predicted), retrieval, label-free; auto is linear where
             there is a label, else retrieval where there are two fields, else label-free.
+        metric: Of a label, one of `METRICS`; auto is balanced accuracy of classes and Spearman's
+            correlation of numbers. What is judged by balanced accuracy is fitted so that classes
+            weigh the same.
 
     Raises:
         AmodalError: For a task that this data does not have, or that cannot be measured on it.
@@ -92,7 +106,9 @@ def task_of(dataset: Dataset, label: str | None = None, task: str = "auto") -> T
         if label is None and task != "auto":
             raise AmodalError(f"{dataset.name} has no label, and the task {task} predicts one")
     if label is not None and task in ("auto", "linear", "knn"):
-        return _labelled(dataset, label, "linear" if task == "auto" else task)
+        return _labelled(dataset, label, "linear" if task == "auto" else task, metric)
+    if metric != "auto":
+        raise AmodalError(f"a metric is of a label, and nothing is predicted here; {NO_METRIC}")
     if task == "retrieval" or (task == "auto" and len(dataset.fields) > 1):
         return Task("retrieval", _retrieval(dataset))
     return Task("label-free", ())
@@ -110,13 +126,18 @@ def check_parts(dataset: Dataset) -> None:
             )
 
 
-def _labelled(dataset: Dataset, label: str, protocol: str) -> Task:
+NO_METRIC = "leave out --metric, or name a --label of classes or numbers"
+
+
+def _labelled(dataset: Dataset, label: str, protocol: str, metric: str) -> Task:
     name = ",".join(part.strip() for part in label.split(","))
     if "," in name and name not in dataset.labels:
         if name.count(",") != 1:
             raise AmodalError(f"a survival time is TIME,EVENT, not {label!r}; compare one label")
         for column in name.split(","):
             dataset.label(column, required=True)
+        if metric not in ("auto", "concordance"):
+            raise AmodalError(f"survival is judged by concordance, not by {metric}; {NO_METRIC}")
         return Task("survival", (Asked(name, "survival", "concordance", name),), name)
     values = dataset.label(name, required=True)
     number = is_number(values)
@@ -130,8 +151,18 @@ def _labelled(dataset: Dataset, label: str, protocol: str) -> Task:
                 f"all {len(have)} labelled records of the {part} part have {name} = {have[0]!r}, "
                 "so there is nothing to predict; choose another --label, or --task label-free"
             )
-    metric = "Spearman" if number else "balanced accuracy"
-    return Task("label", (Asked(name, protocol, metric, name),), name)
+    known_metrics = [
+        m
+        for m in METRICS["number" if number else "class"]
+        # neighbours vote, without probabilities
+        if (m, protocol) != ("AUROC", "knn")
+    ]
+    chosen = known_metrics[0] if metric == "auto" else metric
+    if chosen not in known_metrics:
+        raise unknown(f"metric of {name} by {protocol}", chosen, known_metrics)
+    weighted = protocol == "linear" and chosen == "balanced accuracy"
+    options = {"class_weight": "balanced"} if weighted else {}
+    return Task("label", (Asked(name, protocol, chosen, name, options=options),), name)
 
 
 def _retrieval(dataset: Dataset) -> tuple[Asked, ...]:

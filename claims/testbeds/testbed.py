@@ -82,6 +82,11 @@ class Task:
         return METRICS[self.protocol][self.metric]
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Of the protocol: none, so classes weigh as many records as they have."""
+        return {}
+
+    @property
     def is_number(self) -> bool:
         """Whether it predicts a number."""
         return self.metric in NUMBERS

@@ -10,9 +10,10 @@ from sklearn.preprocessing import StandardScaler
 
 from amodal.core import AmodalError
 from amodal.evaluate import labels as _labels
+from amodal.evaluate.protocols import boosting
 from amodal.evaluate.protocols.knn import knn, neighbours
 from amodal.evaluate.protocols.linear import fit, linear, ridge
-from amodal.stats.logistic import Scaled, solve
+from amodal.stats.logistic import Scaled, balanced_weights, logistic, solve
 from tests.evaluate.made import made
 
 
@@ -58,6 +59,48 @@ def test_logistic_solver_finds_what_scikit_learn_finds():
         ours = (scaled.z @ w[:, number] + b[number]).softmax(1)
         theirs = torch.from_numpy(peer.predict_proba(scaled.z.double().numpy())).float()
         assert (ours - theirs).abs().mean() < 3e-3
+
+
+def uneven(seed=0):
+    """Digits of which the first class has 150 records, and others 10."""
+    x, y, q, truth = digits(seed)
+    chosen = torch.cat([torch.where(y == c)[0][: 150 if c == 0 else 10] for c in range(10)])
+    return x[chosen], y[chosen], q, truth
+
+
+@pytest.mark.parametrize("dims", [64, 300])
+def test_balanced_classes_weigh_as_in_scikit_learn(dims):
+    x, y, _, _ = uneven()
+    more = torch.randn(len(x), dims - 64, generator=torch.Generator().manual_seed(0))
+    weights = balanced_weights(y, 10)
+    scaled = Scaled.of(torch.cat([x, more], 1), weights)
+    penalty = torch.tensor([3.0])
+    w, b = solve(scaled, y, 10, penalty, weights[:, None].float(), tolerance=1e-5)
+    peer = LogisticRegression(C=1 / 3, max_iter=5000, tol=1e-8, class_weight="balanced")
+    theirs = peer.fit(scaled.z.double().numpy(), y.numpy()).predict_proba(scaled.z.double().numpy())
+    ours = (scaled.z @ w[:, 0] + b[0]).softmax(1)
+    assert (ours - torch.from_numpy(theirs)).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("fitted", [fit, boosting.fit])
+def test_balanced_probes_find_more_of_a_rare_class(fitted):
+    rng = np.random.default_rng(0)
+    y = (np.arange(1000) % 10 == 0).astype(np.int64)
+    x, q = (torch.from_numpy(rng.normal(size=(1000, 5)) + y[:, None]).float() for _ in range(2))
+
+    def recall(balanced):
+        guess = fitted(x, torch.from_numpy(y), 2, balanced=balanced)(q).numpy()
+        return float((guess[y == 1] == 1).mean())
+
+    assert recall(True) > recall(False) + 0.05
+
+
+def test_balanced_weights_do_not_move_what_is_balanced():
+    x, y, _, _ = digits()
+    chosen = torch.cat([torch.where(y == c)[0][:30] for c in range(10)])
+    plain, weighted = (logistic(x[chosen], y[chosen], 10, balanced=b) for b in (False, True))
+    assert plain[2] == weighted[2]
+    assert torch.allclose(x @ plain[0] + plain[1], x @ weighted[0] + weighted[1], atol=2e-2)
 
 
 @pytest.mark.parametrize("records", [40, 400, 1200])

@@ -169,6 +169,12 @@ def records(n=200, **columns):
     return data
 
 
+def numbers():
+    data = records(kind=[i * 0.37 for i in range(200)])
+    data.labels["kind"] = Label("number")
+    return data
+
+
 @pytest.mark.parametrize(
     ("data", "options", "says"),
     [
@@ -179,6 +185,10 @@ def records(n=200, **columns):
         (records(), {"task": "retreival"}, "retrieval"),
         (records(), {"task": "retrieval"}, "no two of them"),
         (records(), {"task": "linear"}, "has no label"),
+        (records(kind=["a", "b"] * 100), {"label": "kind", "metric": "acuracy"}, "accuracy"),
+        (records(kind=["a", "b"] * 100), {"task": "knn", "metric": "AUROC"}, "by knn"),
+        (records(), {"metric": "accuracy"}, "a metric is of a label"),
+        (numbers(), {"label": "kind", "metric": "accuracy"}, "R2, Spearman"),
         (records(kind=[None] * 200), {"label": "kind"}, "kind"),
     ],
 )
@@ -190,6 +200,9 @@ def test_what_cannot_be_compared_is_said_in_one_sentence(data, options, says):
 def test_a_task_is_that_of_the_data():
     data = records(kind=["a", "b"] * 100)
     assert task_of(data).questions[0].row_metric == "balanced accuracy"
+    assert task_of(data).questions[0].options == {"class_weight": "balanced"}
+    assert task_of(data, metric="accuracy").questions[0].row_metric == "accuracy"
+    assert task_of(data, metric="accuracy").questions[0].options == {}
     assert task_of(data, "kind", "knn").questions[0].protocol == "knn"
     assert task_of(records()).kind == "label-free"
     pairs = amodal.open(

@@ -1,6 +1,6 @@
 """Real trainings of a few steps: paired seeds, the validation part, schedules in full."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ class Asked:
     row_metric: str
     label: str | None = None
     fields: tuple[str, ...] = ()
+    options: dict = field(default_factory=dict)
 
 
 DIGIT = Asked("digit", "linear", "balanced accuracy", "digit", ("zer",))

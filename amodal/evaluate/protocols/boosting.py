@@ -1,15 +1,15 @@
 """Gradient boosting of trees on frozen features: what a label needs that no linear map reads off.
 
-Scikit-learn's histogram trees (`HistGradientBoostingClassifier`, after LightGBM, Ke et al. 2017) as
-they are by default, with early stopping where there are records enough. They cost far more than a
-linear probe, so they are measured on request only.
+Scikit-learn's histogram trees (`HistGradientBoostingClassifier`, after LightGBM, Ke et al. 2017),
+with early stopping where there are records enough, and for classes the penalty of XGBoost. They
+cost far more than a linear probe, so they are measured on request only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ def boosting(
     draws: int = 5,
     seed: int = 0,
     sources: Sequence[str] | None = None,
+    class_weight: Literal["none", "balanced"] = "none",
 ) -> Result:
     """Fit boosted trees on each field and on the fused vectors.
 
@@ -47,9 +48,10 @@ def boosting(
         draws: See `measure`.
         seed: See `measure`.
         sources: All unless set.
+        class_weight: "balanced" for classes that weigh the same, however many records they have.
     """
     spec, rows = measure_sources(
-        lambda x, y, classes: fit(x, y, classes, seed),
+        lambda x, y, classes: fit(x, y, classes, seed, balanced=class_weight == "balanced"),
         train,
         test,
         label,
@@ -59,10 +61,13 @@ def boosting(
         seed=seed,
         calibrated=True,
     )
-    return Result("boosting", spec | {"rounds": ROUNDS, "leaves": LEAVES}, rows)
+    settings = {"rounds": ROUNDS, "leaves": LEAVES, "class_weight": class_weight}
+    return Result("boosting", spec | settings, rows)
 
 
-def fit(x_ND: Tensor, y_N: Tensor, classes: int, seed: int = 0) -> Predict:
+def fit(
+    x_ND: Tensor, y_N: Tensor, classes: int, seed: int = 0, *, balanced: bool = False
+) -> Predict:
     """Fit boosted trees.
 
     Args:
@@ -70,21 +75,23 @@ def fit(x_ND: Tensor, y_N: Tensor, classes: int, seed: int = 0) -> Predict:
         y_N: Classes by number, or numbers.
         classes: How many, 0 where `y_N` are numbers.
         seed: Of the part that early stopping looks at.
+        balanced: Whether classes weigh the same.
     """
     if not classes:
         model = regressor(x_ND, y_N.numpy(), seed)
         return lambda other: torch.from_numpy(model.predict(other.numpy()))
     y = y_N.numpy()
-    return Trees(classifier(x_ND, y, seed), np.unique(y), classes)
+    return Trees(classifier(x_ND, y, seed, balanced=balanced), np.unique(y), classes)
 
 
-def classifier(x_ND: Tensor, y_N: np.ndarray, seed: int = 0) -> Any:
+def classifier(x_ND: Tensor, y_N: np.ndarray, seed: int = 0, *, balanced: bool = False) -> Any:
     """Scikit-learn's classifier, fitted; None where there is one class only.
 
     Args:
         x_ND: Features.
         y_N: Classes by number.
         seed: Of the part that early stopping looks at.
+        balanced: Whether classes weigh the same.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -92,8 +99,12 @@ def classifier(x_ND: Tensor, y_N: np.ndarray, seed: int = 0) -> Any:
     if len(counts) == 1:
         return None
     # the part of early stopping has a record of each class, so it needs two of each
-    stopping: dict[str, Any] = {} if counts.min() > 1 else {"early_stopping": False}
-    model = HistGradientBoostingClassifier(**_options(seed), **stopping)
+    chosen: dict[str, Any] = {} if counts.min() > 1 else {"early_stopping": False}
+    # as in XGBoost: without it the leaves of a class with a handful of records grow without bound,
+    # and take all records
+    chosen["l2_regularization"] = 1.0
+    chosen |= {"class_weight": "balanced"} if balanced else {}
+    model = HistGradientBoostingClassifier(**_options(seed), **chosen)
     return model.fit(x_ND.numpy(), y_N)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 from amodal.stats.logistic import PENALTIES, Scaled, logistic
 
+ClassWeight = Literal["none", "balanced"]
 RIDGE = torch.logspace(-3, 6, 28)
 
 
@@ -34,6 +37,7 @@ def linear(
     draws: int = 5,
     seed: int = 0,
     sources: Sequence[str] | None = None,
+    class_weight: ClassWeight = "none",
 ) -> Result:
     """Fit a linear classifier, or regression for a number, on each field and on the fused vectors.
 
@@ -47,9 +51,11 @@ def linear(
         draws: See `measure`.
         seed: See `measure`.
         sources: All unless set.
+        class_weight: "balanced" for classes that weigh the same, however many records they have:
+            for balanced accuracy. "none" for probabilities that are calibrated.
     """
     spec, rows = measure_sources(
-        fit,
+        partial(fit, balanced=class_weight == "balanced"),
         train,
         test,
         label,
@@ -62,22 +68,23 @@ def linear(
     if spec["kind"] == "number":
         solver = {"solver": "ridge", "penalties": [float(f"{p:.4g}") for p in RIDGE]}
     else:
-        solver = {"solver": "logistic", "penalties": list(PENALTIES)}
+        solver = {"solver": "logistic", "penalties": list(PENALTIES), "class_weight": class_weight}
     return Result("linear", spec | solver, rows)
 
 
-def fit(x_ND: Tensor, y_N: Tensor, classes: int) -> Predict:
+def fit(x_ND: Tensor, y_N: Tensor, classes: int, *, balanced: bool = False) -> Predict:
     """Fit the linear probe.
 
     Args:
         x_ND: Features.
         y_N: Classes by number, or numbers.
         classes: How many, 0 where `y_N` are numbers.
+        balanced: Whether classes weigh the same.
     """
     if not classes:
         w, b = ridge(x_ND, y_N.to(x_ND.dtype))
         return lambda x: x @ w + b
-    w, b, _ = logistic(x_ND, y_N, classes)
+    w, b, _ = logistic(x_ND, y_N, classes, balanced=balanced)
     return Logistic(w, b)
 
 

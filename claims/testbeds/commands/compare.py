@@ -82,6 +82,7 @@ def measured(bed: Testbed, budget: float) -> dict[str, Any]:
                 None if retrieval else task.label,
                 out=Path(folder) / "out",
                 task="retrieval" if retrieval else "auto",
+                metric="auto" if retrieval else task.row_metric,
                 budget=budget,
                 frozen="none" if bed.name in FROM_SCRATCH else dict(bed.backbones) or "auto",
                 progress=False,
@@ -189,7 +190,8 @@ def yardsticks_of(
     """Simple features and the best peer on the test part, by what `compare` asked; None where they
     were measured by something else, or not yet."""
     tasks = same_tasks(bed)
-    if METRICS.get(bed.primary.metric, bed.primary.metric) not in result["title"]:
+    metric, title = METRICS.get(bed.primary.metric, bed.primary.metric), result["title"]
+    if f"({metric}, " not in title and not title.startswith(f"{metric} "):
         return None, None
     yardsticks = Yardsticks(bed.name, "test")
     try:
