@@ -75,8 +75,8 @@ def compare(
     All candidates train a little, the better half longer, and again. The validation part chooses,
     the winner is measured once on the test part. Start it in several terminals to go faster.
     """
-    from amodal.studies.compare import REPORT, RUN
     from amodal.studies.compare import compare as run
+    from amodal.studies.final_test import REPORT, RUN
     from amodal.studies.frozen_encoders import command_of
 
     found = run(
@@ -101,8 +101,8 @@ def compare(
     if not found.finished:
         print(f"the time is up; the same command goes on (results so far: {out})")
         return
-    if "test" in found.about:
-        print(f"on the test part, of what was chosen: {found.about['test']:.3f}")
+    if found.on_test:
+        print(f"What was chosen has {found.on_test}.")
     choice, specs = found.choice, found.about.get("frozen", {})
     if not found.candidates:
         print("nothing was trained; a larger --budget in the same command goes on to that")

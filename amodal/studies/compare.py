@@ -13,12 +13,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
-
-import numpy as np
 
 from amodal import data as records
 from amodal.core import AmodalError
@@ -30,28 +27,21 @@ from amodal.core.argument_types import (
     is_whole,
     is_word,
 )
-from amodal.core.embeddings import FUSED
 from amodal.core.file_lock import locked
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
-from amodal.evaluate import evaluate
-from amodal.inference.forward_passes import AnyEncoder
-from amodal.methods.saved import load_run
 from amodal.nn.transformer import size_of
-from amodal.studies.comparison import JOINED, RESULT, Comparison, Entry, entries_of
-from amodal.studies.frozen_encoders import AUTO, FrozenEncoders, read_asked
+from amodal.studies.comparison import RESULT, Comparison, entries_of
+from amodal.studies.final_test import REPORT, RUN, of_yardsticks, tested
+from amodal.studies.frozen_encoders import AUTO, read_asked
 from amodal.studies.outcome import Outcomes
-from amodal.studies.planning import LAST, Options, planned, study_of, yardsticks_of
-from amodal.studies.questions import SimpleFeatures, answer_all, embedded
+from amodal.studies.planning import LAST, Options, planned, study_of
+from amodal.studies.questions import SimpleFeatures
 from amodal.studies.study import Study, jobs
-from amodal.studies.task import Asked, Task, task_of
+from amodal.studies.task import Task, task_of
 from amodal.studies.trainer import Setup, Trainer
 from amodal.studies.worker import run as work
-from amodal.train.pretrain import pretrain
-from amodal.train.run_dir import mark_chosen, read_trained
 
-RUN = "run"
-REPORT = "report.json"
 RESULT_LOCK, WINNER_LOCK = ".result.lock", ".winner.lock"
 SEEDS = 2
 
@@ -152,7 +142,7 @@ def compare(
     left = seconds * (1 - LAST) - (time.monotonic() - start)
     study = study_of(folder)
     if study is None:
-        return of_yardsticks(folder, setup, about, result)
+        return of_yardsticks(setup, about, result, partial(_save, folder))
 
     def report(so_far: Outcomes) -> None:
         _written(folder, result, study, so_far)
@@ -172,7 +162,8 @@ def compare(
         now = Comparison.load(folder)
         if is_tested(folder, now):
             return now
-        return tested(folder, dataset, about, setup, study, result, progress)
+        save = partial(_save, folder)
+        return tested(folder, about, setup, study, result, save, progress)
 
 
 @contextmanager
@@ -187,6 +178,11 @@ def _locked(file: Path) -> Iterator[None]:
                 "the comparison another --out"
             ) from error
         yield
+
+
+def _save(folder: Path, result: Comparison) -> None:
+    with _locked(folder / RESULT_LOCK):
+        result.save(folder)
 
 
 def is_tested(folder: Path, result: Comparison) -> bool:
@@ -263,122 +259,3 @@ def _written(folder: Path, result: Comparison, study: Study, outcomes: Outcomes)
         now.save(folder)
         draw_curves(now, folder / "curves.png")
     return now
-
-
-def tested(
-    folder: Path,
-    dataset: Dataset,
-    about: Task,
-    setup: Setup,
-    study: Study,
-    result: Comparison,
-    progress: bool,
-) -> Comparison:
-    """Train the winner once more, into a run, and measure it on the test part."""
-    winner = result.winner
-    assert winner is not None
-    candidate = study.candidate(winner.name)
-    job = study.job(study.cells([winner.name], study.rungs - 1)[0])
-    run = folder / RUN
-    if not (run / "model.safetensors").exists():
-        pretrain(
-            candidate.method,
-            setup.dataset,
-            run,
-            **setup.run_settings(job),
-            progress=progress,
-            logger=None,
-            resume=(run / "config.json").exists(),
-        )
-    mark_chosen(run)
-    saved = load_run(run)
-    choice, questions = result.choice or winner, about.questions
-    if choice.protocol and choice.kind != "frozen":
-        questions = tuple(one.with_protocol(choice.protocol) for one in questions)
-    report = evaluate(
-        Trained(saved.encoder.eval(), saved.config, read_trained(run)),
-        setup.dataset,
-        label=about.label,
-        protocols=sorted({one.protocol for one in (*questions, *about.questions)}) or None,
-        **{name: value for one in questions for name, value in one.options.items()},
-        progress=progress,
-    )
-    report.save(folder / REPORT, figures=False)
-    if choice.kind == "frozen":  # the run does not have these encoders
-        values = _of_yardstick(choice.name, setup, about, result)
-    else:
-        test = [_value(one, report.rows(), choice, [*dataset.fields]) for one in questions]
-        values = [value for value in test if value is not None]
-        if choice.features == JOINED and len(values) < len(test):  # not in reports of survival
-            values = _joined(saved.encoder, setup, questions)
-    if values and len(values) == len(questions):
-        result.about["test"] = mean(values)
-    result.about["summary"] = report.about.get("summary", "")
-    result.about[RUN] = RUN
-    with _locked(folder / RESULT_LOCK):
-        result.save(folder)
-    return result
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The run of a winner, as `evaluate` takes it: its training records are known.
-
-    Args:
-        encoder: In evaluation mode.
-        config: Of config.json.
-        trained: Hashes of the keys that it was trained on.
-        head: None: it predicts no labels itself.
-    """
-
-    encoder: Any
-    config: dict[str, Any]
-    trained: np.ndarray | None
-    head: None = None
-
-
-def _joined(encoder: AnyEncoder, setup: Setup, questions: Sequence[Asked]) -> list[float]:
-    """What a trained encoder has on the test part with simple features beside its vectors."""
-
-    def check() -> None:
-        pass
-
-    data, pair = embedded(encoder, setup.dataset, "test", check)
-    simple = setup.simple.beside(encoder.fields, data, "test", pair) if setup.simple else None
-    measured = answer_all(questions, encoder, data, pair, 0, check, simple)
-    return [one["joined"] for one in measured.values() if "joined" in one]
-
-
-def of_yardsticks(folder: Path, setup: Setup, about: Task, result: Comparison) -> Comparison:
-    """A comparison whose budget pays for no training: the best yardstick, on the test part too."""
-    choice = result.choice
-    if choice is not None:
-        measured = _of_yardstick(choice.name, setup, about, result)
-        result.about["test"] = mean(measured)
-    with _locked(folder / RESULT_LOCK):
-        result.save(folder)
-    return result
-
-
-def _of_yardstick(name: str, setup: Setup, about: Task, result: Comparison) -> list[float]:
-    """What a yardstick has on the test part, of each question."""
-    specs = result.about["frozen"]
-    frozen = FrozenEncoders.of(setup.dataset, specs) if specs else None
-    measured, _ = yardsticks_of(setup, about, "test", lambda: None, frozen)
-    return [one["value"] for one in measured[name]]
-
-
-def _value(
-    question: Asked, rows: Sequence[Mapping[str, Any]], choice: Entry, fields: Sequence[str]
-) -> float | None:
-    """What was chosen, by the rows of a report on the test part."""
-    wanted: dict[str, Any] = {"metric": question.row_metric, "protocol": question.protocol}
-    if question.protocol == "retrieval":
-        wanted |= {"source": question.fields[0], "target": question.fields[1]}
-    else:
-        wanted["source"] = fields[0] if len(fields) == 1 else FUSED
-    row = next((r for r in rows if all(r.get(k) == v for k, v in wanted.items())), None)
-    column = (
-        "simple" if choice.kind == "simple" else "joined" if choice.features == JOINED else "value"
-    )
-    return None if row is None or column not in row else float(row[column])

@@ -153,6 +153,20 @@ class Comparison(Printed):
             text += f"; {listed(near)} {verb} as good within the intervals"
         return text
 
+    @property
+    def on_test(self) -> str:
+        """What was chosen on the test part, and by how much it is above its rivals; "" before."""
+        if "test" not in self.about:
+            return ""
+        text = f"{number(self.about['test'])} on the test part"
+        clauses = []
+        for one in self.about.get("against", ()):
+            by = f"{one['difference']:+.3f}"
+            if one["interval"] is not None:
+                by += f" ({one['interval'][0]:.3f} to {one['interval'][1]:.3f})"
+            clauses.append(f"{by} against {one['name']} ({number(one['value'])})")
+        return f"{text}, {listed(clauses)}" if clauses else text
+
     def _as_good(self, winner: Entry) -> list[str]:
         """Other candidates of the last rung within the intervals."""
         assert winner.value is not None
@@ -338,7 +352,8 @@ def _error(outcome: Outcome) -> float:
 
 
 def _described(entry: Entry) -> str:
-    return f"{entry.name} {entry.features}" if entry.features == JOINED else entry.name
+    name = f"boosted trees on {entry.name}" if entry.protocol == "boosting" else entry.name
+    return f"{name} {entry.features}" if entry.features == JOINED else name
 
 
 def _with_half(entry: Entry) -> str:

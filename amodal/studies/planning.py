@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -20,7 +20,9 @@ from amodal.core.embeddings import FUSED
 from amodal.core.regular_file import regular
 from amodal.data import Dataset
 from amodal.evaluate.context import Pair
+from amodal.evaluate.intervals import standard_error
 from amodal.evaluate.joined import side_by_side
+from amodal.evaluate.row import Row
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
@@ -28,9 +30,9 @@ from amodal.studies.candidate import Candidate
 from amodal.studies.comparison import QUANTILE, RESULT, Comparison, Entry
 from amodal.studies.fitting import Chosen, TooShort, chosen, every_method, fits_of
 from amodal.studies.frozen_encoders import AUTO, FROZEN, FrozenEncoders, encoders_of, maps_of
-from amodal.studies.questions import answer, embedded
+from amodal.studies.questions import embedded, row_of
 from amodal.studies.study import Study
-from amodal.studies.task import Asked, Task
+from amodal.studies.task import Task
 from amodal.studies.trainer import Setup
 
 PLAN = "study.json"
@@ -45,7 +47,7 @@ UNTRAINED, SIMPLE = "untrained encoder", "simple features"
 BOOSTED = f"boosted trees on {SIMPLE}"
 TRAINING = "training"
 """Name of what is left out where the budget pays for none."""
-Measures = Sequence[Mapping[str, float]]
+Measures = Sequence[Row]
 """One for each question."""
 
 
@@ -278,6 +280,7 @@ def yardsticks_of(
     part: str,
     check: Callable[[], None],
     frozen: FrozenEncoders | None = None,
+    names: Collection[str] = (),
 ) -> tuple[dict[str, Measures], float]:
     """Simple features, frozen encoders and an untrained one, on a part.
 
@@ -287,9 +290,10 @@ def yardsticks_of(
         part: Of the split.
         check: Called between measurements.
         frozen: Pretrained encoders, None without any.
+        names: Of those that are measured; all unless set.
 
     Returns:
-        Name -> the answers, and the seconds that measuring one encoder takes.
+        Name -> a row for each question, and the seconds that measuring one encoder takes.
     """
     torch.manual_seed(0)
     dataset = records.learn_tokens(setup.dataset, setup.dataset.split("train"))
@@ -300,31 +304,40 @@ def yardsticks_of(
     start = time.monotonic()
     data, pair = embedded(encoder, dataset, part, check)
 
-    def measures(pair: Pair, questions: Sequence[Asked] = about.questions) -> Measures:
-        check()
-        return [answer(one, encoder, data, pair, 0) for one in questions]
+    measured: dict[str, Measures] = {}
 
-    boosting = [one.with_protocol("boosting") for one in about.questions]
-    measured = {UNTRAINED: measures(pair)}
+    def measure(name: str, pair: Pair, protocol: str = "") -> None:
+        if names and name not in names:
+            return
+        check()
+        asked = [one.with_protocol(protocol or one.protocol) for one in about.questions]
+        measured[name] = [row_of(one, encoder, data, pair, 0) for one in asked]
+
+    measure(UNTRAINED, pair)
     seconds = time.monotonic() - start
     simple = None
     if setup.simple is not None:
         simple = setup.simple.beside(encoder.fields, data, part, pair)
+    trees = "boosting" if about.kind == "label" else ""
     if simple is not None:
-        measured[SIMPLE] = measures(simple)
         start = time.monotonic()
-        measures(side_by_side(pair, simple))
+        measure(SIMPLE, simple)
+        if not names:  # for the time: trials are measured with simple features beside them too
+            joined = side_by_side(pair, simple)
+            for one in about.questions:
+                check()
+                row_of(one, encoder, data, joined, 0)
         seconds += time.monotonic() - start
-        if about.kind == "label":
-            measured[BOOSTED] = measures(simple, boosting)
+        if trees:
+            measure(BOOSTED, simple, trees)
     if frozen is not None and about.kind != "retrieval":
-        alone, joined = frozen.beside(part, pair, simple, check)
+        alone, beside = frozen.beside(part, pair, simple, check)
         if FUSED in alone[1].probed() or len(dataset.fields) == 1:
-            measured[FROZEN] = measures(alone)
-        if joined is not None:
-            measured[f"{FROZEN} with {SIMPLE}"] = measures(joined)
-            if about.kind == "label":
-                measured[f"boosted trees on {FROZEN} and {SIMPLE}"] = measures(joined, boosting)
+            measure(FROZEN, alone)
+        if beside is not None:
+            measure(f"{FROZEN} with {SIMPLE}", beside)
+            if trees:
+                measure(f"boosted trees on {FROZEN} and {SIMPLE}", beside, trees)
     return measured, seconds
 
 
@@ -342,7 +355,7 @@ def entries_of_yardsticks(measured: Mapping[str, Measures]) -> list[Entry]:
             name,
             "untrained" if name == UNTRAINED else "frozen" if FROZEN in name else "simple",
             mean(one["value"] for one in values),
-            QUANTILE * mean(one["standard_error"] for one in values),
+            QUANTILE * mean(standard_error(one) for one in values),
             protocol="boosting" if name.startswith("boosted") else "",
         )
         for name, values in measured.items()

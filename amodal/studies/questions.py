@@ -163,7 +163,7 @@ def answer(
     Raises:
         AmodalError: If it cannot be answered.
     """
-    row = _row(question, encoder, data, *pair, seed)
+    row = row_of(question, encoder, data, pair, seed)
     return {
         "value": float(row["value"]),
         "chance": float(row["chance"]),
@@ -172,9 +172,20 @@ def answer(
     }
 
 
-def _row(
-    question: Question, encoder: Any, data: Dataset, train: Embedded, test: Embedded, seed: int
-) -> Row:
+def row_of(question: Question, encoder: Any, data: Dataset, pair: Pair, seed: int) -> Row:
+    """As `answer`: the row of the protocol, with the `outcome` of single records where it has one.
+
+    Args:
+        question: What is asked.
+        encoder: Whose records they are.
+        data: The dataset with the encoder's fields.
+        pair: Training records and those that are measured.
+        seed: Of protocols that draw.
+
+    Raises:
+        AmodalError: If it cannot be answered.
+    """
+    train, test = pair
     one = protocol(question.protocol)
     options, wanted = _options(question, train), {"metric": question.row_metric}
     if question.protocol == "retrieval":
@@ -195,10 +206,10 @@ def _row(
         labels=LabelChoice.of(data, question.label),
     )
     one.check(context)
-    rows = one.run(context).rows
-    for row in rows:
+    result = one.run(context)
+    for row, outcome in zip(result.rows, result.outcomes, strict=True):
         if all(row.get(name) == value for name, value in wanted.items()):
-            return row
+            return row if outcome is None else row | {"outcome": outcome}
     raise AmodalError(f"{question.protocol} measures no {wanted} for {question.name!r}")
 
 

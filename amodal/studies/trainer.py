@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Recipe
 from amodal.data import Dataset
+from amodal.evaluate.context import Pair
 from amodal.inference.forward_passes import AnyEncoder
 from amodal.nn.backbones.pretrained import TOKENS
 from amodal.nn.encoder import Encoder
@@ -108,6 +109,30 @@ class Setup:
         device = next(encoder.parameters()).device
         return reuse_features(dataset, encoder, device, pooled=how == "mean")
 
+    def embedded(
+        self, encoder: nn.Module, candidate: Candidate, part: str, check: Check
+    ) -> tuple[Dataset, Pair, Pair | None]:
+        """The records of a part as a trained candidate embeds them.
+
+        Args:
+            encoder: In evaluation mode.
+            candidate: Whose it is.
+            part: Of the split.
+            check: Called now and then.
+
+        Returns:
+            The dataset with the encoder's fields; the training records and those of the part; the
+            same in simple features, None without such.
+        """
+        data, pair = embedded(encoder, self.measured(encoder, candidate), part, check)
+        if self.simple is None or not self.questions:
+            return data, pair, None
+        # of the values as they are, whatever reads them
+        cached = self.cached(candidate)
+        plain = self.dataset if cached else data
+        fields = plain.fields if cached else cast(AnyEncoder, encoder).fields
+        return data, pair, self.simple.beside(fields, plain, part, pair)
+
     def cached(self, candidate: Candidate) -> str:
         """Which features of its backbones are cached, see `cache_features`."""
         return candidate.cache_features or self.cache_features
@@ -170,14 +195,7 @@ class Trainer:
         callbacks = [Stop(check), *([] if cached else _curves(setup, steps, curve))]
         encoder = trained(setup, job, callbacks)
         check()
-        dataset = setup.measured(encoder.eval(), job.candidate)
-        data, pair = embedded(encoder, dataset, self.part, check)
-        beside = None
-        if setup.simple is not None and setup.questions:
-            # of the values as they are, whatever reads them
-            plain = setup.dataset if cached else data
-            fields = plain.fields if cached else cast(AnyEncoder, encoder).fields
-            beside = setup.simple.beside(fields, plain, self.part, pair)
+        data, pair, beside = setup.embedded(encoder.eval(), job.candidate, self.part, check)
         measured = answer_all(setup.questions, encoder, data, pair, job.seed, check, beside)
         details = {"part": self.part, "steps": steps, "tasks": measured, "curve": curve}
         if setup.label_free:

@@ -20,8 +20,9 @@ from amodal.data import Label
 from amodal.data import open as open_data
 from amodal.diagnose.label_free import eigenvalue_decay, lidar
 from amodal.studies import Candidate, Cell, Outcome, Study
-from amodal.studies.compare import REPORT, RUN, WINNER_LOCK, _locked, seconds_of
+from amodal.studies.compare import WINNER_LOCK, _locked, seconds_of
 from amodal.studies.comparison import JOINED, RESULT, Comparison, Entry, entries_of
+from amodal.studies.final_test import REPORT, RUN
 from amodal.studies.fitting import MIN_STEPS, Fit, chosen, cost, every_method
 from amodal.studies.planning import PLAN, Options, _write_first, candidates_of
 from amodal.studies.task import task_of
@@ -72,6 +73,15 @@ def test_candidates_stand_beside_yardsticks_and_the_winner_is_a_run(digits, comp
         if row["metric"] == "balanced accuracy" and row["source"] == "zer"
     ]
     assert found.about["test"] == row[column]
+    against = found.about["against"]
+    assert {one["name"] for one in against} <= {
+        "simple features",
+        "boosted trees on simple features",
+    }
+    assert len(against) == 1 and against[0]["name"] != choice.name
+    assert against[0]["difference"] == pytest.approx(found.about["test"] - against[0]["value"])
+    low, high = against[0]["interval"]
+    assert low <= against[0]["difference"] <= high
     assert report["about"]["train"] == 120 and row["n"] == 120, "the test part alone"
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 

@@ -18,8 +18,8 @@ from amodal.nn.encoder import Encoder
 from amodal.studies import frozen_encoders
 from amodal.studies.align import CANDIDATES
 from amodal.studies.candidate import Candidate
-from amodal.studies.compare import RUN
 from amodal.studies.comparison import Comparison
+from amodal.studies.final_test import RUN
 from amodal.studies.fitting import fit_of
 from amodal.studies.frozen_encoders import (
     FROZEN,

@@ -1,6 +1,7 @@
 """`python -m testbeds compare`: its page, and what counts as clearly learnt."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from testbeds.commands import compare
@@ -38,6 +39,14 @@ def test_clearly_learnt_is_above_simple_and_frozen_by_both_intervals():
     assert not compare.is_clear(result(value=0.91, spread=0.05))
     assert not compare.is_clear(result("simple features", "simple"))
     assert not compare.is_clear(result("closed form on frozen encoders", "frozen"))
+
+
+def test_clearly_learnt_is_above_each_rival_on_the_test_part():
+    line = {"name": "simple features", "value": 0.7, "difference": 0.05, "interval": [0.01, 0.09]}
+    assert compare.is_clear(result(against=[line])), "whatever the validation part says"
+    assert not compare.is_clear(result(value=0.99, against=[line | {"interval": [-0.01, 0.1]}]))
+    assert not compare.is_clear(result(against=[line, line | {"interval": None}]))
+    assert not compare.is_clear(result("simple features", "simple", against=[line]))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +90,10 @@ def test_the_page_counts_what_is_level_with_the_best(monkeypatch):
     monkeypatch.setattr(compare, "Yardsticks", Measured)
     page = compare.page([result()])  # .75 + .04 reaches .79, the mean of the peers
     assert "On 1 of 1 testbeds what" in page and "On 0 of 1 the choice" in page
-    row = "| 0.750 ±0.040 | 0.650 | 0.790 (CCA tuned / ridge defaults) | clip 0.900 |"
+    row = "| 0.750 ±0.040 |  | 0.650 | 0.790 (CCA tuned / ridge defaults) | clip 0.900 |"
     assert row in page and "Each had 6 minutes" in page and "Not measured yet: `wine`" in page
+    line = {"name": "simple features", "value": 0.7, "difference": 0.05, "interval": [0.01, 0.09]}
+    assert "| 0.750 ±0.040 | +0.050 (+0.010 to +0.090) |" in compare.page([result(against=[line])])
     assert "On 0 of 1 testbeds what" in compare.page([result(half=0.03)])
     other = result(title="kind (accuracy, linear)")
     assert "On 0 of 0 testbeds" in compare.page([other]), "another metric is not compared"
@@ -115,3 +126,20 @@ def test_a_comparison_goes_on_until_its_winner_is_tested(monkeypatch, tmp_path):
     assert (stored["kind"], stored["choice"]) == ("learnt", "simclr")
     compare.main(["digits", "--out", str(tmp_path), "--page", str(tmp_path / "p.md")])
     assert len(calls) == 2, "what is stored is not measured anew"
+
+
+def test_accuracy_is_not_compared_with_balanced_accuracy(monkeypatch):
+    bed = replace(BED, tasks=(Task("kind from a", "linear", "accuracy", "kind", ("a",)),))
+
+    class Found(Measured):
+        def of(self, task, method):
+            return 0.5
+
+        def best_peer(self, task):
+            return "SVM tuned", 0.6
+
+    monkeypatch.setattr(compare, "Yardsticks", Found)
+    same = result(title="kind (accuracy, linear)")
+    assert compare.yardsticks_of(bed, same) == (0.5, ("SVM tuned", 0.6))
+    other = result(title="kind (balanced accuracy, linear)")
+    assert compare.yardsticks_of(bed, other) == (None, None)
