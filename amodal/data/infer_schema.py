@@ -232,11 +232,18 @@ def names_files(samples: Sequence[str], base: AnyPath | None) -> bool:
     )
 
 
+UNCLEAR_DATE = re.compile(r"\d{1,2}/\d{1,2}/\d{4}\b")
+
+
 def _text(name: str, cells: Sequence[str], complete: bool) -> ColumnGuess:
     """cells: those that are not missing; complete: whether none is."""
     distinct, longest = set(cells), max(map(len, cells))
     if _named(name, SPLIT_WORDS) and {c.lower() for c in distinct} <= set(SPELLINGS):
         return ColumnGuess("split", reason="the parts of a split")
+    if all(map(UNCLEAR_DATE.match, cells)):
+        return ColumnGuess(
+            "out", reason=f"day or month first? Write {cells[0][:10]!r} as 2024-01-31"
+        )
     if (
         complete
         and len(distinct) == len(cells) > 1

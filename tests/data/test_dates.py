@@ -52,6 +52,46 @@ def test_every_form_of_a_date_is_one_number():
         assert np.isnan(number(missing)) and is_missing(missing) and not is_date(missing)
 
 
+def test_other_forms_of_a_date_that_have_one_reading():
+    for form in (
+        "31.01.2024",
+        "31.1.2024",
+        "2024/01/31",
+        "2024/1/31",
+        "31.01.2024 00:00",
+        " 31.1.2024 ",
+    ):
+        assert number(form) == SECONDS and is_date(form), form
+    assert number("31.1.2024 7:05") == SECONDS + 7 * 3600 + 300
+    assert number("2024/01/31T00:00:30.5") == SECONDS + 30.5
+    for text in (
+        "31.02.2024",
+        "01/02/2024",
+        "1.2.3.2024",
+        "31.1.24",
+        "32.1.2024",
+        "1.2.2024x",
+    ):
+        assert not is_date(text), text
+        with pytest.raises(ValueError):
+            number(text)
+
+
+def test_a_column_of_dates_as_people_write_them(tmp_path):
+    days = [f"{1 + i % 28:02}.{1 + i % 12:02}.2024" for i in range(60)]
+    slashes = [f"{1 + i % 12}/{1 + i % 28}/2024" for i in range(60)]
+    rows = [("height", "seen", "born")]
+    rows += [(i * 0.5, *both) for i, both in enumerate(zip(days, slashes))]
+    path = tmp_path / "t.csv"
+    with path.open("w", newline="", encoding="utf-8") as f:
+        csv.writer(f).writerows(rows)
+    opened = data.open(path)
+    columns = [c for f in opened.fields.values() for c in getattr(f, "columns", ())]
+    assert "seen" in columns and "born" not in columns
+    cells = opened.reader.cells("seen")
+    assert number(cells[0]) == number("2024-01-01")
+
+
 def test_dates_of_pandas():
     pandas = pytest.importorskip("pandas")
     for form in pandas.Timestamp(DAY), pandas.Timestamp(DAY, tz="UTC"):

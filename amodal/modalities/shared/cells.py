@@ -13,6 +13,11 @@ import numpy as np
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
 """ISO 8601, as far as it cannot be taken for something else: 20240131 is a number."""
+OTHER_DATE = re.compile(
+    r"(?:(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})|(?P<Y>\d{4})/(?P<M>\d{1,2})/(?P<D>\d{1,2}))"
+    r"(?P<time>[T ]\d\d?:\d\d(:\d\d([.,]\d+)?)?)?"
+)
+"""31.03.2024 and 2024/03/31, which nobody reads in another way. 03/04/2024 is April or March."""
 
 
 def is_missing(cell: Any) -> bool:
@@ -102,21 +107,32 @@ def number(cell: Any) -> float:
     """
     if type(cell) is float:  # nearly all cells of most tables
         return cell if math.isfinite(cell) else float("nan")
-    if isinstance(cell, str) and is_date(cell):
-        return as_number(datetime.datetime.fromisoformat(cell.strip()))
+    if isinstance(cell, str) and (date := date_of(cell)) is not None:
+        return as_number(date)
     return as_number(cell)
 
 
+def date_of(text: str) -> datetime.datetime | None:
+    """The date in a text, in ISO 8601 or another form that has one reading; None for none."""
+    text = text.strip()
+    if (other := OTHER_DATE.fullmatch(text)) is not None:
+        day, month, year = (other[a] or other[b] for a, b in ("dD", "mM", "yY"))
+        hours, colon, rest = (other["time"] or "")[1:].partition(":")
+        time = f"T{hours:0>2}:{rest}" if colon else ""
+        text = f"{year}-{month:0>2}-{day:0>2}{time}"
+    elif not DATE.fullmatch(text):
+        return None
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:  # the 31st of February
+        return None
+
+
 def is_date(cell: Any) -> bool:
-    """Whether a cell is a date, or text with one in ISO 8601."""
+    """Whether a cell is a date, or text with one; see `date_of`."""
     if isinstance(cell, (datetime.date, np.datetime64)):
         return not is_missing(cell)
-    if not isinstance(cell, str) or not DATE.fullmatch(cell.strip()):
-        return False
-    try:
-        return bool(datetime.datetime.fromisoformat(cell.strip()))
-    except ValueError:  # the 31st of February
-        return False
+    return isinstance(cell, str) and date_of(cell) is not None
 
 
 def mostly_numbers(cells: Sequence[Any]) -> bool:
