@@ -309,7 +309,7 @@ class Raster(Modality):
 
     def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
         """Of each band mean, deviation, quantiles, differences of neighbours and change over time;
-        the ratios of bands."""
+        the ratios of bands; means of 4 x 4 blocks."""
         return _values.statistics([value[:, 1:] for value in self.decode_all(raws)])
 
     def json_schema(self, limits: Limits) -> Schema:

@@ -6,7 +6,7 @@ import testbeds
 from testbeds import Records, Task
 from testbeds.measures import Piece, eligible, score
 from testbeds.peers.estimators import boosting, logistic, ridge
-from testbeds.peers.features import gradient_features, raw_features
+from testbeds.peers.features import _blocks, gradient_features, raw_features
 from testbeds.peers.matching import canonical, ridge_matching
 
 import amodal
@@ -102,3 +102,15 @@ def test_survival_with_few_events_has_a_risk_for_everybody():
         eligible(Records(data, data.split(part)[::5]), task) for part in ("train", "valid")
     )
     assert score(task, [Piece(test, cox().fit(train, task)(test))], draws=2).value > 0.65
+
+
+def test_features_of_a_raster_are_means_of_its_blocks():
+    value = np.full((2, 3, 8, 8), np.nan, np.float32)
+    value[:, 1:] = np.arange(2 * 2 * 64).reshape(2, 2, 8, 8)
+    value[0, 1, :2, :2] = np.nan
+    found = _blocks(value)
+    bands = value[:, 1:].reshape(4, 8, 8)
+    assert len(found) == 4 * (1 + 16 + 1) and np.isfinite(found).all()
+    assert found[4] == 0 and found[5] == bands[1, :2, :2].mean(), "the first block of two bands"
+    assert np.allclose(found[:4], np.nanmean(bands, (1, 2)))
+    assert np.allclose(found[-4:], np.nanstd(bands, (1, 2)))

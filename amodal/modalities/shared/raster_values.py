@@ -30,6 +30,8 @@ MIN_SIDE = 32
 QUANTILES = (0.1, 0.5, 0.9)
 MAX_RATIOS = 16
 """Bands of which all normalised differences are features."""
+BLOCKS, MAX_BLOCK_BANDS = 4, 16
+"""Blocks of a side whose means are features, and bands that have such."""
 GREY = 128
 NOWHERE = "", (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -289,10 +291,23 @@ def _statistics(value: np.ndarray) -> list[np.ndarray]:
     upper = np.triu_indices(len(used), 1)
     ratios = np.nan_to_num(_difference(used[:, None], used[None]))[upper]
     groups = [mean, deviation, quantiles.ravel(), np.concatenate(across), change, ratios]
+    groups.append(_blocks(value, mean))
     unknown = ~present.any(1)
     for group in groups[:2]:
         group[unknown] = np.nan
     return [group for group in groups if group.size]
+
+
+def _blocks(value: np.ndarray, mean_C: np.ndarray) -> np.ndarray:
+    """Means of a coarse grid of blocks less the band's own, of some bands; 0 where nothing is."""
+    chosen = np.unique(np.linspace(0, len(mean_C) - 1, MAX_BLOCK_BANDS).round().astype(int))
+    over_dates = _mean_of(value[:, chosen], (0,))
+    means = [
+        _mean_of(block, (1, 2))
+        for row in np.array_split(over_dates, BLOCKS, axis=1)
+        for block in np.array_split(row, BLOCKS, axis=2)
+    ]
+    return np.nan_to_num(np.stack(means) - mean_C[chosen]).ravel()
 
 
 def _filled(values: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ A field that a record lacks is zeros and a flag; a missing cell of a table is Na
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -131,6 +132,17 @@ def _sound(wave: np.ndarray) -> np.ndarray:
     return np.concatenate([log.mean(1), log.std(1), *slices, [np.log(len(x))]])
 
 
+def _blocks(raster: np.ndarray) -> np.ndarray:
+    """Mean and deviation of each band of each date, and the means of 4 x 4 blocks; 0 for gaps."""
+    bands = raster[:, 1:].reshape(-1, *raster.shape[2:]).astype(np.float64)
+    rows = np.array_split(bands, min(4, bands.shape[1]), axis=1)
+    parts = [p for row in rows for p in np.array_split(row, min(4, bands.shape[2]), axis=2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a block without a pixel
+        means = [np.nanmean(part, (1, 2)) for part in (bands, *parts)]
+        return np.nan_to_num(np.concatenate([*means, np.nanstd(bands, (1, 2))]))
+
+
 def _words(train: Records, field: str) -> Describe:
     """tf-idf of words and of two to four letters within words."""
     return _vectorized(
@@ -211,6 +223,7 @@ RAW: Mapping[str, Callable[..., Any]] = {
     "image": _by_row(_pixels),
     "series": _by_row(_statistics),
     "audio": _by_row(_sound),
+    "raster": _by_row(_blocks),
     "text": _words,
     "sequence": _kmers,
     "table": _cells,
