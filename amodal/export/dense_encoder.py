@@ -58,6 +58,9 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
         return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
     if encoder.experts:
         return "its trunk routes each token to one of its experts, so shapes depend on values"
+    by_ground = encoder.positions == "ground" and hasattr(encoder.tokenizers[field], "attributes")
+    if by_ground or field in encoder.group_token:
+        return "its tokens have places in metres or groups, of which there is no dense form yet"
     modality = encoder.fields[field]
     if not isinstance(modality, Exports):
         return f"there is no dense form of {modality.kind} values yet"

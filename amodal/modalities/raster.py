@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged
 from amodal.errors import nearest
 from amodal.modalities.shared import geotiff as _geotiff
+from amodal.modalities.shared import raster_groups as _groups
 from amodal.modalities.shared import raster_patches as _patches
 from amodal.modalities.shared import raster_values as _values
 from amodal.modalities.shared import simple as _simple
@@ -57,6 +58,9 @@ class Raster(Modality):
         size: pixels of the longer side at most.
         patch: side of a token in pixels; 0: about size / 8, at least 4.
         resolution: metres of a pixel's side, 0 if unknown.
+        groups: name -> bands whose pixels are a token of their own, at each date and patch; a band
+            of no group is a group by itself. Without groups a token has all bands.
+        by_band: every band is a group by itself.
         dates: of a value at most; of more, evenly spaced ones are read, and a view draws.
         turn: whether a rotated or mirrored value means the same, as seen from above.
         mean, std: of each band, measured by `infer`.
@@ -66,6 +70,8 @@ class Raster(Modality):
     size: int = 64
     patch: int = 0
     resolution: float = 0.0
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    by_band: bool = False
     dates: int = 1
     turn: bool = True
     mean: tuple[float, ...] = ()
@@ -96,6 +102,7 @@ class Raster(Modality):
                     f"raster.{name} has {len(getattr(self, name))} numbers for {len(self.bands)} "
                     "bands"
                 )
+        _groups.check(self.bands, self.groups, self.by_band)
 
     @property
     def tile(self) -> int:
@@ -106,6 +113,15 @@ class Raster(Modality):
     def channels(self) -> int:
         """Number of bands."""
         return len(self.bands)
+
+    @property
+    def token_groups(self) -> tuple[str, ...]:
+        """See `Modality.token_groups`."""
+        return tuple(self.band_groups())
+
+    def band_groups(self) -> dict[str, tuple[int, ...]]:
+        """Name of each group -> the numbers of its bands; {} where a token has all bands."""
+        return _groups.numbered(self.bands, self.groups, self.by_band)
 
     @property
     def suits_small_networks(self) -> bool:
@@ -235,7 +251,7 @@ class Raster(Modality):
         return RasterGraph(cast(RasterTokenizer, tokenizer))
 
     def targets(self, values: Ragged) -> Tensor:
-        """(T, C * tile * tile) standardised pixels, NaN where missing."""
+        """(T, C * tile * tile) standardised pixels, NaN where missing or of another group."""
         return values.flat[:, _patches.PLACE :]
 
     def predictor(self, width: int) -> nn.Linear:
@@ -275,10 +291,13 @@ class Raster(Modality):
             parts.append(f"{' … '.join(ends)}")
         if missing := float(np.mean([np.isnan(v[:, 1:]).mean() for v in values] or [0])):
             parts.append(f"{missing:.1%} of the pixels missing")
+        parts += (
+            [f"tokens of {len(self.token_groups)} groups of bands"] if self.token_groups else []
+        )
         return ", ".join(parts)
 
     def comment(self, raws: Sequence[Raw]) -> str:
-        tokens = (-(-self.size // self.tile)) ** 2
+        tokens = (-(-self.size // self.tile)) ** 2 * max(len(self.token_groups), 1)
         return f"patch: {self.tile} pixels a side, {tokens} tokens a date of the largest value"
 
     def mismatch(self, trained: Modality) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import Column, Ragged, Tokens
+from amodal.core.tokens import DATE, GROUP, METRES
 from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import raster_patches as _patches
 
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 
 
 class RasterTokenizer(nn.Module):
-    """A linear map of the pixels of a patch, all bands of one date, and of the mask of those that
-    exist. A missing pixel counts as the mean of its band.
+    """A linear map of the pixels of a patch, all bands of one date or those of one group of bands,
+    and of the mask of those that exist. A missing pixel counts as the mean of its band.
 
     Args:
         raster: the modality.
         width: D of the tokens.
     """
+
+    attributes: ClassVar[tuple[str, ...]] = (DATE, METRES, GROUP)
+    """What its tokens may have beside positions."""
 
     def __init__(self, raster: Raster, width: int):
         super().__init__()
@@ -31,19 +35,30 @@ class RasterTokenizer(nn.Module):
         self.project = nn.Linear(2 * len(raster.bands) * raster.tile**2, width)
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Tokens of rasters, at the positions (month, row, column of the patch)."""
+        """Tokens of rasters, at the positions (month, row, column of the patch).
+
+        Their attributes are `DATE`, `METRES` where the resolution is known, and `GROUP` where bands
+        have groups.
+        """
         values = cast(Ragged, column.values)
-        x_TD = self.project(torch.cat(_patches.pixels_of(values.flat), 1))
-        place = values.flat[:, : _patches.PLACE]
-        return Tokens.of(x_TD, column.rows, values.lengths, place, name, size)
+        flat, raster = values.flat, self.raster
+        x_TD = self.project(torch.cat(_patches.pixels_of(flat), 1))
+        place = flat[:, : _patches.POSITION]
+        attributes = {DATE: flat[:, _patches.POSITION]}
+        if raster.resolution:
+            attributes[METRES] = flat.new_full((len(flat),), raster.resolution * raster.tile)
+        if raster.token_groups:
+            attributes[GROUP] = _patches.groups_of(flat, raster)
+        return Tokens.of(x_TD, column.rows, values.lengths, place, name, size, attributes)
 
 
 class RasterGraph(nn.Module):
     """Dense form of `RasterTokenizer`: as many tokens as a batch needs."""
 
     inputs: ClassVar[dict[str, str]] = {
-        "patches": "(N, L, 3 + bands * patch * patch) float32: month, row and column of each "
-        "patch, then its standardised pixels, NaN where missing; anything past the end",
+        "patches": "(N, L, 4 + bands * patch * patch) float32: month, row and column of each "
+        "patch, its month once more or NaN where unknown, then its standardised pixels, NaN where "
+        "missing; anything past the end",
         "lengths": "(N,) int64: patches of each raster, at least 1",
     }
     axes: ClassVar[tuple[dict[int, str], ...]] = ({0: "batch", 1: "patches"}, {0: "batch"})
@@ -58,7 +73,7 @@ class RasterGraph(nn.Module):
         # what pads a batch may be anything
         patches = torch.where(mask_NL.unsqueeze(2), patches, 0.0)
         x_NLD = self.project(torch.cat(_patches.pixels_of(patches), 2))
-        return x_NLD, patches[..., : _patches.PLACE], mask_NL
+        return x_NLD, patches[..., : _patches.POSITION], mask_NL
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
         """n random values of different sides, up to the largest, with gaps."""
