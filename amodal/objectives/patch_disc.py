@@ -65,15 +65,10 @@ def patch_disc(
         own_t = torch.arange(start - low, stop - low, device=scores.device)
         return F.cross_entropy(scores, own_t, reduction="none")
 
-    starts = range(0, count, tile)
-    tiled = len(starts) > 1 and torch.is_grad_enabled()
     parts = []
-    for start in starts:
+    for start in range(0, count, tile):
         piece = start, min(start + tile, count), unit_TD, aim_TD
-        if tiled:
-            made = checkpoint(losses, *piece, use_reentrant=False, preserve_rng_state=False)
-        else:
-            made = losses(*piece)
-        parts.append(made)
-    # without a token the inputs stay part of the graph
-    return 2 * temperature * torch.cat([*parts, (unit_TD * aim_TD).sum(1)[:0]])
+        # computed once more in the backward pass, so that memory is that of one tile
+        parts.append(checkpoint(losses, *piece, use_reentrant=False, preserve_rng_state=False))
+    # without a token the predictions stay part of the graph
+    return 2 * temperature * torch.cat([*parts, unit_TD[:0, 0]])
