@@ -44,6 +44,7 @@ from amodal.data.readers.changed import row_numbers
 from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VARIANTS
+from amodal.modalities.shared.protocols import VariesByStep
 
 T = TypeVar("T")
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -226,7 +227,7 @@ class Loader:
             }
             rows, values = list(decoded), list(decoded.values())
             for source, view in zip(views_of(field, len(views)), views):
-                columns[source] = self._column(field, source, view, values, rows, seeds)
+                columns[source] = self._column(field, source, view, values, rows, seeds, step)
         labels = {name: known_numbers(values[records]) for name, values in self.labels.items()}
         return Batch(len(keys), columns, tuple(keys), seeds, labels), bad
 
@@ -286,8 +287,12 @@ class Loader:
         values: list[np.ndarray],
         rows: list[int],
         seeds: torch.Tensor,
+        step: int,
     ) -> Column:
         modality = self.dataset.fields[field]
+        if view != "plain" and isinstance(modality, VariesByStep):
+            drawn = [self.seed % 2**64, step, zlib.crc32(field.encode())]
+            modality = modality.of_step(np.random.default_rng(drawn))
         generators = (
             repeat(UNUSED_RNG) if view == "plain" else _generators(seeds[rows].numpy(), source)
         )

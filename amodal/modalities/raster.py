@@ -57,6 +57,8 @@ class Raster(Modality):
         bands: their names, in order.
         size: pixels of the longer side at most.
         patch: side of a token in pixels; 0: about size / 8, at least 4.
+        patches: sides of which each step of training draws one, up to `patch`; weights of that side
+            are resized. Views then have as many patches a side as a value of `size`, at most.
         resolution: metres of a pixel's side, 0 if unknown.
         groups: name -> bands whose pixels are a token of their own, at each date and patch; a band
             of no group is a group by itself. Without groups a token has all bands.
@@ -69,6 +71,7 @@ class Raster(Modality):
     bands: tuple[str, ...] = ("value",)
     size: int = 64
     patch: int = 0
+    patches: tuple[int, ...] = ()
     resolution: float = 0.0
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     by_band: bool = False
@@ -102,6 +105,11 @@ class Raster(Modality):
                     f"raster.{name} has {len(getattr(self, name))} numbers for {len(self.bands)} "
                     "bands"
                 )
+        if any(not 1 <= side <= self.tile for side in self.patches):
+            raise AmodalError(
+                f"raster.patches are sides from 1 to that of a patch, {self.tile} pixels; they are "
+                f"{list(self.patches)}"
+            )
         _groups.check(self.bands, self.groups, self.by_band)
 
     @property
@@ -203,6 +211,14 @@ class Raster(Modality):
             )
         return stack.pixels
 
+    def of_step(self, rng: np.random.Generator) -> Raster:
+        """See `VariesByStep`: with patches of one of `patches`."""
+        return self.with_patch(int(rng.choice(self.patches))) if self.patches else self
+
+    def with_patch(self, side: int) -> Raster:
+        """With patches of another side, of which the largest value has as many."""
+        return replace(self, patch=side, size=max(self.size // self.tile, 1) * side, patches=())
+
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
 
@@ -214,6 +230,8 @@ class Raster(Modality):
         if view == "plain":
             return value
         out = _values.crop(value, CROPS[view], self.tile, rng)
+        if max(out.shape[2:]) > self.size:  # of a step with smaller patches
+            out = _values.window(out, self.size, rng)
         if len(out) > 1:
             count = int(rng.integers(-(-len(out) // 2), len(out) + 1))
             out = out[np.sort(rng.choice(len(out), count, replace=False))]
@@ -255,6 +273,11 @@ class Raster(Modality):
         return values.flat[:, _patches.PLACE :]
 
     def predictor(self, width: int) -> nn.Linear:
+        if self.patches:
+            raise AmodalError(
+                "pixels of a patch are predicted at one size: leave patches out of the raster, or "
+                "take a method that predicts states, such as galileo"
+            )
         return nn.Linear(width, self.channels * self.tile**2)
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ Differs: from the paper and the authors' program (nasaharvest/galileo, base.json
 
 - groups: those that dataset.toml declares for a raster; any other field (a table, a series, a text,
   a picture) is one group. Theirs are 17 of Sentinel-1 and -2, elevation, weather and land cover.
-- patches: of one size, as dataset.toml says; theirs draws 1 to 8 pixels for each batch, and resizes
-  the weights of the linear map.
+- patches: of one side, or with `patches` in dataset.toml of one that each step draws, by weights of
+  the largest that are resized as theirs are; crops then have as many patches. Fields that lie on a
+  grid beside each other have one side each, as they are `plain`.
 - projection: one linear map for the pixels of all groups of a field, so one bias; it also sees
   which pixels exist. Theirs has one for each group, and no missing pixels.
 - positions: `ground`. A quarter of the width each is for time, month, height and width, with

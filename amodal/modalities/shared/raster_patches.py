@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -98,5 +99,16 @@ def groups_of(flat: Tensor, raster: Raster) -> Tensor:
         for band in members:
             number[band] = i
     # a patch has pixels of one group alone, so its first one says which
-    band_T = flat[:, PLACE:].isnan().logical_not().byte().argmax(1) // raster.tile**2
+    first_T = flat[:, PLACE:].isnan().logical_not().byte().argmax(1)
+    band_T = first_T // side_of(flat, raster) ** 2
     return constant(number, flat, torch.int64)[band_T]
+
+
+def side_of(flat: Tensor, raster: Raster) -> int:
+    """Pixels of a side of patches, by how many numbers they have.
+
+    Args:
+        flat: (T, 4 + n), as `patches_of` makes them.
+        raster: the field.
+    """
+    return math.isqrt((flat.shape[1] - PLACE) // len(raster.bands))

@@ -208,6 +208,26 @@ def crop(
     return out
 
 
+def window(value: np.ndarray, longest: int, rng: np.random.Generator) -> np.ndarray:
+    """A random window with a pixel that exists.
+
+    Args:
+        value: (T, planes, H, W).
+        longest: pixels of a side at most.
+        rng: the only source of randomness.
+    """
+    known = np.argwhere(np.isfinite(value[:, 1:]).any((0, 1)))
+    place = known[rng.integers(len(known))] if len(known) else (0, 0)
+    windows = []
+    for at_pixel, side in zip(place, value.shape[2:]):
+        length = min(side, longest)
+        first, last = max(0, int(at_pixel) - length + 1), min(int(at_pixel), side - length)
+        start = int(rng.integers(first, last + 1))
+        windows.append(slice(start, start + length))
+    out: np.ndarray = value[:, :, windows[0], windows[1]]
+    return out
+
+
 def _index(bands: Sequence[str], names: Sequence[str]) -> int | None:
     lower = [band.lower() for band in bands]
     return next((lower.index(name) for name in names if name in lower), None)

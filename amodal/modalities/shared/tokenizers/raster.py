@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from amodal.core import Column, Ragged, Tokens
 from amodal.core.tokens import DATE, GROUP, METRES
 from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import raster_patches as _patches
+from amodal.modalities.shared.tokenizers.resized import resized_weights
 
 if TYPE_CHECKING:
     from amodal.modalities.raster import Raster
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 class RasterTokenizer(nn.Module):
     """A linear map of the pixels of a patch, all bands of one date or those of one group of bands,
     and of the mask of those that exist. A missing pixel counts as the mean of its band.
+
+    Patches of another side than the modality's, which `Raster.patches` allows, are read by resized
+    weights.
 
     Args:
         raster: the modality.
@@ -42,11 +47,13 @@ class RasterTokenizer(nn.Module):
         """
         values = cast(Ragged, column.values)
         flat, raster = values.flat, self.raster
-        x_TD = self.project(torch.cat(_patches.pixels_of(flat), 1))
+        side = _patches.side_of(flat, raster)
+        weight_DC = resized_weights(self.project.weight, raster.tile, side)
+        x_TD = linear(torch.cat(_patches.pixels_of(flat), 1), weight_DC, self.project.bias)
         place = flat[:, : _patches.POSITION]
         attributes = {DATE: flat[:, _patches.POSITION]}
         if raster.resolution:
-            attributes[METRES] = flat.new_full((len(flat),), raster.resolution * raster.tile)
+            attributes[METRES] = flat.new_full((len(flat),), raster.resolution * side)
         if raster.token_groups:
             attributes[GROUP] = _patches.groups_of(flat, raster)
         return Tokens.of(x_TD, column.rows, values.lengths, place, name, size, attributes)
