@@ -21,6 +21,7 @@ from amodal.modalities.shared import raster_values as _values
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
+    VIEWS,
     Attribute,
     BadValue,
     Modality,
@@ -86,6 +87,7 @@ class Raster(Modality):
     layout: ClassVar[str] = "grid"
     example_tokens: ClassVar[int] = 64
     axis_names: ClassVar[Mapping[int, str]] = {0: "month", 1: "row", 2: "column"}
+    views: ClassVar[tuple[str, ...]] = (*VIEWS, "turned")
 
     def __post_init__(self) -> None:
         if not self.bands or len(set(self.bands)) < len(self.bands):
@@ -211,6 +213,10 @@ class Raster(Modality):
             )
         return stack.pixels
 
+    def known_view(self, view: str) -> str:
+        """See `Modality.known_view`: what must not be turned is plain."""
+        return "plain" if view == "turned" and not self.turn else super().known_view(view)
+
     def of_step(self, rng: np.random.Generator) -> Raster:
         """See `VariesByStep`: with patches of one of `patches`."""
         return self.with_patch(int(rng.choice(self.patches))) if self.patches else self
@@ -225,10 +231,11 @@ class Raster(Modality):
         A crop of whole pixels, turned and mirrored (`turn`), and half of the dates or more. weak:
         70-100 % of each side. strong: 50-100 %, each band scaled and shifted by about a tenth of
         its deviation, noise of .05, one band in five missing. local: 25-50 %, changed as strong.
+        turned: turned and mirrored alone, alike in all fields of a record.
         """
-        check_view(view)
-        if view == "plain":
-            return value
+        check_view(view, self.views)
+        if view in ("plain", "turned"):
+            return value if view == "plain" else _values.turned(value, rng)
         out = _values.crop(value, CROPS[view], self.tile, rng)
         if max(out.shape[2:]) > self.size:  # of a step with smaller patches
             out = _values.window(out, self.size, rng)
@@ -236,23 +243,10 @@ class Raster(Modality):
             count = int(rng.integers(-(-len(out) // 2), len(out) + 1))
             out = out[np.sort(rng.choice(len(out), count, replace=False))]
         if self.turn:
-            out = np.rot90(out, int(rng.integers(4)), axes=(2, 3))
-            out = out[..., ::-1] if rng.random() < 0.5 else out
+            out = _values.turned(out, rng)
         if view != "weak":
-            out = self._distorted(out, rng)
+            out = _values.distorted(out, *self.scale(), rng)
         return np.ascontiguousarray(out) if np.isfinite(out[:, 1:]).any() else value
-
-    def _distorted(self, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        out, count = value.copy(), self.channels
-        mean, std = (np.asarray(s, dtype=np.float32)[:, None, None] for s in self.scale())
-        gain = rng.normal(1, 0.1, (count, 1, 1)).astype(np.float32)
-        shift = rng.normal(0, 0.1, (count, 1, 1)).astype(np.float32) * std
-        noise = 0.05 * std * rng.standard_normal(out[:, 1:].shape, dtype=np.float32)
-        out[:, 1:] = mean + (out[:, 1:] - mean) * gain + shift + noise
-        silent = np.flatnonzero(rng.random(count) < 0.2)
-        if len(silent) < count:
-            out[:, 1 + silent] = np.nan
-        return out
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each band; 0 and 1 where not measured."""

@@ -104,12 +104,19 @@ def test_columns_of_a_table_and_tokens_of_a_text_are_no_dates():
     assert page.places(tokens["picture"])[:, 1:].any()
 
 
-def test_rasters_beside_each_other_are_not_turned_one_by_one():
-    raster = modalities.make("raster", bands=("a", "b"), size=8, patch=4)
-    alone, both = ({"fine": raster, **more} for more in ({}, {"coarse": raster}))
-    assert built(fields=alone).views == ("weak",)
-    views = built(fields=both | fields(("words",))).views
-    assert views == {"fine": ("plain",), "coarse": ("plain",), "words": ("weak",)}
+def test_rasters_beside_each_other_are_turned_together():
+    fine = modalities.make("raster", bands=("a", "b"), size=8, patch=4)
+    still = modalities.make("raster", bands=("a",), size=8, patch=4, turn=False)
+    words = fields(("words",))
+
+    def views(**rasters):
+        return built(fields=rasters | words).views
+
+    assert views(fine=fine) == ("weak",)
+    turned, plain, weak = ("turned",), ("plain",), ("weak",)
+    assert views(fine=fine, coarse=fine) == {"fine": turned, "coarse": turned, "words": weak}
+    for other in (still, fields(("picture",))["picture"]):
+        assert views(fine=fine, coarse=other) == {"fine": plain, "coarse": plain, "words": weak}
 
 
 def test_exits_of_groups_go_before_those_of_their_field():

@@ -171,3 +171,26 @@ def test_sides_that_weights_cannot_have(patches):
 def test_methods_of_pixels_refuse_them():
     with pytest.raises(AmodalError, match="pixels of a patch are predicted at one size"):
         methods.build("mae", Encoder({"field": made()}, size="nano", trunk="joint"))
+
+
+def test_fields_of_a_record_are_turned_alike():
+    fine = modalities.make("raster", bands=("a",), size=8, patch=4, patches=(2, 4))
+    coarse = modalities.make("raster", bands=("b",), size=4, patch=4)
+    still = modalities.make("raster", bands=("b",), size=4, patch=4, turn=False)
+    pixels = [np.arange(64, dtype=np.float32).reshape(1, 8, 8) + i for i in range(12)]
+    # the mean of every 2 by 2 pixels, on the same ground
+    means = [p.reshape(1, 4, 2, 4, 2).mean((2, 4)) for p in pixels]
+    values = {"fine": pixels, "coarse": means, "still": means}
+    records = data.open(
+        values, name="scenes", fields={"fine": fine, "coarse": coarse, "still": still}
+    )
+    ways = set()
+    for batch in data.Loader(records, range(12), batch=12, views=("turned",), steps=3):
+        tiles = batch["fine"].values.flat[:, 4:].view(12, 2, 2, 4, 4)
+        whole = tiles.permute(0, 1, 3, 2, 4).reshape(12, 8, 8)
+        other = batch["coarse"].values.flat[:, 4:].view(12, 4, 4)
+        torch.testing.assert_close(whole.view(12, 4, 2, 4, 2).mean((2, 4)), other)
+        ways |= {tuple((view - view.min()).flatten().tolist()) for view in other}
+        straight = batch["still"].values.flat[:, 4:].view(12, 4, 4)
+        assert (straight.diff(dim=1) == 16).all() and (straight.diff(dim=2) == 2).all()
+    assert len(ways) == 8

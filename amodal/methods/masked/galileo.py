@@ -12,8 +12,8 @@ Differs: from the paper and the authors' program (nasaharvest/galileo, base.json
 - groups: those that dataset.toml declares for a raster; any other field (a table, a series, a text,
   a picture) is one group. Theirs are 17 of Sentinel-1 and -2, elevation, weather and land cover.
 - patches: of one side, or with `patches` in dataset.toml of one that each step draws, by weights of
-  the largest that are resized as theirs are; crops then have as many patches. Fields that lie on a
-  grid beside each other have one side each, as they are `plain`.
+  the largest that are resized as theirs are; crops then have as many patches. More than one field
+  on a grid have one side each.
 - projection: one linear map for the pixels of all groups of a field, so one bias; it also sees
   which pixels exist. Theirs has one for each group, and no missing pixels.
 - positions: `ground`. A quarter of the width each is for time, month, height and width, with
@@ -32,10 +32,16 @@ Differs: from the paper and the authors' program (nasaharvest/galileo, base.json
 - momentum: that of step k of K is taken at k, counted from 1; the program counts from 0.
 - optimizer: biases, norms and tokens do not decay here; the norm of a gradient is clipped for all
   parameters together, there for the encoder and the first predictor apart.
-- views: `weak`, so rasters are cropped, turned and mirrored, and fewer dates drawn; theirs crops,
-  turns and mirrors. Where more than one field lies on a grid, those are `plain`, as each would be
-  turned by itself.
+- views: `weak`, so a raster is cropped, turned and mirrored, and fewer dates drawn, as there. Where
+  more than one field lies on a grid they are turned and mirrored alike, and not cropped; beside a
+  picture, which cannot be turned, not even that.
 - scale: bands are standardised by one deviation, theirs by two.
+
+Learns: no. Colour, relief and climate of `globe`, 300 steps of 128 records at 2e-3, `--size nano`,
+two seeds, linear probes of colour: climate zones of tiles .704 and .692, untrained .698 and .645;
+land in patches .917 and .917, untrained .923 and .922; the mean of both .811 and .805, untrained
+.811 and .783, simple features .792. On `sentinel2` (250 steps of 256 records, one seed) R2 of
+vegetation from all bands is 1.000, .999 untrained and 1.000 from simple features.
 """
 
 from __future__ import annotations
@@ -184,6 +190,17 @@ def transformer(trunk: nn.Module) -> Transformer:
     return trunk
 
 
+def views_together(encoder: Encoder) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """The views of fields: those that lie on a grid are turned together if there is more than one,
+    so that they stay on one ground; if one of them must not be turned, none is."""
+    grids = [f for f, m in encoder.fields.items() if m.layout == "grid"]
+    if len(grids) < 2:
+        return ("weak",)
+    turned = all(encoder.fields[f].known_view("turned") == "turned" for f in grids)
+    together = "turned" if turned else "plain"
+    return {f: (together if f in grids else "weak",) for f in encoder.fields}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GalileoFeatures(FeatureRecord):
     """What both tasks lose."""
@@ -220,9 +237,7 @@ class Galileo(StudentTeacher):
     ):
         refuse_pool(encoder)
         super().__init__(encoder, momentum=momentum, final_momentum=final_momentum, views=("weak",))
-        grids = [f for f, m in encoder.fields.items() if m.layout == "grid"]
-        if len(grids) > 1:
-            self.views = {f: ("plain",) if f in grids else ("weak",) for f in encoder.fields}
+        self.views = views_together(encoder)
         self.predictors, self.masks = nn.ModuleDict(predictors), masks
         self.exits, self.temperature = dict(exits), temperature
         self.depths = {depth for exits in self.exits.values() for depth in exits}

@@ -228,6 +228,34 @@ def window(value: np.ndarray, longest: int, rng: np.random.Generator) -> np.ndar
     return out
 
 
+def turned(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of the eight turned and mirrored forms of (T, planes, H, W)."""
+    out = np.rot90(value, int(rng.integers(4)), axes=(2, 3))
+    return np.ascontiguousarray(out[..., ::-1] if rng.random() < 0.5 else out)
+
+
+def distorted(
+    value: np.ndarray, mean: Sequence[float], std: Sequence[float], rng: np.random.Generator
+) -> np.ndarray:
+    """Each band scaled and shifted by about a tenth, with noise, one in five missing.
+
+    Args:
+        value: (T, 1 + C, H, W).
+        mean, std: of each band.
+        rng: the only source of randomness.
+    """
+    out, count = value.copy(), len(mean)
+    mean_C, std_C = (np.asarray(s, dtype=np.float32)[:, None, None] for s in (mean, std))
+    gain = rng.normal(1, 0.1, (count, 1, 1)).astype(np.float32)
+    shift = rng.normal(0, 0.1, (count, 1, 1)).astype(np.float32) * std_C
+    noise = 0.05 * std_C * rng.standard_normal(out[:, 1:].shape, dtype=np.float32)
+    out[:, 1:] = mean_C + (out[:, 1:] - mean_C) * gain + shift + noise
+    silent = np.flatnonzero(rng.random(count) < 0.2)
+    if len(silent) < count:
+        out[:, 1 + silent] = np.nan
+    return out
+
+
 def _index(bands: Sequence[str], names: Sequence[str]) -> int | None:
     lower = [band.lower() for band in bands]
     return next((lower.index(name) for name in names if name in lower), None)
