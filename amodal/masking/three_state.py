@@ -1,9 +1,9 @@
 """Masks of three states: a token is seen, predicted, or left out.
 
-As in Galileo (Tseng et al. 2025, arXiv:2502.09356, section 2.2). Departures from the authors'
-program, whose records all have the same groups, dates and places, and which draws once for a batch:
-each row draws for itself; at most half of its groups are seen; of a row of one group that group is
-seen and predicted; what would leave a row nothing to see or to predict is drawn at random.
+As in Galileo (Tseng et al. 2025, arXiv:2502.09356). Departures from the authors' program, whose
+records all have the same groups, dates and places, and which draws once for a batch: each row draws
+for itself; at most half of its groups are seen; of a row of one group that group is seen and
+predicted; what would leave a row nothing to see or to predict is drawn at random.
 """
 
 from __future__ import annotations

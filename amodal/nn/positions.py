@@ -50,7 +50,7 @@ class Ground(nn.Module):
     """Sines and cosines of time, of the month of the year, and of places in metres.
 
     Places of fields with different resolution are comparable so (Scale-MAE, Reed et al. 2023,
-    arXiv:2212.14532, section 3.2, and Galileo, arXiv:2502.09356, whose months these are). A quarter
+    arXiv:2212.14532, and Galileo, arXiv:2502.09356, whose months these are). A quarter
     of the width each is for time, month, height and width. Tokens without `METRES` have places as
     they are counted, those without `DATE` no month.
 

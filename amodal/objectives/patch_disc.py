@@ -1,7 +1,7 @@
 """Each predicted token finds its target among the targets of its own record.
 
-Galileo, Tseng et al. 2025, arXiv:2502.09356, section 2.4 (PatchDisc), after Latent MIM, Wei et al.
-2024, arXiv:2407.15837.
+Galileo, Tseng et al. 2025, arXiv:2502.09356 (PatchDisc), after Latent MIM, Wei et al. 2024,
+arXiv:2407.15837.
 """
 
 from bisect import bisect_right

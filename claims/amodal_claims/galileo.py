@@ -1,5 +1,5 @@
 """Galileo (row 29): deep targets far away and shallow ones nearby, each alone and both. Tseng et al.,
-ICML 2025, arXiv:2502.09356, tables 6 and 7.
+ICML 2025, arXiv:2502.09356.
 
 Real colour, relief and climate of the Earth (tiles of 3 degrees, blocks of which are never divided)
 in place of satellites, and two things to be read off the colour alone, linearly: the climate zone of

@@ -1,5 +1,7 @@
-"""Galileo, Tseng et al. 2025, arXiv:2502.09356: section 2, with the numbers of the authors'
-configuration. Of one record after the other, with its tokens in lists."""
+"""Galileo, Tseng et al. 2025, arXiv:2502.09356, with the numbers of the authors' configuration.
+
+Of one record after the other, with its tokens in lists.
+"""
 
 import math
 import struct
@@ -205,7 +207,7 @@ class Galileo(Reference):
         return [states[i] for i in range(count)]
 
     def structured(self, record, seed):
-        """Section 2.2: groups that are seen, others that are predicted, by dates or by places."""
+        """Groups that are seen, others that are predicted, by dates or by places."""
         groups = {}
         for item in record.items:
             groups.setdefault(item.code, []).append(item.place)
@@ -320,7 +322,7 @@ def test_one_row_without_a_picture():
 
 
 def test_defaults():
-    """Section 2, and the authors' configuration."""
+    """The authors' configuration."""
     assert defaults("galileo") == {
         "encode": 0.1,
         "decode": 0.5,

@@ -1,13 +1,17 @@
 """Galileo beyond the batches of its golden test: other trunks and poolings, and more than one
 raster."""
 
+import math
+
 import pytest
 import torch
 
 from amodal import methods, modalities
 from amodal.core import AmodalError
+from amodal.core.tokens import METRES
 from amodal.methods.masked.galileo import exit_depths
 from amodal.nn.encoder import Encoder
+from amodal.nn.positions import Ground
 from amodal.objectives.patch_disc import patch_disc
 from tests.methods.bench import batch, exact, fields, method
 
@@ -81,6 +85,13 @@ def test_patch_disc_compares_within_a_record_whatever_the_tile(tile):
     slopes = [torch.autograd.grad((x * weight).sum(), made) for x in (loss, torch.stack(expected))]
     for a, b in zip(*slopes):
         torch.testing.assert_close(a, b)
+
+
+def test_places_of_tokens_that_know_no_metres_count_ten_of_them():
+    module, place = Ground(64), torch.tensor([[0.0, 2.0, 3.0]])
+    expected = module(place)
+    for metres in (math.nan, 10.0):
+        torch.testing.assert_close(module(place, {METRES: torch.tensor([metres])}), expected)
 
 
 def test_losses_of_a_record_do_not_depend_on_the_batch():

@@ -7,7 +7,8 @@ groups at other dates or places are predicted, as a momentum encoder that sees e
 them, after all of its blocks, half of them, or none. Local task: tokens at random, whose targets
 are no more than their linear map. Both compare a prediction with the targets of its own record.
 
-Differs: from the paper and the authors' program (nasaharvest/galileo, base.json):
+Differs: from the authors' program and their configuration of ViT-B (nasaharvest/galileo,
+base.json):
 
 - groups: those that dataset.toml declares for a raster; any other field (a table, a series, a text,
   a picture) is one group. Theirs are 17 of Sentinel-1 and -2, elevation, weather and land cover.
@@ -115,7 +116,7 @@ def galileo(
             half of the blocks, such as elevation and weather ("dem, weather, s2.ndvi").
         linear: Those whose targets are the linear map alone, such as maps of land cover.
         predictor_width: Of the two predictors; 0 for the encoder's.
-        predictor_depth: Blocks of a predictor (4 in the paper, for ViT-B).
+        predictor_depth: Blocks of a predictor (4 in their configuration of ViT-B).
         temperature: Of PatchDisc.
         momentum: Of the momentum encoder at the start.
         final_momentum: Of the momentum encoder at the end.

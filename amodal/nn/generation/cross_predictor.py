@@ -1,5 +1,5 @@
 """A predictor whose hidden tokens read the visible ones and not each other (Galileo,
-arXiv:2502.09356, section 2.2, after CrossMAE, Fu et al. 2024, arXiv:2401.14391)."""
+arXiv:2502.09356; as CrossMAE, Fu et al. 2024, arXiv:2401.14391)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Weights of patches of one size, for patches of another (FlexiViT, Beyer et al. 2023,
-arXiv:2212.08013, section 3.4)."""
+arXiv:2212.08013)."""
 
 from __future__ import annotations
 
