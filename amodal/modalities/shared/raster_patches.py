@@ -88,10 +88,10 @@ def pixels_of(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def groups_of(flat: Tensor, raster: Raster) -> Tensor:
-    """(T,) int64, the number of the group of bands that each patch is of.
+    """(…,) int64, the number of the group of bands that each patch is of.
 
     Args:
-        flat: (T, 4 + n), as `patches_of` makes them of a raster with groups.
+        flat: (…, 4 + n), as `patches_of` makes them of a raster with groups.
         raster: the field.
     """
     number = [0] * len(raster.bands)
@@ -99,7 +99,7 @@ def groups_of(flat: Tensor, raster: Raster) -> Tensor:
         for band in members:
             number[band] = i
     # a patch has pixels of one group alone, so its first one says which
-    first_T = flat[:, PLACE:].isnan().logical_not().byte().argmax(1)
+    first_T = (~flat[..., PLACE:].isnan()).to(flat.dtype).argmax(-1)
     band_T = first_T // side_of(flat, raster) ** 2
     return constant(number, flat, torch.int64)[band_T]
 
@@ -108,7 +108,7 @@ def side_of(flat: Tensor, raster: Raster) -> int:
     """Pixels of a side of patches, by how many numbers they have.
 
     Args:
-        flat: (T, 4 + n), as `patches_of` makes them.
+        flat: (…, 4 + n), as `patches_of` makes them.
         raster: the field.
     """
-    return math.isqrt((flat.shape[1] - PLACE) // len(raster.bands))
+    return math.isqrt((flat.shape[-1] - PLACE) // len(raster.bands))

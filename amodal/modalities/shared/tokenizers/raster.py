@@ -31,9 +31,6 @@ class RasterTokenizer(nn.Module):
         width: D of the tokens.
     """
 
-    attributes: ClassVar[tuple[str, ...]] = (DATE, METRES, GROUP)
-    """What its tokens may have beside positions."""
-
     def __init__(self, raster: Raster, width: int):
         super().__init__()
         self.raster = raster
@@ -51,12 +48,27 @@ class RasterTokenizer(nn.Module):
         weight_DC = resized_weights(self.project.weight, raster.tile, side)
         x_TD = linear(torch.cat(_patches.pixels_of(flat), 1), weight_DC, self.project.bias)
         place = flat[:, : _patches.POSITION]
-        attributes = {DATE: flat[:, _patches.POSITION]}
-        if raster.resolution:
-            attributes[METRES] = flat.new_full((len(flat),), raster.resolution * side)
-        if raster.token_groups:
-            attributes[GROUP] = _patches.groups_of(flat, raster)
-        return Tokens.of(x_TD, column.rows, values.lengths, place, name, size, attributes)
+        known = attributes_of(flat, raster)
+        return Tokens.of(x_TD, column.rows, values.lengths, place, name, size, known)
+
+
+def attributes_of(flat: Tensor, raster: Raster) -> dict[str, Tensor]:
+    """What tokens have beside positions: `DATE`, `METRES`, `GROUP`.
+
+    Args:
+        flat: (…, 4 + n), as `raster_patches.patches_of` makes them.
+        raster: the field.
+
+    Returns:
+        Name -> (…,).
+    """
+    known = {DATE: flat[..., _patches.POSITION]}
+    if raster.resolution:
+        metres = raster.resolution * _patches.side_of(flat, raster)
+        known[METRES] = torch.full_like(known[DATE], metres)
+    if raster.token_groups:
+        known[GROUP] = _patches.groups_of(flat, raster)
+    return known
 
 
 class RasterGraph(nn.Module):
@@ -81,6 +93,12 @@ class RasterGraph(nn.Module):
         patches = torch.where(mask_NL.unsqueeze(2), patches, 0.0)
         x_NLD = self.project(torch.cat(_patches.pixels_of(patches), 2))
         return x_NLD, patches[..., : _patches.POSITION], mask_NL
+
+    def attributes(self, patches: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Those of `RasterTokenizer`, (N, L) each; anything past the end."""
+        mask_NL = _dense.length_mask(patches, lengths)
+        patches = torch.where(mask_NL.unsqueeze(2), patches, 0.0)
+        return attributes_of(patches, self.raster)
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
         """n random values of different sides, up to the largest, with gaps."""
