@@ -18,6 +18,7 @@ from amodal.modalities.shared import geotiff as _geotiff
 from amodal.modalities.shared import raster_groups as _groups
 from amodal.modalities.shared import raster_patches as _patches
 from amodal.modalities.shared import raster_values as _values
+from amodal.modalities.shared import raster_views as _views
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
@@ -235,17 +236,17 @@ class Raster(Modality):
         """
         check_view(view, self.views)
         if view in ("plain", "turned"):
-            return value if view == "plain" else _values.turned(value, rng)
-        out = _values.crop(value, CROPS[view], self.tile, rng)
+            return value if view == "plain" else _views.turned(value, rng)
+        out = _views.crop(value, CROPS[view], self.tile, rng)
         if max(out.shape[2:]) > self.size:  # of a step with smaller patches
-            out = _values.window(out, self.size, rng)
+            out = _views.window(out, self.size, rng)
         if len(out) > 1:
             count = int(rng.integers(-(-len(out) // 2), len(out) + 1))
             out = out[np.sort(rng.choice(len(out), count, replace=False))]
         if self.turn:
-            out = _values.turned(out, rng)
+            out = _views.turned(out, rng)
         if view != "weak":
-            out = _values.distorted(out, *self.scale(), rng)
+            out = _views.distorted(out, *self.scale(), rng)
         return np.ascontiguousarray(out) if np.isfinite(out[:, 1:]).any() else value
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
