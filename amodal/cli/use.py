@@ -189,18 +189,24 @@ def embed(
     field: Annotated[
         str, arg(metavar="FIELD", help="of --dense: whose places; by default the only one")
     ] = "",
+    patch: Annotated[
+        int | None,
+        arg(metavar="PIXELS", help="of --dense: side of a place, of those that `patches` has"),
+    ] = None,
     code: Code = NONE,
 ) -> None:
     """Embed every record into a file; under torchrun on all ranks."""
     if dense:
         from amodal.maps.ground import write_dense
 
-        files = write_dense(code.open(run), data, out, field=field or None)
+        files = write_dense(code.open(run), data, out, field=field or None, patch=patch)
         few = ", ".join(map(str, files)) if len(files) < 3 else f"{len(files)} files to {out}"
         print(f"wrote {few}")
         return
-    if field:
-        raise AmodalError("--field is of --dense; vectors are made of all fields")
+    if field or patch:
+        raise AmodalError(
+            "--field and --patch are of --dense; vectors are made of all fields, whole"
+        )
     from amodal.export.vector_files import check_suffix
     from amodal.export.vectors import write_vectors
     from amodal.train import distributed

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,12 @@ from amodal.errors import unknown
 
 POSITION_DIMS = 3
 """Coordinates of a token: (time, height, width) or (x, y, z). Unused ones are zero."""
+GROUP = "group"
+"""The attribute of the group that a token is of, a number among `Modality.token_groups`."""
+DATE = "date"
+"""The attribute of months since January 2000, with fractions."""
+METRES = "metres"
+"""The attribute of the side of a token on the ground: one step of its last two coordinates."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Tokens:
         position: (T, 3), real coordinates.
         names: The sources.
         size: Number of rows, B. Some may have no token.
+        attributes: Name -> (T,), what else is known of tokens, such as `GROUP` (int64) and `DATE`.
+            NaN, or -1 where whole numbers are, for tokens that have none.
     """
 
     x: Tensor
@@ -37,6 +46,7 @@ class Tokens:
     position: Tensor
     names: tuple[str, ...]
     size: int
+    attributes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.row) == len(self.source) == len(self.position):
@@ -44,10 +54,19 @@ class Tokens:
                 f"{len(self.x)} tokens, {len(self.row)} rows, {len(self.source)} sources, "
                 f"{len(self.position)} positions"
             )
+        for name, value in self.attributes.items():
+            if len(value) != len(self.x):
+                raise ValueError(f"{len(self.x)} tokens, {len(value)} of the attribute {name}")
 
     @staticmethod
     def of(
-        x_TD: Tensor, rows_N: Tensor, lengths_N: Tensor, position_TP: Tensor, name: str, size: int
+        x_TD: Tensor,
+        rows_N: Tensor,
+        lengths_N: Tensor,
+        position_TP: Tensor,
+        name: str,
+        size: int,
+        attributes: Mapping[str, Tensor] | None = None,
     ) -> Tokens:
         """Tokens of one source, with `lengths_N` tokens for each of the rows `rows_N`."""
         # with its output_size torch need not fetch the sum of the lengths from the device
@@ -55,7 +74,7 @@ class Tokens:
         rows, lengths = known(rows_N), known(lengths_N)
         if rows is not None and lengths is not None:
             paired(row, torch.repeat_interleave(rows, lengths))
-        return Tokens(x_TD, row, zeros_like(row), position_TP, (name,), size)
+        return Tokens(x_TD, row, zeros_like(row), position_TP, (name,), size, attributes or {})
 
     def __len__(self) -> int:
         return len(self.x)
@@ -68,7 +87,14 @@ class Tokens:
         """The tokens at `index` (t,) int64, which must preserve the order of rows."""
         index = to_device(index, self.row.device)
         row, source = take(self.row, index), take(self.source, index)
-        return replace(self, x=self.x[index], row=row, source=source, position=self.position[index])
+        return replace(
+            self,
+            x=self.x[index],
+            row=row,
+            source=source,
+            position=self.position[index],
+            attributes={name: value[index] for name, value in self.attributes.items()},
+        )
 
     def keep(self, mask_T: Tensor) -> Tokens:
         """The tokens where `mask_T` (T,) bool is true. A CPU mask avoids waiting for a GPU."""
@@ -106,6 +132,7 @@ class Tokens:
             torch.cat([part.position for part in parts])[order],
             names,
             parts[0].size,
+            {name: value[order] for name, value in joined_attributes(parts).items()},
         )
 
     def source_among(self, names: Sequence[str], rename: Callable[[str], str] = str) -> Tensor:
@@ -159,6 +186,21 @@ class Tokens:
         lengths = self.lengths()
         rows = self.rows()
         return Column(self.x[(lengths.cumsum(0) - lengths)[rows]], rows)
+
+
+def joined_attributes(parts: Sequence[Tokens]) -> dict[str, Tensor]:
+    """The attributes of tokens end to end. Tokens of a part without one have NaN, or -1."""
+    whole = {}
+    for name in dict.fromkeys(name for part in parts for name in part.attributes):
+        like = next(part.attributes[name] for part in parts if name in part.attributes)
+        none = math.nan if like.is_floating_point() else -1
+        # a part without the attribute has one by its length alone, so nothing waits for a device
+        values = [
+            part.attributes[name] if name in part.attributes else like.new_full((len(part),), none)
+            for part in parts
+        ]
+        whole[name] = torch.cat(values)
+    return whole
 
 
 def zeros_like(t: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ from amodal.data.readers.changed import row_numbers
 from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VARIANTS
+from amodal.modalities.shared.protocols import VariesByStep
+from amodal.modalities.shared.views import TOGETHER
 
 T = TypeVar("T")
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -226,7 +228,7 @@ class Loader:
             }
             rows, values = list(decoded), list(decoded.values())
             for source, view in zip(views_of(field, len(views)), views):
-                columns[source] = self._column(field, source, view, values, rows, seeds)
+                columns[source] = self._column(field, source, view, values, rows, seeds, step)
         labels = {name: known_numbers(values[records]) for name, values in self.labels.items()}
         return Batch(len(keys), columns, tuple(keys), seeds, labels), bad
 
@@ -286,11 +288,16 @@ class Loader:
         values: list[np.ndarray],
         rows: list[int],
         seeds: torch.Tensor,
+        step: int,
     ) -> Column:
         modality = self.dataset.fields[field]
-        generators = (
-            repeat(UNUSED_RNG) if view == "plain" else _generators(seeds[rows].numpy(), source)
-        )
+        together = view in TOGETHER
+        if view != "plain" and not together and isinstance(modality, VariesByStep):
+            drawn = [self.seed % 2**64, step, zlib.crc32(field.encode())]
+            modality = modality.of_step(np.random.default_rng(drawn))
+        salt = view if together else source
+        drawn_from = _generators(seeds[rows].numpy(), salt)
+        generators = repeat(UNUSED_RNG) if view == "plain" else drawn_from
         view = modality.known_view(view)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
         as_bytes = bool(seen) and all(
@@ -360,7 +367,7 @@ def _identity(item: T) -> T:
 
 
 def _generators(seeds: np.ndarray, source: str) -> Iterator[np.random.Generator]:
-    """A generator for each row, a pure function of the row's seed and of the source.
+    """A generator for each row, a function of the row's seed and of the source.
 
     Use each before the next one is drawn: it is one generator whose key is set anew, which takes 3
     us instead of the 10 us of making one.

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
+from amodal.core.tokens import GROUP
 from amodal.modalities.shared.protocols import Exports
 from amodal.nn.adapters.skills import Skills
 from amodal.nn.attention.varlen import Attention
@@ -24,7 +25,7 @@ from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import projection_towers
 from amodal.nn.pooling import AttentionPool, ClsPool
-from amodal.nn.positions import Rotary
+from amodal.nn.positions import Ground, Rotary
 from amodal.nn.transformer import Block, Transformer
 from amodal.nn.trunks import ALL
 
@@ -80,6 +81,15 @@ def _why_no_backbone(encoder: Encoder, field: str) -> str:
             f"otherwise; train with images of {side} pixels, or a backbone of {size}"
         )
     return ""
+
+
+@runtime_checkable
+class HasAttributes(Protocol):
+    """A field's graph whose tokens have attributes beside positions."""
+
+    def attributes(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Name -> (N, L), as of `Tokens.attributes`, of the inputs of `forward`."""
+        ...
 
 
 @runtime_checkable
@@ -167,6 +177,7 @@ class DenseEncoder(nn.Module):
 
     field: FieldGraph
     field_token: Tensor
+    group_token: Tensor | None
     position: nn.Module | None
     pool: nn.Module
     trunk: Transformer | None
@@ -186,6 +197,7 @@ class DenseEncoder(nn.Module):
         )
         self.field = cast("FieldGraph", graph)
         self.field_token = encoder.field_token[field]
+        self.group_token = encoder.group_token[field] if field in encoder.group_token else None
         self.pool = encoder.pools[field]
         self.position = None if backbone else encoder.position
         key = field if encoder.trunk == "separate" else ALL
@@ -201,8 +213,12 @@ class DenseEncoder(nn.Module):
         """(N, D)."""
         x_NLD, position, mask = self.field(*inputs)
         x_NLD = x_NLD + self.field_token
+        known = self.field.attributes(*inputs) if isinstance(self.field, HasAttributes) else {}
+        if self.group_token is not None:
+            x_NLD = x_NLD + self.group_token[known[GROUP]]
         if self.position is not None:
-            x_NLD = x_NLD + self.position(position)
+            on_ground = isinstance(self.position, Ground)
+            x_NLD = x_NLD + self.position(position, *([known] if on_ground else []))
         if isinstance(self.pool, ClsPool):
             token = self.pool.token.unsqueeze(0)
             x_NLD, position, mask = _with_tokens(x_NLD, position, mask, token, first=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from amodal.core import Batch, Column, Tokens
+from amodal.core import AmodalError, Batch, Column, Tokens
 from amodal.core.matmul import fast_products
 from amodal.inference.forward_passes import eval_mode
+from amodal.modalities import Modality
+from amodal.modalities.shared.protocols import OnGround, ResizesPatches
 from amodal.nn.encoder import Encoder
 from amodal.nn.patch_vectors import patch_features
 from amodal.progress import Bar
@@ -64,6 +67,35 @@ def dense_features(
             tokens = patch_features(encoder, batch, name)
             mean.add(tokens.x.float().cpu().numpy(), *_places(tokens, chunk, side // tile))
     return mean.grid()
+
+
+@contextmanager
+def patch_side(fields: dict[str, Modality], name: str, side: int | None) -> Iterator[None]:
+    """Read a field of an encoder in patches of another side inside the `with`.
+
+    Args:
+        fields: Of the encoder.
+        name: Of the field.
+        side: Pixels; None leaves it as it is.
+
+    Raises:
+        AmodalError: For a side that it has not learnt.
+    """
+    modality = fields[name]
+    if side is None or side == getattr(modality, "tile", None):
+        yield
+        return
+    if not isinstance(modality, ResizesPatches) or side not in modality.patches:
+        learnt = sorted({*getattr(modality, "patches", ()), cast(OnGround, modality).tile})
+        raise AmodalError(
+            f"{name} has learnt patches of {', '.join(map(str, learnt))} pixels, not of {side}. "
+            f"Train it with others: patches = [{side}, …] in dataset.toml, and galileo"
+        )
+    fields[name] = modality.with_patch(side)
+    try:
+        yield
+    finally:
+        fields[name] = modality
 
 
 class GridMean:

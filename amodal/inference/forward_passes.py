@@ -198,10 +198,11 @@ class _PerturbedLoader(Loader):
         values: list[np.ndarray],
         rows: list[int],
         seeds: torch.Tensor,
+        step: int,
     ) -> Column:
         if field == self.field:
             values = self._perturbed(values, seeds[rows].tolist())
-        return super()._column(field, source, view, values, rows, seeds)
+        return super()._column(field, source, view, values, rows, seeds, step)
 
     def _perturbed(self, values: list[np.ndarray], seeds: list[int]) -> list[np.ndarray]:
         modality, count = self.dataset.fields[self.field], len(values)

@@ -20,7 +20,7 @@ from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.data import Dataset, Openable
 from amodal.inference.choose_field import choose_field
-from amodal.inference.dense import dense_features, window_corners
+from amodal.inference.dense import dense_features, patch_side, window_corners
 from amodal.maps.items import file_name
 from amodal.modalities import BadValue, Modality
 from amodal.modalities.shared.protocols import OnGround
@@ -85,6 +85,7 @@ def write_dense(
     *,
     field: str | None = None,
     part: str | None = None,
+    patch: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
     """Write the features of every place.
@@ -97,6 +98,7 @@ def write_dense(
             interrupted call goes on.
         field: A field of the model whose values lie on the ground; None for the only one.
         part: "train", "valid" or "test"; all records if None.
+        patch: Pixels of a token's side, of a field that has learnt more than one (`patches`).
         progress: Show a bar.
 
     Returns:
@@ -124,6 +126,22 @@ def write_dense(
     if not len(rows):
         raise AmodalError(f"no record of {dataset.name!r} has {name!r}")
     made_by = f"{model.fingerprint or weights_digest(model.encoder)}/{name}"
+    made_by += f"/{patch}" if patch else ""
+    with patch_side(fields, name, patch):
+        return _write_all(model, dataset, name, rows, out, made_by, progress)
+
+
+def _write_all(
+    model: Model,
+    dataset: Dataset,
+    name: str,
+    rows: np.ndarray,
+    out: Path,
+    made_by: str,
+    progress: bool,
+) -> list[Path]:
+    """See `write_dense`."""
+    tile = cast(OnGround, model.encoder.fields[name]).tile
     if out.suffix.lower() in SUFFIXES:
         _check_ours(out, None)
         values = list(_values(model, dataset, name, rows, progress))
@@ -135,7 +153,6 @@ def write_dense(
     out.mkdir(parents=True, exist_ok=True)
     names = [out / f"{file_name(dataset.keys[row])}.tif" for row in rows]
     done = np.array([_check_ours(file, made_by) for file in names])
-    tile = cast(OnGround, fields[name]).tile
     for one in _values(model, dataset, name, rows[~done], progress, done=int(done.sum())):
         grid = dense_features(model.encoder, name, one.value, model.device)
         _write(out / f"{file_name(one.key)}.tif", grid, one.place.of_tokens(tile), made_by)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged
 from amodal.errors import nearest
 from amodal.modalities.shared import geotiff as _geotiff
+from amodal.modalities.shared import raster_groups as _groups
 from amodal.modalities.shared import raster_patches as _patches
 from amodal.modalities.shared import raster_values as _values
+from amodal.modalities.shared import raster_views as _views
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
+    VIEWS,
     Attribute,
     BadValue,
     Modality,
@@ -56,7 +59,12 @@ class Raster(Modality):
         bands: their names, in order.
         size: pixels of the longer side at most.
         patch: side of a token in pixels; 0: about size / 8, at least 4.
+        patches: sides of which each step of training draws one, up to `patch`; weights of that side
+            are resized. Views then have as many patches a side as a value of `size`, at most.
         resolution: metres of a pixel's side, 0 if unknown.
+        groups: name -> bands whose pixels are a token of their own, at each date and patch; a band
+            of no group is a group by itself. Without groups a token has all bands.
+        by_band: every band is a group by itself.
         dates: of a value at most; of more, evenly spaced ones are read, and a view draws.
         turn: whether a rotated or mirrored value means the same, as seen from above.
         mean, std: of each band, measured by `infer`.
@@ -65,7 +73,10 @@ class Raster(Modality):
     bands: tuple[str, ...] = ("value",)
     size: int = 64
     patch: int = 0
+    patches: tuple[int, ...] = ()
     resolution: float = 0.0
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    by_band: bool = False
     dates: int = 1
     turn: bool = True
     mean: tuple[float, ...] = ()
@@ -77,6 +88,7 @@ class Raster(Modality):
     layout: ClassVar[str] = "grid"
     example_tokens: ClassVar[int] = 64
     axis_names: ClassVar[Mapping[int, str]] = {0: "month", 1: "row", 2: "column"}
+    views: ClassVar[tuple[str, ...]] = (*VIEWS, "turned")
 
     def __post_init__(self) -> None:
         if not self.bands or len(set(self.bands)) < len(self.bands):
@@ -96,6 +108,12 @@ class Raster(Modality):
                     f"raster.{name} has {len(getattr(self, name))} numbers for {len(self.bands)} "
                     "bands"
                 )
+        if any(not 1 <= side <= self.tile for side in self.patches):
+            raise AmodalError(
+                f"raster.patches are sides from 1 to that of a patch, {self.tile} pixels; they are "
+                f"{list(self.patches)}"
+            )
+        _groups.check(self.bands, self.groups, self.by_band)
 
     @property
     def tile(self) -> int:
@@ -106,6 +124,15 @@ class Raster(Modality):
     def channels(self) -> int:
         """Number of bands."""
         return len(self.bands)
+
+    @property
+    def token_groups(self) -> tuple[str, ...]:
+        """See `Modality.token_groups`."""
+        return tuple(self.band_groups())
+
+    def band_groups(self) -> dict[str, tuple[int, ...]]:
+        """Name of each group -> the numbers of its bands; {} where a token has all bands."""
+        return _groups.numbered(self.bands, self.groups, self.by_band)
 
     @property
     def suits_small_networks(self) -> bool:
@@ -187,38 +214,40 @@ class Raster(Modality):
             )
         return stack.pixels
 
+    def known_view(self, view: str) -> str:
+        """See `Modality.known_view`: what must not be turned is plain."""
+        return "plain" if view == "turned" and not self.turn else super().known_view(view)
+
+    def of_step(self, rng: np.random.Generator) -> Raster:
+        """See `VariesByStep`: with patches of one of `patches`."""
+        return self.with_patch(int(rng.choice(self.patches))) if self.patches else self
+
+    def with_patch(self, side: int) -> Raster:
+        """With patches of another side, of which the largest value has as many."""
+        return replace(self, patch=side, size=max(self.size // self.tile, 1) * side, patches=())
+
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
 
         A crop of whole pixels, turned and mirrored (`turn`), and half of the dates or more. weak:
         70-100 % of each side. strong: 50-100 %, each band scaled and shifted by about a tenth of
         its deviation, noise of .05, one band in five missing. local: 25-50 %, changed as strong.
+        turned: turned and mirrored alone, alike in all fields of a record.
         """
-        check_view(view)
-        if view == "plain":
-            return value
-        out = _values.crop(value, CROPS[view], self.tile, rng)
+        check_view(view, self.views)
+        if view in ("plain", "turned"):
+            return value if view == "plain" else _views.turned(value, rng)
+        out = _views.crop(value, CROPS[view], self.tile, rng)
+        if max(out.shape[2:]) > self.size:  # of a step with smaller patches
+            out = _views.window(out, self.size, rng)
         if len(out) > 1:
             count = int(rng.integers(-(-len(out) // 2), len(out) + 1))
             out = out[np.sort(rng.choice(len(out), count, replace=False))]
         if self.turn:
-            out = np.rot90(out, int(rng.integers(4)), axes=(2, 3))
-            out = out[..., ::-1] if rng.random() < 0.5 else out
+            out = _views.turned(out, rng)
         if view != "weak":
-            out = self._distorted(out, rng)
+            out = _views.distorted(out, *self.scale(), rng)
         return np.ascontiguousarray(out) if np.isfinite(out[:, 1:]).any() else value
-
-    def _distorted(self, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        out, count = value.copy(), self.channels
-        mean, std = (np.asarray(s, dtype=np.float32)[:, None, None] for s in self.scale())
-        gain = rng.normal(1, 0.1, (count, 1, 1)).astype(np.float32)
-        shift = rng.normal(0, 0.1, (count, 1, 1)).astype(np.float32) * std
-        noise = 0.05 * std * rng.standard_normal(out[:, 1:].shape, dtype=np.float32)
-        out[:, 1:] = mean + (out[:, 1:] - mean) * gain + shift + noise
-        silent = np.flatnonzero(rng.random(count) < 0.2)
-        if len(silent) < count:
-            out[:, 1 + silent] = np.nan
-        return out
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each band; 0 and 1 where not measured."""
@@ -235,10 +264,15 @@ class Raster(Modality):
         return RasterGraph(cast(RasterTokenizer, tokenizer))
 
     def targets(self, values: Ragged) -> Tensor:
-        """(T, C * tile * tile) standardised pixels, NaN where missing."""
+        """(T, C * tile * tile) standardised pixels, NaN where missing or of another group."""
         return values.flat[:, _patches.PLACE :]
 
     def predictor(self, width: int) -> nn.Linear:
+        if self.patches:
+            raise AmodalError(
+                "pixels of a patch are predicted at one size: leave patches out of the raster, or "
+                "take a method that predicts states, such as galileo"
+            )
         return nn.Linear(width, self.channels * self.tile**2)
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -275,10 +309,13 @@ class Raster(Modality):
             parts.append(f"{' … '.join(ends)}")
         if missing := float(np.mean([np.isnan(v[:, 1:]).mean() for v in values] or [0])):
             parts.append(f"{missing:.1%} of the pixels missing")
+        parts += (
+            [f"tokens of {len(self.token_groups)} groups of bands"] if self.token_groups else []
+        )
         return ", ".join(parts)
 
     def comment(self, raws: Sequence[Raw]) -> str:
-        tokens = (-(-self.size // self.tile)) ** 2
+        tokens = (-(-self.size // self.tile)) ** 2 * max(len(self.token_groups), 1)
         return f"patch: {self.tile} pixels a side, {tokens} tokens a date of the largest value"
 
     def mismatch(self, trained: Modality) -> str:

@@ -70,7 +70,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         self.width, self.num_heads = size_of(size).width, size_of(size).heads
         tokenizers = {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
         self.tokenizers = nn.ModuleDict(tokenizers)
-        self.field_token = self.new_offsets(fields)
+        self.field_token, self.group_token = self.new_offsets(fields), self.new_groups(fields)
         self.position = additive(positions, self.width)
         # tokens of a backbone have seen each other already: such fields need no trunk of their own
         own = {f: m for f, m in fields.items() if f not in backbones}

@@ -208,6 +208,8 @@ class Extensions:
         if field in encoder.trunks:
             encoder.trunks.pop(field)
         encoder.field_token[field].requires_grad_(False).zero_()
+        if field in encoder.group_token:
+            encoder.group_token.pop(field)
         backbones = {**encoder.recorded_args.get("backbones", {}), field: backbone}
         encoder.describe_as(backbones=backbones)
         return encoder
@@ -219,6 +221,7 @@ class Extensions:
             encoder.fields,
             encoder.tokenizers,
             encoder.field_token,
+            encoder.group_token,
             encoder.trunks,
             encoder.pools,
         ):
@@ -244,7 +247,9 @@ class Extensions:
             if field in parts:
                 # also of BatchNorm, whose statistics stay where no parameter learns
                 parts[field].requires_grad_(False)
-        encoder.field_token[field].requires_grad_(False)
+        for offsets in (encoder.field_token, encoder.group_token):
+            if field in offsets:
+                offsets[field].requires_grad_(False)
         if encoder.contextual(field):
             learns = not encoder.space_of(field)
             cast(Any, encoder.tokenizers[field]).project.requires_grad_(learns)

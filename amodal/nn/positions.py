@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
-from amodal.core import POSITION_DIMS, AmodalError, unknown
+from amodal.core import POSITION_DIMS, AmodalError, Tokens, unknown
+from amodal.core.tokens import DATE, METRES
+
+NONE: Mapping[str, Tensor] = MappingProxyType({})
+"""Of tokens without attributes."""
 
 
 def sincos(position_TP: Tensor, width: int, base: float = 1e4) -> Tensor:
@@ -37,6 +44,50 @@ class SinCos(nn.Module):
     def forward(self, position_TP: Tensor) -> Tensor:
         """(T, P) -> (T, D)."""
         return sincos(position_TP, self.width)
+
+
+class Ground(nn.Module):
+    """Sines and cosines of time, of the month of the year, and of places in metres.
+
+    Places of fields with different resolution are comparable so (Scale-MAE, Reed et al. 2023,
+    arXiv:2212.14532, and Galileo, arXiv:2502.09356, whose months these are). A quarter
+    of the width each is for time, month, height and width. Tokens without `METRES` have places as
+    they are counted, those without `DATE` no month.
+
+    Args:
+        width: D.
+        unit: Metres that count as one step.
+        base: Of the longest wavelength.
+    """
+
+    def __init__(self, width: int, unit: float = 10.0, base: float = 1e4):
+        super().__init__()
+        self.width, self.unit, self.base = width, unit, base
+
+    def forward(self, position_TP: Tensor, attributes: Mapping[str, Tensor] = NONE) -> Tensor:
+        """(T, P) and (T,) of `Tokens.attributes` -> (T, D)."""
+        place_TP, time_T = position_TP[..., 1:], position_TP[..., 0]
+        if METRES in attributes:
+            scale_T = (attributes[METRES] / self.unit).nan_to_num(nan=1.0)
+            place_TP = place_TP * scale_T.unsqueeze(-1)
+        count = self.width // 8
+        rate = self.base ** -(torch.arange(count, device=time_T.device) / max(count, 1))
+        angle = torch.cat([time_T.unsqueeze(-1), place_TP], -1).unsqueeze(-1) * rate
+        parts = [angle.flatten(-2).sin(), angle.flatten(-2).cos()]
+        if DATE in attributes:
+            turn_T = attributes[DATE] * (2 * torch.pi / 12)
+            # every dimension of the month is the same, as there, and 0 where it is not known
+            turn = torch.stack([turn_T.sin(), turn_T.cos()], -1).nan_to_num()
+            parts.append(turn.repeat_interleave(count, -1).to(angle.dtype))
+        made = torch.cat(parts, -1)
+        return nn.functional.pad(made, (0, self.width - made.shape[-1]))
+
+
+def embedded(module: nn.Module, tokens: Tokens) -> Tensor:
+    """(T, D), the embeddings of the positions of tokens by a module of `additive`."""
+    attributes = (tokens.attributes,) if isinstance(module, Ground) else ()
+    made: Tensor = module(tokens.position, *attributes)
+    return made
 
 
 class Learned(nn.Module):
@@ -123,7 +174,7 @@ class Rotary:
         )
 
 
-KINDS = ("sincos", "learned", "rotary", "none")
+KINDS = ("sincos", "ground", "learned", "rotary", "none")
 GRID = "grid"
 """grid:SIDE, a `Grid`."""
 
@@ -139,6 +190,6 @@ def additive(kind: str, width: int) -> nn.Module | None:
         return Grid(width, int(side))
     if kind not in KINDS:
         raise unknown("kind of position", kind, (*KINDS, f"{GRID}:SIDE"))
-    if kind == "sincos":
-        return SinCos(width)
+    if kind in ("sincos", "ground"):
+        return SinCos(width) if kind == "sincos" else Ground(width)
     return Learned(width) if kind == "learned" else None

@@ -9,6 +9,7 @@ import torch
 from amodal.core import Tokens, field_of
 from amodal.core.column import joined
 from amodal.core.host import on_host
+from amodal.core.tokens import joined_attributes
 
 
 def stack(parts: Sequence[Tokens]) -> Tokens:
@@ -31,6 +32,7 @@ def stack(parts: Sequence[Tokens]) -> Tokens:
         torch.cat([b.position for b in parts]),
         names,
         sum(b.size for b in parts),
+        joined_attributes(parts),
     )
 
 

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Tokens, field_of, unknown
 from amodal.core.batch import check_batch
 from amodal.core.part import Part
+from amodal.core.tokens import GROUP
+from amodal.modalities import Modality
 from amodal.nn.backbones.layer_hooks import HooksBackbones, hook_layers, layers_of
 from amodal.nn.backbones.module import for_field
+from amodal.nn.positions import embedded
 from amodal.nn.transformer import BlockHook
 from amodal.nn.trunks import SourceTokens
 
@@ -23,6 +26,7 @@ class TokenEmbedding(Part):
 
     tokenizers: nn.ModuleDict
     field_token: nn.ParameterDict
+    group_token: nn.ParameterDict
     position: nn.Module | None
     block_hook: nn.Module | None
     width: int
@@ -69,16 +73,18 @@ class TokenEmbedding(Part):
         return out
 
     def add_positions(self, tokens: Tokens) -> Tokens:
-        """Add the embeddings of field and position.
+        """Add the embeddings of field, group and position.
 
         Args:
             tokens: Of one source, x (T, D), as `patchify` makes them.
         """
         field = field_of(tokens.names[0])
         x_TD: Tensor = tokens.x + self.field_token[field]
+        if field in self.group_token:
+            x_TD = x_TD + self.group_token[field][tokens.attributes[GROUP]]
         # a pretrained backbone has given its tokens positions of its own
         if self.position is not None and not self.positioned(field):
-            x_TD = x_TD + self.position(tokens.position).to(x_TD.dtype)
+            x_TD = x_TD + embedded(self.position, tokens).to(x_TD.dtype)
         return tokens.with_x(x_TD)
 
     def contextual(self, field: str) -> bool:
@@ -98,6 +104,16 @@ class TokenEmbedding(Part):
             if self.space_of(field) or (self.positioned(field) and not self.contextual(field)):
                 offset.requires_grad_(False).zero_()
         return nn.ParameterDict(offsets)
+
+    def new_groups(self, fields: Mapping[str, Modality]) -> nn.ParameterDict:
+        """What is added to the tokens of each group of fields that have any, (groups, D)."""
+        return nn.ParameterDict(
+            {
+                f: nn.Parameter(torch.randn(len(m.token_groups), self.width) * 0.02)
+                for f, m in fields.items()
+                if m.token_groups and not self.positioned(f)
+            }
+        )
 
     def prefix_tokens(self, field: str) -> int:
         """How many tokens a field's backbone puts before those of parts: a class token and

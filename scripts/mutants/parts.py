@@ -48,6 +48,7 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.methods.shared.shapes:row_losses",
         "amodal.methods.shared.shapes:token_mean",
     ),
+    "galileo": ("amodal.nn.positions:Ground",),
     "simcse": (
         "amodal.nn.hidden_dropout:dropout_of",
         "amodal.nn.hidden_dropout:then",

@@ -66,6 +66,21 @@ def test_waveform_patches_agree(monkeypatch):
     np.testing.assert_allclose(*compared(encoder("speech").eval(), "speech", 3, 9), atol=1e-5)
 
 
+def test_groups_of_bands_months_and_metres_are_in_the_graph(monkeypatch, tmp_path):
+    bands, groups = ("red", "nir", "swir"), {"near": ["nir", "red"]}
+    raster = modalities.make(
+        "raster", bands=bands, groups=groups, size=16, patch=4, resolution=30.0
+    )
+    monkeypatch.setitem(FIELDS, "field", raster)
+    made = encoder("field", "watch", positions="ground", trunk="joint").eval()
+    for field in made.fields:
+        np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
+    made.trunks["all"].blocks = made.trunks["all"].blocks[:1]
+    export(model(made.align(24)), "onnx", tmp_path)
+    about = json.loads((tmp_path / "fields.json").read_text(encoding="utf-8"))["fields"]
+    assert about["field"]["largest_error"] < graphs.TOLERANCE
+
+
 @pytest.mark.parametrize("fields", [("photo", "caption", "facts"), ("watch", "speech")])
 def test_each_field_becomes_a_graph_that_agrees_for_any_batch_and_length(tmp_path, fields):
     made = encoder(*fields, trunk="shared").align(24)

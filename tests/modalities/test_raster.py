@@ -124,12 +124,12 @@ def test_only_patches_with_data_become_tokens():
     raster = modalities.make("raster", bands=("a", "b"), patch=4, mean=(10, 20), std=(2, 4))
     flat = raster.collate([raster.decode(raw)]).flat
     assert flat[:, 1:3].tolist() == [[0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]
-    first = flat[0, 3:].view(2, 4, 4)
+    first = flat[0, 4:].view(2, 4, 4)
     expected = torch.from_numpy(raw[:, :4, 4:]) - torch.tensor([10.0, 20])[:, None, None]
     torch.testing.assert_close(first, expected / torch.tensor([2.0, 4])[:, None, None])
-    assert flat[2, 3:].view(2, 16).isnan().all(1).tolist() == [True, False]
+    assert flat[2, 4:].view(2, 16).isnan().all(1).tolist() == [True, False]
     # past the lower border there is nothing
-    assert flat[3, 3:].view(2, 4, 4)[:, 2:].isnan().all()
+    assert flat[3, 4:].view(2, 4, 4)[:, 2:].isnan().all()
     column = Column(raster.collate([raster.decode(raw)]), torch.zeros(1, dtype=torch.int64))
     tokens = raster.tokenizer(8)(column, "field", 1)
     assert tokens.x.isfinite().all() and torch.equal(tokens.position, flat[:, :3])

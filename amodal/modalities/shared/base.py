@@ -218,6 +218,12 @@ class Modality(Corruptible, Finite, Remarks, ABC):
         """Whether a small network from scratch is a default for its values on small data."""
         return True
 
+    @property
+    def token_groups(self) -> tuple[str, ...]:
+        """Names of the groups that its tokens are of, such as bands of a sensor; () for one. Each
+        token then has the attribute `amodal.core.tokens.GROUP`."""
+        return ()
+
     def for_module(self, values: Tensor | Ragged) -> Tensor | Ragged:
         """Collated values as a module of the user's own takes them: without marks of what is
         missing within a value, by default as they are."""

@@ -97,3 +97,32 @@ class MakesExamples(Protocol):
     @classmethod
     def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Modality, Callable[[], Raw]]:
         """A modality whose values have about `tokens` tokens, and a maker of raw values."""
+
+
+@runtime_checkable
+class VariesByStep(Protocol):
+    """A modality of which each step of training makes something else of all values, such as patches
+    of another size."""
+
+    def of_step(self, rng: np.random.Generator) -> Modality:
+        """The modality for one step.
+
+        Args:
+            rng: the only source of randomness.
+        """
+        ...
+
+
+@runtime_checkable
+class ResizesPatches(Protocol):
+    """A modality whose tokens may be patches of other sides, by resized weights.
+
+    Attributes:
+        patches: sides in pixels that training draws from.
+    """
+
+    patches: tuple[int, ...]
+
+    def with_patch(self, side: int) -> Modality:
+        """The same with patches of another side."""
+        ...

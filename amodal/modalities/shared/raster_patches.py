@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,24 +11,29 @@ import torch
 from torch import Tensor
 
 from amodal.core import Ragged
+from amodal.core.host import constant
 
 if TYPE_CHECKING:
     from amodal.modalities.raster import Raster
 
-PLACE = 3
-"""Numbers before the pixels of a patch: its position, date, y and x."""
+POSITION = 3
+"""Numbers of the position of a patch: date, y and x."""
+PLACE = POSITION + 1
+"""Numbers before the pixels of a patch: its position, and the month of its date, NaN if unknown."""
 
 
 def patches_of(values: Sequence[np.ndarray], raster: Raster) -> Ragged:
-    """A batch of rasters. A patch without any pixel of any band is left out.
+    """A batch of rasters. A patch without any pixel is left out.
+
+    With groups of bands there is one for each group, in which pixels of other groups are missing.
 
     Args:
         values: N of (T, 1 + C, H, W) float32, any T, H and W; the first plane has the month.
         raster: the field.
 
     Returns:
-        Ragged of N lists of patches (3 + C * tile * tile,): position, then standardised pixels, NaN
-        where missing.
+        Ragged of N lists of patches (4 + C * tile * tile,): position and month, see `PLACE`, then
+        standardised pixels, NaN where missing.
     """
     width = PLACE + len(raster.bands) * raster.tile**2
     if not len(values):
@@ -36,7 +42,7 @@ def patches_of(values: Sequence[np.ndarray], raster: Raster) -> Ragged:
 
 
 def _patches(value: np.ndarray, raster: Raster) -> np.ndarray:
-    """(patches, 3 + C * tile * tile), dates first, then rows, then columns."""
+    """(patches, 4 + C * tile * tile), dates first, then rows, columns and groups of bands."""
     tile, (mean, std) = raster.tile, raster.scale()
     dates, planes, height, width = value.shape
     mean_C, std_C = (np.asarray(s, dtype=np.float32)[:, None, None] for s in (mean, std))
@@ -46,12 +52,15 @@ def _patches(value: np.ndarray, raster: Raster) -> np.ndarray:
     around = ((0, 0), (0, 0), (0, rows * tile - height), (0, columns * tile - width))
     pixels = np.pad(pixels, around, constant_values=np.nan)
     tiles = pixels.reshape(dates, planes - 1, rows, tile, columns, tile).transpose(0, 2, 4, 1, 3, 5)
-    tiles = tiles.reshape(dates, rows, columns, -1)
-    when = dates_of(value)[:, None, None]
-    place = np.stack(
-        np.broadcast_arrays(when, np.arange(rows)[None, :, None], np.arange(columns)), -1
-    )
-    made = np.concatenate([place.astype(np.float32), tiles], -1).reshape(-1, PLACE + tiles.shape[3])
+    groups = raster.band_groups().values()
+    if groups:
+        member_GC = np.array([[band in group for band in range(planes - 1)] for group in groups])
+        tiles = np.where(member_GC[..., None, None], tiles[:, :, :, None], np.float32(np.nan))
+    tiles = tiles.reshape(dates, rows, columns, max(len(groups), 1), -1)
+    date = [a[:, None, None, None] for a in (dates_of(value), value[:, 0, 0, 0])]
+    y, x = np.arange(rows)[:, None, None], np.arange(columns)[:, None]
+    place = np.stack(np.broadcast_arrays(date[0], y, x, date[1], tiles[..., 0])[:PLACE], -1)
+    made = np.concatenate([place.astype(np.float32), tiles], -1).reshape(-1, PLACE + tiles.shape[4])
     present: np.ndarray = made[np.isfinite(made[:, PLACE:]).any(1)]
     return present
 
@@ -69,10 +78,37 @@ def pixels_of(flat: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels and which of them exist.
 
     Args:
-        flat: (…, 3 + n), as `patches_of` makes them.
+        flat: (…, 4 + n), as `patches_of` makes them.
 
     Returns:
         (…, n) with 0, the mean, where a pixel is missing, and (…, n) of 0 and 1.
     """
     pixels = flat[..., PLACE:]
     return pixels.nan_to_num(), (~pixels.isnan()).to(pixels.dtype)
+
+
+def groups_of(flat: Tensor, raster: Raster) -> Tensor:
+    """(…,) int64, the number of the group of bands that each patch is of.
+
+    Args:
+        flat: (…, 4 + n), as `patches_of` makes them of a raster with groups.
+        raster: the field.
+    """
+    number = [0] * len(raster.bands)
+    for i, members in enumerate(raster.band_groups().values()):
+        for band in members:
+            number[band] = i
+    # a patch has pixels of one group alone, so its first one says which
+    first_T = (~flat[..., PLACE:].isnan()).to(flat.dtype).argmax(-1)
+    band_T = first_T // side_of(flat, raster) ** 2
+    return constant(number, flat, torch.int64)[band_T]
+
+
+def side_of(flat: Tensor, raster: Raster) -> int:
+    """Pixels of a side of patches, by how many numbers they have.
+
+    Args:
+        flat: (…, 4 + n), as `patches_of` makes them.
+        raster: the field.
+    """
+    return math.isqrt((flat.shape[-1] - PLACE) // len(raster.bands))

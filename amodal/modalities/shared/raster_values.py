@@ -189,27 +189,6 @@ def in_order(pixels: np.ndarray, months: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate([plane.astype(np.float32), pixels.astype(np.float32)], 1)
 
 
-def crop(
-    value: np.ndarray, shares: tuple[float, float], least: int, rng: np.random.Generator
-) -> np.ndarray:
-    """A random window of whole pixels.
-
-    Args:
-        value: (T, planes, H, W).
-        shares: of a side, from and to.
-        least: pixels of a side, where the value has so many.
-        rng: the only source of randomness.
-    """
-    share = rng.uniform(*shares)
-    windows = []
-    for side in value.shape[2:]:
-        length = min(side, max(least, round(share * side)))
-        start = int(rng.integers(side - length + 1))
-        windows.append(slice(start, start + length))
-    out: np.ndarray = value[:, :, windows[0], windows[1]]
-    return out
-
-
 def _index(bands: Sequence[str], names: Sequence[str]) -> int | None:
     lower = [band.lower() for band in bands]
     return next((lower.index(name) for name in names if name in lower), None)

@@ -33,6 +33,7 @@ VARIANTS = {
     "dinov2": "strong",
     "dinov2_solarized": "strong",
     "dinov2_local": "local",
+    "turned": "plain",
 }
 """Views that only some modalities make -> what the others make of them. crop is MAE's and i_jepa
 I-JEPA's; half and simclr are those of SLIP, alexnet is AlexNet's, unblurred is SimCLR's for small
@@ -40,7 +41,9 @@ pictures, amdim is AMDIM's; blurred and solarized are the two views of BYOL, whi
 pictures; global and local_solarized are the large and the small view of LeJEPA; ibot,
 ibot_solarized and ibot_local are the two large views and the small one of iBOT, and those of dinov2
 the same of DINOv2. autoaugment and eda are CleanCLIP's, stopwords and rocket those of texts in
-CLIPRocket, sheet and music those of UCASR."""
+CLIPRocket, sheet and music those of UCASR. turned is Galileo's."""
+TOGETHER = frozenset({"turned"})
+"""Views of which all fields of a record draw the same, so that what lies on one ground stays so."""
 
 
 def check_view(view: str, views: Collection[str] = VIEWS) -> None:

@@ -27,11 +27,14 @@ class CrossEncoder(nn.Module):
         width: D.
         depth: Blocks.
         heads: H.
+        self_attention: Whether queries of a row see each other.
     """
 
-    def __init__(self, width: int, depth: int, heads: int):
+    def __init__(self, width: int, depth: int, heads: int, *, self_attention: bool = True):
         super().__init__()
-        self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            CrossBlock(width, heads, self_attention=self_attention) for _ in range(depth)
+        )
         self.norm_keys, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.apply(_initialise)
 
@@ -87,14 +90,19 @@ class CrossBlock(nn.Module):
         width: D.
         heads: H.
         mlp_ratio: Width of the MLP's hidden layer over D.
+        self_attention: Whether there is any among the queries.
     """
 
     is_block = True
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float = 4.0, *, self_attention: bool = True
+    ):
         super().__init__()
         hidden = int(width * mlp_ratio)
-        self.norm1, self.self_attention = nn.LayerNorm(width), PaddedAttention(width, heads)
+        self.self_attention: PaddedAttention | None = None
+        if self_attention:
+            self.norm1, self.self_attention = nn.LayerNorm(width), PaddedAttention(width, heads)
         self.norm2, self.cross_attention = nn.LayerNorm(width), PaddedAttention(width, heads)
         self.norm3, self.up, self.down = (
             nn.LayerNorm(width),
@@ -122,8 +130,9 @@ class CrossBlock(nn.Module):
         need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """`forward`, without gradient checkpointing."""
-        normed_TD = self.norm1(x_TD)
-        x_TD = x_TD + self.self_attention(normed_TD, normed_TD, query_layout, query_layout)[0]
+        if self.self_attention is not None:
+            normed_TD = self.norm1(x_TD)
+            x_TD = x_TD + self.self_attention(normed_TD, normed_TD, query_layout, query_layout)[0]
         mixed_TD, weights = self.cross_attention(
             self.norm2(x_TD), y_TD, query_layout, key_layout, need_weights
         )
