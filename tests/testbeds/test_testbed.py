@@ -12,9 +12,9 @@ from amodal.core import AmodalError
 DIGITS = testbeds.testbed("digits")
 
 
-def test_there_are_thirteen_families():
+def test_there_are_fourteen_families():
     beds = [testbeds.testbed(name) for name in testbeds.names()]
-    assert len({bed.family for bed in beds}) == 13
+    assert len({bed.family for bed in beds}) == 14
     assert [bed.name for bed in beds] == testbeds.names()
 
 
