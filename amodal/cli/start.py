@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from amodal.cli.shared import command, show
+from amodal.cli.shared import DATA_HELP, command, show
 from amodal.core import AmodalError
 
 
@@ -41,16 +41,42 @@ def init(
 def data(
     name: Annotated[
         Positional[str | None],
-        arg(metavar="[NAME]", help="a public data set; without it all are listed"),
+        arg(
+            metavar="[NAME]",
+            help="a public data set; without it all are listed. `check DATA` seeks faults of data "
+            "instead",
+        ),
     ] = None,
+    checked: Annotated[Positional[str | None], arg(metavar="[DATA]", help=DATA_HELP)] = None,
     out: Annotated[
         Path | None, arg(metavar="DIR", help="the folder to write; by default in the cache")
     ] = None,
     any_version: Annotated[
         bool, arg(help="accept packages of another version or checksum")
     ] = False,
+    records: Annotated[
+        int, arg(help="of check: whose pixels are read; copies and places are looked for in all")
+    ] = 100,
+    json: Annotated[
+        Path | None, arg(metavar="FILE", help="of check: write all numbers to this file")
+    ] = None,
+    seed: Annotated[int, arg(help="of check: of the intervals")] = 0,
 ) -> None:
-    """List public data sets, or download one and write it as a folder of records."""
+    """List public data sets, or download one and write it as a folder of records.
+
+    check: shifts between rasters of one place, missing pixels, bands and grids that differ, and
+    records of one part of the split in another. It ends with 1 where there is a fault.
+    """
+    if name == "check":
+        if checked is None or out is not None:
+            raise AmodalError("write `amodal data check DATA`; --json FILE takes the numbers")
+        _check(checked, records, json, seed)
+        return
+    if checked is not None or json is not None:
+        word = checked if checked is not None else f"--json {json}"
+        raise AmodalError(
+            f"{word} stands behind `amodal data check`; a set has a name alone: `amodal data NAME`"
+        )
     from amodal.data import sets
 
     if name is None:
@@ -60,6 +86,18 @@ def data(
     method = first_method(folder)
     named = name if out is None else folder
     print(f"Next: {command('pretrain', method, '--data', named, '--out', 'RUN')}")
+
+
+def _check(data: str, records: int, json: Path | None, seed: int) -> None:
+    """The verb `data check`. Raises SystemExit where there is a fault."""
+    from amodal.data.checks import check
+
+    found = check(data, records=records, seed=seed)
+    show(found.table())
+    if json is not None:
+        print(f"wrote {found.save(json)}")
+    if found.faults:
+        raise SystemExit(1)
 
 
 def first_method(folder: Path) -> str:

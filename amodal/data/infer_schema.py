@@ -325,6 +325,24 @@ def is_group_name(name: str) -> bool:
     return _named(name, GROUP_WORDS)
 
 
+def place_columns(names: Iterable[str]) -> tuple[str, str] | None:
+    """The names of a latitude and a longitude that belong together: lat and lon, or center_lat
+    and center_lon; None where there are none.
+
+    Args:
+        names: of columns that hold numbers.
+    """
+    names = list(names)
+    lower = {name.lower(): name for name in names}
+    for name in names:
+        for word, partners in (("latitude", ["longitude"]), ("lat", sorted(LONGITUDES))):
+            for partner in partners:
+                other = re.sub(rf"(?<![a-z]){word}(?![a-z])", partner, name.lower())
+                if other != name.lower() and other in lower:
+                    return name, lower[other]
+    return None
+
+
 def _named(name: str, words: set[str]) -> bool:
     """Whether one of the words in a column's name is one of `words`: `Class Label`, `speciesName`,
     `subject_id`."""

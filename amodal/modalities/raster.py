@@ -184,6 +184,14 @@ class Raster(Modality):
         stack = _values.read(raw)
         return self.bounded(self._decoded(stack)), stack.place
 
+    def stack(self, raw: Raw) -> _values.Stack:
+        """See `Surveys`."""
+        return _values.read(raw)
+
+    def footprint(self, raw: Raw) -> tuple[str, tuple[float, ...], int, int] | None:
+        """See `Surveys`."""
+        return _values.footprint(raw)
+
     def _decoded(self, stack: _values.Stack) -> np.ndarray:
         pixels = self._by_name(stack) if stack.named else self._by_place(stack)
         if not np.isfinite(pixels).any():

@@ -136,6 +136,20 @@ def sides(data: bytes) -> tuple[int, int, int]:
         return file.count, file.height, file.width
 
 
+def footprint(data: bytes) -> tuple[str, tuple[float, ...], int, int]:
+    """Coordinate reference system, transform, height and width, by the header alone.
+
+    Raises:
+        BadValue: it is no raster.
+    """
+    with _opened(data) as file:
+        return *_place(file), file.height, file.width
+
+
+def _place(file: Any) -> tuple[str, tuple[float, ...]]:
+    return file.crs.to_string() if file.crs else "", tuple(file.transform)[:6]
+
+
 def read(data: bytes, name: str = "", *, longest: int = 0) -> Scene:
     """All bands of a file.
 
@@ -169,8 +183,7 @@ def read(data: bytes, name: str = "", *, longest: int = 0) -> Scene:
             tuple(description or "" for description in file.descriptions),
             _month(tags, name),
             _metres(file),
-            file.crs.to_string() if file.crs else "",
-            tuple(file.transform)[:6],
+            *_place(file),
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from amodal.modalities.shared.base import Modality, Raw
+from amodal.modalities.shared.raster_values import Stack
 
 
 class Grid(Protocol):
@@ -55,6 +56,26 @@ class OnGround(Protocol):
 
         Raises:
             BadValue: it cannot be decoded.
+        """
+
+
+@runtime_checkable
+class Surveys(Protocol):
+    """A modality of measurements of the ground, in bands, at one date or more."""
+
+    def stack(self, raw: Raw) -> Stack:
+        """The pixels as the data has them: all bands and dates, in the order of the file.
+
+        Raises:
+            BadValue: it cannot be read.
+        """
+
+    def footprint(self, raw: Raw) -> tuple[str, tuple[float, ...], int, int] | None:
+        """Coordinate reference system, transform, height and width, without reading pixels; None
+        where it is not known.
+
+        Raises:
+            BadValue: it cannot be read.
         """
 
 

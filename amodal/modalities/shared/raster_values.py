@@ -151,6 +151,28 @@ def _joined(stacks: Sequence[Stack]) -> Stack:
     )
 
 
+def footprint(raw: Raw) -> tuple[str, tuple[float, ...], int, int] | None:
+    """Where a raster lies, without its pixels where it is a file.
+
+    Args:
+        raw: as `read` takes it.
+
+    Returns:
+        Coordinate reference system, transform, height and width; None where it does not say.
+
+    Raises:
+        BadValue: it is no raster, or damaged.
+    """
+    raw = unwrap(raw)
+    if isinstance(raw, (list, tuple)) and raw and all(_is_file(part) for part in raw):
+        return footprint(raw[0])
+    if not isinstance(raw, (Path, str, bytes)):
+        return None
+    data = read_bytes(raw)
+    found = None if is_numpy(data) else geotiff.footprint(data)
+    return found if found and found[0] else None
+
+
 def band_names(stacks: Sequence[Stack]) -> tuple[str, ...]:
     """Names of the bands of a field: those of the files in the order of the first, or numbers.
 
