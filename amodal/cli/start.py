@@ -43,11 +43,11 @@ def data(
         Positional[str | None],
         arg(
             metavar="[NAME]",
-            help="a public data set; without it all are listed. `check DATA` seeks faults of data "
-            "instead",
+            help="a public data set; without it all are listed. Or `check DATA` for faults of "
+            "data, or `zarr DATA --out DIR` to write rasters as .zarr.zip",
         ),
     ] = None,
-    checked: Annotated[Positional[str | None], arg(metavar="[DATA]", help=DATA_HELP)] = None,
+    source: Annotated[Positional[str | None], arg(metavar="[DATA]", help=DATA_HELP)] = None,
     out: Annotated[
         Path | None, arg(metavar="DIR", help="the folder to write; by default in the cache")
     ] = None,
@@ -65,17 +65,25 @@ def data(
     """List public data sets, or download one and write it as a folder of records.
 
     check: shifts between rasters of one place, missing pixels, bands and grids that differ, and
-    records of one part of the split in another. It ends with 1 where there is a fault.
+    records of one part of the split in another. It ends with 1 where there is a fault. zarr: shards
+    in the layout of SSL4EO-S12 v1.1.
     """
     if name == "check":
-        if checked is None or out is not None:
+        if source is None or out is not None:
             raise AmodalError("write `amodal data check DATA`; --json FILE takes the numbers")
-        _check(checked, records, json, seed)
+        _check(source, records, json, seed)
         return
-    if checked is not None or json is not None:
-        word = checked if checked is not None else f"--json {json}"
+    if json is not None:
+        raise AmodalError(f"--json {json} stands behind `amodal data check DATA`")
+    if name == "zarr":
+        if source is None or out is None:
+            raise AmodalError("write `amodal data zarr DATA --out DIR`")
+        _zarr(source, out)
+        return
+    if source is not None:
         raise AmodalError(
-            f"{word} stands behind `amodal data check`; a set has a name alone: `amodal data NAME`"
+            f"what is to be done with {source}? `amodal data check DATA`, `amodal data zarr DATA "
+            "--out DIR`; a set has a name alone: `amodal data NAME`"
         )
     from amodal.data import sets
 
@@ -98,6 +106,14 @@ def _check(data: str, records: int, json: Path | None, seed: int) -> None:
         print(f"wrote {found.save(json)}")
     if found.faults:
         raise SystemExit(1)
+
+
+def _zarr(data: str, out: Path) -> None:
+    """The verb `data zarr`."""
+    from amodal.data import write_zarr
+
+    files = write_zarr(data, out)
+    print(f"wrote {len(files)} files in {out}")
 
 
 def first_method(folder: Path) -> str:

@@ -14,6 +14,7 @@ from amodal.data.pack import pack
 from amodal.data.quarantine import Bad
 from amodal.data.report import Report
 from amodal.data.schema import Label
+from amodal.data.write_zarr import write_zarr
 
 __all__ = [
     "Openable",
@@ -31,4 +32,5 @@ __all__ = [
     "learn_tokens",
     "open",
     "pack",
+    "write_zarr",
 ]

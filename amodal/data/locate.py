@@ -25,7 +25,9 @@ def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
     """
     if path.is_file():
         return path.parent, (path.name,)
-    if readers.is_huggingface(path) or readers.is_lance(path):
+    if any(
+        fits(path) for fits in (readers.is_huggingface, readers.is_lance, readers.is_zarr_shards)
+    ):
         return path, (".",)
     children: list[AnyPath] = [*path.iterdir()]
     files = [

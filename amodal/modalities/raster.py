@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Ragged
 from amodal.errors import nearest
 from amodal.modalities.shared import geotiff as _geotiff
+from amodal.modalities.shared import raster_dates as _dates
 from amodal.modalities.shared import raster_groups as _groups
 from amodal.modalities.shared import raster_patches as _patches
 from amodal.modalities.shared import raster_values as _values
@@ -171,7 +172,7 @@ class Raster(Modality):
         Bands of a file are found by their names where it has names, else by their order. Absent
         ones are missing.
         """
-        stack = _values.read(raw, self.size)
+        stack = _values.read(raw, self.size, self.dates)
         height, width = stack.pixels.shape[2:]
         if max(height, width) > self.size:
             raise _geotiff.too_large(height, width, self.size)
@@ -196,7 +197,7 @@ class Raster(Modality):
         pixels = self._by_name(stack) if stack.named else self._by_place(stack)
         if not np.isfinite(pixels).any():
             raise BadValue("every pixel is missing")
-        return _values.in_order(pixels, stack.months, self.dates)
+        return _dates.in_order(pixels, stack.months, self.dates)
 
     def _by_name(self, stack: _values.Stack) -> np.ndarray:
         present = [b for b in self.bands if b in stack.bands]

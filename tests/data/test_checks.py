@@ -241,6 +241,8 @@ def test_the_command(tmp_path, capsys):
         ("data openmoji other", "a set has a name alone"),
         ("data check digits --records 0", "at least 1"),
         ("data check nothing-here", "nothing-here"),
+        ("data zarr digits", "write `amodal data zarr DATA --out DIR`"),
+        ("data openmoji --json x.json", "stands behind `amodal data check DATA`"),
     ],
 )
 def test_mistakes_on_the_command_line(words, message, capsys):

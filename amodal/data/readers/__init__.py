@@ -16,6 +16,7 @@ from amodal.data.readers.lance_table import LanceTable, is_lance
 from amodal.data.readers.native import Native
 from amodal.data.readers.table import Table
 from amodal.data.readers.webdataset import WebDataset
+from amodal.data.readers.zarr_shards import ZarrShards, is_zarr_shards
 from amodal.data.remote import AnyPath, Remote
 from amodal.errors import nearest
 
@@ -30,11 +31,13 @@ __all__ = [
     "Reader",
     "Table",
     "WebDataset",
+    "ZarrShards",
     "ending_of",
     "exists",
     "find",
     "is_huggingface",
     "is_lance",
+    "is_zarr_shards",
     "names_below",
     "native",
     "open_records",
@@ -132,7 +135,7 @@ def open_records(
     if not paths:
         raise AmodalError("`records` in dataset.toml names no file; give a folder or a table")
     sorts = {_sort(path) for path in paths}
-    if len(sorts) > 1 or ("folder" in sorts and len(paths) > 1):
+    if len(sorts) > 1 or ({"folder", "zarr"} & sorts and len(paths) > 1):
         raise AmodalError(
             "records must be one folder or files of one sort (tables, tars), "
             f"not {', '.join(p.name for p in paths[:6])}"
@@ -146,6 +149,13 @@ def open_records(
         return Native(paths[0])
     if sort == "saved":
         return HuggingFace(paths[0], key)
+    if sort == "zarr":
+        if key:
+            raise AmodalError(
+                f"records of Zarr shards are named by `sample`: leave `key` = {key!r} out of "
+                "dataset.toml"
+            )
+        return ZarrShards(paths[0])
     if sort == "lance":
         return LanceTable(paths[0], key)
     if sort == "columns":
@@ -155,7 +165,8 @@ def open_records(
 
 def _sort(path: AnyPath) -> str:
     if path.is_dir():
-        return "saved" if is_huggingface(path) else "lance" if is_lance(path) else "folder"
+        layouts = {"saved": is_huggingface, "lance": is_lance, "zarr": is_zarr_shards}
+        return next((sort for sort, fits in layouts.items() if fits(path)), "folder")
     ending = path.suffix.lower()
     if path.name.startswith("manifest-") and ending == ".json":
         return "manifest"

@@ -155,6 +155,11 @@ def encode(cell: Cell) -> EncodedCell | None:
         buffer = io.BytesIO()
         np.save(buffer, cell, allow_pickle=False)
         return {"kind": ARRAY, "data": buffer.getvalue()}
+    if isinstance(cell, dict) and np.ndim(cell.get("values", 0)) > 2:
+        buffer = io.BytesIO()  # pixels with their dates, of which JSON would be many times as large
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in cell.items()}
+        np.savez(buffer, **arrays)
+        return {"kind": FILE, "data": buffer.getvalue()}
     return {"kind": JSON, "data": json.dumps(cell, default=_plain).encode()}
 
 

@@ -35,6 +35,7 @@ MAX_ENTRIES = 4096
 DATE = re.compile(r"(?<!\d)(19|20)(\d\d)[-_.:]?(0[1-9]|1[0-2])[-_.:]?(0[1-9]|[12]\d|3[01])(?!\d)")
 """A day within the name of a file or a tag: 20200716, 2020-07-16, 2020:07:16 10:00."""
 DATE_TAGS = ("ACQUISITIONDATETIME", "acquisition_date", "date", "datetime", "TIFFTAG_DATETIME")
+UTM = re.compile(r"EPSG:32[67]\d\d")
 EPOCH_YEAR = 2000
 METRES_PER_DEGREE = 111_320.0
 """Along a meridian."""
@@ -218,6 +219,24 @@ def _metres(file: Any) -> float:
     return float(abs(a * e - b * d) ** 0.5 * per_unit)
 
 
+def metres_of(crs: str, side: float) -> float:
+    """Metres of a length in the unit of a coordinate reference system; 0 if unknown.
+
+    Args:
+        crs: as text, "EPSG:32633".
+        side: of a pixel.
+    """
+    if UTM.fullmatch(crs):  # by far the most, and without a library
+        return side
+    rasterio = _library()
+    try:
+        system = rasterio.crs.CRS.from_string(crs)
+        unit = METRES_PER_DEGREE if system.is_geographic else system.linear_units_factor[1]
+    except (ValueError, rasterio.errors.RasterioError):
+        return 0.0
+    return float(side * unit)
+
+
 @contextmanager
 def _opened(data: bytes) -> Iterator[Any]:
     """A dataset of rasterio."""
@@ -248,6 +267,7 @@ def _reason(error: Exception) -> str:
 def _library() -> Any:
     try:
         import rasterio
+        import rasterio.crs
         import rasterio.errors
         import rasterio.io
     except ImportError:

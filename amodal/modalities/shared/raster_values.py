@@ -14,12 +14,9 @@ import numpy.typing as npt
 from amodal.modalities.shared import geotiff
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
+from amodal.modalities.shared.raster_dates import BANDS, CRS, DATES, TRANSFORM, VALUES, some_dates
 from amodal.modalities.shared.requests import Limits, TooLarge, array_of, file_of
 
-VALUES, DATES, BANDS = "values", "dates", "bands"
-"""Names within a .npz file and a dict."""
-NEXT = 1e-3
-"""Months between two pictures of one day, so that they have an order."""
 COLOURS = (("red", "b04", "b4"), ("green", "b03", "b3"), ("blue", "b02", "b2"))
 """Names of bands in true colour, lower case; the numbers are Sentinel-2's."""
 NEAR_INFRARED = ("nir", "b08", "b8", "near infrared", "nir08")
@@ -60,13 +57,14 @@ class Stack:
         return all(self.bands) and len(set(self.bands)) == len(self.bands)
 
 
-def read(raw: Raw, longest: int = 0) -> Stack:
+def read(raw: Raw, longest: int = 0, most: int = 0) -> Stack:
     """A raster of any kind.
 
     Args:
         raw: a file or its bytes, an array (H, W), (C, H, W) or (T, C, H, W), a dict with "values"
             and, if known, "dates" and "bands", or a list of rasters, one for each date.
         longest: pixels of a side at most, 0 for any number.
+        most: dates to read of pixels that are read date by date, evenly spaced; 0 for all.
 
     Raises:
         BadValue: it is none, or damaged.
@@ -79,7 +77,7 @@ def read(raw: Raw, longest: int = 0) -> Stack:
             return _of_scene(geotiff.read(data, name, longest=longest))
         raw = load_numpy(data)
     if isinstance(raw, dict):
-        return _of_dict(raw)
+        return _of_dict(raw if not most else some_dates(raw, most))
     if isinstance(raw, (list, tuple)) and raw and all(_is_file(part) for part in raw):
         return _joined([read(part, longest) for part in raw])
     return _of_array(raw)
@@ -111,7 +109,20 @@ def _of_dict(raw: dict[str, Any]) -> Stack:
                 f"{stack.pixels.shape[axis]}"
             )
     months = np.array([geotiff.month_of(str(date)) for date in dates]) if dates else stack.months
-    return Stack(stack.pixels, tuple(map(str, bands)) or stack.bands, months)
+    place, metres = _written_place(raw)
+    return Stack(stack.pixels, tuple(map(str, bands)) or stack.bands, months, metres, place)
+
+
+def _written_place(raw: dict[str, Any]) -> tuple[tuple[str, tuple[float, ...]], float]:
+    """Place and metres of a pixel of a dict; nowhere and 0 without them, or in degrees."""
+    numbers = np.ravel(raw[TRANSFORM]).tolist() if CRS in raw and TRANSFORM in raw else []
+    if not numbers:
+        return NOWHERE, 0.0
+    if len(numbers) != 6 or not np.isfinite(numbers).all():
+        raise BadValue(f'"{TRANSFORM}" is six numbers a … f, not {numbers}')
+    a, b, _, d, e, _ = numbers
+    crs = str(raw[CRS])
+    return (crs, tuple(map(float, numbers))), geotiff.metres_of(crs, abs(a * e - b * d) ** 0.5)
 
 
 def _of_array(raw: object) -> Stack:
@@ -166,11 +177,16 @@ def footprint(raw: Raw) -> tuple[str, tuple[float, ...], int, int] | None:
     raw = unwrap(raw)
     if isinstance(raw, (list, tuple)) and raw and all(_is_file(part) for part in raw):
         return footprint(raw[0])
-    if not isinstance(raw, (Path, str, bytes)):
+    if isinstance(raw, (Path, str, bytes)):
+        data = read_bytes(raw)
+        if not is_numpy(data):
+            found = geotiff.footprint(data)
+            return found if found[0] else None
+        raw = load_numpy(data)
+    if not isinstance(raw, dict) or VALUES not in raw:
         return None
-    data = read_bytes(raw)
-    found = None if is_numpy(data) else geotiff.footprint(data)
-    return found if found and found[0] else None
+    (crs, transform), _ = _written_place(raw)
+    return (crs, transform, *np.shape(raw[VALUES])[-2:]) if crs else None
 
 
 def band_names(stacks: Sequence[Stack]) -> tuple[str, ...]:
@@ -184,31 +200,6 @@ def band_names(stacks: Sequence[Stack]) -> tuple[str, ...]:
     counts = [s.pixels.shape[1] for s in stacks]
     count = max(set(counts), key=counts.count)
     return tuple(f"band {i + 1}" for i in range(count))
-
-
-def in_order(pixels: np.ndarray, months: np.ndarray, most: int) -> np.ndarray:
-    """(T, 1 + C, H, W) float32: dates in order, at most so many, the month as the first plane.
-
-    Args:
-        pixels: (T, C, H, W).
-        months: (T,), NaN where unknown; then dates stay in the order they have.
-        most: dates; of more evenly spaced ones.
-    """
-    # a date without any pixel says nothing
-    filled = np.isfinite(pixels).any((1, 2, 3))
-    pixels, months = pixels[filled], months[filled]
-    if np.isfinite(months).all():
-        order = np.argsort(months, kind="stable")
-        pixels, months = pixels[order], months[order]
-        for i in range(1, len(months)):
-            months[i] = max(months[i], months[i - 1] + NEXT)
-    else:
-        months = np.full(len(pixels), np.nan)
-    if len(pixels) > most:
-        chosen = np.linspace(0, len(pixels) - 1, most).round().astype(int)
-        pixels, months = pixels[chosen], months[chosen]
-    plane = np.broadcast_to(months[:, None, None, None], (len(pixels), 1, *pixels.shape[2:]))
-    return np.concatenate([plane.astype(np.float32), pixels.astype(np.float32)], 1)
 
 
 def _index(bands: Sequence[str], names: Sequence[str]) -> int | None:
