@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 CROPS = {"weak": (0.7, 1.0), "strong": (0.5, 1.0), "local": (0.25, 0.5)}  # share of a side
 EXAMPLE_BANDS, EXAMPLE_PATCH = 10, 8
+SEASONS = {"season": "strong", "season_local": "local"}
+"""Views of one date -> the view that they are otherwise."""
 MAX_PICTURES = 6
 """Dates that are shown beside each other."""
 
@@ -89,7 +91,7 @@ class Raster(Modality):
     layout: ClassVar[str] = "grid"
     example_tokens: ClassVar[int] = 64
     axis_names: ClassVar[Mapping[int, str]] = {0: "month", 1: "row", 2: "column"}
-    views: ClassVar[tuple[str, ...]] = (*VIEWS, "turned")
+    views: ClassVar[tuple[str, ...]] = (*VIEWS, "turned", *SEASONS)
 
     def __post_init__(self) -> None:
         if not self.bands or len(set(self.bands)) < len(self.bands):
@@ -241,11 +243,15 @@ class Raster(Modality):
         A crop of whole pixels, turned and mirrored (`turn`), and half of the dates or more. weak:
         70-100 % of each side. strong: 50-100 %, each band scaled and shifted by about a tenth of
         its deviation, noise of .05, one band in five missing. local: 25-50 %, changed as strong.
-        turned: turned and mirrored alone, alike in all fields of a record.
+        turned: turned and mirrored alone, alike in all fields of a record. season, season_local:
+        strong and local of one date, so that two views of a place are two acquisitions (Manas et
+        al. 2021, arXiv:2103.16607).
         """
         check_view(view, self.views)
         if view in ("plain", "turned"):
             return value if view == "plain" else _views.turned(value, rng)
+        if view in SEASONS:
+            value, view = value[[int(rng.integers(len(value)))]], SEASONS[view]
         out = _views.crop(value, CROPS[view], self.tile, rng)
         if max(out.shape[2:]) > self.size:  # of a step with smaller patches
             out = _views.window(out, self.size, rng)

@@ -268,3 +268,56 @@ def test_another_ground_resolution_is_said():
     ten, thirty = (modalities.make("raster", resolution=r) for r in (10, 30))
     assert "30 m, and the run was trained on 10 m" in thirty.mismatch(ten)
     assert not ten.mismatch(ten) and not ten.mismatch(modalities.make("raster"))
+
+
+def seasons(dates=4, side=24):
+    """A value whose date is known by its pixels."""
+    values = np.stack([np.full((2, side, side), 10.0 * i, np.float32) for i in range(dates)])
+    values += np.random.default_rng(0).random(values.shape, dtype=np.float32)
+    days = [f"2020-{1 + 3 * i:02d}-05" for i in range(dates)]
+    raster = modalities.kind("raster")(bands=("a", "b"), dates=dates, size=side, patch=4)
+    return raster, raster.decode({"values": values, "dates": days})
+
+
+def test_a_season_is_one_date_and_every_date_comes_up_as_often():
+    raster, value = seasons()
+    drawn = []
+    for seed in range(400):
+        view = raster.augment(value, "season", np.random.default_rng(seed))
+        assert view.shape[:2] == (1, 3) and 12 <= max(view.shape[2:]) <= 24
+        drawn.append(float(view[0, 0, 0, 0]))
+    counts = [drawn.count(month) for month in value[:, 0, 0, 0].tolist()]
+    assert sum(counts) == 400 and min(counts) > 70
+    small = raster.augment(value, "season_local", np.random.default_rng(0))
+    assert len(small) == 1 and max(small.shape[2:]) <= 12
+    assert raster.known_view("season") == "season"
+    other = modalities.make("text")
+    assert (other.known_view("season"), other.known_view("season_local")) == ("strong", "local")
+
+
+def test_a_crop_without_a_pixel_is_the_whole_date_and_not_all_dates():
+    raster, value = seasons()
+    value[:, 1:] = np.nan
+    value[:, 1:, 0, 0] = 1.0
+    views = [raster.augment(value, "season", np.random.default_rng(seed)) for seed in range(20)]
+    assert all(len(view) == 1 and np.isfinite(view[:, 1:]).any() for view in views)
+
+
+def test_two_seasons_of_a_batch_are_of_one_place():
+    from amodal import data
+    from amodal.data.loader import Loader
+
+    raster, _ = seasons()
+    days = [f"2020-{month}-05" for month in ("01", "04", "07", "10")]
+    pixels = np.random.default_rng(0).normal(size=(8, 4, 2, 24, 24)).astype(np.float32)
+    values = [{"values": p, "dates": days} for p in pixels]
+    dataset = data.open({"s2": values}, fields={"s2": raster})
+    loader = Loader(dataset, range(8), batch=8, views={"s2": ("season", "season")})
+    batch, _ = loader.load(0)
+    dates = [
+        [part[:, 0].unique().tolist() for part in batch.columns[source].values.split()]
+        for source in ("s2:1", "s2:2")
+    ]
+    assert all(len(one) == 1 for of_view in dates for one in of_view)
+    pairs = set(zip(*(tuple(map(tuple, of_view)) for of_view in dates)))
+    assert any(one != two for one, two in pairs)

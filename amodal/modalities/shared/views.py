@@ -34,6 +34,8 @@ VARIANTS = {
     "dinov2_solarized": "strong",
     "dinov2_local": "local",
     "turned": "plain",
+    "season": "strong",
+    "season_local": "local",
 }
 """Views that only some modalities make -> what the others make of them. crop is MAE's and i_jepa
 I-JEPA's; half and simclr are those of SLIP, alexnet is AlexNet's, unblurred is SimCLR's for small
@@ -41,7 +43,8 @@ pictures, amdim is AMDIM's; blurred and solarized are the two views of BYOL, whi
 pictures; global and local_solarized are the large and the small view of LeJEPA; ibot,
 ibot_solarized and ibot_local are the two large views and the small one of iBOT, and those of dinov2
 the same of DINOv2. autoaugment and eda are CleanCLIP's, stopwords and rocket those of texts in
-CLIPRocket, sheet and music those of UCASR. turned is Galileo's."""
+CLIPRocket, sheet and music those of UCASR. turned is Galileo's; season and season_local are of one
+date of a raster."""
 TOGETHER = frozenset({"turned"})
 """Views of which all fields of a record draw the same, so that what lies on one ground stays so."""
 
