@@ -20,6 +20,7 @@ from amodal import __version__
 from amodal.cli.cluster import cluster
 from amodal.cli.compare import compare
 from amodal.cli.curate import curate
+from amodal.cli.data import data
 from amodal.cli.diagnose import diagnose
 from amodal.cli.estimate import estimate
 from amodal.cli.find import index, search, serve
@@ -31,7 +32,7 @@ from amodal.cli.options import current_names as current_names
 from amodal.cli.options import joined, list_options, take_method_options
 from amodal.cli.papers import papers
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, PROTOCOL_OPTIONS
-from amodal.cli.start import claim, data, demo, doctor, init, methods
+from amodal.cli.start import claim, demo, doctor, init, methods
 from amodal.cli.train import adapt, align, plan, pretrain
 from amodal.cli.use import embed, evaluate, export, predict, view
 from amodal.errors import AmodalError, AmodalWarning, UserCodeError, unknown

@@ -1,4 +1,4 @@
-"""Verbs to get started: demo, init, data, methods, claim, doctor."""
+"""Verbs to get started: demo, init, methods, claim, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from amodal.cli.shared import DATA_HELP, command, show
+from amodal.cli.shared import show
 from amodal.core import AmodalError
 
 
@@ -36,100 +36,6 @@ def init(
     from amodal.data import init as run
 
     show(run(directory, force=force))
-
-
-def data(
-    name: Annotated[
-        Positional[str | None],
-        arg(
-            metavar="[NAME]",
-            help="a public data set; without it all are listed. Or `check DATA` for faults of "
-            "data, or `zarr DATA --out DIR` to write rasters as .zarr.zip",
-        ),
-    ] = None,
-    source: Annotated[Positional[str | None], arg(metavar="[DATA]", help=DATA_HELP)] = None,
-    out: Annotated[
-        Path | None, arg(metavar="DIR", help="the folder to write; by default in the cache")
-    ] = None,
-    any_version: Annotated[
-        bool, arg(help="accept packages of another version or checksum")
-    ] = False,
-    records: Annotated[
-        int, arg(help="of check: whose pixels are read; copies and places are looked for in all")
-    ] = 100,
-    json: Annotated[
-        Path | None, arg(metavar="FILE", help="of check: write all numbers to this file")
-    ] = None,
-    seed: Annotated[int, arg(help="of check: of the intervals")] = 0,
-) -> None:
-    """List public data sets, or download one and write it as a folder of records.
-
-    check: shifts between rasters of one place, missing pixels, bands and grids that differ, and
-    records of one part of the split in another. It ends with 1 where there is a fault. zarr: shards
-    in the layout of SSL4EO-S12 v1.1.
-    """
-    if name == "check":
-        if source is None or out is not None:
-            raise AmodalError("write `amodal data check DATA`; --json FILE takes the numbers")
-        _check(source, records, json, seed)
-        return
-    if json is not None:
-        raise AmodalError(f"--json {json} stands behind `amodal data check DATA`")
-    if name == "zarr":
-        if source is None or out is None:
-            raise AmodalError("write `amodal data zarr DATA --out DIR`")
-        _zarr(source, out)
-        return
-    if source is not None:
-        raise AmodalError(
-            f"what is to be done with {source}? `amodal data check DATA`, `amodal data zarr DATA "
-            "--out DIR`; a set has a name alone: `amodal data NAME`"
-        )
-    from amodal.data import sets
-
-    if name is None:
-        show(sets.listing())
-        return
-    folder = sets.fetch(name, out=out, any_version=any_version)
-    method = first_method(folder)
-    named = name if out is None else folder
-    print(f"Next: {command('pretrain', method, '--data', named, '--out', 'RUN')}")
-
-
-def _check(data: str, records: int, json: Path | None, seed: int) -> None:
-    """The verb `data check`. Raises SystemExit where there is a fault."""
-    from amodal.data.checks import check
-
-    found = check(data, records=records, seed=seed)
-    show(found.table())
-    if json is not None:
-        print(f"wrote {found.save(json)}")
-    if found.faults:
-        raise SystemExit(1)
-
-
-def _zarr(data: str, out: Path) -> None:
-    """The verb `data zarr`."""
-    from amodal.data import write_zarr
-
-    files = write_zarr(data, out)
-    print(f"wrote {len(files)} files in {out}")
-
-
-def first_method(folder: Path) -> str:
-    """A method to begin with on a data set, which its fields allow.
-
-    Args:
-        folder: Where the set is.
-    """
-    from amodal import data as records
-
-    dataset = records.open(folder)
-    train = dataset.split("train")
-    together = sum(dataset.present(field)[train].astype(int) for field in dataset.fields)
-    # fields are aligned where records have two of them; views of a field are there for any
-    pairs = len(dataset.fields) > 1 and (together > 1).sum() > len(train) / 2
-    return "clip" if pairs else "simclr"
 
 
 def methods(

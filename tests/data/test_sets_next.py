@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from amodal.cli.start import first_method
+from amodal.cli.data import first_method
 
 
 @pytest.mark.parametrize(
