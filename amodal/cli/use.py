@@ -90,7 +90,7 @@ def evaluate(
             metavar="A,B",
             help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; by default all "
             "that apply except missing_modality_robustness, modality_subsets, prompts, "
-            "base_to_new, small_objects, backdoor, next_event, dense; options: "
+            "base_to_new, small_objects, backdoor, next_event, dense, multilabel; options: "
             "--protocol.NAME VALUE",
         ),
     ] = "",

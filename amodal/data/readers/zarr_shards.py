@@ -11,7 +11,23 @@ Blumenstiel et al. 2025, arXiv:2503.00168:
 
 The folder of a modality is a column, the part of the split above it may be left out. Records are
 joined by the names in `sample`, whatever their order and whichever files they are in. What
-`cloud_mask` covers is missing.
+`cloud_mask` covers is missing. Row 30 of the catalogue; the page for users is docs/satellite.md,
+the check of alignment `amodal data check`, the writer `write_zarr`.
+
+Differs:
+
+- the authors' loader returns all 64 places of a shard at once, and batches are shards; here records
+  are places in any order, which the blocks of Blosc make cheap, so that there is no shuffling of
+  shards. The modalities of a record are joined by name, and not by the number of the row.
+- their crops of 224 of 264 pixels are views (`weak`, `strong`, `season`) of whole pixels; means and
+  deviations are measured, and theirs can be written into dataset.toml.
+- clouds are missing pixels in what is read and in losses; the authors read them as pixels. Records
+  with few clouds are chosen by `amodal curate --by S2L2A.missing --lowest`.
+- which classes of `cloud_mask` are clouds could not be read from a text of the authors: where the
+  array does not name them, classes from 3 on are missing, and `amodal init` says so.
+- the parts of the split are folders. Their lists of file names and their tables of footprints
+  (Parquet) are not read: places stand in the shards.
+- Zarr format 2 on this machine; not format 3, and not in object storage.
 """
 
 from __future__ import annotations
