@@ -42,7 +42,7 @@ def run() -> list[Row]:
             _files(files, i, place)
         order = rng.permutation(PLACES)[:READS].tolist()
         dates = rng.integers(DATES, size=READS).tolist()
-        reads = list(zip(order, dates))
+        chosen = list(zip(order, dates))
         reader = ZarrShards(root / "shards")
         peers = {
             "a GeoTIFF of each date": partial(_of_date, files["date"]),
@@ -56,19 +56,19 @@ def run() -> list[Row]:
         return [
             alternate(
                 "one date of a place",
-                partial(_timed, ours, reads),
+                partial(_timed, ours, chosen),
                 name,
-                partial(_timed, read, reads),
+                partial(_timed, read, chosen),
             )
             for name, read in peers.items()
         ]
 
 
-def _timed(read, reads):
+def _timed(read, chosen):
     start = time.perf_counter()
-    for i, date in reads:
+    for i, date in chosen:
         read(i, date)
-    return (time.perf_counter() - start) / len(reads), math.nan
+    return (time.perf_counter() - start) / len(chosen), math.nan
 
 
 def _pixels(rng):

@@ -1,6 +1,6 @@
 """Average precision of more than one value a record, for draws of the records.
 
-Ours: `sklearn.metrics.average_precision_score` takes one set of weights at a time, and the
+Ours: average_precision_score of scikit-learn takes one set of weights at a time, and the
 bootstrap has hundreds.
 """
 
