@@ -216,7 +216,7 @@ class DataCheck(Printed):
                 {
                     "kind": f.kind,
                     "fault": f.fault,
-                    "text": f.text,
+                    "sentence": f.text,
                     "records": list(f.keys[:MAX_KEYS]),
                 }
                 for f in self.findings

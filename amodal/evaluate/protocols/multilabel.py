@@ -152,7 +152,7 @@ class Multilabel(Protocol):
 
     name, needs, needed = "multilabel", (LABEL,), (labelled, labelled)
     default = False
-    rank = 31
+    rank = 125
     yardstick = True
     headlines = ("mAP", "micro AP")
     measure = staticmethod(multilabel)
