@@ -37,15 +37,13 @@ from amodal.modalities.shared.base import (
     read_each,
 )
 from amodal.modalities.shared.cells import moments
+from amodal.modalities.shared.raster_views import CROPS, SEASONS
 from amodal.modalities.shared.tokenizers.raster import RasterGraph, RasterTokenizer
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
-CROPS = {"weak": (0.7, 1.0), "strong": (0.5, 1.0), "local": (0.25, 0.5)}  # share of a side
 EXAMPLE_BANDS, EXAMPLE_PATCH = 10, 8
-SEASONS = {"season": "strong", "season_local": "local"}
-"""Views of one date -> the view that they are otherwise."""
 MAX_PICTURES = 6
 """Dates that are shown beside each other."""
 
@@ -252,16 +250,10 @@ class Raster(Modality):
             return value if view == "plain" else _views.turned(value, rng)
         if view in SEASONS:
             value, view = value[[int(rng.integers(len(value)))]], SEASONS[view]
-        out = _views.crop(value, CROPS[view], self.tile, rng)
-        if max(out.shape[2:]) > self.size:  # of a step with smaller patches
-            out = _views.window(out, self.size, rng)
-        if len(out) > 1:
-            count = int(rng.integers(-(-len(out) // 2), len(out) + 1))
-            out = out[np.sort(rng.choice(len(out), count, replace=False))]
-        if self.turn:
-            out = _views.turned(out, rng)
-        if view != "weak":
-            out = _views.distorted(out, *self.scale(), rng)
+        out = _views.crop(value, CROPS[view], self.tile, rng, self.size)
+        out = _views.some_dates(out, rng)
+        out = _views.turned(out, rng) if self.turn else out
+        out = out if view == "weak" else _views.distorted(out, *self.scale(), rng)
         return np.ascontiguousarray(out) if np.isfinite(out[:, 1:]).any() else value
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -299,7 +299,8 @@ def _blocks(value: np.ndarray, mean_C: np.ndarray) -> np.ndarray:
         for row in np.array_split(over_dates, BLOCKS, axis=1)
         for block in np.array_split(row, BLOCKS, axis=2)
     ]
-    return np.nan_to_num(np.stack(means) - mean_C[chosen]).ravel()
+    out: np.ndarray = np.nan_to_num(np.stack(means) - mean_C[chosen]).ravel()
+    return out
 
 
 def _filled(values: np.ndarray) -> np.ndarray:

@@ -6,9 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+CROPS = {"weak": (0.7, 1.0), "strong": (0.5, 1.0), "local": (0.25, 0.5)}
+"""Views that are crops -> share of a side, from and to."""
+SEASONS = {"season": "strong", "season_local": "local"}
+"""Views of one date -> the view that they are otherwise."""
+
 
 def crop(
-    value: np.ndarray, shares: tuple[float, float], least: int, rng: np.random.Generator
+    value: np.ndarray,
+    shares: tuple[float, float],
+    least: int,
+    rng: np.random.Generator,
+    longest: int,
 ) -> np.ndarray:
     """A random window of whole pixels.
 
@@ -17,6 +26,7 @@ def crop(
         shares: of a side, from and to.
         least: pixels of a side, where the value has so many.
         rng: the only source of randomness.
+        longest: pixels of a side at most; less than a crop in a step with smaller patches.
     """
     share = rng.uniform(*shares)
     windows = []
@@ -25,7 +35,7 @@ def crop(
         start = int(rng.integers(side - length + 1))
         windows.append(slice(start, start + length))
     out: np.ndarray = value[:, :, windows[0], windows[1]]
-    return out
+    return window(out, longest, rng) if max(out.shape[2:]) > longest else out
 
 
 def window(value: np.ndarray, longest: int, rng: np.random.Generator) -> np.ndarray:
@@ -45,6 +55,15 @@ def window(value: np.ndarray, longest: int, rng: np.random.Generator) -> np.ndar
         start = int(rng.integers(first, last + 1))
         windows.append(slice(start, start + length))
     out: np.ndarray = value[:, :, windows[0], windows[1]]
+    return out
+
+
+def some_dates(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Half of the dates or more of (T, planes, H, W), in order."""
+    if len(value) < 2:
+        return value
+    count = int(rng.integers(-(-len(value) // 2), len(value) + 1))
+    out: np.ndarray = value[np.sort(rng.choice(len(value), count, replace=False))]
     return out
 
 
