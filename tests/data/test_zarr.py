@@ -1,4 +1,4 @@
-"""Shards in the layout of SSL4EO-S12 v1.1, against xarray and zarr."""
+"""Shards in the layout of SSL4EO-S12 v1.1 (`ssl4eo_s12_v11`), against xarray and zarr."""
 
 import json
 import pickle
