@@ -140,7 +140,7 @@ def _blocks(raster: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a block without a pixel
         means = [np.nanmean(part, (1, 2)) for part in (bands, *parts)]
-        return np.nan_to_num(np.concatenate([*means, np.nanstd(bands, (1, 2))]))
+        return np.asarray(np.nan_to_num(np.concatenate([*means, np.nanstd(bands, (1, 2))])))
 
 
 def _words(train: Records, field: str) -> Describe:
