@@ -58,7 +58,8 @@ class RunOptions:
         "the method's paper",
     )
     positions: str | None = _option(
-        None, "position embedding: sincos, learned, rotary, none, or grid:SIDE of patches"
+        None,
+        "position embedding: sincos, ground, learned, rotary, alibi, none, or grid:SIDE of patches",
     )
     pool: str | None = _option(None, "pooling: mean, cls or attention")
     experts: int | None = _option(

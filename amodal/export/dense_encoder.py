@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
+from amodal.core.host import constant
 from amodal.core.tokens import GROUP
 from amodal.modalities.shared.protocols import Exports
 from amodal.nn.adapters.skills import Skills
@@ -24,7 +25,7 @@ from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import projection_towers
-from amodal.nn.pooling import AttentionPool, ClsPool
+from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool
 from amodal.nn.positions import Ground, Rotary
 from amodal.nn.transformer import Block, Transformer
 from amodal.nn.trunks import ALL
@@ -196,7 +197,7 @@ class DenseEncoder(nn.Module):
             else modality.graph(tokenizer)
         )
         self.field = cast("FieldGraph", graph)
-        self.field_token = encoder.field_token[field]
+        self.name, self.field_token = field, encoder.field_token[field]
         self.group_token = encoder.group_token[field] if field in encoder.group_token else None
         self.pool = encoder.pools[field]
         self.position = None if backbone else encoder.position
@@ -226,7 +227,7 @@ class DenseEncoder(nn.Module):
         if self.fusion is not None:
             x_NLD, position, mask = _with_tokens(x_NLD, position, mask, self.fusion)
             allowed = self._allowed(length, len(self.fusion))
-        x_NLD = self._encode(x_NLD, position, mask, allowed)[:, :length]
+        x_NLD = self._encode(x_NLD, position, mask, allowed, self._bias(position))[:, :length]
         out: Tensor = self.head(self._pooled(x_NLD, None if mask is None else mask[:, :length]))
         return out
 
@@ -242,8 +243,27 @@ class DenseEncoder(nn.Module):
         rule: Tensor = self.trunk.mask_rule(("field", FUSED))
         return rule[source][:, source]
 
+    def _bias(self, position: Tensor) -> Tensor | None:
+        """(N or 1, H, L, L) of the trunk; 0 of a class token and of fusion tokens."""
+        if self.trunk is None or self.trunk.bias is None:
+            return None
+        place = position if position.dim() == 3 else position.unsqueeze(0)
+        place = place * constant(self.trunk.bias.units(self.name), place)
+        learned = len(self.fusion) if self.fusion is not None else 0
+        number = torch.arange(place.shape[1], device=place.device)
+        is_placed = (number >= int(isinstance(self.pool, ClsPool))) & (
+            number < place.shape[1] - learned
+        )
+        both = is_placed.unsqueeze(1) & is_placed
+        return self.trunk.bias.bias(place, place).masked_fill(~both, 0.0)
+
     def _encode(
-        self, x_NLD: Tensor, position: Tensor, mask: Tensor | None, allowed: Tensor | None
+        self,
+        x_NLD: Tensor,
+        position: Tensor,
+        mask: Tensor | None,
+        allowed: Tensor | None,
+        bias: Tensor | None,
     ) -> Tensor:
         if self.trunk is None:
             return x_NLD
@@ -251,6 +271,10 @@ class DenseEncoder(nn.Module):
         if allowed is not None:
             attention_mask = (
                 allowed[None, None] if attention_mask is None else attention_mask & allowed
+            )
+        if bias is not None:
+            attention_mask = (
+                bias if attention_mask is None else bias.masked_fill(~attention_mask, -torch.inf)
             )
         blocks = cast("list[Block]", self.trunk.blocks)
         rotate = None
@@ -275,9 +299,11 @@ class DenseEncoder(nn.Module):
             out: Tensor = self.pool.out(weighted.flatten(1))
             return out
         if mask is None:
-            return x_NLD.mean(1)
-        weight = mask.unsqueeze(2).to(x_NLD.dtype)
-        return (x_NLD * weight).sum(1) / weight.sum(1)
+            mean_ND = x_NLD.mean(1)
+        else:
+            weight = mask.unsqueeze(2).to(x_NLD.dtype)
+            mean_ND = (x_NLD * weight).sum(1) / weight.sum(1)
+        return self.pool.of_mean(mean_ND) if isinstance(self.pool, PerceptronPool) else mean_ND
 
 
 def _attend(

@@ -34,8 +34,9 @@ from amodal.export.model_card import model_card
 from amodal.modalities import name_of
 from amodal.modalities.image import Image
 from amodal.modalities.shared.protocols import is_pixel_map
+from amodal.nn.attention.bias import ALIBI
 from amodal.nn.encoder import Encoder
-from amodal.nn.pooling import AttentionPool, ClsPool
+from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool
 from amodal.nn.saved import read_config
 from amodal.nn.transformer import Block, Transformer
 
@@ -102,6 +103,10 @@ def why_no_tower(encoder: Encoder, field: str) -> str:
         return "its trunk has parts that SigLIP's vision model lacks"
     if encoder.positions == "rotary":
         return "its positions are rotary, SigLIP's are added"
+    if encoder.positions == ALIBI:
+        return "its positions are a bias of attention, SigLIP's are added"
+    if isinstance(encoder.pools[field], PerceptronPool):
+        return "it pools by a perceptron, which SigLIP's vision model lacks"
     if isinstance(encoder.pools[field], (ClsPool, AttentionPool)):
         return f"it pools by {encoder.pool_name}, which SigLIP's vision model does in another way"
     if encoder.heads is not None and not isinstance(encoder.heads[field], nn.Linear):

@@ -127,6 +127,11 @@ class Raster(Modality):
         return len(self.bands)
 
     @property
+    def ground_step(self) -> float:
+        """See `Modality.ground_step`."""
+        return self.resolution * self.tile
+
+    @property
     def token_groups(self) -> tuple[str, ...]:
         """See `Modality.token_groups`."""
         return tuple(self.band_groups())

@@ -32,7 +32,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         experts: Experts of every second block, one a token (`amodal.nn.experts`); 0 for none.
         mixer: "attention"; with trunk="separate" also "gru", "brnn" or "dilated" for sequences.
         fusion_tokens, mask_rule: See `Extensions.fuse`.
-        pools, heads, extra_blocks: Field -> part; heads_width: of the space of the heads.
+        pools, heads, extra_blocks, depths: By field, see `Extensions`; heads_width: of their space.
         similarity: "cosine", or "abs_cosine" where the sign of a vector has no meaning.
         multi_vector, combiner: Vectors for late interaction, and of composed queries.
         block_hook: Is called around each block of the trunks (`transformer.BlockHook`).
@@ -62,6 +62,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         combiner: Part | None = None,
         block_hook: Part | None = None,
         extra_blocks: Mapping[str, Part] | None = None,
+        depths: Mapping[str, int] | None = None,
     ):
         super().__init__()
         check_fields(fields, backbones := backbones or {})
@@ -83,11 +84,11 @@ class Encoder(Extensions, TokenEmbedding, Part):
         self.routing = routing_of(trunk, self.width, mask_rule)
         if fusion_tokens:
             self.fuse(fusion_tokens, mask_rule)
-        self.heads: nn.ModuleDict | None = None
-        self.block_hook: nn.Module | None = None
+        self.heads = self.block_hook = None
         self.similarity, self.multi_vector, self.combiner = similarity, multi_vector, combiner
         self.extra_blocks = nn.ModuleDict(extra_blocks or {})
         self.pools.update(pools or {})
+        self.set_depths(depths or {}).set_bias()
         if heads:
             self.set_heads(heads, heads_width)
         if block_hook is not None:
@@ -122,8 +123,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         block_hook: BlockHook | None = None,
     ) -> SourceTokens:
         """Send tokens through trunks and extra blocks; see `TrunkRouting.forward`."""
-        pools = {s: cast(Pool, self.pools[field_of(s)]) for s in tokens}
-        prepared = {s: pools[s].prepare(part) for s, part in tokens.items()}
+        prepared = {s: cast(Pool, self.pools[field_of(s)]).prepare(t) for s, t in tokens.items()}
         hook = self.block_hook if block_hook is None else block_hook
         result = self.routing(self.trunks, prepared, collect, router_logits, hook)
         extra = {s: self.extra_blocks[f] for s in tokens if (f := field_of(s)) in self.extra_blocks}

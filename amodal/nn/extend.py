@@ -13,6 +13,7 @@ from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
 from amodal.errors import described
+from amodal.nn.attention.bias import place_bias
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead
@@ -64,6 +65,52 @@ class Extensions:
                     f'pool="cls" reads a class token, which the backbone of {field!r} never sees, '
                     'so that all values would have one vector; take pool="mean" or "attention"'
                 )
+
+    def set_depths(self, depths: Mapping[str, int]) -> Encoder:
+        """Let the towers of some fields have fewer blocks than the size says.
+
+        Args:
+            depths: Field -> blocks.
+
+        Raises:
+            AmodalError: For a trunk that other fields use too, one without blocks, and more blocks
+                than there are.
+        """
+        encoder = cast("Encoder", self)
+        for field, depth in depths.items():
+            self._needs_towers("shortened")
+            trunk = encoder.trunks[field] if field in encoder.trunks else None
+            most = len(trunk.blocks) if isinstance(trunk, Transformer) else 0
+            if not isinstance(trunk, Transformer) or not 1 <= depth <= most:
+                raise AmodalError(
+                    f"the tower of {field!r} has {most or 'no'} blocks, and is to have {depth}: "
+                    "take 1 to as many as there are, or a larger size"
+                )
+            trunk.shorten(depth)
+        if depths:
+            encoder.describe_as(depths={**(encoder.recorded_args.get("depths") or {}), **depths})
+        return encoder
+
+    def set_bias(self) -> None:
+        """Give all blocks the bias of attention that the kind of positions is, if it is one.
+
+        Raises:
+            AmodalError: For trunks without attention, and for pretrained ones.
+        """
+        encoder = cast("Encoder", self)
+        bias = place_bias(
+            encoder.positions, encoder.fields, encoder.num_heads, cast(Any, encoder.pools)
+        )
+        if bias is None:
+            return
+        for name, trunk in [*encoder.trunks.items(), *encoder.extra_blocks.items()]:
+            if not isinstance(trunk, Transformer):
+                raise AmodalError(
+                    f"positions={encoder.positions!r} are a bias of attention, and the trunk of "
+                    f'{name!r} is a {type(trunk).__name__}: take mixer="attention" and a trunk of '
+                    "this library, or other positions"
+                )
+            trunk.set_bias(bias)
 
     def align(
         self,
@@ -166,6 +213,7 @@ class Extensions:
         encoder.extra_blocks[field] = ExtraBlocks(
             encoder.width, depth, encoder.num_heads, rotary=encoder.positions == "rotary"
         )
+        self.set_bias()
         encoder.describe_as(extra_blocks=dict(encoder.extra_blocks))
         return encoder
 

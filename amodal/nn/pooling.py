@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from amodal.core import Column, Tokens, unknown
 from amodal.core.host import take
@@ -56,6 +57,29 @@ class MeanPool(Pool):
     def forward(self, tokens: Tokens) -> Column:
         """See `Pool.forward`."""
         return tokens.pool()
+
+
+class PerceptronPool(Part, Pool):
+    """A norm and a perceptron with one hidden layer and GELU, of the mean token of each row.
+
+    Args:
+        width: D; the hidden layer is 4 D wide.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, tokens: Tokens) -> Column:
+        """See `Pool.forward`."""
+        mean = tokens.pool()
+        return Column(self.of_mean(mean.flat), mean.rows)
+
+    def of_mean(self, x_ND: Tensor) -> Tensor:
+        """The mean tokens of N rows -> what they are pooled into."""
+        pooled: Tensor = self.down(gelu(self.up(self.norm(x_ND))))
+        return pooled
 
 
 class LeadingTokenPool(Pool):

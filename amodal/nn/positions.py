@@ -174,7 +174,8 @@ class Rotary:
         )
 
 
-KINDS = ("sincos", "ground", "learned", "rotary", "none")
+KINDS = ("sincos", "ground", "learned", "rotary", "alibi", "none")
+"""alibi: `amodal.nn.attention.bias`, see there."""
 GRID = "grid"
 """grid:SIDE, a `Grid`."""
 

@@ -107,11 +107,13 @@ class TokenEmbedding(Part):
 
     def new_groups(self, fields: Mapping[str, Modality]) -> nn.ParameterDict:
         """What is added to the tokens of each group of fields that have any, (groups, D)."""
+        # a field may be of anything that has a tokenizer
+        counts = {f: len(getattr(m, "token_groups", ())) for f, m in fields.items()}
         return nn.ParameterDict(
             {
-                f: nn.Parameter(torch.randn(len(m.token_groups), self.width) * 0.02)
-                for f, m in fields.items()
-                if m.token_groups and not self.positioned(f)
+                f: nn.Parameter(torch.randn(n, self.width) * 0.02)
+                for f, n in counts.items()
+                if n and not self.positioned(f)
             }
         )
 

@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Tokens, unknown
+from amodal.core import AmodalError, Tokens
 from amodal.core.part import Part
+from amodal.nn.attention.bias import PlaceBias
 from amodal.nn.attention.cache import KeyValueCache
-from amodal.nn.attention.varlen import Attention, Layout, MaskRule, Rotate, layout_of, with_prefix
+from amodal.nn.attention.prefix import with_prefix
+from amodal.nn.attention.varlen import Attention, Layout, MaskRule, Rotate, layout_of
 from amodal.nn.drop_path import Drop, drop_of, identity
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.hidden_dropout import INPUT, dropout_of, then
 from amodal.nn.positions import Rotary
-
-
-@dataclass(frozen=True)
-class Size:
-    """A size of encoders.
-
-    Attributes:
-        width, depth, heads: D, blocks and H.
-        batch, lr: That suit it, with AdamW.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    batch: int
-    lr: float
-
-
-SIZES = {
-    "nano": Size(64, 2, 2, 256, 2e-3),
-    "tiny": Size(128, 4, 4, 256, 1e-3),
-    "small": Size(384, 12, 6, 512, 5e-4),
-    "base": Size(768, 12, 12, 1024, 3e-4),
-    "large": Size(1024, 24, 16, 2048, 2e-4),
-    "huge": Size(1280, 32, 16, 2048, 1e-4),
-}
-
-
-def size_of(name: str) -> Size:
-    """The size of a name.
-
-    Raises:
-        AmodalError: For a name that is not in `SIZES`.
-    """
-    if name not in SIZES:
-        raise unknown("size", name, SIZES)
-    return SIZES[name]
-
+from amodal.nn.sizes import SIZES as SIZES
+from amodal.nn.sizes import Size as Size
+from amodal.nn.sizes import size_of as size_of
 
 NormLayer = Callable[[int], nn.Module]
 """Width -> a norm over the last dimension."""
@@ -207,20 +174,28 @@ that entered the trunk must be all that leave it, in their order."""
 
 
 class CachedLayout:
-    """`layout_of` for blocks in a row: computed anew only when tokens came or went."""
+    """`layout_of` for blocks in a row: computed anew only when tokens came or went.
 
-    def __init__(self) -> None:
-        self.last: tuple[Tokens, Layout] | None = None
+    Args:
+        bias: Is part of the layout.
+    """
+
+    def __init__(self, bias: PlaceBias | None = None):
+        self.bias, self.last = bias, cast("tuple[Tokens, Layout] | None", None)
 
     def __call__(self, tokens: Tokens, mask_rule: MaskRule | None = None) -> Layout:
-        if self.last is None or not _same_layout(self.last[0], tokens):
-            self.last = tokens, layout_of(tokens, mask_rule)
+        if self.last is None or not self._is_of(self.last[0], tokens):
+            self.last = tokens, _biased(layout_of(tokens, mask_rule), tokens, self.bias)
         return self.last[1]
 
+    def _is_of(self, a: Tokens, b: Tokens) -> bool:
+        # by identity: `with_x` hands the same tensors on, and comparing values would wait for a GPU
+        same = a.row is b.row and a.source is b.source and a.names == b.names
+        return same and (self.bias is None or a.position is b.position)
 
-def _same_layout(a: Tokens, b: Tokens) -> bool:
-    # by identity: `with_x` hands the same tensors on, and comparing values would wait for a GPU
-    return a.row is b.row and a.source is b.source and a.names == b.names
+
+def _biased(layout: Layout, tokens: Tokens, bias: PlaceBias | None) -> Layout:
+    return layout if bias is None or layout.is_biased else bias(layout, tokens)
 
 
 class Transformer(nn.Module):
@@ -255,6 +230,7 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         self.heads, self.rotary, self.mask_rule = heads, rotary, mask_rule
+        self.bias: PlaceBias | None = None
         if experts and act_layer is not nn.GELU:
             raise AmodalError("sparse blocks have GELU perceptrons; leave act_layer or experts out")
 
@@ -284,6 +260,14 @@ class Transformer(nn.Module):
     def set_mask_rule(self, mask_rule: MaskRule | None) -> None:
         """Use another mask rule from now on."""
         self.mask_rule = mask_rule
+
+    def shorten(self, depth: int) -> None:
+        """Leave out all blocks after the first so many."""
+        self.blocks = self.blocks[:depth]
+
+    def set_bias(self, bias: PlaceBias | None) -> None:
+        """Add a bias to the logits of all blocks from now on."""
+        self.bias = bias
 
     def forward(
         self,
@@ -319,6 +303,7 @@ class Transformer(nn.Module):
                 )
             return self._hooked(tokens, block_hook, mask_rule)
         layout = layout_of(tokens, mask_rule or self.mask_rule, causal, cache)
+        layout = _biased(layout, tokens, self.bias)
         dropout = dropout_of(self, tokens, layout.order)
         x_TD, rotate = dropout(layout.enter(tokens.x), INPUT), self._rotate(tokens, layout)
         outputs: list[Tensor] = []
@@ -338,7 +323,7 @@ class Transformer(nn.Module):
 
     def _hooked(self, tokens: Tokens, block_hook: BlockHook, mask_rule: MaskRule | None) -> Tokens:
         entry = dropout_of(self, tokens, None)
-        inner, layout = tokens.with_x(entry(tokens.x, INPUT)), CachedLayout()
+        inner, layout = tokens.with_x(entry(tokens.x, INPUT)), CachedLayout(self.bias)
         for i in range(len(self.blocks)):
             inner = block_hook(i, inner, partial(self.block, i, mask_rule=mask_rule, layout=layout))
         if len(inner) != len(tokens):
@@ -369,6 +354,7 @@ class Transformer(nn.Module):
             layout: A `CachedLayout` for each stream saves computing the layout for every block.
         """
         placed = (layout or layout_of)(tokens, mask_rule or self.mask_rule)
+        placed = _biased(placed, tokens, self.bias)
         if prefix is not None:
             placed = with_prefix(placed, *prefix)
         drop = drop_of(self.blocks[i], i, len(self.blocks), tokens, placed.order)

@@ -55,6 +55,13 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.nn.dropout:seeded_dropout",
     ),
     "siglip": ("amodal.objectives.sigmoid:sigmoid_loss",),
+    "croma": (
+        "amodal.nn.attention.bias:Alibi2d",
+        "amodal.nn.attention.bias:CrossBias",
+        "amodal.nn.attention.bias:between_places",
+        "amodal.nn.attention.bias:ground_steps",
+        "amodal.nn.attention.bias:plane_of",
+    ),
     "missing_aware_prompts": (
         "amodal.nn.adapters.deep_prompts:PatternPrompts",
         "amodal.nn.adapters.deep_prompts:pattern_prompts",

@@ -92,10 +92,11 @@ def contract(part: int, precision: str, device: str, dry: bool) -> dict:
 
 def varlen(device: str, dry: bool) -> dict:
     """Attention on flat tokens against a dense masked softmax in float64, for every rule, order and
-    precision."""
+    precision, with and without a bias of distances."""
     import torch
 
     from amodal.core import Tokens
+    from amodal.nn.attention.bias import Alibi2d, with_bias
     from amodal.nn.attention.masks import RULES, rule
     from amodal.nn.attention.varlen import attend, layout_of
 
@@ -110,7 +111,7 @@ def varlen(device: str, dry: bool) -> dict:
                 torch.zeros(count, 1),
                 torch.arange(rows),
                 lengths,
-                torch.zeros(count, 3),
+                4 * torch.rand(count, 3, generator=generator),
                 name,
                 rows,
             )
@@ -132,9 +133,14 @@ def varlen(device: str, dry: bool) -> dict:
         may = table.to(device)[tokens.source][:, tokens.source] & (
             tokens.row[:, None] == tokens.row
         )
-        for causal in (False, True):
+        for causal, biased in ((False, False), (True, False), (False, True), (True, True)):
             mask = may & may.new_ones(may.shape).tril() if causal else may
             layout = layout_of(tokens, rule(name) if name in RULES else None, causal)
+            added = torch.zeros((), device=device)
+            if biased:
+                layout = with_bias(layout, tokens.position, Alibi2d(heads))
+                place = tokens.position[None].double()
+                added = Alibi2d(heads)(place, place)[0]
             inputs = [
                 torch.randn(len(tokens), heads, width, generator=generator).to(device)
                 for _ in range(3)
@@ -143,7 +149,7 @@ def varlen(device: str, dry: bool) -> dict:
                 q, k, v = (x.to(dtype).requires_grad_() for x in inputs)
                 got = layout.leave(attend(*map(layout.enter, (q, k, v)), layout))
                 exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-                score = torch.einsum("qhd,khd->hqk", exact[0], exact[1]) / width**0.5
+                score = torch.einsum("qhd,khd->hqk", exact[0], exact[1]) / width**0.5 + added
                 want = torch.einsum(
                     "hqk,khd->qhd", score.masked_fill(~mask, -torch.inf).softmax(2), exact[2]
                 )
@@ -151,9 +157,11 @@ def varlen(device: str, dry: bool) -> dict:
                 mine = [got, *torch.autograd.grad((got * weight.to(dtype)).sum(), (q, k, v))]
                 true = [want, *torch.autograd.grad((want * weight).sum(), exact)]
                 error = max(float((a.double() - b).norm() / b.norm()) for a, b in zip(mine, true))
-                errors[f"{name}{', causal' * causal}, {dtype}"] = error
+                errors[f"{name}{', causal' * causal}{', biased' * biased}, {dtype}"] = error
                 if not error < (1e-4 if dtype is torch.float32 else 3e-2):
-                    raise ValueError(f"{name}, causal {causal}, {dtype}: off by {error:.2g}")
+                    raise ValueError(
+                        f"{name}, causal {causal}, biased {biased}, {dtype}: off by {error:.2g}"
+                    )
     return {
         "largest relative error": {
             str(d): max(e for n, e in errors.items() if str(d) in n) for d in halves

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from amodal import modalities
+from amodal import methods, modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.export import export, graphs
 from amodal.export.dense_encoder import DenseEncoder
@@ -19,6 +19,7 @@ SHAPES = {
     "plain": dict(),
     "cls": dict(trunk="shared", pool="cls", positions="learned"),
     "attention": dict(trunk="joint", pool="attention", positions="rotary"),
+    "alibi": dict(pool="cls", positions="alibi"),
     "none": dict(trunk="shared", positions="none"),
 }
 
@@ -46,6 +47,19 @@ def test_the_dense_form_agrees_with_the_flat_one(field, shape):
 @pytest.mark.parametrize("mask_rule", ["full", "pure", "bottleneck"])
 def test_fusion_tokens_take_part_as_the_rule_says(mask_rule):
     made = encoder("photo", "facts", "watch", trunk="joint", pool="cls").fuse(3, mask_rule).eval()
+    for field in made.fields:
+        np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
+
+
+def test_a_bias_of_attention_is_of_places_alone():
+    made = encoder("photo", "field", "watch", trunk="joint", pool="cls", positions="alibi")
+    made.fuse(3, "bottleneck").eval()
+    for field in made.fields:
+        np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
+
+
+def test_a_perceptron_of_the_mean_is_part_of_the_graph():
+    made = methods.build("croma", encoder("photo", "field", positions="alibi")).encoder.eval()
     for field in made.fields:
         np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
 

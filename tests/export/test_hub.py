@@ -83,6 +83,7 @@ def test_the_folder_is_what_amodal_loads_and_the_card_says_what_it_is(tmp_path):
     [
         (dict(pool="cls"), "pools by cls"),
         (dict(positions="rotary"), "rotary"),
+        (dict(positions="alibi"), "bias of attention"),
         (dict(hidden=8), "more than a linear"),
     ],
 )

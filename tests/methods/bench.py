@@ -105,6 +105,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
 REFUSED = {
     "amdim": "regions and patches have seen all of the value",
     "cma_harmonize": "set drop to 0",
+    "croma": "hiding some of them hides nothing",
     "data2vec": "hiding some of them hides nothing",
     "dinov2": "hiding some of them hides nothing",
     "flava": "hiding some of them hides nothing",
@@ -126,6 +127,10 @@ REFUSED = {
 FIELDS = ("picture", "words", "signal", "facts")
 
 
+SENSORS = {"optical": (("r", "g", "n"), 16), "radar": (("vv", "vh"), 16), "thermal": (("t",), 8)}
+"""Rasters of one place: their bands, and pixels of a side."""
+
+
 @cache
 def fields(fields: Sequence[str] = FIELDS) -> dict:
     rng = np.random.default_rng(0)
@@ -137,10 +142,20 @@ def fields(fields: Sequence[str] = FIELDS) -> dict:
             [{"age": float(i), "colour": "red" if i % 2 else "blue"} for i in range(8)]
         ),
     }
+    every |= {
+        name: modalities.make("raster", bands=bands, size=size, patch=4, resolution=160 / size)
+        for name, (bands, size) in SENSORS.items()
+    }
     return {name: every[name] for name in fields}
 
 
 def raw(field: str, rng: np.random.Generator):
+    if field in SENSORS:
+        bands, side = SENSORS[field]
+        value = rng.normal(size=(len(bands), side, side)).astype(np.float32)
+        value[:, : side // 2, :4] = np.nan  # patches without data
+        value[rng.random(value.shape) < 0.1] = np.nan
+        return value
     return {
         "picture": lambda: rng.integers(0, 255, (16, 16, 3), dtype=np.uint8),
         "words": lambda: " ".join(

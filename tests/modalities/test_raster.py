@@ -159,6 +159,25 @@ def test_a_small_file_of_a_large_scene_is_refused_by_its_header(monkeypatch):
         modalities.make("raster", bands=BANDS).decode(data)
 
 
+def test_the_view_that_all_fields_draw_alike_is_one_of_eight_turns_of_all_of_it():
+    raster = modalities.make("raster", bands=("a", "b"), size=4, patch=2, dates=2)
+    value = raster.decode(np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4))
+    found = {raster.augment(value, "turned", np.random.default_rng(i)).tobytes() for i in range(99)}
+    turns = [np.rot90(value, k, axes=(2, 3)) for k in range(4)]
+    wanted = {np.ascontiguousarray(t).tobytes() for v in turns for t in (v, v[..., ::-1])}
+    assert found == wanted and len(found) == 8
+    upright = modalities.make("raster", bands=("a", "b"), size=4, patch=2, dates=2, turn=False)
+    assert upright.known_view("turned") == "plain"
+    # what is not seen from above stays as it is
+    assert modalities.make("image").known_view("turned") == "plain"
+
+
+def test_a_token_has_a_size_on_the_ground_where_pixels_have_one():
+    assert modalities.make("raster", patch=8, resolution=20.0).ground_step == 160
+    assert modalities.make("raster", patch=8).ground_step == 0
+    assert modalities.make("image").ground_step == 0
+
+
 def test_turned_views_have_the_same_pixels():
     raster = modalities.make("raster", bands=("a",), size=8)
     value = raster.decode(np.arange(64, dtype=np.float32).reshape(1, 8, 8))

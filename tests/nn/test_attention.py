@@ -14,7 +14,8 @@ from amodal.core import AmodalError, Tokens
 from amodal.core.embeddings import FUSED
 from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.masks import RULES, rule
-from amodal.nn.attention.varlen import Attention, attend, layout_of, with_prefix
+from amodal.nn.attention.prefix import with_prefix
+from amodal.nn.attention.varlen import Attention, attend, layout_of
 from amodal.nn.drop_path import drop_of, drop_paths
 from amodal.nn.positions import Rotary
 from amodal.nn.transformer import Transformer

@@ -15,7 +15,8 @@ from amodal.export.dense_encoder import why_not_exportable
 from amodal.nn.adapters.block_tokens import hook_disabled, require_no_hook
 from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.attention.masks import RULES, rule
-from amodal.nn.attention.varlen import attend, layout_of, with_prefix
+from amodal.nn.attention.prefix import with_prefix
+from amodal.nn.attention.varlen import attend, layout_of
 from amodal.nn.inserted_tokens import PROMPT
 from amodal.nn.transformer import Transformer
 

@@ -13,10 +13,12 @@ from toys import Toy, ToyTokenizer, batch_of, quick, reorder, same, vectors
 
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.embeddings import FUSED
+from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import POOLS
 from amodal.nn.positions import KINDS
 from amodal.nn.trunks import KINDS as TRUNKS
+from tests.methods import bench
 
 FIELDS = {"image": Toy(), "text": Toy()}
 FUSIONS = (None, "full", "pure", "bottleneck")
@@ -148,7 +150,9 @@ def test_position_and_field_are_distinguished():
         encoder.tokenizers["text"] = encoder.tokenizers["image"]
         z = {s: c.values for s, c in encoder.features(three).columns.items()}
         assert not torch.allclose(z["image"], z["text"])
-        assert torch.allclose(z["image"], z["image:2"]) == (positions == "none")
+        # a line backwards has the same distances
+        alike = positions in ("none", "alibi")
+        assert torch.allclose(z["image"], z["image:2"]) == alike
 
 
 class Contextual(ToyTokenizer):
@@ -236,3 +240,30 @@ def test_the_names_of_the_weights_are_a_promise():
     assert sorted(names) == sorted(want)
     separate = {n.split(".")[1] for n in encoder_of().state_dict() if n.startswith("trunks")}
     assert separate == set(fields)
+
+
+def test_towers_may_have_fewer_blocks_and_a_saved_encoder_has_them():
+    torch.manual_seed(0)
+    encoder = Encoder(bench.fields(("picture", "words")), size="tiny").set_depths({"words": 1})
+    encoder.set_depths({"picture": 3})
+    rebuilt = encoder_config.build(encoder.spec)
+    for made in (encoder, rebuilt):
+        assert {f: len(t.blocks) for f, t in made.trunks.items()} == {"picture": 3, "words": 1}
+    rebuilt.load_state_dict(encoder.state_dict())
+    rows = bench.batch(("plain",), sources=("picture", "words"))
+    for s, column in encoder.features(rows).columns.items():
+        torch.testing.assert_close(rebuilt.features(rows)[s].values, column.values)
+
+
+@pytest.mark.parametrize(
+    "depths, trunk, message",
+    [
+        ({"text": 0}, "separate", "has 2 blocks, and is to have 0"),
+        ({"text": 3}, "separate", "has 2 blocks, and is to have 3"),
+        ({"txt": 1}, "separate", "has no blocks"),
+        ({"text": 1}, "joint", "one tower can be shortened"),
+    ],
+)
+def test_depths_that_there_are_not_are_refused(depths, trunk, message):
+    with pytest.raises(AmodalError, match=message):
+        encoder_of(trunk).set_depths(depths)

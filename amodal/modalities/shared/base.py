@@ -214,6 +214,11 @@ class Modality(Corruptible, Finite, Remarks, ABC):
         return False
 
     @property
+    def ground_step(self) -> float:
+        """Metres on the ground from a token to its neighbour, of a "grid"; 0 where not known."""
+        return 0.0
+
+    @property
     def suits_small_networks(self) -> bool:
         """Whether a small network from scratch is a default for its values on small data."""
         return True

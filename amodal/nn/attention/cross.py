@@ -16,8 +16,12 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from amodal.core import Ragged
 from amodal.core.column import spans
 from amodal.core.host import host_copy, to_device
+from amodal.nn.attention.bias import CrossBias
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.objectives.packed import row_index
+
+BiasTables = tuple[Tensor | None, Tensor | None]
+"""What is added to the logits among the queries, and from them to the keys."""
 
 
 class CrossEncoder(nn.Module):
@@ -38,36 +42,51 @@ class CrossEncoder(nn.Module):
         self.norm_keys, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.apply(_initialise)
 
-    def forward(self, queries: Ragged, keys: Ragged, key_scale: Tensor | None = None) -> Ragged:
+    def forward(
+        self,
+        queries: Ragged,
+        keys: Ragged,
+        key_scale: Tensor | None = None,
+        bias: CrossBias | None = None,
+    ) -> Ragged:
         """The queries after all blocks and a norm.
 
         Args:
             queries, keys: N lists of tokens (length, D); list i reads list i. A list without keys
                 reads nothing.
             key_scale: (sum of lengths,) a factor for each key, after the norm, which would undo it.
+            bias: Is added to the logits of all blocks.
 
         Raises:
             ValueError: For different numbers of lists.
         """
-        return self._run(queries, keys, key_scale, None)[0]
+        return self._run(queries, keys, key_scale, None, bias)[0]
 
-    def with_weights(self, queries: Ragged, keys: Ragged, block: int = -1) -> tuple[Ragged, Tensor]:
+    def with_weights(
+        self, queries: Ragged, keys: Ragged, block: int = -1, bias: CrossBias | None = None
+    ) -> tuple[Ragged, Tensor]:
         """As `forward`, and the weights with which the queries of one block read the keys.
 
         Args:
             queries, keys: As for `forward`.
             block: Its number; negative ones count from the last.
+            bias: As for `forward`.
 
         Returns:
             The queries, and (N, H, Q, K), part of the graph. Q and K are the longest lists; entries
             behind the end of a row's own lists are zero or have no meaning.
         """
-        out, weights = self._run(queries, keys, None, block % len(self.blocks))
+        out, weights = self._run(queries, keys, None, block % len(self.blocks), bias)
         assert weights is not None
         return out, weights
 
     def _run(
-        self, queries: Ragged, keys: Ragged, key_scale: Tensor | None, watched: int | None
+        self,
+        queries: Ragged,
+        keys: Ragged,
+        key_scale: Tensor | None,
+        watched: int | None,
+        bias: CrossBias | None = None,
     ) -> tuple[Ragged, Tensor | None]:
         if len(queries) != len(keys):
             raise ValueError(
@@ -77,8 +96,11 @@ class CrossEncoder(nn.Module):
         x_TD, y_TD, weights = queries.flat, self.norm_keys(keys.flat), None
         if key_scale is not None:
             y_TD = y_TD * key_scale.to(y_TD.dtype)[:, None]
+        tables = (None, None) if bias is None else bias.tables(query_layout, key_layout)
         for number, block in enumerate(self.blocks):
-            x_TD, block_weights = block(x_TD, y_TD, query_layout, key_layout, number == watched)
+            x_TD, block_weights = block(
+                x_TD, y_TD, query_layout, key_layout, number == watched, tables
+            )
             weights = block_weights if number == watched else weights
         return Ragged(self.norm(x_TD), queries.lengths), weights
 
@@ -117,9 +139,17 @@ class CrossBlock(nn.Module):
         query_layout: PaddedLayout,
         key_layout: PaddedLayout,
         need_weights: bool,
+        bias: BiasTables = (None, None),
     ) -> tuple[Tensor, Tensor | None]:
-        """Queries (T, D) after the block, and the weights (N, H, Q, K) if they are needed."""
-        return recomputed(self.compute, x_TD, y_TD, query_layout, key_layout, need_weights)
+        """Queries (T, D) after the block, and the weights (N, H, Q, K) if they are needed.
+
+        Args:
+            x_TD, y_TD: Queries and keys.
+            query_layout, key_layout: Of their lists.
+            need_weights: Also return the attention weights.
+            bias: See `CrossBias.tables`.
+        """
+        return recomputed(self.compute, x_TD, y_TD, query_layout, key_layout, need_weights, bias)
 
     def compute(
         self,
@@ -128,13 +158,17 @@ class CrossBlock(nn.Module):
         query_layout: PaddedLayout,
         key_layout: PaddedLayout,
         need_weights: bool,
+        bias: BiasTables = (None, None),
     ) -> tuple[Tensor, Tensor | None]:
         """`forward`, without gradient checkpointing."""
+        among, across = bias
         if self.self_attention is not None:
-            normed_TD = self.norm1(x_TD)
-            x_TD = x_TD + self.self_attention(normed_TD, normed_TD, query_layout, query_layout)[0]
+            normed_TD, layout = self.norm1(x_TD), query_layout
+            x_TD = (
+                x_TD + self.self_attention(normed_TD, normed_TD, layout, layout, bias_NHQK=among)[0]
+            )
         mixed_TD, weights = self.cross_attention(
-            self.norm2(x_TD), y_TD, query_layout, key_layout, need_weights
+            self.norm2(x_TD), y_TD, query_layout, key_layout, need_weights, bias_NHQK=across
         )
         x_TD = x_TD + mixed_TD
         return x_TD + self.down(gelu(self.up(self.norm3(x_TD)))), weights
@@ -170,6 +204,7 @@ class PaddedAttention(nn.Module):
         key_layout: PaddedLayout,
         need_weights: bool = False,
         causal: bool = False,
+        bias_NHQK: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """What each query reads.
 
@@ -179,6 +214,7 @@ class PaddedAttention(nn.Module):
             query_layout, key_layout: Of the lists.
             need_weights: Also return the attention weights.
             causal: For self-attention: a token reads those before it and itself.
+            bias_NHQK: Is added to the logits; -inf behind the end of a list. Not with `causal`.
 
         Returns:
             (T, D), and the weights (N, H, Q, K) or None.
@@ -192,11 +228,15 @@ class PaddedAttention(nn.Module):
         if not need_weights:
             # causal needs no mask: padding comes last, so no token of a list reads it
             mask = None if causal else key_layout.mask
+            if bias_NHQK is not None:
+                mask = bias_NHQK.to(q.dtype)
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
             return self.out(query_layout.flat(mixed)), None
         # written out, since torch's function does not return the weights
         logits = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
-        if key_layout.mask is not None:
+        if bias_NHQK is not None:
+            logits = logits + bias_NHQK
+        elif key_layout.mask is not None:
             logits = logits.masked_fill(~key_layout.mask, -torch.inf)
         weights = logits.softmax(3)
         return self.out(query_layout.flat(weights @ v)), weights

@@ -40,12 +40,15 @@ class Group:
         keys: Tokens that a run attends to; 0 if they are the run itself.
         mask: Which key each query attends to, (rows or 1, 1, queries, keys) bool; None for all of
             them, but see `Layout.causal`.
+        bias: (rows or 1, H or 1, queries, keys) is added to the logits. It is -inf where a query
+            does not attend to a key, so there is no mask beside it.
     """
 
     rows: int
     queries: int
     keys: int = 0
     mask: Tensor | None = None
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Layout:
     prefix: tuple[Tensor, Tensor] | None = None
     cache: KeyValueCache | None = None
     row: Tensor | None = None
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether a bias is added to its logits."""
+        return any(group.bias is not None for group in self.groups)
 
     def enter(self, x_TD: Tensor) -> Tensor:
         """A tensor with an entry for each token, in the order of the groups."""
@@ -195,55 +203,6 @@ def _masked(
     return made
 
 
-def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
-    """The layout in which all tokens of a row also attend to P keys and values.
-
-    Prefix-tuning, Li and Liang 2021, arXiv:2101.00190. They go neither through the projections of
-    keys and values nor through rotary positions, and a causal order does not hide them.
-
-    Args:
-        layout: Without a cache.
-        key_BPD, value_BPD: (B, P, D), or as wide as the keys where heads share them.
-
-    Raises:
-        ValueError: For a layout with a cache.
-    """
-    if layout.cache is not None:
-        raise ValueError(
-            "a prefix goes into the cache with the first tokens; it cannot be put before what is "
-            "cached"
-        )
-    assert layout.row is not None  # every layout of `layout_of` has it
-    device, row = layout.row.device, host_copy(layout.row)
-    count, start, read = key_BPD.shape[1], 0, 0
-    key_places = row[:0] if layout.keys is None else host_copy(layout.keys)
-    number, keys, groups = torch.arange(count), [row[:0]], []
-    for group in layout.groups:
-        stop = start + group.rows * group.queries
-        mask = group.mask
-        if group.keys:
-            places = key_places[read : read + group.rows * group.keys].view(group.rows, -1)
-            read += group.rows * group.keys
-        else:
-            # it gets keys of its own here, so a causal order has to become a mask
-            places = torch.arange(start, stop).view(group.rows, -1)
-            if layout.causal and group.queries > 1:
-                mask = torch.ones(
-                    group.queries, group.queries, dtype=torch.bool, device=device
-                ).tril()[None, None]
-        if mask is not None:
-            mask = torch.cat([mask.new_ones(*mask.shape[:3], count), mask], 3)
-        # the row of each run; the prefix of a row lies behind the tokens, P entries a row
-        first = row[start : stop : group.queries, None]
-        keys.append(torch.cat([len(row) + first * count + number, places], 1).flatten())
-        groups.append(Group(group.rows, group.queries, places.shape[1] + count, mask))
-        start = stop
-    prefix = key_BPD.flatten(0, 1), value_BPD.flatten(0, 1)
-    return replace(
-        layout, groups=tuple(groups), keys=to_device(torch.cat(keys), device), prefix=prefix
-    )
-
-
 def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
     """The rows with queries, sorted by their numbers of queries and keys, and their groups."""
     shape = n_query * (n_key.max() + 1 if len(n_key) else 1) + n_key  # one number for a pair
@@ -308,6 +267,8 @@ def _nothing(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor) -> Tensor:
 def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
     if k.shape[1] != q.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    if group.bias is not None:  # a causal order is part of it
+        return scaled_dot_product_attention(q, k, v, attn_mask=group.bias.to(q.dtype))
     if not causal and group.mask is None and suits(q, k):
         return attention_on_cpu(q, k, v)
     return scaled_dot_product_attention(q, k, v, attn_mask=group.mask, is_causal=causal)
@@ -318,6 +279,7 @@ def _can_use_varlen(q_THd: Tensor, k_THd: Tensor, layout: Layout) -> bool:
     for each length. From how many lengths on it is faster is not measured: 4 is a guess."""
     half = q_THd.dtype in (torch.bfloat16, torch.float16)
     plain = layout.keys is None and not layout.causal and q_THd.shape[1] == k_THd.shape[1]
+    plain = plain and not layout.is_biased
     return (
         q_THd.is_cuda and half and len(layout.groups) > 4 and plain and _varlen_kernel() is not None
     )
