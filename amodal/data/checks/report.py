@@ -165,6 +165,8 @@ class DataCheck(Printed):
         count = len(self.faults)
         state = "no fault found" if not count else f"{count} fault{'s' * (count > 1)}"
         parts: list[RenderableType] = [Text(f"{self.name}, {self.records:,} records: {state}")]
+        if not self.missing:  # shifts, gaps and grids are of rasters, of which there are none
+            parts.append(Text("looked for: copies of records between the parts of the split"))
         if self.shifts:
             table = Table(
                 "fields",
