@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 from tyro.conf import Positional, arg
 
 from amodal.cli.shared import command, show
 from amodal.core import AmodalError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def data(
@@ -128,6 +130,8 @@ def _places(table: str, out: Path, count: int, deviation: float, side: float, se
 
 def _centres(table: str) -> tuple[np.ndarray, np.ndarray]:
     """(N, 2) latitude and longitude of the rows of a table that have both, and which rows."""
+    import numpy as np
+
     from amodal.data.infer_schema import place_columns
     from amodal.data.readers import Table, exists
     from amodal.data.remote import as_path

@@ -232,7 +232,7 @@ def names_files(samples: Sequence[str], base: AnyPath | None) -> bool:
     )
 
 
-UNCLEAR_DATE = re.compile(r"\d{1,2}/\d{1,2}/\d{4}\b")
+UNCLEAR_DATE = re.compile(r"\d{1,2}/\d{1,2}/\d{4}( \d{1,2}:\d\d(:\d\d)?( ?[AaPp][Mm])?)?")
 
 
 def _text(name: str, cells: Sequence[str], complete: bool) -> ColumnGuess:
@@ -240,7 +240,7 @@ def _text(name: str, cells: Sequence[str], complete: bool) -> ColumnGuess:
     distinct, longest = set(cells), max(map(len, cells))
     if _named(name, SPLIT_WORDS) and {c.lower() for c in distinct} <= set(SPELLINGS):
         return ColumnGuess("split", reason="the parts of a split")
-    if all(map(UNCLEAR_DATE.match, cells)):
+    if all(map(UNCLEAR_DATE.fullmatch, cells)):
         return ColumnGuess(
             "out", reason=f"day or month first? Write {cells[0][:10]!r} as 2024-01-31"
         )

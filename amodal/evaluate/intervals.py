@@ -80,7 +80,7 @@ def column_interval(
         interval = bootstrap.interval(outcome)
         if interval is not None:
             return interval
-    if not _is_share(row):
+    if not is_share(row):
         return None
     half = QUANTILE * standard_error(row, column)
     lowest = -1.0 if row["metric"] == "Spearman" else 0.0
@@ -100,7 +100,7 @@ def independent(a: Row, a_column: str, b: Row, b_column: str) -> Interval | None
     """The interval of the difference of two independent values (Agresti and Coull 1998), which is
     wider than that of paired outcomes; None for metrics that are no shares."""
     apart = float(a[a_column]) - float(b[b_column])
-    if not _is_share(a) or not math.isfinite(apart):
+    if not is_share(a) or not math.isfinite(apart):
         return None
     half = QUANTILE * math.hypot(standard_error(a, a_column), standard_error(b, b_column))
     return apart - half, apart + half
@@ -119,7 +119,7 @@ def standard_error(row: Row, column: str = "value") -> float:
     return max(sampling, drawn, float(row.get("standard_error", 0.0)))
 
 
-def _is_share(row: Row) -> bool:
+def is_share(row: Row) -> bool:
     return row["metric"] in SHARES or row["metric"].startswith("recall@")
 
 

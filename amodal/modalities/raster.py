@@ -109,11 +109,7 @@ class Raster(Modality):
                     f"raster.{name} has {len(getattr(self, name))} numbers for {len(self.bands)} "
                     "bands"
                 )
-        if any(not 1 <= side <= self.tile for side in self.patches):
-            raise AmodalError(
-                f"raster.patches are sides from 1 to that of a patch, {self.tile} pixels; they are "
-                f"{list(self.patches)}"
-            )
+        _patches.check_sides(self.patches, self.tile)
         _groups.check(self.bands, self.groups, self.by_band)
 
     @property
@@ -243,12 +239,11 @@ class Raster(Modality):
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
 
-        A crop of whole pixels, turned and mirrored (`turn`), and half of the dates or more. weak:
-        70-100 % of each side. strong: 50-100 %, each band scaled and shifted by about a tenth of
-        its deviation, noise of .05, one band in five missing. local: 25-50 %, changed as strong.
-        turned: turned and mirrored alone, alike in all fields of a record. season, season_local:
-        strong and local of one date, so that two views of a place are two acquisitions (Manas et
-        al. 2021, arXiv:2103.16607).
+        weak: a crop of 70-100 % of each side, turned and mirrored (`turn`), of half of the dates or
+        more. strong: 50-100 %, each band scaled and shifted by about a tenth of its deviation,
+        noise of .05, one band in five missing. local: 25-50 %, changed as strong. turned: that
+        alone, alike in all fields of a record. season, season_local: strong and local of one date,
+        so that two views are two acquisitions (Manas et al. 2021, arXiv:2103.16607).
         """
         check_view(view, self.views)
         if view in ("plain", "turned"):
@@ -321,10 +316,8 @@ class Raster(Modality):
             parts.append(f"{' … '.join(ends)}")
         if missing := float(np.mean([np.isnan(v[:, 1:]).mean() for v in values] or [0])):
             parts.append(f"{missing:.1%} of the pixels missing")
-        parts += (
-            [f"tokens of {len(self.token_groups)} groups of bands"] if self.token_groups else []
-        )
-        return ", ".join(parts)
+        groups = len(self.token_groups)
+        return ", ".join(parts + ([f"tokens of {groups} groups of bands"] if groups else []))
 
     def comment(self, raws: Sequence[Raw]) -> str:
         tokens = (-(-self.size // self.tile)) ** 2 * max(len(self.token_groups), 1)

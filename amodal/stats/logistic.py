@@ -145,6 +145,14 @@ def _choose(
     used = folds if n < 2000 else 1
     in_fold = torch.stack([fold != f for f in range(used)], 1)
     mask = in_fold.repeat_interleave(len(PENALTIES), 1).to(scaled.z.dtype)
+    known = torch.ones_like(mask[:, :1])
+    if weights is not None:
+        # a class that no record of a fit has is as unlikely as the solver gets, and with its weight
+        # one record of it would choose the penalty
+        present = torch.stack(
+            [torch.bincount(y[fold != f], minlength=classes) for f in range(used)]
+        )
+        known = (present > 0)[:, y].T.to(mask.dtype).repeat_interleave(len(PENALTIES), 1)
     each = torch.ones_like(mask[:, :1]) if weights is None else weights[:, None].to(mask.dtype)
     # which penalty is best shows long before the last digits of the weights do
     w, b = solve(
@@ -152,7 +160,7 @@ def _choose(
     )
     logits = (scaled.z @ w.flatten(1)).view(n, *b.shape) + b
     loss = logits.logsumexp(2) - logits[torch.arange(n), :, y]
-    held_out = (loss * (1 - mask) * each).sum(0).view(used, -1).sum(0)
+    held_out = (loss * (1 - mask) * each * known).sum(0).view(used, -1).sum(0)
     return PENALTIES[int(held_out.argmin())]
 
 

@@ -204,7 +204,8 @@ class Averaged(Outcome):
     """The mean over these very repetitions, such as runs with different seeds.
 
     Args:
-        parts: Of each repetition.
+        who: Of all parts together, ascending.
+        parts: Of each repetition, of these records or of some of them.
     """
 
     parts: Sequence[Outcome]
@@ -216,7 +217,14 @@ class Averaged(Outcome):
 
     def statistic(self, weight_BN: np.ndarray) -> np.ndarray:
         """See `Outcome`."""
-        values = [part.statistic(weight_BN) for part in self.parts]
+        values = [
+            part.statistic(
+                weight_BN
+                if len(part.who) == len(self.who)
+                else weight_BN[:, np.searchsorted(self.who, part.who)]
+            )
+            for part in self.parts
+        ]
         mean: np.ndarray = np.mean([v[: min(map(len, values))] for v in values], axis=0)
         return mean
 

@@ -135,9 +135,14 @@ class Comparison(Printed):
         start = "" if self.finished else "so far: "
         if choice is not winner:
             gap = (choice.value or 0.0) - winner.value
-            by = "clearly " if gap > math.hypot(choice.half, winner.half) else ""
+            by = (
+                "clearly better than"
+                if gap > math.hypot(choice.half, winner.half)
+                else "better than"
+            )
+            by = by if gap > 0 else "as good as"
             return (
-                f"{start}take {choice.name} ({number(choice.value)}): it is {by}better than "
+                f"{start}take {choice.name} ({number(choice.value)}): it is {by} "
                 f"everything that was trained, of which {_described(winner)} is best "
                 f"({number(winner.value)})"
             )

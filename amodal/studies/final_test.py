@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from amodal.evaluate import evaluate
+from amodal.evaluate import NotApplicable, evaluate
 from amodal.evaluate.held_out import test_groups
-from amodal.evaluate.intervals import QUANTILE, standard_error
+from amodal.evaluate.intervals import QUANTILE
 from amodal.evaluate.joined import side_by_side
 from amodal.evaluate.row import Row
 from amodal.methods.saved import SavedRun, load_run
@@ -26,8 +26,9 @@ from amodal.stats.paired_bootstrap import Averaged, Bootstrap, Outcome
 from amodal.studies.candidate import Candidate
 from amodal.studies.comparison import ALONE, JOINED, Comparison, Entry
 from amodal.studies.frozen_encoders import FrozenEncoders
+from amodal.studies.frozen_heads import MAX_TREES
 from amodal.studies.planning import Measures, yardsticks_of
-from amodal.studies.questions import row_of
+from amodal.studies.questions import error_of, row_of
 from amodal.studies.study import Study
 from amodal.studies.task import Asked, Task
 from amodal.studies.trainer import Setup
@@ -165,18 +166,27 @@ def with_trees(result: Comparison, winner: Entry, finalist: Finalist, about: Tas
     Returns:
         The new line.
     """
-    if about.kind != "label" or winner.value is None:
+    by_lines = about.kind == "label" and all(one.protocol == "linear" for one in about.questions)
+    if not by_lines or winner.value is None:
+        return winner
+    if len(finalist.setup.dataset.split("train")) > MAX_TREES:  # they would take too long
         return winner
     features = ALONE if finalist.setup.simple is None else JOINED
     questions = [one.with_protocol(TREES) for one in about.questions]
-    rows = finalist.rows(questions, "valid", features)
+    try:
+        rows = finalist.rows(questions, "valid", features)
+    except NotApplicable:  # a space that cannot be joined
+        features = ALONE
+        rows = finalist.rows(questions, "valid", features)
     value = mean(float(row["value"]) for row in rows)
     if not value > winner.value:
         return winner
-    half = QUANTILE * mean(standard_error(row) for row in rows)
+    # of one seed, so that the interval over seeds of the linear map stands for that of trees
+    half = max(QUANTILE * mean(error_of(row) for row in rows), winner.half)
     better = replace(winner, value=value, half=half, features=features, protocol=TREES)
     others = [entry for entry in result.entries if entry is not winner]
-    place = next((i for i, e in enumerate(others) if (e.value or 0.0) < value), len(others))
+    worse = (i for i, e in enumerate(others) if e.value is None or e.value < value)
+    place = next(worse, len(others))
     result.entries[:] = [*others[:place], better, *others[place:]]
     return better
 
@@ -285,7 +295,10 @@ def _mean(rows: Measures) -> tuple[float, Outcome | None]:
     parts = [row["outcome"] for row in rows if "outcome" in row]
     if len(parts) < len(rows):
         return value, None
-    return value, parts[0] if len(parts) == 1 else Averaged(parts[0].who, parts)
+    if len(parts) == 1:
+        return value, parts[0]
+    # questions of pairs of fields are of the records that have both
+    return value, Averaged(np.unique(np.concatenate([part.who for part in parts])), parts)
 
 
 def _nothing() -> None:

@@ -20,7 +20,6 @@ from amodal.core.embeddings import FUSED
 from amodal.core.regular_file import regular
 from amodal.data import Dataset
 from amodal.evaluate.context import Pair
-from amodal.evaluate.intervals import standard_error
 from amodal.evaluate.joined import side_by_side
 from amodal.evaluate.row import Row
 from amodal.nn.encoder import Encoder
@@ -30,7 +29,7 @@ from amodal.studies.candidate import Candidate
 from amodal.studies.comparison import QUANTILE, RESULT, Comparison, Entry
 from amodal.studies.fitting import Chosen, TooShort, chosen, every_method, fits_of
 from amodal.studies.frozen_encoders import AUTO, FROZEN, FrozenEncoders, encoders_of, maps_of
-from amodal.studies.questions import embedded, row_of
+from amodal.studies.questions import embedded, error_of, row_of
 from amodal.studies.study import Study
 from amodal.studies.task import Task
 from amodal.studies.trainer import Setup
@@ -123,10 +122,11 @@ def planned(
         plan = written | _begin(dataset, about, asked, setup, seconds, progress)
         _write_first(path, plan)
     before = _read_plan(path)
+    # in older versions classes did not
+    weighs = "metric" not in before["options"] and any(one.options for one in about.questions)
     # a comparison that was begun before an option was there goes on without it
+    before["options"].setdefault("metric", "auto")
     differ = [n for n, value in before["options"].items() if written["options"].get(n) != value]
-    if "metric" not in before["options"] and any(one.options for one in about.questions):
-        differ.append("weight of classes")  # its probes were fitted without
     if before["fingerprint"] != dataset.fingerprint:
         differ.insert(0, "data")
     if differ:
@@ -134,8 +134,14 @@ def planned(
             f"{folder} has a comparison with another {', '.join(differ)}. Give the same to go on, "
             "or another --out to begin a new one"
         )
-    if (folder / RESULT).exists():
-        return Comparison.load(folder)
+    stored = Comparison.load(folder) if (folder / RESULT).exists() else None
+    if weighs and (stored is None or "test" not in stored.about):
+        raise AmodalError(
+            f"{folder} has a comparison that an older version began, whose probes did not weigh "
+            "classes the same: give another --out, to begin a new one"
+        )
+    if stored is not None:
+        return stored
     return Comparison(
         about.title,
         [Entry(**one) for one in before["yardsticks"]],
@@ -330,7 +336,8 @@ def yardsticks_of(
         seconds += time.monotonic() - start
         if trees:
             measure(BOOSTED, simple, trees)
-    if frozen is not None and about.kind != "retrieval":
+    wanted = not names or any(FROZEN in name for name in names)
+    if frozen is not None and about.kind != "retrieval" and wanted:
         alone, beside = frozen.beside(part, pair, simple, check)
         if FUSED in alone[1].probed() or len(dataset.fields) == 1:
             measure(FROZEN, alone)
@@ -355,7 +362,7 @@ def entries_of_yardsticks(measured: Mapping[str, Measures]) -> list[Entry]:
             name,
             "untrained" if name == UNTRAINED else "frozen" if FROZEN in name else "simple",
             mean(one["value"] for one in values),
-            QUANTILE * mean(standard_error(one) for one in values),
+            QUANTILE * mean(error_of(one) for one in values),
             protocol="boosting" if name.startswith("boosted") else "",
         )
         for name, values in measured.items()

@@ -13,12 +13,13 @@ from amodal.core.embeddings import FUSED
 from amodal.data import Dataset
 from amodal.evaluate import Context, Embedded, NotApplicable, embed_records, protocol
 from amodal.evaluate.context import EmbeddedParts, Pair
-from amodal.evaluate.intervals import standard_error
+from amodal.evaluate.intervals import is_share, standard_error
 from amodal.evaluate.joined import side_by_side
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.row import Row
 from amodal.evaluate.yardsticks import SimpleParts
 from amodal.modalities import Modality
+from amodal.stats.paired_bootstrap import Bootstrap
 from amodal.studies.limits import Check
 from amodal.train.cache_features import CachedFeatures
 
@@ -168,8 +169,18 @@ def answer(
         "value": float(row["value"]),
         "chance": float(row["chance"]),
         "n": int(row["n"]),
-        "standard_error": round(standard_error(row), 6),
+        "standard_error": round(error_of(row), 6),
     }
+
+
+def error_of(row: Row) -> float:
+    """The standard error of a row's value over records: of its outcomes for metrics that are no
+    shares, such as R2."""
+    outcome = row.get("outcome")
+    if outcome is None or is_share(row):
+        return standard_error(row)
+    draws = Bootstrap(int(outcome.who.max()) + 1).values(outcome)
+    return float(np.nanstd(draws))
 
 
 def row_of(question: Question, encoder: Any, data: Dataset, pair: Pair, seed: int) -> Row:

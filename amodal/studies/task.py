@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,6 @@ class Asked:
         row_metric: The metric of its rows.
         label: What is predicted, None without a label.
         fields: What it is predicted from, () for all; (query, gallery) for retrieval.
-        options: Of the protocol.
     """
 
     name: str
@@ -47,10 +45,16 @@ class Asked:
     row_metric: str
     label: str | None = None
     fields: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the protocol: what is judged by balanced accuracy is fitted so that classes weigh the
+        same."""
+        weighs = self.protocol in ("linear", "boosting") and self.row_metric == "balanced accuracy"
+        return {"class_weight": "balanced"} if weighs else {}
 
     def with_protocol(self, protocol: str) -> Asked:
-        """The same question by another protocol with the same metrics and options."""
+        """The same question by another protocol with the same metrics."""
         return replace(self, protocol=protocol)
 
 
@@ -160,9 +164,7 @@ def _labelled(dataset: Dataset, label: str, protocol: str, metric: str) -> Task:
     chosen = known_metrics[0] if metric == "auto" else metric
     if chosen not in known_metrics:
         raise unknown(f"metric of {name} by {protocol}", chosen, known_metrics)
-    weighted = protocol == "linear" and chosen == "balanced accuracy"
-    options = {"class_weight": "balanced"} if weighted else {}
-    return Task("label", (Asked(name, protocol, chosen, name, options=options),), name)
+    return Task("label", (Asked(name, protocol, chosen, name),), name)
 
 
 def _retrieval(dataset: Dataset) -> tuple[Asked, ...]:

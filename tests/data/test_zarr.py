@@ -106,6 +106,35 @@ def test_the_values_are_those_of_xarray_and_clouds_are_missing(tmp_path):
     assert "cloud_mask" in dataset.reader.notes[0] and len(dataset.reader.notes) == 1
 
 
+def test_numbers_are_decoded_as_xarray_does(tmp_path):
+    path = tmp_path / "S2L2A" / "a.zarr.zip"
+    shard(
+        path,
+        ["1"],
+        OPTICAL,
+        mask=False,
+        dtype="i2",
+        _FillValue=-9999,
+        scale_factor=0.5,
+        add_offset=3,
+    )
+    with zipfile.ZipFile(path) as archive:
+        whole = archive.read("bands/0.2.0.0.0") if "bands/0.2.0.0.0" in archive.namelist() else b""
+    assert whole, "each date is a chunk"
+    # a date that nobody wrote: the chunk of it is left out
+    cut = tmp_path / "cut" / "S2L2A" / "a.zarr.zip"
+    cut.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(cut, "w") as copy:
+        for name in archive.namelist():
+            if name != "bands/0.2.0.0.0":
+                copy.writestr(name, archive.read(name))
+    theirs = xarray.open_zarr(zarr.storage.ZipStore(cut, mode="r"), consolidated=False)["bands"]
+    assert np.isnan(theirs.values[0, 2]).all() and np.isfinite(theirs.values[0, 1]).all()
+    (raw,) = records.open(tmp_path / "cut").reader.cells("S2L2A")
+    ours = np.asarray(raw["values"], np.float32)
+    assert np.allclose(ours, theirs.values[0], equal_nan=True)
+
+
 def test_records_are_joined_by_their_names(tmp_path):
     layout(tmp_path, radar_ids=("3", "9", "1"))
     dataset = records.open(tmp_path)

@@ -82,6 +82,20 @@ def test_balanced_classes_weigh_as_in_scikit_learn(dims):
     assert (ours - torch.from_numpy(theirs)).abs().max() < 2e-3
 
 
+def test_classes_of_one_record_do_not_choose_the_penalty():
+    x, y, q, truth = digits()
+    rng = np.random.default_rng(0)
+    single = torch.from_numpy(rng.normal(size=(10, 64)) * 8 + 8).float()
+    x, y = x[:900], y[:900]
+    more = torch.cat([x, single]), torch.cat([y, torch.arange(10, 20)])
+    plain, weighted = (logistic(*more, 20, balanced=b) for b in (False, True))
+    assert weighted[2] == plain[2]
+    right = [
+        float(((q @ w + b).argmax(1) == truth).float().mean()) for w, b, _ in (plain, weighted)
+    ]
+    assert right[1] > right[0] - 0.02
+
+
 @pytest.mark.parametrize("fitted", [fit, boosting.fit])
 def test_balanced_probes_find_more_of_a_rare_class(fitted):
     rng = np.random.default_rng(0)

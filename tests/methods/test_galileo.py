@@ -146,3 +146,16 @@ def test_exits_of_groups_go_before_those_of_their_field():
 def test_encoders_that_do_not_suit(options, message):
     with pytest.raises(AmodalError, match=message):
         built(**options)
+
+
+def test_patches_that_vary_are_refused_beside_another_grid():
+    fields = {
+        "s2": modalities.make("raster", bands=("a", "b"), size=16, patch=4, patches=(2, 4)),
+        "dem": modalities.make("raster", bands=("h",), size=16, patch=4),
+    }
+    with pytest.raises(AmodalError, match="'s2' cannot vary beside another field on a grid .dem."):
+        built(fields=fields)
+    built(fields={"s2": fields["s2"]})
+    for options in ({"temperature": 0.0}, {"momentum": 2.0}, {"final_momentum": -0.1}):
+        with pytest.raises(AmodalError, match="galileo.temperature is above 0"):
+            built(fields={"dem": fields["dem"]}, **options)

@@ -86,6 +86,22 @@ def test_candidates_stand_beside_yardsticks_and_the_winner_is_a_run(digits, comp
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_comparison_of_an_older_version(digits, comparison, tmp_path):
+    _, out, options = comparison
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    plan = json.loads((old / PLAN).read_text(encoding="utf-8"))
+    del plan["options"]["metric"]
+    (old / PLAN).write_text(json.dumps(plan), encoding="utf-8")
+    found = amodal.compare(digits, "digit", out=old, progress=False, **options)
+    assert "test" in found.about, "what was finished is read"
+    with pytest.raises(AmodalError, match="another metric"):
+        amodal.compare(digits, "digit", out=old, metric="accuracy", progress=False, **options)
+    (old / RESULT).unlink()
+    with pytest.raises(AmodalError, match="an older version began"):
+        amodal.compare(digits, "digit", out=old, progress=False, **options)
+
+
 def test_a_finished_one_is_read_and_another_is_not_mixed_in(digits, comparison, monkeypatch):
     found, out, options = comparison
     monkeypatch.setattr("amodal.studies.compare.work", None)

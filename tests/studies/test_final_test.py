@@ -10,9 +10,11 @@ from amodal.data import open as open_data
 from amodal.evaluate import Embedded
 from amodal.evaluate.protocols.linear import linear
 from amodal.nn.encoder import Encoder
+from amodal.stats.paired_bootstrap import Determination, Mean
 from amodal.studies import Candidate, Setup
 from amodal.studies.comparison import Comparison, Entry
 from amodal.studies.final_test import Finalist, differences, rivals, with_trees
+from amodal.studies.questions import SimpleFeatures, error_of
 from amodal.studies.task import task_of
 
 
@@ -120,3 +122,66 @@ def test_the_sentence_on_the_test_part():
         "+0.100 against frozen encoders (0.750)"
     )
     assert Comparison("kind", []).on_test == ""
+
+
+def test_questions_of_different_records_have_one_interval():
+    rng = np.random.default_rng(0)
+    whole, some = np.arange(300), np.flatnonzero(rng.random(300) < 0.7)
+    first, second = (Mean(who, rng.random(len(who)).round()) for who in (whole, some))
+    found = differences(
+        [{"value": float(o.value.mean()), "outcome": o} for o in (first, second)],
+        [("other", [{"value": 0.0, "outcome": Mean(o.who, 0 * o.value)} for o in (first, second)])],
+        Setup(Parts(300), (), label_free=True),
+    )
+    (low, high), middle = found[0]["interval"], found[0]["difference"]
+    assert low < middle < high
+    # both means are over draws of the same records: as one mean of the records' shares
+    share = np.zeros(300)
+    share += first.value / 2 / len(whole)
+    share[some] += second.value / 2 / len(some)
+    expected = 2 * 1.96 * 300**0.5 * np.std(share)
+    assert high - low == pytest.approx(expected, rel=0.35)
+
+
+class Parts:
+    """A dataset of which only the split is asked."""
+
+    def __init__(self, records):
+        self.records = records
+        self.schema = type("S", (), {"split_by": ""})()
+
+    def split(self, part):
+        return np.arange(self.records)
+
+
+def test_a_space_that_cannot_be_joined_is_measured_alone(monkeypatch):
+    data = Rings().dataset()
+    data.labels["kind"] = Label()
+    data = data.select(["a"])
+    torch.manual_seed(0)
+    encoder = Encoder(data.fields, size="nano", similarity="abs_cosine").eval()
+    about = task_of(data, "kind")
+    setup = Setup(data, about.questions, simple=SimpleFeatures())
+    finalist = Finalist(Candidate("gram"), encoder, setup)
+    failed, line = Entry("mae", value=None), Entry("gram", value=0.5, half=0.3)
+    found = Comparison("kind", [line, failed], about={"frozen": {}})
+    better = with_trees(found, line, finalist, about)
+    assert better.features == "alone" and better.value > 0.8 and better.half == 0.3
+    assert found.entries == [better, failed]
+
+
+def test_the_error_of_r2_is_that_of_its_outcomes():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=200)
+    guess = truth + rng.normal(size=200)
+    outcome = Determination(np.arange(200), truth, guess)
+    spread = np.square(truth - truth.mean()).sum()
+    value = 1 - np.square(truth - guess).sum() / spread
+    row = {"metric": "R2", "value": float(value), "chance": 0.0, "n": 200, "outcome": outcome}
+    draws = []
+    for _ in range(500):
+        i = rng.integers(200, size=200)
+        t, g = truth[i], guess[i]
+        draws.append(1 - np.square(t - g).sum() / np.square(t - t.mean()).sum())
+    assert error_of(row) == pytest.approx(np.std(draws), rel=0.2)
+    assert error_of({k: v for k, v in row.items() if k != "outcome"}) > 0

@@ -61,6 +61,25 @@ class Array:
     separator: str
     attributes: dict[str, Any]
 
+    @property
+    def absent(self) -> Any:
+        """What stands where nothing was measured; None if nothing does.
+
+        xarray moves `_FillValue` into the array's `fill_value`. There 0 is what writers put that
+        know of no such number, so it is a value.
+        """
+        return self.attributes.get("_FillValue", self.fill or None)
+
+    def decoded(self, stored: np.ndarray) -> np.ndarray:
+        """Numbers as CF means them, float32: scaled, NaN where nothing was measured."""
+        scale, offset = (self.attributes.get(n) for n in ("scale_factor", "add_offset"))
+        values = stored.astype(np.float32)
+        if self.absent is not None:
+            values[stored == np.asarray(self.absent).astype(stored.dtype)] = np.nan
+        if scale is not None or offset is not None:
+            values = values * np.float32(1 if scale is None else scale) + np.float32(offset or 0)
+        return values
+
 
 class Damaged(AmodalError):
     """A file that is not what its layout promises."""

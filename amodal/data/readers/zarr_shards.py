@@ -317,7 +317,7 @@ def _since(archive: ZarrZip, array: Array, numbers: np.ndarray) -> np.ndarray:
         first = np.datetime64(start.strip().replace(" ", "T").removesuffix("Z"), "s")
     except ValueError as error:
         raise archive.damaged(f"{DATES}: {error}") from error
-    absent = array.attributes.get("_FillValue", np.iinfo(np.int64).min)
+    absent = np.iinfo(np.int64).min if array.absent is None else array.absent
     days = numbers.astype(np.float64) * seconds
     known = np.isfinite(days) & (numbers != absent)
     out = np.full(numbers.shape, np.datetime64("NaT"), dtype="M8[s]")
@@ -370,11 +370,7 @@ class DatedPixels:
     def _date(self, date: int) -> np.ndarray:
         stored = self.archive.read(PIXELS, self.row, date)
         array = self.archive.array(PIXELS)
-        pixels = stored.astype(np.float32)
-        if "_FillValue" in array.attributes:
-            pixels[stored == np.asarray(array.attributes["_FillValue"]).astype(stored.dtype)] = (
-                np.nan
-            )
+        pixels = array.decoded(stored)
         pixels[~np.isfinite(pixels)] = np.nan
         if self.archive.has(MASK):
             mask = self.archive.read(MASK, self.row, date)

@@ -46,9 +46,9 @@ CCA do it far better. On `sentinel2` (`s2_10m` and `s2_20m`, 960 tiles to learn 
 400 steps of 128) Recall@10 among 320 held-out tiles is .81 +-.04 and .83 +-.04. Simple features
 have .98 +-.01 and 1.00, the untrained encoder .01 and .04, chance .03. Vegetation is read off by
 nearest neighbours with an R2 of .995 from `s2_10m`, of .990 by the untrained encoder; but it is
-made of these bands. On tiles of 32 pixels of `globe`, after 150 steps on tiles of 16, a linear probe
-of climate zones has .71 with distances and .48 with sines; on tiles of 16 both have .68, as much as
-the untrained encoder.
+made of these bands. On tiles of 32 pixels of `globe`, after 150 steps on tiles of 16, a linear
+probe of climate zones has .71 with distances and .48 with sines; on tiles of 16 both have .68, as
+much as the untrained encoder.
 """
 
 from __future__ import annotations

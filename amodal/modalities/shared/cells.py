@@ -14,10 +14,10 @@ import numpy as np
 DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
 """ISO 8601, as far as it cannot be taken for something else: 20240131 is a number."""
 OTHER_DATE = re.compile(
-    r"(?:(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})|(?P<Y>\d{4})/(?P<M>\d{1,2})/(?P<D>\d{1,2}))"
+    r"(?:(?P<d>\d\d)\.(?P<m>\d\d)\.(?P<y>\d{4})|(?P<Y>\d{4})/(?P<M>\d{1,2})/(?P<D>\d{1,2}))"
     r"(?P<time>[T ]\d\d?:\d\d(:\d\d([.,]\d+)?)?)?"
 )
-"""31.03.2024 and 2024/03/31, which nobody reads in another way. 03/04/2024 is April or March."""
+"""31.03.2024 and 2024/03/31. 03/04/2024 is April or March, and 1.2.2024 may be a version."""
 
 
 def is_missing(cell: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.core import Ragged
+from amodal.core import AmodalError, Ragged
 from amodal.core.host import constant
 
 if TYPE_CHECKING:
@@ -20,6 +20,20 @@ POSITION = 3
 """Numbers of the position of a patch: date, y and x."""
 PLACE = POSITION + 1
 """Numbers before the pixels of a patch: its position, and the month of its date, NaN if unknown."""
+
+
+def check_sides(patches: Sequence[int], tile: int) -> None:
+    """Raise an AmodalError for sides of patches that the weights of a patch cannot be resized to.
+
+    Args:
+        patches: sides in pixels.
+        tile: the side of a patch.
+    """
+    if any(not 1 <= side <= tile for side in patches):
+        raise AmodalError(
+            f"raster.patches are sides from 1 to that of a patch, {tile} pixels; they are "
+            f"{list(patches)}"
+        )
 
 
 def patches_of(values: Sequence[np.ndarray], raster: Raster) -> Ragged:
