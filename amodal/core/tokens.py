@@ -174,18 +174,6 @@ class Tokens:
         start = on_host(lambda lengths: lengths.cumsum(0) - lengths, lengths)
         return torch.arange(len(self), device=self.row.device) - start[self.row]
 
-    def at_first_date(self) -> Tokens:
-        """The same tokens, with the first coordinate counted from the least of its row and source.
-
-        So dates of two sensors, of which one may be unknown, begin together.
-        """
-        group = self.row * len(self.names) + self.source
-        time = self.position[:, 0]
-        none = time.new_zeros(self.size * len(self.names))
-        first = none.scatter_reduce(0, group, time, "amin", include_self=False)
-        since = (time - first[group]).unsqueeze(1)
-        return replace(self, position=torch.cat([since, self.position[:, 1:]], 1))
-
     def pool(self) -> Column:
         """The mean of the tokens of each row that has one: values (N, D)."""
         lengths = self.lengths()

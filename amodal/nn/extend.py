@@ -13,7 +13,7 @@ from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
 from amodal.errors import described
-from amodal.nn.attention.bias import place_bias
+from amodal.nn.attention.bias import place_bias, refuse_drawn_patches
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead
@@ -95,7 +95,8 @@ class Extensions:
         """Give all blocks the bias of attention that the kind of positions is, if it is one.
 
         Raises:
-            AmodalError: For trunks without attention, and for pretrained ones.
+            AmodalError: For trunks without attention, for pretrained ones, and for fields whose
+                patches have another side in each step.
         """
         encoder = cast("Encoder", self)
         bias = place_bias(
@@ -103,6 +104,7 @@ class Extensions:
         )
         if bias is None:
             return
+        refuse_drawn_patches(encoder.fields, f"positions={encoder.positions!r}")
         for name, trunk in [*encoder.trunks.items(), *encoder.extra_blocks.items()]:
             if not isinstance(trunk, Transformer):
                 raise AmodalError(
@@ -259,7 +261,7 @@ class Extensions:
         if field in encoder.group_token:
             encoder.group_token.pop(field)
         backbones = {**encoder.recorded_args.get("backbones", {}), field: backbone}
-        encoder.describe_as(backbones=backbones)
+        encoder.describe_as(**self._described_without(field, "depths") | {"backbones": backbones})
         return encoder
 
     def drop(self, field: str) -> None:
@@ -272,13 +274,21 @@ class Extensions:
             encoder.group_token,
             encoder.trunks,
             encoder.pools,
+            encoder.extra_blocks,
         ):
             if field in parts:
                 cast(Any, parts).pop(field)
-        backbones = {
-            f: b for f, b in encoder.recorded_args.get("backbones", {}).items() if f != field
+        left = self._described_without(field, "backbones", "depths", "pools", "extra_blocks")
+        encoder.describe_as(**left | {"fields": dict(encoder.fields)})
+
+    def _described_without(self, field: str, *names: str) -> dict[str, Any]:
+        """Recorded arguments that are by field, without one of the fields."""
+        recorded = cast("Encoder", self).recorded_args
+        return {
+            name: {f: value for f, value in recorded[name].items() if f != field}
+            for name in names
+            if recorded.get(name)
         }
-        encoder.describe_as(fields=dict(encoder.fields), backbones=backbones)
 
     def lock(self, field: str) -> None:
         """Freeze a field's tower.

@@ -61,6 +61,9 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.nn.attention.bias:between_places",
         "amodal.nn.attention.bias:ground_steps",
         "amodal.nn.attention.bias:plane_of",
+        "amodal.nn.attention.bias:simple_ratio",
+        "amodal.nn.common_dates:at_dates_of",
+        "amodal.nn.common_dates:with_common_dates",
     ),
     "missing_aware_prompts": (
         "amodal.nn.adapters.deep_prompts:PatternPrompts",

@@ -65,6 +65,7 @@ class Croma(Reference):
             for s, t in tokens.items()
         }
         place = {s: self.places(s, t) for s, t in tokens.items()}
+        centre = {s: self.centres(s, p) for s, p in place.items()}
         states = {s: [None] * batch.size for s in tokens}
         vectors, decoded = {s: [] for s in tokens}, {s: {} for s in tokens}
         for r in range(batch.size):
@@ -72,10 +73,10 @@ class Croma(Reference):
             present = {s: at for s, at in present.items() if len(at)}
             shown = {s: at[seen[s][at]] for s, at in present.items()}
             for s, at in shown.items():
-                states[s][r] = self.encode(s, tokens[s].x[at], place[s][at])
+                states[s][r] = self.encode(s, tokens[s].x[at], centre[s][at])
                 vectors[s].append(self.vector(s, states[s][r]))
             if present:
-                guesses = self.reconstruct(states, place, present, shown, r)
+                guesses = self.reconstruct(states, place, centre, present, shown, r)
                 for s, guess in guesses.items():
                     decoded[s][r] = guess
         columns = {
@@ -88,14 +89,21 @@ class Croma(Reference):
         return self.contrast(columns) | self.hidden_losses(batch, tokens, seen, decoded)
 
     def places(self, source, tokens):
-        """Space, then the date since the first one of the row, row and column, in steps of the
-        finest sensor; what is not on a grid has a space of its own."""
+        """Space, then the date since the first one of the row (sensors have one date, of an unknown
+        month), row and column of the corner, in steps of the finest sensor; what is not on a grid
+        has a space of its own."""
         made = tokens.position.clone()
         for r in set(tokens.row.tolist()):
             made[tokens.row == r, 0] -= made[tokens.row == r, 0].min()
         made[:, 1:] *= STEPS.get(source, 1.0)
         space = 0 if source in GRIDS else 1 + self.names.index(source)
         return torch.cat([torch.full_like(made[:, :1], space), made], 1)
+
+    def centres(self, source, place):
+        """The same of the middle of a patch: half a step of its own further, less half of one of
+        the finest sensor, whose places are unchanged."""
+        half = (STEPS.get(source, 1.0) - 1) / 2
+        return place + torch.tensor([0, 0, half, half])
 
     # encoders
 
@@ -156,7 +164,7 @@ class Croma(Reference):
 
     # decoder
 
-    def reconstruct(self, states, place, present, shown, r):
+    def reconstruct(self, states, place, centre, present, shown, r):
         """Source -> what the decoder makes of each of its patches in one row."""
         others = [s for s in present if s != self.deep]
         queries = others or list(present)
@@ -165,11 +173,14 @@ class Croma(Reference):
             torch.cat([states[s][r] for s in some] or [states[queries[0]][r][:0]])
             for some in (queries, keys)
         )
-        at, at_y = (
-            torch.cat([place[s][shown[s]] for s in some] or [place[queries[0]][:0]])
-            for some in (queries, keys)
+        (at, _), (middle, middle_y) = (
+            [
+                torch.cat([where[s][shown[s]] for s in some] or [where[queries[0]][:0]])
+                for some in (queries, keys)
+            ]
+            for where in (place, centre)
         )
-        joint, slots = linear(self.w, "decoder.in_proj", self.fuse(x, at, y, at_y)), {}
+        joint, slots = linear(self.w, "decoder.in_proj", self.fuse(x, middle, y, middle_y)), {}
         for s, index in present.items():
             for p in place[s][index].tolist():
                 slots.setdefault(tuple(p), [])
@@ -357,6 +368,9 @@ def test_the_recipe_of_the_paper():
     ({"fusion_depth": -1}, "fusion_depth"),
     ({"decoder_depth": 0}, "decoder_depth"),
     ({"decoder_width": -1}, "decoder_width"),
+    ({"width": -3}, "width"),
+    ({"contrast_weight": -1.0}, "at least 0, not 0, -1.0 and 1.0"),
+    ({"reconstruct_weight": -0.5}, "at least 0, not 0, 1.0 and -0.5"),
 ])  # fmt: skip
 def test_wrong_numbers_are_refused(wrong, message):
     with pytest.raises(AmodalError, match=message):

@@ -6,7 +6,7 @@ import torch
 
 import amodal
 from amodal import data, methods, modalities
-from amodal.core import Batch, Column, Tokens
+from amodal.core import AmodalError, Batch, Column
 from amodal.data import Loader
 from amodal.methods.shared.shapes import token_mean
 from amodal.nn.encoder import Encoder
@@ -156,48 +156,96 @@ def test_grids_of_the_same_corners_share_their_places():
         }
 
 
-def test_months_of_the_two_sensors_begin_together():
-    """One date may be unknown, or half a year after the other: the place is one."""
-    sensors = {f: sensor(f, side=32, dates=2) for f in BANDS}
-    m, rng = built(**sensors), np.random.default_rng(0)
-    tiles = scene(32, rng)
+def dated(days, side=16, **options):
+    """Sensors and one record of them, whose pixels are those of the date: sensor -> days, or the
+    number of dates of unknown months."""
+    rng = np.random.default_rng(0)
+    sensors = {f: sensor(f, side=side, dates=4, **options) for f in BANDS}
+    values = {}
+    for f, known in days.items():
+        count = known if isinstance(known, int) else len(known)
+        pixels = rng.normal(size=(count, len(BANDS[f]), side, side))
+        values[f] = {"values": pixels} | ({} if isinstance(known, int) else {"dates": known})
+    return sensors, one(sensors, {f: sensors[f].decode(v) for f, v in values.items()})
 
-    def at(optical, radar):
-        dates = {"optical": optical, "radar": radar}
-        return one(
-            sensors,
-            {
-                f: sensors[f].decode({"values": v[None], "dates": [d]} if (d := dates[f]) else v)
-                for f, v in tiles.items()
-            },
-        )
 
-    first, far, unknown = (
-        places(m, at(*d))
-        for d in (("2020-01-03", "2020-01-05"), ("2020-01-03", "2020-07-05"), ("2020-01-03", ""))
+QUARTERS = ["2020-01-03", "2020-04-03", "2020-07-03", "2020-10-03"]
+
+
+@pytest.mark.parametrize("optical, radar, dates", [
+    (["2020-01-03"], ["2020-01-03"], 1),
+    (["2020-01-03"], ["2020-01-09"], 1),
+    (["2020-01-03"], ["2020-01-13"], 2),  # more than a week
+    (["2020-01-03"], ["2020-07-05"], 2),
+    (["2020-01-03"], 1, 1),
+    (QUARTERS, QUARTERS, 4),
+    (QUARTERS, ["2020-01-06", "2020-04-02", "2020-07-05", "2020-10-01"], 4),
+    (QUARTERS, QUARTERS[1:], 4),
+    (QUARTERS[1:], QUARTERS, 4),
+    (QUARTERS, 3, 4),
+    (3, QUARTERS, 4),
+])  # fmt: skip
+def test_dates_of_both_sensors_are_one_scale(optical, radar, dates):
+    """A place of the decoder stands for both sensors at one time; a date that one of them lacks
+    moves none of the others."""
+    sensors, rows = dated({"optical": optical, "radar": radar})
+    tokens, _ = places(built(**sensors), rows)
+    assert len(tokens) == 4 * dates
+
+
+def test_the_joint_vector_depends_on_when_the_sensors_look():
+    """Half a year between two sensors is a distance, and the order of both is one of the record."""
+    vectors = []
+    for day in ("2020-01-03", "2020-01-05", "2020-07-03"):
+        sensors, rows = dated({"optical": ["2020-01-03"], "radar": [day]})
+        with torch.no_grad():
+            vectors.append(built(**sensors).encoder.features(rows)["fused"].values)
+    near, far = ((v - vectors[0]).abs().max() for v in vectors[1:])
+    assert 0 < near < far
+
+
+def test_a_hidden_first_date_moves_no_other_one():
+    """Dates are counted over all tokens, also where each sensor shows its later dates alone."""
+    sensors, rows = dated({"optical": QUARTERS, "radar": QUARTERS[1:]})
+    m, seen = built(**sensors).eval(), []
+    last = {"optical": 12, "radar": 8}
+    m.visible = lambda t, seeds: t.within() >= last[t.names[0]]
+    m.fusion.cross.register_forward_pre_hook(
+        lambda module, inputs, named: seen.append(named["bias"]), with_kwargs=True
     )
-    for tokens, z in (first, far, unknown):
-        assert len(tokens) == 16
-        torch.testing.assert_close(tokens.x, first[0].x)
-        torch.testing.assert_close(z.hidden["optical"].flat, first[1].hidden["optical"].flat)
+    tokens, _ = places(m, rows)
+    assert len(tokens) == 16
+    torch.testing.assert_close(seen[0].query_TP, seen[0].key_SP)
+    assert (seen[0].query_TP[:, 0] > 8.9).all()
 
 
-def test_tokens_of_later_dates_are_at_other_places():
-    position = torch.tensor([[5.0, 1, 2], [7.5, 1, 2], [3.0, 0, 0], [9.0, 1, 2]])
-    tokens = Tokens(
-        torch.zeros(4, 1),
-        torch.tensor([0, 0, 0, 1]),
-        torch.tensor([0, 0, 1, 0]),
-        position,
-        ("a", "b"),
-        2,
-    )
-    assert tokens.at_first_date().position.tolist() == [
-        [0, 1, 2],
-        [2.5, 1, 2],
-        [0, 0, 0],
-        [0, 1, 2],
-    ]
+@pytest.mark.parametrize("turn", [(-1,), (-2,), (-2, -1)])
+def test_mirrored_sensors_of_other_patches_have_the_same_joint_vector(turn):
+    """Distances are between centres: of patches of one value nothing but their places is seen."""
+    rng = np.random.default_rng(0)
+    sensors = {"optical": sensor("optical", 32), "radar": sensor("radar", 32, resolution=20.0)}
+    tiles = {
+        f: np.kron(rng.normal(size=(len(BANDS[f]), n, n)), np.ones((8, 8)))
+        for f, n in (("optical", 4), ("radar", 2))
+    }
+    made = built(**sensors).encoder.double().eval()
+    vectors = []
+    for axes in ((), turn):
+        values = {f: sensors[f].decode(np.flip(v, axes).copy()) for f, v in tiles.items()}
+        with torch.no_grad():
+            vectors.append(made.features(exact(one(sensors, values)))["fused"].values)
+    torch.testing.assert_close(vectors[0], vectors[1], rtol=1e-9, atol=1e-10)
+
+
+def test_sizes_on_the_ground_that_are_rounded_have_the_same_corners():
+    rng = np.random.default_rng(0)
+    fine, coarse = sensor("optical", 64, patch=16, resolution=10.3), sensor("radar", 32)
+    for size, expected in ((20.59, 16), (20.0, 31)):
+        coarse = sensor("radar", 32, resolution=size)
+        sensors = {"optical": fine, "radar": coarse}
+        values = {"optical": rng.normal(size=(3, 64, 64)), "radar": rng.normal(size=(2, 32, 32))}
+        rows = one(sensors, {f: sensors[f].decode(v) for f, v in values.items()})
+        assert len(places(built(**sensors), rows)[0]) == expected
 
 
 def test_a_record_with_one_sensor_trains_what_it_can():
@@ -245,3 +293,10 @@ def test_two_dates_of_a_sensor_are_both_predicted():
     )
     tokens, z = places(m, rows)
     assert len(tokens) == 8 and {int(c.flat[0, 1]) for c in z.hidden.values()} == {6}
+
+
+@pytest.mark.parametrize("positions", ["alibi", "sincos"])
+def test_patches_of_another_side_in_each_step_are_refused(positions):
+    sensors = {"optical": sensor("optical", patches=(4, 8)), "radar": sensor("radar")}
+    with pytest.raises(AmodalError, match="'optical' draws the side of its patches"):
+        methods.build("croma", Encoder(sensors, size="nano", positions=positions))

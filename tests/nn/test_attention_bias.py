@@ -307,17 +307,19 @@ def rasters(**sizes):
 
 
 def test_fields_of_other_ground_sizes_are_measured_in_common_units():
-    """A token of 20 m pixels is two steps of one of 10 m pixels; class tokens are nowhere."""
+    """A token of 20 m pixels is two steps of one of 10 m pixels, and its centre half a step
+    further than its corner; class tokens are nowhere."""
     made = {**rasters(fine=10.0, coarse=20.0, unknown=0.0), **fields(("words",))}
     encoder = Encoder(made, size="nano", positions="alibi", trunk="joint", pool="cls").double()
     assert encoder.trunks["all"].bias.steps == {"fine": 1, "coarse": 2, "unknown": 1, "words": 1}
     places = {"fine": grid(3), "coarse": grid(2), "unknown": grid(2), "words": grid(2)}
     every = {f: tokens_of(f, place) for f, place in places.items()}
     got = encoder.encode(every)
+    centres = {"coarse": grid(2, 2.0) + torch.tensor([0, 0.5, 0.5])}
     x, place, space = [], [], []
     for f, tokens in every.items():
         x += [encoder.pools[f].token[None], tokens.x]
-        place += [torch.zeros(1, 3).double(), places[f] * (2 if f == "coarse" else 1)]
+        place += [torch.zeros(1, 3).double(), centres.get(f, places[f])]
         space += [NOWHERE] + [7 if f == "words" else 0] * len(tokens)
     added = table("alibi", torch.cat(place), torch.tensor(space))
     want = trunk_by_table(encoder.trunks["all"], torch.cat(x), added)

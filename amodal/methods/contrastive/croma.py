@@ -29,8 +29,12 @@ Differs: from the paper and the authors' program (pretrain_croma.py):
 - missing: patches without data are no tokens. A record with one sensor is not contrasted. Its
   tokens go through the fusion encoder alone, those of `deep` as queries.
 - masks: of the row's seed. With n tokens round(n / 4) are seen, and one at least; int(n / 4) there.
-- dates: one there. Here tokens of other dates are farther, by a step a month; between sensors
-  months count from each one's first.
+- dates: one there. Here tokens of other dates are farther, by a step a month. Months count from the
+  first date of the record in any sensor. Where the months of one sensor are not known, the dates of
+  each sensor are numbered, and the first of all are one. In the decoder dates of other sensors that
+  are at most a quarter of a month from one of `deep` are that date.
+- ground: the size of a token over that of the finest sensor is taken as a simple fraction where it
+  is within 1 % of one. Distances are between centres; the decoder's places are corners.
 - temperature: the learned scale is bounded by `max_scale`, and not bounded there.
 - decoder: half as wide as the encoder with heads of 64; 512 wide in the paper, for ViT-B and ViT-L.
 - views: both sensors are rotated by quarters and mirrored alike, if both may be; otherwise values
@@ -54,7 +58,7 @@ much as the untrained encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from torch import Tensor, nn
@@ -74,7 +78,8 @@ from amodal.methods.shared.shapes import (
     token_mean,
     two_fields,
 )
-from amodal.nn.attention.bias import ALIBI, ground_steps, plane_of
+from amodal.nn.attention.bias import ALIBI, ground_steps, plane_of, refuse_drawn_patches
+from amodal.nn.common_dates import at_dates_of, with_common_dates
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.place_encoder import PlaceEncoder
 from amodal.nn.generation.place_decoder import PlaceDecoder
@@ -152,6 +157,12 @@ def croma(
     if not 0 <= ratio < 1:
         raise AmodalError(f"croma.ratio is a share below 1, so that something is seen, not {ratio}")
     deep, blocks = deep or next(iter(fields)), size_of(encoder.size).depth
+    if width < 0 or contrast_weight < 0 or reconstruct_weight < 0:
+        raise AmodalError(
+            "croma.width, croma.contrast_weight and croma.reconstruct_weight are at least 0, not "
+            f"{width}, {contrast_weight} and {reconstruct_weight}"
+        )
+    refuse_drawn_patches(fields, "croma")
     half, decoder_width = blocks // 2, decoder_width or encoder.width // 2
     if fusion_depth < 0 or decoder_depth < 1 or decoder_width < 1:
         raise AmodalError(
@@ -244,12 +255,18 @@ class Croma(Method):
 
     def features(self, batch: Batch) -> CromaFeatures:
         encoder = self.encoder
-        tokens = {s: t.at_first_date() for s, t in encoder.tokenize(batch).items()}
+        tokens = encoder.tokenize(batch)
         seen = {s: self.visible(t, batch.seeds) for s, t in tokens.items()}
         context = encoder.encode({s: t.keep(seen[s]) for s, t in tokens.items()})
-        joint = self.fusion.encode(Tokens.join(list(context.values())))
-        whole = Tokens.join(list(tokens.values()))
-        decoded = whole.with_x(self.decoder(joint, whole))
+        # of all tokens, as the first date of a row may be hidden
+        plane, read = self.fusion.places.plane, self.fusion.read
+        whole = with_common_dates(Tokens.join(list(tokens.values())), plane)
+        dated = {s: whole.only(s).renamed(s) for s in tokens}
+        shown = [replace(t, position=dated[s].keep(seen[s]).position) for s, t in context.items()]
+        joint = self.fusion.encode(Tokens.join(shown))
+        deep = whole.only(*(s for s in tokens if field_of(s) == read))
+        placed = (at_dates_of(t, deep, plane) for t in (joint, whole))
+        decoded = whole.with_x(self.decoder(*placed))
         hidden = {s: decoded.only(s).renamed(s).keep(~seen[s]) for s in tokens}
         return CromaFeatures(
             size=batch.size,

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import Tokens, field_of
+from amodal.core import AmodalError, Tokens, field_of
 from amodal.core.host import constant, host_copy, on_host, to_device
 from amodal.modalities import Modality
+from amodal.modalities.shared.protocols import ResizesPatches
 from amodal.nn.attention.varlen import Group, Layout
 from amodal.nn.pooling import Pool
 
@@ -144,14 +146,26 @@ class PlaceBias:
 
     def __call__(self, layout: Layout, tokens: Tokens) -> Layout:
         """The layout of these tokens with the bias."""
-        return with_bias(layout, self.position(tokens), self.bias, self.space(tokens))
+        return with_bias(layout, self.centre(tokens), self.bias, self.space(tokens))
 
     def position(self, tokens: Tokens) -> Tensor:
-        """(T, 3) in common units."""
+        """(T, 3) in common units: the first corners of tokens on the plane."""
         units = [self.units(name) for name in tokens.names]
         if all(unit == (1.0, 1.0, 1.0) for unit in units):
             return tokens.position
         return tokens.position * constant(units, tokens.position)[tokens.source]
+
+    def centre(self, tokens: Tokens) -> Tensor:
+        """(T, 3) in common units: the centres of tokens on the plane.
+
+        They are counted from the centre of the first token of step 1. So a coarse token is as far
+        from each of the fine ones inside it, and distances are those of the mirrored values.
+        """
+        position = self.position(tokens)
+        if position is tokens.position:
+            return position
+        shifts = [[(unit - 1) / 2 for unit in self.units(name)] for name in tokens.names]
+        return position + constant(shifts, position)[tokens.source]
 
     def units(self, source: str) -> tuple[float, float, float]:
         """The coordinates of a source's tokens in common units, for a step along each of them."""
@@ -267,9 +281,37 @@ def plane_of(fields: Mapping[str, Modality]) -> list[str]:
 
 
 def ground_steps(fields: Mapping[str, Modality]) -> dict[str, float]:
-    """Field -> its token's step over the shortest one whose size on the ground is known; 1 where it
-    is not known."""
+    """Field -> its token's step over the shortest one whose size on the ground is known, see
+    `simple_ratio`; 1 where it is not known."""
     # a field may be of anything that has a tokenizer
     ground = {f: float(getattr(m, "ground_step", 0.0)) for f, m in fields.items()}
     known = [step for step in ground.values() if step]
-    return {f: step / min(known) if step else 1.0 for f, step in ground.items()}
+    return {f: simple_ratio(step / min(known)) if step else 1.0 for f, step in ground.items()}
+
+
+def simple_ratio(ratio: float) -> float:
+    """The first of the whole numbers, halves, thirds, … and eighths that is within 1 % of a ratio,
+    or the ratio itself.
+
+    Sizes on the ground are rounded, or measured in degrees, and grids of 10.3 and 20.59 m have the
+    same corners.
+    """
+    near = (float(Fraction(ratio).limit_denominator(most)) for most in range(1, 9))
+    return next((value for value in near if abs(value - ratio) <= 0.01 * ratio), ratio)
+
+
+def refuse_drawn_patches(fields: Mapping[str, Modality], reader: str) -> None:
+    """Raise AmodalError for fields whose patches have another side in each step of training, so
+    that the step of a token is unknown.
+
+    Args:
+        fields: Name -> modality.
+        reader: What measures steps, for the message.
+    """
+    for field, modality in fields.items():
+        if isinstance(modality, ResizesPatches) and modality.patches:
+            raise AmodalError(
+                f"the field {field!r} draws the side of its patches in each step of training, "
+                f"patches={list(modality.patches)}, and {reader} measures distances in steps of "
+                "one side: leave the option patches of the field out"
+            )

@@ -14,6 +14,7 @@ from amodal.core import Column, Ragged, Tokens, field_of
 from amodal.core.part import Part
 from amodal.nn.attention.bias import Alibi2d, CrossBias, PlaceBias
 from amodal.nn.attention.cross import CrossEncoder
+from amodal.nn.common_dates import with_common_dates
 from amodal.nn.pooling import Pool
 
 
@@ -52,13 +53,13 @@ class PlaceEncoder(Part, Pool):
 
     def forward(self, tokens: Tokens) -> Column:
         """Tokens of all fields, x (T, D) -> their mean (N, D), of the rows that have any."""
-        return self.encode(tokens.at_first_date()).pool()
+        return self.encode(with_common_dates(tokens, self.places.plane)).pool()
 
     def encode(self, tokens: Tokens) -> Tokens:
         """The queries after the last block and a norm.
 
         Args:
-            tokens: Of all fields, x (T, D).
+            tokens: Of all fields, x (T, D), with common dates.
         """
         skeleton = tokens.skeleton()
         numbers = [i for i, name in enumerate(tokens.names) if field_of(name) == self.read]
@@ -71,6 +72,6 @@ class PlaceEncoder(Part, Pool):
         return queries.with_x(out.flat)
 
     def _bias(self, queries: Tokens, keys: Tokens) -> CrossBias:
-        places = [self.places.position(t) for t in (queries, keys)]
+        places = [self.places.centre(t) for t in (queries, keys)]
         spaces = [self.places.spaces(t) for t in (queries, keys)]
         return CrossBias(self.places.bias, *places, *spaces)

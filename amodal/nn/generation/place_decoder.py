@@ -52,7 +52,9 @@ class PlaceDecoder(nn.Module):
             torch.cat([of(t) for t in (tokens, encoded)])
             for of in (lambda t: t.row, self.places.spaces, self.places.position)
         )
-        number, first_P = distinct(torch.stack([row, space], 1), position)
+        # 3 steps of 7/3 are 7 of 1, but for the last bit
+        rounded = torch.cat([position[:, :1], (position[:, 1:] * 1024).round()], 1)
+        number, first_P = distinct(torch.stack([row, space], 1), rounded)
         number_T, at_t = number.split([len(tokens), len(encoded)])
         row, space, position = row[first_P], space[first_P], position[first_P]
         x_PD = self._content(encoded, at_t, len(first_P))
