@@ -102,8 +102,10 @@ def draw_places(
     centres = np.asarray(centres, dtype=np.float64)
     check_degrees(centres, "centres")
     for name, value in (("count", count), ("deviation", deviation), ("side", side)):
-        if not value > 0:
-            raise AmodalError(f"{name} must be more than 0, got {value}")
+        if not 0 < value < np.inf:
+            raise AmodalError(f"{name} must be a number above 0, got {value}")
+    if seed < 0:
+        raise AmodalError(f"seed must be 0 or more, got {seed}")
     index = PlaceIndex(side)
     if existing is not None and len(existing):
         check_degrees(np.asarray(existing), "places that are there")

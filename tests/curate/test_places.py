@@ -77,7 +77,9 @@ def test_cities_are_drawn_evenly_and_places_that_are_there_stay_free():
 @pytest.mark.parametrize(
     ("centres", "options", "message"),
     [
-        (CITIES, {"count": 0}, "count must be more than 0"),
+        (CITIES, {"count": 0}, "count must be a number above 0"),
+        (CITIES, {"count": 5, "deviation": np.inf}, "deviation must be a number"),
+        (CITIES, {"count": 5, "seed": -1}, "seed must be 0"),
         (CITIES, {"count": 5, "side": -1}, "side must be"),
         (CITIES[:1], {"count": 500, "deviation": 1.0, "side": 10.0}, "there is room for"),
         (CITIES[:, ::-1], {"count": 5}, "latitude first"),

@@ -10,6 +10,7 @@ from amodal.core import AmodalError
 from amodal.data import open as open_data
 from amodal.data.checks import check
 from amodal.data.checks.places import Boxes, neighbours
+from amodal.modalities import BadValue, make
 from tests.data.test_registration import ground
 from tests.modalities.test_raster import tiff
 
@@ -254,3 +255,21 @@ def test_mistakes_on_the_command_line(words, message, capsys):
 def test_records_must_be_a_number():
     with pytest.raises(AmodalError, match="whole number"):
         check({"x": ["a b c d e f", "b c d e f g"]}, records="all")
+    with pytest.raises(AmodalError, match="seed at least 0"):
+        check({"x": ["a b c d e f", "b c d e f g"]}, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transform": [0] * 6}, "no area"),
+        ({"transform": ["a"] * 6}, "six numbers"),
+        ({"transform": [1, 2]}, "six numbers"),
+        ({"values": np.ones(4, np.float32)}, "1 dimensions are no raster"),
+    ],
+)
+def test_places_that_are_none(changes, message):
+    raw = {"values": np.ones((1, 4, 4), np.float32), "crs": "EPSG:32633"}
+    raw |= {"transform": [10, 0, 0, 0, -10, 0]} | changes
+    with pytest.raises(BadValue, match=message):
+        make("raster", bands=("a",), size=4).footprint(raw)

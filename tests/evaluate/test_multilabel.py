@@ -82,6 +82,10 @@ def test_what_is_no_such_label():
     ):
         multilabel(train, test, label="cover")
     assert multilabel(train, test, label="cover", separator="|").rows
+    for part in (train, test):
+        part.labels["cover"][:] = "forest|lake"
+    with pytest.raises(NotApplicable, match="no value of 'cover' is in .* not all: forest, lake"):
+        multilabel(train, test, label="cover", separator="|")
     with pytest.raises(AmodalError, match="share"):
         multilabel(train, test, label="cover", share=0)
     with pytest.raises(AmodalError, match="separator"):

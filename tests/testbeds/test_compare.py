@@ -94,6 +94,7 @@ def test_the_page_counts_what_is_level_with_the_best(monkeypatch):
     assert row in page and "Each had 6 minutes" in page and "Not measured yet: `wine`" in page
     line = {"name": "simple features", "value": 0.7, "difference": 0.05, "interval": [0.01, 0.09]}
     assert "| 0.750 ±0.040 | +0.050 (+0.010 to +0.090) |" in compare.page([result(against=[line])])
+    assert "| boosted trees on clip |" in compare.page([result(protocol="boosting")])
     assert "On 0 of 1 testbeds what" in compare.page([result(half=0.03)])
     other = result(title="kind (accuracy, linear)")
     assert "On 0 of 0 testbeds" in compare.page([other]), "another metric is not compared"

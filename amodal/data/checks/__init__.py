@@ -35,8 +35,11 @@ def check(data: Openable, *, records: int = 100, seed: int = 0) -> DataCheck:
         AmodalError: nothing can be read, or `records` is less than 1.
     """
     check_type("records", records, is_whole, "a whole number")
-    if records < 1:
-        raise AmodalError(f"records must be at least 1, got {records}")
+    check_type("seed", seed, is_whole, "a whole number")
+    if records < 1 or seed < 0:
+        raise AmodalError(
+            f"records must be at least 1 and seed at least 0, got {records} and {seed}"
+        )
     dataset = open_dataset(data)
     fields = [name for name, modality in dataset.fields.items() if isinstance(modality, Surveys)]
     seen = survey.read(dataset, fields, evenly_spaced(len(dataset), records)) if fields else None

@@ -88,6 +88,11 @@ def multilabel(
         vectors = vectors_of(tested)[torch.from_numpy(seen)].float()
         score = np.stack([_scores(x, y[:, k], vectors) for k in np.flatnonzero(usable)], 1)
         rows += _rows(source, tested.rows.numpy()[seen], truth[:, usable], score)
+    if not rows:
+        raise NotApplicable(
+            f"no value of {label!r} is in {LEAST} training records and in some of the test records "
+            f"and not all: {', '.join(sorted(left)[:5]) or 'there is none'}"
+        )
     spec = {"label": label, "kind": "category", "separator": separator, "share": share}
     spec |= {"seed": seed, "values": len(classes), "left out": sorted(left)}
     return Result(

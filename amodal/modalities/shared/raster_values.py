@@ -115,12 +115,14 @@ def _of_dict(raw: dict[str, Any]) -> Stack:
 
 def _written_place(raw: dict[str, Any]) -> tuple[tuple[str, tuple[float, ...]], float]:
     """Place and metres of a pixel of a dict; nowhere and 0 without them, or in degrees."""
-    numbers = np.ravel(raw[TRANSFORM]).tolist() if CRS in raw and TRANSFORM in raw else []
-    if not numbers:
+    entries = np.ravel(raw[TRANSFORM]) if CRS in raw and TRANSFORM in raw else np.zeros(0)
+    if not len(entries):
         return NOWHERE, 0.0
-    if len(numbers) != 6 or not np.isfinite(numbers).all():
-        raise BadValue(f'"{TRANSFORM}" is six numbers a … f, not {numbers}')
-    a, b, _, d, e, _ = numbers
+    if len(entries) != 6 or entries.dtype.kind not in "buif" or not np.isfinite(entries).all():
+        raise BadValue(f'"{TRANSFORM}" is six numbers a … f, not {entries.tolist()}')
+    a, b, _, d, e, _ = numbers = entries.tolist()
+    if not a * e - b * d:
+        raise BadValue(f'"{TRANSFORM}" gives pixels no area: {numbers}')
     crs = str(raw[CRS])
     return (crs, tuple(map(float, numbers))), geotiff.metres_of(crs, abs(a * e - b * d) ** 0.5)
 
@@ -186,7 +188,12 @@ def footprint(raw: Raw) -> tuple[str, tuple[float, ...], int, int] | None:
     if not isinstance(raw, dict) or VALUES not in raw:
         return None
     (crs, transform), _ = _written_place(raw)
-    return (crs, transform, *np.shape(raw[VALUES])[-2:]) if crs else None
+    sides = np.shape(raw[VALUES])[-2:]
+    if len(sides) < 2:
+        raise BadValue(
+            f'"{VALUES}" of {len(sides)} dimensions are no raster: expected rows and columns'
+        )
+    return (crs, transform, *sides) if crs else None
 
 
 def band_names(stacks: Sequence[Stack]) -> tuple[str, ...]:

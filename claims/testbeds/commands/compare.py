@@ -98,6 +98,7 @@ def measured(bed: Testbed, budget: float) -> dict[str, Any]:
         "sentence": found.sentence,
         "choice": choice.name,
         "kind": kind_of(choice),
+        "protocol": choice.protocol,
         "features": choice.features,
         "validation": choice.value,
         "test": found.about["test"],
@@ -154,7 +155,9 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
         cells = [
             f"`{bed.name}`",
             result["title"],
-            result["choice"] + (f", {result['features']}" if result["features"] != "alone" else ""),
+            by_trees(result)
+            + result["choice"]
+            + (f", {result['features']}" if result["features"] != "alone" else ""),
             shown(result),
             ", ".join(gaps),
             "" if simple is None else f"{simple:.3f}",
@@ -191,6 +194,12 @@ Written by `python -m testbeds compare` from `claims/testbeds/results/compare`.
 | testbed | asked | choice | on the test part | above its rivals | simple features | best peer | best trained |
 |---|---|---|---|---|---|---|---|
 """
+
+
+def by_trees(result: Mapping[str, Any]) -> str:
+    """What to put before a choice that was learnt and is read by trees."""
+    learnt = result["kind"] == "learnt"
+    return "boosted trees on " if learnt and result.get("protocol") == "boosting" else ""
 
 
 def yardsticks_of(
