@@ -340,3 +340,29 @@ def test_two_seasons_of_a_batch_are_of_one_place():
     assert all(len(one) == 1 for of_view in dates for one in of_view)
     pairs = set(zip(*(tuple(map(tuple, of_view)) for of_view in dates)))
     assert any(one != two for one, two in pairs)
+
+
+class OneByOne:
+    """Pixels that are read date by date."""
+
+    def __init__(self, pixels):
+        self.pixels, self.shape, self.ndim = pixels, pixels.shape, pixels.ndim
+        self.dtype = pixels.dtype
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def at_dates(self, dates):
+        return self.pixels[list(dates)]
+
+    def __array__(self, dtype=None, copy=None):
+        return self.pixels.astype(dtype or np.float32)
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_dates_that_are_read_alone_are_those_of_the_whole(unknown):
+    pixels = np.random.default_rng(0).normal(size=(4, 1, 4, 4)).astype(np.float32)
+    days = ["2020-05-01", "" if unknown else "2020-04-01", "2020-07-01", "2020-02-01"]
+    raster = modalities.make("raster", bands=("x",), size=4, patch=2, dates=2)
+    whole, alone = (raster.decode({"values": p, "dates": days}) for p in (pixels, OneByOne(pixels)))
+    np.testing.assert_array_equal(whole, alone)

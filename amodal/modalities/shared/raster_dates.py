@@ -36,7 +36,9 @@ def some_dates(raw: dict[str, Any], most: int) -> dict[str, Any]:
         return raw
     days = [str(day) for day in raw.get(DATES, ())]
     months = [geotiff.month_of(day) for day in days]
-    order = np.argsort(months, kind="stable") if np.isfinite(months).all() and months else None
+    if not np.isfinite(months).all():
+        return raw  # of which the others are then not known either
+    order = np.argsort(months, kind="stable") if months else None
     chosen = np.linspace(0, values.shape[0] - 1, most).round().astype(int)
     chosen = chosen if order is None or len(order) < values.shape[0] else order[chosen]
     pixels = values.at_dates(chosen.tolist())
