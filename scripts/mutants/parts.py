@@ -49,6 +49,7 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.methods.shared.shapes:token_mean",
     ),
     "galileo": ("amodal.nn.positions:Ground",),
+    "data2vec": ("amodal.methods.shared.shapes:LinearStudentTeacher",),
     "simcse": (
         "amodal.nn.hidden_dropout:dropout_of",
         "amodal.nn.hidden_dropout:then",

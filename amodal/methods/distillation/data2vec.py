@@ -35,7 +35,7 @@ from amodal.core import Batch, Column, Embeddings, Tokens, field_of
 from amodal.masking.by_layout import layout_mask
 from amodal.methods.contract import Clock
 from amodal.methods.shared.shapes import (
-    StudentTeacher,
+    LinearStudentTeacher,
     ema_update,
     refuse_backbones,
     refuse_pool,
@@ -60,7 +60,7 @@ def data2vec(
     other: float = 0.15,
     momentum: float = 0.999,
     final_momentum: float = 0.9999,
-) -> StudentTeacher:
+) -> LinearStudentTeacher:
     """Build data2vec.
 
     Args:
@@ -84,7 +84,7 @@ def data2vec(
     )
 
 
-class Data2vec(StudentTeacher):
+class Data2vec(LinearStudentTeacher):
     """A student that predicts the teacher's hidden states of masked tokens.
 
     Args:
@@ -171,10 +171,6 @@ class Data2vec(StudentTeacher):
             for x in outputs[-self.top :]
         ]
         return torch.stack(normal).mean(0)
-
-    def momentum_at(self, clock: Clock) -> float:
-        """Linear from the first to the last, as in the paper."""
-        return self.momentum + (self.final_momentum - self.momentum) * clock.progress
 
     def on_step_end(self, clock: Clock) -> None:
         super().on_step_end(clock)

@@ -37,9 +37,8 @@ from amodal.core import Batch, Column, Embeddings, Recipe, Tokens, field_of, nam
 from amodal.core.host import host_copy
 from amodal.masking.hashing import hash_bits
 from amodal.masking.multiblock import Multiblock
-from amodal.methods.contract import Clock
 from amodal.methods.shared.shapes import (
-    StudentTeacher,
+    LinearStudentTeacher,
     refuse_backbones,
     refuse_pool,
     row_losses,
@@ -109,7 +108,7 @@ def i_jepa(
     )
 
 
-class IJepa(StudentTeacher):
+class IJepa(LinearStudentTeacher):
     """A context encoder and predictors of the momentum encoder's states.
 
     Args:
@@ -182,7 +181,3 @@ class IJepa(StudentTeacher):
         wanted = Tokens.join([whole.keep(target) for target in targets])
         states_TD = layer_norm(wanted.x, wanted.x.shape[1:])
         return row_losses(smooth_l1(predicted.x, states_TD, beta=self.beta), predicted)
-
-    def momentum_at(self, clock: Clock) -> float:
-        """Linear from the first to the last, as in the paper."""
-        return self.momentum + (self.final_momentum - self.momentum) * clock.progress

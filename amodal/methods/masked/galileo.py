@@ -64,9 +64,9 @@ from amodal.core.host import constant, host_copy
 from amodal.core.tokens import GROUP
 from amodal.masking.hashing import hash_bits
 from amodal.masking.three_state import DECODE, ENCODE, ThreeState
-from amodal.methods.contract import Clock, Columns, FeatureRecord
+from amodal.methods.contract import Columns, FeatureRecord
 from amodal.methods.shared.shapes import (
-    StudentTeacher,
+    LinearStudentTeacher,
     refuse_backbones,
     refuse_pool,
     row_losses,
@@ -240,7 +240,7 @@ class GalileoFeatures(FeatureRecord):
     tasks: Columns  # global and local -> (N,), of each record the mean over predicted tokens
 
 
-class Galileo(StudentTeacher):
+class Galileo(LinearStudentTeacher):
     """An encoder, and two predictors of what its momentum encoder makes of hidden tokens.
 
     Args:
@@ -414,7 +414,3 @@ class Galileo(StudentTeacher):
         lost = row_losses(loss_T, wanted)
         total_N, count_N = lost.flat.unbind(1)
         return Column(total_N / count_N, lost.rows)
-
-    def momentum_at(self, clock: Clock) -> float:
-        """Linear from the first to the last."""
-        return self.momentum + (self.final_momentum - self.momentum) * clock.progress

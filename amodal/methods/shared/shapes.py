@@ -334,6 +334,14 @@ class StudentTeacher(Method):
         ema_update(self.teacher, self.encoder, self.momentum_at(clock))
 
 
+class LinearStudentTeacher(StudentTeacher):
+    """As `StudentTeacher`, with a momentum that goes from the first to the last along a line."""
+
+    def momentum_at(self, clock: Clock) -> float:
+        """The momentum at a moment of training."""
+        return self.momentum + (self.final_momentum - self.momentum) * clock.progress
+
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
