@@ -295,9 +295,8 @@ class Loader:
         if view != "plain" and not together and isinstance(modality, VariesByStep):
             drawn = [self.seed % 2**64, step, zlib.crc32(field.encode())]
             modality = modality.of_step(np.random.default_rng(drawn))
-        salt = view if together else source
-        drawn_from = _generators(seeds[rows].numpy(), salt)
-        generators = repeat(UNUSED_RNG) if view == "plain" else drawn_from
+        plain, salt = view == "plain", view if together else source
+        generators = repeat(UNUSED_RNG) if plain else _generators(seeds[rows].numpy(), salt)
         view = modality.known_view(view)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
         as_bytes = bool(seen) and all(
