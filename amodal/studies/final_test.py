@@ -127,10 +127,11 @@ def tested(
     report.save(folder / REPORT, figures=False)
     if about.questions:
         measure = OnTest(about, setup, study, result.about["frozen"], {winner.name: finalist})
-        rows = measure.rows(choice)
-        others = [(rival.name, measure.rows(rival)) for rival in rivals(result, choice)]
+        against = rivals(result, choice)
+        rows, *others = measure.rows([choice, *against])
         result.about["test"] = mean(float(row["value"]) for row in rows)
-        result.about["against"] = differences(rows, others, setup)
+        named = [(rival.name, measured) for rival, measured in zip(against, others, strict=True)]
+        result.about["against"] = differences(rows, named, setup)
     result.about["summary"] = report.about.get("summary", "")
     result.about[RUN] = RUN
     save(result)
@@ -197,7 +198,8 @@ def of_yardsticks(
     """A comparison whose budget pays for no training: the best yardstick, on the test part too."""
     choice = result.choice
     if choice is not None:
-        rows = of_yardstick(choice.name, about, setup, result.about["frozen"])
+        names = (choice.name,)
+        rows = on_test_part(names, about, setup, result.about["frozen"])[choice.name]
         result.about["test"] = mean(float(row["value"]) for row in rows)
     save(result)
     return result
@@ -239,10 +241,14 @@ class OnTest:
     frozen: Mapping[str, str]
     finalists: Mapping[str, Finalist]
 
-    def rows(self, entry: Entry) -> Measures:
-        """A row for each question."""
-        if entry.kind != "candidate":
-            return of_yardstick(entry.name, self.about, self.setup, self.frozen)
+    def rows(self, entries: Sequence[Entry]) -> list[Measures]:
+        """Of each line a row for each question."""
+        names = [entry.name for entry in entries if entry.kind != "candidate"]
+        # together, since each call embeds the records anew
+        found = on_test_part(names, self.about, self.setup, self.frozen) if names else {}
+        return [found[e.name] if e.name in found else self._of_candidate(e) for e in entries]
+
+    def _of_candidate(self, entry: Entry) -> Measures:
         finalist = self.finalists.get(entry.name) or self._trained(entry.name)
         return finalist.rows(_asked(entry, self.about), "test", entry.features)
 
@@ -253,11 +259,13 @@ class OnTest:
         return Finalist(self.study.candidate(name), saved.encoder.eval(), self.setup)
 
 
-def of_yardstick(name: str, about: Task, setup: Setup, frozen: Mapping[str, str]) -> Measures:
-    """The rows of a yardstick on the test part."""
+def on_test_part(
+    names: Sequence[str], about: Task, setup: Setup, frozen: Mapping[str, str]
+) -> dict[str, Measures]:
+    """Name of a yardstick -> its rows on the test part."""
     encoders = FrozenEncoders.of(setup.dataset, frozen) if frozen else None
-    measured, _ = yardsticks_of(setup, about, "test", _nothing, encoders, (name,))
-    return measured[name]
+    measured, _ = yardsticks_of(setup, about, "test", _nothing, encoders, names)
+    return measured
 
 
 def differences(
