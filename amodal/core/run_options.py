@@ -59,7 +59,8 @@ class RunOptions:
     )
     positions: str | None = _option(
         None,
-        "position embedding: sincos, ground, learned, rotary, alibi, none, or grid:SIDE of patches",
+        "position embedding: sincos, ground, learned, rotary, alibi, none, grid:SIDE of patches, "
+        "or relative:SIDE, the largest distance",
     )
     pool: str | None = _option(None, "pooling: mean, cls or attention")
     experts: int | None = _option(

@@ -34,7 +34,7 @@ from amodal.export.model_card import model_card
 from amodal.modalities import name_of
 from amodal.modalities.image import Image
 from amodal.modalities.shared.protocols import is_pixel_map
-from amodal.nn.attention.bias import ALIBI
+from amodal.nn.attention.bias import is_bias
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool
 from amodal.nn.saved import read_config
@@ -103,7 +103,7 @@ def why_no_tower(encoder: Encoder, field: str) -> str:
         return "its trunk has parts that SigLIP's vision model lacks"
     if encoder.positions == "rotary":
         return "its positions are rotary, SigLIP's are added"
-    if encoder.positions == ALIBI:
+    if is_bias(encoder.positions):
         return "its positions are a bias of attention, SigLIP's are added"
     if isinstance(encoder.pools[field], PerceptronPool):
         return "it pools by a perceptron, which SigLIP's vision model lacks"

@@ -11,9 +11,10 @@ from amodal.core import Batch, Column, Embeddings, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
 from amodal.modalities import Modality
+from amodal.nn.attention.relative import RelativeBias
 from amodal.nn.extend import Extensions, check_fields
 from amodal.nn.pooling import Pool, pool_of
-from amodal.nn.positions import additive
+from amodal.nn.positions import additive, relative_side
 from amodal.nn.token_embedding import TokenEmbedding
 from amodal.nn.transformer import BlockHook, Collector, size_of
 from amodal.nn.trunks import RouterLogitsOf, SourceTokens, kind_of, make_trunks, routing_of
@@ -36,6 +37,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         similarity: "cosine", or "abs_cosine" where the sign of a vector has no meaning.
         multi_vector, combiner: Vectors for late interaction, and of composed queries.
         block_hook: Is called around each block of the trunks (`transformer.BlockHook`).
+        layer_scale: Where factors of what blocks add begin; 0 for none.
 
     Raises:
         AmodalError: For unknown names, and for combinations that do not exist.
@@ -61,6 +63,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         multi_vector: Part | None = None,
         combiner: Part | None = None,
         block_hook: Part | None = None,
+        layer_scale: float = 0.0,
         extra_blocks: Mapping[str, Part] | None = None,
         depths: Mapping[str, int] | None = None,
     ):
@@ -73,6 +76,8 @@ class Encoder(Extensions, TokenEmbedding, Part):
         self.tokenizers = nn.ModuleDict(tokenizers)
         self.field_token, self.group_token = self.new_offsets(fields), self.new_groups(fields)
         self.position = additive(positions, self.width)
+        reach = relative_side(positions)
+        self.relative = RelativeBias(self.num_heads, reach) if reach else None
         # tokens of a backbone have seen each other already: such fields need no trunk of their own
         own = {f: m for f, m in fields.items() if f not in backbones}
         self.trunks = make_trunks(
@@ -89,6 +94,8 @@ class Encoder(Extensions, TokenEmbedding, Part):
         self.extra_blocks = nn.ModuleDict(extra_blocks or {})
         self.pools.update(pools or {})
         self.set_depths(depths or {}).set_bias()
+        if layer_scale:
+            self.set_layer_scale(layer_scale)
         if heads:
             self.set_heads(heads, heads_width)
         if block_hook is not None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-import torch
 from torch import nn
 
 from amodal.core import AmodalError, unknown
@@ -16,7 +15,8 @@ from amodal.errors import described
 from amodal.nn.attention.bias import place_bias, refuse_drawn_patches
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
-from amodal.nn.heads.linear import LinearHead, MlpHead
+from amodal.nn.heads.linear import LinearHead, MlpHead, keep_space
+from amodal.nn.layer_scale import scale_updates
 from amodal.nn.pooling import ClsPool
 from amodal.nn.transformer import ExtraBlocks, Transformer
 from amodal.nn.trunks import ALL, TrunkRouting
@@ -100,7 +100,11 @@ class Extensions:
         """
         encoder = cast("Encoder", self)
         bias = place_bias(
-            encoder.positions, encoder.fields, encoder.num_heads, cast(Any, encoder.pools)
+            encoder.positions,
+            encoder.fields,
+            encoder.num_heads,
+            cast(Any, encoder.pools),
+            encoder.relative,
         )
         if bias is None:
             return
@@ -113,6 +117,18 @@ class Extensions:
                     "this library, or other positions"
                 )
             trunk.set_bias(bias)
+
+    def set_layer_scale(self, value: float) -> Encoder:
+        """Multiply what the blocks of all trunks add by learned factors that begin at a value.
+
+        Raises:
+            AmodalError: For trunks without such blocks.
+        """
+        encoder = cast("Encoder", self)
+        for trunk in encoder.trunks.values():
+            scale_updates(trunk, value)
+        encoder.describe_as(layer_scale=value)
+        return encoder
 
     def align(
         self,
@@ -319,28 +335,6 @@ class Extensions:
                 f'one tower can be {verb} with trunk="separate", where it shares nothing; this '
                 f"encoder has {trunk!r}"
             )
-
-
-@torch.no_grad()
-def keep_space(head: LinearHead, field: str, space: int) -> None:
-    """Let a head begin as the identity.
-
-    Args:
-        head: (N, D) -> (N, width).
-        field: For messages.
-        space: Dimensions that the D have; the others are zero.
-
-    Raises:
-        AmodalError: For a smaller width.
-    """
-    if head.out_features < space:
-        raise AmodalError(
-            f"the backbone of {field!r} brings a space of {space} dimensions along, and vectors of "
-            f"{head.out_features} would cut it: set --method.width {space}"
-        )
-    nn.init.eye_(head.weight)
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
 
 
 def check_fields(fields: Mapping[str, Any], backbones: Collection[str]) -> None:

@@ -174,23 +174,35 @@ class Rotary:
         )
 
 
-KINDS = ("sincos", "ground", "learned", "rotary", "alibi", "none")
-"""alibi: `amodal.nn.attention.bias`, see there."""
+KINDS = ("sincos", "ground", "learned", "rotary", "alibi", "relative", "none")
+"""alibi and relative: biases of attention, see `amodal.nn.attention.bias`."""
 GRID = "grid"
 """grid:SIDE, a `Grid`."""
+RELATIVE, REACH = "relative", 32
+"""relative:SIDE, `amodal.nn.attention.relative`; of so many rows where it has no number."""
 
 
 def additive(kind: str, width: int) -> nn.Module | None:
     """The module that makes embeddings of a kind, which are added to tokens; None for other kinds.
 
     Raises:
-        AmodalError: For a kind that is neither in `KINDS` nor `GRID`:SIDE.
+        AmodalError: For a kind that is neither in `KINDS` nor `GRID`:SIDE or `RELATIVE`:SIDE.
     """
     grid, _, side = kind.partition(":")
     if grid == GRID and side.isdecimal() and int(side):
         return Grid(width, int(side))
+    if relative_side(kind):
+        return None
     if kind not in KINDS:
-        raise unknown("kind of position", kind, (*KINDS, f"{GRID}:SIDE"))
+        raise unknown("kind of position", kind, (*KINDS, f"{GRID}:SIDE", f"{RELATIVE}:SIDE"))
     if kind in ("sincos", "ground"):
         return SinCos(width) if kind == "sincos" else Ground(width)
     return Learned(width) if kind == "learned" else None
+
+
+def relative_side(kind: str) -> int:
+    """The reach of `relative` and `relative:SIDE`, 0 for any other kind."""
+    name, colon, side = kind.partition(":")
+    if name != RELATIVE or (colon and not side.isdecimal()):
+        return 0
+    return int(side) if colon else REACH

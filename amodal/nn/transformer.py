@@ -19,6 +19,7 @@ from amodal.nn.drop_path import Drop, drop_of, identity
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.hidden_dropout import INPUT, dropout_of, then
+from amodal.nn.layer_scale import LayerScale, scale_updates
 from amodal.nn.positions import Rotary
 from amodal.nn.sizes import SIZES as SIZES
 from amodal.nn.sizes import Size as Size
@@ -43,6 +44,8 @@ class Block(nn.Module):
     is_block = True  # what is sharded, compiled and checkpointed as one
     up: nn.Module
     down: nn.Module
+    scale1: nn.Module
+    scale2: nn.Module
 
     def __init__(
         self,
@@ -67,6 +70,11 @@ class Block(nn.Module):
             nn.Linear(hidden, width),
         )
         self.act = act_layer()
+        self.width, self.scale1, self.scale2 = width, nn.Identity(), nn.Identity()
+
+    def scale_updates(self, value: float) -> None:
+        """See `amodal.nn.layer_scale`."""
+        self.scale1, self.scale2 = (LayerScale(self.width, value) for _ in range(2))
 
     def forward(
         self,
@@ -94,9 +102,9 @@ class Block(nn.Module):
         self, x_TD: Tensor, layout: Layout, rotate: Rotate | None, drop: Drop
     ) -> tuple[Tensor, Tensor]:
         """`forward`, without gradient checkpointing."""
-        x_TD = x_TD + drop(self.attention(self.norm1(x_TD), layout, rotate), 0)
+        x_TD = x_TD + drop(self.scale1(self.attention(self.norm1(x_TD), layout, rotate)), 0)
         # the MLP's part by itself too: data2vec averages it, before the residual, as its targets
-        mlp_TD = drop(self.down(self.act(self.up(self.norm2(x_TD)))), 1)
+        mlp_TD = drop(self.scale2(self.down(self.act(self.up(self.norm2(x_TD))))), 1)
         return x_TD + mlp_TD, mlp_TD
 
 
@@ -264,6 +272,11 @@ class Transformer(nn.Module):
     def shorten(self, depth: int) -> None:
         """Leave out all blocks after the first so many."""
         self.blocks = self.blocks[:depth]
+
+    def scale_updates(self, value: float) -> None:
+        """See `amodal.nn.layer_scale`."""
+        for block in self.blocks:
+            scale_updates(block, value)
 
     def set_bias(self, bias: PlaceBias | None) -> None:
         """Add a bias to the logits of all blocks from now on."""

@@ -20,8 +20,10 @@ from amodal.core import AmodalError, Tokens, field_of
 from amodal.core.host import constant, host_copy, on_host, to_device
 from amodal.modalities import Modality
 from amodal.modalities.shared.protocols import ResizesPatches
+from amodal.nn.attention.relative import RelativeBias
 from amodal.nn.attention.varlen import Group, Layout
 from amodal.nn.pooling import Pool
+from amodal.nn.positions import relative_side
 
 if TYPE_CHECKING:
     from amodal.nn.attention.cross import PaddedLayout
@@ -255,11 +257,20 @@ class CrossBias:
 
 
 ALIBI = "alibi"
-"""The kind of positions (`amodal.nn.positions`) that is a bias of attention."""
+"""A kind of positions (`amodal.nn.positions`) that is a bias of attention, as `relative` is."""
+
+
+def is_bias(positions: str) -> bool:
+    """Whether a kind of positions is a bias of attention."""
+    return positions == ALIBI or bool(relative_side(positions))
 
 
 def place_bias(
-    positions: str, fields: Mapping[str, Modality], heads: int, pools: Mapping[str, nn.Module]
+    positions: str,
+    fields: Mapping[str, Modality],
+    heads: int,
+    pools: Mapping[str, nn.Module],
+    relative: RelativeBias | None = None,
 ) -> PlaceBias | None:
     """The bias of an encoder's trunks by its kind of positions; None for kinds without one.
 
@@ -268,11 +279,12 @@ def place_bias(
         fields: Name -> modality.
         heads: H.
         pools: Field -> pooling.
+        relative: The table of the kind `relative`.
     """
-    if positions != ALIBI:
+    if not is_bias(positions):
         return None
-    plane = frozenset(plane_of(fields))
-    return PlaceBias(Alibi2d(heads), ground_steps(fields), plane, pools)
+    bias = Alibi2d(heads) if relative is None else relative
+    return PlaceBias(bias, ground_steps(fields), frozenset(plane_of(fields)), pools)
 
 
 def plane_of(fields: Mapping[str, Modality]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from amodal.core import AmodalError
 from amodal.core.part import Part
 
 EPS = 1e-6
@@ -104,3 +106,25 @@ class IdentityHead(Part, nn.Identity):
 
     def __init__(self) -> None:
         super().__init__()
+
+
+@torch.no_grad()
+def keep_space(head: LinearHead, field: str, space: int) -> None:
+    """Let a head begin as the identity.
+
+    Args:
+        head: (N, D) -> (N, width).
+        field: For messages.
+        space: Dimensions that the D have; the others are zero.
+
+    Raises:
+        AmodalError: For a smaller width.
+    """
+    if head.out_features < space:
+        raise AmodalError(
+            f"the backbone of {field!r} brings a space of {space} dimensions along, and vectors of "
+            f"{head.out_features} would cut it: set --method.width {space}"
+        )
+    nn.init.eye_(head.weight)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)

@@ -1,0 +1,70 @@
+"""A learned bias of attention by how far a key is from its query."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError
+
+
+class RelativeBias(nn.Module):
+    """A table of numbers for each head, read at the difference of the places of query and key.
+
+    As the relative position bias that all blocks of BEiT share (Bao et al. 2021, arXiv:2106.08254,
+    after Raffel et al. 2020): one number for each difference of rows and columns. Beside it one for
+    each difference of the first coordinate (order in a text, or time), which pictures do not have.
+    Differences that are no whole numbers are read between the numbers of the table, linearly;
+    those beyond it get its last one. All begin at 0.
+
+    Args:
+        heads: H.
+        side: Rows and columns, and steps, of the largest difference and one.
+
+    Raises:
+        AmodalError: For no side.
+    """
+
+    def __init__(self, heads: int, side: int):
+        super().__init__()
+        if side < 1:
+            raise AmodalError(f"relative positions reach at least 1 row, not {side}")
+        self.side = side
+        self.plane = nn.Parameter(torch.zeros(heads, 2 * side - 1, 2 * side - 1))
+        self.line = nn.Parameter(torch.zeros(heads, 2 * side - 1))
+
+    def forward(self, query_RQP: Tensor, key_RKP: Tensor) -> Tensor:
+        """See `amodal.nn.attention.bias.Bias`."""
+        # by coordinates of their own, as rows and columns of a grid are few
+        far = [
+            q.unsqueeze(2) - k.unsqueeze(1) for q, k in zip(query_RQP.unbind(2), key_RKP.unbind(2))
+        ]
+        (time, *_), (y, x) = far, far[1:]
+        made = self._on_plane(y, x) + self._on_line(time)
+        return made.movedim(0, 1)
+
+    def _on_line(self, far_RQK: Tensor) -> Tensor:
+        """(H, R, Q, K)."""
+        low, part = self._index(far_RQK)
+        return (
+            torch.lerp(self.line[:, low], self.line[:, low + 1], part)
+            if self.side > 1
+            else (self.line[:, low])
+        )
+
+    def _on_plane(self, y_RQK: Tensor, x_RQK: Tensor) -> Tensor:
+        """(H, R, Q, K)."""
+        (y, part_y), (x, part_x) = self._index(y_RQK), self._index(x_RQK)
+        if self.side == 1:
+            return self.plane[:, y, x]
+        upper, lower = (
+            torch.lerp(self.plane[:, row, x], self.plane[:, row, x + 1], part_x)
+            for row in (y, y + 1)
+        )
+        return torch.lerp(upper, lower, part_y)
+
+    def _index(self, far: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of the entry below a difference, and how far above that it is."""
+        place = (far + (self.side - 1)).clamp(0, 2 * self.side - 2)
+        low = place.floor().long().clamp(max=max(2 * self.side - 3, 0))
+        return low, (place - low).to(self.plane.dtype)
