@@ -11,10 +11,9 @@ from amodal.core import Batch, Column, Embeddings, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
 from amodal.modalities import Modality
-from amodal.nn.attention.relative import RelativeBias
 from amodal.nn.extend import Extensions, check_fields
 from amodal.nn.pooling import Pool, pool_of
-from amodal.nn.positions import additive, relative_side
+from amodal.nn.positions import additive
 from amodal.nn.token_embedding import TokenEmbedding
 from amodal.nn.transformer import BlockHook, Collector, size_of
 from amodal.nn.trunks import RouterLogitsOf, SourceTokens, kind_of, make_trunks, routing_of
@@ -36,8 +35,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         pools, heads, extra_blocks, depths: By field, see `Extensions`; heads_width: of their space.
         similarity: "cosine", or "abs_cosine" where the sign of a vector has no meaning.
         multi_vector, combiner: Vectors for late interaction, and of composed queries.
-        block_hook: Is called around each block of the trunks (`transformer.BlockHook`).
-        layer_scale: Where factors of what blocks add begin; 0 for none.
+        block_hook, layer_scale: See `set_block_hook` and `set_layer_scale`.
 
     Raises:
         AmodalError: For unknown names, and for combinations that do not exist.
@@ -76,8 +74,6 @@ class Encoder(Extensions, TokenEmbedding, Part):
         self.tokenizers = nn.ModuleDict(tokenizers)
         self.field_token, self.group_token = self.new_offsets(fields), self.new_groups(fields)
         self.position = additive(positions, self.width)
-        reach = relative_side(positions)
-        self.relative = RelativeBias(self.num_heads, reach) if reach else None
         # tokens of a backbone have seen each other already: such fields need no trunk of their own
         own = {f: m for f, m in fields.items() if f not in backbones}
         self.trunks = make_trunks(
@@ -89,13 +85,11 @@ class Encoder(Extensions, TokenEmbedding, Part):
         self.routing = routing_of(trunk, self.width, mask_rule)
         if fusion_tokens:
             self.fuse(fusion_tokens, mask_rule)
-        self.heads = self.block_hook = None
+        self.heads = self.block_hook = self.relative = None
         self.similarity, self.multi_vector, self.combiner = similarity, multi_vector, combiner
         self.extra_blocks = nn.ModuleDict(extra_blocks or {})
         self.pools.update(pools or {})
-        self.set_depths(depths or {}).set_bias()
-        if layer_scale:
-            self.set_layer_scale(layer_scale)
+        self.set_depths(depths or {}).set_layer_scale(layer_scale).set_bias()
         if heads:
             self.set_heads(heads, heads_width)
         if block_hook is not None:

@@ -14,6 +14,7 @@ from amodal.core.part import Part
 from amodal.errors import described
 from amodal.nn.attention.bias import place_bias, refuse_drawn_patches
 from amodal.nn.attention.masks import rule
+from amodal.nn.attention.relative import RelativeBias, relative_bias
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead, keep_space
 from amodal.nn.layer_scale import scale_updates
@@ -49,6 +50,7 @@ class Extensions:
     multi_vector: Part | None
     combiner: Part | None
     block_hook: nn.Module | None
+    relative: RelativeBias | None
 
     def check_pools(self) -> None:
         """Check that no pool reads a token that nothing has changed.
@@ -99,12 +101,14 @@ class Extensions:
                 patches have another side in each step.
         """
         encoder = cast("Encoder", self)
+        if self.relative is None:
+            self.relative = relative_bias(encoder.positions, encoder.num_heads)
         bias = place_bias(
             encoder.positions,
             encoder.fields,
             encoder.num_heads,
             cast(Any, encoder.pools),
-            encoder.relative,
+            self.relative,
         )
         if bias is None:
             return
@@ -119,15 +123,19 @@ class Extensions:
             trunk.set_bias(bias)
 
     def set_layer_scale(self, value: float) -> Encoder:
-        """Multiply what the blocks of all trunks add by learned factors that begin at a value.
+        """Multiply what the blocks of all trunks add by learned factors.
+
+        Args:
+            value: Which they begin at; 0 for no factors.
 
         Raises:
             AmodalError: For trunks without such blocks.
         """
         encoder = cast("Encoder", self)
-        for trunk in encoder.trunks.values():
-            scale_updates(trunk, value)
-        encoder.describe_as(layer_scale=value)
+        if value:
+            for trunk in encoder.trunks.values():
+                scale_updates(trunk, value)
+            encoder.describe_as(layer_scale=value)
         return encoder
 
     def align(

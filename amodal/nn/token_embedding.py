@@ -14,6 +14,7 @@ from amodal.core.batch import check_batch
 from amodal.core.part import Part
 from amodal.core.tokens import GROUP
 from amodal.modalities import Modality
+from amodal.nn.attention.relative import RelativeBias
 from amodal.nn.backbones.layer_hooks import HooksBackbones, hook_layers, layers_of
 from amodal.nn.backbones.module import for_field
 from amodal.nn.positions import embedded
@@ -29,6 +30,7 @@ class TokenEmbedding(Part):
     group_token: nn.ParameterDict
     position: nn.Module | None
     block_hook: nn.Module | None
+    relative: RelativeBias | None
     width: int
 
     @classmethod
@@ -85,6 +87,8 @@ class TokenEmbedding(Part):
         # a pretrained backbone has given its tokens positions of its own
         if self.position is not None and not self.positioned(field):
             x_TD = x_TD + embedded(self.position, tokens).to(x_TD.dtype)
+        if self.relative is not None:
+            x_TD = x_TD + self.relative.zero().to(x_TD.dtype)
         return tokens.with_x(x_TD)
 
     def contextual(self, field: str) -> bool:

@@ -30,6 +30,8 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
         "queue_start": 0.0,
         "freeze": 0.0,
     },
+    # the stage that trains the encoder
+    "beit": {"codes": 6, "tokenizer": "kmeans"},
     "byol": {"width": 16, "hidden": 32},
     "simsiam": {"width": 32, "hidden": 32, "predictor_hidden": 8},
     "moco_v3": {"width": 16, "hidden": 32},
@@ -108,6 +110,7 @@ REFUSED = {
     "croma": "hiding some of them hides nothing",
     "data2vec": "hiding some of them hides nothing",
     "dinov2": "hiding some of them hides nothing",
+    "beit": "hiding some of them hides nothing",
     "flava": "hiding some of them hides nothing",
     "galileo": "hiding some of them hides nothing",
     "i_jepa": "hiding some of them hides nothing",

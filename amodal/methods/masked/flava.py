@@ -69,6 +69,7 @@ from amodal.masking.by_layout import layout_mask
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep_units
 from amodal.methods.contract import Columns, FeatureRecord, Method
+from amodal.methods.shared.codes import code_width, image_codes
 from amodal.methods.shared.matching import pick_text_field, seed_column
 from amodal.methods.shared.regions import vectors
 from amodal.methods.shared.shapes import (
@@ -84,7 +85,6 @@ from amodal.methods.shared.shapes import (
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.methods.shared.whole_words import units
 from amodal.modalities import Modality
-from amodal.modalities.shared.protocols import Grid
 from amodal.nn.codebook import Codebook, TokenSample
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.multimodal_encoder import MultimodalEncoder
@@ -292,7 +292,7 @@ class Flava(Method):
             f: Codebook(codes, w) for f, w in coded.items() if w
         }
         if codebook:
-            made |= image_codes(fields, codebook)
+            made |= image_codes(fields, codebook, "flava")
         self.codebooks = nn.ModuleDict(made)
         self.masks = nn.ParameterDict({f: nn.Parameter(torch.randn(width) * 0.02) for f in fields})
 
@@ -475,34 +475,6 @@ class Flava(Method):
         if field in self.codebooks:
             return row_losses(masked_cross_entropy(prediction, target), part)
         return row_losses(self.encoder.fields[field].token_loss(prediction, target), part)
-
-
-def image_codes(fields: Mapping[str, Modality], named: str) -> dict[str, ImageCodes]:
-    """Field -> the codebook of its images, of the fields with square ones of three channels.
-
-    Raises:
-        AmodalError: Without such a field, and for a folder without a codebook.
-    """
-    squares = {
-        f: cast(Grid, m)
-        for f, m in fields.items()
-        if m.layout == "grid" and getattr(m.collate([]), "shape", ())[1:2] == (3,)
-    }
-    if not squares:
-        raise AmodalError(
-            "flava.codebook is of square images with three channels, and none of the fields "
-            f"{', '.join(fields)} has such; leave it out"
-        )
-    return {f: ImageCodes(named, m.tile) for f, m in squares.items()}
-
-
-def code_width(modality: Modality) -> int:
-    """Numbers of a token of an image or a signal, 0 for what is predicted as its modality says."""
-    if modality.layout == "tokens":
-        return 0
-    targets = modality.targets(modality.collate([]))
-    real = targets.dim() == 2 and targets.is_floating_point()
-    return targets.shape[1] if real else 0
 
 
 def fields_of_rows(batch: Batch) -> Tensor:

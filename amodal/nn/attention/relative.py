@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.nn.positions import relative_side
 
 
 class RelativeBias(nn.Module):
@@ -43,6 +44,10 @@ class RelativeBias(nn.Module):
         made = self._on_plane(y, x) + self._on_line(time)
         return made.movedim(0, 1)
 
+    def zero(self) -> Tensor:
+        """A zero that is part of the graph, for batches without a token, which read no number."""
+        return 0 * (self.plane.sum() + self.line.sum())
+
     def _on_line(self, far_RQK: Tensor) -> Tensor:
         """(H, R, Q, K)."""
         low, part = self._index(far_RQK)
@@ -68,3 +73,9 @@ class RelativeBias(nn.Module):
         place = (far + (self.side - 1)).clamp(0, 2 * self.side - 2)
         low = place.floor().long().clamp(max=max(2 * self.side - 3, 0))
         return low, (place - low).to(self.plane.dtype)
+
+
+def relative_bias(positions: str, heads: int) -> RelativeBias | None:
+    """The table of a kind of positions, `relative` or `relative:SIDE`; None of any other kind."""
+    side = relative_side(positions)
+    return RelativeBias(heads, side) if side else None
