@@ -25,7 +25,7 @@ from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import projection_towers
-from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool
+from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool, RegisterPool
 from amodal.nn.positions import Ground, Rotary
 from amodal.nn.transformer import Block, Transformer
 from amodal.nn.trunks import ALL
@@ -60,6 +60,8 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
         return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
     if encoder.experts:
         return "its trunk routes each token to one of its experts, so shapes depend on values"
+    if isinstance(encoder.pools[field], RegisterPool):
+        return "it has registers beside its class token, of which there is no dense form yet"
     modality = encoder.fields[field]
     if not isinstance(modality, Exports):
         return f"there is no dense form of {modality.kind} values yet"

@@ -18,7 +18,7 @@ from amodal.nn.attention.relative import RelativeBias, relative_bias
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead, keep_space
 from amodal.nn.layer_scale import scale_updates
-from amodal.nn.pooling import ClsPool
+from amodal.nn.pooling import ClsPool, RegisterPool
 from amodal.nn.transformer import ExtraBlocks, Transformer
 from amodal.nn.trunks import ALL, TrunkRouting
 
@@ -248,6 +248,21 @@ class Extensions:
         encoder = cast("Encoder", self)
         encoder.pools[field] = pool
         encoder.describe_as(pools={**encoder.recorded_args.get("pools", {}), field: pool})
+        return encoder
+
+    def set_registers(self, count: int) -> Encoder:
+        """Put registers beside the class tokens of all fields; see `RegisterPool`.
+
+        Raises:
+            AmodalError: For fields without a class token.
+        """
+        encoder = cast("Encoder", self)
+        for field in encoder.fields:
+            if not isinstance(encoder.pools[field], ClsPool):
+                raise AmodalError(
+                    f'registers stand beside a class token, and {field!r} has none: take pool="cls"'
+                )
+            self.set_pool(field, RegisterPool(encoder.width, count))
         return encoder
 
     def set_block_hook(self, hook: Part | None) -> Encoder:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from amodal.core import Column, Tokens, unknown
-from amodal.core.host import take
+from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.core.host import on_host, take
 from amodal.core.part import Part
 
 
@@ -114,6 +114,43 @@ class ClsPool(LeadingTokenPool):
         x_ND = self.token.to(tokens.x.dtype).expand(len(rows), -1)
         cls = Tokens(x_ND, rows, source, position, tokens.names, tokens.size)
         return Tokens.join([cls, tokens])
+
+
+class RegisterPool(Part, ClsPool):
+    """A class token, and learned tokens beside it that nothing reads at the end.
+
+    Registers (Darcet et al., ICLR 2024, arXiv:2309.16588) are where a trunk leaves what it computes
+    of a whole value, which it otherwise writes over patches of little content.
+
+    Args:
+        width: D.
+        registers: How many.
+
+    Raises:
+        AmodalError: For none.
+    """
+
+    def __init__(self, width: int, registers: int):
+        super().__init__(width)
+        if registers < 1:
+            raise AmodalError(f"registers are 1 or more, not {registers}")
+        self.registers = nn.Parameter(torch.randn(registers, width) * 0.02)
+
+    def prepare(self, tokens: Tokens) -> Tokens:
+        """Put the class token and the registers before those of each row."""
+        count, rows = len(self.registers), tokens.rows()
+        source = take(tokens.source, tokens.skeleton().within() == 0)
+        x_TD = self.registers.to(tokens.x.dtype).repeat(len(rows), 1)
+        position = tokens.position.new_zeros(len(x_TD), tokens.position.shape[1])
+        row, source = (
+            on_host(lambda t: t.repeat_interleave(count), each) for each in (rows, source)
+        )
+        registers = Tokens(x_TD, row, source, position, tokens.names, tokens.size)
+        return super().prepare(Tokens.join([registers, tokens]))
+
+    def strip(self, tokens: Tokens) -> Tokens:
+        """Remove the class token and the registers of each row."""
+        return tokens.keep(tokens.skeleton().within() > len(self.registers))
 
 
 class FirstPool(Part, LeadingTokenPool):

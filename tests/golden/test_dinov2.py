@@ -122,6 +122,8 @@ def test_defaults():
         "momentum": 0.994,
         "patch_weight": 1.0,
         "koleo_weight": 0.1,
+        "registers": 0,
+        "layer_scale": 0.0,
     }
     page = method("dinov2", sources=("picture",), prototypes=1024, local_views=4)
     assert len(page.views) == 6 and page.views[:3] == VIEWS and page.views[5] == "dinov2_local"

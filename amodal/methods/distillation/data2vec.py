@@ -18,8 +18,8 @@ Differs:
 - recipe: the paper has one for each kind (Adam, a schedule of three stages or a cosine); there is
   none on the page, and the package's is taken.
 - product: labels by `amodal adapt`. No command transcribes speech (CTC).
-- open: raw sound through convolutions with masked frames and CTC, BEiT's relative positions, and
-  the recipe of each kind. Waits for work.
+- open: raw sound through convolutions with masked frames and CTC, and the recipe of each kind.
+  Waits for work. BEiT's relative positions are `--positions relative`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ class vectors and of tokens share nothing, and no centre is carried along.
 Differs: from the authors' configuration of ViT-L/14 on ImageNet-22k (vitl14):
 
 - encoder: `--size` and the patches that the dataset says, with positions of sines; masks leave no
-  room for a backbone. Theirs scales the outputs of layers (from 1e-5) and has SwiGLU. Class vectors
-  are those of a class token, as theirs, unless `--pool` says otherwise. No register tokens, which
-  came with a later paper.
+  room for a backbone. Theirs scales the outputs of layers (`layer_scale`, 1e-5) and has SwiGLU.
+  Class vectors are those of a class token, as theirs, unless `--pool` says otherwise. `registers`
+  came with a later paper (Darcet et al. 2024) and are of no part of the losses, as there.
 - heads: `hidden`, `bottleneck` and `prototypes` are 2,048, 384 and 131,072 there. The direction of
   a prototype learns and its length is 1; theirs learns too.
 - masks: each large view hides 10 to 50 % of its patches half of the time, by its row's seed. Theirs
@@ -89,6 +89,8 @@ def dinov2(
     momentum: float = 0.994,
     patch_weight: float = 1.0,
     koleo_weight: float = 0.1,
+    registers: int = 0,
+    layer_scale: float = 0.0,
 ) -> DinoV2:
     """Build DINOv2.
 
@@ -112,7 +114,13 @@ def dinov2(
         momentum: Of the teacher at the start, rising to 1.
         patch_weight: Of the loss of hidden tokens.
         koleo_weight: Of KoLeo, on each of the two large views.
+        registers: Learned tokens beside the class token (4 in their later models).
+        layer_scale: Where learned factors of what blocks add begin (1e-5 in the authors'
+            configuration); 0 for none.
     """
+    if registers:
+        encoder.set_registers(registers)
+    encoder.set_layer_scale(layer_scale)
     numbers = Distillation(
         masked=masked,
         ratio_low=ratio_low,
