@@ -104,7 +104,7 @@ def test_commitment_moves_the_encoder_alone():
     assert all(p.grad is None or not p.grad.any() for p in net.decoder.parameters())
 
 
-def pictures(count=16):
+def pictures(count=8):
     """Bars of some colours before a plain background."""
     g = torch.Generator().manual_seed(0)
     images = torch.full((count, 3, 16, 16), -0.5)
@@ -128,5 +128,5 @@ def test_a_hundred_steps_make_pictures_from_codes():
         optimizer.step()
         net.quantizer.update(coded.latents.detach().flatten(0, 1))
     error = (net(images).pixels - images).square().mean()
-    assert error < mean / 2, (error, mean)
+    assert error < mean / 3, (error, mean)
     assert len({*net.encode(images).flatten().tolist()}) > 4
