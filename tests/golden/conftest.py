@@ -1,8 +1,12 @@
 """What golden tests share."""
 
+import numpy as np
 import pytest
+import torch
 
-from amodal import modalities
+from amodal import methods, modalities
+from amodal.nn.encoder import Encoder
+from tests.golden import harness
 from tests.methods import bench
 
 
@@ -16,3 +20,39 @@ def larger_pictures(monkeypatch):
         return {n: picture if n == "picture" else m for n, m in small(tuple(names)).items()}
 
     monkeypatch.setattr(bench, "fields", fields)
+
+
+@pytest.fixture
+def other_encoder(monkeypatch):
+    """Pages on an encoder with options of its own."""
+
+    def use(**options):
+        def made(name, sources, size, **of_page):
+            torch.manual_seed(0)
+            encoder = Encoder(bench.fields(tuple(sources)), size=size, **options)
+            return methods.build(name, encoder, **of_page)
+
+        monkeypatch.setattr(harness, "method", made)
+
+    return use
+
+
+@pytest.fixture
+def other_fields(monkeypatch):
+    """Fields in place of the bench's, or beside them."""
+
+    def use(**changed):
+        small, raw = bench.fields, bench.raw
+
+        def made(names=bench.FIELDS):
+            return {n: changed.get(n) or small((n,))[n] for n in names}
+
+        def drawn(field, rng):
+            if field != "photo":
+                return raw(field, rng)
+            return rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)
+
+        monkeypatch.setattr(bench, "fields", made)
+        monkeypatch.setattr(bench, "raw", drawn)
+
+    return use

@@ -13,12 +13,9 @@ from amodal import methods, modalities
 from amodal.core import Ragged, Recipe
 from amodal.masking.by_layout import layout_mask
 from amodal.methods.masked.beit import PAPER_RECIPE
-from amodal.nn.encoder import Encoder
-from tests.golden import harness
 from tests.golden.harness import Reference, defaults, golden
 from tests.golden.transformers import linear, mlp, norm
 from tests.golden.vq_vae import Tokenizer
-from tests.methods import bench
 from tests.methods.bench import exact, method
 
 LETTERS = 4
@@ -31,7 +28,7 @@ SINGLE = 1e-6
 class Beit(Tokenizer, Reference):
     tokenizer, tokenizer_share = "vq", 0.2
     image, sequence, span, other, layer_scale = 0.4, 0.49, 10, 0.15, 0.1
-    stage, trunk, reach = 1, "separate", 32
+    stage, trunk, reach, pool = 1, "separate", 32, "mean"
 
     def __init__(self, page):
         page.on_stage_start(self.stage if self.tokenizer == "vq" else 0)
@@ -104,6 +101,9 @@ class Beit(Tokenizer, Reference):
         for names in together:
             for r in range(size):
                 parts, places = [], []
+                if self.pool == "cls" and any((content[f].row == r).any() for f in names):
+                    parts.append(self.e[f"pools.{names[0]}.token"])
+                    places.append(("class", 0.0, 0.0, 0.0))
                 for f in names:
                     at = (content[f].row == r).nonzero()[:, 0].tolist()
                     for t in at:
@@ -153,7 +153,7 @@ class Beit(Tokenizer, Reference):
             row = []
             for g, s, v, u in places:
                 both = plane[:, number(y - v), number(x - u)] + line[:, number(t - s)]
-                row.append(both if f == g else 0 * both)
+                row.append(both if f == g != "class" else 0 * both)
             rows.append(torch.stack(row, 1))
         return torch.stack(rows, 1)
 
@@ -210,44 +210,10 @@ def steps(fields=("picture", "words"), rows=6, tolerance=1e-9, **changed):
         fields=fields,
         rows=rows,
         tolerance=tolerance,
-        also={n: v for n, v in changed.items() if n not in ("stage", "trunk", "reach", "used")},
+        also={
+            n: v for n, v in changed.items() if n not in ("stage", "trunk", "reach", "pool", "used")
+        },
     )
-
-
-@pytest.fixture
-def other_encoder(monkeypatch):
-    """Pages on an encoder with options of its own."""
-
-    def use(**options):
-        def made(name, sources, size, **of_page):
-            torch.manual_seed(0)
-            encoder = Encoder(bench.fields(tuple(sources)), size=size, **options)
-            return methods.build(name, encoder, **of_page)
-
-        monkeypatch.setattr(harness, "method", made)
-
-    return use
-
-
-@pytest.fixture
-def other_fields(monkeypatch):
-    """Fields in place of the bench's, or beside them."""
-
-    def use(**changed):
-        small, raw = bench.fields, bench.raw
-
-        def made(names=bench.FIELDS):
-            return {n: changed.get(n) or small((n,))[n] for n in names}
-
-        def drawn(field, rng):
-            if field != "photo":
-                return raw(field, rng)
-            return rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)
-
-        monkeypatch.setattr(bench, "fields", made)
-        monkeypatch.setattr(bench, "raw", drawn)
-
-    return use
 
 
 # codes by centres
@@ -274,6 +240,12 @@ def test_two_steps_of_all_fields_in_one_trunk(positions, reach, other_encoder):
     other_encoder(trunk="joint", positions=positions)
     fields = ("picture", "words", "signal")
     steps(fields, trunk="joint", reach=reach, tolerance=SINGLE, **CENTRES)
+
+
+def test_two_steps_with_a_class_token(other_encoder, larger_pictures):
+    """As the paper's; it is beside all patches alike, where the program learns three numbers."""
+    other_encoder(positions="relative", pool="cls")
+    steps(pool="cls", **CENTRES)
 
 
 @pytest.mark.parametrize("reach", [2, 3])

@@ -78,18 +78,18 @@ def test_the_gradient_goes_straight_through():
         net.encoder.register_forward_hook(
             lambda _, args, out: out.retain_grad() or made.append(out)
         ),
-        net.decoder.register_forward_pre_hook(lambda _, args: seen.update(given=args[0])),
+        net.decoder.register_forward_pre_hook(lambda _, args: seen.update(vectors=args[0])),
     ]
     coded = net(images)
-    seen["given"].retain_grad()
+    seen["vectors"].retain_grad()
     (coded.pixels - images).square().mean().backward()
     for hook in hooks:
         hook.remove()
     assert made[0].grad.abs().sum() > 0
-    torch.testing.assert_close(made[0].grad, seen["given"].grad.view_as(made[0]))
+    torch.testing.assert_close(made[0].grad, seen["vectors"].grad.view_as(made[0]))
     codes = net.encode(images)
     wanted = net.quantizer.vectors[codes].transpose(1, 2).reshape(2, WIDTH, 2, 2)
-    torch.testing.assert_close(seen["given"].detach(), wanted)
+    torch.testing.assert_close(seen["vectors"].detach(), wanted)
     assert all(p.grad.abs().sum() > 0 for p in net.encoder.parameters())
     assert not any(p.requires_grad for p in net.quantizer.parameters())
     assert not coded.latents.isnan().any()
