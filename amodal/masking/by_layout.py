@@ -5,15 +5,41 @@ As in data2vec, Baevski et al. 2022, arXiv:2202.03555, section 4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from amodal.core import Tokens, name_code
+from amodal.core import AmodalError, Tokens, name_code
 from amodal.core.host import host_copy, to_device
 from amodal.masking.block import block_mask
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.random import random_keep
 from amodal.masking.span import span_mask
+
+
+def hider(
+    method: str, *, image: float, sequence: float, span: int, other: float
+) -> Callable[[str, Tokens, Tensor], Tensor]:
+    """`layout_mask` with shares that are checked: (layout, tokens, seeds) -> (T,) bool.
+
+    Args:
+        method: For messages.
+        image, sequence, span, other: See `layout_mask`.
+
+    Raises:
+        AmodalError: For a share that is none, and a span without a token.
+    """
+    for name, share in (("image", image), ("sequence", sequence), ("other", other)):
+        if not 0 < share < 1:
+            raise AmodalError(
+                f"{method}.{name} is the share of tokens that is hidden, above 0 and below 1, not "
+                f"{share}"
+            )
+    if span < 1:
+        raise AmodalError(f"{method}.span is 1 token or more, not {span}")
+    return partial(layout_mask, image=image, sequence=sequence, span=span, other=other)
 
 
 def partial_mask(

@@ -31,13 +31,28 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def forward(self, x_TP: Tensor) -> Tensor:
-        """(T,) int64: the code of each token."""
-        return assign(x_TP.to(self.centres.dtype), self.centres)[0]
+        """(T,) int64: the code of each token, by the numbers that it has; NaN is for none."""
+        x_TP = x_TP.to(self.centres.dtype)
+        known_TP = ~x_TP.isnan()
+        if known_TP.all():
+            return assign(x_TP, self.centres)[0]
+        # squared distances over known numbers, without the part that all centres have
+        far = known_TP.to(x_TP.dtype) @ self.centres.square().T
+        return (far - 2 * x_TP.nan_to_num() @ self.centres.T).argmin(1)
 
     def fit(self, x_TP: Tensor) -> None:
-        """Fit the centres by mini-batch k-means; fewer tokens than centres leave some unused."""
+        """Fit the centres by mini-batch k-means; fewer tokens than centres leave some unused.
+
+        Of tokens with missing numbers (NaN) these are the mean, where too few tokens have all.
+        """
         from sklearn.cluster import MiniBatchKMeans
 
+        whole_T = ~x_TP.isnan().any(1)
+        if int(whole_T.sum()) >= len(self.centres):
+            x_TP = x_TP[whole_T]
+        else:
+            mean_P = x_TP.nanmean(0).nan_to_num()
+            x_TP = torch.where(x_TP.isnan(), mean_P, x_TP)
         if not len(x_TP):
             return
         count = min(len(self.centres), len(x_TP))

@@ -137,9 +137,8 @@ class VectorQuantizer(nn.Module):
         chosen_TD = _shuffled(x_TD, 0)[:SAMPLE]
         count = min(self.codes, len(chosen_TD))
         _, centres = kmeans(chosen_TD, count, steps=10, tries=1)
-        # of fewer vectors than codes some are there more than once
-        rows = torch.arange(self.codes, device=x_TD.device) % count
-        self.vectors.copy_(centres.to(x_TD.dtype)[rows])
+        # of fewer vectors than codes the rest stay at random: copies would be as near as each other
+        self.vectors[:count] = centres.to(x_TD.dtype)
         self._normalise()
         self.used.copy_(self._counts(x_TD).clamp(min=EPS))
         self.sums.copy_(self.vectors * self.used[:, None])

@@ -361,3 +361,15 @@ def test_a_pool_with_parameters_is_refused():
     encoder = Encoder(fields(("words",)), size="nano", positions="relative", pool="attention")
     with pytest.raises(AmodalError, match='pool="attention" would stay random'):
         methods.build("beit", encoder)
+
+
+@pytest.mark.parametrize("name", ["beit", "flava", "data2vec"])
+@pytest.mark.parametrize("options, message", [
+    ({"image": 1.5}, "image is the share of tokens that is hidden"),
+    ({"sequence": 0.0}, "sequence is the share"),
+    ({"other": float("nan")}, "other is the share"),
+    ({"span": -1}, "span is 1 token or more"),
+])  # fmt: skip
+def test_shares_that_are_none(name, options, message):
+    with pytest.raises(AmodalError, match=f"{name}.{message}"):
+        method(name, sources=("picture", "words"), **options)

@@ -84,8 +84,10 @@ def test_a_codebook_begins_by_clusters_of_the_first_batch():
     assert book.used.tolist() == [50.0] * 4 and book(x).loss.mean() < 0.02
     torch.testing.assert_close(book.sums, book.vectors * 50)
     few = VectorQuantizer(8, 6)
+    begun = few.vectors.clone()
     few.update(x[:3])
-    assert (torch.cdist(few.vectors, x[:3]).min(1).values < 1e-4).all()
+    assert (torch.cdist(x[:3], few.vectors[:3]).min(1).values < 1e-4).all()
+    assert torch.equal(few.vectors[3:], begun[3:])
 
 
 def test_moving_averages_by_hand():

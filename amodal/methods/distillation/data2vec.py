@@ -25,14 +25,13 @@ Differs:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from amodal.core import Batch, Column, Embeddings, Tokens, field_of
-from amodal.masking.by_layout import layout_mask
+from amodal.masking.by_layout import hider
 from amodal.methods.contract import Clock
 from amodal.methods.shared.shapes import (
     LinearStudentTeacher,
@@ -78,7 +77,7 @@ def data2vec(
         encoder,
         top=top,
         beta=beta,
-        hide=partial(layout_mask, image=image, sequence=sequence, span=span, other=other),
+        hide=hider("data2vec", image=image, sequence=sequence, span=span, other=other),
         momentum=momentum,
         final_momentum=final_momentum,
     )

@@ -26,9 +26,9 @@ Differs: from the paper and the authors' program (microsoft/unilm, beit):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Recipe, Tokens, field_of, unknown
 from amodal.core.host import constant
-from amodal.masking.by_layout import layout_mask
+from amodal.masking.by_layout import hider
 from amodal.methods.contract import Clock, Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.codes import code_width, image_codes
 from amodal.methods.shared.shapes import (
@@ -117,7 +117,7 @@ def beit(
     refuse_pool(encoder)
     if tokenizer not in TOKENIZERS:
         raise unknown("beit.tokenizer", tokenizer, TOKENIZERS)
-    if codes < 2 or code_width < 1 or hidden < 1 or commitment < 0:
+    if codes < 2 or code_width < 1 or hidden < 1 or not 0 <= commitment < math.inf:
         raise AmodalError(
             "beit.codes are at least 2, code_width and hidden at least 1 and commitment at least "
             f"0, not {codes}, {code_width}, {hidden} and {commitment}"
@@ -135,7 +135,7 @@ def beit(
     return Beit(
         encoder,
         books,
-        hide=partial(layout_mask, image=image, sequence=sequence, span=span, other=other),
+        hide=hider("beit", image=image, sequence=sequence, span=span, other=other),
         tokenizer_share=tokenizer_share,
         commitment=commitment,
     )

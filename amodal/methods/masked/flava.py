@@ -45,7 +45,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -65,7 +64,7 @@ from amodal.core import (
 )
 from amodal.core.column import shared_rows
 from amodal.core.embeddings import FUSED
-from amodal.masking.by_layout import layout_mask
+from amodal.masking.by_layout import hider
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep_units
 from amodal.methods.contract import Columns, FeatureRecord, Method
@@ -192,7 +191,7 @@ def flava(
         text_field=text_field,
         codes=codes,
         codebook=codebook,
-        hide=partial(layout_mask, image=image, sequence=sequence, span=span, other=other),
+        hide=hider("flava", image=image, sequence=sequence, span=span, other=other),
         other=other,
         whole_words=whole_words,
         mismatched=mismatched,
