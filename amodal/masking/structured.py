@@ -85,9 +85,8 @@ def _hidden_units(
     open_G = torch.ones(segments, dtype=torch.bool)  # segments whose units are not drawn yet
     for attempt in range(TRIES):
         drawn_T = torch.zeros_like(hidden_T)
-        for kind, unit in enumerate(units):
-            chance_T = uniform(seed_T, _UNIT, kind, attempt, unit.code_T)
-            drawn_T |= chance_T < unit.chance_T
+        for number, kind in enumerate(units):
+            drawn_T |= uniform(seed_T, _UNIT, number, attempt, kind.code_T) < kind.chance_T
         hidden_T = torch.where(open_G[number_T], drawn_T, hidden_T)
         left_G = torch.zeros(segments, dtype=torch.int64)
         open_G = left_G.index_add_(0, number_T, (~hidden_T).long()) == 0

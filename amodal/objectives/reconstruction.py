@@ -64,8 +64,8 @@ def masked_error(
     Args:
         prediction_TP: predicted values.
         target_TP: values; NaN marks one that does not exist, which takes no part in anything.
-        part_P: (P,) int64, the part of each value, from 0: those of a part are standardised together
-            to mean 0 and unbiased variance 1. None: values are compared as they are.
+        part_P: (P,) int64, the part of each value, from 0: those of a part are standardised
+            together to mean 0 and unbiased variance 1. None: values are compared as they are.
         square: squared error; else absolute.
         eps: added to the variance.
 

@@ -228,8 +228,8 @@ def fusion_of(encoder: Encoder, fusion: str, groups: str) -> Fusion:
         raise unknown("maestro.fusion", fusion, FUSIONS)
     if groups and fusion != GROUP_OF_FIELDS:
         raise AmodalError(
-            f'maestro.groups are of fusion="{GROUP_OF_FIELDS}", and fusion is {fusion!r}: leave one '
-            "of them out"
+            f'maestro.groups are of fusion="{GROUP_OF_FIELDS}", and fusion is {fusion!r}: leave '
+            "one of them out"
         )
     dated = tuple(plane_of(encoder.fields)) if fusion in (SHARED, MONOTEMP) else ()
     if encoder.positions in ("rotary", "alibi"):
@@ -380,7 +380,7 @@ class Maestro(Method):
         sums = {s: features[s].flat.sum(0) for s in features}
         # a source of which nothing is hidden has no weight
         weight = {s: (x[2] * (x[1] > 0)).detach() for s, x in sums.items()}
-        whole = sum(weight.values(), torch.zeros(())).clamp(min=1e-9) if weight else None
+        whole = torch.stack([*weight.values()]).sum().clamp(min=1e-9) if weight else torch.ones(())
         return {
             f"reconstruct/{s}": x[0] / x[1].detach().clamp(min=1) * weight[s] / whole
             for s, x in sums.items()
@@ -396,7 +396,8 @@ class Maestro(Method):
         Returns:
             `hidden`, in its order, with x (T, width).
         """
-        groups, made = self.fusion.groups, {}
+        groups = self.fusion.groups
+        made: SourceTokens = {}
         for name, decoder in self.decoders.items():
             sources = [s for s in hidden if groups[field_of(s)] == name]
             lists = [sources] if self.fusion.together else [[s] for s in sources]
@@ -502,5 +503,4 @@ def _first_of(number_T: Tensor) -> Tensor:
 def _pairs(one_T: Tensor, other_T: Tensor) -> Tensor:
     """(T,) int64, the number of the pair of two codes, of any numbers."""
     codes, number_T = torch.unique(other_T, return_inverse=True)
-    _, pair_T = torch.unique(one_T * len(codes) + number_T, return_inverse=True)
-    return pair_T
+    return number_segments(one_T * len(codes) + number_T)[0]

@@ -151,7 +151,8 @@ class GroupedRouting(TrunkRouting):
         if not self.joint:
             return out
         hook = None if block_hook is None else _after(block_hook, trunk.depth)
-        return self.behind(trunk.joint, out, block_hook=hook)
+        whole: SourceTokens = self.behind(trunk.joint, out, block_hook=hook)
+        return whole
 
     def _sequences(
         self, trunks: nn.ModuleDict, tokens: SourceTokens

@@ -72,11 +72,10 @@ class MaskDecoder(nn.Module):
         return [tokens.with_x(out.x) for tokens, out in zip(hidden, outputs)]
 
     def _mask_tokens(self, tokens: Tokens) -> Tensor:
-        mask = self.mask[field_of(tokens.names[0])]
+        mask: Tensor = self.mask[field_of(tokens.names[0])]
         if mask.dim() == 1:
             return mask.expand(len(tokens), -1)
-        of_group: Tensor = mask[tokens.attributes[GROUP]]
-        return of_group
+        return mask[tokens.attributes[GROUP]]
 
     def _place(self, tokens: Tokens, x: Tensor) -> Tokens:
         field = self.field[field_of(tokens.names[0])]
