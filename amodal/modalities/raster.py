@@ -305,9 +305,8 @@ class Raster(Modality):
         ends = [_geotiff.date_of(float(month)) for month in value[[0, -1], 0, 0, 0]]
         when = " … ".join(dict.fromkeys(e for e in ends if e))
         parts = [f"{planes - 1} band{'s' * (planes > 2)}", f"{height} x {width} pixels"]
-        parts += [f"{dates} dates"] if dates > 1 else []
-        parts += [when] if when else []
-        return ", ".join(parts + ([f"{missing:.0%} missing"] if missing else []))
+        parts += [f"{dates} dates"] * (dates > 1) + [when] * bool(when)
+        return ", ".join(parts + [f"{missing:.0%} missing"] * bool(missing))
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
         ground = f" of {self.resolution:g} m" if self.resolution else ""

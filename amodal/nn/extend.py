@@ -212,7 +212,7 @@ class Extensions:
                 'this trunk stands in place of a joint one, trunk="joint" without experts and '
                 f"fusion tokens; this encoder has {encoder.trunk!r} and {encoder.experts} experts"
             )
-        encoder.trunks = nn.ModuleDict({ALL: trunk})
+        encoder.trunks[ALL] = trunk  # a joint encoder has no other
         self.routing = routing_of(trunk, encoder.width, "full")
         encoder.describe_as(trunk=trunk)
         return encoder
