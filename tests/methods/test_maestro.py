@@ -99,10 +99,10 @@ def test_without_blocks_of_all_fields_groups_are_apart():
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_encoder_is_rebuilt_from_its_description(fusion):
     page = exact(built(fusion=fusion)).eval()
-    again = parts.build(page.encoder.spec)
-    again.load_state_dict(page.encoder.state_dict())
+    rebuilt = parts.build(page.encoder.spec)
+    rebuilt.load_state_dict(page.encoder.state_dict())
     data = exact(batch(("plain",), sources=("facts", "words")))
-    one, other = page.encoder(data), exact(again).eval()(data)
+    one, other = page.encoder(data), exact(rebuilt).eval()(data)
     assert one.sources == other.sources
     for source in one.sources:
         torch.testing.assert_close(one[source].values, other[source].values)
