@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from amodal import methods, modalities
 from amodal.core import AmodalError, Recipe
@@ -79,6 +80,100 @@ def views_of(fields):
 MOSTLY = {"hide_field": 0.6, "hide_bands": 0.6, "hide_date": 0.6, "hide_place": 0.6}
 """Units hide more than the ratio in some rows, and less in others."""
 FUSIONS = ("group", "mod", "monotemp", "shared")
+
+
+def test_defaults():
+    """The authors' configuration."""
+    assert defaults("maestro") == {
+        "fusion": "group",
+        "groups": "",
+        "joint_depth": -1,
+        "ratio": 0.75,
+        "ratio_scale": 0.0,
+        "hide_field": 0.25,
+        "hide_bands": 0.0,
+        "hide_date": 0.25,
+        "hide_place": 0.25,
+        "norm_bands": "patch",
+        "error": "l1",
+        "decoder_width": 0,
+        "decoder_depth": 1,
+    }
+    assert methods.encoder_options("maestro") == {"trunk": "joint", "positions": "ground"}
+
+
+def test_the_recipe_of_the_paper():
+    """A rate of 3e-5 times the root of a third of the batch; a fifth of the steps warms up."""
+    assert methods.paper_recipe("maestro") == Recipe(
+        optimizer="adamw",
+        lr=3e-5,
+        lr_scaling="sqrt/3",
+        weight_decay=0.01,
+        betas=(0.9, 0.99),
+        schedule="cosine",
+        warmup=0.2,
+        clip=0.0,
+        batch_size=32,
+        epochs=100.0,
+    )
+
+
+SHARES = ("ratio", "hide_field", "hide_bands", "hide_date", "hide_place")
+
+
+@pytest.mark.parametrize("wrong, message", [
+    *[({name: value}, f"maestro.{name} is a share") for name in SHARES
+      for value in (1.0, -0.1, math.nan)],
+    ({"fusion": "groups"}, "Did you mean group"),
+    ({"error": "l3"}, "no maestro.error is called 'l3'"),
+    ({"groups": "optical+radr"}, "Did you mean radar"),
+    ({"groups": "optical+radar, radar+words"}, "'radar' is named twice"),
+    ({"groups": "optical+optical"}, "'optical' is named twice"),
+    ({"groups": "optical+"}, "no field of maestro.groups is called ''"),
+    *[({"groups": "optical+radar", "fusion": other}, 'groups are of fusion="group"')
+      for other in FUSIONS[1:]],
+    ({"joint_depth": 2}, "below the 2 blocks of --size nano"),
+    ({"joint_depth": -2}, "joint_depth"),
+    ({"joint_depth": 1, "fusion": "shared"}, '0 with fusion="shared" and "monotemp"'),
+    ({"joint_depth": 1, "fusion": "monotemp"}, '0 with fusion="shared" and "monotemp"'),
+    ({"ratio_scale": -0.1}, "ratio_scale is at least 0"),
+    ({"ratio_scale": math.nan}, "ratio_scale"),
+    ({"decoder_width": -1}, "decoder_width"),
+    ({"decoder_width": 100}, "decoder_width"),  # of three heads
+    ({"decoder_depth": 0}, "decoder_depth"),
+    ({"norm_bands": "patches"}, "Did you mean patch"),
+    ({"norm_bands": "optic.r"}, "Did you mean optical"),
+    ({"norm_bands": "optical.x"}, "no band of 'optical' is called 'x'"),
+    ({"norm_bands": "optical.r+r"}, "optical.r is named twice"),
+    ({"norm_bands": "optical.r, optical.g+r"}, "optical.r is named twice"),
+    ({"norm_bands": "words.r"}, "no part of maestro.norm_bands is called 'words.r'"),
+])  # fmt: skip
+def test_wrong_options_are_refused(wrong, message):
+    with pytest.raises(AmodalError, match=message):
+        bench.method("maestro", sources=("optical", "radar", "words"), **wrong)
+
+
+@pytest.mark.parametrize("shape, options, message", [
+    ({"trunk": "shared"}, {}, 'trunk="joint"'),
+    ({"trunk": "separate"}, {}, 'trunk="joint"'),
+    ({"positions": "rotary"}, {}, "take ground, sincos, learned or none"),
+    ({"positions": "alibi"}, {}, "take ground, sincos, learned or none"),
+    ({"pool": "cls"}, {"fusion": "shared"}, 'pool="mean"'),
+    ({"pool": "cls"}, {"fusion": "monotemp"}, 'pool="mean"'),
+])  # fmt: skip
+def test_other_encoders_are_refused(shape, options, message):
+    encoder = Encoder(bench.fields(("picture",)), size="nano", **{"trunk": "joint"} | shape)
+    with pytest.raises(AmodalError, match=message):
+        methods.build("maestro", encoder, **options)
+
+
+def test_a_quarter_of_twelve_blocks_are_of_all_fields():
+    """As in the authors' configuration."""
+    with torch.device("meta"):
+        encoder = bench.method("maestro", sources=("picture",), size="small").encoder
+    names = [n.split(".") for n, _ in encoder.trunks.named_parameters() if ".blocks." in n]
+    assert len({n[4] for n in names if n[1] == "towers"}) == 9
+    assert len({n[4] for n in names if n[1] == "joint"}) == 3
 
 
 @pytest.mark.parametrize("options", [
@@ -181,81 +276,3 @@ def test_one_row_without_a_picture():
 
 def test_nothing_is_hidden():
     check(("picture", "words"), ratio=0.0)
-
-
-def test_defaults():
-    """The authors' configuration."""
-    assert defaults("maestro") == {
-        "fusion": "group",
-        "groups": "",
-        "joint_depth": -1,
-        "ratio": 0.75,
-        "ratio_scale": 0.0,
-        "hide_field": 0.25,
-        "hide_bands": 0.0,
-        "hide_date": 0.25,
-        "hide_place": 0.25,
-        "norm_bands": "patch",
-        "error": "l1",
-        "decoder_width": 0,
-        "decoder_depth": 1,
-    }
-    assert methods.encoder_options("maestro") == {"trunk": "joint", "positions": "ground"}
-
-
-def test_the_recipe_of_the_paper():
-    """A rate of 3e-5 times the root of a third of the batch; a fifth of the steps warms up."""
-    assert methods.paper_recipe("maestro") == Recipe(
-        optimizer="adamw",
-        lr=3e-5,
-        lr_scaling="sqrt/3",
-        weight_decay=0.01,
-        betas=(0.9, 0.99),
-        schedule="cosine",
-        warmup=0.2,
-        clip=0.0,
-        batch_size=32,
-        epochs=100.0,
-    )
-
-
-SHARES = ("ratio", "hide_field", "hide_bands", "hide_date", "hide_place")
-
-
-@pytest.mark.parametrize("wrong, message", [
-    *[({name: value}, f"maestro.{name} is a share") for name in SHARES
-      for value in (1.0, -0.1, math.nan)],
-    ({"fusion": "groups"}, "Did you mean group"),
-    ({"error": "l3"}, "no maestro.error is called 'l3'"),
-    ({"groups": "optical+radr"}, "Did you mean radar"),
-    ({"groups": "optical+radar, radar+words"}, "'radar' is named twice"),
-    ({"groups": "optical+optical"}, "'optical' is named twice"),
-    ({"groups": "optical+"}, "no field of maestro.groups is called ''"),
-    *[({"groups": "optical+radar", "fusion": other}, 'groups are of fusion="group"')
-      for other in FUSIONS[1:]],
-    ({"joint_depth": 2}, "below the 2 blocks of --size nano"),
-    ({"joint_depth": -2}, "joint_depth"),
-    ({"joint_depth": 1, "fusion": "shared"}, '0 with fusion="shared" and "monotemp"'),
-    ({"joint_depth": 1, "fusion": "monotemp"}, '0 with fusion="shared" and "monotemp"'),
-    ({"ratio_scale": -0.1}, "ratio_scale is at least 0"),
-    ({"ratio_scale": math.nan}, "ratio_scale"),
-    ({"decoder_width": -1}, "decoder_width"),
-    ({"decoder_width": 100}, "decoder_width"),  # of three heads
-    ({"decoder_depth": 0}, "decoder_depth"),
-    ({"norm_bands": "patches"}, "Did you mean patch"),
-    ({"norm_bands": "optic.r"}, "Did you mean optical"),
-    ({"norm_bands": "optical.x"}, "no band of 'optical' is called 'x'"),
-    ({"norm_bands": "optical.r+r"}, "optical.r is named twice"),
-    ({"norm_bands": "optical.r, optical.g+r"}, "optical.r is named twice"),
-    ({"norm_bands": "words.r"}, "no part of maestro.norm_bands is called 'words.r'"),
-])  # fmt: skip
-def test_wrong_options_are_refused(wrong, message):
-    with pytest.raises(AmodalError, match=message):
-        bench.method("maestro", sources=("optical", "radar", "words"), **wrong)
-
-
-@pytest.mark.parametrize("trunk", ["shared", "separate"])
-def test_other_trunks_are_refused(trunk):
-    encoder = Encoder(bench.fields(("picture",)), size="nano", trunk=trunk)
-    with pytest.raises(AmodalError, match='trunk="joint"'):
-        methods.build("maestro", encoder)

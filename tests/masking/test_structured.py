@@ -37,7 +37,7 @@ def segments(sizes, ratio, chances, first_seed=0):
     }
 
 
-def kept(tokens):
+def mask_of(tokens):
     units = [Units(code, chance) for code, chance in tokens["units"]]
     return structured_keep(**{**tokens, "units": units})
 
@@ -94,15 +94,15 @@ LARGE = {"deadline": None, "max_examples": 15}
 @given(sizes=SIZES, ratios=RATIOS, chances=CHANCES, seed=st.integers(0, 10_000))
 def test_as_one_segment_after_the_other(sizes, ratios, chances, seed):
     tokens = segments(sizes, ratios, chances, seed)
-    assert torch.equal(kept(tokens), expected(tokens))
+    assert torch.equal(mask_of(tokens), expected(tokens))
 
 
 @settings(**LARGE)
 @given(sizes=SIZES, ratios=RATIOS, chances=CHANCES, seed=st.integers(0, 10_000))
-def test_how_many_are_kept(sizes, ratios, chances, seed):
+def test_how_many_stay_visible(sizes, ratios, chances, seed):
     """However much the units hide."""
     tokens = segments(sizes, ratios, chances, seed)
-    keep = kept(tokens)
+    keep = mask_of(tokens)
     for number, size in enumerate(sizes):
         own = keep[tokens["segment_T"] == number * 7 + 3]
         assert int(own.sum()) == share(size, ratios[number % len(ratios)])
@@ -113,7 +113,7 @@ def test_how_many_are_kept(sizes, ratios, chances, seed):
 def test_units_are_hidden_first(sizes, ratios, chances, seed):
     """None of what a unit hides is seen while something else of the segment is hidden."""
     tokens = segments(sizes, ratios, chances, seed)
-    keep = kept(tokens)
+    keep = mask_of(tokens)
     for segment in set(tokens["segment_T"].tolist()):
         members = (tokens["segment_T"] == segment).nonzero()[:, 0].tolist()
         hidden = drawn(tokens, members)
@@ -127,16 +127,16 @@ def test_units_are_hidden_first(sizes, ratios, chances, seed):
 @given(sizes=SIZES, chances=CHANCES, seed=st.integers(0, 10_000), data=st.data())
 def test_a_mask_depends_on_its_segment_only(sizes, chances, seed, data):
     tokens = segments(sizes, [0.3, 0.75], chances, seed)
-    whole = kept(tokens)
+    whole = mask_of(tokens)
     # tokens in any order, other names for the segments
     index = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
     shuffled = chosen(tokens, index)
     shuffled["segment_T"] = -3 * shuffled["segment_T"]
-    assert torch.equal(kept(shuffled), whole[index])
+    assert torch.equal(mask_of(shuffled), whole[index])
     # any of the segments
     some = data.draw(st.sets(st.sampled_from(range(len(sizes))), min_size=1))
     part = torch.isin(tokens["segment_T"], torch.tensor(sorted(some)) * 7 + 3).nonzero()[:, 0]
-    assert torch.equal(kept(chosen(tokens, part)), whole[part])
+    assert torch.equal(mask_of(chosen(tokens, part)), whole[part])
 
 
 @pytest.mark.parametrize("kind", range(3))
@@ -148,14 +148,14 @@ def test_all_tokens_of_a_unit_share_its_draw(kind):
         units = tokens["units"][kind][0].tolist()
         hidden = dict(zip(units, drawn(tokens, range(24))))
         tokens["ratio_T"][:] = sum(hidden[u] for u in units) / 24
-        assert kept(tokens).tolist() == [not hidden[u] for u in units]
+        assert mask_of(tokens).tolist() == [not hidden[u] for u in units]
 
 
 def test_units_are_hidden_as_often_as_they_should_be():
     tokens = segments([24] * 800, 0.0, (0.0, 0.25, 0.0))
     tokens["ratio_T"][:] = 1 / 3  # a third of the tokens, as many as one of three dates has
     date = tokens["order_T"] // SPANS[0] % SPANS[1]
-    lost = ~kept(tokens)
+    lost = ~mask_of(tokens)
     whole = [bool(lost[i * 24 : i * 24 + 24][date[:24] == d].all()) for i in range(800)
              for d in range(SPANS[1])]  # fmt: skip
     # P(exactly this date of three is drawn, not all three being drawn), and the rest by chance
@@ -169,19 +169,19 @@ def test_chances_that_would_hide_everything(count):
     close = 1 - 2**-24  # the last number below 1 in single precision
     tokens = segments([count] * 30, 0.5, (0.0, 0.0, 0.0))
     everything = torch.zeros(count * 30, dtype=torch.int64), torch.full((count * 30,), close)
-    without, tokens["units"] = kept(tokens | {"units": []}), [everything]
-    assert torch.equal(kept(tokens), without)
+    without, tokens["units"] = mask_of(tokens | {"units": []}), [everything]
+    assert torch.equal(mask_of(tokens), without)
     assert torch.equal(expected(tokens), without)
     tokens["units"] = [(code, torch.full_like(chance, 0.999)) for code, chance in
                        segments([count] * 30, 0.5, (0.0, 0.0, 0.0))["units"]]  # fmt: skip
-    assert torch.equal(kept(tokens), expected(tokens))
-    assert kept(tokens).view(30, count).any(1).all()
+    assert torch.equal(mask_of(tokens), expected(tokens))
+    assert mask_of(tokens).view(30, count).any(1).all()
 
 
 def test_a_chance_of_none_hides_nothing():
     """Kinds that do not apply to a token, of any code."""
     tokens = segments([24, 7, 1], 0.4, (0.0, 0.0, 0.0))
-    assert torch.equal(kept(tokens), kept(tokens | {"units": []}))
+    assert torch.equal(mask_of(tokens), mask_of(tokens | {"units": []}))
 
 
 def test_kinds_and_segments_have_draws_of_their_own():
@@ -190,7 +190,7 @@ def test_kinds_and_segments_have_draws_of_their_own():
     code, chance = tokens["units"][0]
     nothing = torch.zeros_like(chance)
     first, second = (
-        kept(tokens | {"units": units})
+        mask_of(tokens | {"units": units})
         for units in ([(code, chance), (code, nothing)], [(code, nothing), (code, chance)])
     )
     assert not torch.equal(first, second)
@@ -198,7 +198,7 @@ def test_kinds_and_segments_have_draws_of_their_own():
 
 
 def test_no_tokens():
-    empty = kept(segments([], 0.5, (0.5, 0.5, 0.5)))
+    empty = mask_of(segments([], 0.5, (0.5, 0.5, 0.5)))
     assert empty.shape == (0,) and empty.dtype == torch.bool
 
 
@@ -206,7 +206,7 @@ def test_no_tokens():
 def test_unequal_lengths_are_refused(name):
     tokens = segments([4, 2], 0.5, (0.5, 0.5, 0.5))
     with pytest.raises(ValueError, match=name.removesuffix("_T")):
-        kept(tokens | {name: tokens[name][1:]})
+        mask_of(tokens | {name: tokens[name][1:]})
 
 
 @pytest.mark.parametrize("kind", range(3))
@@ -217,7 +217,7 @@ def test_units_of_unequal_lengths_are_refused(kind, place):
     unit[place] = unit[place][1:]
     tokens["units"][kind] = tuple(unit)
     with pytest.raises(ValueError):
-        kept(tokens)
+        mask_of(tokens)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])
@@ -225,7 +225,7 @@ def test_shares_that_are_none_are_refused(ratio):
     tokens = segments([4, 2], 0.5, (0.5, 0.5, 0.5))
     tokens["ratio_T"][3:] = ratio
     with pytest.raises(ValueError, match="ratio"):
-        kept(tokens)
+        mask_of(tokens)
 
 
 @pytest.mark.parametrize("chance", [-0.1, 1.0, 1.5, math.nan])
@@ -233,4 +233,4 @@ def test_chances_that_are_none_are_refused(chance):
     tokens = segments([4, 2], 0.5, (0.5, 0.5, 0.5))
     tokens["units"][1][1][2] = chance
     with pytest.raises(AmodalError):
-        kept(tokens)
+        mask_of(tokens)
