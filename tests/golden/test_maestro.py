@@ -224,6 +224,7 @@ def test_two_steps_of_groups_of_fields(groups, options, rasters):
     ("band", "band"),
     ("none", "none"),
     ("picture.c+b", {"picture": ["cb"]}),
+    ("optical.r, optical.g", {"optical": ["r", "g"]}),
     ("optical.n, optical.r+g,picture.a", {"optical": ["n", "rg"], "picture": ["a"]}),
 ])  # fmt: skip
 def test_two_steps_with_other_parts(error, norm_bands, parts, rasters):
