@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -22,3 +23,12 @@ def peak_memory() -> int:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def free_cycles() -> None:
+    """Free what nothing but cycles of references holds.
+
+    Python looks for such cycles when it has made many objects. A run that has ended is few objects
+    and hundreds of megabytes: its weights, their gradients and the averages of its optimizer.
+    """
+    gc.collect()

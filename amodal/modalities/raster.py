@@ -274,6 +274,10 @@ class Raster(Modality):
         """(T, C * tile * tile) standardised pixels, NaN where missing or of another group."""
         return values.flat[:, _patches.PLACE :]
 
+    def band_of_targets(self) -> list[int]:
+        """See `HasBands`."""
+        return [band for band in range(self.channels) for _ in range(self.tile**2)]
+
     def predictor(self, width: int) -> nn.Linear:
         if self.patches:
             raise AmodalError(
@@ -301,9 +305,8 @@ class Raster(Modality):
         ends = [_geotiff.date_of(float(month)) for month in value[[0, -1], 0, 0, 0]]
         when = " … ".join(dict.fromkeys(e for e in ends if e))
         parts = [f"{planes - 1} band{'s' * (planes > 2)}", f"{height} x {width} pixels"]
-        parts += [f"{dates} dates"] if dates > 1 else []
-        parts += [when] if when else []
-        return ", ".join(parts + ([f"{missing:.0%} missing"] if missing else []))
+        parts += [f"{dates} dates"] * (dates > 1) + [when] * bool(when)
+        return ", ".join(parts + [f"{missing:.0%} missing"] * bool(missing))
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
         ground = f" of {self.resolution:g} m" if self.resolution else ""
@@ -344,10 +347,9 @@ class Raster(Modality):
         def vegetation(value: np.ndarray) -> float | None:
             return _values.vegetation(value[:, 1:], self.bands)
 
-        found = {"mean": Attribute("number", mean), "missing": Attribute("number", missing)}
-        if _values.has_vegetation(self.bands):
-            found["vegetation"] = Attribute("number", vegetation)
-        return found
+        measured = {"mean": mean, "missing": missing}
+        green = {"vegetation": vegetation} if _values.has_vegetation(self.bands) else {}
+        return {name: Attribute("number", of) for name, of in (measured | green).items()}
 
     def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
         """Of each band mean, deviation, quantiles, differences of neighbours and change over time;

@@ -20,7 +20,7 @@ from amodal.nn.heads.linear import LinearHead, MlpHead, keep_space
 from amodal.nn.layer_scale import scale_updates
 from amodal.nn.pooling import ClsPool, RegisterPool
 from amodal.nn.transformer import ExtraBlocks, Transformer
-from amodal.nn.trunks import ALL, TrunkRouting
+from amodal.nn.trunks import ALL, TrunkRouting, routing_of
 
 if TYPE_CHECKING:
     from amodal.nn.encoder import Encoder
@@ -218,6 +218,27 @@ class Extensions:
         self.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
         cast(Transformer, encoder.trunks[ALL]).set_mask_rule(rule(mask_rule))
         encoder.describe_as(fusion_tokens=tokens, mask_rule=mask_rule)
+        return encoder
+
+    def set_trunk(self, trunk: Part) -> Encoder:
+        """Send the tokens of all fields through another trunk, in place of a joint one.
+
+        Args:
+            trunk: With `routing`, see `amodal.nn.trunks.PretrainedTrunk`.
+
+        Raises:
+            AmodalError: For an encoder whose fields do not meet in its trunk, and for fusion tokens
+                and experts.
+        """
+        encoder = cast("Encoder", self)
+        if encoder.trunk != "joint" or encoder.experts or self.routing.fusion_tokens is not None:
+            raise AmodalError(
+                'this trunk stands in place of a joint one, trunk="joint" without experts and '
+                f"fusion tokens; this encoder has {encoder.trunk!r} and {encoder.experts} experts"
+            )
+        encoder.trunks[ALL] = trunk  # a joint encoder has no other
+        self.routing = routing_of(trunk, encoder.width, "full")
+        encoder.describe_as(trunk=trunk)
         return encoder
 
     def compose(self, change: str, project: int, hidden: int) -> Encoder:

@@ -182,28 +182,24 @@ that entered the trunk must be all that leave it, in their order."""
 
 
 class CachedLayout:
-    """`layout_of` for blocks in a row: computed anew only when tokens came or went.
+    """A layout for blocks in a row: computed anew only when tokens came or went.
 
     Args:
-        bias: Is part of the layout.
+        compute: Of which transformer, `Transformer.lay_out`.
     """
 
-    def __init__(self, bias: PlaceBias | None = None):
-        self.bias, self.last = bias, cast("tuple[Tokens, Layout] | None", None)
+    def __init__(self, compute: Callable[[Tokens, MaskRule | None], Layout]):
+        self.compute, self.last = compute, cast("tuple[Tokens, Layout] | None", None)
 
     def __call__(self, tokens: Tokens, mask_rule: MaskRule | None = None) -> Layout:
         if self.last is None or not self._is_of(self.last[0], tokens):
-            self.last = tokens, _biased(layout_of(tokens, mask_rule), tokens, self.bias)
+            self.last = tokens, self.compute(tokens, mask_rule)
         return self.last[1]
 
     def _is_of(self, a: Tokens, b: Tokens) -> bool:
         # by identity: `with_x` hands the same tensors on, and comparing values would wait for a GPU
         same = a.row is b.row and a.source is b.source and a.names == b.names
-        return same and (self.bias is None or a.position is b.position)
-
-
-def _biased(layout: Layout, tokens: Tokens, bias: PlaceBias | None) -> Layout:
-    return layout if bias is None or layout.is_biased else bias(layout, tokens)
+        return same and a.position is b.position
 
 
 class Transformer(nn.Module):
@@ -315,8 +311,7 @@ class Transformer(nn.Module):
                     "block hook"
                 )
             return self._hooked(tokens, block_hook, mask_rule)
-        layout = layout_of(tokens, mask_rule or self.mask_rule, causal, cache)
-        layout = _biased(layout, tokens, self.bias)
+        layout = self.lay_out(tokens, mask_rule, causal=causal, cache=cache)
         dropout = dropout_of(self, tokens, layout.order)
         x_TD, rotate = dropout(layout.enter(tokens.x), INPUT), self._rotate(tokens, layout)
         outputs: list[Tensor] = []
@@ -334,9 +329,24 @@ class Transformer(nn.Module):
                 router_logits[:] = [logits[back] for logits in router_logits]
         return tokens.with_x(x_TD if collector is None else collector(outputs, tokens))
 
+    def lay_out(
+        self,
+        tokens: Tokens,
+        mask_rule: MaskRule | None = None,
+        *,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Layout:
+        """Which of some tokens attend to which, with the bias; see `forward`."""
+        layout = layout_of(tokens, mask_rule or self.mask_rule, causal, cache)
+        return self._biased(layout, tokens)
+
+    def _biased(self, layout: Layout, tokens: Tokens) -> Layout:
+        return layout if self.bias is None or layout.is_biased else self.bias(layout, tokens)
+
     def _hooked(self, tokens: Tokens, block_hook: BlockHook, mask_rule: MaskRule | None) -> Tokens:
         entry = dropout_of(self, tokens, None)
-        inner, layout = tokens.with_x(entry(tokens.x, INPUT)), CachedLayout(self.bias)
+        inner, layout = tokens.with_x(entry(tokens.x, INPUT)), CachedLayout(self.lay_out)
         for i in range(len(self.blocks)):
             inner = block_hook(i, inner, partial(self.block, i, mask_rule=mask_rule, layout=layout))
         if len(inner) != len(tokens):
@@ -366,8 +376,8 @@ class Transformer(nn.Module):
             mask_rule: Replaces the transformer's own.
             layout: A `CachedLayout` for each stream saves computing the layout for every block.
         """
-        placed = (layout or layout_of)(tokens, mask_rule or self.mask_rule)
-        placed = _biased(placed, tokens, self.bias)
+        placed = (layout or self.lay_out)(tokens, mask_rule or self.mask_rule)
+        placed = self._biased(placed, tokens)
         if prefix is not None:
             placed = with_prefix(placed, *prefix)
         drop = drop_of(self.blocks[i], i, len(self.blocks), tokens, placed.order)

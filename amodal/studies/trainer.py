@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Recipe
+from amodal.core.process_memory import free_cycles
 from amodal.data import Dataset
 from amodal.evaluate.context import Pair
 from amodal.inference.forward_passes import AnyEncoder
@@ -229,6 +230,13 @@ def final(study: Study, name: str) -> Study:
 
 def trained(setup: Setup, job: Job, callbacks: Sequence[Callback] = ()) -> nn.Module:
     """The encoder of a candidate after the steps of a job, on the training part."""
+    try:
+        return _trained(setup, job, callbacks)
+    finally:
+        free_cycles()
+
+
+def _trained(setup: Setup, job: Job, callbacks: Sequence[Callback]) -> nn.Module:
     method, steps = job.candidate.method, setup.steps(job)
     quiet = {"callbacks": callbacks, "save_every": steps, "progress": False, "logger": None}
     with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from amodal.core import AmodalError
+from amodal.core.process_memory import free_cycles
 from amodal.progress import Bar
 from amodal.studies.limits import Check, Limits, Pulse
 from amodal.studies.outcome import Measured, Outcome, Outcomes
@@ -156,6 +157,7 @@ class Worker:
         try:
             with pulse:
                 outcome = self._outcome(ticket.cell, pulse)
+            free_cycles()  # of a trial that failed too
             self.trials.finish(ticket, outcome)
         except BaseException:  # the user's interrupt is no result of the trial
             self.trials.end(ticket.trial, interrupted=True)

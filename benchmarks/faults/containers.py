@@ -117,6 +117,20 @@ def packed(root: Path, rng: np.random.Generator) -> Path:
     return next(root.glob("shard-*.arrow"))
 
 
+def shard(root: Path, rng: np.random.Generator) -> Path:
+    """A shard of rasters at two dates, in a .zarr.zip."""
+    pixels = rng.integers(1, 5000, (N, 2, 3, 8, 8)).astype(np.float32)
+    days, bands = ["2024-03-31", "2024-06-30"], ["red", "nir", "swir"]
+    values = [{"values": one, "dates": days, "bands": bands} for one in pixels]
+    source = data.open({"sensor": values}, fields={"sensor": "raster"})
+    written = root.parent / "shards"
+    shutil.rmtree(written, ignore_errors=True)
+    first, *_ = data.write_zarr(source, written)
+    shutil.rmtree(root)
+    shutil.copytree(first.parents[1], root)
+    return next(root.rglob("*.zarr.zip"))
+
+
 def _toml(
     root: Path, records: str, fields: tuple[str, ...], key: str = "id", label: str = "species"
 ) -> None:
@@ -142,6 +156,7 @@ SOURCES: dict[str, Callable[[Path, np.random.Generator], Path]] = {
     "tar": tar,
     "huggingface": saved,
     "pack": packed,
+    "zarr": shard,
 }
 CHECKED = {"pack", "parquet with checksums"}
 

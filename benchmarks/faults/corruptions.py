@@ -94,6 +94,33 @@ def fasta(rng: np.random.Generator) -> bytes:
     return (">one\n" + "".join(rng.choice(list("ACGT"), 120)) + "\n").encode()
 
 
+def raster(rng: np.random.Generator) -> bytes:
+    """A GeoTIFF of three bands with a place, a day and a value for no data."""
+    import rasterio
+    from rasterio.io import MemoryFile
+
+    pixels = rng.integers(1, 10_000, (3, 16, 12), dtype=np.uint16)
+    pixels[0, :4] = 0
+    with MemoryFile() as file:
+        with file.open(
+            driver="GTiff", width=12, height=16, count=3, dtype="uint16", nodata=0,
+            crs="EPSG:32632", transform=rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000),
+            compress="deflate",
+        ) as scene:  # fmt: skip
+            scene.write(pixels)
+            scene.update_tags(TIFFTAG_DATETIME="2024:03:31 10:20:30")
+        return bytes(file.read())
+
+
+def stack(rng: np.random.Generator) -> bytes:
+    """Three bands at two dates, in an .npz."""
+    out = io.BytesIO()
+    pixels = rng.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    days, bands = np.array(["2024-03-31", "2024-06-30"]), np.array(["red", "nir", "swir"])
+    np.savez(out, values=pixels, dates=days, bands=bands)
+    return out.getvalue()
+
+
 GOOD: dict[str, dict[str, Make]] = {
     "image": {
         ".png": picture("png"),
@@ -118,6 +145,7 @@ GOOD: dict[str, dict[str, Make]] = {
     "text": {".txt": words("utf-8"), ".md": words("utf-16")},
     "series": {".csv": columns(","), ".tsv": columns("\t"), ".npy": array(), ".npz": array("zip")},
     "table": {".json": row},
+    "raster": {".gtiff": raster, ".npz": stack},
     "events": {".events": events},
     "sequence": {".fa": fasta},
 }
@@ -271,6 +299,21 @@ def lonely_names(count: int = 20_000) -> bytes:
     return json.dumps([{"time": i, f"f{i}": 1} for i in range(count)]).encode()
 
 
+def raster_bomb() -> bytes:
+    """A GeoTIFF of ten thousand million pixels, of which none is written."""
+    import rasterio
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as file:
+        with file.open(
+            driver="GTiff", width=100_000, height=100_000, count=1, dtype="uint8",
+            crs="EPSG:32632", transform=rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000),
+            tiled=True, blockxsize=8192, blockysize=8192, compress="deflate", sparse_ok=True,
+        ):  # fmt: skip
+            pass
+        return bytes(file.read())
+
+
 BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
     "image": {
         ".png": lambda: png_bomb(30_000),
@@ -294,6 +337,7 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
     "table": {".json": digits},
     "events": {".events": lonely_names},
     "sequence": {".fa": lambda: b">x\n" + b"ACGT\n" * 1_000_000},
+    "raster": {".gtiff": raster_bomb, ".npz": npz_bomb},
 }
 """modality -> ending -> a file that asks for far more than it is; what can be cut off may also be
 read."""

@@ -74,12 +74,12 @@ def config() -> Callable[[bytes], object]:
     return run
 
 
-KINDS = ("image", "audio", "text", "series", "table", "events", "sequence")
+KINDS = ("image", "audio", "text", "series", "table", "events", "sequence", "raster")
 TARGETS: dict[str, Callable[[], Callable[[bytes], object]]] = {
     **{kind: lambda kind=kind: decoder(kind) for kind in KINDS},
     **{
         name: lambda name=name: source(name)
-        for name in ("csv", "json", "jsonl", "parquet", "tar", "huggingface")
+        for name in ("csv", "json", "jsonl", "parquet", "tar", "huggingface", "zarr")
     },
     "dataset.toml": toml,
     "config.json": config,

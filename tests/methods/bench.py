@@ -112,6 +112,7 @@ REFUSED = {
     "dinov2": "hiding some of them hides nothing",
     "beit": "hiding some of them hides nothing",
     "flava": "hiding some of them hides nothing",
+    "maestro": "hiding some of them hides nothing",
     "galileo": "hiding some of them hides nothing",
     "i_jepa": "hiding some of them hides nothing",
     "ibot": "hiding some of them hides nothing",

@@ -1,14 +1,17 @@
 """One study, one process or many, with and without accidents."""
 
+import gc
 import json
 import random
 import time
+import weakref
 from collections import Counter
 
 import pytest
 
 from amodal.core import AmodalError
 from amodal.studies import Limits, Outcome, run, standings, winner
+from amodal.studies.outcome import Measured
 from amodal.studies.storage import Trials
 from amodal.studies.study import jobs
 from tests.studies.fake import Formula, ended, study, value, worker
@@ -220,3 +223,32 @@ def test_a_study_is_continued_from_outcomes_of_elsewhere(tmp_path):
         c: (o.score, o.failed) for c, o in first.items()
     }
     assert sum(worked(log).values()) == 18 + 8
+
+
+def test_what_a_trial_leaves_in_a_cycle_is_freed_before_the_next_one(tmp_path):
+    """A run that has ended is few objects and hundreds of megabytes."""
+
+    class Trained:
+        def __init__(self):
+            self.itself = self
+
+    made = []
+
+    def alive():
+        return [one for one in made if one() is not None]
+
+    def objective(job, check):
+        assert not alive(), "an earlier trial is still there"
+        trained = Trained()
+        made.append(weakref.ref(trained))
+        if len(made) == 2:
+            raise AmodalError("diverged")
+        return Measured(value(job))
+
+    gc.disable()
+    try:
+        outcomes = run(study(3), objective, tmp_path / "study.journal", **QUICK)
+    finally:
+        gc.enable()
+    assert len(made) >= 3 and not alive()
+    assert [o.failed for o in outcomes.values() if o.failed] == ["diverged"]

@@ -9,10 +9,12 @@ decompressed; other codecs of numcodecs take the whole chunk.
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import mmap
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +34,19 @@ MAX_CHUNK = 2**31
 """Bytes of a chunk that is decompressed."""
 HEADER = struct.Struct("<BBBBIII")
 """Of Blosc 1: versions, flags, bytes of a number, bytes, bytes of a block, compressed bytes."""
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+)
+"""What zipfile and codecs raise for files that are none, damaged, encrypted or of another version.
+"""
 STORED = 0x2
 """The flag of Blosc for bytes that were not compressed."""
 
@@ -117,13 +132,15 @@ class ZarrZip:
         if entry is None:
             raise self.damaged(f"{name} is missing")
         offset, size, stored = entry
+        if size > MAX_CHUNK:
+            raise self.damaged(f"{name} promises {size:,} bytes, and {MAX_CHUNK:,} are read")
         try:
             if not stored:
                 with zipfile.ZipFile(self.path) as archive:
                     return memoryview(archive.read(name))
             content = _content(self)
             lengths = struct.unpack_from("<HH", content, offset + 26)
-        except (zipfile.BadZipFile, OSError, ValueError, struct.error, EOFError) as error:
+        except BROKEN as error:
             raise self.damaged(error) from error
         start = offset + 30 + sum(lengths)
         if start + size > len(content):
@@ -230,7 +247,7 @@ class ZarrZip:
             whole = _whole_chunk(self, array.name, key).reshape(array.chunks, order=array.order)
             piece: np.ndarray = whole[within]
             return piece
-        except (ValueError, RuntimeError, OSError, struct.error, EOFError) as error:
+        except BROKEN as error:
             raise self.damaged(f"{key}: {error}") from error
 
 
@@ -252,7 +269,7 @@ def _entries(archive: ZarrZip) -> dict[str, tuple[int, int, bool]]:
                 )
                 for info in opened.infolist()
             }
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error) as error:
+    except BROKEN as error:
         raise archive.damaged(error) from error
 
 

@@ -65,6 +65,7 @@ from amodal.core.tokens import GROUP
 from amodal.masking.hashing import hash_bits
 from amodal.masking.three_state import DECODE, ENCODE, ThreeState
 from amodal.methods.contract import Columns, FeatureRecord
+from amodal.methods.shared.grids import views_together
 from amodal.methods.shared.shapes import (
     LinearStudentTeacher,
     refuse_backbones,
@@ -220,17 +221,6 @@ def refuse_patches_beside(encoder: Encoder) -> None:
             f"({', '.join(others)}): leave `patches` out of dataset.toml, or take one of them by "
             "--fields"
         )
-
-
-def views_together(encoder: Encoder) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """The views of fields: those that lie on a grid are turned together if there is more than one,
-    so that they stay on one ground; if one of them must not be turned, none is."""
-    grids = [f for f, m in encoder.fields.items() if m.layout == "grid"]
-    if len(grids) < 2:
-        return ("weak",)
-    turned = all(encoder.fields[f].known_view("turned") == "turned" for f in grids)
-    together = "turned" if turned else "plain"
-    return {f: (together if f in grids else "weak",) for f in encoder.fields}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,21 @@ class Surveys(Protocol):
         """
 
 
+@runtime_checkable
+class HasBands(Protocol):
+    """A modality of measurements in bands, whose targets are values of these bands.
+
+    Attributes:
+        bands: their names, in order.
+    """
+
+    bands: tuple[str, ...]
+
+    def band_of_targets(self) -> list[int]:
+        """(P,) the number of the band of each value of a target, see `Modality.targets`."""
+        ...
+
+
 def is_picture(modality: Modality) -> bool:
     """Whether a value is one picture (C, H, W), of any sides."""
     return modality.layout == "grid" and not isinstance(modality, OnGround)

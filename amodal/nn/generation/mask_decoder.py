@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import Tokens, field_of
-from amodal.nn.positions import sincos
+from amodal.core.tokens import GROUP
+from amodal.nn.positions import SinCos, embedded
 from amodal.nn.transformer import Transformer
 
 
@@ -21,14 +22,33 @@ class MaskDecoder(nn.Module):
         width: Of the decoder.
         depth: Blocks.
         heads: Of attention.
+        groups: Field -> how many groups its tokens are of (`amodal.core.tokens.GROUP`); each of
+            these has a mask token of its own.
+        position: Makes embeddings of positions; `SinCos` by default.
+        trunk: The blocks, in place of `depth` ordinary ones.
     """
 
-    def __init__(self, fields: Sequence[str], width_in: int, *, width: int, depth: int, heads: int):
+    def __init__(
+        self,
+        fields: Sequence[str],
+        width_in: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        groups: Mapping[str, int] | None = None,
+        position: nn.Module | None = None,
+        trunk: Transformer | None = None,
+    ):
         super().__init__()
+        shape = {f: ((groups or {}).get(f, 0), width) for f in fields}
         self.in_proj = nn.Linear(width_in, width)
-        self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(width) * 0.02) for f in fields})
+        self.mask = nn.ParameterDict(
+            {f: nn.Parameter(torch.randn(s if s[0] else width) * 0.02) for f, s in shape.items()}
+        )
         self.field = nn.ParameterDict({f: nn.Parameter(torch.randn(width) * 0.02) for f in fields})
-        self.trunk = Transformer(width, depth, heads)
+        self.trunk = trunk or Transformer(width, depth, heads)
+        self.position = position or SinCos(width)
 
     def forward(self, seen: Sequence[Tokens], hidden: Sequence[Tokens]) -> list[Tokens]:
         """Decode the hidden tokens of one batch.
@@ -44,14 +64,19 @@ class MaskDecoder(nn.Module):
         for tokens in seen:
             marked.append(self._place(tokens, self.in_proj(tokens.x)))
         for tokens in hidden:
-            token = self.mask[field_of(tokens.names[0])]
-            marked.append(self._place(tokens, token.expand(len(tokens), -1)))
+            marked.append(self._place(tokens, self._mask_tokens(tokens)))
         # hidden and visible tokens of the same field get different names, to be split afterwards
         parts = [tokens.renamed(f"{i}") for i, tokens in enumerate(marked)]
         decoded = self.trunk(Tokens.join(parts))
         outputs = [decoded.only(f"{len(seen) + i}") for i in range(len(hidden))]
         return [tokens.with_x(out.x) for tokens, out in zip(hidden, outputs)]
 
+    def _mask_tokens(self, tokens: Tokens) -> Tensor:
+        mask: Tensor = self.mask[field_of(tokens.names[0])]
+        if mask.dim() == 1:
+            return mask.expand(len(tokens), -1)
+        return mask[tokens.attributes[GROUP]]
+
     def _place(self, tokens: Tokens, x: Tensor) -> Tokens:
         field = self.field[field_of(tokens.names[0])]
-        return tokens.with_x(x + sincos(tokens.position, x.shape[1]).to(x.dtype) + field)
+        return tokens.with_x(x + embedded(self.position, tokens).to(x.dtype) + field)
