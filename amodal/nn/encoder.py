@@ -11,7 +11,8 @@ from amodal.core import Batch, Column, Embeddings, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
 from amodal.modalities import Modality
-from amodal.nn.extend import Extensions, check_fields
+from amodal.nn.check_fields import check_fields
+from amodal.nn.extend import Extensions
 from amodal.nn.pooling import Pool, pool_of
 from amodal.nn.positions import additive
 from amodal.nn.token_embedding import TokenEmbedding
@@ -31,11 +32,10 @@ class Encoder(Extensions, TokenEmbedding, Part):
         backbones: Field -> pretrained backbone (`amodal.nn.backbones`), in place of a tokenizer.
         experts: Experts of every second block, one a token (`amodal.nn.experts`); 0 for none.
         mixer: "attention"; with trunk="separate" also "gru", "brnn" or "dilated" for sequences.
-        fusion_tokens, mask_rule: See `Extensions.fuse`.
+        fusion_tokens, mask_rule, block_hook, layer_scale: See `Extensions`.
         pools, heads, extra_blocks, depths: By field, see `Extensions`; heads_width: of their space.
         similarity: "cosine", or "abs_cosine" where the sign of a vector has no meaning.
         multi_vector, combiner: Vectors for late interaction, and of composed queries.
-        block_hook, layer_scale: See `set_block_hook` and `set_layer_scale`.
 
     Raises:
         AmodalError: For unknown names, and for combinations that do not exist.

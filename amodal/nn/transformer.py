@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from amodal.core import AmodalError, Tokens
 from amodal.core.part import Part
 from amodal.nn.attention.bias import PlaceBias
 from amodal.nn.attention.cache import KeyValueCache
+from amodal.nn.attention.cached_layout import CachedLayout
 from amodal.nn.attention.prefix import with_prefix
 from amodal.nn.attention.varlen import Attention, Layout, MaskRule, Rotate, layout_of
 from amodal.nn.drop_path import Drop, drop_of, identity
@@ -179,27 +179,6 @@ BlockHook = Callable[[int, Tokens, Callable[..., Tokens]], Tokens]
 """(number of a block, the tokens before it, the block) -> the tokens after it. The block takes any
 tokens, and `prefix`, as `Transformer.block` does. Tokens may be put in and taken out, and those
 that entered the trunk must be all that leave it, in their order."""
-
-
-class CachedLayout:
-    """A layout for blocks in a row: computed anew only when tokens came or went.
-
-    Args:
-        compute: Of which transformer, `Transformer.lay_out`.
-    """
-
-    def __init__(self, compute: Callable[[Tokens, MaskRule | None], Layout]):
-        self.compute, self.last = compute, cast("tuple[Tokens, Layout] | None", None)
-
-    def __call__(self, tokens: Tokens, mask_rule: MaskRule | None = None) -> Layout:
-        if self.last is None or not self._is_of(self.last[0], tokens):
-            self.last = tokens, self.compute(tokens, mask_rule)
-        return self.last[1]
-
-    def _is_of(self, a: Tokens, b: Tokens) -> bool:
-        # by identity: `with_x` hands the same tensors on, and comparing values would wait for a GPU
-        same = a.row is b.row and a.source is b.source and a.names == b.names
-        return same and a.position is b.position
 
 
 class Transformer(nn.Module):

@@ -220,15 +220,15 @@ def test_half_a_shard_ends_in_quarantine_and_the_rest_is_read(tmp_path):
         records.open(tmp_path)
 
 
-@pytest.mark.parametrize("at, value", [(6, 0xE8), (10, 0x5D)])
-def test_a_directory_of_another_kind_of_zip_is_a_sentence(tmp_path, at, value):
+@pytest.mark.parametrize("offset, value", [(6, 0xE8), (10, 0x5D)])
+def test_a_directory_of_another_kind_of_zip_is_a_sentence(tmp_path, offset, value):
     """Version and compression as the central directory says them: found by fuzzing."""
     path = tmp_path / "train" / "S2" / "a.zarr.zip"
     shard(path, ("1", "2"), OPTICAL)
     content = bytearray(path.read_bytes())
     entry = content.find(b"PK\x01\x02")
     while entry >= 0:
-        content[entry + at] = value
+        content[entry + offset] = value
         entry = content.find(b"PK\x01\x02", entry + 4)
     path.write_bytes(bytes(content))
     with pytest.raises((AmodalError, BadValue), match="damaged or half a file"):
