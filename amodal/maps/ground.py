@@ -279,7 +279,8 @@ def _mosaic_features(
         )
     total: Any = 0.0
     count = np.zeros((), dtype=np.float32)
-    windows = len(groups) * len(window_corners(shape, modality))
+    cells = [-(-side // modality.tile) for side in shape]
+    windows = len(groups) * len(window_corners(cells, modality))
     with Bar("embed", windows, shown=progress) as bar:
         for group in groups.values():
             merged = _merged([parts[i] for i in group], corners[group], shape)

@@ -26,7 +26,9 @@ from amodal.modalities.shared.base import (
     build,
 )
 from amodal.modalities.shared.guess import (
+    ending_of,
     file_kind,
+    folder_suffixes,
     guess,
     guess_column,
     guess_texts,
@@ -45,8 +47,10 @@ __all__ = [
     "SimpleFeatures",
     "check_plugin",
     "config",
+    "ending_of",
     "every",
     "file_kind",
+    "folder_suffixes",
     "guess",
     "guess_column",
     "guess_texts",

@@ -37,6 +37,7 @@ from amodal.modalities.shared.base import (
     read_each,
 )
 from amodal.modalities.shared.cells import moments
+from amodal.modalities.shared.raster_tiles import RasterTiles
 from amodal.modalities.shared.raster_views import CROPS, SEASONS
 from amodal.modalities.shared.tokenizers.raster import RasterGraph, RasterTokenizer
 
@@ -49,7 +50,7 @@ MAX_PICTURES = 6
 
 
 @dataclass(frozen=True)
-class Raster(Modality):
+class Raster(RasterTiles, Modality):
     """Measurements on a grid on the ground, such as a tile of a satellite's scene.
 
     A value is (T, 1 + C, H, W) float32, NaN where a pixel is missing: T dates in order; the first

@@ -10,10 +10,11 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 
-from amodal.data.readers._files import FilePattern, Files, ending_of, printable
+from amodal.data.readers._files import FilePattern, Files, printable
 from amodal.data.readers.base import stamp_files
 from amodal.data.remote import AnyPath, Remote, as_path
 from amodal.errors import AmodalWarning
+from amodal.modalities import ending_of
 
 ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}
 ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
@@ -51,7 +52,8 @@ class Folder(Files):
         return self.base / self.names[file]
 
     def stamp(self) -> str:
-        used = sorted({int(i) for files in self.file_index.values() for i in files if i >= 0})
+        first = {int(i) for files in self.file_index.values() for i in files if i >= 0}
+        used = sorted({part for i in first for part in self.parts.get(i, [i])})
         names = "\n".join(self.names[i] for i in used).encode("utf-8", "backslashreplace")
         return hashlib.blake2b(names, digest_size=16).hexdigest() + stamp_files(
             [self.fetch(i) for i in used]
