@@ -118,6 +118,11 @@ class Volume(VolumeTiles, Modality):
         """See `Modality.suits_small_networks`: none reads patches in space."""
         return False
 
+    @property
+    def token_length(self) -> float:
+        """See `InSpace`: millimetres of a patch, the geometric mean of its sides."""
+        return math.prod(p * step for p, step in zip(self.patch, self.spacing)) ** (1 / 3)
+
     @classmethod
     def recognises(cls, file: Path | bytes) -> bool:
         """See `Modality.recognises`."""

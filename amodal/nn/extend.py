@@ -18,6 +18,7 @@ from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead
 from amodal.nn.pooling import ClsPool
+from amodal.nn.positions import refuse_tables
 from amodal.nn.transformer import ExtraBlocks, Transformer
 from amodal.nn.trunks import ALL, TrunkRouting, routing_of
 
@@ -96,9 +97,11 @@ class Extensions:
 
         Raises:
             AmodalError: For trunks without attention, for pretrained ones, and for fields whose
-                patches have another side in each step.
+                patches have another side in each step. Also for a kind that is a table, and fields
+                in space.
         """
         encoder = cast("Encoder", self)
+        refuse_tables(encoder.positions, encoder.fields)
         bias = place_bias(
             encoder.positions, encoder.fields, encoder.num_heads, cast(Any, encoder.pools)
         )

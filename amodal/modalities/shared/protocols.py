@@ -104,6 +104,16 @@ class Tiled(Protocol):
 
 
 @runtime_checkable
+class InSpace(Protocol):
+    """A modality whose tokens lie at three coordinates of one unit, which may be negative."""
+
+    @property
+    def token_length(self) -> float:
+        """The usual distance of neighbouring tokens, in that unit."""
+        ...
+
+
+@runtime_checkable
 class WritesFeatures(Protocol):
     """A tiled modality that writes the features of its tokens as a file of its own kind.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +34,10 @@ class Slice:
 
     Attributes:
         name: of the file, for errors.
-        dataset: of pydicom, without pixels.
         content: of the file.
+        series: its identifier.
+        thickness: millimetres, 1 where the file does not say.
+        unit: "HU" or "".
         shape: columns and rows.
         spacing: millimetres between columns and between rows.
         along: (2, 3) unit vectors along a row and along a column.
@@ -41,8 +45,10 @@ class Slice:
     """
 
     name: str
-    dataset: Any
     content: bytes
+    series: str
+    thickness: float
+    unit: str
     shape: tuple[int, int]
     spacing: tuple[float, float]
     along: np.ndarray
@@ -84,7 +90,7 @@ def read(files: Sequence[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray, st
     voxels = np.empty((*first.shape, len(slices)), dtype=np.float32)
     for i, one in enumerate(slices):
         voxels[:, :, i] = _pixels(one).T
-    return voxels, TO_RAS @ affine, _unit(first.dataset)
+    return voxels, TO_RAS @ affine, first.unit
 
 
 def shape_of(content: bytes) -> tuple[int, int]:
@@ -102,7 +108,7 @@ def _slice(name: str, content: bytes) -> Slice:
     if not is_dicom(content):
         raise BadValue(f"{name} is no DICOM file: the mark DICM is missing at byte 128")
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with _quiet():
             header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
             missing = [tag for tag in REQUIRED if not header.get(tag)]
             if int(header.get("NumberOfFrames") or 1) > 1:
@@ -133,7 +139,18 @@ def _placed(name: str, header: Any, content: bytes) -> Slice:
         raise BadValue(f"{name} has colours; a scan has one number a voxel")
     shape = int(header.Columns), int(header.Rows)
     check_size((*shape, 1))
-    return Slice(name, header, content, shape, (across, down), along / lengths[:, None], position)
+    thick = float(header.get("SliceThickness") or 1.0)
+    return Slice(
+        name,
+        content,
+        str(header.get("SeriesInstanceUID", "")),
+        thick if math.isfinite(thick) and thick > 0 else 1.0,
+        _unit(header),
+        shape,
+        (across, down),
+        along / lengths[:, None],
+        position,
+    )
 
 
 def _in_order(slices: list[Slice]) -> list[Slice]:
@@ -143,7 +160,7 @@ def _in_order(slices: list[Slice]) -> list[Slice]:
     if len(slices) > MAX_SLICES:
         raise BadValue(f"{len(slices):,} slices in one folder, more than {MAX_SLICES:,}")
     first = slices[0]
-    series = {str(one.dataset.get("SeriesInstanceUID", "")) for one in slices}
+    series = {one.series for one in slices}
     if len(series) > 1:
         raise BadValue(
             f"slices of {len(series)} series in one folder, such as {first.name}: put each series "
@@ -173,9 +190,7 @@ def _step(slices: Sequence[Slice]) -> np.ndarray:
     """(3,) millimetres from a slice to the next one."""
     first = slices[0]
     if len(slices) == 1:
-        thick = float(first.dataset.get("SliceThickness") or 1.0)
-        thick = thick if math.isfinite(thick) and thick > 0 else 1.0
-        return np.asarray(np.cross(*first.along) * thick)
+        return np.asarray(np.cross(*first.along) * first.thickness)
     depths = np.array([one.depth for one in slices])
     gaps = np.diff(depths)
     usual = float(np.median(gaps))
@@ -199,16 +214,17 @@ def _step(slices: Sequence[Slice]) -> np.ndarray:
 
 def _pixels(one: Slice) -> np.ndarray:
     """(rows, columns) float32 in physical units."""
+    syntax = ""
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with _quiet():
             whole = _library().dcmread(io.BytesIO(one.content))
+            syntax = str(getattr(whole.file_meta.get("TransferSyntaxUID", ""), "name", ""))
             stored = np.asarray(whole.pixel_array)
             slope = float(whole.get("RescaleSlope", 1) or 1)
             intercept = float(whole.get("RescaleIntercept", 0) or 0)
             padding = whole.get("PixelPaddingValue")
             missing = stored == int(padding) if padding is not None else None
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
-        syntax = getattr(one.dataset.file_meta.get("TransferSyntaxUID", ""), "name", "")
         packed = "JPEG" in syntax
         cure = ": pip install pylibjpeg[all], or save it uncompressed" if packed else ""
         what = f"packed as {syntax}" if packed else "damaged"
@@ -229,6 +245,19 @@ def _pixels(one: Slice) -> np.ndarray:
 def _unit(header: Any) -> str:
     kind, rescaled = str(header.get("Modality", "")), str(header.get("RescaleType", ""))
     return HOUNSFIELD if kind == "CT" and rescaled in ("", HOUNSFIELD) else ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what pydicom says of tags that nobody reads here."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.disabled = before
 
 
 def _short(error: Exception) -> str:

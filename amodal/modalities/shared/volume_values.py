@@ -362,8 +362,7 @@ def checked(raw: Any, limits: Limits) -> Raw:
     if is_numpy(data):
         array = array_of(data)
         _check_cost(array.size, limits)
-        numbers: np.ndarray = array
-    return numbers
+        return array
     if dicom.is_dicom(data):
         _check_cost(math.prod(dicom.shape_of(data)), limits)
         return data
