@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged
+from amodal.core.regular_file import regular
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared import volume_dicom as _dicom
 from amodal.modalities.shared import volume_frame as _frame
@@ -125,12 +126,14 @@ class Volume(VolumeTiles, Modality):
 
     @classmethod
     def recognises(cls, file: Path | bytes) -> bool:
-        """See `Modality.recognises`."""
+        """See `Modality.recognises`: NIfTI, a DICOM slice, or a folder of slices."""
         try:
+            if isinstance(file, Path) and file.is_dir():
+                return bool(_values.slices_in(file))
             if isinstance(file, Path):
-                with open(file, "rb") as stream:
+                with open(regular(file), "rb") as stream:
                     file = stream.read(4096)
-        except OSError:
+        except (OSError, BadValue):
             return False
         return _dicom.is_dicom(file) or _nifti.is_nifti(file)
 

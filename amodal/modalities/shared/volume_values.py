@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from amodal.core.regular_file import regular
 from amodal.modalities.shared import volume_dicom as dicom
 from amodal.modalities.shared import volume_frame as frame
 from amodal.modalities.shared import volume_nifti as nifti
@@ -128,7 +129,7 @@ def slices_in(folder: Path) -> list[Path]:
 
 
 def _begins_as_slice(file: Path) -> bool:
-    with open(file, "rb") as stream:
+    with open(regular(file), "rb") as stream:
         return dicom.is_dicom(stream.read(132))
 
 
