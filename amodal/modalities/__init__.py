@@ -28,6 +28,7 @@ from amodal.modalities.shared.base import (
 from amodal.modalities.shared.guess import (
     ending_of,
     file_kind,
+    folder_ending,
     folder_suffixes,
     guess,
     guess_column,
@@ -50,6 +51,7 @@ __all__ = [
     "ending_of",
     "every",
     "file_kind",
+    "folder_ending",
     "folder_suffixes",
     "guess",
     "guess_column",

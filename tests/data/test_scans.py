@@ -61,6 +61,21 @@ def test_slices_beside_the_schema_and_in_a_tar_are_one_record(tmp_path):
     assert opened.keys == ["x", "y"] and opened.value(1, "volume").shape == (9, 7, 5)
 
 
+@pytest.mark.parametrize("name", ["IM{:04}", "1.2.840.{}", "{:08}"])
+def test_slices_without_an_ending_are_looked_into(tmp_path, name):
+    slices, _ = series(4)
+    for person in ("x", "y"):
+        (tmp_path / person / "t1").mkdir(parents=True)
+        for i, content in enumerate(slices):
+            (tmp_path / person / "t1" / name.format(i)).write_bytes(content)
+    (tmp_path / "DICOMDIR").write_bytes(slices[0])
+    (tmp_path / "x" / "notes").write_text("about x", encoding="utf-8")
+    data.init(tmp_path)
+    opened = data.open(tmp_path)
+    assert opened.keys == ["x/t1", "y/t1"] and list(opened.fields) == ["volume"]
+    assert opened.value(1, "volume").shape == (9, 7, 5)
+
+
 def test_a_pack_holds_all_slices_of_a_value(people, tmp_path):
     opened = data.open(people)
     data.pack(opened, tmp_path / "pack")

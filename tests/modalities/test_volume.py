@@ -120,6 +120,21 @@ def test_a_few_bytes_that_unpack_to_gigabytes_are_refused_by_the_header():
         VOLUME.bounds(nifti(VOXELS), Limits(pixels=100))
 
 
+def test_files_of_more_gzip_members_are_read_whole():
+    content = nifti(VOXELS)
+    packed = gzip.compress(content[:500]) + gzip.compress(content[500:])
+    np.testing.assert_array_equal(read(packed), VOXELS)
+
+
+def test_a_deflated_slice_is_refused_before_it_is_unpacked():
+    small = slice_of(np.zeros((4, 4)))
+    meta, rest = small[:400], small[400:]
+    bomb = meta.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99") + rest
+    assert bomb != small
+    with pytest.raises(BadValue, match="slice 1 is deflated: save it uncompressed"):
+        VOLUME.decode(bomb)
+
+
 def test_other_files_are_refused_in_a_sentence():
     pair = nibabel.Nifti1Pair(VOXELS, np.eye(4)).header.binaryblock
     colours = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])

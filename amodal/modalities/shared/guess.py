@@ -108,6 +108,13 @@ def folder_suffixes() -> frozenset[str]:
     return frozenset[str]().union(*(kind.folder_suffixes for kind in _every().values()))
 
 
+def folder_ending(file: Path) -> str:
+    """The ending that a file should have, by its header, if all files of its folder are one value;
+    "" for any other."""
+    kind = _every().get(_recognised(file) or "")
+    return min(kind.folder_suffixes, default="") if kind is not None else ""
+
+
 def header_suffixes() -> frozenset[str]:
     """Endings of which the header of a file may say the modality."""
     default = Modality.recognises.__func__  # type: ignore[attr-defined]

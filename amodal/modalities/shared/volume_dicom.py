@@ -17,6 +17,8 @@ from amodal.modalities.shared.base import BadValue
 from amodal.modalities.shared.volume_nifti import check_affine, check_size
 
 MARK = b"DICM"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""The transfer syntax of files that are compressed as a whole."""
 HOUNSFIELD = "HU"
 TOLERANCE = 0.02
 """Share of the distance between slices that one may lie off."""
@@ -107,6 +109,8 @@ def _slice(name: str, content: bytes) -> Slice:
     pydicom = _library()
     if not is_dicom(content):
         raise BadValue(f"{name} is no DICOM file: the mark DICM is missing at byte 128")
+    if DEFLATED in content:  # which pydicom unpacks whole, whatever it becomes
+        raise BadValue(f"{name} is deflated: save it uncompressed, such as with dcmconv +te")
     try:
         with _quiet():
             header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)

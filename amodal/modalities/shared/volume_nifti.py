@@ -226,14 +226,18 @@ def _unpacked(data: bytes, most: int, whole: bool = False) -> bytes:
     Raises:
         BadValue: it is damaged.
     """
-    unpacker = zlib.decompressobj(wbits=31)
+    content, rest = bytearray(), data
     try:
-        content = unpacker.decompress(data, most)
-        if whole and not unpacker.eof:
-            unpacker.decompress(unpacker.unconsumed_tail, AFTER)
+        # some programs write a file as more than one member
+        while rest[:2] == GZIP and len(content) < most:
+            unpacker = zlib.decompressobj(wbits=31)
+            content += unpacker.decompress(rest, most - len(content))
+            if whole and not unpacker.eof:
+                unpacker.decompress(unpacker.unconsumed_tail, AFTER)
+            rest = unpacker.unused_data
     except zlib.error as error:
         raise BadValue(f"damaged gzip file: {error}; copy it anew") from None
-    return content
+    return bytes(content)
 
 
 def library() -> Any:

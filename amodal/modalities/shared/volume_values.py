@@ -122,7 +122,9 @@ def slices_in(folder: Path) -> list[Path]:
     files = [file for file in sorted(folder.iterdir()) if file.is_file()]
     found = [file for file in files if file.suffix.lower() in SLICES]
     if not found:
-        found = [file for file in files if not file.suffix and _begins_as_slice(file)]
+        # IM0001, and numbers with dots
+        unnamed = [file for file in files if not file.suffix or file.suffix[1:].isdigit()]
+        found = [file for file in unnamed if _begins_as_slice(file)]
     if not found:
         raise BadValue(f"no DICOM slice ({', '.join(SLICES)}) in the folder {folder.name}")
     return found
@@ -136,12 +138,22 @@ def _begins_as_slice(file: Path) -> bool:
 def _of_slices(files: Sequence[Any]) -> Scan:
     if len(files) > dicom.MAX_SLICES:
         raise BadValue(f"{len(files):,} slices, more than {dicom.MAX_SLICES:,}")
+    size = sum(len(file) if isinstance(file, bytes) else _bytes_of(file) for file in files)
+    if size > MAX_UNPACKED:
+        raise BadValue(f"{size:,} bytes of slices, more than {MAX_UNPACKED:,}: cut the scan")
     named = [
         (file.name if isinstance(file, Path) else f"slice {i + 1}", read_bytes(file))
         for i, file in enumerate(files)
     ]
     voxels, affine, unit = dicom.read(named)
     return _closest(voxels, affine, unit)
+
+
+def _bytes_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except (OSError, ValueError):  # which reading it says better
+        return 0
 
 
 def _zipped_slices(data: bytes) -> list[bytes]:
