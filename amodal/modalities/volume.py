@@ -244,7 +244,7 @@ class Volume(VolumeTiles, Modality):
         return _measure.summary(self, raws, values)
 
     def comment(self, raws: Sequence[Raw]) -> str:
-        return _measure.comment(self)
+        return _measure.comment(self, raws)
 
     def mismatch(self, trained: Modality) -> str:
         """Another spacing, which is never resampled."""

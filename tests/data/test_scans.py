@@ -85,6 +85,19 @@ def test_a_pack_holds_all_slices_of_a_value(people, tmp_path):
     assert packed.keys == opened.keys
 
 
+def test_folders_that_a_table_names_are_packed_too(people, tmp_path):
+    names = [f"people/p{i:02}/a" for i in range(12)]
+    rows = "\n".join(f"r{i},{name}" for i, name in enumerate(names))
+    (tmp_path / "scans.csv").write_text(f"id,scan\n{rows}\n", encoding="utf-8")
+    (tmp_path / "dataset.toml").write_text(
+        'records = "scans.csv"\nkey = "id"\n[fields.scan]\nmodality = "volume"\n', encoding="utf-8"
+    )
+    opened = data.open(tmp_path)
+    data.pack(opened, tmp_path / "pack")
+    packed = data.open(tmp_path / "pack")
+    np.testing.assert_array_equal(packed.value(3, "scan"), opened.value(3, "scan"))
+
+
 def test_a_missing_slice_ends_in_quarantine(people):
     (people / "p05" / "a" / "IM-1.dcm").unlink()
     opened = data.open(people)
@@ -115,11 +128,18 @@ def test_a_scan_and_its_map_are_two_fields(tmp_path):
         (tmp_path / f"p{i}.nii.gz").write_bytes(nifti(scan, packed=True))
         labels = (scan > 0).astype(np.uint8)
         (tmp_path / f"p{i}.seg.nii.gz").write_bytes(nifti(labels, packed=True))
-    data.init(tmp_path)
+    blobs = np.zeros((9, 8, 7), dtype=np.uint8)
+    blobs[2:8, 2:7, 1:6], blobs[2:5, 2:7, 1:6] = 3, 1
+    (tmp_path / "p0.seg.nii.gz").write_bytes(nifti(blobs, packed=True))
+    report = data.init(tmp_path)
+    summaries = {f.name: f.summary for f in report.fields}
+    assert "perhaps a map of labels" in summaries["seg"]
+    assert "labels" not in summaries["volume"]
+    assert "--protocol.truth" in (tmp_path / "dataset.toml").read_text(encoding="utf-8")
     opened = data.open(tmp_path)
     assert len(opened) == 8 and set(opened.fields) == {"volume", "seg"}
     truth = opened.fields["volume"].truth(opened.raw(0, "seg"), amounts=False)
-    assert truth.dtype == np.int64 and set(np.unique(truth)) == {0, 1}
+    assert truth.dtype == np.int64 and set(np.unique(truth)) == {0, 1, 3}
     with pytest.raises(modalities.BadValue, match="whole numbers from 0 on"):
         opened.fields["volume"].truth(opened.raw(0, "volume"), amounts=False)
 

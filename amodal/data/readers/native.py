@@ -146,6 +146,8 @@ def encode(cell: Cell) -> EncodedCell | None:
     """
     if cell is None:
         return None
+    if isinstance(cell, Path) and cell.is_dir():
+        cell = sorted(part for part in cell.iterdir() if part.is_file())
     if isinstance(cell, Path):
         return {"kind": FILE, "data": cell.read_bytes()}
     if isinstance(cell, bytes):

@@ -28,6 +28,8 @@ ALIKE = 1.5
 """How far the ranges of scans may be apart to be of one unit."""
 HOUNSFIELD_RANGE = (-1024.0, 3071.0)
 """Of 12 bits, as most CT scanners have: what is beyond is metal."""
+LABELS = 0.6
+"""Share of neighbours that are of one class in a map of labels; of a scan few are the same."""
 MAX_MEASURED = 32
 """Scans of which voxels are looked at."""
 
@@ -151,6 +153,7 @@ def summary(volume: Volume, raws: Sequence[Raw], decoded: Sequence[np.ndarray]) 
     if axes:
         parts.append("axes " + ", ".join(name or "not known" for name, _ in axes.most_common(3)))
     parts.append("Hounsfield units" if volume.unit else "")
+    parts.append("perhaps a map of labels" if _first_is_labels(volume, raws) else "")
     missing = float(np.mean([np.isnan(frame.voxels_of(v)).mean() for v in decoded] or [0]))
     parts.append(f"{missing:.1%} of the voxels missing" if missing else "")
     return ", ".join(part for part in parts if part)
@@ -163,7 +166,17 @@ def _axes_of(raw: Raw, number: int) -> str:
         return ""
 
 
-def comment(volume: Volume) -> str:
+def is_labels(voxels: np.ndarray) -> bool:
+    """Whether voxels are class numbers: whole, and mostly that of their neighbour."""
+    first, second = voxels[:-1], voxels[1:]
+    known = (first > 0) & (second > 0)
+    inside, beside = first[known], second[known]
+    if not len(inside) or np.nanmin(voxels) < 0 or (inside != np.rint(inside)).any():
+        return False
+    return bool((inside == beside).mean() > LABELS)
+
+
+def comment(volume: Volume, raws: Sequence[Raw]) -> str:
     """What to know about the parameters of a field."""
     side = " x ".join(f"{p * s:.3g}" for p, s in zip(volume.patch, volume.spacing))
     lines = [f"patch: {side} mm; a window of size has {_tokens(volume)} tokens"]
@@ -174,8 +187,20 @@ def comment(volume: Volume) -> str:
             "by_scan: ranges of the scans differ, so each is brought to its own percentiles; "
             "false if intensities have one unit, or values are blocks of one scan"
         )
+    if _first_is_labels(volume, raws):
+        lines.append(
+            "perhaps a map of labels: train on the other fields (--fields), and probe it by "
+            "--protocols dense --protocol.truth"
+        )
     lines.append("flip = true where left and right mean the same")
     return "\n".join(lines)
+
+
+def _first_is_labels(volume: Volume, raws: Sequence[Raw]) -> bool:
+    try:
+        return bool(len(raws)) and is_labels(values.read(raws[0], volume.frame).voxels)
+    except BadValue:
+        return False
 
 
 def _tokens(volume: Volume) -> int:
