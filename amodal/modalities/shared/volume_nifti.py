@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from amodal.modalities.shared.base import BadValue
+from amodal.modalities.shared.files import MAX_UNPACKED
 
 GZIP = b"\x1f\x8b"
 HEADERS = {348: "Nifti1Header", 540: "Nifti2Header"}
@@ -187,10 +188,10 @@ def read(data: bytes, frame: int = -1, name: str = "") -> tuple[np.ndarray, Head
     begin = header.start + max(frame, 0) * count * header.dtype.itemsize * (header.frames > 1)
     end = begin + count * header.dtype.itemsize
     if data[:2] == GZIP:
-        if header.frames * count > 4 * MAX_VOXELS:
+        if end > MAX_BEFORE + MAX_UNPACKED:
             raise BadValue(
-                f"{header.frames} scans of {count:,} voxels in one compressed file; save the one "
-                "that is meant apart"
+                f"scan {frame} of a compressed file ends at byte {end:,} of it, and at most "
+                f"{MAX_UNPACKED:,} are unpacked: save that scan apart"
             )
         data = _unpacked(data, end, whole=True)
     if len(data) < end:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-SIDE = 48
+SIDE = 32
 """Voxels of a block along each axis."""
 FILLED = 0.05
 """Share of a block's voxels that are not air, at least."""
