@@ -75,7 +75,7 @@ class Folder(Files):
 
 def _without_ending(base: AnyPath, names: Iterable[str]) -> dict[str, str]:
     """Parts of values that are whole folders, whose names lack the ending: one of each folder is
-    looked into, since archives call slices of scans `IM0001` or by numbers with dots.
+    looked into, since archives call slices of scans IM0001 or by numbers with dots.
 
     Returns:
         Name with the ending that it should have -> name.

@@ -38,6 +38,7 @@ PACKAGES = (
     ),
 )
 LICENCE = "packages: BSD-3-Clause; the templates and atlases in them have terms of their own"
+RECORDS = 360
 TEMPLATES = "usr/share/mricron/templates/"
 MNI = "nilearn/datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 PAIRED = 108

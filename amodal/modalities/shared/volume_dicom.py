@@ -251,17 +251,20 @@ def _unit(header: Any) -> str:
     return HOUNSFIELD if kind == "CT" and rescaled in ("", HOUNSFIELD) else ""
 
 
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what pydicom says of tags that nobody reads here."""
     logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
+    logger.addFilter(_nothing)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.disabled = before
+        logger.removeFilter(_nothing)
 
 
 def _short(error: Exception) -> str:
