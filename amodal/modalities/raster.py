@@ -295,8 +295,7 @@ class Raster(RasterTiles, Modality):
         return loss
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        """(h, w, 3) uint8: the dates beside each other, in true colour where bands of these names
-        are there; what is missing is grey."""
+        """(h, w, 3) uint8: dates beside each other, in true colour if it has it; gaps are grey."""
         chosen = value[np.unique(np.linspace(0, len(value) - 1, MAX_PICTURES).astype(int))]
         return _values.picture(chosen[:, 1:], self.bands)
 
