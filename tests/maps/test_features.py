@@ -132,7 +132,7 @@ def test_what_is_wrong_is_said(trained, tmp_path):
     mine.write_bytes(nifti(voxels((8, 8, 8)), packed=True))
     refused(mine, "holds no features of amodal", data=folder / "person01.nii.gz")
     (tmp_path / "bad.nii.gz").write_bytes(b"no scan")
-    refused(tmp_path / "m.nii.gz", "could be read: .*no NIfTI", data=tmp_path / "bad.nii.gz")
+    refused(tmp_path / "m.nii.gz", "could be read: .*neither a NIfTI", data=tmp_path / "bad.nii.gz")
 
 
 def test_uncompressed_and_made_anew(trained, tmp_path):

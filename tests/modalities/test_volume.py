@@ -147,7 +147,7 @@ def test_other_files_are_refused_in_a_sentence():
         (nifti(VOXELS)[:-4], "truncated: 1,188 bytes, .* at least 1,192"),
         (nifti(VOXELS, packed=True)[:-40], "truncated|damaged gzip"),
         (nifti(np.full((2, 2, 2), np.nan, dtype=np.float32)), "every voxel is missing"),
-        (b"a text of some length, and no scan" * 20, "no NIfTI file"),
+        (b"a text of some length, and no scan" * 20, "neither a NIfTI file .* nor a DICOM slice"),
     ):
         with pytest.raises(BadValue, match=why):
             VOLUME.decode(content)
