@@ -87,7 +87,7 @@ def _without_ending(base: AnyPath, names: Iterable[str]) -> dict[str, str]:
         ending = ending_of(name)
         if not ending or ending[1:].isdigit():
             groups.setdefault(name.rpartition("/")[0], []).append(name)
-    found = {}
+    found: dict[str, str] = {}
     for group in groups.values():
         ending = folder_ending(base / group[0])
         if ending:

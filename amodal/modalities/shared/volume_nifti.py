@@ -81,8 +81,8 @@ def header_of(data: bytes) -> Header:
     start = _unpacked(data, START) if data[:2] == GZIP else data[:START]
     if not is_nifti(start):
         raise BadValue(
-            "neither a NIfTI file (its header has no mark n+1 or n+2) nor a DICOM slice (no mark DICM "
-            "at byte 128)"
+            "neither a NIfTI file (its header has no mark n+1 or n+2) nor a DICOM slice (no mark "
+            "DICM at byte 128)"
         )
     size = 348 if start[344:347] in (b"n+1", b"ni1") else 540
     if start[344:347] == b"ni1" or start[4:7] == b"ni2":

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from amodal.modalities.shared.volume_nifti import library
+
 SIDE = 32
 """Voxels of a block along each axis."""
 FILLED = 0.05
@@ -40,11 +42,8 @@ class Head:
 
 def scan(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and affine of a NIfTI file, with axes to the right, front and top."""
-    import nibabel
-
-    image: Any = nibabel.as_closest_canonical(
-        nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
-    )
+    nibabel: Any = library()
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image.from_bytes(gzip.decompress(content)))
     return np.asarray(image.dataobj), np.asarray(image.affine)
 
 
@@ -107,11 +106,10 @@ def _file(
     voxels: np.ndarray, affine: np.ndarray, within: tuple[slice, ...], slope: float = 1.0
 ) -> bytes:
     """A block as .nii.gz, which lies in the head where it was cut out."""
-    import nibabel
-
+    nibabel: Any = library()
     place = np.array(affine, dtype=np.float64)
     place[:3, 3] += place[:3, :3] @ [float(one.start) for one in within]
-    image: Any = nibabel.Nifti1Image(np.ascontiguousarray(voxels), place)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(voxels), place)
     image.header.set_xyzt_units("mm")
     if slope != 1:
         content = bytearray(image.to_bytes())
