@@ -179,12 +179,13 @@ def embed(
         arg(
             metavar="FILE",
             help=".parquet, .csv, .npy or .lance: key, source, vector; an interrupted file goes "
-            "on. With --dense a .tif file of all records, or a folder with one of each",
+            "on. With --dense a .tif file of all records or a .nii.gz of one, or a folder with one "
+            "of each",
         ),
     ],
     dense: Annotated[
         bool,
-        arg(help="a vector for each place on the ground, of GeoTIFF of any size, as GeoTIFF"),
+        arg(help="a vector for each place, of GeoTIFF or scans of any size, as such files"),
     ] = False,
     field: Annotated[
         str, arg(metavar="FIELD", help="of --dense: whose places; by default the only one")

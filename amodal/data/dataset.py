@@ -105,6 +105,8 @@ class Dataset(ItemsMixin):
         if i in self.reader.damaged:
             raise BadValue(self.reader.damaged[i])
         cell: Cell = self.cell(i, field)
+        if isinstance(cell, list) and any(isinstance(part, Remote) for part in cell):
+            return [part.read_bytes() for part in cell]
         return cell.read_bytes() if isinstance(cell, Remote) else cell
 
     def cell(self, i: int, field: str) -> Cell:
@@ -336,8 +338,7 @@ class Dataset(ItemsMixin):
         return name
 
     def _located(self, cell: str, modality: Modality) -> AnyPath | str:
-        """The path of the file that a text cell names, relative to the table. Text stays text if
-        there is no such file."""
+        """The path of the file that a text cell names; the text where there is no such file."""
         base, words = self.reader.base, modality.raw_text == "either"
         if base is None or modality.raw_text == "value":
             return cell

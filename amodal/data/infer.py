@@ -190,7 +190,8 @@ def _is_numeric(reader: Reader, column: str) -> bool:
 def _guess_column(reader: Reader, column: str, numeric: Collection[str]) -> ColumnGuess:
     if isinstance(reader, readers.Files) and column in reader.patterns:
         pattern = reader.patterns[column]
-        if {Path("x" + ending).suffix for ending in pattern.suffixes} <= infer_schema.by_content():
+        endings = {modalities.ending_of(f"x{ending}") for ending in pattern.suffixes}
+        if endings <= infer_schema.by_content() - modalities.folder_suffixes():
             return infer_schema.guess_column(column, _some_cells(reader, column)[:20], list)
         return ColumnGuess("field", _kind_of(pattern) or "", infer_schema.FILES)
     if isinstance(reader, readers.Files) and column in ("folder", "subfolder"):
@@ -344,7 +345,7 @@ def _field(reader: Reader, column: str, guess: ColumnGuess, name: str) -> Field:
 
 def _kind_of(pattern: readers.FilePattern) -> str | None:
     """The modality of a column of files: `.png` of `.front.png` says which."""
-    return infer_schema.suffix_modalities().get(Path("x" + pattern.suffixes[0]).suffix)
+    return infer_schema.suffix_modalities().get(modalities.ending_of(f"x{pattern.suffixes[0]}"))
 
 
 def _reasons(guesses: Mapping[str, ColumnGuess]) -> str:

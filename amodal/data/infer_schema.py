@@ -173,17 +173,18 @@ def _sort(cell: Cell) -> str:
 
 def of_files(paths: Sequence[AnyPath]) -> ColumnGuess:
     """Guess a column of files by their endings, numpy files by their content."""
-    if all(path.suffix.lower() in NUMPY for path in paths):
+    endings = [modalities.ending_of(path.name) for path in paths]
+    if all(ending in NUMPY for ending in endings):
         arrays = [array for path in paths[:20] if (array := _load(path)) is not None]
         return (
             of_values(arrays)
             if arrays
-            else ColumnGuess("field", suffix_modalities()[paths[0].suffix.lower()], FILES)
+            else ColumnGuess("field", suffix_modalities()[endings[0]], FILES)
         )
     kinds = [kind for path in paths[:LOOKED_INTO] if (kind := modalities.file_kind(path))]
-    kinds += [k for p in paths[LOOKED_INTO:] if (k := suffix_modalities().get(p.suffix.lower()))]
+    kinds += [k for e in endings[LOOKED_INTO:] if (k := suffix_modalities().get(e))]
     if not kinds:
-        return ColumnGuess("out", reason=f"no modality reads *{paths[0].suffix}")
+        return ColumnGuess("out", reason=f"no modality reads *{endings[0]}")
     return ColumnGuess("field", max(set(kinds), key=kinds.count), FILES)
 
 
@@ -221,7 +222,7 @@ def names_files(samples: Sequence[str], base: AnyPath | None) -> bool:
     named = [
         s
         for s in samples
-        if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in suffix_modalities()
+        if len(s) < 256 and "\n" not in s and modalities.ending_of(s) in suffix_modalities()
     ]
     if not named or len(named) < 0.8 * len(samples):
         return False

@@ -69,6 +69,7 @@ def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
         n: how many at most.
     """
     have = np.flatnonzero(dataset.present(name))
+    n = min(n, dataset.fields[name].at_once or n)
 
     def raw(i: int) -> Raw | None:
         try:

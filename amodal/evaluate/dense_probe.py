@@ -1,7 +1,8 @@
-"""Linear probes of grids of tokens against maps of their pixels."""
+"""Linear probes of grids of tokens against maps of their pixels, or voxels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from amodal.stats.logistic import logistic
 
 MAX_TOKENS = 20_000
 """That a probe learns from."""
+MAX_LOGITS = 2**26
+"""Numbers of the classes of pixels that are held at a time."""
 KNOWN = 0.5
 """Share of a token's pixels that must be known for it to be learnt from."""
 
@@ -27,30 +30,43 @@ class Example:
     """One record.
 
     Attributes:
-        grids: source -> (rows, columns, D).
-        truth: (H, W): class numbers, `UNKNOWN` where there is none, or amounts, NaN where there is
-            none.
+        grids: source -> (*cells, D), such as (rows, columns, D).
+        truth: (H, W), or (X, Y, Z) of a scan: class numbers, `UNKNOWN` where there is none, or
+            amounts, NaN where there is none.
+        sides: entries of `truth` along each axis of a token; () where the tokens cover it evenly.
     """
 
     grids: dict[str, np.ndarray]
     truth: np.ndarray
+    sides: tuple[int, ...] = ()
 
 
-def _cells(truth: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row and the column of the token that each pixel lies in."""
-    y, x = (
-        (np.arange(side) + 0.5) * count // side for side, count in zip(truth.shape, (rows, columns))
-    )
-    return y.astype(int)[:, None], x.astype(int)[None]
+def _index(example: Example, cells: Sequence[int]) -> np.ndarray:
+    """The number of the token that each pixel lies in, in reading order, in the shape of the map.
+
+    Args:
+        example: the record.
+        cells: tokens along each axis.
+    """
+    shape = example.truth.shape
+    if example.sides:
+        along = [np.arange(n) // side for n, side in zip(shape, example.sides)]
+    else:
+        along = [((np.arange(n) + 0.5) * count // n).astype(int) for n, count in zip(shape, cells)]
+    return np.asarray(np.ravel_multi_index(np.ix_(*along), cells))
 
 
-def _token_counts(truth: np.ndarray, rows: int, columns: int, classes: int) -> np.ndarray:
-    """(rows, columns, classes): pixels of each class in each token."""
-    y, x = _cells(truth, rows, columns)
-    index = np.broadcast_to(y * columns + x, truth.shape)
+def _token_counts(index: np.ndarray, truth: np.ndarray, tokens: int, classes: int) -> np.ndarray:
+    """(tokens, classes): pixels of each class in each token.
+
+    Args:
+        index: of the token of each pixel.
+        truth: class of each pixel, below 0 where unknown.
+        tokens, classes: how many there are.
+    """
     known = truth >= 0
     flat = index[known] * classes + truth[known]
-    return np.bincount(flat, minlength=rows * columns * classes).reshape(rows, columns, classes)
+    return np.bincount(flat, minlength=tokens * classes).reshape(tokens, classes)
 
 
 def _learnt(x: list[np.ndarray], y: list[np.ndarray], seed: int) -> tuple[Tensor, Tensor]:
@@ -62,18 +78,34 @@ def _learnt(x: list[np.ndarray], y: list[np.ndarray], seed: int) -> tuple[Tensor
     return torch.from_numpy(features).float(), torch.from_numpy(targets)
 
 
-def _enlarged(grid: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """(rows, columns, K) -> (H, W, K), linear between the centres of tokens."""
-    large = interpolate(
-        grid.permute(2, 0, 1)[None], size=shape, mode="bilinear", align_corners=False
-    )
-    return large[0].permute(1, 2, 0).numpy()
+def _enlarged(grid: Tensor, example: Example) -> np.ndarray:
+    """(*cells, K) -> (K, *shape of the map), linear between the centres of tokens."""
+    shape = example.truth.shape
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    # tokens at the border may lie over it
+    size = [n * side for n, side in zip(grid.shape, example.sides)] if example.sides else shape
+    large = interpolate(grid.movedim(-1, 0)[None], size=tuple(size), mode=mode, align_corners=False)
+    within: np.ndarray = large[0].numpy()[(slice(None), *(slice(n) for n in shape))]
+    return within
+
+
+def _likeliest(logits: Tensor, example: Example) -> np.ndarray:
+    """The class of each pixel, of logits (*cells, K) of tokens, a few classes at a time in
+    memory."""
+    shape = example.truth.shape
+    best, guess = np.full(shape, -np.inf, dtype=np.float32), np.zeros(shape, dtype=np.int64)
+    step = max(1, MAX_LOGITS // example.truth.size)
+    for first in range(0, logits.shape[-1], step):
+        some = _enlarged(logits[..., first : first + step].float(), example)
+        number, value = some.argmax(0), some.max(0)
+        guess, best = np.where(value > best, number + first, guess), np.maximum(value, best)
+    return guess
 
 
 def probe_classes(
     train: list[Example], test: list[Example], draws: int, seed: int
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Mean intersection over union and the share of right pixels.
+    """Mean intersection over union, Dice and the share of right pixels.
 
     Args:
         train: Records that probes learn from.
@@ -108,23 +140,33 @@ def probe_classes(
     for source in train[0].grids:
         x, y = [], []
         for example in train:
-            grid = example.grids[source]
-            counts = _token_counts(known(example.truth), grid.shape[0], grid.shape[1], count)
-            pixels = example.truth.size / (grid.shape[0] * grid.shape[1])
-            usable = (counts.sum(2) >= KNOWN * pixels) & np.isfinite(grid).all(2)
+            grid, cells = _flat(example.grids[source])
+            index = _index(example, cells)
+            counts = _token_counts(index, known(example.truth), len(grid), count)
+            usable = (counts.sum(1) >= KNOWN * _pixels(index, len(grid))) & np.isfinite(grid).all(1)
             x.append(grid[usable])
-            y.append(counts.argmax(2)[usable])
+            y.append(counts.argmax(1)[usable])
         w, b, _ = logistic(*_learnt(x, y, seed), count)
         tables = []
         for example in test:
             tokens, truth = torch.from_numpy(example.grids[source]), known(example.truth)
-            absent = tokens.isnan().any(2, keepdim=True)
+            absent = tokens.isnan().any(-1, keepdim=True)
             logits = torch.where(absent, 0.0, tokens.nan_to_num() @ w + b)
-            guess = _enlarged(logits, truth.shape).argmax(2)
+            guess = _likeliest(logits, example)
             pairs = truth[truth >= 0] * count + guess[truth >= 0]
             tables.append(np.bincount(pairs, minlength=count**2).reshape(count, count))
         rows += _overlaps(source, np.stack(tables), int(total.argmax()), draws, seed)
     return rows, {"kind": "classes", "classes": numbers}
+
+
+def _flat(grid: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(tokens, D), and tokens along each axis."""
+    return grid.reshape(-1, grid.shape[-1]), grid.shape[:-1]
+
+
+def _pixels(index: np.ndarray, tokens: int) -> np.ndarray:
+    """(tokens,) pixels of each token, at least 1."""
+    return np.bincount(index.ravel(), minlength=tokens).clip(min=1)
 
 
 def _overlaps(
@@ -150,7 +192,11 @@ def _overlaps(
             "n": len(tables),
             "interval": np.percentile([score(d) for d in drawn], (2.5, 97.5)).tolist(),
         }
-        for metric, score in (("mIoU", _mean_iou), ("pixel accuracy", _accuracy))
+        for metric, score in (
+            ("mIoU", _mean_iou),
+            ("Dice", _mean_dice),
+            ("pixel accuracy", _accuracy),
+        )
     ]
 
 
@@ -160,6 +206,13 @@ def _mean_iou(table: np.ndarray) -> float:
     # a class that no record of the sample has says nothing
     present = table.sum(1) > 0
     return float((hit[present] / either[present]).mean())
+
+
+def _mean_dice(table: np.ndarray) -> float:
+    """Twice the overlap over the sum of both parts (Dice 1945), the mean over classes."""
+    both = table.sum(0) + table.sum(1)
+    present = table.sum(1) > 0
+    return float((2 * table.diagonal()[present] / both[present]).mean())
 
 
 def _accuracy(table: np.ndarray) -> float:
@@ -180,14 +233,11 @@ def probe_amounts(
     for source in train[0].grids:
         x, y = [], []
         for example in train:
-            grid, known = example.grids[source], np.isfinite(example.truth)
-            rows_of, columns_of = grid.shape[:2]
-            count = _token_counts(known.astype(np.int64) - 1, rows_of, columns_of, 1)[..., 0]
-            total = np.zeros((rows_of, columns_of))
-            cells = np.broadcast_arrays(*_cells(example.truth, rows_of, columns_of))
-            np.add.at(total, (cells[0][known], cells[1][known]), example.truth[known])
-            pixels = example.truth.size / (rows_of * columns_of)
-            usable = (count >= KNOWN * pixels) & np.isfinite(grid).all(2)
+            (grid, cells), known = _flat(example.grids[source]), np.isfinite(example.truth)
+            index = _index(example, cells)
+            count = np.bincount(index[known], minlength=len(grid))
+            total = np.bincount(index[known], example.truth[known], len(grid))
+            usable = (count >= KNOWN * _pixels(index, len(grid))) & np.isfinite(grid).all(1)
             x.append(grid[usable])
             y.append((total / np.maximum(count, 1))[usable])
         features, targets = _learnt(x, y, seed)
@@ -196,8 +246,8 @@ def probe_amounts(
         for example in test:
             tokens = torch.from_numpy(example.grids[source])
             usual = targets.float().mean()
-            guess = torch.where(tokens.isnan().any(2), usual, tokens.nan_to_num() @ w + b)
-            shown = _enlarged(guess[..., None], example.truth.shape)[..., 0]
+            guess = torch.where(tokens.isnan().any(-1), usual, tokens.nan_to_num() @ w + b)
+            shown = _enlarged(guess[..., None], example)[0]
             known = np.isfinite(example.truth)
             true = example.truth[known]
             square = float(((shown[known] - true) ** 2).sum())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from amodal.core import AmodalError, Batch, Column, Tokens
 from amodal.core.matmul import fast_products
 from amodal.inference.forward_passes import eval_mode
 from amodal.modalities import Modality
-from amodal.modalities.shared.protocols import OnGround, ResizesPatches
+from amodal.modalities.shared.protocols import OnGround, ResizesPatches, Tiled
 from amodal.nn.encoder import Encoder
 from amodal.nn.patch_vectors import patch_features
 from amodal.progress import Bar
@@ -37,35 +38,33 @@ def dense_features(
 
     Args:
         encoder: What embeds.
-        name: Of a field on the ground.
-        value: (T, planes, H, W), decoded, with a finite pixel.
+        name: Of a field whose values are read in windows.
+        value: Decoded, with data.
         device: Where the encoder is.
         bar: Of windows.
 
     Returns:
-        (rows, columns, D) float32, means over dates; NaN where there is no data.
+        (*cells, D) float32, such as (rows, columns, D): means of the tokens of one cell, as of more
+        than one date; NaN where there is no data.
     """
     modality: Any = encoder.fields[name]
-    tile, side = modality.tile, _whole(modality.size, modality.tile)
-    rows, columns = (-(-length // tile) for length in value.shape[2:])
-    mean = GridMean(rows, columns)
-    corners = window_corners(value.shape[2:], modality)
+    cells = modality.token_cells(value)
+    mean = GridMean(*cells)
+    corners = window_corners(cells, modality)
     with eval_mode(encoder):
         for begin in range(0, len(corners), WINDOWS):
             chunk = corners[begin : begin + WINDOWS]
             if bar is not None:
                 bar.step("windows", by=len(chunk))
-            windows = [
-                value[:, :, y * tile : y * tile + side, x * tile : x * tile + side]
-                for y, x in chunk
-            ]
-            filled = [i for i, w in enumerate(windows) if np.isfinite(w[:, 1:]).any()]
-            if not filled:
+            found = [modality.window(value, corner) for corner in chunk]
+            windows = {i: window for i, window in enumerate(found) if window is not None}
+            if not windows:
                 continue
-            column = Column(modality.collate([windows[i] for i in filled]), torch.tensor(filled))
+            column = Column(modality.collate([*windows.values()]), torch.tensor([*windows]))
             batch = Batch.of(len(chunk), {name: column}).to(device)
             tokens = patch_features(encoder, batch, name)
-            mean.add(tokens.x.float().cpu().numpy(), *_places(tokens, chunk, side // tile))
+            place, share = _places(tokens, chunk, windows, modality)
+            mean.add(tokens.x.float().cpu().numpy(), place, share)
     return mean.grid()
 
 
@@ -102,43 +101,37 @@ class GridMean:
     """Weighted means of vectors by their places on a grid.
 
     Args:
-        rows, columns: Of the grid.
+        cells: Of the grid along each axis, such as rows and columns.
     """
 
-    def __init__(self, rows: int, columns: int):
-        self.weight = np.zeros((rows, columns, 1), dtype=np.float64)
+    def __init__(self, *cells: int):
+        self.weight = np.zeros((*cells, 1), dtype=np.float64)
         self.total: np.ndarray | None = None
 
-    def add(self, x_TD: np.ndarray, y_T: np.ndarray, x_T: np.ndarray, share_T: np.ndarray) -> None:
-        """Add vectors (T, D) at rows y and columns x, which count by their shares."""
+    def add(self, x_TD: np.ndarray, place_TA: np.ndarray, share_T: np.ndarray) -> None:
+        """Add vectors (T, D) at places (T, A) of the grid, which count by their shares."""
         if self.total is None:
-            self.total = np.zeros((*self.weight.shape[:2], x_TD.shape[1]), dtype=np.float64)
-        np.add.at(self.total, (y_T, x_T), x_TD * share_T[:, None])
-        np.add.at(self.weight[..., 0], (y_T, x_T), share_T)
+            self.total = np.zeros((*self.weight.shape[:-1], x_TD.shape[1]), dtype=np.float64)
+        place = tuple(place_TA.T)
+        np.add.at(self.total, place, x_TD * share_T[:, None])
+        np.add.at(self.weight[..., 0], place, share_T)
 
     def grid(self) -> np.ndarray:
-        """(rows, columns, D) float32, NaN where nothing was added."""
+        """(*cells, D) float32, NaN where nothing was added."""
         assert self.total is not None, "a decoded value has a pixel"
         known = self.weight > 0
         mean = np.where(known, self.total / np.where(known, self.weight, 1), np.nan)
         return mean.astype(np.float32)
 
 
-def _whole(side: int, tile: int) -> int:
-    """The side of a window: whole tokens, at least one."""
-    return max(side // tile, 1) * tile
-
-
-def window_corners(shape: Sequence[int], modality: Any) -> list[tuple[int, int]]:
-    """Rows and columns, in tokens, where the windows of a value begin.
+def window_corners(cells: Sequence[int], modality: Tiled) -> list[tuple[int, ...]]:
+    """Where the windows of a value begin, in tokens along each axis.
 
     Args:
-        shape: height and width of the value in pixels.
-        modality: of a field on the ground.
+        cells: tokens of the value along each axis.
+        modality: of its field.
     """
-    window = _whole(modality.size, modality.tile) // modality.tile
-    rows, columns = (starts(-(-length // modality.tile), window) for length in shape)
-    return [(top, left) for top in rows for left in columns]
+    return [*product(*map(starts, cells, modality.window_cells))]
 
 
 def starts(length: int, window: int) -> list[int]:
@@ -155,14 +148,15 @@ def starts(length: int, window: int) -> list[int]:
 
 
 def _places(
-    tokens: Tokens, corners: Sequence[tuple[int, int]], side: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row and column of each token in the whole value, and how much it counts."""
-    row = tokens.row.cpu().numpy()
-    within = tokens.position[:, 1:].cpu().numpy().round().astype(int)
-    corner = np.array(corners)[row]
+    tokens: Tokens,
+    corners: Sequence[tuple[int, ...]],
+    windows: Mapping[int, np.ndarray],
+    modality: Tiled,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(T, A) where each token is on the grid of the whole value, and (T,) how much it counts."""
+    row, position = tokens.row.cpu().numpy(), tokens.position.cpu().numpy()
+    within = np.concatenate([modality.cells(w, position[row == i]) for i, w in windows.items()])
     # highest in the middle of a window, and nowhere 0
-    middle = (side - 1) / 2
-    share = 1 - np.abs(within - middle).max(1) / (middle + 1)
-    place = corner + within
-    return place[:, 0], place[:, 1], share
+    middle = (np.array(modality.window_cells) - 1) / 2
+    share = 1 - (np.abs(within - middle) / (middle + 1)).max(1)
+    return np.array(corners)[row] + within, share

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -24,7 +23,7 @@ from amodal.data.dataset import columns_of
 from amodal.errors import AmodalWarning, described
 from amodal.inference.embed import embed_records, embed_values, unreadable
 from amodal.inference.query import field_for
-from amodal.modalities import Modality, name_of
+from amodal.modalities import Modality, ending_of, name_of
 from amodal.modalities.shared.formatting import first_names
 from amodal.progress import Bar
 from amodal.train.start import pick_device
@@ -206,7 +205,7 @@ class EncodeMixin:
         """The fields that read files with such endings; none where the values are no names."""
         if not values or not all(isinstance(v, (str, os.PathLike)) for v in values):
             return []
-        endings = {Path(v).suffix.lower() for v in values}
+        endings = {ending_of(os.fspath(v)) for v in values}
         fields = self.encoder.fields.items()
         return [n for n, modality in fields if "" not in endings and endings <= modality.suffixes]
 

@@ -55,8 +55,9 @@ def sequential_loader(dataset: Dataset, indices: Sequence[int] | np.ndarray, bat
     """
     if isinstance(dataset, CachedFeatures):
         dataset = dataset.reading(indices)
+    few = [m.at_once for m in dataset.fields.values() if m.at_once]
     with _no_warnings():
-        return Loader(dataset, indices, batch=batch, shuffle=False)
+        return Loader(dataset, indices, batch=min([batch, *few]), shuffle=False)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Features of places on the ground: a GeoTIFF of each record, or one of all.
+"""Features of places: on the ground a GeoTIFF of each record, or one of all.
 
 A file has a band for each dimension and a pixel for each token, in the coordinate system of what
 was embedded. Values larger than the encoder's are read window by window; windows overlap, and the
@@ -21,9 +21,10 @@ from amodal.core.whole_file import whole_file
 from amodal.data import Dataset, Openable
 from amodal.inference.choose_field import choose_field
 from amodal.inference.dense import dense_features, patch_side, window_corners
+from amodal.maps.features import write_features
 from amodal.maps.items import file_name
-from amodal.modalities import BadValue, Modality
-from amodal.modalities.shared.protocols import OnGround
+from amodal.modalities import BadValue, Modality, ending_of
+from amodal.modalities.shared.protocols import OnGround, WritesFeatures
 from amodal.nn.saved import weights_digest
 from amodal.progress import Bar
 
@@ -88,34 +89,30 @@ def write_dense(
     patch: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
-    """Write the features of every place.
+    """Write the features of every place: on the ground as GeoTIFF, others as files of their kind.
 
     Args:
         model: The model.
-        data: Whatever `amodal.open` takes, or one .tif file, such as a whole scene.
-        out: A .tif file for all records together, which must lie on one grid; or a folder, in which
-            each record gets a file. Files that are there already are not made anew, so that an
-            interrupted call goes on.
-        field: A field of the model whose values lie on the ground; None for the only one.
+        data: Whatever `amodal.open` takes, or one file, such as a whole scene or a scan.
+        out: A .tif file for all records together, which must lie on one grid; a file of another
+            kind for one record; or a folder, in which each record gets a file. Files that are there
+            already are not made anew, so that an interrupted call goes on.
+        field: A field of the model whose values have places; None for the only one.
         part: "train", "valid" or "test"; all records if None.
         patch: Pixels of a token's side, of a field that has learnt more than one (`patches`).
         progress: Show a bar.
 
     Returns:
-        The files; beside one of all records a picture, the first three principal components of its
-        features as red, green and blue.
+        The files; beside a .tif of all records a picture, the first three principal components of
+        its features as red, green and blue.
 
     Raises:
-        AmodalError: If no field lies on the ground, no value can be read, or the file cannot be
-            written.
+        AmodalError: If no field has places, no value can be read, or the file cannot be written.
     """
     out, fields = Path(out), model.encoder.fields
-    if isinstance(data, (str, Path)) and Path(data).suffix.lower() in SUFFIXES:
-        file = Path(data)
-        if not file.is_file():
-            raise AmodalError(f"there is no file {file}")
+    if isinstance(data, (str, Path)) and (one := _one_file(Path(data), fields, field)):
         # no schema is needed: bands are found by their names
-        dataset = model.read([{ground_field(fields, field): file}])
+        dataset = model.read([{one: Path(data)}])
     else:
         dataset = model.read(data)
     name = ground_field(fields, field, list(dataset.fields))
@@ -127,8 +124,32 @@ def write_dense(
         raise AmodalError(f"no record of {dataset.name!r} has {name!r}")
     made_by = f"{model.fingerprint or weights_digest(model.encoder)}/{name}"
     made_by += f"/{patch}" if patch else ""
+    if isinstance(fields[name], WritesFeatures):
+        if patch is not None:
+            raise AmodalError(f"{name} has learnt patches of one size; leave --patch out")
+        return write_features(model, dataset, name, rows, out, made_by, progress)
     with patch_side(fields, name, patch):
         return _write_all(model, dataset, name, rows, out, made_by, progress)
+
+
+def _one_file(data: Path, fields: dict[str, Modality], wanted: str | None) -> str:
+    """The field that a file is one value of; "" where the data is anything else.
+
+    Raises:
+        AmodalError: If there is no such file.
+    """
+    ending = ending_of(data.name)
+    if ending in SUFFIXES:
+        name = ground_field(fields, wanted)
+    else:
+        names = [f for f, m in fields.items() if isinstance(m, WritesFeatures)]
+        names = [f for f in names if ending in fields[f].suffixes and wanted in (None, f)]
+        if not names:
+            return ""
+        name = ground_field(fields, wanted)
+    if not data.is_file():
+        raise AmodalError(f"there is no file {data}")
+    return name
 
 
 def _write_all(
@@ -208,16 +229,16 @@ def ground_field(
         present: Fields of the data.
 
     Raises:
-        AmodalError: Without one, for one that does not lie on the ground, and for more than one.
+        AmodalError: Without one, for one without places, and for more than one.
     """
-    ground = [name for name, modality in fields.items() if isinstance(modality, OnGround)]
+    ground = [n for n, m in fields.items() if isinstance(m, (OnGround, WritesFeatures))]
     if not ground:
         raise AmodalError(
-            "dense features are of values that lie on the ground, such as GeoTIFF, and this run "
+            "dense features are of values with places, such as GeoTIFF and scans, and this run "
             f"has none: its fields are {', '.join(f'{n} ({m.kind})' for n, m in fields.items())}. "
             "Vectors of whole records: leave --dense out"
         )
-    return choose_field(ground, wanted, present, what="on the ground")
+    return choose_field(ground, wanted, present, what="with places")
 
 
 def _values(
@@ -279,7 +300,8 @@ def _mosaic_features(
         )
     total: Any = 0.0
     count = np.zeros((), dtype=np.float32)
-    windows = len(groups) * len(window_corners(shape, modality))
+    cells = [-(-side // modality.tile) for side in shape]
+    windows = len(groups) * len(window_corners(cells, modality))
     with Bar("embed", windows, shown=progress) as bar:
         for group in groups.values():
             merged = _merged([parts[i] for i in group], corners[group], shape)

@@ -26,7 +26,10 @@ from amodal.modalities.shared.base import (
     build,
 )
 from amodal.modalities.shared.guess import (
+    ending_of,
     file_kind,
+    folder_ending,
+    folder_suffixes,
     guess,
     guess_column,
     guess_texts,
@@ -45,8 +48,11 @@ __all__ = [
     "SimpleFeatures",
     "check_plugin",
     "config",
+    "ending_of",
     "every",
     "file_kind",
+    "folder_ending",
+    "folder_suffixes",
     "guess",
     "guess_column",
     "guess_texts",

@@ -37,6 +37,7 @@ from amodal.modalities.shared.base import (
     read_each,
 )
 from amodal.modalities.shared.cells import moments
+from amodal.modalities.shared.raster_tiles import RasterTiles
 from amodal.modalities.shared.raster_views import CROPS, SEASONS
 from amodal.modalities.shared.tokenizers.raster import RasterGraph, RasterTokenizer
 
@@ -49,7 +50,7 @@ MAX_PICTURES = 6
 
 
 @dataclass(frozen=True)
-class Raster(Modality):
+class Raster(RasterTiles, Modality):
     """Measurements on a grid on the ground, such as a tile of a satellite's scene.
 
     A value is (T, 1 + C, H, W) float32, NaN where a pixel is missing: T dates in order; the first
@@ -294,8 +295,7 @@ class Raster(Modality):
         return loss
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        """(h, w, 3) uint8: the dates beside each other, in true colour where bands of these names
-        are there; what is missing is grey."""
+        """(h, w, 3) uint8: dates beside each other, in true colour if it has it; gaps are grey."""
         chosen = value[np.unique(np.linspace(0, len(value) - 1, MAX_PICTURES).astype(int))]
         return _values.picture(chosen[:, 1:], self.bands)
 

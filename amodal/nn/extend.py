@@ -18,6 +18,7 @@ from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead, keep_space
 from amodal.nn.layer_scale import scale_updates
 from amodal.nn.pooling import ClsPool, RegisterPool
+from amodal.nn.positions import refuse_tables
 from amodal.nn.transformer import ExtraBlocks, Transformer
 from amodal.nn.trunks import ALL, TrunkRouting, routing_of
 
@@ -97,9 +98,11 @@ class Extensions:
 
         Raises:
             AmodalError: For trunks without attention, for pretrained ones, and for fields whose
-                patches have another side in each step.
+                patches have another side in each step. Also for a kind that is a table, and fields
+                in space.
         """
         encoder = cast("Encoder", self)
+        refuse_tables(encoder.positions, encoder.fields)
         if self.relative is None:
             self.relative = relative_bias(encoder.positions, encoder.num_heads)
         bias = place_bias(

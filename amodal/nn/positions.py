@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import POSITION_DIMS, AmodalError, Tokens, unknown
 from amodal.core.tokens import DATE, METRES
+from amodal.modalities.shared.protocols import InSpace
 
 NONE: Mapping[str, Tensor] = MappingProxyType({})
 """Of tokens without attributes."""
@@ -180,6 +182,22 @@ GRID = "grid"
 """grid:SIDE, a `Grid`."""
 RELATIVE, REACH = "relative", 32
 """relative:SIDE, `amodal.nn.attention.relative`; of so many rows where it has no number."""
+
+
+def refuse_tables(kind: str, fields: Mapping[str, Any]) -> None:
+    """Raise AmodalError for tables of positions, which begin at 0, and fields whose tokens lie on
+    both sides of it.
+
+    Args:
+        kind: Of positions.
+        fields: Name -> modality, or anything that has a tokenizer.
+    """
+    space = [name for name, modality in fields.items() if isinstance(modality, InSpace)]
+    if space and kind.partition(":")[0] in ("learned", GRID):
+        raise AmodalError(
+            f"positions={kind!r} are a table that begins at 0, and tokens of {space[0]} lie about "
+            "a centre: take sincos, rotary or alibi"
+        )
 
 
 def additive(kind: str, width: int) -> nn.Module | None:

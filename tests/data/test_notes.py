@@ -93,7 +93,7 @@ def test_the_page_lists_every_ending():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     listed = {}
     for kind, endings in re.findall(r"^\| (\w+) \| (\.[^|]*?) *\|$", text, re.M):
-        listed[kind] = set(re.findall(r"(?<![\w.])\.\w+", endings.partition(",")[0]))
+        listed[kind] = set(re.findall(r"(?<![\w.])\.\w+(?:\.\w+)?", endings.partition(",")[0]))
     known = modalities.suffixes()
     for kind in {*known.values()}:
         assert listed[kind] == {ending for ending, of in known.items() if of == kind}, kind

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
-from sklearn.metrics import confusion_matrix, r2_score
+from sklearn.metrics import confusion_matrix, f1_score, r2_score
 
 import amodal
 from amodal.core import AmodalError
@@ -31,8 +31,8 @@ def test_numbers_are_those_of_independent_code(monkeypatch):
     """What is guessed is taken from the probe, what it is worth is computed anew."""
     guesses, real = [], dense_probe._enlarged
 
-    def seen(grid, shape):
-        large = real(grid, shape)
+    def seen(grid, example):
+        large = real(grid, example)
         guesses.append(large)
         return large
 
@@ -42,13 +42,15 @@ def test_numbers_are_those_of_independent_code(monkeypatch):
     rows, spec = probe_classes(train, test, draws=200, seed=0)
     assert spec["classes"] == [0, 3, 7]
     truth = np.concatenate([e.truth.ravel() for e in test])
-    guess = np.array([0, 3, 7])[np.concatenate([g.argmax(2).ravel() for g in guesses])]
+    guess = np.array([0, 3, 7])[np.concatenate([g.argmax(0).ravel() for g in guesses])]
     table = confusion_matrix(truth[truth < 255], guess[truth < 255], labels=[0, 3, 7])
     hit = table.diagonal()
     values = {row["metric"]: row for row in rows}
     iou = values["mIoU"]
     assert iou["value"] == pytest.approx((hit / (table.sum(0) + table.sum(1) - hit)).mean())
     assert values["pixel accuracy"]["value"] == pytest.approx(hit.sum() / table.sum())
+    dice = f1_score(truth[truth < 255], guess[truth < 255], average="macro")
+    assert values["Dice"]["value"] == pytest.approx(dice)
     assert iou["interval"][0] < iou["value"] < iou["interval"][1] and iou["n"] == 8
     # the most frequent class everywhere: its share, a third of the classes
     counts = np.bincount(np.concatenate([e.truth.ravel() for e in train]), minlength=8)
@@ -59,13 +61,35 @@ def test_numbers_are_those_of_independent_code(monkeypatch):
 
 def test_tokens_are_enlarged_between_their_centres():
     grid = torch.tensor([[0.0, 1.0]])[..., None]
-    out = dense_probe._enlarged(grid, (1, 4))[0, :, 0]
+    out = dense_probe._enlarged(grid, Example({}, np.zeros((1, 4))))[0, 0]
     assert out.tolist() == [0, 0.25, 0.75, 1]
 
 
 def test_a_token_learns_the_class_of_most_of_its_pixels():
     truth = np.array([[1, 1, 2, -1], [1, 2, 2, -1]])
-    assert dense_probe._token_counts(truth, 1, 2, 3).tolist() == [[[0, 3, 1], [0, 0, 2]]]
+    index = dense_probe._index(Example({}, truth), (1, 2))
+    assert index.tolist() == [[0, 0, 1, 1]] * 2
+    assert dense_probe._token_counts(index, truth, 2, 3).tolist() == [[0, 3, 1], [0, 0, 2]]
+
+
+def test_tokens_in_space_reach_over_the_border_of_a_map():
+    """Five voxels of tokens of two: the third token lies half outside."""
+    example = Example({}, np.zeros((5, 2, 1)), (2, 2, 1))
+    index = dense_probe._index(example, (3, 1, 1))
+    assert index[:, 0, 0].tolist() == [0, 0, 1, 1, 2] and index.shape == (5, 2, 1)
+    grid = torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1, 1)
+    out = dense_probe._enlarged(grid, example)
+    assert out.shape == (1, 5, 2, 1)
+    assert out[0, :, 0, 0].tolist() == [0, 0.25, 0.75, 1.25, 1.75]
+
+
+def test_classes_of_pixels_do_not_depend_on_how_many_are_held(monkeypatch):
+    logits = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 2, 2, 7)))
+    example = Example({}, np.zeros((6, 4, 3)), (2, 2, 2))
+    whole = dense_probe._likeliest(logits, example)
+    assert (whole == dense_probe._enlarged(logits.float(), example).argmax(0)).all()
+    monkeypatch.setattr(dense_probe, "MAX_LOGITS", 2 * 72)
+    assert (dense_probe._likeliest(logits, example) == whole).all()
 
 
 def test_a_clean_signal_is_read_and_amounts_too():
@@ -85,8 +109,8 @@ def test_a_clean_signal_is_read_and_amounts_too():
 def test_r2_is_that_of_scikit_learn(monkeypatch):
     guesses, real = [], dense_probe._enlarged
 
-    def seen(grid, shape):
-        guesses.append(real(grid, shape))
+    def seen(grid, example):
+        guesses.append(real(grid, example))
         return guesses[-1]
 
     monkeypatch.setattr(dense_probe, "_enlarged", seen)
@@ -138,7 +162,7 @@ def test_a_run_is_probed_beside_raw_values_and_an_untrained_encoder(run):
     assert set(trained) == {
         (source, metric)
         for source in ("photo", "raw values")
-        for metric in ("mIoU", "pixel accuracy")
+        for metric in ("mIoU", "Dice", "pixel accuracy")
     }
     assert trained["raw values", "mIoU"] == untrained["raw values", "mIoU"] > 0.6
     assert trained["photo", "mIoU"] != untrained["photo", "mIoU"]

@@ -26,6 +26,9 @@ FIELDS = {
     "field": modalities.make(
         "raster", bands=("red", "nir"), size=16, patch=4, mean=(1.0, 2.0), std=(0.5, 2.0)
     ),
+    "scan": modalities.make(
+        "volume", size=(8, 8, 4), patch=(4, 4, 2), spacing=(1.0, 1.0, 2.0), mean=1.0, std=2.0
+    ),
     "facts": modalities.make(
         "table", columns=("size", "kind", "age"), categories={"kind": ("a", "b")}, frequencies=2
     ),

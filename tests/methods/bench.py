@@ -133,6 +133,8 @@ FIELDS = ("picture", "words", "signal", "facts")
 
 SENSORS = {"optical": (("r", "g", "n"), 16), "radar": (("vv", "vh"), 16), "thermal": (("t",), 8)}
 """Rasters of one place: their bands, and pixels of a side."""
+SCANS = {"anatomy": ((8, 8, 8), (1.0, 1.0, 1.0)), "diffusion": ((8, 8, 4), (1.0, 1.0, 2.0))}
+"""Scans of one person: voxels along each axis, and their millimetres."""
 
 
 @cache
@@ -150,6 +152,12 @@ def fields(fields: Sequence[str] = FIELDS) -> dict:
         name: modalities.make("raster", bands=bands, size=size, patch=4, resolution=160 / size)
         for name, (bands, size) in SENSORS.items()
     }
+    every |= {
+        name: modalities.make(
+            "volume", size=shape, patch=tuple(n // 2 for n in shape), spacing=spacing
+        )
+        for name, (shape, spacing) in SCANS.items()
+    }
     return {name: every[name] for name in fields}
 
 
@@ -160,6 +168,12 @@ def raw(field: str, rng: np.random.Generator):
         value[:, : side // 2, :4] = np.nan  # patches without data
         value[rng.random(value.shape) < 0.1] = np.nan
         return value
+    if field in SCANS:
+        shape, spacing = SCANS[field]
+        voxels = rng.normal(size=[n - int(rng.integers(3)) for n in shape])
+        voxels[:4, :4, : shape[2] // 2] = np.nan  # a patch without data
+        voxels[rng.random(voxels.shape) < 0.1] = np.nan
+        return {"values": voxels, "spacing": spacing}
     return {
         "picture": lambda: rng.integers(0, 255, (16, 16, 3), dtype=np.uint8),
         "words": lambda: " ".join(

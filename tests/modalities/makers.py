@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from amodal import modalities
 
-NAMES = ("image", "text", "audio", "series", "table", "sequence", "events", "raster")
+NAMES = ("image", "text", "audio", "series", "table", "sequence", "events", "raster", "volume")
 
 
 def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
@@ -47,6 +47,14 @@ def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
             ),
             "dates": [f"2020-0{month + 1}-15" for month in range(1 + n % 3)],
         },
+        "volume": lambda n: {
+            "values": np.where(
+                rng.random((7 + n % 4, 9, 5 + n % 3)) < 0.2,
+                np.nan,
+                rng.standard_normal((7 + n % 4, 9, 5 + n % 3)) * 3 + n % 7,
+            ),
+            "spacing": (1.0, 1.0 + n % 2, 2.0),
+        },
     }[kind]
     raw = [make(n) for n in lengths]
     if kind == "series":
@@ -76,6 +84,8 @@ def variants() -> dict[str, modalities.Modality]:
         "events": inferred("events"),
         "raster": inferred("raster"),
         "raster, one date": inferred("raster", dates=1, patch=5, turn=False),
+        "volume": inferred("volume", patch=(4, 3, 2)),
+        "volume, each by itself": inferred("volume", patch=(4, 4, 2), by_scan=True, flip=True),
         "events, gaps as they are": inferred("events", log=False),
         "table, periodic": inferred("table", frequencies=3),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from amodal.core import AmodalError, unknown
 from amodal.data.readers import native, table
-from amodal.data.readers._files import FilePattern, Files, ending_of, remedy
+from amodal.data.readers._files import FilePattern, Files, remedy
 from amodal.data.readers.arrays import Arrays
 from amodal.data.readers.base import Reader, inside
 from amodal.data.readers.folder import Folder, names_below
@@ -19,6 +19,7 @@ from amodal.data.readers.webdataset import WebDataset
 from amodal.data.readers.zarr_shards import ZarrShards, is_zarr_shards
 from amodal.data.remote import AnyPath, Remote
 from amodal.errors import nearest
+from amodal.modalities import ending_of
 
 __all__ = [
     "Arrays",

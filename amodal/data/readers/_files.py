@@ -16,9 +16,12 @@ from amodal.core import AmodalError
 from amodal.data.readers.base import Cell, Reader
 from amodal.data.remote import AnyPath, parallel_map
 from amodal.data.splits import SPELLINGS
+from amodal.modalities import ending_of, folder_suffixes
 
 ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 SHEETS = {".xls", ".xlsx", ".xlsm", ".ods"}
+WHOLE = "scan"
+"""The key of the one value that all files of the folder itself are."""
 VALUES = {".json": "json", ".cls": "cls", ".id": "id"}
 """Ending -> column of files that hold small values rather than data: an object, a class, a
 number."""
@@ -50,6 +53,8 @@ class FilePattern:
         if not lower.endswith(self._endings):
             return None
         stem = name[: -next(len(ending) for ending in self._endings if lower.endswith(ending))]
+        if self._in_folders and ending_of(lower) in self._in_folders:
+            return name.rpartition("/")[0] or WHOLE
         return stem if stem and not stem.endswith("/") else None
 
     @cached_property
@@ -57,13 +62,10 @@ class FilePattern:
         """The longest first."""
         return tuple(sorted(map(str.lower, self.suffixes), key=len, reverse=True))
 
-
-def ending_of(name: str) -> str:
-    """The ending of a path with /, in small letters: ".png"; "" for none. It is that of
-    `PurePosixPath.suffix`, ten times as fast."""
-    file = name[name.rfind("/") + 1 :]
-    dot = file.rfind(".")
-    return file[dot:].lower() if 0 < dot < len(file) - 1 else ""
+    @cached_property
+    def _in_folders(self) -> frozenset[str]:
+        """Endings of its files of which all in one folder are one value."""
+        return folder_suffixes() & {ending_of(f"x{suffix}") for suffix in self.suffixes}
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,13 @@ class GroupedFiles:
         keys: N names of records.
         file_index: column -> (N,) int64, the number of the file, -1 for none.
         ignored: what belongs to no column, and how often.
+        parts: number of a file -> those that are one value with it, itself among them.
     """
 
     keys: list[str]
     file_index: dict[str, np.ndarray]
     ignored: Counter[str]
+    parts: dict[int, list[int]]
 
 
 def group(names: Sequence[str], columns: Mapping[str, FilePattern]) -> GroupedFiles:
@@ -94,7 +98,8 @@ def group(names: Sequence[str], columns: Mapping[str, FilePattern]) -> GroupedFi
     """
     records: dict[str, dict[str, int]] = defaultdict(dict)
     ignored: Counter[str] = Counter()
-    ending_with = _by_ending(columns)
+    parts: dict[int, list[int]] = {}
+    ending_with, in_folders = _by_ending(columns), folder_suffixes()
     for i, name in enumerate(names):
         ending = ending_of(name)
         candidates = ending_with.get(ending, []) if "" not in ending_with else columns.items()
@@ -107,15 +112,17 @@ def group(names: Sequence[str], columns: Mapping[str, FilePattern]) -> GroupedFi
             ignored["*" + ending] += 1
             continue
         key, column = fits[0] if len(fits) == 1 else min(fits, key=lambda fit: len(fit[0]))
-        if column in records[key]:
+        if column in records[key] and not (ending in in_folders and records[key][column] in parts):
             ignored[f"second file for {column}"] += 1
-        records[key].setdefault(column, i)
+        first = records[key].setdefault(column, i)
+        if ending in in_folders and (first == i or first in parts):
+            parts.setdefault(first, []).append(i)
     keys = sorted(records)
     file_index = {
         column: np.array([records[k].get(column, -1) for k in keys], dtype=np.int64)
         for column in columns
     }
-    return GroupedFiles([printable(k) for k in keys], file_index, ignored)
+    return GroupedFiles([printable(k) for k in keys], file_index, ignored, parts)
 
 
 def _by_ending(columns: Mapping[str, FilePattern]) -> dict[str, list[tuple[str, FilePattern]]]:
@@ -143,6 +150,7 @@ class Files(Reader):
     Attributes:
         patterns: column of files -> its files.
         file_index: column -> (N,) int64, the number of the file, -1 for none.
+        parts: number of a file -> the files that are one value with it.
         folder_columns: column -> N names of folders.
         values: column of small values -> its files.
 
@@ -166,7 +174,7 @@ class Files(Reader):
         }
         grouped = group(names, self.patterns | values)
         self.keys, self.ignored = grouped.keys, grouped.ignored
-        self.file_index = grouped.file_index
+        self.file_index, self.parts = grouped.file_index, grouped.parts
         if not self.keys:
             raise AmodalError(_no_file_message(what, endings, self.patterns, kinds))
         self.folder_columns = folder_labels(self.keys, SPELLINGS)
@@ -184,6 +192,8 @@ class Files(Reader):
     def get(self, i: int, column: str) -> Cell:
         if column in self.patterns:
             file = int(self.file_index[column][i])
+            if file in self.parts:
+                return [self.fetch(part) for part in self.parts[file]]
             return self.fetch(file) if file >= 0 else None
         if column in self.folder_columns:
             return self.folder_columns[column][i]
@@ -286,13 +296,14 @@ def propose(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str, FilePat
     columns: dict[str, set[str]] = defaultdict(set)
     stems: dict[str, set[str]] = defaultdict(set)
     for name in known:
-        path = PurePosixPath(name)
-        ending, middle = path.suffix.lower(), PurePosixPath(path.stem).suffix[1:]
+        ending = ending_of(name)
+        stem = name[: -len(ending)]
+        middle = PurePosixPath(stem).suffix[1:]
         if middle in middles:
             columns[middle].add(f".{middle}{ending}")
         else:
             columns[kinds[ending]].add(ending)
-            stems[ending].add(str(path.with_suffix("")))
+            stems[ending].add(stem)
     proposal: dict[str, FilePattern] = {}
     for column, endings in columns.items():
         if (
@@ -312,7 +323,7 @@ def _middles(names: Iterable[str]) -> set[str]:
     stems: dict[str, set[str]] = defaultdict(set)
     everything = set()
     for name in names:
-        path = PurePosixPath(PurePosixPath(name).stem)
+        path = PurePosixPath(PurePosixPath(name).name.removesuffix(_as_written(name)))
         everything.add(f"{PurePosixPath(name).parent}/{path.stem}")
         if path.suffix[1:].isidentifier():
             stems[path.suffix[1:]].add(f"{PurePosixPath(name).parent}/{path.stem}")
@@ -328,8 +339,10 @@ def _folders_by_kind(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str
         top, slash, rest = name.partition("/")
         if not slash:
             return {}
-        stems[top].add(str(PurePosixPath(rest).with_suffix("")))
-        endings[top].add(PurePosixPath(rest).suffix.lower())
+        ending = ending_of(rest)
+        alike = ending in folder_suffixes()
+        stems[top].add(rest.rpartition("/")[0] if alike else rest[: -len(ending)])
+        endings[top].add(ending)
     in_folder = {top: {kinds[e] for e in of_top} for top, of_top in endings.items()}
     mixed = any(len(k) > 1 for k in in_folder.values())
     mixed = mixed or len(set[str]().union(*in_folder.values())) < 2
@@ -339,6 +352,11 @@ def _folders_by_kind(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str
     ):
         return {}
     return {top: FilePattern(tuple(sorted(of_top)), top) for top, of_top in endings.items()}
+
+
+def _as_written(name: str) -> str:
+    """The ending of a name with its own capitals."""
+    return name[len(name) - len(ending_of(name)) :]
 
 
 RARE = 10

@@ -8,14 +8,25 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from amodal.data.readers._files import FilePattern, Files, ending_of, printable
+from amodal.data.readers._files import FilePattern, Files, printable
 from amodal.data.readers.base import stamp_files
 from amodal.data.remote import AnyPath, Remote, as_path
 from amodal.errors import AmodalWarning
+from amodal.modalities import ending_of, folder_ending
 
-ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}
+ABOUT = {
+    "dicomdir",
+    "readme",
+    "license",
+    "licence",
+    "copying",
+    "copyright",
+    "changelog",
+    "dataset",
+    "thumbs",
+}
 ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
 """Stems and endings of files that are about a folder and no data: README, LICENSE.txt, …"""
 
@@ -45,17 +56,43 @@ class Folder(Files):
         kinds: Mapping[str, str],
     ) -> None:
         self.base = as_path(base)
-        super().__init__(names_below(self.base), columns, kinds, str(base))
+        self.stored = _without_ending(self.base, names := names_below(self.base))
+        called = {name: with_ending for with_ending, name in self.stored.items()}
+        super().__init__([called.get(name, name) for name in names], columns, kinds, str(base))
 
     def fetch(self, file: int) -> AnyPath:
-        return self.base / self.names[file]
+        name = self.names[file]
+        return self.base / self.stored.get(name, name)
 
     def stamp(self) -> str:
-        used = sorted({int(i) for files in self.file_index.values() for i in files if i >= 0})
+        first = {int(i) for files in self.file_index.values() for i in files if i >= 0}
+        used = sorted({part for i in first for part in self.parts.get(i, [i])})
         names = "\n".join(self.names[i] for i in used).encode("utf-8", "backslashreplace")
         return hashlib.blake2b(names, digest_size=16).hexdigest() + stamp_files(
             [self.fetch(i) for i in used]
         )
+
+
+def _without_ending(base: AnyPath, names: Iterable[str]) -> dict[str, str]:
+    """Parts of values that are whole folders, whose names lack the ending: one of each folder is
+    looked into, since archives call slices of scans IM0001 or by numbers with dots.
+
+    Returns:
+        Name with the ending that it should have -> name.
+    """
+    if isinstance(base, Remote):
+        return {}
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        ending = ending_of(name)
+        if not ending or ending[1:].isdigit():
+            groups.setdefault(name.rpartition("/")[0], []).append(name)
+    found: dict[str, str] = {}
+    for group in groups.values():
+        ending = folder_ending(base / group[0])
+        if ending:
+            found |= {name + ending: name for name in group}
+    return found
 
 
 def names_below(base: AnyPath) -> list[str]:

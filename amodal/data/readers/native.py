@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,14 @@ def encode(cell: Cell) -> EncodedCell | None:
     """
     if cell is None:
         return None
+    if isinstance(cell, Path) and cell.is_dir():
+        cell = sorted(part for part in cell.iterdir() if part.is_file())
     if isinstance(cell, Path):
         return {"kind": FILE, "data": cell.read_bytes()}
     if isinstance(cell, bytes):
         return {"kind": FILE, "data": cell}
+    if isinstance(cell, list) and cell and all(isinstance(part, (Path, bytes)) for part in cell):
+        return {"kind": FILE, "data": _zipped(cell)}
     if isinstance(cell, str):
         return {"kind": TEXT, "data": cell.encode("utf-8", "surrogatepass")}
     if isinstance(cell, np.ndarray):
@@ -161,6 +166,18 @@ def encode(cell: Cell) -> EncodedCell | None:
         np.savez(buffer, **arrays)
         return {"kind": FILE, "data": buffer.getvalue()}
     return {"kind": JSON, "data": json.dumps(cell, default=_plain).encode()}
+
+
+def _zipped(parts: Sequence[Path | bytes]) -> bytes:
+    """Files that are one value, as one file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for i, part in enumerate(parts):
+            name = part.name if isinstance(part, Path) else str(i)
+            content = part.read_bytes() if isinstance(part, Path) else part
+            # a date of its own would make the same files another pack
+            archive.writestr(zipfile.ZipInfo(f"{i:06d}-{name}"), content)
+    return buffer.getvalue()
 
 
 def decode(cell: EncodedCell) -> Cell:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from amodal.inference.dense import GridMean, dense_features
 from amodal.inference.embed import Embedded
 from amodal.inference.forward_passes import eval_mode
 from amodal.modalities import BadValue, Modality
-from amodal.modalities.shared.protocols import OnGround
+from amodal.modalities.shared.protocols import Tiled
 from amodal.modalities.shared.rasters import amount_raster, class_raster
 from amodal.nn.encoder import Encoder
 from amodal.nn.patch_vectors import patch_features, token_grids
@@ -45,8 +46,8 @@ MIN_RECORDS = 5
 """With a map, of each part; fewer measure nothing."""
 
 Grids = Callable[[np.ndarray], np.ndarray | None]
-"""A decoded value -> (rows, columns, D) float32, NaN where there is no data; None without a grid.
-"""
+"""A decoded value -> (*cells, D) float32, such as (rows, columns, D), NaN where there is no data;
+None without a grid."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class Dense(Protocol):
             raise NotApplicable(
                 "it needs the field with maps of classes or amounts: --protocol.truth FIELD"
             )
-        read = amount_raster if options.amounts else class_raster
+        modality = encoder.fields[field]
+        read: Callable[[Any], np.ndarray] = amount_raster if options.amounts else class_raster
+        if isinstance(modality, Tiled):
+            read = partial(modality.truth, amounts=options.amounts)
         sources = _sources(encoder, field, _device(context))
         train, test = (
             list(_examples(part, field, options.truth, read, sources, options.records))
@@ -113,18 +117,19 @@ def _device(context: Context) -> Any:
 
 def _field(encoder: Encoder, wanted: str, truth: str, present: list[str]) -> str:
     """The field whose tokens are probed."""
-    places = [f for f, m in encoder.fields.items() if m.layout == "grid" and f in present]
+    fields = encoder.fields.items()
+    places = [f for f, m in fields if f in present and (m.layout == "grid" or isinstance(m, Tiled))]
     if not wanted:
         places = [f for f in places if f != truth]
     if not places:
-        raise NotApplicable("no field of this run has places: pictures, or rasters")
+        raise NotApplicable("no field of this run has places: pictures, rasters or scans")
     return choose_field(places, wanted, what="with places", option="--protocol.places")
 
 
 def _sources(encoder: Encoder, field: str, device: Any) -> dict[str, Grids]:
     """What is probed: name -> what makes a grid of a decoded value."""
     modality = encoder.fields[field]
-    if isinstance(modality, OnGround):
+    if isinstance(modality, Tiled):
         return {field: lambda v: dense_features(encoder, field, v, device), RAW: _raw(modality)}
     return {field: lambda v: _tokens(encoder, field, v, device), RAW: _raw(modality)}
 
@@ -147,12 +152,12 @@ def _raw(modality: Modality) -> Grids:
         column = Column(values, torch.zeros(1, dtype=torch.int64))
         pixels = modality.targets(values).flatten(1).nan_to_num()
         tokens = tokenizer(column, "field", 1).with_x(pixels)
-        if not isinstance(modality, OnGround):
+        if not isinstance(modality, Tiled):
             grids = token_grids(tokens)
             return grids[0].numpy() if 0 in grids else None
-        mean = GridMean(*(-(-side // modality.tile) for side in value.shape[2:]))
-        y, x = tokens.position[:, 1:].long().T.numpy()
-        mean.add(pixels.numpy(), y, x, np.ones(len(y)))
+        mean = GridMean(*modality.token_cells(value))
+        place_TA = modality.cells(value, tokens.position.numpy())
+        mean.add(pixels.numpy(), place_TA, np.ones(len(place_TA)))
         return mean.grid()
 
     return grid
@@ -186,7 +191,25 @@ def _examples(
             raise NotApplicable(
                 f"the encoder makes one vector of a value of {field}, or tokens that form no grid"
             )
-        yield Example({n: g for n, g in grids.items() if g is not None}, target)
+        sides = _check_size(dataset.keys[row], dataset.fields[field], value, target)
+        yield Example({n: g for n, g in grids.items() if g is not None}, target, sides)
+
+
+def _check_size(
+    key: str, modality: Modality, value: np.ndarray, truth: np.ndarray
+) -> tuple[int, ...]:
+    """Entries of a map along each axis of a token, where these are those of the value; () where a
+    map may have another size, such as one of a picture."""
+    if not isinstance(modality, Tiled) or truth.ndim == 2:
+        return ()
+    sides, cells = modality.cell_sides, modality.token_cells(value)
+    if tuple(-(-n // side) for n, side in zip(truth.shape, sides)) != cells:
+        raise NotApplicable(
+            f"the map of {key} has {' x '.join(map(str, truth.shape))} entries, which are not on "
+            f"the grid of its value ({' x '.join(map(str, cells))} tokens of "
+            f"{' x '.join(map(str, sides))}): bring it to that grid"
+        )
+    return sides
 
 
 PROTOCOL = Dense()

@@ -55,7 +55,7 @@ class FittedFeatures(Protocol):
     def __call__(self, raws: Sequence[Raw], /) -> npt.NDArray[np.float32]: ...
 
 
-LAYOUTS = ("tokens", "grid", "signal")
+LAYOUTS = ("tokens", "grid", "signal", "space")
 RAW_TEXT = ("path", "value", "either")
 Schema = dict[str, Any]
 """JSON Schema."""
@@ -110,8 +110,12 @@ class Modality(Corruptible, Finite, Remarks, ABC):
     """The name of the modality: the class's in lower case, unless the class says another."""
     suffixes: ClassVar[frozenset[str]] = frozenset()
     """File endings that this kind of data is read from, with the dot, lower case."""
+    folder_suffixes: ClassVar[frozenset[str]] = frozenset()
+    """Those of `suffixes` of which all files in one folder are one value."""
+    at_once: ClassVar[int] = 0
+    """Decoded values that are held at a time, where each is large; 0 for as many as come."""
     magic: ClassVar[tuple[bytes, ...]] = ()
-    """How its files begin, by which bytes without a name are recognised."""
+    """How its files begin."""
     raw_text: ClassVar[str] = "path"
     """What a raw text is: the "path" of a file, the "value" itself, or "either"."""
     placeholder: ClassVar[str] = ""
@@ -119,15 +123,14 @@ class Modality(Corruptible, Finite, Remarks, ABC):
     accepts: ClassVar[str] = ""
     """Media types and endings of a file input, as HTML has them; `suffixes` unless given."""
     uploads: ClassVar[bool] = True
-    """Whether a form sends a value as a file, not as text."""
+    """Whether a form sends a file, not text."""
     layout: ClassVar[str] = "tokens"
     """How its tokens lie: on a "grid" (then it has `size`, `channels`, `tile` and `scale`), as a
-    "signal" sampled over time, or as any other "tokens". Says what masks hide together, and what
-    data2vec standardises its targets over."""
+    "signal" over time, in "space", or as other "tokens". Says what masks hide together."""
     is_sequence: ClassVar[bool] = False
     """Whether its tokens have an order that a recurrent mixer may follow."""
     has_time: ClassVar[bool] = False
-    """Whether the first position of a token is a time."""
+    """Whether the first position is a time."""
     is_row: ClassVar[bool] = False
     """Whether a value is a row of named cells: it has `columns`, `categories`, `standardised`."""
     takes_prompts: ClassVar[bool] = False
@@ -169,9 +172,7 @@ class Modality(Corruptible, Finite, Remarks, ABC):
 
     @classmethod
     def restore(cls, parameters: Mapping[str, Any]) -> Modality:
-        """The modality that a run stored.
-
-        A run of before a parameter existed lacks it, and is read as it was trained.
+        """The modality that a run stored, of before a parameter existed as it was trained.
 
         Args:
             parameters: as `amodal.modalities.config` gives them, without the name.
@@ -328,8 +329,7 @@ class Modality(Corruptible, Finite, Remarks, ABC):
         return Scaled(self.simple_groups, **state)
 
     def simple_groups(self, raws: Sequence[Raw]) -> list[npt.NDArray[np.float64]]:
-        """Groups of columns, each (n, F) of n >= 1 values; `simple_features` brings them to one
-        scale.
+        """Groups of columns, each (n, F) of n >= 1 values, not yet of one scale.
 
         Raises NoSimpleFeatures where there are none, BadValue where a value cannot be decoded.
         """

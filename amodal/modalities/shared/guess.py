@@ -17,6 +17,8 @@ from amodal.modalities.shared.cells import is_missing
 from amodal.modalities.shared.columns import TIME_COLUMNS
 from amodal.modalities.shared.files import unwrap
 
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
+"""Endings that may stand behind another one."""
 MAX_ROW_LENGTH = 256
 """Numbers of a list at most that is read as the row of a table: each gets its own scale, and a
 token that is paid for."""
@@ -82,8 +84,35 @@ def file_kind(path: object) -> str | None:
     Args:
         path: of this machine; or of a store, whose ending alone counts.
     """
-    ending = str(getattr(path, "suffix", "")).lower()
+    ending = ending_of(str(getattr(path, "name", "")))
     return _recognised(path, ending) or suffixes().get(ending)
+
+
+def ending_of(name: str) -> str:
+    """The ending of a path with /, in small letters: ".png", and ".tar.gz" where a modality reads
+    files that end so; "" for none. It is that of `PurePosixPath.suffix`, ten times as fast."""
+    file = name[name.rfind("/") + 1 :]
+    dot = file.rfind(".")
+    if not 0 < dot < len(file) - 1:
+        return ""
+    ending = file[dot:].lower()
+    if ending in PACKED:
+        before = file.rfind(".", 0, dot)
+        if before > 0 and (double := file[before:].lower()) in suffixes():
+            return double
+    return ending
+
+
+def folder_suffixes() -> frozenset[str]:
+    """Endings of files of which all in one folder are one value."""
+    return frozenset[str]().union(*(kind.folder_suffixes for kind in _every().values()))
+
+
+def folder_ending(file: Path) -> str:
+    """The ending that a file should have, by its header, if all files of its folder are one value;
+    "" for any other."""
+    kind = _every().get(_recognised(file) or "")
+    return min(kind.folder_suffixes, default="") if kind is not None else ""
 
 
 def header_suffixes() -> frozenset[str]:
@@ -121,7 +150,7 @@ def _one(value: Raw, same_shape: bool) -> str | None:
     if isinstance(value, Path):
         return file_kind(value)
     if isinstance(value, str):
-        named = guess(Path(value).suffix) if len(value) < 500 and "\n" not in value else None
+        named = guess(ending_of(value)) if len(value) < 500 and "\n" not in value else None
         return named or ("sequence" if is_sequence(value) else "text")
     if isinstance(value, bytes):
         return _by_content(value)
@@ -131,11 +160,15 @@ def _one(value: Raw, same_shape: bool) -> str | None:
         if "sampling_rate" in value:
             return "audio"
         if np.ndim(value.get("values", 0)) >= 3:
-            return "raster"
+            return "volume" if {"affine", "spacing"} & value.keys() else "raster"
         if not any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()):
             return "table"
         return "events" if _has_events(value) else "series"
+    if hasattr(value, "dataobj") and hasattr(value, "affine"):
+        return "volume"
     if isinstance(value, (list, tuple)):
+        if value and all(isinstance(v, Path) for v in value):
+            return file_kind(value[0])
         if value and all(isinstance(v, str) for v in value):
             return "text"
         if value and all(

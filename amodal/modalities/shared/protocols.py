@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -57,6 +57,94 @@ class OnGround(Protocol):
         Raises:
             BadValue: it cannot be decoded.
         """
+
+
+@runtime_checkable
+class Tiled(Protocol):
+    """A modality whose values may be larger than a network reads at a time.
+
+    Its tokens lie on a grid of A axes, 2 or 3, and a window is a part of that grid.
+
+    Attributes:
+        window_cells: tokens of a window along each axis.
+        cell_sides: entries of a value along each axis of a token.
+    """
+
+    @property
+    def window_cells(self) -> tuple[int, ...]: ...
+
+    @property
+    def cell_sides(self) -> tuple[int, ...]: ...
+
+    def token_cells(self, value: np.ndarray) -> tuple[int, ...]:
+        """Tokens along each axis of a decoded value of any size."""
+        ...
+
+    def window(self, value: np.ndarray, corner: Sequence[int]) -> np.ndarray | None:
+        """The window that begins at so many tokens along each axis; None if nothing is there."""
+        ...
+
+    def cells(self, window: np.ndarray, position_TP: np.ndarray) -> np.ndarray:
+        """(T, A) int64, which token along each axis of a window each one is.
+
+        Args:
+            window: a decoded value.
+            position_TP: (T, 3), of its tokens.
+        """
+        ...
+
+    def truth(self, raw: Raw, amounts: bool) -> np.ndarray:
+        """What is known of each entry along these axes, as a file has it: class numbers from 0 on,
+        255 where unknown; or amounts as float64, NaN where unknown.
+
+        Raises:
+            BadValue: it cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class InSpace(Protocol):
+    """A modality whose tokens lie at three coordinates of one unit, which may be negative."""
+
+    @property
+    def token_length(self) -> float:
+        """The usual distance of neighbouring tokens, in that unit."""
+        ...
+
+
+@runtime_checkable
+class WritesFeatures(Protocol):
+    """A tiled modality that writes the features of its tokens as a file of its own kind.
+
+    Attributes:
+        features_suffixes: endings of that file, the usual one first.
+    """
+
+    features_suffixes: ClassVar[tuple[str, ...]]
+
+    def placed(self, raw: Raw | None) -> tuple[np.ndarray, Any]:
+        """A decoded value of any size, and where it lies.
+
+        Raises:
+            BadValue: it cannot be decoded.
+        """
+        ...
+
+    def features_file(self, grid: np.ndarray, place: Any, made_by: str, suffix: str) -> bytes:
+        """The content of a file of features.
+
+        Args:
+            grid: (*cells, D) float32, NaN where there is no data.
+            place: of the value, as `placed` gives it.
+            made_by: what `features_made_by` reads.
+            suffix: of the file.
+        """
+        ...
+
+    def features_made_by(self, content: bytes) -> str:
+        """What made a file of features; "" for any other file."""
+        ...
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Tokens, field_of
 from amodal.core.host import constant, host_copy, on_host, to_device
 from amodal.modalities import Modality
-from amodal.modalities.shared.protocols import ResizesPatches
+from amodal.modalities.shared.protocols import InSpace, ResizesPatches
 from amodal.nn.attention.relative import RelativeBias
 from amodal.nn.attention.varlen import Group, Layout
 from amodal.nn.pooling import Pool
@@ -137,6 +137,8 @@ class PlaceBias:
     Attributes:
         bias: Of positions. If it is a module, whoever makes it registers its parameters.
         steps: Field -> the length of a token's step on the plane, in those units.
+        lengths: Field -> of one whose tokens lie in space, the length of a token, in the unit of
+            its coordinates. It has a space of its own, with tokens as units.
         plane: Fields that share their rows and columns.
         pools: Field -> its pooling, whose own tokens are at no place.
     """
@@ -145,6 +147,7 @@ class PlaceBias:
     steps: Mapping[str, float]
     plane: frozenset[str]
     pools: Mapping[str, nn.Module]
+    lengths: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, layout: Layout, tokens: Tokens) -> Layout:
         """The layout of these tokens with the bias."""
@@ -171,6 +174,8 @@ class PlaceBias:
 
     def units(self, source: str) -> tuple[float, float, float]:
         """The coordinates of a source's tokens in common units, for a step along each of them."""
+        if length := self.lengths.get(field_of(source)):
+            return 1 / length, 1 / length, 1 / length
         step = self.steps.get(field_of(source), 1.0)
         return 1.0, step, step
 
@@ -283,8 +288,9 @@ def place_bias(
     """
     if not is_bias(positions):
         return None
-    bias = Alibi2d(heads) if relative is None else relative
-    return PlaceBias(bias, ground_steps(fields), frozenset(plane_of(fields)), pools)
+    bias, plane = Alibi2d(heads) if relative is None else relative, frozenset(plane_of(fields))
+    lengths = {f: m.token_length for f, m in fields.items() if isinstance(m, InSpace)}
+    return PlaceBias(bias, ground_steps(fields), plane, pools, lengths)
 
 
 def plane_of(fields: Mapping[str, Modality]) -> list[str]:
@@ -320,10 +326,10 @@ def refuse_drawn_patches(fields: Mapping[str, Modality], reader: str) -> None:
         fields: Name -> modality.
         reader: What measures steps, for the message.
     """
-    for field, modality in fields.items():
+    for name, modality in fields.items():
         if isinstance(modality, ResizesPatches) and modality.patches:
             raise AmodalError(
-                f"the field {field!r} draws the side of its patches in each step of training, "
+                f"the field {name!r} draws the side of its patches in each step of training, "
                 f"patches={list(modality.patches)}, and {reader} measures distances in steps of "
                 "one side: leave the option patches of the field out"
             )
