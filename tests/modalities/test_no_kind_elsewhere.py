@@ -14,6 +14,9 @@ CLASSES = {kind.capitalize() for kind in KINDS}
 DATA = ("modalities", "data/sets")
 """Where kinds are at home, and where they describe data."""
 ALLOWED = {
+    ("evaluate/diagnoses.py", '"volume": _volume'): "of the vectors of a record, see `gram`",
+    ("methods/contrastive/gram.py", '{"volume": total'): "of the vectors of a record",
+    ("masking/by_layout.py", '(("image", image)'): "options of methods, by name",
     ("evaluate/needs.py", 'return {"text": field'): "arguments of a function, by name",
     ("evaluate/papers.py", '| {"text": t}'): "what papers and their summaries say, by column",
     ("evaluate/protocols/prompts.py", '"text": text,'): "an option of the protocol, in its result",

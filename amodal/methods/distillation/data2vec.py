@@ -5,8 +5,9 @@ the catalogue.
 Differs:
 
 - encoder: transformers over patches, pieces of spectrograms and subwords, with fixed positions. The
-  paper has a convolutional network over raw sound, relative positions for pictures (BEiT's) and
-  BERT's order of norms for text. Backbones are refused: they have seen what is to be hidden.
+  paper has a convolutional network over raw sound, relative positions for pictures (BEiT's, which
+  are `--positions relative`) and BERT's order of norms for text. Backbones are refused: they have
+  seen what is to be hidden.
 - one run learns all fields of the data with one setting; the paper trains a model for each kind.
   Theirs are the top 8 blocks of 12 for speech, 10 for text and 6 for pictures (here 3: `top`), and
   a beta of 4 for text, 2 for pictures and a squared error for speech.
@@ -19,7 +20,7 @@ Differs:
   none on the page, and the package's is taken.
 - product: labels by `amodal adapt`. No command transcribes speech (CTC).
 - open: raw sound through convolutions with masked frames and CTC, and the recipe of each kind.
-  Waits for work. BEiT's relative positions are `--positions relative`.
+  Waits for work.
 """
 
 from __future__ import annotations
