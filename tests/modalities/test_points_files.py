@@ -197,6 +197,24 @@ def test_every_format_of_points_is_read_from_laz_in_many_chunks(form, extra):
     np.testing.assert_allclose(points_files.read(out.getvalue()).points, points, atol=1e-3)
 
 
+class PanicException(BaseException):
+    """Named as what lazrs raises."""
+
+
+def test_a_panic_of_the_library_is_a_damaged_file_and_an_interrupt_is_not(monkeypatch):
+    def raises(kind):
+        def read(*_, **__):
+            raise kind("index out of bounds")
+
+        monkeypatch.setattr(laspy, "read", read)
+        points_files.read(FILES["laz"])
+
+    with pytest.raises(BadValue, match="damaged LAS: index out of bounds"):
+        raises(PanicException)
+    with pytest.raises(KeyboardInterrupt):
+        raises(KeyboardInterrupt)
+
+
 def las_of(count):
     data = bytearray(FILES["las"])
     struct.pack_into("<I", data, 107, count)

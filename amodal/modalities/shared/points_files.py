@@ -67,6 +67,8 @@ LAYOUTS: dict[int, tuple[str, ...] | None] = {
     9: (*COLOUR, *NORMAL),
 }
 """Columns of a text or array without names -> what follows x, y, z; six are colours or normals."""
+PANIC = "PanicException"
+"""What the part of a library that is written in Rust raises for its own faults."""
 UNIT = (0.9, 1.1)
 """Lengths that a normal has, with room for rounding."""
 
@@ -254,7 +256,10 @@ def _las(data: bytes) -> Cloud:
         attributes = {name: np.asarray(file[name]) for name in names}
     except BadValue:
         raise
-    except Exception as error:  # laspy and lazrs raise whatever they stumble over first
+    except BaseException as error:  # laspy raises whatever it stumbles over first
+        # a panic of lazrs is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         raise BadValue(f"damaged LAS: {str(error)[:120]}") from error
     # formats have room for these whether or not they were measured
     for group in (INTENSITY, COLOUR, (LABEL,)):
