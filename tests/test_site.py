@@ -71,6 +71,6 @@ def test_links_lead_within_the_site(page, text, site):
 def test_what_pages_lead_to_is_copied_with_what_that_leads_to():
     outside = site_pages.outside()
     assert {"CHANGELOG.md", "examples/plugin/README.md"} <= {*outside}
-    assert "examples/plugin/amodal_example/points.py" in outside
+    assert "examples/plugin/amodal_example/cloud.py" in outside
     assert "benchmarks/results/steps.png" in outside
     assert not [path for path in outside if path.startswith("docs/")]

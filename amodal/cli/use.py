@@ -179,13 +179,13 @@ def embed(
         arg(
             metavar="FILE",
             help=".parquet, .csv, .npy or .lance: key, source, vector; an interrupted file goes "
-            "on. With --dense a .tif file of all records or a .nii.gz of one, or a folder with one "
-            "of each",
+            "on. With --dense a .tif file of all records (of points .parquet) or a .nii.gz of one, "
+            "or a folder with one of each",
         ),
     ],
     dense: Annotated[
         bool,
-        arg(help="a vector for each place, of GeoTIFF or scans of any size, as such files"),
+        arg(help="a vector for each place, of GeoTIFF, scans and points of any size, as files"),
     ] = False,
     field: Annotated[
         str, arg(metavar="FIELD", help="of --dense: whose places; by default the only one")

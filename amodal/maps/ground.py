@@ -21,10 +21,11 @@ from amodal.core.whole_file import whole_file
 from amodal.data import Dataset, Openable
 from amodal.inference.choose_field import choose_field
 from amodal.inference.dense import dense_features, patch_side, window_corners
+from amodal.maps.clouds import write_points
 from amodal.maps.features import write_features
 from amodal.maps.items import file_name
 from amodal.modalities import BadValue, Modality, ending_of
-from amodal.modalities.shared.protocols import OnGround, WritesFeatures
+from amodal.modalities.shared.protocols import HasPoints, OnGround, WritesFeatures
 from amodal.nn.saved import weights_digest
 from amodal.progress import Bar
 
@@ -94,9 +95,10 @@ def write_dense(
     Args:
         model: The model.
         data: Whatever `amodal.open` takes, or one file, such as a whole scene or a scan.
-        out: A .tif file for all records together, which must lie on one grid; a file of another
-            kind for one record; or a folder, in which each record gets a file. Files that are there
-            already are not made anew, so that an interrupted call goes on.
+        out: A .tif file for all records together, which must lie on one grid (of points a .parquet
+            file, see `amodal.maps.clouds`); a file of another kind for one record; or a folder, in
+            which each record gets a file. Files that are there already are not made anew, so that
+            an interrupted call goes on.
         field: A field of the model whose values have places; None for the only one.
         part: "train", "valid" or "test"; all records if None.
         patch: Pixels of a token's side, of a field that has learnt more than one (`patches`).
@@ -128,6 +130,10 @@ def write_dense(
         if patch is not None:
             raise AmodalError(f"{name} has learnt patches of one size; leave --patch out")
         return write_features(model, dataset, name, rows, out, made_by, progress)
+    if isinstance(fields[name], HasPoints):
+        if patch is not None:
+            raise AmodalError(f"{name} has no patches, but groups of points; leave --patch out")
+        return write_points(model, dataset, name, rows, out, made_by, progress)
     with patch_side(fields, name, patch):
         return _write_all(model, dataset, name, rows, out, made_by, progress)
 
@@ -142,7 +148,7 @@ def _one_file(data: Path, fields: dict[str, Modality], wanted: str | None) -> st
     if ending in SUFFIXES:
         name = ground_field(fields, wanted)
     else:
-        names = [f for f, m in fields.items() if isinstance(m, WritesFeatures)]
+        names = [f for f, m in fields.items() if isinstance(m, (WritesFeatures, HasPoints))]
         names = [f for f in names if ending in fields[f].suffixes and wanted in (None, f)]
         if not names:
             return ""
@@ -231,10 +237,11 @@ def ground_field(
     Raises:
         AmodalError: Without one, for one without places, and for more than one.
     """
-    ground = [n for n, m in fields.items() if isinstance(m, (OnGround, WritesFeatures))]
+    placed = (OnGround, WritesFeatures, HasPoints)
+    ground = [n for n, m in fields.items() if isinstance(m, placed)]
     if not ground:
         raise AmodalError(
-            "dense features are of values with places, such as GeoTIFF and scans, and this run "
+            "dense features are of places, as of GeoTIFF, scans and points, and this run "
             f"has none: its fields are {', '.join(f'{n} ({m.kind})' for n, m in fields.items())}. "
             "Vectors of whole records: leave --dense out"
         )

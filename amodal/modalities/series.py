@@ -48,6 +48,8 @@ from amodal.modalities.shared.tokenizers.series import SeriesGraph, SeriesTokeni
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
 
+POINT_COLUMNS = (3, 4, 6)
+"""Columns of an array that may be points: x, y, z, and intensity, colour or normals."""
 CURVE_POINTS = 240
 """Points of a curve on a page."""
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
@@ -341,7 +343,12 @@ class Series(Modality):
         if raws and (shape := _columns.array_shape(raws[0])):
             return (
                 f"arrays of {shape} are read as {shape[0]} steps of {shape[1]} channels; if they "
-                'are pictures, write modality = "image"'
+                'are pictures, write modality = "image" and suffix = [".npy"]'
+                + (
+                    ', if points x, y, z, modality = "points" and that suffix,'
+                    if shape[1] in POINT_COLUMNS
+                    else ""
+                )
             )
         return ""
 

@@ -121,6 +121,41 @@ def stack(rng: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
+def scan(packed: bool) -> Make:
+    """Points of LAS 1.4, or LAZ."""
+
+    def make(rng: np.random.Generator) -> bytes:
+        import laspy
+
+        file = laspy.create(point_format=7, file_version="1.4")
+        file.header.offsets, file.header.scales = [500_000, 5_000_000, 100], [0.001] * 3
+        file.x, file.y, file.z = rng.normal(size=(3, 200)) + [[500_000], [5_000_000], [100]]
+        file.intensity, file.classification = rng.integers(1, 200, 200), rng.integers(0, 9, 200)
+        out = io.BytesIO()
+        file.write(out, do_compress=packed)
+        return out.getvalue()
+
+    return make
+
+
+def mesh(ending: str) -> Make:
+    """A box of any sides."""
+
+    def make(rng: np.random.Generator) -> bytes:
+        import trimesh
+
+        made = trimesh.creation.box(rng.uniform(1, 2, 3)).export(file_type=ending)
+        return made if isinstance(made, bytes) else made.encode()
+
+    return make
+
+
+def coordinates(rng: np.random.Generator) -> bytes:
+    """Lines of x, y, z and intensity."""
+    rows = rng.normal(size=(60, 4)).round(3).tolist()
+    return "\n".join(" ".join(map(str, row)) for row in rows).encode()
+
+
 GOOD: dict[str, dict[str, Make]] = {
     "image": {
         ".png": picture("png"),
@@ -148,6 +183,12 @@ GOOD: dict[str, dict[str, Make]] = {
     "raster": {".gtiff": raster, ".npz": stack},
     "events": {".events": events},
     "sequence": {".fa": fasta},
+    "points": {
+        ".las": scan(packed=False),
+        ".laz": scan(packed=True),
+        **{f".{ending}": mesh(ending) for ending in ("ply", "obj", "stl", "off", "glb")},
+        ".xyz": coordinates,
+    },
 }
 """modality -> ending -> a good file"""
 
@@ -299,6 +340,13 @@ def lonely_names(count: int = 20_000) -> bytes:
     return json.dumps([{"time": i, f"f{i}": 1} for i in range(count)]).encode()
 
 
+def scan_bomb(packed: bool) -> bytes:
+    """A scan that promises a billion points."""
+    data = bytearray(scan(packed)(np.random.default_rng(0)))
+    struct.pack_into("<Q", data, 247, 10**9)
+    return bytes(data)
+
+
 def raster_bomb() -> bytes:
     """A GeoTIFF of ten thousand million pixels, of which none is written."""
     import rasterio
@@ -338,6 +386,12 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
     "events": {".events": lonely_names},
     "sequence": {".fa": lambda: b">x\n" + b"ACGT\n" * 1_000_000},
     "raster": {".gtiff": raster_bomb, ".npz": npz_bomb},
+    "points": {
+        ".las": lambda: scan_bomb(packed=False),
+        ".laz": lambda: scan_bomb(packed=True),
+        ".ply": lambda: b"ply\nformat ascii 1.0\nelement vertex 1000000000\nend_header\n",
+        ".off": lambda: b"OFF\n1000000000 1000000000 0\n0 0 0\n",
+    },
 }
 """modality -> ending -> a file that asks for far more than it is; what can be cut off may also be
 read."""

@@ -74,7 +74,7 @@ def config() -> Callable[[bytes], object]:
     return run
 
 
-KINDS = ("image", "audio", "text", "series", "table", "events", "sequence", "raster")
+KINDS = ("image", "audio", "text", "series", "table", "events", "sequence", "raster", "points")
 TARGETS: dict[str, Callable[[], Callable[[bytes], object]]] = {
     **{kind: lambda kind=kind: decoder(kind) for kind in KINDS},
     **{

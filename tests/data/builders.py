@@ -67,7 +67,7 @@ def messy(root: Path) -> Path:
     (root / ".DS_Store").write_bytes(b"x")
     (root / "README.md").write_text("about this folder", encoding="utf-8")
     (root / "Thumbs.db").write_bytes(b"x")
-    (root / "dog" / "notes.xyz").write_text("?", encoding="utf-8")
+    (root / "dog" / "notes.abc").write_text("?", encoding="utf-8")
     (root / "__MACOSX").mkdir()
     (root / "__MACOSX" / "._r00.png").write_bytes(b"x")
     (root / "dog" / "R20.PNG").write_bytes(png(0))

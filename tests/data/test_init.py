@@ -59,7 +59,7 @@ def test_report_of_a_messy_folder(tmp_path):
     )
     assert "8,000 Hz" in by_field["audio"].summary and "Latin" in by_field["text"].summary
     assert 0.6 < by_field["audio"].missing < 0.9
-    assert report.left_out == {"*.xyz": "1 files"}
+    assert report.left_out == {"*.abc": "1 files"}
     assert "unreadable" in text and "2 classes: cat (7), dog (6)" in text
     assert "*.db" not in text and "dataset.toml" in text
 

@@ -156,8 +156,8 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(AmodalError, match="no files in"):
         data.open(tmp_path / "empty")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "a.xyz").write_text("?", encoding="utf-8")
-    with pytest.raises(AmodalError, match=r"There are \*.xyz; expected any of .*\*.png"):
+    (tmp_path / "other" / "a.abc").write_text("?", encoding="utf-8")
+    with pytest.raises(AmodalError, match=r"There are \*.abc; expected any of .*\*.png"):
         data.open(tmp_path / "other")
     with pytest.raises(AmodalError, match="is no data that can be read"):
-        data.open(tmp_path / "other" / "a.xyz")
+        data.open(tmp_path / "other" / "a.abc")

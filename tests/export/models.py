@@ -29,6 +29,9 @@ FIELDS = {
     "scan": modalities.make(
         "volume", size=(8, 8, 4), patch=(4, 4, 2), spacing=(1.0, 1.0, 2.0), mean=1.0, std=2.0
     ),
+    "cloud": modalities.make(
+        "points", channels=("intensity",), points=48, groups=6, neighbours=8, radius=2.0
+    ),
     "facts": modalities.make(
         "table", columns=("size", "kind", "age"), categories={"kind": ("a", "b")}, frequencies=2
     ),

@@ -135,6 +135,8 @@ SENSORS = {"optical": (("r", "g", "n"), 16), "radar": (("vv", "vh"), 16), "therm
 """Rasters of one place: their bands, and pixels of a side."""
 SCANS = {"anatomy": ((8, 8, 8), (1.0, 1.0, 1.0)), "diffusion": ((8, 8, 4), (1.0, 1.0, 2.0))}
 """Scans of one person: voxels along each axis, and their millimetres."""
+CLOUDS = {"scan": (), "model": ("intensity",)}
+"""Clouds of one object: their channels."""
 
 
 @cache
@@ -158,6 +160,10 @@ def fields(fields: Sequence[str] = FIELDS) -> dict:
         )
         for name, (shape, spacing) in SCANS.items()
     }
+    every |= {
+        name: modalities.make("points", channels=channels, points=48, groups=6, neighbours=8)
+        for name, channels in CLOUDS.items()
+    }
     return {name: every[name] for name in fields}
 
 
@@ -174,6 +180,10 @@ def raw(field: str, rng: np.random.Generator):
         voxels[:4, :4, : shape[2] // 2] = np.nan  # a patch without data
         voxels[rng.random(voxels.shape) < 0.1] = np.nan
         return {"values": voxels, "spacing": spacing}
+    if field in CLOUDS:
+        count = int(rng.integers(1, 60))
+        columns = {name: rng.normal(size=count) for name in CLOUDS[field]}
+        return {"points": rng.normal(size=(count, 3)), **columns}
     return {
         "picture": lambda: rng.integers(0, 255, (16, 16, 3), dtype=np.uint8),
         "words": lambda: " ".join(

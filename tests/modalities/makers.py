@@ -8,7 +8,18 @@ from PIL import Image as Pillow
 
 from amodal import modalities
 
-NAMES = ("image", "text", "audio", "series", "table", "sequence", "events", "raster", "volume")
+NAMES = (
+    "image",
+    "text",
+    "audio",
+    "series",
+    "table",
+    "sequence",
+    "events",
+    "raster",
+    "volume",
+    "points",
+)
 
 
 def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
@@ -55,6 +66,10 @@ def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
             ),
             "spacing": (1.0, 1.0 + n % 2, 2.0),
         },
+        "points": lambda n: {
+            "points": rng.standard_normal((n, 3)) * (1, 2, 5) + 100 * n,
+            "intensity": np.where(rng.random(n) < 0.2, np.nan, rng.random(n)),
+        },
     }[kind]
     raw = [make(n) for n in lengths]
     if kind == "series":
@@ -86,6 +101,8 @@ def variants() -> dict[str, modalities.Modality]:
         "raster, one date": inferred("raster", dates=1, patch=5, turn=False),
         "volume": inferred("volume", patch=(4, 3, 2)),
         "volume, each by itself": inferred("volume", patch=(4, 4, 2), by_scan=True, flip=True),
+        "points": inferred("points"),
+        "points, in metres": inferred("points", scale="metres", channels=(), neighbours=5, up=""),
         "events, gaps as they are": inferred("events", log=False),
         "table, periodic": inferred("table", frequencies=3),
     }

@@ -27,7 +27,9 @@ def raws(name: str) -> list:
 def test_attributes_of_the_class_are_of_what_there_is(name):
     modality = VARIANTS[name]
     assert modality.layout in LAYOUTS and modality.raw_text in RAW_TEXT
-    assert modality.is_sequence or modality.layout in ("grid", "space") or modality.is_row
+    is_set = modality.kind == "points"
+    ordered = modality.is_sequence or modality.layout in ("grid", "space") or modality.is_row
+    assert ordered or is_set
     assert isinstance(modality, Exports) and modality.axis_names
 
 
@@ -113,7 +115,8 @@ def test_what_costs_too_much_is_another_error():
 
 def test_examples_have_about_the_tokens_asked_for():
     made = [m for m in modalities.every().values() if issubclass(m, MakesExamples)]
-    assert {m.kind for m in made} == {"image", "text", "audio", "series", "raster", "volume"}
+    named = {"image", "text", "audio", "series", "raster", "volume", "points"}
+    assert {m.kind for m in made} == named
     for kind in made:
         modality, raw = kind.example(64, np.random.default_rng(0))
         assert 32 <= len(modality.targets(modality.collate([modality.decode(raw())]))) <= 128

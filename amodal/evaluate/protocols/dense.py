@@ -4,6 +4,7 @@ As frozen encoders are compared on segmentation and depth (Oquab et al., DINOv2,
 arXiv:2304.07193, section 7.4, "lin."): a linear layer on the tokens of the last layer, whose
 outputs are enlarged to the pixels of the map. Tokens learn the class that most of their pixels
 have, or the mean amount. Raw values, the pixels of a token without a network, are probed alike.
+Of clouds each point is a place, and its class is that of its file (`amodal.evaluate.dense_clouds`).
 
 `source` of a row is the field, or "raw values". Intervals are 95 %, from resampling records.
 
@@ -27,6 +28,7 @@ from amodal.core.matmul import fast_products
 from amodal.data.measure import evenly_spaced
 from amodal.data.other_column import read_from
 from amodal.evaluate.context import Context
+from amodal.evaluate.dense_clouds import cloud_examples
 from amodal.evaluate.dense_probe import Example, probe_amounts, probe_classes
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.protocol import Protocol
@@ -36,7 +38,7 @@ from amodal.inference.dense import GridMean, dense_features
 from amodal.inference.embed import Embedded
 from amodal.inference.forward_passes import eval_mode
 from amodal.modalities import BadValue, Modality
-from amodal.modalities.shared.protocols import Tiled
+from amodal.modalities.shared.protocols import HasPoints, Tiled
 from amodal.modalities.shared.rasters import amount_raster, class_raster
 from amodal.nn.encoder import Encoder
 from amodal.nn.patch_vectors import patch_features, token_grids
@@ -84,24 +86,37 @@ class Dense(Protocol):
         if dataset is None or not isinstance(encoder, Encoder):
             raise NotApplicable("it reads records by one encoder, and these are vectors only")
         field = _field(encoder, options.places, options.truth, list(dataset.fields))
-        if not options.truth:
+        has_points = isinstance(encoder.fields[field], HasPoints)
+        if has_points and (options.amounts or options.truth):
+            raise NotApplicable(
+                f"points of {field} are probed for the class that their files have of each; leave "
+                "truth and amounts out"
+            )
+        if not has_points and not options.truth:
             raise NotApplicable(
                 "it needs the field with maps of classes or amounts: --protocol.truth FIELD"
             )
-        modality = encoder.fields[field]
-        read: Callable[[Any], np.ndarray] = amount_raster if options.amounts else class_raster
-        if isinstance(modality, Tiled):
-            read = partial(modality.truth, amounts=options.amounts)
-        sources = _sources(encoder, field, _device(context))
-        train, test = (
-            list(_examples(part, field, options.truth, read, sources, options.records))
-            for part in (context.train, context.test)
-        )
+        parts, device = (context.train, context.test), _device(context)
+        if has_points:
+            train, test = (
+                [*cloud_examples(part, encoder, field, device, options.records, RAW)]
+                for part in parts
+            )
+        else:
+            modality = encoder.fields[field]
+            read: Callable[[Any], np.ndarray] = amount_raster if options.amounts else class_raster
+            if isinstance(modality, Tiled):
+                read = partial(modality.truth, amounts=options.amounts)
+            sources = _sources(encoder, field, device)
+            train, test = (
+                [*_examples(part, field, options.truth, read, sources, options.records)]
+                for part in parts
+            )
         for name, part in (("training", train), ("test", test)):
             if len(part) < MIN_RECORDS:
                 raise NotApplicable(
                     f"{len(part)} {name} records have both {field} and a readable map in "
-                    f"{options.truth}; it needs {MIN_RECORDS}"
+                    f"{options.truth or 'its files (classification)'}; it needs {MIN_RECORDS}"
                 )
         measure = probe_amounts if options.amounts else probe_classes
         rows, spec = measure(train, test, options.draws, context.seed)
@@ -118,11 +133,14 @@ def _device(context: Context) -> Any:
 def _field(encoder: Encoder, wanted: str, truth: str, present: list[str]) -> str:
     """The field whose tokens are probed."""
     fields = encoder.fields.items()
-    places = [f for f, m in fields if f in present and (m.layout == "grid" or isinstance(m, Tiled))]
+    placed = (Tiled, HasPoints)
+    places = [
+        f for f, m in fields if f in present and (m.layout == "grid" or isinstance(m, placed))
+    ]
     if not wanted:
-        places = [f for f in places if f != truth]
+        places = [f for f in places if f != truth or isinstance(encoder.fields[f], HasPoints)]
     if not places:
-        raise NotApplicable("no field of this run has places: pictures, rasters or scans")
+        raise NotApplicable("no field of this run has places: pictures, rasters, scans or points")
     return choose_field(places, wanted, what="with places", option="--protocol.places")
 
 

@@ -161,6 +161,8 @@ def _one(value: Raw, same_shape: bool) -> str | None:
             return "audio"
         if np.ndim(value.get("values", 0)) >= 3:
             return "volume" if {"affine", "spacing"} & value.keys() else "raster"
+        if np.ndim(value.get("points", 0)) == 2:
+            return "points"
         if not any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()):
             return "table"
         return "events" if _has_events(value) else "series"

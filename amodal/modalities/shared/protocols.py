@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from amodal.modalities.shared.base import Modality, Raw
+from amodal.modalities.shared.points_values import Placed
 from amodal.modalities.shared.raster_values import Stack
 
 
@@ -99,6 +100,19 @@ class Tiled(Protocol):
 
         Raises:
             BadValue: it cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A modality whose tokens lie among the points of a cloud."""
+
+    def place_points(self, raw: Raw | None) -> Placed:
+        """A decoded value, and where every point of its file lies among its tokens.
+
+        Raises:
+            BadValue: it cannot be decoded.
         """
         ...
 

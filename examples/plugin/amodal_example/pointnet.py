@@ -32,8 +32,8 @@ class PointNet(nn.Module):
 
 def pointnet(modality: Modality, which: str = "") -> PointNet:
     """The backbone `pointnet`, or `pointnet:wide`."""
-    if modality.kind != "points":
-        raise AmodalError(f"pointnet reads points, and this field is {modality.kind}")
+    if modality.kind != "cloud":
+        raise AmodalError(f"pointnet reads clouds, and this field is {modality.kind}")
     if which not in WIDTHS:
         raise AmodalError(f"no pointnet is called {which!r}; there is pointnet, and pointnet:wide")
     return PointNet(WIDTHS[which])

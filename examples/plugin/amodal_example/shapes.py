@@ -1,6 +1,6 @@
 """120 generated balls, rods and rings as point clouds, most with a caption.
 
-Source: drawn here, the same in every process. Licence: CC0-1.0. `points`: 100 to 160 points on the
+Source: drawn here, the same in every process. Licence: CC0-1.0. `cloud`: 100 to 160 points on the
 surface, in any direction in space, with a little noise; `text`: "a large ring", missing for every
 fifth. Labels: `shape`, and `size`, the radius of a ball or ring and half the length of a rod.
 Left out: corners, colours, holes, several shapes in a cloud.
@@ -26,7 +26,7 @@ def write(out: Path, archives: list[Path]) -> None:
     records(out, {name: [row[name] for row in rows] for name in rows[0]})
     describe(
         out,
-        {"points": field("points"), "text": field("text")},
+        {"cloud": field("cloud"), "text": field("text")},
         {"shape": "category", "size": "number"},
         title="Generated shapes as point clouds",
         licence=LICENCE,
@@ -43,7 +43,7 @@ def record(i: int) -> dict[str, Any]:
     caption = f"a {'large' if size > 1.25 else 'small'} {shape}"
     return {
         "key": f"{i:03}",
-        "points": stream.getvalue(),
+        "cloud": stream.getvalue(),
         "text": None if i % 5 == 4 else caption,
         "shape": shape,
         "size": round(float(size), 3),

@@ -1,6 +1,7 @@
-"""Point clouds: the modality `points`.
+"""Point clouds of one sensor's files: the modality `cloud`.
 
-Tokens are neighbouring points, found along a space-filling curve.
+Tokens are neighbouring points, found along a space-filling curve. amodal's own `points` are groups
+about centres; this one shows how little a modality of one's own needs.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from amodal.modalities.shared.vectors import VectorTokens
 
 
 @dataclass(frozen=True)
-class Points(VectorTokens):
+class Cloud(VectorTokens):
     """A value is (n, 3) float32: points around their centre, neighbours beside each other.
 
     max_points: as many are drawn from larger clouds, evenly; patch: points in a token;
@@ -38,19 +39,19 @@ class Points(VectorTokens):
     patch: int = 16
     size: float = 1.0
 
-    suffixes: ClassVar[frozenset[str]] = frozenset({".xyz", ".ply", ".npy"})
-    magic: ClassVar[tuple[bytes, ...]] = (b"ply\n", b"ply\r\n")
+    suffixes: ClassVar[frozenset[str]] = frozenset({".pcd", ".npy"})
+    magic: ClassVar[tuple[bytes, ...]] = (b"# .PCD v",)
     position_unit: ClassVar[float] = 4.0
 
     def __post_init__(self):
         if self.max_points < 1 or self.patch < 1 or not self.size > 0:
-            raise AmodalError("points need max_points and patch of at least 1 and a size above 0")
-        at_most("points", {"max_points": (self.max_points, 2**20), "patch": (self.patch, 4096)})
+            raise AmodalError("a cloud needs max_points and patch of at least 1 and a size above 0")
+        at_most("cloud", {"max_points": (self.max_points, 2**20), "patch": (self.patch, 4096)})
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **overrides) -> "Points":
-        points = build(cls, overrides)
-        values = decodable(points, samples)
+    def infer(cls, samples: Sequence[Raw], **overrides) -> "Cloud":
+        cloud = build(cls, overrides)
+        values = decodable(cloud, samples)
         patch = max(1, -(-int(np.median([len(v) for v in values])) // 32))  # about 32 tokens
         size = float(f"{np.sqrt(np.concatenate([(v**2).sum(1) for v in values]).mean()):.6g}")
         return build(cls, {"patch": patch, "size": size or 1.0} | overrides)
@@ -131,21 +132,19 @@ class Points(VectorTokens):
 
 
 def _from_text(data: bytes) -> np.ndarray:
-    """Lines of x, y, z and more, behind the header of a .ply file where there is one."""
+    """Lines of x, y, z and more, behind the header of a .pcd file where there is one."""
     try:
         text = data.decode("ascii").replace("\r\n", "\n")
-        head, mark, body = text.partition("end_header\n")
+        head, mark, body = text.partition("DATA ascii\n")
         lines = (body if mark else head).split("\n")
-        count = next(
-            (int(w[2]) for w in map(str.split, head.split("\n")) if w[:2] == ["element", "vertex"]),
-            None,
-        )
+        words = map(str.split, head.split("\n") if mark else [])
+        count = next((int(w[1]) for w in words if w[:1] == ["POINTS"]), None)
         return np.array(
             [line.replace(",", " ").split()[:3] for line in lines if line.strip()][:count],
             dtype=float,
         )
     except (ValueError, IndexError) as error:
-        raise BadValue(f"no lines of x, y, z, nor an ascii .ply file: {str(error)[:60]}") from None
+        raise BadValue(f"no lines of x, y, z, nor an ascii .pcd file: {str(error)[:60]}") from None
 
 
 def _ordered(points: np.ndarray) -> np.ndarray:

@@ -1,0 +1,175 @@
+"""Features of every point of clouds, as Parquet: a file of each record, or one of all.
+
+A row is a point of the file that was embedded, where it lies there: x, y, z, its class where the
+file has one, and the vector. Vectors are those of the tokens about it, see
+`amodal.inference.dense_points`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from amodal.core import AmodalError
+from amodal.core.whole_file import whole_file
+from amodal.data import Dataset
+from amodal.inference.dense_points import point_features
+from amodal.maps.items import file_name
+from amodal.modalities import BadValue
+from amodal.modalities.shared.points_values import Placed
+from amodal.modalities.shared.protocols import HasPoints
+from amodal.progress import Bar
+
+if TYPE_CHECKING:
+    from amodal.model import Model
+
+SUFFIX = ".parquet"
+TAG = b"AMODAL_FEATURES"
+"""Of a file: the fingerprint of the encoder, and the field."""
+
+
+def write_points(
+    model: Model,
+    dataset: Dataset,
+    name: str,
+    rows: np.ndarray,
+    out: Path,
+    made_by: str,
+    progress: bool,
+) -> list[Path]:
+    """Write the features of every point.
+
+    Args:
+        model: The model.
+        dataset: Where the records are.
+        name: Of a field of points.
+        rows: Which records.
+        out: A .parquet file of all records, with their keys; or a folder, in which each gets one.
+            Files that are in it already are not made anew.
+        made_by: The encoder and the field; files of others are not touched.
+        progress: Show a bar.
+
+    Returns:
+        The files.
+
+    Raises:
+        AmodalError: If no value can be read, or a file cannot be written.
+    """
+    if out.suffix.lower() == SUFFIX:
+        if out.exists():
+            _check_ours(out, None)
+        clouds = _clouds(model, dataset, name, rows, progress)
+        _write(model, name, clouds, out, made_by, keyed=True)
+        return [out]
+    if out.suffix or (out.exists() and not out.is_dir()):
+        raise AmodalError(
+            f"features of points are written to a folder, or to one {SUFFIX} file, not to {out}"
+        )
+    files = {row: out / f"{file_name(dataset.keys[row])}{SUFFIX}" for row in rows.tolist()}
+    wanted = [r for r, file in files.items() if not (file.exists() and _check_ours(file, made_by))]
+    clouds = _clouds(model, dataset, name, np.array(wanted, dtype=np.int64), progress)
+    for key, placed in clouds:
+        file = out / f"{file_name(key)}{SUFFIX}"
+        _write(model, name, iter([(key, placed)]), file, made_by, keyed=False)
+    written = [file for file in files.values() if file.exists()]
+    if not written:
+        raise AmodalError(f"no value of {name!r} in {dataset.name!r} could be read")
+    return written
+
+
+def _check_ours(file: Path, made_by: str | None) -> bool:
+    """Whether a file is there already.
+
+    Args:
+        file: That will be written.
+        made_by: What made it, if it must be the same; None where it is made anew.
+
+    Raises:
+        AmodalError: If something else is there.
+    """
+    try:
+        before = (pq.read_schema(file).metadata or {}).get(TAG, b"").decode()
+    except (OSError, pa.ArrowInvalid):
+        before = ""
+    if not before:
+        raise AmodalError(
+            f"{file} is there already and holds no features of amodal; choose another name, or "
+            "remove it first"
+        )
+    if made_by is not None and before != made_by:
+        raise AmodalError(
+            f"{file} holds features of another encoder or field; choose another folder, or remove "
+            "that one"
+        )
+    return True
+
+
+def _clouds(
+    model: Model, dataset: Dataset, name: str, rows: np.ndarray, progress: bool
+) -> Iterator[tuple[str, Placed]]:
+    """Key and points of records, without those that cannot be read."""
+    modality = cast(HasPoints, model.encoder.fields[name])
+    bad, first = 0, ""
+    with Bar("embed", len(rows), shown=progress) as bar:
+        for row in rows.tolist():
+            key = dataset.keys[row]
+            try:
+                yield key, modality.place_points(dataset.raw(row, name))
+            except BadValue as error:
+                bad, first = bad + 1, first or f"{key}: {error}"
+            bar.step(f"records, {bad} unreadable" if bad else "records", by=1)
+    if bad:
+        from amodal.console import stderr
+
+        line = f"{bad} values of {name} could not be read, such as {first}"
+        stderr().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _schema(width: int, made_by: str, keyed: bool) -> pa.Schema:
+    columns = [("key", pa.string())] if keyed else []
+    columns += [(axis, pa.float64()) for axis in "xyz"]
+    columns += [("classification", pa.float32()), ("vector", pa.list_(pa.float32(), width))]
+    return pa.schema(columns, metadata={TAG: made_by.encode()})
+
+
+def _write(
+    model: Model,
+    name: str,
+    clouds: Iterator[tuple[str, Placed]],
+    file: Path,
+    made_by: str,
+    keyed: bool,
+) -> None:
+    """Write a file, whole or not at all."""
+    schema, points = _schema(model.encoder.width, made_by, keyed), 0
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as draft:
+            with pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+                for key, placed in clouds:
+                    for part, x_ND in point_features(model.encoder, name, placed, model.device):
+                        table = _table(placed, part, x_ND, schema, key if keyed else None)
+                        writer.write_table(table)
+                        points += len(x_ND)
+            if not points:
+                raise AmodalError(f"no value of {name!r} could be read, so that {file} is empty")
+    except OSError as error:
+        raise AmodalError(f"could not write {file}: {error.strerror or error}") from error
+
+
+def _table(
+    placed: Placed, part: slice, x_ND: np.ndarray, schema: pa.Schema, key: str | None
+) -> pa.Table:
+    columns = {axis: pa.array(column) for axis, column in zip("xyz", placed.points[part].T)}
+    label = placed.label[part] if placed.label is not None else None
+    classes = pa.nulls(len(x_ND), pa.float32()) if label is None else pa.array(label)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(x_ND.ravel()), x_ND.shape[1])
+    columns |= {"classification": classes, "vector": vectors}
+    if key is not None:
+        columns["key"] = pa.array([key] * len(x_ND))
+    return pa.table(columns).select(schema.names).cast(schema)
