@@ -36,6 +36,12 @@ Differs: from the authors' program (IGNF/MAESTRO) and its defaults:
 - moving average: theirs of weights, once an epoch over a fifth of the epochs, is not in
   `PAPER_RECIPE`; `--ema` has one by steps.
 - product: the mean of tokens; theirs are read by attention that a probe learns.
+
+Learns: no. Colour, relief and climate of `globe`, 300 steps of 128 records at 2e-3, `--size nano`,
+two seeds, a linear probe of climate zones from colour: .692 and .680, untrained .633 and .692,
+simple features .669. On generated farmland (`crops`), whose crops differ by their season, 300
+steps of 64 with dates that see each other (`fusion` mod): .920 and .934, untrained .737, simple
+features .482; with each date alone .818 and .796, no more than the .810 that are untrained.
 """
 
 from __future__ import annotations
