@@ -56,7 +56,8 @@ def structured_keep(
         ValueError: For unequal lengths, and ratios that are no shares.
         AmodalError: For a probability that is none, or 1.
     """
-    named = {f"units {i}": u.code_T for i, u in enumerate(units)}
+    named = {f"code_T of units {i}": u.code_T for i, u in enumerate(units)}
+    named |= {f"chance_T of units {i}": u.chance_T for i, u in enumerate(units)}
     check_tokens(segment_T=segment_T, seed_T=seed_T, order_T=order_T, ratio_T=ratio_T, **named)
     if not len(segment_T):
         return torch.ones(0, dtype=torch.bool)

@@ -159,20 +159,20 @@ def maestro(
     for name, value in shares.items():
         if not 0 <= value < 1:
             raise AmodalError(f"maestro.{name} is a share from 0 to below 1, not {value}")
-    if ratio_scale < 0 or width < 1 or decoder_depth < 1:
+    if not ratio_scale >= 0 or width < 1 or decoder_depth < 1:
         raise AmodalError(
             "maestro.ratio_scale is at least 0, decoder_width and decoder_depth at least 1, not "
             f"{ratio_scale}, {width} and {decoder_depth}"
         )
     if error not in ERRORS:
         raise unknown("maestro.error", error, ERRORS)
-    if joint_depth < 0:
-        joint_depth = 0 if chosen.dated else max(depth // 4, int(depth > 1))
-    if joint_depth >= depth or (joint_depth and chosen.dated):
+    if joint_depth == -1:
+        joint_depth = max(depth // 4, int(depth > 1)) if chosen.together else 0
+    if not 0 <= joint_depth < depth or (joint_depth and not chosen.together):
         raise AmodalError(
-            f"maestro.joint_depth is below the {depth} blocks of --size {encoder.size}, and 0 with "
-            f'fusion="{SHARED}" and "{MONOTEMP}", where nothing sees another date; it is '
-            f"{joint_depth}"
+            f"maestro.joint_depth is below the {depth} blocks of --size {encoder.size}, -1 for a "
+            f'quarter of them, and 0 with fusion="{SHARED}" and "{MONOTEMP}", where nothing sees '
+            f"another date; it is {joint_depth}"
         )
     encoder.set_trunk(
         GroupedTrunk(
@@ -297,14 +297,19 @@ def parts_of(fields: Mapping[str, Modality], norm_bands: str) -> dict[str, list[
         return parts
     if norm_bands == BAND:
         return parts | {f: m.band_of_targets() for f, m in banded.items()}
+    if not norm_bands.strip(" ,"):
+        raise unknown("part of maestro.norm_bands", norm_bands, (PATCH, BAND, NONE))
     of: dict[str, dict[str, int]] = {}
     for number, item in enumerate(filter(None, map(str.strip, norm_bands.split(","))), 1):
         field = next((f for f in banded if item.startswith(f"{f}.")), None)
         if field is None:
+            known = [f"{f}.{band}" for f, m in banded.items() for band in m.bands]
             raise unknown(
-                "part of maestro.norm_bands", item, (PATCH, BAND, NONE, *(f"{f}." for f in banded)),
+                "part of maestro.norm_bands",
+                item,
+                (PATCH, BAND, NONE, *known),
                 "Bands are named by their field, such as FIELD.BAND+BAND.",
-            )  # fmt: skip
+            )
         numbers = of.setdefault(field, {})
         for band in map(str.strip, item[len(field) + 1 :].split("+")):
             if band not in banded[field].bands:
@@ -450,7 +455,7 @@ class Maestro(Method):
         first_T = rank_in_segment(pair_T, torch.bincount(pair_T)) == 0
         pairs_G = torch.bincount(segment_T[first_T], minlength=len(size_G)).double()
         masks = self.masks
-        scale = 0.0 if self.fusion.dated else masks.scale
+        scale = masks.scale if self.fusion.together else 0.0
         ratio_T = (1 - (1 - masks.ratio) / pairs_G.pow(scale))[segment_T]
         order_T = rank_in_segment(segment_T, size_G)
         units = [
@@ -484,10 +489,11 @@ class Maestro(Method):
         if names:
             codes = torch.tensor([name_code(f"{source}.{name}") for name in names])
             bands = codes[host_copy(tokens.attributes[GROUP])]
-        segment = date if self.fusion.dated else torch.full_like(row, name_code(group))
-        structured = 0.0 if self.fusion.dated else 1.0
+        together = self.fusion.together
+        segment = torch.full_like(row, name_code(group)) if together else date
         fields = [f for f, of in self.fusion.groups.items() if of == group]
-        dates = torch.bincount(row[_first_of(date_numbers(tokens, (field,)))])
+        number = date_numbers(tokens, (field,))
+        dates = torch.bincount(row[rank_in_segment(number, torch.bincount(number)) == 0])
         may = {
             "field": torch.full_like(row, len(fields) > 1).float(),
             "bands": torch.full_like(row, len(names) > 1).float(),
@@ -496,14 +502,7 @@ class Maestro(Method):
         }
         whole = {"row": row, "segment": segment, "field": code, "bands": bands, "date": date,
                  "place": place}  # fmt: skip
-        return whole | {f"may hide {kind}": value * structured for kind, value in may.items()}
-
-
-def _first_of(number_T: Tensor) -> Tensor:
-    """(T,) bool, where an ascending number is seen for the first time."""
-    first = torch.ones_like(number_T, dtype=torch.bool)
-    first[1:] = number_T[1:] != number_T[:-1]
-    return first
+        return whole | {f"may hide {kind}": value * together for kind, value in may.items()}
 
 
 def _pairs(one_T: Tensor, other_T: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from amodal.nn.trunks import ALL, RouterLogitsOf, SourceTokens, TrunkRouting
 
 
 class ByDate(Transformer):
-    """A transformer in which tokens attend to those of their row, source and date alone.
+    """A transformer in which tokens attend to those of their row, field and date alone.
 
     Args:
         width, depth, heads: See `Transformer`.
@@ -43,31 +43,39 @@ class ByDate(Transformer):
         cache: KeyValueCache | None = None,
     ) -> Layout:
         """See `Transformer.lay_out`."""
-        number = date_numbers(tokens, self.dated)
+        number, device = date_numbers(tokens, self.dated), tokens.row.device
+        # dates of seen and of hidden tokens are not side by side in a decoder
+        order = number.argsort(stable=True)
+        number = number[order]
         size = int(number[-1]) + 1 if len(number) else 0
         rows = replace(
-            tokens,
-            row=to_device(number, tokens.row.device),
+            tokens.with_x(tokens.x[:, :0]),
+            row=to_device(number, device),
             source=zeros_like(tokens.source),
             names=("date",),
             size=size,
         )
-        return super().lay_out(rows, mask_rule, causal=causal, cache=cache)
+        layout = super().lay_out(rows, mask_rule, causal=causal, cache=cache)
+        order = to_device(order, device)
+        return replace(layout, order=order if layout.order is None else order[layout.order])
 
 
 def date_numbers(tokens: Tokens, dated: Sequence[str]) -> Tensor:
-    """(T,) int64 on the CPU, 0, 1, …: the row, source and date that each token is of.
+    """(T,) int64 on the CPU, from 0, ascending by row: the row, field and date of each token.
 
     Args:
-        tokens: Those of a source in the order of their dates.
+        tokens: Of any sources.
         dated: See `ByDate`.
     """
+    names = [field_of(name) for name in tokens.names]
+    fields = list(dict.fromkeys(names))
+    number = torch.tensor([fields.index(name) for name in names], dtype=torch.int64)
+    has_date = torch.tensor([name in dated for name in names], dtype=torch.bool)
     row, source = host_copy(tokens.row), host_copy(tokens.source)
-    has_date = torch.tensor([field_of(name) in dated for name in tokens.names], dtype=torch.bool)
-    date = host_copy(tokens.position)[:, 0] * has_date[source]
-    new = torch.zeros(len(row), dtype=torch.bool)
-    new[1:] = (row[1:] != row[:-1]) | (source[1:] != source[:-1]) | (date[1:] != date[:-1])
-    return new.long().cumsum(0)
+    date = host_copy(tokens.position)[:, 0].double() * has_date[source]
+    keys = torch.stack([row.double(), number[source].double(), date], 1)
+    pair: Tensor = torch.unique(keys, dim=0, return_inverse=True)[1]
+    return pair
 
 
 class GroupedTrunk(Part):

@@ -66,9 +66,9 @@ class MaskDecoder(nn.Module):
         for tokens in hidden:
             marked.append(self._place(tokens, self._mask_tokens(tokens)))
         # hidden and visible tokens of the same field get different names, to be split afterwards
-        parts = [tokens.renamed(f"{i}") for i, tokens in enumerate(marked)]
-        decoded = self.trunk(Tokens.join(parts))
-        outputs = [decoded.only(f"{len(seen) + i}") for i in range(len(hidden))]
+        names = [f"{field_of(t.names[0])}:{i}" for i, t in enumerate(marked, 1)]
+        decoded = self.trunk(Tokens.join([t.renamed(n) for t, n in zip(marked, names)]))
+        outputs = [decoded.only(name) for name in names[len(seen) :]]
         return [tokens.with_x(out.x) for tokens, out in zip(hidden, outputs)]
 
     def _mask_tokens(self, tokens: Tokens) -> Tensor:
