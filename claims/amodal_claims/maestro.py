@@ -7,8 +7,9 @@ early fusion of dates helps where the label is a matter of the season. Arms are 
 "mod" and "monotemp", at the same rate, batch, steps and number of blocks; the control is "monotemp". What
 is asked is a linear probe of the crop on the mean of tokens, fitted on the training records, read once on
 the test part. The second finding: pixels standardised with all bands of a patch against band by band, which
-takes the ratios of bands from the target. Known before: 20 steps of one seed of the pilot, .85 alone and
-.65 together, .80 untrained.
+takes the ratios of bands from the target. Known before: a first pilot of a page whose decoder, with dates
+alone, let hidden tokens see no visible ones (.80 to .82 after 150 and 300 steps, .81 untrained), and two
+runs of it with dates together (.92 and .93 after 300).
 """
 
 import numpy as np
