@@ -58,6 +58,7 @@ def test_codes_of_directions_are_the_peers():
     out, codes, _ = theirs.eval()(x[None])
     assert torch.equal(made.codes[:, 0], codes[0])
     torch.testing.assert_close(made.x, out[0])
+    torch.testing.assert_close(mine.vectors.norm(dim=1), torch.ones(16))
     mine.update(x)
     torch.testing.assert_close(mine.vectors.norm(dim=1), torch.ones(16))
     torch.testing.assert_close(made.loss, (normalize(x, dim=1) - made.x).square().mean(1))
