@@ -41,7 +41,7 @@ Learns: no. Colour, relief and climate of `globe`, 300 steps of 128 records at 2
 two seeds, a linear probe of climate zones from colour: .692 and .680, untrained .633 and .692,
 simple features .669. On generated farmland (`crops`), whose crops differ by their season, 300
 steps of 64 with dates that see each other (`fusion` mod): .920 and .934, untrained .737, simple
-features .482; with each date alone .818 and .796, no more than the .810 that are untrained.
+features .482; with each date alone .766 and .796, no more than the .810 that are untrained.
 """
 
 from __future__ import annotations
