@@ -24,6 +24,7 @@ from amodal.nn.attention.varlen import Attention
 from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
+from amodal.nn.fusion.grouped_trunk import GroupedTrunk
 from amodal.nn.heads.projection_tower import projection_towers
 from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool, RegisterPool
 from amodal.nn.positions import Ground, Rotary
@@ -60,6 +61,11 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
         return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
     if encoder.experts:
         return "its trunk routes each token to one of its experts, so shapes depend on values"
+    if any(isinstance(trunk, GroupedTrunk) for trunk in encoder.trunks.values()):
+        return (
+            "its fields have trunks of their own before a common one, of which there is no dense "
+            "form yet"
+        )
     if isinstance(encoder.pools[field], RegisterPool):
         return "it has registers beside its class token, of which there is no dense form yet"
     modality = encoder.fields[field]
@@ -209,6 +215,8 @@ class DenseEncoder(nn.Module):
         if trunk is not None and isinstance(encoder.block_hook, Skills):
             trunk = encoder.block_hook.alone(trunk, field)
         self.trunk = trunk
+        # the table of relative positions, which the bias of the trunk reads, as a part of this one
+        self.relative = encoder.relative
         self.fusion = encoder.routing.fusion_tokens
         self.head = encoder.heads[field] if encoder.heads is not None else nn.Identity()
 
@@ -257,7 +265,10 @@ class DenseEncoder(nn.Module):
             number < place.shape[1] - learned
         )
         both = is_placed.unsqueeze(1) & is_placed
-        return self.trunk.bias.bias(place, place).masked_fill(~both, 0.0)
+        read = self.trunk.bias.bias if self.relative is None else self.relative
+        # a mask that learns takes another path through attention, which the exporter cannot follow
+        made: Tensor = read(place, place).detach()
+        return made.masked_fill(~both, 0.0)
 
     def _encode(
         self,
@@ -283,8 +294,9 @@ class DenseEncoder(nn.Module):
         if self.trunk.rotary:
             rotate = Rotary(position, x_NLD.shape[2] // blocks[0].attention.heads)
         for block in blocks:
-            x_NLD = x_NLD + _attend(block.attention, block.norm1(x_NLD), attention_mask, rotate)
-            x_NLD = x_NLD + block.down(block.act(block.up(block.norm2(x_NLD))))
+            mixed = _attend(block.attention, block.norm1(x_NLD), attention_mask, rotate)
+            x_NLD = x_NLD + block.scale1(mixed)
+            x_NLD = x_NLD + block.scale2(block.down(block.act(block.up(block.norm2(x_NLD)))))
         out: Tensor = self.trunk.norm(x_NLD)
         return out
 

@@ -105,6 +105,8 @@ def why_no_tower(encoder: Encoder, field: str) -> str:
         return "its positions are rotary, SigLIP's are added"
     if is_bias(encoder.positions):
         return "its positions are a bias of attention, SigLIP's are added"
+    if encoder.recorded_args.get("layer_scale"):
+        return "its blocks scale what they add, which SigLIP's vision model does not"
     if isinstance(encoder.pools[field], PerceptronPool):
         return "it pools by a perceptron, which SigLIP's vision model lacks"
     if isinstance(encoder.pools[field], (ClsPool, AttentionPool)):

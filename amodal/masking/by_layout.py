@@ -32,10 +32,9 @@ def hider(
         AmodalError: For a share that is none, and a span without a token.
     """
     for name, share in (("image", image), ("sequence", sequence), ("other", other)):
-        if not 0 < share < 1:
+        if not 0 <= share <= 1:  # not nan either
             raise AmodalError(
-                f"{method}.{name} is the share of tokens that is hidden, above 0 and below 1, not "
-                f"{share}"
+                f"{method}.{name} is the share of tokens that is hidden, from 0 to 1, not {share}"
             )
     if span < 1:
         raise AmodalError(f"{method}.span is 1 token or more, not {span}")

@@ -11,7 +11,7 @@ from torch import nn
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
-from amodal.nn.attention.bias import place_bias, refuse_drawn_patches
+from amodal.nn.attention.bias import is_bias, place_bias, refuse_drawn_patches
 from amodal.nn.attention.masks import rule
 from amodal.nn.attention.relative import RelativeBias, relative_bias
 from amodal.nn.fusion.combiner import Combiner
@@ -127,6 +127,8 @@ class Extensions:
     def set_layer_scale(self, value: float) -> Encoder:
         """Multiply what the blocks of all trunks add by learned factors.
 
+        Where there are factors, as of a run that this one starts from, they stay.
+
         Args:
             value: Which they begin at; 0 for no factors.
 
@@ -229,10 +231,17 @@ class Extensions:
             trunk: With `routing`, see `amodal.nn.trunks.PretrainedTrunk`.
 
         Raises:
-            AmodalError: For an encoder whose fields do not meet in its trunk, and for fusion tokens
-                and experts.
+            AmodalError: For an encoder whose fields do not meet in its trunk, for fusion tokens and
+                experts, and for positions and factors that are of the trunk that goes.
         """
         encoder = cast("Encoder", self)
+        if is_bias(encoder.positions) or encoder.positions == "rotary":
+            raise AmodalError(
+                f"positions={encoder.positions!r} are of attention in a trunk that another one "
+                "replaces here: take ground, sincos, learned or none"
+            )
+        if encoder.recorded_args.get("layer_scale"):
+            raise AmodalError("the trunk that another one replaces here has a layer scale")
         if encoder.trunk != "joint" or encoder.experts or self.routing.fusion_tokens is not None:
             raise AmodalError(
                 'this trunk stands in place of a joint one, trunk="joint" without experts and '
@@ -281,11 +290,13 @@ class Extensions:
         """
         encoder = cast("Encoder", self)
         for field in encoder.fields:
-            if not isinstance(encoder.pools[field], ClsPool):
+            pool = encoder.pools[field]
+            if not isinstance(pool, ClsPool):
                 raise AmodalError(
                     f'registers stand beside a class token, and {field!r} has none: take pool="cls"'
                 )
-            self.set_pool(field, RegisterPool(encoder.width, count))
+            if not isinstance(pool, RegisterPool) or len(pool.registers) != count:
+                self.set_pool(field, RegisterPool(encoder.width, count).beside(pool))
         return encoder
 
     def set_block_hook(self, hook: Part | None) -> Encoder:

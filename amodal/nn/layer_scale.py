@@ -3,6 +3,7 @@ section 3)."""
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -46,7 +47,7 @@ def scale_updates(trunk: nn.Module, value: float) -> None:
     Raises:
         AmodalError: For another trunk, and another value.
     """
-    if value <= 0:
+    if not 0 < value < math.inf:
         raise AmodalError(f"layer_scale is above 0, or 0 for none, not {value}")
     if not isinstance(trunk, ScalesUpdates):
         raise AmodalError(

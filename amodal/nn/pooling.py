@@ -132,8 +132,8 @@ class RegisterPool(Part, ClsPool):
 
     def __init__(self, width: int, registers: int):
         super().__init__(width)
-        if registers < 1:
-            raise AmodalError(f"registers are 1 or more, not {registers}")
+        if isinstance(registers, bool) or not isinstance(registers, int) or registers < 1:
+            raise AmodalError(f"registers are a whole number, 1 or more, not {registers!r}")
         self.registers = nn.Parameter(torch.randn(registers, width) * 0.02)
 
     def prepare(self, tokens: Tokens) -> Tokens:
@@ -147,6 +147,11 @@ class RegisterPool(Part, ClsPool):
         )
         registers = Tokens(x_TD, row, source, position, tokens.names, tokens.size)
         return super().prepare(Tokens.join([registers, tokens]))
+
+    def beside(self, pool: ClsPool) -> RegisterPool:
+        """The same with the class token of another pooling."""
+        self.token = pool.token
+        return self
 
     def strip(self, tokens: Tokens) -> Tokens:
         """Remove the class token and the registers of each row."""

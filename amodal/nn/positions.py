@@ -196,7 +196,7 @@ def refuse_tables(kind: str, fields: Mapping[str, Any]) -> None:
     if space and kind.partition(":")[0] in ("learned", GRID):
         raise AmodalError(
             f"positions={kind!r} are a table that begins at 0, and tokens of {space[0]} lie about "
-            "a centre: take sincos, rotary or alibi"
+            "a centre: take sincos, rotary, alibi or relative"
         )
 
 

@@ -269,9 +269,13 @@ class ResidualQuantizer(nn.Module):
     def update(self, x_TD: Tensor) -> None:
         """See `VectorQuantizer.update`."""
         for book in self.books:
-            # what is left by the codes of the forward pass, before this step moves them
+            starts = book.kmeans_start and not book.steps
+            # what is left by the codes of the forward pass, before this step moves them; of a book
+            # that only begins, by those that it begins with
             near = book.decode(book.encode(x_TD)[:, None])
             book.update(x_TD)
+            if starts:
+                near = book.decode(book.encode(x_TD)[:, None])
             x_TD = x_TD - near
 
     def usage(self) -> list[dict[str, float]]:

@@ -73,8 +73,9 @@ class Block(nn.Module):
         self.width, self.scale1, self.scale2 = width, nn.Identity(), nn.Identity()
 
     def scale_updates(self, value: float) -> None:
-        """See `amodal.nn.layer_scale`."""
-        self.scale1, self.scale2 = (LayerScale(self.width, value) for _ in range(2))
+        """See `amodal.nn.layer_scale`; factors that are there stay."""
+        if not isinstance(self.scale1, LayerScale):
+            self.scale1, self.scale2 = (LayerScale(self.width, value) for _ in range(2))
 
     def forward(
         self,

@@ -88,6 +88,13 @@ def layers_above(module: nn.Module) -> dict[str, int]:
     for match in filter(None, matches.values()):
         # stack of blocks -> how many it has
         depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
+    # trunks of groups of fields lie below the blocks of all fields, see `nn.fusion.grouped_trunk`
+    behind = {
+        stack: max((d for s, d in depths.items() if s.startswith(f"{before}.joint.")), default=0)
+        for stack in depths
+        if (before := stack.partition(".towers.")[0]) != stack
+    }
+    depths |= {stack: depths[stack] + most for stack, most in behind.items()}
     trunk = max((d for stack, d in depths.items() if ".tokenizers." not in stack), default=0)
     layers = {}
     for name, found in matches.items():

@@ -146,7 +146,7 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
         source = start.encoder_of_vit(vit, method, dataset, settings, inherited)
     elif source is not None:
         inherited = start.inherited_from_run(source, dataset, settings)
-    if not inherited:
+    if "size" not in inherited:
         settings = replace(settings, size=settings.size or SIZE)  # written, as it may change
     if not is_model(settings.trunk):
         settings, added = with_small_networks(method, settings, dataset, len(part), source, out)

@@ -15,7 +15,7 @@ from amodal.data import Dataset
 from amodal.nn import config as encoder_config
 from amodal.nn.backbones.vit_weights import VitWeights, grid_of, resampled
 from amodal.nn.encoder import Encoder
-from amodal.nn.positions import GRID, Grid
+from amodal.nn.positions import GRID, Grid, relative_side
 from amodal.nn.trunks import ALL
 from amodal.train.settings import Settings
 
@@ -110,14 +110,21 @@ def inherited_from_run(source: Encoder, dataset: Dataset, settings: Settings) ->
 
     Returns:
         Size, positions and pooling of a run that began with a vision transformer, as they are where
-        none are set: without them its weights fit nothing. {} for other runs.
+        none are set: without them its weights fit nothing. Of other runs relative positions and the
+        factors of blocks, without which its weights would compute something else.
 
     Raises:
         AmodalError: For settings that the weights do not fit.
     """
     has = encoder_config.arguments(source.spec)
-    if settings.adapt is not None or not has["positions"].startswith(f"{GRID}:"):
+    if settings.adapt is not None:
         return {}
+    if not has["positions"].startswith(f"{GRID}:"):
+        scale = has.get("layer_scale")
+        inherited: dict[str, Any] = {"layer_scale": scale} if scale else {}
+        if relative_side(has["positions"]) and settings.positions is None:
+            inherited["positions"] = has["positions"]
+        return inherited
     now = VitWeights.fields_of(dataset.fields, without=settings.backbones or {})
     resized = any(f in source.fields and m != source.fields[f] for f, m in now.items())
     positions = grid_of(now) if resized else has["positions"]

@@ -366,7 +366,7 @@ def test_a_pool_with_parameters_is_refused():
 @pytest.mark.parametrize("name", ["beit", "flava", "data2vec"])
 @pytest.mark.parametrize("options, message", [
     ({"image": 1.5}, "image is the share of tokens that is hidden"),
-    ({"sequence": 0.0}, "sequence is the share"),
+    ({"sequence": -0.1}, "sequence is the share"),
     ({"other": float("nan")}, "other is the share"),
     ({"span": -1}, "span is 1 token or more"),
 ])  # fmt: skip

@@ -189,6 +189,21 @@ def test_codebooks_one_after_another_are_the_peers_and_leave_less_and_less():
     assert left[0] > 1.3 * left[1] > 1.3**2 * left[2]
 
 
+def test_a_residual_begins_by_clusters_of_what_the_levels_before_leave():
+    """Beside the peer, which begins each level behind the one before it."""
+    centres = 10 * vectors(8, seed=3)
+    x = (centres[:, None] + vectors(400, seed=4).view(8, 50, 6)).flatten(0, 1)
+    mine = ResidualQuantizer(8, 6, levels=3)
+    mine.update(x)
+    theirs = peer.ResidualVQ(
+        dim=6, num_quantizers=3, codebook_size=8, kmeans_init=True, threshold_ema_dead_code=0,
+        rotation_trick=False,
+    )  # fmt: skip
+    theirs.train()(x[None])
+    far = [(x - out).square().sum(1).mean() for out in (mine(x).x, theirs.eval()(x[None])[0][0])]
+    assert far[0] < 1.2 * far[1] < 0.2 * x.square().sum(1).mean()
+
+
 def test_a_residual_sends_its_gradient_through_once():
     residual, x = ResidualQuantizer(8, 6, levels=2, kmeans_start=False), vectors(9)
     x.requires_grad_()

@@ -18,7 +18,8 @@ Differs: from the paper and the authors' program (microsoft/unilm, beit):
 - encoder: `positions` are those of the program, numbers that all blocks share for each difference
   of rows and columns (`relative`), and 0 for the class token, which is left out with pool="mean".
   Those of a text are of the order alone. Begin of weights: Xavier's, theirs normal at .02 and
-  smaller in later blocks. Dropout and attention dropout are 0 there too.
+  smaller in later blocks. Keys have biases here. Dropout and attention dropout are 0 there too.
+- optimizer: mask tokens do not decay here. The rate ends at a hundredth, theirs at 1e-5.
 - views: `weak`, crops of 60-100 % and flips; theirs are crops of 8-100 %, flips and colours (.4).
 - several fields: each by itself, with `--trunk joint` together; terms are averaged.
 - product: labels by `amodal adapt`, whose fine-tuning has no intermediate one on ImageNet-22k.

@@ -11,7 +11,8 @@ Differs: from the authors' program (IGNF/MAESTRO) and its defaults:
 - encoder: `--size`. Their `tiny` and `small` have perceptrons of twice the width, ours of four
   times. Weights of attention have biases here. Embeddings of patches are not normed over all
   patches of a date, as there, since hidden patches would show in that norm.
-- joint: a quarter of the blocks; 3 of 12 there.
+- fusion by dates (shared, monotemp): a date of a field is alone with all its groups of bands; each
+  of these is alone there. Tokens of fields that are not on a grid have one date.
 - positions: `ground`, sines of metres on the ground, of the month of the year and of time. Theirs
   are sines of a grid that all sensors share, beside eight numbers for the day of the year, the hour
   and the time since a reference date. Their fields and groups have no embedding but mask tokens.
@@ -23,9 +24,10 @@ Differs: from the authors' program (IGNF/MAESTRO) and its defaults:
   drawn; the first ones there.
 - missing: patches without data are no tokens, pixels without data are not predicted. A field that a
   batch lacks has no weight.
-- fusion by dates (shared, monotemp): tokens of fields that are not on a grid have one date.
-- decoder: half as wide as the encoder; 512 there, with 1 to 4 blocks by size. Its mask tokens begin
-  at .02 of a normal number, theirs at 1.
+- decoder: half as wide as the encoder; 512 there, with 1 to 4 blocks by size. Its perceptrons are
+  four times as wide as it is, theirs four times as wide as the encoder. Its mask tokens begin at
+  .02 of a normal number, theirs at 1.
+- optimizer: biases, norms and tokens do not decay here. The rate ends at a hundredth, theirs at 0.
 - norm_bands: one part for each patch, unless it says more; their configurations have parts of
   4, 4 and 2 bands for the ten of Sentinel-2, of every band for radar, and of near infrared beside
   colours for photographs.
@@ -74,7 +76,7 @@ from amodal.methods.shared.shapes import refuse_backbones, refuse_pool
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.modalities import Modality
 from amodal.modalities.shared.protocols import HasBands
-from amodal.nn.attention.bias import plane_of, refuse_drawn_patches
+from amodal.nn.attention.bias import is_bias, plane_of, refuse_drawn_patches
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.grouped_trunk import GroupedTrunk, date_numbers, group_names, tower
 from amodal.nn.generation.mask_decoder import MaskDecoder
@@ -238,7 +240,7 @@ def fusion_of(encoder: Encoder, fusion: str, groups: str) -> Fusion:
             "one of them out"
         )
     dated = tuple(plane_of(encoder.fields)) if fusion in (SHARED, MONOTEMP) else ()
-    if encoder.positions in ("rotary", "alibi"):
+    if is_bias(encoder.positions) or encoder.positions == "rotary":
         raise AmodalError(
             f"maestro adds embeddings of positions to tokens, and positions={encoder.positions!r} "
             "are of attention: take ground, sincos, learned or none"

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from amodal.core import AmodalError
 from amodal.nn.positions import relative_side
 
+MOST = 1024
+"""Rows of the largest table, which has four million numbers of each head."""
+
 
 class RelativeBias(nn.Module):
     """A table of numbers for each head, read at the difference of the places of query and key.
@@ -28,8 +31,8 @@ class RelativeBias(nn.Module):
 
     def __init__(self, heads: int, side: int):
         super().__init__()
-        if side < 1:
-            raise AmodalError(f"relative positions reach at least 1 row, not {side}")
+        if not 1 <= side <= MOST:
+            raise AmodalError(f"relative positions reach 1 to {MOST} rows, not {side}")
         self.side = side
         self.plane = nn.Parameter(torch.zeros(heads, 2 * side - 1, 2 * side - 1))
         self.line = nn.Parameter(torch.zeros(heads, 2 * side - 1))
