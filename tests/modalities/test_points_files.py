@@ -46,6 +46,11 @@ def test_files_are_what_they_were_made_of(name):
         np.testing.assert_allclose(cloud.attributes["green"], 128 / 255, rtol=1e-5)
 
 
+def test_columns_of_other_lengths_are_a_sentence():
+    with pytest.raises(BadValue, match="3, 2, 3 numbers of x, y and z"):
+        points_files.read({"x": [1, 2, 3], "y": [1, 2], "z": [1, 2, 3]})
+
+
 def polygons(faces, order="<", extra=b""):
     """A binary PLY of five corners and faces of any number of them, with a colour each."""
     corners = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [2, 2, 1]], f"{order}f4")
@@ -130,6 +135,43 @@ def test_columns_of_text_mean_what_their_number_and_values_say():
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        "# x y z classification",
+        "//X Y Z Classification",
+        "# x,y,z,label\n# made by hand",
+        "# made by hand\n# x y z label\n2",
+        '"x","y","z","label"',
+        "x[m];y[m];z[m];label",
+    ],
+)
+def test_names_of_columns_may_be_a_comment_or_in_quotes(head):
+    cloud = points_files.read(f"{head}\n1 0 0 2\n0 1 0 6\n".encode())
+    assert set(cloud.attributes) == {"classification"}
+    assert cloud.attributes["classification"].tolist() == [2, 6]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x;y;z\n1,5;2,5;3,25\n4;5,5;6\n",
+        b"1,5;2,5;3,25;\n4;5,5;6;\n",
+        b"1,5\t2,5\t3,25\n4,0\t5,5\t6,0\n",
+        b"1.5, 2.5, 3.25\n4, 5.5, 6\n",
+        b"# x, y, z in metres\n1.5;2.5;3.25\n4;5.5;6\n",
+    ],
+)
+def test_commas_are_decimals_or_lie_between_columns(data):
+    assert points_files.read(data).points.tolist() == [[1.5, 2.5, 3.25], [4, 5.5, 6]]
+
+
+def test_a_cell_without_a_number_is_a_missing_one():
+    cloud = points_files.read(b"x,y,z,label,intensity\n0,0,1,,5\n1,0,0,,\n")
+    assert np.isnan(cloud.attributes["classification"]).all()
+    np.testing.assert_array_equal(cloud.attributes["intensity"], [5, np.nan])
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"3\nwater\nO 0 0 0\nH 0 0 1\nH 0 1 0\n", "atoms of a molecule"),
@@ -141,6 +183,12 @@ def test_columns_of_text_mean_what_their_number_and_values_say():
         (QUAD.replace(b"list uchar int vertex_indices", b"list"), "the line 'property list'"),
         (QUAD.replace(b"uchar int vertex_indices", b"uchar vertex_indices"), "of its header"),
         (b"nan\n1 2\n", "shape .1, 2."),
+        (b"x y z intensity\n0 0 1 7 2\n", "has 4 names, and there are 5 columns"),
+        (b"# x y z label\n0 0 1 7 2 3\n", "has 4 names, and there are 6 columns"),
+        (b"# lon lat h label\n0 0 1 7\n", "it has lon, lat, h, label"),
+        (b"x y z x\n0 0 1 7\n", "two columns are called x"),
+        (b"1,5 2,5 3,5\n", "commas and spaces in '1,5 2,5 3,5'"),
+        (b"1.5;2,5;3,5\n", "commas and semicolons in '1.5;2,5;3,5'"),
         (b"inf\n1 2 3 4 5\n", "shape .1, 5."),
         (b"nan nan nan\n", "no point with a place"),
         (b"1 2 1e39\n", "no length in metres"),

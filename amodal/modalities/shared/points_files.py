@@ -36,6 +36,7 @@ from amodal.modalities.shared.points_headers import (
 )
 from amodal.modalities.shared.points_laz import check_chunks
 from amodal.modalities.shared.points_ply import Polygons, has_polygons, read_polygons
+from amodal.modalities.shared.points_text import table
 
 POINTS, LABEL = "points", "classification"
 """Names within a dict: the coordinates, and the class of each point."""
@@ -290,46 +291,8 @@ def _named(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _text(data: bytes) -> Cloud:
     """Lines of numbers, such as .xyz, .pts and .txt, with or without a line of names."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadValue(f"neither points nor a mesh: {error.reason} at byte {error.start}") from None
-    if "\0" in text:
-        raise BadValue("neither points nor a mesh: zeros within text")
-    lines = text.replace(",", " ").replace(";", " ").replace("\t", " ").splitlines()
-    lines = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", "//"))]
-    if not lines:
-        raise BadValue("0 points")
-    names: tuple[str, ...] | None = None
-    if not _is_number(lines[0].split()[0]):
-        names, lines = tuple(lines[0].split()), lines[1:]
-    elif len(lines[0].split()) == 1 and len(lines) > 1:
-        if lines[1:2] and not _is_number(lines[-1].split()[0]):
-            raise BadValue(
-                f"the line {lines[-1][:40]!r} begins with a word: this is .xyz of the atoms of a "
-                "molecule, not of points"
-            )
-        first = lines[0].strip()
-        if first.isdecimal() and int(first) > len(lines) - 1:
-            raise BadValue(f"truncated: {first} points, and {len(lines) - 1:,} lines")
-        lines = lines[1:]  # .pts begins with the number of points
-    try:
-        rows = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None) if lines else None
-    except ValueError as error:
-        raise BadValue(f"not lines of numbers such as x y z: {str(error)[:120]}") from None
-    if rows is None:
-        raise BadValue("0 points")
-    if names is not None and len(names) == rows.shape[1]:
-        return _of_dict({name.lower(): column for name, column in zip(names, rows.T)})
-    return _of_array(rows)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    names, rows = table(data, {*NAMES, *ATTRIBUTES, LABEL} - {"r", "g", "b"})
+    return _of_array(rows) if names is None else _of_dict(dict(zip(names, rows.T)))
 
 
 def _of_dict(raw: Mapping[str, Any]) -> Cloud:
@@ -343,7 +306,13 @@ def _of_dict(raw: Mapping[str, Any]) -> Cloud:
         cloud = _of_array(columns[POINTS])
         points, known = cloud.points, dict(cloud.attributes)
     else:
-        points, known = np.stack([_column(columns[axis], axis) for axis in "xyz"], 1), {}
+        places = [_column(columns[axis], axis) for axis in "xyz"]
+        if len(set(map(len, places))) > 1:
+            raise BadValue(
+                f"{', '.join(str(len(p)) for p in places)} numbers of x, y and z: there is one of "
+                "each for every point"
+            )
+        points, known = np.stack(places, 1).astype(np.float64), {}
     rest = {n: v for n, v in columns.items() if n not in (POINTS, "x", "y", "z")}
     numbers = {
         name: _column(values, name)
