@@ -51,6 +51,41 @@ def test_columns_of_other_lengths_are_a_sentence():
         points_files.read({"x": [1, 2, 3], "y": [1, 2], "z": [1, 2, 3]})
 
 
+def test_places_that_were_not_measured_are_left_out_and_counted():
+    """Depth cameras write (0, 0, 0) for them."""
+    rng = np.random.default_rng(0)
+    measured, label = rng.normal(size=(960, 3)), np.arange(1000.0)
+    raw = {"points": np.concatenate([np.zeros((40, 3)), measured]), "label": label}
+    cloud = points_files.read(raw)
+    np.testing.assert_array_equal(cloud.points, measured)
+    assert cloud.unmeasured == 40 and cloud.attributes["classification"][0] == 40
+    points = modalities.kind("points").infer([raw])
+    assert "4.0% of points at (0, 0, 0) left out" in points.summarize([raw], [points.decode(raw)])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        np.zeros((200, 3)),
+        np.concatenate([np.zeros((5, 3)), np.ones((50, 3))]),
+        np.random.default_rng(0).integers(0, 3, (900, 3)),  # a lattice, of which it is a place
+        np.concatenate([np.zeros((1, 3)), np.random.default_rng(0).normal(size=(200, 3))]),
+    ],
+)
+def test_the_origin_is_a_place_where_others_are_as_full(raw):
+    assert len(points_files.read(raw).points) == len(raw)
+
+
+@pytest.mark.parametrize(
+    ("top", "end"), [(0.4, 1), (1.0, 1), (1.0001, 1), (1.02, 255), (255.3, 255), (256 * 16, 65535)]
+)
+def test_colours_of_a_file_end_at_one_255_or_65535_whatever_is_rounded(top, end):
+    columns = {name: np.array([0.0, top]) for name in ("red", "green", "blue")}
+    cloud = points_files.read({"points": np.eye(3)[:2], **columns})
+    expected = np.float32(min(top / end, 1))
+    assert cloud.attributes["red"].tolist() == [0, expected]
+
+
 def polygons(faces, order="<", extra=b""):
     """A binary PLY of five corners and faces of any number of them, with a colour each."""
     corners = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [2, 2, 1]], f"{order}f4")

@@ -70,6 +70,11 @@ LAYOUTS: dict[int, tuple[str, ...] | None] = {
 """Columns of a text or array without names -> what follows x, y, z; six are colours or normals."""
 PANIC = "PanicException"
 """What the part of a library that is written in Rust raises for its own faults."""
+MANY, CONSIDERABLE, PILED = 100, 0.01, 10
+"""Points of a cloud from which its origin may be what no place was measured for, the share of them
+that lie there, and how often they do for each that lies at another place."""
+ROUNDED = 1.01
+"""Colours above their largest by less than this factor are rounded."""
 UNIT = (0.9, 1.1)
 """Lengths that a normal has, with room for rounding."""
 
@@ -83,12 +88,14 @@ class Cloud:
         attributes: name -> (n,) float32; colours are 0 … 1.
         faces: (f, 3) int64, of a mesh; None for points.
         y_up: whether the format says, or mostly means, that y points up.
+        unmeasured: points at (0, 0, 0) that were left out, see `read`.
     """
 
     points: np.ndarray
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
     faces: np.ndarray | None = None
     y_up: bool = False
+    unmeasured: int = 0
 
     @property
     def names(self) -> frozenset[str]:
@@ -98,6 +105,9 @@ class Cloud:
 
 def read(raw: Raw) -> Cloud:
     """Points or a mesh of any kind, without points that are not finite.
+
+    Depth cameras write (0, 0, 0) where they measured nothing: such points are left out where they
+    are more than 1 % of a cloud, ten times as many as lie at another place.
 
     Args:
         raw: a file or its bytes, an array (n, 3 or more), or a dict with "points", or with "x",
@@ -123,6 +133,8 @@ def _finite(cloud: Cloud) -> Cloud:
     largest = np.abs(cloud.points[good]).max()
     if largest > np.finfo(np.float32).max / 1e6:
         raise BadValue(f"a coordinate of {largest:.3g}, which is no length in metres")
+    unmeasured = _unmeasured(cloud, good)
+    good &= ~unmeasured
     if good.all():
         return cloud
     attributes = {name: values[good] for name, values in cloud.attributes.items()}
@@ -132,7 +144,18 @@ def _finite(cloud: Cloud) -> Cloud:
         faces = number[faces[good[faces].all(1)]]
         if not len(faces):
             raise BadValue("a mesh of which no face has a place")
-    return Cloud(cloud.points[good], attributes, faces, cloud.y_up)
+    return Cloud(cloud.points[good], attributes, faces, cloud.y_up, int(unmeasured.sum()))
+
+
+def _unmeasured(cloud: Cloud, good: np.ndarray) -> np.ndarray:
+    """(n,) whether a point is at (0, 0, 0) for want of a place; none where others are there too."""
+    zero: np.ndarray = good & (cloud.points == 0).all(1)
+    count, others = int(zero.sum()), int(good.sum() - zero.sum())
+    if cloud.faces is None and others >= MANY and count > CONSIDERABLE * (count + others):
+        elsewhere = len(np.unique(cloud.points[good & ~zero], axis=0))
+        if count >= PILED * others / elsewhere:
+            return zero
+    return np.zeros_like(zero)
 
 
 def _of_file(data: bytes) -> Cloud:
@@ -283,8 +306,9 @@ def _named(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         channels = [named[name] for name in COLOUR]
         top = max(float(np.nan_to_num(c).max(initial=0.0)) for c in channels)
         whole = all(c.dtype.kind in "ui" for c in channels)
-        scale = 1.0 if top <= 1 and not whole else 255.0 if top <= 255 else 65535.0
-        named |= {name: c / scale for name, c in zip(COLOUR, channels)}
+        ends = (255.0, 65535.0) if whole else (1.0, 255.0, 65535.0)
+        scale = next((end for end in ends if top <= end * ROUNDED), ends[-1])
+        named |= {name: (c / scale).clip(0, 1) for name, c in zip(COLOUR, channels)}
     numbers = {name: values.astype(np.float32) for name, values in named.items()}
     return {n: np.where(np.isfinite(v), v, np.float32(np.nan)) for n, v in numbers.items()}
 
