@@ -131,6 +131,11 @@ class Points(Modality):
         """The axis of heights; z where none is known."""
         return self.up or "z"
 
+    @property
+    def below_zero(self) -> bool:
+        """See `AboutCentre`: places in metres may be farther from the middle than `radius`."""
+        return self.scale == "metres"
+
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Points:
         """See `Modality.infer`.
