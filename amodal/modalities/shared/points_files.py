@@ -11,7 +11,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,10 @@ from amodal.modalities.shared.points_headers import (
     check_declared,
     declared,
     ply_header,
+    with_small_axes,
 )
 from amodal.modalities.shared.points_laz import check_chunks
+from amodal.modalities.shared.points_off import vertex_colours
 from amodal.modalities.shared.points_ply import Polygons, has_polygons, read_polygons
 from amodal.modalities.shared.points_text import table
 
@@ -179,6 +181,7 @@ def _by_trimesh(data: bytes, header: Declared) -> Cloud:
     trimesh = _import("trimesh")
     # it logs the traces of errors that are a sentence here
     logging.getLogger("trimesh").addHandler(logging.NullHandler())
+    data = with_small_axes(data) if header.form == PLY else data
     if header.form == PLY and ply_header(data)[0] != "ascii" and has_polygons(data):
         return _of_polygons(read_polygons(data))
     kind = {PLY: "ply", GLB: "glb", OFF: "off", STL: "stl", OBJ: "obj"}[header.form]
@@ -188,7 +191,11 @@ def _by_trimesh(data: bytes, header: Declared) -> Cloud:
             loaded = trimesh.load_scene(
                 io.BytesIO(data), file_type=kind, process=False, skip_materials=True
             )
-            return _of_scene(loaded, header)
+            cloud = _of_scene(loaded, header)
+            colours = vertex_colours(data) if header.form == OFF else None
+            if colours is None or len(colours) != len(cloud.points):
+                return cloud
+            return replace(cloud, attributes=_named(dict(zip(COLOUR, colours.T))))
     except BadValue:
         raise
     except Exception as error:  # trimesh raises whatever it stumbles over first
