@@ -1,7 +1,7 @@
 """Colours of the points of an OFF file, which trimesh does not read.
 
-As Geomview writes them (its manual, section "OFF Files"): `COFF` has red, green, blue and alpha
-after the place of a point, and after its normal in `CNOFF`.
+As Geomview writes them (its manual, section "OFF Files"): COFF has red, green, blue and alpha
+after the place of a point, and after its normal in CNOFF.
 """
 
 from __future__ import annotations
