@@ -26,6 +26,8 @@ from amodal.nn.encoder import Encoder
 
 MOST = 2048
 """Points of a record that are probed, drawn once."""
+MOST_CLASSES = 2**24
+"""Whole numbers that a float32 holds."""
 NEIGHBOURS = 16
 """Of a point, whose shape is a raw value."""
 
@@ -44,7 +46,7 @@ def cloud_examples(
         raw: What raw values are called.
 
     Raises:
-        NotApplicable: For vectors without records.
+        NotApplicable: For vectors without records, and labels that are no numbers of classes.
     """
     forward = part.perturbed_forward
     if forward is None:
@@ -60,11 +62,31 @@ def cloud_examples(
         if placed.label is None:
             continue
         chosen = _drawn(len(placed.points))
-        truth = np.where(np.isfinite(placed.label), placed.label, UNKNOWN)[chosen].astype(np.int64)
+        truth = classes_of(placed.label, dataset.keys[row])[chosen]
         features = np.concatenate([x for _, x in point_features(encoder, field, placed, device)])
         grids = {field: features[chosen], raw: raw_values(placed)[chosen]}
         # a grid of one column, so that every place has one entry of the map
         yield Example({name: x[:, None] for name, x in grids.items()}, truth[:, None])
+
+
+def classes_of(label: np.ndarray, key: str) -> np.ndarray:
+    """(n,) int64, numbers of classes; -1 where unknown: missing, negative or 255.
+
+    Args:
+        label: (n,) as the file has it.
+        key: Of the record.
+
+    Raises:
+        NotApplicable: For numbers that are no classes.
+    """
+    known = np.isfinite(label) & (label >= 0) & (label != UNKNOWN)
+    wrong = known & ((label != np.floor(label)) | (label >= MOST_CLASSES))
+    if wrong.any():
+        raise NotApplicable(
+            f"classes of points are whole numbers below {MOST_CLASSES:,}, and {key} has "
+            f"{label[wrong][0]:g}: number them, or remove the column"
+        )
+    return np.where(known, label, -1).astype(np.int64)
 
 
 def _drawn(count: int) -> np.ndarray:

@@ -31,8 +31,8 @@ class Example:
 
     Attributes:
         grids: source -> (*cells, D), such as (rows, columns, D).
-        truth: (H, W), or (X, Y, Z) of a scan: class numbers, `UNKNOWN` where there is none, or
-            amounts, NaN where there is none.
+        truth: (H, W), or (X, Y, Z) of a scan: class numbers, `UNKNOWN` or less than 0 where
+            there is none, or amounts, NaN where there is none.
         sides: entries of `truth` along each axis of a token; () where the tokens cover it evenly.
     """
 
@@ -119,7 +119,7 @@ def probe_classes(
     Raises:
         NotApplicable: For maps of one class.
     """
-    occurring = {int(n) for e in train for n in np.unique(e.truth)}
+    occurring = {int(n) for e in train for n in np.unique(e.truth) if n >= 0}
     # a mask is 0 and 255, and has no unknown pixel
     numbers = sorted(occurring if occurring == {0, UNKNOWN} else occurring - {UNKNOWN})
     if len(numbers) < 2:

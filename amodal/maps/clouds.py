@@ -7,6 +7,7 @@ file has one, and the vector. Vectors are those of the tokens about it, see
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SUFFIX = ".parquet"
 TAG = b"AMODAL_FEATURES"
 """Of a file: the fingerprint of the encoder, and the field."""
+CONTENT = b"AMODAL_CONTENT"
+"""Of a file of one record: the fingerprint of the points that it was made of."""
 
 
 def write_points(
@@ -50,7 +53,7 @@ def write_points(
         name: Of a field of points.
         rows: Which records.
         out: A .parquet file of all records, with their keys; or a folder, in which each gets one.
-            Files that are in it already are not made anew.
+            Files of the same points that are in it already are not made anew.
         made_by: The encoder and the field; files of others are not touched.
         progress: Show a bar.
 
@@ -70,20 +73,32 @@ def write_points(
         raise AmodalError(
             f"features of points are written to a folder, or to one {SUFFIX} file, not to {out}"
         )
-    files = {row: out / f"{file_name(dataset.keys[row])}{SUFFIX}" for row in rows.tolist()}
-    wanted = [r for r, file in files.items() if not (file.exists() and _check_ours(file, made_by))]
-    clouds = _clouds(model, dataset, name, np.array(wanted, dtype=np.int64), progress)
-    for key, placed in clouds:
-        file = out / f"{file_name(key)}{SUFFIX}"
-        _write(model, name, iter([(key, placed)]), file, made_by, keyed=False)
-    written = [file for file in files.values() if file.exists()]
+    files = [out / f"{file_name(dataset.keys[row])}{SUFFIX}" for row in rows.tolist()]
+    there = {file: _check_ours(file, made_by) for file in files if file.exists()}
+    written = []
+    for key, placed in _clouds(model, dataset, name, rows, progress):
+        file, content = out / f"{file_name(key)}{SUFFIX}", _fingerprint(placed)
+        if there.get(file) != content:
+            one = iter([(key, placed)])
+            _write(model, name, one, file, made_by, keyed=False, content=content)
+        written.append(file)
     if not written:
         raise AmodalError(f"no value of {name!r} in {dataset.name!r} could be read")
     return written
 
 
-def _check_ours(file: Path, made_by: str | None) -> bool:
-    """Whether a file is there already.
+def _fingerprint(placed: Placed) -> str:
+    """32 hex digits that change with what features of a file's points are made of."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (placed.value, placed.points, placed.position, placed.label):
+        if part is not None:
+            digest.update(f"{part.shape}{part.dtype}".encode())
+            digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
+def _check_ours(file: Path, made_by: str | None) -> str:
+    """The fingerprint of what a file was made of, "" where it does not say.
 
     Args:
         file: That will be written.
@@ -93,9 +108,10 @@ def _check_ours(file: Path, made_by: str | None) -> bool:
         AmodalError: If something else is there.
     """
     try:
-        before = (pq.read_schema(file).metadata or {}).get(TAG, b"").decode()
+        tags = pq.read_schema(file).metadata or {}
     except (OSError, pa.ArrowInvalid):
-        before = ""
+        tags = {}
+    before = tags.get(TAG, b"").decode()
     if not before:
         raise AmodalError(
             f"{file} is there already and holds no features of amodal; choose another name, or "
@@ -106,7 +122,7 @@ def _check_ours(file: Path, made_by: str | None) -> bool:
             f"{file} holds features of another encoder or field; choose another folder, or remove "
             "that one"
         )
-    return True
+    return str(tags.get(CONTENT, b"").decode())
 
 
 def _clouds(
@@ -130,11 +146,11 @@ def _clouds(
         stderr().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _schema(width: int, made_by: str, keyed: bool) -> pa.Schema:
+def _schema(width: int, made_by: str, keyed: bool, content: str) -> pa.Schema:
     columns = [("key", pa.string())] if keyed else []
     columns += [(axis, pa.float64()) for axis in "xyz"]
     columns += [("classification", pa.float32()), ("vector", pa.list_(pa.float32(), width))]
-    return pa.schema(columns, metadata={TAG: made_by.encode()})
+    return pa.schema(columns, metadata={TAG: made_by.encode(), CONTENT: content.encode()})
 
 
 def _write(
@@ -144,9 +160,10 @@ def _write(
     file: Path,
     made_by: str,
     keyed: bool,
+    content: str = "",
 ) -> None:
     """Write a file, whole or not at all."""
-    schema, points = _schema(model.encoder.width, made_by, keyed), 0
+    schema, points = _schema(model.encoder.width, made_by, keyed, content), 0
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as draft:

@@ -131,6 +131,11 @@ class Points(Modality):
         """The axis of heights; z where none is known."""
         return self.up or "z"
 
+    @property
+    def below_zero(self) -> bool:
+        """See `AboutCentre`: places in metres may be farther from the middle than `radius`."""
+        return self.scale == "metres"
+
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Points:
         """See `Modality.infer`.
@@ -224,11 +229,13 @@ class Points(Modality):
         return f"{len(value):,} point{plural}, {sides} m" + _values.names_of(self.channels)
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        counts, meshes = _values.counts(raws)
+        counts, meshes, unmeasured = _values.counts(raws)
         words = "points or corners" if meshes else "points"
         parts = [format_range(counts, words)] if counts else []
         if meshes:
             parts.append(f"{meshes:.0%} meshes")
+        if unmeasured:
+            parts.append(f"{unmeasured:.1%} of points at (0, 0, 0) left out")
         longest = [max(_shape.extents(value)) for value in values]
         if longest:
             low, high = f"{min(longest):.3g}", f"{max(longest):.3g}"

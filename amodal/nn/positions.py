@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amodal.core import POSITION_DIMS, AmodalError, Tokens, unknown
 from amodal.core.tokens import DATE, METRES
-from amodal.modalities.shared.protocols import InSpace
+from amodal.modalities.shared.protocols import AboutCentre, InSpace
 
 NONE: Mapping[str, Tensor] = MappingProxyType({})
 """Of tokens without attributes."""
@@ -192,7 +192,12 @@ def refuse_tables(kind: str, fields: Mapping[str, Any]) -> None:
         kind: Of positions.
         fields: Name -> modality, or anything that has a tokenizer.
     """
-    space = [name for name, modality in fields.items() if isinstance(modality, InSpace)]
+    space = [
+        name
+        for name, modality in fields.items()
+        if isinstance(modality, InSpace)
+        or (isinstance(modality, AboutCentre) and modality.below_zero)
+    ]
     if space and kind.partition(":")[0] in ("learned", GRID):
         raise AmodalError(
             f"positions={kind!r} are a table that begins at 0, and tokens of {space[0]} lie about "

@@ -5,7 +5,9 @@ import pytest
 
 import amodal
 from amodal.core import AmodalError
-from amodal.evaluate.dense_clouds import raw_values
+from amodal.evaluate.dense_clouds import classes_of, raw_values
+from amodal.evaluate.dense_probe import Example, probe_classes
+from amodal.evaluate.labels import NotApplicable
 
 laspy = pytest.importorskip("laspy")
 
@@ -86,3 +88,27 @@ def test_files_without_classes_are_said(tmp_path, trained):
         amodal.load(run).evaluate(bare, protocols=["dense"], simple=False)
     with pytest.raises(AmodalError, match="leave truth and amounts out"):
         amodal.load(run).evaluate(bare, protocols=["dense"], simple=False, truth="scan")
+
+
+def test_labels_below_0_and_255_are_unknown():
+    label = np.array([-1, 2, np.nan, 255, 70_000, -3], np.float32)
+    assert classes_of(label, "a").tolist() == [-1, 2, -1, -1, 70_000, -1]
+
+
+@pytest.mark.parametrize("wrong", [2.5, 2.0**24, 1e9])
+def test_labels_that_are_no_classes_are_refused(wrong):
+    with pytest.raises(NotApplicable, match="whole numbers below 16,777,216, and a has"):
+        classes_of(np.array([1, wrong], np.float32), "a")
+
+
+def test_what_is_unknown_is_no_class():
+    rng = np.random.default_rng(0)
+    truth = np.array([0, 3] * 20 + [-1] * 5)
+    grid = np.where(truth == 3, 1.0, -1.0)[:, None, None] + 0.1 * rng.normal(size=(45, 1, 2))
+    examples = [Example({"raw": grid.astype(np.float32)}, truth[:, None]) for _ in range(6)]
+    rows, spec = probe_classes(examples, examples, 20, 0)
+    assert spec["classes"] == [0, 3]
+    assert [row["value"] for row in rows if row["metric"] == "mIoU"] == [1]
+    only = [Example(e.grids, np.where(e.truth == 3, -1, e.truth)) for e in examples]
+    with pytest.raises(NotApplicable, match="fewer than two classes"):
+        probe_classes(only, only, 20, 0)

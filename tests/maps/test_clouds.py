@@ -123,6 +123,26 @@ def test_an_interrupted_call_goes_on_and_files_of_others_stay(trained, tmp_path)
         write_dense(model, folder, tmp_path / "p", patch=4, progress=False)
 
 
+def test_a_file_of_points_that_changed_is_made_anew(trained, tmp_path):
+    run, folder = trained
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for name in ("s0.las", "s1.las", "dataset.toml"):
+        (data / name).write_bytes((folder / name).read_bytes())
+    model = amodal.load(run)
+    files = write_dense(model, data, out, progress=False)
+    before = files[0].stat().st_mtime_ns
+    points, ball = scan(5)
+    (data / "s1.las").write_bytes(las(points, classification=ball + 1))
+    assert write_dense(model, data, out, progress=False) == files
+    assert files[0].stat().st_mtime_ns == before
+    table = pq.read_table(files[1]).to_pandas()
+    np.testing.assert_allclose(table[["x", "y", "z"]], points, atol=1e-3)
+    (data / "s1.las").write_bytes(las(points, classification=2 - ball))
+    write_dense(model, data, out, progress=False)
+    np.testing.assert_array_equal(pq.read_table(files[1])["classification"], 2 - ball)
+
+
 def test_what_cannot_be_read_is_said_and_the_others_are_written(trained, tmp_path, capsys):
     run, folder = trained
     data = tmp_path / "data"

@@ -54,6 +54,31 @@ def test_so_it_is_of_more_points_than_are_taken():
     np.testing.assert_allclose(value.std(0), (1, 2, 3), rtol=0.2)
 
 
+def test_points_at_one_place_are_taken_in_any_order():
+    """Of many at one place, which differ in their channels, some are taken."""
+    rng = np.random.default_rng(0)
+    raw = np.concatenate(
+        [rng.normal(size=(9, 3))[rng.integers(0, 9, 3000)], rng.random((3000, 1))], 1
+    )
+    raw[rng.random(3000) < 0.1, 3] = np.nan
+    points = field(points=64, channels=("intensity",))
+    value = points.decode(raw)
+    assert len(value) == 4 * 64
+    np.testing.assert_array_equal(value, points.decode(raw[rng.permutation(3000)]))
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (1, 1, 1), (-3, 0, 0.5)])
+def test_a_place_of_many_points_has_its_share_of_those_that_are_taken(place):
+    raw = np.concatenate([cloud(9500), np.full((500, 3), place)])
+    taken = raw[groups.in_order(raw, 2000)]
+    assert (taken == place).all(1).mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_the_origin_does_not_rank_before_all_places():
+    clouds = [np.concatenate([np.zeros((1, 3)), cloud(49, seed)]) for seed in range(100)]
+    assert np.mean([0 in groups.in_order(points, 1) for points in clouds]) < 0.5
+
+
 @quick
 @given(st.integers(0, 999))
 def test_no_order_within_a_group_changes_its_embedding(seed):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amodal import methods, modalities
-from amodal.core import Batch, Column
+from amodal.core import AmodalError, Batch, Column
 from amodal.nn.encoder import Encoder
 
 FIELDS = {
@@ -51,7 +51,7 @@ def batches(draw):
 
 
 @settings(max_examples=40, deadline=None)
-@given(batches(), st.sampled_from(["sincos", "rotary", "learned"]))
+@given(batches(), st.sampled_from(["sincos", "rotary", "ground"]))
 def test_a_batch_is_each_of_its_records_alone(drawn, positions):
     (batch, values), model = drawn, encoder(positions=positions)
     with torch.no_grad():
@@ -118,3 +118,10 @@ def test_groups_that_are_hidden_never_move_what_is_encoded(name, monkeypatch):
     lengths = [len(context["scan"].x) for context in first]
     hiding = [k for k, n in enumerate(lengths) if n < tokens]
     assert hiding and all(seen[k] == lengths[k] for k in hiding)
+
+
+@pytest.mark.parametrize("positions", ["learned", "grid:8"])
+def test_tables_of_positions_are_refused_of_points_in_metres(positions):
+    with pytest.raises(AmodalError, match="tokens of model lie about a centre: take sincos"):
+        encoder(positions=positions)
+    Encoder({"scan": FIELDS["scan"]}, size="nano", positions=positions)

@@ -11,7 +11,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,12 @@ from amodal.modalities.shared.points_headers import (
     check_declared,
     declared,
     ply_header,
+    with_small_axes,
 )
 from amodal.modalities.shared.points_laz import check_chunks
+from amodal.modalities.shared.points_off import vertex_colours
 from amodal.modalities.shared.points_ply import Polygons, has_polygons, read_polygons
+from amodal.modalities.shared.points_text import table
 
 POINTS, LABEL = "points", "classification"
 """Names within a dict: the coordinates, and the class of each point."""
@@ -69,6 +72,11 @@ LAYOUTS: dict[int, tuple[str, ...] | None] = {
 """Columns of a text or array without names -> what follows x, y, z; six are colours or normals."""
 PANIC = "PanicException"
 """What the part of a library that is written in Rust raises for its own faults."""
+MANY, CONSIDERABLE, PILED = 100, 0.01, 10
+"""Points of a cloud from which its origin may be what no place was measured for, the share of them
+that lie there, and how often they do for each that lies at another place."""
+ROUNDED = 1.01
+"""Colours above their largest by less than this factor are rounded."""
 UNIT = (0.9, 1.1)
 """Lengths that a normal has, with room for rounding."""
 
@@ -82,12 +90,14 @@ class Cloud:
         attributes: name -> (n,) float32; colours are 0 … 1.
         faces: (f, 3) int64, of a mesh; None for points.
         y_up: whether the format says, or mostly means, that y points up.
+        unmeasured: points at (0, 0, 0) that were left out, see `read`.
     """
 
     points: np.ndarray
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
     faces: np.ndarray | None = None
     y_up: bool = False
+    unmeasured: int = 0
 
     @property
     def names(self) -> frozenset[str]:
@@ -97,6 +107,9 @@ class Cloud:
 
 def read(raw: Raw) -> Cloud:
     """Points or a mesh of any kind, without points that are not finite.
+
+    Depth cameras write (0, 0, 0) where they measured nothing: such points are left out where they
+    are more than 1 % of a cloud, ten times as many as lie at another place.
 
     Args:
         raw: a file or its bytes, an array (n, 3 or more), or a dict with "points", or with "x",
@@ -122,6 +135,8 @@ def _finite(cloud: Cloud) -> Cloud:
     largest = np.abs(cloud.points[good]).max()
     if largest > np.finfo(np.float32).max / 1e6:
         raise BadValue(f"a coordinate of {largest:.3g}, which is no length in metres")
+    unmeasured = _unmeasured(cloud, good)
+    good &= ~unmeasured
     if good.all():
         return cloud
     attributes = {name: values[good] for name, values in cloud.attributes.items()}
@@ -131,7 +146,18 @@ def _finite(cloud: Cloud) -> Cloud:
         faces = number[faces[good[faces].all(1)]]
         if not len(faces):
             raise BadValue("a mesh of which no face has a place")
-    return Cloud(cloud.points[good], attributes, faces, cloud.y_up)
+    return Cloud(cloud.points[good], attributes, faces, cloud.y_up, int(unmeasured.sum()))
+
+
+def _unmeasured(cloud: Cloud, good: np.ndarray) -> np.ndarray:
+    """(n,) whether a point is at (0, 0, 0) for want of a place; none where others are there too."""
+    zero: np.ndarray = good & (cloud.points == 0).all(1)
+    count, others = int(zero.sum()), int(good.sum() - zero.sum())
+    if cloud.faces is None and others >= MANY and count > CONSIDERABLE * (count + others):
+        elsewhere = len(np.unique(cloud.points[good & ~zero], axis=0))
+        if count >= PILED * others / elsewhere:
+            return zero
+    return np.zeros_like(zero)
 
 
 def _of_file(data: bytes) -> Cloud:
@@ -155,6 +181,7 @@ def _by_trimesh(data: bytes, header: Declared) -> Cloud:
     trimesh = _import("trimesh")
     # it logs the traces of errors that are a sentence here
     logging.getLogger("trimesh").addHandler(logging.NullHandler())
+    data = with_small_axes(data) if header.form == PLY else data
     if header.form == PLY and ply_header(data)[0] != "ascii" and has_polygons(data):
         return _of_polygons(read_polygons(data))
     kind = {PLY: "ply", GLB: "glb", OFF: "off", STL: "stl", OBJ: "obj"}[header.form]
@@ -164,7 +191,11 @@ def _by_trimesh(data: bytes, header: Declared) -> Cloud:
             loaded = trimesh.load_scene(
                 io.BytesIO(data), file_type=kind, process=False, skip_materials=True
             )
-            return _of_scene(loaded, header)
+            cloud = _of_scene(loaded, header)
+            colours = vertex_colours(data) if header.form == OFF else None
+            if colours is None or len(colours) != len(cloud.points):
+                return cloud
+            return replace(cloud, attributes=_named(dict(zip(COLOUR, colours.T))))
     except BadValue:
         raise
     except Exception as error:  # trimesh raises whatever it stumbles over first
@@ -282,54 +313,17 @@ def _named(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         channels = [named[name] for name in COLOUR]
         top = max(float(np.nan_to_num(c).max(initial=0.0)) for c in channels)
         whole = all(c.dtype.kind in "ui" for c in channels)
-        scale = 1.0 if top <= 1 and not whole else 255.0 if top <= 255 else 65535.0
-        named |= {name: c / scale for name, c in zip(COLOUR, channels)}
+        ends = (255.0, 65535.0) if whole else (1.0, 255.0, 65535.0)
+        scale = next((end for end in ends if top <= end * ROUNDED), ends[-1])
+        named |= {name: (c / scale).clip(0, 1) for name, c in zip(COLOUR, channels)}
     numbers = {name: values.astype(np.float32) for name, values in named.items()}
     return {n: np.where(np.isfinite(v), v, np.float32(np.nan)) for n, v in numbers.items()}
 
 
 def _text(data: bytes) -> Cloud:
     """Lines of numbers, such as .xyz, .pts and .txt, with or without a line of names."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadValue(f"neither points nor a mesh: {error.reason} at byte {error.start}") from None
-    if "\0" in text:
-        raise BadValue("neither points nor a mesh: zeros within text")
-    lines = text.replace(",", " ").replace(";", " ").replace("\t", " ").splitlines()
-    lines = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", "//"))]
-    if not lines:
-        raise BadValue("0 points")
-    names: tuple[str, ...] | None = None
-    if not _is_number(lines[0].split()[0]):
-        names, lines = tuple(lines[0].split()), lines[1:]
-    elif len(lines[0].split()) == 1 and len(lines) > 1:
-        if lines[1:2] and not _is_number(lines[-1].split()[0]):
-            raise BadValue(
-                f"the line {lines[-1][:40]!r} begins with a word: this is .xyz of the atoms of a "
-                "molecule, not of points"
-            )
-        first = lines[0].strip()
-        if first.isdecimal() and int(first) > len(lines) - 1:
-            raise BadValue(f"truncated: {first} points, and {len(lines) - 1:,} lines")
-        lines = lines[1:]  # .pts begins with the number of points
-    try:
-        rows = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None) if lines else None
-    except ValueError as error:
-        raise BadValue(f"not lines of numbers such as x y z: {str(error)[:120]}") from None
-    if rows is None:
-        raise BadValue("0 points")
-    if names is not None and len(names) == rows.shape[1]:
-        return _of_dict({name.lower(): column for name, column in zip(names, rows.T)})
-    return _of_array(rows)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    names, rows = table(data, {*NAMES, *ATTRIBUTES, LABEL} - {"r", "g", "b"})
+    return _of_array(rows) if names is None else _of_dict(dict(zip(names, rows.T)))
 
 
 def _of_dict(raw: Mapping[str, Any]) -> Cloud:
@@ -343,7 +337,13 @@ def _of_dict(raw: Mapping[str, Any]) -> Cloud:
         cloud = _of_array(columns[POINTS])
         points, known = cloud.points, dict(cloud.attributes)
     else:
-        points, known = np.stack([_column(columns[axis], axis) for axis in "xyz"], 1), {}
+        places = [_column(columns[axis], axis) for axis in "xyz"]
+        if len(set(map(len, places))) > 1:
+            raise BadValue(
+                f"{', '.join(str(len(p)) for p in places)} numbers of x, y and z: there is one of "
+                "each for every point"
+            )
+        points, known = np.stack(places, 1).astype(np.float64), {}
     rest = {n: v for n, v in columns.items() if n not in (POINTS, "x", "y", "z")}
     numbers = {
         name: _column(values, name)

@@ -41,24 +41,47 @@ def in_order(points: np.ndarray, most: int) -> np.ndarray:
 
     Args:
         points: (n, 3 or more) float64.
-        most: points that are taken; of more those with the smallest hashes of their coordinates,
-            which is a draw without regard to their order.
+        most: points that are taken; of more those with the smallest hashes of their coordinates
+            and of their number among the points at one place, so that neither the order of points
+            nor the value of a coordinate matters, and a place has its share.
 
     Returns:
         (m,) int64, sorted by x, then y, z and the rest.
     """
     index = np.arange(len(points))
     if len(points) > most:
-        # 0.0 and -0.0 are one place
-        bits = np.ascontiguousarray(points[:, :3] + 0.0, dtype=np.float64).view(np.uint64)
-        mixed = np.zeros(len(points), dtype=np.uint64)
-        with np.errstate(over="ignore"):
-            for column, odd in zip(bits.T, MIX):
-                mixed = (mixed ^ column) * np.uint64(odd)
-                mixed ^= mixed >> np.uint64(29)
-        index = np.argpartition(mixed, most - 1)[:most]
-    order: np.ndarray = index[np.lexsort(points[index].T[::-1])]
-    return order
+        place = _hashes(points[:, :3])
+        order = np.argsort(place, kind="stable")
+        first = np.ones(len(points), dtype=bool)
+        first[1:] = np.diff(place[order]) > 0
+        if not first.all():
+            # equal rows may be exchanged; of others at one place the hash of all columns decides
+            order = np.lexsort((_hashes(points), place))
+        number = np.empty(len(points), dtype=np.uint64)
+        number[order] = index - np.maximum.accumulate(np.where(first, index, 0))
+        index = np.argpartition(_mixed(place, number), most - 1)[:most]
+    chosen: np.ndarray = index[np.lexsort(points[index].T[::-1])]
+    return chosen
+
+
+def _hashes(columns: np.ndarray) -> np.ndarray:
+    """(n,) uint64 of the rows of (n, C) float64; all NaN are one, and 0.0 and -0.0."""
+    hashed = np.full(len(columns), MIX[1], dtype=np.uint64)
+    for column in columns.T:
+        bits = np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)
+        hashed = _mixed(hashed, bits)
+    return hashed
+
+
+def _mixed(hashed: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """(n,) uint64 of two; all bits of both move all bits, as in MurmurHash3's last step."""
+    mixed: np.ndarray = hashed ^ bits
+    mixed += np.uint64(MIX[0])  # or zero would stay zero
+    for odd in MIX[1:]:
+        mixed ^= mixed >> np.uint64(33)
+        mixed *= np.uint64(odd)
+    mixed ^= mixed >> np.uint64(33)
+    return mixed
 
 
 @lru_cache(maxsize=64)

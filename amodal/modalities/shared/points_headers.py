@@ -42,7 +42,9 @@ PLY_KINDS = {
     "float64": "f8",
 }
 """Of a property of PLY -> as numpy writes them."""
-OFF_HEADER = re.compile(rb"\s*(?:#[^\n]*\n\s*)*(?:ST)?C?N?4?n?OFF(?=[\s\d])\s*")
+OFF_HEADER = re.compile(rb"\s*(?:#[^\n]*\n\s*)*(?P<kind>(?:ST)?C?N?4?n?OFF)(?=[\s\d])\s*")
+PLY_AXIS = re.compile(rb"(?m)^\s*property\s+\w+\s+[XYZ]\s*$")
+COMMENTS = re.compile(rb"(?:\s*#[^\n]*\n)*")
 OBJ_LINE = re.compile(rb"(?m)^\s*v\s+[-+.\d]")
 
 
@@ -89,7 +91,9 @@ def declared(data: bytes) -> Declared:
             f"as a binary STL it would have {count:,} faces, and it has "
             f"{max(len(data) - STL_HEADER, 0) // STL_FACE:,}"
         )
-    return Declared(OBJ) if OBJ_LINE.search(data[:HEAD]) else Declared(TEXT, data.count(b"\n"))
+    start = match.end() if (match := COMMENTS.match(data)) is not None else 0
+    is_obj = OBJ_LINE.search(data[start : start + HEAD]) is not None
+    return Declared(OBJ) if is_obj else Declared(TEXT, data.count(b"\n"))
 
 
 def check_declared(header: Declared, most: int = MAX_POINTS) -> None:
@@ -100,6 +104,14 @@ def check_declared(header: Declared, most: int = MAX_POINTS) -> None:
             f"its header promises {max(header.points, header.faces):,} {what}, and at most "
             f"{most:,} are read: cut it into tiles, or thin it"
         )
+
+
+def with_small_axes(data: bytes) -> bytes:
+    """A PLY file whose places are called x, y and z, where they are X, Y and Z."""
+    if PLY_AXIS.search(data[:HEAD]) is None:
+        return data
+    head, end, body = data.partition(b"end_header")
+    return PLY_AXIS.sub(lambda match: match.group().lower(), head) + end + body
 
 
 Elements = list[tuple[str, int, dict[str, tuple[str, ...]]]]

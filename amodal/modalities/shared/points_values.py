@@ -193,8 +193,9 @@ def names_of(channels: Collection[str]) -> str:
     return "".join(f", {words}" for first, words in WORDS.items() if first in channels)
 
 
-def counts(values: Sequence[Raw]) -> tuple[list[int], float]:
-    """Points of clouds and corners of meshes, and the share of meshes, of those that are read."""
+def counts(values: Sequence[Raw]) -> tuple[list[int], float, float]:
+    """Points of clouds and corners of meshes, the share of meshes, and that of points at (0, 0, 0)
+    that were left out, of those that are read."""
     clouds = []
     for raw in values:
         try:
@@ -202,7 +203,9 @@ def counts(values: Sequence[Raw]) -> tuple[list[int], float]:
         except BadValue:
             continue
     meshes = sum(cloud.faces is not None for cloud in clouds)
-    return [len(cloud.points) for cloud in clouds], meshes / max(len(clouds), 1)
+    sizes, unmeasured = [len(c.points) for c in clouds], sum(c.unmeasured for c in clouds)
+    everything = max(sum(sizes) + unmeasured, 1)
+    return sizes, meshes / max(len(clouds), 1), unmeasured / everything
 
 
 def checked(raw: Any, limits: Limits) -> Raw:

@@ -128,6 +128,16 @@ class InSpace(Protocol):
 
 
 @runtime_checkable
+class AboutCentre(Protocol):
+    """A modality whose tokens lie about a centre, perhaps on both sides of 0."""
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether a coordinate of a token may be negative."""
+        ...
+
+
+@runtime_checkable
 class WritesFeatures(Protocol):
     """A tiled modality that writes the features of its tokens as a file of its own kind.
 
