@@ -166,7 +166,16 @@ def test_the_probe_of_a_map_in_space_beats_chance_and_says_what_is_wrong(tmp_pat
     assert raw["value"] > 0.8 > raw["chance"] and rows["scan", "mIoU"]["value"] > 0.6
     wrong = [nifti(np.zeros((4, 4, 4), dtype=np.uint8))] * 24
     other = amodal.open(columns | {"areas": wrong}, fields={"scan": scan, "areas": scan})
-    with pytest.raises(AmodalError, match="4 x 4 x 4 entries.*not on the grid.*bring it to"):
+    with pytest.raises(AmodalError, match="the map has 4 x 4 x 4 voxels.*bring the map to"):
+        model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
+    # of the same number of tokens, but not on the same voxels
+    near = [nifti(np.ones((15, 15, 8), dtype=np.uint8))] * 24
+    other = amodal.open(columns | {"areas": near}, fields={"scan": scan, "areas": scan})
+    with pytest.raises(AmodalError, match=r"0: the map has 15 x 15 x 8 .*its scan 16 x 15 x 8"):
+        model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
+    left = [nifti(np.ones((16, 15, 8), dtype=np.uint8), np.diag([-1, 1, 1, 1]))] * 24
+    other = amodal.open(columns | {"areas": left}, fields={"scan": scan, "areas": scan})
+    with pytest.raises(AmodalError, match=r"first at \(-15, 0, 0\) mm, axes LAS"):
         model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
 
 

@@ -393,3 +393,42 @@ def test_files_and_arrays_are_recognised(tmp_path):
 def test_a_run_on_other_spacing_says_so():
     fine, coarse = (modalities.make("volume", spacing=(s,) * 3) for s in (1.0, 3.0))
     assert "trained on 1 x 1 x 1 mm" in coarse.mismatch(fine) and not fine.mismatch(fine)
+
+
+def test_a_map_on_another_grid_than_its_scan_is_named():
+    affine = np.diag([2.0, 2, 3, 1])
+    scan, labels = nifti(VOXELS, affine, packed=True), np.ones(VOXELS.shape, dtype=np.uint8)
+    assert not VOLUME.other_grid(scan, nifti(labels, affine))
+    # the same voxels, stored the other way round
+    flipped = affine @ np.array([[-1, 0, 0, 4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert not VOLUME.other_grid(scan, nifti(labels, flipped))
+    assert not VOLUME.other_grid(scan, {"values": labels, "affine": affine})
+    assert not VOLUME.other_grid(scan, {"values": labels})  # which nothing turned
+    assert not VOLUME.other_grid(VOXELS, labels)
+    assert not VOLUME.other_grid(scan, nifti(labels, affine + 1e-3))
+    moved = affine.copy()
+    moved[0, 3] = 40
+    said = VOLUME.other_grid(scan, nifti(labels, moved))
+    assert "the map has 5 x 6 x 7 voxels of 2 x 2 x 3 mm with the first at (40, 0, 0) mm" in said
+    assert "its scan 5 x 6 x 7 voxels of 2 x 2 x 3 mm with the first at (0, 0, 0) mm" in said
+    mirrored = np.diag([-2.0, 2, 3, 1])
+    assert "axes LAS" in VOLUME.other_grid(scan, nifti(labels, mirrored))
+    # the scan is turned, and nothing says how the map lies
+    assert "no orientation" in VOLUME.other_grid(nifti(VOXELS, flipped), labels)
+    assert "4 x 6 x 7 voxels" in VOLUME.other_grid(scan, nifti(labels[:4], affine))
+    assert "4 x 6 x 7 voxels" in VOLUME.other_grid(VOXELS, labels[:4])
+
+
+def test_a_map_on_other_ground_than_its_raster_is_named():
+    raster = modalities.make("raster")
+
+    def at(x, side=10.0, shape=(8, 8), crs="EPSG:32632"):
+        return {"values": np.ones(shape), "crs": crs, "transform": (side, 0, x, 0, -side, 5e6)}
+
+    assert not raster.other_grid(at(5e5), at(5e5)) and not raster.other_grid(
+        at(5e5), np.ones((8, 8))
+    )
+    assert not raster.other_grid(at(5e5), at(5e5, 20.0, (4, 4)))
+    said = raster.other_grid(at(5e5), at(5e5 + 40))
+    assert "from (500040, 5000000) in EPSG:32632" in said and "gdalwarp" in said
+    assert "EPSG:32633" in raster.other_grid(at(5e5), at(5e5, crs="EPSG:32633"))

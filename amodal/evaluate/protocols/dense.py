@@ -202,32 +202,20 @@ def _examples(
             if value is None or content is None:
                 continue
             target = read(content)
+            raw, modality = dataset.raw(row, field), dataset.fields[field]
+            other = modality.other_grid(raw, content) if isinstance(modality, Tiled) else ""
         except BadValue:
             continue
+        if other:
+            raise NotApplicable(f"{dataset.keys[row]}: {other}")
         grids = {name: make(value) for name, make in sources.items()}
         if grids[field] is None:
             raise NotApplicable(
                 f"the encoder makes one vector of a value of {field}, or tokens that form no grid"
             )
-        sides = _check_size(dataset.keys[row], dataset.fields[field], value, target)
+        # a map of a scan is on its grid, and one of a picture may have another size
+        sides = modality.cell_sides if isinstance(modality, Tiled) and target.ndim > 2 else ()
         yield Example({n: g for n, g in grids.items() if g is not None}, target, sides)
-
-
-def _check_size(
-    key: str, modality: Modality, value: np.ndarray, truth: np.ndarray
-) -> tuple[int, ...]:
-    """Entries of a map along each axis of a token, where these are those of the value; () where a
-    map may have another size, such as one of a picture."""
-    if not isinstance(modality, Tiled) or truth.ndim == 2:
-        return ()
-    sides, cells = modality.cell_sides, modality.token_cells(value)
-    if tuple(-(-n // side) for n, side in zip(truth.shape, sides)) != cells:
-        raise NotApplicable(
-            f"the map of {key} has {' x '.join(map(str, truth.shape))} entries, which are not on "
-            f"the grid of its value ({' x '.join(map(str, cells))} tokens of "
-            f"{' x '.join(map(str, sides))}): bring it to that grid"
-        )
-    return sides
 
 
 PROTOCOL = Dense()

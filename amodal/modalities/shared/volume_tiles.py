@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from amodal.modalities.shared import volume_frame as frame
+from amodal.modalities.shared import volume_grid
 from amodal.modalities.shared import volume_nifti as nifti
 from amodal.modalities.shared import volume_patches as patches
 from amodal.modalities.shared import volume_values as values
@@ -73,6 +74,10 @@ class VolumeTiles:
                 f"{float(whole.max()):.4g}"
             )
         return whole.astype(np.int64)
+
+    def other_grid(self, raw: Raw, truth: Raw) -> str:
+        """See `Tiled`."""
+        return volume_grid.other_grid(raw, truth, self.frame)
 
     def features_file(self, grid: np.ndarray, place: Any, made_by: str, suffix: str) -> bytes:
         """See `WritesFeatures`: four-dimensional NIfTI, a volume for each dimension, whose voxels
