@@ -351,6 +351,48 @@ def test_hounsfield_units_stay_and_other_ranges_are_of_each_scan():
     assert float(held.collate([held.decode(bright)]).flat[:, 6:].nan_to_num().max()) < 3
 
 
+def test_a_ct_is_in_hounsfield_units_with_padding_or_one_cut_scan():
+    kind = modalities.kind("volume")
+    soft = RNG.normal(40, 30, (12, 12, 12)).round()
+    soft[11] = 900
+    ct = soft.copy()
+    ct[:4] = -1000
+    for padding in (-3024, -2000):
+        filled = ct.copy()
+        filled[:, :3] = padding
+        filled[:, 3] = (padding - 1000) / 2  # as interpolation leaves them
+        found = kind.infer([filled, ct])
+        assert found.unit == "HU" and not found.by_scan and found.low == -1024
+        assert abs(found.mean - kind.infer([ct]).mean) < 60
+        assert np.isnan(frame.voxels_of(found.decode(filled))[:, :4]).all()
+        assert np.isfinite(frame.voxels_of(found.decode(filled))[:, 4:]).all()
+    found = kind.infer([ct, ct + 5, soft])
+    assert found.unit == "HU"
+    assert "Hounsfield units (2 of 3 scans" in found.summarize([ct, ct + 5, soft], [])
+    assert "1 of 3 scans have not the darkest" in found.comment([ct, ct + 5, soft])
+    assert "have not" not in found.comment([ct, ct])
+    found = kind.infer([ct, soft, soft * 3])
+    assert not found.unit and "perhaps Hounsfield units in 1 of 2" in found.summarize(
+        [ct, soft], []
+    )
+    assert 'if they are, unit = "HU"' in found.comment([ct, soft, soft * 3])
+    # phases of MR reach far below 0, in no single number
+    phase = RNG.integers(-4096, 4096, (12, 12, 12)).astype(np.float32)
+    assert not kind.infer([phase]).unit
+
+
+def test_maps_of_labels_among_scans_are_named():
+    labels = np.zeros((9, 9, 9), dtype=np.uint8)
+    labels[2:7, 2:7, 2:7] = 3
+    scan = RNG.normal(50, 9, (9, 9, 9)).astype(np.float32)
+    found = modalities.kind("volume").infer([scan, labels])
+    said = found.summarize([scan, labels, scan], [])
+    assert "1 of 3 scans are perhaps maps of labels, and others not" in said
+    assert "a.seg.nii.gz beside" in found.comment([scan, labels])
+    assert "labels" not in found.comment([scan]) + found.summarize([scan], [])
+    assert "perhaps a map of labels" in found.summarize([labels, labels], [])
+
+
 def test_parameters_that_do_not_fit_are_refused():
     for options, why in (
         ({"patch": (8, 8)}, "three numbers"),

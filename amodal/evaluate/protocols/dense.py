@@ -199,10 +199,10 @@ def _examples(
     for row in rows[evenly_spaced(len(rows), most)].tolist():
         try:
             value, content = dataset.value(row, field), maps.raw(row, field)
-            if value is None or content is None:
+            raw, modality = dataset.raw(row, field), dataset.fields[field]
+            if value is None or raw is None or content is None:
                 continue
             target = read(content)
-            raw, modality = dataset.raw(row, field), dataset.fields[field]
             other = modality.other_grid(raw, content) if isinstance(modality, Tiled) else ""
         except BadValue:
             continue

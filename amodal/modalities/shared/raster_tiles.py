@@ -84,7 +84,8 @@ def _corners(place: Footprint) -> np.ndarray:
     """(3, 2) coordinates of three corners: the upper left one, and its neighbours."""
     _, (a, b, c, d, e, f), height, width = place
     ends = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1)], dtype=np.float64)
-    return ends @ np.array([(a, d), (b, e), (c, f)])
+    corners: np.ndarray = ends @ np.array([(a, d), (b, e), (c, f)])
+    return corners
 
 
 def _named(place: Footprint) -> str:

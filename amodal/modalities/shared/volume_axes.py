@@ -60,8 +60,8 @@ def closest(voxels: np.ndarray, affine: np.ndarray, unit: str, *, known: bool = 
     """
     order, signs = _axes(affine[:3, :3])
     where = [order.index(axis) for axis in range(3)]
-    out = voxels.transpose(where)
-    out = np.flip(out, [axis for axis, i in enumerate(where) if signs[i] < 0])
+    axes = tuple(axis for axis, i in enumerate(where) if signs[i] < 0)
+    out = np.flip(voxels.transpose(where), axes)
     grid = turned(voxels.shape, affine, known=known)
     return Scan(np.ascontiguousarray(out), grid.affine, unit, grid.axes)
 

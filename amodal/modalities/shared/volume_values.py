@@ -32,6 +32,8 @@ ROBUST = (0.5, 99.5)
 """Percentiles of a scan, as nnU-Net clips at (Isensee et al. 2021, Nature Methods 18)."""
 BINS, BLOCKS = 16, 4
 """Of the histogram, and blocks of a side whose means are features."""
+DARKEST = -1100.0
+"""Hounsfield units of air, -1000, with its noise; scanners fill up with -2000 or -3024."""
 GREY = 128
 MIN_SIDE, MAX_SIDE = 64, 320
 """Of the picture of a slice, in pixels: smaller ones are enlarged, larger ones thinned out."""
@@ -212,9 +214,20 @@ def robust_range(voxels: np.ndarray) -> tuple[float, float]:
 
 
 def is_hounsfield(voxels: np.ndarray) -> bool:
-    """Whether the darkest and the brightest voxels are those of air and bone in a CT scan."""
+    """Whether the darkest and the brightest voxels are those of air and bone in a CT scan, where
+    one number alone, with its mixtures, may be darker: what the scanner filled up."""
     some = sampled(voxels)
-    return bool(-1100 <= some.min() <= -900 and 200 <= some.max() <= 32767)
+    padding, some = some[some < DARKEST], some[some >= DARKEST]
+    if not len(some) or not (some.min() <= -900 and 200 <= some.max() <= 32767):
+        return False
+    return not len(padding) or bool(
+        np.unique(padding, return_counts=True)[1].max() * 2 >= len(padding)
+    )
+
+
+def without_padding(voxels: np.ndarray) -> np.ndarray:
+    """Hounsfield units, NaN where they are darker than air."""
+    return np.where(voxels < DARKEST, np.float32(np.nan), voxels)
 
 
 def picture(value: np.ndarray, low: float, high: float) -> np.ndarray:
