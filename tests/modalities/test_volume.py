@@ -179,6 +179,12 @@ def test_what_the_scanner_filled_up_is_missing_and_slopes_are_of_each_slice():
     found = values.read([two, one]).voxels
     assert np.isnan(found[:, -1]).all()
     assert (found[:, :-1, 0] == 11).all() and (found[:, :-1, 1] == 15).all()
+    # a range of padding, whichever end comes first
+    pixels[0] = [-2000, -1990, -1980, -1979]
+    for first, last in ((-2000, -1980), (-1980, -2000)):
+        tags = {"PixelPaddingValue": first, "PixelPaddingRangeLimit": last}
+        found = values.read([slice_of(pixels, **tags)]).voxels
+        assert np.isnan(found[:, -1, 0]).sum() == 3 and np.isfinite(found[:, :-1]).all()
 
 
 def test_what_is_wrong_with_a_series_names_the_file_and_a_cure():

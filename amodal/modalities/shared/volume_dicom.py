@@ -226,8 +226,7 @@ def _pixels(one: Slice) -> np.ndarray:
             stored = np.asarray(whole.pixel_array)
             slope = float(whole.get("RescaleSlope", 1) or 1)
             intercept = float(whole.get("RescaleIntercept", 0) or 0)
-            padding = whole.get("PixelPaddingValue")
-            missing = stored == int(padding) if padding is not None else None
+            missing = _filled_up(whole, stored)
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
         packed = "JPEG" in syntax
         cure = ": pip install pylibjpeg[all], or save it uncompressed" if packed else ""
@@ -244,6 +243,17 @@ def _pixels(one: Slice) -> np.ndarray:
         pixels[missing] = np.nan
     pixels[~np.isfinite(pixels)] = np.nan
     return pixels
+
+
+def _filled_up(header: Any, stored: np.ndarray) -> np.ndarray | None:
+    """Which stored numbers are padding: one number, or all up to the limit of a range."""
+    padding = header.get("PixelPaddingValue")
+    if padding is None:
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(padding), int(padding if limit is None else limit)))
+    found: np.ndarray = (stored >= low) & (stored <= high)
+    return found
 
 
 def _unit(header: Any) -> str:
