@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -248,9 +248,14 @@ class Volume(VolumeTiles, Modality):
     def comment(self, raws: Sequence[Raw]) -> str:
         return _measure.comment(self, raws)
 
+    def as_in(self, here: Any) -> Volume:
+        """See `Modality.as_in`: the frame of the data."""
+        return replace(self, frame=here.frame) if here.frame >= 0 else self
+
     def mismatch(self, trained: Modality) -> str:
         """Another spacing, which is never resampled."""
-        if not isinstance(trained, Volume):
+        unread = self.mean == 0 and self.std == 1 and self.spacing == Volume.spacing
+        if not isinstance(trained, Volume) or unread:  # no scan could be measured
             return ""
         ratios = [a / b for a, b in zip(self.spacing, trained.spacing)]
         if all(0.8 < ratio < 1.25 for ratio in ratios):

@@ -1,6 +1,8 @@
 """Scans as data: folders of slices, endings of two parts, packs, and heads cut into blocks."""
 
 import tarfile
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from amodal.data.readers import FilePattern, Folder, ending_of
 from amodal.data.readers._files import propose
 from amodal.data.sets import brains
 from amodal.data.sets.shared.scans import Head, by_block
+from amodal.inference.partial_data import read_partial
+from amodal.modalities import BadValue
+from amodal.modalities.shared import volume_frame as frame
 from amodal.modalities.shared import volume_values as values
 from tests.modalities.scans import nifti, series
 
@@ -142,6 +147,25 @@ def test_a_scan_and_its_map_are_two_fields(tmp_path):
     assert truth.dtype == np.int64 and set(np.unique(truth)) == {0, 1, 3}
     with pytest.raises(modalities.BadValue, match="whole numbers from 0 on"):
         opened.fields["volume"].truth(opened.raw(0, "volume"), amounts=False)
+
+
+def test_the_frame_of_the_data_holds_for_a_run(tmp_path):
+    rng = np.random.default_rng(0)
+    series_4d = rng.normal(size=(4, 9, 8, 7, 3)).astype(np.float32)
+    for i, one in enumerate(series_4d):
+        (tmp_path / f"p{i}.nii").write_bytes(nifti(one))
+    trained = modalities.make("volume", spacing=(2, 2, 2), mean=0.1)
+    with warnings.catch_warnings(action="error"):
+        read = read_partial(tmp_path, {"volume": trained})
+    with pytest.raises(BadValue, match="3 scans in one file.*frame = 0 … 2 in dataset.toml"):
+        read.value(0, "volume")
+    (tmp_path / "dataset.toml").write_text(
+        '[fields.volume]\nmodality = "volume"\nframe = 1\n', encoding="utf-8"
+    )
+    opened = amodal.open(tmp_path).with_fields({"volume": trained})
+    assert opened.fields["volume"] == replace(trained, frame=1)
+    found = frame.voxels_of(opened.value(0, "volume"))
+    np.testing.assert_array_equal(found, series_4d[0, ..., 1])
 
 
 def test_the_probe_of_a_map_in_space_beats_chance_and_says_what_is_wrong(tmp_path):

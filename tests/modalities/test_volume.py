@@ -441,6 +441,8 @@ def test_files_and_arrays_are_recognised(tmp_path):
 def test_a_run_on_other_spacing_says_so():
     fine, coarse = (modalities.make("volume", spacing=(s,) * 3) for s in (1.0, 3.0))
     assert "trained on 1 x 1 x 1 mm" in coarse.mismatch(fine) and not fine.mismatch(fine)
+    # of scans that cannot be read nothing is known
+    assert not VOLUME.mismatch(coarse)
 
 
 def test_a_map_on_another_grid_than_its_scan_is_named():

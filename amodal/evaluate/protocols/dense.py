@@ -103,7 +103,7 @@ class Dense(Protocol):
                 for part in parts
             )
         else:
-            modality = encoder.fields[field]
+            modality = dataset.fields[field]
             read: Callable[[Any], np.ndarray] = amount_raster if options.amounts else class_raster
             if isinstance(modality, Tiled):
                 read = partial(modality.truth, amounts=options.amounts)
