@@ -73,6 +73,9 @@ def test_stored_numbers_are_scaled_and_units_are_millimetres():
     content[112:120] = np.array([0.5, -3], dtype="<f4").tobytes()  # scl_slope and scl_inter
     found = VOLUME.decode(bytes(content))
     np.testing.assert_allclose(frame.spacing_of(found), 1, rtol=1e-6)
+    np.testing.assert_allclose(frame.spacing_of(VOLUME.decode(image)), 1, rtol=1e-6)
+    other = nibabel.MGHImage(np.ones((2, 3, 4), dtype=np.float32), np.diag([2.0, 2, 2, 1]))
+    assert frame.spacing_of(VOLUME.decode(other)) == (2, 2, 2)
     expected = np.arange(24).reshape(2, 3, 4) * 0.5 - 3
     np.testing.assert_array_equal(frame.voxels_of(found), expected)
     content[112:120] = np.array([0, 7], dtype="<f4").tobytes()  # 0: not scaled

@@ -146,9 +146,20 @@ def _affine(header: Any) -> np.ndarray:
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except Exception as error:  # quaternions that turn nothing
         raise BadValue(f"damaged header: no affine: {str(error)[:80]}") from None
-    affine = affine.copy()
-    affine[:3] *= METRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine = _in_millimetres(affine, header)
     check_affine(affine)
+    return affine
+
+
+def affine_of(image: Any) -> np.ndarray:
+    """The affine of an image of nibabel in millimetres, as that of a file."""
+    return _in_millimetres(np.asarray(image.affine, dtype=np.float64), image.header)
+
+
+def _in_millimetres(affine: np.ndarray, header: Any) -> np.ndarray:
+    affine = affine.copy()
+    if hasattr(header, "get_xyzt_units"):  # other kinds of images are in millimetres
+        affine[:3] *= METRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine
 
 

@@ -56,7 +56,7 @@ def read(raw: Raw, number: int = -1) -> Scan:
     """
     raw = unwrap(raw)
     if hasattr(raw, "dataobj") and hasattr(raw, "affine"):  # an image of nibabel
-        raw = {VALUES: raw.dataobj, AFFINE: raw.affine}
+        raw = {VALUES: raw.dataobj, AFFINE: nifti.affine_of(raw)}
     if isinstance(raw, str):
         raw = Path(raw)
     if isinstance(raw, Path) and raw.is_dir():
