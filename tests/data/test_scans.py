@@ -103,6 +103,26 @@ def test_folders_that_a_table_names_are_packed_too(people, tmp_path):
     np.testing.assert_array_equal(packed.value(3, "scan"), opened.value(3, "scan"))
 
 
+def test_folders_that_texts_name_are_scans(people, tmp_path):
+    folders = [people / f"p{i:02}" / "a" for i in range(12)]
+    by_text = data.open({"scan": [str(folder) for folder in folders]})
+    assert by_text.fields["scan"].kind == "volume"
+    by_path = data.open({"scan": folders})
+    np.testing.assert_array_equal(by_text.value(3, "scan"), by_path.value(3, "scan"))
+    rows = "\n".join(f"p{i:02},people/p{i:02}/a,{'fm'[i % 2]}" for i in range(12))
+    (tmp_path / "scans.csv").write_text(f"id,scan,sex\n{rows}\n", encoding="utf-8")
+    opened = data.open(tmp_path / "scans.csv")
+    assert list(opened.fields) == ["scan"] and list(opened.labels) == ["sex"]
+    assert opened.keys[3] == "p03"
+    np.testing.assert_array_equal(opened.value(3, "scan"), by_path.value(3, "scan"))
+    # other folders are no values, and names of folders may be ids
+    (people / "dataset.csv").write_text(
+        "id,text\n" + "\n".join(f"p{i:02},p{i:02}" for i in range(12)) + "\n", encoding="utf-8"
+    )
+    with pytest.raises(AmodalError, match="no usable field"):
+        data.open(people / "dataset.csv")
+
+
 def test_a_missing_slice_ends_in_quarantine(people):
     (people / "p05" / "a" / "IM-1.dcm").unlink()
     opened = data.open(people)
