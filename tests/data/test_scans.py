@@ -146,6 +146,25 @@ def test_endings_of_two_parts_are_one_ending():
     assert proposal["volume"].suffixes == (".nii.gz",)
 
 
+def test_arrays_that_may_be_scans_are_read_so_by_the_lines_that_init_prints(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        np.save(tmp_path / f"a{i}.npy", rng.normal(size=(20, 24, 16)).astype(np.float32))
+    said = " ".join(str(data.init(tmp_path)).split())
+    lines = 'modality = "volume" and suffix = [".npy"]'
+    assert "arrays of 20 x 24 x 16 are read as pictures of 16 channels" in said and lines in said
+    (name,) = data.open(tmp_path).fields
+    (tmp_path / "dataset.toml").write_text(
+        "\n".join([f"[fields.{name}]", *lines.split(" and ")]) + "\n", encoding="utf-8"
+    )
+    opened = data.open(tmp_path)
+    assert opened.value(0, name).shape == (21, 25, 17) and opened.fields[name].kind == "volume"
+    for i in range(4):
+        np.save(tmp_path / f"a{i}.npy", rng.integers(0, 255, (20, 24, 3), dtype=np.uint8))
+    (tmp_path / "dataset.toml").unlink()
+    assert "volume" not in str(data.init(tmp_path))
+
+
 def test_a_scan_and_its_map_are_two_fields(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(8):
