@@ -236,6 +236,10 @@ def test_the_probe_of_a_map_in_space_beats_chance_and_says_what_is_wrong(tmp_pat
     other = amodal.open(columns | {"areas": near}, fields={"scan": scan, "areas": scan})
     with pytest.raises(AmodalError, match=r"0: the map has 15 x 15 x 8 .*its scan 16 x 15 x 8"):
         model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
+    minus = [nifti(np.full((16, 15, 8), -1, dtype=np.int16))] * 24
+    other = amodal.open(columns | {"areas": minus}, fields={"scan": scan, "areas": scan})
+    with pytest.raises(AmodalError, match=r"^.*0 training records.*cannot be read is 0: .* has -1"):
+        model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
     left = [nifti(np.ones((16, 15, 8), dtype=np.uint8), np.diag([-1, 1, 1, 1]))] * 24
     other = amodal.open(columns | {"areas": left}, fields={"scan": scan, "areas": scan})
     with pytest.raises(AmodalError, match=r"first at \(-15, 0, 0\) mm, axes LAS"):

@@ -472,6 +472,15 @@ def test_a_map_on_another_grid_than_its_scan_is_named():
     assert "4 x 6 x 7 voxels" in VOLUME.other_grid(VOXELS, labels[:4])
 
 
+@pytest.mark.parametrize("wrong", [-1, 1.5, 2.0**25])
+def test_a_map_with_other_than_class_numbers_names_the_number(wrong):
+    labels = np.array([[[0, 1, wrong], [2, 3, np.nan]]])
+    with pytest.raises(BadValue, match=f"this one has {wrong:.9g} in 1 voxels"):
+        VOLUME.truth(labels, amounts=False)
+    labels[labels == wrong] = 7
+    assert VOLUME.truth(labels, amounts=False).ravel().tolist() == [0, 1, 7, 2, 3, 255]
+
+
 def test_a_map_on_other_ground_than_its_raster_is_named():
     raster = modalities.make("raster")
 

@@ -97,6 +97,7 @@ class Dense(Protocol):
                 "it needs the field with maps of classes or amounts: --protocol.truth FIELD"
             )
         parts, device = (context.train, context.test), _device(context)
+        unread: list[str] = []
         if has_points:
             train, test = (
                 [*cloud_examples(part, encoder, field, device, options.records, RAW)]
@@ -109,7 +110,7 @@ class Dense(Protocol):
                 read = partial(modality.truth, amounts=options.amounts)
             sources = _sources(encoder, field, device)
             train, test = (
-                [*_examples(part, field, options.truth, read, sources, options.records)]
+                [*_examples(part, field, options.truth, read, sources, options.records, unread)]
                 for part in parts
             )
         for name, part in (("training", train), ("test", test)):
@@ -117,6 +118,7 @@ class Dense(Protocol):
                 raise NotApplicable(
                     f"{len(part)} {name} records have both {field} and a readable map in "
                     f"{options.truth or 'its files (classification)'}; it needs {MIN_RECORDS}"
+                    + (f". The first that cannot be read is {unread[0]}" if unread else "")
                 )
         measure = probe_amounts if options.amounts else probe_classes
         rows, spec = measure(train, test, options.draws, context.seed)
@@ -188,8 +190,10 @@ def _examples(
     read: Callable[[Any], np.ndarray],
     sources: dict[str, Grids],
     most: int,
+    unread: list[str],
 ) -> Iterator[Example]:
-    """Records that have the field and a map, evenly spaced."""
+    """Records that have the field and a map, evenly spaced; why others cannot be read is added to
+    `unread`."""
     forward = part.perturbed_forward
     if forward is None:
         raise NotApplicable("tokens are read from records, and these are vectors only")
@@ -204,7 +208,8 @@ def _examples(
                 continue
             target = read(content)
             other = modality.other_grid(raw, content) if isinstance(modality, Tiled) else ""
-        except BadValue:
+        except BadValue as error:
+            unread.append(f"{dataset.keys[row]}: {error}")
             continue
         if other:
             raise NotApplicable(f"{dataset.keys[row]}: {other}")
