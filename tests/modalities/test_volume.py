@@ -129,6 +129,17 @@ def test_files_of_more_gzip_members_are_read_whole():
     np.testing.assert_array_equal(read(packed), VOXELS)
 
 
+def test_a_gzip_file_without_its_end_is_truncated():
+    content = nifti(VOXELS, packed=True)
+    for missing in (1, 6, 8, 9, 200):
+        with pytest.raises(BadValue, match="truncated"):
+            VOLUME.decode(content[:-missing])
+    # a scan of a series needs no more than what comes before its end
+    series_4d = nifti(RNG.normal(size=(60, 60, 60, 3)).astype(np.float32), packed=True)
+    assert read(series_4d, frame=0).shape == (60, 60, 60)
+    assert VOLUME.decode(content).shape == (6, 7, 8)
+
+
 def test_a_deflated_slice_is_refused_before_it_is_unpacked():
     small = slice_of(np.zeros((4, 4)))
     meta, rest = small[:400], small[400:]

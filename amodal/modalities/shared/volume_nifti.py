@@ -248,7 +248,11 @@ def _unpacked(data: bytes, most: int, whole: bool = False) -> bytes:
             unpacker = zlib.decompressobj(wbits=31)
             content += unpacker.decompress(rest, most - len(content))
             if whole and not unpacker.eof:
-                unpacker.decompress(unpacker.unconsumed_tail, AFTER)
+                after = unpacker.decompress(unpacker.unconsumed_tail, AFTER)
+                if not unpacker.eof and len(after) < AFTER:
+                    raise BadValue(
+                        "truncated gzip file: its end with the checksum is missing; copy it anew"
+                    )
             rest = unpacker.unused_data
     except zlib.error as error:
         raise BadValue(f"damaged gzip file: {error}; copy it anew") from None
