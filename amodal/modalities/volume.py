@@ -137,7 +137,7 @@ class Volume(VolumeTiles, Modality):
                     file = stream.read(4096)
         except (OSError, BadValue):
             return False
-        return _dicom.is_dicom(file) or _nifti.is_nifti(file)
+        return _dicom.is_slice(file) or _nifti.is_nifti(file)
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Volume:

@@ -18,7 +18,7 @@ from amodal.inference.partial_data import read_partial
 from amodal.modalities import BadValue
 from amodal.modalities.shared import volume_frame as frame
 from amodal.modalities.shared import volume_values as values
-from tests.modalities.scans import nifti, series
+from tests.modalities.scans import directory, nifti, series
 
 
 @pytest.fixture
@@ -73,12 +73,14 @@ def test_slices_without_an_ending_are_looked_into(tmp_path, name):
         (tmp_path / person / "t1").mkdir(parents=True)
         for i, content in enumerate(slices):
             (tmp_path / person / "t1" / name.format(i)).write_bytes(content)
+        (tmp_path / person / "t1" / "DICOMDIR").write_bytes(directory())
     (tmp_path / "DICOMDIR").write_bytes(slices[0])
     (tmp_path / "x" / "notes").write_text("about x", encoding="utf-8")
     data.init(tmp_path)
     opened = data.open(tmp_path)
     assert opened.keys == ["x/t1", "y/t1"] and list(opened.fields) == ["volume"]
     assert opened.value(1, "volume").shape == (9, 7, 5)
+    assert values.read(tmp_path / "x" / "t1").voxels.shape == (8, 6, 4)
 
 
 def test_a_pack_holds_all_slices_of_a_value(people, tmp_path):

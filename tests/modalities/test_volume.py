@@ -201,6 +201,13 @@ def test_what_the_scanner_filled_up_is_missing_and_slopes_are_of_each_slice():
         assert np.isnan(found[:, -1, 0]).sum() == 3 and np.isfinite(found[:, :-1]).all()
 
 
+def test_doses_are_scaled_by_their_grid():
+    pixels = np.arange(12).reshape(3, 4)
+    tags = {"Modality": "RTDOSE", "DoseGridScaling": 0.25, "RescaleIntercept": 0}
+    found = values.read([slice_of(pixels, **tags)])
+    assert found.voxels.max() == 11 / 4 and not found.unit
+
+
 def test_what_is_wrong_with_a_series_names_the_file_and_a_cure():
     slices, pixels = series()
 

@@ -19,6 +19,12 @@ from amodal.modalities.shared.volume_nifti import check_affine, check_size
 MARK = b"DICM"
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax of files that are compressed as a whole."""
+DIRECTORY = b"1.2.840.10008.1.3.10"
+"""The kind of files that list others."""
+HEAD = 1024
+"""Bytes in which a file says its kind."""
+DOSE = "RTDOSE"
+"""What scales its numbers by a tag of its own, DoseGridScaling."""
 HOUNSFIELD = "HU"
 TOLERANCE = 0.02
 """Share of the distance between slices that one may lie off."""
@@ -65,6 +71,16 @@ class Slice:
 def is_dicom(data: bytes) -> bool:
     """Whether bytes begin like a DICOM file."""
     return data[128:132] == MARK
+
+
+def is_slice(data: bytes) -> bool:
+    """Whether bytes begin like a DICOM file that is no table of contents, such as DICOMDIR."""
+    return is_dicom(data) and not lists_files(data)
+
+
+def lists_files(data: bytes) -> bool:
+    """Whether bytes are those of a DICOMDIR, which lies beside slices."""
+    return is_dicom(data) and DIRECTORY in data[:HEAD]
 
 
 def read(files: Sequence[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray, str]:
@@ -224,7 +240,8 @@ def _pixels(one: Slice) -> np.ndarray:
             whole = _library().dcmread(io.BytesIO(one.content))
             syntax = str(getattr(whole.file_meta.get("TransferSyntaxUID", ""), "name", ""))
             stored = np.asarray(whole.pixel_array)
-            slope = float(whole.get("RescaleSlope", 1) or 1)
+            scale = "DoseGridScaling" if whole.get("Modality") == DOSE else "RescaleSlope"
+            slope = float(whole.get(scale, 1) or 1)
             intercept = float(whole.get("RescaleIntercept", 0) or 0)
             missing = _filled_up(whole, stored)
     except Exception as error:  # pydicom raises nearly anything on damaged bytes

@@ -111,7 +111,7 @@ def slices_in(folder: Path) -> list[Path]:
 
 def _begins_as_slice(file: Path) -> bool:
     with open(regular(file), "rb") as stream:
-        return dicom.is_dicom(stream.read(132))
+        return dicom.is_slice(stream.read(dicom.HEAD))
 
 
 def _of_slices(files: Sequence[Any]) -> Scan:
@@ -124,7 +124,8 @@ def _of_slices(files: Sequence[Any]) -> Scan:
         (file.name if isinstance(file, Path) else f"slice {i + 1}", read_bytes(file))
         for i, file in enumerate(files)
     ]
-    voxels, affine, unit = dicom.read(named)
+    slices = [(name, content) for name, content in named if not dicom.lists_files(content)]
+    voxels, affine, unit = dicom.read(slices or named)
     return closest(voxels, affine, unit)
 
 
@@ -149,7 +150,7 @@ def _zipped_slices(data: bytes) -> list[bytes]:
         raise
     except Exception as error:  # zipfile and zlib raise whatever they stumble over first
         raise BadValue(f"damaged zip file: {error}") from None
-    return [one for one in content if dicom.is_dicom(one)]
+    return [one for one in content if dicom.is_slice(one)]
 
 
 def _of_dict(raw: dict[str, Any], number: int = -1) -> Scan:
