@@ -261,20 +261,16 @@ class Dataset(ItemsMixin):
                     self.fields,
                     "Rename a field in dataset.toml, or choose fewer fields.",
                 )
-            fields[name] = replace(old, modality=modality) if old else Field(modality)
-        same = all(modality == self.fields.get(name) for name, modality in modalities.items())
+            read = modality.as_in(old.modality) if old else modality
+            fields[name] = replace(old, modality=read) if old else Field(read)
+        same = all(field.modality == self.fields.get(name) for name, field in fields.items())
         return self._with(replace(self.schema, fields=fields), self.cache if same else Cache())
 
     def missing_fields(self, modalities: Mapping[str, Modality]) -> list[str]:
         """The fields that neither are described here nor can be columns of the same name."""
-        columns = self.reader.columns
-        return [
-            name
-            for name, modality in modalities.items()
-            if name not in self.schema.fields
-            and name not in columns
-            and not is_read_from_cells(modality, self.reader)
-        ]
+        known = {*self.schema.fields, *self.reader.columns}
+        others = {name: one for name, one in modalities.items() if name not in known}
+        return [name for name, one in others.items() if not is_read_from_cells(one, self.reader)]
 
     def renamed_fields(self, modalities: Mapping[str, Modality]) -> dict[str, str]:
         """Missing fields -> one here of nearly the same name, most likely the same field."""

@@ -11,6 +11,7 @@ import datetime
 import decimal
 import io
 import numbers
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,8 @@ def guess_column(
         if any("://" in s or ":/" in s for s in samples):
             return ColumnGuess("out", reason="web addresses: fetch the files first")
         return of_files([(base or Path()) / s for s in samples])
+    if sort == "words" and not is_key_name(name) and (folders := named_folders(samples, base)):
+        return of_files(folders)
     if sort == "words" and not mostly_numbers(samples):
         cells = all_cells()
         filled = [str(c) for c in cells if c != "" and _sort(c) in ("words", "number")]
@@ -231,6 +234,24 @@ def names_files(samples: Sequence[str], base: AnyPath | None) -> bool:
         if base and any(" " in s for s in named)
         else True
     )
+
+
+def named_folders(samples: Sequence[str], base: AnyPath | None) -> list[AnyPath]:
+    """The folders on this machine that text cells name, each of which is one value; [] where most
+    cells name none.
+
+    Args:
+        samples: some cells.
+        base: the folder that the names are relative to.
+    """
+    if isinstance(base, Remote):
+        return []
+    short = [(base or Path()) / s for s in samples[:LOOKED_INTO] if 0 < len(s) < 256]
+    # which a text that is no path does not make fail
+    folders = [path for path in short if os.path.isdir(path)]
+    if len(folders) < 0.8 * len(samples[:LOOKED_INTO]):
+        return []
+    return [*folders] if any(modalities.file_kind(path) for path in folders) else []
 
 
 UNCLEAR_DATE = re.compile(r"\d{1,2}/\d{1,2}/\d{4}( \d{1,2}:\d\d(:\d\d)?( ?[AaPp][Mm])?)?")

@@ -156,7 +156,10 @@ def _places(
     """(T, A) where each token is on the grid of the whole value, and (T,) how much it counts."""
     row, position = tokens.row.cpu().numpy(), tokens.position.cpu().numpy()
     within = np.concatenate([modality.cells(w, position[row == i]) for i, w in windows.items()])
-    # highest in the middle of a window, and nowhere 0
-    middle = (np.array(modality.window_cells) - 1) / 2
+    # highest in the middle of a window, which ends with its value, and nowhere 0
+    cells = np.concatenate(
+        [np.tile(modality.token_cells(w), ((row == i).sum(), 1)) for i, w in windows.items()]
+    )
+    middle = (cells - 1) / 2
     share = 1 - (np.abs(within - middle) / (middle + 1)).max(1)
     return np.array(corners)[row] + within, share

@@ -49,7 +49,7 @@ def write_features(
     Raises:
         AmodalError: If no value can be read, or the file cannot be written.
     """
-    modality = cast(WritesFeatures, model.encoder.fields[name])
+    modality = cast(WritesFeatures, model.encoder.fields[name].as_in(dataset.fields[name]))
     files = _files(modality, dataset, rows, out)
     done = [_is_done(modality, file, made_by, anew=file == out) for file in files]
     bad, first = 0, ""

@@ -331,6 +331,9 @@ class Image(Modality):
     def comment(self, raws: Sequence[Raw]) -> str:
         return _sizes.comment(_sizes.median_side(raws), self.size, self.tile)
 
+    def doubt(self, raws: Sequence[Raw]) -> str:
+        return _pixels.doubt(raws)
+
     def own_size(self, raws: Sequence[Raw]) -> float:
         """The shorter side of the median picture as it came, in pixels; 0 if none can be read."""
         return _sizes.median_side(raws)

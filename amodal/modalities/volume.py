@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -35,6 +35,7 @@ from amodal.modalities.shared.base import (
     check_view,
 )
 from amodal.modalities.shared.tokenizers.volume import VolumeGraph, VolumeTokenizer
+from amodal.modalities.shared.volume_axes import Scan
 from amodal.modalities.shared.volume_tiles import VolumeTiles
 from amodal.modalities.shared.volume_views import CROPS
 
@@ -59,7 +60,8 @@ class Volume(VolumeTiles, Modality):
         patch: voxels of a token along each axis.
         spacing: millimetres between voxels along each axis, the usual one of the field. A token
             says how much larger its own voxels are.
-        unit: "HU" for Hounsfield units, which stay as they are; "" for intensities without a unit.
+        unit: "HU" for Hounsfield units, which stay as they are, and of which less than -1100 is
+            what a scanner filled up, so missing; "" for intensities without a unit.
         by_scan: whether the range of each scan, its percentiles .5 and 99.5, becomes 0 to 1, since
             intensities of MR differ between scanners.
         low, high: intensities beyond them count as they; equal for no limits.
@@ -135,16 +137,16 @@ class Volume(VolumeTiles, Modality):
                     file = stream.read(4096)
         except (OSError, BadValue):
             return False
-        return _dicom.is_dicom(file) or _nifti.is_nifti(file)
+        return _dicom.is_slice(file) or _nifti.is_nifti(file)
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides: Any) -> Volume:
         """See `Modality.infer`.
 
         spacing: the median. patch: of about the same millimetres along each axis, 16 along the
-        longest side of a scan. size: 8 patches along each axis at most. unit: as DICOM says, or as
-        the darkest and brightest voxels do. by_scan: where ranges differ by half or more. low,
-        high, mean, std: measured.
+        longest side of a scan. size: 8 patches along each axis at most. unit: as DICOM says, or the
+        darkest and brightest voxels, of most scans. by_scan: where ranges differ by half or more.
+        low, high, mean, std: measured.
         """
         scans = _measure.measured(samples, int(overrides.get("frame", -1)))
         chosen = _measure.chosen(scans, overrides)
@@ -158,8 +160,8 @@ class Volume(VolumeTiles, Modality):
         """
         return self._decoded(_values.read(raw, self.frame))
 
-    def _decoded(self, scan: _values.Scan) -> np.ndarray:
-        voxels = scan.voxels
+    def _decoded(self, scan: Scan) -> np.ndarray:
+        voxels = _values.without_padding(scan.voxels) if self.unit else scan.voxels
         if not np.isfinite(voxels).any():
             raise BadValue("every voxel is missing")
         if self.by_scan:
@@ -246,9 +248,14 @@ class Volume(VolumeTiles, Modality):
     def comment(self, raws: Sequence[Raw]) -> str:
         return _measure.comment(self, raws)
 
+    def as_in(self, here: Any) -> Volume:
+        """See `Modality.as_in`: the frame of the data."""
+        return replace(self, frame=here.frame) if here.frame >= 0 else self
+
     def mismatch(self, trained: Modality) -> str:
         """Another spacing, which is never resampled."""
-        if not isinstance(trained, Volume):
+        unread = self.mean == 0 and self.std == 1 and self.spacing == Volume.spacing
+        if not isinstance(trained, Volume) or unread:  # no scan could be measured
             return ""
         ratios = [a / b for a, b in zip(self.spacing, trained.spacing)]
         if all(0.8 < ratio < 1.25 for ratio in ratios):

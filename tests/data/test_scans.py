@@ -1,6 +1,8 @@
 """Scans as data: folders of slices, endings of two parts, packs, and heads cut into blocks."""
 
 import tarfile
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from amodal.data.readers import FilePattern, Folder, ending_of
 from amodal.data.readers._files import propose
 from amodal.data.sets import brains
 from amodal.data.sets.shared.scans import Head, by_block
+from amodal.inference.partial_data import read_partial
+from amodal.modalities import BadValue
+from amodal.modalities.shared import volume_frame as frame
 from amodal.modalities.shared import volume_values as values
-from tests.modalities.scans import nifti, series
+from tests.modalities.scans import directory, nifti, series
 
 
 @pytest.fixture
@@ -68,12 +73,14 @@ def test_slices_without_an_ending_are_looked_into(tmp_path, name):
         (tmp_path / person / "t1").mkdir(parents=True)
         for i, content in enumerate(slices):
             (tmp_path / person / "t1" / name.format(i)).write_bytes(content)
+        (tmp_path / person / "t1" / "DICOMDIR").write_bytes(directory())
     (tmp_path / "DICOMDIR").write_bytes(slices[0])
     (tmp_path / "x" / "notes").write_text("about x", encoding="utf-8")
     data.init(tmp_path)
     opened = data.open(tmp_path)
     assert opened.keys == ["x/t1", "y/t1"] and list(opened.fields) == ["volume"]
     assert opened.value(1, "volume").shape == (9, 7, 5)
+    assert values.read(tmp_path / "x" / "t1").voxels.shape == (8, 6, 4)
 
 
 def test_a_pack_holds_all_slices_of_a_value(people, tmp_path):
@@ -96,6 +103,26 @@ def test_folders_that_a_table_names_are_packed_too(people, tmp_path):
     data.pack(opened, tmp_path / "pack")
     packed = data.open(tmp_path / "pack")
     np.testing.assert_array_equal(packed.value(3, "scan"), opened.value(3, "scan"))
+
+
+def test_folders_that_texts_name_are_scans(people, tmp_path):
+    folders = [people / f"p{i:02}" / "a" for i in range(12)]
+    by_text = data.open({"scan": [str(folder) for folder in folders]})
+    assert by_text.fields["scan"].kind == "volume"
+    by_path = data.open({"scan": folders})
+    np.testing.assert_array_equal(by_text.value(3, "scan"), by_path.value(3, "scan"))
+    rows = "\n".join(f"p{i:02},people/p{i:02}/a,{'fm'[i % 2]}" for i in range(12))
+    (tmp_path / "scans.csv").write_text(f"id,scan,sex\n{rows}\n", encoding="utf-8")
+    opened = data.open(tmp_path / "scans.csv")
+    assert list(opened.fields) == ["scan"] and list(opened.labels) == ["sex"]
+    assert opened.keys[3] == "p03"
+    np.testing.assert_array_equal(opened.value(3, "scan"), by_path.value(3, "scan"))
+    # other folders are no values, and names of folders may be ids
+    (people / "dataset.csv").write_text(
+        "id,text\n" + "\n".join(f"p{i:02},p{i:02}" for i in range(12)) + "\n", encoding="utf-8"
+    )
+    with pytest.raises(AmodalError, match="no usable field"):
+        data.open(people / "dataset.csv")
 
 
 def test_a_missing_slice_ends_in_quarantine(people):
@@ -121,6 +148,25 @@ def test_endings_of_two_parts_are_one_ending():
     assert proposal["volume"].suffixes == (".nii.gz",)
 
 
+def test_arrays_that_may_be_scans_are_read_so_by_the_lines_that_init_prints(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        np.save(tmp_path / f"a{i}.npy", rng.normal(size=(20, 24, 16)).astype(np.float32))
+    said = " ".join(str(data.init(tmp_path)).split())
+    lines = 'modality = "volume" and suffix = [".npy"]'
+    assert "arrays of 20 x 24 x 16 are read as pictures of 16 channels" in said and lines in said
+    (name,) = data.open(tmp_path).fields
+    (tmp_path / "dataset.toml").write_text(
+        "\n".join([f"[fields.{name}]", *lines.split(" and ")]) + "\n", encoding="utf-8"
+    )
+    opened = data.open(tmp_path)
+    assert opened.value(0, name).shape == (21, 25, 17) and opened.fields[name].kind == "volume"
+    for i in range(4):
+        np.save(tmp_path / f"a{i}.npy", rng.integers(0, 255, (20, 24, 3), dtype=np.uint8))
+    (tmp_path / "dataset.toml").unlink()
+    assert "volume" not in str(data.init(tmp_path))
+
+
 def test_a_scan_and_its_map_are_two_fields(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(8):
@@ -142,6 +188,25 @@ def test_a_scan_and_its_map_are_two_fields(tmp_path):
     assert truth.dtype == np.int64 and set(np.unique(truth)) == {0, 1, 3}
     with pytest.raises(modalities.BadValue, match="whole numbers from 0 on"):
         opened.fields["volume"].truth(opened.raw(0, "volume"), amounts=False)
+
+
+def test_the_frame_of_the_data_holds_for_a_run(tmp_path):
+    rng = np.random.default_rng(0)
+    series_4d = rng.normal(size=(4, 9, 8, 7, 3)).astype(np.float32)
+    for i, one in enumerate(series_4d):
+        (tmp_path / f"p{i}.nii").write_bytes(nifti(one))
+    trained = modalities.make("volume", spacing=(2, 2, 2), mean=0.1)
+    with warnings.catch_warnings(action="error"):
+        read = read_partial(tmp_path, {"volume": trained})
+    with pytest.raises(BadValue, match="3 scans in one file.*frame = 0 … 2 in dataset.toml"):
+        read.value(0, "volume")
+    (tmp_path / "dataset.toml").write_text(
+        '[fields.volume]\nmodality = "volume"\nframe = 1\n', encoding="utf-8"
+    )
+    opened = amodal.open(tmp_path).with_fields({"volume": trained})
+    assert opened.fields["volume"] == replace(trained, frame=1)
+    found = frame.voxels_of(opened.value(0, "volume"))
+    np.testing.assert_array_equal(found, series_4d[0, ..., 1])
 
 
 def test_the_probe_of_a_map_in_space_beats_chance_and_says_what_is_wrong(tmp_path):
@@ -166,7 +231,20 @@ def test_the_probe_of_a_map_in_space_beats_chance_and_says_what_is_wrong(tmp_pat
     assert raw["value"] > 0.8 > raw["chance"] and rows["scan", "mIoU"]["value"] > 0.6
     wrong = [nifti(np.zeros((4, 4, 4), dtype=np.uint8))] * 24
     other = amodal.open(columns | {"areas": wrong}, fields={"scan": scan, "areas": scan})
-    with pytest.raises(AmodalError, match="4 x 4 x 4 entries.*not on the grid.*bring it to"):
+    with pytest.raises(AmodalError, match="the map has 4 x 4 x 4 voxels.*bring the map to"):
+        model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
+    # of the same number of tokens, but not on the same voxels
+    near = [nifti(np.ones((15, 15, 8), dtype=np.uint8))] * 24
+    other = amodal.open(columns | {"areas": near}, fields={"scan": scan, "areas": scan})
+    with pytest.raises(AmodalError, match=r"0: the map has 15 x 15 x 8 .*its scan 16 x 15 x 8"):
+        model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
+    minus = [nifti(np.full((16, 15, 8), -1, dtype=np.int16))] * 24
+    other = amodal.open(columns | {"areas": minus}, fields={"scan": scan, "areas": scan})
+    with pytest.raises(AmodalError, match=r"^.*0 training records.*cannot be read is 0: .* has -1"):
+        model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
+    left = [nifti(np.ones((16, 15, 8), dtype=np.uint8), np.diag([-1, 1, 1, 1]))] * 24
+    other = amodal.open(columns | {"areas": left}, fields={"scan": scan, "areas": scan})
+    with pytest.raises(AmodalError, match=r"first at \(-15, 0, 0\) mm, axes LAS"):
         model.evaluate(other, protocols=["dense"], simple=False, untrained=False, truth="areas")
 
 

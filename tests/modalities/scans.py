@@ -7,7 +7,12 @@ import nibabel
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    generate_uid,
+)
 
 
 def nifti(voxels: np.ndarray, affine: np.ndarray | None = None, packed: bool = False) -> bytes:
@@ -37,6 +42,20 @@ def slice_of(pixels: np.ndarray, position=(0.0, 0.0, 0.0), **tags) -> bytes:
     for name, value in tags.items():
         setattr(made, name, value)
     made.PixelData = pixels.astype("<i2").tobytes()
+    stream = io.BytesIO()
+    pydicom.dcmwrite(stream, made, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def directory() -> bytes:
+    """A file that lists others, as DICOMDIR."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["directory"])
+    made = Dataset()
+    made.file_meta = meta
+    made.FileSetID = "SCANS"
     stream = io.BytesIO()
     pydicom.dcmwrite(stream, made, enforce_file_format=True)
     return stream.getvalue()

@@ -73,6 +73,9 @@ def test_stored_numbers_are_scaled_and_units_are_millimetres():
     content[112:120] = np.array([0.5, -3], dtype="<f4").tobytes()  # scl_slope and scl_inter
     found = VOLUME.decode(bytes(content))
     np.testing.assert_allclose(frame.spacing_of(found), 1, rtol=1e-6)
+    np.testing.assert_allclose(frame.spacing_of(VOLUME.decode(image)), 1, rtol=1e-6)
+    other = nibabel.MGHImage(np.ones((2, 3, 4), dtype=np.float32), np.diag([2.0, 2, 2, 1]))
+    assert frame.spacing_of(VOLUME.decode(other)) == (2, 2, 2)
     expected = np.arange(24).reshape(2, 3, 4) * 0.5 - 3
     np.testing.assert_array_equal(frame.voxels_of(found), expected)
     content[112:120] = np.array([0, 7], dtype="<f4").tobytes()  # 0: not scaled
@@ -124,6 +127,17 @@ def test_files_of_more_gzip_members_are_read_whole():
     content = nifti(VOXELS)
     packed = gzip.compress(content[:500]) + gzip.compress(content[500:])
     np.testing.assert_array_equal(read(packed), VOXELS)
+
+
+def test_a_gzip_file_without_its_end_is_truncated():
+    content = nifti(VOXELS, packed=True)
+    for missing in (1, 6, 8, 9, 200):
+        with pytest.raises(BadValue, match="truncated"):
+            VOLUME.decode(content[:-missing])
+    # a scan of a series needs no more than what comes before its end
+    series_4d = nifti(RNG.normal(size=(60, 60, 60, 3)).astype(np.float32), packed=True)
+    assert read(series_4d, frame=0).shape == (60, 60, 60)
+    assert VOLUME.decode(content).shape == (6, 7, 8)
 
 
 def test_a_deflated_slice_is_refused_before_it_is_unpacked():
@@ -179,6 +193,19 @@ def test_what_the_scanner_filled_up_is_missing_and_slopes_are_of_each_slice():
     found = values.read([two, one]).voxels
     assert np.isnan(found[:, -1]).all()
     assert (found[:, :-1, 0] == 11).all() and (found[:, :-1, 1] == 15).all()
+    # a range of padding, whichever end comes first
+    pixels[0] = [-2000, -1990, -1980, -1979]
+    for first, last in ((-2000, -1980), (-1980, -2000)):
+        tags = {"PixelPaddingValue": first, "PixelPaddingRangeLimit": last}
+        found = values.read([slice_of(pixels, **tags)]).voxels
+        assert np.isnan(found[:, -1, 0]).sum() == 3 and np.isfinite(found[:, :-1]).all()
+
+
+def test_doses_are_scaled_by_their_grid():
+    pixels = np.arange(12).reshape(3, 4)
+    tags = {"Modality": "RTDOSE", "DoseGridScaling": 0.25, "RescaleIntercept": 0}
+    found = values.read([slice_of(pixels, **tags)])
+    assert found.voxels.max() == 11 / 4 and not found.unit
 
 
 def test_what_is_wrong_with_a_series_names_the_file_and_a_cure():
@@ -351,6 +378,48 @@ def test_hounsfield_units_stay_and_other_ranges_are_of_each_scan():
     assert float(held.collate([held.decode(bright)]).flat[:, 6:].nan_to_num().max()) < 3
 
 
+def test_a_ct_is_in_hounsfield_units_with_padding_or_one_cut_scan():
+    kind = modalities.kind("volume")
+    soft = RNG.normal(40, 30, (12, 12, 12)).round()
+    soft[11] = 900
+    ct = soft.copy()
+    ct[:4] = -1000
+    for padding in (-3024, -2000):
+        filled = ct.copy()
+        filled[:, :3] = padding
+        filled[:, 3] = (padding - 1000) / 2  # as interpolation leaves them
+        found = kind.infer([filled, ct])
+        assert found.unit == "HU" and not found.by_scan and found.low == -1024
+        assert abs(found.mean - kind.infer([ct]).mean) < 60
+        assert np.isnan(frame.voxels_of(found.decode(filled))[:, :4]).all()
+        assert np.isfinite(frame.voxels_of(found.decode(filled))[:, 4:]).all()
+    found = kind.infer([ct, ct + 5, soft])
+    assert found.unit == "HU"
+    assert "Hounsfield units (2 of 3 scans" in found.summarize([ct, ct + 5, soft], [])
+    assert "1 of 3 scans have not the darkest" in found.comment([ct, ct + 5, soft])
+    assert "have not" not in found.comment([ct, ct])
+    found = kind.infer([ct, soft, soft * 3])
+    assert not found.unit and "perhaps Hounsfield units in 1 of 2" in found.summarize(
+        [ct, soft], []
+    )
+    assert 'if they are, unit = "HU"' in found.comment([ct, soft, soft * 3])
+    # phases of MR reach far below 0, in no single number
+    phase = RNG.integers(-4096, 4096, (12, 12, 12)).astype(np.float32)
+    assert not kind.infer([phase]).unit
+
+
+def test_maps_of_labels_among_scans_are_named():
+    labels = np.zeros((9, 9, 9), dtype=np.uint8)
+    labels[2:7, 2:7, 2:7] = 3
+    scan = RNG.normal(50, 9, (9, 9, 9)).astype(np.float32)
+    found = modalities.kind("volume").infer([scan, labels])
+    said = found.summarize([scan, labels, scan], [])
+    assert "1 of 3 scans are perhaps maps of labels, and others not" in said
+    assert "a.seg.nii.gz beside" in found.comment([scan, labels])
+    assert "labels" not in found.comment([scan]) + found.summarize([scan], [])
+    assert "perhaps a map of labels" in found.summarize([labels, labels], [])
+
+
 def test_parameters_that_do_not_fit_are_refused():
     for options, why in (
         ({"patch": (8, 8)}, "three numbers"),
@@ -393,3 +462,53 @@ def test_files_and_arrays_are_recognised(tmp_path):
 def test_a_run_on_other_spacing_says_so():
     fine, coarse = (modalities.make("volume", spacing=(s,) * 3) for s in (1.0, 3.0))
     assert "trained on 1 x 1 x 1 mm" in coarse.mismatch(fine) and not fine.mismatch(fine)
+    # of scans that cannot be read nothing is known
+    assert not VOLUME.mismatch(coarse)
+
+
+def test_a_map_on_another_grid_than_its_scan_is_named():
+    affine = np.diag([2.0, 2, 3, 1])
+    scan, labels = nifti(VOXELS, affine, packed=True), np.ones(VOXELS.shape, dtype=np.uint8)
+    assert not VOLUME.other_grid(scan, nifti(labels, affine))
+    # the same voxels, stored the other way round
+    flipped = affine @ np.array([[-1, 0, 0, 4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert not VOLUME.other_grid(scan, nifti(labels, flipped))
+    assert not VOLUME.other_grid(scan, {"values": labels, "affine": affine})
+    assert not VOLUME.other_grid(scan, {"values": labels})  # which nothing turned
+    assert not VOLUME.other_grid(VOXELS, labels)
+    assert not VOLUME.other_grid(scan, nifti(labels, affine + 1e-3))
+    moved = affine.copy()
+    moved[0, 3] = 40
+    said = VOLUME.other_grid(scan, nifti(labels, moved))
+    assert "the map has 5 x 6 x 7 voxels of 2 x 2 x 3 mm with the first at (40, 0, 0) mm" in said
+    assert "its scan 5 x 6 x 7 voxels of 2 x 2 x 3 mm with the first at (0, 0, 0) mm" in said
+    mirrored = np.diag([-2.0, 2, 3, 1])
+    assert "axes LAS" in VOLUME.other_grid(scan, nifti(labels, mirrored))
+    # the scan is turned, and nothing says how the map lies
+    assert "no orientation" in VOLUME.other_grid(nifti(VOXELS, flipped), labels)
+    assert "4 x 6 x 7 voxels" in VOLUME.other_grid(scan, nifti(labels[:4], affine))
+    assert "4 x 6 x 7 voxels" in VOLUME.other_grid(VOXELS, labels[:4])
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, 2.0**25])
+def test_a_map_with_other_than_class_numbers_names_the_number(wrong):
+    labels = np.array([[[0, 1, wrong], [2, 3, np.nan]]])
+    with pytest.raises(BadValue, match=f"this one has {wrong:.9g} in 1 voxels"):
+        VOLUME.truth(labels, amounts=False)
+    labels[labels == wrong] = 7
+    assert VOLUME.truth(labels, amounts=False).ravel().tolist() == [0, 1, 7, 2, 3, 255]
+
+
+def test_a_map_on_other_ground_than_its_raster_is_named():
+    raster = modalities.make("raster")
+
+    def at(x, side=10.0, shape=(8, 8), crs="EPSG:32632"):
+        return {"values": np.ones(shape), "crs": crs, "transform": (side, 0, x, 0, -side, 5e6)}
+
+    assert not raster.other_grid(at(5e5), at(5e5)) and not raster.other_grid(
+        at(5e5), np.ones((8, 8))
+    )
+    assert not raster.other_grid(at(5e5), at(5e5, 20.0, (4, 4)))
+    said = raster.other_grid(at(5e5), at(5e5 + 40))
+    assert "from (500040, 5000000) in EPSG:32632" in said and "gdalwarp" in said
+    assert "EPSG:32633" in raster.other_grid(at(5e5), at(5e5, crs="EPSG:32633"))

@@ -97,19 +97,20 @@ class Dense(Protocol):
                 "it needs the field with maps of classes or amounts: --protocol.truth FIELD"
             )
         parts, device = (context.train, context.test), _device(context)
+        unread: list[str] = []
         if has_points:
             train, test = (
                 [*cloud_examples(part, encoder, field, device, options.records, RAW)]
                 for part in parts
             )
         else:
-            modality = encoder.fields[field]
+            modality = dataset.fields[field]
             read: Callable[[Any], np.ndarray] = amount_raster if options.amounts else class_raster
             if isinstance(modality, Tiled):
                 read = partial(modality.truth, amounts=options.amounts)
             sources = _sources(encoder, field, device)
             train, test = (
-                [*_examples(part, field, options.truth, read, sources, options.records)]
+                [*_examples(part, field, options.truth, read, sources, options.records, unread)]
                 for part in parts
             )
         for name, part in (("training", train), ("test", test)):
@@ -117,6 +118,7 @@ class Dense(Protocol):
                 raise NotApplicable(
                     f"{len(part)} {name} records have both {field} and a readable map in "
                     f"{options.truth or 'its files (classification)'}; it needs {MIN_RECORDS}"
+                    + (f". The first that cannot be read is {unread[0]}" if unread else "")
                 )
         measure = probe_amounts if options.amounts else probe_classes
         rows, spec = measure(train, test, options.draws, context.seed)
@@ -188,8 +190,10 @@ def _examples(
     read: Callable[[Any], np.ndarray],
     sources: dict[str, Grids],
     most: int,
+    unread: list[str],
 ) -> Iterator[Example]:
-    """Records that have the field and a map, evenly spaced."""
+    """Records that have the field and a map, evenly spaced; why others cannot be read is added to
+    `unread`."""
     forward = part.perturbed_forward
     if forward is None:
         raise NotApplicable("tokens are read from records, and these are vectors only")
@@ -199,35 +203,24 @@ def _examples(
     for row in rows[evenly_spaced(len(rows), most)].tolist():
         try:
             value, content = dataset.value(row, field), maps.raw(row, field)
-            if value is None or content is None:
+            raw, modality = dataset.raw(row, field), dataset.fields[field]
+            if value is None or raw is None or content is None:
                 continue
             target = read(content)
-        except BadValue:
+            other = modality.other_grid(raw, content) if isinstance(modality, Tiled) else ""
+        except BadValue as error:
+            unread.append(f"{dataset.keys[row]}: {error}")
             continue
+        if other:
+            raise NotApplicable(f"{dataset.keys[row]}: {other}")
         grids = {name: make(value) for name, make in sources.items()}
         if grids[field] is None:
             raise NotApplicable(
                 f"the encoder makes one vector of a value of {field}, or tokens that form no grid"
             )
-        sides = _check_size(dataset.keys[row], dataset.fields[field], value, target)
+        # a map of a scan is on its grid, and one of a picture may have another size
+        sides = modality.cell_sides if isinstance(modality, Tiled) and target.ndim > 2 else ()
         yield Example({n: g for n, g in grids.items() if g is not None}, target, sides)
-
-
-def _check_size(
-    key: str, modality: Modality, value: np.ndarray, truth: np.ndarray
-) -> tuple[int, ...]:
-    """Entries of a map along each axis of a token, where these are those of the value; () where a
-    map may have another size, such as one of a picture."""
-    if not isinstance(modality, Tiled) or truth.ndim == 2:
-        return ()
-    sides, cells = modality.cell_sides, modality.token_cells(value)
-    if tuple(-(-n // side) for n, side in zip(truth.shape, sides)) != cells:
-        raise NotApplicable(
-            f"the map of {key} has {' x '.join(map(str, truth.shape))} entries, which are not on "
-            f"the grid of its value ({' x '.join(map(str, cells))} tokens of "
-            f"{' x '.join(map(str, sides))}): bring it to that grid"
-        )
-    return sides
 
 
 PROTOCOL = Dense()

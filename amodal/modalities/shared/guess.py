@@ -84,7 +84,9 @@ def file_kind(path: object) -> str | None:
     Args:
         path: of this machine; or of a store, whose ending alone counts.
     """
-    ending = ending_of(str(getattr(path, "name", "")))
+    # the dots of a folder's name are no ending
+    folder = isinstance(path, Path) and path.is_dir()
+    ending = "" if folder else ending_of(str(getattr(path, "name", "")))
     return _recognised(path, ending) or suffixes().get(ending)
 
 

@@ -363,3 +363,25 @@ def _allow(picture: Pillow.Image, limits: Limits) -> None:
     check_sides(width, height)
     if width * height > limits.pixels:
         raise TooLarge(f"{width} x {height} pixels; at most {limits.pixels:,} are read")
+
+
+def doubt(raws: Sequence[Raw]) -> str:
+    """What arrays of three long axes may also be, by the header of the first file; "" for others.
+
+    Args:
+        raws: some raw values.
+    """
+    first = unwrap(raws[0]) if len(raws) else None
+    if not isinstance(first, Path) or first.suffix.lower() != ".npy":
+        return ""
+    try:
+        shape = np.load(regular(first), mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, BadValue):
+        return ""
+    if len(shape) != 3 or min(shape) <= max(MODES):
+        return ""
+    return (
+        f"arrays of {' x '.join(map(str, shape))} are read as pictures of {min(shape)} channels, "
+        'and resized; if they are scans, write modality = "volume" and suffix = [".npy"], and '
+        "nothing else of this field,"
+    )

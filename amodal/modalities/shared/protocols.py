@@ -103,6 +103,15 @@ class Tiled(Protocol):
         """
         ...
 
+    def other_grid(self, raw: Raw, truth: Raw) -> str:
+        """How the grid of a map differs from that of its value, both as files have them: a sentence
+        with a cure; "" where it does not, or where files do not say.
+
+        Raises:
+            BadValue: one of them cannot be read.
+        """
+        ...
+
 
 @runtime_checkable
 class HasPoints(Protocol):

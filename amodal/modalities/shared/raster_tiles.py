@@ -6,8 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from amodal.modalities.shared.base import Raw
+from amodal.modalities.shared.base import BadValue, Raw
+from amodal.modalities.shared.raster_values import footprint
 from amodal.modalities.shared.rasters import amount_raster, class_raster
+
+Footprint = tuple[str, tuple[float, ...], int, int]
+"""Coordinate reference system, transform, height and width."""
+NEAR = 0.5
+"""Sides of a pixel that corners of one ground may lie apart."""
 
 
 class RasterTiles:
@@ -50,3 +56,39 @@ class RasterTiles:
     def truth(self, raw: Raw, amounts: bool) -> np.ndarray:
         """See `Tiled`."""
         return amount_raster(raw) if amounts else class_raster(raw)
+
+    def other_grid(self, raw: Raw, truth: Raw) -> str:
+        """See `Tiled`: by the corners on the ground, since a map may have larger pixels."""
+        value, other = (_footprint(one) for one in (raw, truth))
+        if value is None or other is None:
+            return ""
+        pixel = np.hypot(value[1][0], value[1][3])
+        if value[0] == other[0]:
+            apart = np.abs(_corners(value) - _corners(other)).max()
+            if apart <= NEAR * pixel:
+                return ""
+        return (
+            f"the map covers {_named(other)}, and its raster {_named(value)}: bring the map to "
+            "the ground of the raster, such as with gdalwarp"
+        )
+
+
+def _footprint(raw: Raw) -> Footprint | None:
+    try:
+        return footprint(raw)
+    except BadValue:  # a picture, which lies nowhere
+        return None
+
+
+def _corners(place: Footprint) -> np.ndarray:
+    """(3, 2) coordinates of three corners: the upper left one, and its neighbours."""
+    _, (a, b, c, d, e, f), height, width = place
+    ends = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1)], dtype=np.float64)
+    corners: np.ndarray = ends @ np.array([(a, d), (b, e), (c, f)])
+    return corners
+
+
+def _named(place: Footprint) -> str:
+    crs, _, height, width = place
+    left, top = _corners(place)[0]
+    return f"{height} x {width} pixels from ({left:.10g}, {top:.10g}) in {crs}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.base import Modality, Raw
@@ -27,6 +27,15 @@ class Remarks:
             raws: some raw values.
         """
         return ""
+
+    def as_in(self, here: Any) -> Self:
+        """This field of a run, with what that of the data says of its files, which is no matter of
+        the run: such as which of the scans of a file is read.
+
+        Args:
+            here: the field of the data, of the same kind.
+        """
+        return self
 
     def mismatch(self, trained: Modality) -> str:
         """How values of this field differ in scale or time from those of a run; "" where they do

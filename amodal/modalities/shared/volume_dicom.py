@@ -19,6 +19,12 @@ from amodal.modalities.shared.volume_nifti import check_affine, check_size
 MARK = b"DICM"
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax of files that are compressed as a whole."""
+DIRECTORY = b"1.2.840.10008.1.3.10"
+"""The kind of files that list others."""
+HEAD = 1024
+"""Bytes in which a file says its kind."""
+DOSE = "RTDOSE"
+"""What scales its numbers by a tag of its own, DoseGridScaling."""
 HOUNSFIELD = "HU"
 TOLERANCE = 0.02
 """Share of the distance between slices that one may lie off."""
@@ -65,6 +71,16 @@ class Slice:
 def is_dicom(data: bytes) -> bool:
     """Whether bytes begin like a DICOM file."""
     return data[128:132] == MARK
+
+
+def is_slice(data: bytes) -> bool:
+    """Whether bytes begin like a DICOM file that is no table of contents, such as DICOMDIR."""
+    return is_dicom(data) and not lists_files(data)
+
+
+def lists_files(data: bytes) -> bool:
+    """Whether bytes are those of a DICOMDIR, which lies beside slices."""
+    return is_dicom(data) and DIRECTORY in data[:HEAD]
 
 
 def read(files: Sequence[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray, str]:
@@ -224,10 +240,10 @@ def _pixels(one: Slice) -> np.ndarray:
             whole = _library().dcmread(io.BytesIO(one.content))
             syntax = str(getattr(whole.file_meta.get("TransferSyntaxUID", ""), "name", ""))
             stored = np.asarray(whole.pixel_array)
-            slope = float(whole.get("RescaleSlope", 1) or 1)
+            scale = "DoseGridScaling" if whole.get("Modality") == DOSE else "RescaleSlope"
+            slope = float(whole.get(scale, 1) or 1)
             intercept = float(whole.get("RescaleIntercept", 0) or 0)
-            padding = whole.get("PixelPaddingValue")
-            missing = stored == int(padding) if padding is not None else None
+            missing = _filled_up(whole, stored)
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
         packed = "JPEG" in syntax
         cure = ": pip install pylibjpeg[all], or save it uncompressed" if packed else ""
@@ -244,6 +260,17 @@ def _pixels(one: Slice) -> np.ndarray:
         pixels[missing] = np.nan
     pixels[~np.isfinite(pixels)] = np.nan
     return pixels
+
+
+def _filled_up(header: Any, stored: np.ndarray) -> np.ndarray | None:
+    """Which stored numbers are padding: one number, or all up to the limit of a range."""
+    padding = header.get("PixelPaddingValue")
+    if padding is None:
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(padding), int(padding if limit is None else limit)))
+    found: np.ndarray = (stored >= low) & (stored <= high)
+    return found
 
 
 def _unit(header: Any) -> str:

@@ -13,6 +13,7 @@ from amodal.modalities.shared import volume_frame as frame
 from amodal.modalities.shared import volume_patches as patches
 from amodal.modalities.shared import volume_values as values
 from amodal.modalities.shared.base import BadValue, Raw, read_each
+from amodal.modalities.shared.volume_axes import Scan
 from amodal.modalities.shared.volume_dicom import HOUNSFIELD
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ HOUNSFIELD_RANGE = (-1024.0, 3071.0)
 """Of 12 bits, as most CT scanners have: what is beyond is metal."""
 LABELS = 0.6
 """Share of neighbours that are of one class in a map of labels; of a scan few are the same."""
+BELOW = -200.0
+"""Numbers of a CT reach below it: air and fat."""
 MAX_MEASURED = 32
 """Scans of which voxels are looked at."""
 
@@ -67,14 +70,18 @@ def measured(samples: Sequence[Raw], number: int) -> list[Found]:
 
     def one(raw: Raw) -> Found:
         scan = values.read(raw, number)
-        some = values.sampled(scan.voxels)
+        unit, voxels = _unit_of(scan), scan.voxels
+        voxels = values.without_padding(voxels) if unit else voxels
+        some = values.sampled(voxels)
         if not len(some):
             raise BadValue("every voxel is missing")
-        unit = scan.unit or (HOUNSFIELD if values.is_hounsfield(scan.voxels) else "")
-        limits = values.robust_range(scan.voxels)
-        return Found(scan.voxels.shape, scan.spacing, unit, limits, some)
+        return Found(voxels.shape, scan.spacing, unit, values.robust_range(voxels), some)
 
     return read_each(list(samples)[::step] if len(samples) > MAX_MEASURED else samples, one)
+
+
+def _unit_of(scan: Scan) -> str:
+    return scan.unit or (HOUNSFIELD if values.is_hounsfield(scan.voxels) else "")
 
 
 def chosen(scans: Sequence[Found], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,8 +96,8 @@ def chosen(scans: Sequence[Found], overrides: Mapping[str, Any]) -> dict[str, An
     largest = np.array([one.shape for one in scans]).max(0)
     patch = tuple(overrides.get("patch", patch_of(largest, spacing)))
     cells = [min(WINDOW, n) for n in patches.cells_of(largest.tolist(), patch)]
-    all_units = all(one.unit for one in scans)
-    unit = str(overrides.get("unit", HOUNSFIELD if all_units else ""))
+    most = sum(bool(one.unit) for one in scans) * 2 > len(scans)
+    unit = str(overrides.get("unit", HOUNSFIELD if most else ""))
     by_scan = bool(overrides.get("by_scan", not unit and not _alike(scans)))
     if unit:
         low, high = HOUNSFIELD_RANGE
@@ -152,8 +159,8 @@ def summary(volume: Volume, raws: Sequence[Raw], decoded: Sequence[np.ndarray]) 
     axes = Counter(_axes_of(raw, volume.frame) for raw in raws)
     if axes:
         parts.append("axes " + ", ".join(name or "not known" for name, _ in axes.most_common(3)))
-    parts.append("Hounsfield units" if volume.unit else "")
-    parts.append("perhaps a map of labels" if _first_is_labels(volume, raws) else "")
+    seen = _seen(volume, raws)
+    parts += [_units_said(volume, seen), _labels_said(seen)]
     missing = float(np.mean([np.isnan(frame.voxels_of(v)).mean() for v in decoded] or [0]))
     parts.append(f"{missing:.1%} of the voxels missing" if missing else "")
     return ", ".join(part for part in parts if part)
@@ -176,31 +183,88 @@ def is_labels(voxels: np.ndarray) -> bool:
     return bool((inside == beside).mean() > LABELS)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How many scans there are, and how many of them are what.
+
+    Attributes:
+        scans: that can be read.
+        units: in Hounsfield units, by their file or by the darkest and brightest voxels.
+        below: with whole numbers well below 0, as CT has and MR has not.
+        labels: maps of labels.
+    """
+
+    scans: int
+    units: int
+    below: int
+    labels: int
+
+
+def _seen(volume: Volume, raws: Sequence[Raw]) -> Seen:
+    found = []
+    for raw in raws:
+        try:
+            scan = values.read(raw, volume.frame)
+        except BadValue:
+            continue
+        some = values.sampled(scan.voxels)
+        whole = bool(len(some)) and some.min() < BELOW and bool((some == np.rint(some)).all())
+        found.append((bool(_unit_of(scan)) if len(some) else False, whole, is_labels(scan.voxels)))
+    units, below, labels = (sum(column) for column in zip(*found)) if found else (0, 0, 0)
+    return Seen(len(found), units, below, labels)
+
+
+def _units_said(volume: Volume, seen: Seen) -> str:
+    share = f"{seen.units} of {seen.scans}"
+    if volume.unit:
+        differ = f" ({share} scans have them by their numbers)" if seen.units < seen.scans else ""
+        return f"Hounsfield units{differ if seen.scans else ''}"
+    return f"perhaps Hounsfield units in {share} scans" if seen.units else ""
+
+
+def _labels_said(seen: Seen) -> str:
+    if not seen.labels:
+        return ""
+    if seen.labels == seen.scans:
+        return "perhaps a map of labels"
+    return f"{seen.labels} of {seen.scans} scans are perhaps maps of labels, and others not"
+
+
 def comment(volume: Volume, raws: Sequence[Raw]) -> str:
     """What to know about the parameters of a field."""
     side = " x ".join(f"{p * s:.3g}" for p, s in zip(volume.patch, volume.spacing))
     lines = [f"patch: {side} mm; a window of size has {_tokens(volume)} tokens"]
+    seen = _seen(volume, raws)
     if volume.unit:
         lines.append('unit: Hounsfield, as they are; unit = "" if these are other numbers')
+        if seen.units < seen.scans:
+            lines.append(
+                f"unit: {seen.scans - seen.units} of {seen.scans} scans have not the darkest and "
+                "brightest voxels of a CT, such as one that was cut; look whether they are CTs"
+            )
     elif volume.by_scan:
         lines.append(
             "by_scan: ranges of the scans differ, so each is brought to its own percentiles; "
             "false if intensities have one unit, or values are blocks of one scan"
         )
-    if _first_is_labels(volume, raws):
+    if not volume.unit and (seen.units or seen.below):
+        lines.append(
+            f"unit: {max(seen.units, seen.below)} of {seen.scans} scans have numbers below 0, as "
+            'CTs have: if they are, unit = "HU" and by_scan = false, without low, high, mean and '
+            "std"
+        )
+    if seen.labels == seen.scans and seen.labels:
         lines.append(
             "perhaps a map of labels: train on the other fields (--fields), and probe it by "
             "--protocols dense --protocol.truth"
         )
+    elif seen.labels:
+        lines.append(
+            f"{_labels_said(seen)}: give maps an ending of their own, such as a.seg.nii.gz beside "
+            "a.nii.gz, and make dataset.toml anew (amodal init --force), for a field of their own"
+        )
     lines.append("flip = true where left and right mean the same")
     return "\n".join(lines)
-
-
-def _first_is_labels(volume: Volume, raws: Sequence[Raw]) -> bool:
-    try:
-        return bool(len(raws)) and is_labels(values.read(raws[0], volume.frame).voxels)
-    except BadValue:
-        return False
 
 
 def _tokens(volume: Volume) -> int:

@@ -146,9 +146,20 @@ def _affine(header: Any) -> np.ndarray:
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except Exception as error:  # quaternions that turn nothing
         raise BadValue(f"damaged header: no affine: {str(error)[:80]}") from None
-    affine = affine.copy()
-    affine[:3] *= METRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine = _in_millimetres(affine, header)
     check_affine(affine)
+    return affine
+
+
+def affine_of(image: Any) -> np.ndarray:
+    """The affine of an image of nibabel in millimetres, as that of a file."""
+    return _in_millimetres(np.asarray(image.affine, dtype=np.float64), image.header)
+
+
+def _in_millimetres(affine: np.ndarray, header: Any) -> np.ndarray:
+    affine = affine.copy()
+    if hasattr(header, "get_xyzt_units"):  # other kinds of images are in millimetres
+        affine[:3] *= METRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine
 
 
@@ -237,7 +248,11 @@ def _unpacked(data: bytes, most: int, whole: bool = False) -> bytes:
             unpacker = zlib.decompressobj(wbits=31)
             content += unpacker.decompress(rest, most - len(content))
             if whole and not unpacker.eof:
-                unpacker.decompress(unpacker.unconsumed_tail, AFTER)
+                after = unpacker.decompress(unpacker.unconsumed_tail, AFTER)
+                if not unpacker.eof and len(after) < AFTER:
+                    raise BadValue(
+                        "truncated gzip file: its end with the checksum is missing; copy it anew"
+                    )
             rest = unpacker.unused_data
     except zlib.error as error:
         raise BadValue(f"damaged gzip file: {error}; copy it anew") from None

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from amodal.modalities.shared import volume_frame as frame
+from amodal.modalities.shared import volume_grid
 from amodal.modalities.shared import volume_nifti as nifti
 from amodal.modalities.shared import volume_patches as patches
 from amodal.modalities.shared import volume_values as values
@@ -66,13 +67,17 @@ class VolumeTiles:
         known = np.isfinite(voxels)
         numbers = np.where(known, voxels, UNKNOWN)
         whole = np.rint(numbers)
-        if np.abs(numbers - whole).max() > 1e-3 or whole.min() < 0 or whole.max() > MAX_CLASS:
+        wrong = (np.abs(numbers - whole) > 1e-3) | (whole < 0) | (whole > MAX_CLASS)
+        if wrong.any():
             raise BadValue(
-                "a scan of labels is whole numbers from 0 on, and this one has "
-                f"{float(numbers.flat[np.abs(numbers - whole).argmax()]):.4g} … "
-                f"{float(whole.max()):.4g}"
+                f"a scan of labels is whole numbers from 0 on, and {UNKNOWN} where unknown; this "
+                f"one has {float(numbers[wrong].min()):.9g} in {int(wrong.sum()):,} voxels"
             )
         return whole.astype(np.int64)
+
+    def other_grid(self, raw: Raw, truth: Raw) -> str:
+        """See `Tiled`."""
+        return volume_grid.other_grid(raw, truth, self.frame)
 
     def features_file(self, grid: np.ndarray, place: Any, made_by: str, suffix: str) -> bytes:
         """See `WritesFeatures`: four-dimensional NIfTI, a volume for each dimension, whose voxels

@@ -6,7 +6,6 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from amodal.modalities.shared import volume_nifti as nifti
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import MAX_UNPACKED, is_numpy, load_numpy, read_bytes, unwrap
 from amodal.modalities.shared.requests import Limits, TooLarge, array_of
+from amodal.modalities.shared.volume_axes import Scan, closest, names_of
 
 VALUES, AFFINE, SPACING, UNIT = "values", "affine", "spacing", "unit"
 """Names within a .npz file and a dict."""
@@ -32,33 +32,12 @@ ROBUST = (0.5, 99.5)
 """Percentiles of a scan, as nnU-Net clips at (Isensee et al. 2021, Nature Methods 18)."""
 BINS, BLOCKS = 16, 4
 """Of the histogram, and blocks of a side whose means are features."""
+DARKEST = -1100.0
+"""Hounsfield units of air, -1000, with its noise; scanners fill up with -2000 or -3024."""
 GREY = 128
 MIN_SIDE, MAX_SIDE = 64, 320
 """Of the picture of a slice, in pixels: smaller ones are enlarged, larger ones thinned out."""
 GAP = 2
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The voxels of a raw value.
-
-    Attributes:
-        voxels: (X, Y, Z) float32 with axes to the right, front and top, NaN where missing.
-        affine: (4, 4), indices -> millimetres to the right, front and top.
-        unit: "HU", or "" for none.
-        axes: where the axes of the file lead: "LPS"; "" where it does not say.
-    """
-
-    voxels: np.ndarray
-    affine: np.ndarray
-    unit: str = ""
-    axes: str = ""
-
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Millimetres between voxels along each axis."""
-        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return tuple(float(length) for length in lengths)
 
 
 def read(raw: Raw, number: int = -1) -> Scan:
@@ -77,7 +56,7 @@ def read(raw: Raw, number: int = -1) -> Scan:
     """
     raw = unwrap(raw)
     if hasattr(raw, "dataobj") and hasattr(raw, "affine"):  # an image of nibabel
-        raw = {VALUES: raw.dataobj, AFFINE: raw.affine}
+        raw = {VALUES: raw.dataobj, AFFINE: nifti.affine_of(raw)}
     if isinstance(raw, str):
         raw = Path(raw)
     if isinstance(raw, Path) and raw.is_dir():
@@ -92,7 +71,7 @@ def read(raw: Raw, number: int = -1) -> Scan:
             return _of_slices(members)
         if not is_numpy(data):
             voxels, header = nifti.read(data, number)
-            return _closest(voxels, header.affine, "", known=header.oriented)
+            return closest(voxels, header.affine, "", known=header.oriented)
         raw = load_numpy(data)
     if isinstance(raw, dict):
         return _of_dict(raw, number)
@@ -109,7 +88,7 @@ def axes_in(raw: Raw, number: int = -1) -> str:
     file = isinstance(raw, (Path, bytes)) and not (isinstance(raw, Path) and raw.is_dir())
     if file and nifti.is_nifti(data := read_bytes(cast(Any, raw))):
         header = nifti.header_of(data)
-        return _names(*_axes(header.affine[:3, :3])) if header.oriented else ""
+        return names_of(header.affine) if header.oriented else ""
     return read(raw, number).axes
 
 
@@ -132,7 +111,7 @@ def slices_in(folder: Path) -> list[Path]:
 
 def _begins_as_slice(file: Path) -> bool:
     with open(regular(file), "rb") as stream:
-        return dicom.is_dicom(stream.read(132))
+        return dicom.is_slice(stream.read(dicom.HEAD))
 
 
 def _of_slices(files: Sequence[Any]) -> Scan:
@@ -145,8 +124,9 @@ def _of_slices(files: Sequence[Any]) -> Scan:
         (file.name if isinstance(file, Path) else f"slice {i + 1}", read_bytes(file))
         for i, file in enumerate(files)
     ]
-    voxels, affine, unit = dicom.read(named)
-    return _closest(voxels, affine, unit)
+    slices = [(name, content) for name, content in named if not dicom.lists_files(content)]
+    voxels, affine, unit = dicom.read(slices or named)
+    return closest(voxels, affine, unit)
 
 
 def _bytes_of(file: Path) -> int:
@@ -170,7 +150,7 @@ def _zipped_slices(data: bytes) -> list[bytes]:
         raise
     except Exception as error:  # zipfile and zlib raise whatever they stumble over first
         raise BadValue(f"damaged zip file: {error}") from None
-    return [one for one in content if dicom.is_dicom(one)]
+    return [one for one in content if dicom.is_slice(one)]
 
 
 def _of_dict(raw: dict[str, Any], number: int = -1) -> Scan:
@@ -204,7 +184,7 @@ def _of_dict(raw: dict[str, Any], number: int = -1) -> Scan:
             raise BadValue(f'"{SPACING}" is three lengths in mm above 0, not {steps.tolist()}')
         affine[:3, :3] = np.diag(steps)
     unit = str(raw.get(UNIT, ""))
-    return _closest(voxels, affine, unit if unit == dicom.HOUNSFIELD else "", known=AFFINE in raw)
+    return closest(voxels, affine, unit if unit == dicom.HOUNSFIELD else "", known=AFFINE in raw)
 
 
 def _numbers(raw: object, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -216,38 +196,6 @@ def _numbers(raw: object, shape: tuple[int, ...], name: str) -> np.ndarray:
         raise BadValue(f'"{name}" is {" x ".join(map(str, shape))} finite numbers')
     numbers: np.ndarray = array
     return numbers
-
-
-def _closest(voxels: np.ndarray, affine: np.ndarray, unit: str, *, known: bool = True) -> Scan:
-    """The scan with axes flipped and exchanged to lead to the right, front and top."""
-    order, signs = _axes(affine[:3, :3])
-    where = [order.index(axis) for axis in range(3)]
-    turned = affine[:, [*where, 3]].copy()
-    out = voxels.transpose(where)
-    for axis, i in enumerate(where):
-        if signs[i] < 0:
-            turned[:3, 3] += turned[:3, axis] * (out.shape[axis] - 1)
-            turned[:3, axis] *= -1
-            out = np.flip(out, axis)
-    names = _names(order, signs) if known else ""
-    return Scan(np.ascontiguousarray(out), turned, unit, names)
-
-
-def _names(order: Sequence[int], signs: Sequence[float]) -> str:
-    return "".join(("RAS" if sign > 0 else "LPI")[axis] for axis, sign in zip(order, signs))
-
-
-def _axes(columns: np.ndarray) -> tuple[list[int], list[float]]:
-    """Which direction each axis of the array is closest to, and whether it leads there (1) or away
-    (-1). Each direction is of one axis; the clearest are chosen first."""
-    columns = columns / np.linalg.norm(columns, axis=0)
-    left = np.abs(columns)
-    order, signs = [0, 0, 0], [1.0, 1.0, 1.0]
-    for _ in range(3):
-        direction, axis = (int(n) for n in np.unravel_index(left.argmax(), left.shape))
-        order[axis], signs[axis] = direction, float(np.sign(columns[direction, axis]) or 1)
-        left[direction], left[:, axis] = -1, -1
-    return order, signs
 
 
 def sampled(voxels: np.ndarray) -> np.ndarray:
@@ -267,9 +215,20 @@ def robust_range(voxels: np.ndarray) -> tuple[float, float]:
 
 
 def is_hounsfield(voxels: np.ndarray) -> bool:
-    """Whether the darkest and the brightest voxels are those of air and bone in a CT scan."""
+    """Whether the darkest and the brightest voxels are those of air and bone in a CT scan, where
+    one number alone, with its mixtures, may be darker: what the scanner filled up."""
     some = sampled(voxels)
-    return bool(-1100 <= some.min() <= -900 and 200 <= some.max() <= 32767)
+    padding, some = some[some < DARKEST], some[some >= DARKEST]
+    if not len(some) or not (some.min() <= -900 and 200 <= some.max() <= 32767):
+        return False
+    return not len(padding) or bool(
+        np.unique(padding, return_counts=True)[1].max() * 2 >= len(padding)
+    )
+
+
+def without_padding(voxels: np.ndarray) -> np.ndarray:
+    """Hounsfield units, NaN where they are darker than air."""
+    return np.where(voxels < DARKEST, np.float32(np.nan), voxels)
 
 
 def picture(value: np.ndarray, low: float, high: float) -> np.ndarray:
