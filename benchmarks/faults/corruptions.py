@@ -113,11 +113,10 @@ def raster(rng: np.random.Generator) -> bytes:
 
 
 def stack(rng: np.random.Generator) -> bytes:
-    """Three bands at two dates, in an .npz."""
+    """Three bands without names at two dates, in an .npz."""
     out = io.BytesIO()
     pixels = rng.normal(size=(2, 3, 8, 8)).astype(np.float32)
-    days, bands = np.array(["2024-03-31", "2024-06-30"]), np.array(["red", "nir", "swir"])
-    np.savez(out, values=pixels, dates=days, bands=bands)
+    np.savez(out, values=pixels, dates=np.array(["2024-03-31", "2024-06-30"]))
     return out.getvalue()
 
 
