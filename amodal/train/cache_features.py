@@ -41,6 +41,7 @@ class CachedModality:
     """The modality of a cached field. Values are (tokens, width + 3), and are not augmented."""
 
     views = VIEWS
+    at_once = 0
 
     def __init__(self, width: int):
         self.width = width
