@@ -20,6 +20,7 @@ from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
 from amodal.inference.dense_points import point_features
+from amodal.maps.files import Unreadable, check_made_by
 from amodal.maps.items import file_name
 from amodal.modalities import BadValue
 from amodal.modalities.shared.points_values import Placed
@@ -112,16 +113,7 @@ def _check_ours(file: Path, made_by: str | None) -> str:
     except (OSError, pa.ArrowInvalid):
         tags = {}
     before = tags.get(TAG, b"").decode()
-    if not before:
-        raise AmodalError(
-            f"{file} is there already and holds no features of amodal; choose another name, or "
-            "remove it first"
-        )
-    if made_by is not None and before != made_by:
-        raise AmodalError(
-            f"{file} holds features of another encoder or field; choose another folder, or remove "
-            "that one"
-        )
+    check_made_by(file, before, made_by)
     return str(tags.get(CONTENT, b"").decode())
 
 
@@ -130,20 +122,16 @@ def _clouds(
 ) -> Iterator[tuple[str, Placed]]:
     """Key and points of records, without those that cannot be read."""
     modality = cast(HasPoints, model.encoder.fields[name])
-    bad, first = 0, ""
+    bad = Unreadable(name)
     with Bar("embed", len(rows), shown=progress) as bar:
         for row in rows.tolist():
             key = dataset.keys[row]
             try:
                 yield key, modality.place_points(dataset.raw(row, name))
             except BadValue as error:
-                bad, first = bad + 1, first or f"{key}: {error}"
-            bar.step(f"records, {bad} unreadable" if bad else "records", by=1)
-    if bad:
-        from amodal.console import stderr
-
-        line = f"{bad} values of {name} could not be read, such as {first}"
-        stderr().print(line, highlight=False, markup=False, soft_wrap=True)
+                bad.add(key, error)
+            bar.step(bad.note, by=1)
+    bad.say()
 
 
 def _schema(width: int, made_by: str, keyed: bool, content: str) -> pa.Schema:

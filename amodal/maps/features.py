@@ -14,6 +14,7 @@ from amodal.core import AmodalError
 from amodal.core.whole_file import whole_file
 from amodal.data import Dataset
 from amodal.inference.dense import dense_features
+from amodal.maps.files import Unreadable, check_made_by
 from amodal.maps.items import file_name
 from amodal.modalities import BadValue
 from amodal.modalities.shared.protocols import WritesFeatures
@@ -52,26 +53,22 @@ def write_features(
     modality = cast(WritesFeatures, model.encoder.fields[name].as_in(dataset.fields[name]))
     files = _files(modality, dataset, rows, out)
     done = [_is_done(modality, file, made_by, anew=file == out) for file in files]
-    bad, first = 0, ""
+    bad = Unreadable(name)
     with Bar("embed", len(rows), start=sum(done), shown=progress) as bar:
         for row, file in ((r, f) for r, f, there in zip(rows.tolist(), files, done) if not there):
             try:
                 value, place = modality.placed(dataset.raw(row, name))
             except BadValue as error:
-                bad, first = bad + 1, first or f"{dataset.keys[row]}: {error}"
+                bad.add(dataset.keys[row], error)
             else:
                 grid = dense_features(model.encoder, name, value, model.device)
                 suffix = _suffix(modality, file)
                 _write(file, modality.features_file(grid, place, made_by, suffix))
-            bar.step(f"records, {bad} unreadable" if bad else "records", by=1)
+            bar.step(bad.note, by=1)
     written = [file for file in files if file.exists()]
     if not written:
-        raise AmodalError(f"no value of {name!r} in {dataset.name!r} could be read: {first}")
-    if bad:
-        from amodal.console import stderr
-
-        line = f"{bad} values of {name} could not be read, such as {first}"
-        stderr().print(line, highlight=False, markup=False, soft_wrap=True)
+        raise AmodalError(f"no value of {name!r} in {dataset.name!r} could be read: {bad.first}")
+    bad.say()
     return written
 
 
@@ -115,16 +112,7 @@ def _is_done(modality: WritesFeatures, file: Path, made_by: str, anew: bool) -> 
     if not file.exists():
         return False
     before = modality.features_made_by(file.read_bytes()) if file.is_file() else ""
-    if not before:
-        raise AmodalError(
-            f"{file} is there already and holds no features of amodal; choose another name, or "
-            "remove it first"
-        )
-    if not anew and before != made_by:
-        raise AmodalError(
-            f"{file} holds features of another encoder or field; choose another folder, or remove "
-            "that one"
-        )
+    check_made_by(file, before, None if anew else made_by)
     return not anew
 
 

@@ -23,6 +23,7 @@ from amodal.inference.choose_field import choose_field
 from amodal.inference.dense import dense_features, patch_side, window_corners
 from amodal.maps.clouds import write_points
 from amodal.maps.features import write_features
+from amodal.maps.files import Unreadable, check_made_by
 from amodal.maps.items import file_name
 from amodal.modalities import BadValue, Modality, ending_of
 from amodal.modalities.shared.protocols import HasPoints, OnGround, WritesFeatures
@@ -211,16 +212,7 @@ def _check_ours(file: Path, made_by: str | None) -> bool:
                 before = opened.tags().get(TAG, "")
         except RasterioError:
             pass
-    if not before:
-        raise AmodalError(
-            f"{file} is there already and holds no features of amodal; choose another name, or "
-            "remove it first"
-        )
-    if made_by is not None and before != made_by:
-        raise AmodalError(
-            f"{file} holds features of another encoder or field; choose another folder, or remove "
-            "that one"
-        )
+    check_made_by(file, before, made_by)
     return True
 
 
@@ -253,7 +245,7 @@ def _values(
 ) -> Iterator[Located]:
     """Values of records, one after another, without those that cannot be read."""
     modality = cast(OnGround, model.encoder.fields[name])
-    bad, first = 0, ""
+    bad = Unreadable(name)
     with Bar("embed", len(rows) + done, start=done, shown=progress) as bar:
         for row in rows.tolist():
             key, raw = dataset.keys[row], dataset.raw(row, name)
@@ -261,13 +253,9 @@ def _values(
                 value, place = modality.on_ground(raw)
                 yield Located(key, value, Place(*place))
             except BadValue as error:
-                bad, first = bad + 1, first or f"{key}: {error}"
-            bar.step(f"records, {bad} unreadable" if bad else "records", by=1)
-    if bad:
-        from amodal.console import stderr
-
-        line = f"{bad} values of {name} could not be read, such as {first}"
-        stderr().print(line, highlight=False, markup=False, soft_wrap=True)
+                bad.add(key, error)
+            bar.step(bad.note, by=1)
+    bad.say()
 
 
 def _mosaic_features(
