@@ -65,7 +65,7 @@ from amodal.core.tokens import GROUP
 from amodal.masking.hashing import hash_bits
 from amodal.masking.three_state import DECODE, ENCODE, ThreeState
 from amodal.methods.contract import Columns, FeatureRecord
-from amodal.methods.shared.grids import views_together
+from amodal.methods.shared.grids import group_codes, views_together
 from amodal.methods.shared.shapes import (
     LinearStudentTeacher,
     refuse_backbones,
@@ -355,7 +355,7 @@ class Galileo(LinearStudentTeacher):
             hash_bits(seeds_B, name_code(GLOBAL))[row_T],
             order_T,
             field_T=torch.cat(fields),
-            group_T=torch.cat([self.groups(b) for b in bags]),
+            group_T=torch.cat([group_codes(self.encoder, b) for b in bags]),
             position_TP=torch.cat([self.places(b) for b in bags]),
         )
         random_T = self.masks.random(row_T, hash_bits(seeds_B, name_code(LOCAL))[row_T], order_T)
@@ -364,15 +364,6 @@ class Galileo(LinearStudentTeacher):
             task: dict(zip(tokens, state_T.split(sizes)))
             for task, state_T in ((GLOBAL, structured_T), (LOCAL, random_T))
         }
-
-    def groups(self, tokens: Tokens) -> Tensor:
-        """(T,) int64 on the CPU, a number for the group of each token of a source, by its name."""
-        field = field_of(tokens.names[0])
-        names = self.encoder.fields[field].token_groups
-        if not names:
-            return torch.full_like(tokens.row, name_code(field))
-        codes = torch.tensor([name_code(f"{field}.{name}") for name in names])
-        return codes[host_copy(tokens.attributes[GROUP])]
 
     def places(self, tokens: Tokens) -> Tensor:
         """(T, 3) on the CPU, date, y and x of the tokens of a source, as far as they have them:

@@ -66,12 +66,11 @@ from amodal.core import (
     unknown,
 )
 from amodal.core.host import constant, host_copy, take
-from amodal.core.tokens import GROUP
 from amodal.masking.hashing import hash_bits
 from amodal.masking.packed import number_segments, rank_in_segment
 from amodal.masking.structured import Units, structured_keep
 from amodal.methods.contract import Method
-from amodal.methods.shared.grids import views_together
+from amodal.methods.shared.grids import group_codes, views_together
 from amodal.methods.shared.shapes import refuse_backbones, refuse_pool
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.modalities import Modality
@@ -486,11 +485,7 @@ class Maestro(Method):
         bits = (position * placed).contiguous().view(torch.int32).long()
         code = torch.full_like(row, name_code(source))
         date, place = hash_bits(code, bits[:, 0]), hash_bits(code, bits[:, 1], bits[:, 2])
-        names = modality.token_groups
-        bands = code.clone()
-        if names:
-            codes = torch.tensor([name_code(f"{source}.{name}") for name in names])
-            bands = codes[host_copy(tokens.attributes[GROUP])]
+        bands = group_codes(self.encoder, tokens)
         together = self.fusion.together
         segment = torch.full_like(row, name_code(group)) if together else date
         fields = [f for f, of in self.fusion.groups.items() if of == group]
@@ -498,7 +493,7 @@ class Maestro(Method):
         dates = torch.bincount(row[rank_in_segment(number, torch.bincount(number)) == 0])
         may = {
             "field": torch.full_like(row, len(fields) > 1).float(),
-            "bands": torch.full_like(row, len(names) > 1).float(),
+            "bands": torch.full_like(row, len(modality.token_groups) > 1).float(),
             "date": (dates[row] > 1).float() * placed,
             "place": torch.full_like(row, placed).float(),
         }
