@@ -39,13 +39,8 @@ class RelativeBias(nn.Module):
 
     def forward(self, query_RQP: Tensor, key_RKP: Tensor) -> Tensor:
         """See `amodal.nn.attention.bias.Bias`."""
-        # by coordinates of their own, as rows and columns of a grid are few
-        far = [
-            q.unsqueeze(2) - k.unsqueeze(1) for q, k in zip(query_RQP.unbind(2), key_RKP.unbind(2))
-        ]
-        (time, *_), (y, x) = far, far[1:]
-        made = self._on_plane(y, x) + self._on_line(time)
-        return made.movedim(0, 1)
+        time, y, x = (query_RQP.unsqueeze(2) - key_RKP.unsqueeze(1)).unbind(-1)
+        return (self._on_plane(y, x) + self._on_line(time)).movedim(0, 1)
 
     def zero(self) -> Tensor:
         """A zero that is part of the graph, for batches without a token, which read no number."""
@@ -53,29 +48,25 @@ class RelativeBias(nn.Module):
 
     def _on_line(self, far_RQK: Tensor) -> Tensor:
         """(H, R, Q, K)."""
-        low, part = self._index(far_RQK)
-        return (
-            torch.lerp(self.line[:, low], self.line[:, low + 1], part)
-            if self.side > 1
-            else (self.line[:, low])
-        )
+        low, above, part = self._index(far_RQK)
+        return torch.lerp(self.line[:, low], self.line[:, above], part)
 
     def _on_plane(self, y_RQK: Tensor, x_RQK: Tensor) -> Tensor:
         """(H, R, Q, K)."""
-        (y, part_y), (x, part_x) = self._index(y_RQK), self._index(x_RQK)
-        if self.side == 1:
-            return self.plane[:, y, x]
+        (y, next_y, part_y), (x, next_x, part_x) = self._index(y_RQK), self._index(x_RQK)
         upper, lower = (
-            torch.lerp(self.plane[:, row, x], self.plane[:, row, x + 1], part_x)
-            for row in (y, y + 1)
+            torch.lerp(self.plane[:, row, x], self.plane[:, row, next_x], part_x)
+            for row in (y, next_y)
         )
         return torch.lerp(upper, lower, part_y)
 
-    def _index(self, far: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of the entry below a difference, and how far above that it is."""
-        place = (far + (self.side - 1)).clamp(0, 2 * self.side - 2)
-        low = place.floor().long().clamp(max=max(2 * self.side - 3, 0))
-        return low, (place - low).to(self.plane.dtype)
+    def _index(self, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The numbers of the entries below and above a difference, and how far between it is."""
+        last = 2 * self.side - 2
+        place = (far + (self.side - 1)).clamp(0, last)
+        # so that the next one exists at the end of the table, where the share is then 1
+        low = place.floor().long().clamp(max=max(last - 1, 0))
+        return low, (low + 1).clamp(max=last), (place - low).to(self.plane.dtype)
 
 
 def relative_bias(positions: str, heads: int) -> RelativeBias | None:
