@@ -39,7 +39,7 @@ from amodal.core import AmodalError, Batch, Column, Recipe, Tokens, field_of, un
 from amodal.core.host import constant
 from amodal.masking.by_layout import hider
 from amodal.methods.contract import Clock, Columns, FeatureRecord, StagedMethod
-from amodal.methods.shared.codes import code_width, image_codes
+from amodal.methods.shared.codes import code_width, codebook_options, fit_codebooks, image_codes
 from amodal.methods.shared.shapes import (
     refuse_backbones,
     refuse_pool,
@@ -50,7 +50,7 @@ from amodal.methods.shared.shapes import (
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.modalities import Modality
 from amodal.modalities.shared.protocols import Grid, is_pixel_map
-from amodal.nn.codebook import Codebook, TokenSample
+from amodal.nn.codebook import Codebook
 from amodal.nn.encoder import Encoder
 from amodal.nn.image_codes import ImageCodes
 from amodal.nn.masked_tokens import masked_tokens
@@ -128,8 +128,7 @@ def beit(
             "beit.tokenizer_share is above 0 and below 1, so that both learn, not "
             f"{tokenizer_share}"
         )
-    if layer_scale:
-        encoder.set_layer_scale(layer_scale)
+    encoder.set_layer_scale(layer_scale)
     books = tokenizers(encoder.fields, codes, tokenizer, code_width, hidden)
     if codebook:
         books |= image_codes(encoder.fields, codebook, "beit")
@@ -218,8 +217,7 @@ class Beit(StagedMethod):
     @property
     def spec_options(self) -> Mapping[str, object]:
         """The number of codes beside the folder, so that a run opens when the folder is gone."""
-        named = {b.named for b in self.books.values() if isinstance(b, ImageCodes)}
-        return {"codebook": named.pop()} if named else {}
+        return codebook_options(self.books)
 
     def on_stage_start(self, stage: int) -> None:
         self.tokenizing = len(self.stages) > 1 and stage == 0
@@ -229,12 +227,7 @@ class Beit(StagedMethod):
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
         """Fit the centres of each field to a sample of its tokens in all records."""
-        samples = {f: TokenSample() for f, b in self.books.items() if isinstance(b, Codebook)}
-        for batch in records:
-            for f in (f for f in samples if f in batch.columns):
-                samples[f].add(self.encoder.fields[f].targets(batch[f].values))
-        for f, drawn in samples.items():
-            cast(Codebook, self.books[f]).fit(drawn.tokens)
+        fit_codebooks(self.books, self.encoder.fields, records)
 
     def features(self, batch: Batch) -> BeitFeatures:
         if self.tokenizing:

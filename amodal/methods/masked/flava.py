@@ -68,7 +68,7 @@ from amodal.masking.by_layout import hider
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep_units
 from amodal.methods.contract import Columns, FeatureRecord, Method
-from amodal.methods.shared.codes import code_width, image_codes
+from amodal.methods.shared.codes import code_width, codebook_options, fit_codebooks, image_codes
 from amodal.methods.shared.matching import pick_text_field, seed_column
 from amodal.methods.shared.regions import vectors
 from amodal.methods.shared.shapes import (
@@ -84,7 +84,7 @@ from amodal.methods.shared.shapes import (
 from amodal.methods.shared.typed_parts import field_pool
 from amodal.methods.shared.whole_words import units
 from amodal.modalities import Modality
-from amodal.nn.codebook import Codebook, TokenSample
+from amodal.nn.codebook import Codebook
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.multimodal_encoder import MultimodalEncoder
 from amodal.nn.image_codes import ImageCodes
@@ -314,8 +314,7 @@ class Flava(Method):
     @property
     def spec_options(self) -> Mapping[str, object]:
         """The number of codes beside the folder, so that a run opens when the folder is gone."""
-        named = {b.named for b in self.codebooks.values() if isinstance(b, ImageCodes)}
-        return {"codebook": named.pop()} if named else {}
+        return codebook_options(self.codebooks)
 
     def logit_scale(self) -> Scale:
         """The learned scale of cosines."""
@@ -323,14 +322,7 @@ class Flava(Method):
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
         """Fit the codes of each field to a sample of its tokens in all records."""
-        samples = {
-            f: TokenSample() for f, book in self.codebooks.items() if isinstance(book, Codebook)
-        }
-        for batch in records:
-            for f in (f for f in samples if f in batch.columns):
-                samples[f].add(self.encoder.fields[f].targets(batch[f].values))
-        for f, drawn in samples.items():
-            cast(Codebook, self.codebooks[f]).fit(drawn.tokens)
+        fit_codebooks(self.codebooks, self.encoder.fields, records)
 
     def features(self, batch: Batch) -> FlavaFeatures:
         encoder, size = self.encoder, batch.size
