@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from amodal import methods, modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.nn.encoder import Encoder
+from tests.nn.alone import assert_alone, doubled
 
 FIELDS = {
     "scan": modalities.make("points", points=60, groups=7, neighbours=8, radius=2.0),
@@ -33,11 +34,6 @@ def raw(draw, field, seed):
     return {"points": xyz, **attributes}
 
 
-def doubled(field, values):
-    ragged = FIELDS[field].collate(values)
-    return type(ragged)(ragged.flat.double(), ragged.lengths)
-
-
 @st.composite
 def batches(draw):
     size = draw(st.integers(1, 4))
@@ -46,28 +42,14 @@ def batches(draw):
         rows = [r for r in range(size) if draw(st.booleans())]
         made = [modality.decode(raw(draw, field, 10 * r + len(field))) for r in rows]
         values |= {(field, r): v for r, v in zip(rows, made)}
-        columns[field] = Column(doubled(field, made), torch.tensor(rows, dtype=torch.int64))
+        columns[field] = Column(doubled(modality, made), torch.tensor(rows, dtype=torch.int64))
     return Batch.of(size, columns), values
 
 
 @settings(max_examples=40, deadline=None)
 @given(batches(), st.sampled_from(["sincos", "rotary", "ground"]))
 def test_a_batch_is_each_of_its_records_alone(drawn, positions):
-    (batch, values), model = drawn, encoder(positions=positions)
-    with torch.no_grad():
-        whole = model.features(batch).columns
-        for row in range(batch.size):
-            have = {f: values[f, row] for f in FIELDS if (f, row) in values}
-            alone = {
-                f: Column(
-                    doubled(f, [have[f]] if f in have else []), torch.zeros(int(f in have)).long()
-                )
-                for f in FIELDS
-            }
-            single = model.features(Batch.of(1, alone)).columns
-            for source, column in whole.items():
-                mine = column.values[column.rows == row]
-                torch.testing.assert_close(mine, single[source].values, atol=1e-5, rtol=1e-5)
+    assert_alone(drawn, encoder(positions=positions))
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,7 +60,7 @@ def test_no_order_of_the_points_moves_an_embedding(count, seed):
 
     def embedded(points):
         columns = {
-            f: Column(doubled(f, [m.decode({"points": points})]), torch.zeros(1).long())
+            f: Column(doubled(m, [m.decode({"points": points})]), torch.zeros(1).long())
             for f, m in FIELDS.items()
         }
         with torch.no_grad():
@@ -97,7 +79,9 @@ def test_groups_that_are_hidden_never_move_what_is_encoded(name, monkeypatch):
     method = methods.build(name, model).double().eval()
     contexts, real = [], model.encode
     monkeypatch.setattr(model, "encode", lambda *a: contexts.append(real(*a)) or contexts[-1])
-    values = doubled("scan", [FIELDS["scan"].decode(np.random.default_rng(0).normal(size=(60, 3)))])
+    values = doubled(
+        FIELDS["scan"], [FIELDS["scan"].decode(np.random.default_rng(0).normal(size=(60, 3)))]
+    )
 
     def encoded(flat):
         before = len(contexts)

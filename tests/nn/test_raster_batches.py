@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from amodal import methods, modalities
 from amodal.core import Batch, Column
 from amodal.nn.encoder import Encoder
+from tests.nn.alone import assert_alone, doubled
 
 FIELDS = {
     "fine": modalities.make("raster", bands=("a", "b", "c"), size=16, patch=4, dates=3),
@@ -49,44 +50,20 @@ def batches(draw, fields=FIELDS):
         rows = [r for r in range(size) if draw(st.booleans())]
         made = [value(draw, field, 10 * r + len(field)) for r in rows]
         values |= {(field, r): v for r, v in zip(rows, made)}
-        columns[field] = Column(doubled(field, made, fields), torch.tensor(rows, dtype=torch.int64))
+        columns[field] = Column(doubled(fields[field], made), torch.tensor(rows, dtype=torch.int64))
     return Batch.of(size, columns), values
-
-
-def doubled(field, values, fields=FIELDS):
-    ragged = fields[field].collate(values)
-    return type(ragged)(ragged.flat.double(), ragged.lengths)
 
 
 @settings(max_examples=40, deadline=None)
 @given(batches())
 def test_a_batch_is_each_of_its_records_alone(drawn):
-    assert_alone(drawn, encoder(), FIELDS)
+    assert_alone(drawn, encoder())
 
 
 @settings(max_examples=40, deadline=None)
 @given(batches(GROUPED))
 def test_so_it_is_with_groups_of_bands_and_positions_on_the_ground(drawn):
-    assert_alone(drawn, encoder(GROUPED, positions="ground"), GROUPED)
-
-
-def assert_alone(drawn, model, fields):
-    batch, values = drawn
-    with torch.no_grad():
-        whole = model.features(batch).columns
-        for row in range(batch.size):
-            have = {f: values[f, row] for f in FIELDS if (f, row) in values}
-            alone = {
-                f: Column(
-                    doubled(f, [have[f]] if f in have else [], fields),
-                    torch.zeros(int(f in have)).long(),
-                )
-                for f in FIELDS
-            }
-            single = model.features(Batch.of(1, alone)).columns
-            for source, column in whole.items():
-                mine = column.values[column.rows == row]
-                torch.testing.assert_close(mine, single[source].values, atol=1e-5, rtol=1e-5)
+    assert_alone(drawn, encoder(GROUPED, positions="ground"))
 
 
 def test_pixels_that_are_hidden_never_move_what_is_encoded(monkeypatch):
@@ -99,7 +76,7 @@ def test_pixels_that_are_hidden_never_move_what_is_encoded(monkeypatch):
     base = modality.decode(rng.standard_normal((2, 3, 16, 16)).astype(np.float32))
 
     def encoded(one):
-        column = Column(doubled("fine", [one]), torch.zeros(1, dtype=torch.int64))
+        column = Column(doubled(modality, [one]), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad():
             method.features(Batch.of(1, {"fine": column}))
         return contexts[-1]["fine"].x
@@ -127,7 +104,7 @@ def test_only_tokens_that_are_seen_move_what_galileo_encodes(monkeypatch, task):
     )
 
     def encoded(one):
-        column = Column(doubled("fine", [one], fields), torch.zeros(1, dtype=torch.int64))
+        column = Column(doubled(fields["fine"], [one]), torch.zeros(1, dtype=torch.int64))
         batch = Batch.of(1, {"fine": column})
         with torch.no_grad():
             method.features(batch)

@@ -11,6 +11,7 @@ from amodal.core import AmodalError, Batch, Column
 from amodal.modalities.shared import volume_frame as frame
 from amodal.nn.attention.bias import place_bias
 from amodal.nn.encoder import Encoder
+from tests.nn.alone import assert_alone, doubled
 
 FIELDS = {
     "fine": modalities.make("volume", size=(8, 8, 8), patch=(4, 2, 4), spacing=(1.0, 2.0, 1.0)),
@@ -46,13 +47,8 @@ def batches(draw):
         rows = [r for r in range(size) if draw(st.booleans())]
         made = [value(draw, field, 10 * r + len(field)) for r in rows]
         values |= {(field, r): v for r, v in zip(rows, made)}
-        columns[field] = Column(doubled(field, made), torch.tensor(rows, dtype=torch.int64))
+        columns[field] = Column(doubled(FIELDS[field], made), torch.tensor(rows, dtype=torch.int64))
     return Batch.of(size, columns), values
-
-
-def doubled(field, values):
-    ragged = FIELDS[field].collate(values)
-    return type(ragged)(ragged.flat.double(), ragged.lengths)
 
 
 @settings(max_examples=40, deadline=None)
@@ -88,24 +84,6 @@ def test_distances_of_attention_are_in_tokens():
         torch.testing.assert_close((place[1] - place[0]).norm(), torch.tensor(1.0))
 
 
-def assert_alone(drawn, model):
-    batch, values = drawn
-    with torch.no_grad():
-        whole = model.features(batch).columns
-        for row in range(batch.size):
-            have = {f: values[f, row] for f in FIELDS if (f, row) in values}
-            alone = {
-                f: Column(
-                    doubled(f, [have[f]] if f in have else []), torch.zeros(int(f in have)).long()
-                )
-                for f in FIELDS
-            }
-            single = model.features(Batch.of(1, alone)).columns
-            for source, column in whole.items():
-                mine = column.values[column.rows == row]
-                torch.testing.assert_close(mine, single[source].values, atol=1e-5, rtol=1e-5)
-
-
 def test_voxels_that_are_hidden_never_move_what_is_encoded(monkeypatch):
     """Two thirds of the patches are hidden: changing one of these changes no token."""
     model, modality = encoder(), FIELDS["fine"]
@@ -115,7 +93,7 @@ def test_voxels_that_are_hidden_never_move_what_is_encoded(monkeypatch):
     base = modality.decode(np.random.default_rng(0).standard_normal((8, 8, 8)))
 
     def encoded(one):
-        column = Column(doubled("fine", [one]), torch.zeros(1, dtype=torch.int64))
+        column = Column(doubled(modality, [one]), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad():
             method.features(Batch.of(1, {"fine": column}))
         return contexts[-1]["fine"].x
