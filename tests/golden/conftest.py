@@ -56,3 +56,34 @@ def other_fields(monkeypatch):
         monkeypatch.setattr(bench, "raw", drawn)
 
     return use
+
+
+@pytest.fixture
+def grouped_rasters(monkeypatch):
+    """Rasters of two groups of bands, at two dates, in place of pictures."""
+
+    def use(draw):
+        """draw: rng -> a raw value."""
+        small, other = bench.fields, bench.raw
+        raster = modalities.make(
+            "raster",
+            bands=("a", "b", "c"),
+            groups={"near": ["c", "a"]},
+            size=12,
+            patch=4,
+            dates=2,
+            resolution=10.0,
+            mean=(0.1, 0.2, 0.3),
+            std=(1.0, 2.0, 3.0),
+        )
+
+        def fields(names=bench.FIELDS):
+            return {n: raster if n == "picture" else m for n, m in small(tuple(names)).items()}
+
+        def raw(field, rng):
+            return draw(rng) if field == "picture" else other(field, rng)
+
+        monkeypatch.setattr(bench, "fields", fields)
+        monkeypatch.setattr(bench, "raw", raw)
+
+    return use

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from amodal import methods, modalities
+from amodal import methods
 from amodal.core import AmodalError, Recipe
 from amodal.nn.encoder import Encoder
 from tests.golden.harness import defaults, golden
@@ -16,36 +16,18 @@ TURNED, WEAK = ("turned",), ("weak",)
 
 
 @pytest.fixture
-def rasters(monkeypatch):
+def rasters(grouped_rasters):
     """Rasters of two groups of bands, at two dates, in place of pictures; some patches lack some
     bands, and some rasters a date."""
-    small, other = bench.fields, bench.raw
-    raster = modalities.make(
-        "raster",
-        bands=("a", "b", "c"),
-        groups={"near": ["c", "a"]},
-        size=12,
-        patch=4,
-        dates=2,
-        resolution=10.0,
-        mean=(0.1, 0.2, 0.3),
-        std=(1.0, 2.0, 3.0),
-    )
 
-    def raw(field, rng):
-        if field != "picture":
-            return other(field, rng)
+    def draw(rng):
         values = rng.normal(size=(2, 3, 12, 12)).astype(np.float32)
         values[rng.integers(2), rng.integers(3), : 4 * rng.integers(1, 3)] = np.nan
         values[rng.random(values.shape) < 0.1] = np.nan
         count = rng.integers(1, 3)
         return {"values": values[:count], "dates": ["2020-03-01", "2020-08-15"][:count]}
 
-    def fields(names=bench.FIELDS):
-        return {n: raster if n == "picture" else m for n, m in small(tuple(names)).items()}
-
-    monkeypatch.setattr(bench, "fields", fields)
-    monkeypatch.setattr(bench, "raw", raw)
+    grouped_rasters(draw)
 
 
 GROUPED = {"picture": ("near", "b")}
