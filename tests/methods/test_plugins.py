@@ -307,7 +307,7 @@ def test_names_that_may_be_of_plugins_say_so():
 
     for ask, name, kind in (
         (methods.function, "my_method", "methods"),
-        (modalities.kind, "points", "modalities"),
+        (modalities.kind, "my_modality", "modalities"),
         (protocol, "my_protocol", "protocols"),
     ):
         with pytest.raises(AmodalError, match=f"If '{name}' is of a plug-in.*amodal.{kind}"):
