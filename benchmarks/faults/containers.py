@@ -131,6 +131,20 @@ def shard(root: Path, rng: np.random.Generator) -> Path:
     return next(root.rglob("*.zarr.zip"))
 
 
+def slices(root: Path, rng: np.random.Generator) -> Path:
+    """A folder of DICOM slices for each of four people, one slice of which is damaged."""
+    from tests.modalities.scans import slice_of
+
+    for person in range(4):
+        (root / f"p{person}").mkdir()
+        for i in range(3):
+            pixels = rng.integers(0, 2000, (6, 8))
+            content = slice_of(pixels, (0, 0, 2 * i), SeriesInstanceUID=f"1.2.{person}")
+            (root / f"p{person}" / f"{i}.dcm").write_bytes(content)
+    data.init(root)
+    return root / "p2" / "1.dcm"
+
+
 def _toml(
     root: Path, records: str, fields: tuple[str, ...], key: str = "id", label: str = "species"
 ) -> None:
@@ -157,6 +171,7 @@ SOURCES: dict[str, Callable[[Path, np.random.Generator], Path]] = {
     "huggingface": saved,
     "pack": packed,
     "zarr": shard,
+    "dicom": slices,
 }
 CHECKED = {"pack", "parquet with checksums"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import struct
@@ -149,6 +150,18 @@ def mesh(ending: str) -> Make:
     return make
 
 
+def head(packed: bool) -> Make:
+    """A scan in NIfTI, turned and of voxels that are no cubes."""
+
+    def make(rng: np.random.Generator) -> bytes:
+        from tests.modalities.scans import nifti
+
+        affine = np.diag([1.0, 1.5, 2.0, 1.0])[[1, 0, 2, 3]]
+        return nifti(rng.normal(size=(6, 7, 8)).astype(np.float32), affine, packed)
+
+    return make
+
+
 def coordinates(rng: np.random.Generator) -> bytes:
     """Lines of x, y, z and intensity."""
     rows = rng.normal(size=(60, 4)).round(3).tolist()
@@ -188,10 +201,11 @@ GOOD: dict[str, dict[str, Make]] = {
         **{f".{ending}": mesh(ending) for ending in ("ply", "obj", "stl", "off", "glb")},
         ".xyz": coordinates,
     },
+    "volume": {".nii": head(packed=False), ".nii.gz": head(packed=True)},
 }
 """modality -> ending -> a good file"""
 
-CHECKED = {".png": 0, ".flac": 42, ".ogg": 0, ".opus": 0, ".npz": 0}
+CHECKED = {".png": 0, ".flac": 42, ".ogg": 0, ".opus": 0, ".npz": 0, ".nii.gz": 0}
 """Formats whose checksums cover what is decoded behind so many bytes: a value that comes out
 changed must be noticed. The first 42 of FLAC, with the rate and the number of samples, have none.
 """
@@ -346,6 +360,13 @@ def scan_bomb(packed: bool) -> bytes:
     return bytes(data)
 
 
+def head_bomb(packed: bool) -> bytes:
+    """A scan whose header promises 30,000 voxels along each axis."""
+    data = bytearray(head(packed=False)(np.random.default_rng(0)))
+    struct.pack_into("<3h", data, 42, 30_000, 30_000, 30_000)
+    return gzip.compress(bytes(data)) if packed else bytes(data)
+
+
 def raster_bomb() -> bytes:
     """A GeoTIFF of ten thousand million pixels, of which none is written."""
     import rasterio
@@ -390,6 +411,10 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
         ".laz": lambda: scan_bomb(packed=True),
         ".ply": lambda: b"ply\nformat ascii 1.0\nelement vertex 1000000000\nend_header\n",
         ".off": lambda: b"OFF\n1000000000 1000000000 0\n0 0 0\n",
+    },
+    "volume": {
+        ".nii": lambda: head_bomb(packed=False),
+        ".nii.gz": lambda: head_bomb(packed=True),
     },
 }
 """modality -> ending -> a file that asks for far more than it is; what can be cut off may also be

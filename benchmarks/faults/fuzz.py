@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from amodal.progress import Bar
+from benchmarks.faults.corruptions import GOOD
 
 LIMITS = ("-rss_limit_mb=3072", "-timeout=20", "-max_len=65536", "-print_final_stats=1")
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 def decoder(kind: str) -> Callable[[bytes], object]:
     """A field of this kind, given the bytes of a file; and what is measured from it."""
     from amodal import modalities
-    from benchmarks.faults.corruptions import GOOD
 
     rng = np.random.default_rng(0)
     cls = modalities.kind(kind)
@@ -74,12 +74,11 @@ def config() -> Callable[[bytes], object]:
     return run
 
 
-KINDS = ("image", "audio", "text", "series", "table", "events", "sequence", "raster", "points")
 TARGETS: dict[str, Callable[[], Callable[[bytes], object]]] = {
-    **{kind: lambda kind=kind: decoder(kind) for kind in KINDS},
+    **{kind: lambda kind=kind: decoder(kind) for kind in GOOD},
     **{
         name: lambda name=name: source(name)
-        for name in ("csv", "json", "jsonl", "parquet", "tar", "huggingface", "zarr")
+        for name in ("csv", "json", "jsonl", "parquet", "tar", "huggingface", "zarr", "dicom")
     },
     "dataset.toml": toml,
     "config.json": config,
@@ -89,11 +88,10 @@ TARGETS: dict[str, Callable[[], Callable[[bytes], object]]] = {
 def seeds(name: str, folder: Path) -> None:
     """Good files to begin with."""
     from benchmarks.faults import containers
-    from benchmarks.faults.corruptions import GOOD
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    if name in KINDS:
+    if name in GOOD:
         for ending, make in GOOD[name].items():
             (folder / f"good{ending}").write_bytes(make(rng))
     elif name in containers.SOURCES:

@@ -249,6 +249,12 @@ def test_a_damaged_file_is_bad_and_never_a_shorter_value():
         assert value.ndim == 4 and value.shape[1] == whole.shape[1]
 
 
+def test_a_name_of_coordinates_in_another_encoding_is_said():
+    content = tiff(pixels(), crs='LOCAL_CS["a plan of ours",UNIT["metre",1]]')
+    with pytest.raises(BadValue, match=r"no UTF-8.*gdal_translate"):
+        modalities.make("raster", bands=BANDS).decode(content.replace(b"plan", b"pl\xe4n"))
+
+
 def test_an_untrusted_file_is_bounded_by_its_header():
     raster = modalities.make("raster", bands=BANDS)
     data = tiff(np.zeros((4, 2000, 2000), np.uint8), compress="deflate")

@@ -253,6 +253,11 @@ def _opened(data: bytes) -> Iterator[Any]:
             memory.open(driver=list(DRIVERS), sharing=False) as file,
         ):
             yield file
+    except UnicodeDecodeError:
+        raise BadValue(
+            "the name of its coordinate system is no UTF-8, which rasterio does not read; "
+            "`gdal_translate -a_srs EPSG:CODE` writes it anew"
+        ) from None
     except rasterio.errors.RasterioError as error:
         raise BadValue(f"not a GeoTIFF or JPEG 2000 that can be read: {_reason(error)}") from None
 
