@@ -3,15 +3,18 @@ is left behind."""
 
 import json
 
+import numpy as np
 import pytest
 
 import amodal
 from amodal.core import AmodalError
 from amodal.plan import here
 from amodal.plan.here import Timing, duration, time_steps
+from amodal.train import loop
 from amodal.train.pretrain import pretrain
 
 QUICK = {"size": "nano", "batch_size": 8, "epochs": 40}
+STAGED = {"size": "nano", "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +39,37 @@ def test_it_counts_the_steps_of_the_run_that_would_be_started(data, tmp_path, mo
 
 def test_the_first_steps_do_not_count():
     clock = here._Clock(9.0, times=[0.0, 50.0, 51.0, 52.0, 54.0])
-    assert clock.median() == 1.0  # of 1, 1, 2
-    assert here._Clock(9.0, times=[0.0, 3.0]).median() == 3.0
-    assert here._Clock(9.0).median() == 0.0
+    assert clock.medians() == [1.0]  # of 1, 1, 2
+    assert here._Clock(9.0, times=[0.0, 3.0]).medians() == [3.0]
+    assert here._Clock(9.0).medians() == [0.0]
+
+
+def test_every_stage_is_timed(monkeypatch, tmp_path):
+    """`beit` learns a tokenizer of pictures first, and then sees the rest of the steps."""
+    pictures = np.random.default_rng(0).integers(0, 255, (60, 16, 16, 3), dtype=np.uint8)
+    data = amodal.open({"picture": list(pictures)})
+    stages, now = [], [0.0]
+    start = loop.start_stage
+
+    def noted(method, stage):
+        stages.append(stage)
+        now[0] += 100.0  # what is done once
+        start(method, stage)
+
+    def tick():
+        now[0] += (1.0, 9.0)[stages[-1]] if stages else 0.0
+        return now[0]
+
+    monkeypatch.setattr(loop, "start_stage", noted)
+    monkeypatch.setattr(here.time, "perf_counter", tick)
+    timing = time_steps("beit", data, steps=40, **STAGED)
+    assert stages == [0, 1]
+    (first, fast), (second, slow) = timing.stages
+    assert (fast, slow) == (1.0, 9.0) and first + second == timing.steps == 40
+    assert timing.step_seconds == (first + 9 * second) / 40
+    assert timing.start_seconds == 200.0
+    assert timing.seconds == 200 + first + 9 * second
+    assert f"{first} steps of 1 s, {second} steps of 9 s in 2 stages, with 8 of" in str(timing)
 
 
 def test_a_run_that_is_shorter_than_the_clock_is_timed_whole(data):
