@@ -20,6 +20,7 @@ from amodal import data as records
 from amodal import methods
 from amodal.console import Printed
 from amodal.core import AmodalError, Batch, unknown
+from amodal.core.protocols import Staged
 from amodal.core.recipe import PRECISIONS, accepts_old_names
 from amodal.data import Loader
 from amodal.methods.contract import Method
@@ -33,6 +34,7 @@ from amodal.plan.layout import GIB, Job, Layout
 from amodal.plan.step import EXAMPLES, Steps
 from amodal.train.run_setup import classes_option, resolve_batch_size, targets_option
 from amodal.train.run_tokens import with_tokens
+from amodal.train.schedule import start_stage
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ def plan(
         return methods.build(method, encoder, **chosen)
 
     built = weightless(build)
+    stage_note = _enter_longest_stage(built)
     rows = resolve_batch_size(
         batch_size, size_of(size).batch, int(samples), gpus, built.min_batch_size
     )
@@ -229,6 +232,7 @@ def plan(
         f"tokens per row: {_tokens(built.encoder, batch)}; counted with {source}",
         f"{samples:,.0f} samples in {job.steps:,} steps of {rows:,} rows on {gpus} {gpu}, "
         f"{job.rows} each",
+        *stage_note,
         *_assumptions(job),
     )
     return Plan(job, tuple(layout.layouts(job, steps, micro_batch_size)), notes)
@@ -236,6 +240,20 @@ def plan(
 
 def _precision(name: str) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16")
+
+
+def _enter_longest_stage(method: Method) -> tuple[str, ...]:
+    """Start the stage with the most steps, whose step is counted. Returns a note, or nothing."""
+    ends = method.stages if isinstance(method, Staged) else (1.0,)
+    shares = [end - start for start, end in zip((0.0, *ends), ends)]
+    longest = max(range(len(shares)), key=lambda i: shares[i])
+    start_stage(method, longest)
+    if len(shares) == 1:
+        return ()
+    return (
+        f"it learns in {len(shares)} stages: counted is a step of stage {longest + 1}, which has "
+        f"{shares[longest]:.0%} of the steps",
+    )
 
 
 def _parameters(method: Method) -> str:

@@ -102,7 +102,7 @@ def time_steps(
         steps = int(prepared.recipe.steps or 0)
         ends = Stages.of(stages_of(built.method, prepared.recipe), steps).ends
         if len(ends) > 1:
-            clock.stages = len(ends)
+            clock.divide(len(ends))
             shares = tuple((i + 1) / len(ends) for i in range(len(ends)))
             short = replace(prepared.recipe, steps=STAGE_STEPS * len(ends), stages=shares)
             prepared = replace(prepared, recipe=short)
@@ -143,12 +143,15 @@ class _Clock:
 
     Args:
         seconds: After which steps of a method with one stage are enough.
-        stages: With more than one, each takes `STAGE_STEPS`.
     """
 
     seconds: float
     times: list[float] = field(default_factory=list)
     stages: int = 1
+
+    def divide(self, stages: int) -> None:
+        """Expect a run of so many stages, of `STAGE_STEPS` each."""
+        self.stages = stages
 
     def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
         for term in terms.values():

@@ -251,13 +251,10 @@ def run(count: int, where: Path, rng: np.random.Generator, *, shown: bool = True
 
 
 def compare(before: dict, after: dict) -> str:
-    if before == after:
-        return "same"
-    bad = {
-        k for k, v in after.items() if v == "bad"
-    }  # of a part that cannot be read also cells that may have been empty
-    if before.keys() <= after.keys() and all(after[k] == before.get(k) for k in after.keys() - bad):
+    """What became of the values: a lost member of a tar is a bad record of another name."""
+    read = {k: v for k, v in after.items() if v != "bad"}
+    if any(before.get(k) != v for k, v in read.items()):
+        return "changed"
+    if len(read) < len(after):
         return "quarantined"
-    if after.keys() < before.keys():
-        return "fewer"
-    return "changed"
+    return "same" if read == before else "fewer"

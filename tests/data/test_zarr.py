@@ -193,6 +193,20 @@ def test_parts_of_what_blosc_compressed(name):
                 blosc_part(memoryview(packed), len(raw), 2)
 
 
+def test_an_index_of_blocks_that_leads_out_of_the_chunk_is_damaged():
+    packed = numcodecs.Blosc("lz4", 5, 1, 4096).encode(np.arange(70_000, dtype="i4"))
+    for block in (0, 2, 4):
+        for begin in (0, 2**31, len(packed)):
+            changed = bytearray(packed)
+            changed[16 + 4 * block : 20 + 4 * block] = begin.to_bytes(4, "little")
+            with pytest.raises(ValueError, match="begins beyond"):
+                blosc_part(memoryview(changed), 0, 100)
+    changed = bytearray(packed)
+    changed[8:12] = (1).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="an index of 280,000 blocks"):
+        blosc_part(memoryview(changed), 0, 100)
+
+
 def test_half_a_shard_ends_in_quarantine_and_the_rest_is_read(tmp_path):
     layout(tmp_path)
     name = "ssl4eos12_train_seasonal_data_{:06d}.zarr.zip"

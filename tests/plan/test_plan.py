@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 
 import pytest
 import torch
@@ -316,3 +317,9 @@ def test_losses_of_all_rows_cancel_in_many_micro_batches():
     )
     # one more forward pass of the features, and the same losses
     assert 1.1 < steps.cost(4096, 64).flops / steps.cost(4096).flops < 1.4
+
+
+def test_of_a_method_in_stages_the_longest_is_counted():
+    planned = plan("beit", size="nano", tokens={"image": 16}, gpus=1)
+    note = next(note for note in planned.notes if "stages" in note)
+    assert re.search(r"in 2 stages: counted is a step of stage 2, which has \d\d% of", note)

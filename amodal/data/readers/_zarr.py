@@ -321,8 +321,13 @@ def blosc_part(data: memoryview, start: int, count: int) -> bytes:
     # the last block may be shorter; Blosc knows it as such behind a whole one only
     if last == blocks - 1 and total % block and first == last:
         first = max(first - 1, 0)
-    begins = [*struct.unpack_from(f"<{blocks}I", data, HEADER.size), packed]
-    bounds = sorted(begins)  # threads write blocks in any order
+    index_end = HEADER.size + 4 * blocks
+    if index_end > packed:
+        raise ValueError(f"an index of {blocks:,} blocks in {packed:,} bytes")
+    begins = struct.unpack_from(f"<{blocks}I", data, HEADER.size)
+    if not all(index_end <= begin < packed for begin in begins):
+        raise ValueError(f"a block begins beyond the {packed:,} bytes")
+    bounds = sorted([*begins, packed])  # threads write blocks in any order
     pieces = []
     for i in range(first, last + 1):
         end = bounds[bounds.index(begins[i]) + 1]

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Recipe, Tokens, field_of, unknown
-from amodal.core.host import constant
+from amodal.core.host import constant, where_true
 from amodal.masking.by_layout import hider
 from amodal.methods.contract import Clock, Columns, FeatureRecord, StagedMethod
 from amodal.methods.shared.codes import code_width, codebook_options, fit_codebooks, image_codes
@@ -246,7 +246,7 @@ class Beit(StagedMethod):
         for s in content:
             part = field_pool(self.encoder, s).strip(context[s]).keep(hidden[s])
             columns[s] = row_losses(
-                self.token_losses(part, self.targets(s, batch)[hidden[s]]), part
+                self.token_losses(part, self.targets(s, batch)[where_true(hidden[s])]), part
             )
         return BeitFeatures(size=batch.size, hidden=columns, tokenizer={}, latents={})
 

@@ -255,8 +255,8 @@ def _opened(data: bytes) -> Iterator[Any]:
             yield file
     except UnicodeDecodeError:
         raise BadValue(
-            "the name of its coordinate system is no UTF-8, which rasterio does not read; "
-            "`gdal_translate -a_srs EPSG:CODE` writes it anew"
+            "the name of its coordinate system is no UTF-8, which rasterio does not read; save it "
+            "with a code of EPSG in its place, as QGIS or GDAL do"
         ) from None
     except rasterio.errors.RasterioError as error:
         raise BadValue(f"not a GeoTIFF or JPEG 2000 that can be read: {_reason(error)}") from None
