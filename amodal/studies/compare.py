@@ -4,7 +4,7 @@ OUT/study.json         what is compared, and what simple things get
 OUT/study.journal      the trials, which any number of processes share
 OUT/comparison.json    the result so far
 OUT/curves.png         validation while training
-OUT/run/               the winner, trained with the last rung's steps
+OUT/run/               the winner, trained with the last rung's steps, or with more of them
 OUT/report.json        the winner on the test part, by `amodal evaluate`
 """
 
@@ -33,9 +33,11 @@ from amodal.data import Dataset
 from amodal.nn.transformer import size_of
 from amodal.studies.comparison import RESULT, Comparison, entries_of
 from amodal.studies.final_test import REPORT, RUN, of_yardsticks, tested
+from amodal.studies.fitting import MAX_EPOCHS
 from amodal.studies.frozen_encoders import AUTO, read_asked
+from amodal.studies.longer import longer_steps
 from amodal.studies.outcome import Outcomes
-from amodal.studies.planning import LAST, Options, planned, study_of
+from amodal.studies.planning import Options, share_of_winner, planned, study_of
 from amodal.studies.questions import SimpleFeatures
 from amodal.studies.study import Study, jobs
 from amodal.studies.task import Task, task_of
@@ -69,9 +71,10 @@ def compare(
 ) -> Comparison:
     """Compare methods on one's own data, by successive halving, next to simple features.
 
-    The validation part alone is looked at. The winner is then trained once more, and measured once
-    on the test part. Any number of processes may call it with the same `out` (on other machines
-    with the same `storage`), at the same time or one after the other: they work on one study.
+    The validation part alone is looked at. The winner is then trained once more, for as long as the
+    rest of the budget allows where that makes it better, and measured once on the test part. Any
+    number of processes may call it with the same `out` (on other machines with the same `storage`),
+    at the same time or one after the other: they work on one study.
 
     Args:
         data: As `amodal.open` takes it.
@@ -86,7 +89,7 @@ def compare(
         backbones: Field -> pretrained backbone, which stays frozen.
         size: Of the encoder.
         seeds: Of each candidate; fewer where the budget does not pay for them.
-        steps: Of the last rung; by default what the budget allows.
+        steps: Of the last rung, and of the winner; by default what the budget allows.
         storage: URL of a database; by default a file in `out`.
         label_free: Also measure what needs no labels (RankMe, alpha, LiDAR).
         frozen: Pretrained encoders that are measured as they are: field -> spec; or "auto" for
@@ -139,7 +142,7 @@ def compare(
     result = planned(folder, dataset, about, asked, setup, seconds, progress)
     if is_tested(folder, result):
         return result
-    left = seconds * (1 - LAST) - (time.monotonic() - start)
+    left = seconds * (1 - share_of_winner(steps)) - (time.monotonic() - start)
     study = study_of(folder)
     if study is None:
         return of_yardsticks(setup, about, result, partial(_save, folder))
@@ -163,7 +166,16 @@ def compare(
         if is_tested(folder, now):
             return now
         save = partial(_save, folder)
-        return tested(folder, about, setup, study, result, save, progress)
+
+        def more_steps(name: str) -> int:
+            if steps is not None:
+                return 0
+            records = len(dataset.split("train"))
+            most = round(MAX_EPOCHS * records / min(size_of(size).batch, records))
+            left = seconds - (time.monotonic() - start)
+            return longer_steps(study, setup, outcomes, name, left=left, most=most)
+
+        return tested(folder, about, setup, study, result, save, progress, more_steps)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from amodal.studies.study import Cell, Study, entrants, standings
 QUANTILE = 1.96
 ALONE, JOINED = "alone", "with simple features"
 RESULT = "comparison.json"
+LONGER = "longer"
+"""Where `about` has what became of the winner with more steps."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,22 @@ class Comparison(Printed):
             clauses.append(f"{by} against {one['name']} ({number(one['value'])})")
         return f"{text}, {listed(clauses)}" if clauses else text
 
+    @property
+    def after_more_steps(self) -> str:
+        """What the winner has after more steps, and whether it is taken so; "" where none were."""
+        about = self.about.get(LONGER, {})
+        if "taken" not in about:
+            return ""
+        before, after = (
+            about["before"],
+            max(about["values"][n] for n in about["values"] if n != "error"),
+        )
+        outcome = "is taken" if about["taken"] else "is no better"
+        return (
+            f"the winner was trained for {about['steps']:,} steps too, by the time that was left: "
+            f"{number(after)} {outcome}; with {before['steps']:,} it has {number(before['value'])}"
+        )
+
     def _as_good(self, winner: Entry) -> list[str]:
         """Other candidates of the last rung within the intervals."""
         assert winner.value is not None
@@ -190,6 +208,8 @@ class Comparison(Printed):
         if specs := self.about.get("frozen"):
             read = ", ".join(f"{field} by {spec}" for field, spec in specs.items())
             notes.insert(0, f"frozen encoders: {read}; of other fields simple features are read")
+        if longer := self.after_more_steps:
+            notes.insert(0, longer)
         shown = Table(
             title=escape(f"{self.about.get('data', '')} · {self.title}\n{self.sentence}."),
             caption=escape("\n".join(notes[:MAX_NOTES] + _more(notes))) or None,

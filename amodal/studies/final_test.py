@@ -6,6 +6,7 @@ encoders. Differences are of the same records, so their intervals are paired.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +25,13 @@ from amodal.evaluate.row import Row
 from amodal.methods.saved import SavedRun, load_run
 from amodal.stats.paired_bootstrap import Averaged, Bootstrap, Outcome
 from amodal.studies.candidate import Candidate
-from amodal.studies.comparison import ALONE, JOINED, Comparison, Entry
+from amodal.studies.comparison import ALONE, JOINED, LONGER, Comparison, Entry
 from amodal.studies.frozen_encoders import FrozenEncoders
 from amodal.studies.frozen_heads import MAX_TREES
+from amodal.studies.longer import job_of, train_longer
 from amodal.studies.planning import Measures, yardsticks_of
 from amodal.studies.questions import error_of, row_of
-from amodal.studies.study import Study
+from amodal.studies.study import Job, Study
 from amodal.studies.task import Asked, Task
 from amodal.studies.trainer import Setup
 from amodal.train.pretrain import pretrain
@@ -37,6 +39,8 @@ from amodal.train.run_dir import mark_chosen, read_trained
 
 RUN = "run"
 REPORT = "report.json"
+WEIGHTS = "model.safetensors"
+"""Of a run that is finished."""
 TREES = "boosting"
 CLOSED_FORM = "closed form"
 """How the names of candidates begin that learn nothing by steps."""
@@ -86,6 +90,23 @@ class Finalist:
             pair = side_by_side(pair, beside)
         return [row_of(one, self.encoder, data, pair, 0) for one in questions]
 
+    def values(self, questions: Sequence[Asked]) -> dict[str, float]:
+        """What it has on the validation part: by features, and the standard `error` of the best."""
+        data, pair, beside = self.setup.embedded(self.encoder, self.candidate, "valid", _nothing)
+        pairs = {ALONE: pair}
+        if beside is not None:
+            try:
+                pairs[JOINED] = side_by_side(pair, beside)
+            except NotApplicable:  # a space that cannot be joined
+                pass
+        rows = {
+            name: [row_of(one, self.encoder, data, one_pair, 0) for one in questions]
+            for name, one_pair in pairs.items()
+        }
+        values = {name: mean(float(row["value"]) for row in each) for name, each in rows.items()}
+        best = max(values, key=lambda name: values[name])
+        return values | {"error": mean(error_of(row) for row in rows[best])}
+
 
 def tested(
     folder: Path,
@@ -95,8 +116,12 @@ def tested(
     result: Comparison,
     save: Callable[[Comparison], None],
     progress: bool,
+    more_steps: Callable[[str], int],
 ) -> Comparison:
     """Train the winner once more, into a run, and measure it on the test part.
+
+    Where the rest of the budget pays for at least twice its steps, it takes these, and is kept so
+    where that is better on the validation part.
 
     Args:
         folder: Of the comparison.
@@ -106,10 +131,13 @@ def tested(
         result: All of them have ended.
         save: Writes a comparison.
         progress: Show bars.
+        more_steps: For how many steps a candidate of that name can be trained; 0 for no more.
     """
     winner = result.winner
     assert winner is not None
     run = folder / RUN
+    if about.questions:
+        winner = _longer(folder, about, setup, study, result, winner, save, progress, more_steps)
     saved = _trained(study, winner.name, setup, run, progress)
     mark_chosen(run)
     finalist = Finalist(study.candidate(winner.name), saved.encoder.eval(), setup)
@@ -138,10 +166,39 @@ def tested(
     return result
 
 
+def _longer(
+    folder: Path,
+    about: Task,
+    setup: Setup,
+    study: Study,
+    result: Comparison,
+    winner: Entry,
+    save: Callable[[Comparison], None],
+    progress: bool,
+    more_steps: Callable[[str], int],
+) -> Entry:
+    """The winner after more steps, which is the run then, where these made it better."""
+
+    def measure(job: Job, name: str) -> dict[str, float]:
+        saved = _run_of(job, setup, folder / name, progress)
+        return Finalist(job.candidate, saved.encoder.eval(), setup).values(about.questions)
+
+    job = job_of(study, winner.name)
+    found = train_longer(result, winner, job, lambda: more_steps(winner.name), measure, save)
+    if found is not winner and not (folder / RUN / WEIGHTS).exists():
+        shutil.rmtree(folder / RUN, ignore_errors=True)
+        (folder / LONGER).rename(folder / RUN)
+    return found
+
+
 def _trained(study: Study, name: str, setup: Setup, run: Path, progress: bool) -> SavedRun:
     """The run of a candidate with the steps of the last rung; trained if it is not there."""
-    job = study.job(study.cells([name], study.rungs - 1)[0])
-    if not (run / "model.safetensors").exists():
+    return _run_of(job_of(study, name), setup, run, progress)
+
+
+def _run_of(job: Job, setup: Setup, run: Path, progress: bool) -> SavedRun:
+    """The run of a job; trained if it is not there."""
+    if not (run / WEIGHTS).exists():
         pretrain(
             job.candidate.method,
             setup.dataset,

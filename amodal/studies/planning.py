@@ -40,6 +40,8 @@ TRIED = 0.25
 """Share of the budget for finding out which methods fit."""
 LAST = 0.15
 """Share of the budget that is kept for training and testing the winner."""
+MORE_STEPS = 0.3
+"""Share beyond that one for training it longer, where no number of steps is asked for."""
 FEATURES = 0.25
 """Share of the budget that features of frozen encoders may take, where nobody asked for them."""
 UNTRAINED, SIMPLE = "untrained encoder", "simple features"
@@ -66,6 +68,15 @@ class Options:
     label_free: bool
     frozen: str | Mapping[str, str] = AUTO
     metric: str = "auto"
+
+
+def share_of_winner(steps: int | None) -> float:
+    """The share of the budget that is kept for the winner.
+
+    Args:
+        steps: Of the last rung, where they are asked for.
+    """
+    return LAST if steps is not None else LAST + MORE_STEPS
 
 
 def candidates_of(asked: Options, dataset: Dataset) -> list[Candidate]:
@@ -177,7 +188,7 @@ def _begin(
         first = next(iter(reasons.items()), ("", "there is none"))
         raise AmodalError(f"no method fits {dataset.name}; {first[0]}: {first[1]}")
     rows, count = size_of(asked.size).batch, len(dataset.split("train"))
-    left = seconds * (1 - LAST) - (time.monotonic() - start)
+    left = seconds * (1 - share_of_winner(asked.steps)) - (time.monotonic() - start)
     options: dict[str, Any] = {"seeds": asked.seeds, "measuring": measuring, "steps": asked.steps}
     choice: Chosen | None = None
     try:

@@ -29,13 +29,6 @@ from amodal.studies.task import task_of
 
 
 @pytest.fixture(scope="module")
-def digits():
-    data = open_data("digits").select(["zer"])
-    parts = [data.split(p) for p in ("train", "valid", "test")]
-    return data.subset(np.concatenate([part[:: len(part) // 120][:120] for part in parts]))
-
-
-@pytest.fixture(scope="module")
 def comparison(digits, tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "out"
     options = dict(methods=["simclr", "clip", "mae"], seeds=1, steps=8, budget="1h")

@@ -18,13 +18,6 @@ from amodal.studies.questions import SimpleFeatures, error_of
 from amodal.studies.task import task_of
 
 
-@pytest.fixture(scope="module")
-def digits():
-    data = open_data("digits").select(["zer"])
-    parts = [data.split(p) for p in ("train", "valid", "test")]
-    return data.subset(np.concatenate([part[:: len(part) // 120][:120] for part in parts]))
-
-
 class Rings:
     """Vectors in which no line separates two classes: those inside of a ring and those outside."""
 
