@@ -37,7 +37,7 @@ from amodal.studies.fitting import MAX_EPOCHS
 from amodal.studies.frozen_encoders import AUTO, read_asked
 from amodal.studies.longer import longer_steps
 from amodal.studies.outcome import Outcomes
-from amodal.studies.planning import Options, share_of_winner, planned, study_of
+from amodal.studies.planning import Options, planned, share_of_winner, study_of
 from amodal.studies.questions import SimpleFeatures
 from amodal.studies.study import Study, jobs
 from amodal.studies.task import Task, task_of
