@@ -280,7 +280,7 @@ def test_damaged_lines_of_jsonl_are_set_aside(tmp_path):
 
 def test_a_table_that_is_mostly_damaged_is_an_error(tmp_path):
     (tmp_path / "t.csv").write_text("one\n" + "\n".join(csv_lines()), encoding="utf-8")
-    with pytest.raises(AmodalError, match="40 of 40 lines. Is the first line"):
+    with pytest.raises(AmodalError, match="40 of 40 lines cannot be read. Is the first line"):
         amodal.open(tmp_path / "t.csv")
     (tmp_path / "t.jsonl").write_text('{"a": 1}\n{\n}\n', encoding="utf-8")
     with pytest.raises(AmodalError, match="2 of 3 lines cannot be read"):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import re
 import shlex
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._content import row_hashes
+from amodal.data.readers._csv_rows import comments_before_names, rows_of
 from amodal.data.readers._parts import Lists, Parquet, TablePart
 from amodal.data.readers._tabular import Tabular
 from amodal.data.readers._written_numbers import MISSING, is_fraction, plain_numbers
@@ -136,20 +136,23 @@ def _encoding(content: bytes) -> str:
 
 def _csv(text: str, path: AnyPath) -> Lists:
     csv.field_size_limit(sys.maxsize)
-    first = text.partition("\n")[0]
+    lines = text.split("\n")
+    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
     # a line that spreadsheets write for themselves
-    declared = re.fullmatch(r'"?sep=(.)"?', first.strip("\ufeff"))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+    declared = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff\n"))
+    named = next((line for line in lines if not line.startswith("#")), lines[0])
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=named.count)
     delimiter = declared[1] if declared else delimiter
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     try:
-        numbered = [(reader.line_num, row) for row in reader if row]
+        before = 1 if declared else comments_before_names(lines, delimiter)
+        found = rows_of(lines, delimiter, before)
     except csv.Error as error:
         raise AmodalError(f"{path} is no table: {error}") from error
-    numbered = numbered[1:] if declared else numbered
-    rows = [row for _, row in numbered]
+    rows = [row.cells for row in found]
     if not rows:
         raise AmodalError(f"{path} is empty. Its first line must name the columns.")
+    if found[0].reason:
+        raise AmodalError(f"{path.name}, line {found[0].line}: {found[0].reason}. It has the names")
     names = [name.strip() or f"column{i + 1}" for i, name in enumerate(rows[0])]
     if repeated := [name for name, n in Counter(names).items() if n > 1]:
         raise AmodalError(
@@ -157,15 +160,17 @@ def _csv(text: str, path: AnyPath) -> Lists:
             "Give each its own name in the first line."
             + (" Is it one of names?" if re.fullmatch(r"[+-]?[\d.]+", repeated[0]) else "")
         )
-    damaged = {
-        n: f"{path.name}, line {line}: {len(row)} cells, but the first line names {len(names)}"
-        for n, (line, row) in enumerate(numbered[1:])
-        if len(row) > len(names)
-    }
+    damaged = {}
+    for n, row in enumerate(found[1:]):
+        reason = row.reason
+        if len(row.cells) > len(names):
+            reason = f"{len(row.cells)} cells, but the first line names {len(names)}"
+        if reason:
+            damaged[n] = f"{path.name}, line {row.line}: {reason}"
     if damaged and 2 * len(damaged) >= len(rows) - 1:
         raise AmodalError(
-            f"{next(iter(damaged.values()))}; so have {len(damaged):,} of {len(rows) - 1:,} lines. "
-            "Is the first line that of the names?"
+            f"{next(iter(damaged.values()))}; {len(damaged):,} of {len(rows) - 1:,} lines cannot "
+            "be read. Is the first line that of the names?"
         )
     whole = [[] if n in damaged else row for n, row in enumerate(rows[1:])]
     cells = {
@@ -175,11 +180,14 @@ def _csv(text: str, path: AnyPath) -> Lists:
     # and that must not change the keys of the other rows.
     texts: dict[str, Iterable[str | None]] = {n: map(str.strip, c) for n, c in cells.items()}
     if damaged:
-        lines = [delimiter.join(row) if n in damaged else None for n, row in enumerate(rows[1:])]
-        texts[DAMAGED] = lines
+        texts[DAMAGED] = [
+            delimiter.join(row) if n in damaged else None for n, row in enumerate(rows[1:])
+        ]
     hashes = row_hashes(texts.items(), len(whole))
     plain, notes = plain_numbers(cells, delimiter)
     columns = {name: typed(plain.get(name, column)) for name, column in cells.items()}
+    if before and not declared:
+        notes.append(f"{before} lines before the names begin with # and are no records")
     if odd := [name for name in names if is_fraction(name)]:
         notes.append(
             f"the first line names the columns, and has numbers: {', '.join(odd[:3])}. If it is a "
