@@ -21,6 +21,8 @@ DATE = "date"
 """The attribute of months since January 2000, with fractions."""
 METRES = "metres"
 """The attribute of the side of a token on the ground: one step of its last two coordinates."""
+WAVELENGTH = "wavelength"
+"""The attribute of the wavelength of the band that a token is of, in nanometres."""
 
 
 @dataclass(frozen=True)

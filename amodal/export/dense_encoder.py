@@ -25,6 +25,7 @@ from amodal.nn.backbones.pretrained import Backbone
 from amodal.nn.causal_fields import CausalFields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.grouped_trunk import GroupedTrunk
+from amodal.nn.fusion.less_trunk import LessTrunk
 from amodal.nn.heads.projection_tower import projection_towers
 from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool, RegisterPool
 from amodal.nn.positions import Ground, Rotary
@@ -65,6 +66,11 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
         return (
             "its fields have trunks of their own before a common one, of which there is no dense "
             "form yet"
+        )
+    if any(isinstance(trunk, LessTrunk) for trunk in encoder.trunks.values()):
+        return (
+            "its cells attend along channels and places of which rows have any number, and there "
+            "is no dense form of that yet"
         )
     if isinstance(encoder.pools[field], RegisterPool):
         return "it has registers beside its class token, of which there is no dense form yet"

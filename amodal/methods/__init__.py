@@ -225,6 +225,12 @@ def tokens(method: MethodLike) -> str:
     return str(getattr(_beside(method), "TOKENS", ""))
 
 
+def bands(method: MethodLike) -> str:
+    """How a method reads bands, `BANDS` beside its function: "wavelength" for one by one, told by
+    their wavelengths; "" for as the data says."""
+    return str(getattr(_beside(method), "BANDS", ""))
+
+
 def shares_tokens(method: MethodLike) -> bool:
     """Whether texts of a run learn one vocabulary: `SHARED_TOKENS` beside the function."""
     return bool(getattr(_beside(method), "SHARED_TOKENS", False))

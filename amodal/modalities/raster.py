@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged
-from amodal.errors import nearest
 from amodal.modalities.shared import geotiff as _geotiff
+from amodal.modalities.shared import raster_bands as _bands
 from amodal.modalities.shared import raster_dates as _dates
 from amodal.modalities.shared import raster_groups as _groups
 from amodal.modalities.shared import raster_patches as _patches
+from amodal.modalities.shared import raster_texts as _texts
 from amodal.modalities.shared import raster_values as _values
 from amodal.modalities.shared import raster_views as _views
+from amodal.modalities.shared import raster_wavelengths as _wavelengths
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
     FILE,
@@ -33,13 +35,14 @@ from amodal.modalities.shared.base import (
     build,
     check_view,
     decodable,
-    listed,
     read_each,
 )
 from amodal.modalities.shared.cells import moments
+from amodal.modalities.shared.learnt import LEARNT
 from amodal.modalities.shared.raster_tiles import RasterTiles
 from amodal.modalities.shared.raster_views import CROPS, SEASONS
 from amodal.modalities.shared.tokenizers.raster import RasterGraph, RasterTokenizer
+from amodal.modalities.shared.tokenizers.raster_bands import BandTokenizer
 
 if TYPE_CHECKING:
     from amodal.modalities.shared.requests import Limits
@@ -70,6 +73,10 @@ class Raster(RasterTiles, Modality):
         dates: of a value at most; of more, evenly spaced ones are read, and a view draws.
         turn: whether a rotated or mirrored value means the same, as seen from above.
         mean, std: of each band, measured by `infer`.
+        sensor: whose bands these are by their names, of `raster_wavelengths.SENSORS`.
+        wavelengths: nanometres of each band; () for those of the sensor and of usual names.
+        by_wavelength: each band has tokens of its own, which its wavelength tells; a method that
+            reads any bands chooses it.
     """
 
     bands: tuple[str, ...] = ("value",)
@@ -83,6 +90,9 @@ class Raster(RasterTiles, Modality):
     turn: bool = True
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    sensor: str = ""
+    wavelengths: tuple[float, ...] = ()
+    by_wavelength: bool = field(default=False, metadata=LEARNT)
 
     simple_name: ClassVar[str] = "statistics of bands"
     suffixes: ClassVar[frozenset[str]] = frozenset({".tif", ".tiff", ".gtiff"})
@@ -112,6 +122,9 @@ class Raster(RasterTiles, Modality):
                 )
         _patches.check_sides(self.patches, self.tile)
         _groups.check(self.bands, self.groups, self.by_band)
+        _wavelengths.check(self.bands, self.wavelengths, self.sensor)
+        if self.by_wavelength:
+            self.band_wavelengths()
 
     @property
     def tile(self) -> int:
@@ -133,9 +146,18 @@ class Raster(RasterTiles, Modality):
         """See `Modality.token_groups`."""
         return tuple(self.band_groups())
 
+    def band_wavelengths(self) -> tuple[float, ...]:
+        """Nanometres of each band. Raises AmodalError where one is not known."""
+        return _wavelengths.of_all(self.bands, self.wavelengths, self.sensor)
+
     def band_groups(self) -> dict[str, tuple[int, ...]]:
         """Name of each group -> the numbers of its bands; {} where a token has all bands."""
         return _groups.numbered(self.bands, self.groups, self.by_band)
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether its bands have numbers for names."""
+        return self.bands == _values.numbers(len(self.bands))
 
     @property
     def suits_small_networks(self) -> bool:
@@ -161,7 +183,7 @@ class Raster(RasterTiles, Modality):
             "size": max(max(s.pixels.shape[2:]) for s in stacks),
             "dates": max(len(s.pixels) for s in stacks),
             "resolution": float(f"{np.median(resolutions):.4g}") if resolutions else 0.0,
-        }
+        } | _values.wavelengths(stacks)
         raster = build(cls, measured | overrides)
         bands = [v[:, 1:].transpose(0, 2, 3, 1) for v in decodable(raster, samples)]
         mean, std = moments(np.concatenate([b.reshape(-1, raster.channels) for b in bands]))
@@ -196,34 +218,7 @@ class Raster(RasterTiles, Modality):
         return _values.footprint(raw)
 
     def _decoded(self, stack: _values.Stack) -> np.ndarray:
-        pixels = self._by_name(stack) if stack.named else self._by_place(stack)
-        if not np.isfinite(pixels).any():
-            raise BadValue("every pixel is missing")
-        return _dates.in_order(pixels, stack.months, self.dates)
-
-    def _by_name(self, stack: _values.Stack) -> np.ndarray:
-        present = [b for b in self.bands if b in stack.bands]
-        if not present:
-            close = [c for name in self.bands for c in nearest(name, stack.bands)]
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise BadValue(
-                f"none of the bands {listed(self.bands)}; it has {listed(stack.bands)}{hint}"
-            )
-        dates, _, height, width = stack.pixels.shape
-        pixels = np.full((dates, self.channels, height, width), np.nan, dtype=np.float32)
-        for i, name in enumerate(self.bands):
-            if name in stack.bands:
-                pixels[:, i] = stack.pixels[:, stack.bands.index(name)]
-        return pixels
-
-    def _by_place(self, stack: _values.Stack) -> np.ndarray:
-        count = stack.pixels.shape[1]
-        if count != self.channels:
-            raise BadValue(
-                f"{count} band{'s' * (count > 1)} without names, expected {self.channels}: "
-                f"{listed(self.bands)}"
-            )
-        return stack.pixels
+        return _dates.in_order(_bands.in_bands(stack, self.bands), stack.months, self.dates)
 
     def known_view(self, view: str) -> str:
         """See `Modality.known_view`: what must not be turned is plain."""
@@ -265,19 +260,21 @@ class Raster(RasterTiles, Modality):
         """Lists of the patches that have data, with their positions; see `raster_patches`."""
         return _patches.patches_of(values, self)
 
-    def tokenizer(self, width: int) -> RasterTokenizer:
-        return RasterTokenizer(self, width)
+    def tokenizer(self, width: int) -> RasterTokenizer | BandTokenizer:
+        return BandTokenizer(self, width) if self.by_wavelength else RasterTokenizer(self, width)
 
     def graph(self, tokenizer: nn.Module) -> nn.Module:
         return RasterGraph(cast(RasterTokenizer, tokenizer))
 
     def targets(self, values: Ragged) -> Tensor:
-        """(T, C * tile * tile) standardised pixels, NaN where missing or of another group."""
-        return values.flat[:, _patches.PLACE :]
+        """(T, C * tile * tile) standardised pixels, NaN where missing or of another group; by
+        wavelength those of one band."""
+        return values.flat[:, _patches.OF_BAND if self.by_wavelength else _patches.PLACE :]
 
     def band_of_targets(self) -> list[int]:
         """See `HasBands`."""
-        return [band for band in range(self.channels) for _ in range(self.tile**2)]
+        bands = 1 if self.by_wavelength else self.channels
+        return [band for band in range(bands) for _ in range(self.tile**2)]
 
     def predictor(self, width: int) -> nn.Linear:
         if self.patches:
@@ -285,7 +282,7 @@ class Raster(RasterTiles, Modality):
                 "pixels of a patch are predicted at one size: leave patches out of the raster, or "
                 "take a method that predicts states, such as galileo"
             )
-        return nn.Linear(width, self.channels * self.tile**2)
+        return nn.Linear(width, len(self.band_of_targets()))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(t,) mean squared error over the pixels that exist, in deviations of their band."""
@@ -300,31 +297,28 @@ class Raster(RasterTiles, Modality):
         return _values.picture(chosen[:, 1:], self.bands)
 
     def describe(self, value: np.ndarray) -> str:
-        dates, planes, height, width = value.shape
-        missing = float(np.isnan(value[:, 1:]).mean())
-        ends = [_geotiff.date_of(float(month)) for month in value[[0, -1], 0, 0, 0]]
-        when = " … ".join(dict.fromkeys(e for e in ends if e))
-        parts = [f"{planes - 1} band{'s' * (planes > 2)}", f"{height} x {width} pixels"]
-        parts += [f"{dates} dates"] * (dates > 1) + [when] * bool(when)
-        return ", ".join(parts + [f"{missing:.0%} missing"] * bool(missing))
+        return _texts.describe(value)
 
     def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
-        ground = f" of {self.resolution:g} m" if self.resolution else ""
-        sides = sorted({max(v.shape[2:]) for v in values}) or [self.size]
-        across = f"{sides[0]} … {sides[-1]}" if len(sides) > 1 else f"{sides[0]}"
-        parts = [f"{self.channels} bands ({listed(self.bands)})", f"{across} pixels{ground} a side"]
-        months = [m for v in values for m in v[:, 0, 0, 0].tolist() if math.isfinite(m)]
-        if months:
-            ends = dict.fromkeys(_geotiff.date_of(m) for m in (min(months), max(months)))
-            parts.append(f"{' … '.join(ends)}")
-        if missing := float(np.mean([np.isnan(v[:, 1:]).mean() for v in values] or [0])):
-            parts.append(f"{missing:.1%} of the pixels missing")
-        groups = len(self.token_groups)
-        return ", ".join(parts + ([f"tokens of {groups} groups of bands"] if groups else []))
+        return _texts.summary(self, values)
 
     def comment(self, raws: Sequence[Raw]) -> str:
-        tokens = (-(-self.size // self.tile)) ** 2 * max(len(self.token_groups), 1)
-        return f"patch: {self.tile} pixels a side, {tokens} tokens a date of the largest value"
+        return _texts.comment(self)
+
+    def told_by_wavelength(self) -> Raster:
+        """See `ToldByWavelength`."""
+        if self.patches:
+            raise AmodalError(
+                "bands that are told by their wavelengths have patches of one side: leave patches "
+                "out of the raster"
+            )
+        return replace(self, by_wavelength=True, groups={}, by_band=False)
+
+    def as_in(self, here: Any) -> Raster:
+        """See `Modality.as_in`: what reads any bands reads those of the data."""
+        if not self.by_wavelength or set(here.bands) <= set(self.bands) or here.unnamed:
+            return self
+        return replace(here, patch=self.tile, patches=()).told_by_wavelength()
 
     def mismatch(self, trained: Modality) -> str:
         """Another ground resolution, which is never resampled."""
@@ -338,18 +332,7 @@ class Raster(RasterTiles, Modality):
         )
 
     def attributes(self) -> dict[str, Attribute]:
-        def mean(value: np.ndarray) -> float:
-            return float(np.nanmean(value[:, 1:]))
-
-        def missing(value: np.ndarray) -> float:
-            return float(np.isnan(value[:, 1:]).mean())
-
-        def vegetation(value: np.ndarray) -> float | None:
-            return _values.vegetation(value[:, 1:], self.bands)
-
-        measured = {"mean": mean, "missing": missing}
-        green = {"vegetation": vegetation} if _values.has_vegetation(self.bands) else {}
-        return {name: Attribute("number", of) for name, of in (measured | green).items()}
+        return _texts.attributes(self)
 
     def simple_groups(self, raws: Sequence[Raw]) -> list[_simple.Array]:
         """Of each band mean, deviation, quantiles, differences of neighbours and change over time;
@@ -392,7 +375,10 @@ class Raster(RasterTiles, Modality):
     ) -> tuple[Raster, Callable[[], np.ndarray]]:
         side = EXAMPLE_PATCH * max(round(math.sqrt(tokens)), 1)
         bands = tuple(f"band {i + 1}" for i in range(EXAMPLE_BANDS))
-        made = cls(bands=bands, size=side, patch=EXAMPLE_PATCH)
+        nanometres = tuple(float(n) for n in np.linspace(450, 2200, EXAMPLE_BANDS).round())
+        made = cls(
+            bands=bands, size=side, patch=EXAMPLE_PATCH, resolution=10.0, wavelengths=nanometres
+        )
         return made, lambda: rng.standard_normal((EXAMPLE_BANDS, side, side), dtype=np.float32)
 
 

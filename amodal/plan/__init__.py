@@ -33,7 +33,7 @@ from amodal.plan.hardware import AS_OF, accelerator
 from amodal.plan.layout import GIB, Job, Layout
 from amodal.plan.step import EXAMPLES, Steps
 from amodal.train.run_setup import classes_option, resolve_batch_size, targets_option
-from amodal.train.run_tokens import with_tokens
+from amodal.train.run_tokens import with_bands, with_tokens
 from amodal.train.schedule import start_stage
 
 
@@ -184,11 +184,13 @@ def plan(
         dataset = records.open(data)
         dataset = dataset.select(list(fields)) if fields else dataset
         part = dataset.split("train")
+        dataset = with_bands(dataset, methods.bands(method))
         dataset = records.learn_tokens(
             with_tokens(dataset, methods.tokens(method)), part, shared=methods.shares_tokens(method)
         )
     else:
         dataset = examples.synthetic_records(tokens, EXAMPLES)
+        dataset = with_bands(dataset, methods.bands(method))
         part = dataset.split("all")
     chosen: dict[str, Any] = methods.parse(method, options or {})
     chosen |= classes_option(method, chosen, dataset)

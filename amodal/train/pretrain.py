@@ -61,7 +61,7 @@ from amodal.train.run_setup import (
     views_of_recipe,
     with_resolution,
 )
-from amodal.train.run_tokens import with_tokens, with_tokens_of, write_tokenizers
+from amodal.train.run_tokens import with_bands, with_tokens, with_tokens_of, write_tokenizers
 from amodal.train.schedule import stages_of
 from amodal.train.settings import SIZE, Settings, for_data, read_settings
 from amodal.train.small_networks import notes_of_added, with_small_networks, without_tokens
@@ -122,6 +122,7 @@ def open_inputs(method: methods.MethodLike, data: Any, settings: Settings, out: 
     declared, dataset = dataset, packaged.match_inputs(dataset, backbones)
     if is_model(settings.trunk):
         dataset = packaged.match_trunk(dataset, str(settings.trunk))
+    dataset = with_bands(dataset, methods.bands(method))
     dataset = with_tokens(dataset, methods.tokens(method))
     vit, inherited = vit_weights(settings.init_from), dict[str, Any]()
     if vit is not None:

@@ -15,6 +15,7 @@ from amodal.data import Dataset
 from amodal.methods.saved import SPEC
 from amodal.modalities import Modality
 from amodal.modalities.shared.learnt import LearnsTokens
+from amodal.modalities.shared.protocols import ToldByWavelength
 from amodal.nn.config import arguments
 from amodal.nn.saved import read_json
 
@@ -26,6 +27,26 @@ def with_tokens(dataset: Dataset, tokens: str) -> Dataset:
         for name, modality in dataset.fields.items()
         if tokens and isinstance(modality, LearnsTokens)
     }
+    return dataset.with_fields(dataset.fields | changed) if changed else dataset
+
+
+def with_bands(dataset: Dataset, bands: str) -> Dataset:
+    """The dataset with bands that are read as a method reads them; "" changes nothing.
+
+    Args:
+        dataset: The data.
+        bands: Of `amodal.methods.bands`.
+
+    Raises:
+        AmodalError: For a field with a band whose wavelength is not known.
+    """
+    changed: dict[str, Modality] = {}
+    for name, modality in dataset.fields.items():
+        if bands and isinstance(modality, ToldByWavelength):
+            try:
+                changed[name] = modality.told_by_wavelength()
+            except AmodalError as error:
+                raise AmodalError(f"the field {name!r} of {dataset.name!r}: {error}") from None
     return dataset.with_fields(dataset.fields | changed) if changed else dataset
 
 

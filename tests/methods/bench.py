@@ -114,6 +114,7 @@ REFUSED = {
     "flava": "hiding some of them hides nothing",
     "maestro": "hiding some of them hides nothing",
     "galileo": "hiding some of them hides nothing",
+    "less_vit": "hiding some of them hides nothing",
     "i_jepa": "hiding some of them hides nothing",
     "ibot": "hiding some of them hides nothing",
     "mae": "hiding some of them hides nothing",

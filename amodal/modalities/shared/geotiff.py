@@ -21,6 +21,7 @@ import numpy as np
 
 from amodal.core.regular_file import regular
 from amodal.modalities.shared.base import BadValue
+from amodal.modalities.shared.raster_wavelengths import of_tags
 
 DRIVERS = ("GTiff", "JP2OpenJPEG")
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -53,6 +54,7 @@ class Scene:
         crs: the coordinate reference system as text, "" for none.
         transform: the six numbers (a, b, c, d, e, f) of x = a column + b row + c and y = d column
             + e row + f.
+        wavelengths: (C,) nanometres of the bands, NaN where the file does not say; () if not read.
     """
 
     pixels: np.ndarray
@@ -61,6 +63,7 @@ class Scene:
     resolution: float
     crs: str
     transform: tuple[float, ...]
+    wavelengths: tuple[float, ...] = ()
 
 
 def month_of(text: str) -> float:
@@ -185,6 +188,7 @@ def read(data: bytes, name: str = "", *, longest: int = 0) -> Scene:
             _month(tags, name),
             _metres(file),
             *_place(file),
+            () if longest else _wavelengths(file),  # values of a field that is known need none
         )
 
 
@@ -193,6 +197,10 @@ def too_large(height: int, width: int, longest: int) -> BadValue:
     return BadValue(
         f"{height:,} x {width:,} pixels, and a side has {longest} at most (size): cut it into tiles"
     )
+
+
+def _wavelengths(file: Any) -> tuple[float, ...]:
+    return tuple(of_tags(file.tags(i) | file.tags(i, ns="IMAGERY")) for i in file.indexes)
 
 
 def _month(tags: Mapping[str, str], name: str) -> float:

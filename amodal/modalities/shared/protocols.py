@@ -215,6 +215,26 @@ class HasBands(Protocol):
         ...
 
 
+@runtime_checkable
+class ToldByWavelength(Protocol):
+    """A modality of measurements in bands, each of which has a wavelength.
+
+    Attributes:
+        by_wavelength: whether each band has tokens of its own, of which no more is known than
+            their wavelength, so that what reads them reads any bands.
+    """
+
+    by_wavelength: bool
+
+    def told_by_wavelength(self) -> Modality:
+        """The same with such tokens.
+
+        Raises:
+            AmodalError: the wavelength of a band is not known, or two are the same.
+        """
+        ...
+
+
 def is_picture(modality: Modality) -> bool:
     """Whether a value is one picture (C, H, W), of any sides."""
     return modality.layout == "grid" and not isinstance(modality, OnGround)

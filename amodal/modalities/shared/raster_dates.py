@@ -10,6 +10,7 @@ import numpy as np
 from amodal.modalities.shared import geotiff
 
 VALUES, DATES, BANDS, CRS, TRANSFORM = "values", "dates", "bands", "crs", "transform"
+WAVELENGTHS = "wavelengths"
 """Names within a .npz file and a dict."""
 NEXT = 1e-3
 """Months between two pictures of one day, so that they have an order."""

@@ -14,7 +14,15 @@ import numpy.typing as npt
 from amodal.modalities.shared import geotiff
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
-from amodal.modalities.shared.raster_dates import BANDS, CRS, DATES, TRANSFORM, VALUES, some_dates
+from amodal.modalities.shared.raster_dates import (
+    BANDS,
+    CRS,
+    DATES,
+    TRANSFORM,
+    VALUES,
+    WAVELENGTHS,
+    some_dates,
+)
 from amodal.modalities.shared.requests import Limits, TooLarge, array_of, file_of
 
 COLOURS = (("red", "b04", "b4"), ("green", "b03", "b3"), ("blue", "b02", "b2"))
@@ -43,6 +51,7 @@ class Stack:
         months: (T,) of the dates, since January 2000; NaN if unknown.
         resolution: metres of a pixel's side; 0 if unknown.
         place: coordinate reference system and transform, see `geotiff.Scene`.
+        wavelengths: (C,) nanometres of the bands, NaN where it does not say; () for none.
     """
 
     pixels: np.ndarray
@@ -50,6 +59,7 @@ class Stack:
     months: np.ndarray
     resolution: float = 0.0
     place: tuple[str, tuple[float, ...]] = NOWHERE
+    wavelengths: tuple[float, ...] = ()
 
     @property
     def named(self) -> bool:
@@ -91,7 +101,8 @@ def _is_file(part: object) -> bool:
 
 def _of_scene(scene: geotiff.Scene) -> Stack:
     place = scene.crs, scene.transform
-    return Stack(scene.pixels[None], scene.bands, np.array([scene.month]), scene.resolution, place)
+    month = np.array([scene.month])
+    return Stack(scene.pixels[None], scene.bands, month, scene.resolution, place, scene.wavelengths)
 
 
 def _of_dict(raw: dict[str, Any]) -> Stack:
@@ -101,8 +112,10 @@ def _of_dict(raw: dict[str, Any]) -> Stack:
             f"{', '.join(map(str, raw)) or 'nothing'}"
         )
     stack = _of_array(raw[VALUES])
-    dates, bands = (np.ravel(raw[n]).tolist() if n in raw else [] for n in (DATES, BANDS))
-    for name, entries, axis in ((DATES, dates, 0), (BANDS, bands, 1)):
+    dates, bands, waves = (
+        np.ravel(raw[n]).tolist() if n in raw else [] for n in (DATES, BANDS, WAVELENGTHS)
+    )
+    for name, entries, axis in ((DATES, dates, 0), (BANDS, bands, 1), (WAVELENGTHS, waves, 1)):
         if entries and len(entries) != stack.pixels.shape[axis]:
             raise BadValue(
                 f"{len(entries)} {name} for values of shape {stack.pixels.shape}, expected "
@@ -110,7 +123,12 @@ def _of_dict(raw: dict[str, Any]) -> Stack:
             )
     months = np.array([geotiff.month_of(str(date)) for date in dates]) if dates else stack.months
     place, metres = _written_place(raw)
-    return Stack(stack.pixels, tuple(map(str, bands)) or stack.bands, months, metres, place)
+    names = tuple(map(str, bands)) or stack.bands
+    try:
+        nanometres = tuple(map(float, waves))
+    except ValueError:
+        raise BadValue(f'"{WAVELENGTHS}" are nanometres of the bands, not {waves}') from None
+    return Stack(stack.pixels, names, months, metres, place, nanometres)
 
 
 def _written_place(raw: dict[str, Any]) -> tuple[tuple[str, tuple[float, ...]], float]:
@@ -161,6 +179,7 @@ def _joined(stacks: Sequence[Stack]) -> Stack:
         np.concatenate([s.months for s in stacks]),
         stacks[0].resolution,
         stacks[0].place,
+        stacks[0].wavelengths,
     )
 
 
@@ -205,8 +224,22 @@ def band_names(stacks: Sequence[Stack]) -> tuple[str, ...]:
     if all(s.named for s in stacks):
         return tuple(dict.fromkeys(b for s in stacks for b in s.bands))
     counts = [s.pixels.shape[1] for s in stacks]
-    count = max(set(counts), key=counts.count)
+    return numbers(max(set(counts), key=counts.count))
+
+
+def numbers(count: int) -> tuple[str, ...]:
+    """The names of bands without a name."""
     return tuple(f"band {i + 1}" for i in range(count))
+
+
+def wavelengths(stacks: Sequence[Stack]) -> dict[str, tuple[float, ...]]:
+    """wavelengths -> nanometres of the bands of a field, as `band_names` orders them; {} where
+    files do not say it of all of them."""
+    names, found = band_names(stacks), dict[str, float]()
+    for stack in stacks:
+        bands = stack.bands if all(s.named for s in stacks) else names
+        found = {b: w for b, w in zip(bands, stack.wavelengths) if math.isfinite(w)} | found
+    return {"wavelengths": tuple(found[b] for b in names)} if found.keys() >= {*names} else {}
 
 
 def _index(bands: Sequence[str], names: Sequence[str]) -> int | None:
@@ -327,14 +360,19 @@ def checked(raw: Any, limits: Limits) -> Raw:
     """An untrusted raster, after a look at its header.
 
     Args:
-        raw: bytes of a file, or parsed JSON: {"values": lists, "dates": texts, "bands": texts}.
+        raw: bytes of a file, or parsed JSON: {"values": lists, "dates": texts, "bands": texts, "wavelengths":
+            numbers}.
         limits: of the cost.
 
     Raises:
         TooLarge: it would cost more than `limits` allow.
         BadValue: it is of another kind, or damaged.
     """
-    if isinstance(raw, dict) and VALUES in raw and raw.keys() <= {VALUES, DATES, BANDS}:
+    if (
+        isinstance(raw, dict)
+        and VALUES in raw
+        and raw.keys() <= {VALUES, DATES, BANDS, WAVELENGTHS}
+    ):
         stack = _of_dict(raw)  # which opens no file
         _check_size(stack.pixels.size, limits)
         return raw
