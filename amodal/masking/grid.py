@@ -73,7 +73,8 @@ def _none_in(row_T: Tensor, keep_T: Tensor) -> Tensor:
     """(T,) bool: whether no token of the token's row is kept."""
     row, sizes = number_segments(row_T)
     kept = torch.zeros_like(sizes).index_add(0, row, keep_T.long())
-    return (kept == 0)[row]
+    blind_T: Tensor = (kept == 0)[row]
+    return blind_T
 
 
 def _count(number_T: Tensor, ratio: float, least: int) -> Tensor:
@@ -102,7 +103,8 @@ def _pairs(one_T: Tensor, other_T: Tensor) -> Tensor:
     """(T,) int64, the number of the pair of two codes, of any numbers."""
     codes, number_T = torch.unique(other_T, return_inverse=True)
     segment_T, _ = number_segments(one_T)
-    return segment_T * max(len(codes), 1) + number_T
+    pair_T: Tensor = segment_T * max(len(codes), 1) + number_T
+    return pair_T
 
 
 def float_bits(value_T: Tensor) -> Tensor:

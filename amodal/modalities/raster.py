@@ -318,7 +318,8 @@ class Raster(RasterTiles, Modality):
         """See `Modality.as_in`: what reads any bands reads those of the data."""
         if not self.by_wavelength or set(here.bands) <= set(self.bands) or here.unnamed:
             return self
-        return replace(here, patch=self.tile, patches=()).told_by_wavelength()
+        read: Raster = replace(here, patch=self.tile, patches=())
+        return read.told_by_wavelength()
 
     def mismatch(self, trained: Modality) -> str:
         """Another ground resolution, which is never resampled."""

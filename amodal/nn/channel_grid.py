@@ -270,12 +270,12 @@ def _within(places: Axis, tokens: Tokens, codes: Codes, radius: float) -> Axis:
 def _farthest(row_S: Tensor, centre_S2: Tensor, size: int) -> Tensor:
     """(B,) the diagonal of the box about the places of each row: no two are farther apart."""
     index, nothing = row_S.unsqueeze(1).expand(-1, 2), centre_S2.new_zeros(size, 2)
-    ends = (
+    high, low = (
         nothing.scatter_reduce(0, index, centre_S2, how, include_self=False)
         for how in ("amax", "amin")
     )
-    high, low = ends
-    return (high - low).norm(dim=1)
+    diagonal: Tensor = (high - low).norm(dim=1)
+    return diagonal
 
 
 def _placed(axis: Axis, begin: int, rows: int) -> Tensor:

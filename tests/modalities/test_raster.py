@@ -15,8 +15,8 @@ rasterio = pytest.importorskip("rasterio")
 BANDS = ("B02", "B03", "B04", "B08")
 
 
-def tiff(pixels, bands=BANDS, *, date="", scale=1.0, metres=10.0, crs="EPSG:32633", **options):
-    """The bytes of a GeoTIFF of (C, H, W)."""
+def tiff(pixels, bands=BANDS, *, date="", scale=1.0, metres=10.0, crs="EPSG:32633", nm=(), **options):
+    """The bytes of a GeoTIFF of (C, H, W). nm: nanometres of its bands."""
     count, height, width = pixels.shape
     place = rasterio.transform.from_origin(500_000, 5_000_000, metres, metres) if crs else None
     with rasterio.io.MemoryFile() as memory:
@@ -33,6 +33,8 @@ def tiff(pixels, bands=BANDS, *, date="", scale=1.0, metres=10.0, crs="EPSG:3263
             file.write(pixels)
             for i, name in enumerate(bands):
                 file.set_band_description(i + 1, name)
+            for i, number in enumerate(nm):
+                file.update_tags(i + 1, wavelength=str(number), wavelength_units="Nanometers")
             file.scales = [scale] * count
             if date:
                 file.update_tags(acquisition_date=date)

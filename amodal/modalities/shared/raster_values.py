@@ -360,8 +360,8 @@ def checked(raw: Any, limits: Limits) -> Raw:
     """An untrusted raster, after a look at its header.
 
     Args:
-        raw: bytes of a file, or parsed JSON: {"values": lists, "dates": texts, "bands": texts, "wavelengths":
-            numbers}.
+        raw: bytes of a file, or parsed JSON: {"values": lists, "dates": texts, "bands": texts,
+            "wavelengths": numbers}.
         limits: of the cost.
 
     Raises:

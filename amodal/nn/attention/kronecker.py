@@ -43,7 +43,8 @@ class AxisAttention(nn.Module):
         width = q.shape[2]
         q, k, v = _padded(q, k, v.flatten(1, 2))
         mixed = layout.leave(attend(q, k, v, layout))[..., :width]
-        return mixed.unflatten(1, (self.heads, self.rank))
+        by_rank: Tensor = mixed.unflatten(1, (self.heads, self.rank))
+        return by_rank
 
 
 def _padded(*parts: Tensor) -> list[Tensor]:
