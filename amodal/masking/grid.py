@@ -72,8 +72,8 @@ def grid_keep(
 def _none_in(row_T: Tensor, keep_T: Tensor) -> Tensor:
     """(T,) bool: whether no token of the token's row is kept."""
     row, sizes = number_segments(row_T)
-    kept = torch.zeros_like(sizes).index_add(0, row, keep_T.long())
-    blind_T: Tensor = (kept == 0)[row]
+    seen_S = torch.zeros_like(sizes).index_add(0, row, keep_T.long())
+    blind_T: Tensor = (seen_S == 0)[row]
     return blind_T
 
 

@@ -226,7 +226,7 @@ def tokens(method: MethodLike) -> str:
 
 
 def bands(method: MethodLike) -> str:
-    """How a method reads bands, `BANDS` beside its function: "wavelength" for one by one, told by
+    """How a method reads bands, `BANDS` beside its function: "wavelength" for one by one, known by
     their wavelengths; "" for as the data says."""
     return str(getattr(_beside(method), "BANDS", ""))
 

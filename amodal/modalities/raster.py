@@ -75,7 +75,7 @@ class Raster(RasterTiles, Modality):
         mean, std: of each band, measured by `infer`.
         sensor: whose bands these are by their names, of `raster_wavelengths.SENSORS`.
         wavelengths: nanometres of each band; () for those of the sensor and of usual names.
-        by_wavelength: each band has tokens of its own, which its wavelength tells; a method that
+        by_wavelength: each band has tokens of its own, known by its wavelength; a method that
             reads any bands chooses it.
     """
 
@@ -305,11 +305,11 @@ class Raster(RasterTiles, Modality):
     def comment(self, raws: Sequence[Raw]) -> str:
         return _texts.comment(self)
 
-    def told_by_wavelength(self) -> Raster:
-        """See `ToldByWavelength`."""
+    def read_by_wavelength(self) -> Raster:
+        """See `ReadByWavelength`."""
         if self.patches:
             raise AmodalError(
-                "bands that are told by their wavelengths have patches of one side: leave patches "
+                "bands that are known by their wavelengths have patches of one side: leave patches "
                 "out of the raster"
             )
         return replace(self, by_wavelength=True, groups={}, by_band=False)
@@ -319,7 +319,7 @@ class Raster(RasterTiles, Modality):
         if not self.by_wavelength or set(here.bands) <= set(self.bands) or here.unnamed:
             return self
         read: Raster = replace(here, patch=self.tile, patches=())
-        return read.told_by_wavelength()
+        return read.read_by_wavelength()
 
     def mismatch(self, trained: Modality) -> str:
         """Another ground resolution, which is never resampled."""

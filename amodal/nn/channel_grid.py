@@ -1,6 +1,6 @@
 """The cells of channels and places of each row, and the class tokens of both.
 
-A channel is a band of a field, told by its wavelength, or a field without bands. A place is where
+A channel is a band of a field, known by its wavelength, or a field without bands. A place is where
 tokens lie: on the ground, which all fields share whose tokens have a size in metres, or in the
 space of their own field. A grid has the cells of which there are tokens, and no others.
 """

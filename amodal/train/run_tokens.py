@@ -15,7 +15,7 @@ from amodal.data import Dataset
 from amodal.methods.saved import SPEC
 from amodal.modalities import Modality
 from amodal.modalities.shared.learnt import LearnsTokens
-from amodal.modalities.shared.protocols import ToldByWavelength
+from amodal.modalities.shared.protocols import ReadByWavelength
 from amodal.nn.config import arguments
 from amodal.nn.saved import read_json
 
@@ -42,9 +42,9 @@ def with_bands(dataset: Dataset, bands: str) -> Dataset:
     """
     changed: dict[str, Modality] = {}
     for name, modality in dataset.fields.items():
-        if bands and isinstance(modality, ToldByWavelength):
+        if bands and isinstance(modality, ReadByWavelength):
             try:
-                changed[name] = modality.told_by_wavelength()
+                changed[name] = modality.read_by_wavelength()
             except AmodalError as error:
                 raise AmodalError(f"the field {name!r} of {dataset.name!r}: {error}") from None
     return dataset.with_fields(dataset.fields | changed) if changed else dataset

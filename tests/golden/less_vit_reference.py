@@ -36,7 +36,7 @@ class Less(Reference):
         self.heads, self.decoder_heads = self.encoder.num_heads, max(1, self.width // 32)
 
     def check_start(self):
-        """Names and shapes of all that learns; gains begin at 1, and tokens at random."""
+        """Names and shapes of all that learns, and how it begins in the authors' program."""
         wide, tokens = self.encoder.width, [p for p in self.e if p.split(".")[-1].endswith("cls")]
         expected = {
             f"encoder.trunks.all.{n}": (wide,) for n in ("cls", "channel_cls", "spatial_cls")
@@ -74,6 +74,10 @@ class Less(Reference):
                 assert (weights[name] == 1).all(), name
             if name.split(".")[-1] in (CLS, "channel_cls", "spatial_cls", *marks):
                 assert 0.01 < weights[name].std() < 0.03, name
+            if name.endswith(".bias"):
+                assert not weights[name].any(), name
+            if weights[name].ndim == 2:  # Glorot and Bengio (2010)
+                assert 0.7 < weights[name].abs().max() / (6 / sum(found[name])) ** 0.5 <= 1, name
         for f in self.encoder.fields:
             if self.has_waves(f):
                 side, patch = 2 * wide, self.rasters[f]["patch"] ** 2
@@ -195,7 +199,7 @@ class Less(Reference):
         states = linear(self.w, "decoder.in_proj", states)
         for key in grid.keys:
             name = "channel_mask" if key[0] == CLS else "spatial_mask" if key[1] == CLS else "mask"
-            x = states[seen.at[key]] if key in seen.at else self.w[f"decoder.{name}"]
+            x = states[seen.numbers[key]] if key in seen.numbers else self.w[f"decoder.{name}"]
             if key[0] != CLS and key[0][1] is None:
                 x = x + self.w[f"decoder.field.{key[0][0]}"]
             made.append(x + self.embedded(key, self.width))
@@ -204,7 +208,7 @@ class Less(Reference):
             name = f"decoder.blocks.{i}"
             x = block(self.w, name, grid, x, self.decoder_heads, self.rank, self.radius)
         x = norm(self.w, "decoder.norm", x)
-        return [x[grid.at[cell.key()]] for cell in cells]
+        return [x[grid.numbers[cell.key()]] for cell in cells]
 
     # losses
 
@@ -292,14 +296,14 @@ class Grid:
         self.places = [CLS, *dict.fromkeys(c.place for c in cells)]
         self.keys = [(c, CLS) for c in self.channels] + [(CLS, p) for p in self.places[1:]]
         self.keys += [c.key() for c in cells]
-        self.at = {key: i for i, key in enumerate(self.keys)}
-        assert len(self.at) == len(self.keys)
+        self.numbers = {key: i for i, key in enumerate(self.keys)}
+        assert len(self.numbers) == len(self.keys)
 
     def lines(self, axis):
         """Of each channel, or each place, the number of its CLS token and those of its cells."""
         for end in (self.channels, self.places)[axis]:
             first = (end, CLS) if axis == 0 else (CLS, end)
-            yield self.at[first], [i for key, i in self.at.items() if key[axis] == end]
+            yield self.numbers[first], [i for key, i in self.numbers.items() if key[axis] == end]
 
     def near(self, radius):
         """(places, places), which attend to which."""

@@ -25,7 +25,7 @@ def raster(bands, size, resolution, wavelengths, **options):
         "raster", bands=bands, size=size, patch=4, resolution=resolution, wavelengths=wavelengths,
         **options,
     )  # fmt: skip
-    return made.told_by_wavelength()
+    return made.read_by_wavelength()
 
 
 FINE = raster(("a", "b", "c"), 16, 10.0, (490.0, 560.0, 842.0))
@@ -125,14 +125,14 @@ def test_masks_follow_from_the_seed_of_the_row():
     values = [FINE.decode(np.ones((3, 16, 16), dtype=np.float32))] * 8
     batch = Batch.of(8, {"fine": Column(doubled(FINE, values), torch.arange(8))})
     grid = page.trunk.grid(page.encoder.tokenize(batch)["fine"])
-    first, again = page.draw(grid, batch.seeds), page.draw(grid, batch.seeds)
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    first, second = page.draw(grid, batch.seeds), page.draw(grid, batch.seeds)
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
     by_row = torch.stack(first).unflatten(1, (8, -1))
     assert len({tuple(row.flatten().tolist()) for row in by_row.unbind(1)}) > 1
     assert not torch.equal(page.draw(grid, batch.seeds + 1)[1], first[1])
 
 
-def test_only_the_wavelength_tells_a_band():
+def test_a_band_is_known_by_its_wavelength_alone():
     """Bands of other names and numbers, with the same wavelengths, have the same vectors; and one
     of another wavelength has others."""
     encoder = built({"fine": FINE}).encoder
@@ -208,7 +208,7 @@ def test_what_is_refused(options, message):
 
 def test_fields_that_are_refused():
     plain = modalities.make("raster", bands=("B02",), size=8, patch=4, resolution=10.0)
-    with pytest.raises(AmodalError, match="told_by_wavelength"):
+    with pytest.raises(AmodalError, match="read_by_wavelength"):
         built({"fine": plain})
     nowhere = raster(("a",), 8, 0.0, (490.0,))
     with pytest.raises(AmodalError, match="resolution = METRES"):
@@ -218,16 +218,16 @@ def test_fields_that_are_refused():
 
 def test_the_encoder_is_rebuilt_from_its_spec():
     page = built({"fine": FINE, **fields(("words",))}, rank=2, radius=50.0)
-    again = parts.build(page.encoder.spec)
-    again.load_state_dict(page.encoder.state_dict())
-    assert again.trunks["all"].radius == 50.0 and again.trunks["all"].dateless == ("fine",)
+    rebuilt = parts.build(page.encoder.spec)
+    rebuilt.load_state_dict(page.encoder.state_dict())
+    assert rebuilt.trunks["all"].radius == 50.0 and rebuilt.trunks["all"].dateless == ("fine",)
     column = {
         "words": Column(fields(("words",))["words"].collate([np.arange(5)]), torch.zeros(1).long())
     }
     batch = exact(Batch.of(1, column))
     with torch.no_grad():
         torch.testing.assert_close(
-            again.double().eval().features(batch)["words"].values,
+            rebuilt.double().eval().features(batch)["words"].values,
             page.encoder.features(batch)["words"].values,
         )
 

@@ -15,7 +15,9 @@ rasterio = pytest.importorskip("rasterio")
 BANDS = ("B02", "B03", "B04", "B08")
 
 
-def tiff(pixels, bands=BANDS, *, date="", scale=1.0, metres=10.0, crs="EPSG:32633", nm=(), **options):
+def tiff(
+    pixels, bands=BANDS, *, date="", scale=1.0, metres=10.0, crs="EPSG:32633", nm=(), **options
+):
     """The bytes of a GeoTIFF of (C, H, W). nm: nanometres of its bands."""
     count, height, width = pixels.shape
     place = rasterio.transform.from_origin(500_000, 5_000_000, metres, metres) if crs else None

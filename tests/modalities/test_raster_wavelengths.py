@@ -41,7 +41,7 @@ def test_names_that_are_known(bands, sensor, expected):
 ])  # fmt: skip
 def test_what_is_not_known_is_said_with_what_to_do(bands, sensor, missing):
     with pytest.raises(AmodalError) as error:
-        raster(bands=bands, sensor=sensor).told_by_wavelength()
+        raster(bands=bands, sensor=sensor).read_by_wavelength()
     for text in (f"of {missing} none is known", "wavelengths = [NANOMETRES", "sensor = NAME"):
         assert text in str(error.value)
 
@@ -66,12 +66,12 @@ def test_wrong_options_are_refused(options, message):
     ({"wavelengths": (490.0, 490.0, 3.0)}, "'B02' and 'B03' both have 490 nm"),
     ({"patches": (2, 4)}, "patches of one side"),
 ])  # fmt: skip
-def test_bands_that_cannot_be_told(options, message):
+def test_bands_that_cannot_be_identified(options, message):
     with pytest.raises(AmodalError, match=message):
-        raster(**options).told_by_wavelength()
+        raster(**options).read_by_wavelength()
 
 
-def test_sensors_tell_their_bands_apart():
+def test_sensors_have_bands_that_differ():
     for bands in SENSORS.values():
         assert len(set(bands.values())) == len(bands)
 
@@ -111,11 +111,11 @@ def test_a_value_as_a_dict_that_says_them():
 
 def test_tokens_by_wavelength():
     """One a band that has a pixel there: place, metres, nanometres and the band's pixels alone."""
-    told = raster(mean=(1.0, 0.0, 0.0), std=(2.0, 1.0, 1.0)).told_by_wavelength()
+    single = raster(mean=(1.0, 0.0, 0.0), std=(2.0, 1.0, 1.0)).read_by_wavelength()
     pixels = np.arange(3 * 8 * 8, dtype=np.float32).reshape(3, 8, 8)
     pixels[1, :4, :4] = np.nan
     pixels[2, 0, 0] = np.nan
-    flat = told.collate([told.decode(pixels)]).flat
+    flat = single.collate([single.decode(pixels)]).flat
     assert flat.shape == (3 * 4 - 1, raster_patches.OF_BAND + 16)
     assert flat[0, raster_patches.PLACE : raster_patches.OF_BAND].tolist() == pytest.approx(
         [40.0, 492.4]
@@ -123,25 +123,25 @@ def test_tokens_by_wavelength():
     assert flat[:2, 5].tolist() == pytest.approx([492.4, 664.6])  # the second has no pixel here
     np.testing.assert_allclose(flat[0, 6:].reshape(4, 4), (pixels[0, :4, :4] - 1) / 2)
     assert flat[1, 6:].isnan().tolist() == [True] + [False] * 15
-    assert told.targets(told.collate([told.decode(pixels)])).shape == (11, 16)
-    assert told.predictor(8).out_features == 16 and told.band_of_targets() == [0] * 16
-    assert not told.token_groups
-    bag = told.tokenizer(8)(*column(told, [pixels]), "field", 1)
+    assert single.targets(single.collate([single.decode(pixels)])).shape == (11, 16)
+    assert single.predictor(8).out_features == 16 and single.band_of_targets() == [0] * 16
+    assert not single.token_groups
+    bag = single.tokenizer(8)(*column(single, [pixels]), "field", 1)
     assert bag.attributes["wavelength"].tolist() == flat[:, 5].tolist()
     assert set(bag.attributes["metres"].tolist()) == {40.0}
 
 
-def column(told, values):
-    return (Column(told.collate([told.decode(v) for v in values]), torch.arange(len(values))),)
+def column(single, values):
+    return (Column(single.collate([single.decode(v) for v in values]), torch.arange(len(values))),)
 
 
 def test_without_a_resolution_there_are_no_metres():
-    told = raster(resolution=0.0).told_by_wavelength()
-    assert told.collate([told.decode(np.zeros((3, 4, 4)))]).flat[:, 4].isnan().all()
+    single = raster(resolution=0.0).read_by_wavelength()
+    assert single.collate([single.decode(np.zeros((3, 4, 4)))]).flat[:, 4].isnan().all()
 
 
 def test_a_run_reads_the_bands_of_the_data():
-    run = raster(mean=(1.0, 2.0, 3.0)).told_by_wavelength()
+    run = raster(mean=(1.0, 2.0, 3.0)).read_by_wavelength()
     other = modalities.make(
         "raster", bands=("B1", "B2"), sensor="landsat8", size=16, patch=8, resolution=30.0,
         mean=(5.0, 6.0), std=(1.0, 1.0),

@@ -33,7 +33,7 @@ def write(out: Path, archives: list[Path]) -> None:
     }
     records(out, by_place(parts))
     fields = {
-        name: field("raster", bands=list(bands), size=side, patch=side // 5)
+        name: field("raster", bands=list(bands), size=side, patch=side // 5, sensor="landsat8")
         for name, (bands, side) in GROUPS.items()
     }
     described = {"title": "Landsat 8: tiles of a scene with clouds", "licence": LICENCE}

@@ -2,7 +2,7 @@
 is a Kronecker product of two small ones.
 
 Si, Wan, Do, Vasisht, Zhao and Hamann 2025, arXiv:2503.12843. Row 70 of the catalogue. Every band of
-a patch is a token. One patch embedding serves all bands of a field, which are told by their
+a patch is a token. One patch embedding serves all bands of a field, which are known by their
 wavelengths alone, so that a trained run embeds bands that it has never seen. Class tokens stand for
 each channel, each place and the record. Half of the channels and three quarters of the places are
 hidden, independently of each other, and their pixels predicted.
@@ -26,7 +26,7 @@ its script launch_train.sh:
 - rank: 1, as in the defaults of their classes (d_c = 4 and rank 1); the script of that month has
   d_c = 2 and rank 8.
 - decoder: half as wide as the encoder, of 2 blocks; 512 there, of 4 blocks in the script.
-- targets: pixels standardised by band. The script leaves `norm_pix_loss` out, and so it is off
+- targets: pixels standardised by band. The script leaves the option for it out, and so it is off
   there, of pixels in [0, 1], two deviations to each side of the mean. `norm_pixels` standardises
   each patch of a band, as their classes do by default.
 - loss: missing pixels take no part. Fields that are not on a grid are predicted as their modality
@@ -52,7 +52,7 @@ from amodal.methods.contract import Method
 from amodal.methods.shared.grids import views_together
 from amodal.methods.shared.shapes import refuse_backbones, refuse_pool
 from amodal.modalities import Modality
-from amodal.modalities.shared.protocols import ToldByWavelength
+from amodal.modalities.shared.protocols import ReadByWavelength
 from amodal.nn.channel_grid import ChannelGrid
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.less_trunk import LessTrunk
@@ -63,7 +63,7 @@ from amodal.objectives.reconstruction import masked_mse
 
 ENCODER = {"trunk": "joint", "positions": "none"}
 BANDS = "wavelength"
-"""How bands of fields are read: one by one, told by their wavelengths."""
+"""How bands of fields are read: one by one, known by their wavelengths."""
 PAPER_RECIPE = Recipe(
     optimizer="adamw",
     lr=1e-4,
@@ -181,7 +181,7 @@ def check_width(name: str, channel_width: int, width: int, heads: int) -> None:
 
 
 def check_fields(fields: Mapping[str, Modality], radius: float) -> None:
-    """Refuse bands that are not told by their wavelengths, and, for a radius in metres, those whose
+    """Refuse bands that are not known by their wavelengths, and, for a radius in metres, those whose
     size on the ground is not known.
 
     Args:
@@ -192,12 +192,12 @@ def check_fields(fields: Mapping[str, Modality], radius: float) -> None:
         AmodalError: For such a field, with what to do.
     """
     for name, modality in fields.items():
-        if not isinstance(modality, ToldByWavelength):
+        if not isinstance(modality, ReadByWavelength):
             continue
         if not modality.by_wavelength:
             raise AmodalError(
-                f"less_vit reads the bands of {name!r} one by one, told by their wavelengths: "
-                "make the encoder of what modality.told_by_wavelength() gives, as `amodal "
+                f"less_vit reads the bands of {name!r} one by one, known by their wavelengths: "
+                "make the encoder of what modality.read_by_wavelength() gives, as `amodal "
                 "pretrain` does"
             )
         if radius and not modality.ground_step:
@@ -209,8 +209,8 @@ def check_fields(fields: Mapping[str, Modality], radius: float) -> None:
 
 
 def is_by_wavelength(modality: Modality) -> bool:
-    """Whether wavelengths tell the tokens of a field."""
-    return isinstance(modality, ToldByWavelength) and modality.by_wavelength
+    """Whether the tokens of a field are known by their wavelengths."""
+    return isinstance(modality, ReadByWavelength) and modality.by_wavelength
 
 
 class LessVit(Method):

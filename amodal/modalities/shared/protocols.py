@@ -216,7 +216,7 @@ class HasBands(Protocol):
 
 
 @runtime_checkable
-class ToldByWavelength(Protocol):
+class ReadByWavelength(Protocol):
     """A modality of measurements in bands, each of which has a wavelength.
 
     Attributes:
@@ -226,7 +226,7 @@ class ToldByWavelength(Protocol):
 
     by_wavelength: bool
 
-    def told_by_wavelength(self) -> Modality:
+    def read_by_wavelength(self) -> Modality:
         """The same with such tokens.
 
         Raises:

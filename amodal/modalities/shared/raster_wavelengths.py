@@ -22,14 +22,14 @@ SENSORS: Mapping[str, Mapping[str, float]] = {
 }  # fmt: skip
 """Sensor -> band -> nanometres. Sentinel-2A and Landsat 8 as their agencies give them. Both
 polarisations of Sentinel-1 have a wave of 55 mm; these are the numbers by which LESS ViT's program
-knows them, which tell them apart (arXiv:2503.12843)."""
+knows them apart (arXiv:2503.12843)."""
 COLOURS: Mapping[str, float] = {
     "coastal": 443.0, "blue": 490.0, "green": 560.0, "yellow": 600.0, "red": 665.0,
     "rededge": 705.0, "rededge071": 705.0, "rededge075": 740.0, "rededge078": 783.0, "nir": 842.0,
     "nir08": 865.0, "nir09": 945.0, "near infrared": 842.0, "cirrus": 1373.5, "swir16": 1610.0,
     "swir22": 2200.0, "lwir11": 10900.0, "lwir12": 12000.0,
 }  # fmt: skip
-"""Common names of bands (those of STAC's extension `eo`) -> nanometres."""
+"""Common names of bands (those of STAC's extension eo) -> nanometres."""
 WRITTEN = re.compile(
     r"(?<![\w.])(\d+(?:\.\d+)?)\s*(nm|nanometers?|nanometres?|um|µm|micrometers?|micrometres?)\b",
     re.IGNORECASE,
@@ -100,7 +100,7 @@ def of_all(
     missing = [band for band in bands if band not in found]
     if missing:
         raise AmodalError(
-            f"bands are told by their wavelengths here, and of {first_names(missing, 6)} none is "
+            f"bands are known by their wavelengths here, and of {first_names(missing, 6)} none is "
             f"known: give wavelengths = [NANOMETRES, …] for {first_names(bands, 6)}, in this "
             f"order, or sensor = NAME ({', '.join(SENSORS)}) in dataset.toml"
         )
@@ -108,7 +108,7 @@ def of_all(
     for band in bands:
         if (other := of.setdefault(found[band], band)) != band:
             raise AmodalError(
-                f"bands are told by their wavelengths here, and {other!r} and {band!r} both have "
+                f"bands are known by their wavelengths here, and {other!r} and {band!r} both have "
                 f"{found[band]:g} nm: leave one of them out, or give wavelengths that differ"
             )
     return tuple(found[band] for band in bands)

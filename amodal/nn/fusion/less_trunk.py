@@ -100,7 +100,7 @@ class LessTrunk(LessBlocks, Part):
     Args:
         width, depth, heads, channel_width, rank: See `LessBlocks`.
         radius: Metres within which places attend to each other; 0 for any.
-        dateless: Fields that have one date at most, so that no time tells their tokens.
+        dateless: Fields that have one date at most, whose tokens have no time.
     """
 
     def __init__(

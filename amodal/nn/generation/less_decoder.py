@@ -18,7 +18,7 @@ class LessDecoder(LessBlocks):
     """Encoded cells of what is seen -> a vector for each token.
 
     Args:
-        fields: Those whose tokens have no wavelength; each has a vector that tells it.
+        fields: Those whose tokens have no wavelength; each has a vector of its own.
         width_in: Of the encoded cells.
         width, depth, heads, channel_width, rank: See `LessBlocks`.
     """

@@ -1,4 +1,4 @@
-"""Tokens of the single bands of `Raster`, which are told by their wavelengths."""
+"""Tokens of the single bands of `Raster`, which are known by their wavelengths."""
 
 from __future__ import annotations
 
