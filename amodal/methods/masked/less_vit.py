@@ -36,6 +36,11 @@ its script launch_train.sh:
   that of a record.
 - optimizer: biases, norms and tokens do not decay here. Their rate ends at 0, ours at a hundredth.
 - product: `fused` is the class token of the record, as there; a field has the mean of its tokens.
+
+Learns: no. On generated scenes of eight minerals (`spectra`), 150 and 300 steps of 64 at 2e-3,
+`--size nano`, two seeds, with bands known by their numbers (the pilot of the claim), a linear probe
+of the mineral has .558 and .494, and .390 and .532; .481 untrained, simple features .961. What was
+trained with wavelengths was not measured beyond that.
 """
 
 from __future__ import annotations
@@ -181,8 +186,8 @@ def check_width(name: str, channel_width: int, width: int, heads: int) -> None:
 
 
 def check_fields(fields: Mapping[str, Modality], radius: float) -> None:
-    """Refuse bands that are not known by their wavelengths, and, for a radius in metres, those whose
-    size on the ground is not known.
+    """Refuse bands that are not known by their wavelengths, and, for a radius in metres, pixels of
+    unknown size.
 
     Args:
         fields: Name -> modality.
