@@ -24,8 +24,8 @@ from amodal_claims._arms import Budget, labelled, probe, trained, untrained
 from amodal_claims._floors import simple_probe
 
 CLAIM = (
-    "A masked autoencoder that tells bands by their wavelengths carries a linear probe over to a sensor with other bands with a higher accuracy "
-    "than one that tells them by their numbers."
+    "A masked autoencoder that knows bands by their wavelengths carries a linear probe over to a sensor with other bands with a higher accuracy "
+    "than one that knows them by their numbers."
 )
 DATA = "spectra"
 ROW = 70
