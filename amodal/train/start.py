@@ -13,6 +13,7 @@ from amodal import methods
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.nn import config as encoder_config
+from amodal.nn.axial import BoxAugmentation
 from amodal.nn.backbones.vit_weights import VitWeights, grid_of, resampled
 from amodal.nn.encoder import Encoder
 from amodal.nn.positions import GRID, Grid, relative_side
@@ -110,8 +111,8 @@ def inherited_from_run(source: Encoder, dataset: Dataset, settings: Settings) ->
 
     Returns:
         Size, positions and pooling of a run that began with a vision transformer, as they are where
-        none are set: without them its weights fit nothing. Of other runs relative positions and the
-        factors of blocks, without which its weights would compute something else.
+        none are set: without them its weights fit nothing. Of other runs relative and axial
+        positions and the factors of blocks, without which its weights would compute something else.
 
     Raises:
         AmodalError: For settings that the weights do not fit.
@@ -122,7 +123,8 @@ def inherited_from_run(source: Encoder, dataset: Dataset, settings: Settings) ->
     if not has["positions"].startswith(f"{GRID}:"):
         scale = has.get("layer_scale")
         inherited: dict[str, Any] = {"layer_scale": scale} if scale else {}
-        if relative_side(has["positions"]) and settings.positions is None:
+        shared = relative_side(has["positions"]) or BoxAugmentation.of(has["positions"])
+        if shared and settings.positions is None:
             inherited["positions"] = has["positions"]
         return inherited
     now = VitWeights.fields_of(dataset.fields, without=settings.backbones or {})
