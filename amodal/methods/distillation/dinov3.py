@@ -15,6 +15,9 @@ teacher. Adaptation to a larger resolution goes on from a run, anchored to it fr
     amodal pretrain dinov3 --init-from RUN --resolution 512 --data D --method.gram-snapshot 0 \
         --method.gram-start 0 --method.gram-every 0 --method.gram-weight 1.5
 
+Evidence: none at a size that was tried. Patches become worse in a long run of a large model there,
+and whether they do in a small one has not been measured.
+
 Differs: from the paper and its authors' configurations of ViT-7B/16 (facebookresearch/dinov3:
 pretrain, gram_anchor), which were read and of whose code nothing is here:
 
@@ -51,9 +54,10 @@ pretrain, gram_anchor), which were read and of whose code nothing is here:
   gradient of each network by itself.
 - product: the teacher there, the student here; an average of the weights (`--ema`) comes close.
 - from memory, not read side by side: the step of the first Gram teacher, and their colours.
-- open: crops of mixed sizes in one run of adaptation (512 and 768 there, small ones of 112 to 336);
-  distillation of many students by one pass of a frozen teacher; and their data, of which
-  `amodal curate` has the clustering. Text: `dinotxt`.
+- data: their balanced and retrieved pictures are chosen before training (`amodal curate` has the
+  clustering), and a tenth of their batches are of ImageNet alone. Text: `dinotxt`.
+- open: crops of mixed sizes in one run of adaptation (large ones of 512 and 768 pixels, small ones
+  of 112 to 336), and distillation of many students by one pass of a frozen teacher. Waits for work.
 """
 
 from __future__ import annotations
