@@ -11,7 +11,6 @@ from amodal.core import Batch, Column, Embeddings, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
 from amodal.modalities import Modality
-from amodal.nn.axial import BoxAugmentation
 from amodal.nn.check_fields import check_fields
 from amodal.nn.extend import Extensions
 from amodal.nn.pooling import Pool, pool_of
@@ -74,17 +73,11 @@ class Encoder(Extensions, TokenEmbedding, Part):
         tokenizers = {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
         self.tokenizers = nn.ModuleDict(tokenizers)
         self.field_token, self.group_token = self.new_offsets(fields), self.new_groups(fields)
-        self.position, self.box = additive(positions, self.width), BoxAugmentation.of(positions)
+        self.position = additive(positions, self.width)
         # tokens of a backbone have seen each other already: such fields need no trunk of their own
         own = {f: m for f, m in fields.items() if f not in backbones}
         self.trunks = make_trunks(
-            own,
-            kind=trunk,
-            size=size,
-            rotary=positions == "rotary",
-            axial=self.box is not None,
-            experts=experts,
-            mixer=mixer,
+            own, kind=trunk, size=size, positions=positions, experts=experts, mixer=mixer
         )
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
         if self.trunk == "joint":  # no "cls" here: `encode` puts class tokens into each source
@@ -134,12 +127,9 @@ class Encoder(Extensions, TokenEmbedding, Part):
         """Send tokens through trunks and extra blocks; see `TrunkRouting.forward`."""
         prepared = {s: cast(Pool, self.pools[field_of(s)]).prepare(t) for s, t in tokens.items()}
         hook = self.block_hook if block_hook is None else block_hook
-        # a trunk that a library brings along ends with a norm of its own
-        other = {} if norms is None else {"norms": norms}
-        result = self.routing(self.trunks, prepared, collect, router_logits, hook, **other)
+        out: SourceTokens = self.routing(self.trunks, prepared, collect, router_logits, hook, norms)
         extra = {s: self.extra_blocks[f] for s in tokens if (f := field_of(s)) in self.extra_blocks}
-        out: SourceTokens = result | {s: blocks(result[s]) for s, blocks in extra.items()}
-        return out
+        return out | {s: blocks(out[s]) for s, blocks in extra.items()}
 
     def pool(self, context: SourceTokens) -> dict[str, Column]:
         """Source -> (N, D); with a pool of that name also `fused`, of fusion tokens or of all."""

@@ -32,9 +32,14 @@ class TokenEmbedding(Part):
     position: nn.Module | None
     block_hook: nn.Module | None
     relative: RelativeBias | None
-    box: BoxAugmentation | None
-    fields: Mapping[str, Any]
+    fields: dict[str, Modality]
+    positions: str
     width: int
+
+    @property
+    def box(self) -> BoxAugmentation | None:
+        """How the boxes of crops change in training, of axial positions; None of others."""
+        return BoxAugmentation.of(self.positions)
 
     @classmethod
     def read_args(cls, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +70,8 @@ class TokenEmbedding(Part):
             if field_of(source) not in self.tokenizers:
                 raise unknown("field of this encoder", field_of(source), self.tokenizers)
         tokens = {s: self._read(s, column, batch.size) for s, column in batch.columns.items()}
-        return tokens if self.box is None else self._in_crops(tokens, self.box, batch.seeds)
+        box = self.box
+        return tokens if box is None else self._in_crops(tokens, box, batch.seeds)
 
     def _in_crops(
         self, tokens: SourceTokens, box: BoxAugmentation, seeds_B: Tensor

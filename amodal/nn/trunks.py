@@ -13,9 +13,10 @@ from amodal.core.embeddings import FUSED
 from amodal.core.host import host_copy, on_host, to_device
 from amodal.core.part import Part
 from amodal.modalities import Modality
-from amodal.nn.axial import axes_of
+from amodal.nn.axial import BoxAugmentation, axes_of
 from amodal.nn.dilated import Dilated
 from amodal.nn.drop_path import side_by_side
+from amodal.nn.positions import is_rotary
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.stacked import stack, unstack
 from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
@@ -62,8 +63,7 @@ def make_trunks(
     *,
     kind: str | Part,
     size: str,
-    rotary: bool = False,
-    axial: bool = False,
+    positions: str = "none",
     experts: int = 0,
     mixer: str = "attention",
 ) -> nn.ModuleDict:
@@ -74,8 +74,8 @@ def make_trunks(
         kind: "separate", a trunk for each field; "shared", one that sees one source at a time;
             "joint", one that sees all sources of a row together; or one that is pretrained.
         size: See `amodal.nn.transformer.size_of`.
-        rotary: Rotary positions.
-        axial: Rotary positions in a crop, along the axes that the fields of a trunk have.
+        positions: A kind, see `amodal.nn.positions.KINDS`; a trunk turns queries and keys by those
+            that are rotary, axial ones along the axes that its fields have.
         experts: Of every second block; 0 for none.
         mixer: "attention"; or "gru", "brnn" or "dilated" (convolutions) for sequences with
             separate trunks.
@@ -87,7 +87,7 @@ def make_trunks(
         AmodalError: For unknown names, and for combinations that do not exist.
     """
     if isinstance(kind, Part):
-        if rotary or axial or experts or mixer != "attention":
+        if is_rotary(positions) or experts or mixer != "attention":
             raise AmodalError(
                 "a pretrained trunk has positions and layers of its own: leave positions, experts "
                 "and mixer as they are"
@@ -114,9 +114,13 @@ def make_trunks(
         if mixer != "attention" and fields[key].is_sequence:
             return MIXERS[mixer](shape.width)
         seen = [fields[key]] if kind == "separate" else fields.values()
-        axes = axes_of(seen) if axial else ()
         return Transformer(
-            shape.width, shape.depth, shape.heads, rotary=rotary, axial=axes, experts=experts
+            shape.width,
+            shape.depth,
+            shape.heads,
+            rotary=positions == "rotary",
+            axial=axes_of(seen) if BoxAugmentation.of(positions) is not None else (),
+            experts=experts,
         )
 
     return nn.ModuleDict({key: trunk(key) for key in ([ALL] if kind != "separate" else fields)})

@@ -52,6 +52,7 @@ pretrain, gram_anchor), which were read and of whose code nothing is here:
   teacher's, a crop has no more pixels of the file than it, and the other crops have half of it.
 - optimizer: the rate of their program is 5e-5 * 4 * (batch / 1,024)^(1/2), 4e-4. They clip the
   gradient of each network by itself.
+- adaptation: `--init-from` takes the encoder of a run; heads and norms of small crops begin anew.
 - product: the teacher there, the student here; an average of the weights (`--ema`) comes close.
 - from memory, not read side by side: the step of the first Gram teacher, and their colours.
 - data: their balanced and retrieved pictures are chosen before training (`amodal curate` has the
