@@ -156,7 +156,7 @@ def test_sinkhorn_errors_and_no_rows():
         (3, 2, [3]),
     ],
 )
-def test_koleo_looks_for_neighbours_in_the_group_of_a_row_alone(rows, group, sizes):
+def test_the_neighbour_of_koleo_is_in_the_group_of_the_row(rows, group, sizes):
     z = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     whole = sum(len(part) * koleo(part) for part in z.split(sizes)) / rows
     torch.testing.assert_close(koleo(z, group=group), whole)
