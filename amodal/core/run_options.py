@@ -60,7 +60,7 @@ class RunOptions:
     positions: str | None = _option(
         None,
         "position embedding: sincos, ground, learned, rotary, alibi, none, grid:SIDE of patches, "
-        "or relative:SIDE, the largest distance",
+        "relative:SIDE, the largest distance, or axial:rescale=2, rotary in a crop",
     )
     pool: str | None = _option(None, "pooling: mean, cls or attention")
     experts: int | None = _option(

@@ -45,7 +45,7 @@ from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VARIANTS
 from amodal.modalities.shared.protocols import VariesByStep
-from amodal.modalities.shared.views import TOGETHER
+from amodal.modalities.shared.views import TOGETHER, salt_of
 
 T = TypeVar("T")
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -295,7 +295,7 @@ class Loader:
         if view != "plain" and not together and isinstance(modality, VariesByStep):
             drawn = [self.seed % 2**64, step, zlib.crc32(field.encode())]
             modality = modality.of_step(np.random.default_rng(drawn))
-        plain, salt = view == "plain", view if together else source
+        plain, salt = view == "plain", salt_of(view, source)
         generators = repeat(UNUSED_RNG) if plain else _generators(seeds[rows].numpy(), salt)
         view = modality.known_view(view)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]

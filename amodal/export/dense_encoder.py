@@ -72,6 +72,8 @@ def why_not_exportable(encoder: Encoder, field: str) -> str:
             "its cells attend along channels and places of which rows have any number, and there "
             "is no dense form of that yet"
         )
+    if encoder.box is not None:
+        return "its positions are those of a token in its crop, of which there is no dense form yet"
     if isinstance(encoder.pools[field], RegisterPool):
         return "it has registers beside its class token, of which there is no dense form yet"
     modality = encoder.fields[field]

@@ -37,6 +37,7 @@ from amodal.modalities.shared.protocols import is_pixel_map
 from amodal.nn.attention.bias import is_bias
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool, PerceptronPool
+from amodal.nn.positions import is_rotary
 from amodal.nn.saved import read_config
 from amodal.nn.transformer import Block, Transformer
 
@@ -101,7 +102,7 @@ def why_no_tower(encoder: Encoder, field: str) -> str:
         or encoder.routing.fusion_tokens is not None
     ):
         return "its trunk has parts that SigLIP's vision model lacks"
-    if encoder.positions == "rotary":
+    if is_rotary(encoder.positions):
         return "its positions are rotary, SigLIP's are added"
     if is_bias(encoder.positions):
         return "its positions are a bias of attention, SigLIP's are added"

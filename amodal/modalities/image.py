@@ -187,10 +187,11 @@ class Image(Modality):
     @property
     def local_size(self) -> int:
         """Side of a "local" view: about half, a whole number of patches."""
-        return self._half(self.size)
+        return self._share(self.size, 0.5)
 
-    def _half(self, side: int) -> int:
-        return self.tile * max(1, round(side / 2 / self.tile))
+    def _share(self, side: int, share: float) -> int:
+        """About this share of a side, a whole number of patches."""
+        return self.tile * max(1, round(side * share / self.tile))
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """See `Modality.augment`.
@@ -210,11 +211,13 @@ class Image(Modality):
         if view in _views.WHOLE:
             return _views.WHOLE[view](value, rng)
         style, whole = _views.VIEWS[view], value.shape[1:]
-        height, width = (self._half(n) for n in whole) if style.is_local else whole
+        height, width = whole if style.side == 1 else (self._share(n, style.side) for n in whole)
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
         blurred = style.blur > 0 and rng.random() < style.blur
         sigma = rng.uniform(0.1, 2.0) * min(height, width) / 224 if blurred else 0.0
         low, high, mirrored = self._crop(style, whole, rng)
+        if style.is_clean:
+            sigma, style = 0.0, replace(style, jitter=None, solarize=0.0)
         if max(whole) > _maps.MAX_DENSE_SIDE:
             (top, left), (bottom, right) = low.astype(int), high.astype(int)
             # from here on relative to what was cut out

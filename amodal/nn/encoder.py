@@ -77,7 +77,7 @@ class Encoder(Extensions, TokenEmbedding, Part):
         # tokens of a backbone have seen each other already: such fields need no trunk of their own
         own = {f: m for f, m in fields.items() if f not in backbones}
         self.trunks = make_trunks(
-            own, kind=trunk, size=size, rotary=positions == "rotary", experts=experts, mixer=mixer
+            own, kind=trunk, size=size, positions=positions, experts=experts, mixer=mixer
         )
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
         if self.trunk == "joint":  # no "cls" here: `encode` puts class tokens into each source
@@ -122,14 +122,14 @@ class Encoder(Extensions, TokenEmbedding, Part):
         collect: Collector | None = None,
         router_logits: RouterLogitsOf | None = None,
         block_hook: BlockHook | None = None,
+        norms: Mapping[str, nn.Module] | None = None,
     ) -> SourceTokens:
         """Send tokens through trunks and extra blocks; see `TrunkRouting.forward`."""
         prepared = {s: cast(Pool, self.pools[field_of(s)]).prepare(t) for s, t in tokens.items()}
         hook = self.block_hook if block_hook is None else block_hook
-        result = self.routing(self.trunks, prepared, collect, router_logits, hook)
+        out: SourceTokens = self.routing(self.trunks, prepared, collect, router_logits, hook, norms)
         extra = {s: self.extra_blocks[f] for s in tokens if (f := field_of(s)) in self.extra_blocks}
-        out: SourceTokens = result | {s: blocks(result[s]) for s, blocks in extra.items()}
-        return out
+        return out | {s: blocks(out[s]) for s, blocks in extra.items()}
 
     def pool(self, context: SourceTokens) -> dict[str, Column]:
         """Source -> (N, D); with a pool of that name also `fused`, of fusion tokens or of all."""

@@ -14,11 +14,12 @@ from amodal.core.part import Part
 from amodal.nn.attention.bias import is_bias, place_bias, refuse_drawn_patches
 from amodal.nn.attention.masks import rule
 from amodal.nn.attention.relative import RelativeBias, relative_bias
+from amodal.nn.axial import axes_of
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.linear import LinearHead, MlpHead, keep_space
 from amodal.nn.layer_scale import scale_updates
 from amodal.nn.pooling import ClsPool, RegisterPool
-from amodal.nn.positions import refuse_tables
+from amodal.nn.positions import is_rotary, refuse_tables
 from amodal.nn.transformer import ExtraBlocks, Transformer
 from amodal.nn.trunks import ALL, TrunkRouting, routing_of
 
@@ -235,7 +236,7 @@ class Extensions:
                 experts, and for positions and factors that are of the trunk that goes.
         """
         encoder = cast("Encoder", self)
-        if is_bias(encoder.positions) or encoder.positions == "rotary":
+        if is_bias(encoder.positions) or is_rotary(encoder.positions):
             raise AmodalError(
                 f"positions={encoder.positions!r} are of attention in a trunk that another one "
                 "replaces here: take ground, sincos, learned or none"
@@ -269,7 +270,11 @@ class Extensions:
         encoder = cast("Encoder", self)
         self._needs_towers("extended")
         encoder.extra_blocks[field] = ExtraBlocks(
-            encoder.width, depth, encoder.num_heads, rotary=encoder.positions == "rotary"
+            encoder.width,
+            depth,
+            encoder.num_heads,
+            rotary=encoder.positions == "rotary",
+            axial=axes_of([encoder.fields[field]]) if encoder.box is not None else (),
         )
         self.set_bias()
         encoder.describe_as(extra_blocks=dict(encoder.extra_blocks))

@@ -147,7 +147,7 @@ class Rotary:
     """Rotates queries and keys by their coordinates (Su et al. 2021): attention sees differences.
 
     Args:
-        position_TP: (T, P).
+        position_TP: (T, P), of any number of axes; each has an equal share of the bands.
         head_width: d of a head.
         base: Of the longest wavelength. 100 is the convention of axial positions in images (Heo et
             al. 2024, arXiv:2403.13298), which count tens of patches; 10,000 is that of long texts.
@@ -157,10 +157,11 @@ class Rotary:
     """
 
     def __init__(self, position_TP: Tensor, head_width: int, base: float = 100.0):
-        bands = head_width // (2 * POSITION_DIMS)
+        axes = position_TP.shape[-1]
+        bands = head_width // (2 * axes)
         if not bands:
             raise AmodalError(
-                f"rotary positions need heads at least {2 * POSITION_DIMS} wide, not {head_width}"
+                f"rotary positions need heads at least {2 * axes} wide, not {head_width}"
             )
         rate = base ** -(torch.arange(bands, device=position_TP.device) / bands)
         angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
@@ -176,8 +177,11 @@ class Rotary:
         )
 
 
-KINDS = ("sincos", "ground", "learned", "rotary", "alibi", "relative", "none")
-"""alibi and relative: biases of attention, see `amodal.nn.attention.bias`."""
+AXIAL = "axial"
+"""axial and axial:OPTION=NUMBER,…, `amodal.nn.axial`."""
+KINDS = ("sincos", "ground", "learned", "rotary", AXIAL, "alibi", "relative", "none")
+"""rotary turns by all axes of positions, also those that a field does not have, and axial by those
+that it has. alibi and relative: biases of attention, see `amodal.nn.attention.bias`."""
 GRID = "grid"
 """grid:SIDE, a `Grid`."""
 RELATIVE, REACH = "relative", 32
@@ -214,13 +218,18 @@ def additive(kind: str, width: int) -> nn.Module | None:
     grid, _, side = kind.partition(":")
     if grid == GRID and side.isdecimal() and int(side):
         return Grid(width, int(side))
-    if relative_side(kind):
+    if relative_side(kind) or kind.partition(":")[0] == AXIAL:
         return None
     if kind not in KINDS:
         raise unknown("kind of position", kind, (*KINDS, f"{GRID}:SIDE", f"{RELATIVE}:SIDE"))
     if kind in ("sincos", "ground"):
         return SinCos(width) if kind == "sincos" else Ground(width)
     return Learned(width) if kind == "learned" else None
+
+
+def is_rotary(kind: str) -> bool:
+    """Whether a kind of positions turns queries and keys."""
+    return kind.partition(":")[0] in ("rotary", AXIAL)
 
 
 def relative_side(kind: str) -> int:

@@ -15,6 +15,7 @@ from amodal.core.part import Part
 from amodal.core.tokens import GROUP
 from amodal.modalities import Modality
 from amodal.nn.attention.relative import RelativeBias
+from amodal.nn.axial import BoxAugmentation, axes_of, with_crop_coordinates
 from amodal.nn.backbones.layer_hooks import HooksBackbones, hook_layers, layers_of
 from amodal.nn.backbones.module import for_field
 from amodal.nn.positions import embedded
@@ -31,7 +32,14 @@ class TokenEmbedding(Part):
     position: nn.Module | None
     block_hook: nn.Module | None
     relative: RelativeBias | None
+    fields: dict[str, Modality]
+    positions: str
     width: int
+
+    @property
+    def box(self) -> BoxAugmentation | None:
+        """How the boxes of crops change in training, of axial positions; None of others."""
+        return BoxAugmentation.of(self.positions)
 
     @classmethod
     def read_args(cls, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +69,21 @@ class TokenEmbedding(Part):
         for source in batch.sources:
             if field_of(source) not in self.tokenizers:
                 raise unknown("field of this encoder", field_of(source), self.tokenizers)
-        return {s: self._read(s, column, batch.size) for s, column in batch.columns.items()}
+        tokens = {s: self._read(s, column, batch.size) for s, column in batch.columns.items()}
+        box = self.box
+        return tokens if box is None else self._in_crops(tokens, box, batch.seeds)
+
+    def _in_crops(
+        self, tokens: SourceTokens, box: BoxAugmentation, seeds_B: Tensor
+    ) -> SourceTokens:
+        """The tokens of sources with where they are in their crops; boxes change in training."""
+        changes = self.training and any(p.requires_grad for p in self.parameters())
+        return {
+            s: with_crop_coordinates(
+                t, axes_of([self.fields[field_of(s)]]), box if changes else None, seeds_B
+            )
+            for s, t in tokens.items()
+        }
 
     def _read(self, source: str, column: Column, size: int) -> Tokens:
         """The tokens of a source by its tokenizer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.cached_layout import CachedLayout
 from amodal.nn.attention.prefix import with_prefix
 from amodal.nn.attention.varlen import Attention, Layout, MaskRule, Rotate, layout_of
+from amodal.nn.axial import axial_rotary
 from amodal.nn.drop_path import Drop, drop_of, identity
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
@@ -190,6 +191,7 @@ class Transformer(nn.Module):
         depth: Blocks.
         heads: H.
         rotary: Rotary positions.
+        axial: Axes of rotary positions in a crop, see `amodal.nn.axial`; none for no such.
         mask_rule: Which sources attend to which; None for full attention.
         experts: Of every second block, so also of the last one of an even depth; 0 for none.
         kv_heads, qk_norm, norm_layer, act_layer: See `Block`.
@@ -205,6 +207,7 @@ class Transformer(nn.Module):
         heads: int,
         *,
         rotary: bool = False,
+        axial: Sequence[int] = (),
         mask_rule: MaskRule | None = None,
         experts: int = 0,
         kv_heads: int | None = None,
@@ -214,6 +217,7 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         self.heads, self.rotary, self.mask_rule = heads, rotary, mask_rule
+        self.axial = tuple(axial)
         self.bias: PlaceBias | None = None
         if experts and act_layer is not nn.GELU:
             raise AmodalError("sparse blocks have GELU perceptrons; leave act_layer or experts out")
@@ -268,6 +272,7 @@ class Transformer(nn.Module):
         *,
         causal: bool = False,
         cache: KeyValueCache | None = None,
+        norm: nn.Module | None = None,
     ) -> Tokens:
         """Tokens of every row after the last block and a norm.
 
@@ -279,6 +284,7 @@ class Transformer(nn.Module):
             block_hook: Is called around each block.
             causal: Tokens attend to those before them in their row, and to themselves.
             cache: Tokens of earlier calls in these rows; these tokens are added to it.
+            norm: Stands in place of the norm that ends the trunk.
 
         Raises:
             AmodalError: For a hook together with what a hook cannot serve.
@@ -290,7 +296,7 @@ class Transformer(nn.Module):
                     "without a "
                     "block hook"
                 )
-            return self._hooked(tokens, block_hook, mask_rule)
+            return self._hooked(tokens, block_hook, mask_rule, norm)
         layout = self.lay_out(tokens, mask_rule, causal=causal, cache=cache)
         dropout = dropout_of(self, tokens, layout.order)
         x_TD, rotate = dropout(layout.enter(tokens.x), INPUT), self._rotate(tokens, layout)
@@ -300,7 +306,7 @@ class Transformer(nn.Module):
             x_TD, mlp_TD = block(x_TD, layout, rotate, router_logits, then(dropout, i, drop))
             if collector is not None:
                 outputs.append(mlp_TD)
-        x_TD = self.norm(x_TD)
+        x_TD = (norm or self.norm)(x_TD)
         if layout.order is not None:
             # the inverse of the permutation, computed once for all that leaves
             back = torch.argsort(layout.order)
@@ -324,19 +330,22 @@ class Transformer(nn.Module):
     def _biased(self, layout: Layout, tokens: Tokens) -> Layout:
         return layout if self.bias is None or layout.is_biased else self.bias(layout, tokens)
 
-    def _hooked(self, tokens: Tokens, block_hook: BlockHook, mask_rule: MaskRule | None) -> Tokens:
+    def _hooked(
+        self, tokens: Tokens, hook: BlockHook, mask_rule: MaskRule | None, norm: nn.Module | None
+    ) -> Tokens:
         entry = dropout_of(self, tokens, None)
         inner, layout = tokens.with_x(entry(tokens.x, INPUT)), CachedLayout(self.lay_out)
         for i in range(len(self.blocks)):
-            inner = block_hook(i, inner, partial(self.block, i, mask_rule=mask_rule, layout=layout))
+            inner = hook(i, inner, partial(self.block, i, mask_rule=mask_rule, layout=layout))
         if len(inner) != len(tokens):
             raise ValueError(f"{len(tokens)} tokens entered the trunk and {len(inner)} leave it")
-        return tokens.with_x(self.norm(inner.x))
+        return tokens.with_x((norm or self.norm)(inner.x))
 
     def _rotate(self, tokens: Tokens, layout: Layout) -> Rotate | None:
-        if not self.rotary:
-            return None
-        return Rotary(layout.enter(tokens.position), tokens.x.shape[1] // self.heads)
+        head_width = tokens.x.shape[1] // self.heads
+        if self.axial:
+            return axial_rotary(tokens.attributes, layout.enter, self.axial, head_width)
+        return Rotary(layout.enter(tokens.position), head_width) if self.rotary else None
 
     def block(
         self,
@@ -379,5 +388,7 @@ def _initialise(module: nn.Module) -> None:
 class ExtraBlocks(Part, Transformer):
     """More blocks on top of a tower; see `Transformer`."""
 
-    def __init__(self, width: int, depth: int, heads: int, rotary: bool = False):
-        super().__init__(width, depth, heads, rotary=rotary)
+    def __init__(
+        self, width: int, depth: int, heads: int, rotary: bool = False, axial: Sequence[int] = ()
+    ):
+        super().__init__(width, depth, heads, rotary=rotary, axial=axial)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from amodal.core.embeddings import FUSED
 from amodal.core.host import host_copy, on_host, to_device
 from amodal.core.part import Part
 from amodal.modalities import Modality
+from amodal.nn.axial import BoxAugmentation, axes_of
 from amodal.nn.dilated import Dilated
 from amodal.nn.drop_path import side_by_side
+from amodal.nn.positions import is_rotary
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.stacked import stack, unstack
 from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
@@ -61,7 +63,7 @@ def make_trunks(
     *,
     kind: str | Part,
     size: str,
-    rotary: bool = False,
+    positions: str = "none",
     experts: int = 0,
     mixer: str = "attention",
 ) -> nn.ModuleDict:
@@ -72,7 +74,8 @@ def make_trunks(
         kind: "separate", a trunk for each field; "shared", one that sees one source at a time;
             "joint", one that sees all sources of a row together; or one that is pretrained.
         size: See `amodal.nn.transformer.size_of`.
-        rotary: Rotary positions.
+        positions: A kind, see `amodal.nn.positions.KINDS`; a trunk turns queries and keys by those
+            that are rotary, axial ones along the axes that its fields have.
         experts: Of every second block; 0 for none.
         mixer: "attention"; or "gru", "brnn" or "dilated" (convolutions) for sequences with
             separate trunks.
@@ -84,7 +87,7 @@ def make_trunks(
         AmodalError: For unknown names, and for combinations that do not exist.
     """
     if isinstance(kind, Part):
-        if rotary or experts or mixer != "attention":
+        if is_rotary(positions) or experts or mixer != "attention":
             raise AmodalError(
                 "a pretrained trunk has positions and layers of its own: leave positions, experts "
                 "and mixer as they are"
@@ -110,7 +113,15 @@ def make_trunks(
     def trunk(key: str) -> nn.Module:
         if mixer != "attention" and fields[key].is_sequence:
             return MIXERS[mixer](shape.width)
-        return Transformer(shape.width, shape.depth, shape.heads, rotary=rotary, experts=experts)
+        seen = [fields[key]] if kind == "separate" else fields.values()
+        return Transformer(
+            shape.width,
+            shape.depth,
+            shape.heads,
+            rotary=positions == "rotary",
+            axial=axes_of(seen) if BoxAugmentation.of(positions) is not None else (),
+            experts=experts,
+        )
 
     return nn.ModuleDict({key: trunk(key) for key in ([ALL] if kind != "separate" else fields)})
 
@@ -152,6 +163,7 @@ class TrunkRouting(nn.Module):
         collect: Collector | None = None,
         router_logits: RouterLogitsOf | None = None,
         block_hook: BlockHook | None = None,
+        norms: Mapping[str, nn.Module] | None = None,
     ) -> SourceTokens:
         """Send tokens through the trunks. Sources that one trunk serves go through it in one call.
 
@@ -162,18 +174,21 @@ class TrunkRouting(nn.Module):
             router_logits: Is filled with (trunk, number of the sparse block) -> source -> tokens
                 whose x are router logits (T, E).
             block_hook: Is called around each block of the transformers.
+            norms: Key of a trunk -> what stands in place of the norm that ends it.
 
         Returns:
             Source -> tokens, and `fused` -> the fusion tokens if there are any.
         """
         result: SourceTokens = {}
-        hooked = {} if block_hook is None else {"block_hook": block_hook}
+        hooked: dict[str, Any] = {} if block_hook is None else {"block_hook": block_hook}
         for key, sequences in self._sequences(trunks, tokens).items():
             whole = [self._sequence([tokens[s] for s in names]) for names in sequences]
             if key is None:
                 outputs = whole
             else:
                 logits: list[Tensor] | None = None if router_logits is None else []
+                if norms is not None:
+                    hooked["norm"] = norms[key]
                 with side_by_side([view_of(names[0]) for names in sequences]):
                     stacked = trunks[key](stack(whole), collect, logits, **hooked)
                 outputs = unstack(stacked, whole)

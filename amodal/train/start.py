@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from amodal import methods
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.nn import config as encoder_config
+from amodal.nn.axial import BoxAugmentation
 from amodal.nn.backbones.vit_weights import VitWeights, grid_of, resampled
 from amodal.nn.encoder import Encoder
+from amodal.nn.pooling import ClsPool, RegisterPool
 from amodal.nn.positions import GRID, Grid, relative_side
 from amodal.nn.trunks import ALL
 from amodal.train.settings import Settings
@@ -31,7 +33,8 @@ def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str
 
     A table of positions over the plane is resampled where it has another side. The trunk of all
     fields and those of single fields have the same layers: each of these begins as that one, and
-    that one as the trunk of a single field if there is one alone.
+    that one as the trunk of a single field if there is one alone. Class tokens get the registers
+    that the others have beside them, which the layers read.
 
     Args:
         encoder: What to copy into.
@@ -43,6 +46,7 @@ def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str
     Raises:
         AmodalError: If no weight fits.
     """
+    _take_registers(encoder, source)
     target, state = encoder.state_dict(), source.state_dict()
     trunks = [*getattr(source, "trunks", ())]  # an ensemble has those of its members
     if len(trunks) == 1:
@@ -66,6 +70,17 @@ def load_matching_weights(encoder: Encoder, source: Encoder, folder: str) -> str
     for name in shared:
         target[name].copy_(state[name])
     return note
+
+
+def _take_registers(encoder: Encoder, source: Encoder) -> None:
+    """Put registers beside class tokens that had some in another encoder, of its width."""
+    pools = getattr(source, "pools", {})  # an ensemble has those of its members
+    for field in encoder.fields:
+        pool, other = encoder.pools[field], pools[field] if field in pools else None
+        bare = isinstance(pool, ClsPool) and not isinstance(pool, RegisterPool)
+        if bare and isinstance(other, RegisterPool) and encoder.width == source.width:
+            registers = RegisterPool(encoder.width, len(other.registers))
+            encoder.set_pool(field, registers.beside(cast(ClsPool, pool)))
 
 
 def start_from_vit(
@@ -110,8 +125,8 @@ def inherited_from_run(source: Encoder, dataset: Dataset, settings: Settings) ->
 
     Returns:
         Size, positions and pooling of a run that began with a vision transformer, as they are where
-        none are set: without them its weights fit nothing. Of other runs relative positions and the
-        factors of blocks, without which its weights would compute something else.
+        none are set: without them its weights fit nothing. Of other runs relative and axial
+        positions and the factors of blocks, without which its weights would compute something else.
 
     Raises:
         AmodalError: For settings that the weights do not fit.
@@ -122,7 +137,8 @@ def inherited_from_run(source: Encoder, dataset: Dataset, settings: Settings) ->
     if not has["positions"].startswith(f"{GRID}:"):
         scale = has.get("layer_scale")
         inherited: dict[str, Any] = {"layer_scale": scale} if scale else {}
-        if relative_side(has["positions"]) and settings.positions is None:
+        shared = relative_side(has["positions"]) or BoxAugmentation.of(has["positions"])
+        if shared and settings.positions is None:
             inherited["positions"] = has["positions"]
         return inherited
     now = VitWeights.fields_of(dataset.fields, without=settings.backbones or {})

@@ -42,7 +42,17 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.objectives.masked_distillation:masked_distillation",
         "amodal.nn.masked_tokens:masked_tokens",
     ),
-    "dinov2": ("amodal.methods.shared.masked_distillation:MaskedDistillation",),
+    "dinov2": (
+        "amodal.methods.shared.masked_distillation:MaskedDistillation",
+        "amodal.methods.shared.masked_distillation:balanced_targets",
+    ),
+    "dinov3": (
+        "amodal.nn.axial:BoxAugmentation",
+        "amodal.nn.axial:axial_rotary",
+        "amodal.nn.axial:crop_coordinates",
+        "amodal.nn.axial:places",
+        "amodal.nn.axial:with_crop_coordinates",
+    ),
     "mae": (
         "amodal.methods.shared.shapes:MaskedAutoencoder",
         "amodal.methods.shared.shapes:row_losses",

@@ -39,6 +39,14 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "dino": {"prototypes": 24, "local_views": 2},
     "ibot": {"prototypes": 24, "local_views": 1},
     "dinov2": {"prototypes": 24, "local_views": 1},
+    # Gram anchoring from the second of three steps on
+    "dinov3": {
+        "prototypes": 24,
+        "patch_prototypes": 20,
+        "local_views": 1,
+        "gram_snapshot": 0.2,
+        "gram_start": 0.2,
+    },
     "nnclr": {"width": 16, "hidden": 32, "predictor_hidden": 32, "queue": 9},
     "slip": {"width": 32, "hidden": 32, "projection": 16},
     "align": {"width": 32},
@@ -110,6 +118,7 @@ REFUSED = {
     "croma": "hiding some of them hides nothing",
     "data2vec": "hiding some of them hides nothing",
     "dinov2": "hiding some of them hides nothing",
+    "dinov3": "hiding some of them hides nothing",
     "beit": "hiding some of them hides nothing",
     "flava": "hiding some of them hides nothing",
     "maestro": "hiding some of them hides nothing",

@@ -1,5 +1,6 @@
 """Pictures of every mode and depth, and bytes that are none."""
 
+import dataclasses
 import struct
 import time
 import zlib
@@ -429,7 +430,8 @@ def test_the_two_views_of_lejepa_differ_in_what_they_show():
     image, value = make("image", size=32, patch=4), np.zeros((3, 32, 32), np.uint8)
     shapes = [image.augment(value, v, np.random.default_rng(0)).shape for v in image.views]
     small_views = {v for v, shape in zip(image.views, shapes) if shape == (3, 16, 16)}
-    assert small_views == {"local", "local_solarized", "ibot_local", "dinov2_local"}
+    halves = {"dinov3_local", "dinov3_half", "dinov3_half_solarized"}
+    assert small_views == halves | {"local", "local_solarized", "ibot_local", "dinov2_local"}
     assert make("text").known_view("global") == "strong"
     assert make("text").known_view("local_solarized") == "local"
 
@@ -454,6 +456,67 @@ def test_the_three_views_of_ibot_and_dinov2(name, large, small):
         "strong",
         "local",
     ]
+
+
+def test_the_views_of_dinov3():
+    """The configurations of facebookresearch/dinov3: those of DINOv2 without mirror images."""
+    from amodal.modalities.shared import image_views
+
+    for end in ("", "_solarized", "_local"):
+        ours, before = (image_views.VIEWS[name + end] for name in ("dinov3", "dinov2"))
+        assert ours == dataclasses.replace(before, flips=False)
+    image, text = make("image", size=32, patch=4), make("text")
+    value = np.zeros((3, 32, 32), np.uint8)
+    sides = {
+        v: image.augment(value, v, np.random.default_rng(0)).shape[1]
+        for v in image.views
+        if v.startswith("dinov3_")
+    }
+    assert sides == {
+        "dinov3_solarized": 32,
+        "dinov3_local": 16,
+        "dinov3_half": 16,
+        "dinov3_half_solarized": 16,
+        "dinov3_quarter": 8,
+        "dinov3_gram": 32,
+        "dinov3_gram_solarized": 32,
+    }
+    assert text.known_view("dinov3_gram") == text.known_view("dinov3_half") == "strong"
+    assert text.known_view("dinov3_quarter") == "local"
+
+
+@pytest.mark.parametrize("side", [32, 96])
+@pytest.mark.parametrize("end", ["", "_solarized"])
+def test_a_gram_teacher_sees_the_crop_of_the_student_without_its_colours(side, end):
+    image = make("image", size=side, patch=8)
+    ramp = np.linspace(0, 200, side)
+    value = np.stack([ramp[None] + 0 * ramp[:, None], ramp[:, None] + 0 * ramp[None], 0 * ramp + 100
+                      + 0 * ramp[:, None]]).astype(np.float32)  # fmt: skip
+    for seed in range(6):
+        large = image.augment(value, f"dinov3_gram{end}", np.random.default_rng(seed))
+        plain = dataclasses.replace(image_views_of(f"dinov3_half{end}"), is_clean=True)
+        small = augment_as(image, value, plain, np.random.default_rng(seed))
+        # each colour is a coordinate: the middle and the corners are at the same place
+        np.testing.assert_allclose(large.mean((1, 2)), small.mean((1, 2)), atol=2.0)
+        np.testing.assert_allclose(np.ptp(large, (1, 2)), np.ptp(small, (1, 2)), atol=0.12 * 200)
+        assert abs(large[2] - 100).max() < 1e-3  # as it is
+    shown = image.augment(value, f"dinov3_half{end}", np.random.default_rng(0))
+    assert shown.shape[1] * 2 == large.shape[1]
+
+
+def image_views_of(name):
+    from amodal.modalities.shared import image_views
+
+    return image_views.VIEWS[name]
+
+
+def augment_as(image, value, view, rng):
+    """A view that has no name."""
+    from amodal.modalities.shared import image_views
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(image_views.VIEWS, "weak", view)
+        return image.augment(value, "weak", rng)
 
 
 def test_the_view_of_i_jepa_is_a_crop_and_no_mirror_image():

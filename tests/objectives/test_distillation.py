@@ -143,3 +143,28 @@ def test_sinkhorn_errors_and_no_rows():
             sinkhorn(torch.zeros(2, 2), **wrong)
     with pytest.raises(ValueError, match="scores"):
         sinkhorn(torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "rows, group, sizes",
+    [
+        (6, 16, [6]),
+        (6, 3, [3, 3]),
+        (7, 3, [3, 2, 2]),
+        (5, 2, [3, 2]),
+        (17, 16, [9, 8]),
+        (3, 2, [3]),
+    ],
+)
+def test_the_neighbour_of_koleo_is_in_the_group_of_the_row(rows, group, sizes):
+    z = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = sum(len(part) * koleo(part) for part in z.split(sizes)) / rows
+    torch.testing.assert_close(koleo(z, group=group), whole)
+    if len(sizes) > 1:
+        assert koleo(z, group=group) < koleo(z)  # others are further away than the nearest of all
+
+
+@pytest.mark.parametrize("group", [1, -2])
+def test_koleo_needs_a_neighbour(group):
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        koleo(torch.ones(4, 3), group=group)

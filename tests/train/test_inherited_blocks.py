@@ -34,6 +34,27 @@ def test_a_run_that_starts_from_beit_computes_what_beit_did(pictures, tmp_path):
     np.testing.assert_allclose(model.encode(pictures), first, atol=1e-5)
 
 
+def test_dinov3_goes_on_at_another_resolution_from_the_model_that_it_was(pictures, tmp_path):
+    """The Gram teacher is what the run begins with, and axial positions are inherited."""
+    small = dict(size="nano", batch_size=8, progress=False)
+    options = {"prototypes": 8, "patch_prototypes": 8, "local_views": 1, "registers": 2}
+    first = amodal.pretrain("dinov3", pictures, tmp_path / "a", steps=2, options=options, **small)
+    anchored = {"gram_snapshot": 0.0, "gram_start": 0.0, "gram_every": 0}
+    model = amodal.pretrain(
+        "dinov3", pictures, tmp_path / "b", steps=2, init_from=tmp_path / "a", resolution=32,
+        options=options | anchored, **small,
+    )  # fmt: skip
+    weights, before = model.method.gram_teacher.state_dict(), first.encoder.state_dict()
+    assert before.keys() == weights.keys()
+    for name, value in before.items():
+        assert torch.equal(value, weights[name]), name
+    assert model.encoder.fields["image"].size == 32 and int(model.method.refined) == 2
+    other = amodal.pretrain(
+        "simclr", pictures, tmp_path / "c", steps=1, init_from=tmp_path / "a", **small
+    )
+    assert other.encoder.positions == model.encoder.positions == "axial:rescale=2"
+
+
 def test_layers_of_groups_lie_below_those_of_all_fields():
     torch.manual_seed(0)
     small = fields(("facts", "words"))
@@ -48,7 +69,7 @@ def test_layers_of_groups_lie_below_those_of_all_fields():
 
 @pytest.mark.parametrize("options", [
     {"positions": "relative"}, {"positions": "alibi"}, {"layer_scale": 0.1},
-    {"positions": "rotary", "size": "tiny"},
+    {"positions": "rotary", "size": "tiny"}, {"positions": "axial:rescale=2"},
 ])  # fmt: skip
 def test_another_trunk_does_not_drop_what_the_first_one_had(options):
     small = fields(("facts",))

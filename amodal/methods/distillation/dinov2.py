@@ -43,12 +43,12 @@ from amodal.methods.shared.masked_distillation import (
     Distillation,
     MaskedDistillation,
     TeacherLogits,
+    balanced_targets,
     prototype_heads,
 )
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import PrototypeHead
 from amodal.objectives.koleo import koleo
-from amodal.objectives.sinkhorn import sinkhorn
 
 ENCODER = {"pool": "cls"}
 PAPER_RECIPE = Recipe(
@@ -184,15 +184,7 @@ class DinoV2(MaskedDistillation):
 
     def targets(self, field: str, logits: TeacherLogits, progress: float) -> tuple[Tensor, Tensor]:
         """Balanced over prototypes: the vectors of both views together, and all hidden tokens."""
-        numbers = self.numbers
-        across, within = (
-            sinkhorn(scores, epsilon=numbers.rising(last, progress), iterations=self.iterations)
-            for scores, last in (
-                (logits.vectors_VNK.flatten(0, 1), numbers.teacher_temperature),
-                (logits.hidden_TK, numbers.patch_temperature),
-            )
-        )
-        return across.view_as(logits.vectors_VNK), within
+        return balanced_targets(logits, self.numbers, progress, self.iterations)
 
     def further_terms(self, field: str, large: Sequence[Tensor]) -> dict[str, Tensor]:
         """KoLeo of each large view by itself: two views of a row are to be near each other."""

@@ -79,7 +79,7 @@ from amodal.nn.attention.bias import is_bias, plane_of, refuse_drawn_patches
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.grouped_trunk import GroupedTrunk, date_numbers, group_names, tower
 from amodal.nn.generation.mask_decoder import MaskDecoder
-from amodal.nn.positions import additive
+from amodal.nn.positions import additive, is_rotary
 from amodal.nn.transformer import size_of
 from amodal.nn.trunks import SourceTokens
 from amodal.objectives.reconstruction import masked_error
@@ -239,7 +239,7 @@ def fusion_of(encoder: Encoder, fusion: str, groups: str) -> Fusion:
             "one of them out"
         )
     dated = tuple(plane_of(encoder.fields)) if fusion in (SHARED, MONOTEMP) else ()
-    if is_bias(encoder.positions) or encoder.positions == "rotary":
+    if is_bias(encoder.positions) or is_rotary(encoder.positions):
         raise AmodalError(
             f"maestro adds embeddings of positions to tokens, and positions={encoder.positions!r} "
             "are of attention: take ground, sincos, learned or none"

@@ -1,9 +1,9 @@
-"""A student of class vectors and of masked tokens, with a momentum teacher: iBOT, DINOv2."""
+"""A student of class vectors and of masked tokens, with a momentum teacher: iBOT and DINOv2, 3."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,10 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import PrototypeHead
 from amodal.nn.masked_tokens import masked_tokens
 from amodal.nn.multi_vector import token_column
+from amodal.nn.trunks import SourceTokens
 from amodal.objectives.dino import view_cross_entropy
 from amodal.objectives.masked_distillation import masked_distillation
+from amodal.objectives.sinkhorn import sinkhorn
 
 LARGE = 2  # views that the teacher encodes, and of which tokens are masked
 
@@ -96,6 +98,7 @@ class DistilledFeatures(FeatureRecord):
         teacher_tokens: source -> lists (t, D), of the same tokens, which the teacher sees.
         visible_tokens: source -> lists (t, D), the teacher's of all other tokens, for methods that
             need them; see `MaskedDistillation.visible`.
+        row_losses: source -> (N,), terms of single rows, see `MaskedDistillation.row_losses`.
     """
 
     student: Columns
@@ -103,6 +106,7 @@ class DistilledFeatures(FeatureRecord):
     student_tokens: Columns
     teacher_tokens: Columns
     visible_tokens: Columns
+    row_losses: Columns
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ class MaskedDistillation(StudentTeacher):
         views: How values are augmented, the large ones first.
         numbers: See `Distillation`.
         name: Of the method, for messages.
+        crops: How many of the views, the first ones, the student reads; None for all.
 
     Raises:
         AmodalError: For backbones, whose tokens have seen each other.
@@ -146,10 +151,11 @@ class MaskedDistillation(StudentTeacher):
         views: tuple[str, ...],
         numbers: Distillation,
         name: str,
+        crops: int | None = None,
     ):
         refuse_backbones(encoder, name)
         super().__init__(encoder, momentum=numbers.momentum, final_momentum=1.0, views=views)
-        self.numbers = numbers
+        self.numbers, self.crops = numbers, len(views) if crops is None else crops
         self.heads, self.patch_heads = nn.ModuleDict(heads), nn.ModuleDict(patch_heads or {})
         self.teacher_heads = frozen_copy(self.heads)
         self.teacher_patch_heads = frozen_copy(self.patch_heads)
@@ -188,16 +194,42 @@ class MaskedDistillation(StudentTeacher):
             high=some.ratio_high,
         )
 
+    def crops_of(self, field: str) -> list[str]:
+        """The sources of a field that the student reads, the large ones first."""
+        return views_of(field, len(self.views))[: self.crops]
+
+    def encode_student(self, tokens: SourceTokens, large: Collection[str]) -> SourceTokens:
+        """States of the student's tokens, of the large sources and of the others."""
+        return self.encoder.encode(tokens)
+
+    def row_losses(self, batch: Batch, states: SourceTokens) -> Columns:
+        """Terms of the loss that are of single rows.
+
+        Args:
+            batch: With all views.
+            states: Large source -> the student's states of all its tokens.
+
+        Returns:
+            Large source -> (N,).
+        """
+        return {}
+
+    def class_loss(self, student: Sequence[Tensor], targets_VNK: Tensor) -> Tensor:
+        """The loss of the student's logits (N, K) of all views, by targets of the large ones."""
+        return view_cross_entropy(student, targets_VNK, temperature=self.numbers.temperature)
+
     def features(self, batch: Batch) -> DistilledFeatures:
-        large = [s for f in self.encoder.fields for s in views_of(f, len(self.views))[:LARGE]]
+        crops = [s for f in self.encoder.fields for s in self.crops_of(f)]
+        large = [s for f in self.encoder.fields for s in self.crops_of(f)[:LARGE]]
         with torch.no_grad():
             whole = self.teacher.encode(self.teacher.tokenize(batch.only(*large)))
             teacher = self.teacher.pool(whole)
-        content = self.encoder.patchify(batch)
+        content = self.encoder.patchify(batch.only(*crops))
         hidden = {s: self.hide(content[s], batch.seeds) for s in large}
         for s in large:
             content[s] = masked_tokens(content[s], hidden[s], self.mask[field_of(s)])
-        states = self.encoder.encode({s: self.encoder.add_positions(t) for s, t in content.items()})
+        placed = {s: self.encoder.add_positions(t) for s, t in content.items()}
+        states = self.encode_student(placed, large)
         student = self.encoder.pool(states)
         states, whole = ({s: self.strip(some[s]) for s in large} for some in (states, whole))
         return DistilledFeatures(
@@ -207,6 +239,7 @@ class MaskedDistillation(StudentTeacher):
             student_tokens={s: token_column(states[s].keep(hidden[s])) for s in large},
             teacher_tokens={s: token_column(whole[s].keep(hidden[s])) for s in large},
             visible_tokens=self.visible(whole, hidden),
+            row_losses=self.row_losses(batch, states),
         )
 
     def visible(self, whole: Mapping[str, Tokens], hidden: Mapping[str, Tensor]) -> Columns:
@@ -229,7 +262,7 @@ class MaskedDistillation(StudentTeacher):
         progress = float(self.progress)
         fixed = progress < self.numbers.fixed_prototypes
         for f in self.encoder.fields:
-            sources = views_of(f, len(self.views))
+            sources = self.crops_of(f)
             large = sources[:LARGE]
             head, patch_head = self.heads[f], self.patch_head(f)
             vectors = [features.student[s].flat for s in sources]
@@ -239,7 +272,7 @@ class MaskedDistillation(StudentTeacher):
                 teacher = self.teacher_logits(features, f, large)
                 across_VNK, within_TK = self.targets(f, teacher, progress)
             temperature, rows = self.numbers.temperature, LARGE * len(vectors[0])
-            across[f"cls/{f}"] = view_cross_entropy(student, across_VNK, temperature=temperature)
+            across[f"cls/{f}"] = self.class_loss(student, across_VNK)
             within[f"patch/{f}"] = self.numbers.patch_weight * masked_distillation(
                 patch_head(tokens, fixed=fixed),
                 within_TK,
@@ -277,6 +310,30 @@ class MaskedDistillation(StudentTeacher):
         ema_update(self.teacher_heads, self.heads, momentum)
         ema_update(self.teacher_patch_heads, self.patch_heads, momentum)
         self.progress.fill_(clock.progress)
+
+
+def balanced_targets(
+    logits: TeacherLogits, numbers: Distillation, progress: float, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Targets by Sinkhorn-Knopp: class vectors of both large views together, and hidden tokens.
+
+    Args:
+        logits: Of the teacher.
+        numbers: Have its temperatures.
+        progress: The share of the run that is done.
+        iterations: Of Sinkhorn-Knopp.
+
+    Returns:
+        As of `MaskedDistillation.targets`.
+    """
+    across, within = (
+        sinkhorn(scores, epsilon=numbers.rising(last, progress), iterations=iterations)
+        for scores, last in (
+            (logits.vectors_VNK.flatten(0, 1), numbers.teacher_temperature),
+            (logits.hidden_TK, numbers.patch_temperature),
+        )
+    )
+    return across.view_as(logits.vectors_VNK), within
 
 
 def prototype_heads(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,18 +34,21 @@ class ImageView:
         blur: how often it is blurred.
         jitter: of the colours; None leaves them.
         solarize: how often bright values are inverted.
-        is_local: a small part, at half the side.
+        side: of the result, as a share of the picture's; a small part has half of it.
         aspect: smallest and largest ratio of a crop's height to its width.
         flips: whether half of the crops are mirrored, if a mirror image means the same.
+        is_clean: colours, blur and solarization are drawn and left out, so that a view shows the
+            crop of another one as it is.
     """
 
     area: tuple[float, float]
     blur: float = 0.0
     jitter: Jitter | None = None
     solarize: float = 0.0
-    is_local: bool = False
+    side: float = 1.0
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flips: bool = True
+    is_clean: bool = False
 
 
 SIMCLR, BYOL = Jitter(), Jitter(saturation=0.2)
@@ -54,7 +57,7 @@ VIEWS = {
     "crop": ImageView((0.2, 1.0)),  # MAE's
     "i_jepa": ImageView((0.3, 1.0), flips=False),  # of its authors' configurations
     "strong": ImageView((0.2, 1.0), blur=0.5, jitter=SIMCLR),
-    "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR, is_local=True),
+    "local": ImageView((0.05, 0.4), blur=0.5, jitter=SIMCLR, side=0.5),
     # SLIP's, in the authors' code: for language, and for self-supervision
     "half": ImageView((0.5, 1.0)),
     "simclr": ImageView((0.08, 1.0), blur=0.5, jitter=SIMCLR),
@@ -67,15 +70,27 @@ VIEWS = {
     "solarized": ImageView((0.08, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
     # the large and the small view of LeJEPA, in the repository of arXiv:2511.08544
     "global": ImageView((0.3, 1.0), blur=0.5, jitter=BYOL, solarize=0.2),
-    "local_solarized": ImageView((0.05, 0.3), blur=0.5, jitter=BYOL, solarize=0.2, is_local=True),
+    "local_solarized": ImageView((0.05, 0.3), blur=0.5, jitter=BYOL, solarize=0.2, side=0.5),
     # two large views and the small one of iBOT with crops of two sizes, in its repository
     "ibot": ImageView((0.25, 1.0), blur=1.0, jitter=BYOL),
     "ibot_solarized": ImageView((0.25, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
-    "ibot_local": ImageView((0.05, 0.25), blur=0.5, jitter=BYOL, is_local=True),
+    "ibot_local": ImageView((0.05, 0.25), blur=0.5, jitter=BYOL, side=0.5),
     # the same of DINOv2, in its authors' configurations
     "dinov2": ImageView((0.32, 1.0), blur=1.0, jitter=BYOL),
     "dinov2_solarized": ImageView((0.32, 1.0), blur=0.1, jitter=BYOL, solarize=0.2),
-    "dinov2_local": ImageView((0.05, 0.32), blur=0.5, jitter=BYOL, is_local=True),
+    "dinov2_local": ImageView((0.05, 0.32), blur=0.5, jitter=BYOL, side=0.5),
+    # the same of DINOv3, which mirrors nothing
+    "dinov3": ImageView((0.32, 1.0), blur=1.0, jitter=BYOL, flips=False),
+    "dinov3_solarized": ImageView((0.32, 1.0), blur=0.1, jitter=BYOL, solarize=0.2, flips=False),
+    "dinov3_local": ImageView((0.05, 0.32), blur=0.5, jitter=BYOL, side=0.5, flips=False),
+}
+VIEWS |= {
+    # at half the side, beside the same two crops for a Gram teacher at the whole side
+    "dinov3_half": replace(VIEWS["dinov3"], side=0.5),
+    "dinov3_half_solarized": replace(VIEWS["dinov3_solarized"], side=0.5),
+    "dinov3_quarter": replace(VIEWS["dinov3_local"], side=0.25),
+    "dinov3_gram": replace(VIEWS["dinov3"], is_clean=True),
+    "dinov3_gram_solarized": replace(VIEWS["dinov3_solarized"], is_clean=True),
 }
 AUTO = "autoaugment"
 """The view of `image_policies`, which is no crop."""

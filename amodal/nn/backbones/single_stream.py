@@ -237,9 +237,10 @@ class SingleStreamRouting(TrunkRouting):
         collect: Collector | None = None,
         router_logits: RouterLogitsOf | None = None,
         block_hook: BlockHook | None = None,
+        norms: Mapping[str, nn.Module] | None = None,
     ) -> SourceTokens:
         """See `TrunkRouting.forward`; also `fused` -> the class tokens, of the first view."""
-        if collect is not None or router_logits is not None:
+        if any(other is not None for other in (collect, router_logits, norms)):
             raise AmodalError(
                 "a pretrained trunk gives its last states alone; take a trunk of this library "
                 "(--trunk joint)"

@@ -143,9 +143,10 @@ class GroupedRouting(TrunkRouting):
         collect: Collector | None = None,
         router_logits: RouterLogitsOf | None = None,
         block_hook: BlockHook | None = None,
+        norms: Mapping[str, nn.Module] | None = None,
     ) -> SourceTokens:
         """See `TrunkRouting.forward`. A hook counts the blocks behind the groups after theirs."""
-        if collect is not None or router_logits is not None:
+        if any(other is not None for other in (collect, router_logits, norms)):
             raise AmodalError(
                 "trunks of groups of fields give their last states alone; take --trunk joint"
             )

@@ -3,7 +3,7 @@ ones (Si et al. 2025, arXiv:2503.12843)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -150,9 +150,10 @@ class LessRouting(TrunkRouting):
         collect: Collector | None = None,
         router_logits: RouterLogitsOf | None = None,
         block_hook: BlockHook | None = None,
+        norms: Mapping[str, nn.Module] | None = None,
     ) -> SourceTokens:
         """See `TrunkRouting.forward`."""
-        if collect is not None or router_logits is not None or block_hook is not None:
+        if any(other is not None for other in (collect, router_logits, block_hook, norms)):
             raise AmodalError(
                 "nothing can be put into, or read between, the blocks of less_vit, whose cells "
                 "attend along channels and places; take --trunk joint"
