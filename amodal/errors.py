@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 SHOWN = 24
 """Names that an error lists at most."""
@@ -13,6 +17,10 @@ SHOWN = 24
 LONGEST = 80
 """Characters of a value in an error."""
 
+PACKAGE = __name__.partition(".")[0]
+DECORATORS = ("contextlib", "torch")
+"""Modules whose decorators our functions have."""
+
 
 class AmodalError(ValueError):
     """A mistake that the user can correct. The command line prints it without a traceback."""
@@ -20,6 +28,40 @@ class AmodalError(ValueError):
 
 class AmodalWarning(UserWarning):
     """What a user should know, and nothing stops for. The command line prints the message alone."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's that called the library, however deep in it this is.
+
+    Args:
+        message: An `AmodalWarning`.
+    """
+    if (shown := _SHOWN.get()) is not None:
+        if message in shown:
+            return
+        shown.add(message)
+    # the user may be called by us and call us, so the outermost of our frames is searched for;
+    # decorators lie around it
+    frame, level, outermost = sys._getframe(), 1, 1
+    while (caller := frame.f_back) is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package == PACKAGE or package in DECORATORS and outermost == level - 1:
+            outermost = level
+        frame, level = caller, level + 1
+    warnings.warn(message, AmodalWarning, stacklevel=outermost + 1)
+
+
+_SHOWN: ContextVar[set[str] | None] = ContextVar("messages of `warn` so far", default=None)
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Within it `warn` says each message once, where what is repeated would repeat it too."""
+    token = _SHOWN.set(set())
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
 
 
 class UserCodeError(AmodalError):

@@ -193,7 +193,7 @@ class Model(EncodeMixin, RetrieveMixin, HubMixin):
 
         What lacks whole fields is read too, with a warning; AmodalError if it lacks all of them.
         """
-        return read_partial(data, self.fields, stacklevel=4)
+        return read_partial(data, self.fields)
 
     def with_features(self, dataset: Dataset) -> Dataset:
         """The dataset with cached features of frozen backbones, if the run was trained on such."""

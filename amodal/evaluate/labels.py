@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, AmodalWarning, Column
+from amodal.core import AmodalError, Column
 from amodal.core.embeddings import vectors as vectors_of
+from amodal.errors import warn
 from amodal.evaluate.row import Row, Spec
 from amodal.inference.embed import Embedded, known
 from amodal.stats.auroc import auroc
@@ -244,11 +244,9 @@ def draws_of(
         groups = codes(y, classes_of(labels))
     largest = int(np.bincount(groups).max())
     if few > largest:
-        warnings.warn(
+        warn(
             f"few = {few}, and no class has more than {largest} records with a label here: all of "
-            "them are taken",
-            AmodalWarning,
-            stacklevel=2,
+            "them are taken"
         )
     picked = []
     for draw in range(draws):

@@ -16,6 +16,7 @@ from amodal.core.matmul import fast_products
 from amodal.core.user_code import user_code
 from amodal.data import Dataset
 from amodal.data import open as open_data
+from amodal.errors import each_warning_once
 from amodal.evaluate.columns import Columns, ProtocolRun, columns_of
 from amodal.evaluate.context import Context, EmbeddedParts, Pair, Run
 from amodal.evaluate.held_out import parts, subset, test_groups
@@ -35,6 +36,7 @@ from amodal.inference.forward_passes import AnyEncoder, Device
 from amodal.stats.paired_bootstrap import Bootstrap
 
 
+@each_warning_once()
 @fast_products()
 def evaluate(
     model: Run | AnyEncoder,

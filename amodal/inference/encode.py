@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
@@ -20,7 +19,7 @@ from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_whole, is_word
 from amodal.data import Dataset
 from amodal.data.dataset import columns_of
-from amodal.errors import AmodalWarning, described
+from amodal.errors import described, warn
 from amodal.inference.embed import embed_records, embed_values, unreadable
 from amodal.inference.query import field_for
 from amodal.modalities import Modality, ending_of, name_of
@@ -178,7 +177,7 @@ class EncodeMixin:
                 progress=lambda n: bar.step("records", by=n),
             )
         if embedded.bad:
-            warnings.warn(unreadable(embedded.bad), AmodalWarning, stacklevel=3)
+            warn(unreadable(embedded.bad))
         found = embedded.fused() if name is None else embedded.aligned[name]
         vectors = torch.full((len(dataset), self.encoder.space_width), torch.nan)
         vectors[found.rows] = found.flat.float()
@@ -220,11 +219,9 @@ class EncodeMixin:
         if all(isinstance(v, str) for v in values):
             kind = "text"
             if named and all(os.path.isfile(v) for v in values):
-                warnings.warn(
+                warn(
                     f"these texts are names of files, such as {values[0]!r}, and are embedded as "
-                    f"words; for what the files hold: encode(values, field={named[0]!r})",
-                    AmodalWarning,
-                    stacklevel=4,
+                    f"words; for what the files hold: encode(values, field={named[0]!r})"
                 )
         elif len(named) == 1 and all(isinstance(v, os.PathLike) for v in values):
             return named[0]

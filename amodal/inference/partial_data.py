@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 
 from amodal import data as records
 from amodal.data import Dataset, Openable
 from amodal.data.dataset import columns_of
-from amodal.errors import AmodalError, AmodalWarning
+from amodal.errors import AmodalError, warn
 from amodal.modalities import Modality, name_of
 from amodal.modalities.shared.formatting import first_names
 
 
-def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: int = 3) -> Dataset:
+def read_partial(data: Openable, fields: Mapping[str, Modality]) -> Dataset:
     """Open data that may lack fields of a run, or columns of a table, with a warning.
 
     Args:
         data: Whatever `amodal.open` takes.
         fields: Of the run, as which its values are decoded.
-        stacklevel: Of the warning.
 
     Raises:
         AmodalError: If it lacks all of them, or has one under another name.
@@ -28,11 +26,7 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
     dataset = _without_other_rows(records.open(data, expected=fields), fields)
     if lacking := _lacking_columns(dataset, fields):
         dataset = dataset.with_columns(lacking)
-        warnings.warn(
-            f"{dataset.name!r} has no {first_names(lacking, 5)}; these cells are read as missing",
-            AmodalWarning,
-            stacklevel=stacklevel,
-        )
+        warn(f"{dataset.name!r} has no {first_names(lacking, 5)}; these cells are read as missing")
     missing = dataset.missing_fields(fields)
     renamed = dataset.renamed_fields(fields)
     if renamed:
@@ -46,15 +40,13 @@ def read_partial(data: Openable, fields: Mapping[str, Modality], *, stacklevel: 
         raise _none_of(dataset, fields)
     if missing:
         note = f"{dataset.name!r} has no {' and no '.join(missing)}; what it has is read"
-        warnings.warn(note, AmodalWarning, stacklevel=stacklevel)
+        warn(note)
         dataset = dataset.with_columns(missing)
     for field in fields.keys() & dataset.fields.keys():
         if said := dataset.fields[field].mismatch(fields[field]):
-            warnings.warn(
+            warn(
                 f"{field!r} of {dataset.name!r} has {said}; its steps are read as they are. Bring "
-                "them to those of the run first, by interpolation or a factor",
-                AmodalWarning,
-                stacklevel=stacklevel,
+                "them to those of the run first, by interpolation or a factor"
             )
     return dataset.with_fields(fields)
 

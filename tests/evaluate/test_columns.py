@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import amodal
+from amodal.core import AmodalWarning
 from amodal.data import Label
 from amodal.evaluate import evaluate, frozen
 from amodal.evaluate.needed_records import EVERYTHING
@@ -186,3 +187,11 @@ def test_frozen_features_are_taken_from_the_cache(tmp_path, monkeypatch):
     for a, b in zip(plain.rows(), found.rows(), strict=True):
         assert {"frozen", "simple", "untrained"} <= set(b)
         assert a["frozen"] == pytest.approx(b["frozen"], abs=0.1)
+
+
+def test_what_every_column_warns_of_is_said_once(records):
+    with pytest.warns(AmodalWarning, match="few = 10000, and no class has more than") as seen:
+        run(records, few=10000, draws=2, protocols=["knn"])
+    messages = [str(warning.message) for warning in seen]
+    assert len(messages) == len(set(messages))
+    assert {warning.filename for warning in seen} == {__file__}

@@ -210,3 +210,13 @@ def test_a_model_is_exported_as_by_the_command_line(model, tmp_path):
         model.export(tmp_path / "x", to="onxx")
     with pytest.raises(AmodalError, match="out must be a folder"):
         model.export(None)
+
+
+def test_warnings_of_encode_point_at_the_line_of_the_user(model, tmp_path):
+    picture(0).save(tmp_path / "0.png")
+    damaged = frame(3).assign(photo=[b"no picture", *frame(3)["photo"][1:]])
+    part = frame(3)[["words"]]
+    for values in ([str(tmp_path / "0.png")], damaged, part):
+        with pytest.warns(AmodalWarning) as seen:
+            model.encode(values)
+        assert {warning.filename for warning in seen} == {__file__}

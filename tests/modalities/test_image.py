@@ -3,6 +3,7 @@
 import dataclasses
 import struct
 import time
+import warnings
 import zlib
 
 import numpy as np
@@ -16,6 +17,8 @@ from amodal.modalities.image import Image
 from amodal.modalities.shared import image_maps as _maps
 from amodal.modalities.shared import pixels as _pixels
 from amodal.modalities.shared.image_maps import resampling_matrix
+from amodal.modalities.shared.image_sizes import short_side
+from amodal.modalities.shared.rasters import picture_sides
 
 from .makers import png
 
@@ -554,3 +557,11 @@ def test_fields_that_do_not_make_a_view_make_a_strong_one():
     assert make("text").known_view("weak") == "weak"
     with pytest.raises(AmodalError, match="Did you mean solarized"):
         make("image").augment(np.zeros((3, 32, 32), np.uint8), "solarised", None)
+
+
+def test_headers_of_huge_pictures_are_read_without_a_word_of_pillow():
+    huge = bomb(10000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "10000 x 10000" in _pixels.summary([huge])
+        assert short_side(huge) == 10000 and picture_sides(huge) == (10000, 10000)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
 
 from amodal.modalities.shared import pixels
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, read_bytes, unwrap
-from amodal.modalities.shared.png import check_sides
+from amodal.modalities.shared.png import check_sides, header_of
 
 BACKBONES = ("timm", "transformers", "open_clip", "convnet", "caffenet", "vgg", "amdim")
 """Libraries and networks that read pictures."""
@@ -69,7 +68,7 @@ def short_side(raw: Raw) -> int:
         data = read_bytes(raw)
         if not is_numpy(data):
             try:
-                with Pillow.open(io.BytesIO(data)) as picture:
+                with header_of(io.BytesIO(data)) as picture:
                     check_sides(*picture.size)
                     return min(picture.size)
             except BadValue:

@@ -18,7 +18,7 @@ from amodal.core.regular_file import regular
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
 from amodal.modalities.shared.image_maps import LUMA
-from amodal.modalities.shared.png import PNG, check_png, check_sides
+from amodal.modalities.shared.png import PNG, check_png, check_sides, header_of
 from amodal.modalities.shared.requests import NUMPY, Limits, TooLarge, array_of, file_of
 
 try:
@@ -297,7 +297,7 @@ def summary(raws: Sequence[Raw]) -> str:
     for raw in raws:
         try:
             opened = io.BytesIO(raw) if isinstance(raw, bytes) else regular(str(raw))
-            with Pillow.open(opened) as picture:
+            with header_of(opened) as picture:
                 sizes.append(picture.size)
                 modes[picture.mode] += 1
         except Exception:  # not a file of a picture, or a damaged one

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
 
 from PIL import Image
 
@@ -21,6 +24,20 @@ DENSE = 100
 """Bytes of pixels to one of a PNG from which its content is counted. Photographs have 1 to 5."""
 PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Colour type -> numbers a pixel."""
+
+
+@contextmanager
+def header_of(source: str | IO[bytes]) -> Iterator[Any]:
+    """A picture of Pillow's of which no pixel is read, so that their number is no danger.
+
+    Args:
+        source: the path of a file, or the file.
+    """
+    with warnings.catch_warnings():
+        # who decodes the picture says that it is too large, in words of ours
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(source) as picture:
+            yield picture
 
 
 def check_sides(width: int, height: int) -> None:

@@ -12,6 +12,7 @@ from PIL import UnidentifiedImageError
 from amodal.modalities.shared import pixels, raster_values
 from amodal.modalities.shared.base import BadValue, Raw
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
+from amodal.modalities.shared.png import header_of
 
 UNKNOWN = 255
 """The class number of pixels whose class is not known."""
@@ -119,7 +120,7 @@ def picture_sides(raw: Raw) -> tuple[int, int]:
 
 def _header_sides(data: bytes) -> tuple[int, int]:
     try:
-        with Pillow.open(io.BytesIO(data)) as picture:
+        with header_of(io.BytesIO(data)) as picture:
             turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = picture.size
     except Exception as error:  # whatever Pillow's plugins raise
