@@ -15,6 +15,7 @@ from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.data import Bad, Dataset
+from amodal.data.readers._as_numpy import as_numpy, is_array
 from amodal.inference.forward_passes import (
     AnyEncoder,
     Device,
@@ -376,7 +377,8 @@ def value_batches(
         values = []
         for raw in raws[start : start + batch]:
             try:
-                values.append(modality.augment(modality.decode_finite(raw), "plain", rng))
+                plain = as_numpy(raw) if is_array(raw) else raw
+                values.append(modality.augment(modality.decode_finite(plain), "plain", rng))
             except BadValue as error:
                 raise AmodalError(
                     f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}"

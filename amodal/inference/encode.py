@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_whole, is_word
 from amodal.data import Dataset
 from amodal.data.dataset import columns_of
+from amodal.data.readers._as_numpy import as_numpy, is_array
 from amodal.errors import described, warn
 from amodal.inference.embed import embed_records, embed_values, unreadable
 from amodal.inference.query import field_for
@@ -59,8 +61,8 @@ class EncodeMixin:
 
         Args:
             values: Values of one field (a list, a Series or an array of texts, pictures, arrays,
-                paths of files), or a single text, path or picture; or records: a dict of columns, a
-                list of dicts, a data frame, a Dataset (see `amodal.as_dataset`).
+                paths of files), or a single text, path or picture (its array too); or records: a
+                dict of columns, a list of dicts, a data frame, a Dataset (see `amodal.as_dataset`).
             field: Of the values, or its kind, such as "image"; by default the only one, or the only
                 one of words for texts and of pictures for pictures. Of records, whose vectors of
                 this field are wanted; by default all fields that a record has make one vector of
@@ -74,7 +76,7 @@ class EncodeMixin:
 
         Returns:
             (n, D) float32 in the space where fields can be compared, (D,) of a single value. NaN
-            for a record without a readable value.
+            for a record without a readable value, with a warning.
 
         Raises:
             AmodalError: It is not clear which field is meant, or a value is missing or cannot be
@@ -83,7 +85,7 @@ class EncodeMixin:
         if not is_whole(batch_size) or batch_size < 1:
             raise AmodalError(f"batch_size is a whole number, at least 1, not {batch_size!r}")
         check_type("field", field or "", is_word, "the name of one field")
-        single = not _are_records(values) and _is_single(values)
+        single = not _are_records(values) and self._is_single(values, field)
         with self._on(device):
             if _are_records(values):
                 vectors = self._encode_records(values, field, batch_size, show_progress_bar)
@@ -111,6 +113,14 @@ class EncodeMixin:
             AmodalError: As `encode` does.
         """
         return [float(number) for number in self.encode(text)]
+
+    async def aembed_documents(self, texts: Sequence[str]) -> list[list[float]]:
+        """`embed_documents` in a thread, as LangChain's asynchronous retrievers ask for it."""
+        return await asyncio.to_thread(self.embed_documents, texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query` in a thread, as LangChain's asynchronous retrievers ask for it."""
+        return await asyncio.to_thread(self.embed_query, text)
 
     @overload
     def similarity(self, a: Tensor, b: Tensor) -> Tensor: ...
@@ -181,6 +191,8 @@ class EncodeMixin:
         found = embedded.fused() if name is None else embedded.aligned[name]
         vectors = torch.full((len(dataset), self.encoder.space_width), torch.nan)
         vectors[found.rows] = found.flat.float()
+        if len(empty := np.setdiff1d(np.arange(len(dataset)), found.rows.numpy())):
+            warn(_without_vector(empty, len(dataset), name))
         return vectors
 
     def _encode_values(
@@ -199,6 +211,16 @@ class EncodeMixin:
                 done.append(embed_values(self.encoder, name, part, batch=batch_size))
                 bar.step("values", by=len(part))
         return torch.cat(done)
+
+    def _is_single(self, values: Any, field: str | None) -> bool:
+        """Whether it is one value, such as a text, or the array of one picture."""
+        if isinstance(values, (str, bytes, os.PathLike, Picture.Image)):
+            return True
+        fields = self.encoder.fields
+        if not is_array(values) or field is None and len(fields) > 1:
+            return False
+        name = next(iter(fields)) if field is None else field_for(self.encoder, field)
+        return fields[name].is_one(values.shape)
 
     def _fields_of_files(self, values: Sequence[Any]) -> list[str]:
         """The fields that read files with such endings; none where the values are no names."""
@@ -251,6 +273,17 @@ def _check_columns(values: Any, fields: Mapping[str, Modality]) -> None:
             )
 
 
+def _without_vector(rows: npt.NDArray[np.int64], total: int, field: str | None) -> str:
+    """The warning of records whose vectors are NaN."""
+    shown = ", ".join(map(str, rows[:5].tolist())) + (", …" if len(rows) > 5 else "")
+    return (
+        f"{len(rows):,} of {total:,} records ha{'s' if len(rows) == 1 else 've'} no "
+        f"{field or 'value'} that can be read, and NaN for a vector: number{'s' * (len(rows) > 1)} "
+        f"{shown}, from 0. What takes no NaN needs them left out: "
+        "keep = np.isfinite(vectors).all(1); vectors[keep]"
+    )
+
+
 def _is_missing(value: Any) -> bool:
     """None, or the NaN that pandas has for a missing text."""
     return value is None or (isinstance(value, float) and value != value)
@@ -266,14 +299,12 @@ def _are_records(values: Any) -> bool:
     return hasattr(values, "columns") or hasattr(values, "column_names")
 
 
-def _is_single(values: Any) -> bool:
-    return isinstance(values, (str, bytes, os.PathLike, Picture.Image))
-
-
 def _listed(values: Any) -> list[Any]:
     """Values of one field as a list: of a Series or a column of Arrow too."""
+    if is_array(values):
+        return list(as_numpy(values))  # as a list of numbers a tensor would lose its type
     for name in ("to_pylist", "tolist"):
-        if not isinstance(values, np.ndarray) and callable(listed := getattr(values, name, None)):
+        if callable(listed := getattr(values, name, None)):
             return list(listed())
     try:
         return list(values)

@@ -18,6 +18,7 @@ from amodal.modalities.shared import image_maps as _maps
 from amodal.modalities.shared import image_sizes as _sizes
 from amodal.modalities.shared import image_views as _views
 from amodal.modalities.shared import native_aspect as _native
+from amodal.modalities.shared import pixel_units as _units
 from amodal.modalities.shared import pixels as _pixels
 from amodal.modalities.shared import simple as _simple
 from amodal.modalities.shared.base import (
@@ -174,6 +175,9 @@ class Image(Modality):
         tokens = (self.size // self.tile) ** 2
         shape = _sizes.native_shape(height, width, self.tile, tokens)
         return _pixels.resample(picture, *shape, (0, 0, width, height))
+
+    def is_one(self, shape: Sequence[int]) -> bool:
+        return _units.is_one_picture(shape, self.channels)
 
     @property
     def is_native(self) -> bool:

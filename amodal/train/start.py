@@ -183,6 +183,10 @@ def encoder_of_vit(
     return vit.encoder(fields, str(arguments["trunk"]), str(arguments["pool"]))
 
 
+GPUS = ("gpu", "gpus", "nvidia", "rocm", "hip")
+"""What people call the device that torch calls cuda."""
+
+
 def _is_device(name: str) -> bool:
     """Whether torch knows a device by that name, on whatever machine."""
     try:
@@ -190,6 +194,13 @@ def _is_device(name: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _unknown_device(name: str, hint: str = "") -> AmodalError:
+    kind, _, number = name.partition(":")
+    # a name of few letters is near to the wrong one
+    meant = "cuda" + (f":{number}" if number.isdecimal() else "") if kind.lower() in GPUS else ""
+    return unknown("device", name, ["auto", "cpu", "cuda"], hint, meant=meant)
 
 
 def pick_device(name: str) -> torch.device:
@@ -206,10 +217,10 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device) if device.type not in ("cpu", "cuda", "meta") else None
     except TypeError:
-        raise unknown("device", name, ["auto", "cpu", "cuda"]) from None
+        raise _unknown_device(name) from None
     except (RuntimeError, NotImplementedError, AssertionError):
         hint = "torch cannot use it on this machine." if _is_device(name) else ""
-        raise unknown("device", name, ["auto", "cpu", "cuda"], hint) from None
+        raise _unknown_device(name, hint) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise AmodalError("no CUDA device is available; take --device cpu")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):

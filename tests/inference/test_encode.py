@@ -73,10 +73,26 @@ def test_records_are_fused(model, embedded, records):
 def test_records_may_lack_fields(model):
     rows = frame(3).to_dict("records")
     del rows[1]["photo"]
-    vectors = model.encode([*rows, {"photo": None, "words": None}])
+    with pytest.warns(
+        AmodalWarning, match="1 of 4 records has no value that can be read.*: number 3"
+    ):
+        vectors = model.encode([*rows, {"photo": None, "words": None}])
     assert np.isnan(vectors[3]).all() and np.isfinite(vectors[:3]).all()
     alone = model.similarity(vectors[1], model.encode(rows[1]["words"]))
     assert alone.item() == pytest.approx(1, abs=1e-5)
+
+
+def test_records_without_a_vector_are_said(model, embedded):
+    words = frame(5)["words"].tolist()
+    with pytest.warns(AmodalWarning) as seen:
+        vectors = model.encode(
+            {"words": [None, *words[1:4], None], "photo": [picture(0)] * 5}, field="words"
+        )
+    [warning] = seen
+    assert "2 of 5 records have no words that can be read" in str(warning.message)
+    assert "numbers 0, 4, from 0" in str(warning.message) and warning.filename == __file__
+    keep = np.isfinite(vectors).all(1)  # what the warning advises
+    np.testing.assert_allclose(vectors[keep], embedded["words"].values[1:4], atol=1e-5)
 
 
 def test_similarity_is_the_cosine(model):
@@ -187,7 +203,8 @@ def test_the_model_is_where_it_was_after_another_device(model, embedded, monkeyp
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("gpu", "no device is called 'gpu'"),
+        ("gpu", "no device is called 'gpu'. Did you mean cuda. There"),
+        ("GPU:1", "no device is called 'GPU:1'. Did you mean cuda:1. There"),
         ("meta", "holds no values"),
         (["cpu", "cuda"], "device must be the name of one device: .* it is list"),
         ("cuda:99", "no CUDA device is available|there is no device cuda:99"),
@@ -220,3 +237,28 @@ def test_warnings_of_encode_point_at_the_line_of_the_user(model, tmp_path):
         with pytest.warns(AmodalWarning) as seen:
             model.encode(values)
         assert {warning.filename for warning in seen} == {__file__}
+
+
+def test_tensors_in_a_list_are_pictures_as_arrays_are(model, embedded):
+    arrays = [np.asarray(picture(i)) for i in range(5)]
+    for values in (
+        [torch.tensor(array) for array in arrays],
+        [torch.tensor(array).permute(2, 0, 1) for array in arrays],
+        torch.tensor(np.stack(arrays)),
+    ):
+        vectors = model.encode(values, field="photo")
+        np.testing.assert_allclose(vectors, embedded["photo"].values, atol=1e-5)
+
+
+@pytest.mark.parametrize("as_value", [np.asarray, torch.tensor], ids=["array", "tensor"])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)], ids=["HWC", "CHW"])
+def test_the_array_of_one_picture_is_one_value(model, embedded, as_value, axes):
+    one = as_value(np.asarray(picture(1)).transpose(axes).copy())
+    vector = model.encode(one, field="photo")
+    np.testing.assert_allclose(vector, embedded["photo"].values[1], atol=1e-5)
+    np.testing.assert_allclose(model.encode(one[None], field="photo"), vector[None], atol=1e-6)
+
+
+def test_grey_pictures_one_after_the_other_are_as_many_vectors(model):
+    assert model.encode(np.zeros((5, 16, 16), np.uint8), field="photo").shape[0] == 5
+    assert model.encode(np.zeros((16, 16), np.uint8), field="photo").ndim == 1

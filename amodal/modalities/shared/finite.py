@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +32,14 @@ class Finite:
                 stands for what is missing.
         """
         return self.bounded(self.decode(raw))
+
+    def is_one(self, shape: Sequence[int]) -> bool:
+        """Whether an array of this shape is one value, and not values one after the other.
+
+        Args:
+            shape: of the array.
+        """
+        return False
 
     def bounded(self, value: np.ndarray) -> np.ndarray:
         """The numbers, after a check that none is larger than `largest`; else BadValue."""
