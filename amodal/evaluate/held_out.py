@@ -10,6 +10,7 @@ import numpy as np
 from amodal.console import stderr
 from amodal.core import AmodalError
 from amodal.data import Dataset
+from amodal.data.readers import Arrays
 from amodal.evaluate.context import Run
 from amodal.evaluate.needed_records import sampled
 from amodal.inference.forward_passes import AnyEncoder
@@ -122,6 +123,15 @@ def trained_on(run: Run, dataset: Dataset) -> np.ndarray:
     return np.isin(hash_keys(dataset.keys), [] if trained is None else trained)
 
 
+def _are_row_numbers(dataset: Dataset) -> bool:
+    """Whether records are counted, and not named by a file or a column."""
+    reader = dataset.reader
+    while reader.reader is not None:
+        reader = reader.reader
+    keys = reader.keys
+    return isinstance(reader, Arrays) and all(str(i) == key for i, key in enumerate(keys))
+
+
 def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
     """(N,) bool, which records the model was trained on, and a warning if their keys do not say."""
     run = model if isinstance(model, Run) else None
@@ -133,7 +143,11 @@ def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
     if trained is None:
         why = "the run does not say which records it was trained on"
     elif all(key.isdecimal() for key in dataset.keys):
-        why = "its keys are row numbers, which do not follow a record"
+        why = (
+            "its keys are row numbers, which do not follow a record"
+            if _are_row_numbers(dataset)
+            else f"its keys are numbers, such as {dataset.keys[0]}, that others may have too"
+        )
     elif not seen.any():
         why = "the run was trained on none of its keys"
     else:

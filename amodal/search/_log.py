@@ -120,6 +120,8 @@ class Log:
             lines = content.splitlines()
             # Three times as fast as line by line.
             records: list[Record] = json.loads(b"[" + b",".join(lines) + b"]")
+        except AmodalError:  # of the checksum, which names the file
+            raise
         except (OSError, ValueError) as error:
             raise AmodalError(
                 f"{file} is damaged ({error}); remove the folder {self.path} and index anew"

@@ -88,6 +88,14 @@ def test_row_numbers_and_runs_that_do_not_know_bring_a_warning(tmp_path):
     assert "does not say" in model.evaluate(arrays(1, 120), **quiet).about["warning"]
 
 
+def test_names_of_files_that_are_numbers_are_not_called_row_numbers(model, folder, tmp_path):
+    for file in folder.glob("*/*"):
+        shutil.copy(file, tmp_path / file.name)
+    report = model.evaluate(tmp_path, **KNN | {"protocols": ["retrieval"]})
+    assert "its keys are numbers, such as 000, that others may have" in report.about["warning"]
+    assert "row numbers" not in report.about["warning"]
+
+
 def test_the_label_that_is_predicted_if_none_is_named():
     rng = np.random.default_rng(0)
     cells = {

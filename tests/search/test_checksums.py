@@ -62,8 +62,9 @@ def test_a_flipped_bit_is_an_error(model, index, file):
     place = content.index(b'"records": 30') + 11 if file == "manifest.json" else len(content) // 2
     content[place] ^= 1
     (index / file).write_bytes(content)
-    with pytest.raises(AmodalError, match=f"{file}.*index anew"):
+    with pytest.raises(AmodalError, match=f"{file}.*index anew") as error:
         search(model, index)
+    assert str(error.value).count("damaged") == 1
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]"])
