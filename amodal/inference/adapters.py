@@ -5,18 +5,25 @@ Nothing of those libraries is imported before it is asked for.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
+import amodal
 from amodal.core import AmodalError
+from amodal.errors import described
 from amodal.inference.encode import EncodeMixin, Vectors
 
 if TYPE_CHECKING:
     from amodal.model import Model
 
+MODULE_FILE = "sentence_module.json"
+"""Beside a saved model: what else `SentenceModule` needs."""
 ROWS = "amodal_rows"
 """Of the features that go through modules of sentence-transformers: vectors, in place of ids."""
 
@@ -26,13 +33,14 @@ class MtebEncoder:
 
     Args:
         model: Of this library.
-        name: In the table of results, OWNER/NAME.
+        name: In the table of results, ORG/NAME.
         revision: In the table of results.
         fields: What the benchmark calls a kind of value ("text", "image", "audio") -> the field of
             the model that reads it; by default the only field of that kind.
 
     Raises:
-        AmodalError: For a field that the model does not have.
+        AmodalError: For what is no model, a name of another form, and a field that the model does
+            not have.
     """
 
     def __init__(
@@ -43,6 +51,12 @@ class MtebEncoder:
         revision: str = "local",
         fields: Mapping[str, str] | None = None,
     ):
+        _check_model(model, "MtebEncoder")
+        if not isinstance(name, str) or not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
+            raise AmodalError(
+                "name is ORG/NAME in the table of results, such as 'someone/photos', not "
+                f"{described(name)}"
+            )
         self.model, self.name, self.revision = model, name, revision
         known = model.encoder.fields
         chosen = dict(fields or {})
@@ -122,6 +136,14 @@ class MtebEncoder:
         return cosines.abs() if self.model.encoder.similarity == "abs_cosine" else cosines
 
 
+def _check_model(model: object, adapter: str) -> None:
+    if not isinstance(model, EncodeMixin):
+        raise AmodalError(
+            f"{adapter} takes a model, as amodal.load and amodal.pretrain return it, not "
+            f"{described(model)}"
+        )
+
+
 def _needs(kind: Any, name: str) -> bool:
     return bool(kind.model_fields[name].is_required())
 
@@ -135,10 +157,14 @@ class SentenceModule(nn.Module):
     Args:
         model: Of this library.
         field: Whose values it embeds; by default the only one of text.
+
+    Raises:
+        AmodalError: For what is no model.
     """
 
-    def __init__(self, model: EncodeMixin, field: str | None = None):
+    def __init__(self, model: Model, field: str | None = None):
         super().__init__()
+        _check_model(model, "SentenceModule")
         self.model, self.field = model, field
         self.width = model.encoder.space_width
 
@@ -160,3 +186,32 @@ class SentenceModule(nn.Module):
         return int(self.width)
 
     get_sentence_embedding_dimension = get_embedding_dimension  # its name before version 6
+
+    def save(self, output_path: str | Path, *args: Any, **options: Any) -> None:
+        """Write the model to a folder, from which `load` and `amodal.load` read it.
+
+        Args:
+            output_path: The folder.
+            args, options: Of sentence-transformers; without effect.
+        """
+        folder = self.model.save(output_path)
+        known = json.dumps({"field": self.field})
+        (folder / MODULE_FILE).write_text(known + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, model_name_or_path: str | Path, subfolder: str = "", **options: Any) -> Self:
+        """Read what `save` wrote. sentence-transformers does so with `trust_remote_code=True`, as
+        for any module that is none of its own.
+
+        Args:
+            model_name_or_path: The folder.
+            subfolder: In it.
+            options: Of sentence-transformers; without effect.
+
+        Raises:
+            AmodalError: If no such model is there.
+        """
+        folder = Path(model_name_or_path) / subfolder
+        file = folder / MODULE_FILE
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return cls(amodal.load(folder), known.get("field"))

@@ -1,5 +1,7 @@
 """A model where mteb, sentence-transformers and LangChain expect one of theirs."""
 
+import asyncio
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,19 @@ def test_langchain_stores_find_texts_by_it(model):
     )
 
 
+def test_asynchronous_retrievers_of_langchain_find_texts_by_it(model):
+    store = pytest.importorskip("langchain_core.vectorstores").InMemoryVectorStore(embedding=model)
+    texts = [" ".join(WORDS[i : i + 4]) for i in range(8)]
+
+    async def found():
+        await store.aadd_texts(texts)
+        return await store.asimilarity_search(texts[5], k=1)
+
+    assert asyncio.run(found())[0].page_content == texts[5]
+    assert asyncio.run(model.aembed_documents(texts[:2])) == model.embed_documents(texts[:2])
+    assert asyncio.run(model.aembed_query(texts[1])) == model.embed_query(texts[1])
+
+
 def test_a_module_of_sentence_transformers(model):
     package = pytest.importorskip("sentence_transformers")
     wrapped = package.SentenceTransformer(modules=[SentenceModule(model)], device="cpu")
@@ -42,6 +57,30 @@ def test_a_module_of_sentence_transformers(model):
     prompted = wrapped.encode(texts, prompt="big ")
     assert np.array_equal(prompted, model.encode([f"big {t}" for t in texts]))
     assert SentenceModule(model).get_sentence_embedding_dimension() == prompted.shape[1]
+
+
+def test_a_model_of_sentence_transformers_is_saved_and_loaded(model, tmp_path):
+    package = pytest.importorskip("sentence_transformers")
+    wrapped = package.SentenceTransformer(modules=[SentenceModule(model, "caption")], device="cpu")
+    wrapped.save(str(tmp_path / "d"), create_model_card=False)
+    loaded = package.SentenceTransformer(str(tmp_path / "d"), device="cpu", trust_remote_code=True)
+    assert loaded[0].field == "caption"
+    np.testing.assert_allclose(loaded.encode(WORDS), model.encode(WORDS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m: MtebEncoder(m, "photos"), "ORG/NAME .*such as 'someone/photos', not 'photos'"),
+        (lambda m: MtebEncoder(m, "a/b/c"), "ORG/NAME .* not 'a/b/c'"),
+        (lambda m: MtebEncoder(m, None), "ORG/NAME .* not None"),
+        (lambda m: MtebEncoder("x", "a/b"), "MtebEncoder takes a model, as amodal.load .* not 'x'"),
+        (lambda m: SentenceModule("x"), "SentenceModule takes a model, .* not 'x'"),
+    ],
+)
+def test_what_is_no_model_or_no_name_is_said_at_once(model, make, message):
+    with pytest.raises(AmodalError, match=message):
+        make(model)
 
 
 def test_a_task_of_mteb_from_local_data(model, tmp_path):
