@@ -28,6 +28,7 @@ FETCHED = (*REQUIRED, "keys.json", "tokenizer-*.json")
 PUSHED = (*FETCHED, "README.md")
 PATIENCE = 5.0
 """Seconds in which the Hub must begin to answer the first request."""
+WEIGHTS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth"}
 REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -265,6 +266,37 @@ def _unreachable(api: HfApi, repo_id: str, revision: str | None, contents: Conte
     except Exception as e:  # those of the client's HTTP library, which differ between versions
         return _first_line(e)
     return ""
+
+
+def check_weights(repo_id: str, name: str, instead: str) -> None:
+    """Find out at once whether another library can have the weights of a repository. Its own
+    requests retry for most of a minute, and end in an error that names no remedy.
+
+    Args:
+        repo_id: `OWNER/NAME`.
+        name: Of the model, for the error.
+        instead: What to give in place of the name, as the end of the error.
+
+    Raises:
+        AmodalError: They are not in the cache, and the Hub cannot be reached.
+    """
+    try:
+        from huggingface_hub import constants, errors
+    except ImportError:
+        return  # then the library asks elsewhere
+    repo_id = repo_id.strip("/")
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}", "snapshots")
+    if any(file.suffix in WEIGHTS_SUFFIXES for file in snapshots.glob("*/*")):
+        return
+    try:
+        reason = _unreachable(_api(None), repo_id, None, OF_TRANSFORMERS)
+    except errors.HfHubHTTPError:
+        return  # the Hub answers, and the library says what it lacks
+    if reason:
+        raise AmodalError(
+            f"the weights of {name} are not in the cache, and {_hub()} cannot be reached: "
+            f"{reason}. Connect and retry, or {instead}."
+        )
 
 
 def _is_cached(

@@ -6,6 +6,7 @@ import torch
 import amodal
 from amodal import data
 from amodal.core import AmodalError
+from amodal.core.hub_client import check_weights
 from amodal.modalities import make
 from amodal.nn.backbones.pretrained import backbone
 from amodal.train import packaged
@@ -97,3 +98,33 @@ def test_a_run_begins_from_a_name(hub, pushed, tmp_path):
         1,
         model.encode(["a pear"], field="text").shape[1],
     )
+
+
+@pytest.mark.parametrize(
+    ("package", "spec"),
+    [("timm", "timm:test_vit@pretrained"), ("open_clip", "open_clip:ViT-B-32@openai")],
+)
+def test_weights_that_other_libraries_fetch_are_missed_at_once(
+    monkeypatch, tmp_path, package, spec
+):
+    from huggingface_hub import constants
+
+    pytest.importorskip(package)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    files = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    expected = "the weights of .* are not in the cache, and http.* or give their file: "
+    with pytest.raises(AmodalError, match=f"{expected}{package}:.*@/path"):
+        backbone(spec, make("image", size=32, patch=8), 16)
+
+
+def test_weights_in_the_cache_need_no_hub(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--someone--tower" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"")
+    check_weights("someone/tower", "timm:tower", "give a file")

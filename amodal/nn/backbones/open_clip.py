@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged, unknown
 from amodal.core.column import spans
+from amodal.core.hub_client import check_weights
 from amodal.nn.backbones.body import (
     Body,
     ImageBody,
@@ -58,6 +59,9 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
     options: dict[str, Any] = {"force_custom_text": True, "pretrained_text": False}
     if is_loaded:
         options["pretrained"] = str(Path(weights).expanduser()) if is_file else weights
+    if is_loaded and not is_file and (hub := _repository(name, weights)):
+        instead = f"give their file: open_clip:{name}@/path/to/weights.safetensors"
+        check_weights(hub, f"open_clip:{rest}", instead)
     try:
         with _without_warning():
             model = open_clip.create_model(name, **options)
@@ -73,6 +77,13 @@ def build(rest: str, modality: Any, load: bool) -> tuple[Body, str, LoadReport |
         body = ClipImages(model.visual, modality, is_scratch=is_scratch)
     report = LoadReport.of(rest, body.state_dict(), body.state_dict()) if is_loaded else None
     return body, f"open_clip:{rest}", report
+
+
+def _repository(name: str, tag: str) -> str:
+    """The repository of the Hub that has the weights of a tag, "" for other places."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    return str((get_pretrained_cfg(name, tag) or {}).get("hf_hub") or "")
 
 
 def library() -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, unknown
+from amodal.core.hub_client import check_weights
 from amodal.nn.backbones.body import (
     ImageBody,
     ImageField,
@@ -94,7 +95,17 @@ def input_size(rest: str) -> int:
     return int(known.input_size[-1]) if known is not None and known.input_size else 0
 
 
+def _check_download(timm: Any, name: str) -> None:
+    """Raise AmodalError where the weights of a name are neither here nor can be fetched."""
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if known is not None and known.hf_hub_id and not known.file:
+        instead = f"give their file: timm:{name}@/path/to/weights.safetensors"
+        check_weights(known.hf_hub_id, f"timm:{name}", instead)
+
+
 def _create(timm: Any, name: str, size: int, pretrained: bool) -> nn.Module:
+    if pretrained:
+        _check_download(timm, name)
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     sized = options | ({"img_size": size} if size else {})
     model: nn.Module
