@@ -49,8 +49,8 @@ class Image(Modality):
     """An image. A value is (C, size, size), or (C, height, width) with fit "native"; a batch always
     float32.
 
-    uint8 where the source has 8 bits, else float32: 16 bits scaled to 0 … 1, floats in their own
-    unit. A batch has 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
+    uint8 where the source has 8 bits, else float32: 16 bits scaled to 0 … 1, others in their own
+    unit (see `check_unit`). A batch has 8 bits scaled to 0 … 1; `mean`, `std` are on that scale.
 
     Attributes:
         size: side in pixels.
@@ -169,11 +169,11 @@ class Image(Modality):
         An array is (H, W), (H, W, C) or (C, H, W).
         """
         picture = _pixels.with_channels(_pixels.read(raw, target_size=self.size), self.channels)
+        _units.check_unit(picture, self.mean, self.std)
         if not self.is_native:
             return _pixels.resized(picture, self.size, self.fit, self.scale()[0])
         _, height, width = _pixels.shape(picture)
-        tokens = (self.size // self.tile) ** 2
-        shape = _sizes.native_shape(height, width, self.tile, tokens)
+        shape = _sizes.native_shape(height, width, self.tile, (self.size // self.tile) ** 2)
         return _pixels.resample(picture, *shape, (0, 0, width, height))
 
     def is_one(self, shape: Sequence[int]) -> bool:

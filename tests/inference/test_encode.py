@@ -262,3 +262,13 @@ def test_the_array_of_one_picture_is_one_value(model, embedded, as_value, axes):
 def test_grey_pictures_one_after_the_other_are_as_many_vectors(model):
     assert model.encode(np.zeros((5, 16, 16), np.uint8), field="photo").shape[0] == 5
     assert model.encode(np.zeros((16, 16), np.uint8), field="photo").ndim == 1
+
+
+def test_floats_up_to_255_are_not_read_as_another_picture_silently(model):
+    pixels = np.asarray(picture(1))
+    with pytest.raises(AmodalError, match="go from 0 to 200, .* divide them by 255, or give bytes"):
+        model.encode([pixels.astype("float32")], field="photo")
+    with pytest.warns(AmodalWarning, match="divide them by 255"):
+        model.encode([{"photo": pixels.astype("float32"), "words": "a red square"}])
+    unit = model.encode([pixels / 255], field="photo")
+    np.testing.assert_allclose(unit, model.encode([pixels], field="photo"), atol=1e-3)

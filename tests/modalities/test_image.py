@@ -565,3 +565,29 @@ def test_headers_of_huge_pictures_are_read_without_a_word_of_pillow():
         warnings.simplefilter("error")
         assert "10000 x 10000" in _pixels.summary([huge])
         assert short_side(huge) == 10000 and picture_sides(huge) == (10000, 10000)
+
+
+def test_numbers_up_to_255_are_no_pictures_of_a_field_of_bytes():
+    generator = np.random.default_rng(0)
+    photos = [generator.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(4)]
+    field = Image.infer(photos)
+    plain = field.decode(photos[0]) / np.float32(255)
+    for other in (
+        photos[0].astype(np.float32),
+        photos[0].astype(np.int64),
+        photos[0].tolist(),
+        photos[0] // 8 * 1.0,
+    ):
+        with pytest.raises(
+            BadValue,
+            match="from 0 to .*, and those of this field from 0 to 1, to which bytes are scaled",
+        ):
+            field.decode(other)
+    np.testing.assert_allclose(field.decode(photos[0] / 255), plain, atol=1e-5)
+    # numbers of another unit are read as they are where the field has them
+    floats = [photo.astype(np.float32) for photo in photos]
+    assert Image.infer(floats).decode(floats[0]).max() > 200
+    # and so are a bright spot, and a few large numbers in a dark picture
+    spot = np.full((16, 16, 3), 0.4, np.float32)
+    spot[8, 8] = 60
+    assert field.decode(spot).max() == 60

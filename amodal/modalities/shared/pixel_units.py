@@ -29,14 +29,16 @@ def is_one_picture(shape: Sequence[int], channels: int) -> bool:
     return shape[2] in (*COLOURS, channels) or channels > 1 and shape[0] == channels
 
 
-def check_unit(planes: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:
+def check_unit(planes: object, mean: Sequence[float], std: Sequence[float]) -> None:
     """Raise BadValue for a picture of numbers up to 255 in a field whose numbers go up to 1.
 
     Args:
-        planes: (C, H, W), not of eight bits.
+        planes: (C, H, W). What has eight bits is in the unit of the field.
         mean: (C,) of the field, () where it is not measured.
         std: (C,) as `mean`.
     """
+    if not isinstance(planes, np.ndarray) or planes.dtype == np.uint8:
+        return
     # these bounds hold for whatever lies between 0 and 1
     if not (mean and std) or not (0 <= min(mean) <= max(mean) <= 1 and max(std) <= 0.5):
         return
