@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data._utils.collate import collate, default_collate_fn_map
 from amodal.core import AmodalError, Batch, Column
 from amodal.data import splits
 from amodal.data.class_numbers import class_numbers, known_numbers
-from amodal.errors import described
+from amodal.errors import described, warn
 from amodal.modalities import BadValue
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class ItemsMixin:
     labels: dict[str, Label]
     keys: list[str]
     name: str
+    _passed_over: set[tuple[str, str]] | None = None
+    """The key and field of values that could not be read and are None; None to raise for them."""
 
     if TYPE_CHECKING:
 
@@ -81,7 +84,8 @@ class ItemsMixin:
 
         Raises:
             IndexError: there is no such record.
-            AmodalError: the number is none, or a value cannot be read. A `Loader` goes on there.
+            AmodalError: the number is none, or a value cannot be read. A `Loader` goes on there,
+                and so do items of `readable()`.
         """
         try:
             number = operator.index(i)
@@ -99,10 +103,34 @@ class ItemsMixin:
             try:
                 item[field] = self.value(number, field)
             except BadValue as error:
-                raise AmodalError(
-                    f"{field} of the record {self.keys[number]!r} cannot be read: {error}"
-                ) from error
+                item[field] = self._unreadable(self.keys[number], field, error)
         return item
+
+    def readable(self) -> Self:
+        """The same records, whose items have None for values that cannot be read, with a warning.
+
+        For a loop of one's own, which goes on as `pretrain` does. Call it last: what is made of
+        it, such as a `subset`, raises.
+        """
+        same = copy.copy(self)
+        same._passed_over = set()
+        return same
+
+    def _unreadable(self, key: str, field: str, error: BadValue) -> None:
+        """Pass over a value that cannot be read.
+
+        Raises:
+            AmodalError: if this is not of `readable`.
+        """
+        message = f"{field} of the record {key!r} cannot be read: {error}"
+        if self._passed_over is None:
+            raise AmodalError(
+                f"{message}. To go on without it, as pretrain does, take dataset.readable() in "
+                "place of the dataset"
+            ) from error
+        if (key, field) not in self._passed_over:
+            self._passed_over.add((key, field))
+            warn(f"{message}; it is missing from now on")
 
     def collate(self, items: Sequence[Mapping[str, Any]]) -> Batch:
         """Items as a batch that an encoder takes.

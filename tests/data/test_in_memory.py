@@ -465,3 +465,26 @@ def test_names_of_files_and_sets_are_offered_where_they_are_near(tmp_path, monke
     for wrong, right in (("phots", "photos"), ("digts", "digits")):
         with pytest.raises(AmodalError, match=rf"Did you mean {right}\?"):
             amodal.as_dataset(wrong)
+
+
+def test_a_loop_of_ones_own_goes_on_without_a_bad_value(tmp_path):
+    rows = [
+        {"photo": np.full((8, 8, 3), 9 * i, np.uint8), "words": f"thing {i}"} for i in range(24)
+    ]
+    rows[3]["photo"] = str(tmp_path / "nosuch.png")
+    dataset = amodal.as_dataset(rows, fields={"photo": "image", "words": "text"})
+    options = dict(batch_size=8, collate_fn=dataset.collate)
+    with pytest.raises(AmodalError, match=r"nosuch.png. To go on .* take dataset.readable\(\)"):
+        list(DataLoader(dataset, **options))
+    readable = dataset.readable()
+    with pytest.warns(
+        AmodalWarning, match="photo of the record .* it is missing from now on"
+    ) as seen:
+        for _ in range(2):
+            batches = list(DataLoader(readable, **options))
+    assert len(seen) == 1 and seen[0].filename == __file__
+    assert [len(batch.columns["photo"]) for batch in batches] == [7, 8, 8]
+    assert [len(batch.columns["words"]) for batch in batches] == [8, 8, 8]
+    assert readable[3]["photo"] is None
+    with pytest.raises(AmodalError):
+        dataset[3]
