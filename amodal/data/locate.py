@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from amodal.core import AmodalError
 from amodal.data import infer_schema, readers
@@ -30,10 +31,14 @@ def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
     ):
         return path, (".",)
     children: list[AnyPath] = [*path.iterdir()]
+    names = {child.name for child in children}
+    exported = readers.exported(str(path), names) if isinstance(path, Path) else set()
     files = [
         file
         for file in sorted(children, key=lambda file: file.name)
-        if file.is_file() and not file.name.startswith((".", "dataset.toml"))
+        if file.is_file()
+        and not file.name.startswith((".", "dataset.toml"))
+        and file.name not in exported
     ]
     if files and all(native.PACK_FILE.fullmatch(file.name) for file in files):
         raise AmodalError(

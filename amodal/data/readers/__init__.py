@@ -10,7 +10,7 @@ from amodal.data.readers import native, table
 from amodal.data.readers._files import FilePattern, Files, remedy
 from amodal.data.readers.arrays import Arrays
 from amodal.data.readers.base import Reader, inside
-from amodal.data.readers.folder import Folder, names_below
+from amodal.data.readers.folder import Folder, exported, names_below
 from amodal.data.readers.huggingface import HuggingFace, is_huggingface
 from amodal.data.readers.lance_table import LanceTable, is_lance
 from amodal.data.readers.native import Native
@@ -35,6 +35,7 @@ __all__ = [
     "ZarrShards",
     "ending_of",
     "exists",
+    "exported",
     "find",
     "is_huggingface",
     "is_lance",

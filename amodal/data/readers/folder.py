@@ -6,9 +6,12 @@ Files that share a stem are one record (a.jpg a.txt a.wav); sub-folders are labe
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from amodal.data.readers._files import FilePattern, Files, printable
 from amodal.data.readers.base import stamp_files
@@ -33,13 +36,19 @@ ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
 
 RUN_FILES = ("spec.json", "config.json")
 """What every run folder holds."""
+MODEL_FILES = (*RUN_FILES, "keys.json", "trained.npy", "model.safetensors")
+GRAPH_FILES = ("fields.json",)
+TOWER_FILE = "projection.safetensors"
+"""What a model leaves in the folder that it is saved in or exported to: of itself, of its graphs,
+and in the folder of each tower for transformers."""
 
 
 class Folder(Files):
     """The files below a folder, as paths.
 
-    Hidden files, files about the folder (README, LICENSE, …) and runs in it are passed over. The
-    key of a record is its path below the folder without the ending: `animals/cat`.
+    Hidden files, files about the folder (README, LICENSE, …), runs in it and files of a model that
+    was saved or exported there are passed over. The key of a record is its path below the folder
+    without the ending: `animals/cat`.
 
     Args:
         base: the folder.
@@ -128,7 +137,11 @@ def _names_in(folder: str, start: str, links: list[str]) -> Iterator[str]:
     nowhere is one, and ends in quarantine.
     """
     with os.scandir(folder) as entries:
-        for entry in entries:
+        listed = list(entries)
+        skipped = exported(folder, {entry.name for entry in listed})
+        for entry in listed:
+            if entry.name in skipped:
+                continue
             if entry.is_dir(follow_symlinks=False):
                 if not entry.name.startswith((".", "__")) and not _is_run(entry.path):
                     yield from _names_in(entry.path, f"{start}{entry.name}/", links)
@@ -142,6 +155,30 @@ def _names_in(folder: str, start: str, links: list[str]) -> Iterator[str]:
 def _is_run(folder: str) -> bool:
     """Whether a run or a saved model lies there, whose JSON files would pass for records."""
     return all(os.path.isfile(os.path.join(folder, name)) for name in RUN_FILES)
+
+
+def exported(folder: str, names: set[str]) -> set[str]:
+    """Those of the names in a folder that are of a model that was saved or exported into it."""
+    model = {"format", "weights_sha256"} <= _content(folder, "config.json", names).keys()
+    graphs = "amodal" in _content(folder, "fields.json", names)
+    if not model and not graphs:
+        return set()
+    written = set(MODEL_FILES if model else ()) | set(GRAPH_FILES if graphs else ())
+    of_texts = {n for n in names if n.startswith("tokenizer-") and n.endswith(".json")}
+    towers = {n for n in names if model and os.path.isfile(os.path.join(folder, n, TOWER_FILE))}
+    return names & (written | of_texts | towers)
+
+
+def _content(folder: str, file: str, names: set[str]) -> dict[str, Any]:
+    """What a JSON file says, {} where there is none or it is another."""
+    path = Path(folder, file)
+    if file not in names or not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_regular(entry: os.DirEntry[str]) -> bool:
