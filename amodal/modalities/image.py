@@ -372,7 +372,7 @@ class Image(Modality):
         return cast(np.ndarray, down[:, None] * (across[-1] + 1) + across)
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
-        return np.array(self.scale()[1]).reshape(-1, 1, 1) * _unit(value)
+        return np.array(self.scale()[1]).reshape(-1, 1, 1) * _units.unit(value)
 
     def exchanged(self, value: np.ndarray, other: np.ndarray, hit: np.ndarray) -> np.ndarray:
         other = _maps.of_shape(other, value.shape[1:])
@@ -380,7 +380,7 @@ class Image(Modality):
 
     def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
         """The mean colour in their place."""
-        mean = np.array(self.scale()[0]).reshape(-1, 1, 1) * _unit(value)
+        mean = np.array(self.scale()[0]).reshape(-1, 1, 1) * _units.unit(value)
         mean = np.rint(mean) if value.dtype == np.uint8 else mean
         return np.where(hit, mean, value).astype(value.dtype)
 
@@ -392,11 +392,6 @@ class Image(Modality):
         return cls(size=side, patch=EXAMPLE_PATCH), lambda: rng.integers(
             0, 255, (side, side, 3), dtype=np.uint8
         )
-
-
-def _unit(value: np.ndarray) -> int:
-    """The value of 1 on the schema's scale."""
-    return 255 if value.dtype == np.uint8 else 1
 
 
 def _as_float(value: np.ndarray) -> np.ndarray:

@@ -52,3 +52,8 @@ def check_unit(planes: object, mean: Sequence[float], std: Sequence[float]) -> N
             "which bytes are scaled; other numbers stay as they are: divide them by 255, or give "
             "bytes, as in array.astype(numpy.uint8)"
         )
+
+
+def unit(value: np.ndarray) -> int:
+    """The value of 1 on the scale of a field."""
+    return LARGEST if value.dtype == np.uint8 else 1
