@@ -113,8 +113,11 @@ class ItemsMixin:
         it, such as a `subset`, raises.
         """
         same = copy.copy(self)
-        same._passed_over = set()
+        same._pass_over()
         return same
+
+    def _pass_over(self) -> None:
+        self._passed_over = set()
 
     def _unreadable(self, key: str, field: str, error: BadValue) -> None:
         """Pass over a value that cannot be read.
