@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import itertools
-import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,8 +42,8 @@ def warn(message: str) -> None:
         shown.add(message)
     # the user may be called by us and call us, so the outermost of our frames is searched for;
     # decorators lie around it
-    frame, level, outermost = sys._getframe(), 1, 1
-    while (caller := frame.f_back) is not None:
+    frame, level, outermost = inspect.currentframe(), 1, 1
+    while frame is not None and (caller := frame.f_back) is not None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if package == PACKAGE or package in DECORATORS and outermost == level - 1:
             outermost = level

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from amodal.core import AmodalError
 from amodal.data.readers import Reader
-from amodal.data.readers._as_numpy import as_numpy, is_array, is_sparse
 from amodal.data.readers._parts import Held, Lists, TablePart
+from amodal.data.readers.as_numpy import as_numpy, is_array, is_sparse
 from amodal.data.readers.in_memory import Items, Rows, cell_of, lists
 
 MakeReader = Callable[[str], Reader]

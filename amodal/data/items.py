@@ -103,7 +103,8 @@ class ItemsMixin:
             try:
                 item[field] = self.value(number, field)
             except BadValue as error:
-                item[field] = self._unreadable(self.keys[number], field, error)
+                self._unreadable(self.keys[number], field, error)
+                item[field] = None
         return item
 
     def readable(self) -> Self:

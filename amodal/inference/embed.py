@@ -15,7 +15,7 @@ from amodal.core.embeddings import FUSED
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.data import Bad, Dataset
-from amodal.data.readers._as_numpy import as_numpy, is_array
+from amodal.data.readers.as_numpy import as_numpy, is_array
 from amodal.inference.forward_passes import (
     AnyEncoder,
     Device,

@@ -20,7 +20,7 @@ from amodal.core import AmodalError
 from amodal.core.argument_types import check_type, is_whole, is_word
 from amodal.data import Dataset
 from amodal.data.dataset import columns_of
-from amodal.data.readers._as_numpy import as_numpy, is_array
+from amodal.data.readers.as_numpy import as_numpy, is_array
 from amodal.errors import described, warn
 from amodal.inference.embed import embed_records, embed_values, unreadable
 from amodal.inference.query import field_for

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.data.readers._as_numpy import as_numpy, is_array, is_sparse
+from amodal.data.readers.as_numpy import as_numpy, is_array, is_sparse
 from amodal.data.readers.base import Cell, Reader, unique_keys
 from amodal.errors import described
 from amodal.modalities.shared.cells import plain

@@ -15,10 +15,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.data.readers._as_numpy import as_numpy, is_array
 from amodal.data.readers._content import row_hashes
 from amodal.data.readers._parts import HashedPart, Lists, TablePart
 from amodal.data.readers._tabular import Tabular
+from amodal.data.readers.as_numpy import as_numpy, is_array
 from amodal.data.readers.base import Cell
 from amodal.modalities.shared.cells import plain
 from amodal.progress import Bar

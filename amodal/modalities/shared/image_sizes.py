@@ -70,7 +70,7 @@ def short_side(raw: Raw) -> int:
             try:
                 with header_of(io.BytesIO(data)) as picture:
                     check_sides(*picture.size)
-                    return min(picture.size)
+                    return int(min(picture.size))
             except BadValue:
                 raise
             except Exception as error:  # as `pixels.read`: plugins raise nearly anything
