@@ -3,6 +3,7 @@ requests are answered as before."""
 
 import asyncio
 import json
+import os
 import re
 import socket
 import subprocess
@@ -120,10 +121,14 @@ def fetched(port: int, path: str) -> str:
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
+ROUNDS = int(os.environ.get("AMODAL_ROUNDS", "2"))
+"""Of 500 requests each; more by hand, see docs/robustness.md."""
+
+
 def test_a_thousand_hostile_requests(server):
     port, process, log = server
     before, memory, kinds = good(port), [], Counter()
-    for seed in range(2):
+    for seed in range(ROUNDS):
         made = attacks(500, seed)
         for attack, status in zip(made, asyncio.run(all_asked(port, made))):
             silent = status == 0 and attack.then in ("hang up", "endless", "hold")
@@ -133,7 +138,7 @@ def test_a_thousand_hostile_requests(server):
         memory.append(resident(process))
         assert np.abs(good(port) - before).max() < 1e-5
     assert len(kinds) > 25 and min(kinds.values()) > 5
-    assert memory[1] < memory[0] + 30, f"MiB after each half: {memory}"
+    assert memory[-1] < memory[0] + 30, f"MiB after each round: {memory}"
     metrics = fetched(port, "/metrics")
     assert not re.search(r'status="5\d\d"', metrics)
     assert "amodal_requests_at_work 0.0" in metrics

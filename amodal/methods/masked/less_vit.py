@@ -60,7 +60,7 @@ from amodal.modalities import Modality
 from amodal.modalities.shared.protocols import ReadByWavelength
 from amodal.nn.channel_grid import ChannelGrid
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusion.less_trunk import LessTrunk
+from amodal.nn.fusion.less_trunk import LessTrunk, initialise
 from amodal.nn.generation.less_decoder import LessDecoder
 from amodal.nn.transformer import size_of
 from amodal.nn.trunks import ALL, SourceTokens
@@ -241,6 +241,7 @@ class LessVit(Method):
         super().__init__()
         self.encoder, self.decoder, self.ratios = encoder, decoder, dict(ratios)
         self.predictors = nn.ModuleDict({f: m.predictor(width) for f, m in encoder.fields.items()})
+        self.predictors.apply(initialise)
         self.norm_pixels, self.views = norm_pixels, views_together(encoder)
 
     @property

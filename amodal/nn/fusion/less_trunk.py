@@ -81,7 +81,7 @@ class LessBlocks(nn.Module):
             LessBlock(width, heads, channel_width=channel_width, rank=rank) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def run(self, x_GD: Tensor, grid: ChannelGrid) -> Tensor:
         """Cells (G, D) -> cells (G, D), normed."""
@@ -181,7 +181,8 @@ def class_tokens(x_GD: Tensor, grid: ChannelGrid) -> Tokens:
     )
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """Glorot's weights for a linear map, and no bias, as in the authors' program."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
