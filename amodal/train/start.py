@@ -197,7 +197,7 @@ def _is_device(name: str) -> bool:
 
 
 def _unknown_device(name: str, hint: str = "") -> AmodalError:
-    kind, _, number = name.partition(":")
+    kind, _, number = str(name).partition(":")
     # a name of few letters is near to the wrong one
     meant = "cuda" + (f":{number}" if number.isdecimal() else "") if kind.lower() in GPUS else ""
     return unknown("device", name, ["auto", "cpu", "cuda"], hint, meant=meant)

@@ -75,7 +75,6 @@ SHARED: dict[str, tuple[str, ...]] = {
         "amodal.nn.fusion.less_trunk:class_tokens",
         "amodal.nn.generation.less_decoder:LessDecoder",
         "amodal.masking.grid:grid_keep",
-        "amodal.modalities.shared.tokenizers.raster_bands:BandTokenizer",
     ),
     "data2vec": ("amodal.methods.shared.shapes:LinearStudentTeacher",),
     "simcse": (
