@@ -180,10 +180,8 @@ class Comparison(Printed):
         about = self.about.get(LONGER, {})
         if "taken" not in about:
             return ""
-        before, after = (
-            about["before"],
-            max(about["values"][n] for n in about["values"] if n != "error"),
-        )
+        before = about["before"]
+        after = max(value for name, value in about["values"].items() if name != "error")
         outcome = "is taken" if about["taken"] else "is no better"
         return (
             f"the winner was trained for {about['steps']:,} steps too, by the time that was left: "
